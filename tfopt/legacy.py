@@ -1,0 +1,58 @@
+"""The one door to tf_keras, TF-MOT and TF-Hub.
+
+TF-MOT accepts tf_keras (Keras 2) models only. Importing it sets `TF_USE_LEGACY_KERAS=1` for the whole
+process and, unless `tf.keras` was touched before, turns `tf.keras` into Keras 2. So nothing else in tfopt
+imports these packages by itself: the functions below import them late and leave `os.environ` and
+`tf.keras` as they found them.
+"""
+
+import functools
+import importlib
+import os
+from types import ModuleType
+from typing import Any
+
+_SWITCH = "TF_USE_LEGACY_KERAS"
+
+
+def _import_quietly(name: str) -> ModuleType:
+    import tensorflow as tf
+
+    _ = tf.keras.layers  # fixes `tf.keras` to what the user's own settings make it
+    before = os.environ.get(_SWITCH)
+    try:
+        return importlib.import_module(name)
+    finally:
+        if before is None:
+            os.environ.pop(_SWITCH, None)
+        else:
+            os.environ[_SWITCH] = before
+
+
+@functools.cache
+def tf_keras() -> Any:
+    """The package `tf_keras`, the same that TF-MOT uses."""
+    return _import_quietly("tf_keras")
+
+
+@functools.cache
+def tfmot() -> Any:
+    """The package `tensorflow_model_optimization`."""
+    tf_keras()
+    return _import_quietly("tensorflow_model_optimization")
+
+
+def tfmot_module(path: str) -> Any:
+    """A private module of TF-MOT, e.g. `tfmot_module("sparsity.keras.pruning_wrapper")`."""
+    tfmot()
+    return importlib.import_module(f"tensorflow_model_optimization.python.core.{path}")
+
+
+def is_tf_keras_model(model: object) -> bool:
+    """True for a tf_keras model; imports nothing when `model` is a Keras 3 one."""
+    return any(c.__module__.partition(".")[0] == "tf_keras" and c.__name__ == "Model" for c in type(model).__mro__)
+
+
+def is_keras3_model(model: object) -> bool:
+    """True for a Keras 3 model."""
+    return any(c.__module__.partition(".")[0] == "keras" and c.__name__ == "Model" for c in type(model).__mro__)
