@@ -1,0 +1,423 @@
+"""Whole models across the bridge: nesting, sharing, several inputs, names, flags, clones, origins, rewrites."""
+
+import gc
+import os
+import re
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfopt import bridge, legacy
+from tfopt.errors import ModelError
+
+SHARED = os.environ.get("TFOPT_SHARED")
+needs_shared = pytest.mark.skipif(SHARED is None, reason="TFOPT_SHARED does not say where the models are")
+
+
+@pytest.fixture(params=["keras", "tf_keras"])
+def K(request):  # noqa: N802
+    """Each test runs for either Keras."""
+    import keras
+
+    return keras if request.param == "keras" else legacy.tf_keras()
+
+
+def images(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=(3, *shape)).astype("float32")
+
+
+def base_of(K, name="base"):
+    layers = [
+        K.layers.Conv2D(4, 3, name="conv"),
+        K.layers.BatchNormalization(name="norm"),
+        K.layers.ReLU(name="relu"),
+        K.layers.Dropout(0.2, name="drop"),
+        K.layers.GlobalAveragePooling2D(name="pool"),
+    ]
+    inputs = K.Input((8, 8, 3))
+    x = inputs
+    for layer in layers:
+        x = layer(x)
+    return K.Model(inputs, x, name=name)
+
+
+def nested(K):
+    """Three levels; 'conv' both outside and inside; the base is shared; two inputs, two outputs."""
+    base = base_of(K)
+    middle = K.Sequential([K.Input((8, 8, 3)), base, K.layers.Dense(5, name="dense")], name="middle")
+    left, right = K.Input((8, 8, 3), name="left"), K.Input((8, 8, 3), name="right")
+    conv = K.layers.Conv2D(3, 3, padding="same", name="conv")
+    a, b = middle(conv(left)), middle(right)
+    joined = K.layers.Concatenate(name="join")([a, b])
+    model = K.Model([left, right], [K.layers.Dense(2, name="dense")(joined), a], name="whole")
+    rng = np.random.default_rng(4)
+    model.set_weights([rng.uniform(0.1, 0.9, w.shape).astype("float32") for w in model.get_weights()])
+    return model
+
+
+def state_of(model):
+    flags = [(path, layer.trainable) for _, layer, path in bridge.flat_layers(model)]
+    return [w.copy() for w in model.get_weights()], flags, model.trainable, len(model.layers)
+
+
+def assert_same_state(model, before):
+    weights, *rest = state_of(model)
+    assert rest == list(before[1:])
+    for now, then in zip(weights, before[0], strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_nested_shared_several_inputs_and_outputs(K):
+    model = nested(K)
+    before, x = state_of(model), [images(8, 8, 3), images(8, 8, 3, seed=1)]
+    flat = bridge.to_tf_keras(model)
+    assert legacy.is_tf_keras_model(flat)
+    assert not any(legacy.is_tf_keras_model(layer) for layer in flat.layers)
+    names = ["left", "right", "conv", "base_conv", "norm", "relu", "drop", "pool", "middle_dense", "join", "dense"]
+    assert sorted(layer.name for layer in flat.layers) == sorted(names)
+    for ours, theirs in zip(flat(x), model(x), strict=True):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), atol=1e-5)
+    back = bridge.to_keras(flat, model)
+    assert type(back) is type(model)
+    assert [layer.name for layer in back.layers] == [layer.name for layer in model.layers]
+    for ours, theirs in zip(back.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert_same_state(model, before)
+
+
+def test_nothing_is_shared_with_the_callers_model(K):
+    model = nested(K)
+    before = state_of(model)
+    for other in (flat := bridge.to_tf_keras(model), bridge.clone(flat), bridge.to_keras(flat, model)):
+        for layer in other.layers:
+            layer.trainable = False
+        other.set_weights([w + 1 for w in other.get_weights()])
+    assert_same_state(model, before)
+
+
+def test_flat_layers_tells_name_layer_and_path(K):
+    model = nested(K)
+    rows = {name: (layer, path) for name, layer, path in bridge.flat_layers(model)}
+    assert rows["base_conv"][1] == "middle/base/conv"
+    assert rows["middle_dense"] == (model.get_layer("middle").get_layer("dense"), "middle/dense")
+    assert rows["dense"] == (model.get_layer("dense"), "dense")
+    assert len(rows) == 9
+
+
+def test_trainable_flags_are_carried(K):
+    model = nested(K)
+    model.get_layer("middle").get_layer("base").trainable = False
+    model.get_layer("middle").get_layer("base").get_layer("norm").trainable = True
+    model.get_layer("join").trainable = False
+    flat = bridge.to_tf_keras(model)
+    frozen = {layer.name for layer in flat.layers if not layer.trainable}
+    # In tf_keras a frozen model freezes all in it, in Keras 3 the flag of the layer decides.
+    inside = {"norm"} if legacy.is_tf_keras_model(model) else set()
+    assert frozen == {"base_conv", "relu", "drop", "pool", "join"} | inside
+    assert {layer.name for layer in bridge.clone(flat).layers if not layer.trainable} == frozen
+    back = bridge.to_keras(flat, model)
+    shapes = [tuple(w.shape) for w in model.trainable_weights]
+    assert [tuple(w.shape) for w in back.trainable_weights] == shapes
+    assert sorted(tuple(w.shape) for w in flat.trainable_weights) == sorted(shapes)
+    base = back.get_layer("middle").get_layer("base")
+    assert (base.trainable, base.get_layer("norm").trainable, base.get_layer("conv").trainable) == (
+        False,
+        True,
+        False,
+    )
+
+
+def test_dicts_of_inputs_and_outputs(K):
+    a, b = K.Input((3,), name="a"), K.Input((3,), name="b")
+    dense = K.layers.Dense(2, name="one")
+    model = K.Model({"b": b, "a": a}, {"y": dense(a), "x": K.layers.Subtract(name="two")([dense(a), dense(b)])})
+    flat = bridge.to_tf_keras(model)
+    x = {"a": images(3), "b": images(3, seed=1)}
+    ours, theirs = flat(x), model(x)
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        np.testing.assert_allclose(np.asarray(ours[key]), np.asarray(theirs[key]), atol=1e-6)
+    bridge.to_keras(flat, model)
+
+
+def test_saved_result_loads_again(K, tmp_path):
+    model = nested(K)
+    back = bridge.to_keras(bridge.to_tf_keras(model), model)
+    back.save(tmp_path / "m.keras")
+    loaded = K.models.load_model(tmp_path / "m.keras")
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_saved_twin_loads_again(tmp_path):
+    import keras
+
+    layers = [keras.Input((4,)), keras.layers.Dense(3, activation="hard_sigmoid"), keras.layers.Activation("celu")]
+    flat = bridge.to_tf_keras(keras.Sequential(layers))
+    flat.save(tmp_path / "m.keras")
+    loaded = legacy.tf_keras().models.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(loaded(images(4)), flat(images(4)))
+
+
+def test_changed_weights_come_back(K):
+    model = nested(K)
+    flat = bridge.to_tf_keras(model)
+    kernel, bias = flat.get_layer("middle_dense").get_weights()
+    flat.get_layer("middle_dense").set_weights([kernel * 0, bias + 7])
+    back = bridge.to_keras(flat, model)
+    got = back.get_layer("middle").get_layer("dense").get_weights()
+    np.testing.assert_array_equal(got[0], np.zeros_like(kernel))
+    np.testing.assert_array_equal(got[1], bias + 7)
+
+
+def test_missing_layer_and_wrong_shape_are_named(K):
+    tf_keras = legacy.tf_keras()
+    model = K.Sequential([K.Input((4,)), K.layers.Dense(3, name="one"), K.layers.Dense(2, name="two")])
+    inputs = tf_keras.Input((4,))
+    short = tf_keras.Model(inputs, tf_keras.layers.Dense(3, name="one")(inputs))
+    with pytest.raises(ModelError, match="no layer 'two'"):
+        bridge.to_keras(short, model)
+    other = tf_keras.Sequential(
+        [tf_keras.Input((4,)), tf_keras.layers.Dense(5, name="one"), tf_keras.layers.Dense(2, name="two")]
+    )
+    with pytest.raises(ModelError, match=r"'one'.*expected .*\(4, 3\).*received .*\(4, 5\)"):
+        bridge.to_keras(other, model)
+
+
+def test_way_back_is_checked(K):
+    """The same names and shapes, but another activation: the weights fit, the model is another."""
+    tf_keras = legacy.tf_keras()
+    model = K.Sequential([K.Input((4,)), K.layers.Dense(3, name="one"), K.layers.Dense(2, name="two")])
+    other = tf_keras.Sequential(
+        [tf_keras.Input((4,)), tf_keras.layers.Dense(3, "tanh", name="one"), tf_keras.layers.Dense(2, name="two")]
+    )
+    with pytest.raises(ModelError, match="First to differ: layer 'one'"):
+        bridge.to_keras(other, model)
+
+
+def test_subclassed_unbuilt_and_no_model(K):
+    class Mine(K.Model):
+        def call(self, x):
+            return x
+
+    unbuilt = K.Sequential([K.layers.Dense(3)])
+    for model, words in ((Mine(), "subclassed"), (unbuilt, "not built.*build"), ("text", "got str")):
+        with pytest.raises(ModelError, match=words):
+            bridge.to_tf_keras(model)
+    inputs = K.Input((3,))
+    outer = K.Model(inputs, Mine(name="mine")(inputs))
+    with pytest.raises(ModelError, match="'mine' is a subclassed model"):
+        bridge.to_tf_keras(outer)
+
+
+def test_sequential_built_late(K):
+    model = K.Sequential([K.layers.Dense(3), K.layers.ReLU()])
+    model.build((None, 5))
+    flat = bridge.to_tf_keras(model)
+    assert flat.input_shape == (None, 5)
+    assert bridge.to_keras(flat, model).input_shape == (None, 5)
+
+
+def test_ops_are_refused_by_name():
+    import keras
+
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.ops.exp(inputs))
+    with pytest.raises(ModelError, match=r"Exp of keras\.ops"):
+        bridge.to_tf_keras(model)
+
+
+def test_explicit_inference_mode():
+    """tf_keras obeys `base(x, training=False)` during fit; Keras 3 overrules it. Each twin does as its model."""
+    import keras
+
+    for K, frozen in ((keras, False), (legacy.tf_keras(), True)):
+        base = K.Sequential([K.Input((4,)), K.layers.BatchNormalization()])
+        inputs = K.Input((4,))
+        model = K.Model(inputs, base(inputs, training=False))
+        flat = bridge.to_tf_keras(model)
+        flat(images(4), training=True)
+        assert (np.abs(flat.get_weights()[2]).max() == 0) == frozen
+        model(images(4), training=True)
+        np.testing.assert_allclose(flat.get_weights()[2], model.get_weights()[2], atol=1e-6)
+
+
+def test_names_stay_clear_of_those_tfmot_makes_up():
+    import keras
+
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv2d")(inputs)
+    x = keras.layers.SeparableConv2D(4, 3, name="separable_conv2d")(x)
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="conv2d_1")(x))
+    flat = bridge.to_tf_keras(model)
+    assert [layer.name for layer in flat.layers[1:]] == ["own_conv2d", "own_separable_conv2d", "own_conv2d_1"]
+    assert [layer.name for layer in bridge.clone(flat).layers] == [layer.name for layer in flat.layers]
+    legacy.tfmot().quantization.keras.quantize_model(flat)
+    for ours, theirs in zip(bridge.to_keras(flat, model).get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_stripped_by_tfmot_comes_back(K):
+    sparsity = legacy.tfmot().sparsity.keras
+    tf_keras = legacy.tf_keras()
+    model = nested(K)
+    flat = bridge.to_tf_keras(model)
+    wrapped = tf_keras.models.clone_model(
+        bridge.clone(flat),
+        clone_function=lambda layer: sparsity.prune_low_magnitude(layer) if layer.name == "dense" else layer,
+    )
+    stripped = sparsity.strip_pruning(wrapped)
+    for ours, theirs in zip(bridge.to_keras(stripped, model).get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_clone_is_a_real_copy():
+    flat = bridge.to_tf_keras(nested(legacy.tf_keras()))
+    flat.compile("sgd", "mse")
+    copy = bridge.clone(flat)
+    assert [layer.name for layer in copy.layers] == [layer.name for layer in flat.layers]
+    assert not bridge.is_compiled(copy)
+    assert not {id(v) for v in copy.variables} & {id(v) for v in flat.variables}
+    for ours, theirs in zip(copy.get_weights(), flat.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_clone_wants_a_tf_keras_model():
+    import keras
+
+    with pytest.raises(ModelError, match="expects a tf_keras model"):
+        bridge.clone(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+
+
+def test_origin_is_remembered_and_not_tracked():
+    import keras
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    flat = bridge.to_tf_keras(model)
+    assert bridge.origin(flat) is None
+    tracked = len(flat.layers)
+    bridge.remember(flat, model)
+    assert bridge.origin(flat) is model
+    assert len(flat.layers) == tracked
+    bridge.remember(flat, flat)
+    assert bridge.origin(flat) is flat
+    bridge.remember(flat, model)
+    gone_flat, gone_model = weakref.ref(flat), weakref.ref(model)
+    del flat, model
+    gc.collect()
+    assert gone_flat() is None
+    assert gone_model() is None
+
+
+def fusable(*layers, shape=(8, 8, 3)):
+    return legacy.tf_keras().Sequential([legacy.tf_keras().Input(shape), *layers])
+
+
+@pytest.mark.parametrize("relu", ["ReLU", "Activation"])
+@pytest.mark.parametrize("kind", ["Conv2D", "DepthwiseConv2D", "Dense"])
+def test_fuse_relu_moves_it_in(kind, relu):
+    layers = legacy.tf_keras().layers
+    arguments = {"Conv2D": (4, 3), "DepthwiseConv2D": (3,), "Dense": (5,)}[kind]
+    act = layers.ReLU(name="r") if relu == "ReLU" else layers.Activation("relu", name="r")
+    model = fusable(getattr(layers, kind)(*arguments, name="a"), act, layers.Flatten(name="f"))
+    fused = bridge.fuse_relu(model)
+    assert [layer.name for layer in fused.layers[1:]] == ["a", "f"]
+    assert fused.get_layer("a").get_config()["activation"] == "relu"
+    assert model.get_layer("a").get_config()["activation"] == "linear"
+    np.testing.assert_allclose(fused(images(8, 8, 3)), model(images(8, 8, 3)), atol=1e-6)
+    fused.set_weights([w * 0 for w in fused.get_weights()])
+    assert np.abs(model.get_weights()[0]).max() > 0
+    bridge.to_keras(bridge.fuse_relu(model), model)  # the rewritten model still finds its way back
+
+
+def test_fuse_relu_leaves_all_others():
+    K = legacy.tf_keras()
+    layers = K.layers
+
+    def names(model):
+        return [layer.name for layer in bridge.fuse_relu(model).layers[1:]]
+
+    for first, second in (
+        (layers.Dense(4, activation="tanh", name="a"), layers.ReLU(name="r")),
+        (layers.Dense(4, name="a"), layers.ReLU(6.0, name="r")),
+        (layers.Dense(4, name="a"), layers.ReLU(negative_slope=0.1, name="r")),
+        (layers.Dense(4, name="a"), layers.Activation("tanh", name="r")),
+        (layers.Conv2DTranspose(4, 3, name="a"), layers.ReLU(name="r")),
+        (layers.BatchNormalization(name="a"), layers.ReLU(name="r")),
+        (layers.Dense(4, activity_regularizer="l2", name="a"), layers.ReLU(name="r")),
+    ):
+        assert names(fusable(first, second)) == ["a", "r"]
+
+    inputs = K.Input((4,))
+    dense, relu = layers.Dense(4, name="a"), layers.ReLU(name="r")
+    x = dense(inputs)
+    assert names(K.Model(inputs, [x, relu(x)])) == ["a", "r"]  # an output of the model
+
+    dense, relu = layers.Dense(4, name="a"), layers.ReLU(name="r")
+    x = dense(inputs)
+    assert names(K.Model(inputs, layers.Add(name="s")([x, relu(x)]))) == ["a", "r", "s"]  # two consumers
+
+    dense, relu = layers.Dense(4, name="a"), layers.ReLU(name="r")
+    assert names(K.Model(inputs, dense(relu(dense(inputs))))) == ["a", "r"]  # called twice
+
+    first, second, relu = layers.Dense(4, name="a"), layers.Dense(4, name="b"), layers.ReLU(name="r")
+    x = relu(second(relu(first(inputs))))
+    assert names(K.Model(inputs, x)) == ["a", "r", "b"]  # the ReLU is called twice
+
+
+def test_fused_output_keeps_the_way_back():
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d"), keras.layers.ReLU(name="r")])
+    fused = bridge.fuse_relu(bridge.to_tf_keras(model))
+    assert [layer.name for layer in fused.layers[1:]] == ["d"]
+    bridge.to_keras(fused, model)
+
+
+def test_importing_the_package_imports_no_keras():
+    code = "import sys, tfopt.bridge, tfopt.models; print(sorted({'keras','tf_keras','tensorflow'} & set(sys.modules)))"
+    import subprocess
+    import sys
+
+    root = Path(__file__).parents[1]
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_no_environment_changes():
+    before = os.environ.get("TF_USE_LEGACY_KERAS")
+    bridge.to_tf_keras(nested(legacy.tf_keras()))
+    assert os.environ.get("TF_USE_LEGACY_KERAS") == before
+
+
+@needs_shared
+def test_mobilenet_of_imagenet():
+    from tfopt.models import load_model
+
+    model = load_model(Path(SHARED, "models", "mobilenet_025_224_imagenet.keras"))
+    flat = bridge.to_tf_keras(model)
+    x = images(224, 224, 3)[:1]
+    np.testing.assert_allclose(np.asarray(flat(x)), np.asarray(model(x)), atol=1e-5)
+    for ours, theirs in zip(bridge.to_keras(flat, model).get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@needs_shared
+def test_resnet8_of_keras_2():
+    from tfopt.models import load_model
+
+    model = load_model(Path(SHARED, "models", "resnet8_cifar10.h5"))
+    flat = bridge.to_tf_keras(model)
+    np.testing.assert_allclose(flat(images(32, 32, 3)), model(images(32, 32, 3)), atol=1e-5)
+    bridge.to_keras(bridge.fuse_relu(flat), model)
+
+
+def test_error_message_is_for_users():
+    import keras
+
+    model = keras.Sequential([keras.Input((3, 4)), keras.layers.GRU(2, name="gru")])
+    with pytest.raises(ModelError) as error:
+        bridge.to_tf_keras(model)
+    assert not re.search(r"Traceback|0x[0-9a-f]+|_nodes", str(error.value))

@@ -1,0 +1,94 @@
+"""A compacted file gives bit-identical outputs and keeps what others look up in it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfopt.compact import ALIGNMENT, compact
+from tfopt.errors import ModelError
+from tfopt.litert import LiteModel
+from tfopt.measure import deflated_bytes
+
+RNG = np.random.default_rng(1)
+
+
+@pytest.fixture(scope="module", params=["float32", "int8"])
+def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    import tensorflow as tf
+
+    kernel, depthwise = (RNG.normal(size=shape).astype("f4") for shape in ((3, 3, 2, 8), (3, 3, 8, 1)))
+
+    def run(x: Any) -> dict[str, Any]:
+        x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME"))
+        x = tf.nn.relu(tf.nn.depthwise_conv2d(x, depthwise, [1, 1, 1, 1], "SAME") + x)
+        return {"probabilities": tf.nn.softmax(tf.reduce_mean(x, axis=[1, 2]))}
+
+    module = tf.Module()
+    module.run = tf.function(run, input_signature=[tf.TensorSpec([None, 6, 6, 2], tf.float32, name="image")])
+    folder = str(tmp_path_factory.mktemp("saved"))
+    tf.saved_model.save(module, folder, signatures=module.run)
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if request.param == "int8":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([RNG.normal(size=(1, 6, 6, 2)).astype("f4")] for _ in range(8))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return converter.convert()
+
+
+def test_outputs_are_bit_identical_and_bytes_fewer(original: bytes) -> None:
+    small = compact(original)
+    assert len(small) < 0.9 * len(original)
+    assert deflated_bytes(small) < deflated_bytes(original)
+    x = RNG.normal(size=(50, 6, 6, 2)).astype("f4")
+    np.testing.assert_array_equal(LiteModel(small).predict(x), LiteModel(original).predict(x))
+    assert compact(small) == small
+
+
+def test_ends_weights_and_ops_are_kept(original: bytes) -> None:
+    before, after = LiteModel(original), LiteModel(compact(original))
+    assert (before.inputs, before.outputs) == (after.inputs, after.outputs)
+    assert [port.name for port in (*after.inputs, *after.outputs)] == ["image", "probabilities"]
+    assert before.ops() == after.ops()
+    for old, new in zip(before.weights(), after.weights(), strict=True):
+        np.testing.assert_array_equal(old.values, new.values)
+        assert (old.tensor.scales, old.tensor.zero_points) == (new.tensor.scales, new.tensor.zero_points)
+
+
+def test_names_are_kept_when_asked(original: bytes) -> None:
+    kept = LiteModel(compact(original, names=True))
+    assert [tensor.name for tensor in kept.tensors()] == [tensor.name for tensor in LiteModel(original).tensors()]
+    assert kept.size > len(compact(original))
+
+
+def test_buffers_are_aligned(original: bytes) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    small = compact(original)
+    model = schema.Model.GetRootAs(small)
+    stored = [model.Buffers(i).DataAsNumpy() for i in range(model.BuffersLength()) if model.Buffers(i).DataLength()]
+    start = np.frombuffer(small, np.uint8).ctypes.data
+    assert len(stored) > 4
+    assert [(data.ctypes.data - start) % ALIGNMENT for data in stored] == [0] * len(stored)
+
+
+def test_refuses_what_it_would_break(original: bytes) -> None:
+    with pytest.raises(ModelError, match="TFL3"):
+        compact(b"PK\x03\x04 and more")
+    empty_archive = b"PK\x05\x06" + bytes(18)
+    with pytest.raises(ModelError, match="outside"):
+        compact(original + empty_archive)
+
+
+@pytest.mark.parametrize("kind", ["int8", "float"])
+def test_the_shared_files(kind: str) -> None:
+    folder = os.environ.get("TFOPT_SHARED")
+    if not folder:
+        pytest.skip("TFOPT_SHARED does not name the folder of shared models")
+    data = (Path(folder) / "models" / f"resnet8_cifar10_{kind}.tflite").read_bytes()
+    small = compact(data)
+    assert deflated_bytes(data) - deflated_bytes(small) > 1_000
+    x = RNG.uniform(0, 255, size=(40, 32, 32, 3)).astype("f4")
+    np.testing.assert_array_equal(LiteModel(small).predict(x), LiteModel(data).predict(x))

@@ -1,0 +1,209 @@
+"""Carrying compile settings from a model of either Keras to one of either Keras.
+
+Everything is passed by keyword: the third positional argument of `compile` is `metrics` in tf_keras and
+`loss_weights` in Keras 3. Not carried: `jit_compile`, because XLA slows training on a CPU threefold, and
+`steps_per_execution`, which only changes speed and breaks callbacks that must run at every step.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from .. import legacy
+from ..errors import ModelError
+from .graph import graph_network
+from .layers import init_arguments
+
+_ADVICE = "compile the result yourself, or pass it by the name of a built-in one"
+# tf_keras's reductions <-> Keras 3's. "auto" means the sum over the batch size in both `fit`s.
+_TO_KERAS3 = {"auto": "sum_over_batch_size"}
+_TO_TF_KERAS = {"mean": "sum_over_batch_size"}
+# Arguments that the other Keras lacks -> values at which leaving them out changes nothing; None: any value.
+_NEUTRAL: dict[str, tuple[Any, ...] | None] = {
+    "loss_scale_factor": (None,),
+    "gradient_accumulation_steps": (None,),
+    "jit_compile": None,
+    "is_legacy_optimizer": None,
+    "decay": (0.0,),
+    "dtype": None,
+    "name": None,
+}
+_ACCURACY = ("accuracy", "acc", "crossentropy", "ce")  # resolved by `compile` from the shape of the output
+
+
+def is_compiled(model: Any) -> bool:
+    """True where `model`, of either Keras, was compiled."""
+    return bool(getattr(model, "compiled", False) or getattr(model, "_is_compiled", False))
+
+
+def compile_like(target: Any, source: Any) -> None:
+    """Compiles `target` with the settings of `source`; either may be of either Keras.
+
+    Carried are optimizer (its configuration with the learning rate as it stands or its schedule, not its
+    slot variables), loss, loss weights, metrics, weighted metrics and `run_eagerly`, the state of metrics
+    left behind. Python functions pass through. Settings by the name of an output follow the outputs' order.
+    Raises ModelError for an uncompiled `source` and, by name, for what the other Keras has no equal for.
+    """
+    if not is_compiled(source):
+        raise ModelError(f"model '{source.name}' is not compiled: call model.compile(...) first")
+    settings = _settings(source)
+    carry = _Carrier(source, target)
+    target.compile(
+        optimizer=carry.optimizer(source.optimizer),
+        loss=carry.nested("losses", settings.get("loss")),
+        loss_weights=carry.renamed(settings.get("loss_weights")),
+        metrics=carry.nested("metrics", settings.get("metrics")),
+        weighted_metrics=carry.nested("metrics", settings.get("weighted_metrics")),
+        run_eagerly=bool(settings.get("run_eagerly")),
+    )
+
+
+def compiled_loss(model: Any) -> Any:
+    """The loss `model` was compiled with, as JSON can hold it: a name, a config, or a list or dict of these.
+
+    A built-in function is told by its name, a Loss object as {"class_name", "config"}. None for a model that
+    is not compiled or has no loss, and in place of a Python function of the caller's, which no file can hold.
+    """
+    return _described(_settings(model).get("loss")) if is_compiled(model) else None
+
+
+def _described(loss: Any) -> Any:
+    if isinstance(loss, dict):
+        return {key: _described(value) for key, value in loss.items()}
+    if isinstance(loss, (list, tuple)):
+        return [_described(value) for value in loss]
+    if loss is None or isinstance(loss, str):
+        return loss
+    if hasattr(loss, "get_config") and not isinstance(loss, type):
+        return {"class_name": type(loss).__name__, "config": _config(loss)}
+    return loss.__name__ if _package(loss) else None
+
+
+def _settings(model: Any) -> dict[str, Any]:
+    # The public get_compile_config() turns Python functions into bare names that cannot be read back.
+    config = getattr(model, "_compile_config", None)
+    return dict(config.config) if config is not None else {"loss": model.loss}
+
+
+def _package(thing: Any) -> str:
+    """ "keras" or "tf_keras" for an object, class or function of theirs, "" for any other."""
+    module = getattr(thing, "__module__", None) or type(thing).__module__
+    package = str(module).partition(".")[0]
+    return package if package in ("keras", "tf_keras") else ""
+
+
+def _config(thing: Any) -> dict[str, Any]:
+    """The config of an optimizer, loss or metric, complete: built-in losses keep some arguments to themselves."""
+    config = {**getattr(thing, "_fn_kwargs", {}), **thing.get_config()}
+    config.pop("fn", None)  # what the class itself stands for
+    return config
+
+
+def _output_names(model: Any) -> list[str]:
+    # A Sequential of Keras 3 keeps the graph, and with it the names, in another object.
+    return list(graph_network(model).output_names)
+
+
+class _Carrier:
+    """Finds the equal of each setting of `source` in the Keras of `target`."""
+
+    def __init__(self, source: Any, target: Any) -> None:
+        self.to_keras3 = legacy.is_keras3_model(target)
+        self.same = self.to_keras3 == legacy.is_keras3_model(source)
+        if self.to_keras3:
+            import keras
+
+            self.package: Any = keras
+        else:
+            self.package = legacy.tf_keras()
+        names = zip(_output_names(source), _output_names(target), strict=True)
+        # Keras 3 and tf_keras both take the keys themselves where a model returns a dict.
+        structured = isinstance(getattr(source, "output", None), dict)
+        self.names = {} if structured else dict(names)
+
+    def renamed(self, value: Any) -> Any:
+        """`value` with keys that name an output of the source renamed to the target's."""
+        return {self.names.get(k, k): v for k, v in value.items()} if isinstance(value, dict) else value
+
+    def nested(self, kind: str, value: Any) -> Any:
+        """A loss or metric setting: one, a list, a dict, or lists in these. `kind`: "losses" or "metrics"."""
+        if isinstance(value, dict):
+            return self.renamed({key: self.nested(kind, item) for key, item in value.items()})
+        if isinstance(value, (list, tuple)):
+            return [self.nested(kind, item) for item in value]
+        if value is None:
+            return None
+        if isinstance(value, str):
+            return self._by_name(kind, value)
+        if isinstance(value, type):
+            return value() if self.same else self._find(kind, value.__name__)()
+        if hasattr(value, "get_config"):
+            return self._by_config(kind, value)
+        return self._by_name(kind, value.__name__) if _package(value) and not self.same else value
+
+    def optimizer(self, optimizer: Any) -> Any:
+        """A new optimizer with the configuration of `optimizer`."""
+        if optimizer is None:
+            raise ModelError(f"the model is compiled without an optimizer; {_ADVICE}")
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # loss scaling serves half precision only
+        return self._by_config("optimizers", optimizer)
+
+    def _by_name(self, kind: str, name: str) -> Any:
+        if not (kind == "metrics" and name in _ACCURACY):
+            try:
+                getattr(self.package, kind).get(name)
+            except (ValueError, TypeError) as error:
+                raise self._missing(kind, name) from error
+        return name
+
+    def _by_config(self, kind: str, thing: Any) -> Any:
+        if self.same:
+            # A loss has no state to keep apart, and Keras 3's Huber forgets its delta in get_config.
+            return thing if kind == "losses" else type(thing).from_config(thing.get_config())
+        cls = self._find(kind, type(thing).__name__) if _package(type(thing)) else None
+        if cls is None:
+            raise self._missing(kind, type(thing).__name__)
+        return cls(**self._arguments(kind, cls, _config(thing)))
+
+    def _find(self, kind: str, name: str) -> Any:
+        cls = getattr(getattr(self.package, kind), name, None)
+        if cls is None:
+            raise self._missing(kind, name)
+        return cls
+
+    def _arguments(self, kind: str, cls: Any, config: dict[str, Any]) -> dict[str, Any]:
+        accepted, arguments = init_arguments(cls), {}
+        for key, value in config.items():
+            if key not in accepted:
+                allowed = _NEUTRAL.get(key, ())
+                if allowed is not None and value not in allowed:
+                    raise ModelError(
+                        f"{cls.__name__}({key}={value!r}) has no equal in {self.package.__name__}; {_ADVICE}"
+                    )
+            elif key in ("reduction", "learning_rate", "name", "jit_compile"):
+                arguments.update(self._special(kind, key, value))
+            else:
+                arguments[key] = value
+        return arguments
+
+    def _special(self, kind: str, key: str, value: Any) -> dict[str, Any]:
+        if key == "reduction":
+            value = (_TO_KERAS3 if self.to_keras3 else _TO_TF_KERAS).get(value, value)
+        elif key == "learning_rate":
+            value = self._learning_rate(value)
+        elif key == "jit_compile":
+            value = False  # tf_keras compiles its optimizers with XLA by default
+        elif kind == "optimizers" or value is None:
+            return {}
+        return {key: value}
+
+    def _learning_rate(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return float(np.asarray(value))
+        schedule = getattr(self.package.optimizers.schedules, value["class_name"], None)
+        if schedule is None or value.get("module") != "keras.optimizers.schedules":
+            raise self._missing("learning-rate schedules", value["class_name"])
+        return schedule(**value["config"])
+
+    def _missing(self, kind: str, name: str) -> ModelError:
+        return ModelError(f"'{name}' is not among the {kind} of {self.package.__name__}; {_ADVICE}")

@@ -1,0 +1,192 @@
+"""The tf_keras twin of one layer, of either Keras."""
+
+import inspect
+from typing import Any
+
+from .. import legacy
+from ..errors import ModelError
+from . import activations
+from .graph import Leaf
+
+# Keras 3 layers whose namesake in tf_keras computes the same. Adding one means: name it here, state below
+# what its config calls differently, and give it a row in tests/test_bridge_layers.py.
+SAME_NAME = (
+    "Dense", "EinsumDense", "Embedding",
+    "Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
+    "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D",
+    "BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization",
+    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D",
+    "AveragePooling3D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
+    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
+    "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D",
+    "UpSampling1D", "UpSampling2D", "UpSampling3D",
+    "Flatten", "Reshape", "Permute", "RepeatVector",
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout",
+    "Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "Softmax", "ActivityRegularization",
+    "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot",
+    "Rescaling", "Normalization", "Resizing", "CenterCrop",
+    "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness",
+)  # fmt: skip
+
+# (class, Keras 3's argument) -> tf_keras's argument.
+RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
+
+# Arguments that tf_keras lacks -> the values at which leaving them out changes nothing. None: any value.
+NEUTRAL: dict[str, tuple[Any, ...] | None] = {
+    "lora_rank": (None,),
+    "lora_alpha": (None,),
+    "quantization_config": (None,),
+    "gptq_unpacked_column_size": (None,),
+    "renorm": (False,),
+    "renorm_clipping": (None,),
+    "renorm_momentum": None,  # read only where renorm is on
+    "synchronized": (False,),
+    "rms_scaling": (False,),
+    "data_format": ("channels_last", None),
+    "antialias": (False,),
+    "pad_to_aspect_ratio": (False,),
+    "fill_mode": ("constant",),  # of Resizing: read only where pad_to_aspect_ratio is on
+    "fill_value": None,
+    "activity_regularizer": (None,),
+    "output_padding": (None,),
+    "seed": None,
+    "value_range": ((0, 255), [0, 255]),  # of RandomContrast: what tf_keras clips to
+    "weights": (None,),
+}
+_QUANTIZED = ("int8", "int4", "float8", "gptq", "awq")
+_HALF = ("float16", "bfloat16")
+_TABLES = {"_initializer": "initializers", "_regularizer": "regularizers", "_constraint": "constraints"}
+
+
+def twin(leaf: Leaf, **changes: Any) -> Any:
+    """A new tf_keras layer, unbuilt, that computes what `leaf.layer` does; `changes` overrule its config.
+
+    Half-precision layers become float32 layers. Raises ModelError, naming the layer, its class and its path,
+    for a layer, argument or dtype policy that tf_keras has no equal for.
+    """
+    try:
+        _refuse_quantized(leaf.layer)
+        if _is_legacy(leaf.layer):
+            cls, config = type(leaf.layer), _own_config(leaf.layer)
+        else:
+            cls, config = _keras3_twin(leaf.layer)
+    except ModelError as error:
+        raise ModelError(f"{describe(leaf)}: {error}") from error
+    config.update(name=leaf.name, trainable=leaf.trainable, **changes)
+    try:
+        return cls.from_config(config) if _is_legacy(leaf.layer) else cls(**config)
+    except Exception as error:
+        raise ModelError(
+            f"{describe(leaf)} cannot be rebuilt in tf_keras from its config ({error}); "
+            "replace it by a supported layer or leave it out"
+        ) from error
+
+
+def describe(leaf: Leaf) -> str:
+    """For messages: layer 'conv' (Conv2D) at 'outer/inner/conv'."""
+    return f"layer '{leaf.layer.name}' ({type(leaf.layer).__name__}) at '{leaf.path}'"
+
+
+def float_policy(name: str) -> str:
+    """`name` of a dtype or dtype policy, float32 where it is of half precision."""
+    return "float32" if any(half in name for half in _HALF) else name
+
+
+def is_half(layer: Any) -> bool:
+    """True for a layer that computes in float16 or bfloat16."""
+    return layer.compute_dtype in _HALF
+
+
+def _policy(layer: Any) -> str:
+    policy = layer.dtype_policy
+    return str(getattr(policy, "name", policy))
+
+
+def _refuse_quantized(layer: Any) -> None:
+    policy = _policy(layer)
+    if any(word in policy for word in _QUANTIZED):
+        raise ModelError(
+            f"it is quantized already (dtype policy {policy!r}); start from the float model it was made from"
+        )
+
+
+def _own_config(layer: Any) -> dict[str, Any]:
+    config = dict(layer.get_config())
+    config.pop("batch_input_shape", None)  # the flat model has its own inputs
+    if "dtype" in config and float_policy(_policy(layer)) != _policy(layer):
+        config["dtype"] = float_policy(_policy(layer))
+    return config
+
+
+def _keras3_twin(layer: Any) -> tuple[Any, dict[str, Any]]:
+    tf_keras, name = legacy.tf_keras(), type(layer).__name__
+    if name not in SAME_NAME or not type(layer).__module__.startswith("keras.src."):
+        raise ModelError(
+            "it has no tf_keras twin that tfopt knows; replace it by a supported layer or leave it out. "
+            f"Supported: {', '.join(SAME_NAME)}"
+        )
+    if name == "Activation" and layer.get_config()["activation"] == "relu6":
+        # TF-MOT quantizes the layer ReLU(6), not the function.
+        return tf_keras.layers.ReLU, {"max_value": 6.0, "dtype": float_policy(_policy(layer))}
+    cls = getattr(tf_keras.layers, name)
+    return cls, _translate(layer, init_arguments(cls))
+
+
+def _translate(layer: Any, accepted: set[str]) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for key, value in layer.get_config().items():
+        key = RENAMED.get((type(layer).__name__, key), key)
+        if key == "dtype":
+            config[key] = float_policy(_policy(layer))
+        elif key not in accepted:
+            _refuse_unless_neutral(key, value)
+        elif key == "activation":
+            config[key] = activations.twin(value)
+        elif table := next((table for suffix, table in _TABLES.items() if key.endswith(suffix)), None):
+            twin_value = _object(table, value)
+            if twin_value is not None:
+                config[key] = twin_value
+        elif key == "seed":
+            config[key] = value if isinstance(value, int) else None
+        else:
+            config[key] = value
+    return config
+
+
+def _refuse_unless_neutral(key: str, value: Any) -> None:
+    allowed = NEUTRAL.get(key, ())
+    if allowed is not None and value not in allowed:
+        raise ModelError(f"tf_keras has no equal for its argument {key}={value!r}; set another value or replace it")
+
+
+def _object(table: str, value: Any) -> Any:
+    """The tf_keras object for Keras 3's serialized one out of `table`; None for the default."""
+    if value is None or isinstance(value, str):
+        return value
+    cls = getattr(getattr(legacy.tf_keras(), table), value["class_name"], None)
+    if cls is None or not value["module"].startswith("keras."):
+        if table == "initializers":
+            return None  # the weights are copied: how they once began does not matter
+        raise ModelError(f"its {value['class_name']} of {table} has no tf_keras twin; use one of keras.{table}")
+    accepted = init_arguments(cls)
+    config = {key: item for key, item in value["config"].items() if key in accepted}
+    if not isinstance(config.get("seed", 0), int):
+        config["seed"] = None
+    return cls(**config)
+
+
+def init_arguments(cls: Any) -> set[str]:
+    """The arguments that `cls(...)` takes by name, those that its bases take through **kwargs included."""
+    names = {"name", "trainable", "dtype"} if hasattr(cls, "add_weight") else set()
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters) or base.__name__ == "Layer":
+            break
+    return names - {"self"}
+
+
+def _is_legacy(layer: Any) -> bool:
+    return isinstance(layer, legacy.tf_keras().layers.Layer)

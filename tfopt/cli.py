@@ -1,0 +1,211 @@
+"""The command line: tfopt run | inspect | compare.
+
+Exit codes: 0 done; 1 a promise does not hold in the file; 2 bad input or usage; 3 an error in tfopt itself;
+130 interrupted. TensorFlow is imported only by the commands that need it.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tfopt.errors import OutputError, PromiseError, RecipeError, TfoptError
+
+if TYPE_CHECKING:
+    from tfopt.recipe import Recipe
+
+PREPROCESSING = ("raw", "unit", "symmetric")
+
+
+class _Group(click.Group):
+    """Turns errors into one line and an exit code; tracebacks behind --debug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            _fail("interrupted; nothing was written", 130)
+        except BaseException as error:
+            if ctx.params.get("debug"):
+                raise
+            _fail(*_explained(error))
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, PromiseError):
+        return str(error), 1
+    if isinstance(error, TfoptError):
+        return str(error), 2
+    if type(error).__name__ == "ValidationError":  # pydantic's, for a value out of range in a recipe script
+        from tfopt.recipe import explain
+
+        return explain(error, error.title), 2  # type: ignore[arg-type, attr-defined]
+    return f"{type(error).__name__}: {error}. This should not happen; --debug before the command shows where.", 3
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="tfopt")
+def main(debug: bool) -> None:
+    """Take a trained Keras model to a small, verified .tflite."""
+    del debug
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no start-up chatter of TensorFlow's native part
+
+
+def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        click.option("--preprocess", type=click.Choice(PREPROCESSING), help=(
+            "What images are fed as: raw 0..255, unit 0..1, symmetric -1..1 (default: raw)."
+        )),
+        click.option("--limit", type=click.IntRange(min=1), help="Use this many samples of each part, for a quick try."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        click.option("--model", help="A Keras model file or folder (default: a small CNN trained on the digits)."),
+        click.option("--data", help="An image folder or .npz (default: scikit-learn's handwritten digits)."),
+        click.option("--out", type=click.Path(path_type=Path), help="Folder for the results (default: saved_models/NAME)."),
+        click.option("--overwrite", is_flag=True, help="Replace what is in the --out folder."),
+        click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+                     help="Multiply the epochs of every stage."),
+        click.option("--seed", type=click.IntRange(min=0), help="Another seed than the recipe's."),
+        click.option("--quiet", is_flag=True, help="No progress, only the report."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return _shared_options(command)
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@_run_options
+def run(recipe: Path, **options: Any) -> None:
+    """Carry out RECIPE (a .py with a `recipe`, or a recipe.json) and write a verified model.tflite.
+
+    \b
+    tfopt run recipes/deep_compression.py
+    tfopt run recipes/prune.py --model model.keras --data photos/ --out saved_models/photos
+    """
+    _run(_load_recipe(recipe), **options)
+
+
+def run_recipe(recipe: "Recipe") -> None:
+    """The command line of a recipe script: the options of `tfopt run` for this one recipe."""
+
+    @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    @_run_options
+    @click.pass_context
+    def command(ctx: click.Context, **options: Any) -> None:
+        _run(recipe, **options)
+
+    group = _Group(commands={"run": command}, params=main.params, callback=main.callback)
+    script = sys.modules["__main__"].__doc__
+    command.help = script
+    debug = ["--debug"] if "--debug" in sys.argv else []
+    rest = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    group.main([*debug, "run", *rest], prog_name=Path(sys.argv[0]).name)
+
+
+def _load_recipe(path: Path) -> "Recipe":
+    from tfopt.recipe import Recipe
+
+    if path.suffix == ".json":
+        return Recipe.load(path)
+    if path.suffix != ".py" or not path.is_file():
+        raise RecipeError(
+            f"Expected a recipe .py or .json, got {path}{'' if path.exists() else ', which does not exist'}."
+        )
+    import runpy
+
+    recipe = runpy.run_path(str(path)).get("recipe")
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"{path} must define `recipe = tfopt.Recipe(...)`; found {type(recipe).__name__}.")
+    return recipe
+
+
+def _run(
+    recipe: "Recipe",
+    *,
+    model: str | None,
+    data: str | None,
+    out: Path | None,
+    overwrite: bool,
+    epochs_factor: float,
+    seed: int | None,
+    quiet: bool,
+    preprocess: str | None,
+    limit: int | None,
+) -> None:
+    from tfopt.data import load_data
+    from tfopt.examples import digits_model
+    from tfopt.files import prepare_folder
+    from tfopt.models import load_model
+    from tfopt.optimize import data_for, optimize
+    from tfopt.progress import Progress
+
+    if data and not model:
+        raise RecipeError("--data needs --model: the default model knows the built-in digits only.")
+    out = out or Path("saved_models") / recipe.name
+    prepare_folder(out, overwrite=overwrite)
+    recipe = recipe.scaled(epochs_factor)
+    recipe = recipe if seed is None else recipe.seeded(seed)
+    progress = Progress(quiet=quiet)
+    if model:
+        keras_model = load_model(model)
+        dataset = data_for(keras_model, data or "digits", preprocess=preprocess, limit=limit)
+    else:
+        dataset = load_data("digits", limit=limit)
+        progress.say("training the default model on the digits")
+        keras_model = digits_model(dataset, seed=recipe.training.seed)
+    result = optimize(keras_model, recipe, dataset, quiet=quiet)
+    result.save(out, overwrite=overwrite)
+    click.echo(str(result.report))
+    click.echo(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def inspect(file: Path) -> None:
+    """Show what FILE holds: layers or operators, parameters, sparsity, unique values, dtype, bytes."""
+    from rich.console import Console
+
+    from tfopt.inspection import inspect_file
+
+    Console(width=None if sys.stdout.isatty() else 140).print(inspect_file(file).table())
+
+
+@main.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its test part is used.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of LiteRT.")
+@_shared_options
+def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, limit: int | None) -> None:
+    """Put two model files side by side on the same test set: accuracy, agreement, bytes, latency.
+
+    A Keras model is measured as the float .tflite that it converts to.
+    """
+    from rich.console import Console
+
+    from tfopt.comparison import compare_files
+
+    table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+if __name__ == "__main__":
+    main()

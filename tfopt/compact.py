@@ -1,0 +1,104 @@
+"""Rewrite a .tflite without the bytes that running it does not need."""
+
+import io
+import zipfile
+from typing import Any
+
+import flatbuffers  # type: ignore[import-untyped]
+import numpy as np
+from numpy.typing import NDArray
+
+from tfopt.errors import ModelError
+
+# `force_align: 16` stands on buffers in the schema; its Python code ignores it, kernels may rely on it.
+ALIGNMENT = 16
+
+# Written by the converter for those who debug it; nothing reads it to run the model.
+DEBUG_METADATA = frozenset({b"CONVERSION_METADATA"})
+
+
+def compact(data: bytes, *, names: bool = False) -> bytes:
+    """Return a .tflite that computes the same, bit for bit, in fewer bytes.
+
+    Dropped: names of tensors inside the graph (`names=True` keeps them), the calibration ranges (min, max) of
+    quantized tensors, debug metadata, empty buffers. Equal vectors and strings are stored once. Kept: names
+    of inputs and outputs, signatures, all other metadata, every number that a kernel reads, aligned buffers.
+    Raises ModelError when `data` is not a .tflite, or holds parts that a rewrite would lose: buffers or
+    options outside of the flatbuffer (files above 2 GB), or an appended archive of associated files.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    if data[4:8] != b"TFL3":
+        raise ModelError(f"Not a .tflite: bytes 4 to 8 must be b'TFL3'; they are {data[4:8]!r}.")
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    if _has_parts_outside(model) or zipfile.is_zipfile(io.BytesIO(data)):
+        raise ModelError("The .tflite has parts outside of its flatbuffer, which a rewrite would lose.")
+    model.metadata = [entry for entry in _items(model.metadata) if entry.name not in DEBUG_METADATA]
+    for subgraph in model.subgraphs:
+        if not names:
+            _drop_names(subgraph)
+        for tensor in _items(subgraph.tensors):
+            if tensor.quantization is not None:
+                tensor.quantization.min = tensor.quantization.max = None
+    _drop_empty_buffers(model)
+    builder = _Builder(len(data))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+class _Builder(flatbuffers.Builder):
+    """Writes a flatbuffer in which equal vectors and strings share one place and byte vectors are aligned."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._vectors: dict[tuple[str, bytes], int] = {}
+        self._strings: dict[str | bytes, int] = {}
+
+    def CreateNumpyVector(self, x: NDArray[Any]) -> int:  # noqa: N802
+        content = np.ascontiguousarray(x).astype(x.dtype.newbyteorder("<"), copy=False).tobytes()
+        key = (x.dtype.str, content)
+        if key not in self._vectors:
+            self.StartVector(x.itemsize, x.size, ALIGNMENT if x.dtype == np.uint8 else x.itemsize)
+            self.head -= len(content)
+            self.Bytes[self.head : self.head + len(content)] = content
+            self._vectors[key] = self.EndVector()
+        return self._vectors[key]
+
+    def CreateString(self, s: str | bytes, *encoding: str) -> int:  # noqa: N802
+        if s not in self._strings:
+            self._strings[s] = super().CreateString(s, *encoding)
+        return self._strings[s]
+
+
+def _drop_names(subgraph: Any) -> None:
+    """Remove the names of tensors that are no input or output, by which nobody can ask for them."""
+    ends = {int(index) for index in (*_items(subgraph.inputs), *_items(subgraph.outputs))}
+    for index, tensor in enumerate(_items(subgraph.tensors)):
+        if index not in ends:
+            tensor.name = None
+
+
+def _drop_empty_buffers(model: Any) -> None:
+    """Let all tensors without values share buffer 0, which converters keep empty; number the others anew."""
+    if model.buffers[0].data is not None:
+        return
+    kept = [0, *(number for number, buffer in enumerate(model.buffers) if number and buffer.data is not None)]
+    places = {old: new for new, old in enumerate(kept)}
+    owners = [tensor for subgraph in model.subgraphs for tensor in _items(subgraph.tensors)]
+    for owner in (*owners, *model.metadata):
+        owner.buffer = places.get(owner.buffer, 0)
+    model.metadataBuffer = [places.get(int(number), 0) for number in _items(model.metadataBuffer)] or None
+    model.buffers = [model.buffers[number] for number in kept]
+
+
+def _has_parts_outside(model: Any) -> bool:
+    operators = [op for subgraph in model.subgraphs for op in _items(subgraph.operators)]
+    return (
+        any(buffer.offset > 1 for buffer in model.buffers)
+        or any(op.largeCustomOptionsOffset > 1 for op in operators)
+        or bool(_items(model.externalBuffers))
+    )
+
+
+def _items(vector: Any) -> Any:
+    return () if vector is None else vector

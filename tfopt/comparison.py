@@ -1,0 +1,65 @@
+"""Two model files side by side on the same test set."""
+
+from pathlib import Path
+from typing import Any
+
+from tfopt import models
+from tfopt.errors import ModelError
+from tfopt.export import build
+from tfopt.litert import Latency, LiteModel
+from tfopt.measure import agreement, metrics_for
+from tfopt.optimize import FLOAT, data_for
+
+ROUNDS = 5
+
+
+def compare_files(
+    a: str | Path,
+    b: str | Path,
+    data: Any,
+    *,
+    threads: int = 1,
+    preprocess: str | None = None,
+    limit: int | None = None,
+) -> Any:
+    """A `rich.table.Table` of accuracy, agreement, bytes and latency of two files.
+
+    Latencies are taken in turn, A B A B ..., so that the machine's mood hits both alike.
+    """
+    from rich.table import Table
+
+    files = [_lite(Path(path), threads) for path in (a, b)]
+    shapes = [file.inputs[0].shape[1:] for file in files]
+    if shapes[0] != shapes[1]:
+        raise ModelError(f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}: nothing to compare.")
+    dataset = data_for(files[0], data, preprocess=preprocess, limit=limit)
+    predictions = [file.predict(dataset.test.x()) for file in files]
+    metrics = [metrics_for(dataset.task, prediction, dataset.test.y()) for prediction in predictions]
+    latencies = _latencies(files)
+    table = Table(title=f"{len(dataset.test):,} test samples, {dataset.preprocessing.describe()}", title_justify="left")
+    table.add_column("")
+    table.add_column(str(a), justify="right", overflow="fold")
+    table.add_column(str(b), justify="right", overflow="fold")
+    for name in metrics[0]:
+        table.add_row(name, *(f"{values[name]:.4f}" for values in metrics))
+    if dataset.task == "classification":
+        table.add_row("agreement", "", f"{agreement(*predictions):.4f}")
+    table.add_row("bytes", *(f"{file.size:,}" for file in files))
+    table.add_row("deflated bytes", *(f"{file.deflated:,}" for file in files))
+    table.add_row(
+        f"ms a sample, median ({threads} thread{'s' * (threads > 1)})", *(f"{t.median_ms:.3f}" for t in latencies)
+    )
+    table.add_row("ms a sample, p90", *(f"{t.p90_ms:.3f}" for t in latencies))
+    return table
+
+
+def _lite(path: Path, threads: int) -> LiteModel:
+    if models.kind(path) == "tflite":
+        return LiteModel(path, threads=threads)
+    return LiteModel(build(models.load_model(path), FLOAT)[0].data, threads=threads)
+
+
+def _latencies(files: list[LiteModel]) -> list[Latency]:
+    """Of each file the round with the median of medians."""
+    rounds = [[file.benchmark() for file in files] for _ in range(ROUNDS)]
+    return [sorted(column, key=lambda t: t.median_ms)[ROUNDS // 2] for column in zip(*rounds, strict=True)]

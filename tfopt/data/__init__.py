@@ -1,0 +1,9 @@
+"""Data of any source as one `Dataset`: train, validation, test. TensorFlow is imported only when needed."""
+
+from tfopt.data.augmentation import Augmentation
+from tfopt.data.check import fit_to_model
+from tfopt.data.dataset import Dataset, Split
+from tfopt.data.load import load_data
+from tfopt.data.preprocessing import Preprocessing
+
+__all__ = ["Augmentation", "Dataset", "Preprocessing", "Split", "fit_to_model", "load_data"]

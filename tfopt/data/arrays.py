@@ -1,0 +1,180 @@
+"""Arrays, .npz files, the built-in digits and tf.data, read into parts."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt.data.check import check_bytes
+from tfopt.data.parts import Pair, Parts
+from tfopt.data.split import NAMES
+from tfopt.errors import DataError
+
+_NPZ_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+
+
+def read_digits() -> Parts:
+    """scikit-learn's handwritten digits: 1,797 images, uint8 (8, 8, 1) of 0..16, ten classes."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = digits.images[..., None].astype(np.uint8)
+    names = tuple(str(name) for name in digits.target_names)
+    return Parts({"train": (images, digits.target)}, "scikit-learn's handwritten digits", names)
+
+
+def read_npz(path: Path) -> Parts:
+    """A .npz file with x and y, or x_train, y_train and, if it has them, x_test, y_test, x_val, y_val.
+
+    Raises `DataError` for a file that is not such an archive; keys of other names are left out with a note.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"Expected a .npz file of plain arrays, got {path}: {error}; save it with numpy.savez."
+        ) from error
+    pairs = {"train": (arrays.pop("x"), arrays.pop("y"))} if {"x", "y"} <= set(arrays) else {}
+    for name, endings in _NPZ_NAMES.items():
+        for x, y in ((f"x_{ending}", f"y_{ending}") for ending in endings):
+            if name not in pairs and x in arrays and y in arrays:
+                pairs[name] = (arrays.pop(x), arrays.pop(y))
+    if "train" not in pairs:
+        raise DataError(
+            f"Expected the keys x_train and y_train (and x_test, y_test, x_val, y_val), or x and y, in "
+            f"{path}, got {', '.join(sorted(arrays)) or 'none'}; save them under these names."
+        )
+    notes = (f"keys left out: {', '.join(sorted(arrays))}",) if arrays else ()
+    return Parts(pairs, f"file {path.name}", notes=notes)
+
+
+def read_arrays(source: Any) -> Parts:
+    """(x, y), or two pairs (train, test), or three (train, validation, test); pairs must then be tuples."""
+    if not isinstance(source, tuple) or len(source) not in (2, 3):
+        raise DataError(_expected(source))
+    nested = all(isinstance(part, tuple) and len(part) == 2 for part in source)
+    if nested:
+        names = NAMES if len(source) == 3 else ("train", "test")
+        return Parts({name: _pair(name, part) for name, part in zip(names, source, strict=True)}, "arrays")
+    if len(source) == 3:
+        raise DataError(_expected(source))
+    return Parts({"train": _pair("train", source)}, "arrays")
+
+
+def read_dict(source: dict[str, Any]) -> Parts:
+    """A dict with train and, if wanted, validation and test; each a tf.data.Dataset or a pair (x, y)."""
+    if "train" not in source or not set(source) <= set(NAMES):
+        raise DataError(
+            f"Expected a dict with train and, if wanted, validation and test, got the keys "
+            f"{sorted(map(str, source))}; rename them."
+        )
+    streams = [name for name, part in source.items() if is_tf_data(part)]
+    pairs = {name: read_tf_data(name, part) if name in streams else _pair(name, part) for name, part in source.items()}
+    return Parts(pairs, "tf.data" if streams else "arrays", notes=tf_data_notes(streams))
+
+
+def is_tf_data(source: Any) -> bool:
+    """Whether it is a tf.data.Dataset, told without importing TensorFlow."""
+    return hasattr(source, "element_spec") and hasattr(source, "cardinality")
+
+
+def tf_data_notes(names: list[str]) -> tuple[str, ...]:
+    """What to know of parts that came as tf.data."""
+    if not names:
+        return ()
+    return (f"{', '.join(names)} read once from tf.data into memory, with whatever its pipeline did to the values",)
+
+
+def read_tf_data(name: str, data: Any) -> Pair:
+    """Read a finite tf.data.Dataset of (x, y) once into memory, batched or not.
+
+    Raises:
+        DataError: other elements, an infinite or unknown cardinality, samples of differing shapes, more than
+            8 GiB, or shapes from which batches cannot be told.
+    """
+    import tensorflow as tf
+
+    spec = data.element_spec
+    if not (isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(part, tf.TensorSpec) for part in spec)):
+        raise DataError(f"Expected {name} as tf.data of (x, y) tensors, got elements {spec}; map it to such pairs.")
+    length = int(data.cardinality())
+    if length < 0:
+        kind = "infinite" if length == tf.data.INFINITE_CARDINALITY else "unknown"
+        raise DataError(
+            f"Expected {name} as tf.data of a known length, got an {kind} one; use take(n), or "
+            "apply(tf.data.experimental.assert_cardinality(n))."
+        )
+    if length == 0:
+        raise DataError(f"Expected samples in {name}, got an empty tf.data; add some.")
+    try:
+        batched = _is_batched(name, *(_shape(part, index, data) for index, part in enumerate(spec)))
+        return _concatenated(name, data if batched else data.batch(256))
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"Expected {name} as tf.data of samples of one shape and of the length it states, got: "
+            f"{error.message}; correct the pipeline."
+        ) from error
+
+
+def _concatenated(name: str, batches: Any) -> Pair:
+    inputs: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for x, y in batches.as_numpy_iterator():
+        if not inputs:
+            check_bytes((x.nbytes + y.nbytes) * int(batches.cardinality()), f"the {name} tf.data")
+        inputs.append(x)
+        labels.append(y)
+    if len({x.shape[1:] for x in inputs}) > 1:
+        raise DataError(f"Expected {name} samples of one shape, got batches that differ in it; resize them alike.")
+    return np.concatenate(inputs), np.concatenate(labels)
+
+
+def _shape(spec: Any, index: int, data: Any) -> tuple[int | None, ...]:
+    """The declared shape; that of the first element where not even the rank is declared."""
+    if spec.shape.rank is None:
+        first: tuple[int | None, ...] = next(data.as_numpy_iterator())[index].shape
+        return first
+    return tuple(spec.shape)
+
+
+def _is_batched(name: str, x: tuple[int | None, ...], y: tuple[int | None, ...]) -> bool:
+    """Batched data has the same leading axis in x and y; a single sample seldom has."""
+    if not x or not y or x[0] != y[0]:
+        return False
+    if x[0] is None or len(x) >= 4:
+        return True
+    if len(x) == 1:
+        return False
+    raise DataError(
+        f"Cannot tell whether {name} is batched, as x {x} and y {y} have the same first axis; batch it "
+        "without drop_remainder, so that this axis is None."
+    )
+
+
+def _pair(name: str, pair: Any) -> Pair:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise DataError(f"Expected {name} as a pair (x, y), got {type(pair).__name__}; pass both arrays.")
+    return _array(name + " inputs", pair[0]), _array(name + " labels", pair[1])
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DataError(
+            f"Expected {name} as an array, got rows of differing shapes ({error}); make them equal."
+        ) from error
+
+
+def _expected(source: Any) -> str:
+    return (
+        'Expected "digits", a folder, a .npz file, (x, y), ((x_train, y_train), (x_test, y_test)), three '
+        "such pairs, a "
+        f"dict or a tf.data.Dataset, got {type(source).__name__}"
+        + (f" of length {len(source)}" if isinstance(source, (tuple, list)) else "")
+        + "; pass one of these."
+    )

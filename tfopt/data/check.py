@@ -1,0 +1,116 @@
+"""What data must be before a model sees it; every failure is one `DataError`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfopt.data.labels import check_range
+from tfopt.data.split import NAMES
+from tfopt.errors import DataError
+
+if TYPE_CHECKING:
+    from tfopt.data.dataset import Dataset
+
+LARGEST_BYTES = 8 * 2**30
+_ROWS_AT_ONCE = 4096
+
+
+def check_pair(name: str, inputs: np.ndarray, labels: np.ndarray) -> None:
+    """Raise `DataError` unless inputs (n, ...) are finite numbers, n > 0, with as many labels."""
+    if inputs.dtype.kind not in "biuf":
+        raise DataError(f"Expected {name} inputs as numbers, got dtype {inputs.dtype}; encode them as numbers first.")
+    if inputs.ndim < 2:
+        raise DataError(
+            f"Expected {name} inputs of shape (n, ...), at least two axes, got {inputs.shape}; reshape "
+            "single values to (n, 1)."
+        )
+    if labels.ndim and len(inputs) != len(labels):
+        raise DataError(
+            f"Expected as many {name} labels as inputs, got {len(inputs):,} inputs and {len(labels):,} "
+            "labels; pair them up."
+        )
+    if inputs.size == 0:
+        raise DataError(f"Expected samples in {name}, got inputs of shape {inputs.shape}; add some.")
+    if inputs.dtype.kind == "f":
+        _check_finite(name, inputs)
+
+
+def check_same_inputs(inputs: dict[str, np.ndarray]) -> None:
+    """Raise `DataError` unless all parts have one shape and one kind of number."""
+    forms = {name: (part.shape[1:], _kind(part)) for name, part in inputs.items()}
+    if len(set(forms.values())) > 1:
+        came = "; ".join(f"{name} has {kind} of shape {shape}" for name, (shape, kind) in forms.items())
+        raise DataError(f"Expected inputs of one shape and scale in all parts, got: {came}. Prepare them alike.")
+
+
+def check_bytes(size: int, what: str) -> None:
+    """Raise `DataError` if `what` would take more memory than a data set may."""
+    if size > LARGEST_BYTES:
+        raise DataError(
+            f"Expected at most {LARGEST_BYTES / 2**30:.0f} GiB of data, as it is held in memory, got about "
+            f"{size / 2**30:.1f} GiB from {what}; take fewer samples or smaller ones."
+        )
+
+
+def fit_to_model(dataset: Dataset, input_shape: tuple[int | None, ...], num_outputs: int) -> None:
+    """Raise `DataError` unless what `dataset` feeds fits a model.
+
+    Args:
+        dataset: the data.
+        input_shape: of one input, without the batch axis; None stands for any size.
+        num_outputs: width of the model's output. A single output takes class numbers 0 and 1.
+    """
+    given, expected = dataset.input_shape, tuple(input_shape)
+    fits = len(given) == len(expected) and all(e in (None, g) for g, e in zip(given, expected, strict=True))
+    if not fits:
+        raise DataError(
+            f"The model expects inputs of shape {expected}, the data has {given}; {_advice(given, expected)}."
+        )
+    if dataset.labels == "sparse":
+        for name in NAMES:
+            check_range(name, dataset.split(name).labels, max(num_outputs, 2))
+        return
+    width = math.prod(dataset.train.labels.shape[1:])
+    if width != num_outputs:
+        raise DataError(
+            f"The model has {num_outputs} outputs, the labels ({dataset.task}) have {width} values per "
+            "sample; give the model an output for each, or correct the labels."
+        )
+
+
+def _advice(given: tuple[int, ...], expected: tuple[int | None, ...]) -> str:
+    if len(expected) == 3 and len(given) == 2:
+        return "add a channel axis: x[..., None]"
+    if len(expected) != 3 or len(given) != 3:
+        return "reshape the data, or take a model for this shape"
+    height, width, channels = expected
+    hints = []
+    if (height or given[0], width or given[1]) != given[:2]:
+        hints.append(f"size=({height or given[0]}, {width or given[1]})")
+    if channels not in (None, given[2]):
+        color = {1: "grayscale", 3: "rgb"}.get(channels)
+        if color is None or given[2] not in (1, 3):
+            return f"give the data {channels} channels, or take a model with {given[2]}"
+        hints.append(f'color="{color}"')
+    return f"pass {' and '.join(hints)} to load_data"
+
+
+def _kind(array: np.ndarray) -> str:
+    return "floats" if array.dtype.kind == "f" else str(array.dtype)
+
+
+def _check_finite(name: str, inputs: np.ndarray) -> None:
+    """Slice by slice, so that the check needs no second array of that size."""
+    bad: list[int] = []
+    for start in range(0, len(inputs), _ROWS_AT_ONCE):
+        rows = inputs[start : start + _ROWS_AT_ONCE]
+        finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+        bad.extend(start + np.flatnonzero(~finite))
+    if bad:
+        raise DataError(
+            f"Expected finite {name} inputs, got NaN or infinity in {len(bad):,} of {len(inputs):,} "
+            f"samples, the first at index {bad[0]}; remove or replace them."
+        )

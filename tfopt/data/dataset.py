@@ -1,0 +1,170 @@
+"""One data set for a whole run: three splits in memory, and what is known about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfopt.data.augmentation import Augmentation
+from tfopt.data.batches import count_steps, make_batches
+from tfopt.data.labels import Form, Meaning, Task, groups_of
+from tfopt.data.preprocessing import Preprocessing
+from tfopt.data.split import NAMES, choose
+from tfopt.errors import DataError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples in memory as they were read; they are scaled only when they are asked for.
+
+    Args:
+        inputs: (n, ...), in a compact dtype such as uint8.
+        labels: int32 (n,) class numbers, or float32 (n, k) or (n, ...).
+        preprocessing: how `inputs` become what the model is fed.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.inputs)
+
+    def x(self, indices: Any = None) -> np.ndarray:
+        """What the model is fed, float32 (n, ...): all samples, or those at `indices` (integers, a slice)."""
+        return self.preprocessing.apply(self.inputs if indices is None else self.inputs[indices])
+
+    def y(self, indices: Any = None) -> np.ndarray:
+        """Labels of all samples, or of those at `indices`."""
+        return self.labels if indices is None else self.labels[indices]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """Train, validation and test, none of them empty, all of one shape and one preprocessing.
+
+    Args:
+        train, validation, test: the samples.
+        class_names: by class number, if the source names them.
+        task: "classification", "multilabel" or "regression".
+        labels: "sparse" (int32 class numbers), "one-hot" or "values" (float32).
+        num_classes: of a classification or multilabel task; None for regression.
+        source: where the data came from, in words.
+        notes: what was decided on the way (splits, conversions), in words.
+
+    Raises:
+        DataError: an empty split.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...] | None
+    task: Task
+    labels: Form
+    num_classes: int | None
+    source: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise `DataError` if a split has no samples."""
+        for name in NAMES:
+            if not len(self.split(name)):
+                raise DataError(f"Expected samples in {name}, got none; add some or leave {name} out to split it off.")
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the inputs become what the model is fed; the same in all splits."""
+        return self.train.preprocessing
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch axis."""
+        return self.train.inputs.shape[1:]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the samples, their order and split, and the preprocessing; computed once."""
+        digest = hashlib.sha256()
+        about = {
+            "preprocessing": self.preprocessing.to_dict(),
+            "classes": self.class_names,
+            "task": self.task,
+        }
+        digest.update(json.dumps(about, sort_keys=True).encode())
+        for name in NAMES:
+            for array in (self.split(name).inputs, self.split(name).labels):
+                digest.update(f"{name} {array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data.cast("B"))
+        return digest.hexdigest()
+
+    def split(self, name: str) -> Split:
+        """The split called "train", "validation" or "test"; another name raises `DataError`."""
+        if name not in NAMES:
+            raise DataError(f"Expected a split named {', '.join(NAMES)}, got {name!r}.")
+        split: Split = getattr(self, name)
+        return split
+
+    def steps(self, batch_size: int) -> int:
+        """Batches in one epoch of train, the last one possibly smaller."""
+        return count_steps(len(self.train), batch_size)
+
+    def batches(
+        self,
+        split_name: str,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        augment: Augmentation | None = None,
+        drop_remainder: bool = False,
+    ) -> tf.data.Dataset:
+        """One epoch per iteration of (x, y) batches: x float32 (batch, ...), y as `Split.y` gives it.
+
+        Args:
+            split_name: "train", "validation" or "test".
+            batch_size: samples per batch, 1 or more.
+            shuffle: a new order in every iteration; two data sets made with the same `seed` give the same orders.
+            seed: for the order and the augmentation; 0 or above.
+            augment: applied to x after preprocessing.
+            drop_remainder: leave out the last batch if it is smaller.
+
+        Raises:
+            DataError: an argument out of range, no full batch to keep, or augmentation of what is not images.
+        """
+        return make_batches(
+            self.split(split_name),
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            augment=augment,
+            drop_remainder=drop_remainder,
+        )
+
+    def representative(self, n: int, seed: int = 0) -> np.ndarray:
+        """`n` training inputs (all, if fewer), float32 (n, ...), as evenly over the classes as it goes."""
+        if n < 1:
+            raise DataError(f"Expected at least 1 representative sample, got {n}.")
+        groups = groups_of(self.train.labels, Meaning(self.task, self.labels, self.num_classes))
+        return self.train.x(choose(n, groups, np.random.default_rng(seed), even=True))
+
+    def describe(self) -> list[str]:
+        """Lines for a person: source, sizes, task, what the model is fed, and every note."""
+        classes = f", {self.num_classes} classes" if self.num_classes else ""
+        sizes = ", ".join(f"{len(self.split(name)):,} {name}" for name in NAMES)
+        return [
+            f"source: {self.source}",
+            f"samples: {sizes}",
+            f"task: {self.task}{classes}, {self.labels} labels",
+            f"input: shape {self.input_shape}, {self.preprocessing.describe()}",
+            *(f"note: {note}" for note in self.notes),
+        ]

@@ -1,0 +1,181 @@
+"""Images to uint8 pixels, one by one or a whole list of files at once."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tfopt.data.check import check_bytes
+from tfopt.data.preprocessing import Color, Preprocessing
+from tfopt.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Size = tuple[int, int]
+Decoded = tuple[np.ndarray, str]  # the pixels, and the mode that the file had
+_MODES: dict[Color, str] = {"rgb": "RGB", "grayscale": "L"}
+_GRAY = ("1", "L")
+_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+# What Pillow's decoders raise, depending on the format and on where a file is broken.
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+_CHUNK = 64  # files per task: enough that handing out tasks costs nothing beside decoding
+_MANY = 2000  # from here on reading takes long enough to say so
+
+
+def read_images(
+    files: list[Path], preprocessing: Preprocessing, source: str
+) -> tuple[np.ndarray, Preprocessing, tuple[str, ...]]:
+    """Decode `files` to uint8 (n, height, width, channels), in their order.
+
+    Without `preprocessing.color` the images become grayscale if all of them are, else RGB; without
+    `preprocessing.size` they must all have one size. Pixels are taken as stored: a rotation in EXIF is not
+    applied, transparency is dropped, and of an animation the first frame is read, all as Keras and TensorFlow do.
+
+    Returns:
+        The pixels, the preprocessing with size and color filled in, and notes on what was converted.
+
+    Raises:
+        DataError: a file that is no readable 8-bit image, differing sizes, or more pixels than memory should hold.
+    """
+    size = preprocessing.size or _size_of(files[0])
+    check_bytes(len(files) * size[0] * size[1] * (1 if preprocessing.color == "grayscale" else 3), source)
+    reference = None if preprocessing.size else (files[0], size)
+    decode = partial(_decode, size=size, color=preprocessing.color, reference=reference)
+    images: deque[np.ndarray] = deque()
+    modes: Counter[str] = Counter()
+    for pixels, mode in _in_threads(decode, files, source):
+        images.append(pixels)
+        modes[mode] += 1
+    color = preprocessing.color or ("grayscale" if set(modes) <= set(_GRAY) else "rgb")
+    shape = (len(files), *size, 3 if color == "rgb" else 1)
+    stacked = np.empty(shape, np.uint8)
+    for pixels in stacked:
+        pixels[...] = images.popleft()  # one by one, so that they are never in memory twice; gray fills all channels
+    return stacked, replace(preprocessing, size=size, color=color), _notes(modes, color)
+
+
+def convert_images(images: np.ndarray, preprocessing: Preprocessing, name: str) -> np.ndarray:
+    """Bring images (n, height, width, 1 or 3) in uint8 to the size and color of `preprocessing`.
+
+    Raises `DataError` for inputs that need a change but are not such images.
+    """
+    from PIL import Image
+
+    is_image = images.ndim == 4 and images.shape[-1] in (1, 3)
+    channels = {"rgb": 3, "grayscale": 1, None: images.shape[-1]}[preprocessing.color]
+    target = (*(preprocessing.size or images.shape[1:3]), channels)
+    if (preprocessing.size is None and preprocessing.color is None) or (is_image and images.shape[1:] == target):
+        return images
+    if not is_image or images.dtype != np.uint8:
+        raise DataError(
+            f"Expected {name} inputs as uint8 images (n, height, width, 1 or 3) to change size or color, got "
+            f"{images.dtype} of shape {images.shape}; convert them first, or leave size and color out."
+        )
+    converted = np.empty((len(images), *target), np.uint8)
+    color: Color = "rgb" if channels == 3 else "grayscale"
+    for index, pixels in enumerate(images):
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        converted[index] = _pixels(image, target[:2], color)
+    return converted
+
+
+def _pixels(image: Image.Image, size: Size, color: Color | None) -> np.ndarray:
+    """uint8 (height, width, 1 or 3); without `color` grayscale stays grayscale."""
+    from PIL import Image
+
+    image = image.convert(_MODES[color or ("grayscale" if image.mode in _GRAY else "rgb")])
+    if image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(*size, -1)
+
+
+def _decode(file: Path, *, size: Size, color: Color | None, reference: tuple[Path, Size] | None) -> Decoded:
+    with _open(file) as image:
+        if image.mode.startswith(("I", "F")):
+            raise DataError(f"Expected an 8-bit image, got mode {image.mode} in {file}; convert it to 8 bits.")
+        if reference and image.size != (size[1], size[0]):
+            first, (height, width) = reference
+            raise DataError(
+                f"Expected images of one size, got {height}x{width} in {first} and "
+                f"{image.height}x{image.width} in {file}; pass size=(height, width) to resize all of them."
+            )
+        mode = "P with transparency" if image.mode == "P" and "transparency" in image.info else image.mode
+        try:
+            return _pixels(image, size, color), mode
+        except _BROKEN as error:
+            raise _unreadable(file, error) from error
+
+
+def _open(file: Path) -> Image.Image:
+    from PIL import Image
+
+    try:
+        return Image.open(file)
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(f"Expected a readable image, got a corrupt file: {file} ({error}); replace or remove it.")
+
+
+def _size_of(file: Path) -> Size:
+    with _open(file) as image:
+        return image.height, image.width
+
+
+def _notes(modes: Counter[str], color: Color) -> tuple[str, ...]:
+    total = sum(modes.values())
+    notes = []
+    wanted = _GRAY if color == "grayscale" else ("RGB",)
+    for mode, count in sorted(modes.items()):
+        if mode not in wanted:
+            dropped = ", transparency dropped" if mode in _WITH_ALPHA or "transparency" in mode else ""
+            notes.append(f"{count:,} of {total:,} images are {mode}: converted to {color}{dropped}")
+    return tuple(notes)
+
+
+def _in_threads(task: Callable[[Path], Decoded], files: list[Path], source: str) -> Iterator[Decoded]:
+    """Results in the order of `files`; the first failure stops the rest."""
+    from PIL import Image
+
+    Image.init()  # once, before the threads: it fills a table that all of them read
+    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool, _progress(len(files), source) as advance:
+        try:
+            for decoded in pool.map(lambda chunk: [task(file) for file in chunk], chunks):
+                yield from decoded
+                advance(len(decoded))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _progress(total: int, source: str) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, one line elsewhere, nothing for few images; always on stderr."""
+    title = f"Reading {total:,} images from {source}"
+    if total <= _MANY:
+        yield lambda count: None
+    elif not sys.stderr.isatty():
+        print(title, file=sys.stderr)
+        yield lambda count: None
+    else:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bar:
+            bar_id = bar.add_task(title, total=total)
+            yield lambda count: bar.advance(bar_id, count)

@@ -1,0 +1,105 @@
+"""What the labels say: classes, several classes at once, or values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tfopt.errors import DataError
+
+Task = Literal["classification", "multilabel", "regression"]
+Form = Literal["sparse", "one-hot", "values"]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """The task that labels ask for, their form, and the number of classes (None for values)."""
+
+    task: Task
+    labels: Form
+    num_classes: int | None
+
+
+def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arrays, Meaning, tuple[str, ...]]:
+    """Labels of all parts, in one form, with their meaning and notes on what looks odd.
+
+    Integers (n,) or (n, 1) are classes (given back as int32 (n,)); 0/1 rows (n, k) that all sum to 1 are
+    one-hot classes, other 0/1 rows are several classes at once; floats are values (these three as float32).
+
+    Raises:
+        DataError: labels of another kind, not finite, or outside the classes.
+    """
+    parts = {name: _numbers(name, values) for name, values in parts.items()}
+    _check_alike(parts)
+    joined = np.concatenate(list(parts.values()))
+    if joined.ndim == 1 and joined.dtype.kind != "f":
+        number = len(class_names) if class_names else int(parts["train"].max()) + 1
+        for name, values in parts.items():
+            check_range(name, values, number)
+        sparse = {name: values.astype(np.int32) for name, values in parts.items()}
+        return sparse, Meaning("classification", "sparse", number), _missing(sparse["train"], number)
+    parts = {name: values.astype(np.float32) for name, values in parts.items()}
+    if joined.ndim == 2 and joined.shape[1] > 1 and np.isin(joined, (0, 1)).all():
+        one_hot = bool((joined.sum(axis=1) == 1).all())
+        meaning = Meaning(
+            "classification" if one_hot else "multilabel", "one-hot" if one_hot else "values", joined.shape[1]
+        )
+        return parts, meaning, ()
+    if joined.dtype.kind != "f":
+        raise DataError(
+            f"Expected class numbers (n,), 0/1 rows (n, classes) or float values, got integers of shape "
+            f"{joined.shape}; for regression pass floats."
+        )
+    whole = bool((joined == np.round(joined)).all())
+    note = "the labels are whole numbers stored as floats, taken as values to regress: pass integers for classes"
+    return parts, Meaning("regression", "values", None), (note,) if whole else ()
+
+
+def check_range(name: str, labels: np.ndarray, number: int) -> None:
+    """Raise `DataError` if class numbers (n,) are not all within 0..number-1."""
+    outside = np.flatnonzero((labels < 0) | (labels >= number))
+    if len(outside):
+        raise DataError(
+            f"Expected {name} labels within 0..{number - 1} ({number} classes), got {len(outside):,} "
+            f"outside, the first at index {outside[0]}: {labels[outside[0]]}; correct the labels or the "
+            "number of classes."
+        )
+
+
+def groups_of(labels: np.ndarray, meaning: Meaning) -> np.ndarray:
+    """The class of each sample (n,), to split by; all 0 where a sample has no single class."""
+    if meaning.task != "classification":
+        return np.zeros(len(labels), np.int32)
+    return labels if labels.ndim == 1 else labels.argmax(axis=1)
+
+
+def _numbers(name: str, labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind not in "biuf":
+        raise DataError(f"Expected {name} labels as numbers, got dtype {labels.dtype}; number the classes 0, 1, 2, ...")
+    if labels.ndim == 0:
+        raise DataError(f"Expected {name} labels as an array (n,) or (n, k), got a single number.")
+    if labels.dtype.kind == "f" and not (finite := np.isfinite(labels)).all():
+        rows = np.flatnonzero(~finite.reshape(len(labels), -1).all(axis=1))
+        raise DataError(
+            f"Expected finite {name} labels, got NaN or infinity in {len(rows):,} of {len(labels):,}, the "
+            f"first at index {rows[0]}; remove or replace them."
+        )
+    return labels[:, 0] if labels.shape[1:] == (1,) and labels.dtype.kind != "f" else labels
+
+
+def _check_alike(parts: Arrays) -> None:
+    forms = {name: (part.shape[1:], "floats" if part.dtype.kind == "f" else "integers") for name, part in parts.items()}
+    if len(set(forms.values())) > 1:
+        came = "; ".join(f"{name} has {kind} of shape (n, *{shape})" for name, (shape, kind) in forms.items())
+        raise DataError(f"Expected labels of one kind in all parts, got: {came}. Give them the same form.")
+
+
+def _missing(labels: np.ndarray, number: int) -> tuple[str, ...]:
+    absent = np.setdiff1d(np.arange(number), labels)
+    if not len(absent):
+        return ()
+    first = ", ".join(str(label) for label in absent[:5]) + (", ..." if len(absent) > 5 else "")
+    return (f"{len(absent):,} of {number:,} classes have no training sample: {first}",)

@@ -1,0 +1,176 @@
+"""From any source to one `Dataset`: read, understand the labels, check, split, decode."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt.data.arrays import (
+    is_tf_data,
+    read_arrays,
+    read_dict,
+    read_digits,
+    read_npz,
+    read_tf_data,
+    tf_data_notes,
+)
+from tfopt.data.check import check_pair, check_same_inputs
+from tfopt.data.dataset import Dataset, Split
+from tfopt.data.folder import read_folder
+from tfopt.data.images import convert_images, read_images
+from tfopt.data.labels import groups_of, understand
+from tfopt.data.parts import Parts
+from tfopt.data.preprocessing import Color, Preprocessing
+from tfopt.data.split import NAMES, Plan, plan
+from tfopt.errors import DataError
+
+
+def load_data(
+    source: Any,
+    *,
+    preprocessing: str | Preprocessing | None = None,
+    size: tuple[int, int] | None = None,
+    color: Color | None = None,
+    seed: int = 0,
+    validation: float = 0.1,
+    test: float = 0.2,
+    limit: int | None = None,
+) -> Dataset:
+    """Read `source` into memory, check it and split off what is missing.
+
+    Args:
+        source: "digits" (scikit-learn's, 8x8); the path of an image folder (one folder per class, below
+            train, val or validation and test, or directly) or of a .npz file; (x, y), ((x_train, y_train),
+            (x_test, y_test)) or (train, validation, test) pairs; a dict of pairs or tf.data with train,
+            validation, test; a finite tf.data.Dataset of (x, y), batched or not, that fits memory (up to 8
+            GiB); or a Dataset, given back as it is.
+        preprocessing: "raw" (the default: values as they are), "unit" (x/255), "symmetric" (x/127.5 - 1), or
+            one of your own. The digits, 0..16, are fed as pixel/16 by default.
+        size: (height, width) to resize images to; color: "rgb" or "grayscale".
+        seed: of every split.
+        validation: fraction of train to split off where there is no validation part, at most 2,000 samples.
+        test: fraction of train to split off where there is no test part.
+        limit: at most so many samples in each of train, validation and test, spread over the classes.
+
+    Raises:
+        DataError: anything that cannot be read, is not finite, or contradicts itself.
+    """
+    if isinstance(source, Dataset):
+        if any(option is not None for option in (preprocessing, size, color, limit)):
+            raise DataError(
+                "Expected no preprocessing, size, color or limit with a Dataset, which is given back as it "
+                "is; pass them where it is loaded."
+            )
+        return source
+    fed = _asked(preprocessing, size, color, digits=isinstance(source, str) and source == "digits")
+    parts = _read(source)
+    if not parts.files:  # files were checked when they were listed, and are again when they are decoded
+        _check_inputs(parts, scaled=preprocessing in ("unit", "symmetric"))
+    labels, meaning, label_notes = understand({name: y for name, (_, y) in parts.pairs.items()}, parts.class_names)
+    groups = {name: groups_of(part, meaning) for name, part in labels.items()}
+    chosen, split_notes = plan(groups, validation=validation, test=test, seed=seed, limit=limit)
+    inputs, fed, image_notes = _inputs(parts, chosen, fed)
+    splits = {
+        name: Split(inputs[name], _take(labels[origin], indices), fed) for name, (origin, indices) in chosen.items()
+    }
+    return Dataset(
+        **splits,
+        class_names=parts.class_names,
+        task=meaning.task,
+        labels=meaning.labels,
+        num_classes=meaning.num_classes,
+        source=parts.source,
+        notes=(*parts.notes, *label_notes, *split_notes, *image_notes),
+    )
+
+
+def _asked(
+    preprocessing: str | Preprocessing | None,
+    size: tuple[int, int] | None,
+    color: Color | None,
+    *,
+    digits: bool,
+) -> Preprocessing:
+    """The preprocessing that the arguments ask for together."""
+    if digits and isinstance(preprocessing, str) and preprocessing != "raw":
+        raise DataError(
+            f"The digits have pixels of 0..16, preprocessing {preprocessing!r} is for 0..255; leave it out "
+            "to feed pixel/16, or pass a Preprocessing of your own."
+        )
+    if preprocessing is None:
+        preprocessing = Preprocessing(scale=1 / 16) if digits else Preprocessing()
+    if isinstance(preprocessing, str):
+        preprocessing = Preprocessing.named(preprocessing)
+    for name, given in (("size", size), ("color", color)):
+        stated = getattr(preprocessing, name)
+        if given is not None and stated is not None and given != stated:
+            raise DataError(f"Expected one {name}, got {given} and, in preprocessing, {stated}; pass it once.")
+    return replace(preprocessing, size=size or preprocessing.size, color=color or preprocessing.color)
+
+
+def _read(source: Any) -> Parts:
+    if is_tf_data(source):
+        return Parts({"train": read_tf_data("train", source)}, "tf.data", notes=tf_data_notes(["train"]))
+    if isinstance(source, dict):
+        return read_dict(source)
+    if not isinstance(source, (str, Path)):
+        return read_arrays(source)
+    if source == "digits":
+        return read_digits()
+    path = Path(source)
+    if path.is_dir():
+        return read_folder(path)
+    if not path.exists():
+        raise DataError(f'Expected a folder, a .npz file or "digits", got a path that does not exist: {path}.')
+    if path.suffix.lower() != ".npz":
+        raise DataError(f"Expected a folder or a .npz file, got {path}; save arrays with numpy.savez.")
+    return read_npz(path)
+
+
+def _check_inputs(parts: Parts, *, scaled: bool) -> None:
+    """Check arrays; with `scaled` also that they are not scaled twice, which would make them nearly constant."""
+    for name, (x, y) in parts.pairs.items():
+        check_pair(name, x, y)
+    inputs = {name: x for name, (x, _) in parts.pairs.items()}
+    check_same_inputs(inputs)
+    largest = max(float(np.abs(x).max()) for x in inputs.values())
+    if scaled and largest <= 1 and inputs["train"].dtype.kind == "f":
+        raise DataError(
+            f'Expected pixels of 0..255 for preprocessing "unit" or "symmetric", got floats of at most '
+            f"{largest:g}; leave preprocessing out, as they are scaled already."
+        )
+
+
+def _inputs(
+    parts: Parts, chosen: Plan, preprocessing: Preprocessing
+) -> tuple[dict[str, np.ndarray], Preprocessing, tuple[str, ...]]:
+    """The chosen samples by split; only these are decoded, all at once, so that size and color agree."""
+    picked = {name: _take(parts.pairs[origin][0], indices) for name, (origin, indices) in chosen.items()}
+    if not parts.files:
+        converted = {name: convert_images(_narrow(x), preprocessing, name) for name, x in picked.items()}
+        return converted, _with_shape(preprocessing, converted["train"]), ()
+    files = np.concatenate([picked[name] for name in NAMES])
+    pixels, preprocessing, notes = read_images(list(files), preprocessing, parts.source)
+    ends = np.cumsum([len(picked[name]) for name in NAMES])
+    return dict(zip(NAMES, np.split(pixels, ends[:-1]), strict=True)), preprocessing, notes
+
+
+def _with_shape(preprocessing: Preprocessing, inputs: np.ndarray) -> Preprocessing:
+    """State the size of uint8 images, as new images need it; only the caller knows if 3 channels are RGB."""
+    if inputs.dtype != np.uint8 or inputs.ndim != 4 or inputs.shape[-1] not in (1, 3):
+        return preprocessing
+    height, width, channels = inputs.shape[1:]
+    return replace(preprocessing, size=(height, width), color="grayscale" if channels == 1 else preprocessing.color)
+
+
+def _take(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Rows at sorted `indices`; the array itself, not a copy, if that is all of them."""
+    return array if len(indices) == len(array) else array[indices]
+
+
+def _narrow(inputs: np.ndarray) -> np.ndarray:
+    """The model is fed float32, so float64 would only hold twice the memory."""
+    return inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs

@@ -1,0 +1,93 @@
+"""Seeded choices of samples: the split of what is missing, a limit, a spread over the classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfopt.errors import DataError
+
+NAMES = ("train", "validation", "test")
+LARGEST_VALIDATION = 2000
+Plan = dict[str, tuple[str, np.ndarray]]
+
+
+def choose(count: int, groups: np.ndarray, rng: np.random.Generator, *, even: bool = False) -> np.ndarray:
+    """`count` different indices of `groups`, sorted, spread over the groups.
+
+    Args:
+        count: how many; all of them if there are fewer.
+        groups: integers (n,), the class of each sample; all equal for a plain random choice.
+        rng: where chance comes from.
+        even: the same number from each group as far as it goes, instead of the share that the group has.
+    """
+    shuffled = rng.permutation(len(groups))
+    _, group_of, sizes = np.unique(groups[shuffled], return_inverse=True, return_counts=True)
+    by_group = np.argsort(group_of, kind="stable")
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank = np.empty(len(groups))
+    rank[by_group] = np.arange(len(groups)) - starts
+    # A sample's place within its group, as a fraction: the lowest fractions hold each group's share.
+    place = rank if even else (rank + 0.5) / sizes[group_of]
+    return np.sort(shuffled[np.argsort(place, kind="stable")[:count]])
+
+
+def plan(
+    groups: dict[str, np.ndarray], *, validation: float, test: float, seed: int, limit: int | None
+) -> tuple[Plan, tuple[str, ...]]:
+    """Which samples make train, validation and test: (name of the part they come from, their indices).
+
+    Args:
+        groups: per part that exists ("train" always does) the class of each sample, integers (n,).
+        validation: fraction of train to split off if there is no validation part, at most 2,000 samples.
+        test: fraction of train to split off if there is no test part.
+        seed: for every choice; the same seed makes the same split.
+        limit: at most so many samples in each of the three.
+
+    Returns:
+        The plan and notes in words on everything that was split off or left out.
+
+    Raises:
+        DataError: a fraction out of (0, 1), a limit below 1, or too few samples to split.
+    """
+    _check_options(validation=validation, test=test, seed=seed, limit=limit)
+    chosen: Plan = {name: (name, np.arange(len(part))) for name, part in groups.items()}
+    notes = []
+    for name, fraction, largest in (("test", test, None), ("validation", validation, LARGEST_VALIDATION)):
+        if name in chosen:
+            continue
+        left = chosen["train"][1]
+        count = max(1, round(fraction * len(left)))
+        count = min(count, largest or count)
+        if count >= len(left):
+            raise DataError(
+                f"Expected enough samples to split {name} off, got {len(left)} left for training; "
+                f"add samples or pass a {name} set of your own."
+            )
+        picked = choose(count, groups["train"][left], _rng(seed, name))
+        chosen[name] = ("train", left[picked])
+        chosen["train"] = ("train", np.delete(left, picked))
+        notes.append(
+            f"no {name} data: {100 * count / len(left):.3g} % of the training samples ({count:,}) split "
+            f"off, seed {seed}"
+        )
+    for name, (origin, indices) in chosen.items():
+        if limit is not None and limit < len(indices):
+            picked = choose(limit, groups[origin][indices], _rng(seed, name + " limit"))
+            chosen[name] = (origin, indices[picked])
+            notes.append(f"{name} limited to {limit:,} of {len(indices):,} samples, seed {seed}")
+    return chosen, tuple(notes)
+
+
+def _rng(seed: int, purpose: str) -> np.random.Generator:
+    """A stream of its own for each purpose, so that one choice does not move another."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+def _check_options(*, validation: float, test: float, seed: int, limit: int | None) -> None:
+    for name, fraction in (("validation", validation), ("test", test)):
+        if not 0 < fraction < 1:
+            raise DataError(f"Expected {name} as a fraction between 0 and 1, got {fraction}.")
+    if seed < 0:
+        raise DataError(f"Expected a seed of 0 or above, got {seed}.")
+    if limit is not None and limit < 1:
+        raise DataError(f"Expected a limit of at least 1 sample, got {limit}.")

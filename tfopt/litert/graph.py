@@ -1,0 +1,301 @@
+"""What stands in a .tflite file: tensors, ops, weights. Read from its flatbuffer, before any delegate."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfopt.errors import ModelError
+from tfopt.litert.decode import decoded
+
+FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
+
+# op -> (operands that are weights, their axis of output channels, None where the layout has none fixed)
+WEIGHT_OPERANDS: dict[str, tuple[tuple[int, ...], int | None]] = {
+    "CONV_2D": ((1,), 0),  # OHWI
+    "DEPTHWISE_CONV_2D": ((1,), 3),  # 1HWC
+    "TRANSPOSE_CONV": ((1,), 0),  # OHWI
+    "CONV_3D": ((1,), 4),  # DHWIO
+    "CONV_3D_TRANSPOSE": ((1,), 3),  # DHWOI
+    "FULLY_CONNECTED": ((1,), 0),  # OI
+    "BATCH_MATMUL": ((0, 1), None),
+    "EMBEDDING_LOOKUP": ((1,), -1),
+    "GATHER": ((0,), -1),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": (tuple(range(1, 9)), 0),
+}
+
+# These only unpack a weight on its way to the op that uses it.
+_UNPACKING = frozenset({"DEQUANTIZE", "DENSIFY"})
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the graph. `shape` is as stored; real value = scale * (stored value - zero_point).
+
+    `scales` and `zero_points` hold nothing (not quantized), one number, or one for each slice along
+    `quantized_axis`. `bytes` is the size of a constant's values in the file, and 0 for all others.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+    quantized_axis: int | None
+    constant: bool
+    bytes: int
+    subgraph: int = 0
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation; `inputs` and `outputs` are tensor indices in the same subgraph, -1 for one left out."""
+
+    index: int
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    subgraph: int = 0
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the model: its name in the signature (else the tensor's), None for a free axis.
+
+    Real value = scales[0] * (stored value - zero_points[0]) where it is quantized; both are empty otherwise.
+    """
+
+    name: str
+    index: int
+    shape: tuple[int | None, ...]
+    dtype: str
+    scales: tuple[float, ...]
+    zero_points: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant that an op multiplies or looks up: `values` as stored, `dequantized` in float32, one shape.
+
+    `channel_axis` (not negative) is the axis of the output channels; None where the layout has none fixed.
+    """
+
+    tensor: Tensor
+    op_name: str
+    values: NDArray[Any] = field(repr=False, compare=False)
+    dequantized: NDArray[np.float32] = field(repr=False, compare=False)
+    channel_axis: int | None
+
+
+class Graph:
+    """The flatbuffer of a .tflite file, all subgraphs. `data` must be whole: LiteRT has verified it."""
+
+    def __init__(self, data: bytes) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self._data = data
+        self.model = schema.ModelT.InitFromPackedBuf(data, 0)
+
+    @cached_property
+    def tensors(self) -> tuple[tuple[Tensor, ...], ...]:
+        """All tensors: `tensors[subgraph][index]`."""
+        return tuple(
+            tuple(self._tensor(number, index, raw) for index, raw in enumerate(_items(subgraph.tensors)))
+            for number, subgraph in enumerate(self.model.subgraphs)
+        )
+
+    @cached_property
+    def ops(self) -> tuple[Op, ...]:
+        """All operations, subgraph by subgraph, in the order in which they run."""
+        codes = [_op_name(code) for code in _items(self.model.operatorCodes)]
+        return tuple(
+            Op(index, codes[raw.opcodeIndex], _ints(raw.inputs), _ints(raw.outputs), number)
+            for number, subgraph in enumerate(self.model.subgraphs)
+            for index, raw in enumerate(_items(subgraph.operators))
+        )
+
+    def ports(self, side: Literal["inputs", "outputs"]) -> tuple[Port, ...]:
+        """Return the inputs or outputs of the first subgraph, named and sorted as in its signature."""
+        indices = _ints(getattr(self.model.subgraphs[0], side))
+        names = [(self.tensors[0][index].name, index) for index in indices]
+        for signature in _items(self.model.signatureDefs):
+            signed = [(_text(entry.name), int(entry.tensorIndex)) for entry in _items(getattr(signature, side))]
+            if signature.subgraphIndex == 0 and {index for _, index in signed} == set(indices):
+                names = signed
+                break
+        return tuple(self._port(name, index) for name, index in names)
+
+    def _port(self, name: str, index: int) -> Port:
+        tensor, raw = self.tensors[0][index], self.model.subgraphs[0].tensors[index]
+        signature = _ints(raw.shapeSignature) or tensor.shape
+        shape = tuple(None if axis < 0 else axis for axis in signature)
+        return Port(name, index, shape, tensor.dtype, tensor.scales, tensor.zero_points)
+
+    def values(self, tensor: Tensor) -> NDArray[Any]:
+        """Return a constant's values as stored, in its shape; read-only. Smaller integers come as 8-bit ones.
+
+        Raises ModelError for a tensor that is not a constant, or whose storage is not dense numbers.
+        """
+        raw = self._raw(tensor)
+        stored = self._buffer(raw.buffer)
+        if stored is None or not tensor.constant:
+            raise ModelError(f"The tensor {tensor.name!r} is computed at run time; it has no stored values.")
+        if raw.quantization is not None and raw.quantization.details is not None:
+            raise ModelError(f"The tensor {tensor.name!r} is quantized by blocks, which is not read here.")
+        if raw.sparsity is not None:
+            raise ModelError(
+                f"The tensor {tensor.name!r} is stored sparsely, which is not read here; convert without "
+                "EXPERIMENTAL_SPARSITY."
+            )
+        count = math.prod(tensor.shape)
+        try:
+            return decoded(stored, tensor.dtype, count).reshape(tensor.shape)
+        except TypeError as error:
+            raise ModelError(f"The tensor {tensor.name!r} holds {tensor.dtype}, not numbers.") from error
+
+    def weights(self) -> list[Weight]:
+        """Return the weights of the ops in `WEIGHT_OPERANDS`, each stored constant once.
+
+        A weight that reaches its op through DEQUANTIZE (as in float16 files) is found behind it.
+        """
+        found: dict[tuple[int, int], Weight] = {}
+        for op, operand, axis in self._weight_operands():
+            tensor = self._unpacked(op.subgraph, operand)
+            if tensor is None or not (tensor.dtype in FLOATS or tensor.scales):
+                continue
+            key = (op.subgraph, tensor.index)
+            if key not in found:
+                found[key] = self._weight(tensor, op, axis)
+        # One buffer may serve several subgraphs (one for each signature); it is one weight.
+        by_buffer = {self._raw(weight.tensor).buffer: weight for weight in reversed(found.values())}
+        return list(reversed(by_buffer.values()))
+
+    def float_tensors(self) -> list[str]:
+        """Return the names of the float tensors that ops read or write, in order; none means int8 everywhere.
+
+        Not counted: QUANTIZE reading an input of the model and DEQUANTIZE writing an output. Every other op
+        on a float tensor computes in float.
+        """
+        names: dict[str, None] = {}
+        for op in self.ops:
+            tensors = self.tensors[op.subgraph]
+            touched = [tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0]
+            border = self._border(op)
+            names.update({t.name: None for t in touched if t.dtype in FLOATS and t.index not in border})
+        return list(names)
+
+    def _border(self, op: Op) -> set[int]:
+        subgraph = self.model.subgraphs[op.subgraph]
+        if op.name == "QUANTIZE":
+            return set(op.inputs) & set(_ints(subgraph.inputs))
+        if op.name == "DEQUANTIZE":
+            return set(op.outputs) & set(_ints(subgraph.outputs))
+        return set()
+
+    def _weight_operands(self) -> Iterator[tuple[Op, int, int | None]]:
+        for op in self.ops:
+            operands, axis = WEIGHT_OPERANDS.get(op.name, ((), None))
+            for position in operands:
+                if position < len(op.inputs) and op.inputs[position] >= 0:
+                    yield op, op.inputs[position], axis
+
+    def _unpacked(self, subgraph: int, index: int) -> Tensor | None:
+        """Return the constant at `index`, or the one that it is unpacked from; None when it is computed."""
+        tensor = self.tensors[subgraph][index]
+        while not tensor.constant:
+            maker = self._makers.get((subgraph, tensor.index))
+            if maker is None or maker.name not in _UNPACKING:
+                return None
+            tensor = self.tensors[subgraph][maker.inputs[0]]
+        return tensor
+
+    @cached_property
+    def _makers(self) -> dict[tuple[int, int], Op]:
+        return {(op.subgraph, output): op for op in self.ops for output in op.outputs}
+
+    def _weight(self, tensor: Tensor, op: Op, axis: int | None) -> Weight:
+        values = self.values(tensor)
+        if axis is None:
+            axis = tensor.quantized_axis
+        elif axis < 0:
+            axis += len(tensor.shape)
+        return Weight(tensor, op.name, values, self._dequantized(tensor, values), axis)
+
+    def _dequantized(self, tensor: Tensor, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return scale * (value - zero_point), in float32."""
+        if not tensor.scales:
+            return values.astype(np.float32)
+        shape = [1] * values.ndim
+        if tensor.quantized_axis is not None:
+            shape[tensor.quantized_axis] = -1
+        scales = np.array(tensor.scales, np.float32).reshape(shape)
+        zero_points = np.array(tensor.zero_points, np.float32).reshape(shape)
+        return (values.astype(np.float32) - zero_points) * scales
+
+    def _tensor(self, subgraph: int, index: int, raw: Any) -> Tensor:
+        details = raw.quantization
+        scales = tuple(float(scale) for scale in _items(details.scale if details else None))
+        zero_points = _ints(details.zeroPoint if details else None) or (0,) * len(scales)
+        stored = self._buffer(raw.buffer)
+        return Tensor(
+            index=index,
+            name=_text(raw.name) or f"tensor_{index}",
+            shape=_ints(raw.shape),
+            dtype=_dtypes()[raw.type],
+            scales=scales,
+            zero_points=zero_points,
+            quantized_axis=int(details.quantizedDimension) if len(scales) > 1 else None,
+            constant=stored is not None and not raw.isVariable,
+            bytes=0 if stored is None else len(stored),
+            subgraph=subgraph,
+        )
+
+    def _raw(self, tensor: Tensor) -> Any:
+        return self.model.subgraphs[tensor.subgraph].tensors[tensor.index]
+
+    def _buffer(self, index: int) -> NDArray[np.uint8] | None:
+        """Return the stored bytes of a buffer, not copied; None for one without, as every computed tensor's."""
+        buffer = self.model.buffers[index]
+        if buffer.offset > 1:  # files above 2 GB keep their buffers behind the flatbuffer
+            return np.frombuffer(self._data, np.uint8, buffer.size, buffer.offset)
+        return None if buffer.data is None or len(buffer.data) == 0 else buffer.data
+
+
+@cache
+def _dtypes() -> dict[int, str]:
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    return {value: name.lower() for name, value in vars(TensorType).items() if name.isupper()}
+
+
+@cache
+def _builtin_names() -> dict[int, str]:
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    return {value: name for name, value in vars(BuiltinOperator).items() if name.isupper()}
+
+
+def _op_name(code: Any) -> str:
+    """Return an op's name; old files keep its number in a field of one byte, new ones in both."""
+    if code.customCode:
+        return _text(code.customCode)
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    return _builtin_names().get(number, f"BUILTIN_{number}")
+
+
+def _text(name: bytes | str | None) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else name or ""
+
+
+def _items(vector: Any) -> Any:
+    """Return a vector of the schema; the schema gives None for an empty one."""
+    return () if vector is None else vector
+
+
+def _ints(vector: Any) -> tuple[int, ...]:
+    return tuple(int(item) for item in _items(vector))

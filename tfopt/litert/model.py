@@ -1,0 +1,315 @@
+"""LiteModel: runs a .tflite through LiteRT, in the units of the model that it was made from."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tfopt.errors import DataError, ModelError
+from tfopt.litert.graph import Graph, Op, Port, Tensor, Weight
+from tfopt.measure import deflated_bytes
+
+Shapes = tuple[tuple[int, ...], ...]
+Inputs = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall-clock milliseconds of one invocation on `batch` samples, over `runs` invocations."""
+
+    median_ms: float
+    p90_ms: float
+    threads: int
+    runs: int
+    batch: int = 1
+
+
+class LiteModel:
+    """A .tflite file, given by its path or its bytes; `threads` are LiteRT's, on the CPU.
+
+    Raises ModelError when there is no such file, when it is not a .tflite, or when LiteRT cannot run it.
+    """
+
+    def __init__(self, path_or_bytes: str | os.PathLike[str] | bytes, *, threads: int = 1) -> None:
+        self.data = path_or_bytes if isinstance(path_or_bytes, bytes) else _read(Path(path_or_bytes))
+        name = "These bytes" if isinstance(path_or_bytes, bytes) else str(path_or_bytes)
+        if self.data[4:8] != b"TFL3":
+            raise ModelError(
+                f"{name}: not a .tflite file. Its bytes 4 to 8 must be b'TFL3'; they are {self.data[4:8]!r}."
+            )
+        self.threads = threads
+        self._interpreters: dict[Shapes, Any] = {}
+        self._batches: dict[Shapes, int] = {}
+        try:
+            interpreter = _interpreter(self.data, threads)  # verifies the flatbuffer that Graph reads
+            self._graph = Graph(self.data)
+            if not any(None in port.shape[1:] for port in self.inputs):  # else it needs a sample's shape
+                interpreter.allocate_tensors()
+                own = tuple(tuple(axis or 1 for axis in port.shape) for port in self.inputs)
+                self._interpreters[own] = interpreter
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"{name}: {_reason(error)}") from error
+
+    # What stands in the file
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.data)
+
+    @cached_property
+    def deflated(self) -> int:
+        """Bytes of the file after DEFLATE, see `measure.deflated_bytes`."""
+        return deflated_bytes(self.data)
+
+    @cached_property
+    def inputs(self) -> tuple[Port, ...]:
+        """The inputs, in the order of the signature (the converter sorts it by name), else of the graph."""
+        return self._graph.ports("inputs")
+
+    @cached_property
+    def outputs(self) -> tuple[Port, ...]:
+        """The outputs, in the order of the signature (the converter sorts it by name), else of the graph."""
+        return self._graph.ports("outputs")
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of all subgraphs; nearly all files have one subgraph."""
+        return [tensor for subgraph in self._graph.tensors for tensor in subgraph]
+
+    def ops(self) -> list[Op]:
+        """All operations of all subgraphs, in the order in which they run."""
+        return list(self._graph.ops)
+
+    def values(self, tensor: Tensor) -> NDArray[Any]:
+        """A constant's values as stored; raises ModelError for any other tensor. See `Graph.values`."""
+        return self._graph.values(tensor)
+
+    def weights(self) -> list[Weight]:
+        """The constants that ops multiply or look up, each once. See `Graph.weights`."""
+        return self._graph.weights()
+
+    def float_tensors(self) -> list[str]:
+        """Names of the float tensors that ops work on, but at the border. See `Graph.float_tensors`."""
+        return self._graph.float_tensors()
+
+    # What it does
+
+    def predict(self, x: Inputs, batch_size: int = 32) -> Any:
+        """Return the outputs for N samples: an array (N, ...), or a list of them in the order of `outputs`.
+
+        `x` is (N, ...) in the model's real units, whatever the file stores: a quantized input is quantized
+        here (rounded half to even, as LiteRT's own QUANTIZE does, and clamped), a quantized output
+        dequantized to float32. A model of several inputs takes a list in the order of `inputs`, or a mapping
+        by name. Runs `batch_size` samples at a time if the graph can be resized, else as many as it was
+        made for. Raises DataError when `x` does not fit the inputs (the message has both shapes), ModelError
+        when LiteRT fails.
+        """
+        if batch_size < 1:
+            raise DataError(f"batch_size must be at least 1; got {batch_size}.")
+        arrays = self._checked_inputs(x)
+        count = len(arrays[0])
+        if count == 0:
+            return _single([_empty(port) for port in self.outputs])
+        stored = [_quantized(array, port) for array, port in zip(arrays, self.inputs, strict=True)]
+        batch = self._usable_batch(min(batch_size, count), stored)
+        parts = [self._run(batch, [array[i : i + batch] for array in stored]) for i in range(0, count, batch)]
+        return _single([np.concatenate(arrays) for arrays in zip(*parts, strict=True)])
+
+    def benchmark(self, x: Inputs | None = None, *, runs: int = 50, warmup: int = 10) -> Latency:
+        """Time the invocation, without copying in and out, for one sample: `runs` times after `warmup`.
+
+        `x` is a batch of at least one sample, of which the first is used; without it, random numbers (integer
+        inputs: zeros). A graph that cannot be resized to one sample is timed at its own batch size.
+        """
+        arrays = self._checked_inputs(self._noise() if x is None else x)
+        if len(arrays[0]) == 0 or runs < 1:
+            raise DataError(f"A benchmark needs a sample and a run; got {len(arrays[0])} and {runs}.")
+        sample = [_quantized(array[:1], port) for array, port in zip(arrays, self.inputs, strict=True)]
+        batch = self._usable_batch(1, sample)
+        self._run(batch, sample)
+        interpreter = self._interpreter(_shapes(batch, sample))
+        times = np.empty(warmup + runs)
+        for i in range(len(times)):
+            start = time.perf_counter()
+            interpreter.invoke()
+            times[i] = time.perf_counter() - start
+        milliseconds = times[warmup:] * 1000
+        return Latency(
+            float(np.median(milliseconds)), float(np.percentile(milliseconds, 90)), self.threads, runs, batch
+        )
+
+    def _checked_inputs(self, x: Inputs) -> list[NDArray[Any]]:
+        """Return one array for each input, in the order of `inputs`; raises DataError if they do not fit."""
+        names = [port.name for port in self.inputs]
+        if isinstance(x, Mapping):
+            if set(x) != set(names):
+                raise DataError(f"The model's inputs are {names}; got {sorted(x)}.")
+            arrays = [np.asarray(x[name]) for name in names]
+        else:
+            arrays = [np.asarray(x)] if len(names) == 1 else [np.asarray(array) for array in _as_list(x)]
+        if len(arrays) != len(names):
+            raise DataError(f"The model has {len(names)} inputs, {names}; got {len(arrays)} arrays.")
+        for array, port in zip(arrays, self.inputs, strict=True):
+            if not _fits(array.shape, port.shape):
+                expected = ("N", *("any" if axis is None else axis for axis in port.shape[1:]))
+                raise DataError(
+                    f"The input {port.name!r} expects shape ({', '.join(map(str, expected))}); got {array.shape}."
+                )
+        if len({len(array) for array in arrays}) > 1:
+            raise DataError(f"The inputs {names} must hold as many samples each; got {[len(a) for a in arrays]}.")
+        return arrays
+
+    def _usable_batch(self, batch: int, stored: list[NDArray[Any]]) -> int:
+        """Return `batch` if the graph, resized to it, gives the same first and last row as unresized.
+
+        Else the batch size that the file was made for: a Reshape with a fixed first axis fails at a resize,
+        or mixes samples in silence.
+        """
+        own = self._own_batch
+        key = _shapes(batch, stored)
+        if batch == own:
+            return own
+        if key not in self._batches:
+            self._batches[key] = batch if self._resizes(batch, own, [array[:batch] for array in stored]) else own
+        return self._batches[key]
+
+    def _resizes(self, batch: int, own: int, stored: list[NDArray[Any]]) -> bool:
+        try:
+            resized = self._run(batch, stored)
+        except ModelError:
+            return False
+        last = len(stored[0]) - 1
+        for row in {0, last}:
+            expected = self._run(own, [array[row : row + 1] for array in stored])
+            for port, got, want in zip(self.outputs, resized, expected, strict=True):
+                step = 2 * port.scales[0] if port.scales else 1e-3 * float(np.abs(want).max(initial=0))
+                if got[row : row + 1].shape != want.shape or not np.allclose(got[row], want[0], 1e-3, step):
+                    return False
+        return True
+
+    @property
+    def _own_batch(self) -> int:
+        """The batch size that the file was made for; 1 where it left the batch free."""
+        return self.inputs[0].shape[0] or 1
+
+    def _interpreter(self, shapes: Shapes) -> Any:
+        """Return an interpreter whose inputs have these shapes; raises what LiteRT raises."""
+        if shapes not in self._interpreters:
+            # Each keeps its own packed weights and activations: a few, not one for every sequence length.
+            if len(self._interpreters) >= 3:
+                self._interpreters.clear()
+            interpreter = _interpreter(self.data, self.threads)
+            for port, shape in zip(self.inputs, shapes, strict=True):
+                interpreter.resize_tensor_input(port.index, shape)
+            interpreter.allocate_tensors()
+            self._interpreters[shapes] = interpreter
+        return self._interpreters[shapes]
+
+    def _run(self, batch: int, stored: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the outputs, in real units, for up to `batch` samples; missing ones repeat the last."""
+        count = len(stored[0])
+        fillers = [np.repeat(array[-1:], batch - count, axis=0) for array in stored]
+        try:
+            interpreter = self._interpreter(_shapes(batch, stored))
+            interpreter.reset_all_variables()  # a fused LSTM keeps its state from one invocation to the next
+            for port, array, filler in zip(self.inputs, stored, fillers, strict=True):
+                interpreter.set_tensor(port.index, np.concatenate([array, filler]))
+            interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(_reason(error)) from error
+        outputs = [interpreter.get_tensor(port.index) for port in self.outputs]
+        for port, array in zip(self.outputs, outputs, strict=True):
+            if array.ndim == 0 or len(array) != batch:
+                raise ModelError(
+                    f"The output {port.name!r} has shape {array.shape} for {batch} samples; expected ({batch}, ...)."
+                )
+        return [_dequantized(array[:count], port) for port, array in zip(self.outputs, outputs, strict=True)]
+
+    def _noise(self) -> list[NDArray[Any]] | NDArray[Any]:
+        """Return one random sample for each input, over the whole range of a quantized one."""
+        rng = np.random.default_rng(0)
+        return _single([_random(rng, port) for port in self.inputs])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"Cannot read the model {path}: {error.strerror or error}.") from error
+
+
+def _interpreter(data: bytes, threads: int) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(model_content=data, num_threads=threads)
+
+
+def _reason(error: Exception) -> str:
+    return f"LiteRT cannot run it: {' '.join(str(error).split())}"
+
+
+def _quantized(array: NDArray[Any], port: Port) -> NDArray[Any]:
+    """Return real values as the input stores them: clamp(round(x / scale) + zero_point).
+
+    Raises DataError for values that it cannot store: NaN, or fractions in an integer input.
+    """
+    dtype = np.dtype(port.dtype)
+    if not np.issubdtype(dtype, np.integer):
+        return array.astype(dtype)
+    if not np.isfinite(array).all():
+        raise DataError(f"The input {port.name!r} stores integers; got NaN or infinity.")
+    if port.scales:
+        limits = np.iinfo(dtype)
+        steps = np.rint(array.astype(np.float32) / np.float32(port.scales[0])) + port.zero_points[0]
+        return np.clip(steps, limits.min, limits.max).astype(dtype)
+    stored = array.astype(dtype)
+    if not np.array_equal(stored, array):
+        raise DataError(f"The input {port.name!r} takes {dtype} numbers; got values that are not.")
+    return stored
+
+
+def _dequantized(array: NDArray[Any], port: Port) -> NDArray[Any]:
+    """Return an output in real units: scale * (stored - zero_point) in float32; as it is if not quantized."""
+    if not port.scales:
+        return array
+    return (array.astype(np.float32) - np.float32(port.zero_points[0])) * np.float32(port.scales[0])
+
+
+def _empty(port: Port) -> NDArray[Any]:
+    """Return what `_dequantized` gives for no sample."""
+    return _dequantized(np.zeros((0, *(axis or 0 for axis in port.shape[1:])), port.dtype), port)
+
+
+def _random(rng: np.random.Generator, port: Port) -> NDArray[Any]:
+    shape = (1, *(axis or 1 for axis in port.shape[1:]))
+    dtype = np.dtype(port.dtype)
+    if not np.issubdtype(dtype, np.integer):
+        return rng.standard_normal(shape).astype(dtype)
+    if not port.scales:
+        return np.zeros(shape, dtype)  # often an index into a table, where 0 always exists
+    limits = np.iinfo(dtype)
+    return _dequantized(rng.integers(limits.min, limits.max, shape, endpoint=True), port)
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    if len(shape) != len(expected) or not shape:
+        return False
+    return all(axis in (None, size) for size, axis in zip(shape[1:], expected[1:], strict=True))
+
+
+def _shapes(batch: int, stored: list[NDArray[Any]]) -> Shapes:
+    return tuple((batch, *array.shape[1:]) for array in stored)
+
+
+def _as_list(x: Any) -> list[Any]:
+    return list(x) if isinstance(x, (list, tuple)) else [x]
+
+
+def _single(arrays: list[NDArray[Any]]) -> Any:
+    return arrays[0] if len(arrays) == 1 else arrays

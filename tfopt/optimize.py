@@ -1,0 +1,209 @@
+"""optimize: the one loop from a trained model to a verified, smaller file."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfopt import bridge, models
+from tfopt.data import Augmentation, Dataset, Preprocessing, fit_to_model, load_data
+from tfopt.errors import ModelError
+from tfopt.export import Export, build
+from tfopt.files import output_folder, write_atomically
+from tfopt.legacy import tf_keras
+from tfopt.litert import LiteModel
+from tfopt.measure import agreement
+from tfopt.progress import Progress
+from tfopt.recipe import Recipe
+from tfopt.report import Report, measured_row
+from tfopt.stages import Stage
+from tfopt.stages.promise import Promise
+from tfopt.training import choose_augmentation, choose_loss, make_optimizer
+
+# How the rows before the last one are measured: as a float file, so that each shows its own step alone.
+FLOAT = Export(weights="float32", activations="float32")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `optimize` returns.
+
+    Attributes:
+        model: the compressed model, in the kind of Keras that came in; its kernels hold the values of the file.
+        lite: the `.tflite`.
+        report: a row per step.
+        recipe: as it was carried out.
+        data: what the data set was and what the model is fed, in words.
+    """
+
+    model: Any
+    lite: LiteModel
+    report: Report
+    recipe: Recipe
+    data: dict[str, Any]
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write `model.tflite`, `model.keras`, `recipe.json`, `report.json` and `data.json` into `folder`.
+
+        All or nothing: the folder appears when everything in it is written. Raises `OutputError` when it
+        exists (unless `overwrite`) or cannot be written.
+        """
+        with output_folder(folder, overwrite=overwrite) as new:
+            write_atomically(new / "model.tflite", self.lite.data)
+            models.save_model(self.model, new / "model.keras")
+            write_atomically(new / "recipe.json", self.recipe.to_json())
+            write_atomically(new / "report.json", self.report.to_json())
+            write_atomically(new / "data.json", json.dumps(self.data, indent=2) + "\n")
+        return Path(folder)
+
+
+def optimize(model: Any, recipe: Recipe, data: Any, *, quiet: bool = False) -> Result:
+    """Carry out `recipe` on a copy of `model` and prove the file that comes out.
+
+    Args:
+        model: a Keras 3 or tf_keras model, or the path of one. It is not changed.
+        recipe: the stages, how they are trained and what is exported.
+        data: a `Dataset`, or anything that `load_data` takes.
+        quiet: no progress on stderr.
+
+    Raises:
+        ModelError, DataError, RecipeError: before training, for what cannot work.
+        PromiseError: the training or the file does not hold what the recipe promises.
+    """
+    progress = Progress(quiet=quiet)
+    model = models.load_model(model) if isinstance(model, str | Path) else model
+    return _Run(model, recipe, data_for(model, data), progress).result()
+
+
+def data_for(model: Any, source: Any, *, preprocess: str | None = None, limit: int | None = None) -> Dataset:
+    """`load_data(source)` with images brought to the size and colours that `model` expects.
+
+    `model` is a Keras model or a `LiteModel`; `preprocess` the name of a `Preprocessing` ("raw", "unit",
+    "symmetric"); `limit` the most samples in each part.
+    """
+    if isinstance(source, Dataset):
+        return source
+    shape = tuple(model.inputs[0].shape)[1:]
+    is_folder = isinstance(source, str | Path) and Path(source).is_dir()
+    if not is_folder or len(shape) != 3:
+        named = Preprocessing.named(preprocess) if preprocess else None
+        return load_data(source, preprocessing=named, limit=limit)
+    size = (shape[0], shape[1]) if shape[0] and shape[1] else None
+    color = {1: "grayscale", 3: "rgb"}.get(shape[2])
+    return load_data(
+        source, preprocessing=Preprocessing.named(preprocess or "raw"), size=size, color=color, limit=limit
+    )
+
+
+class _Run:
+    """The state of one run: the model as it stands, what was established, and the rows so far."""
+
+    def __init__(self, model: Any, recipe: Recipe, data: Dataset, progress: Progress) -> None:
+        self.model, self.recipe, self.data, self.progress = model, recipe, data, progress
+        training = recipe.training
+        tf_keras().utils.set_random_seed(training.seed)
+        self.plain = bridge.to_tf_keras(model)
+        _require_one_input_and_output(self.plain)
+        fit_to_model(data, self.plain.input_shape[1:], self.plain.output_shape[-1])
+        self.loss = choose_loss(self.plain, training, data)
+        make_optimizer(training, training.learning_rate, 1)  # a wrong name should fail now
+        self.steps = data.steps(training.batch_size)
+        self._rehearse()
+        self.report = Report(recipe.to_dict())
+
+    def _rehearse(self) -> None:
+        """Apply every stage to the untouched model: what cannot work says so before hours of training."""
+        established: set[str] = set()
+        for stage in self.recipe.stages:
+            stage.apply(self.plain, steps=stage.epochs * self.steps, keep=established)
+            established |= {stage.establishes} - {None}  # type: ignore[arg-type]
+
+    def result(self) -> Result:
+        self.progress.say("measuring the untouched model")
+        augmentation, notes = choose_augmentation(self.plain, self.recipe.training, self.data)
+        self._add_row("original", self.plain, FLOAT, [*self.data.describe(), *notes])
+        established: set[str] = set()
+        promises: list[Promise] = []
+        trained = self.plain
+        for position, stage in enumerate(self.recipe.stages):
+            started = time.perf_counter()
+            notes = stage.notes(self.plain)
+            trained = self._train(stage, position, established, augmentation)
+            self.plain = stage.strip(trained)
+            promises = [*promises, *stage.promises(self.plain)]
+            established |= {stage.establishes} - {None}  # type: ignore[arg-type]
+            if not stage.last:  # the row of the last one is the exported file
+                self._add_row(type(stage).__name__, self.plain, FLOAT, notes, started)
+        final = trained if self.recipe.stages and self.recipe.stages[-1].last else self.plain
+        lite = self._export(final, promises, notes if final is trained else [], started)
+        model = bridge.to_keras(self.plain, like=self.model)
+        return Result(model, lite, self.report, self.recipe, _described(self.data))
+
+    def _train(self, stage: Stage, position: int, established: set[str], augmentation: Augmentation | None) -> Any:
+        training = self.recipe.training
+        steps = stage.epochs * self.steps
+        model = stage.apply(self.plain, steps=steps, keep=established)
+        stage.calibrate(model, self.data.representative(512, seed=training.seed))
+        if not steps:
+            return model
+        model.compile(
+            optimizer=make_optimizer(training, stage.learning_rate or training.learning_rate, steps),
+            loss=self.loss,
+            metrics=["accuracy"] if self.data.task != "regression" else ["mae"],
+        )
+        batches = self.data.batches(
+            "train", training.batch_size, shuffle=True, seed=training.seed + position, augment=augmentation
+        )
+        label = f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}"
+        callbacks = [*stage.callbacks(), tf_keras().callbacks.TerminateOnNaN(), self.progress.callback(label)]
+        model.fit(
+            batches,
+            epochs=stage.epochs,
+            validation_data=self.data.batches("validation", 256),
+            callbacks=callbacks,
+            verbose=0,
+        )
+        return model
+
+    def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:
+        settings = self.recipe.export
+        self.progress.say("exporting")
+        lite, found = build(model, settings, self.data, promises, self.plain)
+        notes = [*notes, *found]
+        if self.data.task == "classification":
+            x = self.data.test.x(slice(0, 1000))
+            same = agreement(lite.predict(x), model.predict(x, verbose=0))
+            notes.append(f"the file and the Keras model agree on {same:.1%} of {len(x):,} test samples")
+        name = f"exported {settings.weights}"
+        row = measured_row(name, lite, self.data, seconds=time.perf_counter() - started, notes=notes)
+        self.report.rows.append(row)
+        return lite
+
+    def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
+        started = time.perf_counter() if started is None else started
+        lite, _ = build(model, settings)
+        row = measured_row(step, lite, self.data, seconds=time.perf_counter() - started, notes=notes)
+        self.report.rows.append(row)
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())
+        self.progress.say(f"{step}: {metrics}, {row.deflated_bytes:,} bytes deflated")
+
+
+def _require_one_input_and_output(model: Any) -> None:
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ModelError(
+            f"optimize trains models with one input and one output; '{model.name}' has {len(model.inputs)} and "
+            f"{len(model.outputs)}. Use the stages by hand with your own fit: stage.apply, fit, stage.strip."
+        )
+
+
+def _described(data: Dataset) -> dict[str, Any]:
+    """What whoever runs the file needs to know of the data."""
+    return {
+        "description": data.describe(),
+        "input_shape": list(data.input_shape),
+        "preprocessing": data.preprocessing.to_dict(),
+        "class_names": list(data.class_names) if data.class_names else None,
+        "fingerprint": data.fingerprint,
+    }

@@ -1,0 +1,74 @@
+"""What a person sees while training runs: a live line per epoch in a terminal, a plain line in a log."""
+
+import functools
+import sys
+import time
+from typing import Any, TextIO
+
+
+class Progress:
+    """Says on `stream` (stderr by default) what is going on; `quiet` says nothing."""
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        from rich.console import Console
+
+        self.console = Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False)
+
+    def callback(self, label: str) -> Any:
+        """A tf_keras callback that shows the epochs of one `fit`."""
+        return _callback_class()(self, label)
+
+
+@functools.cache
+def _callback_class() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from tfopt.legacy import tf_keras
+
+    class EpochLines(tf_keras().callbacks.Callback):  # type: ignore[misc, name-defined]
+        # Without this, tf_keras copies the logs to NumPy after every batch, which waits for the batch.
+        _supports_tf_logs = True
+
+        def __init__(self, progress: Progress, label: str) -> None:
+            super().__init__()
+            self._progress, self._label = progress, label
+            self._bar: Any = None
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            del logs
+            self._started = time.perf_counter()
+            self._title = f"{self._label} epoch {epoch + 1}/{self.params['epochs']}"
+            if self._progress.console.is_terminal and not self._progress.console.quiet:
+                self._bar = Bar(
+                    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                    console=self._progress.console, transient=True,
+                )  # fmt: skip
+                self._task = self._bar.add_task(self._title, total=self.params["steps"])
+                self._bar.start()
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            del logs
+            if self._bar:
+                self._bar.update(self._task, completed=batch + 1)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            del epoch
+            self._stop()
+            values = "  ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items())
+            self._progress.say(f"{self._title}  {values}  {time.perf_counter() - self._started:.0f} s")
+
+        def on_train_end(self, logs: Any = None) -> None:
+            del logs
+            self._stop()
+
+        def _stop(self) -> None:
+            if self._bar:
+                self._bar.stop()
+                self._bar = None
+
+    return EpochLines

@@ -1,0 +1,157 @@
+"""Recipe: what is to be done, as data. It holds no live object, so it is a JSON file too."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+
+from tfopt.errors import RecipeError
+from tfopt.export import Export
+from tfopt.stages import STAGES, Stage
+from tfopt.stages.stage import CONFIG
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Training:
+    """How every stage is trained.
+
+    Attributes:
+        optimizer: a tf_keras optimizer by name.
+        learning_rate: at the start of each stage, unless the stage has its own.
+        schedule: "cosine" (down to zero within each stage, Loshchilov & Hutter 2016) or "constant".
+        batch_size: samples a step.
+        loss: a tf_keras loss by name; None takes the loss that the model was compiled with, else the one
+            that fits labels and outputs.
+        seed: of shuffling, augmentation and whatever else is random.
+        horizontal_flip, shift: random augmentation of training images: mirrored or not, and moved by up to
+            this share of height and width. Each is left out, and the report says so, when the model given
+            cannot recognise images changed in that way.
+    """
+
+    optimizer: str = "adam"
+    learning_rate: PositiveFloat = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
+    batch_size: PositiveInt = 64
+    loss: str | None = None
+    seed: int = 0
+    horizontal_flip: bool = False
+    shift: NonNegativeFloat = Field(default=0.0, lt=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Recipe:
+    """Stages in order, how to train them, and what file to write at the end.
+
+    Raises `RecipeError` when the stages contradict each other: a stage that would lose what an earlier one
+    established, or one that follows `Quantize`.
+    """
+
+    stages: tuple[SerializeAsAny[Stage], ...]
+    training: Training = dataclasses.field(default_factory=Training)
+    export: Export = dataclasses.field(default_factory=Export)
+    name: str = "recipe"
+
+    def __post_init__(self) -> None:
+        established: dict[str, str] = {}
+        for position, stage in enumerate(self.stages):
+            kind = type(stage).__name__
+            if stage.last and position != len(self.stages) - 1:
+                raise RecipeError(f"{kind} must be the last stage: its trained graph is what gets exported.")
+            if lost := sorted(set(established) - stage.preserves):
+                raise RecipeError(
+                    f"{kind} would lose the {lost[0]} that {established[lost[0]]} established. "
+                    f"Put {kind} before {established[lost[0]]}."
+                )
+            if stage.establishes:
+                established[stage.establishes] = kind
+        if self.stages and self.stages[-1].last and self.export.activations != "int8":
+            raise RecipeError(
+                f"{type(self.stages[-1]).__name__} trains for int8 weights and activations, but the export asks for "
+                f"{self.export.weights} weights and {self.export.activations} activations. "
+                'Use Export(weights="int8", activations="int8").'
+            )
+
+    def scaled(self, epochs_factor: float) -> "Recipe":
+        """The same recipe with all epochs multiplied (at least 1 where there was 1)."""
+        stages = tuple(
+            dataclasses.replace(stage, epochs=max(1, round(stage.epochs * epochs_factor)) if stage.epochs else 0)
+            for stage in self.stages
+        )
+        return dataclasses.replace(self, stages=stages)
+
+    def seeded(self, seed: int) -> "Recipe":
+        """The same recipe with another seed."""
+        return dataclasses.replace(self, training=dataclasses.replace(self.training, seed=seed))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; each stage says its class under "stage"."""
+        return {
+            "name": self.name,
+            "stages": [{"stage": type(stage).__name__, **dataclasses.asdict(stage)} for stage in self.stages],
+            "training": dataclasses.asdict(self.training),
+            "export": dataclasses.asdict(self.export),
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """The recipe that `to_dict` wrote. Raises `RecipeError` for unknown stages, keys and values."""
+        if not isinstance(values, dict):
+            raise RecipeError(f"A recipe must be a JSON object with 'stages'; got {type(values).__name__}.")
+        values = {**values, "stages": tuple(_stage(stage) for stage in values.get("stages", ()))}
+        return _validated(cls, values, "recipe")
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"The recipe is not valid JSON: {error}.") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """Read a `recipe.json`."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
+
+
+def _stage(values: Any) -> Stage:
+    classes = {stage.__name__: stage for stage in STAGES}
+    if isinstance(values, Stage):
+        return values
+    if not isinstance(values, dict) or values.get("stage") not in classes:
+        given = values.get("stage") if isinstance(values, dict) else values
+        raise RecipeError(f"Unknown stage {given!r}. Known: {', '.join(classes)}.")
+    rest = {key: value for key, value in values.items() if key != "stage"}
+    return _validated(classes[values["stage"]], rest, values["stage"])
+
+
+def _validated(cls: Any, values: dict[str, Any], where: str) -> Any:
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise RecipeError(explain(error, where)) from error
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """One line for pydantic's findings: where, what came, what was expected."""
+    findings = [
+        f"{'.'.join(str(part) for part in (where, *problem['loc']))} = {problem['input']!r}: {problem['msg']}"
+        for problem in error.errors()
+    ]
+    return "; ".join(findings) + "."

@@ -1,0 +1,120 @@
+"""The report: a row per step, all measured on files and on the same test set."""
+
+import dataclasses
+import io
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tfopt.data import Dataset
+from tfopt.litert import LiteModel
+from tfopt.measure import metrics_for, unique_weights
+
+LATENCY_RUNS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One step, measured on its `.tflite`.
+
+    Attributes:
+        metrics: on the full test set, e.g. {"accuracy": 0.87}.
+        parameters, nonzero_parameters: numbers in the kernels and biases of the file.
+        max_unique_weights: the largest number of different values in one kernel.
+        bytes, deflated_bytes: of the file, and after zlib at level 9.
+        latency_ms: median for one sample on one thread, in milliseconds.
+        seconds: what the step took, training and measuring.
+    """
+
+    step: str
+    metrics: dict[str, float]
+    parameters: int
+    nonzero_parameters: int
+    max_unique_weights: int
+    bytes: int
+    deflated_bytes: int
+    latency_ms: float | None
+    seconds: float
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows from the untouched model to the exported file, and the recipe that led there."""
+
+    recipe: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"recipe": self.recipe, "rows": [dataclasses.asdict(row) for row in self.rows]}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def table(self) -> Any:
+        """The rows as a `rich.table.Table`."""
+        from rich.table import Table
+
+        names = list(self.rows[0].metrics) if self.rows else []
+        table = Table(title=str(self.recipe.get("name", "report")), title_justify="left")
+        table.add_column("step")
+        for name in [*names, "nonzero", "unique", "bytes", "deflated", "ms", "seconds"]:
+            table.add_column(name, justify="right")
+        for row in self.rows:
+            table.add_row(
+                row.step,
+                *(f"{row.metrics[name]:.4f}" for name in names),
+                f"{row.nonzero_parameters:,} / {row.parameters:,}",
+                f"{row.max_unique_weights:,}",
+                f"{row.bytes:,}",
+                f"{row.deflated_bytes:,}",
+                "-" if row.latency_ms is None else f"{row.latency_ms:.3f}",
+                f"{row.seconds:.0f}",
+            )
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        text = io.StringIO()
+        console = Console(file=text, width=120)
+        console.print(self.table())
+        for row in self.rows:
+            for note in row.notes:
+                console.print(f"{row.step}: {note}", highlight=False, markup=False)
+        return text.getvalue().rstrip()
+
+
+def measured_row(
+    step: str, lite: LiteModel, data: Dataset, *, seconds: float, notes: list[str], latency: bool = True
+) -> Row:
+    """Measure a file: metrics on the full test set, size, and the latency of one sample."""
+    predictions = lite.predict(data.test.x())
+    kernels = [weight.values for weight in lite.weights()]
+    parameters = _parameters(lite)
+    return Row(
+        step=step,
+        metrics=metrics_for(data.task, predictions, data.test.y()),
+        parameters=sum(values.size for values in parameters),
+        nonzero_parameters=sum(int((values != 0).sum()) for values in parameters),
+        max_unique_weights=max((unique_weights(values) for values in kernels), default=0),
+        bytes=lite.size,
+        deflated_bytes=lite.deflated,
+        latency_ms=lite.benchmark(runs=LATENCY_RUNS).median_ms if latency else None,
+        seconds=seconds,
+        notes=notes,
+    )
+
+
+# Position of the bias among the operands of those operators that have one.
+BIAS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "CONV_3D": 2}
+
+
+def _parameters(lite: LiteModel) -> list[np.ndarray]:
+    """Kernels and biases in the file."""
+    tensors = {tensor.index: tensor for tensor in lite.tensors()}
+    biases = {op.inputs[BIAS[op.name]] for op in lite.ops() if op.name in BIAS and len(op.inputs) > BIAS[op.name]}
+    constants = [tensors[index] for index in sorted(biases) if index >= 0 and tensors[index].constant]
+    return [*(weight.values for weight in lite.weights()), *(lite.values(tensor) for tensor in constants)]

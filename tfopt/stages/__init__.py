@@ -1,0 +1,11 @@
+"""The stages of a recipe, each a frozen config with the functions that carry it out."""
+
+from tfopt.stages.cluster import Cluster
+from tfopt.stages.fine_tune import FineTune
+from tfopt.stages.prune import Prune
+from tfopt.stages.quantize import Quantize
+from tfopt.stages.stage import Stage
+
+STAGES: tuple[type[Stage], ...] = (FineTune, Prune, Cluster, Quantize)
+
+__all__ = ["STAGES", "Cluster", "FineTune", "Prune", "Quantize", "Stage"]

@@ -1,0 +1,37 @@
+"""FineTune: ordinary training, which keeps the zeros that an earlier stage made."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from tfopt.legacy import tfmot
+from tfopt.stages.prune import hold_zeros, masked_weights
+from tfopt.stages.rules import choose
+from tfopt.stages.stage import CONFIG, Stage
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class FineTune(Stage):
+    """Train all layers, or those that the rules leave on.
+
+    A rule `(pattern, False)` in `layers` freezes the layers it matches. After a pruning stage the zeros stay
+    zeros. Clusters cannot be kept by plain training: give `Cluster` more epochs instead.
+    """
+
+    preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
+
+    def callbacks(self) -> list[Any]:
+        return [tfmot().sparsity.keras.UpdatePruningStep()]
+
+    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
+        del steps
+        layers = [layer for layer in legacy.layers if layer.weights]
+        settings = choose(self.layers, layers, {layer.name: layer.trainable for layer in layers})
+        for layer in layers:
+            layer.trainable = bool(settings[layer.name])
+        return hold_zeros(legacy) if "sparsity" in keep else legacy
+
+    def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
+        del plain
+        return masked_weights(layer)

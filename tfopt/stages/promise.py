@@ -1,0 +1,77 @@
+"""What a stage promises of a kernel, checked on the Keras model and again in the `.tflite`."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from tfopt import measure
+
+
+class Promise(Protocol):
+    """A property of one kernel, named by the layer that holds it."""
+
+    layer: str
+
+    def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
+        """None when `values` keeps the promise, else what is wrong, e.g. 'sparsity 0.48, promised 0.50'."""
+
+    def after_folding(self) -> "Promise":
+        """What is left of the promise when BatchNorm is folded into the kernel, channel by channel."""
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """At least `at_least` of the weights are exactly zero."""
+
+    layer: str
+    at_least: float
+
+    def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
+        del channel_axis
+        # TF-MOT rounds the number of kept weights, so the target is met up to half a weight.
+        found = np.count_nonzero(values == 0)
+        if found + 0.5 >= self.at_least * values.size:
+            return None
+        return f"sparsity {found / values.size:.4f}, promised {self.at_least:.4f}"
+
+    def after_folding(self) -> "Sparsity":
+        return self  # a zero times a factor is a zero
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """At most `at_most` different values, in the whole kernel or in each output channel."""
+
+    layer: str
+    at_most: int
+    per_channel: bool = False
+
+    def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
+        found = measure.unique_weights(values, axis=channel_axis if self.per_channel else None)
+        if found <= self.at_most:
+            return None
+        where = "in one output channel" if self.per_channel else "in the kernel"
+        return f"{found} different weights {where}, promised at most {self.at_most}"
+
+    def after_folding(self) -> "Clusters":
+        return replace(self, per_channel=True)  # each channel is multiplied by a factor of its own
+
+
+@dataclass(frozen=True)
+class MByN:
+    """At least m zeros in every n consecutive input channels (Nvidia's 2:4 pattern and its relatives)."""
+
+    layer: str
+    m: int
+    n: int
+
+    def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
+        # The pattern runs along the inputs of an output channel, so put the output channels last as Keras does.
+        kernel = np.moveaxis(values, channel_axis, -1)
+        if measure.m_by_n_holds(kernel, self.m, self.n):
+            return None
+        return f"fewer than {self.m} zeros in some {self.n} consecutive weights"
+
+    def after_folding(self) -> "MByN":
+        return self

@@ -1,0 +1,344 @@
+"""Prune: set the least important weights to zero and train the others (Zhu & Gupta 2017, arXiv:1710.01878)."""
+
+import functools
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from tfopt.errors import ModelError, RecipeError
+from tfopt.legacy import tf_keras, tfmot, tfmot_module
+from tfopt.stages.kernels import SPARED_BY_DEFAULT, kernel, kernel_index, require_kernels, unknown_kernels
+from tfopt.stages.promise import MByN, Promise, Sparsity
+from tfopt.stages.rules import Setting, choose
+from tfopt.stages.stage import CONFIG, Stage, inner, kernel_layers
+
+DEFAULT_SPARSITY = 0.5
+# A polynomial ramp ends after this share of the steps; the rest lets the survivors recover at full sparsity.
+RAMP = 0.7
+# How many times the mask is recomputed during the ramp, at most.
+MASK_UPDATES = 100
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Prune(Stage):
+    """Magnitude, random or threshold pruning through TF-MOT's wrapper and schedules.
+
+    Attributes:
+        final_sparsity: share of zeros in each kernel at the end, 0 <= s < 1 (0.5 when nothing else says it).
+            A rule `(pattern, number)` in `layers` replaces it for the layers it matches.
+        initial_sparsity: share of zeros at `begin_step` of the polynomial schedule.
+        schedule: "polynomial" (from initial to final sparsity), "constant" (the full sparsity from
+            `begin_step` on, the mask still moving) or "one-shot" (one mask before the first step).
+        power: exponent of the polynomial, 3 in the paper.
+        begin_step, end_step, frequency: in training steps. By default the schedule fits the steps that
+            `apply` is told, ends on a mask update, and leaves the last 30 % for recovery.
+        block_size: (height, width) of the blocks that fall together, for Dense kernels.
+        block_pooling_type: how a block's importance is pooled, "AVG" or "MAX".
+        sparsity_m_by_n: (m, n): m zeros in every n consecutive weights, e.g. (2, 4). One-shot.
+        importance: "magnitude"; "random" (a baseline); "threshold" (all weights under `threshold` fall; one-shot).
+        threshold: absolute value under which a weight falls, in units of the weight.
+        policy: "xnnpack" prunes only what XNNPACK's sparse inference accelerates (1x1 convolutions between
+            a 3x3 stride-2 stem and a global pooling with keepdims); another layout is an error.
+        seed: of the random importance.
+    """
+
+    final_sparsity: float | None = Field(default=None, ge=0, lt=1)
+    initial_sparsity: float = Field(default=0.0, ge=0, lt=1)
+    schedule: Literal["polynomial", "constant", "one-shot"] = "polynomial"
+    power: PositiveFloat = 3.0
+    begin_step: NonNegativeInt = 0
+    end_step: PositiveInt | None = None
+    frequency: PositiveInt | None = None
+    block_size: tuple[PositiveInt, PositiveInt] = (1, 1)
+    block_pooling_type: Literal["AVG", "MAX"] = "AVG"
+    sparsity_m_by_n: tuple[PositiveInt, PositiveInt] | None = None
+    importance: Literal["magnitude", "random", "threshold"] = "magnitude"
+    threshold: PositiveFloat | None = None
+    policy: Literal["xnnpack"] | None = None
+    seed: int = 0
+
+    establishes: ClassVar[str | None] = "sparsity"
+    preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
+
+    def __post_init__(self) -> None:
+        if (self.importance == "threshold") != (self.threshold is not None):
+            raise RecipeError('importance="threshold" and threshold=... belong together; give both or neither.')
+        if self.final_sparsity is not None and (self.threshold is not None or self.sparsity_m_by_n):
+            raise RecipeError(
+                "final_sparsity contradicts threshold and sparsity_m_by_n, which decide the sparsity themselves; "
+                "leave it out."
+            )
+        if self.sparsity_m_by_n and not self.sparsity_m_by_n[0] < self.sparsity_m_by_n[1]:
+            raise RecipeError(f"sparsity_m_by_n=(m, n) needs m < n, e.g. (2, 4); got {self.sparsity_m_by_n}.")
+        if self.sparsity_m_by_n and self.importance != "magnitude":
+            raise RecipeError('sparsity_m_by_n goes with importance="magnitude" only.')
+        if self.initial_sparsity > self._target:
+            raise RecipeError(
+                f"initial_sparsity {self.initial_sparsity} is above final_sparsity {self._target}; a schedule goes up."
+            )
+
+    @property
+    def _target(self) -> float:
+        if self.sparsity_m_by_n:
+            return self.sparsity_m_by_n[0] / self.sparsity_m_by_n[1]
+        return DEFAULT_SPARSITY if self.final_sparsity is None else self.final_sparsity
+
+    @property
+    def _one_shot(self) -> bool:
+        return self.schedule == "one-shot" or self.importance == "threshold" or self.sparsity_m_by_n is not None
+
+    def callbacks(self) -> list[Any]:
+        return [tfmot().sparsity.keras.UpdatePruningStep()]
+
+    def promises(self, model: Any) -> list[Promise]:
+        chosen = self._chosen(model)
+        if self.threshold is not None:
+            return []  # how many weights fall is the weights' own affair
+        if self.sparsity_m_by_n:
+            m, n = self.sparsity_m_by_n
+            return [MByN(layer=name, m=m, n=n) for name in chosen]
+        blocks = self.block_size != (1, 1)
+        layers = {layer.name: layer for layer in model.layers}
+        return [
+            Sparsity(layer=name, at_least=self._whole_blocks(layers[name], target) if blocks else target)
+            for name, target in chosen.items()
+        ]
+
+    def notes(self, model: Any) -> list[str]:
+        chosen = self._chosen(model)
+        alone = [layer.name for layer in kernel_layers(model) if layer.name not in chosen]
+        return [f"not pruned: {name}" for name in [*alone, *unknown_kernels(model)]]
+
+    def _chosen(self, model: Any) -> dict[str, float]:
+        """Target sparsity by layer name, for the layers that are pruned."""
+        require_kernels(model, "prune")
+        layers = kernel_layers(model)
+        default: dict[str, Setting] = {layer.name: self._by_default(layer) for layer in layers}
+        if self.policy == "xnnpack":
+            default.update(self._xnnpack(model, layers))
+        settings = choose(self.layers, layers, default)
+        chosen = {
+            name: self._target if setting is True else float(setting)
+            for name, setting in settings.items()
+            if setting is not False
+        }
+        for name, target in chosen.items():
+            if not 0 <= target < 1:
+                raise RecipeError(f"Layer '{name}': a sparsity must lie in 0 <= s < 1; the rule says {target}.")
+        if not chosen:
+            raise RecipeError("Prune would leave every layer alone: its rules switch all of them off.")
+        return chosen
+
+    def _by_default(self, layer: Any) -> bool:
+        if type(layer).__name__ in SPARED_BY_DEFAULT:
+            return False
+        shape = kernel(layer).shape
+        if self.block_size != (1, 1):
+            return len(shape) == 2
+        return self.sparsity_m_by_n is None or len(shape) in (2, 4)
+
+    def _xnnpack(self, model: Any, layers: list[Any]) -> dict[str, Setting]:
+        policy = tfmot().sparsity.keras.PruneForLatencyOnXNNPack()
+        try:
+            policy.ensure_model_supports_pruning(model)
+        except ValueError as error:
+            raise ModelError(
+                f'policy="xnnpack" cannot speed up this model: {error}. Leave the policy out to prune for size.'
+            ) from error
+        return {layer.name: bool(policy.allow_pruning(layer)) for layer in layers}
+
+    def _whole_blocks(self, layer: Any, target: float) -> float:
+        """The share of weights that fall when the share `target` of blocks falls, at least.
+
+        Blocks at the rim of a kernel that is no multiple of the block are smaller, so in the worst case
+        they are the ones that fall.
+        """
+        height, width = kernel(layer).shape
+        rows, columns = (-(-height // self.block_size[0]), -(-width // self.block_size[1]))
+        sizes = sorted(
+            min(self.block_size[0], height - row * self.block_size[0])
+            * min(self.block_size[1], width - column * self.block_size[1])
+            for row in range(rows)
+            for column in range(columns)
+        )
+        fallen = len(sizes) - max(round(len(sizes) * (1 - target)), 1)
+        return sum(sizes[:fallen]) / (height * width)
+
+    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
+        del keep  # zeros have the smallest magnitude, so they stay zeros
+        chosen = self._chosen(legacy)
+        if steps == 0 and not self._one_shot:
+            raise RecipeError(
+                f'schedule="{self.schedule}" needs training steps to reach its target and got none. '
+                'Give epochs, or schedule="one-shot".'
+            )
+        wrapped = wrap_for_pruning(
+            legacy,
+            {name: self._settings(target, steps) for name, target in chosen.items()},
+            functools.partial(_scored_pruning(), importance=self.importance, threshold=self.threshold, seed=self.seed),
+        )
+        if self._one_shot:
+            for layer in pruned_layers(wrapped):
+                self._prune_now(layer)
+        return wrapped
+
+    def _settings(self, target: float, steps: int) -> dict[str, Any]:
+        """Keyword arguments of TF-MOT's pruning wrapper for one layer."""
+        return {
+            "pruning_schedule": self._schedule(target, steps),
+            "block_size": self.block_size,
+            "block_pooling_type": self.block_pooling_type,
+            "sparsity_m_by_n": self.sparsity_m_by_n,
+        }
+
+    def _schedule(self, target: float, steps: int) -> Any:
+        sparsity = tfmot().sparsity.keras
+        if self._one_shot:
+            return sparsity.ConstantSparsity(target, begin_step=1, end_step=1, frequency=1)
+        end = self.end_step or max(self.begin_step + 1, round(RAMP * steps))
+        frequency = self.frequency or max(1, (end - self.begin_step) // MASK_UPDATES)
+        if not self.end_step:  # end on a mask update: TF-MOT would stop short of the target otherwise
+            end = self.begin_step + (end - self.begin_step) // frequency * frequency
+        if end > steps or end <= self.begin_step or (end - self.begin_step) % frequency:
+            raise RecipeError(
+                f"The pruning schedule would never reach {target}: begin_step {self.begin_step}, end_step {end}, "
+                f"frequency {frequency}, but training runs {steps} steps. end_step must lie after begin_step, "
+                "within the steps, and a multiple of frequency after begin_step. Leave them out to have them computed."
+            )
+        if self.schedule == "constant":
+            return sparsity.ConstantSparsity(target, begin_step=self.begin_step, end_step=end, frequency=frequency)
+        return sparsity.PolynomialDecay(
+            initial_sparsity=min(self.initial_sparsity, target),
+            final_sparsity=target,
+            begin_step=self.begin_step,
+            end_step=end,
+            power=self.power,
+            frequency=frequency,
+        )
+
+    def _prune_now(self, layer: Any) -> None:
+        layer.pruning_step.assign(1)
+        layer.pruning_obj.conditional_mask_update()
+        layer.pruning_obj.weight_mask_op()
+        (weight, mask, _), *_ = layer.pruning_vars
+        zeros = int(np.sum(mask.numpy() == 0))
+        if self.threshold is not None and zeros in (0, mask.shape.num_elements()):
+            raise RecipeError(
+                f"threshold {self.threshold} prunes {'nothing' if zeros == 0 else 'all'} of layer "
+                f"'{layer.layer.name}'. Choose another, or leave the layer out with a rule."
+            )
+
+    def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
+        del plain
+        return masked_weights(layer)
+
+    def _advice(self) -> str:
+        return (
+            "The fit must run the steps that apply() was told, with the stage's callbacks(): "
+            "fit(..., callbacks=[*stage.callbacks()])."
+        )
+
+
+def wrap_for_pruning(legacy: Any, settings: dict[str, dict[str, Any]], wrapper: Any) -> Any:
+    """A copy of `legacy` whose layers named in `settings` are wrapped; weights copied."""
+
+    def wrap(layer: Any) -> Any:
+        copy = layer.__class__.from_config(layer.get_config())
+        if layer.name not in settings:
+            return copy
+        # TF-MOT's registry knows few layers; one that brings this method is taken as it is.
+        copy.get_prunable_weights = lambda: [kernel(copy)]
+        return wrapper(copy, **settings[layer.name])
+
+    wrapped = tf_keras().models.clone_model(legacy, clone_function=wrap)
+    for source, target in zip(legacy.layers, wrapped.layers, strict=True):
+        target.set_weights(source.get_weights())  # the wrapper passes them to the layer inside
+    return wrapped
+
+
+def masked_weights(layer: Any) -> list[np.ndarray]:
+    """Weights of a layer, wrapped or not; the last step of training may have moved masked ones off zero."""
+    weights = [np.asarray(weight) for weight in inner(layer).get_weights()]
+    if hasattr(layer, "pruning_vars"):
+        (_, mask, _), *_ = layer.pruning_vars  # one kernel a layer
+        weights[kernel_index(layer.layer)] *= mask.numpy()
+    return weights
+
+
+def pruned_layers(model: Any) -> list[Any]:
+    """The pruning wrappers of `model`."""
+    return [layer for layer in model.layers if hasattr(layer, "pruning_vars")]
+
+
+def hold_zeros(legacy: Any) -> Any:
+    """A copy of `legacy` in which every kernel weight that is zero stays zero during `fit`."""
+    once = tfmot().sparsity.keras.ConstantSparsity(0.5, begin_step=1, end_step=1, frequency=1)
+    sparse = {
+        layer.name: {"pruning_schedule": once} for layer in kernel_layers(legacy) if np.any(kernel(layer).numpy() == 0)
+    }
+    wrapped = wrap_for_pruning(legacy, sparse, _scored_pruning())
+    for layer in pruned_layers(wrapped):
+        weight, mask, _ = layer.pruning_vars[0]
+        mask.assign((weight.numpy() != 0).astype(mask.dtype.as_numpy_dtype))
+        layer.pruning_step.assign(1)  # past the only step at which the mask would be computed anew
+    return wrapped
+
+
+@functools.cache
+def _scored_pruning() -> Any:
+    """TF-MOT's pruning wrapper with a choice of importance. Made late: importing TF-MOT takes seconds."""
+    import tensorflow as tf
+
+    wrapper = tfmot_module("sparsity.keras.pruning_wrapper").PruneLowMagnitude
+    pruning = tfmot_module("sparsity.keras.pruning_impl").Pruning
+
+    class ScoredPruning(pruning):  # type: ignore[misc, valid-type]
+        """Decides by `importance` which weights fall; the schedule decides how many."""
+
+        importance = "magnitude"
+        threshold: float | None = None
+        seed = 0
+
+        def _update_mask(self, weights: Any) -> Any:
+            if self.importance == "threshold":
+                mask = tf.cast(tf.abs(weights) >= self.threshold, weights.dtype)
+                return tf.cast(self.threshold, weights.dtype), mask
+            if self.importance == "random":
+                # The same scores every time, so that a weight which fell once stays down as sparsity grows.
+                weights = tf.random.stateless_uniform(weights.shape, (self.seed, weights.shape.num_elements()))
+            return super()._update_mask(weights)
+
+    class PruneByScore(wrapper):  # type: ignore[misc, valid-type]
+        """`PruneLowMagnitude` with `importance`, `threshold` and `seed`."""
+
+        def __init__(
+            self,
+            layer: Any,
+            importance: str = "magnitude",
+            threshold: float | None = None,
+            seed: int = 0,
+            sparsity_m_by_n: Any = None,
+            **kwargs: Any,
+        ) -> None:
+            super().__init__(layer, sparsity_m_by_n=sparsity_m_by_n, **kwargs)
+            self.importance, self.threshold, self.seed = importance, threshold, seed
+
+        def build(self, input_shape: Any) -> None:
+            super().build(input_shape)
+            self.pruning_obj.__class__ = ScoredPruning
+            self.pruning_obj.importance = self.importance
+            self.pruning_obj.threshold = self.threshold
+            self.pruning_obj.seed = self.seed
+
+        def get_config(self) -> dict[str, Any]:
+            return {
+                **super().get_config(),
+                "sparsity_m_by_n": self.sparsity_m_by_n,  # which TF-MOT's own get_config forgets
+                "importance": self.importance,
+                "threshold": self.threshold,
+                "seed": self.seed,
+            }
+
+    return PruneByScore

@@ -1,0 +1,145 @@
+"""The contract of all stages, and the crossing between the two Kerases that they share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import field
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat
+from pydantic.dataclasses import dataclass
+
+from tfopt import bridge
+from tfopt.errors import ModelError, PromiseError, RecipeError
+from tfopt.stages.kernels import channel_axis, has_kernel, kernel
+from tfopt.stages.promise import Promise
+from tfopt.stages.rules import Rule
+
+CONFIG = ConfigDict(extra="forbid", strict=False)
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Stage(ABC):
+    """One step of a recipe: a frozen config and what it does to a model.
+
+    Attributes:
+        epochs: passes over the training data (0: no training, the change alone).
+        learning_rate: replaces the recipe's learning rate during this stage.
+        layers: ordered rules `(pattern, setting)`, see `tfopt.stages.rules`; the first match wins.
+    """
+
+    epochs: NonNegativeInt = 1
+    learning_rate: PositiveFloat | None = None
+    layers: tuple[Rule, ...] = field(default=())
+
+    establishes: ClassVar[str | None] = None
+    """The property that later stages must keep: "sparsity", "clusters" or None."""
+    preserves: ClassVar[frozenset[str]] = frozenset()
+    """The properties that this stage can keep when an earlier stage established them."""
+    last: ClassVar[bool] = False
+    """True when the trained graph itself is what gets exported, so that no stage can follow."""
+
+    def apply(self, model: Any, *, steps: int, keep: Iterable[str] = ()) -> Any:
+        """A new tf_keras model, ready to `compile` and `fit`; compiled like `model`, if that is.
+
+        Args:
+            model: a Keras 3 or tf_keras model, Sequential or Functional. It is not changed.
+            steps: how many training steps (batches) the coming `fit` will run in all.
+            keep: what earlier stages established, e.g. `{"sparsity"}`.
+
+        Raises:
+            ModelError: the model cannot be bridged, or a layer cannot take part.
+            RecipeError: a rule matches nothing, or `keep` asks for what this stage cannot keep.
+        """
+        keep = frozenset(keep)
+        if lost := keep - self.preserves:
+            raise RecipeError(
+                f"{type(self).__name__} cannot keep {', '.join(sorted(lost))}. "
+                f"It can keep: {', '.join(sorted(self.preserves)) or 'nothing'}. Put it earlier in the recipe."
+            )
+        if steps < 0:
+            raise RecipeError(f"steps must be the number of training steps, 0 or more; got {steps}.")
+        wrapped = self._wrap(bridge.to_tf_keras(model), steps, keep)
+        if bridge.is_compiled(model):
+            bridge.compile_like(wrapped, model)
+        bridge.remember(wrapped, model)
+        return wrapped
+
+    def calibrate(self, model: Any, inputs: np.ndarray) -> None:
+        """Prepare what `apply` returned with training `inputs` (float32, batch first) before `fit`."""
+
+    def callbacks(self) -> list[Any]:
+        """The tf_keras callbacks that `fit` needs for this stage."""
+        return []
+
+    def strip(self, model: Any) -> Any:
+        """What `apply` returned, after `fit`, as a plain model of the kind of Keras that `apply` was given.
+
+        Raises `PromiseError` when the training did not reach what the stage promises.
+        """
+        like = bridge.origin(model)
+        if like is None:
+            raise ModelError(
+                f"{type(self).__name__}.strip expects the model that {type(self).__name__}.apply returned; "
+                f"'{model.name}' is another one. Keep that object and fit it."
+            )
+        plain = bridge.to_tf_keras(like)
+        trained = wrappers_by_name(model)
+        for layer in plain.layers:
+            if layer.weights:
+                layer.set_weights(self._trained_weights(trained[layer.name], layer))
+        self.verify(plain)
+        return bridge.to_keras(plain, like=like)
+
+    def verify(self, model: Any) -> None:
+        """Raise `PromiseError` when a plain `model` does not hold what this stage promises."""
+        plain = bridge.to_tf_keras(model)
+        by_name = {layer.name: layer for layer in plain.layers}
+        for promise in self.promises(plain):
+            layer = by_name[promise.layer]
+            if wrong := promise.broken(kernel(layer).numpy(), channel_axis(layer)):
+                raise PromiseError(f"{type(self).__name__}: layer '{promise.layer}': {wrong}. {self._advice()}")
+
+    def promises(self, model: Any) -> list[Promise]:
+        """What holds for the kernels of `model` (plain, flat tf_keras) after this stage."""
+        del model
+        return []
+
+    def notes(self, model: Any) -> list[str]:
+        """What a reader of the report should know about this stage and `model`, e.g. layers left alone."""
+        del model
+        return []
+
+    @abstractmethod
+    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
+        """`legacy` (an own, flat tf_keras copy) as the model to train; layer names stay recognisable."""
+
+    def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
+        """The weights of one (wrapped) layer after training, in the order of its `plain` twin's weights."""
+        del plain
+        return [np.asarray(weight) for weight in inner(layer).get_weights()]
+
+    def _advice(self) -> str:
+        return "Train longer, or lower the target."
+
+
+def inner(layer: Any) -> Any:
+    """The caller's layer inside a TF-MOT wrapper, or `layer` itself.
+
+    TF-MOT's wrappers are all `Wrapper`s, but so is e.g. `TimeDistributed`: tell them by their module.
+    """
+    return (
+        layer.layer
+        if type(layer).__module__.startswith(("tensorflow_model_optimization", "tfopt")) and hasattr(layer, "layer")
+        else layer
+    )
+
+
+def wrappers_by_name(model: Any) -> dict[str, Any]:
+    """The (wrapped) layers of `model` by the name of the layer inside."""
+    return {inner(layer).name: layer for layer in model.layers}
+
+
+def kernel_layers(model: Any) -> list[Any]:
+    """The layers of a plain, flat tf_keras model that have a kernel."""
+    return [layer for layer in model.layers if has_kernel(layer)]
