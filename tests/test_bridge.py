@@ -17,7 +17,7 @@ needs_shared = pytest.mark.skipif(SHARED is None, reason="TFOPT_SHARED does not 
 
 
 @pytest.fixture(params=["keras", "tf_keras"])
-def K(request):  # noqa: N802
+def api(request):
     """Each test runs for either Keras."""
     import keras
 
@@ -28,30 +28,30 @@ def images(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=(3, *shape)).astype("float32")
 
 
-def base_of(K, name="base"):
+def base_of(api, name="base"):
     layers = [
-        K.layers.Conv2D(4, 3, name="conv"),
-        K.layers.BatchNormalization(name="norm"),
-        K.layers.ReLU(name="relu"),
-        K.layers.Dropout(0.2, name="drop"),
-        K.layers.GlobalAveragePooling2D(name="pool"),
+        api.layers.Conv2D(4, 3, name="conv"),
+        api.layers.BatchNormalization(name="norm"),
+        api.layers.ReLU(name="relu"),
+        api.layers.Dropout(0.2, name="drop"),
+        api.layers.GlobalAveragePooling2D(name="pool"),
     ]
-    inputs = K.Input((8, 8, 3))
+    inputs = api.Input((8, 8, 3))
     x = inputs
     for layer in layers:
         x = layer(x)
-    return K.Model(inputs, x, name=name)
+    return api.Model(inputs, x, name=name)
 
 
-def nested(K):
+def nested(api):
     """Three levels; 'conv' both outside and inside; the base is shared; two inputs, two outputs."""
-    base = base_of(K)
-    middle = K.Sequential([K.Input((8, 8, 3)), base, K.layers.Dense(5, name="dense")], name="middle")
-    left, right = K.Input((8, 8, 3), name="left"), K.Input((8, 8, 3), name="right")
-    conv = K.layers.Conv2D(3, 3, padding="same", name="conv")
+    base = base_of(api)
+    middle = api.Sequential([api.Input((8, 8, 3)), base, api.layers.Dense(5, name="dense")], name="middle")
+    left, right = api.Input((8, 8, 3), name="left"), api.Input((8, 8, 3), name="right")
+    conv = api.layers.Conv2D(3, 3, padding="same", name="conv")
     a, b = middle(conv(left)), middle(right)
-    joined = K.layers.Concatenate(name="join")([a, b])
-    model = K.Model([left, right], [K.layers.Dense(2, name="dense")(joined), a], name="whole")
+    joined = api.layers.Concatenate(name="join")([a, b])
+    model = api.Model([left, right], [api.layers.Dense(2, name="dense")(joined), a], name="whole")
     rng = np.random.default_rng(4)
     model.set_weights([rng.uniform(0.1, 0.9, w.shape).astype("float32") for w in model.get_weights()])
     return model
@@ -69,8 +69,8 @@ def assert_same_state(model, before):
         np.testing.assert_array_equal(now, then)
 
 
-def test_nested_shared_several_inputs_and_outputs(K):
-    model = nested(K)
+def test_nested_shared_several_inputs_and_outputs(api):
+    model = nested(api)
     before, x = state_of(model), [images(8, 8, 3), images(8, 8, 3, seed=1)]
     flat = bridge.to_tf_keras(model)
     assert legacy.is_tf_keras_model(flat)
@@ -87,8 +87,8 @@ def test_nested_shared_several_inputs_and_outputs(K):
     assert_same_state(model, before)
 
 
-def test_nothing_is_shared_with_the_callers_model(K):
-    model = nested(K)
+def test_nothing_is_shared_with_the_callers_model(api):
+    model = nested(api)
     before = state_of(model)
     for other in (flat := bridge.to_tf_keras(model), bridge.clone(flat), bridge.to_keras(flat, model)):
         for layer in other.layers:
@@ -97,8 +97,8 @@ def test_nothing_is_shared_with_the_callers_model(K):
     assert_same_state(model, before)
 
 
-def test_flat_layers_tells_name_layer_and_path(K):
-    model = nested(K)
+def test_flat_layers_tells_name_layer_and_path(api):
+    model = nested(api)
     rows = {name: (layer, path) for name, layer, path in bridge.flat_layers(model)}
     assert rows["base_conv"][1] == "middle/base/conv"
     assert rows["middle_dense"] == (model.get_layer("middle").get_layer("dense"), "middle/dense")
@@ -106,8 +106,8 @@ def test_flat_layers_tells_name_layer_and_path(K):
     assert len(rows) == 9
 
 
-def test_trainable_flags_are_carried(K):
-    model = nested(K)
+def test_trainable_flags_are_carried(api):
+    model = nested(api)
     model.get_layer("middle").get_layer("base").trainable = False
     model.get_layer("middle").get_layer("base").get_layer("norm").trainable = True
     model.get_layer("join").trainable = False
@@ -129,10 +129,10 @@ def test_trainable_flags_are_carried(K):
     )
 
 
-def test_dicts_of_inputs_and_outputs(K):
-    a, b = K.Input((3,), name="a"), K.Input((3,), name="b")
-    dense = K.layers.Dense(2, name="one")
-    model = K.Model({"b": b, "a": a}, {"y": dense(a), "x": K.layers.Subtract(name="two")([dense(a), dense(b)])})
+def test_dicts_of_inputs_and_outputs(api):
+    a, b = api.Input((3,), name="a"), api.Input((3,), name="b")
+    dense = api.layers.Dense(2, name="one")
+    model = api.Model({"b": b, "a": a}, {"y": dense(a), "x": api.layers.Subtract(name="two")([dense(a), dense(b)])})
     flat = bridge.to_tf_keras(model)
     x = {"a": images(3), "b": images(3, seed=1)}
     ours, theirs = flat(x), model(x)
@@ -142,11 +142,11 @@ def test_dicts_of_inputs_and_outputs(K):
     bridge.to_keras(flat, model)
 
 
-def test_saved_result_loads_again(K, tmp_path):
-    model = nested(K)
+def test_saved_result_loads_again(api, tmp_path):
+    model = nested(api)
     back = bridge.to_keras(bridge.to_tf_keras(model), model)
     back.save(tmp_path / "m.keras")
-    loaded = K.models.load_model(tmp_path / "m.keras")
+    loaded = api.models.load_model(tmp_path / "m.keras")
     for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -161,8 +161,8 @@ def test_saved_twin_loads_again(tmp_path):
     np.testing.assert_allclose(loaded(images(4)), flat(images(4)))
 
 
-def test_changed_weights_come_back(K):
-    model = nested(K)
+def test_changed_weights_come_back(api):
+    model = nested(api)
     flat = bridge.to_tf_keras(model)
     kernel, bias = flat.get_layer("middle_dense").get_weights()
     flat.get_layer("middle_dense").set_weights([kernel * 0, bias + 7])
@@ -172,9 +172,9 @@ def test_changed_weights_come_back(K):
     np.testing.assert_array_equal(got[1], bias + 7)
 
 
-def test_missing_layer_and_wrong_shape_are_named(K):
+def test_missing_layer_and_wrong_shape_are_named(api):
     tf_keras = legacy.tf_keras()
-    model = K.Sequential([K.Input((4,)), K.layers.Dense(3, name="one"), K.layers.Dense(2, name="two")])
+    model = api.Sequential([api.Input((4,)), api.layers.Dense(3, name="one"), api.layers.Dense(2, name="two")])
     inputs = tf_keras.Input((4,))
     short = tf_keras.Model(inputs, tf_keras.layers.Dense(3, name="one")(inputs))
     with pytest.raises(ModelError, match="no layer 'two'"):
@@ -186,10 +186,10 @@ def test_missing_layer_and_wrong_shape_are_named(K):
         bridge.to_keras(other, model)
 
 
-def test_way_back_is_checked(K):
+def test_way_back_is_checked(api):
     """The same names and shapes, but another activation: the weights fit, the model is another."""
     tf_keras = legacy.tf_keras()
-    model = K.Sequential([K.Input((4,)), K.layers.Dense(3, name="one"), K.layers.Dense(2, name="two")])
+    model = api.Sequential([api.Input((4,)), api.layers.Dense(3, name="one"), api.layers.Dense(2, name="two")])
     other = tf_keras.Sequential(
         [tf_keras.Input((4,)), tf_keras.layers.Dense(3, "tanh", name="one"), tf_keras.layers.Dense(2, name="two")]
     )
@@ -197,23 +197,23 @@ def test_way_back_is_checked(K):
         bridge.to_keras(other, model)
 
 
-def test_subclassed_unbuilt_and_no_model(K):
-    class Mine(K.Model):
+def test_subclassed_unbuilt_and_no_model(api):
+    class Mine(api.Model):
         def call(self, x):
             return x
 
-    unbuilt = K.Sequential([K.layers.Dense(3)])
+    unbuilt = api.Sequential([api.layers.Dense(3)])
     for model, words in ((Mine(), "subclassed"), (unbuilt, "not built.*build"), ("text", "got str")):
         with pytest.raises(ModelError, match=words):
             bridge.to_tf_keras(model)
-    inputs = K.Input((3,))
-    outer = K.Model(inputs, Mine(name="mine")(inputs))
+    inputs = api.Input((3,))
+    outer = api.Model(inputs, Mine(name="mine")(inputs))
     with pytest.raises(ModelError, match="'mine' is a subclassed model"):
         bridge.to_tf_keras(outer)
 
 
-def test_sequential_built_late(K):
-    model = K.Sequential([K.layers.Dense(3), K.layers.ReLU()])
+def test_sequential_built_late(api):
+    model = api.Sequential([api.layers.Dense(3), api.layers.ReLU()])
     model.build((None, 5))
     flat = bridge.to_tf_keras(model)
     assert flat.input_shape == (None, 5)
@@ -233,10 +233,10 @@ def test_explicit_inference_mode():
     """tf_keras obeys `base(x, training=False)` during fit; Keras 3 overrules it. Each twin does as its model."""
     import keras
 
-    for K, frozen in ((keras, False), (legacy.tf_keras(), True)):
-        base = K.Sequential([K.Input((4,)), K.layers.BatchNormalization()])
-        inputs = K.Input((4,))
-        model = K.Model(inputs, base(inputs, training=False))
+    for api, frozen in ((keras, False), (legacy.tf_keras(), True)):
+        base = api.Sequential([api.Input((4,)), api.layers.BatchNormalization()])
+        inputs = api.Input((4,))
+        model = api.Model(inputs, base(inputs, training=False))
         flat = bridge.to_tf_keras(model)
         flat(images(4), training=True)
         assert (np.abs(flat.get_weights()[2]).max() == 0) == frozen
@@ -259,10 +259,10 @@ def test_names_stay_clear_of_those_tfmot_makes_up():
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_stripped_by_tfmot_comes_back(K):
+def test_stripped_by_tfmot_comes_back(api):
     sparsity = legacy.tfmot().sparsity.keras
     tf_keras = legacy.tf_keras()
-    model = nested(K)
+    model = nested(api)
     flat = bridge.to_tf_keras(model)
     wrapped = tf_keras.models.clone_model(
         bridge.clone(flat),
@@ -333,8 +333,8 @@ def test_fuse_relu_moves_it_in(kind, relu):
 
 
 def test_fuse_relu_leaves_all_others():
-    K = legacy.tf_keras()
-    layers = K.layers
+    api = legacy.tf_keras()
+    layers = api.layers
 
     def names(model):
         return [layer.name for layer in bridge.fuse_relu(model).layers[1:]]
@@ -350,21 +350,21 @@ def test_fuse_relu_leaves_all_others():
     ):
         assert names(fusable(first, second)) == ["a", "r"]
 
-    inputs = K.Input((4,))
+    inputs = api.Input((4,))
     dense, relu = layers.Dense(4, name="a"), layers.ReLU(name="r")
     x = dense(inputs)
-    assert names(K.Model(inputs, [x, relu(x)])) == ["a", "r"]  # an output of the model
+    assert names(api.Model(inputs, [x, relu(x)])) == ["a", "r"]  # an output of the model
 
     dense, relu = layers.Dense(4, name="a"), layers.ReLU(name="r")
     x = dense(inputs)
-    assert names(K.Model(inputs, layers.Add(name="s")([x, relu(x)]))) == ["a", "r", "s"]  # two consumers
+    assert names(api.Model(inputs, layers.Add(name="s")([x, relu(x)]))) == ["a", "r", "s"]  # two consumers
 
     dense, relu = layers.Dense(4, name="a"), layers.ReLU(name="r")
-    assert names(K.Model(inputs, dense(relu(dense(inputs))))) == ["a", "r"]  # called twice
+    assert names(api.Model(inputs, dense(relu(dense(inputs))))) == ["a", "r"]  # called twice
 
     first, second, relu = layers.Dense(4, name="a"), layers.Dense(4, name="b"), layers.ReLU(name="r")
     x = relu(second(relu(first(inputs))))
-    assert names(K.Model(inputs, x)) == ["a", "r", "b"]  # the ReLU is called twice
+    assert names(api.Model(inputs, x)) == ["a", "r", "b"]  # the ReLU is called twice
 
 
 def test_fused_output_keeps_the_way_back():
@@ -421,3 +421,32 @@ def test_error_message_is_for_users():
     with pytest.raises(ModelError) as error:
         bridge.to_tf_keras(model)
     assert not re.search(r"Traceback|0x[0-9a-f]+|_nodes", str(error.value))
+
+
+def test_loss_in_the_graph_is_not_dropped_in_silence():
+    import tensorflow as tf
+
+    tf_keras = legacy.tf_keras()
+    inputs = tf_keras.Input((3,))
+    outputs = tf_keras.layers.Dense(2)(inputs)
+    model = tf_keras.Model(inputs, outputs)
+    model.add_loss(tf.reduce_mean(outputs))
+    with pytest.raises(ModelError, match="add_loss"):
+        bridge.to_tf_keras(model)
+
+
+def test_mobilenet_v2_inside_a_sequential():
+    import keras
+
+    base = keras.applications.MobileNetV2(
+        alpha=0.35, input_shape=(96, 96, 3), weights=None, include_top=False, pooling="avg"
+    )
+    base.trainable = False
+    layers = [keras.layers.RandomFlip("horizontal"), keras.layers.Rescaling(1 / 127.5, -1), base, keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((96, 96, 3)), *layers])
+    flat = bridge.to_tf_keras(model)
+    assert [tuple(w.shape) for w in flat.trainable_weights] == [(1280, 3), (3,)]
+    x = images(96, 96, 3) * 100
+    np.testing.assert_allclose(np.asarray(flat(x)), np.asarray(model(x)), atol=1e-4)
+    for ours, theirs in zip(bridge.to_keras(flat, model).get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -16,14 +16,14 @@ def kerases():
 PAIRS = [(a, b) for a in ("keras", "tf_keras") for b in ("keras", "tf_keras")]
 
 
-def small(K, out=3, name="out", activation=None):
-    return K.Sequential(
-        [K.Input((4,)), K.layers.Dense(5, "tanh"), K.layers.Dense(out, activation, name=name)], name="m"
+def small(api, out=3, name="out", activation=None):
+    return api.Sequential(
+        [api.Input((4,)), api.layers.Dense(5, "tanh"), api.layers.Dense(out, activation, name=name)], name="m"
     )
 
 
-def schedule(K):
-    return K.optimizers.schedules.CosineDecay(0.2, 10, alpha=0.1)
+def schedule(api):
+    return api.optimizers.schedules.CosineDecay(0.2, 10, alpha=0.1)
 
 
 OPTIMIZERS = {
@@ -83,43 +83,43 @@ def own_loss(y, p):
 
 
 LOSSES = {
-    "mse": lambda K: "mse",
-    "function": lambda K: K.losses.mean_absolute_error,
-    "own function": lambda K: own_loss,
-    "Huber": lambda K: K.losses.Huber(delta=0.3),
-    "CategoricalCrossentropy": lambda K: K.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2),
-    "sum": lambda K: K.losses.MeanSquaredError(reduction="sum"),
-    "class": lambda K: K.losses.MeanSquaredError,
+    "mse": lambda api: "mse",
+    "function": lambda api: api.losses.mean_absolute_error,
+    "own function": lambda api: own_loss,
+    "Huber": lambda api: api.losses.Huber(delta=0.3),
+    "CategoricalCrossentropy": lambda api: api.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2),
+    "sum": lambda api: api.losses.MeanSquaredError(reduction="sum"),
+    "class": lambda api: api.losses.MeanSquaredError,
 }
 
 
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_one_step_of_sgd_agrees(a, b, loss):
-    A, B = kerases()[a], kerases()[b]
+    one, other = kerases()[a], kerases()[b]
     if loss == "class" and a == "tf_keras":
         pytest.skip("tf_keras takes no class as loss")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(8, 4)).astype("float32")
     y = np.eye(3, dtype="float32")[rng.integers(0, 3, 8)]
-    source, target = small(A), small(B)
+    source, target = small(one), small(other)
     target.set_weights(source.get_weights())
-    source.compile(A.optimizers.SGD(0.1), LOSSES[loss](A), metrics=["accuracy", "mae"])
+    source.compile(one.optimizers.SGD(0.1), LOSSES[loss](one), metrics=["accuracy", "mae"])
     bridge.compile_like(target, source)
     ours = target.fit(x, y, batch_size=8, verbose=0, shuffle=False).history
     theirs = source.fit(x, y, batch_size=8, verbose=0, shuffle=False).history
     assert ours.keys() == theirs.keys()
     for key in ours:
         assert ours[key] == pytest.approx(theirs[key], rel=1e-4)
-    for one, other in zip(target.get_weights(), source.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    for ours, theirs in zip(target.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_metrics_are_new_and_equal(a, b):
-    A, B = kerases()[a], kerases()[b]
-    source, target = small(A), small(B)
-    top = A.metrics.TopKCategoricalAccuracy(k=2, name="top2")
+    one, other = kerases()[a], kerases()[b]
+    source, target = small(one), small(other)
+    top = one.metrics.TopKCategoricalAccuracy(k=2, name="top2")
     source.compile("sgd", "categorical_crossentropy", metrics=[top, "accuracy"], weighted_metrics=["mae"])
     bridge.compile_like(target, source)
     assert target.evaluate(np.zeros((2, 4)), np.eye(3)[:2], verbose=0, return_dict=True).keys() == {
@@ -133,23 +133,23 @@ def test_metrics_are_new_and_equal(a, b):
     assert mine.get_config()["k"] == 2
 
 
-def two_outputs(K, wrap):
+def two_outputs(api, wrap):
     """Outputs named after a nested model where `wrap`: flat, they bear the names of its layers."""
-    inputs = K.Input((4,))
-    head = K.Sequential([K.Input((4,)), K.layers.Dense(2, name="inner")], name="head")
-    first = head(inputs) if wrap else K.layers.Dense(2, name="inner")(inputs)
-    return K.Model(inputs, [first, K.layers.Dense(1, name="other")(inputs)])
+    inputs = api.Input((4,))
+    head = api.Sequential([api.Input((4,)), api.layers.Dense(2, name="inner")], name="head")
+    first = head(inputs) if wrap else api.layers.Dense(2, name="inner")(inputs)
+    return api.Model(inputs, [first, api.layers.Dense(1, name="other")(inputs)])
 
 
-@pytest.mark.parametrize("K", ["keras", "tf_keras"])
-def test_settings_by_output_name_follow_the_output(K):
-    K = kerases()[K]
-    source = two_outputs(K, wrap=True)
+@pytest.mark.parametrize("api", ["keras", "tf_keras"])
+def test_settings_by_output_name_follow_the_output(api):
+    api = kerases()[api]
+    source = two_outputs(api, wrap=True)
     source.compile(
         "sgd",
-        loss={"head": "mse", "other": K.losses.Huber()},
+        loss={"head": "mse", "other": api.losses.Huber()},
         loss_weights={"head": 0.25, "other": 2.0},
-        metrics={"head": ["mae"], "other": [K.metrics.MeanSquaredError(name="m")]},
+        metrics={"head": ["mae"], "other": [api.metrics.MeanSquaredError(name="m")]},
     )
     flat = bridge.to_tf_keras(source)
     assert flat.loss.keys() == {"inner", "other"}
@@ -162,9 +162,9 @@ def test_settings_by_output_name_follow_the_output(K):
 
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_lists_of_losses(a, b):
-    A, B = kerases()[a], kerases()[b]
-    source, target = two_outputs(A, False), two_outputs(B, False)
-    source.compile("sgd", loss=["mse", A.losses.Huber()], loss_weights=[0.5, 1.0], metrics=[["mae"], []])
+    one, other = kerases()[a], kerases()[b]
+    source, target = two_outputs(one, False), two_outputs(other, False)
+    source.compile("sgd", loss=["mse", one.losses.Huber()], loss_weights=[0.5, 1.0], metrics=[["mae"], []])
     bridge.compile_like(target, source)
     target.set_weights(source.get_weights())
     x, y = np.ones((2, 4), "float32"), [np.zeros((2, 2), "float32"), np.zeros((2, 1), "float32")]
@@ -172,8 +172,8 @@ def test_lists_of_losses(a, b):
 
 
 def test_uncompiled_stays_uncompiled():
-    for K in kerases().values():
-        model = small(K)
+    for api in kerases().values():
+        model = small(api)
         flat = bridge.to_tf_keras(model)
         assert not bridge.is_compiled(flat)
         assert not bridge.is_compiled(bridge.to_keras(flat, model))
@@ -183,15 +183,15 @@ def test_uncompiled_stays_uncompiled():
 
 
 def test_compiled_loss_is_data():
-    for K in kerases().values():
-        model = small(K)
+    for api in kerases().values():
+        model = small(api)
         model.compile("sgd", "mse")
         assert bridge.compiled_loss(model) == "mse"
-        model.compile("sgd", K.losses.mean_absolute_error)
+        model.compile("sgd", api.losses.mean_absolute_error)
         assert bridge.compiled_loss(model) == "mean_absolute_error"
         model.compile("sgd", own_loss)
         assert bridge.compiled_loss(model) is None
-        model.compile("sgd", K.losses.Huber(delta=0.5))
+        model.compile("sgd", api.losses.Huber(delta=0.5))
         described = bridge.compiled_loss(model)
         assert described["class_name"] == "Huber"
         assert described["config"]["delta"] == 0.5
@@ -222,5 +222,5 @@ def test_what_has_no_twin_is_named():
     ):
         source = small(keras)
         source.compile(**{"optimizer": "sgd", "loss": "mse", **settings})
-        with pytest.raises(ModelError, match=f"({words}).*compile the result yourself"):
+        with pytest.raises(ModelError, match=rf"({words}).*compile the result yourself"):
             bridge.compile_like(target, source)

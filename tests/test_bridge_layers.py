@@ -9,6 +9,13 @@ from tfopt.errors import ModelError
 
 VECTOR, SERIES, IMAGE, VOLUME = (6,), (8, 4), (8, 8, 4), (6, 6, 6, 2)
 
+ACTIVATIONS = [
+    "linear", "relu", "relu6", "softmax", "sigmoid", "tanh", "elu", "selu",
+    "softplus", "softsign", "exponential", "gelu", "mish", "log_softmax", "silu", "hard_sigmoid",
+    "hard_silu", "leaky_relu", "log_sigmoid", "hard_tanh", "celu", "squareplus", "tanh_shrink", "soft_shrink",
+    "hard_shrink",
+]  # fmt: skip
+
 # class, arguments, shape of an input without the batch axis
 SINGLE = [
     ("Dense", {"units": 3, "activation": "relu"}, VECTOR),
@@ -74,14 +81,7 @@ SINGLE = [
     ("RandomTranslation", {"height_factor": 0.1, "width_factor": 0.2}, IMAGE),
     ("RandomContrast", {"factor": 0.1}, IMAGE),
     ("RandomBrightness", {"factor": 0.1}, IMAGE),
-    *[
-        ("Activation", {"activation": name}, VECTOR)
-        for name in (
-            "linear relu relu6 softmax sigmoid tanh elu selu softplus softsign exponential gelu mish "
-            "log_softmax silu hard_sigmoid hard_silu leaky_relu log_sigmoid hard_tanh celu squareplus "
-            "tanh_shrink soft_shrink hard_shrink"
-        ).split()
-    ],
+    *[("Activation", {"activation": name}, VECTOR) for name in ACTIVATIONS],
 ]
 MERGES = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"]
 
@@ -300,5 +300,22 @@ def test_self_check_catches_a_wrong_twin(monkeypatch):
 
     monkeypatch.setattr(table, "_translate", wrong)
     layers = [keras.layers.Dense(4), keras.layers.LeakyReLU(name="leak"), keras.layers.Dense(2)]
-    with pytest.raises(ModelError, match=r"First to differ: layer 'leak' \(LeakyReLU\)"):
+    with pytest.raises(
+        ModelError, match=r"First to differ: layer 'leak' \(LeakyReLU\) at 'leak', by up to \d.*allowed: 0.0001"
+    ):
         bridge.to_tf_keras(keras.Sequential([keras.Input((3,)), *layers]))
+
+
+def test_batch_normalization_of_images_learns_nearly_the_same_variance():
+    """tf_keras's fused kernel divides by n - 1, Keras 3 by n; here n = 4 * 8 * 8 = 256."""
+    import keras
+
+    x = np.random.default_rng(0).normal(2, 3, (4, 8, 8, 2)).astype("float32")
+    model = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.BatchNormalization(momentum=0.8)])
+    legacy = bridge.to_tf_keras(model)
+    legacy(x, training=True)
+    model(x, training=True)
+    variance = x.var((0, 1, 2))
+    np.testing.assert_allclose(legacy.get_weights()[2], model.get_weights()[2], rtol=1e-5)
+    np.testing.assert_allclose(model.get_weights()[3], 0.8 + 0.2 * variance, rtol=1e-4)
+    np.testing.assert_allclose(legacy.get_weights()[3], 0.8 + 0.2 * variance * 256 / 255, rtol=1e-4)

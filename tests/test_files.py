@@ -136,3 +136,23 @@ def test_the_working_folder_is_never_replaced(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path / "inner")
     with pytest.raises(OutputError, match="never replaced"):
         files.prepare_folder("..", overwrite=True)
+
+
+def test_output_folder_puts_the_old_one_back_when_the_rename_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "one"
+    target.mkdir()
+    (target / "old").touch()
+    rename = Path.rename
+
+    def failing(path: Path, to: Path) -> Path:
+        if (path / "new").exists():
+            raise OSError(5, "Input/output error")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OutputError, match="Input/output error"), files.output_folder(target, True) as folder:
+        (folder / "new").touch()
+    assert names(target) == ["old"]
+    assert names(folder) == ["new"]

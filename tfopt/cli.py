@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfopt.errors import OutputError, PromiseError, RecipeError, TfoptError
+from tfopt.errors import PromiseError, RecipeError, TfoptError
 
 if TYPE_CHECKING:
     from tfopt.recipe import Recipe
@@ -64,10 +64,10 @@ def main(debug: bool) -> None:
 
 def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
-        click.option("--preprocess", type=click.Choice(PREPROCESSING), help=(
-            "What images are fed as: raw 0..255, unit 0..1, symmetric -1..1 (default: raw)."
-        )),
-        click.option("--limit", type=click.IntRange(min=1), help="Use this many samples of each part, for a quick try."),
+        click.option("--preprocess", type=click.Choice(PREPROCESSING),
+                     help="What images are fed as: raw 0..255, unit 0..1, symmetric -1..1 (default: raw)."),
+        click.option("--limit", type=click.IntRange(min=1),
+                     help="At most so many samples of each part, for a quick try."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -78,7 +78,8 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--model", help="A Keras model file or folder (default: a small CNN trained on the digits)."),
         click.option("--data", help="An image folder or .npz (default: scikit-learn's handwritten digits)."),
-        click.option("--out", type=click.Path(path_type=Path), help="Folder for the results (default: saved_models/NAME)."),
+        click.option("--out", type=click.Path(path_type=Path),
+                     help="Folder for the results (default: saved_models/NAME)."),
         click.option("--overwrite", is_flag=True, help="Replace what is in the --out folder."),
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
                      help="Multiply the epochs of every stage."),
@@ -150,6 +151,9 @@ def _run(
     preprocess: str | None,
     limit: int | None,
 ) -> None:
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
     from tfopt.data import load_data
     from tfopt.examples import digits_model
     from tfopt.files import prepare_folder
@@ -184,6 +188,9 @@ def inspect(file: Path) -> None:
     from rich.console import Console
 
     from tfopt.inspection import inspect_file
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
 
     Console(width=None if sys.stdout.isatty() else 140).print(inspect_file(file).table())
 
@@ -202,6 +209,9 @@ def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, l
     from rich.console import Console
 
     from tfopt.comparison import compare_files
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
 
     table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit)
     Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -4,7 +4,7 @@ import io
 import zipfile
 from typing import Any
 
-import flatbuffers  # type: ignore[import-untyped]
+import flatbuffers
 import numpy as np
 from numpy.typing import NDArray
 

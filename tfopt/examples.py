@@ -5,7 +5,7 @@ from typing import Any
 from tfopt.data import Dataset
 
 
-def digits_model(data: Dataset, *, epochs: int = 12, seed: int = 0, callback: Any = None) -> Any:
+def digits_model(data: Dataset, *, epochs: int = 20, seed: int = 0, callback: Any = None) -> Any:
     """A Keras 3 CNN for 8x8 digits (about 26,000 parameters), trained for `epochs` on `data`."""
     import keras
 
@@ -15,10 +15,10 @@ def digits_model(data: Dataset, *, epochs: int = 12, seed: int = 0, callback: An
         [
             keras.Input((8, 8, 1)),
             layers.Conv2D(16, 3, padding="same", use_bias=False),
-            layers.BatchNormalization(),
+            layers.BatchNormalization(momentum=0.9),
             layers.ReLU(),
             layers.Conv2D(32, 3, padding="same", use_bias=False),
-            layers.BatchNormalization(),
+            layers.BatchNormalization(momentum=0.9),
             layers.ReLU(),
             layers.MaxPooling2D(),
             layers.Conv2D(64, 3, padding="same", activation="relu"),

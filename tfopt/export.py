@@ -14,6 +14,7 @@ from tfopt.compact import compact
 from tfopt.errors import DataError, PromiseError, RecipeError
 from tfopt.files import write_atomically
 from tfopt.litert import LiteModel, Weight
+from tfopt.quiet import native_noise_held
 from tfopt.stages.kernels import channel_axis, kernel
 from tfopt.stages.promise import Promise
 from tfopt.stages.stage import CONFIG
@@ -128,7 +129,7 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
         if (settings.io or "int8") == "int8":
             converter.inference_input_type = converter.inference_output_type = tf.int8
         converter.representative_dataset = _representative(model, representative_data, settings, trained_ranges)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), native_noise_held():
         warnings.simplefilter("ignore")  # about statistics for inputs, which `Quantize` has trained
         return bytes(converter.convert())
 
@@ -202,10 +203,11 @@ def verify_promises(lite: LiteModel, plain: Any, promises: Sequence[Promise], *,
     notes = []
     for promise in promises:
         weight = found[promise.layer]
-        wrong = promise.broken(weight.values, weight.channel_axis)
+        axis = weight.channel_axis or 0
+        wrong = promise.broken(weight.values, axis)
         if wrong and not trained_ranges:
             weaker = promise.after_folding()
-            if weaker != promise and not weaker.broken(weight.values, weight.channel_axis):
+            if weaker != promise and not weaker.broken(weight.values, axis):
                 notes.append(f"{promise.layer}: holds in each output channel of the file only ({wrong})")
                 continue
         if wrong:
@@ -226,6 +228,8 @@ def match_kernels(lite: LiteModel, layers: Any) -> dict[str, Weight]:
         wanted = _directions(kernel(layer).numpy(), channel_axis(layer), type(layer).__name__)
         best, best_score = None, -1.0
         for weight in weights:
+            if weight.channel_axis is None:
+                continue
             given = _directions(weight.dequantized, weight.channel_axis, "")
             if given.shape != wanted.shape:
                 continue

@@ -86,9 +86,14 @@ def _keras_parts(model: Any, prefix: str = "") -> list[Part]:
             parts += _keras_parts(layer, f"{prefix}{layer.name}/")
             continue
         weights = [np.asarray(weight) for weight in layer.get_weights()]
-        shape = getattr(layer, "output_shape", None) or getattr(getattr(layer, "output", None), "shape", "")
-        parts.append(_part(prefix + layer.name, type(layer).__name__, str(tuple(shape)), weights))
+        shape = getattr(layer, "output_shape", None) or layer.output.shape
+        parts.append(_part(prefix + layer.name, type(layer).__name__, _shape(shape), weights))
     return parts
+
+
+def _shape(shape: Any) -> str:
+    """A layer's output shape as text; a Keras 2 input layer gives a list of one shape."""
+    return str(tuple(shape[0] if isinstance(shape, list) else shape))
 
 
 def _lite_parts(lite: LiteModel) -> list[Part]:

@@ -1,10 +1,13 @@
 """Model files: told apart by what is in them, loaded by the Keras that wrote them, written atomically."""
 
 import contextlib
+import functools
 import importlib
 import json
 import os
+import re
 import tempfile
+import uuid
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +20,8 @@ from .errors import ModelError
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TFLITE = b"TFL3"  # at bytes 4 to 8
 
-KINDS = ("keras3", "tf_keras", "saved_model", "weights", "tflite")
+_LAMBDA_CODE = re.compile(rb'\\*"(function|output_shape|mask)_type\\*":\s*\\*"lambda')
+_MISSING = re.compile(r"(?:Could not locate|Unknown) ((?:class|function|layer|object):? '[^']+')")
 
 
 def kind(path: str | os.PathLike[str]) -> str:
@@ -82,9 +86,8 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         raise ModelError(f"expected a file name that ends in .keras, got {path.name}")
     if not path.parent.is_dir():
         raise ModelError(f"{path.parent}: no such folder; make it first")
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".keras", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Not made by tempfile, which would leave the file readable by its owner alone.
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.keras")
     try:
         model.save(temporary)
         temporary.replace(path)
@@ -143,16 +146,35 @@ def _damaged(path: Path, why: object) -> ModelError:
     return ModelError(f"{path} is damaged or incomplete ({why}); copy or save it again")
 
 
+def _refuse_lambda_code(path: Path) -> None:
+    """Raises ModelError for a Lambda with Python code where tf_keras would run it: all but its .keras files."""
+    if path.is_dir():
+        config = (path / "keras_metadata.pb").read_bytes()
+    elif not zipfile.is_zipfile(path):
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            value = file.attrs["model_config"]
+        config = value if isinstance(value, bytes) else value.encode()
+    else:
+        return
+    if _LAMBDA_CODE.search(config):
+        raise ModelError(_lambda_message(path))
+
+
 def _load(path: Path, found: str) -> Any:
     if found == "keras3":
         import keras
 
-        loader: Any = keras.models.load_model
+        # Keras 3 writes these short names into HDF5 files and cannot read them back.
+        short = {name: keras.losses.get(name) for name in ("mse", "mae", "mape", "msle", "bce", "kld")}
+        loader: Any = functools.partial(keras.models.load_model, custom_objects=short)
     else:
         from .bridge import activations
 
         loader = legacy.tf_keras().models.load_model
         activations.registered()  # models that crossed the bridge may name them
+        _refuse_lambda_code(path)
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_named_by_content(path))
         stack.enter_context(_quiet())
@@ -168,13 +190,20 @@ def _load(path: Path, found: str) -> Any:
 def _cannot_load(path: Path, error: Exception) -> ModelError:
     text = " ".join(str(error).split())
     if "ambda" in text:
+        return ModelError(_lambda_message(path))
+    missing = _MISSING.search(text)
+    if missing:
         return ModelError(
-            f"{path} holds a Lambda layer with Python code, which tfopt does not run from files: "
-            "replace it by a layer (Rescaling, Activation ...) and save the model again"
+            f"{path} needs {missing[1]}, which the file does not hold: load it in Python with "
+            "custom_objects, replace what is custom by built-in layers, and pass the model itself"
         )
-    return ModelError(
-        f"{path} cannot be loaded ({text[:300]}); if it has custom layers, load it in Python with "
-        "custom_objects and pass the model, otherwise save it again"
+    return ModelError(f"{path} cannot be loaded ({text[:300]}); save it again with the Keras installed here")
+
+
+def _lambda_message(path: Path) -> str:
+    return (
+        f"{path} holds a Lambda layer with Python code, which tfopt does not run from files: "
+        "replace it by a layer (Rescaling, Activation ...) and save the model again"
     )
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tfopt import bridge, models
 from tfopt.data import Augmentation, Dataset, Preprocessing, fit_to_model, load_data
@@ -91,7 +91,8 @@ def data_for(model: Any, source: Any, *, preprocess: str | None = None, limit: i
         named = Preprocessing.named(preprocess) if preprocess else None
         return load_data(source, preprocessing=named, limit=limit)
     size = (shape[0], shape[1]) if shape[0] and shape[1] else None
-    color = {1: "grayscale", 3: "rgb"}.get(shape[2])
+    colors: dict[int, Literal["rgb", "grayscale"]] = {1: "grayscale", 3: "rgb"}
+    color = colors.get(shape[2])
     return load_data(
         source, preprocessing=Preprocessing.named(preprocess or "raw"), size=size, color=color, limit=limit
     )

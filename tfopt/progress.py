@@ -30,7 +30,7 @@ def _callback_class() -> Any:
 
     from tfopt.legacy import tf_keras
 
-    class EpochLines(tf_keras().callbacks.Callback):  # type: ignore[misc, name-defined]
+    class EpochLines(tf_keras().callbacks.Callback):  # type: ignore[misc]
         # Without this, tf_keras copies the logs to NumPy after every batch, which waits for the batch.
         _supports_tf_logs = True
 

@@ -92,7 +92,7 @@ def choose_augmentation(model: Any, training: "Training", data: Dataset) -> tupl
     A mirrored digit is another digit. So each transformation is tried on the validation images first: it is
     left out when `model` then loses more than a tenth of its accuracy.
     """
-    wanted = {"horizontal_flip": training.horizontal_flip, "shift": training.shift}
+    wanted: dict[str, Any] = {"horizontal_flip": training.horizontal_flip, "shift": training.shift}
     wanted = {name: value for name, value in wanted.items() if value}
     if not wanted:
         return None, []
@@ -100,7 +100,8 @@ def choose_augmentation(model: Any, training: "Training", data: Dataset) -> tupl
         return None, [f"no augmentation ({', '.join(wanted)}): it is for image classification only"]
     x, y = data.validation.x(slice(0, PROBE)), data.validation.y(slice(0, PROBE))
     before = accuracy(model.predict(x, verbose=0), y)
-    kept, notes = {}, []
+    kept: dict[str, Any] = {}
+    notes = []
     for name, value in wanted.items():
         changed = Augmentation(**{name: value}).apply(_tensor(x), (training.seed, 1)).numpy()
         if name == "horizontal_flip":

@@ -29,7 +29,7 @@ def to_keras(legacy_model: Any, like: Any) -> Any:
         elif leaf.layer.weights:
             raise ModelError(
                 f"the tf_keras model '{legacy_model.name}' has no layer '{leaf.name}', whose weights "
-                f"'{leaf.path}' of '{like.name}' needs; pass the model that to_tf_keras(like) led to"
+                f"'{leaf.path}' of '{like.name}' needs; pass what to_tf_keras(like) led to, stripped of wrappers"
             )
     new_graph = walk(result)
     check.check_equal(new_graph, result, sources, legacy_model)

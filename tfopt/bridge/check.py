@@ -7,7 +7,7 @@ import numpy as np
 from .. import legacy
 from ..errors import ModelError
 from . import layers
-from .graph import Call, Graph, GraphInput, Ref, flatten, graph_network, map_leaves, pack
+from .graph import Call, Graph, GraphInput, Ref, flatten, graph_network, map_leaves, pack, refs_in
 
 TOLERANCE = 1e-4  # of max(1, largest output); float32 twins differ by 1e-7 to 1e-5
 HALF_TOLERANCE = 2e-2  # where one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)
@@ -27,13 +27,13 @@ def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any) -> 
     tolerance = HALF_TOLERANCE if any(layers.is_half(leaf.layer) for leaf in graph.leaves) else TOLERANCE
     if len(expected) != len(got):
         raise ModelError(f"model '{graph.name}' has {len(expected)} outputs, its twin has {len(got)}")
-    worst = max(_excess(a, b, tolerance) for a, b in zip(expected, got, strict=True))
-    if worst <= 1:
+    found = [_excess(a, b, tolerance) for a, b in zip(expected, got, strict=True)]
+    if not any(found):
         return
     where = _first_difference(graph, twins, batch, tolerance) or "no single layer does, only their sum"
     raise ModelError(
-        f"the twin of model '{graph.name}' gives other outputs: the difference is {worst:.3g} times what is "
-        f"allowed. First to differ: {where}. Replace that layer or leave it out, and please report it"
+        f"the twin of model '{graph.name}' gives other outputs, {next(filter(None, found))}. "
+        f"First to differ: {where}. Replace that layer or leave it out, and please report it"
     )
 
 
@@ -41,7 +41,7 @@ def sample_batch(graph: Graph) -> list[np.ndarray]:
     """One seeded array per input, [2, ...] in the input's dtype; free axes get size 32."""
     rng = np.random.default_rng(0)
     looked_up = {
-        ref for call in graph.calls if type(call.leaf.layer).__name__ == "Embedding" for ref in flatten(call.args)
+        ref for call in graph.calls if type(call.leaf.layer).__name__ == "Embedding" for ref in refs_in(call.args)
     }
     return [_sample(rng, spec, spec.ref in looked_up) for spec in graph.inputs]
 
@@ -67,18 +67,19 @@ def _numpy(tensor: Any) -> np.ndarray:
     return np.asarray(tensor)
 
 
-def _excess(a: np.ndarray, b: np.ndarray, tolerance: float) -> float:
-    """The largest difference as a multiple of what is allowed; infinite for unlike shapes or NaNs."""
+def _excess(a: np.ndarray, b: np.ndarray, tolerance: float) -> str:
+    """By how much `b` differs from `a`, in words; "" where it is within `tolerance` of max(1, largest |a|)."""
     if a.shape != b.shape:
-        return float("inf")
+        return f"of shape {b.shape} where {a.shape} was expected"
     a, b = a.astype(np.float64), b.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return float("inf")
     finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)):
+        return "not finite where finite numbers were expected, or the other way round"
     if not finite.any():
-        return 0.0
-    scale = max(1.0, float(np.abs(a[finite]).max()))
-    return float(np.abs(a[finite] - b[finite]).max()) / (tolerance * scale)
+        return ""
+    allowed = tolerance * max(1.0, float(np.abs(a[finite]).max()))
+    difference = float(np.abs(a[finite] - b[finite]).max())
+    return f"by up to {difference:.3g} (allowed: {allowed:.1g})" if difference > allowed else ""
 
 
 def _first_difference(graph: Graph, twins: dict[str, Any], batch: list[np.ndarray], tolerance: float) -> str | None:
@@ -91,8 +92,8 @@ def _first_difference(graph: Graph, twins: dict[str, Any], batch: list[np.ndarra
         if twin is None or _fused(call.leaf.layer, twin):
             continue
         for a, b in zip(outputs, _call(call, twin, values), strict=True):
-            if (excess := _excess(a, b, tolerance)) > 1:
-                return f"{layers.describe(call.leaf)}, by {excess:.3g} times what is allowed"
+            if excess := _excess(a, b, tolerance):
+                return f"{layers.describe(call.leaf)}, {excess}"
     return None
 
 

@@ -111,6 +111,11 @@ def _refuse_quantized(layer: Any) -> None:
 
 
 def _own_config(layer: Any) -> dict[str, Any]:
+    if type(layer).__name__ in ("AddLoss", "AddMetric"):
+        raise ModelError(
+            "a loss or metric that model.add_loss or add_metric put into the graph cannot be carried over; "
+            "build the model without it and pass it to compile"
+        )
     config = dict(layer.get_config())
     config.pop("batch_input_shape", None)  # the flat model has its own inputs
     if "dtype" in config and float_policy(_policy(layer)) != _policy(layer):

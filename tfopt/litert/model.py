@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from tfopt.errors import DataError, ModelError
 from tfopt.litert.graph import Graph, Op, Port, Tensor, Weight
 from tfopt.measure import deflated_bytes
+from tfopt.quiet import native_noise_held
 
 Shapes = tuple[tuple[int, ...], ...]
 Inputs = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
@@ -50,7 +51,8 @@ class LiteModel:
             interpreter = _interpreter(self.data, threads)  # verifies the flatbuffer that Graph reads
             self._graph = Graph(self.data)
             if not any(None in port.shape[1:] for port in self.inputs):  # else it needs a sample's shape
-                interpreter.allocate_tensors()
+                with native_noise_held():  # LiteRT tells which delegate it made
+                    interpreter.allocate_tensors()
                 own = tuple(tuple(axis or 1 for axis in port.shape) for port in self.inputs)
                 self._interpreters[own] = interpreter
         except (RuntimeError, ValueError) as error:

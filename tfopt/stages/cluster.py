@@ -1,4 +1,4 @@
-"""Cluster: few different weights in each kernel, by trained quantization (Han et al. 2015, arXiv:1510.00149, section 3)."""
+"""Cluster: few different weights in each kernel (Han et al. 2015, arXiv:1510.00149, section 3)."""
 
 from typing import Any, ClassVar, Literal
 

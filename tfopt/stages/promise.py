@@ -1,30 +1,32 @@
 """What a stage promises of a kernel, checked on the Keras model and again in the `.tflite`."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
 from tfopt import measure
 
 
-class Promise(Protocol):
+@dataclass(frozen=True)
+class Promise(ABC):
     """A property of one kernel, named by the layer that holds it."""
 
     layer: str
 
+    @abstractmethod
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
         """None when `values` keeps the promise, else what is wrong, e.g. 'sparsity 0.48, promised 0.50'."""
 
     def after_folding(self) -> "Promise":
-        """What is left of the promise when BatchNorm is folded into the kernel, channel by channel."""
+        """What is left of the promise when BatchNorm is folded into the kernel: a factor for each channel."""
+        return self
 
 
 @dataclass(frozen=True)
-class Sparsity:
+class Sparsity(Promise):
     """At least `at_least` of the weights are exactly zero."""
 
-    layer: str
     at_least: float
 
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
@@ -35,15 +37,11 @@ class Sparsity:
             return None
         return f"sparsity {found / values.size:.4f}, promised {self.at_least:.4f}"
 
-    def after_folding(self) -> "Sparsity":
-        return self  # a zero times a factor is a zero
-
 
 @dataclass(frozen=True)
-class Clusters:
+class Clusters(Promise):
     """At most `at_most` different values, in the whole kernel or in each output channel."""
 
-    layer: str
     at_most: int
     per_channel: bool = False
 
@@ -55,14 +53,13 @@ class Clusters:
         return f"{found} different weights {where}, promised at most {self.at_most}"
 
     def after_folding(self) -> "Clusters":
-        return replace(self, per_channel=True)  # each channel is multiplied by a factor of its own
+        return replace(self, per_channel=True)
 
 
 @dataclass(frozen=True)
-class MByN:
+class MByN(Promise):
     """At least m zeros in every n consecutive input channels (Nvidia's 2:4 pattern and its relatives)."""
 
-    layer: str
     m: int
     n: int
 
@@ -72,6 +69,3 @@ class MByN:
         if measure.m_by_n_holds(kernel, self.m, self.n):
             return None
         return f"fewer than {self.m} zeros in some {self.n} consecutive weights"
-
-    def after_folding(self) -> "MByN":
-        return self

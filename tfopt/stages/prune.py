@@ -222,7 +222,7 @@ class Prune(Stage):
         layer.pruning_step.assign(1)
         layer.pruning_obj.conditional_mask_update()
         layer.pruning_obj.weight_mask_op()
-        (weight, mask, _), *_ = layer.pruning_vars
+        (_, mask, _), *_ = layer.pruning_vars
         zeros = int(np.sum(mask.numpy() == 0))
         if self.threshold is not None and zeros in (0, mask.shape.num_elements()):
             raise RecipeError(

@@ -104,7 +104,7 @@ def _scheme(structures: dict[str, Structure]) -> Any:
     module = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_registry")
     default = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_scheme").Default8BitQuantizeScheme
 
-    class Registry(module.Default8BitQuantizeRegistry):  # type: ignore[misc, name-defined]
+    class Registry(module.Default8BitQuantizeRegistry):  # type: ignore[name-defined]
         def get_quantize_config(self, layer: Any) -> Any:
             config = super().get_quantize_config(layer)
             structure = structures.get(layer.name, Structure())

@@ -102,7 +102,8 @@ def preserving_quantizer() -> Any:
             del kwargs
             kernel = inputs
             if training and "centroids" in weights:
-                kernel = self._clustered(weights["latent"], weights["centroids"])
+                # The latent weights are trained in the kernel's place; its own gradient is zero, not missing.
+                kernel = self._clustered(weights["latent"], weights["centroids"]) + 0.0 * inputs
             if "mask" in weights:
                 kernel = kernel * weights["mask"]
             if training and "centroids" in weights:

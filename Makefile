@@ -1,0 +1,28 @@
+# Each target sets up everything it needs: a virtual environment in .venv, the package, its dependencies.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# As many test processes as cores, but each imports TensorFlow: about 1.5 GB.
+WORKERS ?= 2
+
+.PHONY: run test lint clean
+
+run: $(VENV)/installed
+	$(BIN)/tfopt run recipes/deep_compression.py --overwrite
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tfopt needs Python 3.11 or later; try: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

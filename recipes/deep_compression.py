@@ -1,0 +1,19 @@
+"""Deep compression (Han et al. 2015, arXiv:1510.00149): prune, cluster, quantize.
+
+Their third step, entropy coding, is what the deflated size in the report stands for.
+"""
+
+import tfopt
+
+recipe = tfopt.Recipe(
+    name="deep_compression",
+    stages=(
+        tfopt.Prune(final_sparsity=0.6, epochs=6),
+        tfopt.Cluster(number_of_clusters=16, epochs=2, learning_rate=5e-4),
+        tfopt.Quantize(epochs=2, learning_rate=3e-4),
+    ),
+    training=tfopt.Training(learning_rate=1e-3, horizontal_flip=True, shift=0.125),
+)
+
+if __name__ == "__main__":
+    tfopt.run_recipe(recipe)
