@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from tfopt.errors import ModelError, RecipeError
 from tfopt.legacy import tf_keras, tfmot, tfmot_module
+from tfopt.stages.distribution import erdos_renyi_kernel
 from tfopt.stages.kernels import SPARED_BY_DEFAULT, kernel, kernel_index, require_kernels, unknown_kernels
 from tfopt.stages.promise import MByN, Promise, Sparsity
 from tfopt.stages.rules import Setting, choose
@@ -28,6 +29,8 @@ class Prune(Stage):
     Attributes:
         final_sparsity: share of zeros in each kernel at the end, 0 <= s < 1 (0.5 when nothing else says it).
             A rule `(pattern, number)` in `layers` replaces it for the layers it matches.
+        distribution: "uniform" gives every kernel `final_sparsity`; "erk" shares it out so that all kernels
+            together have it, large kernels the most (see `tfopt.stages.distribution`).
         initial_sparsity: share of zeros at `begin_step` of the polynomial schedule.
         schedule: "polynomial" (from initial to final sparsity), "constant" (the full sparsity from
             `begin_step` on, the mask still moving) or "one-shot" (one mask before the first step).
@@ -45,6 +48,7 @@ class Prune(Stage):
     """
 
     final_sparsity: float | None = Field(default=None, ge=0, lt=1)
+    distribution: Literal["uniform", "erk"] = "uniform"
     initial_sparsity: float = Field(default=0.0, ge=0, lt=1)
     schedule: Literal["polynomial", "constant", "one-shot"] = "polynomial"
     power: PositiveFloat = 3.0
@@ -70,6 +74,8 @@ class Prune(Stage):
                 "final_sparsity contradicts threshold and sparsity_m_by_n, which decide the sparsity themselves; "
                 "leave it out."
             )
+        if self.distribution != "uniform" and (self.threshold is not None or self.sparsity_m_by_n):
+            raise RecipeError(f'distribution="{self.distribution}" has nothing to share out with threshold or m by n.')
         if self.sparsity_m_by_n and not self.sparsity_m_by_n[0] < self.sparsity_m_by_n[1]:
             raise RecipeError(f"sparsity_m_by_n=(m, n) needs m < n, e.g. (2, 4); got {self.sparsity_m_by_n}.")
         if self.sparsity_m_by_n and self.importance != "magnitude":
@@ -119,17 +125,25 @@ class Prune(Stage):
         if self.policy == "xnnpack":
             default.update(self._xnnpack(model, layers))
         settings = choose(self.layers, layers, default)
+        shapes = {layer.name: tuple(kernel(layer).shape) for layer in layers if settings[layer.name] is True}
+        shared = self._shared_out(shapes)
         chosen = {
-            name: self._target if setting is True else float(setting)
+            name: shared[name] if setting is True else float(setting)
             for name, setting in settings.items()
             if setting is not False
         }
         for name, target in chosen.items():
             if not 0 <= target < 1:
                 raise RecipeError(f"Layer '{name}': a sparsity must lie in 0 <= s < 1; the rule says {target}.")
+        chosen = {name: target for name, target in chosen.items() if target > 0}
         if not chosen:
             raise RecipeError("Prune would leave every layer alone: its rules switch all of them off.")
         return chosen
+
+    def _shared_out(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, float]:
+        if self.distribution == "erk" and shapes:
+            return erdos_renyi_kernel(shapes, self._target)
+        return dict.fromkeys(shapes, self._target)
 
     def _by_default(self, layer: Any) -> bool:
         if type(layer).__name__ in SPARED_BY_DEFAULT:

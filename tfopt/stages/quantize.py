@@ -29,6 +29,8 @@ OUTPUT_ONLY = (
     "Average", "ELU", "LayerNormalization", "Maximum", "Minimum", "Multiply", "Normalization", "PReLU",
     "Rescaling", "Subtract",
 )  # fmt: skip
+# An int8 average pooling has one scale for input and output; a range of its own would cost another operator.
+PASS_THROUGH = ("AveragePooling1D", "AveragePooling2D")
 FOLDS_BATCH_NORM = ("Conv2D", "DepthwiseConv2D", "Dense")
 ACTIVATIONS = ("linear", "relu", "softmax", "sigmoid", "tanh", "gelu", "swish")
 CALIBRATION_BATCH = 64
@@ -123,12 +125,13 @@ def _scheme(structures: dict[str, Structure]) -> Any:
 
 
 def _special_config(layer: Any) -> Any:
-    """A QuantizeConfig for a layer that TF-MOT does not know, else None (TF-MOT's own choice)."""
+    """A QuantizeConfig where TF-MOT has none or a worse one, else None (TF-MOT's own choice)."""
+    configs = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_configs")
     alone = type(layer).__name__ == "BatchNormalization" and not _follows_foldable(layer)
     if alone or type(layer).__name__ in OUTPUT_ONLY:
-        return tfmot_module(
-            "quantization.keras.default_8bit.default_8bit_quantize_configs"
-        ).Default8BitOutputQuantizeConfig()
+        return configs.Default8BitOutputQuantizeConfig()
+    if type(layer).__name__ in PASS_THROUGH:
+        return configs.NoOpQuantizeConfig()
     return None
 
 
