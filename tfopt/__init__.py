@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
     from tfopt.export import Export, export_tflite
     from tfopt.litert import LiteModel
+    from tfopt.loop import Result, optimize
     from tfopt.models import load_model
-    from tfopt.optimize import Result, optimize
     from tfopt.recipe import Recipe, Training
     from tfopt.stages import Cluster, FineTune, Prune, Quantize
 
@@ -35,13 +35,13 @@ _HOMES = {
     "Quantize": "stages",
     "Recipe": "recipe",
     "RecipeError": "errors",
-    "Result": "optimize",
+    "Result": "loop",
     "TfoptError": "errors",
     "Training": "recipe",
     "export_tflite": "export",
     "load_data": "data",
     "load_model": "models",
-    "optimize": "optimize",
+    "optimize": "loop",
     "run_recipe": "cli",
 }
 

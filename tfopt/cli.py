@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from tfopt.recipe import Recipe
 
 PREPROCESSING = ("raw", "unit", "symmetric")
+UNEXPECTED = 3  # exit code
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
-class _Group(click.Group):
+class _OneLineErrors(click.Command):
     """Turns errors into one line and an exit code; tracebacks behind --debug."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -29,11 +32,15 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            _fail("interrupted; nothing was written", 130)
+            _fail("interrupted; no result was written. The same command goes on after the last finished stage", 130)
         except BaseException as error:
             if ctx.params.get("debug"):
                 raise
             _fail(*_explained(error))
+
+
+class _Group(_OneLineErrors, click.Group):
+    """`tfopt` itself, with commands."""
 
 
 def _explained(error: BaseException) -> tuple[str, int]:
@@ -45,20 +52,27 @@ def _explained(error: BaseException) -> tuple[str, int]:
         from tfopt.recipe import explain
 
         return explain(error, error.title), 2  # type: ignore[arg-type, attr-defined]
-    return f"{type(error).__name__}: {error}. This should not happen; --debug before the command shows where.", 3
+    return (
+        f"{type(error).__name__}: {error}. This should not happen; --debug before the command shows where.",
+        UNEXPECTED,
+    )
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {' '.join(message.split())}", err=True)
     raise click.exceptions.Exit(code)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.group(cls=_Group, context_settings=SETTINGS)
+@_debug_option
 @click.version_option(package_name="tfopt")
 def main(debug: bool) -> None:
     """Take a trained Keras model to a small, verified .tflite."""
-    del debug
+    del debug  # `_OneLineErrors` looks at it
+    _hush_tensorflow()
+
+
+def _hush_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no start-up chatter of TensorFlow's native part
 
 
@@ -107,18 +121,15 @@ def run(recipe: Path, **options: Any) -> None:
 def run_recipe(recipe: "Recipe") -> None:
     """The command line of a recipe script: the options of `tfopt run` for this one recipe."""
 
-    @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    @click.command(cls=_OneLineErrors, context_settings=SETTINGS, help=sys.modules["__main__"].__doc__)
     @_run_options
-    @click.pass_context
-    def command(ctx: click.Context, **options: Any) -> None:
+    @_debug_option
+    def command(debug: bool, **options: Any) -> None:
+        del debug
+        _hush_tensorflow()
         _run(recipe, **options)
 
-    group = _Group(commands={"run": command}, params=main.params, callback=main.callback)
-    script = sys.modules["__main__"].__doc__
-    command.help = script
-    debug = ["--debug"] if "--debug" in sys.argv else []
-    rest = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    group.main([*debug, "run", *rest], prog_name=Path(sys.argv[0]).name)
+    command.main(prog_name=Path(sys.argv[0]).name)
 
 
 def _load_recipe(path: Path) -> "Recipe":
@@ -132,7 +143,12 @@ def _load_recipe(path: Path) -> "Recipe":
         )
     import runpy
 
-    recipe = runpy.run_path(str(path)).get("recipe")
+    try:
+        recipe = runpy.run_path(str(path)).get("recipe")
+    except Exception as error:
+        if _explained(error)[1] != UNEXPECTED:
+            raise
+        raise RecipeError(f"{path} does not run: {type(error).__name__}: {error}.") from error
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path} must define `recipe = tfopt.Recipe(...)`; found {type(recipe).__name__}.")
     return recipe
@@ -157,8 +173,8 @@ def _run(
     from tfopt.data import load_data
     from tfopt.examples import digits_model
     from tfopt.files import prepare_folder
+    from tfopt.loop import data_for, optimize
     from tfopt.models import load_model
-    from tfopt.optimize import data_for, optimize
     from tfopt.progress import Progress
 
     if data and not model:
@@ -172,10 +188,11 @@ def _run(
         keras_model = load_model(model)
         dataset = data_for(keras_model, data or "digits", preprocess=preprocess, limit=limit)
     else:
-        dataset = load_data("digits", limit=limit)
+        dataset = load_data("digits", preprocessing=preprocess, limit=limit)
         progress.say("training the default model on the digits")
         keras_model = digits_model(dataset, seed=recipe.training.seed)
-    result = optimize(keras_model, recipe, dataset, quiet=quiet)
+    checkpoint = out.with_name(f".{out.name}.checkpoint.npz")
+    result = optimize(keras_model, recipe, dataset, quiet=quiet, checkpoint=checkpoint)
     result.save(out, overwrite=overwrite)
     click.echo(str(result.report))
     click.echo(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")

@@ -7,8 +7,8 @@ from tfopt import models
 from tfopt.errors import ModelError
 from tfopt.export import build
 from tfopt.litert import Latency, LiteModel
+from tfopt.loop import FLOAT, data_for
 from tfopt.measure import agreement, metrics_for
-from tfopt.optimize import FLOAT, data_for
 
 ROUNDS = 5
 

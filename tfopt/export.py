@@ -69,7 +69,8 @@ def export_tflite(
         path: the file to write; None keeps it in memory.
         weights, activations, io, calibration_samples: see `Export`.
         representative_data: training inputs for the int8 ranges: a float32 array (batch first), a tf.data of
-            batches (inputs, or inputs and labels), or a `tfopt.data.Dataset`. Not needed after `Quantize`.
+            batches (inputs, or inputs and labels), or a `tfopt.data.Dataset`. After `Quantize` most models need
+            none; it serves tensors that no trained range covers.
 
     Raises:
         PromiseError: the file does not hold what was asked for; the message names the tensors.
@@ -118,33 +119,30 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
     """The bytes of the `.tflite`, unchecked."""
     import tensorflow as tf
 
-    trained_ranges = is_quantization_aware(model)
-    converter = tf.lite.TFLiteConverter.from_keras_model(model if trained_ranges else bridge.to_tf_keras(model))
+    legacy = model if is_quantization_aware(model) else bridge.to_tf_keras(model)
+    converter = tf.lite.TFLiteConverter.from_keras_model(legacy)
     if settings.weights != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if settings.weights == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if settings.integer_only:
+    if settings.integer_only and (settings.io or "int8") == "int8":
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    if settings.integer_only and (representative_data is not None or not is_quantization_aware(model)):
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        if (settings.io or "int8") == "int8":
-            converter.inference_input_type = converter.inference_output_type = tf.int8
-        converter.representative_dataset = _representative(model, representative_data, settings, trained_ranges)
+        converter.representative_dataset = _representative(representative_data, settings.calibration_samples)
     with warnings.catch_warnings(), native_noise_held():
         warnings.simplefilter("ignore")  # about statistics for inputs, which `Quantize` has trained
         return bytes(converter.convert())
 
 
-def _representative(model: Any, data: Any, settings: Export, trained_ranges: bool) -> Any:
+def _representative(data: Any, number: int) -> Any:
     """A generator function of single samples, as the converter wants them."""
-    if trained_ranges:
-        samples = np.zeros((1, *model.input_shape[1:]), np.float32)  # asked for, but the trained ranges count
-    elif data is None:
+    if data is None:
         raise DataError(
             "int8 activations need training inputs for their ranges: pass representative_data=..., or train the "
             'model with Quantize, or choose activations="float32".'
         )
-    else:
-        samples = _samples(data, settings.calibration_samples)
+    samples = _samples(data, number)
 
     def generate() -> Iterator[list[np.ndarray]]:
         for sample in samples:
@@ -173,8 +171,8 @@ def verify_types(lite: LiteModel, settings: Export) -> None:
         if floats:
             raise PromiseError(
                 f"int8 everywhere was promised, but {len(floats)} tensors of the .tflite are float: "
-                f"{', '.join(floats[:5])}. These operators have no int8 form after this training; replace the layers, "
-                'or export with activations="float32".'
+                f"{', '.join(floats[:5])}. Pass representative_data (training inputs), replace the layers, or export "
+                'with activations="float32".'
             )
     expected = "int8" if settings.weights == "int8" else None
     wrong = [w.tensor for w in lite.weights() if expected and w.tensor.dtype != expected]

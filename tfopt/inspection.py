@@ -9,6 +9,7 @@ import numpy as np
 from tfopt import models
 from tfopt.litert import LiteModel
 from tfopt.measure import deflated_bytes, sparsity, unique_weights
+from tfopt.report import bias_tensors
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,10 @@ def _shape(shape: Any) -> str:
 def _lite_parts(lite: LiteModel) -> list[Part]:
     tensors = {tensor.index: tensor for tensor in lite.tensors() if tensor.subgraph == 0}
     weights = {weight.tensor.index: weight.values for weight in lite.weights() if weight.tensor.subgraph == 0}
+    biases = {tensor.index: lite.values(tensor) for tensor in bias_tensors(lite) if tensor.subgraph == 0}
     parts = []
-    for op in lite.ops():
-        constants = [
-            weights.get(index, lite.values(tensors[index]))
-            for index in op.inputs
-            if index in tensors and tensors[index].constant
-        ]
+    for op in (op for op in lite.ops() if op.subgraph == 0):
+        constants = [(weights | biases)[index] for index in op.inputs if index in weights or index in biases]
         output = tensors[op.outputs[0]]
         part = _part(str(op.index), op.name, str(output.shape), constants)
         parts.append(part if part.dtype else Part(part.name, part.kind, part.shape, 0, None, None, output.dtype))

@@ -58,15 +58,16 @@ def _callback_class() -> Any:
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             del epoch
-            self._stop()
+            self.stop()
             values = "  ".join(f"{name} {float(value):.4f}" for name, value in (logs or {}).items())
             self._progress.say(f"{self._title}  {values}  {time.perf_counter() - self._started:.0f} s")
 
         def on_train_end(self, logs: Any = None) -> None:
             del logs
-            self._stop()
+            self.stop()
 
-        def _stop(self) -> None:
+        def stop(self) -> None:
+            """Take the bar off the terminal and give the cursor back."""
             if self._bar:
                 self._bar.stop()
                 self._bar = None

@@ -44,7 +44,7 @@ class Training:
     schedule: Literal["cosine", "constant"] = "cosine"
     batch_size: PositiveInt = 64
     loss: str | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     horizontal_flip: bool = False
     shift: NonNegativeFloat = Field(default=0.0, lt=1)
 
@@ -111,7 +111,10 @@ class Recipe:
         """The recipe that `to_dict` wrote. Raises `RecipeError` for unknown stages, keys and values."""
         if not isinstance(values, dict):
             raise RecipeError(f"A recipe must be a JSON object with 'stages'; got {type(values).__name__}.")
-        values = {**values, "stages": tuple(_stage(stage) for stage in values.get("stages", ()))}
+        stages = values.get("stages")
+        if not isinstance(stages, list | tuple):
+            raise RecipeError(f"A recipe needs a list of 'stages'; got {stages!r}.")
+        values = {**values, "stages": tuple(_stage(stage) for stage in stages)}
         return _validated(cls, values, "recipe")
 
     @classmethod
@@ -134,11 +137,11 @@ def _stage(values: Any) -> Stage:
     classes = {stage.__name__: stage for stage in STAGES}
     if isinstance(values, Stage):
         return values
-    if not isinstance(values, dict) or values.get("stage") not in classes:
-        given = values.get("stage") if isinstance(values, dict) else values
+    given = values.get("stage") if isinstance(values, dict) else values
+    if not isinstance(values, dict) or not isinstance(given, str) or given not in classes:
         raise RecipeError(f"Unknown stage {given!r}. Known: {', '.join(classes)}.")
     rest = {key: value for key, value in values.items() if key != "stage"}
-    return _validated(classes[values["stage"]], rest, values["stage"])
+    return _validated(classes[given], rest, given)
 
 
 def _validated(cls: Any, values: dict[str, Any], where: str) -> Any:

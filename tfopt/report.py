@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.data import Dataset
-from tfopt.litert import LiteModel
+from tfopt.litert import LiteModel, Tensor
 from tfopt.measure import metrics_for, unique_weights
 
 LATENCY_RUNS = 50
@@ -114,7 +114,11 @@ BIAS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_C
 
 def _parameters(lite: LiteModel) -> list[np.ndarray]:
     """Kernels and biases in the file."""
+    return [*(weight.values for weight in lite.weights()), *(lite.values(tensor) for tensor in bias_tensors(lite))]
+
+
+def bias_tensors(lite: LiteModel) -> list[Tensor]:
+    """The constants that operators of the file add."""
     tensors = {tensor.index: tensor for tensor in lite.tensors()}
     biases = {op.inputs[BIAS[op.name]] for op in lite.ops() if op.name in BIAS and len(op.inputs) > BIAS[op.name]}
-    constants = [tensors[index] for index in sorted(biases) if index >= 0 and tensors[index].constant]
-    return [*(weight.values for weight in lite.weights()), *(lite.values(tensor) for tensor in constants)]
+    return [tensors[index] for index in sorted(biases) if index >= 0 and tensors[index].constant]

@@ -1,5 +1,6 @@
 """How a stage is trained: the loss that fits, the optimizer, and the augmentation the model can stand."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,16 +75,33 @@ def _gives_probabilities(model: Any, data: Dataset) -> bool:
 
 def make_optimizer(training: "Training", learning_rate: float, steps: int) -> Any:
     """A new tf_keras optimizer by the recipe. Raises `RecipeError` for a name that tf_keras does not know."""
-    keras = tf_keras()
+    optimizers = tf_keras().optimizers
     rate: Any = learning_rate
     if training.schedule == "cosine" and steps:
-        rate = keras.optimizers.schedules.CosineDecay(learning_rate, decay_steps=steps)
-    try:
-        return keras.optimizers.get({"class_name": training.optimizer, "config": {"learning_rate": rate}})
-    except (ValueError, TypeError) as error:
-        raise RecipeError(
-            f"Unknown optimizer {training.optimizer!r}. Give the name of a tf_keras optimizer, e.g. 'adam'."
-        ) from error
+        rate = optimizers.schedules.CosineDecay(learning_rate, decay_steps=steps)
+    # Not optimizers.get: with a learning rate it gives the old optimizers, without AdamW, Lion and others.
+    known = {name.lower(): kind for name, kind in vars(optimizers).items() if isinstance(kind, type)}
+    known.pop("optimizer")  # the base of all
+    if training.optimizer.lower() not in known:
+        raise RecipeError(f"Unknown optimizer {training.optimizer!r}. Known: {', '.join(sorted(known))}.")
+    return known[training.optimizer.lower()](learning_rate=rate, jit_compile=False)  # XLA is slow on a CPU
+
+
+def stop_at_nan(label: str) -> Any:
+    """A tf_keras callback that raises `RecipeError` at the first batch whose loss is NaN or infinite."""
+
+    class StopAtNaN(tf_keras().callbacks.Callback):  # type: ignore[misc]
+        _supports_tf_logs = True  # see `EpochLines`
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            loss = float((logs or {}).get("loss", 0.0))
+            if not math.isfinite(loss):
+                raise RecipeError(
+                    f"{label}: the loss is {loss} after batch {batch + 1}, so nothing more can be learnt. "
+                    "Lower the learning rate, or look for extreme values in the data."
+                )
+
+    return StopAtNaN()
 
 
 def choose_augmentation(model: Any, training: "Training", data: Dataset) -> tuple[Augmentation | None, list[str]]:

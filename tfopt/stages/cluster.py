@@ -10,13 +10,16 @@ from tfopt.errors import RecipeError
 from tfopt.legacy import tf_keras, tfmot, tfmot_module
 from tfopt.stages.kernels import SPARED_BY_DEFAULT, kernel, require_kernels, unknown_kernels
 from tfopt.stages.promise import Clusters, Promise
+from tfopt.stages.prune import hold_zeros, masked_weights, wrapped_copy, zeros_held
 from tfopt.stages.rules import Setting, choose
-from tfopt.stages.stage import CONFIG, Stage, inner, kernel_layers
+from tfopt.stages.stage import CONFIG, Stage, kernel_layers
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Cluster(Stage):
     """Weight sharing through TF-MOT's clustering wrapper.
+
+    A frozen layer is clustered too, and its clusters are trained; its bias stays as it is.
 
     Attributes:
         number_of_clusters: different values in each kernel, at most; zero counts as one of them where
@@ -37,7 +40,7 @@ class Cluster(Stage):
     preserve_sparsity: bool | None = None
 
     establishes: ClassVar[str | None] = "clusters"
-    preserves: ClassVar[frozenset[str]] = frozenset({"sparsity", "clusters"})
+    preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
 
     def promises(self, model: Any) -> list[Promise]:
         layers = {layer.name: layer for layer in model.layers}
@@ -60,7 +63,7 @@ class Cluster(Stage):
             layer.name: type(layer).__name__ not in SPARED_BY_DEFAULT and registry.supports(layer) for layer in layers
         }
         chosen = {
-            name: self.number_of_clusters if setting is True else int(setting)
+            name: self.number_of_clusters if setting is True else setting
             for name, setting in choose(self.layers, layers, default).items()
             if setting is not False
         }
@@ -74,9 +77,11 @@ class Cluster(Stage):
                 )
             if chosen[layer.name] < 2:
                 raise RecipeError(f"Layer '{layer.name}': expected 2 clusters or more, got {chosen[layer.name]}.")
+            if chosen[layer.name] != int(chosen[layer.name]):
+                raise RecipeError(f"Layer '{layer.name}': expected a whole number, got {chosen[layer.name]} clusters.")
         if not chosen:
             raise RecipeError("Cluster would leave every layer alone: its rules switch all of them off.")
-        return chosen
+        return {name: int(number) for name, number in chosen.items()}
 
     def _per_channel(self, layer: Any) -> bool:
         return self.cluster_per_channel and type(layer).__name__ == "Conv2D"
@@ -87,27 +92,38 @@ class Cluster(Stage):
         chosen = self._chosen(legacy)
         wrapper = tfmot_module("clustering.keras.cluster_wrapper").ClusterWeights
 
+        if preserve and min(chosen.values()) < 3:
+            raise RecipeError(
+                "Where zeros are kept, TF-MOT needs 3 clusters or more: zero, one below and one above; got 2."
+            )
+        held = zeros_held(legacy) if preserve else {}
+
         def wrap(layer: Any) -> Any:
-            copy = layer.__class__.from_config(layer.get_config())
+            copy = wrapped_copy(layer, None if layer.name in chosen else held.get(layer.name))
             if layer.name not in chosen:
                 return copy
-            # The wrapper reads the kernel when it is built, which happens while the model is cloned.
+            # The wrapper reads the kernel when it is built, which happens while the model is cloned. It would find
+            # none in a frozen layer.
+            copy.trainable = True
             copy.build(layer.get_input_shape_at(0))
             copy.set_weights(layer.get_weights())
             return wrapper(copy, **self._settings(layer, chosen[layer.name], preserve))
 
         clustered = tf_keras().models.clone_model(legacy, clone_function=wrap)
         for source, target in zip(legacy.layers, clustered.layers, strict=True):
-            if inner(target) is target:
-                target.set_weights(source.get_weights())
-            else:
+            if source.name in chosen:
+                target.trainable = source.trainable
                 refine_centroids(target, self.lloyd_iterations)
+            else:
+                target.set_weights(source.get_weights())
+        hold_zeros(clustered, scheduled=False)
         return clustered
 
     def _settings(self, layer: Any, number: int, preserve: bool) -> dict[str, Any]:
         """Keyword arguments of TF-MOT's clustering wrapper for one layer."""
         values = kernel(layer).numpy()
         preserve = preserve and bool(np.any(values == 0))
+        fitting = number_that_fits(values, number, self._per_channel(layer))
         init = tfmot().clustering.keras.CentroidInitialization
         methods = {
             "kmeans++": init.KMEANS_PLUS_PLUS,
@@ -116,16 +132,16 @@ class Cluster(Stage):
             "random": init.RANDOM,
         }
         return {
-            "number_of_clusters": max(number_that_fits(values, number, self._per_channel(layer)), 3 if preserve else 2),
-            "cluster_centroids_init": methods[self.cluster_centroids_init],
+            "number_of_clusters": max(fitting, 3 if preserve else 2),
+            # k-means++ cannot draw two centroids from one weight.
+            "cluster_centroids_init": methods[self.cluster_centroids_init if fitting > 1 else "linear"],
             "cluster_per_channel": self._per_channel(layer),
             "preserve_sparsity": preserve,
         }
 
     def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
-        if inner(layer) is layer:
-            return super()._trained_weights(layer, plain)
-        return clustered_weights(layer)
+        del plain
+        return clustered_weights(layer) if hasattr(layer, "cluster_centroids") else masked_weights(layer)
 
 
 def number_that_fits(values: np.ndarray, number: int, per_channel: bool) -> int:

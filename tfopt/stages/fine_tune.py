@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from tfopt.errors import RecipeError
 from tfopt.legacy import tfmot
-from tfopt.stages.prune import hold_zeros, masked_weights
+from tfopt.stages.prune import hold_zeros, masked_weights, wrap_for_pruning, zeros_held
 from tfopt.stages.rules import choose
 from tfopt.stages.stage import CONFIG, Stage
 
@@ -29,8 +30,16 @@ class FineTune(Stage):
         layers = [layer for layer in legacy.layers if layer.weights]
         settings = choose(self.layers, layers, {layer.name: layer.trainable for layer in layers})
         for layer in layers:
-            layer.trainable = bool(settings[layer.name])
-        return hold_zeros(legacy) if "sparsity" in keep else legacy
+            if not isinstance(settings[layer.name], bool):
+                raise RecipeError(
+                    f"FineTune trains a layer or not: a rule says True or False, not {settings[layer.name]}."
+                )
+            layer.trainable = settings[layer.name]
+        if "sparsity" not in keep:
+            return legacy
+        wrapped = wrap_for_pruning(legacy, zeros_held(legacy))
+        hold_zeros(wrapped, scheduled=False)
+        return wrapped
 
     def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
         del plain

@@ -20,6 +20,10 @@ DEFAULT_SPARSITY = 0.5
 RAMP = 0.7
 # How many times the mask is recomputed during the ramp, at most.
 MASK_UPDATES = 100
+# A step that no training reaches, as int64.
+NEVER = 2**62
+# Layers whose kernel TF-MOT's m:n masks fit: in others the pattern would run along another axis than the inputs.
+M_BY_N_LAYERS = ("Dense", "Conv2D")
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -80,6 +84,19 @@ class Prune(Stage):
             raise RecipeError(f"sparsity_m_by_n=(m, n) needs m < n, e.g. (2, 4); got {self.sparsity_m_by_n}.")
         if self.sparsity_m_by_n and self.importance != "magnitude":
             raise RecipeError('sparsity_m_by_n goes with importance="magnitude" only.')
+        if self.sparsity_m_by_n and self.block_size != (1, 1):
+            raise RecipeError("sparsity_m_by_n and block_size are two patterns; give one of them.")
+        numbers = any(not isinstance(setting, bool) for _, setting in self.layers)
+        if numbers and (self.sparsity_m_by_n or self.threshold is not None):
+            raise RecipeError(
+                "With threshold or sparsity_m_by_n a rule says True or False: they decide the sparsity themselves; "
+                f"got {self.layers}."
+            )
+        if self._one_shot and (self.begin_step or self.end_step or self.frequency or self.initial_sparsity):
+            raise RecipeError(
+                "One mask before the first step (one-shot, threshold, sparsity_m_by_n) follows no schedule: leave "
+                "initial_sparsity, begin_step, end_step and frequency out."
+            )
         if self.initial_sparsity > self._target:
             raise RecipeError(
                 f"initial_sparsity {self.initial_sparsity} is above final_sparsity {self._target}; a schedule goes up."
@@ -132,9 +149,18 @@ class Prune(Stage):
             for name, setting in settings.items()
             if setting is not False
         }
-        for name, target in chosen.items():
+        for layer in layers:
+            target = chosen.get(layer.name)
+            if target is None:
+                continue
             if not 0 <= target < 1:
-                raise RecipeError(f"Layer '{name}': a sparsity must lie in 0 <= s < 1; the rule says {target}.")
+                raise RecipeError(f"Layer '{layer.name}': a sparsity must lie in 0 <= s < 1; the rule says {target}.")
+            if not self._pattern_fits(layer):
+                pattern = "sparsity_m_by_n" if self.sparsity_m_by_n else "block_size"
+                raise RecipeError(
+                    f"Layer '{layer.name}' ({type(layer).__name__}, kernel {tuple(kernel(layer).shape)}) cannot be "
+                    f"pruned by {pattern}. Take it out of the rules."
+                )
         chosen = {name: target for name, target in chosen.items() if target > 0}
         if not chosen:
             raise RecipeError("Prune would leave every layer alone: its rules switch all of them off.")
@@ -146,12 +172,12 @@ class Prune(Stage):
         return dict.fromkeys(shapes, self._target)
 
     def _by_default(self, layer: Any) -> bool:
-        if type(layer).__name__ in SPARED_BY_DEFAULT:
-            return False
-        shape = kernel(layer).shape
-        if self.block_size != (1, 1):
-            return len(shape) == 2
-        return self.sparsity_m_by_n is None or len(shape) in (2, 4)
+        return type(layer).__name__ not in SPARED_BY_DEFAULT and self._pattern_fits(layer)
+
+    def _pattern_fits(self, layer: Any) -> bool:
+        if self.sparsity_m_by_n:
+            return type(layer).__name__ in M_BY_N_LAYERS
+        return self.block_size == (1, 1) or len(kernel(layer).shape) == 2
 
     def _xnnpack(self, model: Any, layers: list[Any]) -> dict[str, Setting]:
         policy = tfmot().sparsity.keras.PruneForLatencyOnXNNPack()
@@ -177,25 +203,27 @@ class Prune(Stage):
             for row in range(rows)
             for column in range(columns)
         )
-        fallen = len(sizes) - max(round(len(sizes) * (1 - target)), 1)
+        # The schedule knows the target as a float32.
+        fallen = len(sizes) - max(round(len(sizes) * (1 - float(np.float32(target)))), 1)
         return sum(sizes[:fallen]) / (height * width)
 
     def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
-        del keep  # zeros have the smallest magnitude, so they stay zeros
         chosen = self._chosen(legacy)
         if steps == 0 and not self._one_shot:
             raise RecipeError(
                 f'schedule="{self.schedule}" needs training steps to reach its target and got none. '
                 'Give epochs, or schedule="one-shot".'
             )
-        wrapped = wrap_for_pruning(
-            legacy,
-            {name: self._settings(target, steps) for name, target in chosen.items()},
-            functools.partial(_scored_pruning(), importance=self.importance, threshold=self.threshold, seed=self.seed),
-        )
+        settings = {name: self._settings(target, steps) for name, target in chosen.items()}
+        if "sparsity" in keep:
+            settings = {**zeros_held(legacy), **settings}
+        wrapped = wrap_for_pruning(legacy, settings)
+        if "sparsity" in keep:
+            hold_zeros(wrapped, scheduled=not self._one_shot)
         if self._one_shot:
             for layer in pruned_layers(wrapped):
-                self._prune_now(layer)
+                if layer.layer.name in chosen:
+                    self._prune_now(layer)
         return wrapped
 
     def _settings(self, target: float, steps: int) -> dict[str, Any]:
@@ -205,6 +233,9 @@ class Prune(Stage):
             "block_size": self.block_size,
             "block_pooling_type": self.block_pooling_type,
             "sparsity_m_by_n": self.sparsity_m_by_n,
+            "importance": self.importance,
+            "threshold": self.threshold,
+            "seed": self.seed,
         }
 
     def _schedule(self, target: float, steps: int) -> Any:
@@ -255,21 +286,24 @@ class Prune(Stage):
         )
 
 
-def wrap_for_pruning(legacy: Any, settings: dict[str, dict[str, Any]], wrapper: Any) -> Any:
+def wrap_for_pruning(legacy: Any, settings: dict[str, dict[str, Any]]) -> Any:
     """A copy of `legacy` whose layers named in `settings` are wrapped; weights copied."""
-
-    def wrap(layer: Any) -> Any:
-        copy = layer.__class__.from_config(layer.get_config())
-        if layer.name not in settings:
-            return copy
-        # TF-MOT's registry knows few layers; one that brings this method is taken as it is.
-        copy.get_prunable_weights = lambda: [kernel(copy)]
-        return wrapper(copy, **settings[layer.name])
-
-    wrapped = tf_keras().models.clone_model(legacy, clone_function=wrap)
+    wrapped = tf_keras().models.clone_model(
+        legacy, clone_function=lambda layer: wrapped_copy(layer, settings.get(layer.name))
+    )
     for source, target in zip(legacy.layers, wrapped.layers, strict=True):
         target.set_weights(source.get_weights())  # the wrapper passes them to the layer inside
     return wrapped
+
+
+def wrapped_copy(layer: Any, settings: dict[str, Any] | None) -> Any:
+    """A new layer like `layer`, in a pruning wrapper unless `settings` is None. Its weights are not copied."""
+    copy = layer.__class__.from_config(layer.get_config())
+    if settings is None:
+        return copy
+    # TF-MOT's registry knows few layers; one that brings this method is taken as it is.
+    copy.get_prunable_weights = lambda: [kernel(copy)]
+    return _scored_pruning()(copy, **settings)
 
 
 def masked_weights(layer: Any) -> list[np.ndarray]:
@@ -286,18 +320,25 @@ def pruned_layers(model: Any) -> list[Any]:
     return [layer for layer in model.layers if hasattr(layer, "pruning_vars")]
 
 
-def hold_zeros(legacy: Any) -> Any:
-    """A copy of `legacy` in which every kernel weight that is zero stays zero during `fit`."""
-    once = tfmot().sparsity.keras.ConstantSparsity(0.5, begin_step=1, end_step=1, frequency=1)
-    sparse = {
-        layer.name: {"pruning_schedule": once} for layer in kernel_layers(legacy) if np.any(kernel(layer).numpy() == 0)
+def zeros_held(legacy: Any) -> dict[str, dict[str, Any]]:
+    """Settings by layer name, for `wrapped_copy`: wrappers that leave their masks alone, where there are zeros."""
+    never = tfmot().sparsity.keras.ConstantSparsity(0.5, begin_step=NEVER, end_step=NEVER, frequency=1)
+    return {
+        layer.name: {"pruning_schedule": never} for layer in kernel_layers(legacy) if np.any(kernel(layer).numpy() == 0)
     }
-    wrapped = wrap_for_pruning(legacy, sparse, _scored_pruning())
+
+
+def hold_zeros(wrapped: Any, *, scheduled: bool) -> None:
+    """Every kernel weight in a pruning wrapper that is zero now stays zero during `fit`.
+
+    `scheduled`: some wrapper still waits for TF-MOT's callback to start its schedule.
+    """
     for layer in pruned_layers(wrapped):
         weight, mask, _ = layer.pruning_vars[0]
-        mask.assign((weight.numpy() != 0).astype(mask.dtype.as_numpy_dtype))
-        layer.pruning_step.assign(1)  # past the only step at which the mask would be computed anew
-    return wrapped
+        layer.pruning_obj.held = (weight.numpy() != 0).astype(mask.dtype.as_numpy_dtype)
+        mask.assign(layer.pruning_obj.held)
+        if not scheduled:
+            layer.pruning_step.assign(1)  # TF-MOT's wrapper refuses to train before its callback set it going
 
 
 @functools.cache
@@ -309,11 +350,15 @@ def _scored_pruning() -> Any:
     pruning = tfmot_module("sparsity.keras.pruning_impl").Pruning
 
     class ScoredPruning(pruning):  # type: ignore[misc, valid-type]
-        """Decides by `importance` which weights fall; the schedule decides how many."""
+        """Decides by `importance` which weights fall; the schedule decides how many.
+
+        `held` is 0.0 where a weight stays zero in any case, else 1.0; None where no such weight is.
+        """
 
         importance = "magnitude"
         threshold: float | None = None
         seed = 0
+        held: np.ndarray | None = None
 
         def _update_mask(self, weights: Any) -> Any:
             if self.importance == "threshold":
@@ -322,7 +367,36 @@ def _scored_pruning() -> Any:
             if self.importance == "random":
                 # The same scores every time, so that a weight which fell once stays down as sparsity grows.
                 weights = tf.random.stateless_uniform(weights.shape, (self.seed, weights.shape.num_elements()))
-            return super()._update_mask(weights)
+            # TF-MOT keeps all weights that equal the last one kept: in a kernel with many equal weights too many.
+            scores = tf.reshape(tf.abs(weights), [-1])
+            sparsity = tf.cast(self._pruning_schedule(self._step_fn())[1], tf.float64)
+            number = tf.maximum(tf.round(scores.shape[0] * (1 - sparsity)), 1)
+            values, kept = tf.math.top_k(scores, k=tf.cast(number, tf.int32))
+            mask = tf.scatter_nd(kept[:, tf.newaxis], tf.ones_like(values), scores.shape)
+            return values[-1], tf.reshape(mask, weights.shape)
+
+        def _maybe_update_block_mask(self, weights: Any) -> Any:
+            blocks = self._block_size != [1, 1]
+            threshold, mask = self._block_mask(weights) if blocks else super()._maybe_update_block_mask(weights)
+            return threshold, mask if self.held is None else mask * self.held
+
+        def _block_mask(self, weights: Any) -> Any:
+            # TF-MOT pads on all sides to pool, but at the far ends to mask: where a kernel is no multiple of the
+            # block, it would judge other blocks than fall.
+            (rows, columns), (height, width) = weights.shape, self._block_size
+            tiles = (-(-rows // height), height, -(-columns // width), width)
+
+            def tiled(values: Any) -> Any:
+                return tf.reshape(tf.pad(values, [[0, -rows % height], [0, -columns % width]]), tiles)
+
+            magnitudes = tiled(tf.abs(weights))
+            if self._block_pooling_type == "MAX":
+                pooled = tf.reduce_max(magnitudes, axis=(1, 3))
+            else:
+                sizes = tf.reduce_sum(tiled(tf.ones_like(weights)), axis=(1, 3))
+                pooled = tf.reduce_sum(magnitudes, axis=(1, 3)) / sizes
+            threshold, mask = self._update_mask(pooled)
+            return threshold, tf.repeat(tf.repeat(mask, height, axis=0), width, axis=1)[:rows, :columns]
 
     class PruneByScore(wrapper):  # type: ignore[misc, valid-type]
         """`PruneLowMagnitude` with `importance`, `threshold` and `seed`."""

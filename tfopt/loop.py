@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfopt import bridge, models
+from tfopt.checkpoint import Checkpoint, run_key
 from tfopt.data import Augmentation, Dataset, Preprocessing, fit_to_model, load_data
 from tfopt.errors import ModelError
 from tfopt.export import Export, build
@@ -20,10 +21,12 @@ from tfopt.recipe import Recipe
 from tfopt.report import Report, measured_row
 from tfopt.stages import Stage
 from tfopt.stages.promise import Promise
-from tfopt.training import choose_augmentation, choose_loss, make_optimizer
+from tfopt.training import choose_augmentation, choose_loss, make_optimizer, stop_at_nan
 
 # How the rows before the last one are measured: as a float file, so that each shows its own step alone.
 FLOAT = Export(weights="float32", activations="float32")
+# Training inputs that are offered to a stage's `calibrate`.
+CALIBRATION_SAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class Result:
         return Path(folder)
 
 
-def optimize(model: Any, recipe: Recipe, data: Any, *, quiet: bool = False) -> Result:
+def optimize(
+    model: Any, recipe: Recipe, data: Any, *, quiet: bool = False, checkpoint: str | Path | None = None
+) -> Result:
     """Carry out `recipe` on a copy of `model` and prove the file that comes out.
 
     Args:
@@ -67,6 +72,8 @@ def optimize(model: Any, recipe: Recipe, data: Any, *, quiet: bool = False) -> R
         recipe: the stages, how they are trained and what is exported.
         data: a `Dataset`, or anything that `load_data` takes.
         quiet: no progress on stderr.
+        checkpoint: a file that keeps what each stage has reached. When the run is interrupted, calling
+            `optimize` again with the same recipe, model and data goes on after the last finished stage.
 
     Raises:
         ModelError, DataError, RecipeError: before training, for what cannot work.
@@ -74,7 +81,7 @@ def optimize(model: Any, recipe: Recipe, data: Any, *, quiet: bool = False) -> R
     """
     progress = Progress(quiet=quiet)
     model = models.load_model(model) if isinstance(model, str | Path) else model
-    return _Run(model, recipe, data_for(model, data), progress).result()
+    return _Run(model, recipe, data, progress, checkpoint).result()
 
 
 def data_for(model: Any, source: Any, *, preprocess: str | None = None, limit: int | None = None) -> Dataset:
@@ -101,52 +108,90 @@ def data_for(model: Any, source: Any, *, preprocess: str | None = None, limit: i
 class _Run:
     """The state of one run: the model as it stands, what was established, and the rows so far."""
 
-    def __init__(self, model: Any, recipe: Recipe, data: Dataset, progress: Progress) -> None:
-        self.model, self.recipe, self.data, self.progress = model, recipe, data, progress
+    def __init__(
+        self, model: Any, recipe: Recipe, source: Any, progress: Progress, checkpoint: str | Path | None
+    ) -> None:
+        self.model, self.recipe, self.progress = model, recipe, progress
         training = recipe.training
-        tf_keras().utils.set_random_seed(training.seed)
         self.plain = bridge.to_tf_keras(model)
         _require_one_input_and_output(self.plain)
+        self.data = data = data_for(self.plain, source)
         fit_to_model(data, self.plain.input_shape[1:], self.plain.output_shape[-1])
         self.loss = choose_loss(self.plain, training, data)
         make_optimizer(training, training.learning_rate, 1)  # a wrong name should fail now
         self.steps = data.steps(training.batch_size)
         self._rehearse()
         self.report = Report(recipe.to_dict())
+        self.checkpoint = checkpoint and Checkpoint(
+            Path(checkpoint), run_key(recipe.to_dict(), data.fingerprint, self.plain.get_weights())
+        )
 
     def _rehearse(self) -> None:
-        """Apply every stage to the untouched model: what cannot work says so before hours of training."""
+        """Apply every stage to the untouched model, and export: what cannot work says so before hours of training."""
+        self.progress.say("checking that the recipe can be carried out")
         established: set[str] = set()
+        final = self.plain
         for stage in self.recipe.stages:
-            stage.apply(self.plain, steps=stage.epochs * self.steps, keep=established)
+            applied = stage.apply(self.plain, steps=stage.epochs * self.steps, keep=established)
             established |= {stage.establishes} - {None}  # type: ignore[arg-type]
+            if stage.last:
+                stage.calibrate(applied, self.data.representative(CALIBRATION_SAMPLES))
+                final = applied
+        build(final, self.recipe.export, self.data)
 
     def result(self) -> Result:
-        self.progress.say("measuring the untouched model")
         augmentation, notes = choose_augmentation(self.plain, self.recipe.training, self.data)
-        self._add_row("original", self.plain, FLOAT, [*self.data.describe(), *notes])
+        finished = self._resume()
+        if not finished:
+            self.progress.say("measuring the untouched model")
+            self._add_row("original", self.plain, FLOAT, [*self.data.describe(), *notes])
         established: set[str] = set()
         promises: list[Promise] = []
         trained = self.plain
+        started, notes = time.perf_counter(), []
         for position, stage in enumerate(self.recipe.stages):
             started = time.perf_counter()
-            notes = stage.notes(self.plain)
-            trained = self._train(stage, position, established, augmentation)
-            self.plain = stage.strip(trained)
+            if position >= finished:
+                notes = stage.notes(self.plain)
+                trained = self._train(stage, position, established, augmentation)
+                self.plain = stage.strip(trained)
             promises = [*promises, *stage.promises(self.plain)]
             established |= {stage.establishes} - {None}  # type: ignore[arg-type]
-            if not stage.last:  # the row of the last one is the exported file
+            if position >= finished and not stage.last:  # the row of the last one is the exported file
                 self._add_row(type(stage).__name__, self.plain, FLOAT, notes, started)
+                self._keep()
+                started, notes = time.perf_counter(), []
         final = trained if self.recipe.stages and self.recipe.stages[-1].last else self.plain
-        lite = self._export(final, promises, notes if final is trained else [], started)
+        lite = self._export(final, promises, notes, started)
         model = bridge.to_keras(self.plain, like=self.model)
+        if self.checkpoint:
+            self.checkpoint.remove()
         return Result(model, lite, self.report, self.recipe, _described(self.data))
+
+    def _keep(self) -> None:
+        if self.checkpoint:
+            self.checkpoint.save(self.plain.get_weights(), self.report.rows)
+
+    def _resume(self) -> int:
+        """Take up where an interrupted run stopped; returns the number of stages that are done."""
+        found = self.checkpoint and self.checkpoint.load()
+        if not found:
+            return 0
+        weights, rows = found
+        self.plain.set_weights(weights)
+        self.report.rows.extend(rows)
+        done = len(rows) - 1  # the first row is the untouched model
+        self.progress.say(
+            f"going on after {rows[-1].step}: {done} of {len(self.recipe.stages)} stages were done before"
+        )
+        return done
 
     def _train(self, stage: Stage, position: int, established: set[str], augmentation: Augmentation | None) -> Any:
         training = self.recipe.training
+        tf_keras().utils.set_random_seed(training.seed + position)  # so that a resumed run repeats the whole one
         steps = stage.epochs * self.steps
         model = stage.apply(self.plain, steps=steps, keep=established)
-        stage.calibrate(model, self.data.representative(512, seed=training.seed))
+        stage.calibrate(model, self.data.representative(CALIBRATION_SAMPLES, seed=training.seed))
         if not steps:
             return model
         model.compile(
@@ -158,14 +203,17 @@ class _Run:
             "train", training.batch_size, shuffle=True, seed=training.seed + position, augment=augmentation
         )
         label = f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}"
-        callbacks = [*stage.callbacks(), tf_keras().callbacks.TerminateOnNaN(), self.progress.callback(label)]
-        model.fit(
-            batches,
-            epochs=stage.epochs,
-            validation_data=self.data.batches("validation", 256),
-            callbacks=callbacks,
-            verbose=0,
-        )
+        lines = self.progress.callback(label)
+        try:
+            model.fit(
+                batches,
+                epochs=stage.epochs,
+                validation_data=self.data.batches("validation", 256),
+                callbacks=[*stage.callbacks(), stop_at_nan(label), lines],
+                verbose=0,
+            )
+        finally:
+            lines.stop()  # tf_keras tells its callbacks nothing of an interruption
         return model
 
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:

@@ -1,0 +1,75 @@
+"""What several test modules share. TensorFlow stays quiet unless the environment says otherwise."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of models and data that are too large for the repository."""
+    if "TFOPT_SHARED" not in os.environ:
+        pytest.skip("TFOPT_SHARED does not say where the shared models and data are")
+    return Path(os.environ["TFOPT_SHARED"])
+
+
+def _small_model(api):
+    """Each kind of kernel that the stages treat in a way of its own; a submodel; weights as after training.
+
+    `api` is `keras` or `tf_keras`. Kernels: `stem` (BatchNorm behind it), `inline` (ReLU inside), `apart` (ReLU
+    layer behind it), `conv` and the depthwise `depth` in the submodel, and the Dense `head`.
+    """
+    layers = api.layers
+    inner = [
+        layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv"),
+        layers.BatchNormalization(name="conv_norm"),
+        layers.ReLU(name="conv_relu"),
+        layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depth"),
+        layers.BatchNormalization(name="depth_norm"),
+        layers.ReLU(name="depth_relu"),
+    ]
+    outer = [
+        layers.Conv2D(8, 3, padding="same", use_bias=False, name="stem"),
+        layers.BatchNormalization(name="stem_norm"),
+        layers.ReLU(name="stem_relu"),
+        layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="inline"),
+        layers.Conv2D(8, 3, padding="same", name="apart"),
+        layers.ReLU(name="apart_relu"),
+        _chained(api, (4, 4, 8), inner, "inner"),
+        layers.Dropout(0.1, name="drop"),
+        layers.GlobalAveragePooling2D(name="pool"),
+        layers.Dense(4, activation="softmax", name="head"),
+    ]
+    model = _chained(api, (8, 8, 3), outer, "small")
+    rng = np.random.default_rng(7)
+    weights = []
+    for weight in model.get_weights():
+        fan_in = np.prod(weight.shape[:-1]) if weight.ndim > 1 else None
+        drawn = rng.normal(0, 1.4 / np.sqrt(fan_in), weight.shape) if fan_in else rng.uniform(0.5, 1.5, weight.shape)
+        weights.append(drawn.astype("float32"))
+    model.set_weights(weights)
+    return model
+
+
+def _chained(api, shape, layers, name):
+    inputs = outputs = api.Input(shape)
+    for layer in layers:
+        outputs = layer(outputs)
+    return api.Model(inputs, outputs, name=name)
+
+
+@pytest.fixture(scope="session")
+def small_model():
+    """The function that makes the model, given the package: `keras` or `tf_keras`."""
+    return _small_model
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """256 images (8, 8, 3) and their classes, 0 to 3: which of two channels are bright on average."""
+    x = np.random.default_rng(1).normal(size=(256, 8, 8, 3)).astype("float32")
+    return x, (x.mean(axis=(1, 2))[:, :2] > 0) @ np.array([1, 2])

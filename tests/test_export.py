@@ -1,0 +1,327 @@
+"""Exported files, opened with LiteRT's own interpreter and compared with the Keras model in NumPy."""
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+import tfopt
+from tfopt import export
+from tfopt.errors import DataError, OutputError, PromiseError, RecipeError
+from tfopt.legacy import tf_keras
+from tfopt.litert import LiteModel
+
+RNG = np.random.default_rng(7)
+X = (RNG.normal(size=(64, 8, 8, 3)) * np.linspace(0.1, 8, 64)[:, None, None, None]).astype("float32")
+
+
+def interpreter(data):
+    opened = Interpreter(model_content=data)
+    opened.allocate_tensors()
+    return opened
+
+
+def run_tflite(data, x):
+    """Outputs of a .tflite in real units, sample by sample: quantize, invoke, dequantize by the book."""
+    opened = interpreter(data)
+    (source,), (target,) = opened.get_input_details(), opened.get_output_details()
+    rows = []
+    for sample in x:
+        if source["dtype"] == np.int8:
+            scale, zero = source["quantization"]
+            sample = np.clip(np.round(sample / np.float32(scale)) + zero, -128, 127)
+        opened.set_tensor(source["index"], sample[None].astype(source["dtype"]))
+        opened.invoke()
+        row = opened.get_tensor(target["index"])[0]
+        if target["dtype"] == np.int8:
+            scale, zero = target["quantization"]
+            row = (row.astype("float32") - zero) * np.float32(scale)
+        rows.append(row)
+    return np.stack(rows)
+
+
+def dtypes(data):
+    """Of all tensors in the file; an allocated interpreter would list its scratch tensors, too."""
+    return {str(np.dtype(detail["dtype"])) for detail in Interpreter(model_content=data).get_tensor_details()}
+
+
+def conv_net(package):
+    """28 x 28 channels: large enough (7,056 weights) for the converter to quantize with float activations."""
+    layers = package.layers
+    package.utils.set_random_seed(1)
+    model = package.Sequential(
+        [
+            package.Input((8, 8, 3)),
+            layers.Conv2D(28, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Conv2D(28, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(5, activation="softmax"),
+        ]
+    )
+    weights = [np.random.default_rng(i).normal(size=w.shape, scale=0.3) for i, w in enumerate(model.get_weights())]
+    weights[4] = np.abs(weights[4]) + 0.5  # the moving variance
+    model.set_weights(weights)
+    return model
+
+
+@pytest.fixture(scope="module")
+def models():
+    import keras
+
+    net = {"keras3": conv_net(keras), "tf_keras": conv_net(tf_keras())}
+    stage = tfopt.Quantize()
+    net["qat"] = stage.apply(net["tf_keras"], steps=0)
+    stage.calibrate(net["qat"], X)
+    return net
+
+
+@pytest.fixture(scope="module")
+def expected(models):
+    """What the float model computes; the same in both Kerases."""
+    import keras
+
+    values = keras.ops.convert_to_numpy(models["keras3"](X, training=False))
+    assert np.ptp(values, axis=0).max() > 0.5, "outputs that all look alike would prove nothing"
+    np.testing.assert_allclose(models["tf_keras"](X, training=False).numpy(), values, atol=1e-5)
+    return values
+
+
+# weights, activations, io, extra types in the file, largest error of a probability
+FORMS = {
+    "float32": ({"weights": "float32", "activations": "float32"}, "float32", 1e-5),
+    "float16": ({"weights": "float16", "activations": "float32"}, "float16", 0.01),
+    "int8 weights": ({"weights": "int8", "activations": "float32"}, "int8", 0.06),
+    "int8": ({"weights": "int8", "activations": "int8"}, "int8", 0.15),
+    "int8 with float borders": ({"weights": "int8", "activations": "int8", "io": "float32"}, "int8", 0.15),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["keras3", "tf_keras"])
+def test_each_form_is_in_the_file_and_close_to_the_model(kind, form, models, expected, tmp_path):
+    settings, dtype, tolerance = FORMS[form]
+    path = tmp_path / "new" / "model.tflite"
+    before = [np.array(weight) for weight in models[kind].get_weights()]
+    data = X if settings["activations"] == "int8" else None
+    lite = tfopt.export_tflite(models[kind], path, **settings, representative_data=data)
+    content = path.read_bytes()
+    assert content == lite.data
+    assert [file.name for file in path.parent.iterdir()] == ["model.tflite"]
+    assert dtype in dtypes(content)
+    got = run_tflite(content, X)
+    assert np.abs(got - expected).max() < tolerance
+    np.testing.assert_allclose(lite.predict(X), got, atol=1.01 / 256)
+    border = "int8" if form == "int8" else "float32"
+    opened = interpreter(content)
+    for detail in (*opened.get_input_details(), *opened.get_output_details()):
+        assert np.dtype(detail["dtype"]) == border
+    for old, new in zip(before, models[kind].get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_int8_everywhere_means_no_float_at_all(compact, models):
+    lite, _ = export.build(models["keras3"], export.Export(compact=compact), X)
+    assert dtypes(lite.data) <= {"int8", "int32"}
+
+
+def test_float_borders_are_the_only_floats(models):
+    data = tfopt.export_tflite(models["keras3"], io="float32", representative_data=X).data
+    opened = Interpreter(model_content=data)
+    borders = {detail["index"] for detail in (*opened.get_input_details(), *opened.get_output_details())}
+    floats = {d["index"] for d in opened.get_tensor_details() if d["dtype"] == np.float32}
+    assert floats == borders
+
+
+def test_quantization_aware_model_needs_no_data(models, expected):
+    lite = tfopt.export_tflite(models["qat"])
+    assert dtypes(lite.data) <= {"int8", "int32"}
+    trained = models["qat"].predict(X, verbose=0)
+    assert np.abs(run_tflite(lite.data, X) - trained).max() < 0.05
+    assert np.abs(run_tflite(lite.data, X) - expected).max() < 0.2
+
+
+def test_weights_alone_are_a_quarter(models):
+    sizes = {
+        weights: len(tfopt.export_tflite(models["keras3"], weights=weights, activations="float32").data)
+        for weights in ("float32", "float16", "int8")
+    }
+    numbers = 3 * 3 * 3 * 28 + 28 + 3 * 3 * 28 * 28 + 28 + 28 * 5 + 5  # BatchNorm folded into a bias
+    assert 4 * numbers < sizes["float32"] < 4 * numbers + 4000
+    assert 2 * numbers < sizes["float16"] < 2 * numbers + 4000
+    assert 7056 < sizes["int8"] < 7056 + 4 * (numbers - 7056) + 4000  # kernels under 1,024 values may stay float
+
+
+def test_representative_data_in_every_form(models):
+    """All hold the same 48 samples in the same order, so the files are the same to the byte."""
+    import tensorflow as tf
+
+    y = np.zeros(len(X), "int64")
+    batches = tf.data.Dataset.from_tensor_slices(X).batch(16)
+    labelled = tf.data.Dataset.from_tensor_slices((X, y)).batch(20)
+    given = {"array": X, "float64": X.astype("float64"), "batches": batches, "labelled": labelled}
+    files = {
+        name: tfopt.export_tflite(models["keras3"], representative_data=data, calibration_samples=48).data
+        for name, data in given.items()
+    }
+    assert len(set(files.values())) == 1, {name: len(data) for name, data in files.items()}
+
+
+def test_representative_data_as_a_dataset(models, expected):
+    labels = np.arange(len(X)) % 5
+    data = tfopt.load_data(((X, labels), (X, labels)), validation=0.2)
+    lite = tfopt.export_tflite(models["keras3"], representative_data=data)
+    assert np.abs(run_tflite(lite.data, X) - expected).max() < 0.15
+
+
+def test_only_so_many_samples_are_used_for_calibration(models):
+    """Huge values after the first 16 samples would stretch the range of the input, -8..8 here, if they were read."""
+    data = np.concatenate([X[:16], X[:16] * 1000])
+    lite = tfopt.export_tflite(models["keras3"], representative_data=data, calibration_samples=16)
+    scale, _ = interpreter(lite.data).get_input_details()[0]["quantization"]
+    span = X[:16].max() - X[:16].min()
+    assert scale == pytest.approx(span / 255, rel=0.02)
+
+
+@pytest.mark.parametrize("settings", [{}, {"io": "float32"}])
+def test_missing_representative_data(settings, models, tmp_path):
+    with pytest.raises(DataError, match="representative_data") as caught:
+        tfopt.export_tflite(models["keras3"], tmp_path / "model.tflite", **settings)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"weights": "float32"}, {"weights": "float16"}, {"activations": "float32", "io": "int8"}],
+)
+def test_contradictions(settings, models):
+    with pytest.raises(RecipeError, match=r"int8 (activations|inputs and outputs) need int8"):
+        tfopt.export_tflite(models["keras3"], representative_data=X, **settings)
+
+
+def test_nothing_is_left_where_the_path_cannot_be_written(models, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match="file") as caught:
+        tfopt.export_tflite(models["keras3"], tmp_path / "file" / "m.tflite", weights="float32", activations="float32")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_an_older_file_stays_when_the_export_fails(models, tmp_path, monkeypatch):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(export, "convert", lambda *args: float_bytes(models["keras3"]))
+    with pytest.raises(PromiseError):
+        tfopt.export_tflite(models["keras3"], path, representative_data=X)
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def float_bytes(model):
+    return CONVERT(model, export.Export(weights="float32", activations="float32"))
+
+
+CONVERT = export.convert  # before any test replaces it
+
+
+@pytest.mark.parametrize("activations", ["float32", "int8"])
+def test_a_float_file_where_int8_was_promised_is_refused_by_tensor(models, monkeypatch, activations):
+    monkeypatch.setattr(export, "convert", lambda *args: float_bytes(models["keras3"]))
+    with pytest.raises(PromiseError) as caught:
+        tfopt.export_tflite(models["keras3"], activations=activations, representative_data=X)
+    named = [detail["name"] for detail in interpreter(float_bytes(models["keras3"])).get_tensor_details()]
+    assert any(name and name in str(caught.value) for name in named)
+    assert "float" in str(caught.value)
+
+
+def pruned_and_clustered(package):
+    """Half of each kernel zero; the first has 4 different values, and no layer folds a BatchNorm."""
+    layers = package.layers
+    model = package.Sequential(
+        [
+            package.Input((8, 8, 3)),
+            layers.Conv2D(8, 3, activation="relu", name="few"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(6, name="half"),
+        ]
+    )
+    rng = np.random.default_rng(5)
+    few, bias, half, other = model.get_weights()
+    few = rng.choice(np.array([-1.0, 0.0, 0.5, 1.0], "float32"), few.shape)
+    half = rng.normal(size=half.shape)
+    half[::2] = 0
+    model.set_weights([few, bias, half, other])
+    return model
+
+
+def test_promises_are_looked_up_in_the_file(monkeypatch):
+    import keras
+
+    from tfopt.stages.promise import Clusters, Sparsity
+
+    model = pruned_and_clustered(keras)
+    plain = tfopt.bridge.to_tf_keras(model)
+    held = [Clusters(layer="few", at_most=4), Sparsity(layer="half", at_least=0.5)]
+    settings = export.Export(weights="float32", activations="float32")
+    assert export.build(model, settings, None, held, plain)[1] == []
+    assert export.build(model, export.Export(), X, held, plain)[1] == []
+    rng = np.random.default_rng(0)
+    for layer, told in (("few", "different weights"), ("half", "sparsity 0.")):
+        denser = pruned_and_clustered(keras)
+        values = denser.get_layer(layer).get_weights()
+        values[0] = values[0] + rng.uniform(0.01, 0.02, values[0].shape)
+        denser.get_layer(layer).set_weights(values)
+        monkeypatch.setattr(export, "convert", lambda *args, denser=denser: float_bytes(denser))
+        with pytest.raises(PromiseError, match=f"layer '{layer}', tensor '.+': .*{told}"):
+            export.build(model, settings, None, held, plain)
+
+
+def test_a_kernel_that_is_not_in_the_file_is_told(monkeypatch):
+    import keras
+
+    from tfopt.stages.promise import Sparsity
+
+    model, other = pruned_and_clustered(keras), pruned_and_clustered(keras)
+    values = other.get_layer("half").get_weights()
+    other.get_layer("half").set_weights([np.random.default_rng(9).normal(size=values[0].shape), values[1]])
+    monkeypatch.setattr(export, "convert", lambda *args: float_bytes(other))
+    with pytest.raises(PromiseError, match="kernel of layer 'half' was not found"):
+        export.build(
+            model,
+            export.Export(weights="float32", activations="float32"),
+            None,
+            [Sparsity(layer="half", at_least=0.5)],
+            tfopt.bridge.to_tf_keras(model),
+        )
+
+
+def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
+    """8 values in the whole kernel become 8 in each channel; the note says so, and QAT must not pass so easily."""
+    import keras
+
+    from tfopt.stages.promise import Clusters
+
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            keras.layers.Conv2D(4, 3, use_bias=False, name="few"),
+            keras.layers.BatchNormalization(name="norm"),
+        ]
+    )
+    rng = np.random.default_rng(2)
+    few = rng.choice(np.array([-1.0, 0.5, 1.0], "float32"), (3, 3, 2, 4))
+    gamma = np.array([1.0, 1.7, 0.6, 2.3], "float32")
+    model.set_weights([few, gamma, np.zeros(4), np.zeros(4), np.ones(4)])
+    plain = tfopt.bridge.to_tf_keras(model)
+    settings = export.Export(weights="float32", activations="float32")
+    _, notes = export.build(model, settings, None, [Clusters(layer="few", at_most=3)], plain)
+    assert len(set(notes)) == 1
+    assert notes[0].startswith("few: holds in each output channel")
+    lite = LiteModel(export.convert(model, settings))
+    with pytest.raises(PromiseError, match="few"):
+        export.verify_promises(lite, plain, [Clusters(layer="few", at_most=3)], trained_ranges=True)
+    with pytest.raises(PromiseError, match="few"):
+        export.verify_promises(lite, plain, [Clusters(layer="few", at_most=2)], trained_ranges=False)

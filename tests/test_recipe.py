@@ -1,0 +1,200 @@
+"""A recipe is data: it survives the file, refuses what it does not know, and what contradicts itself."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tfopt.errors import RecipeError
+from tfopt.export import Export
+from tfopt.recipe import Recipe, Training
+from tfopt.stages import STAGES, Cluster, FineTune, Prune, Quantize
+
+EVERYTHING = Recipe(
+    name="everything",
+    stages=(
+        FineTune(epochs=2, learning_rate=0.01, layers=(("conv2d*", False), ("Dense", True))),
+        Prune(
+            epochs=3,
+            final_sparsity=0.75,
+            initial_sparsity=0.25,
+            power=2.0,
+            begin_step=1,
+            end_step=9,
+            frequency=4,
+            block_size=(2, 4),
+            block_pooling_type="MAX",
+            importance="random",
+            seed=3,
+            layers=(("dense_1", 0.5), ("stem", False)),
+        ),
+        Prune(epochs=0, sparsity_m_by_n=(2, 4)),
+        Cluster(number_of_clusters=8, preserve_sparsity=False, cluster_per_channel=True, layers=(("head", 4),)),
+        Quantize(calibration_samples=7),
+    ),
+    training=Training(optimizer="adamw", loss="mse", batch_size=5, seed=11, horizontal_flip=True, shift=0.1),
+    export=Export(io="float32", calibration_samples=9, compact=False),
+)
+
+
+def one_line(text):
+    return text.strip() and "\n" not in text
+
+
+def test_everything_holds_every_stage_and_every_kind_of_value():
+    assert {type(stage) for stage in EVERYTHING.stages} == set(STAGES)
+    values = [value for stage in EVERYTHING.stages for value in dataclasses.asdict(stage).values()]
+    assert {type(value) for value in values} >= {int, float, str, bool, tuple, type(None)}
+
+
+def test_json_round_trip_is_equal():
+    text = EVERYTHING.to_json()
+    again = Recipe.from_json(text)
+    assert again == EVERYTHING
+    assert again.to_json() == text
+    assert again.stages[1].layers == (("dense_1", 0.5), ("stem", False))
+    assert again.stages[1].layers[1][1] is False  # not 0.0
+    assert again.stages[2].sparsity_m_by_n == (2, 4)
+    assert again.stages[1].sparsity_m_by_n is None
+    assert again.stages[3].layers == (("head", 4),)
+    assert type(again.stages[3].layers[0][1]) is int
+
+
+def test_json_is_what_a_person_would_write():
+    written = json.loads(Recipe(stages=(Prune(final_sparsity=0.25), Quantize()), name="mine").to_json())
+    assert set(written) == {"name", "stages", "training", "export"}
+    assert written["name"] == "mine"
+    assert [stage["stage"] for stage in written["stages"]] == ["Prune", "Quantize"]
+    assert written["stages"][0]["final_sparsity"] == 0.25
+    assert written["training"]["learning_rate"] == 1e-3
+    short = {"stages": [{"stage": "Prune", "final_sparsity": 0.25}, {"stage": "Quantize"}], "name": "mine"}
+    assert Recipe.from_dict(short) == Recipe(stages=(Prune(final_sparsity=0.25), Quantize()), name="mine")
+
+
+def test_load_reads_a_file(tmp_path):
+    (tmp_path / "recipe.json").write_text(EVERYTHING.to_json(), encoding="utf-8")
+    assert Recipe.load(tmp_path / "recipe.json") == EVERYTHING
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"stages": [{"stage": "Shrink"}]}', ["Shrink", "FineTune, Prune, Cluster, Quantize"]),
+        ('{"stages": [{"stage": ["Prune"]}]}', ["['Prune']"]),
+        ('{"stages": [{"final_sparsity": 0.5}]}', ["None"]),
+        ('{"stages": [null]}', ["None"]),
+        ('{"stages": "Prune"}', ["'Prune'", "list"]),
+        ('{"stages": null}', ["None", "list"]),
+        ("{}", ["stages"]),
+        ("[]", ["list"]),
+        ('{"stages": [{"stage": "Prune", "final_sparsit": 0.5}]}', ["Prune.final_sparsit", "0.5"]),
+        ('{"stages": [{"stage": "Prune", "final_sparsity": "much"}]}', ["Prune.final_sparsity", "'much'"]),
+        ('{"stages": [{"stage": "Prune", "final_sparsity": 1.0}]}', ["Prune.final_sparsity", "1.0", "less than 1"]),
+        ('{"stages": [{"stage": "Prune", "final_sparsity": NaN}]}', ["Prune.final_sparsity", "nan"]),
+        ('{"stages": [{"stage": "Prune", "epochs": -1}]}', ["Prune.epochs", "-1"]),
+        ('{"stages": [{"stage": "Prune", "epochs": 1.5}]}', ["Prune.epochs", "1.5"]),
+        ('{"stages": [{"stage": "Prune", "layers": [["a"]]}]}', ["Prune.layers.0", "['a']"]),
+        ('{"stages": [{"stage": "Cluster", "number_of_clusters": 1}]}', ["Cluster.number_of_clusters", "2"]),
+        ('{"stages": [{"stage": "Cluster", "cluster_centroids_init": "best"}]}', ["'best'", "kmeans++"]),
+        ('{"stages": [{"stage": "Quantize", "layers": [["a", true]]}]}', ["Quantize", "layer rules"]),
+        ('{"stages": [], "traning": {}}', ["recipe.traning"]),
+        ('{"stages": [], "training": {"lr": 1}}', ["recipe.training.lr"]),
+        ('{"stages": [], "training": {"seed": -1}}', ["recipe.training.seed", "-1"]),
+        ('{"stages": [], "training": {"learning_rate": 0}}', ["recipe.training.learning_rate"]),
+        ('{"stages": [], "training": {"shift": 1}}', ["recipe.training.shift"]),
+        ('{"stages": [], "training": null}', ["recipe.training", "None"]),
+        ('{"stages": [], "export": {"weights": "int4"}}', ["recipe.export.weights", "'int4'", "int8"]),
+        ('{"stages": [], "export": {"weights": "float32", "activations": "int8"}}', ["int8 weights", "float32"]),
+        ('{"stages": [], "export": {"activations": "float32", "io": "int8"}}', ["int8 activations"]),
+        ('{"stages": [', ["not valid JSON"]),
+        ("recipe = tfopt.Recipe()", ["not valid JSON"]),
+    ],
+)
+def test_unknown_or_wrong_is_refused_by_name_in_one_line(text, named):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_json(text)
+    assert one_line(str(caught.value))
+    for part in named:
+        assert part in str(caught.value)
+
+
+def test_all_findings_are_told_at_once():
+    with pytest.raises(RecipeError, match=r"Prune\.epochs = -1.*; Prune\.power = 0"):
+        Recipe.from_json('{"stages": [{"stage": "Prune", "epochs": -1, "power": 0}]}')
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", None])
+def test_unreadable_file(tmp_path, content):
+    path = tmp_path / "recipe.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"Cannot read the recipe .*recipe\.json") as caught:
+        Recipe.load(path)
+    assert one_line(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ((Cluster(), Prune()), "Prune would lose the clusters that Cluster established. Put Prune before Cluster."),
+        ((Prune(), Cluster(), FineTune()), "FineTune would lose the clusters that Cluster established"),
+        ((Quantize(), FineTune()), "Quantize must be the last stage"),
+        ((Quantize(), Prune()), "Quantize must be the last stage"),
+        ((Prune(), Quantize(), Cluster()), "Quantize must be the last stage"),
+        ((Quantize(), Quantize()), "Quantize must be the last stage"),
+    ],
+)
+def test_wrong_order_is_refused(stages, message):
+    with pytest.raises(RecipeError) as caught:
+        Recipe(stages=stages)
+    assert message in str(caught.value)
+    as_file = {"stages": [{"stage": type(stage).__name__} for stage in stages]}
+    with pytest.raises(RecipeError) as from_file:
+        Recipe.from_dict(as_file)
+    assert str(from_file.value) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        (),
+        (Prune(), FineTune(), Prune(), Cluster(), Quantize()),
+        (FineTune(), Quantize()),
+        (Prune(), FineTune()),
+    ],
+)
+def test_right_order_is_taken(stages):
+    assert Recipe(stages=stages).stages == stages
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
+def test_quantize_with_float_activations_is_refused(weights):
+    with pytest.raises(RecipeError, match=f"Quantize trains for int8.*{weights} weights and float32 activations"):
+        Recipe(stages=(Quantize(),), export=Export(weights=weights, activations="float32"))
+
+
+def test_scaled_multiplies_epochs_and_leaves_the_rest():
+    epochs = (0, 1, 2, 3, 10)
+    recipe = Recipe(stages=tuple(FineTune(epochs=n, learning_rate=0.5) for n in epochs), name="n")
+    half = recipe.scaled(0.5)
+    assert [stage.epochs for stage in half.stages] == [0, 1, 1, 2, 5]  # 0.5 -> 1, at least; 1.5 -> 2
+    assert [stage.epochs for stage in recipe.scaled(3).stages] == [0, 3, 6, 9, 30]
+    assert [stage.epochs for stage in recipe.scaled(1e-9).stages] == [0, 1, 1, 1, 1]
+    assert [stage.epochs for stage in recipe.stages] == list(epochs)
+    assert half.name == "n"
+    assert all(stage.learning_rate == 0.5 for stage in half.stages)
+    assert EVERYTHING.scaled(1.0) == EVERYTHING
+
+
+def test_seeded_changes_the_seed_only():
+    other = EVERYTHING.seeded(5)
+    assert other.training.seed == 5
+    assert other != EVERYTHING
+    assert other.seeded(11) == EVERYTHING
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EVERYTHING.name = "other"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        EVERYTHING.stages[0].epochs = 7

@@ -1,0 +1,109 @@
+"""The report as text and as JSON, from rows made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.export import Export, build
+from tfopt.report import Report, Row, measured_row
+
+ROWS = [
+    Row(
+        step="original",
+        metrics={"accuracy": 0.98765},
+        parameters=25706,
+        nonzero_parameters=25701,
+        max_unique_weights=18430,
+        bytes=105344,
+        deflated_bytes=96462,
+        latency_ms=0.01527,
+        seconds=1.4,
+        notes=["not pruned: [bold]head[/bold]", "x" * 200],
+    ),
+    Row(
+        step="exported int8",
+        metrics={"accuracy": 0.5},
+        parameters=10,
+        nonzero_parameters=0,
+        max_unique_weights=1,
+        bytes=999,
+        deflated_bytes=1000,
+        latency_ms=None,
+        seconds=3599.6,
+    ),
+]
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
+
+
+def test_table():
+    lines = str(Report({"name": "mine"}, ROWS)).splitlines()
+    assert lines[0].strip() == "mine"
+    header = ["step", "accuracy", "nonzero", "unique", "bytes", "deflated", "ms", "seconds"]
+    assert cells(lines[2]) == header
+    assert cells(lines[4]) == [
+        "original", "0.9877", "25,701 / 25,706", "18,430", "105,344", "96,462", "0.015", "1",
+    ]  # fmt: skip
+    assert cells(lines[5]) == ["exported int8", "0.5000", "0 / 10", "1", "999", "1,000", "-", "3600"]
+    assert len({len(line) for line in lines[1:7]}) == 1
+
+
+def test_notes_stand_below_as_they_are():
+    text = str(Report({"name": "mine"}, ROWS))
+    assert "original: not pruned: [bold]head[/bold]" in text
+    assert text.replace("\n", "").count("x") >= 200
+    assert "\x1b" not in text
+
+
+def test_json():
+    report = Report({"name": "mine", "stages": []}, ROWS)
+    again = json.loads(report.to_json())
+    assert set(again) == {"recipe", "rows"}
+    assert again["recipe"] == {"name": "mine", "stages": []}
+    assert again["rows"][0] == {
+        "step": "original",
+        "metrics": {"accuracy": 0.98765},
+        "parameters": 25706,
+        "nonzero_parameters": 25701,
+        "max_unique_weights": 18430,
+        "bytes": 105344,
+        "deflated_bytes": 96462,
+        "latency_ms": 0.01527,
+        "seconds": 1.4,
+        "notes": ["not pruned: [bold]head[/bold]", "x" * 200],
+    }
+    assert again["rows"][1]["latency_ms"] is None
+    assert again["rows"][1]["notes"] == []
+
+
+def test_empty_report_is_no_error():
+    assert "step" in str(Report({}))
+    assert json.loads(Report({}).to_json()) == {"recipe": {}, "rows": []}
+
+
+def test_measured_row_counts_kernels_and_biases_once():
+    """Weights by hand: 6 x 4 of three values with 9 zeros, bias with 1 zero, then 4 x 2 without zeros and no bias."""
+    import keras
+
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(2, use_bias=False)])
+    first = np.array([0.0] * 9 + [0.5] * 10 + [-1.0] * 5, "float32")
+    second = np.arange(1, 9, dtype="float32").reshape(4, 2) / 8
+    np.random.default_rng(0).shuffle(first)
+    model.set_weights([first.reshape(6, 4), np.array([0.0, 1.0, 2.0, 3.0]), second])
+    x = np.random.default_rng(1).normal(size=(50, 6)).astype("float32")
+    hidden = np.maximum(x @ first.reshape(6, 4) + np.array([0.0, 1.0, 2.0, 3.0]), 0)
+    labels = (hidden @ second).argmax(axis=1)
+    labels[:10] = 1 - labels[:10]
+    lite, _ = build(model, Export(weights="float32", activations="float32"))
+    data = tfopt.load_data(((x, labels), (x, labels)))
+    row = measured_row("hand", lite, data, seconds=2.5, notes=["n"], latency=False)
+    assert row.metrics == {"accuracy": pytest.approx(0.8)}
+    assert row.parameters == 24 + 4 + 8
+    assert row.nonzero_parameters == 15 + 3 + 8
+    assert row.max_unique_weights == 8
+    assert row.latency_ms is None
+    assert (row.seconds, row.notes, row.step) == (2.5, ["n"], "hand")

@@ -1,0 +1,220 @@
+"""Loss, optimizer and augmentation of a run, judged by values computed in NumPy."""
+
+import math
+
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.errors import RecipeError
+from tfopt.legacy import tf_keras
+from tfopt.training import choose_augmentation, choose_loss, make_optimizer, stop_at_nan
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 4)).astype("float32")
+CLASSES = np.arange(60) % 3
+ONE_HOT = np.eye(3, dtype="float32")[CLASSES]
+LOGITS = RNG.normal(size=(60, 3)).astype("float32") * 2
+PROBABILITIES = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
+SURPRISE = -np.log(PROBABILITIES[np.arange(60), CLASSES]).mean()
+
+
+def net(outputs=3, last=None):
+    package = tf_keras()
+    return package.Sequential([package.Input((4,)), package.layers.Dense(outputs, last)])
+
+
+def loss_for(model, labels, **training):
+    return choose_loss(model, tfopt.Training(**training), tfopt.load_data((X, labels)))
+
+
+@pytest.mark.parametrize(("labels", "name"), [(CLASSES, "sparse"), (ONE_HOT, "one-hot")])
+@pytest.mark.parametrize(("last", "outputs"), [(None, LOGITS), ("softmax", PROBABILITIES)])
+def test_crossentropy_fits_labels_and_outputs(labels, name, last, outputs):
+    loss = loss_for(net(last=last), labels)
+    assert float(loss(labels, outputs)) == pytest.approx(SURPRISE, rel=1e-4), name
+
+
+@pytest.mark.parametrize("last", [None, "sigmoid"])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_binary_crossentropy_for_one_or_several_labels(last, outputs):
+    """`outputs` 1: two classes as numbers; 2: two independent labels."""
+    labels = CLASSES % 2 if outputs == 1 else RNG.integers(0, 2, (60, 2))
+    scores = RNG.normal(size=(60, outputs))
+    shares = 1 / (1 + np.exp(-scores))
+    truth = labels.reshape(60, outputs)
+    expected = -np.where(truth, np.log(shares), np.log(1 - shares)).mean()
+    loss = loss_for(net(outputs, last), labels)
+    got = float(loss(truth.astype("float32"), (scores if last is None else shares).astype("float32")))
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_regression_takes_the_squared_error():
+    labels = RNG.normal(size=(60, 1)).astype("float32")
+    loss = loss_for(net(1), labels)
+    assert float(loss(np.array([[1.0], [2.0]]), np.array([[1.5], [4.0]]))) == pytest.approx((0.25 + 4) / 2)
+
+
+def test_compiled_loss_is_carried():
+    model = net()
+    model.compile("sgd", "mae")
+    assert tf_keras().losses.get(loss_for(model, ONE_HOT)) is tf_keras().losses.mean_absolute_error
+    package = tf_keras()
+    smooth = package.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.3)
+    model.compile("sgd", smooth)
+    softened = ONE_HOT * 0.7 + 0.1
+    expected = -(softened * np.log(PROBABILITIES)).sum(axis=1).mean()
+    assert float(loss_for(model, ONE_HOT)(ONE_HOT, LOGITS)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("last", [None, "softmax"])
+@pytest.mark.parametrize(
+    ("compiled", "labels"),
+    [("sparse_categorical_crossentropy", ONE_HOT), ("categorical_crossentropy", CLASSES)],
+)
+def test_compiled_crossentropy_is_switched_to_the_labels_that_came(last, compiled, labels):
+    model = net(last=last)
+    model.compile("sgd", compiled)
+    outputs = LOGITS if last is None else PROBABILITIES
+    assert float(loss_for(model, labels)(labels, outputs)) == pytest.approx(SURPRISE, rel=1e-4)
+
+
+def test_compiled_crossentropy_that_fits_is_kept_as_it_is():
+    model = net()
+    loss = tf_keras().losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    assert loss_for(model, CLASSES) is loss
+
+
+def test_label_smoothing_cannot_be_switched():
+    model = net()
+    model.compile("sgd", tf_keras().losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1))
+    with pytest.raises(RecipeError, match="label smoothing.*one-hot"):
+        loss_for(model, CLASSES)
+
+
+def test_the_recipes_loss_wins():
+    model = net()
+    model.compile("sgd", "mse")
+    loss = tf_keras().losses.get(loss_for(model, ONE_HOT, loss="mae"))
+    assert float(np.mean(loss(ONE_HOT, ONE_HOT + 3))) == pytest.approx(3)
+    with pytest.raises(RecipeError, match="Unknown loss 'crossentropie'"):
+        loss_for(model, ONE_HOT, loss="crossentropie")
+
+
+def test_sigmoids_that_do_not_sum_to_one_are_no_probabilities_of_classes():
+    loss = loss_for(net(last="sigmoid"), CLASSES)
+    assert float(loss(CLASSES, LOGITS)) == pytest.approx(SURPRISE, rel=1e-4)
+
+
+# Optimizers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["sgd", "SGD", "adam", "Adam", "adamw", "AdamW", "rmsprop", "nadam", "lion", "adagrad", "adadelta", "ftrl"]
+)
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_every_optimizer_of_tf_keras_by_name(name, schedule):
+    optimizer = make_optimizer(tfopt.Training(optimizer=name, schedule=schedule), 0.25, 10)
+    assert type(optimizer).__name__.lower() == name.lower()
+    assert isinstance(optimizer, tf_keras().optimizers.Optimizer)
+    assert float(optimizer.learning_rate) == 0.25
+
+
+@pytest.mark.parametrize("name", ["adammm", "", "optimizer", "schedules", "get"])
+def test_unknown_optimizer(name):
+    with pytest.raises(RecipeError, match=f"Unknown optimizer '{name}'. Known: .*adamw.*sgd"):
+        make_optimizer(tfopt.Training(optimizer=name), 0.1, 10)
+
+
+def test_cosine_goes_to_zero_and_constant_stays():
+    """Plain gradient descent on f(w) = w shows each step's rate: w falls by it."""
+    import tensorflow as tf
+
+    for schedule, expected in (
+        ("cosine", [0.1 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]),
+        ("constant", [0.1] * 8),
+    ):
+        optimizer = make_optimizer(tfopt.Training(optimizer="sgd", schedule=schedule), 0.1, 8)
+        weight = tf.Variable(0.0)
+        optimizer.build([weight])
+        path = [0.0]
+        for _ in range(8):
+            optimizer.apply_gradients([(tf.constant(1.0), weight)])
+            path.append(float(weight))
+        np.testing.assert_allclose(-np.diff(path), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_stop_at_nan(loss):
+    callback = stop_at_nan("2/3 Prune")
+    callback.on_train_batch_end(0, {"loss": 1.0})
+    with pytest.raises(RecipeError, match=f"2/3 Prune: the loss is {loss} after batch 8"):
+        callback.on_train_batch_end(7, {"loss": loss})
+
+
+# Augmentation -------------------------------------------------------------------------------------
+
+
+def pictures(side):
+    """A bright dot in one half, on columns 1..2 or 5..6 of 8: the class is the half, or, with "any", the brightness."""
+    images = np.zeros((200, 8, 8, 1), "float32")
+    labels = np.arange(200) % 2
+    for i, label in enumerate(labels):
+        column = (1 if label == 0 else 5) if side == "half" else 3
+        images[i, 2:6, column : column + 2] = 1.0 if side == "half" else 0.5 + label / 2
+    return images, labels
+
+
+def judge(side):
+    """A model that is right about `pictures`: the halves' sums, or the sum against a threshold."""
+    package = tf_keras()
+    model = package.Sequential([package.Input((8, 8, 1)), package.layers.Flatten(), package.layers.Dense(2)])
+    kernel = np.zeros((8, 8, 2), "float32")
+    if side == "half":
+        kernel[:, :4, 0] = kernel[:, 4:, 1] = 1
+        bias = np.zeros(2)
+    else:
+        kernel[:, :, 1] = 1
+        bias = np.array([6.0, 0.0])  # 8 dots of 0.5 or of 1.0
+    model.set_weights([kernel.reshape(64, 2), bias])
+    return model
+
+
+def test_augmentation_that_the_model_cannot_stand_is_left_out():
+    data = tfopt.load_data(pictures("half"))
+    wanted = tfopt.Training(horizontal_flip=True, shift=0.125)
+    augmentation, notes = choose_augmentation(judge("half"), wanted, data)
+    assert not augmentation.horizontal_flip  # a mirrored image is of the other class
+    assert augmentation.shift == 0.125  # by one column: stays in its half
+    assert len(notes) == 2
+    assert "horizontal_flip left out: the untouched model has 0.000 on images so changed, 1.000" in notes[0]
+    assert "augmented with shift=0.125" in notes[1]
+    nothing, notes = choose_augmentation(judge("half"), tfopt.Training(horizontal_flip=True), data)
+    assert nothing is None
+    assert len(notes) == 1
+
+
+def test_augmentation_that_changes_nothing_for_the_model_is_kept():
+    data = tfopt.load_data(pictures("any"))
+    augmentation, notes = choose_augmentation(judge("any"), tfopt.Training(horizontal_flip=True), data)
+    assert augmentation.horizontal_flip
+    assert augmentation.shift == 0
+    assert "augmented with horizontal_flip=True" in notes[0]
+
+
+def test_no_augmentation_wanted_none_said():
+    assert choose_augmentation(judge("any"), tfopt.Training(), tfopt.load_data(pictures("any"))) == (None, [])
+
+
+def test_augmentation_is_for_image_classification():
+    augmentation, notes = choose_augmentation(
+        net(), tfopt.Training(horizontal_flip=True), tfopt.load_data((X, CLASSES))
+    )
+    assert augmentation is None
+    assert "horizontal_flip" in notes[0]
+    values = np.arange(200, dtype="float32")[:, None] / 7
+    data = tfopt.load_data((pictures("any")[0], values))
+    augmentation, notes = choose_augmentation(judge("any"), tfopt.Training(shift=0.2), data)
+    assert augmentation is None
+    assert "shift" in notes[0]
