@@ -334,7 +334,7 @@ def test_m_by_n_leaves_layers_alone_whose_inputs_its_mask_would_not_follow():
         ((("head", False), ("stem", 0.75)), {"stem": 162, "inline": 288, "apart": 288, "conv": 288}),
         ((("Dense", 0.25), ("Conv2D", False)), {"head": 8}),
         ((("depth", True), ("*", False)), {"depth": 36}),
-        ((("DepthwiseConv2D", 0.25), ("*n*", False)), {"depth": 18, "stem": 108, "apart": 288, "head": 16}),
+        ((("DepthwiseConv2D", 0.25), ("inline", False), ("con?", False)), {"depth": 18, "stem": 108, "apart": 288, "head": 16}),
         ((("head", 0),), {"stem": 108, "inline": 288, "apart": 288, "conv": 288}),
     ],
 )  # fmt: skip
@@ -412,7 +412,7 @@ def test_single_settings_out_of_range_are_refused(settings):
 # XNNPACK -----------------------------------------------------------------------------------------
 
 
-def xnnpack_model(keepdims=True):
+def xnnpack_model():
     """The layout that XNNPACK's sparse inference wants."""
     layers = keras.layers
     return keras.Sequential(
@@ -425,7 +425,7 @@ def xnnpack_model(keepdims=True):
             layers.ReLU(),
             layers.Conv2D(16, 1, name="pointwise_2"),
             layers.ReLU(),
-            layers.GlobalAveragePooling2D(keepdims=keepdims),
+            layers.GlobalAveragePooling2D(keepdims=True),
             layers.Flatten(),
             layers.Dense(4, name="head"),
         ]
@@ -442,9 +442,8 @@ def test_the_xnnpack_policy_prunes_what_xnnpack_accelerates():
 
 
 def test_the_xnnpack_policy_refuses_another_layout(model):
-    for other in (model, xnnpack_model(keepdims=False)):
-        with pytest.raises(ModelError, match='policy="xnnpack" cannot speed up this model'):
-            Prune(policy="xnnpack").apply(other, steps=10)
+    with pytest.raises(ModelError, match='policy="xnnpack" cannot speed up this model'):
+        Prune(policy="xnnpack").apply(model, steps=10)
 
 
 # What TF-MOT's wrapper forgets -------------------------------------------------------------------

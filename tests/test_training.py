@@ -89,7 +89,7 @@ def test_compiled_crossentropy_that_fits_is_kept_as_it_is():
 def test_label_smoothing_cannot_be_switched():
     model = net()
     model.compile("sgd", tf_keras().losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1))
-    with pytest.raises(RecipeError, match="label smoothing.*one-hot"):
+    with pytest.raises(RecipeError, match=r"label smoothing.*one-hot"):
         loss_for(model, CLASSES)
 
 

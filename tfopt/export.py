@@ -245,7 +245,7 @@ def match_kernels(lite: LiteModel, layers: Any) -> dict[str, Weight]:
 
 
 def _directions(values: np.ndarray, axis: int, keras_layer: str) -> np.ndarray:
-    """Kernel as (output channels, weights per channel), each row of length 1; rows of zeros stay zero."""
+    """Kernel as (output channels, weights per channel), each row of length 1."""
     if keras_layer.startswith("Depthwise"):
         values, axis = values.reshape(*values.shape[:-2], -1), -1  # (h, w, channels x multiplier)
     rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import legacy
-from .errors import ModelError
+from tfopt import legacy
+from tfopt.errors import ModelError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TFLITE = b"TFL3"  # at bytes 4 to 8

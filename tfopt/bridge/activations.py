@@ -9,8 +9,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from .. import legacy
-from ..errors import ModelError
+from tfopt import legacy
+from tfopt.errors import ModelError
 
 _SAME = (
     "linear", "relu", "relu6", "softmax", "sigmoid", "tanh", "elu", "selu", "softplus", "softsign",

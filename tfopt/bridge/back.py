@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from .. import legacy
-from ..errors import ModelError
-from . import check
-from .build import copy_weights
-from .compile import compile_like, is_compiled
-from .graph import is_model, walk
+from tfopt import legacy
+from tfopt.bridge import check
+from tfopt.bridge.build import copy_weights
+from tfopt.bridge.compile import compile_like, is_compiled
+from tfopt.bridge.graph import is_model, walk
+from tfopt.errors import ModelError
 
 
 def to_keras(legacy_model: Any, like: Any) -> Any:

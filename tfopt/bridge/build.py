@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import legacy
-from ..errors import ModelError
-from . import check, layers
-from .compile import compile_like, is_compiled
-from .graph import Graph, Leaf, Ref, map_leaves, walk
+from tfopt import legacy
+from tfopt.bridge import check, layers
+from tfopt.bridge.compile import compile_like, is_compiled
+from tfopt.bridge.graph import Graph, Leaf, Ref, map_leaves, walk
+from tfopt.errors import ModelError
 
 
 def to_tf_keras(model: Any) -> Any:

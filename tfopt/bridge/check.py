@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import legacy
-from ..errors import ModelError
-from . import layers
-from .graph import Call, Graph, GraphInput, Ref, flatten, graph_network, map_leaves, pack, refs_in
+from tfopt import legacy
+from tfopt.bridge import layers
+from tfopt.bridge.graph import Call, Graph, GraphInput, Ref, flatten, graph_network, map_leaves, pack, refs_in
+from tfopt.errors import ModelError
 
 TOLERANCE = 1e-4  # of max(1, largest output); float32 twins differ by 1e-7 to 1e-5
 HALF_TOLERANCE = 2e-2  # where one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)

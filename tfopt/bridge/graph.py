@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .. import legacy
-from ..errors import ModelError
+from tfopt import legacy
+from tfopt.errors import ModelError
 
 # TF-MOT splits a SeparableConv into layers that it names `conv2d`, `depthwise_conv2d` and so on, without
 # looking whether the model has them already; tf_keras then loops for ever in `from_config`.

@@ -3,10 +3,10 @@
 import inspect
 from typing import Any
 
-from .. import legacy
-from ..errors import ModelError
-from . import activations
-from .graph import Leaf
+from tfopt import legacy
+from tfopt.bridge import activations
+from tfopt.bridge.graph import Leaf
+from tfopt.errors import ModelError
 
 # Keras 3 layers whose namesake in tf_keras computes the same. Adding one means: name it here, state below
 # what its config calls differently, and give it a row in tests/test_bridge_layers.py.

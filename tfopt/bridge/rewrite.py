@@ -4,11 +4,11 @@ import collections
 import dataclasses
 from typing import Any
 
-from .. import legacy
-from ..errors import ModelError
-from . import check
-from .build import build
-from .graph import Call, Graph, Ref, map_leaves, refs_in, walk
+from tfopt import legacy
+from tfopt.bridge import check
+from tfopt.bridge.build import build
+from tfopt.bridge.graph import Call, Graph, Ref, map_leaves, refs_in, walk
+from tfopt.errors import ModelError
 
 _FUSABLE = ("Conv2D", "DepthwiseConv2D", "Dense")
 

@@ -1,0 +1,374 @@
+"""The command line as a person meets it: exit codes, one line for an error, help, and files that are right."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import tfopt
+from tfopt import cli, export
+from tfopt.legacy import tf_keras
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+FILES = ["data.json", "model.keras", "model.tflite", "recipe.json", "report.json"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Each test works in a folder of its own; the variable that the command sets does not outlive it."""
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def tfopt_command(*arguments):
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def failed(done, code, *told):
+    """One line on stderr, nothing on stdout, no traceback."""
+    assert done.exit_code == code, done.output
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in line
+    for part in told:
+        assert part in line
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A small Keras 3 model, the same as .h5 of tf_keras, its int8 .tflite, data, and a quick recipe."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(3, 6)) * 3
+    y = np.arange(150) % 3
+    x = (centers[y] + rng.normal(size=(150, 6))).astype("float32")
+    np.savez(folder / "data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    kernel = np.zeros((6, 3), "float32")
+    kernel[:] = centers.T
+    bias = -(centers**2).sum(axis=1) / 2  # the nearest center
+    for package, name in ((keras, "model.keras"), (tf_keras(), "model.h5")):
+        model = package.Sequential(
+            [package.Input((6,), name="in"), package.layers.Dense(3, "softmax", name="nearest")], name="small"
+        )
+        model.set_weights([kernel, bias])
+        model.save(folder / name)
+    model.set_weights([np.where(np.abs(kernel) < 1, 0, kernel), bias])
+    tfopt.export_tflite(model, folder / "sparse.tflite", representative_data=x)
+    recipe = tfopt.Recipe(stages=(tfopt.Cluster(number_of_clusters=4, epochs=2),), name="quick")
+    (folder / "recipe.json").write_text(recipe.to_json())
+    (folder / "recipe.py").write_text(
+        "import tfopt\nrecipe = tfopt.Recipe(name='quick', stages=(tfopt.Cluster(number_of_clusters=4, epochs=2),))\n"
+    )
+    return {path.name: path for path in folder.iterdir()} | {"x": x, "y": y, "kernel": kernel, "bias": bias}
+
+
+def small_run(files, *more, recipe="recipe.json"):
+    return tfopt_command("run", files[recipe], "--model", files["model.keras"], "--data", files["data.npz"], *more)
+
+
+# Help ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_every_command(flag):
+    done = tfopt_command(flag)
+    assert done.exit_code == 0
+    for part in ("run", "inspect", "compare", "--debug", "--version", "verified .tflite"):
+        assert part in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        ("run", ["RECIPE", "--model", "--data", "--out", "--overwrite", "--epochs-factor", "--seed", "--quiet"]),
+        ("inspect", ["FILE", "sparsity"]),
+        ("compare", ["A B", "--data", "--threads", "--preprocess", "--limit", "agreement"]),
+    ],
+)
+def test_help_of_commands(command, parts):
+    done = tfopt_command(command, "--help")
+    assert done.exit_code == 0
+    for part in parts:
+        assert part in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 100
+
+
+def test_version():
+    done = tfopt_command("--version")
+    assert (done.exit_code, tfopt.__version__ in done.stdout) == (0, True)
+
+
+# run ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["recipe.json", "recipe.py"])
+def test_run_writes_all_files_and_prints_the_report(files, recipe, tmp_path):
+    done = small_run(files, "--out", tmp_path / "out", "--epochs-factor", 0.5, "--seed", 7, recipe=recipe)
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    written = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert (written["stages"][0]["epochs"], written["training"]["seed"]) == (1, 7)
+    for part in ("quick", "original", "exported int8", "accuracy", f"wrote {tmp_path}/out/: {', '.join(FILES)}"):
+        assert part in done.stdout
+    assert "1/1 Cluster epoch 1/1" in done.stderr
+    assert "epoch 2" not in done.stderr
+    before = (tmp_path / "out" / "model.tflite").read_bytes()
+    again = small_run(files, "--out", tmp_path / "again", recipe=tmp_path / "out" / "recipe.json") if False else None
+    del again, before
+
+
+def test_a_saved_recipe_runs_again_to_the_same_file(files, tmp_path):
+    first = small_run(files, "--out", tmp_path / "a", "--quiet", "--epochs-factor", 0.5)
+    assert (first.exit_code, first.stderr) == (0, "")
+    second = tfopt_command(
+        "run", tmp_path / "a" / "recipe.json", "--model", files["model.keras"], "--data", files["data.npz"],
+        "--out", tmp_path / "b", "--quiet",
+    )  # fmt: skip
+    assert second.exit_code == 0, second.output
+    assert (tmp_path / "a" / "model.tflite").read_bytes() == (tmp_path / "b" / "model.tflite").read_bytes()
+
+
+def test_run_goes_to_saved_models_by_default_and_keeps_what_is_there(files):
+    assert small_run(files, "--quiet").exit_code == 0
+    assert sorted(path.name for path in Path("saved_models/quick").iterdir()) == FILES
+    stamp = Path("saved_models/quick/model.tflite").stat().st_mtime_ns
+    failed(small_run(files, "--quiet"), 2, "saved_models/quick", "not empty", "--overwrite")
+    assert Path("saved_models/quick/model.tflite").stat().st_mtime_ns == stamp
+    assert small_run(files, "--quiet", "--overwrite").exit_code == 0
+    assert [path.name for path in Path("saved_models").iterdir()] == ["quick"]
+
+
+def forbid_training(monkeypatch, error):
+    def fit(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(tf_keras().Model, "fit", fit)
+
+
+def test_interrupted(files, tmp_path, monkeypatch):
+    forbid_training(monkeypatch, KeyboardInterrupt())
+    done = small_run(files, "--out", tmp_path / "out")
+    assert done.exit_code == 130
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == "error: interrupted; nothing was written"
+    assert "Traceback" not in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_broken_promise_is_exit_code_1(files, tmp_path, monkeypatch):
+    convert = export.convert
+    float_only = export.Export(weights="float32", activations="float32")
+    monkeypatch.setattr(export, "convert", lambda model, settings, data=None: convert(model, float_only))
+    done = small_run(files, "--out", tmp_path / "out", "--quiet", "--epochs-factor", 0.1)
+    failed(done, 1, "int8", "float")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_bug_is_exit_code_3(files, tmp_path, monkeypatch):
+    forbid_training(monkeypatch, ZeroDivisionError("first\nsecond"))
+    done = small_run(files, "--out", tmp_path / "out", "--quiet")
+    failed(done, 3, "ZeroDivisionError: first second", "--debug")
+
+
+def test_debug_shows_the_traceback(files, tmp_path):
+    done = tfopt_command("--debug", "run", tmp_path / "none.json")
+    assert done.exit_code == 1  # CliRunner's, for what Python would print
+    assert isinstance(done.exception, tfopt.RecipeError)
+    outside = subprocess.run(
+        [sys.executable, "-m", "tfopt.cli", "--debug", "run", "none.json"], capture_output=True, text=True
+    )
+    assert outside.returncode != 0
+    assert "Traceback" in outside.stderr
+    assert "RecipeError" in outside.stderr
+
+
+def bad_recipes(folder):
+    (folder / "nothing.py").write_text("x = 1\n")
+    (folder / "typo.py").write_text("import tfopt\nrecipe = tfopt.Recip(stages=())\n")
+    (folder / "syntax.py").write_text("recipe = (\n")
+    (folder / "value.py").write_text("import tfopt\nrecipe = tfopt.Recipe(stages=(tfopt.Prune(final_sparsity=2),))\n")
+    (folder / "order.py").write_text("from tfopt import *\nrecipe = Recipe(stages=(Quantize(), Prune()))\n")
+    (folder / "broken.json").write_text('{"stages": [')
+    (folder / "unknown.json").write_text('{"stages": [{"stage": "Shrink"}]}')
+    (folder / "recipe.yaml").write_text("stages: []\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nothing.py", ["must define `recipe", "NoneType"]),
+        ("typo.py", ["does not run", "Recip"]),
+        ("syntax.py", ["does not run", "SyntaxError", "line 1"]),
+        ("value.py", ["Prune.final_sparsity = 2", "less than 1"]),
+        ("order.py", ["Quantize must be the last stage"]),
+        ("broken.json", ["not valid JSON"]),
+        ("unknown.json", ["'Shrink'"]),
+        ("recipe.yaml", [".py or .json"]),
+        ("absent.py", ["does not exist"]),
+        ("absent.json", ["Cannot read the recipe"]),
+        (".", [".py or .json"]),
+    ],
+)
+def test_bad_recipes(tmp_path, name, told):
+    failed(tfopt_command("run", bad_recipes(tmp_path) / name), 2, *told)
+
+
+def test_bad_models_and_data(files, tmp_path, monkeypatch):
+    forbid_training(monkeypatch, AssertionError("fit was called"))
+    recipe, out = files["recipe.json"], ("--out", tmp_path / "out", "--quiet")
+    run = ("run", recipe, *out)
+    (tmp_path / "bad.keras").write_bytes(b"PK\x03\x04 half a file")
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 half a file")
+    wide = files["x"][:, :5]
+    np.savez(tmp_path / "wide.npz", x=wide, y=files["y"])
+    np.savez(tmp_path / "nan.npz", x=np.full((30, 6), np.nan), y=files["y"][:30])
+    model, data = ("--model", files["model.keras"]), ("--data", files["data.npz"])
+    failed(tfopt_command(*run, "--model", tmp_path / "absent.keras", *data), 2, "absent.keras")
+    failed(tfopt_command(*run, "--model", tmp_path / "bad.keras", *data), 2, "bad.keras", "damaged")
+    failed(tfopt_command(*run, "--model", files["sparse.tflite"], *data), 2, "sparse.tflite")
+    failed(tfopt_command(*run, *model, "--data", tmp_path / "absent"), 2, "absent")
+    failed(tfopt_command(*run, *model, "--data", tmp_path / "bad.npz"), 2, "bad.npz")
+    failed(tfopt_command(*run, *model, "--data", tmp_path / "wide.npz"), 2, "(6,)", "(5,)")
+    failed(tfopt_command(*run, *model, "--data", tmp_path / "nan.npz"), 2, "NaN")
+    failed(tfopt_command(*run, *model), 2, "(8, 8, 1)")  # the digits
+    failed(tfopt_command(*run, *data), 2, "--data needs --model")
+    failed(tfopt_command(*run, "--preprocess", "unit"), 2, "'unit'", "digits")
+
+
+def test_out_that_cannot_be_written(files, tmp_path, monkeypatch):
+    forbid_training(monkeypatch, AssertionError("fit was called"))
+    (tmp_path / "file").write_text("a file")
+    failed(small_run(files, "--out", tmp_path / "file"), 2, "is a file")
+    failed(small_run(files, "--out", tmp_path / "file" / "deeper"), 2, "Cannot make the folder")
+    assert (tmp_path / "file").read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["shrink"],
+        ["run"],
+        ["run", "r.json", "--bogus"],
+        ["run", "r.json", "--epochs-factor", "0"],
+        ["run", "r.json", "--seed", "-1"],
+        ["run", "r.json", "--limit", "0"],
+        ["compare", "a.tflite", "b.tflite"],
+        ["compare", "a.tflite", "b.tflite", "--data", "digits", "--threads", "0"],
+        ["inspect"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments):
+    done = tfopt_command(*arguments)
+    assert done.exit_code == 2
+    assert "Usage: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# inspect and compare ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), [("model.keras", "keras3"), ("model.h5", "tf_keras")])
+def test_inspect_keras_files(files, name, kind):
+    done = tfopt_command("inspect", files[name])
+    assert done.exit_code == 0, done.output
+    for part in (f": {kind}, 21 parameters", "nearest", "Dense", "(None, 3)", "0.000", "18", "float32"):
+        assert part in done.stdout.replace("\n", "")
+
+
+def test_inspect_tflite(files):
+    done = tfopt_command("inspect", files["sparse.tflite"])
+    assert done.exit_code == 0, done.output
+    zeros = np.mean(np.abs(files["kernel"]) < 1)
+    assert zeros > 0.1
+    for part in (": tflite, 21 parameters", "FULLY_CONNECTED", f"{zeros:.3f}", "int8", "SOFTMAX"):
+        assert part in done.stdout.replace("\n", "")
+
+
+def test_inspect_errors(files, tmp_path):
+    failed(tfopt_command("inspect", tmp_path / "absent.keras"), 2, "absent.keras", "no such file")
+    failed(tfopt_command("inspect", files["data.npz"]), 2, "data.npz")
+    failed(tfopt_command("inspect", files["recipe.py"]), 2, "recipe.py", "no model file")
+
+
+def accuracy(kernel, files):
+    return np.mean((files["x"] @ kernel + files["bias"]).argmax(axis=1) == files["y"])
+
+
+def numbers(output, row):
+    (line,) = [line for line in output.splitlines() if f"│ {row} " in line]
+    return [cell.strip() for cell in line.strip("│").split("│")][1:]
+
+
+def test_compare(files):
+    done = tfopt_command("compare", files["model.keras"], files["sparse.tflite"], "--data", files["data.npz"])
+    assert done.exit_code == 0, done.output
+    kernel = files["kernel"]
+    sparse = np.where(np.abs(kernel) < 1, 0, kernel)
+    first, second = (float(value) for value in numbers(done.stdout, "accuracy"))
+    assert first == pytest.approx(accuracy(kernel, files), abs=1e-4)
+    assert second == pytest.approx(accuracy(sparse, files), abs=2 / 150)  # int8
+    size = int(numbers(done.stdout, "bytes")[1].replace(",", ""))
+    assert size == files["sparse.tflite"].stat().st_size
+    same = tfopt_command("compare", files["sparse.tflite"], files["sparse.tflite"], "--data", files["data.npz"])
+    assert numbers(same.stdout, "agreement") == ["", "1.0000"]
+    assert len(set(numbers(same.stdout, "deflated bytes"))) == 1
+
+
+def test_compare_errors(files, tmp_path):
+    import keras
+
+    other = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    other.save(tmp_path / "other.keras")
+    model, data = files["model.keras"], files["data.npz"]
+    failed(tfopt_command("compare", model, tmp_path / "other.keras", "--data", data), 2, "(6,)", "(5,)")
+    failed(tfopt_command("compare", model, tmp_path / "absent", "--data", data), 2, "absent")
+    failed(tfopt_command("compare", model, model, "--data", tmp_path / "absent"), 2, "absent")
+
+
+# Recipe scripts -----------------------------------------------------------------------------------
+
+
+def script(path, *arguments):
+    return subprocess.run(
+        [sys.executable, str(path), *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_recipe_is_a_script_and_a_file(path):
+    done = script(path, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Usage: {path.name} [OPTIONS]\n")
+    assert "--epochs-factor" in done.stdout
+    import ast
+
+    first_word = ast.get_docstring(ast.parse(path.read_text())).split()[0]
+    assert first_word in done.stdout
+    recipe = cli._load_recipe(path)
+    assert recipe.name == path.stem
+    assert tfopt.Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_a_recipe_script_runs_for_real(files, tmp_path):
+    arguments = ("--model", files["model.keras"], "--data", files["data.npz"], "--out", tmp_path / "out")
+    done = script(RECIPES / "quantize_aware.py", *arguments, "--epochs-factor", 0.3, "--limit", 60)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert "exported int8" in done.stdout
+    lines = done.stderr.splitlines()
+    expected = ("measuring", "original", "1/1 Quantize epoch 1/1", "exporting")
+    assert [line for line in lines if not line.startswith(expected)] == []  # nothing of TensorFlow's
+    again = script(RECIPES / "quantize_aware.py", *arguments)
+    assert again.returncode == 2
+    assert again.stderr.startswith("error: The folder")
+    assert os.listdir(tmp_path / "here") == []

@@ -1,0 +1,129 @@
+"""What `inspect` and `compare` say about files, against weights set by hand."""
+
+import zlib
+
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.comparison import compare_files
+from tfopt.errors import DataError, ModelError
+from tfopt.inspection import inspect_file
+from tfopt.legacy import tf_keras
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(80, 6, 6, 2)).astype("float32")
+
+
+def filled(package):
+    """A convolution with 12 zeros among 5 values, and, nested, a head of 3 x 4 ones."""
+    layers = package.layers
+    head = package.Sequential([package.Input((3,)), layers.Dense(4, name="out")], name="head")
+    source = package.Input((6, 6, 2))
+    inner = layers.Conv2D(3, 2, name="conv", activation="relu")(source)
+    model = package.Model(source, head(layers.GlobalAveragePooling2D(name="mean")(inner)))
+    kernel = np.array([0.0] * 12 + [1, 2, -1, 0.5] * 3, "float32")
+    np.random.default_rng(0).shuffle(kernel)
+    bias = np.array([0.1, 0.2, 0.3], "float32")
+    model.set_weights([kernel.reshape(2, 2, 2, 3), bias, np.ones((3, 4)), np.zeros(4)])
+    return model
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    import keras
+
+    folder = tmp_path_factory.mktemp("files")
+    filled(keras).save(folder / "model.keras")
+    filled(tf_keras()).save(folder / "model.h5")
+    filled(tf_keras()).save(folder / "folder", save_format="tf")
+    tfopt.export_tflite(filled(keras), folder / "float.tflite", weights="float32", activations="float32")
+    tfopt.export_tflite(filled(keras), folder / "int8.tflite", representative_data=X)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("model.keras", "keras3"), ("model.h5", "tf_keras"), ("folder", "tf_keras")]
+)
+def test_layers_of_a_keras_model(files, name, kind):
+    found = inspect_file(files / name)
+    assert found.kind == kind
+    parts = {part.name: part for part in found.parts if part.parameters}
+    assert set(parts) == {"conv", "head/out"}
+    conv, out = parts["conv"], parts["head/out"]
+    assert (conv.kind, conv.shape, conv.parameters, conv.sparsity, conv.unique, conv.dtype) == (
+        "Conv2D", "(None, 5, 5, 3)", 27, 0.5, 5, "float32",
+    )  # fmt: skip
+    assert (out.kind, out.parameters, out.sparsity, out.unique) == ("Dense", 16, 0.0, 1)
+    (mean,) = [part for part in found.parts if part.name == "mean"]
+    assert (mean.parameters, mean.sparsity, mean.unique) == (0, None, None)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("float.tflite", "float32"), ("int8.tflite", "int8")])
+def test_operators_of_a_tflite(files, name, dtype):
+    found = inspect_file(files / name)
+    assert found.kind == "tflite"
+    parts = {part.kind: part for part in found.parts}
+    conv, out, mean = parts["CONV_2D"], parts["FULLY_CONNECTED"], parts["MEAN"]
+    assert (conv.shape, conv.parameters, conv.sparsity, conv.unique, conv.dtype) == ("(1, 5, 5, 3)", 27, 0.5, 5, dtype)
+    assert out.parameters in (12, 16)  # the converter leaves out a bias of zeros
+    assert (out.unique, out.dtype) == (1, dtype)
+    assert (mean.parameters, mean.sparsity, mean.dtype) == (0, None, dtype)  # its axes are no parameters
+
+
+@pytest.mark.parametrize("name", ["model.keras", "int8.tflite"])
+def test_bytes_are_those_of_the_file(files, name):
+    content = (files / name).read_bytes()
+    found = inspect_file(files / name)
+    assert (found.bytes, found.deflated_bytes) == (len(content), len(zlib.compress(content, 9)))
+    assert f"{len(content):,} bytes, {len(zlib.compress(content, 9)):,} deflated" in found.table().title
+
+
+def test_bytes_of_a_folder_are_those_of_all_its_files(files):
+    inside = [path for path in (files / "folder").rglob("*") if path.is_file()]
+    assert len(inside) > 1
+    assert inspect_file(files / "folder").bytes == sum(path.stat().st_size for path in inside)
+
+
+def test_what_is_no_model(tmp_path):
+    (tmp_path / "note.txt").write_text("hello, this is text")
+    (tmp_path / "cut.tflite").write_bytes(b"\x1c\x00\x00\x00TFL3" + bytes(40))
+    for name in ("note.txt", "cut.tflite", "absent"):
+        with pytest.raises(ModelError, match=name) as caught:
+            inspect_file(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def column(table, index):
+    return list(table.columns[index].cells)
+
+
+def test_compare_tells_agreement_between_the_predictions(files, tmp_path):
+    """The second file gives the classes in reverse order, so it agrees where the first has no single winner: never."""
+    import keras
+
+    labels = np.arange(80) % 4
+    np.savez(tmp_path / "data.npz", x_train=X, y_train=labels, x_test=X, y_test=labels)
+    models = {}
+    for name, flip in (("a", 1), ("b", -1)):
+        layers = keras.layers
+        models[name] = keras.Sequential(
+            [keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(4, "softmax", use_bias=False)]
+        )
+        kernel = np.random.default_rng(8).normal(size=(72, 4))[:, ::flip]
+        models[name].set_weights([kernel])
+        models[name].save(tmp_path / f"{name}.keras")
+    scores = X.reshape(80, -1) @ np.random.default_rng(8).normal(size=(72, 4))
+    table = compare_files(tmp_path / "a.keras", tmp_path / "b.keras", tmp_path / "data.npz")
+    names, a, b = column(table, 0), column(table, 1), column(table, 2)
+    row = names.index("accuracy")
+    assert float(a[row]) == pytest.approx(np.mean(scores.argmax(axis=1) == labels), abs=1e-4)
+    assert float(b[row]) == pytest.approx(np.mean(3 - scores.argmax(axis=1) == labels), abs=1e-4)
+    assert b[names.index("agreement")] == "0.0000"
+    assert float(a[-1]) > 0
+    assert names[-2].endswith("median (1 thread)")
+
+
+def test_compare_refuses_other_data(files):
+    with pytest.raises(DataError, match="shape"):
+        compare_files(files / "float.tflite", files / "int8.tflite", (X[:, :5], np.arange(80) % 4))
