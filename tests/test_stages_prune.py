@@ -334,7 +334,10 @@ def test_m_by_n_leaves_layers_alone_whose_inputs_its_mask_would_not_follow():
         ((("head", False), ("stem", 0.75)), {"stem": 162, "inline": 288, "apart": 288, "conv": 288}),
         ((("Dense", 0.25), ("Conv2D", False)), {"head": 8}),
         ((("depth", True), ("*", False)), {"depth": 36}),
-        ((("DepthwiseConv2D", 0.25), ("inline", False), ("con?", False)), {"depth": 18, "stem": 108, "apart": 288, "head": 16}),
+        (
+            (("DepthwiseConv2D", 0.25), ("inline", False), ("con?", False)),
+            {"depth": 18, "stem": 108, "apart": 288, "head": 16},
+        ),
         ((("head", 0),), {"stem": 108, "inline": 288, "apart": 288, "conv": 288}),
     ],
 )  # fmt: skip

@@ -41,12 +41,16 @@ def structure_of(kernel: np.ndarray, keep: frozenset[str], *, output_channels_la
 
 def _centroids(kernel: np.ndarray, output_channels_last: bool) -> np.ndarray | None:
     whole = np.unique(kernel)
-    # Half as many values as weights is no clustering worth keeping, and more than int8 has none can be kept.
-    if len(whole) <= min(2 * LEVELS + 1, kernel.size // 2):
-        return whole
     channels = [np.unique(channel) for channel in np.moveaxis(kernel, -1, 0)]
     most = max(len(values) for values in channels)
-    if output_channels_last and most <= min(2 * LEVELS + 1, kernel[..., 0].size // 2):
+    # Half as many values as weights is no clustering worth keeping, and more than int8 has none can be kept.
+    in_whole = len(whole) <= min(2 * LEVELS + 1, kernel.size // 2)
+    in_channels = output_channels_last and most <= min(2 * LEVELS + 1, kernel[..., 0].size // 2)
+    # Clusters of the whole kernel are values that channels have in common; clusters per channel are hardly ever.
+    own = np.count_nonzero(whole) > 0.9 * sum(np.count_nonzero(values) for values in channels)
+    if in_whole and not (in_channels and own):
+        return whole
+    if in_channels:
         return np.stack([np.pad(values, (0, most - len(values)), mode="edge") for values in channels])
     return None
 
