@@ -237,6 +237,19 @@ def test_a_float_file_where_int8_was_promised_is_refused_by_tensor(models, monke
     assert "float" in str(caught.value)
 
 
+def test_int8_weights_do_not_hide_float_activations(monkeypatch):
+    import keras
+
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((64,)), dense(64, "relu", use_bias=False), dense(64, use_bias=False)])
+    x = RNG.normal(size=(16, 64)).astype("float32")
+    hybrid = CONVERT(model, export.Export(activations="float32"))
+    assert "int8" in dtypes(hybrid)
+    monkeypatch.setattr(export, "convert", lambda *args: hybrid)
+    with pytest.raises(PromiseError, match=r"int8 everywhere was promised, but \d+ tensors"):
+        tfopt.export_tflite(model, representative_data=x)
+
+
 def pruned_and_clustered(package):
     """Half of each kernel zero; the first has 4 different values, and no layer folds a BatchNorm."""
     layers = package.layers

@@ -148,7 +148,7 @@ def test_zeros_stay_through_training_when_there_are_no_clusters(model, samples):
     assert len(promises) == 5
     SPARSE.verify(after)
     lost = kernels(Quantize().strip(fitted(Quantize(), before, samples)))  # with nothing to keep
-    assert np.count_nonzero(lost["conv"] == 0) < 0.4 * lost["conv"].size
+    assert all(np.any(lost[name][old[name] == 0]) for name in KERNELS)
 
 
 def test_a_structure_is_kept_only_where_asked_for(model):
@@ -178,8 +178,10 @@ def test_gradients_reach_centroids_and_latent_weights_but_no_pruned_weight(whole
     mask = variables["mask"].numpy()
     with tf.GradientTape() as tape:  # dead ReLUs stop the gradient of some weights in the float model too
         plain = bridge.to_tf_keras(whole_case[2])
-        loss = tf.reduce_mean(tf.keras.losses.sparse_categorical_crossentropy(samples[1][:32], plain(samples[0][:32])))
-    alive = (tape.gradient(loss, plain.get_layer("conv").kernel).numpy() != 0) & (mask == 1)
+        outputs = plain(samples[0][:32], training=True)
+        loss = tf.reduce_mean(tf.keras.losses.sparse_categorical_crossentropy(samples[1][:32], outputs))
+    wanted = np.abs(tape.gradient(loss, plain.get_layer("conv").kernel).numpy())
+    alive = (wanted > 0.05 * wanted.max()) & (mask == 1)
     assert np.count_nonzero(alive) > 20
     assert np.mean(latent.numpy()[alive] != 0) > 0.9
     assert np.all(latent.numpy()[mask == 0] == 0)
@@ -197,6 +199,7 @@ def calibrated(model, samples):
 
 
 def test_ranges_are_those_of_the_float_model_on_the_first_samples(calibrated, model, samples):
+    # Close, not equal: the kernels are rounded already.
     # Where TF-MOT rounds: the input, after each ReLU, after pooling, and before the softmax.
     flat = bridge.to_tf_keras(model)
     ends = ["stem_relu", "inline", "apart_relu", "conv_relu", "depth_relu", "pool"]
@@ -214,7 +217,7 @@ def test_ranges_are_those_of_the_float_model_on_the_first_samples(calibrated, mo
                 low_high.setdefault(f"{place}/{name[:-6]}", {})[name[-5:-2]] = float(weight.numpy())
     found = [(pair["min"], pair["max"]) for pair in low_high.values()]
     for pair in expected:
-        assert any(np.allclose(pair, other, atol=1e-4) for other in found), (pair, found)
+        assert any(np.allclose(pair, other, rtol=0.02, atol=0.01) for other in found), (pair, found)
 
 
 def test_ranges_of_the_weights_are_set(calibrated, model):
@@ -295,7 +298,7 @@ def test_awkward_layers_are_quantized_to_the_last_tensor_and_keep_zeros():
     Quantize().calibrate(wrapped, x)
     after = Quantize().strip(wrapped)
     assert {layer.name for layer in after.layers} == set(before)
-    lite, _ = build(wrapped, INT8, None, promises, bridge.to_tf_keras(after))
+    lite, _ = build(wrapped, INT8, x, promises, bridge.to_tf_keras(after))
     assert not lite.float_tensors()
     expected = sparse.predict(x, verbose=0)
     assert np.abs(lite.predict(x) - expected).mean() < 0.1 * np.abs(expected).mean()
@@ -399,5 +402,5 @@ def test_negative_batch_norm_scales_leave_clusters_per_channel_and_the_check_say
     per_channel = [np.unique(channel).size for channel in np.moveaxis(weight.values, weight.channel_axis, 0)]
     assert max(per_channel) <= 5
     assert [p for p in promises if p.layer == "first"] == [Clusters("first", 5)]
-    with pytest.raises(PromiseError, match="layer 'first'.* different weights in the kernel, promised at most 5"):
+    with pytest.raises(PromiseError, match=r"layer 'first'.* different weights in the kernel, promised at most 5"):
         build(wrapped, INT8, None, promises, plain)

@@ -124,7 +124,7 @@ def preserving_quantizer() -> Any:
             else:
                 channel = tf.range(centroids.shape[0], dtype=index.dtype)
                 value = tf.gather_nd(centroids, tf.stack([tf.broadcast_to(channel, tf.shape(index)), index], axis=-1))
-            return value + latent - tf.stop_gradient(latent)
+            return value + (latent - tf.stop_gradient(latent))  # in this order, exactly `value`
 
         def _fake_quantize(self, kernel: Any, training: bool, weights: dict[str, Any]) -> Any:
             low, high = weights["min_var"], weights["max_var"]

@@ -1,0 +1,76 @@
+"""A run that is interrupted goes on where it stopped, and ends in the same file."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt import loop
+from tfopt.checkpoint import Checkpoint, run_key
+from tfopt.report import Row
+
+ROW = Row(
+    step="Prune", metrics={"accuracy": 0.5}, parameters=4, nonzero_parameters=2, max_unique_weights=3, bytes=9,
+    deflated_bytes=8, latency_ms=None, seconds=1.0, notes=["a note"],
+)  # fmt: skip
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    weights = [np.arange(6.0, dtype=np.float32).reshape(2, 3), np.float32(7.0)]
+    Checkpoint(tmp_path / "run.npz", "key").save(weights, [ROW])
+    found, rows = Checkpoint(tmp_path / "run.npz", "key").load()
+    assert rows == [ROW]
+    assert all(np.array_equal(a, b) for a, b in zip(found, weights, strict=True))
+
+
+def test_another_run_is_not_taken_up(tmp_path):
+    Checkpoint(tmp_path / "run.npz", "key").save([], [ROW])
+    assert Checkpoint(tmp_path / "run.npz", "other").load() is None
+    assert Checkpoint(tmp_path / "none.npz", "key").load() is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ({"stages": 2}, "data", [np.zeros(3)]),
+        ({"stages": 1}, "else", [np.zeros(3)]),
+        ({"stages": 1}, "data", [np.ones(3)]),
+    ],
+)
+def test_recipe_data_and_weights_make_the_run(other):
+    assert run_key({"stages": 1}, "data", [np.zeros(3)]) != run_key(*other)
+
+
+def test_an_interrupted_run_goes_on_and_ends_in_the_same_file(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 6)).astype("float32"), rng.integers(0, 3, 200)
+    data = tfopt.load_data((x, y))
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3, activation="softmax")]
+    )
+    recipe = tfopt.Recipe(
+        stages=(tfopt.Prune(epochs=1), tfopt.Cluster(number_of_clusters=4, epochs=1)),
+        export=tfopt.Export(weights="float32", activations="float32"),
+    )
+    whole = tfopt.optimize(model, recipe, data, quiet=True)
+    file = tmp_path / "run.npz"
+    train = loop._Run._train
+
+    def interrupted(run, stage, position, *rest):
+        if position == 1:
+            raise KeyboardInterrupt
+        return train(run, stage, position, *rest)
+
+    monkeypatch.setattr(loop._Run, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+    assert file.exists()
+
+    trained = []
+    monkeypatch.setattr(loop._Run, "_train", lambda run, *rest: trained.append(rest[1]) or train(run, *rest))
+    resumed = tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+    assert trained == [1]
+    assert [row.step for row in resumed.report.rows] == [row.step for row in whole.report.rows]
+    assert resumed.lite.data == whole.lite.data
+    assert not file.exists()
