@@ -1,0 +1,57 @@
+"""The Python of the README runs as it stands."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def snippets() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with what the README talks of: model.keras and photos/, which the model tells apart."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 190)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(40):
+            pixels = np.clip(rng.normal(level, 30, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    layers = [
+        keras.Input((8, 8, 3)),
+        keras.layers.Rescaling(1 / 127.5, -1),
+        keras.layers.Conv2D(8, 3, activation="relu"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(2, activation="softmax"),
+    ]
+    model = keras.Sequential(layers)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.save("model.keras")
+    return tmp_path
+
+
+def test_the_five_lines(folder):
+    exec(compile(snippets()[0], "README.md", "exec"), {})
+    written = {file.name for file in (folder / "saved_models" / "photos").iterdir()}
+    assert written == {"model.tflite", "model.keras", "recipe.json", "report.json", "data.json"}
+
+
+def test_the_fit_workflow(folder):
+    import tfopt
+
+    model = keras.models.load_model("model.keras")
+    train = tfopt.load_data("photos").batches("train", 8, shuffle=True)
+    names = {"tfopt": tfopt, "model": model, "train": train}
+    exec(compile(snippets()[1], "README.md", "exec"), names)
+    kernel = names["sparse"].layers[1].kernel.numpy()
+    assert isinstance(names["sparse"], keras.Sequential)
+    assert np.mean(kernel == 0) == pytest.approx(0.8, abs=0.5 / kernel.size)
+    assert (folder / "model.tflite").read_bytes()[4:8] == b"TFL3"
