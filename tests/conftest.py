@@ -26,15 +26,15 @@ def _small_model(api):
     layers = api.layers
     inner = [
         layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv"),
-        layers.BatchNormalization(name="conv_norm"),
+        layers.BatchNormalization(momentum=0.5, name="conv_norm"),
         layers.ReLU(name="conv_relu"),
         layers.DepthwiseConv2D(3, padding="same", use_bias=False, name="depth"),
-        layers.BatchNormalization(name="depth_norm"),
+        layers.BatchNormalization(momentum=0.5, name="depth_norm"),
         layers.ReLU(name="depth_relu"),
     ]
     outer = [
         layers.Conv2D(8, 3, padding="same", use_bias=False, name="stem"),
-        layers.BatchNormalization(name="stem_norm"),
+        layers.BatchNormalization(momentum=0.5, name="stem_norm"),
         layers.ReLU(name="stem_relu"),
         layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="inline"),
         layers.Conv2D(8, 3, padding="same", name="apart"),
@@ -52,6 +52,9 @@ def _small_model(api):
         drawn = rng.normal(0, 1.4 / np.sqrt(fan_in), weight.shape) if fan_in else rng.uniform(0.5, 1.5, weight.shape)
         weights.append(drawn.astype("float32"))
     model.set_weights(weights)
+    images = rng.normal(size=(64, 8, 8, 3)).astype("float32")
+    for _ in range(10):  # as training would, so that BatchNorm's moving statistics are those of its inputs
+        model(images, training=True)
     return model
 
 

