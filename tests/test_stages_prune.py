@@ -6,7 +6,6 @@ import json
 import keras
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from tfopt import bridge, legacy
 from tfopt.errors import ModelError, PromiseError, RecipeError
@@ -408,7 +407,7 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
     ],
 )
 def test_single_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValidationError, match=next(reversed(settings))):
+    with pytest.raises(RecipeError, match=next(reversed(settings))):
         Prune(**settings)
 
 

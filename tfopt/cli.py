@@ -48,10 +48,6 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return str(error), 1
     if isinstance(error, TfoptError):
         return str(error), 2
-    if type(error).__name__ == "ValidationError":  # pydantic's, for a value out of range in a recipe script
-        from tfopt.recipe import explain
-
-        return explain(error, error.title), 2  # type: ignore[arg-type, attr-defined]
     return (
         f"{type(error).__name__}: {error}. This should not happen; --debug before the command shows where.",
         UNEXPECTED,

@@ -28,7 +28,7 @@ def config(cls: type[C]) -> type[C]:
             raise RecipeError(explain(error, cls.__name__)) from error
 
     checked.__init__ = init
-    return checked  # type: ignore[no-any-return]
+    return checked
 
 
 def explain(error: ValidationError, where: str) -> str:

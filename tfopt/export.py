@@ -7,22 +7,21 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import PositiveInt
-from pydantic.dataclasses import dataclass
 
 from tfopt import bridge
 from tfopt.compact import compact
+from tfopt.config import config
 from tfopt.errors import DataError, PromiseError, RecipeError
 from tfopt.files import write_atomically
 from tfopt.litert import LiteModel, Weight
 from tfopt.quiet import native_noise_held
 from tfopt.stages.kernels import channel_axis, kernel
 from tfopt.stages.promise import Promise
-from tfopt.stages.stage import CONFIG
 
 CALIBRATION_SAMPLES = 256
 
 
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
+@config
 class Export:
     """What the `.tflite` holds.
 

@@ -5,24 +5,15 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    SerializeAsAny,
-    TypeAdapter,
-    ValidationError,
-)
-from pydantic.dataclasses import dataclass
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
+from tfopt.config import config
 from tfopt.errors import RecipeError
 from tfopt.export import Export
 from tfopt.stages import STAGES, Stage
-from tfopt.stages.stage import CONFIG
 
 
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
+@config
 class Training:
     """How every stage is trained.
 
@@ -49,7 +40,7 @@ class Training:
     shift: NonNegativeFloat = Field(default=0.0, lt=1)
 
 
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
+@config
 class Recipe:
     """Stages in order, how to train them, and what file to write at the end.
 
@@ -60,7 +51,7 @@ class Recipe:
     stages: tuple[SerializeAsAny[Stage], ...]
     training: Training = dataclasses.field(default_factory=Training)
     export: Export = dataclasses.field(default_factory=Export)
-    name: str = "recipe"
+    name: str = Field(default="recipe", pattern=r"^\w[\w .-]*$")
 
     def __post_init__(self) -> None:
         established: dict[str, str] = {}
@@ -71,7 +62,7 @@ class Recipe:
             if lost := sorted(set(established) - stage.preserves):
                 raise RecipeError(
                     f"{kind} would lose the {lost[0]} that {established[lost[0]]} established. "
-                    f"Put {kind} before {established[lost[0]]}."
+                    f"Put {kind} before {established[lost[0]]}, or leave one of them out."
                 )
             if stage.establishes:
                 established[stage.establishes] = kind
@@ -115,7 +106,10 @@ class Recipe:
         if not isinstance(stages, list | tuple):
             raise RecipeError(f"A recipe needs a list of 'stages'; got {stages!r}.")
         values = {**values, "stages": tuple(_stage(stage) for stage in stages)}
-        return _validated(cls, values, "recipe")
+        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise RecipeError(f"Unknown key {', '.join(sorted(unknown))} in the recipe.")
+        return cls(**values)
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
@@ -141,20 +135,4 @@ def _stage(values: Any) -> Stage:
     if not isinstance(values, dict) or not isinstance(given, str) or given not in classes:
         raise RecipeError(f"Unknown stage {given!r}. Known: {', '.join(classes)}.")
     rest = {key: value for key, value in values.items() if key != "stage"}
-    return _validated(classes[given], rest, given)
-
-
-def _validated(cls: Any, values: dict[str, Any], where: str) -> Any:
-    try:
-        return TypeAdapter(cls).validate_python(values)
-    except ValidationError as error:
-        raise RecipeError(explain(error, where)) from error
-
-
-def explain(error: ValidationError, where: str) -> str:
-    """One line for pydantic's findings: where, what came, what was expected."""
-    findings = [
-        f"{'.'.join(str(part) for part in (where, *problem['loc']))} = {problem['input']!r}: {problem['msg']}"
-        for problem in error.errors()
-    ]
-    return "; ".join(findings) + "."
+    return classes[given](**rest)

@@ -4,18 +4,19 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt
-from pydantic.dataclasses import dataclass
 
+from tfopt.config import config
 from tfopt.errors import RecipeError
 from tfopt.legacy import tf_keras, tfmot, tfmot_module
+from tfopt.stages.folding import make_scales_positive
 from tfopt.stages.kernels import SPARED_BY_DEFAULT, kernel, require_kernels, unknown_kernels
 from tfopt.stages.promise import Clusters, Promise
-from tfopt.stages.prune import hold_zeros, masked_weights, wrapped_copy, zeros_held
+from tfopt.stages.pruning_wrapper import hold_zeros, masked_weights, wrapped_copy, zeros_held
 from tfopt.stages.rules import Setting, choose
-from tfopt.stages.stage import CONFIG, Stage, kernel_layers
+from tfopt.stages.stage import Stage, kernel_layers
 
 
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
+@config
 class Cluster(Stage):
     """Weight sharing through TF-MOT's clustering wrapper.
 
@@ -96,6 +97,7 @@ class Cluster(Stage):
             raise RecipeError(
                 "Where zeros are kept, TF-MOT needs 3 clusters or more: zero, one below and one above; got 2."
             )
+        make_scales_positive(legacy)
         held = zeros_held(legacy) if preserve else {}
 
         def wrap(layer: Any) -> Any:

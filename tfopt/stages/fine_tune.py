@@ -3,16 +3,16 @@
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic.dataclasses import dataclass
 
+from tfopt.config import config
 from tfopt.errors import RecipeError
 from tfopt.legacy import tfmot
-from tfopt.stages.prune import hold_zeros, masked_weights, wrap_for_pruning, zeros_held
+from tfopt.stages.pruning_wrapper import hold_zeros, masked_weights, wrap_for_pruning, zeros_held
 from tfopt.stages.rules import choose
-from tfopt.stages.stage import CONFIG, Stage
+from tfopt.stages.stage import Stage
 
 
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
+@config
 class FineTune(Stage):
     """Train all layers, or those that the rules leave on.
 

@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import PositiveInt
-from pydantic.dataclasses import dataclass
 
 from tfopt import bridge
+from tfopt.config import config
 from tfopt.errors import ModelError, RecipeError
 from tfopt.legacy import tf_keras, tfmot, tfmot_module
+from tfopt.stages.folding import folded_into
 from tfopt.stages.kernels import has_kernel, kernel
 from tfopt.stages.quantizers import Structure, preserving_quantizer, structure_of
-from tfopt.stages.stage import CONFIG, Stage, inner
+from tfopt.stages.stage import Stage, inner
 
 # TF-MOT's scheme for what earlier stages established. The names are those of its collaborative optimization.
 SCHEMES: dict[frozenset[str], str] = {
@@ -31,12 +32,11 @@ OUTPUT_ONLY = (
 )  # fmt: skip
 # An int8 average pooling has one scale for input and output; a range of its own would cost another operator.
 PASS_THROUGH = ("AveragePooling1D", "AveragePooling2D")
-FOLDS_BATCH_NORM = ("Conv2D", "DepthwiseConv2D", "Dense")
 ACTIVATIONS = ("linear", "relu", "softmax", "sigmoid", "tanh", "gelu", "swish")
 CALIBRATION_BATCH = 64
 
 
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
+@config
 class Quantize(Stage):
     """Train with the rounding to int8 weights and activations in the forward pass.
 
@@ -127,22 +127,12 @@ def _scheme(structures: dict[str, Structure]) -> Any:
 def _special_config(layer: Any) -> Any:
     """A QuantizeConfig where TF-MOT has none or a worse one, else None (TF-MOT's own choice)."""
     configs = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_configs")
-    alone = type(layer).__name__ == "BatchNormalization" and not _follows_foldable(layer)
+    alone = type(layer).__name__ == "BatchNormalization" and folded_into(layer) is None
     if alone or type(layer).__name__ in OUTPUT_ONLY:
         return configs.Default8BitOutputQuantizeConfig()
     if type(layer).__name__ in PASS_THROUGH:
         return configs.NoOpQuantizeConfig()
     return None
-
-
-def _follows_foldable(layer: Any) -> bool:
-    """True for a BatchNormalization that TF-MOT folds: after a linear convolution nobody else reads."""
-    producers = [node.layer for node in layer.inbound_nodes[0].parent_nodes]
-    return (
-        len(layer.inbound_nodes) == len(producers) == len(producers[0].outbound_nodes) == 1
-        and type(producers[0]).__name__ in FOLDS_BATCH_NORM
-        and producers[0].activation.__name__ == "linear"
-    )
 
 
 def _require_supported(model: Any) -> None:

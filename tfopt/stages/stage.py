@@ -6,19 +6,17 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import ConfigDict, NonNegativeInt, PositiveFloat
-from pydantic.dataclasses import dataclass
+from pydantic import NonNegativeInt, PositiveFloat
 
 from tfopt import bridge
+from tfopt.config import config
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages.kernels import channel_axis, has_kernel, kernel
 from tfopt.stages.promise import Promise
 from tfopt.stages.rules import Rule
 
-CONFIG = ConfigDict(extra="forbid", strict=False)
 
-
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
+@config
 class Stage(ABC):
     """One step of a recipe: a frozen config and what it does to a model.
 

@@ -1,0 +1,35 @@
+"""BatchNormalization that the converter folds into the layer before it."""
+
+from typing import Any
+
+import numpy as np
+
+FOLDS_BATCH_NORM = ("Conv2D", "DepthwiseConv2D", "Dense")
+
+
+def folded_into(batch_norm: Any) -> Any:
+    """The linear layer that `batch_norm` (a layer of a flat tf_keras model) is folded into, or None."""
+    producers = [node.layer for node in batch_norm.inbound_nodes[0].parent_nodes]
+    if len(batch_norm.inbound_nodes) != 1 or len(producers) != 1:
+        return None
+    (producer,) = producers
+    foldable = type(producer).__name__ in FOLDS_BATCH_NORM and producer.activation.__name__ == "linear"
+    return producer if foldable and len(producer.outbound_nodes) == 1 else None
+
+
+def make_scales_positive(model: Any) -> None:
+    """Turn negative scales of folded BatchNormalizations positive, in place, without changing what `model` computes.
+
+    Folding multiplies a kernel's output channels by these scales: with both signs, each cluster c becomes c and
+    -c in the file, twice as many values. Where the scale of a channel is negative, its weights, bias, mean and
+    scale change their sign: gamma (w x + b - mean) = -gamma (-w x - b + mean).
+    """
+    for layer in model.layers:
+        if type(layer).__name__ != "BatchNormalization" or not layer.scale:
+            continue
+        source = folded_into(layer)
+        if source is None or type(source).__name__ == "DepthwiseConv2D":  # not clustered
+            continue
+        sign = np.where(layer.gamma.numpy() < 0, -1.0, 1.0).astype(np.float32)
+        for weight in (*source.weights, layer.gamma, layer.moving_mean):
+            weight.assign(weight.numpy() * sign)  # output channels are the last axis of them all
