@@ -23,7 +23,7 @@ import click
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 SPARSITY, CLUSTERS, BATCH, SEED = 0.5, 16, 64, 0
-RATES = (1e-3, 5e-4, 3e-4)
+RATES = (5e-4, 2e-4, 2e-4)
 
 
 def with_tfopt(path: str, data: Any, epochs: tuple[int, int, int]) -> bytes:

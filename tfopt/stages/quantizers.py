@@ -118,12 +118,15 @@ def preserving_quantizer() -> Any:
             if self.structure.mask is not None:  # pruned weights share a centroid, which stays zero
                 nearest_zero = tf.argmin(tf.abs(centroids), axis=-1)
                 centroids = centroids * (1.0 - tf.one_hot(nearest_zero, centroids.shape[-1]))
-            index = tf.argmin(tf.abs(latent[..., tf.newaxis] - centroids), axis=-1)
+            centroids = tf.sort(centroids, axis=-1)
+            borders = (centroids[..., 1:] + centroids[..., :-1]) / 2
             if len(centroids.shape) == 1:
-                value = tf.gather(centroids, index)
-            else:
-                channel = tf.range(centroids.shape[0], dtype=index.dtype)
-                value = tf.gather_nd(centroids, tf.stack([tf.broadcast_to(channel, tf.shape(index)), index], axis=-1))
+                value = tf.gather(centroids, tf.searchsorted(borders, tf.reshape(latent, [-1])))
+                value = tf.reshape(value, latent.shape)
+            else:  # channels first, one row each
+                rows = tf.reshape(tf.experimental.numpy.moveaxis(latent, -1, 0), (centroids.shape[0], -1))
+                value = tf.gather(centroids, tf.searchsorted(borders, rows), batch_dims=1)
+                value = tf.experimental.numpy.moveaxis(tf.reshape(value, (-1, *latent.shape[:-1])), 0, -1)
             return value + (latent - tf.stop_gradient(latent))  # in this order, exactly `value`
 
         def _fake_quantize(self, kernel: Any, training: bool, weights: dict[str, Any]) -> Any:
