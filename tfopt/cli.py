@@ -194,18 +194,26 @@ def _run(
     click.echo(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
 
 
+def _print_table(table: Any) -> None:
+    """Print a `rich.table.Table`, its title as a line of its own, which a narrow table would break."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
+    console.print(table.title, highlight=False, markup=False)
+    table.title = None
+    console.print(table, soft_wrap=False)
+
+
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path) -> None:
     """Show what FILE holds: layers or operators, parameters, sparsity, unique values, dtype, bytes."""
-    from rich.console import Console
-
     from tfopt.inspection import inspect_file
     from tfopt.quiet import load_tensorflow_quietly
 
     load_tensorflow_quietly()
 
-    Console(width=None if sys.stdout.isatty() else 140).print(inspect_file(file).table())
+    _print_table(inspect_file(file).table())
 
 
 @main.command()
@@ -219,15 +227,13 @@ def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, l
 
     A Keras model is measured as the float .tflite that it converts to.
     """
-    from rich.console import Console
-
     from tfopt.comparison import compare_files
     from tfopt.quiet import load_tensorflow_quietly
 
     load_tensorflow_quietly()
 
     table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    _print_table(table)
 
 
 if __name__ == "__main__":
