@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tfopt.stages.quantize import SCHEMES
 from tfopt.stages.quantizers import Structure, preserving_quantizer, structure_of
 
 BOTH = frozenset({"sparsity", "clusters"})
@@ -13,22 +14,22 @@ CHANNELS = np.stack([RNG.choice(RNG.normal(size=4), (3, 3, 8)) for _ in range(6)
 
 
 def test_zeros_become_the_mask():
-    structure = structure_of(WHOLE, frozenset({"sparsity"}), output_channels_last=True)
+    structure = structure_of(WHOLE, SCHEMES[frozenset({"sparsity"})], output_channels_last=True)
     np.testing.assert_array_equal(structure.mask, WHOLE != 0)
     assert structure.centroids is None
-    assert structure_of(WHOLE + 2, frozenset({"sparsity"}), output_channels_last=True) == Structure()
-    assert structure_of(WHOLE, frozenset(), output_channels_last=True) == Structure()
+    assert structure_of(WHOLE + 2, SCHEMES[frozenset({"sparsity"})], output_channels_last=True) == Structure()
+    assert structure_of(WHOLE, SCHEMES[frozenset()], output_channels_last=True) == Structure()
 
 
 def test_values_that_channels_share_are_clusters_of_the_whole_kernel():
-    structure = structure_of(WHOLE, BOTH, output_channels_last=True)
+    structure = structure_of(WHOLE, SCHEMES[BOTH], output_channels_last=True)
     np.testing.assert_array_equal(structure.centroids, VALUES)
 
 
 @pytest.mark.parametrize("zeros", [False, True])
 def test_values_of_one_channel_only_are_clusters_per_channel(zeros):
     kernel = CHANNELS * (RNG.random(CHANNELS.shape) < 0.5) if zeros else CHANNELS
-    centroids = structure_of(kernel, BOTH, output_channels_last=True).centroids
+    centroids = structure_of(kernel, SCHEMES[BOTH], output_channels_last=True).centroids
     assert centroids.shape == (6, 5 if zeros else 4)
     for channel in range(6):
         assert set(centroids[channel]) == set(np.unique(kernel[..., channel]))
@@ -37,16 +38,18 @@ def test_values_of_one_channel_only_are_clusters_per_channel(zeros):
 def test_channels_with_fewer_values_repeat_one():
     kernel = CHANNELS.copy()
     kernel[..., 2] = 0.5
-    np.testing.assert_array_equal(structure_of(kernel, BOTH, output_channels_last=True).centroids[2], [0.5] * 4)
+    np.testing.assert_array_equal(
+        structure_of(kernel, SCHEMES[BOTH], output_channels_last=True).centroids[2], [0.5] * 4
+    )
 
 
 def test_clusters_per_channel_need_output_channels_last():
-    assert structure_of(CHANNELS, BOTH, output_channels_last=False).centroids.shape == (24,)
+    assert structure_of(CHANNELS, SCHEMES[BOTH], output_channels_last=False).centroids.shape == (24,)
 
 
 @pytest.mark.parametrize("kernel", [RNG.normal(size=(3, 3, 8, 4)), RNG.choice(RNG.normal(size=300), (40, 40))])
 def test_what_int8_cannot_hold_or_is_no_clustering_is_not_kept(kernel):
-    assert structure_of(kernel, BOTH, output_channels_last=False).centroids is None
+    assert structure_of(kernel, SCHEMES[BOTH], output_channels_last=False).centroids is None
 
 
 # The quantizer itself ----------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def whole_case(model, samples):
 
 
 def test_the_schemes_are_named_as_in_tfmots_collaborative_optimization():
-    assert {"+".join(sorted(keep)): name for keep, name in SCHEMES.items()} == {
+    assert {"+".join(sorted(keep)): scheme.name for keep, scheme in SCHEMES.items()} == {
         "": "QAT", "sparsity": "PQAT", "clusters": "CQAT", "clusters+sparsity": "PCQAT"
     }  # fmt: skip
     assert set(SCHEMES) == {frozenset(keep) for keep in ((), ("sparsity",), ("clusters",), BOTH)}
@@ -156,7 +156,7 @@ def test_a_structure_is_kept_only_where_asked_for(model):
     before, _ = shrunk(model, SPARSE, Cluster(number_of_clusters=6))
     flat = bridge.to_tf_keras(before)
     for keep in SCHEMES:
-        structure = _structures(flat, keep)["conv"]
+        structure = _structures(flat, SCHEMES[keep])["conv"]
         assert (structure.mask is not None) == ("sparsity" in keep)
         assert (structure.centroids is not None) == ("clusters" in keep)
 
@@ -411,3 +411,18 @@ def test_scales_turned_positive_compute_the_same():
     make_scales_positive(model)
     assert np.all(model.get_layer("first_norm").gamma.numpy() > 0)
     np.testing.assert_allclose(model(x, training=False).numpy(), before, atol=1e-5)
+
+
+def test_without_any_training_the_stripped_kernels_are_those_of_the_model_rounded_to_their_own_range():
+    # TF-MOT's weight ranges begin at -6..6, a grid of 0.047: most small weights would become zero.
+    model = two_alike(SIGNS)
+    stripped = Quantize().strip(Quantize().apply(model, steps=0))
+    for name in ("first", "second"):
+        before, after = model.get_layer(name).get_weights()[0], stripped.get_layer(name).get_weights()[0]
+        step = np.abs(before).max(axis=(0, 1, 2)) / 127
+        assert np.all(np.abs(after - before) <= step / 2 + 1e-6)
+
+
+def test_the_report_is_told_the_scheme_and_what_it_keeps():
+    assert Quantize().notes(None) == ["QAT"]
+    assert Quantize().notes(None, BOTH) == ["PCQAT, keeps clusters and sparsity"]

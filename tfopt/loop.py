@@ -152,7 +152,7 @@ class _Run:
         for position, stage in enumerate(self.recipe.stages):
             started = time.perf_counter()
             if position >= finished:
-                notes = stage.notes(self.plain)
+                notes = stage.notes(self.plain, frozenset(established))
                 trained = self._train(stage, position, established, augmentation)
                 self.plain = stage.strip(trained)
             promises = [*promises, *stage.promises(self.plain)]

@@ -50,7 +50,8 @@ class Cluster(Stage):
             for name, number in self._chosen(model).items()
         ]
 
-    def notes(self, model: Any) -> list[str]:
+    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+        del keep
         chosen = self._chosen(model)
         alone = [layer.name for layer in kernel_layers(model) if layer.name not in chosen]
         return [f"not clustered: {name}" for name in [*alone, *unknown_kernels(model)]]

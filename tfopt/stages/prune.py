@@ -127,7 +127,8 @@ class Prune(Stage):
             for name, target in chosen.items()
         ]
 
-    def notes(self, model: Any) -> list[str]:
+    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+        del keep
         chosen = self._chosen(model)
         alone = [layer.name for layer in kernel_layers(model) if layer.name not in chosen]
         return [f"not pruned: {name}" for name in [*alone, *unknown_kernels(model)]]

@@ -14,15 +14,15 @@ from tfopt.errors import ModelError, RecipeError
 from tfopt.legacy import tf_keras, tfmot, tfmot_module
 from tfopt.stages.folding import folded_into
 from tfopt.stages.kernels import has_kernel, kernel
-from tfopt.stages.quantizers import Structure, preserving_quantizer, structure_of
+from tfopt.stages.quantizers import Scheme, Structure, preserving_quantizer, structure_of
 from tfopt.stages.stage import Stage, inner
 
-# TF-MOT's scheme for what earlier stages established. The names are those of its collaborative optimization.
-SCHEMES: dict[frozenset[str], str] = {
-    frozenset(): "QAT",
-    frozenset({"sparsity"}): "PQAT",
-    frozenset({"clusters"}): "CQAT",
-    frozenset({"sparsity", "clusters"}): "PCQAT",
+# The scheme for what earlier stages established, under the names of TF-MOT's collaborative optimization.
+SCHEMES: dict[frozenset[str], Scheme] = {
+    frozenset(): Scheme("QAT", zeros=False, clusters=False),
+    frozenset({"sparsity"}): Scheme("PQAT", zeros=True, clusters=False),
+    frozenset({"clusters"}): Scheme("CQAT", zeros=False, clusters=True),
+    frozenset({"sparsity", "clusters"}): Scheme("PCQAT", zeros=True, clusters=True),
 }
 
 # Layers that TF-MOT refuses although quantizing their output is all that the `.tflite` needs.
@@ -58,6 +58,11 @@ class Quantize(Stage):
         if self.layers:
             raise RecipeError(f"Quantize works on the whole model and takes no layer rules; got {self.layers}.")
 
+    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+        del model
+        kept = f", keeps {' and '.join(sorted(keep))}" if keep else ""
+        return [f"{SCHEMES[keep].name}{kept}"]
+
     def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps
         legacy = bridge.fuse_relu(legacy)  # TF-MOT would leave the kernel in front of a separate ReLU in float
@@ -71,8 +76,9 @@ class Quantize(Stage):
         annotated = tf_keras().models.clone_model(legacy, clone_function=annotate)
         annotated.set_weights(legacy.get_weights())
         with quantization.quantize_scope():
-            quantized = quantization.quantize_apply(annotated, _scheme(_structures(legacy, keep)))
+            quantized = quantization.quantize_apply(annotated, _tfmot_scheme(_structures(legacy, SCHEMES[keep])))
         _require_quantized_kernels(quantized)
+        _set_weight_ranges(quantized)
         return quantized
 
     def calibrate(self, model: Any, inputs: np.ndarray) -> None:
@@ -93,15 +99,15 @@ class Quantize(Stage):
         return [values[_short_name(weight)] for weight in plain.weights]
 
 
-def _structures(model: Any, keep: frozenset[str]) -> dict[str, Structure]:
+def _structures(model: Any, scheme: Scheme) -> dict[str, Structure]:
     return {
-        layer.name: structure_of(kernel(layer).numpy(), keep, output_channels_last=type(layer).__name__ == "Conv2D")
+        layer.name: structure_of(kernel(layer).numpy(), scheme, output_channels_last=type(layer).__name__ == "Conv2D")
         for layer in model.layers
         if has_kernel(layer)
     }
 
 
-def _scheme(structures: dict[str, Structure]) -> Any:
+def _tfmot_scheme(structures: dict[str, Structure]) -> Any:
     """TF-MOT's 8-bit scheme, with kernels that have zeros or clusters to keep under our own quantizer."""
     module = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_registry")
     default = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_scheme").Default8BitQuantizeScheme
@@ -117,11 +123,11 @@ def _scheme(structures: dict[str, Structure]) -> Any:
             config.weight_quantizer = preserving_quantizer()(per_axis=per_axis, structure=structure)
             return config
 
-    class Scheme(default):  # type: ignore[misc, valid-type]
+    class PreservingScheme(default):  # type: ignore[misc, valid-type]
         def get_quantize_registry(self) -> Any:
             return Registry()
 
-    return Scheme()
+    return PreservingScheme()
 
 
 def _special_config(layer: Any) -> Any:
@@ -170,12 +176,18 @@ def _require_quantized_kernels(model: Any) -> None:
         )
 
 
+def _set_weight_ranges(model: Any) -> None:
+    """Give weights the ranges that they have, as a first training step would; TF-MOT begins at -6..6."""
+    for layer in model.layers:
+        for weight, quantizer, variables in getattr(layer, "_weight_vars", []):
+            quantizer(weight, True, weights=variables)
+
+
 @contextmanager
 def _recording(model: Any) -> Iterator[dict[int, Any]]:
     """While this lasts, activations pass `model` unrounded and their ranges are collected.
 
-    Yields a dict whose values are [quantizer variables, smallest value, largest value]. Weight quantizers
-    work as in training, so that their ranges are set too.
+    Yields a dict whose values are [quantizer variables, smallest value, largest value].
     """
     ranges: dict[int, Any] = {}
 
@@ -199,17 +211,11 @@ def _recording(model: Any) -> Iterator[dict[int, Any]]:
             replace(layer, "_output_quantizers", [record])
         for activation in getattr(layer, "_quantize_activations", []):
             replace(activation, "quantizer", record)
-        if hasattr(layer, "_weight_vars"):
-            replace(layer, "_weight_vars", [(w, _as_in_training(q), v) for w, q, v in layer._weight_vars])
     try:
         yield ranges
     finally:
         for owner, attribute, value in reversed(undo):
             object.__setattr__(owner, attribute, value)
-
-
-def _as_in_training(quantizer: Any) -> Any:
-    return lambda inputs, training, weights: quantizer(inputs, True, weights=weights)
 
 
 def _short_name(weight: Any) -> str:

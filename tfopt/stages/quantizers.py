@@ -19,6 +19,15 @@ LEVELS = 127
 
 
 @dataclass(frozen=True)
+class Scheme:
+    """A way to train for int8: by name, and what of a kernel it preserves."""
+
+    name: str
+    zeros: bool
+    clusters: bool
+
+
+@dataclass(frozen=True)
 class Structure:
     """What a kernel looks like when quantization begins.
 
@@ -32,10 +41,10 @@ class Structure:
     centroids: np.ndarray | None = None
 
 
-def structure_of(kernel: np.ndarray, keep: frozenset[str], *, output_channels_last: bool) -> Structure:
-    """The zeros and clusters of `kernel` that `keep` ("sparsity", "clusters") asks to preserve."""
-    mask = (kernel != 0).astype(np.float32) if "sparsity" in keep and np.any(kernel == 0) else None
-    centroids = _centroids(kernel, output_channels_last) if "clusters" in keep else None
+def structure_of(kernel: np.ndarray, scheme: Scheme, *, output_channels_last: bool) -> Structure:
+    """The zeros and clusters of `kernel` that `scheme` preserves."""
+    mask = (kernel != 0).astype(np.float32) if scheme.zeros and np.any(kernel == 0) else None
+    centroids = _centroids(kernel, output_channels_last) if scheme.clusters else None
     return Structure(mask, centroids)
 
 

@@ -103,9 +103,9 @@ class Stage(ABC):
         del model
         return []
 
-    def notes(self, model: Any) -> list[str]:
+    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
         """What a reader of the report should know about this stage and `model`, e.g. layers left alone."""
-        del model
+        del model, keep
         return []
 
     @abstractmethod
