@@ -86,12 +86,14 @@ class Stage(ABC):
         for layer in plain.layers:
             if layer.weights:
                 layer.set_weights(self._trained_weights(trained[layer.name], layer))
-        self.verify(plain)
+        self._verify_plain(plain)
         return bridge.to_keras(plain, like=like)
 
     def verify(self, model: Any) -> None:
         """Raise `PromiseError` when a plain `model` does not hold what this stage promises."""
-        plain = bridge.to_tf_keras(model)
+        self._verify_plain(bridge.to_tf_keras(model))
+
+    def _verify_plain(self, plain: Any) -> None:
         by_name = {layer.name: layer for layer in plain.layers}
         for promise in self.promises(plain):
             layer = by_name[promise.layer]
