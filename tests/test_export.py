@@ -9,6 +9,7 @@ from tfopt import export
 from tfopt.errors import DataError, OutputError, PromiseError, RecipeError
 from tfopt.legacy import tf_keras
 from tfopt.litert import LiteModel
+from tfopt.proof import verify_promises
 
 RNG = np.random.default_rng(7)
 X = (RNG.normal(size=(64, 8, 8, 3)) * np.linspace(0.1, 8, 64)[:, None, None, None]).astype("float32")
@@ -335,6 +336,6 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
     assert notes[0].startswith("few: holds in each output channel")
     lite = LiteModel(export.convert(model, settings))
     with pytest.raises(PromiseError, match="few"):
-        export.verify_promises(lite, plain, [Clusters(layer="few", at_most=3)], trained_ranges=True)
+        verify_promises(lite, plain, [Clusters(layer="few", at_most=3)], trained_ranges=True)
     with pytest.raises(PromiseError, match="few"):
-        export.verify_promises(lite, plain, [Clusters(layer="few", at_most=2)], trained_ranges=False)
+        verify_promises(lite, plain, [Clusters(layer="few", at_most=2)], trained_ranges=False)

@@ -6,7 +6,8 @@ import pytest
 
 from tfopt import bridge, legacy
 from tfopt.errors import ModelError, PromiseError, RecipeError
-from tfopt.export import Export, build, match_kernels
+from tfopt.export import Export, build
+from tfopt.proof import match_kernels
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.stages.folding import make_scales_positive
 from tfopt.stages.promise import Clusters
