@@ -79,13 +79,35 @@ def test_tflite_is_told_what_takes_it(tmp_path):
         models.load_model(path)
 
 
-@pytest.mark.parametrize("kind", ["keras3", "tf_keras"])
-def test_weights_only(tmp_path, kind):
-    path = tmp_path / "x.weights.h5"
-    small(kind).save_weights(path)
-    assert models.kind(path) == "weights"
-    with pytest.raises(ModelError, match="weights only"):
-        models.load_model(path)
+@pytest.mark.parametrize("like", ["keras3", "tf_keras"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("keras3", "x.weights.h5"), ("tf_keras", "x.weights.h5"), ("tf_keras", "x.h5")]
+)
+def test_weights_only(tmp_path, kind, name, like):
+    model, other = small(kind), small(like)
+    path, lie = tmp_path / name, tmp_path / "lie.txt"
+    model.save_weights(path)
+    path.rename(lie)
+    assert models.kind(lie) == "weights"
+    with pytest.raises(ModelError, match=r"weights only.*like=model"):
+        models.load_model(lie)
+    before = other.get_weights()
+    loaded = models.load_model(lie, like=other)
+    assert is_kind(loaded, like)
+    for ours, theirs, untouched, kept in zip(
+        loaded.get_weights(), model.get_weights(), other.get_weights(), before, strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(untouched, kept)
+
+
+@pytest.mark.parametrize("like", ["keras3", "tf_keras"])
+def test_weights_of_another_model(tmp_path, like):
+    path, api = tmp_path / "x.weights.h5", kerases()[like]
+    small("keras3").save_weights(path)
+    other = api.Sequential([api.Input((4,)), api.layers.Dense(5), api.layers.Dense(2)])
+    with pytest.raises(ModelError, match="do not fit the model"):
+        models.load_model(path, like=other)
 
 
 def test_hdf5_without_version(tmp_path):
@@ -149,8 +171,157 @@ def test_lambda_code_is_not_run(tmp_path, kind, ending):
     api = kerases()[kind]
     model = api.Sequential([api.Input((4,)), api.layers.Lambda(lambda x: x * 2)])
     quietly(model, tmp_path / f"m{ending}")
-    with pytest.raises(ModelError, match=r"Lambda layer.*replace it"):
+    with pytest.raises(ModelError, match=r"a Lambda layer with Python code at 'lambda.*Replace a Lambda layer"):
         models.load_model(tmp_path / f"m{ending}")
+    loaded = models.load_model(tmp_path / f"m{ending}", allow_unsafe=True)
+    np.testing.assert_allclose(np.asarray(loaded(X)), 2 * X)
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+@pytest.mark.parametrize("kind", ["keras3", "tf_keras"])
+def test_code_is_found_at_any_depth(tmp_path, kind, ending):
+    api = kerases()[kind]
+    inner = api.Sequential([api.Input((4,)), api.layers.Lambda(lambda x: x * 2, name="double")], name="inner")
+    outer = api.Sequential([api.Input((4,)), inner], name="outer")
+    quietly(api.Sequential([api.Input((4,)), outer]), tmp_path / f"m{ending}")
+    with pytest.raises(ModelError, match="Python code at 'outer/inner/double'"):
+        models.load_model(tmp_path / f"m{ending}")
+
+
+def own_activation(x):
+    return x * 3
+
+
+@pytest.mark.parametrize("kind", ["keras3", "tf_keras"])
+def test_custom_functions_need_the_users_word(tmp_path, kind):
+    api, path = kerases()[kind], tmp_path / "m.keras"
+    api.Sequential([api.Input((4,)), api.layers.Dense(2, own_activation, name="last")]).save(path)
+    with pytest.raises(ModelError, match=r"custom function 'own_activation' at 'last'.*custom_objects"):
+        models.load_model(path)
+    loaded = models.load_model(path, custom_objects={"own_activation": own_activation})
+    kernel, bias = loaded.get_weights()
+    np.testing.assert_allclose(np.asarray(loaded(X)), 3 * (X @ kernel + bias), atol=1e-6)
+
+
+@pytest.mark.parametrize("function", ["io.write_file", "py_function", "raw_ops.WriteFile"])
+def test_tensorflow_functions_that_reach_out_are_refused(tmp_path, function):
+    """A config made by hand: TFOpLambda calls what the file names."""
+    import h5py
+
+    api, path = legacy.tf_keras(), tmp_path / "m.h5"
+    inputs = api.Input((4,))
+    quietly(api.Model(inputs, legacy_add(inputs)), path)
+    models.load_model(path)  # harmless arithmetic
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = file.attrs["model_config"].replace("__operators__.add", function)
+    with pytest.raises(ModelError, match=rf"a call of tf\.{function} at"):
+        models.load_model(path)
+
+
+def legacy_add(tensor):
+    return tensor + 1.0
+
+
+def test_a_saved_model_that_reaches_out_is_refused(tmp_path):
+    import tensorflow as tf
+
+    model = small("tf_keras")
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4))])
+    def serve(x):
+        tf.io.write_file(str(tmp_path / "stolen"), "x")
+        return model(x)
+
+    model.save(tmp_path / "m", save_format="tf", signatures=serve)
+    with pytest.raises(ModelError, match="operation WriteFile in its graph"):
+        models.load_model(tmp_path / "m")
+    assert not (tmp_path / "stolen").exists()
+
+
+def test_layers_that_run_programs_of_their_own_are_refused(tmp_path):
+    path = tmp_path / "m.keras"
+    small("keras3").save(path)
+    rewrite(path, "config.json", lambda text: text.replace(b'"class_name": "Dense"', b'"class_name": "TFSMLayer"', 1))
+    with pytest.raises(ModelError, match="a TFSMLayer, which runs a program of its own at 'dense"):
+        models.load_model(path)
+
+
+def rewrite(path, member, change):
+    """The zip at `path` with one member changed."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts[member] = change(parts[member])
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "/etc/evil", "a/../../evil", "..\\evil", "C:\\evil"])
+def test_a_zip_that_unpacks_elsewhere_is_refused(tmp_path, name):
+    path = tmp_path / "m.keras"
+    small("keras3").save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, "x")
+    for read in (models.kind, models.load_model):
+        with pytest.raises(ModelError, match="outside its own folder"):
+            read(path)
+
+
+def test_a_zip_that_grows_without_measure_is_refused(tmp_path):
+    path = tmp_path / "m.keras"
+    small("keras3").save(path)
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("assets/zeros", "w", force_zip64=True) as file,
+    ):
+        for _ in range(300):
+            file.write(bytes(2**20))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(ModelError, match="would grow"):
+        models.load_model(path)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["h5", "in_keras"])
+def test_an_hdf5_file_that_grows_without_measure_is_refused(tmp_path, packed):
+    import h5py
+
+    path = tmp_path / "m.keras"
+    if packed:
+        small("keras3").save(path)
+    else:
+        quietly(small("keras3"), path.with_suffix(".h5"))
+        path = path.with_suffix(".h5")
+
+    def swell(where):
+        with h5py.File(where, "a") as file:
+            file.create_dataset("huge", shape=(2**40,), dtype="float32", chunks=(2**20,))  # no byte of it is stored
+
+    if packed:
+        inner = tmp_path / "inner.h5"
+        with zipfile.ZipFile(path) as archive:
+            inner.write_bytes(archive.read("model.weights.h5"))
+        swell(inner)
+        rewrite(path, "model.weights.h5", lambda _: inner.read_bytes())
+    else:
+        swell(path)
+    with pytest.raises(ModelError, match="would grow"):
+        models.load_model(path)
+
+
+@pytest.mark.parametrize("how", ["link", "external"])
+def test_an_hdf5_file_that_reads_other_files_is_refused(tmp_path, how):
+    import h5py
+
+    path = tmp_path / "m.h5"
+    quietly(small("tf_keras"), path)
+    (tmp_path / "secret").write_bytes(bytes(16))
+    with h5py.File(path, "a") as file:
+        if how == "link":
+            file["more"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/x")
+        else:
+            file.create_dataset("more", (4,), "float32", external=[(str(tmp_path / "secret"), 0, 16)])
+    with pytest.raises(ModelError, match="holds its own weights"):
+        models.load_model(path)
 
 
 def own_loss(y, p):
@@ -179,7 +350,7 @@ def test_custom_layer_is_explained(tmp_path):
             return x
 
     keras.Sequential([keras.Input((4,)), Mine()]).save(tmp_path / "m.keras")
-    with pytest.raises(ModelError, match=r"needs class 'Mine'.*custom_objects"):
+    with pytest.raises(ModelError, match=r"the custom class 'Mine' at 'mine.*custom_objects"):
         models.load_model(tmp_path / "m.keras")
 
 

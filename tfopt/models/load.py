@@ -1,0 +1,166 @@
+"""Loading: each model file by the Keras that wrote it, and no code from the file without the user's word."""
+
+import contextlib
+import importlib
+import os
+import re
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfopt import bridge, legacy
+from tfopt.bridge import activations
+from tfopt.errors import ModelError
+from tfopt.models.code import found_code
+from tfopt.models.content import kind
+
+_MISSING = re.compile(r"(?:Could not locate|Unknown) ((?:class|function|layer|object):? '[^']+')")
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    like: Any = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    allow_unsafe: bool = False,
+) -> Any:
+    """The Keras 3 or tf_keras model in `path`: a .keras or HDF5 file, or a SavedModel of tf_keras.
+
+    Compiled as it was saved; not compiled where its settings cannot be restored.
+
+    Args:
+        path: told apart by content, not by name.
+        like: for a file that holds weights only: a model of either Keras with the architecture they belong to.
+            It is not changed; the result is of its kind.
+        custom_objects: classes and functions by name that the file refers to, as in Keras. Those registered
+            with `register_keras_serializable` need not be given.
+        allow_unsafe: let the file bring Python code (Lambda layers, pickled functions). Only for files that
+            you trust like a program.
+
+    Raises ModelError, saying what to do, for what is damaged or no model, and for code in the file, with its
+    path in the model.
+    """
+    path, found = Path(path), kind(path)
+    if found == "tflite":
+        raise ModelError(
+            f"{path} is a .tflite file, which holds no Keras model: use `tfopt inspect` on it, and give the "
+            "Keras model it was made from here"
+        )
+    if found == "saved_model":
+        raise ModelError(
+            f"{path} is a SavedModel without Keras layers (no keras_metadata.pb), so its layers cannot be "
+            "compressed: give the model as a .keras file, or save it with tf_keras"
+        )
+    if found == "weights":
+        return _with_weights(path, like)
+    if not allow_unsafe and (code := found_code(path, found, custom_objects or {})):
+        raise ModelError(
+            f"{path} brings code that tfopt does not run from files: {'; '.join(code)}. Replace a Lambda layer by "
+            "a built-in one (Rescaling, Activation ...) and save again; register a class or function of your own "
+            "(keras.saving.register_keras_serializable) or pass custom_objects={name: object}; or, where you trust "
+            "the file like a program, pass allow_unsafe=True"
+        )
+    return _load(path, found, dict(custom_objects or {}), safe=not allow_unsafe)
+
+
+def _with_weights(path: Path, like: Any) -> Any:
+    """A model of the kind and architecture of `like` with the weights in `path`, by whichever Keras can read them."""
+    if like is None:
+        raise ModelError(
+            f"{path} holds weights only, no model: build the model in Python and pass it, load_model(path, "
+            "like=model), or save it whole"
+        )
+    flat = bridge.to_tf_keras(like)
+    problems = []
+    with _named_by_content(path, ".weights.h5" if _is_new_layout(path) else ".h5") as source, _quiet():
+        try:
+            model = bridge.to_keras(flat, like)
+            model.load_weights(source)
+            return model
+        except Exception as error:
+            problems.append(error)
+        try:  # the layout of the other Keras; a flat model has the same layers unless models are nested
+            flat.load_weights(source)
+            return bridge.to_keras(flat, like)
+        except Exception as error:
+            problems.append(error)
+    said = "; ".join(" ".join(str(problem).split())[:200] for problem in problems)
+    raise ModelError(f"the weights in {path} do not fit the model '{like.name}' ({said}); pass the model they were of")
+
+
+def _is_new_layout(path: Path) -> bool:
+    """True for `.weights.h5` of Keras 2.12 and later, which names no layers in an attribute."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return "layer_names" not in file.attrs
+
+
+def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool) -> Any:
+    if found == "keras3":
+        import keras
+
+        loader: Any = keras.models.load_model
+        # Keras 3 writes these short names into HDF5 files and cannot read them back.
+        short = {name: keras.losses.get(name) for name in ("mse", "mae", "mape", "msle", "bce", "kld")}
+        custom_objects = {**short, **custom_objects}
+    else:
+        loader = legacy.tf_keras().models.load_model
+        activations.registered()  # models that crossed the bridge may name them
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(_named_by_content(path))
+        stack.enter_context(_quiet())
+        settings: dict[str, Any] = {"custom_objects": custom_objects, "safe_mode": safe}
+        try:
+            return loader(source, compile=True, **settings)
+        except Exception:
+            try:
+                return loader(source, compile=False, **settings)
+            except Exception as error:
+                raise _cannot_load(path, error) from error
+
+
+def _cannot_load(path: Path, error: Exception) -> ModelError:
+    text = " ".join(str(error).split())
+    missing = _MISSING.search(text)
+    if missing:
+        return ModelError(
+            f"{path} needs {missing[1]}, which the file does not hold: register it "
+            "(keras.saving.register_keras_serializable), or load the model in Python with "
+            "load_model(path, custom_objects={name: object}) and pass the model itself"
+        )
+    return ModelError(f"{path} cannot be loaded ({text[:300]}); save it again with the Keras installed here")
+
+
+@contextlib.contextmanager
+def _named_by_content(path: Path, ending: str = "") -> Iterator[str]:
+    """A path that ends as both Kerases expect of the content: they choose their reader by the ending."""
+    if path.is_dir():
+        yield str(path)
+        return
+    ending = ending or (".keras" if zipfile.is_zipfile(path) else ".h5")
+    if path.name.endswith(ending) and (ending != ".h5" or not path.name.endswith(".weights.h5")):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"model{ending}"
+        link.symlink_to(path.resolve())
+        yield str(link)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings about compile settings and optimizer state that could not be restored."""
+    logging = importlib.import_module("absl.logging")
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
