@@ -1,0 +1,349 @@
+"""What every kind of Keras model goes through, with tfopt and with TF-MOT alone; writes docs/coverage.md.
+
+    python benchmarks/coverage.py --autoencoder ad01.h5
+    python benchmarks/coverage.py --only LSTM --only GRU
+
+Each model is built twice from the same code, in Keras 3 for tfopt and in tf_keras for TF-MOT (which refuses every
+Keras 3 model), and each job runs in a process of its own. What is done already is kept in
+benchmarks/results/coverage.json and not done again, unless --again.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import zoo
+from common import RESULTS, versions
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+SEED, SPARSITY, CLUSTERS, STEPS, BATCH = 0, 0.5, 16, 2, 4
+KEPT = RESULTS / "coverage.json"
+PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
+
+
+def attempt(row: dict[str, Any], column: str, work: Callable[[], Any]) -> Any:
+    """Runs `work`; notes in `row` what it returned as `column`, or its error and whose it is."""
+    started = time.perf_counter()
+    try:
+        row[column] = work()
+    except Exception as error:
+        row[column] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        row.setdefault("failed", []).append(column)
+    row[f"{column} s"] = round(time.perf_counter() - started, 1)
+    return row[column]
+
+
+def samples(model: Any) -> Any:
+    """Random inputs of `model` (tf_keras), a list of one array for each input, or a bare array."""
+    rng = np.random.default_rng(SEED)
+    arrays = []
+    for tensor in model.inputs:
+        shape = (STEPS * BATCH, *tensor.shape[1:])
+        integer = not tensor.dtype.is_floating
+        arrays.append(rng.integers(0, 50, shape).astype("int32") if integer else rng.normal(size=shape).astype("f"))
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def train(model: Any, callbacks: list[Any] = ()) -> None:  # type: ignore[assignment]
+    """A few steps towards zero, with a small rate: the point is that training runs."""
+    import tf_keras
+
+    x = samples(model)
+    outputs = model(x, training=False)
+    y = [np.zeros(o.shape, "f") for o in outputs] if isinstance(outputs, list) else np.zeros(outputs.shape, "f")
+    model.compile(tf_keras.optimizers.SGD(1e-5), "mse")
+    model.fit(x, y, batch_size=BATCH, epochs=1, verbose=0, callbacks=list(callbacks))
+
+
+def kernels_with(model: Any, holds: Callable[[np.ndarray], bool]) -> str:
+    """How many of the weights of rank 2 or more have a property: "n of m"."""
+    weights = [weight for weight in model.get_weights() if weight.ndim >= 2]
+    return f"{sum(map(holds, weights))} of {len(weights)}"
+
+
+def is_sparse(weight: np.ndarray) -> bool:
+    return bool(np.mean(weight == 0) >= SPARSITY - 0.02)
+
+
+def is_clustered(weight: np.ndarray) -> bool:
+    return len(np.unique(weight)) <= CLUSTERS
+
+
+def by_name(model: Any, x: Any) -> Any:
+    """Inputs as a LiteModel takes them: its order need not be that of Keras."""
+    if not isinstance(x, list):
+        return x
+    return {tensor.name.split(":")[0]: array for tensor, array in zip(model.inputs, x, strict=True)}
+
+
+def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
+    """One row of tfopt, from a Keras 3 model."""
+    import keras
+
+    import tfopt
+    from tfopt import bridge
+    from tfopt.export import Export
+    from tfopt.export import build as export
+
+    keras.utils.set_random_seed(SEED)
+    model = build(keras)
+    zoo.randomise(model, SEED)
+    row: dict[str, Any] = {"parameters": model.count_params()}
+    plain = None
+
+    def cross() -> str:
+        nonlocal plain
+        plain = bridge.to_tf_keras(model)
+        x = samples(plain)
+        ours, theirs = (_flat(side(x, training=False)) for side in (plain, model))
+        worst = max(float(np.max(np.abs(a - b)) / max(1.0, np.abs(b).max())) for a, b in zip(ours, theirs, strict=True))
+        back = bridge.to_keras(plain, like=model)
+        same = all(np.array_equal(a, b) for a, b in zip(back.get_weights(), model.get_weights(), strict=True))
+        return f"{worst:.0e}" if same else f"{worst:.0e}, but other weights on the way back"
+
+    attempt(row, "bridge", cross)
+    if plain is None:
+        return row
+    x = samples(plain)
+
+    def compressed(stage: Any, holds: Callable[[np.ndarray], bool]) -> str:
+        applied = stage.apply(model, steps=STEPS)
+        train(applied, stage.callbacks())
+        stripped = stage.strip(applied)
+        flat = bridge.to_tf_keras(stripped)
+        export(flat, Export(weights="float32", activations="float32"), x, stage.promises(flat), flat)
+        return kernels_with(stripped, holds)
+
+    attempt(row, "prune", lambda: compressed(tfopt.Prune(final_sparsity=SPARSITY, schedule="one-shot"), is_sparse))
+    attempt(row, "cluster", lambda: compressed(tfopt.Cluster(number_of_clusters=CLUSTERS), is_clustered))
+
+    def quantized() -> str:
+        stage = tfopt.Quantize()
+        applied = stage.apply(model, steps=STEPS)
+        stage.calibrate(applied, x)
+        train(applied)
+        lite, _ = export(applied, Export(), x)
+        return f"{len(lite.float_tensors())} float, {_error(lite, applied, x)}"
+
+    attempt(row, "qat", quantized)
+
+    def exported(weights: str, activations: str) -> str:
+        settings = Export(weights=weights, activations=activations)  # type: ignore[arg-type]
+        lite, _ = export(plain, settings, x)
+        floats = f"{len(lite.float_tensors())} float, " if settings.integer_only else ""
+        return f"{floats}{len(lite.data):,} bytes, {_error(lite, plain, x)}"
+
+    attempt(row, "float", lambda: exported("float32", "float32"))
+    attempt(row, "dynamic", lambda: exported("int8", "float32"))
+    attempt(row, "int8", lambda: exported("int8", "int8"))
+    return row
+
+
+def _flat(outputs: Any) -> list[np.ndarray]:
+    return [np.asarray(output) for output in (outputs if isinstance(outputs, list) else [outputs])]
+
+
+def _error(lite: Any, model: Any, x: Any) -> str:
+    """Mean squared difference of file and model, as a share of the variance of the model's output."""
+    wanted, got = _flat(model(x, training=False)), _flat(lite.predict(by_name(model, x)))
+    shapes = {output.shape: output for output in got}  # files may order outputs in their own way
+    pairs = list(zip(wanted, got, strict=True)) if len(shapes) < len(got) else [(w, shapes[w.shape]) for w in wanted]
+    share = max(float(np.mean((w - g) ** 2) / max(np.var(w), 1e-12)) for w, g in pairs)
+    return f"error {share:.0e}"
+
+
+def with_tfmot(build: Callable[[Any], Any]) -> dict[str, Any]:
+    """One row of TF-MOT by itself, from the tf_keras model."""
+    import tensorflow as tf
+    import tensorflow_model_optimization as tfmot
+    import tf_keras
+
+    from tfopt.litert import LiteModel
+
+    def fresh() -> Any:
+        tf_keras.utils.set_random_seed(SEED)
+        model = build(tf_keras)
+        zoo.randomise(model, SEED)
+        return model
+
+    row: dict[str, Any] = {}
+
+    def to_int8(model: Any) -> Any:
+        x = samples(model)
+        arrays = x if isinstance(x, list) else [x]
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+        converter.representative_dataset = lambda: ([a[i : i + 1] for a in arrays] for i in range(len(arrays[0])))
+        return LiteModel(bytes(converter.convert()))
+
+    def pruned() -> str:
+        schedule = tfmot.sparsity.keras.ConstantSparsity(SPARSITY, begin_step=0, frequency=1)
+        model = tfmot.sparsity.keras.prune_low_magnitude(fresh(), pruning_schedule=schedule)
+        train(model, [tfmot.sparsity.keras.UpdatePruningStep()])
+        return kernels_with(tfmot.sparsity.keras.strip_pruning(model), is_sparse)
+
+    def clustered() -> str:
+        init = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
+        model = tfmot.clustering.keras.cluster_weights(
+            fresh(), number_of_clusters=CLUSTERS, cluster_centroids_init=init
+        )
+        train(model)
+        return kernels_with(tfmot.clustering.keras.strip_clustering(model), is_clustered)
+
+    def quantized() -> str:
+        model = tfmot.quantization.keras.quantize_model(fresh())
+        train(model)
+        lite = to_int8(model)
+        return f"{len(lite.float_tensors())} float, {_error(lite, model, samples(model))}"
+
+    def int8() -> str:
+        model = fresh()
+        lite = to_int8(model)
+        return f"{len(lite.float_tensors())} float, {_error(lite, model, samples(model))}"
+
+    attempt(row, "prune", pruned)
+    attempt(row, "cluster", clustered)
+    attempt(row, "qat", quantized)
+    attempt(row, "int8", int8)
+    return row
+
+
+def builders(autoencoder: Path | None) -> dict[str, Callable[[Any], Any]]:
+    own = {"Autoencoder ad01.h5": zoo.autoencoder(autoencoder)} if autoencoder else {}
+    return {**zoo.APPLICATIONS, **zoo.ZOO, **own}
+
+
+@click.command()
+@click.option("--autoencoder", type=click.Path(exists=True, path_type=Path), help="MLPerf Tiny's ad01.h5: a row more.")
+@click.option("--only", multiple=True, help="Only these rows (more than once).")
+@click.option("--again", is_flag=True, help="Also what benchmarks/results/coverage.json has already.")
+@click.option("--side", type=click.Choice(["tfopt", "tfmot"]), help="Only this side.")
+@click.option("--jobs", default=2, show_default=True, help="Processes at a time.")
+@click.option("--limit", default=1800, show_default=True, help="Seconds that one job may take.")
+@click.option("--job", nargs=2, hidden=True, help="Used by itself: one row of one side, as JSON.")
+def main(
+    autoencoder: Path | None,
+    only: tuple[str, ...],
+    again: bool,
+    side: str | None,
+    jobs: int,
+    limit: int,
+    job: tuple[str, str] | None,
+) -> None:
+    """Make docs/coverage.md."""
+    models = builders(autoencoder)
+    if job:
+        work = {"tfopt": with_tfopt, "tfmot": with_tfmot}[job[0]]
+        click.echo("\n" + json.dumps(work(models[job[1]])))
+        return
+    kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+    wanted = [(which, name) for name in only or models for which in ([side] if side else ("tfopt", "tfmot"))]
+    todo = [(which, name) for which, name in wanted if again or name not in kept.get(which, {})]
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(_in_a_process, which, name, autoencoder, limit): (which, name) for which, name in todo}
+        for future in as_completed(running):
+            which, name = running[future]
+            kept.setdefault(which, {})[name] = future.result()
+            KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+            click.echo(f"{which} {name}: {json.dumps(kept[which][name])}")
+    write_page(kept, [name for name in models if name in kept.get("tfopt", {})])
+
+
+def _in_a_process(side: str, name: str, autoencoder: Path | None, limit: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--job", side, name]
+    command += ["--autoencoder", str(autoencoder)] if autoencoder else []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"failed": ["all"], "error": f"more than {limit} s"}
+    last = done.stdout.strip().splitlines()[-1:] or [""]
+    if done.returncode or not last[0].startswith("{"):
+        return {"failed": ["all"], "error": " ".join(done.stderr.split())[-300:]}
+    return dict(json.loads(last[0]))
+
+
+def write_page(kept: dict[str, dict[str, Any]], names: list[str]) -> None:
+    """docs/coverage.md from the collected rows."""
+    ours, theirs = kept.get("tfopt", {}), kept.get("tfmot", {})
+    header = [
+        "model", "parameters", "bridge", "prune", "TF-MOT", "cluster", "TF-MOT", "QAT", "TF-MOT",
+        "float", "dynamic", "int8", "plain converter",
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    failures = []
+    for name in names:
+        row, other = ours[name], theirs.get(name, {})
+        cells = [name, f"{row.get('parameters', 0):,}", _cell(row, "bridge")]
+        for column in ("prune", "cluster", "qat"):
+            cells += [_cell(row, column), _cell(other, column)]
+        cells += [_cell(row, column) for column in ("float", "dynamic", "int8")] + [_cell(other, "int8")]
+        lines.append(f"| {' | '.join(cells)} |")
+        failures += [
+            f"- {name}, {side}, {column}: {_reason(of, column)}"
+            for side, of in (("tfopt", row), ("TF-MOT", other))
+            for column in of.get("failed", [])
+        ]
+    text = _PROSE.format(
+        table="\n".join(lines),
+        failures="\n".join(failures) or "Nothing failed.",
+        versions=versions(),
+        sparsity=f"{SPARSITY:.0%}",
+        clusters=CLUSTERS,
+        steps=STEPS,
+        seed=SEED,
+    )
+    PAGE.write_text(text, encoding="utf-8")
+    click.echo(f"wrote {PAGE.relative_to(PAGE.parents[1])}")
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    failed = row.get("failed", [])
+    return "**fails**" if column in failed or "all" in failed else str(row.get(column, ""))
+
+
+def _reason(row: dict[str, Any], column: str) -> str:
+    return str(row.get("error", "")) if column == "all" else str(row.get(column, "")).replace("|", "/")
+
+
+_PROSE = """# What goes through
+
+Every family of `keras.applications` and models of other kinds, through each technique and into a file. Written by
+`python benchmarks/coverage.py --autoencoder ad01.h5`; do not edit.
+
+Beside each column of tfopt stands the same attempted with TF-MOT (or TensorFlow's converter) alone. tfopt gets the
+Keras 3 model; TF-MOT gets the same architecture built in tf_keras, since it refuses every Keras 3 model. Families at
+full depth, inputs of 32 to 75 pixels, ten classes; weights random, BatchNormalization with random statistics.
+
+- **bridge**: largest difference between the Keras 3 model and its tf_keras twin, relative to the largest output; the
+  weights came back to Keras 3 bit for bit.
+- **prune**, **cluster**: weights of rank 2 or more that have {sparsity} zeros, or at most {clusters} different values,
+  after {steps} steps of training. tfopt leaves depthwise kernels alone by default, and found what it promised again
+  in a `.tflite`; of TF-MOT no file was asked.
+- **QAT**: quantization-aware training for {steps} steps; then how many tensors of the int8 file are float, and how
+  far its outputs are from the trained model's (mean squared difference as a share of their variance).
+- **float**, **dynamic**, **int8**: files made without training, and the same error. *dynamic* has int8 weights and
+  float activations.
+
+{table}
+
+## What fails, and why
+
+{failures}
+
+Seed {seed}. {versions}.
+"""
+
+
+if __name__ == "__main__":
+    main()
