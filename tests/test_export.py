@@ -6,7 +6,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
 from tfopt import export
-from tfopt.errors import DataError, OutputError, PromiseError, RecipeError
+from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError
 from tfopt.legacy import tf_keras
 from tfopt.litert import LiteModel
 from tfopt.proof import verify_promises
@@ -339,3 +339,80 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
         verify_promises(lite, plain, [Clusters(layer="few", at_most=3)], trained_ranges=True)
     with pytest.raises(PromiseError, match="few"):
         verify_promises(lite, plain, [Clusters(layer="few", at_most=2)], trained_ranges=False)
+
+
+# Inputs, sizes and operators ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Two inputs of unlike shape and range, in an order that is not that of their names."""
+    layers = tf_keras().layers
+    wide, narrow = layers.Input((6,), name="wide"), layers.Input((3,), name="narrow")
+    x = layers.Concatenate()([layers.Dense(4, name="w")(wide), layers.Dense(4, name="n")(narrow)])
+    model = tf_keras().Model([wide, narrow], layers.Dense(2)(x))
+    return model, RNG.normal(size=(32, 6)).astype("float32") * 50, RNG.normal(size=(32, 3)).astype("float32")
+
+
+@pytest.mark.parametrize("form", ["list", "tuple", "dict", "batches"])
+def test_representative_data_of_several_inputs(form, pair):
+    import tensorflow as tf
+
+    model, wide, narrow = pair
+    named = {"narrow": narrow, "wide": wide}
+    batches = tf.data.Dataset.from_tensor_slices((named, np.zeros(32))).batch(8)
+    data = {"list": [wide, narrow], "tuple": (wide, narrow), "dict": named, "batches": batches}[form]
+    lite = tfopt.export_tflite(model, representative_data=data)
+    for port in lite.inputs:
+        assert port.scales[0] == pytest.approx(np.ptp(named[port.name]) / 255, rel=0.02), port.name
+    expected = model.predict([wide, narrow], verbose=0)
+    assert np.abs(lite.predict(named) - expected).max() < 0.03 * np.ptp(expected)
+
+
+def test_representative_data_that_does_not_fit_the_inputs(pair):
+    model, wide, narrow = pair
+    with pytest.raises(DataError, match=r"has 2 inputs, \['wide', 'narrow'\]; the representative_data has 1"):
+        tfopt.export_tflite(model, representative_data=[wide])
+    with pytest.raises(DataError, match=r"must have shape \(None, 6\), batch first; got \(32,\)"):
+        tfopt.export_tflite(model, representative_data=[wide[:, 0], narrow])
+
+
+def recurrent(steps):
+    layers = tf_keras().layers
+    inputs = layers.Input((steps, 3))
+    return tf_keras().Model(inputs, layers.Dense(2)(layers.LSTM(4)(inputs)))
+
+
+def test_free_sizes_are_taken_from_the_data():
+    model, x = recurrent(None), RNG.normal(size=(16, 7, 3)).astype("float32")
+    lite = tfopt.export_tflite(model, representative_data=x)
+    assert [port.shape for port in lite.inputs] == [(1, 7, 3)]
+    assert not lite.float_tensors()
+    expected = model.predict(x, verbose=0)
+    assert np.abs(lite.predict(x) - expected).max() < 0.1 * np.ptp(expected)
+    with pytest.raises(ModelError, match=r"free size.*\(1, None, 3\).*representative_data"):
+        tfopt.export_tflite(model, weights="float32", activations="float32")
+
+
+def test_a_recurrent_layer_is_exact_in_a_float_file():
+    model, x = recurrent(5), RNG.normal(size=(16, 5, 3)).astype("float32")
+    lite = tfopt.export_tflite(model, weights="float32", activations="float32")
+    np.testing.assert_allclose(lite.predict(x), model.predict(x, verbose=0), atol=1e-5)
+
+
+def test_operators_that_tflite_has_not_are_named():
+    import tensorflow as tf
+
+    inputs = tf_keras().Input((8,))
+    model = tf_keras().Model(inputs, tf.math.betainc(tf.nn.sigmoid(inputs), 0.5, tf.nn.sigmoid(inputs)))
+    with pytest.raises(ModelError, match=r"needs operators that TFLite has not .*Betainc") as caught:
+        tfopt.export_tflite(model, weights="float32", activations="float32")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_exporting_does_not_touch_the_trained_weights(models):
+    before = [np.array(weight) for weight in models["qat"].get_weights()]
+    tfopt.export_tflite(models["qat"])
+    for old, new in zip(before, models["qat"].get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfopt.stages.quantize import SCHEMES
-from tfopt.stages.quantizers import Structure, preserving_quantizer, structure_of
+from tfopt.stages.quantizers import Scales, Structure, held_weight, kernel_quantizer, structure_of
 
 BOTH = frozenset({"sparsity", "clusters"})
 RNG = np.random.default_rng(0)
@@ -55,21 +55,23 @@ def test_what_int8_cannot_hold_or_is_no_clustering_is_not_kept(kernel):
 # The quantizer itself ----------------------------------------------------------------------------
 
 
-def quantized(structure, kernel, *, per_axis=True, latent=None):
-    """(what a training step sees of `kernel`, the variables)."""
+CHANNEL = Scales((-1,))
+
+
+def quantized(structure, kernel, *, scales=CHANNEL, latent=None, training=True):
+    """(what a training step sees of `kernel`, the kernel after it)."""
     import tensorflow as tf
 
-    quantizer = preserving_quantizer()(per_axis=per_axis, structure=structure)
-    shape = kernel.shape[-1:] if per_axis else ()
-    variables = {"min_var": tf.Variable(tf.fill(shape, -6.0)), "max_var": tf.Variable(tf.fill(shape, 6.0))}
+    quantizer = kernel_quantizer()(scales, structure, kernel)
+    variables = {}
     if structure.mask is not None:
         variables["mask"] = tf.constant(structure.mask)
     if structure.centroids is not None:
         variables["centroids"] = tf.Variable(structure.centroids.astype("float32"))
         variables["latent"] = tf.Variable(kernel if latent is None else latent)
     own = tf.Variable(kernel)
-    result = quantizer(own, True, weights=variables)
-    return result.numpy(), variables, own.numpy()
+    result = quantizer(own, training, weights=variables)
+    return result.numpy(), own.numpy()
 
 
 def grid(values, largest):
@@ -78,34 +80,70 @@ def grid(values, largest):
     return np.round(values / scale) * scale
 
 
-def test_a_kernel_with_zeros_is_rounded_with_a_scale_per_channel():
-    kernel = (RNG.normal(size=(3, 3, 4, 5)) * [1, 2, 0.1, 5, 1]).astype("float32")
+@pytest.mark.parametrize("training", [False, True])
+def test_a_kernel_with_zeros_is_rounded_with_a_scale_per_channel(training):
+    kernel = (RNG.normal(size=(3, 3, 4, 5)) * [1, 2, 0.1, 5, 0]).astype("float32")
     mask = (RNG.random(kernel.shape) < 0.5).astype("float32")
-    result, variables, _ = quantized(Structure(mask=mask), kernel)
+    result, _ = quantized(Structure(mask=mask), kernel, training=training)
     largest = np.abs(kernel * mask).max(axis=(0, 1, 2))
-    np.testing.assert_allclose(variables["max_var"], largest)
+    largest[4] = 1.0  # all zero, whatever its scale
     np.testing.assert_allclose(result, grid(kernel * mask, largest), atol=1e-6)
+    assert np.all(result[mask == 0] == 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "scales", "others"),
+    [
+        ((3, 3, 4, 2), Scales((-2, -1)), (0, 1)),  # depthwise: channels and multiplier
+        ((3, 3, 4, 2), Scales((-2,)), (0, 1, 3)),  # transposed convolution
+        ((6, 5), Scales(), (0, 1)),  # one scale
+    ],
+)
+def test_scales_run_along_their_axes(shape, scales, others):
+    kernel = RNG.normal(size=shape).astype("float32")
+    result, _ = quantized(Structure(), kernel, scales=scales)
+    np.testing.assert_allclose(result, grid(kernel, np.abs(kernel).max(axis=others, keepdims=True)), atol=1e-6)
+
+
+def test_a_gate_of_an_lstm_has_a_scale_of_its_own():
+    kernel = (RNG.normal(size=(3, 8)) * np.repeat([1, 5, 0.1, 2], 2)).astype("float32")  # 2 units
+    result, _ = quantized(Structure(), kernel, scales=Scales((-2,), (3, 4, 2), "per gate"))
+    for gate in range(4):
+        part = slice(2 * gate, 2 * gate + 2)
+        np.testing.assert_allclose(result[:, part], grid(kernel[:, part], np.abs(kernel[:, part]).max()), atol=1e-6)
 
 
 def test_clusters_of_the_whole_kernel_share_one_scale():
-    result, variables, own = quantized(Structure(centroids=VALUES), WHOLE * np.float32([1.0, 0.9, 1.1, 1.05]))
-    np.testing.assert_array_equal(variables["max_var"], [1.0] * 4)  # the largest of `VALUES`
+    result, own = quantized(Structure(centroids=VALUES), WHOLE * np.float32([1.0, 0.9, 1.1, 1.05]))
     np.testing.assert_array_equal(own, WHOLE)  # back on the nearest centroid
-    np.testing.assert_allclose(result, grid(WHOLE, 1.0), atol=1e-6)
+    np.testing.assert_allclose(result, grid(WHOLE, 1.0), atol=1e-6)  # the largest of `VALUES`
+    channel = np.where(WHOLE == 1, np.float32(0.25), WHOLE) * np.float32([1, 1, 1, 0])  # no 1.0 in any channel
+    result, _ = quantized(Structure(centroids=VALUES), np.concatenate([WHOLE, channel]))
+    np.testing.assert_allclose(result[3:], grid(channel, 1.0), atol=1e-6)
 
 
 def test_clusters_per_channel_have_scales_of_their_own():
     centroids = np.stack([np.unique(CHANNELS[..., channel]) for channel in range(6)])
-    result, variables, own = quantized(Structure(centroids=centroids), CHANNELS + np.float32(1e-4))
-    np.testing.assert_array_equal(variables["max_var"], np.abs(CHANNELS).max(axis=(0, 1, 2)))
+    result, own = quantized(Structure(centroids=centroids), CHANNELS + np.float32(1e-4))
     np.testing.assert_array_equal(own, CHANNELS)
     np.testing.assert_allclose(result, grid(CHANNELS, np.abs(CHANNELS).max(axis=(0, 1, 2))), atol=1e-6)
+
+
+def test_a_weight_left_in_float_keeps_its_zeros_or_its_clusters():
+    import tensorflow as tf
+
+    mask = (WHOLE != 0).astype("float32")
+    moved = tf.Variable(WHOLE + np.float32(0.3))
+    zeros = held_weight()(Structure(mask=mask), WHOLE)(moved, True, weights={})
+    np.testing.assert_allclose(zeros, (WHOLE + 0.3) * mask, atol=1e-6)
+    clusters = held_weight()(Structure(mask=mask, centroids=VALUES), WHOLE)(moved, True, weights={})
+    np.testing.assert_array_equal(clusters, WHOLE)
 
 
 def test_pruned_weights_stay_zero_whatever_centroids_and_latent_weights_do():
     mask = (WHOLE != 0).astype("float32")
     drifted = Structure(mask=mask, centroids=VALUES + np.float32(0.05))
-    result, _, own = quantized(drifted, WHOLE, latent=WHOLE + np.float32(0.2) * (mask == 0))
+    result, own = quantized(drifted, WHOLE, latent=WHOLE + np.float32(0.2) * (mask == 0))
     assert np.all(result[mask == 0] == 0)
     assert np.all(own[mask == 0] == 0)
     np.testing.assert_allclose(own[mask == 1], WHOLE[mask == 1] + 0.05, atol=1e-6)
@@ -114,9 +152,8 @@ def test_pruned_weights_stay_zero_whatever_centroids_and_latent_weights_do():
 def test_the_gradient_of_a_centroid_is_the_sum_over_its_weights():
     import tensorflow as tf
 
-    quantizer = preserving_quantizer()(per_axis=True, structure=Structure(centroids=VALUES))
-    variables = {"min_var": tf.Variable(tf.zeros(4)), "max_var": tf.Variable(tf.zeros(4))}
-    variables |= {"centroids": tf.Variable(VALUES), "latent": tf.Variable(WHOLE)}
+    quantizer = kernel_quantizer()(CHANNEL, Structure(centroids=VALUES), WHOLE)
+    variables = {"centroids": tf.Variable(VALUES), "latent": tf.Variable(WHOLE)}
     own, upstream = tf.Variable(WHOLE), RNG.normal(size=WHOLE.shape).astype("float32")
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(quantizer(own, True, weights=variables) * upstream)
@@ -125,3 +162,13 @@ def test_the_gradient_of_a_centroid_is_the_sum_over_its_weights():
     np.testing.assert_allclose(tf.convert_to_tensor(centroids), expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(latent, upstream, rtol=1e-6)
     assert np.all(kernel.numpy() == 0)
+
+
+def test_the_gradient_passes_the_rounding_straight_through():
+    import tensorflow as tf
+
+    kernel, upstream = tf.Variable(RNG.normal(size=(4, 3)).astype("float32")), tf.constant(RNG.normal(size=(4, 3)))
+    with tf.GradientTape() as tape:
+        rounded = kernel_quantizer()(CHANNEL, Structure(), kernel.numpy())(kernel, True, weights={})
+        loss = tf.reduce_sum(rounded * tf.cast(upstream, tf.float32))
+    np.testing.assert_allclose(tape.gradient(loss, kernel), upstream, rtol=1e-5)

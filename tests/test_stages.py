@@ -145,9 +145,12 @@ def test_a_stage_is_a_frozen_value_that_refuses_unknown_and_wrong_settings(kind)
     assert kind() == kind()
     with pytest.raises(dataclasses.FrozenInstanceError):
         kind().epochs = 3
-    for wrong in ({"epoch": 1}, {"epochs": -1}, {"learning_rate": 0.0}, {"layers": (("x", "half"),)}):
+    for wrong in ({"epoch": 1}, {"epochs": -1}, {"learning_rate": 0.0}, {"layers": (("x", None),)}):
         with pytest.raises(RecipeError):
             kind(**wrong)
+    if not kind.takes_words:
+        with pytest.raises(RecipeError, match="rule for 'x' says 'half'"):
+            kind(layers=(("x", "half"),))
 
 
 # Promises ----------------------------------------------------------------------------------------

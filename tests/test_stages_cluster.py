@@ -83,7 +83,11 @@ def test_layers_left_alone_keep_their_zeros_too(sparse, samples):
         np.testing.assert_array_equal(after[name][before[name] == 0], 0, err_msg=name)
     assert np.unique(after["head"]).size > 6
     assert not np.array_equal(after["head"], before["head"])
-    assert stage.notes(bridge.to_tf_keras(sparse)) == [f"not clustered: {name}" for name in ("stem", "depth", "head")]
+    assert stage.notes(bridge.to_tf_keras(sparse)) == [
+        "not clustered: stem (by rule)",
+        "not clustered: depth (spared by default for the accuracy it costs)",
+        "not clustered: head (by rule)",
+    ]
 
 
 @pytest.mark.parametrize("keep", [(), ("sparsity",)], ids=["dense", "sparse"])
@@ -107,7 +111,13 @@ def test_rules_set_the_number_of_clusters(model):
 
 
 def test_depthwise_kernels_are_spared_and_the_notes_say_so(model):
-    assert Cluster().notes(bridge.to_tf_keras(model)) == ["not clustered: depth"]
+    noted = ["not clustered: depth (spared by default for the accuracy it costs)"]
+    assert Cluster().notes(bridge.to_tf_keras(model)) == noted
+
+
+def test_depthwise_kernels_are_clustered_where_a_rule_asks(model):
+    after = kernels(untrained(Cluster(layers=(("depth", 4),)), model))
+    assert np.unique(after["depth"]).size == 4
 
 
 def test_a_frozen_layer_is_clustered(samples):
@@ -221,7 +231,6 @@ def test_refinement_per_channel_and_with_a_zero_centroid():
         ({"layers": (("nothing", 4),)}, "matches no layer"),
         ({"layers": (("stem", 1),)}, "expected 2 clusters or more, got 1"),
         ({"layers": (("stem", 3.5),)}, r"expected a whole number, got 3\.5"),
-        ({"layers": (("depth", True),)}, r"'depth' \(DepthwiseConv2D\) cannot be clustered"),
     ],
 )
 def test_rules_that_cannot_be_followed_are_refused(settings, message, model):
@@ -234,22 +243,3 @@ def test_two_clusters_with_zeros_to_keep_are_refused_before_training(settings, m
     with pytest.raises(RecipeError, match="3 clusters or more"):
         Cluster(**settings).apply(model, steps=1, keep={"sparsity"})
     Cluster(**settings).apply(model, steps=1)
-
-
-def test_layers_of_other_kinds_are_clustered_or_noted():
-    layers = legacy.tf_keras().layers
-    model = legacy.tf_keras().Sequential(
-        [
-            layers.Input((6,)),
-            layers.Embedding(30, 8, name="table"),
-            layers.Conv1D(6, 3, name="line"),
-            layers.Conv1DTranspose(6, 3, name="transposed"),
-            layers.Bidirectional(layers.LSTM(3), name="both_ways"),
-            layers.Dense(4, name="head"),
-        ]
-    )
-    plain = untrained(Cluster(number_of_clusters=5), model)
-    counts = {layer.name: np.unique(layer.get_weights()[0]).size for layer in plain.layers}
-    assert counts.pop("both_ways") == 6 * 12
-    assert counts == dict.fromkeys(("table", "line", "transposed", "head"), 5)
-    assert Cluster().notes(bridge.to_tf_keras(model)) == ["not clustered: both_ways"]

@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfopt.bridge import register_twin
+    from tfopt.checking import Check, check
     from tfopt.cli import run_recipe
     from tfopt.data import Augmentation, Dataset, Preprocessing, load_data
     from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Augmentation": "data",
+    "Check": "checking",
     "Cluster": "stages",
     "DataError": "errors",
     "Dataset": "data",
@@ -38,10 +41,12 @@ _HOMES = {
     "Result": "loop",
     "TfoptError": "errors",
     "Training": "recipe",
+    "check": "checking",
     "export_tflite": "export",
     "load_data": "data",
     "load_model": "models",
     "optimize": "loop",
+    "register_twin": "bridge",
     "run_recipe": "cli",
 }
 

@@ -1,7 +1,8 @@
-"""The command line: tfopt run | inspect | compare.
+"""The command line: tfopt run | check | inspect | compare.
 
-Exit codes: 0 done; 1 a promise does not hold in the file; 2 bad input or usage; 3 an error in tfopt itself;
-130 interrupted. TensorFlow is imported only by the commands that need it.
+Exit codes: 0 done; 1 a promise does not hold in the file, or `check` finds that the recipe cannot be carried out;
+2 bad input or usage; 3 an error in tfopt itself; 130 interrupted. TensorFlow is imported only by the commands that
+need it.
 """
 
 import os
@@ -72,6 +73,11 @@ def _hush_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no start-up chatter of TensorFlow's native part
 
 
+_allow_unsafe = click.option(
+    "--allow-unsafe", is_flag=True, help="Let the model file run Python code of its own. Only for files you trust."
+)
+
+
 def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--preprocess", type=click.Choice(PREPROCESSING),
@@ -91,6 +97,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--out", type=click.Path(path_type=Path),
                      help="Folder for the results (default: saved_models/NAME)."),
         click.option("--overwrite", is_flag=True, help="Replace what is in the --out folder."),
+        _allow_unsafe,
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
                      help="Multiply the epochs of every stage."),
         click.option("--seed", type=click.IntRange(min=0), help="Another seed than the recipe's."),
@@ -162,6 +169,7 @@ def _run(
     quiet: bool,
     preprocess: str | None,
     limit: int | None,
+    allow_unsafe: bool,
 ) -> None:
     from tfopt.quiet import load_tensorflow_quietly
 
@@ -181,7 +189,7 @@ def _run(
     recipe = recipe if seed is None else recipe.seeded(seed)
     progress = Progress(quiet=quiet)
     if model:
-        keras_model = load_model(model)
+        keras_model = load_model(model, allow_unsafe=allow_unsafe)
         dataset = data_for(keras_model, data or "digits", preprocess=preprocess, limit=limit)
     else:
         dataset = load_data("digits", preprocessing=preprocess, limit=limit)
@@ -202,6 +210,50 @@ def _print_table(table: Any) -> None:
     console.print(table.title, highlight=False, markup=False)
     table.title = None
     console.print(table, soft_wrap=False)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    help="A .py with a `recipe`, or a recipe.json (default: prune, cluster, quantize).",
+)
+@click.option(
+    "--convert/--no-convert",
+    default=True,
+    show_default=True,
+    help="Also make the .tflite, with random calibration data, to see what it holds.",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all of it to this file too.")
+@_allow_unsafe
+def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | None, allow_unsafe: bool) -> None:
+    """Say what a recipe will do to each layer of MODEL, without training anything.
+
+    \b
+    tfopt check model.keras
+    tfopt check model.keras --recipe recipes/deep_compression.py
+
+    Exit code 1 when the recipe cannot be carried out.
+    """
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+    from tfopt.checking import check as check_model
+    from tfopt.files import write_atomically
+    from tfopt.models import load_model
+
+    loaded = load_model(model, allow_unsafe=allow_unsafe)
+    found = check_model(loaded, _load_recipe(recipe) if recipe else None, convert=convert)
+    if json_file:
+        write_atomically(json_file, found.to_json())
+    _print_table(found.table())
+    for text in found.notes:
+        click.echo(f"note: {text}")
+    for text in found.problems:
+        click.echo(f"problem: {text}", err=True)
+    if not found.ok:
+        raise click.exceptions.Exit(1)
 
 
 @main.command()

@@ -18,6 +18,7 @@ from tfopt.litert import LiteModel
 from tfopt.measure import agreement
 from tfopt.progress import Progress
 from tfopt.recipe import Recipe
+from tfopt.rehearsal import established_before, rehearse
 from tfopt.report import Report, measured_row
 from tfopt.stages import Stage
 from tfopt.stages.promise import Promise
@@ -106,7 +107,7 @@ def data_for(model: Any, source: Any, *, preprocess: str | None = None, limit: i
 
 
 class _Run:
-    """The state of one run: the model as it stands, what was established, and the rows so far."""
+    """The state of one run: the model as it stands, and the rows so far."""
 
     def __init__(
         self, model: Any, recipe: Recipe, source: Any, progress: Progress, checkpoint: str | Path | None
@@ -120,24 +121,12 @@ class _Run:
         self.loss = choose_loss(self.plain, training, data)
         make_optimizer(training, training.learning_rate, 1)  # a wrong name should fail now
         self.steps = data.steps(training.batch_size)
-        self._rehearse()
+        self.progress.say("checking that the recipe can be carried out")
+        rehearse(self.plain, recipe, self.steps, data.representative(CALIBRATION_SAMPLES))
         self.report = Report(recipe.to_dict())
         self.checkpoint = checkpoint and Checkpoint(
             Path(checkpoint), run_key(recipe.to_dict(), data.fingerprint, self.plain.get_weights())
         )
-
-    def _rehearse(self) -> None:
-        """Apply every stage to the untouched model, and export: what cannot work says so before hours of training."""
-        self.progress.say("checking that the recipe can be carried out")
-        established: set[str] = set()
-        final = self.plain
-        for stage in self.recipe.stages:
-            applied = stage.apply(self.plain, steps=stage.epochs * self.steps, keep=established)
-            established |= {stage.establishes} - {None}  # type: ignore[arg-type]
-            if stage.last:
-                stage.calibrate(applied, self.data.representative(CALIBRATION_SAMPLES))
-                final = applied
-        build(final, self.recipe.export, self.data)
 
     def result(self) -> Result:
         augmentation, notes = choose_augmentation(self.plain, self.recipe.training, self.data)
@@ -145,18 +134,17 @@ class _Run:
         if not finished:
             self.progress.say("measuring the untouched model")
             self._add_row("original", self.plain, FLOAT, [*self.data.describe(), *notes])
-        established: set[str] = set()
+        before = established_before(self.recipe)
         promises: list[Promise] = []
         trained = self.plain
         started, notes = time.perf_counter(), []
         for position, stage in enumerate(self.recipe.stages):
             started = time.perf_counter()
             if position >= finished:
-                notes = stage.notes(self.plain, frozenset(established))
-                trained = self._train(stage, position, established, augmentation)
+                notes = stage.notes(self.plain, before[position])
+                trained = self._train(stage, position, before[position], augmentation)
                 self.plain = stage.strip(trained)
             promises = [*promises, *stage.promises(self.plain)]
-            established |= {stage.establishes} - {None}  # type: ignore[arg-type]
             if position >= finished and not stage.last:  # the row of the last one is the exported file
                 self._add_row(type(stage).__name__, self.plain, FLOAT, notes, started)
                 self._keep()
@@ -186,11 +174,11 @@ class _Run:
         )
         return done
 
-    def _train(self, stage: Stage, position: int, established: set[str], augmentation: Augmentation | None) -> Any:
+    def _train(self, stage: Stage, position: int, keep: frozenset[str], augmentation: Augmentation | None) -> Any:
         training = self.recipe.training
         tf_keras().utils.set_random_seed(training.seed + position)  # so that a resumed run repeats the whole one
         steps = stage.epochs * self.steps
-        model = stage.apply(self.plain, steps=steps, keep=established)
+        model = stage.apply(self.plain, steps=steps, keep=keep)
         stage.calibrate(model, self.data.representative(CALIBRATION_SAMPLES, seed=training.seed))
         if not steps:
             return model

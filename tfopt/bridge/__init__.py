@@ -1,19 +1,22 @@
 """Keras 3 <-> tf_keras: equal models of the other kind, never sharing a layer with the caller's."""
 
 from tfopt.bridge.back import to_keras
-from tfopt.bridge.build import clone, flat_layers, to_tf_keras
+from tfopt.bridge.build import clone, crossings, flat_layers, register_classes, to_tf_keras
 from tfopt.bridge.compile import compile_like, compiled_loss, is_compiled
 from tfopt.bridge.origins import origin, remember
-from tfopt.bridge.rewrite import fuse_relu
+from tfopt.bridge.plans import Crossing, register_twin
 
 __all__ = [
+    "Crossing",
     "clone",
     "compile_like",
     "compiled_loss",
+    "crossings",
     "flat_layers",
-    "fuse_relu",
     "is_compiled",
     "origin",
+    "register_classes",
+    "register_twin",
     "remember",
     "to_keras",
     "to_tf_keras",

@@ -18,6 +18,10 @@ _SAME = (
 )  # fmt: skip
 
 
+class NoTwinError(ModelError):
+    """A layer that tf_keras has no equal for; it can still be carried."""
+
+
 @functools.cache
 def registered() -> dict[str, Callable[[Any], Any]]:
     """Keras 3's name -> function on tensors, registered in tf_keras under the package `tfopt`."""
@@ -53,9 +57,13 @@ def registered() -> dict[str, Callable[[Any], Any]]:
     def keras3_hard_shrink(x: Any) -> Any:
         return tf.where(tf.abs(x) > 0.5, x, tf.zeros_like(x))
 
+    def keras3_gelu_approximate(x: Any) -> Any:
+        return tf.nn.gelu(x, approximate=True)
+
     functions = (
         keras3_hard_sigmoid, keras3_hard_silu, keras3_leaky_relu, keras3_log_sigmoid, keras3_hard_tanh,
         keras3_celu, keras3_squareplus, keras3_tanh_shrink, keras3_soft_shrink, keras3_hard_shrink,
+        keras3_gelu_approximate,
     )  # fmt: skip
     register = legacy.tf_keras().saving.register_keras_serializable("tfopt")
     return {function.__name__.removeprefix("keras3_"): register(function) for function in functions}
@@ -64,7 +72,7 @@ def registered() -> dict[str, Callable[[Any], Any]]:
 def twin(activation: Any) -> Any:
     """What tf_keras takes as `activation` where a Keras 3 config says `activation`: a name or a function.
 
-    Raises ModelError for an activation that is not one of Keras 3's own.
+    Raises NoTwinError for an activation that is not one of Keras 3's own.
     """
     name = _name(activation)
     if name in _SAME:
@@ -75,7 +83,7 @@ def twin(activation: Any) -> Any:
     if name in functions:
         return functions[name]
     known = ", ".join([*_SAME, "silu", *functions])
-    raise ModelError(f"its activation {name!r} has no tf_keras twin; known are {known}")
+    raise NoTwinError(f"its activation {name!r} has no tf_keras twin; known are {known}")
 
 
 def _name(activation: Any) -> str:

@@ -2,11 +2,22 @@
 
 from typing import Any
 
+import numpy as np
+
 from tfopt import legacy
-from tfopt.bridge import check
+from tfopt.bridge import check, internals, state
 from tfopt.bridge.build import copy_weights
 from tfopt.bridge.compile import compile_like, is_compiled
-from tfopt.bridge.graph import is_model, walk
+from tfopt.bridge.graph import (
+    Graph,
+    Leaf,
+    graph_network,
+    is_layer,
+    is_model,
+    is_subclassed,
+    map_leaves,
+    walk,
+)
 from tfopt.errors import ModelError
 
 
@@ -19,52 +30,93 @@ def to_keras(legacy_model: Any, like: Any) -> Any:
     have other shapes, and when the result, tried on a small batch, gives other outputs.
     """
     graph = walk(like)
-    result = _copy_of(like)
-    copies = {leaf.path: leaf.layer for leaf in walk(result).leaves}
+    result = _copy_of(like, graph)
+    new_graph = walk(result)
+    copies = _matched(graph, new_graph)
     sources = {layer.name: layer for layer in legacy_model.layers}
     for leaf in graph.leaves:
-        target, source = copies[leaf.path], sources.get(leaf.name)
+        if not is_layer(leaf.layer):
+            continue
+        state.copy(leaf.layer, copies[id(leaf)].layer)
+        source = sources.get(leaf.name)
         if source is not None:
-            copy_weights(leaf, source, target)
+            copy_weights(leaf, copies[id(leaf)].layer, source, back=True)
         elif leaf.layer.weights:
             raise ModelError(
                 f"the tf_keras model '{legacy_model.name}' has no layer '{leaf.name}', whose weights "
                 f"'{leaf.path}' of '{like.name}' needs; pass what to_tf_keras(like) led to, stripped of wrappers"
             )
-    new_graph = walk(result)
-    check.check_equal(new_graph, result, sources, legacy_model)
+    both = [leaf for leaf in graph.leaves if leaf.name in sources and id(leaf) in copies]
+    named = {copies[id(leaf)].name: sources[leaf.name] for leaf in both}
+    check.check_equal(new_graph, result, named, legacy_model)
     if is_compiled(like):
         compile_like(result, like)
     return result
 
 
-def _copy_of(model: Any) -> Any:
+def _matched(graph: Graph, copy: Graph) -> dict[int, Leaf]:
+    """The leaf of `copy` for each of `graph`, by `id`: that of the same path, or of the same place in order.
+
+    A subclassed model may number the layers that it did not name anew. Operations, which have no weights, may be
+    missing: Keras 3 writes the masks of a model that it rebuilds in another way.
+    """
+    ours, theirs = ([leaf for leaf in side.leaves if is_layer(leaf.layer)] for side in (graph, copy))
+    by_path = {leaf.path: leaf for leaf in copy.leaves}
+    if {leaf.path for leaf in theirs} == {leaf.path for leaf in ours}:
+        return {id(leaf): by_path[leaf.path] for leaf in graph.leaves if leaf.path in by_path}
+    if [type(leaf.layer).__name__ for leaf in ours] != [type(leaf.layer).__name__ for leaf in theirs]:
+        raise ModelError(f"model '{graph.name}', rebuilt from its config, has other layers: it cannot go back")
+    return {id(leaf): twin for leaf, twin in zip(ours, theirs, strict=True)}
+
+
+def _copy_of(model: Any, graph: Graph) -> Any:
     """A new model from the config of `model`, with its `trainable` flags and fresh weights."""
-    if legacy.is_keras3_model(model):
+    keras3 = legacy.is_keras3_model(model)
+    scope: Any = legacy.tf_keras().saving.custom_object_scope
+    if keras3:
         import keras
 
-        scope, package = keras.saving.CustomObjectScope, "keras"
-    else:
-        scope, package = legacy.tf_keras().saving.custom_object_scope, "tf_keras"
-    classes = {type(leaf.layer) for leaf in walk(model).leaves}
-    custom = {c.__name__: c for c in classes if c.__module__.partition(".")[0] != package}
+        scope = keras.saving.CustomObjectScope
+    package = "keras" if keras3 else "tf_keras"
+    things = [leaf.layer for leaf in graph.leaves] + internals.sublayers(model, recursive=True)
+    custom = {type(t).__name__: type(t) for t in things if type(t).__module__.partition(".")[0] != package}
     try:
-        with scope(custom):
+        with scope(custom), internals.trusting_scope(keras3):
             copy = type(model).from_config(model.get_config())
+            if not copy.built or is_subclassed(model):
+                _build(copy, model)
     except Exception as error:
-        raise ModelError(f"model '{model.name}' cannot be rebuilt from its config: {error}") from error
-    if not copy.built:
-        copy.build(model.input_shape)
+        hint = " (a subclassed model needs get_config and from_config for the way back)" if is_subclassed(model) else ""
+        raise ModelError(f"model '{model.name}' cannot be rebuilt from its config{hint}: {error}") from error
     _copy_flags(model, copy)
     return copy
+
+
+def _build(copy: Any, model: Any) -> None:
+    if not is_subclassed(model):
+        copy.build(model.input_shape)
+        return
+    struct, _ = internals.structs(graph_network(model))
+    copy(map_leaves(_zeros, struct))  # builds it as the first batch built `model`
+
+
+def _zeros(tensor: Any) -> np.ndarray:
+    shape = [size or 1 for size in tensor.shape]
+    return np.zeros(shape, getattr(tensor.dtype, "name", tensor.dtype))
 
 
 def _copy_flags(model: Any, copy: Any) -> None:
     """Outside in: setting the flag of a model sets it in all its layers."""
     copy.trainable = model.trainable
-    copies = {layer.name: layer for layer in copy.layers}
-    for layer in model.layers:
+    for layer, twin in zip(model.layers, _in_order(model, copy), strict=True):
         if is_model(layer):
-            _copy_flags(layer, copies[layer.name])
+            _copy_flags(layer, twin)
         else:
-            copies[layer.name].trainable = layer.trainable
+            twin.trainable = layer.trainable
+
+
+def _in_order(model: Any, copy: Any) -> list[Any]:
+    """The layers of `copy` in the order of those of `model`, by name where the names are the same."""
+    copies = {layer.name: layer for layer in copy.layers}
+    names = [layer.name for layer in model.layers]
+    return [copies[name] for name in names] if copies.keys() == set(names) else list(copy.layers)

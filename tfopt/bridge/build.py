@@ -2,23 +2,22 @@
 
 from typing import Any
 
-import numpy as np
-
 from tfopt import legacy
-from tfopt.bridge import check, layers
+from tfopt.bridge import activations, carried, check, layers, native, plans, weights
 from tfopt.bridge.compile import compile_like, is_compiled
-from tfopt.bridge.graph import Graph, Leaf, Ref, map_leaves, walk
+from tfopt.bridge.graph import Graph, Leaf, Ref, is_layer, map_leaves, walk
 from tfopt.errors import ModelError
 
 
 def to_tf_keras(model: Any) -> Any:
     """A new, flat tf_keras Functional model that computes what `model` does.
 
-    `model` is a built Sequential or Functional model of Keras 3 or tf_keras; nested models are opened. It is
-    not changed, and nothing is shared with it. The result has its weights and `trainable` flags, and is
-    compiled as `model` is; the state of the optimizer stays behind. Half-precision layers become float32.
-    Raises ModelError for a model that cannot be carried over (see `graph.walk`, `layers.twin`), and when
-    the result, tried on a small batch, gives other outputs.
+    `model` is a built model of Keras 3 or tf_keras; nested models are opened, subclassed ones traced. It is not
+    changed, and no weight is shared with it. The result has its weights and `trainable` flags, and is compiled as
+    `model` is; the state of the optimizer stays behind. Half-precision layers become float32. Layers and
+    operations without a twin run as Keras 3 inside (see `crossings`). Raises ModelError for a model that cannot
+    be carried over (see `graph.walk`, `plans.plans`), and when the result, tried on a small batch, gives other
+    outputs.
     """
     graph = walk(model)
     result = build(graph)
@@ -47,6 +46,26 @@ def flat_layers(model: Any) -> list[tuple[str, Any, str]]:
     return [(leaf.name, leaf.layer, leaf.path) for leaf in walk(model).leaves]
 
 
+def crossings(model: Any) -> list[plans.Crossing]:
+    """How each layer and operation of `model` would cross into tf_keras, in calling order; nothing is built.
+
+    Raises ModelError for a model whose graph cannot be read; a layer that cannot cross says so in its row.
+    """
+    return plans.crossings(walk(model))
+
+
+def register_classes() -> None:
+    """Makes tf_keras know the classes and functions of tfopt that a flat twin may hold: loading its file needs it."""
+    activations.registered()
+    native.classes("LayerScale")
+    carried.carried_class()
+
+
+def flat_twin(model: Any) -> Any:
+    """`to_tf_keras` without the check and the compile settings, for a model inside a layer."""
+    return build(walk(model))
+
+
 def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any:
     """The tf_keras model of `graph`, weights copied; `changes` overrules configs by flat layer name."""
     tf_keras = legacy.tf_keras()
@@ -54,10 +73,11 @@ def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any
         spec.ref: tf_keras.Input(batch_shape=spec.shape, dtype=layers.float_policy(spec.dtype), name=spec.name)
         for spec in graph.inputs
     }
-    twins = {id(leaf): layers.twin(leaf, **(changes or {}).get(leaf.name, {})) for leaf in graph.leaves}
+    planned = plans.plans(graph)
+    twins = {id(leaf): planned[id(leaf)].make(**(changes or {}).get(leaf.name, {})) for leaf in graph.leaves}
     for call in graph.calls:
         args, kwargs = map_leaves(
-            lambda part: tensors[part] if isinstance(part, Ref) else part, (call.args, call.kwargs)
+            lambda part: tensors[part] if isinstance(part, Ref) else part, planned[id(call.leaf)].arguments(call)
         )
         try:
             outputs = twins[id(call.leaf)](*[list(a) if isinstance(a, tuple) else a for a in args], **kwargs)
@@ -68,20 +88,19 @@ def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any
     model = tf_keras.Model(inputs, outputs, name=graph.name)
     for leaf in graph.leaves:
         copy_weights(leaf, leaf.layer, twins[id(leaf)])
+        if is_layer(leaf.layer) and not layers.is_legacy(leaf.layer):
+            weights.copy_flags(leaf.layer, twins[id(leaf)])
     return model
 
 
-def copy_weights(leaf: Leaf, source: Any, target: Any) -> None:
-    """Gives layer `target` the weights of layer `source`; raises ModelError on unlike shapes."""
-    values = source.get_weights()
-    expected = [tuple(weight.shape) for weight in target.weights]
-    received = [np.shape(value) for value in values]
-    if expected != received:
-        raise ModelError(f"{layers.describe(leaf)}: expected weights of shapes {expected}, received {received}")
-    if values:
-        target.set_weights(values)
-    if hasattr(target, "finalize_state"):
-        target.finalize_state()  # Normalization computes with a copy of its weights
+def copy_weights(leaf: Leaf, layer: Any, twin: Any, *, back: bool = False) -> None:
+    """Gives `twin` the weights of `layer`, or the other way `back`; raises ModelError on unlike shapes."""
+    if not is_layer(layer):
+        return
+    try:
+        weights.copy(layer, twin, back=back)
+    except ModelError as error:
+        raise ModelError(f"{layers.describe(leaf)}: {error}") from error
 
 
 def _flat(outputs: Any) -> list[Any]:

@@ -1,8 +1,4 @@
-"""One picture of a layer graph for both Kerases: flat, in calling order, with nested models opened.
-
-`walk` reads private attributes of Keras (`_nodes_by_depth`, `node.arguments`, `node.call_args`), which is
-why pyproject.toml pins the versions that are tested. Nothing else in tfopt reads them.
-"""
+"""One picture of a layer graph for both Kerases: flat, in calling order, with nested models opened."""
 
 import dataclasses
 import re
@@ -10,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfopt import legacy
+from tfopt.bridge import internals, tracing
 from tfopt.errors import ModelError
 
 # TF-MOT splits a SeparableConv into layers that it names `conv2d`, `depthwise_conv2d` and so on, without
@@ -19,16 +16,19 @@ _AUTO_NAME = re.compile(r"(separable_|depthwise_)?conv[12]d(_\d+)?|sepconv1d_\w+
 
 @dataclasses.dataclass(frozen=True)
 class Ref:
-    """The number of a tensor in a `Graph`."""
+    """A tensor of a `Graph`, told by its number. `shape` includes the batch axis, None where it is free."""
 
     number: int
+    shape: tuple[int | None, ...] | None = dataclasses.field(default=None, compare=False)
+    dtype: str = dataclasses.field(default="", compare=False)
+    masked: bool = dataclasses.field(default=False, compare=False)  # carries a Keras mask
 
 
 @dataclasses.dataclass(eq=False)
 class Leaf:
-    """A layer that is no model, however often it is called."""
+    """A layer that is no model, however often it is called; or one call of an operation of `keras.ops`."""
 
-    layer: Any  # the caller's own object: read it, never change it
+    layer: Any  # the caller's own object, a Keras 3 Operation too: read it, never change it
     path: str  # where it is: "outer/inner/layer"
     trainable: bool  # whether training moves it: its own flag and those of models around it
     name: str = ""  # unique in the flat model
@@ -36,7 +36,10 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of a leaf. `args` and `kwargs` hold a `Ref` wherever a tensor goes in."""
+    """One call of a leaf. `args` and `kwargs` hold a `Ref` wherever a tensor goes in.
+
+    Of a layer, the first argument is positional and all others go by keyword, as TF-MOT's wrappers want it.
+    """
 
     leaf: Leaf
     args: list[Any]
@@ -95,27 +98,33 @@ def is_model(layer: object) -> bool:
 
 
 def graph_network(model: Any, path: str = "") -> Any:
-    """The object that holds the graph of a Sequential or Functional `model`, usually `model` itself.
+    """The object that holds the graph of `model`, usually `model` itself; a subclassed model is traced.
 
-    Raises ModelError for a subclassed model, an unbuilt one, and anything that is not a model.
+    Raises ModelError for a model that is not built, one that cannot be traced, and anything that is no model.
     """
     where = f"model '{path or getattr(model, 'name', '?')}'"
     if not is_model(model):
         raise ModelError(f"expected a Keras 3 or tf_keras model, got {type(model).__name__}")
+    if is_subclassed(model):
+        return tracing.trace(model, where)
+    sequential, _ = _model_classes(model)
+    if not isinstance(model, sequential):
+        return model
+    network = internals.sequential_network(model)
+    if network is None:
+        raise ModelError(
+            f"{where} is not built, so its layers have no shapes yet: "
+            "call model.build((None, ...)) or give it an Input as its first layer"
+        )
+    return network
+
+
+def is_subclassed(model: Any) -> bool:
+    """True for a model that defines its own `call`, so that its graph must be traced."""
     sequential, functional = _model_classes(model)
     if isinstance(model, sequential):
-        if type(model).call is not sequential.call:
-            raise ModelError(_subclassed(model, where))
-        network = model._functional if legacy.is_keras3_model(model) else model
-        if network is None or (network is model and not model._is_graph_network):
-            raise ModelError(
-                f"{where} is not built, so its layers have no shapes yet: "
-                "call model.build((None, ...)) or give it an Input as its first layer"
-            )
-        return network
-    if isinstance(model, functional) and type(model).call is functional.call:
-        return model
-    raise ModelError(_subclassed(model, where))
+        return type(model).call is not sequential.call
+    return not isinstance(model, functional) or type(model).call is not functional.call
 
 
 def _model_classes(model: Any) -> tuple[Any, Any]:
@@ -128,21 +137,12 @@ def _model_classes(model: Any) -> tuple[Any, Any]:
     return tf_keras.Sequential, tf_keras.src.engine.functional.Functional
 
 
-def _subclassed(model: Any, where: str) -> str:
-    return (
-        f"{where} is a subclassed model ({type(model).__name__} defines its own call): its layers "
-        "form no graph that can be read; build it as a Sequential or Functional model, "
-        "keras.Model(inputs, outputs)"
-    )
-
-
 def walk(model: Any, keep_names: bool = False) -> Graph:
-    """The flat graph of a Sequential or Functional model of either Keras, nested models opened.
+    """The flat graph of a model of either Keras, nested models opened, subclassed ones traced.
 
     Every leaf gets a unique name that depends on nothing but the model: its own; where a layer nearer to
     the surface has that already, `<outer>_<name>`. Names that TF-MOT would make up itself are prefixed with
-    `own_` in a model that holds a SeparableConv, unless `keep_names`. Raises ModelError (see
-    `graph_network`), also for operations of `keras.ops`, which are no layers.
+    `own_` in a model that holds a SeparableConv, unless `keep_names`. Raises ModelError as `graph_network` does.
     """
     return _Walker().run(model, keep_names)
 
@@ -151,67 +151,103 @@ class _Walker:
     def __init__(self) -> None:
         self.count = 0
         self.calls: list[Call] = []
-        self.leaves: dict[int, Leaf] = {}
+        self.leaves: list[Leaf] = []
+        self.of_layers: dict[int, Leaf] = {}
 
     def run(self, model: Any, keep_names: bool) -> Graph:
         network = graph_network(model)
-        inputs_struct, outputs_struct = _structs(network)
+        inputs_struct, outputs_struct = internals.structs(network)
+        free_batch = internals.batch_is_free(network)
         tensors = flatten(inputs_struct)
-        refs = {id(tensor): self._new() for tensor in tensors}
-        outputs = self._open(model, [refs[id(t)] for t in tensors], "", model.trainable, None)
-        names = _unique_names(list(self.leaves.values()), [_input_name(t) for t in tensors], keep_names)
-        free_batch = not getattr(network, "_has_explicit_input_shape", True)  # else the first batch's size
+        refs = {id(tensor): self._new(tensor, free_batch) for tensor in tensors}
+        outputs = self._open(network, [refs[id(t)] for t in tensors], "", model.trainable, None)
+        self._drop_unused(outputs)
+        names = _unique_names(self.leaves, [internals.input_name(t) for t in tensors], keep_names)
         inputs = [
-            GraphInput(name, _shape(t, free_batch), _dtype_name(t.dtype), refs[id(t)])
+            GraphInput(name, refs[id(t)].shape or (), refs[id(t)].dtype, refs[id(t)])
             for name, t in zip(names, tensors, strict=True)
         ]
         return Graph(
             model.name,
             inputs,
             self.calls,
-            list(self.leaves.values()),
+            self.leaves,
             map_leaves(lambda t: refs[id(t)], inputs_struct),
             pack(outputs_struct, outputs),
         )
 
-    def _new(self) -> Ref:
-        self.count += 1
-        return Ref(self.count)
+    def _drop_unused(self, outputs: list[Ref]) -> None:
+        """Forgets operations whose results nothing takes, such as masks that tensors bring along anyway."""
+        used, kept = set(outputs), []
+        for call in reversed(self.calls):
+            if is_layer(call.leaf.layer) or used.intersection(call.outputs):
+                kept.append(call)
+                used.update(refs_in([call.args, call.kwargs]))
+        live = {id(call.leaf) for call in kept}
+        self.calls = kept[::-1]
+        self.leaves = [leaf for leaf in self.leaves if id(leaf) in live]
 
-    def _open(self, model: Any, inputs: list[Ref], path: str, trainable: bool, training: Any) -> list[Ref]:
-        """Walks one call of `model`; refs of its outputs, flattened."""
-        network = graph_network(model, path)
-        inputs_struct, outputs_struct = _structs(network)
+    def _new(self, tensor: Any, free_batch: bool = False) -> Ref:
+        self.count += 1
+        shape = None if tensor.shape is None or getattr(tensor.shape, "rank", 0) is None else tuple(tensor.shape)
+        if shape and free_batch:
+            shape = (None, *shape[1:])
+        return Ref(self.count, shape, _dtype_name(tensor.dtype), internals.mask(tensor) is not None)
+
+    def _open(self, network: Any, inputs: list[Ref], path: str, trainable: bool, training: Any) -> list[Ref]:
+        """Walks one call of a model, whose graph is `network`; refs of its outputs, flattened."""
+        inputs_struct, outputs_struct = internals.structs(network)
         env = dict(zip(map(id, flatten(inputs_struct)), inputs, strict=True))
-        for depth in sorted(network._nodes_by_depth, reverse=True):
-            for node in network._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                layer, args, kwargs = _read(node)
-                args, kwargs = map_leaves(lambda t: env.get(id(t), t), (args, kwargs))
-                own_path = f"{path}/{layer.name}" if path else layer.name
-                if is_model(layer):
-                    outer = kwargs.get("training", training)
-                    given = _for_inputs(layer, own_path, args, kwargs)
-                    # In tf_keras a frozen model freezes all in it; in Keras 3 only the flags of layers count.
-                    live = trainable and (layer.trainable or legacy.is_keras3_model(layer))
-                    outputs = self._open(layer, given, own_path, live, outer)
-                else:
-                    leaf = self._leaf(layer, own_path, trainable)
-                    if training is not None and getattr(layer, "_expects_training_arg", False):
-                        kwargs = {"training": training, **kwargs}
-                    outputs = [self._new() for _ in flatten(node.outputs)]
-                    self.calls.append(Call(leaf, list(args), kwargs, tuple(outputs)))
-                env.update(zip(map(id, flatten(node.outputs)), outputs, strict=True))
+        for layer, args, kwargs, made in internals.nodes(network):
+            args, kwargs = map_leaves(lambda t: env.get(id(t), t), (list(args), _meant(layer, args, kwargs)))
+            own_path = f"{path}/{layer.name}" if path else layer.name
+            if is_model(layer):
+                outputs = self._open_model(layer, own_path, args, kwargs, trainable, training)
+            else:
+                outputs = [self._new(tensor) for tensor in flatten(made)]
+                self._call(layer, own_path, args, kwargs, outputs, trainable, training)
+            env.update(zip(map(id, flatten(made)), outputs, strict=True))
         return [env[id(tensor)] for tensor in flatten(outputs_struct)]
 
-    def _leaf(self, layer: Any, path: str, trainable: bool) -> Leaf:
-        if not hasattr(layer, "get_weights"):
-            raise ModelError(
-                f"'{path}' is the operation {type(layer).__name__} of keras.ops, not a layer: "
-                "replace it by the layer that does the same (Add, Concatenate, Rescaling, Reshape ...)"
-            )
-        return self.leaves.setdefault(id(layer), Leaf(layer, path, trainable and layer.trainable))
+    def _open_model(
+        self, model: Any, path: str, args: list[Any], kwargs: dict[str, Any], trainable: bool, training: Any
+    ) -> list[Ref]:
+        # In tf_keras a frozen model freezes all in it; in Keras 3 only the flags of layers count.
+        live = trainable and (model.trainable or legacy.is_keras3_model(model))
+        outer = kwargs.pop("training", training)
+        if is_subclassed(model):
+            network = tracing.trace_call(model, f"model '{path}'", args, kwargs)
+            return self._open(network, list(refs_in([args, kwargs])), path, live, outer)
+        network = graph_network(model, path)
+        return self._open(network, _for_inputs(network, args, kwargs), path, live, outer)
+
+    def _call(
+        self,
+        layer: Any,
+        path: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        outputs: list[Ref],
+        live: bool,
+        training: Any,
+    ) -> None:
+        if not is_layer(layer):
+            leaf = Leaf(layer, path, False)  # what it computes depends on this call, so it is shared with no other
+            self.leaves.append(leaf)
+        else:
+            args, kwargs = _normalised(layer, args, kwargs)
+            if training is not None and internals.takes_training(layer):
+                kwargs = {"training": training, **kwargs}
+            leaf = self.of_layers.get(id(layer)) or Leaf(layer, path, live and layer.trainable)
+            if id(layer) not in self.of_layers:
+                self.of_layers[id(layer)] = leaf
+                self.leaves.append(leaf)
+        self.calls.append(Call(leaf, args, kwargs, tuple(outputs)))
+
+
+def is_layer(thing: Any) -> bool:
+    """False for an operation of `keras.ops`."""
+    return hasattr(thing, "get_weights")
 
 
 def pack(struct: Any, flat: list[Any]) -> Any:
@@ -229,41 +265,39 @@ def pack(struct: Any, flat: list[Any]) -> Any:
     return fill(struct)
 
 
-def _structs(network: Any) -> tuple[Any, Any]:
-    if legacy.is_keras3_model(network):
-        return network._inputs_struct, network._outputs_struct
-    return network._nested_inputs, network._nested_outputs
-
-
-def _read(node: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """Layer, positional and keyword arguments of a node, without arguments that say nothing."""
-    if hasattr(node, "arguments"):
+def _meant(layer: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """`kwargs` of a call without those that say nothing."""
+    said = {key: value for key, value in kwargs.items() if value is not None}
+    if is_layer(layer) and not hasattr(layer, "_call_spec"):
         # Keras 3 writes `training=False` into nodes by itself (Dropout), and overrules even a value that the
         # caller wrote whenever the model runs. tf_keras obeys it: kept, it would switch Dropout off for good.
-        kwargs = {k: v for k, v in node.arguments.kwargs.items() if v is not None and k != "training"}
-        return node.operation, node.arguments.args, kwargs
-    return node.layer, node.call_args, {k: v for k, v in node.call_kwargs.items() if v is not None}
+        said.pop("training", None)
+        # It also writes down the mask that a tensor brings along anyway.
+        brought = [internals.mask(tensor) for tensor in flatten(list(args))]
+        if "mask" in said and internals.same_values(flatten(said["mask"]), brought):
+            del said["mask"]
+    return said
 
 
-def _for_inputs(model: Any, path: str, args: Any, kwargs: dict[str, Any]) -> list[Ref]:
+def _normalised(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The first argument alone in front, all others by keyword, as far as the signature names them."""
+    names, _ = internals.call_names(layer)
+    if not args and names and names[0] in kwargs:
+        args, kwargs = [kwargs[names[0]]], {k: v for k, v in kwargs.items() if k != names[0]}
+    if 1 < len(args) <= len(names):
+        named = zip(names[1:], args[1:], strict=False)
+        args, kwargs = args[:1], {**{k: v for k, v in named if v is not None}, **kwargs}
+    return args, kwargs
+
+
+def _for_inputs(network: Any, args: list[Any], kwargs: dict[str, Any]) -> list[Ref]:
     """The refs that a call of a nested model hands to its inputs, in the order of its inputs."""
     given = args[0] if args else kwargs["inputs"]
-    struct = _structs(graph_network(model, path))[0]
+    struct = internals.structs(network)[0]
     if isinstance(given, dict):
-        keys = sorted(struct) if isinstance(struct, dict) else [_input_name(t) for t in flatten(struct)]
+        keys = sorted(struct) if isinstance(struct, dict) else [internals.input_name(t) for t in flatten(struct)]
         return [given[key] for key in keys]
     return flatten(given)
-
-
-def _input_name(tensor: Any) -> str:
-    history = getattr(tensor, "_keras_history", None)
-    layer = getattr(history, "operation", None) or getattr(history, "layer", None)
-    return str(layer.name if layer is not None else tensor.name)
-
-
-def _shape(tensor: Any, free_batch: bool) -> tuple[int | None, ...]:
-    shape = tuple(tensor.shape)
-    return (None, *shape[1:]) if free_batch else shape
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -1,17 +1,18 @@
-"""The tf_keras twin of one layer, of either Keras."""
+"""Keras 3 layers as tf_keras layers: the table of those that both Kerases have, and how configs translate."""
 
 import inspect
 from typing import Any
 
 from tfopt import legacy
-from tfopt.bridge import activations
+from tfopt.bridge import activations, special
+from tfopt.bridge.activations import NoTwinError
 from tfopt.bridge.graph import Leaf
 from tfopt.errors import ModelError
 
 # Keras 3 layers whose namesake in tf_keras computes the same. Adding one means: name it here, state below
 # what its config calls differently, and give it a row in tests/test_bridge_layers.py.
 SAME_NAME = (
-    "Dense", "EinsumDense", "Embedding",
+    "Dense", "EinsumDense", "Embedding", "Identity", "Masking",
     "Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
     "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D",
     "BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization",
@@ -22,9 +23,13 @@ SAME_NAME = (
     "UpSampling1D", "UpSampling2D", "UpSampling3D",
     "Flatten", "Reshape", "Permute", "RepeatVector",
     "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout",
+    "AlphaDropout",
     "Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "Softmax", "ActivityRegularization",
     "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot",
-    "Rescaling", "Normalization", "Resizing", "CenterCrop",
+    "SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D",
+    "MultiHeadAttention", "Attention", "AdditiveAttention",
+    "Rescaling", "Normalization", "Resizing", "CenterCrop", "Discretization", "Hashing", "HashedCrossing",
+    "CategoryEncoding", "IntegerLookup", "StringLookup", "TextVectorization",
     "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness",
 )  # fmt: skip
 
@@ -52,34 +57,20 @@ NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "seed": None,
     "value_range": ((0, 255), [0, 255]),  # of RandomContrast: what tf_keras clips to
     "weights": (None,),
+    "use_cudnn": None,
+    "zero_output_for_mask": None,  # special.py passes it on: no signature of tf_keras names it
+    "flash_attention": (None, False),
+    "use_gate": (False,),
+    "sliding_window": (None,),
+    "vocabulary_size": None,  # follows from the vocabulary
+    "vocabulary_dtype": None,
+    "oov_method": ("floormod",),
+    "salt": (None,),
 }
+_UNLIKE = ("renorm",)  # taken by both, computed otherwise
 _QUANTIZED = ("int8", "int4", "float8", "gptq", "awq")
 _HALF = ("float16", "bfloat16")
 _TABLES = {"_initializer": "initializers", "_regularizer": "regularizers", "_constraint": "constraints"}
-
-
-def twin(leaf: Leaf, **changes: Any) -> Any:
-    """A new tf_keras layer, unbuilt, that computes what `leaf.layer` does; `changes` overrule its config.
-
-    Half-precision layers become float32 layers. Raises ModelError, naming the layer, its class and its path,
-    for a layer, argument or dtype policy that tf_keras has no equal for.
-    """
-    try:
-        _refuse_quantized(leaf.layer)
-        if _is_legacy(leaf.layer):
-            cls, config = type(leaf.layer), _own_config(leaf.layer)
-        else:
-            cls, config = _keras3_twin(leaf.layer)
-    except ModelError as error:
-        raise ModelError(f"{describe(leaf)}: {error}") from error
-    config.update(name=leaf.name, trainable=leaf.trainable, **changes)
-    try:
-        return cls.from_config(config) if _is_legacy(leaf.layer) else cls(**config)
-    except Exception as error:
-        raise ModelError(
-            f"{describe(leaf)} cannot be rebuilt in tf_keras from its config ({error}); "
-            "replace it by a supported layer or leave it out"
-        ) from error
 
 
 def describe(leaf: Leaf) -> str:
@@ -94,23 +85,26 @@ def float_policy(name: str) -> str:
 
 def is_half(layer: Any) -> bool:
     """True for a layer that computes in float16 or bfloat16."""
-    return layer.compute_dtype in _HALF
+    return getattr(layer, "compute_dtype", None) in _HALF  # an operation has none
 
 
-def _policy(layer: Any) -> str:
+def policy_name(layer: Any) -> str:
+    """The name of the layer's dtype policy."""
     policy = layer.dtype_policy
     return str(getattr(policy, "name", policy))
 
 
-def _refuse_quantized(layer: Any) -> None:
-    policy = _policy(layer)
+def refuse_quantized(layer: Any) -> None:
+    """Raises ModelError for a layer that already computes with quantized weights."""
+    policy = policy_name(layer)
     if any(word in policy for word in _QUANTIZED):
         raise ModelError(
             f"it is quantized already (dtype policy {policy!r}); start from the float model it was made from"
         )
 
 
-def _own_config(layer: Any) -> dict[str, Any]:
+def own_config(layer: Any) -> dict[str, Any]:
+    """The config of a tf_keras layer for a copy of it in float32."""
     if type(layer).__name__ in ("AddLoss", "AddMetric"):
         raise ModelError(
             "a loss or metric that model.add_loss or add_metric put into the graph cannot be carried over; "
@@ -118,23 +112,35 @@ def _own_config(layer: Any) -> dict[str, Any]:
         )
     config = dict(layer.get_config())
     config.pop("batch_input_shape", None)  # the flat model has its own inputs
-    if "dtype" in config and float_policy(_policy(layer)) != _policy(layer):
-        config["dtype"] = float_policy(_policy(layer))
+    if "dtype" in config and float_policy(policy_name(layer)) != policy_name(layer):
+        config["dtype"] = float_policy(policy_name(layer))
     return config
 
 
-def _keras3_twin(layer: Any) -> tuple[Any, dict[str, Any]]:
-    tf_keras, name = legacy.tf_keras(), type(layer).__name__
-    if name not in SAME_NAME or not type(layer).__module__.startswith("keras.src."):
-        raise ModelError(
-            "it has no tf_keras twin that tfopt knows; replace it by a supported layer or leave it out. "
-            f"Supported: {', '.join(SAME_NAME)}"
-        )
-    if name == "Activation" and layer.get_config()["activation"] == "relu6":
-        # TF-MOT quantizes the layer ReLU(6), not the function.
-        return tf_keras.layers.ReLU, {"max_value": 6.0, "dtype": float_policy(_policy(layer))}
-    cls = getattr(tf_keras.layers, name)
-    return cls, _translate(layer, init_arguments(cls))
+def keras3_twin(layer: Any) -> tuple[Any, dict[str, Any]]:
+    """The tf_keras class that computes what a Keras 3 `layer` does, and the arguments to make it with.
+
+    Raises NoTwinError where there is none, or none with this layer's arguments.
+    """
+    if not type(layer).__module__.startswith("keras.src."):
+        raise NoTwinError("a custom layer")
+    if build := special.BUILDERS.get(type(layer).__name__):
+        return build(layer)
+    if type(layer).__name__ not in SAME_NAME:
+        raise NoTwinError("tf_keras has no such layer")
+    cls = getattr(legacy.tf_keras().layers, type(layer).__name__)
+    return cls, translated(layer, cls)
+
+
+def made_twin(layer: Any, **changes: Any) -> Any:
+    """The tf_keras layer of `keras3_twin`, under the layer's own name; for layers inside of layers."""
+    cls, config = keras3_twin(layer)
+    return cls(**{**config, "name": layer.name, "trainable": layer.trainable, **changes})
+
+
+def translated(layer: Any, cls: Any) -> dict[str, Any]:
+    """Arguments for `cls` of tf_keras from the config of a Keras 3 `layer`; raises NoTwinError."""
+    return _translate(layer, init_arguments(cls))
 
 
 def _translate(layer: Any, accepted: set[str]) -> dict[str, Any]:
@@ -142,10 +148,10 @@ def _translate(layer: Any, accepted: set[str]) -> dict[str, Any]:
     for key, value in layer.get_config().items():
         key = RENAMED.get((type(layer).__name__, key), key)
         if key == "dtype":
-            config[key] = float_policy(_policy(layer))
-        elif key not in accepted:
+            config[key] = float_policy(policy_name(layer))
+        elif key not in accepted or key in _UNLIKE:
             _refuse_unless_neutral(key, value)
-        elif key == "activation":
+        elif key in ("activation", "recurrent_activation"):
             config[key] = activations.twin(value)
         elif table := next((table for suffix, table in _TABLES.items() if key.endswith(suffix)), None):
             twin_value = _object(table, value)
@@ -161,7 +167,7 @@ def _translate(layer: Any, accepted: set[str]) -> dict[str, Any]:
 def _refuse_unless_neutral(key: str, value: Any) -> None:
     allowed = NEUTRAL.get(key, ())
     if allowed is not None and value not in allowed:
-        raise ModelError(f"tf_keras has no equal for its argument {key}={value!r}; set another value or replace it")
+        raise NoTwinError(f"tf_keras has no equal for its argument {key}={value!r}")
 
 
 def _object(table: str, value: Any) -> Any:
@@ -172,7 +178,7 @@ def _object(table: str, value: Any) -> Any:
     if cls is None or not value["module"].startswith("keras."):
         if table == "initializers":
             return None  # the weights are copied: how they once began does not matter
-        raise ModelError(f"its {value['class_name']} of {table} has no tf_keras twin; use one of keras.{table}")
+        raise NoTwinError(f"its {value['class_name']} of {table} has no tf_keras twin")
     accepted = init_arguments(cls)
     config = {key: item for key, item in value["config"].items() if key in accepted}
     if not isinstance(config.get("seed", 0), int):
@@ -193,5 +199,6 @@ def init_arguments(cls: Any) -> set[str]:
     return names - {"self"}
 
 
-def _is_legacy(layer: Any) -> bool:
+def is_legacy(layer: Any) -> bool:
+    """True for a layer of tf_keras."""
     return isinstance(layer, legacy.tf_keras().layers.Layer)

@@ -1,5 +1,6 @@
 """Cluster: few different weights in each kernel (Han et al. 2015, arXiv:1510.00149, section 3)."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -7,13 +8,17 @@ from pydantic import Field, NonNegativeInt
 
 from tfopt.config import config
 from tfopt.errors import RecipeError
-from tfopt.legacy import tf_keras, tfmot, tfmot_module
+from tfopt.legacy import tf_keras, tfmot
+from tfopt.stages.choice import SPARED, Choice, choose_kernels, decisions_on_kernels, notes_on
+from tfopt.stages.clustering_wrapper import cluster_kernels, clustered_weights
+from tfopt.stages.copies import built_copy
+from tfopt.stages.decision import Decision
 from tfopt.stages.folding import make_scales_positive
-from tfopt.stages.kernels import SPARED_BY_DEFAULT, kernel, require_kernels, unknown_kernels
+from tfopt.stages.kernels import kernels, require_kernels
 from tfopt.stages.promise import Clusters, Promise
 from tfopt.stages.pruning_wrapper import hold_zeros, masked_weights, wrapped_copy, zeros_held
-from tfopt.stages.rules import Setting, choose
-from tfopt.stages.stage import Stage, kernel_layers
+from tfopt.stages.rules import Key
+from tfopt.stages.stage import Stage
 
 
 @config
@@ -44,46 +49,43 @@ class Cluster(Stage):
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
 
     def promises(self, model: Any) -> list[Promise]:
-        layers = {layer.name: layer for layer in model.layers}
+        choices, numbers = self._choices(model)
         return [
-            Clusters(layer=name, at_most=number, per_channel=self._per_channel(layers[name]))
-            for name, number in self._chosen(model).items()
+            Clusters(layer=key[0], weight=key[1], at_most=number, per_channel=self._per_channel(choices[key].layer))
+            for key, number in numbers.items()
         ]
 
-    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+    def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         del keep
-        chosen = self._chosen(model)
-        alone = [layer.name for layer in kernel_layers(model) if layer.name not in chosen]
-        return [f"not clustered: {name}" for name in [*alone, *unknown_kernels(model)]]
+        choices, numbers = self._choices(model)
+        does = {}
+        for key, number in numbers.items():
+            per_channel = self._per_channel(choices[key].layer)
+            fitting = number_that_fits(choices[key].kernel.values, number, per_channel)
+            few = "" if fitting == number else f" ({number} were asked for: it has no more different weights)"
+            does[key] = f"{fitting} clusters" + (" per channel" if per_channel else "") + few
+        return decisions_on_kernels(model, does, {key: choice.why for key, choice in choices.items()})
 
-    def _chosen(self, model: Any) -> dict[str, int]:
-        """Number of clusters by layer name, for the layers that are clustered."""
+    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+        return notes_on(model, "clustered", self.decisions(model, keep))
+
+    def _choices(self, model: Any) -> tuple[dict[Key, Choice], dict[Key, int]]:
+        """What holds for each kernel, and the number of clusters of those that are clustered."""
         require_kernels(model, "cluster")
-        registry = tfmot_module("clustering.keras.clustering_registry").ClusteringRegistry
-        layers = kernel_layers(model)
-        default: dict[str, Setting] = {
-            layer.name: type(layer).__name__ not in SPARED_BY_DEFAULT and registry.supports(layer) for layer in layers
+        choices = choose_kernels(self.layers, model, lambda _, kernel: SPARED if kernel.spared else "")
+        numbers = {
+            key: self.number_of_clusters if choice.setting is True else choice.setting
+            for key, choice in choices.items()
+            if choice.setting is not False
         }
-        chosen = {
-            name: self.number_of_clusters if setting is True else setting
-            for name, setting in choose(self.layers, layers, default).items()
-            if setting is not False
-        }
-        for layer in layers:
-            if layer.name not in chosen:
-                continue
-            if not registry.supports(layer) or type(layer).__name__ in SPARED_BY_DEFAULT:
-                raise RecipeError(
-                    f"Layer '{layer.name}' ({type(layer).__name__}) cannot be clustered: TF-MOT has no clustering "
-                    "for it. Take it out of the rules."
-                )
-            if chosen[layer.name] < 2:
-                raise RecipeError(f"Layer '{layer.name}': expected 2 clusters or more, got {chosen[layer.name]}.")
-            if chosen[layer.name] != int(chosen[layer.name]):
-                raise RecipeError(f"Layer '{layer.name}': expected a whole number, got {chosen[layer.name]} clusters.")
-        if not chosen:
+        for (layer, _), number in numbers.items():
+            if number < 2:
+                raise RecipeError(f"Layer '{layer}': expected 2 clusters or more, got {number}.")
+            if number != int(number):
+                raise RecipeError(f"Layer '{layer}': expected a whole number, got {number} clusters.")
+        if not numbers:
             raise RecipeError("Cluster would leave every layer alone: its rules switch all of them off.")
-        return {name: int(number) for name, number in chosen.items()}
+        return choices, {key: int(number) for key, number in numbers.items()}
 
     def _per_channel(self, layer: Any) -> bool:
         return self.cluster_per_channel and type(layer).__name__ == "Conv2D"
@@ -91,40 +93,41 @@ class Cluster(Stage):
     def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps
         preserve = "sparsity" in keep if self.preserve_sparsity is None else self.preserve_sparsity
-        chosen = self._chosen(legacy)
-        wrapper = tfmot_module("clustering.keras.cluster_wrapper").ClusterWeights
-
-        if preserve and min(chosen.values()) < 3:
+        _, numbers = self._choices(legacy)
+        if preserve and min(numbers.values()) < 3:
             raise RecipeError(
                 "Where zeros are kept, TF-MOT needs 3 clusters or more: zero, one below and one above; got 2."
             )
         make_scales_positive(legacy)
+        clusters: dict[str, dict[str, Any]] = {}
+        for (layer, weight), number in numbers.items():
+            clusters.setdefault(layer, {})[weight] = number
         held = zeros_held(legacy) if preserve else {}
 
         def wrap(layer: Any) -> Any:
-            copy = wrapped_copy(layer, None if layer.name in chosen else held.get(layer.name))
-            if layer.name not in chosen:
-                return copy
-            # The wrapper reads the kernel when it is built, which happens while the model is cloned. It would find
-            # none in a frozen layer.
-            copy.trainable = True
-            copy.build(layer.get_input_shape_at(0))
-            copy.set_weights(layer.get_weights())
-            return wrapper(copy, **self._settings(layer, chosen[layer.name], preserve))
+            zeros = held.get(layer.name)
+            if layer.name not in clusters:
+                return wrapped_copy(layer, zeros)
+            return self._wrapped(layer, clusters[layer.name], preserve, zeros["schedules"] if zeros else {})
 
         clustered = tf_keras().models.clone_model(legacy, clone_function=wrap)
         for source, target in zip(legacy.layers, clustered.layers, strict=True):
-            if source.name in chosen:
-                target.trainable = source.trainable
+            if source.name in clusters:
                 refine_centroids(target, self.lloyd_iterations)
             else:
                 target.set_weights(source.get_weights())
         hold_zeros(clustered, scheduled=False)
         return clustered
 
-    def _settings(self, layer: Any, number: int, preserve: bool) -> dict[str, Any]:
-        """Keyword arguments of TF-MOT's clustering wrapper for one layer."""
-        values = kernel(layer).numpy()
+    def _wrapped(self, layer: Any, numbers: dict[str, int], preserve: bool, zeros: Iterable[str]) -> Any:
+        """A copy of `layer` in the clustering wrapper; kernels that are not clustered keep their `zeros`."""
+        values = {kernel.name: kernel.values for kernel in kernels(layer)}
+        clusters = {name: self._settings(layer, values[name], number, preserve) for name, number in numbers.items()}
+        held = tuple(name for name in zeros if name not in clusters)
+        return cluster_kernels()(built_copy(layer), clusters, held, self._per_channel(layer))
+
+    def _settings(self, layer: Any, values: np.ndarray, number: int, preserve: bool) -> dict[str, Any]:
+        """TF-MOT's settings for one kernel."""
         preserve = preserve and bool(np.any(values == 0))
         fitting = number_that_fits(values, number, self._per_channel(layer))
         init = tfmot().clustering.keras.CentroidInitialization
@@ -137,8 +140,7 @@ class Cluster(Stage):
         return {
             "number_of_clusters": max(fitting, 3 if preserve else 2),
             # k-means++ cannot draw two centroids from one weight.
-            "cluster_centroids_init": methods[self.cluster_centroids_init if fitting > 1 else "linear"],
-            "cluster_per_channel": self._per_channel(layer),
+            "cluster_centroids_init": methods[self.cluster_centroids_init if fitting > 1 else "linear"].value,
             "preserve_sparsity": preserve,
         }
 
@@ -164,12 +166,12 @@ def refine_centroids(wrapper: Any, iterations: int) -> None:
             channels = np.moveaxis(values, -1, 0)
             refined = np.stack(
                 [
-                    lloyd(channel.ravel(), start, iterations, wrapper.preserve_sparsity)
+                    lloyd(channel.ravel(), start, iterations, wrapper.keeps_zeros(name))
                     for channel, start in zip(channels, centroids, strict=True)
                 ]
             )
         else:
-            refined = lloyd(values.ravel(), centroids, iterations, wrapper.preserve_sparsity)
+            refined = lloyd(values.ravel(), centroids, iterations, wrapper.keeps_zeros(name))
         wrapper.cluster_centroids[name].assign(refined.astype(centroids.dtype))
         indices = wrapper.clustering_algorithms[name].get_pulling_indices(weight)
         wrapper.pulling_indices[name].assign(indices)
@@ -192,12 +194,3 @@ def lloyd(values: np.ndarray, centroids: np.ndarray, iterations: int, keep_zero:
             break
         centroids = moved
     return centroids
-
-
-def clustered_weights(wrapper: Any) -> list[np.ndarray]:
-    """Weights of the wrapped layer, in Keras order, each clusterable one replaced by its centroids."""
-    wrapper.update_clustered_weights_associations()
-    weights = [np.asarray(weight) for weight in wrapper.layer.get_weights()]  # without the clustered ones
-    for position, name in wrapper.position_original_weights.items():
-        weights.insert(position, wrapper.get_weight_from_layer(name).numpy())
-    return weights

@@ -1,10 +1,13 @@
 """How an overall sparsity is shared out among layers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 
-def erdos_renyi_kernel(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
+def erdos_renyi_kernel(shapes: Mapping[Name, tuple[int, ...]], sparsity: float) -> dict[Name, float]:
     """Sparsity per kernel such that all kernels together have `sparsity`, large kernels the most.
 
     The density of a kernel is proportional to (sum of its dimensions) / (product of its dimensions), at most
@@ -20,7 +23,7 @@ def erdos_renyi_kernel(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -
     """
     size = {name: math.prod(shape) for name, shape in shapes.items()}
     score = {name: sum(shape) for name, shape in shapes.items()}
-    dense: set[str] = set()
+    dense: set[Name] = set()
     while True:
         budget = (1 - sparsity) * sum(size.values()) - sum(size[name] for name in dense)
         scale = budget / sum(score[name] for name in shapes if name not in dense)

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
-FOLDS_BATCH_NORM = ("Conv2D", "DepthwiseConv2D", "Dense")
+from tfopt.stages.kernels import kernels
+
+FOLDS_BATCH_NORM = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense")
 
 
 def folded_into(batch_norm: Any) -> Any:
@@ -28,8 +30,16 @@ def make_scales_positive(model: Any) -> None:
         if type(layer).__name__ != "BatchNormalization" or not layer.scale:
             continue
         source = folded_into(layer)
-        if source is None or type(source).__name__ == "DepthwiseConv2D":  # not clustered
+        if source is None:
             continue
         sign = np.where(layer.gamma.numpy() < 0, -1.0, 1.0).astype(np.float32)
-        for weight in (*source.weights, layer.gamma, layer.moving_mean):
-            weight.assign(weight.numpy() * sign)  # output channels are the last axis of them all
+        kernel = kernels(source)[-1]  # where there are two, the pointwise one makes the output channels
+        along = [1] * len(kernel.shape)
+        if kernel.spared:
+            along[-2:] = kernel.shape[-2:]  # channels and multiplier
+        else:
+            along[kernel.channel_axis] = -1
+        kernel.variable.assign(kernel.values * sign.reshape(along))
+        biases = [source.bias] if source.use_bias else []
+        for weight in (*biases, layer.gamma, layer.moving_mean):
+            weight.assign(weight.numpy() * sign)

@@ -1,62 +1,183 @@
-"""Which weights of a tf_keras layer the stages work on: its kernels, by attribute name."""
+"""Which weights of a tf_keras layer the stages work on: its kernels, by the attributes that hold them.
 
-from typing import Any
+A custom layer takes part when its class has TF-MOT's own method `get_prunable_weights()`, which returns those of
+its variables (each an attribute of the layer) that may be pruned and clustered:
+
+    class Bilinear(tf_keras.layers.Layer):
+        def get_prunable_weights(self):
+            return [self.left, self.right]
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfopt.errors import ModelError
 
-# The attribute that holds the large weight. Layers that are not named here keep their weights untouched;
-# those with weights of rank 2 or more are reported, see `unknown_kernels`.
-KERNELS: dict[str, str] = {
-    "Dense": "kernel",
-    "Conv1D": "kernel",
-    "Conv2D": "kernel",
-    "Conv3D": "kernel",
-    "Conv1DTranspose": "kernel",
-    "Conv2DTranspose": "kernel",
-    "Conv3DTranspose": "kernel",
-    "DepthwiseConv1D": "depthwise_kernel",
-    "DepthwiseConv2D": "depthwise_kernel",
-    "SeparableConv1D": "pointwise_kernel",
-    "SeparableConv2D": "pointwise_kernel",
-    "Embedding": "embeddings",
+# The attributes that hold the large weights, and for each the axis that runs over output channels: a depthwise
+# kernel (h, w, channels, multiplier) and a transposed convolution (h, w, out, in) have it last but one. Layers that
+# are not named here keep their weights untouched; those with weights of rank 2 or more are reported, see
+# `unknown_kernels`.
+KERNELS: Mapping[str, Mapping[str, int]] = {
+    "Dense": {"kernel": -1},
+    "EinsumDense": {"kernel": -1},
+    "Conv1D": {"kernel": -1},
+    "Conv2D": {"kernel": -1},
+    "Conv3D": {"kernel": -1},
+    "Conv1DTranspose": {"kernel": -2},
+    "Conv2DTranspose": {"kernel": -2},
+    "Conv3DTranspose": {"kernel": -2},
+    "DepthwiseConv1D": {"depthwise_kernel": -2},
+    "DepthwiseConv2D": {"depthwise_kernel": -2},
+    "SeparableConv1D": {"depthwise_kernel": -2, "pointwise_kernel": -1},
+    "SeparableConv2D": {"depthwise_kernel": -2, "pointwise_kernel": -1},
+    "LocallyConnected1D": {"kernel": -1},
+    "LocallyConnected2D": {"kernel": -1},
+    "Embedding": {"embeddings": -1},
+    "SimpleRNNCell": {"kernel": -1, "recurrent_kernel": -1},
+    "LSTMCell": {"kernel": -1, "recurrent_kernel": -1},
+    "GRUCell": {"kernel": -1, "recurrent_kernel": -1},
+    "ConvLSTMCell": {"kernel": -1, "recurrent_kernel": -1},
 }
 
-# One filter of k x k weights a channel: a few weights that every pixel passes through. TF-MOT leaves them
-# alone for the accuracy they cost ("big unrecoverable accuracy loss"), and so do the stages unless a rule asks.
-SPARED_BY_DEFAULT = ("DepthwiseConv1D", "DepthwiseConv2D")
+
+def _cell(layer: Any) -> Mapping[str, Any]:
+    return {"": layer.cell}
+
+
+def _layers(model: Any) -> Mapping[str, Any]:
+    return {f"{layer.name}/": layer for layer in model.layers}
+
+
+# The layers inside other layers, by what their kernels' names begin with.
+INSIDE: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
+    **dict.fromkeys(("RNN", "SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _cell),
+    **dict.fromkeys(("Sequential", "Functional", "Model"), _layers),
+    "StackedRNNCells": lambda layer: {f"{number}/": cell for number, cell in enumerate(layer.cells)},
+    "Bidirectional": lambda layer: {"forward/": layer.forward_layer, "backward/": layer.backward_layer},
+    "TimeDistributed": lambda layer: {"": layer.layer},
+    "MultiHeadAttention": lambda layer: {
+        "query/": layer._query_dense,
+        "key/": layer._key_dense,
+        "value/": layer._value_dense,
+        "attention_output/": layer._output_dense,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One large weight of a layer.
+
+    Attributes:
+        name: unique in its layer: "kernel", "forward/recurrent_kernel", "query/kernel".
+        variable: the weight.
+        index: its position in `layer.get_weights()` now; freezing a part of a layer changes the order.
+        channel_axis: the axis over output channels, negative.
+        owner, attribute: the layer, cell or inner layer that holds it, and under which name.
+    """
+
+    name: str
+    variable: Any = field(compare=False, repr=False)
+    index: int
+    channel_axis: int
+    owner: Any = field(compare=False, repr=False)
+    attribute: str
+
+    @property
+    def values(self) -> np.ndarray:
+        """The weight as a new array."""
+        return np.array(self.variable)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.variable.shape)
+
+    @property
+    def spared(self) -> bool:
+        """True where no stage touches the kernel unless a rule asks.
+
+        A depthwise kernel has one filter of k x k weights a channel: a few weights that every pixel passes through.
+        TF-MOT leaves them alone for the accuracy they cost ("big unrecoverable accuracy loss").
+        """
+        return self.attribute == "depthwise_kernel"
+
+
+class _Place(NamedTuple):
+    name: str
+    owner: Any
+    attribute: str
+    channel_axis: int
+
+
+def kernels(layer: Any) -> tuple[Kernel, ...]:
+    """The kernels of a built layer, those of layers inside it included; empty where it has none."""
+    positions = {id(weight): index for index, weight in enumerate(layer.weights)}
+    found = []
+    for place in _places(layer):
+        variable = getattr(place.owner, place.attribute)
+        found.append(
+            Kernel(place.name, variable, positions[id(variable)], place.channel_axis, place.owner, place.attribute)
+        )
+    return tuple(found)
+
+
+def named_kernel(layer: Any, name: str) -> Kernel:
+    """The kernel `name` of a built layer. Raises `ModelError` where it has none of that name."""
+    found = kernels(layer)
+    for kernel in found:
+        if kernel.name == name:
+            return kernel
+    raise ModelError(
+        f"Layer '{layer.name}' ({type(layer).__name__}) has no kernel '{name}'; "
+        f"it has: {', '.join(kernel.name for kernel in found) or 'none'}."
+    )
 
 
 def has_kernel(layer: Any) -> bool:
     """True when `layer` has a kernel that can be pruned or clustered."""
-    return type(layer).__name__ in KERNELS
+    return any(True for _ in _places(layer))
+
+
+def _places(layer: Any, prefix: str = "") -> Iterator[_Place]:
+    kind = type(layer).__name__
+    for attribute, axis in KERNELS.get(kind, {}).items():
+        yield _Place(prefix + attribute, layer, attribute, axis)
+    for start, part in INSIDE.get(kind, lambda layer: {})(layer).items():
+        yield from _places(part, prefix + start)
+    if kind not in KERNELS and hasattr(type(layer), "get_prunable_weights"):
+        for attribute in _attributes(layer, type(layer).get_prunable_weights(layer)):
+            yield _Place(prefix + attribute, layer, attribute, -1)
+
+
+def _attributes(layer: Any, variables: Any) -> Iterator[str]:
+    """The names under which a custom `layer` holds `variables`."""
+    for variable in variables:
+        names = [name for name, value in vars(layer).items() if value is variable]
+        if not names:
+            raise ModelError(
+                f"{type(layer).__name__}.get_prunable_weights() of layer '{layer.name}' returns {variable.name}, which "
+                "is no attribute of the layer. Keep each such weight under an attribute of its own: "
+                "self.kernel = self.add_weight(...)."
+            )
+        yield names[0]
 
 
 def kernel(layer: Any) -> Any:
-    """The kernel variable of a built layer."""
-    return getattr(layer, KERNELS[type(layer).__name__])
+    """The kernel variable of a built layer; the last, pointwise or recurrent one where it has several."""
+    return kernels(layer)[-1].variable
 
 
 def kernel_index(layer: Any) -> int:
-    """Position of the kernel in `layer.get_weights()`."""
-    wanted = kernel(layer)
-    return next(i for i, weight in enumerate(layer.weights) if weight is wanted)
-
-
-def kernel_values(model: Any) -> dict[str, np.ndarray]:
-    """Kernels of a plain, flat tf_keras model by layer name."""
-    return {layer.name: kernel(layer).numpy() for layer in model.layers if has_kernel(layer)}
+    """Position of `kernel(layer)` in `layer.get_weights()`."""
+    return kernels(layer)[-1].index
 
 
 def channel_axis(layer: Any) -> int:
-    """The axis of the kernel that runs over output channels.
-
-    A depthwise kernel (h, w, channels, multiplier) has its channels on axis 2, a transposed convolution
-    (h, w, out, in) on the last but one; all others have them last.
-    """
-    name = type(layer).__name__
-    return -2 if "Transpose" in name or name.startswith("Depthwise") else -1
+    """The axis of `kernel(layer)` that runs over output channels, negative."""
+    return kernels(layer)[-1].channel_axis
 
 
 def unknown_kernels(model: Any) -> list[str]:
@@ -73,5 +194,6 @@ def require_kernels(model: Any, purpose: str) -> None:
     if not any(has_kernel(layer) for layer in model.layers):
         raise ModelError(
             f"Nothing to {purpose}: the model '{model.name}' has no layer with a kernel. "
-            f"Expected at least one of {', '.join(KERNELS)}."
+            f"Expected at least one of {', '.join(name for name in KERNELS if not name.endswith('Cell'))}, or a layer "
+            "of these."
         )

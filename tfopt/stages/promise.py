@@ -1,7 +1,7 @@
 """What a stage promises of a kernel, checked on the Keras model and again in the `.tflite`."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,9 +10,15 @@ from tfopt import measure
 
 @dataclass(frozen=True)
 class Promise(ABC):
-    """A property of one kernel, named by the layer that holds it."""
+    """A property of one kernel: of the weight `weight` (see `kernels.Kernel.name`) in the layer `layer`."""
 
     layer: str
+    weight: str = field(default="kernel", kw_only=True)
+
+    @property
+    def place(self) -> str:
+        """Where it holds, for messages: "layer 'head'", "layer 'lstm', recurrent_kernel"."""
+        return f"layer '{self.layer}'" + ("" if self.weight == "kernel" else f", {self.weight}")
 
     @abstractmethod
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:

@@ -8,20 +8,29 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from tfopt.config import config
 from tfopt.errors import ModelError, RecipeError
 from tfopt.legacy import tfmot
+from tfopt.stages.choice import SPARED, Choice, choose_kernels, decisions_on_kernels, notes_on
+from tfopt.stages.decision import Decision
 from tfopt.stages.distribution import erdos_renyi_kernel
-from tfopt.stages.kernels import SPARED_BY_DEFAULT, kernel, require_kernels, unknown_kernels
+from tfopt.stages.kernels import Kernel, require_kernels
 from tfopt.stages.promise import MByN, Promise, Sparsity
-from tfopt.stages.pruning_wrapper import hold_zeros, masked_weights, pruned_layers, wrap_for_pruning, zeros_held
-from tfopt.stages.rules import Setting, choose
-from tfopt.stages.stage import Stage, kernel_layers
+from tfopt.stages.pruning_wrapper import (
+    Settings,
+    hold_zeros,
+    masked_weights,
+    pruned_layers,
+    wrap_for_pruning,
+    zeros_held,
+)
+from tfopt.stages.rules import Key
+from tfopt.stages.stage import Stage
 
 DEFAULT_SPARSITY = 0.5
 # A polynomial ramp ends after this share of the steps; the rest lets the survivors recover at full sparsity.
 RAMP = 0.7
 # How many times the mask is recomputed during the ramp, at most.
 MASK_UPDATES = 100
-# Layers whose kernel TF-MOT's m:n masks fit: in others the pattern would run along another axis than the inputs.
-M_BY_N_LAYERS = ("Dense", "Conv2D")
+# What holds a kernel that TF-MOT's m:n masks fit: in others the pattern would run along another axis than the inputs.
+M_BY_N_OWNERS = ("Dense", "Conv2D", "SimpleRNNCell", "LSTMCell", "GRUCell")
 
 
 @config
@@ -114,71 +123,86 @@ class Prune(Stage):
         return [tfmot().sparsity.keras.UpdatePruningStep()]
 
     def promises(self, model: Any) -> list[Promise]:
-        chosen = self._chosen(model)
+        choices, targets = self._choices(model)
         if self.threshold is not None:
             return []  # how many weights fall is the weights' own affair
         if self.sparsity_m_by_n:
             m, n = self.sparsity_m_by_n
-            return [MByN(layer=name, m=m, n=n) for name in chosen]
-        blocks = self.block_size != (1, 1)
-        layers = {layer.name: layer for layer in model.layers}
+            return [MByN(layer=layer, weight=weight, m=m, n=n) for layer, weight in targets]
         return [
-            Sparsity(layer=name, at_least=self._whole_blocks(layers[name], target) if blocks else target)
-            for name, target in chosen.items()
+            Sparsity(layer=key[0], weight=key[1], at_least=self._share(choices[key].kernel.shape, target))
+            for key, target in targets.items()
         ]
 
-    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+    def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         del keep
-        chosen = self._chosen(model)
-        alone = [layer.name for layer in kernel_layers(model) if layer.name not in chosen]
-        return [f"not pruned: {name}" for name in [*alone, *unknown_kernels(model)]]
+        choices, targets = self._choices(model)
+        does = {key: self._described(choices[key].kernel.shape, target) for key, target in targets.items()}
+        why = {key: choice.why or "erk leaves it dense" for key, choice in choices.items()}
+        return decisions_on_kernels(model, does, why)
 
-    def _chosen(self, model: Any) -> dict[str, float]:
-        """Target sparsity by layer name, for the layers that are pruned."""
+    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+        return notes_on(model, "pruned", self.decisions(model, keep))
+
+    def _described(self, shape: tuple[int, ...], target: float) -> str:
+        if self.threshold is not None:
+            return f"zeros below {self.threshold:g}"
+        if self.sparsity_m_by_n:
+            return "{} zeros in {} weights".format(*self.sparsity_m_by_n)
+        return f"{self._share(shape, target):.0%} zeros".replace("%", " %")
+
+    def _choices(self, model: Any) -> tuple[dict[Key, Choice], dict[Key, float]]:
+        """What holds for each kernel, and the target sparsity of those that are pruned."""
         require_kernels(model, "prune")
-        layers = kernel_layers(model)
-        default: dict[str, Setting] = {layer.name: self._by_default(layer) for layer in layers}
-        if self.policy == "xnnpack":
-            default.update(self._xnnpack(model, layers))
-        settings = choose(self.layers, layers, default)
-        shapes = {layer.name: tuple(kernel(layer).shape) for layer in layers if settings[layer.name] is True}
+        allowed = self._xnnpack(model) if self.policy == "xnnpack" else None
+        choices = choose_kernels(self.layers, model, lambda layer, kernel: self._against(layer, kernel, allowed))
+        shapes = {key: choice.kernel.shape for key, choice in choices.items() if choice.setting is True}
         shared = self._shared_out(shapes)
-        chosen = {
-            name: shared[name] if setting is True else float(setting)
-            for name, setting in settings.items()
-            if setting is not False
-        }
-        for layer in layers:
-            target = chosen.get(layer.name)
-            if target is None:
+        targets: dict[Key, float] = {}
+        for key, choice in choices.items():
+            if choice.setting is False:
                 continue
-            if not 0 <= target < 1:
-                raise RecipeError(f"Layer '{layer.name}': a sparsity must lie in 0 <= s < 1; the rule says {target}.")
-            if not self._pattern_fits(layer):
-                pattern = "sparsity_m_by_n" if self.sparsity_m_by_n else "block_size"
-                raise RecipeError(
-                    f"Layer '{layer.name}' ({type(layer).__name__}, kernel {tuple(kernel(layer).shape)}) cannot be "
-                    f"pruned by {pattern}. Take it out of the rules."
-                )
-        chosen = {name: target for name, target in chosen.items() if target > 0}
-        if not chosen:
+            target = targets[key] = shared[key] if choice.setting is True else float(choice.setting)
+            self._require_possible(choice, target)
+        targets = {key: target for key, target in targets.items() if target > 0}
+        if not targets:
             raise RecipeError("Prune would leave every layer alone: its rules switch all of them off.")
-        return chosen
+        return choices, targets
 
-    def _shared_out(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, float]:
+    def _require_possible(self, choice: Choice, target: float) -> None:
+        name, kernel = choice.layer.name, choice.kernel
+        if not 0 <= target < 1:
+            raise RecipeError(f"Layer '{name}': a sparsity must lie in 0 <= s < 1; the rule says {target}.")
+        if not self._pattern_fits(kernel):
+            raise RecipeError(
+                f"Layer '{name}' ({type(choice.layer).__name__}, {kernel.name} {kernel.shape}) cannot be pruned by "
+                f"{self._pattern}. Take it out of the rules."
+            )
+
+    def _shared_out(self, shapes: dict[Key, tuple[int, ...]]) -> dict[Key, float]:
         if self.distribution == "erk" and shapes:
             return erdos_renyi_kernel(shapes, self._target)
         return dict.fromkeys(shapes, self._target)
 
-    def _by_default(self, layer: Any) -> bool:
-        return type(layer).__name__ not in SPARED_BY_DEFAULT and self._pattern_fits(layer)
+    def _against(self, layer: Any, kernel: Kernel, allowed: frozenset[str] | None) -> str:
+        """Why a kernel that no rule names is left alone; empty when it is pruned."""
+        if allowed is not None:
+            return "" if layer.name in allowed else "XNNPACK would not be faster"
+        if kernel.spared:
+            return SPARED
+        return "" if self._pattern_fits(kernel) else f"{self._pattern} does not fit it"
 
-    def _pattern_fits(self, layer: Any) -> bool:
+    @property
+    def _pattern(self) -> str:
+        return "sparsity_m_by_n" if self.sparsity_m_by_n else "block_size"
+
+    def _pattern_fits(self, kernel: Kernel) -> bool:
         if self.sparsity_m_by_n:
-            return type(layer).__name__ in M_BY_N_LAYERS
-        return self.block_size == (1, 1) or len(kernel(layer).shape) == 2
+            return type(kernel.owner).__name__ in M_BY_N_OWNERS
+        return self.block_size == (1, 1) or len(kernel.shape) == 2
 
-    def _xnnpack(self, model: Any, layers: list[Any]) -> dict[str, Setting]:
+    def _xnnpack(self, model: Any) -> frozenset[str]:
+        """Names of the layers that XNNPACK computes faster when they are sparse."""
         policy = tfmot().sparsity.keras.PruneForLatencyOnXNNPack()
         try:
             policy.ensure_model_supports_pruning(model)
@@ -186,15 +210,17 @@ class Prune(Stage):
             raise ModelError(
                 f'policy="xnnpack" cannot speed up this model: {error}. Leave the policy out to prune for size.'
             ) from error
-        return {layer.name: bool(policy.allow_pruning(layer)) for layer in layers}
+        return frozenset(layer.name for layer in model.layers if policy.allow_pruning(layer))
 
-    def _whole_blocks(self, layer: Any, target: float) -> float:
-        """The share of weights that fall when the share `target` of blocks falls, at least.
+    def _share(self, shape: tuple[int, ...], target: float) -> float:
+        """The share of weights that fall when the share `target` of blocks (or of weights) falls, at least.
 
         Blocks at the rim of a kernel that is no multiple of the block are smaller, so in the worst case
         they are the ones that fall.
         """
-        height, width = kernel(layer).shape
+        if self.block_size == (1, 1):
+            return target
+        height, width = shape
         rows, columns = (-(-height // self.block_size[0]), -(-width // self.block_size[1]))
         sizes = sorted(
             min(self.block_size[0], height - row * self.block_size[0])
@@ -207,35 +233,37 @@ class Prune(Stage):
         return sum(sizes[:fallen]) / (height * width)
 
     def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
-        chosen = self._chosen(legacy)
+        _, targets = self._choices(legacy)
         if steps == 0 and not self._one_shot:
             raise RecipeError(
                 f'schedule="{self.schedule}" needs training steps to reach its target and got none. '
                 'Give epochs, or schedule="one-shot".'
             )
-        settings = {name: self._settings(target, steps) for name, target in chosen.items()}
-        if "sparsity" in keep:
-            settings = {**zeros_held(legacy), **settings}
-        wrapped = wrap_for_pruning(legacy, settings)
+        wrapped = wrap_for_pruning(legacy, self._settings(legacy, targets, steps, zeros_too="sparsity" in keep))
         if "sparsity" in keep:
             hold_zeros(wrapped, scheduled=not self._one_shot)
         if self._one_shot:
             for layer in pruned_layers(wrapped):
-                if layer.layer.name in chosen:
-                    self._prune_now(layer)
+                self._prune_now(layer)
         return wrapped
 
-    def _settings(self, target: float, steps: int) -> dict[str, Any]:
-        """Keyword arguments of TF-MOT's pruning wrapper for one layer."""
-        return {
-            "pruning_schedule": self._schedule(target, steps),
-            "block_size": self.block_size,
-            "block_pooling_type": self.block_pooling_type,
-            "sparsity_m_by_n": self.sparsity_m_by_n,
-            "importance": self.importance,
-            "threshold": self.threshold,
-            "seed": self.seed,
-        }
+    def _settings(self, model: Any, targets: dict[Key, float], steps: int, *, zeros_too: bool) -> Settings:
+        """Keyword arguments of the pruning wrapper by layer name; with `zeros_too` for kernels that have zeros."""
+        settings = zeros_held(model) if zeros_too else {}
+        position = {layer.name: index for index, layer in enumerate(model.layers)}
+        for (layer, weight), target in targets.items():
+            schedules = settings.get(layer, {}).get("schedules", {})
+            settings[layer] = {
+                "schedules": {**schedules, weight: self._schedule(target, steps)},
+                "block_size": self.block_size,
+                "block_pooling_type": self.block_pooling_type,
+                "sparsity_m_by_n": self.sparsity_m_by_n,
+                "importance": self.importance,
+                "threshold": self.threshold,
+                "seed": self.seed,
+                "position": position[layer] << 16,
+            }
+        return settings
 
     def _schedule(self, target: float, steps: int) -> Any:
         sparsity = tfmot().sparsity.keras
@@ -266,13 +294,15 @@ class Prune(Stage):
         layer.pruning_step.assign(1)
         layer.pruning_obj.conditional_mask_update()
         layer.pruning_obj.weight_mask_op()
-        (_, mask, _), *_ = layer.pruning_vars
-        zeros = int(np.sum(mask.numpy() == 0))
-        if self.threshold is not None and zeros in (0, mask.shape.num_elements()):
-            raise RecipeError(
-                f"threshold {self.threshold} prunes {'nothing' if zeros == 0 else 'all'} of layer "
-                f"'{layer.layer.name}'. Choose another, or leave the layer out with a rule."
-            )
+        if self.threshold is None:
+            return
+        for (name, schedule), (_, mask, _) in zip(layer.schedules.items(), layer.pruning_vars, strict=True):
+            zeros = int(np.sum(mask.numpy() == 0))
+            if schedule is not None and zeros in (0, mask.shape.num_elements()):
+                raise RecipeError(
+                    f"threshold {self.threshold} prunes {'nothing' if zeros == 0 else 'all'} of layer "
+                    f"'{layer.layer.name}', {name}. Choose another, or leave the layer out with a rule."
+                )
 
     def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
         del plain

@@ -1,19 +1,25 @@
-"""TF-MOT's pruning wrapper with a choice of importance, exact masks, and zeros that can be held."""
+"""TF-MOT's pruning wrapper with a choice of importance, exact masks, several kernels, and zeros that can be held."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tfopt.legacy import tf_keras, tfmot, tfmot_module
-from tfopt.stages.kernels import kernel, kernel_index
+from tfopt.stages.copies import built_copy, plain_copy
+from tfopt.stages.kernels import kernels, named_kernel
 from tfopt.stages.stage import inner, kernel_layers
+from tfopt.stages.wrapping import KeepsCallContract
 
 # A step that no training reaches, as int64.
 NEVER = 2**62
 
+Settings = dict[str, dict[str, Any]]
+"""Keyword arguments of `PruneByScore` by layer name."""
 
-def wrap_for_pruning(legacy: Any, settings: dict[str, dict[str, Any]]) -> Any:
+
+def wrap_for_pruning(legacy: Any, settings: Settings) -> Any:
     """A copy of `legacy` whose layers named in `settings` are wrapped; weights copied."""
     wrapped = tf_keras().models.clone_model(
         legacy, clone_function=lambda layer: wrapped_copy(layer, settings.get(layer.name))
@@ -24,21 +30,17 @@ def wrap_for_pruning(legacy: Any, settings: dict[str, dict[str, Any]]) -> Any:
 
 
 def wrapped_copy(layer: Any, settings: dict[str, Any] | None) -> Any:
-    """A new layer like `layer`, in a pruning wrapper unless `settings` is None. Its weights are not copied."""
-    copy = layer.__class__.from_config(layer.get_config())
-    if settings is None:
-        return copy
-    # TF-MOT's registry knows few layers; one that brings this method is taken as it is.
-    copy.get_prunable_weights = lambda: [kernel(copy)]
-    return scored_pruning()(copy, **settings)
+    """A new layer like `layer`, in a pruning wrapper unless `settings` is None; the weights of that are copied."""
+    return plain_copy(layer) if settings is None else scored_pruning()(built_copy(layer), **settings)
 
 
 def masked_weights(layer: Any) -> list[np.ndarray]:
     """Weights of a layer, wrapped or not; the last step of training may have moved masked ones off zero."""
-    weights = [np.asarray(weight) for weight in inner(layer).get_weights()]
-    if hasattr(layer, "pruning_vars"):
-        (_, mask, _), *_ = layer.pruning_vars  # one kernel a layer
-        weights[kernel_index(layer.layer)] *= mask.numpy()
+    inside = inner(layer)
+    weights = [np.asarray(weight) for weight in inside.get_weights()]
+    positions = {id(weight): index for index, weight in enumerate(inside.weights)}
+    for weight, mask, _ in getattr(layer, "pruning_vars", []):
+        weights[positions[id(weight)]] *= mask.numpy()
     return weights
 
 
@@ -47,12 +49,13 @@ def pruned_layers(model: Any) -> list[Any]:
     return [layer for layer in model.layers if hasattr(layer, "pruning_vars")]
 
 
-def zeros_held(legacy: Any) -> dict[str, dict[str, Any]]:
-    """Settings by layer name, for `wrapped_copy`: wrappers that leave their masks alone, where there are zeros."""
-    never = tfmot().sparsity.keras.ConstantSparsity(0.5, begin_step=NEVER, end_step=NEVER, frequency=1)
-    return {
-        layer.name: {"pruning_schedule": never} for layer in kernel_layers(legacy) if np.any(kernel(layer).numpy() == 0)
-    }
+def zeros_held(legacy: Any) -> Settings:
+    """Settings that leave the masks alone where kernels have zeros."""
+    held: Settings = {}
+    for layer in kernel_layers(legacy):
+        if names := [kernel.name for kernel in kernels(layer) if np.any(kernel.values == 0)]:
+            held[layer.name] = {"schedules": dict.fromkeys(names)}
+    return held
 
 
 def hold_zeros(wrapped: Any, *, scheduled: bool) -> None:
@@ -61,9 +64,10 @@ def hold_zeros(wrapped: Any, *, scheduled: bool) -> None:
     `scheduled`: some wrapper still waits for TF-MOT's callback to start its schedule.
     """
     for layer in pruned_layers(wrapped):
-        weight, mask, _ = layer.pruning_vars[0]
-        layer.pruning_obj.held = (weight.numpy() != 0).astype(mask.dtype.as_numpy_dtype)
-        mask.assign(layer.pruning_obj.held)
+        for number, (weight, mask, _) in enumerate(layer.pruning_vars):
+            held = (weight.numpy() != 0).astype(mask.dtype.as_numpy_dtype)
+            layer.pruning_obj.held[number] = held
+            mask.assign(held)
         if not scheduled:
             layer.pruning_step.assign(1)  # TF-MOT's wrapper refuses to train before its callback set it going
 
@@ -77,39 +81,51 @@ def scored_pruning() -> Any:
     pruning = tfmot_module("sparsity.keras.pruning_impl").Pruning
 
     class ScoredPruning(pruning):  # type: ignore[misc, valid-type]
-        """Decides by `importance` which weights fall; the schedule decides how many.
+        """Decides by `importance` which weights fall; the schedule of each kernel decides how many.
 
-        `held` is 0.0 where a weight stays zero in any case, else 1.0; None where no such weight is.
+        `schedules` has one for each kernel, None for a kernel whose mask stays as it is. `held` is 0.0 where a
+        weight stays zero in any case, else 1.0; None for a kernel without such weights. `seeds` are those of the
+        random importance.
         """
 
-        importance = "magnitude"
-        threshold: float | None = None
-        seed = 0
-        held: np.ndarray | None = None
+        importance: str
+        threshold: float | None
+        schedules: list[Any]
+        held: list[np.ndarray | None]
+        seeds: list[tuple[int, int]]
 
         @tf.autograph.experimental.do_not_convert
-        def _update_mask(self, weights: Any) -> Any:
+        def _maybe_update_block_mask(self, weights: Any) -> Any:
+            number = next(i for i, (weight, _, _) in enumerate(self._pruning_vars) if weight is weights)
+            held = self.held[number]
+            if self.schedules[number] is None:
+                return tf.zeros([], weights.dtype), tf.ones_like(weights) if held is None else held
+            if self._sparsity_m_by_n:
+                threshold, mask = super()._maybe_update_block_mask(weights)
+            elif self._block_size != [1, 1]:
+                threshold, mask = self._block_mask(weights, number)
+            else:
+                threshold, mask = self._mask(weights, number)
+            return threshold, mask if held is None else mask * held
+
+        @tf.autograph.experimental.do_not_convert
+        def _mask(self, weights: Any, number: int) -> Any:
             if self.importance == "threshold":
                 mask = tf.cast(tf.abs(weights) >= self.threshold, weights.dtype)
                 return tf.cast(self.threshold, weights.dtype), mask
             if self.importance == "random":
                 # The same scores every time, so that a weight which fell once stays down as sparsity grows.
-                weights = tf.random.stateless_uniform(weights.shape, (self.seed, weights.shape.num_elements()))
+                weights = tf.random.stateless_uniform(weights.shape, self.seeds[number])
             # TF-MOT keeps all weights that equal the last one kept: in a kernel with many equal weights too many.
             scores = tf.reshape(tf.abs(weights), [-1])
-            sparsity = tf.cast(self._pruning_schedule(self._step_fn())[1], tf.float64)
-            number = tf.maximum(tf.round(scores.shape[0] * (1 - sparsity)), 1)
-            values, kept = tf.math.top_k(scores, k=tf.cast(number, tf.int32))
-            mask = tf.scatter_nd(kept[:, tf.newaxis], tf.ones_like(values), scores.shape)
+            sparsity = tf.cast(self.schedules[number](self._step_fn())[1], tf.float64)
+            kept = tf.maximum(tf.round(scores.shape[0] * (1 - sparsity)), 1)
+            values, indices = tf.math.top_k(scores, k=tf.cast(kept, tf.int32))
+            mask = tf.scatter_nd(indices[:, tf.newaxis], tf.ones_like(values), scores.shape)
             return values[-1], tf.reshape(mask, weights.shape)
 
-        def _maybe_update_block_mask(self, weights: Any) -> Any:
-            blocks = self._block_size != [1, 1]
-            threshold, mask = self._block_mask(weights) if blocks else super()._maybe_update_block_mask(weights)
-            return threshold, mask if self.held is None else mask * self.held
-
         @tf.autograph.experimental.do_not_convert
-        def _block_mask(self, weights: Any) -> Any:
+        def _block_mask(self, weights: Any, number: int) -> Any:
             # TF-MOT pads on all sides to pool, but at the far ends to mask: where a kernel is no multiple of the
             # block, it would judge other blocks than fall.
             (rows, columns), (height, width) = weights.shape, self._block_size
@@ -124,38 +140,70 @@ def scored_pruning() -> Any:
             else:
                 sizes = tf.reduce_sum(tiled(tf.ones_like(weights)), axis=(1, 3))
                 pooled = tf.reduce_sum(magnitudes, axis=(1, 3)) / sizes
-            threshold, mask = self._update_mask(pooled)
+            threshold, mask = self._mask(pooled, number)
             return threshold, tf.repeat(tf.repeat(mask, height, axis=0), width, axis=1)[:rows, :columns]
 
-    class PruneByScore(wrapper):  # type: ignore[misc, valid-type]
-        """`PruneLowMagnitude` with `importance`, `threshold` and `seed`."""
+    class PruneByScore(KeepsCallContract, wrapper):  # type: ignore[misc, valid-type]
+        """`PruneLowMagnitude` for several kernels, each with a schedule of its own.
+
+        Args:
+            layer: a built layer.
+            schedules: a TF-MOT schedule by kernel name, all with the same steps; None keeps the kernel's mask.
+            importance, threshold, seed: see `Prune`.
+            position: a number that no other layer's kernels have, for the random importance.
+        """
 
         def __init__(
             self,
             layer: Any,
+            schedules: Mapping[str, Any],
             importance: str = "magnitude",
             threshold: float | None = None,
             seed: int = 0,
+            position: int = 0,
             sparsity_m_by_n: Any = None,
             **kwargs: Any,
         ) -> None:
-            super().__init__(layer, sparsity_m_by_n=sparsity_m_by_n, **kwargs)
-            self.importance, self.threshold, self.seed = importance, threshold, seed
+            # TF-MOT's registry knows few layers; one that brings this method is taken as it is.
+            layer.get_prunable_weights = lambda: [named_kernel(layer, name).variable for name in schedules]
+            never = tfmot().sparsity.keras.ConstantSparsity(0.5, begin_step=NEVER, end_step=NEVER, frequency=1)
+            due = next((schedule for schedule in schedules.values() if schedule is not None), never)
+            super().__init__(layer, pruning_schedule=due, sparsity_m_by_n=sparsity_m_by_n, **kwargs)
+            self.schedules = dict(schedules)
+            self.importance, self.threshold, self.seed, self.position = importance, threshold, seed, position
+            self.adopt_call_contract()
 
         def build(self, input_shape: Any) -> None:
             super().build(input_shape)
-            self.pruning_obj.__class__ = ScoredPruning
-            self.pruning_obj.importance = self.importance
-            self.pruning_obj.threshold = self.threshold
-            self.pruning_obj.seed = self.seed
+            pruning = self.pruning_obj
+            pruning.__class__ = ScoredPruning
+            pruning.importance, pruning.threshold = self.importance, self.threshold
+            pruning.schedules = list(self.schedules.values())
+            pruning.held = [None] * len(self.schedules)
+            pruning.seeds = [(self.seed, self.position + number) for number in range(len(self.schedules))]
 
         def get_config(self) -> dict[str, Any]:
+            config = super().get_config()
+            del config["pruning_schedule"]  # one of `schedules`
             return {
-                **super().get_config(),
+                **config,
                 "sparsity_m_by_n": self.sparsity_m_by_n,  # which TF-MOT's own get_config forgets
+                "schedules": {name: plan and plan.get_config() for name, plan in self.schedules.items()},
                 "importance": self.importance,
                 "threshold": self.threshold,
                 "seed": self.seed,
+                "position": self.position,
             }
+
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> Any:
+            keras, sparsity = tf_keras(), tfmot().sparsity.keras
+            config = dict(config)
+            known = {kind.__name__: kind for kind in (sparsity.ConstantSparsity, sparsity.PolynomialDecay)}
+            config["schedules"] = {
+                name: plan and keras.utils.deserialize_keras_object(plan, custom_objects=known)
+                for name, plan in config["schedules"].items()
+            }
+            return cls(**{**config, "layer": keras.layers.deserialize(config["layer"])})
 
     return PruneByScore

@@ -1,20 +1,20 @@
-"""Quantize: 8-bit quantization-aware training (Jacob et al. 2017, arXiv:1712.05877) through TF-MOT."""
+"""Quantize: 8-bit quantization-aware training (Jacob et al. 2017, arXiv:1712.05877) with TF-MOT's quantizers."""
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import PositiveInt
 
-from tfopt import bridge
+from tfopt.bridge.graph import flatten, walk
 from tfopt.config import config
-from tfopt.errors import ModelError, RecipeError
-from tfopt.legacy import tf_keras, tfmot, tfmot_module
-from tfopt.stages.folding import folded_into
-from tfopt.stages.kernels import has_kernel, kernel
-from tfopt.stages.quantizers import Scheme, Structure, preserving_quantizer, structure_of
+from tfopt.stages.decision import Decision
+from tfopt.stages.kernels import kernels
+from tfopt.stages.quantization_plan import Treatment, plan, scales_of
+from tfopt.stages.quantization_wrapper import Places, quantized_model, recording
+from tfopt.stages.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
+from tfopt.stages.rules import choose
 from tfopt.stages.stage import Stage, inner
 
 # The scheme for what earlier stages established, under the names of TF-MOT's collaborative optimization.
@@ -24,16 +24,10 @@ SCHEMES: dict[frozenset[str], Scheme] = {
     frozenset({"clusters"}): Scheme("CQAT", zeros=False, clusters=True),
     frozenset({"sparsity", "clusters"}): Scheme("PCQAT", zeros=True, clusters=True),
 }
-
-# Layers that TF-MOT refuses although quantizing their output is all that the `.tflite` needs.
-OUTPUT_ONLY = (
-    "Average", "ELU", "LayerNormalization", "Maximum", "Minimum", "Multiply", "Normalization", "PReLU",
-    "Rescaling", "Subtract",
-)  # fmt: skip
-# An int8 average pooling has one scale for input and output; a range of its own would cost another operator.
-PASS_THROUGH = ("AveragePooling1D", "AveragePooling2D")
-ACTIVATIONS = ("linear", "relu", "softmax", "sigmoid", "tanh", "gelu", "swish")
 CALIBRATION_BATCH = 64
+_LEFT_IN_FLOAT: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
+
+Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 
 @config
@@ -42,7 +36,11 @@ class Quantize(Stage):
 
     Zeros and clusters that earlier stages established stay (see `SCHEMES`). Clusters of a whole kernel get
     one scale for the whole kernel, so that the int8 file holds no more different values than the kernel.
-    All layers are quantized: `layers` must stay empty.
+
+    A rule in `layers` says for a layer: False, train it in float (the converter may still quantize it from
+    representative data); "weights" or "output", round no more than that; or the registered name
+    ("Package>Class") of a QuantizeConfig of your own, made known through
+    `tf_keras.saving.register_keras_serializable`, which is then made without arguments.
 
     Attributes:
         calibration_samples: training inputs whose ranges the activation quantizers start from. TF-MOT
@@ -53,171 +51,90 @@ class Quantize(Stage):
 
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity", "clusters"})
     last: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.layers:
-            raise RecipeError(f"Quantize works on the whole model and takes no layer rules; got {self.layers}.")
+    takes_words: ClassVar[bool] = True
 
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
-        del model
         kept = f", keeps {' and '.join(sorted(keep))}" if keep else ""
-        return [f"{SCHEMES[keep].name}{kept}"]
+        in_float = {name: t.why for name, t in self._plan(model).items() if t.in_float}
+        return [f"{SCHEMES[keep].name}{kept}", *(f"left in float: {name} ({why})" for name, why in in_float.items())]
+
+    def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
+        """What is rounded in each layer of `model` (plain, flat tf_keras), by layer name."""
+        by_name = {layer.name: layer for layer in model.layers}
+        treatments = self._plan(model)
+        return {name: _decision(by_name[name], treatment, SCHEMES[keep]) for name, treatment in treatments.items()}
+
+    def _plan(self, legacy: Any) -> dict[str, Treatment]:
+        graph = walk(legacy, keep_names=True)
+        layers = [leaf.layer for leaf in graph.leaves]
+        return plan(graph, choose(self.layers, layers, {layer.name: True for layer in layers}))
 
     def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps
-        legacy = bridge.fuse_relu(legacy)  # TF-MOT would leave the kernel in front of a separate ReLU in float
-        _require_supported(legacy)
-        quantization = tfmot().quantization.keras
-
-        def annotate(layer: Any) -> Any:
-            duplicate = layer.__class__.from_config(layer.get_config())
-            return quantization.quantize_annotate_layer(duplicate, _special_config(layer))
-
-        annotated = tf_keras().models.clone_model(legacy, clone_function=annotate)
-        annotated.set_weights(legacy.get_weights())
-        with quantization.quantize_scope():
-            quantized = quantization.quantize_apply(annotated, _tfmot_scheme(_structures(legacy, SCHEMES[keep])))
-        _require_quantized_kernels(quantized)
-        _set_weight_ranges(quantized)
+        treatments, scheme = self._plan(legacy), SCHEMES[keep]
+        quantized = quantized_model(
+            walk(legacy, keep_names=True),
+            treatments,
+            lambda layer, treatment: _weight_quantizers(layer, treatment, scheme),
+        )
+        _LEFT_IN_FLOAT[quantized] = {name: t.why for name, t in treatments.items() if t.in_float}
         return quantized
 
-    def calibrate(self, model: Any, inputs: np.ndarray) -> None:
-        """Start every quantizer at the range that the float model shows on `inputs` (float32, batch first)."""
-        samples = inputs[: self.calibration_samples]
-        with _recording(model) as ranges:
-            for start in range(0, len(samples), CALIBRATION_BATCH):
-                model(samples[start : start + CALIBRATION_BATCH], training=False)
+    def calibrate(self, model: Any, inputs: Samples) -> None:
+        """Start every quantizer at the range that the float model shows on `inputs`.
+
+        `inputs` are arrays, batch first: one, or a list or a dict of them for several inputs.
+        """
+        arrays = [np.asarray(array)[: self.calibration_samples] for array in flatten(inputs)]
+        with recording(model) as ranges:
+            for start in range(0, len(arrays[0]), CALIBRATION_BATCH):
+                batch = [array[start : start + CALIBRATION_BATCH] for array in arrays]
+                model(batch[0] if len(batch) == 1 else _like(inputs, batch), training=False)
         for variables, low, high in ranges.values():
             variables["min_var"].assign(min(low, 0.0))  # zero must be representable: padding and ReLU need it
             variables["max_var"].assign(max(high, 0.0))
 
     def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
         """The weights as the file will hold them: kernels on their int8 grid."""
-        values = {_short_name(weight): weight.numpy() for weight in inner(layer).weights}
-        for weight, quantizer, variables in getattr(layer, "_weight_vars", []):
-            values[_short_name(weight)] = quantizer(weight, False, weights=variables).numpy()
-        return [values[_short_name(weight)] for weight in plain.weights]
+        del plain
+        rounded = {
+            id(weight): np.asarray(quantizer(weight, False, weights=variables))
+            for weight, quantizer, variables in getattr(layer, "_weight_vars", [])
+        }
+        weights = getattr(layer, "own_weights", inner(layer).weights)
+        return [rounded.get(id(weight), np.asarray(weight)) for weight in weights]
 
 
-def _structures(model: Any, scheme: Scheme) -> dict[str, Structure]:
-    return {
-        layer.name: structure_of(kernel(layer).numpy(), scheme, output_channels_last=type(layer).__name__ == "Conv2D")
-        for layer in model.layers
-        if has_kernel(layer)
-    }
+def left_in_float(model: Any) -> dict[str, str]:
+    """Why, by layer name, layers of what `Quantize.apply` returned are not quantized; {} for any other model."""
+    return _LEFT_IN_FLOAT.get(model, {})
 
 
-def _tfmot_scheme(structures: dict[str, Structure]) -> Any:
-    """TF-MOT's 8-bit scheme, with kernels that have zeros or clusters to keep under our own quantizer."""
-    module = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_registry")
-    default = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_scheme").Default8BitQuantizeScheme
-
-    class Registry(module.Default8BitQuantizeRegistry):  # type: ignore[name-defined]
-        def get_quantize_config(self, layer: Any) -> Any:
-            config = super().get_quantize_config(layer)
-            structure = structures.get(layer.name, Structure())
-            if structure.mask is None and structure.centroids is None:
-                return config
-            config = copy.copy(config)  # TF-MOT hands the same object to all convolutions
-            per_axis = config.weight_quantizer.per_axis
-            config.weight_quantizer = preserving_quantizer()(per_axis=per_axis, structure=structure)
-            return config
-
-    class PreservingScheme(default):  # type: ignore[misc, valid-type]
-        def get_quantize_registry(self) -> Any:
-            return Registry()
-
-    return PreservingScheme()
+def _like(inputs: Any, batch: list[np.ndarray]) -> Any:
+    return dict(zip(sorted(inputs), batch, strict=True)) if isinstance(inputs, Mapping) else batch
 
 
-def _special_config(layer: Any) -> Any:
-    """A QuantizeConfig where TF-MOT has none or a worse one, else None (TF-MOT's own choice)."""
-    configs = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_configs")
-    alone = type(layer).__name__ == "BatchNormalization" and folded_into(layer) is None
-    if alone or type(layer).__name__ in OUTPUT_ONLY:
-        return configs.Default8BitOutputQuantizeConfig()
-    if type(layer).__name__ in PASS_THROUGH:
-        return configs.NoOpQuantizeConfig()
-    return None
+def _weight_quantizers(layer: Any, treatment: Treatment, scheme: Scheme) -> Places:
+    """(owner, attribute, quantizer) for the kernels of a built layer; of those left in float, what holds them."""
+    places: Places = []
+    for kernel in kernels(layer):
+        values, scales = kernel.values, scales_of(kernel)
+        per_channel = scales.axes == (-1,)  # clusters per channel are looked for in the last axis only
+        structure = structure_of(values, scheme, output_channels_last=per_channel)
+        if treatment.weights:
+            places.append((kernel.owner, kernel.attribute, kernel_quantizer()(scales, structure, values)))
+        elif structure.mask is not None or structure.centroids is not None:
+            places.append((kernel.owner, kernel.attribute, held_weight()(structure, values)))
+    return places
 
 
-def _require_supported(model: Any) -> None:
-    registry = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_registry")
-    supports = registry.Default8BitQuantizeRegistry().supports
-    problems = []
-    for layer in model.layers:
-        kind = type(layer).__name__
-        activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
-        if kind == "InputLayer":
-            continue
-        if not supports(layer) and _special_config(layer) is None and kind != "BatchNormalization":
-            problems.append(f"'{layer.name}' ({kind})")
-        elif activation not in (*ACTIVATIONS, "relu6") or (activation == "relu6" and kind != "Activation"):
-            problems.append(f"'{layer.name}' ({kind} with activation {activation})")
-    if problems:
-        raise ModelError(
-            f"Quantization-aware training cannot handle: {', '.join(problems)}. Replace these layers, put the "
-            f"activation into a layer of its own (known: {', '.join(ACTIVATIONS)}, and relu6 as a layer), or leave "
-            'Quantize out and export with weights="int8", activations="int8" after training.'
-        )
-
-
-def _require_quantized_kernels(model: Any) -> None:
-    """No kernel may be left in float in silence, as TF-MOT does for a convolution before a separate ReLU."""
-    forgotten = [
-        inner(layer).name
-        for layer in model.layers
-        if has_kernel(inner(layer)) and not getattr(layer, "_weight_vars", None)
-    ]
-    if forgotten:
-        raise ModelError(
-            f"TF-MOT leaves the weights of {', '.join(forgotten)} unquantized (a ReLU layer that is not the only "
-            "consumer of their output). Use activation='relu' in the layer itself."
-        )
-
-
-def _set_weight_ranges(model: Any) -> None:
-    """Give weights the ranges that they have, as a first training step would; TF-MOT begins at -6..6."""
-    for layer in model.layers:
-        for weight, quantizer, variables in getattr(layer, "_weight_vars", []):
-            quantizer(weight, True, weights=variables)
-
-
-@contextmanager
-def _recording(model: Any) -> Iterator[dict[int, Any]]:
-    """While this lasts, activations pass `model` unrounded and their ranges are collected.
-
-    Yields a dict whose values are [quantizer variables, smallest value, largest value].
-    """
-    ranges: dict[int, Any] = {}
-
-    def record(inputs: Any, training: bool, weights: dict[str, Any]) -> Any:
-        del training
-        values = inputs.numpy()
-        seen = ranges.setdefault(id(weights["min_var"]), [weights, np.inf, -np.inf])
-        seen[1], seen[2] = min(seen[1], values.min()), max(seen[2], values.max())
-        return inputs
-
-    undo = []
-
-    def replace(owner: Any, attribute: str, value: Any) -> None:
-        undo.append((owner, attribute, getattr(owner, attribute)))
-        object.__setattr__(owner, attribute, value)  # past Keras, which would track the value
-
-    for layer in model.layers:
-        if getattr(layer, "quantizer", None) is not None:  # TF-MOT's layer for the model's inputs
-            replace(layer, "quantizer", record)
-        if getattr(layer, "_output_quantizers", None):
-            replace(layer, "_output_quantizers", [record])
-        for activation in getattr(layer, "_quantize_activations", []):
-            replace(activation, "quantizer", record)
-    try:
-        yield ranges
-    finally:
-        for owner, attribute, value in reversed(undo):
-            object.__setattr__(owner, attribute, value)
-
-
-def _short_name(weight: Any) -> str:
-    """'kernel' for 'dense_2/kernel:0'."""
-    return str(weight.name).split(":")[0].split("/")[-1]
+def _decision(layer: Any, treatment: Treatment, scheme: Scheme) -> Decision:
+    parts = [treatment.config] if treatment.config else []
+    quantizers = [] if treatment.config else _weight_quantizers(layer, treatment, scheme)
+    parts += dict.fromkeys(quantizer.told() for _, _, quantizer in quantizers)
+    if treatment.before:
+        parts.append("int8 before its activation")
+    if treatment.output:
+        parts.append("int8 output")
+    why = f"left in float: {treatment.why}" if treatment.in_float else treatment.why
+    return Decision(layer.name, ", ".join(parts), why if parts or why else "nothing to round")

@@ -1,9 +1,9 @@
-"""Weight quantizers for TF-MOT's wrappers that keep zeros and clusters while the 8-bit ranges are trained.
+"""How weights are rounded to 8 bits while they are trained, and what of them stays: zeros and clusters.
 
-TF-MOT has such quantizers too, but its cluster-preserving one gives every channel of a Conv2D a scale of
-its own, and treats clusters of a whole kernel as clusters per channel whenever the channels use about
-equally many: the int8 file then holds several times as many different values as the kernel has clusters.
-Here clusters of a whole kernel share one scale.
+The rounding is plain arithmetic, and the converter is given its results as constants: weights on the very grid
+that it would choose itself, one scale per output channel, for every operator that has an int8 form.
+TF-MOT's FakeQuant operators reach only some of them (not Conv1D, a depthwise convolution only with one
+scale for all channels). Where one scale must hold for a whole kernel, FakeQuant says so to the converter.
 """
 
 import functools
@@ -41,6 +41,23 @@ class Structure:
     centroids: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Scales:
+    """Which weights of a kernel share a scale in the file.
+
+    Attributes:
+        axes: the axes (negative) of which each index has a scale of its own; () for one scale in all.
+        view: a shape in which the kernel has those axes; () for its own.
+        name: in words.
+        told_by_operator: whether the converter must be told of one scale where others would be usual.
+    """
+
+    axes: tuple[int, ...] = ()
+    view: tuple[int, ...] = ()
+    name: str = "per channel"
+    told_by_operator: bool = True
+
+
 def structure_of(kernel: np.ndarray, scheme: Scheme, *, output_channels_last: bool) -> Structure:
     """The zeros and clusters of `kernel` that `scheme` preserves."""
     mask = (kernel != 0).astype(np.float32) if scheme.zeros and np.any(kernel == 0) else None
@@ -65,50 +82,40 @@ def _centroids(kernel: np.ndarray, output_channels_last: bool) -> np.ndarray | N
 
 
 @functools.cache
-def preserving_quantizer() -> Any:
+def kernel_quantizer() -> Any:
     """The quantizer class. Made late: importing TF-MOT takes seconds."""
     import tensorflow as tf
 
-    base = tfmot().quantization.keras.quantizers.LastValueQuantizer
+    base = tfmot().quantization.keras.quantizers.Quantizer
     constant = tf_keras().initializers.Constant
 
-    class PreservingQuantizer(base):  # type: ignore[misc, valid-type]
-        """8-bit symmetric fake quantization of a kernel whose zeros and clusters stay.
+    class KernelQuantizer(base):  # type: ignore[misc, valid-type]
+        """8-bit symmetric quantization of a kernel whose zeros and clusters stay; ranges are the kernel's own.
 
         While training, a clustered kernel is the nearest of the trained centroids for each weight; the
         gradient reaches the centroids and, straight through, the weights behind them (as in TF-MOT). The
         layer's own kernel variable always holds the current values, so that inference, the converter and
         `strip` need to know nothing of clusters.
+
+        Args:
+            scales: which weights share a scale.
+            structure: what to keep.
+            start: the kernel when training begins.
         """
 
-        def __init__(self, per_axis: bool, structure: Structure) -> None:
-            super().__init__(num_bits=8, per_axis=per_axis, symmetric=True, narrow_range=True)
-            self.structure = structure
+        def __init__(self, scales: "Scales", structure: Structure, start: np.ndarray) -> None:
+            self.scales, self.structure, self.start = scales, structure, start
 
         def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
             variables = {}
-            channels = (tensor_shape[-1],) if self.per_axis else None
-            for key, start in (("min_var", -6.0), ("max_var", 6.0)):
-                variables[key] = layer.add_weight(
-                    f"{name}_{key[:3]}", shape=channels, initializer=constant(start), trainable=False
-                )
             if self.structure.mask is not None:
+                mask = constant(self.structure.mask)
                 variables["mask"] = layer.add_weight(
-                    f"{name}_mask",
-                    shape=tensor_shape,
-                    initializer=constant(self.structure.mask),
-                    trainable=False,
+                    f"{name}_mask", shape=tensor_shape, initializer=mask, trainable=False
                 )
             if self.structure.centroids is not None:
-                centroids = self.structure.centroids
-                variables["centroids"] = layer.add_weight(
-                    f"{name}_centroids",
-                    shape=centroids.shape,
-                    initializer=constant(centroids),
-                    trainable=True,
-                )
-                variables["latent"] = layer.add_weight(f"{name}_latent", shape=tensor_shape, trainable=True)
-                variables["latent"].assign(getattr(layer.layer, name))
+                for key, value in (("centroids", self.structure.centroids), ("latent", self.start)):
+                    variables[key] = layer.add_weight(f"{name}_{key}", shape=value.shape, initializer=constant(value))
             return variables
 
         def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
@@ -121,7 +128,22 @@ def preserving_quantizer() -> Any:
                 kernel = kernel * weights["mask"]
             if training and "centroids" in weights:
                 inputs.assign(kernel)
-            return self._fake_quantize(kernel, training, weights)
+            if self.needs_operator():
+                return self._one_scale(kernel)
+            return self._rounded(kernel, () if self.keeps_one_scale() else self.scales.axes, training)
+
+        def keeps_one_scale(self) -> bool:
+            """True where the file must not give each channel its own scale, or clusters would multiply."""
+            centroids = self.structure.centroids
+            return not self.scales.axes or (centroids is not None and centroids.ndim == 1)
+
+        def needs_operator(self) -> bool:
+            """True where only FakeQuant tells the converter of the scale."""
+            return self.keeps_one_scale() and self.scales.told_by_operator
+
+        def told(self) -> str:
+            """In words, for the table of decisions."""
+            return f"int8 weights {'of one scale' if self.keeps_one_scale() else self.scales.name}"
 
         def _clustered(self, latent: Any, centroids: Any) -> Any:
             if self.structure.mask is not None:  # pruned weights share a centroid, which stays zero
@@ -138,24 +160,62 @@ def preserving_quantizer() -> Any:
                 value = tf.experimental.numpy.moveaxis(tf.reshape(value, (-1, *latent.shape[:-1])), 0, -1)
             return value + (latent - tf.stop_gradient(latent))  # in this order, exactly `value`
 
-        def _fake_quantize(self, kernel: Any, training: bool, weights: dict[str, Any]) -> Any:
-            low, high = weights["min_var"], weights["max_var"]
-            if training:
-                axes = list(range(len(kernel.shape) - 1)) if self._own_scale_per_channel() else None
-                largest = tf.reduce_max(tf.abs(kernel), axis=axes)
-                high.assign(tf.broadcast_to(largest, high.shape))
-                low.assign(-high)
-            quantize = (
-                tf.quantization.fake_quant_with_min_max_vars_per_channel
-                if self.per_axis
-                else tf.quantization.fake_quant_with_min_max_vars
-            )
-            return quantize(kernel, low, high, num_bits=self.num_bits, narrow_range=self.narrow_range)
+        def _rounded(self, kernel: Any, axes: tuple[int, ...], training: bool) -> Any:
+            view = tf.reshape(tf.stop_gradient(kernel), self.scales.view or kernel.shape)
+            others = [axis for axis in range(len(view.shape)) if axis - len(view.shape) not in axes]
+            largest = tf.reduce_max(tf.abs(view), axis=others, keepdims=True)
+            step = tf.maximum(largest / LEVELS, np.finfo(np.float32).tiny)  # a channel may be all zero
+            rounded = tf.reshape(tf.round(view / step) * step, kernel.shape)
+            return kernel + tf.stop_gradient(rounded - kernel) if training else rounded
 
-        def _own_scale_per_channel(self) -> bool:
-            # The converter folds a BatchNorm into a convolution only when its scales are per channel, so clusters
-            # of the whole kernel use the per-channel op with the same scale for all channels.
-            centroids = self.structure.centroids
-            return self.per_axis and (centroids is None or centroids.ndim == 2)
+        def _one_scale(self, kernel: Any) -> Any:
+            high = tf.reduce_max(tf.abs(tf.stop_gradient(kernel)))
+            if len(kernel.shape) != 4 or self.scales.axes != (
+                -1,
+            ):  # of other ranks, the converter transposes FakeQuant of one scale only
+                return tf.quantization.fake_quant_with_min_max_vars(kernel, -high, high, narrow_range=True)
+            # The converter folds a BatchNorm into a convolution only when its scales are per channel: the
+            # per-channel operator with the same scale for all channels.
+            high = tf.fill((kernel.shape[-1],), high)
+            return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, -high, high, narrow_range=True)
 
-    return PreservingQuantizer
+        def get_config(self) -> dict[str, Any]:
+            return {"scales": self.scales, "structure": self.structure, "start": self.start}
+
+    return KernelQuantizer
+
+
+@functools.cache
+def held_weight() -> Any:
+    """The quantizer class of a weight that stays in float. Made late, as above."""
+    import tensorflow as tf
+
+    base = tfmot().quantization.keras.quantizers.Quantizer
+
+    class HeldWeight(base):  # type: ignore[misc, valid-type]
+        """No rounding: a clustered weight stays as it is, zeros of any other stay zero."""
+
+        def __init__(self, structure: Structure, start: np.ndarray) -> None:
+            self.structure, self.start = structure, start
+
+        def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+            del tensor_shape, name, layer
+            return {}
+
+        def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
+            del training, weights, kwargs
+            if self.structure.centroids is None:
+                return inputs * self.structure.mask
+            return tf.constant(self.start) + 0.0 * inputs  # its gradient is zero, not missing
+
+        def needs_operator(self) -> bool:
+            return False
+
+        def told(self) -> str:
+            """In words, for the table of decisions."""
+            return "zeros held" if self.structure.centroids is None else "weights frozen, to keep their clusters"
+
+        def get_config(self) -> dict[str, Any]:
+            return {"structure": self.structure, "start": self.start}
+
+    return HeldWeight

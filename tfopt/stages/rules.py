@@ -1,18 +1,22 @@
 """Ordered rules that say which layers a stage works on."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from tfopt.errors import RecipeError
 
-Setting = bool | int | float
+Setting = bool | int | float | str
 Rule = tuple[str, Setting]
 """A pattern and what holds for the layers it matches.
 
-The pattern is compared with a layer's name and with its class name; `*` and `?` are wildcards. `False`
-leaves the layer alone, `True` uses the stage's own setting, a number replaces it.
+The pattern is compared with a layer's name and with its class name; `*` and `?` are wildcards. A pattern with
+a slash is also compared with the name of each of its kernels behind its own: "lstm/recurrent_kernel",
+"*/depthwise_kernel". `False` leaves the layer alone, `True` uses the stage's own setting, a number replaces it.
 """
+
+Key = tuple[str, str]
+"""A kernel: the name of its layer, and its own in that layer."""
 
 
 def choose(rules: Iterable[Rule], layers: Iterable[Any], default: Mapping[str, Setting]) -> dict[str, Setting]:
@@ -20,11 +24,38 @@ def choose(rules: Iterable[Rule], layers: Iterable[Any], default: Mapping[str, S
 
     Raises `RecipeError` for a rule that matches no layer, or only layers that an earlier rule took.
     """
-    layers = list(layers)
-    chosen: dict[str, Setting] = {}
+    layers, rules = list(layers), list(rules)
+    matches = {pattern: [layer.name for layer in layers if _matches(pattern, layer)] for pattern, _ in rules}
+    chosen = _first_match(rules, matches, layers)
+    return {layer.name: chosen.get(layer.name, default[layer.name]) for layer in layers}
+
+
+def ruled_kernels(rules: Iterable[Rule], layers: Iterable[tuple[Any, Iterable[Any]]]) -> dict[Key, Setting]:
+    """Setting of each kernel that some rule matches, given layers with their kernels (`kernels.Kernel`).
+
+    A rule for a layer holds for all its kernels; but not for one that is spared, where it has others: that one a
+    rule must name. Raises `RecipeError` as `choose` does.
+    """
+    pairs, rules = [(layer, tuple(kernels)) for layer, kernels in layers], list(rules)
+    matches = {pattern: [*_matched_kernels(pattern, pairs)] for pattern, _ in rules}
+    return _first_match(rules, matches, [layer for layer, _ in pairs])
+
+
+def _matched_kernels(pattern: str, layers: list[tuple[Any, tuple[Any, ...]]]) -> Iterator[Key]:
+    for layer, kernels in layers:
+        whole = _matches(pattern, layer)
+        only_spared = all(kernel.spared for kernel in kernels)
+        for kernel in kernels:
+            by_name = "/" in pattern and fnmatchcase(f"{layer.name}/{kernel.name}", pattern)
+            if by_name or (whole and (only_spared or not kernel.spared)):
+                yield layer.name, kernel.name
+
+
+def _first_match(rules: list[Rule], matches: Mapping[str, list[Any]], layers: list[Any]) -> dict[Any, Setting]:
+    chosen: dict[Any, Setting] = {}
     for pattern, setting in rules:
-        matched = [layer.name for layer in layers if _matches(pattern, layer)]
-        free = [name for name in matched if name not in chosen]
+        matched = matches[pattern]
+        free = [key for key in matched if key not in chosen]
         if not matched:
             names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in layers)
             raise RecipeError(
@@ -32,12 +63,13 @@ def choose(rules: Iterable[Rule], layers: Iterable[Any], default: Mapping[str, S
                 "Give a layer name, a class name, or a pattern such as 'conv2d*'."
             )
         if not free:
+            covered = ", ".join(dict.fromkeys(key if isinstance(key, str) else key[0] for key in matched))
             raise RecipeError(
-                f"The rule {(pattern, setting)} has no effect: earlier rules already cover "
-                f"{', '.join(matched)}. Put it first, or remove it."
+                f"The rule {(pattern, setting)} has no effect: earlier rules already cover {covered}. "
+                "Put it first, or remove it."
             )
         chosen.update(dict.fromkeys(free, setting))
-    return {layer.name: chosen.get(layer.name, default[layer.name]) for layer in layers}
+    return chosen
 
 
 def _matches(pattern: str, layer: Any) -> bool:

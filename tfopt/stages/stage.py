@@ -6,12 +6,13 @@ from dataclasses import field
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeInt, PositiveFloat, field_validator
 
 from tfopt import bridge
 from tfopt.config import config
 from tfopt.errors import ModelError, PromiseError, RecipeError
-from tfopt.stages.kernels import channel_axis, has_kernel, kernel
+from tfopt.stages.decision import Decision
+from tfopt.stages.kernels import has_kernel, named_kernel
 from tfopt.stages.promise import Promise
 from tfopt.stages.rules import Rule
 
@@ -36,6 +37,16 @@ class Stage(ABC):
     """The properties that this stage can keep when an earlier stage established them."""
     last: ClassVar[bool] = False
     """True when the trained graph itself is what gets exported, so that no stage can follow."""
+    takes_words: ClassVar[bool] = False
+    """True when a rule in `layers` may also set a word."""
+
+    @field_validator("layers")
+    @classmethod
+    def _check_settings(cls, layers: tuple[Rule, ...]) -> tuple[Rule, ...]:
+        for pattern, setting in layers:
+            if isinstance(setting, str) and not cls.takes_words:
+                raise ValueError(f"the rule for '{pattern}' says {setting!r}; expected True, False or a number")
+        return layers
 
     def apply(self, model: Any, *, steps: int, keep: Iterable[str] = ()) -> Any:
         """A new tf_keras model, ready to `compile` and `fit`; compiled like `model`, if that is.
@@ -96,14 +107,22 @@ class Stage(ABC):
     def _verify_plain(self, plain: Any) -> None:
         by_name = {layer.name: layer for layer in plain.layers}
         for promise in self.promises(plain):
-            layer = by_name[promise.layer]
-            if wrong := promise.broken(kernel(layer).numpy(), channel_axis(layer)):
-                raise PromiseError(f"{type(self).__name__}: layer '{promise.layer}': {wrong}. {self._advice()}")
+            kernel = named_kernel(by_name[promise.layer], promise.weight)
+            if wrong := promise.broken(kernel.values, kernel.channel_axis):
+                raise PromiseError(f"{type(self).__name__}: {promise.place}: {wrong}. {self._advice()}")
 
     def promises(self, model: Any) -> list[Promise]:
         """What holds for the kernels of `model` (plain, flat tf_keras) after this stage."""
         del model
         return []
+
+    def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
+        """What this stage does with each layer of `model` (plain, flat tf_keras) that has weights, by layer name.
+
+        `keep` is what earlier stages established. Raises `RecipeError` or `ModelError` where `apply` would.
+        """
+        del keep
+        return {layer.name: Decision(layer.name) for layer in model.layers if layer.weights}
 
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
         """What a reader of the report should know about this stage and `model`, e.g. layers left alone."""

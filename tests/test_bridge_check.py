@@ -1,0 +1,86 @@
+"""The self-check at every crossing: what it runs the models on, what it finds, what it lets pass and why."""
+
+import numpy as np
+import pytest
+
+from tfopt import bridge
+from tfopt.bridge import check, samples
+from tfopt.bridge import layers as table
+from tfopt.bridge.graph import walk
+from tfopt.errors import ModelError
+
+
+@pytest.fixture
+def wrong_leak(monkeypatch):
+    """Makes twins of LeakyReLU wrong."""
+    true_twin = table._translate
+
+    def wrong(layer, accepted):
+        config = true_twin(layer, accepted)
+        return {**config, "alpha": 0.9} if type(layer).__name__ == "LeakyReLU" else config
+
+    monkeypatch.setattr(table, "_translate", wrong)
+
+
+def test_a_saturated_softmax_hides_nothing(wrong_leak):
+    """Both sides say [1, 0]: only what goes into the softmax tells them apart."""
+    import keras
+
+    head = keras.layers.Dense(2, activation="softmax", name="head")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.LeakyReLU(name="leak"), head])
+    head.set_weights([np.zeros((4, 2)), np.array([100.0, 0.0])])
+    with pytest.raises(ModelError, match="First to differ: layer 'leak'"):
+        bridge.to_tf_keras(model)
+
+
+def test_a_difference_inside_of_a_nested_model_is_located(wrong_leak):
+    import keras
+
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.LeakyReLU(name="leak")], name="inner")
+    model = keras.Sequential([keras.Input((4,)), inner, keras.layers.Dense(2)])
+    with pytest.raises(ModelError, match=r"layer 'leak' \(LeakyReLU\) at 'inner/leak', by up to"):
+        bridge.to_tf_keras(model)
+
+
+def test_rounding_errors_that_the_model_multiplies_are_no_fault():
+    """The logistic map doubles a difference at every step; x / 3 and x * (1/3) differ in the last bit."""
+    import keras
+
+    inputs = keras.Input((50,))
+    x = keras.ops.sigmoid(inputs) / 3
+    for _ in range(40):
+        x = x * 4 * (1 - x)
+    model = keras.Model(inputs, x)
+    with pytest.warns(UserWarning, match="multiplies rounding errors"):
+        flat = bridge.to_tf_keras(model)
+    values = np.random.default_rng(1).normal(size=(4, 50)).astype("float32")
+    assert np.abs(flat(values) - model(values)).max() > 0.1
+
+
+def test_inputs_suit_the_first_layers():
+    import keras
+
+    def batch(*layers, shape=(6,), dtype="float32"):
+        model = keras.Sequential([keras.Input(shape, dtype=dtype), *layers])
+        return np.asarray(samples.sample_batch(walk(model))[0])
+
+    k = keras.layers
+    pixels = batch(k.Rescaling(1 / 255), shape=(8, 8, 3))
+    assert pixels.min() >= 0
+    assert 200 < pixels.max() <= 255
+    assert np.abs(batch(k.Dense(2))).max() < 5
+    assert set(batch(k.Embedding(4, 2), shape=(400,), dtype="int32").ravel()) == {0, 1, 2, 3}
+    assert batch(k.Normalization(mean=500.0, variance=4.0)).min() > 480
+    found = set(batch(k.IntegerLookup(vocabulary=[70, 80]), shape=(50,), dtype="int64").ravel())
+    assert found == {0, 70, 80}
+    words = set(batch(k.StringLookup(vocabulary=["a", "b"]), shape=(50,), dtype="string").ravel())
+    assert words == {b"a", b"b", b"something unknown"}
+    assert batch(k.Conv2D(2, 1), shape=(None, None, 3)).shape == (2, 32, 32, 3)
+
+
+def test_excess_scales_with_the_largest_output():
+    a = np.array([0.0, 50.0])
+    assert check._excess(a, a + 0.004, 1e-4) == ""  # allowed: 1e-4 * 50
+    assert "0.006" in check._excess(a, a + 0.006, 1e-4)
+    assert "finite" in check._excess(a, np.array([np.nan, 50.0]), 1e-4)
+    assert "shape" in check._excess(a, a[:1], 1e-4)

@@ -1,0 +1,269 @@
+"""A tf_keras layer that runs any layer or operation of Keras 3, for those that have no equal in tf_keras.
+
+The weights are tf_keras weights. The Keras 3 object is only computed with: inside a `keras.StatelessScope` that
+lends it the weights of the moment, so several copies of a model share one object, which may be the caller's own.
+"""
+
+import functools
+import json
+import uuid
+import weakref
+from typing import Any
+
+import numpy as np
+
+from tfopt import legacy
+from tfopt.bridge import internals
+from tfopt.bridge.graph import Call, Ref, flatten, is_layer, map_leaves, refs_in
+from tfopt.errors import ModelError
+
+_LIVE: weakref.WeakValueDictionary[str, "Held"] = weakref.WeakValueDictionary()
+
+
+class Held:
+    """A Keras 3 layer or operation and the constants it is called with.
+
+    In a config it is told by a key, under which a copy of a tf_keras model made in this process finds the same
+    object again, and by what Keras 3 serializes, from which another process rebuilds it.
+    """
+
+    def __init__(self, operation: Any, constants: tuple[Any, ...] = ()) -> None:
+        self.operation = operation
+        self.constants = constants
+        self.key = uuid.uuid4().hex
+        _LIVE[self.key] = self
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """JSON-able; "object" is None where Keras 3 cannot serialize it."""
+        import keras
+
+        try:
+            made = keras.saving.serialize_keras_object(self.operation)
+            constants = keras.saving.serialize_keras_object(list(self.constants))
+            json.dumps([made, constants])
+        except Exception:  # live objects of the caller's need not be serializable to be copied in memory
+            made = constants = None
+        return {"key": self.key, "name": self.operation.name, "object": made, "constants": constants}
+
+    @classmethod
+    def found(cls, config: dict[str, Any]) -> "Held":
+        """The one of `config`: alive, or rebuilt. Raises ModelError where neither is possible."""
+        if (held := _LIVE.get(config["key"])) is not None:
+            return held
+        import keras
+
+        if config["object"] is None:
+            raise ModelError(
+                f"'{config['name']}' is a Keras 3 layer that cannot be rebuilt from its config: give its class "
+                "get_config and from_config, and register it (keras.saving.register_keras_serializable)"
+            )
+        safe = internals.loading_safely()
+        rebuilt = keras.saving.deserialize_keras_object(config["object"], safe_mode=safe)
+        return cls(rebuilt, tuple(keras.saving.deserialize_keras_object(config["constants"], safe_mode=safe)))
+
+
+def refuse(operation: Any, calls: list[Call]) -> None:
+    """Raises ModelError where an operation cannot be carried: another backend than TensorFlow, or hidden state."""
+    import keras
+    import tensorflow as tf
+
+    if keras.config.backend() != "tensorflow":
+        raise ModelError(
+            "it has no tf_keras twin and could only run as Keras 3 inside the tf_keras model, which takes Keras 3 "
+            f"on TensorFlow; its backend is {keras.config.backend()}: set KERAS_BACKEND=tensorflow, or register a "
+            "twin (tfopt.bridge.register_twin)"
+        )
+    for given in (part for call in calls for part in flatten([call.args, call.kwargs])):
+        if isinstance(given, (tf.Variable, keras.Variable)):
+            raise ModelError(
+                "it is called with a variable that belongs to no layer, whose state cannot be carried over: "
+                "put it into a layer of its own (add_weight), or pass its value as an array"
+            )
+    for each in [operation, *internals.sublayers(operation, recursive=True)] if is_layer(operation) else []:
+        for name, value in vars(each).items():
+            if not name.startswith("_self_") and any(isinstance(part, tf.Variable) for part in _parts(value)):
+                raise ModelError(
+                    f"its attribute '{name}' is a tf.Variable, state that Keras does not know as a weight, so that it "
+                    "cannot be carried over: make it with add_weight"
+                )
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def templates(calls: list[Call]) -> tuple[list[str], tuple[Any, ...]]:
+    """For each call a JSON text that says where its tensors go, and the constants that JSON cannot hold."""
+    constants: list[Any] = []
+    return [_template(call, constants) for call in calls], tuple(constants)
+
+
+def _template(call: Call, constants: list[Any]) -> str:
+    count = iter(range(10**6))
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, Ref):
+            return {"tensor": next(count)}
+        if part is None or isinstance(part, (bool, int, float, str)):
+            return {"value": part}
+        constants.append(part)
+        return {"constant": len(constants) - 1}
+
+    def walk(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {"dict": {key: walk(part[key]) for key in sorted(part)}}  # as `flatten` orders them
+        if type(part) in (list, tuple):
+            return {type(part).__name__: [walk(item) for item in part]}
+        return plain(part)
+
+    return json.dumps([walk(list(call.args)), walk(call.kwargs)])
+
+
+def _filled(template: str, tensors: list[Any], constants: tuple[Any, ...]) -> Any:
+    def fill(part: dict[str, Any]) -> Any:
+        ((kind, value),) = part.items()
+        if kind == "tensor":
+            return tensors[value]
+        if kind == "constant":
+            return constants[value]
+        if kind == "dict":
+            return {key: fill(item) for key, item in value.items()}
+        if kind in ("list", "tuple"):
+            return (list if kind == "list" else tuple)(fill(item) for item in value)
+        return value
+
+    return [fill(part) for part in json.loads(template)]
+
+
+def tensors_of(call: Call) -> list[Ref]:
+    """The tensors of a call in the order of its template."""
+    return list(refs_in([call.args, call.kwargs]))
+
+
+@functools.cache
+def carried_class() -> Any:
+    """The class `Carried`, a subclass of tf_keras's Layer, made when it is first needed."""
+    import tensorflow as tf
+
+    tf_keras = legacy.tf_keras()
+    layer_class: Any = tf_keras.layers.Layer
+
+    @tf_keras.saving.register_keras_serializable("tfopt")
+    class Carried(layer_class):
+        """Runs a layer or operation of Keras 3 (`held`) on its inputs, a tensor or a list of tensors.
+
+        `calls` has a template for each way in which the model calls it; the argument `template` of a call says
+        which one is meant. `weights` of the Keras 3 layer are weights of this one, in the same order:
+        `carried_weights`.
+        """
+
+        def __init__(self, held: Any, calls: list[str], **kwargs: Any) -> None:
+            super().__init__(autocast=False, **kwargs)
+            self._held = held if isinstance(held, Held) else Held.found(held)
+            self._calls = "\n".join(calls)  # one text: tf_keras would track a list
+            self._compute_output_and_mask_jointly = True  # Keras 3 puts the mask on the output itself
+            self.supports_masking = True
+            self._carried: Any = ()
+
+        @property
+        def operation(self) -> Any:
+            """The Keras 3 object that computes; it may be the caller's, so read it only."""
+            return self._held.operation
+
+        @property
+        def carried_weights(self) -> list[Any]:
+            """This layer's weights in the order of `operation.weights`."""
+            return list(self._carried)
+
+        def build(self, input_shape: Any) -> None:
+            operation = self.operation
+            if is_layer(operation):
+                self._carried = tuple(self._weight(variable) for variable in operation.weights)
+            super().build(input_shape)
+
+        def _weight(self, variable: Any) -> Any:
+            value = np.asarray(variable)
+            frozen = not self.operation.trainable  # then no variable is trainable, whatever it was made as
+            return self.add_weight(
+                name=f"/{variable.path}".rpartition(f"/{self.operation.name}/")[2],
+                shape=tuple(variable.shape),
+                dtype=variable.dtype,
+                trainable=internals.made_trainable(self.operation, variable) if frozen else bool(variable.trainable),
+                initializer=lambda shape, dtype=None, **_: tf.constant(value, dtype),
+                regularizer=variable.regularizer,
+                constraint=variable.constraint,
+                experimental_autocast=False,
+            )
+
+        def call(self, inputs: Any, training: Any = None, template: int = 0) -> Any:
+            return self._run(inputs, training, template)
+
+        @tf.autograph.experimental.do_not_convert  # on `call` itself it would hide the signature
+        def _run(self, inputs: Any, training: Any, template: int) -> Any:
+            import keras
+
+            operation, held = self.operation, self._held
+            text = self._calls.split("\n")[template]
+            args, kwargs = _filled(text, flatten(inputs), held.constants)
+            if not is_layer(operation):
+                with keras.StatelessScope(state_mapping=_fresh_seeds([internals.global_seed()])):
+                    return _whole_precision(operation(*args, **kwargs))
+            kwargs["training"] = _as_bool(training)
+            lent = [tf.convert_to_tensor(weight) for weight in self._carried]
+            seeds = [internals.global_seed(), *_seeds_of(operation)]
+            mapping = [*zip(operation.weights, lent, strict=True), *_fresh_seeds(seeds)]
+            with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
+                outputs = operation(*args, **kwargs)
+            for weight, variable, before in zip(self._carried, operation.weights, lent, strict=True):
+                now = scope.get_current_value(variable)
+                if now is not before and now is not None:
+                    weight.assign(tf.cast(now, weight.dtype))
+            for loss in scope.losses:
+                self.add_loss(loss)
+            return _whole_precision(outputs)
+
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> Any:
+            return cls(**config)  # tf_keras would hide what `Held.found` says in an error of its own
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "held": self._held.config, "calls": self._calls.split("\n")}
+
+    return Carried
+
+
+def _seeds_of(layer: Any) -> list[Any]:
+    """The variables that hold random seeds: state, but no weights."""
+    weights = {id(weight) for weight in layer.weights}
+    return [v for v in layer.variables if id(v) not in weights and "seed_generator_state" in v.path]
+
+
+def _fresh_seeds(variables: list[Any]) -> list[tuple[Any, Any]]:
+    """New values for seeds: what a layer would count up in its own state is drawn, so that no call repeats."""
+    import tensorflow as tf
+
+    return [(v, tf.cast(tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int64), v.dtype)) for v in variables]
+
+
+def _as_bool(training: Any) -> bool:
+    import tensorflow as tf
+
+    if not tf.is_tensor(training):
+        return bool(training)  # None is inference, also for the augmentation layers of Keras 3, which think otherwise
+    static = tf.get_static_value(training)
+    return bool(static)  # a placeholder, only while tf_keras draws the graph
+
+
+def _whole_precision(outputs: Any) -> Any:
+    """float16 and bfloat16 as float32: the flat model computes in float32 throughout."""
+    import tensorflow as tf
+
+    def cast(tensor: Any) -> Any:
+        if not tf.is_tensor(tensor) or tensor.dtype not in (tf.float16, tf.bfloat16):
+            return tensor
+        return tf.cast(tensor, tf.float32)
+
+    return map_leaves(cast, outputs)

@@ -1,0 +1,75 @@
+"""tf_keras layers for what `keras.applications` defines for itself, so that stages can work on them."""
+
+import functools
+from typing import Any
+
+from tfopt import legacy
+
+
+def classes(name: str) -> Any:
+    """The class `name` of this module: LayerScale, StochasticDepth or ScaledAdd."""
+    return _classes()[name]
+
+
+@functools.cache
+def _classes() -> dict[str, Any]:
+    import tensorflow as tf
+
+    tf_keras = legacy.tf_keras()
+    layer_class: Any = tf_keras.layers.Layer
+    register = tf_keras.saving.register_keras_serializable("tfopt")
+
+    @register
+    class LayerScale(layer_class):
+        """x * gamma, one trained factor per channel: of ConvNeXt (https://arxiv.org/abs/2103.17239, eq. 4)."""
+
+        def __init__(self, init_values: float, projection_dim: int, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.init_values = init_values
+            self.projection_dim = projection_dim
+
+        def build(self, input_shape: Any) -> None:
+            start = tf_keras.initializers.Constant(self.init_values)
+            self.gamma = self.add_weight("gamma", (self.projection_dim,), initializer=start)
+            super().build(input_shape)
+
+        def call(self, inputs: Any) -> Any:
+            return inputs * self.gamma
+
+        def get_config(self) -> dict[str, Any]:
+            own = {"init_values": self.init_values, "projection_dim": self.projection_dim}
+            return {**super().get_config(), **own}
+
+    @register
+    class StochasticDepth(layer_class):
+        """In training drops whole samples with probability `drop_path_rate` (https://arxiv.org/abs/1603.09382)."""
+
+        def __init__(self, drop_path_rate: float, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.drop_path_rate = drop_path_rate
+
+        def call(self, inputs: Any, training: Any = None) -> Any:
+            if not training:
+                return inputs
+            keep = 1 - self.drop_path_rate
+            shape = [tf.shape(inputs)[0], *[1] * (len(inputs.shape) - 1)]
+            return inputs / keep * tf.floor(keep + tf.random.uniform(shape, dtype=inputs.dtype))
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "drop_path_rate": self.drop_path_rate}
+
+    @register
+    class ScaledAdd(layer_class):
+        """a + scale * b of inputs [a, b]: CustomScaleLayer of InceptionResNetV2."""
+
+        def __init__(self, scale: float, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.scale = scale
+
+        def call(self, inputs: Any) -> Any:
+            return inputs[0] + inputs[1] * self.scale
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "scale": self.scale}
+
+    return {"LayerScale": LayerScale, "StochasticDepth": StochasticDepth, "ScaledAdd": ScaledAdd}

@@ -1,0 +1,257 @@
+"""How each layer and operation crosses into tf_keras: decided from the graph alone, before anything is built."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from tfopt import legacy
+from tfopt.bridge import carried, layers, operations, state
+from tfopt.bridge.activations import NoTwinError
+from tfopt.bridge.graph import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
+from tfopt.bridge.internals import sublayers
+from tfopt.errors import ModelError
+
+Arguments = tuple[list[Any], dict[str, Any]]
+
+# Layers whose state is that of another framework; none of it could be carried over.
+REFUSED = {
+    "JaxLayer": "runs a JAX function",
+    "FlaxLayer": "runs a Flax module",
+    "TorchModuleWrapper": "runs a PyTorch module",
+    "TFSMLayer": "runs a SavedModel's own graph; load what it was saved from",
+}
+_INSTEAD = "replace it by a Keras layer, or register a twin (tfopt.bridge.register_twin)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a leaf becomes.
+
+    Attributes:
+        how: in words, for people.
+        twin: the name of the class in tf_keras.
+        make: makes the layer, unbuilt; its arguments overrule the config.
+        arguments: what the new layer is called with where the leaf is called with `Call.args` and `Call.kwargs`.
+    """
+
+    how: str
+    twin: str
+    make: Callable[..., Any]
+    arguments: Callable[[Call], Arguments]
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossing:
+    """How one layer or operation crosses: its name in the flat twin, its class, its path, the twin's class, how."""
+
+    name: str
+    kind: str
+    path: str
+    twin: str
+    how: str
+
+
+_TWINS: dict[type, Any] = {}
+
+
+def register_twin(cls: type, twin: Any) -> None:
+    """Makes `twin` what the custom Keras 3 layer class `cls` becomes in tf_keras, in this process.
+
+    `twin` is a tf_keras layer class, made from the config of the layer (activations, initializers, regularizers
+    and constraints translated; an argument that the twin does not take is an error), or a function that takes
+    the Keras 3 layer and returns a new tf_keras layer. Weights are matched by name, then by order; the outputs are
+    compared at every crossing. Raises ModelError where `cls` is no Keras 3 layer class, or `twin` neither.
+    """
+    import keras
+
+    if not (isinstance(cls, type) and issubclass(cls, keras.Layer)):
+        raise ModelError(f"register_twin expects a Keras 3 layer class first, got {cls!r}")
+    legacy_layer = legacy.tf_keras().layers.Layer
+    if not (issubclass(twin, legacy_layer) if isinstance(twin, type) else callable(twin)):
+        raise ModelError(f"register_twin expects a tf_keras layer class or a function second, got {twin!r}")
+    _TWINS[cls] = twin
+
+
+def plans(graph: Graph) -> dict[int, Plan]:
+    """The plan of every leaf, by its `id`. Raises ModelError, with path and class, for what cannot cross."""
+    calls = _calls_of(graph)
+    return {id(leaf): _named_plan(leaf, calls[id(leaf)]) for leaf in graph.leaves}
+
+
+def _calls_of(graph: Graph) -> dict[int, list[Call]]:
+    calls: dict[int, list[Call]] = {id(leaf): [] for leaf in graph.leaves}
+    for call in graph.calls:
+        calls[id(call.leaf)].append(call)
+    return calls
+
+
+def _named_plan(leaf: Leaf, calls: list[Call]) -> Plan:
+    try:
+        plan = _plan(leaf, calls)
+    except ModelError as error:
+        raise ModelError(f"{layers.describe(leaf)}: {error}") from error
+    return dataclasses.replace(plan, make=functools.partial(_made, leaf, plan.make))
+
+
+def _made(leaf: Leaf, make: Callable[..., Any], **changes: Any) -> Any:
+    try:
+        return make(name=leaf.name, trainable=leaf.trainable or not is_layer(leaf.layer), **changes)
+    except ModelError as error:
+        raise ModelError(f"{layers.describe(leaf)}: {error}") from error
+    except Exception as error:
+        raise ModelError(
+            f"{layers.describe(leaf)} cannot be rebuilt in tf_keras from its config ({error}); "
+            "replace it by a supported layer or leave it out"
+        ) from error
+
+
+def _plan(leaf: Leaf, calls: list[Call]) -> Plan:
+    layer = leaf.layer
+    if layers.is_legacy(layer):
+        return _of_tf_keras(layer, calls)
+    if not is_layer(layer):
+        (call,) = calls
+        found = operations.native(call)
+        return _native(found) if found else _carried(leaf, calls, "operation")
+    layers.refuse_quantized(layer)
+    if type(layer).__name__ in REFUSED and type(layer).__module__.startswith("keras.src."):
+        raise ModelError(f"it {REFUSED[type(layer).__name__]}: {_INSTEAD}")
+    for base in type(layer).__mro__:
+        if base in _TWINS:
+            return _registered(layer, _TWINS[base])
+    try:
+        cls, config = layers.keras3_twin(layer)
+        _accepts(cls, layer, calls)
+    except NoTwinError as why:
+        return _carried(leaf, calls, str(why))
+    return Plan(_how(layer, cls), cls.__name__, functools.partial(_from_arguments, cls, config), _as_called)
+
+
+def crossings(graph: Graph) -> list[Crossing]:
+    """How every leaf of `graph` crosses, in calling order; one that cannot says so in `how`."""
+    rows, calls = [], _calls_of(graph)
+    for leaf in graph.leaves:
+        try:
+            plan = _named_plan(leaf, calls[id(leaf)])
+            twin, how = plan.twin, plan.how
+        except ModelError as error:
+            twin, how = "", f"not at all: {error}"
+        rows.append(Crossing(leaf.name, type(leaf.layer).__name__, leaf.path, twin, how))
+    return rows
+
+
+def _as_called(call: Call) -> Arguments:
+    return call.args, call.kwargs
+
+
+def _how(layer: Any, cls: Any) -> str:
+    if cls.__name__ != type(layer).__name__:
+        return f"native twin: {cls.__name__}"
+    renamed = [old for kind, old in layers.RENAMED if kind == cls.__name__]
+    return "renamed arguments" if renamed else "same"
+
+
+def _from_arguments(cls: Any, config: dict[str, Any], **changes: Any) -> Any:
+    return cls(**{**config, **changes})
+
+
+def _accepts(cls: Any, layer: Any, calls: list[Call]) -> None:
+    """Raises NoTwinError for calls with arguments that `cls` does not take, and for masks that it would refuse."""
+    taken: set[str] = set()
+    for base in cls.__mro__:
+        for method in ("call", "__call__"):
+            if method in vars(base) and base.__name__ not in ("Layer", "Module"):
+                taken |= set(inspect.signature(vars(base)[method]).parameters)
+    for call in calls:
+        if unknown := set(call.kwargs) - taken:
+            raise NoTwinError(f"tf_keras has no equal for {', '.join(sorted(unknown))} in its call")
+        if any(ref.masked for ref in refs_in([call.args, call.kwargs])) and not layer.supports_masking:
+            raise NoTwinError("it drops the mask of its input, which tf_keras refuses")
+
+
+def _of_tf_keras(layer: Any, calls: list[Call]) -> Plan:
+    if len(calls) == 1 and (found := operations.native_of_tensorflow(calls[0])):
+        return _native(found)
+    config = layers.own_config(layer)
+    _refuse_variables(calls)
+    return Plan("same", type(layer).__name__, functools.partial(_from_config, layer, config), _as_called)
+
+
+def _refuse_variables(calls: list[Call]) -> None:
+    import tensorflow as tf
+
+    if any(isinstance(part, tf.Variable) for call in calls for part in flatten([call.args, call.kwargs])):
+        raise ModelError(
+            "it is called with a tf.Variable that belongs to no layer, whose state cannot be carried over: put it "
+            "into a layer of its own (add_weight), or pass its value as a constant"
+        )
+
+
+def _from_config(layer: Any, config: dict[str, Any], **changes: Any) -> Any:
+    inside = {type(each).__name__: type(each) for each in sublayers(layer, recursive=True)}
+    custom = {name: cls for name, cls in inside.items() if not cls.__module__.startswith("tf_keras.")}
+    with legacy.tf_keras().saving.custom_object_scope(custom):
+        twin = type(layer).from_config({**config, **changes})
+    state.copy(layer, twin)
+    return twin
+
+
+def _native(found: operations.Native) -> Plan:
+    cls = getattr(legacy.tf_keras().layers, found.layer)
+    first = next(refs_in([found.inputs]))
+    config = {**found.config, "dtype": layers.float_policy(first.dtype)}
+    return Plan(
+        "native twin of an operation",
+        found.layer,
+        functools.partial(_from_arguments, cls, config),
+        lambda call: ([_native_inputs(call)], {}),
+    )
+
+
+def _native_inputs(call: Call) -> Any:
+    native = operations.native_of_tensorflow if layers.is_legacy(call.leaf.layer) else operations.native
+    found = native(call)
+    if found is None:
+        raise ModelError("its call is not the one it was planned for")
+    return found.inputs
+
+
+def _registered(layer: Any, twin: Any) -> Plan:
+    if isinstance(twin, type):
+        config = layers.translated(layer, twin)
+        make = functools.partial(_from_arguments, twin, config)
+        return Plan("registered twin", twin.__name__, make, _as_called)
+
+    def made(**changes: Any) -> Any:
+        result = twin(layer)
+        if not layers.is_legacy(result):
+            raise ModelError(f"its registered twin must be a tf_keras layer, the function returned {result!r}")
+        return type(result).from_config({**result.get_config(), **changes})
+
+    return Plan("registered twin", type(made()).__name__, made, _as_called)
+
+
+def _carried(leaf: Leaf, calls: list[Call], why: str) -> Plan:
+    carried.refuse(leaf.layer, calls)
+    texts, constants = carried.templates(calls)
+    distinct = list(dict.fromkeys(texts))
+
+    def make(**changes: Any) -> Any:
+        held = carried.Held(leaf.layer, constants)
+        return carried.carried_class()(held, distinct, **changes)
+
+    by_call = {id(call): distinct.index(text) for call, text in zip(calls, texts, strict=True)}
+
+    def arguments(call: Call) -> Arguments:
+        tensors: list[Ref] = carried.tensors_of(call)
+        which = {"template": by_call[id(call)]} if by_call[id(call)] else {}
+        return [tensors[0] if len(tensors) == 1 else tensors], which
+
+    return Plan(f"carried (runs as Keras 3 inside): {why}", "Carried", make, arguments)
+
+
+def is_carried(layer: Any) -> bool:
+    """True for a tf_keras layer that runs Keras 3 inside."""
+    return hasattr(layer, "carried_weights")

@@ -1,0 +1,78 @@
+"""Inputs to try a model on, made up from its graph alone."""
+
+from typing import Any
+
+import numpy as np
+
+from tfopt.bridge import layers
+from tfopt.bridge.graph import Graph, GraphInput, Ref, refs_in
+
+_FREE_AXIS = 32  # size taken where a shape says None
+_SAMPLES = 2
+
+
+def sample_batch(graph: Graph) -> list[Any]:
+    """One seeded array per input, [2, ...] in the input's dtype; free axes get size 32.
+
+    Standard normal numbers; pixel values (0 to 255) in front of a Rescaling that makes them small; numbers of the
+    mean and variance that a Normalization in front expects, or around the bins of a Discretization; integers that
+    every Embedding and encoding of the model has an entry for; words that a vocabulary in the model knows, and one
+    that it does not. Texts come as a TensorFlow tensor.
+    """
+    rng = np.random.default_rng(0)
+    return [_sample(rng, graph, spec) for spec in graph.inputs]
+
+
+def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput) -> Any:
+    shape = [spec.shape[0] or _SAMPLES, *(size or _FREE_AXIS for size in spec.shape[1:])]
+    first = [call.leaf.layer for call in graph.calls if spec.ref in _taken(call.args)]
+    kinds = {type(layer).__name__ for layer in first}
+    if spec.dtype == "string":
+        return _texts(rng, graph, shape)
+    dtype = layers.float_policy(spec.dtype)
+    if words := [layer for layer in first if type(layer).__name__ == "IntegerLookup"]:
+        known = [0, *words[0].get_vocabulary(include_special_tokens=False)]
+        return rng.choice(np.asarray(known), shape).astype(dtype)
+    if "Embedding" in kinds or not dtype.startswith("float"):
+        return rng.integers(0, _entries(graph), shape).astype(dtype)
+    return _floats(rng, first, shape).astype(dtype)
+
+
+def _taken(args: list[Any]) -> set[Ref]:
+    return set(refs_in(args))
+
+
+def _floats(rng: np.random.Generator, first: list[Any], shape: list[int]) -> np.ndarray:
+    for layer in first:
+        if type(layer).__name__ == "Rescaling" and 0 < np.max(np.abs(layer.scale)) < 0.1:
+            return rng.uniform(0, 255, shape)
+        if type(layer).__name__ == "Discretization" and layer.bin_boundaries is not None:
+            return rng.uniform(min(layer.bin_boundaries) - 1, max(layer.bin_boundaries) + 1, shape)
+        if type(layer).__name__ == "Normalization" and getattr(layer, "mean", None) is not None:
+            try:
+                mean, variance = np.asarray(layer.mean), np.asarray(layer.variance)
+                return mean + np.sqrt(variance) * rng.standard_normal(shape)
+            except (TypeError, ValueError):
+                continue
+    return rng.standard_normal(shape)
+
+
+def _entries(graph: Graph) -> int:
+    """How many integers from 0 on every table of the model has an entry for; 2 where it has no table."""
+    sizes = [
+        int(size)
+        for leaf in graph.leaves
+        for name in ("input_dim", "num_tokens")
+        if (size := getattr(leaf.layer, name, None)) is not None and isinstance(size, (int, np.integer))
+    ]
+    return max(1, min(sizes, default=2))
+
+
+def _texts(rng: np.random.Generator, graph: Graph, shape: list[int]) -> Any:
+    import tensorflow as tf
+
+    words = ["something unknown"]
+    for leaf in graph.leaves:
+        if type(leaf.layer).__name__ in ("StringLookup", "TextVectorization"):
+            words += [str(word) for word in leaf.layer.get_vocabulary(include_special_tokens=False)[:50]]
+    return tf.constant(rng.choice(np.asarray(words, object), shape))

@@ -1,0 +1,116 @@
+"""A subclassed model as a functional one: its `call` is run once on symbolic inputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tfopt import legacy
+from tfopt.bridge import graph, internals
+from tfopt.errors import ModelError
+
+_WAYS_OUT = (
+    "The two ways out: build it as a functional model, keras.Model(inputs, outputs), from the same layers; "
+    "or make its `call` traceable: only layers and keras.ops on tensors, no `if` on `training` or on values"
+)
+
+
+def trace(model: Any, where: str) -> Any:
+    """The functional model that `model.call` draws on inputs of the shapes `model` was built with.
+
+    Raises ModelError for a model that was never built, and for a `call` that cannot be traced.
+    """
+    given = internals.first_call(model)
+    if given is not None and given[1]:
+        raise ModelError(
+            f"{where} is a subclassed model whose call takes several arguments ({', '.join(given[1])}), where one is "
+            f"expected: put them into one list or dict. {_WAYS_OUT}"
+        )
+    if given is not None:
+        return _traced(model, where, _specs(given[0]), _specs(given[1]))
+    if model.built:
+        raise ModelError(
+            f"{where} is a subclassed model ({type(model).__name__} defines its own call), which could not be traced: "
+            f"Keras 3 itself failed to, when it built the model. {_WAYS_OUT}"
+        )
+    raise ModelError(
+        f"{where} is a subclassed model ({type(model).__name__} defines its own call) that is not built: "
+        f"call it once on a batch, so that its inputs are known. {_WAYS_OUT}"
+    )
+
+
+def trace_call(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """The same for one call inside another model, on inputs like those `args` and `kwargs` hold `Ref`s to."""
+
+    def spec(part: Any) -> Any:
+        return _Spec(part.shape, part.dtype) if isinstance(part, graph.Ref) else part
+
+    return _traced(model, where, graph.map_leaves(spec, args), graph.map_leaves(spec, kwargs))
+
+
+class _Spec:
+    def __init__(self, shape: Any, dtype: str) -> None:
+        self.shape, self.dtype = (None, *tuple(shape)[1:]), dtype
+
+
+def _specs(shapes: Any) -> Any:
+    """Specs in the nesting of `shapes`, of which Keras 3 tells tuples of numbers, tf_keras tensor specs."""
+    if hasattr(shapes, "dtype"):
+        return _Spec(shapes.shape, shapes.dtype.name)
+    if isinstance(shapes, dict):
+        return {key: _specs(value) for key, value in shapes.items()}
+    if not isinstance(shapes, (list, tuple)):
+        return shapes
+    if shapes and all(size is None or isinstance(size, int) for size in shapes):
+        return _Spec(shapes, "float32")  # Keras 3 does not note the dtype; its layers cast what they are given
+    return [_specs(value) for value in shapes]
+
+
+def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    package: Any
+    if legacy.is_keras3_model(model):
+        import keras
+
+        package = keras
+    else:
+        package = legacy.tf_keras()
+    inputs: list[Any] = []
+
+    def symbolic(part: Any, name: str | None = None) -> Any:
+        if isinstance(part, dict):
+            return {key: symbolic(part[key], str(key)) for key in sorted(part)}
+        if not isinstance(part, _Spec):
+            return part
+        inputs.append(package.Input(batch_shape=part.shape, dtype=part.dtype, name=name))
+        return inputs[-1]
+
+    args, kwargs = [_mapped(symbolic, part) for part in args], {k: _mapped(symbolic, v) for k, v in kwargs.items()}
+    struct: Any = args[0] if len(args) == 1 and len(inputs) == len(graph.flatten(args[0])) else inputs
+    names, _ = internals.call_names(model)
+    modes: list[dict[str, Any]] = [{"training": mode} for mode in (False, True)] if "training" in names else [{}]
+    if modes[0] and not legacy.is_keras3_model(model):
+        modes[0] = {"training": None}  # tf_keras would write False into every call
+    try:
+        networks = [internals.traced(model, struct, args, {**kwargs, **mode}) for mode in modes]
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{where} is a subclassed model ({type(model).__name__} defines its own call), which could not be "
+            f"traced ({type(error).__name__}: {said}). {_WAYS_OUT}"
+        ) from error
+    if len({_drawing(network) for network in networks}) > 1:
+        raise ModelError(
+            f"{where} is a subclassed model ({type(model).__name__}) that does other things in training than in "
+            f"inference, so it has no single graph. {_WAYS_OUT}"
+        )
+    return networks[0]
+
+
+def _mapped(symbolic: Callable[[Any], Any], part: Any) -> Any:
+    return symbolic(part) if isinstance(part, dict) else graph.map_leaves(symbolic, part)
+
+
+def _drawing(network: Any) -> tuple[Any, ...]:
+    """What is called, in order; operations by their class, since each trace makes new ones."""
+    return tuple(
+        id(layer) if graph.is_layer(layer) and layer.weights else type(layer).__name__
+        for layer, *_ in internals.nodes(network)
+    )

@@ -1,0 +1,94 @@
+"""Which weight of a layer is which weight of its twin.
+
+Both Kerases name the weights of a layer and the layers inside it alike, but order them differently (tf_keras puts
+frozen ones last; TF-MOT's strip_clustering renames and moves them), so they are matched by name, and by order only
+among weights of the same name.
+"""
+
+import collections
+import re
+from typing import Any
+
+import numpy as np
+
+from tfopt import legacy
+from tfopt.bridge import internals
+from tfopt.bridge.graph import is_layer, walk
+from tfopt.errors import ModelError
+
+
+def pairs(layer: Any, twin: Any, *, back: bool = False) -> list[tuple[Any, Any]]:
+    """(variable of `layer`, variable of `twin`) for all weights; `twin` is what a crossing makes of `layer`.
+
+    Raises ModelError where number or shapes differ, which tells the shapes of the twin as the expected ones, or
+    those of the layer where the weights go `back`.
+    """
+    if hasattr(twin, "carried_weights"):
+        return _same_shapes(list(getattr(layer, "carried_weights", layer.weights)), twin.carried_weights, back)
+    inner = getattr(layer, "layer", None)
+    if inner is not None and legacy.is_keras3_model(inner):  # TimeDistributed(a model), flattened in the twin
+        leaves = [leaf for leaf in walk(inner).leaves if is_layer(leaf.layer) and leaf.layer.weights]
+        return [pair for leaf in leaves for pair in pairs(leaf.layer, twin.layer.get_layer(leaf.name), back=back)]
+    return _by_name(_named(layer), _named(twin), back)
+
+
+def copy(layer: Any, twin: Any, *, back: bool = False) -> None:
+    """Gives `twin` the weights of `layer`, or `layer` those of `twin` where `back`. Raises ModelError as `pairs`."""
+    for variable, twin_variable in pairs(layer, twin, back=back):
+        source, target = (twin_variable, variable) if back else (variable, twin_variable)
+        target.assign(np.asarray(_numpy(source)).astype(_dtype(target), copy=False))
+    given = layer if back else twin
+    for each in [given, *internals.sublayers(given, recursive=True)]:
+        if hasattr(each, "finalize_state") and each.weights:
+            each.finalize_state()  # Normalization computes with a copy of its weights
+
+
+def copy_flags(layer: Any, twin: Any) -> None:
+    """Gives the layers inside `twin` the `trainable` flags of those inside `layer`, where both have the same."""
+    ours, theirs = internals.sublayers(layer), internals.sublayers(twin)
+    if [_base(each.name) for each in ours] != [_base(each.name) for each in theirs]:
+        return
+    for inner, inner_twin in zip(ours, theirs, strict=True):
+        if layer.trainable and inner_twin.trainable != inner.trainable:
+            inner_twin.trainable = inner.trainable
+        copy_flags(inner, inner_twin)
+
+
+def _named(layer: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """(name, variable): the names of the layers inside `layer` on the way, without the numbers Keras adds."""
+    named = [(prefix + _base(variable.name), variable) for variable in internals.own_variables(layer)]
+    for inner in internals.sublayers(layer):
+        named += _named(inner, f"{prefix}{_base(inner.name)}/")
+    return list({id(variable): (name, variable) for name, variable in named}.values())
+
+
+def _base(name: str) -> str:
+    return re.sub(r"_\d+$", "", name.rpartition("/")[2].partition(":")[0])
+
+
+def _by_name(ours: list[tuple[str, Any]], theirs: list[tuple[str, Any]], back: bool) -> list[tuple[Any, Any]]:
+    found: dict[str, list[Any]] = collections.defaultdict(list)
+    for name, variable in theirs:
+        found[name].append(variable)
+    if collections.Counter(name for name, _ in ours) != {name: len(same) for name, same in found.items()}:
+        return _same_shapes([variable for _, variable in ours], [variable for _, variable in theirs], back)
+    return _same_shapes([variable for _, variable in ours], [found[name].pop(0) for name, _ in ours], back)
+
+
+def _same_shapes(ours: list[Any], theirs: list[Any], back: bool) -> list[tuple[Any, Any]]:
+    received, expected = ([tuple(variable.shape) for variable in side] for side in (ours, theirs))
+    if received != expected:
+        expected, received = (received, expected) if back else (expected, received)
+        raise ModelError(f"expected weights of shapes {expected}, received {received}")
+    return list(zip(ours, theirs, strict=True))
+
+
+def _numpy(variable: Any) -> Any:
+    value = variable.value if hasattr(variable, "path") and not callable(variable.value) else variable
+    if type(value).__module__.startswith("torch"):
+        return value.detach().cpu().numpy()
+    return value.numpy() if hasattr(value, "numpy") else value
+
+
+def _dtype(variable: Any) -> Any:
+    return getattr(variable.dtype, "as_numpy_dtype", variable.dtype)

@@ -1,0 +1,75 @@
+"""Which kernels of a model a stage works on, and what it says of those that it leaves alone."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from tfopt.stages.decision import Decision
+from tfopt.stages.kernels import Kernel, has_kernel, kernels
+from tfopt.stages.rules import Key, Rule, ruled_kernels
+
+SPARED = "spared by default for the accuracy it costs"
+BY_RULE = "by rule"
+NO_KERNEL = "no kernel"
+UNKNOWN = "a custom layer; give its class get_prunable_weights()"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What holds for one kernel; unless `setting` is True, `why` says where it comes from."""
+
+    layer: Any
+    kernel: Kernel
+    setting: bool | float
+    why: str = ""
+
+
+def choose_kernels(
+    rules: Iterable[Rule], model: Any, reason_against: Callable[[Any, Kernel], str]
+) -> dict[Key, Choice]:
+    """A choice for every kernel of a plain, flat tf_keras `model`, layer by layer.
+
+    Where no rule matches, `reason_against(layer, kernel)` decides: "" chooses the kernel with the stage's own setting.
+    """
+    found = [(layer, kernels(layer)) for layer in model.layers if has_kernel(layer)]
+    ruled = ruled_kernels(rules, found)
+    choices: dict[Key, Choice] = {}
+    for layer, of_layer in found:
+        for kernel in of_layer:
+            key = (layer.name, kernel.name)
+            why = BY_RULE if key in ruled else reason_against(layer, kernel)
+            # A rule's 0 is a number, which the stage refuses or takes for "none". Words are refused by `Stage`.
+            setting = cast("bool | float", ruled.get(key, not why))
+            choices[key] = Choice(layer, kernel, setting, "" if setting is True else why)
+    return choices
+
+
+def decisions_on_kernels(model: Any, does: Mapping[Key, str], why: Mapping[Key, str]) -> dict[str, Decision]:
+    """A decision for each layer of `model` with weights: `does` for the kernels treated, `why` for the others."""
+    return {layer.name: _decision(layer, does, why) for layer in model.layers if layer.weights}
+
+
+def _decision(layer: Any, does: Mapping[Key, str], why: Mapping[Key, str]) -> Decision:
+    names = [kernel.name for kernel in kernels(layer)]
+    if not names:
+        unknown = any(len(weight.shape) >= 2 for weight in layer.trainable_weights)
+        return Decision(layer.name, why=UNKNOWN if unknown else NO_KERNEL)
+    done = {name: does[layer.name, name] for name in names if (layer.name, name) in does}
+    left = {name: why[layer.name, name] for name in names if (layer.name, name) not in does}
+    return Decision(layer.name, _told(done, "{what} in {names}", names), _told(left, "{names}: {what}", names))
+
+
+def _told(said: Mapping[str, str], form: str, names: list[str]) -> str:
+    """What is said of the kernels `names` of a layer; they are named only where there are several."""
+    together: dict[str, list[str]] = {}
+    for name, what in said.items():
+        together.setdefault(what, []).append(name)
+    if len(names) == 1:
+        return "".join(together)
+    return "; ".join(form.format(what=what, names=", ".join(alike)) for what, alike in together.items())
+
+
+def notes_on(model: Any, done: str, decisions: Mapping[str, Decision]) -> list[str]:
+    """A line for each layer with a kernel, known or not, that is left alone: "not pruned: depth (spared ...)"."""
+    concerned = (decisions[layer.name] for layer in model.layers if layer.name in decisions)
+    return [f"not {done}: {d.layer} ({d.why})" for d in concerned if d.why and d.why != NO_KERNEL]

@@ -1,0 +1,136 @@
+"""TF-MOT's clustering wrapper for any layer, with several kernels of which each has its own clusters."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfopt.legacy import tf_keras, tfmot_module
+from tfopt.stages.kernels import named_kernel
+from tfopt.stages.wrapping import KeepsCallContract
+
+
+@functools.cache
+def cluster_kernels() -> Any:
+    """The wrapper class. Made late: importing TF-MOT takes seconds."""
+    wrapper = tfmot_module("clustering.keras.cluster_wrapper").ClusterWeights
+    init_of = tfmot_module("clustering.keras.cluster_config").CentroidInitialization
+
+    class ClusterKernels(KeepsCallContract, wrapper):  # type: ignore[misc, valid-type]
+        """`ClusterWeights` that takes layers which TF-MOT's registry does not know, and leaves them as they are.
+
+        While the layer runs, the attributes that hold its kernels hold the clustered tensors; then the variables
+        again. TF-MOT's own wrapper leaves the tensors there, so that the layer loses these weights.
+
+        Args:
+            layer: a built layer with its weights.
+            clusters: by kernel name the settings `number_of_clusters`, `cluster_centroids_init` (a value of TF-MOT's
+                enumeration) and `preserve_sparsity`.
+            held: names of other kernels, whose zeros stay zeros.
+            cluster_per_channel: for a Conv2D only.
+        """
+
+        def __init__(
+            self,
+            layer: Any,
+            clusters: Mapping[str, Mapping[str, Any]],
+            held: tuple[str, ...] = (),
+            cluster_per_channel: bool = False,
+            **kwargs: Any,
+        ) -> None:
+            _make_clusterable(layer)
+            most = max(settings["number_of_clusters"] for settings in clusters.values())
+            super().__init__(layer, number_of_clusters=most, cluster_per_channel=cluster_per_channel, **kwargs)
+            self.clusters = {name: dict(settings) for name, settings in clusters.items()}
+            self.held = tuple(held)
+            self.held_masks: dict[str, np.ndarray] = {}
+            self.adopt_call_contract()
+
+        def build(self, input_shape: Any) -> None:
+            self.layer.clusterable_in_turn = self._in_turn
+            super().build(input_shape)
+            self.held_masks = {
+                name: (kernel.values != 0).astype(kernel.values.dtype)
+                for name, kernel in ((name, named_kernel(self.layer, name)) for name in self.held)
+            }
+
+        def _in_turn(self) -> Iterator[tuple[str, Any]]:
+            """TF-MOT goes through the kernels once and reads its settings for each: here they are those of that one."""
+            for name, settings in self.clusters.items():
+                self.number_of_clusters = settings["number_of_clusters"]
+                self.cluster_centroids_init = init_of(settings["cluster_centroids_init"])
+                self.preserve_sparsity = settings["preserve_sparsity"]
+                yield name, named_kernel(self.layer, name).variable
+
+        def get_weight_from_layer(self, name: str) -> Any:
+            return named_kernel(self.layer, name).variable
+
+        def keeps_zeros(self, name: str) -> bool:
+            return bool(self.clusters[name]["preserve_sparsity"])
+
+        def clustered(self, name: str) -> Any:
+            """The kernel `name` with each weight replaced by its centroid, after a look which one is nearest."""
+            algorithm, weight = self.clustering_algorithms[name], self.original_clusterable_weights[name]
+            if self.keeps_zeros(name):
+                self._pin_zero_centroid(name)
+                weight = weight * self.sparsity_masks[name]
+            indices = algorithm.get_pulling_indices(weight)
+            self.pulling_indices[name].assign(indices)
+            return algorithm.get_clustered_weight(indices, weight)
+
+        def _pin_zero_centroid(self, name: str) -> None:
+            import tensorflow as tf
+
+            centroids = self.cluster_centroids[name]
+            others = 1 - tf.one_hot(self.zero_idx[name], centroids.shape[-1], dtype=centroids.dtype)
+            centroids.assign(centroids * others)
+
+        def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+            places = {name: named_kernel(self.layer, name) for name in (*self.clusters, *self.held_masks)}
+            if self.layer._call_spec.expects_training_arg:
+                kwargs["training"] = training
+            try:
+                for name, place in places.items():
+                    held = self.held_masks.get(name)
+                    tensor = self.clustered(name) if held is None else place.variable * held
+                    # Past Keras, which would drop the variable from the weights of the layer.
+                    object.__setattr__(place.owner, place.attribute, tensor)
+                return self.layer.call(inputs, **kwargs)
+            finally:
+                for place in places.values():
+                    object.__setattr__(place.owner, place.attribute, place.variable)
+
+        def get_config(self) -> dict[str, Any]:
+            config = tf_keras().layers.Wrapper.get_config(self)
+            own = {"clusters": self.clusters, "held": self.held, "cluster_per_channel": self.cluster_per_channel}
+            return {**config, **own}
+
+        @classmethod
+        def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+            layer = tf_keras().layers.deserialize(config["layer"], custom_objects=custom_objects)
+            return cls(**{**config, "layer": layer})
+
+    return ClusterKernels
+
+
+def _make_clusterable(layer: Any) -> None:
+    """Let `layer` pass for one that TF-MOT's wrapper takes: its class gets TF-MOT's interface as a second base."""
+    interface = tfmot_module("clustering.keras.clusterable_layer").ClusterableLayer
+    kind = type(layer)
+    body = {
+        "get_clusterable_weights": lambda self: self.clusterable_in_turn(),
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+    }
+    layer.__class__ = type(kind.__name__, (kind, interface), body)
+
+
+def clustered_weights(wrapper: Any) -> list[np.ndarray]:
+    """Weights of the wrapped layer, in Keras order, each clusterable one replaced by its centroids."""
+    weights = [np.asarray(weight) for weight in wrapper.layer.get_weights()]
+    for name in wrapper.clusters:
+        weights[named_kernel(wrapper.layer, name).index] = np.asarray(wrapper.clustered(name))
+    for name, mask in wrapper.held_masks.items():
+        weights[named_kernel(wrapper.layer, name).index] *= mask
+    return weights

@@ -1,0 +1,33 @@
+"""Copies of single layers, ready to be put into a wrapper of TF-MOT's."""
+
+from typing import Any
+
+from tfopt.legacy import tf_keras
+
+
+def plain_copy(layer: Any) -> Any:
+    """A new layer like `layer`, with no weights yet."""
+    custom = {type(part).__name__: type(part) for part in layer._flatten_layers()}
+    with tf_keras().utils.custom_object_scope(custom):
+        return layer.__class__.from_config(layer.get_config())
+
+
+def built_copy(layer: Any) -> Any:
+    """A new layer like `layer` (of a flat tf_keras model), built, frozen in the same parts, with the same weights.
+
+    Built by calling it as the model calls `layer`: some layers, as MultiHeadAttention, know their weights only then.
+    """
+    import tensorflow as tf
+
+    keras, copy, node = tf_keras(), plain_copy(layer), layer.inbound_nodes[0]
+
+    def own(value: Any) -> Any:
+        is_tensor = hasattr(value, "_keras_history")
+        return keras.Input(batch_shape=value.shape, dtype=value.dtype) if is_tensor else value
+
+    args, kwargs = tf.nest.map_structure(own, (node.call_args, node.call_kwargs))
+    copy(*args, **kwargs)
+    for part, part_copy in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
+        part_copy.trainable = part.trainable
+    copy.set_weights(layer.get_weights())
+    return copy

@@ -1,0 +1,98 @@
+"""The same computations in operators that TFLite has in int8, and that can be rounded in between."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tfopt.errors import ModelError
+from tfopt.legacy import tf_keras
+
+# Klambauer et al. 2017, arXiv:1706.02515, equation 2.
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+def elu(values: Any, alpha: float = 1.0) -> Any:
+    """max(x, 0) + alpha (exp(min(x, 0)) - 1): LiteRT's ELU is float only."""
+    import tensorflow as tf
+
+    return tf.nn.relu(values) + alpha * (tf.exp(tf.minimum(values, 0.0)) - 1.0)
+
+
+def selu(values: Any) -> Any:
+    """The scaled ELU of self-normalizing networks."""
+    return SELU_SCALE * elu(values, SELU_ALPHA)
+
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"elu": elu, "selu": selu}
+
+
+def activation(function: Any) -> Any:
+    """The int8 form of an activation of Keras, else `function` itself."""
+    keras_own = str(getattr(function, "__module__", "")).startswith("tf_keras.")
+    return ACTIVATIONS.get(getattr(function, "__name__", ""), function) if keras_own else function
+
+
+def layer(layer: Any) -> Callable[[Any], Any] | None:
+    """What computes as `layer` in inference and training; None where the layer itself does well."""
+    kind = type(layer).__name__
+    if kind == "ELU":
+        return lambda values: elu(values, float(layer.alpha))
+    if kind == "GroupNormalization" and layer.axis in (-1, layer.input_spec.ndim - 1):
+        return lambda values: group_normalization(layer, values)
+    if kind == "Normalization" and not layer.invert:
+        return lambda values: normalization(layer, values)
+    return None
+
+
+def normalization(layer: Any, values: Any) -> Any:
+    """(x - mean) / deviation as one product and one sum: the converter leaves the difference in float."""
+    import tensorflow as tf
+
+    factor = 1.0 / tf.maximum(tf.sqrt(layer.variance), tf_keras().backend.epsilon())
+    return values * factor - layer.mean * factor
+
+
+def group_normalization(layer: Any, values: Any) -> Any:
+    """GroupNormalization over the last axis of `values` (batch, ..., channels), without SQUARED_DIFFERENCE."""
+    import tensorflow as tf
+
+    sizes = [-1 if size is None else size for size in values.shape[1:]]
+    groups = values.shape[-1] if layer.groups == -1 else layer.groups
+    grouped = tf.reshape(values, [-1, *sizes[:-1], groups, values.shape[-1] // groups])
+    axes = [*range(1, len(grouped.shape) - 2), len(grouped.shape) - 1]
+    centred = grouped - tf.reduce_mean(grouped, axes, keepdims=True)
+    variance = tf.reduce_mean(centred * centred, axes, keepdims=True)
+    result = tf.reshape(centred * tf.math.rsqrt(variance + layer.epsilon), [-1, *sizes])
+    if layer.scale:
+        result = result * layer.gamma
+    return result + layer.beta if layer.center else result
+
+
+def is_separable(layer: Any) -> bool:
+    """True for a layer that becomes two operators."""
+    return type(layer).__name__ in ("SeparableConv1D", "SeparableConv2D")
+
+
+def separable(layer: Any, inputs: Any, between: Callable[[Any], Any]) -> Any:
+    """What a SeparableConv1D or 2D computes of `inputs`, with `between` applied to what its depthwise half gives.
+
+    `inputs`: (batch, steps, channels) or (batch, height, width, channels).
+    """
+    import tensorflow as tf
+
+    line = type(layer).__name__ == "SeparableConv1D"
+    depthwise, pointwise, padding = layer.depthwise_kernel, layer.pointwise_kernel, layer.padding.upper()
+    strides, dilations = tuple(layer.strides), tuple(layer.dilation_rate)
+    if padding == "CAUSAL":
+        inputs, padding = tf.pad(inputs, layer._compute_causal_padding(inputs)), "VALID"
+    if line:  # one row high
+        inputs, depthwise, pointwise = inputs[:, tf.newaxis], depthwise[tf.newaxis], pointwise[tf.newaxis]
+        strides, dilations = strides * 2, (1, *dilations)
+    if layer.data_format != "channels_last":
+        raise ModelError(f"Layer '{layer.name}': quantization works on data_format='channels_last' only.")
+    values = tf.nn.depthwise_conv2d(inputs, depthwise, (1, *strides, 1), padding, dilations=dilations)
+    outputs = tf.nn.conv2d(between(values), pointwise, 1, "VALID")
+    if line:
+        outputs = outputs[:, 0]
+    if layer.use_bias:
+        outputs = outputs + layer.bias
+    return layer.activation(outputs) if layer.activation is not None else outputs

@@ -1,0 +1,302 @@
+"""Which layers are quantized, and how: decided on the flat graph, by what TFLite's int8 operators fuse and need.
+
+A linear layer, the BatchNormalization behind it and a ReLU behind that become one operator, so only the last of
+them rounds its output. What moves or selects values has one range for input and output, and rounds nothing.
+"""
+
+import collections
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tfopt.bridge.graph import Call, Graph, Ref, refs_in
+from tfopt.errors import RecipeError
+from tfopt.legacy import tf_keras, tfmot_module
+from tfopt.stages.folding import FOLDS_BATCH_NORM
+from tfopt.stages.kernels import Kernel, kernels
+from tfopt.stages.quantizers import Scales
+from tfopt.stages.rules import Setting
+
+# Layers whose output values are input values (or lie between them): an int8 operator of one range.
+PASSES = (
+    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
+    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", "ZeroPadding1D", "ZeroPadding2D",
+    "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D", "UpSampling2D", "UpSampling3D",
+    "Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop", "Masking",
+)  # fmt: skip
+# The same among operations that are carried along or that tf_keras wraps (`TFOpLambda`), lower case.
+PASSING_OPERATIONS = (
+    "getitem", "strided_slice", "slice", "reshape", "transpose", "split", "expand_dims", "expanddims", "squeeze",
+    "pad", "gather", "take", "tile", "repeat", "broadcast_to", "swapaxes", "moveaxis", "identity", "ravel", "flip",
+    "roll", "stop_gradient", "max", "min", "amax", "amin", "reduce_max", "reduce_min", "unstack", "arraysplit",
+    "rot90", "image.resize", "resize",
+)  # fmt: skip
+# They do nothing in inference.
+ABSENT = (
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout",
+    "AlphaDropout", "ActivityRegularization", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation",
+    "RandomContrast", "RandomBrightness", "RandomCrop", "RandomHeight", "RandomWidth", "StochasticDepth", "Identity",
+)  # fmt: skip
+# Layers that look their input up: it must not be rounded.
+LOOKUPS = ("Embedding", "StringLookup", "IntegerLookup", "Hashing", "CategoryEncoding", "Discretization")
+# Activations that TFLite computes inside the operator before.
+FUSED = ("relu", "relu6")
+# Activations whose int8 operator has a range of its own, given by TFLite.
+OWN_RANGE = ("softmax", "sigmoid", "tanh")
+# Into these operators TFLite fuses an activation, besides linear layers and what BatchNormalization becomes.
+FUSES_ACTIVATION = ("Add", "Subtract", "Multiply")
+# Layers that LiteRT has no int8 operator for, or the converter no way to.
+FLOAT = {
+    "Conv3D": "LiteRT has no int8 operator for it",
+    "Conv3DTranspose": "LiteRT has no int8 operator for it",
+}
+# The converter recognises them as a whole only where nothing rounds their output.
+RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+# What rules may say besides True and False.
+WEIGHTS, OUTPUT = "weights", "output"
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What happens to one layer.
+
+    Attributes:
+        weights: its kernels are rounded.
+        before: the values between its linear part and its activation are rounded.
+        output: its output is rounded.
+        config: registered name of a QuantizeConfig of the user's, which decides instead.
+        in_float: True where nothing is quantized although there would be something.
+        why: why so, "" where there is nothing to say.
+    """
+
+    weights: bool = False
+    before: bool = False
+    output: bool = False
+    config: str = ""
+    in_float: bool = False
+    why: str = ""
+
+    @property
+    def quantizes(self) -> bool:
+        return self.weights or self.before or self.output or bool(self.config)
+
+
+def plan(graph: Graph, settings: Mapping[str, Setting]) -> dict[str, Treatment]:
+    """The treatment of each layer of a flat tf_keras model, by name.
+
+    `settings`: for each layer True, False, "weights", "output" or the registered name of a QuantizeConfig.
+    Raises RecipeError for another setting.
+    """
+    for name, setting in settings.items():
+        _check_setting(name, setting)
+    return _Planner(graph, settings).run()
+
+
+class _Planner:
+    def __init__(self, graph: Graph, settings: Mapping[str, Setting]) -> None:
+        self.graph, self.settings = graph, settings
+        self.calls: dict[str, list[Call]] = collections.defaultdict(list)
+        self.consumers: dict[Ref, list[Call | None]] = collections.defaultdict(list)  # None: an output of the model
+        self.made_by: dict[Ref, Call] = {}
+        for call in graph.calls:
+            self.calls[call.leaf.name].append(call)
+            self.made_by.update(dict.fromkeys(call.outputs, call))
+            for ref in refs_in([call.args, call.kwargs]):
+                self.consumers[ref].append(call)
+        for ref in refs_in(graph.outputs_struct):
+            self.consumers[ref].append(None)
+
+    def run(self) -> dict[str, Treatment]:
+        return {leaf.name: self._treatment(leaf.name, leaf.layer) for leaf in self.graph.leaves}
+
+    def _treatment(self, name: str, layer: Any) -> Treatment:
+        setting = self.settings.get(name, True)
+        usual = self._usual(name, layer)
+        if setting is True:
+            return usual
+        if setting is False:
+            return Treatment(in_float=usual.quantizes, why="by rule")
+        if setting == WEIGHTS:
+            return Treatment(weights=bool(kernels(layer)), why="weights only, by rule")
+        if setting == OUTPUT:
+            return Treatment(before=usual.before, output=has_float_output(layer), why="output only, by rule")
+        return Treatment(config=str(setting), why="by rule")
+
+    def _usual(self, name: str, layer: Any) -> Treatment:
+        kind = type(layer).__name__
+        if kind in FLOAT:
+            return Treatment(in_float=True, why=FLOAT[kind])
+        if kind == "Embedding":
+            return Treatment(weights=True, why="its output has the range of its weights")
+        if kind in RECURRENT:
+            return Treatment(weights=bool(kernels(layer)), why="other ranges come from representative data")
+        if _passes(layer) or kind in ABSENT or not has_float_output(layer):
+            return Treatment()
+        weights, activation = bool(kernels(layer)), activation_of(layer)
+        if why := self._joined(name):
+            return Treatment(weights=weights, why=why)
+        if activation in OWN_RANGE:
+            before = is_linear_layer(layer)
+            return Treatment(weights=weights, before=before, why=f"TFLite gives {activation} its range")
+        before = is_linear_layer(layer) and activation not in (*FUSED, "linear")
+        return Treatment(weights=weights, before=before, output=True)
+
+    def _joined(self, name: str) -> str:
+        """Why the layer needs no range of its own: it becomes one operator, or one range, with what follows."""
+        reasons = {self._joined_call(call) for call in self.calls[name]}
+        return reasons.pop() if len(reasons) == 1 else ""
+
+    def _joined_call(self, call: Call) -> str:
+        if len(call.outputs) != 1 or len(self.consumers[call.outputs[0]]) != 1:
+            return ""
+        (after,) = self.consumers[call.outputs[0]]
+        if after is None or self.settings.get(after.leaf.name, True) not in (True, OUTPUT):
+            return ""
+        layer, follower = call.leaf.layer, after.leaf
+        if self._folds(after):
+            return f"folded with {follower.name}"
+        if self._fuses(call) and is_fused_activation(follower.layer):
+            return f"fused with {follower.name}"
+        if type(follower.layer).__name__ == "Concatenate" and not _has_own_range(layer):
+            return f"range of {follower.name}"
+        return ""
+
+    def _folds(self, call: Call) -> bool:
+        """True for a BatchNormalization that the converter folds into the linear layer before it."""
+        if type(call.leaf.layer).__name__ != "BatchNormalization" or len(self.calls[call.leaf.name]) != 1:
+            return False
+        (given,) = refs_in([call.args, call.kwargs])
+        before = self.made_by.get(given)
+        return (
+            before is not None
+            and type(before.leaf.layer).__name__ in FOLDS_BATCH_NORM
+            and activation_of(before.leaf.layer) == "linear"
+            # On more axes, the converter puts a reshape between a Dense and what follows.
+            and (type(before.leaf.layer).__name__ != "Dense" or given.shape is None or len(given.shape) == 2)
+            and len(self.consumers[given]) == 1
+            and len(self.calls[before.leaf.name]) == 1
+        )
+
+    def _fuses(self, call: Call) -> bool:
+        """True where TFLite fuses a ReLU behind `call` into its operator."""
+        layer = call.leaf.layer
+        kind = type(layer).__name__
+        return (
+            (is_linear_layer(layer) and activation_of(layer) == "linear")
+            or kind in FUSES_ACTIVATION
+            or kind == "BatchNormalization"
+        )
+
+
+def is_linear_layer(layer: Any) -> bool:
+    """True for a layer that multiplies with a kernel of its own, and may end with an activation."""
+    return any(kernel.owner is layer for kernel in kernels(layer))
+
+
+def activation_of(layer: Any) -> str:
+    """Name of the activation that `layer` is or ends with: "linear" for none."""
+    kind = type(layer).__name__
+    if kind != "Activation" and kind not in ("ReLU", "Softmax") and not is_linear_layer(layer):
+        return "linear"
+    if kind == "ReLU":
+        config = layer.get_config()
+        plain = not config["negative_slope"] and not config["threshold"]
+        largest = config["max_value"]
+        known = {None: "relu", 6.0: "relu6"}
+        return known.get(largest if largest is None else float(largest), "clip") if plain else "leaky"
+    if kind == "Softmax":
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    return str(getattr(activation, "__name__", type(activation).__name__)) if activation is not None else "linear"
+
+
+def is_fused_activation(layer: Any) -> bool:
+    """True for a layer that is nothing but a ReLU or ReLU6."""
+    return type(layer).__name__ in ("ReLU", "Activation") and activation_of(layer) in FUSED
+
+
+def has_float_output(layer: Any) -> bool:
+    """True when every call of `layer` gives float tensors only."""
+    import tensorflow as tf
+
+    outputs = [tensor for node in layer.inbound_nodes for tensor in tf.nest.flatten(node.outputs)]
+    return bool(outputs) and all(tensor.dtype.is_floating for tensor in outputs)
+
+
+def looked_up(graph: Graph) -> set[Ref]:
+    """The inputs of the model that are numbers of table rows, and such like, whatever their dtype."""
+    return {ref for call in graph.calls if type(call.leaf.layer).__name__ in LOOKUPS for ref in refs_in(call.args)}
+
+
+def scales_of(kernel: Kernel) -> Scales:
+    """The scales that TFLite's operator has for a kernel."""
+    kind = type(kernel.owner).__name__
+    if kernel.attribute == "depthwise_kernel":
+        return Scales((-2, -1))
+    if kind == "EinsumDense":
+        return Scales(_output_axes(kernel.owner.equation, len(kernel.shape)))
+    if kind == "LSTMCell":
+        return Scales((-2,), (kernel.shape[0], 4, kernel.owner.units), "per gate", told_by_operator=False)
+    if kind in ("GRUCell", "SimpleRNNCell"):
+        return Scales((-1,), told_by_operator=False)  # FakeQuant of weights inside a loop does not convert
+    if kind in ("Dense", "Conv1D", "Conv2D", "SeparableConv1D", "SeparableConv2D") or "Transpose" in kind:
+        return Scales((kernel.channel_axis,))
+    return Scales()
+
+
+def _output_axes(equation: str, rank: int) -> tuple[int, ...]:
+    inputs, rest = equation.replace(" ", "").replace("...", "").split(",")
+    weight, output = rest.split("->")
+    axes = tuple(axis - rank for axis, letter in enumerate(weight) if letter in output and letter not in inputs)
+    shared = any(letter in output and letter in inputs for letter in weight)  # a matrix for each batch: one scale
+    return () if shared or len(weight) != rank else axes
+
+
+def _passes(layer: Any) -> bool:
+    kind = type(layer).__name__
+    if kind in PASSES:
+        return True
+    if kind == "Activation":
+        return activation_of(layer) == "linear"
+    operation = operation_of(layer)
+    return operation in PASSING_OPERATIONS or operation.rpartition(".")[2].strip("_") in PASSING_OPERATIONS
+
+
+def operation_of(layer: Any) -> str:
+    """Name of the operation, lower case, that a layer carries along: "reshape"; "" for an ordinary layer."""
+    kind = type(layer).__name__
+    if kind == "SlicingOpLambda":
+        return "getitem"
+    if kind == "TFOpLambda":
+        return str(layer.get_config()["function"]).lower()
+    if kind == "Carried":
+        return str(layer.get_config().get("class_name", "")).lower()
+    return ""
+
+
+def _has_own_range(layer: Any) -> bool:
+    return activation_of(layer) in OWN_RANGE
+
+
+def _check_setting(name: str, setting: Setting) -> None:
+    if isinstance(setting, bool) or setting in (WEIGHTS, OUTPUT):
+        return
+    if isinstance(setting, str) and config_class(setting) is not None:
+        return
+    raise RecipeError(
+        f"Quantize has no setting {setting!r} for layer '{name}'. Known: True, False, 'weights', 'output'"
+        f"{''.join(f', {known!r}' for known in registered_configs())}. A QuantizeConfig of your own is known after "
+        "@tf_keras.saving.register_keras_serializable(package)."
+    )
+
+
+def config_class(name: str) -> Any:
+    """The user's QuantizeConfig class registered as `name` ("Package>Class"); None where none is."""
+    return registered_configs().get(name)
+
+
+def registered_configs() -> dict[str, Any]:
+    """The QuantizeConfig classes registered with tf_keras, by registered name."""
+    base = tfmot_module("quantization.keras.quantize_config").QuantizeConfig
+    known: Iterable[tuple[str, Any]] = tf_keras().saving.get_custom_objects().items()
+    return {name: cls for name, cls in known if isinstance(cls, type) and issubclass(cls, base)}

@@ -1,0 +1,272 @@
+"""A flat tf_keras model with its layers in quantization wrappers, built as the plan says."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tfopt.bridge.graph import Graph, Ref, map_leaves
+from tfopt.legacy import tf_keras, tfmot, tfmot_module
+from tfopt.stages import int8_forms
+from tfopt.stages.copies import built_copy
+from tfopt.stages.quantization_plan import Treatment, config_class, looked_up
+
+Places = list[tuple[Any, str, Any]]
+"""(owner, attribute, what belongs there), e.g. a layer, "kernel" and the quantizer of that weight."""
+
+
+def quantized_model(
+    graph: Graph, treatments: Mapping[str, Treatment], quantizers: Callable[[Any, Treatment], Places]
+) -> Any:
+    """The model of `graph` (of a flat tf_keras model) with the weights of its layers, wrapped as `treatments` says.
+
+    `quantizers(layer, treatment)` gives the weight quantizers of a built layer with its weights.
+    """
+    indices = looked_up(graph)
+    inputs, tensors = {}, {}
+    for spec in graph.inputs:
+        # The numbers of table rows may be given as floats; int8 could not tell 300 of them apart.
+        dtype = "int32" if spec.ref in indices and spec.dtype.startswith("float") else spec.dtype
+        inputs[spec.ref] = tensors[spec.ref] = tf_keras().Input(batch_shape=spec.shape, dtype=dtype, name=spec.name)
+        if dtype.startswith("float"):
+            tensors[spec.ref] = _input_layer(spec.name)(tensors[spec.ref])
+    layers = {leaf.name: _wrapped(leaf.layer, treatments[leaf.name], quantizers) for leaf in graph.leaves}
+    for call in graph.calls:
+        args, kwargs = map_leaves(
+            lambda part: tensors[part] if isinstance(part, Ref) else part, (call.args, call.kwargs)
+        )
+        outputs = layers[call.leaf.name](*args, **kwargs)
+        tensors.update(zip(call.outputs, _flat(outputs), strict=True))
+    given = map_leaves(inputs.__getitem__, graph.inputs_struct)
+    return tf_keras().Model(given, map_leaves(tensors.__getitem__, graph.outputs_struct), name=graph.name)
+
+
+def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatment], Places]) -> Any:
+    copy = built_copy(layer)
+    if hasattr(copy, "finalize_state"):
+        copy.finalize_state()  # Normalization computes with a copy of its weights
+    own_weights = tuple(copy.weights)
+    if treatment.config:
+        wrapper = tfmot_module("quantization.keras.quantize_wrapper").QuantizeWrapperV2
+        wrapped = wrapper(copy, config_class(treatment.config)())
+    else:
+        weights = quantizers(copy, treatment)
+        if not treatment.quantizes and not weights:
+            return copy
+        outputs = len(_flat(layer.get_output_at(0))) if treatment.output else 0
+        wrapped = int8_wrapper()(copy, weights, treatment.before, outputs)
+    object.__setattr__(wrapped, "own_weights", own_weights)  # TF-MOT's wrapper takes weights out of the layer
+    return wrapped
+
+
+def _input_layer(name: str) -> Any:
+    layer = tfmot_module("quantization.keras.quantize_layer").QuantizeLayer
+    return layer(_range_quantizer(), name=f"quantize_{name}")
+
+
+def _range_quantizer() -> Any:
+    return tfmot().quantization.keras.quantizers.MovingAverageQuantizer(
+        num_bits=8, per_axis=False, symmetric=False, narrow_range=False
+    )
+
+
+class Point:
+    """A place in a layer where values are rounded: a quantizer and its variables."""
+
+    def __init__(self, quantizer: Any, variables: dict[str, Any]) -> None:
+        self.quantizer, self.variables = quantizer, variables
+
+    def __call__(self, values: Any, training: Any) -> Any:
+        return _either(training, lambda mode: self.quantizer(values, mode, weights=self.variables))
+
+
+def _either(training: Any, function: Callable[[bool], Any]) -> Any:
+    """`function(training)`; `training` is a tensor while Keras looks at a model's shapes."""
+    import tensorflow as tf
+
+    if tf.is_tensor(training):
+        return tf.cond(training, lambda: function(True), lambda: function(False))
+    return function(bool(training))
+
+
+@functools.cache
+def int8_wrapper() -> Any:
+    """The wrapper class. Made late: importing TF-MOT takes seconds."""
+    base = tfmot_module("quantization.keras.quantize_wrapper").QuantizeWrapperV2
+    no_config = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_configs").NoOpQuantizeConfig
+    plain = tf_keras().layers.Layer
+
+    class Int8Wrapper(base):  # type: ignore[misc, valid-type]
+        """TF-MOT's wrapper, for any layer.
+
+        TF-MOT's own leaves the inner layer without its kernel, trains kernels of frozen layers, takes one
+        output only, drops masks and regularizers of activity, and knows few activations.
+
+        Args:
+            layer: with its weights, if it has any.
+            weights: (owner, attribute, quantizer) of each weight that is rounded.
+            before: whether values are rounded between its linear part and its activation.
+            outputs: how many outputs are rounded: all, or 0.
+        """
+
+        def __init__(self, layer: Any, weights: Places, before: bool, outputs: int, **kwargs: Any) -> None:
+            super().__init__(layer, no_config(), **kwargs)
+            self._rounds = (before, outputs)
+            object.__setattr__(self, "_given", weights)  # past Keras, which would track the layers in it twice
+            self._supports_masking = layer.supports_masking
+            self._parameters = inspect.signature(layer.call).parameters
+
+        def build(self, input_shape: Any) -> None:
+            if not self.layer.built:  # it has no weights
+                self.layer.build(input_shape)
+                self.layer.built = True
+            self.built = True
+            weight_vars = []
+            for number, (owner, attribute, quantizer) in enumerate(self._given):
+                variable = getattr(owner, attribute)
+                name = f"{attribute}_{number}" if number else attribute
+                weight_vars.append((variable, quantizer, quantizer.build(variable.shape, name, self)))
+            object.__setattr__(self, "_weight_vars", weight_vars)
+            before, outputs = self._rounds
+            self.between = self._point("between") if weight_vars and int8_forms.is_separable(self.layer) else None
+            self.before = self._point("pre_activation") if before else None
+            self.after = [self._point(f"output_{number}") for number in range(outputs)]
+
+        def _point(self, name: str) -> Point:
+            quantizer = _range_quantizer()
+            return Point(quantizer, quantizer.build(None, name, self))
+
+        @property
+        def points(self) -> list[Point]:
+            """Where activations are rounded, in this order."""
+            return [point for point in (self.between, self.before, *self.after) if point is not None]
+
+        def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+            if training is None:
+                training = tf_keras().backend.learning_phase()
+            kwargs = {
+                key: value
+                for key, value in {"training": training, **kwargs}.items()
+                # Keras offers these two to every wrapper; the layer inside may not take them.
+                if key not in ("training", "mask") or key in self._parameters
+            }
+            with replaced(self._roundings(training)):
+                outputs = self._outputs(inputs, training, kwargs)
+            after = iter(self.after)
+            return _map_tensors(lambda t: next(after)(t, training), outputs) if self.after else outputs
+
+        def _outputs(self, inputs: Any, training: Any, kwargs: dict[str, Any]) -> Any:
+            if self.between is not None:
+                return int8_forms.separable(self.layer, inputs, functools.partial(self.between, training=training))
+            form = int8_forms.layer(self.layer)
+            return self.layer(inputs, **kwargs) if form is None else form(inputs)
+
+        def _roundings(self, training: Any) -> Places:
+            """What takes the place of the layer's weights and activation during a call."""
+            places: Places = []
+            for (owner, attribute, _), (variable, quantizer, made) in zip(self._given, self._weight_vars, strict=True):
+                rounded = _either(training, functools.partial(_quantize, quantizer, variable, made))
+                places.append((owner, attribute, rounded))
+            if callable(vars(self.layer).get("activation")):
+                activation, before = int8_forms.activation(self.layer.activation), self.before
+                rounded = activation if before is None else lambda values: activation(before(values, training))
+                places.append((self.layer, "activation", rounded))
+            return places
+
+        def compute_output_shape(self, input_shape: Any) -> Any:
+            return self.layer.compute_output_shape(input_shape)
+
+        def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+            return self.layer.compute_mask(inputs, mask)
+
+        trainable_weights = plain.trainable_weights
+        non_trainable_weights = plain.non_trainable_weights
+        losses = plain.losses
+        updates = plain.updates
+
+    return Int8Wrapper
+
+
+def _quantize(quantizer: Any, variable: Any, made: Any, training: bool) -> Any:
+    return quantizer(variable, training, weights=made)
+
+
+@contextmanager
+def replaced(places: Places) -> Iterator[None]:
+    """While this lasts, each (owner, attribute, value) holds, past Keras, which would track the value."""
+    before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in places]
+    try:
+        for owner, attribute, value in places:
+            object.__setattr__(owner, attribute, value)
+        yield
+    finally:
+        for owner, attribute, value in reversed(before):
+            object.__setattr__(owner, attribute, value)
+
+
+@contextmanager
+def settled(model: Any) -> Iterator[None]:
+    """While this lasts, weights of `model` are what they are rounded to, instead of being rounded at each call.
+
+    The converter wants weights that are constants, in a recurrent layer at the least. Weights of one scale go on
+    being rounded, by the operator that tells the converter of it.
+    """
+    places: Places = []
+    values = []
+    for layer in model.layers:
+        pairs = list(zip(getattr(layer, "_given", ()), getattr(layer, "_weight_vars", ()), strict=False))
+        loose = [pair for pair in pairs if not pair[0][2].needs_operator()]
+        values += [(variable, variable.numpy(), quantizer, made) for _, (variable, quantizer, made) in loose]
+        kept = [pair for pair in pairs if pair not in loose]
+        if loose:
+            places += [(layer, "_given", [given for given, _ in kept]), (layer, "_weight_vars", [v for _, v in kept])]
+    for variable, before, quantizer, made in values:
+        variable.assign(quantizer(before, False, weights=made))
+    try:
+        with replaced(places):
+            yield
+    finally:
+        for variable, before, _, _ in values:
+            variable.assign(before)
+
+
+@contextmanager
+def recording(model: Any) -> Iterator[dict[int, Any]]:
+    """While this lasts, activations pass `model` unrounded and their ranges are collected.
+
+    Yields a dict whose values are [quantizer variables, smallest value, largest value].
+    """
+    ranges: dict[int, Any] = {}
+
+    def record(inputs: Any, training: bool, weights: dict[str, Any]) -> Any:
+        del training
+        values = inputs.numpy()
+        seen = ranges.setdefault(id(weights["min_var"]), [weights, np.inf, -np.inf])
+        seen[1], seen[2] = min(seen[1], values.min()), max(seen[2], values.max())
+        return inputs
+
+    places: Places = []
+    for layer in model.layers:
+        if getattr(layer, "quantizer", None) is not None:  # TF-MOT's layer for the model's inputs
+            places.append((layer, "quantizer", record))
+        if getattr(layer, "_output_quantizers", None):
+            places.append((layer, "_output_quantizers", [record]))
+        for point in (*getattr(layer, "points", ()), *getattr(layer, "_quantize_activations", ())):
+            places.append((point, "quantizer", record))
+    with replaced(places):
+        yield ranges
+
+
+def _map_tensors(function: Callable[[Any], Any], struct: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.nest.map_structure(function, struct)
+
+
+def _flat(struct: Any) -> list[Any]:
+    import tensorflow as tf
+
+    return list(tf.nest.flatten(struct))
