@@ -224,3 +224,15 @@ def test_what_has_no_twin_is_named():
         source.compile(**{"optimizer": "sgd", "loss": "mse", **settings})
         with pytest.raises(ModelError, match=rf"({words}).*compile the result yourself"):
             bridge.compile_like(target, source)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("losses", "SparseCategoricalCrossentropy"), ("metrics", "SparseTopKCategoricalAccuracy")]
+)
+def test_arguments_at_their_defaults_need_no_equal(kind, name):
+    import keras
+
+    setting = getattr(getattr(keras, kind), name)()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6)])
+    model.compile("sgd", setting if kind == "losses" else "mse", [setting] if kind == "metrics" else None)
+    assert bridge.is_compiled(bridge.to_tf_keras(model))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfopt.compact import ALIGNMENT, compact
+from tfopt.compact import ALIGNMENT, compact, without_detours
 from tfopt.errors import ModelError
 from tfopt.litert import LiteModel
 from tfopt.measure import deflated_bytes
@@ -92,3 +92,43 @@ def test_the_shared_files(kind: str) -> None:
     assert deflated_bytes(data) - deflated_bytes(small) > 1_000
     x = RNG.uniform(0, 255, size=(40, 32, 32, 3)).astype("f4")
     np.testing.assert_array_equal(LiteModel(small).predict(x), LiteModel(data).predict(x))
+
+
+def _with_detour(second):
+    """An int8 file that rounds to -3..3, then to `second`, then reshapes: the converter goes through float between."""
+    import tensorflow as tf
+
+    rounded = tf.quantization.fake_quant_with_min_max_args
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4), tf.float32)])
+    def run(x):
+        return rounded(tf.reshape(rounded(rounded(x, -3.0, 3.0), *second), (-1, 2, 2)), *second)
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([run.get_concrete_function()])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    return bytes(converter.convert())
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"), [((-3.000001, 3.0), ["RESHAPE"]), ((-6.0, 6.0), ["QUANTIZE", "RESHAPE"])]
+)
+def test_detours_through_float_are_taken_out(second, expected):
+    data = _with_detour(second)
+    before, after = LiteModel(data), LiteModel(without_detours(data))
+    assert [op.name for op in before.ops()] == ["DEQUANTIZE", "QUANTIZE", "RESHAPE"]
+    assert before.float_tensors()
+    assert [op.name for op in after.ops()] == expected
+    assert not after.float_tensors()
+    x = np.linspace(-4, 4, 400, dtype="float32").reshape(100, 4)
+    # By hand: rounded to steps of 6/255, then to those of the second range; half a step off where it lies between.
+    low, high = second
+    step, first = (high - low) / 255, np.clip(np.round(x / (6 / 255)) * (6 / 255), -3.0118, 2.9882)
+    result = after.predict(x).reshape(100, 4)
+    assert np.abs(result - np.clip(first, low, high)).max() <= step / 2 + 0.01
+    if expected == ["RESHAPE"]:
+        np.testing.assert_array_equal(result, before.predict(x).reshape(100, 4))
+
+
+def test_a_file_without_detours_is_left_as_it_is(original):
+    assert without_detours(original) is original

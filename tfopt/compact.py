@@ -1,4 +1,4 @@
-"""Rewrite a .tflite without the bytes that running it does not need."""
+"""Rewrite a .tflite without the bytes and operators that running it does not need."""
 
 import io
 import zipfile
@@ -26,13 +26,7 @@ def compact(data: bytes, *, names: bool = False) -> bytes:
     Raises ModelError when `data` is not a .tflite, or holds parts that a rewrite would lose: buffers or
     options outside of the flatbuffer (files above 2 GB), or an appended archive of associated files.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
-    if data[4:8] != b"TFL3":
-        raise ModelError(f"Not a .tflite: bytes 4 to 8 must be b'TFL3'; they are {data[4:8]!r}.")
-    model = schema.ModelT.InitFromPackedBuf(data, 0)
-    if _has_parts_outside(model) or zipfile.is_zipfile(io.BytesIO(data)):
-        raise ModelError("The .tflite has parts outside of its flatbuffer, which a rewrite would lose.")
+    model = _unpacked(data)
     model.metadata = [entry for entry in _items(model.metadata) if entry.name not in DEBUG_METADATA]
     for subgraph in model.subgraphs:
         if not names:
@@ -41,7 +35,84 @@ def compact(data: bytes, *, names: bool = False) -> bytes:
             if tensor.quantization is not None:
                 tensor.quantization.min = tensor.quantization.max = None
     _drop_empty_buffers(model)
-    builder = _Builder(len(data))
+    return _packed(model, len(data))
+
+
+def without_detours(data: bytes) -> bytes:
+    """Return a .tflite without detours through float: DEQUANTIZE followed by nothing but QUANTIZE.
+
+    The converter leaves them where two scales that it was given differ, by a rounding error for example. Where
+    all the difference is a rounding error (1e-5 of the scale), both operators go, and no integer changes; else a
+    single QUANTIZE goes from the one scale to the other. Raises ModelError as `compact` does.
+    """
+    model = _unpacked(data)
+    found = [_straightened(model, subgraph) for subgraph in model.subgraphs]
+    return _packed(model, len(data)) if any(found) else data
+
+
+def _straightened(model: Any, subgraph: Any) -> bool:
+    """Take the detours out of one subgraph, in place; whether there were any."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    operators = list(_items(subgraph.operators))
+    kinds = [_kind(model.operatorCodes[operator.opcodeIndex]) for operator in operators]
+    consumers: dict[int, list[int]] = {}
+    for number, operator in enumerate(operators):
+        for index in _items(operator.inputs):
+            consumers.setdefault(int(index), []).append(number)
+    outputs = {int(index) for index in _items(subgraph.outputs)}
+    gone: set[int] = set()
+    moved: dict[int, int] = {}
+    for number, (operator, kind) in enumerate(zip(operators, kinds, strict=True)):
+        after = consumers.get(int(operator.outputs[0]), []) if kind == schema.BuiltinOperator.DEQUANTIZE else []
+        if not after or int(operator.outputs[0]) in outputs:
+            continue
+        if any(kinds[place] != schema.BuiltinOperator.QUANTIZE for place in after):
+            continue
+        source = int(operator.inputs[0])
+        if subgraph.tensors[source].type not in (schema.TensorType.INT8, schema.TensorType.INT16):
+            continue  # a constant that is unpacked
+        gone.add(number)
+        for place in after:
+            target = int(operators[place].outputs[0])
+            operators[place].inputs = np.array([source], np.int32)
+            if target not in outputs and _same_scale(subgraph.tensors[source], subgraph.tensors[target]):
+                gone.add(place)
+                moved[target] = moved.get(source, source)
+    for operator in operators:
+        if operator.inputs is not None:
+            operator.inputs = np.array([moved.get(int(index), int(index)) for index in operator.inputs], np.int32)
+    subgraph.operators = [operator for number, operator in enumerate(operators) if number not in gone]
+    return bool(gone)
+
+
+def _kind(code: Any) -> int:
+    """The builtin operator of an operator code, in either of the two places where files say it."""
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def _same_scale(a: Any, b: Any) -> bool:
+    one, other = a.quantization, b.quantization
+    return (
+        a.type == b.type
+        and np.array_equal(_items(one.zeroPoint), _items(other.zeroPoint))
+        and np.allclose(_items(one.scale), _items(other.scale), rtol=1e-5, atol=0.0)
+    )
+
+
+def _unpacked(data: bytes) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    if data[4:8] != b"TFL3":
+        raise ModelError(f"Not a .tflite: bytes 4 to 8 must be b'TFL3'; they are {data[4:8]!r}.")
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    if _has_parts_outside(model) or zipfile.is_zipfile(io.BytesIO(data)):
+        raise ModelError("The .tflite has parts outside of its flatbuffer, which a rewrite would lose.")
+    return model
+
+
+def _packed(model: Any, size: int) -> bytes:
+    builder = _Builder(size)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 

@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 
 from tfopt import bridge
 from tfopt.bridge.graph import pack, walk
-from tfopt.compact import compact
+from tfopt.compact import compact, without_detours
 from tfopt.config import config
 from tfopt.errors import DataError, ModelError, PromiseError, RecipeError, TfoptError
 from tfopt.files import write_atomically
@@ -20,7 +20,8 @@ from tfopt.proof import verify_promises
 from tfopt.quiet import native_noise_held
 from tfopt.stages.promise import Promise
 from tfopt.stages.quantization_wrapper import Places, replaced, settled
-from tfopt.stages.quantize import left_in_float
+from tfopt.stages.quantize import left_in_float, told_of_scales
+from tfopt.stages.stage import inner
 
 CALIBRATION_SAMPLES = 256
 # Steps of a recurrent layer up to which it may be unrolled into as many copies of its operators.
@@ -114,7 +115,7 @@ def build(
     # The file with names first, for the sake of the messages; then the one that is written.
     for file in (named, lite):
         verify_types(file, settings, in_float)
-        notes = verify_promises(file, plain, promises, trained_ranges=is_quantization_aware(model))
+        notes = verify_promises(file, plain, promises, trained_ranges=told_of_scales(model))
     return lite, [*notes, *float_notes(named, settings, in_float)]
 
 
@@ -133,13 +134,18 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
     samples = None
     if settings.integer_only and (representative_data is not None or not aware):
         samples = _samples(legacy, representative_data, settings.calibration_samples)
+    told = told_of_scales(legacy)
+    one_scale = any(type(inner(layer)).__name__ == "Dense" for layer in legacy.layers if inner(layer).name in told)
     found: list[tuple[int, bytes]] = []
     failures: list[Exception] = []
     with settled(legacy):
         for places, make in _ways(legacy):
             try:
                 with replaced(places):
-                    data = _converted(make(legacy, samples), settings, samples)
+                    converter = make(legacy, samples)
+                    # Of a Dense kernel the converter does not always hear what FakeQuant says.
+                    converter._experimental_disable_per_channel_quantization_for_dense_layers = one_scale
+                    data = _converted(converter, settings, samples)
             except Exception as error:
                 failures.append(error)
                 continue
@@ -158,12 +164,7 @@ def _ways(legacy: Any) -> list[tuple[Places, Callable[..., Any]]]:
     A shape that is asked for, as by Conv2DTranspose, stays float where the batch is free. A recurrent layer needs
     a fixed batch, or must be unrolled: only LSTM has an operator of its own, loops of others keep float states.
     """
-    recurrent = [
-        (layer, part)
-        for layer in legacy.layers
-        for part in layer._flatten_layers()
-        if hasattr(part, "unroll") and hasattr(part, "cell")
-    ]
+    recurrent = _recurrent(legacy)
     if not recurrent:
         return [([], _free_batch), ([], _batch_of_one)]
     unrolled: Places = [(part, "unroll", True) for _, part in recurrent]
@@ -171,6 +172,16 @@ def _ways(legacy: Any) -> list[tuple[Places, Callable[..., Any]]]:
     steps = [layer.get_input_shape_at(0)[1] for layer, _ in recurrent]
     short = all(number is not None and number <= UNROLLED_AT_MOST for number in steps)
     return [([], _batch_of_one), *([(unrolled, _free_batch)] * short)]
+
+
+def _recurrent(legacy: Any) -> list[tuple[Any, Any]]:
+    """(layer of the model, recurrent layer in it) for all that loop over time steps."""
+    return [
+        (layer, part)
+        for layer in legacy.layers
+        for part in layer._flatten_layers()
+        if hasattr(part, "unroll") and hasattr(part, "cell")
+    ]
 
 
 def _converted(converter: Any, settings: Export, samples: dict[str, np.ndarray] | None) -> bytes:
@@ -187,7 +198,8 @@ def _converted(converter: Any, settings: Export, samples: dict[str, np.ndarray] 
         converter.representative_dataset = lambda: _rows(samples)
     with warnings.catch_warnings(), native_noise_held():
         warnings.simplefilter("ignore")  # about statistics for inputs, which `Quantize` has trained
-        return bytes(converter.convert())
+        data = bytes(converter.convert())
+    return without_detours(data) if settings.integer_only else data
 
 
 def _rows(samples: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

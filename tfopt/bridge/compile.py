@@ -25,6 +25,8 @@ _NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "jit_compile": None,
     "is_legacy_optimizer": None,
     "decay": (0.0,),
+    "axis": (-1,),  # of SparseCategoricalCrossentropy
+    "from_sorted_ids": (False,),  # of SparseTopKCategoricalAccuracy
     "dtype": None,
     "name": None,
 }

@@ -110,6 +110,18 @@ def left_in_float(model: Any) -> dict[str, str]:
     return _LEFT_IN_FLOAT.get(model, {})
 
 
+def told_of_scales(model: Any) -> set[str]:
+    """Layers of what `Quantize.apply` returned whose kernels have, in the file too, the scales they were trained with.
+
+    In the others, recurrent ones, the converter chooses a scale for each output channel or gate.
+    """
+    return {
+        inner(layer).name
+        for layer in model.layers
+        if (given := getattr(layer, "_given", ())) and all(quantizer.needs_operator() for _, _, quantizer in given)
+    }
+
+
 def _like(inputs: Any, batch: list[np.ndarray]) -> Any:
     return dict(zip(sorted(inputs), batch, strict=True)) if isinstance(inputs, Mapping) else batch
 
