@@ -268,6 +268,32 @@ def test_subclassed_models_are_traced(api):
     assert [len(layer._inbound_nodes) for layer in (model.drop, model.add, model.first)] == nodes
 
 
+def test_a_subclassed_model_without_config_comes_back_functional(api):
+    class Plain(api.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.norm = api.layers.Dense(3, name="dense"), api.layers.BatchNormalization(name="norm")
+
+        def call(self, x, training=None):
+            return self.norm(self.dense(x), training=training)
+
+        def get_config(self):
+            raise NotImplementedError
+
+    model = Plain()
+    model(images(4))
+    model.dense.trainable = False
+    flat = bridge.to_tf_keras(model)
+    flat.set_weights([w + 1 for w in flat.get_weights()])
+    back = bridge.to_keras(flat, model)
+    assert type(back) is api.Model or type(back).__name__ == "Functional"
+    assert [layer.name for layer in back.layers[1:]] == ["dense", "norm"]
+    assert not back.get_layer("dense").trainable
+    for name, layer in (("dense", model.dense), ("norm", model.norm)):
+        for ours, theirs in zip(back.get_layer(name).get_weights(), layer.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs + 1)
+
+
 def test_subclassed_models_inside_of_others(api):
     inner = subclassed(api)
     inputs = api.Input((4,))

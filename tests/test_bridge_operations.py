@@ -22,6 +22,7 @@ NATIVE = {
     "TrueDivide": (lambda o, x, y: x / 4, lambda x, y: x / 4, "Rescaling"),
     "Divide": (lambda o, x, y: o.divide(x, 4.0), lambda x, y: x / 4, "Rescaling"),
     "Negative": (lambda o, x, y: -x, lambda x, y: -x, "Rescaling"),
+    "Square": (lambda o, x, y: o.square(x), lambda x, y: x * x, "Multiply"),
     "Maximum": (lambda o, x, y: o.maximum(x, y), np.maximum, "Maximum"),
     "Maximum, 0": (lambda o, x, y: o.maximum(x, 0.0), lambda x, y: np.maximum(x, 0), "ReLU"),
     "Minimum": (lambda o, x, y: o.minimum(x, y), np.minimum, "Minimum"),

@@ -11,6 +11,8 @@ from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.bridge.graph import (
     Graph,
     Leaf,
+    Ref,
+    flatten,
     graph_network,
     is_layer,
     is_model,
@@ -26,7 +28,8 @@ def to_keras(legacy_model: Any, like: Any) -> Any:
 
     Its weights are those of `legacy_model`, a flat tf_keras model whose layers bear the names that
     `flat_layers(like)` tells, matched by name and then by the order of the weights. It is compiled as `like`
-    is. Neither argument is changed. Raises ModelError where a layer with weights is missing or its weights
+    is. Neither argument is changed. A subclassed model that its config does not bring back becomes a functional
+    one of the same layers. Raises ModelError where a layer with weights is missing or its weights
     have other shapes, and when the result, tried on a small batch, gives other outputs.
     """
     graph = walk(like)
@@ -82,22 +85,54 @@ def _copy_of(model: Any, graph: Graph) -> Any:
     custom = {type(t).__name__: type(t) for t in things if type(t).__module__.partition(".")[0] != package}
     try:
         with scope(custom), internals.trusting_scope(keras3):
+            if is_subclassed(model):
+                return _revived(model, graph)
             copy = type(model).from_config(model.get_config())
-            if not copy.built or is_subclassed(model):
-                _build(copy, model)
+            if not copy.built:
+                copy.build(model.input_shape)
     except Exception as error:
-        hint = " (a subclassed model needs get_config and from_config for the way back)" if is_subclassed(model) else ""
-        raise ModelError(f"model '{model.name}' cannot be rebuilt from its config{hint}: {error}") from error
+        raise ModelError(f"model '{model.name}' cannot be rebuilt from its config: {error}") from error
     _copy_flags(model, copy)
     return copy
 
 
-def _build(copy: Any, model: Any) -> None:
-    if not is_subclassed(model):
-        copy.build(model.input_shape)
-        return
-    struct, _ = internals.structs(graph_network(model))
-    copy(map_leaves(_zeros, struct))  # builds it as the first batch built `model`
+def _revived(model: Any, graph: Graph) -> Any:
+    """A copy of a subclassed model; where its config does not bring it back, an equal functional one."""
+    try:
+        copy = type(model).from_config(model.get_config())
+        copy(map_leaves(_zeros, internals.structs(graph_network(model))[0]))  # built as `model` was
+    except Exception:
+        return _replayed(model, graph)
+    _copy_flags(model, copy)
+    return copy
+
+
+def _replayed(model: Any, graph: Graph) -> Any:
+    """The flat functional model of `graph` in the Keras of `model`, of new layers under their flat names."""
+    package: Any = legacy.tf_keras()
+    if legacy.is_keras3_model(model):
+        import keras
+
+        package = keras
+    tensors: dict[Any, Any] = {
+        spec.ref: package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in graph.inputs
+    }
+    copies = {id(leaf): _new_layer(leaf) for leaf in graph.leaves}
+    for call in graph.calls:
+        args, kwargs = map_leaves(
+            lambda part: tensors[part] if isinstance(part, Ref) else part, (list(call.args), call.kwargs)
+        )
+        outputs = copies[id(call.leaf)](*args, **kwargs)
+        tensors.update(zip(call.outputs, flatten(outputs), strict=True))
+    inputs, outputs = map_leaves(tensors.__getitem__, (graph.inputs_struct, graph.outputs_struct))
+    return package.Model(inputs, outputs, name=graph.name)
+
+
+def _new_layer(leaf: Leaf) -> Any:
+    """A layer like that of `leaf`, or its operation itself, which has no state."""
+    if not is_layer(leaf.layer):
+        return leaf.layer
+    return type(leaf.layer).from_config({**leaf.layer.get_config(), "name": leaf.name, "trainable": leaf.trainable})
 
 
 def _zeros(tensor: Any) -> np.ndarray:

@@ -119,7 +119,7 @@ def _first_difference(graph: Graph, twins: dict[str, Any], batch: list[Any], tol
         layer, arguments = call.leaf.layer, (call.args, call.kwargs)
         outputs = _call(layer, arguments, values)
         twin = twins.get(call.leaf.name)
-        if twin is not None and not _fused(layer, twin):
+        if twin is not None:
             theirs = _call(twin, planned[id(call.leaf)].arguments(call), values)
             for a, b, again in zip(outputs, theirs, _call(layer, arguments, values), strict=True):
                 random = _difference(a, again) > 0
@@ -170,9 +170,3 @@ def _call(layer: Any, arguments: plans.Arguments, values: dict[Ref, Any], keep: 
     """The outputs of one call in inference mode, as arrays or, to `keep` their masks, as they are."""
     args, kwargs = map_leaves(lambda leaf: values[leaf] if isinstance(leaf, Ref) else leaf, arguments)
     return [output if keep else _numpy(output) for output in flatten(layer(*args, **kwargs))]
-
-
-def _fused(layer: Any, twin: Any) -> bool:
-    """True where a ReLU layer was moved into `twin`: it differs by itself, not in the whole."""
-    names = [getattr(getattr(side, "activation", None), "__name__", "") for side in (layer, twin)]
-    return names == ["linear", "relu"]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import bridge, legacy
-from tfopt.bridge import activations
 from tfopt.errors import ModelError
 from tfopt.models.code import found_code
 from tfopt.models.content import kind
@@ -109,7 +108,7 @@ def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool)
         custom_objects = {**short, **custom_objects}
     else:
         loader = legacy.tf_keras().models.load_model
-        activations.registered()  # models that crossed the bridge may name them
+        bridge.register_classes()  # models that crossed the bridge may name them
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_named_by_content(path))
         stack.enter_context(_quiet())
