@@ -416,3 +416,13 @@ def test_exporting_does_not_touch_the_trained_weights(models):
     tfopt.export_tflite(models["qat"])
     for old, new in zip(before, models["qat"].get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("in", "in_"), ("self", "self_"), ("data", "data")])
+def test_inputs_may_be_called_like_words_of_python(name, expected):
+    keras = tf_keras()
+    model = keras.Sequential([keras.Input((4,), name=name), keras.layers.Dense(2)])
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    lite = tfopt.export_tflite(model, representative_data=x)
+    assert [port.name for port in lite.inputs] == [expected]
+    np.testing.assert_allclose(lite.predict(x), x @ model.get_weights()[0], atol=0.05)

@@ -540,9 +540,6 @@ def test_unbuilt_and_subclassed_models(no_fit, kind):
             return self.dense(inputs)
 
     refused(ModelError, package.Sequential([package.layers.Dense(3)], name="unbuilt"), blobs(), "unbuilt")
-    own = Own()
-    own(np.zeros((1, 6), "float32"))
-    refused(ModelError, own, blobs(), "ubclass")
     refused(ModelError, Own(), blobs(), "ubclass")
 
 
@@ -557,29 +554,6 @@ def test_two_outputs(no_fit):
     source = keras.Input((6,))
     dense = keras.layers.Dense
     refused(ModelError, keras.Model(source, [dense(3)(source), dense(2)(source)]), blobs(), "one output", "2")
-
-
-def test_layer_that_quantization_cannot_take(no_fit):
-    import keras
-
-    layers = keras.layers
-    model = keras.Sequential(
-        [keras.Input((6, 2)), layers.Conv1D(4, 2, name="slide"), layers.GlobalMaxPooling1D(), layers.Dense(3)]
-    )
-    x = np.random.default_rng(0).normal(size=(30, 6, 2)).astype("float32")
-    recipe = tfopt.Recipe(stages=(tfopt.FineTune(), tfopt.Quantize()))
-    refused(ModelError, model, (x, np.arange(30) % 3), "'slide' (Conv1D)", recipe=recipe)
-
-
-def test_layer_that_the_bridge_cannot_take(no_fit):
-    import keras
-
-    class Own(keras.layers.Layer):
-        def call(self, inputs):
-            return inputs * 2
-
-    model = keras.Sequential([keras.Input((6,)), Own(name="mine"), keras.layers.Dense(3)])
-    refused(ModelError, model, blobs(), "mine", "Own")
 
 
 def test_nothing_to_prune(no_fit):

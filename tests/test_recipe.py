@@ -96,7 +96,7 @@ def test_load_reads_a_file(tmp_path):
         ('{"stages": [{"stage": "Prune", "layers": [["a"]]}]}', ["Prune.layers.0", "['a']"]),
         ('{"stages": [{"stage": "Cluster", "number_of_clusters": 1}]}', ["Cluster.number_of_clusters", "2"]),
         ('{"stages": [{"stage": "Cluster", "cluster_centroids_init": "best"}]}', ["'best'", "kmeans++"]),
-        ('{"stages": [{"stage": "Quantize", "layers": [["a", true]]}]}', ["Quantize", "layer rules"]),
+        ('{"stages": [{"stage": "Prune", "layers": [["a", "weights"]]}]}', ["Prune", "weights"]),
         ('{"stages": [], "traning": {}}', ["traning"]),
         ('{"stages": [], "training": {"lr": 1}}', ["Recipe.training.lr"]),
         ('{"stages": [], "training": {"seed": -1}}', ["Recipe.training.seed", "-1"]),

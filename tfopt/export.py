@@ -1,5 +1,6 @@
 """A trained model as a `.tflite`, proven: what was asked for is looked up in the file that was written."""
 
+import keyword
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -218,7 +219,7 @@ def _batch_of_one(legacy: Any, samples: dict[str, np.ndarray] | None) -> Any:
     """A converter for a batch of one, with other free sizes as in `samples`."""
     shapes = [(1, *tensor.shape[1:]) for tensor in legacy.inputs]
     if samples is not None:
-        shapes = [(1, *samples[name].shape[1:]) for name in legacy.input_names]
+        shapes = [(1, *samples[name].shape[1:]) for name in argument_names(legacy)]
     if any(None in shape for shape in shapes):
         raise ModelError(
             f"The model '{legacy.name}' has inputs of free size, {shapes}, which it cannot be converted with: pass "
@@ -233,7 +234,7 @@ def _converter(legacy: Any, shapes: Sequence[tuple[int | None, ...]]) -> Any:
 
     specs = [
         tf.TensorSpec(shape, tensor.dtype, name)
-        for shape, tensor, name in zip(shapes, legacy.inputs, legacy.input_names, strict=True)
+        for shape, tensor, name in zip(shapes, legacy.inputs, argument_names(legacy), strict=True)
     ]
     struct = walk(legacy, keep_names=True).inputs_struct
 
@@ -245,6 +246,11 @@ def _converter(legacy: Any, shapes: Sequence[tuple[int | None, ...]]) -> Any:
     holder = tf.Module()
     holder.variables_of_the_model = list(legacy.variables)
     return tf.lite.TFLiteConverter.from_concrete_functions([run.get_concrete_function(*specs)], holder)
+
+
+def argument_names(legacy: Any) -> list[str]:
+    """The names of the inputs in the file: those in Keras, but no words of Python, which signatures cannot take."""
+    return [f"{name}_" if keyword.iskeyword(name) or name == "self" else name for name in legacy.input_names]
 
 
 def _explained(legacy: Any, error: Exception) -> Exception:
@@ -263,7 +269,7 @@ def _explained(legacy: Any, error: Exception) -> Exception:
 
 
 def _samples(legacy: Any, data: Any, number: int) -> dict[str, np.ndarray]:
-    """Up to `number` samples for each input of `legacy`, by its name and of its dtype."""
+    """Up to `number` samples for each input of `legacy`, by its name in the file and of its dtype."""
     if data is None:
         raise DataError(
             "int8 activations need training inputs for their ranges: pass representative_data=..., or train the "
@@ -288,7 +294,7 @@ def _samples(legacy: Any, data: Any, number: int) -> dict[str, np.ndarray]:
             )
     return {
         name: array[:number].astype(tensor.dtype.as_numpy_dtype)
-        for name, array, tensor in zip(legacy.input_names, arrays, legacy.inputs, strict=True)
+        for name, array, tensor in zip(argument_names(legacy), arrays, legacy.inputs, strict=True)
     }
 
 
