@@ -426,3 +426,21 @@ def test_inputs_may_be_called_like_words_of_python(name, expected):
     lite = tfopt.export_tflite(model, representative_data=x)
     assert [port.name for port in lite.inputs] == [expected]
     np.testing.assert_allclose(lite.predict(x), x @ model.get_weights()[0], atol=0.05)
+
+
+@pytest.mark.parametrize("layer", ["GRU", "SimpleRNN"])
+def test_loops_that_crash_the_converter_are_unrolled(layer):
+    keras = tf_keras()
+    model = keras.Sequential([keras.Input((6, 4)), getattr(keras.layers, layer)(5)])
+    x = np.random.default_rng(0).normal(size=(32, 6, 4)).astype("float32")
+    lite = tfopt.export_tflite(model, representative_data=x)
+    assert not lite.float_tensors()
+    np.testing.assert_allclose(lite.predict(x), model(x), atol=0.1)
+
+
+def test_long_loops_are_refused_before_they_crash():
+    keras = tf_keras()
+    model = keras.Sequential([keras.Input((500, 4)), keras.layers.GRU(5, name="slow")])
+    with pytest.raises(ModelError, match=r"int8 activations of slow.*128 fixed steps.*\[500\].*float32"):
+        tfopt.export_tflite(model, representative_data=np.zeros((2, 500, 4), "float32"))
+    assert tfopt.export_tflite(model, weights="float32", activations="float32").float_tensors()

@@ -140,7 +140,7 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
     found: list[tuple[int, bytes]] = []
     failures: list[Exception] = []
     with settled(legacy):
-        for places, make in _ways(legacy):
+        for places, make in _ways(legacy, calibrated=samples is not None):
             try:
                 with replaced(places):
                     converter = make(legacy, samples)
@@ -159,20 +159,28 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
     return min(found, key=lambda one: one[0])[1]
 
 
-def _ways(legacy: Any) -> list[tuple[Places, Callable[..., Any]]]:
+def _ways(legacy: Any, *, calibrated: bool) -> list[tuple[Places, Callable[..., Any]]]:
     """How to try the conversion, best first: what holds meanwhile, and what makes the converter.
 
     A shape that is asked for, as by Conv2DTranspose, stays float where the batch is free. A recurrent layer needs
-    a fixed batch, or must be unrolled: only LSTM has an operator of its own, loops of others keep float states.
+    a fixed batch, or must be unrolled: only LSTM has an operator of its own. Loops of others keep float states,
+    and crash the converter (the whole process) when it looks for their ranges in samples (`calibrated`).
     """
     recurrent = _recurrent(legacy)
     if not recurrent:
         return [([], _free_batch), ([], _batch_of_one)]
     unrolled: Places = [(part, "unroll", True) for _, part in recurrent]
-    unrolled += [(part, "_could_use_gpu_kernel", False) for _, part in recurrent]
+    unrolled += [(part, kernel, False) for _, part in recurrent if hasattr(part, kernel := "_could_use_gpu_kernel")]
     steps = [layer.get_input_shape_at(0)[1] for layer, _ in recurrent]
     short = all(number is not None and number <= UNROLLED_AT_MOST for number in steps)
-    return [([], _batch_of_one), *([(unrolled, _free_batch)] * short)]
+    loops = [layer.name for layer, part in recurrent if type(part).__name__ != "LSTM"]
+    if calibrated and loops and not short:
+        raise ModelError(
+            f"The converter cannot make int8 activations of {', '.join(dict.fromkeys(loops))}: other recurrent layers "
+            f"than LSTM must be unrolled, over {UNROLLED_AT_MOST} fixed steps at most; got {steps} (None: free). Give "
+            'the Input a shorter, fixed length, use LSTM, or choose activations="float32".'
+        )
+    return [*([([], _batch_of_one)] * (not calibrated or not loops)), *([(unrolled, _free_batch)] * short)]
 
 
 def _recurrent(legacy: Any) -> list[tuple[Any, Any]]:
