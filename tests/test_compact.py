@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfopt.compact import ALIGNMENT, compact, without_detours
+from tfopt.compact import ALIGNMENT, compact, with_true_reversals, without_detours
 from tfopt.errors import ModelError
 from tfopt.litert import LiteModel
 from tfopt.measure import deflated_bytes
@@ -132,3 +132,43 @@ def test_detours_through_float_are_taken_out(second, expected):
 
 def test_a_file_without_detours_is_left_as_it_is(original):
     assert without_detours(original) is original
+
+
+def _with_reversal():
+    """An int8 file that reverses one part and joins it with a wider one: both get the scale of the result."""
+    import tensorflow as tf
+
+    rounded = tf.quantization.fake_quant_with_min_max_args
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 4, 2), tf.float32)])
+    def run(x):
+        x = rounded(x, -4.0, 4.0)
+        small = rounded(tf.nn.tanh(x) * 0.5, -0.5, 0.5)
+        return rounded(tf.concat([tf.reverse(small, [1]), x], -1), -4.0, 4.0)
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([run.get_concrete_function()])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([RNG.normal(size=(1, 4, 2)).astype("f4")] for _ in range(16))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    return bytes(converter.convert())
+
+
+def test_a_reversal_keeps_the_numbers():
+    data = _with_reversal()
+    x = np.random.default_rng(0).normal(size=(20, 4, 2)).astype("float32")
+    expected = 0.5 * np.tanh(x)[:, ::-1]
+    errors = []
+    for content in (data, with_true_reversals(without_detours(data))):
+        lite = LiteModel(content)
+        got = np.concatenate([lite.predict(x[i : i + 1]) for i in range(20)])[..., :2]
+        errors.append(float(np.abs(got - expected).max()))
+        numbers = {tensor.index: tensor for tensor in lite.tensors()}
+        scales = [
+            (numbers[op.inputs[0]].scales, numbers[op.outputs[0]].scales)
+            for op in lite.ops()
+            if op.name == "REVERSE_V2"
+        ]
+    assert scales
+    assert all(a == b for a, b in scales)
+    assert errors[1] < 8 / 255 + 0.01  # a step of the result's scale, one of the parts'
+    assert errors[0] > 1  # as the converter leaves it; when this fails, the repair is no longer needed

@@ -1,5 +1,6 @@
 """Rewrite a .tflite without the bytes and operators that running it does not need."""
 
+import copy
 import io
 import zipfile
 from typing import Any
@@ -84,6 +85,58 @@ def _straightened(model: Any, subgraph: Any) -> bool:
             operator.inputs = np.array([moved.get(int(index), int(index)) for index in operator.inputs], np.int32)
     subgraph.operators = [operator for number, operator in enumerate(operators) if number not in gone]
     return bool(gone)
+
+
+def with_true_reversals(data: bytes) -> bytes:
+    """Return a .tflite whose REVERSE_V2 operators mean what they say.
+
+    Their kernel moves integers as they are, but the converter gives the output another scale than the input where
+    a Concatenate behind asks for it (Bidirectional with return_sequences): every number is then off by the ratio.
+    Here a QUANTIZE in front goes from the one scale to the other. Raises ModelError as `compact` does.
+    """
+    model = _unpacked(data)
+    found = [_rescaled_reversals(model, subgraph) for subgraph in model.subgraphs]
+    return _packed(model, len(data)) if any(found) else data
+
+
+def _rescaled_reversals(model: Any, subgraph: Any) -> bool:
+    from ai_edge_litert import schema_py_generated as schema
+
+    operators: list[Any] = []
+    for operator in _items(subgraph.operators):
+        kind = _kind(model.operatorCodes[operator.opcodeIndex])
+        if kind == schema.BuiltinOperator.REVERSE_V2:
+            source, target = (subgraph.tensors[int(ends[0])] for ends in (operator.inputs, operator.outputs))
+            quantized = source.quantization is not None and source.quantization.scale is not None
+            if quantized and not _same_scale(source, target):
+                between = copy.copy(source)
+                between.name = (source.name or b"") + b"_rescaled"
+                between.quantization = target.quantization
+                subgraph.tensors.append(between)
+                rescale = schema.OperatorT()
+                rescale.opcodeIndex = _operator_code(model, schema.BuiltinOperator.QUANTIZE)
+                rescale.inputs = np.array([operator.inputs[0]], np.int32)
+                rescale.outputs = np.array([len(subgraph.tensors) - 1], np.int32)
+                operator.inputs = np.array([len(subgraph.tensors) - 1, *operator.inputs[1:]], np.int32)
+                operators.append(rescale)
+        operators.append(operator)
+    changed = len(operators) > len(_items(subgraph.operators))
+    subgraph.operators = operators
+    return changed
+
+
+def _operator_code(model: Any, kind: int) -> int:
+    """The index of the operator code for the builtin operator `kind`, which is added where the file has none."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    for index, code in enumerate(model.operatorCodes):
+        if _kind(code) == kind:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = kind  # below 127, where older readers look
+    code.version = 2  # int8 to int8
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
 
 
 def _kind(code: Any) -> int:

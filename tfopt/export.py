@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 
 from tfopt import bridge
 from tfopt.bridge.graph import pack, walk
-from tfopt.compact import compact, without_detours
+from tfopt.compact import compact, with_true_reversals, without_detours
 from tfopt.config import config
 from tfopt.errors import DataError, ModelError, PromiseError, RecipeError, TfoptError
 from tfopt.files import write_atomically
@@ -180,7 +180,12 @@ def _ways(legacy: Any, *, calibrated: bool) -> list[tuple[Places, Callable[..., 
             f"than LSTM must be unrolled, over {UNROLLED_AT_MOST} fixed steps at most; got {steps} (None: free). Give "
             'the Input a shorter, fixed length, use LSTM, or choose activations="float32".'
         )
-    return [*([([], _batch_of_one)] * (not calibrated or not loops)), *([(unrolled, _free_batch)] * short)]
+    ways: list[tuple[Places, Callable[..., Any]]] = [([], _batch_of_one)] if not (calibrated and loops) else []
+    if short:
+        ways.append((unrolled, _free_batch))
+    if calibrated and any(type(layer).__name__ == "Bidirectional" for layer, _ in recurrent):
+        ways.reverse()  # of two LSTM operators side by side, the converter gives one poor ranges
+    return ways
 
 
 def _recurrent(legacy: Any) -> list[tuple[Any, Any]]:
@@ -208,7 +213,7 @@ def _converted(converter: Any, settings: Export, samples: dict[str, np.ndarray] 
     with warnings.catch_warnings(), native_noise_held():
         warnings.simplefilter("ignore")  # about statistics for inputs, which `Quantize` has trained
         data = bytes(converter.convert())
-    return without_detours(data) if settings.integer_only else data
+    return with_true_reversals(without_detours(data)) if settings.integer_only else data
 
 
 def _rows(samples: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
