@@ -328,8 +328,9 @@ full depth, inputs of 32 to 75 pixels, ten classes; weights random, BatchNormali
 - **bridge**: largest difference between the Keras 3 model and its tf_keras twin, relative to the largest output; the
   weights came back to Keras 3 bit for bit.
 - **prune**, **cluster**: weights of rank 2 or more that have {sparsity} zeros, or at most {clusters} different values,
-  after {steps} steps of training. tfopt leaves depthwise kernels alone by default, and found what it promised again
-  in a `.tflite`; of TF-MOT no file was asked.
+  after {steps} steps of training (the biases of GRU and attention have rank 2 as well, and are not pruned). tfopt
+  leaves depthwise kernels alone by default, and found what it promised again in a `.tflite`; of TF-MOT no file was
+  asked.
 - **QAT**: quantization-aware training for {steps} steps; then how many tensors of the int8 file are float, and how
   far its outputs are from the trained model's (mean squared difference as a share of their variance).
 - **float**, **dynamic**, **int8**: files made without training, and the same error. *dynamic* has int8 weights and
