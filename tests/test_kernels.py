@@ -399,7 +399,7 @@ def test_what_prune_says_of_each_layer(plain):
         "deep_image": ("", SPARED),
         "head": ("", "by rule"),
         "norm": ("", "no kernel"),
-        "slopes": ("", "a custom layer; give its class get_prunable_weights()"),
+        "slopes": ("", "no known kernel; a class of your own may name its kernels in get_prunable_weights()"),
     }
     assert {name: told(stage, plain, name)[1:] for name in expected} == expected
     decisions = stage.decisions(plain)

@@ -11,7 +11,7 @@ from tfopt.stages.rules import Key, Rule, ruled_kernels
 SPARED = "spared by default for the accuracy it costs"
 BY_RULE = "by rule"
 NO_KERNEL = "no kernel"
-UNKNOWN = "a custom layer; give its class get_prunable_weights()"
+UNKNOWN = "no known kernel; a class of your own may name its kernels in get_prunable_weights()"
 
 
 @dataclass(frozen=True)
