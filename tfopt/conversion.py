@@ -88,7 +88,7 @@ def _ways(legacy: Any, *, calibrated: bool) -> list[tuple[Places, Callable[..., 
     ways: list[tuple[Places, Callable[..., Any]]] = [([], _batch_of_one)] if not (calibrated and loops) else []
     if short:
         ways.append((unrolled, _free_batch))
-    if calibrated and any(type(layer).__name__ == "Bidirectional" for layer, _ in recurrent):
+    if calibrated and any(type(inner(layer)).__name__ == "Bidirectional" for layer, _ in recurrent):
         ways.reverse()  # of two LSTM operators side by side, the converter gives one poor ranges
     return ways
 
