@@ -10,6 +10,7 @@ benchmarks/results/coverage.json and not done again, unless --again.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -30,13 +31,18 @@ KEPT = RESULTS / "coverage.json"
 PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 
 
+def one_line(text: str) -> str:
+    """`text` without line breaks, and without the folders of this machine."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/:\"]+/)+", "", " ".join(text.split()))
+
+
 def attempt(row: dict[str, Any], column: str, work: Callable[[], Any]) -> Any:
     """Runs `work`; notes in `row` what it returned as `column`, or its error and whose it is."""
     started = time.perf_counter()
     try:
         row[column] = work()
     except Exception as error:
-        row[column] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        row[column] = f"{type(error).__name__}: {one_line(str(error))[:300]}"
         row.setdefault("failed", []).append(column)
     row[f"{column} s"] = round(time.perf_counter() - started, 1)
     return row[column]
@@ -269,7 +275,7 @@ def _in_a_process(side: str, name: str, autoencoder: Path | None, limit: int) ->
         return {"failed": ["all"], "error": f"more than {limit} s"}
     last = done.stdout.strip().splitlines()[-1:] or [""]
     if done.returncode or not last[0].startswith("{"):
-        return {"failed": ["all"], "error": " ".join(done.stderr.split())[-300:]}
+        return {"failed": ["all"], "error": one_line(done.stderr)[-300:]}
     return dict(json.loads(last[0]))
 
 
@@ -294,7 +300,12 @@ def write_page(kept: dict[str, dict[str, Any]], names: list[str]) -> None:
             for side, of in (("tfopt", row), ("TF-MOT", other))
             for column in of.get("failed", [])
         ]
+    summary = "; ".join(
+        f"{words}: {_passed(ours, column, names)} with tfopt, {_passed(theirs, column, names)} without"
+        for column, words in (("prune", "pruned"), ("cluster", "clustered"), ("qat", "QAT"), ("int8", "int8 file"))
+    )
     text = _PROSE.format(
+        summary=f"Of {len(names)} models, {summary}.",
         table="\n".join(lines),
         failures="\n".join(failures) or "Nothing failed.",
         versions=versions(),
@@ -305,6 +316,10 @@ def write_page(kept: dict[str, dict[str, Any]], names: list[str]) -> None:
     )
     PAGE.write_text(text, encoding="utf-8")
     click.echo(f"wrote {PAGE.relative_to(PAGE.parents[1])}")
+
+
+def _passed(rows: dict[str, Any], column: str, names: list[str]) -> int:
+    return sum(name in rows and _cell(rows[name], column) not in ("", "**fails**") for name in names)
 
 
 def _cell(row: dict[str, Any], column: str) -> str:
@@ -335,6 +350,8 @@ full depth, inputs of 32 to 75 pixels, ten classes; weights random, BatchNormali
   far its outputs are from the trained model's (mean squared difference as a share of their variance).
 - **float**, **dynamic**, **int8**: files made without training, and the same error. *dynamic* has int8 weights and
   float activations.
+
+{summary}
 
 {table}
 
