@@ -18,8 +18,7 @@ from tfopt.errors import ModelError
 
 # The attributes that hold the large weights, and for each the axis that runs over output channels: a depthwise
 # kernel (h, w, channels, multiplier) and a transposed convolution (h, w, out, in) have it last but one. Layers that
-# are not named here keep their weights untouched; those with weights of rank 2 or more are reported, see
-# `unknown_kernels`.
+# are not named here keep their weights untouched; those with weights of rank 2 or more are reported.
 KERNELS: Mapping[str, Mapping[str, int]] = {
     "Dense": {"kernel": -1},
     "EinsumDense": {"kernel": -1},
@@ -163,30 +162,6 @@ def _attributes(layer: Any, variables: Any) -> Iterator[str]:
                 "self.kernel = self.add_weight(...)."
             )
         yield names[0]
-
-
-def kernel(layer: Any) -> Any:
-    """The kernel variable of a built layer; the last, pointwise or recurrent one where it has several."""
-    return kernels(layer)[-1].variable
-
-
-def kernel_index(layer: Any) -> int:
-    """Position of `kernel(layer)` in `layer.get_weights()`."""
-    return kernels(layer)[-1].index
-
-
-def channel_axis(layer: Any) -> int:
-    """The axis of `kernel(layer)` that runs over output channels, negative."""
-    return kernels(layer)[-1].channel_axis
-
-
-def unknown_kernels(model: Any) -> list[str]:
-    """Names of layers that hold matrices or larger weights which no stage knows how to compress."""
-    return [
-        layer.name
-        for layer in model.layers
-        if not has_kernel(layer) and any(len(weight.shape) >= 2 for weight in layer.trainable_weights)
-    ]
 
 
 def require_kernels(model: Any, purpose: str) -> None:
