@@ -329,7 +329,8 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
     images = ramps().astype(np.float32)
     import tensorflow as tf
 
-    out = Augmentation(horizontal_flip=True).apply(tf.constant(images), (1, 2)).numpy()
+    augment = Augmentation(horizontal_flip=True)
+    out = augment.apply(tf.constant(images), augment.draw(len(images), images.shape[1:], 1)).numpy()
     flipped = (out == images[:, :, ::-1]).all(axis=(1, 2, 3))
     kept = (out == images).all(axis=(1, 2, 3))
     assert (flipped ^ kept).all()
@@ -340,7 +341,8 @@ def test_shift_moves_within_its_range_and_repeats_the_edge() -> None:
     import tensorflow as tf
 
     images = ramps(60).astype(np.float32)
-    out = Augmentation(shift=0.25).apply(tf.constant(images), (5, 6)).numpy()
+    augment = Augmentation(shift=0.25)
+    out = augment.apply(tf.constant(images), augment.draw(len(images), images.shape[1:], 5)).numpy()
     shifts = set()
     for before, after in zip(images, out, strict=True):
         padded = np.pad(before, ((2, 2), (2, 2), (0, 0)), mode="edge")  # 0.25 of 8 and of 10, whole pixels

@@ -12,11 +12,11 @@ from tfopt import bridge
 from tfopt.bridge.graph import pack, walk
 from tfopt.compact import with_true_reversals, without_detours
 from tfopt.errors import DataError, ModelError, TfoptError
+from tfopt.legacy import inner
 from tfopt.litert import LiteModel
 from tfopt.quiet import native_noise_held
 from tfopt.stages.quantization_wrapper import Places, replaced, settled
 from tfopt.stages.quantize import told_of_scales
-from tfopt.stages.stage import inner
 
 if TYPE_CHECKING:
     from tfopt.export import Export

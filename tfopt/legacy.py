@@ -56,3 +56,20 @@ def is_tf_keras_model(model: object) -> bool:
 def is_keras3_model(model: object) -> bool:
     """True for a Keras 3 model."""
     return any(c.__module__.partition(".")[0] == "keras" and c.__name__ == "Model" for c in type(model).__mro__)
+
+
+def inner(layer: Any) -> Any:
+    """The caller's layer inside a TF-MOT wrapper, or `layer` itself.
+
+    TF-MOT's wrappers are all `Wrapper`s, but so is e.g. `TimeDistributed`: tell them by their module.
+    """
+    return (
+        layer.layer
+        if type(layer).__module__.startswith(("tensorflow_model_optimization", "tfopt")) and hasattr(layer, "layer")
+        else layer
+    )
+
+
+def wrappers_by_name(model: Any) -> dict[str, Any]:
+    """The (wrapped) layers of `model` by the name of the layer inside."""
+    return {inner(layer).name: layer for layer in model.layers}

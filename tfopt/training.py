@@ -121,7 +121,8 @@ def choose_augmentation(model: Any, training: "Training", data: Dataset) -> tupl
     kept: dict[str, Any] = {}
     notes = []
     for name, value in wanted.items():
-        changed = Augmentation(**{name: value}).apply(_tensor(x), (training.seed, 1)).numpy()
+        augmentation = Augmentation(**{name: value})
+        changed = augmentation.apply(_tensor(x), augmentation.draw(len(x), x.shape[1:], training.seed)).numpy()
         if name == "horizontal_flip":
             changed = x[:, :, ::-1]  # all of them, where training mirrors every other one
         after = accuracy(model.predict(changed, verbose=0), y)

@@ -11,13 +11,12 @@ from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.bridge.graph import (
     Graph,
     Leaf,
-    Ref,
-    flatten,
     graph_network,
     is_layer,
     is_model,
     is_subclassed,
     map_leaves,
+    replay,
     walk,
 )
 from tfopt.errors import ModelError
@@ -118,13 +117,7 @@ def _replayed(model: Any, graph: Graph) -> Any:
         spec.ref: package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in graph.inputs
     }
     copies = {id(leaf): _new_layer(leaf) for leaf in graph.leaves}
-    for call in graph.calls:
-        args, kwargs = map_leaves(
-            lambda part: tensors[part] if isinstance(part, Ref) else part, (list(call.args), call.kwargs)
-        )
-        outputs = copies[id(call.leaf)](*args, **kwargs)
-        tensors.update(zip(call.outputs, flatten(outputs), strict=True))
-    inputs, outputs = map_leaves(tensors.__getitem__, (graph.inputs_struct, graph.outputs_struct))
+    inputs, outputs = replay(graph, tensors, lambda leaf, args, kwargs: copies[id(leaf)](*args, **kwargs))
     return package.Model(inputs, outputs, name=graph.name)
 
 

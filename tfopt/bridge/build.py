@@ -5,7 +5,7 @@ from typing import Any
 from tfopt import legacy
 from tfopt.bridge import activations, carried, check, layers, native, plans, weights
 from tfopt.bridge.compile import compile_like, is_compiled
-from tfopt.bridge.graph import Graph, Leaf, Ref, is_layer, map_leaves, walk
+from tfopt.bridge.graph import Graph, Leaf, Ref, is_layer, replay, walk
 from tfopt.errors import ModelError
 
 
@@ -75,16 +75,14 @@ def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any
     }
     planned = plans.plans(graph)
     twins = {id(leaf): planned[id(leaf)].make(**(changes or {}).get(leaf.name, {})) for leaf in graph.leaves}
-    for call in graph.calls:
-        args, kwargs = map_leaves(
-            lambda part: tensors[part] if isinstance(part, Ref) else part, planned[id(call.leaf)].arguments(call)
-        )
+
+    def run(leaf: Leaf, args: list[Any], kwargs: dict[str, Any]) -> Any:
         try:
-            outputs = twins[id(call.leaf)](*[list(a) if isinstance(a, tuple) else a for a in args], **kwargs)
+            return twins[id(leaf)](*[list(a) if isinstance(a, tuple) else a for a in args], **kwargs)
         except Exception as error:
-            raise ModelError(f"{layers.describe(call.leaf)}: tf_keras refuses its input ({error})") from error
-        tensors.update(zip(call.outputs, _flat(outputs), strict=True))
-    inputs, outputs = map_leaves(tensors.__getitem__, (graph.inputs_struct, graph.outputs_struct))
+            raise ModelError(f"{layers.describe(leaf)}: tf_keras refuses its input ({error})") from error
+
+    inputs, outputs = replay(graph, tensors, run, lambda call: planned[id(call.leaf)].arguments(call))
     model = tf_keras.Model(inputs, outputs, name=graph.name)
     for leaf in graph.leaves:
         copy_weights(leaf, leaf.layer, twins[id(leaf)])
@@ -102,8 +100,3 @@ def copy_weights(leaf: Leaf, layer: Any, twin: Any, *, back: bool = False) -> No
     except ModelError as error:
         raise ModelError(f"{layers.describe(leaf)}: {error}") from error
 
-
-def _flat(outputs: Any) -> list[Any]:
-    import tensorflow as tf
-
-    return list(tf.nest.flatten(outputs))

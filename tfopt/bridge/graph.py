@@ -87,6 +87,24 @@ def flatten(struct: Any) -> list[Any]:
     return [struct]
 
 
+def replay(
+    graph: Graph,
+    tensors: dict[Ref, Any],
+    run: Callable[[Leaf, list[Any], dict[str, Any]], Any],
+    arguments: Callable[[Call], tuple[list[Any], dict[str, Any]]] = lambda call: (call.args, call.kwargs),
+) -> tuple[Any, Any]:
+    """Calls every leaf of `graph` in order; the inputs and outputs, nested as the model nests them.
+
+    `tensors` holds the inputs by ref and takes all that is computed. `run(leaf, args, kwargs)` makes one call;
+    `arguments` gives those of a call, with refs, where they are not the graph's own.
+    """
+    for call in graph.calls:
+        args, kwargs = map_leaves(lambda part: tensors[part] if isinstance(part, Ref) else part, arguments(call))
+        tensors.update(zip(call.outputs, flatten(run(call.leaf, args, kwargs)), strict=True))
+    inputs, outputs = map_leaves(tensors.__getitem__, (graph.inputs_struct, graph.outputs_struct))
+    return inputs, outputs
+
+
 def refs_in(struct: Any) -> Iterator[Ref]:
     """Every `Ref` in `struct`."""
     return (leaf for leaf in flatten(struct) if isinstance(leaf, Ref))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tfopt.errors import DataError
 
 
@@ -30,40 +32,42 @@ class Augmentation:
         if not 0 <= self.shift < 1:
             raise DataError(f"Expected shift as a fraction from 0 up to (not including) 1, got {self.shift}.")
 
-    def apply(self, images: Any, seed: Any) -> Any:
-        """Augment a batch: float32 (n, height, width, channels) in, the same out.
+    def draw(self, count: int, input_shape: tuple[int, ...], seed: int | list[int]) -> np.ndarray:
+        """What happens to each of `count` images: int32 (count, 3): mirrored (0 or 1), pixels down, pixels right.
 
-        `seed` is an integer tensor or array (2,); the same seed makes the same choices. Raises `DataError`
-        for inputs that are not rank 4.
+        `input_shape` is (height, width, channels); the same `seed` draws the same. Raises `DataError` for
+        inputs that are no images.
         """
-        if images.shape.rank != 4:
+        if len(input_shape) != 3:
             raise DataError(
-                f"Augmentation expects images (n, height, width, channels), got inputs of shape "
-                f"{images.shape}; leave augment out for this data."
+                f"Augmentation expects images (height, width, channels), got inputs of shape {input_shape}; "
+                "leave augment out for this data."
             )
+        rng = np.random.default_rng(seed)
+        mirrored = rng.integers(0, 2, count) * self.horizontal_flip
+        largest = [int(self.shift * side) for side in input_shape[:2]]
+        moved = [rng.integers(-most, most + 1, count) for most in largest]
+        return np.stack([mirrored, *moved], axis=1).astype(np.int32)
+
+    def apply(self, images: Any, drawn: Any) -> Any:
+        """Change a batch as `draw` says: float32 (n, height, width, channels) and int32 (n, 3) in, images out."""
         if self.horizontal_flip:
-            images = _flip(images, seed)
-        return _shift(images, self.shift, seed) if self.shift else images
+            images = _flip(images, drawn[:, 0])
+        return _shift(images, drawn[:, 1:]) if self.shift else images
 
 
-def _flip(images: Any, seed: Any) -> Any:
+def _flip(images: Any, mirrored: Any) -> Any:
     import tensorflow as tf
 
-    coin = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], tf.random.fold_in(seed, 0))
-    return tf.where(coin < 0.5, tf.reverse(images, axis=[2]), images)
+    return tf.where(mirrored[:, None, None, None] == 1, tf.reverse(images, axis=[2]), images)
 
 
-def _shift(images: Any, fraction: float, seed: Any) -> Any:
+def _shift(images: Any, moved: Any) -> Any:
     import tensorflow as tf
 
-    count = tf.shape(images)[0]
     for axis in (1, 2):
         side = images.shape[axis]
-        largest = int(fraction * side)
-        moved = tf.random.stateless_uniform(
-            [count, 1], tf.random.fold_in(seed, axis), minval=-largest, maxval=largest + 1, dtype=tf.int32
-        )
         # Where each output row (or column) comes from; beyond the border that is the edge itself.
-        origin = tf.clip_by_value(tf.range(side)[None] - moved, 0, side - 1)
+        origin = tf.clip_by_value(tf.range(side)[None] - moved[:, axis - 1, None], 0, side - 1)
         images = tf.gather(images, origin, axis=axis, batch_dims=1)
     return images

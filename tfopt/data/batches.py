@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,27 @@ if TYPE_CHECKING:
     from tfopt.data.dataset import Split
 
 
+# Keeps the random numbers of augmentation apart from those of the order.
+AUGMENTATION = 1
+
+
+@dataclass(frozen=True)
+class Views:
+    """A limited number of augmented views of each sample, so that something can be known of each, and go along with it.
+
+    Attributes:
+        number: of views; epoch e shows view e modulo this.
+        seed: of the augmentation.
+        key: batches are ({"inputs": x, key: arrays by name}, y).
+        beside: gives (view, indices) -> arrays (n, ...) by name.
+    """
+
+    number: int
+    seed: int
+    key: str
+    beside: Callable[[int, np.ndarray], dict[str, np.ndarray]]
+
+
 def make_batches(
     split: Split,
     batch_size: int,
@@ -25,40 +48,44 @@ def make_batches(
     seed: int,
     augment: Augmentation | None,
     drop_remainder: bool,
+    views: Views | None = None,
 ) -> tf.data.Dataset:
     """See `Dataset.batches`.
 
     Only (epoch, step) travels through tf.data; each batch is gathered from the arrays and scaled by NumPy, so
     a set of any size costs no second copy. The order of an epoch is a function of seed and epoch alone:
-    neither `tf.random.set_seed` nor a second iterator on the same data set can change it.
+    neither `tf.random.set_seed` nor a second iterator on the same data set can change it. What augmentation does
+    to a sample is a function of its number and the view, which is the epoch, or that of `views`.
     """
     import tensorflow as tf
 
     steps = count_steps(len(split), batch_size, drop_remainder=drop_remainder)
     if seed < 0:
         raise DataError(f"Expected a seed of 0 or above, got {seed}.")
-    if augment is not None and split.inputs.ndim != 4:
-        raise DataError(
-            f"Augmentation expects images (height, width, channels), got inputs of shape "
-            f"{split.inputs.shape[1:]}; leave augment out for this data."
-        )
+    drawn = _drawn(split, augment, views.seed if views else seed)
     epochs = itertools.count()
+    beside = views.beside(0, np.arange(1)) if views else {}
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
         samples = len(split)
         return np.random.default_rng([seed, epoch]).permutation(samples) if shuffle else np.arange(samples)
 
-    def gather(epoch: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gather(epoch: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, ...]:
         chosen = order(int(epoch))[step * batch_size : (step + 1) * batch_size]
-        return split.x(chosen), split.y(chosen)
+        view = int(epoch) % views.number if views else int(epoch)
+        more = views.beside(view, chosen) if views else {}
+        return split.x(chosen), split.y(chosen), drawn(view)[chosen], *more.values()
 
     def batch(epoch: tf.Tensor, step: tf.Tensor) -> tuple[Any, Any]:
-        x, y = tf.numpy_function(gather, (epoch, step), (tf.float32, split.labels.dtype))
-        rows = batch_size if drop_remainder else None
-        x.set_shape((rows, *split.inputs.shape[1:]))
-        y.set_shape((rows, *split.labels.shape[1:]))
-        return (x if augment is None else augment.apply(x, tf.stack((seed, epoch * 2**32 + step)))), y
+        types = (np.float32, split.labels.dtype, np.int32, *(array.dtype for array in beside.values()))
+        shapes = (split.inputs.shape[1:], split.labels.shape[1:], (3,), *(array.shape[1:] for array in beside.values()))
+        tensors = tf.numpy_function(gather, (epoch, step), types)
+        for tensor, shape in zip(tensors, shapes, strict=True):
+            tensor.set_shape((batch_size if drop_remainder else None, *shape))
+        x, y, moves, *more = tensors
+        x = x if augment is None else augment.apply(x, moves)
+        return ({views.key: dict(zip(beside, more, strict=True)), "inputs": x} if views else x), y
 
     def next_epoch() -> np.ndarray:
         return np.array(next(epochs), np.int64)
@@ -67,6 +94,33 @@ def make_batches(
     numbered = started.flat_map(lambda epoch: tf.data.Dataset.range(steps).map(lambda step: (epoch, step)))
     batches = numbered.map(batch, num_parallel_calls=2, deterministic=True)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
+
+
+def view_inputs(
+    split: Split, view: int, batch_size: int, *, seed: int, augment: Augmentation | None
+) -> Iterator[np.ndarray]:
+    """The inputs of `split` in order as `make_batches` shows them in that view, float32 (batch, ...)."""
+    import tensorflow as tf
+
+    drawn = _drawn(split, augment, seed)(view)
+    for start in range(0, len(split), batch_size):
+        part = slice(start, start + batch_size)
+        x = split.x(part)
+        yield x if augment is None else augment.apply(tf.constant(x), tf.constant(drawn[part])).numpy()
+
+
+def _drawn(split: Split, augment: Augmentation | None, seed: int) -> Callable[[int], np.ndarray]:
+    """What augmentation does to each sample in a view, int32 (n, 3)."""
+    if augment is not None:
+        augment.draw(0, split.inputs.shape[1:], seed)  # raises for what is no image
+
+    @lru_cache(maxsize=2)
+    def draw(view: int) -> np.ndarray:
+        if augment is None:
+            return np.zeros((len(split), 3), np.int32)
+        return augment.draw(len(split), split.inputs.shape[1:], [seed, view, AUGMENTATION])
+
+    return draw
 
 
 def count_steps(samples: int, batch_size: int, *, drop_remainder: bool = False) -> int:

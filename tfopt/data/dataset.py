@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfopt.data.augmentation import Augmentation
-from tfopt.data.batches import count_steps, make_batches
+from tfopt.data.batches import Views, count_steps, make_batches
 from tfopt.data.labels import Form, Meaning, Task, groups_of
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.split import NAMES, choose
@@ -127,6 +127,7 @@ class Dataset:
         seed: int = 0,
         augment: Augmentation | None = None,
         drop_remainder: bool = False,
+        views: Views | None = None,
     ) -> tf.data.Dataset:
         """One epoch per iteration of (x, y) batches: x float32 (batch, ...), y as `Split.y` gives it.
 
@@ -137,6 +138,7 @@ class Dataset:
             seed: for the order and the augmentation; 0 or above.
             augment: applied to x after preprocessing.
             drop_remainder: leave out the last batch if it is smaller.
+            views: limits augmentation to a number of views, and says what goes along with the samples.
 
         Raises:
             DataError: an argument out of range, no full batch to keep, or augmentation of what is not images.
@@ -148,6 +150,7 @@ class Dataset:
             seed=seed,
             augment=augment,
             drop_remainder=drop_remainder,
+            views=views,
         )
 
     def representative(self, n: int, seed: int = 0) -> np.ndarray:

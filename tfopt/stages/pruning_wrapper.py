@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.legacy import tf_keras, tfmot, tfmot_module
+from tfopt.legacy import inner, tf_keras, tfmot, tfmot_module
 from tfopt.stages.copies import built_copy, plain_copy
 from tfopt.stages.kernels import kernels, named_kernel
-from tfopt.stages.stage import inner, kernel_layers
+from tfopt.stages.stage import kernel_layers
 from tfopt.stages.wrapping import KeepsCallContract
 
 # A step that no training reaches, as int64.

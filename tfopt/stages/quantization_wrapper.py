@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.bridge.graph import Graph, Ref, map_leaves
+from tfopt.bridge.graph import Graph, map_leaves, replay
 from tfopt.legacy import tf_keras, tfmot, tfmot_module
 from tfopt.stages import int8_forms
 from tfopt.stages.copies import built_copy
@@ -34,14 +34,9 @@ def quantized_model(
         if dtype.startswith("float"):
             tensors[spec.ref] = _input_layer(spec.name)(tensors[spec.ref])
     layers = {leaf.name: _wrapped(leaf.layer, treatments[leaf.name], quantizers) for leaf in graph.leaves}
-    for call in graph.calls:
-        args, kwargs = map_leaves(
-            lambda part: tensors[part] if isinstance(part, Ref) else part, (call.args, call.kwargs)
-        )
-        outputs = layers[call.leaf.name](*args, **kwargs)
-        tensors.update(zip(call.outputs, _flat(outputs), strict=True))
-    given = map_leaves(inputs.__getitem__, graph.inputs_struct)
-    return tf_keras().Model(given, map_leaves(tensors.__getitem__, graph.outputs_struct), name=graph.name)
+    _, outputs = replay(graph, tensors, lambda leaf, args, kwargs: layers[leaf.name](*args, **kwargs))
+    given = map_leaves(inputs.__getitem__, graph.inputs_struct)  # as they are before they are rounded
+    return tf_keras().Model(given, outputs, name=graph.name)
 
 
 def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatment], Places]) -> Any:

@@ -9,13 +9,14 @@ from pydantic import PositiveInt
 
 from tfopt.bridge.graph import flatten, walk
 from tfopt.config import config
+from tfopt.legacy import inner
 from tfopt.stages.decision import Decision
 from tfopt.stages.kernels import kernels
 from tfopt.stages.quantization_plan import Treatment, plan, scales_of
 from tfopt.stages.quantization_wrapper import Places, quantized_model, recording
 from tfopt.stages.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
 from tfopt.stages.rules import choose
-from tfopt.stages.stage import Stage, inner
+from tfopt.stages.stage import Stage
 
 # The scheme for what earlier stages established, under the names of TF-MOT's collaborative optimization.
 SCHEMES: dict[frozenset[str], Scheme] = {

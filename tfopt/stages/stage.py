@@ -11,6 +11,7 @@ from pydantic import NonNegativeInt, PositiveFloat, field_validator
 from tfopt import bridge
 from tfopt.config import config
 from tfopt.errors import ModelError, PromiseError, RecipeError
+from tfopt.legacy import inner, wrappers_by_name
 from tfopt.stages.decision import Decision
 from tfopt.stages.kernels import has_kernel, named_kernel
 from tfopt.stages.promise import Promise
@@ -140,23 +141,6 @@ class Stage(ABC):
 
     def _advice(self) -> str:
         return "Train longer, or lower the target."
-
-
-def inner(layer: Any) -> Any:
-    """The caller's layer inside a TF-MOT wrapper, or `layer` itself.
-
-    TF-MOT's wrappers are all `Wrapper`s, but so is e.g. `TimeDistributed`: tell them by their module.
-    """
-    return (
-        layer.layer
-        if type(layer).__module__.startswith(("tensorflow_model_optimization", "tfopt")) and hasattr(layer, "layer")
-        else layer
-    )
-
-
-def wrappers_by_name(model: Any) -> dict[str, Any]:
-    """The (wrapped) layers of `model` by the name of the layer inside."""
-    return {inner(layer).name: layer for layer in model.layers}
 
 
 def kernel_layers(model: Any) -> list[Any]:
