@@ -1,5 +1,6 @@
 """The command line as a person meets it: exit codes, one line for an error, help, and files that are right."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -350,7 +351,7 @@ def test_every_recipe_is_a_script_and_a_file(path):
 
     first_word = ast.get_docstring(ast.parse(path.read_text())).split()[0]
     assert first_word in done.stdout
-    recipe = cli._load_recipe(path)
+    recipe, _ = cli._load_recipe(path)
     assert recipe.name == path.stem
     assert tfopt.Recipe.from_json(recipe.to_json()) == recipe
 
@@ -368,3 +369,74 @@ def test_a_recipe_script_runs_for_real(files, tmp_path):
     assert again.returncode == 2
     assert again.stderr.startswith("error: The folder")
     assert not list((tmp_path / "here").iterdir())
+
+
+# Teachers -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A student, two teachers that each know two classes (one as a file, one as a folder of tfopt's), and data."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("taught")
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(4, 6)) * 2
+    y = np.arange(160) % 4
+    x = (centers[y] + rng.normal(size=(160, 6))).astype("float32")
+    np.savez(folder / "data.npz", x_train=x, y_train=y, x_test=x, y_test=y, class_names=["a", "b", "c", "d"])
+
+    def nearest(classes, name):
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(len(classes), "softmax")], name=name)
+        model.set_weights([centers[classes].T, -(centers[classes] ** 2).sum(axis=1) / 2])
+        return model
+
+    nearest([1, 0], "ba").save(folder / "ba.keras")
+    (folder / "ba.txt").write_text("b\na\n")
+    nearest([2, 3], "cd").save(folder / "cd.keras")
+    (folder / "cd.txt").write_text("c\nd\n")
+    nearest([0, 1, 2, 3], "all").save(folder / "all.keras")
+    layers = [keras.Input((6,)), keras.layers.Dense(4, "softmax", name="head")]
+    keras.Sequential(layers, name="student").save(folder / "student.keras")
+    return folder
+
+
+def teach(taught, recipe, *more):
+    return tfopt_command(
+        "run", RECIPES / recipe, "--model", taught / "student.keras", "--data", taught / "data.npz", "--quiet", *more
+    )
+
+
+def test_a_teacher_on_the_command_line(taught, tmp_path):
+    done = teach(taught, "distill.py", "--teacher", taught / "all.keras", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
+    assert "distilled from 'all'" in " ".join(rows[1]["notes"])
+    assert rows[-1]["metrics"]["accuracy"] > rows[0]["metrics"]["accuracy"]
+    assert json.loads((tmp_path / "out" / "recipe.json").read_text())["distillation"]["losses"][0]["loss"] == "Hinton"
+
+
+def test_teachers_of_different_classes_are_fused(taught, tmp_path):
+    teachers = ("--teacher", taught / "ba.keras", "--teacher", taught / "cd.keras")
+    names = ("--teacher-classes", taught / "ba.txt", "--teacher-classes", taught / "cd.txt")
+    recipe, _ = cli._load_recipe(RECIPES / "fuse_teachers.py")
+    quick = dataclasses.replace(recipe, training=tfopt.Training(learning_rate=0.1, batch_size=16))
+    (tmp_path / "quick.json").write_text(quick.to_json())
+    done = teach(taught, tmp_path / "quick.json", *teachers, *names, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
+    assert rows[-1]["metrics"]["accuracy"] > 0.8  # without a loss on labels; each teacher knows two of four classes
+
+
+def test_bad_teachers(taught, tmp_path):
+    failed(teach(taught, "distill.py"), 2, "needs a teacher", "--teacher")
+    failed(teach(taught, "distill.py", "--teacher", taught / "none.keras"), 2, "none.keras", "no such file")
+    two = ("--teacher", taught / "ba.keras", "--teacher", taught / "cd.keras")
+    failed(teach(taught, "distill.py", *two, "--teacher-classes", taught / "ba.txt"), 2, "got 1 for 2")
+    failed(
+        teach(taught, "distill.py", "--teacher", taught / "ba.keras", "--teacher-classes", taught / "none.txt"),
+        2,
+        "none.txt",
+    )
+    one = ("--teacher", taught / "ba.keras", "--teacher-classes", taught / "ba.txt")
+    failed(teach(taught, "distill.py", *one), 2, "not know the class 'c'")

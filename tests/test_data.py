@@ -373,6 +373,17 @@ def test_augmentation_repeats_with_the_seed_and_changes_with_the_epoch() -> None
     assert first.shape == images.shape
 
 
+def test_an_npz_may_name_its_classes(tmp_path: Path) -> None:
+    x, y = arrays(20)
+    np.savez(tmp_path / "named.npz", x=x, y=y, class_names=["ash", "beech", "cedar", "date", "elm"])
+    data = load_data(tmp_path / "named.npz")
+    assert data.class_names == ("ash", "beech", "cedar", "date", "elm")
+    assert data.num_classes == 5  # the last of them has no sample
+    np.savez(tmp_path / "numbered.npz", x=x, y=y, class_names=[1, 2, 3, 4])
+    with pytest.raises(DataError, match=r"class_names .* as strings"):
+        load_data(tmp_path / "numbered.npz")
+
+
 # Bad input: one clear DataError each
 
 

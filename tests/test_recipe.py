@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from tfopt.distillation.distillation import Distillation
+from tfopt.distillation.losses import FitNets, Hinton
 from tfopt.errors import RecipeError
 from tfopt.export import Export
 from tfopt.recipe import Recipe, Training
@@ -34,6 +36,12 @@ EVERYTHING = Recipe(
     ),
     training=Training(optimizer="adamw", loss="mse", batch_size=5, seed=11, horizontal_flip=True, shift=0.1),
     export=Export(io="float32", calibration_samples=9, compact=False),
+    distillation=Distillation(
+        losses=(Hinton(temperature=2.0), FitNets(layers=(("a", "b"),), two_stage=0.25)),
+        alpha=0.3,
+        views=3,
+        cache="never",
+    ),
 )
 
 
@@ -62,7 +70,7 @@ def test_json_round_trip_is_equal():
 
 def test_json_is_what_a_person_would_write():
     written = json.loads(Recipe(stages=(Prune(final_sparsity=0.25), Quantize()), name="mine").to_json())
-    assert set(written) == {"name", "stages", "training", "export"}
+    assert set(written) == {"name", "stages", "training", "export", "distillation"}
     assert written["name"] == "mine"
     assert [stage["stage"] for stage in written["stages"]] == ["Prune", "Quantize"]
     assert written["stages"][0]["final_sparsity"] == 0.25
@@ -106,6 +114,10 @@ def test_load_reads_a_file(tmp_path):
         ('{"stages": [], "export": {"weights": "int4"}}', ["Recipe.export.weights", "'int4'", "int8"]),
         ('{"stages": [], "export": {"weights": "float32", "activations": "int8"}}', ["int8 weights", "float32"]),
         ('{"stages": [], "export": {"activations": "float32", "io": "int8"}}', ["int8 activations"]),
+        ('{"stages": [], "distillation": {"losses": [{"loss": "Hintn"}]}}', ["Unknown loss 'Hintn'", "Hinton"]),
+        ('{"stages": [], "distillation": {"losses": "Hinton"}}', ["list of 'losses'", "'Hinton'"]),
+        ('{"stages": [], "distillation": {"losses": [{"loss": "Hinton", "tau": 4}]}}', ["Hinton.tau", "4"]),
+        ('{"stages": [], "distillation": {"alfa": 0.5}}', ["Distillation.alfa", "0.5"]),
         ('{"stages": [', ["not valid JSON"]),
         ("recipe = tfopt.Recipe()", ["not valid JSON"]),
     ],

@@ -184,27 +184,27 @@ def judge(side):
 def test_augmentation_that_the_model_cannot_stand_is_left_out():
     data = tfopt.load_data(pictures("half"))
     wanted = tfopt.Training(horizontal_flip=True, shift=0.125)
-    augmentation, notes = choose_augmentation(judge("half"), wanted, data)
+    augmentation, notes = choose_augmentation(judge("half").predict, wanted, data)
     assert not augmentation.horizontal_flip  # a mirrored image is of the other class
     assert augmentation.shift == 0.125  # by one column: stays in its half
     assert len(notes) == 2
     assert "horizontal_flip left out: the untouched model has 0.000 on images so changed, 1.000" in notes[0]
     assert "augmented with shift=0.125" in notes[1]
-    nothing, notes = choose_augmentation(judge("half"), tfopt.Training(horizontal_flip=True), data)
+    nothing, notes = choose_augmentation(judge("half").predict, tfopt.Training(horizontal_flip=True), data)
     assert nothing is None
     assert len(notes) == 1
 
 
 def test_augmentation_that_changes_nothing_for_the_model_is_kept():
     data = tfopt.load_data(pictures("any"))
-    augmentation, notes = choose_augmentation(judge("any"), tfopt.Training(horizontal_flip=True), data)
+    augmentation, notes = choose_augmentation(judge("any").predict, tfopt.Training(horizontal_flip=True), data)
     assert augmentation.horizontal_flip
     assert augmentation.shift == 0
     assert "augmented with horizontal_flip=True" in notes[0]
 
 
 def test_no_augmentation_wanted_none_said():
-    assert choose_augmentation(judge("any"), tfopt.Training(), tfopt.load_data(pictures("any"))) == (None, [])
+    assert choose_augmentation(judge("any").predict, tfopt.Training(), tfopt.load_data(pictures("any"))) == (None, [])
 
 
 def test_augmentation_is_for_image_classification():
@@ -215,6 +215,6 @@ def test_augmentation_is_for_image_classification():
     assert "horizontal_flip" in notes[0]
     values = np.arange(200, dtype="float32")[:, None] / 7
     data = tfopt.load_data((pictures("any")[0], values))
-    augmentation, notes = choose_augmentation(judge("any"), tfopt.Training(shift=0.2), data)
+    augmentation, notes = choose_augmentation(judge("any").predict, tfopt.Training(shift=0.2), data)
     assert augmentation is None
     assert "shift" in notes[0]

@@ -16,6 +16,7 @@ import click
 from tfopt.errors import PromiseError, RecipeError, TfoptError
 
 if TYPE_CHECKING:
+    from tfopt.data import Dataset
     from tfopt.recipe import Recipe
 
 PREPROCESSING = ("raw", "unit", "symmetric")
@@ -97,6 +98,15 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--out", type=click.Path(path_type=Path),
                      help="Folder for the results (default: saved_models/NAME)."),
         click.option("--overwrite", is_flag=True, help="Replace what is in the --out folder."),
+        click.option("--teacher", multiple=True,
+                     help="A model to learn from in every stage: a Keras file, a SavedModel, a .tflite or a folder "
+                          "that tfopt wrote. Several are averaged, or fused where they know different classes."),
+        click.option("--teacher-classes", multiple=True, type=click.Path(path_type=Path),
+                     help="A text file with the class names of each --teacher in turn, one in a line."),
+        click.option("--teacher-preprocess", type=click.Choice(PREPROCESSING),
+                     help="What the teachers are fed (default: what the model is, or what their folder says)."),
+        click.option("--teacher-cache", type=click.Path(path_type=Path),
+                     help="Folder that keeps the teacher's answers for further runs (default: in memory)."),
         _allow_unsafe,
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
                      help="Multiply the epochs of every stage."),
@@ -118,11 +128,15 @@ def run(recipe: Path, **options: Any) -> None:
     tfopt run recipes/deep_compression.py
     tfopt run recipes/prune.py --model model.keras --data photos/ --out saved_models/photos
     """
-    _run(_load_recipe(recipe), **options)
+    loaded, example_teacher = _load_recipe(recipe)
+    _run(loaded, example_teacher, **options)
 
 
-def run_recipe(recipe: "Recipe") -> None:
-    """The command line of a recipe script: the options of `tfopt run` for this one recipe."""
+def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
+    """The command line of a recipe script: the options of `tfopt run` for this one recipe.
+
+    `example_teacher(data)` makes the teacher for the built-in digits, where the recipe wants another than usual.
+    """
 
     @click.command(cls=_OneLineErrors, context_settings=SETTINGS, help=sys.modules["__main__"].__doc__)
     @_run_options
@@ -130,16 +144,17 @@ def run_recipe(recipe: "Recipe") -> None:
     def command(debug: bool, **options: Any) -> None:
         del debug
         _hush_tensorflow()
-        _run(recipe, **options)
+        _run(recipe, example_teacher, **options)
 
     command.main(prog_name=Path(sys.argv[0]).name)
 
 
-def _load_recipe(path: Path) -> "Recipe":
+def _load_recipe(path: Path) -> tuple["Recipe", Any]:
+    """The recipe, and the function that makes its teacher for the digits, if it has one."""
     from tfopt.recipe import Recipe
 
     if path.suffix == ".json":
-        return Recipe.load(path)
+        return Recipe.load(path), None
     if path.suffix != ".py" or not path.is_file():
         raise RecipeError(
             f"Expected a recipe .py or .json, got {path}{'' if path.exists() else ', which does not exist'}."
@@ -147,18 +162,20 @@ def _load_recipe(path: Path) -> "Recipe":
     import runpy
 
     try:
-        recipe = runpy.run_path(str(path)).get("recipe")
+        names = runpy.run_path(str(path))
     except Exception as error:
         if _explained(error)[1] != UNEXPECTED:
             raise
         raise RecipeError(f"{path} does not run: {type(error).__name__}: {error}.") from error
+    recipe = names.get("recipe")
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path} must define `recipe = tfopt.Recipe(...)`; found {type(recipe).__name__}.")
-    return recipe
+    return recipe, names.get("example_teacher")
 
 
 def _run(
     recipe: "Recipe",
+    example_teacher: Any = None,
     *,
     model: str | None,
     data: str | None,
@@ -170,12 +187,16 @@ def _run(
     preprocess: str | None,
     limit: int | None,
     allow_unsafe: bool,
+    teacher: tuple[str, ...],
+    teacher_classes: tuple[Path, ...],
+    teacher_preprocess: str | None,
+    teacher_cache: Path | None,
 ) -> None:
     from tfopt.quiet import load_tensorflow_quietly
 
     load_tensorflow_quietly()
     from tfopt.data import load_data
-    from tfopt.examples import digits_model
+    from tfopt.distillation.teachers.load import load_teacher
     from tfopt.files import prepare_folder
     from tfopt.loop import data_for, optimize
     from tfopt.models import load_model
@@ -191,15 +212,44 @@ def _run(
     if model:
         keras_model = load_model(model, allow_unsafe=allow_unsafe)
         dataset = data_for(keras_model, data or "digits", preprocess=preprocess, limit=limit)
+        taught = None
     else:
         dataset = load_data("digits", preprocessing=preprocess, limit=limit)
-        progress.say("training the default model on the digits")
-        keras_model = digits_model(dataset, seed=recipe.training.seed)
+        keras_model, taught = _examples(recipe, dataset, progress, example_teacher, wanted=not teacher)
+    if teacher:
+        taught = load_teacher(teacher, teacher_classes, teacher_preprocess, dataset.class_names)
     checkpoint = out.with_name(f".{out.name}.checkpoint.npz")
-    result = optimize(keras_model, recipe, dataset, quiet=quiet, checkpoint=checkpoint)
+    result = optimize(
+        keras_model,
+        recipe,
+        dataset,
+        teacher=taught,
+        quiet=quiet,
+        checkpoint=checkpoint,
+        teacher_cache=teacher_cache,
+    )
     result.save(out, overwrite=overwrite)
     click.echo(str(result.report))
     click.echo(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+
+
+def _examples(
+    recipe: "Recipe", data: "Dataset", progress: Any, example_teacher: Any, *, wanted: bool
+) -> tuple[Any, Any]:
+    """A model for the digits, and a teacher where the recipe needs one and it is `wanted`: then the model is small."""
+    from tfopt.examples import digits_model
+
+    seed, distillation = recipe.training.seed, recipe.distillation
+    if distillation is None or not distillation.needs_teacher:
+        progress.say("training the default model on the digits")
+        return digits_model(data, seed=seed), None
+    progress.say("training the default student on the digits")
+    student = digits_model(data, width=0.4, seed=seed, name="student")
+    if not wanted:
+        return student, None
+    progress.say("training the default teacher on the digits")
+    make = example_teacher or (lambda data: digits_model(data, seed=seed, name="teacher"))
+    return student, make(data)
 
 
 def _print_table(table: Any) -> None:
@@ -244,7 +294,7 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
     from tfopt.models import load_model
 
     loaded = load_model(model, allow_unsafe=allow_unsafe)
-    found = check_model(loaded, _load_recipe(recipe) if recipe else None, convert=convert)
+    found = check_model(loaded, _load_recipe(recipe)[0] if recipe else None, convert=convert)
     if json_file:
         write_atomically(json_file, found.to_json())
     _print_table(found.table())

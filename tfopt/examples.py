@@ -1,34 +1,63 @@
-"""A small model for the built-in digits, so that every recipe runs without any file."""
+"""Small models for the built-in digits, so that every recipe runs without any file."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tfopt.data import Dataset
+from tfopt.data.dataset import Split
 
 
-def digits_model(data: Dataset, *, epochs: int = 20, seed: int = 0, callback: Any = None) -> Any:
-    """A Keras 3 CNN for 8x8 digits (about 26,000 parameters), trained for `epochs` on `data`."""
+def digits_model(
+    data: Dataset, *, width: float = 1.0, epochs: int = 20, seed: int = 0, callback: Any = None, name: str = "digits"
+) -> Any:
+    """A Keras 3 CNN for 8x8 digits, trained for `epochs` on `data`: about 26,000 parameters, times `width` squared."""
     import keras
+
+    def wide(channels: int) -> int:
+        return max(1, round(width * channels))
 
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
-            layers.Conv2D(16, 3, padding="same", use_bias=False),
+            layers.Conv2D(wide(16), 3, padding="same", use_bias=False),
             layers.BatchNormalization(momentum=0.9),
             layers.ReLU(),
-            layers.Conv2D(32, 3, padding="same", use_bias=False),
+            layers.Conv2D(wide(32), 3, padding="same", use_bias=False),
             layers.BatchNormalization(momentum=0.9),
             layers.ReLU(),
             layers.MaxPooling2D(),
-            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.Conv2D(wide(64), 3, padding="same", activation="relu"),
             layers.GlobalAveragePooling2D(),
-            layers.Dense(32, activation="relu"),
-            layers.Dense(10, activation="softmax"),
+            layers.Dense(wide(32), activation="relu"),
+            layers.Dense(data.num_classes, activation="softmax"),
         ],
-        name="digits",
+        name=name,
     )
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     x, y = data.train.x(), data.train.y()
     model.fit(x, y, batch_size=32, epochs=epochs, verbose=0, callbacks=[callback] if callback else None)
     return model
+
+
+def with_classes(data: Dataset, names: Sequence[str]) -> Dataset:
+    """The samples of the classes `names` alone, which are numbered anew in this order; `data` has sparse labels."""
+    numbers = [(data.class_names or ()).index(name) for name in names]
+
+    def part(split: Split) -> Split:
+        chosen = np.isin(split.labels, numbers)
+        labels = np.array([numbers.index(label) for label in split.labels[chosen]], split.labels.dtype)
+        return Split(split.inputs[chosen], labels, split.preprocessing)
+
+    return dataclasses.replace(
+        data,
+        train=part(data.train),
+        validation=part(data.validation),
+        test=part(data.test),
+        class_names=tuple(names),
+        num_classes=len(names),
+    )

@@ -1,5 +1,6 @@
 """optimize: the one loop from a trained model to a verified, smaller file."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from typing import Any, Literal
 
 from tfopt import bridge, models
 from tfopt.checkpoint import Checkpoint, run_key
-from tfopt.data import Augmentation, Dataset, Preprocessing, fit_to_model, load_data
+from tfopt.data import Dataset, Preprocessing, fit_to_model, load_data
+from tfopt.distillation.course import course_of, fitted
+from tfopt.distillation.distillation import Distillation
 from tfopt.errors import ModelError
 from tfopt.export import Export, build
 from tfopt.files import output_folder, write_atomically
@@ -64,7 +67,14 @@ class Result:
 
 
 def optimize(
-    model: Any, recipe: Recipe, data: Any, *, quiet: bool = False, checkpoint: str | Path | None = None
+    model: Any,
+    recipe: Recipe,
+    data: Any,
+    *,
+    teacher: Any = None,
+    quiet: bool = False,
+    checkpoint: str | Path | None = None,
+    teacher_cache: str | Path | None = None,
 ) -> Result:
     """Carry out `recipe` on a copy of `model` and prove the file that comes out.
 
@@ -72,9 +82,12 @@ def optimize(
         model: a Keras 3 or tf_keras model, or the path of one. It is not changed.
         recipe: the stages, how they are trained and what is exported.
         data: a `Dataset`, or anything that `load_data` takes.
+        teacher: a model to learn from during every stage, as `recipe.distillation` says (`Distillation()` if it says
+            nothing): whatever `Teacher` takes, a `Teacher` or an `Ensemble`. It is not changed.
         quiet: no progress on stderr.
         checkpoint: a file that keeps what each stage has reached. When the run is interrupted, calling
-            `optimize` again with the same recipe, model and data goes on after the last finished stage.
+            `optimize` again with the same recipe, model, teacher and data goes on after the last finished stage.
+        teacher_cache: a folder that keeps the teacher's answers for further runs; None keeps them in memory.
 
     Raises:
         ModelError, DataError, RecipeError: before training, for what cannot work.
@@ -82,7 +95,9 @@ def optimize(
     """
     progress = Progress(quiet=quiet)
     model = models.load_model(model) if isinstance(model, str | Path) else model
-    return _Run(model, recipe, data, progress, checkpoint).result()
+    if teacher is not None and recipe.distillation is None:
+        recipe = dataclasses.replace(recipe, distillation=Distillation())
+    return _Run(model, recipe, data, progress, checkpoint, teacher, teacher_cache).result()
 
 
 def data_for(model: Any, source: Any, *, preprocess: str | None = None, limit: int | None = None) -> Dataset:
@@ -110,7 +125,14 @@ class _Run:
     """The state of one run: the model as it stands, and the rows so far."""
 
     def __init__(
-        self, model: Any, recipe: Recipe, source: Any, progress: Progress, checkpoint: str | Path | None
+        self,
+        model: Any,
+        recipe: Recipe,
+        source: Any,
+        progress: Progress,
+        checkpoint: str | Path | None,
+        teacher: Any,
+        teacher_cache: str | Path | None,
     ) -> None:
         self.model, self.recipe, self.progress = model, recipe, progress
         training = recipe.training
@@ -124,25 +146,51 @@ class _Run:
         self.progress.say("checking that the recipe can be carried out")
         rehearse(self.plain, recipe, self.steps, data.representative(CALIBRATION_SAMPLES))
         self.report = Report(recipe.to_dict())
+        ready = fitted(teacher, recipe.distillation, data) if recipe.distillation else None
+        self.augmentation, self.notes = self._augmentation(ready)
+        self.course = None
+        if recipe.distillation:
+            self.course = course_of(
+                recipe.distillation,
+                ready,
+                data,
+                augment=self.augmentation,
+                seed=training.seed,
+                folder=teacher_cache,
+                progress=progress,
+            )
+            self.course.student(self.plain)  # what cannot be compared should fail now
+        about = {"recipe": recipe.to_dict(), "teacher": self.course.identity if self.course else None}
         self.checkpoint = checkpoint and Checkpoint(
-            Path(checkpoint), run_key(recipe.to_dict(), data.fingerprint, self.plain.get_weights())
+            Path(checkpoint), run_key(about, data.fingerprint, self.plain.get_weights())
+        )
+
+    def _augmentation(self, teacher: Any) -> tuple[Any, list[str]]:
+        """What training images may go through, judged by whoever knows best: a teacher, else the model itself."""
+        training, data, plain = self.recipe.training, self.data, self.plain
+        if teacher is None or not teacher.response:
+            return choose_augmentation(lambda x: plain.predict(x, verbose=0), training, data)
+        return choose_augmentation(
+            lambda x: teacher.predict(x, quiet=True)["output"], training, data, who=f"the teacher '{teacher.name}'"
         )
 
     def result(self) -> Result:
-        augmentation, notes = choose_augmentation(self.plain, self.recipe.training, self.data)
         finished = self._resume()
         if not finished:
             self.progress.say("measuring the untouched model")
-            self._add_row("original", self.plain, FLOAT, [*self.data.describe(), *notes])
+            taught = self.course.notes() if self.course else []
+            self._add_row("original", self.plain, FLOAT, [*self.data.describe(), *self.notes, *taught])
         before = established_before(self.recipe)
         promises: list[Promise] = []
         trained = self.plain
-        started, notes = time.perf_counter(), []
+        started = time.perf_counter()
+        notes: list[str] = []
         for position, stage in enumerate(self.recipe.stages):
             started = time.perf_counter()
             if position >= finished:
                 notes = stage.notes(self.plain, before[position])
-                trained = self._train(stage, position, before[position], augmentation)
+                trained, learnt = self._train(stage, position, before[position])
+                notes = [*notes, *learnt]
                 self.plain = stage.strip(trained)
             promises = [*promises, *stage.promises(self.plain)]
             if position >= finished and not stage.last:  # the row of the last one is the exported file
@@ -174,26 +222,30 @@ class _Run:
         )
         return done
 
-    def _train(self, stage: Stage, position: int, keep: frozenset[str], augmentation: Augmentation | None) -> Any:
+    def _train(self, stage: Stage, position: int, keep: frozenset[str]) -> tuple[Any, list[str]]:
+        """What `stage.apply` gives, trained; and what is to be said of it."""
         training = self.recipe.training
         tf_keras().utils.set_random_seed(training.seed + position)  # so that a resumed run repeats the whole one
         steps = stage.epochs * self.steps
         model = stage.apply(self.plain, steps=steps, keep=keep)
         stage.calibrate(model, self.data.representative(CALIBRATION_SAMPLES, seed=training.seed))
         if not steps:
-            return model
-        model.compile(
+            return model, []
+        learner = self.course.student(model) if self.course else model
+        learner.compile(
             optimizer=make_optimizer(training, stage.learning_rate or training.learning_rate, steps),
             loss=self.loss,
             metrics=["accuracy"] if self.data.task != "regression" else ["mae"],
         )
-        batches = self.data.batches(
-            "train", training.batch_size, shuffle=True, seed=training.seed + position, augment=augmentation
-        )
+        size, seed = training.batch_size, training.seed + position
+        if self.course:
+            batches = self.course.batches(size, seed=seed, epochs=stage.epochs)
+        else:
+            batches = self.data.batches("train", size, shuffle=True, seed=seed, augment=self.augmentation)
         label = f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}"
         lines = self.progress.callback(label)
         try:
-            model.fit(
+            history = learner.fit(
                 batches,
                 epochs=stage.epochs,
                 validation_data=self.data.batches("validation", 256),
@@ -202,7 +254,7 @@ class _Run:
             )
         finally:
             lines.stop()  # tf_keras tells its callbacks nothing of an interruption
-        return model
+        return model, self.course.learnt(history.history) if self.course else []
 
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:
         settings = self.recipe.export

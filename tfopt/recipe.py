@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SerializeAsAny
 
 from tfopt.config import config
+from tfopt.distillation.distillation import Distillation
+from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.errors import RecipeError
 from tfopt.export import Export
 from tfopt.stages import STAGES, Stage
@@ -42,7 +44,7 @@ class Training:
 
 @config
 class Recipe:
-    """Stages in order, how to train them, and what file to write at the end.
+    """Stages in order, how to train them, what to learn from a teacher meanwhile, and what file to write at the end.
 
     Raises `RecipeError` when the stages contradict each other: a stage that would lose what an earlier one
     established, or one that follows `Quantize`.
@@ -51,6 +53,7 @@ class Recipe:
     stages: tuple[SerializeAsAny[Stage], ...]
     training: Training = dataclasses.field(default_factory=Training)
     export: Export = dataclasses.field(default_factory=Export)
+    distillation: Distillation | MeanTeacher | None = None
     name: str = Field(default="recipe", pattern=r"^\w[\w .-]*$")
 
     def __post_init__(self) -> None:
@@ -92,6 +95,7 @@ class Recipe:
             "stages": [{"stage": type(stage).__name__, **dataclasses.asdict(stage)} for stage in self.stages],
             "training": dataclasses.asdict(self.training),
             "export": dataclasses.asdict(self.export),
+            "distillation": self.distillation.to_dict() if self.distillation else None,
         }
 
     def to_json(self) -> str:
@@ -106,6 +110,10 @@ class Recipe:
         if not isinstance(stages, list | tuple):
             raise RecipeError(f"A recipe needs a list of 'stages'; got {stages!r}.")
         values = {**values, "stages": tuple(_stage(stage) for stage in stages)}
+        if isinstance(values.get("distillation"), dict):
+            mean = values["distillation"].get("kind") == "MeanTeacher"
+            kind = MeanTeacher if mean else Distillation
+            values["distillation"] = kind.from_dict(values["distillation"])
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise RecipeError(f"Unknown key {', '.join(sorted(unknown))} in the recipe.")

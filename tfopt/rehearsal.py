@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.distillation.taps import shapes
 from tfopt.export import build
 from tfopt.litert import LiteModel
 from tfopt.recipe import Recipe
@@ -29,6 +30,8 @@ def rehearse(plain: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> 
     final = plain
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         applied = stage.apply(plain, steps=stage.epochs * steps_per_epoch, keep=keep)
+        if recipe.distillation:
+            shapes(applied, recipe.distillation.layers("student"))  # raises for a layer that is not there
         if stage.last:
             stage.calibrate(applied, samples)
             final = applied

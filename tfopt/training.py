@@ -1,6 +1,7 @@
 """How a stage is trained: the loss that fits, the optimizer, and the augmentation the model can stand."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,11 +105,14 @@ def stop_at_nan(label: str) -> Any:
     return StopAtNaN()
 
 
-def choose_augmentation(model: Any, training: "Training", data: Dataset) -> tuple[Augmentation | None, list[str]]:
-    """The recipe's augmentation without what `model` cannot stand, and what to say about that.
+def choose_augmentation(
+    judge: Callable[[np.ndarray], np.ndarray], training: "Training", data: Dataset, *, who: str = "the untouched model"
+) -> tuple[Augmentation | None, list[str]]:
+    """The recipe's augmentation without what `judge` cannot stand, and what to say about that.
 
     A mirrored digit is another digit. So each transformation is tried on the validation images first: it is
-    left out when `model` then loses more than a tenth of its accuracy.
+    left out when `judge`, which gives scores (n, classes) for inputs and is called `who`, then loses more than a
+    tenth of its accuracy.
     """
     wanted: dict[str, Any] = {"horizontal_flip": training.horizontal_flip, "shift": training.shift}
     wanted = {name: value for name, value in wanted.items() if value}
@@ -117,7 +121,7 @@ def choose_augmentation(model: Any, training: "Training", data: Dataset) -> tupl
     if len(data.input_shape) != 3 or data.task != "classification":
         return None, [f"no augmentation ({', '.join(wanted)}): it is for image classification only"]
     x, y = data.validation.x(slice(0, PROBE)), data.validation.y(slice(0, PROBE))
-    before = accuracy(model.predict(x, verbose=0), y)
+    before = accuracy(judge(x), y)
     kept: dict[str, Any] = {}
     notes = []
     for name, value in wanted.items():
@@ -125,8 +129,8 @@ def choose_augmentation(model: Any, training: "Training", data: Dataset) -> tupl
         changed = augmentation.apply(_tensor(x), augmentation.draw(len(x), x.shape[1:], training.seed)).numpy()
         if name == "horizontal_flip":
             changed = x[:, :, ::-1]  # all of them, where training mirrors every other one
-        after = accuracy(model.predict(changed, verbose=0), y)
-        verdict = f"the untouched model has {after:.3f} on images so changed, {before:.3f} on them as they are"
+        after = accuracy(judge(changed), y)
+        verdict = f"{who} has {after:.3f} on images so changed, {before:.3f} on them as they are"
         if after >= (1 - AUGMENTATION_MAY_COST) * before:
             kept[name] = value
             notes.append(f"augmented with {name}={value}: {verdict}")

@@ -99,4 +99,3 @@ def copy_weights(leaf: Leaf, layer: Any, twin: Any, *, back: bool = False) -> No
         weights.copy(layer, twin, back=back)
     except ModelError as error:
         raise ModelError(f"{layers.describe(leaf)}: {error}") from error
-

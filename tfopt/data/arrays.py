@@ -27,7 +27,7 @@ def read_digits() -> Parts:
 
 
 def read_npz(path: Path) -> Parts:
-    """A .npz file with x and y, or x_train, y_train and, if it has them, x_test, y_test, x_val, y_val.
+    """A .npz file with x and y, or x_train, y_train and, if it has them, x_test, y_test, x_val, y_val, class_names.
 
     Raises `DataError` for a file that is not such an archive; keys of other names are left out with a note.
     """
@@ -48,8 +48,12 @@ def read_npz(path: Path) -> Parts:
             f"Expected the keys x_train and y_train (and x_test, y_test, x_val, y_val), or x and y, in "
             f"{path}, got {', '.join(sorted(arrays)) or 'none'}; save them under these names."
         )
+    names = arrays.pop("class_names", None)
+    if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
+        raise DataError(f"Expected class_names in {path} as strings (classes,), got {names.dtype} {names.shape}.")
     notes = (f"keys left out: {', '.join(sorted(arrays))}",) if arrays else ()
-    return Parts(pairs, f"file {path.name}", notes=notes)
+    class_names = None if names is None else tuple(map(str, names))
+    return Parts(pairs, f"file {path.name}", class_names, notes)
 
 
 def read_arrays(source: Any) -> Parts:

@@ -1,0 +1,1 @@
+"""A teacher for any student: what it learns (losses), from whom (teachers), and how it is fitted."""

@@ -1,0 +1,165 @@
+"""A distillation over a whole run: the same teacher and the same views of the data through all stages."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt.data import Augmentation, Dataset
+from tfopt.data.batches import Views, view_inputs
+from tfopt.distillation.distillation import Distillation
+from tfopt.distillation.distilled import distill
+from tfopt.distillation.lessons import ASKED_AT_ONCE, LESSON, LOOK
+from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
+from tfopt.distillation.self_taught.mean_teacher_course import MeanTeacherCourse
+from tfopt.distillation.teachers.answering import Answering
+from tfopt.distillation.teachers.answers import Answers
+from tfopt.distillation.teachers.teacher import as_teacher
+from tfopt.errors import RecipeError
+from tfopt.measure import metrics_for
+
+# Answers of all views that are kept in memory at most; beyond that the teacher is asked at every step.
+MEMORY = 2 * 2**30
+
+
+def fitted(teacher: Any, distillation: Distillation | MeanTeacher, data: Dataset) -> Answering | None:
+    """`teacher` (whatever `Teacher` takes) for students of `data`: fed and asked as they need it, its classes in order.
+
+    None where `distillation` needs none. Raises RecipeError where it does and there is none, where it does not and
+    there is one, or where a loss is for another task; ModelError where the teacher does not fit data or task.
+    """
+    if not distillation.needs_teacher and teacher is not None:
+        raise RecipeError("A teacher is given, but nothing in the recipe's distillation looks at one: leave it out.")
+    if isinstance(distillation, MeanTeacher):
+        return None
+    if distillation.task not in (None, data.task):
+        raise RecipeError(
+            f"The loss '{distillation.labels()[0]}' is for {distillation.task}, the data is for {data.task}. Choose a "
+            "loss for that task."
+        )
+    if not distillation.needs_teacher:
+        return None
+    if teacher is None:
+        raise RecipeError("The recipe's distillation needs a teacher: optimize(..., teacher=...), or --teacher.")
+    ready = as_teacher(teacher).fed(data.preprocessing)
+    if data.class_names and distillation.task is not None:
+        ready = ready.mapped(data.class_names)
+    ready = ready.asked(distillation.layers("teacher"), response=distillation.task is not None)
+    return ready.settled(data.train.x(slice(0, LOOK)), data.task)
+
+
+def course_of(
+    settings: Any,
+    teacher: Answering | None,
+    data: Dataset,
+    *,
+    augment: Augmentation | None,
+    seed: int,
+    folder: str | Path | None = None,
+    progress: Any = None,
+) -> Any:
+    """The course of a recipe's distillation, see `Course`: one for each kind of settings."""
+    if isinstance(settings, MeanTeacher):
+        return MeanTeacherCourse(settings, data, augment=augment, seed=seed)
+    return Course(settings, teacher, data, augment=augment, seed=seed, folder=folder, progress=progress)
+
+
+class Course:
+    """What a stage needs to train its model as a student of `teacher`.
+
+    Args:
+        distillation: what is learnt.
+        teacher: what `fitted` gives; None where no loss needs one.
+        data: what is learnt from.
+        augment: of the training images.
+        seed: of the augmentation; the views are the same in all stages, so that answers serve all.
+        folder: keeps the answers on disk, for runs with the same teacher and data; None keeps them in memory.
+        progress: shows how far the teacher has got.
+    """
+
+    def __init__(
+        self,
+        distillation: Distillation,
+        teacher: Answering | None,
+        data: Dataset,
+        *,
+        augment: Augmentation | None,
+        seed: int,
+        folder: str | Path | None = None,
+        progress: Any = None,
+    ) -> None:
+        self.distillation, self.data, self.augment, self.seed = distillation, data, augment, seed
+        self.teacher = teacher
+        self.views = distillation.views if augment else 1
+        self.answers = None
+        if teacher is not None and distillation.cache != "never":
+            self.answers = self._answers(teacher, folder, progress)
+
+    def _answers(self, teacher: Answering, folder: str | Path | None, progress: Any) -> Answers | None:
+        about = {
+            "data": self.data.fingerprint,
+            "augmentation": dataclasses.asdict(self.augment) if self.augment else None,
+            "seed": self.seed,
+        }
+        answers = Answers(teacher, about, len(self.data.train), folder=folder, progress=progress)
+        sample = self.data.train.x(slice(0, 2))
+        fits = folder or self.views * answers.bytes_per_view(sample) <= MEMORY
+        return answers if fits or self.distillation.cache == "always" else None
+
+    def student(self, model: Any) -> Any:
+        """`model` (as a stage's `apply` gives it) as one to compile and fit on `batches`."""
+        distilled = distill(model, self.teacher, self.distillation)
+        distilled.lessons.look(self.data.train.x(slice(0, LOOK)), self.data.train.y(slice(0, LOOK)))
+        return distilled
+
+    def batches(self, batch_size: int, *, seed: int, epochs: int) -> Any:
+        """Training batches for `epochs` epochs in an order of `seed`, with answers where asking once is enough."""
+        answers = self.answers
+        if answers is None:
+            return self.data.batches("train", batch_size, shuffle=True, seed=seed, augment=self.augment)
+        known = [self._view(answers, view) for view in range(min(self.views, epochs))]
+
+        def beside(view: int, chosen: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: np.asarray(values[chosen], np.float32) for name, values in known[view].items()}
+
+        views = Views(len(known), self.seed, LESSON, beside)
+        return self.data.batches("train", batch_size, shuffle=True, seed=seed, augment=self.augment, views=views)
+
+    def _view(self, answers: Answers, view: int) -> dict[str, np.ndarray]:
+        def inputs() -> Any:
+            shown = view_inputs(self.data.train, view, ASKED_AT_ONCE, seed=self.seed, augment=self.augment)
+            for number, x in enumerate(shown):
+                yield x, self.data.train.y(slice(number * ASKED_AT_ONCE, number * ASKED_AT_ONCE + len(x)))
+
+        return answers.view(view, inputs)
+
+    @property
+    def identity(self) -> Any:
+        """What tells this teacher from others, as plain values; None without one."""
+        return None if self.teacher is None else self.teacher.identity
+
+    def learnt(self, history: dict[str, list[float]]) -> list[str]:
+        """The loss terms at the end of a stage, as a note, from what `fit` recorded."""
+        names = ["loss", "hard_loss", *self.distillation.labels()]
+        values = ", ".join(f"{name} {history[name][-1]:.4g}" for name in names if name in history)
+        taught = f"distilled from '{self.teacher.name}'" if self.teacher is not None else "trained"
+        return [f"{taught}; terms in the last epoch: {values}"]
+
+    def notes(self) -> list[str]:
+        """What a reader of the report should know."""
+        if self.teacher is None:
+            return []
+        said = [*self.teacher.notes]
+        if self.distillation.task is not None:
+            said.append(f"teacher '{self.teacher.name}' on the test set: {self._measured(self.teacher)}")
+        if self.answers is None and self.distillation.cache == "auto":
+            said.append(f"the teacher is asked at every step: all answers would take over {MEMORY / 2**30:.0f} GiB")
+        return said
+
+    def _measured(self, teacher: Answering) -> str:
+        outputs = teacher.predict(self.data.test.x(), quiet=True)["output"]
+        if self.data.task == "multilabel":
+            outputs = 1 / (1 + np.exp(-outputs.astype(np.float64)))
+        metrics = metrics_for(self.data.task, outputs, self.data.test.y())
+        return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -1,0 +1,89 @@
+"""Distillation: how a student learns from a teacher, as data. It holds no live object."""
+
+import dataclasses
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, SerializeAsAny
+
+from tfopt.config import config
+from tfopt.distillation.losses import LOSSES, Hinton, Loss
+from tfopt.errors import RecipeError
+
+
+@config
+class Distillation:
+    """What the student minimises: `alpha` times the loss on the labels, and each term times its own weight.
+
+    Attributes:
+        losses: the terms, see `tfopt.distillation.losses`. Each appears in the logs under its label.
+        alpha: weight of the loss on the labels; None takes what the paper of the first term has: 0.1 beside
+            `Hinton`, 1 beside most others. With 0 no labels are needed.
+        views: how many augmented views of each image the teacher is asked about, once each; epoch e shows view e
+            modulo this. Without augmentation there is one.
+        cache: "auto" asks the teacher once where inputs repeat (arrays, a `Dataset`), else at every step; "always"
+            refuses where they do not; "never" asks at every step.
+    """
+
+    losses: tuple[SerializeAsAny[Loss], ...] = Field(default=(Hinton(),), min_length=1)
+    alpha: NonNegativeFloat | None = None
+    views: PositiveInt = 8
+    cache: Literal["auto", "always", "never"] = "auto"
+
+    def __post_init__(self) -> None:
+        tasks = {loss.task: loss.label for loss in self.losses if loss.task}
+        if len(tasks) > 1:
+            said = " and ".join(f"{label} ({task})" for task, label in tasks.items())
+            raise RecipeError(f"All losses on responses must be for one task; got {said}. Leave one out.")
+        if not self.hard_weight and not self.needs_teacher:
+            raise RecipeError("Nothing is learnt: alpha is 0 and no loss looks at a teacher. Give alpha above 0.")
+
+    @property
+    def hard_weight(self) -> float:
+        """`alpha`, or what the first term's paper has."""
+        return self.losses[0].alpha if self.alpha is None else self.alpha
+
+    @property
+    def task(self) -> str | None:
+        """The task whose responses are compared; None where only features are."""
+        return next((loss.task for loss in self.losses if loss.task), None)
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(loss.needs_teacher for loss in self.losses)
+
+    def layers(self, side: Literal["student", "teacher"]) -> tuple[str, ...]:
+        """The layers of student or teacher whose outputs are compared, each once."""
+        place = ("student", "teacher").index(side)
+        return tuple(dict.fromkeys(pair[place] for loss in self.losses for pair in loss.pairs))
+
+    def labels(self) -> tuple[str, ...]:
+        """What each term is called in the logs; numbered where two are of one kind."""
+        names: list[str] = []
+        for loss in self.losses:
+            before = sum(name == loss.label or name.startswith(f"{loss.label}_") for name in names)
+            names.append(f"{loss.label}_{before + 1}" if before else loss.label)
+        return tuple(names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict; each loss says its class under "loss"."""
+        losses = [{"loss": type(loss).__name__, **dataclasses.asdict(loss)} for loss in self.losses]
+        return {**dataclasses.asdict(self), "losses": losses}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Distillation":
+        """What `to_dict` wrote. Raises `RecipeError` for unknown losses, keys and values."""
+        given = values.get("losses", ())
+        if not isinstance(given, list | tuple):
+            raise RecipeError(f"Distillation needs a list of 'losses'; got {given!r}.")
+        losses = tuple(_loss(loss) for loss in given)
+        return cls(**{**values, **({"losses": losses} if losses else {})})
+
+
+def _loss(values: Any) -> Loss:
+    if isinstance(values, Loss):
+        return values
+    classes = {loss.__name__: loss for loss in LOSSES}
+    name = values.get("loss") if isinstance(values, dict) else values
+    if not isinstance(values, dict) or not isinstance(name, str) or name not in classes:
+        raise RecipeError(f"Unknown loss {name!r}. Known: {', '.join(classes)}.")
+    return classes[name](**{key: value for key, value in values.items() if key != "loss"})

@@ -1,0 +1,78 @@
+"""distill: a student and its teacher as one model to compile and fit, in the Keras of the student."""
+
+from typing import Any
+
+from tfopt.distillation.distillation import Distillation
+from tfopt.distillation.learner import Learner, Learnt, Row, model_class
+from tfopt.distillation.lessons import LESSON, Lessons, is_lesson, probe_for
+from tfopt.distillation.taps import package
+from tfopt.distillation.teachers import as_teacher
+from tfopt.distillation.terms import Terms
+from tfopt.errors import RecipeError
+
+
+def distill(student: Any, teacher: Any = None, distillation: Distillation | None = None) -> Any:
+    """A model whose `fit` trains `student` to do as `teacher` does; compile it as you would the student.
+
+    It is of the student's Keras, and its `predict`, `evaluate`, `save`, `save_weights` and `export` are the student's
+    own. `fit` takes what Keras's takes. Where inputs are arrays the teacher is asked once; a `tf.data.Dataset` may
+    change from epoch to epoch, so that the teacher is asked at every step (see `Distillation.cache`). The logs have
+    the sum as "loss", the loss on the labels as "hard_loss", and each term times its weight under its label.
+
+    Args:
+        student: a Keras 3 or tf_keras model, also one that a stage's `apply` returned. It is trained in place.
+        teacher: whatever `Teacher` takes, a `Teacher` or an `Ensemble`. It is not changed. None where no loss needs
+            one.
+        distillation: `Distillation()` if None.
+
+    Raises:
+        ModelError: student and teacher whose outputs or layers cannot be compared.
+        RecipeError: a loss that needs a teacher, and none given.
+    """
+    distillation = distillation or Distillation()
+    if distillation.needs_teacher and teacher is None:
+        label = next(loss.label for loss in distillation.losses if loss.needs_teacher)
+        raise RecipeError(f"The loss '{label}' needs a teacher: give one, or choose losses that need none.")
+    asked, shapes, layers = None, {}, distillation.layers("teacher")
+    if distillation.needs_teacher:
+        asked = as_teacher(teacher).asked(layers, response=distillation.task is not None)
+    if asked is not None and layers:
+        probe = probe_for(student)
+        shapes = asked.settled(probe, None).shapes(probe.shape[1:])
+    lessons = Lessons(asked, Terms(student, distillation, shapes))
+    return model_class(_Distilled, package(student).__name__)(lessons)
+
+
+class _Distilled(Learner):
+    """A student that is told what its teacher answers."""
+
+    def __init__(self, lessons: Lessons) -> None:
+        terms = lessons.terms
+        name = f"distilled_{terms.student.name}"
+        super().__init__(terms.student, name, [Row(weight=lessons.hard_weight)], terms.labels)
+        self.student = terms.student
+        self.connectors = terms.connectors
+        self.lessons = lessons  # a plain object: Keras neither tracks nor saves what is in it
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return self.student(inputs["inputs"] if is_lesson(inputs) else inputs, training=training)
+
+    def prepare(self, arguments: dict[str, Any]) -> None:
+        with self.distribute_strategy.scope():  # type: ignore[attr-defined]  # connectors are built meanwhile
+            arguments["x"] = self.lessons.prepared(arguments["x"], arguments["y"])
+
+    def begin(self, epochs: int, steps: int | None) -> None:
+        self.lessons.start(self.optimizer, epochs, steps)  # type: ignore[attr-defined]
+
+    def asked(self, x: Any, y: Any) -> Any:
+        """`x` with the teacher's answers, which is asked now unless they came along."""
+        return x if is_lesson(x) else {"inputs": x, LESSON: self.lessons.asked(x, y)}
+
+    def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
+        outputs = self.lessons.terms.run(x["inputs"], training=True)
+        values = self.lessons.terms(x[LESSON], y, outputs, sample_weight)
+        hard, terms = self.lessons.weighed(values, self.optimizer)  # type: ignore[attr-defined]
+        return Learnt(outputs[:1], terms, [hard])
+
+    def judged(self, x: Any) -> list[Any]:
+        return [self.student(x["inputs"] if is_lesson(x) else x, training=False)]

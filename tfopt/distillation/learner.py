@@ -1,0 +1,345 @@
+"""What all models that train models share: of either Keras, compiled and fitted like any other, every term in the logs.
+
+A subclass says what is learnt from a batch (`learn`) and what is judged by the labels; how Keras 3 and tf_keras
+differ is told here alone.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfopt.bridge.graph import flatten, map_leaves
+from tfopt.distillation.taps import package
+from tfopt.errors import DataError, RecipeError
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What one training batch gave.
+
+    Attributes:
+        outputs: the outputs that the labels judge, each (batch, ...), in the order of the learner's `rows`.
+        terms: scalars in the order of the learner's `terms`, each times its weight.
+        weights: of the losses on the labels at this step; None: those of the rows.
+    """
+
+    outputs: Sequence[Any]
+    terms: Sequence[Any]
+    weights: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output that the labels judge.
+
+    Attributes:
+        suffix: of its name in the logs: "" or "_name".
+        weight: of its loss on the labels during training.
+        judged: its weight in the loss that `evaluate` tells.
+    """
+
+    suffix: str = ""
+    weight: float = 1.0
+    judged: float = 1.0
+
+
+class Learner:
+    """A mixin in front of the `Model` of either Keras; see `model_class`.
+
+    `student` is the model that `predict`, `save`, `save_weights`, `load_weights` and `export` speak of.
+    """
+
+    student: Any
+
+    def __init__(self, student: Any, name: str, rows: Sequence[Row], terms: Sequence[str]) -> None:
+        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)  # type: ignore[call-arg]
+        self.ledger = _Ledger(package(student), tuple(rows), tuple(terms))
+        self.built = True
+
+    # What a way of teaching defines
+
+    def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
+        """One batch, in training mode, on the gradient tape. `sample_weight` is (batch,) or None."""
+        raise NotImplementedError
+
+    def asked(self, x: Any, y: Any) -> Any:
+        """`x` with what is to be known of it before the tape runs."""
+        del y
+        return x
+
+    def judged(self, x: Any) -> Sequence[Any]:
+        """What `evaluate` judges of `x`, in inference mode, in the order of the rows."""
+        return [self.student(x, training=False)]
+
+    def learnt(self) -> None:
+        """Called within the graph after each step."""
+
+    def begin(self, epochs: int, steps: int | None) -> None:
+        """Called when `fit` begins; `steps` in an epoch, None where nobody knows."""
+
+    def prepare(self, arguments: dict[str, Any]) -> None:
+        """Changes the `arguments` of a `fit`, by name."""
+
+    # What is the student's own
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return self.student(inputs, training=training)
+
+    def save(self, *args: Any, **kwargs: Any) -> Any:
+        """Saves the student, and nothing else."""
+        return self.student.save(*args, **kwargs)
+
+    def save_weights(self, *args: Any, **kwargs: Any) -> Any:
+        """Saves the student's weights."""
+        return self.student.save_weights(*args, **kwargs)
+
+    def load_weights(self, *args: Any, **kwargs: Any) -> Any:
+        """Loads the student's weights."""
+        return self.student.load_weights(*args, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Exports the student."""
+        return self.student.export(*args, **kwargs)
+
+    # Training
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As Keras's, for one output; `jit_compile` is off unless asked for. Metrics are counted for each row."""
+        kwargs.setdefault("jit_compile", False)
+        given = inspect.signature(super().compile).bind(*args, **kwargs)  # type: ignore[misc]
+        if given.arguments.pop("loss_weights", None) is not None:
+            raise RecipeError(
+                "loss_weights are for models with several outputs; give the weights of the terms instead."
+            )
+        judged = {name: given.arguments.pop(name, None) for name in ("loss", "metrics", "weighted_metrics")}
+        super().compile(*given.args, **given.kwargs)  # type: ignore[misc]
+        self.ledger.judge(**judged, run_eagerly=bool(given.arguments.get("run_eagerly")))
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As Keras's. Stops with `RecipeError`, naming the term, at the first loss that is not finite."""
+        given = inspect.signature(super().fit).bind(x, y, *args, **kwargs)  # type: ignore[misc]
+        given.apply_defaults()
+        self.prepare(given.arguments)
+        given.arguments["callbacks"] = self._with_watch(given.arguments["callbacks"])
+        return super().fit(*given.args, **given.kwargs)  # type: ignore[misc]
+
+    @property
+    def metrics(self) -> list[Any]:
+        return self.ledger.metrics
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        import tensorflow as tf
+
+        x, y, sample_weight = _unpacked(data)
+        x = self.asked(x, y)
+        with tf.GradientTape() as tape:
+            learnt = self.learn(x, y, sample_weight)
+            hard = self.ledger.hard_losses(y, learnt.outputs, sample_weight)
+            weights = learnt.weights or [row.weight for row in self.ledger.rows]
+            total = self._total([w * loss for w, loss in zip(weights, hard, strict=True)], learnt.terms)
+            scaled = self._scaled(total)
+        self._minimise(scaled, tape)
+        self.learnt()
+        rows = tf.shape(learnt.outputs[0])[0]
+        logs = self.ledger.track(total, hard, learnt.terms, rows)
+        return {**logs, **self.ledger.measured(y, learnt.outputs, sample_weight)}
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        import tensorflow as tf
+
+        x, y, sample_weight = _unpacked(data)
+        outputs = self.judged(x)
+        hard = self.ledger.hard_losses(y, outputs, sample_weight)
+        total = self._total([row.judged * loss for row, loss in zip(self.ledger.rows, hard, strict=True)], [])
+        logs = self.ledger.track(total, hard if len(hard) > 1 else [], [], tf.shape(outputs[0])[0])
+        return {**logs, **self.ledger.measured(y, outputs, sample_weight)}
+
+    def _total(self, hard: Sequence[Any], terms: Sequence[Any]) -> Any:
+        """The losses on the labels, which Keras has scaled for tf.distribute, and all else, scaled alike."""
+        import tensorflow as tf
+
+        rest = [tf.cast(part, tf.float32) for part in (*terms, *self.losses)]  # type: ignore[attr-defined]
+        total = tf.add_n([tf.cast(loss, tf.float32) for loss in hard])
+        return total + tf.add_n(rest) / replicas() if rest else total
+
+    def _with_watch(self, callbacks: Any) -> Any:
+        watch = _watch_class(package(self.student).__name__)(self.ledger.tracked)
+        if hasattr(callbacks, "append") and not isinstance(callbacks, list):  # a CallbackList of the caller's
+            callbacks.append(watch)
+            return callbacks
+        callbacks = callbacks or []
+        return [watch, *(callbacks if isinstance(callbacks, list | tuple) else [callbacks])]
+
+    # Where the Kerases differ
+
+    def _scaled(self, total: Any) -> Any:
+        """`total` as the gradients are taken of it."""
+        return total
+
+    def _minimise(self, total: Any, tape: Any) -> None:
+        raise NotImplementedError
+
+
+class _Ledger:
+    """Losses, metrics and their means over an epoch; a plain object, so that Keras tracks nothing in it."""
+
+    def __init__(self, api: Any, rows: tuple[Row, ...], terms: tuple[str, ...]) -> None:
+        self.rows, self._api = rows, api
+        self._hard = tuple(f"hard_loss{row.suffix}" for row in rows)
+        self.tracked = (*self._hard, *terms)
+        self._terms = terms
+        self._means = {name: api.metrics.Mean(name=name) for name in ("loss", *self.tracked)}
+        self._judges: list[Any] = []
+        self._loss: Any = None
+
+    def judge(self, loss: Any, metrics: Any, weighted_metrics: Any, run_eagerly: bool) -> None:
+        """Give each row its own loss and metrics, held by an empty model that does nothing else."""
+
+        def own(given: Any) -> Any:
+            if len(self.rows) == 1:
+                return given
+            kind = self._api.metrics.Metric
+            return map_leaves(lambda m: type(m).from_config(m.get_config()) if isinstance(m, kind) else m, given)
+
+        self._loss = loss
+        self._judges = [self._api.Model() for _ in self.rows]
+        for judge in self._judges:
+            judge.compile(
+                loss=loss, metrics=own(metrics), weighted_metrics=own(weighted_metrics), run_eagerly=run_eagerly
+            )
+
+    def hard_losses(self, y: Any, outputs: Sequence[Any], sample_weight: Any) -> list[Any]:
+        """The compiled loss of each row; 0 where none is wanted."""
+        import tensorflow as tf
+
+        if (y is None or self._loss is None) and not any(row.weight for row in self.rows):
+            return [tf.zeros(()) for _ in outputs]
+        if y is None:
+            raise DataError(
+                "The loss on the labels needs labels: expected (x, y) or (x, y, sample_weight), got x alone."
+            )
+        return [
+            judge.compute_loss(x=None, y=y, y_pred=output, sample_weight=sample_weight)
+            for judge, output in zip(self._judges, outputs, strict=True)
+        ]
+
+    def measured(self, y: Any, outputs: Sequence[Any], sample_weight: Any) -> dict[str, Any]:
+        """The compiled metrics of all rows so far, with the suffix of their row."""
+        found = {}
+        for row, judge, output in zip(self.rows, self._judges, outputs, strict=True):
+            values = judge.compute_metrics(None, y, output, sample_weight)
+            found.update({f"{name}{row.suffix}": value for name, value in values.items() if name != "loss"})
+        return found
+
+    def track(self, total: Any, hard: Sequence[Any], terms: Sequence[Any], rows: Any) -> dict[str, Any]:
+        """The means so far, this batch with `rows` labelled samples included."""
+        names = ["loss", *self._hard[: len(hard)], *self._terms[: len(terms)]]
+        # What Keras scaled for tf.distribute is told as it was before.
+        values = [value * replicas() for value in (total, *hard)] + list(terms)
+        for name, value in zip(names, values, strict=True):
+            self._means[name].update_state(value, sample_weight=rows)
+        return {name: self._means[name].result() for name in names}
+
+    @property
+    def metrics(self) -> list[Any]:
+        own = (metric for judge in self._judges for metric in judge.metrics if metric.name != "loss")
+        return [*self._means.values(), *own]
+
+
+def replicas() -> int:
+    """How many replicas of tf.distribute compute the batch."""
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def mean_over_samples(values: Any, sample_weight: Any) -> Any:
+    """(batch,) values as one, weighed as Keras does it: divided by the number of samples."""
+    import tensorflow as tf
+
+    if sample_weight is not None:
+        values = values * tf.reshape(tf.cast(sample_weight, values.dtype), [-1])
+    return tf.reduce_mean(values)
+
+
+def on_rest(model: Any) -> Any:
+    """The output of `model` for two inputs of zeros, a NumPy array: enough to tell probabilities from logits."""
+    import numpy as np
+
+    from tfopt.distillation.lessons import probe_for
+
+    return np.asarray(flatten(model(probe_for(model), training=False))[0]).astype(np.float32)
+
+
+def _unpacked(data: Any) -> tuple[Any, Any, Any]:
+    parts = data if isinstance(data, tuple) else (data,)
+    x, y, sample_weight = (*parts, None, None)[:3]
+    return x, y, sample_weight
+
+
+@functools.cache
+def model_class(mixin: type, name: str) -> Any:
+    """The class of the learner `mixin` for students of the package `name`. Made late: Keras takes seconds to import."""
+    if name == "keras":
+        import keras
+
+        class OfKeras(mixin, keras.Model):
+            def _scaled(self, total: Any) -> Any:
+                return self.optimizer.scale_loss(total)
+
+            def _minimise(self, total: Any, tape: Any) -> None:
+                weights = self.trainable_weights
+                self.optimizer.apply_gradients(zip(tape.gradient(total, weights), weights, strict=True))
+
+        kind: type = OfKeras
+    else:
+        from tfopt.legacy import tf_keras
+
+        class OfLegacy(mixin, tf_keras().Model):  # type: ignore[misc]
+            def _minimise(self, total: Any, tape: Any) -> None:
+                self.optimizer.minimize(total, self.trainable_variables, tape=tape)
+
+        kind = OfLegacy
+    kind.__name__ = kind.__qualname__ = mixin.__name__.lstrip("_")
+    return kind
+
+
+@functools.cache
+def _watch_class(name: str) -> Any:
+    from tfopt.legacy import tf_keras
+
+    if name == "keras":
+        import keras
+
+        base: Any = keras.callbacks.Callback
+    else:
+        base = tf_keras().callbacks.Callback
+
+    class Watch(base):
+        """Tells the learner how long training will be, and stops at what is not finite."""
+
+        _supports_tf_logs = True  # else tf_keras copies all logs to NumPy after every batch
+
+        def __init__(self, terms: tuple[str, ...]) -> None:
+            super().__init__()
+            self._terms = terms
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            del logs
+            self.model.begin(self.params["epochs"], self.params["steps"])
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            logs = logs or {}
+            if math.isfinite(float(logs.get("loss", 0.0))):
+                return
+            wrong = [name for name in self._terms if not math.isfinite(float(logs.get(name, 0.0)))]
+            raise RecipeError(
+                f"The loss is {float(logs['loss'])} after step {batch + 1} of this epoch; not finite: "
+                f"{', '.join(wrong) or 'a regulariser'}. Lower the learning rate or that term's weight, or look for "
+                "extreme values in the data."
+            )
+
+    return Watch

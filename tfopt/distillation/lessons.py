@@ -1,0 +1,178 @@
+"""What travels through `fit` beside the inputs: the teacher's answers, asked once or at every step."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfopt.bridge import internals
+from tfopt.bridge.graph import flatten, graph_network
+from tfopt.distillation.teachers import Answers, Precomputed, array_about, require_deterministic
+from tfopt.distillation.terms import Terms
+from tfopt.errors import DataError, ModelError, RecipeError
+
+LESSON = "tfopt_lesson"
+"""Batches with answers have x = {"inputs": x, LESSON: {"output": ..., layer: ...}}, so that y stays what it was."""
+# How many samples are looked at before the work starts.
+LOOK = 64
+ASKED_AT_ONCE = 256
+
+
+def probe_for(student: Any) -> np.ndarray:
+    """Two inputs of the shape that `student` takes, for a look at shapes; float32. Free axes get 32 places.
+
+    Raises ModelError for a student with several inputs.
+    """
+    inputs = flatten(internals.structs(graph_network(student))[0])
+    if len(inputs) != 1:
+        raise ModelError(f"The student '{student.name}' has {len(inputs)} inputs; distillation works with one.")
+    return np.zeros((2, *(size or 32 for size in tuple(inputs[0].shape)[1:])), np.float32)
+
+
+def is_lesson(x: Any) -> bool:
+    """True for inputs that the teacher's answers go along with."""
+    return isinstance(x, Mapping) and LESSON in x
+
+
+class Lessons:
+    """A teacher's answers for one student; a plain object, so that Keras tracks nothing in it.
+
+    Args:
+        teacher: asked for the layers that are compared; None where none is needed.
+        terms: what is minimised.
+    """
+
+    def __init__(self, teacher: Any, terms: Terms) -> None:
+        import tensorflow as tf
+
+        self.teacher, self.terms = teacher, terms
+        self.hard_weight = terms.distillation.hard_weight
+        self._answers: tuple[str, Answers] | None = None
+        self._phases = [loss.hint_phase for loss in terms.distillation.losses]
+        # The step at which `fit` began, and how many it will take.
+        self._clock = tf.Variable([0.0, 1.0], trainable=False)
+
+    def look(self, x: Any, y: Any = None) -> None:
+        """See from a few samples what student and teacher give, and whether it can be compared.
+
+        `x` (n, ...), `y` labels or None. Raises ModelError.
+        """
+        distillation = self.terms.distillation
+        self.terms.settle(x)
+        answers: Mapping[str, Any] = {}
+        if self.teacher is not None:
+            self.teacher = self.teacher.settled(np.asarray(x), distillation.task)
+            known = isinstance(self.teacher, Precomputed)
+            answers = self.teacher.first(len(x)) if known else self.asked(x, y)
+        outputs = self.terms.run(x, training=False)
+        if "output" in answers and answers["output"].shape != outputs[0].shape:
+            ours, theirs = (tuple(response.shape)[1:] for response in (outputs[0], answers["output"]))
+            raise ModelError(
+                f"The student '{self.terms.student.name}' gives {ours} for a sample, the teacher {theirs}. Give the "
+                "class names of both, to map one to the other (Teacher(class_names=...).mapped(...)), or compare "
+                "features only."
+            )
+        import tensorflow as tf
+
+        self.terms(answers, None if y is None else tf.convert_to_tensor(y), outputs, None)  # builds the connectors
+
+    def asked(self, x: Any, y: Any = None) -> dict[str, Any]:
+        """The teacher's answers to a batch, within a graph or outside."""
+        return {} if self.teacher is None else dict(self.teacher.answers(x, labels=y))
+
+    def prepared(self, x: Any, y: Any) -> Any:
+        """`x` as `fit` is to get it: with answers, where they can be had once."""
+        import tensorflow as tf
+
+        cache = self.terms.distillation.cache
+        if isinstance(x, tf.data.Dataset):
+            if _has_lessons(x):
+                return x
+            self.look(*_first(x))
+            return _with_answers(x, self.asked) if cache == "always" and self.teacher is not None else x
+        if hasattr(x, "shape"):
+            x = np.asarray(x)
+            self.look(x[:LOOK], None if y is None else np.asarray(y)[:LOOK])
+            return x if cache == "never" or self.teacher is None else {"inputs": x, LESSON: self._of_arrays(x, y)}
+        raise DataError(
+            f"A distilled model is fitted on one array of inputs or a tf.data.Dataset; got {type(x).__name__}. Turn it "
+            "into one of these."
+        )
+
+    def _of_arrays(self, x: np.ndarray, y: Any) -> dict[str, np.ndarray]:
+        about = array_about({"x": x} if y is None else {"x": x, "y": np.asarray(y)})
+        key = str(about)
+        if self._answers is None or self._answers[0] != key:
+            self._answers = (key, Answers(self.teacher, about, len(x)))
+        labels = None if y is None else np.asarray(y)
+
+        def batches() -> Iterator[Any]:
+            for start in range(0, len(x), ASKED_AT_ONCE):
+                part = slice(start, start + ASKED_AT_ONCE)
+                yield x[part] if labels is None else (x[part], labels[part])
+
+        return dict(self._answers[1].view(0, batches))
+
+    # How much each term counts
+
+    @property
+    def changes_hard_loss(self) -> bool:
+        """False where the loss on the labels has the weight 1 all the time."""
+        return self.hard_weight != 1 or any(self._phases)
+
+    def start(self, optimizer: Any, epochs: int, steps: int | None) -> None:
+        """To be called when `fit` begins; raises RecipeError for phases of a training of unknown length."""
+        if not any(self._phases):
+            return
+        if not steps:
+            raise RecipeError(
+                "A hint stage is a share of all steps, but nobody knows how many the data has: give fit "
+                "steps_per_epoch, or a dataset of known cardinality."
+            )
+        import tensorflow as tf
+
+        self._clock.assign([tf.cast(optimizer.iterations, tf.float32), float(epochs * steps)])
+
+    def weighed(self, values: list[Any], optimizer: Any) -> tuple[Any, list[Any]]:
+        """The weight of the loss on the labels, and `values`, as they count at this step.
+
+        In the first stage of a hint (Romero et al. 2015, section 2.2) nothing counts but hints; later all but those.
+        """
+        import tensorflow as tf
+
+        hard = tf.constant(self.hard_weight, tf.float32)
+        if not any(self._phases):
+            return hard, values
+        progress = (tf.cast(optimizer.iterations, tf.float32) - self._clock[0]) / self._clock[1]
+        hinting = tf.cast(progress < max(self._phases), tf.float32)
+        counts = [tf.cast(progress < phase, tf.float32) if phase else 1 - hinting for phase in self._phases]
+        return hard * (1 - hinting), [count * value for count, value in zip(counts, values, strict=True)]
+
+
+def _has_lessons(dataset: Any) -> bool:
+    spec = dataset.element_spec
+    return is_lesson(spec[0] if isinstance(spec, tuple) else spec)
+
+
+def _first(dataset: Any) -> tuple[Any, Any]:
+    """A few samples of a `tf.data.Dataset` of batches, and their labels."""
+    element = next(iter(dataset.take(1)))
+    parts = element if isinstance(element, tuple) else (element,)
+    x, y = (*parts, None)[:2]
+    return np.asarray(x)[:LOOK], None if y is None else np.asarray(y)[:LOOK]
+
+
+def _with_answers(dataset: Any, ask: Any) -> Any:
+    """`dataset` with the answers, kept in memory from the first epoch on; refuses what changes between epochs."""
+    import tensorflow as tf
+
+    require_deterministic(dataset)
+
+    def answers(*element: Any) -> Any:
+        return ask(element[0], element[1] if len(element) > 1 else None)
+
+    def joined(element: Any, lesson: Any) -> Any:
+        parts = element if isinstance(element, tuple) else (element,)
+        return ({"inputs": parts[0], LESSON: lesson}, *parts[1:])
+
+    return tf.data.Dataset.zip((dataset, dataset.map(answers).cache())).map(joined)

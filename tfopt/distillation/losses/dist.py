@@ -1,0 +1,48 @@
+"""DIST: relations instead of values (Huang et al., NeurIPS 2022, arXiv:2205.10536)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from tfopt.config import config
+from tfopt.distillation.losses.formulas import centred_unit, to_float
+from tfopt.distillation.losses.loss import Lesson, Loss
+
+
+@config
+class DIST(Loss):
+    """T^2 (beta inter + gamma intra), where both are 1 - Pearson's r of probabilities (section 3): ().
+
+    Inter-class: r over the classes of each sample, averaged over samples. Intra-class: r over the samples of each
+    class, averaged over classes; it needs batches of several samples. The relation of equal values, e.g. of a class
+    in a batch of one, counts as r = 0. The loss on the labels counts 1, as in the paper.
+
+    Attributes:
+        temperature: T, by which both logits are divided; 4 on CIFAR-100, 1 on ImageNet.
+        inter_weight, intra_weight: the paper's beta and gamma; 2 on CIFAR-100.
+    """
+
+    temperature: PositiveFloat = 4.0
+    inter_weight: NonNegativeFloat = 2.0
+    intra_weight: NonNegativeFloat = 2.0
+
+    label: ClassVar[str] = "dist"
+    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "classification"
+
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        del connectors
+        logits = to_float(lesson.student), to_float(lesson.teacher)
+        student, teacher = (tf.nn.softmax(tf.reshape(z, (-1, z.shape[-1])) / self.temperature) for z in logits)
+        inter = _distance(student, teacher)
+        intra = _distance(tf.transpose(student), tf.transpose(teacher))
+        return self.temperature**2 * (self.inter_weight * inter + self.intra_weight * intra)
+
+
+def _distance(one: Any, other: Any) -> Any:
+    """1 - Pearson's r of the rows, averaged: (rows, values) -> ()."""
+    import tensorflow as tf
+
+    return 1 - tf.reduce_mean(tf.reduce_sum(centred_unit(one) * centred_unit(other), axis=-1))

@@ -1,0 +1,70 @@
+"""What all losses on the outputs of inner layers share: the pairs of layers, and bridges between unlike shapes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from tfopt.config import config
+from tfopt.distillation.losses.formulas import to_float
+from tfopt.distillation.losses.loss import Lesson, Loss, Shape
+from tfopt.errors import ModelError
+
+Pair = tuple[str, str]
+
+
+@config
+class FeatureLoss(Loss):
+    """A term on the outputs of layers, (batch, ..., channels) with the channels last. Several pairs add up.
+
+    Attributes:
+        layers: (student layer, teacher layer) by name, at least one pair.
+    """
+
+    layers: tuple[Pair, ...] = Field(min_length=1)
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return self.layers
+
+    def features(self, lesson: Lesson) -> list[tuple[Any, Any]]:
+        """What both models gave for each pair, in float32."""
+        return [
+            (to_float(lesson.student_features[student]), to_float(lesson.teacher_features[teacher]))
+            for student, teacher in self.layers
+        ]
+
+    def check(self, student: Mapping[str, Shape], teacher: Mapping[str, Shape], spatial: bool, widths: bool) -> None:
+        """Raise `ModelError` for a pair of unlike ranks; without spatial axes, or a width, where one is needed."""
+        for mine, yours in self.layers:
+            shapes = student[mine], teacher[yours]
+            what = (
+                f"{type(self).__name__} cannot compare the student's {mine!r} {shapes[0]} "
+                f"with the teacher's {yours!r} {shapes[1]}"
+            )
+            if len(shapes[0]) != len(shapes[1]):
+                raise ModelError(
+                    f"{what}: it bridges unlike sizes and widths, not unlike numbers of axes. "
+                    "Choose two layers with the same number of axes."
+                )
+            if len(shapes[0]) < 1 + spatial:
+                expected = "(height, width, channels) or (steps, channels)" if spatial else "(..., channels)"
+                raise ModelError(f"{what}: it needs outputs {expected}. Choose layers before the pooling.")
+            if widths and None in (shapes[0][-1], shapes[1][-1]):
+                raise ModelError(f"{what}: it needs fixed numbers of channels. Choose layers whose last axis is fixed.")
+
+
+def bridge_width(layers: Any, name: str, student: Shape, teacher: Shape) -> Any:
+    """A 1x1 convolution (a Dense on the last axis) to the teacher's width, or an Identity where widths are equal.
+
+    It computes in float32 whatever the global policy, and starts equal in every run.
+    """
+    if student[-1] == teacher[-1]:
+        return layers.Identity(name=name, dtype="float32")
+    return seeded_dense(layers, teacher[-1], name)
+
+
+def seeded_dense(layers: Any, units: Any, name: str, **options: Any) -> Any:
+    """A float32 Dense of `layers` with Glorot's initial weights (Glorot & Bengio 2010), the same ones each time."""
+    seeded = {"class_name": "GlorotUniform", "config": {"seed": 0}}
+    return layers.Dense(units, name=name, dtype="float32", **{"kernel_initializer": seeded, **options})

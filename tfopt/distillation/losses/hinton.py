@@ -1,0 +1,33 @@
+"""Hinton: soft targets (Hinton, Vinyals & Dean 2015, arXiv:1503.02531)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from tfopt.config import config
+from tfopt.distillation.losses.formulas import per_sample, tempered_kl, to_float
+from tfopt.distillation.losses.loss import Lesson, Loss
+
+
+@config
+class Hinton(Loss):
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) for each sample (section 2): (batch,).
+
+    Logits are (batch, classes); further axes between the two, e.g. of a segmentation, are averaged over. The loss on
+    the labels counts 0.1 and this term 0.9, the usual choice on CIFAR.
+
+    Attributes:
+        temperature: T, by which both logits are divided.
+    """
+
+    weight: NonNegativeFloat = 0.9
+    temperature: PositiveFloat = 4.0
+
+    label: ClassVar[str] = "hinton"
+    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "classification"
+    alpha: ClassVar[float] = 0.1
+
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        del connectors
+        return per_sample(tempered_kl(to_float(lesson.teacher), to_float(lesson.student), self.temperature))

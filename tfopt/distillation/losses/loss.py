@@ -1,0 +1,84 @@
+"""The contract of all distillation losses, and what they see of a batch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import NonNegativeFloat
+
+from tfopt.config import config
+
+Shape = tuple[int | None, ...]
+"""Of one sample's feature, without the batch axis; None where it is free."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One batch as the losses see it; float32 tensors, whatever the precision of the models.
+
+    Attributes:
+        student, teacher: (batch, classes) logits; (batch, ...) values in a regression. The teacher's is None where
+            it is not asked for its response. Where a model gives probabilities, their logarithms stand here.
+        labels: (batch, classes) one-hot or multi-hot, or (batch, ...) values; None for a batch without labels.
+        student_features, teacher_features: (batch, ...) by layer name.
+        parameters: of the student, (variable as it is, its value when distillation began), for those losses that
+            ask for them.
+    """
+
+    student: Any
+    teacher: Any = None
+    labels: Any = None
+    student_features: Mapping[str, Any] = field(default_factory=dict)
+    teacher_features: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Sequence[tuple[Any, np.ndarray]] = ()
+
+
+@config
+class Loss(ABC):
+    """One term that the student minimises beside the loss on the labels: a frozen config and its formula.
+
+    Attributes:
+        weight: factor of the term in the sum.
+    """
+
+    weight: NonNegativeFloat = 1.0
+
+    label: ClassVar[str]
+    """What the term is called in the logs."""
+    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = None
+    """The kind of response that is compared; None where the response is not looked at."""
+    alpha: ClassVar[float] = 1.0
+    """Weight that the paper gives the loss on the labels beside this term."""
+    needs_teacher: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    needs_parameters: ClassVar[bool] = False
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The (student layer, teacher layer) whose outputs are compared."""
+        return ()
+
+    @property
+    def hint_phase(self) -> float:
+        """Share of the training steps, the first ones, in which this term alone is trained; after them it stops
+        counting. 0: it counts throughout, beside the others.
+        """
+        return 0.0
+
+    def connectors(self, layers: Any, student: Mapping[str, Shape], teacher: Mapping[str, Shape]) -> list[Any]:
+        """New Keras layers that the term trains with the student, e.g. to bridge unlike widths.
+
+        `layers` is `keras.layers` or `tf_keras.layers`; shapes are by layer name, without the batch axis. Raises
+        `ModelError` where the shapes cannot be compared.
+        """
+        del layers, student, teacher
+        return []
+
+    @abstractmethod
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        """The term before its weight: (batch,), one value a sample, or () where it is a matter of the whole batch.
+
+        `connectors` are the layers that `connectors` made.
+        """

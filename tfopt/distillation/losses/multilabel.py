@@ -1,0 +1,41 @@
+"""MultilabelKD: soft targets where labels do not exclude each other (after Hinton et al. 2015, arXiv:1503.02531)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from tfopt.config import config
+from tfopt.distillation.losses.formulas import kl_divergence, per_sample, to_float
+from tfopt.distillation.losses.loss import Lesson, Loss
+
+
+@config
+class MultilabelKD(Loss):
+    """T^2 KL between the Bernoulli distributions of each label, averaged over labels: (batch, labels) -> (batch,).
+
+    The probability of a label is sigmoid(logit / T). This is `Hinton` for each label by itself, each one a choice
+    between two classes; the mean goes with Keras's binary cross-entropy. It serves a single probability, too.
+
+    Attributes:
+        temperature: T, by which both logits are divided.
+    """
+
+    weight: NonNegativeFloat = 0.9
+    temperature: PositiveFloat = 4.0
+
+    label: ClassVar[str] = "multilabel_kd"
+    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "multilabel"
+    alpha: ClassVar[float] = 0.1
+
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        del connectors
+        teacher, student = (_log_yes_no(to_float(z) / self.temperature) for z in (lesson.teacher, lesson.student))
+        return self.temperature**2 * per_sample(kl_divergence(teacher, student))
+
+
+def _log_yes_no(logits: Any) -> Any:
+    """Logarithms of the probabilities of yes and no: (...) -> (..., 2)."""
+    import tensorflow as tf
+
+    return tf.stack([-tf.nn.softplus(-logits), -tf.nn.softplus(logits)], axis=-1)

@@ -1,0 +1,56 @@
+"""L2 and L2SP: terms on the student's parameters (Li, Grandvalet & Davoine, ICML 2018, arXiv:1802.01483)."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from pydantic import NonNegativeFloat
+
+from tfopt.config import config
+from tfopt.distillation.losses.formulas import to_float
+from tfopt.distillation.losses.loss import Lesson, Loss
+
+
+@config
+class L2(Loss):
+    """Half the sum of the squares of all kernels (section 3; the weight is its alpha): ().
+
+    Kernels are the parameters with two axes or more; biases and BatchNorm's scales are left free. It adds to
+    whatever regularizers the student's layers have.
+    """
+
+    weight: NonNegativeFloat = 1e-4
+
+    label: ClassVar[str] = "l2"
+    needs_teacher: ClassVar[bool] = False
+    needs_parameters: ClassVar[bool] = True
+
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        del connectors
+        return _half_squares(now for now, start in lesson.parameters if start.ndim >= 2)
+
+
+@config
+class L2SP(Loss):
+    """Half the squared distance of all parameters from where they were when distillation began (section 3): ().
+
+    It keeps a pretrained student near what it knows; the weight is the paper's alpha, chosen there between 0.001 and
+    1 for each task. The penalty's other half, plain L2 on the layers that are new, is not part of it: new layers are
+    held at their start like all others.
+    """
+
+    weight: NonNegativeFloat = 0.1
+
+    label: ClassVar[str] = "l2_sp"
+    needs_teacher: ClassVar[bool] = False
+    needs_parameters: ClassVar[bool] = True
+
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        del connectors
+        return _half_squares(to_float(now) - to_float(start) for now, start in lesson.parameters)
+
+
+def _half_squares(tensors: Iterable[Any]) -> Any:
+    """Half the sum of all squares, 0 of none: ()."""
+    import tensorflow as tf
+
+    return sum((tf.reduce_sum(tf.square(to_float(tensor))) for tensor in tensors), tf.constant(0.0)) / 2

@@ -1,0 +1,60 @@
+"""RegressionKD and BoundedRegression: a teacher of values (Chen et al., NeurIPS 2017)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from tfopt.config import config
+from tfopt.distillation.losses.formulas import huber, per_sample, to_float
+from tfopt.distillation.losses.loss import Lesson, Loss
+
+
+@config
+class RegressionKD(Loss):
+    """The mean squared difference from the teacher's values for each sample: (batch, ...) -> (batch,).
+
+    Attributes:
+        huber: takes half the square up to this difference and grows linearly beyond (Huber 1964), so that a teacher
+            far off at one sample does not rule the batch; None takes the plain square.
+    """
+
+    huber: PositiveFloat | None = None
+
+    label: ClassVar[str] = "regression_kd"
+    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "regression"
+
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        del connectors
+        errors = to_float(lesson.student) - to_float(lesson.teacher)
+        return per_sample(tf.square(errors) if self.huber is None else huber(errors, self.huber))
+
+
+@config
+class BoundedRegression(Loss):
+    """The student's squared error while it is not better than the teacher's by the margin, else 0: (batch,).
+
+    Section 3.3 of "Learning Efficient Object Detection Models with Knowledge Distillation": a teacher of values may be
+    wrong without bound, so it is an upper bound to beat, not a target. Errors are means over the values of a sample.
+
+    Attributes:
+        margin: m of the paper, in squared units of the values.
+    """
+
+    weight: NonNegativeFloat = 0.5
+    margin: NonNegativeFloat = 0.0
+
+    label: ClassVar[str] = "bounded_regression"
+    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "regression"
+    needs_labels: ClassVar[bool] = True
+
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        del connectors
+        labels = to_float(lesson.labels)
+        student = per_sample(tf.square(to_float(lesson.student) - labels))
+        teacher = per_sample(tf.square(to_float(lesson.teacher) - labels))
+        return tf.where(student + self.margin > teacher, student, 0.0)

@@ -1,0 +1,67 @@
+"""RKD: relational knowledge distillation (Park et al., CVPR 2019, arXiv:1904.05068)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import NonNegativeFloat
+
+from tfopt.config import config
+from tfopt.distillation.losses.feature import FeatureLoss
+from tfopt.distillation.losses.formulas import as_rows, huber, root, total, unit
+from tfopt.distillation.losses.loss import Lesson
+
+
+@config
+class RKD(FeatureLoss):
+    """Distances and angles between the samples of a batch (sections 3.2.1 and 3.2.2): ().
+
+    Distances are divided by their mean over the batch; an angle is the cosine at the middle one of three samples.
+    Differences between student and teacher go through Huber's function and are averaged over all pairs and all
+    triples, those with equal members counting as 0, as in the authors' code. Features of any shape are flattened,
+    and the two models' need not be alike. It holds batch^2 x values and batch^3 numbers: take the layer of the
+    embedding, not a large feature map.
+
+    Attributes:
+        distance_weight, angle_weight: of the two parts; 25 and 50 in the paper.
+    """
+
+    distance_weight: NonNegativeFloat = 25.0
+    angle_weight: NonNegativeFloat = 50.0
+
+    label: ClassVar[str] = "rkd"
+
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        del connectors
+        terms = []
+        for pair in self.features(lesson):
+            student, teacher = (_differences(each) for each in pair)
+            distance = tf.reduce_mean(huber(_distances(student) - _distances(teacher)))
+            angle = tf.reduce_mean(huber(_cosines(student) - _cosines(teacher)))
+            terms.append(self.distance_weight * distance + self.angle_weight * angle)
+        return total(terms)
+
+
+def _differences(features: Any) -> Any:
+    """Of each two samples, (batch, ...) -> (batch, batch, values). Not by way of the Gram matrix, which cancels."""
+    rows = as_rows(features)
+    return rows[None] - rows[:, None]
+
+
+def _distances(differences: Any) -> Any:
+    """In units of the mean over pairs of two samples; all 0 where all samples are equal: (batch, batch)."""
+    import tensorflow as tf
+
+    distances = root(tf.reduce_sum(tf.square(differences), axis=-1))
+    batch = tf.cast(tf.shape(distances)[0], tf.float32)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(distances), batch * (batch - 1))
+    return tf.math.divide_no_nan(distances, mean)
+
+
+def _cosines(differences: Any) -> Any:
+    """At the first sample, between the directions to the second and to the third: (batch, batch, batch)."""
+    import tensorflow as tf
+
+    directions = unit(differences)
+    return tf.matmul(directions, directions, transpose_b=True)

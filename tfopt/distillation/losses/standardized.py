@@ -1,0 +1,41 @@
+"""StandardizedKD: logit standardisation (Sun et al., CVPR 2024, arXiv:2403.01427)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from tfopt.config import config
+from tfopt.distillation.losses.formulas import centred_unit, per_sample, tempered_kl, to_float
+from tfopt.distillation.losses.loss import Lesson, Loss
+
+
+@config
+class StandardizedKD(Loss):
+    """T^2 KL of the z-scores of both logits for each sample (algorithms 1 and 2): (batch,).
+
+    The z-score, (logit - mean) / standard deviation over the classes, is what the student has to match: not the
+    teacher's range, which a small student cannot reach, but its relations. Equal logits have z-score 0. The standard
+    deviation is the population's, as printed; the authors' code takes the sample's, which acts like another T.
+
+    Attributes:
+        temperature: T, by which the z-scores are divided; the paper's base temperature.
+    """
+
+    weight: NonNegativeFloat = 9.0
+    temperature: PositiveFloat = 2.0
+
+    label: ClassVar[str] = "standardized_kd"
+    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "classification"
+    alpha: ClassVar[float] = 0.1
+
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        del connectors
+        teacher, student = (_z_scores(to_float(logits)) for logits in (lesson.teacher, lesson.student))
+        return per_sample(tempered_kl(teacher, student, self.temperature))
+
+
+def _z_scores(logits: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.sqrt(float(logits.shape[-1])) * centred_unit(logits)

@@ -1,0 +1,44 @@
+"""TeacherFree: a teacher made by hand (Tf-KD_reg, Yuan et al., CVPR 2020, arXiv:1909.11723)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from tfopt.config import config
+from tfopt.distillation.losses.formulas import number_of_classes, per_sample, tempered_kl, to_float
+from tfopt.distillation.losses.loss import Lesson, Loss
+
+
+@config
+class TeacherFree(Loss):
+    """T^2 KL from a virtual teacher: `correct` for the label, the rest shared by the others (section 5): (batch,).
+
+    Label smoothing (Szegedy et al. 2016, arXiv:1512.00567) by epsilon is the case T = 1, correct = 1 / classes,
+    weight = epsilon, with 1 - epsilon for the loss on the labels: equal up to a constant. Soft labels give soft
+    teachers. Both sides are divided by T as the paper writes it, and T^2 is added as in its other losses; the
+    authors' code softens the probabilities of the virtual teacher as if they were logits, and the student not at all.
+
+    Attributes:
+        correct: the virtual teacher's probability of the label; at least 0.9 in the paper.
+        temperature: T; 20 and more in the paper.
+    """
+
+    weight: NonNegativeFloat = 0.1
+    correct: float = Field(default=0.99, gt=0, lt=1)
+    temperature: PositiveFloat = 20.0
+
+    label: ClassVar[str] = "teacher_free"
+    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "classification"
+    alpha: ClassVar[float] = 0.9
+    needs_teacher: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
+
+    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        del connectors
+        student, labels = to_float(lesson.student), to_float(lesson.labels)
+        others = number_of_classes(student, type(self).__name__) - 1
+        virtual = labels * self.correct + (1 - labels) * (1 - self.correct) / others
+        return per_sample(tempered_kl(tf.math.log(virtual), student, self.temperature))

@@ -1,0 +1,125 @@
+"""The exponential moving average of a student's weights, and copies of models that hold one."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tfopt.distillation.learner import replicas
+from tfopt.distillation.taps import package
+from tfopt.errors import ModelError
+from tfopt.legacy import inner
+
+
+class Average:
+    """The EMA of a student's weights, and what it answers.
+
+    A plain student gets a copy, `model`, that holds the average. A student in TF-MOT's wrappers cannot be copied with
+    all that the wrappers know, so `model` is None: there the student itself answers, lent the averaged weights, and
+    masks of ones.
+    """
+
+    def __init__(self, student: Any, decay: float) -> None:
+        import tensorflow as tf
+
+        self._student, self._decay = student, decay
+        only_first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self.steps = tf.Variable(0.0, trainable=False, aggregation=only_first)
+        moving = moved_ids(student)
+        weights = list(student.weights)
+        self.model: Any = None
+        self._kept: list[tuple[Any, Any]] = []
+        pruned = [parts for layer in student.layers for parts in getattr(layer, "pruning_vars", ())]
+        self._masks = {id(weight): mask for weight, mask, _ in pruned}
+        if any(inner(layer) is not layer for layer in student.layers):
+            self._pairs = [(w, tf.Variable(w, trainable=False)) for w in weights if id(w) in moving]
+            return
+        self.model = copied(student)
+        twins = zip(weights, self.model.weights, strict=True)
+        paired = [(weight, twin, id(weight) in moving) for weight, twin in twins]
+        self._pairs = [(weight, twin) for weight, twin, moves in paired if moves]
+        self._kept = [(weight, twin) for weight, twin, moves in paired if not moves]
+
+    def answers(self, x: Any) -> Any:
+        """The teacher's outputs for x (batch, ...), in inference mode."""
+        import tensorflow as tf
+
+        if self.model is not None:
+            return self.model(x, training=False)
+        lent = [*(weight for weight, _ in self._pairs), *self._masks.values()]
+        own = [tf.identity(variable) for variable in lent]
+        self.hand_over()
+        for mask in self._masks.values():
+            mask.assign(tf.ones_like(mask))
+        outputs = self._student(x, training=False)
+        for variable, value in zip(lent, own, strict=True):
+            variable.assign(value)
+        return outputs
+
+    def update(self) -> None:
+        """After a step of the student."""
+        if replicas() == 1:
+            self._update()
+        else:
+            _once_for_all_replicas(self._update)
+
+    def _update(self) -> None:
+        import tensorflow as tf
+
+        self.steps.assign_add(1.0)
+        decay = tf.minimum(1 - 1 / (self.steps + 1), self._decay)
+        for weight, mean in self._pairs:
+            before, now = tf.convert_to_tensor(mean), tf.convert_to_tensor(weight)
+            if id(weight) in self._masks:
+                now = now * tf.cast(self._masks[id(weight)], now.dtype)
+            keep = tf.cast(decay, before.dtype)
+            mean.assign(keep * before + (1 - keep) * tf.cast(now, before.dtype))
+        for weight, twin in self._kept:
+            twin.assign(tf.convert_to_tensor(weight))
+
+    def hand_over(self) -> None:
+        """Gives the student the averaged weights."""
+        import tensorflow as tf
+
+        for weight, mean in self._pairs:
+            weight.assign(tf.convert_to_tensor(mean))
+
+
+def moved_ids(model: Any) -> set[int]:
+    """The ids of the weights that training moves: trainable ones, and the moving statistics of a BatchNorm."""
+    layers = [inner(layer) for layer in model._flatten_layers()]
+    norms = [layer for layer in layers if hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")]
+    statistics = [part for norm in norms for part in (norm.moving_mean, norm.moving_variance)]
+    return {id(weight) for weight in (*model.trainable_weights, *statistics)}
+
+
+def copied(model: Any) -> Any:
+    """A model like `model`, of the same Keras, with weights of its own, equal now. Raises ModelError."""
+    api = package(model)
+    custom = {type(layer).__name__: type(layer) for layer in model._flatten_layers(include_self=False)}
+    try:
+        with api.utils.custom_object_scope(custom):
+            copy = api.models.clone_model(model)
+        copy.set_weights(model.get_weights())
+        finalize(copy)
+    except Exception as error:
+        raise ModelError(
+            f"'{model.name}' cannot be copied: {error}. Its layers must be rebuildable from get_config()."
+        ) from error
+    return copy
+
+
+def finalize(model: Any) -> None:
+    """After weights were assigned: Normalization computes with a copy of its own."""
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state") and layer.weights:
+            layer.finalize_state()
+
+
+def _once_for_all_replicas(change: Callable[[], None]) -> None:
+    """`change` as the cross-replica context of tf.distribute sees it: there a variable is one."""
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        change()
+    else:
+        context.merge_call(lambda strategy: change())

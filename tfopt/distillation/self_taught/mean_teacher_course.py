@@ -1,0 +1,143 @@
+"""A mean teacher over a whole run: the same labelled samples, and two views of all of them, through all stages."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tfopt.data import Augmentation, Dataset
+from tfopt.data.batches import AUGMENTATION
+from tfopt.data.labels import Meaning, groups_of
+from tfopt.data.split import choose
+from tfopt.distillation.lessons import ASKED_AT_ONCE, LOOK
+from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, mean_teacher
+from tfopt.distillation.self_taught.partly_labelled import OTHER_VIEW, UNLABELLED, labelled_per_batch, mixed_batches
+from tfopt.errors import RecipeError
+from tfopt.measure import metrics_for
+
+# Keeps the random numbers of this choice apart from others with the same seed.
+LABELLED = 2
+
+
+class MeanTeacherCourse:
+    """What a stage needs to train its model under the average of its own weights; used like `Course`.
+
+    Each stage begins a new average, from the weights that the stage begins with. At its end a model in wrappers
+    (Prune, Cluster, Quantize) keeps its own weights, for which the stage's promise holds; one without gets the average
+    where `MeanTeacher.use` says so.
+
+    Args:
+        settings: what is learnt, and from how many labels.
+        data: what is learnt from; of the training labels `settings.labelled` are used.
+        augment: of the training images; the student and its teacher see different changes of each.
+        seed: of the choice of labels, the same in all stages.
+
+    Raises:
+        RecipeError: the task is another than the data's, or there are too few labels.
+    """
+
+    def __init__(
+        self,
+        settings: MeanTeacher,
+        data: Dataset,
+        *,
+        augment: Augmentation | None,
+        seed: int,
+    ) -> None:
+        if settings.task != data.task:
+            raise RecipeError(f"The data is for {data.task}: take MeanTeacher(task={data.task!r}).")
+        self.settings, self.data, self.augment = settings, data, augment
+        self.labelled, self.unlabelled = _parted(data, settings.labelled, seed)
+        self._learner: Any = None
+
+    @property
+    def identity(self) -> Any:
+        """None: there is no teacher beside the recipe."""
+        return None
+
+    def notes(self) -> list[str]:
+        """What a reader of the report should know."""
+        all_of_them = len(self.data.train)
+        said = [f"mean teacher: {len(self.labelled):,} of {all_of_them:,} training labels used, the same in all stages"]
+        if self.augment is None and not self.settings.noise:
+            said.append(
+                "no augmentation and no noise: student and mean teacher see the same inputs, so that they differ by "
+                "the model's own Dropout and past weights alone"
+            )
+        return said
+
+    def learnt(self, history: dict[str, list[float]]) -> list[str]:
+        """The loss terms at the end of a stage, and how good the average was, as a note."""
+        names = [name for name in ("loss", "hard_loss", "consistency") if name in history]
+        values = ", ".join(f"{name} {history[name][-1]:.4g}" for name in names)
+        return [f"taught by the mean of its own weights; terms in the last epoch: {values}", self._compared()]
+
+    def _compared(self) -> str:
+        learner = self._learner
+        mean = self._measured(learner.average.answers)
+        if learner.hands_over:
+            return f"the model goes on with the mean of its weights: {mean} on the validation set"
+        own = self._measured(lambda x: learner.student(x, training=False))
+        return f"on the validation set the model has {own}, the mean of its weights {mean}; the model's own go on"
+
+    def _measured(self, ask: Any) -> str:
+        validation = self.data.validation
+        starts = range(0, len(validation), ASKED_AT_ONCE)
+        outputs = np.concatenate([np.asarray(ask(validation.x(slice(i, i + ASKED_AT_ONCE)))) for i in starts])
+        outputs = outputs.astype(np.float32)
+        if self.data.task == "multilabel" and self._learner.response.form == "logits":
+            outputs = 1 / (1 + np.exp(-outputs.astype(np.float64)))
+        metrics = metrics_for(self.data.task, outputs, validation.y())
+        return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+    def student(self, model: Any) -> Any:
+        """`model` (as a stage's `apply` gives it) as one to compile and fit on `batches`."""
+        self._learner = mean_teacher(model, dataclasses.replace(self.settings, labelled=1.0))
+        self._learner.look(self.data.train.x(slice(0, LOOK)))
+        return self._learner
+
+    def batches(self, batch_size: int, *, seed: int, epochs: int) -> Any:
+        """Training batches in an order of `seed`, as many an epoch as the data has, whatever the share of labels."""
+        del epochs
+        train, augment = self.data.train, self.augment
+        if batch_size < 2 and len(self.unlabelled):
+            raise RecipeError("A batch holds labelled and unlabelled samples; give a batch_size of 2 or more.")
+        sizes = len(self.labelled), len(self.unlabelled), batch_size
+        each = labelled_per_batch(*sizes, self.settings.batch_share)
+
+        def gather(step: int, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, ...]:
+            known = self.labelled[first]
+            x = train.x(np.concatenate([known, self.unlabelled[second]]))
+            return x, train.y(known), *self._drawn(len(x), seed, step)
+
+        def views(x: Any, y: Any, *drawn: Any) -> Any:
+            one = x if augment is None else augment.apply(x, drawn[0])
+            mixed = {"inputs": one[:each], UNLABELLED: one[each:]}
+            if augment is not None:
+                mixed[OTHER_VIEW] = augment.apply(x, drawn[1])
+            return mixed, y
+
+        return mixed_batches(gather, *sizes, each, steps=self.data.steps(batch_size), seed=seed).map(views)
+
+    def _drawn(self, count: int, seed: int, step: int) -> list[np.ndarray]:
+        """What augmentation does to the samples of a batch in the two views."""
+        if self.augment is None:
+            return []
+        shape = self.data.input_shape
+        return [self.augment.draw(count, shape, [seed, step, view, AUGMENTATION]) for view in range(2)]
+
+
+def _parted(data: Dataset, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of labelled and unlabelled training samples: evenly from all classes, as far as it goes."""
+    everyone = np.arange(len(data.train))
+    if share == 1:
+        return everyone, everyone[:0]
+    count = round(share * len(everyone))
+    groups = groups_of(data.train.labels, Meaning(data.task, data.labels, data.num_classes))
+    if count < len(np.unique(groups)):
+        raise RecipeError(
+            f"labelled={share} leaves {count} labels of {len(everyone):,} for {len(np.unique(groups))} classes; take "
+            "more."
+        )
+    labelled = choose(count, groups, np.random.default_rng([seed, LABELLED]), even=True)
+    return labelled, np.setdiff1d(everyone, labelled)

@@ -1,0 +1,111 @@
+"""mutual: students that learn from each other (Zhang et al., CVPR 2018, arXiv:1706.00384)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class, on_rest
+from tfopt.distillation.losses.formulas import per_sample, tempered_kl
+from tfopt.distillation.response import as_logits, form_of
+from tfopt.distillation.taps import package
+from tfopt.errors import ModelError, RecipeError
+
+
+def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.0) -> Any:
+    """A model whose `fit` trains all `students` at once, each on the labels and on what its peers say.
+
+    Student k minimises its loss on the labels + weight / (K - 1) * sum over the others l of
+    T^2 KL(p_l || p_k) (equations 6 and 7, where T = 1); the peers' p_l are targets, without a gradient. All take their
+    step together; the paper lets them take turns. The optimizer is shared; it keeps a state for each variable, so that
+    each student is trained as by its own, but for a clipping by the global norm.
+
+    The logs have "loss" (the sum), and for student k "hard_loss_k", "mutual_k" (times its weight) and each metric as
+    "<metric>_k". `predict`, `save`, `save_weights` and `export` are those of the first student, as one model is what
+    gets used; `evaluate` tells the losses and metrics of all. The others are in `students`; the mean of their
+    probabilities is `Ensemble(model.students)`.
+
+    Args:
+        students: two or more Keras 3 models, or tf_keras models, with the same inputs and (batch, ..., classes)
+            outputs, logits or probabilities, which may differ in all else. They are trained in place.
+        temperature: T, by which logits are divided where students are compared.
+        weight: of what the peers say, beside the labels.
+
+    Raises:
+        ModelError: students that cannot be compared, or that start with equal weights: these never differ.
+        RecipeError: a temperature not above 0, a weight below 0.
+    """
+    students = list(students)
+    if not temperature > 0 or not weight >= 0:
+        raise RecipeError(f"Expected temperature above 0 and weight of at least 0, got {temperature} and {weight}.")
+    if len(students) < 2:
+        raise ModelError(f"Mutual learning takes two students or more, got {len(students)}.")
+    kinds = {package(student).__name__ for student in students}
+    if len(kinds) > 1:
+        raise ModelError("All students must be of one Keras, got Keras 3 and tf_keras; convert one (tfopt.bridge).")
+    forms = _forms(students)
+    _check_unlike(students)
+    return model_class(_Mutual, kinds.pop())(students, forms, float(temperature), float(weight))
+
+
+def _forms(students: list[Any]) -> list[Any]:
+    outputs = [on_rest(student) for student in students]
+    shapes = {student.name: output.shape[1:] for student, output in zip(students, outputs, strict=True)}
+    if len({output.shape[1:] for output in outputs}) > 1 or outputs[0].ndim < 2 or outputs[0].shape[-1] < 2:
+        raise ModelError(
+            f"The students of mutual learning give probabilities of the same two or more classes; got outputs {shapes}."
+        )
+    forms = []
+    for student, output in zip(students, outputs, strict=True):
+        try:
+            forms.append(form_of(output, "classification"))
+        except ModelError as error:
+            raise ModelError(f"the student '{student.name}' {error}") from error
+    return forms
+
+
+def _check_unlike(students: list[Any]) -> None:
+    for place, one in enumerate(students):
+        for other in students[:place]:
+            if {id(w) for w in one.weights} & {id(w) for w in other.weights}:
+                raise ModelError(f"The students '{other.name}' and '{one.name}' share weights; give each its own.")
+            ours, theirs = one.get_weights(), other.get_weights()
+            alike = [a.shape for a in ours] == [b.shape for b in theirs]
+            if alike and all((a == b).all() for a, b in zip(ours, theirs, strict=True)):
+                raise ModelError(
+                    f"The students '{other.name}' and '{one.name}' start with equal weights, so that neither has "
+                    "anything to teach the other; initialise them with different seeds."
+                )
+
+
+class _Mutual(Learner):
+    def __init__(self, students: list[Any], forms: list[Any], temperature: float, weight: float) -> None:
+        numbers = range(len(students))
+        terms = [f"mutual_{number}" for number in numbers]
+        super().__init__(students[0], f"mutual_{students[0].name}", [Row(f"_{number}") for number in numbers], terms)
+        self.students = students
+        self._forms, self._temperature, self._weight = tuple(forms), temperature, weight
+
+    @property
+    def student(self) -> Any:
+        """The first one."""
+        return self.students[0]
+
+    def judged(self, x: Any) -> Sequence[Any]:
+        return [student(x, training=False) for student in self.students]
+
+    def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
+        del y
+        outputs = [student(x, training=True) for student in self.students]
+        logits = [as_logits(output, form, None) for output, form in zip(outputs, self._forms, strict=True)]
+        terms = [self._weight * mean_over_samples(gap, sample_weight) for gap in peer_gaps(logits, self._temperature)]
+        return Learnt(outputs, terms)
+
+
+def peer_gaps(logits: Sequence[Any], temperature: float) -> list[Any]:
+    """For each student, (batch,): the mean over its peers of T^2 KL(peer || student); gradients flow to it alone."""
+    import tensorflow as tf
+
+    gaps = []
+    for place, own in enumerate(logits):
+        peers = [tf.stop_gradient(other) for number, other in enumerate(logits) if number != place]
+        gaps.append(tf.add_n([per_sample(tempered_kl(peer, own, temperature)) for peer in peers]) / len(peers))
+    return gaps

@@ -1,0 +1,101 @@
+"""The outputs of inner layers beside a model's own, in one pass, whatever the nesting."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tfopt import legacy
+from tfopt.bridge import internals
+from tfopt.bridge.graph import Graph, Ref, flatten, graph_network, is_layer, is_subclassed, replay, walk
+from tfopt.errors import ModelError
+
+
+def tapped(model: Any, layers: Sequence[str]) -> Any:
+    """A model that gives `[output, *outputs of layers]` and shares every layer with `model`; `model` itself for none.
+
+    `model` is a Keras 3 or tf_keras model with one output. A layer in a submodel is named by its path,
+    "backbone/conv", or by its own name where no other has it; one in a wrapper of TF-MOT's by its own. Raises
+    ModelError for a layer that is not there (the nearest names are told), one that is called more than once, and
+    one with several outputs.
+    """
+    if not layers:
+        return model
+    surface = {} if is_subclassed(model) else legacy.wrappers_by_name(model)
+    if surface.keys() >= set(layers):
+        network = graph_network(model)
+        inputs, outputs = internals.structs(network)
+        features = [_only(name, [flatten(node) for node in _made(network, surface[name])]) for name in layers]
+    else:
+        inputs, outputs, features = _opened(model, layers)
+    if len(flatten(outputs)) != 1:
+        raise ModelError(
+            f"model '{model.name}' has {len(flatten(outputs))} outputs; distillation works with one: pass a model "
+            "that gives the output which is to be learnt"
+        )
+    return package(model).Model(inputs, [*flatten(outputs), *features], name=f"{model.name}_tapped")
+
+
+def shapes(model: Any, layers: Sequence[str]) -> dict[str, tuple[int | None, ...]]:
+    """The shapes of the outputs of `layers`, without the batch axis. Raises ModelError as `tapped` does."""
+    outputs = tapped(model, layers).outputs[1:] if layers else []
+    return {name: tuple(output.shape)[1:] for name, output in zip(layers, outputs, strict=True)}
+
+
+def package(model: Any) -> Any:
+    """`keras` or `tf_keras`, whichever `model` is of."""
+    if legacy.is_keras3_model(model):
+        import keras
+
+        return keras
+    return legacy.tf_keras()
+
+
+def _made(network: Any, layer: Any) -> list[Any]:
+    """What each call of `layer` in `network` gave."""
+    return [outputs for called, _, _, outputs in internals.nodes(network) if called is layer]
+
+
+def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
+    """Inputs, outputs and features where submodels must be opened: all layers are called anew, in a flat graph."""
+    graph = walk(model, keep_names=True)
+    wanted = [_named(graph, name, model.name) for name in layers]
+    tensors: dict[Ref, Any] = {
+        spec.ref: package(model).Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name)
+        for spec in graph.inputs
+    }
+    inputs, outputs = replay(graph, tensors, lambda leaf, args, kwargs: leaf.layer(*args, **kwargs))
+    made = [
+        [[tensors[ref] for ref in call.outputs] for call in graph.calls if call.leaf.layer is layer] for layer in wanted
+    ]
+    return inputs, outputs, [_only(name, calls) for name, calls in zip(layers, made, strict=True)]
+
+
+def _named(graph: Graph, name: str, model: str) -> Any:
+    """The layer at the path `name`, or of that name if there is one only."""
+    leaves = [leaf for leaf in graph.leaves if is_layer(leaf.layer)]
+    names = [legacy.inner(leaf.layer).name for leaf in leaves]
+    found = [leaf for leaf, own in zip(leaves, names, strict=True) if name in (leaf.path, own)]
+    if len(found) == 1:
+        return found[0].layer
+    if found:
+        raise ModelError(
+            f"'{name}' is the name of {len(found)} layers of '{model}'; give a path: "
+            f"{', '.join(leaf.path for leaf in found)}"
+        )
+    raise missing(name, model, [*dict.fromkeys([*names, *(leaf.path for leaf in leaves)])])
+
+
+def missing(name: str, model: str, names: Iterable[str]) -> ModelError:
+    """The error for a layer `name` that `model` does not have; `names` are those that it has."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    hint = f"nearest: {', '.join(near)}" if near else f"it has: {', '.join(names)}"
+    return ModelError(f"model '{model}' has no layer '{name}' ({hint})")
+
+
+def _only(name: str, calls: list[list[Any]]) -> Any:
+    """The one output of the one call."""
+    if len(calls) != 1 or len(calls[0]) != 1:
+        what = f"is called {len(calls)} times" if len(calls) != 1 else f"has {len(calls[0])} outputs"
+        raise ModelError(f"layer '{name}' {what}, so that its output is not one tensor; name another layer")
+    return calls[0][0]

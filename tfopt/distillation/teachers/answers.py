@@ -1,0 +1,371 @@
+"""A teacher's answers to all training inputs, computed once for each view of them and kept."""
+
+import json
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+import numpy as np
+
+from tfopt.distillation.teachers.answering import OUTPUT, Answering
+from tfopt.distillation.teachers.precomputed import Precomputed
+from tfopt.distillation.teachers.running import progress_bar
+from tfopt.errors import DataError, OutputError
+from tfopt.files import atomic_path
+
+_META = "meta.json"
+_FORMAT = 1
+_ROOM_LEFT = 2**28  # bytes that stay free on the disk
+
+
+class Answers:
+    """What `teacher` answers to `count` training samples, view by view.
+
+    A view is the training inputs as one seeded augmentation shows them; without augmentation there is one, 0.
+    Responses are kept as float32. Features are kept as float16, which takes half the room and changes them by at
+    most one part in 2,000; where a value is too large for it, that view's are float32, with a note.
+
+    Args:
+        teacher: a `Teacher`, an `Ensemble` or `Precomputed`; settled.
+        about: all that the inputs depend on (fingerprint of the data, preprocessing, augmentation, seed), as plain
+            values; it is part of the key.
+        count: number of samples in each view.
+        folder: where the views are kept as `.npy` files, which are opened memory-mapped, so that they may be larger
+            than memory. None keeps them in memory.
+        progress, quiet: see `Teacher.predict`.
+
+    Raises:
+        DataError: the folder holds answers for another key, something else, or the teacher is code, which could
+            change without anybody knowing.
+    """
+
+    def __init__(
+        self,
+        teacher: Answering,
+        about: dict[str, Any],
+        count: int,
+        *,
+        folder: str | Path | None = None,
+        progress: Any = None,
+        quiet: bool = False,
+    ) -> None:
+        if count < 1:
+            raise DataError(f"Expected at least 1 sample to keep answers to, got {count}.")
+        self.teacher, self.count = teacher, count
+        self.notes: list[str] = []
+        self._progress, self._quiet = progress, quiet
+        self._views: dict[int, dict[str, np.ndarray]] = {}
+        # The fingerprint is taken here, once: a teacher that is trained meanwhile is another one.
+        self._key = _plain({"format": _FORMAT, "teacher": teacher.identity, "about": about, "count": count})
+        self._folder = None if folder is None or isinstance(teacher, Precomputed) else Path(folder)
+        if self._folder is not None:
+            if teacher.fingerprint is None:
+                raise DataError(
+                    f"The answers of '{teacher.name}' are not kept in {folder}: it is a function, so nobody can tell "
+                    "whether it is the same the next time. Keep them in memory (no folder), or pass a model."
+                )
+            _claim(self._folder, self._key, teacher.name)
+
+    def view(self, number: int, batches: Callable[[], Iterable[Any]]) -> dict[str, np.ndarray]:
+        """The answers to all samples of view `number`, in order: (count, ...) by name, read-only.
+
+        `batches()` gives the inputs of the view, x or (x, labels), in batches of any size; it is called only when
+        the view is not there yet. Raises DataError when it gives more or fewer samples than `count`, ModelError as
+        `Teacher.predict` does, and OutputError when the disk has no room.
+        """
+        if number not in self._views:
+            self._views[number] = self._found(number) or self._computed(number, batches)
+            for array in self._views[number].values():
+                array.flags.writeable = False
+        return self._views[number]
+
+    def bytes_per_view(self, batch: Any) -> int:
+        """Bytes that a view takes, told from the answers to one batch, x or (x, labels)."""
+        if isinstance(self.teacher, Precomputed):
+            return sum(rows.nbytes for rows in self.teacher.aligned(self.count).values())
+        found = next(iter(self.teacher.each([batch])))
+        return sum(self._row_bytes(name, rows) for name, rows in found.items()) * self.count
+
+    def _row_bytes(self, name: str, rows: np.ndarray) -> int:
+        return math.prod(rows.shape[1:]) * (4 if name == OUTPUT else 2)
+
+    def _computed(self, number: int, batches: Callable[[], Iterable[Any]]) -> dict[str, np.ndarray]:
+        if isinstance(self.teacher, Precomputed):
+            if number:
+                raise DataError(
+                    f"The precomputed outputs '{self.teacher.name}' are for the inputs as they are, not for view "
+                    f"{number} of augmented ones. Leave augmentation out, or pass the teacher itself."
+                )
+            return self.teacher.aligned(self.count)
+        self._check_unchanged()
+        try:
+            return self._written(number, batches, np.dtype(np.float16))
+        except _TooLargeError as error:
+            self.notes.append(f"view {number}: features of '{error}' are too large for float16, so kept as float32")
+            return self._written(number, batches, np.dtype(np.float32))
+
+    def _written(self, number: int, batches: Callable[[], Iterable[Any]], dtype: np.dtype) -> dict[str, np.ndarray]:
+        """Runs the teacher over a view; features are kept as `dtype`. Raises _TooLargeError where they do not fit."""
+        with ExitStack() as stack:
+            store: _Memory | _Disk = _Memory(self.count)
+            if self._folder is not None:
+                store = _Disk(self.count, self._folder, lambda name: self._path(number, name), stack)
+            label = f"teacher {self.teacher.name}, view {number}"
+            advance = stack.enter_context(progress_bar(label, self.count, self._progress, quiet=self._quiet))
+            done = 0
+            for part in self.teacher.each(batches()):
+                rows = {n: _stored(n, r, np.dtype(np.float32) if n == OUTPUT else dtype) for n, r in part.items()}
+                done += len(next(iter(rows.values())))
+                if done > self.count:
+                    break
+                store.add(rows)
+                advance(len(next(iter(rows.values()))))
+            if done != self.count:
+                more = "more" if done > self.count else f"{done:,}"
+                raise DataError(f"Expected {self.count:,} samples in view {number}, got {more}; give each one once.")
+            self._check_unchanged()
+            store.close()
+        if isinstance(store, _Memory):
+            return store.arrays
+        found = self._found(number)
+        if found is None:
+            raise OutputError(f"The answers in {self._folder} changed while they were written; is its disk sound?")
+        return found
+
+    def _check_unchanged(self) -> None:
+        if _plain(self.teacher.identity) != self._key["teacher"]:
+            raise DataError(
+                f"The teacher '{self.teacher.name}' changed after its answers were begun; answers to keep need a "
+                "teacher that is not trained meanwhile."
+            )
+
+    def _found(self, number: int) -> dict[str, np.ndarray] | None:
+        """The view from the folder; None where it is not there, not whole, or damaged."""
+        if self._folder is None:
+            return None
+        paths = {name: self._path(number, name) for name in self.teacher._names()}
+        if not all(path.exists() for path in paths.values()):
+            return None
+        try:
+            return {name: _opened(path) for name, path in paths.items()}
+        except (OSError, ValueError, EOFError) as error:
+            self.notes.append(f"view {number} in {self._folder} is damaged ({error}): computed again")
+            return None
+
+    def _path(self, number: int, name: str) -> Path:
+        """The file of an answer. The key is in its name, so that no other process can put its own there."""
+        assert self._folder is not None
+        what = OUTPUT if name == OUTPUT else f"feature{self.teacher.layers.index(name)}"
+        key = sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:16]
+        return self._folder / f"view{number}-{what}-{key}.npy"
+
+
+class _TooLargeError(Exception):
+    """A feature, by layer name, that float16 cannot hold."""
+
+
+def _stored(name: str, rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype == np.float16 and rows.size and np.abs(rows).max() > np.finfo(np.float16).max:
+        raise _TooLargeError(name)
+    return np.ascontiguousarray(rows, dtype)
+
+
+@dataclass
+class _Memory:
+    """A view that grows in memory, in arrays of its full size."""
+
+    count: int
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    done: int = 0
+
+    def add(self, rows: dict[str, np.ndarray]) -> None:
+        for name, part in rows.items():
+            if name not in self.arrays:
+                self.arrays[name] = np.empty((self.count, *part.shape[1:]), part.dtype)
+            self.arrays[name][self.done : self.done + len(part)] = part
+        self.done += len(next(iter(rows.values())))
+
+    def close(self) -> None: ...
+
+
+class _Disk:
+    """A view that grows in files beside their places; they are renamed when `stack` ends well, else removed.
+
+    Each is a `.npy` file with four bytes more at its end: the CRC-32 of the values.
+    """
+
+    def __init__(self, count: int, folder: Path, path: Callable[[str], Path], stack: ExitStack) -> None:
+        self._count, self._folder, self._path, self._stack = count, folder, path, stack
+        self._files: dict[str, BinaryIO] = {}
+        self._sums: dict[str, int] = {}
+
+    def add(self, rows: dict[str, np.ndarray]) -> None:
+        try:
+            if not self._files:
+                self._open(rows)
+            for name, part in rows.items():
+                data = part.reshape(-1).view(np.uint8).data
+                self._files[name].write(data)
+                self._sums[name] = zlib.crc32(data, self._sums[name])
+        except OSError as error:
+            raise OutputError(f"Cannot write answers to {self._folder}: {error.strerror or error}.") from error
+
+    def close(self) -> None:
+        for name, file in self._files.items():
+            file.write(self._sums[name].to_bytes(4, "little"))
+            file.close()
+
+    def _open(self, rows: dict[str, np.ndarray]) -> None:
+        needed = sum(part[:1].nbytes for part in rows.values()) * self._count
+        free = shutil.disk_usage(self._folder).free
+        if needed + _ROOM_LEFT > free:
+            raise OutputError(
+                f"A view of the answers takes {needed / 2**30:.2f} GiB, and {self._folder} has {free / 2**30:.2f} GiB "
+                "free. Make room, name another folder, or ask for fewer or smaller layers."
+            )
+        for name, part in rows.items():
+            temporary = self._stack.enter_context(atomic_path(self._path(name)))
+            file = self._stack.enter_context(temporary.open("wb"))
+            shape = (self._count, *part.shape[1:])
+            header = {"descr": np.lib.format.dtype_to_descr(part.dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            self._files[name], self._sums[name] = file, 0
+
+
+def _opened(path: Path) -> np.ndarray:
+    """The array in `path`, memory-mapped. Raises ValueError where it is not what was written."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with path.open("rb") as file:
+        file.seek(path.stat().st_size - array.nbytes - 4)
+        found = 0
+        left = array.nbytes
+        while left and (block := file.read(min(left, 2**22))):
+            found = zlib.crc32(block, found)
+            left -= len(block)
+        if left or file.read() != found.to_bytes(4, "little"):
+            raise ValueError(f"{path.name} has another checksum")
+    return array
+
+
+def _claim(folder: Path, key: dict[str, Any], name: str) -> None:
+    """Make `folder` the place of answers for `key`, or see that it is. Raises DataError where it is another's."""
+    meta = folder / _META
+    if not meta.exists():
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is a file; expected a folder for the answers of '{name}'.")
+        if folder.is_dir() and any(not file.name.startswith(".") and file.name != _META for file in folder.iterdir()):
+            raise DataError(
+                f"{folder} holds files but no {_META}, so they are not answers that tfopt kept. Name another folder."
+            )
+        _write_first(meta, json.dumps({"teacher name": name, "key": key}, indent=2) + "\n")
+    try:
+        told = json.loads(meta.read_text())["key"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{meta} cannot be read ({error}). Delete the folder {folder}, or name another.") from error
+    if differing := list(_differences(told, key)):
+        raise DataError(
+            f"{folder} holds answers for something else: {'; '.join(differing)}. Delete the folder, or name another."
+        )
+
+
+def _write_first(path: Path, text: str) -> None:
+    """Write `path` whole, unless another process did so first; then its content stays."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        try:
+            os.link(temporary, path)  # unlike a rename, it never replaces
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"Cannot write to the folder {path.parent}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """The values as JSON gives them back. Raises DataError for what it cannot hold."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"Expected what the answers depend on as plain values (JSON), got: {error}.") from error
+    return plain
+
+
+def _differences(there: Any, here: Any, where: str = "") -> Iterator[str]:
+    """Each part in which two keys differ, in words."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in sorted(there.keys() | here.keys()):
+            inner = f"{where}.{name}" if where else name
+            yield from _differences(there.get(name), here.get(name), inner)
+    elif there != here:
+        yield f"{where} was {_short(there)}, is {_short(here)}"
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:28]}...{text[-28:]}"
+
+
+def array_about(x: Any) -> dict[str, Any]:
+    """What tells inputs given by hand from others: shape, dtype and SHA-256 of an array, or of each in a list or dict.
+
+    A part of `about` for `Answers`.
+    """
+    if isinstance(x, dict):
+        return {str(name): array_about(part) for name, part in x.items()}
+    if isinstance(x, list | tuple):
+        return {str(i): array_about(part) for i, part in enumerate(x)}
+    array = np.ascontiguousarray(x)
+    if array.dtype.hasobject:
+        raise DataError(f"Expected an array of numbers, got dtype {array.dtype}; convert it first.")
+    digest = sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+    return {"shape": list(np.shape(x)), "dtype": str(array.dtype), "sha256": digest}
+
+
+def require_deterministic(dataset: Any, *, batches: int = 3) -> None:
+    """Raise DataError, with the reason, unless a tf.data.Dataset gives the same elements each time it is iterated.
+
+    The first `batches` elements are looked at, twice.
+    """
+    first, second = (_elements(dataset, batches) for _ in range(2))
+    if _same(first, second):
+        return
+    rows = [sorted(row.tobytes() for x, *_ in elements for row in np.atleast_1d(x)) for elements in (first, second)]
+    if rows[0] == rows[1]:
+        why = "the same samples come in another order the second time: it is shuffled"
+    else:
+        why = "other values come the second time: it is shuffled, or augmented without a seed of its own"
+    raise DataError(
+        f"The teacher's answers cannot be kept for this tf.data: {why}. Shuffle with "
+        "reshuffle_each_iteration=False, augment with a seed (tfopt.Training), or let the teacher answer live."
+    )
+
+
+def deterministic(dataset: Any, *, batches: int = 3) -> bool:
+    """Whether a tf.data.Dataset gives the same elements each time; see `require_deterministic`."""
+    return _same(*(_elements(dataset, batches) for _ in range(2)))
+
+
+def _elements(dataset: Any, batches: int) -> list[list[np.ndarray]]:
+    import tensorflow as tf
+
+    return [[np.asarray(leaf) for leaf in tf.nest.flatten(e)] for e in dataset.take(batches).as_numpy_iterator()]
+
+
+def _same(first: Sequence[Sequence[np.ndarray]], second: Sequence[Sequence[np.ndarray]]) -> bool:
+    if len(first) != len(second):
+        return False
+    pairs = ((a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
+    return all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)

@@ -1,0 +1,227 @@
+"""Several teachers as one: for the same classes, or each for its part of the student's (knowledge fusion)."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from tfopt.data import Preprocessing
+from tfopt.distillation.teachers.answering import OUTPUT, Answering, Task
+from tfopt.distillation.teachers.names import distinct, unknown_class
+from tfopt.distillation.teachers.precomputed import Precomputed
+from tfopt.distillation.teachers.teacher import FLOOR, as_teacher
+from tfopt.errors import ModelError, RecipeError
+
+_NEAR_ONE = 2.0**-24  # half the distance from 1 to the float32 below it
+
+
+class Ensemble(Answering):
+    """Teachers that answer together.
+
+    With w_k the weight of teacher k, U_k the classes that it knows and p_k its probabilities (among the student's
+    classes, where it knows others too), the probability of class c for a sample is
+
+        q(c) = sum of w_k p_k(c) over the k with c in U_k / sum of these w_k,    p(c) = q(c) / sum of q,
+
+    and the answer is log p, which stands for the logits. Where all know all classes, this is the weighted mean of
+    the probabilities (Hinton et al. 2015, arXiv:1503.02531, section 1). Where the label y of the sample is told, only
+    teachers with y in U_k speak, and a class that none of them knows has no probability; so each teacher is asked
+    about its own field only. In a multilabel task the probabilities of a class are averaged like this without the
+    normalisation, and in a regression the values are.
+
+    Args:
+        teachers: anything that `as_teacher` takes, two or more. Those without class names are taken to know the
+            student's classes in their order.
+        weights: above 0, one for each; only their ratios matter. Equal by default.
+        class_names: the student's. By default those of the teachers, who must then know the same.
+        name: for messages.
+
+    Raises:
+        ModelError: a class that no teacher knows, teachers of different classes without `class_names`, or
+            precomputed outputs among them.
+        RecipeError: weights that are none.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[Any],
+        weights: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        self.teachers: tuple[Answering, ...] = tuple(as_teacher(teacher) for teacher in teachers)
+        if len(self.teachers) < 2:
+            raise ModelError(f"An ensemble needs at least two teachers; got {len(self.teachers)}.")
+        if stored := [teacher.name for teacher in self.teachers if isinstance(teacher, Precomputed)]:
+            raise ModelError(
+                f"The precomputed outputs {', '.join(stored)} cannot answer with others: average the arrays yourself "
+                "and pass the one array."
+            )
+        self.name = name or " + ".join(teacher.name for teacher in self.teachers)
+        self.weights = _checked_weights(weights, self.teachers)
+        self._task: Task | None = None
+        self._notes: tuple[str, ...] = ()
+        self._known: tuple[np.ndarray, ...] | None = None
+        if class_names is not None:
+            self._map(class_names)
+        else:
+            self._map_alike()
+
+    @property
+    def fingerprint(self) -> str | None:
+        if any(teacher.fingerprint is None for teacher in self.teachers):
+            return None
+        return hashlib.sha256(json.dumps(self._about(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"fingerprint": self.fingerprint, **self._about()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*(note for teacher in self.teachers for note in teacher.notes), *self._notes)
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "teachers": [teacher.identity for teacher in self.teachers],
+            "weights": list(self.weights),
+            "classes": None if self.class_names is None else list(self.class_names),
+            "task": self._task,
+        }
+
+    def asked(self, layers: Sequence[str], *, response: bool = True) -> Self:
+        if layers or not response:
+            raise ModelError(
+                f"The ensemble '{self.name}' has no layers to take features from ({', '.join(layers)}): its teachers "
+                "answer together in their response alone. Take features from one teacher."
+            )
+        return self
+
+    def fed(self, preprocessing: Preprocessing | str) -> Self:
+        return self._with(teachers=tuple(teacher.fed(preprocessing) for teacher in self.teachers))
+
+    def mapped(self, class_names: Sequence[str]) -> Self:
+        if all(teacher.class_names is None for teacher in self.teachers):
+            return self
+        new = self._with()
+        new._map(class_names)
+        return new
+
+    def settled(self, sample: np.ndarray, task: Task | None) -> Self:
+        if task is None:
+            raise ModelError(f"The ensemble '{self.name}' answers with a response; asked for none.")
+        teachers = tuple(teacher.settled(sample, task) for teacher in self.teachers)
+        shapes = [teacher.shapes(np.shape(sample)[1:])[OUTPUT] for teacher in teachers]
+        expected = shapes if self._known is None else [(int(known.sum()),) for known in self._known]
+        for teacher, shape, own in zip(teachers, shapes, expected, strict=True):
+            if shape != own or (self._known is None and shape != shapes[0]):
+                raise ModelError(
+                    f"The teacher '{teacher.name}' gives outputs of shape {shape}, where "
+                    f"{own if shape != own else shapes[0]} is expected, as the others or the class names have it. "
+                    "Give each teacher its class_names, and the student's to the ensemble."
+                )
+        return self._with(teachers=teachers, _task=task)
+
+    def answers(self, x: Any, labels: Any = None) -> dict[str, Any]:
+        import tensorflow as tf
+
+        if self._task is None:
+            raise ModelError(
+                f"Whether the teachers of '{self.name}' give logits or probabilities is not known yet: take "
+                "ensemble.settled(sample_inputs, task)."
+            )
+        outputs = [teacher.answers(x)[OUTPUT] for teacher in self.teachers]
+        weights = tf.constant(self.weights, tf.float32)
+        if self._task == "regression":
+            return {OUTPUT: tf.add_n([w * output for w, output in zip(self.weights, outputs, strict=True)])}
+        several = outputs[0].shape[-1] != 1 or len(self.class_names or ()) > 1
+        softmax = self._task == "classification" and several
+        squash = tf.nn.softmax if softmax else tf.nn.sigmoid
+        if self._known is None:
+            p = tf.stack([squash(output) for output in outputs])  # (teachers, batch, classes)
+            known = tf.ones_like(p[:, :1])
+        else:
+            p = tf.stack([_spread(squash(o), k) for o, k in zip(outputs, self._known, strict=True)])
+            known = tf.constant(np.stack(self._known)[:, None], tf.float32)  # (teachers, 1, classes)
+        speaking = weights[:, None, None] * known
+        if labels is not None and softmax and self._known is not None:
+            speaking *= _in_field(known, labels)
+        q = tf.math.divide_no_nan(tf.reduce_sum(speaking * p, axis=0), tf.reduce_sum(speaking, axis=0))
+        if softmax:
+            q /= tf.reduce_sum(q, axis=-1, keepdims=True)
+            return {OUTPUT: tf.math.log(tf.maximum(q, FLOOR))}
+        q = tf.clip_by_value(q, _NEAR_ONE, 1 - _NEAR_ONE)
+        return {OUTPUT: tf.math.log(q) - tf.math.log1p(-q)}
+
+    def _map_alike(self) -> None:
+        """Columns by name where the teachers know the same classes; raises ModelError where they do not."""
+        named = [teacher for teacher in self.teachers if teacher.class_names is not None]
+        if not named:
+            return
+        first = named[0]
+        for other in named[1:]:
+            if differing := sorted(set(first.class_names or ()) ^ set(other.class_names or ())):
+                raise ModelError(
+                    f"The teachers '{first.name}' and '{other.name}' know different classes ({', '.join(differing)}): "
+                    "give the student's, Ensemble(..., class_names=...)."
+                )
+        self._map(first.class_names or ())
+
+    def _map(self, class_names: Sequence[str]) -> None:
+        wanted = distinct(class_names, "the student") or ()
+        everything = list(dict.fromkeys(name for teacher in self.teachers for name in _all_names(teacher) or wanted))
+        for name in wanted:
+            if name not in everything:
+                raise unknown_class(name, f"The teachers of '{self.name}' do", everything)
+        teachers, known, notes = [], [], []
+        for teacher in self.teachers:
+            names = _all_names(teacher)
+            if names is None:
+                notes.append(f"teacher '{teacher.name}' names no classes: taken to be the student's, in their order")
+                teachers.append(teacher)
+                known.append(np.ones(len(wanted), bool))
+                continue
+            part = [name for name in wanted if name in names]
+            if not part:
+                raise ModelError(
+                    f"The teacher '{teacher.name}' knows none of the student's classes ({', '.join(wanted)}), only "
+                    f"{', '.join(names)}. Leave it out, or give the classes the same names."
+                )
+            teachers.append(teacher.mapped(part))
+            known.append(np.array([name in names for name in wanted]))
+        self.teachers, self._known, self.class_names = tuple(teachers), tuple(known), wanted
+        self._notes = tuple(notes)
+
+
+def _all_names(teacher: Answering) -> tuple[str, ...] | None:
+    """All classes that a teacher knows, also those that an earlier mapping left out."""
+    return getattr(teacher, "_own_names", None) or teacher.class_names
+
+
+def _checked_weights(weights: Sequence[float] | None, teachers: Sequence[Answering]) -> tuple[float, ...]:
+    """The weights as shares of 1."""
+    given = [1.0] * len(teachers) if weights is None else [float(weight) for weight in weights]
+    if len(given) != len(teachers) or not all(np.isfinite(weight) and weight > 0 for weight in given):
+        raise RecipeError(f"Expected a weight above 0 for each of the {len(teachers)} teachers, got {given}.")
+    return tuple(weight / sum(given) for weight in given)
+
+
+def _spread(p: Any, known: np.ndarray) -> Any:
+    """The probabilities of the classes that a teacher knows, in the student's columns; 0 in the others."""
+    import tensorflow as tf
+
+    places = np.maximum(np.cumsum(known) - 1, 0)
+    return tf.gather(p, places, axis=-1) * tf.constant(known, p.dtype)
+
+
+def _in_field(known: Any, labels: Any) -> Any:
+    """Which teachers know the classes of the samples: (teachers, batch, 1) of 0 and 1."""
+    import tensorflow as tf
+
+    labels = tf.convert_to_tensor(labels)
+    if labels.shape.rank == 2:
+        labels = labels[:, 0] if labels.shape[1] == 1 else tf.argmax(labels, axis=-1)
+    return tf.gather(known[:, 0], tf.cast(labels, tf.int32), axis=1)[..., None]

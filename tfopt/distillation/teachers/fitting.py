@@ -1,0 +1,59 @@
+"""Bringing what a student is fed to the shape that its teacher takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfopt.distillation.teachers.sources import Shape
+from tfopt.errors import ModelError
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow and `tfopt.data` have it
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How inputs are brought to the shape that a source takes."""
+
+    size: tuple[int, int] | None = None
+    shrinks: bool = False
+    channels: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def apply(self, x: Any) -> Any:
+        import tensorflow as tf
+
+        if self.channels == 1:
+            x = tf.tensordot(x, tf.constant(_LUMA, x.dtype)[:, None], axes=1)
+        if self.size:
+            # Antialiasing changes nothing where an image grows, and TensorFlow has it for the CPU alone.
+            x = tf.image.resize(x, self.size, "bilinear", antialias=self.shrinks)
+        return tf.repeat(x, 3, axis=-1) if self.channels == 3 else x
+
+
+def way_between(given: Sequence[int | None], wanted: Shape | None, name: str) -> Fit:
+    """The way from `given` to `wanted`, both without the batch axis. Raises ModelError where there is none."""
+    if wanted is None or _agree(given, wanted):
+        return Fit()
+    images = len(given) == len(wanted) == 3
+    if not images or (given[2] != wanted[2] and (given[2], wanted[2]) not in ((1, 3), (3, 1), (given[2], None))):
+        raise ModelError(
+            f"The teacher '{name}' takes inputs of shape {tuple(wanted)}, the student is fed {tuple(given)}; images "
+            "are resized, and turned from grey to RGB or back, but nothing else is. Give a teacher for such inputs."
+        )
+    notes = []
+    channels = wanted[2] if wanted[2] not in (None, given[2]) else None
+    if channels:
+        how = "repeats the one channel as RGB" if channels == 3 else "is fed the luma of RGB (ITU-R 601-2)"
+        notes.append(f"teacher '{name}' {how}")
+    height, width = (w or g for g, w in zip(given[:2], wanted[:2], strict=True))
+    if _agree(given[:2], wanted[:2]):
+        return Fit(channels=channels, notes=tuple(notes))
+    if height is None or width is None:
+        raise ModelError(f"The teacher '{name}' takes images of {wanted[:2]}, the student's are of unknown size.")
+    shrinks = any(g is None or g > w for g, w in zip(given[:2], (height, width), strict=True))
+    notes.append(f"teacher '{name}' sees {given[0]}x{given[1]} images resized to {height}x{width}, bilinear")
+    return Fit((height, width), shrinks, channels, tuple(notes))
+
+
+def _agree(given: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+    return len(given) == len(wanted) and all(w in (None, g) for g, w in zip(given, wanted, strict=True))

@@ -1,0 +1,41 @@
+"""Teachers as the command line names them: files, one or several."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfopt.distillation.teachers.ensemble import Ensemble
+from tfopt.distillation.teachers.teacher import Teacher
+from tfopt.errors import DataError, RecipeError
+
+
+def load_teacher(
+    paths: Sequence[str | Path],
+    classes: Sequence[Path] = (),
+    preprocess: str | None = None,
+    student_classes: Sequence[str] | None = None,
+) -> Any:
+    """The `Teacher` in a file, or the `Ensemble` of several for a student of `student_classes`.
+
+    `classes` are text files with the class names of each, one in a line, or none for all; `preprocess` is what they
+    are fed, by name. Raises RecipeError for another number of class files than teachers, and what `Teacher` raises.
+    """
+    if classes and len(classes) != len(paths):
+        raise RecipeError(
+            f"Expected --teacher-classes for each --teacher, in the same order; got {len(classes)} for {len(paths)}."
+        )
+    names: list[tuple[str, ...] | None] = [_lines(path) for path in classes] or [None] * len(paths)
+    teachers = [
+        Teacher(path, preprocessing=preprocess, class_names=known) for path, known in zip(paths, names, strict=True)
+    ]
+    if len(teachers) == 1:
+        return teachers[0]
+    return Ensemble(teachers, class_names=student_classes if any(t.class_names for t in teachers) else None)
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read the class names in {path}: {error}.") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())

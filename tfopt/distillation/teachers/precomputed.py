@@ -1,0 +1,114 @@
+"""Outputs that someone computed beforehand, as a teacher."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from tfopt.data import Preprocessing
+from tfopt.distillation.teachers.answering import OUTPUT, Answering, Task
+from tfopt.distillation.teachers.names import distinct
+from tfopt.distillation.teachers.sources import Source
+from tfopt.distillation.teachers.teacher import Teacher
+from tfopt.errors import DataError, ModelError
+
+
+class Precomputed(Answering):
+    """Outputs that someone computed for the training inputs; `Answers` hands them out, nothing can ask for more.
+
+    Args:
+        outputs: (n, classes) logits or probabilities, or (n, ...) values, in the order of the training inputs.
+        form: "logits", "probabilities", or "auto": told by their values.
+        class_names: of the columns.
+        name: for messages.
+    """
+
+    def __init__(
+        self,
+        outputs: np.ndarray,
+        form: Literal["auto", "logits", "probabilities"] = "auto",
+        *,
+        class_names: Sequence[str] | None = None,
+        name: str = "precomputed",
+    ) -> None:
+        self.outputs = np.asarray(outputs)
+        if self.outputs.ndim < 2 or self.outputs.dtype.kind not in "fiu":
+            raise ModelError(
+                f"Expected precomputed outputs as numbers (n, classes), got {self.outputs.dtype} {self.outputs.shape}."
+            )
+        self.name, self.class_names = name, distinct(class_names, name)
+        self._check_finite({OUTPUT: self.outputs}, 0)
+        self._stored = _Stored(self.outputs, name)
+        self._as_teacher = Teacher(self._stored, outputs=form, class_names=class_names, name=name)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._stored.fingerprint
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return self._as_teacher.identity
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._as_teacher.notes
+
+    def answers(self, x: Any, labels: Any = None) -> dict[str, Any]:
+        raise ModelError(
+            f"The outputs '{self.name}' were computed beforehand, for {len(self.outputs):,} samples, so they cannot "
+            "answer for others: keep the teacher's answers instead of asking live, or pass the teacher itself."
+        )
+
+    def aligned(self, count: int) -> dict[str, np.ndarray]:
+        """The answers, float32 (count, ...). Raises DataError where there are not as many."""
+        import tensorflow as tf
+
+        if len(self.outputs) != count:
+            raise DataError(
+                f"Expected a precomputed output for each of the {count:,} training samples, got {len(self.outputs):,}."
+            )
+        if self._as_teacher.form is None:
+            raise ModelError(f"Whether '{self.name}' are logits or probabilities is not known yet: take settled().")
+        return {OUTPUT: self._as_teacher._logits(tf.constant(self.outputs)).numpy()}
+
+    def first(self, count: int) -> dict[str, Any]:
+        """The answers to the first `count` samples, as tensors."""
+        import tensorflow as tf
+
+        return {name: tf.constant(rows[:count]) for name, rows in self.aligned(len(self.outputs)).items()}
+
+    def asked(self, layers: Sequence[str], *, response: bool = True) -> Self:
+        if layers or not response:
+            raise ModelError(f"The precomputed '{self.name}' are outputs alone; features need the teacher itself.")
+        return self
+
+    def fed(self, preprocessing: Preprocessing | str) -> Self:
+        del preprocessing
+        return self
+
+    def settled(self, sample: np.ndarray, task: Task | None) -> Self:
+        del sample
+        return self._with(_as_teacher=self._as_teacher.settled(self.outputs, task))
+
+    def mapped(self, class_names: Sequence[str]) -> Self:
+        inner = self._as_teacher.mapped(class_names)
+        return self._with(_as_teacher=inner, class_names=inner.class_names)
+
+
+class _Stored(Source):
+    """Outputs as the source of their own form: it gives back what it is asked with."""
+
+    def __init__(self, outputs: np.ndarray, name: str) -> None:
+        self.name, self._outputs = name, outputs
+        self.input_dtype = outputs.dtype.name
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(
+            f"{self._outputs.dtype} {self._outputs.shape}".encode() + self._outputs.tobytes()
+        ).hexdigest()
+
+    def _answer(self, x: Any, layers: Sequence[str]) -> Any:
+        del layers
+        return x

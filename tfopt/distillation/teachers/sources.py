@@ -1,0 +1,364 @@
+"""What a teacher can be made of, told apart once and then asked in one way."""
+
+import hashlib
+import json
+import os
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt import legacy, models
+from tfopt.data import Preprocessing
+from tfopt.distillation.taps import tapped
+from tfopt.errors import DataError, ModelError
+from tfopt.litert import LiteModel
+from tfopt.models.code import _in_graph
+
+Shape = tuple[int | None, ...]
+
+
+class Source(ABC):
+    """Something that answers for a batch, in inference mode. It is never changed.
+
+    Attributes:
+        name: for messages.
+        input_shape: of one sample; None where it is not known, as a whole or for an axis.
+        input_dtype: what it is fed; float32 is rounded for integers.
+        layers_available: names of the layers whose outputs can be asked for; empty where there are none.
+        batch: the number of samples that it takes at once; None for any.
+        step: between two values that a quantized output can take; None where it is not quantized.
+    """
+
+    name: str
+    input_shape: Shape | None = None
+    input_dtype: str = "float32"
+    layers_available: tuple[str, ...] = ()
+    batch: int | None = None
+    step: float | None = None
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str | None:
+        """SHA-256 (hex) of all that the answers depend on, as it is now; None where it cannot be told."""
+
+    @abstractmethod
+    def _answer(self, x: Any, layers: Sequence[str]) -> Any:
+        """What it gives for a batch that fits it: tensors, in any structure."""
+
+    def ask(self, x: Any, layers: Sequence[str] = ()) -> list[Any]:
+        """`[output, *features of layers]` for x (batch, ...) of `input_shape`; also inside a `tf.function`.
+
+        Raises ModelError for layers where there are none, and for several outputs.
+        """
+        import tensorflow as tf
+
+        if layers and not self.layers_available:
+            raise ModelError(
+                f"The teacher '{self.name}' has no layers to take features from, only a response; got the layers "
+                f"{list(layers)}. Pass it as a functional Keras model."
+            )
+        x = _as_dtype(x, self.input_dtype)
+
+        def answer(part: Any) -> list[Any]:
+            found = tf.nest.flatten(self._answer(part, layers))
+            if len(found) != 1 + len(layers):
+                raise ModelError(
+                    f"The teacher '{self.name}' gives {len(found) - len(layers)} outputs; expected one. Pass a model "
+                    "with the one to be learnt, such as keras.Model(model.inputs, model.outputs[0])."
+                )
+            return [tf.stop_gradient(tensor) for tensor in found]
+
+        return answer(x) if self.batch is None else _in_batches(answer, x, self.batch, 1 + len(layers))
+
+
+class KerasSource(Source):
+    """A model of either Keras, whatever it is built of."""
+
+    def __init__(self, model: Any, name: str | None = None) -> None:
+        self.name = str(name or model.name)
+        if not model.built:
+            raise ModelError(f"The model '{self.name}' has no weights yet: call it on a batch, or load its weights.")
+        if any(getattr(part, "stateful", False) and hasattr(part, "cell") for part in _parts(model)):
+            raise ModelError(
+                f"The model '{self.name}' has stateful recurrent layers: each answer would depend on those before. "
+                "Build it with stateful=False."
+            )
+        self.model = model
+        self._tapped: dict[tuple[str, ...], Any] = {}
+        inputs = getattr(model, "inputs", None) or []
+        if len(inputs) > 1:
+            raise ModelError(f"The teacher '{self.name}' has {len(inputs)} inputs; expected a model with one.")
+        if inputs:
+            self.batch, *shape = tuple(inputs[0].shape)
+            self.input_shape = tuple(shape)
+            dtype = inputs[0].dtype
+            self.input_dtype = getattr(dtype, "name", dtype)
+            self.layers_available = tuple(legacy.inner(layer).name for layer in model.layers)
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(_architecture(self.model).encode())
+        for weight in self.model.weights:
+            value = np.asarray(weight)
+            digest.update(f"{value.dtype} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
+
+    def _answer(self, x: Any, layers: Sequence[str]) -> Any:
+        key = tuple(layers)
+        if key not in self._tapped:
+            self._tapped[key] = tapped(self.model, key)
+        return self._tapped[key](x, training=False)
+
+
+class SavedSource(Source):
+    """A SavedModel without Keras layers: its signature, else the object itself where it can be called."""
+
+    def __init__(self, loaded: Any, name: str, fingerprint: str | None = None) -> None:
+        self.name, self._loaded, self._fingerprint = name, loaded, fingerprint
+        signatures = dict(getattr(loaded, "signatures", {}))
+        self._signature = signatures.get("serving_default") or next(iter(signatures.values()), None)
+        if self._signature is None:
+            if not callable(loaded):
+                raise ModelError(
+                    f"The SavedModel '{name}' has no signature and cannot be called; save it with model.export(path)."
+                )
+            return
+        specs = self._signature.structured_input_signature[1]
+        if len(specs) != 1:
+            raise ModelError(f"The signature of '{name}' has the inputs {sorted(specs)}; expected one.")
+        ((self._input, spec),) = specs.items()
+        self.input_dtype = spec.dtype.name
+        if spec.shape.rank:
+            self.batch, *shape = tuple(spec.shape)
+            self.input_shape = tuple(shape)
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self._fingerprint
+
+    def _answer(self, x: Any, layers: Sequence[str]) -> Any:
+        del layers
+        if self._signature is not None:
+            return self._signature(**{self._input: x})
+        try:
+            return self._loaded(x, training=False)
+        except (TypeError, ValueError):  # it does not tell training from inference
+            return self._loaded(x)
+
+
+class _NumpySource(Source):
+    """What is run outside of the graph."""
+
+    _width: list[tuple[Shape, str]] | None = None
+
+    @abstractmethod
+    def _run(self, x: np.ndarray) -> list[np.ndarray]: ...
+
+    def _answer(self, x: Any, layers: Sequence[str]) -> Any:
+        import tensorflow as tf
+
+        del layers
+        if tf.executing_eagerly():
+            return [tf.convert_to_tensor(array) for array in self._told(x.numpy())]
+        if self._width is None:
+            # How many outputs there are, and of what kind, shows when it runs.
+            if not x.shape[1:].is_fully_defined():
+                raise ModelError(f"The teacher '{self.name}' is asked with inputs of shape {x.shape}; fix their size.")
+            self._told(np.zeros((1, *x.shape[1:]), x.dtype.as_numpy_dtype))
+        assert self._width is not None
+        answers = tf.numpy_function(self._told, [x], [dtype for _, dtype in self._width])
+        for answer, (shape, _) in zip(answers, self._width, strict=True):
+            answer.set_shape((x.shape[0], *shape))
+        return answers
+
+    def _told(self, x: np.ndarray) -> list[np.ndarray]:
+        answers = self._run(x)
+        if any(answer.shape[:1] != x.shape[:1] for answer in answers):
+            raise ModelError(
+                f"The teacher '{self.name}' answers with shape {answers[0].shape} for {len(x)} samples; expected one "
+                "row for each."
+            )
+        self._width = [(answer.shape[1:], answer.dtype.name) for answer in answers]
+        return answers
+
+
+class LiteSource(_NumpySource):
+    """A `.tflite`, in real units whatever it stores."""
+
+    def __init__(self, lite: LiteModel, name: str | None = None) -> None:
+        self.name = name or "tflite"
+        if len(lite.inputs) != 1:
+            raise ModelError(f"The teacher '{self.name}' has {len(lite.inputs)} inputs; expected one.")
+        # Its own interpreters, on all cores: those of the caller may be in use.
+        self._lite = LiteModel(lite.data, threads=max(lite.threads, _cores()))
+        self._lock = threading.Lock()  # LiteRT's interpreters answer one caller at a time
+        port, output = lite.inputs[0], lite.outputs[0]
+        self.input_shape = tuple(port.shape[1:])
+        self.input_dtype = "float32" if port.scales else port.dtype
+        self.step = float(output.scales[0]) if output.scales else None
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self._lite.data).hexdigest()
+
+    def _run(self, x: np.ndarray) -> list[np.ndarray]:
+        with self._lock:
+            found = self._lite.predict(x, batch_size=max(len(x), 1))
+        return found if isinstance(found, list) else [found]
+
+
+class CallableSource(_NumpySource):
+    """A function of a batch, which is run as it is: nothing of it is traced, so it may use NumPy and keep state."""
+
+    def __init__(self, function: Callable[[Any], Any], name: str | None = None) -> None:
+        self.name = str(name or getattr(function, "__name__", type(function).__name__))
+        self._function = function
+
+    @property
+    def fingerprint(self) -> None:
+        return None
+
+    def _run(self, x: np.ndarray) -> list[np.ndarray]:
+        import tensorflow as tf
+
+        return [np.asarray(value) for value in tf.nest.flatten(self._function(x))]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source, and what was stored with it."""
+
+    source: Source
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+
+
+def opened(what: Any, name: str | None = None) -> Opened:
+    """The source that `what` is: a model, a path, a `LiteModel`, a loaded SavedModel or a function of a batch.
+
+    Raises ModelError for anything else, and for what cannot be read.
+    """
+    if isinstance(what, Source):
+        return Opened(what)
+    if isinstance(what, str | os.PathLike):
+        return _from_path(Path(what), name)
+    if legacy.is_keras3_model(what) or legacy.is_tf_keras_model(what):
+        return Opened(KerasSource(what, name))
+    if isinstance(what, LiteModel):
+        return Opened(LiteSource(what, name))
+    if hasattr(what, "signatures") and hasattr(what, "graph_debug_info"):
+        return Opened(SavedSource(what, name or "SavedModel"))
+    if any(kind.__name__ == "Layer" for kind in type(what).__mro__):
+        raise ModelError(
+            f"The layer '{getattr(what, 'name', what)}' is no model: make one of it, keras.Sequential([layer])."
+        )
+    if callable(what):
+        return Opened(CallableSource(what, name))
+    raise ModelError(
+        "A teacher is a Keras 3 or tf_keras model, the path of a model file or of a result folder, a LiteModel, a "
+        f"SavedModel or a function of a batch; got {type(what).__name__}."
+    )
+
+
+def _from_path(path: Path, name: str | None) -> Opened:
+    if (path / "model.keras").is_file() and (path / "data.json").is_file():
+        try:
+            told = json.loads((path / "data.json").read_text())
+            class_names, preprocessing = told["class_names"], Preprocessing.from_dict(told["preprocessing"])
+        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+            raise ModelError(
+                f"{path / 'data.json'} does not tell class names and preprocessing ({error}); give the path of "
+                "model.keras itself, and both by hand."
+            ) from error
+        source = KerasSource(models.load_model(path / "model.keras"), name or path.name)
+        return Opened(source, tuple(class_names) if class_names else None, preprocessing)
+    kind, name = models.kind(path), name or path.stem
+    if kind == "tflite":
+        return Opened(LiteSource(LiteModel(path), name))
+    if kind == "saved_model":
+        return Opened(_from_saved_model(path, name))
+    return Opened(KerasSource(models.load_model(path), name))
+
+
+def _from_saved_model(path: Path, name: str) -> SavedSource:
+    import tensorflow as tf
+
+    if code := list(_in_graph(path)):
+        raise ModelError(f"{path} brings code that tfopt does not run from files: {'; '.join(code)}.")
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
+        with file.open("rb") as content:
+            for block in iter(lambda: content.read(2**20), b""):
+                digest.update(block)
+    return SavedSource(tf.saved_model.load(str(path)), name, digest.hexdigest())
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _parts(model: Any) -> Iterator[Any]:
+    """The layers of `model` and of its submodels."""
+    return iter(model._flatten_layers(include_self=False, recursive=True))
+
+
+def _architecture(model: Any) -> str:
+    """The config of `model` as text, without what is told by neither the graph nor the weights.
+
+    Names of layers go: Keras numbers them in the order in which the process made them, so that the same model
+    made twice has two. The compile settings go as well.
+    """
+    try:
+        config = json.loads(model.to_json())
+    except Exception:  # a subclassed model has no config
+        return type(model).__name__
+    numbers: dict[str, str] = {}
+    for layer in (model, *_parts(model)):
+        numbers.setdefault(layer.name, f"layer {len(numbers)}")
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            left_out = ("compile_config", "shared_object_id", "keras_version")
+            return {key: plain(entry) for key, entry in value.items() if key not in left_out}
+        if isinstance(value, list):
+            return [plain(entry) for entry in value]
+        return numbers.get(value, re.sub(r" at 0x[0-9a-f]+", "", value)) if isinstance(value, str) else value
+
+    return json.dumps(plain(config), sort_keys=True)
+
+
+def _as_dtype(x: Any, dtype: str) -> Any:
+    import tensorflow as tf
+
+    wanted = tf.as_dtype(dtype)
+    if x.dtype == wanted or wanted == tf.string:
+        return x
+    return tf.saturate_cast(tf.round(x) if wanted.is_integer and x.dtype.is_floating else x, wanted)
+
+
+def _in_batches(answer: Callable[[Any], list[Any]], x: Any, batch: int, outputs: int) -> list[Any]:
+    """`answer` for any number of samples, asked for `batch` at a time; missing rows repeat the last one."""
+    import tensorflow as tf
+
+    count = tf.shape(x)[0]
+    padded = tf.concat([x, tf.repeat(x[-1:], tf.math.floormod(-count, batch), axis=0)], axis=0)
+    chunks = tf.reshape(padded, (-1, batch, *padded.shape[1:]))
+    kinds: list[Any] = []
+    tf.function(lambda part: kinds.extend(answer(part))).get_concrete_function(tf.TensorSpec(chunks.shape[1:], x.dtype))
+    found = tf.map_fn(answer, chunks, fn_output_signature=[tf.TensorSpec(kind.shape, kind.dtype) for kind in kinds])
+    assert len(found) == outputs
+    rows = []
+    for tensor, kind in zip(found, kinds, strict=True):
+        flat = tf.reshape(tensor, tf.concat([[-1], tf.shape(tensor)[2:]], axis=0))[:count]
+        flat.set_shape((None, *kind.shape[1:]))
+        rows.append(flat)
+    return rows

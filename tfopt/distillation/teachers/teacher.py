@@ -1,0 +1,227 @@
+"""A teacher: one source that answers for the student's inputs, in logits, whatever it is fed and gives itself."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from tfopt.data import Preprocessing
+from tfopt.distillation.teachers.answering import OUTPUT, Answering, Task
+from tfopt.distillation.teachers.fitting import way_between
+from tfopt.distillation.teachers.forms import Form, form_of, tolerance_of
+from tfopt.distillation.teachers.names import distinct, unknown_class
+from tfopt.distillation.teachers.sources import Shape, Source, opened
+from tfopt.errors import ModelError
+
+FLOOR = 1e-30
+"""The smallest probability whose logarithm is taken; nothing smaller matters to a loss in float32."""
+# By output dtype: half of the smallest probability above 0, and half the distance from 1 to the one below it.
+_HALF_STEPS = {"float16": (2.0**-25, 2.0**-12), "bfloat16": (FLOOR, 2.0**-9)}
+_FLOAT_HALF_STEPS = (FLOOR, 2.0**-24)
+_SETTLED_ON = 256  # samples at most
+
+
+class Teacher(Answering):
+    """One source of answers.
+
+    Args:
+        source: a Keras 3 or tf_keras model of any make; the path of a model file, of a SavedModel, of a `.tflite`
+            or of a result folder, whose class names and preprocessing are used; a `LiteModel`; or a function of a
+            batch, NumPy or TensorFlow, that gives an array. It is never changed.
+        preprocessing: what the teacher is fed of a pixel, a `Preprocessing` or its name; used after `fed`.
+        outputs: "logits", "probabilities", or "auto": told by their values.
+        class_names: of its outputs, in order.
+        name: for messages; by default the source's.
+
+    Raises:
+        ModelError: the source is none, or cannot be read.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        preprocessing: Preprocessing | str | None = None,
+        outputs: Literal["auto", "logits", "probabilities"] = "auto",
+        class_names: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> None:
+        if outputs not in ("auto", "logits", "probabilities"):
+            raise ModelError(f'Expected outputs "auto", "logits" or "probabilities", got {outputs!r}.')
+        found = opened(source, name)
+        self.source: Source = found.source
+        self.name = name or found.source.name
+        self.outputs = outputs
+        self.preprocessing = found.preprocessing if preprocessing is None else _as_preprocessing(preprocessing)
+        self.class_names = distinct(found.class_names if class_names is None else class_names, self.name)
+        self._own_names = self.class_names
+        self.form: Form | None = "logits" if outputs == "logits" else None
+        self._student: Preprocessing | None = None
+        self._columns: tuple[int, ...] | None = None
+        self._sample: tuple[int, ...] | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.source.fingerprint
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        found = []
+        if self._own_names and self.class_names != self._own_names:
+            left_out = [name for name in self._own_names if name not in (self.class_names or ())]
+            also = f"; it also knows {', '.join(left_out)}, which the student does not: left out" if left_out else ""
+            found.append(f"the classes of teacher '{self.name}' are brought in order by name{also}")
+        if self._sample is None:
+            return tuple(found)
+        found.extend(way_between(self._sample, self._wanted(), self.name).notes)
+        factor, offset = self._scaling()
+        if (factor, offset) != (1, 0):
+            found.append(f"teacher '{self.name}' is fed the student's values * {factor:.6g} {offset:+.6g}")
+        if self.form in ("softmax", "sigmoid"):
+            found.append(f"teacher '{self.name}' gives probabilities ({self.form}); their logits are learnt from")
+        return tuple(found)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        factor, offset = self._scaling()
+        return {
+            "fingerprint": self.fingerprint,
+            "form": self.form,
+            "columns": None if self._columns is None else list(self._columns),
+            "fed": {"size": self._wanted_size(), "factor": factor, "offset": offset},
+            "layers": list(self.layers),
+            "response": self.response,
+        }
+
+    def asked(self, layers: Sequence[str], *, response: bool = True) -> Self:
+        known = self.source.layers_available
+        if layers and not known:
+            raise ModelError(
+                f"The teacher '{self.name}' has no layers to take features from, only a response; got the layers "
+                f"{list(layers)}. Pass it as a functional Keras model."
+            )
+        return self._with(layers=tuple(layers), response=response)
+
+    def fed(self, preprocessing: Preprocessing | str) -> Self:
+        return self._with(_student=_as_preprocessing(preprocessing))
+
+    def mapped(self, class_names: Sequence[str]) -> Self:
+        wanted, known = distinct(class_names, "the student"), self._own_names
+        if known is None or wanted is None or wanted == self.class_names:
+            return self
+        for name in wanted:
+            if name not in known:
+                raise unknown_class(name, f"The teacher '{self.name}' does", known)
+        return self._with(_columns=tuple(known.index(name) for name in wanted), class_names=wanted)
+
+    def settled(self, sample: np.ndarray, task: Task | None) -> Self:
+        import tensorflow as tf
+
+        sample = np.asarray(sample[:_SETTLED_ON], np.float32)
+        if not len(sample):
+            raise ModelError(f"The teacher '{self.name}' is settled on samples; got none.")
+        output = self.source.ask(self._given(tf.constant(sample)))[0]
+        values = tf.cast(output, tf.float32).numpy()
+        if self.response:
+            self._check_finite({OUTPUT: values}, 0)
+        known = self._with(_sample=sample.shape[1:], form="values")
+        if task in (None, "regression") or not self.response:
+            return known
+        if values.ndim != 2:
+            raise ModelError(
+                f"The teacher '{self.name}' gives outputs of shape {values.shape} for {len(values)} samples; expected "
+                f"(batch, classes) in a {task}. To learn from its layers alone, ask for no response."
+            )
+        self._check_width(values.shape[1])
+        tolerance = tolerance_of(output.dtype, self.source.step, values.shape[1])
+        return known._with(form=form_of(values, task, self.outputs, tolerance, self.name))
+
+    def answers(self, x: Any, labels: Any = None) -> dict[str, Any]:
+        import tensorflow as tf
+
+        del labels
+        if self.form is None and self.response:
+            raise ModelError(
+                f"Whether the teacher '{self.name}' gives logits or probabilities is not known yet: take "
+                'teacher.settled(sample_inputs, task), or say outputs="logits" or "probabilities".'
+            )
+        output, *features = self.source.ask(self._given(x), self.layers)
+        found = {OUTPUT: self._logits(output)} if self.response else {}
+        return {**found, **{n: tf.cast(f, tf.float32) for n, f in zip(self.layers, features, strict=True)}}
+
+    def _check_width(self, width: int) -> None:
+        if self._own_names and width != len(self._own_names):
+            raise ModelError(
+                f"The teacher '{self.name}' has {width} outputs and {len(self._own_names)} class names; give one name "
+                "for each output."
+            )
+
+    def _logits(self, output: Any) -> Any:
+        """float32 logits (or values) of the source's output, in the student's order."""
+        import tensorflow as tf
+
+        low, near_one = _HALF_STEPS.get(output.dtype.name, _FLOAT_HALF_STEPS)
+        if self.source.step:
+            low = near_one = self.source.step / 2
+        values = tf.cast(output, tf.float32)
+        if self.form == "softmax":
+            values = tf.math.log(tf.maximum(values, low))
+        elif self.form == "sigmoid":
+            p = tf.clip_by_value(values, max(low, near_one), 1 - near_one)
+            values = tf.math.log(p) - tf.math.log1p(-p)
+        return values if self._columns is None else tf.gather(values, self._columns, axis=-1)
+
+    def _given(self, x: Any) -> Any:
+        """What the source is fed for the student's `x`."""
+        import tensorflow as tf
+
+        x = tf.cast(x, tf.float32)
+        if self._sample is not None and not x.shape[1:].is_fully_defined():
+            x = tf.ensure_shape(x, (None, *self._sample))
+        factor, offset = self._scaling()
+        if (factor, offset) != (1, 0):
+            x = x * factor + offset
+        return way_between(tuple(x.shape)[1:], self._wanted(), self.name).apply(x)
+
+    def _scaling(self) -> tuple[float, float]:
+        """Factor and offset from the student's values, back to pixels, to the teacher's."""
+        own, student = self.preprocessing, self._student
+        if own is None or student is None:
+            return 1.0, 0.0
+        factor = own.scale / student.scale
+        return factor, own.offset - student.offset * factor
+
+    def _wanted(self) -> Shape | None:
+        """The shape that the source takes; where it takes any size or colours, those of its preprocessing."""
+        shape, own = self.source.input_shape, self.preprocessing
+        if shape is None or len(shape) != 3 or own is None:
+            return shape
+        height, width = own.size or (None, None)
+        channels = {"rgb": 3, "grayscale": 1, None: None}[own.color]
+        return shape[0] or height, shape[1] or width, shape[2] or channels
+
+    def _wanted_size(self) -> list[int | None] | None:
+        wanted = self._wanted()
+        return None if wanted is None else list(wanted)
+
+
+def as_teacher(what: Any) -> Answering:
+    """`what` itself where it is a teacher; a `Teacher` of anything that one can be made of.
+
+    A list or tuple becomes an `Ensemble`, a NumPy array `Precomputed` outputs.
+    """
+    if isinstance(what, Answering):
+        return what
+    if isinstance(what, np.ndarray):
+        from tfopt.distillation.teachers.precomputed import Precomputed
+
+        return Precomputed(what)
+    if isinstance(what, list | tuple):
+        from tfopt.distillation.teachers.ensemble import Ensemble
+
+        return Ensemble(what)
+    return Teacher(what)
+
+
+def _as_preprocessing(given: Preprocessing | str) -> Preprocessing:
+    return Preprocessing.named(given) if isinstance(given, str) else given

@@ -1,0 +1,95 @@
+"""All terms of one distillation for one student, as tensors of a batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfopt.distillation.distillation import Distillation
+from tfopt.distillation.losses import Lesson
+from tfopt.distillation.response import Form, as_logits, form_of
+from tfopt.distillation.taps import package, shapes, tapped
+from tfopt.errors import ModelError
+
+
+class Terms:
+    """Computes the terms of `distillation`; a plain object, so that Keras tracks nothing in it.
+
+    Attributes:
+        connectors: layers to be trained with the student.
+        labels: names of the terms in the logs.
+    """
+
+    def __init__(self, student: Any, distillation: Distillation, teacher_shapes: Mapping[str, Any]) -> None:
+        layers = distillation.layers("student")
+        self.distillation, self.student = distillation, student
+        self.labels = distillation.labels()
+        self._tapped = tapped(student, layers)
+        given = shapes(student, layers)
+        made = [loss.connectors(package(student).layers, given, teacher_shapes) for loss in distillation.losses]
+        self._by_loss = made
+        self.connectors = [layer for layers in made for layer in layers]
+        self._start: list[tuple[Any, np.ndarray]] = []
+        if any(loss.needs_parameters for loss in distillation.losses):
+            self._start = [(variable, np.array(variable)) for variable in student.trainable_variables]
+        self.form: Form | None = None
+
+    def run(self, inputs: Any, *, training: bool) -> list[Any]:
+        """The student's output and the outputs of its compared layers, in one pass."""
+        import tensorflow as tf
+
+        return list(tf.nest.flatten(self._tapped(inputs, training=training)))
+
+    def settle(self, inputs: Any) -> None:
+        """Find out from a few `inputs` whether the student gives logits or probabilities."""
+        outputs = np.asarray(self.run(inputs, training=False)[0]).astype(np.float32)
+        try:
+            self.form = form_of(outputs, self.distillation.task)
+        except ModelError as error:
+            raise ModelError(f"the student '{self.student.name}' {error}") from error
+
+    def __call__(self, answers: Mapping[str, Any], labels: Any, outputs: list[Any], sample_weight: Any) -> list[Any]:
+        """The terms as scalars, each times its weight, in the order of the losses.
+
+        `answers` are the teacher's; `outputs` what `run` gave; values for each sample are averaged with
+        `sample_weight` (batch,), as Keras does: divided by the number of samples.
+        """
+        task = self.distillation.task
+        student = as_logits(outputs[0], self.form or "logits", task)
+        lesson = Lesson(
+            student=student,
+            teacher=answers.get("output"),
+            labels=None if labels is None else as_targets(labels, student),
+            student_features=_float32(zip(self.distillation.layers("student"), outputs[1:], strict=True)),
+            teacher_features=_float32((name, value) for name, value in answers.items() if name != "output"),
+            parameters=self._start,
+        )
+        losses = zip(self.distillation.losses, self._by_loss, strict=True)
+        return [loss.weight * _mean(loss(lesson, connectors), sample_weight) for loss, connectors in losses]
+
+
+def _float32(named: Any) -> dict[str, Any]:
+    import tensorflow as tf
+
+    return {name: tf.cast(value, tf.float32) for name, value in named}
+
+
+def _mean(values: Any, sample_weight: Any) -> Any:
+    import tensorflow as tf
+
+    if values.shape.rank == 0:  # a matter of the whole batch
+        return values
+    if sample_weight is not None:
+        values = values * tf.reshape(tf.cast(sample_weight, values.dtype), [-1])
+    return tf.reduce_mean(values)
+
+
+def as_targets(labels: Any, outputs: Any) -> Any:
+    """Labels as float32 in the shape of `outputs` (batch, classes): class numbers become one-hot."""
+    import tensorflow as tf
+
+    classes = outputs.shape[-1]
+    sparse = labels.shape.rank == 1 or (labels.shape.rank == 2 and labels.shape[-1] == 1 and classes > 1)
+    if sparse and classes > 1:
+        return tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), classes)
+    return tf.reshape(tf.cast(labels, tf.float32), tf.shape(outputs))

@@ -1,0 +1,244 @@
+"""born_again: generations of one architecture, each taught by the one before (Furlanello et al., ICML 2018,
+arXiv:1805.04770)."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt import bridge
+from tfopt.checkpoint import Checkpoint, run_key
+from tfopt.data import fit_to_model, load_data
+from tfopt.data.dataset import Dataset
+from tfopt.distillation.course import Course, fitted
+from tfopt.distillation.distillation import Distillation
+from tfopt.distillation.self_taught.average import finalize, moved_ids
+from tfopt.distillation.taps import package
+from tfopt.distillation.teachers.teacher import as_teacher
+from tfopt.errors import ModelError, RecipeError
+from tfopt.legacy import tf_keras
+from tfopt.measure import metrics_for
+from tfopt.progress import Progress
+from tfopt.recipe import Training
+from tfopt.training import choose_augmentation, choose_loss, make_optimizer, stop_at_nan
+
+# Keeps the random numbers of initial weights apart from others with the same seed.
+WEIGHTS = 3
+
+
+@dataclass(frozen=True)
+class BornAgain:
+    """What `born_again` returns.
+
+    Attributes:
+        models: the model that was given, and each generation after it, all of its Keras.
+        metrics: of each on the test set, by name.
+    """
+
+    models: tuple[Any, ...]
+    metrics: tuple[dict[str, float], ...]
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Of `models` on the test set, of a classification."""
+        return tuple(metrics["accuracy"] for metrics in self.metrics)
+
+    @property
+    def ensemble(self) -> Any:
+        """The generations together, without the model that was given: an `Ensemble`, a teacher like any other.
+
+        The paper's BANE averages the students' predictions (section 3.1).
+        """
+        return as_teacher(list(self.models[1:]))
+
+
+def born_again(
+    model: Any,
+    data: Any,
+    *,
+    training: Training | None = None,
+    generations: int = 3,
+    epochs: int = 20,
+    distillation: Distillation | None = None,
+    checkpoint: str | Path | None = None,
+    quiet: bool = False,
+) -> BornAgain:
+    """Train `generations` of the architecture of `model` from fresh weights, each learning from the one before.
+
+    The first learns from `model`, so that should be trained. A generation's initial weights, order of samples and
+    augmentation depend on `training.seed` and its number alone. Weights that training does not move (frozen layers,
+    adapted Normalization) are those of `model` in all generations.
+
+    Args:
+        model: a Keras 3 or tf_keras model with one input and one output, rebuildable from its config. Not changed.
+        data: a `Dataset`, or anything that `load_data` takes.
+        training: `Training()` if None. Its augmentation is tried on `model` first, as `optimize` does.
+        generations: how many, 1 or more.
+        epochs: of each generation.
+        distillation: `Distillation()` if None. The paper has the labels' loss beside KL at T = 1:
+            `Distillation(losses=(Hinton(temperature=1, weight=1),), alpha=1)`.
+        checkpoint: a folder that keeps each finished generation. After an interruption, calling `born_again` again
+            with the same arguments goes on after the last one there.
+        quiet: no progress on stderr.
+
+    Raises:
+        ModelError: a model that cannot be rebuilt or bridged, or does not fit the data.
+        RecipeError: settings out of range, or a loss that is not finite.
+    """
+    if generations < 1 or epochs < 1:
+        raise RecipeError(f"Expected 1 generation of 1 epoch or more, got {generations} of {epochs}.")
+    training, distillation = training or Training(), distillation or Distillation()
+    if not distillation.needs_teacher:
+        raise RecipeError("None of the losses looks at a teacher, so there is nothing to inherit; give one that does.")
+    dataset = data if isinstance(data, Dataset) else load_data(data)
+    return _Line(model, dataset, training, epochs, distillation, checkpoint, Progress(quiet=quiet)).run(generations)
+
+
+class _Line:
+    """The generations of one model, as far as they are there."""
+
+    def __init__(
+        self,
+        model: Any,
+        data: Dataset,
+        training: Training,
+        epochs: int,
+        distillation: Distillation,
+        checkpoint: str | Path | None,
+        progress: Progress,
+    ) -> None:
+        self.model, self.data, self.training, self.epochs = model, data, training, epochs
+        self.distillation, self.progress = distillation, progress
+        self.first = bridge.to_tf_keras(model)
+        fit_to_model(data, self.first.input_shape[1:], self.first.output_shape[-1])
+        self.loss = choose_loss(self.first, training, data)
+        self.augmentation, notes = choose_augmentation(self._answers, training, data, who="the model given")
+        for note in notes:
+            progress.say(note)
+        about = {
+            "training": dataclasses.asdict(training),
+            "distillation": distillation.to_dict(),
+            "epochs": epochs,
+        }
+        self._folder = None if checkpoint is None else Path(checkpoint)
+        self._key = run_key(about, data.fingerprint, self.first.get_weights())
+
+    def run(self, generations: int) -> BornAgain:
+        twins = [self.first]
+        metrics = [self._measured(self.first)]
+        self._tell("the model given", metrics[0])
+        for number in range(1, generations + 1):
+            twin = self._kept(number)
+            label = f"generation {number}/{generations}"
+            if twin is None:
+                twin = self._trained(number, twins[-1], label)
+                self._keep(number, twin)
+            else:
+                label += " (trained before)"
+            twins.append(twin)
+            metrics.append(self._measured(twin))
+            self._tell(label, metrics[-1])
+        born = [bridge.to_keras(twin, like=self.model) for twin in twins[1:]]
+        return BornAgain((self.model, *born), tuple(metrics))
+
+    def _trained(self, number: int, teacher: Any, label: str) -> Any:
+        training, seed = self.training, (self.training.seed + number) % 2**32
+        tf_keras().utils.set_random_seed(seed)
+        twin = bridge.to_tf_keras(reinitialised(self.model, [self.training.seed, number]))
+        asked = fitted(teacher, self.distillation, self.data)
+        course = Course(
+            self.distillation, asked, self.data, augment=self.augmentation, seed=seed, progress=self.progress
+        )
+        learner = course.student(twin)
+        steps = self.epochs * self.data.steps(training.batch_size)
+        learner.compile(
+            optimizer=make_optimizer(training, training.learning_rate, steps),
+            loss=self.loss,
+            metrics=["accuracy"] if self.data.task != "regression" else ["mae"],
+        )
+        lines = self.progress.callback(label)
+        try:
+            learner.fit(
+                course.batches(training.batch_size, seed=seed, epochs=self.epochs),
+                epochs=self.epochs,
+                validation_data=self.data.batches("validation", 256),
+                callbacks=[stop_at_nan(label), lines],
+                verbose=0,
+            )
+        finally:
+            lines.stop()  # tf_keras tells its callbacks nothing of an interruption
+        return twin
+
+    def _answers(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.first.predict(x, verbose=0))
+
+    def _measured(self, twin: Any) -> dict[str, float]:
+        outputs = twin.predict(self.data.test.x(), verbose=0)
+        return {name: float(value) for name, value in metrics_for(self.data.task, outputs, self.data.test.y()).items()}
+
+    def _tell(self, label: str, metrics: dict[str, float]) -> None:
+        self.progress.say(f"{label}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())} (test)")
+
+    def _file(self, number: int) -> Checkpoint:
+        assert self._folder is not None
+        return Checkpoint(self._folder / f"generation_{number}.npz", self._key)
+
+    def _kept(self, number: int) -> Any:
+        """The twin of a generation that an earlier run has finished; None where there is none."""
+        found = self._folder and self._file(number).load()
+        if not found:
+            return None
+        twin = bridge.clone(self.first)
+        twin.set_weights(found[0])
+        return twin
+
+    def _keep(self, number: int, twin: Any) -> None:
+        if self._folder:
+            self._file(number).save(twin.get_weights(), [])
+
+
+def reinitialised(model: Any, seed: Sequence[int]) -> Any:
+    """A model like `model`, of the same Keras, with new initial values in all that training moves.
+
+    Each initializer gets a seed of its own drawn from `seed`, also one that has a seed in the model's config: with
+    that, every generation would begin alike. BatchNorm's moving statistics begin anew too; all other weights are
+    copied. Raises ModelError for a model that cannot be rebuilt from its config.
+    """
+    api = package(model)
+    custom = {type(layer).__name__: type(layer) for layer in model._flatten_layers(include_self=False)}
+    try:
+        config = _seeded(model.get_config(), np.random.default_rng([*seed, WEIGHTS]))
+        with api.utils.custom_object_scope(custom):
+            fresh = type(model).from_config(config)
+        fresh = fresh if fresh.built else api.models.clone_model(fresh)
+    except Exception as error:
+        raise ModelError(
+            f"'{model.name}' cannot be rebuilt with fresh weights: {error}. Its layers must be rebuildable from "
+            "get_config()."
+        ) from error
+    moved = moved_ids(model)
+    for old, new in zip(model.weights, fresh.weights, strict=True):
+        if id(old) not in moved:
+            new.assign(np.asarray(old))
+    finalize(fresh)
+    for old, new in zip(model._flatten_layers(), fresh._flatten_layers(), strict=True):
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
+    return fresh
+
+
+def _seeded(config: Any, rng: np.random.Generator) -> Any:
+    """A copy of `config` with a new seed in every initializer."""
+    if isinstance(config, list | tuple):
+        return type(config)(_seeded(part, rng) for part in config)
+    if not isinstance(config, dict):
+        return config
+    made = {key: _seeded(value, rng) for key, value in config.items()}
+    inside = made.get("config")
+    is_initializer = "initializers" in str(made.get("module")) and isinstance(inside, dict)
+    if is_initializer and isinstance(inside, dict) and "seed" in inside:
+        made["config"] = {**inside, "seed": int(rng.integers(2**31))}
+    return made
