@@ -1,0 +1,149 @@
+"""Accuracy of a ResNet-8 trained from scratch: on labels, with Keras 3's Distiller, and with each loss of tfopt.
+
+    python benchmarks/cifar_teacher.py --data cifar10/ --out teacher.keras
+    python benchmarks/distill_quality.py --data cifar10/ --teacher teacher.keras
+
+The same images, epochs and seeds for all; weights of the terms are those of the papers. A finished run is kept in
+benchmarks/results/distill_quality.json and not run again; delete the file to start afresh. Each run is a process of
+its own on one thread, --jobs at a time.
+"""
+
+import concurrent.futures
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+KEPT = Path(__file__).parent / "results" / "distill_quality.json"
+BATCH, LEARNING_RATE = 64, 2e-3
+# (student, teacher) layers: the outputs of residual blocks with the most alike places.
+MIDDLE, TOP, POOLED = ("stack_2", "block_16x16"), ("stack_3", "block_8x8"), ("pool", "features")
+
+
+def plans() -> dict[str, Any]:
+    """How each competitor learns, by name; None for labels alone, a dict for Keras 3's Distiller."""
+    import tfopt
+
+    def plan(*losses: Any, **kwargs: Any) -> Any:
+        return tfopt.Distillation(losses=losses, **kwargs)
+
+    return {
+        "labels alone": None,
+        "Keras 3 Distiller, as it comes": {},
+        "Keras 3 Distiller, temperature 4": {"temperature": 4.0},
+        "Hinton": plan(tfopt.Hinton()),
+        "DKD": plan(tfopt.DKD()),
+        "DIST": plan(tfopt.DIST()),
+        "StandardizedKD": plan(tfopt.StandardizedKD()),
+        "TeacherFree": plan(tfopt.TeacherFree()),
+        "FitNets": plan(tfopt.FitNets(layers=(TOP,))),
+        "FitNets, two stages, then Hinton": plan(tfopt.Hinton(), tfopt.FitNets(layers=(TOP,), two_stage=0.3)),
+        "AttentionTransfer": plan(tfopt.AttentionTransfer(layers=(MIDDLE, TOP))),
+        "SimilarityPreserving": plan(tfopt.SimilarityPreserving(layers=(TOP,))),
+        "RKD": plan(tfopt.RKD(layers=(POOLED,))),
+        "FSP": plan(tfopt.FSP(layers=(MIDDLE, TOP), weight=0.1)),
+        "PKT": plan(tfopt.PKT(layers=(POOLED,))),
+        "VID": plan(tfopt.VID(layers=(TOP,))),
+    }
+
+
+def run_one(name: str, seed: int, data: str, teacher_file: str, images: int, epochs: int) -> dict[str, Any]:
+    """Train one student in this process and measure it on all test images."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+    from resnet8 import resnet8
+
+    import tfopt
+    from tfopt.measure import accuracy
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    dataset = tfopt.load_data(data)
+    chosen = np.random.default_rng(seed).choice(len(dataset.train), images, replace=False)
+    x, y = dataset.train.x(chosen), dataset.train.y(chosen)
+    student, teacher = resnet8(keras, seed), keras.models.load_model(teacher_file)
+    plan = plans()[name]
+    learner = student
+    if isinstance(plan, dict):
+        softened = keras.distillation.LogitsDistillation(**plan)
+        learner = keras.distillation.Distiller(teacher, student, softened)
+    elif plan is not None:
+        learner = tfopt.distill(student, teacher, plan)
+    steps = epochs * -(-images // BATCH)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    learner.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"], jit_compile=False)
+    started = time.perf_counter()
+    learner.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
+    seconds = time.perf_counter() - started
+    right = accuracy(student.predict(dataset.test.x(), batch_size=500, verbose=0), dataset.test.y())
+    return {"name": name, "seed": seed, "accuracy": right, "seconds": seconds, "images": images, "epochs": epochs}
+
+
+def publish_table(kept: list[dict[str, Any]], data: str, teacher: str) -> None:
+    from common import publish
+
+    rows = []
+    for name in plans():
+        found = [run for run in kept if run["name"] == name]
+        values = [100 * run["accuracy"] for run in found]
+        spread = f"{min(values):.2f} to {max(values):.2f}"
+        rows.append(
+            [name, f"{statistics.mean(values):.2f}", spread, f"{statistics.mean(r['seconds'] for r in found):.0f}"]
+        )
+    first = kept[0]
+    publish(
+        "distill_quality",
+        f"ResNet-8 from scratch on {first['images']:,} images of CIFAR-10, {first['epochs']} epochs",
+        ["learns from", "% right, mean", "of the seeds", "s"],
+        rows,
+        [
+            f"python benchmarks/distill_quality.py --data {Path(data).name}/ --teacher {Path(teacher).name}",
+            f"all 10,000 test images; seeds {sorted({run['seed'] for run in kept})}, which also choose the images; no "
+            f"augmentation; Adam {LEARNING_RATE:g}, cosine, batch {BATCH}; weights of the terms as in the papers (FSP: "
+            "0.1, its sums are large); seconds of `fit` on one thread, the teacher's answers included",
+        ],
+    )
+
+
+@click.command(help=__doc__)
+@click.option("--data", required=True)
+@click.option("--teacher", required=True)
+@click.option("--images", default=10_000, show_default=True, help="Training images.")
+@click.option("--epochs", default=8, show_default=True)
+@click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
+@click.option("--jobs", default=2, show_default=True, help="Processes at a time.")
+@click.option("--one", nargs=2, type=(str, int), hidden=True)
+def main(data: str, teacher: str, images: int, epochs: int, seeds: int, jobs: int, one: tuple[str, int] | None) -> None:
+    if one:
+        click.echo(json.dumps(run_one(*one, data, teacher, images, epochs)))
+        return
+    kept: list[dict[str, Any]] = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else []
+    done = {(run["name"], run["seed"]) for run in kept}
+    wanted = [(name, seed) for seed in range(seeds) for name in plans() if (name, seed) not in done]
+
+    def start(name: str, seed: int) -> dict[str, Any]:
+        command = [sys.executable, *sys.argv, "--one", name, str(seed)]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        result: dict[str, Any] = json.loads(said.splitlines()[-1])
+        return result
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        for finished in concurrent.futures.as_completed([pool.submit(start, *run) for run in wanted]):
+            kept.append(finished.result())
+            KEPT.parent.mkdir(exist_ok=True)
+            KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            click.echo(f"{len(kept)}: {kept[-1]}", err=True)
+    publish_table(kept, data, teacher)
+
+
+if __name__ == "__main__":
+    main()
