@@ -16,14 +16,13 @@ from tfopt.data.dataset import Dataset
 from tfopt.distillation.course import Course, fitted
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.self_taught.average import finalize, moved_ids
-from tfopt.distillation.taps import package
 from tfopt.distillation.teachers.teacher import as_teacher
 from tfopt.errors import ModelError, RecipeError
-from tfopt.legacy import tf_keras
+from tfopt.legacy import package, tf_keras
 from tfopt.measure import metrics_for
 from tfopt.progress import Progress
 from tfopt.recipe import Training
-from tfopt.training import choose_augmentation, choose_loss, make_optimizer, stop_at_nan
+from tfopt.training import choose_augmentation, choose_loss, train
 
 # Keeps the random numbers of initial weights apart from others with the same seed.
 WEIGHTS = 3
@@ -152,24 +151,16 @@ class _Line:
         course = Course(
             self.distillation, asked, self.data, augment=self.augmentation, seed=seed, progress=self.progress
         )
-        learner = course.student(twin)
-        steps = self.epochs * self.data.steps(training.batch_size)
-        learner.compile(
-            optimizer=make_optimizer(training, training.learning_rate, steps),
+        train(
+            course.student(twin),
+            course.batches(training.batch_size, seed=seed, epochs=self.epochs),
+            self.data,
             loss=self.loss,
-            metrics=["accuracy"] if self.data.task != "regression" else ["mae"],
+            training=training,
+            epochs=self.epochs,
+            progress=self.progress,
+            label=label,
         )
-        lines = self.progress.callback(label)
-        try:
-            learner.fit(
-                course.batches(training.batch_size, seed=seed, epochs=self.epochs),
-                epochs=self.epochs,
-                validation_data=self.data.batches("validation", 256),
-                callbacks=[stop_at_nan(label), lines],
-                verbose=0,
-            )
-        finally:
-            lines.stop()  # tf_keras tells its callbacks nothing of an interruption
         return twin
 
     def _answers(self, x: np.ndarray) -> np.ndarray:

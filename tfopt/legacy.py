@@ -58,6 +58,15 @@ def is_keras3_model(model: object) -> bool:
     return any(c.__module__.partition(".")[0] == "keras" and c.__name__ == "Model" for c in type(model).__mro__)
 
 
+def package(model: object) -> Any:
+    """`keras` or `tf_keras`, whichever `model` is of."""
+    if is_keras3_model(model):
+        import keras
+
+        return keras
+    return tf_keras()
+
+
 def inner(layer: Any) -> Any:
     """The caller's layer inside a TF-MOT wrapper, or `layer` itself.
 

@@ -25,7 +25,7 @@ from tfopt.rehearsal import established_before, rehearse
 from tfopt.report import Report, measured_row
 from tfopt.stages import Stage
 from tfopt.stages.promise import Promise
-from tfopt.training import choose_augmentation, choose_loss, make_optimizer, stop_at_nan
+from tfopt.training import choose_augmentation, choose_loss, make_optimizer, train
 
 # How the rows before the last one are measured: as a float file, so that each shows its own step alone.
 FLOAT = Export(weights="float32", activations="float32")
@@ -143,10 +143,10 @@ class _Run:
         self.loss = choose_loss(self.plain, training, data)
         make_optimizer(training, training.learning_rate, 1)  # a wrong name should fail now
         self.steps = data.steps(training.batch_size)
+        ready = fitted(teacher, recipe.distillation, data) if recipe.distillation else None
         self.progress.say("checking that the recipe can be carried out")
         rehearse(self.plain, recipe, self.steps, data.representative(CALIBRATION_SAMPLES))
         self.report = Report(recipe.to_dict())
-        ready = fitted(teacher, recipe.distillation, data) if recipe.distillation else None
         self.augmentation, self.notes = self._augmentation(ready)
         self.course = None
         if recipe.distillation:
@@ -232,29 +232,24 @@ class _Run:
         if not steps:
             return model, []
         learner = self.course.student(model) if self.course else model
-        learner.compile(
-            optimizer=make_optimizer(training, stage.learning_rate or training.learning_rate, steps),
-            loss=self.loss,
-            metrics=["accuracy"] if self.data.task != "regression" else ["mae"],
-        )
         size, seed = training.batch_size, training.seed + position
         if self.course:
             batches = self.course.batches(size, seed=seed, epochs=stage.epochs)
         else:
             batches = self.data.batches("train", size, shuffle=True, seed=seed, augment=self.augmentation)
-        label = f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}"
-        lines = self.progress.callback(label)
-        try:
-            history = learner.fit(
-                batches,
-                epochs=stage.epochs,
-                validation_data=self.data.batches("validation", 256),
-                callbacks=[*stage.callbacks(), stop_at_nan(label), lines],
-                verbose=0,
-            )
-        finally:
-            lines.stop()  # tf_keras tells its callbacks nothing of an interruption
-        return model, self.course.learnt(history.history) if self.course else []
+        recorded = train(
+            learner,
+            batches,
+            self.data,
+            loss=self.loss,
+            training=training,
+            epochs=stage.epochs,
+            learning_rate=stage.learning_rate,
+            progress=self.progress,
+            label=f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}",
+            callbacks=stage.callbacks(),
+        )
+        return model, self.course.learnt(recorded) if self.course else []
 
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:
         settings = self.recipe.export

@@ -1,7 +1,7 @@
 """How a stage is trained: the loss that fits, the optimizer, and the augmentation the model can stand."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from tfopt.data import Augmentation, Dataset
 from tfopt.errors import RecipeError
 from tfopt.legacy import tf_keras
 from tfopt.measure import accuracy
+from tfopt.progress import Progress
 
 if TYPE_CHECKING:
     from tfopt.recipe import Training
@@ -18,6 +19,46 @@ if TYPE_CHECKING:
 # An augmentation is left out when it costs the untouched model more than this share of its right answers.
 AUGMENTATION_MAY_COST = 0.1
 PROBE = 1000
+
+
+def train(
+    learner: Any,
+    batches: Any,
+    data: Dataset,
+    *,
+    loss: Any,
+    training: "Training",
+    epochs: int,
+    progress: Progress,
+    label: str,
+    learning_rate: float | None = None,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, list[float]]:
+    """Compile `learner` (tf_keras) and fit it on `batches`, the training part of `data`, with a line for each epoch.
+
+    `learning_rate` stands in for that of `training`; `label` is what the lines begin with. Returns what `fit`
+    recorded. Raises `RecipeError` where the loss is not finite.
+    """
+    learner.compile(
+        optimizer=make_optimizer(
+            training, learning_rate or training.learning_rate, epochs * data.steps(training.batch_size)
+        ),
+        loss=loss,
+        metrics=["accuracy"] if data.task != "regression" else ["mae"],
+    )
+    lines = progress.callback(label)
+    try:
+        history = learner.fit(
+            batches,
+            epochs=epochs,
+            validation_data=data.batches("validation", 256),
+            callbacks=[*callbacks, stop_at_nan(label), lines],
+            verbose=0,
+        )
+    finally:
+        lines.stop()  # tf_keras tells its callbacks nothing of an interruption
+    recorded: dict[str, list[float]] = history.history
+    return recorded
 
 
 def choose_loss(model: Any, training: "Training", data: Dataset) -> Any:

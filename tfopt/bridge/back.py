@@ -108,11 +108,7 @@ def _revived(model: Any, graph: Graph) -> Any:
 
 def _replayed(model: Any, graph: Graph) -> Any:
     """The flat functional model of `graph` in the Keras of `model`, of new layers under their flat names."""
-    package: Any = legacy.tf_keras()
-    if legacy.is_keras3_model(model):
-        import keras
-
-        package = keras
+    package = legacy.package(model)
     tensors: dict[Any, Any] = {
         spec.ref: package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in graph.inputs
     }

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfopt.bridge.graph import flatten, map_leaves
-from tfopt.distillation.taps import package
+from tfopt.bridge.graph import map_leaves
 from tfopt.errors import DataError, RecipeError
+from tfopt.legacy import package
 
 
 @dataclass(frozen=True)
@@ -263,15 +263,6 @@ def mean_over_samples(values: Any, sample_weight: Any) -> Any:
     if sample_weight is not None:
         values = values * tf.reshape(tf.cast(sample_weight, values.dtype), [-1])
     return tf.reduce_mean(values)
-
-
-def on_rest(model: Any) -> Any:
-    """The output of `model` for two inputs of zeros, a NumPy array: enough to tell probabilities from logits."""
-    import numpy as np
-
-    from tfopt.distillation.lessons import probe_for
-
-    return np.asarray(flatten(model(probe_for(model), training=False))[0]).astype(np.float32)
 
 
 def _unpacked(data: Any) -> tuple[Any, Any, Any]:

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.bridge import internals
-from tfopt.bridge.graph import flatten, graph_network
 from tfopt.distillation.teachers import Answers, Precomputed, array_about, require_deterministic
 from tfopt.distillation.terms import Terms
 from tfopt.errors import DataError, ModelError, RecipeError
@@ -16,17 +14,6 @@ LESSON = "tfopt_lesson"
 # How many samples are looked at before the work starts.
 LOOK = 64
 ASKED_AT_ONCE = 256
-
-
-def probe_for(student: Any) -> np.ndarray:
-    """Two inputs of the shape that `student` takes, for a look at shapes; float32. Free axes get 32 places.
-
-    Raises ModelError for a student with several inputs.
-    """
-    inputs = flatten(internals.structs(graph_network(student))[0])
-    if len(inputs) != 1:
-        raise ModelError(f"The student '{student.name}' has {len(inputs)} inputs; distillation works with one.")
-    return np.zeros((2, *(size or 32 for size in tuple(inputs[0].shape)[1:])), np.float32)
 
 
 def is_lesson(x: Any) -> bool:
@@ -69,8 +56,8 @@ class Lessons:
             ours, theirs = (tuple(response.shape)[1:] for response in (outputs[0], answers["output"]))
             raise ModelError(
                 f"The student '{self.terms.student.name}' gives {ours} for a sample, the teacher {theirs}. Give the "
-                "class names of both, to map one to the other (Teacher(class_names=...).mapped(...)), or compare "
-                "features only."
+                "class names of both, to map one to the other (Teacher(class_names=...).mapped(...), or "
+                "--teacher-classes), or compare features only."
             )
         import tensorflow as tf
 
@@ -114,11 +101,6 @@ class Lessons:
         return dict(self._answers[1].view(0, batches))
 
     # How much each term counts
-
-    @property
-    def changes_hard_loss(self) -> bool:
-        """False where the loss on the labels has the weight 1 all the time."""
-        return self.hard_weight != 1 or any(self._phases)
 
     def start(self, optimizer: Any, epochs: int, steps: int | None) -> None:
         """To be called when `fit` begins; raises RecipeError for phases of a training of unknown length."""

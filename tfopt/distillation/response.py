@@ -40,7 +40,20 @@ def as_logits(outputs: Any, form: Form, task: str | None, floor: float = FLOOR) 
     if form != "probabilities":
         return outputs
     if task != "multilabel":
-        return tf.math.log(tf.maximum(outputs, floor))
-    floor = max(floor, 1e-7)  # 1 - p has no smaller steps
-    inside = tf.clip_by_value(outputs, floor, 1 - floor)
+        return log_probabilities(outputs, floor)
+    return log_odds(outputs, max(floor, 1e-7))  # 1 - p has no smaller steps
+
+
+def log_probabilities(p: Any, low: float) -> Any:
+    """log p, of the float32 tensor `p`; `low` is the smallest probability that is told from 0."""
+    import tensorflow as tf
+
+    return tf.math.log(tf.maximum(p, low))
+
+
+def log_odds(p: Any, margin: float) -> Any:
+    """log p - log(1 - p), of the float32 tensor `p` kept `margin` away from 0 and 1."""
+    import tensorflow as tf
+
+    inside = tf.clip_by_value(p, margin, 1 - margin)
     return tf.math.log(inside) - tf.math.log1p(-inside)

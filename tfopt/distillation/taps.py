@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tfopt import legacy
 from tfopt.bridge import internals
 from tfopt.bridge.graph import Graph, Ref, flatten, graph_network, is_layer, is_subclassed, replay, walk
@@ -32,7 +34,7 @@ def tapped(model: Any, layers: Sequence[str]) -> Any:
             f"model '{model.name}' has {len(flatten(outputs))} outputs; distillation works with one: pass a model "
             "that gives the output which is to be learnt"
         )
-    return package(model).Model(inputs, [*flatten(outputs), *features], name=f"{model.name}_tapped")
+    return legacy.package(model).Model(inputs, [*flatten(outputs), *features], name=f"{model.name}_tapped")
 
 
 def shapes(model: Any, layers: Sequence[str]) -> dict[str, tuple[int | None, ...]]:
@@ -41,13 +43,20 @@ def shapes(model: Any, layers: Sequence[str]) -> dict[str, tuple[int | None, ...
     return {name: tuple(output.shape)[1:] for name, output in zip(layers, outputs, strict=True)}
 
 
-def package(model: Any) -> Any:
-    """`keras` or `tf_keras`, whichever `model` is of."""
-    if legacy.is_keras3_model(model):
-        import keras
+def probe_for(student: Any) -> np.ndarray:
+    """Two inputs of the shape that `student` takes, for a look at shapes; float32. Free axes get 32 places.
 
-        return keras
-    return legacy.tf_keras()
+    Raises ModelError for a student with several inputs.
+    """
+    inputs = flatten(internals.structs(graph_network(student))[0])
+    if len(inputs) != 1:
+        raise ModelError(f"The student '{student.name}' has {len(inputs)} inputs; distillation works with one.")
+    return np.zeros((2, *(size or 32 for size in tuple(inputs[0].shape)[1:])), np.float32)
+
+
+def on_rest(model: Any) -> Any:
+    """The output of `model` for two inputs of zeros, a NumPy array: enough to tell probabilities from logits."""
+    return np.asarray(flatten(model(probe_for(model), training=False))[0]).astype(np.float32)
 
 
 def _made(network: Any, layer: Any) -> list[Any]:
@@ -60,7 +69,7 @@ def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
     graph = walk(model, keep_names=True)
     wanted = [_named(graph, name, model.name) for name in layers]
     tensors: dict[Ref, Any] = {
-        spec.ref: package(model).Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name)
+        spec.ref: legacy.package(model).Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name)
         for spec in graph.inputs
     }
     inputs, outputs = replay(graph, tensors, lambda leaf, args, kwargs: leaf.layer(*args, **kwargs))

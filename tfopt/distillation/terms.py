@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from tfopt.distillation.distillation import Distillation
+from tfopt.distillation.learner import mean_over_samples
 from tfopt.distillation.losses import Lesson
 from tfopt.distillation.response import Form, as_logits, form_of
-from tfopt.distillation.taps import package, shapes, tapped
+from tfopt.distillation.taps import shapes, tapped
 from tfopt.errors import ModelError
+from tfopt.legacy import package
 
 
 class Terms:
@@ -64,24 +66,17 @@ class Terms:
             teacher_features=_float32((name, value) for name, value in answers.items() if name != "output"),
             parameters=self._start,
         )
-        losses = zip(self.distillation.losses, self._by_loss, strict=True)
-        return [loss.weight * _mean(loss(lesson, connectors), sample_weight) for loss, connectors in losses]
+        losses = self.distillation.losses
+        values = [loss(lesson, connectors) for loss, connectors in zip(losses, self._by_loss, strict=True)]
+        # One without a batch axis is a matter of the whole batch.
+        means = [mean_over_samples(value, sample_weight) if value.shape.rank else value for value in values]
+        return [loss.weight * mean for loss, mean in zip(losses, means, strict=True)]
 
 
 def _float32(named: Any) -> dict[str, Any]:
     import tensorflow as tf
 
     return {name: tf.cast(value, tf.float32) for name, value in named}
-
-
-def _mean(values: Any, sample_weight: Any) -> Any:
-    import tensorflow as tf
-
-    if values.shape.rank == 0:  # a matter of the whole batch
-        return values
-    if sample_weight is not None:
-        values = values * tf.reshape(tf.cast(sample_weight, values.dtype), [-1])
-    return tf.reduce_mean(values)
 
 
 def as_targets(labels: Any, outputs: Any) -> Any:

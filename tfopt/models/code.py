@@ -30,7 +30,7 @@ def found_code(path: Path, kind: str, custom_objects: Mapping[str, Any]) -> list
     """
     known = _known(kind, custom_objects)
     if path.is_dir():
-        return [*_in_graph(path), *_in_metadata(path, known)]
+        return [*code_in_graph(path), *_in_metadata(path, known)]
     return [f"{what} at '{where}'" for where, what in _suspects(_config(path), "", known, root=True)]
 
 
@@ -137,7 +137,8 @@ def _in_metadata(path: Path, known: Any) -> Iterator[str]:
             yield f"{what} at '{part.get('name', where)}'"
 
 
-def _in_graph(path: Path) -> Iterator[str]:
+def code_in_graph(path: Path) -> Iterator[str]:
+    """The operations of the SavedModel in the folder `path` that reach beyond TensorFlow, in words."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())

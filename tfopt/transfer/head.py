@@ -26,11 +26,7 @@ def new_head(model: Any, outputs: int, *, activation: str | None = "softmax", se
     if outputs < 1:
         raise ModelError(f"A head needs at least one output; got {outputs}.")
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
-    package: Any = legacy.tf_keras()
-    if legacy.is_keras3_model(copy):
-        import keras
-
-        package = keras
+    package = legacy.package(copy)
     graph = walk(copy)
     head, behind = _head(graph)
     made = package.layers.Dense(

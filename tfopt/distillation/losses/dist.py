@@ -1,11 +1,12 @@
 """DIST: relations instead of values (Huang et al., NeurIPS 2022, arXiv:2205.10536)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.config import config
+from tfopt.data.labels import Task
 from tfopt.distillation.losses.formulas import centred_unit, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
 
@@ -28,7 +29,7 @@ class DIST(Loss):
     intra_weight: NonNegativeFloat = 2.0
 
     label: ClassVar[str] = "dist"
-    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "classification"
+    task: ClassVar[Task | None] = "classification"
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf

@@ -1,11 +1,12 @@
 """DKD: decoupled knowledge distillation (Zhao et al., CVPR 2022, arXiv:2203.08679)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.config import config
+from tfopt.data.labels import Task
 from tfopt.distillation.losses.formulas import kl_divergence, number_of_classes, per_sample, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
 
@@ -31,7 +32,7 @@ class DKD(Loss):
     nontarget_weight: NonNegativeFloat = 8.0
 
     label: ClassVar[str] = "dkd"
-    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "classification"
+    task: ClassVar[Task | None] = "classification"
     needs_labels: ClassVar[bool] = True
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:

@@ -1,11 +1,12 @@
 """Hinton: soft targets (Hinton, Vinyals & Dean 2015, arXiv:1503.02531)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.config import config
+from tfopt.data.labels import Task
 from tfopt.distillation.losses.formulas import per_sample, tempered_kl, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
 
@@ -25,7 +26,7 @@ class Hinton(Loss):
     temperature: PositiveFloat = 4.0
 
     label: ClassVar[str] = "hinton"
-    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "classification"
+    task: ClassVar[Task | None] = "classification"
     alpha: ClassVar[float] = 0.1
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import NonNegativeFloat
 
 from tfopt.config import config
+from tfopt.data.labels import Task
 
 Shape = tuple[int | None, ...]
 """Of one sample's feature, without the batch axis; None where it is free."""
@@ -47,7 +48,7 @@ class Loss(ABC):
 
     label: ClassVar[str]
     """What the term is called in the logs."""
-    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = None
+    task: ClassVar[Task | None] = None
     """The kind of response that is compared; None where the response is not looked at."""
     alpha: ClassVar[float] = 1.0
     """Weight that the paper gives the loss on the labels beside this term."""

@@ -1,11 +1,12 @@
 """MultilabelKD: soft targets where labels do not exclude each other (after Hinton et al. 2015, arXiv:1503.02531)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.config import config
+from tfopt.data.labels import Task
 from tfopt.distillation.losses.formulas import kl_divergence, per_sample, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
 
@@ -25,7 +26,7 @@ class MultilabelKD(Loss):
     temperature: PositiveFloat = 4.0
 
     label: ClassVar[str] = "multilabel_kd"
-    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "multilabel"
+    task: ClassVar[Task | None] = "multilabel"
     alpha: ClassVar[float] = 0.1
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:

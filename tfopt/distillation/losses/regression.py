@@ -1,11 +1,12 @@
 """RegressionKD and BoundedRegression: a teacher of values (Chen et al., NeurIPS 2017)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.config import config
+from tfopt.data.labels import Task
 from tfopt.distillation.losses.formulas import huber, per_sample, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
 
@@ -22,7 +23,7 @@ class RegressionKD(Loss):
     huber: PositiveFloat | None = None
 
     label: ClassVar[str] = "regression_kd"
-    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "regression"
+    task: ClassVar[Task | None] = "regression"
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
@@ -47,7 +48,7 @@ class BoundedRegression(Loss):
     margin: NonNegativeFloat = 0.0
 
     label: ClassVar[str] = "bounded_regression"
-    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "regression"
+    task: ClassVar[Task | None] = "regression"
     needs_labels: ClassVar[bool] = True
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:

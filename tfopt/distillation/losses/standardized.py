@@ -1,11 +1,12 @@
 """StandardizedKD: logit standardisation (Sun et al., CVPR 2024, arXiv:2403.01427)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.config import config
+from tfopt.data.labels import Task
 from tfopt.distillation.losses.formulas import centred_unit, per_sample, tempered_kl, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
 
@@ -26,7 +27,7 @@ class StandardizedKD(Loss):
     temperature: PositiveFloat = 2.0
 
     label: ClassVar[str] = "standardized_kd"
-    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "classification"
+    task: ClassVar[Task | None] = "classification"
     alpha: ClassVar[float] = 0.1
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:

@@ -1,11 +1,12 @@
 """TeacherFree: a teacher made by hand (Tf-KD_reg, Yuan et al., CVPR 2020, arXiv:1909.11723)."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tfopt.config import config
+from tfopt.data.labels import Task
 from tfopt.distillation.losses.formulas import number_of_classes, per_sample, tempered_kl, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
 
@@ -29,7 +30,7 @@ class TeacherFree(Loss):
     temperature: PositiveFloat = 20.0
 
     label: ClassVar[str] = "teacher_free"
-    task: ClassVar[Literal["classification", "multilabel", "regression"] | None] = "classification"
+    task: ClassVar[Task | None] = "classification"
     alpha: ClassVar[float] = 0.9
     needs_teacher: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tfopt.distillation.learner import replicas
-from tfopt.distillation.taps import package
 from tfopt.errors import ModelError
-from tfopt.legacy import inner
+from tfopt.legacy import inner, package
 
 
 class Average:

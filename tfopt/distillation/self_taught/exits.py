@@ -8,11 +8,12 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tfopt.bridge.graph import is_layer, walk
 from tfopt.config import config
-from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class, on_rest
+from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import per_sample, shrink_to_smaller, tempered_kl
 from tfopt.distillation.response import Form, as_logits, form_of
-from tfopt.distillation.taps import missing, package, tapped
+from tfopt.distillation.taps import missing, on_rest, tapped
 from tfopt.errors import ModelError, RecipeError
+from tfopt.legacy import package
 
 
 @config
@@ -44,13 +45,14 @@ def early_exits(model: Any, layers: Sequence[str], settings: EarlyExits | None =
     Everything is one pass. No gradient flows from an exit into the final output or the deepest features as targets.
 
     `predict`, `evaluate`'s loss, `save`, `save_weights` and `export` are the model's own, without exits. The logs have
-    "loss", "hard_loss" and the metrics of the final output, and for each exit "hard_loss_<layer>", "final_<layer>" (the
-    KL) and "hint_<layer>", all times their weights, and "<metric>_<layer>". After training `exits()` is a plain model
-    with all outputs, and `exit(layer)` a smaller one that ends there; both share their layers with `model`.
+    "loss", "hard_loss" and the metrics of the final output, and for each exit "hard_loss_<layer>" as it is,
+    "final_<layer>" (the KL) and "hint_<layer>" times their weights, and "<metric>_<layer>". After training `exits()` is
+    a plain model with all outputs, and `exit(layer)` a smaller one that ends there; both share their layers with
+    `model`.
 
     Args:
         model: a Keras 3 or tf_keras classifier with one input and one output. It is trained in place.
-        layers: by name, from shallow to deep, as in `Hint` and other losses on features.
+        layers: by name, from shallow to deep, as in `FitNets` and other losses on features.
         settings: `EarlyExits()` if None.
 
     Raises:

@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat
 
 from tfopt.config import config
+from tfopt.data.labels import Task
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import kl_of_logits, per_sample
 from tfopt.distillation.response import Form, as_logits, form_of
@@ -31,8 +32,8 @@ from tfopt.distillation.self_taught.partly_labelled import (
     of_arrays,
     of_dataset,
 )
-from tfopt.distillation.taps import package
 from tfopt.errors import DataError, ModelError, RecipeError
+from tfopt.legacy import package
 
 # What the authors used on SVHN and CIFAR-10, relative to a loss on the labels of labelled samples alone.
 MSE_WEIGHT = 100.0
@@ -66,7 +67,7 @@ class MeanTeacher:
     consistency: Literal["mse", "kl"] = "mse"
     ramp_up: float = Field(default=0.2, ge=0, le=1)
     noise: NonNegativeFloat = 0.0
-    task: Literal["classification", "multilabel", "regression"] = "classification"
+    task: Task = "classification"
     batch_share: float = Field(default=0.25, gt=0, lt=1)
     labelled: float = Field(default=1.0, gt=0, le=1)
     use: Literal["student", "teacher"] = "student"

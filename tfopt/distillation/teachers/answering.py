@@ -3,16 +3,15 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from tfopt.data import Preprocessing
+from tfopt.data.labels import Task
 from tfopt.distillation.teachers.running import Graph, progress_bar, regrouped
 from tfopt.distillation.teachers.sources import Shape
 from tfopt.errors import ModelError
-
-Task = Literal["classification", "multilabel", "regression"]
 
 OUTPUT = "output"
 """The name of the response among the answers."""

@@ -353,11 +353,6 @@ def require_deterministic(dataset: Any, *, batches: int = 3) -> None:
     )
 
 
-def deterministic(dataset: Any, *, batches: int = 3) -> bool:
-    """Whether a tf.data.Dataset gives the same elements each time; see `require_deterministic`."""
-    return _same(*(_elements(dataset, batches) for _ in range(2)))
-
-
 def _elements(dataset: Any, batches: int) -> list[list[np.ndarray]]:
     import tensorflow as tf
 

@@ -8,10 +8,12 @@ from typing import Any, Self
 import numpy as np
 
 from tfopt.data import Preprocessing
-from tfopt.distillation.teachers.answering import OUTPUT, Answering, Task
+from tfopt.data.labels import Task
+from tfopt.distillation.response import FLOOR, log_probabilities
+from tfopt.distillation.teachers.answering import OUTPUT, Answering
 from tfopt.distillation.teachers.names import distinct, unknown_class
 from tfopt.distillation.teachers.precomputed import Precomputed
-from tfopt.distillation.teachers.teacher import FLOOR, as_teacher
+from tfopt.distillation.teachers.teacher import as_teacher
 from tfopt.errors import ModelError, RecipeError
 
 _NEAR_ONE = 2.0**-24  # half the distance from 1 to the float32 below it
@@ -152,7 +154,7 @@ class Ensemble(Answering):
         q = tf.math.divide_no_nan(tf.reduce_sum(speaking * p, axis=0), tf.reduce_sum(speaking, axis=0))
         if softmax:
             q /= tf.reduce_sum(q, axis=-1, keepdims=True)
-            return {OUTPUT: tf.math.log(tf.maximum(q, FLOOR))}
+            return {OUTPUT: log_probabilities(q, FLOOR)}
         q = tf.clip_by_value(q, _NEAR_ONE, 1 - _NEAR_ONE)
         return {OUTPUT: tf.math.log(q) - tf.math.log1p(-q)}
 

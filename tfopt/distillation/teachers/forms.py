@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfopt.distillation.teachers.answering import Task
+from tfopt.data.labels import Task
 from tfopt.errors import ModelError
 
 Form = Literal["logits", "softmax", "sigmoid", "values"]

@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tfopt.data import Preprocessing
-from tfopt.distillation.teachers.answering import OUTPUT, Answering, Task
+from tfopt.data.labels import Task
+from tfopt.distillation.teachers.answering import OUTPUT, Answering
 from tfopt.distillation.teachers.names import distinct
 from tfopt.distillation.teachers.sources import Source
 from tfopt.distillation.teachers.teacher import Teacher

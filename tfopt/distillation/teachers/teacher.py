@@ -6,15 +6,15 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tfopt.data import Preprocessing
-from tfopt.distillation.teachers.answering import OUTPUT, Answering, Task
+from tfopt.data.labels import Task
+from tfopt.distillation.response import FLOOR, log_odds, log_probabilities
+from tfopt.distillation.teachers.answering import OUTPUT, Answering
 from tfopt.distillation.teachers.fitting import way_between
 from tfopt.distillation.teachers.forms import Form, form_of, tolerance_of
 from tfopt.distillation.teachers.names import distinct, unknown_class
 from tfopt.distillation.teachers.sources import Shape, Source, opened
 from tfopt.errors import ModelError
 
-FLOOR = 1e-30
-"""The smallest probability whose logarithm is taken; nothing smaller matters to a loss in float32."""
 # By output dtype: half of the smallest probability above 0, and half the distance from 1 to the one below it.
 _HALF_STEPS = {"float16": (2.0**-25, 2.0**-12), "bfloat16": (FLOOR, 2.0**-9)}
 _FLOAT_HALF_STEPS = (FLOOR, 2.0**-24)
@@ -165,10 +165,9 @@ class Teacher(Answering):
             low = near_one = self.source.step / 2
         values = tf.cast(output, tf.float32)
         if self.form == "softmax":
-            values = tf.math.log(tf.maximum(values, low))
+            values = log_probabilities(values, low)
         elif self.form == "sigmoid":
-            p = tf.clip_by_value(values, max(low, near_one), 1 - near_one)
-            values = tf.math.log(p) - tf.math.log1p(-p)
+            values = log_odds(values, max(low, near_one))
         return values if self._columns is None else tf.gather(values, self._columns, axis=-1)
 
     def _given(self, x: Any) -> Any:
