@@ -1,7 +1,9 @@
 """ResNet-8 through recipes/distill_compress.py: the most accurate int8 file, and the smallest that is as good as float.
 
-    python benchmarks/cifar_teacher.py --data cifar10/ --out teacher.keras
-    python benchmarks/distill_compress.py --model resnet8_cifar10.h5 --data cifar10/ --teacher teacher.keras
+    python benchmarks/cifar_teacher.py --data cifar10/ --out teacher_0.keras
+    python benchmarks/cifar_teacher.py --data cifar10/ --out teacher_1.keras --seed 1
+    python benchmarks/distill_compress.py --model resnet8_cifar10.h5 --data cifar10/ \
+        --teacher teacher_0.keras --teacher teacher_1.keras
 
 FineTune, the longest stage, is trained once: the accurate file is Quantize on top of it, the small one all the rest of
 the recipe. A finished file is kept in saved_models/ and not made again; delete its folder to start afresh. Writes
@@ -31,14 +33,14 @@ def recipes() -> list[Any]:
     return [dataclasses.replace(recipe, name=name, stages=stages) for name, stages in parts.items()]
 
 
-def make(recipe: Any, model: str, data: Any, teacher: str) -> None:
+def make(recipe: Any, model: str, data: Any, teachers: list[str]) -> None:
     import tfopt
 
     result = tfopt.optimize(
         model,
         recipe,
         data,
-        teacher=teacher,
+        teacher=teachers if len(teachers) > 1 else teachers[0],
         teacher_cache=SAVED / "teacher_answers",
         checkpoint=SAVED / f".{recipe.name}.checkpoint.npz",
     )
@@ -49,8 +51,8 @@ def make(recipe: Any, model: str, data: Any, teacher: str) -> None:
 @click.command(help=__doc__)
 @click.option("--model", required=True)
 @click.option("--data", required=True)
-@click.option("--teacher", required=True)
-def main(model: str, data: str, teacher: str) -> None:
+@click.option("--teacher", required=True, multiple=True, help="Several are averaged.")
+def main(model: str, data: str, teacher: tuple[str, ...]) -> None:
     from common import publish
 
     import tfopt
@@ -62,7 +64,7 @@ def main(model: str, data: str, teacher: str) -> None:
     for recipe in recipes():
         name = recipe.name
         if not (SAVED / name).exists():
-            make(recipe, str(SAVED / "distilled" / "model.keras") if rows else model, loaded, teacher)
+            make(recipe, str(SAVED / "distilled" / "model.keras") if rows else model, loaded, list(teacher))
         report = json.loads((SAVED / name / "report.json").read_text(encoding="utf-8"))["rows"]
         if not rows:
             rows.append(_row("the float original", report[0], report[:1]))
@@ -79,8 +81,8 @@ def main(model: str, data: str, teacher: str) -> None:
         ["file", "accuracy", "bytes", "deflated", "different weights", "ms", "s"],
         rows,
         [
-            f"python benchmarks/distill_compress.py --model {Path(model).name} --data {Path(data).name}/ --teacher "
-            f"{Path(teacher).name}",
+            f"python benchmarks/distill_compress.py --model {Path(model).name} --data {Path(data).name}/ "
+            + " ".join(f"--teacher {Path(name).name}" for name in teacher),
             "recipes/distill_compress.py in three runs: FineTune, and from its model Quantize alone or all the rest; "
             "seed 0; accuracy of the file on all 10,000 test images; latency of one image on one thread; seconds of "
             "the run with everything measured",
