@@ -5,10 +5,10 @@ import tfopt
 recipe = tfopt.Recipe(
     name="distill_compress",
     stages=(
-        tfopt.FineTune(epochs=40),
-        tfopt.Prune(final_sparsity=0.72, distribution="erk", epochs=18),
-        tfopt.Cluster(number_of_clusters=16, epochs=4, learning_rate=2e-4),
-        tfopt.Quantize(epochs=6, learning_rate=2e-4),
+        tfopt.FineTune(epochs=34),
+        tfopt.Prune(final_sparsity=0.72, distribution="erk", epochs=14),
+        tfopt.Cluster(number_of_clusters=16, epochs=3, learning_rate=2e-4),
+        tfopt.Quantize(epochs=5, learning_rate=2e-4),
     ),
     distillation=tfopt.Distillation(losses=(tfopt.Hinton(temperature=4.0),), views=6),
     training=tfopt.Training(learning_rate=2e-3, batch_size=128, horizontal_flip=True, shift=0.125),
