@@ -490,6 +490,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     (tmp_path / "dog" / "notes.txt").write_text("x")
     expect("only images .*dog, got notes.txt")
     (tmp_path / "dog" / "notes.txt").unlink()
+    save(tmp_path / "dog" / "short.png", np.zeros((4, 4, 3)))
     save(tmp_path / "dog" / "tall.png", np.zeros((9, 4, 3)))
     expect(r"one size, got 4x4 in .*0\.png and 9x4 in .*tall\.png; pass size=")
     assert load_data(tmp_path, size=(4, 4)).input_shape == (4, 4, 3)
@@ -593,3 +594,19 @@ def test_real_images(tmp_path: Path, name: str, side: int) -> None:
     assert data.input_shape == (side, side, 3)
     assert data.num_classes == {"cifar10": 10, "flowers": 5}[name]
     assert 0.2 < float(data.train.x().mean()) < 0.7
+
+
+def test_names_that_are_one_name_to_a_person(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'Cat' and 'cat'"):
+        load_data(image_folder(tmp_path, classes=("Cat", "cat", "dog")))
+    x, y = np.zeros((30, 2), np.float32), np.arange(30) % 3
+    np.savez(tmp_path / "twice.npz", x=x, y=y, class_names=np.array(["a", "b", "a"]))
+    with pytest.raises(DataError, match="'a' and 'a'"):
+        load_data(tmp_path / "twice.npz")
+
+
+def test_a_class_of_one_image_cannot_be_measured(tmp_path: Path) -> None:
+    image_folder(tmp_path, classes=("cat", "dog"))
+    image_folder(tmp_path, classes=("emu",), count=1)
+    with pytest.raises(DataError, match="got one in emu"):
+        load_data(tmp_path)

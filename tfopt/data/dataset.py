@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +152,13 @@ class Dataset:
             drop_remainder=drop_remainder,
             views=views,
         )
+
+    def fed_as(self, name: str) -> Dataset:
+        """The same samples, scaled as `Preprocessing.named(name)` says; size and colours stay what they are."""
+        named = Preprocessing.named(name)
+        preprocessing = replace(self.preprocessing, scale=named.scale, offset=named.offset)
+        train, validation, test = (replace(self.split(part), preprocessing=preprocessing) for part in NAMES)
+        return replace(self, train=train, validation=validation, test=test)
 
     def representative(self, n: int, seed: int = 0) -> np.ndarray:
         """`n` training inputs (all, if fewer), float32 (n, ...), as evenly over the classes as it goes."""

@@ -27,6 +27,9 @@ from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.split import NAMES, Plan, plan
 from tfopt.errors import DataError
 
+FEWEST_IMAGES = 2
+"""Of a class, in a folder."""
+
 
 def load_data(
     source: Any,
@@ -67,6 +70,7 @@ def load_data(
         return source
     fed = _asked(preprocessing, size, color, digits=isinstance(source, str) and source == "digits")
     parts = _read(source)
+    _check_classes(parts)
     if not parts.files:  # files were checked when they were listed, and are again when they are decoded
         _check_inputs(parts, scaled=preprocessing in ("unit", "symmetric"))
     labels, meaning, label_notes = understand({name: y for name, (_, y) in parts.pairs.items()}, parts.class_names)
@@ -85,6 +89,25 @@ def load_data(
         source=parts.source,
         notes=(*parts.notes, *label_notes, *split_notes, *image_notes),
     )
+
+
+def _check_classes(parts: Parts) -> None:
+    """Raise `DataError` for names that are one name to a person, and for class folders that cannot be split."""
+    names: dict[str, str] = {}
+    for name in parts.class_names or ():
+        key = name.strip().casefold()
+        if key in names:
+            raise DataError(
+                f"Expected a name of its own for each class, got {names[key]!r} and {name!r}; rename or join them."
+            )
+        names[key] = name
+    if parts.files and parts.class_names and "test" not in parts.pairs:
+        counts = np.bincount(parts.pairs["train"][1], minlength=len(parts.class_names))
+        if alone := [name for name, count in zip(parts.class_names, counts, strict=True) if count < FEWEST_IMAGES]:
+            raise DataError(
+                f"Expected at least {FEWEST_IMAGES} images in each class folder, one to learn from and one to be "
+                f"measured on; got one in {', '.join(alone)}. Add images, or remove the folder."
+            )
 
 
 def _asked(

@@ -11,7 +11,7 @@ import numpy as np
 from tfopt.errors import DataError
 
 Color = Literal["rgb", "grayscale"]
-_NAMED = {"raw": (1.0, 0.0), "unit": (1 / 255, 0.0), "symmetric": (1 / 127.5, -1.0)}
+NAMED = {"raw": (1.0, 0.0), "unit": (1 / 255, 0.0), "symmetric": (1 / 127.5, -1.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,9 @@ class Preprocessing:
     @classmethod
     def named(cls, name: str) -> Preprocessing:
         """For pixels of 0..255: "raw" (as they are), "unit" (x/255) or "symmetric" (x/127.5 - 1)."""
-        if name not in _NAMED:
-            raise DataError(f"Expected a preprocessing named {', '.join(_NAMED)}, got {name!r}.")
-        scale, offset = _NAMED[name]
+        if name not in NAMED:
+            raise DataError(f"Expected a preprocessing named {', '.join(NAMED)}, got {name!r}.")
+        scale, offset = NAMED[name]
         return cls(scale=scale, offset=offset)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
