@@ -1,0 +1,89 @@
+"""Which layers of a graph give its answer, so that their width is the number of outputs."""
+
+import dataclasses
+from typing import Any
+
+from tfopt.bridge.graph import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
+from tfopt.transfer.widths import width_of
+
+# Activations of inner layers: what comes out of them is a feature, not an answer. In lower case, no underscores.
+_HIDDEN = (
+    "relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish",
+    "hardsilu", "hardswish", "glu", "crelu", "squareplus", "hardshrink", "softshrink", "tanhshrink",
+)  # fmt: skip
+# Activations of answers.
+_SQUASHING = (
+    "softmax", "sigmoid", "tanh", "logsoftmax", "logsigmoid", "hardsigmoid", "hardtanh", "softplus", "softsign",
+    "exponential", "sparsemax", "sparsesigmoid",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """The layers that answer.
+
+    Attributes:
+        heads: layers of units or filters behind which only layers without weights come.
+        squashing: layers or operations behind them, such as a softmax, that turn scores into answers.
+        joined: what puts several answers side by side, so that no head alone has their width; None for nothing.
+        alone: whether all of the output comes from `heads`; False too where there are none.
+    """
+
+    heads: tuple[Leaf, ...]
+    squashing: tuple[Leaf, ...]
+    joined: Leaf | None
+    alone: bool
+
+    @property
+    def activation(self) -> str:
+        """What the answers went through last; "linear" for nothing."""
+        found = self.squashing or self.heads
+        return _activation(found[0].layer) or "linear" if found else "linear"
+
+
+def classifier(graph: Graph) -> Classifier:
+    """The layers of `graph` that give its outputs.
+
+    Seen from each output, it is the first layer of units or filters, if no other layer with weights lies between
+    and the activation nearest to the output is none of an inner layer, such as ReLU: then the output is a feature.
+    """
+    makers = {ref: call for call in graph.calls for ref in call.outputs}
+    heads: list[Leaf] = []
+    squashing: list[Leaf] = []
+    joined, alone = None, True
+    ways: list[tuple[Ref, str]] = [(ref, "") for ref in flatten(graph.outputs_struct)]
+    for ref, nearest in ways:  # grows on the way back
+        call = makers.get(ref)
+        if call is None:
+            alone = False
+            continue
+        leaf = call.leaf
+        nearest = nearest or _activation(leaf.layer)
+        if width_of(leaf.layer) is not None:
+            if nearest in _HIDDEN:
+                alone = False
+            elif leaf not in heads:
+                heads.append(leaf)
+        elif is_layer(leaf.layer) and leaf.layer.weights:
+            alone = False
+        else:
+            if nearest in _SQUASHING and _activation(leaf.layer) == nearest and leaf not in squashing:
+                squashing.append(leaf)
+            joined = leaf if type(leaf.layer).__name__ == "Concatenate" else joined
+            ways.extend((given, nearest) for given in _tensors(call) if (given, nearest) not in ways)
+    return Classifier(tuple(heads), tuple(squashing), joined, alone and bool(heads))
+
+
+def _tensors(call: Call) -> list[Ref]:
+    return list(refs_in([call.args, call.kwargs]))
+
+
+def _activation(layer: Any) -> str:
+    """The activation that `layer`, or an operation, applies to its output, in lower case; "" for none."""
+    function = getattr(layer, "activation", None)
+    if function is not None:
+        name = getattr(function, "__name__", type(function).__name__)
+    else:
+        name = getattr(layer, "symbol", None) or type(layer).__name__  # tf_keras wraps TensorFlow's functions
+    name = name.rpartition(".")[2].replace("_", "").lower()
+    return name if name in _HIDDEN or name in _SQUASHING else ""

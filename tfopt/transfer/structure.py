@@ -1,0 +1,230 @@
+"""restructure: the architecture of a model with fresh weights, in another size."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfopt import legacy
+from tfopt.bridge import internals, layers, state, weights
+from tfopt.bridge.graph import Call, Graph, GraphInput, Leaf, Ref, flatten, is_layer, refs_in, replay, walk
+from tfopt.errors import ModelError
+from tfopt.transfer import sizes, widths
+from tfopt.transfer.classifier import Classifier, classifier
+from tfopt.transfer.depth import deepened
+from tfopt.transfer.fresh import fresh
+from tfopt.transfer.widths import Shape
+
+_SHAPES_OF_ATTENTION = ("query_shape", "key_shape", "value_shape")
+
+
+def restructure(
+    model: Any,
+    *,
+    input_shape: Sequence[int | None] | None = None,
+    classes: int | None = None,
+    width: float = 1.0,
+    depth: float = 1.0,
+    divisor: int = 8,
+    activation: str | None = "same",
+    seed: int = 0,
+) -> Any:
+    """A new model with the architecture of `model` in the sizes that are given, and fresh weights.
+
+    Args:
+        model: a Keras 3 or tf_keras model. It is not changed; nested models come back flat.
+        input_shape: of one sample, without the batch axis, with as many axes as before; None keeps it.
+        classes: width of the classifier, the last layer of units or filters with nothing but layers without weights
+            behind it; None keeps it.
+        width: what the units and filters of all other layers are multiplied by, see `widths.scaled_width`. Depthwise
+            layers and normalizations follow what they are given.
+        depth: what the number of blocks of each stage is multiplied by; `repeatable_blocks(model, depth)` tells what
+            that makes. Further blocks are like the last one and named after it: `<name>_repeat1`, `<name>_repeat2`.
+        divisor: what new widths are multiples of.
+        activation: of the classifier: "same" as before, or a name; None for scores.
+        seed: of all initial weights; each initializer in the config of a layer gets one of its own.
+
+    Returns:
+        A functional model of the same Keras, not compiled. Names of layers and `trainable` flags are those of `model`.
+        What a Normalization was adapted to and the vocabularies of lookups are kept.
+
+    Raises:
+        ModelError: a layer that does not allow it, by name, or settings out of range.
+    """
+    _check(width, depth, divisor, classes, seed)
+    graph = walk(model, keep_names=True)
+    answers = classifier(graph)
+    _check_answers(graph, answers, classes, activation)
+    if depth != 1:
+        graph = deepened(graph, depth)
+    edits = _Edits(answers, classes, activation, width, divisor, seed)
+    return _Builder(model, graph, edits).model(_inputs(graph, input_shape))
+
+
+def _check(width: float, depth: float, divisor: int, classes: int | None, seed: int) -> None:
+    for name, factor in (("width", width), ("depth", depth)):
+        if not (factor > 0 and math.isfinite(factor)):
+            raise ModelError(f"{name} is a factor above 0, got {factor}; 1.0 keeps what there is.")
+    if divisor < 1 or (classes is not None and classes < 1):
+        raise ModelError(f"Expected a divisor and classes of 1 or more, got divisor={divisor} and classes={classes}.")
+    if seed < 0:
+        raise ModelError(f"A seed is a whole number of 0 or more, got {seed}.")
+
+
+def _check_answers(graph: Graph, answers: Classifier, classes: int | None, activation: str | None) -> None:
+    if classes is None and activation == "same":
+        return
+    outputs = len(flatten(graph.outputs_struct))
+    if outputs != 1:
+        raise ModelError(f"Classes and their activation are those of one output; '{graph.name}' has {outputs}.")
+    if not answers.alone:
+        raise ModelError(
+            f"'{graph.name}' ends in features, not in a classifier (a Dense layer or convolution with no other weights "
+            "and no ReLU behind it): leave out classes and activation, and put a head on it (tfopt.new_head)."
+        )
+    if answers.joined is not None and classes is not None:
+        raise ModelError(
+            f"The output of '{graph.name}' is put together by {layers.describe(answers.joined)}, so that no layer "
+            "alone has as many outputs as there are classes: leave out classes."
+        )
+    if classes == 1 and (answers.activation if activation == "same" else activation) == "softmax":
+        raise ModelError("The softmax of one output is always 1: pass activation='sigmoid', or None for scores.")
+
+
+def _inputs(graph: Graph, input_shape: Sequence[int | None] | None) -> list[GraphInput]:
+    if input_shape is None:
+        return graph.inputs
+    if len(graph.inputs) != 1:
+        names = ", ".join(spec.name for spec in graph.inputs)
+        raise ModelError(f"input_shape is that of one input; '{graph.name}' has {len(graph.inputs)} ({names}).")
+    (spec,) = graph.inputs
+    shape = tuple(input_shape)
+    if len(shape) != len(spec.shape) - 1 or any(size is not None and size < 1 for size in shape):
+        raise ModelError(
+            f"Expected an input_shape of {len(spec.shape) - 1} axes like {spec.shape[1:]}, without the batch axis, got "
+            f"{shape}."
+        )
+    return [GraphInput(spec.name, (spec.shape[0], *shape), spec.dtype, spec.ref)]
+
+
+class _Edits:
+    """What is asked for, put into the configs of layers."""
+
+    def __init__(
+        self, answers: Classifier, classes: int | None, activation: str | None, width: float, divisor: int, seed: int
+    ) -> None:
+        self.answers, self.classes, self.width, self.divisor, self.seed = answers, classes, width, divisor, seed
+        self.activation = None if activation == "same" else activation or "linear"
+
+    def replaces(self, leaf: Leaf) -> bool:
+        """Whether `leaf` makes way for another activation."""
+        return self.activation is not None and leaf in self.answers.squashing
+
+    def config(self, leaf: Leaf, number: int, given: Shape, made: Shape, now: Shape) -> dict[str, Any]:
+        """Of a new layer for `leaf`, the `number`th: its input had the shape `given`, its output `made`; see `now`."""
+        kind = type(leaf.layer).__name__
+        config = {**leaf.layer.get_config(), "name": leaf.name, "trainable": leaf.trainable}
+        config.pop("batch_input_shape", None)
+        if leaf in self.answers.heads:
+            config = widths.answering(kind, config, self.classes, None if self.answers.squashing else self.activation)
+        elif self.width != 1:
+            config = widths.scaled(kind, config, self.width, self.divisor)
+        config = widths.refitted(kind, config, given, made, now)
+        return dict(fresh(config, np.random.default_rng([self.seed, number])))
+
+
+class _Builder:
+    """Makes each layer when it is first called: only then the shape of its input is known."""
+
+    def __init__(self, model: Any, graph: Graph, edits: _Edits) -> None:
+        self.package, self.graph, self.edits = legacy.package(model), graph, edits
+        self.calls = {id(call.leaf): call for call in reversed(graph.calls)}  # the first of each
+        self.numbers = {id(leaf): number for number, leaf in enumerate(graph.leaves)}
+        self.tensors: dict[Ref, Any] = {}
+        self.made: dict[int, Any] = {}
+
+    def model(self, inputs: list[GraphInput]) -> Any:
+        self.tensors = {
+            spec.ref: self.package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in inputs
+        }
+        own = [leaf.layer for leaf in self.graph.leaves if is_layer(leaf.layer)]
+        inside = [type(each) for layer in own for each in (layer, *internals.sublayers(layer, recursive=True))]
+        name = self.package.__name__
+        custom = {kind.__name__: kind for kind in inside if kind.__module__.partition(".")[0] != name}
+        with self.package.utils.custom_object_scope(custom), internals.trusting_scope(name == "keras"):
+            found = replay(self.graph, self.tensors, self._run)
+        return self.package.Model(*found, name=self.graph.name)
+
+    def _run(self, leaf: Leaf, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        try:
+            if id(leaf) in self.made:
+                return self.made[id(leaf)](*args, **kwargs)
+            return self._first(self.calls[id(leaf)], args, kwargs)
+        except ModelError as error:
+            raise ModelError(f"{layers.describe(leaf)}: {error}") from error
+        except Exception as error:
+            shapes = [_size(part) for part in flatten(args) if hasattr(part, "shape")]
+            raise ModelError(
+                f"{layers.describe(leaf)} cannot be made for inputs of {', '.join(map(str, shapes))}: "
+                f"{' '.join(str(error).split())[:300]}. Choose another input_shape, width or divisor, or change that "
+                "layer first."
+            ) from error
+
+    def _first(self, call: Call, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The outputs of the first call of a leaf."""
+        leaf, refs = call.leaf, list(refs_in([call.args, call.kwargs]))
+        given, now = (_size(refs[0]), _size(self.tensors[refs[0]])) if refs else ((), ())
+        made = _size(call.outputs[0])
+        if self.edits.replaces(leaf):
+            layer, args, kwargs = self.package.layers.Activation(self.edits.activation, name=leaf.name), args[:1], {}
+        elif sizes.is_reshape(leaf) and given != now:
+            target = widths.target_shape(given, made, now)
+            layer, args, kwargs = self.package.layers.Reshape(target, name=leaf.name), args[:1], {}
+        else:
+            sizes.check_arguments(call, given, now)
+            layer = self._layer(leaf, given, made, now)
+        self.made[id(leaf)] = layer
+        outputs = layer(*args, **kwargs)
+        result = _size(flatten(outputs)[0])
+        sizes.check_elementwise(call, given, made, now, result)
+        if is_layer(leaf.layer):
+            weights.copy_flags(leaf.layer, layer)
+            if self.edits.width != 1:
+                sizes.check_scaled(leaf, given, made, result)
+        if type(layer).__name__ == "Normalization":
+            _keep_statistics(leaf.layer, layer)
+        return outputs
+
+    def _layer(self, leaf: Leaf, given: Shape, made: Shape, now: Shape) -> Any:
+        """A new layer for `leaf`, or its operation without its place in the caller's graph."""
+        if not is_layer(leaf.layer):
+            own = object.__new__(type(leaf.layer))  # copy.copy goes through a config, which not all operations have
+            vars(own).update(vars(leaf.layer) | {"name": leaf.name, "_inbound_nodes": [], "_outbound_nodes": []})
+            return own
+        config = self.edits.config(leaf, self.numbers[id(leaf)], given, made, now)
+        if "query_shape" in config:  # from_config of tf_keras would build the layer for the shapes that it had
+            return type(leaf.layer)(**{key: value for key, value in config.items() if key not in _SHAPES_OF_ATTENTION})
+        layer = type(leaf.layer).from_config(config)
+        state.copy(leaf.layer, layer)
+        return layer
+
+
+def _size(tensor: Any) -> Shape:
+    """The shape of a tensor or `Ref` without the batch axis; () where it is unknown."""
+    shape = tensor.shape
+    return () if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)[1:]
+
+
+def _keep_statistics(layer: Any, twin: Any) -> None:
+    """Gives a Normalization what `layer` was adapted to."""
+    old, new = ([tuple(weight.shape) for weight in each.weights] for each in (layer, twin))
+    if old == new:
+        weights.copy(layer, twin)
+        return
+    mean, variance = (np.asarray(weight) for weight in layer.weights[:2])
+    if (mean != 0).any() or (variance != 1).any():
+        raise ModelError(
+            f"it was adapted to data whose mean has the shape {old[0]}; its new input needs {new[0]}: keep the "
+            "channels of the input, or leave the layer out and adapt a new one to your data"
+        )

@@ -1,0 +1,187 @@
+"""How wide a layer is, where its config says so, and the same config for other widths and input sizes."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfopt.bridge.graph import is_layer
+from tfopt.errors import ModelError
+
+Shape = tuple[int | None, ...]  # without the batch axis
+
+# Layers of either Keras that mix channels -> what their config calls the number of their output channels.
+KERNELS = {
+    "Dense": "units",
+    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D", "SeparableConv1D", "SeparableConv2D"), "filters"),
+    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), "filters"),
+    **dict.fromkeys(("LocallyConnected1D", "LocallyConnected2D"), "filters"),
+}
+_RECURRENT = {
+    **dict.fromkeys(("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell"), "units"),
+    **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), "filters"),
+}
+_WIDTHS = KERNELS | _RECURRENT
+# Layers whose sizes belong together in ways that one factor does not keep.
+_FIXED = {
+    "Embedding": "output_dim",
+    "MultiHeadAttention": "key_dim",
+    "GroupedQueryAttention": "head_dim",
+    "EinsumDense": "output_shape",
+}
+
+
+def width_of(layer: Any) -> int | None:
+    """The number of output channels of a Dense layer or convolution, also in a TimeDistributed; None for others."""
+    worker = layer.layer if type(layer).__name__ == "TimeDistributed" else layer
+    key = KERNELS.get(type(worker).__name__)
+    return None if key is None or not is_layer(worker) else int(getattr(worker, key))
+
+
+def scaled_width(width: int, factor: float, divisor: int) -> int:
+    """`width` * `factor`, rounded to a multiple of `divisor`, and never more than a tenth below.
+
+    At least `divisor`, or `width` where that is less. The width multiplier of MobileNets (Howard et al. 2017,
+    arXiv:1704.04861, section 3.3), rounded as the authors of MobileNetV2 do (Sandler et al. 2018, arXiv:1801.04381).
+    """
+    wanted = width * factor
+    rounded = max(min(divisor, width), int(wanted + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * wanted else rounded
+
+
+def scaled(kind: str, config: dict[str, Any], factor: float, divisor: int) -> dict[str, Any]:
+    """The config of a layer of class `kind` for widths times `factor`; raises ModelError for one that is not so scaled.
+
+    The layers inside a wrapper, such as Bidirectional, are scaled too.
+    """
+
+    def edit(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+        if kind in _FIXED:
+            raise ModelError(
+                f"its {_FIXED[kind]} = {config.get(_FIXED[kind])} does not follow a width multiplier: pass width=1.0, "
+                "or build the model anew in the width you want"
+            )
+        key = _WIDTHS.get(kind)
+        return config if key is None else {**config, key: scaled_width(config[key], factor, divisor)}
+
+    return _edited(kind, config, edit)
+
+
+def answering(kind: str, config: dict[str, Any], outputs: int | None, activation: str | None) -> dict[str, Any]:
+    """The config of a classifier of class `kind` for so many `outputs` and that `activation`; None leaves it."""
+
+    def edit(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+        if kind not in KERNELS:
+            return config
+        changes = {KERNELS[kind]: outputs, "activation": activation}
+        return {**config, **{key: value for key, value in changes.items() if value is not None}}
+
+    return _edited(kind, config, edit)
+
+
+def _edited(kind: str, config: dict[str, Any], edit: Callable[[str, dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """`config` after `edit`, on the layer itself and on those that its config holds."""
+
+    def inside(part: Any) -> Any:
+        if isinstance(part, list | tuple):
+            return [inside(item) for item in part]  # tf_keras wraps lists in a class of its own
+        if isinstance(part, dict) and isinstance(part.get("config"), dict) and "class_name" in part:
+            return {**part, "config": _edited(part["class_name"], part["config"], edit)}
+        return part
+
+    return edit(kind, {key: inside(value) for key, value in config.items()})
+
+
+def refitted(kind: str, config: dict[str, Any], given: Shape, made: Shape, now: Shape) -> dict[str, Any]:
+    """The config of a layer of class `kind` for inputs of another shape.
+
+    Args:
+        config: of the layer as it is to be otherwise.
+        given, made: the shapes of its input and output in the model as it was.
+        now: the shape of its input.
+
+    Raises:
+        ModelError: the config fixes a size that cannot follow.
+    """
+    if given == now:
+        return config
+    refit = _REFITS.get(kind)
+    return config if refit is None else refit(config, given, made, now)
+
+
+def target_shape(given: Shape, made: Shape, now: Shape) -> tuple[int, ...]:
+    """What a Reshape from `given` to `made` becomes for inputs of the shape `now`, if one can tell.
+
+    One can where it only flattens, and where it keeps the channels and the other axes are as before or flattened.
+    Raises ModelError for any other.
+    """
+    found: list[int | None] | None = None
+    if given == now:
+        found = list(made)
+    elif len(made) == 1 and (made[0] is None or None in given or made[0] == math.prod(size or 0 for size in given)):
+        found = [-1]
+    elif given and made and given[-1] == made[-1]:
+        if given[:-1] == now[:-1]:
+            found = [*made[:-1], now[-1]]
+        elif len(made) == 2:
+            found = [-1, now[-1]]
+    sizes = [-1 if size is None else size for size in found or ()]
+    if found is None or sizes.count(-1) > 1:
+        raise ModelError(
+            f"it makes {made} of {given}, which says nothing about inputs of {now}: keep the sizes that lead to it, or "
+            "put a Flatten or a pooling in its place"
+        )
+    return tuple(sizes)
+
+
+def _reshape(config: dict[str, Any], given: Shape, made: Shape, now: Shape) -> dict[str, Any]:
+    return {**config, "target_shape": target_shape(given, made, now)}
+
+
+def _groups_of_norm(config: dict[str, Any], given: Shape, made: Shape, now: Shape) -> dict[str, Any]:
+    axis = config["axis"] - 1 if config["axis"] > 0 else config["axis"]  # the shapes have no batch axis
+    groups, channels = config["groups"], now[axis]
+    if groups == given[axis]:  # one channel each
+        return {**config, "groups": channels}
+    if channels is not None and groups > 0 and channels % groups:
+        raise ModelError(f"its {groups} groups do not divide {channels} channels: choose a width that they do divide")
+    return config
+
+
+def _groups_of_convolution(config: dict[str, Any], given: Shape, made: Shape, now: Shape) -> dict[str, Any]:
+    groups, filters = config.get("groups", 1), config["filters"]
+    channels = now[-1]
+    if groups == 1 or channels is None:
+        return config
+    if groups == given[-1]:  # one channel each
+        return {**config, "groups": channels, "filters": channels * ((made[-1] or 0) // groups)}
+    if channels % groups or filters % groups:
+        raise ModelError(
+            f"its {groups} groups do not divide {channels} channels and {filters} filters: choose a width or divisor "
+            "with which they do"
+        )
+    return config
+
+
+def _rescaling(config: dict[str, Any], given: Shape, made: Shape, now: Shape) -> dict[str, Any]:
+    for key in ("scale", "offset"):
+        if np.shape(config[key])[-1:] not in ((), (1,), now[-1:]):
+            raise ModelError(
+                f"its {key} holds {np.shape(config[key])[-1]} numbers for the channels of {given}, its new input is "
+                f"{now}: keep the channels that lead to it, or give it a single number"
+            )
+    return config
+
+
+def _layer_scale(config: dict[str, Any], given: Shape, made: Shape, now: Shape) -> dict[str, Any]:
+    return {**config, "projection_dim": now[-1]} if config["projection_dim"] == given[-1] else config
+
+
+_REFITS: dict[str, Callable[[dict[str, Any], Shape, Shape, Shape], dict[str, Any]]] = {
+    "Reshape": _reshape,
+    "GroupNormalization": _groups_of_norm,
+    "LayerScale": _layer_scale,
+    "Rescaling": _rescaling,
+    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _groups_of_convolution),
+}
