@@ -9,6 +9,7 @@ imports these packages by itself: the functions below import them late and leave
 import functools
 import importlib
 import os
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -46,6 +47,15 @@ def tfmot_module(path: str) -> Any:
     """A private module of TF-MOT, e.g. `tfmot_module("sparsity.keras.pruning_wrapper")`."""
     tfmot()
     return importlib.import_module(f"tensorflow_model_optimization.python.core.{path}")
+
+
+@functools.cache
+def hub() -> Any:
+    """The package `tensorflow_hub`."""
+    tf_keras()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports pkg_resources, which warns about itself
+        return _import_quietly("tensorflow_hub")
 
 
 def is_tf_keras_model(model: object) -> bool:

@@ -1,0 +1,184 @@
+"""`hub_layer`: a TF-Hub module, or any SavedModel, as a Keras model."""
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from tfopt import bridge, legacy, models
+from tfopt.errors import ModelError
+from tfopt.transfer.hub.function import SavedFunction, fingerprint
+from tfopt.transfer.hub.handle import folder_of
+from tfopt.transfer.hub.layer import opened, saved_model_layer
+from tfopt.transfer.rebuild import check_equal, in_keras, rebuilt
+
+Package = Literal["keras", "tf_keras"]
+
+
+@dataclass(frozen=True)
+class HubModule:
+    """A module as a Keras model, and what can be done with it.
+
+    Attributes:
+        model: one input, one output; not compiled.
+        native: True where it consists of native layers, on which every stage works; False where one layer runs the
+            SavedModel, whose weights no stage of compression reaches.
+        notes: its limits, in words.
+        fingerprint: SHA-256 (hex) of the module's files.
+    """
+
+    model: Any
+    native: bool
+    notes: tuple[str, ...]
+    fingerprint: str
+
+
+def hub_layer(
+    handle: str | os.PathLike[str],
+    *,
+    trainable: bool | None = True,
+    input_shape: Sequence[int | None] | None = None,
+    name: str | None = None,
+    package: Package = "keras",
+) -> Any:
+    """The model of `open_hub`, which a Functional or Sequential model takes like a layer.
+
+    Unlike there, a module that cannot be trained is an error unless `trainable=False` says that it need not be.
+    """
+    return open_hub(handle, trainable=trainable, input_shape=input_shape, name=name, package=package).model
+
+
+def open_hub(
+    handle: str | os.PathLike[str],
+    *,
+    trainable: bool | None = None,
+    input_shape: Sequence[int | None] | None = None,
+    name: str | None = None,
+    package: Package = "keras",
+) -> HubModule:
+    """A TF-Hub module or any SavedModel as a Keras model, of native layers wherever it can be rebuilt.
+
+    Tried in this order, each result compared with the SavedModel on random inputs (1e-4 of the largest output): the
+    layers that tf_keras stored with it; layers made of its graph (see `tfopt.transfer.rebuild`); one layer that runs
+    the SavedModel.
+
+    Args:
+        handle: the folder of a SavedModel, its `.tar.gz`, or a handle (URL) that TF-Hub finds in its cache folder or
+            fetches.
+        trainable: None: as far as it can be, see `notes`. True: a module that cannot be trained is an error. False:
+            frozen.
+        input_shape: of one sample, for what the module leaves open; None elsewhere.
+        name: of the model; that of the module if None.
+        package: the Keras it shall be of.
+
+    Raises ModelError, saying what to do: for a handle that leads to no SavedModel, without network too; for a
+    SavedModel that brings code, has no function, or one of several inputs or outputs; and as said above.
+    """
+    if package not in ("keras", "tf_keras"):
+        raise ModelError(f"package is 'keras' or 'tf_keras'; got {package!r}.")
+    folder = folder_of(handle)
+    function = SavedFunction(folder, input_shape)
+    name = name or _name(handle)
+    notes: list[str] = []
+    for native in _ways(folder):
+        try:
+            model, limits = native(folder, function, package, name)
+        except ModelError as error:
+            notes.append(str(error))
+            continue
+        if trainable is False:
+            model.trainable = False
+        return HubModule(model, True, (*notes, *limits), fingerprint(folder))
+    frozen = function.frozen_because()
+    if trainable and frozen:
+        raise ModelError(
+            f"The module '{name}' cannot be trained: {frozen}, and it cannot be rebuilt of Keras layers "
+            f"({'; '.join(notes)}). Pass trainable=False to use it as it is."
+        )
+    model = _one_layer(folder, function, package, name, input_shape, trainable is not False and not frozen)
+    return HubModule(model, False, (*notes, *_limits(function, package, frozen)), fingerprint(folder))
+
+
+def _ways(folder: Path) -> tuple[Any, ...]:
+    """What leads to native layers, in the order in which it is tried."""
+    return (_from_stored, _from_graph) if models.kind(folder) == "tf_keras" else (_from_graph,)
+
+
+def _from_stored(folder: Path, function: SavedFunction, package: Package, name: str) -> tuple[Any, tuple[str, ...]]:
+    """Of the layers that tf_keras stored in the SavedModel."""
+    with _quiet():
+        flat = bridge.to_tf_keras(models.load_model(folder))
+    model = in_keras(flat, _package(package), function.spec.shape[1:], name)
+    check_equal(model, function.inference, function.spec.shape[0])
+    return model, ()
+
+
+def _from_graph(folder: Path, function: SavedFunction, package: Package, name: str) -> tuple[Any, tuple[str, ...]]:
+    del folder
+    return rebuilt(function.inference, _package(package), name=name)
+
+
+def _one_layer(
+    folder: Path,
+    function: SavedFunction,
+    package: Package,
+    name: str,
+    input_shape: Sequence[int | None] | None,
+    trainable: bool,
+) -> Any:
+    api, spec = _package(package), function.spec
+    if spec.shape.rank is None:
+        raise ModelError(
+            f"The module '{name}' does not tell the shape of its inputs; pass that of one sample, such as "
+            "input_shape=(224, 224, 3)."
+        )
+    shape = None if input_shape is None else list(input_shape)
+    layer = saved_model_layer(package)(opened(folder), shape, name="module", trainable=trainable)
+    inputs = api.Input(batch_shape=tuple(spec.shape), dtype=spec.dtype.name, name="input")
+    return api.Model(inputs, layer(inputs), name=name)
+
+
+def _limits(function: SavedFunction, package: Package, frozen: str) -> tuple[str, ...]:
+    notes = ["it runs as the SavedModel that it is: no stage prunes, clusters or quantizes its weights"]
+    if frozen:
+        notes.append(f"its weights cannot be trained: {frozen}")
+    elif function.training is None:
+        notes.append("it is trained as in inference: it does not tell the two apart, so nothing is dropped")
+    if function.spec.shape[0] is not None:
+        notes.append(f"it takes {function.spec.shape[0]} samples at a time, no more and no fewer")
+    if getattr(function.module, "regularization_losses", None):
+        notes.append("the regularization losses that it brings are not added in training")
+    if package == "tf_keras":
+        notes.append("files of the model name its folder, and are loaded where that has been opened")
+    return tuple(notes)
+
+
+def _package(package: Package) -> Any:
+    if package == "tf_keras":
+        return legacy.tf_keras()
+    import keras
+
+    return keras
+
+
+def _name(handle: str | os.PathLike[str]) -> str:
+    """A name for a model out of a path or URL: its last part that is no version number."""
+    parts = [part for part in PurePosixPath(str(handle).partition("?")[0]).parts if not part.isdigit()]
+    name = re.sub(r"[^A-Za-z0-9_]", "_", parts[-1].removesuffix(".tar.gz").removesuffix(".tgz")) if parts else ""
+    return name.strip("_") or "module"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without tf_keras's word that a model was not compiled when it was saved."""
+    logger = logging.getLogger("tensorflow")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
