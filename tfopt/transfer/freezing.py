@@ -1,0 +1,156 @@
+"""Which layers training moves: frozen up to a named one, trained from a named one on; BatchNorm as it came."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from tfopt import bridge, legacy
+from tfopt.bridge import internals
+from tfopt.bridge.graph import Leaf, is_layer, walk
+from tfopt.distillation.taps import missing
+from tfopt.errors import ModelError
+
+BatchNorm = Literal["frozen", "train"]
+
+
+def frozen(model: Any, until: str | int | None = None, *, batchnorm: BatchNorm = "train") -> Any:
+    """A new model like `model` whose layers up to and including `until` are frozen, while all behind it are trained.
+
+    The rhythm of fine-tuning (Howard & Ruder 2018, arXiv:1801.06146, section 3.3): compile and fit `frozen(model)`,
+    then `unfrozen(..., since=...)` with lower rates, layer by layer if you like. A frozen BatchNorm runs in inference
+    mode, in `fit` too.
+
+    Args:
+        model: a Keras 3 or tf_keras model. It is not changed; the result is of the same Keras, has the same weights,
+            and is compiled as `model` is.
+        until: the last frozen layer, counted in calling order: the name or path ("backbone/conv") of a layer, the name
+            of a submodel, which is frozen whole, or how many of the layers with weights. None: all but the last one
+            with weights.
+        batchnorm: "train" treats a BatchNorm like any other layer. "frozen" keeps every pretrained one in inference
+            mode, where its neighbours train too, so that batches of a few samples do not spoil its statistics; the
+            others then bear lower learning rates only. One that has never seen data (mean 0, variance 1) is trained
+            where its neighbours are.
+
+    Raises:
+        ModelError: no such layer (the nearest names are told), a name that several layers have, a number out of range,
+            or nothing left to train.
+    """
+    leaves = layers_in_order(model)
+    if until is None:
+        first = last_with_weights(leaves, model.name)
+    elif isinstance(until, str):
+        first = _span(leaves, until, model.name)[1] + 1
+    else:
+        first = _after(leaves, until, model.name)
+    return _trained_from(model, leaves, first, batchnorm)
+
+
+def unfrozen(model: Any, since: str | None = None, *, batchnorm: BatchNorm = "train") -> Any:
+    """A new model like `model` that is trained from the layer `since` on, that one included; all before are frozen.
+
+    Args:
+        model: a Keras 3 or tf_keras model. It is not changed.
+        since: the name or path of a layer or submodel; None: the first layer, so that all are trained.
+        batchnorm: see `frozen`.
+
+    Raises:
+        ModelError: as `frozen` does.
+    """
+    leaves = layers_in_order(model)
+    return _trained_from(model, leaves, 0 if since is None else _span(leaves, since, model.name)[0], batchnorm)
+
+
+def layers_in_order(model: Any) -> list[Leaf]:
+    """The layers of `model`, of either Keras, submodels opened, in calling order."""
+    return [leaf for leaf in walk(model, keep_names=True).leaves if is_layer(leaf.layer)]
+
+
+def last_with_weights(leaves: Sequence[Leaf], model: str) -> int:
+    """The position of the last of `leaves` that has weights. Raises ModelError where none of `model` has."""
+    found = [position for position, leaf in enumerate(leaves) if leaf.layer.weights]
+    if not found:
+        raise ModelError(f"model '{model}' has no layer with weights, so there is nothing to train or freeze")
+    return found[-1]
+
+
+def first_trained(leaves: Sequence[Leaf], name: str, model: str) -> int:
+    """The position in `leaves` of a flat model from which on it is trained when `name` is the first trained layer.
+
+    A path "outer/inner/layer" stands for the flat name that the bridge gave the layer there. Raises ModelError.
+    """
+    parts = name.split("/")
+    flat = ["_".join(parts[start:]) for start in range(len(parts))]
+    known = {leaf.name for leaf in leaves}
+    return _span(leaves, next((each for each in flat if each in known), name), model)[0]
+
+
+def pretrained_batchnorms(layer: Any, package: Any) -> list[Any]:
+    """The BatchNorms in `layer`, itself included, that have seen data; `package` is `keras` or `tf_keras`."""
+    parts = [layer, *internals.sublayers(layer, recursive=True)]
+    return [part for part in parts if isinstance(part, package.layers.BatchNormalization) and _has_seen_data(part)]
+
+
+def _has_seen_data(norm: Any) -> bool:
+    mean, variance = (np.asarray(weight) for weight in (norm.moving_mean, norm.moving_variance))
+    return bool(np.any(mean != 0) or np.any(variance != 1))
+
+
+def _span(leaves: Sequence[Leaf], name: str, model: str) -> tuple[int, int]:
+    """The first and the last position of the layer or submodel `name` in `leaves`."""
+    own = [leaf.path.rpartition("/")[2] for leaf in leaves]
+    paths = [leaf.path for leaf in leaves]
+    for matches in (
+        [position for position, path in enumerate(paths) if path == name],
+        [position for position, each in enumerate(own) if each == name],
+        [position for position, path in enumerate(paths) if f"/{name}/" in f"/{path}"],
+    ):
+        places = {f"/{paths[position]}/".partition(f"/{name}/")[0] for position in matches}
+        if len(places) > 1:
+            found = ", ".join(paths[position] for position in matches)
+            raise ModelError(f"'{name}' could be {len(places)} places in '{model}'; give a path: {found}")
+        if matches:
+            return matches[0], matches[-1]
+    submodels = (str(parent) for path in paths for parent in list(PurePosixPath(path).parents)[:-1])
+    raise missing(name, model, dict.fromkeys([*own, *paths, *submodels]))
+
+
+def _after(leaves: Sequence[Leaf], count: int, model: str) -> int:
+    """The position behind the first `count` of `leaves` that have weights."""
+    weighted = [position for position, leaf in enumerate(leaves) if leaf.layer.weights]
+    if not 0 <= count < len(weighted):
+        raise ModelError(
+            f"model '{model}' has {len(weighted)} layers with weights; expected from 0 to {len(weighted) - 1} of "
+            f"them to be frozen, got {count}"
+        )
+    return weighted[count]
+
+
+def _trained_from(model: Any, leaves: Sequence[Leaf], first: int, batchnorm: BatchNorm) -> Any:
+    """A copy of `model`, whose layers are `leaves`, that is trained from position `first` on."""
+    if batchnorm not in ("frozen", "train"):
+        raise ModelError(f'batchnorm must be "frozen" or "train"; got {batchnorm!r}.')
+    copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
+    package = legacy.package(model)
+    for part in [copy, *internals.sublayers(copy, recursive=True)]:
+        part.trainable = True  # one by one: Keras 3 looks no further where a model has this flag already
+    for position, layer in enumerate(_counterparts(leaves, layers_in_order(copy))):
+        if position < first:
+            layer.trainable = False
+        elif batchnorm == "frozen":
+            for norm in pretrained_batchnorms(layer, package):
+                norm.trainable = False
+    if not copy.trainable_weights:
+        raise ModelError(f"nothing of '{model.name}' would be left to train; freeze fewer layers")
+    if bridge.is_compiled(model):
+        bridge.compile_like(copy, model)  # anew: a compiled model of tf_keras does not see changed flags
+    return copy
+
+
+def _counterparts(leaves: Sequence[Leaf], copies: Sequence[Leaf]) -> list[Any]:
+    """The layer among `copies` for each of `leaves`: by name, or by order where a subclass numbered its own anew."""
+    by_name = {leaf.name: leaf.layer for leaf in copies}
+    if by_name.keys() == {leaf.name for leaf in leaves}:
+        return [by_name[leaf.name] for leaf in leaves]
+    return [leaf.layer for leaf in copies]

@@ -1,0 +1,170 @@
+"""A learning rate of its own for each layer, lower the further it is from the output (discriminative fine-tuning)."""
+
+import functools
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tfopt import legacy
+from tfopt.bridge.graph import Graph, Leaf, Ref, is_layer, refs_in, walk
+from tfopt.errors import RecipeError
+
+_DECAYS: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+
+
+def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
+    """A new optimizer like `optimizer` that trains each layer of `model` at its rate times `decay ** distance`.
+
+    Discriminative fine-tuning (Howard & Ruder 2018, arXiv:1801.06146, section 3.2, with decay = 1 / 2.6; Bao et al.
+    2021, arXiv:2106.08254, with 0.65 to 0.9 for each block). The distance of a layer is the largest number of layers
+    with a kernel on a way from it to the output: 0 for the last one, 1 for the one before; a BatchNorm has that of the
+    layer before it. Each variable is updated as it would be by `optimizer` at that learning rate, weight decay
+    included; so Adam, which forgets the scale of a gradient, obeys too. Schedules, clipping, averaging and callbacks
+    that set the learning rate work as ever: `learning_rate` is that of the last layer.
+
+    A file of the compiled model holds the plain optimizer with its state, which can be loaded without tfopt; compile
+    again with `layer_rates` to go on training.
+
+    Args:
+        optimizer: a name, or an optimizer of the Keras of `model`, also in a LossScaleOptimizer. It is not changed, and
+            its state is not taken over.
+        model: the model that is to be compiled with the result and trained: a Keras 3 or tf_keras model.
+        decay: above 0, at most 1.
+
+    Raises:
+        RecipeError: a decay out of range, or an unknown or unsuitable optimizer; in `fit`, another model than `model`.
+        ModelError: a model whose graph cannot be read.
+    """
+    if not 0 < decay <= 1:
+        raise RecipeError(f"decay must be above 0 and at most 1; got {decay}.")
+    package = legacy.package(model)
+    try:
+        optimizer = package.optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
+    except ValueError as error:
+        raise RecipeError(f"Unknown optimizer {optimizer!r}. Give the name of one of {package.__name__}.") from error
+    inside = getattr(optimizer, "inner_optimizer", None)
+    if inside is not None:  # loss scaling goes around
+        config = optimizer.get_config()
+        del config["inner_optimizer"]
+        return type(optimizer)(layer_rates(inside, model, decay=decay), **config)
+    if not isinstance(optimizer, package.optimizers.Optimizer):
+        raise RecipeError(
+            f"layer_rates expects an optimizer of {package.__name__}, as '{model.name}' is of that; got "
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}."
+        )
+    return _with_factors(optimizer, rate_factors(model, decay), model.name)
+
+
+def rate_factors(model: Any, decay: float) -> list[tuple[Leaf, float]]:
+    """The layers of `model` in calling order, each with the factor of its learning rate."""
+    graph = walk(model, keep_names=True)
+    far = _distances(graph)
+    return [(leaf, decay ** far[id(leaf)]) for leaf in graph.leaves if is_layer(leaf.layer)]
+
+
+def remember_decay(model: Any, decay: float) -> None:
+    """Notes the `decay` at which `model` is to be trained by whoever makes its optimizer."""
+    _DECAYS[model] = decay
+
+
+def as_remembered(optimizer: Any, model: Any) -> Any:
+    """`optimizer`, or `layer_rates` of it where `remember_decay` noted a decay for `model`."""
+    decay = _DECAYS.get(model, 1.0)
+    return optimizer if decay == 1 else layer_rates(optimizer, model, decay=decay)
+
+
+def _distances(graph: Graph) -> dict[int, int]:
+    """By `id` of each leaf: the largest number of layers with a kernel behind it on a way to an output."""
+    far = dict.fromkeys(map(id, graph.leaves), 0)
+    behind: dict[Ref, int] = {}  # with a kernel, of what takes this tensor
+    for call in reversed(graph.calls):
+        own = max((behind.get(ref, 0) for ref in call.outputs), default=0)
+        far[id(call.leaf)] = max(far[id(call.leaf)], own)
+        for ref in refs_in([call.args, call.kwargs]):
+            behind[ref] = max(behind.get(ref, 0), own + _has_kernel(call.leaf))
+    return far
+
+
+def _has_kernel(leaf: Leaf) -> bool:
+    weights = leaf.layer.weights if is_layer(leaf.layer) else []
+    return any(len(getattr(weight, "shape", ())) > 1 for weight in weights)
+
+
+def _with_factors(optimizer: Any, factors: list[tuple[Leaf, float]], model: str) -> Any:
+    config = optimizer.get_config()
+    if callable(optimizer._learning_rate):
+        config["learning_rate"] = optimizer._learning_rate  # a schedule of a class that no registry may know
+    kind: Any = type(optimizer)
+    rated = _rated(getattr(kind, "unrated", kind)).made(config)
+    rated.factors = {rated._var_key(w): f for leaf, f in factors for w in leaf.layer.weights if hasattr(w, "assign")}
+    rated.rated_model = model
+    for name, value in vars(optimizer).items():
+        if name.startswith("_exclude_from_weight_decay"):  # which no config holds
+            setattr(rated, name, value)
+    return rated
+
+
+@functools.cache
+def _rated(plain: Any) -> Any:
+    """The optimizer class `plain`, of either Keras, with factors."""
+    import tensorflow as tf
+
+    class Rated(plain):
+        """Updates each variable at the learning rate times its factor.
+
+        Keras 3 hands the learning rate to `update_step`; tf_keras, and weight decay in both, look it up.
+        """
+
+        unrated = plain
+        factors: Mapping[str, float]  # by variable
+        rated_model: str
+        _factor = 1.0  # of the variable that is updated at the moment
+
+        @classmethod
+        def made(cls, config: dict[str, Any]) -> Any:
+            return super().from_config(config)
+
+        @classmethod
+        def from_config(cls, *args: Any, **kwargs: Any) -> Any:
+            return plain.from_config(*args, **kwargs)  # factors belong to one model's variables
+
+        @property
+        def learning_rate(self) -> Any:
+            rate = plain.learning_rate.fget(self)
+            return rate if self._factor == 1 else rate * self._factor
+
+        @learning_rate.setter
+        def learning_rate(self, rate: Any) -> None:
+            plain.learning_rate.fset(self, rate)
+
+        def build(self, variables: Any) -> None:
+            if not any(self._var_key(variable) in self.factors for variable in variables):
+                raise RecipeError(
+                    f"This optimizer has the layer rates of '{self.rated_model}', but trains variables of another "
+                    "model. Call layer_rates with the model that you compile."
+                )
+            super().build(variables)
+
+        @tf.autograph.experimental.do_not_convert
+        def update_step(self, gradient: Any, variable: Any, *rate: Any) -> Any:
+            with self._at(variable):
+                return super().update_step(gradient, variable, *(each * self._factor for each in rate))
+
+        @tf.autograph.experimental.do_not_convert
+        def _apply_weight_decay(self, variables: Any) -> None:
+            for variable in variables:
+                with self._at(variable):
+                    super()._apply_weight_decay([variable])
+
+        @contextmanager
+        def _at(self, variable: Any) -> Iterator[None]:
+            self._factor = self.factors.get(self._var_key(variable), 1.0)
+            try:
+                yield
+            finally:
+                self._factor = 1.0
+
+    # Files and the bridge name the class that they see: the plain one can be loaded without tfopt, and has a twin.
+    Rated.__module__, Rated.__name__, Rated.__qualname__ = plain.__module__, plain.__name__, plain.__qualname__
+    return Rated
