@@ -9,11 +9,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
-from tfopt import export, legacy, loop, models
+from tfopt import export, legacy, loop, models, start
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
 from tfopt.legacy import tf_keras
 
-FILES = ["data.json", "model.keras", "model.tflite", "recipe.json", "report.json"]
+FILES = ["data.json", "labels.txt", "model.keras", "model.tflite", "recipe.json", "report.json"]
 ROW = {
     "step": str,
     "metrics": dict,
@@ -259,10 +259,11 @@ def test_report_json_follows_the_schema(saved):
         assert all(type(note) is str for note in row["notes"])
 
 
-def test_save_writes_all_five_files(run, saved, digits):
+def test_save_writes_all_files(run, saved, digits):
     assert sorted(path.name for path in saved.iterdir()) == FILES
     assert [path.name for path in saved.parent.iterdir()] == ["all"]
     assert (saved / "model.tflite").read_bytes() == run["result"].lite.data
+    assert (saved / "labels.txt").read_text().split() == [str(i) for i in range(10)]
     data = json.loads((saved / "data.json").read_text())
     assert data["input_shape"] == [8, 8, 1]
     assert data["class_names"] == [str(i) for i in range(10)]
@@ -664,10 +665,10 @@ def test_folder_that_is_not_there(no_fit, tmp_path):
 
 def test_images_of_another_size_are_brought_to_the_models(tmp_path):
     model = photo_net()
-    data = loop.data_for(model, str(image_folder(tmp_path / "photos")))
+    data = start.data_for(model, str(image_folder(tmp_path / "photos")))
     assert data.input_shape == (8, 8, 3)
     wider = tf_keras().Sequential([tf_keras().Input((5, 7, 1)), tf_keras().layers.Flatten()])
-    resized = loop.data_for(wider, tmp_path / "photos", preprocess="unit", limit=3)
+    resized = start.data_for(wider, tmp_path / "photos", preprocess="unit", limit=3)
     assert resized.input_shape == (5, 7, 1)
     assert len(resized.train) == 3
     assert 0.1 < resized.train.x().max() <= 1

@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch):
 def test_the_five_lines(folder):
     exec(compile(snippets()[0], "README.md", "exec"), {})
     written = {file.name for file in (folder / "saved_models" / "photos").iterdir()}
-    assert written == {"model.tflite", "model.keras", "recipe.json", "report.json", "data.json"}
+    assert written == {"model.tflite", "model.keras", "recipe.json", "report.json", "data.json", "labels.txt"}
 
 
 def test_the_fit_workflow(folder):

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfopt.errors import ModelError
+from tfopt.errors import ModelError, RecipeError
 from tfopt.legacy import tf_keras
-from tfopt.transfer import new_head
+from tfopt.transfer import Head, new_head
 
 
 def model_of(api, *, nested=False, apart=False):
@@ -48,10 +48,32 @@ def test_same_seed_same_head():
     assert (heads[0] != heads[2]).any()
 
 
-def test_what_has_no_dense_head_is_refused():
+def test_a_model_without_a_classifier_keeps_all_it_has():
     inputs = keras.Input((6, 6, 2))
     model = keras.Model(inputs, keras.layers.Conv2D(3, 3, name="conv")(inputs), name="segments")
-    with pytest.raises(ModelError, match=r"'conv' \(Conv2D\); expected a Dense"):
-        new_head(model, 4)
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 2)).astype("float32")
+    target = new_head(model, 4, activation=None)
+    kernel, bias = target.get_layer("head").get_weights()
+    assert kernel.shape == (3, 4)
+    expected = model.predict(x, verbose=0).mean(axis=(1, 2)) @ kernel + bias
+    np.testing.assert_allclose(target.predict(x, verbose=0), expected, atol=1e-5)
+
+
+def test_hidden_layers_and_dropout():
+    target = new_head(model_of(keras), 4, head=Head(hidden=(8, 6), dropout=0.5))
+    assert [layer.units for layer in target.layers if hasattr(layer, "units")] == [8, 6, 4]
+    assert [layer.rate for layer in target.layers if hasattr(layer, "rate")] == [0.5] * 3
+    kernels = [layer.get_weights()[0] for layer in target.layers if hasattr(layer, "units")]
+    assert [kernel.shape for kernel in kernels] == [(5, 8), (8, 6), (6, 4)]
+
+
+def test_bad_heads():
     with pytest.raises(ModelError, match="at least one output"):
         new_head(model_of(keras), 0)
+    inputs = keras.Input((3,))
+    with pytest.raises(ModelError, match="no layers before its classifier"):
+        new_head(keras.Model(inputs, keras.layers.Dense(2)(inputs)), 4)
+    with pytest.raises(ModelError, match="Keras model, the path"):
+        new_head(3, 4)
+    with pytest.raises(RecipeError, match="dropout"):
+        Head(dropout=1.0)

@@ -42,9 +42,30 @@ if TYPE_CHECKING:
     from tfopt.litert import LiteModel
     from tfopt.loop import Result, optimize
     from tfopt.models import load_model
+    from tfopt.ranking import Ranking, rank_sources
     from tfopt.recipe import Recipe, Training
     from tfopt.stages import Cluster, FineTune, Prune, Quantize
-    from tfopt.transfer import new_head
+    from tfopt.stages.fine_tune import fine_tuning
+    from tfopt.transfer import (
+        DepthStudy,
+        FeatureTransfer,
+        Head,
+        ParameterTransfer,
+        StructureTransfer,
+        extract_features,
+        feature_extractor,
+        new_head,
+    )
+    from tfopt.transfer.depth import repeatable_blocks
+    from tfopt.transfer.freezing import frozen, unfrozen
+    from tfopt.transfer.hub import HubModule, hub_layer, open_hub
+    from tfopt.transfer.layer_rates import layer_rates
+    from tfopt.transfer.moves import TransferredWeights
+    from tfopt.transfer.parameters import transfer_weights
+    from tfopt.transfer.rate_finder import LearningRates, find_learning_rate
+    from tfopt.transfer.schedules import cosine_schedule, one_cycle_schedule
+    from tfopt.transfer.scores import h_score, leep, logme
+    from tfopt.transfer.structure import restructure
 
 __version__ = "0.1.0"
 
@@ -59,52 +80,79 @@ _HOMES = {
     "DKD": "distillation.losses",
     "DataError": "errors",
     "Dataset": "data",
+    "DepthStudy": "transfer",
     "Distillation": "distillation.distillation",
     "EarlyExits": "distillation.self_taught.exits",
     "Ensemble": "distillation.teachers",
     "Export": "export",
     "FSP": "distillation.losses",
+    "FeatureTransfer": "transfer",
     "FineTune": "stages",
     "FitNets": "distillation.losses",
+    "Head": "transfer",
     "Hinton": "distillation.losses",
+    "HubModule": "transfer.hub",
     "L2": "distillation.losses",
     "L2SP": "distillation.losses",
+    "LearningRates": "transfer.rate_finder",
     "LiteModel": "litert",
     "MeanTeacher": "distillation.self_taught.mean_teacher",
     "ModelError": "errors",
     "MultilabelKD": "distillation.losses",
     "OutputError": "errors",
     "PKT": "distillation.losses",
+    "ParameterTransfer": "transfer",
     "Precomputed": "distillation.teachers",
     "Preprocessing": "data",
     "PromiseError": "errors",
     "Prune": "stages",
     "Quantize": "stages",
     "RKD": "distillation.losses",
+    "Ranking": "ranking",
     "Recipe": "recipe",
     "RecipeError": "errors",
     "RegressionKD": "distillation.losses",
     "Result": "loop",
     "SimilarityPreserving": "distillation.losses",
     "StandardizedKD": "distillation.losses",
+    "StructureTransfer": "transfer",
     "Teacher": "distillation.teachers",
     "TeacherFree": "distillation.losses",
     "TfoptError": "errors",
     "Training": "recipe",
+    "TransferredWeights": "transfer.moves",
     "VID": "distillation.losses",
     "born_again": "generations",
     "check": "checking",
+    "cosine_schedule": "transfer.schedules",
     "distill": "distillation.distilled",
     "early_exits": "distillation.self_taught.exits",
     "export_tflite": "export",
+    "extract_features": "transfer",
+    "feature_extractor": "transfer",
+    "find_learning_rate": "transfer.rate_finder",
+    "fine_tuning": "stages.fine_tune",
+    "frozen": "transfer.freezing",
+    "h_score": "transfer.scores",
+    "hub_layer": "transfer.hub",
+    "layer_rates": "transfer.layer_rates",
+    "leep": "transfer.scores",
     "load_data": "data",
     "load_model": "models",
+    "logme": "transfer.scores",
     "mean_teacher": "distillation.self_taught.mean_teacher",
     "mutual": "distillation.self_taught.mutual",
     "new_head": "transfer",
+    "one_cycle_schedule": "transfer.schedules",
+    "open_hub": "transfer.hub",
     "optimize": "loop",
+    "rank_sources": "ranking",
     "register_twin": "bridge",
+    "repeatable_blocks": "transfer.depth",
+    "restructure": "transfer.structure",
     "run_recipe": "cli",
+    "transfer_weights": "transfer.parameters",
+    "unfrozen": "transfer.freezing",
 }
 
 __all__ = [*_HOMES]

@@ -1,4 +1,4 @@
-"""The command line: tfopt run | check | inspect | compare.
+"""The command line: tfopt run | check | inspect | compare | rank.
 
 Exit codes: 0 done; 1 a promise does not hold in the file, or `check` finds that the recipe cannot be carried out;
 2 bad input or usage; 3 an error in tfopt itself; 130 interrupted. TensorFlow is imported only by the commands that
@@ -82,7 +82,8 @@ _allow_unsafe = click.option(
 def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--preprocess", type=click.Choice(PREPROCESSING),
-                     help="What images are fed as: raw 0..255, unit 0..1, symmetric -1..1 (default: raw)."),
+                     help="What images are fed as: raw 0..255, unit 0..1, symmetric -1..1 (default: raw; where the "
+                          "recipe transfers, what fits the source best)."),
         click.option("--limit", type=click.IntRange(min=1),
                      help="At most so many samples of each part, for a quick try."),
     ]  # fmt: skip
@@ -93,7 +94,9 @@ def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
-        click.option("--model", help="A Keras model file or folder (default: a small CNN trained on the digits)."),
+        click.option("--model", "--source", "model",
+                     help="A Keras model file, a SavedModel or a TF-Hub handle (default: a small CNN trained on the "
+                          "digits). Where the recipe transfers, it may be for another task."),
         click.option("--data", help="An image folder or .npz (default: scikit-learn's handwritten digits)."),
         click.option("--out", type=click.Path(path_type=Path),
                      help="Folder for the results (default: saved_models/NAME)."),
@@ -107,6 +110,10 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="What the teachers are fed (default: what the model is, or what their folder says)."),
         click.option("--teacher-cache", type=click.Path(path_type=Path),
                      help="Folder that keeps the teacher's answers for further runs (default: in memory)."),
+        click.option("--feature-cache", type=click.Path(path_type=Path),
+                     help="Folder that keeps the features of a transfer for further runs (default: in memory)."),
+        click.option("--min-accuracy", type=click.FloatRange(0, 1),
+                     help="Fail with exit code 1 when the file's accuracy on the test set is below."),
         _allow_unsafe,
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
                      help="Multiply the epochs of every stage."),
@@ -191,6 +198,8 @@ def _run(
     teacher_classes: tuple[Path, ...],
     teacher_preprocess: str | None,
     teacher_cache: Path | None,
+    feature_cache: Path | None,
+    min_accuracy: float | None,
 ) -> None:
     from tfopt.quiet import load_tensorflow_quietly
 
@@ -198,9 +207,10 @@ def _run(
     from tfopt.data import load_data
     from tfopt.distillation.teachers.load import load_teacher
     from tfopt.files import prepare_folder
-    from tfopt.loop import data_for, optimize
-    from tfopt.models import load_model
+    from tfopt.loop import optimize
     from tfopt.progress import Progress
+    from tfopt.start import choose_preprocessing, data_for
+    from tfopt.transfer import model_from
 
     if data and not model:
         raise RecipeError("--data needs --model: the default model knows the built-in digits only.")
@@ -210,14 +220,21 @@ def _run(
     recipe = recipe if seed is None else recipe.seeded(seed)
     progress = Progress(quiet=quiet)
     if model:
-        keras_model = load_model(model, allow_unsafe=allow_unsafe)
-        dataset = data_for(keras_model, data or "digits", preprocess=preprocess, limit=limit)
+        keras_model = model_from(model, allow_unsafe=allow_unsafe)
+        shape = recipe.transfer.input_shape if recipe.transfer else None
+        dataset = data_for(keras_model, data or "digits", preprocess=preprocess, limit=limit, input_shape=shape)
+        if recipe.transfer and preprocess is None:
+            dataset, said = choose_preprocessing(keras_model, dataset, shape)
+            for line in said:
+                progress.say(line)
         taught = None
     else:
         dataset = load_data("digits", preprocessing=preprocess, limit=limit)
-        keras_model, taught = _examples(recipe, dataset, progress, example_teacher, wanted=not teacher)
+        keras_model, dataset, taught = _examples(recipe, dataset, progress, example_teacher, wanted=not teacher)
     if teacher:
         taught = load_teacher(teacher, teacher_classes, teacher_preprocess, dataset.class_names)
+    if min_accuracy is not None and dataset.task != "classification":
+        raise RecipeError(f"--min-accuracy is for a classification; the data are for {dataset.task}.")
     checkpoint = out.with_name(f".{out.name}.checkpoint.npz")
     result = optimize(
         keras_model,
@@ -227,29 +244,45 @@ def _run(
         quiet=quiet,
         checkpoint=checkpoint,
         teacher_cache=teacher_cache,
+        feature_cache=feature_cache,
     )
     result.save(out, overwrite=overwrite)
     click.echo(str(result.report))
+    if min_accuracy is not None:
+        _require_accuracy(result, min_accuracy, out)
     click.echo(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+
+
+def _require_accuracy(result: Any, least: float, out: Path) -> None:
+    found = result.report.rows[-1].metrics["accuracy"]
+    if found < least:
+        raise PromiseError(f"the file's accuracy is {found:.4f}, below --min-accuracy {least:g}; it is in {out}")
 
 
 def _examples(
     recipe: "Recipe", data: "Dataset", progress: Any, example_teacher: Any, *, wanted: bool
-) -> tuple[Any, Any]:
-    """A model for the digits, and a teacher where the recipe needs one and it is `wanted`: then the model is small."""
-    from tfopt.examples import digits_model
+) -> tuple[Any, "Dataset", Any]:
+    """A model for the digits, the data, and a teacher where the recipe needs one and it is `wanted`.
+
+    A student is small. Where the recipe transfers, the model knows the digits 0 to 4, and the data are 5 to 9.
+    """
+    from tfopt.examples import digits_model, with_classes
 
     seed, distillation = recipe.training.seed, recipe.distillation
+    source, name = data, "model"
+    if recipe.transfer is not None:
+        source, data = with_classes(data, "01234"), with_classes(data, "56789")
+        name = "source on 0 to 4, for the task of 5 to 9,"
     if distillation is None or not distillation.needs_teacher:
-        progress.say("training the default model on the digits")
-        return digits_model(data, seed=seed), None
+        progress.say(f"training the default {name} of the digits")
+        return digits_model(source, seed=seed), data, None
     progress.say("training the default student on the digits")
-    student = digits_model(data, width=0.4, seed=seed, name="student")
+    student = digits_model(source, width=0.4, seed=seed, name="student")
     if not wanted:
-        return student, None
+        return student, data, None
     progress.say("training the default teacher on the digits")
     make = example_teacher or (lambda data: digits_model(data, seed=seed, name="teacher"))
-    return student, make(data)
+    return student, data, make(data)
 
 
 def _print_table(table: Any) -> None:
@@ -336,6 +369,30 @@ def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, l
 
     table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit)
     _print_table(table)
+
+
+@main.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its training part is used.")
+@click.option("--feature-cache", type=click.Path(path_type=Path), help="Folder that keeps the features.")
+@_shared_options
+def rank(
+    sources: tuple[str, ...], data: str, feature_cache: Path | None, preprocess: str | None, limit: int | None
+) -> None:
+    """Say which of SOURCES to transfer from: what their features tell of the labels, without any training.
+
+    \b
+    tfopt rank mobilenet.keras resnet.keras hub_module/ --data photos/
+
+    Sources are model files, SavedModels or TF-Hub handles. LogME and H-score: higher is better.
+    """
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+    from tfopt.ranking import rank_sources
+
+    ranking = rank_sources(sources, data, preprocess=preprocess, limit=limit, cache=feature_cache)
+    _print_table(ranking.table())
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from tfopt import models
 from tfopt.errors import ModelError
 from tfopt.export import build
 from tfopt.litert import Latency, LiteModel
-from tfopt.loop import FLOAT, data_for
+from tfopt.loop import FLOAT
 from tfopt.measure import agreement, metrics_for
+from tfopt.start import data_for
 
 ROUNDS = 5
 

@@ -23,6 +23,7 @@ from tfopt.measure import metrics_for
 from tfopt.progress import Progress
 from tfopt.recipe import Training
 from tfopt.training import choose_augmentation, choose_loss, train
+from tfopt.transfer.fresh import fresh as renewed
 
 # Keeps the random numbers of initial weights apart from others with the same seed.
 WEIGHTS = 3
@@ -201,7 +202,7 @@ def reinitialised(model: Any, seed: Sequence[int]) -> Any:
     api = package(model)
     custom = {type(layer).__name__: type(layer) for layer in model._flatten_layers(include_self=False)}
     try:
-        config = _seeded(model.get_config(), np.random.default_rng([*seed, WEIGHTS]))
+        config = renewed(model.get_config(), np.random.default_rng([*seed, WEIGHTS]))
         with api.utils.custom_object_scope(custom):
             fresh = type(model).from_config(config)
         fresh = fresh if fresh.built else api.models.clone_model(fresh)
@@ -219,17 +220,3 @@ def reinitialised(model: Any, seed: Sequence[int]) -> Any:
         if new.trainable != old.trainable:
             new.trainable = old.trainable
     return fresh
-
-
-def _seeded(config: Any, rng: np.random.Generator) -> Any:
-    """A copy of `config` with a new seed in every initializer."""
-    if isinstance(config, list | tuple):
-        return type(config)(_seeded(part, rng) for part in config)
-    if not isinstance(config, dict):
-        return config
-    made = {key: _seeded(value, rng) for key, value in config.items()}
-    inside = made.get("config")
-    is_initializer = "initializers" in str(made.get("module")) and isinstance(inside, dict)
-    if is_initializer and isinstance(inside, dict) and "seed" in inside:
-        made["config"] = {**inside, "seed": int(rng.integers(2**31))}
-    return made

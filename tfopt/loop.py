@@ -3,14 +3,14 @@
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tfopt import bridge, models
 from tfopt.checkpoint import Checkpoint, run_key
-from tfopt.data import Dataset, Preprocessing, fit_to_model, load_data
+from tfopt.data import Dataset, fit_to_model
 from tfopt.distillation.course import course_of, fitted
 from tfopt.distillation.distillation import Distillation
 from tfopt.errors import ModelError
@@ -25,7 +25,9 @@ from tfopt.rehearsal import established_before, rehearse
 from tfopt.report import Report, measured_row
 from tfopt.stages import Stage
 from tfopt.stages.promise import Promise
+from tfopt.start import data_for, judge_from, transferred
 from tfopt.training import choose_augmentation, choose_loss, make_optimizer, train
+from tfopt.transfer import model_from
 
 # How the rows before the last one are measured: as a float file, so that each shows its own step alone.
 FLOAT = Export(weights="float32", activations="float32")
@@ -43,6 +45,7 @@ class Result:
         report: a row per step.
         recipe: as it was carried out.
         data: what the data set was and what the model is fed, in words.
+        files: what else there is to save, by name.
     """
 
     model: Any
@@ -50,9 +53,12 @@ class Result:
     report: Report
     recipe: Recipe
     data: dict[str, Any]
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write `model.tflite`, `model.keras`, `recipe.json`, `report.json` and `data.json` into `folder`.
+
+        And `labels.txt`, one class name in a line in the order of the outputs, where the classes have names.
 
         All or nothing: the folder appears when everything in it is written. Raises `OutputError` when it
         exists (unless `overwrite`) or cannot be written.
@@ -63,6 +69,10 @@ class Result:
             write_atomically(new / "recipe.json", self.recipe.to_json())
             write_atomically(new / "report.json", self.report.to_json())
             write_atomically(new / "data.json", json.dumps(self.data, indent=2) + "\n")
+            if names := self.data["class_names"]:
+                write_atomically(new / "labels.txt", "\n".join(names) + "\n")
+            for name, content in self.files.items():
+                write_atomically(new / name, content)
         return Path(folder)
 
 
@@ -75,11 +85,13 @@ def optimize(
     quiet: bool = False,
     checkpoint: str | Path | None = None,
     teacher_cache: str | Path | None = None,
+    feature_cache: str | Path | None = None,
 ) -> Result:
     """Carry out `recipe` on a copy of `model` and prove the file that comes out.
 
     Args:
-        model: a Keras 3 or tf_keras model, or the path of one. It is not changed.
+        model: a Keras 3 or tf_keras model, the path of one, or a TF-Hub handle. It is not changed. With
+            `recipe.transfer` it is the source, which may be for another task.
         recipe: the stages, how they are trained and what is exported.
         data: a `Dataset`, or anything that `load_data` takes.
         teacher: a model to learn from during every stage, as `recipe.distillation` says (`Distillation()` if it says
@@ -88,37 +100,17 @@ def optimize(
         checkpoint: a file that keeps what each stage has reached. When the run is interrupted, calling
             `optimize` again with the same recipe, model, teacher and data goes on after the last finished stage.
         teacher_cache: a folder that keeps the teacher's answers for further runs; None keeps them in memory.
+        feature_cache: the same for the features of a transfer.
 
     Raises:
         ModelError, DataError, RecipeError: before training, for what cannot work.
         PromiseError: the training or the file does not hold what the recipe promises.
     """
     progress = Progress(quiet=quiet)
-    model = models.load_model(model) if isinstance(model, str | Path) else model
+    model = model_from(model)
     if teacher is not None and recipe.distillation is None:
         recipe = dataclasses.replace(recipe, distillation=Distillation())
-    return _Run(model, recipe, data, progress, checkpoint, teacher, teacher_cache).result()
-
-
-def data_for(model: Any, source: Any, *, preprocess: str | None = None, limit: int | None = None) -> Dataset:
-    """`load_data(source)` with images brought to the size and colours that `model` expects.
-
-    `model` is a Keras model or a `LiteModel`; `preprocess` the name of a `Preprocessing` ("raw", "unit",
-    "symmetric"); `limit` the most samples in each part.
-    """
-    if isinstance(source, Dataset):
-        return source
-    shape = tuple(model.inputs[0].shape)[1:]
-    is_folder = isinstance(source, str | Path) and Path(source).is_dir()
-    if not is_folder or len(shape) != 3:
-        named = Preprocessing.named(preprocess) if preprocess else None
-        return load_data(source, preprocessing=named, limit=limit)
-    size = (shape[0], shape[1]) if shape[0] and shape[1] else None
-    colors: dict[int, Literal["rgb", "grayscale"]] = {1: "grayscale", 3: "rgb"}
-    color = colors.get(shape[2])
-    return load_data(
-        source, preprocessing=Preprocessing.named(preprocess or "raw"), size=size, color=color, limit=limit
-    )
+    return _Run(model, recipe, data, progress, checkpoint, teacher, teacher_cache, feature_cache).result()
 
 
 class _Run:
@@ -133,12 +125,16 @@ class _Run:
         checkpoint: str | Path | None,
         teacher: Any,
         teacher_cache: str | Path | None,
+        feature_cache: str | Path | None,
     ) -> None:
         self.model, self.recipe, self.progress = model, recipe, progress
-        training = recipe.training
+        training, transfer = recipe.training, recipe.transfer
         self.plain = bridge.to_tf_keras(model)
+        self.data = data = data_for(self.plain, source, input_shape=transfer.input_shape if transfer else None)
+        if transfer:
+            self.model = transfer.untrained(model, data).model
+            self.plain = bridge.to_tf_keras(self.model)
         _require_one_input_and_output(self.plain)
-        self.data = data = data_for(self.plain, source)
         fit_to_model(data, self.plain.input_shape[1:], self.plain.output_shape[-1])
         self.loss = choose_loss(self.plain, training, data)
         make_optimizer(training, training.learning_rate, 1)  # a wrong name should fail now
@@ -147,7 +143,14 @@ class _Run:
         self.progress.say("checking that the recipe can be carried out")
         rehearse(self.plain, recipe, self.steps, data.representative(CALIBRATION_SAMPLES))
         self.report = Report(recipe.to_dict())
-        self.augmentation, self.notes = self._augmentation(ready)
+        learnt: tuple[str, ...] = ()
+        self.files: Mapping[str, bytes] = {}
+        if transfer:
+            made = transferred(recipe, model, data, cache=feature_cache, progress=progress)
+            self.model, learnt, self.files = made.model, made.notes, made.files
+            self.plain = bridge.to_tf_keras(made.model)
+        self.augmentation, notes = self._augmentation(ready, model)
+        self.notes = [*learnt, *notes]
         self.course = None
         if recipe.distillation:
             self.course = course_of(
@@ -161,13 +164,20 @@ class _Run:
             )
             self.course.student(self.plain)  # what cannot be compared should fail now
         about = {"recipe": recipe.to_dict(), "teacher": self.course.identity if self.course else None}
+        started_from = model if transfer else self.plain
         self.checkpoint = checkpoint and Checkpoint(
-            Path(checkpoint), run_key(about, data.fingerprint, self.plain.get_weights())
+            Path(checkpoint), run_key(about, data.fingerprint, started_from.get_weights())
         )
 
-    def _augmentation(self, teacher: Any) -> tuple[Any, list[str]]:
-        """What training images may go through, judged by whoever knows best: a teacher, else the model itself."""
+    def _augmentation(self, teacher: Any, source: Any) -> tuple[Any, list[str]]:
+        """What training images may go through, judged by whoever knows best: a teacher, else the model itself.
+
+        A model that has learnt nothing of the task yet leaves it to the features of the `source`.
+        """
         training, data, plain = self.recipe.training, self.data, self.plain
+        if self.recipe.transfer and not self.recipe.transfer.learns and teacher is None:
+            who = "a head on the features of the source"
+            return choose_augmentation(judge_from(source, data), training, data, who=who)
         if teacher is None or not teacher.response:
             return choose_augmentation(lambda x: plain.predict(x, verbose=0), training, data)
         return choose_augmentation(
@@ -177,9 +187,11 @@ class _Run:
     def result(self) -> Result:
         finished = self._resume()
         if not finished:
-            self.progress.say("measuring the untouched model")
+            transfer = self.recipe.transfer
+            self.progress.say(f"measuring the {'transferred' if transfer else 'untouched'} model")
             taught = self.course.notes() if self.course else []
-            self._add_row("original", self.plain, FLOAT, [*self.data.describe(), *self.notes, *taught])
+            name = type(transfer).__name__ if transfer else "original"
+            self._add_row(name, self.plain, FLOAT, [*self.data.describe(), *self.notes, *taught])
         before = established_before(self.recipe)
         promises: list[Promise] = []
         trained = self.plain
@@ -202,7 +214,7 @@ class _Run:
         model = bridge.to_keras(self.plain, like=self.model)
         if self.checkpoint:
             self.checkpoint.remove()
-        return Result(model, lite, self.report, self.recipe, _described(self.data))
+        return Result(model, lite, self.report, self.recipe, _described(self.data), self.files)
 
     def _keep(self) -> None:
         if self.checkpoint:

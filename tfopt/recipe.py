@@ -13,6 +13,7 @@ from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.errors import RecipeError
 from tfopt.export import Export
 from tfopt.stages import STAGES, Stage
+from tfopt.transfer import TRANSFERS, Transfer
 
 
 @config
@@ -22,7 +23,10 @@ class Training:
     Attributes:
         optimizer: a tf_keras optimizer by name.
         learning_rate: at the start of each stage, unless the stage has its own.
-        schedule: "cosine" (down to zero within each stage, Loshchilov & Hutter 2016) or "constant".
+        schedule: of the learning rate within each stage: "cosine" (down to zero, Loshchilov & Hutter 2016), "one_cycle"
+            (up, then down far below the start, Smith & Topin 2017) or "constant"; see `tfopt.transfer.schedules`.
+        warm_up: share of each stage's steps in which the rate rises to `learning_rate`; None: 0.3 for one cycle, none
+            for the others.
         batch_size: samples a step.
         loss: a tf_keras loss by name; None takes the loss that the model was compiled with, else the one
             that fits labels and outputs.
@@ -34,7 +38,8 @@ class Training:
 
     optimizer: str = "adam"
     learning_rate: PositiveFloat = 1e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
+    warm_up: float | None = Field(default=None, ge=0, lt=1)
     batch_size: PositiveInt = 64
     loss: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -46,6 +51,8 @@ class Training:
 class Recipe:
     """Stages in order, how to train them, what to learn from a teacher meanwhile, and what file to write at the end.
 
+    Where the model given is for another task, `transfer` says what becomes of it before the first stage.
+
     Raises `RecipeError` when the stages contradict each other: a stage that would lose what an earlier one
     established, or one that follows `Quantize`.
     """
@@ -54,6 +61,7 @@ class Recipe:
     training: Training = dataclasses.field(default_factory=Training)
     export: Export = dataclasses.field(default_factory=Export)
     distillation: Distillation | MeanTeacher | None = None
+    transfer: SerializeAsAny[Transfer] | None = None
     name: str = Field(default="recipe", pattern=r"^\w[\w .-]*$")
 
     def __post_init__(self) -> None:
@@ -96,6 +104,7 @@ class Recipe:
             "training": dataclasses.asdict(self.training),
             "export": dataclasses.asdict(self.export),
             "distillation": self.distillation.to_dict() if self.distillation else None,
+            "transfer": self.transfer.to_dict() if self.transfer else None,
         }
 
     def to_json(self) -> str:
@@ -114,6 +123,8 @@ class Recipe:
             mean = values["distillation"].get("kind") == "MeanTeacher"
             kind = MeanTeacher if mean else Distillation
             values["distillation"] = kind.from_dict(values["distillation"])
+        if isinstance(values.get("transfer"), dict):
+            values["transfer"] = _transfer(values["transfer"])
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise RecipeError(f"Unknown key {', '.join(sorted(unknown))} in the recipe.")
@@ -133,6 +144,13 @@ class Recipe:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
+
+
+def _transfer(values: dict[str, Any]) -> Transfer:
+    classes = {kind.__name__: kind for kind in TRANSFERS}
+    if (name := values.get("kind")) not in classes:
+        raise RecipeError(f"Unknown kind of transfer {name!r}. Known: {', '.join(classes)}.")
+    return classes[name](**{key: value for key, value in values.items() if key != "kind"})
 
 
 def _stage(values: Any) -> Stage:

@@ -12,6 +12,8 @@ from tfopt.errors import RecipeError
 from tfopt.legacy import tf_keras
 from tfopt.measure import accuracy
 from tfopt.progress import Progress
+from tfopt.transfer.layer_rates import as_remembered
+from tfopt.transfer.schedules import scheduled
 
 if TYPE_CHECKING:
     from tfopt.recipe import Training
@@ -39,10 +41,11 @@ def train(
     `learning_rate` stands in for that of `training`; `label` is what the lines begin with. Returns what `fit`
     recorded. Raises `RecipeError` where the loss is not finite.
     """
+    optimizer = make_optimizer(
+        training, learning_rate or training.learning_rate, epochs * data.steps(training.batch_size)
+    )
     learner.compile(
-        optimizer=make_optimizer(
-            training, learning_rate or training.learning_rate, epochs * data.steps(training.batch_size)
-        ),
+        optimizer=as_remembered(optimizer, getattr(learner, "student", learner)),
         loss=loss,
         metrics=["accuracy"] if data.task != "regression" else ["mae"],
     )
@@ -118,9 +121,7 @@ def _gives_probabilities(model: Any, data: Dataset) -> bool:
 def make_optimizer(training: "Training", learning_rate: float, steps: int) -> Any:
     """A new tf_keras optimizer by the recipe. Raises `RecipeError` for a name that tf_keras does not know."""
     optimizers = tf_keras().optimizers
-    rate: Any = learning_rate
-    if training.schedule == "cosine" and steps:
-        rate = optimizers.schedules.CosineDecay(learning_rate, decay_steps=steps)
+    rate = scheduled(tf_keras(), learning_rate, steps, training.schedule, training.warm_up)
     # Not optimizers.get: with a learning rate it gives the old optimizers, without AdamW, Lion and others.
     known = {name.lower(): kind for name, kind in vars(optimizers).items() if isinstance(kind, type)}
     known.pop("optimizer")  # the base of all
@@ -147,13 +148,17 @@ def stop_at_nan(label: str) -> Any:
 
 
 def choose_augmentation(
-    judge: Callable[[np.ndarray], np.ndarray], training: "Training", data: Dataset, *, who: str = "the untouched model"
+    judge: Callable[[np.ndarray], np.ndarray] | None,
+    training: "Training",
+    data: Dataset,
+    *,
+    who: str = "the untouched model",
 ) -> tuple[Augmentation | None, list[str]]:
     """The recipe's augmentation without what `judge` cannot stand, and what to say about that.
 
     A mirrored digit is another digit. So each transformation is tried on the validation images first: it is
     left out when `judge`, which gives scores (n, classes) for inputs and is called `who`, then loses more than a
-    tenth of its accuracy.
+    tenth of its accuracy, and where there is no judge.
     """
     wanted: dict[str, Any] = {"horizontal_flip": training.horizontal_flip, "shift": training.shift}
     wanted = {name: value for name, value in wanted.items() if value}
@@ -161,6 +166,8 @@ def choose_augmentation(
         return None, []
     if len(data.input_shape) != 3 or data.task != "classification":
         return None, [f"no augmentation ({', '.join(wanted)}): it is for image classification only"]
+    if judge is None:
+        return None, [f"no augmentation ({', '.join(wanted)}): no model can tell what is recognisable then"]
     x, y = data.validation.x(slice(0, PROBE)), data.validation.y(slice(0, PROBE))
     before = accuracy(judge(x), y)
     kept: dict[str, Any] = {}

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfopt import legacy
 from tfopt.bridge import internals
-from tfopt.bridge.graph import Graph, Ref, flatten, graph_network, is_layer, is_subclassed, replay, walk
+from tfopt.bridge.graph import Graph, Leaf, Ref, flatten, graph_network, is_layer, is_subclassed, replay, walk
 from tfopt.errors import ModelError
 
 
@@ -67,7 +67,7 @@ def _made(network: Any, layer: Any) -> list[Any]:
 def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
     """Inputs, outputs and features where submodels must be opened: all layers are called anew, in a flat graph."""
     graph = walk(model, keep_names=True)
-    wanted = [_named(graph, name, model.name) for name in layers]
+    wanted = [named(graph, name, model.name).layer for name in layers]
     tensors: dict[Ref, Any] = {
         spec.ref: legacy.package(model).Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name)
         for spec in graph.inputs
@@ -79,13 +79,16 @@ def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
     return inputs, outputs, [_only(name, calls) for name, calls in zip(layers, made, strict=True)]
 
 
-def _named(graph: Graph, name: str, model: str) -> Any:
-    """The layer at the path `name`, or of that name if there is one only."""
+def named(graph: Graph, name: str, model: str) -> Leaf:
+    """The layer of `graph` at the path `name`, or of that name if there is one only.
+
+    Raises ModelError for a name that is not there (the nearest are told), or that several layers have.
+    """
     leaves = [leaf for leaf in graph.leaves if is_layer(leaf.layer)]
     names = [legacy.inner(leaf.layer).name for leaf in leaves]
     found = [leaf for leaf, own in zip(leaves, names, strict=True) if name in (leaf.path, own)]
     if len(found) == 1:
-        return found[0].layer
+        return found[0]
     if found:
         raise ModelError(
             f"'{name}' is the name of {len(found)} layers of '{model}'; give a path: "

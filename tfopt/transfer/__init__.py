@@ -1,5 +1,29 @@
-"""From one task to another: what a trained model knows, under a new head."""
+"""From one task to another: features, parameters and structure of a trained model for a new one."""
 
-from tfopt.transfer.head import new_head
+from tfopt.transfer.depth_study import DepthStudy
+from tfopt.transfer.extractor import feature_extractor
+from tfopt.transfer.feature_transfer import FeatureTransfer
+from tfopt.transfer.features import extract_features
+from tfopt.transfer.head import Head, new_head
+from tfopt.transfer.parameter_transfer import ParameterTransfer
+from tfopt.transfer.source import model_from
+from tfopt.transfer.structure_transfer import StructureTransfer
+from tfopt.transfer.transfer import Transfer, Transferred
 
-__all__ = ["new_head"]
+TRANSFERS: tuple[type[Transfer], ...] = (FeatureTransfer, ParameterTransfer, StructureTransfer, DepthStudy)
+"""Every kind of transfer that a recipe can begin with."""
+
+__all__ = [
+    "TRANSFERS",
+    "DepthStudy",
+    "FeatureTransfer",
+    "Head",
+    "ParameterTransfer",
+    "StructureTransfer",
+    "Transfer",
+    "Transferred",
+    "extract_features",
+    "feature_extractor",
+    "model_from",
+    "new_head",
+]

@@ -1,73 +1,110 @@
-"""A model for another task: all but the last layer of a trained one."""
+"""A new head on a trained body: what a model for another task begins with."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
-from tfopt import bridge, legacy
-from tfopt.bridge.graph import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in, replay, walk
+from pydantic import Field, PositiveInt
+
+from tfopt import legacy
+from tfopt.config import config
+from tfopt.data import Dataset
+from tfopt.data.labels import Task
 from tfopt.errors import ModelError
+from tfopt.transfer.extractor import Body, body_of
+from tfopt.transfer.source import model_from
 
-# Layers behind the last Dense that only turn logits into probabilities.
-_SQUASHING = ("Activation", "Softmax")
+ACTIVATIONS: dict[Task, str] = {"classification": "softmax", "multilabel": "sigmoid", "regression": "linear"}
+"""What an output layer ends in, by task."""
 
 
-def new_head(model: Any, outputs: int, *, activation: str | None = "softmax", seed: int = 0) -> Any:
-    """A new model like `model`, whose last Dense layer is a fresh one of `outputs` units; all other weights are copied.
+def outputs_for(data: Dataset) -> int:
+    """How many outputs a model for the task of `data` has."""
+    return data.num_classes or math.prod(data.train.labels.shape[1:])
+
+
+def loss_for(data: Dataset, *, logits: bool) -> Any:
+    """The tf_keras loss for the labels of `data` and outputs that are `logits`, else probabilities or values."""
+    losses = legacy.tf_keras().losses
+    if data.task == "regression":
+        return losses.MeanSquaredError()
+    if data.task == "multilabel":
+        return losses.BinaryCrossentropy(from_logits=logits)
+    sparse = losses.SparseCategoricalCrossentropy if data.labels == "sparse" else losses.CategoricalCrossentropy
+    return sparse(from_logits=logits)
+
+
+@config
+class Head:
+    """The layers behind the features.
+
+    Attributes:
+        hidden: widths of the Dense layers before the output; none for a linear head.
+        dropout: share of the values that are dropped before each Dense layer while training.
+        activation: of the hidden layers.
+    """
+
+    hidden: tuple[PositiveInt, ...] = ()
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    activation: str = "relu"
+
+    def layers(
+        self, package: Any, outputs: int, activation: str | None, *, seed: int = 0, name: str = "head"
+    ) -> list[Callable[[Any], Any]]:
+        """New layers of `package` (`keras` or `tf_keras`) for features (batch, width), to be called one after another.
+
+        The output layer has `outputs` units with `activation` and bears `name`. Weights are drawn from `seed`
+        (Glorot & Bengio 2010).
+        """
+        made: list[Callable[[Any], Any]] = []
+        for number, width in enumerate((*self.hidden, outputs)):
+            last = number == len(self.hidden)
+            if self.dropout:
+                made.append(package.layers.Dropout(self.dropout, name=f"{name}_dropout_{number + 1}"))
+            dense = package.layers.Dense(
+                width,
+                activation=activation if last else self.activation,
+                kernel_initializer=package.initializers.GlorotUniform(seed=seed + number),
+                name=name if last else f"{name}_hidden_{number + 1}",
+            )
+            made.append(dense)
+        return made
+
+
+def new_head(
+    model: Any,
+    outputs: int,
+    *,
+    activation: str | None = "softmax",
+    head: Head | None = None,
+    layer: str | None = None,
+    seed: int = 0,
+) -> Any:
+    """A new model like `model` for another task: its body with its weights, and a fresh head.
 
     Args:
-        model: a Keras 3 or tf_keras model with one output, that of a Dense layer, with or without an activation layer
-            behind it. It is not changed; nested models come back flat.
+        model: a Keras 3 or tf_keras model, or whatever `feature_extractor` takes. It is not changed; nested models
+            come back flat.
         outputs: width of the new output.
-        activation: of the new layer.
-        seed: of its initial weights (Glorot & Bengio 2010).
+        activation: of the output: "softmax", "sigmoid" where labels do not exclude each other, None for values.
+        head: `Head()`, one Dense layer, if None.
+        layer: where the body ends, as in `feature_extractor`.
+        seed: of the head's initial weights.
 
     Raises:
-        ModelError: the output comes from another kind of layer, or there are several.
+        ModelError: as `feature_extractor` does; a head without outputs.
     """
     if outputs < 1:
         raise ModelError(f"A head needs at least one output; got {outputs}.")
-    copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
-    package = legacy.package(copy)
-    graph = walk(copy)
-    head, behind = _head(graph)
-    made = package.layers.Dense(
-        outputs,
-        activation=activation,
-        name=f"{head.name}_new",
-        kernel_initializer=package.initializers.GlorotUniform(seed=seed),
-    )
-
-    def run(leaf: Leaf, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        if leaf is head:
-            return made(args[0])
-        return args[0] if leaf is behind else leaf.layer(*args, **kwargs)
-
-    tensors: dict[Ref, Any] = {
-        spec.ref: package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in graph.inputs
-    }
-    inputs, found = replay(graph, tensors, run)
-    return package.Model(inputs, found, name=model.name)
+    model = model_from(model)
+    return with_head(body_of(model, layer=layer), head or Head(), outputs, activation, seed=seed, name=model.name)
 
 
-def _head(graph: Graph) -> tuple[Leaf, Leaf | None]:
-    """The Dense layer that makes the output, and the activation layer behind it, if there is one."""
-    outputs = flatten(graph.outputs_struct)
-    if len(outputs) != 1:
-        raise ModelError(f"A new head needs a model with one output; '{graph.name}' has {len(outputs)}.")
-    behind = None
-    last = _maker(graph, outputs[0])
-    if type(last.leaf.layer).__name__ in _SQUASHING:
-        behind, last = last.leaf, _maker(graph, next(refs_in(last.args)))
-    layer = last.leaf.layer
-    if not is_layer(layer) or type(layer).__name__ != "Dense":
-        raise ModelError(
-            f"The output of '{graph.name}' comes from '{last.leaf.path}' ({type(layer).__name__}); expected a Dense "
-            "layer, which a new one can replace."
-        )
-    return last.leaf, behind
-
-
-def _maker(graph: Graph, ref: Ref) -> Call:
-    for call in graph.calls:
-        if ref in call.outputs:
-            return call
-    raise ModelError(f"The model '{graph.name}' gives its input back; it has no head to replace.")
+def with_head(body: Body, head: Head, outputs: int, activation: str | None, *, seed: int, name: str) -> Any:
+    """The model `name` of `body` and fresh layers by `head`; the output layer is called "head" where that is free."""
+    taken = {layer.name for layer in body.package.Model(body.inputs, body.features).layers}
+    x = body.features
+    called = "head" if "head" not in taken else "new_head"
+    for layer in head.layers(body.package, outputs, activation, seed=seed, name=called):
+        x = layer(x)
+    return body.package.Model(body.inputs, x, name=name)

@@ -26,6 +26,10 @@ _FORMAT = 1
 _ROOM_LEFT = 2**28  # bytes that stay free on the disk
 
 
+class StaleAnswersError(DataError):
+    """A folder holds answers for something else."""
+
+
 class Answers:
     """What `teacher` answers to `count` training samples, view by view.
 
@@ -40,10 +44,12 @@ class Answers:
         count: number of samples in each view.
         folder: where the views are kept as `.npy` files, which are opened memory-mapped, so that they may be larger
             than memory. None keeps them in memory.
+        label: what progress is called; the teacher's name if None.
         progress, quiet: see `Teacher.predict`.
 
     Raises:
-        DataError: the folder holds answers for another key, something else, or the teacher is code, which could
+        StaleAnswersError: the folder holds answers for another key.
+        DataError: it holds something else, or the teacher is code, which could
             change without anybody knowing.
     """
 
@@ -54,6 +60,7 @@ class Answers:
         count: int,
         *,
         folder: str | Path | None = None,
+        label: str | None = None,
         progress: Any = None,
         quiet: bool = False,
     ) -> None:
@@ -62,6 +69,7 @@ class Answers:
         self.teacher, self.count = teacher, count
         self.notes: list[str] = []
         self._progress, self._quiet = progress, quiet
+        self._label = label
         self._views: dict[int, dict[str, np.ndarray]] = {}
         # The fingerprint is taken here, once: a teacher that is trained meanwhile is another one.
         self._key = _plain({"format": _FORMAT, "teacher": teacher.identity, "about": about, "count": count})
@@ -118,7 +126,7 @@ class Answers:
             store: _Memory | _Disk = _Memory(self.count)
             if self._folder is not None:
                 store = _Disk(self.count, self._folder, lambda name: self._path(number, name), stack)
-            label = f"teacher {self.teacher.name}, view {number}"
+            label = self._label or f"teacher {self.teacher.name}, view {number}"
             advance = stack.enter_context(progress_bar(label, self.count, self._progress, quiet=self._quiet))
             done = 0
             for part in self.teacher.each(batches()):
@@ -271,7 +279,7 @@ def _claim(folder: Path, key: dict[str, Any], name: str) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{meta} cannot be read ({error}). Delete the folder {folder}, or name another.") from error
     if differing := list(_differences(told, key)):
-        raise DataError(
+        raise StaleAnswersError(
             f"{folder} holds answers for something else: {'; '.join(differing)}. Delete the folder, or name another."
         )
 

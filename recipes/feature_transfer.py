@@ -1,0 +1,20 @@
+"""From a folder of photos to a phone: a head on a pretrained model's features, then fine-tuned, pruned and int8 by QAT.
+
+tfopt run recipes/feature_transfer.py --source mobilenet.keras --data flowers/ --min-accuracy 0.85
+"""
+
+import tfopt
+
+recipe = tfopt.Recipe(
+    name="feature_transfer",
+    transfer=tfopt.FeatureTransfer(epochs=30, head=tfopt.Head(dropout=0.2)),
+    stages=(
+        tfopt.FineTune(epochs=8),
+        tfopt.Prune(final_sparsity=0.5, epochs=6),
+        tfopt.Quantize(epochs=3, learning_rate=1e-4),
+    ),
+    training=tfopt.Training(learning_rate=5e-4, horizontal_flip=True, shift=0.1),
+)
+
+if __name__ == "__main__":
+    tfopt.run_recipe(recipe)

@@ -1,0 +1,243 @@
+"""Recipes that begin with a transfer: from a model for one task to a proven file for another."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import tfopt
+from tfopt import cli
+from tfopt.errors import DataError, ModelError, RecipeError
+from tfopt.transfer import feature_transfer
+
+TRANSFER = tfopt.FeatureTransfer(epochs=20, head=tfopt.Head(hidden=(8,)))
+
+
+def pictures(count, seed):
+    """Images (8, 8, 3) of two kinds: bright in the left or in the right half."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(count) % 2
+    x = rng.normal(size=(count, 8, 8, 3)).astype("float32")
+    x[y == 0, :, :4] += 1.5
+    x[y == 1, :, 4:] += 1.5
+    return x, y
+
+
+@pytest.fixture(scope="module")
+def source():
+    """Random filters, and a head for six other classes."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Conv2D(12, 3, activation="relu", name="conv"),
+        keras.layers.MaxPooling2D(3, name="pool"),
+        keras.layers.Flatten(name="flat"),
+        keras.layers.Dense(6, activation="softmax", name="classes"),
+    ]
+    return keras.Sequential([keras.Input((8, 8, 3)), *layers], name="source")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tfopt.load_data(pictures(300, 1))
+
+
+def recipe_of(*stages, transfer=TRANSFER, **training):
+    return tfopt.Recipe(
+        stages=stages, transfer=transfer, training=tfopt.Training(learning_rate=1e-3, **training), name="transferred"
+    )
+
+
+def test_a_file_for_the_new_task(source, data, tmp_path):
+    before = source.get_weights()
+    result = tfopt.optimize(
+        source, recipe_of(tfopt.Prune(final_sparsity=0.5, epochs=3), tfopt.Quantize()), data, quiet=True
+    )
+    first, *_, last = result.report.rows
+    assert first.step == "FeatureTransfer"
+    assert any("left out: classes" in note for note in first.notes)
+    assert last.metrics["accuracy"] > 0.9
+    assert result.model.output_shape == (None, 2)
+    assert isinstance(result.model, keras.Model)
+    for old, now in zip(before, source.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, now)
+    result.save(tmp_path / "out")
+    assert tfopt.Recipe.load(tmp_path / "out" / "recipe.json") == result.recipe
+
+
+def test_round_trip():
+    transfer = tfopt.FeatureTransfer(input_shape=(96, 96, 3), head=tfopt.Head(hidden=(32, 16), dropout=0.3), views=2)
+    recipe = recipe_of(tfopt.FineTune(), transfer=transfer)
+    assert tfopt.Recipe.from_json(recipe.to_json()) == recipe
+    values = json.loads(recipe.to_json())
+    values["transfer"]["kind"] = "Magic"
+    with pytest.raises(RecipeError, match="'Magic'"):
+        tfopt.Recipe.from_dict(values)
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_augmentation_of_views_is_tried_first(source, data, upright):
+    x, y = pictures(300, 1)
+    data = data if not upright else tfopt.load_data((x.swapaxes(1, 2).copy(), y))  # mirroring changes nothing there
+    recipe = recipe_of(transfer=tfopt.FeatureTransfer(epochs=10, views=2), horizontal_flip=True)
+    notes = tfopt.optimize(source, recipe, data, quiet=True).report.rows[0].notes
+    used = f"head trained on {2 * len(data.train) if upright else len(data.train):,} features"
+    assert [note for note in notes if note.startswith(used)]
+    assert any(note.startswith("augmentation horizontal_flip left out") for note in notes) == (not upright)
+
+
+def test_what_the_stages_cannot_do_is_told_before_features_are_computed(source, data, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("features were computed")
+
+    monkeypatch.setattr(feature_transfer, "extract_features", refuse)
+    with pytest.raises(RecipeError, match="nowhere"):
+        tfopt.optimize(source, recipe_of(tfopt.Prune(layers=(("nowhere", 0.5),))), data, quiet=True)
+    with pytest.raises(ModelError, match="nearest: conv"):
+        tfopt.optimize(source, recipe_of(transfer=tfopt.FeatureTransfer(layer="konv")), data, quiet=True)
+
+
+def test_features_are_kept_for_the_next_run(source, data, tmp_path):
+    recipe = recipe_of()
+    runs = [tfopt.optimize(source, recipe, data, feature_cache=tmp_path / "kept", quiet=True) for _ in range(2)]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["test", "train", "validation"]
+    outputs = [run.model.predict(data.test.x(), verbose=0) for run in runs]
+    np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.parametrize(("least", "code"), [(0.5, 0), (1.0, 1)])
+def test_the_gate(source, tmp_path, least, code):
+    x, y = pictures(300, 1)
+    x[:20] = -x[:20]  # nobody gets all of them right
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    source.save(tmp_path / "source.keras")
+    recipe = recipe_of(tfopt.FineTune())
+    (tmp_path / "recipe.json").write_text(recipe.to_json())
+    arguments = [
+        "run",
+        tmp_path / "recipe.json",
+        "--source",
+        tmp_path / "source.keras",
+        "--data",
+        tmp_path / "data.npz",
+    ]
+    arguments += ["--out", tmp_path / "out", "--quiet", "--min-accuracy", least]
+    done = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    assert done.exit_code == code, done.output
+    assert ("wrote" in done.stdout) == (code == 0)
+    if code:
+        assert f"below --min-accuracy {least:g}; it is in {tmp_path / 'out'}" in done.stderr
+    assert (tmp_path / "out" / "model.tflite").exists()
+
+
+# The other kinds
+
+
+def test_parameters(source, data):
+    recipe = recipe_of(tfopt.FineTune(epochs=0), transfer=tfopt.ParameterTransfer(first="conv"))
+    result = tfopt.optimize(source, recipe, data, quiet=True)
+    first = result.report.rows[0]
+    assert first.step == "ParameterTransfer"
+    assert "4 weights: 2 matched, 0 adapted, 2 skipped" in first.notes
+    for given, found in zip(
+        source.get_layer("conv").get_weights(), result.model.get_layer("conv").get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(given, found)
+    assert result.model.output_shape == (None, 2)
+
+
+def test_structure(source, data):
+    transfer = tfopt.StructureTransfer(width=0.5, divisor=2)
+    result = tfopt.optimize(source, recipe_of(tfopt.FineTune(epochs=15), transfer=transfer), data, quiet=True)
+    assert result.model.get_layer("conv").kernel.shape == (3, 3, 3, 6)
+    assert result.report.rows[-1].metrics["accuracy"] > 0.8
+
+
+@pytest.fixture(scope="module")
+def deep_source():
+    """Two convolutions that know left from right, trained on data of their own."""
+    keras.utils.set_random_seed(1)
+    layers = [
+        keras.layers.Conv2D(6, 3, activation="relu", name="low"),
+        keras.layers.BatchNormalization(momentum=0.8, name="norm"),
+        keras.layers.MaxPooling2D(2, name="pool"),
+        keras.layers.Conv2D(6, 2, activation="relu", name="high"),
+        keras.layers.Flatten(name="flat"),
+        keras.layers.Dense(2, activation="softmax", name="classes"),
+    ]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers], name="deep")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(*pictures(300, 5), epochs=10, verbose=0)
+    return model
+
+
+def test_depth_study(deep_source, data, tmp_path):
+    """Each network has the layers that its name says, and the best one goes on."""
+    transfer = tfopt.DepthStudy(places=2, epochs=4, learning_rate=0.01)
+    recipe = recipe_of(transfer=transfer)
+    result = tfopt.optimize(deep_source, recipe, data, feature_cache=tmp_path / "kept", quiet=True)
+    rows = json.loads(result.files["depth_study.json"])
+    kinds = [kind for _ in range(2) for kind in ("AnB", "AnB+", "BnB", "BnB+")]
+    assert [row["kind"] for row in rows] == ["B", *kinds]
+    assert [row["cut"] for row in rows] == [None, *["norm"] * 4, *["high"] * 4]
+    kept = {path.name.rpartition("-")[2]: np.load(path) for path in (tmp_path / "kept").iterdir()}
+    lowest = deep_source.get_layer("low").get_weights()[0]
+    np.testing.assert_array_equal(kept["1.npz"]["weight_0"], lowest)  # AnB: frozen
+    assert (kept["2.npz"]["weight_0"] != lowest).any()  # AnB+: trained on
+    np.testing.assert_array_equal(kept["3.npz"]["weight_0"], kept["0.npz"]["weight_0"])  # BnB: those of B
+    assert (kept["3.npz"]["weight_6"] != kept["0.npz"]["weight_6"]).any()  # but not above the cut
+    best = max(rows, key=lambda row: row["validation"])
+    assert result.report.rows[0].metrics["accuracy"] == pytest.approx(best["test"], abs=0.02)
+    result.save(tmp_path / "out")
+    assert (tmp_path / "out" / "depth_study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_depth_study_goes_on(deep_source, data, tmp_path, monkeypatch):
+    from tfopt.transfer import depth_study
+
+    transfer = tfopt.DepthStudy(places=1, epochs=1)
+    trained = []
+    fitted = depth_study._Study._fitted
+
+    def counted(self, model, number, label):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(number)
+        return fitted(self, model, number, label)
+
+    monkeypatch.setattr(depth_study._Study, "_fitted", counted)
+    with pytest.raises(KeyboardInterrupt):
+        transfer.transferred(deep_source, data, cache=tmp_path)
+    monkeypatch.setattr(depth_study._Study, "_fitted", lambda *args: trained.append(args[2]) or fitted(*args))
+    resumed = transfer.transferred(deep_source, data, cache=tmp_path)
+    assert trained == [0, 1, 2, 3, 4]
+    whole = transfer.transferred(deep_source, data)
+    assert resumed.files["depth_study.json"] == whole.files["depth_study.json"]
+
+
+def test_bad_studies(deep_source, data):
+    with pytest.raises(ModelError, match="nearest: high"):
+        tfopt.DepthStudy(cuts=("hihg",)).untrained(deep_source, data)
+    values = tfopt.load_data((data.train.x(), data.train.y() + 0.5))
+    with pytest.raises(DataError, match="expected a classification"):
+        tfopt.DepthStudy().untrained(deep_source, values)
+
+
+@pytest.mark.parametrize(
+    "transfer", [tfopt.ParameterTransfer(), tfopt.StructureTransfer()], ids=["parameters", "structure"]
+)
+def test_a_model_that_knows_nothing_yet_does_not_judge_augmentation(source, data, transfer):
+    recipe = recipe_of(transfer=transfer, horizontal_flip=True)
+    notes = tfopt.optimize(source, recipe, data, quiet=True).report.rows[0].notes
+    assert [note for note in notes if note.startswith("augmentation horizontal_flip left out: a head on the features")]
+
+
+def test_no_augmentation_where_nobody_can_judge():
+    layers = [keras.layers.Flatten(), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(6)]
+    fixed = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    x, y = pictures(200, 2)
+    larger = tfopt.load_data((np.concatenate([x, x], axis=1), y))
+    recipe = recipe_of(transfer=tfopt.StructureTransfer(), horizontal_flip=True)
+    notes = tfopt.optimize(fixed, recipe, larger, quiet=True).report.rows[0].notes
+    assert "no augmentation (horizontal_flip): no model can tell what is recognisable then" in notes

@@ -1,0 +1,127 @@
+"""Which source to transfer from: scored by what its features say about the labels, before anything is trained."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfopt.errors import DataError
+from tfopt.progress import Progress
+from tfopt.start import choose_preprocessing, data_for
+from tfopt.transfer import extract_features, feature_extractor, model_from
+from tfopt.transfer.scores import h_score, logme
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the features of one source say about the labels; see `tfopt.transfer.scores`.
+
+    Attributes:
+        source: its name.
+        preprocessing: what it was fed, in words.
+        features: values for a sample.
+        parameters: of the extractor.
+        logme: You et al. 2021, arXiv:2102.11005; higher is better.
+        h_score: Bao et al. 2019, with the shrinkage of Ibrahim et al. 2021; higher is better; of a
+            classification only.
+    """
+
+    source: str
+    preprocessing: str
+    features: int
+    parameters: int
+    logme: float
+    h_score: float | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Sources in the order of LogME, the best first."""
+
+    scores: tuple[Score, ...]
+
+    def table(self) -> Any:
+        """As a `rich.table.Table`."""
+        from rich.table import Table
+
+        table = Table(title="sources by LogME of their features", title_justify="left")
+        for name in ("source", "LogME", "H-score", "features", "parameters", "fed"):
+            table.add_column(name, overflow="fold", justify="left" if name in ("source", "fed") else "right")
+        for row in self.scores:
+            h = "-" if row.h_score is None else f"{row.h_score:.3f}"
+            table.add_row(
+                row.source, f"{row.logme:.3f}", h, f"{row.features:,}", f"{row.parameters:,}", row.preprocessing
+            )
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        text = io.StringIO()
+        Console(file=text, width=120, markup=False, highlight=False).print(self.table())
+        return text.getvalue().rstrip()
+
+
+def rank_sources(
+    sources: Iterable[Any],
+    data: Any,
+    *,
+    preprocess: str | None = None,
+    limit: int | None = None,
+    cache: str | Path | None = None,
+    quiet: bool = False,
+) -> Ranking:
+    """Score each of `sources` by its features of the training samples of `data`: one pass, no training.
+
+    Args:
+        sources: models, files, SavedModels or TF-Hub handles; whatever `feature_extractor` takes.
+        data: a `Dataset`, or anything that `load_data` takes; images are brought to the size of each source.
+        preprocess: what all are fed, "raw", "unit" or "symmetric"; None chooses for each by LogME.
+        limit: at most so many training samples.
+        cache: a folder that keeps the features.
+        quiet: no progress on stderr.
+
+    Raises:
+        DataError: no sources, or labels that are no classes or values.
+        ModelError: a source that cannot be read.
+    """
+    sources, progress = list(sources), Progress(quiet=quiet)
+    if not sources:
+        raise DataError("Expected one source or more to rank, got none.")
+    scores = [
+        _score(number, source, data, preprocess, limit, None if cache is None else Path(cache), progress)
+        for number, source in enumerate(sources)
+    ]
+    return Ranking(tuple(sorted(scores, key=lambda score: -score.logme)))
+
+
+def _score(
+    number: int,
+    source: Any,
+    data: Any,
+    preprocess: str | None,
+    limit: int | None,
+    cache: Path | None,
+    progress: Progress,
+) -> Score:
+    model = model_from(source)
+    dataset = data_for(model, data, preprocess=preprocess, limit=limit)
+    if preprocess is None:
+        dataset, said = choose_preprocessing(model, dataset, None)
+        for line in said:
+            progress.say(line)
+    name = model.name if source is model else Path(str(source)).name
+    extractor = feature_extractor(model)
+    folder = None if cache is None else cache / f"{number}-{name}"
+    features = extract_features(extractor, dataset, cache=folder, progress=progress, quiet=progress.console.quiet)
+    x, y = features.train.inputs, features.train.labels
+    y = y.argmax(axis=1) if dataset.labels == "one-hot" and dataset.task == "classification" else y
+    return Score(
+        source=name,
+        preprocessing=dataset.preprocessing.describe(),
+        features=x.shape[1],
+        parameters=extractor.count_params(),
+        logme=logme(x, y),
+        h_score=h_score(x, y) if dataset.task == "classification" else None,
+    )

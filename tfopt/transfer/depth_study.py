@@ -1,0 +1,225 @@
+"""DepthStudy: how many layers of a model are worth taking over, measured.
+
+Yosinski, Clune, Bengio & Lipson, "How transferable are features in deep neural networks?", NeurIPS 2014,
+arXiv:1411.1792. A is the source's task, B the new one. Of a network for B, the first layers up to a cut come from a
+network for A (AnB) or for B (BnB), and stay frozen; all above begins anew. With a plus, all layers are trained.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import PositiveFloat, PositiveInt
+
+from tfopt import bridge, legacy
+from tfopt.config import config
+from tfopt.data import Augmentation, Dataset
+from tfopt.errors import DataError, ModelError
+from tfopt.files import atomic_path
+from tfopt.measure import accuracy
+from tfopt.transfer.freezing import frozen, layers_in_order
+from tfopt.transfer.head import ACTIVATIONS, loss_for, outputs_for
+from tfopt.transfer.parameters import transfer_weights
+from tfopt.transfer.source import model_from
+from tfopt.transfer.structure import restructure
+from tfopt.transfer.transfer import Augment, Transfer, Transferred
+
+KINDS = ("AnB", "AnB+", "BnB", "BnB+")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One network of the study.
+
+    Attributes:
+        kind: of `KINDS`, or "B": trained on the new task from scratch.
+        cut: the last layer that was taken over; None for "B".
+        validation, test: accuracy.
+        weights: of the network, as its model orders them.
+    """
+
+    kind: str
+    cut: str | None
+    validation: float
+    test: float
+    weights: list[np.ndarray]
+
+
+@config
+class DepthStudy(Transfer):
+    """Train networks with more and more of the source's layers, and go on with the best on the validation images.
+
+    The curve is in the results, as `depth_study.png` and `depth_study.json`. One training for the new task from
+    scratch and four for each cut.
+
+    Attributes:
+        cuts: the layers that the source is cut behind, by name or path; None chooses up to `places` among all.
+        places: how many cuts are chosen, spread evenly over the depth.
+        epochs, learning_rate, batch_size: of each training, by Adam along a cosine.
+    """
+
+    cuts: tuple[str, ...] | None = None
+    places: PositiveInt = 4
+    epochs: PositiveInt = 20
+    learning_rate: PositiveFloat = 1e-3
+    batch_size: PositiveInt = 64
+
+    learns: ClassVar[bool] = True
+
+    def untrained(self, source: Any, data: Dataset) -> Transferred:
+        if data.task != "classification":
+            raise DataError(f"A depth study compares accuracies; expected a classification, got {data.task}.")
+        source = model_from(source)
+        fresh = self.fresh(source, data)
+        cuts = self.cuts or chosen_cuts(fresh, self.places)
+        for cut in cuts:
+            transfer_weights(source, fresh, first=cut)  # raises for a layer that is not there
+        return Transferred(fresh, (f"cut behind {', '.join(cuts)}",))
+
+    def transferred(
+        self,
+        source: Any,
+        data: Dataset,
+        *,
+        augment: Augment = None,
+        cache: str | Path | None = None,
+        progress: Any = None,
+        quiet: bool = False,
+    ) -> Transferred:
+        """The best network of the study, with all its layers trainable; `cache` keeps each that is finished."""
+        del quiet
+        source = model_from(source)
+        self.untrained(source, data)
+        study = _Study(self, source, data, None if callable(augment) else augment, cache, progress)
+        runs = study.runs()
+        best = max(runs, key=lambda run: run.validation)
+        twin = bridge.to_tf_keras(study.fresh)
+        twin.set_weights(best.weights)
+        note = f"{best.kind} cut behind '{best.cut}'" if best.cut else "nothing taken over"
+        chosen = f"best on the validation images: {note}"
+        told = [
+            f"{run.kind}{f' behind {run.cut}' if run.cut else ''}: {run.validation:.4f} validation, {run.test:.4f} test"
+            for run in runs
+        ]
+        files = {"depth_study.json": _as_json(runs), "depth_study.png": _plotted(runs)}
+        return Transferred(bridge.to_keras(twin, like=study.fresh), (chosen, *told), files)
+
+    def fresh(self, source: Any, data: Dataset, number: int = 0) -> Any:
+        """The architecture of `source` for the task of `data`, with fresh weights that depend on seed and `number`."""
+        return restructure(
+            source,
+            input_shape=self.input_shape or data.input_shape,
+            classes=outputs_for(data),
+            activation=ACTIVATIONS[data.task],
+            seed=self.seed + number,
+        )
+
+
+def chosen_cuts(model: Any, places: int) -> tuple[str, ...]:
+    """Up to `places` layers to cut `model` (flat) behind, evenly spread: each the last one before another kernel."""
+    weighted = [leaf for leaf in layers_in_order(model) if leaf.layer.weights]
+    begins = [place for place, leaf in enumerate(weighted) if any(len(w.shape) > 1 for w in leaf.layer.weights)]
+    ends = [weighted[place - 1].name for place in begins[1:]]
+    if not ends:
+        raise ModelError(f"'{model.name}' has one layer with a kernel; there is nothing to cut.")
+    wanted = np.unique(np.linspace(0, len(ends) - 1, min(places, len(ends))).round().astype(int))
+    return tuple(ends[place] for place in wanted)
+
+
+class _Study:
+    def __init__(
+        self,
+        settings: DepthStudy,
+        source: Any,
+        data: Dataset,
+        augment: Augmentation | None,
+        cache: str | Path | None,
+        progress: Any,
+    ) -> None:
+        self.settings, self.source, self.data = settings, source, data
+        self.augment, self.progress = augment, progress
+        self.folder = None if cache is None else Path(cache)
+        self.fresh = settings.fresh(source, data)
+        self.cuts = settings.cuts or chosen_cuts(self.fresh, settings.places)
+        digest = hashlib.sha256(json.dumps([settings.to_dict(), str(augment), data.fingerprint]).encode())
+        for weight in source.get_weights():
+            digest.update(np.ascontiguousarray(weight).tobytes())
+        self.key = digest.hexdigest()[:16]
+
+    def runs(self) -> list[Trained]:
+        first = self._run("B", None, 0, None)
+        twin = bridge.to_tf_keras(self.fresh)
+        twin.set_weights(first.weights)
+        wanted = [(kind, cut) for cut in self.cuts for kind in KINDS]
+        others = [
+            self._run(kind, cut, number, self.source if kind.startswith("A") else twin)
+            for number, (kind, cut) in enumerate(wanted, start=1)
+        ]
+        return [first, *others]
+
+    def _run(self, kind: str, cut: str | None, number: int, base: Any) -> Trained:
+        label = f"{number + 1}/{1 + len(KINDS) * len(self.cuts)} {kind}{f' {cut}' if cut else ''}"
+        path = None if self.folder is None else self.folder / f"depth_study-{self.key}-{number}.npz"
+        if path is not None and path.exists():
+            with np.load(path) as kept:
+                weights = [kept[f"weight_{place}"] for place in range(len(kept.files) - 1)]
+                validation, test = map(float, kept["accuracies"])
+            return Trained(kind, cut, validation, test, weights)
+        model = self.settings.fresh(self.source, self.data, number)
+        if cut is not None:
+            model = transfer_weights(base, model, first=cut).model
+            model = model if kind.endswith("+") else frozen(model, until=cut, batchnorm="train")
+        run = Trained(kind, cut, *self._fitted(model, number, label))
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            arrays: dict[str, Any] = {f"weight_{place}": weight for place, weight in enumerate(run.weights)}
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, accuracies=np.array([run.validation, run.test]), **arrays)
+        return run
+
+    def _fitted(self, model: Any, number: int, label: str) -> tuple[float, float, list[np.ndarray]]:
+        """Validation and test accuracy of `model` after training, and its weights."""
+        settings, data, package = self.settings, self.data, legacy.tf_keras()
+        package.utils.set_random_seed((settings.seed + number) % 2**32)
+        twin = bridge.to_tf_keras(model)
+        steps = settings.epochs * data.steps(settings.batch_size)
+        rate = package.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
+        loss = loss_for(data, logits=False)
+        twin.compile(package.optimizers.Adam(rate, jit_compile=False), loss, metrics=["accuracy"])
+        batches = data.batches(
+            "train", settings.batch_size, shuffle=True, seed=settings.seed + number, augment=self.augment
+        )
+        lines = [self.progress.callback(label)] if self.progress is not None else []
+        twin.fit(batches, epochs=settings.epochs, callbacks=lines, verbose=0)
+        found = [accuracy(twin.predict(part.x(), verbose=0), part.y()) for part in (data.validation, data.test)]
+        return found[0], found[1], twin.get_weights()
+
+
+def _as_json(runs: Sequence[Trained]) -> bytes:
+    rows = [{"kind": r.kind, "cut": r.cut, "validation": r.validation, "test": r.test} for r in runs]
+    return (json.dumps(rows, indent=2) + "\n").encode()
+
+
+def _plotted(runs: Sequence[Trained]) -> bytes:
+    """The curves of figure 2 of the paper as a PNG: test accuracy against the cut."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    cuts = [str(run.cut) for run in runs if run.kind == KINDS[0]]
+    for kind, style in zip(KINDS, ("r--o", "r-o", "b--s", "b-s"), strict=True):
+        axes.plot(cuts, [100 * run.test for run in runs if run.kind == kind], style, label=kind)
+    axes.axhline(100 * runs[0].test, color="k", linewidth=1, label="B, from scratch")
+    axes.set_xlabel("cut behind")
+    axes.set_ylabel("% right on the test set")
+    axes.tick_params(axis="x", rotation=30)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    found = io.BytesIO()
+    figure.savefig(found, format="png", dpi=120)
+    return found.getvalue()

@@ -1,0 +1,169 @@
+"""feature_extractor: what a trained model sees in its input, without what it was trained to say about it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tfopt import bridge, legacy
+from tfopt.bridge.graph import Call, Graph, Leaf, Ref, flatten, refs_in, replay, walk
+from tfopt.distillation.taps import named
+from tfopt.errors import ModelError
+from tfopt.transfer.classifier import classifier
+from tfopt.transfer.source import model_from
+
+Pooling = Literal["auto", "average", "max", "flatten"]
+
+
+@dataclass(frozen=True)
+class Body:
+    """A copy of a model, open at its features.
+
+    Attributes:
+        package: `keras` or `tf_keras`.
+        inputs: its Keras input tensors, nested as the model nests them.
+        features: Keras tensor (batch, width).
+        source: path of the layer whose output the features are, before pooling.
+        left_out: paths of the layers that are not used.
+    """
+
+    package: Any
+    inputs: Any
+    features: Any
+    source: str
+    left_out: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        return int(self.features.shape[-1])
+
+    def describe(self) -> str:
+        """In words."""
+        behind = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
+        return f"features: {self.width} values from '{self.source}'{behind}"
+
+
+def feature_extractor(
+    source: Any,
+    *,
+    layer: str | None = None,
+    pooling: Pooling = "auto",
+    input_shape: Sequence[int] | None = None,
+) -> Any:
+    """A new model from the inputs of `source` to features (batch, width), of the same Keras.
+
+    Args:
+        source: a Keras 3 or tf_keras model, the path of a model file or SavedModel, or a TF-Hub handle. It is not
+            changed; nested models come back flat.
+        layer: the layer whose output is taken, by its name or its path in a nested model. None takes what the
+            classifier is fed: a Dense layer or a convolution of 1x1 behind which nothing has weights, unless it ends in
+            an activation of inner layers, such as ReLU. A model without one, such as those of `keras.applications`
+            with include_top=False, is used to its end.
+        pooling: brings (batch, ..., channels) to (batch, width): "average" or "max" over all positions, "flatten"
+            keeps them; "auto" averages where there is more than one position.
+        input_shape: of one sample, where it should be another than the model's, (96, 96, 3) for example. The
+            weights stay, so a layer that depends on the size is refused.
+
+    Raises:
+        ModelError: a layer that is not there, several outputs, or a size that the layers do not take.
+    """
+    body = body_of(model_from(source), layer=layer, pooling=pooling, input_shape=input_shape)
+    return body.package.Model(body.inputs, body.features, name="feature_extractor")
+
+
+def body_of(
+    model: Any,
+    *,
+    layer: str | None = None,
+    pooling: Pooling = "auto",
+    input_shape: Sequence[int] | None = None,
+) -> Body:
+    """See `feature_extractor`."""
+    wanted = None if layer is None else named(walk(model), layer, model.name).name
+    copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
+    package, graph = legacy.package(copy), walk(copy)
+    place = _place_of(graph, wanted) if wanted else _behind_body(graph)
+    source, left_out = graph.calls[place], graph.calls[place + 1 :]
+    if len(source.outputs) != 1:
+        raise ModelError(f"Layer '{source.leaf.path}' has {len(source.outputs)} outputs; name one with a single one.")
+    used = _needed(graph, source.outputs[0])
+    cut = Graph(graph.name, graph.inputs, used, graph.leaves, graph.inputs_struct, source.outputs[0])
+    if input_shape is not None and len(graph.inputs) != 1:
+        raise ModelError(f"'{model.name}' has {len(graph.inputs)} inputs; another size can be given to one only.")
+    tensors: dict[Ref, Any] = {
+        spec.ref: package.Input(
+            batch_shape=spec.shape if input_shape is None else (None, *input_shape), dtype=spec.dtype, name=spec.name
+        )
+        for spec in graph.inputs
+    }
+    try:
+        inputs, features = replay(cut, tensors, lambda leaf, args, kwargs: leaf.layer(*args, **kwargs))
+    except (ValueError, TypeError) as error:
+        if input_shape is None:
+            raise
+        raise ModelError(
+            f"'{model.name}' does not take inputs of {tuple(input_shape)}: {' '.join(str(error).split())[:200]}. Keep "
+            f"its own size {graph.inputs[0].shape[1:]}, or take features from a layer before."
+        ) from error
+    paths = [call.leaf.path for call in left_out]
+    return Body(package, inputs, _pooled(package, features, pooling), source.leaf.path, tuple(paths))
+
+
+def _place_of(graph: Graph, name: str) -> int:
+    """The number of the only call of the layer `name`."""
+    places = [number for number, call in enumerate(graph.calls) if call.leaf.name == name]
+    if len(places) != 1:
+        raise ModelError(f"Layer '{name}' is called {len(places)} times, so it has no one output; name another.")
+    return places[0]
+
+
+def _behind_body(graph: Graph) -> int:
+    """The number of the call that makes what the classifier is fed; of the last one where there is no classifier."""
+    outputs = flatten(graph.outputs_struct)
+    if len(outputs) != 1:
+        raise ModelError(f"'{graph.name}' has {len(outputs)} outputs; name the layer whose output the features are.")
+    last = _maker(graph, outputs[0])
+    answers = classifier(graph)
+    classified = answers.alone and len(outputs[0].shape or ()) == 2
+    if classified and [*map(_sees_all_channels, answers.heads)] == [True]:
+        head = graph.calls[_place_of(graph, answers.heads[0].name)]
+        last = _maker(graph, next(refs_in(head.args)))
+    if last is None:
+        raise ModelError(f"'{graph.name}' has no layers before its classifier, so it has no features.")
+    return graph.calls.index(last)
+
+
+def _sees_all_channels(head: Leaf) -> bool:
+    """Whether a head sees all channels of a position, and nothing else."""
+    kind = type(head.layer).__name__
+    return kind == "Dense" or (kind in ("Conv1D", "Conv2D", "Conv3D") and set(head.layer.kernel_size) == {1})
+
+
+def _maker(graph: Graph, ref: Ref) -> Call | None:
+    return next((call for call in graph.calls if ref in call.outputs), None)
+
+
+def _needed(graph: Graph, ref: Ref) -> list[Call]:
+    """The calls that `ref` depends on, in order."""
+    wanted, kept = {ref}, []
+    for call in reversed(graph.calls):
+        if wanted.intersection(call.outputs):
+            kept.append(call)
+            wanted.update(refs_in([call.args, call.kwargs]))
+    return kept[::-1]
+
+
+def _pooled(package: Any, features: Any, pooling: Pooling) -> Any:
+    """(batch, ..., channels) as (batch, width)."""
+    layers, positions = package.layers, tuple(features.shape)[1:-1]
+    if not positions:
+        return features
+    if pooling == "auto":
+        pooling = "flatten" if set(positions) == {1} else "average"
+    if pooling == "flatten":
+        if None in positions:
+            raise ModelError(f"Features of free size {tuple(features.shape)} cannot be flattened; pool them.")
+        return layers.Flatten(name="features_flat")(features)
+    if len(positions) > 3:
+        raise ModelError(f"Features of shape {tuple(features.shape)[1:]} have too many axes to pool; flatten them.")
+    kind = "Average" if pooling == "average" else "Max"
+    return getattr(layers, f"Global{kind}Pooling{len(positions)}D")(name="features_pool")(features)

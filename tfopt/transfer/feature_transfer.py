@@ -1,0 +1,151 @@
+"""Feature transfer: a head trained on features that a pretrained model gives, which is asked once."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from tfopt import legacy
+from tfopt.config import config
+from tfopt.data import Dataset, fit_to_model
+from tfopt.errors import RecipeError
+from tfopt.transfer.extractor import Body, Pooling, body_of
+from tfopt.transfer.features import extract_features
+from tfopt.transfer.head import ACTIVATIONS, Head, loss_for, outputs_for, with_head
+from tfopt.transfer.source import model_from
+from tfopt.transfer.transfer import Augment, Transfer, Transferred
+
+ROWS_AT_ONCE = 2**14
+
+
+@config
+class FeatureTransfer(Transfer):
+    """How a head is trained on the features of a frozen model.
+
+    Attributes:
+        layer, pooling: where the features are taken; see `feature_extractor`.
+        head: what is trained.
+        epochs: passes over the features of the training images, all views of them.
+        learning_rate: of Adam, at the start; it goes down to zero along a cosine.
+        batch_size: features a step.
+        views: how many augmented views of each training image are shown to the source, once each; 1 shows the images as
+            they are. For new augmentation in every epoch, train with a frozen body instead: `FineTune`.
+    """
+
+    layer: str | None = None
+    pooling: Pooling = "auto"
+    head: Head = Field(default_factory=Head)
+    epochs: PositiveInt = 30
+    learning_rate: PositiveFloat = 5e-3
+    batch_size: PositiveInt = 64
+    views: PositiveInt = 1
+
+    learns: ClassVar[bool] = True
+
+    def untrained(self, source: Any, data: Dataset) -> Transferred:
+        source = model_from(source)
+        body = self._body(source)
+        return Transferred(self._whole(body, data, source.name), (body.describe(),))
+
+    def _body(self, source: Any) -> Body:
+        return body_of(source, layer=self.layer, pooling=self.pooling, input_shape=self.input_shape)
+
+    def _whole(self, body: Body, data: Dataset, name: str) -> Any:
+        outputs, activation = outputs_for(data), ACTIVATIONS[data.task]
+        model = with_head(body, self.head, outputs, activation, seed=self.seed, name=f"{name}_transferred")
+        fit_to_model(data, model.input_shape[1:], outputs)
+        return model
+
+    def transferred(
+        self,
+        source: Any,
+        data: Dataset,
+        *,
+        augment: Augment = None,
+        cache: str | Path | None = None,
+        progress: Any = None,
+        quiet: bool = False,
+    ) -> Transferred:
+        """The body of `source` with a head trained on `data`; its outputs are those of the two in turn.
+
+        `augment` is needed where there are several views; `cache` keeps the features, see `extract_features`. Raises
+        also RecipeError where the loss is not finite.
+        """
+        source = model_from(source)
+        if self.views > 1 and callable(augment):
+            plain = dataclasses.replace(self, views=1).transferred(
+                source, data, cache=cache, progress=progress, quiet=quiet
+            )
+            if (augment := augment(plain.model)) is None:
+                return plain
+        body = self._body(source)
+        model = self._whole(body, data, source.name)
+        extractor = body.package.Model(body.inputs, body.features, name=source.name)
+        features = extract_features(
+            extractor,
+            data,
+            views=self.views,
+            augment=None if self.views == 1 or callable(augment) else augment,
+            seed=self.seed,
+            cache=cache,
+            progress=progress,
+            quiet=quiet,
+        )
+        learnt = self._trained_head(model, body.width, features, progress)
+        return Transferred(model, (body.describe(), *learnt))
+
+    def _trained_head(self, model: Any, width: int, features: Dataset, progress: Any) -> list[str]:
+        """Train a twin of the head on normalised features, and give its weights to `model`. tf_keras is faster."""
+        package = legacy.tf_keras()
+        package.utils.set_random_seed(self.seed)
+        mean, deviation = _moments(features.train.inputs)
+        inputs = package.Input((width,))
+        x = package.layers.Normalization(mean=mean, variance=deviation**2)(inputs)
+        outputs, name = model.output_shape[-1], model.layers[-1].name
+        for layer in self.head.layers(package, outputs, None, seed=self.seed, name=name):
+            x = layer(x)
+        twin = package.Model(inputs, x)
+        steps = self.epochs * features.steps(self.batch_size)
+        rate = package.optimizers.schedules.CosineDecay(self.learning_rate, steps)
+        metric = "mae" if features.task == "regression" else "accuracy"
+        twin.compile(
+            package.optimizers.Adam(rate, jit_compile=False), loss_for(features, logits=True), metrics=[metric]
+        )
+        lines = [progress.callback("head")] if progress is not None else []
+        history = twin.fit(
+            features.batches("train", self.batch_size, shuffle=True, seed=self.seed),
+            epochs=self.epochs,
+            validation_data=features.batches("validation", 1024),
+            callbacks=lines,
+            verbose=0,
+        ).history
+        if not np.isfinite(history["loss"][-1]):
+            raise RecipeError(
+                f"The head's loss is {history['loss'][-1]}: lower FeatureTransfer's learning_rate, or look for extreme "
+                "values in the features."
+            )
+        first, *others = [layer for layer in twin.layers if hasattr(layer, "units")]
+        kernel, bias = first.get_weights()
+        kernel = kernel / deviation[:, None]  # the normalisation becomes part of the first layer
+        model.get_layer(first.name).set_weights([kernel, bias - mean @ kernel])
+        for layer in others:
+            model.get_layer(layer.name).set_weights(layer.get_weights())
+        told = ", ".join(f"{name} {history[name][-1]:.4f}" for name in ("loss", metric, f"val_{metric}"))
+        return [f"head trained on {len(features.train):,} features for {self.epochs} epochs: {told}"]
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each of the features (n, width), float64; 1 where all are alike."""
+
+    def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        starts = range(0, len(features), ROWS_AT_ONCE)
+        parts = (np.asarray(features[start : start + ROWS_AT_ONCE], np.float64) for start in starts)
+        total: np.ndarray = sum(function(part).sum(axis=0) for part in parts) / len(features)
+        return total
+
+    mean = mean_of(lambda part: part)
+    deviation = np.sqrt(mean_of(lambda part: np.square(part - mean)))
+    return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)

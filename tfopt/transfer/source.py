@@ -1,0 +1,30 @@
+"""Where transfer starts: any model in memory, in a file, or in a TF-Hub module."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tfopt import models
+from tfopt.bridge.graph import is_model
+from tfopt.errors import ModelError
+
+
+def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
+    """The Keras 3 or tf_keras model that `source` is or names: a model, a model file, a SavedModel, a TF-Hub handle.
+
+    `allow_unsafe` lets a file run Python code of its own. Raises ModelError for anything else, and for what cannot be
+    read.
+    """
+    if is_model(source):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        raise ModelError(
+            "Expected a Keras model, the path of one, or a TF-Hub handle to transfer from; got "
+            f"{type(source).__name__}."
+        )
+    path = Path(source)
+    if path.exists() and (path.is_file() and not path.name.endswith((".tar.gz", ".tgz"))):
+        return models.load_model(path, allow_unsafe=allow_unsafe)
+    from tfopt.transfer.hub import open_hub
+
+    return open_hub(str(source)).model

@@ -1,0 +1,45 @@
+"""Structure transfer in a recipe: the new task's model has the architecture of another, in another size."""
+
+from typing import Any
+
+from pydantic import PositiveFloat, PositiveInt
+
+from tfopt.config import config
+from tfopt.data import Dataset
+from tfopt.transfer.depth import repeatable_blocks
+from tfopt.transfer.head import ACTIVATIONS, outputs_for
+from tfopt.transfer.source import model_from
+from tfopt.transfer.structure import restructure
+from tfopt.transfer.transfer import Transfer, Transferred
+
+
+@config
+class StructureTransfer(Transfer):
+    """The source's architecture with fresh weights, and the outputs and the input size of the new task.
+
+    Attributes:
+        width: what the units and filters of all layers but the last are multiplied by.
+        depth: what the number of blocks of each stage is multiplied by.
+        divisor: what new widths are multiples of.
+    """
+
+    width: PositiveFloat = 1.0
+    depth: PositiveFloat = 1.0
+    divisor: PositiveInt = 8
+
+    def untrained(self, source: Any, data: Dataset) -> Transferred:
+        source = model_from(source)
+        made = restructure(
+            source,
+            input_shape=self.input_shape or data.input_shape,
+            classes=outputs_for(data),
+            width=self.width,
+            depth=self.depth,
+            divisor=self.divisor,
+            activation=ACTIVATIONS[data.task],
+            seed=self.seed,
+        )
+        before, after = source.count_params(), made.count_params()
+        said = f"the structure of '{source.name}' with fresh weights: {after:,} parameters, {before:,} in the source"
+        stages = repeatable_blocks(source, self.depth) if self.depth != 1 else ()
+        return Transferred(made, (said, *map(str, stages)))
