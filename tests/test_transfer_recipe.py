@@ -241,3 +241,15 @@ def test_no_augmentation_where_nobody_can_judge():
     recipe = recipe_of(transfer=tfopt.StructureTransfer(), horizontal_flip=True)
     notes = tfopt.optimize(fixed, recipe, larger, quiet=True).report.rows[0].notes
     assert "no augmentation (horizontal_flip): no model can tell what is recognisable then" in notes
+
+
+def test_a_saved_model_as_source(source, data, tmp_path):
+    """Its layers come back from its graph, so that they can be pruned; the report says so."""
+    source.export(tmp_path / "saved", verbose=False)
+    recipe = recipe_of(tfopt.Prune(final_sparsity=0.5, epochs=3))
+    result = tfopt.optimize(str(tmp_path / "saved"), recipe, data, quiet=True)
+    assert f"the module {tmp_path / 'saved'} as native layers" in result.report.rows[0].notes
+    convolution = next(layer for layer in result.model.layers if type(layer).__name__ == "Conv2D")
+    kernel = np.asarray(convolution.kernel)
+    assert np.isclose((kernel == 0).mean(), 0.5, atol=0.01)
+    assert result.report.rows[-1].metrics["accuracy"] > 0.8

@@ -27,7 +27,7 @@ from tfopt.stages import Stage
 from tfopt.stages.promise import Promise
 from tfopt.start import data_for, judge_from, transferred
 from tfopt.training import choose_augmentation, choose_loss, make_optimizer, train
-from tfopt.transfer import model_from
+from tfopt.transfer import model_from, notes_about
 
 # How the rows before the last one are measured: as a float file, so that each shows its own step alone.
 FLOAT = Export(weights="float32", activations="float32")
@@ -150,7 +150,7 @@ class _Run:
             self.model, learnt, self.files = made.model, made.notes, made.files
             self.plain = bridge.to_tf_keras(made.model)
         self.augmentation, notes = self._augmentation(ready, model)
-        self.notes = [*learnt, *notes]
+        self.notes = [*notes_about(model), *learnt, *notes]
         self.course = None
         if recipe.distillation:
             self.course = course_of(

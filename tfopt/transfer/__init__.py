@@ -6,7 +6,7 @@ from tfopt.transfer.feature_transfer import FeatureTransfer
 from tfopt.transfer.features import extract_features
 from tfopt.transfer.head import Head, new_head
 from tfopt.transfer.parameter_transfer import ParameterTransfer
-from tfopt.transfer.source import model_from
+from tfopt.transfer.source import model_from, notes_about
 from tfopt.transfer.structure_transfer import StructureTransfer
 from tfopt.transfer.transfer import Transfer, Transferred
 
@@ -26,4 +26,5 @@ __all__ = [
     "feature_extractor",
     "model_from",
     "new_head",
+    "notes_about",
 ]

@@ -1,12 +1,15 @@
 """Where transfer starts: any model in memory, in a file, or in a TF-Hub module."""
 
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
 from tfopt import models
 from tfopt.bridge.graph import is_model
 from tfopt.errors import ModelError
+
+_NOTES: weakref.WeakKeyDictionary[Any, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
 def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
@@ -27,4 +30,12 @@ def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
         return models.load_model(path, allow_unsafe=allow_unsafe)
     from tfopt.transfer.hub import open_hub
 
-    return open_hub(str(source)).model
+    module = open_hub(source)
+    what = "native layers" if module.native else "one layer that runs the SavedModel"
+    _NOTES[module.model] = (f"the module {source} as {what}", *module.notes)
+    return module.model
+
+
+def notes_about(model: Any) -> tuple[str, ...]:
+    """What a report should say about `model` where `model_from` made it of a TF-Hub module."""
+    return _NOTES.get(model, ())
