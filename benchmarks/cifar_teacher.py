@@ -1,8 +1,10 @@
 """Train the teacher of the distillation benchmarks: a residual network of 1.6 million parameters on CIFAR-10.
 
     python benchmarks/cifar_teacher.py --data cifar10/ --out teacher.keras
+    python benchmarks/cifar_teacher.py --data cifar10/ --out teacher_1.keras --source mobilenet.keras --epochs 6
 
-About ten times the FLOPs of the ResNet-8 student. Images of 0..255 go in, logits come out.
+About ten times the FLOPs of the ResNet-8 student. With --source it is a pretrained model, fine-tuned on the images at
+--size pixels. Images of 0..255 go in, logits come out.
 """
 
 import os
@@ -17,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 WIDTHS = (32, 64, 128, 256)
 PEAK_LEARNING_RATE, MOMENTUM = 0.2, 0.9
 WEIGHT_DECAY = 5e-3  # Keras does not put it through the momentum: equal to 5e-4 where it goes through
+FINE_TUNING_RATE = 1e-3  # peak, of Adam
 WARM_UP = 0.2  # share of the steps in which the learning rate rises
 
 
@@ -48,6 +51,18 @@ def teacher_model(policy: str) -> Any:
     return keras.Model(inputs, outputs, name="teacher")
 
 
+def fine_tuned(source: str, size: int) -> Any:
+    """(32, 32, 3) float32 in 0..255 -> 10 logits: enlarged, then -1..1 to the body of `source`."""
+    import keras
+
+    import tfopt
+
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(keras.layers.Resizing(size, size)(inputs))
+    features = tfopt.feature_extractor(source, input_shape=(size, size, 3))(x)
+    return keras.Model(inputs, keras.layers.Dense(10, name="logits")(features), name="fine_tuned_teacher")
+
+
 @click.command(help=__doc__)
 @click.option("--data", required=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path))
@@ -55,7 +70,11 @@ def teacher_model(policy: str) -> Any:
 @click.option("--batch-size", default=256, show_default=True)
 @click.option("--policy", default="mixed_bfloat16", show_default=True, help="Of Keras; float32 where there is no bf16.")
 @click.option("--seed", default=0, show_default=True)
-def main(data: str, out: Path, epochs: int, batch_size: int, policy: str, seed: int) -> None:
+@click.option("--source", help="A pretrained Keras model that takes -1..1, to fine-tune instead.")
+@click.option("--size", default=96, show_default=True, help="Pixels that --source sees.")
+def main(
+    data: str, out: Path, epochs: int, batch_size: int, policy: str, seed: int, source: str | None, size: int
+) -> None:
     import keras
     import numpy as np
 
@@ -64,9 +83,10 @@ def main(data: str, out: Path, epochs: int, batch_size: int, policy: str, seed: 
 
     dataset = tfopt.load_data(data)
     keras.utils.set_random_seed(seed)
-    model = teacher_model(policy)
+    model = fine_tuned(source, size) if source else teacher_model(policy)
     steps = epochs * dataset.steps(batch_size)
-    rates = PEAK_LEARNING_RATE * np.interp(np.arange(steps), [0, WARM_UP * steps, steps], [0.02, 1, 0])
+    peak = FINE_TUNING_RATE if source else PEAK_LEARNING_RATE
+    rates = peak * np.interp(np.arange(steps), [0, WARM_UP * steps, steps], [0.02, 1, 0])
 
     class OneCycle(keras.callbacks.Callback):
         """Up in a straight line to the peak, then down to zero (Smith & Topin 2017, arXiv:1708.07120)."""
@@ -78,8 +98,9 @@ def main(data: str, out: Path, epochs: int, batch_size: int, policy: str, seed: 
             self.model.optimizer.learning_rate = rates[self.step]
             self.step += 1
 
+    sgd = keras.optimizers.SGD(0.1, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY)
     model.compile(
-        keras.optimizers.SGD(0.1, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY),
+        keras.optimizers.Adam() if source else sgd,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=False,

@@ -9,9 +9,9 @@ recipe = tfopt.Recipe(
     name="feature_transfer",
     transfer=tfopt.FeatureTransfer(epochs=30, head=tfopt.Head(dropout=0.2)),
     stages=(
-        tfopt.FineTune(epochs=8),
-        tfopt.Prune(final_sparsity=0.5, epochs=6),
-        tfopt.Quantize(epochs=3, learning_rate=1e-4),
+        tfopt.FineTune(epochs=12),
+        tfopt.Prune(final_sparsity=0.5, epochs=12),
+        tfopt.Quantize(epochs=4, learning_rate=1e-4),
     ),
     training=tfopt.Training(learning_rate=5e-4, horizontal_flip=True, shift=0.1),
 )
