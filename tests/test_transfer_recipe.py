@@ -91,7 +91,7 @@ def test_what_the_stages_cannot_do_is_told_before_features_are_computed(source, 
     def refuse(*args, **kwargs):
         raise AssertionError("features were computed")
 
-    monkeypatch.setattr(feature_transfer, "extract_features", refuse)
+    monkeypatch.setattr(feature_transfer, "features_of", refuse)
     with pytest.raises(RecipeError, match="nowhere"):
         tfopt.optimize(source, recipe_of(tfopt.Prune(layers=(("nowhere", 0.5),))), data, quiet=True)
     with pytest.raises(ModelError, match="nearest: conv"):
@@ -101,7 +101,7 @@ def test_what_the_stages_cannot_do_is_told_before_features_are_computed(source, 
 def test_features_are_kept_for_the_next_run(source, data, tmp_path):
     recipe = recipe_of()
     runs = [tfopt.optimize(source, recipe, data, feature_cache=tmp_path / "kept", quiet=True) for _ in range(2)]
-    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["test", "train", "validation"]
+    assert len(list((tmp_path / "kept").glob("*.npy"))) == 1
     outputs = [run.model.predict(data.test.x(), verbose=0) for run in runs]
     np.testing.assert_array_equal(*outputs)
 

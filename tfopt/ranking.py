@@ -9,7 +9,8 @@ from typing import Any
 from tfopt.errors import DataError
 from tfopt.progress import Progress
 from tfopt.start import choose_preprocessing, data_for
-from tfopt.transfer import extract_features, feature_extractor, model_from
+from tfopt.transfer import feature_extractor, model_from
+from tfopt.transfer.features import features_of
 from tfopt.transfer.scores import h_score, logme
 
 
@@ -114,8 +115,10 @@ def _score(
     name = model.name if source is model else Path(str(source)).name
     extractor = feature_extractor(model)
     folder = None if cache is None else cache / f"{number}-{name}"
-    features = extract_features(extractor, dataset, cache=folder, progress=progress, quiet=progress.console.quiet)
-    x, y = features.train.inputs, features.train.labels
+    parts, _ = features_of(
+        extractor, dataset, ("train",), cache=folder, progress=progress, quiet=progress.console.quiet
+    )
+    x, y = parts["train"].inputs, parts["train"].labels
     y = y.argmax(axis=1) if dataset.labels == "one-hot" and dataset.task == "classification" else y
     return Score(
         source=name,

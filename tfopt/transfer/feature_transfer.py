@@ -13,7 +13,7 @@ from tfopt.config import config
 from tfopt.data import Dataset, fit_to_model
 from tfopt.errors import RecipeError
 from tfopt.transfer.extractor import Body, Pooling, body_of
-from tfopt.transfer.features import extract_features
+from tfopt.transfer.features import features_of
 from tfopt.transfer.head import ACTIVATIONS, Head, loss_for, outputs_for, with_head
 from tfopt.transfer.source import model_from
 from tfopt.transfer.transfer import Augment, Transfer, Transferred
@@ -84,9 +84,10 @@ class FeatureTransfer(Transfer):
         body = self._body(source)
         model = self._whole(body, data, source.name)
         extractor = body.package.Model(body.inputs, body.features, name=source.name)
-        features = extract_features(
+        features, _ = features_of(
             extractor,
             data,
+            ("train", "validation"),
             views=self.views,
             augment=None if self.views == 1 or callable(augment) else augment,
             seed=self.seed,
@@ -94,7 +95,9 @@ class FeatureTransfer(Transfer):
             progress=progress,
             quiet=quiet,
         )
-        learnt = self._trained_head(model, body.width, features, progress)
+        train, validation = features["train"], features["validation"]
+        seen = dataclasses.replace(data, train=train, validation=validation, test=validation)  # nobody looks at test
+        learnt = self._trained_head(model, body.width, seen, progress)
         return Transferred(model, (body.describe(), *learnt))
 
     def _trained_head(self, model: Any, width: int, features: Dataset, progress: Any) -> list[str]:

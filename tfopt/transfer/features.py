@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from tfopt.data import Augmentation, Dataset, Preprocessing
 from tfopt.data.batches import view_inputs
 from tfopt.data.dataset import Split
+from tfopt.data.split import NAMES
 from tfopt.distillation.teachers.answering import OUTPUT
 from tfopt.distillation.teachers.answers import Answers, StaleAnswersError
 from tfopt.distillation.teachers.teacher import Teacher
@@ -50,47 +51,61 @@ def extract_features(
         ModelError: the extractor does not take the data.
         OutputError: the disk is full.
     """
+    parts, told = features_of(
+        extractor, data, NAMES, views=views, augment=augment, seed=seed, cache=cache, progress=progress, quiet=quiet
+    )
+    train, validation, test = (parts[name] for name in NAMES)
+    return dataclasses.replace(data, train=train, validation=validation, test=test, notes=(*data.notes, *told))
+
+
+def features_of(
+    extractor: Any,
+    data: Dataset,
+    names: Sequence[str],
+    *,
+    views: int = 1,
+    augment: Augmentation | None = None,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    progress: Any = None,
+    quiet: bool = False,
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """The parts `names` of `data`, in their order, as `extract_features` gives them, and notes."""
     if views < 1 or (views > 1 and augment is None):
         raise DataError(f"Expected 1 view, or several with an augmentation; got {views} and {augment}.")
     teacher = Teacher(extractor).settled(data.train.x(slice(0, 64)), None)
-
-    def of(name: str) -> Split:
-        part, shown, change = data.split(name), views if name == "train" else 1, augment if name == "train" else None
-        about = {
-            "data": data.fingerprint,
-            "part": name,
-            "augmentation": dataclasses.asdict(change) if change else None,
-            "views": shown,
-            "seed": seed if change else None,
-        }
-        answers = _kept(
-            teacher,
-            about,
-            shown * len(part),
-            folder=None if cache is None else Path(cache) / name,
-            label=f"features of {name}",
-            progress=progress,
-            quiet=quiet,
-        )
-        values = answers.view(0, _shown(part, shown, change, seed))[OUTPUT]
-        return Split(values, np.concatenate([part.labels] * shown), Preprocessing())
-
-    note = f"inputs are features of '{teacher.name}'" + (f", of {views} augmented views" if views > 1 else "")
-    return dataclasses.replace(
-        data, train=of("train"), validation=of("validation"), test=of("test"), notes=(*data.notes, note, *teacher.notes)
+    shown = [(name, view) for name in names for view in range(views if name == "train" else 1)]
+    about = {
+        "data": data.fingerprint,
+        "shown": [list(each) for each in shown],
+        "augmentation": dataclasses.asdict(augment) if augment else None,
+        "seed": seed if augment else None,
+    }
+    answers = _kept(
+        teacher,
+        about,
+        sum(len(data.split(name)) for name, _ in shown),
+        folder=cache,
+        label="features",
+        progress=progress,
+        quiet=quiet,
     )
 
-
-def _shown(part: Split, views: int, augment: Augmentation | None, seed: int) -> Callable[[], Iterator[np.ndarray]]:
     def batches() -> Iterator[np.ndarray]:
-        for view in range(views):
-            yield from view_inputs(part, view, ASKED_AT_ONCE, seed=seed, augment=augment)
+        for name, view in shown:
+            change = augment if name == "train" else None
+            yield from view_inputs(data.split(name), view, ASKED_AT_ONCE, seed=seed, augment=change)
 
-    return batches
+    values, parts, start = answers.view(0, batches)[OUTPUT], {}, 0
+    for name in names:
+        labels = np.concatenate([data.split(name).labels] * (views if name == "train" else 1))
+        parts[name] = Split(values[start : start + len(labels)], labels, Preprocessing())
+        start += len(labels)
+    return parts, (f"inputs are features of '{teacher.name}', {views} for each training sample", *teacher.notes)
 
 
 def _kept(
-    teacher: Teacher, about: dict[str, Any], count: int, *, folder: Path | None, progress: Any, **shown: Any
+    teacher: Teacher, about: dict[str, Any], count: int, *, folder: str | Path | None, progress: Any, **shown: Any
 ) -> Answers:
     """The answers in `folder`; those for something else are removed first, which is said."""
     try:

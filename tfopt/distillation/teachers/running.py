@@ -41,6 +41,8 @@ class Graph:
 
         self._live = tf.function(listed, autograph=False).get_concrete_function(*specs)
         self._graph = self._live if fingerprint is None else _frozen(self._live)
+        # By name: given by position, a frozen graph first fails to bind them and prints all values into the error.
+        self._names = None if self._graph is self._live else [tensor.op.name for tensor in self._graph.inputs]
 
     def __call__(self, x: np.ndarray, labels: np.ndarray | None) -> list[np.ndarray]:
         import tensorflow as tf
@@ -48,7 +50,9 @@ class Graph:
         inputs = [tf.convert_to_tensor(x, tf.float32)]
         if labels is not None:
             inputs.append(tf.convert_to_tensor(labels))
-        return [tensor.numpy() for tensor in self._graph(*inputs)]
+        if self._names is None:
+            return [tensor.numpy() for tensor in self._graph(*inputs)]
+        return [tensor.numpy() for tensor in self._graph(**dict(zip(self._names, inputs, strict=True)))]
 
 
 def _frozen(live: Any) -> Any:
