@@ -12,6 +12,7 @@ from tfopt.errors import RecipeError
 from tfopt.legacy import tf_keras
 from tfopt.measure import accuracy
 from tfopt.progress import Progress
+from tfopt.transfer.head import loss_for
 from tfopt.transfer.layer_rates import as_remembered
 from tfopt.transfer.schedules import scheduled
 
@@ -80,15 +81,10 @@ def choose_loss(model: Any, training: "Training", data: Dataset) -> Any:
 
 
 def _loss_for_labels(model: Any, data: Dataset) -> Any:
-    losses = tf_keras().losses
-    if data.task == "regression":
-        return losses.MeanSquaredError()
-    logits = not _gives_probabilities(model, data)
-    if data.task == "multilabel" or model.output_shape[-1] == 1:
-        return losses.BinaryCrossentropy(from_logits=logits)
-    if data.labels == "one-hot":
-        return losses.CategoricalCrossentropy(from_logits=logits)
-    return losses.SparseCategoricalCrossentropy(from_logits=logits)
+    logits = data.task != "regression" and not _gives_probabilities(model, data)
+    if data.task == "classification" and model.output_shape[-1] == 1:
+        return tf_keras().losses.BinaryCrossentropy(from_logits=logits)
+    return loss_for(data, logits=logits)
 
 
 def _fits_labels(loss: Any, data: Dataset) -> bool:

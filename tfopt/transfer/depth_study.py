@@ -23,10 +23,9 @@ from tfopt.errors import DataError, ModelError
 from tfopt.files import atomic_path
 from tfopt.measure import accuracy
 from tfopt.transfer.freezing import frozen, layers_in_order
-from tfopt.transfer.head import ACTIVATIONS, loss_for, outputs_for
+from tfopt.transfer.head import loss_for
 from tfopt.transfer.parameters import transfer_weights
 from tfopt.transfer.source import model_from
-from tfopt.transfer.structure import restructure
 from tfopt.transfer.transfer import Augment, Transfer, Transferred
 
 KINDS = ("AnB", "AnB+", "BnB", "BnB+")
@@ -91,7 +90,10 @@ class DepthStudy(Transfer):
         progress: Any = None,
         quiet: bool = False,
     ) -> Transferred:
-        """The best network of the study, with all its layers trainable; `cache` keeps each that is finished."""
+        """The best network of the study, with all its layers trainable; `cache` keeps each that is finished.
+
+        An `Augmentation` is used as it is. A function that would choose one is not asked: nothing has learnt yet.
+        """
         del quiet
         source = model_from(source)
         self.untrained(source, data)
@@ -108,16 +110,6 @@ class DepthStudy(Transfer):
         ]
         files = {"depth_study.json": _as_json(runs), "depth_study.png": _plotted(runs)}
         return Transferred(bridge.to_keras(twin, like=study.fresh), (chosen, *told), files)
-
-    def fresh(self, source: Any, data: Dataset, number: int = 0) -> Any:
-        """The architecture of `source` for the task of `data`, with fresh weights that depend on seed and `number`."""
-        return restructure(
-            source,
-            input_shape=self.input_shape or data.input_shape,
-            classes=outputs_for(data),
-            activation=ACTIVATIONS[data.task],
-            seed=self.seed + number,
-        )
 
 
 def chosen_cuts(model: Any, places: int) -> tuple[str, ...]:
@@ -170,7 +162,7 @@ class _Study:
                 weights = [kept[f"weight_{place}"] for place in range(len(kept.files) - 1)]
                 validation, test = map(float, kept["accuracies"])
             return Trained(kind, cut, validation, test, weights)
-        model = self.settings.fresh(self.source, self.data, number)
+        model = self.settings.fresh(self.source, self.data, number=number)
         if cut is not None:
             model = transfer_weights(base, model, first=cut).model
             model = model if kind.endswith("+") else frozen(model, until=cut, batchnorm="train")

@@ -4,10 +4,8 @@ from typing import Any, Literal
 
 from tfopt.config import config
 from tfopt.data import Dataset
-from tfopt.transfer.head import ACTIVATIONS, outputs_for
 from tfopt.transfer.parameters import transfer_weights
 from tfopt.transfer.source import model_from
-from tfopt.transfer.structure import restructure
 from tfopt.transfer.transfer import Transfer, Transferred
 
 
@@ -29,12 +27,6 @@ class ParameterTransfer(Transfer):
 
     def untrained(self, source: Any, data: Dataset) -> Transferred:
         source = model_from(source)
-        fresh = restructure(
-            source if self.target is None else model_from(self.target),
-            input_shape=self.input_shape or data.input_shape,
-            classes=outputs_for(data),
-            activation=ACTIVATIONS[data.task],
-            seed=self.seed,
-        )
+        fresh = self.fresh(source if self.target is None else model_from(self.target), data)
         moved = transfer_weights(source, fresh, match=self.match, first=self.first, adapt=self.adapt)
         return Transferred(moved.model, moved.notes)

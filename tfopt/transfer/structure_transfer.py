@@ -7,9 +7,7 @@ from pydantic import PositiveFloat, PositiveInt
 from tfopt.config import config
 from tfopt.data import Dataset
 from tfopt.transfer.depth import repeatable_blocks
-from tfopt.transfer.head import ACTIVATIONS, outputs_for
 from tfopt.transfer.source import model_from
-from tfopt.transfer.structure import restructure
 from tfopt.transfer.transfer import Transfer, Transferred
 
 
@@ -29,16 +27,7 @@ class StructureTransfer(Transfer):
 
     def untrained(self, source: Any, data: Dataset) -> Transferred:
         source = model_from(source)
-        made = restructure(
-            source,
-            input_shape=self.input_shape or data.input_shape,
-            classes=outputs_for(data),
-            width=self.width,
-            depth=self.depth,
-            divisor=self.divisor,
-            activation=ACTIVATIONS[data.task],
-            seed=self.seed,
-        )
+        made = self.fresh(source, data, width=self.width, depth=self.depth, divisor=self.divisor)
         before, after = source.count_params(), made.count_params()
         said = f"the structure of '{source.name}' with fresh weights: {after:,} parameters, {before:,} in the source"
         stages = repeatable_blocks(source, self.depth) if self.depth != 1 else ()

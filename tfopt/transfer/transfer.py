@@ -11,6 +11,8 @@ from pydantic import Field, PositiveInt
 
 from tfopt.config import config
 from tfopt.data import Augmentation, Dataset
+from tfopt.transfer.head import ACTIVATIONS, outputs_for
+from tfopt.transfer.structure import restructure
 
 Augment = Augmentation | Callable[[Any], Augmentation | None] | None
 
@@ -75,6 +77,20 @@ class Transfer(ABC):
         """
         del augment, cache, progress, quiet
         return self.untrained(source, data)
+
+    def fresh(self, model: Any, data: Dataset, *, number: int = 0, **sizes: Any) -> Any:
+        """The architecture of `model` for the task of `data`, with weights that depend on seed and `number` alone.
+
+        `sizes` are further arguments of `restructure`.
+        """
+        return restructure(
+            model,
+            input_shape=self.input_shape or data.input_shape,
+            classes=outputs_for(data),
+            activation=ACTIVATIONS[data.task],
+            seed=self.seed + number,
+            **sizes,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; says its class under "kind"."""
