@@ -253,3 +253,13 @@ def test_a_saved_model_as_source(source, data, tmp_path):
     kernel = np.asarray(convolution.kernel)
     assert np.isclose((kernel == 0).mean(), 0.5, atol=0.01)
     assert result.report.rows[-1].metrics["accuracy"] > 0.8
+
+
+def test_images_that_the_source_does_not_take_are_fed_as_they_were(source):
+    from tfopt.start import choose_preprocessing
+
+    images = np.zeros((60, 6, 6, 1), np.uint8)
+    for given in (tfopt.load_data((images, np.arange(60) % 2)), tfopt.load_data("digits")):
+        found, said = choose_preprocessing(source, given, None)
+        assert found is given
+        assert said == []

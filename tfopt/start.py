@@ -54,11 +54,14 @@ def choose_preprocessing(source: Any, data: Dataset, input_shape: Sequence[int] 
     """`data` fed as `source` was most likely trained, and what to say about that.
 
     Of the named kinds of preprocessing, the one with the features that say most about the labels, by LogME of some
-    training images. Only for images of 8 bits; nothing is changed for other values.
+    training images. Only for images of 8 bits that are fed as they are and that `source` takes; nothing is changed for
+    others.
     """
-    if data.train.inputs.dtype != np.uint8 or len(data.input_shape) != 3:
+    if data.train.inputs.dtype != np.uint8 or len(data.input_shape) != 3 or data.preprocessing.scale != 1:
         return data, []
     extractor = feature_extractor(source, input_shape=input_shape)
+    if any(size not in (None, given) for size, given in zip(extractor.input_shape[1:], data.input_shape, strict=True)):
+        return data, []
     chosen = np.random.default_rng(0).permutation(len(data.train))[:LOOKED_AT]
     ways = {name: data.fed_as(name) for name in NAMED}
     scores = {
