@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import tfopt
 from tfopt import cli, export
+from tfopt.cli.running import load_recipe
 from tfopt.legacy import tf_keras
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -351,7 +352,7 @@ def test_every_recipe_is_a_script_and_a_file(path):
 
     first_word = ast.get_docstring(ast.parse(path.read_text())).split()[0]
     assert first_word in done.stdout
-    recipe, _ = cli._load_recipe(path)
+    recipe, _ = load_recipe(path)
     assert recipe.name == path.stem
     assert tfopt.Recipe.from_json(recipe.to_json()) == recipe
 
@@ -419,7 +420,7 @@ def test_a_teacher_on_the_command_line(taught, tmp_path):
 def test_teachers_of_different_classes_are_fused(taught, tmp_path):
     teachers = ("--teacher", taught / "ba.keras", "--teacher", taught / "cd.keras")
     names = ("--teacher-classes", taught / "ba.txt", "--teacher-classes", taught / "cd.txt")
-    recipe, _ = cli._load_recipe(RECIPES / "fuse_teachers.py")
+    recipe, _ = load_recipe(RECIPES / "fuse_teachers.py")
     quick = dataclasses.replace(recipe, training=tfopt.Training(learning_rate=0.1, batch_size=16))
     (tmp_path / "quick.json").write_text(quick.to_json())
     done = teach(taught, tmp_path / "quick.json", *teachers, *names, "--out", tmp_path / "out")

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfopt import models
 from tfopt.litert import LiteModel
-from tfopt.measure import deflated_bytes, sparsity, unique_weights
+from tfopt.measure import deflated_bytes, entropy_bits, sparsity, unique_weights
 from tfopt.report import bias_tensors
 
 
@@ -37,17 +37,18 @@ class Inspection:
     parts: list[Part]
     bytes: int
     deflated_bytes: int
+    weights: "WeightBits | None" = None  # of a .tflite
 
     def table(self) -> Any:
         """As a `rich.table.Table`."""
         from rich.table import Table
 
         total = sum(part.parameters for part in self.parts)
-        table = Table(
-            title=f"{self.path}: {self.kind}, {total:,} parameters, {self.bytes:,} bytes, "
-            f"{self.deflated_bytes:,} deflated",
-            title_justify="left",
-        )
+        sizes = f"{total:,} parameters, {self.bytes:,} bytes, {self.deflated_bytes:,} deflated"
+        title = f"{self.path}: {self.kind}, {sizes}"
+        if self.weights is not None:
+            title += f"\n{self.weights.told(self.deflated_bytes)}"
+        table = Table(title=title, title_justify="left")
         for name in ("name", "kind", "output"):
             table.add_column(name, overflow="fold")
         for name in ("parameters", "sparsity", "unique", "dtype"):
@@ -69,9 +70,44 @@ def inspect_file(path: str | Path) -> Inspection:
     """Look into any Keras model file or `.tflite`. Raises `ModelError` for what is neither."""
     path = Path(path)
     kind = models.kind(path)
-    parts = _lite_parts(LiteModel(path)) if kind == "tflite" else _keras_parts(models.load_model(path))
+    if kind == "tflite":
+        lite = LiteModel(path)
+        return Inspection(str(path), kind, _lite_parts(lite), lite.size, lite.deflated, weight_bits(lite))
     content = _content(path)
-    return Inspection(str(path), kind, parts, len(content), deflated_bytes(content))
+    return Inspection(str(path), kind, _keras_parts(models.load_model(path)), len(content), deflated_bytes(content))
+
+
+@dataclass(frozen=True)
+class WeightBits:
+    """The weights of a `.tflite`: how many there are, the bytes they take, and what they could take.
+
+    `entropy_bytes` is the least that codes of single values need, one code for each tensor (see
+    `measure.entropy_bits`); what the file holds besides, such as graph and biases, is not in it.
+    """
+
+    number: int
+    bytes: int
+    entropy_bytes: float
+
+    def told(self, packed: int) -> str:
+        """In words, for a file that takes `packed` bytes when entropy-coded."""
+        if not self.number:
+            return "no weights"
+        stored, all_packed, least = (8 * size / self.number for size in (self.bytes, packed, self.entropy_bytes))
+        return (
+            f"{self.number:,} weights: {stored:.2f} bits each, {all_packed:.2f} with all of the file packed; the "
+            f"entropy of their values is {least:.2f} bits ({self.entropy_bytes:,.0f} bytes)"
+        )
+
+
+def weight_bits(lite: LiteModel) -> WeightBits:
+    """Count the weights of a `.tflite` and the entropy of their stored values."""
+    weights = lite.weights()
+    return WeightBits(
+        number=sum(weight.values.size for weight in weights),
+        bytes=sum(weight.tensor.bytes for weight in weights),
+        entropy_bytes=sum(entropy_bits(weight.values) for weight in weights) / 8,
+    )
 
 
 def _content(path: Path) -> bytes:

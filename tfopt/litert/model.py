@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from tfopt.errors import DataError, ModelError
 from tfopt.litert.graph import Graph, Op, Port, Tensor, Weight
 from tfopt.measure import deflated_bytes
+from tfopt.packing import unpack
 from tfopt.quiet import native_noise_held
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -32,13 +33,13 @@ class Latency:
 
 
 class LiteModel:
-    """A .tflite file, given by its path or its bytes; `threads` are LiteRT's, on the CPU.
+    """A .tflite file, packed (`tfopt.packing`) or not, given by its path or its bytes; `threads` are LiteRT's.
 
     Raises ModelError when there is no such file, when it is not a .tflite, or when LiteRT cannot run it.
     """
 
     def __init__(self, path_or_bytes: str | os.PathLike[str] | bytes, *, threads: int = 1) -> None:
-        self.data = path_or_bytes if isinstance(path_or_bytes, bytes) else _read(Path(path_or_bytes))
+        self.data = unpack(path_or_bytes if isinstance(path_or_bytes, bytes) else _read(Path(path_or_bytes)))
         name = "These bytes" if isinstance(path_or_bytes, bytes) else str(path_or_bytes)
         if self.data[4:8] != b"TFL3":
             raise ModelError(

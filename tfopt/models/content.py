@@ -8,6 +8,7 @@ from typing import Any
 
 from tfopt.errors import ModelError
 from tfopt.models import bombs
+from tfopt.packing import is_packed, unpack
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TFLITE = b"TFL3"  # at bytes 4 to 8
@@ -17,8 +18,8 @@ def kind(path: str | os.PathLike[str]) -> str:
     """What `path` holds, by its content, whatever its name.
 
     "keras3" or "tf_keras": a model file or folder that this Keras loads; "saved_model": a SavedModel without
-    Keras layers; "weights": weights without a model; "tflite". Raises ModelError where nothing is there, or
-    something else, or only part of a file, or a file that would unpack to many times its size or elsewhere.
+    Keras layers; "weights": weights without a model; "tflite", packed or not. Raises ModelError where nothing is
+    there, or something else, or only part of a file, or a file that would unpack to many times its size or elsewhere.
     """
     path = Path(path)
     if path.is_dir():
@@ -34,7 +35,7 @@ def kind(path: str | os.PathLike[str]) -> str:
         return _zip_kind(path)
     if head == _HDF5:
         return _hdf5_kind(path)
-    if head[4:8] == _TFLITE:
+    if head[4:8] == _TFLITE or (is_packed(head) and unpack(path.read_bytes())[4:8] == _TFLITE):
         return "tflite"
     what = "is empty" if not head else "is no model file that tfopt knows"
     raise ModelError(f"{path} {what}; expected a .keras file, an HDF5 file, a SavedModel folder or a .tflite file")

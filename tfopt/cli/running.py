@@ -1,11 +1,5 @@
-"""The command line: tfopt run | check | inspect | compare | rank.
+"""`tfopt run`, and the command line of recipe scripts."""
 
-Exit codes: 0 done; 1 a promise does not hold in the file, or `check` finds that the recipe cannot be carried out;
-2 bad input or usage; 3 an error in tfopt itself; 130 interrupted. TensorFlow is imported only by the commands that
-need it.
-"""
-
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,83 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfopt.errors import PromiseError, RecipeError, TfoptError
+from tfopt.cli.command import (
+    PREPROCESSING,
+    SETTINGS,
+    UNEXPECTED,
+    OneLineErrors,
+    allow_unsafe_option,
+    debug_option,
+    explained,
+    hush_tensorflow,
+    shared_options,
+)
+from tfopt.errors import PromiseError, RecipeError
 
 if TYPE_CHECKING:
     from tfopt.data import Dataset
     from tfopt.recipe import Recipe
-
-PREPROCESSING = ("raw", "unit", "symmetric")
-UNEXPECTED = 3  # exit code
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-
-
-class _OneLineErrors(click.Command):
-    """Turns errors into one line and an exit code; tracebacks behind --debug."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except KeyboardInterrupt:
-            _fail("interrupted; no result was written. The same command goes on after the last finished stage", 130)
-        except BaseException as error:
-            if ctx.params.get("debug"):
-                raise
-            _fail(*_explained(error))
-
-
-class _Group(_OneLineErrors, click.Group):
-    """`tfopt` itself, with commands."""
-
-
-def _explained(error: BaseException) -> tuple[str, int]:
-    if isinstance(error, PromiseError):
-        return str(error), 1
-    if isinstance(error, TfoptError):
-        return str(error), 2
-    return (
-        f"{type(error).__name__}: {error}. This should not happen; --debug before the command shows where.",
-        UNEXPECTED,
-    )
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
-    raise click.exceptions.Exit(code)
-
-
-@click.group(cls=_Group, context_settings=SETTINGS)
-@_debug_option
-@click.version_option(package_name="tfopt")
-def main(debug: bool) -> None:
-    """Take a trained Keras model to a small, verified .tflite."""
-    del debug  # `_OneLineErrors` looks at it
-    _hush_tensorflow()
-
-
-def _hush_tensorflow() -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no start-up chatter of TensorFlow's native part
-
-
-_allow_unsafe = click.option(
-    "--allow-unsafe", is_flag=True, help="Let the model file run Python code of its own. Only for files you trust."
-)
-
-
-def _shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = [
-        click.option("--preprocess", type=click.Choice(PREPROCESSING),
-                     help="What images are fed as: raw 0..255, unit 0..1, symmetric -1..1 (default: raw; where the "
-                          "recipe transfers, what fits the source best)."),
-        click.option("--limit", type=click.IntRange(min=1),
-                     help="At most so many samples of each part, for a quick try."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,7 +47,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Folder that keeps the features of a transfer for further runs (default: in memory)."),
         click.option("--min-accuracy", type=click.FloatRange(0, 1),
                      help="Fail with exit code 1 when the file's accuracy on the test set is below."),
-        _allow_unsafe,
+        allow_unsafe_option,
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
                      help="Multiply the epochs of every stage."),
         click.option("--seed", type=click.IntRange(min=0), help="Another seed than the recipe's."),
@@ -122,10 +55,10 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
-    return _shared_options(command)
+    return shared_options(command)
 
 
-@main.command()
+@click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @_run_options
 def run(recipe: Path, **options: Any) -> None:
@@ -135,7 +68,7 @@ def run(recipe: Path, **options: Any) -> None:
     tfopt run recipes/deep_compression.py
     tfopt run recipes/prune.py --model model.keras --data photos/ --out saved_models/photos
     """
-    loaded, example_teacher = _load_recipe(recipe)
+    loaded, example_teacher = load_recipe(recipe)
     _run(loaded, example_teacher, **options)
 
 
@@ -145,18 +78,18 @@ def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
     `example_teacher(data)` makes the teacher for the built-in digits, where the recipe wants another than usual.
     """
 
-    @click.command(cls=_OneLineErrors, context_settings=SETTINGS, help=sys.modules["__main__"].__doc__)
+    @click.command(cls=OneLineErrors, context_settings=SETTINGS, help=sys.modules["__main__"].__doc__)
     @_run_options
-    @_debug_option
+    @debug_option
     def command(debug: bool, **options: Any) -> None:
         del debug
-        _hush_tensorflow()
+        hush_tensorflow()
         _run(recipe, example_teacher, **options)
 
     command.main(prog_name=Path(sys.argv[0]).name)
 
 
-def _load_recipe(path: Path) -> tuple["Recipe", Any]:
+def load_recipe(path: Path) -> tuple["Recipe", Any]:
     """The recipe, and the function that makes its teacher for the digits, if it has one."""
     from tfopt.recipe import Recipe
 
@@ -171,7 +104,7 @@ def _load_recipe(path: Path) -> tuple["Recipe", Any]:
     try:
         names = runpy.run_path(str(path))
     except Exception as error:
-        if _explained(error)[1] != UNEXPECTED:
+        if explained(error)[1] != UNEXPECTED:
             raise
         raise RecipeError(f"{path} does not run: {type(error).__name__}: {error}.") from error
     recipe = names.get("recipe")
@@ -283,117 +216,3 @@ def _examples(
     progress.say("training the default teacher on the digits")
     make = example_teacher or (lambda data: digits_model(data, seed=seed, name="teacher"))
     return student, data, make(data)
-
-
-def _print_table(table: Any) -> None:
-    """Print a `rich.table.Table`, its title as a line of its own, which a narrow table would break."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
-    console.print(table.title, highlight=False, markup=False)
-    table.title = None
-    console.print(table, soft_wrap=False)
-
-
-@main.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--recipe",
-    type=click.Path(path_type=Path),
-    help="A .py with a `recipe`, or a recipe.json (default: prune, cluster, quantize).",
-)
-@click.option(
-    "--convert/--no-convert",
-    default=True,
-    show_default=True,
-    help="Also make the .tflite, with random calibration data, to see what it holds.",
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all of it to this file too.")
-@_allow_unsafe
-def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | None, allow_unsafe: bool) -> None:
-    """Say what a recipe will do to each layer of MODEL, without training anything.
-
-    \b
-    tfopt check model.keras
-    tfopt check model.keras --recipe recipes/deep_compression.py
-
-    Exit code 1 when the recipe cannot be carried out.
-    """
-    from tfopt.quiet import load_tensorflow_quietly
-
-    load_tensorflow_quietly()
-    from tfopt.checking import check as check_model
-    from tfopt.files import write_atomically
-    from tfopt.models import load_model
-
-    loaded = load_model(model, allow_unsafe=allow_unsafe)
-    found = check_model(loaded, _load_recipe(recipe)[0] if recipe else None, convert=convert)
-    if json_file:
-        write_atomically(json_file, found.to_json())
-    _print_table(found.table())
-    for text in found.notes:
-        click.echo(f"note: {text}")
-    for text in found.problems:
-        click.echo(f"problem: {text}", err=True)
-    if not found.ok:
-        raise click.exceptions.Exit(1)
-
-
-@main.command()
-@click.argument("file", type=click.Path(path_type=Path))
-def inspect(file: Path) -> None:
-    """Show what FILE holds: layers or operators, parameters, sparsity, unique values, dtype, bytes."""
-    from tfopt.inspection import inspect_file
-    from tfopt.quiet import load_tensorflow_quietly
-
-    load_tensorflow_quietly()
-
-    _print_table(inspect_file(file).table())
-
-
-@main.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its test part is used.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of LiteRT.")
-@_shared_options
-def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, limit: int | None) -> None:
-    """Put two model files side by side on the same test set: accuracy, agreement, bytes, latency.
-
-    A Keras model is measured as the float .tflite that it converts to.
-    """
-    from tfopt.comparison import compare_files
-    from tfopt.quiet import load_tensorflow_quietly
-
-    load_tensorflow_quietly()
-
-    table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit)
-    _print_table(table)
-
-
-@main.command()
-@click.argument("sources", nargs=-1, required=True)
-@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its training part is used.")
-@click.option("--feature-cache", type=click.Path(path_type=Path), help="Folder that keeps the features.")
-@_shared_options
-def rank(
-    sources: tuple[str, ...], data: str, feature_cache: Path | None, preprocess: str | None, limit: int | None
-) -> None:
-    """Say which of SOURCES to transfer from: what their features tell of the labels, without any training.
-
-    \b
-    tfopt rank mobilenet.keras resnet.keras hub_module/ --data photos/
-
-    Sources are model files, SavedModels or TF-Hub handles. LogME and H-score: higher is better.
-    """
-    from tfopt.quiet import load_tensorflow_quietly
-
-    load_tensorflow_quietly()
-    from tfopt.ranking import rank_sources
-
-    ranking = rank_sources(sources, data, preprocess=preprocess, limit=limit, cache=feature_cache)
-    _print_table(ranking.table())
-
-
-if __name__ == "__main__":
-    main()

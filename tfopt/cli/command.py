@@ -1,0 +1,83 @@
+"""What all commands share: one line for an error, exit codes, options that several have."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from tfopt.errors import PromiseError, TfoptError
+
+PREPROCESSING = ("raw", "unit", "symmetric")
+UNEXPECTED = 3  # exit code
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+class OneLineErrors(click.Command):
+    """Turns errors into one line and an exit code; tracebacks behind --debug."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            _fail("interrupted; no result was written. The same command goes on after the last finished stage", 130)
+        except BaseException as error:
+            if ctx.params.get("debug"):
+                raise
+            _fail(*explained(error))
+
+
+class Group(OneLineErrors, click.Group):
+    """`tfopt` itself, with commands."""
+
+
+def explained(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, PromiseError):
+        return str(error), 1
+    if isinstance(error, TfoptError):
+        return str(error), 2
+    return (
+        f"{type(error).__name__}: {error}. This should not happen; --debug before the command shows where.",
+        UNEXPECTED,
+    )
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+def hush_tensorflow() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no start-up chatter of TensorFlow's native part
+
+
+allow_unsafe_option = click.option(
+    "--allow-unsafe", is_flag=True, help="Let the model file run Python code of its own. Only for files you trust."
+)
+
+
+def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        click.option("--preprocess", type=click.Choice(PREPROCESSING),
+                     help="What images are fed as: raw 0..255, unit 0..1, symmetric -1..1 (default: raw; where the "
+                          "recipe transfers, what fits the source best)."),
+        click.option("--limit", type=click.IntRange(min=1),
+                     help="At most so many samples of each part, for a quick try."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def print_table(table: Any) -> None:
+    """Print a `rich.table.Table`, its title as a line of its own, which a narrow table would break."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
+    console.print(table.title, highlight=False, markup=False)
+    table.title = None
+    console.print(table, soft_wrap=False)

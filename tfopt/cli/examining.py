@@ -1,0 +1,108 @@
+"""`tfopt check | inspect | compare | rank`: what files hold and do, and what a recipe or a source would give."""
+
+from pathlib import Path
+
+import click
+
+from tfopt.cli.command import allow_unsafe_option, print_table, shared_options
+from tfopt.cli.running import load_recipe
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    help="A .py with a `recipe`, or a recipe.json (default: prune, cluster, quantize).",
+)
+@click.option(
+    "--convert/--no-convert",
+    default=True,
+    show_default=True,
+    help="Also make the .tflite, with random calibration data, to see what it holds.",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all of it to this file too.")
+@allow_unsafe_option
+def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | None, allow_unsafe: bool) -> None:
+    """Say what a recipe will do to each layer of MODEL, without training anything.
+
+    \b
+    tfopt check model.keras
+    tfopt check model.keras --recipe recipes/deep_compression.py
+
+    Exit code 1 when the recipe cannot be carried out.
+    """
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+    from tfopt.checking import check as check_model
+    from tfopt.files import write_atomically
+    from tfopt.models import load_model
+
+    loaded = load_model(model, allow_unsafe=allow_unsafe)
+    found = check_model(loaded, load_recipe(recipe)[0] if recipe else None, convert=convert)
+    if json_file:
+        write_atomically(json_file, found.to_json())
+    print_table(found.table())
+    for text in found.notes:
+        click.echo(f"note: {text}")
+    for text in found.problems:
+        click.echo(f"problem: {text}", err=True)
+    if not found.ok:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def inspect(file: Path) -> None:
+    """Show what FILE holds: layers or operators, parameters, sparsity, unique values, dtype, bytes."""
+    from tfopt.inspection import inspect_file
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+
+    print_table(inspect_file(file).table())
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its test part is used.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of LiteRT.")
+@shared_options
+def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, limit: int | None) -> None:
+    """Put two model files side by side on the same test set: accuracy, agreement, bytes, latency.
+
+    A Keras model is measured as the float .tflite that it converts to.
+    """
+    from tfopt.comparison import compare_files
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+
+    table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit)
+    print_table(table)
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its training part is used.")
+@click.option("--feature-cache", type=click.Path(path_type=Path), help="Folder that keeps the features.")
+@shared_options
+def rank(
+    sources: tuple[str, ...], data: str, feature_cache: Path | None, preprocess: str | None, limit: int | None
+) -> None:
+    """Say which of SOURCES to transfer from: what their features tell of the labels, without any training.
+
+    \b
+    tfopt rank mobilenet.keras resnet.keras hub_module/ --data photos/
+
+    Sources are model files, SavedModels or TF-Hub handles. LogME and H-score: higher is better.
+    """
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+    from tfopt.ranking import rank_sources
+
+    ranking = rank_sources(sources, data, preprocess=preprocess, limit=limit, cache=feature_cache)
+    print_table(ranking.table())

@@ -1,0 +1,49 @@
+"""`tfopt pack | unpack`: a .tflite entropy-coded, and back."""
+
+from pathlib import Path
+
+import click
+
+FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+@click.command()
+@FILE
+@click.option("--out", type=click.Path(path_type=Path), help="The packed file (default: FILE.zst or FILE.gz).")
+def pack(file: Path, out: Path | None) -> None:
+    """Entropy-code a .tflite, by zstd or gzip, whichever gives fewer bytes.
+
+    \b
+    tfopt pack saved_models/photos/model.tflite
+
+    Every command takes the packed file too; `tfopt unpack`, `zstd -d` or `gunzip` gives the identical .tflite back.
+    """
+    from tfopt import packing
+    from tfopt.files import write_atomically
+    from tfopt.inspection import weight_bits
+    from tfopt.litert import LiteModel
+
+    lite = LiteModel(file)
+    packed = packing.pack(lite.data)
+    out = out or file.with_name(file.name + packed.suffix)
+    write_atomically(out, packed.data)
+    click.echo(f"{file}: {lite.size:,} bytes; {out}: {len(packed.data):,} bytes ({len(packed.data) / lite.size:.1%})")
+    click.echo(weight_bits(lite).told(len(packed.data)))
+
+
+@click.command()
+@FILE
+@click.option("--out", type=click.Path(path_type=Path), help="The .tflite (default: FILE without its last suffix).")
+@click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
+def unpack(file: Path, out: Path | None, overwrite: bool) -> None:
+    """Give back the .tflite that `tfopt pack` packed, byte for byte."""
+    from tfopt.errors import OutputError
+    from tfopt.files import write_atomically
+    from tfopt.litert import LiteModel
+
+    lite = LiteModel(file)
+    out = out or file.with_suffix("" if file.suffix in (".gz", ".zst") else ".tflite")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; name another file with --out, or replace it with --overwrite.")
+    write_atomically(out, lite.data)
+    click.echo(f"wrote {out}: {lite.size:,} bytes")
