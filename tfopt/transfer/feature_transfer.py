@@ -19,6 +19,7 @@ from tfopt.transfer.source import model_from
 from tfopt.transfer.transfer import Augment, Transfer, Transferred
 
 ROWS_AT_ONCE = 2**14
+BYTES_IN_MEMORY = 2**29  # features up to this size are handed to `fit` as arrays, which spares it the input pipeline
 
 
 @config
@@ -118,13 +119,7 @@ class FeatureTransfer(Transfer):
             package.optimizers.Adam(rate, jit_compile=False), loss_for(features, logits=True), metrics=[metric]
         )
         lines = [progress.callback("head")] if progress is not None else []
-        history = twin.fit(
-            features.batches("train", self.batch_size, shuffle=True, seed=self.seed),
-            epochs=self.epochs,
-            validation_data=features.batches("validation", 1024),
-            callbacks=lines,
-            verbose=0,
-        ).history
+        history = twin.fit(**self._fed(features), epochs=self.epochs, callbacks=lines, verbose=0).history
         if not np.isfinite(history["loss"][-1]):
             raise RecipeError(
                 f"The head's loss is {history['loss'][-1]}: lower FeatureTransfer's learning_rate, or look for extreme "
@@ -138,6 +133,20 @@ class FeatureTransfer(Transfer):
             model.get_layer(layer.name).set_weights(layer.get_weights())
         told = ", ".join(f"{name} {history[name][-1]:.4f}" for name in ("loss", metric, f"val_{metric}"))
         return [f"head trained on {len(features.train):,} features for {self.epochs} epochs: {told}"]
+
+    def _fed(self, features: Dataset) -> dict[str, Any]:
+        """Arguments of `fit` for the features of both parts: arrays, or batches where they may not fit into memory."""
+        train, validation = features.train, features.validation
+        if train.inputs.nbytes > BYTES_IN_MEMORY:
+            batches = features.batches("train", self.batch_size, shuffle=True, seed=self.seed)
+            return {"x": batches, "validation_data": features.batches("validation", 1024)}
+        return {
+            "x": train.x(),
+            "y": train.y(),
+            "batch_size": self.batch_size,
+            "validation_data": (validation.x(), validation.y()),
+            "validation_batch_size": 1024,
+        }
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
