@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from tfopt import models
+from tfopt.benchmarking import lite_of
 from tfopt.errors import ModelError
-from tfopt.export import build
 from tfopt.litert import Latency, LiteModel
-from tfopt.loop import FLOAT
 from tfopt.measure import agreement, metrics_for
 from tfopt.start import data_for
 
@@ -29,7 +27,7 @@ def compare_files(
     """
     from rich.table import Table
 
-    files = [_lite(Path(path), threads) for path in (a, b)]
+    files = [lite_of(path, threads=threads) for path in (a, b)]
     shapes = [file.inputs[0].shape[1:] for file in files]
     if shapes[0] != shapes[1]:
         raise ModelError(f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}: nothing to compare.")
@@ -52,12 +50,6 @@ def compare_files(
     )
     table.add_row("ms a sample, p90", *(f"{t.p90_ms:.3f}" for t in latencies))
     return table
-
-
-def _lite(path: Path, threads: int) -> LiteModel:
-    if models.kind(path) == "tflite":
-        return LiteModel(path, threads=threads)
-    return LiteModel(build(models.load_model(path), FLOAT)[0].data, threads=threads)
 
 
 def _latencies(files: list[LiteModel]) -> list[Latency]:

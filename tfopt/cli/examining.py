@@ -1,11 +1,14 @@
-"""`tfopt check | inspect | compare | rank`: what files hold and do, and what a recipe or a source would give."""
+"""`tfopt check | inspect | compare | verify | bench | rank`: what files hold and do, and what a recipe would give."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import click
 
 from tfopt.cli.command import allow_unsafe_option, print_table, shared_options
 from tfopt.cli.running import load_recipe
+from tfopt.errors import PromiseError, RecipeError
 
 
 @click.command()
@@ -106,3 +109,93 @@ def rank(
 
     ranking = rank_sources(sources, data, preprocess=preprocess, limit=limit, cache=feature_cache)
     print_table(ranking.table())
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its test part is used.")
+@click.option(
+    "--least-db",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Signal to quantization noise, in decibels, below which a layer is called bad.",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    help="Fail with exit code 1 when fewer of the test samples get the class that the model gives.",
+)
+@allow_unsafe_option
+@shared_options
+def verify(
+    model: Path,
+    file: Path,
+    data: str,
+    least_db: float,
+    min_agreement: float | None,
+    allow_unsafe: bool,
+    preprocess: str | None,
+    limit: int | None,
+) -> None:
+    """Compare the .tflite FILE with the Keras MODEL it was made from: outputs, accuracy, and every layer.
+
+    \b
+    tfopt verify model.keras saved_models/photos/model.tflite --data photos/
+
+    The table has the signal to quantization noise of each layer, and the first bad layer is named.
+    """
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+    from tfopt.verification import verify_file
+
+    found = verify_file(
+        model, file, data, preprocess=preprocess, limit=limit, least_db=least_db, allow_unsafe=allow_unsafe
+    )
+    print_table(found.table())
+    for line in found.lines():
+        click.echo(line)
+    if min_agreement is not None:
+        if found.agreement is None:
+            raise RecipeError("--min-agreement is for a classification.")
+        if found.agreement < min_agreement:
+            raise PromiseError(f"{found.agreement:.4f} of the samples get the same class, below {min_agreement:g}.")
+
+
+@click.command()
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--data", help="An image folder, a .npz or 'digits'; its test part is used (default: no accuracy).")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of LiteRT.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="In each, 50 runs of each file."
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers to this file too.")
+@shared_options
+def bench(
+    files: tuple[Path, ...],
+    data: str | None,
+    threads: int,
+    rounds: int,
+    json_file: Path | None,
+    preprocess: str | None,
+    limit: int | None,
+) -> None:
+    """Measure model FILES in turn: latency, peak memory, accuracy, bytes.
+
+    \b
+    tfopt bench float.tflite int8.tflite model.tflite.zst --data photos/ --threads 2
+
+    A Keras model is measured as the float .tflite that it converts to.
+    """
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+    from tfopt.benchmarking import benchmark_files, benchmark_table
+    from tfopt.files import write_atomically
+
+    measured = benchmark_files(files, data, threads=threads, preprocess=preprocess, limit=limit, rounds=rounds)
+    if json_file:
+        write_atomically(json_file, json.dumps([dataclasses.asdict(row) for row in measured], indent=2) + "\n")
+    print_table(benchmark_table(measured, threads))

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tfopt.errors import DataError, ModelError
 from tfopt.litert.graph import Graph, Op, Port, Tensor, Weight
+from tfopt.litert.ports import dequantized, noise, nothing, quantized
 from tfopt.measure import deflated_bytes
 from tfopt.packing import unpack
 from tfopt.quiet import native_noise_held
@@ -118,34 +119,66 @@ class LiteModel:
         arrays = self._checked_inputs(x)
         count = len(arrays[0])
         if count == 0:
-            return _single([_empty(port) for port in self.outputs])
-        stored = [_quantized(array, port) for array, port in zip(arrays, self.inputs, strict=True)]
+            return _single([nothing(port) for port in self.outputs])
+        stored = [quantized(array, port) for array, port in zip(arrays, self.inputs, strict=True)]
         batch = self._usable_batch(min(batch_size, count), stored)
         parts = [self._run(batch, [array[i : i + batch] for array in stored]) for i in range(0, count, batch)]
         return _single([np.concatenate(arrays) for arrays in zip(*parts, strict=True)])
 
     def benchmark(self, x: Inputs | None = None, *, runs: int = 50, warmup: int = 10) -> Latency:
-        """Time the invocation, without copying in and out, for one sample: `runs` times after `warmup`.
+        """Time one sample, see `times`."""
+        milliseconds = self.times(x, runs=runs, warmup=warmup)
+        batch = self._one_sample(x)[1]
+        return Latency(
+            float(np.median(milliseconds)), float(np.percentile(milliseconds, 90)), self.threads, runs, batch
+        )
+
+    def times(self, x: Inputs | None = None, *, runs: int = 50, warmup: int = 10) -> NDArray[np.float64]:
+        """Time the invocation, without copying in and out, for one sample: milliseconds (runs,), after `warmup`.
 
         `x` is a batch of at least one sample, of which the first is used; without it, random numbers (integer
         inputs: zeros). A graph that cannot be resized to one sample is timed at its own batch size.
         """
-        arrays = self._checked_inputs(self._noise() if x is None else x)
-        if len(arrays[0]) == 0 or runs < 1:
-            raise DataError(f"A benchmark needs a sample and a run; got {len(arrays[0])} and {runs}.")
-        sample = [_quantized(array[:1], port) for array, port in zip(arrays, self.inputs, strict=True)]
-        batch = self._usable_batch(1, sample)
-        self._run(batch, sample)
-        interpreter = self._interpreter(_shapes(batch, sample))
+        if runs < 1:
+            raise DataError(f"A benchmark needs a run; got {runs}.")
+        interpreter, _ = self._one_sample(x)
         times = np.empty(warmup + runs)
         for i in range(len(times)):
             start = time.perf_counter()
             interpreter.invoke()
             times[i] = time.perf_counter() - start
-        milliseconds = times[warmup:] * 1000
-        return Latency(
-            float(np.median(milliseconds)), float(np.percentile(milliseconds, 90)), self.threads, runs, batch
-        )
+        return times[warmup:] * 1000
+
+    def signals(self, x: Inputs) -> dict[int, NDArray[Any]]:
+        """What each operation of the main graph gives for the samples `x`, in real units, by tensor index.
+
+        All of it in memory: pass few samples at a time. Runs without delegates, which keep to themselves what happens
+        inside of them. `x` and what is raised are those of `predict`.
+        """
+        stored = [quantized(array, port) for array, port in zip(self._checked_inputs(x), self.inputs, strict=True)]
+        batch = self._usable_batch(len(stored[0]), stored)
+        interpreter = self._fresh_interpreter(_shapes(batch, stored), _interpreter(self.data, self.threads, trace=True))
+        tensors = self._graph.tensors[0]
+        computed = [tensors[index] for op in self.ops() if op.subgraph == 0 for index in op.outputs]
+        parts: dict[int, list[NDArray[Any]]] = {tensor.index: [] for tensor in computed}
+        for start in range(0, len(stored[0]), batch):
+            rows = [array[start : start + batch] for array in stored]
+            self._invoke(interpreter, batch, rows)
+            for tensor in computed:
+                array = interpreter.get_tensor(tensor.index)
+                batched = array.ndim > 0 and len(array) == batch
+                parts[tensor.index].append(dequantized(array[: len(rows[0])] if batched else array[None], tensor))
+        return {index: np.concatenate(arrays) for index, arrays in parts.items()}
+
+    def _one_sample(self, x: Inputs | None) -> tuple[Any, int]:
+        """An interpreter that has just run the first sample of `x`, and its batch size."""
+        arrays = self._checked_inputs(self._noise() if x is None else x)
+        if len(arrays[0]) == 0:
+            raise DataError("A benchmark needs a sample; got none.")
+        sample = [quantized(array[:1], port) for array, port in zip(arrays, self.inputs, strict=True)]
+        batch = self._usable_batch(1, sample)
+        self._run(batch, sample)
+        return self._interpreter(_shapes(batch, sample)), batch
 
     def _checked_inputs(self, x: Inputs) -> list[NDArray[Any]]:
         """Return one array for each input, in the order of `inputs`; raises DataError if they do not fit."""
@@ -207,37 +240,46 @@ class LiteModel:
             # Each keeps its own packed weights and activations: a few, not one for every sequence length.
             if len(self._interpreters) >= 3:
                 self._interpreters.clear()
-            interpreter = _interpreter(self.data, self.threads)
-            for port, shape in zip(self.inputs, shapes, strict=True):
-                interpreter.resize_tensor_input(port.index, shape)
-            interpreter.allocate_tensors()
-            self._interpreters[shapes] = interpreter
+            self._interpreters[shapes] = self._fresh_interpreter(shapes, _interpreter(self.data, self.threads))
         return self._interpreters[shapes]
 
+    def _fresh_interpreter(self, shapes: Shapes, interpreter: Any) -> Any:
+        for port, shape in zip(self.inputs, shapes, strict=True):
+            interpreter.resize_tensor_input(port.index, shape)
+        interpreter.allocate_tensors()
+        return interpreter
+
     def _run(self, batch: int, stored: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return the outputs, in real units, for up to `batch` samples; missing ones repeat the last."""
+        """Return the outputs, in real units, for up to `batch` samples."""
         count = len(stored[0])
-        fillers = [np.repeat(array[-1:], batch - count, axis=0) for array in stored]
         try:
             interpreter = self._interpreter(_shapes(batch, stored))
-            interpreter.reset_all_variables()  # a fused LSTM keeps its state from one invocation to the next
-            for port, array, filler in zip(self.inputs, stored, fillers, strict=True):
-                interpreter.set_tensor(port.index, np.concatenate([array, filler]))
-            interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise ModelError(_reason(error)) from error
+        self._invoke(interpreter, batch, stored)
         outputs = [interpreter.get_tensor(port.index) for port in self.outputs]
         for port, array in zip(self.outputs, outputs, strict=True):
             if array.ndim == 0 or len(array) != batch:
                 raise ModelError(
                     f"The output {port.name!r} has shape {array.shape} for {batch} samples; expected ({batch}, ...)."
                 )
-        return [_dequantized(array[:count], port) for port, array in zip(self.outputs, outputs, strict=True)]
+        return [dequantized(array[:count], port) for port, array in zip(self.outputs, outputs, strict=True)]
+
+    def _invoke(self, interpreter: Any, batch: int, stored: list[NDArray[Any]]) -> None:
+        """Run `interpreter`, made for `batch` samples, on up to so many; missing ones repeat the last."""
+        fillers = [np.repeat(array[-1:], batch - len(array), axis=0) for array in stored]
+        try:
+            interpreter.reset_all_variables()  # a fused LSTM keeps its state from one invocation to the next
+            for port, array, filler in zip(self.inputs, stored, fillers, strict=True):
+                interpreter.set_tensor(port.index, np.concatenate([array, filler]))
+            interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(_reason(error)) from error
 
     def _noise(self) -> list[NDArray[Any]] | NDArray[Any]:
         """Return one random sample for each input, over the whole range of a quantized one."""
         rng = np.random.default_rng(0)
-        return _single([_random(rng, port) for port in self.inputs])
+        return _single([noise(rng, port) for port in self.inputs])
 
 
 def _read(path: Path) -> bytes:
@@ -247,57 +289,22 @@ def _read(path: Path) -> bytes:
         raise ModelError(f"Cannot read the model {path}: {error.strerror or error}.") from error
 
 
-def _interpreter(data: bytes, threads: int) -> Any:
-    from ai_edge_litert.interpreter import Interpreter
+def _interpreter(data: bytes, threads: int, *, trace: bool = False) -> Any:
+    """A LiteRT interpreter; one for a `trace` keeps every tensor, and runs no delegate, which would hide them."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    return Interpreter(model_content=data, num_threads=threads)
+    if not trace:
+        return Interpreter(model_content=data, num_threads=threads)
+    return Interpreter(
+        model_content=data,
+        num_threads=threads,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
 
 
 def _reason(error: Exception) -> str:
     return f"LiteRT cannot run it: {' '.join(str(error).split())}"
-
-
-def _quantized(array: NDArray[Any], port: Port) -> NDArray[Any]:
-    """Return real values as the input stores them: clamp(round(x / scale) + zero_point).
-
-    Raises DataError for values that it cannot store: NaN, or fractions in an integer input.
-    """
-    dtype = np.dtype(port.dtype)
-    if not np.issubdtype(dtype, np.integer):
-        return array.astype(dtype)
-    if not np.isfinite(array).all():
-        raise DataError(f"The input {port.name!r} stores integers; got NaN or infinity.")
-    if port.scales:
-        limits = np.iinfo(dtype)
-        steps = np.rint(array.astype(np.float32) / np.float32(port.scales[0])) + port.zero_points[0]
-        return np.clip(steps, limits.min, limits.max).astype(dtype)
-    stored = array.astype(dtype)
-    if not np.array_equal(stored, array):
-        raise DataError(f"The input {port.name!r} takes {dtype} numbers; got values that are not.")
-    return stored
-
-
-def _dequantized(array: NDArray[Any], port: Port) -> NDArray[Any]:
-    """Return an output in real units: scale * (stored - zero_point) in float32; as it is if not quantized."""
-    if not port.scales:
-        return array
-    return (array.astype(np.float32) - np.float32(port.zero_points[0])) * np.float32(port.scales[0])
-
-
-def _empty(port: Port) -> NDArray[Any]:
-    """Return what `_dequantized` gives for no sample."""
-    return _dequantized(np.zeros((0, *(axis or 0 for axis in port.shape[1:])), port.dtype), port)
-
-
-def _random(rng: np.random.Generator, port: Port) -> NDArray[Any]:
-    shape = (1, *(axis or 1 for axis in port.shape[1:]))
-    dtype = np.dtype(port.dtype)
-    if not np.issubdtype(dtype, np.integer):
-        return rng.standard_normal(shape).astype(dtype)
-    if not port.scales:
-        return np.zeros(shape, dtype)  # often an index into a table, where 0 always exists
-    limits = np.iinfo(dtype)
-    return _dequantized(rng.integers(limits.min, limits.max, shape, endpoint=True), port)
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:

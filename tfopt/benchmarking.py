@@ -1,0 +1,156 @@
+"""Model files side by side on this machine: latency in interleaved rounds, peak memory, accuracy, bytes."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt import models
+from tfopt.errors import ModelError
+from tfopt.export import build
+from tfopt.litert import LiteModel
+from tfopt.loop import FLOAT
+from tfopt.measure import metrics_for
+from tfopt.start import data_for
+
+ROUNDS, RUNS = 5, 50
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file.
+
+    Attributes:
+        metrics: on the test set, {} without data.
+        bytes, deflated_bytes: of the file, and after zlib at level 9.
+        median_ms, p90_ms: of one sample, over the invocations of all rounds.
+        memory_bytes: the most resident memory that loading and running it added to a process of its own.
+    """
+
+    name: str
+    metrics: dict[str, float]
+    bytes: int
+    deflated_bytes: int
+    median_ms: float
+    p90_ms: float
+    memory_bytes: int
+
+
+def benchmark_files(
+    files: Sequence[str | Path],
+    data: Any = None,
+    *,
+    threads: int = 1,
+    preprocess: str | None = None,
+    limit: int | None = None,
+    rounds: int = ROUNDS,
+) -> list[Measured]:
+    """Measure `files` in turn, A B C A B C ..., so that the machine's mood hits all alike.
+
+    A Keras model is measured as the float `.tflite` that it converts to. Without `data` there are no metrics, and the
+    latency is that of random numbers. Raises ModelError for a file that cannot be run, DataError for data that do not
+    fit.
+    """
+    lites = [lite_of(file, threads=threads) for file in files]
+    samples = None
+    metrics: list[dict[str, float]] = [{} for _ in lites]
+    if data is not None:
+        shapes = {str(file): lite.inputs[0].shape[1:] for file, lite in zip(files, lites, strict=True)}
+        if len(set(shapes.values())) > 1:
+            raise ModelError(f"The files take inputs of different shapes, {shapes}: no data fit all of them.")
+        dataset = data_for(lites[0], data, preprocess=preprocess, limit=limit)
+        x, y = dataset.test.x(), dataset.test.y()
+        metrics = [metrics_for(dataset.task, lite.predict(x), y) for lite in lites]
+        samples = x[:1]
+    times: list[list[np.ndarray]] = [[] for _ in lites]
+    for _ in range(rounds):
+        for lite, kept in zip(lites, times, strict=True):
+            kept.append(lite.times(samples, runs=RUNS))
+    milliseconds = [np.concatenate(kept) for kept in times]
+    return [
+        Measured(
+            str(file),
+            metrics[number],
+            lite.size,
+            lite.deflated,
+            float(np.median(milliseconds[number])),
+            float(np.percentile(milliseconds[number], 90)),
+            peak_memory(lite, threads),
+        )
+        for number, (file, lite) in enumerate(zip(files, lites, strict=True))
+    ]
+
+
+def lite_of(path: str | Path, *, threads: int = 1) -> LiteModel:
+    """The `.tflite` at `path`, or the float one that the Keras model there converts to."""
+    if models.kind(path) == "tflite":
+        return LiteModel(path, threads=threads)
+    return LiteModel(build(models.load_model(path), FLOAT)[0].data, threads=threads)
+
+
+# In a process of its own, with nothing but LiteRT. Linux forgets its peak when told to, so that the imports, which need
+# more than a small model, do not hide it; elsewhere they may.
+_PEAK = """
+import pathlib, resource, sys
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+def peak():
+    try:
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+try:
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+except OSError:
+    pass
+before = peak()
+interpreter = Interpreter(model_path=sys.argv[1], num_threads=int(sys.argv[2]))
+interpreter.allocate_tensors()
+for _ in range(3):
+    for port in interpreter.get_input_details():
+        interpreter.set_tensor(port["index"], np.zeros(port["shape"], port["dtype"]))
+    interpreter.invoke()
+print(peak() - before)
+"""
+
+
+def peak_memory(lite: LiteModel, threads: int = 1) -> int:
+    """Bytes by which the peak of resident memory grows when a fresh process loads `lite` and runs it on one batch.
+
+    Raises ModelError where it cannot be run there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        path.write_bytes(lite.data)
+        done = subprocess.run([sys.executable, "-c", _PEAK, str(path), str(threads)], capture_output=True, text=True)
+    if done.returncode:
+        raise ModelError(f"LiteRT cannot run it: {done.stderr.strip().splitlines()[-1:]}")
+    return int(done.stdout)
+
+
+def benchmark_table(measured: Sequence[Measured], threads: int) -> Any:
+    """As a `rich.table.Table`, a row for each file."""
+    from rich.table import Table
+
+    names = list(measured[0].metrics)
+    table = Table(title=f"one sample on {threads} thread{'s' * (threads > 1)}", title_justify="left")
+    table.add_column("file", overflow="fold")
+    for name in [*names, "bytes", "deflated", "p50 ms", "p90 ms", "peak MiB"]:
+        table.add_column(name, justify="right")
+    for row in measured:
+        table.add_row(
+            row.name,
+            *(f"{row.metrics[name]:.4f}" for name in names),
+            f"{row.bytes:,}",
+            f"{row.deflated_bytes:,}",
+            f"{row.median_ms:.3f}",
+            f"{row.p90_ms:.3f}",
+            f"{row.memory_bytes / 2**20:.1f}",
+        )
+    return table

@@ -1,0 +1,224 @@
+"""A `.tflite` against the Keras model that it was made from: outputs, accuracy, and the signal in every layer."""
+
+import difflib
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt import bridge, models
+from tfopt.conversion import convert
+from tfopt.data import Dataset
+from tfopt.errors import ModelError
+from tfopt.litert import LiteModel, Op
+from tfopt.loop import FLOAT
+from tfopt.measure import agreement, metrics_for, wilson_interval
+from tfopt.start import data_for
+
+# Test samples whose values in every layer are compared.
+SIGNAL_SAMPLES = 256
+SAMPLES_AT_ONCE = 32
+# Signal-to-quantization-noise ratio in decibels below which a layer is called bad: noise of a tenth of the power.
+LEAST_DB = 10.0
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What an operator of the file gives, beside the same in float: `sqnr` in decibels, infinite where equal.
+
+    10 log10(sum(x^2) / sum((x - y)^2)) over all values of the samples, with the noise of all operators before it.
+    """
+
+    layers: str
+    operator: str
+    sqnr: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far a file is from its model.
+
+    Attributes:
+        samples: of the test set.
+        largest, mean: absolute difference of outputs, in their unit.
+        agreement: share of samples with the same class; None where the task has no classes.
+        metrics: of the model and of the file, by name.
+        interval: in which the file's true accuracy lies with 95 % (Wilson); None where the task has no classes.
+        signals: of the operators, from input to output.
+        not_compared: operators of the file without a counterpart in the float model.
+        least_db: below which a layer is bad.
+    """
+
+    samples: int
+    largest: float
+    mean: float
+    agreement: float | None
+    metrics: dict[str, tuple[float, float]]
+    interval: tuple[float, float] | None
+    signals: tuple[Signal, ...]
+    not_compared: tuple[str, ...]
+    least_db: float = LEAST_DB
+
+    @property
+    def first_bad(self) -> Signal | None:
+        """The first layer whose signal is below `least_db`."""
+        return next((signal for signal in self.signals if signal.sqnr < self.least_db), None)
+
+    def table(self) -> Any:
+        """The signals as a `rich.table.Table`."""
+        from rich.table import Table
+
+        table = Table(title="signal to quantization noise, from input to output", title_justify="left")
+        table.add_column("layers", overflow="fold")
+        table.add_column("operator")
+        table.add_column("SQNR, dB", justify="right")
+        for signal in self.signals:
+            bad = " below" if signal.sqnr < self.least_db else ""
+            table.add_row(signal.layers, signal.operator, f"{signal.sqnr:.1f}{bad}")
+        return table
+
+    def lines(self) -> list[str]:
+        """All but the table, for a person."""
+        told = [
+            f"{self.samples:,} test samples: outputs differ by {self.largest:.4g} at most, {self.mean:.4g} on average"
+        ]
+        if self.agreement is not None:
+            told.append(f"same class: {self.agreement:.2%}")
+        for name, (model, file) in self.metrics.items():
+            told.append(f"{name}: {model:.4f} the model, {file:.4f} the file")
+        if self.interval:
+            told[-1] += f" ({self.interval[0]:.4f} to {self.interval[1]:.4f} with 95 %)"
+        if self.not_compared:
+            told.append(f"without a counterpart in float: {', '.join(self.not_compared)}")
+        bad = self.first_bad
+        told.append(
+            f"every layer has at least {self.least_db:g} dB"
+            if bad is None
+            else f"the first bad layer: {bad.layers} ({bad.operator}), {bad.sqnr:.1f} dB"
+        )
+        return told
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        text = io.StringIO()
+        Console(file=text, width=120).print(self.table())
+        return "\n".join([text.getvalue().rstrip(), *self.lines()])
+
+
+def verify_file(
+    model: Any,
+    file: str | Path | LiteModel,
+    data: Any,
+    *,
+    preprocess: str | None = None,
+    limit: int | None = None,
+    least_db: float = LEAST_DB,
+    allow_unsafe: bool = False,
+) -> Verification:
+    """Compare `file` with the Keras `model` (or its path) on the test part of `data`.
+
+    Raises ModelError where the two do not take the same inputs or give the same outputs, DataError for data that do
+    not fit.
+    """
+    loaded = models.load_model(model, allow_unsafe=allow_unsafe) if isinstance(model, str | Path) else model
+    lite = file if isinstance(file, LiteModel) else LiteModel(file)
+    ends = [[tuple(end.shape[1:]) for end in ends] for ends in (loaded.inputs, loaded.outputs)]
+    own = [[tuple(port.shape[1:]) for port in ports] for ports in (lite.inputs, lite.outputs)]
+    if [len(shapes) for shapes in ends] != [1, 1] or [len(shapes) for shapes in own] != [1, 1]:
+        raise ModelError(
+            "Expected models of one input and one output; compare others in Python, with LiteModel.predict."
+        )
+    if not all(_same(one[0], other[0]) for one, other in zip(ends, own, strict=True)):
+        raise ModelError(f"The model and the file do not fit: (inputs, outputs) are {ends} and {own}.")
+    dataset = data_for(loaded, data, preprocess=preprocess, limit=limit)
+    return _verified(loaded, lite, dataset, least_db)
+
+
+def _same(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
+    return len(one) == len(other) and all(a == b or None in (a, b) for a, b in zip(one, other, strict=True))
+
+
+def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Verification:
+    x, y = data.test.x(), data.test.y()
+    expected = np.asarray(model.predict(x, batch_size=64, verbose=0))
+    found = lite.predict(x)
+    difference = np.abs(found.astype(np.float64) - expected)
+    values = [metrics_for(data.task, outputs, y) for outputs in (expected, found)]
+    classes = data.task == "classification"
+    signals, missing = layer_signals(model, lite, x[:SIGNAL_SAMPLES])
+    return Verification(
+        samples=len(x),
+        largest=float(difference.max()),
+        mean=float(difference.mean()),
+        agreement=agreement(expected, found) if classes else None,
+        metrics={name: (values[0][name], values[1][name]) for name in values[0]},
+        interval=wilson_interval(round(values[1]["accuracy"] * len(x)), len(x)) if classes else None,
+        signals=tuple(signals),
+        not_compared=tuple(missing),
+        least_db=least_db,
+    )
+
+
+def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Signal], list[str]]:
+    """The `Signal` of each operator of `lite` on the samples `x`, and the operators that have no counterpart.
+
+    The counterparts are found in the float `.tflite` of `model`, by the order of operators and the shapes of what they
+    give; it is its tensors that bear the names of layers.
+    """
+    legacy = bridge.to_tf_keras(model)
+    reference = LiteModel(convert(legacy, FLOAT))
+    pairs, missing = _pairs(reference, lite)
+    power, noise = np.zeros(len(pairs)), np.zeros(len(pairs))
+    for start in range(0, len(x), SAMPLES_AT_ONCE):
+        expected, found = (file.signals(x[start : start + SAMPLES_AT_ONCE]) for file in (reference, lite))
+        for number, (one, other) in enumerate(pairs):
+            true, got = (values[op.outputs[0]].astype(np.float64) for values, op in ((expected, one), (found, other)))
+            power[number] += np.square(true).sum()
+            noise[number] += np.square(true - got.reshape(true.shape)).sum()
+    names = [layer.name for layer in legacy.layers]
+    last = legacy.output_names[0]
+    signals = [
+        Signal(_layers(reference, one, names, last), other.name, _decibels(*energies))
+        for (one, other), *energies in zip(pairs, power, noise, strict=True)
+    ]
+    return signals, missing
+
+
+def _decibels(power: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(power / noise) if power else -math.inf
+
+
+def _pairs(reference: LiteModel, lite: LiteModel) -> tuple[list[tuple[Op, Op]], list[str]]:
+    """Operators of both that do the same, and names of those of `lite` that have none."""
+    ours, theirs = (_listed(model) for model in (reference, lite))
+    matcher = difflib.SequenceMatcher(None, [key for key, _ in ours], [key for key, _ in theirs], autojunk=False)
+    pairs = [
+        (ours[block.a + step][1], theirs[block.b + step][1])
+        for block in matcher.get_matching_blocks()
+        for step in range(block.size)
+    ]
+    paired = {op.index for _, op in pairs}
+    return pairs, [f"{op.name} ({op.index})" for _, op in theirs if op.index not in paired]
+
+
+def _listed(lite: LiteModel) -> list[tuple[tuple[str, tuple[int, ...]], Op]]:
+    """The main graph's operators but those that only change the type, with what they are recognised by."""
+    shapes = {tensor.index: tensor.shape for tensor in lite.tensors() if tensor.subgraph == 0}
+    return [
+        ((op.name, shapes[op.outputs[0]][1:]), op)
+        for op in lite.ops()
+        if op.subgraph == 0 and op.name not in ("QUANTIZE", "DEQUANTIZE", "CAST") and op.outputs
+    ]
+
+
+def _layers(reference: LiteModel, op: Op, names: list[str], last: str) -> str:
+    """The layers that became `op`, in the order of the model; the output layer where the name is the signature's."""
+    tensor = next(t for t in reference.tensors() if t.subgraph == 0 and t.index == op.outputs[0])
+    parts = {part for name in tensor.name.split(";") for part in name.split("/")[:-1]}  # the last one is an operation
+    return ", ".join(name for name in names if name in parts) or last
