@@ -146,7 +146,7 @@ def publish_table(kept: list[dict[str, Any]], data: str, arrays: Path, teacher: 
 @click.command(help=__doc__)
 @click.option("--data", required=True)
 @click.option("--teacher", required=True)
-@click.option("--images", default=4_000, show_default=True, help="Training images.")
+@click.option("--images", default=2_500, show_default=True, help="Training images.")
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
 @click.option("--jobs", default=2, show_default=True, help="Processes at a time.")
