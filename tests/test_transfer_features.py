@@ -11,7 +11,7 @@ from tfopt.data import load_data
 from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.legacy import tf_keras
 from tfopt.progress import Progress
-from tfopt.transfer import FeatureTransfer, Head, extract_features, feature_extractor
+from tfopt.transfer import FeatureTransfer, Head, extract_features, feature_extractor, feature_transfer
 
 APIS = pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])
 
@@ -251,6 +251,17 @@ def test_same_seed_same_model(images, source):
 
     np.testing.assert_array_equal(kernel(1), kernel(1))
     assert (kernel(1) != kernel(2)).any()
+
+
+def test_features_that_do_not_fit_into_memory_are_fed_in_batches(images, source, monkeypatch):
+    settings = FeatureTransfer(epochs=20, learning_rate=0.05)
+    in_memory = settings.transferred(source, images, quiet=True)
+    monkeypatch.setattr(feature_transfer, "BYTES_IN_MEMORY", 0)
+    in_batches = settings.transferred(source, images, quiet=True)
+    kernels = [made.model.get_layer("head").get_weights()[0] for made in (in_memory, in_batches)]
+    assert (kernels[0] != kernels[1]).any()  # shuffled otherwise
+    same = [made.model.predict(images.test.x(), verbose=0).argmax(1) for made in (in_memory, in_batches)]
+    assert (same[0] == same[1]).mean() > 0.9
 
 
 def test_bad_settings(images, source):
