@@ -89,8 +89,11 @@ def competitors(x: Any, y: Any) -> dict[str, Callable[[], Any]]:
 
 
 @click.command(help=__doc__)
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
 def main(rounds: int) -> None:
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
     import keras
     import numpy as np
     from common import publish
@@ -124,8 +127,8 @@ def main(rounds: int) -> None:
         rows,
         [
             "python benchmarks/distill_speed.py",
-            f"median of {rounds} rounds, one epoch of each in turn; ratios within a round; batch {BATCH}; the first "
-            "epoch builds graphs, and asks the teacher about all images where it is asked once",
+            f"median of {rounds} rounds, one epoch of each in turn; ratios within a round; batch {BATCH}, one thread; the "
+            "first epoch builds graphs, and asks the teacher about all images where it is asked once",
         ],
     )
 
