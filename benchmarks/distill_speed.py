@@ -127,8 +127,8 @@ def main(rounds: int) -> None:
         rows,
         [
             "python benchmarks/distill_speed.py",
-            f"median of {rounds} rounds, one epoch of each in turn; ratios within a round; batch {BATCH}, one thread; the "
-            "first epoch builds graphs, and asks the teacher about all images where it is asked once",
+            f"median of {rounds} rounds, one epoch of each in turn; ratios within a round; batch {BATCH}, one thread; "
+            "the first epoch builds graphs, and asks the teacher about all images where it is asked once",
         ],
     )
 
