@@ -171,6 +171,9 @@ def test_views(images, source):
     assert len(features.train) == 3 * count
     assert len(features.test) == len(images.test)
     np.testing.assert_array_equal(features.train.y(), np.tile(images.train.y(), 3))
+    for name in ("validation", "test"):  # these are shown as they are
+        plain = feature_extractor(source).predict(images.split(name).x(), verbose=0)
+        np.testing.assert_allclose(features.split(name).x(), plain, atol=1e-5)
     views = features.train.x().reshape(3, count, 5)
     assert (views[0] != views[1]).any(axis=1).mean() > 0.5
     again = extract_features(feature_extractor(source), images, views=3, augment=augment, quiet=True)

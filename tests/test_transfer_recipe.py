@@ -263,3 +263,26 @@ def test_images_that_the_source_does_not_take_are_fed_as_they_were(source):
         found, said = choose_preprocessing(source, given, None)
         assert found is given
         assert said == []
+
+
+def test_images_are_fed_as_the_features_say_most():
+    from tfopt.start import choose_preprocessing
+
+    layers = keras.layers
+    # A feature is the mean pixel less 0.4, cut at 0 and at 0.3: alive for pixels of 0..1, always one end for others.
+    source = keras.Sequential(
+        [
+            keras.Input((4, 4, 3)),
+            layers.Flatten(),
+            layers.Dense(3, name="mean"),
+            layers.ReLU(max_value=0.3),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    source.get_layer("mean").set_weights([np.full((48, 3), 1 / 48), np.full(3, -0.4)])
+    y = np.arange(200) % 2
+    noise = np.random.default_rng(0).integers(-9, 10, (200, 4, 4, 3))
+    images = tfopt.load_data(((115 + 20 * y[:, None, None, None] + noise).astype("uint8"), y))
+    chosen, said = choose_preprocessing(source, images, None)
+    assert chosen.preprocessing.scale == pytest.approx(1 / 255) and chosen.preprocessing.offset == 0
+    assert "fed as 'unit'" in said[0]
