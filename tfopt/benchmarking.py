@@ -130,7 +130,8 @@ def peak_memory(lite: LiteModel, threads: int = 1) -> int:
         path.write_bytes(lite.data)
         done = subprocess.run([sys.executable, "-c", _PEAK, str(path), str(threads)], capture_output=True, text=True)
     if done.returncode:
-        raise ModelError(f"LiteRT cannot run it: {done.stderr.strip().splitlines()[-1:]}")
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ModelError(f"LiteRT cannot run it: {last}")
     return int(done.stdout)
 
 

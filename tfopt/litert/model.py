@@ -127,8 +127,7 @@ class LiteModel:
 
     def benchmark(self, x: Inputs | None = None, *, runs: int = 50, warmup: int = 10) -> Latency:
         """Time one sample, see `times`."""
-        milliseconds = self.times(x, runs=runs, warmup=warmup)
-        batch = self._one_sample(x)[1]
+        milliseconds, batch = self._timed(x, runs, warmup)
         return Latency(
             float(np.median(milliseconds)), float(np.percentile(milliseconds, 90)), self.threads, runs, batch
         )
@@ -139,15 +138,19 @@ class LiteModel:
         `x` is a batch of at least one sample, of which the first is used; without it, random numbers (integer
         inputs: zeros). A graph that cannot be resized to one sample is timed at its own batch size.
         """
+        return self._timed(x, runs, warmup)[0]
+
+    def _timed(self, x: Inputs | None, runs: int, warmup: int) -> tuple[NDArray[np.float64], int]:
+        """Milliseconds of each invocation, and how many samples it was for."""
         if runs < 1:
             raise DataError(f"A benchmark needs a run; got {runs}.")
-        interpreter, _ = self._one_sample(x)
+        interpreter, batch = self._one_sample(x)
         times = np.empty(warmup + runs)
         for i in range(len(times)):
             start = time.perf_counter()
             interpreter.invoke()
             times[i] = time.perf_counter() - start
-        return times[warmup:] * 1000
+        return times[warmup:] * 1000, batch
 
     def signals(self, x: Inputs) -> dict[int, NDArray[Any]]:
         """What each operation of the main graph gives for the samples `x`, in real units, by tensor index.
