@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfopt.compact import ALIGNMENT, compact, with_true_reversals, without_detours
+from tfopt.compact import compact, with_true_reversals, without_detours
 from tfopt.errors import ModelError
+from tfopt.flatbuffer import ALIGNMENT
 from tfopt.litert import LiteModel
 from tfopt.measure import deflated_bytes
 

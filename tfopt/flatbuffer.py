@@ -1,0 +1,94 @@
+"""The flatbuffer of a .tflite as objects that can be changed, and back."""
+
+import io
+import zipfile
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from numpy.typing import NDArray
+
+from tfopt.errors import ModelError
+
+# `force_align: 16` stands on buffers in the schema; its Python code ignores it, kernels may rely on it.
+ALIGNMENT = 16
+
+
+def unpacked(data: bytes) -> Any:
+    """The file as a `ModelT` of the schema.
+
+    Raises ModelError when `data` is not a .tflite, or has parts that a rewrite would lose: buffers or options outside
+    of the flatbuffer (files above 2 GB), or an appended archive of associated files.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    if data[4:8] != b"TFL3":
+        raise ModelError(f"Not a .tflite: bytes 4 to 8 must be b'TFL3'; they are {data[4:8]!r}.")
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    if _has_parts_outside(model) or zipfile.is_zipfile(io.BytesIO(data)):
+        raise ModelError("The .tflite has parts outside of its flatbuffer, which a rewrite would lose.")
+    return model
+
+
+def packed(model: Any, size: int) -> bytes:
+    """The bytes of a `ModelT`; `size` is what they may be, to begin with."""
+    builder = _Builder(size)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+class _Builder(flatbuffers.Builder):
+    """Writes a flatbuffer in which equal vectors and strings share one place and byte vectors are aligned."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._vectors: dict[tuple[str, bytes], int] = {}
+        self._strings: dict[str | bytes, int] = {}
+
+    def CreateNumpyVector(self, x: NDArray[Any]) -> int:  # noqa: N802
+        content = np.ascontiguousarray(x).astype(x.dtype.newbyteorder("<"), copy=False).tobytes()
+        key = (x.dtype.str, content)
+        if key not in self._vectors:
+            self.StartVector(x.itemsize, x.size, ALIGNMENT if x.dtype == np.uint8 else x.itemsize)
+            self.head -= len(content)
+            self.Bytes[self.head : self.head + len(content)] = content
+            self._vectors[key] = self.EndVector()
+        return self._vectors[key]
+
+    def CreateString(self, s: str | bytes, *encoding: str) -> int:  # noqa: N802
+        if s not in self._strings:
+            self._strings[s] = super().CreateString(s, *encoding)
+        return self._strings[s]
+
+
+def operator_code(model: Any, kind: int, version: int) -> int:
+    """The index of the operator code for the builtin operator `kind`, added in `version` where the file has none."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    for index, code in enumerate(model.operatorCodes):
+        if kind_of(code) == kind:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = kind  # below 127, where older readers look
+    code.version = version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def kind_of(code: Any) -> int:
+    """The builtin operator of an operator code, in either of the two places where files say it."""
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def _has_parts_outside(model: Any) -> bool:
+    operators = [op for subgraph in model.subgraphs for op in items(subgraph.operators)]
+    return (
+        any(buffer.offset > 1 for buffer in model.buffers)
+        or any(op.largeCustomOptionsOffset > 1 for op in operators)
+        or bool(items(model.externalBuffers))
+    )
+
+
+def items(vector: Any) -> Any:
+    """A vector of the schema, which gives None for an empty one."""
+    return () if vector is None else vector
