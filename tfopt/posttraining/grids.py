@@ -1,0 +1,40 @@
+"""The grids of a model's kernels: which weights share a step is what TFLite's operators make of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfopt.errors import RecipeError
+from tfopt.posttraining import ranges
+from tfopt.posttraining.grid import Grid
+from tfopt.stages.kernels import Kernel, kernels
+from tfopt.stages.quantization_plan import scales_of
+from tfopt.stages.rules import Key
+
+
+def grid_of(kernel: Kernel, bits: int, method: str = "mse") -> Grid:
+    """A grid with those steps of its own that TFLite's operator has for `kernel`. Raises as `ranges.steps` does."""
+    scales, values = scales_of(kernel), kernel.values
+    found = ranges.steps(values.reshape(scales.view or values.shape), bits, scales.axes, method)
+    if scales.view:
+        found = np.broadcast_to(found, scales.view).reshape(values.shape)
+    return Grid(bits, found)
+
+
+def grids_of(model: Any, bits: Mapping[Key, int], method: str = "mse") -> dict[Key, Grid]:
+    """A grid for each kernel named in `bits`, in the order of the model's layers. Raises as `kernels_of` does."""
+    found = kernels_of(model, bits)
+    return {key: grid_of(kernel, bits[key], method) for key, kernel in found.items()}
+
+
+def kernels_of(model: Any, keys: Mapping[Key, Any]) -> dict[Key, Kernel]:
+    """The kernels `keys` of a flat tf_keras model, in the order of its layers.
+
+    Raises RecipeError where the model has no kernel of such a name.
+    """
+    known = {(layer.name, kernel.name): kernel for layer in model.layers for kernel in kernels(layer)}
+    if missing := [key for key in keys if key not in known]:
+        names = ", ".join(map("/".join, known)) or "none"
+        raise RecipeError(f"The model has no kernel {'/'.join(missing[0])!r}. Its kernels: {names}.")
+    return {key: kernel for key, kernel in known.items() if key in keys}

@@ -1,0 +1,122 @@
+"""Steps of symmetric integer grids for kernels: how far a grid of a few bits reaches, channel by channel.
+
+A grid of n bits holds step * k for the integers |k| <= 2^(n-1) - 1. A step that reaches the largest weight clips
+nothing, but rounds the many small weights coarsely; a smaller one clips some and rounds the rest finely.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tfopt.errors import ModelError, RecipeError
+
+RANGES = ("max", "mse", "octav")
+BITS = range(2, 9)
+
+# A channel that is all zero needs some step; that of other channels may not vanish either.
+_TINY = float(np.finfo(np.float32).tiny)
+# Reaches that are tried, as fractions of the largest weight. A little more than 1 can be best: the last level may lie
+# beyond the largest weight and those below hit theirs.
+_FRACTIONS = np.linspace(0.02, 1.1, 109)
+_REFINEMENTS = 20
+_OCTAV_ITERATIONS = 100
+
+
+def levels(bits: int) -> int:
+    """The largest integer of a grid of `bits` bits: 1, 3, 7, 15, 31, 63, 127. Raises RecipeError beyond 2 to 8."""
+    if bits not in BITS:
+        raise RecipeError(f"Expected 2 to 8 bits for the weights of a kernel, got {bits!r}.")
+    return int(2 ** (bits - 1) - 1)
+
+
+def steps(kernel: np.ndarray, bits: int, axes: tuple[int, ...], method: str) -> np.ndarray:
+    """The distance between neighbours of the grid that `kernel` is to be put on.
+
+    Args:
+        kernel: weights, float, of any shape.
+        bits: 2 to 8.
+        axes: the axes, negative, of which each index has a step of its own; () for one step for all weights.
+        method: "max" reaches the largest weight. "mse" has the least squared error of rounding and clipping, by
+            search. "octav" has the least error where rounding is taken for uniform noise (Sakr et al. 2022,
+            arXiv:2206.06501, eq. 6), by its fixed-point iteration.
+
+    Returns:
+        float32, positive, of the rank of `kernel`, with 1 along all axes but `axes`.
+
+    Raises:
+        RecipeError: other bits or another method.
+        ModelError: weights that are not finite.
+    """
+    if method not in _METHODS:
+        raise RecipeError(f"Expected one of {', '.join(map(repr, RANGES))} as the range of a kernel, got {method!r}.")
+    if not np.isfinite(kernel).all():
+        raise ModelError("Expected a kernel of finite weights; it holds NaN or infinity. Was the training unstable?")
+    top, weights = levels(bits), np.asarray(kernel, np.float64)
+    others = tuple(axis for axis in range(weights.ndim) if axis - weights.ndim not in axes)
+    found = _METHODS[method](weights, top, others)
+    return np.asarray(np.maximum(found, _TINY), np.float32)
+
+
+def on_grid(kernel: np.ndarray, steps: np.ndarray, bits: int) -> np.ndarray:
+    """int8 of the shape of `kernel`: the k for which step * k is nearest, halves to the even one, clipped."""
+    top = levels(bits)
+    return np.clip(np.rint(np.asarray(kernel, np.float64) / steps), -top, top).astype(np.int8)
+
+
+def _of_max(weights: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(np.abs(weights).max(axis=others, keepdims=True) / top)
+
+
+def _of_mse(weights: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndarray:
+    largest = np.maximum(_of_max(weights, top, others), _TINY)
+    best, least = largest, np.full(largest.shape, np.inf)
+    for fraction in _FRACTIONS:
+        tried = np.maximum(largest * fraction, _TINY)
+        error = ((weights - _rounded(weights, tried, top) * tried) ** 2).sum(axis=others, keepdims=True)
+        best, least = np.where(error < least, tried, best), np.minimum(error, least)
+    return _refined(weights, best, top, others)
+
+
+def _refined(weights: np.ndarray, best: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndarray:
+    """The step that is best for its integers, the integers nearest with it, and so on: the error only falls."""
+    for _ in range(_REFINEMENTS):
+        integers = _rounded(weights, best, top)
+        squares = (integers**2).sum(axis=others, keepdims=True)
+        fitted = (weights * integers).sum(axis=others, keepdims=True) / np.maximum(squares, 1)
+        fitted = np.where(fitted > 0, fitted, best)
+        if np.array_equal(fitted, best):
+            break
+        best = fitted
+    return best
+
+
+def _of_octav(weights: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndarray:
+    """With s the reach, noise s^2 / (12 top^2) for each rounded weight and (|w| - s)^2 for each clipped one.
+
+    Zeros are exact on every grid, so they make no noise. The paper's grid has 2^n levels, hence its 4^-n / 3.
+    """
+    noise, sizes = 1 / (12 * top**2), np.abs(weights)
+    count = np.count_nonzero(sizes, axis=others, keepdims=True)
+    largest = sizes.max(axis=others, keepdims=True)
+    reach = sizes.sum(axis=others, keepdims=True) / np.maximum(count, 1)
+    for _ in range(_OCTAV_ITERATIONS):
+        clipped = (sizes >= reach) & (sizes > 0)
+        many = clipped.sum(axis=others, keepdims=True)
+        total = np.where(clipped, sizes, 0).sum(axis=others, keepdims=True)
+        # Never beyond the largest weight, where nothing would be clipped and the next reach would be zero.
+        following = np.minimum(total / np.maximum(many + noise * (count - many), _TINY), largest)
+        if np.allclose(following, reach, rtol=1e-9, atol=0):
+            break
+        reach = following
+    return np.asarray(reach / top)
+
+
+def _rounded(weights: np.ndarray, steps: np.ndarray, top: int) -> np.ndarray:
+    return np.clip(np.rint(weights / steps), -top, top)
+
+
+_METHODS: dict[str, Callable[[np.ndarray, int, tuple[int, ...]], np.ndarray]] = {
+    "max": _of_max,
+    "mse": _of_mse,
+    "octav": _of_octav,
+}
