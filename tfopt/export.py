@@ -13,9 +13,10 @@ from tfopt.conversion import convert
 from tfopt.errors import PromiseError, RecipeError
 from tfopt.files import write_atomically
 from tfopt.litert import LiteModel
+from tfopt.low_bit import with_grids
 from tfopt.proof import verify_promises
 from tfopt.stages.promise import Promise
-from tfopt.stages.quantize import left_in_float, told_of_scales
+from tfopt.stages.quantize import grids_of, left_in_float, told_of_scales
 
 CALIBRATION_SAMPLES = 256
 
@@ -100,15 +101,17 @@ def build(
 
     `plain` is the flat tf_keras model whose kernels the `promises` are about.
     """
-    named = LiteModel(convert(model, settings, representative_data))
+    data, notes = convert(model, settings, representative_data), list[str]()
+    if settings.integer_only and (grids := grids_of(model)):
+        data, notes = with_grids(data, model, grids)
+    named = LiteModel(data)
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float = left_in_float(model)
-    notes: list[str] = []
     # The file with names first, for the sake of the messages; then the one that is written.
     for file in (named, lite):
         verify_types(file, settings, in_float)
-        notes = verify_promises(file, plain, promises, trained_ranges=told_of_scales(model))
-    return lite, [*notes, *float_notes(named, settings, in_float)]
+        promised = verify_promises(file, plain, promises, trained_ranges=told_of_scales(model))
+    return lite, [*notes, *promised, *float_notes(named, settings, in_float)]
 
 
 def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str] | None = None) -> None:
@@ -127,7 +130,8 @@ def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str] 
                 'with activations="float32".'
             )
     expected = "int8" if settings.weights == "int8" else None
-    wrong = [w.tensor for w in lite.weights() if expected and w.tensor.dtype != expected]
+    # Weights on grids of their own may be smaller.
+    wrong = [w.tensor for w in lite.weights() if expected and w.tensor.dtype not in (expected, "int4")]
     # The converter keeps kernels under 1,024 values in float when activations are float.
     wrong = [tensor for tensor in wrong if settings.integer_only or np.prod(tensor.shape) >= 1024]
     if wrong:

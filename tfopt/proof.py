@@ -1,6 +1,6 @@
 """What stages promised of kernels, looked up in the `.tflite` that was written."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -82,19 +82,22 @@ def find_kernels(lite: LiteModel, layers: Iterable[Any], asked: Collection[Key] 
     Found by shape and content, since names do not survive. BatchNorm folding multiplies each output channel by a
     factor; so channels are compared by direction. Raises `PromiseError` for a kernel that is not there.
     """
+    every = {(layer.name, kernel.name): kernel for layer in layers for kernel in kernels(layer)}
+    return located(lite, {key: kernel for key, kernel in every.items() if asked is None or key in asked})
+
+
+def located(lite: LiteModel, wanted: Mapping[Key, Kernel]) -> dict[Key, FileKernel]:
+    """Where the kernels `wanted` stand in the file; see `find_kernels`."""
     shelf = _Shelf(lite.weights())
     found = {}
-    for layer in layers:
-        for kernel in kernels(layer):
-            if asked is not None and (layer.name, kernel.name) not in asked:
-                continue
-            best, score = shelf.find(kernel)
-            if best is None or score < ALIKE:
-                raise PromiseError(
-                    f"The {kernel.name} of layer '{layer.name}' was not found in the exported file "
-                    f"(best match {max(score, 0):.2f}), so nothing can be promised of it."
-                )
-            found[layer.name, kernel.name] = best
+    for (layer, name), kernel in wanted.items():
+        best, score = shelf.find(kernel)
+        if best is None or score < ALIKE:
+            raise PromiseError(
+                f"The {name} of layer '{layer}' was not found in the exported file (best match {max(score, 0):.2f}), "
+                "so nothing can be promised of it."
+            )
+        found[layer, name] = best
     return found
 
 
@@ -150,12 +153,10 @@ class _Shelf:
 
 def _views(kernel: Kernel) -> Iterator[list[np.ndarray]]:
     """The ways in which a file may hold `kernel`: each a list of matrices (output channels, weights per channel)."""
-    values, kind = kernel.values, type(kernel.owner).__name__
-    if kernel.spared:  # depthwise: (..., channels x multiplier)
-        yield [_rows(values.reshape(*values.shape[:-2], -1), -1)]
-        return
-    whole = _rows(values, kernel.channel_axis)
+    values, kind, whole = kernel.values, type(kernel.owner).__name__, rows_of(kernel)
     yield [whole]
+    if kernel.spared:
+        return
     if kind in GATES:
         yield list(np.split(whole, GATES[kind]))
     if kind == "EinsumDense" or kind not in KERNELS:
@@ -164,6 +165,13 @@ def _views(kernel: Kernel) -> Iterator[list[np.ndarray]]:
             matrix = values.reshape(int(np.prod(values.shape[:axes])), -1)
             yield [matrix.T]
             yield [matrix]
+
+
+def rows_of(kernel: Kernel) -> np.ndarray:
+    """The values of `kernel` as (output channels, weights per channel)."""
+    if kernel.spared:  # depthwise: (..., channels x multiplier)
+        return _rows(kernel.values.reshape(*kernel.shape[:-2], -1), -1)
+    return _rows(kernel.values, kernel.channel_axis)
 
 
 def _rows(values: np.ndarray, axis: int) -> np.ndarray:

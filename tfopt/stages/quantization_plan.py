@@ -6,7 +6,7 @@ them rounds its output. What moves or selects values has one range for input and
 
 import collections
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfopt.bridge.graph import Call, Graph, Ref, refs_in
@@ -54,6 +54,10 @@ FLOAT = {
 RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 # What rules may say besides True and False.
 WEIGHTS, OUTPUT = "weights", "output"
+# How many bits a weight may have; a .tflite stores them in 8, 4 or 2.
+BITS = range(2, 9)
+# Whose weights may have fewer than 8 bits: those that one operator holds in one tensor.
+LOW_BIT = ("Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Treatment:
 
     Attributes:
         weights: its kernels are rounded.
+        bits: to so many bits each; None for as many as the stage says.
         before: the values between its linear part and its activation are rounded.
         output: its output is rounded.
         config: registered name of a QuantizeConfig of the user's, which decides instead.
@@ -70,6 +75,7 @@ class Treatment:
     """
 
     weights: bool = False
+    bits: int | None = None
     before: bool = False
     output: bool = False
     config: str = ""
@@ -84,7 +90,8 @@ class Treatment:
 def plan(graph: Graph, settings: Mapping[str, Setting]) -> dict[str, Treatment]:
     """The treatment of each layer of a flat tf_keras model, by name.
 
-    `settings`: for each layer True, False, "weights", "output" or the registered name of a QuantizeConfig.
+    `settings`: for each layer True, False, a number of bits for its weights, "weights", "output" or the registered name
+    of a QuantizeConfig.
     Raises RecipeError for another setting.
     """
     for name, setting in settings.items():
@@ -114,6 +121,8 @@ class _Planner:
         usual = self._usual(name, layer)
         if setting is True:
             return usual
+        if not isinstance(setting, bool | str):
+            return replace(usual, bits=int(setting))
         if setting is False:
             return Treatment(in_float=usual.quantizes, why="by rule")
         if setting == WEIGHTS:
@@ -150,7 +159,7 @@ class _Planner:
         if len(call.outputs) != 1 or len(self.consumers[call.outputs[0]]) != 1:
             return ""
         (after,) = self.consumers[call.outputs[0]]
-        if after is None or self.settings.get(after.leaf.name, True) not in (True, OUTPUT):
+        if after is None or self.settings.get(after.leaf.name, True) not in (True, OUTPUT, *BITS):
             return ""
         layer, follower = call.leaf.layer, after.leaf
         if self._folds(after):
@@ -279,13 +288,14 @@ def _has_own_range(layer: Any) -> bool:
 
 
 def _check_setting(name: str, setting: Setting) -> None:
-    if isinstance(setting, bool) or setting in (WEIGHTS, OUTPUT):
+    if isinstance(setting, bool) or setting in (WEIGHTS, OUTPUT, *BITS):
         return
     if isinstance(setting, str) and config_class(setting) is not None:
         return
+    own = "".join(f", {known!r}" for known in registered_configs())
     raise RecipeError(
-        f"Quantize has no setting {setting!r} for layer '{name}'. Known: True, False, 'weights', 'output'"
-        f"{''.join(f', {known!r}' for known in registered_configs())}. A QuantizeConfig of your own is known after "
+        f"Quantize has no setting {setting!r} for layer '{name}'. Known: True, False, 'weights', 'output', {BITS[0]} "
+        f"to {BITS[-1]} (bits of weights){own}. A QuantizeConfig of your own is known after "
         "@tf_keras.saving.register_keras_serializable(package)."
     )
 

@@ -1,22 +1,26 @@
-"""Quantize: 8-bit quantization-aware training (Jacob et al. 2017, arXiv:1712.05877) with TF-MOT's quantizers."""
+"""Quantize: quantization-aware training (Jacob et al. 2017, arXiv:1712.05877) with TF-MOT's quantizers."""
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from tfopt.bridge.graph import flatten, walk
 from tfopt.config import config
+from tfopt.errors import RecipeError
 from tfopt.legacy import inner
 from tfopt.stages.decision import Decision
 from tfopt.stages.kernels import kernels
-from tfopt.stages.quantization_plan import Treatment, plan, scales_of
+from tfopt.stages.quantization_plan import BITS, LOW_BIT, Treatment, plan, scales_of
 from tfopt.stages.quantization_wrapper import Places, quantized_model, recording
-from tfopt.stages.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
-from tfopt.stages.rules import choose
+from tfopt.stages.quantizers import USUAL, Precision, Scheme, held_weight, kernel_quantizer, structure_of
+from tfopt.stages.rules import Key, choose
 from tfopt.stages.stage import Stage
+
+if TYPE_CHECKING:
+    from tfopt.posttraining.grid import Grid
 
 # The scheme for what earlier stages established, under the names of TF-MOT's collaborative optimization.
 SCHEMES: dict[frozenset[str], Scheme] = {
@@ -33,21 +37,28 @@ Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 @config
 class Quantize(Stage):
-    """Train with the rounding to int8 weights and activations in the forward pass.
+    """Train with the rounding to int8 activations, and weights of 8 bits or fewer, in the forward pass.
 
     Zeros and clusters that earlier stages established stay (see `SCHEMES`). Clusters of a whole kernel get
     one scale for the whole kernel, so that the int8 file holds no more different values than the kernel.
 
-    A rule in `layers` says for a layer: False, train it in float (the converter may still quantize it from
-    representative data); "weights" or "output", round no more than that; or the registered name
-    ("Package>Class") of a QuantizeConfig of your own, made known through
+    A rule in `layers` says for a layer: a number, so many bits for its weights; False, train it in float (the
+    converter may still quantize it from representative data); "weights" or "output", round no more than that; or
+    the registered name ("Package>Class") of a QuantizeConfig of your own, made known through
     `tf_keras.saving.register_keras_serializable`, which is then made without arguments.
 
     Attributes:
+        weight_bits: of every weight of a convolution or a Dense layer, 2 to 8. A .tflite stores them in 4 bits
+            where its operator can, else in 8. Clusters need 8.
+        ranges: where the steps between weights come from: "max", the largest weight of each output channel at any
+            time; "mse" or "octav", of the kernel that training begins with (`tfopt.posttraining.ranges`);
+            "learned", trained along (LSQ, Esser et al. 2020, arXiv:1902.08153).
         calibration_samples: training inputs whose ranges the activation quantizers start from. TF-MOT
             starts at -6..6 and needs thousands of steps to forget it.
     """
 
+    weight_bits: int = Field(default=8, ge=BITS[0], le=BITS[-1])
+    ranges: Literal["max", "mse", "octav", "learned"] = "max"
     calibration_samples: PositiveInt = 512
 
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity", "clusters"})
@@ -63,7 +74,7 @@ class Quantize(Stage):
         """What is rounded in each layer of `model` (plain, flat tf_keras), by layer name."""
         by_name = {layer.name: layer for layer in model.layers}
         treatments = self._plan(model)
-        return {name: _decision(by_name[name], treatment, SCHEMES[keep]) for name, treatment in treatments.items()}
+        return {name: self._decision(by_name[name], treatment, SCHEMES[keep]) for name, treatment in treatments.items()}
 
     def _plan(self, legacy: Any) -> dict[str, Treatment]:
         graph = walk(legacy, keep_names=True)
@@ -76,10 +87,47 @@ class Quantize(Stage):
         quantized = quantized_model(
             walk(legacy, keep_names=True),
             treatments,
-            lambda layer, treatment: _weight_quantizers(layer, treatment, scheme),
+            lambda layer, treatment: self._weight_quantizers(layer, treatment, scheme),
         )
         _LEFT_IN_FLOAT[quantized] = {name: t.why for name, t in treatments.items() if t.in_float}
         return quantized
+
+    def _weight_quantizers(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Places:
+        """(owner, attribute, quantizer) for the kernels of a built layer; of those left in float, what holds them."""
+        places: Places = []
+        for kernel in kernels(layer):
+            values, scales = kernel.values, scales_of(kernel)
+            per_channel = scales.axes == (-1,)  # clusters per channel are looked for in the last axis only
+            structure = structure_of(values, scheme, output_channels_last=per_channel)
+            if treatment.weights:
+                precision = self._precision(layer, treatment)
+                if structure.centroids is not None and not precision.usual:
+                    raise RecipeError(
+                        f"Quantize keeps clusters with 8 bits and ranges='max' only; layer '{layer.name}' has clusters "
+                        f"and was to have {precision.bits} bits, ranges={precision.ranges!r}. Leave Cluster out: few "
+                        "bits are few values anyway."
+                    )
+                quantizer = kernel_quantizer()(scales, structure, values, precision, kernel.name)
+                places.append((kernel.owner, kernel.attribute, quantizer))
+            elif structure.mask is not None or structure.centroids is not None:
+                places.append((kernel.owner, kernel.attribute, held_weight()(structure, values)))
+        return places
+
+    def _precision(self, layer: Any, treatment: Treatment) -> Precision:
+        if type(layer).__name__ not in LOW_BIT:
+            return USUAL
+        return Precision(treatment.bits or self.weight_bits, self.ranges)
+
+    def _decision(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Decision:
+        parts = [treatment.config] if treatment.config else []
+        quantizers = [] if treatment.config else self._weight_quantizers(layer, treatment, scheme)
+        parts += dict.fromkeys(quantizer.told() for _, _, quantizer in quantizers)
+        if treatment.before:
+            parts.append("int8 before its activation")
+        if treatment.output:
+            parts.append("int8 output")
+        why = f"left in float: {treatment.why}" if treatment.in_float else treatment.why
+        return Decision(layer.name, ", ".join(parts), why if parts or why else "nothing to round")
 
     def calibrate(self, model: Any, inputs: Samples) -> None:
         """Start every quantizer at the range that the float model shows on `inputs`.
@@ -111,6 +159,19 @@ def left_in_float(model: Any) -> dict[str, str]:
     return _LEFT_IN_FLOAT.get(model, {})
 
 
+def grids_of(model: Any) -> dict[Key, "Grid"]:
+    """The grids, by layer and kernel, that the weights of `model` are on and that the converter does not know of.
+
+    `model` is what `Quantize.apply` returned; of any other there are none.
+    """
+    return {
+        (inner(layer).name, quantizer.kernel): quantizer.grid(variable, made)
+        for layer in model.layers
+        for variable, quantizer, made in getattr(layer, "_weight_vars", ())
+        if hasattr(quantizer, "precision") and not quantizer.precision.usual
+    }
+
+
 def told_of_scales(model: Any) -> set[str]:
     """Layers of what `Quantize.apply` returned whose kernels have, in the file too, the scales they were trained with.
 
@@ -125,29 +186,3 @@ def told_of_scales(model: Any) -> set[str]:
 
 def _like(inputs: Any, batch: list[np.ndarray]) -> Any:
     return dict(zip(sorted(inputs), batch, strict=True)) if isinstance(inputs, Mapping) else batch
-
-
-def _weight_quantizers(layer: Any, treatment: Treatment, scheme: Scheme) -> Places:
-    """(owner, attribute, quantizer) for the kernels of a built layer; of those left in float, what holds them."""
-    places: Places = []
-    for kernel in kernels(layer):
-        values, scales = kernel.values, scales_of(kernel)
-        per_channel = scales.axes == (-1,)  # clusters per channel are looked for in the last axis only
-        structure = structure_of(values, scheme, output_channels_last=per_channel)
-        if treatment.weights:
-            places.append((kernel.owner, kernel.attribute, kernel_quantizer()(scales, structure, values)))
-        elif structure.mask is not None or structure.centroids is not None:
-            places.append((kernel.owner, kernel.attribute, held_weight()(structure, values)))
-    return places
-
-
-def _decision(layer: Any, treatment: Treatment, scheme: Scheme) -> Decision:
-    parts = [treatment.config] if treatment.config else []
-    quantizers = [] if treatment.config else _weight_quantizers(layer, treatment, scheme)
-    parts += dict.fromkeys(quantizer.told() for _, _, quantizer in quantizers)
-    if treatment.before:
-        parts.append("int8 before its activation")
-    if treatment.output:
-        parts.append("int8 output")
-    why = f"left in float: {treatment.why}" if treatment.in_float else treatment.why
-    return Decision(layer.name, ", ".join(parts), why if parts or why else "nothing to round")

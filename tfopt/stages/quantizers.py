@@ -1,4 +1,4 @@
-"""How weights are rounded to 8 bits while they are trained, and what of them stays: zeros and clusters.
+"""How weights are rounded while they are trained, and what of them stays: zeros and clusters.
 
 The rounding is plain arithmetic, and the converter is given its results as constants: weights on the very grid
 that it would choose itself, one scale per output channel, for every operator that has an int8 form.
@@ -16,6 +16,8 @@ from tfopt.legacy import tf_keras, tfmot
 
 # int8 weights without -128, as TFLite's specification asks for.
 LEVELS = 127
+# Where the steps of a kernel come from; "learned" is LSQ (Esser et al. 2020, arXiv:1902.08153).
+LEARNED = "learned"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,29 @@ class Scales:
     told_by_operator: bool = True
 
 
+@dataclass(frozen=True)
+class Precision:
+    """How finely a kernel is rounded.
+
+    Attributes:
+        bits: 8 or fewer; step * k for integers |k| <= 2^(bits - 1) - 1.
+        ranges: where the steps come from: "max" (the largest weight, at every step of the training), "mse" or "octav"
+            (of the kernel that training begins with, see `tfopt.posttraining.ranges`), "learned" (trained along).
+    """
+
+    bits: int = 8
+    ranges: str = "max"
+
+    @property
+    def levels(self) -> int:
+        return int(2 ** (self.bits - 1) - 1)
+
+    @property
+    def usual(self) -> bool:
+        """True for the rounding that the converter itself would choose."""
+        return self.bits == 8 and self.ranges == "max"
+
+
 def structure_of(kernel: np.ndarray, scheme: Scheme, *, output_channels_last: bool) -> Structure:
     """The zeros and clusters of `kernel` that `scheme` preserves."""
     mask = (kernel != 0).astype(np.float32) if scheme.zeros and np.any(kernel == 0) else None
@@ -81,16 +106,22 @@ def _centroids(kernel: np.ndarray, output_channels_last: bool) -> np.ndarray | N
     return None
 
 
+USUAL = Precision()
+
+
 @functools.cache
 def kernel_quantizer() -> Any:
     """The quantizer class. Made late: importing TF-MOT takes seconds."""
     import tensorflow as tf
 
+    from tfopt.posttraining.grid import Grid
+    from tfopt.posttraining.ranges import steps as steps_of
+
     base = tfmot().quantization.keras.quantizers.Quantizer
     constant = tf_keras().initializers.Constant
 
     class KernelQuantizer(base):  # type: ignore[misc, valid-type]
-        """8-bit symmetric quantization of a kernel whose zeros and clusters stay; ranges are the kernel's own.
+        """Symmetric quantization of a kernel whose zeros and clusters stay.
 
         While training, a clustered kernel is the nearest of the trained centroids for each weight; the
         gradient reaches the centroids and, straight through, the weights behind them (as in TF-MOT). The
@@ -101,10 +132,20 @@ def kernel_quantizer() -> Any:
             scales: which weights share a scale.
             structure: what to keep.
             start: the kernel when training begins.
+            precision: how finely it is rounded; other than usual, the file has to be told of the steps.
+            kernel: its name in the layer.
         """
 
-        def __init__(self, scales: "Scales", structure: Structure, start: np.ndarray) -> None:
+        def __init__(
+            self,
+            scales: "Scales",
+            structure: Structure,
+            start: np.ndarray,
+            precision: Precision = USUAL,
+            kernel: str = "kernel",
+        ) -> None:
             self.scales, self.structure, self.start = scales, structure, start
+            self.precision, self.kernel = precision, kernel
 
         def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
             variables = {}
@@ -116,6 +157,10 @@ def kernel_quantizer() -> Any:
             if self.structure.centroids is not None:
                 for key, value in (("centroids", self.structure.centroids), ("latent", self.start)):
                     variables[key] = layer.add_weight(f"{name}_{key}", shape=value.shape, initializer=constant(value))
+            if self.precision.ranges == LEARNED:
+                # Relative to where it starts, so that an optimizer's steps are as small for it as they should be.
+                shape = self._first_steps.shape
+                variables["step"] = layer.add_weight(f"{name}_step", shape=shape, initializer="ones")
             return variables
 
         def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
@@ -130,7 +175,13 @@ def kernel_quantizer() -> Any:
                 inputs.assign(kernel)
             if self.needs_operator():
                 return self._one_scale(kernel)
-            return self._rounded(kernel, () if self.keeps_one_scale() else self.scales.axes, training)
+            if self.precision.ranges == LEARNED and training:
+                return self._on_learned_grid(kernel, weights["step"])
+            steps, levels = self._steps(kernel, weights), self.precision.levels
+            view = tf.reshape(tf.stop_gradient(kernel), self.scales.view or kernel.shape)
+            rounded = tf.clip_by_value(tf.round(view / steps), -levels, levels) * steps
+            rounded = tf.reshape(rounded, kernel.shape)
+            return kernel + tf.stop_gradient(rounded - kernel) if training else rounded
 
         def keeps_one_scale(self) -> bool:
             """True where the file must not give each channel its own scale, or clusters would multiply."""
@@ -139,11 +190,58 @@ def kernel_quantizer() -> Any:
 
         def needs_operator(self) -> bool:
             """True where only FakeQuant tells the converter of the scale."""
-            return self.keeps_one_scale() and self.scales.told_by_operator
+            return self.keeps_one_scale() and self.scales.told_by_operator and self.precision.usual
 
         def told(self) -> str:
             """In words, for the table of decisions."""
-            return f"int8 weights {'of one scale' if self.keeps_one_scale() else self.scales.name}"
+            precision = self.precision
+            kind = "int8" if precision.usual else f"{precision.bits}-bit"
+            steps = "" if precision.usual else f", {precision.ranges} steps"
+            return f"{kind} weights {'of one scale' if self.keeps_one_scale() else self.scales.name}{steps}"
+
+        def grid(self, kernel: Any, weights: dict[str, Any]) -> Grid:
+            """The grid that `kernel` is rounded to at present."""
+            steps = np.asarray(self._steps(kernel, weights))
+            if self.scales.view:
+                steps = np.broadcast_to(steps, self.scales.view).reshape(kernel.shape)
+            return Grid(self.precision.bits, steps)
+
+        def _steps(self, kernel: Any, weights: dict[str, Any]) -> Any:
+            """Of the kernel in the view of its scales, 1 along the axes that share one."""
+            if self.precision.ranges == LEARNED:
+                return self._first_steps * tf.abs(weights["step"])
+            if self.precision.ranges != "max":
+                return self._first_steps
+            view = tf.reshape(tf.stop_gradient(kernel), self.scales.view or kernel.shape)
+            others = [axis for axis in range(len(view.shape)) if axis - len(view.shape) not in self._axes()]
+            largest = tf.reduce_max(tf.abs(view), axis=others, keepdims=True)
+            return tf.maximum(largest / self.precision.levels, np.finfo(np.float32).tiny)  # a channel may be all zero
+
+        def _axes(self) -> tuple[int, ...]:
+            return () if self.keeps_one_scale() else self.scales.axes
+
+        @functools.cached_property
+        def _first_steps(self) -> np.ndarray:
+            view = np.reshape(self.start, self.scales.view or self.start.shape)
+            if self.precision.ranges != LEARNED:
+                found = steps_of(view, self.precision.bits, self._axes(), self.precision.ranges)
+                return np.asarray(found, np.float32)
+            # Esser et al. 2020, section 2.1: 2 <|w|> / sqrt(levels).
+            others = tuple(axis for axis in range(view.ndim) if axis - view.ndim not in self._axes())
+            mean = np.mean(np.abs(view), axis=others, keepdims=True)
+            return np.maximum(2 * mean / np.sqrt(self.precision.levels), np.finfo(np.float32).tiny).astype(np.float32)
+
+        def _on_learned_grid(self, kernel: Any, relative: Any) -> Any:
+            """LSQ, equations 1 to 3 and 5: the gradient of the step, and of weights within the range only."""
+            levels = float(self.precision.levels)
+            view = tf.reshape(kernel, self.scales.view or kernel.shape)
+            weights_a_step = view.shape.num_elements() / relative.shape.num_elements()
+            factor = float(1.0 / np.sqrt(weights_a_step * levels))
+            relative = factor * relative + tf.stop_gradient((1 - factor) * relative)  # its gradient times the factor
+            steps = self._first_steps * tf.abs(relative)
+            inside = tf.clip_by_value(view / steps, -levels, levels)
+            rounded = inside + tf.stop_gradient(tf.round(inside) - inside)
+            return tf.reshape(rounded * steps, kernel.shape)
 
         def _clustered(self, latent: Any, centroids: Any) -> Any:
             if self.structure.mask is not None:  # pruned weights share a centroid, which stays zero
@@ -160,14 +258,6 @@ def kernel_quantizer() -> Any:
                 value = tf.experimental.numpy.moveaxis(tf.reshape(value, (-1, *latent.shape[:-1])), 0, -1)
             return value + (latent - tf.stop_gradient(latent))  # in this order, exactly `value`
 
-        def _rounded(self, kernel: Any, axes: tuple[int, ...], training: bool) -> Any:
-            view = tf.reshape(tf.stop_gradient(kernel), self.scales.view or kernel.shape)
-            others = [axis for axis in range(len(view.shape)) if axis - len(view.shape) not in axes]
-            largest = tf.reduce_max(tf.abs(view), axis=others, keepdims=True)
-            step = tf.maximum(largest / LEVELS, np.finfo(np.float32).tiny)  # a channel may be all zero
-            rounded = tf.reshape(tf.round(view / step) * step, kernel.shape)
-            return kernel + tf.stop_gradient(rounded - kernel) if training else rounded
-
         def _one_scale(self, kernel: Any) -> Any:
             high = tf.reduce_max(tf.abs(tf.stop_gradient(kernel)))
             if len(kernel.shape) != 4 or self.scales.axes != (
@@ -180,7 +270,8 @@ def kernel_quantizer() -> Any:
             return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, -high, high, narrow_range=True)
 
         def get_config(self) -> dict[str, Any]:
-            return {"scales": self.scales, "structure": self.structure, "start": self.start}
+            names = ("scales", "structure", "start", "precision", "kernel")
+            return {name: getattr(self, name) for name in names}
 
     return KernelQuantizer
 

@@ -1,0 +1,185 @@
+"""Weights of fewer than 8 bits in the file, read back from its bytes by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfopt import bridge
+from tfopt.errors import PromiseError, RecipeError
+from tfopt.export import Export, build
+from tfopt.legacy import inner
+from tfopt.litert import LiteModel
+from tfopt.low_bit import packed_in_4_bits, with_grids
+from tfopt.posttraining.grid import Grid
+from tfopt.stages import Cluster, Prune, Quantize
+from tfopt.stages.quantize import grids_of
+
+INT8 = Export(weights="int8", activations="int8", compact=False)
+# Where each kernel of the small model stands in the file: the axes of Keras in the order of the file's.
+ORDER = {"stem": (3, 0, 1, 2), "inline": (3, 0, 1, 2), "apart": (3, 0, 1, 2), "head": (1, 0)}
+
+
+@pytest.fixture(scope="module")
+def model(small_model):
+    made = small_model(keras)
+    norm = made.get_layer("stem_norm")
+    gamma, *others = norm.get_weights()
+    gamma[2] *= -1  # folded, it changes the sign of a channel
+    norm.set_weights([gamma, *others])
+    head = made.get_layer("head")
+    kernel, bias = head.get_weights()
+    kernel[:, 1], bias[:] = 0, (3.0, -2.0, 0.5, 1.0)
+    head.set_weights([kernel, bias])
+    return made
+
+
+def quantized(model, samples, **settings):
+    """(what is to be exported, its file)"""
+    stage = Quantize(**settings)
+    wrapped = stage.apply(model, steps=1)
+    stage.calibrate(wrapped, samples[0])
+    return wrapped, build(wrapped, INT8, samples[0])
+
+
+def by_hand(kernel, bits):
+    """Integers of a Keras kernel with channels last, on the grid up to the largest weight of each channel."""
+    top = 2 ** (bits - 1) - 1
+    largest = np.abs(kernel.astype(np.float64)).max(axis=tuple(range(kernel.ndim - 1)), keepdims=True)
+    return np.rint(kernel / np.where(largest > 0, largest / top, 1))
+
+
+def stored(lite, name):
+    """Integers of the weight tensor of the layer `name`, from the bytes of its buffer; and its scales."""
+    (tensor,) = [w.tensor for w in lite.weights() if f"/{name}/" in f"/{w.tensor.name}/"]
+    raw = lite._graph.model.subgraphs[0].tensors[tensor.index]
+    data = lite._graph.model.buffers[raw.buffer].data
+    if tensor.dtype == "int4":
+        halves = np.stack([data & 15, data >> 4], axis=-1).reshape(-1)[: np.prod(tensor.shape)].astype(int)
+        numbers = np.where(halves > 7, halves - 16, halves)
+    else:
+        numbers = data.view(np.int8).astype(int)
+    return numbers.reshape(tensor.shape), np.array(raw.quantization.scale)
+
+
+@pytest.fixture(scope="module")
+def four_bits(model, samples):
+    return quantized(model, samples, weight_bits=4)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_the_file_holds_the_integers_of_the_grid_in_4_bits(model, four_bits, name):
+    numbers, scales = stored(four_bits[1][0], name)
+    expected = by_hand(model.get_layer(name).get_weights()[0], 4).transpose(ORDER[name])
+    if name == "stem":
+        expected[2] *= -1
+    np.testing.assert_array_equal(numbers, expected)
+    assert len(scales) == len(numbers) and np.all(scales > 0)
+
+
+def test_a_kernel_without_a_4_bit_operator_has_its_integers_in_8(four_bits):
+    lite, notes = four_bits[1]
+    depth = next(w for w in lite.weights() if w.op_name == "DEPTHWISE_CONV_2D")
+    assert depth.tensor.dtype == "int8" and np.abs(depth.values).max() == 7
+    assert any("stored in 8: depth" in note for note in notes)
+
+
+@pytest.mark.parametrize("settings", [{"weight_bits": 4}, {"weight_bits": 3, "ranges": "mse"}, {"ranges": "octav"},
+                                      {"weight_bits": 4, "ranges": "learned"}])  # fmt: skip
+def test_the_file_computes_what_was_trained(model, samples, settings):
+    wrapped, (lite, _) = quantized(model, samples, **settings)
+    expected = wrapped.predict(samples[0], verbose=0)
+    # The file rounds the outputs to 1/256, and its inner values at the same places as the model.
+    assert np.abs(lite.predict(samples[0]) - expected).max() < 0.03
+
+
+def test_the_stripped_model_has_the_values_of_the_grid(model, four_bits):
+    plain = Quantize(weight_bits=4).strip(four_bits[0])
+    for name in ORDER:
+        kernel = plain.get_layer(name).get_weights()[0]
+        before = model.get_layer(name).get_weights()[0]
+        largest = np.abs(before).max(axis=tuple(range(before.ndim - 1)), keepdims=True)
+        np.testing.assert_allclose(kernel, by_hand(before, 4) * largest / 7, atol=1e-6)
+
+
+def test_rules_give_layers_bits_of_their_own(model, samples):
+    _, (lite, _) = quantized(model, samples, layers=(("stem", 4), ("Dense", 2)))
+    assert stored(lite, "stem")[0].dtype == int and np.abs(stored(lite, "stem")[0]).max() == 7
+    assert np.abs(stored(lite, "head")[0]).max() == 1
+    assert np.abs(stored(lite, "inline")[0]).max() == 127
+
+
+def test_zeros_stay_zero(model, samples):
+    prune = Prune(final_sparsity=0.5, schedule="one-shot")
+    sparse = prune.strip(prune.apply(model, steps=0))
+    stage = Quantize(weight_bits=4, ranges="learned")
+    wrapped = stage.apply(sparse, steps=1, keep={"sparsity"})
+    stage.calibrate(wrapped, samples[0])
+    promises = prune.promises(bridge.to_tf_keras(sparse))
+    lite, _ = build(wrapped, INT8, samples[0], promises, bridge.to_tf_keras(stage.strip(wrapped)))
+    kernel = sparse.get_layer("inline").get_weights()[0]
+    assert np.all(stored(lite, "inline")[0][(kernel == 0).transpose(ORDER["inline"])] == 0)
+
+
+def test_clusters_need_8_bits(model):
+    cluster = Cluster(number_of_clusters=6)
+    clustered = cluster.strip(cluster.apply(model, steps=0))
+    with pytest.raises(RecipeError, match="8 bits"):
+        Quantize(weight_bits=4).apply(clustered, steps=1, keep={"clusters"})
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_other_bits_are_refused(model, bits):
+    with pytest.raises(RecipeError, match="weight_bits"):
+        Quantize(weight_bits=bits)
+    with pytest.raises(RecipeError, match="2 to 8"):
+        Quantize(layers=(("stem", bits),)).apply(model, steps=1)
+
+
+def test_a_file_whose_weights_are_off_the_grid_is_an_error(model, samples, four_bits):
+    wrapped, (lite, _) = four_bits
+    wrong = {key: Grid(grid.bits, grid.steps * 0.7) for key, grid in grids_of(wrapped).items()}
+    with pytest.raises(PromiseError, match="off the grid"):
+        with_grids(lite.data, wrapped, wrong)
+
+
+def test_the_usual_rounding_needs_no_grid(model):
+    assert grids_of(Quantize().apply(model, steps=1)) == {}
+
+
+def test_two_values_share_a_byte():
+    assert packed_in_4_bits(np.array([[1, -1, 7], [-7, 0, -8]])).tolist() == [0xF1, 0x97, 0x80]
+    assert packed_in_4_bits(np.array([3])).tolist() == [3]
+
+
+def test_learned_steps_have_the_gradient_of_lsq(model):
+    """Esser et al. 2020, equation 3: -w/s + round(w/s) inside, +-levels outside, times 1 / sqrt(weights * levels)."""
+    import tensorflow as tf
+
+    wrapped = Quantize(weight_bits=4, ranges="learned").apply(model, steps=1)
+    layer = next(layer for layer in wrapped.layers if inner(layer).name == "inline")
+    ((variable, quantizer, made),) = layer._weight_vars
+    with tf.GradientTape() as tape:
+        rounded = quantizer(variable, True, weights=made)
+        total = tf.reduce_sum(rounded * tf.reshape(tf.range(8.0), (1, 1, 1, 8)))
+    by_step, by_weight = tape.gradient(total, [made["step"], variable])
+    weights = variable.numpy().astype(np.float64)
+    steps = 2 * np.abs(weights).mean(axis=(0, 1, 2)) / np.sqrt(7)
+    ratio = weights / steps
+    slope = np.where(np.abs(ratio) < 7, np.rint(ratio) - ratio, 7 * np.sign(ratio)).sum(axis=(0, 1, 2))
+    expected = slope * np.arange(8) * steps / np.sqrt(weights[..., 0].size * 7)
+    np.testing.assert_allclose(np.ravel(by_step), expected, rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(by_weight, np.where(np.abs(ratio) < 7, 1.0, 0.0) * np.arange(8), atol=1e-6)
+
+
+def test_learned_steps_are_trained(model, samples):
+    from tfopt.legacy import tf_keras
+
+    stage = Quantize(weight_bits=4, ranges="learned")
+    wrapped = stage.apply(model, steps=4)
+    before = {key: grid.steps for key, grid in grids_of(wrapped).items()}
+    wrapped.compile(tf_keras().optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    wrapped.fit(samples[0][:64], samples[1][:64], batch_size=16, verbose=0)
+    after = grids_of(wrapped)
+    assert all(np.all(after[key].steps != steps) for key, steps in before.items() if key[0] != "head")
+    lite, _ = build(wrapped, INT8, samples[0])
+    assert isinstance(lite, LiteModel)
