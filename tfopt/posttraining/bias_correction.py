@@ -1,0 +1,68 @@
+"""Empirical bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
+
+Rounded weights shift the mean of what a layer gives, channel by channel. What is constant can be taken back by a
+constant that the layer has already, so it costs nothing.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tfopt.bridge import clone
+from tfopt.posttraining.observing import inputs_of, linear_part
+from tfopt.posttraining.wiring import Wiring, is_channelwise_norm
+from tfopt.stages.kernels import kernels
+from tfopt.stages.quantization_plan import activation_of, is_linear_layer
+
+
+def bias_corrected(quantized: Any, reference: Any, samples: Any) -> Any:
+    """A copy of `quantized` whose layers give, on average over `samples`, what those of `reference` give.
+
+    From input to output, for each layer whose kernels differ: the mean error of each output channel, before the
+    activation and behind the layers corrected so far, is taken from its bias, or else added to the moving mean of the
+    BatchNormalization behind it. A layer that has neither, one without a kernel of its own (recurrent, attention)
+    and one whose bias is not one number for each output channel are left as they are.
+
+    Args:
+        quantized: a flat tf_keras model; not changed.
+        reference: the same model before its kernels were rounded; not changed.
+        samples: typical inputs, float32 (n, ...), or a list, tuple or dict of arrays; some hundred will do.
+    """
+    corrected, exact = clone(quantized), clone(reference)
+    wiring = Wiring(corrected)
+    for layer in corrected.layers:
+        found = _constant(layer, wiring)
+        if found is not None and _differs(layer, exact.get_layer(layer.name)):
+            weight, sign = found
+            error = _mean_error(corrected, exact, layer.name, samples)
+            weight.assign(np.asarray(weight.numpy() + sign * error, np.float32))
+    return corrected
+
+
+def _constant(layer: Any, wiring: Wiring) -> tuple[Any, int] | None:
+    """The weight that takes the correction of `layer`, and the sign of the error in it."""
+    if not is_linear_layer(layer):
+        return None
+    channels = (layer.get_output_at(0).shape[-1],)
+    if getattr(layer, "use_bias", True) and getattr(layer, "bias", None) is not None:
+        return (layer.bias, -1) if tuple(layer.bias.shape) == channels else None
+    norm = wiring.behind(layer)
+    if norm is not None and is_channelwise_norm(norm) and activation_of(layer) == "linear":
+        return norm.moving_mean, 1
+    return None
+
+
+def _differs(layer: Any, other: Any) -> bool:
+    pairs = zip(kernels(layer), kernels(other), strict=True)
+    return any(not np.array_equal(mine.values, yours.values) for mine, yours in pairs)
+
+
+def _mean_error(corrected: Any, exact: Any, name: str, samples: Any) -> np.ndarray:
+    """The mean error before the activation, float64, one for each output channel."""
+    total, count = np.zeros(1), 0
+    layers = corrected.get_layer(name), exact.get_layer(name)
+    for inputs in inputs_of((corrected, exact), name, samples):
+        mine, yours = (linear_part(layer, x).numpy() for layer, x in zip(layers, inputs, strict=True))
+        error = (mine.astype(np.float64) - yours).reshape(-1, mine.shape[-1])
+        total, count = total + error.sum(axis=0), count + len(error)
+    return total / count

@@ -1,0 +1,39 @@
+"""What goes into a layer of a flat tf_keras model, and what its linear part makes of it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tfopt.legacy import tf_keras
+from tfopt.stages.quantization_wrapper import replaced
+
+_AT_ONCE = 64
+
+
+def inputs_of(models: tuple[Any, ...], name: str, samples: Any) -> Iterator[list[Any]]:
+    """The inputs of the layer `name` in each of `models`, float32, batch by batch, and call by call where it has many.
+
+    `samples`: what the models take, an array or, for several inputs, a list, tuple or dict of arrays.
+    """
+    import tensorflow as tf
+
+    layers = [model.get_layer(name) for model in models]
+    for call in range(len(layers[0].inbound_nodes)):
+        before = [tf_keras().Model(m.input, layer.get_input_at(call)) for m, layer in zip(models, layers, strict=True)]
+        for start in range(0, count_of(samples), _AT_ONCE):
+            batch = tf.nest.map_structure(lambda array, at=start: tf.constant(array[at : at + _AT_ONCE]), samples)
+            yield [part(batch, training=False) for part in before]
+
+
+def linear_part(layer: Any, inputs: Any) -> Any:
+    """The output of `layer` without its activation."""
+    with replaced([(layer, "activation", lambda values: values)] if hasattr(layer, "activation") else []):
+        return layer(inputs)
+
+
+def count_of(samples: Any) -> int:
+    """How many samples there are in an array or a struct of arrays."""
+    import tensorflow as tf
+
+    return len(tf.nest.flatten(samples)[0]) if not isinstance(samples, np.ndarray) else len(samples)

@@ -1,0 +1,53 @@
+"""What follows what in a flat tf_keras model, and what a BatchNormalization does to channels."""
+
+import collections
+from typing import Any
+
+import numpy as np
+
+from tfopt.bridge.graph import Call, Ref, refs_in, walk
+
+
+class Wiring:
+    """The layers of a flat tf_keras model by what they are joined to."""
+
+    def __init__(self, model: Any) -> None:
+        graph = walk(model, keep_names=True)
+        self._calls: dict[str, list[Call]] = collections.defaultdict(list)
+        self._takers: dict[Ref, list[Call | None]] = collections.defaultdict(list)  # None: an output of the model
+        for call in graph.calls:
+            self._calls[call.leaf.name].append(call)
+            for ref in refs_in([call.args, call.kwargs]):
+                self._takers[ref].append(call)
+        for ref in refs_in(graph.outputs_struct):
+            self._takers[ref].append(None)
+
+    def behind(self, layer: Any) -> Any | None:
+        """The layer that takes the output of `layer`; None unless it is all that does, and takes nothing else.
+
+        Both must be called once in the model.
+        """
+        calls = self._calls[layer.name]
+        if len(calls) != 1 or len(calls[0].outputs) != 1:
+            return None
+        takers = self._takers[calls[0].outputs[0]]
+        taker = takers[0] if len(takers) == 1 else None
+        if taker is None:
+            return None
+        alone = len(self._calls[taker.leaf.name]) == 1 and len(list(refs_in([taker.args, taker.kwargs]))) == 1
+        return taker.leaf.layer if alone else None
+
+
+def is_channelwise_norm(layer: Any) -> bool:
+    """True for a BatchNormalization over the last axis."""
+    return type(layer).__name__ == "BatchNormalization" and list(layer.axis) == [len(layer.input.shape) - 1]
+
+
+def gain_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What a BatchNormalization does to x in inference: gain * x + offset; float64, one for each channel."""
+    variance, mean = (np.asarray(weight, np.float64) for weight in (norm.moving_variance, norm.moving_mean))
+    gain = 1 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        gain = gain * np.asarray(norm.gamma, np.float64)
+    offset = -mean * gain
+    return gain, offset + np.asarray(norm.beta, np.float64) if norm.center else offset
