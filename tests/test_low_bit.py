@@ -9,10 +9,9 @@ from tfopt.errors import PromiseError, RecipeError
 from tfopt.export import Export, build
 from tfopt.legacy import inner
 from tfopt.litert import LiteModel
-from tfopt.low_bit import packed_in_4_bits, with_grids
-from tfopt.posttraining.grid import Grid
+from tfopt.low_bit import packed_in_4_bits, with_integers
 from tfopt.stages import Cluster, Prune, Quantize
-from tfopt.stages.quantize import grids_of
+from tfopt.stages.integers import Integers, integers_of
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
 # Where each kernel of the small model stands in the file: the axes of Keras in the order of the file's.
@@ -137,13 +136,13 @@ def test_other_bits_are_refused(model, bits):
 
 def test_a_file_whose_weights_are_off_the_grid_is_an_error(model, samples, four_bits):
     wrapped, (lite, _) = four_bits
-    wrong = {key: Grid(grid.bits, grid.steps * 0.7) for key, grid in grids_of(wrapped).items()}
+    wrong = {key: Integers(4, found.values // 2) for key, found in integers_of(wrapped).items()}
     with pytest.raises(PromiseError, match="off the grid"):
-        with_grids(lite.data, wrapped, wrong)
+        with_integers(lite.data, wrapped, wrong)
 
 
 def test_the_usual_rounding_needs_no_grid(model):
-    assert grids_of(Quantize().apply(model, steps=1)) == {}
+    assert integers_of(Quantize().apply(model, steps=1)) == {}
 
 
 def test_two_values_share_a_byte():
@@ -176,10 +175,9 @@ def test_learned_steps_are_trained(model, samples):
 
     stage = Quantize(weight_bits=4, ranges="learned")
     wrapped = stage.apply(model, steps=4)
-    before = {key: grid.steps for key, grid in grids_of(wrapped).items()}
+    steps = [made["step"] for layer in wrapped.layers for *_, made in getattr(layer, "_weight_vars", ())]
     wrapped.compile(tf_keras().optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     wrapped.fit(samples[0][:64], samples[1][:64], batch_size=16, verbose=0)
-    after = grids_of(wrapped)
-    assert all(np.all(after[key].steps != steps) for key, steps in before.items() if key[0] != "head")
+    assert len(steps) == 6 and all(np.mean(step.numpy() != 1) > 0.5 for step in steps)
     lite, _ = build(wrapped, INT8, samples[0])
     assert isinstance(lite, LiteModel)

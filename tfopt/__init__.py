@@ -41,10 +41,11 @@ if TYPE_CHECKING:
     from tfopt.generations import BornAgain, born_again
     from tfopt.litert import LiteModel
     from tfopt.loop import Result, optimize
+    from tfopt.mixed_precision import Sensitivity, sensitivity
     from tfopt.models import load_model
     from tfopt.ranking import Ranking, rank_sources
     from tfopt.recipe import Recipe, Training
-    from tfopt.stages import Cluster, FineTune, Prune, Quantize
+    from tfopt.stages import Cluster, FineTune, PostTraining, Prune, Quantize
     from tfopt.stages.fine_tune import fine_tuning
     from tfopt.transfer import (
         DepthStudy,
@@ -102,6 +103,7 @@ _HOMES = {
     "OutputError": "errors",
     "PKT": "distillation.losses",
     "ParameterTransfer": "transfer",
+    "PostTraining": "stages",
     "Precomputed": "distillation.teachers",
     "Preprocessing": "data",
     "PromiseError": "errors",
@@ -113,6 +115,7 @@ _HOMES = {
     "RecipeError": "errors",
     "RegressionKD": "distillation.losses",
     "Result": "loop",
+    "Sensitivity": "mixed_precision",
     "SimilarityPreserving": "distillation.losses",
     "StandardizedKD": "distillation.losses",
     "StructureTransfer": "transfer",
@@ -151,6 +154,7 @@ _HOMES = {
     "repeatable_blocks": "transfer.depth",
     "restructure": "transfer.structure",
     "run_recipe": "cli",
+    "sensitivity": "mixed_precision",
     "transfer_weights": "transfer.parameters",
     "unfrozen": "transfer.freezing",
 }

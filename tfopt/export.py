@@ -13,10 +13,11 @@ from tfopt.conversion import convert
 from tfopt.errors import PromiseError, RecipeError
 from tfopt.files import write_atomically
 from tfopt.litert import LiteModel
-from tfopt.low_bit import with_grids
+from tfopt.low_bit import with_integers
 from tfopt.proof import verify_promises
 from tfopt.stages.promise import Promise
-from tfopt.stages.quantize import grids_of, left_in_float, told_of_scales
+from tfopt.stages.integers import integers_of
+from tfopt.stages.quantize import left_in_float, told_of_scales
 
 CALIBRATION_SAMPLES = 256
 
@@ -102,8 +103,8 @@ def build(
     `plain` is the flat tf_keras model whose kernels the `promises` are about.
     """
     data, notes = convert(model, settings, representative_data), list[str]()
-    if settings.integer_only and (grids := grids_of(model)):
-        data, notes = with_grids(data, model, grids)
+    if settings.integer_only and (integers := integers_of(model)):
+        data, notes = with_integers(data, model, integers)
     named = LiteModel(data)
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float = left_in_float(model)

@@ -19,6 +19,7 @@ from tfopt.files import output_folder, write_atomically
 from tfopt.legacy import tf_keras
 from tfopt.litert import LiteModel
 from tfopt.measure import agreement
+from tfopt.mixed_precision import within_budget
 from tfopt.progress import Progress
 from tfopt.recipe import Recipe
 from tfopt.rehearsal import established_before, rehearse
@@ -200,9 +201,10 @@ class _Run:
         for position, stage in enumerate(self.recipe.stages):
             started = time.perf_counter()
             if position >= finished:
-                notes = stage.notes(self.plain, before[position])
+                stage, notes = self._within_budget(stage, before[position])
+                notes += stage.notes(self.plain, before[position])
                 trained, learnt = self._train(stage, position, before[position])
-                notes = [*notes, *learnt]
+                notes += learnt
                 self.plain = stage.strip(trained)
             promises = [*promises, *stage.promises(self.plain)]
             if position >= finished and not stage.last:  # the row of the last one is the exported file
@@ -211,6 +213,7 @@ class _Run:
                 started, notes = time.perf_counter(), []
         final = trained if self.recipe.stages and self.recipe.stages[-1].last else self.plain
         lite = self._export(final, promises, notes, started)
+        self._require_budget()
         model = bridge.to_keras(self.plain, like=self.model)
         if self.checkpoint:
             self.checkpoint.remove()
@@ -240,9 +243,10 @@ class _Run:
         tf_keras().utils.set_random_seed(training.seed + position)  # so that a resumed run repeats the whole one
         steps = stage.epochs * self.steps
         model = stage.apply(self.plain, steps=steps, keep=keep)
-        stage.calibrate(model, self.data.representative(CALIBRATION_SAMPLES, seed=training.seed))
+        wanted = max(CALIBRATION_SAMPLES, stage.samples_wanted)
+        stage.calibrate(model, self.data.representative(wanted, seed=training.seed))
         if not steps:
-            return model, []
+            return model, stage.learnt(model)
         learner = self.course.student(model) if self.course else model
         size, seed = training.batch_size, training.seed + position
         if self.course:
@@ -261,7 +265,29 @@ class _Run:
             label=f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}",
             callbacks=stage.callbacks(),
         )
-        return model, self.course.learnt(recorded) if self.course else []
+        return model, [*stage.learnt(model), *(self.course.learnt(recorded) if self.course else [])]
+
+    def _within_budget(self, stage: Stage, keep: frozenset[str]) -> tuple[Stage, list[str]]:
+        """`stage` with what it leaves to measurement decided, and what is to be said of that."""
+        if stage.budget is None:
+            return stage, []
+        self.progress.say("choosing the bits of each layer")
+        samples = self.data.representative(CALIBRATION_SAMPLES)
+
+        def size(chosen: Stage) -> int:
+            quick = chosen.rehearsed()
+            model = quick.apply(self.plain, steps=1, keep=keep)
+            quick.calibrate(model, samples)
+            return build(model, self.recipe.export, samples)[0].size
+
+        return within_budget(stage, self.plain, self.data, size)
+
+    def _require_budget(self) -> None:
+        budget = self.recipe.stages[-1].budget if self.recipe.stages else None
+        if budget is not None:
+            rows = self.report.rows
+            before, after = (row.metrics.get("accuracy") for row in (rows[0], rows[-1]))
+            budget.require(before, after, rows[-1].bytes)
 
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:
         settings = self.recipe.export

@@ -14,8 +14,8 @@ from tfopt.errors import PromiseError
 from tfopt.flatbuffer import items, packed, unpacked
 from tfopt.legacy import inner
 from tfopt.litert import LiteModel, Weight
-from tfopt.posttraining.grid import Grid
 from tfopt.proof import FileKernel, located, rows_of
+from tfopt.stages.integers import Integers
 from tfopt.stages.kernels import Kernel, kernels
 from tfopt.stages.rules import Key
 
@@ -26,43 +26,44 @@ INT4_OPERATORS = {"CONV_2D": 7, "FULLY_CONNECTED": 10}
 ROUNDED_ONCE = 1.0
 
 
-def with_grids(data: bytes, model: Any, grids: Mapping[Key, Grid]) -> tuple[bytes, list[str]]:
-    """The file `data` with the kernels of `grids` as the integers of these, and notes.
+def with_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> tuple[bytes, list[str]]:
+    """The file `data` with these integers in the place of those that the converter chose, and notes.
 
     Args:
         data: an int8 .tflite that the converter made of `model`.
         model: a flat tf_keras model, plain or wrapped for quantization.
-        grids: by layer and kernel.
+        integers: by layer and kernel.
 
     Raises:
-        PromiseError: a kernel is not in the file, or not where its grid says.
+        PromiseError: a kernel is not in the file, or stands for other integers there.
     """
     lite, rewritten = LiteModel(data), unpacked(data)
-    found = _found(lite, model, grids)
+    found = _found(lite, model, integers)
     in_bytes = []
     for key, (kernel, in_file) in found.items():
-        integers, scales = _fitted(kernel, grids[key], in_file, "/".join(key))
-        if not _stored(rewritten, lite, in_file, integers, scales, grids[key].bits):
+        rows, scales = _fitted(kernel, in_file, "/".join(key))
+        if not _stored(rewritten, lite, in_file, rows, scales, integers[key].bits):
             in_bytes.append(key[0])
     notes = [f"fewer than 8 bits, stored in 8: {', '.join(in_bytes)} (no operator reads less)"] if in_bytes else []
     return packed(rewritten, len(data)), notes
 
 
-def _found(lite: LiteModel, model: Any, grids: Mapping[Key, Grid]) -> dict[Key, tuple[Kernel, FileKernel]]:
-    """The kernels with the integers of their grids as values, and where they stand in the file."""
+def _found(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> dict[Key, tuple[Kernel, FileKernel]]:
+    """The kernels with their integers as values, and where they stand in the file."""
     own = {}
     for layer in map(inner, model.layers):
         for kernel in kernels(layer):
-            if grid := grids.get((layer.name, kernel.name)):
-                own[layer.name, kernel.name] = replace(kernel, variable=grid.integers(kernel.values).astype(np.float32))
+            if found := integers.get((layer.name, kernel.name)):
+                own[layer.name, kernel.name] = replace(kernel, variable=found.values.astype(np.float32))
     places = located(lite, own)
     return {key: (kernel, places[key]) for key, kernel in own.items()}
 
 
-def _fitted(kernel: Kernel, grid: Grid, in_file: FileKernel, place: str) -> tuple[np.ndarray, np.ndarray]:
+def _fitted(kernel: Kernel, in_file: FileKernel, place: str) -> tuple[np.ndarray, np.ndarray]:
     """(integers, output channels first; the scale of each channel), as near to the file's weights as can be.
 
-    The scale is not the grid's step: the converter has multiplied each channel by a factor of its BatchNormalization.
+    The scale is not the step that they were trained with: the converter has multiplied each channel by a factor of
+    its BatchNormalization.
     """
     (part,), (axis,) = in_file.parts, in_file.axes
     integers, weights = rows_of(kernel), np.moveaxis(part.dequantized, axis, 0).reshape(part.values.shape[axis], -1)
@@ -75,7 +76,7 @@ def _fitted(kernel: Kernel, grid: Grid, in_file: FileKernel, place: str) -> tupl
     off = np.abs(weights - scales[:, None] * integers).max(axis=1) / before
     if off.max() > ROUNDED_ONCE:
         raise PromiseError(
-            f"{place}: {grid.bits}-bit weights were promised, but the converter changed them: the tensor "
+            f"{place}: weights on a grid were promised, but the converter changed them: the tensor "
             f"'{part.tensor.name}' is {off.max():.1f} of its steps off the grid. Are its weights shared or scaled?"
         )
     signed = np.sign(scales)[:, None] * integers

@@ -5,9 +5,12 @@ from typing import Any
 import numpy as np
 
 from tfopt.distillation.taps import shapes
+from tfopt.errors import RecipeError
 from tfopt.export import build
 from tfopt.litert import LiteModel
+from tfopt.mixed_precision import smallest
 from tfopt.recipe import Recipe
+from tfopt.stages import Stage
 
 
 def established_before(recipe: Recipe) -> list[frozenset[str]]:
@@ -29,13 +32,27 @@ def rehearse(plain: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> 
     """
     final = plain
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
+        stage = tried(stage, plain)
         applied = stage.apply(plain, steps=stage.epochs * steps_per_epoch, keep=keep)
         if recipe.distillation:
             shapes(applied, recipe.distillation.layers("student"))  # raises for a layer that is not there
         if stage.last:
             stage.calibrate(applied, samples)
             final = applied
-    return build(final, recipe.export, samples)
+    lite, notes = build(final, recipe.export, samples)
+    budget = recipe.stages[-1].budget if recipe.stages else None
+    if budget and budget.max_bytes is not None and len(lite.data) > budget.max_bytes:
+        raise RecipeError(
+            f"max_bytes={budget.max_bytes:,} cannot be met: with 4 bits wherever they save something the file has "
+            f"{len(lite.data):,} bytes. Allow that many, or begin with a smaller model."
+        )
+    return lite, notes
+
+
+def tried(stage: Stage, plain: Any) -> Stage:
+    """`stage` as it is tried on `plain`: in seconds, and where bits are to be chosen, with as few as there can be."""
+    stage = stage.rehearsed()
+    return smallest(stage, plain) if stage.budget and stage.budget.max_bytes is not None else stage
 
 
 def samples_of(arrays: list[np.ndarray]) -> Any:

@@ -2,10 +2,11 @@
 
 from tfopt.stages.cluster import Cluster
 from tfopt.stages.fine_tune import FineTune
+from tfopt.stages.post_training import PostTraining
 from tfopt.stages.prune import Prune
 from tfopt.stages.quantize import Quantize
 from tfopt.stages.stage import Stage
 
-STAGES: tuple[type[Stage], ...] = (FineTune, Prune, Cluster, Quantize)
+STAGES: tuple[type[Stage], ...] = (FineTune, Prune, Cluster, Quantize, PostTraining)
 
-__all__ = ["STAGES", "Cluster", "FineTune", "Prune", "Quantize", "Stage"]
+__all__ = ["STAGES", "Cluster", "FineTune", "PostTraining", "Prune", "Quantize", "Stage"]

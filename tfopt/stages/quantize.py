@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -11,16 +11,14 @@ from tfopt.bridge.graph import flatten, walk
 from tfopt.config import config
 from tfopt.errors import RecipeError
 from tfopt.legacy import inner
+from tfopt.stages.budget import Budget
 from tfopt.stages.decision import Decision
 from tfopt.stages.kernels import kernels
 from tfopt.stages.quantization_plan import BITS, LOW_BIT, Treatment, plan, scales_of
 from tfopt.stages.quantization_wrapper import Places, quantized_model, recording
 from tfopt.stages.quantizers import USUAL, Precision, Scheme, held_weight, kernel_quantizer, structure_of
-from tfopt.stages.rules import Key, choose
+from tfopt.stages.rules import choose
 from tfopt.stages.stage import Stage
-
-if TYPE_CHECKING:
-    from tfopt.posttraining.grid import Grid
 
 # The scheme for what earlier stages established, under the names of TF-MOT's collaborative optimization.
 SCHEMES: dict[frozenset[str], Scheme] = {
@@ -55,15 +53,27 @@ class Quantize(Stage):
             "learned", trained along (LSQ, Esser et al. 2020, arXiv:1902.08153).
         calibration_samples: training inputs whose ranges the activation quantizers start from. TF-MOT
             starts at -6..6 and needs thousands of steps to forget it.
+        max_drop: gives every layer 4 or 8 bits, so that the accuracy falls by no more than this (0.01: one point).
+        max_bytes: the same, so that the file has no more bytes than this.
     """
 
     weight_bits: int = Field(default=8, ge=BITS[0], le=BITS[-1])
     ranges: Literal["max", "mse", "octav", "learned"] = "max"
     calibration_samples: PositiveInt = 512
+    max_drop: float | None = Field(default=None, gt=0, lt=1)
+    max_bytes: PositiveInt | None = None
 
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity", "clusters"})
     last: ClassVar[bool] = True
     takes_words: ClassVar[bool] = True
+
+    @property
+    def samples_wanted(self) -> int:
+        return self.calibration_samples
+
+    @property
+    def budget(self) -> Budget | None:
+        return Budget(self.max_drop, self.max_bytes) if self.max_drop or self.max_bytes else None
 
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
         kept = f", keeps {' and '.join(sorted(keep))}" if keep else ""
@@ -157,19 +167,6 @@ class Quantize(Stage):
 def left_in_float(model: Any) -> dict[str, str]:
     """Why, by layer name, layers of what `Quantize.apply` returned are not quantized; {} for any other model."""
     return _LEFT_IN_FLOAT.get(model, {})
-
-
-def grids_of(model: Any) -> dict[Key, "Grid"]:
-    """The grids, by layer and kernel, that the weights of `model` are on and that the converter does not know of.
-
-    `model` is what `Quantize.apply` returned; of any other there are none.
-    """
-    return {
-        (inner(layer).name, quantizer.kernel): quantizer.grid(variable, made)
-        for layer in model.layers
-        for variable, quantizer, made in getattr(layer, "_weight_vars", ())
-        if hasattr(quantizer, "precision") and not quantizer.precision.usual
-    }
 
 
 def told_of_scales(model: Any) -> set[str]:

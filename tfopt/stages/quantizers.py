@@ -114,7 +114,6 @@ def kernel_quantizer() -> Any:
     """The quantizer class. Made late: importing TF-MOT takes seconds."""
     import tensorflow as tf
 
-    from tfopt.posttraining.grid import Grid
     from tfopt.posttraining.ranges import steps as steps_of
 
     base = tfmot().quantization.keras.quantizers.Quantizer
@@ -199,12 +198,11 @@ def kernel_quantizer() -> Any:
             steps = "" if precision.usual else f", {precision.ranges} steps"
             return f"{kind} weights {'of one scale' if self.keeps_one_scale() else self.scales.name}{steps}"
 
-        def grid(self, kernel: Any, weights: dict[str, Any]) -> Grid:
-            """The grid that `kernel` is rounded to at present."""
+        def integers(self, kernel: Any, weights: dict[str, Any]) -> np.ndarray:
+            """int8, of the shape of `kernel`: what its weights are rounded to, in steps."""
             steps = np.asarray(self._steps(kernel, weights))
-            if self.scales.view:
-                steps = np.broadcast_to(steps, self.scales.view).reshape(kernel.shape)
-            return Grid(self.precision.bits, steps)
+            rounded = np.asarray(self(kernel, False, weights)).reshape(self.scales.view or kernel.shape)
+            return np.rint(rounded / steps).astype(np.int8).reshape(kernel.shape)
 
         def _steps(self, kernel: Any, weights: dict[str, Any]) -> Any:
             """Of the kernel in the view of its scales, 1 along the axes that share one."""

@@ -12,6 +12,7 @@ from tfopt import bridge
 from tfopt.config import config
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.legacy import inner, wrappers_by_name
+from tfopt.stages.budget import Budget
 from tfopt.stages.decision import Decision
 from tfopt.stages.kernels import has_kernel, named_kernel
 from tfopt.stages.promise import Promise
@@ -77,6 +78,25 @@ class Stage(ABC):
 
     def calibrate(self, model: Any, inputs: np.ndarray) -> None:
         """Prepare what `apply` returned with training `inputs` (float32, batch first) before `fit`."""
+
+    @property
+    def samples_wanted(self) -> int:
+        """How many training inputs `calibrate` makes use of."""
+        return 0
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the file may cost, where bits are to be chosen by that."""
+        return None
+
+    def rehearsed(self) -> "Stage":
+        """This stage as it is tried on the untrained model, in seconds."""
+        return self
+
+    def learnt(self, model: Any) -> list[str]:
+        """What is to be said of `model`, which `apply` returned, after `calibrate` and `fit`."""
+        del model
+        return []
 
     def callbacks(self) -> list[Any]:
         """The tf_keras callbacks that `fit` needs for this stage."""

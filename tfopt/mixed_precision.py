@@ -1,0 +1,274 @@
+"""Which layers can do with fewer bits: measured one by one, and chosen under a budget."""
+
+import bisect
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt import bridge
+from tfopt.data import Dataset, fit_to_model, load_data
+from tfopt.errors import DataError
+from tfopt.measure import metrics_for
+from tfopt.models import load_model
+from tfopt.posttraining.grids import grid_of
+from tfopt.stages.kernels import Kernel, kernels, named_kernel
+from tfopt.stages.quantization_plan import LOW_BIT
+from tfopt.stages.rules import Key, choose
+
+SAMPLES = 2000
+# In decibels, where outputs are equal: more than float32 can tell.
+EQUAL = 160.0
+# What stands in a file for fewer than 8 bits, see `tfopt.low_bit`.
+STORED_IN = 4
+FREE = "free"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One kernel alone in a few bits, all others in float.
+
+    Attributes:
+        layer, weight: which kernel.
+        bits: of each of its weights.
+        metric: on the samples.
+        drop: of the metric from that of the float model; negative where it rose.
+        sqnr: signal to quantization noise of the model's outputs, 10 log10(sum(x^2) / sum((x - y)^2)) decibels.
+        bytes: what the kernel takes up in so many bits.
+    """
+
+    layer: str
+    weight: str
+    bits: int
+    metric: float
+    drop: float
+    sqnr: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much a model suffers when one kernel after the other gets fewer bits.
+
+    Attributes:
+        metric: its name.
+        before: of the float model.
+        samples: how many it was measured on.
+        trials: layer by layer, from input to output.
+    """
+
+    metric: str
+    before: float
+    samples: int
+    trials: tuple[Trial, ...]
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        return tuple(sorted({trial.bits for trial in self.trials}, reverse=True))
+
+    def of(self, key: Key, bits: int) -> Trial:
+        """The trial of one kernel in so many bits."""
+        return next(t for t in self.trials if (t.layer, t.weight) == key and t.bits == bits)
+
+    def table(self) -> Any:
+        """A row for each kernel, as a `rich.table.Table`."""
+        from rich.table import Table
+
+        title = f"one kernel at a time: loss of {self.metric} ({self.before:.4f} in float, {self.samples:,} samples)"
+        table = Table(title=title, title_justify="left")
+        table.add_column("kernel", overflow="fold")
+        for bits in self.bits:
+            for column in (f"{bits} bits: loss", "SQNR, dB", "bytes"):
+                table.add_column(column, justify="right")
+        for key in dict.fromkeys((trial.layer, trial.weight) for trial in self.trials):
+            cells = [self.of(key, bits) for bits in self.bits]
+            row = [cell for t in cells for cell in (f"{t.drop:+.4f}", f"{t.sqnr:.1f}", f"{t.bytes:,}")]
+            table.add_row(_told(key), *row)
+        return table
+
+    def plot(self, path: str | Path) -> Path:
+        """Write a picture of the losses and of the signal, kernel by kernel (its kind by the suffix of `path`)."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 6), layout="constrained")
+        losses, signals = figure.subplots(2, 1, sharex=True)
+        names = [_told(key) for key in dict.fromkeys((t.layer, t.weight) for t in self.trials)]
+        for bits in self.bits:
+            trials = [trial for trial in self.trials if trial.bits == bits]
+            losses.plot(names, [trial.drop for trial in trials], marker="o", label=f"{bits} bits")
+            signals.plot(names, [trial.sqnr for trial in trials], marker="o", label=f"{bits} bits")
+        losses.set_ylabel(f"loss of {self.metric}")
+        signals.set_ylabel("SQNR of the outputs, dB")
+        losses.axhline(0, color="gray", linewidth=0.5)
+        losses.legend()
+        signals.tick_params(axis="x", rotation=60)
+        figure.savefig(path)
+        return Path(path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        text = io.StringIO()
+        Console(file=text, width=140).print(self.table())
+        return text.getvalue().rstrip()
+
+
+def sensitivity(
+    model: Any,
+    data: Any,
+    *,
+    bits: Sequence[int] = (8, 4, 2),
+    ranges: str = "mse",
+    samples: int = SAMPLES,
+    progress: Any = None,
+) -> Sensitivity:
+    """Put one kernel after the other into fewer bits and measure what that costs, with all else in float.
+
+    Args:
+        model: a Keras 3 or tf_keras model, or the path of one. It is not changed.
+        data: a `Dataset`, or anything that `load_data` takes; the validation part is used.
+        bits: 2 to 8 each.
+        ranges: where the steps between weights come from: "max", "mse" or "octav".
+        samples: of the validation part, at most.
+        progress: called with (done, all) after each trial; None for none.
+
+    Raises:
+        ModelError, DataError: for what cannot be measured.
+        RecipeError: for other bits or ranges.
+    """
+    loaded = load_model(model) if isinstance(model, str | Path) else model
+    plain = bridge.to_tf_keras(loaded)
+    dataset = data if isinstance(data, Dataset) else load_data(data)
+    fit_to_model(dataset, plain.input_shape[1:], plain.output_shape[-1])
+    return _measured(plain, dataset, bits, ranges, samples, progress)
+
+
+def _measured(
+    plain: Any, data: Dataset, bits: Sequence[int], ranges: str, samples: int, progress: Any = None
+) -> Sensitivity:
+    judge = _Judge(plain, data, samples)
+    found = low_bit_kernels(plain)
+    trials = []
+    for key, kernel in found.items():
+        for number in bits:
+            after, sqnr = judge.with_bits({key: number}, ranges)
+            size = math.ceil(math.prod(kernel.shape) * number / 8)
+            trials.append(Trial(*key, number, after, judge.loss(after), sqnr, size))
+            if progress is not None:
+                progress(len(trials), len(found) * len(bits))
+    return Sensitivity(judge.metric, judge.before, judge.samples, tuple(trials))
+
+
+def low_bit_kernels(plain: Any) -> dict[Key, Kernel]:
+    """The kernels of a flat tf_keras model that may have fewer than 8 bits, from input to output."""
+    layers = [layer for layer in plain.layers if type(layer).__name__ in LOW_BIT]
+    return {(layer.name, kernel.name): kernel for layer in layers for kernel in kernels(layer)}
+
+
+class _Judge:
+    """What a model loses on validation samples when some of its kernels have fewer bits."""
+
+    def __init__(self, plain: Any, data: Dataset, samples: int) -> None:
+        self.model = bridge.clone(plain)
+        self.task = data.task
+        self.x, self.y = data.validation.x(slice(0, samples)), data.validation.y(slice(0, samples))
+        if not len(self.x):
+            raise DataError("Expected validation samples to measure on, got none.")
+        self.samples = len(self.x)
+        self.outputs = self._predict()
+        metrics = metrics_for(self.task, self.outputs, self.y)
+        self.metric = next(iter(metrics))
+        self.before = metrics[self.metric]
+
+    def with_bits(self, bits: Mapping[Key, int], ranges: str) -> tuple[float, float]:
+        """(metric, SQNR in decibels) with these kernels rounded to nearest."""
+        layers = {layer.name: layer for layer in self.model.layers}
+        chosen = [(named_kernel(layers[layer], name), number) for (layer, name), number in bits.items()]
+        before = [kernel.values for kernel, _ in chosen]
+        for kernel, number in chosen:
+            kernel.variable.assign(grid_of(kernel, number, ranges).values(kernel.values))
+        outputs = self._predict()
+        for (kernel, _), values in zip(chosen, before, strict=True):
+            kernel.variable.assign(values)
+        noise, power = np.square(outputs - self.outputs).sum(), np.square(self.outputs).sum()
+        sqnr = EQUAL if noise == 0 else min(EQUAL, 10 * math.log10(power / noise))
+        return metrics_for(self.task, outputs, self.y)[self.metric], sqnr
+
+    def loss(self, after: float) -> float:
+        """How much worse `after` is than the float model; errors of a regression get larger."""
+        return after - self.before if self.task == "regression" else self.before - after
+
+    def _predict(self) -> np.ndarray:
+        return np.asarray(self.model.predict(self.x, batch_size=256, verbose=0), np.float64)
+
+
+def within_budget(stage: Any, plain: Any, data: Dataset, size: Callable[[Any], int]) -> tuple[Any, list[str]]:
+    """`stage` with bits for every layer by its `budget`, and what is to be said of it.
+
+    Kernels go from 8 to 4 bits in the order of the noise that they add to the outputs for each byte that they save.
+    With `max_bytes`, until the file is small enough; with `max_drop`, for as long as the accuracy on validation
+    samples, with weights rounded to nearest, stays within it; with both, the former has to be reached within the
+    latter, which is proved on the file in the end. A rule of the stage's own comes first.
+
+    Args:
+        plain: flat tf_keras, what the stage begins with.
+        size: a function of a stage that gives the bytes of its file.
+    """
+    budget, judge = stage.budget, _Judge(plain, data, SAMPLES)
+    order = _order(judge, _free(stage, plain))
+    losses = [judge.loss(judge.with_bits(_four(order[:number]), "mse")[0]) for number in range(len(order) + 1)]
+    if budget.max_bytes is not None:
+        fits = lambda number: size(_with_bits(stage, order[:number])) <= budget.max_bytes  # noqa: E731
+        chosen = min(bisect.bisect_left(range(len(order) + 1), True, key=fits), len(order))
+    else:
+        within = [loss <= budget.max_drop for loss in losses]
+        chosen = within.index(False) - 1 if False in within else len(order)
+    names = ", ".join(layer for layer, _ in order[:chosen]) or "none"
+    said = (
+        f"4 bits in {chosen} of {len(order)} layers: {names}; with these rounded to nearest and all else in float, "
+        f"{judge.metric} on {judge.samples:,} validation samples is worse by {losses[chosen]:.4f}"
+    )
+    return _with_bits(stage, order[:chosen]), [said]
+
+
+def smallest(stage: Any, plain: Any) -> Any:
+    """`stage` with 4 bits wherever no rule of its own says otherwise."""
+    return _with_bits(stage, _free(stage, plain))
+
+
+def _free(stage: Any, plain: Any) -> list[Key]:
+    """The kernels that 4 bits make smaller, and for which no rule of the stage says something."""
+    settings = choose(stage.layers, plain.layers, dict.fromkeys((layer.name for layer in plain.layers), FREE))
+    found = low_bit_kernels(plain)
+    return [key for key, kernel in found.items() if settings[key[0]] == FREE and not kernel.spared]
+
+
+def _order(judge: "_Judge", keys: Sequence[Key]) -> list[Key]:
+    """`keys` by the noise that 4 bits add to the outputs, for each byte saved; the least first."""
+    found = low_bit_kernels(judge.model)
+    cost = {key: 10 ** (-judge.with_bits(_four([key]), "mse")[1] / 10) / math.prod(found[key].shape) for key in keys}
+    return sorted(keys, key=cost.__getitem__)
+
+
+def _four(keys: Iterable[Key]) -> dict[Key, int]:
+    return dict.fromkeys(keys, STORED_IN)
+
+
+def _with_bits(stage: Any, keys: Iterable[Key]) -> Any:
+    """`stage` with 4 bits for these, and 8 for all others without a rule."""
+    rules = tuple((layer, STORED_IN) for layer in dict.fromkeys(layer for layer, _ in keys))
+    return dataclasses.replace(stage, layers=(*stage.layers, *rules), weight_bits=8)
+
+
+def _told(key: Key) -> str:
+    layer, weight = key
+    return layer if weight == "kernel" else f"{layer}/{weight}"

@@ -1,0 +1,47 @@
+"""The integers that the weights of a finished model stand for, which the converter cannot tell from other numbers."""
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfopt.legacy import inner
+from tfopt.stages.rules import Key
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A kernel on a grid, each output channel (or more) times a step of its own.
+
+    Attributes:
+        bits: 2 to 8.
+        values: int8, of the shape of the kernel.
+    """
+
+    bits: int
+    values: np.ndarray
+
+
+_ROUNDED: weakref.WeakKeyDictionary[Any, dict[Key, Integers]] = weakref.WeakKeyDictionary()
+
+
+def remember_integers(model: Any, integers: Mapping[Key, Integers]) -> None:
+    """Say that kernels of `model` (plain, flat tf_keras) stand for these."""
+    _ROUNDED[model] = dict(integers)
+
+
+def integers_of(model: Any) -> dict[Key, Integers]:
+    """By layer and kernel, what the weights of `model` stand for, where the converter would choose other integers.
+
+    `model` is what a stage's `apply` returned; of any other there are none.
+    """
+    if model in _ROUNDED:
+        return _ROUNDED[model]
+    return {
+        (inner(layer).name, quantizer.kernel): Integers(quantizer.precision.bits, quantizer.integers(variable, made))
+        for layer in model.layers
+        for variable, quantizer, made in getattr(layer, "_weight_vars", ())
+        if hasattr(quantizer, "precision") and not quantizer.precision.usual
+    }

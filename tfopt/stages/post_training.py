@@ -1,0 +1,128 @@
+"""PostTraining: weights of 8 bits or fewer without training, from some hundred samples without labels."""
+
+import dataclasses
+import weakref
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from tfopt.config import config
+from tfopt.errors import RecipeError
+from tfopt.stages.budget import Budget
+from tfopt.stages.choice import decisions_on_kernels
+from tfopt.stages.decision import Decision
+from tfopt.stages.integers import Integers, remember_integers
+from tfopt.stages.kernels import kernels, named_kernel
+from tfopt.stages.quantization_plan import BITS, LOW_BIT
+from tfopt.stages.rules import Key, choose
+from tfopt.stages.stage import Stage
+
+_NOTES: weakref.WeakKeyDictionary[Any, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
+@config
+class PostTraining(Stage):
+    """Round the weights of convolutions and Dense layers so that the outputs change least; see `tfopt.posttraining`.
+
+    The ranges of activations come from representative data when the file is made. Nothing is trained: `epochs` is 0.
+    A rule in `layers` says for a layer: a number, so many bits; False, leave its weights to the converter (8 bits).
+
+    Attributes:
+        weight_bits: 2 to 8. A .tflite stores them in 4 bits where its operator can, else in 8.
+        ranges: where the steps between weights come from: "max", "mse" or "octav" (`tfopt.posttraining.ranges`).
+        rounding: "adaptive" (AdaRound, Nagel et al. 2020, arXiv:2004.10568) or "nearest".
+        bias_correction: take the mean error of each channel out of the biases (Nagel et al. 2019, arXiv:1906.04721).
+        equalization: bring the ranges of neighbouring layers in line first (the same paper).
+        calibration_samples: training inputs that all this is measured on.
+        iterations: of adaptive rounding, for each kernel.
+        seed: of adaptive rounding.
+        max_drop: gives every layer 4 or 8 bits, so that the accuracy falls by no more than this (0.01: one point).
+        max_bytes: the same, so that the file has no more bytes than this.
+    """
+
+    epochs: int = Field(default=0, ge=0, le=0)
+    weight_bits: int = Field(default=8, ge=BITS[0], le=BITS[-1])
+    ranges: Literal["max", "mse", "octav"] = "mse"
+    rounding: Literal["nearest", "adaptive"] = "adaptive"
+    bias_correction: bool = True
+    equalization: bool = True
+    calibration_samples: PositiveInt = 1024
+    iterations: PositiveInt = 2000
+    seed: int = Field(default=0, ge=0)
+    max_drop: float | None = Field(default=None, gt=0, lt=1)
+    max_bytes: PositiveInt | None = None
+
+    preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
+    last: ClassVar[bool] = True
+
+    @property
+    def samples_wanted(self) -> int:
+        return self.calibration_samples
+
+    @property
+    def budget(self) -> Budget | None:
+        return Budget(self.max_drop, self.max_bytes) if self.max_drop or self.max_bytes else None
+
+    def rehearsed(self) -> "PostTraining":
+        # Rounding to nearest makes the same file in an instant, with other numbers.
+        return dataclasses.replace(self, rounding="nearest")
+
+    def calibrate(self, model: Any, inputs: np.ndarray) -> None:
+        """Round the weights of what `apply` returned, in place, as `inputs` (float32, batch first) tell."""
+        from tfopt.posttraining import quantize_weights
+
+        bits = self._bits(model)
+        rounded, grids, notes = quantize_weights(
+            model,
+            bits,
+            inputs[: self.calibration_samples],
+            ranges=self.ranges,
+            rounding=self.rounding,
+            bias_correction=self.bias_correction,
+            equalization=self.equalization,
+            iterations=self.iterations,
+            seed=self.seed,
+        )
+        model.set_weights(rounded.get_weights())
+        by_layer = {layer.name: layer for layer in rounded.layers}
+        found = {
+            (layer, name): Integers(grid.bits, grid.integers(named_kernel(by_layer[layer], name).values))
+            for (layer, name), grid in grids.items()
+        }
+        remember_integers(model, found)
+        _NOTES[model] = tuple(notes)
+
+    def learnt(self, model: Any) -> list[str]:
+        return list(_NOTES.get(model, ()))
+
+    def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
+        """What happens to each layer of `model` (plain, flat tf_keras), by layer name."""
+        del keep
+        bits = self._bits(model)
+        does = {key: f"{number}-bit weights, {self.ranges} steps, {self.rounding}" for key, number in bits.items()}
+        every = [(layer.name, kernel.name) for layer in model.layers for kernel in kernels(layer)]
+        return decisions_on_kernels(model, does, dict.fromkeys(every, "left to the converter: 8 bits"))
+
+    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
+        del steps, keep
+        self._bits(legacy)  # raises for a wrong rule
+        return legacy
+
+    def _bits(self, model: Any) -> dict[Key, int]:
+        """The bits of each kernel that is rounded."""
+        layers = [layer for layer in model.layers if type(layer).__name__ in LOW_BIT]
+        settings = choose(self.layers, layers, {layer.name: True for layer in layers})
+        found = {}
+        for layer in layers:
+            setting = settings[layer.name]
+            if setting is False:
+                continue
+            bits = self.weight_bits if setting is True else setting
+            if bits not in BITS:
+                raise RecipeError(
+                    f"PostTraining has no setting {setting!r} for layer '{layer.name}'. Known: True, False, "
+                    f"{BITS[0]} to {BITS[-1]} (bits of weights)."
+                )
+            found.update({(layer.name, kernel.name): int(bits) for kernel in kernels(layer)})
+        return found
