@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfopt.stages.quantize import SCHEMES
+from tfopt.stages.quantization_aware import SCHEMES
 from tfopt.stages.quantizers import Scales, Structure, held_weight, kernel_quantizer, structure_of
 
 BOTH = frozenset({"sparsity", "clusters"})

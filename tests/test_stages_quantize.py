@@ -11,7 +11,7 @@ from tfopt.proof import match_kernels
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.stages.folding import make_scales_positive
 from tfopt.stages.promise import Clusters
-from tfopt.stages.quantize import SCHEMES
+from tfopt.stages.quantization_aware import SCHEMES
 
 KERNELS = ("stem", "inline", "apart", "conv", "head")
 INT8 = Export(weights="int8", activations="int8")

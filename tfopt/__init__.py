@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tfopt.models import load_model
     from tfopt.ranking import Ranking, rank_sources
     from tfopt.recipe import Recipe, Training
-    from tfopt.stages import Cluster, FineTune, PostTraining, Prune, Quantize
+    from tfopt.stages import Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
     from tfopt.stages.fine_tune import fine_tuning
     from tfopt.transfer import (
         DepthStudy,
@@ -73,6 +73,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AttentionTransfer": "distillation.losses",
     "Augmentation": "data",
+    "Binarize": "stages",
     "BornAgain": "generations",
     "BoundedRegression": "distillation.losses",
     "Check": "checking",

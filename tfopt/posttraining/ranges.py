@@ -4,6 +4,7 @@ A grid of n bits holds step * k for the integers |k| <= 2^(n-1) - 1. A step that
 nothing, but rounds the many small weights coarsely; a smaller one clips some and rounds the rest finely.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -55,6 +56,33 @@ def steps(kernel: np.ndarray, bits: int, axes: tuple[int, ...], method: str) -> 
     others = tuple(axis for axis in range(weights.ndim) if axis - weights.ndim not in axes)
     found = _METHODS[method](weights, top, others)
     return np.asarray(np.maximum(found, _TINY), np.float32)
+
+
+def fixed_point_step(kernel: np.ndarray, bits: int, fractional_bits: int | None = None) -> float:
+    """2^-p, the step of weights round(w 2^p) / 2^p with p fractional bits.
+
+    `fractional_bits` is p, negative for steps above 1; None for the largest with which no weight of `kernel` is
+    clipped by more than half a step. Raises RecipeError for other bits than 2 to 8.
+    """
+    top, largest = levels(bits), float(np.abs(kernel).max(initial=0))
+    if fractional_bits is None:
+        fractional_bits = math.floor(math.log2((top + 0.5) / largest)) if largest > 0 else 0
+    return 2.0**-fractional_bits
+
+
+def affine_integers(weights: np.ndarray, bits: int, axes: tuple[int, ...] = ()) -> tuple[np.ndarray, ...]:
+    """Integers 0 .. 2^bits - 1 with round(w * scale + bias), from the smallest weight to the largest.
+
+    Returns (uint8 of the shape of `weights`, scale, bias), the latter float64 with 1 along all axes but `axes`, so that
+    w is about (integer - bias) / scale (Jacob et al. 2017, arXiv:1712.05877, equation 1, in which 1 / scale is S and
+    bias Z). LiteRT's integer operators take symmetric weights only; this is for other runtimes, and for packing.
+    """
+    levels(bits)
+    exact = np.asarray(weights, np.float64)
+    others = tuple(axis for axis in range(exact.ndim) if axis - exact.ndim not in axes)
+    low, high = exact.min(axis=others, keepdims=True), exact.max(axis=others, keepdims=True)
+    scale = (2**bits - 1) / np.maximum(high - low, _TINY)
+    return np.rint((exact - low) * scale).astype(np.uint8), scale, -low * scale
 
 
 def on_grid(kernel: np.ndarray, steps: np.ndarray, bits: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The stages of a recipe, each a frozen config with the functions that carry it out."""
 
+from tfopt.stages.binarize import Binarize
 from tfopt.stages.cluster import Cluster
 from tfopt.stages.fine_tune import FineTune
 from tfopt.stages.post_training import PostTraining
@@ -7,6 +8,6 @@ from tfopt.stages.prune import Prune
 from tfopt.stages.quantize import Quantize
 from tfopt.stages.stage import Stage
 
-STAGES: tuple[type[Stage], ...] = (FineTune, Prune, Cluster, Quantize, PostTraining)
+STAGES: tuple[type[Stage], ...] = (FineTune, Prune, Cluster, Quantize, Binarize, PostTraining)
 
-__all__ = ["STAGES", "Cluster", "FineTune", "PostTraining", "Prune", "Quantize", "Stage"]
+__all__ = ["STAGES", "Binarize", "Cluster", "FineTune", "PostTraining", "Prune", "Quantize", "Stage"]

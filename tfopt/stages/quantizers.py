@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from tfopt.legacy import tf_keras, tfmot
+from tfopt.stages.rounding import ROUNDINGS, USUAL, Precision, Rounding
 
 # int8 weights without -128, as TFLite's specification asks for.
 LEVELS = 127
-# Where the steps of a kernel come from; "learned" is LSQ (Esser et al. 2020, arXiv:1902.08153).
-LEARNED = "learned"
 
 
 @dataclass(frozen=True)
@@ -60,29 +59,6 @@ class Scales:
     told_by_operator: bool = True
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How finely a kernel is rounded.
-
-    Attributes:
-        bits: 8 or fewer; step * k for integers |k| <= 2^(bits - 1) - 1.
-        ranges: where the steps come from: "max" (the largest weight, at every step of the training), "mse" or "octav"
-            (of the kernel that training begins with, see `tfopt.posttraining.ranges`), "learned" (trained along).
-    """
-
-    bits: int = 8
-    ranges: str = "max"
-
-    @property
-    def levels(self) -> int:
-        return int(2 ** (self.bits - 1) - 1)
-
-    @property
-    def usual(self) -> bool:
-        """True for the rounding that the converter itself would choose."""
-        return self.bits == 8 and self.ranges == "max"
-
-
 def structure_of(kernel: np.ndarray, scheme: Scheme, *, output_channels_last: bool) -> Structure:
     """The zeros and clusters of `kernel` that `scheme` preserves."""
     mask = (kernel != 0).astype(np.float32) if scheme.zeros and np.any(kernel == 0) else None
@@ -106,15 +82,10 @@ def _centroids(kernel: np.ndarray, output_channels_last: bool) -> np.ndarray | N
     return None
 
 
-USUAL = Precision()
-
-
 @functools.cache
 def kernel_quantizer() -> Any:
     """The quantizer class. Made late: importing TF-MOT takes seconds."""
     import tensorflow as tf
-
-    from tfopt.posttraining.ranges import steps as steps_of
 
     base = tfmot().quantization.keras.quantizers.Quantizer
     constant = tf_keras().initializers.Constant
@@ -156,10 +127,8 @@ def kernel_quantizer() -> Any:
             if self.structure.centroids is not None:
                 for key, value in (("centroids", self.structure.centroids), ("latent", self.start)):
                     variables[key] = layer.add_weight(f"{name}_{key}", shape=value.shape, initializer=constant(value))
-            if self.precision.ranges == LEARNED:
-                # Relative to where it starts, so that an optimizer's steps are as small for it as they should be.
-                shape = self._first_steps.shape
-                variables["step"] = layer.add_weight(f"{name}_step", shape=shape, initializer="ones")
+            for key, value in self.rounding.variables().items():
+                variables[key] = layer.add_weight(f"{name}_{key}", shape=value.shape, initializer=constant(value))
             return variables
 
         def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
@@ -174,13 +143,19 @@ def kernel_quantizer() -> Any:
                 inputs.assign(kernel)
             if self.needs_operator():
                 return self._one_scale(kernel)
-            if self.precision.ranges == LEARNED and training:
-                return self._on_learned_grid(kernel, weights["step"])
-            steps, levels = self._steps(kernel, weights), self.precision.levels
-            view = tf.reshape(tf.stop_gradient(kernel), self.scales.view or kernel.shape)
-            rounded = tf.clip_by_value(tf.round(view / steps), -levels, levels) * steps
-            rounded = tf.reshape(rounded, kernel.shape)
-            return kernel + tf.stop_gradient(rounded - kernel) if training else rounded
+            round_ = self.rounding.in_training if training else self.rounding.rounded
+            return tf.reshape(round_(self._view(kernel), weights), kernel.shape)
+
+        @functools.cached_property
+        def rounding(self) -> Rounding:
+            axes = () if self.keeps_one_scale() else self.scales.axes
+            return ROUNDINGS[self.precision.ranges](self.precision, axes, self._view(self.start))
+
+        def _view(self, kernel: Any) -> Any:
+            """`kernel` in the shape in which scales are shared along whole axes."""
+            if not self.scales.view:
+                return kernel
+            return (np if isinstance(kernel, np.ndarray) else tf).reshape(kernel, self.scales.view)
 
         def keeps_one_scale(self) -> bool:
             """True where the file must not give each channel its own scale, or clusters would multiply."""
@@ -193,53 +168,16 @@ def kernel_quantizer() -> Any:
 
         def told(self) -> str:
             """In words, for the table of decisions."""
-            precision = self.precision
-            kind = "int8" if precision.usual else f"{precision.bits}-bit"
-            steps = "" if precision.usual else f", {precision.ranges} steps"
+            usual = self.precision.usual
+            kind, steps = ("int8", "") if usual else (f"{self.precision.bits}-bit", f", {self.rounding.words}")
             return f"{kind} weights {'of one scale' if self.keeps_one_scale() else self.scales.name}{steps}"
 
         def integers(self, kernel: Any, weights: dict[str, Any]) -> np.ndarray:
             """int8, of the shape of `kernel`: what its weights are rounded to, in steps."""
-            steps = np.asarray(self._steps(kernel, weights))
-            rounded = np.asarray(self(kernel, False, weights)).reshape(self.scales.view or kernel.shape)
-            return np.rint(rounded / steps).astype(np.int8).reshape(kernel.shape)
-
-        def _steps(self, kernel: Any, weights: dict[str, Any]) -> Any:
-            """Of the kernel in the view of its scales, 1 along the axes that share one."""
-            if self.precision.ranges == LEARNED:
-                return self._first_steps * tf.abs(weights["step"])
-            if self.precision.ranges != "max":
-                return self._first_steps
-            view = tf.reshape(tf.stop_gradient(kernel), self.scales.view or kernel.shape)
-            others = [axis for axis in range(len(view.shape)) if axis - len(view.shape) not in self._axes()]
-            largest = tf.reduce_max(tf.abs(view), axis=others, keepdims=True)
-            return tf.maximum(largest / self.precision.levels, np.finfo(np.float32).tiny)  # a channel may be all zero
-
-        def _axes(self) -> tuple[int, ...]:
-            return () if self.keeps_one_scale() else self.scales.axes
-
-        @functools.cached_property
-        def _first_steps(self) -> np.ndarray:
-            view = np.reshape(self.start, self.scales.view or self.start.shape)
-            if self.precision.ranges != LEARNED:
-                found = steps_of(view, self.precision.bits, self._axes(), self.precision.ranges)
-                return np.asarray(found, np.float32)
-            # Esser et al. 2020, section 2.1: 2 <|w|> / sqrt(levels).
-            others = tuple(axis for axis in range(view.ndim) if axis - view.ndim not in self._axes())
-            mean = np.mean(np.abs(view), axis=others, keepdims=True)
-            return np.maximum(2 * mean / np.sqrt(self.precision.levels), np.finfo(np.float32).tiny).astype(np.float32)
-
-        def _on_learned_grid(self, kernel: Any, relative: Any) -> Any:
-            """LSQ, equations 1 to 3 and 5: the gradient of the step, and of weights within the range only."""
-            levels = float(self.precision.levels)
-            view = tf.reshape(kernel, self.scales.view or kernel.shape)
-            weights_a_step = view.shape.num_elements() / relative.shape.num_elements()
-            factor = float(1.0 / np.sqrt(weights_a_step * levels))
-            relative = factor * relative + tf.stop_gradient((1 - factor) * relative)  # its gradient times the factor
-            steps = self._first_steps * tf.abs(relative)
-            inside = tf.clip_by_value(view / steps, -levels, levels)
-            rounded = inside + tf.stop_gradient(tf.round(inside) - inside)
-            return tf.reshape(rounded * steps, kernel.shape)
+            kernel = kernel * weights["mask"] if "mask" in weights else kernel
+            view = self._view(tf.convert_to_tensor(kernel))
+            found = self.rounding.integers(view, self.rounding.steps(view, weights))
+            return np.asarray(found).astype(np.int8).reshape(kernel.shape)
 
         def _clustered(self, latent: Any, centroids: Any) -> Any:
             if self.structure.mask is not None:  # pruned weights share a centroid, which stays zero

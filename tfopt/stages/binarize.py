@@ -1,0 +1,45 @@
+"""Binarize: train weights of two or three values, with int8 activations."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from tfopt.config import config
+from tfopt.stages.kernels import has_kernel
+from tfopt.stages.quantization_aware import QuantizationAware
+from tfopt.stages.quantization_plan import LOW_BIT, Treatment
+from tfopt.stages.rounding import USUAL, Precision
+from tfopt.stages.rules import Setting
+
+
+@config
+class Binarize(QuantizationAware):
+    """Weights -a, a, or -a, 0, a in the forward pass; the gradient passes straight through to the weights behind them.
+
+    In the file they are 4-bit integers -1, 0, 1, where operators read such, else 8-bit ones, with a scale for each
+    output channel; how small they are shows when the file is packed or deflated. Layers with little to save and much
+    to lose keep 8 bits: the first and the last one with weights, and depthwise ones.
+
+    A rule in `layers` says for a layer: True, these values; 8, keep 8 bits; and what `Quantize` knows besides.
+
+    Attributes:
+        scheme: "xnor", a is the mean size of each output channel's weights (Rastegari et al. 2016, arXiv:1603.05279);
+            "binary_connect", one a for a kernel (Courbariaux et al. 2015, arXiv:1511.00363); "ternary", zero where a
+            weight is small (Li et al. 2016, arXiv:1605.04711).
+        spare_ends: keep 8 bits in the first and the last layer with weights, as all three papers do.
+    """
+
+    scheme: Literal["xnor", "binary_connect", "ternary"] = "ternary"
+    spare_ends: bool = True
+
+    preserves: ClassVar[frozenset[str]] = frozenset()
+
+    def _usual_settings(self, layers: Sequence[Any]) -> dict[str, Setting]:
+        ends = [layer.name for layer in layers if has_kernel(layer)]
+        kept = {ends[0], ends[-1]} if ends and self.spare_ends else set()
+        return {layer.name: 8 if layer.name in kept else True for layer in layers}
+
+    def _precision(self, layer: Any, treatment: Treatment) -> Precision:
+        kind = type(layer).__name__
+        if kind not in LOW_BIT or kind.startswith("Depthwise"):
+            return USUAL
+        return Precision(2, self.scheme) if treatment.bits is None else Precision(treatment.bits)

@@ -1,0 +1,166 @@
+"""Quantization-aware training (Jacob et al. 2017, arXiv:1712.05877) with TF-MOT's quantizers: what stages share."""
+
+import weakref
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import PositiveInt
+
+from tfopt.bridge.graph import flatten, walk
+from tfopt.config import config
+from tfopt.errors import RecipeError
+from tfopt.legacy import inner
+from tfopt.stages.decision import Decision
+from tfopt.stages.kernels import kernels
+from tfopt.stages.quantization_plan import Treatment, plan, scales_of
+from tfopt.stages.quantization_wrapper import Places, quantized_model, recording
+from tfopt.stages.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
+from tfopt.stages.rounding import Precision
+from tfopt.stages.rules import Setting, choose
+from tfopt.stages.stage import Stage
+
+# The scheme for what earlier stages established, under the names of TF-MOT's collaborative optimization.
+SCHEMES: dict[frozenset[str], Scheme] = {
+    frozenset(): Scheme("QAT", zeros=False, clusters=False),
+    frozenset({"sparsity"}): Scheme("PQAT", zeros=True, clusters=False),
+    frozenset({"clusters"}): Scheme("CQAT", zeros=False, clusters=True),
+    frozenset({"sparsity", "clusters"}): Scheme("PCQAT", zeros=True, clusters=True),
+}
+CALIBRATION_BATCH = 64
+_LEFT_IN_FLOAT: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
+
+Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
+
+
+@config
+class QuantizationAware(Stage):
+    """What all stages share that train with int8 activations and weights of 8 bits or fewer in the forward pass.
+
+    Attributes:
+        calibration_samples: training inputs whose ranges the activation quantizers start from. TF-MOT
+            starts at -6..6 and needs thousands of steps to forget it.
+    """
+
+    calibration_samples: PositiveInt = 512
+
+    preserves: ClassVar[frozenset[str]] = frozenset({"sparsity", "clusters"})
+    last: ClassVar[bool] = True
+    takes_words: ClassVar[bool] = True
+
+    @property
+    def samples_wanted(self) -> int:
+        return self.calibration_samples
+
+    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+        kept = f", keeps {' and '.join(sorted(keep))}" if keep else ""
+        in_float = {name: t.why for name, t in self._plan(model).items() if t.in_float}
+        return [f"{SCHEMES[keep].name}{kept}", *(f"left in float: {name} ({why})" for name, why in in_float.items())]
+
+    def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
+        """What is rounded in each layer of `model` (plain, flat tf_keras), by layer name."""
+        by_name = {layer.name: layer for layer in model.layers}
+        treatments = self._plan(model)
+        return {name: self._decision(by_name[name], treatment, SCHEMES[keep]) for name, treatment in treatments.items()}
+
+    def _plan(self, legacy: Any) -> dict[str, Treatment]:
+        graph = walk(legacy, keep_names=True)
+        layers = [leaf.layer for leaf in graph.leaves]
+        return plan(graph, choose(self.layers, layers, self._usual_settings(layers)))
+
+    def _usual_settings(self, layers: Sequence[Any]) -> dict[str, Setting]:
+        """What holds for layers, in calling order, that no rule matches."""
+        return {layer.name: True for layer in layers}
+
+    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
+        del steps
+        treatments, scheme = self._plan(legacy), SCHEMES[keep]
+        quantized = quantized_model(
+            walk(legacy, keep_names=True),
+            treatments,
+            lambda layer, treatment: self._weight_quantizers(layer, treatment, scheme),
+        )
+        _LEFT_IN_FLOAT[quantized] = {name: t.why for name, t in treatments.items() if t.in_float}
+        return quantized
+
+    def _weight_quantizers(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Places:
+        """(owner, attribute, quantizer) for the kernels of a built layer; of those left in float, what holds them."""
+        places: Places = []
+        for kernel in kernels(layer):
+            values, scales = kernel.values, scales_of(kernel)
+            per_channel = scales.axes == (-1,)  # clusters per channel are looked for in the last axis only
+            structure = structure_of(values, scheme, output_channels_last=per_channel)
+            if treatment.weights:
+                precision = self._precision(layer, treatment)
+                if structure.centroids is not None and not precision.usual:
+                    raise RecipeError(
+                        f"Quantize keeps clusters with 8 bits and ranges='max' only; layer '{layer.name}' has clusters "
+                        f"and was to have {precision.bits} bits, ranges={precision.ranges!r}. Leave Cluster out: few "
+                        "bits are few values anyway."
+                    )
+                quantizer = kernel_quantizer()(scales, structure, values, precision, kernel.name)
+                places.append((kernel.owner, kernel.attribute, quantizer))
+            elif structure.mask is not None or structure.centroids is not None:
+                places.append((kernel.owner, kernel.attribute, held_weight()(structure, values)))
+        return places
+
+    @abstractmethod
+    def _precision(self, layer: Any, treatment: Treatment) -> Precision:
+        """How finely the kernels of `layer` are rounded."""
+
+    def _decision(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Decision:
+        parts = [treatment.config] if treatment.config else []
+        quantizers = [] if treatment.config else self._weight_quantizers(layer, treatment, scheme)
+        parts += dict.fromkeys(quantizer.told() for _, _, quantizer in quantizers)
+        if treatment.before:
+            parts.append("int8 before its activation")
+        if treatment.output:
+            parts.append("int8 output")
+        why = f"left in float: {treatment.why}" if treatment.in_float else treatment.why
+        return Decision(layer.name, ", ".join(parts), why if parts or why else "nothing to round")
+
+    def calibrate(self, model: Any, inputs: Samples) -> None:
+        """Start every quantizer at the range that the float model shows on `inputs`.
+
+        `inputs` are arrays, batch first: one, or a list or a dict of them for several inputs.
+        """
+        arrays = [np.asarray(array)[: self.calibration_samples] for array in flatten(inputs)]
+        with recording(model) as ranges:
+            for start in range(0, len(arrays[0]), CALIBRATION_BATCH):
+                batch = [array[start : start + CALIBRATION_BATCH] for array in arrays]
+                model(batch[0] if len(batch) == 1 else _like(inputs, batch), training=False)
+        for variables, low, high in ranges.values():
+            variables["min_var"].assign(min(low, 0.0))  # zero must be representable: padding and ReLU need it
+            variables["max_var"].assign(max(high, 0.0))
+
+    def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
+        """The weights as the file will hold them: kernels on their int8 grid."""
+        del plain
+        rounded = {
+            id(weight): np.asarray(quantizer(weight, False, weights=variables))
+            for weight, quantizer, variables in getattr(layer, "_weight_vars", [])
+        }
+        weights = getattr(layer, "own_weights", inner(layer).weights)
+        return [rounded.get(id(weight), np.asarray(weight)) for weight in weights]
+
+
+def left_in_float(model: Any) -> dict[str, str]:
+    """Why, by layer name, layers of what `Quantize.apply` returned are not quantized; {} for any other model."""
+    return _LEFT_IN_FLOAT.get(model, {})
+
+
+def told_of_scales(model: Any) -> set[str]:
+    """Layers of what `Quantize.apply` returned whose kernels have, in the file too, the scales they were trained with.
+
+    In the others, recurrent ones, the converter chooses a scale for each output channel or gate.
+    """
+    return {
+        inner(layer).name
+        for layer in model.layers
+        if (given := getattr(layer, "_given", ())) and all(quantizer.needs_operator() for _, _, quantizer in given)
+    }
+
+
+def _like(inputs: Any, batch: list[np.ndarray]) -> Any:
+    return dict(zip(sorted(inputs), batch, strict=True)) if isinstance(inputs, Mapping) else batch

@@ -1,0 +1,233 @@
+"""How a kernel becomes integers times steps while it is trained: where the steps come from, and what the gradient is.
+
+A kernel is seen in the view of its scales (see `quantizers.Scales`); steps have 1 along the axes that share one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from tfopt.posttraining.ranges import fixed_point_step, levels
+from tfopt.posttraining.ranges import steps as steps_of
+
+_TINY = float(np.finfo(np.float32).tiny)
+
+Ranges = Literal["max", "mse", "octav", "learned", "fixed_point", "xnor", "binary_connect", "ternary"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How finely a kernel is rounded.
+
+    Attributes:
+        bits: 8 or fewer; step * k for integers |k| <= 2^(bits - 1) - 1.
+        ranges: where the steps come from, a key of `ROUNDINGS`.
+        fractional_bits: of "fixed_point"; None for as many as the kernel leaves room for.
+    """
+
+    bits: int = 8
+    ranges: Ranges = "max"
+    fractional_bits: int | None = None
+
+    @property
+    def usual(self) -> bool:
+        """True for the rounding that the converter itself would choose."""
+        return self.bits == 8 and self.ranges == "max"
+
+
+USUAL = Precision()
+
+
+class Rounding:
+    """To the nearest integer within the levels; the gradient passes straight through (Bengio et al. 2013).
+
+    Args:
+        precision: see `Precision`.
+        axes: the axes, negative, of which each index has a step of its own; () for one step for all.
+        start: the kernel when training begins, in its view.
+    """
+
+    words: ClassVar[str] = "steps up to the largest weight"
+
+    def __init__(self, precision: Precision, axes: tuple[int, ...], start: np.ndarray) -> None:
+        self.precision, self.start = precision, start
+        self.axes = axes
+        self.others = tuple(axis for axis in range(start.ndim) if axis - start.ndim not in axes)
+        self.levels = levels(precision.bits)
+
+    def variables(self) -> Mapping[str, np.ndarray]:
+        """What is trained besides the kernel: first values by name."""
+        return {}
+
+    def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        """The steps for a kernel as it is now."""
+        import tensorflow as tf
+
+        del trained
+        largest = tf.reduce_max(tf.abs(kernel), axis=self.others, keepdims=True)
+        return tf.maximum(largest / self.levels, _TINY)  # a channel may be all zero
+
+    def integers(self, kernel: Any, steps: Any) -> Any:
+        """The integers (as floats) that the kernel is rounded to."""
+        import tensorflow as tf
+
+        return tf.clip_by_value(tf.round(kernel / steps), -self.levels, self.levels)
+
+    def rounded(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        """The kernel as the file will hold it."""
+        steps = self.steps(kernel, trained)
+        return self.integers(kernel, steps) * steps
+
+    def in_training(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        """The same, with a gradient."""
+        import tensorflow as tf
+
+        return kernel + tf.stop_gradient(self.rounded(kernel, trained) - kernel)
+
+    def _mean(self, values: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.maximum(tf.reduce_mean(values, axis=self.others, keepdims=True), _TINY)
+
+
+class Kept(Rounding):
+    """The steps that the kernel has at the beginning."""
+
+    words = "steps of the kernel at the beginning"
+
+    def __init__(self, precision: Precision, axes: tuple[int, ...], start: np.ndarray) -> None:
+        super().__init__(precision, axes, start)
+        self._steps = self._first()
+
+    def _first(self) -> np.ndarray:
+        return steps_of(self.start, self.precision.bits, self.axes, self.precision.ranges)
+
+    def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        del kernel, trained
+        return self._steps
+
+
+class FixedPoint(Kept):
+    """One step for all, a power of two: round(w * 2^p) / 2^p with p fractional bits."""
+
+    words = "fixed point"
+
+    def _first(self) -> np.ndarray:
+        step = fixed_point_step(self.start, self.precision.bits, self.precision.fractional_bits)
+        return np.full((1,) * self.start.ndim, step, np.float32)
+
+
+class Learned(Kept):
+    """Steps that are trained along: LSQ (Esser et al. 2020, arXiv:1902.08153)."""
+
+    words = "learned steps"
+
+    def _first(self) -> np.ndarray:
+        """Section 2.1 there: 2 <|w|> / sqrt(levels)."""
+        mean = np.mean(np.abs(self.start), axis=self.others, keepdims=True)
+        return np.asarray(np.maximum(2 * mean / np.sqrt(self.levels), _TINY), np.float32)
+
+    def variables(self) -> Mapping[str, np.ndarray]:
+        # Relative to the first steps, so that an optimizer's steps are as small for them as they should be.
+        return {"step": np.ones(self._steps.shape, np.float32)}
+
+    def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        import tensorflow as tf
+
+        del kernel
+        return self._steps * tf.abs(trained["step"])
+
+    def in_training(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        """Equations 1 to 3 and section 2.2: gradients of the steps, and of weights within the range only."""
+        import tensorflow as tf
+
+        weights_a_step = self.start.size / self._steps.size
+        factor = float(1 / np.sqrt(weights_a_step * self.levels))
+        relative = factor * trained["step"] + tf.stop_gradient((1 - factor) * trained["step"])
+        steps = self._steps * tf.abs(relative)
+        inside = tf.clip_by_value(kernel / steps, -float(self.levels), float(self.levels))
+        return (inside + tf.stop_gradient(tf.round(inside) - inside)) * steps
+
+
+class Signs(Rounding):
+    """a * sign(w) with a = mean |w|: XNOR-Net's weights (Rastegari et al. 2016, arXiv:1603.05279, equation 6).
+
+    The gradient passes where |w| <= 1, and the kernel stays there (Courbariaux et al. 2015, arXiv:1511.00363).
+    """
+
+    words = "signs times their mean size"
+
+    def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        import tensorflow as tf
+
+        del trained
+        return self._mean(tf.abs(kernel))
+
+    def integers(self, kernel: Any, steps: Any) -> Any:
+        import tensorflow as tf
+
+        del steps
+        return tf.where(kernel >= 0, 1.0, -1.0)
+
+    def in_training(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        import tensorflow as tf
+
+        clipped = tf.clip_by_value(kernel, -1.0, 1.0)
+        return clipped + tf.stop_gradient(self.rounded(kernel, trained) - clipped)
+
+
+class BareSigns(Signs):
+    """a * sign(w) with one a for the whole kernel, which is not trained: BinaryConnect (Courbariaux et al. 2015).
+
+    There a is 1; here it is the deviation that the kernel begins with, which a BatchNormalization behind makes equal.
+    """
+
+    words = "signs"
+
+    def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        del kernel, trained
+        size = max(float(np.sqrt(np.mean(np.square(self.start)))), _TINY)
+        return np.full((1,) * self.start.ndim, size, np.float32)
+
+
+class Ternary(Signs):
+    """a * t with t in -1, 0, 1: Ternary Weight Networks (Li et al. 2016, arXiv:1605.04711, equations 5 and 6).
+
+    t = 0 where |w| <= 0.7 mean |w|; a is the mean of |w| over the others.
+    """
+
+    words = "ternary"
+    THRESHOLD: ClassVar[float] = 0.7
+
+    def _beyond(self, kernel: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.cast(tf.abs(kernel) > self.THRESHOLD * self._mean(tf.abs(kernel)), tf.float32)
+
+    def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        import tensorflow as tf
+
+        del trained
+        beyond = self._beyond(kernel)
+        count = tf.maximum(tf.reduce_sum(beyond, axis=self.others, keepdims=True), 1.0)
+        return tf.maximum(tf.reduce_sum(beyond * tf.abs(kernel), axis=self.others, keepdims=True) / count, _TINY)
+
+    def integers(self, kernel: Any, steps: Any) -> Any:
+        import tensorflow as tf
+
+        del steps
+        return tf.sign(kernel) * self._beyond(kernel)
+
+
+ROUNDINGS: dict[str, type[Rounding]] = {
+    "max": Rounding,
+    "mse": Kept,
+    "octav": Kept,
+    "learned": Learned,
+    "fixed_point": FixedPoint,
+    "xnor": Signs,
+    "binary_connect": BareSigns,
+    "ternary": Ternary,
+}
