@@ -1,0 +1,12 @@
+"""4-bit weights and 8-bit activations without training: adaptive rounding on some hundred inputs without labels."""
+
+import tfopt
+
+recipe = tfopt.Recipe(
+    name="post_training",
+    stages=(tfopt.PostTraining(weight_bits=4),),
+    export=tfopt.Export(calibration_samples=512),
+)
+
+if __name__ == "__main__":
+    tfopt.run_recipe(recipe)
