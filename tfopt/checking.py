@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from tfopt import bridge, models
 from tfopt.bridge.check import sample_batch
 from tfopt.bridge.graph import walk
 from tfopt.errors import TfoptError
+from tfopt.layer_names import LayerNames
 from tfopt.litert import LiteModel
 from tfopt.recipe import Recipe
 from tfopt.rehearsal import established_before, rehearse, samples_of
@@ -18,8 +18,6 @@ from tfopt.stages import Cluster, Prune, Quantize
 
 # Schedules need steps to fit into; how many there will be depends on the data, which a check does without.
 STEPS_PER_EPOCH = 1000
-# What TF-MOT's wrappers put before the name of the layer inside.
-WRAPPERS = ("quant_", "prune_low_magnitude_", "cluster_")
 
 
 @dataclass(frozen=True)
@@ -174,14 +172,10 @@ def operators_of(lite: LiteModel, layer: str) -> str:
     An operator bears the names of the layers whose output or weights it has. Arithmetic on shapes is left out.
     """
     tensors = {(tensor.subgraph, tensor.index): tensor for tensor in lite.tensors()}
-    # A path component: the layer's own name, or that of the wrapper it was trained in.
-    mine = re.compile(rf"(^|[/;])({'|'.join(WRAPPERS)})?{re.escape(layer)}[/;]")
+    names = LayerNames(lite, [layer])
     found: dict[str, dict[str, None]] = {}
     for op in lite.ops():
-        output = tensors[op.subgraph, op.outputs[0]]
-        inputs = [tensors[op.subgraph, index] for index in op.inputs if index >= 0]
-        names = [output.name, *(tensor.name for tensor in inputs if tensor.constant)]
-        if any(mine.search(f"{name};") for name in names):
-            found.setdefault(output.dtype, {})[op.name] = None
+        if names.of(op):
+            found.setdefault(tensors[op.subgraph, op.outputs[0]].dtype, {})[op.name] = None
     kinds = {dtype: ops for dtype, ops in found.items() if dtype not in ("int32", "int64", "bool")} or found
     return "; ".join(f"{dtype} {', '.join(ops)}" for dtype, ops in kinds.items())

@@ -1,17 +1,17 @@
 """The converter, and how it is brought to convert: one traced function, several ways, its mistakes mended."""
 
-import keyword
+import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tfopt import bridge
+from tfopt import bridge, edge_quantizer
 from tfopt.bridge.graph import pack, walk
+from tfopt.calibration import Calibration, argument_names
 from tfopt.compact import with_true_reversals, without_detours
-from tfopt.errors import DataError, ModelError, TfoptError
+from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
+from tfopt.layer_names import LayerNames
 from tfopt.legacy import inner
 from tfopt.litert import LiteModel
 from tfopt.quiet import native_noise_held
@@ -36,10 +36,37 @@ def convert(model: Any, settings: "Export", representative_data: Any = None) -> 
     Its batch is free, unless the graph can only be converted, or only be all int8, with a batch of one.
     """
     aware = is_quantization_aware(model)
+    if aware and (settings.by_edge_quantizer or settings.activations == "int16"):
+        raise RecipeError(
+            f"The model '{model.name}' was trained for int8 weights and activations. Export it so, or give the float "
+            f"model for {settings.weights} weights and {settings.activations} activations."
+        )
     legacy = model if aware else bridge.to_tf_keras(model)
     samples = None
     if settings.integer_only and (representative_data is not None or not aware):
-        samples = _samples(legacy, representative_data, settings.calibration_samples)
+        samples = _calibration(representative_data, settings).bind(legacy)
+    if settings.by_edge_quantizer:
+        return edge_quantizer.quantized(_best(legacy, _in_float(settings), None), settings, samples)
+    return _best(legacy, settings, samples)
+
+
+def _in_float(settings: "Export") -> "Export":
+    return dataclasses.replace(
+        settings, weights="float32", activations="float32", weight_only=False, io=None, sparse=False
+    )
+
+
+def _calibration(data: Any, settings: "Export") -> Calibration:
+    if data is None:
+        raise DataError(
+            f"{settings.activations} activations need training inputs for their ranges: pass representative_data=..., "
+            'or train the model with Quantize, or choose activations="float32".'
+        )
+    return data if isinstance(data, Calibration) else Calibration(data, settings.calibration_samples)
+
+
+def _best(legacy: Any, settings: "Export", samples: Calibration | None) -> bytes:
+    """The file of the first way of conversion that leaves nothing in float, else of the one that leaves least."""
     told = told_of_scales(legacy)
     one_scale = any(type(inner(layer)).__name__ == "Dense" for layer in legacy.layers if inner(layer).name in told)
     found: list[tuple[int, bytes]] = []
@@ -55,13 +82,26 @@ def convert(model: Any, settings: "Export", representative_data: Any = None) -> 
             except Exception as error:
                 failures.append(error)
                 continue
-            floats = len(LiteModel(data).float_tensors()) if settings.integer_only else 0
+            floats = len(opened(data, settings).float_tensors()) if settings.integer_only else 0
             found.append((floats, data))
             if not floats:
                 break
     if not found:
-        raise _explained(legacy, failures[0]) from failures[0]
+        raise _explained(legacy, settings, failures[0]) from failures[0]
     return min(found, key=lambda one: one[0])[1]
+
+
+def opened(data: bytes, settings: "Export") -> LiteModel:
+    """The file `data`; what LiteRT does not always run, it must run. Raises ModelError where it does not."""
+    try:
+        lite = LiteModel(data)
+        if settings.sparse:
+            lite.benchmark(runs=1, warmup=0)
+    except ModelError as error:
+        if not settings.sparse:
+            raise
+        raise ModelError(f"LiteRT does not run the file with sparse weights; leave out sparse. ({error})") from error
+    return lite
 
 
 def _ways(legacy: Any, *, calibrated: bool) -> list[tuple[Places, Callable[..., Any]]]:
@@ -103,41 +143,40 @@ def _recurrent(legacy: Any) -> list[tuple[Any, Any]]:
     ]
 
 
-def _converted(converter: Any, settings: "Export", samples: dict[str, np.ndarray] | None) -> bytes:
+def _converted(converter: Any, settings: "Export", samples: Calibration | None) -> bytes:
     import tensorflow as tf
 
+    optimize, operators = tf.lite.Optimize, tf.lite.OpsSet
     if settings.weights != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.optimizations = [optimize.DEFAULT]
+    if settings.sparse:
+        converter.optimizations = [*converter.optimizations, optimize.EXPERIMENTAL_SPARSITY]
     if settings.weights == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if settings.integer_only and (settings.io or "int8") == "int8":
-        converter.inference_input_type = converter.inference_output_type = tf.int8
+    if settings.border != "float32":
+        converter.inference_input_type = converter.inference_output_type = getattr(tf, settings.border)
     if samples is not None:
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.representative_dataset = lambda: _rows(samples)
+        wide = operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        narrow = operators.TFLITE_BUILTINS_INT8
+        converter.target_spec.supported_ops = [wide if settings.activations == "int16" else narrow]
+        converter.representative_dataset = lambda: iter(samples)
     with warnings.catch_warnings(), native_noise_held():
         warnings.simplefilter("ignore")  # about statistics for inputs, which `Quantize` has trained
         data = bytes(converter.convert())
     return with_true_reversals(without_detours(data)) if settings.integer_only else data
 
 
-def _rows(samples: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-    """Single samples by input name: the converter has an order of inputs of its own."""
-    for row in range(len(next(iter(samples.values())))):
-        yield {name: array[row : row + 1] for name, array in samples.items()}
-
-
-def _free_batch(legacy: Any, samples: dict[str, np.ndarray] | None) -> Any:
+def _free_batch(legacy: Any, samples: Calibration | None) -> Any:
     """A converter for batches of any size, unless the model says otherwise."""
     del samples
     return _converter(legacy, [tuple(tensor.shape) for tensor in legacy.inputs])
 
 
-def _batch_of_one(legacy: Any, samples: dict[str, np.ndarray] | None) -> Any:
+def _batch_of_one(legacy: Any, samples: Calibration | None) -> Any:
     """A converter for a batch of one, with other free sizes as in `samples`."""
     shapes = [(1, *tensor.shape[1:]) for tensor in legacy.inputs]
     if samples is not None:
-        shapes = [(1, *samples[name].shape[1:]) for name in argument_names(legacy)]
+        shapes = [(1, *samples.shapes[name]) for name in argument_names(legacy)]
     if any(None in shape for shape in shapes):
         raise ModelError(
             f"The model '{legacy.name}' has inputs of free size, {shapes}, which it cannot be converted with: pass "
@@ -166,12 +205,7 @@ def _converter(legacy: Any, shapes: Sequence[tuple[int | None, ...]]) -> Any:
     return tf.lite.TFLiteConverter.from_concrete_functions([run.get_concrete_function(*specs)], holder)
 
 
-def argument_names(legacy: Any) -> list[str]:
-    """The names of the inputs in the file: those in Keras, but no words of Python, which signatures cannot take."""
-    return [f"{name}_" if keyword.iskeyword(name) or name == "self" else name for name in legacy.input_names]
-
-
-def _explained(legacy: Any, error: Exception) -> Exception:
+def _explained(legacy: Any, settings: "Export", error: Exception) -> Exception:
     """The converter's pages of text as one line."""
     if isinstance(error, TfoptError):
         return error
@@ -182,50 +216,18 @@ def _explained(legacy: Any, error: Exception) -> Exception:
             f"The model '{legacy.name}' needs operators that TFLite has not ({names}), and LiteRT runs no others "
             "(no SELECT_TF_OPS). Replace the layers that use them."
         )
+    if unsupported := re.search(r"not yet supported for op: '(\w+)'", text):
+        return _without_operator(legacy, settings, unsupported[1])
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return ModelError(f"The converter cannot make a .tflite of the model '{legacy.name}': {first[:400]}")
 
 
-def _samples(legacy: Any, data: Any, number: int) -> dict[str, np.ndarray]:
-    """Up to `number` samples for each input of `legacy`, by its name in the file and of its dtype."""
-    if data is None:
-        raise DataError(
-            "int8 activations need training inputs for their ranges: pass representative_data=..., or train the "
-            'model with Quantize, or choose activations="float32".'
-        )
-    if hasattr(data, "representative"):
-        arrays = _per_input(legacy, data.representative(number))
-    elif hasattr(data, "as_numpy_iterator"):
-        batches: list[list[np.ndarray]] = []
-        for element in data.as_numpy_iterator():
-            batches.append(_per_input(legacy, element[0] if isinstance(element, tuple) else element))
-            if sum(len(batch[0]) for batch in batches) >= number:
-                break
-        arrays = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-    else:
-        arrays = _per_input(legacy, data)
-    for array, tensor in zip(arrays, legacy.inputs, strict=True):
-        if array.ndim != len(tensor.shape):
-            raise DataError(
-                f"representative_data for the input '{tensor.name}' must have shape {tuple(tensor.shape)}, batch "
-                f"first; got {array.shape}."
-            )
-    return {
-        name: array[:number].astype(tensor.dtype.as_numpy_dtype)
-        for name, array, tensor in zip(argument_names(legacy), arrays, legacy.inputs, strict=True)
-    }
-
-
-def _per_input(legacy: Any, inputs: Any) -> list[np.ndarray]:
-    """One array for each input of `legacy`, whatever nest they come in."""
-    names = legacy.input_names
-    if isinstance(inputs, Mapping):
-        ordered = [inputs[name] for name in (names if set(names) == set(inputs) else sorted(inputs))]
-    else:
-        ordered = list(inputs) if len(names) > 1 and isinstance(inputs, (list, tuple)) else [inputs]
-    if len(ordered) != len(names):
-        raise DataError(
-            f"The model '{legacy.name}' has {len(names)} inputs, {names}; the representative_data has {len(ordered)}. "
-            "Give one array for each, as a list in that order or as a dict by name."
-        )
-    return [np.asarray(array) for array in ordered]
+def _without_operator(legacy: Any, settings: "Export", kind: str) -> ModelError:
+    """There is no `kind` of operator for the activations: says which layers need it."""
+    lite = LiteModel(_best(legacy, _in_float(settings), None))
+    names = LayerNames(lite, [layer.name for layer in legacy.layers])
+    layers = [layer for op in lite.ops() if op.name == kind for layer in names.near(op)]
+    return ModelError(
+        f"There is no operator {kind} for {settings.activations} activations; the model '{legacy.name}' needs it in "
+        f"{', '.join(dict.fromkeys(layers))}. Replace the layer, or choose other activations."
+    )

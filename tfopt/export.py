@@ -1,55 +1,102 @@
 """A trained model as a `.tflite`, proven: what was asked for is looked up in the file that was written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import PositiveInt
 
+from tfopt import bridge
+from tfopt.calibration import Calibration
 from tfopt.compact import compact
 from tfopt.config import config
-from tfopt.conversion import convert
-from tfopt.errors import PromiseError, RecipeError
+from tfopt.contents import verify_types
+from tfopt.conversion import convert, is_quantization_aware, opened
+from tfopt.errors import RecipeError
 from tfopt.files import write_atomically
+from tfopt.layer_names import LayerNames
+from tfopt.legacy import inner
 from tfopt.litert import LiteModel
 from tfopt.low_bit import with_integers
+from tfopt.metadata import with_labels
 from tfopt.proof import verify_promises
-from tfopt.stages.promise import Promise
 from tfopt.stages.integers import integers_of
+from tfopt.stages.promise import Promise
 from tfopt.stages.quantize import left_in_float, told_of_scales
 
 CALIBRATION_SAMPLES = 256
+# What inputs and outputs can hold, by activations.
+BORDERS = {"float32": ("float32",), "int8": ("int8", "uint8", "float32"), "int16": ("int16", "float32")}
 
 
 @config
 class Export:
     """What the `.tflite` holds.
 
+    | weights | activations | weight_only | |
+    |---|---|---|---|
+    | "float32", "float16" | "float32" | | computed in float |
+    | "int8", "int4" | "float32" | False | dynamic range: activations are rounded while the file runs |
+    | "int8", "int4" | "float32" | True | weights are unpacked, and computed with in float |
+    | "int8", "int4" | "int8", "int16" | | integers everywhere |
+
     Attributes:
-        weights: "float32", "float16" or "int8".
-        activations: "float32" or "int8"; int8 needs int8 weights, and training data for the ranges unless
-            the model comes from `Quantize`.
-        io: what inputs and outputs hold, "float32" or "int8"; None follows the activations.
+        weights: as stored; "int4" where LiteRT has operators for it, in Conv2D and Dense above all, "int8" elsewhere.
+        activations: int8 and int16 need training data for the ranges, unless the model comes from `Quantize`, which
+            trains for int8 weights and activations.
+        weight_only: integer weights for the sake of bytes alone.
+        io: what inputs and outputs hold: "float32", "int8", "uint8" or "int16"; None follows the activations.
+        sparse: leave zeros out of the file (EXPERIMENTAL_SPARSITY), in kernels that have enough of them; for files that
+            LiteRT then still runs, which is tried. Not for int4 weights and weight_only.
         calibration_samples: training inputs that the ranges come from (without `Quantize`).
         compact: leave out what running the file does not need, such as the names of inner tensors.
+
+    Raises `RecipeError` for what contradicts itself.
     """
 
-    weights: Literal["float32", "float16", "int8"] = "int8"
-    activations: Literal["float32", "int8"] = "int8"
-    io: Literal["float32", "int8"] | None = None
+    weights: Literal["float32", "float16", "int8", "int4"] = "int8"
+    activations: Literal["float32", "int8", "int16"] = "int8"
+    weight_only: bool = False
+    io: Literal["float32", "int8", "uint8", "int16"] | None = None
+    sparse: bool = False
     calibration_samples: PositiveInt = CALIBRATION_SAMPLES
     compact: bool = True
 
     def __post_init__(self) -> None:
-        if self.activations == "int8" and self.weights != "int8":
-            raise RecipeError(f"int8 activations need int8 weights; got {self.weights} weights.")
-        if self.io == "int8" and self.activations != "int8":
-            raise RecipeError("int8 inputs and outputs need int8 activations.")
+        weights, activations = self.weights, self.activations
+        if self.integer_only and weights not in ("int8", "int4"):
+            raise RecipeError(f"{activations} activations need int8 or int4 weights; got {weights} weights.")
+        if self.weight_only and (self.integer_only or weights not in ("int8", "int4")):
+            raise RecipeError(
+                f"weight_only needs int8 or int4 weights and float32 activations; got {weights} weights and "
+                f"{activations} activations."
+            )
+        if self.border not in BORDERS[activations]:
+            needed = "int16" if self.border == "int16" else "int8"
+            raise RecipeError(
+                f"{self.border} inputs and outputs need {needed} activations; with {activations} activations they can "
+                f"be {' or '.join(BORDERS[activations])}."
+            )
+        if self.sparse and self.by_edge_quantizer:
+            raise RecipeError(
+                "sparse needs float32, float16 or int8 weights that the converter stores; got "
+                f"{'weight_only' if self.weight_only else 'int4 weights'}."
+            )
 
     @property
     def integer_only(self) -> bool:
-        return self.activations == "int8"
+        """Whether no operator may compute in float."""
+        return self.activations != "float32"
+
+    @property
+    def border(self) -> str:
+        """What inputs and outputs hold."""
+        return self.io or self.activations
+
+    @property
+    def by_edge_quantizer(self) -> bool:
+        """Whether the converter has no form for it, but ai-edge-quantizer has."""
+        return self.weight_only or self.weights == "int4"
 
 
 def export_tflite(
@@ -58,7 +105,9 @@ def export_tflite(
     *,
     weights: str = "int8",
     activations: str = "int8",
+    weight_only: bool = False,
     io: str | None = None,
+    sparse: bool = False,
     representative_data: Any = None,
     calibration_samples: int = CALIBRATION_SAMPLES,
 ) -> LiteModel:
@@ -67,21 +116,26 @@ def export_tflite(
     Args:
         model: a Keras 3 or tf_keras model, or what `Quantize.apply` returned, after training.
         path: the file to write; None keeps it in memory.
-        weights, activations, io, calibration_samples: see `Export`.
-        representative_data: training inputs for the int8 ranges: a float32 array (batch first), a tf.data of
+        weights, activations, weight_only, io, sparse, calibration_samples: see `Export`.
+        representative_data: training inputs for int8 and int16 ranges: a float32 array (batch first), a tf.data of
             batches (inputs, or inputs and labels), or a `tfopt.data.Dataset`. For several inputs a list of
             arrays in their order, or a dict by name. After `Quantize` most models need none; it serves tensors
             that no trained range covers.
 
     Raises:
-        PromiseError: the file does not hold what was asked for; the message names the tensors.
-        DataError: int8 activations without representative data, or data that does not fit the inputs.
+        RecipeError: the settings contradict each other.
+        PromiseError: the file does not hold what was asked for; the message names tensors and layers.
+        DataError: int8 or int16 activations without representative data, or data that does not fit the inputs.
         ModelError: the converter cannot make a file of it; the message names operators that TFLite has not.
+
+    What is worth knowing of the file besides is in the notes of `build`.
     """
     settings = Export(
         weights=weights,  # type: ignore[arg-type]
         activations=activations,  # type: ignore[arg-type]
+        weight_only=weight_only,
         io=io,  # type: ignore[arg-type]
+        sparse=sparse,
         calibration_samples=calibration_samples,
     )
     lite, _ = build(model, settings, representative_data)
@@ -98,60 +152,41 @@ def build(
     promises: Sequence[Promise] = (),
     plain: Any = None,
 ) -> tuple[LiteModel, list[str]]:
-    """Convert `model` and check the file; returns it with notes, see `verify_promises`.
+    """Convert `model` and check the file; returns it with notes, see `verify_promises` and `verify_types`.
 
-    `plain` is the flat tf_keras model whose kernels the `promises` are about.
+    `plain` is the flat tf_keras model whose kernels the `promises` are about. Class names of a `Dataset` are written
+    into the file. Raises what `export_tflite` does.
     """
-    data, notes = convert(model, settings, representative_data), list[str]()
-    if settings.integer_only and (integers := integers_of(model)):
+    calibration = None
+    if settings.integer_only and representative_data is not None:
+        calibration = Calibration(representative_data, settings.calibration_samples)
+    data, notes = convert(model, settings, calibration), list[str]()
+    if settings.weights == settings.activations == "int8" and (integers := integers_of(model)):
         data, notes = with_integers(data, model, integers)
-    named = LiteModel(data)
+    named = opened(_labelled(data, representative_data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
-    in_float = left_in_float(model)
+    in_float, names = left_in_float(model), LayerNames(named, _layers(model))
     # The file with names first, for the sake of the messages; then the one that is written.
+    found = verify_types(named, settings, in_float, names)
+    verify_types(lite, settings, in_float, LayerNames(lite, ()))
     for file in (named, lite):
-        verify_types(file, settings, in_float)
         promised = verify_promises(file, plain, promises, trained_ranges=told_of_scales(model))
-    return lite, [*notes, *promised, *float_notes(named, settings, in_float)]
+    calibrated = calibration.notes(named, names) if calibration else []
+    return lite, [*notes, *promised, *found, *calibrated]
 
 
-def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str] | None = None) -> None:
-    """Raise `PromiseError` when the file does not hold the types that were asked for.
-
-    Where `Quantize` left layers in float, for the reasons `in_float` by layer name, float operators are no error.
-    """
-    if in_float:
-        return
-    if settings.integer_only:
-        floats = lite.float_tensors()
-        if floats:
-            raise PromiseError(
-                f"int8 everywhere was promised, but {len(floats)} tensors of the .tflite are float: "
-                f"{', '.join(floats[:5])}. Pass representative_data (training inputs), replace the layers, or export "
-                'with activations="float32".'
-            )
-    expected = "int8" if settings.weights == "int8" else None
-    # Weights on grids of their own may be smaller.
-    wrong = [w.tensor for w in lite.weights() if expected and w.tensor.dtype not in (expected, "int4")]
-    # The converter keeps kernels under 1,024 values in float when activations are float.
-    wrong = [tensor for tensor in wrong if settings.integer_only or np.prod(tensor.shape) >= 1024]
-    if wrong:
-        raise PromiseError(
-            f"{expected} weights were promised, but {wrong[0].name} is {wrong[0].dtype}: the converter has no "
-            f"{expected} form for it."
-        )
+def _layers(model: Any) -> Iterator[str]:
+    """The names of the flat model's layers, looked up when they are asked for."""
+    if is_quantization_aware(model):
+        yield from (inner(layer).name for layer in model.layers)
+    else:
+        yield from (name for name, _, _ in bridge.flat_layers(model))
 
 
-def float_notes(lite: LiteModel, settings: Export, in_float: Mapping[str, str]) -> list[str]:
-    """What a reader should know of float operators in a file that was to be int8."""
-    floats = set(lite.float_tensors())
-    if not settings.integer_only or not floats:
-        return []
-    names: dict[str, None] = {}
-    for op in lite.ops():
-        touched = [tensor for tensor in lite.tensors() if tensor.subgraph == op.subgraph]
-        used = {index for index in (*op.inputs, *op.outputs) if index >= 0}
-        if op.name not in ("QUANTIZE", "DEQUANTIZE") and any(t.index in used and t.name in floats for t in touched):
-            names[op.name] = None
-    layers = ", ".join(f"{name} ({why})" for name, why in in_float.items())
-    return [f"float operators in the file: {', '.join(names)}; left in float: {layers}"]
+def _labelled(data: bytes, source: Any) -> bytes:
+    """The file with the class names that `source` tells, where they are those of its only output."""
+    names = getattr(source, "class_names", None)
+    if not names:
+        return data
+    outputs = LiteModel(data).outputs
+    return with_labels(data, names) if [port.shape[-1:] for port in outputs] == [(len(names),)] else data

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import models
+from tfopt.contents import port_in_words
 from tfopt.litert import LiteModel
 from tfopt.measure import deflated_bytes, entropy_bits, sparsity, unique_weights
 from tfopt.report import bias_tensors
@@ -37,7 +38,10 @@ class Inspection:
     parts: list[Part]
     bytes: int
     deflated_bytes: int
-    weights: "WeightBits | None" = None  # of a .tflite
+    weights: "WeightBits | None" = None  # of a .tflite, as are inputs, outputs (in words) and the names of classes
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     def table(self) -> Any:
         """As a `rich.table.Table`."""
@@ -48,6 +52,10 @@ class Inspection:
         title = f"{self.path}: {self.kind}, {sizes}"
         if self.weights is not None:
             title += f"\n{self.weights.told(self.deflated_bytes)}"
+        if self.inputs:
+            title += f"\n{'; '.join(self.inputs)} -> {'; '.join(self.outputs)}"
+        if self.labels:
+            title += f"\n{len(self.labels)} classes: {', '.join(self.labels)}"
         table = Table(title=title, title_justify="left")
         for name in ("name", "kind", "output"):
             table.add_column(name, overflow="fold")
@@ -72,7 +80,17 @@ def inspect_file(path: str | Path) -> Inspection:
     kind = models.kind(path)
     if kind == "tflite":
         lite = LiteModel(path)
-        return Inspection(str(path), kind, _lite_parts(lite), lite.size, lite.deflated, weight_bits(lite))
+        return Inspection(
+            path=str(path),
+            kind=kind,
+            parts=_lite_parts(lite),
+            bytes=lite.size,
+            deflated_bytes=lite.deflated,
+            weights=weight_bits(lite),
+            inputs=tuple(map(port_in_words, lite.inputs)),
+            outputs=tuple(map(port_in_words, lite.outputs)),
+            labels=lite.labels,
+        )
     content = _content(path)
     return Inspection(str(path), kind, _keras_parts(models.load_model(path)), len(content), deflated_bytes(content))
 

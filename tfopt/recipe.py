@@ -77,7 +77,8 @@ class Recipe:
                 )
             if stage.establishes:
                 established[stage.establishes] = kind
-        if self.stages and self.stages[-1].last and self.export.activations != "int8":
+        trained_for = self.export.weights == self.export.activations == "int8"
+        if self.stages and self.stages[-1].last and not trained_for:
             raise RecipeError(
                 f"{type(self.stages[-1]).__name__} trains for int8 weights and activations, but the export asks for "
                 f"{self.export.weights} weights and {self.export.activations} activations. "

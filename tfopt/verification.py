@@ -13,6 +13,7 @@ from tfopt import bridge, models
 from tfopt.conversion import convert
 from tfopt.data import Dataset
 from tfopt.errors import ModelError
+from tfopt.layer_names import LayerNames
 from tfopt.litert import LiteModel, Op
 from tfopt.loop import FLOAT
 from tfopt.measure import agreement, metrics_for, wilson_interval
@@ -179,10 +180,10 @@ def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Sign
             true, got = (values[op.outputs[0]].astype(np.float64) for values, op in ((expected, one), (found, other)))
             power[number] += np.square(true).sum()
             noise[number] += np.square(true - got.reshape(true.shape)).sum()
-    names = [layer.name for layer in legacy.layers]
-    last = legacy.output_names[0]
+    names = LayerNames(reference, [layer.name for layer in legacy.layers])
+    last = legacy.output_names[0]  # whose name in the file is the signature's
     signals = [
-        Signal(_layers(reference, one, names, last), other.name, _decibels(*energies))
+        Signal(", ".join(names.giving(one)) or last, other.name, _decibels(*energies))
         for (one, other), *energies in zip(pairs, power, noise, strict=True)
     ]
     return signals, missing
@@ -215,10 +216,3 @@ def _listed(lite: LiteModel) -> list[tuple[tuple[str, tuple[int, ...]], Op]]:
         for op in lite.ops()
         if op.subgraph == 0 and op.name not in ("QUANTIZE", "DEQUANTIZE", "CAST") and op.outputs
     ]
-
-
-def _layers(reference: LiteModel, op: Op, names: list[str], last: str) -> str:
-    """The layers that became `op`, in the order of the model; the output layer where the name is the signature's."""
-    tensor = next(t for t in reference.tensors() if t.subgraph == 0 and t.index == op.outputs[0])
-    parts = {part for name in tensor.name.split(";") for part in name.split("/")[:-1]}  # the last one is an operation
-    return ", ".join(name for name in names if name in parts) or last

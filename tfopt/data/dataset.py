@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -162,10 +163,19 @@ class Dataset:
 
     def representative(self, n: int, seed: int = 0) -> np.ndarray:
         """`n` training inputs (all, if fewer), float32 (n, ...), as evenly over the classes as it goes."""
+        return self.train.x(self._representative(n, seed))
+
+    def representative_batches(self, n: int, batch_size: int, seed: int = 0) -> Iterator[np.ndarray]:
+        """What `representative` gives, `batch_size` samples in memory at a time."""
+        chosen = self._representative(n, seed)
+        for start in range(0, len(chosen), batch_size):
+            yield self.train.x(chosen[start : start + batch_size])
+
+    def _representative(self, n: int, seed: int) -> np.ndarray:
         if n < 1:
             raise DataError(f"Expected at least 1 representative sample, got {n}.")
         groups = groups_of(self.train.labels, Meaning(self.task, self.labels, self.num_classes))
-        return self.train.x(choose(n, groups, np.random.default_rng(seed), even=True))
+        return choose(n, groups, np.random.default_rng(seed), even=True)
 
     def describe(self) -> list[str]:
         """Lines for a person: source, sizes, task, what the model is fed, and every note."""

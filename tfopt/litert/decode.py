@@ -18,6 +18,36 @@ def decoded(stored: bytes | NDArray[np.uint8], dtype: str, count: int) -> NDArra
     return raw.view(_numpy_dtype(dtype))
 
 
+def densified(stored: NDArray[Any], sparsity: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return a sparsely stored constant in its `shape`; `sparsity` is a SparsityParametersT of the schema.
+
+    The format is that of TACO (Kjolstad et al. 2017): the axes, some cut into blocks, in the order of traversal, each
+    dense or with the places of what is there. `stored` has the values in that order.
+    """
+    # What has been reached so far: its place on each axis passed, and its number on the last one.
+    number = np.zeros(1, np.int64)
+    places: dict[int, NDArray[np.int64]] = {}
+    sizes: dict[int, int] = {}
+    for axis, level in zip(sparsity.traversalOrder, sparsity.dimMetadata, strict=True):
+        axis = int(axis)
+        if level.arraySegments is None:
+            counts = np.full(len(number), level.denseSize)
+            along = np.tile(np.arange(level.denseSize), len(number))
+            number = np.repeat(number * level.denseSize, counts) + along
+        else:
+            ends = np.asarray(level.arraySegments.values, np.int64)
+            counts = ends[number + 1] - ends[number]
+            number = np.concatenate([np.arange(ends[n], ends[n + 1]) for n in number])
+            along = np.asarray(level.arrayIndices.values, np.int64)[number]
+        places = {passed: np.repeat(place, counts) for passed, place in places.items()} | {axis: along}
+        sizes[axis] = level.denseSize
+    for block, axis in enumerate(() if sparsity.blockMap is None else sparsity.blockMap, start=len(shape)):
+        places[int(axis)] = places[int(axis)] * sizes[block] + places[block]
+    dense = np.zeros(shape, stored.dtype)
+    dense[tuple(places[axis] for axis in range(len(shape)))] = stored
+    return dense
+
+
 def _unpack(raw: NDArray[np.uint8], bits: int, *, signed: bool) -> NDArray[Any]:
     """Return the 8 / bits values that each byte packs, lowest bits first."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfopt.errors import ModelError
-from tfopt.litert.decode import decoded
+from tfopt.litert.decode import decoded, densified
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 
@@ -37,7 +37,8 @@ class Tensor:
     """A tensor of the graph. `shape` is as stored; real value = scale * (stored value - zero_point).
 
     `scales` and `zero_points` hold nothing (not quantized), one number, or one for each slice along
-    `quantized_axis`. `bytes` is the size of a constant's values in the file, and 0 for all others.
+    `quantized_axis`. `bytes` is the size of a constant's values in the file, and 0 for all others; `sparse` that those
+    which are zero are left out of it.
     """
 
     index: int
@@ -50,6 +51,7 @@ class Tensor:
     constant: bool
     bytes: int
     subgraph: int = 0
+    sparse: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,10 @@ class Graph:
             raise ModelError(f"The tensor {tensor.name!r} is computed at run time; it has no stored values.")
         if raw.quantization is not None and raw.quantization.details is not None:
             raise ModelError(f"The tensor {tensor.name!r} is quantized by blocks, which is not read here.")
-        if raw.sparsity is not None:
-            raise ModelError(
-                f"The tensor {tensor.name!r} is stored sparsely, which is not read here; convert without "
-                "EXPERIMENTAL_SPARSITY."
-            )
         count = math.prod(tensor.shape)
         try:
+            if raw.sparsity is not None:
+                return densified(decoded(stored, tensor.dtype, count), raw.sparsity, tensor.shape)
             return decoded(stored, tensor.dtype, count).reshape(tensor.shape)
         except TypeError as error:
             raise ModelError(f"The tensor {tensor.name!r} holds {tensor.dtype}, not numbers.") from error
@@ -253,6 +252,7 @@ class Graph:
             constant=stored is not None and not raw.isVariable,
             bytes=0 if stored is None else len(stored),
             subgraph=subgraph,
+            sparse=raw.sparsity is not None,
         )
 
     def _raw(self, tensor: Tensor) -> Any:

@@ -15,6 +15,7 @@ from tfopt.errors import DataError, ModelError
 from tfopt.litert.graph import Graph, Op, Port, Tensor, Weight
 from tfopt.litert.ports import dequantized, noise, nothing, quantized
 from tfopt.measure import deflated_bytes
+from tfopt.metadata import labels_of
 from tfopt.packing import unpack
 from tfopt.quiet import native_noise_held
 
@@ -81,6 +82,11 @@ class LiteModel:
     def outputs(self) -> tuple[Port, ...]:
         """The outputs, in the order of the signature (the converter sorts it by name), else of the graph."""
         return self._graph.ports("outputs")
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the outputs, that tfopt wrote into the file; empty for none."""
+        return labels_of(self._graph.model)
 
     def tensors(self) -> list[Tensor]:
         """All tensors of all subgraphs; nearly all files have one subgraph."""

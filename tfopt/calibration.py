@@ -1,0 +1,179 @@
+"""Training inputs that the ranges of activations come from: read batch by batch, and said something about."""
+
+import itertools
+import keyword
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfopt.errors import DataError
+from tfopt.layer_names import LayerNames
+from tfopt.litert import LiteModel, Op, Port, Tensor
+
+SAMPLES_AT_ONCE = 32
+# Below this, the extremes that a layer meets are mostly not among its samples.
+FEWEST_SAMPLES = 32
+# Samples without a part in the ranges, on which these are tried.
+HELD_OUT_SAMPLES = 32
+# Share of held-out values beyond a range from which on it is reported.
+MOST_CLIPPED = 0.01
+# Operators whose greatest values are their own doing: what others only move or choose was at the end before.
+COMPUTING = frozenset(
+    {"ADD", "BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "DIV", "FULLY_CONNECTED", "LEAKY_RELU", "MUL"}
+    | {"PRELU", "SUB", "SUM", "TRANSPOSE_CONV"}
+)
+RELU6_TOP = 6.0
+
+
+class Calibration:
+    """Up to `number` training inputs, read anew for every iteration, `SAMPLES_AT_ONCE` in memory at a time.
+
+    Args:
+        data: an array (batch first), a tf.data of batches (inputs, or inputs and labels), a `tfopt.data.Dataset`; for
+            several inputs a list of arrays in their order or a dict by name.
+        number: at most so many.
+
+    Iterating gives single samples, {name of the input in the file: array (1, ...) of its dtype}; only after `bind`.
+    """
+
+    def __init__(self, data: Any, number: int) -> None:
+        self._data, self.number = data, number
+        self._legacy: Any = None
+        self.count = 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def bind(self, legacy: Any) -> "Calibration":
+        """Make the data those of the flat tf_keras model `legacy`. Raises DataError when they do not fit, or are none.
+
+        Sets `shapes`: of a sample for each input, by its name in the file, without the batch.
+        """
+        self._legacy = legacy
+        first = next(self._batches(), None)
+        if first is None or not len(first[0]):
+            raise DataError("representative_data holds no sample; int8 and int16 activations need some for ranges.")
+        for array, tensor in zip(first, legacy.inputs, strict=True):
+            if array.ndim != len(tensor.shape):
+                raise DataError(
+                    f"representative_data for the input '{tensor.name}' must have shape {tuple(tensor.shape)}, batch "
+                    f"first; got {array.shape}."
+                )
+        self.shapes = {name: array.shape[1:] for name, array in zip(argument_names(legacy), first, strict=True)}
+        return self
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        for number, sample in enumerate(itertools.islice(self._samples(), self.number), 1):
+            self.count = max(self.count, number)
+            yield sample
+
+    def held_out(self) -> dict[str, np.ndarray] | None:
+        """Up to `HELD_OUT_SAMPLES` other samples by input name: of the validation part, or behind the last one."""
+        names = argument_names(self._legacy)
+        if hasattr(self._data, "representative_batches"):
+            return {names[0]: self._data.validation.x(slice(0, HELD_OUT_SAMPLES))}
+        rows = list(itertools.islice(self._samples(), self.number, self.number + HELD_OUT_SAMPLES))
+        return {name: np.concatenate([row[name] for row in rows]) for name in names} if rows else None
+
+    def notes(self, named: LiteModel, names: LayerNames) -> list[str]:
+        """How many samples the ranges of the file `named` come from, and what these clip; nothing before `bind`."""
+        if not self.count:
+            return []
+        few = f": few, below {FEWEST_SAMPLES}, so that ranges may be too narrow" if self.count < FEWEST_SAMPLES else ""
+        samples = "sample" if self.count == 1 else "samples"
+        told = [f"ranges of activations from {self.count} training {samples}{few}"]
+        held_out = self.held_out()
+        if held_out and (clipped := clipped_shares(named, held_out, names)):
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in clipped.items())
+            told.append(f"more than {MOST_CLIPPED:.0%} of the values of held-out samples are out of range: {shares}")
+        return told
+
+    def _samples(self) -> Iterator[dict[str, np.ndarray]]:
+        """Single samples by input name: the converter has an order of inputs of its own."""
+        names = argument_names(self._legacy)
+        types = [tensor.dtype.as_numpy_dtype for tensor in self._legacy.inputs]
+        for arrays in self._batches():
+            typed = [array.astype(dtype) for array, dtype in zip(arrays, types, strict=True)]
+            for row in range(len(typed[0])):
+                yield {name: array[row : row + 1] for name, array in zip(names, typed, strict=True)}
+
+    def _batches(self) -> Iterator[list[np.ndarray]]:
+        """One array for each input."""
+        if hasattr(self._data, "representative_batches"):
+            for batch in self._data.representative_batches(self.number, SAMPLES_AT_ONCE):
+                yield per_input(self._legacy, batch)
+        elif hasattr(self._data, "as_numpy_iterator"):
+            for element in self._data.as_numpy_iterator():
+                yield per_input(self._legacy, element[0] if isinstance(element, tuple) else element)
+        else:
+            arrays = per_input(self._legacy, self._data)
+            for start in range(0, len(arrays[0]) if arrays[0].ndim else 1, SAMPLES_AT_ONCE):
+                yield [array[start : start + SAMPLES_AT_ONCE] if array.ndim else array for array in arrays]
+
+
+def argument_names(legacy: Any) -> list[str]:
+    """The names of the inputs in the file: those in Keras, but no words of Python, which signatures cannot take."""
+    return [f"{name}_" if keyword.iskeyword(name) or name == "self" else name for name in legacy.input_names]
+
+
+def per_input(legacy: Any, inputs: Any) -> list[np.ndarray]:
+    """One array for each input of `legacy`, whatever nest they come in."""
+    names = legacy.input_names
+    if isinstance(inputs, Mapping):
+        ordered = [inputs[name] for name in (names if set(names) == set(inputs) else sorted(inputs))]
+    else:
+        ordered = list(inputs) if len(names) > 1 and isinstance(inputs, (list, tuple)) else [inputs]
+    if len(ordered) != len(names):
+        raise DataError(
+            f"The model '{legacy.name}' has {len(names)} inputs, {names}; the representative_data has {len(ordered)}. "
+            "Give one array for each, as a list in that order or as a dict by name."
+        )
+    return [np.asarray(array) for array in ordered]
+
+
+def clipped_shares(lite: LiteModel, samples: Mapping[str, np.ndarray], names: LayerNames) -> dict[str, float]:
+    """Inputs and layers of an integer file of whose values for `samples` more than `MOST_CLIPPED` are out of range.
+
+    An input's values are compared with its range. Of what is computed, those are counted that came to lie on an end of
+    their range which is not zero, as that of a ReLU, or the six of a ReLU6.
+    """
+    shares = {port.name: _outside(samples[port.name], range_) for port, range_ in _input_ranges(lite)}
+    tensors = {tensor.index: tensor for tensor in lite.tensors() if tensor.subgraph == 0}
+    computed = [op for op in lite.ops() if op.subgraph == 0 and op.name in COMPUTING]
+    integers = [op for op in computed if tensors[op.outputs[0]].scales]
+    values = lite.signals(samples) if integers else {}
+    for op in integers:
+        name = ", ".join(names.near(op)) or op.name
+        shares[name] = max(shares.get(name, 0.0), _at_ends(values[op.outputs[0]], tensors[op.outputs[0]]))
+    return {name: share for name, share in shares.items() if share > MOST_CLIPPED}
+
+
+def _input_ranges(lite: LiteModel) -> Iterator[tuple[Port, Tensor | Port]]:
+    """The inputs with what says their range: they themselves, or the tensor that they are at once rounded to."""
+    tensors = {tensor.index: tensor for tensor in lite.tensors() if tensor.subgraph == 0}
+
+    def rounds(op: Op, port: Port) -> bool:
+        return op.subgraph == 0 and op.name == "QUANTIZE" and op.inputs[0] == port.index
+
+    for port in lite.inputs:
+        rounded = [tensors[op.outputs[0]] for op in lite.ops() if rounds(op, port)]
+        if port.scales or rounded:
+            yield port, port if port.scales else rounded[0]
+
+
+def _ends(stored: Tensor | Port) -> tuple[float, float, float]:
+    """(least, greatest, step) of the real values that an integer tensor can hold."""
+    limits, scale = np.iinfo(stored.dtype), stored.scales[0]
+    low, high = (scale * (end - stored.zero_points[0]) for end in (limits.min, limits.max))
+    return low, high, scale
+
+
+def _outside(values: np.ndarray, stored: Tensor | Port) -> float:
+    low, high, step = _ends(stored)
+    return float(np.mean((values < low - step / 2) | (values > high + step / 2)))
+
+
+def _at_ends(values: np.ndarray, stored: Tensor) -> float:
+    low, high, step = _ends(stored)
+    above = values > high - step / 2 if abs(high - RELU6_TOP) > step else np.zeros_like(values, bool)
+    below = values < low + step / 2 if low < 0 else np.zeros_like(values, bool)
+    return float(np.mean(above | below))

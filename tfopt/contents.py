@@ -1,0 +1,237 @@
+"""What a `.tflite` holds, tensor by tensor, beside what was asked for."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfopt.errors import PromiseError
+from tfopt.layer_names import LayerNames
+from tfopt.litert import LiteModel, Op, Port, Weight
+from tfopt.litert.graph import FLOATS
+
+if TYPE_CHECKING:
+    from tfopt.export import Export
+
+# What a file may hold where weights of a type were asked for. Those that `Quantize` trained in fewer bits may take 4.
+WEIGHTS = {"float32": {"float32"}, "float16": {"float16"}, "int8": {"int8", "int4"}, "int4": {"int4"}}
+# The converter keeps smaller kernels in float when activations are float.
+SMALL_KERNEL = 1024
+UNPACKING = frozenset({"DEQUANTIZE", "DENSIFY"})
+CHANGES_TYPE = frozenset({"QUANTIZE", "DEQUANTIZE"})
+NAMED_AT_MOST = 8
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A file in numbers: weights by dtype, operators by the dtype of what they give, inputs and outputs in words."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weights: dict[str, int]
+    operators: dict[str, int]
+    labels: tuple[str, ...]
+    bytes: int
+    deflated: int
+
+    def table(self, title: str) -> Any:
+        """As a `rich.table.Table`."""
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left", show_header=False)
+        rows = {
+            "inputs": "; ".join(self.inputs),
+            "outputs": "; ".join(self.outputs),
+            "weights": _counted(self.weights) or "none",
+            "operators giving": _counted(self.operators),
+            "classes": ", ".join(self.labels),
+            "bytes": f"{self.bytes:,}, {self.deflated:,} deflated",
+        }
+        for name, told in rows.items():
+            if told:
+                table.add_row(name, told)
+        return table
+
+
+def contents(lite: LiteModel) -> Contents:
+    """Look into `lite`."""
+    tensors = {(tensor.subgraph, tensor.index): tensor for tensor in lite.tensors()}
+    weights: Counter[str] = Counter()
+    for weight in lite.weights():
+        weights[weight.tensor.dtype + (" sparse" if weight.tensor.sparse else "")] += weight.values.size
+    ops = [op for op in lite.ops() if op.outputs and not _unpacks_constant(op, tensors)]
+    operators = Counter(tensors[op.subgraph, op.outputs[0]].dtype for op in ops)
+    return Contents(
+        inputs=tuple(map(port_in_words, lite.inputs)),
+        outputs=tuple(map(port_in_words, lite.outputs)),
+        weights=dict(weights),
+        operators=dict(operators),
+        labels=lite.labels,
+        bytes=lite.size,
+        deflated=lite.deflated,
+    )
+
+
+def port_in_words(port: Port) -> str:
+    """An input or output as "name dtype (shape)", and what a stored number stands for."""
+    told = f"{port.name} {port.dtype} {port.shape}"
+    return f"{told} x {port.scales[0]:.4g} from {port.zero_points[0]}" if port.scales else told
+
+
+def verify_types(lite: LiteModel, settings: "Export", in_float: Mapping[str, str], names: LayerNames) -> list[str]:
+    """Compare the types in the file with those that `settings` ask for; returns what is other, but allowed.
+
+    Args:
+        in_float: the layers that `Quantize` left in float, and why; then float operators are no error.
+        names: to say whose operators are meant.
+
+    Raises `PromiseError`: other inputs or outputs; a float tensor, or one of another width, where activations are
+    integers; other weights, but 8 bits where 4 have no form.
+    """
+    if in_float:
+        _verify_borders(lite, settings)
+        return _float_notes(lite, settings, in_float, names)
+    if settings.integer_only:
+        _verify_activations(lite, settings, names)
+    _verify_borders(lite, settings)
+    return _weight_notes(lite, settings, names)
+
+
+def _verify_borders(lite: LiteModel, settings: "Export") -> None:
+    """Inputs that are integers by nature, such as indices, have no scale, and stay what they are."""
+    for port in (*lite.inputs, *lite.outputs):
+        if (port.scales or port.dtype in FLOATS) and port.dtype != settings.border:
+            raise PromiseError(
+                f"{settings.border} inputs and outputs were promised, but '{port.name}' is {port.dtype} in the file."
+            )
+
+
+def _verify_activations(lite: LiteModel, settings: "Export", names: LayerNames) -> None:
+    if floats := lite.float_tensors():
+        of = _operators(float_operators(lite), names)
+        raise PromiseError(
+            f"{settings.activations} everywhere was promised, but {len(floats)} tensors of the .tflite are float: "
+            f"{', '.join(floats[:5])}. In float are: {of}. Pass representative_data (training inputs), replace the "
+            'layers, or export with activations="float32".'
+        )
+    tensors = {(tensor.subgraph, tensor.index): tensor for tensor in lite.tensors()}
+    ends = {port.index for port in (*lite.inputs, *lite.outputs)}
+    computed = [(op, tensors[op.subgraph, op.outputs[0]]) for op in lite.ops() if op.outputs]
+    other = [
+        op
+        for op, tensor in computed
+        if tensor.scales and tensor.dtype != settings.activations and tensor.index not in ends
+    ]
+    if other:
+        kinds = sorted({tensors[op.subgraph, op.outputs[0]].dtype for op in other})
+        raise PromiseError(
+            f"{settings.activations} activations were promised, but {_operators(other, names)} give "
+            f"{', '.join(kinds)} in the file. Replace the layers, or export with other activations."
+        )
+
+
+def _weight_notes(lite: LiteModel, settings: "Export", names: LayerNames) -> list[str]:
+    asked = settings.weights
+    readers = _readers(lite)
+    weights = [(weight, *readers[weight.tensor.subgraph, weight.tensor.index]) for weight in lite.weights()]
+    other = [(weight, op) for weight, op, _ in weights if weight.tensor.dtype not in WEIGHTS[asked]]
+    narrow = [op for weight, op in other if asked == "int4" and weight.tensor.dtype == "int8"]
+    rest = [(weight, op) for weight, op in other if op not in narrow]
+    if rest and not _may_stay(rest, settings):
+        weight, op = max(rest, key=lambda one: one[0].values.size)
+        raise PromiseError(
+            f"{asked} weights were promised, but {weight.tensor.name} is {weight.tensor.dtype}: the converter has no "
+            f"{asked} form for it. It is read by {_operators([op], names)}."
+        )
+    if weights and len(other) == len(weights) and settings.by_edge_quantizer:
+        raise PromiseError(
+            f"{asked} weights were promised, but no operator of the file has a form for them: "
+            f"{_operators([op for _, op in other], names)}."
+        )
+    notes = []
+    if narrow:
+        notes.append(f"int8 weights, since there is no operator for 4 bits: {_operators(narrow, names)}")
+    if rest:
+        notes.append(f"{rest[0][0].tensor.dtype} weights left: {_operators([op for _, op in rest], names)}")
+    notes += _computed_in_float(weights, settings, names)
+    if settings.sparse:
+        notes.append(_sparse_note([(weight, op) for weight, op, _ in weights if weight.tensor.sparse], names))
+    return notes
+
+
+def _may_stay(rest: list[tuple[Weight, Op]], settings: "Export") -> bool:
+    """Whether other weights than those asked for are worth a note only."""
+    if settings.integer_only or settings.weights in ("float32", "float16"):
+        return False
+    return settings.by_edge_quantizer or all(np.prod(weight.tensor.shape) < SMALL_KERNEL for weight, _ in rest)
+
+
+def _computed_in_float(weights: list[tuple[Weight, Op, bool]], settings: "Export", names: LayerNames) -> list[str]:
+    """What is to be said of integer weights under float activations, which may be computed with in either."""
+    if settings.integer_only or settings.weights in ("float32", "float16"):
+        return []
+    integer = [(op, unpacked) for weight, op, unpacked in weights if weight.tensor.dtype not in FLOATS]
+    if settings.weight_only and (direct := [op for op, unpacked in integer if not unpacked]):
+        raise PromiseError(f"weights alone were to be integers, but {_operators(direct, names)} compute with them.")
+    in_float = [op for op, unpacked in integer if unpacked]
+    if settings.weight_only or not in_float:
+        return []
+    return [f"integer weights, but computed in float, since there is no other operator: {_operators(in_float, names)}"]
+
+
+def _sparse_note(found: list[tuple[Weight, Op]], names: LayerNames) -> str:
+    if not found:
+        return "no kernel has so many zeros that it is stored sparsely"
+    return f"stored sparsely: {_operators([op for _, op in found], names)}"
+
+
+def float_operators(lite: LiteModel) -> list[Op]:
+    """The operators that compute in float, but those that only change the type."""
+    floats = set(lite.float_tensors())
+    in_float = {(t.subgraph, t.index) for t in lite.tensors() if t.name in floats and t.dtype in FLOATS}
+    return [
+        op
+        for op in lite.ops()
+        if op.name not in CHANGES_TYPE and any((op.subgraph, index) in in_float for index in (*op.inputs, *op.outputs))
+    ]
+
+
+def _float_notes(lite: LiteModel, settings: "Export", in_float: Mapping[str, str], names: LayerNames) -> list[str]:
+    """What a reader should know of float operators in a file that was to be int8."""
+    found = float_operators(lite)
+    if not settings.integer_only or not found:
+        return []
+    layers = ", ".join(f"{name} ({why})" for name, why in in_float.items())
+    return [f"float operators in the file: {_operators(found, names)}; left in float: {layers}"]
+
+
+def _operators(ops: Sequence[Op], names: LayerNames) -> str:
+    """Operators with their layers: "stem, head (CONV_2D)"; by their kinds alone where no tensor bears a name."""
+    told = dict.fromkeys(f"{', '.join(names.near(op))} ({op.name})".strip() for op in ops)
+    more = f" and {len(told) - NAMED_AT_MOST} more" if len(told) > NAMED_AT_MOST else ""
+    return "; ".join(list(told)[:NAMED_AT_MOST]) + more
+
+
+def _readers(lite: LiteModel) -> dict[tuple[int, int], tuple[Op, bool]]:
+    """For each tensor that an operator reads, that operator, and whether a DEQUANTIZE stands between."""
+    makers = {(op.subgraph, index): op for op in lite.ops() for index in op.outputs}
+    readers: dict[tuple[int, int], tuple[Op, bool]] = {}
+    for op in lite.ops():
+        if op.name in UNPACKING:
+            continue
+        for index in op.inputs:
+            place, unpacked = (op.subgraph, index), False
+            while (maker := makers.get(place)) is not None and maker.name in UNPACKING:
+                place, unpacked = (op.subgraph, maker.inputs[0]), unpacked or maker.name == "DEQUANTIZE"
+            readers.setdefault(place, (op, unpacked))
+    return readers
+
+
+def _unpacks_constant(op: Op, tensors: Mapping[tuple[int, int], Any]) -> bool:
+    return op.name in UNPACKING and tensors[op.subgraph, op.inputs[0]].constant
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in numbers.items())

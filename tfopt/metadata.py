@@ -1,0 +1,39 @@
+"""What a `.tflite` says of itself beside its graph: the names of its classes.
+
+They stand in a metadata buffer of the flatbuffer. The associated files of the TFLite Metadata schema are an archive
+behind it, which no rewrite of the file keeps.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfopt.flatbuffer import items, packed, unpacked
+
+LABELS = b"tfopt.labels"
+
+
+def with_labels(data: bytes, names: Sequence[str]) -> bytes:
+    """The .tflite `data` with the class `names`, in the order of its outputs: a JSON list in UTF-8.
+
+    Those that it has are replaced. Raises ModelError as `flatbuffer.unpacked` does.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = unpacked(data)
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(json.dumps(list(names), ensure_ascii=False).encode(), np.uint8)
+    entry.name, entry.buffer = LABELS, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [old for old in items(model.metadata) if old.name != LABELS] + [entry]
+    return packed(model, len(data))
+
+
+def labels_of(model: Any) -> tuple[str, ...]:
+    """The class names in a `ModelT`; empty where it has none."""
+    for entry in items(model.metadata):
+        if entry.name == LABELS:
+            return tuple(json.loads(bytes(model.buffers[entry.buffer].data)))
+    return ()
