@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfopt.bridge import clone
+from tfopt.bridge import clone, to_tf_keras
 from tfopt.legacy import tf_keras
 from tfopt.posttraining.bias_correction import bias_corrected
 from tfopt.posttraining.grids import grids_of
@@ -33,7 +33,7 @@ def test_a_dense_layer_by_hand():
 
 
 def test_each_layer_gets_its_mean_back(small_model, samples):
-    model = small_model(tf_keras())
+    model = to_tf_keras(small_model(tf_keras()))
     coarse, x = rounded(model), samples[0] + 1
     before = coarse.get_weights()
     result = bias_corrected(coarse, model, x)
@@ -53,7 +53,7 @@ def test_each_layer_gets_its_mean_back(small_model, samples):
 
 
 def test_nothing_to_correct(small_model, samples):
-    model = small_model(tf_keras())
+    model = to_tf_keras(small_model(tf_keras()))
     result = bias_corrected(model, model, samples[0][:8])
     for old, new in zip(model.get_weights(), result.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tfopt.bridge import to_tf_keras
 from tfopt.legacy import tf_keras
 from tfopt.posttraining.equalization import equalized
 from tfopt.posttraining.wiring import gain_and_offset
@@ -124,7 +125,7 @@ def test_a_branch_is_no_pair():
 
 
 def test_a_model_of_all_sorts(small_model):
-    model = small_model(tf_keras())
+    model = to_tf_keras(small_model(tf_keras()))
     result, pairs = equalized(model)
     assert ("stem", "inline") in pairs and ("inline", "apart") in pairs and ("conv", "depth") not in pairs[:2]
     same(model, result)

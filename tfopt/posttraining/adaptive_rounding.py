@@ -1,0 +1,132 @@
+"""AdaRound: rounding up or down, learned (Nagel et al. 2020, arXiv:2004.10568).
+
+Rounding each weight to the nearest number makes the least error in the weights, not in what the layer gives: errors
+of weights whose inputs go together can cancel. For one layer after another, up or down is learned from some thousand
+inputs, so that the outputs are what they were in float.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfopt.bridge import clone
+from tfopt.posttraining.grid import Grid
+from tfopt.posttraining.grids import kernels_of
+from tfopt.posttraining.observing import count_of, inputs_of
+from tfopt.posttraining.patches import SEEN, patches, places
+from tfopt.posttraining.rounding_problem import Problem, solve
+from tfopt.posttraining.wiring import Wiring, gain_and_offset, is_channelwise_norm
+from tfopt.stages.kernels import Kernel
+from tfopt.stages.quantization_plan import activation_of
+from tfopt.stages.rules import Key
+
+_ROWS = 16384
+_NUMBERS = 2**26  # of the inputs that are kept for one layer: 256 MB
+_CEILINGS = {"relu": np.inf, "relu6": 6.0}
+
+
+def adaptively_rounded(
+    model: Any,
+    grids: Mapping[Key, Grid],
+    samples: Any,
+    *,
+    iterations: int = 1500,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Any:
+    """A copy of `model` with the kernels `grids` on their grids, rounded so that outputs of layers stay.
+
+    The target is what the layer gives in float for inputs of the float model; its inputs are those that the layers
+    rounded before it make. A BatchNormalization and a ReLU or ReLU6 behind belong to the layer (section 3.4). Of a
+    convolution, random output positions are looked at. An output channel whose learned rounding is no better on them
+    is rounded to nearest. So is a kernel for which `cannot_learn` gives a reason.
+
+    Args:
+        model: a flat tf_keras model in float, channels last; not changed.
+        grids: the grid of each kernel that is rounded.
+        samples: typical inputs, float32 (n, ...), or a list, tuple or dict of arrays; n about 1024.
+        iterations: steps of Adam for each kernel, with 2048 outputs of each channel at a time.
+        seed: of the positions.
+        progress: told what became of each kernel.
+
+    Raises:
+        RecipeError: the model has no kernel of that name.
+    """
+    rounded, exact, rng = clone(model), clone(model), np.random.default_rng(seed)
+    wiring = Wiring(exact)
+    for key, kernel in kernels_of(rounded, grids).items():
+        grid, layer = grids[key], exact.get_layer(key[0])
+        if why := cannot_learn(layer):
+            kernel.variable.assign(grid.values(kernel.values))
+            told = f"to nearest: {why}"
+        else:
+            problem = _problem(rounded, exact, kernel, grid, wiring, samples, rng)
+            integers, before, after = solve(problem, iterations)
+            kernel.variable.assign(grid.of(integers.reshape(kernel.shape)))
+            told = f"mean squared error {before:.3g} to nearest, {after:.3g} learned"
+        if progress is not None:
+            progress(f"{'/'.join(key)}: {told}")
+    return rounded
+
+
+def cannot_learn(layer: Any) -> str:
+    """Why the kernels of `layer` (of a flat tf_keras model) are rounded to nearest; "" where rounding is learned."""
+    kind = type(layer).__name__
+    if kind not in SEEN:
+        return f"rounding is not learned for {kind}"
+    return "rounding is not learned for grouped convolutions" if getattr(layer, "groups", 1) != 1 else ""
+
+
+def _problem(
+    rounded: Any, exact: Any, kernel: Kernel, grid: Grid, wiring: Wiring, samples: Any, rng: np.random.Generator
+) -> Problem:
+    layer = exact.get_layer(kernel.owner.name)
+    mine, yours = _seen(rounded, exact, layer, samples, rng)
+    gain, offset, ceiling = _behind(layer, wiring)
+    depthwise = "Depthwise" in type(layer).__name__
+    form = (-1, *kernel.shape[-2:])  # kernel positions, input channels, outputs of each
+    return Problem(
+        inputs=mine,
+        exact_inputs=yours,
+        kernel=kernel.values.reshape(form),
+        steps=np.broadcast_to(grid.steps, kernel.shape).reshape(form),
+        bits=grid.bits,
+        depthwise=depthwise,
+        gain=gain,
+        offset=offset,
+        ceiling=ceiling,
+        order=rng.permutation(len(mine)),
+    )
+
+
+def _seen(
+    rounded: Any, exact: Any, layer: Any, samples: Any, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `layer` sees at random positions in both models, (rows, kernel positions, input channels)."""
+    width = int(np.prod([*getattr(layer, "kernel_size", ()), layer.get_input_at(0).shape[-1]]))
+    rows = max(min(_ROWS, _NUMBERS // (2 * width)), 1)
+    total, mine, yours = count_of(samples) * len(layer.inbound_nodes), [], []
+    for pair in inputs_of((rounded, exact), layer.name, samples):
+        arrays = [tensor.numpy() for tensor in pair]
+        where = places(layer, arrays[0].shape, -(-rows * len(arrays[0]) // total), rng)
+        mine.append(patches(layer, arrays[0], where))
+        yours.append(patches(layer, arrays[1], where))
+    return np.concatenate(mine), np.concatenate(yours)
+
+
+def _behind(layer: Any, wiring: Wiring) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """What makes outputs of products: gain and offset of each output channel, and where values end above.
+
+    The last is None where they do not end below at zero: no ReLU follows.
+    """
+    bias = np.asarray(layer.bias, np.float64) if layer.use_bias else np.zeros(1)
+    gain, offset = np.ones(layer.get_output_at(0).shape[-1]), bias
+    follower = wiring.behind(layer)
+    if activation_of(layer) != "linear":
+        return gain, offset + np.zeros_like(gain), _CEILINGS.get(activation_of(layer))
+    if follower is not None and is_channelwise_norm(follower):
+        gain, offset = gain_and_offset(follower)
+        offset, follower = offset + gain * bias, wiring.behind(follower)
+    is_activation = follower is not None and type(follower).__name__ in ("ReLU", "Activation")
+    return gain, offset + np.zeros_like(gain), _CEILINGS.get(activation_of(follower)) if is_activation else None

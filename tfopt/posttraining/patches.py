@@ -1,0 +1,54 @@
+"""Convolutions as matrix products: what they see at single output positions."""
+
+from typing import Any
+
+import numpy as np
+
+SEEN = ("Dense", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D")
+
+
+def places(layer: Any, shape: tuple[int, ...], count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Random output positions of `layer` for an input of `shape` (n, ..., channels): indices of all but the last axis.
+
+    Each at most once: fewer than `count` where there are not so many.
+    """
+    outputs = (shape[0], *(size for size, _ in _outputs_and_padding(layer, shape)))
+    total = int(np.prod(outputs))
+    return np.unravel_index(rng.choice(total, min(count, total), replace=False), outputs)
+
+
+def patches(layer: Any, inputs: np.ndarray, where: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The inputs that make the outputs at `where`, (len(where[0]), kernel positions, input channels)."""
+    sizes, strides, dilations = _geometry(layer, inputs.ndim - 2)
+    padding = [pad for _, pad in _outputs_and_padding(layer, inputs.shape)]
+    padded = np.pad(inputs, [(0, 0), *padding, (0, 0)])
+    extents = [(size - 1) * dilation + 1 for size, dilation in zip(sizes, dilations, strict=True)]
+    axes = tuple(range(1, inputs.ndim - 1))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, extents, axis=axes)  # (n, ..., channels, *extents)
+    dilated: tuple[Any, ...] = (..., *(slice(None, None, dilation) for dilation in dilations))
+    starts = (index * stride for index, stride in zip(where[1:], strides, strict=True))
+    seen = windows[dilated][(where[0], *starts)]
+    return np.moveaxis(seen, 1, -1).reshape(len(seen), -1, inputs.shape[-1])
+
+
+def _geometry(layer: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Kernel size, strides and dilation; a Dense layer is a convolution of size 1."""
+    if type(layer).__name__ == "Dense":
+        return (1,) * rank, (1,) * rank, (1,) * rank
+    return tuple(layer.kernel_size), tuple(layer.strides), tuple(layer.dilation_rate)
+
+
+def _outputs_and_padding(layer: Any, shape: tuple[int, ...]) -> list[tuple[int, tuple[int, int]]]:
+    """The number of outputs along each spatial axis, and the zeros before and behind."""
+    found, mode = [], getattr(layer, "padding", "valid")
+    for size, kernel, stride, dilation in zip(shape[1:-1], *_geometry(layer, len(shape) - 2), strict=True):
+        extent = (kernel - 1) * dilation + 1
+        if mode == "same":
+            outputs = -(-size // stride)
+            zeros = max((outputs - 1) * stride + extent - size, 0)
+            before = zeros // 2
+        else:
+            zeros = before = extent - 1 if mode == "causal" else 0
+            outputs = (size + zeros - extent) // stride + 1
+        found.append((outputs, (before, zeros - before)))
+    return found

@@ -1,0 +1,58 @@
+"""All of post-training quantization of weights, in order: equalize, choose grids, round, correct biases."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tfopt.bridge import clone
+from tfopt.errors import RecipeError
+from tfopt.posttraining.adaptive_rounding import adaptively_rounded, cannot_learn
+from tfopt.posttraining.bias_correction import bias_corrected
+from tfopt.posttraining.equalization import equalized
+from tfopt.posttraining.grid import Grid
+from tfopt.posttraining.grids import grids_of, kernels_of
+from tfopt.stages.rules import Key
+
+ROUNDINGS = ("nearest", "adaptive")
+
+
+def quantize_weights(
+    model: Any,
+    bits: Mapping[Key, int],
+    samples: Any,
+    *,
+    ranges: str,
+    rounding: str,
+    bias_correction: bool,
+    equalization: bool,
+    iterations: int,
+    seed: int,
+    progress: Callable[[str], None] | None,
+) -> tuple[Any, dict[Key, Grid], list[str]]:
+    """See `tfopt.posttraining.quantize_weights`."""
+    if rounding not in ROUNDINGS:
+        raise RecipeError(f"Expected {' or '.join(map(repr, ROUNDINGS))} as rounding, got {rounding!r}.")
+    notes: list[str] = []
+    exact = model
+    if equalization:
+        exact, pairs = equalized(model)
+        notes += [f"equalized: {first} -> {second}" for first, second in pairs] or ["no two layers to equalize"]
+    grids = grids_of(exact, bits, ranges)
+    if rounding == "nearest":
+        result = rounded_to_nearest(exact, grids)
+    else:
+        notes += [
+            f"{'/'.join(key)} to nearest: {why}" for key in grids if (why := cannot_learn(exact.get_layer(key[0])))
+        ]
+        result = adaptively_rounded(exact, grids, samples, iterations=iterations, seed=seed, progress=progress)
+    if bias_correction:
+        result = bias_corrected(result, exact, samples)
+        notes.append("biases corrected")
+    return result, grids, notes
+
+
+def rounded_to_nearest(model: Any, grids: Mapping[Key, Grid]) -> Any:
+    """A copy of a flat tf_keras model with the kernels `grids` at the nearest numbers of their grids."""
+    result = clone(model)
+    for key, kernel in kernels_of(result, grids).items():
+        kernel.variable.assign(grids[key].values(kernel.values))
+    return result
