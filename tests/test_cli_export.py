@@ -1,0 +1,141 @@
+"""`tfopt export` as a person meets it, and work in a process of its own."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tfopt import cli
+from tfopt.child import Child, in_child
+from tfopt.cli import exporting
+from tfopt.errors import DataError, ModelError
+from tfopt.legacy import tf_keras
+from tfopt.litert import LiteModel
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small model, data with class names, and files that are none."""
+    folder = tmp_path_factory.mktemp("export")
+    layers, x = tf_keras().layers, np.random.default_rng(0).normal(size=(80, 8, 8, 1)).astype("float32")
+    tf_keras().utils.set_random_seed(0)
+    ends = tf_keras().Input((8, 8, 1), name="image"), layers.Dense(3, name="head")
+    inner = [layers.Conv2D(4, 3, name="stem"), layers.GlobalAveragePooling2D()]
+    tf_keras().Sequential([ends[0], *inner, ends[1]]).save(folder / "model.h5")
+    tf_keras().Sequential([ends[0], inner[0], layers.ELU(name="elu"), inner[1], ends[1]]).save(folder / "elu.h5")
+    np.savez(folder / "data.npz", x=x, y=np.arange(80) % 3, class_names=["ash", "birch", "cedar"])
+    np.savez(folder / "few.npz", x=x[:12], y=np.arange(12) % 3)
+    (folder / "garbage.tflite").write_bytes(b"\x1c\x00\x00\x00TFL3" + b"\xff" * 64)
+    (folder / "text.tflite").write_text("no model")
+    return folder
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """The command without its process, which costs an import of TensorFlow."""
+    monkeypatch.setattr(exporting, "in_child", lambda function, *args: function(*args))
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def export(*arguments):
+    return CliRunner().invoke(cli.main, ["export", *map(str, arguments)])
+
+
+def failed(done, code, *told):
+    assert (done.exit_code, done.stdout) == (code, ""), done.output
+    (line,) = done.stderr.splitlines()
+    for part in ("error: ", *told):
+        assert part in line
+
+
+def test_the_command_writes_the_file_and_says_what_it_holds(folder, tmp_path):
+    out = tmp_path / "new" / "m.tflite"
+    done = export(
+        folder / "model.h5", "--data", folder / "data.npz", "--out", out, "--weights", "int4", "--io", "uint8"
+    )
+    assert done.exit_code == 0, done.output
+    for part in ("int4 weights, int8 activations", "image uint8", "48 int4", "ash, birch, cedar", f"wrote {out}"):
+        assert part in done.stdout
+    assert [path.name for path in out.parent.iterdir()] == ["m.tflite"]
+    assert LiteModel(out).labels == ("ash", "birch", "cedar")
+
+
+@pytest.mark.parametrize(
+    ("options", "dtypes"),
+    [
+        ([], {"int8"}),
+        (["--activations", "int16"], {"int8"}),
+        (["--weights", "int4", "--weight-only"], {"int4"}),
+        (["--weights", "float16"], {"float16"}),
+        (["--activations", "float32", "--sparse"], {"float32"}),
+    ],
+)
+def test_forms(options, dtypes, folder, tmp_path, here):
+    done = export(folder / "model.h5", "--data", folder / "data.npz", "--out", tmp_path / "m.tflite", *options)
+    assert done.exit_code == 0, done.output
+    assert {weight.tensor.dtype for weight in LiteModel(tmp_path / "m.tflite").weights()} == dtypes
+
+
+def test_what_cannot_work_is_one_line_and_leaves_nothing(folder, tmp_path, here):
+    model, data, out = folder / "model.h5", ("--data", folder / "data.npz"), ("--out", tmp_path / "m.tflite")
+    failed(export(model, *out), 2, "int8 activations need", "--data", "--activations float32")
+    failed(export(model, *out, *data, "--weights", "float16", "--activations", "int8"), 2, "need int8 or int4 weights")
+    failed(export(model, *out, *data, "--io", "int16"), 2, "int16 inputs and outputs")
+    failed(export(folder / "text.tflite", *out, *data), 2, "text.tflite")
+    failed(export(folder / "garbage.tflite", *out, *data), 2, "garbage.tflite")
+    failed(export(folder / "none.keras", *out, *data), 2, "none.keras")
+    failed(export(model, *out, "--data", folder / "none.npz"), 2, "none.npz")
+    failed(export(folder / "elu.h5", *out, *data, "--weights", "int4"), 1, "elu (ELU)", "int8 everywhere was promised")
+    failed(export(folder / "elu.h5", *out, *data, "--activations", "int16"), 2, "no operator ELU", "in elu")
+    failed(export(model, "--out", tmp_path, *data), 2, "is a folder")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "m.tflite").write_bytes(b"old")
+    failed(export(model, *out, *data), 2, "exists", "--overwrite")
+    assert (tmp_path / "m.tflite").read_bytes() == b"old"
+    assert export(model, *out, *data, "--overwrite").exit_code == 0
+
+
+def test_few_samples_are_noted(folder, tmp_path, here):
+    done = export(folder / "model.h5", "--data", folder / "few.npz", "--out", tmp_path / "m.tflite")
+    assert done.exit_code == 0, done.output
+    assert "few, below 32" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("text.tflite", "not a .tflite"), ("garbage.tflite", "LiteRT cannot run it")]
+)
+def test_files_that_are_none_are_refused_in_one_line(name, told, folder):
+    with pytest.raises(ModelError, match=told) as caught:
+        LiteModel(folder / name)
+    assert "\n" not in str(caught.value)
+
+
+# A process of its own -----------------------------------------------------------------------------
+
+
+def process_id():
+    return os.getpid()
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def refuse():
+    raise DataError("no data")
+
+
+def test_calls_run_in_one_child_whose_errors_come_back():
+    with Child() as child:
+        first, second = child.call(process_id), child.call(process_id)
+        with pytest.raises(DataError, match="no data"):
+            child.call(refuse)
+    assert first == second != os.getpid()
+
+
+def test_a_crash_is_one_clear_error():
+    with pytest.raises(ModelError, match="process that ran die died") as caught:
+        in_child(die)
+    assert "\n" not in str(caught.value)

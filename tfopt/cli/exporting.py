@@ -1,0 +1,133 @@
+"""`tfopt export`: a Keras model file as a .tflite of any form."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tfopt.child import in_child
+from tfopt.cli.command import allow_unsafe_option, print_table, shared_options
+from tfopt.errors import DataError, OutputError
+
+if TYPE_CHECKING:
+    from tfopt.contents import Contents
+    from tfopt.export import Export
+
+# Samples that show whether all operators have integer forms, before many are run for the ranges.
+TRIED = 2
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .tflite to write.")
+@click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
+@click.option(
+    "--weights",
+    type=click.Choice(("float32", "float16", "int8", "int4")),
+    default="int8",
+    show_default=True,
+    help="int4 where LiteRT has operators for it, int8 elsewhere.",
+)
+@click.option(
+    "--activations",
+    type=click.Choice(("float32", "int8", "int16")),
+    help="int8 and int16 need --data (default: int8 with integer weights, else float32).",
+)
+@click.option("--weight-only", is_flag=True, help="Integer weights that are computed with in float.")
+@click.option(
+    "--io",
+    type=click.Choice(("float32", "int8", "uint8", "int16")),
+    help="What inputs and outputs hold (default: as the activations).",
+)
+@click.option("--sparse", is_flag=True, help="Leave zeros out of the file, where LiteRT then still runs it.")
+@click.option(
+    "--data",
+    help="An image folder, a .npz or 'digits': the ranges come from its training part, the class names are written "
+    "into the file.",
+)
+@click.option(
+    "--calibration-samples",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Training inputs that the ranges come from.",
+)
+@click.option("--compact/--no-compact", default=True, show_default=True, help="Leave out names of inner tensors.")
+@allow_unsafe_option
+@shared_options
+def export(
+    model: Path,
+    out: Path,
+    overwrite: bool,
+    data: str | None,
+    preprocess: str | None,
+    limit: int | None,
+    allow_unsafe: bool,
+    **asked: Any,
+) -> None:
+    """Convert MODEL, any Keras model file, to a .tflite, and say what it holds.
+
+    \b
+    tfopt export model.keras --out model.tflite --data photos/                      # int8 everywhere
+    tfopt export model.keras --out model.tflite --data photos/ --weights int4 --io uint8
+    tfopt export model.keras --out model.tflite --data photos/ --activations int16
+    tfopt export model.keras --out model.tflite --activations float32               # dynamic range
+    tfopt export model.keras --out model.tflite --weights int4 --weight-only
+    tfopt export model.keras --out model.tflite --weights float16
+
+    Exit code 1 when the file would not hold what was asked for; then nothing is written.
+    """
+    from tfopt.export import Export
+
+    integers = asked["weights"] in ("int8", "int4") and not asked["weight_only"]
+    asked["activations"] = asked["activations"] or ("int8" if integers else "float32")
+    settings = Export(**asked)
+    if settings.integer_only and not data:
+        raise DataError(
+            f"{settings.activations} activations need training inputs for their ranges: name some with --data, or "
+            "choose --activations float32."
+        )
+    if out.is_dir() or (out.exists() and not overwrite):
+        kind = "is a folder" if out.is_dir() else "exists; replace it with --overwrite"
+        raise OutputError(f"{out} {kind}, or name another file with --out.")
+    held, notes = in_child(export_file, model, out, settings, data, preprocess, limit, allow_unsafe)
+    print_table(held.table(f"{out}: {_in_words(settings)}"))
+    for note in notes:
+        click.echo(f"note: {note}")
+    click.echo(f"wrote {out}")
+
+
+def export_file(
+    model: Path,
+    out: Path,
+    settings: "Export",
+    data: str | None = None,
+    preprocess: str | None = None,
+    limit: int | None = None,
+    allow_unsafe: bool = False,
+) -> tuple["Contents", list[str]]:
+    """Convert the model file `model` and write `out`; what it holds, and notes. See `tfopt.export.build`."""
+    import dataclasses
+
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+    from tfopt.contents import contents
+    from tfopt.export import build
+    from tfopt.files import write_atomically
+    from tfopt.models import load_model
+    from tfopt.start import data_for
+
+    loaded = load_model(model, allow_unsafe=allow_unsafe)
+    source = data_for(loaded, data, preprocess=preprocess, limit=limit) if data else None
+    if settings.integer_only and settings.calibration_samples > TRIED:
+        build(loaded, dataclasses.replace(settings, calibration_samples=TRIED), source)
+    lite, notes = build(loaded, settings, source)
+    write_atomically(out, lite.data)
+    return contents(lite), notes
+
+
+def _in_words(settings: "Export") -> str:
+    kind = " (weights only)" if settings.weight_only else ""
+    sparse = ", sparse" if settings.sparse else ""
+    return f"{settings.weights} weights{kind}{sparse}, {settings.activations} activations"
