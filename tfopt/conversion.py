@@ -15,8 +15,8 @@ from tfopt.layer_names import LayerNames
 from tfopt.legacy import inner
 from tfopt.litert import LiteModel
 from tfopt.quiet import native_noise_held
+from tfopt.stages.quantization_aware import told_of_scales
 from tfopt.stages.quantization_wrapper import Places, replaced, settled
-from tfopt.stages.quantize import told_of_scales
 
 if TYPE_CHECKING:
     from tfopt.export import Export

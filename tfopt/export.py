@@ -22,7 +22,7 @@ from tfopt.metadata import with_labels
 from tfopt.proof import verify_promises
 from tfopt.stages.integers import integers_of
 from tfopt.stages.promise import Promise
-from tfopt.stages.quantize import left_in_float, told_of_scales
+from tfopt.stages.quantization_aware import left_in_float, told_of_scales
 
 CALIBRATION_SAMPLES = 256
 # What inputs and outputs can hold, by activations.

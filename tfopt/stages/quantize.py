@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt
 
 from tfopt.config import config
 from tfopt.stages.budget import Budget
-from tfopt.stages.quantization_aware import QuantizationAware, left_in_float, told_of_scales  # noqa: F401
+from tfopt.stages.quantization_aware import QuantizationAware
 from tfopt.stages.quantization_plan import BITS, LOW_BIT, Treatment
 from tfopt.stages.rounding import USUAL, Precision
 
