@@ -171,7 +171,8 @@ def build(
     verify_types(lite, settings, in_float, LayerNames(lite, ()))
     for file in (named, lite):
         promised = verify_promises(file, plain, promises, trained_ranges=told_of_scales(model))
-    calibrated = calibration.notes(named, names) if calibration else []
+    # After `Quantize`, samples serve only what it has trained no range for.
+    calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
     return lite, [*notes, *promised, *found, *calibrated]
 
 
