@@ -11,7 +11,7 @@ from tfopt.posttraining.ranges import levels, on_grid
 _ZETA, _GAMMA = 1.1, -0.1  # how far the rectified sigmoid is stretched beyond 0 and 1
 _BETAS = 20.0, 2.0  # the exponent of the regularizer, from the end of the warm-up to the last iteration
 _WARM_UP = 0.2
-_WEIGHT = 1.0  # of the regularizer, against an error of each channel that starts near 1
+_WEIGHT = 5.0  # of the regularizer, against an error of each channel that starts near 1
 _RATE = 3e-2  # of Adam
 _BATCH = 2048
 
