@@ -441,3 +441,18 @@ def test_bad_teachers(taught, tmp_path):
     )
     one = ("--teacher", taught / "ba.keras", "--teacher-classes", taught / "ba.txt")
     failed(teach(taught, "distill.py", *one), 2, "not know the class 'c'")
+
+
+def test_sensitivity_is_a_table_a_picture_and_numbers(files, tmp_path):
+    picture, numbers = tmp_path / "bits.png", tmp_path / "bits.json"
+    done = tfopt_command(
+        "sensitivity", files["model.keras"], "--data", files["data.npz"], "--bits", 8, "--bits", 2,
+        "--plot", picture, "--json", numbers,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "2 bits: loss" in done.stdout and str(picture) in done.stdout
+    assert picture.read_bytes()[1:4] == b"PNG"
+    trials = json.loads(numbers.read_text())["trials"]
+    assert [trial["bits"] for trial in trials] == [8, 2] * (len(trials) // 2)
+    assert trials[0]["sqnr"] > 30 > trials[1]["sqnr"]
+    failed(tfopt_command("sensitivity", files["model.keras"], "--data", "missing.npz"), 2, "missing.npz")

@@ -1,4 +1,4 @@
-"""The command line: tfopt run | export | check | inspect | compare | verify | bench | rank | pack | unpack.
+"""The command line: run | export | check | inspect | compare | verify | bench | sensitivity | rank | pack | unpack.
 
 Exit codes: 0 done; 1 a promise does not hold in the file, or `check` finds that the recipe cannot be carried out;
 2 bad input or usage; 3 an error in tfopt itself; 130 interrupted. TensorFlow is imported only by the commands that
@@ -10,12 +10,13 @@ import click
 from tfopt.cli.command import SETTINGS, Group, debug_option, hush_tensorflow
 from tfopt.cli.examining import bench, check, compare, inspect, rank, verify
 from tfopt.cli.exporting import export
+from tfopt.cli.measuring import sensitivity
 from tfopt.cli.packing import pack, unpack
 from tfopt.cli.running import run, run_recipe
 
 __all__ = ["main", "run_recipe"]
 
-COMMANDS = (run, export, check, inspect, compare, verify, bench, rank, pack, unpack)
+COMMANDS = (run, export, check, inspect, compare, verify, bench, sensitivity, rank, pack, unpack)
 
 
 @click.group(cls=Group, context_settings=SETTINGS)

@@ -46,7 +46,7 @@ class PostTraining(Stage):
     ranges: Literal["max", "mse", "octav"] = "mse"
     rounding: Literal["nearest", "adaptive"] = "adaptive"
     bias_correction: bool = True
-    equalization: bool = True
+    equalization: bool = False
     calibration_samples: PositiveInt = 1024
     iterations: PositiveInt = 2000
     seed: int = Field(default=0, ge=0)

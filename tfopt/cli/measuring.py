@@ -1,0 +1,71 @@
+"""`tfopt sensitivity`: what fewer bits cost, kernel by kernel."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tfopt.cli.command import allow_unsafe_option, print_table, shared_options
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its validation part is used.")
+@click.option(
+    "--bits", type=click.IntRange(2, 8), multiple=True, default=(8, 4, 2), show_default=True, help="May be repeated."
+)
+@click.option("--ranges", type=click.Choice(["max", "mse", "octav"]), default="mse", show_default=True,
+              help="Where the steps between weights come from.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(min=1), default=2000, show_default=True, help="At most so many.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a picture to this file too (.png, .svg, .pdf).")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers to this file too.")
+@allow_unsafe_option
+@shared_options
+def sensitivity(
+    model: Path,
+    data: str,
+    bits: tuple[int, ...],
+    ranges: str,
+    samples: int,
+    plot: Path | None,
+    json_file: Path | None,
+    allow_unsafe: bool,
+    preprocess: str | None,
+    limit: int | None,
+) -> None:
+    """Put one kernel of the Keras MODEL after the other into fewer bits, and say what accuracy and signal that costs.
+
+    \b
+    tfopt sensitivity model.keras --data photos/ --plot sensitivity.png
+    """
+    from tfopt.quiet import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+    from tfopt import mixed_precision
+    from tfopt.files import write_atomically
+    from tfopt.models import load_model
+    from tfopt.start import data_for
+
+    loaded = load_model(model, allow_unsafe=allow_unsafe)
+    dataset = data_for(loaded, data, preprocess=preprocess, limit=limit)
+    with click.progressbar(label="trials", file=sys.stderr, length=1) as bar:
+        found = mixed_precision.sensitivity(
+            loaded,
+            dataset,
+            bits=bits,
+            ranges=ranges,
+            samples=samples,
+            progress=lambda done, all_: _show(bar, done, all_),
+        )
+    if json_file:
+        write_atomically(json_file, json.dumps(found.to_dict(), indent=2) + "\n")
+    print_table(found.table())
+    if plot:
+        click.echo(f"wrote {found.plot(plot)}")
+
+
+def _show(bar: Any, done: int, all_: int) -> None:
+    bar.length = all_
+    bar.update(done - bar.pos)
