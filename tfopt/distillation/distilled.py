@@ -60,14 +60,14 @@ class _Distilled(Learner):
 
     def prepare(self, arguments: dict[str, Any]) -> None:
         with self.distribute_strategy.scope():  # type: ignore[attr-defined]  # connectors are built meanwhile
-            arguments["x"] = self.lessons.prepared(arguments["x"], arguments["y"])
+            self.lessons.prepare(arguments)
 
     def begin(self, epochs: int, steps: int | None) -> None:
         self.lessons.start(self.optimizer, epochs, steps)  # type: ignore[attr-defined]
 
     def asked(self, x: Any, y: Any) -> Any:
         """`x` with the teacher's answers, which is asked now unless they came along."""
-        return x if is_lesson(x) else {"inputs": x, LESSON: self.lessons.asked(x, y)}
+        return {"inputs": x["inputs"] if is_lesson(x) else x, LESSON: self.lessons.told(x, y)}
 
     def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
         outputs = self.lessons.terms.run(x["inputs"], training=True)

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.distillation.ahead import BATCHES, Ahead, batches_of
 from tfopt.distillation.teachers import Answers, Precomputed, array_about, require_deterministic
 from tfopt.distillation.terms import Terms
 from tfopt.errors import DataError, ModelError, RecipeError
 
 LESSON = "tfopt_lesson"
 """Batches with answers have x = {"inputs": x, LESSON: {"output": ..., layer: ...}}, so that y stays what it was."""
+# Beside answers that were asked for ahead of the step: what tells whether the teacher is still the same.
+WEIGHTS = "tfopt_weights"
 # How many samples are looked at before the work starts.
 LOOK = 64
 ASKED_AT_ONCE = 256
@@ -35,6 +38,8 @@ class Lessons:
         self.teacher, self.terms = teacher, terms
         self.hard_weight = terms.distillation.hard_weight
         self._answers: tuple[str, Answers] | None = None
+        self._ahead: Ahead | None = None
+        self._looked_at: str | None = None
         self._phases = [loss.hint_phase for loss in terms.distillation.losses]
         # The step at which `fit` began, and how many it will take.
         self._clock = tf.Variable([0.0, 1.0], trainable=False)
@@ -67,24 +72,73 @@ class Lessons:
         """The teacher's answers to a batch, within a graph or outside."""
         return {} if self.teacher is None else dict(self.teacher.answers(x, labels=y))
 
-    def prepared(self, x: Any, y: Any) -> Any:
-        """`x` as `fit` is to get it: with answers, where they can be had once."""
+    def told(self, x: Any, y: Any) -> dict[str, Any]:
+        """The teacher's answers to a batch of training: those beside it, else it is asked now."""
         import tensorflow as tf
 
-        cache = self.terms.distillation.cache
+        if not is_lesson(x):
+            return self.asked(x, y)
+        if WEIGHTS not in x or self._ahead is None:
+            return dict(x[LESSON])
+        unchanged = self._ahead.is_unchanged(x[WEIGHTS])
+        return dict(tf.cond(unchanged, lambda: x[LESSON], lambda: self.asked(x["inputs"], y)))
+
+    def prepare(self, arguments: dict[str, Any]) -> None:
+        """Puts answers beside the inputs in the `arguments` of a `fit`, once for all epochs or ahead of each step.
+
+        Raises DataError for inputs that are neither an array nor a `tf.data.Dataset`, and ModelError as `look` does.
+        """
+        import tensorflow as tf
+
+        x, y = arguments["x"], arguments["y"]
         if isinstance(x, tf.data.Dataset):
-            if _has_lessons(x):
-                return x
-            self.look(*_first(x))
-            return _with_answers(x, self.asked) if cache == "always" and self.teacher is not None else x
-        if hasattr(x, "shape"):
-            x = np.asarray(x)
-            self.look(x[:LOOK], None if y is None else np.asarray(y)[:LOOK])
-            return x if cache == "never" or self.teacher is None else {"inputs": x, LESSON: self._of_arrays(x, y)}
-        raise DataError(
-            f"A distilled model is fitted on one array of inputs or a tf.data.Dataset; got {type(x).__name__}. Turn it "
-            "into one of these."
-        )
+            if not _has_lessons(x):
+                arguments["x"] = self._of_dataset(x)
+        elif hasattr(x, "shape"):
+            x, y = np.asarray(x), None if y is None else np.asarray(y)
+            sample = x[:LOOK], None if y is None else y[:LOOK]
+            self._look_once(*sample)
+            if self.teacher is not None and self.terms.distillation.cache != "never":
+                arguments["x"] = {"inputs": x, LESSON: self._of_arrays(x, y)}
+            elif self._can_ask_ahead(*sample) and (batches := batches_of(arguments)) is not None:
+                arguments.update(
+                    x=self._asked_ahead(batches), y=None, sample_weight=None, batch_size=None, shuffle=False
+                )
+        else:
+            raise DataError(
+                f"A distilled model is fitted on one array of inputs or a tf.data.Dataset; got {type(x).__name__}. "
+                "Turn it into one of these."
+            )
+
+    def _look_once(self, x: np.ndarray, y: np.ndarray | None) -> None:
+        """`look`, unless the same samples were shown to the same teacher before."""
+        seen = None if self.teacher is None else self.teacher.fingerprint
+        key = f"{seen} {array_about({'x': x} if y is None else {'x': x, 'y': y})}"
+        if key != self._looked_at or (seen is None and self.teacher is not None):
+            self.look(x, y)
+        self._looked_at = key
+
+    def _of_dataset(self, dataset: Any) -> Any:
+        sample = _first(dataset)
+        self._look_once(*sample)
+        if self.terms.distillation.cache == "always" and self.teacher is not None:
+            return _with_answers(dataset, self.asked)
+        return self._asked_ahead(dataset) if self._can_ask_ahead(*sample) else dataset
+
+    def _can_ask_ahead(self, x: np.ndarray, y: np.ndarray | None) -> bool:
+        if self._ahead is None or self._ahead.teacher is not self.teacher or not self._ahead.takes(x, y):
+            self._ahead = Ahead.of(self.teacher, x, y)
+        return self._ahead is not None
+
+    def _asked_ahead(self, batches: Any) -> Any:
+        ahead = self._ahead
+        assert ahead is not None
+
+        def beside(*element: Any) -> Any:
+            answers, weights = ahead.answers(element[0], element[1] if len(element) > 1 else None)
+            return ({"inputs": element[0], LESSON: answers, WEIGHTS: weights}, *element[1:])
+
+        return batches.map(beside).prefetch(BATCHES)
 
     def _of_arrays(self, x: np.ndarray, y: Any) -> dict[str, np.ndarray]:
         about = array_about({"x": x} if y is None else {"x": x, "y": np.asarray(y)})
