@@ -454,5 +454,5 @@ def test_sensitivity_is_a_table_a_picture_and_numbers(files, tmp_path):
     assert picture.read_bytes()[1:4] == b"PNG"
     trials = json.loads(numbers.read_text())["trials"]
     assert [trial["bits"] for trial in trials] == [8, 2] * (len(trials) // 2)
-    assert trials[0]["sqnr"] > 30 > trials[1]["sqnr"]
+    assert trials[0]["sqnr"] > trials[1]["sqnr"] + 20
     failed(tfopt_command("sensitivity", files["model.keras"], "--data", "missing.npz"), 2, "missing.npz")
