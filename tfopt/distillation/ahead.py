@@ -8,7 +8,7 @@ import numpy as np
 from tfopt.distillation.teachers import Answering, Precomputed
 
 BATCHES = 2
-"""How many batches the teacher may be ahead."""
+"""How many batches the teacher answers at a time: one at once leaves cores idle, as the student is done before it."""
 _BITS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
 
 

@@ -138,7 +138,7 @@ class Lessons:
             answers, weights = ahead.answers(element[0], element[1] if len(element) > 1 else None)
             return ({"inputs": element[0], LESSON: answers, WEIGHTS: weights}, *element[1:])
 
-        return batches.map(beside).prefetch(BATCHES)
+        return batches.map(beside, num_parallel_calls=BATCHES, deterministic=True).prefetch(1)
 
     def _of_arrays(self, x: np.ndarray, y: Any) -> dict[str, np.ndarray]:
         about = array_about({"x": x} if y is None else {"x": x, "y": np.asarray(y)})
