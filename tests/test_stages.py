@@ -8,7 +8,7 @@ import pytest
 
 from tfopt import bridge, legacy
 from tfopt.errors import ModelError, PromiseError, RecipeError
-from tfopt.stages import STAGES, Cluster, FineTune, Prune, Quantize
+from tfopt.stages import STAGES, Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
 from tfopt.stages.promise import Clusters, MByN, Sparsity
 
 EACH = [
@@ -16,6 +16,8 @@ EACH = [
     pytest.param(Prune(schedule="one-shot"), id="Prune"),
     pytest.param(Cluster(number_of_clusters=5), id="Cluster"),
     pytest.param(Quantize(), id="Quantize"),
+    pytest.param(Binarize(), id="Binarize"),
+    pytest.param(PostTraining(weight_bits=4, rounding="nearest"), id="PostTraining"),
 ]
 
 
