@@ -100,6 +100,11 @@ def test_the_stripped_model_has_the_values_of_the_grid(model, four_bits):
         np.testing.assert_allclose(kernel, by_hand(before, 4) * largest / 7, atol=1e-6)
 
 
+def test_of_8_bits_nothing_is_said(model, samples):
+    _, (_, notes) = quantized(model, samples, ranges="octav")
+    assert not any("8 bits" in note for note in notes)
+
+
 def test_rules_give_layers_bits_of_their_own(model, samples):
     _, (lite, _) = quantized(model, samples, layers=(("stem", 4), ("Dense", 2)))
     assert stored(lite, "stem")[0].dtype == int and np.abs(stored(lite, "stem")[0]).max() == 7

@@ -42,7 +42,8 @@ def with_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> 
     in_bytes = []
     for key, (kernel, in_file) in found.items():
         rows, scales = _fitted(kernel, in_file, "/".join(key))
-        if not _stored(rewritten, lite, in_file, rows, scales, integers[key].bits):
+        bits = integers[key].bits
+        if not _stored(rewritten, lite, in_file, rows, scales, bits) and bits < 8:
             in_bytes.append(key[0])
     notes = [f"fewer than 8 bits, stored in 8: {', '.join(in_bytes)} (no operator reads less)"] if in_bytes else []
     return packed(rewritten, len(data)), notes
