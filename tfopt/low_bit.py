@@ -16,7 +16,7 @@ from tfopt.legacy import inner
 from tfopt.litert import LiteModel, Weight
 from tfopt.proof import FileKernel, located, rows_of
 from tfopt.stages.integers import Integers
-from tfopt.stages.kernels import Kernel, kernels
+from tfopt.stages.kernels import Kernel, kernels_by_key
 from tfopt.stages.rules import Key
 
 # What LiteRT's int8 operators read in 4 bits, and the version of the operator that says so.
@@ -51,11 +51,8 @@ def with_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> 
 
 def _found(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> dict[Key, tuple[Kernel, FileKernel]]:
     """The kernels with their integers as values, and where they stand in the file."""
-    own = {}
-    for layer in map(inner, model.layers):
-        for kernel in kernels(layer):
-            if found := integers.get((layer.name, kernel.name)):
-                own[layer.name, kernel.name] = replace(kernel, variable=found.values.astype(np.float32))
+    known = kernels_by_key(map(inner, model.layers))
+    own = {key: replace(known[key], variable=found.values.astype(np.float32)) for key, found in integers.items()}
     places = located(lite, own)
     return {key: (kernel, places[key]) for key, kernel in own.items()}
 

@@ -54,6 +54,13 @@ def entropy_bits(values: ArrayLike) -> float:
     return float(-(counts * np.log2(counts / counts.sum())).sum()) + 0.0  # no negative zero
 
 
+def decibels(power: float, noise: float) -> float:
+    """Return the signal-to-noise ratio 10 log10(power / noise); infinite without noise, -infinite without signal."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(power / noise) if power else -math.inf
+
+
 def zeros_in_blocks(weights: ArrayLike, block_size: tuple[int, int]) -> float:
     """Return the fraction of zero weights that lie in blocks made of zeros only; 1 if there is no zero.
 

@@ -3,6 +3,7 @@
 import bisect
 import dataclasses
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ import numpy as np
 from tfopt import bridge
 from tfopt.data import Dataset, fit_to_model, load_data
 from tfopt.errors import DataError
-from tfopt.measure import metrics_for
+from tfopt.measure import decibels, metrics_for
 from tfopt.models import load_model
 from tfopt.posttraining.grids import grid_of
-from tfopt.stages.kernels import Kernel, kernels, named_kernel
+from tfopt.stages.kernels import Kernel, kernels_by_key
 from tfopt.stages.quantization_plan import LOW_BIT
 from tfopt.stages.rules import Key, choose
 
@@ -149,13 +150,7 @@ def sensitivity(
     plain = bridge.to_tf_keras(loaded)
     dataset = data if isinstance(data, Dataset) else load_data(data)
     fit_to_model(dataset, plain.input_shape[1:], plain.output_shape[-1])
-    return _measured(plain, dataset, bits, ranges, samples, progress)
-
-
-def _measured(
-    plain: Any, data: Dataset, bits: Sequence[int], ranges: str, samples: int, progress: Any = None
-) -> Sensitivity:
-    judge = _Judge(plain, data, samples)
+    judge = _Judge(plain, dataset, samples)
     found = low_bit_kernels(plain)
     trials = []
     for key, kernel in found.items():
@@ -171,7 +166,7 @@ def _measured(
 def low_bit_kernels(plain: Any) -> dict[Key, Kernel]:
     """The kernels of a flat tf_keras model that may have fewer than 8 bits, from input to output."""
     layers = [layer for layer in plain.layers if type(layer).__name__ in LOW_BIT]
-    return {(layer.name, kernel.name): kernel for layer in layers for kernel in kernels(layer)}
+    return kernels_by_key(layers)
 
 
 class _Judge:
@@ -191,8 +186,8 @@ class _Judge:
 
     def with_bits(self, bits: Mapping[Key, int], ranges: str) -> tuple[float, float]:
         """(metric, SQNR in decibels) with these kernels rounded to nearest."""
-        layers = {layer.name: layer for layer in self.model.layers}
-        chosen = [(named_kernel(layers[layer], name), number) for (layer, name), number in bits.items()]
+        known = kernels_by_key(self.model.layers)
+        chosen = [(known[key], number) for key, number in bits.items()]
         before = [kernel.values for kernel, _ in chosen]
         for kernel, number in chosen:
             kernel.variable.assign(grid_of(kernel, number, ranges).values(kernel.values))
@@ -200,8 +195,7 @@ class _Judge:
         for (kernel, _), values in zip(chosen, before, strict=True):
             kernel.variable.assign(values)
         noise, power = np.square(outputs - self.outputs).sum(), np.square(self.outputs).sum()
-        sqnr = EQUAL if noise == 0 else min(EQUAL, 10 * math.log10(power / noise))
-        return metrics_for(self.task, outputs, self.y)[self.metric], sqnr
+        return metrics_for(self.task, outputs, self.y)[self.metric], min(EQUAL, decibels(power, noise))
 
     def loss(self, after: float) -> float:
         """How much worse `after` is than the float model; errors of a regression get larger."""
@@ -225,17 +219,21 @@ def within_budget(stage: Any, plain: Any, data: Dataset, size: Callable[[Any], i
     """
     budget, judge = stage.budget, _Judge(plain, data, SAMPLES)
     order = _order(judge, _free(stage, plain))
-    losses = [judge.loss(judge.with_bits(_four(order[:number]), "mse")[0]) for number in range(len(order) + 1)]
+
+    def loss(number: int) -> float:
+        return judge.loss(judge.with_bits(_four(order[:number]), "mse")[0])
+
     if budget.max_bytes is not None:
         fits = lambda number: size(_with_bits(stage, order[:number])) <= budget.max_bytes  # noqa: E731
         chosen = min(bisect.bisect_left(range(len(order) + 1), True, key=fits), len(order))
     else:
-        within = [loss <= budget.max_drop for loss in losses]
-        chosen = within.index(False) - 1 if False in within else len(order)
+        chosen = len(
+            list(itertools.takewhile(lambda number: loss(number) <= budget.max_drop, range(1, len(order) + 1)))
+        )
     names = ", ".join(layer for layer, _ in order[:chosen]) or "none"
     said = (
         f"4 bits in {chosen} of {len(order)} layers: {names}; with these rounded to nearest and all else in float, "
-        f"{judge.metric} on {judge.samples:,} validation samples is worse by {losses[chosen]:.4f}"
+        f"{judge.metric} on {judge.samples:,} validation samples is worse by {loss(chosen):.4f}"
     )
     return _with_bits(stage, order[:chosen]), [said]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfopt.errors import PromiseError
 from tfopt.litert import LiteModel, Weight
-from tfopt.stages.kernels import KERNELS, Kernel, kernels
+from tfopt.stages.kernels import KERNELS, Kernel, kernels_by_key
 from tfopt.stages.promise import Promise
 from tfopt.stages.rules import Key
 
@@ -82,8 +82,8 @@ def find_kernels(lite: LiteModel, layers: Iterable[Any], asked: Collection[Key] 
     Found by shape and content, since names do not survive. BatchNorm folding multiplies each output channel by a
     factor; so channels are compared by direction. Raises `PromiseError` for a kernel that is not there.
     """
-    every = {(layer.name, kernel.name): kernel for layer in layers for kernel in kernels(layer)}
-    return located(lite, {key: kernel for key, kernel in every.items() if asked is None or key in asked})
+    wanted = kernels_by_key(layers)
+    return located(lite, {key: kernel for key, kernel in wanted.items() if asked is None or key in asked})
 
 
 def located(lite: LiteModel, wanted: Mapping[Key, Kernel]) -> dict[Key, FileKernel]:

@@ -2,7 +2,6 @@
 
 import difflib
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tfopt.errors import ModelError
 from tfopt.layer_names import LayerNames
 from tfopt.litert import LiteModel, Op
 from tfopt.loop import FLOAT
-from tfopt.measure import agreement, metrics_for, wilson_interval
+from tfopt.measure import agreement, decibels, metrics_for, wilson_interval
 from tfopt.start import data_for
 
 # Test samples whose values in every layer are compared.
@@ -183,16 +182,10 @@ def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Sign
     names = LayerNames(reference, [layer.name for layer in legacy.layers])
     last = legacy.output_names[0]  # whose name in the file is the signature's
     signals = [
-        Signal(", ".join(names.giving(one)) or last, other.name, _decibels(*energies))
+        Signal(", ".join(names.giving(one)) or last, other.name, decibels(*energies))
         for (one, other), *energies in zip(pairs, power, noise, strict=True)
     ]
     return signals, missing
-
-
-def _decibels(power: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(power / noise) if power else -math.inf
 
 
 def _pairs(reference: LiteModel, lite: LiteModel) -> tuple[list[tuple[Op, Op]], list[str]]:

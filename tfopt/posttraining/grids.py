@@ -8,7 +8,7 @@ import numpy as np
 from tfopt.errors import RecipeError
 from tfopt.posttraining import ranges
 from tfopt.posttraining.grid import Grid
-from tfopt.stages.kernels import Kernel, kernels
+from tfopt.stages.kernels import Kernel, kernels_by_key
 from tfopt.stages.quantization_plan import scales_of
 from tfopt.stages.rules import Key
 
@@ -33,7 +33,7 @@ def kernels_of(model: Any, keys: Mapping[Key, Any]) -> dict[Key, Kernel]:
 
     Raises RecipeError where the model has no kernel of such a name.
     """
-    known = {(layer.name, kernel.name): kernel for layer in model.layers for kernel in kernels(layer)}
+    known = kernels_by_key(model.layers)
     if missing := [key for key in keys if key not in known]:
         names = ", ".join(map("/".join, known)) or "none"
         raise RecipeError(f"The model has no kernel {'/'.join(missing[0])!r}. Its kernels: {names}.")

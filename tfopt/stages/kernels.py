@@ -8,7 +8,7 @@ its variables (each an attribute of the layer) that may be pruned and clustered:
             return [self.left, self.right]
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -121,6 +121,11 @@ def kernels(layer: Any) -> tuple[Kernel, ...]:
             Kernel(place.name, variable, positions[id(variable)], place.channel_axis, place.owner, place.attribute)
         )
     return tuple(found)
+
+
+def kernels_by_key(layers: Iterable[Any]) -> dict[tuple[str, str], Kernel]:
+    """The kernels of built `layers` by (name of the layer, name of the kernel), in the order of the layers."""
+    return {(layer.name, kernel.name): kernel for layer in layers for kernel in kernels(layer)}
 
 
 def named_kernel(layer: Any, name: str) -> Kernel:

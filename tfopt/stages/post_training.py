@@ -13,7 +13,7 @@ from tfopt.stages.budget import Budget
 from tfopt.stages.choice import decisions_on_kernels
 from tfopt.stages.decision import Decision
 from tfopt.stages.integers import Integers, remember_integers
-from tfopt.stages.kernels import kernels, named_kernel
+from tfopt.stages.kernels import kernels, kernels_by_key
 from tfopt.stages.quantization_plan import BITS, LOW_BIT
 from tfopt.stages.rules import Key, choose
 from tfopt.stages.stage import Stage
@@ -85,11 +85,8 @@ class PostTraining(Stage):
             seed=self.seed,
         )
         model.set_weights(rounded.get_weights())
-        by_layer = {layer.name: layer for layer in rounded.layers}
-        found = {
-            (layer, name): Integers(grid.bits, grid.integers(named_kernel(by_layer[layer], name).values))
-            for (layer, name), grid in grids.items()
-        }
+        known = kernels_by_key(rounded.layers)
+        found = {key: Integers(grid.bits, grid.integers(known[key].values)) for key, grid in grids.items()}
         remember_integers(model, found)
         _NOTES[model] = tuple(notes)
 
@@ -101,8 +98,8 @@ class PostTraining(Stage):
         del keep
         bits = self._bits(model)
         does = {key: f"{number}-bit weights, {self.ranges} steps, {self.rounding}" for key, number in bits.items()}
-        every = [(layer.name, kernel.name) for layer in model.layers for kernel in kernels(layer)]
-        return decisions_on_kernels(model, does, dict.fromkeys(every, "left to the converter: 8 bits"))
+        why = dict.fromkeys(kernels_by_key(model.layers), "left to the converter: 8 bits")
+        return decisions_on_kernels(model, does, why)
 
     def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps, keep
