@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfopt.data import Augmentation, Dataset, Preprocessing, fit_to_model, load_data
+from tfopt.data import Augmentation, Dataset, Preprocessing, Split, fit_to_model, load_data
 from tfopt.data.split import choose
 from tfopt.errors import DataError
 
@@ -610,3 +610,10 @@ def test_a_class_of_one_image_cannot_be_measured(tmp_path: Path) -> None:
     image_folder(tmp_path, classes=("emu",), count=1)
     with pytest.raises(DataError, match="got one in emu"):
         load_data(tmp_path)
+
+
+def test_a_few_samples_are_spread_over_a_split_that_is_sorted_by_class():
+    sorted_split = Split(np.arange(100.0)[:, None], np.repeat(np.arange(5), 20), Preprocessing())
+    assert sorted_split.spread(10).tolist() == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+    assert sorted_split.y(sorted_split.spread(5)).tolist() == [0, 1, 2, 3, 4]
+    assert sorted_split.spread(1000).tolist() == list(range(100))

@@ -70,7 +70,8 @@ class Calibration:
         """Up to `HELD_OUT_SAMPLES` other samples by input name: of the validation part, or behind the last one."""
         names = argument_names(self._legacy)
         if hasattr(self._data, "representative_batches"):
-            return {names[0]: self._data.validation.x(slice(0, HELD_OUT_SAMPLES))}
+            validation = self._data.validation
+            return {names[0]: validation.x(validation.spread(HELD_OUT_SAMPLES))}
         rows = list(itertools.islice(self._samples(), self.number, self.number + HELD_OUT_SAMPLES))
         return {name: np.concatenate([row[name] for row in rows]) for name in names} if rows else None
 

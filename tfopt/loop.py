@@ -295,7 +295,7 @@ class _Run:
         lite, found = build(model, settings, self.data, promises, self.plain)
         notes = [*notes, *found]
         if self.data.task == "classification":
-            x = self.data.test.x(slice(0, 1000))
+            x = self.data.test.x(self.data.test.spread(1000))
             same = agreement(lite.predict(x), model.predict(x, verbose=0))
             notes.append(f"the file and the Keras model agree on {same:.1%} of {len(x):,} test samples")
         name = f"exported {settings.weights}"

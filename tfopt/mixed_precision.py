@@ -175,7 +175,8 @@ class _Judge:
     def __init__(self, plain: Any, data: Dataset, samples: int) -> None:
         self.model = bridge.clone(plain)
         self.task = data.task
-        self.x, self.y = data.validation.x(slice(0, samples)), data.validation.y(slice(0, samples))
+        chosen = data.validation.spread(samples)
+        self.x, self.y = data.validation.x(chosen), data.validation.y(chosen)
         if not len(self.x):
             raise DataError("Expected validation samples to measure on, got none.")
         self.samples = len(self.x)

@@ -164,7 +164,8 @@ def choose_augmentation(
         return None, [f"no augmentation ({', '.join(wanted)}): it is for image classification only"]
     if judge is None:
         return None, [f"no augmentation ({', '.join(wanted)}): no model can tell what is recognisable then"]
-    x, y = data.validation.x(slice(0, PROBE)), data.validation.y(slice(0, PROBE))
+    probe = data.validation.spread(PROBE)
+    x, y = data.validation.x(probe), data.validation.y(probe)
     before = accuracy(judge(x), y)
     kept: dict[str, Any] = {}
     notes = []

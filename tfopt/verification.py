@@ -149,7 +149,7 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
     difference = np.abs(found.astype(np.float64) - expected)
     values = [metrics_for(data.task, outputs, y) for outputs in (expected, found)]
     classes = data.task == "classification"
-    signals, missing = layer_signals(model, lite, x[:SIGNAL_SAMPLES])
+    signals, missing = layer_signals(model, lite, x[data.test.spread(SIGNAL_SAMPLES)])
     return Verification(
         samples=len(x),
         largest=float(difference.max()),

@@ -48,6 +48,10 @@ class Split:
         """Labels of all samples, or of those at `indices`."""
         return self.labels if indices is None else self.labels[indices]
 
+    def spread(self, n: int) -> np.ndarray:
+        """Indices of `n` samples (all, if fewer), evenly over the split: image folders come sorted by class."""
+        return np.linspace(0, len(self), min(n, len(self)), endpoint=False).astype(np.int64)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
