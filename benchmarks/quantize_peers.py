@@ -25,6 +25,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "saved_models" / "quantize_peers"
 CALIBRATION = 256
+TOOLKIT = (
+    "Model Compression Toolkit 2.6.1 with TensorFlow 2.15.1 in its own environment; its files hold float weights that "
+    "are rounded to the grid"
+)
 
 
 def converter(model: Any, images: Any, operators: str) -> bytes:
@@ -232,11 +236,11 @@ def main(model: str, data: str, mct_python: str | None, only: tuple[str, ...], m
         ["by", "accuracy", "bytes", "deflated", "weights", "ms", "s to make"],
         rows,
         [
-            f"python benchmarks/quantize_peers.py --model {Path(model).name} --data {Path(data).name}/",
+            f"python benchmarks/quantize_peers.py --model {Path(model).name} --data {Path(data).name}/"
+            + "".join(f" --only '{part}'" for part in only),
             f"{CALIBRATION} calibration images (tfopt: as the recipes say); latency of one image on one thread, files "
             "in turn; seconds with everything that the tool does",
-            "Model Compression Toolkit 2.6.1 with TensorFlow 2.15.1 in its own environment; its files hold float "
-            "weights that are rounded to the grid",
+            *([TOOLKIT] if mct_python else []),
         ],
     )
 
