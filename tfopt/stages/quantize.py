@@ -15,8 +15,9 @@ from tfopt.stages.rounding import USUAL, Precision
 class Quantize(QuantizationAware):
     """Train with the rounding to int8 activations, and weights of 8 bits or fewer, in the forward pass.
 
-    Zeros and clusters that earlier stages established stay (see `quantization_aware.SCHEMES`). Clusters of a whole kernel get
-    one scale for the whole kernel, so that the int8 file holds no more different values than the kernel.
+    Zeros and clusters that earlier stages established stay (see `quantization_aware.SCHEMES`). Clusters of a
+    whole kernel get one scale for the whole kernel, so that the int8 file holds no more different values than
+    the kernel.
 
     A rule in `layers` says for a layer: a number, so many bits for its weights; False, train it in float (the
     converter may still quantize it from representative data); "weights" or "output", round no more than that; or
