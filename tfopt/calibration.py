@@ -66,6 +66,15 @@ class Calibration:
             self.count = max(self.count, number)
             yield sample
 
+    def batches(self) -> Iterator[list[np.ndarray]]:
+        """The same samples together, `SAMPLES_AT_ONCE` or fewer: float32 arrays, one for each input."""
+        left = self.number
+        for arrays in self._batches():
+            yield [np.asarray(array[:left], np.float32) for array in arrays]
+            left -= len(arrays[0])
+            if left <= 0:
+                return
+
     def held_out(self) -> dict[str, np.ndarray] | None:
         """Up to `HELD_OUT_SAMPLES` other samples by input name: of the validation part, or behind the last one."""
         names = argument_names(self._legacy)

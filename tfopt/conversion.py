@@ -15,6 +15,8 @@ from tfopt.layer_names import LayerNames
 from tfopt.legacy import inner
 from tfopt.litert import LiteModel
 from tfopt.quiet import native_noise_held
+from tfopt.stages.activation_ranges import with_ranges
+from tfopt.stages.int8_forms import AVERAGES, averages_all, mean_over_places
 from tfopt.stages.quantization_aware import told_of_scales
 from tfopt.stages.quantization_wrapper import Places, replaced, settled
 
@@ -45,9 +47,21 @@ def convert(model: Any, settings: "Export", representative_data: Any = None) -> 
     samples = None
     if settings.integer_only and (representative_data is not None or not aware):
         samples = _calibration(representative_data, settings).bind(legacy)
-    if settings.by_edge_quantizer:
-        return edge_quantizer.quantized(_best(legacy, _in_float(settings), None), settings, samples)
-    return _best(legacy, settings, samples)
+        if settings.ranges != "max" and not aware:
+            legacy = with_ranges(legacy, samples.batches, settings.ranges)
+    with replaced(_means(legacy) if settings.activations == "int8" else []):
+        if settings.by_edge_quantizer:
+            return edge_quantizer.quantized(_best(legacy, _in_float(settings), None), settings, samples)
+        return _best(legacy, settings, samples)
+
+
+def _means(legacy: Any) -> Places:
+    """MEAN in the place of averages over all of an input. What `Quantize` has wrapped sees to that itself."""
+    return [
+        (layer, "call", mean_over_places)
+        for layer in legacy.layers
+        if type(layer).__name__ in AVERAGES and averages_all(layer, layer.get_input_shape_at(0))
+    ]
 
 
 def _in_float(settings: "Export") -> "Export":

@@ -20,6 +20,7 @@ from tfopt.litert import LiteModel
 from tfopt.low_bit import with_integers
 from tfopt.metadata import with_labels
 from tfopt.proof import verify_promises
+from tfopt.stages.activation_ranges import ActivationRanges
 from tfopt.stages.integers import integers_of
 from tfopt.stages.promise import Promise
 from tfopt.stages.quantization_aware import left_in_float, told_of_scales
@@ -49,6 +50,8 @@ class Export:
         sparse: leave zeros out of the file (EXPERIMENTAL_SPARSITY), in kernels that have enough of them; for files that
             LiteRT then still runs, which is tried. Not for int4 weights and weight_only.
         calibration_samples: training inputs that the ranges come from (without `Quantize`).
+        ranges: how far int8 activations reach: "max", to the extremes that those samples show; "mse", where the squared
+            error of rounding and clipping is least, so that rare extremes do not cost the others their steps.
         compact: leave out what running the file does not need, such as the names of inner tensors.
 
     Raises `RecipeError` for what contradicts itself.
@@ -60,6 +63,7 @@ class Export:
     io: Literal["float32", "int8", "uint8", "int16"] | None = None
     sparse: bool = False
     calibration_samples: PositiveInt = CALIBRATION_SAMPLES
+    ranges: ActivationRanges = "max"
     compact: bool = True
 
     def __post_init__(self) -> None:
@@ -81,6 +85,12 @@ class Export:
             raise RecipeError(
                 "sparse needs float32, float16 or int8 weights that the converter stores; got "
                 f"{'weight_only' if self.weight_only else 'int4 weights'}."
+            )
+
+        if self.ranges != "max" and (self.activations != "int8" or self.by_edge_quantizer):
+            raise RecipeError(
+                f'ranges="{self.ranges}" needs int8 weights and activations; got {weights} weights and {activations} '
+                "activations."
             )
 
     @property

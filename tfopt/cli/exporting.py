@@ -52,6 +52,13 @@ TRIED = 2
     show_default=True,
     help="Training inputs that the ranges come from.",
 )
+@click.option(
+    "--ranges",
+    type=click.Choice(("max", "mse")),
+    default="max",
+    show_default=True,
+    help="How far int8 activations reach: to the extremes of those inputs, or where the squared error is least.",
+)
 @click.option("--compact/--no-compact", default=True, show_default=True, help="Leave out names of inner tensors.")
 @allow_unsafe_option
 @shared_options

@@ -1,7 +1,9 @@
 """The same computations in operators that TFLite has in int8, and that can be rounded in between."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from tfopt.errors import ModelError
 from tfopt.legacy import tf_keras
@@ -22,6 +24,7 @@ def selu(values: Any) -> Any:
     return SELU_SCALE * elu(values, SELU_ALPHA)
 
 
+AVERAGES = ("AveragePooling1D", "AveragePooling2D", "AveragePooling3D")
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"elu": elu, "selu": selu}
 
 
@@ -31,8 +34,8 @@ def activation(function: Any) -> Any:
     return ACTIVATIONS.get(getattr(function, "__name__", ""), function) if keras_own else function
 
 
-def layer(layer: Any) -> Callable[[Any], Any] | None:
-    """What computes as `layer` in inference and training; None where the layer itself does well."""
+def layer(layer: Any, inputs: Any) -> Callable[[Any], Any] | None:
+    """What computes as `layer` of such `inputs`, in inference and training; None where the layer itself does well."""
     kind = type(layer).__name__
     if kind == "ELU":
         return lambda values: elu(values, float(layer.alpha))
@@ -40,7 +43,28 @@ def layer(layer: Any) -> Callable[[Any], Any] | None:
         return lambda values: group_normalization(layer, values)
     if kind == "Normalization" and not layer.invert:
         return lambda values: normalization(layer, values)
+    if kind in AVERAGES and averages_all(layer, inputs.shape):
+        return mean_over_places
     return None
+
+
+def averages_all(layer: Any, shape: Sequence[int | None]) -> bool:
+    """True for one of `AVERAGES` whose only window covers all places of an input of `shape`, (batch, ..., channels).
+
+    LiteRT's AVERAGE_POOL_2D gives its output the range of its input, whose extremes an average over many places does
+    not come near: most of the 256 steps are lost. MEAN has a range of its own.
+    """
+    given, window = tuple(shape)[1:-1], np.broadcast_to(layer.pool_size, len(shape) - 2)
+    if layer.data_format != "channels_last" or None in given:
+        return False
+    return max(layer.compute_output_shape(shape)[1:-1]) == 1 and bool(np.all(window >= given))
+
+
+def mean_over_places(values: Any) -> Any:
+    """The mean over all axes but batch and channels, which stay as axes of size 1."""
+    import tensorflow as tf
+
+    return tf.reduce_mean(values, list(range(1, len(values.shape) - 1)), keepdims=True)
 
 
 def normalization(layer: Any, values: Any) -> Any:

@@ -12,10 +12,11 @@ from tfopt.bridge.graph import flatten, walk
 from tfopt.config import config
 from tfopt.errors import RecipeError
 from tfopt.legacy import inner
+from tfopt.stages.activation_ranges import set_ranges
 from tfopt.stages.decision import Decision
 from tfopt.stages.kernels import kernels
 from tfopt.stages.quantization_plan import Treatment, plan, scales_of
-from tfopt.stages.quantization_wrapper import Places, quantized_model, recording
+from tfopt.stages.quantization_wrapper import Places, quantized_model
 from tfopt.stages.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
 from tfopt.stages.rounding import Precision
 from tfopt.stages.rules import Setting, choose
@@ -126,13 +127,9 @@ class QuantizationAware(Stage):
         `inputs` are arrays, batch first: one, or a list or a dict of them for several inputs.
         """
         arrays = [np.asarray(array)[: self.calibration_samples] for array in flatten(inputs)]
-        with recording(model) as ranges:
-            for start in range(0, len(arrays[0]), CALIBRATION_BATCH):
-                batch = [array[start : start + CALIBRATION_BATCH] for array in arrays]
-                model(batch[0] if len(batch) == 1 else _like(inputs, batch), training=False)
-        for variables, low, high in ranges.values():
-            variables["min_var"].assign(min(low, 0.0))  # zero must be representable: padding and ReLU need it
-            variables["max_var"].assign(max(high, 0.0))
+        starts = range(0, len(arrays[0]), CALIBRATION_BATCH)
+        batches = [[array[start : start + CALIBRATION_BATCH] for array in arrays] for start in starts]
+        set_ranges(model, lambda: (batch[0] if len(batch) == 1 else _like(inputs, batch) for batch in batches))
 
     def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
         """The weights as the file will hold them: kernels on their int8 grid."""

@@ -13,16 +13,17 @@ from tfopt.bridge.graph import Call, Graph, Ref, refs_in
 from tfopt.errors import RecipeError
 from tfopt.legacy import tf_keras, tfmot_module
 from tfopt.stages.folding import FOLDS_BATCH_NORM
+from tfopt.stages.int8_forms import AVERAGES, averages_all
 from tfopt.stages.kernels import Kernel, kernels
 from tfopt.stages.quantizers import Scales
 from tfopt.stages.rules import Setting
 
 # Layers whose output values are input values (or lie between them): an int8 operator of one range.
 PASSES = (
-    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D",
-    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", "ZeroPadding1D", "ZeroPadding2D",
-    "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D", "UpSampling2D", "UpSampling3D",
-    "Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop", "Masking",
+    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
+    "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D",
+    "UpSampling2D", "UpSampling3D", "Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop",
+    "Masking",
 )  # fmt: skip
 # The same among operations that are carried along or that tf_keras wraps (`TFOpLambda`), lower case.
 PASSING_OPERATIONS = (
@@ -263,6 +264,9 @@ def _output_axes(equation: str, rank: int) -> tuple[int, ...]:
 
 def _passes(layer: Any) -> bool:
     kind = type(layer).__name__
+    if kind in AVERAGES:
+        nodes = range(len(layer.inbound_nodes))
+        return not all(averages_all(layer, layer.get_input_shape_at(node)) for node in nodes)
     if kind in PASSES:
         return True
     if kind == "Activation":

@@ -156,7 +156,7 @@ def int8_wrapper() -> Any:
         def _outputs(self, inputs: Any, training: Any, kwargs: dict[str, Any]) -> Any:
             if self.between is not None:
                 return int8_forms.separable(self.layer, inputs, functools.partial(self.between, training=training))
-            form = int8_forms.layer(self.layer)
+            form = int8_forms.layer(self.layer, inputs)
             return self.layer(inputs, **kwargs) if form is None else form(inputs)
 
         def _roundings(self, training: Any) -> Places:
@@ -229,30 +229,27 @@ def settled(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def recording(model: Any) -> Iterator[dict[int, Any]]:
-    """While this lasts, activations pass `model` unrounded and their ranges are collected.
+def observed(model: Any, see: Callable[[dict[str, Any], np.ndarray], None]) -> Iterator[None]:
+    """While this lasts, activations pass `model`, called eagerly, unrounded.
 
-    Yields a dict whose values are [quantizer variables, smallest value, largest value].
+    `see` is given the variables of each quantizer on their way, and the values that it would have rounded.
     """
-    ranges: dict[int, Any] = {}
 
-    def record(inputs: Any, training: bool, weights: dict[str, Any]) -> Any:
+    def look(inputs: Any, training: bool, weights: dict[str, Any]) -> Any:
         del training
-        values = inputs.numpy()
-        seen = ranges.setdefault(id(weights["min_var"]), [weights, np.inf, -np.inf])
-        seen[1], seen[2] = min(seen[1], values.min()), max(seen[2], values.max())
+        see(weights, inputs.numpy())
         return inputs
 
     places: Places = []
     for layer in model.layers:
         if getattr(layer, "quantizer", None) is not None:  # TF-MOT's layer for the model's inputs
-            places.append((layer, "quantizer", record))
+            places.append((layer, "quantizer", look))
         if getattr(layer, "_output_quantizers", None):
-            places.append((layer, "_output_quantizers", [record]))
+            places.append((layer, "_output_quantizers", [look]))
         for point in (*getattr(layer, "points", ()), *getattr(layer, "_quantize_activations", ())):
-            places.append((point, "quantizer", record))
+            places.append((point, "quantizer", look))
     with replaced(places):
-        yield ranges
+        yield
 
 
 def _map_tensors(function: Callable[[Any], Any], struct: Any) -> Any:

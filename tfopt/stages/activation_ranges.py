@@ -1,0 +1,110 @@
+"""How far the 256 steps of an activation reach: to the extremes that it shows, or where rounding errs least."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from tfopt.bridge.graph import pack, walk
+from tfopt.stages.quantization_plan import plan
+from tfopt.stages.quantization_wrapper import observed, quantized_model
+
+ActivationRanges = Literal["max", "mse"]
+
+STEPS = 255
+_BINS = 4096
+# Ends that are tried, as fractions of the extremes; first one end, then the other, and again.
+_FRACTIONS = np.linspace(0.02, 1, 99)
+_ROUNDS = 2
+
+
+Batches = Callable[[], Iterable[Any]]
+
+
+def with_ranges(legacy: Any, batches: Callable[[], Iterable[Sequence[np.ndarray]]], ranges: ActivationRanges) -> Any:
+    """A copy of a flat tf_keras model that tells the converter where to round activations, with which ranges.
+
+    Weights are left to the converter. `batches` gives an array for each input; `ranges` as for `set_ranges`.
+    """
+    graph = walk(legacy, keep_names=True)
+    model = quantized_model(graph, plan(graph, {}), lambda layer, treatment: [])
+    set_ranges(model, lambda: (pack(graph.inputs_struct, list(batch)) for batch in batches()), ranges)
+    return model
+
+
+def set_ranges(model: Any, batches: Batches, ranges: ActivationRanges = "max") -> None:
+    """Give every quantizer of activations the range that the float model shows.
+
+    Args:
+        model: as `quantized_model` makes it; changed in place.
+        batches: gives what the model is called with, float32; for "mse" asked twice.
+        ranges: "max", the extremes; "mse", the range with the least squared error of rounding and clipping.
+    """
+    seen = _extremes(model, batches)
+    if ranges == "mse":
+        for values in _histograms(model, batches, seen):
+            values.low, values.high = least_squares_range(values.sums / np.maximum(values.counts, 1), values.counts)
+    for values in seen.values():
+        values.variables["min_var"].assign(values.low)
+        values.variables["max_var"].assign(values.high)
+
+
+def least_squares_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """(low, high) of the 256 evenly spaced numbers, zero among them, that are nearest to `values` (float64).
+
+    `counts` says how often each occurs; the error is the mean of its squares.
+    """
+    shown = values[counts > 0]
+    extremes = low, high = min(float(shown.min(initial=0)), 0.0), max(float(shown.max(initial=0)), 0.0)
+    for _ in range(_ROUNDS):
+        high = _best([(_error(values, counts, low, end), end) for end in extremes[1] * _FRACTIONS])
+        low = _best([(_error(values, counts, end, high), end) for end in extremes[0] * _FRACTIONS])
+    return float(low), float(high)
+
+
+def _best(tried: list[tuple[float, float]]) -> float:
+    return min(tried)[1]
+
+
+def _error(values: np.ndarray, counts: np.ndarray, low: float, high: float) -> float:
+    step = max((high - low) / STEPS, float(np.finfo(np.float32).tiny))
+    zero = np.rint(-low / step)
+    rounded = (np.clip(np.rint(values / step) + zero, 0, STEPS) - zero) * step
+    return float(np.sum(counts * (rounded - values) ** 2))
+
+
+class _Values:
+    """What passed one quantizer."""
+
+    def __init__(self, variables: dict[str, Any]) -> None:
+        self.variables = variables
+        self.low = self.high = 0.0  # zero must be representable: padding and ReLU need it
+        self.counts, self.sums = np.zeros(_BINS), np.zeros(_BINS)
+
+    def widen(self, values: np.ndarray) -> None:
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+    def count(self, values: np.ndarray) -> None:
+        exact = values.astype(np.float64).reshape(-1)
+        bins = np.clip((exact - self.low) * (_BINS / max(self.high - self.low, 1e-30)), 0, _BINS - 1).astype(np.int64)
+        self.counts += np.bincount(bins, minlength=_BINS)
+        self.sums += np.bincount(bins, exact, minlength=_BINS)
+
+
+def _extremes(model: Any, batches: Batches) -> dict[int, _Values]:
+    seen: dict[int, _Values] = {}
+
+    def see(variables: dict[str, Any], values: np.ndarray) -> None:
+        seen.setdefault(id(variables["min_var"]), _Values(variables)).widen(values)
+
+    with observed(model, see):
+        for batch in batches():
+            model(batch, training=False)
+    return seen
+
+
+def _histograms(model: Any, batches: Batches, seen: dict[int, _Values]) -> Iterable[_Values]:
+    with observed(model, lambda variables, values: seen[id(variables["min_var"])].count(values)):
+        for batch in batches():
+            model(batch, training=False)
+    return seen.values()
