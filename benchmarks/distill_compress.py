@@ -7,7 +7,8 @@
 
 FineTune, the longest stage, is trained once. The accurate file is Quantize with 8 bits on top of it; the small one is
 Quantize with 4 bits, fewer in the three layers that hold most of the weights, instead of Prune and 4 bits everywhere:
-three values of a 2-bit weight deflate as well as 77 % zeros do, and cost less accuracy. A finished file is kept in saved_models/ and not made again; delete its folder to start afresh.
+the two values and the zero of a 2-bit weight deflate as well as many zeros do. A finished file is kept in saved_models/
+and not made again; delete its folder to start afresh.
 Writes benchmarks/results/distill_compress.md.
 """
 
@@ -90,9 +91,9 @@ def main(model: str, data: str, teacher: tuple[str, ...]) -> None:
         [
             f"python benchmarks/distill_compress.py --model {Path(model).name} --data {Path(data).name}/ "
             + " ".join(f"--teacher {Path(name).name}" for name in teacher),
-            "recipes/distill_compress.py in three runs: FineTune, and from its model Quantize with 8 bits, or with 4 and "
-            f"{', '.join(f'{bits} in {name}' for name, bits in SMALL['layers'])}; seed 0; accuracy of the file on all 10,000 test images; latency of one image on one thread; seconds of "
-            "the run with everything measured",
+            "recipes/distill_compress.py in three runs: FineTune, and from its model Quantize with 8 bits, or with 4 "
+            f"({', '.join(f'{bits} in {name}' for name, bits in SMALL['layers'])}); seed 0; accuracy of the file on "
+            "all 10,000 test images; latency of one image on one thread; seconds of the run with everything measured",
             *facts,
         ],
     )

@@ -73,6 +73,8 @@ def test_the_file_holds_the_integers_of_the_grid_in_4_bits(model, four_bits, nam
         expected[2] *= -1
     np.testing.assert_array_equal(numbers, expected)
     assert len(scales) == len(numbers) and np.all(scales > 0)
+    # Short: of the 24 bits of a float32's fraction, the last 16 are zero.
+    assert not np.any(scales.astype(np.float32).view(np.uint32) & 0xFFFF)
 
 
 def test_a_kernel_without_a_4_bit_operator_has_its_integers_in_8(four_bits):

@@ -106,3 +106,11 @@ def test_wrong_bits_in_a_rule_and_lost_clusters_are_refused(model):
 def test_a_recipe_with_it_goes_through_json():
     recipe = Recipe(name="r", stages=(PostTraining(weight_bits=4, layers=(("stem", 8),)),))
     assert Recipe.from_json(json.dumps(recipe.to_dict())) == recipe
+
+
+def test_what_becomes_of_each_kernel_is_told_meanwhile(model, samples):
+    stage, told = PostTraining(weight_bits=4, iterations=1), []
+    applied = stage.apply(model, steps=0)
+    stage.calibrate(applied, samples[0], progress=told.append)
+    assert [line.split("/")[0] for line in told] == [layer.name for layer in applied.layers if hasattr(layer, "kernel")
+                                                     or hasattr(layer, "depthwise_kernel")]  # fmt: skip

@@ -244,7 +244,12 @@ class _Run:
         steps = stage.epochs * self.steps
         model = stage.apply(self.plain, steps=steps, keep=keep)
         wanted = max(CALIBRATION_SAMPLES, stage.samples_wanted)
-        stage.calibrate(model, self.data.representative(wanted, seed=training.seed))
+        label = f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}"
+
+        def say(done: str) -> None:
+            self.progress.say(f"{label} {done}")
+
+        stage.calibrate(model, self.data.representative(wanted, seed=training.seed), progress=say)
         if not steps:
             return model, stage.learnt(model)
         learner = self.course.student(model) if self.course else model
@@ -262,7 +267,7 @@ class _Run:
             epochs=stage.epochs,
             learning_rate=stage.learning_rate,
             progress=self.progress,
-            label=f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}",
+            label=label,
             callbacks=stage.callbacks(),
         )
         return model, [*stage.learnt(model), *(self.course.learnt(recorded) if self.course else [])]

@@ -107,7 +107,7 @@ def _stored(model: Any, lite: LiteModel, in_file: FileKernel, rows: np.ndarray, 
 
 
 def _short(scales: np.ndarray) -> np.ndarray:
-    """`scales` to 8 significant bits: what weights of 4 bits do not notice, a deflated file does, by 2 bytes for each."""
+    """`scales` to 8 significant bits: weights of 4 bits do not notice, a deflated file is 2 bytes smaller for each."""
     fraction, exponent = np.frexp(scales)
     return np.asarray(np.ldexp(np.rint(fraction * 2**8), exponent - 8))
 

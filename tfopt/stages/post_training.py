@@ -2,6 +2,7 @@
 
 import dataclasses
 import weakref
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -68,7 +69,7 @@ class PostTraining(Stage):
         # Rounding to nearest makes the same file in an instant, with other numbers.
         return dataclasses.replace(self, rounding="nearest")
 
-    def calibrate(self, model: Any, inputs: np.ndarray) -> None:
+    def calibrate(self, model: Any, inputs: np.ndarray, *, progress: Callable[[str], None] | None = None) -> None:
         """Round the weights of what `apply` returned, in place, as `inputs` (float32, batch first) tell."""
         from tfopt.posttraining import quantize_weights
 
@@ -83,6 +84,7 @@ class PostTraining(Stage):
             equalization=self.equalization,
             iterations=self.iterations,
             seed=self.seed,
+            progress=progress,
         )
         model.set_weights(rounded.get_weights())
         known = kernels_by_key(rounded.layers)

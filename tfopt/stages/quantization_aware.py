@@ -2,7 +2,7 @@
 
 import weakref
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -121,11 +121,12 @@ class QuantizationAware(Stage):
         why = f"left in float: {treatment.why}" if treatment.in_float else treatment.why
         return Decision(layer.name, ", ".join(parts), why if parts or why else "nothing to round")
 
-    def calibrate(self, model: Any, inputs: Samples) -> None:
+    def calibrate(self, model: Any, inputs: Samples, *, progress: Callable[[str], None] | None = None) -> None:
         """Start every quantizer at the range that the float model shows on `inputs`.
 
         `inputs` are arrays, batch first: one, or a list or a dict of them for several inputs.
         """
+        del progress
         arrays = [np.asarray(array)[: self.calibration_samples] for array in flatten(inputs)]
         starts = range(0, len(arrays[0]), CALIBRATION_BATCH)
         batches = [[array[start : start + CALIBRATION_BATCH] for array in arrays] for start in starts]

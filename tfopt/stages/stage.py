@@ -1,7 +1,7 @@
 """The contract of all stages, and the crossing between the two Kerases that they share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import field
 from typing import Any, ClassVar
 
@@ -76,8 +76,11 @@ class Stage(ABC):
         bridge.remember(wrapped, model)
         return wrapped
 
-    def calibrate(self, model: Any, inputs: np.ndarray) -> None:
-        """Prepare what `apply` returned with training `inputs` (float32, batch first) before `fit`."""
+    def calibrate(self, model: Any, inputs: np.ndarray, *, progress: Callable[[str], None] | None = None) -> None:
+        """Prepare what `apply` returned with training `inputs` (float32, batch first) before `fit`.
+
+        `progress` is told what has been done, where that takes long.
+        """
 
     @property
     def samples_wanted(self) -> int:
