@@ -199,3 +199,12 @@ def test_learned_steps_are_trained(model, samples):
     assert len(steps) == 6 and all(np.mean(step.numpy() != 1) > 0.5 for step in steps)
     lite, _ = build(wrapped, INT8, samples[0])
     assert isinstance(lite, LiteModel)
+
+
+def test_inspect_tells_the_type_that_is_stored(four_bits, tmp_path):
+    from tfopt.inspection import inspect_file
+
+    path = tmp_path / "model.tflite"
+    path.write_bytes(four_bits[1][0].data)
+    types = {part.kind: part.dtype for part in inspect_file(path).parts}
+    assert (types["CONV_2D"], types["FULLY_CONNECTED"], types["DEPTHWISE_CONV_2D"]) == ("int4", "int4", "int8")

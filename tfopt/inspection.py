@@ -1,6 +1,6 @@
 """What a model file holds, layer by layer or operator by operator."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +157,11 @@ def _lite_parts(lite: LiteModel) -> list[Part]:
     biases = {tensor.index: lite.values(tensor) for tensor in bias_tensors(lite) if tensor.subgraph == 0}
     parts = []
     for op in (op for op in lite.ops() if op.subgraph == 0):
-        constants = [(weights | biases)[index] for index in op.inputs if index in weights or index in biases]
+        constants = {index: (weights | biases)[index] for index in op.inputs if index in weights or index in biases}
         output = tensors[op.outputs[0]]
-        part = _part(str(op.index), op.name, str(output.shape), constants)
-        parts.append(part if part.dtype else Part(part.name, part.kind, part.shape, 0, None, None, output.dtype))
+        part = _part(str(op.index), op.name, str(output.shape), list(constants.values()))
+        largest = max(constants, key=lambda index: constants[index].size) if constants else output.index
+        parts.append(replace(part, dtype=tensors[largest].dtype))  # as stored: NumPy has no int4
     return parts
 
 
