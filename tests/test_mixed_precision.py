@@ -1,5 +1,6 @@
 """Sensitivity and bits under a budget, on a model that has learnt something."""
 
+import dataclasses
 import math
 
 import keras
@@ -137,7 +138,9 @@ def test_a_budget_that_cannot_be_met_is_an_error_before_training_and_says_the_ne
         tfopt.optimize(model, recipe, data, quiet=True)
 
 
-def test_the_file_of_a_run_keeps_the_budget(model, data):
+@pytest.mark.parametrize("names", [None, tuple(letter * 500 for letter in "abcd")], ids=["plain", "long names"])
+def test_the_file_of_a_run_keeps_the_budget(model, data, names):
+    data = dataclasses.replace(data, class_names=names)  # they stand in the file, too
     free = tfopt.optimize(model, tfopt.Recipe(name="r", stages=(PostTraining(rounding="nearest"),)), data, quiet=True)
     most = free.lite.size - 600
     recipe = tfopt.Recipe(name="r", stages=(PostTraining(rounding="nearest", max_bytes=most),))

@@ -283,7 +283,7 @@ class _Run:
             quick = chosen.rehearsed()
             model = quick.apply(self.plain, steps=1, keep=keep)
             quick.calibrate(model, samples)
-            return build(model, self.recipe.export, samples)[0].size
+            return build(model, self.recipe.export, self.data)[0].size  # with the class names that it will have
 
         return within_budget(stage, self.plain, self.data, size)
 
