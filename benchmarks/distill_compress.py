@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 ROOT = Path(__file__).resolve().parent.parent
 SAVED = ROOT / "saved_models"
-ACCURATE: dict[str, Any] = {"weight_bits": 8, "ranges": "max", "epochs": 5, "learning_rate": 2e-4}
+ACCURATE: dict[str, Any] = {"weight_bits": 8, "ranges": "max", "epochs": 12, "learning_rate": 1e-3}
 SMALL: dict[str, Any] = {"layers": (("conv2d_4", 3), ("conv2d_6", 2), ("conv2d_7", 2)), "epochs": 30}
 
 

@@ -102,6 +102,9 @@ def peers(model: Any, data: Any, images: Any) -> dict[str, Callable[[], bytes]]:
             float_file, images, "weight_only_wi4_afp32", algorithm_key="OCTAV"
         ),
         "tfopt int8, post-training": lambda: tfopt_file(recipe("post_training", weight_bits=8)),
+        "tfopt int8, post-training, nearest": lambda: tfopt_file(
+            recipe("post_training", weight_bits=8, rounding="nearest")
+        ),
         "tfopt W4A8, post-training": lambda: tfopt_file(recipe("post_training")),
         "tfopt mixed, post-training, half the bytes": lambda: tfopt_file(recipe("post_training", max_bytes=half)),
         "tfopt W4A8, recipes/low_bit.py": lambda: tfopt_file(recipe("low_bit")),
@@ -125,7 +128,7 @@ class LiteSize:
 
         noise = np.random.default_rng(0).random((8, *self.model.inputs[0].shape[1:])).astype("float32")
         lite = tfopt.export_tflite(self.model, representative_data=noise)
-        # A scale for each channel, and what aligns buffers, comes on top of the weights.
+        # A scale for each channel, names of classes and what aligns buffers come on top of the weights.
         return lite.size - sum(weight.tensor.bytes for weight in lite.weights()) // 2 + 512
 
 
