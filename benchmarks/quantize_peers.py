@@ -102,10 +102,16 @@ def peers(model: Any, data: Any, images: Any) -> dict[str, Callable[[], bytes]]:
             float_file, images, "weight_only_wi4_afp32", algorithm_key="OCTAV"
         ),
         "tfopt int8, post-training": lambda: tfopt_file(recipe("post_training", weight_bits=8)),
-        "tfopt int8, post-training, nearest": lambda: tfopt_file(
+        "tfopt int8, post-training, to nearest": lambda: tfopt_file(
             recipe("post_training", weight_bits=8, rounding="nearest")
         ),
+        "tfopt int8, post-training, to nearest, new statistics": lambda: tfopt_file(
+            recipe("post_training", weight_bits=8, rounding="nearest", batchnorm_statistics=True)
+        ),
         "tfopt W4A8, post-training": lambda: tfopt_file(recipe("post_training")),
+        "tfopt W4A8, post-training, new statistics": lambda: tfopt_file(
+            recipe("post_training", batchnorm_statistics=True)
+        ),
         "tfopt mixed, post-training, half the bytes": lambda: tfopt_file(recipe("post_training", max_bytes=half)),
         "tfopt W4A8, recipes/low_bit.py": lambda: tfopt_file(recipe("low_bit")),
         "tfopt mixed, trained, half the bytes": lambda: tfopt_file(
@@ -234,8 +240,9 @@ def main(model: str, data: str, mct_python: str | None, only: tuple[str, ...], m
         [
             f"python benchmarks/quantize_peers.py --model {Path(model).name} --data {Path(data).name}/"
             + "".join(f" --only '{part}'" for part in only),
-            f"{CALIBRATION} calibration images (tfopt: as the recipes say); latency of one image on one thread, files "
-            "in turn; seconds with everything that the tool does",
+            f"{CALIBRATION} calibration images (tfopt: as the recipes say); new statistics: those of BatchNormalization "
+            "from the same images, batchnorm_statistics=True; latency of one image on one thread, files in turn; seconds "
+            "with everything that the tool does",
             *([TOOLKIT] if mct_python else []),
         ],
     )

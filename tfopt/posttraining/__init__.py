@@ -19,6 +19,7 @@ def quantize_weights(
     rounding: Literal["nearest", "adaptive"] = "nearest",
     bias_correction: bool = True,
     equalization: bool = True,
+    batchnorm_statistics: bool = False,
     iterations: int = 1500,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -34,6 +35,7 @@ def quantize_weights(
         rounding: to the "nearest" number, or up or down as learned from `samples` ("adaptive", AdaRound).
         bias_correction: give each layer back its mean output (Nagel et al. 2019, section 4.2).
         equalization: balance the channels between two layers first (section 4.1 there).
+        batchnorm_statistics: take those of BatchNormalization anew from `samples` first, see `batchnorm.reestimated`.
         iterations: of adaptive rounding, for each kernel.
         seed: of the positions that adaptive rounding looks at.
         progress: told what becomes of each kernel.
@@ -49,5 +51,6 @@ def quantize_weights(
 
     return pipeline.quantize_weights(
         model, bits, samples, ranges=ranges, rounding=rounding, bias_correction=bias_correction,
-        equalization=equalization, iterations=iterations, seed=seed, progress=progress,
+        equalization=equalization, batchnorm_statistics=batchnorm_statistics, iterations=iterations, seed=seed,
+        progress=progress,
     )  # fmt: skip

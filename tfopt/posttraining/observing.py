@@ -16,14 +16,21 @@ def inputs_of(models: tuple[Any, ...], name: str, samples: Any) -> Iterator[list
 
     `samples`: what the models take, an array or, for several inputs, a list, tuple or dict of arrays.
     """
-    import tensorflow as tf
-
     layers = [model.get_layer(name) for model in models]
     for call in range(len(layers[0].inbound_nodes)):
         before = [tf_keras().Model(m.input, layer.get_input_at(call)) for m, layer in zip(models, layers, strict=True)]
-        for start in range(0, count_of(samples), _AT_ONCE):
-            batch = tf.nest.map_structure(lambda array, at=start: tf.constant(array[at : at + _AT_ONCE]), samples)
+        for batch, _ in batches_of(samples, _AT_ONCE):
             yield [part(batch, training=False) for part in before]
+
+
+def batches_of(samples: Any, at_once: int) -> Iterator[tuple[Any, int]]:
+    """`samples` in parts of `at_once`, as the model takes them, and how many there are in each."""
+    import tensorflow as tf
+
+    number = count_of(samples)
+    for start in range(0, number, at_once):
+        batch = tf.nest.map_structure(lambda array, at=start: tf.constant(array[at : at + at_once]), samples)
+        yield batch, min(at_once, number - start)
 
 
 def linear_part(layer: Any, inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""All of post-training quantization of weights, in order: equalize, choose grids, round, correct biases."""
+"""All of post-training quantization of weights, in order: statistics, equalization, grids, rounding, biases."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from tfopt.bridge import clone
 from tfopt.errors import RecipeError
 from tfopt.posttraining.adaptive_rounding import adaptively_rounded, cannot_learn
+from tfopt.posttraining.batchnorm import reestimated
 from tfopt.posttraining.bias_correction import bias_corrected
 from tfopt.posttraining.equalization import equalized
 from tfopt.posttraining.grid import Grid
@@ -24,6 +25,7 @@ def quantize_weights(
     rounding: str,
     bias_correction: bool,
     equalization: bool,
+    batchnorm_statistics: bool,
     iterations: int,
     seed: int,
     progress: Callable[[str], None] | None,
@@ -33,8 +35,11 @@ def quantize_weights(
         raise RecipeError(f"Expected {' or '.join(map(repr, ROUNDINGS))} as rounding, got {rounding!r}.")
     notes: list[str] = []
     exact = model
+    if batchnorm_statistics:
+        exact, norms = reestimated(model, samples)
+        notes.append(f"statistics from samples: {', '.join(norms) or 'no BatchNormalization takes part'}")
     if equalization:
-        exact, pairs = equalized(model)
+        exact, pairs = equalized(exact)
         notes += [f"equalized: {first} -> {second}" for first, second in pairs] or ["no two layers to equalize"]
     grids = grids_of(exact, bits, ranges)
     if rounding == "nearest":

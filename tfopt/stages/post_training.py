@@ -35,6 +35,9 @@ class PostTraining(Stage):
         rounding: "adaptive" (AdaRound, Nagel et al. 2020, arXiv:2004.10568) or "nearest".
         bias_correction: take the mean error of each channel out of the biases (Nagel et al. 2019, arXiv:1906.04721).
         equalization: bring the ranges of neighbouring layers in line first (the same paper).
+        batchnorm_statistics: take the means and variances of BatchNormalization anew from the samples before that
+            (PreciseBN: Wu and Johnson 2021, arXiv:2105.07576). Worth much where training augmented its images; wrong
+            where layers were fine-tuned around statistics of other data.
         calibration_samples: training inputs that all this is measured on.
         iterations: of adaptive rounding, for each kernel.
         seed: of adaptive rounding.
@@ -48,6 +51,7 @@ class PostTraining(Stage):
     rounding: Literal["nearest", "adaptive"] = "adaptive"
     bias_correction: bool = True
     equalization: bool = False
+    batchnorm_statistics: bool = False
     calibration_samples: PositiveInt = 1024
     iterations: PositiveInt = 2000
     seed: int = Field(default=0, ge=0)
@@ -82,6 +86,7 @@ class PostTraining(Stage):
             rounding=self.rounding,
             bias_correction=self.bias_correction,
             equalization=self.equalization,
+            batchnorm_statistics=self.batchnorm_statistics,
             iterations=self.iterations,
             seed=self.seed,
             progress=progress,
