@@ -240,9 +240,8 @@ def main(model: str, data: str, mct_python: str | None, only: tuple[str, ...], m
         [
             f"python benchmarks/quantize_peers.py --model {Path(model).name} --data {Path(data).name}/"
             + "".join(f" --only '{part}'" for part in only),
-            f"{CALIBRATION} calibration images (tfopt: as the recipes say); new statistics: those of BatchNormalization "
-            "from the same images, batchnorm_statistics=True; latency of one image on one thread, files in turn; seconds "
-            "with everything that the tool does",
+            f"{CALIBRATION} calibration images (tfopt: as the recipes say); new statistics: batchnorm_statistics=True; "
+            "latency of one image on one thread, files in turn; seconds with everything that the tool does",
             *([TOOLKIT] if mct_python else []),
         ],
     )
