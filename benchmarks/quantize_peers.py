@@ -239,6 +239,7 @@ def main(model: str, data: str, mct_python: str | None, only: tuple[str, ...], m
         rows,
         [
             f"python benchmarks/quantize_peers.py --model {Path(model).name} --data {Path(data).name}/"
+            + (" --mct-python mct/bin/python" if mct_python else "")
             + "".join(f" --only '{part}'" for part in only),
             f"{CALIBRATION} calibration images (tfopt: as the recipes say); new statistics: batchnorm_statistics=True; "
             "latency of one image on one thread, files in turn; seconds with everything that the tool does",
