@@ -64,6 +64,7 @@ def test_rare_extremes_do_not_cost_the_others_their_steps(same):
         assert not lite.float_tensors() and {w.tensor.dtype for w in lite.weights()} == {"int8"}
         assert "ranges of activations from 4096 training samples" in notes
         errors[ranges] = np.square(lite.predict(others) - others).mean()
+        assert [port.name for port in lite.outputs] == ["same"]
     assert errors["mse"] < 0.95 * errors["max"]
 
 

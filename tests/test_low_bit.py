@@ -102,6 +102,10 @@ def test_the_stripped_model_has_the_values_of_the_grid(model, four_bits):
         np.testing.assert_allclose(kernel, by_hand(before, 4) * largest / 7, atol=1e-6)
 
 
+def test_outputs_are_called_as_in_keras(four_bits, model):
+    assert [port.name for port in four_bits[1][0].outputs] == [model.layers[-1].name]
+
+
 def test_of_8_bits_nothing_is_said(model, samples):
     _, (_, notes) = quantized(model, samples, ranges="octav")
     assert not any("8 bits" in note for note in notes)

@@ -208,11 +208,14 @@ def _converter(legacy: Any, shapes: Sequence[tuple[int | None, ...]]) -> Any:
         for shape, tensor, name in zip(shapes, legacy.inputs, argument_names(legacy), strict=True)
     ]
     struct = walk(legacy, keep_names=True).inputs_struct
+    # Outputs are called as before their layers were wrapped.
+    inside = {layer.name: inner(layer).name for layer in legacy.layers}
+    names = [inside.get(name, name) for name in legacy.output_names]
 
     @tf.function(autograph=False)
     def run(*inputs: Any) -> dict[str, Any]:
         outputs = legacy(pack(struct, list(inputs)), training=False)
-        return dict(zip(legacy.output_names, tf.nest.flatten(outputs), strict=True))
+        return dict(zip(names, tf.nest.flatten(outputs), strict=True))
 
     holder = tf.Module()
     holder.variables_of_the_model = list(legacy.variables)
