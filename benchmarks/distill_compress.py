@@ -6,8 +6,8 @@
         --teacher teacher_0.keras --teacher teacher_1.keras
 
 FineTune, the longest stage, is trained once. The accurate file is Quantize with 8 bits on top of it; the small one is
-Quantize with 4 bits, fewer in the three layers that hold most of the weights, instead of Prune and 4 bits everywhere:
-the two values and the zero of a 2-bit weight deflate as well as many zeros do. A finished file is kept in saved_models/
+Quantize with 4 bits, fewer in the three layers that hold most of the weights, in the place of Prune and Cluster: the
+two values and the zero of a 2-bit weight deflate as well as many zeros do. A finished file is kept in saved_models/
 and not made again; delete its folder to start afresh.
 Writes benchmarks/results/distill_compress.md.
 """
@@ -26,7 +26,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parent.parent
 SAVED = ROOT / "saved_models"
 ACCURATE: dict[str, Any] = {"weight_bits": 8, "ranges": "max", "epochs": 12, "learning_rate": 1e-3}
-SMALL: dict[str, Any] = {"layers": (("conv2d_4", 3), ("conv2d_6", 2), ("conv2d_7", 2)), "epochs": 30}
+SMALL: dict[str, Any] = {
+    "weight_bits": 4, "layers": (("conv2d_4", 3), ("conv2d_6", 2), ("conv2d_7", 2)), "ranges": "learned",
+    "epochs": 30, "learning_rate": 5e-4,
+}  # fmt: skip
 
 
 def recipes() -> list[Any]:
