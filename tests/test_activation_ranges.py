@@ -151,6 +151,17 @@ def test_an_average_over_some_places_stays_one(pool, settings):
     assert "AVERAGE_POOL_2D" in {op.name for op in tfopt.export_tflite(wrapped).ops()}
 
 
+@pytest.mark.parametrize("sizes", [(4, 8), (8, 4)])
+def test_a_layer_that_averages_all_in_one_of_its_calls_stays_as_it_is(sizes):
+    layers = tf_keras().layers
+    inputs = [tf_keras().Input((size, size, 4), name=f"of_{size}") for size in sizes]
+    pool = layers.AveragePooling2D(4, name="pool")
+    model = tf_keras().Model(inputs, layers.Add()([layers.Dense(3)(layers.Flatten()(pool(x))) for x in inputs]))
+    x = {f"of_{size}": RNG.random((64, size, size, 4), np.float32) for size in sizes}
+    lite = tfopt.export_tflite(model, representative_data=x)
+    assert np.abs(lite.predict(x) - model.predict(x, verbose=0)).max() < 0.02
+
+
 def test_float_files_keep_the_pooling():
     lite, _ = build(averaging(8, (8, 8, 4)), Export(weights="float32", activations="float32"))
     assert "AVERAGE_POOL_2D" in {op.name for op in LiteModel(lite.data).ops()}

@@ -16,7 +16,7 @@ from tfopt.legacy import inner
 from tfopt.litert import LiteModel
 from tfopt.quiet import native_noise_held
 from tfopt.stages.activation_ranges import with_ranges
-from tfopt.stages.int8_forms import AVERAGES, averages_all, mean_over_places
+from tfopt.stages.int8_forms import always_averages_all, mean_over_places
 from tfopt.stages.quantization_aware import told_of_scales
 from tfopt.stages.quantization_wrapper import Places, replaced, settled
 
@@ -57,11 +57,7 @@ def convert(model: Any, settings: "Export", representative_data: Any = None) -> 
 
 def _means(legacy: Any) -> Places:
     """MEAN in the place of averages over all of an input. What `Quantize` has wrapped sees to that itself."""
-    return [
-        (layer, "call", mean_over_places)
-        for layer in legacy.layers
-        if type(layer).__name__ in AVERAGES and averages_all(layer, layer.get_input_shape_at(0))
-    ]
+    return [(layer, "call", mean_over_places) for layer in legacy.layers if always_averages_all(layer)]
 
 
 def _in_float(settings: "Export") -> "Export":

@@ -60,6 +60,12 @@ def averages_all(layer: Any, shape: Sequence[int | None]) -> bool:
     return max(layer.compute_output_shape(shape)[1:-1]) == 1 and bool(np.all(window >= given))
 
 
+def always_averages_all(layer: Any) -> bool:
+    """True for such a layer in every call that the model makes of it."""
+    nodes = range(len(layer.inbound_nodes)) if type(layer).__name__ in AVERAGES else ()
+    return bool(nodes) and all(averages_all(layer, layer.get_input_shape_at(node)) for node in nodes)
+
+
 def mean_over_places(values: Any) -> Any:
     """The mean over all axes but batch and channels, which stay as axes of size 1."""
     import tensorflow as tf

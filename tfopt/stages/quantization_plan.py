@@ -13,7 +13,7 @@ from tfopt.bridge.graph import Call, Graph, Ref, refs_in
 from tfopt.errors import RecipeError
 from tfopt.legacy import tf_keras, tfmot_module
 from tfopt.stages.folding import FOLDS_BATCH_NORM
-from tfopt.stages.int8_forms import AVERAGES, averages_all
+from tfopt.stages.int8_forms import AVERAGES, always_averages_all
 from tfopt.stages.kernels import Kernel, kernels
 from tfopt.stages.quantizers import Scales
 from tfopt.stages.rules import Setting
@@ -265,8 +265,7 @@ def _output_axes(equation: str, rank: int) -> tuple[int, ...]:
 def _passes(layer: Any) -> bool:
     kind = type(layer).__name__
     if kind in AVERAGES:
-        nodes = range(len(layer.inbound_nodes))
-        return not all(averages_all(layer, layer.get_input_shape_at(node)) for node in nodes)
+        return not always_averages_all(layer)
     if kind in PASSES:
         return True
     if kind == "Activation":

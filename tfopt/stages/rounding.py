@@ -122,8 +122,8 @@ class FixedPoint(Kept):
 class Learned(Kept):
     """Steps that are trained along: LSQ (Esser et al. 2020, arXiv:1902.08153).
 
-    They begin where the squared error is least (as in LSQ+, Bhalgat et al. 2020, arXiv:2004.09576, section 3.3 for
-    activations). LSQ's own 2 <|w|> / sqrt(levels) is coarser, which short trainings do not make up for.
+    They begin where the squared error is least; LSQ's own 2 <|w|> / sqrt(levels) is coarser, which short trainings do
+    not make up for.
     """
 
     words = "learned steps"
