@@ -47,7 +47,7 @@ def competitors(x: Any, y: Any) -> dict[str, Callable[[], Any]]:
     from resnet8 import resnet8
 
     import tfopt
-    from tfopt.legacy import tf_keras
+    from tfopt.base.keras_compat import tf_keras
 
     teacher = teacher_with_embedding()
     hint = tfopt.FitNets(layers=(FEATURES,))

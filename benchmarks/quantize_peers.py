@@ -142,7 +142,7 @@ def keras_own(file: str, data: Any) -> tuple[float, float]:
     """(accuracy, seconds) of Keras 3's model.quantize("int8") of a model file, which makes no .tflite."""
     import keras
 
-    from tfopt.measure import accuracy
+    from tfopt.base.weight_statistics import accuracy
 
     model = keras.models.load_model(file, compile=False)
     started = time.perf_counter()
@@ -155,8 +155,8 @@ def toolkit(python: str, model: str, images: Any, data: Any) -> list[list[str]]:
     """Rows of Model Compression Toolkit, see mct_peer.py."""
     import numpy as np
 
+    from tfopt.base.weight_statistics import accuracy
     from tfopt.litert import LiteModel
-    from tfopt.measure import accuracy
 
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "samples.npz", calibration=images, test=data.test.x())

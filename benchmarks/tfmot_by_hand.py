@@ -110,7 +110,7 @@ def lines_of_code(function: Any) -> int:
 
 def timed_fits() -> list[float]:
     """From now on, the seconds of every tf_keras `fit` in this process are added to the list that is returned."""
-    from tfopt.legacy import tf_keras
+    from tfopt.base.keras_compat import tf_keras
 
     seconds: list[float] = []
     fit = tf_keras().Model.fit
@@ -128,9 +128,9 @@ def timed_fits() -> list[float]:
 
 def measure(job: str, model: str, source: str, epochs: tuple[int, int, int], out: Path) -> None:
     """One job in this process; its numbers go to `out` as JSON."""
+    from tfopt.base.weight_statistics import accuracy, sparsity, unique_weights
     from tfopt.data import load_data
     from tfopt.litert import LiteModel
-    from tfopt.measure import accuracy, sparsity, unique_weights
 
     data = load_data(source)
     fits = timed_fits()

@@ -27,7 +27,7 @@ def main(source: str, hub: str, data: str) -> None:
     from common import publish
 
     import tfopt
-    from tfopt.measure import wilson_interval
+    from tfopt.base.weight_statistics import wilson_interval
     from tfopt.start import choose_preprocessing, data_for
 
     recipe = runpy.run_path(str(RECIPE))["recipe"]

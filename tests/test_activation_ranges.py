@@ -6,9 +6,9 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
+from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import RecipeError
 from tfopt.export import Export, build
-from tfopt.legacy import tf_keras
 from tfopt.litert import LiteModel
 from tfopt.stages import Quantize
 from tfopt.stages.activation_ranges import least_squares_range

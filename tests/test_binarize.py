@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from tfopt import bridge
+from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import RecipeError
 from tfopt.export import Export, build
-from tfopt.legacy import tf_keras
 from tfopt.posttraining.ranges import affine_integers, fixed_point_step
 from tfopt.stages import Binarize, Quantize
 from tfopt.stages.rounding import ROUNDINGS, Precision

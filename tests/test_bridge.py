@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 
 SHARED = os.environ.get("TFOPT_SHARED")
@@ -21,7 +22,7 @@ def api(request):
     """Each test runs for either Keras."""
     import keras
 
-    return keras if request.param == "keras" else legacy.tf_keras()
+    return keras if request.param == "keras" else keras_compat.tf_keras()
 
 
 def images(*shape, seed=0):
@@ -73,8 +74,8 @@ def test_nested_shared_several_inputs_and_outputs(api):
     model = nested(api)
     before, x = state_of(model), [images(8, 8, 3), images(8, 8, 3, seed=1)]
     flat = bridge.to_tf_keras(model)
-    assert legacy.is_tf_keras_model(flat)
-    assert not any(legacy.is_tf_keras_model(layer) for layer in flat.layers)
+    assert keras_compat.is_tf_keras_model(flat)
+    assert not any(keras_compat.is_tf_keras_model(layer) for layer in flat.layers)
     names = ["left", "right", "conv", "base_conv", "norm", "relu", "drop", "pool", "middle_dense", "join", "dense"]
     assert sorted(layer.name for layer in flat.layers) == sorted(names)
     for ours, theirs in zip(flat(x), model(x), strict=True):
@@ -114,7 +115,7 @@ def test_trainable_flags_are_carried(api):
     flat = bridge.to_tf_keras(model)
     frozen = {layer.name for layer in flat.layers if not layer.trainable}
     # In tf_keras a frozen model freezes all in it, in Keras 3 the flag of the layer decides.
-    inside = {"norm"} if legacy.is_tf_keras_model(model) else set()
+    inside = {"norm"} if keras_compat.is_tf_keras_model(model) else set()
     assert frozen == {"base_conv", "relu", "drop", "pool", "join"} | inside
     assert {layer.name for layer in bridge.clone(flat).layers if not layer.trainable} == frozen
     back = bridge.to_keras(flat, model)
@@ -157,7 +158,7 @@ def test_saved_twin_loads_again(tmp_path):
     layers = [keras.Input((4,)), keras.layers.Dense(3, activation="hard_sigmoid"), keras.layers.Activation("celu")]
     flat = bridge.to_tf_keras(keras.Sequential(layers))
     flat.save(tmp_path / "m.keras")
-    loaded = legacy.tf_keras().models.load_model(tmp_path / "m.keras")
+    loaded = keras_compat.tf_keras().models.load_model(tmp_path / "m.keras")
     np.testing.assert_allclose(loaded(images(4)), flat(images(4)))
 
 
@@ -173,7 +174,7 @@ def test_changed_weights_come_back(api):
 
 
 def test_missing_layer_and_wrong_shape_are_named(api):
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     model = api.Sequential([api.Input((4,)), api.layers.Dense(3, name="one"), api.layers.Dense(2, name="two")])
     inputs = tf_keras.Input((4,))
     short = tf_keras.Model(inputs, tf_keras.layers.Dense(3, name="one")(inputs))
@@ -188,7 +189,7 @@ def test_missing_layer_and_wrong_shape_are_named(api):
 
 def test_way_back_is_checked(api):
     """The same names and shapes, but another activation: the weights fit, the model is another."""
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     model = api.Sequential([api.Input((4,)), api.layers.Dense(3, name="one"), api.layers.Dense(2, name="two")])
     other = tf_keras.Sequential(
         [tf_keras.Input((4,)), tf_keras.layers.Dense(3, "tanh", name="one"), tf_keras.layers.Dense(2, name="two")]
@@ -339,7 +340,7 @@ def test_explicit_inference_mode():
     """tf_keras obeys `base(x, training=False)` during fit; Keras 3 overrules it. Each twin does as its model."""
     import keras
 
-    for api, frozen in ((keras, False), (legacy.tf_keras(), True)):
+    for api, frozen in ((keras, False), (keras_compat.tf_keras(), True)):
         base = api.Sequential([api.Input((4,)), api.layers.BatchNormalization()])
         inputs = api.Input((4,))
         model = api.Model(inputs, base(inputs, training=False))
@@ -360,14 +361,14 @@ def test_names_stay_clear_of_those_tfmot_makes_up():
     flat = bridge.to_tf_keras(model)
     assert [layer.name for layer in flat.layers[1:]] == ["own_conv2d", "own_separable_conv2d", "own_conv2d_1"]
     assert [layer.name for layer in bridge.clone(flat).layers] == [layer.name for layer in flat.layers]
-    legacy.tfmot().quantization.keras.quantize_model(flat)
+    keras_compat.tfmot().quantization.keras.quantize_model(flat)
     for ours, theirs in zip(bridge.to_keras(flat, model).get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_stripped_by_tfmot_comes_back(api):
-    sparsity = legacy.tfmot().sparsity.keras
-    tf_keras = legacy.tf_keras()
+    sparsity = keras_compat.tfmot().sparsity.keras
+    tf_keras = keras_compat.tf_keras()
     model = nested(api)
     flat = bridge.to_tf_keras(model)
     wrapped = tf_keras.models.clone_model(
@@ -380,7 +381,7 @@ def test_stripped_by_tfmot_comes_back(api):
 
 
 def test_clone_is_a_real_copy():
-    flat = bridge.to_tf_keras(nested(legacy.tf_keras()))
+    flat = bridge.to_tf_keras(nested(keras_compat.tf_keras()))
     flat.compile("sgd", "mse")
     copy = bridge.clone(flat)
     assert [layer.name for layer in copy.layers] == [layer.name for layer in flat.layers]
@@ -429,7 +430,7 @@ def test_importing_the_package_imports_no_keras():
 
 def test_no_environment_changes():
     before = os.environ.get("TF_USE_LEGACY_KERAS")
-    bridge.to_tf_keras(nested(legacy.tf_keras()))
+    bridge.to_tf_keras(nested(keras_compat.tf_keras()))
     assert os.environ.get("TF_USE_LEGACY_KERAS") == before
 
 
@@ -468,7 +469,7 @@ def test_error_message_is_for_users():
 def test_loss_in_the_graph_is_not_dropped_in_silence():
     import tensorflow as tf
 
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     inputs = tf_keras.Input((3,))
     outputs = tf_keras.layers.Dense(2)(inputs)
     model = tf_keras.Model(inputs, outputs)

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 
 
@@ -176,15 +177,15 @@ def test_copies_of_configs_find_the_same_object(custom):
     layer = flat.get_layer("own")
     for config in (copy.deepcopy(layer.get_config()), json.loads(json.dumps(layer.get_config()))):
         assert type(layer).from_config(config).operation is layer.operation
-    again = legacy.tf_keras().models.clone_model(flat)
+    again = keras_compat.tf_keras().models.clone_model(flat)
     np.testing.assert_array_equal(again(values(2, 3)), 2 * values(2, 3))
 
 
 def test_inside_wrappers_of_tfmot(custom):
-    tfmot, tf_keras = legacy.tfmot(), legacy.tf_keras()
+    tfmot, tf_keras = keras_compat.tfmot(), keras_compat.tf_keras()
     quantization = tfmot.quantization.keras
-    wrapper = legacy.tfmot_module("quantization.keras.quantize_wrapper").QuantizeWrapperV2
-    config = legacy.tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_configs")
+    wrapper = keras_compat.tfmot_module("quantization.keras.quantize_wrapper").QuantizeWrapperV2
+    config = keras_compat.tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_configs")
     flat = bridge.to_tf_keras(sequential(custom["Statistics"](name="own")))
     x = values(2, 3)
     expected = flat(x).numpy()
@@ -393,7 +394,7 @@ def test_wrappers_of_other_frameworks_are_refused():
 def test_registered_twin_as_a_class(custom):
     import keras
 
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
 
     class Scaled(keras.layers.Layer):
         def __init__(self, factor, kernel_regularizer=None, **kwargs):
@@ -449,13 +450,13 @@ def test_registered_twin_as_a_function_and_bad_ones():
             return x / 2
 
     model = sequential(Half(name="own"))
-    bridge.register_twin(Half, lambda layer: legacy.tf_keras().layers.Rescaling(0.5))
+    bridge.register_twin(Half, lambda layer: keras_compat.tf_keras().layers.Rescaling(0.5))
     flat = bridge.to_tf_keras(model)
     assert type(flat.get_layer("own")).__name__ == "Rescaling"
-    bridge.register_twin(Half, lambda layer: legacy.tf_keras().layers.Rescaling(0.7))
+    bridge.register_twin(Half, lambda layer: keras_compat.tf_keras().layers.Rescaling(0.7))
     with pytest.raises(ModelError, match="First to differ: layer 'own' \\(Half\\)"):
         bridge.to_tf_keras(model)
     with pytest.raises(ModelError, match="Keras 3 layer class first"):
-        bridge.register_twin(legacy.tf_keras().layers.Dense, lambda layer: layer)
+        bridge.register_twin(keras_compat.tf_keras().layers.Dense, lambda layer: layer)
     with pytest.raises(ModelError, match="function second"):
         bridge.register_twin(Half, "Rescaling")

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 
 
 def kerases():
     import keras
 
-    return {"keras": keras, "tf_keras": legacy.tf_keras()}
+    return {"keras": keras, "tf_keras": keras_compat.tf_keras()}
 
 
 PAIRS = [(a, b) for a in ("keras", "tf_keras") for b in ("keras", "tf_keras")]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfopt import bridge
-from tfopt import legacy as legacy_package
+from tfopt.base import keras_compat as legacy_package
 from tfopt.bridge import layers as table
 from tfopt.errors import ModelError
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.bridge import operations
 from tfopt.errors import ModelError
 
@@ -206,15 +207,15 @@ def test_a_variable_outside_of_layers_is_refused():
     x = keras.Input((3,))
     with pytest.raises(ModelError, match=r"Multiply.*variable that belongs to no layer"):
         bridge.to_tf_keras(keras.Model(x, keras.ops.multiply(x, keras.Variable(np.ones(3, "float32")))))
-    x = legacy.tf_keras().Input((3,))
+    x = keras_compat.tf_keras().Input((3,))
     with pytest.raises(ModelError, match=r"TFOpLambda.*belongs to no layer"):
-        bridge.to_tf_keras(legacy.tf_keras().Model(x, x * tf.Variable(2.0)))
+        bridge.to_tf_keras(keras_compat.tf_keras().Model(x, x * tf.Variable(2.0)))
 
 
 def test_tensorflow_functions_in_tf_keras():
     import tensorflow as tf
 
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     inputs = tf_keras.Input((6, 6, 4))
     x = tf.nn.relu(inputs)
     x = tf.nn.relu6(x + 3.0) * x / 6.0 - tf.sigmoid(inputs)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 
 
 def dense_with_norm(k):
@@ -65,7 +66,7 @@ def test_a_step_of_sgd_is_the_same(name):
     model = keras.models.clone_model(model)
     model.set_weights(by_layer(flat, model))
     model.compile(keras.optimizers.SGD(0.1), "mse")
-    flat.compile(legacy.tf_keras().optimizers.SGD(0.1), "mse")
+    flat.compile(keras_compat.tf_keras().optimizers.SGD(0.1), "mse")
     got = [each.train_on_batch(x, y) for each in (model, flat)]
     assert float(np.ravel(got[0])[0]) == pytest.approx(float(np.ravel(got[1])[0]), rel=1e-5)
     for ours, theirs in zip(by_layer(flat, model), model.get_weights(), strict=True):
@@ -85,7 +86,7 @@ def test_stochastic_depth_drops_whole_samples():
 
 
 def test_custom_layers_of_tf_keras_just_work():
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
 
     class Scale(tf_keras.layers.Layer):
         def build(self, shape):

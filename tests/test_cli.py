@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 import tfopt
 from tfopt import cli, export
+from tfopt.base.keras_compat import tf_keras
 from tfopt.cli.running import load_recipe
-from tfopt.legacy import tf_keras
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 FILES = ["data.json", "model.keras", "model.tflite", "recipe.json", "report.json"]

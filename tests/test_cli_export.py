@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from tfopt import cli
-from tfopt.child import Child, in_child
+from tfopt.base.keras_compat import tf_keras
+from tfopt.base.subprocesses import Child, in_child
 from tfopt.cli import exporting
 from tfopt.errors import DataError, ModelError
-from tfopt.legacy import tf_keras
 from tfopt.litert import LiteModel
 
 

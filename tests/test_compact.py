@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfopt.base.weight_statistics import deflated_bytes
 from tfopt.compact import compact, with_true_reversals, without_detours
 from tfopt.errors import ModelError
 from tfopt.flatbuffer import ALIGNMENT
 from tfopt.litert import LiteModel
-from tfopt.measure import deflated_bytes
 
 RNG = np.random.default_rng(1)
 

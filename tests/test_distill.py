@@ -10,12 +10,12 @@ import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
 import tfopt
+from tfopt.base.keras_compat import tf_keras
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
 from tfopt.distillation.losses import L2SP, FitNets, Hinton, RegressionKD, TeacherFree
 from tfopt.distillation.teachers.teacher import Teacher
 from tfopt.errors import DataError, ModelError, RecipeError
-from tfopt.legacy import tf_keras
 
 APIS = {"keras": keras, "tf_keras": tf_keras()}
 HINT = FitNets(layers=(("conv", "conv"),))

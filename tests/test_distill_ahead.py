@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfopt.base.keras_compat import tf_keras
 from tfopt.distillation.ahead import Ahead, batches_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
 from tfopt.distillation.losses import FitNets, Hinton
 from tfopt.distillation.teachers import Ensemble, Teacher
-from tfopt.legacy import tf_keras
 
 APIS = {"keras": keras, "tf_keras": tf_keras()}
 LIVE = Distillation(losses=(Hinton(), FitNets(layers=(("conv", "conv"),))), cache="never")

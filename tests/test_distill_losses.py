@@ -15,7 +15,7 @@ import scipy.special
 import scipy.stats
 import tensorflow as tf
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.distillation.losses import (
     DIST,
     DKD,
@@ -358,7 +358,7 @@ TABLE = {
 
 def connect(loss, n, api=None):
     shapes = ({name: x.shape[1:] for name, x in side.items()} for side in (n.mine, n.yours))
-    return loss.connectors((api or legacy.tf_keras()).layers, *shapes)
+    return loss.connectors((api or keras_compat.tf_keras()).layers, *shapes)
 
 
 def lesson(n, dtype="float32"):
@@ -408,7 +408,7 @@ def test_labels_differ_and_the_table_is_complete():
     assert set(TABLE) == set(LOSSES)
 
 
-@pytest.mark.parametrize("api", [keras, legacy.tf_keras()], ids=["keras", "tf_keras"])
+@pytest.mark.parametrize("api", [keras, keras_compat.tf_keras()], ids=["keras", "tf_keras"])
 @all_losses
 def test_value_is_that_of_the_paper(kind, api):
     loss, n = made(kind), draw(TABLE[kind].shapes)
@@ -626,7 +626,7 @@ def test_flow_between_unlike_axes():
 
 @pytest.mark.parametrize("kind", [FitNets, FSP, VID], ids=lambda kind: kind.label)
 def test_connectors_start_alike_and_bear_their_names(kind):
-    for api in (keras, legacy.tf_keras()):
+    for api in (keras, keras_compat.tf_keras()):
         loss, n = kind(layers=PAIRS), draw()
         first, second = connect(loss, n, api), connect(loss, n, api)
         assert len({layer.name for layer in first}) == len(first)
@@ -748,7 +748,7 @@ def test_regression_is_the_plain_square_by_default_and_bounded_by_the_teacher():
     assert BoundedRegression(margin=3.5)(values, []).numpy().tolist() == [1.0, 4.0]
 
 
-@pytest.mark.parametrize("api", [keras, legacy.tf_keras()], ids=["keras", "tf_keras"])
+@pytest.mark.parametrize("api", [keras, keras_compat.tf_keras()], ids=["keras", "tf_keras"])
 def test_parameters_may_be_variables_of_either_keras(api):
     layer = api.layers.Dense(2)
     layer.build((None, 3))

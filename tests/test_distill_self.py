@@ -10,6 +10,7 @@ import pytest
 from scipy.special import log_softmax, rel_entr, softmax
 
 from tfopt import generations
+from tfopt.base.keras_compat import tf_keras
 from tfopt.distillation.losses import Hinton
 from tfopt.distillation.self_taught.average import Average
 from tfopt.distillation.self_taught.exits import EarlyExits, early_exits
@@ -18,7 +19,6 @@ from tfopt.distillation.self_taught.mean_teacher_course import MeanTeacherCourse
 from tfopt.distillation.self_taught.mutual import mutual, peer_gaps
 from tfopt.distillation.self_taught.partly_labelled import OTHER_VIEW, UNLABELLED, mixed_batches
 from tfopt.errors import DataError, ModelError, RecipeError
-from tfopt.legacy import tf_keras
 
 RATE = 0.5
 

@@ -10,12 +10,12 @@ import tensorflow as tf
 from PIL import Image
 
 import tfopt
+from tfopt.base.keras_compat import tf_keras
 from tfopt.data import Preprocessing
 from tfopt.distillation.teachers.ensemble import Ensemble
 from tfopt.distillation.teachers.precomputed import Precomputed
 from tfopt.distillation.teachers.teacher import Teacher, as_teacher
 from tfopt.errors import DataError, ModelError, RecipeError
-from tfopt.legacy import tf_keras
 from tfopt.litert import LiteModel
 
 KERASES = pytest.mark.parametrize("kind", ["keras", "tf_keras"])

@@ -6,8 +6,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
 from tfopt import export
+from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError
-from tfopt.legacy import tf_keras
 from tfopt.litert import LiteModel
 from tfopt.proof import verify_promises
 

@@ -7,10 +7,10 @@ from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
 from tfopt import contents, export
+from tfopt.base.keras_compat import tf_keras
 from tfopt.calibration import Calibration
 from tfopt.errors import DataError, ModelError, PromiseError, RecipeError
 from tfopt.inspection import inspect_file
-from tfopt.legacy import tf_keras
 from tfopt.litert import LiteModel
 
 RNG = np.random.default_rng(3)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tfopt import files
+from tfopt.base import files
 from tfopt.errors import OutputError
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import tfopt
+from tfopt.base.keras_compat import tf_keras
 from tfopt.comparison import compare_files
 from tfopt.errors import DataError, ModelError
 from tfopt.inspection import inspect_file
-from tfopt.legacy import tf_keras
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(80, 6, 6, 2)).astype("float32")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError, RecipeError
 from tfopt.stages import Cluster, FineTune, Prune
 from tfopt.stages.kernels import has_kernel, kernels, named_kernel
@@ -13,7 +14,7 @@ SPARED = "spared by default for the accuracy it costs"
 
 def bilinear():
     """A custom layer with two kernels and TF-MOT's hook."""
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
 
     class Bilinear(tf_keras.layers.Layer):
         def build(self, shape):
@@ -32,7 +33,7 @@ def bilinear():
 
 def each_layer():
     """Name -> layer, the shape of its input without the batch, and its kernels: name -> shape."""
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     layers = tf_keras.layers
     line, image, volume = (6, 4), (6, 6, 3), (3, 6, 6, 1)
     two = tf_keras.Sequential([layers.Input((4,)), layers.Dense(6, name="a"), layers.BatchNormalization(),
@@ -78,7 +79,7 @@ def each_layer():
 
 def zoo():
     """One model with all of them side by side; `encoder` and `decoder` besides, which pass on state and mask."""
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     inputs = {
         shape: layers.Input(shape, dtype="int32" if shape == (5,) else "float32")
         for shape in ((6, 4), (6, 6, 3), (3, 6, 6, 1), (5,), (3, 2, 2))
@@ -98,7 +99,7 @@ def zoo():
             made = layer(inputs[shape])
         outputs.append(layers.Flatten()(made) if len(made.shape) > 2 else made)
     head = layers.Dense(3, activation="softmax", name="head")(layers.Concatenate()(outputs))
-    model = legacy.tf_keras().Model(list(inputs.values()), head, name="zoo")
+    model = keras_compat.tf_keras().Model(list(inputs.values()), head, name="zoo")
     model.get_layer("both").backward_layer.trainable = False
     model.get_layer("each_model").layer.layers[0].trainable = False
     return model
@@ -147,7 +148,7 @@ def data(model):
 def fitted(stage, model, data, keep=(), eager=False):
     """After two steps; `eager` because tracing so many layers would take minutes: `small` is trained in a graph."""
     wrapped = stage.apply(model, steps=2, keep=keep)
-    optimizer = legacy.tf_keras().optimizers.Adam(0.01)
+    optimizer = keras_compat.tf_keras().optimizers.Adam(0.01)
     wrapped.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=eager)
     wrapped.fit(*data, batch_size=12, callbacks=stage.callbacks(), verbose=0)
     plain = stage.strip(wrapped)
@@ -191,7 +192,7 @@ def test_the_kernels_of_each_layer(plain):
     [("Dense", -1), ("Conv2D", -1), ("Conv2DTranspose", -2), ("Conv3DTranspose", -2), ("DepthwiseConv2D", -2)],
 )
 def test_the_axis_of_output_channels(kind, axis):
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     arguments = {"Dense": (7,), "DepthwiseConv2D": (3,)}.get(kind, (7, 3))
     layer, inputs = getattr(layers, kind)(*arguments), layers.Input((5, 5, 5, 4) if "3D" in kind else (5, 5, 4))
     layer(inputs)
@@ -218,7 +219,7 @@ def test_a_kernel_is_found_by_name_or_missed_with_the_names_there_are(model):
 
 
 def test_a_hook_that_returns_what_is_no_attribute_is_refused():
-    class Hidden(legacy.tf_keras().layers.Layer):
+    class Hidden(keras_compat.tf_keras().layers.Layer):
         def build(self, shape):
             self.all = {"one": self.add_weight(name="one", shape=(shape[-1], 2))}
 
@@ -229,7 +230,7 @@ def test_a_hook_that_returns_what_is_no_attribute_is_refused():
             return list(self.all.values())
 
     layer = Hidden()
-    layer(legacy.tf_keras().Input((3,)))
+    layer(keras_compat.tf_keras().Input((3,)))
     with pytest.raises(ModelError, match="is no attribute of the layer"):
         kernels(layer)
 
@@ -269,9 +270,9 @@ def test_the_centroids_of_every_kernel_are_trained(sparse, clustered):
 @pytest.fixture(scope="module")
 def small():
     """An LSTM and a Bidirectional GRU with half of their weights zero."""
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     both = layers.Bidirectional(layers.GRU(4), name="both")
-    model = legacy.tf_keras().Sequential(
+    model = keras_compat.tf_keras().Sequential(
         [layers.Input((4, 5)), layers.LSTM(5, return_sequences=True, name="memory"), both, layers.Dense(3, name="last")]
     )
     stage = Prune(schedule="one-shot")
@@ -285,7 +286,7 @@ def small_data():
 
 def trained(stage, model):
     wrapped = stage.apply(model, steps=2, keep={"sparsity"})
-    wrapped.compile(legacy.tf_keras().optimizers.Adam(0.01), "mse")
+    wrapped.compile(keras_compat.tf_keras().optimizers.Adam(0.01), "mse")
     wrapped.fit(*small_data(), batch_size=8, callbacks=stage.callbacks(), verbose=0)
     return all_kernels(stage.strip(wrapped))
 
@@ -326,9 +327,9 @@ def one_shot(model, **settings):
 
 
 def two_alike():
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     memory = [layers.LSTM(5, return_sequences=True, name=name) for name in ("first", "second")]
-    model = legacy.tf_keras().Sequential([layers.Input((4, 5)), *memory, layers.Dense(5, name="last")])
+    model = keras_compat.tf_keras().Sequential([layers.Input((4, 5)), *memory, layers.Dense(5, name="last")])
     model.get_layer("last").set_weights([np.ones((5, 5)), np.zeros(5)])
     return model
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfopt.base.weight_statistics import deflated_bytes
 from tfopt.errors import DataError, ModelError
 from tfopt.litert import LiteModel, Op
 from tfopt.litert.decode import decoded
-from tfopt.measure import deflated_bytes
 
 RNG = np.random.default_rng(0)
 DENSE, BIAS = RNG.normal(size=(6, 3)).astype("f4"), RNG.normal(size=3).astype("f4")

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from tfopt import bridge
+from tfopt.base.keras_compat import inner
 from tfopt.errors import PromiseError, RecipeError
 from tfopt.export import Export, build
-from tfopt.legacy import inner
 from tfopt.litert import LiteModel
 from tfopt.low_bit import packed_in_4_bits, with_integers
 from tfopt.stages import Cluster, Prune, Quantize
@@ -193,7 +193,7 @@ def test_learned_steps_have_the_gradient_of_lsq(model):
 
 
 def test_learned_steps_are_trained(model, samples):
-    from tfopt.legacy import tf_keras
+    from tfopt.base.keras_compat import tf_keras
 
     stage = Quantize(weight_bits=4, ranges="learned")
     wrapped = stage.apply(model, steps=4)

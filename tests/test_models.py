@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfopt import legacy, models
+from tfopt import models
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 
 SHARED = os.environ.get("TFOPT_SHARED")
@@ -21,7 +22,7 @@ X = np.linspace(-1, 1, 8, dtype="float32").reshape(2, 4)
 def kerases():
     import keras
 
-    return {"keras3": keras, "tf_keras": legacy.tf_keras()}
+    return {"keras3": keras, "tf_keras": keras_compat.tf_keras()}
 
 
 def small(kind, compiled=True):
@@ -33,7 +34,7 @@ def small(kind, compiled=True):
 
 
 def is_kind(model, kind):
-    return legacy.is_keras3_model(model) if kind == "keras3" else legacy.is_tf_keras_model(model)
+    return keras_compat.is_keras3_model(model) if kind == "keras3" else keras_compat.is_tf_keras_model(model)
 
 
 def quietly(model, path):
@@ -208,7 +209,7 @@ def test_tensorflow_functions_that_reach_out_are_refused(tmp_path, function):
     """A config made by hand: TFOpLambda calls what the file names."""
     import h5py
 
-    api, path = legacy.tf_keras(), tmp_path / "m.h5"
+    api, path = keras_compat.tf_keras(), tmp_path / "m.h5"
     inputs = api.Input((4,))
     quietly(api.Model(inputs, legacy_add(inputs)), path)
     models.load_model(path)  # harmless arithmetic

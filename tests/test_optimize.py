@@ -9,9 +9,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
-from tfopt import export, legacy, loop, models, start
+from tfopt import export, loop, models, start
+from tfopt.base import keras_compat
+from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
-from tfopt.legacy import tf_keras
 
 FILES = ["data.json", "labels.txt", "model.keras", "model.tflite", "recipe.json", "report.json"]
 ROW = {
@@ -208,7 +209,7 @@ def test_the_file_holds_what_every_stage_promised(run):
 def test_the_model_that_comes_back_is_the_file(run, digits):
     """A Keras 3 model whose kernels are, per channel, multiples of what the file holds."""
     model = run["result"].model
-    assert legacy.is_keras3_model(model)
+    assert keras_compat.is_keras3_model(model)
     assert [layer.name for layer in model.layers] == ["stem", "norm", "relu", "pool", "body", "mean", "head"]
     assert model.optimizer is not None
     x = digits.test.x()
@@ -361,7 +362,7 @@ def test_tf_keras_in_tf_keras_out():
     model.compile("sgd", "sparse_categorical_crossentropy")
     before = [weight.copy() for weight in model.get_weights()]
     result = tfopt.optimize(model, CLUSTER, blobs(), quiet=True)
-    assert legacy.is_tf_keras_model(result.model)
+    assert keras_compat.is_tf_keras_model(result.model)
     assert result.model.optimizer is not None
     assert all(len(np.unique(layer.kernel.numpy())) <= 4 for layer in result.model.layers)
     for old, new in zip(before, model.get_weights(), strict=True):
@@ -376,7 +377,7 @@ def test_a_path_will_do(tmp_path):
     np.savez(tmp_path / "data.npz", x=x, y=y)
     recipe = tfopt.Recipe(stages=(tfopt.Prune(schedule="one-shot", epochs=0),))
     result = tfopt.optimize(tmp_path / "m.keras", recipe, tmp_path / "data.npz", quiet=True)
-    assert legacy.is_keras3_model(result.model)
+    assert keras_compat.is_keras3_model(result.model)
     assert [row.step for row in result.report.rows] == ["original", "Prune", "exported int8"]
     assert (np.array(result.model.get_layer("a").kernel) == 0).mean() == 0.5
 

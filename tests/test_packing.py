@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 import tfopt
 from tfopt import cli, models
+from tfopt.base.packing import pack, unpack
+from tfopt.base.weight_statistics import entropy_bits
 from tfopt.errors import ModelError
 from tfopt.inspection import weight_bits
 from tfopt.litert import LiteModel
-from tfopt.measure import entropy_bits
-from tfopt.packing import pack, unpack
 
 HEAD = b"\x1c\x00\x00\x00TFL3"
 RNG = np.random.default_rng(0)

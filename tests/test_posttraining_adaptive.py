@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge import clone, to_tf_keras
 from tfopt.errors import RecipeError
-from tfopt.legacy import tf_keras
 from tfopt.posttraining import quantize_weights
 from tfopt.posttraining.adaptive_rounding import adaptively_rounded, cannot_learn
 from tfopt.posttraining.grid import Grid

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfopt.legacy import tf_keras
+from tfopt.base.keras_compat import tf_keras
 from tfopt.posttraining.batchnorm import reestimated
 from tfopt.stages import PostTraining
 

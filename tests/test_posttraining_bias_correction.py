@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge import clone, to_tf_keras
-from tfopt.legacy import tf_keras
 from tfopt.posttraining.bias_correction import bias_corrected
 from tfopt.posttraining.grids import grids_of
 from tfopt.stages.kernels import kernels

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge import to_tf_keras
-from tfopt.legacy import tf_keras
 from tfopt.posttraining.equalization import equalized
 from tfopt.posttraining.wiring import gain_and_offset
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError, RecipeError
-from tfopt.legacy import tf_keras
 from tfopt.posttraining.grid import Grid
 from tfopt.posttraining.grids import grid_of, grids_of
 from tfopt.posttraining.ranges import BITS, RANGES, on_grid, steps

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tfopt import export, legacy
+from tfopt import export
+from tfopt.base import keras_compat
 from tfopt.errors import PromiseError
 from tfopt.litert import LiteModel
 from tfopt.proof import find_kernels, verify_promises
@@ -15,7 +16,7 @@ FLOAT = export.Export(weights="float32", activations="float32")
 
 def models():
     """Of each a model with a batch of one: a fused LSTM, a GRU in a loop, matrix products, and the rest."""
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     layers = tf_keras.layers
     line = layers.Input(batch_shape=(1, 6, 4), name="line")
     ids = layers.Input(batch_shape=(1, 5), dtype="int32", name="ids")
@@ -115,8 +116,8 @@ def test_sparsity_and_clusters_are_counted_in_every_kernel(model, lite, name):
 
 
 def test_m_by_n_is_seen_along_the_inputs_of_fused_gates(model):
-    layers = legacy.tf_keras().layers
-    small = legacy.tf_keras().Sequential([layers.Input(batch_shape=(1, 3, 8)), layers.LSTM(4, name="memory")])
+    layers = keras_compat.tf_keras().layers
+    small = keras_compat.tf_keras().Sequential([layers.Input(batch_shape=(1, 3, 8)), layers.LSTM(4, name="memory")])
     rng = np.random.default_rng(1)
     weights = [rng.normal(size=weight.shape) for weight in small.get_weights()]
     weights[0][[0, 1, 4, 5]] = 0  # 2 of 4 inputs
@@ -140,8 +141,8 @@ def test_a_kernel_of_another_model_is_missed_by_layer_and_name(lite, model):
 
 
 def test_int8_gates_have_scales_of_their_own_so_clusters_hold_in_each_channel_only():
-    layers = legacy.tf_keras().layers
-    small = legacy.tf_keras().Sequential([layers.Input(batch_shape=(1, 3, 8)), layers.LSTM(16, name="memory")])
+    layers = keras_compat.tf_keras().layers
+    small = keras_compat.tf_keras().Sequential([layers.Input(batch_shape=(1, 3, 8)), layers.LSTM(16, name="memory")])
     rng = np.random.default_rng(1)
     weights = [rng.choice([-1.0, 0.0, 0.3], weight.shape) for weight in small.get_weights()]
     for gate in range(4):  # another largest value, so another scale

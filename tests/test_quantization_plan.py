@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge.graph import walk
 from tfopt.errors import RecipeError
 from tfopt.stages.kernels import kernels
@@ -10,10 +10,10 @@ from tfopt.stages.quantization_plan import plan, scales_of
 
 
 def model_of(shape, *layers):
-    inputs = x = legacy.tf_keras().Input(shape)
+    inputs = x = keras_compat.tf_keras().Input(shape)
     for layer in layers:
         x = layer(x)
-    return legacy.tf_keras().Model(inputs, x)
+    return keras_compat.tf_keras().Model(inputs, x)
 
 
 def rounded(model, **settings):
@@ -53,11 +53,11 @@ def rounded(model, **settings):
     ],
 )
 def test_chains(kinds, expected):
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     make = {
         "conv": lambda: layers.Conv2D(4, 1),
         "relu_conv": lambda: layers.Conv2D(4, 1, activation="relu"),
-        "relu6_conv": lambda: layers.Conv2D(4, 1, activation=legacy.tf_keras().activations.get("relu6")),
+        "relu6_conv": lambda: layers.Conv2D(4, 1, activation=keras_compat.tf_keras().activations.get("relu6")),
         "elu_conv": lambda: layers.Conv2D(4, 1, activation="elu"),
         "softmax_conv": lambda: layers.Conv2D(4, 1, activation="softmax"),
         "conv3d_free": lambda: layers.Dense(4),
@@ -90,57 +90,57 @@ def relu6(x):
 
 def branches(join, **options):
     """conv -> relu, with the conv's output used again by `join`."""
-    layers = legacy.tf_keras().layers
-    inputs = legacy.tf_keras().Input((4, 4, 4))
+    layers = keras_compat.tf_keras().layers
+    inputs = keras_compat.tf_keras().Input((4, 4, 4))
     x = layers.Conv2D(4, 1, name="conv", **options)(inputs)
-    return legacy.tf_keras().Model(inputs, join(x, layers.ReLU(name="relu")(x)))
+    return keras_compat.tf_keras().Model(inputs, join(x, layers.ReLU(name="relu")(x)))
 
 
 def test_a_relu_that_is_not_the_only_consumer_leaves_both_their_ranges():
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     assert rounded(branches(lambda x, y: layers.Add(name="add")([x, y]))) == {"conv": "wo", "relu": "o", "add": "o"}
     assert rounded(branches(lambda x, y: [x, y])) == {"conv": "wo", "relu": "o"}  # an output counts, too
 
 
 def test_concatenated_tensors_share_the_range_of_the_whole_where_nothing_else_uses_them():
-    layers = legacy.tf_keras().layers
-    inputs = legacy.tf_keras().Input((4, 4, 4))
+    layers = keras_compat.tf_keras().layers
+    inputs = keras_compat.tf_keras().Input((4, 4, 4))
     a, b = layers.Conv2D(4, 1, name="a")(inputs), layers.Conv2D(4, 1, name="b")(inputs)
     s = layers.Conv2D(4, 1, activation="sigmoid", name="s")(inputs)
     joined = layers.Concatenate(name="joined")([a, layers.ReLU(name="r")(b), s])
-    found = rounded(legacy.tf_keras().Model(inputs, [joined, layers.Flatten(name="f")(b)]))
+    found = rounded(keras_compat.tf_keras().Model(inputs, [joined, layers.Flatten(name="f")(b)]))
     assert found == {"a": "w", "b": "wo", "s": "wb", "r": "", "joined": "o", "f": ""}
 
 
 def test_a_relu_behind_a_sum_is_part_of_it():
-    layers = legacy.tf_keras().layers
-    inputs = legacy.tf_keras().Input((4,))
+    layers = keras_compat.tf_keras().layers
+    inputs = keras_compat.tf_keras().Input((4,))
     x = layers.Add(name="add")([layers.Dense(4, name="dense")(inputs), inputs])
-    model = legacy.tf_keras().Model(inputs, layers.ReLU(name="relu")(x))
+    model = keras_compat.tf_keras().Model(inputs, layers.ReLU(name="relu")(x))
     assert rounded(model) == {"dense": "wo", "add": "", "relu": "o"}
 
 
 def test_a_batch_norm_called_twice_is_not_folded():
-    layers = legacy.tf_keras().layers
-    inputs = legacy.tf_keras().Input((4, 4, 4))
+    layers = keras_compat.tf_keras().layers
+    inputs = keras_compat.tf_keras().Input((4, 4, 4))
     conv, norm = layers.Conv2D(4, 1, name="conv"), layers.BatchNormalization(name="norm")
-    model = legacy.tf_keras().Model(inputs, norm(conv(norm(inputs))))
+    model = keras_compat.tf_keras().Model(inputs, norm(conv(norm(inputs))))
     assert rounded(model) == {"conv": "wo", "norm": "o"}
 
 
 def test_integers_and_shapes_are_not_rounded():
     import tensorflow as tf
 
-    layers = legacy.tf_keras().layers
-    inputs = legacy.tf_keras().Input((6,), dtype="int32")
+    layers = keras_compat.tf_keras().layers
+    inputs = keras_compat.tf_keras().Input((6,), dtype="int32")
     x = layers.Embedding(9, 4, name="table")(inputs)
     y = tf.reshape(x, (-1, 24))  # a TFOpLambda
-    model = legacy.tf_keras().Model(inputs, [y * 2.0, tf.shape(x)])
+    model = keras_compat.tf_keras().Model(inputs, [y * 2.0, tf.shape(x)])
     assert sorted(rounded(model).values()) == sorted(["w", "", "o", ""])
 
 
 def test_rules_decide_and_what_cannot_be_joined_any_more_is_rounded_by_itself():
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     model = model_of((4, 4, 4), layers.Conv2D(4, 1, name="conv"), layers.ReLU(name="relu"))
     assert rounded(model, relu=False) == {"conv": "wo", "relu": ""}
     assert rounded(model, conv=False) == {"conv": "", "relu": "o"}
@@ -153,7 +153,7 @@ def test_rules_decide_and_what_cannot_be_joined_any_more_is_rounded_by_itself():
 
 
 def test_what_litert_cannot_do_in_int8_is_left_in_float_with_the_reason():
-    model = model_of((4, 4, 4, 2), legacy.tf_keras().layers.Conv3D(2, 1, name="conv"))
+    model = model_of((4, 4, 4, 2), keras_compat.tf_keras().layers.Conv3D(2, 1, name="conv"))
     treatment = plan(walk(model, keep_names=True), {})["conv"]
     assert treatment.in_float
     assert not treatment.quantizes
@@ -171,6 +171,6 @@ def test_what_litert_cannot_do_in_int8_is_left_in_float_with_the_reason():
 )
 def test_scales_of_einsum_run_along_what_the_input_lacks(equation, output, shape, axes):
     output = (3, 5) if axes == () else output
-    layer = legacy.tf_keras().layers.EinsumDense(equation, output_shape=output)
+    layer = keras_compat.tf_keras().layers.EinsumDense(equation, output_shape=output)
     layer.build((None, *shape))
     assert scales_of(kernels(layer)[0]).axes == axes

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages import STAGES, Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
 from tfopt.stages.promise import Clusters, MByN, Sparsity
@@ -48,7 +49,7 @@ def stage(request):
 @pytest.fixture(scope="module", params=["keras", "tf_keras"])
 def trained(request, stage, small_model, samples):
     """A compiled, partly frozen model of either Keras, before and after a stage that ran on it."""
-    api = keras if request.param == "keras" else legacy.tf_keras()
+    api = keras if request.param == "keras" else keras_compat.tf_keras()
     model = small_model(api)
     model.get_layer("inner").get_layer("conv").trainable = False
     model.compile(api.optimizers.SGD(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.errors import RecipeError
 from tfopt.stages import Cluster, Prune
 from tfopt.stages.cluster import lloyd, number_that_fits
@@ -30,16 +31,16 @@ def kernels(model):
 
 
 def dense(kernel, name="d", trainable=True):
-    layers, kernel = legacy.tf_keras().layers, np.asarray(kernel, "float32")
+    layers, kernel = keras_compat.tf_keras().layers, np.asarray(kernel, "float32")
     layer = layers.Dense(kernel.shape[1], name=name, trainable=trainable)
-    model = legacy.tf_keras().Sequential([layers.Input(kernel.shape[:1]), layer])
+    model = keras_compat.tf_keras().Sequential([layers.Input(kernel.shape[:1]), layer])
     layer.set_weights([kernel, np.arange(kernel.shape[1])])
     return model
 
 
 def fitted(stage, model, samples, keep=()):
     wrapped = stage.apply(model, steps=4, keep=keep)
-    wrapped.compile(legacy.tf_keras().optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    wrapped.compile(keras_compat.tf_keras().optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     wrapped.fit(samples[0][:64], samples[1][:64], batch_size=16, callbacks=stage.callbacks(), verbose=0)
     return wrapped
 
@@ -153,8 +154,8 @@ def test_more_clusters_than_values_change_nothing(init, keep, kernel):
 
 
 def test_pointwise_convolutions_with_one_input_cluster_per_channel():
-    layers = legacy.tf_keras().layers
-    model = legacy.tf_keras().Sequential([layers.Input((4, 4, 1)), layers.Conv2D(6, 1, name="c")])
+    layers = keras_compat.tf_keras().layers
+    model = keras_compat.tf_keras().Sequential([layers.Input((4, 4, 1)), layers.Conv2D(6, 1, name="c")])
     before = model.get_weights()[0]
     plain = untrained(Cluster(cluster_per_channel=True, number_of_clusters=4), model)
     np.testing.assert_allclose(plain.get_weights()[0], before, atol=1e-6)
@@ -210,8 +211,8 @@ def test_refinement_per_channel_and_with_a_zero_centroid():
     rng = np.random.default_rng(6)
     kernel = rng.normal(size=(3, 3, 8, 4)) * [1, 10, 0.1, 1]
     kernel[np.abs(kernel) < 0.4 * np.abs(kernel).mean(axis=(0, 1, 2))] = 0
-    layers = legacy.tf_keras().layers
-    model = legacy.tf_keras().Sequential([layers.Input((4, 4, 8)), layers.Conv2D(4, 3, name="c", use_bias=False)])
+    layers = keras_compat.tf_keras().layers
+    model = keras_compat.tf_keras().Sequential([layers.Input((4, 4, 8)), layers.Conv2D(4, 3, name="c", use_bias=False)])
     model.set_weights([kernel])
     stage = Cluster(number_of_clusters=5, cluster_per_channel=True, lloyd_iterations=100)
     after = untrained(stage, model, {"sparsity"}).get_weights()[0]

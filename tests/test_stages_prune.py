@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages import FineTune, Prune
 from tfopt.stages.prune import pruned_layers
@@ -40,8 +41,8 @@ def masks(wrapped):
 
 
 def dense(*shape, kernel=None, name="d"):
-    layers = legacy.tf_keras().layers
-    model = legacy.tf_keras().Sequential([layers.Input(shape[:1]), layers.Dense(shape[1], name=name)])
+    layers = keras_compat.tf_keras().layers
+    model = keras_compat.tf_keras().Sequential([layers.Input(shape[:1]), layers.Dense(shape[1], name=name)])
     if kernel is not None:
         model.layers[-1].set_weights([kernel.astype("float32"), np.zeros(shape[1])])
     return model
@@ -194,8 +195,10 @@ def test_random_importance_is_reproducible_blind_to_magnitude_and_monotone():
 
 def test_erk_leaves_density_in_proportion_to_the_sum_over_the_product_of_dimensions():
     # Kernels (20, 10) and (10, 4): 240 weights, 96 stay. Densities a * 30/200 and a * 14/40: a * (30 + 14) = 96.
-    layers = legacy.tf_keras().layers
-    model = legacy.tf_keras().Sequential([layers.Input((20,)), layers.Dense(10, name="a"), layers.Dense(4, name="b")])
+    layers = keras_compat.tf_keras().layers
+    model = keras_compat.tf_keras().Sequential(
+        [layers.Input((20,)), layers.Dense(10, name="a"), layers.Dense(4, name="b")]
+    )
     stage = Prune(distribution="erk", final_sparsity=0.6, schedule="one-shot")
     plain = stage.strip(stage.apply(model, steps=0))
     fallen = [np.count_nonzero(plain.get_layer(name).get_weights()[0] == 0) for name in "ab"]
@@ -278,8 +281,8 @@ def test_m_by_n_holds_after_training(model, samples):
 
 
 def odd_layers():
-    layers = legacy.tf_keras().layers
-    return legacy.tf_keras().Sequential(
+    layers = keras_compat.tf_keras().layers
+    return keras_compat.tf_keras().Sequential(
         [
             layers.Input((8, 8, 4)),
             layers.Conv2D(8, 3, padding="same", name="image"),

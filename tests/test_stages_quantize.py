@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.errors import PromiseError, RecipeError
 from tfopt.export import Export, build
 from tfopt.proof import match_kernels
@@ -30,7 +31,7 @@ def wrapper(model, name):
 def fitted(stage, model, samples, keep=(), learning_rate=0.003):
     wrapped = stage.apply(model, steps=4, keep=keep)
     stage.calibrate(wrapped, samples[0])
-    wrapped.compile(legacy.tf_keras().optimizers.Adam(learning_rate), "sparse_categorical_crossentropy")
+    wrapped.compile(keras_compat.tf_keras().optimizers.Adam(learning_rate), "sparse_categorical_crossentropy")
     wrapped.fit(samples[0][:64], samples[1][:64], batch_size=16, callbacks=stage.callbacks(), verbose=0)
     return wrapped
 
@@ -203,7 +204,9 @@ def test_ranges_are_those_of_the_float_model_on_the_first_samples(calibrated, mo
     # Where TF-MOT rounds: the input, after each ReLU, after pooling, and before the softmax.
     flat = bridge.to_tf_keras(model)
     ends = ["stem_relu", "inline", "apart_relu", "conv_relu", "depth_relu", "pool"]
-    values = legacy.tf_keras().Model(flat.inputs, [flat.get_layer(name).output for name in ends])(samples[0][:200])
+    values = keras_compat.tf_keras().Model(flat.inputs, [flat.get_layer(name).output for name in ends])(
+        samples[0][:200]
+    )
     head = flat.get_layer("head")
     values.append(values[-1] @ head.kernel + head.bias)
     expected = sorted((min(float(v.numpy().min()), 0), float(v.numpy().max())) for v in values)
@@ -255,7 +258,7 @@ def test_calibration_changes_ranges_only_and_leaves_nothing_behind(model, sample
 
 def patterns():
     """What stock QAT refuses or leaves in float: BatchNorm in odd places, layers that only need an output range."""
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     inputs = layers.Input((8, 8, 4))
     x = layers.Rescaling(0.5, name="rescaling")(inputs)
     x = layers.BatchNormalization(name="norm_first")(x)
@@ -274,7 +277,7 @@ def patterns():
     x = layers.Dense(8, use_bias=False, name="dense")(x)
     x = layers.BatchNormalization(name="norm_after_dense")(x)
     x = layers.ReLU()(x)
-    model = legacy.tf_keras().Model(inputs, layers.Dense(4, name="head")(x))
+    model = keras_compat.tf_keras().Model(inputs, layers.Dense(4, name="head")(x))
     rng = np.random.default_rng(2)
     drawn = [rng.normal(0, 0.3, w.shape) if w.ndim > 1 else rng.uniform(0.5, 1.5, w.shape) for w in model.get_weights()]
     model.set_weights([value.astype("float32") for value in drawn])
@@ -297,10 +300,10 @@ def test_awkward_layers_are_quantized_to_the_last_tensor_and_keep_zeros():
 
 
 def chained(shape, *layers, dtype=None):
-    inputs = x = legacy.tf_keras().Input(shape, dtype=dtype)
+    inputs = x = keras_compat.tf_keras().Input(shape, dtype=dtype)
     for layer in layers:
         x = layer(x)
-    return legacy.tf_keras().Model(inputs, x)
+    return keras_compat.tf_keras().Model(inputs, x)
 
 
 def lines(layers):
@@ -329,7 +332,7 @@ def maps(layers):
     x = layers.GroupNormalization(2)(layers.Conv2D(4, 1, activation="hard_sigmoid")(x))
     x = layers.Conv2D(4, 1, activation="gelu")(layers.LeakyReLU(0.1)(x))
     x = layers.Conv2D(4, 1, activation="selu")(x)
-    return legacy.tf_keras().Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+    return keras_compat.tf_keras().Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
 
 
 def attention(layers):
@@ -338,7 +341,7 @@ def attention(layers):
     x = layers.LayerNormalization()(layers.Add()([inputs, x]))
     x = layers.EinsumDense("abc,cde->abde", output_shape=(None, 2, 4), bias_axes="de", activation="relu")(x)
     x = layers.TimeDistributed(layers.Dense(3))(layers.Reshape((6, 8))(x))
-    return legacy.tf_keras().Model(inputs, x)
+    return keras_compat.tf_keras().Model(inputs, x)
 
 
 def table(layers):
@@ -351,7 +354,9 @@ def two_inputs(layers):
     shared = layers.Dense(4, activation="relu", name="shared")
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(5, 3, activation="relu")(image))
     x = layers.Concatenate()([shared(x), shared(numbers)])
-    return legacy.tf_keras().Model([numbers, image], [layers.Dense(3, name="one")(x), layers.Dense(2, name="two")(x)])
+    return keras_compat.tf_keras().Model(
+        [numbers, image], [layers.Dense(3, name="one")(x), layers.Dense(2, name="two")(x)]
+    )
 
 
 def memory(layers):
@@ -384,7 +389,7 @@ LAYERS = {
 @pytest.mark.parametrize("kind", LAYERS)
 def test_all_kinds_of_layers_become_int8_and_the_file_computes_what_was_trained(kind):
     make, tolerance = LAYERS[kind]
-    model = make(legacy.tf_keras().layers)
+    model = make(keras_compat.tf_keras().layers)
     rng = np.random.default_rng(4)
     for weight in model.weights:
         if "gamma" in weight.name or "variance" in weight.name:
@@ -411,7 +416,7 @@ def as_list(outputs):
 
 def test_depthwise_channels_of_unlike_sizes_each_keep_their_precision():
     # One scale for all channels, as TF-MOT has it, would round the small ones to zero.
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     model = chained((6, 6, 3), layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, name="depth"))
     kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 2)) * np.array([[1, 1e-3], [1e2, 1e-1], [10, 1e-2]])
     model.set_weights([kernel])
@@ -428,7 +433,7 @@ def test_depthwise_channels_of_unlike_sizes_each_keep_their_precision():
 
 def test_what_a_relu_cuts_off_costs_no_precision():
     # Rounded before the ReLU, the range would reach down to -100 and a step would be 0.4 instead of 0.004.
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     model = chained((1,), layers.Dense(1, use_bias=False, name="dense"), layers.ReLU(name="relu"))
     model.set_weights([np.ones((1, 1))])
     wrapped = Quantize().apply(model, steps=1)
@@ -468,7 +473,7 @@ def test_layers_left_in_float_by_rule_keep_zeros_and_clusters(model, samples):
 
 
 def test_a_layer_without_int8_operator_trains_and_is_told_in_the_file(samples):
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     net = chained((4, 4, 4, 2), layers.Conv3D(3, 2, name="cube"), layers.ReLU(), layers.Flatten(), layers.Dense(2))
     wrapped = Quantize().apply(net, steps=1)
     x = np.random.default_rng(0).normal(size=(32, 4, 4, 4, 2)).astype("float32")
@@ -492,9 +497,9 @@ def test_decisions_say_what_is_rounded(model):
 
 
 def test_a_quantize_config_of_the_users_own_is_named_by_a_rule():
-    tfmot = legacy.tfmot().quantization.keras
+    tfmot = keras_compat.tfmot().quantization.keras
 
-    @legacy.tf_keras().saving.register_keras_serializable("mine")
+    @keras_compat.tf_keras().saving.register_keras_serializable("mine")
     class Coarse(tfmot.QuantizeConfig):
         """Weights in 4 bits."""
 
@@ -517,7 +522,7 @@ def test_a_quantize_config_of_the_users_own_is_named_by_a_rule():
         def get_config(self):
             return {}
 
-    net = chained((8,), legacy.tf_keras().layers.Dense(6, name="dense"))
+    net = chained((8,), keras_compat.tf_keras().layers.Dense(6, name="dense"))
     stage = Quantize(layers=(("dense", "mine>Coarse"),))
     wrapped = stage.apply(net, steps=1)
     wrapped.compile("sgd", "mse")
@@ -529,7 +534,7 @@ def test_a_quantize_config_of_the_users_own_is_named_by_a_rule():
 
 
 def test_masks_reach_the_layers_that_ask_for_them():
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     net = chained((6,), layers.Embedding(5, 4, mask_zero=True), layers.Dense(4), layers.LSTM(3), dtype="int32")
     wrapped = Quantize().apply(net, steps=1)
     rows = np.array([[1, 2, 3, 0, 0, 0], [1, 2, 3, 0, 0, 0], [4, 3, 2, 1, 2, 3]])
@@ -538,7 +543,7 @@ def test_masks_reach_the_layers_that_ask_for_them():
 
 
 def test_regularizers_of_layers_go_on_working():
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     net = chained((4,), layers.Dense(3, kernel_regularizer="l2", activity_regularizer="l1", name="dense"))
     wrapped = Quantize().apply(net, steps=1)
     x = np.ones((2, 4), "float32")
@@ -561,9 +566,9 @@ def test_half_precision_models_train_in_float32():
 
 def two_alike(gamma):
     """Two convolutions of equal shape, each with BatchNorm, the first with the scale `gamma`; weights by chance."""
-    layers = legacy.tf_keras().layers
+    layers = keras_compat.tf_keras().layers
     rng = np.random.default_rng(11)
-    model = legacy.tf_keras().Sequential(
+    model = keras_compat.tf_keras().Sequential(
         [
             layers.Input((6, 6, 8)),
             layers.Conv2D(8, 3, padding="same", use_bias=False, name="first"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import tfopt
+from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import RecipeError
-from tfopt.legacy import tf_keras
 from tfopt.training import choose_augmentation, choose_loss, make_optimizer, stop_at_nan
 
 RNG = np.random.default_rng(0)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import tfopt
+from tfopt.base.keras_compat import tf_keras
+from tfopt.base.progress import Progress
 from tfopt.data import load_data
 from tfopt.errors import DataError, ModelError, RecipeError
-from tfopt.legacy import tf_keras
-from tfopt.progress import Progress
 from tfopt.transfer import FeatureTransfer, Head, extract_features, feature_extractor, feature_transfer
 
 APIS = pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])

@@ -9,9 +9,9 @@ import pytest
 
 import tfopt
 from tfopt import bridge
+from tfopt.base.keras_compat import is_keras3_model, tf_keras
+from tfopt.base.progress import Progress
 from tfopt.errors import ModelError, RecipeError
-from tfopt.legacy import is_keras3_model, tf_keras
-from tfopt.progress import Progress
 from tfopt.stages import Cluster, FineTune, Prune
 from tfopt.stages.fine_tune import fine_tuning
 from tfopt.training import make_optimizer, train

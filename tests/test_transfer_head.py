@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError, RecipeError
-from tfopt.legacy import tf_keras
 from tfopt.transfer import Head, new_head
 
 

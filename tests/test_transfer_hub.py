@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 import tfopt
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.transfer.hub import folder_of, hub_layer, open_hub
 from tfopt.transfer.hub import layer as hub_layers
@@ -24,7 +25,7 @@ PACKAGES = pytest.mark.parametrize("package", ["keras", "tf_keras"])
 
 
 def api(package):
-    return keras if package == "keras" else legacy.tf_keras()
+    return keras if package == "keras" else keras_compat.tf_keras()
 
 
 def drawn(*shape, seed=0, low=-1.0, high=1.0):
@@ -473,7 +474,7 @@ def tf_keras_model(api):
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    model = tf_keras_model(legacy.tf_keras())
+    model = tf_keras_model(keras_compat.tf_keras())
     model.get_layer("conv").trainable = False
     folder = tmp_path_factory.mktemp("stored") / "net"
     model.save(folder, save_format="tf")
@@ -502,10 +503,10 @@ def test_layers_that_tf_keras_stored(stored, package):
 
 @PACKAGES
 def test_numbers_of_words_go_into_stored_layers(tmp_path, package):
-    layers = legacy.tf_keras().layers
-    inputs = legacy.tf_keras().Input((3,), dtype="int32")
+    layers = keras_compat.tf_keras().layers
+    inputs = keras_compat.tf_keras().Input((3,), dtype="int32")
     outputs = layers.Dense(2)(layers.Flatten()(layers.Embedding(9, 4, name="words")(inputs)))
-    model = legacy.tf_keras().Model(inputs, outputs)
+    model = keras_compat.tf_keras().Model(inputs, outputs)
     model.save(tmp_path / "net", save_format="tf")
     module = open_hub(tmp_path / "net", package=package)
     assert kinds(module.model) == ["Embedding", "Flatten", "Dense"]
@@ -514,7 +515,7 @@ def test_numbers_of_words_go_into_stored_layers(tmp_path, package):
 
 
 def test_code_among_stored_layers_is_left_alone_and_the_graph_read(tmp_path):
-    api = legacy.tf_keras()
+    api = keras_compat.tf_keras()
     layers = [api.Input(SHAPE), api.layers.Conv2D(2, 3, name="conv"), api.layers.Lambda(lambda x: x * 2.0)]
     model = api.Sequential(layers)
     model.save(tmp_path / "net", save_format="tf")
@@ -526,7 +527,7 @@ def test_code_among_stored_layers_is_left_alone_and_the_graph_read(tmp_path):
 
 
 def test_hard_sigmoid_of_tf_keras_is_not_taken_for_that_of_keras_3(tmp_path):
-    api = legacy.tf_keras()
+    api = keras_compat.tf_keras()
     model = api.Sequential([api.Input(SHAPE), api.layers.Conv2D(2, 3, activation="hard_sigmoid")])
     model.save(tmp_path / "net", save_format="tf")
     module = open_hub(tmp_path / "net")
@@ -712,7 +713,7 @@ def test_a_file_of_tf_keras_names_the_folder(tmp_path):
     module = open_hub(folder, package="tf_keras")
     assert any("name its folder" in note for note in module.notes)
     module.model.save(tmp_path / "whole.keras")
-    loaded = legacy.tf_keras().models.load_model(tmp_path / "whole.keras")
+    loaded = keras_compat.tf_keras().models.load_model(tmp_path / "whole.keras")
     np.testing.assert_allclose(loaded.predict(x, verbose=0), module.model.predict(x, verbose=0), atol=1e-6)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tfopt import load_model
+from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError
-from tfopt.legacy import tf_keras
 from tfopt.transfer.matching import by_name
 from tfopt.transfer.moves import Move, TransferredWeights
 from tfopt.transfer.parameters import fitted_channels, transfer_weights

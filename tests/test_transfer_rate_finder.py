@@ -7,8 +7,8 @@ import pytest
 
 import tfopt
 from tfopt import bridge
+from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, OutputError, RecipeError
-from tfopt.legacy import tf_keras
 from tfopt.transfer.rate_finder import LearningRates, find_learning_rate
 
 BOTH = pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])

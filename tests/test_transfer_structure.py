@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tfopt import load_model
+from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge.graph import walk
 from tfopt.errors import ModelError
-from tfopt.legacy import tf_keras
 from tfopt.transfer.classifier import classifier
 from tfopt.transfer.depth import repeatable_blocks
 from tfopt.transfer.parameters import transfer_weights

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from tfopt import models
+from tfopt.base.weight_statistics import metrics_for
 from tfopt.errors import ModelError
 from tfopt.export import build
 from tfopt.litert import LiteModel
 from tfopt.loop import FLOAT
-from tfopt.measure import metrics_for
 from tfopt.start import data_for
 
 ROUNDS, RUNS = 5, 50

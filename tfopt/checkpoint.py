@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.files import atomic_path
+from tfopt.base.files import atomic_path
 from tfopt.report import Row
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from tfopt.base.weight_statistics import agreement, metrics_for
 from tfopt.benchmarking import lite_of
 from tfopt.errors import ModelError
 from tfopt.litert import Latency, LiteModel
-from tfopt.measure import agreement, metrics_for
 from tfopt.start import data_for
 
 ROUNDS = 5

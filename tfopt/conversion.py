@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfopt import bridge, edge_quantizer
+from tfopt.base.keras_compat import inner
+from tfopt.base.stderr import native_noise_held
 from tfopt.bridge.graph import pack, walk
 from tfopt.calibration import Calibration, argument_names
 from tfopt.compact import with_true_reversals, without_detours
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
 from tfopt.layer_names import LayerNames
-from tfopt.legacy import inner
 from tfopt.litert import LiteModel
-from tfopt.quiet import native_noise_held
 from tfopt.stages.activation_ranges import with_ranges
 from tfopt.stages.int8_forms import always_averages_all, mean_over_places
 from tfopt.stages.quantization_aware import told_of_scales

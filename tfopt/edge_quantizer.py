@@ -6,8 +6,8 @@ import itertools
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from tfopt.base.stderr import native_noise_held
 from tfopt.errors import ModelError
-from tfopt.quiet import native_noise_held
 
 if TYPE_CHECKING:
     from tfopt.calibration import Calibration

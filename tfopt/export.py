@@ -7,15 +7,15 @@ from typing import Any, Literal
 from pydantic import PositiveInt
 
 from tfopt import bridge
+from tfopt.base.config import config
+from tfopt.base.files import write_atomically
+from tfopt.base.keras_compat import inner
 from tfopt.calibration import Calibration
 from tfopt.compact import compact
-from tfopt.config import config
 from tfopt.contents import verify_types
 from tfopt.conversion import convert, is_quantization_aware, opened
 from tfopt.errors import RecipeError
-from tfopt.files import write_atomically
 from tfopt.layer_names import LayerNames
-from tfopt.legacy import inner
 from tfopt.litert import LiteModel
 from tfopt.low_bit import with_integers
 from tfopt.metadata import with_labels

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge
+from tfopt.base.keras_compat import package, tf_keras
+from tfopt.base.progress import Progress
+from tfopt.base.weight_statistics import metrics_for
 from tfopt.checkpoint import Checkpoint, run_key
 from tfopt.data import fit_to_model, load_data
 from tfopt.data.dataset import Dataset
@@ -18,9 +21,6 @@ from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.self_taught.average import finalize, moved_ids
 from tfopt.distillation.teachers.teacher import as_teacher
 from tfopt.errors import ModelError, RecipeError
-from tfopt.legacy import package, tf_keras
-from tfopt.measure import metrics_for
-from tfopt.progress import Progress
 from tfopt.recipe import Training
 from tfopt.training import choose_augmentation, choose_loss, train
 from tfopt.transfer.fresh import fresh as renewed

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from tfopt import models
+from tfopt.base.weight_statistics import deflated_bytes, entropy_bits, sparsity, unique_weights
 from tfopt.contents import port_in_words
 from tfopt.litert import LiteModel
-from tfopt.measure import deflated_bytes, entropy_bits, sparsity, unique_weights
 from tfopt.report import bias_tensors
 
 

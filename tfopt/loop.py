@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import bridge, models
+from tfopt.base.files import output_folder, write_atomically
+from tfopt.base.keras_compat import tf_keras
+from tfopt.base.progress import Progress
+from tfopt.base.weight_statistics import agreement
 from tfopt.checkpoint import Checkpoint, run_key
 from tfopt.data import Dataset, fit_to_model
 from tfopt.distillation.course import course_of, fitted
 from tfopt.distillation.distillation import Distillation
 from tfopt.errors import ModelError
 from tfopt.export import Export, build
-from tfopt.files import output_folder, write_atomically
-from tfopt.legacy import tf_keras
 from tfopt.litert import LiteModel
-from tfopt.measure import agreement
 from tfopt.mixed_precision import within_budget
-from tfopt.progress import Progress
 from tfopt.recipe import Recipe
 from tfopt.rehearsal import established_before, rehearse
 from tfopt.report import Report, measured_row

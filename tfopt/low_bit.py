@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.keras_compat import inner
 from tfopt.errors import PromiseError
 from tfopt.flatbuffer import items, packed, unpacked
-from tfopt.legacy import inner
 from tfopt.litert import LiteModel, Weight
 from tfopt.proof import FileKernel, located, rows_of
 from tfopt.stages.integers import Integers

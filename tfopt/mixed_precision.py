@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge
+from tfopt.base.weight_statistics import decibels, metrics_for
 from tfopt.data import Dataset, fit_to_model, load_data
 from tfopt.errors import DataError
-from tfopt.measure import decibels, metrics_for
 from tfopt.models import load_model
 from tfopt.posttraining.grids import grid_of
 from tfopt.stages.kernels import Kernel, kernels_by_key

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfopt.base.progress import Progress
 from tfopt.errors import DataError
-from tfopt.progress import Progress
 from tfopt.start import choose_preprocessing, data_for
 from tfopt.transfer import feature_extractor, model_from
 from tfopt.transfer.features import features_of

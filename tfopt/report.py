@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.weight_statistics import metrics_for, unique_weights
 from tfopt.data import Dataset
 from tfopt.litert import LiteModel, Tensor
-from tfopt.measure import metrics_for, unique_weights
 
 LATENCY_RUNS = 50
 

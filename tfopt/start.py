@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tfopt.base.progress import Progress
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.preprocessing import NAMED
 from tfopt.errors import ModelError
-from tfopt.progress import Progress
 from tfopt.recipe import Recipe
 from tfopt.training import choose_augmentation
 from tfopt.transfer import FeatureTransfer, Transferred, feature_extractor

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfopt import bridge
+from tfopt.base.keras_compat import tf_keras
+from tfopt.base.progress import Progress
+from tfopt.base.weight_statistics import accuracy
 from tfopt.data import Augmentation, Dataset
 from tfopt.errors import RecipeError
-from tfopt.legacy import tf_keras
-from tfopt.measure import accuracy
-from tfopt.progress import Progress
 from tfopt.transfer.head import loss_for
 from tfopt.transfer.layer_rates import as_remembered
 from tfopt.transfer.schedules import scheduled

@@ -1,9 +1,9 @@
 """Keras 3 <-> tf_keras: equal models of the other kind, never sharing a layer with the caller's."""
 
+from tfopt.base.annotations import origin, remember
 from tfopt.bridge.back import to_keras
 from tfopt.bridge.build import clone, crossings, flat_layers, register_classes, to_tf_keras
 from tfopt.bridge.compile import compile_like, compiled_loss, is_compiled
-from tfopt.bridge.origins import origin, remember
 from tfopt.bridge.plans import Crossing, register_twin
 
 __all__ = [

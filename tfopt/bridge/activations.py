@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 
 _SAME = (
@@ -65,7 +65,7 @@ def registered() -> dict[str, Callable[[Any], Any]]:
         keras3_celu, keras3_squareplus, keras3_tanh_shrink, keras3_soft_shrink, keras3_hard_shrink,
         keras3_gelu_approximate,
     )  # fmt: skip
-    register = legacy.tf_keras().saving.register_keras_serializable("tfopt")
+    register = keras_compat.tf_keras().saving.register_keras_serializable("tfopt")
     return {function.__name__.removeprefix("keras3_"): register(function) for function in functions}
 
 

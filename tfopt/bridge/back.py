@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import check, internals, state
 from tfopt.bridge.build import copy_weights
 from tfopt.bridge.compile import compile_like, is_compiled
@@ -73,8 +73,8 @@ def _matched(graph: Graph, copy: Graph) -> dict[int, Leaf]:
 
 def _copy_of(model: Any, graph: Graph) -> Any:
     """A new model from the config of `model`, with its `trainable` flags and fresh weights."""
-    keras3 = legacy.is_keras3_model(model)
-    scope: Any = legacy.tf_keras().saving.custom_object_scope
+    keras3 = keras_compat.is_keras3_model(model)
+    scope: Any = keras_compat.tf_keras().saving.custom_object_scope
     if keras3:
         import keras
 
@@ -108,7 +108,7 @@ def _revived(model: Any, graph: Graph) -> Any:
 
 def _replayed(model: Any, graph: Graph) -> Any:
     """The flat functional model of `graph` in the Keras of `model`, of new layers under their flat names."""
-    package = legacy.package(model)
+    package = keras_compat.package(model)
     tensors: dict[Any, Any] = {
         spec.ref: package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in graph.inputs
     }

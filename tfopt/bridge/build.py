@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import activations, carried, check, layers, native, plans, weights
 from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.bridge.graph import Graph, Leaf, Ref, is_layer, replay, walk
@@ -33,7 +33,7 @@ def clone(model: Any) -> Any:
     The copy is not compiled. Raises ModelError for a model of another kind and for layers that cannot be
     rebuilt from their config.
     """
-    if not legacy.is_tf_keras_model(model):
+    if not keras_compat.is_tf_keras_model(model):
         raise ModelError(f"clone expects a tf_keras model, got {type(model).__module__}.{type(model).__name__}")
     return build(walk(model, keep_names=True))
 
@@ -68,7 +68,7 @@ def flat_twin(model: Any) -> Any:
 
 def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any:
     """The tf_keras model of `graph`, weights copied; `changes` overrules configs by flat layer name."""
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     tensors: dict[Ref, Any] = {
         spec.ref: tf_keras.Input(batch_shape=spec.shape, dtype=layers.float_policy(spec.dtype), name=spec.name)
         for spec in graph.inputs

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import internals
 from tfopt.bridge.graph import Call, Ref, flatten, is_layer, map_leaves, refs_in
 from tfopt.errors import ModelError
@@ -148,7 +148,7 @@ def carried_class() -> Any:
     """The class `Carried`, a subclass of tf_keras's Layer, made when it is first needed."""
     import tensorflow as tf
 
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     layer_class: Any = tf_keras.layers.Layer
 
     @tf_keras.saving.register_keras_serializable("tfopt")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge.graph import graph_network
 from tfopt.bridge.layers import init_arguments
 from tfopt.errors import ModelError
@@ -110,14 +110,14 @@ class _Carrier:
     """Finds the equal of each setting of `source` in the Keras of `target`."""
 
     def __init__(self, source: Any, target: Any) -> None:
-        self.to_keras3 = legacy.is_keras3_model(target)
-        self.same = self.to_keras3 == legacy.is_keras3_model(source)
+        self.to_keras3 = keras_compat.is_keras3_model(target)
+        self.same = self.to_keras3 == keras_compat.is_keras3_model(source)
         if self.to_keras3:
             import keras
 
             self.package: Any = keras
         else:
-            self.package = legacy.tf_keras()
+            self.package = keras_compat.tf_keras()
         names = zip(_output_names(source), _output_names(target), strict=True)
         # Keras 3 and tf_keras both take the keys themselves where a model returns a dict.
         structured = isinstance(getattr(source, "output", None), dict)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import internals, tracing
 from tfopt.errors import ModelError
 
@@ -112,7 +112,7 @@ def refs_in(struct: Any) -> Iterator[Ref]:
 
 def is_model(layer: object) -> bool:
     """True for a model of either Keras."""
-    return legacy.is_keras3_model(layer) or legacy.is_tf_keras_model(layer)
+    return keras_compat.is_keras3_model(layer) or keras_compat.is_tf_keras_model(layer)
 
 
 def graph_network(model: Any, path: str = "") -> Any:
@@ -146,12 +146,12 @@ def is_subclassed(model: Any) -> bool:
 
 
 def _model_classes(model: Any) -> tuple[Any, Any]:
-    if legacy.is_keras3_model(model):
+    if keras_compat.is_keras3_model(model):
         from keras.src.models.functional import Functional
         from keras.src.models.sequential import Sequential
 
         return Sequential, Functional
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     return tf_keras.Sequential, tf_keras.src.engine.functional.Functional
 
 
@@ -231,7 +231,7 @@ class _Walker:
         self, model: Any, path: str, args: list[Any], kwargs: dict[str, Any], trainable: bool, training: Any
     ) -> list[Ref]:
         # In tf_keras a frozen model freezes all in it; in Keras 3 only the flags of layers count.
-        live = trainable and (model.trainable or legacy.is_keras3_model(model))
+        live = trainable and (model.trainable or keras_compat.is_keras3_model(model))
         outer = kwargs.pop("training", training)
         if is_subclassed(model):
             network = tracing.trace_call(model, f"model '{path}'", args, kwargs)

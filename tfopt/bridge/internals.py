@@ -8,12 +8,12 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 
 
 def structs(network: Any) -> tuple[Any, Any]:
     """The inputs and the outputs of a functional `network`, nested as it takes and gives them."""
-    if legacy.is_keras3_model(network):
+    if keras_compat.is_keras3_model(network):
         return network._inputs_struct, network._outputs_struct
     return network._nested_inputs, network._nested_outputs
 
@@ -32,7 +32,7 @@ def nodes(network: Any) -> Iterator[tuple[Any, Any, dict[str, Any], Any]]:
 
 def sequential_network(model: Any) -> Any:
     """The functional graph of a Sequential `model`; None while it is not built."""
-    if legacy.is_keras3_model(model):
+    if keras_compat.is_keras3_model(model):
         return model._functional
     return model if model._is_graph_network else None
 
@@ -117,7 +117,7 @@ def global_seed() -> Any:
 
 def loading_safely() -> bool:
     """False inside a tf_keras `load_model(..., safe_mode=False)`."""
-    legacy.tf_keras()
+    keras_compat.tf_keras()
     from tf_keras.src.saving import serialization_lib
 
     return serialization_lib.in_safe_mode() is not False
@@ -128,7 +128,7 @@ def trusting_scope(keras3: bool) -> Any:
     if keras3:
         from keras.src.saving import serialization_lib
     else:
-        legacy.tf_keras()
+        keras_compat.tf_keras()
         from tf_keras.src.saving import serialization_lib
 
     return serialization_lib.SafeModeScope(False)
@@ -139,8 +139,8 @@ def traced(model: Any, inputs: Any, args: list[Any], kwargs: dict[str, Any]) -> 
 
     The nodes that this hangs on the layers of `model` are taken away again: the result holds its own.
     """
-    keras3 = legacy.is_keras3_model(model)
-    package = _keras3() if keras3 else legacy.tf_keras()
+    keras3 = keras_compat.is_keras3_model(model)
+    package = _keras3() if keras3 else keras_compat.tf_keras()
     layers = [*sublayers(model, recursive=True), model]
     before = [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
     try:
@@ -153,7 +153,7 @@ def traced(model: Any, inputs: Any, args: list[Any], kwargs: dict[str, Any]) -> 
 
 def first_call(model: Any) -> tuple[list[Any], dict[str, Any]] | None:
     """What a subclassed `model` was first called with: specs (tf_keras) or shapes (Keras 3); None before that."""
-    if not legacy.is_keras3_model(model):
+    if not keras_compat.is_keras3_model(model):
         spec = model.save_spec()
         return None if spec is None else (list(spec[0]), dict(spec[1]))
     config = model.get_build_config()

@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import activations, special
 from tfopt.bridge.activations import NoTwinError
 from tfopt.bridge.graph import Leaf
@@ -128,7 +128,7 @@ def keras3_twin(layer: Any) -> tuple[Any, dict[str, Any]]:
         return build(layer)
     if type(layer).__name__ not in SAME_NAME:
         raise NoTwinError("tf_keras has no such layer")
-    cls = getattr(legacy.tf_keras().layers, type(layer).__name__)
+    cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
     return cls, translated(layer, cls)
 
 
@@ -174,7 +174,7 @@ def _object(table: str, value: Any) -> Any:
     """The tf_keras object for Keras 3's serialized one out of `table`; None for the default."""
     if value is None or isinstance(value, str):
         return value
-    cls = getattr(getattr(legacy.tf_keras(), table), value["class_name"], None)
+    cls = getattr(getattr(keras_compat.tf_keras(), table), value["class_name"], None)
     if cls is None or not value["module"].startswith("keras."):
         if table == "initializers":
             return None  # the weights are copied: how they once began does not matter
@@ -201,4 +201,4 @@ def init_arguments(cls: Any) -> set[str]:
 
 def is_legacy(layer: Any) -> bool:
     """True for a layer of tf_keras."""
-    return isinstance(layer, legacy.tf_keras().layers.Layer)
+    return isinstance(layer, keras_compat.tf_keras().layers.Layer)

@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 
 
 def classes(name: str) -> Any:
@@ -15,7 +15,7 @@ def classes(name: str) -> Any:
 def _classes() -> dict[str, Any]:
     import tensorflow as tf
 
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     layer_class: Any = tf_keras.layers.Layer
     register = tf_keras.saving.register_keras_serializable("tfopt")
 

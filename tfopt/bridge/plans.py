@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import carried, layers, operations, state
 from tfopt.bridge.activations import NoTwinError
 from tfopt.bridge.graph import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
@@ -68,7 +68,7 @@ def register_twin(cls: type, twin: Any) -> None:
 
     if not (isinstance(cls, type) and issubclass(cls, keras.Layer)):
         raise ModelError(f"register_twin expects a Keras 3 layer class first, got {cls!r}")
-    legacy_layer = legacy.tf_keras().layers.Layer
+    legacy_layer = keras_compat.tf_keras().layers.Layer
     if not (issubclass(twin, legacy_layer) if isinstance(twin, type) else callable(twin)):
         raise ModelError(f"register_twin expects a tf_keras layer class or a function second, got {twin!r}")
     _TWINS[cls] = twin
@@ -192,14 +192,14 @@ def _refuse_variables(calls: list[Call]) -> None:
 def _from_config(layer: Any, config: dict[str, Any], **changes: Any) -> Any:
     inside = {type(each).__name__: type(each) for each in sublayers(layer, recursive=True)}
     custom = {name: cls for name, cls in inside.items() if not cls.__module__.startswith("tf_keras.")}
-    with legacy.tf_keras().saving.custom_object_scope(custom):
+    with keras_compat.tf_keras().saving.custom_object_scope(custom):
         twin = type(layer).from_config({**config, **changes})
     state.copy(layer, twin)
     return twin
 
 
 def _native(found: operations.Native) -> Plan:
-    cls = getattr(legacy.tf_keras().layers, found.layer)
+    cls = getattr(keras_compat.tf_keras().layers, found.layer)
     first = next(refs_in([found.inputs]))
     config = {**found.config, "dtype": layers.float_policy(first.dtype)}
     return Plan(

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import layers, native
 from tfopt.bridge.activations import NoTwinError
 from tfopt.bridge.graph import is_model
@@ -14,7 +14,7 @@ Made = tuple[Any, dict[str, Any]]  # a class and the arguments to make it with
 
 
 def _recurrent(layer: Any) -> Made:
-    cls = getattr(legacy.tf_keras().layers, type(layer).__name__)
+    cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
     return cls, {**layers.translated(layer, cls), **_zero_output(layer)}
 
 
@@ -26,11 +26,11 @@ def _zero_output(layer: Any) -> dict[str, Any]:
 def _rnn(layer: Any) -> Made:
     names = ("return_sequences", "return_state", "go_backwards", "stateful", "unroll")
     config = {name: getattr(layer, name) for name in names}
-    return legacy.tf_keras().layers.RNN, {"cell": layers.made_twin(layer.cell), **config, **_zero_output(layer)}
+    return keras_compat.tf_keras().layers.RNN, {"cell": layers.made_twin(layer.cell), **config, **_zero_output(layer)}
 
 
 def _stacked(layer: Any) -> Made:
-    return legacy.tf_keras().layers.StackedRNNCells, {"cells": [layers.made_twin(cell) for cell in layer.cells]}
+    return keras_compat.tf_keras().layers.StackedRNNCells, {"cells": [layers.made_twin(cell) for cell in layer.cells]}
 
 
 def _bidirectional(layer: Any) -> Made:
@@ -42,7 +42,7 @@ def _bidirectional(layer: Any) -> Made:
         ),
         "merge_mode": layer.merge_mode,
     }
-    return legacy.tf_keras().layers.Bidirectional, config
+    return keras_compat.tf_keras().layers.Bidirectional, config
 
 
 def _time_distributed(layer: Any) -> Made:
@@ -53,11 +53,11 @@ def _time_distributed(layer: Any) -> Made:
         twin = build.flat_twin(inner)
     else:
         twin = layers.made_twin(inner)
-    return legacy.tf_keras().layers.TimeDistributed, {"layer": twin}
+    return keras_compat.tf_keras().layers.TimeDistributed, {"layer": twin}
 
 
 def _activation(layer: Any) -> Made:
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     if layer.get_config()["activation"] == "relu6":
         # TF-MOT quantizes the layer ReLU(6), not the function.
         return tf_keras.layers.ReLU, {"max_value": 6.0, "dtype": layers.float_policy(layers.policy_name(layer))}
@@ -65,7 +65,7 @@ def _activation(layer: Any) -> Made:
 
 
 def _lookup(layer: Any) -> Made:
-    cls = getattr(legacy.tf_keras().layers, type(layer).__name__)
+    cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
     config = layers.translated(layer, cls)
     config.pop("dtype", None)  # of Keras 3's policy; tf_keras derives it from the mode
     config["vocabulary"] = layer.get_vocabulary(include_special_tokens=False) or None
@@ -78,7 +78,7 @@ def _lookup(layer: Any) -> Made:
 
 
 def _discretization(layer: Any) -> Made:
-    cls = legacy.tf_keras().layers.Discretization
+    cls = keras_compat.tf_keras().layers.Discretization
     config = layers.translated(layer, cls)
     config.pop("dtype", None)
     bounds = config.get("bin_boundaries")

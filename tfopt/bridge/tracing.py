@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import graph, internals
 from tfopt.errors import ModelError
 
@@ -66,12 +66,12 @@ def _specs(shapes: Any) -> Any:
 
 def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     package: Any
-    if legacy.is_keras3_model(model):
+    if keras_compat.is_keras3_model(model):
         import keras
 
         package = keras
     else:
-        package = legacy.tf_keras()
+        package = keras_compat.tf_keras()
     inputs: list[Any] = []
 
     def symbolic(part: Any, name: str | None = None) -> Any:
@@ -86,7 +86,7 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
     struct: Any = args[0] if len(args) == 1 and len(inputs) == len(graph.flatten(args[0])) else inputs
     names, _ = internals.call_names(model)
     modes: list[dict[str, Any]] = [{"training": mode} for mode in (False, True)] if "training" in names else [{}]
-    if modes[0] and not legacy.is_keras3_model(model):
+    if modes[0] and not keras_compat.is_keras3_model(model):
         modes[0] = {"training": None}  # tf_keras would write False into every call
     try:
         networks = [internals.traced(model, struct, args, {**kwargs, **mode}) for mode in modes]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import internals
 from tfopt.bridge.graph import is_layer, walk
 from tfopt.errors import ModelError
@@ -26,7 +26,7 @@ def pairs(layer: Any, twin: Any, *, back: bool = False) -> list[tuple[Any, Any]]
     if hasattr(twin, "carried_weights"):
         return _same_shapes(list(getattr(layer, "carried_weights", layer.weights)), twin.carried_weights, back)
     inner = getattr(layer, "layer", None)
-    if inner is not None and legacy.is_keras3_model(inner):  # TimeDistributed(a model), flattened in the twin
+    if inner is not None and keras_compat.is_keras3_model(inner):  # TimeDistributed(a model), flattened in the twin
         leaves = [leaf for leaf in walk(inner).leaves if is_layer(leaf.layer) and leaf.layer.weights]
         return [pair for leaf in leaves for pair in pairs(leaf.layer, twin.layer.get_layer(leaf.name), back=back)]
     return _by_name(_named(layer), _named(twin), back)

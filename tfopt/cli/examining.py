@@ -35,11 +35,11 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
 
     Exit code 1 when the recipe cannot be carried out.
     """
-    from tfopt.quiet import load_tensorflow_quietly
+    from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
+    from tfopt.base.files import write_atomically
     from tfopt.checking import check as check_model
-    from tfopt.files import write_atomically
     from tfopt.models import load_model
 
     loaded = load_model(model, allow_unsafe=allow_unsafe)
@@ -59,8 +59,8 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(file: Path) -> None:
     """Show what FILE holds: layers or operators, parameters, sparsity, unique values, dtype, bytes."""
+    from tfopt.base.stderr import load_tensorflow_quietly
     from tfopt.inspection import inspect_file
-    from tfopt.quiet import load_tensorflow_quietly
 
     load_tensorflow_quietly()
 
@@ -78,8 +78,8 @@ def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, l
 
     A Keras model is measured as the float .tflite that it converts to.
     """
+    from tfopt.base.stderr import load_tensorflow_quietly
     from tfopt.comparison import compare_files
-    from tfopt.quiet import load_tensorflow_quietly
 
     load_tensorflow_quietly()
 
@@ -102,7 +102,7 @@ def rank(
 
     Sources are model files, SavedModels or TF-Hub handles. LogME and H-score: higher is better.
     """
-    from tfopt.quiet import load_tensorflow_quietly
+    from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
     from tfopt.ranking import rank_sources
@@ -146,7 +146,7 @@ def verify(
 
     The table has the signal to quantization noise of each layer, and the first bad layer is named.
     """
-    from tfopt.quiet import load_tensorflow_quietly
+    from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
     from tfopt.verification import verify_file
@@ -189,11 +189,11 @@ def bench(
 
     A Keras model is measured as the float .tflite that it converts to.
     """
-    from tfopt.quiet import load_tensorflow_quietly
+    from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
+    from tfopt.base.files import write_atomically
     from tfopt.benchmarking import benchmark_files, benchmark_table
-    from tfopt.files import write_atomically
 
     measured = benchmark_files(files, data, threads=threads, preprocess=preprocess, limit=limit, rounds=rounds)
     if json_file:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfopt.child import in_child
+from tfopt.base.subprocesses import in_child
 from tfopt.cli.command import allow_unsafe_option, print_table, shared_options
 from tfopt.errors import DataError, OutputError
 
@@ -116,12 +116,12 @@ def export_file(
     """Convert the model file `model` and write `out`; what it holds, and notes. See `tfopt.export.build`."""
     import dataclasses
 
-    from tfopt.quiet import load_tensorflow_quietly
+    from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
+    from tfopt.base.files import write_atomically
     from tfopt.contents import contents
     from tfopt.export import build
-    from tfopt.files import write_atomically
     from tfopt.models import load_model
     from tfopt.start import data_for
 

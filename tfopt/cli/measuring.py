@@ -40,11 +40,11 @@ def sensitivity(
     \b
     tfopt sensitivity model.keras --data photos/ --plot sensitivity.png
     """
-    from tfopt.quiet import load_tensorflow_quietly
+    from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
     from tfopt import mixed_precision
-    from tfopt.files import write_atomically
+    from tfopt.base.files import write_atomically
     from tfopt.models import load_model
     from tfopt.start import data_for
 

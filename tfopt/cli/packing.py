@@ -18,8 +18,8 @@ def pack(file: Path, out: Path | None) -> None:
 
     Every command takes the packed file too; `tfopt unpack`, `zstd -d` or `gunzip` gives the identical .tflite back.
     """
-    from tfopt import packing
-    from tfopt.files import write_atomically
+    from tfopt.base import packing
+    from tfopt.base.files import write_atomically
     from tfopt.inspection import weight_bits
     from tfopt.litert import LiteModel
 
@@ -37,8 +37,8 @@ def pack(file: Path, out: Path | None) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
 def unpack(file: Path, out: Path | None, overwrite: bool) -> None:
     """Give back the .tflite that `tfopt pack` packed, byte for byte."""
+    from tfopt.base.files import write_atomically
     from tfopt.errors import OutputError
-    from tfopt.files import write_atomically
     from tfopt.litert import LiteModel
 
     lite = LiteModel(file)

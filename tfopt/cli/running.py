@@ -134,14 +134,14 @@ def _run(
     feature_cache: Path | None,
     min_accuracy: float | None,
 ) -> None:
-    from tfopt.quiet import load_tensorflow_quietly
+    from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
+    from tfopt.base.files import prepare_folder
+    from tfopt.base.progress import Progress
     from tfopt.data import load_data
     from tfopt.distillation.teachers.load import load_teacher
-    from tfopt.files import prepare_folder
     from tfopt.loop import optimize
-    from tfopt.progress import Progress
     from tfopt.start import choose_preprocessing, data_for
     from tfopt.transfer import model_from
 

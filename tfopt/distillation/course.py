@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.weight_statistics import metrics_for
 from tfopt.data import Augmentation, Dataset
 from tfopt.data.batches import Views, view_inputs
 from tfopt.distillation.distillation import Distillation
@@ -17,7 +18,6 @@ from tfopt.distillation.teachers.answering import Answering
 from tfopt.distillation.teachers.answers import Answers
 from tfopt.distillation.teachers.teacher import as_teacher
 from tfopt.errors import RecipeError
-from tfopt.measure import metrics_for
 
 # Answers of all views that are kept in memory at most; beyond that the teacher is asked at every step.
 MEMORY = 2 * 2**30

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, SerializeAsAny
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.distillation.losses import LOSSES, Hinton, Loss
 from tfopt.errors import RecipeError
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tfopt.base.keras_compat import package
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Learnt, Row, model_class
 from tfopt.distillation.lessons import LESSON, Lessons, is_lesson
@@ -9,7 +10,6 @@ from tfopt.distillation.taps import probe_for
 from tfopt.distillation.teachers import as_teacher
 from tfopt.distillation.terms import Terms
 from tfopt.errors import RecipeError
-from tfopt.legacy import package
 
 
 def distill(student: Any, teacher: Any = None, distillation: Distillation | None = None) -> Any:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tfopt.base.keras_compat import package
 from tfopt.bridge.graph import map_leaves
 from tfopt.errors import DataError, RecipeError
-from tfopt.legacy import package
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def model_class(mixin: type, name: str) -> Any:
 
         kind: type = OfKeras
     else:
-        from tfopt.legacy import tf_keras
+        from tfopt.base.keras_compat import tf_keras
 
         class OfLegacy(mixin, tf_keras().Model):  # type: ignore[misc]
             def _minimise(self, total: Any, tape: Any) -> None:
@@ -300,7 +300,7 @@ def model_class(mixin: type, name: str) -> Any:
 
 @functools.cache
 def _watch_class(name: str) -> Any:
-    from tfopt.legacy import tf_keras
+    from tfopt.base.keras_compat import tf_keras
 
     if name == "keras":
         import keras

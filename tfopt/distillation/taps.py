@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import internals
 from tfopt.bridge.graph import Graph, Leaf, Ref, flatten, graph_network, is_layer, is_subclassed, replay, walk
 from tfopt.errors import ModelError
@@ -22,7 +22,7 @@ def tapped(model: Any, layers: Sequence[str]) -> Any:
     """
     if not layers:
         return model
-    surface = {} if is_subclassed(model) else legacy.wrappers_by_name(model)
+    surface = {} if is_subclassed(model) else keras_compat.wrappers_by_name(model)
     if surface.keys() >= set(layers):
         network = graph_network(model)
         inputs, outputs = internals.structs(network)
@@ -34,7 +34,7 @@ def tapped(model: Any, layers: Sequence[str]) -> Any:
             f"model '{model.name}' has {len(flatten(outputs))} outputs; distillation works with one: pass a model "
             "that gives the output which is to be learnt"
         )
-    return legacy.package(model).Model(inputs, [*flatten(outputs), *features], name=f"{model.name}_tapped")
+    return keras_compat.package(model).Model(inputs, [*flatten(outputs), *features], name=f"{model.name}_tapped")
 
 
 def shapes(model: Any, layers: Sequence[str]) -> dict[str, tuple[int | None, ...]]:
@@ -69,7 +69,7 @@ def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
     graph = walk(model, keep_names=True)
     wanted = [named(graph, name, model.name).layer for name in layers]
     tensors: dict[Ref, Any] = {
-        spec.ref: legacy.package(model).Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name)
+        spec.ref: keras_compat.package(model).Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name)
         for spec in graph.inputs
     }
     inputs, outputs = replay(graph, tensors, lambda leaf, args, kwargs: leaf.layer(*args, **kwargs))
@@ -85,7 +85,7 @@ def named(graph: Graph, name: str, model: str) -> Leaf:
     Raises ModelError for a name that is not there (the nearest are told), or that several layers have.
     """
     leaves = [leaf for leaf in graph.leaves if is_layer(leaf.layer)]
-    names = [legacy.inner(leaf.layer).name for leaf in leaves]
+    names = [keras_compat.inner(leaf.layer).name for leaf in leaves]
     found = [leaf for leaf, own in zip(leaves, names, strict=True) if name in (leaf.path, own)]
     if len(found) == 1:
         return found[0]

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.keras_compat import package
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import mean_over_samples
 from tfopt.distillation.losses import Lesson
 from tfopt.distillation.response import Form, as_logits, form_of
 from tfopt.distillation.taps import shapes, tapped
 from tfopt.errors import ModelError
-from tfopt.legacy import package
 
 
 class Terms:

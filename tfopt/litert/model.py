@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tfopt.base.packing import unpack
+from tfopt.base.stderr import native_noise_held
+from tfopt.base.weight_statistics import deflated_bytes
 from tfopt.errors import DataError, ModelError
 from tfopt.litert.graph import Graph, Op, Port, Tensor, Weight
 from tfopt.litert.ports import dequantized, noise, nothing, quantized
-from tfopt.measure import deflated_bytes
 from tfopt.metadata import labels_of
-from tfopt.packing import unpack
-from tfopt.quiet import native_noise_held
 
 Shapes = tuple[tuple[int, ...], ...]
 Inputs = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
@@ -35,7 +35,7 @@ class Latency:
 
 
 class LiteModel:
-    """A .tflite file, packed (`tfopt.packing`) or not, given by its path or its bytes; `threads` are LiteRT's.
+    """A .tflite file, packed (`tfopt.base.packing`) or not, given by its path or its bytes; `threads` are LiteRT's.
 
     Raises ModelError when there is no such file, when it is not a .tflite, or when LiteRT cannot run it.
     """

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 
 # Layers that bring a program of their own: a SavedModel elsewhere on disk, a pickled torch module, jax functions.
 _PROGRAMS = ("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
@@ -51,7 +51,7 @@ def _known(kind: str, custom_objects: Mapping[str, Any]) -> Any:
 
         api: Any = keras
     else:
-        api = legacy.tf_keras()
+        api = keras_compat.tf_keras()
 
     def known(name: str) -> bool:
         if name in custom_objects or name.split(">")[-1] in custom_objects:
@@ -121,7 +121,7 @@ def _computes(function: str) -> bool:
 
 
 def _in_metadata(path: Path, known: Any) -> Iterator[str]:
-    legacy.tf_keras()
+    keras_compat.tf_keras()
     from tf_keras.protobuf import saved_metadata_pb2
 
     metadata = saved_metadata_pb2.SavedMetadata.FromString((path / "keras_metadata.pb").read_bytes())

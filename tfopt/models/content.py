@@ -6,9 +6,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from tfopt.base.packing import is_packed, unpack
 from tfopt.errors import ModelError
 from tfopt.models import bombs
-from tfopt.packing import is_packed, unpack
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TFLITE = b"TFL3"  # at bytes 4 to 8

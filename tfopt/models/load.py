@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.models.code import found_code
 from tfopt.models.content import kind
@@ -107,7 +108,7 @@ def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool)
         short = {name: keras.losses.get(name) for name in ("mse", "mae", "mape", "msle", "bce", "kld")}
         custom_objects = {**short, **custom_objects}
     else:
-        loader = legacy.tf_keras().models.load_model
+        loader = keras_compat.tf_keras().models.load_model
         bridge.register_classes()  # models that crossed the bridge may name them
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_named_by_content(path))

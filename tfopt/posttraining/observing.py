@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.legacy import tf_keras
+from tfopt.base.keras_compat import tf_keras
 from tfopt.stages.quantization_wrapper import replaced
 
 _AT_ONCE = 64

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.legacy import tf_keras
+from tfopt.base.keras_compat import tf_keras
 from tfopt.posttraining.ranges import levels, on_grid
 
 _ZETA, _GAMMA = 1.1, -0.1  # how far the rectified sigmoid is stretched beyond 0 and 1

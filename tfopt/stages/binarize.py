@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.stages.kernels import has_kernel
 from tfopt.stages.quantization_aware import QuantizationAware
 from tfopt.stages.quantization_plan import LOW_BIT, Treatment

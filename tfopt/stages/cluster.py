@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, NonNegativeInt
 
-from tfopt.config import config
+from tfopt.base.config import config
+from tfopt.base.keras_compat import tf_keras, tfmot
 from tfopt.errors import RecipeError
-from tfopt.legacy import tf_keras, tfmot
 from tfopt.stages.choice import SPARED, Choice, choose_kernels, decisions_on_kernels, notes_on
 from tfopt.stages.clustering_wrapper import cluster_kernels, clustered_weights
 from tfopt.stages.copies import built_copy

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.legacy import tf_keras, tfmot_module
+from tfopt.base.keras_compat import tf_keras, tfmot_module
 from tfopt.stages.kernels import named_kernel
 from tfopt.stages.wrapping import KeepsCallContract
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tfopt.legacy import tf_keras
+from tfopt.base.keras_compat import tf_keras
 
 
 def plain_copy(layer: Any) -> Any:

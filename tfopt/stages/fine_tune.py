@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field
 
 from tfopt import bridge
+from tfopt.base.config import config
+from tfopt.base.keras_compat import inner, tf_keras, tfmot
 from tfopt.bridge.weights import copy_flags
-from tfopt.config import config
 from tfopt.errors import RecipeError
-from tfopt.legacy import inner, tf_keras, tfmot
 from tfopt.stages.decision import Decision
 from tfopt.stages.pruning_wrapper import hold_zeros, masked_weights, wrap_for_pruning, zeros_held
 from tfopt.stages.rules import choose

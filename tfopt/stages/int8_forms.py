@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError
-from tfopt.legacy import tf_keras
 
 # Klambauer et al. 2017, arXiv:1706.02515, equation 2.
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.legacy import inner
+from tfopt.base.keras_compat import inner
 from tfopt.stages.rules import Key
 
 

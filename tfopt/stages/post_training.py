@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.errors import RecipeError
 from tfopt.stages.budget import Budget
 from tfopt.stages.choice import decisions_on_kernels

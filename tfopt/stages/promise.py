@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tfopt import measure
+from tfopt.base import weight_statistics
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Clusters(Promise):
     per_channel: bool = False
 
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
-        found = measure.unique_weights(values, axis=channel_axis if self.per_channel else None)
+        found = weight_statistics.unique_weights(values, axis=channel_axis if self.per_channel else None)
         if found <= self.at_most:
             return None
         where = "in one output channel" if self.per_channel else "in the kernel"
@@ -73,6 +73,6 @@ class MByN(Promise):
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
         # The pattern runs along the inputs of an output channel, so put the output channels last as Keras does.
         kernel = np.moveaxis(values, channel_axis, -1)
-        if measure.m_by_n_holds(kernel, self.m, self.n):
+        if weight_statistics.m_by_n_holds(kernel, self.m, self.n):
             return None
         return f"fewer than {self.m} zeros in some {self.n} consecutive weights"

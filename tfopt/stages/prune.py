@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from tfopt.config import config
+from tfopt.base.config import config
+from tfopt.base.keras_compat import tfmot
 from tfopt.errors import ModelError, RecipeError
-from tfopt.legacy import tfmot
 from tfopt.stages.choice import SPARED, Choice, choose_kernels, decisions_on_kernels, notes_on
 from tfopt.stages.decision import Decision
 from tfopt.stages.distribution import erdos_renyi_kernel

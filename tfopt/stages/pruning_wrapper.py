@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.legacy import inner, tf_keras, tfmot, tfmot_module
+from tfopt.base.keras_compat import inner, tf_keras, tfmot, tfmot_module
 from tfopt.stages.copies import built_copy, plain_copy
 from tfopt.stages.kernels import kernels, named_kernel
 from tfopt.stages.stage import kernel_layers

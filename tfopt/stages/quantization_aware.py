@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import PositiveInt
 
+from tfopt.base.config import config
+from tfopt.base.keras_compat import inner
 from tfopt.bridge.graph import flatten, walk
-from tfopt.config import config
 from tfopt.errors import RecipeError
-from tfopt.legacy import inner
 from tfopt.stages.activation_ranges import set_ranges
 from tfopt.stages.decision import Decision
 from tfopt.stages.kernels import kernels

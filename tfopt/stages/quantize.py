@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.stages.budget import Budget
 from tfopt.stages.quantization_aware import QuantizationAware
 from tfopt.stages.quantization_plan import BITS, LOW_BIT, Treatment

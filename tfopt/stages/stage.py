@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, field_validator
 
 from tfopt import bridge
-from tfopt.config import config
+from tfopt.base.config import config
+from tfopt.base.keras_compat import inner, wrappers_by_name
 from tfopt.errors import ModelError, PromiseError, RecipeError
-from tfopt.legacy import inner, wrappers_by_name
 from tfopt.stages.budget import Budget
 from tfopt.stages.decision import Decision
 from tfopt.stages.kernels import has_kernel, named_kernel

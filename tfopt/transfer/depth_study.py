@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
-from tfopt import bridge, legacy
-from tfopt.config import config
+from tfopt import bridge
+from tfopt.base import keras_compat
+from tfopt.base.config import config
+from tfopt.base.files import atomic_path
+from tfopt.base.weight_statistics import accuracy
 from tfopt.data import Augmentation, Dataset
 from tfopt.errors import DataError, ModelError
-from tfopt.files import atomic_path
-from tfopt.measure import accuracy
 from tfopt.transfer.freezing import frozen, layers_in_order
 from tfopt.transfer.head import loss_for
 from tfopt.transfer.parameters import transfer_weights
@@ -176,7 +177,7 @@ class _Study:
 
     def _fitted(self, model: Any, number: int, label: str) -> tuple[float, float, list[np.ndarray]]:
         """Validation and test accuracy of `model` after training, and its weights."""
-        settings, data, package = self.settings, self.data, legacy.tf_keras()
+        settings, data, package = self.settings, self.data, keras_compat.tf_keras()
         package.utils.set_random_seed((settings.seed + number) % 2**32)
         twin = bridge.to_tf_keras(model)
         steps = settings.epochs * data.steps(settings.batch_size)

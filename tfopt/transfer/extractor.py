@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.bridge.graph import Call, Graph, Leaf, Ref, flatten, refs_in, replay, walk
 from tfopt.distillation.taps import named
 from tfopt.errors import ModelError
@@ -80,7 +81,7 @@ def body_of(
     """See `feature_extractor`."""
     wanted = None if layer is None else named(walk(model), layer, model.name).name
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
-    package, graph = legacy.package(copy), walk(copy)
+    package, graph = keras_compat.package(copy), walk(copy)
     place = _place_of(graph, wanted) if wanted else _behind_body(graph)
     source, left_out = graph.calls[place], graph.calls[place + 1 :]
     if len(source.outputs) != 1:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tfopt import legacy
-from tfopt.config import config
+from tfopt.base import keras_compat
+from tfopt.base.config import config
 from tfopt.data import Dataset, fit_to_model
 from tfopt.errors import RecipeError
 from tfopt.transfer.extractor import Body, Pooling, body_of
@@ -103,7 +103,7 @@ class FeatureTransfer(Transfer):
 
     def _trained_head(self, model: Any, width: int, features: Dataset, progress: Any) -> list[str]:
         """Train a twin of the head on normalised features, and give its weights to `model`. tf_keras is faster."""
-        package = legacy.tf_keras()
+        package = keras_compat.tf_keras()
         package.utils.set_random_seed(self.seed)
         mean, deviation = _moments(features.train.inputs)
         inputs = package.Input((width,))

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.bridge import internals
 from tfopt.bridge.graph import Leaf, is_layer, walk
 from tfopt.distillation.taps import missing
@@ -132,7 +133,7 @@ def _trained_from(model: Any, leaves: Sequence[Leaf], first: int, batchnorm: Bat
     if batchnorm not in ("frozen", "train"):
         raise ModelError(f'batchnorm must be "frozen" or "train"; got {batchnorm!r}.')
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
-    package = legacy.package(model)
+    package = keras_compat.package(model)
     for part in [copy, *internals.sublayers(copy, recursive=True)]:
         part.trainable = True  # one by one: Keras 3 looks no further where a model has this flag already
     for position, layer in enumerate(_counterparts(leaves, layers_in_order(copy))):

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from tfopt import legacy
-from tfopt.config import config
+from tfopt.base import keras_compat
+from tfopt.base.config import config
 from tfopt.data import Dataset
 from tfopt.data.labels import Task
 from tfopt.errors import ModelError
@@ -25,7 +25,7 @@ def outputs_for(data: Dataset) -> int:
 
 def loss_for(data: Dataset, *, logits: bool) -> Any:
     """The tf_keras loss for the labels of `data` and outputs that are `logits`, else probabilities or values."""
-    losses = legacy.tf_keras().losses
+    losses = keras_compat.tf_keras().losses
     if data.task == "regression":
         return losses.MeanSquaredError()
     if data.task == "multilabel":

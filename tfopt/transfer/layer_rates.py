@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge.graph import Graph, Leaf, Ref, is_layer, refs_in, walk
 from tfopt.errors import RecipeError
 
@@ -38,7 +38,7 @@ def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
     """
     if not 0 < decay <= 1:
         raise RecipeError(f"decay must be above 0 and at most 1; got {decay}.")
-    package = legacy.package(model)
+    package = keras_compat.package(model)
     try:
         optimizer = package.optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.data import Dataset
 from tfopt.transfer.parameters import transfer_weights
 from tfopt.transfer.source import model_from

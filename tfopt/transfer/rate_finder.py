@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
+from tfopt.base.files import write_atomically
 from tfopt.bridge.graph import flatten, map_leaves
 from tfopt.data import Dataset
 from tfopt.errors import DataError, OutputError, RecipeError
-from tfopt.files import write_atomically
 
 # Share of the past in the moving average of the losses, and how few of them still show a curve.
 SMOOTHING = 0.9
@@ -177,7 +178,7 @@ class _Sweep:
             self._take(float((logs or {})["loss"]), step)
             advance()
 
-        callback = legacy.package(self.model).callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
+        callback = keras_compat.package(self.model).callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
         try:
             # An epoch of one step each, because Keras tells the mean of an epoch.
             epochs: Any = {"epochs": len(self.rates), "steps_per_epoch": 1}
@@ -272,7 +273,7 @@ def _compiled_copy(model: Any, loss: Any, optimizer: Any, lowest: float) -> Any:
 
 def _at_rate(optimizer: Any, model: Any, rate: float) -> Any:
     """A new optimizer like `optimizer` whose learning rate can be set."""
-    package = legacy.package(model)
+    package = keras_compat.package(model)
     try:
         optimizer = package.optimizers.get(optimizer)
     except ValueError as error:

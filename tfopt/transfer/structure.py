@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import internals, layers, state, weights
 from tfopt.bridge.graph import Call, Graph, GraphInput, Leaf, Ref, flatten, is_layer, refs_in, replay, walk
 from tfopt.errors import ModelError
@@ -138,7 +138,7 @@ class _Builder:
     """Makes each layer when it is first called: only then the shape of its input is known."""
 
     def __init__(self, model: Any, graph: Graph, edits: _Edits) -> None:
-        self.package, self.graph, self.edits = legacy.package(model), graph, edits
+        self.package, self.graph, self.edits = keras_compat.package(model), graph, edits
         self.calls = {id(call.leaf): call for call in reversed(graph.calls)}  # the first of each
         self.numbers = {id(leaf): number for number, leaf in enumerate(graph.leaves)}
         self.tensors: dict[Ref, Any] = {}

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.data import Dataset
 from tfopt.transfer.depth import repeatable_blocks
 from tfopt.transfer.source import model_from

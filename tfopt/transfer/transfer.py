@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.data import Augmentation, Dataset
 from tfopt.transfer.head import ACTIVATIONS, outputs_for
 from tfopt.transfer.structure import restructure

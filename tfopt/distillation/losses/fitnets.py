@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss, bridge_width
 from tfopt.distillation.losses.formulas import per_sample, shrink_to_smaller, to_float, total
 from tfopt.distillation.losses.loss import Lesson, Shape

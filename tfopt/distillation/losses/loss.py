@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import NonNegativeFloat
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.data.labels import Task
 
 Shape = tuple[int | None, ...]

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
 

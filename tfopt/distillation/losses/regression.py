@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.data.labels import Task
 from tfopt.distillation.losses.formulas import huber, per_sample, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss

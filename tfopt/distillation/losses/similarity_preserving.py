@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss
 from tfopt.distillation.losses.formulas import as_rows, total, unit
 from tfopt.distillation.losses.loss import Lesson

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from tfopt.config import config
+from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss, seeded_dense
 from tfopt.distillation.losses.formulas import per_sample, shrink_to_smaller, to_float, total
 from tfopt.distillation.losses.loss import Lesson, Shape

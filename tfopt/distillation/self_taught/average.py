@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from tfopt.base.keras_compat import inner, package
 from tfopt.distillation.learner import replicas
 from tfopt.errors import ModelError
-from tfopt.legacy import inner, package
 
 
 class Average:

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat
 
-from tfopt.config import config
+from tfopt.base.config import config
+from tfopt.base.keras_compat import package
 from tfopt.data.labels import Task
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import kl_of_logits, per_sample
@@ -33,7 +34,6 @@ from tfopt.distillation.self_taught.partly_labelled import (
     of_dataset,
 )
 from tfopt.errors import DataError, ModelError, RecipeError
-from tfopt.legacy import package
 
 # What the authors used on SVHN and CIFAR-10, relative to a loss on the labels of labelled samples alone.
 MSE_WEIGHT = 100.0

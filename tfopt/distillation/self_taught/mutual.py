@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tfopt.base.keras_compat import package
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import per_sample, tempered_kl
 from tfopt.distillation.response import as_logits, form_of
 from tfopt.distillation.taps import on_rest
 from tfopt.errors import ModelError, RecipeError
-from tfopt.legacy import package
 
 
 def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.0) -> Any:

@@ -100,7 +100,7 @@ class Answering(ABC):
         Args:
             x, labels: see `answers`.
             batch_size: samples at once; None: by their size.
-            progress: with a rich `console`, such as `tfopt.progress.Progress`; None writes to stderr.
+            progress: with a rich `console`, such as `tfopt.base.progress.Progress`; None writes to stderr.
             quiet: no progress.
 
         Raises ModelError as `answers` does, and for NaN or infinity among the answers.

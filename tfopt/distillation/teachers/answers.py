@@ -15,11 +15,11 @@ from uuid import uuid4
 
 import numpy as np
 
+from tfopt.base.files import atomic_path
 from tfopt.distillation.teachers.answering import OUTPUT, Answering
 from tfopt.distillation.teachers.precomputed import Precomputed
 from tfopt.distillation.teachers.running import progress_bar
 from tfopt.errors import DataError, OutputError
-from tfopt.files import atomic_path
 
 _META = "meta.json"
 _FORMAT = 1

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import legacy, models
+from tfopt import models
+from tfopt.base import keras_compat
 from tfopt.data import Preprocessing
 from tfopt.distillation.taps import tapped
 from tfopt.errors import DataError, ModelError
@@ -99,7 +100,7 @@ class KerasSource(Source):
             self.input_shape = tuple(shape)
             dtype = inputs[0].dtype
             self.input_dtype = getattr(dtype, "name", dtype)
-            self.layers_available = tuple(legacy.inner(layer).name for layer in model.layers)
+            self.layers_available = tuple(keras_compat.inner(layer).name for layer in model.layers)
 
     @property
     def fingerprint(self) -> str:
@@ -249,7 +250,7 @@ def opened(what: Any, name: str | None = None) -> Opened:
         return Opened(what)
     if isinstance(what, str | os.PathLike):
         return _from_path(Path(what), name)
-    if legacy.is_keras3_model(what) or legacy.is_tf_keras_model(what):
+    if keras_compat.is_keras3_model(what) or keras_compat.is_tf_keras_model(what):
         return Opened(KerasSource(what, name))
     if isinstance(what, LiteModel):
         return Opened(LiteSource(what, name))

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.models.bombs import HARMLESS_BYTES, MOST_EXPANSION
 
@@ -97,7 +97,7 @@ def _refuse(path: Path, members: list[tarfile.TarInfo]) -> None:
 
 
 def _resolved(handle: str) -> Path:
-    hub = legacy.hub()
+    hub = keras_compat.hub()
     cache = hub.resolver.tfhub_cache_dir(use_temp=True)
     elsewhere = (
         f"It was looked for in TF-Hub's cache folder {cache} (set TFHUB_CACHE_DIR to use another). Or download it on "

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import bridge, legacy
+from tfopt import bridge
+from tfopt.base import keras_compat
 from tfopt.bridge import internals
 from tfopt.errors import ModelError
 from tfopt.transfer.hub.function import SavedFunction
@@ -137,7 +138,7 @@ def _keras3_class() -> Any:
 
 @functools.cache
 def _tf_keras_class() -> Any:
-    tf_keras = legacy.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     layer_class: Any = tf_keras.layers.Layer
 
     @tf_keras.saving.register_keras_serializable("tfopt")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from tfopt import bridge, legacy, models
+from tfopt import bridge, models
+from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.transfer.hub.function import SavedFunction, fingerprint
 from tfopt.transfer.hub.handle import folder_of
@@ -159,7 +160,7 @@ def _limits(function: SavedFunction, package: Package, frozen: str) -> tuple[str
 
 def _package(package: Package) -> Any:
     if package == "tf_keras":
-        return legacy.tf_keras()
+        return keras_compat.tf_keras()
     import keras
 
     return keras

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from tfopt import legacy
+from tfopt.base import keras_compat
 from tfopt.bridge import weights
 from tfopt.bridge.graph import Leaf, Ref, flatten, replay, walk
 from tfopt.bridge.layers import RENAMED, SAME_NAME, init_arguments, policy_name
@@ -47,7 +47,7 @@ def in_keras(flat: Any, package: Any, shape: Sequence[int | None], name: str) ->
 
 
 def _copied(layer: Any) -> Any:
-    with legacy.tf_keras().saving.custom_object_scope({type(layer).__name__: type(layer)}):
+    with keras_compat.tf_keras().saving.custom_object_scope({type(layer).__name__: type(layer)}):
         return type(layer).from_config(layer.get_config())
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.stderr import native_noise_held
 from tfopt.errors import ModelError
-from tfopt.quiet import native_noise_held
 
 _COPIES = ("Identity", "IdentityN", "StopGradient", "PreventGradient", "Snapshot", "CheckNumerics", "EnsureShape")
 

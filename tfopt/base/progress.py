@@ -28,7 +28,7 @@ def _callback_class() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from tfopt.legacy import tf_keras
+    from tfopt.base.keras_compat import tf_keras
 
     class EpochLines(tf_keras().callbacks.Callback):  # type: ignore[misc]
         # Without this, tf_keras copies the logs to NumPy after every batch, which waits for the batch.
