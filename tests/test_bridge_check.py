@@ -6,8 +6,8 @@ import pytest
 from tfopt import bridge
 from tfopt.bridge import check, samples
 from tfopt.bridge import layers as table
-from tfopt.bridge.graph import walk
 from tfopt.errors import ModelError
+from tfopt.graph.walk import walk
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
-from tfopt.distillation.taps import shapes, tapped
 from tfopt.errors import ModelError
+from tfopt.graph.taps import shapes, tapped
 
 X = np.random.default_rng(0).normal(size=(2, 6, 6, 2)).astype("float32")
 

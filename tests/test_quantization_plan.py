@@ -3,8 +3,8 @@
 import pytest
 
 from tfopt.base import keras_compat
-from tfopt.bridge.graph import walk
 from tfopt.errors import RecipeError
+from tfopt.graph.walk import walk
 from tfopt.stages.kernels import kernels
 from tfopt.stages.quantization_plan import plan, scales_of
 

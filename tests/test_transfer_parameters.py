@@ -455,7 +455,7 @@ def test_a_rank_is_given_once():
         keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4, name=name) for name in names)])
         for names in (("dense", "dense_2"), ("dense", "dense_1", "dense_2"))
     )
-    from tfopt.bridge.graph import walk
+    from tfopt.graph.walk import walk
 
     pairs = by_name(walk(source), walk(target))
     assert [pair.source and pair.source.path for pair in pairs] == ["dense", None, "dense_2"]

@@ -7,8 +7,8 @@ import pytest
 
 from tfopt import load_model
 from tfopt.base.keras_compat import tf_keras
-from tfopt.bridge.graph import walk
 from tfopt.errors import ModelError
+from tfopt.graph.walk import walk
 from tfopt.transfer.classifier import classifier
 from tfopt.transfer.depth import repeatable_blocks
 from tfopt.transfer.parameters import transfer_weights

@@ -8,8 +8,8 @@ from typing import Any
 
 from tfopt import bridge, models
 from tfopt.bridge.check import sample_batch
-from tfopt.bridge.graph import walk
 from tfopt.errors import TfoptError
+from tfopt.graph.walk import walk
 from tfopt.layer_names import LayerNames
 from tfopt.litert import LiteModel
 from tfopt.recipe import Recipe

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tfopt import bridge, edge_quantizer
 from tfopt.base.keras_compat import inner
 from tfopt.base.stderr import native_noise_held
-from tfopt.bridge.graph import pack, walk
 from tfopt.calibration import Calibration, argument_names
 from tfopt.compact import with_true_reversals, without_detours
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
+from tfopt.graph.walk import pack, walk
 from tfopt.layer_names import LayerNames
 from tfopt.litert import LiteModel
 from tfopt.stages.activation_ranges import with_ranges

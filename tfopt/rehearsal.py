@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.distillation.taps import shapes
 from tfopt.errors import RecipeError
 from tfopt.export import build
+from tfopt.graph.taps import shapes
 from tfopt.litert import LiteModel
 from tfopt.mixed_precision import smallest
 from tfopt.recipe import Recipe

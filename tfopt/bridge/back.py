@@ -5,21 +5,12 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
-from tfopt.bridge import check, internals, state
+from tfopt.bridge import check, state
 from tfopt.bridge.build import copy_weights
 from tfopt.bridge.compile import compile_like, is_compiled
-from tfopt.bridge.graph import (
-    Graph,
-    Leaf,
-    graph_network,
-    is_layer,
-    is_model,
-    is_subclassed,
-    map_leaves,
-    replay,
-    walk,
-)
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
+from tfopt.graph.walk import Graph, Leaf, graph_network, is_layer, is_model, is_subclassed, map_leaves, replay, walk
 
 
 def to_keras(legacy_model: Any, like: Any) -> Any:
@@ -80,10 +71,10 @@ def _copy_of(model: Any, graph: Graph) -> Any:
 
         scope = keras.saving.CustomObjectScope
     package = "keras" if keras3 else "tf_keras"
-    things = [leaf.layer for leaf in graph.leaves] + internals.sublayers(model, recursive=True)
+    things = [leaf.layer for leaf in graph.leaves] + keras_internals.sublayers(model, recursive=True)
     custom = {type(t).__name__: type(t) for t in things if type(t).__module__.partition(".")[0] != package}
     try:
-        with scope(custom), internals.trusting_scope(keras3):
+        with scope(custom), keras_internals.trusting_scope(keras3):
             if is_subclassed(model):
                 return _revived(model, graph)
             copy = type(model).from_config(model.get_config())
@@ -99,7 +90,7 @@ def _revived(model: Any, graph: Graph) -> Any:
     """A copy of a subclassed model; where its config does not bring it back, an equal functional one."""
     try:
         copy = type(model).from_config(model.get_config())
-        copy(map_leaves(_zeros, internals.structs(graph_network(model))[0]))  # built as `model` was
+        copy(map_leaves(_zeros, keras_internals.structs(graph_network(model))[0]))  # built as `model` was
     except Exception:
         return _replayed(model, graph)
     _copy_flags(model, copy)

@@ -5,8 +5,8 @@ from typing import Any
 from tfopt.base import keras_compat
 from tfopt.bridge import activations, carried, check, layers, native, plans, weights
 from tfopt.bridge.compile import compile_like, is_compiled
-from tfopt.bridge.graph import Graph, Leaf, Ref, is_layer, replay, walk
 from tfopt.errors import ModelError
+from tfopt.graph.walk import Graph, Leaf, Ref, is_layer, replay, walk
 
 
 def to_tf_keras(model: Any) -> Any:

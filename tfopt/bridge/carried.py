@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
-from tfopt.bridge import internals
-from tfopt.bridge.graph import Call, Ref, flatten, is_layer, map_leaves, refs_in
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
+from tfopt.graph.walk import Call, Ref, flatten, is_layer, map_leaves, refs_in
 
 _LIVE: weakref.WeakValueDictionary[str, "Held"] = weakref.WeakValueDictionary()
 
@@ -58,7 +58,7 @@ class Held:
                 f"'{config['name']}' is a Keras 3 layer that cannot be rebuilt from its config: give its class "
                 "get_config and from_config, and register it (keras.saving.register_keras_serializable)"
             )
-        safe = internals.loading_safely()
+        safe = keras_internals.loading_safely()
         rebuilt = keras.saving.deserialize_keras_object(config["object"], safe_mode=safe)
         return cls(rebuilt, tuple(keras.saving.deserialize_keras_object(config["constants"], safe_mode=safe)))
 
@@ -80,7 +80,7 @@ def refuse(operation: Any, calls: list[Call]) -> None:
                 "it is called with a variable that belongs to no layer, whose state cannot be carried over: "
                 "put it into a layer of its own (add_weight), or pass its value as an array"
             )
-    for each in [operation, *internals.sublayers(operation, recursive=True)] if is_layer(operation) else []:
+    for each in [operation, *keras_internals.sublayers(operation, recursive=True)] if is_layer(operation) else []:
         for name, value in vars(each).items():
             if not name.startswith("_self_") and any(isinstance(part, tf.Variable) for part in _parts(value)):
                 raise ModelError(
@@ -191,7 +191,9 @@ def carried_class() -> Any:
                 name=f"/{variable.path}".rpartition(f"/{self.operation.name}/")[2],
                 shape=tuple(variable.shape),
                 dtype=variable.dtype,
-                trainable=internals.made_trainable(self.operation, variable) if frozen else bool(variable.trainable),
+                trainable=keras_internals.made_trainable(self.operation, variable)
+                if frozen
+                else bool(variable.trainable),
                 initializer=lambda shape, dtype=None, **_: tf.constant(value, dtype),
                 regularizer=variable.regularizer,
                 constraint=variable.constraint,
@@ -209,11 +211,11 @@ def carried_class() -> Any:
             text = self._calls.split("\n")[template]
             args, kwargs = _filled(text, flatten(inputs), held.constants)
             if not is_layer(operation):
-                with keras.StatelessScope(state_mapping=_fresh_seeds([internals.global_seed()])):
+                with keras.StatelessScope(state_mapping=_fresh_seeds([keras_internals.global_seed()])):
                     return _whole_precision(operation(*args, **kwargs))
             kwargs["training"] = _as_bool(training)
             lent = [tf.convert_to_tensor(weight) for weight in self._carried]
-            seeds = [internals.global_seed(), *_seeds_of(operation)]
+            seeds = [keras_internals.global_seed(), *_seeds_of(operation)]
             mapping = [*zip(operation.weights, lent, strict=True), *_fresh_seeds(seeds)]
             with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
                 outputs = operation(*args, **kwargs)

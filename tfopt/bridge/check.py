@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.bridge import internals, layers, plans, samples
-from tfopt.bridge.graph import Graph, Ref, flatten, graph_network, map_leaves, pack, refs_in
+from tfopt.bridge import layers, plans, samples
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
+from tfopt.graph.walk import Graph, Ref, flatten, graph_network, map_leaves, pack, refs_in
 
 TOLERANCE = 1e-4  # of max(1, largest output); float32 twins differ by 1e-7 to 1e-5
 HALF_TOLERANCE = 2e-2  # where one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)
@@ -68,7 +69,7 @@ def _is_noise(model: Any, batch: list[Any], expected: list[Any], got: list[Any],
 
 def run(model: Any, batch: list[Any]) -> list[np.ndarray]:
     """The outputs of `model` in inference mode, flattened, as NumPy arrays."""
-    struct, _ = internals.structs(graph_network(model))
+    struct, _ = keras_internals.structs(graph_network(model))
     return [_numpy(output) for output in flatten(model(pack(struct, list(batch)), training=False))]
 
 

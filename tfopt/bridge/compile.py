@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
-from tfopt.bridge.graph import graph_network
 from tfopt.bridge.layers import init_arguments
 from tfopt.errors import ModelError
+from tfopt.graph.walk import graph_network
 
 _ADVICE = "compile the result yourself, or pass it by the name of a built-in one"
 # tf_keras's reductions <-> Keras 3's. "auto" means the sum over the batch size in both `fit`s.

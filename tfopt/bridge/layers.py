@@ -6,8 +6,8 @@ from typing import Any
 from tfopt.base import keras_compat
 from tfopt.bridge import activations, special
 from tfopt.bridge.activations import NoTwinError
-from tfopt.bridge.graph import Leaf
 from tfopt.errors import ModelError
+from tfopt.graph.walk import Leaf
 
 # Keras 3 layers whose namesake in tf_keras computes the same. Adding one means: name it here, state below
 # what its config calls differently, and give it a row in tests/test_bridge_layers.py.

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.bridge import activations, internals
-from tfopt.bridge.graph import Call, Ref, refs_in
+from tfopt.bridge import activations
+from tfopt.graph import keras_internals
+from tfopt.graph.walk import Call, Ref, refs_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ def native_of_tensorflow(call: Call) -> Native | None:
     build = _OF_TENSORFLOW.get(getattr(call.leaf.layer, "symbol", None) or "")
     if build is None:
         return None
-    names, _ = internals.call_names(call.leaf.layer)
+    names, _ = keras_internals.call_names(call.leaf.layer)
     named = [call.kwargs[name] for name in names[1:] if name in call.kwargs and name != "name"]
     return _checked(call, build([*call.args, *named]))
 

@@ -9,9 +9,9 @@ from typing import Any
 from tfopt.base import keras_compat
 from tfopt.bridge import carried, layers, operations, state
 from tfopt.bridge.activations import NoTwinError
-from tfopt.bridge.graph import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
-from tfopt.bridge.internals import sublayers
 from tfopt.errors import ModelError
+from tfopt.graph.keras_internals import sublayers
+from tfopt.graph.walk import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
 
 Arguments = tuple[list[Any], dict[str, Any]]
 

@@ -8,7 +8,7 @@ from typing import Any
 from tfopt.base import keras_compat
 from tfopt.bridge import layers, native
 from tfopt.bridge.activations import NoTwinError
-from tfopt.bridge.graph import is_model
+from tfopt.graph.walk import is_model
 
 Made = tuple[Any, dict[str, Any]]  # a class and the arguments to make it with
 

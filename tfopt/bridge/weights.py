@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
-from tfopt.bridge import internals
-from tfopt.bridge.graph import is_layer, walk
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
+from tfopt.graph.walk import is_layer, walk
 
 
 def pairs(layer: Any, twin: Any, *, back: bool = False) -> list[tuple[Any, Any]]:
@@ -38,14 +38,14 @@ def copy(layer: Any, twin: Any, *, back: bool = False) -> None:
         source, target = (twin_variable, variable) if back else (variable, twin_variable)
         target.assign(np.asarray(_numpy(source)).astype(_dtype(target), copy=False))
     given = layer if back else twin
-    for each in [given, *internals.sublayers(given, recursive=True)]:
+    for each in [given, *keras_internals.sublayers(given, recursive=True)]:
         if hasattr(each, "finalize_state") and each.weights:
             each.finalize_state()  # Normalization computes with a copy of its weights
 
 
 def copy_flags(layer: Any, twin: Any) -> None:
     """Gives the layers inside `twin` the `trainable` flags of those inside `layer`, where both have the same."""
-    ours, theirs = internals.sublayers(layer), internals.sublayers(twin)
+    ours, theirs = keras_internals.sublayers(layer), keras_internals.sublayers(twin)
     if [_base(each.name) for each in ours] != [_base(each.name) for each in theirs]:
         return
     for inner, inner_twin in zip(ours, theirs, strict=True):
@@ -56,8 +56,8 @@ def copy_flags(layer: Any, twin: Any) -> None:
 
 def _named(layer: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """(name, variable): the names of the layers inside `layer` on the way, without the numbers Keras adds."""
-    named = [(prefix + _base(variable.name), variable) for variable in internals.own_variables(layer)]
-    for inner in internals.sublayers(layer):
+    named = [(prefix + _base(variable.name), variable) for variable in keras_internals.own_variables(layer)]
+    for inner in keras_internals.sublayers(layer):
         named += _named(inner, f"{prefix}{_base(inner.name)}/")
     return list({id(variable): (name, variable) for name, variable in named}.values())
 

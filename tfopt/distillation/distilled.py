@@ -6,10 +6,10 @@ from tfopt.base.keras_compat import package
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Learnt, Row, model_class
 from tfopt.distillation.lessons import LESSON, Lessons, is_lesson
-from tfopt.distillation.taps import probe_for
 from tfopt.distillation.teachers import as_teacher
 from tfopt.distillation.terms import Terms
 from tfopt.errors import RecipeError
+from tfopt.graph.taps import probe_for
 
 
 def distill(student: Any, teacher: Any = None, distillation: Distillation | None = None) -> Any:

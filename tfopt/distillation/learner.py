@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfopt.base.keras_compat import package
-from tfopt.bridge.graph import map_leaves
 from tfopt.errors import DataError, RecipeError
+from tfopt.graph.walk import map_leaves
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import mean_over_samples
 from tfopt.distillation.losses import Lesson
 from tfopt.distillation.response import Form, as_logits, form_of
-from tfopt.distillation.taps import shapes, tapped
 from tfopt.errors import ModelError
+from tfopt.graph.taps import shapes, tapped
 
 
 class Terms:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.bridge.graph import Call, Ref, refs_in, walk
+from tfopt.graph.walk import Call, Ref, refs_in, walk
 
 
 class Wiring:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfopt.bridge.graph import pack, walk
+from tfopt.graph.walk import pack, walk
 from tfopt.stages.quantization_plan import plan
 from tfopt.stages.quantization_wrapper import observed, quantized_model
 

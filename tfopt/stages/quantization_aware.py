@@ -10,8 +10,8 @@ from pydantic import PositiveInt
 
 from tfopt.base.config import config
 from tfopt.base.keras_compat import inner
-from tfopt.bridge.graph import flatten, walk
 from tfopt.errors import RecipeError
+from tfopt.graph.walk import flatten, walk
 from tfopt.stages.activation_ranges import set_ranges
 from tfopt.stages.decision import Decision
 from tfopt.stages.kernels import kernels

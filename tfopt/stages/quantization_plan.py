@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
-from tfopt.bridge.graph import Call, Graph, Ref, refs_in
 from tfopt.errors import RecipeError
+from tfopt.graph.walk import Call, Graph, Ref, refs_in
 from tfopt.stages.folding import FOLDS_BATCH_NORM
 from tfopt.stages.int8_forms import AVERAGES, always_averages_all
 from tfopt.stages.kernels import Kernel, kernels

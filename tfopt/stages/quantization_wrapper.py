@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module
-from tfopt.bridge.graph import Graph, map_leaves, replay
+from tfopt.graph.walk import Graph, map_leaves, replay
 from tfopt.stages import int8_forms
 from tfopt.stages.copies import built_copy
 from tfopt.stages.quantization_plan import Treatment, config_class, looked_up

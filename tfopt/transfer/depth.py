@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from tfopt.bridge.graph import Call, Graph, Leaf, Ref, map_leaves, refs_in, walk
 from tfopt.errors import ModelError
+from tfopt.graph.walk import Call, Graph, Leaf, Ref, map_leaves, refs_in, walk
 from tfopt.transfer.blocks import Run, rewired, runs
 
 

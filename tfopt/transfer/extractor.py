@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from tfopt import bridge
 from tfopt.base import keras_compat
-from tfopt.bridge.graph import Call, Graph, Leaf, Ref, flatten, refs_in, replay, walk
-from tfopt.distillation.taps import named
 from tfopt.errors import ModelError
+from tfopt.graph.taps import named
+from tfopt.graph.walk import Call, Graph, Leaf, Ref, flatten, refs_in, replay, walk
 from tfopt.transfer.classifier import classifier
 from tfopt.transfer.source import model_from
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from tfopt import bridge
 from tfopt.base import keras_compat
-from tfopt.bridge import internals
-from tfopt.bridge.graph import Leaf, is_layer, walk
-from tfopt.distillation.taps import missing
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
+from tfopt.graph.taps import missing
+from tfopt.graph.walk import Leaf, is_layer, walk
 
 BatchNorm = Literal["frozen", "train"]
 
@@ -89,7 +89,7 @@ def first_trained(leaves: Sequence[Leaf], name: str, model: str) -> int:
 
 def pretrained_batchnorms(layer: Any, package: Any) -> list[Any]:
     """The BatchNorms in `layer`, itself included, that have seen data; `package` is `keras` or `tf_keras`."""
-    parts = [layer, *internals.sublayers(layer, recursive=True)]
+    parts = [layer, *keras_internals.sublayers(layer, recursive=True)]
     return [part for part in parts if isinstance(part, package.layers.BatchNormalization) and _has_seen_data(part)]
 
 
@@ -134,7 +134,7 @@ def _trained_from(model: Any, leaves: Sequence[Leaf], first: int, batchnorm: Bat
         raise ModelError(f'batchnorm must be "frozen" or "train"; got {batchnorm!r}.')
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
     package = keras_compat.package(model)
-    for part in [copy, *internals.sublayers(copy, recursive=True)]:
+    for part in [copy, *keras_internals.sublayers(copy, recursive=True)]:
         part.trainable = True  # one by one: Keras 3 looks no further where a model has this flag already
     for position, layer in enumerate(_counterparts(leaves, layers_in_order(copy))):
         if position < first:

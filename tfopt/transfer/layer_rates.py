@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from tfopt.base import keras_compat
-from tfopt.bridge.graph import Graph, Leaf, Ref, is_layer, refs_in, walk
 from tfopt.errors import RecipeError
+from tfopt.graph.walk import Graph, Leaf, Ref, is_layer, refs_in, walk
 
 _DECAYS: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 

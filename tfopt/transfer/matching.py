@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tfopt.bridge import internals
-from tfopt.bridge.graph import Graph, Leaf, is_layer
-from tfopt.distillation.taps import named
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
+from tfopt.graph.taps import named
+from tfopt.graph.walk import Graph, Leaf, is_layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,8 @@ def weighty(graph: Graph) -> list[Leaf]:
 
 def weights_of(layer: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """(name, variable) of a layer and of those inside it, whose names are on the way; no seeds and no tables."""
-    found = [(prefix + _base(variable.name), variable) for variable in internals.own_variables(layer)]
-    for inner in internals.sublayers(layer):
+    found = [(prefix + _base(variable.name), variable) for variable in keras_internals.own_variables(layer)]
+    for inner in keras_internals.sublayers(layer):
         found += weights_of(inner, f"{prefix}{_base(inner.name)}/")
     return list({id(variable): (name, variable) for name, variable in found}.values())
 

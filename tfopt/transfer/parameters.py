@@ -10,10 +10,10 @@ import numpy as np
 
 from tfopt import bridge
 from tfopt.bridge import weights
-from tfopt.bridge.graph import Graph, Leaf, is_layer, refs_in, walk
 from tfopt.distillation.self_taught.average import finalize
-from tfopt.distillation.taps import named
 from tfopt.errors import ModelError
+from tfopt.graph.taps import named
+from tfopt.graph.walk import Graph, Leaf, is_layer, refs_in, walk
 from tfopt.transfer.classifier import classifier
 from tfopt.transfer.matching import Pair, by_mapping, by_name, by_order, kind, weights_of, weighty
 from tfopt.transfer.moves import Move, TransferredWeights

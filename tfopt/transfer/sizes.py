@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tfopt.bridge.graph import Call, Leaf, Ref, flatten, is_layer, refs_in
 from tfopt.errors import ModelError
+from tfopt.graph.walk import Call, Leaf, Ref, flatten, is_layer, refs_in
 from tfopt.transfer.widths import Shape
 
 # What computes on each value alone. A list of numbers that takes part, one for each channel, must not widen the input.

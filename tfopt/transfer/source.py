@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import models
-from tfopt.bridge.graph import is_model
 from tfopt.errors import ModelError
+from tfopt.graph.walk import is_model
 
 _NOTES: weakref.WeakKeyDictionary[Any, tuple[str, ...]] = weakref.WeakKeyDictionary()
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
-from tfopt.bridge import internals, layers, state, weights
-from tfopt.bridge.graph import Call, Graph, GraphInput, Leaf, Ref, flatten, is_layer, refs_in, replay, walk
+from tfopt.bridge import layers, state, weights
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
+from tfopt.graph.walk import Call, Graph, GraphInput, Leaf, Ref, flatten, is_layer, refs_in, replay, walk
 from tfopt.transfer import sizes, widths
 from tfopt.transfer.classifier import Classifier, classifier
 from tfopt.transfer.depth import deepened
@@ -149,10 +150,10 @@ class _Builder:
             spec.ref: self.package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in inputs
         }
         own = [leaf.layer for leaf in self.graph.leaves if is_layer(leaf.layer)]
-        inside = [type(each) for layer in own for each in (layer, *internals.sublayers(layer, recursive=True))]
+        inside = [type(each) for layer in own for each in (layer, *keras_internals.sublayers(layer, recursive=True))]
         name = self.package.__name__
         custom = {kind.__name__: kind for kind in inside if kind.__module__.partition(".")[0] != name}
-        with self.package.utils.custom_object_scope(custom), internals.trusting_scope(name == "keras"):
+        with self.package.utils.custom_object_scope(custom), keras_internals.trusting_scope(name == "keras"):
             found = replay(self.graph, self.tensors, self._run)
         return self.package.Model(*found, name=self.graph.name)
 

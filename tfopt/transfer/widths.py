@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.bridge.graph import is_layer
 from tfopt.errors import ModelError
+from tfopt.graph.walk import is_layer
 
 Shape = tuple[int | None, ...]  # without the batch axis
 

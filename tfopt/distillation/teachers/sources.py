@@ -16,8 +16,8 @@ import numpy as np
 from tfopt import models
 from tfopt.base import keras_compat
 from tfopt.data import Preprocessing
-from tfopt.distillation.taps import tapped
 from tfopt.errors import DataError, ModelError
+from tfopt.graph.taps import tapped
 from tfopt.litert import LiteModel
 from tfopt.models.code import code_in_graph
 

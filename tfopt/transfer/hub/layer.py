@@ -12,8 +12,8 @@ import numpy as np
 
 from tfopt import bridge
 from tfopt.base import keras_compat
-from tfopt.bridge import internals
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
 from tfopt.transfer.hub.function import SavedFunction
 
 _OPENED: set[str] = set()  # folders that were opened in this process, by the user or from within a model file
@@ -91,7 +91,7 @@ def _keras3_class() -> Any:
             return {**super().get_config(), "folder": self._folder, "sample_shape": self._sample_shape}
 
         def get_build_config(self) -> dict[str, Any]:
-            weights = [[v.name, list(v.shape), v.dtype, internals.made_trainable(self, v)] for v in self._carried]
+            weights = [[v.name, list(v.shape), v.dtype, keras_internals.made_trainable(self, v)] for v in self._carried]
             return {"weights": weights, "output": self._output}
 
         def build_from_config(self, config: dict[str, Any]) -> None:

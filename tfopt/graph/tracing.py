@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tfopt.base import keras_compat
-from tfopt.bridge import graph, internals
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals, walk
 
 _WAYS_OUT = (
     "The two ways out: build it as a functional model, keras.Model(inputs, outputs), from the same layers; "
@@ -18,7 +18,7 @@ def trace(model: Any, where: str) -> Any:
 
     Raises ModelError for a model that was never built, and for a `call` that cannot be traced.
     """
-    given = internals.first_call(model)
+    given = keras_internals.first_call(model)
     if given is not None and given[1]:
         raise ModelError(
             f"{where} is a subclassed model whose call takes several arguments ({', '.join(given[1])}), where one is "
@@ -41,9 +41,9 @@ def trace_call(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) 
     """The same for one call inside another model, on inputs like those `args` and `kwargs` hold `Ref`s to."""
 
     def spec(part: Any) -> Any:
-        return _Spec(part.shape, part.dtype) if isinstance(part, graph.Ref) else part
+        return _Spec(part.shape, part.dtype) if isinstance(part, walk.Ref) else part
 
-    return _traced(model, where, graph.map_leaves(spec, args), graph.map_leaves(spec, kwargs))
+    return _traced(model, where, walk.map_leaves(spec, args), walk.map_leaves(spec, kwargs))
 
 
 class _Spec:
@@ -83,13 +83,13 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
         return inputs[-1]
 
     args, kwargs = [_mapped(symbolic, part) for part in args], {k: _mapped(symbolic, v) for k, v in kwargs.items()}
-    struct: Any = args[0] if len(args) == 1 and len(inputs) == len(graph.flatten(args[0])) else inputs
-    names, _ = internals.call_names(model)
+    struct: Any = args[0] if len(args) == 1 and len(inputs) == len(walk.flatten(args[0])) else inputs
+    names, _ = keras_internals.call_names(model)
     modes: list[dict[str, Any]] = [{"training": mode} for mode in (False, True)] if "training" in names else [{}]
     if modes[0] and not keras_compat.is_keras3_model(model):
         modes[0] = {"training": None}  # tf_keras would write False into every call
     try:
-        networks = [internals.traced(model, struct, args, {**kwargs, **mode}) for mode in modes]
+        networks = [keras_internals.traced(model, struct, args, {**kwargs, **mode}) for mode in modes]
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         raise ModelError(
@@ -105,12 +105,12 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
 
 
 def _mapped(symbolic: Callable[[Any], Any], part: Any) -> Any:
-    return symbolic(part) if isinstance(part, dict) else graph.map_leaves(symbolic, part)
+    return symbolic(part) if isinstance(part, dict) else walk.map_leaves(symbolic, part)
 
 
 def _drawing(network: Any) -> tuple[Any, ...]:
     """What is called, in order; operations by their class, since each trace makes new ones."""
     return tuple(
-        id(layer) if graph.is_layer(layer) and layer.weights else type(layer).__name__
-        for layer, *_ in internals.nodes(network)
+        id(layer) if walk.is_layer(layer) and layer.weights else type(layer).__name__
+        for layer, *_ in keras_internals.nodes(network)
     )

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfopt.base import keras_compat
-from tfopt.bridge import internals, tracing
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals, tracing
 
 # TF-MOT splits a SeparableConv into layers that it names `conv2d`, `depthwise_conv2d` and so on, without
 # looking whether the model has them already; tf_keras then loops for ever in `from_config`.
@@ -128,7 +128,7 @@ def graph_network(model: Any, path: str = "") -> Any:
     sequential, _ = _model_classes(model)
     if not isinstance(model, sequential):
         return model
-    network = internals.sequential_network(model)
+    network = keras_internals.sequential_network(model)
     if network is None:
         raise ModelError(
             f"{where} is not built, so its layers have no shapes yet: "
@@ -174,13 +174,13 @@ class _Walker:
 
     def run(self, model: Any, keep_names: bool) -> Graph:
         network = graph_network(model)
-        inputs_struct, outputs_struct = internals.structs(network)
-        free_batch = internals.batch_is_free(network)
+        inputs_struct, outputs_struct = keras_internals.structs(network)
+        free_batch = keras_internals.batch_is_free(network)
         tensors = flatten(inputs_struct)
         refs = {id(tensor): self._new(tensor, free_batch) for tensor in tensors}
         outputs = self._open(network, [refs[id(t)] for t in tensors], "", model.trainable, None)
         self._drop_unused(outputs)
-        names = _unique_names(self.leaves, [internals.input_name(t) for t in tensors], keep_names)
+        names = _unique_names(self.leaves, [keras_internals.input_name(t) for t in tensors], keep_names)
         inputs = [
             GraphInput(name, refs[id(t)].shape or (), refs[id(t)].dtype, refs[id(t)])
             for name, t in zip(names, tensors, strict=True)
@@ -210,13 +210,13 @@ class _Walker:
         shape = None if tensor.shape is None or getattr(tensor.shape, "rank", 0) is None else tuple(tensor.shape)
         if shape and free_batch:
             shape = (None, *shape[1:])
-        return Ref(self.count, shape, _dtype_name(tensor.dtype), internals.mask(tensor) is not None)
+        return Ref(self.count, shape, _dtype_name(tensor.dtype), keras_internals.mask(tensor) is not None)
 
     def _open(self, network: Any, inputs: list[Ref], path: str, trainable: bool, training: Any) -> list[Ref]:
         """Walks one call of a model, whose graph is `network`; refs of its outputs, flattened."""
-        inputs_struct, outputs_struct = internals.structs(network)
+        inputs_struct, outputs_struct = keras_internals.structs(network)
         env = dict(zip(map(id, flatten(inputs_struct)), inputs, strict=True))
-        for layer, args, kwargs, made in internals.nodes(network):
+        for layer, args, kwargs, made in keras_internals.nodes(network):
             args, kwargs = map_leaves(lambda t: env.get(id(t), t), (list(args), _meant(layer, args, kwargs)))
             own_path = f"{path}/{layer.name}" if path else layer.name
             if is_model(layer):
@@ -254,7 +254,7 @@ class _Walker:
             self.leaves.append(leaf)
         else:
             args, kwargs = _normalised(layer, args, kwargs)
-            if training is not None and internals.takes_training(layer):
+            if training is not None and keras_internals.takes_training(layer):
                 kwargs = {"training": training, **kwargs}
             leaf = self.of_layers.get(id(layer)) or Leaf(layer, path, live and layer.trainable)
             if id(layer) not in self.of_layers:
@@ -291,15 +291,15 @@ def _meant(layer: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         # caller wrote whenever the model runs. tf_keras obeys it: kept, it would switch Dropout off for good.
         said.pop("training", None)
         # It also writes down the mask that a tensor brings along anyway.
-        brought = [internals.mask(tensor) for tensor in flatten(list(args))]
-        if "mask" in said and internals.same_values(flatten(said["mask"]), brought):
+        brought = [keras_internals.mask(tensor) for tensor in flatten(list(args))]
+        if "mask" in said and keras_internals.same_values(flatten(said["mask"]), brought):
             del said["mask"]
     return said
 
 
 def _normalised(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """The first argument alone in front, all others by keyword, as far as the signature names them."""
-    names, _ = internals.call_names(layer)
+    names, _ = keras_internals.call_names(layer)
     if not args and names and names[0] in kwargs:
         args, kwargs = [kwargs[names[0]]], {k: v for k, v in kwargs.items() if k != names[0]}
     if 1 < len(args) <= len(names):
@@ -311,9 +311,9 @@ def _normalised(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[li
 def _for_inputs(network: Any, args: list[Any], kwargs: dict[str, Any]) -> list[Ref]:
     """The refs that a call of a nested model hands to its inputs, in the order of its inputs."""
     given = args[0] if args else kwargs["inputs"]
-    struct = internals.structs(network)[0]
+    struct = keras_internals.structs(network)[0]
     if isinstance(given, dict):
-        keys = sorted(struct) if isinstance(struct, dict) else [internals.input_name(t) for t in flatten(struct)]
+        keys = sorted(struct) if isinstance(struct, dict) else [keras_internals.input_name(t) for t in flatten(struct)]
         return [given[key] for key in keys]
     return flatten(given)
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
-from tfopt.bridge import internals
-from tfopt.bridge.graph import Graph, Leaf, Ref, flatten, graph_network, is_layer, is_subclassed, replay, walk
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
+from tfopt.graph.walk import Graph, Leaf, Ref, flatten, graph_network, is_layer, is_subclassed, replay, walk
 
 
 def tapped(model: Any, layers: Sequence[str]) -> Any:
@@ -25,7 +25,7 @@ def tapped(model: Any, layers: Sequence[str]) -> Any:
     surface = {} if is_subclassed(model) else keras_compat.wrappers_by_name(model)
     if surface.keys() >= set(layers):
         network = graph_network(model)
-        inputs, outputs = internals.structs(network)
+        inputs, outputs = keras_internals.structs(network)
         features = [_only(name, [flatten(node) for node in _made(network, surface[name])]) for name in layers]
     else:
         inputs, outputs, features = _opened(model, layers)
@@ -48,7 +48,7 @@ def probe_for(student: Any) -> np.ndarray:
 
     Raises ModelError for a student with several inputs.
     """
-    inputs = flatten(internals.structs(graph_network(student))[0])
+    inputs = flatten(keras_internals.structs(graph_network(student))[0])
     if len(inputs) != 1:
         raise ModelError(f"The student '{student.name}' has {len(inputs)} inputs; distillation works with one.")
     return np.zeros((2, *(size or 32 for size in tuple(inputs[0].shape)[1:])), np.float32)
@@ -61,7 +61,7 @@ def on_rest(model: Any) -> Any:
 
 def _made(network: Any, layer: Any) -> list[Any]:
     """What each call of `layer` in `network` gave."""
-    return [outputs for called, _, _, outputs in internals.nodes(network) if called is layer]
+    return [outputs for called, _, _, outputs in keras_internals.nodes(network) if called is layer]
 
 
 def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:

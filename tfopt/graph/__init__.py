@@ -1,0 +1,1 @@
+"""The flat layer graph of a model of either Keras."""
