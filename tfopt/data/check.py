@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfopt.data.labels import check_range
 from tfopt.data.split import NAMES
 from tfopt.errors import DataError
+from tfopt.tasks.labels import check_range
 
 if TYPE_CHECKING:
     from tfopt.data.dataset import Dataset

@@ -13,10 +13,10 @@ import numpy as np
 
 from tfopt.data.augmentation import Augmentation
 from tfopt.data.batches import Views, count_steps, make_batches
-from tfopt.data.labels import Form, Meaning, Task, groups_of
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.split import NAMES, choose
 from tfopt.errors import DataError
+from tfopt.tasks.labels import Form, Meaning, Task, groups_of
 
 if TYPE_CHECKING:
     import tensorflow as tf

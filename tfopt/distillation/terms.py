@@ -9,9 +9,9 @@ from tfopt.base.keras_compat import package
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import mean_over_samples
 from tfopt.distillation.losses import Lesson
-from tfopt.distillation.response import Form, as_logits, form_of
 from tfopt.errors import ModelError
 from tfopt.graph.taps import shapes, tapped
+from tfopt.tasks.responses import Form, as_logits, form_of
 
 
 class Terms:

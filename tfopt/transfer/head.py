@@ -9,8 +9,8 @@ from pydantic import Field, PositiveInt
 from tfopt.base import keras_compat
 from tfopt.base.config import config
 from tfopt.data import Dataset
-from tfopt.data.labels import Task
 from tfopt.errors import ModelError
+from tfopt.tasks.labels import Task
 from tfopt.transfer.extractor import Body, body_of
 from tfopt.transfer.source import model_from
 

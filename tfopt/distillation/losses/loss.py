@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import NonNegativeFloat
 
 from tfopt.base.config import config
-from tfopt.data.labels import Task
+from tfopt.tasks.labels import Task
 
 Shape = tuple[int | None, ...]
 """Of one sample's feature, without the batch axis; None where it is free."""

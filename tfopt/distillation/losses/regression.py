@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.base.config import config
-from tfopt.data.labels import Task
 from tfopt.distillation.losses.formulas import huber, per_sample, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
+from tfopt.tasks.labels import Task
 
 
 @config

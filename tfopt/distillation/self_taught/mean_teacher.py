@@ -20,10 +20,8 @@ from pydantic import Field, NonNegativeFloat
 
 from tfopt.base.config import config
 from tfopt.base.keras_compat import package
-from tfopt.data.labels import Task
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import kl_of_logits, per_sample
-from tfopt.distillation.response import Form, as_logits, form_of
 from tfopt.distillation.self_taught.average import Average, copied
 from tfopt.distillation.self_taught.partly_labelled import (
     OTHER_VIEW,
@@ -34,6 +32,8 @@ from tfopt.distillation.self_taught.partly_labelled import (
     of_dataset,
 )
 from tfopt.errors import DataError, ModelError, RecipeError
+from tfopt.tasks.labels import Task
+from tfopt.tasks.responses import Form, as_logits, form_of
 
 # What the authors used on SVHN and CIFAR-10, relative to a loss on the labels of labelled samples alone.
 MSE_WEIGHT = 100.0

@@ -6,9 +6,9 @@ from typing import Any
 from tfopt.base.keras_compat import package
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import per_sample, tempered_kl
-from tfopt.distillation.response import as_logits, form_of
 from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.taps import on_rest
+from tfopt.tasks.responses import as_logits, form_of
 
 
 def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.0) -> Any:

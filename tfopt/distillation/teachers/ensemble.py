@@ -8,13 +8,13 @@ from typing import Any, Self
 import numpy as np
 
 from tfopt.data import Preprocessing
-from tfopt.data.labels import Task
-from tfopt.distillation.response import FLOOR, log_probabilities
 from tfopt.distillation.teachers.answering import OUTPUT, Answering
 from tfopt.distillation.teachers.names import distinct, unknown_class
 from tfopt.distillation.teachers.precomputed import Precomputed
 from tfopt.distillation.teachers.teacher import as_teacher
 from tfopt.errors import ModelError, RecipeError
+from tfopt.tasks.labels import Task
+from tfopt.tasks.responses import FLOOR, log_probabilities
 
 _NEAR_ONE = 2.0**-24  # half the distance from 1 to the float32 below it
 

@@ -6,14 +6,14 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tfopt.data import Preprocessing
-from tfopt.data.labels import Task
-from tfopt.distillation.response import FLOOR, log_odds, log_probabilities
 from tfopt.distillation.teachers.answering import OUTPUT, Answering
 from tfopt.distillation.teachers.fitting import way_between
-from tfopt.distillation.teachers.forms import Form, form_of, tolerance_of
 from tfopt.distillation.teachers.names import distinct, unknown_class
 from tfopt.distillation.teachers.sources import Shape, Source, opened
 from tfopt.errors import ModelError
+from tfopt.tasks.forms import Form, form_of, tolerance_of
+from tfopt.tasks.labels import Task
+from tfopt.tasks.responses import FLOOR, log_odds, log_probabilities
 
 # By output dtype: half of the smallest probability above 0, and half the distance from 1 to the one below it.
 _HALF_STEPS = {"float16": (2.0**-25, 2.0**-12), "bfloat16": (FLOOR, 2.0**-9)}

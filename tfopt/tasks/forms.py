@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfopt.data.labels import Task
 from tfopt.errors import ModelError
+from tfopt.tasks.labels import Task
 
 Form = Literal["logits", "softmax", "sigmoid", "values"]
 

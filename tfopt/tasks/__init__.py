@@ -1,0 +1,1 @@
+"""What a task is: labels, loss, outputs, metrics, and whether responses are logits or probabilities."""
