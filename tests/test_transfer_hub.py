@@ -15,10 +15,10 @@ import tfopt
 from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
-from tfopt.transfer.hub import folder_of, hub_layer, open_hub
-from tfopt.transfer.hub import layer as hub_layers
-from tfopt.transfer.rebuild import NoLayerError, rebuilt, table
-from tfopt.transfer.rebuild.layer import Layer, Made, Step
+from tfopt.models.hub import folder_of, hub_layer, open_hub
+from tfopt.models.hub import layer as hub_layers
+from tfopt.models.rebuild import NoLayerError, rebuilt, table
+from tfopt.models.rebuild.layer import Layer, Made, Step
 
 SHAPE = (8, 8, 4)
 PACKAGES = pytest.mark.parametrize("package", ["keras", "tf_keras"])
@@ -921,7 +921,7 @@ def test_what_is_no_module_is_told_what_is_expected(tmp_path, make, words):
 
 
 def test_an_archive_that_swells_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("tfopt.transfer.hub.handle.HARMLESS_BYTES", 2**16)
+    monkeypatch.setattr("tfopt.models.hub.handle.HARMLESS_BYTES", 2**16)
     archive = packed(tmp_path / "bad.tar.gz", write(tmp_path / "zeros", bytes(2**20)))
     with pytest.raises(ModelError, match=r"would grow from .* to 1,048,576 bytes when it is unpacked"):
         open_hub(archive)
@@ -944,7 +944,7 @@ def test_importing_it_loads_no_tensorflow_and_the_door_leaves_no_trace():
     code = """
 import os, sys
 from tfopt import legacy
-import tfopt.transfer.hub
+import tfopt.models.hub
 assert not {"tensorflow", "keras", "tf_keras", "tensorflow_hub"} & set(sys.modules)
 import tensorflow as tf, keras
 before = dict(os.environ)

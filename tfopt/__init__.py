@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tfopt.loop import Result, optimize
     from tfopt.mixed_precision import Sensitivity, sensitivity
     from tfopt.models import load_model
+    from tfopt.models.hub import HubModule, hub_layer, open_hub
     from tfopt.ranking import Ranking, rank_sources
     from tfopt.recipe import Recipe, Training
     from tfopt.stages import Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     )
     from tfopt.transfer.depth import repeatable_blocks
     from tfopt.transfer.freezing import frozen, unfrozen
-    from tfopt.transfer.hub import HubModule, hub_layer, open_hub
     from tfopt.transfer.layer_rates import layer_rates
     from tfopt.transfer.moves import TransferredWeights
     from tfopt.transfer.parameters import transfer_weights
@@ -93,7 +93,7 @@ _HOMES = {
     "FitNets": "distillation.losses",
     "Head": "transfer",
     "Hinton": "distillation.losses",
-    "HubModule": "transfer.hub",
+    "HubModule": "models.hub",
     "L2": "distillation.losses",
     "L2SP": "distillation.losses",
     "LearningRates": "transfer.rate_finder",
@@ -138,7 +138,7 @@ _HOMES = {
     "fine_tuning": "stages.fine_tune",
     "frozen": "transfer.freezing",
     "h_score": "transfer.scores",
-    "hub_layer": "transfer.hub",
+    "hub_layer": "models.hub",
     "layer_rates": "transfer.layer_rates",
     "leep": "transfer.scores",
     "load_data": "data",
@@ -148,7 +148,7 @@ _HOMES = {
     "mutual": "distillation.self_taught.mutual",
     "new_head": "transfer",
     "one_cycle_schedule": "transfer.schedules",
-    "open_hub": "transfer.hub",
+    "open_hub": "models.hub",
     "optimize": "loop",
     "rank_sources": "ranking",
     "register_twin": "bridge",

@@ -1,12 +1,12 @@
 """From one task to another: features, parameters and structure of a trained model for a new one."""
 
+from tfopt.models.sources import model_from, notes_about
 from tfopt.transfer.depth_study import DepthStudy
 from tfopt.transfer.extractor import feature_extractor
 from tfopt.transfer.feature_transfer import FeatureTransfer
 from tfopt.transfer.features import extract_features
 from tfopt.transfer.head import Head, new_head
 from tfopt.transfer.parameter_transfer import ParameterTransfer
-from tfopt.transfer.source import model_from, notes_about
 from tfopt.transfer.structure_transfer import StructureTransfer
 from tfopt.transfer.transfer import Transfer, Transferred
 

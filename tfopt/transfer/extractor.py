@@ -9,8 +9,8 @@ from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.graph.taps import named
 from tfopt.graph.walk import Call, Graph, Leaf, Ref, flatten, refs_in, replay, walk
+from tfopt.models.sources import model_from
 from tfopt.transfer.classifier import classifier
-from tfopt.transfer.source import model_from
 
 Pooling = Literal["auto", "average", "max", "flatten"]
 

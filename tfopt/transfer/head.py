@@ -10,9 +10,9 @@ from tfopt.base import keras_compat
 from tfopt.base.config import config
 from tfopt.data import Dataset
 from tfopt.errors import ModelError
+from tfopt.models.sources import model_from
 from tfopt.tasks.labels import Task
 from tfopt.transfer.extractor import Body, body_of
-from tfopt.transfer.source import model_from
 
 ACTIVATIONS: dict[Task, str] = {"classification": "softmax", "multilabel": "sigmoid", "regression": "linear"}
 """What an output layer ends in, by task."""

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from tfopt.base.config import config
 from tfopt.data import Dataset
+from tfopt.models.sources import model_from
 from tfopt.transfer.parameters import transfer_weights
-from tfopt.transfer.source import model_from
 from tfopt.transfer.transfer import Transfer, Transferred
 
 

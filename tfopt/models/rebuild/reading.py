@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from tfopt.transfer.rebuild.frozen import Frozen, NoLayerError
-from tfopt.transfer.rebuild.layer import Layer, Made
-from tfopt.transfer.rebuild.table import made
+from tfopt.models.rebuild.frozen import Frozen, NoLayerError
+from tfopt.models.rebuild.layer import Layer, Made
+from tfopt.models.rebuild.table import made
 
 _MOST = 8  # operations named in a message
 

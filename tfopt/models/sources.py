@@ -28,7 +28,7 @@ def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
     path = Path(source)
     if path.exists() and (path.is_file() and not path.name.endswith((".tar.gz", ".tgz"))):
         return models.load_model(path, allow_unsafe=allow_unsafe)
-    from tfopt.transfer.hub import open_hub
+    from tfopt.models.hub import open_hub
 
     module = open_hub(source)
     what = "native layers" if module.native else "one layer that runs the SavedModel"

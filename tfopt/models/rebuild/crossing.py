@@ -9,7 +9,7 @@ from tfopt.bridge import weights
 from tfopt.bridge.layers import RENAMED, SAME_NAME, init_arguments, policy_name
 from tfopt.errors import ModelError
 from tfopt.graph.walk import Leaf, Ref, flatten, replay, walk
-from tfopt.transfer.rebuild.frozen import NoLayerError
+from tfopt.models.rebuild.frozen import NoLayerError
 
 _RENAMED_BACK = {(kind, theirs): ours for (kind, ours), theirs in RENAMED.items()}
 

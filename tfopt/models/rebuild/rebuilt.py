@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from tfopt.transfer.rebuild.build import build, check_equal
-from tfopt.transfer.rebuild.frozen import Frozen, NoLayerError
-from tfopt.transfer.rebuild.fusing import fuse
-from tfopt.transfer.rebuild.reading import Program, read
+from tfopt.models.rebuild.build import build, check_equal
+from tfopt.models.rebuild.frozen import Frozen, NoLayerError
+from tfopt.models.rebuild.fusing import fuse
+from tfopt.models.rebuild.reading import Program, read
 
 _SQUASHING = ("Softmax", "Sigmoid", "Tanh")
 

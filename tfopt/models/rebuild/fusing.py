@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.transfer.rebuild.frozen import Frozen
-from tfopt.transfer.rebuild.layer import Layer, Step
-from tfopt.transfer.rebuild.reading import Program
-from tfopt.transfer.rebuild.weighted import batch_normalization
+from tfopt.models.rebuild.frozen import Frozen
+from tfopt.models.rebuild.layer import Layer, Step
+from tfopt.models.rebuild.reading import Program
+from tfopt.models.rebuild.weighted import batch_normalization
 
 _WITH_KERNEL = ("Conv2D", "DepthwiseConv2D", "Dense")
 

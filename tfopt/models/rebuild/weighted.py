@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.transfer.rebuild.frozen import Frozen, NoLayerError
-from tfopt.transfer.rebuild.layer import Layer, Made
+from tfopt.models.rebuild.frozen import Frozen, NoLayerError
+from tfopt.models.rebuild.layer import Layer, Made
 
 
 def constants(operation: Any, graph: Frozen, *positions: int) -> tuple[list[np.ndarray], tuple[Any, ...]]:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 from tfopt import bridge, models
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
-from tfopt.transfer.hub.function import SavedFunction, fingerprint
-from tfopt.transfer.hub.handle import folder_of
-from tfopt.transfer.hub.layer import opened, saved_model_layer
-from tfopt.transfer.rebuild import check_equal, in_keras, rebuilt
+from tfopt.models.hub.function import SavedFunction, fingerprint
+from tfopt.models.hub.handle import folder_of
+from tfopt.models.hub.layer import opened, saved_model_layer
+from tfopt.models.rebuild import check_equal, in_keras, rebuilt
 
 Package = Literal["keras", "tf_keras"]
 
@@ -64,7 +64,7 @@ def open_hub(
     """A TF-Hub module or any SavedModel as a Keras model, of native layers wherever it can be rebuilt.
 
     Tried in this order, each result compared with the SavedModel on random inputs (1e-4 of the largest output): the
-    layers that tf_keras stored with it; layers made of its graph (see `tfopt.transfer.rebuild`); one layer that runs
+    layers that tf_keras stored with it; layers made of its graph (see `tfopt.models.rebuild`); one layer that runs
     the SavedModel.
 
     Args:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.transfer.rebuild.frozen import Frozen, NoLayerError
-from tfopt.transfer.rebuild.layer import Layer, Made, Step
-from tfopt.transfer.rebuild.weighted import (
+from tfopt.models.rebuild.frozen import Frozen, NoLayerError
+from tfopt.models.rebuild.layer import Layer, Made, Step
+from tfopt.models.rebuild.weighted import (
     batch_norm,
     channels_last,
     convolution,

@@ -9,9 +9,9 @@ import numpy as np
 
 from tfopt.bridge import activations
 from tfopt.bridge.layers import RENAMED
-from tfopt.transfer.rebuild.frozen import NoLayerError
-from tfopt.transfer.rebuild.layer import Layer
-from tfopt.transfer.rebuild.reading import Program
+from tfopt.models.rebuild.frozen import NoLayerError
+from tfopt.models.rebuild.layer import Layer
+from tfopt.models.rebuild.reading import Program
 
 TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by 1e-7 to 1e-5
 _FREE_AXIS = 64  # size taken where a shape says None

@@ -1,7 +1,7 @@
 """TF-Hub modules and SavedModels as Keras models that can be trained and compressed."""
 
-from tfopt.transfer.hub.handle import folder_of
-from tfopt.transfer.hub.layer import saved_model_layer
-from tfopt.transfer.hub.module import HubModule, hub_layer, open_hub
+from tfopt.models.hub.handle import folder_of
+from tfopt.models.hub.layer import saved_model_layer
+from tfopt.models.hub.module import HubModule, hub_layer, open_hub
 
 __all__ = ["HubModule", "folder_of", "hub_layer", "open_hub", "saved_model_layer"]

@@ -14,7 +14,7 @@ from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.transfer.hub.function import SavedFunction
+from tfopt.models.hub.function import SavedFunction
 
 _OPENED: set[str] = set()  # folders that were opened in this process, by the user or from within a model file
 
