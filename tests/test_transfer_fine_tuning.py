@@ -14,10 +14,10 @@ from tfopt.base.progress import Progress
 from tfopt.errors import ModelError, RecipeError
 from tfopt.stages import Cluster, FineTune, Prune
 from tfopt.stages.fine_tune import fine_tuning
-from tfopt.training import make_optimizer, train
-from tfopt.transfer.freezing import frozen, unfrozen
-from tfopt.transfer.layer_rates import layer_rates
-from tfopt.transfer.schedules import cosine_schedule, one_cycle_schedule
+from tfopt.training.fit import make_optimizer, train
+from tfopt.training.freezing import frozen, unfrozen
+from tfopt.training.layer_rates import layer_rates
+from tfopt.training.schedules import cosine_schedule, one_cycle_schedule
 
 APIS = [keras, tf_keras()]
 BOTH = pytest.mark.parametrize("api", APIS, ids=["keras", "tf_keras"])

@@ -9,7 +9,7 @@ import tfopt
 from tfopt import bridge
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, OutputError, RecipeError
-from tfopt.transfer.rate_finder import LearningRates, find_learning_rate
+from tfopt.training.rate_finder import LearningRates, find_learning_rate
 
 BOTH = pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])
 RNG = np.random.default_rng(0)

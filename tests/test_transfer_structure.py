@@ -9,11 +9,11 @@ from tfopt import load_model
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError
 from tfopt.graph.walk import walk
-from tfopt.transfer.classifier import classifier
-from tfopt.transfer.depth import repeatable_blocks
+from tfopt.surgery.classifier import classifier
+from tfopt.surgery.depth import repeatable_blocks
+from tfopt.surgery.restructure import restructure
+from tfopt.surgery.widths import scaled_width, target_shape
 from tfopt.transfer.parameters import transfer_weights
-from tfopt.transfer.structure import restructure
-from tfopt.transfer.widths import scaled_width, target_shape
 
 APIS = {"keras": keras, "tf_keras": tf_keras()}
 

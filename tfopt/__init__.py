@@ -48,6 +48,12 @@ if TYPE_CHECKING:
     from tfopt.recipe import Recipe, Training
     from tfopt.stages import Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
     from tfopt.stages.fine_tune import fine_tuning
+    from tfopt.surgery.depth import repeatable_blocks
+    from tfopt.surgery.restructure import restructure
+    from tfopt.training.freezing import frozen, unfrozen
+    from tfopt.training.layer_rates import layer_rates
+    from tfopt.training.rate_finder import LearningRates, find_learning_rate
+    from tfopt.training.schedules import cosine_schedule, one_cycle_schedule
     from tfopt.transfer import (
         DepthStudy,
         FeatureTransfer,
@@ -58,15 +64,9 @@ if TYPE_CHECKING:
         feature_extractor,
         new_head,
     )
-    from tfopt.transfer.depth import repeatable_blocks
-    from tfopt.transfer.freezing import frozen, unfrozen
-    from tfopt.transfer.layer_rates import layer_rates
     from tfopt.transfer.moves import TransferredWeights
     from tfopt.transfer.parameters import transfer_weights
-    from tfopt.transfer.rate_finder import LearningRates, find_learning_rate
-    from tfopt.transfer.schedules import cosine_schedule, one_cycle_schedule
     from tfopt.transfer.scores import h_score, leep, logme
-    from tfopt.transfer.structure import restructure
 
 __version__ = "0.1.0"
 
@@ -96,7 +96,7 @@ _HOMES = {
     "HubModule": "models.hub",
     "L2": "distillation.losses",
     "L2SP": "distillation.losses",
-    "LearningRates": "transfer.rate_finder",
+    "LearningRates": "training.rate_finder",
     "LiteModel": "litert",
     "MeanTeacher": "distillation.self_taught.mean_teacher",
     "ModelError": "errors",
@@ -128,18 +128,18 @@ _HOMES = {
     "VID": "distillation.losses",
     "born_again": "generations",
     "check": "checking",
-    "cosine_schedule": "transfer.schedules",
+    "cosine_schedule": "training.schedules",
     "distill": "distillation.distilled",
     "early_exits": "distillation.self_taught.exits",
     "export_tflite": "export",
     "extract_features": "transfer",
     "feature_extractor": "transfer",
-    "find_learning_rate": "transfer.rate_finder",
+    "find_learning_rate": "training.rate_finder",
     "fine_tuning": "stages.fine_tune",
-    "frozen": "transfer.freezing",
+    "frozen": "training.freezing",
     "h_score": "transfer.scores",
     "hub_layer": "models.hub",
-    "layer_rates": "transfer.layer_rates",
+    "layer_rates": "training.layer_rates",
     "leep": "transfer.scores",
     "load_data": "data",
     "load_model": "models",
@@ -147,17 +147,17 @@ _HOMES = {
     "mean_teacher": "distillation.self_taught.mean_teacher",
     "mutual": "distillation.self_taught.mutual",
     "new_head": "transfer",
-    "one_cycle_schedule": "transfer.schedules",
+    "one_cycle_schedule": "training.schedules",
     "open_hub": "models.hub",
     "optimize": "loop",
     "rank_sources": "ranking",
     "register_twin": "bridge",
-    "repeatable_blocks": "transfer.depth",
-    "restructure": "transfer.structure",
+    "repeatable_blocks": "surgery.depth",
+    "restructure": "surgery.restructure",
     "run_recipe": "cli",
     "sensitivity": "mixed_precision",
     "transfer_weights": "transfer.parameters",
-    "unfrozen": "transfer.freezing",
+    "unfrozen": "training.freezing",
 }
 
 __all__ = [*_HOMES]

@@ -22,8 +22,8 @@ from tfopt.distillation.self_taught.average import finalize, moved_ids
 from tfopt.distillation.teachers.teacher import as_teacher
 from tfopt.errors import ModelError, RecipeError
 from tfopt.recipe import Training
-from tfopt.training import choose_augmentation, choose_loss, train
-from tfopt.transfer.fresh import fresh as renewed
+from tfopt.surgery.reinitialize import fresh as renewed
+from tfopt.training.fit import choose_augmentation, choose_loss, train
 
 # Keeps the random numbers of initial weights apart from others with the same seed.
 WEIGHTS = 3

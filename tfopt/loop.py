@@ -27,7 +27,7 @@ from tfopt.report import Report, measured_row
 from tfopt.stages import Stage
 from tfopt.stages.promise import Promise
 from tfopt.start import data_for, judge_from, transferred
-from tfopt.training import choose_augmentation, choose_loss, make_optimizer, train
+from tfopt.training.fit import choose_augmentation, choose_loss, make_optimizer, train
 from tfopt.transfer import model_from, notes_about
 
 # How the rows before the last one are measured: as a float file, so that each shows its own step alone.

@@ -24,7 +24,7 @@ class Training:
         optimizer: a tf_keras optimizer by name.
         learning_rate: at the start of each stage, unless the stage has its own.
         schedule: of the learning rate within each stage: "cosine" (down to zero, Loshchilov & Hutter 2016), "one_cycle"
-            (up, then down far below the start, Smith & Topin 2017) or "constant"; see `tfopt.transfer.schedules`.
+            (up, then down far below the start, Smith & Topin 2017) or "constant"; see `tfopt.training.schedules`.
         warm_up: share of each stage's steps in which the rate rises to `learning_rate`; None: 0.3 for one cycle, none
             for the others.
         batch_size: samples a step.

@@ -13,7 +13,7 @@ from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.preprocessing import NAMED
 from tfopt.errors import ModelError
 from tfopt.recipe import Recipe
-from tfopt.training import choose_augmentation
+from tfopt.training.fit import choose_augmentation
 from tfopt.transfer import FeatureTransfer, Transferred, feature_extractor
 from tfopt.transfer.scores import logme
 

@@ -1,8 +1,8 @@
 """From one task to another: features, parameters and structure of a trained model for a new one."""
 
 from tfopt.models.sources import model_from, notes_about
+from tfopt.surgery.body import feature_extractor
 from tfopt.transfer.depth_study import DepthStudy
-from tfopt.transfer.extractor import feature_extractor
 from tfopt.transfer.feature_transfer import FeatureTransfer
 from tfopt.transfer.features import extract_features
 from tfopt.transfer.head import Head, new_head

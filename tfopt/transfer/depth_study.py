@@ -24,7 +24,7 @@ from tfopt.base.weight_statistics import accuracy
 from tfopt.data import Augmentation, Dataset
 from tfopt.errors import DataError, ModelError
 from tfopt.models.sources import model_from
-from tfopt.transfer.freezing import frozen, layers_in_order
+from tfopt.training.freezing import frozen, layers_in_order
 from tfopt.transfer.head import loss_for
 from tfopt.transfer.parameters import transfer_weights
 from tfopt.transfer.transfer import Augment, Transfer, Transferred

@@ -13,7 +13,7 @@ from tfopt.base.config import config
 from tfopt.data import Dataset, fit_to_model
 from tfopt.errors import RecipeError
 from tfopt.models.sources import model_from
-from tfopt.transfer.extractor import Body, Pooling, body_of
+from tfopt.surgery.body import Body, Pooling, body_of
 from tfopt.transfer.features import features_of
 from tfopt.transfer.head import ACTIVATIONS, Head, loss_for, outputs_for, with_head
 from tfopt.transfer.transfer import Augment, Transfer, Transferred

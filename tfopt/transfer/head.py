@@ -11,8 +11,8 @@ from tfopt.base.config import config
 from tfopt.data import Dataset
 from tfopt.errors import ModelError
 from tfopt.models.sources import model_from
+from tfopt.surgery.body import Body, body_of
 from tfopt.tasks.labels import Task
-from tfopt.transfer.extractor import Body, body_of
 
 ACTIVATIONS: dict[Task, str] = {"classification": "softmax", "multilabel": "sigmoid", "regression": "linear"}
 """What an output layer ends in, by task."""

@@ -14,7 +14,7 @@ from tfopt.distillation.self_taught.average import finalize
 from tfopt.errors import ModelError
 from tfopt.graph.taps import named
 from tfopt.graph.walk import Graph, Leaf, is_layer, refs_in, walk
-from tfopt.transfer.classifier import classifier
+from tfopt.surgery.classifier import classifier
 from tfopt.transfer.matching import Pair, by_mapping, by_name, by_order, kind, weights_of, weighty
 from tfopt.transfer.moves import Move, TransferredWeights
 

@@ -7,7 +7,7 @@ from pydantic import PositiveFloat, PositiveInt
 from tfopt.base.config import config
 from tfopt.data import Dataset
 from tfopt.models.sources import model_from
-from tfopt.transfer.depth import repeatable_blocks
+from tfopt.surgery.depth import repeatable_blocks
 from tfopt.transfer.transfer import Transfer, Transferred
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfopt.graph.walk import Call, Graph, Ref, flatten, is_layer, map_leaves, refs_in
-from tfopt.transfer.classifier import classifier
+from tfopt.surgery.classifier import classifier
 
 # Layers with weights that mix no channels, so that they make no block by themselves.
 _NO_KERNEL = (

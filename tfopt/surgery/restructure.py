@@ -11,11 +11,11 @@ from tfopt.bridge import layers, state, weights
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.graph.walk import Call, Graph, GraphInput, Leaf, Ref, flatten, is_layer, refs_in, replay, walk
-from tfopt.transfer import sizes, widths
-from tfopt.transfer.classifier import Classifier, classifier
-from tfopt.transfer.depth import deepened
-from tfopt.transfer.fresh import fresh
-from tfopt.transfer.widths import Shape
+from tfopt.surgery import sizes, widths
+from tfopt.surgery.classifier import Classifier, classifier
+from tfopt.surgery.depth import deepened
+from tfopt.surgery.reinitialize import fresh
+from tfopt.surgery.widths import Shape
 
 _SHAPES_OF_ATTENTION = ("query_shape", "key_shape", "value_shape")
 

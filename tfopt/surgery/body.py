@@ -10,7 +10,7 @@ from tfopt.errors import ModelError
 from tfopt.graph.taps import named
 from tfopt.graph.walk import Call, Graph, Leaf, Ref, flatten, refs_in, replay, walk
 from tfopt.models.sources import model_from
-from tfopt.transfer.classifier import classifier
+from tfopt.surgery.classifier import classifier
 
 Pooling = Literal["auto", "average", "max", "flatten"]
 

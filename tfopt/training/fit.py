@@ -12,9 +12,9 @@ from tfopt.base.progress import Progress
 from tfopt.base.weight_statistics import accuracy
 from tfopt.data import Augmentation, Dataset
 from tfopt.errors import RecipeError
+from tfopt.training.layer_rates import as_remembered
+from tfopt.training.schedules import scheduled
 from tfopt.transfer.head import loss_for
-from tfopt.transfer.layer_rates import as_remembered
-from tfopt.transfer.schedules import scheduled
 
 if TYPE_CHECKING:
     from tfopt.recipe import Training

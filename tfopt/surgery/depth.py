@@ -8,7 +8,7 @@ from typing import Any
 
 from tfopt.errors import ModelError
 from tfopt.graph.walk import Call, Graph, Leaf, Ref, map_leaves, refs_in, walk
-from tfopt.transfer.blocks import Run, rewired, runs
+from tfopt.surgery.blocks import Run, rewired, runs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The same model in other sizes: widths, input sizes, depth, classifier, body."""

@@ -1,0 +1,1 @@
+"""How anything is trained: settings, loss and optimizer, schedules, rates, freezing, augmentation."""
