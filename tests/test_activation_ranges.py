@@ -11,7 +11,7 @@ from tfopt.errors import RecipeError
 from tfopt.export import Export, build
 from tfopt.litert import LiteModel
 from tfopt.stages import Quantize
-from tfopt.stages.activation_ranges import least_squares_range
+from tfopt.stages.quantize.activation_ranges import least_squares_range
 
 RNG = np.random.default_rng(5)
 

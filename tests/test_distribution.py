@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tfopt.stages.distribution import erdos_renyi_kernel
+from tfopt.stages.prune.distribution import erdos_renyi_kernel
 
 
 def test_two_kernels_by_hand():

@@ -274,7 +274,7 @@ def pruned_and_clustered(package):
 def test_promises_are_looked_up_in_the_file(monkeypatch):
     import keras
 
-    from tfopt.stages.promise import Clusters, Sparsity
+    from tfopt.stages.kernels.promise import Clusters, Sparsity
 
     model = pruned_and_clustered(keras)
     plain = tfopt.bridge.to_tf_keras(model)
@@ -297,7 +297,7 @@ def test_promises_are_looked_up_in_the_file(monkeypatch):
 def test_a_kernel_that_is_not_in_the_file_is_told(monkeypatch):
     import keras
 
-    from tfopt.stages.promise import Sparsity
+    from tfopt.stages.kernels.promise import Sparsity
 
     model, other = pruned_and_clustered(keras), pruned_and_clustered(keras)
     values = other.get_layer("half").get_weights()
@@ -317,7 +317,7 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
     """8 values in the whole kernel become 8 in each channel; the note says so, and QAT must not pass so easily."""
     import keras
 
-    from tfopt.stages.promise import Clusters
+    from tfopt.stages.kernels.promise import Clusters
 
     model = keras.Sequential(
         [

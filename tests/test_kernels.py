@@ -7,7 +7,7 @@ from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError, RecipeError
 from tfopt.stages import Cluster, FineTune, Prune
-from tfopt.stages.kernels import has_kernel, kernels, named_kernel
+from tfopt.stages.kernels.table import has_kernel, kernels, named_kernel
 
 SPARED = "spared by default for the accuracy it costs"
 

@@ -11,7 +11,7 @@ from tfopt.export import Export, build
 from tfopt.litert import LiteModel
 from tfopt.low_bit import packed_in_4_bits, with_integers
 from tfopt.stages import Cluster, Prune, Quantize
-from tfopt.stages.integers import Integers, integers_of
+from tfopt.stages.quantize.integers import Integers, integers_of
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
 # Where each kernel of the small model stands in the file: the axes of Keras in the order of the file's.

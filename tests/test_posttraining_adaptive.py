@@ -8,13 +8,13 @@ import pytest
 from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge import clone, to_tf_keras
 from tfopt.errors import RecipeError
-from tfopt.posttraining import quantize_weights
-from tfopt.posttraining.adaptive_rounding import adaptively_rounded, cannot_learn
-from tfopt.posttraining.grid import Grid
-from tfopt.posttraining.grids import grids_of
-from tfopt.posttraining.patches import patches, places
-from tfopt.posttraining.pipeline import rounded_to_nearest
-from tfopt.stages.kernels import kernels
+from tfopt.stages.kernels.table import kernels
+from tfopt.stages.quantize.grid import Grid
+from tfopt.stages.quantize.grids import grids_of
+from tfopt.stages.quantize.posttraining import quantize_weights
+from tfopt.stages.quantize.posttraining.adaptive_rounding import adaptively_rounded, cannot_learn
+from tfopt.stages.quantize.posttraining.patches import patches, places
+from tfopt.stages.quantize.posttraining.pipeline import rounded_to_nearest
 
 SEEN = {
     "dense": (lambda k: k.Dense(3), (4,)),

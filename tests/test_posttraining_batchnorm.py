@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tfopt.base.keras_compat import tf_keras
-from tfopt.posttraining.batchnorm import reestimated
 from tfopt.stages import PostTraining
+from tfopt.stages.quantize.posttraining.batchnorm import reestimated
 
 RNG = np.random.default_rng(11)
 X = RNG.gamma(2.0, size=(300, 6, 6, 3)).astype("float32")

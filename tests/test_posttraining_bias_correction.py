@@ -4,9 +4,9 @@ import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge import clone, to_tf_keras
-from tfopt.posttraining.bias_correction import bias_corrected
-from tfopt.posttraining.grids import grids_of
-from tfopt.stages.kernels import kernels
+from tfopt.stages.kernels.table import kernels
+from tfopt.stages.quantize.grids import grids_of
+from tfopt.stages.quantize.posttraining.bias_correction import bias_corrected
 
 
 def rounded(model, bits=3):

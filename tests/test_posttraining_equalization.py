@@ -5,8 +5,8 @@ import pytest
 
 from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge import to_tf_keras
-from tfopt.posttraining.equalization import equalized
-from tfopt.posttraining.wiring import gain_and_offset
+from tfopt.stages.quantize.posttraining.equalization import equalized
+from tfopt.stages.quantize.posttraining.wiring import gain_and_offset
 
 
 def chain(*layers, shape=(8, 8, 3), seed=0):

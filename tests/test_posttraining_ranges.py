@@ -5,10 +5,10 @@ import pytest
 
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError, RecipeError
-from tfopt.posttraining.grid import Grid
-from tfopt.posttraining.grids import grid_of, grids_of
-from tfopt.posttraining.ranges import BITS, RANGES, on_grid, steps
-from tfopt.stages.kernels import kernels
+from tfopt.stages.kernels.table import kernels
+from tfopt.stages.quantize.grid import Grid
+from tfopt.stages.quantize.grids import grid_of, grids_of
+from tfopt.stages.quantize.weight_ranges import BITS, RANGES, on_grid, steps
 
 
 def weights(shape=(3, 3, 8, 5), seed=0):

@@ -8,8 +8,8 @@ from tfopt.base import keras_compat
 from tfopt.errors import PromiseError
 from tfopt.litert import LiteModel
 from tfopt.proof import find_kernels, verify_promises
-from tfopt.stages.kernels import kernels
-from tfopt.stages.promise import Clusters, MByN, Sparsity
+from tfopt.stages.kernels.promise import Clusters, MByN, Sparsity
+from tfopt.stages.kernels.table import kernels
 
 FLOAT = export.Export(weights="float32", activations="float32")
 

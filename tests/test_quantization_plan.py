@@ -5,8 +5,8 @@ import pytest
 from tfopt.base import keras_compat
 from tfopt.errors import RecipeError
 from tfopt.graph.walk import walk
-from tfopt.stages.kernels import kernels
-from tfopt.stages.quantization_plan import plan, scales_of
+from tfopt.stages.kernels.table import kernels
+from tfopt.stages.quantize.plan import plan, scales_of
 
 
 def model_of(shape, *layers):

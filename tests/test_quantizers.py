@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tfopt.stages.quantization_aware import SCHEMES
-from tfopt.stages.quantizers import Scales, Structure, held_weight, kernel_quantizer, structure_of
+from tfopt.stages.quantize.quantization_aware import SCHEMES
+from tfopt.stages.quantize.quantizers import Scales, Structure, held_weight, kernel_quantizer, structure_of
 
 BOTH = frozenset({"sparsity", "clusters"})
 RNG = np.random.default_rng(0)

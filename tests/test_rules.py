@@ -3,7 +3,7 @@
 import pytest
 
 from tfopt.errors import RecipeError
-from tfopt.stages.rules import choose
+from tfopt.stages.kernels.rules import choose
 
 
 class Conv2D:

@@ -10,7 +10,7 @@ from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages import STAGES, Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
-from tfopt.stages.promise import Clusters, MByN, Sparsity
+from tfopt.stages.kernels.promise import Clusters, MByN, Sparsity
 
 EACH = [
     pytest.param(FineTune(), id="FineTune"),

@@ -9,7 +9,7 @@ from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import RecipeError
 from tfopt.stages import Cluster, Prune
-from tfopt.stages.cluster import lloyd, number_that_fits
+from tfopt.stages.cluster.cluster import lloyd, number_that_fits
 
 KERNELS = ("stem", "inline", "apart", "conv", "head")
 INITS = ["kmeans++", "linear", "density-based", "random"]

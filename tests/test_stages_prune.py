@@ -11,7 +11,7 @@ from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages import FineTune, Prune
-from tfopt.stages.prune import pruned_layers
+from tfopt.stages.prune.prune import pruned_layers
 
 KERNELS = {"stem": 216, "inline": 576, "apart": 576, "conv": 576, "head": 32}  # and their sizes
 

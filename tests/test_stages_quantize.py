@@ -10,9 +10,9 @@ from tfopt.errors import PromiseError, RecipeError
 from tfopt.export import Export, build
 from tfopt.proof import match_kernels
 from tfopt.stages import Cluster, Prune, Quantize
-from tfopt.stages.folding import make_scales_positive
-from tfopt.stages.promise import Clusters
-from tfopt.stages.quantization_aware import SCHEMES
+from tfopt.stages.kernels.folding import make_scales_positive
+from tfopt.stages.kernels.promise import Clusters
+from tfopt.stages.quantize.quantization_aware import SCHEMES
 
 KERNELS = ("stem", "inline", "apart", "conv", "head")
 INT8 = Export(weights="int8", activations="int8")

@@ -15,10 +15,10 @@ from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
 from tfopt.graph.walk import pack, walk
 from tfopt.layer_names import LayerNames
 from tfopt.litert import LiteModel
-from tfopt.stages.activation_ranges import with_ranges
-from tfopt.stages.int8_forms import always_averages_all, mean_over_places
-from tfopt.stages.quantization_aware import told_of_scales
-from tfopt.stages.quantization_wrapper import Places, replaced, settled
+from tfopt.stages.quantize.activation_ranges import with_ranges
+from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
+from tfopt.stages.quantize.quantization_aware import told_of_scales
+from tfopt.stages.quantize.wrapper import Places, replaced, settled
 
 if TYPE_CHECKING:
     from tfopt.export import Export

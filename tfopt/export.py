@@ -20,10 +20,10 @@ from tfopt.litert import LiteModel
 from tfopt.low_bit import with_integers
 from tfopt.metadata import with_labels
 from tfopt.proof import verify_promises
-from tfopt.stages.activation_ranges import ActivationRanges
-from tfopt.stages.integers import integers_of
-from tfopt.stages.promise import Promise
-from tfopt.stages.quantization_aware import left_in_float, told_of_scales
+from tfopt.stages.kernels.promise import Promise
+from tfopt.stages.quantize.activation_ranges import ActivationRanges
+from tfopt.stages.quantize.integers import integers_of
+from tfopt.stages.quantize.quantization_aware import left_in_float, told_of_scales
 
 CALIBRATION_SAMPLES = 256
 # What inputs and outputs can hold, by activations.

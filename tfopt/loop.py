@@ -25,7 +25,7 @@ from tfopt.recipe import Recipe
 from tfopt.rehearsal import established_before, rehearse
 from tfopt.report import Report, measured_row
 from tfopt.stages import Stage
-from tfopt.stages.promise import Promise
+from tfopt.stages.kernels.promise import Promise
 from tfopt.start import data_for, judge_from, transferred
 from tfopt.training.fit import choose_augmentation, choose_loss, make_optimizer, train
 from tfopt.transfer import model_from, notes_about

@@ -15,9 +15,9 @@ from tfopt.errors import PromiseError
 from tfopt.flatbuffer import items, packed, unpacked
 from tfopt.litert import LiteModel, Weight
 from tfopt.proof import FileKernel, located, rows_of
-from tfopt.stages.integers import Integers
-from tfopt.stages.kernels import Kernel, kernels_by_key
-from tfopt.stages.rules import Key
+from tfopt.stages.kernels.rules import Key
+from tfopt.stages.kernels.table import Kernel, kernels_by_key
+from tfopt.stages.quantize.integers import Integers
 
 # What LiteRT's int8 operators read in 4 bits, and the version of the operator that says so.
 INT4_OPERATORS = {"CONV_2D": 7, "FULLY_CONNECTED": 10}

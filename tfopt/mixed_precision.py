@@ -17,10 +17,10 @@ from tfopt.base.weight_statistics import decibels, metrics_for
 from tfopt.data import Dataset, fit_to_model, load_data
 from tfopt.errors import DataError
 from tfopt.models import load_model
-from tfopt.posttraining.grids import grid_of
-from tfopt.stages.kernels import Kernel, kernels_by_key
-from tfopt.stages.quantization_plan import LOW_BIT
-from tfopt.stages.rules import Key, choose
+from tfopt.stages.kernels.rules import Key, choose
+from tfopt.stages.kernels.table import Kernel, kernels_by_key
+from tfopt.stages.quantize.grids import grid_of
+from tfopt.stages.quantize.plan import LOW_BIT
 
 SAMPLES = 2000
 # In decibels, where outputs are equal: more than float32 can tell.

@@ -1,11 +1,11 @@
 """The stages of a recipe, each a frozen config with the functions that carry it out."""
 
-from tfopt.stages.binarize import Binarize
-from tfopt.stages.cluster import Cluster
+from tfopt.stages.cluster.cluster import Cluster
 from tfopt.stages.fine_tune import FineTune
-from tfopt.stages.post_training import PostTraining
-from tfopt.stages.prune import Prune
-from tfopt.stages.quantize import Quantize
+from tfopt.stages.prune.prune import Prune
+from tfopt.stages.quantize.binarize import Binarize
+from tfopt.stages.quantize.post_training import PostTraining
+from tfopt.stages.quantize.quantize import Quantize
 from tfopt.stages.stage import Stage
 
 STAGES: tuple[type[Stage], ...] = (FineTune, Prune, Cluster, Quantize, Binarize, PostTraining)

@@ -12,9 +12,9 @@ from tfopt.base.config import config
 from tfopt.base.keras_compat import inner, tf_keras, tfmot
 from tfopt.bridge.weights import copy_flags
 from tfopt.errors import RecipeError
-from tfopt.stages.decision import Decision
-from tfopt.stages.pruning_wrapper import hold_zeros, masked_weights, wrap_for_pruning, zeros_held
-from tfopt.stages.rules import choose
+from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.rules import choose
+from tfopt.stages.prune.wrapper import hold_zeros, masked_weights, wrap_for_pruning, zeros_held
 from tfopt.stages.stage import Stage
 from tfopt.training.freezing import BatchNorm, first_trained, last_with_weights, layers_in_order, pretrained_batchnorms
 from tfopt.training.layer_rates import as_remembered, rate_factors, remember_decay

@@ -13,10 +13,10 @@ from tfopt.base.config import config
 from tfopt.base.keras_compat import inner, wrappers_by_name
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages.budget import Budget
-from tfopt.stages.decision import Decision
-from tfopt.stages.kernels import has_kernel, named_kernel
-from tfopt.stages.promise import Promise
-from tfopt.stages.rules import Rule
+from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.promise import Promise
+from tfopt.stages.kernels.rules import Rule
+from tfopt.stages.kernels.table import has_kernel, named_kernel
 
 
 @config
@@ -26,7 +26,7 @@ class Stage(ABC):
     Attributes:
         epochs: passes over the training data (0: no training, the change alone).
         learning_rate: replaces the recipe's learning rate during this stage.
-        layers: ordered rules `(pattern, setting)`, see `tfopt.stages.rules`; the first match wins.
+        layers: ordered rules `(pattern, setting)`, see `tfopt.stages.kernels.rules`; the first match wins.
     """
 
     epochs: NonNegativeInt = 1

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
-from tfopt.stages.quantization_wrapper import replaced
+from tfopt.stages.quantize.wrapper import replaced
 
 _AT_ONCE = 64
 

@@ -9,15 +9,15 @@ from pydantic import Field, NonNegativeInt
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tf_keras, tfmot
 from tfopt.errors import RecipeError
-from tfopt.stages.choice import SPARED, Choice, choose_kernels, decisions_on_kernels, notes_on
-from tfopt.stages.clustering_wrapper import cluster_kernels, clustered_weights
-from tfopt.stages.copies import built_copy
-from tfopt.stages.decision import Decision
-from tfopt.stages.folding import make_scales_positive
-from tfopt.stages.kernels import kernels, require_kernels
-from tfopt.stages.promise import Clusters, Promise
-from tfopt.stages.pruning_wrapper import hold_zeros, masked_weights, wrapped_copy, zeros_held
-from tfopt.stages.rules import Key
+from tfopt.stages.cluster.wrapper import cluster_kernels, clustered_weights
+from tfopt.stages.kernels.choice import SPARED, Choice, choose_kernels, decisions_on_kernels, notes_on
+from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.folding import make_scales_positive
+from tfopt.stages.kernels.layer_copies import built_copy
+from tfopt.stages.kernels.promise import Clusters, Promise
+from tfopt.stages.kernels.rules import Key
+from tfopt.stages.kernels.table import kernels, require_kernels
+from tfopt.stages.prune.wrapper import hold_zeros, masked_weights, wrapped_copy, zeros_held
 from tfopt.stages.stage import Stage
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
-from tfopt.posttraining.ranges import levels, on_grid
+from tfopt.stages.quantize.weight_ranges import levels, on_grid
 
 _ZETA, _GAMMA = 1.1, -0.1  # how far the rectified sigmoid is stretched beyond 0 and 1
 _BETAS = 20.0, 2.0  # the exponent of the regularizer, from the end of the warm-up to the last iteration

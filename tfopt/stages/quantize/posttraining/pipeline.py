@@ -5,13 +5,13 @@ from typing import Any
 
 from tfopt.bridge import clone
 from tfopt.errors import RecipeError
-from tfopt.posttraining.adaptive_rounding import adaptively_rounded, cannot_learn
-from tfopt.posttraining.batchnorm import reestimated
-from tfopt.posttraining.bias_correction import bias_corrected
-from tfopt.posttraining.equalization import equalized
-from tfopt.posttraining.grid import Grid
-from tfopt.posttraining.grids import grids_of, kernels_of
-from tfopt.stages.rules import Key
+from tfopt.stages.kernels.rules import Key
+from tfopt.stages.quantize.grid import Grid
+from tfopt.stages.quantize.grids import grids_of, kernels_of
+from tfopt.stages.quantize.posttraining.adaptive_rounding import adaptively_rounded, cannot_learn
+from tfopt.stages.quantize.posttraining.batchnorm import reestimated
+from tfopt.stages.quantize.posttraining.bias_correction import bias_corrected
+from tfopt.stages.quantize.posttraining.equalization import equalized
 
 ROUNDINGS = ("nearest", "adaptive")
 
@@ -30,7 +30,7 @@ def quantize_weights(
     seed: int,
     progress: Callable[[str], None] | None,
 ) -> tuple[Any, dict[Key, Grid], list[str]]:
-    """See `tfopt.posttraining.quantize_weights`."""
+    """See `tfopt.stages.quantize.posttraining.quantize_weights`."""
     if rounding not in ROUNDINGS:
         raise RecipeError(f"Expected {' or '.join(map(repr, ROUNDINGS))} as rounding, got {rounding!r}.")
     notes: list[str] = []

@@ -6,9 +6,9 @@ from pydantic import Field, PositiveInt
 
 from tfopt.base.config import config
 from tfopt.stages.budget import Budget
-from tfopt.stages.quantization_aware import QuantizationAware
-from tfopt.stages.quantization_plan import BITS, LOW_BIT, Treatment
-from tfopt.stages.rounding import USUAL, Precision
+from tfopt.stages.quantize.plan import BITS, LOW_BIT, Treatment
+from tfopt.stages.quantize.quantization_aware import QuantizationAware
+from tfopt.stages.quantize.rounding import USUAL, Precision
 
 
 @config
@@ -28,7 +28,7 @@ class Quantize(QuantizationAware):
         weight_bits: of every weight of a convolution or a Dense layer, 2 to 8. A .tflite stores them in 4 bits
             where its operator can, else in 8. Clusters need 8.
         ranges: where the steps between weights come from: "max", the largest weight of each output channel at any
-            time; "mse" or "octav", of the kernel that training begins with (`tfopt.posttraining.ranges`);
+            time; "mse" or "octav", of the kernel that training begins with (`tfopt.stages.quantize.weight_ranges`);
             "learned", trained along (LSQ, Esser et al. 2020, arXiv:1902.08153); "fixed_point", one power of two for the
             whole kernel.
         fractional_bits: p of fixed-point weights round(w 2^p) / 2^p; None for as many as the largest weight allows.

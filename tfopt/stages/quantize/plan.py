@@ -12,11 +12,11 @@ from typing import Any
 from tfopt.base.keras_compat import tf_keras, tfmot_module
 from tfopt.errors import RecipeError
 from tfopt.graph.walk import Call, Graph, Ref, refs_in
-from tfopt.stages.folding import FOLDS_BATCH_NORM
-from tfopt.stages.int8_forms import AVERAGES, always_averages_all
-from tfopt.stages.kernels import Kernel, kernels
-from tfopt.stages.quantizers import Scales
-from tfopt.stages.rules import Setting
+from tfopt.stages.kernels.folding import FOLDS_BATCH_NORM
+from tfopt.stages.kernels.rules import Setting
+from tfopt.stages.kernels.table import Kernel, kernels
+from tfopt.stages.quantize.int8_equivalents import AVERAGES, always_averages_all
+from tfopt.stages.quantize.quantizers import Scales
 
 # Layers whose output values are input values (or lie between them): an int8 operator of one range.
 PASSES = (

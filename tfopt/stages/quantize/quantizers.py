@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot
-from tfopt.stages.rounding import ROUNDINGS, USUAL, Precision, Rounding
+from tfopt.stages.quantize.rounding import ROUNDINGS, USUAL, Precision, Rounding
 
 # int8 weights without -128, as TFLite's specification asks for.
 LEVELS = 127

@@ -12,14 +12,14 @@ from tfopt.base.config import config
 from tfopt.base.keras_compat import inner
 from tfopt.errors import RecipeError
 from tfopt.graph.walk import flatten, walk
-from tfopt.stages.activation_ranges import set_ranges
-from tfopt.stages.decision import Decision
-from tfopt.stages.kernels import kernels
-from tfopt.stages.quantization_plan import Treatment, plan, scales_of
-from tfopt.stages.quantization_wrapper import Places, quantized_model
-from tfopt.stages.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
-from tfopt.stages.rounding import Precision
-from tfopt.stages.rules import Setting, choose
+from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.rules import Setting, choose
+from tfopt.stages.kernels.table import kernels
+from tfopt.stages.quantize.activation_ranges import set_ranges
+from tfopt.stages.quantize.plan import Treatment, plan, scales_of
+from tfopt.stages.quantize.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
+from tfopt.stages.quantize.rounding import Precision
+from tfopt.stages.quantize.wrapper import Places, quantized_model
 from tfopt.stages.stage import Stage
 
 # The scheme for what earlier stages established, under the names of TF-MOT's collaborative optimization.

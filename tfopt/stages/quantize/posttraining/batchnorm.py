@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import clone
-from tfopt.posttraining.observing import batches_of
-from tfopt.stages.quantization_wrapper import Places, replaced
+from tfopt.stages.quantize.posttraining.observing import batches_of
+from tfopt.stages.quantize.wrapper import Places, replaced
 
 # As many samples make the statistics that the layers behind see meanwhile.
 _AT_ONCE = 128

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # the stages import the grids from this package, so it may not import what builds on the stages
-    from tfopt.posttraining.grid import Grid
-    from tfopt.stages.rules import Key
+    from tfopt.stages.kernels.rules import Key
+    from tfopt.stages.quantize.grid import Grid
 
 __all__ = ["quantize_weights"]
 
@@ -47,7 +47,7 @@ def quantize_weights(
         RecipeError: a kernel that the model does not have, other bits, another range or rounding.
         ModelError: weights that are not finite.
     """
-    from tfopt.posttraining import pipeline
+    from tfopt.stages.quantize.posttraining import pipeline
 
     return pipeline.quantize_weights(
         model, bits, samples, ranges=ranges, rounding=rounding, bias_correction=bias_correction,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import clone
-from tfopt.posttraining.observing import inputs_of, linear_part
-from tfopt.posttraining.wiring import Wiring, is_channelwise_norm
-from tfopt.stages.kernels import kernels
-from tfopt.stages.quantization_plan import activation_of, is_linear_layer
+from tfopt.stages.kernels.table import kernels
+from tfopt.stages.quantize.plan import activation_of, is_linear_layer
+from tfopt.stages.quantize.posttraining.observing import inputs_of, linear_part
+from tfopt.stages.quantize.posttraining.wiring import Wiring, is_channelwise_norm
 
 
 def bias_corrected(quantized: Any, reference: Any, samples: Any) -> Any:

@@ -10,9 +10,9 @@ import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module
 from tfopt.graph.walk import Graph, map_leaves, replay
-from tfopt.stages import int8_forms
-from tfopt.stages.copies import built_copy
-from tfopt.stages.quantization_plan import Treatment, config_class, looked_up
+from tfopt.stages.kernels.layer_copies import built_copy
+from tfopt.stages.quantize import int8_equivalents
+from tfopt.stages.quantize.plan import Treatment, config_class, looked_up
 
 Places = list[tuple[Any, str, Any]]
 """(owner, attribute, what belongs there), e.g. a layer, "kernel" and the quantizer of that weight."""
@@ -126,7 +126,7 @@ def int8_wrapper() -> Any:
                 weight_vars.append((variable, quantizer, quantizer.build(variable.shape, name, self)))
             object.__setattr__(self, "_weight_vars", weight_vars)
             before, outputs = self._rounds
-            self.between = self._point("between") if weight_vars and int8_forms.is_separable(self.layer) else None
+            self.between = self._point("between") if weight_vars and int8_equivalents.is_separable(self.layer) else None
             self.before = self._point("pre_activation") if before else None
             self.after = [self._point(f"output_{number}") for number in range(outputs)]
 
@@ -155,8 +155,10 @@ def int8_wrapper() -> Any:
 
         def _outputs(self, inputs: Any, training: Any, kwargs: dict[str, Any]) -> Any:
             if self.between is not None:
-                return int8_forms.separable(self.layer, inputs, functools.partial(self.between, training=training))
-            form = int8_forms.layer(self.layer, inputs)
+                return int8_equivalents.separable(
+                    self.layer, inputs, functools.partial(self.between, training=training)
+                )
+            form = int8_equivalents.layer(self.layer, inputs)
             return self.layer(inputs, **kwargs) if form is None else form(inputs)
 
         def _roundings(self, training: Any) -> Places:
@@ -166,7 +168,7 @@ def int8_wrapper() -> Any:
                 rounded = _either(training, functools.partial(_quantize, quantizer, variable, made))
                 places.append((owner, attribute, rounded))
             if callable(vars(self.layer).get("activation")):
-                activation, before = int8_forms.activation(self.layer.activation), self.before
+                activation, before = int8_equivalents.activation(self.layer.activation), self.before
                 rounded = activation if before is None else lambda values: activation(before(values, training))
                 places.append((self.layer, "activation", rounded))
             return places

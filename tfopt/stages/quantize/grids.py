@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import RecipeError
-from tfopt.posttraining import ranges
-from tfopt.posttraining.grid import Grid
-from tfopt.stages.kernels import Kernel, kernels_by_key
-from tfopt.stages.quantization_plan import scales_of
-from tfopt.stages.rules import Key
+from tfopt.stages.kernels.rules import Key
+from tfopt.stages.kernels.table import Kernel, kernels_by_key
+from tfopt.stages.quantize import weight_ranges
+from tfopt.stages.quantize.grid import Grid
+from tfopt.stages.quantize.plan import scales_of
 
 
 def grid_of(kernel: Kernel, bits: int, method: str = "mse") -> Grid:
     """A grid with those steps of its own that TFLite's operator has for `kernel`. Raises as `ranges.steps` does."""
     scales, values = scales_of(kernel), kernel.values
-    found = ranges.steps(values.reshape(scales.view or values.shape), bits, scales.axes, method)
+    found = weight_ranges.steps(values.reshape(scales.view or values.shape), bits, scales.axes, method)
     if scales.view:
         found = np.broadcast_to(found, scales.view).reshape(values.shape)
     return Grid(bits, found)

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tfopt.graph.walk import pack, walk
-from tfopt.stages.quantization_plan import plan
-from tfopt.stages.quantization_wrapper import observed, quantized_model
+from tfopt.stages.quantize.plan import plan
+from tfopt.stages.quantize.wrapper import observed, quantized_model
 
 ActivationRanges = Literal["max", "mse"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import inner
-from tfopt.stages.rules import Key
+from tfopt.stages.kernels.rules import Key
 
 
 @dataclass(frozen=True)

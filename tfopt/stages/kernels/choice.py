@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from tfopt.stages.decision import Decision
-from tfopt.stages.kernels import Kernel, has_kernel, kernels
-from tfopt.stages.rules import Key, Rule, ruled_kernels
+from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.rules import Key, Rule, ruled_kernels
+from tfopt.stages.kernels.table import Kernel, has_kernel, kernels
 
 SPARED = "spared by default for the accuracy it costs"
 BY_RULE = "by rule"

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import clone
-from tfopt.posttraining.grid import Grid
-from tfopt.posttraining.grids import kernels_of
-from tfopt.posttraining.observing import count_of, inputs_of
-from tfopt.posttraining.patches import SEEN, patches, places
-from tfopt.posttraining.rounding_problem import Problem, solve
-from tfopt.posttraining.wiring import Wiring, gain_and_offset, is_channelwise_norm
-from tfopt.stages.kernels import Kernel
-from tfopt.stages.quantization_plan import activation_of
-from tfopt.stages.rules import Key
+from tfopt.stages.kernels.rules import Key
+from tfopt.stages.kernels.table import Kernel
+from tfopt.stages.quantize.grid import Grid
+from tfopt.stages.quantize.grids import kernels_of
+from tfopt.stages.quantize.plan import activation_of
+from tfopt.stages.quantize.posttraining.observing import count_of, inputs_of
+from tfopt.stages.quantize.posttraining.patches import SEEN, patches, places
+from tfopt.stages.quantize.posttraining.rounding_problem import Problem, solve
+from tfopt.stages.quantize.posttraining.wiring import Wiring, gain_and_offset, is_channelwise_norm
 
 _ROWS = 16384
 _NUMBERS = 2**26  # of the inputs that are kept for one layer: 256 MB

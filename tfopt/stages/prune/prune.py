@@ -8,20 +8,13 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tfmot
 from tfopt.errors import ModelError, RecipeError
-from tfopt.stages.choice import SPARED, Choice, choose_kernels, decisions_on_kernels, notes_on
-from tfopt.stages.decision import Decision
-from tfopt.stages.distribution import erdos_renyi_kernel
-from tfopt.stages.kernels import Kernel, require_kernels
-from tfopt.stages.promise import MByN, Promise, Sparsity
-from tfopt.stages.pruning_wrapper import (
-    Settings,
-    hold_zeros,
-    masked_weights,
-    pruned_layers,
-    wrap_for_pruning,
-    zeros_held,
-)
-from tfopt.stages.rules import Key
+from tfopt.stages.kernels.choice import SPARED, Choice, choose_kernels, decisions_on_kernels, notes_on
+from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.promise import MByN, Promise, Sparsity
+from tfopt.stages.kernels.rules import Key
+from tfopt.stages.kernels.table import Kernel, require_kernels
+from tfopt.stages.prune.distribution import erdos_renyi_kernel
+from tfopt.stages.prune.wrapper import Settings, hold_zeros, masked_weights, pruned_layers, wrap_for_pruning, zeros_held
 from tfopt.stages.stage import Stage
 
 DEFAULT_SPARSITY = 0.5
@@ -41,7 +34,7 @@ class Prune(Stage):
         final_sparsity: share of zeros in each kernel at the end, 0 <= s < 1 (0.5 when nothing else says it).
             A rule `(pattern, number)` in `layers` replaces it for the layers it matches.
         distribution: "uniform" gives every kernel `final_sparsity`; "erk" shares it out so that all kernels
-            together have it, large kernels the most (see `tfopt.stages.distribution`).
+            together have it, large kernels the most (see `tfopt.stages.prune.distribution`).
         initial_sparsity: share of zeros at `begin_step` of the polynomial schedule.
         schedule: "polynomial" (from initial to final sparsity), "constant" (the full sparsity from
             `begin_step` on, the mask still moving) or "one-shot" (one mask before the first step).

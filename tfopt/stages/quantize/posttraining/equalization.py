@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import clone
-from tfopt.posttraining.wiring import Wiring, gain_and_offset, is_channelwise_norm
-from tfopt.stages.kernels import kernels
-from tfopt.stages.quantization_plan import activation_of
+from tfopt.stages.kernels.table import kernels
+from tfopt.stages.quantize.plan import activation_of
+from tfopt.stages.quantize.posttraining.wiring import Wiring, gain_and_offset, is_channelwise_norm
 
 LINEAR = ("Dense", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D")
 # Layers with f(x / s) = f(x) / s for any positive s of each channel.

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from tfopt.posttraining.ranges import fixed_point_step, levels
-from tfopt.posttraining.ranges import steps as steps_of
+from tfopt.stages.quantize.weight_ranges import fixed_point_step, levels
+from tfopt.stages.quantize.weight_ranges import steps as steps_of
 
 _TINY = float(np.finfo(np.float32).tiny)
 

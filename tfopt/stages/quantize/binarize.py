@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from tfopt.base.config import config
-from tfopt.stages.kernels import has_kernel
-from tfopt.stages.quantization_aware import QuantizationAware
-from tfopt.stages.quantization_plan import LOW_BIT, Treatment
-from tfopt.stages.rounding import USUAL, Precision
-from tfopt.stages.rules import Setting
+from tfopt.stages.kernels.rules import Setting
+from tfopt.stages.kernels.table import has_kernel
+from tfopt.stages.quantize.plan import LOW_BIT, Treatment
+from tfopt.stages.quantize.quantization_aware import QuantizationAware
+from tfopt.stages.quantize.rounding import USUAL, Precision
 
 
 @config

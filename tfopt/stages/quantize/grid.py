@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfopt.posttraining import ranges
+from tfopt.stages.quantize import weight_ranges
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Grid:
 
     def integers(self, kernel: np.ndarray) -> np.ndarray:
         """int8 of the shape of `kernel`: the k of the nearest numbers, halves to the even one, clipped."""
-        return ranges.on_grid(kernel, self.steps, self.bits)
+        return weight_ranges.on_grid(kernel, self.steps, self.bits)
 
     def values(self, kernel: np.ndarray) -> np.ndarray:
         """float32 of the shape of `kernel`: the nearest numbers."""

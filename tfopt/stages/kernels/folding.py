@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.stages.kernels import kernels
+from tfopt.stages.kernels.table import kernels
 
 FOLDS_BATCH_NORM = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense")
 

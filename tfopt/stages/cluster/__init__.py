@@ -1,0 +1,1 @@
+"""Clustering: weights share a few values."""

@@ -1,0 +1,1 @@
+"""Pruning: some weights become zero."""

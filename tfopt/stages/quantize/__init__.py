@@ -1,0 +1,1 @@
+"""Quantization: fewer bits, with and without training."""
