@@ -97,8 +97,8 @@ def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
 
     import tfopt
     from tfopt import bridge
-    from tfopt.export import Export
-    from tfopt.export import build as export
+    from tfopt.tflite.write.export import Export
+    from tfopt.tflite.write.export import build as export
 
     keras.utils.set_random_seed(SEED)
     model = build(keras)
@@ -173,7 +173,7 @@ def with_tfmot(build: Callable[[Any], Any]) -> dict[str, Any]:
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
-    from tfopt.litert import LiteModel
+    from tfopt.tflite.read import LiteModel
 
     def fresh() -> Any:
         tf_keras.utils.set_random_seed(SEED)

@@ -62,7 +62,7 @@ def edge_quantizer(float_file: bytes, images: Any, recipe: str, **settings: Any)
         made = quantizer.Quantizer(float_file, getattr(recipes, recipe)(**settings))
     ranges = None
     if made.need_calibration:
-        from tfopt.litert import LiteModel
+        from tfopt.tflite.read import LiteModel
 
         (port,) = LiteModel(float_file).inputs
         ranges = made.calibrate({"serving_default": [{port.name: image[None]} for image in images]})
@@ -71,7 +71,7 @@ def edge_quantizer(float_file: bytes, images: Any, recipe: str, **settings: Any)
 
 def peers(model: Any, data: Any, images: Any) -> dict[str, Callable[[], bytes]]:
     """By name, what makes the file."""
-    from tfopt.export import Export, build
+    from tfopt.tflite.write.export import Export, build
 
     float_file = build(model, Export(weights="float32", activations="float32", compact=False))[0].data
 
@@ -156,7 +156,7 @@ def toolkit(python: str, model: str, images: Any, data: Any) -> list[list[str]]:
     import numpy as np
 
     from tfopt.base.weight_statistics import accuracy
-    from tfopt.litert import LiteModel
+    from tfopt.tflite.read import LiteModel
 
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "samples.npz", calibration=images, test=data.test.x())
@@ -207,7 +207,7 @@ def main(model: str, data: str, mct_python: str | None, only: tuple[str, ...], m
 
     import tfopt
     from tfopt.benchmarking import benchmark_files
-    from tfopt.litert import LiteModel
+    from tfopt.tflite.read import LiteModel
 
     KEPT.mkdir(parents=True, exist_ok=True)
     dataset, loaded = tfopt.load_data(data), tfopt.load_model(model)

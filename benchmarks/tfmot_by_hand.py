@@ -130,7 +130,7 @@ def measure(job: str, model: str, source: str, epochs: tuple[int, int, int], out
     """One job in this process; its numbers go to `out` as JSON."""
     from tfopt.base.weight_statistics import accuracy, sparsity, unique_weights
     from tfopt.data import load_data
-    from tfopt.litert import LiteModel
+    from tfopt.tflite.read import LiteModel
 
     data = load_data(source)
     fits = timed_fits()

@@ -8,10 +8,10 @@ from ai_edge_litert.interpreter import Interpreter
 import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import RecipeError
-from tfopt.export import Export, build
-from tfopt.litert import LiteModel
 from tfopt.stages import Quantize
 from tfopt.stages.quantize.activation_ranges import least_squares_range
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.write.export import Export, build
 
 RNG = np.random.default_rng(5)
 

@@ -7,10 +7,10 @@ import pytest
 from tfopt import bridge
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import RecipeError
-from tfopt.export import Export, build
 from tfopt.stages import Binarize, Quantize
 from tfopt.stages.quantize.rounding import ROUNDINGS, Precision
 from tfopt.stages.quantize.weight_ranges import affine_integers, fixed_point_step
+from tfopt.tflite.write.export import Export, build
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
 KERNEL = np.random.default_rng(3).normal(0, 0.4, (3, 3, 5, 4)).astype("float32")

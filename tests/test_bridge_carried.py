@@ -210,7 +210,7 @@ def test_converts_to_tflite(custom):
     import keras
     import tensorflow as tf
 
-    from tfopt.litert import LiteModel
+    from tfopt.tflite.read import LiteModel
 
     inputs = keras.Input((6, 6, 3))
     x = custom["Statistics"]()(keras.layers.RMSNormalization()(inputs))

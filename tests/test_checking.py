@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 
 import tfopt
-from tfopt import export
 from tfopt.cli import main
 from tfopt.errors import ModelError
-from tfopt.litert import LiteModel
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.write import export
 
 RECIPE = tfopt.Recipe(
     stages=(

@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 import tfopt
-from tfopt import cli, export
+from tfopt import cli
 from tfopt.base.keras_compat import tf_keras
 from tfopt.cli.running import load_recipe
+from tfopt.tflite.write import export
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 FILES = ["data.json", "model.keras", "model.tflite", "recipe.json", "report.json"]

@@ -12,7 +12,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.base.subprocesses import Child, in_child
 from tfopt.cli import exporting
 from tfopt.errors import DataError, ModelError
-from tfopt.litert import LiteModel
+from tfopt.tflite.read import LiteModel
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tfopt.base.weight_statistics import deflated_bytes
-from tfopt.compact import compact, with_true_reversals, without_detours
 from tfopt.errors import ModelError
-from tfopt.flatbuffer import ALIGNMENT
-from tfopt.litert import LiteModel
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read.flatbuffer import ALIGNMENT
+from tfopt.tflite.write.compact import compact, with_true_reversals, without_detours
 
 RNG = np.random.default_rng(1)
 

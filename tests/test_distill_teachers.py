@@ -16,7 +16,7 @@ from tfopt.distillation.teachers.ensemble import Ensemble
 from tfopt.distillation.teachers.precomputed import Precomputed
 from tfopt.distillation.teachers.teacher import Teacher, as_teacher
 from tfopt.errors import DataError, ModelError, RecipeError
-from tfopt.litert import LiteModel
+from tfopt.tflite.read import LiteModel
 
 KERASES = pytest.mark.parametrize("kind", ["keras", "tf_keras"])
 

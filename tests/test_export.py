@@ -5,11 +5,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
-from tfopt import export
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError
-from tfopt.litert import LiteModel
-from tfopt.proof import verify_promises
+from tfopt.tflite.prove.promises import verify_promises
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.write import export
 
 RNG = np.random.default_rng(7)
 X = (RNG.normal(size=(64, 8, 8, 3)) * np.linspace(0.1, 8, 64)[:, None, None, None]).astype("float32")

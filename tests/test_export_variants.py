@@ -6,12 +6,13 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
-from tfopt import contents, export
 from tfopt.base.keras_compat import tf_keras
-from tfopt.calibration import Calibration
 from tfopt.errors import DataError, ModelError, PromiseError, RecipeError
 from tfopt.inspection import inspect_file
-from tfopt.litert import LiteModel
+from tfopt.tflite.prove import types
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.write import export
+from tfopt.tflite.write.calibration import Calibration
 
 RNG = np.random.default_rng(3)
 X = RNG.uniform(-1, 1, size=(64, 8, 8, 3)).astype("float32")
@@ -120,7 +121,7 @@ def test_each_form_is_in_the_file_and_computes_what_its_bits_allow(kind, form, n
     settings, kernel, spared, computed, border, bits = FORMS[form]
     data = X if settings.get("activations", "int8") != "float32" else None
     lite, notes = export.build(nets[kind], export.Export(**settings, compact=False), data)
-    for file in (lite, LiteModel(tfopt.compact.compact(lite.data))):
+    for file in (lite, LiteModel(tfopt.tflite.write.compact.compact(lite.data))):
         interpreter = opened(file.data)
         ends = (*interpreter.get_input_details(), *interpreter.get_output_details())
         assert {dtype_of(end) for end in ends} == {border}
@@ -332,7 +333,7 @@ def test_class_names_are_in_the_file_and_its_signature_stays(nets, tmp_path):
 
 
 def test_contents_count_what_is_there(nets):
-    held = contents.contents(tfopt.export_tflite(nets["depthwise"], weights="int4", representative_data=X))
+    held = types.contents(tfopt.export_tflite(nets["depthwise"], weights="int4", representative_data=X))
     assert held.weights == {"int4": 8 * 27 + 12 * 8 + 60, "int8": 72}
     assert held.operators == {"int8": 5}
     assert held.inputs[0].startswith("image int8 (None, 8, 8, 3) x 0.0078")

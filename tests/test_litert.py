@@ -10,8 +10,8 @@ import pytest
 
 from tfopt.base.weight_statistics import deflated_bytes
 from tfopt.errors import DataError, ModelError
-from tfopt.litert import LiteModel, Op
-from tfopt.litert.decode import decoded
+from tfopt.tflite.read import LiteModel, Op
+from tfopt.tflite.read.decode import decoded
 
 RNG = np.random.default_rng(0)
 DENSE, BIAS = RNG.normal(size=(6, 3)).astype("f4"), RNG.normal(size=3).astype("f4")

@@ -7,11 +7,11 @@ import pytest
 from tfopt import bridge
 from tfopt.base.keras_compat import inner
 from tfopt.errors import PromiseError, RecipeError
-from tfopt.export import Export, build
-from tfopt.litert import LiteModel
-from tfopt.low_bit import packed_in_4_bits, with_integers
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.stages.quantize.integers import Integers, integers_of
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.write.export import Export, build
+from tfopt.tflite.write.low_bit_weights import packed_in_4_bits, with_integers
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
 # Where each kernel of the small model stands in the file: the axes of Keras in the order of the file's.

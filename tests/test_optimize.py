@@ -9,10 +9,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
-from tfopt import export, loop, models, start
+from tfopt import loop, models, start
 from tfopt.base import keras_compat
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
+from tfopt.tflite.write import export
 
 FILES = ["data.json", "labels.txt", "model.keras", "model.tflite", "recipe.json", "report.json"]
 ROW = {

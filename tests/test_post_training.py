@@ -8,9 +8,9 @@ import pytest
 
 from tfopt import bridge
 from tfopt.errors import RecipeError
-from tfopt.export import Export, build
 from tfopt.recipe import Recipe
 from tfopt.stages import Cluster, PostTraining, Prune
+from tfopt.tflite.write.export import Export, build
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
 NAMES = ("stem", "inline", "apart", "head")

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from tfopt import export
 from tfopt.base import keras_compat
 from tfopt.errors import PromiseError
-from tfopt.litert import LiteModel
-from tfopt.proof import find_kernels, verify_promises
 from tfopt.stages.kernels.promise import Clusters, MByN, Sparsity
 from tfopt.stages.kernels.table import kernels
+from tfopt.tflite.prove.promises import find_kernels, verify_promises
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.write import export
 
 FLOAT = export.Export(weights="float32", activations="float32")
 
@@ -164,8 +164,8 @@ def test_int8_gates_have_scales_of_their_own_so_clusters_hold_in_each_channel_on
 
 
 def test_zeros_of_a_table_with_a_zero_point_are_zeros():
-    from tfopt.litert import Tensor, Weight
-    from tfopt.proof import FileKernel
+    from tfopt.tflite.prove.promises import FileKernel
+    from tfopt.tflite.read import Tensor, Weight
 
     tensor = Tensor(0, "t", (2, 3), "int8", (0.5,), (7,), None, True, 6)
     stored = np.array([[7, 8, 7], [-128, 7, 127]], np.int8)

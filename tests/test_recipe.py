@@ -8,9 +8,9 @@ import pytest
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.losses import FitNets, Hinton
 from tfopt.errors import RecipeError
-from tfopt.export import Export
 from tfopt.recipe import Recipe, Training
 from tfopt.stages import STAGES, Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
+from tfopt.tflite.write.export import Export
 
 EVERYTHING = Recipe(
     name="everything",

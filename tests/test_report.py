@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import tfopt
-from tfopt.export import Export, build
 from tfopt.report import Report, Row, measured_row
+from tfopt.tflite.write.export import Export, build
 
 ROWS = [
     Row(

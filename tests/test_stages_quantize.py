@@ -7,12 +7,12 @@ import pytest
 from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import PromiseError, RecipeError
-from tfopt.export import Export, build
-from tfopt.proof import match_kernels
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.stages.kernels.folding import make_scales_positive
 from tfopt.stages.kernels.promise import Clusters
 from tfopt.stages.quantize.quantization_aware import SCHEMES
+from tfopt.tflite.prove.promises import match_kernels
+from tfopt.tflite.write.export import Export, build
 
 KERNELS = ("stem", "inline", "apart", "conv", "head")
 INT8 = Export(weights="int8", activations="int8")

@@ -10,7 +10,7 @@ import tfopt
 from tfopt import cli
 from tfopt.benchmarking import benchmark_files, peak_memory
 from tfopt.errors import DataError, ModelError
-from tfopt.litert import LiteModel
+from tfopt.tflite.read import LiteModel
 from tfopt.verification import verify_file
 
 RNG = np.random.default_rng(5)

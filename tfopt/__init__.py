@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from tfopt.distillation.self_taught.mutual import mutual
     from tfopt.distillation.teachers import Ensemble, Precomputed, Teacher
     from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
-    from tfopt.export import Export, export_tflite
     from tfopt.generations import BornAgain, born_again
-    from tfopt.litert import LiteModel
     from tfopt.loop import Result, optimize
     from tfopt.mixed_precision import Sensitivity, sensitivity
     from tfopt.models import load_model
@@ -50,6 +48,8 @@ if TYPE_CHECKING:
     from tfopt.stages.fine_tune import fine_tuning
     from tfopt.surgery.depth import repeatable_blocks
     from tfopt.surgery.restructure import restructure
+    from tfopt.tflite.read import LiteModel
+    from tfopt.tflite.write.export import Export, export_tflite
     from tfopt.training.freezing import frozen, unfrozen
     from tfopt.training.layer_rates import layer_rates
     from tfopt.training.rate_finder import LearningRates, find_learning_rate
@@ -86,7 +86,7 @@ _HOMES = {
     "Distillation": "distillation.distillation",
     "EarlyExits": "distillation.self_taught.exits",
     "Ensemble": "distillation.teachers",
-    "Export": "export",
+    "Export": "tflite.write.export",
     "FSP": "distillation.losses",
     "FeatureTransfer": "transfer",
     "FineTune": "stages",
@@ -97,7 +97,7 @@ _HOMES = {
     "L2": "distillation.losses",
     "L2SP": "distillation.losses",
     "LearningRates": "training.rate_finder",
-    "LiteModel": "litert",
+    "LiteModel": "tflite.read",
     "MeanTeacher": "distillation.self_taught.mean_teacher",
     "ModelError": "errors",
     "MultilabelKD": "distillation.losses",
@@ -131,7 +131,7 @@ _HOMES = {
     "cosine_schedule": "training.schedules",
     "distill": "distillation.distilled",
     "early_exits": "distillation.self_taught.exits",
-    "export_tflite": "export",
+    "export_tflite": "tflite.write.export",
     "extract_features": "transfer",
     "feature_extractor": "transfer",
     "find_learning_rate": "training.rate_finder",

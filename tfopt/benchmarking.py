@@ -13,10 +13,10 @@ import numpy as np
 from tfopt import models
 from tfopt.base.weight_statistics import metrics_for
 from tfopt.errors import ModelError
-from tfopt.export import build
-from tfopt.litert import LiteModel
 from tfopt.loop import FLOAT
 from tfopt.start import data_for
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.write.export import build
 
 ROUNDS, RUNS = 5, 50
 

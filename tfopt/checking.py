@@ -10,11 +10,11 @@ from tfopt import bridge, models
 from tfopt.bridge.check import sample_batch
 from tfopt.errors import TfoptError
 from tfopt.graph.walk import walk
-from tfopt.layer_names import LayerNames
-from tfopt.litert import LiteModel
 from tfopt.recipe import Recipe
 from tfopt.rehearsal import established_before, rehearse, samples_of
 from tfopt.stages import Cluster, Prune, Quantize
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read.layer_names import LayerNames
 
 # Schedules need steps to fit into; how many there will be depends on the data, which a check does without.
 STEPS_PER_EPOCH = 1000

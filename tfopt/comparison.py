@@ -6,8 +6,8 @@ from typing import Any
 from tfopt.base.weight_statistics import agreement, metrics_for
 from tfopt.benchmarking import lite_of
 from tfopt.errors import ModelError
-from tfopt.litert import Latency, LiteModel
 from tfopt.start import data_for
+from tfopt.tflite.read import Latency, LiteModel
 
 ROUNDS = 5
 

@@ -18,8 +18,6 @@ from tfopt.data import Dataset, fit_to_model
 from tfopt.distillation.course import course_of, fitted
 from tfopt.distillation.distillation import Distillation
 from tfopt.errors import ModelError
-from tfopt.export import Export, build
-from tfopt.litert import LiteModel
 from tfopt.mixed_precision import within_budget
 from tfopt.recipe import Recipe
 from tfopt.rehearsal import established_before, rehearse
@@ -27,6 +25,8 @@ from tfopt.report import Report, measured_row
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
 from tfopt.start import data_for, judge_from, transferred
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.write.export import Export, build
 from tfopt.training.fit import choose_augmentation, choose_loss, make_optimizer, train
 from tfopt.transfer import model_from, notes_about
 

@@ -25,7 +25,7 @@ from tfopt.stages.quantize.plan import LOW_BIT
 SAMPLES = 2000
 # In decibels, where outputs are equal: more than float32 can tell.
 EQUAL = 160.0
-# What stands in a file for fewer than 8 bits, see `tfopt.low_bit`.
+# What stands in a file for fewer than 8 bits, see `tfopt.tflite.write.low_bit_weights`.
 STORED_IN = 4
 FREE = "free"
 

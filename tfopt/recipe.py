@@ -11,8 +11,8 @@ from tfopt.base.config import config
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.errors import RecipeError
-from tfopt.export import Export
 from tfopt.stages import STAGES, Stage
+from tfopt.tflite.write.export import Export
 from tfopt.transfer import TRANSFERS, Transfer
 
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import RecipeError
-from tfopt.export import build
 from tfopt.graph.taps import shapes
-from tfopt.litert import LiteModel
 from tfopt.mixed_precision import smallest
 from tfopt.recipe import Recipe
 from tfopt.stages import Stage
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.write.export import build
 
 
 def established_before(recipe: Recipe) -> list[frozenset[str]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfopt.base.weight_statistics import metrics_for, unique_weights
 from tfopt.data import Dataset
-from tfopt.litert import LiteModel, Tensor
+from tfopt.tflite.read import LiteModel, Tensor
 
 LATENCY_RUNS = 50
 

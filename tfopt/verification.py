@@ -10,13 +10,13 @@ import numpy as np
 
 from tfopt import bridge, models
 from tfopt.base.weight_statistics import agreement, decibels, metrics_for, wilson_interval
-from tfopt.conversion import convert
 from tfopt.data import Dataset
 from tfopt.errors import ModelError
-from tfopt.layer_names import LayerNames
-from tfopt.litert import LiteModel, Op
 from tfopt.loop import FLOAT
 from tfopt.start import data_for
+from tfopt.tflite.read import LiteModel, Op
+from tfopt.tflite.read.layer_names import LayerNames
+from tfopt.tflite.write.converter import convert
 
 # Test samples whose values in every layer are compared.
 SIGNAL_SAMPLES = 256

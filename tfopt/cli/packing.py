@@ -21,7 +21,7 @@ def pack(file: Path, out: Path | None) -> None:
     from tfopt.base import packing
     from tfopt.base.files import write_atomically
     from tfopt.inspection import weight_bits
-    from tfopt.litert import LiteModel
+    from tfopt.tflite.read import LiteModel
 
     lite = LiteModel(file)
     packed = packing.pack(lite.data)
@@ -39,7 +39,7 @@ def unpack(file: Path, out: Path | None, overwrite: bool) -> None:
     """Give back the .tflite that `tfopt pack` packed, byte for byte."""
     from tfopt.base.files import write_atomically
     from tfopt.errors import OutputError
-    from tfopt.litert import LiteModel
+    from tfopt.tflite.read import LiteModel
 
     lite = LiteModel(file)
     out = out or file.with_suffix("" if file.suffix in (".gz", ".zst") else ".tflite")

@@ -18,8 +18,8 @@ from tfopt.base import keras_compat
 from tfopt.data import Preprocessing
 from tfopt.errors import DataError, ModelError
 from tfopt.graph.taps import tapped
-from tfopt.litert import LiteModel
 from tfopt.models.code import code_in_graph
+from tfopt.tflite.read import LiteModel
 
 Shape = tuple[int | None, ...]
 

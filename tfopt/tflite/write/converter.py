@@ -6,22 +6,23 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfopt import bridge, edge_quantizer
+from tfopt import bridge
 from tfopt.base.keras_compat import inner
 from tfopt.base.stderr import native_noise_held
-from tfopt.calibration import Calibration, argument_names
-from tfopt.compact import with_true_reversals, without_detours
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
 from tfopt.graph.walk import pack, walk
-from tfopt.layer_names import LayerNames
-from tfopt.litert import LiteModel
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
 from tfopt.stages.quantize.quantization_aware import told_of_scales
 from tfopt.stages.quantize.wrapper import Places, replaced, settled
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read.layer_names import LayerNames
+from tfopt.tflite.write import edge_quantizer
+from tfopt.tflite.write.calibration import Calibration, argument_names
+from tfopt.tflite.write.compact import with_true_reversals, without_detours
 
 if TYPE_CHECKING:
-    from tfopt.export import Export
+    from tfopt.tflite.write.export import Export
 
 # Steps of a recurrent layer up to which it may be unrolled into as many copies of its operators.
 UNROLLED_AT_MOST = 128

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.flatbuffer import items, packed, unpacked
+from tfopt.tflite.read.flatbuffer import items, packed, unpacked
 
 LABELS = b"tfopt.labels"
 

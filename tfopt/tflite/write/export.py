@@ -10,20 +10,20 @@ from tfopt import bridge
 from tfopt.base.config import config
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import inner
-from tfopt.calibration import Calibration
-from tfopt.compact import compact
-from tfopt.contents import verify_types
-from tfopt.conversion import convert, is_quantization_aware, opened
 from tfopt.errors import RecipeError
-from tfopt.layer_names import LayerNames
-from tfopt.litert import LiteModel
-from tfopt.low_bit import with_integers
-from tfopt.metadata import with_labels
-from tfopt.proof import verify_promises
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.activation_ranges import ActivationRanges
 from tfopt.stages.quantize.integers import integers_of
 from tfopt.stages.quantize.quantization_aware import left_in_float, told_of_scales
+from tfopt.tflite.prove.promises import verify_promises
+from tfopt.tflite.prove.types import verify_types
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read.layer_names import LayerNames
+from tfopt.tflite.read.metadata import with_labels
+from tfopt.tflite.write.calibration import Calibration
+from tfopt.tflite.write.compact import compact
+from tfopt.tflite.write.converter import convert, is_quantization_aware, opened
+from tfopt.tflite.write.low_bit_weights import with_integers
 
 CALIBRATION_SAMPLES = 256
 # What inputs and outputs can hold, by activations.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfopt.errors import ModelError
-from tfopt.litert.decode import decoded, densified
+from tfopt.tflite.read.decode import decoded, densified
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 

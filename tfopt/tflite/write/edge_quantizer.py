@@ -10,8 +10,8 @@ from tfopt.base.stderr import native_noise_held
 from tfopt.errors import ModelError
 
 if TYPE_CHECKING:
-    from tfopt.calibration import Calibration
-    from tfopt.export import Export
+    from tfopt.tflite.write.calibration import Calibration
+    from tfopt.tflite.write.export import Export
 
 SIGNATURE = "serving_default"
 SAMPLES_AT_ONCE = 32

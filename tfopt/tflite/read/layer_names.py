@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 
-from tfopt.litert import LiteModel, Op, Tensor
+from tfopt.tflite.read import LiteModel, Op, Tensor
 
 # What TF-MOT's wrappers put before the name of the layer inside.
 WRAPPERS = ("quant_", "prune_low_magnitude_", "cluster_")

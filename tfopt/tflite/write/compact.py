@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.flatbuffer import items, kind_of, operator_code, packed, unpacked
+from tfopt.tflite.read.flatbuffer import items, kind_of, operator_code, packed, unpacked
 
 # Written by the converter for those who debug it; nothing reads it to run the model.
 DEBUG_METADATA = frozenset({b"CONVERSION_METADATA"})

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfopt.errors import PromiseError
-from tfopt.layer_names import LayerNames
-from tfopt.litert import LiteModel, Op, Port, Weight
-from tfopt.litert.graph import FLOATS
+from tfopt.tflite.read import LiteModel, Op, Port, Weight
+from tfopt.tflite.read.graph import FLOATS
+from tfopt.tflite.read.layer_names import LayerNames
 
 if TYPE_CHECKING:
-    from tfopt.export import Export
+    from tfopt.tflite.write.export import Export
 
 # What a file may hold where weights of a type were asked for. Those that `Quantize` trained in fewer bits may take 4.
 WEIGHTS = {"float32": {"float32"}, "float16": {"float16"}, "int8": {"int8", "int4"}, "int4": {"int4"}}

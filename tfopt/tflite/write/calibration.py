@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import DataError
-from tfopt.layer_names import LayerNames
-from tfopt.litert import LiteModel, Op, Port, Tensor
+from tfopt.tflite.read import LiteModel, Op, Port, Tensor
+from tfopt.tflite.read.layer_names import LayerNames
 
 SAMPLES_AT_ONCE = 32
 # Below this, the extremes that a layer meets are mostly not among its samples.

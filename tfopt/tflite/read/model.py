@@ -15,9 +15,9 @@ from tfopt.base.packing import unpack
 from tfopt.base.stderr import native_noise_held
 from tfopt.base.weight_statistics import deflated_bytes
 from tfopt.errors import DataError, ModelError
-from tfopt.litert.graph import Graph, Op, Port, Tensor, Weight
-from tfopt.litert.ports import dequantized, noise, nothing, quantized
-from tfopt.metadata import labels_of
+from tfopt.tflite.read.graph import Graph, Op, Port, Tensor, Weight
+from tfopt.tflite.read.metadata import labels_of
+from tfopt.tflite.read.ports import dequantized, noise, nothing, quantized
 
 Shapes = tuple[tuple[int, ...], ...]
 Inputs = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]

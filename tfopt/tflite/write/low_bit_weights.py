@@ -12,12 +12,12 @@ import numpy as np
 
 from tfopt.base.keras_compat import inner
 from tfopt.errors import PromiseError
-from tfopt.flatbuffer import items, packed, unpacked
-from tfopt.litert import LiteModel, Weight
-from tfopt.proof import FileKernel, located, rows_of
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, kernels_by_key
 from tfopt.stages.quantize.integers import Integers
+from tfopt.tflite.prove.promises import FileKernel, located, rows_of
+from tfopt.tflite.read import LiteModel, Weight
+from tfopt.tflite.read.flatbuffer import items, packed, unpacked
 
 # What LiteRT's int8 operators read in 4 bits, and the version of the operator that says so.
 INT4_OPERATORS = {"CONV_2D": 7, "FULLY_CONNECTED": 10}

@@ -1,0 +1,1 @@
+"""The `.tflite`: settings, reading it, proving what it holds, writing it."""

@@ -1,0 +1,1 @@
+"""What a file holds, compared with what the stages promised."""
