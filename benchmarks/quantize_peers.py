@@ -206,7 +206,7 @@ def main(model: str, data: str, mct_python: str | None, only: tuple[str, ...], m
     from common import publish
 
     import tfopt
-    from tfopt.benchmarking import benchmark_files
+    from tfopt.evaluate.bench import benchmark_files
     from tfopt.tflite.read import LiteModel
 
     KEPT.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import pytest
 import tfopt
 from tfopt import loop
 from tfopt.checkpoint import Checkpoint, run_key
-from tfopt.report import Row
+from tfopt.evaluate.report import Row
 
 ROW = Row(
     step="Prune", metrics={"accuracy": 0.5}, parameters=4, nonzero_parameters=2, max_unique_weights=3, bytes=9,

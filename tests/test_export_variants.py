@@ -8,7 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, ModelError, PromiseError, RecipeError
-from tfopt.inspection import inspect_file
+from tfopt.evaluate.inspect import inspect_file
 from tfopt.tflite.prove import types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.write import export

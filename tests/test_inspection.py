@@ -7,9 +7,9 @@ import pytest
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
-from tfopt.comparison import compare_files
 from tfopt.errors import DataError, ModelError
-from tfopt.inspection import inspect_file
+from tfopt.evaluate.compare import compare_files
+from tfopt.evaluate.inspect import inspect_file
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(80, 6, 6, 2)).astype("float32")

@@ -206,7 +206,7 @@ def test_learned_steps_are_trained(model, samples):
 
 
 def test_inspect_tells_the_type_that_is_stored(four_bits, tmp_path):
-    from tfopt.inspection import inspect_file
+    from tfopt.evaluate.inspect import inspect_file
 
     path = tmp_path / "model.tflite"
     path.write_bytes(four_bits[1][0].data)

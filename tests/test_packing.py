@@ -12,7 +12,7 @@ from tfopt import cli, models
 from tfopt.base.packing import pack, unpack
 from tfopt.base.weight_statistics import entropy_bits
 from tfopt.errors import ModelError
-from tfopt.inspection import weight_bits
+from tfopt.evaluate.inspect import weight_bits
 from tfopt.tflite.read import LiteModel
 
 HEAD = b"\x1c\x00\x00\x00TFL3"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tfopt
-from tfopt.report import Report, Row, measured_row
+from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.tflite.write.export import Export, build
 
 ROWS = [

@@ -8,10 +8,10 @@ from click.testing import CliRunner
 
 import tfopt
 from tfopt import cli
-from tfopt.benchmarking import benchmark_files, peak_memory
 from tfopt.errors import DataError, ModelError
+from tfopt.evaluate.bench import benchmark_files, peak_memory
+from tfopt.evaluate.verify import verify_file
 from tfopt.tflite.read import LiteModel
-from tfopt.verification import verify_file
 
 RNG = np.random.default_rng(5)
 X = RNG.uniform(0.1, 1, size=(60, 6, 6, 2)).astype("float32")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.files import atomic_path
-from tfopt.report import Row
+from tfopt.evaluate.report import Row
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from tfopt.data import Dataset, fit_to_model
 from tfopt.distillation.course import course_of, fitted
 from tfopt.distillation.distillation import Distillation
 from tfopt.errors import ModelError
+from tfopt.evaluate.report import Report, measured_row
 from tfopt.mixed_precision import within_budget
 from tfopt.recipe import Recipe
 from tfopt.rehearsal import established_before, rehearse
-from tfopt.report import Report, measured_row
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
 from tfopt.start import data_for, judge_from, transferred

@@ -60,7 +60,7 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
 def inspect(file: Path) -> None:
     """Show what FILE holds: layers or operators, parameters, sparsity, unique values, dtype, bytes."""
     from tfopt.base.stderr import load_tensorflow_quietly
-    from tfopt.inspection import inspect_file
+    from tfopt.evaluate.inspect import inspect_file
 
     load_tensorflow_quietly()
 
@@ -79,7 +79,7 @@ def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, l
     A Keras model is measured as the float .tflite that it converts to.
     """
     from tfopt.base.stderr import load_tensorflow_quietly
-    from tfopt.comparison import compare_files
+    from tfopt.evaluate.compare import compare_files
 
     load_tensorflow_quietly()
 
@@ -149,7 +149,7 @@ def verify(
     from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
-    from tfopt.verification import verify_file
+    from tfopt.evaluate.verify import verify_file
 
     found = verify_file(
         model, file, data, preprocess=preprocess, limit=limit, least_db=least_db, allow_unsafe=allow_unsafe
@@ -193,7 +193,7 @@ def bench(
 
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
-    from tfopt.benchmarking import benchmark_files, benchmark_table
+    from tfopt.evaluate.bench import benchmark_files, benchmark_table
 
     measured = benchmark_files(files, data, threads=threads, preprocess=preprocess, limit=limit, rounds=rounds)
     if json_file:

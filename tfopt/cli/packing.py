@@ -20,7 +20,7 @@ def pack(file: Path, out: Path | None) -> None:
     """
     from tfopt.base import packing
     from tfopt.base.files import write_atomically
-    from tfopt.inspection import weight_bits
+    from tfopt.evaluate.inspect import weight_bits
     from tfopt.tflite.read import LiteModel
 
     lite = LiteModel(file)

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from tfopt.base.weight_statistics import agreement, metrics_for
-from tfopt.benchmarking import lite_of
 from tfopt.errors import ModelError
+from tfopt.evaluate.bench import lite_of
 from tfopt.start import data_for
 from tfopt.tflite.read import Latency, LiteModel
 

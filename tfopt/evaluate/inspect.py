@@ -8,7 +8,7 @@ import numpy as np
 
 from tfopt import models
 from tfopt.base.weight_statistics import deflated_bytes, entropy_bits, sparsity, unique_weights
-from tfopt.report import bias_tensors
+from tfopt.evaluate.report import bias_tensors
 from tfopt.tflite.prove.types import port_in_words
 from tfopt.tflite.read import LiteModel
 

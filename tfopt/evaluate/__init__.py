@@ -1,0 +1,1 @@
+"""Files judged: reports, contents, differences, speed."""
