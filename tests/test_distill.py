@@ -14,8 +14,8 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
 from tfopt.distillation.losses import L2SP, FitNets, Hinton, RegressionKD, TeacherFree
-from tfopt.distillation.teachers.teacher import Teacher
 from tfopt.errors import DataError, ModelError, RecipeError
+from tfopt.teachers.teacher import Teacher
 
 APIS = {"keras": keras, "tf_keras": tf_keras()}
 HINT = FitNets(layers=(("conv", "conv"),))

@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 
 from tfopt.base.keras_compat import tf_keras
-from tfopt.distillation.ahead import Ahead, batches_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
 from tfopt.distillation.losses import FitNets, Hinton
-from tfopt.distillation.teachers import Ensemble, Teacher
+from tfopt.distillation.prefetch import Ahead, batches_of
+from tfopt.teachers import Ensemble, Teacher
 
 APIS = {"keras": keras, "tf_keras": tf_keras()}
 LIVE = Distillation(losses=(Hinton(), FitNets(layers=(("conv", "conv"),))), cache="never")
@@ -196,7 +196,7 @@ def test_a_dataset_in_double_precision(data):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "uint8", "bool"])
 def test_every_change_of_a_weight_is_seen(dtype):
-    from tfopt.distillation.ahead import _sums
+    from tfopt.distillation.prefetch import _sums
 
     values = np.array([[3, 1], [0, 7]], dtype)
     variable = tf.Variable(values)

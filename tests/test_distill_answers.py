@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfopt.distillation.teachers.answers import Answers, array_about, require_deterministic
-from tfopt.distillation.teachers.precomputed import Precomputed
-from tfopt.distillation.teachers.teacher import Teacher
 from tfopt.errors import DataError, ModelError, OutputError
+from tfopt.teachers.cache import Answers, array_about, require_deterministic
+from tfopt.teachers.precomputed import Precomputed
+from tfopt.teachers.teacher import Teacher
 
 X = np.random.default_rng(0).normal(size=(23, 3)).astype("float32")
 ABOUT = {"data": "abc", "augmentation": {"seed": 7}}
@@ -52,7 +52,7 @@ class Batches:
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
     """Teachers are asked in several batches even here, of 16 at most."""
-    monkeypatch.setattr("tfopt.distillation.teachers.running._BATCH_BYTES", 1)
+    monkeypatch.setattr("tfopt.teachers.batching._BATCH_BYTES", 1)
 
 
 def files(folder):
@@ -322,16 +322,16 @@ def test_runs_at_once_get_whole_answers(tmp_path):
 
 def test_of_two_runs_with_different_keys_one_is_refused(tmp_path, monkeypatch):
     """The other run claims the folder between this one's look and its own claim."""
-    from tfopt.distillation.teachers import answers
+    from tfopt.teachers import cache
 
-    first = answers._write_first
+    first = cache._write_first
 
     def late(path, text):
-        monkeypatch.setattr(answers, "_write_first", first)
+        monkeypatch.setattr(cache, "_write_first", first)
         Answers(teacher(), {**ABOUT, "data": "other"}, 23, folder=tmp_path)
         first(path, text)
 
-    monkeypatch.setattr(answers, "_write_first", late)
+    monkeypatch.setattr(cache, "_write_first", late)
     with pytest.raises(DataError, match=r'about\.data was "other", is "abc"'):
         Answers(teacher(), ABOUT, 23, folder=tmp_path)
 

@@ -8,10 +8,10 @@ import pytest
 
 import tfopt
 from tfopt.data import Augmentation
-from tfopt.distillation.course import Course, fitted
 from tfopt.distillation.distillation import Distillation
-from tfopt.distillation.lessons import LESSON
 from tfopt.distillation.losses import FitNets, Hinton, RegressionKD
+from tfopt.distillation.session import Course, fitted
+from tfopt.distillation.targets import LESSON
 from tfopt.errors import DataError, ModelError, RecipeError
 
 

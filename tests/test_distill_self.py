@@ -15,9 +15,9 @@ from tfopt.distillation.losses import Hinton
 from tfopt.distillation.self_taught.average import Average
 from tfopt.distillation.self_taught.exits import EarlyExits, early_exits
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, Ramp, Response, mean_teacher
-from tfopt.distillation.self_taught.mean_teacher_course import MeanTeacherCourse
+from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherCourse
 from tfopt.distillation.self_taught.mutual import mutual, peer_gaps
-from tfopt.distillation.self_taught.partly_labelled import OTHER_VIEW, UNLABELLED, mixed_batches
+from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELLED, mixed_batches
 from tfopt.errors import DataError, ModelError, RecipeError
 
 RATE = 0.5

@@ -12,10 +12,10 @@ from PIL import Image
 import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data import Preprocessing
-from tfopt.distillation.teachers.ensemble import Ensemble
-from tfopt.distillation.teachers.precomputed import Precomputed
-from tfopt.distillation.teachers.teacher import Teacher, as_teacher
 from tfopt.errors import DataError, ModelError, RecipeError
+from tfopt.teachers.ensemble import Ensemble
+from tfopt.teachers.precomputed import Precomputed
+from tfopt.teachers.teacher import Teacher, as_teacher
 from tfopt.tflite.read import LiteModel
 
 KERASES = pytest.mark.parametrize("kind", ["keras", "tf_keras"])
@@ -145,7 +145,7 @@ def test_long_passes_are_seen_and_short_ones_are_not(capsys, monkeypatch):
     teacher = Teacher(dense(), outputs="logits", name="professor")
     teacher.predict(images(4, (3,)))
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("tfopt.distillation.teachers.running._LONG", -1)
+    monkeypatch.setattr("tfopt.teachers.batching._LONG", -1)
     teacher.predict(images(4, (3,)))
     assert "teacher professor: answers to 4 samples" in capsys.readouterr().err
     teacher.predict(images(4, (3,)), quiet=True)

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tfopt.distillation.self_taught.exits import EarlyExits, early_exits
     from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, mean_teacher
     from tfopt.distillation.self_taught.mutual import mutual
-    from tfopt.distillation.teachers import Ensemble, Precomputed, Teacher
     from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
     from tfopt.generations import BornAgain, born_again
     from tfopt.loop import Result, optimize
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from tfopt.stages.fine_tune import fine_tuning
     from tfopt.surgery.depth import repeatable_blocks
     from tfopt.surgery.restructure import restructure
+    from tfopt.teachers import Ensemble, Precomputed, Teacher
     from tfopt.tflite.read import LiteModel
     from tfopt.tflite.write.export import Export, export_tflite
     from tfopt.training.freezing import frozen, unfrozen
@@ -85,7 +85,7 @@ _HOMES = {
     "DepthStudy": "transfer",
     "Distillation": "distillation.distillation",
     "EarlyExits": "distillation.self_taught.exits",
-    "Ensemble": "distillation.teachers",
+    "Ensemble": "teachers",
     "Export": "tflite.write.export",
     "FSP": "distillation.losses",
     "FeatureTransfer": "transfer",
@@ -105,7 +105,7 @@ _HOMES = {
     "PKT": "distillation.losses",
     "ParameterTransfer": "transfer",
     "PostTraining": "stages",
-    "Precomputed": "distillation.teachers",
+    "Precomputed": "teachers",
     "Preprocessing": "data",
     "PromiseError": "errors",
     "Prune": "stages",
@@ -120,7 +120,7 @@ _HOMES = {
     "SimilarityPreserving": "distillation.losses",
     "StandardizedKD": "distillation.losses",
     "StructureTransfer": "transfer",
-    "Teacher": "distillation.teachers",
+    "Teacher": "teachers",
     "TeacherFree": "distillation.losses",
     "TfoptError": "errors",
     "Training": "recipe",

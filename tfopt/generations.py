@@ -16,13 +16,13 @@ from tfopt.base.weight_statistics import metrics_for
 from tfopt.checkpoint import Checkpoint, run_key
 from tfopt.data import fit_to_model, load_data
 from tfopt.data.dataset import Dataset
-from tfopt.distillation.course import Course, fitted
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.self_taught.average import finalize, moved_ids
-from tfopt.distillation.teachers.teacher import as_teacher
+from tfopt.distillation.session import Course, fitted
 from tfopt.errors import ModelError, RecipeError
 from tfopt.recipe import Training
 from tfopt.surgery.reinitialize import fresh as renewed
+from tfopt.teachers.teacher import as_teacher
 from tfopt.training.fit import choose_augmentation, choose_loss, train
 
 # Keeps the random numbers of initial weights apart from others with the same seed.

@@ -15,8 +15,8 @@ from tfopt.base.progress import Progress
 from tfopt.base.weight_statistics import agreement
 from tfopt.checkpoint import Checkpoint, run_key
 from tfopt.data import Dataset, fit_to_model
-from tfopt.distillation.course import course_of, fitted
 from tfopt.distillation.distillation import Distillation
+from tfopt.distillation.session import course_of, fitted
 from tfopt.errors import ModelError
 from tfopt.evaluate.report import Report, measured_row
 from tfopt.mixed_precision import within_budget

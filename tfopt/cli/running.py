@@ -140,9 +140,9 @@ def _run(
     from tfopt.base.files import prepare_folder
     from tfopt.base.progress import Progress
     from tfopt.data import load_data
-    from tfopt.distillation.teachers.load import load_teacher
     from tfopt.loop import optimize
     from tfopt.start import choose_preprocessing, data_for
+    from tfopt.teachers.load import load_teacher
     from tfopt.transfer import model_from
 
     if data and not model:

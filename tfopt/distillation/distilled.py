@@ -5,11 +5,11 @@ from typing import Any
 from tfopt.base.keras_compat import package
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Learnt, Row, model_class
-from tfopt.distillation.lessons import LESSON, Lessons, is_lesson
-from tfopt.distillation.teachers import as_teacher
-from tfopt.distillation.terms import Terms
+from tfopt.distillation.loss_terms import Terms
+from tfopt.distillation.targets import LESSON, Lessons, is_lesson
 from tfopt.errors import RecipeError
 from tfopt.graph.taps import probe_for
+from tfopt.teachers import as_teacher
 
 
 def distill(student: Any, teacher: Any = None, distillation: Distillation | None = None) -> Any:

@@ -12,10 +12,10 @@ from tfopt.data import Augmentation, Dataset, Preprocessing
 from tfopt.data.batches import view_inputs
 from tfopt.data.dataset import Split
 from tfopt.data.split import NAMES
-from tfopt.distillation.teachers.answering import OUTPUT
-from tfopt.distillation.teachers.answers import Answers, StaleAnswersError
-from tfopt.distillation.teachers.teacher import Teacher
 from tfopt.errors import DataError
+from tfopt.teachers.base import OUTPUT
+from tfopt.teachers.cache import Answers, StaleAnswersError
+from tfopt.teachers.teacher import Teacher
 
 ASKED_AT_ONCE = 256
 

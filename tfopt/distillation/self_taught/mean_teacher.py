@@ -23,7 +23,7 @@ from tfopt.base.keras_compat import package
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import kl_of_logits, per_sample
 from tfopt.distillation.self_taught.average import Average, copied
-from tfopt.distillation.self_taught.partly_labelled import (
+from tfopt.distillation.self_taught.semi_supervised import (
     OTHER_VIEW,
     UNLABELLED,
     first_inputs,

@@ -6,14 +6,14 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tfopt.data import Preprocessing
-from tfopt.distillation.teachers.answering import OUTPUT, Answering
-from tfopt.distillation.teachers.fitting import way_between
-from tfopt.distillation.teachers.names import distinct, unknown_class
-from tfopt.distillation.teachers.sources import Shape, Source, opened
 from tfopt.errors import ModelError
 from tfopt.tasks.forms import Form, form_of, tolerance_of
 from tfopt.tasks.labels import Task
 from tfopt.tasks.responses import FLOOR, log_odds, log_probabilities
+from tfopt.teachers.base import OUTPUT, Answering
+from tfopt.teachers.class_names import distinct, unknown_class
+from tfopt.teachers.input_adapter import way_between
+from tfopt.teachers.sources import Shape, Source, opened
 
 # By output dtype: half of the smallest probability above 0, and half the distance from 1 to the one below it.
 _HALF_STEPS = {"float16": (2.0**-25, 2.0**-12), "bfloat16": (FLOOR, 2.0**-9)}
@@ -212,11 +212,11 @@ def as_teacher(what: Any) -> Answering:
     if isinstance(what, Answering):
         return what
     if isinstance(what, np.ndarray):
-        from tfopt.distillation.teachers.precomputed import Precomputed
+        from tfopt.teachers.precomputed import Precomputed
 
         return Precomputed(what)
     if isinstance(what, list | tuple):
-        from tfopt.distillation.teachers.ensemble import Ensemble
+        from tfopt.teachers.ensemble import Ensemble
 
         return Ensemble(what)
     return Teacher(what)

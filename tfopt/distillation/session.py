@@ -11,13 +11,13 @@ from tfopt.data import Augmentation, Dataset
 from tfopt.data.batches import Views, view_inputs
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
-from tfopt.distillation.lessons import ASKED_AT_ONCE, LESSON, LOOK
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
-from tfopt.distillation.self_taught.mean_teacher_course import MeanTeacherCourse
-from tfopt.distillation.teachers.answering import Answering
-from tfopt.distillation.teachers.answers import Answers
-from tfopt.distillation.teachers.teacher import as_teacher
+from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherCourse
+from tfopt.distillation.targets import ASKED_AT_ONCE, LESSON, LOOK
 from tfopt.errors import RecipeError
+from tfopt.teachers.base import Answering
+from tfopt.teachers.cache import Answers
+from tfopt.teachers.teacher import as_teacher
 
 # Answers of all views that are kept in memory at most; beyond that the teacher is asked at every step.
 MEMORY = 2 * 2**30

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfopt.distillation.teachers.ensemble import Ensemble
-from tfopt.distillation.teachers.teacher import Teacher
 from tfopt.errors import DataError, RecipeError
+from tfopt.teachers.ensemble import Ensemble
+from tfopt.teachers.teacher import Teacher
 
 
 def load_teacher(

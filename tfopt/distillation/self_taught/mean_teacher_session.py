@@ -9,9 +9,9 @@ from tfopt.base.weight_statistics import metrics_for
 from tfopt.data import Augmentation, Dataset
 from tfopt.data.batches import AUGMENTATION
 from tfopt.data.split import choose
-from tfopt.distillation.lessons import ASKED_AT_ONCE, LOOK
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, mean_teacher
-from tfopt.distillation.self_taught.partly_labelled import OTHER_VIEW, UNLABELLED, labelled_per_batch, mixed_batches
+from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELLED, labelled_per_batch, mixed_batches
+from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK
 from tfopt.errors import RecipeError
 from tfopt.tasks.labels import Meaning, groups_of
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfopt.distillation.teachers.sources import Shape
 from tfopt.errors import ModelError
+from tfopt.teachers.sources import Shape
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow and `tfopt.data` have it
 

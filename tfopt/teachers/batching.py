@@ -12,7 +12,7 @@ import numpy as np
 from tfopt.errors import DataError
 
 if TYPE_CHECKING:
-    from tfopt.distillation.teachers.answering import Answering
+    from tfopt.teachers.base import Answering
 
 # Rows at once: as many as make this many bytes of input, so that what a model computes stays in fast memory.
 _BATCH_BYTES = 4 * 2**20

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tfopt.distillation.teachers import Answering, Precomputed
+from tfopt.teachers import Answering, Precomputed
 
 BATCHES = 2
 """How many batches the teacher answers at a time: one at once leaves cores idle, as the student is done before it."""

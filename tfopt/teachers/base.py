@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 
 from tfopt.data import Preprocessing
-from tfopt.distillation.teachers.running import Graph, progress_bar, regrouped
-from tfopt.distillation.teachers.sources import Shape
 from tfopt.errors import ModelError
 from tfopt.tasks.labels import Task
+from tfopt.teachers.batching import Graph, progress_bar, regrouped
+from tfopt.teachers.sources import Shape
 
 OUTPUT = "output"
 """The name of the response among the answers."""

@@ -7,12 +7,12 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tfopt.data import Preprocessing
-from tfopt.distillation.teachers.answering import OUTPUT, Answering
-from tfopt.distillation.teachers.names import distinct
-from tfopt.distillation.teachers.sources import Source
-from tfopt.distillation.teachers.teacher import Teacher
 from tfopt.errors import DataError, ModelError
 from tfopt.tasks.labels import Task
+from tfopt.teachers.base import OUTPUT, Answering
+from tfopt.teachers.class_names import distinct
+from tfopt.teachers.sources import Source
+from tfopt.teachers.teacher import Teacher
 
 
 class Precomputed(Answering):

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.distillation.ahead import BATCHES, Ahead, batches_of
-from tfopt.distillation.teachers import Answers, Precomputed, array_about, require_deterministic
-from tfopt.distillation.terms import Terms
+from tfopt.distillation.loss_terms import Terms
+from tfopt.distillation.prefetch import BATCHES, Ahead, batches_of
 from tfopt.errors import DataError, ModelError, RecipeError
+from tfopt.teachers import Answers, Precomputed, array_about, require_deterministic
 
 LESSON = "tfopt_lesson"
 """Batches with answers have x = {"inputs": x, LESSON: {"output": ..., layer: ...}}, so that y stays what it was."""

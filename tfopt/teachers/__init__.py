@@ -1,0 +1,20 @@
+"""Teachers: whatever can answer for a student's inputs, alone or together, and the answers that are kept."""
+
+from tfopt.teachers.base import Answering
+from tfopt.teachers.cache import Answers, array_about, require_deterministic
+from tfopt.teachers.ensemble import Ensemble
+from tfopt.teachers.load import load_teacher
+from tfopt.teachers.precomputed import Precomputed
+from tfopt.teachers.teacher import Teacher, as_teacher
+
+__all__ = [
+    "Answering",
+    "Answers",
+    "Ensemble",
+    "Precomputed",
+    "Teacher",
+    "array_about",
+    "as_teacher",
+    "load_teacher",
+    "require_deterministic",
+]
