@@ -28,7 +28,7 @@ def main(source: str, hub: str, data: str) -> None:
 
     import tfopt
     from tfopt.base.weight_statistics import wilson_interval
-    from tfopt.start import choose_preprocessing, data_for
+    from tfopt.run.start import choose_preprocessing, data_for
 
     recipe = runpy.run_path(str(RECIPE))["recipe"]
     model = tfopt.load_model(source)

@@ -16,7 +16,7 @@ recipe = tfopt.Recipe(
 
 def example_teacher(data):
     """Two teachers, each trained on half of the digits."""
-    from tfopt.examples import digits_model, with_classes
+    from tfopt.run.examples import digits_model, with_classes
 
     halves = data.class_names[:5], data.class_names[5:]
     experts = [

@@ -97,7 +97,7 @@ def test_names_that_contain_each_other_are_told_apart():
     lite = LiteModel(
         export.convert(keras.Model(inputs, outputs), tfopt.Export(weights="float32", activations="float32"))
     )
-    from tfopt.checking import operators_of
+    from tfopt.run.check import operators_of
 
     assert operators_of(lite, "b") == "float32 FULLY_CONNECTED, TANH"
     assert operators_of(lite, "my_b") == "float32 FULLY_CONNECTED"

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import tfopt
-from tfopt import loop
-from tfopt.checkpoint import Checkpoint, run_key
 from tfopt.evaluate.report import Row
+from tfopt.run import optimize
+from tfopt.run.checkpoint import Checkpoint, run_key
 
 ROW = Row(
     step="Prune", metrics={"accuracy": 0.5}, parameters=4, nonzero_parameters=2, max_unique_weights=3, bytes=9,
@@ -55,20 +55,20 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_file(tmp_path, monkeypa
     )
     whole = tfopt.optimize(model, recipe, data, quiet=True)
     file = tmp_path / "run.npz"
-    train = loop._Run._train
+    train = optimize._Run._train
 
     def interrupted(run, stage, position, *rest):
         if position == 1:
             raise KeyboardInterrupt
         return train(run, stage, position, *rest)
 
-    monkeypatch.setattr(loop._Run, "_train", interrupted)
+    monkeypatch.setattr(optimize._Run, "_train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
     assert file.exists()
 
     trained = []
-    monkeypatch.setattr(loop._Run, "_train", lambda run, *rest: trained.append(rest[1]) or train(run, *rest))
+    monkeypatch.setattr(optimize._Run, "_train", lambda run, *rest: trained.append(rest[1]) or train(run, *rest))
     resumed = tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
     assert trained == [1]
     assert [row.step for row in resumed.report.rows] == [row.step for row in whole.report.rows]

@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on_with_its_teacher_only(data, teacher, tmp_pat
         pass
 
     def run(student_teacher, stop=False):
-        from tfopt.loop import _Run
+        from tfopt.run.optimize import _Run
 
         kept = _Run._keep
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr, softmax
 
-from tfopt import generations
 from tfopt.base.keras_compat import tf_keras
 from tfopt.distillation.losses import Hinton
 from tfopt.distillation.self_taught.average import Average
@@ -19,6 +18,7 @@ from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherCours
 from tfopt.distillation.self_taught.mutual import mutual, peer_gaps
 from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELLED, mixed_batches
 from tfopt.errors import DataError, ModelError, RecipeError
+from tfopt.run import born_again
 
 RATE = 0.5
 
@@ -755,7 +755,7 @@ def test_fresh_weights(api):
     hidden[1].trainable = False
     model = api.Sequential([api.Input((3,)), scale, *hidden, layers.BatchNormalization(name="norm")])
     model.get_layer("norm").set_weights([np.full(3, value, "float32") for value in (2, 3, 4, 5)])
-    first, again, second = (generations.reinitialised(model, seed) for seed in ([0, 1], [0, 1], [0, 2]))
+    first, again, second = (born_again.reinitialised(model, seed) for seed in ([0, 1], [0, 1], [0, 2]))
     same(first.get_weights(), again.get_weights(), 0)
     for name in ("d0", "d2"):
         kernels = [m.get_layer(name).get_weights()[0] for m in (model, first, second)]
@@ -772,14 +772,14 @@ def test_generations_and_interruption(images, tmp_path, monkeypatch):
     """What an interrupted run leaves is taken up, and the result is that of a run in one go."""
     import keras
 
-    from tfopt.recipe import Training
+    from tfopt.run.recipe import Training
 
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
     model = keras.Sequential([keras.Input((8, 8, 3)), *layers, keras.layers.Dense(4)], name="parent")
     start = model.get_weights()
     taught = []
-    learn = generations.Course
+    learn = born_again.Course
 
     def course(distillation, teacher, *args, **kwargs):
         taught.append(teacher.source.name)
@@ -787,16 +787,16 @@ def test_generations_and_interruption(images, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return learn(distillation, teacher, *args, **kwargs)
 
-    monkeypatch.setattr(generations, "Course", course)
+    monkeypatch.setattr(born_again, "Course", course)
     settings = {"training": Training(batch_size=32, seed=5), "generations": 2, "epochs": 1, "quiet": True}
     stop = 2
     with pytest.raises(KeyboardInterrupt):
-        generations.born_again(model, images, checkpoint=tmp_path, **settings)
+        born_again.born_again(model, images, checkpoint=tmp_path, **settings)
     stop = 0
     taught.clear()
-    resumed = generations.born_again(model, images, checkpoint=tmp_path, **settings)
+    resumed = born_again.born_again(model, images, checkpoint=tmp_path, **settings)
     assert len(taught) == 1
-    whole = generations.born_again(model, images, **settings)
+    whole = born_again.born_again(model, images, **settings)
     assert len(taught) == 3
     same(model.get_weights(), start, 0)
     for ours, theirs in zip(resumed.models[1:], whole.models[1:], strict=True):
@@ -816,10 +816,10 @@ def test_born_again_refuses(images):
 
     model = convolutional(keras)
     with pytest.raises(RecipeError, match="1 generation"):
-        generations.born_again(model, images, generations=0)
+        born_again.born_again(model, images, generations=0)
     from tfopt.distillation.distillation import Distillation
     from tfopt.distillation.losses import TeacherFree
 
     with pytest.raises(RecipeError, match="inherit"):
-        generations.born_again(model, images, distillation=Distillation(losses=(TeacherFree(),)))
-    assert dataclasses.is_dataclass(generations.BornAgain) and Hinton().needs_teacher
+        born_again.born_again(model, images, distillation=Distillation(losses=(TeacherFree(),)))
+    assert dataclasses.is_dataclass(born_again.BornAgain) and Hinton().needs_teacher

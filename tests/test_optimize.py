@@ -9,10 +9,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import tfopt
-from tfopt import loop, models, start
+from tfopt import models
 from tfopt.base import keras_compat
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
+from tfopt.run import optimize, start
 from tfopt.tflite.write import export
 
 FILES = ["data.json", "labels.txt", "model.keras", "model.tflite", "recipe.json", "report.json"]
@@ -135,12 +136,12 @@ def run(digits, trained):
         return MEASURED_ROW(step, lite, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "measured_row", spy)
+        patch.setattr(optimize, "measured_row", spy)
         result = tfopt.optimize(model, RECIPE, digits, quiet=True)
     return {"result": result, "files": files, "before": before, "flags": flags, "environment": environment}
 
 
-MEASURED_ROW = loop.measured_row
+MEASURED_ROW = optimize.measured_row
 
 
 @pytest.fixture(scope="module")
@@ -481,7 +482,7 @@ def test_a_float_file_where_int8_was_promised_is_refused(monkeypatch):
     import keras
 
     convert = export.convert
-    monkeypatch.setattr(export, "convert", lambda model, settings, data=None: convert(model, loop.FLOAT))
+    monkeypatch.setattr(export, "convert", lambda model, settings, data=None: convert(model, optimize.FLOAT))
     with pytest.raises(PromiseError, match=r"tensors of the \.tflite are float: .+"):
         tfopt.optimize(dense_net(keras), tfopt.Recipe(stages=()), blobs(), quiet=True)
 

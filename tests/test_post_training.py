@@ -8,7 +8,7 @@ import pytest
 
 from tfopt import bridge
 from tfopt.errors import RecipeError
-from tfopt.recipe import Recipe
+from tfopt.run.recipe import Recipe
 from tfopt.stages import Cluster, PostTraining, Prune
 from tfopt.tflite.write.export import Export, build
 

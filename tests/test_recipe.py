@@ -8,7 +8,7 @@ import pytest
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.losses import FitNets, Hinton
 from tfopt.errors import RecipeError
-from tfopt.recipe import Recipe, Training
+from tfopt.run.recipe import Recipe, Training
 from tfopt.stages import STAGES, Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
 from tfopt.tflite.write.export import Export
 

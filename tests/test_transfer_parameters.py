@@ -9,8 +9,8 @@ from tfopt import load_model
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError
 from tfopt.transfer.matching import by_name
-from tfopt.transfer.moves import Move, TransferredWeights
 from tfopt.transfer.parameters import fitted_channels, transfer_weights
+from tfopt.transfer.weight_report import Move, TransferredWeights
 
 APIS = {"keras": keras, "tf_keras": tf_keras()}
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfopt.bridge import register_twin
-    from tfopt.checking import Check, check
     from tfopt.cli import run_recipe
     from tfopt.data import Augmentation, Dataset, Preprocessing, load_data
     from tfopt.distillation.distillation import Distillation
@@ -36,13 +35,13 @@ if TYPE_CHECKING:
     from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, mean_teacher
     from tfopt.distillation.self_taught.mutual import mutual
     from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
-    from tfopt.generations import BornAgain, born_again
-    from tfopt.loop import Result, optimize
-    from tfopt.mixed_precision import Sensitivity, sensitivity
     from tfopt.models import load_model
     from tfopt.models.hub import HubModule, hub_layer, open_hub
-    from tfopt.ranking import Ranking, rank_sources
-    from tfopt.recipe import Recipe, Training
+    from tfopt.run.born_again import BornAgain, born_again
+    from tfopt.run.check import Check, check
+    from tfopt.run.optimize import Result, optimize
+    from tfopt.run.recipe import Recipe, Training
+    from tfopt.search.sensitivity import Sensitivity, sensitivity
     from tfopt.stages import Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
     from tfopt.stages.fine_tune import fine_tuning
     from tfopt.surgery.depth import repeatable_blocks
@@ -64,9 +63,10 @@ if TYPE_CHECKING:
         feature_extractor,
         new_head,
     )
-    from tfopt.transfer.moves import TransferredWeights
     from tfopt.transfer.parameters import transfer_weights
+    from tfopt.transfer.ranking import Ranking, rank_sources
     from tfopt.transfer.scores import h_score, leep, logme
+    from tfopt.transfer.weight_report import TransferredWeights
 
 __version__ = "0.1.0"
 
@@ -74,9 +74,9 @@ _HOMES = {
     "AttentionTransfer": "distillation.losses",
     "Augmentation": "data",
     "Binarize": "stages",
-    "BornAgain": "generations",
+    "BornAgain": "run.born_again",
     "BoundedRegression": "distillation.losses",
-    "Check": "checking",
+    "Check": "run.check",
     "Cluster": "stages",
     "DIST": "distillation.losses",
     "DKD": "distillation.losses",
@@ -111,23 +111,23 @@ _HOMES = {
     "Prune": "stages",
     "Quantize": "stages",
     "RKD": "distillation.losses",
-    "Ranking": "ranking",
-    "Recipe": "recipe",
+    "Ranking": "transfer.ranking",
+    "Recipe": "run.recipe",
     "RecipeError": "errors",
     "RegressionKD": "distillation.losses",
-    "Result": "loop",
-    "Sensitivity": "mixed_precision",
+    "Result": "run.optimize",
+    "Sensitivity": "search.sensitivity",
     "SimilarityPreserving": "distillation.losses",
     "StandardizedKD": "distillation.losses",
     "StructureTransfer": "transfer",
     "Teacher": "teachers",
     "TeacherFree": "distillation.losses",
     "TfoptError": "errors",
-    "Training": "recipe",
-    "TransferredWeights": "transfer.moves",
+    "Training": "run.recipe",
+    "TransferredWeights": "transfer.weight_report",
     "VID": "distillation.losses",
-    "born_again": "generations",
-    "check": "checking",
+    "born_again": "run.born_again",
+    "check": "run.check",
     "cosine_schedule": "training.schedules",
     "distill": "distillation.distilled",
     "early_exits": "distillation.self_taught.exits",
@@ -149,13 +149,13 @@ _HOMES = {
     "new_head": "transfer",
     "one_cycle_schedule": "training.schedules",
     "open_hub": "models.hub",
-    "optimize": "loop",
-    "rank_sources": "ranking",
+    "optimize": "run.optimize",
+    "rank_sources": "transfer.ranking",
     "register_twin": "bridge",
     "repeatable_blocks": "surgery.depth",
     "restructure": "surgery.restructure",
     "run_recipe": "cli",
-    "sensitivity": "mixed_precision",
+    "sensitivity": "search.sensitivity",
     "transfer_weights": "transfer.parameters",
     "unfrozen": "training.freezing",
 }

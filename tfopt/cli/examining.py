@@ -39,8 +39,8 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
 
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
-    from tfopt.checking import check as check_model
     from tfopt.models import load_model
+    from tfopt.run.check import check as check_model
 
     loaded = load_model(model, allow_unsafe=allow_unsafe)
     found = check_model(loaded, load_recipe(recipe)[0] if recipe else None, convert=convert)
@@ -105,7 +105,7 @@ def rank(
     from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
-    from tfopt.ranking import rank_sources
+    from tfopt.transfer.ranking import rank_sources
 
     ranking = rank_sources(sources, data, preprocess=preprocess, limit=limit, cache=feature_cache)
     print_table(ranking.table())

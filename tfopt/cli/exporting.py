@@ -121,7 +121,7 @@ def export_file(
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
     from tfopt.models import load_model
-    from tfopt.start import data_for
+    from tfopt.run.start import data_for
     from tfopt.tflite.prove.types import contents
     from tfopt.tflite.write.export import build
 

@@ -43,15 +43,15 @@ def sensitivity(
     from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
-    from tfopt import mixed_precision
     from tfopt.base.files import write_atomically
     from tfopt.models import load_model
-    from tfopt.start import data_for
+    from tfopt.run.start import data_for
+    from tfopt.search import sensitivity
 
     loaded = load_model(model, allow_unsafe=allow_unsafe)
     dataset = data_for(loaded, data, preprocess=preprocess, limit=limit)
     with click.progressbar(label="trials", file=sys.stderr, length=1) as bar:
-        found = mixed_precision.sensitivity(
+        found = sensitivity.sensitivity(
             loaded,
             dataset,
             bits=bits,

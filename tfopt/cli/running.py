@@ -22,7 +22,7 @@ from tfopt.errors import PromiseError, RecipeError
 
 if TYPE_CHECKING:
     from tfopt.data import Dataset
-    from tfopt.recipe import Recipe
+    from tfopt.run.recipe import Recipe
 
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,7 +91,7 @@ def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
 
 def load_recipe(path: Path) -> tuple["Recipe", Any]:
     """The recipe, and the function that makes its teacher for the digits, if it has one."""
-    from tfopt.recipe import Recipe
+    from tfopt.run.recipe import Recipe
 
     if path.suffix == ".json":
         return Recipe.load(path), None
@@ -140,8 +140,8 @@ def _run(
     from tfopt.base.files import prepare_folder
     from tfopt.base.progress import Progress
     from tfopt.data import load_data
-    from tfopt.loop import optimize
-    from tfopt.start import choose_preprocessing, data_for
+    from tfopt.run.optimize import optimize
+    from tfopt.run.start import choose_preprocessing, data_for
     from tfopt.teachers.load import load_teacher
     from tfopt.transfer import model_from
 
@@ -199,7 +199,7 @@ def _examples(
 
     A student is small. Where the recipe transfers, the model knows the digits 0 to 4, and the data are 5 to 9.
     """
-    from tfopt.examples import digits_model, with_classes
+    from tfopt.run.examples import digits_model, with_classes
 
     seed, distillation = recipe.training.seed, recipe.distillation
     source, name = data, "model"

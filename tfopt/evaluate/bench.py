@@ -13,8 +13,8 @@ import numpy as np
 from tfopt import models
 from tfopt.base.weight_statistics import metrics_for
 from tfopt.errors import ModelError
-from tfopt.loop import FLOAT
-from tfopt.start import data_for
+from tfopt.run.optimize import FLOAT
+from tfopt.run.start import data_for
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.write.export import build
 

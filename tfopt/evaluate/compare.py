@@ -6,7 +6,7 @@ from typing import Any
 from tfopt.base.weight_statistics import agreement, metrics_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of
-from tfopt.start import data_for
+from tfopt.run.start import data_for
 from tfopt.tflite.read import Latency, LiteModel
 
 ROUNDS = 5

@@ -12,8 +12,8 @@ from tfopt import bridge, models
 from tfopt.base.weight_statistics import agreement, decibels, metrics_for, wilson_interval
 from tfopt.data import Dataset
 from tfopt.errors import ModelError
-from tfopt.loop import FLOAT
-from tfopt.start import data_for
+from tfopt.run.optimize import FLOAT
+from tfopt.run.start import data_for
 from tfopt.tflite.read import LiteModel, Op
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.write.converter import convert

@@ -17,7 +17,7 @@ from tfopt.training.schedules import scheduled
 from tfopt.transfer.head import loss_for
 
 if TYPE_CHECKING:
-    from tfopt.recipe import Training
+    from tfopt.run.recipe import Training
 
 # An augmentation is left out when it costs the untouched model more than this share of its right answers.
 AUGMENTATION_MAY_COST = 0.1

@@ -16,7 +16,7 @@ from tfopt.graph.taps import named
 from tfopt.graph.walk import Graph, Leaf, is_layer, refs_in, walk
 from tfopt.surgery.classifier import classifier
 from tfopt.transfer.matching import Pair, by_mapping, by_name, by_order, kind, weights_of, weighty
-from tfopt.transfer.moves import Move, TransferredWeights
+from tfopt.transfer.weight_report import Move, TransferredWeights
 
 Match = Literal["name", "order"] | Mapping[str, str]
 

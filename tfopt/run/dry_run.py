@@ -6,8 +6,8 @@ import numpy as np
 
 from tfopt.errors import RecipeError
 from tfopt.graph.taps import shapes
-from tfopt.mixed_precision import smallest
-from tfopt.recipe import Recipe
+from tfopt.run.recipe import Recipe
+from tfopt.search.sensitivity import smallest
 from tfopt.stages import Stage
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.write.export import build

@@ -8,7 +8,7 @@ from typing import Any
 
 from tfopt.base.progress import Progress
 from tfopt.errors import DataError
-from tfopt.start import choose_preprocessing, data_for
+from tfopt.run.start import choose_preprocessing, data_for
 from tfopt.transfer import feature_extractor, model_from
 from tfopt.transfer.features import features_of
 from tfopt.transfer.scores import h_score, logme

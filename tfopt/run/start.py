@@ -12,7 +12,7 @@ from tfopt.base.progress import Progress
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.preprocessing import NAMED
 from tfopt.errors import ModelError
-from tfopt.recipe import Recipe
+from tfopt.run.recipe import Recipe
 from tfopt.training.fit import choose_augmentation
 from tfopt.transfer import FeatureTransfer, Transferred, feature_extractor
 from tfopt.transfer.scores import logme

@@ -13,18 +13,18 @@ from tfopt.base.files import output_folder, write_atomically
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.progress import Progress
 from tfopt.base.weight_statistics import agreement
-from tfopt.checkpoint import Checkpoint, run_key
 from tfopt.data import Dataset, fit_to_model
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import course_of, fitted
 from tfopt.errors import ModelError
 from tfopt.evaluate.report import Report, measured_row
-from tfopt.mixed_precision import within_budget
-from tfopt.recipe import Recipe
-from tfopt.rehearsal import established_before, rehearse
+from tfopt.run.checkpoint import Checkpoint, run_key
+from tfopt.run.dry_run import established_before, rehearse
+from tfopt.run.recipe import Recipe
+from tfopt.run.start import data_for, judge_from, transferred
+from tfopt.search.sensitivity import within_budget
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
-from tfopt.start import data_for, judge_from, transferred
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.write.export import Export, build
 from tfopt.training.fit import choose_augmentation, choose_loss, make_optimizer, train

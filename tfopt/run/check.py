@@ -10,8 +10,8 @@ from tfopt import bridge, models
 from tfopt.bridge.check import sample_batch
 from tfopt.errors import TfoptError
 from tfopt.graph.walk import walk
-from tfopt.recipe import Recipe
-from tfopt.rehearsal import established_before, rehearse, samples_of
+from tfopt.run.dry_run import established_before, rehearse, samples_of
+from tfopt.run.recipe import Recipe
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames

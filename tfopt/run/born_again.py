@@ -13,14 +13,14 @@ from tfopt import bridge
 from tfopt.base.keras_compat import package, tf_keras
 from tfopt.base.progress import Progress
 from tfopt.base.weight_statistics import metrics_for
-from tfopt.checkpoint import Checkpoint, run_key
 from tfopt.data import fit_to_model, load_data
 from tfopt.data.dataset import Dataset
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.self_taught.average import finalize, moved_ids
 from tfopt.distillation.session import Course, fitted
 from tfopt.errors import ModelError, RecipeError
-from tfopt.recipe import Training
+from tfopt.run.checkpoint import Checkpoint, run_key
+from tfopt.run.recipe import Training
 from tfopt.surgery.reinitialize import fresh as renewed
 from tfopt.teachers.teacher import as_teacher
 from tfopt.training.fit import choose_augmentation, choose_loss, train

@@ -1,0 +1,1 @@
+"""One recipe from beginning to end."""

@@ -1,0 +1,1 @@
+"""Which layer takes how many bits."""
