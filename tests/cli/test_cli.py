@@ -16,7 +16,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.cli.running import load_recipe
 from tfopt.tflite.write import export
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = ["data.json", "model.keras", "model.tflite", "recipe.json", "report.json"]
 
 

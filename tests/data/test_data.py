@@ -576,7 +576,7 @@ def test_describe_names_everything() -> None:
 
 def test_reading_does_not_import_tensorflow() -> None:
     code = "import sys, tfopt.data as d; d.load_data('digits').describe(); sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
 
 
 @pytest.mark.parametrize(("name", "side"), [("cifar10", 32), ("flowers", 128)])
