@@ -10,7 +10,8 @@ from tfopt.bridge.build import copy_weights
 from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.walk import Graph, Leaf, graph_network, is_layer, is_model, is_subclassed, map_leaves, replay, walk
+from tfopt.graph.types import Graph, Leaf, is_layer, map_leaves, replay
+from tfopt.graph.walk import graph_network, is_model, is_subclassed, walk
 
 
 def to_keras(legacy_model: Any, like: Any) -> Any:

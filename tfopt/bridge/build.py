@@ -6,7 +6,8 @@ from tfopt.base import keras_compat
 from tfopt.bridge import activations, carried, check, layers, native, plans, weights
 from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.errors import ModelError
-from tfopt.graph.walk import Graph, Leaf, Ref, is_layer, replay, walk
+from tfopt.graph.types import Graph, Leaf, Ref, is_layer, replay
+from tfopt.graph.walk import walk
 
 
 def to_tf_keras(model: Any) -> Any:

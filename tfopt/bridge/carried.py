@@ -15,7 +15,7 @@ import numpy as np
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.walk import Call, Ref, flatten, is_layer, map_leaves, refs_in
+from tfopt.graph.types import Call, Ref, flatten, is_layer, map_leaves, refs_in
 
 _LIVE: weakref.WeakValueDictionary[str, "Held"] = weakref.WeakValueDictionary()
 

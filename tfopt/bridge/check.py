@@ -9,7 +9,8 @@ import numpy as np
 from tfopt.bridge import layers, plans, samples
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.walk import Graph, Ref, flatten, graph_network, map_leaves, pack, refs_in
+from tfopt.graph.types import Graph, Ref, flatten, map_leaves, pack, refs_in
+from tfopt.graph.walk import graph_network
 
 TOLERANCE = 1e-4  # of max(1, largest output); float32 twins differ by 1e-7 to 1e-5
 HALF_TOLERANCE = 2e-2  # where one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)

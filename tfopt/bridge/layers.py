@@ -7,7 +7,7 @@ from tfopt.base import keras_compat
 from tfopt.bridge import activations, special
 from tfopt.bridge.activations import NoTwinError
 from tfopt.errors import ModelError
-from tfopt.graph.walk import Leaf
+from tfopt.graph.types import Leaf
 
 # Keras 3 layers whose namesake in tf_keras computes the same. Adding one means: name it here, state below
 # what its config calls differently, and give it a row in tests/test_bridge_layers.py.

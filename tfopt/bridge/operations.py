@@ -13,7 +13,7 @@ import numpy as np
 
 from tfopt.bridge import activations
 from tfopt.graph import keras_internals
-from tfopt.graph.walk import Call, Ref, refs_in
+from tfopt.graph.types import Call, Ref, refs_in
 
 
 @dataclasses.dataclass(frozen=True)

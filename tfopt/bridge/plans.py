@@ -11,7 +11,7 @@ from tfopt.bridge import carried, layers, operations, state
 from tfopt.bridge.activations import NoTwinError
 from tfopt.errors import ModelError
 from tfopt.graph.keras_internals import sublayers
-from tfopt.graph.walk import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
+from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
 
 Arguments = tuple[list[Any], dict[str, Any]]
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import layers
-from tfopt.graph.walk import Graph, GraphInput, Ref, refs_in
+from tfopt.graph.types import Graph, GraphInput, Ref, refs_in
 
 _FREE_AXIS = 32  # size taken where a shape says None
 _SAMPLES = 2

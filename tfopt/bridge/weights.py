@@ -14,7 +14,8 @@ import numpy as np
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.walk import is_layer, walk
+from tfopt.graph.types import is_layer
+from tfopt.graph.walk import walk
 
 
 def pairs(layer: Any, twin: Any, *, back: bool = False) -> list[tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tfopt.base.keras_compat import package
 from tfopt.errors import DataError, RecipeError
-from tfopt.graph.walk import map_leaves
+from tfopt.graph.types import map_leaves
 
 
 @dataclass(frozen=True)

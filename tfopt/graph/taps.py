@@ -1,7 +1,6 @@
 """The outputs of inner layers beside a model's own, in one pass, whatever the nesting."""
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,9 @@ import numpy as np
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.walk import Graph, Leaf, Ref, flatten, graph_network, is_layer, is_subclassed, replay, walk
+from tfopt.graph.lookup import named
+from tfopt.graph.types import Ref, flatten, replay
+from tfopt.graph.walk import graph_network, is_subclassed, walk
 
 
 def tapped(model: Any, layers: Sequence[str]) -> Any:
@@ -77,32 +78,6 @@ def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
         [[tensors[ref] for ref in call.outputs] for call in graph.calls if call.leaf.layer is layer] for layer in wanted
     ]
     return inputs, outputs, [_only(name, calls) for name, calls in zip(layers, made, strict=True)]
-
-
-def named(graph: Graph, name: str, model: str) -> Leaf:
-    """The layer of `graph` at the path `name`, or of that name if there is one only.
-
-    Raises ModelError for a name that is not there (the nearest are told), or that several layers have.
-    """
-    leaves = [leaf for leaf in graph.leaves if is_layer(leaf.layer)]
-    names = [keras_compat.inner(leaf.layer).name for leaf in leaves]
-    found = [leaf for leaf, own in zip(leaves, names, strict=True) if name in (leaf.path, own)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ModelError(
-            f"'{name}' is the name of {len(found)} layers of '{model}'; give a path: "
-            f"{', '.join(leaf.path for leaf in found)}"
-        )
-    raise missing(name, model, [*dict.fromkeys([*names, *(leaf.path for leaf in leaves)])])
-
-
-def missing(name: str, model: str, names: Iterable[str]) -> ModelError:
-    """The error for a layer `name` that `model` does not have; `names` are those that it has."""
-    names = list(names)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    hint = f"nearest: {', '.join(near)}" if near else f"it has: {', '.join(names)}"
-    return ModelError(f"model '{model}' has no layer '{name}' ({hint})")
 
 
 def _only(name: str, calls: list[list[Any]]) -> Any:

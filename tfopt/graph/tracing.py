@@ -5,7 +5,8 @@ from typing import Any
 
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
-from tfopt.graph import keras_internals, walk
+from tfopt.graph import keras_internals
+from tfopt.graph.types import Ref, flatten, is_layer, map_leaves
 
 _WAYS_OUT = (
     "The two ways out: build it as a functional model, keras.Model(inputs, outputs), from the same layers; "
@@ -41,9 +42,9 @@ def trace_call(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) 
     """The same for one call inside another model, on inputs like those `args` and `kwargs` hold `Ref`s to."""
 
     def spec(part: Any) -> Any:
-        return _Spec(part.shape, part.dtype) if isinstance(part, walk.Ref) else part
+        return _Spec(part.shape, part.dtype) if isinstance(part, Ref) else part
 
-    return _traced(model, where, walk.map_leaves(spec, args), walk.map_leaves(spec, kwargs))
+    return _traced(model, where, map_leaves(spec, args), map_leaves(spec, kwargs))
 
 
 class _Spec:
@@ -83,7 +84,7 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
         return inputs[-1]
 
     args, kwargs = [_mapped(symbolic, part) for part in args], {k: _mapped(symbolic, v) for k, v in kwargs.items()}
-    struct: Any = args[0] if len(args) == 1 and len(inputs) == len(walk.flatten(args[0])) else inputs
+    struct: Any = args[0] if len(args) == 1 and len(inputs) == len(flatten(args[0])) else inputs
     names, _ = keras_internals.call_names(model)
     modes: list[dict[str, Any]] = [{"training": mode} for mode in (False, True)] if "training" in names else [{}]
     if modes[0] and not keras_compat.is_keras3_model(model):
@@ -105,12 +106,12 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
 
 
 def _mapped(symbolic: Callable[[Any], Any], part: Any) -> Any:
-    return symbolic(part) if isinstance(part, dict) else walk.map_leaves(symbolic, part)
+    return symbolic(part) if isinstance(part, dict) else map_leaves(symbolic, part)
 
 
 def _drawing(network: Any) -> tuple[Any, ...]:
     """What is called, in order; operations by their class, since each trace makes new ones."""
     return tuple(
-        id(layer) if walk.is_layer(layer) and layer.weights else type(layer).__name__
+        id(layer) if is_layer(layer) and layer.weights else type(layer).__name__
         for layer, *_ in keras_internals.nodes(network)
     )

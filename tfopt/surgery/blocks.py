@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from tfopt.graph.walk import Call, Graph, Ref, flatten, is_layer, map_leaves, refs_in
+from tfopt.graph.types import Call, Graph, Ref, flatten, is_layer, map_leaves, refs_in
 from tfopt.surgery.classifier import classifier
 
 # Layers with weights that mix no channels, so that they make no block by themselves.

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
-from tfopt.graph.taps import named
-from tfopt.graph.walk import Call, Graph, Leaf, Ref, flatten, refs_in, replay, walk
+from tfopt.graph.lookup import named
+from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, refs_in, replay
+from tfopt.graph.walk import walk
 from tfopt.models.sources import model_from
 from tfopt.surgery.classifier import classifier
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tfopt.graph.walk import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
+from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
 from tfopt.surgery.widths import width_of
 
 # Activations of inner layers: what comes out of them is a feature, not an answer. In lower case, no underscores.

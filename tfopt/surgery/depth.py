@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfopt.errors import ModelError
-from tfopt.graph.walk import Call, Graph, Leaf, Ref, map_leaves, refs_in, walk
+from tfopt.graph.types import Call, Graph, Leaf, Ref, map_leaves, refs_in
+from tfopt.graph.walk import walk
 from tfopt.surgery.blocks import Run, rewired, runs
 
 

@@ -10,7 +10,8 @@ from tfopt.base import keras_compat
 from tfopt.bridge import layers, state, weights
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.walk import Call, Graph, GraphInput, Leaf, Ref, flatten, is_layer, refs_in, replay, walk
+from tfopt.graph.types import Call, Graph, GraphInput, Leaf, Ref, flatten, is_layer, refs_in, replay
+from tfopt.graph.walk import walk
 from tfopt.surgery import sizes, widths
 from tfopt.surgery.classifier import Classifier, classifier
 from tfopt.surgery.depth import deepened

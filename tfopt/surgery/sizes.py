@@ -3,7 +3,7 @@
 from typing import Any
 
 from tfopt.errors import ModelError
-from tfopt.graph.walk import Call, Leaf, Ref, flatten, is_layer, refs_in
+from tfopt.graph.types import Call, Leaf, Ref, flatten, is_layer, refs_in
 from tfopt.surgery.widths import Shape
 
 # What computes on each value alone. A list of numbers that takes part, one for each channel, must not widen the input.

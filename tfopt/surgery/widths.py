@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import ModelError
-from tfopt.graph.walk import is_layer
+from tfopt.graph.types import is_layer
 
 Shape = tuple[int | None, ...]  # without the batch axis
 

@@ -10,8 +10,9 @@ from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.taps import missing
-from tfopt.graph.walk import Leaf, is_layer, walk
+from tfopt.graph.lookup import missing
+from tfopt.graph.types import Leaf, is_layer
+from tfopt.graph.walk import walk
 
 BatchNorm = Literal["frozen", "train"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tfopt.base import keras_compat
 from tfopt.errors import RecipeError
-from tfopt.graph.walk import Graph, Leaf, Ref, is_layer, refs_in, walk
+from tfopt.graph.types import Graph, Leaf, Ref, is_layer, refs_in
+from tfopt.graph.walk import walk
 
 _DECAYS: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 

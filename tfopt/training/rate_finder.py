@@ -16,7 +16,7 @@ from tfopt.base import keras_compat
 from tfopt.base.files import write_atomically
 from tfopt.data import Dataset
 from tfopt.errors import DataError, OutputError, RecipeError
-from tfopt.graph.walk import flatten, map_leaves
+from tfopt.graph.types import flatten, map_leaves
 
 # Share of the past in the moving average of the losses, and how few of them still show a curve.
 SMOOTHING = 0.9

@@ -9,8 +9,8 @@ from typing import Any
 
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.taps import named
-from tfopt.graph.walk import Graph, Leaf, is_layer
+from tfopt.graph.lookup import named
+from tfopt.graph.types import Graph, Leaf, is_layer
 
 
 @dataclasses.dataclass(frozen=True)

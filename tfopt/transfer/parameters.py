@@ -12,8 +12,9 @@ from tfopt import bridge
 from tfopt.bridge import weights
 from tfopt.distillation.self_taught.average import finalize
 from tfopt.errors import ModelError
-from tfopt.graph.taps import named
-from tfopt.graph.walk import Graph, Leaf, is_layer, refs_in, walk
+from tfopt.graph.lookup import named
+from tfopt.graph.types import Graph, Leaf, is_layer, refs_in
+from tfopt.graph.walk import walk
 from tfopt.surgery.classifier import classifier
 from tfopt.transfer.matching import Pair, by_mapping, by_name, by_order, kind, weights_of, weighty
 from tfopt.transfer.weight_report import Move, TransferredWeights

@@ -11,8 +11,10 @@ from tfopt.base.keras_compat import package
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import per_sample, shrink_to_smaller, tempered_kl
 from tfopt.errors import ModelError, RecipeError
-from tfopt.graph.taps import missing, on_rest, tapped
-from tfopt.graph.walk import is_layer, walk
+from tfopt.graph.lookup import missing
+from tfopt.graph.taps import on_rest, tapped
+from tfopt.graph.types import is_layer
+from tfopt.graph.walk import walk
 from tfopt.tasks.responses import Form, as_logits, form_of
 
 

@@ -8,7 +8,8 @@ from tfopt.base import keras_compat
 from tfopt.bridge import weights
 from tfopt.bridge.layers import RENAMED, SAME_NAME, init_arguments, policy_name
 from tfopt.errors import ModelError
-from tfopt.graph.walk import Leaf, Ref, flatten, replay, walk
+from tfopt.graph.types import Leaf, Ref, flatten, replay
+from tfopt.graph.walk import walk
 from tfopt.models.rebuild.frozen import NoLayerError
 
 _RENAMED_BACK = {(kind, theirs): ours for (kind, ours), theirs in RENAMED.items()}

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfopt.graph.walk import pack, walk
+from tfopt.graph.types import pack
+from tfopt.graph.walk import walk
 from tfopt.stages.quantize.plan import plan
 from tfopt.stages.quantize.wrapper import observed, quantized_model
 

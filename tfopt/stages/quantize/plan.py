@@ -11,7 +11,7 @@ from typing import Any
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
 from tfopt.errors import RecipeError
-from tfopt.graph.walk import Call, Graph, Ref, refs_in
+from tfopt.graph.types import Call, Graph, Ref, refs_in
 from tfopt.stages.kernels.folding import FOLDS_BATCH_NORM
 from tfopt.stages.kernels.rules import Setting
 from tfopt.stages.kernels.table import Kernel, kernels

@@ -11,7 +11,8 @@ from pydantic import PositiveInt
 from tfopt.base.config import config
 from tfopt.base.keras_compat import inner
 from tfopt.errors import RecipeError
-from tfopt.graph.walk import flatten, walk
+from tfopt.graph.types import flatten
+from tfopt.graph.walk import walk
 from tfopt.stages.kernels.decision import Decision
 from tfopt.stages.kernels.rules import Setting, choose
 from tfopt.stages.kernels.table import kernels

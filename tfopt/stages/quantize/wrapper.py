@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module
-from tfopt.graph.walk import Graph, map_leaves, replay
+from tfopt.graph.types import Graph, map_leaves, replay
 from tfopt.stages.kernels.layer_copies import built_copy
 from tfopt.stages.quantize import int8_equivalents
 from tfopt.stages.quantize.plan import Treatment, config_class, looked_up

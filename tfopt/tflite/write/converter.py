@@ -10,7 +10,8 @@ from tfopt import bridge
 from tfopt.base.keras_compat import inner
 from tfopt.base.stderr import native_noise_held
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
-from tfopt.graph.walk import pack, walk
+from tfopt.graph.types import pack
+from tfopt.graph.walk import walk
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
 from tfopt.stages.quantize.quantization_aware import told_of_scales

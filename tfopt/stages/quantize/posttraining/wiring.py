@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.graph.walk import Call, Ref, refs_in, walk
+from tfopt.graph.types import Call, Ref, refs_in
+from tfopt.graph.walk import walk
 
 
 class Wiring:

@@ -1,0 +1,34 @@
+"""Find a layer of a graph by name or path."""
+
+import difflib
+from collections.abc import Iterable
+
+from tfopt.base import keras_compat
+from tfopt.errors import ModelError
+from tfopt.graph.types import Graph, Leaf, is_layer
+
+
+def named(graph: Graph, name: str, model: str) -> Leaf:
+    """The layer of `graph` at the path `name`, or of that name if there is one only.
+
+    Raises ModelError for a name that is not there (the nearest are told), or that several layers have.
+    """
+    leaves = [leaf for leaf in graph.leaves if is_layer(leaf.layer)]
+    names = [keras_compat.inner(leaf.layer).name for leaf in leaves]
+    found = [leaf for leaf, own in zip(leaves, names, strict=True) if name in (leaf.path, own)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModelError(
+            f"'{name}' is the name of {len(found)} layers of '{model}'; give a path: "
+            f"{', '.join(leaf.path for leaf in found)}"
+        )
+    raise missing(name, model, [*dict.fromkeys([*names, *(leaf.path for leaf in leaves)])])
+
+
+def missing(name: str, model: str, names: Iterable[str]) -> ModelError:
+    """The error for a layer `name` that `model` does not have; `names` are those that it has."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    hint = f"nearest: {', '.join(near)}" if near else f"it has: {', '.join(names)}"
+    return ModelError(f"model '{model}' has no layer '{name}' ({hint})")

@@ -1,0 +1,121 @@
+"""The parts of a flat layer graph, and what is done with nested tensors."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Ref:
+    """A tensor of a `Graph`, told by its number. `shape` includes the batch axis, None where it is free."""
+
+    number: int
+    shape: tuple[int | None, ...] | None = dataclasses.field(default=None, compare=False)
+    dtype: str = dataclasses.field(default="", compare=False)
+    masked: bool = dataclasses.field(default=False, compare=False)  # carries a Keras mask
+
+
+@dataclasses.dataclass(eq=False)
+class Leaf:
+    """A layer that is no model, however often it is called; or one call of an operation of `keras.ops`."""
+
+    layer: Any  # the caller's own object, a Keras 3 Operation too: read it, never change it
+    path: str  # where it is: "outer/inner/layer"
+    trainable: bool  # whether training moves it: its own flag and those of models around it
+    name: str = ""  # unique in the flat model
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a leaf. `args` and `kwargs` hold a `Ref` wherever a tensor goes in.
+
+    Of a layer, the first argument is positional and all others go by keyword, as TF-MOT's wrappers want it.
+    """
+
+    leaf: Leaf
+    args: list[Any]
+    kwargs: dict[str, Any]
+    outputs: tuple[Ref, ...]  # flattened
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphInput:
+    """An input of the model. `shape` includes the batch axis, None where it is free."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    ref: Ref
+
+
+@dataclasses.dataclass
+class Graph:
+    """A model without its nesting. The two structs nest refs as the model nests its tensors."""
+
+    name: str
+    inputs: list[GraphInput]
+    calls: list[Call]
+    leaves: list[Leaf]
+    inputs_struct: Any
+    outputs_struct: Any
+
+
+def map_leaves(function: Callable[[Any], Any], struct: Any) -> Any:
+    """`struct` (lists, tuples, dicts) with `function` applied to all that is not a container."""
+    if isinstance(struct, dict):
+        return {key: map_leaves(function, value) for key, value in struct.items()}
+    if type(struct) in (list, tuple):
+        return type(struct)(map_leaves(function, value) for value in struct)
+    return function(struct)
+
+
+def flatten(struct: Any) -> list[Any]:
+    """The leaves of `struct`, dicts in the order of their sorted keys, as both Kerases do it."""
+    if isinstance(struct, dict):
+        return [leaf for key in sorted(struct) for leaf in flatten(struct[key])]
+    if isinstance(struct, (list, tuple)):
+        return [leaf for value in struct for leaf in flatten(value)]
+    return [struct]
+
+
+def replay(
+    graph: Graph,
+    tensors: dict[Ref, Any],
+    run: Callable[[Leaf, list[Any], dict[str, Any]], Any],
+    arguments: Callable[[Call], tuple[list[Any], dict[str, Any]]] = lambda call: (call.args, call.kwargs),
+) -> tuple[Any, Any]:
+    """Calls every leaf of `graph` in order; the inputs and outputs, nested as the model nests them.
+
+    `tensors` holds the inputs by ref and takes all that is computed. `run(leaf, args, kwargs)` makes one call;
+    `arguments` gives those of a call, with refs, where they are not the graph's own.
+    """
+    for call in graph.calls:
+        args, kwargs = map_leaves(lambda part: tensors[part] if isinstance(part, Ref) else part, arguments(call))
+        tensors.update(zip(call.outputs, flatten(run(call.leaf, args, kwargs)), strict=True))
+    inputs, outputs = map_leaves(tensors.__getitem__, (graph.inputs_struct, graph.outputs_struct))
+    return inputs, outputs
+
+
+def refs_in(struct: Any) -> Iterator[Ref]:
+    """Every `Ref` in `struct`."""
+    return (leaf for leaf in flatten(struct) if isinstance(leaf, Ref))
+
+
+def is_layer(thing: Any) -> bool:
+    """False for an operation of `keras.ops`."""
+    return hasattr(thing, "get_weights")
+
+
+def pack(struct: Any, flat: list[Any]) -> Any:
+    """`flat` in the shape of `struct`, dicts filled in the order of their sorted keys."""
+    values = iter(flat)
+
+    def fill(part: Any) -> Any:
+        if isinstance(part, dict):
+            filled = {key: fill(part[key]) for key in sorted(part)}
+            return {key: filled[key] for key in part}
+        if isinstance(part, (list, tuple)):
+            return [fill(value) for value in part]
+        return next(values)
+
+    return fill(struct)
