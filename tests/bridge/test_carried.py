@@ -333,7 +333,7 @@ def test_every_layer_of_keras_crosses_in_a_known_way():
     """A new Keras brings new layers: each must be placed."""
     import keras
 
-    from tfopt.bridge import layers, plans, special
+    from tfopt.bridge import plans, twins
 
     carried = {
         "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D", "AdaptiveMaxPooling1D",
@@ -348,7 +348,7 @@ def test_every_layer_of_keras_crosses_in_a_known_way():
     abstract = {"Layer", "Wrapper", "InputLayer"}
     exported = [getattr(keras.layers, name) for name in dir(keras.layers)]
     names = {each.__name__ for each in exported if isinstance(each, type) and issubclass(each, keras.layers.Layer)}
-    native = set(layers.SAME_NAME) | set(special.BUILDERS)
+    native = set(twins.SAME_NAME) | set(twins.BUILDERS)
     assert not carried & native
     assert names - abstract <= native | carried | set(plans.REFUSED)
     assert carried | set(plans.REFUSED) <= names

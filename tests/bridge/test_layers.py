@@ -6,6 +6,7 @@ import pytest
 from tfopt import bridge
 from tfopt.base import keras_compat as legacy_package
 from tfopt.bridge import layers as table
+from tfopt.bridge import twins
 from tfopt.errors import ModelError
 
 VECTOR, SERIES, IMAGE, VOLUME = (6,), (8, 4), (8, 8, 4), (6, 6, 6, 2)
@@ -358,7 +359,7 @@ def test_hashed_crossing_has_equal_twin():
 def test_every_layer_of_the_table_is_tested():
     tested = {name for name, _, _ in SINGLE} | {*MERGES, *WRAPPING, *TEXTS, "Dot", "Embedding", "HashedCrossing"}
     tested |= {"MultiHeadAttention", "Attention", "AdditiveAttention"}
-    assert set(table.SAME_NAME) <= tested
+    assert set(twins.SAME_NAME) <= tested
 
 
 def test_adapted_normalization_keeps_its_statistics():

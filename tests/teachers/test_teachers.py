@@ -145,7 +145,7 @@ def test_long_passes_are_seen_and_short_ones_are_not(capsys, monkeypatch):
     teacher = Teacher(dense(), outputs="logits", name="professor")
     teacher.predict(images(4, (3,)))
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("tfopt.teachers.batching._LONG", -1)
+    monkeypatch.setattr("tfopt.base.progress._LONG", -1)
     teacher.predict(images(4, (3,)))
     assert "teacher professor: answers to 4 samples" in capsys.readouterr().err
     teacher.predict(images(4, (3,)), quiet=True)

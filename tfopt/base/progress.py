@@ -1,9 +1,13 @@
-"""What a person sees while training runs: a live line per epoch in a terminal, a plain line in a log."""
+"""What a person sees while something runs: a live line per epoch or a bar in a terminal, plain lines in a log."""
 
 import functools
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
+
+_LONG = 2.0  # seconds after which a person wants to see progress
 
 
 class Progress:
@@ -73,3 +77,37 @@ def _callback_class() -> Any:
                 self._bar = None
 
     return EpochLines
+
+
+@contextmanager
+def progress_bar(label: str, total: int, progress: Any, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with the number of samples done; what takes long is seen, what does not is not.
+
+    In a terminal a bar, in a log one line at the end.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = progress.console if progress is not None else Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    quiet = quiet or console.quiet
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True,
+    )  # fmt: skip
+    task, started, shown = bar.add_task(label, total=total), time.perf_counter(), False
+
+    def advance(count: int) -> None:
+        nonlocal shown
+        bar.advance(task, count)
+        if not shown and not quiet and console.is_terminal and time.perf_counter() - started > _LONG:
+            bar.start()
+            shown = True
+
+    try:
+        yield advance
+    finally:
+        if shown:
+            bar.stop()
+    seconds = time.perf_counter() - started
+    if not quiet and seconds > _LONG:
+        console.print(f"{label}: answers to {total:,} samples in {seconds:.0f} s", markup=False)

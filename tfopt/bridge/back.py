@@ -6,7 +6,7 @@ import numpy as np
 
 from tfopt.base import keras_compat
 from tfopt.bridge import check, state
-from tfopt.bridge.build import copy_weights
+from tfopt.bridge.build import copy_weights, plans_of
 from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
@@ -42,7 +42,7 @@ def to_keras(legacy_model: Any, like: Any) -> Any:
             )
     both = [leaf for leaf in graph.leaves if leaf.name in sources and id(leaf) in copies]
     named = {copies[id(leaf)].name: sources[leaf.name] for leaf in both}
-    check.check_equal(new_graph, result, named, legacy_model)
+    check.check_equal(new_graph, result, named, legacy_model, plans_of)
     if is_compiled(like):
         compile_like(result, like)
     return result

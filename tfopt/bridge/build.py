@@ -3,7 +3,7 @@
 from typing import Any
 
 from tfopt.base import keras_compat
-from tfopt.bridge import activations, carried, check, layers, native, plans, weights
+from tfopt.bridge import activations, carried, check, native, plans, policy, weights
 from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.errors import ModelError
 from tfopt.graph.types import Graph, Leaf, Ref, is_layer, replay
@@ -22,7 +22,7 @@ def to_tf_keras(model: Any) -> Any:
     """
     graph = walk(model)
     result = build(graph)
-    check.check_equal(graph, model, {layer.name: layer for layer in result.layers}, result)
+    check.check_equal(graph, model, {layer.name: layer for layer in result.layers}, result, plans_of)
     if is_compiled(model):
         compile_like(result, model)
     return result
@@ -52,7 +52,7 @@ def crossings(model: Any) -> list[plans.Crossing]:
 
     Raises ModelError for a model whose graph cannot be read; a layer that cannot cross says so in its row.
     """
-    return plans.crossings(walk(model))
+    return plans.crossings(walk(model), flat_twin)
 
 
 def register_classes() -> None:
@@ -67,27 +67,32 @@ def flat_twin(model: Any) -> Any:
     return build(walk(model))
 
 
+def plans_of(graph: Graph) -> dict[int, plans.Plan]:
+    """What each leaf of `graph` becomes, by its `id`; raises ModelError as `plans.plans` does."""
+    return plans.plans(graph, flat_twin)
+
+
 def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any:
     """The tf_keras model of `graph`, weights copied; `changes` overrules configs by flat layer name."""
     tf_keras = keras_compat.tf_keras()
     tensors: dict[Ref, Any] = {
-        spec.ref: tf_keras.Input(batch_shape=spec.shape, dtype=layers.float_policy(spec.dtype), name=spec.name)
+        spec.ref: tf_keras.Input(batch_shape=spec.shape, dtype=policy.float_policy(spec.dtype), name=spec.name)
         for spec in graph.inputs
     }
-    planned = plans.plans(graph)
+    planned = plans_of(graph)
     twins = {id(leaf): planned[id(leaf)].make(**(changes or {}).get(leaf.name, {})) for leaf in graph.leaves}
 
     def run(leaf: Leaf, args: list[Any], kwargs: dict[str, Any]) -> Any:
         try:
             return twins[id(leaf)](*[list(a) if isinstance(a, tuple) else a for a in args], **kwargs)
         except Exception as error:
-            raise ModelError(f"{layers.describe(leaf)}: tf_keras refuses its input ({error})") from error
+            raise ModelError(f"{policy.describe(leaf)}: tf_keras refuses its input ({error})") from error
 
     inputs, outputs = replay(graph, tensors, run, lambda call: planned[id(call.leaf)].arguments(call))
     model = tf_keras.Model(inputs, outputs, name=graph.name)
     for leaf in graph.leaves:
         copy_weights(leaf, leaf.layer, twins[id(leaf)])
-        if is_layer(leaf.layer) and not layers.is_legacy(leaf.layer):
+        if is_layer(leaf.layer) and not policy.is_legacy(leaf.layer):
             weights.copy_flags(leaf.layer, twins[id(leaf)])
     return model
 
@@ -99,4 +104,4 @@ def copy_weights(leaf: Leaf, layer: Any, twin: Any, *, back: bool = False) -> No
     try:
         weights.copy(layer, twin, back=back)
     except ModelError as error:
-        raise ModelError(f"{layers.describe(leaf)}: {error}") from error
+        raise ModelError(f"{policy.describe(leaf)}: {error}") from error

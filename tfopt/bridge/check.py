@@ -2,15 +2,19 @@
 
 import collections
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tfopt.bridge import layers, plans, samples
+from tfopt.bridge import policy, samples
+from tfopt.bridge.plans import Arguments, Plan
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Graph, Ref, flatten, map_leaves, pack, refs_in
 from tfopt.graph.walk import graph_network
+
+PlansOf = Callable[[Graph], dict[int, Plan]]  # what each leaf of a graph becomes, by its `id`
 
 TOLERANCE = 1e-4  # of max(1, largest output); float32 twins differ by 1e-7 to 1e-5
 HALF_TOLERANCE = 2e-2  # where one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)
@@ -20,26 +24,26 @@ _SQUASHING = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "keras3_hard_sigmoid
 sample_batch = samples.sample_batch
 
 
-def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any) -> None:
+def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, plans_of: PlansOf) -> None:
     """Raises ModelError unless `model` (of which `graph` is the flat graph) and `other` give equal outputs.
 
     Both run in inference mode on 2 seeded samples (see `samples.sample_batch`); they may differ by 1e-4 of
     max(1, largest output). Where an output is squashed (softmax, sigmoid), what goes into that layer is compared
     as well: 1e-4 of a probability says little. `twins` maps flat names to the layers of `other`, to find the
-    first layer that differs. Where each layer by itself is equal, yet the outputs are not, because `model`
+    first layer that differs, and `plans_of` gives their plans. Where each layer by itself is equal, yet the outputs are not, because `model`
     itself answers so to rounding errors, a warning says so; a model that is random even in inference is compared
     layer by layer only.
     """
     batch = sample_batch(graph)
     expected, got = run(model, batch), run(other, batch)
-    tolerance = HALF_TOLERANCE if any(layers.is_half(leaf.layer) for leaf in graph.leaves) else TOLERANCE
+    tolerance = HALF_TOLERANCE if any(policy.is_half(leaf.layer) for leaf in graph.leaves) else TOLERANCE
     if len(expected) != len(got):
         raise ModelError(f"model '{graph.name}' has {len(expected)} outputs, its twin has {len(got)}")
-    sides = [(expected, got), *_before_squashing(graph, twins, batch)]
+    sides = [(expected, got), *_before_squashing(graph, twins, batch, plans_of)]
     found = [words for side in sides for a, b in zip(*side, strict=True) if (words := _excess(a, b, tolerance))]
     if not found:
         return
-    where = _first_difference(graph, twins, batch, tolerance)
+    where = _first_difference(graph, twins, batch, tolerance, plans_of)
     if where is None and _is_noise(model, batch, expected, got, found[0]):
         return
     raise ModelError(
@@ -113,9 +117,11 @@ def _excess(a: np.ndarray, b: np.ndarray, tolerance: float) -> str:
     return f"by up to {difference:.3g} (allowed: {allowed:.1g})" if difference > allowed else ""
 
 
-def _first_difference(graph: Graph, twins: dict[str, Any], batch: list[Any], tolerance: float) -> str | None:
+def _first_difference(
+    graph: Graph, twins: dict[str, Any], batch: list[Any], tolerance: float, plans_of: PlansOf
+) -> str | None:
     """Runs layer by layer, feeding both sides what the left side gave, so that the culprit alone differs."""
-    planned = plans.plans(graph)
+    planned = plans_of(graph)
     values: dict[Ref, Any] = {spec.ref: array for spec, array in zip(graph.inputs, batch, strict=True)}
     for call in graph.calls:
         layer, arguments = call.leaf.layer, (call.args, call.kwargs)
@@ -126,19 +132,21 @@ def _first_difference(graph: Graph, twins: dict[str, Any], batch: list[Any], tol
             for a, b, again in zip(outputs, theirs, _call(layer, arguments, values), strict=True):
                 random = _difference(a, again) > 0
                 if (excess := _excess(a, b, tolerance)) and not random:
-                    return f"{layers.describe(call.leaf)}, {excess}"
+                    return f"{policy.describe(call.leaf)}, {excess}"
         values.update(zip(call.outputs, outputs, strict=True))
     return None
 
 
-def _before_squashing(graph: Graph, twins: dict[str, Any], batch: list[Any]) -> list[tuple[list[Any], list[Any]]]:
+def _before_squashing(
+    graph: Graph, twins: dict[str, Any], batch: list[Any], plans_of: PlansOf
+) -> list[tuple[list[Any], list[Any]]]:
     """What goes into the layers that squash outputs, on either side; nothing where the twins are not all there."""
     outputs = set(refs_in(graph.outputs_struct))
     wanted: list[Ref] = []
     for call in graph.calls:
         if outputs.intersection(call.outputs) and _squashes(call.leaf.layer):
             wanted += [ref for ref in refs_in(call.args) if "float" in ref.dtype]
-    planned = plans.plans(graph) if wanted else {}
+    planned = plans_of(graph) if wanted else {}
     if not wanted or any(type(twins.get(leaf.name)).__name__ != planned[id(leaf)].twin for leaf in graph.leaves):
         return []
     ours = _values(graph, batch, wanted, lambda call: (call.leaf.layer, (call.args, call.kwargs)))
@@ -168,7 +176,7 @@ def _values(graph: Graph, batch: list[Any], wanted: list[Ref], side: Any) -> lis
     return [_numpy(values[ref]) for ref in wanted]
 
 
-def _call(layer: Any, arguments: plans.Arguments, values: dict[Ref, Any], keep: bool = False) -> list[Any]:
+def _call(layer: Any, arguments: Arguments, values: dict[Ref, Any], keep: bool = False) -> list[Any]:
     """The outputs of one call in inference mode, as arrays or, to `keep` their masks, as they are."""
     args, kwargs = map_leaves(lambda leaf: values[leaf] if isinstance(leaf, Ref) else leaf, arguments)
     return [output if keep else _numpy(output) for output in flatten(layer(*args, **kwargs))]

@@ -1,37 +1,13 @@
-"""Keras 3 layers as tf_keras layers: the table of those that both Kerases have, and how configs translate."""
+"""How the config of a Keras 3 layer translates to tf_keras."""
 
 import inspect
 from typing import Any
 
 from tfopt.base import keras_compat
-from tfopt.bridge import activations, special
+from tfopt.bridge import activations
 from tfopt.bridge.activations import NoTwinError
+from tfopt.bridge.policy import float_policy, policy_name
 from tfopt.errors import ModelError
-from tfopt.graph.types import Leaf
-
-# Keras 3 layers whose namesake in tf_keras computes the same. Adding one means: name it here, state below
-# what its config calls differently, and give it a row in tests/test_bridge_layers.py.
-SAME_NAME = (
-    "Dense", "EinsumDense", "Embedding", "Identity", "Masking",
-    "Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
-    "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D",
-    "BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization",
-    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D",
-    "AveragePooling3D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
-    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
-    "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D",
-    "UpSampling1D", "UpSampling2D", "UpSampling3D",
-    "Flatten", "Reshape", "Permute", "RepeatVector",
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout",
-    "AlphaDropout",
-    "Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "Softmax", "ActivityRegularization",
-    "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot",
-    "SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D",
-    "MultiHeadAttention", "Attention", "AdditiveAttention",
-    "Rescaling", "Normalization", "Resizing", "CenterCrop", "Discretization", "Hashing", "HashedCrossing",
-    "CategoryEncoding", "IntegerLookup", "StringLookup", "TextVectorization",
-    "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness",
-)  # fmt: skip
 
 # (class, Keras 3's argument) -> tf_keras's argument.
 RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
@@ -58,7 +34,7 @@ NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "value_range": ((0, 255), [0, 255]),  # of RandomContrast: what tf_keras clips to
     "weights": (None,),
     "use_cudnn": None,
-    "zero_output_for_mask": None,  # special.py passes it on: no signature of tf_keras names it
+    "zero_output_for_mask": None,  # twins.py passes it on: no signature of tf_keras names it
     "flash_attention": (None, False),
     "use_gate": (False,),
     "sliding_window": (None,),
@@ -69,29 +45,7 @@ NEUTRAL: dict[str, tuple[Any, ...] | None] = {
 }
 _UNLIKE = ("renorm",)  # taken by both, computed otherwise
 _QUANTIZED = ("int8", "int4", "float8", "gptq", "awq")
-_HALF = ("float16", "bfloat16")
 _TABLES = {"_initializer": "initializers", "_regularizer": "regularizers", "_constraint": "constraints"}
-
-
-def describe(leaf: Leaf) -> str:
-    """For messages: layer 'conv' (Conv2D) at 'outer/inner/conv'."""
-    return f"layer '{leaf.layer.name}' ({type(leaf.layer).__name__}) at '{leaf.path}'"
-
-
-def float_policy(name: str) -> str:
-    """`name` of a dtype or dtype policy, float32 where it is of half precision."""
-    return "float32" if any(half in name for half in _HALF) else name
-
-
-def is_half(layer: Any) -> bool:
-    """True for a layer that computes in float16 or bfloat16."""
-    return getattr(layer, "compute_dtype", None) in _HALF  # an operation has none
-
-
-def policy_name(layer: Any) -> str:
-    """The name of the layer's dtype policy."""
-    policy = layer.dtype_policy
-    return str(getattr(policy, "name", policy))
 
 
 def refuse_quantized(layer: Any) -> None:
@@ -115,27 +69,6 @@ def own_config(layer: Any) -> dict[str, Any]:
     if "dtype" in config and float_policy(policy_name(layer)) != policy_name(layer):
         config["dtype"] = float_policy(policy_name(layer))
     return config
-
-
-def keras3_twin(layer: Any) -> tuple[Any, dict[str, Any]]:
-    """The tf_keras class that computes what a Keras 3 `layer` does, and the arguments to make it with.
-
-    Raises NoTwinError where there is none, or none with this layer's arguments.
-    """
-    if not type(layer).__module__.startswith("keras.src."):
-        raise NoTwinError("a custom layer")
-    if build := special.BUILDERS.get(type(layer).__name__):
-        return build(layer)
-    if type(layer).__name__ not in SAME_NAME:
-        raise NoTwinError("tf_keras has no such layer")
-    cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
-    return cls, translated(layer, cls)
-
-
-def made_twin(layer: Any, **changes: Any) -> Any:
-    """The tf_keras layer of `keras3_twin`, under the layer's own name; for layers inside of layers."""
-    cls, config = keras3_twin(layer)
-    return cls(**{**config, "name": layer.name, "trainable": layer.trainable, **changes})
 
 
 def translated(layer: Any, cls: Any) -> dict[str, Any]:
@@ -197,8 +130,3 @@ def init_arguments(cls: Any) -> set[str]:
         if not any(p.kind == p.VAR_KEYWORD for p in parameters) or base.__name__ == "Layer":
             break
     return names - {"self"}
-
-
-def is_legacy(layer: Any) -> bool:
-    """True for a layer of tf_keras."""
-    return isinstance(layer, keras_compat.tf_keras().layers.Layer)

@@ -227,7 +227,7 @@ def _one(layer: str, *names: str) -> Callable[[Any, dict[str, Any]], Native | No
     )
 
 
-# Class of the operation in Keras 3 -> its layer. Adding one means a row in tests/test_bridge_operations.py.
+# Class of the operation in Keras 3 -> its layer. Adding one means a row in tests/bridge/test_operations.py.
 _TABLE: dict[str, Callable[[Any, dict[str, Any]], Native | None]] = {
     "Add": _binary(_add),
     "Subtract": _binary(_subtract),

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tfopt.base import keras_compat
-from tfopt.bridge import carried, layers, operations, state
+from tfopt.bridge import carried, layers, operations, policy, state, twins
 from tfopt.bridge.activations import NoTwinError
+from tfopt.bridge.twins import FlatTwin
 from tfopt.errors import ModelError
 from tfopt.graph.keras_internals import sublayers
 from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
@@ -74,10 +75,13 @@ def register_twin(cls: type, twin: Any) -> None:
     _TWINS[cls] = twin
 
 
-def plans(graph: Graph) -> dict[int, Plan]:
-    """The plan of every leaf, by its `id`. Raises ModelError, with path and class, for what cannot cross."""
+def plans(graph: Graph, flat_twin: FlatTwin) -> dict[int, Plan]:
+    """The plan of every leaf, by its `id`; `flat_twin` makes the twin of a model inside a layer.
+
+    Raises ModelError, with path and class, for what cannot cross.
+    """
     calls = _calls_of(graph)
-    return {id(leaf): _named_plan(leaf, calls[id(leaf)]) for leaf in graph.leaves}
+    return {id(leaf): _named_plan(leaf, calls[id(leaf)], flat_twin) for leaf in graph.leaves}
 
 
 def _calls_of(graph: Graph) -> dict[int, list[Call]]:
@@ -87,11 +91,11 @@ def _calls_of(graph: Graph) -> dict[int, list[Call]]:
     return calls
 
 
-def _named_plan(leaf: Leaf, calls: list[Call]) -> Plan:
+def _named_plan(leaf: Leaf, calls: list[Call], flat_twin: FlatTwin) -> Plan:
     try:
-        plan = _plan(leaf, calls)
+        plan = _plan(leaf, calls, flat_twin)
     except ModelError as error:
-        raise ModelError(f"{layers.describe(leaf)}: {error}") from error
+        raise ModelError(f"{policy.describe(leaf)}: {error}") from error
     return dataclasses.replace(plan, make=functools.partial(_made, leaf, plan.make))
 
 
@@ -99,17 +103,17 @@ def _made(leaf: Leaf, make: Callable[..., Any], **changes: Any) -> Any:
     try:
         return make(name=leaf.name, trainable=leaf.trainable or not is_layer(leaf.layer), **changes)
     except ModelError as error:
-        raise ModelError(f"{layers.describe(leaf)}: {error}") from error
+        raise ModelError(f"{policy.describe(leaf)}: {error}") from error
     except Exception as error:
         raise ModelError(
-            f"{layers.describe(leaf)} cannot be rebuilt in tf_keras from its config ({error}); "
+            f"{policy.describe(leaf)} cannot be rebuilt in tf_keras from its config ({error}); "
             "replace it by a supported layer or leave it out"
         ) from error
 
 
-def _plan(leaf: Leaf, calls: list[Call]) -> Plan:
+def _plan(leaf: Leaf, calls: list[Call], flat_twin: FlatTwin) -> Plan:
     layer = leaf.layer
-    if layers.is_legacy(layer):
+    if policy.is_legacy(layer):
         return _of_tf_keras(layer, calls)
     if not is_layer(layer):
         (call,) = calls
@@ -122,19 +126,19 @@ def _plan(leaf: Leaf, calls: list[Call]) -> Plan:
         if base in _TWINS:
             return _registered(layer, _TWINS[base])
     try:
-        cls, config = layers.keras3_twin(layer)
+        cls, config = twins.keras3_twin(layer, flat_twin)
         _accepts(cls, layer, calls)
     except NoTwinError as why:
         return _carried(leaf, calls, str(why))
     return Plan(_how(layer, cls), cls.__name__, functools.partial(_from_arguments, cls, config), _as_called)
 
 
-def crossings(graph: Graph) -> list[Crossing]:
+def crossings(graph: Graph, flat_twin: FlatTwin) -> list[Crossing]:
     """How every leaf of `graph` crosses, in calling order; one that cannot says so in `how`."""
     rows, calls = [], _calls_of(graph)
     for leaf in graph.leaves:
         try:
-            plan = _named_plan(leaf, calls[id(leaf)])
+            plan = _named_plan(leaf, calls[id(leaf)], flat_twin)
             twin, how = plan.twin, plan.how
         except ModelError as error:
             twin, how = "", f"not at all: {error}"
@@ -201,7 +205,7 @@ def _from_config(layer: Any, config: dict[str, Any], **changes: Any) -> Any:
 def _native(found: operations.Native) -> Plan:
     cls = getattr(keras_compat.tf_keras().layers, found.layer)
     first = next(refs_in([found.inputs]))
-    config = {**found.config, "dtype": layers.float_policy(first.dtype)}
+    config = {**found.config, "dtype": policy.float_policy(first.dtype)}
     return Plan(
         "native twin of an operation",
         found.layer,
@@ -211,7 +215,7 @@ def _native(found: operations.Native) -> Plan:
 
 
 def _native_inputs(call: Call) -> Any:
-    native = operations.native_of_tensorflow if layers.is_legacy(call.leaf.layer) else operations.native
+    native = operations.native_of_tensorflow if policy.is_legacy(call.leaf.layer) else operations.native
     found = native(call)
     if found is None:
         raise ModelError("its call is not the one it was planned for")
@@ -226,7 +230,7 @@ def _registered(layer: Any, twin: Any) -> Plan:
 
     def made(**changes: Any) -> Any:
         result = twin(layer)
-        if not layers.is_legacy(result):
+        if not policy.is_legacy(result):
             raise ModelError(f"its registered twin must be a tf_keras layer, the function returned {result!r}")
         return type(result).from_config({**result.get_config(), **changes})
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.bridge import layers
+from tfopt.bridge import policy
 from tfopt.graph.types import Graph, GraphInput, Ref, refs_in
 
 _FREE_AXIS = 32  # size taken where a shape says None
@@ -29,7 +29,7 @@ def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput) -> Any:
     kinds = {type(layer).__name__ for layer in first}
     if spec.dtype == "string":
         return _texts(rng, graph, shape)
-    dtype = layers.float_policy(spec.dtype)
+    dtype = policy.float_policy(spec.dtype)
     if words := [layer for layer in first if type(layer).__name__ == "IntegerLookup"]:
         known = [0, *words[0].get_vocabulary(include_special_tokens=False)]
         return rng.choice(np.asarray(known), shape).astype(dtype)

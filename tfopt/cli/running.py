@@ -140,10 +140,10 @@ def _run(
     from tfopt.base.files import prepare_folder
     from tfopt.base.progress import Progress
     from tfopt.data import load_data
+    from tfopt.models.sources import model_from
     from tfopt.run.optimize import optimize
     from tfopt.run.start import choose_preprocessing, data_for
     from tfopt.teachers.load import load_teacher
-    from tfopt.transfer import model_from
 
     if data and not model:
         raise RecipeError("--data needs --model: the default model knows the built-in digits only.")

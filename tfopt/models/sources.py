@@ -1,15 +1,13 @@
 """Where transfer starts: any model in memory, in a file, or in a TF-Hub module."""
 
 import os
-import weakref
 from pathlib import Path
 from typing import Any
 
 from tfopt import models
+from tfopt.base.annotations import remember_notes
 from tfopt.errors import ModelError
 from tfopt.graph.walk import is_model
-
-_NOTES: weakref.WeakKeyDictionary[Any, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
 def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
@@ -32,10 +30,5 @@ def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
 
     module = open_hub(source)
     what = "native layers" if module.native else "one layer that runs the SavedModel"
-    _NOTES[module.model] = (f"the module {source} as {what}", *module.notes)
+    remember_notes(module.model, (f"the module {source} as {what}", *module.notes))
     return module.model
-
-
-def notes_about(model: Any) -> tuple[str, ...]:
-    """What a report should say about `model` where `model_from` made it of a TF-Hub module."""
-    return _NOTES.get(model, ())

@@ -13,10 +13,10 @@ from tfopt import bridge
 from tfopt.base.keras_compat import package, tf_keras
 from tfopt.base.progress import Progress
 from tfopt.base.weight_statistics import metrics_for
+from tfopt.bridge.state import finalize, moved_ids
 from tfopt.data import fit_to_model, load_data
 from tfopt.data.dataset import Dataset
 from tfopt.distillation.distillation import Distillation
-from tfopt.distillation.self_taught.average import finalize, moved_ids
 from tfopt.distillation.session import Course, fitted
 from tfopt.errors import ModelError, RecipeError
 from tfopt.run.checkpoint import Checkpoint, run_key

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import bridge, models
+from tfopt.base.annotations import notes_about
 from tfopt.base.files import output_folder, write_atomically
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.progress import Progress
@@ -18,6 +19,7 @@ from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import course_of, fitted
 from tfopt.errors import ModelError
 from tfopt.evaluate.report import Report, measured_row
+from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.run.dry_run import established_before, rehearse
 from tfopt.run.recipe import Recipe
@@ -28,7 +30,6 @@ from tfopt.stages.kernels.promise import Promise
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.write.export import Export, build
 from tfopt.training.fit import choose_augmentation, choose_loss, make_optimizer, train
-from tfopt.transfer import model_from, notes_about
 
 # How the rows before the last one are measured: as a float file, so that each shows its own step alone.
 FLOAT = Export(weights="float32", activations="float32")

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from tfopt import bridge
+from tfopt.base.annotations import remember_decay
 from tfopt.base.config import config
 from tfopt.base.keras_compat import inner, tf_keras, tfmot
 from tfopt.bridge.weights import copy_flags
@@ -17,7 +18,7 @@ from tfopt.stages.kernels.rules import choose
 from tfopt.stages.prune.wrapper import hold_zeros, masked_weights, wrap_for_pruning, zeros_held
 from tfopt.stages.stage import Stage
 from tfopt.training.freezing import BatchNorm, first_trained, last_with_weights, layers_in_order, pretrained_batchnorms
-from tfopt.training.layer_rates import as_remembered, rate_factors, remember_decay
+from tfopt.training.layer_rates import as_remembered, rate_factors
 
 HEAD = "head"
 """As `unfreeze_from`: the last layer with weights, unless the model has a layer of that name."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
-from tfopt.bridge import layers, state, weights
+from tfopt.bridge import policy, state, weights
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Call, Graph, GraphInput, Leaf, Ref, flatten, is_layer, refs_in, replay
@@ -87,7 +87,7 @@ def _check_answers(graph: Graph, answers: Classifier, classes: int | None, activ
         )
     if answers.joined is not None and classes is not None:
         raise ModelError(
-            f"The output of '{graph.name}' is put together by {layers.describe(answers.joined)}, so that no layer "
+            f"The output of '{graph.name}' is put together by {policy.describe(answers.joined)}, so that no layer "
             "alone has as many outputs as there are classes: leave out classes."
         )
     if classes == 1 and (answers.activation if activation == "same" else activation) == "softmax":
@@ -164,11 +164,11 @@ class _Builder:
                 return self.made[id(leaf)](*args, **kwargs)
             return self._first(self.calls[id(leaf)], args, kwargs)
         except ModelError as error:
-            raise ModelError(f"{layers.describe(leaf)}: {error}") from error
+            raise ModelError(f"{policy.describe(leaf)}: {error}") from error
         except Exception as error:
             shapes = [_size(part) for part in flatten(args) if hasattr(part, "shape")]
             raise ModelError(
-                f"{layers.describe(leaf)} cannot be made for inputs of {', '.join(map(str, shapes))}: "
+                f"{policy.describe(leaf)} cannot be made for inputs of {', '.join(map(str, shapes))}: "
                 f"{' '.join(str(error).split())[:300]}. Choose another input_shape, width or divisor, or change that "
                 "layer first."
             ) from error

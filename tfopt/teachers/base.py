@@ -7,10 +7,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from tfopt.base.progress import progress_bar
 from tfopt.data import Preprocessing
 from tfopt.errors import ModelError
 from tfopt.tasks.labels import Task
-from tfopt.teachers.batching import Graph, progress_bar, regrouped
+from tfopt.teachers.batching import Graph, regrouped
 from tfopt.teachers.sources import Shape
 
 OUTPUT = "output"

@@ -1,10 +1,7 @@
 """Running a teacher over many samples: one graph, batches of a good size, and progress that a person sees."""
 
 import math
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +14,6 @@ if TYPE_CHECKING:
 # Rows at once: as many as make this many bytes of input, so that what a model computes stays in fast memory.
 _BATCH_BYTES = 4 * 2**20
 _FROZEN_AT_MOST = 2**30  # bytes of weights; a graph cannot hold more than 2 GiB
-_LONG = 2.0  # seconds after which a person wants to see progress
 
 
 class Graph:
@@ -94,37 +90,3 @@ def _joined(parts: list[tuple[np.ndarray, np.ndarray | None]]) -> tuple[np.ndarr
         return parts[0]
     labels = [labels for _, labels in parts if labels is not None]
     return np.concatenate([x for x, _ in parts]), np.concatenate(labels) if labels else None
-
-
-@contextmanager
-def progress_bar(label: str, total: int, progress: Any, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the number of samples done; what takes long is seen, what does not is not.
-
-    In a terminal a bar, in a log one line at the end.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = progress.console if progress is not None else Console(file=sys.stderr, highlight=False, soft_wrap=True)
-    quiet = quiet or console.quiet
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
-    )  # fmt: skip
-    task, started, shown = bar.add_task(label, total=total), time.perf_counter(), False
-
-    def advance(count: int) -> None:
-        nonlocal shown
-        bar.advance(task, count)
-        if not shown and not quiet and console.is_terminal and time.perf_counter() - started > _LONG:
-            bar.start()
-            shown = True
-
-    try:
-        yield advance
-    finally:
-        if shown:
-            bar.stop()
-    seconds = time.perf_counter() - started
-    if not quiet and seconds > _LONG:
-        console.print(f"{label}: answers to {total:,} samples in {seconds:.0f} s", markup=False)

@@ -16,9 +16,9 @@ from uuid import uuid4
 import numpy as np
 
 from tfopt.base.files import atomic_path
+from tfopt.base.progress import progress_bar
 from tfopt.errors import DataError, OutputError
 from tfopt.teachers.base import OUTPUT, Answering
-from tfopt.teachers.batching import progress_bar
 from tfopt.teachers.precomputed import Precomputed
 
 _META = "meta.json"

@@ -1,17 +1,15 @@
 """A learning rate of its own for each layer, lower the further it is from the output (discriminative fine-tuning)."""
 
 import functools
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from tfopt.base import keras_compat
+from tfopt.base.annotations import decay_of
 from tfopt.errors import RecipeError
 from tfopt.graph.types import Graph, Leaf, Ref, is_layer, refs_in
 from tfopt.graph.walk import walk
-
-_DECAYS: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 
 
 def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
@@ -64,14 +62,9 @@ def rate_factors(model: Any, decay: float) -> list[tuple[Leaf, float]]:
     return [(leaf, decay ** far[id(leaf)]) for leaf in graph.leaves if is_layer(leaf.layer)]
 
 
-def remember_decay(model: Any, decay: float) -> None:
-    """Notes the `decay` at which `model` is to be trained by whoever makes its optimizer."""
-    _DECAYS[model] = decay
-
-
 def as_remembered(optimizer: Any, model: Any) -> Any:
     """`optimizer`, or `layer_rates` of it where `remember_decay` noted a decay for `model`."""
-    decay = _DECAYS.get(model, 1.0)
+    decay = decay_of(model)
     return optimizer if decay == 1 else layer_rates(optimizer, model, decay=decay)
 
 

@@ -1,6 +1,5 @@
 """From one task to another: features, parameters and structure of a trained model for a new one."""
 
-from tfopt.models.sources import model_from, notes_about
 from tfopt.surgery.body import feature_extractor
 from tfopt.transfer.depth_study import DepthStudy
 from tfopt.transfer.feature_transfer import FeatureTransfer
@@ -24,7 +23,5 @@ __all__ = [
     "Transferred",
     "extract_features",
     "feature_extractor",
-    "model_from",
     "new_head",
-    "notes_about",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfopt import bridge
 from tfopt.bridge import weights
-from tfopt.distillation.self_taught.average import finalize
+from tfopt.bridge.state import finalize
 from tfopt.errors import ModelError
 from tfopt.graph.lookup import named
 from tfopt.graph.types import Graph, Leaf, is_layer, refs_in

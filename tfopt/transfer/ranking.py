@@ -8,8 +8,9 @@ from typing import Any
 
 from tfopt.base.progress import Progress
 from tfopt.errors import DataError
+from tfopt.models.sources import model_from
 from tfopt.run.start import choose_preprocessing, data_for
-from tfopt.transfer import feature_extractor, model_from
+from tfopt.transfer import feature_extractor
 from tfopt.transfer.features import features_of
 from tfopt.transfer.scores import h_score, logme
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfopt.base.keras_compat import inner, package
+from tfopt.bridge.state import finalize, moved_ids
 from tfopt.distillation.learner import replicas
 from tfopt.errors import ModelError
 
@@ -82,14 +83,6 @@ class Average:
             weight.assign(tf.convert_to_tensor(mean))
 
 
-def moved_ids(model: Any) -> set[int]:
-    """The ids of the weights that training moves: trainable ones, and the moving statistics of a BatchNorm."""
-    layers = [inner(layer) for layer in model._flatten_layers()]
-    norms = [layer for layer in layers if hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")]
-    statistics = [part for norm in norms for part in (norm.moving_mean, norm.moving_variance)]
-    return {id(weight) for weight in (*model.trainable_weights, *statistics)}
-
-
 def copied(model: Any) -> Any:
     """A model like `model`, of the same Keras, with weights of its own, equal now. Raises ModelError."""
     api = package(model)
@@ -104,13 +97,6 @@ def copied(model: Any) -> Any:
             f"'{model.name}' cannot be copied: {error}. Its layers must be rebuildable from get_config()."
         ) from error
     return copy
-
-
-def finalize(model: Any) -> None:
-    """After weights were assigned: Normalization computes with a copy of its own."""
-    for layer in model._flatten_layers():
-        if hasattr(layer, "finalize_state") and layer.weights:
-            layer.finalize_state()
 
 
 def _once_for_all_replicas(change: Callable[[], None]) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 from tfopt.base import keras_compat
 from tfopt.bridge import weights
-from tfopt.bridge.layers import RENAMED, SAME_NAME, init_arguments, policy_name
+from tfopt.bridge.layers import RENAMED, init_arguments
+from tfopt.bridge.policy import policy_name
+from tfopt.bridge.twins import SAME_NAME
 from tfopt.errors import ModelError
 from tfopt.graph.types import Leaf, Ref, flatten, replay
 from tfopt.graph.walk import walk

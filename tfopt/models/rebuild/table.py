@@ -1,6 +1,6 @@
 """TensorFlow's operations as Keras layers: the one table of what `rebuilt` knows.
 
-Adding an operation means a row in `_TABLE` and one in tests/test_transfer_hub.py.
+Adding an operation means a row in `_TABLE` and one in tests/models/test_hub.py.
 """
 
 import math

@@ -1,0 +1,161 @@
+"""The tf_keras twin of each Keras 3 layer: namesakes, and builders for those that take more than a translated config.
+
+The latter are layers around layers, state kept in lookup tables, and what `keras.applications` brings for itself.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from tfopt.base import keras_compat
+from tfopt.bridge import native, policy
+from tfopt.bridge.activations import NoTwinError
+from tfopt.bridge.layers import translated
+from tfopt.graph.walk import is_model
+
+# Keras 3 layers whose namesake in tf_keras computes the same. Adding one means: name it here, state in
+# layers.py what its config calls differently, and give it a row in tests/bridge/test_layers.py.
+SAME_NAME = (
+    "Dense", "EinsumDense", "Embedding", "Identity", "Masking",
+    "Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
+    "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D",
+    "BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization",
+    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D",
+    "AveragePooling3D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
+    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D",
+    "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D",
+    "UpSampling1D", "UpSampling2D", "UpSampling3D",
+    "Flatten", "Reshape", "Permute", "RepeatVector",
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout",
+    "AlphaDropout",
+    "Activation", "ReLU", "LeakyReLU", "ELU", "PReLU", "Softmax", "ActivityRegularization",
+    "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot",
+    "SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D",
+    "MultiHeadAttention", "Attention", "AdditiveAttention",
+    "Rescaling", "Normalization", "Resizing", "CenterCrop", "Discretization", "Hashing", "HashedCrossing",
+    "CategoryEncoding", "IntegerLookup", "StringLookup", "TextVectorization",
+    "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness",
+)  # fmt: skip
+
+Made = tuple[Any, dict[str, Any]]  # a class and the arguments to make it with
+FlatTwin = Callable[[Any], Any]  # the flat tf_keras twin of a whole model
+
+
+def _recurrent(layer: Any, _: FlatTwin) -> Made:
+    cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
+    return cls, {**translated(layer, cls), **_zero_output(layer)}
+
+
+def _zero_output(layer: Any) -> dict[str, Any]:
+    # tf_keras takes it as a keyword that no signature names.
+    return {"zero_output_for_mask": True} if getattr(layer, "zero_output_for_mask", False) else {}
+
+
+def _rnn(layer: Any, flat_twin: FlatTwin) -> Made:
+    names = ("return_sequences", "return_state", "go_backwards", "stateful", "unroll")
+    config = {name: getattr(layer, name) for name in names}
+    return keras_compat.tf_keras().layers.RNN, {
+        "cell": made_twin(layer.cell, flat_twin),
+        **config,
+        **_zero_output(layer),
+    }
+
+
+def _stacked(layer: Any, flat_twin: FlatTwin) -> Made:
+    return keras_compat.tf_keras().layers.StackedRNNCells, {
+        "cells": [made_twin(cell, flat_twin) for cell in layer.cells]
+    }
+
+
+def _bidirectional(layer: Any, flat_twin: FlatTwin) -> Made:
+    # tf_keras puts "forward_" and "backward_" in front of the names itself.
+    config = {
+        "layer": made_twin(layer.forward_layer, flat_twin, name=layer.forward_layer.name.removeprefix("forward_")),
+        "backward_layer": made_twin(
+            layer.backward_layer, flat_twin, name=layer.backward_layer.name.removeprefix("backward_")
+        ),
+        "merge_mode": layer.merge_mode,
+    }
+    return keras_compat.tf_keras().layers.Bidirectional, config
+
+
+def _time_distributed(layer: Any, flat_twin: FlatTwin) -> Made:
+    inner = layer.layer
+    twin = flat_twin(inner) if is_model(inner) else made_twin(inner, flat_twin)
+    return keras_compat.tf_keras().layers.TimeDistributed, {"layer": twin}
+
+
+def _activation(layer: Any, _: FlatTwin) -> Made:
+    tf_keras = keras_compat.tf_keras()
+    if layer.get_config()["activation"] == "relu6":
+        # TF-MOT quantizes the layer ReLU(6), not the function.
+        return tf_keras.layers.ReLU, {"max_value": 6.0, "dtype": policy.float_policy(policy.policy_name(layer))}
+    return tf_keras.layers.Activation, translated(layer, tf_keras.layers.Activation)
+
+
+def _lookup(layer: Any, _: FlatTwin) -> Made:
+    cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
+    config = translated(layer, cls)
+    config.pop("dtype", None)  # of Keras 3's policy; tf_keras derives it from the mode
+    config["vocabulary"] = layer.get_vocabulary(include_special_tokens=False) or None
+    for name in ("standardize", "split"):
+        if not isinstance(config.get(name), (str, type(None))):
+            raise NoTwinError(f"tf_keras has no equal for its argument {name}, a function")
+    if config.get("output_mode") == "tf_idf":
+        raise NoTwinError("tf_keras has no equal for its argument output_mode='tf_idf'")
+    return cls, config
+
+
+def _discretization(layer: Any, _: FlatTwin) -> Made:
+    cls = keras_compat.tf_keras().layers.Discretization
+    config = translated(layer, cls)
+    config.pop("dtype", None)
+    bounds = config.get("bin_boundaries")
+    config["bin_boundaries"] = [float(bound) for bound in (layer.bin_boundaries if bounds is None else bounds)]
+    config["num_bins"] = None
+    return cls, config
+
+
+def _of_applications(cls: Callable[[], Any], *names: str) -> Callable[[Any, FlatTwin], Made]:
+    def build(layer: Any, _: FlatTwin) -> Made:
+        config = {name: layer.get_config()[name] for name in names}
+        return cls(), {**config, "dtype": policy.float_policy(policy.policy_name(layer))}
+
+    return build
+
+
+# Class in Keras 3 -> what makes its twin; each raises NoTwinError where it has none.
+BUILDERS: dict[str, Callable[[Any, FlatTwin], Made]] = {
+    **dict.fromkeys(("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _recurrent),
+    "RNN": _rnn,
+    "StackedRNNCells": _stacked,
+    "Bidirectional": _bidirectional,
+    "TimeDistributed": _time_distributed,
+    "Activation": _activation,
+    **dict.fromkeys(("IntegerLookup", "StringLookup", "TextVectorization"), _lookup),
+    "Discretization": _discretization,
+    "LayerScale": _of_applications(functools.partial(native.classes, "LayerScale"), "init_values", "projection_dim"),
+    "StochasticDepth": _of_applications(functools.partial(native.classes, "StochasticDepth"), "drop_path_rate"),
+    "CustomScaleLayer": _of_applications(functools.partial(native.classes, "ScaledAdd"), "scale"),
+}
+
+
+def keras3_twin(layer: Any, flat_twin: FlatTwin) -> Made:
+    """The tf_keras class that computes what a Keras 3 `layer` does, and the arguments to make it with.
+
+    `flat_twin` makes the twin of a model inside the layer. Raises NoTwinError where there is none, or none with this layer's arguments.
+    """
+    if not type(layer).__module__.startswith("keras.src."):
+        raise NoTwinError("a custom layer")
+    if build := twins.BUILDERS.get(type(layer).__name__):
+        return build(layer, flat_twin)
+    if type(layer).__name__ not in SAME_NAME:
+        raise NoTwinError("tf_keras has no such layer")
+    cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
+    return cls, translated(layer, cls)
+
+
+def made_twin(layer: Any, flat_twin: FlatTwin, **changes: Any) -> Any:
+    """The tf_keras layer of `keras3_twin`, under the layer's own name; for layers inside of layers."""
+    cls, config = keras3_twin(layer, flat_twin)
+    return cls(**{**config, "name": layer.name, "trainable": layer.trainable, **changes})
