@@ -93,7 +93,7 @@ def main(
     import numpy as np
 
     import tfopt
-    from tfopt.base.weight_statistics import accuracy
+    from tfopt.tasks.metrics import accuracy
 
     dataset = tfopt.load_data(data)
     keras.utils.set_random_seed(seed)

@@ -97,7 +97,7 @@ def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
 
     import tfopt
     from tfopt import bridge
-    from tfopt.tflite.write.export import Export
+    from tfopt.tflite.settings import Export
     from tfopt.tflite.write.export import build as export
 
     keras.utils.set_random_seed(SEED)

@@ -67,7 +67,7 @@ def main(model: str, data: str, teacher: tuple[str, ...]) -> None:
     from common import publish
 
     import tfopt
-    from tfopt.base.weight_statistics import wilson_interval
+    from tfopt.tasks.metrics import wilson_interval
 
     SAVED.mkdir(exist_ok=True)
     loaded = tfopt.load_data(data)

@@ -66,7 +66,7 @@ def run_one(name: str, seed: int, data: str, teacher_file: str, images: int, epo
     from resnet8 import resnet8
 
     import tfopt
-    from tfopt.base.weight_statistics import accuracy
+    from tfopt.tasks.metrics import accuracy
 
     keras.backend.clear_session()
     dataset = loaded(data)
@@ -117,7 +117,7 @@ def publish_table(kept: list[dict[str, Any]], data: str, arrays: Path, teacher: 
     import keras
     from common import publish
 
-    from tfopt.base.weight_statistics import accuracy
+    from tfopt.tasks.metrics import accuracy
 
     test = loaded(str(arrays)).test
     knows = accuracy(keras.models.load_model(teacher).predict(test.x(), batch_size=500, verbose=0), test.y())

@@ -43,7 +43,7 @@ def main(source: str, data: str, preprocess: str) -> None:
     import tfopt
     from tfopt import bridge
     from tfopt.base.keras_compat import tf_keras
-    from tfopt.run.start import data_for
+    from tfopt.data.for_model import data_for
 
     model = tfopt.load_model(source)
     loaded = data_for(model, data, preprocess=preprocess)

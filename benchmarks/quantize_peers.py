@@ -71,7 +71,8 @@ def edge_quantizer(float_file: bytes, images: Any, recipe: str, **settings: Any)
 
 def peers(model: Any, data: Any, images: Any) -> dict[str, Callable[[], bytes]]:
     """By name, what makes the file."""
-    from tfopt.tflite.write.export import Export, build
+    from tfopt.tflite.settings import Export
+    from tfopt.tflite.write.export import build
 
     float_file = build(model, Export(weights="float32", activations="float32", compact=False))[0].data
 
@@ -142,7 +143,7 @@ def keras_own(file: str, data: Any) -> tuple[float, float]:
     """(accuracy, seconds) of Keras 3's model.quantize("int8") of a model file, which makes no .tflite."""
     import keras
 
-    from tfopt.base.weight_statistics import accuracy
+    from tfopt.tasks.metrics import accuracy
 
     model = keras.models.load_model(file, compile=False)
     started = time.perf_counter()
@@ -155,7 +156,7 @@ def toolkit(python: str, model: str, images: Any, data: Any) -> list[list[str]]:
     """Rows of Model Compression Toolkit, see mct_peer.py."""
     import numpy as np
 
-    from tfopt.base.weight_statistics import accuracy
+    from tfopt.tasks.metrics import accuracy
     from tfopt.tflite.read import LiteModel
 
     with tempfile.TemporaryDirectory() as folder:

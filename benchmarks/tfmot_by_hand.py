@@ -128,8 +128,9 @@ def timed_fits() -> list[float]:
 
 def measure(job: str, model: str, source: str, epochs: tuple[int, int, int], out: Path) -> None:
     """One job in this process; its numbers go to `out` as JSON."""
-    from tfopt.base.weight_statistics import accuracy, sparsity, unique_weights
+    from tfopt.base.weight_statistics import sparsity, unique_weights
     from tfopt.data import load_data
+    from tfopt.tasks.metrics import accuracy
     from tfopt.tflite.read import LiteModel
 
     data = load_data(source)

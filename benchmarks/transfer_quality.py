@@ -27,8 +27,9 @@ def main(source: str, hub: str, data: str) -> None:
     from common import publish
 
     import tfopt
-    from tfopt.base.weight_statistics import wilson_interval
-    from tfopt.run.start import choose_preprocessing, data_for
+    from tfopt.data.for_model import data_for
+    from tfopt.tasks.metrics import wilson_interval
+    from tfopt.transfer.preprocessing import choose_preprocessing
 
     recipe = runpy.run_path(str(RECIPE))["recipe"]
     model = tfopt.load_model(source)

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from tfopt.models.hub import HubModule, hub_layer, open_hub
     from tfopt.run.born_again import BornAgain, born_again
     from tfopt.run.check import Check, check
-    from tfopt.run.optimize import Result, optimize
-    from tfopt.run.recipe import Recipe, Training
+    from tfopt.run.optimize import optimize
+    from tfopt.run.recipe import Recipe
+    from tfopt.run.result import Result
     from tfopt.search.sensitivity import Sensitivity, sensitivity
     from tfopt.stages import Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
     from tfopt.stages.fine_tune import fine_tuning
@@ -48,11 +49,13 @@ if TYPE_CHECKING:
     from tfopt.surgery.restructure import restructure
     from tfopt.teachers import Ensemble, Precomputed, Teacher
     from tfopt.tflite.read import LiteModel
-    from tfopt.tflite.write.export import Export, export_tflite
+    from tfopt.tflite.settings import Export
+    from tfopt.tflite.write.export import export_tflite
     from tfopt.training.freezing import frozen, unfrozen
     from tfopt.training.layer_rates import layer_rates
     from tfopt.training.rate_finder import LearningRates, find_learning_rate
     from tfopt.training.schedules import cosine_schedule, one_cycle_schedule
+    from tfopt.training.settings import Training
     from tfopt.transfer import (
         DepthStudy,
         FeatureTransfer,
@@ -86,7 +89,7 @@ _HOMES = {
     "Distillation": "distillation.distillation",
     "EarlyExits": "distillation.self_taught.exits",
     "Ensemble": "teachers",
-    "Export": "tflite.write.export",
+    "Export": "tflite.settings",
     "FSP": "distillation.losses",
     "FeatureTransfer": "transfer",
     "FineTune": "stages",
@@ -115,7 +118,7 @@ _HOMES = {
     "Recipe": "run.recipe",
     "RecipeError": "errors",
     "RegressionKD": "distillation.losses",
-    "Result": "run.optimize",
+    "Result": "run.result",
     "Sensitivity": "search.sensitivity",
     "SimilarityPreserving": "distillation.losses",
     "StandardizedKD": "distillation.losses",
@@ -123,7 +126,7 @@ _HOMES = {
     "Teacher": "teachers",
     "TeacherFree": "distillation.losses",
     "TfoptError": "errors",
-    "Training": "run.recipe",
+    "Training": "training.settings",
     "TransferredWeights": "transfer.weight_report",
     "VID": "distillation.losses",
     "born_again": "run.born_again",

@@ -7,6 +7,7 @@ import pytest
 
 from tfopt.base import weight_statistics
 from tfopt.errors import DataError, ModelError
+from tfopt.tasks import metrics
 
 
 def test_sparsity_counts_exact_zeros_of_both_signs() -> None:
@@ -69,73 +70,73 @@ SCORES = [[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.4, 0.5, 0.1]]
 
 @pytest.mark.parametrize("labels", [[1, 0, 0, 0], [[1], [0], [0], [0]], np.eye(3)[[1, 0, 0, 0]]])
 def test_accuracy_takes_every_kind_of_label(labels: list) -> None:
-    assert weight_statistics.accuracy(SCORES, labels) == 0.5
+    assert metrics.accuracy(SCORES, labels) == 0.5
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1)])
 @pytest.mark.parametrize("label_shape", [(4,), (4, 1)])
 def test_accuracy_of_a_sigmoid(shape: tuple[int, ...], label_shape: tuple[int, ...]) -> None:
     probabilities = np.array([0.9, 0.5, 0.6, 0.1]).reshape(shape)  # 0.5 itself is class 0
-    assert weight_statistics.accuracy(probabilities, np.array([1, 0, 0, 1]).reshape(label_shape)) == 0.5
+    assert metrics.accuracy(probabilities, np.array([1, 0, 0, 1]).reshape(label_shape)) == 0.5
 
 
 def test_accuracy_of_pixels() -> None:
     scores = np.eye(3)[[[0, 1], [2, 2]]]  # (2, 2, 3)
-    assert weight_statistics.accuracy(scores, [[0, 1], [2, 0]]) == 0.75
+    assert metrics.accuracy(scores, [[0, 1], [2, 0]]) == 0.75
 
 
 @pytest.mark.parametrize("labels", [[0, 1], np.zeros((4, 2)), [[0, 1, 2, 0]]])
 def test_accuracy_refuses_labels_that_do_not_fit(labels: list) -> None:
     with pytest.raises(DataError, match=r"\(4, 3\)"):
-        weight_statistics.accuracy(SCORES, labels)
+        metrics.accuracy(SCORES, labels)
 
 
 def test_nan_is_not_scored() -> None:
     with pytest.raises(DataError, match="1 of 2 predictions are NaN"):
-        weight_statistics.metrics_for("classification", [[np.nan, 0.5]], [0])
+        metrics.metrics_for("classification", [[np.nan, 0.5]], [0])
 
 
 def test_binary_accuracy_counts_each_label() -> None:
-    assert weight_statistics.binary_accuracy([[0.9, 0.2, 0.6], [0.4, 0.5, 0.51]], [[1, 0, 0], [1, 0, 1]]) == 4 / 6
+    assert metrics.binary_accuracy([[0.9, 0.2, 0.6], [0.4, 0.5, 0.51]], [[1, 0, 0], [1, 0, 1]]) == 4 / 6
 
 
 def test_errors_of_a_regression_never_broadcast() -> None:
     predictions, labels = np.array([[1.0], [2.0], [5.0]]), np.array([1.0, 4.0, 4.0])
-    assert weight_statistics.mean_squared_error(predictions, labels) == pytest.approx(5 / 3)
-    assert weight_statistics.mean_absolute_error(predictions, labels) == pytest.approx(1.0)
+    assert metrics.mean_squared_error(predictions, labels) == pytest.approx(5 / 3)
+    assert metrics.mean_absolute_error(predictions, labels) == pytest.approx(1.0)
     with pytest.raises(DataError, match="do not fit"):
-        weight_statistics.mean_squared_error(np.zeros((3, 1)), np.zeros((1, 3)))
+        metrics.mean_squared_error(np.zeros((3, 1)), np.zeros((1, 3)))
 
 
 @pytest.mark.parametrize(("k", "expected"), [(1, 0.25), (2, 0.75), (3, 1.0)])
 def test_top_k_accuracy(k: int, expected: float) -> None:
-    assert weight_statistics.top_k_accuracy(SCORES, [1, 1, 0, 0], k) == expected
+    assert metrics.top_k_accuracy(SCORES, [1, 1, 0, 0], k) == expected
 
 
 def test_top_k_accuracy_refuses_unknown_classes() -> None:
     with pytest.raises(DataError, match="from 0 to 2; got 0 to 3"):
-        weight_statistics.top_k_accuracy(SCORES, [0, 1, 2, 3])
+        metrics.top_k_accuracy(SCORES, [0, 1, 2, 3])
 
 
 def test_agreement() -> None:
     other = [[0, 2, 1], [9, 0, 0], [7, 0, 0], [0, 0, 1]]
-    assert weight_statistics.agreement(SCORES, other) == 0.5
-    assert weight_statistics.agreement([0.9, 0.1], [0.6, 0.6]) == 0.5
+    assert metrics.agreement(SCORES, other) == 0.5
+    assert metrics.agreement([0.9, 0.1], [0.6, 0.6]) == 0.5
 
 
 def test_metrics_for_names_the_metrics_of_a_task() -> None:
-    assert weight_statistics.metrics_for("classification", SCORES, [1, 0, 2, 1]) == {"accuracy": 1.0}
-    assert weight_statistics.metrics_for("multilabel", [[0.9, 0.9]], [[1, 0]]) == {"binary_accuracy": 0.5}
-    assert weight_statistics.metrics_for("regression", [1.0, 2.0], [3.0, 2.0]) == {"mse": 2.0, "mae": 1.0}
+    assert metrics.metrics_for("classification", SCORES, [1, 0, 2, 1]) == {"accuracy": 1.0}
+    assert metrics.metrics_for("multilabel", [[0.9, 0.9]], [[1, 0]]) == {"binary_accuracy": 0.5}
+    assert metrics.metrics_for("regression", [1.0, 2.0], [3.0, 2.0]) == {"mse": 2.0, "mae": 1.0}
     with pytest.raises(DataError, match="classification, multilabel, regression"):
-        weight_statistics.metrics_for("clustering", SCORES, [1])
+        metrics.metrics_for("clustering", SCORES, [1])
 
 
 def test_wilson_interval() -> None:
     # Newcombe 1998, Statistics in Medicine 17, table I, method 3.
-    assert weight_statistics.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert weight_statistics.wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
-    assert weight_statistics.wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-    assert weight_statistics.wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+    assert metrics.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert metrics.wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert metrics.wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert metrics.wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
     with pytest.raises(DataError):
-        weight_statistics.wilson_interval(3, 2)
+        metrics.wilson_interval(3, 2)

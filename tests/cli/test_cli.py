@@ -14,6 +14,7 @@ import tfopt
 from tfopt import cli
 from tfopt.base.keras_compat import tf_keras
 from tfopt.cli.running import load_recipe
+from tfopt.tflite.settings import Export
 from tfopt.tflite.write import export
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -165,7 +166,7 @@ def test_interrupted(files, tmp_path, monkeypatch):
 
 def test_broken_promise_is_exit_code_1(files, tmp_path, monkeypatch):
     convert = export.convert
-    float_only = export.Export(weights="float32", activations="float32")
+    float_only = Export(weights="float32", activations="float32")
     monkeypatch.setattr(export, "convert", lambda model, settings, data=None: convert(model, float_only))
     done = small_run(files, "--out", tmp_path / "out", "--quiet", "--epochs-factor", 0.1)
     failed(done, 1, "int8", "float")

@@ -772,7 +772,7 @@ def test_generations_and_interruption(images, tmp_path, monkeypatch):
     """What an interrupted run leaves is taken up, and the result is that of a run in one go."""
     import keras
 
-    from tfopt.run.recipe import Training
+    from tfopt.training.settings import Training
 
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]

@@ -7,7 +7,8 @@ import pytest
 
 import tfopt
 from tfopt.evaluate.report import Report, Row, measured_row
-from tfopt.tflite.write.export import Export, build
+from tfopt.tflite.settings import Export
+from tfopt.tflite.write.export import build
 
 ROWS = [
     Row(

@@ -12,8 +12,10 @@ import tfopt
 from tfopt import models
 from tfopt.base import keras_compat
 from tfopt.base.keras_compat import tf_keras
+from tfopt.data import for_model
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
-from tfopt.run import optimize, start
+from tfopt.run import optimize
+from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write import export
 
 FILES = ["data.json", "labels.txt", "model.keras", "model.tflite", "recipe.json", "report.json"]
@@ -482,7 +484,7 @@ def test_a_float_file_where_int8_was_promised_is_refused(monkeypatch):
     import keras
 
     convert = export.convert
-    monkeypatch.setattr(export, "convert", lambda model, settings, data=None: convert(model, optimize.FLOAT))
+    monkeypatch.setattr(export, "convert", lambda model, settings, data=None: convert(model, FLOAT))
     with pytest.raises(PromiseError, match=r"tensors of the \.tflite are float: .+"):
         tfopt.optimize(dense_net(keras), tfopt.Recipe(stages=()), blobs(), quiet=True)
 
@@ -668,10 +670,10 @@ def test_folder_that_is_not_there(no_fit, tmp_path):
 
 def test_images_of_another_size_are_brought_to_the_models(tmp_path):
     model = photo_net()
-    data = start.data_for(model, str(image_folder(tmp_path / "photos")))
+    data = for_model.data_for(model, str(image_folder(tmp_path / "photos")))
     assert data.input_shape == (8, 8, 3)
     wider = tf_keras().Sequential([tf_keras().Input((5, 7, 1)), tf_keras().layers.Flatten()])
-    resized = start.data_for(wider, tmp_path / "photos", preprocess="unit", limit=3)
+    resized = for_model.data_for(wider, tmp_path / "photos", preprocess="unit", limit=3)
     assert resized.input_shape == (5, 7, 1)
     assert len(resized.train) == 3
     assert 0.1 < resized.train.x().max() <= 1

@@ -8,9 +8,10 @@ import pytest
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.losses import FitNets, Hinton
 from tfopt.errors import RecipeError
-from tfopt.run.recipe import Recipe, Training
+from tfopt.run.recipe import Recipe
 from tfopt.stages import STAGES, Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
-from tfopt.tflite.write.export import Export
+from tfopt.tflite.settings import Export
+from tfopt.training.settings import Training
 
 EVERYTHING = Recipe(
     name="everything",

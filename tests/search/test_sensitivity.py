@@ -10,7 +10,8 @@ import pytest
 import tfopt
 from tfopt import bridge
 from tfopt.errors import PromiseError, RecipeError
-from tfopt.search.sensitivity import sensitivity, within_budget
+from tfopt.search.bits import within_budget
+from tfopt.search.sensitivity import sensitivity
 from tfopt.stages import PostTraining, Quantize
 from tfopt.stages.budget import Budget
 

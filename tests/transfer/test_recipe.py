@@ -256,7 +256,7 @@ def test_a_saved_model_as_source(source, data, tmp_path):
 
 
 def test_images_that_the_source_does_not_take_are_fed_as_they_were(source):
-    from tfopt.run.start import choose_preprocessing
+    from tfopt.transfer.preprocessing import choose_preprocessing
 
     images = np.zeros((60, 6, 6, 1), np.uint8)
     for given in (tfopt.load_data((images, np.arange(60) % 2)), tfopt.load_data("digits")):
@@ -266,7 +266,7 @@ def test_images_that_the_source_does_not_take_are_fed_as_they_were(source):
 
 
 def test_images_are_fed_as_the_features_say_most():
-    from tfopt.run.start import choose_preprocessing
+    from tfopt.transfer.preprocessing import choose_preprocessing
 
     layers = keras.layers
     # A feature is the mean pixel less 0.4, cut at 0 and at 0.3: alive for pixels of 0..1, always one end for others.

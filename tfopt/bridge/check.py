@@ -30,9 +30,9 @@ def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, pla
     Both run in inference mode on 2 seeded samples (see `samples.sample_batch`); they may differ by 1e-4 of
     max(1, largest output). Where an output is squashed (softmax, sigmoid), what goes into that layer is compared
     as well: 1e-4 of a probability says little. `twins` maps flat names to the layers of `other`, to find the
-    first layer that differs, and `plans_of` gives their plans. Where each layer by itself is equal, yet the outputs are not, because `model`
-    itself answers so to rounding errors, a warning says so; a model that is random even in inference is compared
-    layer by layer only.
+    first layer that differs, and `plans_of` gives their plans. Where each layer by itself is equal, yet the outputs
+    are not, because `model` itself answers so to rounding errors, a warning says so; a model that is random even in
+    inference is compared layer by layer only.
     """
     batch = sample_batch(graph)
     expected, got = run(model, batch), run(other, batch)

@@ -143,11 +143,12 @@ BUILDERS: dict[str, Callable[[Any, FlatTwin], Made]] = {
 def keras3_twin(layer: Any, flat_twin: FlatTwin) -> Made:
     """The tf_keras class that computes what a Keras 3 `layer` does, and the arguments to make it with.
 
-    `flat_twin` makes the twin of a model inside the layer. Raises NoTwinError where there is none, or none with this layer's arguments.
+    `flat_twin` makes the twin of a model inside the layer. Raises NoTwinError where there is none, or none with this
+    layer's arguments.
     """
     if not type(layer).__module__.startswith("keras.src."):
         raise NoTwinError("a custom layer")
-    if build := twins.BUILDERS.get(type(layer).__name__):
+    if build := BUILDERS.get(type(layer).__name__):
         return build(layer, flat_twin)
     if type(layer).__name__ not in SAME_NAME:
         raise NoTwinError("tf_keras has no such layer")

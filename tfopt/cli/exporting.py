@@ -11,7 +11,7 @@ from tfopt.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from tfopt.tflite.prove.types import Contents
-    from tfopt.tflite.write.export import Export
+    from tfopt.tflite.settings import Export
 
 # Samples that show whether all operators have integer forms, before many are run for the ranges.
 TRIED = 2
@@ -84,7 +84,7 @@ def export(
 
     Exit code 1 when the file would not hold what was asked for; then nothing is written.
     """
-    from tfopt.tflite.write.export import Export
+    from tfopt.tflite.settings import Export
 
     integers = asked["weights"] in ("int8", "int4") and not asked["weight_only"]
     asked["activations"] = asked["activations"] or ("int8" if integers else "float32")
@@ -113,15 +113,15 @@ def export_file(
     limit: int | None = None,
     allow_unsafe: bool = False,
 ) -> tuple["Contents", list[str]]:
-    """Convert the model file `model` and write `out`; what it holds, and notes. See `tfopt.tflite.write.export.build`."""
+    """Convert the model file `model` and write `out`; what it holds, and notes. See `export.build`."""
     import dataclasses
 
     from tfopt.base.stderr import load_tensorflow_quietly
 
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
+    from tfopt.data.for_model import data_for
     from tfopt.models import load_model
-    from tfopt.run.start import data_for
     from tfopt.tflite.prove.types import contents
     from tfopt.tflite.write.export import build
 

@@ -44,8 +44,8 @@ def sensitivity(
 
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
+    from tfopt.data.for_model import data_for
     from tfopt.models import load_model
-    from tfopt.run.start import data_for
     from tfopt.search import sensitivity
 
     loaded = load_model(model, allow_unsafe=allow_unsafe)

@@ -140,10 +140,11 @@ def _run(
     from tfopt.base.files import prepare_folder
     from tfopt.base.progress import Progress
     from tfopt.data import load_data
+    from tfopt.data.for_model import data_for
     from tfopt.models.sources import model_from
     from tfopt.run.optimize import optimize
-    from tfopt.run.start import choose_preprocessing, data_for
     from tfopt.teachers.load import load_teacher
+    from tfopt.transfer.preprocessing import choose_preprocessing
 
     if data and not model:
         raise RecipeError("--data needs --model: the default model knows the built-in digits only.")

@@ -2,8 +2,9 @@
 
 from tfopt.data.augmentation import Augmentation
 from tfopt.data.check import fit_to_model
-from tfopt.data.dataset import Dataset, Split
+from tfopt.data.dataset import Dataset
 from tfopt.data.load import load_data
 from tfopt.data.preprocessing import Preprocessing
+from tfopt.data.samples import Split
 
 __all__ = ["Augmentation", "Dataset", "Preprocessing", "Split", "fit_to_model", "load_data"]

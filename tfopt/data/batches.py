@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from tfopt.data.augmentation import Augmentation
-    from tfopt.data.dataset import Split
+    from tfopt.data.samples import Split
 
 
 # Keeps the random numbers of augmentation apart from those of the order.

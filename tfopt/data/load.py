@@ -18,11 +18,12 @@ from tfopt.data.arrays import (
     tf_data_notes,
 )
 from tfopt.data.check import check_pair, check_same_inputs
-from tfopt.data.dataset import Dataset, Split
+from tfopt.data.dataset import Dataset
 from tfopt.data.folder import read_folder
 from tfopt.data.images import convert_images, read_images
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
+from tfopt.data.samples import Split
 from tfopt.data.split import NAMES, Plan, plan
 from tfopt.errors import DataError
 from tfopt.tasks.labels import groups_of, understand

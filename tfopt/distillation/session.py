@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.base.weight_statistics import metrics_for
 from tfopt.data import Augmentation, Dataset
 from tfopt.data.batches import Views, view_inputs
 from tfopt.distillation.distillation import Distillation
@@ -15,9 +14,10 @@ from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherCourse
 from tfopt.distillation.targets import ASKED_AT_ONCE, LESSON, LOOK
 from tfopt.errors import RecipeError
+from tfopt.tasks.metrics import metrics_for
 from tfopt.teachers.base import Answering
 from tfopt.teachers.cache import Answers
-from tfopt.teachers.teacher import as_teacher
+from tfopt.teachers.coerce import as_teacher
 
 # Answers of all views that are kept in memory at most; beyond that the teacher is asked at every step.
 MEMORY = 2 * 2**30

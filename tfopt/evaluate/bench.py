@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from tfopt import models
-from tfopt.base.weight_statistics import metrics_for
+from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
-from tfopt.run.optimize import FLOAT
-from tfopt.run.start import data_for
+from tfopt.tasks.metrics import metrics_for
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build
 
 ROUNDS, RUNS = 5, 50

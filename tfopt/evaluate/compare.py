@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from tfopt.base.weight_statistics import agreement, metrics_for
+from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of
-from tfopt.run.start import data_for
+from tfopt.tasks.metrics import agreement, metrics_for
 from tfopt.tflite.read import Latency, LiteModel
 
 ROUNDS = 5

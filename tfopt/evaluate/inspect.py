@@ -8,9 +8,9 @@ import numpy as np
 
 from tfopt import models
 from tfopt.base.weight_statistics import deflated_bytes, entropy_bits, sparsity, unique_weights
-from tfopt.evaluate.report import bias_tensors
 from tfopt.tflite.prove.types import port_in_words
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read.parameters import bias_tensors
 
 
 @dataclass(frozen=True)

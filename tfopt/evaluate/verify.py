@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge, models
-from tfopt.base.weight_statistics import agreement, decibels, metrics_for, wilson_interval
+from tfopt.base.weight_statistics import decibels
 from tfopt.data import Dataset
+from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
-from tfopt.run.optimize import FLOAT
-from tfopt.run.start import data_for
+from tfopt.tasks.metrics import agreement, metrics_for, wilson_interval
 from tfopt.tflite.read import LiteModel, Op
 from tfopt.tflite.read.layer_names import LayerNames
+from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.converter import convert
 
 # Test samples whose values in every layer are compared.

@@ -12,7 +12,6 @@ import numpy as np
 from tfopt import bridge
 from tfopt.base.keras_compat import package, tf_keras
 from tfopt.base.progress import Progress
-from tfopt.base.weight_statistics import metrics_for
 from tfopt.bridge.state import finalize, moved_ids
 from tfopt.data import fit_to_model, load_data
 from tfopt.data.dataset import Dataset
@@ -20,10 +19,13 @@ from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import Course, fitted
 from tfopt.errors import ModelError, RecipeError
 from tfopt.run.checkpoint import Checkpoint, run_key
-from tfopt.run.recipe import Training
 from tfopt.surgery.reinitialize import fresh as renewed
-from tfopt.teachers.teacher import as_teacher
-from tfopt.training.fit import choose_augmentation, choose_loss, train
+from tfopt.tasks.loss import choose_loss
+from tfopt.tasks.metrics import metrics_for
+from tfopt.teachers.coerce import as_teacher
+from tfopt.training.augmentation import choose_augmentation
+from tfopt.training.fit import train
+from tfopt.training.settings import Training
 
 # Keeps the random numbers of initial weights apart from others with the same seed.
 WEIGHTS = 3

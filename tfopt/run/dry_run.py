@@ -7,7 +7,7 @@ import numpy as np
 from tfopt.errors import RecipeError
 from tfopt.graph.taps import shapes
 from tfopt.run.recipe import Recipe
-from tfopt.search.sensitivity import smallest
+from tfopt.search.bits import smallest
 from tfopt.stages import Stage
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.write.export import build

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.data import Dataset
-from tfopt.data.dataset import Split
+from tfopt.data.samples import Split
 
 
 def digits_model(

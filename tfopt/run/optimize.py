@@ -1,20 +1,17 @@
 """optimize: the one loop from a trained model to a verified, smaller file."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfopt import bridge, models
+from tfopt import bridge
 from tfopt.base.annotations import notes_about
-from tfopt.base.files import output_folder, write_atomically
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.progress import Progress
-from tfopt.base.weight_statistics import agreement
-from tfopt.data import Dataset, fit_to_model
+from tfopt.data import fit_to_model
+from tfopt.data.for_model import data_for
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import course_of, fitted
 from tfopt.errors import ModelError
@@ -23,59 +20,21 @@ from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.run.dry_run import established_before, rehearse
 from tfopt.run.recipe import Recipe
-from tfopt.run.start import data_for, judge_from, transferred
-from tfopt.search.sensitivity import within_budget
+from tfopt.run.result import Result, _described
+from tfopt.run.start import judge_from, transferred
+from tfopt.search.bits import within_budget
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
+from tfopt.tasks.loss import choose_loss
+from tfopt.tasks.metrics import agreement
 from tfopt.tflite.read import LiteModel
-from tfopt.tflite.write.export import Export, build
-from tfopt.training.fit import choose_augmentation, choose_loss, make_optimizer, train
+from tfopt.tflite.settings import FLOAT, Export
+from tfopt.tflite.write.export import build
+from tfopt.training.augmentation import choose_augmentation
+from tfopt.training.fit import make_optimizer, train
 
-# How the rows before the last one are measured: as a float file, so that each shows its own step alone.
-FLOAT = Export(weights="float32", activations="float32")
 # Training inputs that are offered to a stage's `calibrate`.
 CALIBRATION_SAMPLES = 512
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `optimize` returns.
-
-    Attributes:
-        model: the compressed model, in the kind of Keras that came in; its kernels hold the values of the file.
-        lite: the `.tflite`.
-        report: a row per step.
-        recipe: as it was carried out.
-        data: what the data set was and what the model is fed, in words.
-        files: what else there is to save, by name.
-    """
-
-    model: Any
-    lite: LiteModel
-    report: Report
-    recipe: Recipe
-    data: dict[str, Any]
-    files: Mapping[str, bytes] = field(default_factory=dict)
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write `model.tflite`, `model.keras`, `recipe.json`, `report.json` and `data.json` into `folder`.
-
-        And `labels.txt`, one class name in a line in the order of the outputs, where the classes have names.
-
-        All or nothing: the folder appears when everything in it is written. Raises `OutputError` when it
-        exists (unless `overwrite`) or cannot be written.
-        """
-        with output_folder(folder, overwrite=overwrite) as new:
-            write_atomically(new / "model.tflite", self.lite.data)
-            models.save_model(self.model, new / "model.keras")
-            write_atomically(new / "recipe.json", self.recipe.to_json())
-            write_atomically(new / "report.json", self.report.to_json())
-            write_atomically(new / "data.json", json.dumps(self.data, indent=2) + "\n")
-            if names := self.data["class_names"]:
-                write_atomically(new / "labels.txt", "\n".join(names) + "\n")
-            for name, content in self.files.items():
-                write_atomically(new / name, content)
-        return Path(folder)
 
 
 def optimize(
@@ -324,14 +283,3 @@ def _require_one_input_and_output(model: Any) -> None:
             f"optimize trains models with one input and one output; '{model.name}' has {len(model.inputs)} and "
             f"{len(model.outputs)}. Use the stages by hand with your own fit: stage.apply, fit, stage.strip."
         )
-
-
-def _described(data: Dataset) -> dict[str, Any]:
-    """What whoever runs the file needs to know of the data."""
-    return {
-        "description": data.describe(),
-        "input_shape": list(data.input_shape),
-        "preprocessing": data.preprocessing.to_dict(),
-        "class_names": list(data.class_names) if data.class_names else None,
-        "fingerprint": data.fingerprint,
-    }

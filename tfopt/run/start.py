@@ -2,75 +2,20 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tfopt.base.progress import Progress
-from tfopt.data import Dataset, Preprocessing, load_data
-from tfopt.data.preprocessing import NAMED
+from tfopt.data import Dataset
 from tfopt.errors import ModelError
 from tfopt.run.recipe import Recipe
-from tfopt.training.fit import choose_augmentation
-from tfopt.transfer import FeatureTransfer, Transferred, feature_extractor
-from tfopt.transfer.scores import logme
+from tfopt.training.augmentation import choose_augmentation
+from tfopt.transfer import FeatureTransfer, Transferred
 
-# Training images that preprocessing is chosen by.
-LOOKED_AT = 500
 JUDGE_EPOCHS = 20
-
-
-def data_for(
-    model: Any,
-    source: Any,
-    *,
-    preprocess: str | None = None,
-    limit: int | None = None,
-    input_shape: Sequence[int] | None = None,
-) -> Dataset:
-    """`load_data(source)` with images brought to the size and colours that `model` expects.
-
-    `model` is a Keras model or a `LiteModel`; `preprocess` the name of a `Preprocessing` ("raw", "unit",
-    "symmetric"); `limit` the most samples in each part; `input_shape` what is wanted instead of the model's own.
-    """
-    if isinstance(source, Dataset):
-        return source
-    shape = tuple(input_shape or tuple(model.inputs[0].shape)[1:])
-    is_folder = isinstance(source, str | Path) and Path(source).is_dir()
-    if not is_folder or len(shape) != 3:
-        named = Preprocessing.named(preprocess) if preprocess else None
-        return load_data(source, preprocessing=named, limit=limit)
-    size = (shape[0], shape[1]) if shape[0] and shape[1] else None
-    colors: dict[int, Literal["rgb", "grayscale"]] = {1: "grayscale", 3: "rgb"}
-    color = colors.get(shape[2])
-    return load_data(
-        source, preprocessing=Preprocessing.named(preprocess or "raw"), size=size, color=color, limit=limit
-    )
-
-
-def choose_preprocessing(source: Any, data: Dataset, input_shape: Sequence[int] | None) -> tuple[Dataset, list[str]]:
-    """`data` fed as `source` was most likely trained, and what to say about that.
-
-    Of the named kinds of preprocessing, the one with the features that say most about the labels, by LogME of some
-    training images. Only for images of 8 bits that are fed as they are and that `source` takes; nothing is changed for
-    others.
-    """
-    if data.train.inputs.dtype != np.uint8 or len(data.input_shape) != 3 or data.preprocessing.scale != 1:
-        return data, []
-    extractor = feature_extractor(source, input_shape=input_shape)
-    if any(size not in (None, given) for size, given in zip(extractor.input_shape[1:], data.input_shape, strict=True)):
-        return data, []
-    chosen = np.random.default_rng(0).permutation(len(data.train))[:LOOKED_AT]
-    ways = {name: data.fed_as(name) for name in NAMED}
-    scores = {
-        name: logme(extractor.predict(way.train.x(chosen), verbose=0), way.train.y(chosen))
-        for name, way in ways.items()
-    }
-    best = max(scores, key=lambda name: scores[name])
-    told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
-    return ways[best], [f"images are fed as '{best}', for the highest LogME of the features of {len(chosen)}: {told}"]
 
 
 def judge_from(source: Any, data: Dataset) -> Callable[[np.ndarray], np.ndarray] | None:

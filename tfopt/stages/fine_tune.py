@@ -13,7 +13,7 @@ from tfopt.base.config import config
 from tfopt.base.keras_compat import inner, tf_keras, tfmot
 from tfopt.bridge.weights import copy_flags
 from tfopt.errors import RecipeError
-from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.choice import Decision
 from tfopt.stages.kernels.rules import choose
 from tfopt.stages.prune.wrapper import hold_zeros, masked_weights, wrap_for_pruning, zeros_held
 from tfopt.stages.stage import Stage

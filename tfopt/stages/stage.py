@@ -13,10 +13,10 @@ from tfopt.base.config import config
 from tfopt.base.keras_compat import inner, wrappers_by_name
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages.budget import Budget
-from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.choice import Decision
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.kernels.rules import Rule
-from tfopt.stages.kernels.table import has_kernel, named_kernel
+from tfopt.stages.kernels.table import named_kernel
 
 
 @config
@@ -164,8 +164,3 @@ class Stage(ABC):
 
     def _advice(self) -> str:
         return "Train longer, or lower the target."
-
-
-def kernel_layers(model: Any) -> list[Any]:
-    """The layers of a plain, flat tf_keras model that have a kernel."""
-    return [layer for layer in model.layers if has_kernel(layer)]

@@ -10,7 +10,6 @@ from tfopt.errors import ModelError
 from tfopt.graph.lookup import named
 from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, refs_in, replay
 from tfopt.graph.walk import walk
-from tfopt.models.sources import model_from
 from tfopt.surgery.classifier import classifier
 
 Pooling = Literal["auto", "average", "max", "flatten"]
@@ -42,34 +41,6 @@ class Body:
         """In words."""
         behind = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
         return f"features: {self.width} values from '{self.source}'{behind}"
-
-
-def feature_extractor(
-    source: Any,
-    *,
-    layer: str | None = None,
-    pooling: Pooling = "auto",
-    input_shape: Sequence[int] | None = None,
-) -> Any:
-    """A new model from the inputs of `source` to features (batch, width), of the same Keras.
-
-    Args:
-        source: a Keras 3 or tf_keras model, the path of a model file or SavedModel, or a TF-Hub handle. It is not
-            changed; nested models come back flat.
-        layer: the layer whose output is taken, by its name or its path in a nested model. None takes what the
-            classifier is fed: a Dense layer or a convolution of 1x1 behind which nothing has weights, unless it ends in
-            an activation of inner layers, such as ReLU. A model without one, such as those of `keras.applications`
-            with include_top=False, is used to its end.
-        pooling: brings (batch, ..., channels) to (batch, width): "average" or "max" over all positions, "flatten"
-            keeps them; "auto" averages where there is more than one position.
-        input_shape: of one sample, where it should be another than the model's, (96, 96, 3) for example. The
-            weights stay, so a layer that depends on the size is refused.
-
-    Raises:
-        ModelError: a layer that is not there, several outputs, or a size that the layers do not take.
-    """
-    body = body_of(model_from(source), layer=layer, pooling=pooling, input_shape=input_shape)
-    return body.package.Model(body.inputs, body.features, name="feature_extractor")
 
 
 def body_of(

@@ -13,8 +13,8 @@ from tfopt.tasks.labels import Task
 from tfopt.tasks.responses import FLOOR, log_probabilities
 from tfopt.teachers.base import OUTPUT, Answering
 from tfopt.teachers.class_names import distinct, unknown_class
+from tfopt.teachers.coerce import as_teacher
 from tfopt.teachers.precomputed import Precomputed
-from tfopt.teachers.teacher import as_teacher
 
 _NEAR_ONE = 2.0**-24  # half the distance from 1 to the float32 below it
 

@@ -204,23 +204,5 @@ class Teacher(Answering):
         return None if wanted is None else list(wanted)
 
 
-def as_teacher(what: Any) -> Answering:
-    """`what` itself where it is a teacher; a `Teacher` of anything that one can be made of.
-
-    A list or tuple becomes an `Ensemble`, a NumPy array `Precomputed` outputs.
-    """
-    if isinstance(what, Answering):
-        return what
-    if isinstance(what, np.ndarray):
-        from tfopt.teachers.precomputed import Precomputed
-
-        return Precomputed(what)
-    if isinstance(what, list | tuple):
-        from tfopt.teachers.ensemble import Ensemble
-
-        return Ensemble(what)
-    return Teacher(what)
-
-
 def _as_preprocessing(given: Preprocessing | str) -> Preprocessing:
     return Preprocessing.named(given) if isinstance(given, str) else given

@@ -1,9 +1,8 @@
 """From one task to another: features, parameters and structure of a trained model for a new one."""
 
-from tfopt.surgery.body import feature_extractor
 from tfopt.transfer.depth_study import DepthStudy
 from tfopt.transfer.feature_transfer import FeatureTransfer
-from tfopt.transfer.features import extract_features
+from tfopt.transfer.features import extract_features, feature_extractor
 from tfopt.transfer.head import Head, new_head
 from tfopt.transfer.parameter_transfer import ParameterTransfer
 from tfopt.transfer.structure_transfer import StructureTransfer

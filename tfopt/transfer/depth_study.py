@@ -20,12 +20,12 @@ from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.base.config import config
 from tfopt.base.files import atomic_path
-from tfopt.base.weight_statistics import accuracy
 from tfopt.data import Augmentation, Dataset
 from tfopt.errors import DataError, ModelError
 from tfopt.models.sources import model_from
+from tfopt.tasks.loss import loss_for
+from tfopt.tasks.metrics import accuracy
 from tfopt.training.freezing import frozen, layers_in_order
-from tfopt.transfer.head import loss_for
 from tfopt.transfer.parameters import transfer_weights
 from tfopt.transfer.transfer import Augment, Transfer, Transferred
 

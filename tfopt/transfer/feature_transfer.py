@@ -14,8 +14,10 @@ from tfopt.data import Dataset, fit_to_model
 from tfopt.errors import RecipeError
 from tfopt.models.sources import model_from
 from tfopt.surgery.body import Body, Pooling, body_of
+from tfopt.tasks.loss import loss_for
+from tfopt.tasks.outputs import ACTIVATIONS, outputs_for
 from tfopt.transfer.features import features_of
-from tfopt.transfer.head import ACTIVATIONS, Head, loss_for, outputs_for, with_head
+from tfopt.transfer.head import Head, with_head
 from tfopt.transfer.transfer import Augment, Transfer, Transferred
 
 ROWS_AT_ONCE = 2**14

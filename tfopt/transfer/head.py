@@ -1,37 +1,14 @@
 """A new head on a trained body: what a model for another task begins with."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from tfopt.base import keras_compat
 from tfopt.base.config import config
-from tfopt.data import Dataset
 from tfopt.errors import ModelError
 from tfopt.models.sources import model_from
 from tfopt.surgery.body import Body, body_of
-from tfopt.tasks.labels import Task
-
-ACTIVATIONS: dict[Task, str] = {"classification": "softmax", "multilabel": "sigmoid", "regression": "linear"}
-"""What an output layer ends in, by task."""
-
-
-def outputs_for(data: Dataset) -> int:
-    """How many outputs a model for the task of `data` has."""
-    return data.num_classes or math.prod(data.train.labels.shape[1:])
-
-
-def loss_for(data: Dataset, *, logits: bool) -> Any:
-    """The tf_keras loss for the labels of `data` and outputs that are `logits`, else probabilities or values."""
-    losses = keras_compat.tf_keras().losses
-    if data.task == "regression":
-        return losses.MeanSquaredError()
-    if data.task == "multilabel":
-        return losses.BinaryCrossentropy(from_logits=logits)
-    sparse = losses.SparseCategoricalCrossentropy if data.labels == "sparse" else losses.CategoricalCrossentropy
-    return sparse(from_logits=logits)
 
 
 @config

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tfopt.base.progress import Progress
+from tfopt.data.for_model import data_for
 from tfopt.errors import DataError
 from tfopt.models.sources import model_from
-from tfopt.run.start import choose_preprocessing, data_for
 from tfopt.transfer import feature_extractor
 from tfopt.transfer.features import features_of
+from tfopt.transfer.preprocessing import choose_preprocessing
 from tfopt.transfer.scores import h_score, logme
 
 

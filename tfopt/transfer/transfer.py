@@ -12,7 +12,7 @@ from pydantic import Field, PositiveInt
 from tfopt.base.config import config
 from tfopt.data import Augmentation, Dataset
 from tfopt.surgery.restructure import restructure
-from tfopt.transfer.head import ACTIVATIONS, outputs_for
+from tfopt.tasks.outputs import ACTIVATIONS, outputs_for
 
 Augment = Augmentation | Callable[[Any], Augmentation | None] | None
 

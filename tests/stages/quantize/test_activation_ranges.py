@@ -11,7 +11,8 @@ from tfopt.errors import RecipeError
 from tfopt.stages import Quantize
 from tfopt.stages.quantize.activation_ranges import least_squares_range
 from tfopt.tflite.read import LiteModel
-from tfopt.tflite.write.export import Export, build
+from tfopt.tflite.settings import Export
+from tfopt.tflite.write.export import build
 
 RNG = np.random.default_rng(5)
 

@@ -10,7 +10,8 @@ from tfopt.errors import RecipeError
 from tfopt.stages import Binarize, Quantize
 from tfopt.stages.quantize.rounding import ROUNDINGS, Precision
 from tfopt.stages.quantize.weight_ranges import affine_integers, fixed_point_step
-from tfopt.tflite.write.export import Export, build
+from tfopt.tflite.settings import Export
+from tfopt.tflite.write.export import build
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
 KERNEL = np.random.default_rng(3).normal(0, 0.4, (3, 3, 5, 4)).astype("float32")

@@ -10,7 +10,8 @@ from tfopt import bridge
 from tfopt.errors import RecipeError
 from tfopt.run.recipe import Recipe
 from tfopt.stages import Cluster, PostTraining, Prune
-from tfopt.tflite.write.export import Export, build
+from tfopt.tflite.settings import Export
+from tfopt.tflite.write.export import build
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
 NAMES = ("stem", "inline", "apart", "head")

@@ -12,7 +12,8 @@ from tfopt.stages.kernels.folding import make_scales_positive
 from tfopt.stages.kernels.promise import Clusters
 from tfopt.stages.quantize.quantization_aware import SCHEMES
 from tfopt.tflite.prove.promises import match_kernels
-from tfopt.tflite.write.export import Export, build
+from tfopt.tflite.settings import Export
+from tfopt.tflite.write.export import build
 
 KERNELS = ("stem", "inline", "apart", "conv", "head")
 INT8 = Export(weights="int8", activations="int8")

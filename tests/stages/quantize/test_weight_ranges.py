@@ -6,8 +6,7 @@ import pytest
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError, RecipeError
 from tfopt.stages.kernels.table import kernels
-from tfopt.stages.quantize.grid import Grid
-from tfopt.stages.quantize.grids import grid_of, grids_of
+from tfopt.stages.quantize.grids import Grid, grid_of, grids_of
 from tfopt.stages.quantize.weight_ranges import BITS, RANGES, on_grid, steps
 
 

@@ -9,9 +9,10 @@ from tfopt.stages.kernels.promise import Clusters, MByN, Sparsity
 from tfopt.stages.kernels.table import kernels
 from tfopt.tflite.prove.promises import find_kernels, verify_promises
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.settings import Export
 from tfopt.tflite.write import export
 
-FLOAT = export.Export(weights="float32", activations="float32")
+FLOAT = Export(weights="float32", activations="float32")
 
 
 def models():
@@ -150,7 +151,7 @@ def test_int8_gates_have_scales_of_their_own_so_clusters_hold_in_each_channel_on
         block[block < 0] = [-1.0, -0.5, -2.0, -0.7][gate]
     small.set_weights(weights)
     x = rng.normal(size=(16, 3, 8)).astype("float32")
-    lite = LiteModel(export.convert(small, export.Export(), x))
+    lite = LiteModel(export.convert(small, Export(), x))
     found = find_kernels(lite, [small.get_layer("memory")])["memory", "recurrent_kernel"]
     assert found.values.dtype == np.int8 and np.count_nonzero(found.values == 0) == np.count_nonzero(weights[1] == 0)
     promise = Clusters("memory", 6, weight="recurrent_kernel")  # -1, -0.5, -2, -0.7, 0, 0.3

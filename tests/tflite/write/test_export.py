@@ -9,6 +9,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError
 from tfopt.tflite.prove.promises import verify_promises
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.settings import Export
 from tfopt.tflite.write import export
 
 RNG = np.random.default_rng(7)
@@ -123,7 +124,7 @@ def test_each_form_is_in_the_file_and_close_to_the_model(kind, form, models, exp
 
 @pytest.mark.parametrize("compact", [True, False])
 def test_int8_everywhere_means_no_float_at_all(compact, models):
-    lite, _ = export.build(models["keras3"], export.Export(compact=compact), X)
+    lite, _ = export.build(models["keras3"], Export(compact=compact), X)
     assert dtypes(lite.data) <= {"int8", "int32"}
 
 
@@ -222,7 +223,7 @@ def test_an_older_file_stays_when_the_export_fails(models, tmp_path, monkeypatch
 
 
 def float_bytes(model):
-    return CONVERT(model, export.Export(weights="float32", activations="float32"))
+    return CONVERT(model, Export(weights="float32", activations="float32"))
 
 
 CONVERT = export.convert  # before any test replaces it
@@ -244,7 +245,7 @@ def test_int8_weights_do_not_hide_float_activations(monkeypatch):
     dense = keras.layers.Dense
     model = keras.Sequential([keras.Input((64,)), dense(64, "relu", use_bias=False), dense(64, use_bias=False)])
     x = RNG.normal(size=(16, 64)).astype("float32")
-    hybrid = CONVERT(model, export.Export(activations="float32"))
+    hybrid = CONVERT(model, Export(activations="float32"))
     assert "int8" in dtypes(hybrid)
     monkeypatch.setattr(export, "convert", lambda *args: hybrid)
     with pytest.raises(PromiseError, match=r"int8 everywhere was promised, but \d+ tensors"):
@@ -279,9 +280,9 @@ def test_promises_are_looked_up_in_the_file(monkeypatch):
     model = pruned_and_clustered(keras)
     plain = tfopt.bridge.to_tf_keras(model)
     held = [Clusters(layer="few", at_most=4), Sparsity(layer="half", at_least=0.5)]
-    settings = export.Export(weights="float32", activations="float32")
+    settings = Export(weights="float32", activations="float32")
     assert export.build(model, settings, None, held, plain)[1] == []
-    (about_ranges,) = export.build(model, export.Export(), X, held, plain)[1]
+    (about_ranges,) = export.build(model, Export(), X, held, plain)[1]
     assert "64 training samples" in about_ranges
     rng = np.random.default_rng(0)
     for layer, told in (("few", "different weights"), ("half", "sparsity 0.")):
@@ -306,7 +307,7 @@ def test_a_kernel_that_is_not_in_the_file_is_told(monkeypatch):
     with pytest.raises(PromiseError, match="kernel of layer 'half' was not found"):
         export.build(
             model,
-            export.Export(weights="float32", activations="float32"),
+            Export(weights="float32", activations="float32"),
             None,
             [Sparsity(layer="half", at_least=0.5)],
             tfopt.bridge.to_tf_keras(model),
@@ -331,7 +332,7 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
     gamma = np.array([1.0, 1.7, 0.6, 2.3], "float32")
     model.set_weights([few, gamma, np.zeros(4), np.zeros(4), np.ones(4)])
     plain = tfopt.bridge.to_tf_keras(model)
-    settings = export.Export(weights="float32", activations="float32")
+    settings = Export(weights="float32", activations="float32")
     _, notes = export.build(model, settings, None, [Clusters(layer="few", at_most=3)], plain)
     assert len(set(notes)) == 1
     assert notes[0].startswith("few: holds in each output channel")

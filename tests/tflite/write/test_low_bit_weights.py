@@ -10,7 +10,8 @@ from tfopt.errors import PromiseError, RecipeError
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.stages.quantize.integers import Integers, integers_of
 from tfopt.tflite.read import LiteModel
-from tfopt.tflite.write.export import Export, build
+from tfopt.tflite.settings import Export
+from tfopt.tflite.write.export import build
 from tfopt.tflite.write.low_bit_weights import packed_in_4_bits, with_integers
 
 INT8 = Export(weights="int8", activations="int8", compact=False)

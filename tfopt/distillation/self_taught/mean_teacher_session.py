@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.base.weight_statistics import metrics_for
 from tfopt.data import Augmentation, Dataset
 from tfopt.data.batches import AUGMENTATION
 from tfopt.data.split import choose
@@ -14,6 +13,7 @@ from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELLE
 from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK
 from tfopt.errors import RecipeError
 from tfopt.tasks.labels import Meaning, groups_of
+from tfopt.tasks.metrics import metrics_for
 
 # Keeps the random numbers of this choice apart from others with the same seed.
 LABELLED = 2

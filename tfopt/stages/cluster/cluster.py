@@ -10,8 +10,7 @@ from tfopt.base.config import config
 from tfopt.base.keras_compat import tf_keras, tfmot
 from tfopt.errors import RecipeError
 from tfopt.stages.cluster.wrapper import cluster_kernels, clustered_weights
-from tfopt.stages.kernels.choice import SPARED, Choice, choose_kernels, decisions_on_kernels, notes_on
-from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.choice import SPARED, Choice, Decision, choose_kernels, decisions_on_kernels, notes_on
 from tfopt.stages.kernels.folding import make_scales_positive
 from tfopt.stages.kernels.layer_copies import built_copy
 from tfopt.stages.kernels.promise import Clusters, Promise

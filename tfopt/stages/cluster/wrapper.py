@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
+from tfopt.stages.kernels.layer_copies import KeepsCallContract
 from tfopt.stages.kernels.table import named_kernel
-from tfopt.stages.kernels.wrapping import KeepsCallContract
 
 
 @functools.cache

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from tfopt.stages.kernels.decision import Decision
 from tfopt.stages.kernels.rules import Key, Rule, ruled_kernels
 from tfopt.stages.kernels.table import Kernel, has_kernel, kernels
 
@@ -12,6 +11,21 @@ SPARED = "spared by default for the accuracy it costs"
 BY_RULE = "by rule"
 NO_KERNEL = "no kernel"
 UNKNOWN = "no known kernel; a class of your own may name its kernels in get_prunable_weights()"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to one layer of the flat twin, or why nothing does.
+
+    Attributes:
+        layer: name in the flat twin.
+        does: e.g. "60 % zeros", "16 clusters", "int8 weights per channel, int8 output"; "" when left alone.
+        why: why the layer is left alone or treated otherwise than most; "" where there is nothing to say.
+    """
+
+    layer: str
+    does: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)

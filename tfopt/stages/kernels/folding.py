@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.graph.layer_facts import FOLDS_BATCH_NORM
 from tfopt.stages.kernels.table import kernels
-
-FOLDS_BATCH_NORM = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense")
 
 
 def folded_into(batch_norm: Any) -> Any:

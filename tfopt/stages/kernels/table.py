@@ -177,3 +177,8 @@ def require_kernels(model: Any, purpose: str) -> None:
             f"Expected at least one of {', '.join(name for name in KERNELS if not name.endswith('Cell'))}, or a layer "
             "of these."
         )
+
+
+def kernel_layers(model: Any) -> list[Any]:
+    """The layers of a plain, flat tf_keras model that have a kernel."""
+    return [layer for layer in model.layers if has_kernel(layer)]

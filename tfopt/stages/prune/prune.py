@@ -8,8 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tfmot
 from tfopt.errors import ModelError, RecipeError
-from tfopt.stages.kernels.choice import SPARED, Choice, choose_kernels, decisions_on_kernels, notes_on
-from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.choice import SPARED, Choice, Decision, choose_kernels, decisions_on_kernels, notes_on
 from tfopt.stages.kernels.promise import MByN, Promise, Sparsity
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, require_kernels

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import inner, tf_keras, tfmot, tfmot_module
-from tfopt.stages.kernels.layer_copies import built_copy, plain_copy
-from tfopt.stages.kernels.table import kernels, named_kernel
-from tfopt.stages.kernels.wrapping import KeepsCallContract
-from tfopt.stages.stage import kernel_layers
+from tfopt.stages.kernels.layer_copies import KeepsCallContract, built_copy, plain_copy
+from tfopt.stages.kernels.table import kernel_layers, kernels, named_kernel
 
 # A step that no training reaches, as int64.
 NEVER = 2**62

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from tfopt.base.config import config
+from tfopt.graph.layer_facts import LOW_BIT
 from tfopt.stages.kernels.rules import Setting
 from tfopt.stages.kernels.table import has_kernel
-from tfopt.stages.quantize.plan import LOW_BIT, Treatment
+from tfopt.stages.quantize.plan import Treatment
 from tfopt.stages.quantize.quantization_aware import QuantizationAware
 from tfopt.stages.quantize.rounding import USUAL, Precision
 

@@ -1,6 +1,7 @@
 """The grids of a model's kernels: which weights share a step is what TFLite's operators make of it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,32 @@ from tfopt.errors import RecipeError
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, kernels_by_key
 from tfopt.stages.quantize import weight_ranges
-from tfopt.stages.quantize.grid import Grid
 from tfopt.stages.quantize.plan import scales_of
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The numbers step * k, k an integer with |k| <= 2^(bits - 1) - 1.
+
+    Attributes:
+        bits: 2 to 8.
+        steps: float32, positive, of the kernel's rank, broadcastable to its shape.
+    """
+
+    bits: int
+    steps: np.ndarray
+
+    def integers(self, kernel: np.ndarray) -> np.ndarray:
+        """int8 of the shape of `kernel`: the k of the nearest numbers, halves to the even one, clipped."""
+        return weight_ranges.on_grid(kernel, self.steps, self.bits)
+
+    def values(self, kernel: np.ndarray) -> np.ndarray:
+        """float32 of the shape of `kernel`: the nearest numbers."""
+        return self.of(self.integers(kernel))
+
+    def of(self, integers: np.ndarray) -> np.ndarray:
+        """float32: step * k for each k in `integers`."""
+        return np.asarray(self.steps * integers.astype(np.float32), np.float32)
 
 
 def grid_of(kernel: Kernel, bits: int, method: str = "mse") -> Grid:

@@ -11,20 +11,20 @@ from typing import Any
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
 from tfopt.errors import RecipeError
+from tfopt.graph.layer_facts import ABSENT, FLOAT, FOLDS_BATCH_NORM, LOOKUPS, OWN_RANGE, PASSES, RECURRENT
 from tfopt.graph.types import Call, Graph, Ref, refs_in
-from tfopt.stages.kernels.folding import FOLDS_BATCH_NORM
+from tfopt.stages.kernels.layer_kinds import (
+    FUSED,
+    activation_of,
+    has_float_output,
+    is_fused_activation,
+    is_linear_layer,
+)
 from tfopt.stages.kernels.rules import Setting
 from tfopt.stages.kernels.table import Kernel, kernels
 from tfopt.stages.quantize.int8_equivalents import AVERAGES, always_averages_all
 from tfopt.stages.quantize.quantizers import Scales
 
-# Layers whose output values are input values (or lie between them): an int8 operator of one range.
-PASSES = (
-    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
-    "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D",
-    "UpSampling2D", "UpSampling3D", "Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop",
-    "Masking",
-)  # fmt: skip
 # The same among operations that are carried along or that tf_keras wraps (`TFOpLambda`), lower case.
 PASSING_OPERATIONS = (
     "getitem", "strided_slice", "slice", "reshape", "transpose", "split", "expand_dims", "expanddims", "squeeze",
@@ -32,33 +32,12 @@ PASSING_OPERATIONS = (
     "roll", "stop_gradient", "max", "min", "amax", "amin", "reduce_max", "reduce_min", "unstack", "arraysplit",
     "rot90", "image.resize", "resize",
 )  # fmt: skip
-# They do nothing in inference.
-ABSENT = (
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout",
-    "AlphaDropout", "ActivityRegularization", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation",
-    "RandomContrast", "RandomBrightness", "RandomCrop", "RandomHeight", "RandomWidth", "StochasticDepth", "Identity",
-)  # fmt: skip
-# Layers that look their input up: it must not be rounded.
-LOOKUPS = ("Embedding", "StringLookup", "IntegerLookup", "Hashing", "CategoryEncoding", "Discretization")
-# Activations that TFLite computes inside the operator before.
-FUSED = ("relu", "relu6")
-# Activations whose int8 operator has a range of its own, given by TFLite.
-OWN_RANGE = ("softmax", "sigmoid", "tanh")
 # Into these operators TFLite fuses an activation, besides linear layers and what BatchNormalization becomes.
 FUSES_ACTIVATION = ("Add", "Subtract", "Multiply")
-# Layers that LiteRT has no int8 operator for, or the converter no way to.
-FLOAT = {
-    "Conv3D": "LiteRT has no int8 operator for it",
-    "Conv3DTranspose": "LiteRT has no int8 operator for it",
-}
-# The converter recognises them as a whole only where nothing rounds their output.
-RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 # What rules may say besides True and False.
 WEIGHTS, OUTPUT = "weights", "output"
 # How many bits a weight may have; a .tflite stores them in 8, 4 or 2.
 BITS = range(2, 9)
-# Whose weights may have fewer than 8 bits: those that one operator holds in one tensor.
-LOW_BIT = ("Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense")
 
 
 @dataclass(frozen=True)
@@ -196,41 +175,6 @@ class _Planner:
             or kind in FUSES_ACTIVATION
             or kind == "BatchNormalization"
         )
-
-
-def is_linear_layer(layer: Any) -> bool:
-    """True for a layer that multiplies with a kernel of its own, and may end with an activation."""
-    return any(kernel.owner is layer for kernel in kernels(layer))
-
-
-def activation_of(layer: Any) -> str:
-    """Name of the activation that `layer` is or ends with: "linear" for none."""
-    kind = type(layer).__name__
-    if kind != "Activation" and kind not in ("ReLU", "Softmax") and not is_linear_layer(layer):
-        return "linear"
-    if kind == "ReLU":
-        config = layer.get_config()
-        plain = not config["negative_slope"] and not config["threshold"]
-        largest = config["max_value"]
-        known = {None: "relu", 6.0: "relu6"}
-        return known.get(largest if largest is None else float(largest), "clip") if plain else "leaky"
-    if kind == "Softmax":
-        return "softmax"
-    activation = getattr(layer, "activation", None)
-    return str(getattr(activation, "__name__", type(activation).__name__)) if activation is not None else "linear"
-
-
-def is_fused_activation(layer: Any) -> bool:
-    """True for a layer that is nothing but a ReLU or ReLU6."""
-    return type(layer).__name__ in ("ReLU", "Activation") and activation_of(layer) in FUSED
-
-
-def has_float_output(layer: Any) -> bool:
-    """True when every call of `layer` gives float tensors only."""
-    import tensorflow as tf
-
-    outputs = [tensor for node in layer.inbound_nodes for tensor in tf.nest.flatten(node.outputs)]
-    return bool(outputs) and all(tensor.dtype.is_floating for tensor in outputs)
 
 
 def looked_up(graph: Graph) -> set[Ref]:

@@ -10,13 +10,13 @@ from pydantic import Field, PositiveInt
 
 from tfopt.base.config import config
 from tfopt.errors import RecipeError
+from tfopt.graph.layer_facts import LOW_BIT
 from tfopt.stages.budget import Budget
-from tfopt.stages.kernels.choice import decisions_on_kernels
-from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.choice import Decision, decisions_on_kernels
 from tfopt.stages.kernels.rules import Key, choose
 from tfopt.stages.kernels.table import kernels, kernels_by_key
 from tfopt.stages.quantize.integers import Integers, remember_integers
-from tfopt.stages.quantize.plan import BITS, LOW_BIT
+from tfopt.stages.quantize.plan import BITS
 from tfopt.stages.stage import Stage
 
 _NOTES: weakref.WeakKeyDictionary[Any, tuple[str, ...]] = weakref.WeakKeyDictionary()
@@ -24,14 +24,14 @@ _NOTES: weakref.WeakKeyDictionary[Any, tuple[str, ...]] = weakref.WeakKeyDiction
 
 @config
 class PostTraining(Stage):
-    """Round the weights of convolutions and Dense layers so that the outputs change least; see `tfopt.stages.quantize.posttraining`.
+    """Round the weights of convolutions and Dense layers so that the outputs change least.
 
     The ranges of activations come from representative data when the file is made. Nothing is trained: `epochs` is 0.
     A rule in `layers` says for a layer: a number, so many bits; False, leave its weights to the converter (8 bits).
 
     Attributes:
         weight_bits: 2 to 8. A .tflite stores them in 4 bits where its operator can, else in 8.
-        ranges: where the steps between weights come from: "max", "mse" or "octav" (`tfopt.stages.quantize.weight_ranges`).
+        ranges: where the steps between weights come from: "max", "mse" or "octav" (see `weight_ranges`).
         rounding: "adaptive" (AdaRound, Nagel et al. 2020, arXiv:2004.10568) or "nearest".
         bias_correction: take the mean error of each channel out of the biases (Nagel et al. 2019, arXiv:1906.04721).
         equalization: bring the ranges of neighbouring layers in line first (the same paper).

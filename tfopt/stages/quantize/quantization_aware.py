@@ -1,6 +1,5 @@
 """Quantization-aware training (Jacob et al. 2017, arXiv:1712.05877) with TF-MOT's quantizers: what stages share."""
 
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -13,13 +12,14 @@ from tfopt.base.keras_compat import inner
 from tfopt.errors import RecipeError
 from tfopt.graph.types import flatten
 from tfopt.graph.walk import walk
-from tfopt.stages.kernels.decision import Decision
+from tfopt.stages.kernels.choice import Decision
 from tfopt.stages.kernels.rules import Setting, choose
 from tfopt.stages.kernels.table import kernels
 from tfopt.stages.quantize.activation_ranges import set_ranges
 from tfopt.stages.quantize.plan import Treatment, plan, scales_of
 from tfopt.stages.quantize.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
 from tfopt.stages.quantize.rounding import Precision
+from tfopt.stages.quantize.trained import _LEFT_IN_FLOAT
 from tfopt.stages.quantize.wrapper import Places, quantized_model
 from tfopt.stages.stage import Stage
 
@@ -31,7 +31,6 @@ SCHEMES: dict[frozenset[str], Scheme] = {
     frozenset({"sparsity", "clusters"}): Scheme("PCQAT", zeros=True, clusters=True),
 }
 CALIBRATION_BATCH = 64
-_LEFT_IN_FLOAT: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
 
 Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
@@ -142,23 +141,6 @@ class QuantizationAware(Stage):
         }
         weights = getattr(layer, "own_weights", inner(layer).weights)
         return [rounded.get(id(weight), np.asarray(weight)) for weight in weights]
-
-
-def left_in_float(model: Any) -> dict[str, str]:
-    """Why, by layer name, layers of what `Quantize.apply` returned are not quantized; {} for any other model."""
-    return _LEFT_IN_FLOAT.get(model, {})
-
-
-def told_of_scales(model: Any) -> set[str]:
-    """Layers of what `Quantize.apply` returned whose kernels have, in the file too, the scales they were trained with.
-
-    In the others, recurrent ones, the converter chooses a scale for each output channel or gate.
-    """
-    return {
-        inner(layer).name
-        for layer in model.layers
-        if (given := getattr(layer, "_given", ())) and all(quantizer.needs_operator() for _, _, quantizer in given)
-    }
 
 
 def _like(inputs: Any, batch: list[np.ndarray]) -> Any:

@@ -5,8 +5,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, PositiveInt
 
 from tfopt.base.config import config
+from tfopt.graph.layer_facts import LOW_BIT
 from tfopt.stages.budget import Budget
-from tfopt.stages.quantize.plan import BITS, LOW_BIT, Treatment
+from tfopt.stages.quantize.plan import BITS, Treatment
 from tfopt.stages.quantize.quantization_aware import QuantizationAware
 from tfopt.stages.quantize.rounding import USUAL, Precision
 

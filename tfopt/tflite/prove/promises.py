@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import PromiseError
+from tfopt.graph.layer_facts import GATES
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import KERNELS, Kernel, kernels_by_key
@@ -15,8 +16,6 @@ from tfopt.tflite.read import LiteModel, Weight
 
 # Coarse int8 rounding turns a channel by far less; another layer's kernel is near 0.
 ALIKE = 0.9
-# The blocks of output channels that the converter may store as tensors of their own.
-GATES = {"LSTMCell": 4, "ConvLSTMCell": 4, "GRUCell": 3}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,7 @@ from tfopt.errors import PromiseError
 from tfopt.tflite.read import LiteModel, Op, Port, Weight
 from tfopt.tflite.read.graph import FLOATS
 from tfopt.tflite.read.layer_names import LayerNames
-
-if TYPE_CHECKING:
-    from tfopt.tflite.write.export import Export
+from tfopt.tflite.settings import Export
 
 # What a file may hold where weights of a type were asked for. Those that `Quantize` trained in fewer bits may take 4.
 WEIGHTS = {"float32": {"float32"}, "float16": {"float16"}, "int8": {"int8", "int4"}, "int4": {"int4"}}
@@ -80,7 +78,7 @@ def port_in_words(port: Port) -> str:
     return f"{told} x {port.scales[0]:.4g} from {port.zero_points[0]}" if port.scales else told
 
 
-def verify_types(lite: LiteModel, settings: "Export", in_float: Mapping[str, str], names: LayerNames) -> list[str]:
+def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str], names: LayerNames) -> list[str]:
     """Compare the types in the file with those that `settings` ask for; returns what is other, but allowed.
 
     Args:
@@ -99,7 +97,7 @@ def verify_types(lite: LiteModel, settings: "Export", in_float: Mapping[str, str
     return _weight_notes(lite, settings, names)
 
 
-def _verify_borders(lite: LiteModel, settings: "Export") -> None:
+def _verify_borders(lite: LiteModel, settings: Export) -> None:
     """Inputs that are integers by nature, such as indices, have no scale, and stay what they are."""
     for port in (*lite.inputs, *lite.outputs):
         if (port.scales or port.dtype in FLOATS) and port.dtype != settings.border:
@@ -108,7 +106,7 @@ def _verify_borders(lite: LiteModel, settings: "Export") -> None:
             )
 
 
-def _verify_activations(lite: LiteModel, settings: "Export", names: LayerNames) -> None:
+def _verify_activations(lite: LiteModel, settings: Export, names: LayerNames) -> None:
     if floats := lite.float_tensors():
         of = _operators(float_operators(lite), names)
         raise PromiseError(
@@ -132,7 +130,7 @@ def _verify_activations(lite: LiteModel, settings: "Export", names: LayerNames) 
         )
 
 
-def _weight_notes(lite: LiteModel, settings: "Export", names: LayerNames) -> list[str]:
+def _weight_notes(lite: LiteModel, settings: Export, names: LayerNames) -> list[str]:
     asked = settings.weights
     readers = _readers(lite)
     weights = [(weight, *readers[weight.tensor.subgraph, weight.tensor.index]) for weight in lite.weights()]
@@ -161,14 +159,14 @@ def _weight_notes(lite: LiteModel, settings: "Export", names: LayerNames) -> lis
     return notes
 
 
-def _may_stay(rest: list[tuple[Weight, Op]], settings: "Export") -> bool:
+def _may_stay(rest: list[tuple[Weight, Op]], settings: Export) -> bool:
     """Whether other weights than those asked for are worth a note only."""
     if settings.integer_only or settings.weights in ("float32", "float16"):
         return False
     return settings.by_edge_quantizer or all(np.prod(weight.tensor.shape) < SMALL_KERNEL for weight, _ in rest)
 
 
-def _computed_in_float(weights: list[tuple[Weight, Op, bool]], settings: "Export", names: LayerNames) -> list[str]:
+def _computed_in_float(weights: list[tuple[Weight, Op, bool]], settings: Export, names: LayerNames) -> list[str]:
     """What is to be said of integer weights under float activations, which may be computed with in either."""
     if settings.integer_only or settings.weights in ("float32", "float16"):
         return []
@@ -198,7 +196,7 @@ def float_operators(lite: LiteModel) -> list[Op]:
     ]
 
 
-def _float_notes(lite: LiteModel, settings: "Export", in_float: Mapping[str, str], names: LayerNames) -> list[str]:
+def _float_notes(lite: LiteModel, settings: Export, in_float: Mapping[str, str], names: LayerNames) -> list[str]:
     """What a reader should know of float operators in a file that was to be int8."""
     found = float_operators(lite)
     if not settings.integer_only or not found:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfopt import bridge
 from tfopt.base.keras_compat import inner
@@ -14,27 +14,20 @@ from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
-from tfopt.stages.quantize.quantization_aware import told_of_scales
+from tfopt.stages.quantize.trained import is_quantization_aware, told_of_scales
 from tfopt.stages.quantize.wrapper import Places, replaced, settled
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
+from tfopt.tflite.settings import Export
 from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.calibration import Calibration, argument_names
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
-
-if TYPE_CHECKING:
-    from tfopt.tflite.write.export import Export
 
 # Steps of a recurrent layer up to which it may be unrolled into as many copies of its operators.
 UNROLLED_AT_MOST = 128
 
 
-def is_quantization_aware(model: Any) -> bool:
-    """True for a model that `Quantize.apply` (or TF-MOT's `quantize_apply`) returned."""
-    return any(hasattr(layer, "quantize_config") for layer in model.layers)
-
-
-def convert(model: Any, settings: "Export", representative_data: Any = None) -> bytes:
+def convert(model: Any, settings: Export, representative_data: Any = None) -> bytes:
     """The bytes of the `.tflite`, unchecked.
 
     Its batch is free, unless the graph can only be converted, or only be all int8, with a batch of one.
@@ -62,13 +55,13 @@ def _means(legacy: Any) -> Places:
     return [(layer, "call", mean_over_places) for layer in legacy.layers if always_averages_all(layer)]
 
 
-def _in_float(settings: "Export") -> "Export":
+def _in_float(settings: Export) -> Export:
     return dataclasses.replace(
         settings, weights="float32", activations="float32", weight_only=False, io=None, sparse=False
     )
 
 
-def _calibration(data: Any, settings: "Export") -> Calibration:
+def _calibration(data: Any, settings: Export) -> Calibration:
     if data is None:
         raise DataError(
             f"{settings.activations} activations need training inputs for their ranges: pass representative_data=..., "
@@ -77,7 +70,7 @@ def _calibration(data: Any, settings: "Export") -> Calibration:
     return data if isinstance(data, Calibration) else Calibration(data, settings.calibration_samples)
 
 
-def _best(legacy: Any, settings: "Export", samples: Calibration | None) -> bytes:
+def _best(legacy: Any, settings: Export, samples: Calibration | None) -> bytes:
     """The file of the first way of conversion that leaves nothing in float, else of the one that leaves least."""
     told = told_of_scales(legacy)
     one_scale = any(type(inner(layer)).__name__ == "Dense" for layer in legacy.layers if inner(layer).name in told)
@@ -103,7 +96,7 @@ def _best(legacy: Any, settings: "Export", samples: Calibration | None) -> bytes
     return min(found, key=lambda one: one[0])[1]
 
 
-def opened(data: bytes, settings: "Export") -> LiteModel:
+def opened(data: bytes, settings: Export) -> LiteModel:
     """The file `data`; what LiteRT does not always run, it must run. Raises ModelError where it does not."""
     try:
         lite = LiteModel(data)
@@ -155,7 +148,7 @@ def _recurrent(legacy: Any) -> list[tuple[Any, Any]]:
     ]
 
 
-def _converted(converter: Any, settings: "Export", samples: Calibration | None) -> bytes:
+def _converted(converter: Any, settings: Export, samples: Calibration | None) -> bytes:
     import tensorflow as tf
 
     optimize, operators = tf.lite.Optimize, tf.lite.OpsSet
@@ -220,7 +213,7 @@ def _converter(legacy: Any, shapes: Sequence[tuple[int | None, ...]]) -> Any:
     return tf.lite.TFLiteConverter.from_concrete_functions([run.get_concrete_function(*specs)], holder)
 
 
-def _explained(legacy: Any, settings: "Export", error: Exception) -> Exception:
+def _explained(legacy: Any, settings: Export, error: Exception) -> Exception:
     """The converter's pages of text as one line."""
     if isinstance(error, TfoptError):
         return error
@@ -237,7 +230,7 @@ def _explained(legacy: Any, settings: "Export", error: Exception) -> Exception:
     return ModelError(f"The converter cannot make a .tflite of the model '{legacy.name}': {first[:400]}")
 
 
-def _without_operator(legacy: Any, settings: "Export", kind: str) -> ModelError:
+def _without_operator(legacy: Any, settings: Export, kind: str) -> ModelError:
     """There is no `kind` of operator for the activations: says which layers need it."""
     lite = LiteModel(_best(legacy, _in_float(settings), None))
     names = LayerNames(lite, [layer.name for layer in legacy.layers])

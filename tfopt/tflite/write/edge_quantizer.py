@@ -4,21 +4,19 @@ import contextlib
 import io
 import itertools
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfopt.base.stderr import native_noise_held
 from tfopt.errors import ModelError
-
-if TYPE_CHECKING:
-    from tfopt.tflite.write.calibration import Calibration
-    from tfopt.tflite.write.export import Export
+from tfopt.tflite.settings import Export
+from tfopt.tflite.write.calibration import Calibration
 
 SIGNATURE = "serving_default"
 SAMPLES_AT_ONCE = 32
 EVERYWHERE = ".*"
 
 
-def quantized(data: bytes, settings: "Export", calibration: "Calibration | None") -> bytes:
+def quantized(data: bytes, settings: Export, calibration: Calibration | None) -> bytes:
     """The float .tflite `data`, which must have a signature, with weights and activations as `settings` say.
 
     What has no form of 4 bits gets 8. What has no integer form at all stays float, in silence: see
@@ -39,7 +37,7 @@ def quantized(data: bytes, settings: "Export", calibration: "Calibration | None"
             raise ModelError(f"ai-edge-quantizer cannot convert the model: {' '.join(str(error).split())}") from error
 
 
-def _recipe(settings: "Export") -> Any:
+def _recipe(settings: Export) -> Any:
     """8 bits wherever there is a form for it, then 4 where there is one; of two rules the last that can be wins."""
     from ai_edge_quantizer.qtyping import TFLOperationName as Operator
     from ai_edge_quantizer.recipe_manager import RecipeManager
@@ -87,7 +85,7 @@ def _set_border(recipe: Any, end: Any, dtype: str) -> None:
     )
 
 
-def _ranges(data: bytes, recipe: Any, calibration: "Calibration") -> Any:
+def _ranges(data: bytes, recipe: Any, calibration: Calibration) -> Any:
     """Of each tensor, in batches: `calibrate` makes a list of all that it is given."""
     from ai_edge_quantizer.calibrator import Calibrator
     from ai_edge_quantizer.utils.qsv_utils import min_max_update

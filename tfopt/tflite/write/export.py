@@ -2,111 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import PositiveInt
+from typing import Any
 
 from tfopt import bridge
-from tfopt.base.config import config
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import inner
-from tfopt.errors import RecipeError
 from tfopt.stages.kernels.promise import Promise
-from tfopt.stages.quantize.activation_ranges import ActivationRanges
 from tfopt.stages.quantize.integers import integers_of
-from tfopt.stages.quantize.quantization_aware import left_in_float, told_of_scales
+from tfopt.stages.quantize.trained import is_quantization_aware, left_in_float, told_of_scales
 from tfopt.tflite.prove.promises import verify_promises
 from tfopt.tflite.prove.types import verify_types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.read.metadata import with_labels
+from tfopt.tflite.settings import CALIBRATION_SAMPLES, Export
 from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.compact import compact
-from tfopt.tflite.write.converter import convert, is_quantization_aware, opened
+from tfopt.tflite.write.converter import convert, opened
 from tfopt.tflite.write.low_bit_weights import with_integers
-
-CALIBRATION_SAMPLES = 256
-# What inputs and outputs can hold, by activations.
-BORDERS = {"float32": ("float32",), "int8": ("int8", "uint8", "float32"), "int16": ("int16", "float32")}
-
-
-@config
-class Export:
-    """What the `.tflite` holds.
-
-    | weights | activations | weight_only | |
-    |---|---|---|---|
-    | "float32", "float16" | "float32" | | computed in float |
-    | "int8", "int4" | "float32" | False | dynamic range: activations are rounded while the file runs |
-    | "int8", "int4" | "float32" | True | weights are unpacked, and computed with in float |
-    | "int8", "int4" | "int8", "int16" | | integers everywhere |
-
-    Attributes:
-        weights: as stored; "int4" where LiteRT has operators for it, in Conv2D and Dense above all, "int8" elsewhere.
-        activations: int8 and int16 need training data for the ranges, unless the model comes from `Quantize`, which
-            trains for int8 weights and activations.
-        weight_only: integer weights for the sake of bytes alone.
-        io: what inputs and outputs hold: "float32", "int8", "uint8" or "int16"; None follows the activations.
-        sparse: leave zeros out of the file (EXPERIMENTAL_SPARSITY), in kernels that have enough of them; for files that
-            LiteRT then still runs, which is tried. Not for int4 weights and weight_only.
-        calibration_samples: training inputs that the ranges come from (without `Quantize`).
-        ranges: how far int8 activations reach: "max", to the extremes that those samples show; "mse", where the squared
-            error of rounding and clipping is least, so that rare extremes do not cost the others their steps.
-        compact: leave out what running the file does not need, such as the names of inner tensors.
-
-    Raises `RecipeError` for what contradicts itself.
-    """
-
-    weights: Literal["float32", "float16", "int8", "int4"] = "int8"
-    activations: Literal["float32", "int8", "int16"] = "int8"
-    weight_only: bool = False
-    io: Literal["float32", "int8", "uint8", "int16"] | None = None
-    sparse: bool = False
-    calibration_samples: PositiveInt = CALIBRATION_SAMPLES
-    ranges: ActivationRanges = "max"
-    compact: bool = True
-
-    def __post_init__(self) -> None:
-        weights, activations = self.weights, self.activations
-        if self.integer_only and weights not in ("int8", "int4"):
-            raise RecipeError(f"{activations} activations need int8 or int4 weights; got {weights} weights.")
-        if self.weight_only and (self.integer_only or weights not in ("int8", "int4")):
-            raise RecipeError(
-                f"weight_only needs int8 or int4 weights and float32 activations; got {weights} weights and "
-                f"{activations} activations."
-            )
-        if self.border not in BORDERS[activations]:
-            needed = "int16" if self.border == "int16" else "int8"
-            raise RecipeError(
-                f"{self.border} inputs and outputs need {needed} activations; with {activations} activations they can "
-                f"be {' or '.join(BORDERS[activations])}."
-            )
-        if self.sparse and self.by_edge_quantizer:
-            raise RecipeError(
-                "sparse needs float32, float16 or int8 weights that the converter stores; got "
-                f"{'weight_only' if self.weight_only else 'int4 weights'}."
-            )
-
-        if self.ranges != "max" and (self.activations != "int8" or self.by_edge_quantizer):
-            raise RecipeError(
-                f'ranges="{self.ranges}" needs int8 weights and activations; got {weights} weights and {activations} '
-                "activations."
-            )
-
-    @property
-    def integer_only(self) -> bool:
-        """Whether no operator may compute in float."""
-        return self.activations != "float32"
-
-    @property
-    def border(self) -> str:
-        """What inputs and outputs hold."""
-        return self.io or self.activations
-
-    @property
-    def by_edge_quantizer(self) -> bool:
-        """Whether the converter has no form for it, but ai-edge-quantizer has."""
-        return self.weight_only or self.weights == "int4"
 
 
 def export_tflite(

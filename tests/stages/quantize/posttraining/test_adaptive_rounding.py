@@ -9,8 +9,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge import clone, to_tf_keras
 from tfopt.errors import RecipeError
 from tfopt.stages.kernels.table import kernels
-from tfopt.stages.quantize.grid import Grid
-from tfopt.stages.quantize.grids import grids_of
+from tfopt.stages.quantize.grids import Grid, grids_of
 from tfopt.stages.quantize.posttraining import quantize_weights
 from tfopt.stages.quantize.posttraining.adaptive_rounding import adaptively_rounded, cannot_learn
 from tfopt.stages.quantize.posttraining.patches import patches, places

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # the stages import the grids from this package, so it may not import what builds on the stages
     from tfopt.stages.kernels.rules import Key
-    from tfopt.stages.quantize.grid import Grid
+    from tfopt.stages.quantize.grids import Grid
 
 __all__ = ["quantize_weights"]
 

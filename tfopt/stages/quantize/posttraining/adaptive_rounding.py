@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import clone
+from tfopt.stages.kernels.layer_kinds import activation_of
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel
-from tfopt.stages.quantize.grid import Grid
-from tfopt.stages.quantize.grids import kernels_of
-from tfopt.stages.quantize.plan import activation_of
+from tfopt.stages.quantize.grids import Grid, kernels_of
 from tfopt.stages.quantize.posttraining.observing import count_of, inputs_of
 from tfopt.stages.quantize.posttraining.patches import SEEN, patches, places
 from tfopt.stages.quantize.posttraining.rounding_problem import Problem, solve

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import clone
+from tfopt.stages.kernels.layer_kinds import activation_of, is_linear_layer
 from tfopt.stages.kernels.table import kernels
-from tfopt.stages.quantize.plan import activation_of, is_linear_layer
 from tfopt.stages.quantize.posttraining.observing import inputs_of, linear_part
 from tfopt.stages.quantize.posttraining.wiring import Wiring, is_channelwise_norm
 

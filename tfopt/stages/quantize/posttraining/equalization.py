@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import clone
+from tfopt.stages.kernels.layer_kinds import activation_of
 from tfopt.stages.kernels.table import kernels
-from tfopt.stages.quantize.plan import activation_of
 from tfopt.stages.quantize.posttraining.wiring import Wiring, gain_and_offset, is_channelwise_norm
 
 LINEAR = ("Dense", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D")

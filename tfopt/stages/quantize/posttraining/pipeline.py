@@ -6,8 +6,7 @@ from typing import Any
 from tfopt.bridge import clone
 from tfopt.errors import RecipeError
 from tfopt.stages.kernels.rules import Key
-from tfopt.stages.quantize.grid import Grid
-from tfopt.stages.quantize.grids import grids_of, kernels_of
+from tfopt.stages.quantize.grids import Grid, grids_of, kernels_of
 from tfopt.stages.quantize.posttraining.adaptive_rounding import adaptively_rounded, cannot_learn
 from tfopt.stages.quantize.posttraining.batchnorm import reestimated
 from tfopt.stages.quantize.posttraining.bias_correction import bias_corrected

@@ -1,0 +1,152 @@
+"""Metrics of predictions, in NumPy."""
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tfopt.errors import DataError
+
+
+def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """Return the share of samples whose predicted class is the label's, in [0, 1].
+
+    `predictions`: (N, ..., C) with C > 1, probabilities or logits, of which the largest counts; or (N, 1) or
+    (N,), the probability of class 1, which counts above 0.5 (for logits that threshold would be 0; which of
+    the two they are cannot be seen, so pass probabilities). `labels`: class numbers (N, ...) or (N, ..., 1),
+    or one-hot (N, ..., C). Raises DataError when the shapes do not fit, or for NaN.
+    """
+    scores, truth = _checked(predictions), np.asarray(labels)
+    if not _has_classes(scores):
+        return float(np.mean(_classes(scores) == (_aligned(scores, truth).reshape(len(scores)) > 0.5)))
+    return float(np.mean(_classes(scores) == _class_numbers(scores, truth)))
+
+
+def binary_accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """Return the share of all elements with (prediction > 0.5) == (label > 0.5): each label on its own.
+
+    Both are (N, L), probabilities and {0, 1}. Raises DataError when the shapes differ, or for NaN.
+    """
+    scores = _checked(predictions)
+    return float(np.mean((scores > 0.5) == (_aligned(scores, np.asarray(labels)) > 0.5)))
+
+
+def mean_squared_error(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """Return mean((prediction - label)^2) over all elements, in squared units of the label.
+
+    Raises DataError when the shapes differ (other than in axes of length 1 at the end), or for NaN.
+    """
+    return float(np.mean(np.square(_difference(predictions, labels))))
+
+
+def mean_absolute_error(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """Return mean(|prediction - label|) over all elements, in units of the label; raises as the other."""
+    return float(np.mean(np.abs(_difference(predictions, labels))))
+
+
+def top_k_accuracy(predictions: ArrayLike, labels: ArrayLike, k: int = 5) -> float:
+    """Return the share of samples with fewer than `k` classes scored above the label's, in [0, 1].
+
+    A tie counts for the label, as in `tf.math.in_top_k`. Shapes as in `accuracy`, with C > 1.
+    """
+    scores, truth = _checked(predictions), np.asarray(labels)
+    if not _has_classes(scores):
+        raise DataError(f"Top-{k} accuracy needs predictions (N, C) with C > 1; got shape {scores.shape}.")
+    numbers = _class_numbers(scores, truth)
+    if numbers.size and not (numbers.min() >= 0 and numbers.max() < scores.shape[-1]):
+        raise DataError(
+            f"Labels must be class numbers from 0 to {scores.shape[-1] - 1}; got {numbers.min()} to {numbers.max()}."
+        )
+    own = np.take_along_axis(scores, numbers[..., None].astype(np.int64), axis=-1)
+    return float(np.mean((scores > own).sum(axis=-1) < k))
+
+
+def agreement(a: ArrayLike, b: ArrayLike) -> float:
+    """Return the share of samples to which two models' predictions of one shape give the same class."""
+    first, second = _checked(a), _checked(b)
+    if first.shape != second.shape:
+        raise DataError(f"Predictions to compare must have one shape; got {first.shape} and {second.shape}.")
+    return float(np.mean(_classes(first) == _classes(second)))
+
+
+Metric = Callable[[ArrayLike, ArrayLike], float]
+
+TASKS: dict[str, dict[str, Metric]] = {
+    "classification": {"accuracy": accuracy},
+    "multilabel": {"binary_accuracy": binary_accuracy},
+    "regression": {"mse": mean_squared_error, "mae": mean_absolute_error},
+}
+
+
+def metrics_for(task: str, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Return the metrics of a task by name: a row of `TASKS`. Raises DataError for an unknown task."""
+    if task not in TASKS:
+        raise DataError(f"Unknown task {task!r}; expected one of {', '.join(TASKS)}.")
+    return {name: metric(predictions, labels) for name, metric in TASKS[task].items()}
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval in which the true share lies, given `successes` out of `n` independent samples.
+
+    Wilson 1927: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), where z is the normal quantile of
+    (1 + confidence)/2. Raises DataError unless 0 <= successes <= n, n > 0 and 0 < confidence < 1.
+    """
+    if not (0 <= successes <= n and n > 0 and 0 < confidence < 1):
+        raise DataError(f"Expected 0 <= successes <= n, n > 0, 0 < confidence < 1; got {successes}, {n}, {confidence}.")
+    z, p = NormalDist().inv_cdf((1 + confidence) / 2), successes / n
+    center = p + z * z / (2 * n)
+    margin = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)
+
+
+def _checked(predictions: ArrayLike) -> NDArray[np.floating]:
+    """Return predictions as floats; raises DataError when there are none, or NaN: argmax would hide it."""
+    scores = np.asarray(predictions)
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)
+    if scores.ndim == 0 or scores.size == 0:
+        raise DataError(f"Expected predictions (N, ...) of at least one sample; got shape {scores.shape}.")
+    if np.isnan(scores).any():
+        raise DataError(f"{int(np.isnan(scores).sum())} of {scores.size} predictions are NaN.")
+    return scores
+
+
+def _has_classes(scores: NDArray[np.floating]) -> bool:
+    return scores.ndim > 1 and scores.shape[-1] > 1
+
+
+def _classes(scores: NDArray[np.floating]) -> NDArray[np.integer]:
+    """Return class numbers: (N, ..., C) -> (N, ...); (N, 1) or (N,) -> 0 or 1 in (N,)."""
+    if _has_classes(scores):
+        return np.argmax(scores, axis=-1)
+    return (scores.reshape(len(scores), -1)[:, 0] > 0.5).astype(np.int64)
+
+
+def _class_numbers(scores: NDArray[np.floating], labels: NDArray) -> NDArray:
+    """Return labels, sparse or one-hot, as class numbers of shape (N, ...) for scores (N, ..., C)."""
+    if labels.shape == scores.shape:
+        return np.argmax(labels, axis=-1)
+    if labels.shape in (scores.shape[:-1], (*scores.shape[:-1], 1)):
+        return labels.reshape(scores.shape[:-1])
+    raise DataError(f"Labels of shape {labels.shape} do not fit predictions of shape {scores.shape}.")
+
+
+def _aligned(scores: NDArray[np.floating], labels: NDArray) -> NDArray:
+    """Return labels in the shape of scores; (N,) and (N, 1) fit, and must never broadcast to (N, N)."""
+    if _without_trailing_ones(labels.shape) != _without_trailing_ones(scores.shape):
+        raise DataError(f"Labels of shape {labels.shape} do not fit predictions of shape {scores.shape}.")
+    return labels.reshape(scores.shape)
+
+
+def _without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _difference(predictions: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    scores = _checked(predictions).astype(np.float64)
+    return scores - _aligned(scores, np.asarray(labels)).astype(np.float64)

@@ -1,0 +1,64 @@
+"""Augmentation is tried before it is used."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfopt.data import Augmentation, Dataset
+from tfopt.tasks.metrics import accuracy
+
+if TYPE_CHECKING:
+    from tfopt.training.settings import Training
+
+# An augmentation is left out when it costs the untouched model more than this share of its right answers.
+AUGMENTATION_MAY_COST = 0.1
+
+PROBE = 1000
+
+
+def choose_augmentation(
+    judge: Callable[[np.ndarray], np.ndarray] | None,
+    training: "Training",
+    data: Dataset,
+    *,
+    who: str = "the untouched model",
+) -> tuple[Augmentation | None, list[str]]:
+    """The recipe's augmentation without what `judge` cannot stand, and what to say about that.
+
+    A mirrored digit is another digit. So each transformation is tried on the validation images first: it is
+    left out when `judge`, which gives scores (n, classes) for inputs and is called `who`, then loses more than a
+    tenth of its accuracy, and where there is no judge.
+    """
+    wanted: dict[str, Any] = {"horizontal_flip": training.horizontal_flip, "shift": training.shift}
+    wanted = {name: value for name, value in wanted.items() if value}
+    if not wanted:
+        return None, []
+    if len(data.input_shape) != 3 or data.task != "classification":
+        return None, [f"no augmentation ({', '.join(wanted)}): it is for image classification only"]
+    if judge is None:
+        return None, [f"no augmentation ({', '.join(wanted)}): no model can tell what is recognisable then"]
+    probe = data.validation.spread(PROBE)
+    x, y = data.validation.x(probe), data.validation.y(probe)
+    before = accuracy(judge(x), y)
+    kept: dict[str, Any] = {}
+    notes = []
+    for name, value in wanted.items():
+        augmentation = Augmentation(**{name: value})
+        changed = augmentation.apply(_tensor(x), augmentation.draw(len(x), x.shape[1:], training.seed)).numpy()
+        if name == "horizontal_flip":
+            changed = x[:, :, ::-1]  # all of them, where training mirrors every other one
+        after = accuracy(judge(changed), y)
+        verdict = f"{who} has {after:.3f} on images so changed, {before:.3f} on them as they are"
+        if after >= (1 - AUGMENTATION_MAY_COST) * before:
+            kept[name] = value
+            notes.append(f"augmented with {name}={value}: {verdict}")
+        else:
+            notes.append(f"augmentation {name} left out: {verdict}")
+    return (Augmentation(**kept) if kept else None), notes
+
+
+def _tensor(x: np.ndarray) -> Any:
+    import tensorflow as tf
+
+    return tf.constant(x)

@@ -1,0 +1,38 @@
+"""The settings of training."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from tfopt.base.config import config
+
+
+@config
+class Training:
+    """How every stage is trained.
+
+    Attributes:
+        optimizer: a tf_keras optimizer by name.
+        learning_rate: at the start of each stage, unless the stage has its own.
+        schedule: of the learning rate within each stage: "cosine" (down to zero, Loshchilov & Hutter 2016), "one_cycle"
+            (up, then down far below the start, Smith & Topin 2017) or "constant"; see `tfopt.training.schedules`.
+        warm_up: share of each stage's steps in which the rate rises to `learning_rate`; None: 0.3 for one cycle, none
+            for the others.
+        batch_size: samples a step.
+        loss: a tf_keras loss by name; None takes the loss that the model was compiled with, else the one
+            that fits labels and outputs.
+        seed: of shuffling, augmentation and whatever else is random.
+        horizontal_flip, shift: random augmentation of training images: mirrored or not, and moved by up to
+            this share of height and width. Each is left out, and the report says so, when the model given
+            cannot recognise images changed in that way.
+    """
+
+    optimizer: str = "adam"
+    learning_rate: PositiveFloat = 1e-3
+    schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
+    warm_up: float | None = Field(default=None, ge=0, lt=1)
+    batch_size: PositiveInt = 64
+    loss: str | None = None
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    horizontal_flip: bool = False
+    shift: NonNegativeFloat = Field(default=0.0, lt=1)
