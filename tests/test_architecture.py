@@ -31,14 +31,14 @@ INSIDE = {"tflite": ("settings", "read", "prove", "write")}
 
 @dataclass(frozen=True)
 class Arrow:
-    """One import: `source` and `target` are modules, "tfopt.bridge.weights"; `line` is in the file of `source`."""
+    """One import: `source` and `target` are modules, "tfopt.bridge.weights"; `place` is file and line in `source`."""
 
     source: str
     target: str
-    line: int
+    place: str
 
     def __str__(self) -> str:
-        return f"{self.source} (line {self.line}) imports {self.target}"
+        return f"{self.place} imports {self.target}"
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -51,7 +51,7 @@ def arrows(root: Path) -> list[Arrow]:
     """Every import of tfopt in tfopt: at the top, in functions, for type checkers alone, and by name."""
     known = modules(root)
     return [
-        Arrow(source, target, line)
+        Arrow(source, target, f"{path.relative_to(root).as_posix()}:{line}")
         for source, path in known.items()
         for name, line in imported(ast.parse(path.read_text(encoding="utf-8")), source, path.name == "__init__.py")
         if (target := module_of(name, known)) is not None and target != source
@@ -131,7 +131,7 @@ def circles(found: list[Arrow], known: dict[str, Path]) -> list[str]:
     for folder in folders:
         inside = [arrow for arrow in found if all(m.startswith(f"{folder}.") for m in (arrow.source, arrow.target))]
         depth = folder.count(".") + 2
-        short = [Arrow(_upto(arrow.source, depth), _upto(arrow.target, depth), arrow.line) for arrow in inside]
+        short = [Arrow(_upto(arrow.source, depth), _upto(arrow.target, depth), arrow.place) for arrow in inside]
         if way := circle(_edges(short)):
             said.append(f"in {folder}: {' -> '.join(way)}")
     return said
@@ -216,25 +216,25 @@ def test_a_climb_is_found_and_named(small_house, text):
     found, _ = small_house(**sources, tfopt__bridge__weights=text)
     (said,) = climbs(found)
     line = len(text.splitlines()) if "\n" in text else 1
-    assert said.startswith(f"tfopt.bridge.weights (line {line}) imports tfopt.models")
+    assert said.startswith(f"tfopt/bridge/weights.py:{line} imports tfopt.models")
     assert said.endswith("bridge is on floor 4, models on floor 5")
 
 
 def test_rooms_side_by_side_do_not_know_each_other(small_house):
     found, _ = small_house(tfopt__bridge="", tfopt__data="", tfopt__data__load="from tfopt import bridge")
-    assert climbs(found) == ["tfopt.data.load (line 1) imports tfopt.bridge: data is on floor 4, bridge on floor 4"]
+    assert climbs(found) == ["tfopt/data/load.py:1 imports tfopt.bridge: data is on floor 4, bridge on floor 4"]
 
 
 def test_no_file_takes_from_the_lazy_names_at_the_top(small_house):
     found, _ = small_house(tfopt__cli="", tfopt__cli__running="from tfopt import optimize")
-    assert climbs(found) == ["tfopt.cli.running (line 1) imports tfopt: cli is on floor 11, tfopt on floor 12"]
+    assert climbs(found) == ["tfopt/cli/running.py:1 imports tfopt: cli is on floor 11, tfopt on floor 12"]
 
 
 def test_what_points_down_is_no_climb(small_house):
     found, known = small_house(
         tfopt__errors="", tfopt__base="", tfopt__base__files="from tfopt.errors import DataError"
     )
-    assert [str(arrow) for arrow in found] == ["tfopt.base.files (line 1) imports tfopt.errors"]
+    assert [str(arrow) for arrow in found] == ["tfopt/base/files.py:1 imports tfopt.errors"]
     assert climbs(found) == circles(found, known) == []
 
 
@@ -260,5 +260,5 @@ def test_tflite_is_written_after_it_is_proved_and_proved_after_it_is_read(small_
         tfopt__tflite__read__r="from tfopt.tflite.prove.p import x",
     )  # fmt: skip
     assert climbs_inside(found) == [
-        "tfopt.tflite.read.r (line 1) imports tfopt.tflite.prove.p: in tflite, read lies below prove"
+        "tfopt/tflite/read/r.py:1 imports tfopt.tflite.prove.p: in tflite, read lies below prove"
     ]
