@@ -18,7 +18,6 @@ from tfopt.data import Preprocessing
 from tfopt.distillation.taps import tapped
 from tfopt.errors import DataError, ModelError
 from tfopt.litert import LiteModel
-from tfopt.models.code import code_in_graph
 
 Shape = tuple[int | None, ...]
 
@@ -290,8 +289,7 @@ def _from_path(path: Path, name: str | None) -> Opened:
 def _from_saved_model(path: Path, name: str) -> SavedSource:
     import tensorflow as tf
 
-    if code := list(code_in_graph(path)):
-        raise ModelError(f"{path} brings code that tfopt does not run from files: {'; '.join(code)}.")
+    models.check_graph(path)
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
