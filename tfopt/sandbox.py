@@ -11,8 +11,6 @@ import ctypes
 import importlib
 import json
 import os
-import resource
-import select
 import subprocess
 import sys
 import threading
@@ -20,6 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import errors
+
+try:
+    import resource
+except ImportError:  # Windows: no limits there
+    resource = None  # type: ignore[assignment]
 
 SECONDS = 300
 """That a file may take to open, besides a second for every 10 MB of it."""
@@ -104,20 +107,21 @@ class _Sandbox:
             raise _error(answer["error"], answer["message"].replace(str(path.absolute()), str(path)))
 
     def _answer(self, process: "subprocess.Popen[bytes]", path: Path, seconds: float) -> dict[str, str]:
-        assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], seconds)
-        if not ready:
+        lines: list[bytes] = []
+        reader = threading.Thread(target=_read_line, args=(process, lines), daemon=True)
+        reader.start()
+        reader.join(seconds)
+        if reader.is_alive():
             raise errors.ModelError(
                 f"{path} took more than {seconds:.0f} seconds to open. Do not trust where it came from; "
                 "allow_unsafe=True (--allow-unsafe) opens it without a limit."
             )
-        line = process.stdout.readline()
-        if not line:
+        if not lines[0]:
             raise errors.ModelError(
                 f"{path} crashed the process that opened it first, or took over {MEMORY / 2**30:.0f} GiB and eight "
                 "times its size. It is damaged or made to do so: copy or save it again, and do not trust its source."
             )
-        answer: dict[str, str] = json.loads(line)
+        answer: dict[str, str] = json.loads(lines[0])
         return answer
 
     def stop(self) -> None:
@@ -128,6 +132,11 @@ class _Sandbox:
                 if pipe is not None:
                     pipe.close()
         self._process = None
+
+
+def _read_line(process: "subprocess.Popen[bytes]", lines: list[bytes]) -> None:
+    assert process.stdout is not None
+    lines.append(process.stdout.readline())
 
 
 _OPENED: set[tuple[Any, ...]] = set()
@@ -178,7 +187,7 @@ def serve() -> None:
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints does not reach the answers
     _leave_network()
-    _limit(resource.RLIMIT_CORE, 0)
+    _limit("RLIMIT_CORE", 0)
     for line in requests:
         answers.write(json.dumps(_served(json.loads(line))).encode() + b"\n")
         answers.flush()
@@ -188,8 +197,8 @@ def _served(request: dict[str, Any]) -> dict[str, str]:
     module, _, name = request["door"].partition(":")
     try:
         door = getattr(importlib.import_module(module), name)
-        _limit(resource.RLIMIT_AS, _address_space() + request["memory"])
-        _limit(resource.RLIMIT_FSIZE, request["memory"])
+        _limit("RLIMIT_AS", _address_space() + request["memory"])
+        _limit("RLIMIT_FSIZE", request["memory"])
         door(request["path"], **request["options"])
     except errors.TfoptError as error:
         return {"error": type(error).__name__, "message": str(error)}
@@ -199,15 +208,23 @@ def _served(request: dict[str, Any]) -> dict[str, str]:
             f"{request['path']} needs more than {size:.1f} GiB of memory to open, far more than its size explains."
         )
         return {"error": "ModelError", "message": f"{message} Do not trust where it came from."}
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return {
+            "error": "ModelError",
+            "message": f"{request['path']} cannot be opened ({said}). Save or copy it again.",
+        }
     return {}
 
 
-def _limit(which: int, most: int) -> None:
-    """Lower or raise a limit of this process, as far as the system lets it."""
+def _limit(name: str, most: int) -> None:
+    """Set a limit of this process, as far as the system lets it."""
+    if resource is None:
+        return
+    which = getattr(resource, name)
     hard = resource.getrlimit(which)[1]
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(which, (most, hard))
+        resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _address_space() -> int:
@@ -220,9 +237,9 @@ def _address_space() -> int:
 
 def _leave_network() -> None:
     """Move this process into a network of its own with nothing in it, where the system allows that."""
-    unshare = getattr(ctypes.CDLL(None, use_errno=True), "unshare", None)
-    if unshare is None:
+    if sys.platform != "linux":
         return
+    unshare = ctypes.CDLL(None).unshare
     user, group = os.getuid(), os.getgid()
     if unshare(_NEW_NETWORK) == 0 or unshare(_NEW_USER | _NEW_NETWORK) != 0:
         return

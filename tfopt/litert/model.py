@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tfopt import sandbox
 from tfopt.errors import DataError, ModelError
 from tfopt.litert.graph import Graph, Op, Port, Tensor, Weight
 from tfopt.litert.ports import dequantized, noise, nothing, quantized
@@ -37,6 +38,9 @@ class Latency:
 class LiteModel:
     """A .tflite file, packed (`tfopt.packing`) or not, given by its path or its bytes; `threads` are LiteRT's.
 
+    A path is opened in a child process first (`tfopt.sandbox`), bytes are not: give the path of a file that may be
+    damaged, or made to do harm.
+
     Raises ModelError when there is no such file, when it is not a .tflite, or when LiteRT cannot run it.
     """
 
@@ -47,6 +51,8 @@ class LiteModel:
             raise ModelError(
                 f"{name}: not a .tflite file. Its bytes 4 to 8 must be b'TFL3'; they are {self.data[4:8]!r}."
             )
+        if not isinstance(path_or_bytes, bytes):
+            sandbox.try_first("tfopt.litert.trial:run", path_or_bytes)
         self.threads = threads
         self._interpreters: dict[Shapes, Any] = {}
         self._batches: dict[Shapes, int] = {}
@@ -181,7 +187,7 @@ class LiteModel:
 
     def _one_sample(self, x: Inputs | None) -> tuple[Any, int]:
         """An interpreter that has just run the first sample of `x`, and its batch size."""
-        arrays = self._checked_inputs(self._noise() if x is None else x)
+        arrays = self._checked_inputs(self.random_sample() if x is None else x)
         if len(arrays[0]) == 0:
             raise DataError("A benchmark needs a sample; got none.")
         sample = [quantized(array[:1], port) for array, port in zip(arrays, self.inputs, strict=True)]
@@ -285,7 +291,7 @@ class LiteModel:
         except (RuntimeError, ValueError) as error:
             raise ModelError(_reason(error)) from error
 
-    def _noise(self) -> list[NDArray[Any]] | NDArray[Any]:
+    def random_sample(self) -> list[NDArray[Any]] | NDArray[Any]:
         """Return one random sample for each input, over the whole range of a quantized one."""
         rng = np.random.default_rng(0)
         return _single([noise(rng, port) for port in self.inputs])

@@ -12,6 +12,7 @@ from importlib import resources
 _NAMES = tomllib.loads(resources.files(__package__).joinpath("allowed.toml").read_text(encoding="ascii"))
 _NAMESPACES = frozenset(_NAMES["namespaces"].split())
 _TENSORFLOW = {namespace: frozenset(names.split()) for namespace, names in _NAMES["tensorflow"].items()}
+_READS_FILES = frozenset({"fixed_unigram_candidate_sampler"})  # in the namespaces that otherwise compute
 _SPECS = frozenset(_NAMES["tensor_specs"].split())
 _ATTRIBUTES = frozenset(_NAMES["tensor_attributes"].split())
 
@@ -65,7 +66,7 @@ def computes(symbol: str) -> bool:
     """Return whether the TensorFlow function `symbol`, without its leading "tf.", does nothing but compute."""
     namespace, _, name = symbol.rpartition(".")
     if namespace in _NAMESPACES:
-        return name.isidentifier() and name.islower()
+        return name.isidentifier() and name.islower() and name not in _READS_FILES
     return name in _TENSORFLOW.get(namespace, ())
 
 
