@@ -74,8 +74,11 @@ class Inspection:
         return table
 
 
-def inspect_file(path: str | Path) -> Inspection:
-    """Look into any Keras model file or `.tflite`. Raises `ModelError` for what is neither."""
+def inspect_file(path: str | Path, *, allow_unsafe: bool = False) -> Inspection:
+    """Look into any Keras model file or `.tflite`; `allow_unsafe` lets a model file run Python code.
+
+    Raises `ModelError` for what is neither.
+    """
     path = Path(path)
     kind = models.kind(path)
     if kind == "tflite":
@@ -92,7 +95,8 @@ def inspect_file(path: str | Path) -> Inspection:
             labels=lite.labels,
         )
     content = _content(path)
-    return Inspection(str(path), kind, _keras_parts(models.load_model(path)), len(content), deflated_bytes(content))
+    parts = _keras_parts(models.load_model(path, allow_unsafe=allow_unsafe))
+    return Inspection(str(path), kind, parts, len(content), deflated_bytes(content))
 
 
 @dataclass(frozen=True)

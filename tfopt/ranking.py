@@ -72,6 +72,7 @@ def rank_sources(
     limit: int | None = None,
     cache: str | Path | None = None,
     quiet: bool = False,
+    allow_unsafe: bool = False,
 ) -> Ranking:
     """Score each of `sources` by its features of the training samples of `data`: one pass, no training.
 
@@ -82,6 +83,7 @@ def rank_sources(
         limit: at most so many training samples.
         cache: a folder that keeps the features.
         quiet: no progress on stderr.
+        allow_unsafe: let model files run Python code. Only for files that you trust.
 
     Raises:
         DataError: no sources, or labels that are no classes or values.
@@ -91,7 +93,7 @@ def rank_sources(
     if not sources:
         raise DataError("Expected one source or more to rank, got none.")
     scores = [
-        _score(number, source, data, preprocess, limit, None if cache is None else Path(cache), progress)
+        _score(number, source, data, preprocess, limit, None if cache is None else Path(cache), progress, allow_unsafe)
         for number, source in enumerate(sources)
     ]
     return Ranking(tuple(sorted(scores, key=lambda score: -score.logme)))
@@ -105,8 +107,9 @@ def _score(
     limit: int | None,
     cache: Path | None,
     progress: Progress,
+    allow_unsafe: bool,
 ) -> Score:
-    model = model_from(source)
+    model = model_from(source, allow_unsafe=allow_unsafe)
     dataset = data_for(model, data, preprocess=preprocess, limit=limit)
     if preprocess is None:
         dataset, said = choose_preprocessing(model, dataset, None)

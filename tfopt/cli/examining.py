@@ -57,14 +57,15 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def inspect(file: Path) -> None:
+@allow_unsafe_option
+def inspect(file: Path, allow_unsafe: bool) -> None:
     """Show what FILE holds: layers or operators, parameters, sparsity, unique values, dtype, bytes."""
     from tfopt.inspection import inspect_file
     from tfopt.quiet import load_tensorflow_quietly
 
     load_tensorflow_quietly()
 
-    print_table(inspect_file(file).table())
+    print_table(inspect_file(file, allow_unsafe=allow_unsafe).table())
 
 
 @click.command()
@@ -72,8 +73,11 @@ def inspect(file: Path) -> None:
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its test part is used.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of LiteRT.")
+@allow_unsafe_option
 @shared_options
-def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, limit: int | None) -> None:
+def compare(
+    a: Path, b: Path, data: str, threads: int, allow_unsafe: bool, preprocess: str | None, limit: int | None
+) -> None:
     """Put two model files side by side on the same test set: accuracy, agreement, bytes, latency.
 
     A Keras model is measured as the float .tflite that it converts to.
@@ -83,7 +87,7 @@ def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, l
 
     load_tensorflow_quietly()
 
-    table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit)
+    table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit, allow_unsafe=allow_unsafe)
     print_table(table)
 
 
@@ -91,9 +95,15 @@ def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, l
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its training part is used.")
 @click.option("--feature-cache", type=click.Path(path_type=Path), help="Folder that keeps the features.")
+@allow_unsafe_option
 @shared_options
 def rank(
-    sources: tuple[str, ...], data: str, feature_cache: Path | None, preprocess: str | None, limit: int | None
+    sources: tuple[str, ...],
+    data: str,
+    feature_cache: Path | None,
+    allow_unsafe: bool,
+    preprocess: str | None,
+    limit: int | None,
 ) -> None:
     """Say which of SOURCES to transfer from: what their features tell of the labels, without any training.
 
@@ -107,7 +117,9 @@ def rank(
     load_tensorflow_quietly()
     from tfopt.ranking import rank_sources
 
-    ranking = rank_sources(sources, data, preprocess=preprocess, limit=limit, cache=feature_cache)
+    ranking = rank_sources(
+        sources, data, preprocess=preprocess, limit=limit, cache=feature_cache, allow_unsafe=allow_unsafe
+    )
     print_table(ranking.table())
 
 
@@ -172,6 +184,7 @@ def verify(
     "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="In each, 50 runs of each file."
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers to this file too.")
+@allow_unsafe_option
 @shared_options
 def bench(
     files: tuple[Path, ...],
@@ -179,6 +192,7 @@ def bench(
     threads: int,
     rounds: int,
     json_file: Path | None,
+    allow_unsafe: bool,
     preprocess: str | None,
     limit: int | None,
 ) -> None:
@@ -195,7 +209,15 @@ def bench(
     from tfopt.benchmarking import benchmark_files, benchmark_table
     from tfopt.files import write_atomically
 
-    measured = benchmark_files(files, data, threads=threads, preprocess=preprocess, limit=limit, rounds=rounds)
+    measured = benchmark_files(
+        files,
+        data,
+        threads=threads,
+        preprocess=preprocess,
+        limit=limit,
+        rounds=rounds,
+        allow_unsafe=allow_unsafe,
+    )
     if json_file:
         write_atomically(json_file, json.dumps([dataclasses.asdict(row) for row in measured], indent=2) + "\n")
     print_table(benchmark_table(measured, threads))

@@ -165,7 +165,9 @@ def _run(
         dataset = load_data("digits", preprocessing=preprocess, limit=limit)
         keras_model, dataset, taught = _examples(recipe, dataset, progress, example_teacher, wanted=not teacher)
     if teacher:
-        taught = load_teacher(teacher, teacher_classes, teacher_preprocess, dataset.class_names)
+        taught = load_teacher(
+            teacher, teacher_classes, teacher_preprocess, dataset.class_names, allow_unsafe=allow_unsafe
+        )
     if min_accuracy is not None and dataset.task != "classification":
         raise RecipeError(f"--min-accuracy is for a classification; the data are for {dataset.task}.")
     checkpoint = out.with_name(f".{out.name}.checkpoint.npz")

@@ -239,15 +239,15 @@ class Opened:
     preprocessing: Preprocessing | None = None
 
 
-def opened(what: Any, name: str | None = None) -> Opened:
+def opened(what: Any, name: str | None = None, *, allow_unsafe: bool = False) -> Opened:
     """The source that `what` is: a model, a path, a `LiteModel`, a loaded SavedModel or a function of a batch.
 
-    Raises ModelError for anything else, and for what cannot be read.
+    `allow_unsafe` lets a model file run Python code. Raises ModelError for anything else, and for what cannot be read.
     """
     if isinstance(what, Source):
         return Opened(what)
     if isinstance(what, str | os.PathLike):
-        return _from_path(Path(what), name)
+        return _from_path(Path(what), name, allow_unsafe)
     if legacy.is_keras3_model(what) or legacy.is_tf_keras_model(what):
         return Opened(KerasSource(what, name))
     if isinstance(what, LiteModel):
@@ -266,7 +266,7 @@ def opened(what: Any, name: str | None = None) -> Opened:
     )
 
 
-def _from_path(path: Path, name: str | None) -> Opened:
+def _from_path(path: Path, name: str | None, allow_unsafe: bool) -> Opened:
     if (path / "model.keras").is_file() and (path / "data.json").is_file():
         try:
             told = json.loads((path / "data.json").read_text())
@@ -276,14 +276,14 @@ def _from_path(path: Path, name: str | None) -> Opened:
                 f"{path / 'data.json'} does not tell class names and preprocessing ({error}); give the path of "
                 "model.keras itself, and both by hand."
             ) from error
-        source = KerasSource(models.load_model(path / "model.keras"), name or path.name)
+        source = KerasSource(models.load_model(path / "model.keras", allow_unsafe=allow_unsafe), name or path.name)
         return Opened(source, tuple(class_names) if class_names else None, preprocessing)
     kind, name = models.kind(path), name or path.stem
     if kind == "tflite":
         return Opened(LiteSource(LiteModel(path), name))
     if kind == "saved_model":
         return Opened(_from_saved_model(path, name))
-    return Opened(KerasSource(models.load_model(path), name))
+    return Opened(KerasSource(models.load_model(path, allow_unsafe=allow_unsafe), name))
 
 
 def _from_saved_model(path: Path, name: str) -> SavedSource:
