@@ -54,8 +54,8 @@ def benchmark_files(
     """Measure `files` in turn, A B C A B C ..., so that the machine's mood hits all alike.
 
     A Keras model is measured as the float `.tflite` that it converts to. Without `data` there are no metrics, and the
-    latency is that of random numbers. `allow_unsafe` lets model files run Python code. Raises ModelError for a file that cannot be run, DataError for data that do not
-    fit.
+    latency is that of random numbers. `allow_unsafe` lets model files run Python code. Raises ModelError for a file
+    that cannot be run, DataError for data that do not fit.
     """
     lites = [lite_of(file, threads=threads, allow_unsafe=allow_unsafe) for file in files]
     samples = None

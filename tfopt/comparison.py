@@ -24,7 +24,8 @@ def compare_files(
 ) -> Any:
     """A `rich.table.Table` of accuracy, agreement, bytes and latency of two files.
 
-    `allow_unsafe` lets model files run Python code. Latencies are taken in turn, A B A B ..., so that the machine's mood hits both alike.
+    Latencies are taken in turn, A B A B ..., so that background load affects both equally. `allow_unsafe` lets model
+    files run Python code.
     """
     from rich.table import Table
 

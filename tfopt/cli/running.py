@@ -67,6 +67,9 @@ def run(recipe: Path, **options: Any) -> None:
     \b
     tfopt run recipes/deep_compression.py
     tfopt run recipes/prune.py --model model.keras --data photos/ --out saved_models/photos
+
+    A .py recipe is a Python program and runs as one: only from people you trust. A recipe.json is data and runs no
+    code, whoever wrote it.
     """
     loaded, example_teacher = load_recipe(recipe)
     _run(loaded, example_teacher, **options)

@@ -20,7 +20,8 @@ def load_teacher(
     """The `Teacher` in a file, or the `Ensemble` of several for a student of `student_classes`.
 
     `classes` are text files with the class names of each, one in a line, or none for all; `preprocess` is what they
-    are fed, by name; `allow_unsafe` lets the files run Python code. Raises RecipeError for another number of class files than teachers, and what `Teacher` raises.
+    are fed, by name; `allow_unsafe` lets the files run Python code. Raises RecipeError for another number of class
+    files than teachers, and what `Teacher` raises.
     """
     if classes and len(classes) != len(paths):
         raise RecipeError(
