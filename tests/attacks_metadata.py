@@ -1,0 +1,112 @@
+"""Attacks on the SavedModels of tf_keras: the metadata from which it makes layers again."""
+
+import functools
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attacks import Attack, Canary, function
+from attacks_tf_keras import lambda_layer, layer, raw
+
+from tfopt import legacy
+
+
+@functools.cache
+def base() -> Path:
+    """A harmless SavedModel of tf_keras: a Flatten and a Dense layer, compiled."""
+    tf_keras = legacy.tf_keras()
+    model = tf_keras.Sequential([tf_keras.Input((3, 4)), tf_keras.layers.Flatten(), tf_keras.layers.Dense(2)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    folder = Path(tempfile.mkdtemp(prefix="base-saved-model-"))
+    model.save(folder, save_format="tf")
+    return folder
+
+
+def changed(folder: Path, change: Callable[[Any, Any], Any]) -> None:
+    """A copy of `base`; `change` of the identifier and the metadata of each node gives new metadata, or None."""
+    legacy.tf_keras()
+    from tf_keras.protobuf import saved_metadata_pb2
+
+    shutil.copytree(base(), folder, dirs_exist_ok=True)
+    path = folder / "keras_metadata.pb"
+    metadata = saved_metadata_pb2.SavedMetadata.FromString(path.read_bytes())
+    for node in metadata.nodes:
+        found = json.loads(node.metadata)
+        new = change(node, found)
+        if new is not None:
+            node.metadata = json.dumps(new)
+    path.write_bytes(metadata.SerializeToString())
+
+
+def instead_of_flatten(what: Callable[[Canary], dict[str, Any]]) -> Callable[[Path, Canary], None]:
+    """The layer Flatten becomes another one, in its own node only."""
+
+    def build(folder: Path, canary: Canary) -> None:
+        new = what(canary)
+
+        def change(node: Any, found: Any) -> Any:
+            if found.get("class_name") == "Flatten":
+                return {**found, **new, "name": new["config"].get("name", "x"), "must_restore_from_config": True}
+            return None
+
+        changed(folder, change)
+
+    return build
+
+
+def in_the_root(key: str, what: Callable[[Canary], Any]) -> Callable[[Path, Canary], None]:
+    def build(folder: Path, canary: Canary) -> None:
+        changed(folder, lambda node, found: {**found, key: what(canary)} if node.node_path == "root" else None)
+
+    return build
+
+
+def in_metrics(what: Callable[[Canary], Any]) -> Callable[[Path, Canary], None]:
+    def build(folder: Path, canary: Canary) -> None:
+        changed(folder, lambda node, found: {**found, **what(canary)} if node.identifier == "_tf_keras_metric" else None)
+
+    return build
+
+
+H5 = ".h5"  # its configs have the same form
+BYTES = lambda c: lambda_layer(H5, raw(c), "lambda")  # noqa: E731
+RESIDUAL = lambda c: {"class_name": "ResidualWrapper", "config": {  # noqa: E731
+    "name": "r", "cell": layer(H5, "GRUCell", {"units": 4}), "residual_fn": raw(c), "residual_fn_type": "lambda",
+    "residual_fn_module": "os"}}  # fmt: skip
+LAYERS: dict[str, tuple[Callable[[Canary], dict[str, Any]], str]] = {
+    "lambda": (BYTES, "ran"),
+    "lambda_for_a_shape": (lambda c: lambda_layer(H5, raw(c), "lambda", output_shape=raw(c), output_shape_type="lambda"), "ran"),
+    "lambda_in_time_distributed": (lambda c: layer(H5, "TimeDistributed", {"layer": BYTES(c)}), "ran"),
+    "lambda_in_sequential": (lambda c: layer(H5, "Sequential", {"layers": [BYTES(c)]}), ""),
+    "lambda_in_spectral_normalization": (lambda c: layer(H5, "SpectralNormalization", {"layer": BYTES(c)}), ""),
+    "residual_wrapper": (lambda c: layer(H5, "RNN", {"cell": RESIDUAL(c)}), ""),
+    "residual_wrapper_in_bidirectional": (
+        lambda c: layer(H5, "Bidirectional", {"layer": layer(H5, "RNN", {"cell": RESIDUAL(c)})}), "",
+    ),
+    "function_of_a_module": (lambda c: lambda_layer(H5, function(c.module, "run")), ""),
+    "operator": (lambda c: layer(H5, "TFOpLambda", {"function": "io.write_file"}), ""),
+    "operator_by_slicing": (lambda c: layer(H5, "SlicingOpLambda", {"function": "io.write_file"}), ""),
+    "class_method": (lambda c: layer(H5, "ClassMethod", {"cls_symbol": "keras.Sequential", "method_name": "from_config"}), ""),
+    "vocabulary": (lambda c: layer(H5, "StringLookup", {"vocabulary": str(c.secret)}), "secret"),
+    "unknown_class": (lambda c: layer(H5, "package>Unknown", {}), ""),
+    "carried": (lambda c: layer(H5, "tfopt>Carried", {"calls": ["[]"], "held": {
+        "key": "no", "name": "l", "constants": [],
+        "object": {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": str(c.folder)}}}}), ""),
+}  # fmt: skip
+ATTACKS = [
+    *(Attack(f"metadata_{name}", "tf_keras", "", instead_of_flatten(what), proof) for name, (what, proof) in LAYERS.items()),
+    Attack("metadata_loss", "tf_keras", "", in_the_root("training_config", lambda c: {
+        "optimizer_config": {"class_name": "SGD", "config": {"learning_rate": 0.1}}, "loss": function(c.module, "run", "mean_squared_error"),
+        "metrics": None, "weighted_metrics": None, "loss_weights": None}), ""),
+    Attack("metadata_config", "tf_keras", "", in_the_root("config", lambda c: {
+        "name": "m", "layers": [layer(H5, "InputLayer", {"batch_input_shape": [None, 4]}), BYTES(c)]}), ""),
+    Attack("metadata_type_spec", "tf_keras", "", in_the_root("save_spec", lambda c: {
+        "class_name": "TypeSpec", "type_spec": "tf.NoSuchSpec", "serialized": []}), ""),
+    Attack("metadata_metric", "tf_keras", "", in_metrics(lambda c: {
+        "class_name": "MeanMetricWrapper", "config": {"name": "m", "fn": function(c.module, "run")}}), ""),
+    Attack("metadata_metric_class", "tf_keras", "", in_metrics(lambda c: {
+        "class_name": "deserialize_keras_object", "config": {"config": {"module": c.module, "class_name": "Thing", "config": {}}}}), ""),
+]  # fmt: skip
