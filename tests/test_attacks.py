@@ -27,6 +27,8 @@ from tfopt.errors import DataError, ModelError, TfoptError
 
 MODULES = (attacks_keras3, attacks_operators, attacks_archives, attacks_metadata, attacks_saved_model)
 ATTACKS = [attack for module in MODULES for attack in module.ATTACKS]
+# How a model was compiled is not worth an error: what is foreign there is left out, and the model is not compiled.
+COMPILING = ("training_", "metadata_loss")
 CONFIGS = {"keras3": attacks_keras3, "tf_keras": attacks_tf_keras}
 
 
@@ -56,6 +58,10 @@ def test_refused(attack, tmp_path, canary):
     import keras
 
     path = attack.written(tmp_path, canary)
+    if attack.id.split("-")[-1].startswith(COMPILING):
+        assert not opened(attack, path)._is_compiled
+        assert not canary.touched
+        return
     with pytest.raises(ModelError) as refused:
         opened(attack, path)
     assert not canary.touched

@@ -48,6 +48,7 @@ _KERAS_MODULES = re.compile(
     r"|mixed_precision|models|ops|optimizers|premade_models|quantizers|random|regularizers|trainers|utils)"
     r"(\.(?!\w*test)[a-z0-9_]+)*)?"
 )
+_FUNCTION_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _SPEC_MODULES = re.compile(r"tensorflow\.python\.(framework|ops)(\.ragged)?\.[a-z_]+")
 _CLASS_METHODS = re.compile(r"((sparse\.)?SparseTensor|RaggedTensor)\.from_[a-z_]+")
 
@@ -66,7 +67,9 @@ def computes(symbol: str) -> bool:
     """Return whether the TensorFlow function `symbol`, without its leading "tf.", does nothing but compute."""
     namespace, _, name = symbol.rpartition(".")
     if namespace in _NAMESPACES:
-        return name.isidentifier() and name.islower() and name not in _READS_FILES
+        return _FUNCTION_NAME.fullmatch(name) is not None and name not in _READS_FILES
+    if namespace == "keras.activations":
+        return name in FUNCTIONS
     return name in _TENSORFLOW.get(namespace, ())
 
 

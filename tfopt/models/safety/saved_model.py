@@ -1,5 +1,6 @@
 """Scan a SavedModel for operators and files that reach beyond TensorFlow, before TensorFlow loads it."""
 
+import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,7 @@ _SAVING = frozenset({"MergeV2Checkpoints", "Save", "SaveSlices", "SaveV2"})
 _INITIALIZING = frozenset({"legacy_init_op", "saved_model_main_op", "table_initializer"})
 _FROM_FILE = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
 # Where TensorFlow looks for another form of the same graph.
+_CLASS_NAME = re.compile(r"(\w+>)?[A-Z]\w*")
 _OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")
 
 
@@ -65,6 +67,8 @@ def _of_known_class(part: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata of a node without what tf_keras does not read: the config of a class it does not know."""
     cls = part.get("class_name")
     if not isinstance(cls, str) or "module" in part or cls in allowed.CLASSES or cls in allowed.REFUSED_LAYERS:
+        return part
+    if not _CLASS_NAME.fullmatch(cls):  # else tf_keras would call a function of its own by that name
         return part
     if legacy.tf_keras().saving.get_registered_object(cls) is not None:
         return part
