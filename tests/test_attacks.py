@@ -31,10 +31,8 @@ CONFIGS = {"keras3": attacks_keras3, "tf_keras": attacks_tf_keras}
 
 
 @pytest.fixture
-def canary(tmp_path, monkeypatch):
-    made = Canary(tmp_path / "canary")
-    monkeypatch.syspath_prepend(str(made.folder))
-    yield made
+def canary(tmp_path):
+    yield Canary(tmp_path / "canary")
     restore()
 
 
@@ -55,11 +53,14 @@ def opened(attack: Attack, path: Path):
 def test_refused(attack, tmp_path, canary):
     import keras
 
-    path = attack.written(tmp_path, canary)
-    with pytest.raises(ModelError) as refused:
+    path, said = attack.written(tmp_path, canary), ""
+    try:
         opened(attack, path)
+        assert attack.may_load
+    except ModelError as error:
+        said = str(error)
     assert not canary.touched
-    assert SECRET not in str(refused.value)
+    assert SECRET not in said
     assert keras.config.floatx() == "float32"
 
 
@@ -74,14 +75,13 @@ def test_every_foreign_object_in_every_place_is_refused(tmp_path, monkeypatch, k
     through = {}
     for name in module.objects(Canary(tmp_path, write=False)):
         canary = Canary(tmp_path / name)
-        monkeypatch.syspath_prepend(str(canary.folder))
-        monkeypatch.delitem(sys.modules, "keras_cv", raising=False)
-        (canary.folder / "keras_cv.py").write_text((canary.folder / f"{canary.module}.py").read_text())
+        canary.importable("keras_cv")
         path = canary.folder / f"model{form}"
         model_file(path, module.places(form)[place](module.objects(canary)[name]), kind)
         try:
             tfopt.load_model(path)
-            through[name] = "loaded"
+            if not place.startswith("compile_") or canary.touched:  # how a model was compiled may be left out
+                through[name] = "loaded"
         except ModelError:
             if canary.touched:
                 through[name] = "ran, then refused"
