@@ -4,10 +4,14 @@ An attack file runs code, imports a module, or reads or writes a file of its mak
 loads it without protection. `Canary` is what it does harm to: harmless, and easily seen.
 """
 
+import atexit
 import itertools
 import json
 import marshal
+import os
+import shutil
 import sys
+import tempfile
 import zipfile
 from base64 import b64encode
 from collections.abc import Callable
@@ -21,8 +25,7 @@ _NUMBERS = itertools.count()
 _MODULE = """
 from pathlib import Path
 
-RAN = Path(__file__).with_name("ran")
-RAN.touch()
+Path({ran!r}).touch()
 
 
 def run(*args, **kwargs):
@@ -34,6 +37,18 @@ class Thing:
     def from_config(cls, config):
         return cls()
 """
+
+
+def _modules() -> Path:
+    """A folder from which this process and those that it starts can import."""
+    folder = tempfile.mkdtemp(prefix="canaries-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    sys.path.append(folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), folder]))
+    return Path(folder)
+
+
+MODULES = _modules()  # now, while no test has started a process yet
 
 
 class Canary:
@@ -48,12 +63,17 @@ class Canary:
     def __init__(self, folder: Path, *, write: bool = True) -> None:
         self.folder = folder
         self.ran = folder / "ran"
-        self.module = f"canary_{abs(hash(str(folder))) % 10**8}_{next(_NUMBERS)}"
+        self.module = f"canary_{os.getpid()}_{next(_NUMBERS)}"
         self.secret = folder / "secret.txt"
         if write:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{self.module}.py").write_text(_MODULE)
+            self.importable(self.module)
             self.secret.write_text(f"{SECRET}\nsecond\n")
+
+    def importable(self, name: str) -> None:
+        """Make a module of the name `name` that leaves a trace when it is imported."""
+        (MODULES / f"{name}.py").write_text(_MODULE.replace("{ran!r}", repr(str(self.ran))))
+        sys.modules.pop(name, None)
 
     @property
     def touched(self) -> bool:
@@ -86,6 +106,7 @@ class Attack:
         build: writes the file, or the folder, at a path.
         proof: what a plain Keras without safe mode does with it: "ran" makes the canary's file, "secret" has read the
             secret, "" nothing: these versions look elsewhere, and the file is refused all the same.
+        may_load: True where the attack sits in how a model was compiled only, which may be left out.
     """
 
     name: str
@@ -93,6 +114,7 @@ class Attack:
     form: str
     build: Callable[[Path, Canary], Any]
     proof: str = "ran"
+    may_load: bool = False
 
     @property
     def id(self) -> str:
@@ -150,6 +172,11 @@ def hdf5_file(path: Path, config: Any, kind: str, training: Any = None) -> None:
 
 def model_file(path: Path, config: Any, kind: str, **settings: Any) -> None:
     (keras_file if path.suffix == ".keras" else hdf5_file)(path, config, kind, **settings)
+
+
+def in_the_name_of(registered: str, what: dict[str, Any]) -> dict[str, Any]:
+    """An object that says that it is registered under a name that tfopt or the caller stands for."""
+    return {**what, "registered_name": registered}
 
 
 def function(module: str | None, name: str, registered: Any = "function") -> dict[str, Any]:

@@ -78,6 +78,9 @@ def objects(canary: Canary) -> dict[str, Any]:
         "saved_model_layer_as_function": function("keras.layers", "TFSMLayer", "TFSMLayer"),
         "callback": {"module": "keras.callbacks", "class_name": "CSVLogger", "config": {"filename": str(canary.ran)}},
         "imported_private_module": {"module": "keras.src.utils.file_utils", "class_name": "get_file", "config": {}},
+        "class_of_tfopt_elsewhere": {
+            "module": "keras_cv", "class_name": "tfopt>SavedModelLayer", "config": {}, "registered_name": None,
+        },
         "keras_hub_lookalike": {"module": "keras_cv", "class_name": "Thing", "config": {}, "registered_name": None},
     }  # fmt: skip
 

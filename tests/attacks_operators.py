@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from attacks import SECRET, Attack, Canary, function, model_file
+from attacks import Attack, Canary, function, in_the_name_of, model_file
 from attacks_tf_keras import FORMS, called, functional, lambda_layer, layer, raw, sequential
 
 # Functions of TensorFlow that reach out of it, or into the process, or that make an object of what they are given.
@@ -106,6 +106,23 @@ def found() -> list[Attack]:
         )  # fmt: skip
 
     add("lambda_bytecode", lambda form, c: sequential(form, lambda_layer(form, raw(c), "lambda")))
+    # Only the newer format looks at the registered name; the older one takes the class by its own name.
+    for lie in ("tfopt>ScaledAdd", "tfopt>Carried", "Dense", "keras>Dense"):
+        add(
+            f"lambda_bytecode_named_{lie.replace('>', '_')}",
+            lambda form, c, lie=lie: sequential(form, in_the_name_of(lie, lambda_layer(form, raw(c), "lambda"))),
+            proof="ran" if lie.startswith("tfopt") else "",
+        )  # fmt: skip
+    add("write_file_named_tfopt_ScaledAdd", lambda form, c: functional(
+        form, in_the_name_of("tfopt>ScaledAdd", layer(form, "TFOpLambda", {"function": "io.write_file"})),
+        ["_CONSTANT_VALUE", -1, str(c.ran), {"contents": "x"}]))  # fmt: skip
+    add("vocabulary_named_tfopt_ScaledAdd", lambda form, c: sequential(
+        form, in_the_name_of("tfopt>ScaledAdd", layer(form, "StringLookup", {"vocabulary": str(c.secret)}))), proof="secret")  # fmt: skip  # noqa: E501
+    add("operator_WriteFile", lambda form, c: functional(form, layer(form, "TensorFlowOpLayer", {
+        "node_def": {"name": "w", "op": "WriteFile", "input": ["x", "y"]}, "constants": {"1": "x"}}),
+        [["_CONSTANT_VALUE", -1, str(c.ran), {}]]), proof="")  # fmt: skip
+    add("json_text_of_a_model", lambda form, c: sequential(form, layer(
+        form, "Activation", {"activation": "relu", "also": json.dumps(nested_model(form, c))})), proof="")  # fmt: skip
     add("lambda_bytecode_for_a_shape", lambda form, c: sequential(form, lambda_layer(form, "relu", output_shape=raw(c), output_shape_type="lambda")), proof="")  # fmt: skip  # noqa: E501
     add("lambda_bytecode_for_a_mask", lambda form, c: sequential(form, lambda_layer(form, "relu", mask=raw(c), mask_type="lambda", mask_module=None)), proof="")  # fmt: skip  # noqa: E501
     add("lambda_bytecode_in_time_distributed", lambda form, c: sequential(form, layer(form, "TimeDistributed", {"layer": lambda_layer(form, raw(c), "lambda")}), shape=(None, 3, 4)))  # fmt: skip  # noqa: E501
@@ -149,7 +166,7 @@ def training() -> list[Attack]:
                 }  # fmt: skip
                 model_file(path, sequential(".h5", layer(".h5", "Flatten", {})), "tf_keras", training=settings)
 
-            made.append(Attack(f"training_{place}_{name}", "tf_keras", ".h5", build, ""))
+            made.append(Attack(f"training_{place}_{name}", "tf_keras", ".h5", build, "", may_load=True))
     return made
 
 
@@ -190,4 +207,3 @@ def tfopt_classes() -> list[Attack]:
 
 
 ATTACKS = [*found(), *training(), *tfopt_classes()]
-assert SECRET

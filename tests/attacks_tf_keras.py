@@ -68,6 +68,11 @@ def objects(canary: Canary) -> dict[str, Any]:
         "typespec_of_a_module": {
             "class_name": "__typespec__", "spec_name": "Thing", "module": module, "registered_name": None, "config": [],
         },
+        # tfopt registers classes and functions of these names; tf_keras looks for a class by its registered name alone.
+        "class_named_as_one_of_tfopt": {
+            "module": module, "class_name": "tfopt>ScaledAdd", "config": {}, "registered_name": None,
+        },
+        "function_named_as_one_of_tfopt": function(module, "run", "tfopt>keras3_hard_silu"),
         "load_model": function("keras.models", "load_model", "load_model"),
         "get_file": function("keras.utils", "get_file", "get_file"),
         "private_function": function("keras.src.utils.io_utils", "ask_to_proceed_with_overwrite", "relu"),
