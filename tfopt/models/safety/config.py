@@ -160,15 +160,19 @@ def _suspicion(part: dict[str, Any], known: Known) -> str:
     if cls == "__typespec__":
         ok = registered is None and allowed.is_tensor_spec(str(part.get("spec_name")), str(module))
         return "" if ok else f"the custom type '{part.get('spec_name')}'"
-    if known(registered if registered is not None else cls):
-        return ""
+    # Old formats go by the class, new ones by its registered name, null included: whichever is read must be harmless.
+    looked_up = part.get("registered_name", cls)
+    vouched = looked_up is not None and known(looked_up)
     if cls == "Lambda":
         return "a Lambda layer with Python code" if _holds_code(config, known) else ""
     if cls in allowed.REFUSED_LAYERS:
         return f"a {cls}, which runs a program of its own"
-    if cls not in allowed.CLASSES or registered not in (None, cls):
-        return f"the custom class '{registered or cls}'"
-    if module is not None and not allowed.is_keras_module(module):
+    if cls not in allowed.CLASSES:
+        same = registered is None or registered.rpartition(">")[2] == cls or known(cls)
+        return "" if vouched and same else f"the custom class '{registered or cls}'"
+    if not vouched and registered not in (None, cls):
+        return f"the custom class '{registered}'"
+    if not vouched and module is not None and not allowed.is_keras_module(module):
         return f"the custom class '{cls}' of the module '{module}'"
     return _setting_suspicion(cls, config if isinstance(config, dict) else {})
 
