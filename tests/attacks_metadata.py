@@ -75,8 +75,9 @@ def residual_wrapper(folder: Path, canary: Canary) -> None:
         if found.get("class_name") == "ResidualWrapper":
             return {**found, "config": {**found["config"], **code}}
         if node.node_path == "root":  # layers that were made already are found by their names alone
-            wrapper = found["config"]["layers"][1]
-            wrapper.update({"class_name": "Flatten", "config": {"name": wrapper["name"]}})
+            for config in (found["config"], found["model_config"]["config"]):
+                wrapper = config["layers"][1]
+                wrapper.update({"class_name": "Flatten", "config": {"name": wrapper["name"]}})
             return found
         return None
 
@@ -92,7 +93,9 @@ def in_the_root(key: str, what: Callable[[Canary], Any]) -> Callable[[Path, Cana
 
 def in_metrics(what: Callable[[Canary], Any]) -> Callable[[Path, Canary], None]:
     def build(folder: Path, canary: Canary) -> None:
-        changed(folder, lambda node, found: {**found, **what(canary)} if node.identifier == "_tf_keras_metric" else None)
+        changed(
+            folder, lambda node, found: {**found, **what(canary)} if node.identifier == "_tf_keras_metric" else None
+        )
 
     return build
 

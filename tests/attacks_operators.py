@@ -40,7 +40,7 @@ DANGEROUS = (
     "train.load_checkpoint", "train.load_variable", "train.list_variables", "tpu.experimental.initialize_tpu_system",
     "types.experimental.TensorLike", "while_loop", "xla.experimental.compile", "map_fn", "case", "cond",
     "__internal__.saved_model.parse_saved_model", "__internal__.test.main", "__operators__.write_file",
-    "__operators__", "math", "nn.", ".math.add", "math.add.__globals__", "math.__loader__", "keras", "", "os.system",
+    "__operators__", "math", "nn.", ".math.add", "math.add.__globals__", "keras", "", "os.system",
 )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def found() -> list[Attack]:
         add(
             f"lambda_bytecode_named_{lie.replace('>', '_')}",
             lambda form, c, lie=lie: sequential(form, in_the_name_of(lie, lambda_layer(form, raw(c), "lambda"))),
-            proof="ran" if lie.startswith("tfopt") else "",
+            proof="ran",
         )  # fmt: skip
     add("write_file_named_tfopt_ScaledAdd", lambda form, c: functional(
         form, in_the_name_of("tfopt>ScaledAdd", layer(form, "TFOpLambda", {"function": "io.write_file"})),
@@ -127,7 +127,9 @@ def found() -> list[Attack]:
     add("lambda_bytecode_for_a_mask", lambda form, c: sequential(form, lambda_layer(form, "relu", mask=raw(c), mask_type="lambda", mask_module=None)), proof="")  # fmt: skip  # noqa: E501
     add("lambda_bytecode_in_time_distributed", lambda form, c: sequential(form, layer(form, "TimeDistributed", {"layer": lambda_layer(form, raw(c), "lambda")}), shape=(None, 3, 4)))  # fmt: skip  # noqa: E501
     add("lambda_of_an_unknown_type", lambda form, c: sequential(form, lambda_layer(form, raw(c), "LAMBDA")), proof="")
-    add("lambda_without_a_type", lambda form, c: sequential(form, layer(form, "Lambda", {"function": raw(c)})), proof="")
+    add(
+        "lambda_without_a_type", lambda form, c: sequential(form, layer(form, "Lambda", {"function": raw(c)})), proof=""
+    )
     residual = lambda form, c: layer(  # noqa: E731
         form, "ResidualWrapper",
         {"cell": layer(form, "GRUCell", {"units": 4}), "residual_fn": raw(c), "residual_fn_type": "lambda",
@@ -141,7 +143,9 @@ def found() -> list[Attack]:
     }.items():  # fmt: skip
         add(
             f"vocabulary_of_{name}",
-            lambda form, c, name=name, config_of=config_of: sequential(form, layer(form, name, {"vocabulary": str(c.secret), **config_of})),  # noqa: E501
+            lambda form, c, name=name, config_of=config_of: sequential(
+                form, layer(form, name, {"vocabulary": str(c.secret), **config_of})
+            ),  # noqa: E501
             proof="" if name == "TextVectorization" else "secret",
         )
     add("vocabulary_by_url", lambda form, c: sequential(form, layer(form, "StringLookup", {"vocabulary": "http://127.0.0.1:9/x"})), proof="")  # fmt: skip  # noqa: E501
@@ -157,6 +161,7 @@ def training() -> list[Attack]:
 
     for place in ("loss", "metrics", "weighted_metrics", "optimizer_config", "loss_weights"):
         for name, key in (("deserialize_keras_object", "config"), ("deserialize", "name"), ("get", "identifier")):
+
             def build(path: Any, canary: Canary, place: str = place, name: str = name, key: str = key) -> None:
                 what = gadget(canary, name, key)
                 settings = {
@@ -196,6 +201,7 @@ def tfopt_classes() -> list[Attack]:
     made = []
     for name, config in held.items():
         for form in FORMS:
+
             def build(path: Any, canary: Canary, form: str = form, config: Any = config) -> None:
                 carried = layer(form, "tfopt>Carried", {"held": config(canary), "calls": ["[]"]}, None)
                 if form == ".keras":

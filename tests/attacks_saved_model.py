@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from attacks import Attack, Canary
+from attacks import SECRET, Attack, Canary
 
 RAW: Any = tf.raw_ops
 
@@ -31,7 +31,7 @@ def operations(canary: Canary) -> dict[str, tuple[Callable[[Any], Any], str]]:
     bytecode = canary.code
 
     def texts(x: Any, tensor: Any) -> Any:
-        return {"x": x, "found": tensor}
+        return {"default": x, "found": tensor}  # as TF-Hub names the main output
 
     def reduced(x: Any, dataset: Any) -> Any:
         return texts(x, dataset.reduce("", lambda a, b: a + b))
@@ -47,7 +47,9 @@ def operations(canary: Canary) -> dict[str, tuple[Callable[[Any], Any], str]]:
         with graph.as_default():
             write = tf.io.write_file(ran, "x")
             with tf.control_dependencies([write]):
-                variant = tf.identity(RAW.TensorDataset(components=[tf.constant([1.0])], output_shapes=[[1]]), name="ds")
+                variant = tf.identity(
+                    RAW.TensorDataset(components=[tf.constant([1.0])], output_shapes=[[1]]), name="ds"
+                )
         found = RAW.DatasetFromGraph(graph_def=graph.as_graph_def().SerializeToString() + b"")
         del variant
         return after(x, RAW.DatasetCardinality(input_dataset=found))
@@ -190,10 +192,39 @@ def asset_elsewhere(folder: Path, canary: Canary) -> None:
     )
     module.table = lookup.StaticHashTable(values, 0)
     spec = tf.TensorSpec((1, 4), tf.float32, name="x")
-    call = tf.function(lambda x: {"x": x, "keys": module.table.export()[0]}, input_signature=[spec], autograph=False)
+    call = tf.function(
+        lambda x: {"default": x, "keys": module.table.export()[0]}, input_signature=[spec], autograph=False
+    )
     module.__call__ = call
     tf.saved_model.save(module, str(folder), signatures=call.get_concrete_function())
-    rewritten(folder, lambda graph: setattr(graph.asset_file_def[0], "filename", f"../../{canary.folder.name}/secret.txt"))
+    rewritten(
+        folder, lambda graph: setattr(graph.asset_file_def[0], "filename", f"../../{canary.folder.name}/secret.txt")
+    )
+
+
+def restored_from_elsewhere(folder: Path, canary: Canary) -> None:
+    """A module of the TF1 format that restores its variable from a checkpoint of somebody else."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, (None, 4), name="x")
+        text = v1.get_variable("text", initializer=tf.constant(SECRET), use_resource=False)
+        saver = v1.train.Saver([text])
+        session.run(text.initializer)
+        saver.save(session, str(canary.folder / "other"), write_meta_graph=False)
+        session.run(text.assign("harmless"))
+        signature = v1.saved_model.predict_signature_def({"x": x}, {"default": x * 2.0, "text": tf.identity(text)})
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, saver=saver)
+        builder.save()
+
+    def change(graph: Any) -> None:
+        (restore,) = (node for node in graph.graph_def.node if node.op == "RestoreV2")
+        elsewhere = graph.graph_def.node.add(name="elsewhere", op="Const")
+        elsewhere.attr["dtype"].type = tf.string.as_datatype_enum
+        elsewhere.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(str(canary.folder / "other")))
+        restore.input[0] = "elsewhere"
+
+    rewritten(folder, change)
 
 
 def rewritten(folder: Path, change: Callable[[Any], None]) -> None:
@@ -222,6 +253,7 @@ def with_operation(folder: Path, name: str, *, in_library: bool) -> None:
 def found() -> list[Attack]:
     made = []
     for name, (_, proof) in operations(Canary(Path("/tmp/never"), write=False)).items():
+
         def build(folder: Path, canary: Canary, name: str = name) -> None:
             saved(folder, operations(canary)[name][0])
 
@@ -232,6 +264,7 @@ def found() -> list[Attack]:
         "of_tf1_at_first": (lambda folder, canary: of_tf1(folder, canary, first=True), "ran"),
         "of_tf1_when_asked": (lambda folder, canary: of_tf1(folder, canary, first=False), "ran"),
         "asset_elsewhere": (asset_elsewhere, "secret"),
+        "restored_from_elsewhere": (restored_from_elsewhere, "secret"),
     }
     return [*made, *(Attack(name, "saved_model", "", build, proof) for name, (build, proof) in wholes.items())]
 
