@@ -12,7 +12,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-
 from attacks import Attack, Canary, empty_hdf5, hdf5_file, keras_file
 from attacks_keras3 import layer as layer3
 from attacks_keras3 import sequential as sequential3

@@ -105,9 +105,11 @@ def places(form: str) -> dict[str, Callable[[Any], Any]]:
         "time_distributed": lambda what: seq(
             layer(form, "TimeDistributed", {"layer": lambda_layer(form, what)}),
         ),
-        "bidirectional": lambda what: seq(layer(form, "Bidirectional", {"layer": layer(form, "RNN", {"cell": cell(what)})})),
+        "bidirectional": lambda what: seq(layer(form, "Bidirectional", {"layer": layer(form, "RNN",
+            {"cell": cell(what)})})),
         "rnn_cell": lambda what: seq(layer(form, "RNN", {"cell": what})),
-        "stacked_rnn_cells": lambda what: seq(layer(form, "RNN", {"cell": layer(form, "StackedRNNCells", {"cells": [what]})})),
+        "stacked_rnn_cells": lambda what: seq(layer(form, "RNN", {"cell": layer(form, "StackedRNNCells",
+            {"cells": [what]})})),
         "spectral_normalization": lambda what: seq(layer(form, "SpectralNormalization", {"layer": what})),
         "nested_sequential": lambda what: seq(inner(what)),
         "twice_nested": lambda what: seq(sequential(form, inner(what), name="outer")),
@@ -125,7 +127,8 @@ def places(form: str) -> dict[str, Callable[[Any], Any]]:
         "quantization_config": lambda what: seq(dense(quantization_config=what)),
         "build_config": lambda what: sequential(form, dense(), build_config={"input_shape": [None, 4], "deep": what}),
         "activation_layer": lambda what: seq(layer(form, "Activation", {"activation": what})),
-        "op_with_a_callable": lambda what: functional(form, layer(form, "Map", {"function": what, "f": what}, "keras.src.ops.core")),
+        "op_with_a_callable": lambda what: functional(form, layer(form, "Map", {"function": what, "f": what},
+            "keras.src.ops.core")),
         "op_argument": lambda what: functional(form, layer(form, "Add", {}, "keras.src.ops.numpy"), [TENSOR, what]),
         "unknown_key_of_a_layer": lambda what: seq({**dense(), "also": what}),
         "unknown_key_of_a_config": lambda what: seq(dense(also=what)),
@@ -154,7 +157,8 @@ def places(form: str) -> dict[str, Callable[[Any], Any]]:
         found["nested_compile_loss"] = lambda what: sequential(form, nested(what))
         found["feature_space"] = lambda what: layer(
             form, "FeatureSpace",
-            {"features": {"a": what}, "output_mode": "dict", "crosses": [], "crossing_dim": 32, "preprocessors": {"a": what}},
+            {"features": {"a": what}, "output_mode": "dict", "crosses": [], "crossing_dim": 32,
+                "preprocessors": {"a": what}},
             "keras.utils",
         )  # fmt: skip
     return found
@@ -180,8 +184,14 @@ def found() -> list[Attack]:
             ))  # fmt: skip
 
     add("lambda", lambda form, c: sequential(form, lambda_layer(form, bytecode(c))), "ran")
-    add("lambda_in_the_list_of_keras2", lambda form, c: sequential(form, layer(
-        form, "Lambda", {"function": [c.bytecode, None, None], "function_type": "lambda", "module": "os"})), {".h5": "ran"})  # fmt: skip
+    add(
+        "lambda_in_the_list_of_keras2",
+        lambda form, c: sequential(
+            form,
+            layer(form, "Lambda", {"function": [c.bytecode, None, None], "function_type": "lambda", "module": "os"}),
+        ),
+        {".h5": "ran"},
+    )
     add("lambda_as_the_model", lambda form, c: lambda_layer(form, bytecode(c)))
     add("lambda_in_time_distributed", lambda form, c: sequential(
         form, layer(form, "TimeDistributed", {"layer": lambda_layer(form, bytecode(c))}), shape=(None, 3, 4)),
@@ -198,7 +208,8 @@ def found() -> list[Attack]:
         "saved_model_by_path": (
             function("keras.layers", "TFSMLayer", "TFSMLayer"), evil_saved_model, lambda c: {}, "ran",
         ),
-        "load_model": (function("keras.models", "load_model"), lambda c: str(c.folder), lambda c: {"safe_mode": False}, ""),
+        "load_model": (function("keras.models", "load_model"), lambda c: str(c.folder),
+            lambda c: {"safe_mode": False}, ""),
         "load_model_of_saving": (function("keras.saving", "load_model"), lambda c: str(c.folder), lambda c: {}, ""),
         "get_file": (
             function("keras.utils", "get_file"), lambda c: "ran",
@@ -220,10 +231,14 @@ def found() -> list[Attack]:
             function("keras.tree", "traverse", "traverse"),
             lambda c: function("keras.layers", "TFSMLayer", "TFSMLayer"), lambda c: {"structure": [str(c.folder)]}, "",
         ),
-        "set_floatx": (function("keras.config", "set_floatx", "set_floatx"), lambda c: "float16", lambda c: {}, "state"),
-        "set_random_seed": (function("keras.utils", "set_random_seed", "set_random_seed"), lambda c: 1, lambda c: {}, ""),
-        "custom_objects": (function("keras.saving", "get_custom_objects", "get_custom_objects"), lambda c: None, lambda c: {}, ""),
-        "file_editor": (function("keras.saving", "KerasFileEditor", "KerasFileEditor"), lambda c: str(c.secret), lambda c: {}, ""),
+        "set_floatx": (function("keras.config", "set_floatx", "set_floatx"), lambda c: "float16", lambda c: {},
+            "state"),
+        "set_random_seed": (function("keras.utils", "set_random_seed", "set_random_seed"), lambda c: 1, lambda c: {},
+            ""),
+        "custom_objects": (function("keras.saving", "get_custom_objects", "get_custom_objects"), lambda c: None,
+            lambda c: {}, ""),
+        "file_editor": (function("keras.saving", "KerasFileEditor", "KerasFileEditor"), lambda c: str(c.secret),
+            lambda c: {}, ""),
         "weights_by_path": (
             function("keras.applications.mobilenet", "MobileNet", "MobileNet"), lambda c: [32, 32, 3],
             lambda c: {"weights": str(c.secret)}, "",
@@ -234,7 +249,8 @@ def found() -> list[Attack]:
             lambda c: {"num_processes": 2, "process_id": 0}, "",
         ),
         "remote_monitor": (
-            function("keras.callbacks", "RemoteMonitor", "RemoteMonitor"), lambda c: "http://127.0.0.1:9", lambda c: {}, "",
+            function("keras.callbacks", "RemoteMonitor", "RemoteMonitor"), lambda c: "http://127.0.0.1:9",
+                lambda c: {}, "",
         ),
         "directory_iterator": (
             function("keras._legacy.preprocessing.image", "DirectoryIterator", "DirectoryIterator"), lambda c: "/",
@@ -284,7 +300,8 @@ def found() -> list[Attack]:
         add(
             f"operation_{op}",
             lambda form, c, op=op: functional(
-                form, layer(form, op, {"f": bytecode(c), "cond": bytecode(c), "body": bytecode(c)}, "keras.src.ops.core"),
+                form, layer(form, op, {"f": bytecode(c), "cond": bytecode(c), "body": bytecode(c)},
+                    "keras.src.ops.core"),
                 [bytecode(c), TENSOR],
             ),
         )  # fmt: skip

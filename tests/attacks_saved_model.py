@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-
 from attacks import SECRET, Attack, Canary
 
 RAW: Any = tf.raw_ops
@@ -59,26 +58,35 @@ def operations(canary: Canary) -> dict[str, tuple[Callable[[Any], Any], str]]:
         "ReadFile": (lambda x: texts(x, tf.io.read_file(secret)), "secret"),
         "MatchingFiles": (lambda x: texts(x, tf.io.matching_files(secret)), ""),
         "PrintV2": (lambda x: after(x, tf.print("x", output_stream=f"file://{ran}")), "ran"),
-        "SaveV2": (lambda x: after(x, RAW.SaveV2(prefix=ran, tensor_names=["x"], shape_and_slices=[""], tensors=[x])), ""),
+        "SaveV2": (lambda x: after(x, RAW.SaveV2(prefix=ran, tensor_names=["x"], shape_and_slices=[""], tensors=[x])),
+            ""),
         "Save": (lambda x: after(x, RAW.Save(filename=ran, tensor_names=["x"], data=[x])), "ran"),
-        "SaveSlices": (lambda x: after(x, RAW.SaveSlices(filename=ran, tensor_names=["x"], shapes_and_slices=[""], data=[x])), "ran"),
+        "SaveSlices": (lambda x: after(x, RAW.SaveSlices(filename=ran, tensor_names=["x"], shapes_and_slices=[""],
+            data=[x])), "ran"),
         "MergeV2Checkpoints": (checkpoint, ""),
-        "RestoreV2": (lambda x: texts(x, RAW.RestoreV2(prefix=secret, tensor_names=["x"], shape_and_slices=[""], dtypes=[tf.float32])[0]), ""),
+        "RestoreV2": (lambda x: texts(x, RAW.RestoreV2(prefix=secret, tensor_names=["x"], shape_and_slices=[""],
+            dtypes=[tf.float32])[0]), ""),
         "Restore": (lambda x: texts(x, RAW.Restore(file_pattern=secret, tensor_name="x", dt=tf.float32)), ""),
-        "RestoreSlice": (lambda x: texts(x, RAW.RestoreSlice(file_pattern=secret, tensor_name="x", shape_and_slice="", dt=tf.float32)), ""),
-        "ReaderReadV2": (lambda x: texts(x, RAW.ReaderReadV2(reader_handle=RAW.WholeFileReaderV2(), queue_handle=queue(secret))[1]), "secret"),
-        "TextLineReaderV2": (lambda x: texts(x, RAW.ReaderReadV2(reader_handle=RAW.TextLineReaderV2(), queue_handle=queue(secret))[1]), "secret"),
+        "RestoreSlice": (lambda x: texts(x, RAW.RestoreSlice(file_pattern=secret, tensor_name="x", shape_and_slice="",
+            dt=tf.float32)), ""),
+        "ReaderReadV2": (lambda x: texts(x, RAW.ReaderReadV2(reader_handle=RAW.WholeFileReaderV2(),
+            queue_handle=queue(secret))[1]), "secret"),
+        "TextLineReaderV2": (lambda x: texts(x, RAW.ReaderReadV2(reader_handle=RAW.TextLineReaderV2(),
+            queue_handle=queue(secret))[1]), "secret"),
         "TextLineDataset": (lambda x: reduced(x, tf.data.TextLineDataset(secret)), "secret"),
         "FixedLengthRecordDataset": (lambda x: reduced(x, tf.data.FixedLengthRecordDataset(secret, 1)), "secret"),
         "TFRecordDataset": (lambda x: reduced(x, tf.data.TFRecordDataset(secret)), ""),
         "SaveDataset": (lambda x: after(x, RAW.SaveDatasetV2(
             input_dataset=tf.data.Dataset.range(1)._variant_tensor, path=ran, shard_func_other_args=[],
             shard_func=sharding(), output_types=[tf.int64], output_shapes=[[]])), ""),
-        "ListFiles": (lambda x: reduced(x, tf.data.Dataset.from_tensor_slices(tf.io.matching_files(f"{canary.folder}/*"))), ""),
+        "ListFiles": (lambda x: reduced(x, tf.data.Dataset.from_tensor_slices(
+            tf.io.matching_files(f"{canary.folder}/*"))), ""),
         "DatasetToTFRecord": (lambda x: after(x, RAW.DatasetToTFRecord(
-            input_dataset=tf.data.Dataset.from_tensors("x")._variant_tensor, filename=ran, compression_type="")), "ran"),
+            input_dataset=tf.data.Dataset.from_tensors("x")._variant_tensor, filename=ran, compression_type="")),
+                "ran"),
         "DatasetFromGraph": (nested_dataset, ""),
-        "ImmutableConst": (lambda x: texts(x, RAW.ImmutableConst(dtype=tf.uint8, shape=[10], memory_region_name=secret)), ""),
+        "ImmutableConst": (lambda x: texts(x, RAW.ImmutableConst(dtype=tf.uint8, shape=[10],
+            memory_region_name=secret)), ""),
         "LoadAndRemapMatrix": (lambda x: texts(x, RAW.LoadAndRemapMatrix(
             ckpt_path=secret, old_tensor_name="x", row_remapping=[0], col_remapping=[0], initializing_values=[],
             num_rows=1, num_cols=1)), ""),
@@ -87,19 +95,24 @@ def operations(canary: Canary) -> dict[str, tuple[Callable[[Any], Any], str]]:
         "CreateSummaryDbWriter": (lambda x: after(x, RAW.CreateSummaryDbWriter(
             writer=RAW.SummaryWriter(), db_uri=ran, experiment_name="x", run_name="x", user_name="x")), ""),
         "DebugIdentityV2": (lambda x: RAW.DebugIdentityV2(
-            input=x, tfdbg_context_id="x", op_name="x", output_slot=0, tensor_debug_mode=2, debug_urls=[f"file://{ran}"]), ""),
-        "DebugIdentity": (lambda x: RAW.DebugIdentity(input=x, device_name="", tensor_name="x:0", debug_urls=[f"file://{ran}"]), ""),
+            input=x, tfdbg_context_id="x", op_name="x", output_slot=0, tensor_debug_mode=2,
+                debug_urls=[f"file://{ran}"]), ""),
+        "DebugIdentity": (lambda x: RAW.DebugIdentity(input=x, device_name="", tensor_name="x:0",
+            debug_urls=[f"file://{ran}"]), ""),
         "InitializeTableFromTextFileV2": (lambda x: after(x, RAW.InitializeTableFromTextFileV2(
-            table_handle=RAW.HashTableV2(key_dtype=tf.string, value_dtype=tf.int64), filename=secret, key_index=-2, value_index=-1)), ""),
+            table_handle=RAW.HashTableV2(key_dtype=tf.string, value_dtype=tf.int64), filename=secret, key_index=-2,
+                value_index=-1)), ""),
         "PyFunc": (lambda x: tf.numpy_function(bytecode, [x], tf.float32), ""),
         "EagerPyFunc": (lambda x: tf.py_function(bytecode, [x], tf.float32), ""),
-        "RemoteCall": (lambda x: RAW.RemoteCall(target="/job:localhost/device:CPU:0", args=[x], Tout=[tf.float32], f=doubling())[0], ""),
+        "RemoteCall": (lambda x: RAW.RemoteCall(target="/job:localhost/device:CPU:0", args=[x], Tout=[tf.float32],
+            f=doubling())[0], ""),
         "RpcServer": (lambda x: after(x, RAW.DataServiceDatasetV2(
             dataset_id=1, processing_mode="", address="127.0.0.1:9", protocol="grpc", job_name="x", consumer_index=0,
             num_consumers=1, max_outstanding_requests=1, iteration_counter=RAW.DummyIterationCounter(),
             output_types=[tf.float32], output_shapes=[[]])), ""),
         "RegisterDataset": (lambda x: after(x, RAW.RegisterDataset(
-            dataset=tf.data.Dataset.range(1)._variant_tensor, address="127.0.0.1:9", protocol="grpc", external_state_policy=0)), ""),
+            dataset=tf.data.Dataset.range(1)._variant_tensor, address="127.0.0.1:9", protocol="grpc",
+                external_state_policy=0)), ""),
         "CollectiveReduce": (lambda x: RAW.CollectiveReduce(
             input=x, group_size=1, group_key=1, instance_key=1, merge_op="Add", final_op="Id", subdiv_offsets=[0]), ""),
         "Send": (lambda x: after(x, RAW.CollectiveBcastSend(
@@ -107,12 +120,15 @@ def operations(canary: Canary) -> dict[str, tuple[Callable[[Any], Any], str]]:
         "ConfigureDistributedTPU": (lambda x: after(x, RAW.ConfigureDistributedTPU()), ""),
         "ConfigureTPUEmbedding": (lambda x: after(x, RAW.ConfigureTPUEmbedding(config="x")), ""),
         "Abort": (lambda x: after(x, RAW.Abort(error_msg="x")), ""),
-        "SqlDataset": (lambda x: reduced(x, tf.data.experimental.SqlDataset("sqlite", secret, "select 1", tf.string)), ""),
-        "LMDBDataset": (lambda x: after(x, RAW.LMDBDataset(filenames=[secret], output_types=[tf.string, tf.string], output_shapes=[[], []])), ""),
+        "SqlDataset": (lambda x: reduced(x, tf.data.experimental.SqlDataset("sqlite", secret, "select 1", tf.string)),
+            ""),
+        "LMDBDataset": (lambda x: after(x, RAW.LMDBDataset(filenames=[secret], output_types=[tf.string, tf.string],
+            output_shapes=[[], []])), ""),
         "LookupTableExport": (lambda x: after(x, RAW.GenerateVocabRemapping(
             new_vocab_file=secret, old_vocab_file=secret, new_vocab_offset=0, num_new_vocab=1)[0]), ""),
         "DecodeProtoV2": (lambda x: after(x, *RAW.DecodeProtoV2(
-            bytes=tf.constant([b""]), message_type="m", field_names=[], output_types=[], descriptor_source=secret)[:1]), ""),
+            bytes=tf.constant([b""]), message_type="m", field_names=[], output_types=[],
+                descriptor_source=secret)[:1]), ""),
         "IteratorFromStringHandle": (lambda x: after(x, RAW.IteratorFromStringHandle(string_handle="x")), ""),
         "GetSessionTensor": (lambda x: RAW.GetSessionTensor(handle="x", dtype=tf.float32), ""),
     }  # fmt: skip

@@ -168,7 +168,8 @@ def test_the_attacks_are_real(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["keras3.keras-lambda", "keras3.h5-lambda", "tf_keras.keras-lambda_bytecode",
-                                  "tf_keras.h5-lambda_bytecode", "tf_keras.h5-calls_write_file", "tf_keras-metadata_lambda"])  # fmt: skip
+                                  "tf_keras.h5-lambda_bytecode", "tf_keras.h5-calls_write_file",
+                                      "tf_keras-metadata_lambda"])  # fmt: skip
 def test_the_users_word_lets_code_run(name, tmp_path, canary):
     (attack,) = (each for each in ATTACKS if each.id == name)
     path = attack.written(tmp_path, canary)
