@@ -2,7 +2,7 @@
 
     python benchmarks/harmless_files.py [NAME ...]
 
-Each model is built without weights from elsewhere, saved as `.keras` and `.h5`, and loaded. A file that the Keras itself
+Each model is built without weights from elsewhere, saved as `.keras` and `.h5`, and loaded. A file that its own Keras
 cannot read back is named and not counted. Prints a line for each, and at the end how many were tried.
 """
 
