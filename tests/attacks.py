@@ -105,7 +105,8 @@ class Attack:
         form: ".keras", ".h5" or "" for a folder.
         build: writes the file, or the folder, at a path.
         proof: what a plain Keras without safe mode does with it: "ran" makes the canary's file, "secret" has read the
-            secret, "" nothing: these versions look elsewhere, and the file is refused all the same.
+            secret, "state" changes a setting of Keras, "" nothing: these versions look
+            elsewhere, and the file is refused all the same.
         may_load: True where the attack sits in how a model was compiled only, which may be left out.
     """
 

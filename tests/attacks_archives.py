@@ -5,13 +5,13 @@ import json
 import os
 import pickle
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-
 from attacks import Attack, Canary, empty_hdf5, hdf5_file, keras_file
 from attacks_keras3 import layer as layer3
 from attacks_keras3 import sequential as sequential3
@@ -137,7 +137,8 @@ def two_configs(path: Path, canary: Canary) -> None:
     from attacks_keras3 import bytecode, lambda_layer
 
     keras_file(path, harmless("keras3"), "keras3")
-    with zipfile.ZipFile(path, "a") as archive:
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         archive.writestr("config.json", json.dumps(sequential3(".keras", lambda_layer(".keras", bytecode(canary)))))
 
 
@@ -157,7 +158,27 @@ def found() -> list[Attack]:
         Attack("npz_bomb", "keras3", ".keras", bomb_in_npz, ""),
         Attack("hdf5_head_and_zip_tail", "tf_keras", ".h5", two_in_one, ""),
         Attack("two_configs", "keras3", ".keras", two_configs, "ran"),
+        Attack("saved_model_in_assets", "keras3", ".keras", saved_model_in_assets, ""),
     ]
+
+
+def saved_model_in_assets(path: Path, canary: Canary) -> None:
+    """A `.keras` file with tfopt's layer for a SavedModel, whose copy of it writes a file when it is loaded."""
+    import tensorflow as tf
+    from attacks_saved_model import on_load, saved
+
+    import tfopt
+
+    harmless = canary.folder / "harmless"
+    saved(harmless, lambda x: tf.signal.fft(tf.cast(x, tf.complex64)))
+    on_load(canary.folder / "evil", canary)
+    inner = path.with_name("inner.keras")
+    tfopt.hub_layer(harmless, trainable=False).save(inner)
+    with zipfile.ZipFile(inner) as archive, zipfile.ZipFile(path, "w") as changed:
+        for name in archive.namelist():
+            relative = name.partition("/module/")[2]
+            evil = canary.folder / "evil" / relative if relative else None
+            changed.writestr(name, evil.read_bytes() if evil and evil.is_file() else archive.read(name))
 
 
 def tar(path: Path, members: dict[str, bytes], **more: tarfile.TarInfo) -> None:

@@ -7,7 +7,10 @@ from typing import Any
 from attacks import Attack, Canary, function, model_file
 
 FORMS = (".keras", ".h5")
-TENSOR = {"class_name": "__keras_tensor__", "config": {"shape": [None, 4], "dtype": "float32", "keras_history": ["i", 0, 0]}}
+TENSOR = {
+    "class_name": "__keras_tensor__",
+    "config": {"shape": [None, 4], "dtype": "float32", "keras_history": ["i", 0, 0]},
+}
 INPUT = {"batch_shape": [None, 4], "dtype": "float32", "sparse": False, "name": "i"}
 
 
@@ -102,9 +105,11 @@ def places(form: str) -> dict[str, Callable[[Any], Any]]:
         "time_distributed": lambda what: seq(
             layer(form, "TimeDistributed", {"layer": lambda_layer(form, what)}),
         ),
-        "bidirectional": lambda what: seq(layer(form, "Bidirectional", {"layer": layer(form, "RNN", {"cell": cell(what)})})),
+        "bidirectional": lambda what: seq(layer(form, "Bidirectional", {"layer": layer(form, "RNN",
+            {"cell": cell(what)})})),
         "rnn_cell": lambda what: seq(layer(form, "RNN", {"cell": what})),
-        "stacked_rnn_cells": lambda what: seq(layer(form, "RNN", {"cell": layer(form, "StackedRNNCells", {"cells": [what]})})),
+        "stacked_rnn_cells": lambda what: seq(layer(form, "RNN", {"cell": layer(form, "StackedRNNCells",
+            {"cells": [what]})})),
         "spectral_normalization": lambda what: seq(layer(form, "SpectralNormalization", {"layer": what})),
         "nested_sequential": lambda what: seq(inner(what)),
         "twice_nested": lambda what: seq(sequential(form, inner(what), name="outer")),
@@ -122,7 +127,8 @@ def places(form: str) -> dict[str, Callable[[Any], Any]]:
         "quantization_config": lambda what: seq(dense(quantization_config=what)),
         "build_config": lambda what: sequential(form, dense(), build_config={"input_shape": [None, 4], "deep": what}),
         "activation_layer": lambda what: seq(layer(form, "Activation", {"activation": what})),
-        "op_with_a_callable": lambda what: functional(form, layer(form, "Map", {"function": what, "f": what}, "keras.src.ops.core")),
+        "op_with_a_callable": lambda what: functional(form, layer(form, "Map", {"function": what, "f": what},
+            "keras.src.ops.core")),
         "op_argument": lambda what: functional(form, layer(form, "Add", {}, "keras.src.ops.numpy"), [TENSOR, what]),
         "unknown_key_of_a_layer": lambda what: seq({**dense(), "also": what}),
         "unknown_key_of_a_config": lambda what: seq(dense(also=what)),
@@ -151,30 +157,46 @@ def places(form: str) -> dict[str, Callable[[Any], Any]]:
         found["nested_compile_loss"] = lambda what: sequential(form, nested(what))
         found["feature_space"] = lambda what: layer(
             form, "FeatureSpace",
-            {"features": {"a": what}, "output_mode": "dict", "crosses": [], "crossing_dim": 32, "preprocessors": {"a": what}},
+            {"features": {"a": what}, "output_mode": "dict", "crosses": [], "crossing_dim": 32,
+                "preprocessors": {"a": what}},
             "keras.utils",
         )  # fmt: skip
     return found
 
 
+def evil_saved_model(canary: Canary) -> str:
+    """The path of a SavedModel that writes a file when it is loaded."""
+    from attacks_saved_model import on_load
+
+    on_load(canary.folder / "saved_model", canary)
+    return str(canary.folder / "saved_model")
+
+
 def found() -> list[Attack]:
     made = []
 
-    def add(name: str, build: Callable[[str, Canary], Any], proof: str = "", forms: tuple[str, ...] = FORMS) -> None:
+    def add(name: str, build: Callable[[str, Canary], Any], proof: Any = "", forms: tuple[str, ...] = FORMS) -> None:
         for form in forms:
             made.append(Attack(
                 name, "keras3", form,
-                lambda path, canary, form=form: model_file(path, build(form, canary), "keras3"), proof,
+                lambda path, canary, form=form: model_file(path, build(form, canary), "keras3"),
+                proof.get(form, "") if isinstance(proof, dict) else proof,
             ))  # fmt: skip
 
     add("lambda", lambda form, c: sequential(form, lambda_layer(form, bytecode(c))), "ran")
-    add("lambda_in_the_list_of_keras2", lambda form, c: sequential(form, layer(
-        form, "Lambda", {"function": [c.bytecode, None, None], "function_type": "lambda", "module": "os"})))  # fmt: skip
+    add(
+        "lambda_in_the_list_of_keras2",
+        lambda form, c: sequential(
+            form,
+            layer(form, "Lambda", {"function": [c.bytecode, None, None], "function_type": "lambda", "module": "os"}),
+        ),
+        {".h5": "ran"},
+    )
     add("lambda_as_the_model", lambda form, c: lambda_layer(form, bytecode(c)))
     add("lambda_in_time_distributed", lambda form, c: sequential(
         form, layer(form, "TimeDistributed", {"layer": lambda_layer(form, bytecode(c))}), shape=(None, 3, 4)),
         "ran", (".keras",))  # fmt: skip
-    add("lambda_and_the_unsafe_switch", unsafe_first, "ran", (".keras",))
+    add("lambda_and_the_unsafe_switch", unsafe_first, "", (".keras",))
 
     # Functions of Keras's own API that are no part of any model, called with what the file says.
     calls: dict[str, tuple[Any, Callable[[Canary], Any], Callable[[Canary], dict[str, Any]], str]] = {
@@ -184,9 +206,10 @@ def found() -> list[Attack]:
             lambda c: {"path": str(c.ran), "value_range": [0, 1], "rows": 1, "cols": 1}, "",
         ),
         "saved_model_by_path": (
-            function("keras.layers", "TFSMLayer", "TFSMLayer"), lambda c: str(c.folder), lambda c: {}, "",
+            function("keras.layers", "TFSMLayer", "TFSMLayer"), evil_saved_model, lambda c: {}, "ran",
         ),
-        "load_model": (function("keras.models", "load_model"), lambda c: str(c.folder), lambda c: {"safe_mode": False}, ""),
+        "load_model": (function("keras.models", "load_model"), lambda c: str(c.folder),
+            lambda c: {"safe_mode": False}, ""),
         "load_model_of_saving": (function("keras.saving", "load_model"), lambda c: str(c.folder), lambda c: {}, ""),
         "get_file": (
             function("keras.utils", "get_file"), lambda c: "ran",
@@ -208,10 +231,14 @@ def found() -> list[Attack]:
             function("keras.tree", "traverse", "traverse"),
             lambda c: function("keras.layers", "TFSMLayer", "TFSMLayer"), lambda c: {"structure": [str(c.folder)]}, "",
         ),
-        "set_floatx": (function("keras.config", "set_floatx", "set_floatx"), lambda c: "float16", lambda c: {}, ""),
-        "set_random_seed": (function("keras.utils", "set_random_seed", "set_random_seed"), lambda c: 1, lambda c: {}, ""),
-        "custom_objects": (function("keras.saving", "get_custom_objects", "get_custom_objects"), lambda c: None, lambda c: {}, ""),
-        "file_editor": (function("keras.saving", "KerasFileEditor", "KerasFileEditor"), lambda c: str(c.secret), lambda c: {}, ""),
+        "set_floatx": (function("keras.config", "set_floatx", "set_floatx"), lambda c: "float16", lambda c: {},
+            "state"),
+        "set_random_seed": (function("keras.utils", "set_random_seed", "set_random_seed"), lambda c: 1, lambda c: {},
+            ""),
+        "custom_objects": (function("keras.saving", "get_custom_objects", "get_custom_objects"), lambda c: None,
+            lambda c: {}, ""),
+        "file_editor": (function("keras.saving", "KerasFileEditor", "KerasFileEditor"), lambda c: str(c.secret),
+            lambda c: {}, ""),
         "weights_by_path": (
             function("keras.applications.mobilenet", "MobileNet", "MobileNet"), lambda c: [32, 32, 3],
             lambda c: {"weights": str(c.secret)}, "",
@@ -222,22 +249,23 @@ def found() -> list[Attack]:
             lambda c: {"num_processes": 2, "process_id": 0}, "",
         ),
         "remote_monitor": (
-            function("keras.callbacks", "RemoteMonitor", "RemoteMonitor"), lambda c: "http://127.0.0.1:9", lambda c: {}, "",
+            function("keras.callbacks", "RemoteMonitor", "RemoteMonitor"), lambda c: "http://127.0.0.1:9",
+                lambda c: {}, "",
         ),
         "directory_iterator": (
             function("keras._legacy.preprocessing.image", "DirectoryIterator", "DirectoryIterator"), lambda c: "/",
             lambda c: {"image_data_generator": None}, "",
         ),
     }  # fmt: skip
-    for name, (what, first, rest, proof) in calls.items():
+    for name, (what, first, rest, seen) in calls.items():
         add(
             f"calls_{name}",
-            lambda form, c, what=what, first=first, rest=rest: called_with(form, what, first(c), **rest(c)), proof,
+            lambda form, c, what=what, first=first, rest=rest: called_with(form, what, first(c), **rest(c)), seen,
         )  # fmt: skip
 
     # Layers that bring a program, or read a file, of the maker's choice.
     programs = {
-        "TFSMLayer": lambda c: {"filepath": str(c.folder), "call_endpoint": "serve"},
+        "TFSMLayer": lambda c: {"filepath": evil_saved_model(c), "call_endpoint": "serving_default"},
         "TorchModuleWrapper": lambda c: {"module": {"class_name": "__bytes__", "config": {"value": "x"}}},
         "JaxLayer": lambda c: {"call_fn": bytecode(c), "init_fn": bytecode(c)},
         "FlaxLayer": lambda c: {"module": bytecode(c)},
@@ -246,11 +274,24 @@ def found() -> list[Attack]:
         "TextVectorization": lambda c: {"vocabulary": str(c.secret)},
     }  # fmt: skip
     for name, config in programs.items():
-        proof = "secret" if "Lookup" in name else ""
-        add(f"layer_{name}", lambda form, c, name=name, config=config: sequential(form, layer(form, name, config(c))), proof)
-    add("text_standardized_by_code", lambda form, c: sequential(form, layer(form, "TextVectorization", {"standardize": bytecode(c)})))
-    add("text_split_by_a_module", lambda form, c: sequential(form, layer(form, "TextVectorization", {"split": function(c.module, "run")})))
-    add("vocabulary_by_url", lambda form, c: sequential(form, layer(form, "StringLookup", {"vocabulary": "http://127.0.0.1:9/x"})))
+        proof: Any = "secret" if "Lookup" in name else {".keras": "ran"} if name == "TFSMLayer" else ""
+        add(
+            f"layer_{name}",
+            lambda form, c, name=name, config=config: sequential(form, layer(form, name, config(c))),
+            proof,
+        )
+    add(
+        "text_standardized_by_code",
+        lambda form, c: sequential(form, layer(form, "TextVectorization", {"standardize": bytecode(c)})),
+    )
+    add(
+        "text_split_by_a_module",
+        lambda form, c: sequential(form, layer(form, "TextVectorization", {"split": function(c.module, "run")})),
+    )
+    add(
+        "vocabulary_by_url",
+        lambda form, c: sequential(form, layer(form, "StringLookup", {"vocabulary": "http://127.0.0.1:9/x"})),
+    )
     add("saved_model_of_tfopt", lambda form, c: sequential(form, {
         **layer(form, "tfopt>SavedModelLayer" if form == ".h5" else "SavedModelLayer", {"folder": str(c.folder)}, None),
         **({} if form == ".h5" else {"registered_name": "tfopt>SavedModelLayer"}),
@@ -259,7 +300,8 @@ def found() -> list[Attack]:
         add(
             f"operation_{op}",
             lambda form, c, op=op: functional(
-                form, layer(form, op, {"f": bytecode(c), "cond": bytecode(c), "body": bytecode(c)}, "keras.src.ops.core"),
+                form, layer(form, op, {"f": bytecode(c), "cond": bytecode(c), "body": bytecode(c)},
+                    "keras.src.ops.core"),
                 [bytecode(c), TENSOR],
             ),
         )  # fmt: skip

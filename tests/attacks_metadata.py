@@ -75,8 +75,9 @@ def residual_wrapper(folder: Path, canary: Canary) -> None:
         if found.get("class_name") == "ResidualWrapper":
             return {**found, "config": {**found["config"], **code}}
         if node.node_path == "root":  # layers that were made already are found by their names alone
-            wrapper = found["config"]["layers"][1]
-            wrapper.update({"class_name": "Flatten", "config": {"name": wrapper["name"]}})
+            for config in (found["config"], found["model_config"]["config"]):
+                wrapper = config["layers"][1]
+                wrapper.update({"class_name": "Flatten", "config": {"name": wrapper["name"]}})
             return found
         return None
 
@@ -92,7 +93,9 @@ def in_the_root(key: str, what: Callable[[Canary], Any]) -> Callable[[Path, Cana
 
 def in_metrics(what: Callable[[Canary], Any]) -> Callable[[Path, Canary], None]:
     def build(folder: Path, canary: Canary) -> None:
-        changed(folder, lambda node, found: {**found, **what(canary)} if node.identifier == "_tf_keras_metric" else None)
+        changed(
+            folder, lambda node, found: {**found, **what(canary)} if node.identifier == "_tf_keras_metric" else None
+        )
 
     return build
 
@@ -104,7 +107,8 @@ RESIDUAL = lambda c: {"class_name": "ResidualWrapper", "config": {  # noqa: E731
     "residual_fn_module": "os"}}  # fmt: skip
 LAYERS: dict[str, tuple[Callable[[Canary], dict[str, Any]], str]] = {
     "lambda": (BYTES, "ran"),
-    "lambda_for_a_shape": (lambda c: lambda_layer(H5, raw(c), "lambda", output_shape=raw(c), output_shape_type="lambda"), "ran"),
+    "lambda_for_a_shape": (lambda c: lambda_layer(H5, raw(c), "lambda", output_shape=raw(c),
+        output_shape_type="lambda"), "ran"),
     "lambda_in_time_distributed": (lambda c: layer(H5, "TimeDistributed", {"layer": BYTES(c)}), "ran"),
     "lambda_in_sequential": (lambda c: layer(H5, "Sequential", {"layers": [BYTES(c)]}), ""),
     "lambda_in_spectral_normalization": (lambda c: layer(H5, "SpectralNormalization", {"layer": BYTES(c)}), ""),
@@ -120,7 +124,8 @@ LAYERS: dict[str, tuple[Callable[[Canary], dict[str, Any]], str]] = {
     "function_of_a_module": (lambda c: lambda_layer(H5, function(c.module, "run")), ""),
     "operator": (lambda c: layer(H5, "TFOpLambda", {"function": "io.write_file"}), ""),
     "operator_by_slicing": (lambda c: layer(H5, "SlicingOpLambda", {"function": "io.write_file"}), ""),
-    "class_method": (lambda c: layer(H5, "ClassMethod", {"cls_symbol": "keras.Sequential", "method_name": "from_config"}), ""),
+    "class_method": (lambda c: layer(H5, "ClassMethod", {"cls_symbol": "keras.Sequential",
+        "method_name": "from_config"}), ""),
     "vocabulary": (lambda c: layer(H5, "StringLookup", {"vocabulary": str(c.secret)}), "secret"),
     "unknown_class": (lambda c: layer(H5, "package>Unknown", {}), ""),
     "carried": (lambda c: layer(H5, "tfopt>Carried", {"calls": ["[]"], "held": {
@@ -128,17 +133,21 @@ LAYERS: dict[str, tuple[Callable[[Canary], dict[str, Any]], str]] = {
         "object": {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": str(c.folder)}}}}), ""),
 }  # fmt: skip
 ATTACKS = [
-    *(Attack(f"metadata_{name}", "tf_keras", "", instead_of_flatten(what), proof) for name, (what, proof) in LAYERS.items()),
+    *(Attack(f"metadata_{name}", "tf_keras", "", instead_of_flatten(what), proof) for name, (what,
+        proof) in LAYERS.items()),
     Attack("metadata_residual_wrapper_as_layer", "tf_keras", "", residual_wrapper, "ran"),
     Attack("metadata_loss", "tf_keras", "", in_the_root("training_config", lambda c: {
-        "optimizer_config": {"class_name": "SGD", "config": {"learning_rate": 0.1}}, "loss": function(c.module, "run", "mean_squared_error"),
+        "optimizer_config": {"class_name": "SGD", "config": {"learning_rate": 0.1}}, "loss": function(c.module, "run",
+            "mean_squared_error"),
         "metrics": None, "weighted_metrics": None, "loss_weights": None}), "", may_load=True),
     Attack("metadata_config", "tf_keras", "", in_the_root("config", lambda c: {
         "name": "m", "layers": [layer(H5, "InputLayer", {"batch_input_shape": [None, 4]}), BYTES(c)]}), ""),
     Attack("metadata_type_spec", "tf_keras", "", in_the_root("save_spec", lambda c: {
         "class_name": "TypeSpec", "type_spec": "tf.NoSuchSpec", "serialized": []}), ""),
     Attack("metadata_metric", "tf_keras", "", in_metrics(lambda c: {
-        "class_name": "MeanMetricWrapper", "config": {"name": "m", "fn": function(c.module, "run")}}), "", may_load=True),
+        "class_name": "MeanMetricWrapper", "config": {"name": "m", "fn": function(c.module, "run")}}), "",
+            may_load=True),
     Attack("metadata_metric_class", "tf_keras", "", in_metrics(lambda c: {
-        "class_name": "deserialize_keras_object", "config": {"config": {"module": c.module, "class_name": "Thing", "config": {}}}}), "", may_load=True),
+        "class_name": "deserialize_keras_object", "config": {"config": {"module": c.module, "class_name": "Thing",
+            "config": {}}}}), "", may_load=True),
 ]  # fmt: skip

@@ -12,7 +12,8 @@ DANGEROUS = (
     "compat.v1.io.write_file", "compat.v1.load_op_library", "compat.v1.py_func", "compat.v1.read_file",
     "compat.v1.saved_model.load", "compat.v1.summary.FileWriter", "compat.v1.train.import_meta_graph",
     "compat.v1.train.Saver", "compat.v1.write_file", "config.experimental_connect_to_cluster",
-    "config.run_functions_eagerly", "data.Dataset.from_generator", "data.experimental.load", "data.FixedLengthRecordDataset",
+    "config.run_functions_eagerly", "data.Dataset.from_generator", "data.experimental.load",
+        "data.FixedLengthRecordDataset",
     "data.TextLineDataset", "data.TFRecordDataset", "debugging.experimental.enable_dump_debug_info",
     "distribute.Server", "distribute.cluster_resolver.TFConfigClusterResolver", "experimental.dlpack.from_dlpack",
     "experimental.register_filesystem_plugin", "feature_column.categorical_column_with_vocabulary_file", "function",
@@ -39,8 +40,8 @@ DANGEROUS = (
     "summary.create_file_writer", "summary.write", "sysconfig.get_lib", "test.main", "train.Checkpoint",
     "train.load_checkpoint", "train.load_variable", "train.list_variables", "tpu.experimental.initialize_tpu_system",
     "types.experimental.TensorLike", "while_loop", "xla.experimental.compile", "map_fn", "case", "cond",
-    "__internal__.saved_model.parse_saved_model", "__internal__.test.main", "__operators__.write_file",
-    "__operators__", "math", "nn.", ".math.add", "math.add.__globals__", "math.__loader__", "keras", "", "os.system",
+    "__internal__.saved_model.parse_saved_model", "__internal__.test.main",
+    "__operators__", "math", "nn.", ".math.add", "math.add.__globals__", "keras", "", "os.system",
 )  # fmt: skip
 
 
@@ -85,7 +86,11 @@ def found() -> list[Attack]:
     calls("get_optimizer", "keras.optimizers.get", config, proof="")
     calls("lambda_layer", "keras.layers.Lambda", lambda form, c: (c.shell, {}), proof="")
     calls("load_model", "keras.models.load_model", lambda form, c: (str(c.folder), {}), proof="")
-    calls("get_file", "keras.utils.get_file", lambda form, c: ("ran", {"origin": f"file://{c.secret}", "cache_dir": str(c.folder), "cache_subdir": "."}))  # fmt: skip  # noqa: E501
+    calls(
+        "get_file",
+        "keras.utils.get_file",
+        lambda form, c: ("ran", {"origin": f"file://{c.secret}", "cache_dir": str(c.folder), "cache_subdir": "."}),
+    )
     calls("backup", "keras.callbacks.BackupAndRestore", lambda form, c: (str(c.ran), {}), proof="")
 
     for cls, config_of in {
@@ -111,40 +116,69 @@ def found() -> list[Attack]:
         add(
             f"lambda_bytecode_named_{lie.replace('>', '_')}",
             lambda form, c, lie=lie: sequential(form, in_the_name_of(lie, lambda_layer(form, raw(c), "lambda"))),
-            proof="ran" if lie.startswith("tfopt") else "",
+            proof="ran",
         )  # fmt: skip
     add("write_file_named_tfopt_ScaledAdd", lambda form, c: functional(
         form, in_the_name_of("tfopt>ScaledAdd", layer(form, "TFOpLambda", {"function": "io.write_file"})),
         ["_CONSTANT_VALUE", -1, str(c.ran), {"contents": "x"}]))  # fmt: skip
-    add("vocabulary_named_tfopt_ScaledAdd", lambda form, c: sequential(
-        form, in_the_name_of("tfopt>ScaledAdd", layer(form, "StringLookup", {"vocabulary": str(c.secret)}))), proof="secret")  # fmt: skip  # noqa: E501
+    add(
+        "vocabulary_named_tfopt_ScaledAdd",
+        lambda form, c: sequential(
+            form, in_the_name_of("tfopt>ScaledAdd", layer(form, "StringLookup", {"vocabulary": str(c.secret)}))
+        ),
+        proof="secret",
+    )
     add("operator_WriteFile", lambda form, c: functional(form, layer(form, "TensorFlowOpLayer", {
         "node_def": {"name": "w", "op": "WriteFile", "input": ["x", "y"]}, "constants": {"1": "x"}}),
         [["_CONSTANT_VALUE", -1, str(c.ran), {}]]), proof="")  # fmt: skip
     add("json_text_of_a_model", lambda form, c: sequential(form, layer(
         form, "Activation", {"activation": "relu", "also": json.dumps(nested_model(form, c))})), proof="")  # fmt: skip
-    add("lambda_bytecode_for_a_shape", lambda form, c: sequential(form, lambda_layer(form, "relu", output_shape=raw(c), output_shape_type="lambda")), proof="")  # fmt: skip  # noqa: E501
-    add("lambda_bytecode_for_a_mask", lambda form, c: sequential(form, lambda_layer(form, "relu", mask=raw(c), mask_type="lambda", mask_module=None)), proof="")  # fmt: skip  # noqa: E501
-    add("lambda_bytecode_in_time_distributed", lambda form, c: sequential(form, layer(form, "TimeDistributed", {"layer": lambda_layer(form, raw(c), "lambda")}), shape=(None, 3, 4)))  # fmt: skip  # noqa: E501
+    add(
+        "lambda_bytecode_for_a_shape",
+        lambda form, c: sequential(form, lambda_layer(form, "relu", output_shape=raw(c), output_shape_type="lambda")),
+        proof="",
+    )
+    add(
+        "lambda_bytecode_for_a_mask",
+        lambda form, c: sequential(form, lambda_layer(form, "relu", mask=raw(c), mask_type="lambda", mask_module=None)),
+        proof="",
+    )
+    add(
+        "lambda_bytecode_in_time_distributed",
+        lambda form, c: sequential(
+            form, layer(form, "TimeDistributed", {"layer": lambda_layer(form, raw(c), "lambda")}), shape=(None, 3, 4)
+        ),
+    )
     add("lambda_of_an_unknown_type", lambda form, c: sequential(form, lambda_layer(form, raw(c), "LAMBDA")), proof="")
-    add("lambda_without_a_type", lambda form, c: sequential(form, layer(form, "Lambda", {"function": raw(c)})), proof="")
+    add(
+        "lambda_without_a_type", lambda form, c: sequential(form, layer(form, "Lambda", {"function": raw(c)})), proof=""
+    )
     residual = lambda form, c: layer(  # noqa: E731
         form, "ResidualWrapper",
         {"cell": layer(form, "GRUCell", {"units": 4}), "residual_fn": raw(c), "residual_fn_type": "lambda",
          "residual_fn_module": "os"},
         "keras.src.layers.rnn.cell_wrappers",
     )  # fmt: skip
-    add("residual_wrapper_bytecode", lambda form, c: sequential(form, layer(form, "RNN", {"cell": residual(form, c)}), shape=(None, 3, 4)))  # fmt: skip  # noqa: E501
+    add(
+        "residual_wrapper_bytecode",
+        lambda form, c: sequential(form, layer(form, "RNN", {"cell": residual(form, c)}), shape=(None, 3, 4)),
+    )
 
     for name, config_of in {
         "StringLookup": {}, "IntegerLookup": {}, "TextVectorization": {"output_mode": "int"},
     }.items():  # fmt: skip
         add(
             f"vocabulary_of_{name}",
-            lambda form, c, name=name, config_of=config_of: sequential(form, layer(form, name, {"vocabulary": str(c.secret), **config_of})),  # noqa: E501
+            lambda form, c, name=name, config_of=config_of: sequential(
+                form, layer(form, name, {"vocabulary": str(c.secret), **config_of})
+            ),
             proof="" if name == "TextVectorization" else "secret",
         )
-    add("vocabulary_by_url", lambda form, c: sequential(form, layer(form, "StringLookup", {"vocabulary": "http://127.0.0.1:9/x"})), proof="")  # fmt: skip  # noqa: E501
+    add(
+        "vocabulary_by_url",
+        lambda form, c: sequential(form, layer(form, "StringLookup", {"vocabulary": "http://127.0.0.1:9/x"})),
+        proof="",
+    )
     return made
 
 
@@ -157,6 +191,7 @@ def training() -> list[Attack]:
 
     for place in ("loss", "metrics", "weighted_metrics", "optimizer_config", "loss_weights"):
         for name, key in (("deserialize_keras_object", "config"), ("deserialize", "name"), ("get", "identifier")):
+
             def build(path: Any, canary: Canary, place: str = place, name: str = name, key: str = key) -> None:
                 what = gadget(canary, name, key)
                 settings = {
@@ -196,6 +231,7 @@ def tfopt_classes() -> list[Attack]:
     made = []
     for name, config in held.items():
         for form in FORMS:
+
             def build(path: Any, canary: Canary, form: str = form, config: Any = config) -> None:
                 carried = layer(form, "tfopt>Carried", {"held": config(canary), "calls": ["[]"]}, None)
                 if form == ".keras":

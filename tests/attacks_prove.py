@@ -21,9 +21,19 @@ def seen(path: str, kind: str, folder: str, module: str) -> str:
             said = f"{type(error).__name__}: {error}"
         if Path(folder, "ran").exists() or module in sys.modules:
             return "ran"
+        if kind == "keras3" and changed_setting():
+            return "state"
         if "the-secret-of-another-file" in said:
             return "secret"
     return said[-300:]
+
+
+def changed_setting() -> bool:
+    import keras
+
+    changed = keras.config.floatx() != "float32"
+    keras.config.set_floatx("float32")
+    return changed
 
 
 def opened(path: str, kind: str, settings: dict[str, bool]) -> object:

@@ -96,19 +96,23 @@ def places(form: str) -> dict[str, Callable[[Any], Any]]:
         "a_layer": lambda what: seq(what),
         "a_layer_of_a_functional": lambda what: functional(form, {**what, "name": "x"}),
         "lambda_function": lambda what: seq(lambda_layer(form, what)),
-        "lambda_output_shape": lambda what: seq(lambda_layer(form, "relu", output_shape=what, output_shape_type="function")),
+        "lambda_output_shape": lambda what: seq(lambda_layer(form, "relu", output_shape=what,
+            output_shape_type="function")),
         "lambda_mask": lambda what: seq(lambda_layer(form, "relu", mask=what, mask_type="function", mask_module=None)),
         "lambda_argument": lambda what: seq(lambda_layer(form, "relu", arguments={"alpha": what})),
         "time_distributed": lambda what: seq(
             layer(form, "TimeDistributed", {"layer": lambda_layer(form, what)}), shape=(None, 3, 4)
         ),
-        "bidirectional": lambda what: seq(layer(form, "Bidirectional", {"layer": layer(form, "RNN", {"cell": residual(what)})})),
+        "bidirectional": lambda what: seq(layer(form, "Bidirectional", {"layer": layer(form, "RNN",
+            {"cell": residual(what)})})),
         "rnn_cell": lambda what: seq(layer(form, "RNN", {"cell": what})),
         "rnn_cell_activation": lambda what: seq(layer(form, "RNN", {"cell": cell(what)})),
-        "stacked_rnn_cells": lambda what: seq(layer(form, "RNN", {"cell": layer(form, "StackedRNNCells", {"cells": [what]})})),
+        "stacked_rnn_cells": lambda what: seq(layer(form, "RNN", {"cell": layer(form, "StackedRNNCells",
+            {"cells": [what]})})),
         "residual_wrapper": lambda what: seq(layer(form, "RNN", {"cell": residual(what)})),
         "residual_wrapper_as_layer": lambda what: seq(residual(what)),
-        "spectral_normalization": lambda what: seq(layer(form, "SpectralNormalization", {"layer": lambda_layer(form, what)})),
+        "spectral_normalization": lambda what: seq(layer(form, "SpectralNormalization", {"layer": lambda_layer(form,
+            what)})),
         "nested_sequential": lambda what: seq(inner(what)),
         "twice_nested": lambda what: seq(sequential(form, inner(what), name="outer")),
         "nested_functional": lambda what: seq(functional(form, lambda_layer(form, what))),
@@ -137,7 +141,8 @@ def places(form: str) -> dict[str, Callable[[Any], Any]]:
             "optimizer": "sgd", "loss": layer(form, "LossFunctionWrapper", {"fn": what}, "keras.losses"),
         },
         "metric_function": lambda what: {
-            "optimizer": "sgd", "loss": "mse", "metrics": [layer(form, "MeanMetricWrapper", {"fn": what}, "keras.metrics")],
+            "optimizer": "sgd", "loss": "mse", "metrics": [layer(form, "MeanMetricWrapper", {"fn": what},
+                "keras.metrics")],
         },
     }  # fmt: skip
     if form == ".keras":
