@@ -5,9 +5,11 @@ import keras
 import tensorflow as tf
 
 from tfopt import legacy, models
+from tfopt.transfer.hub.layer import saved_model_layer
 
 # What the libraries map once is no file's memory, so it is done before the limit is set.
 for package in (keras, legacy.tf_keras()):
+    saved_model_layer(package.__name__)  # registers the class, which files may name
     package.Sequential([package.Input((1,)), package.layers.Dense(1)])
 
 

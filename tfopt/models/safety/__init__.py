@@ -12,7 +12,7 @@ from typing import Any
 
 from tfopt.errors import ModelError
 from tfopt.models.safety.config import Scan, parsed
-from tfopt.models.safety.saved_model import scan_graph, scan_metadata
+from tfopt.models.safety.saved_model import OTHER_FORMS, scan_content, scan_graph, scan_metadata
 
 __all__ = ["Findings", "scan_file", "scan_graph"]
 
@@ -41,16 +41,15 @@ def scan_file(path: Path, kind: str, custom_objects: Mapping[str, Any]) -> Findi
     Classes and functions that are registered in that Keras, or given in `custom_objects`, are the caller's word and
     not reported. Raises ModelError for a file that cannot be read.
     """
-    scan, compiling = Scan(kind, custom_objects), Scan(kind, custom_objects)
+    scan = Scan(kind, custom_objects, revives=path.is_dir())
+    compiling = Scan(kind, custom_objects)
     code: list[str] = []
     if path.is_dir():
         code += scan_graph(path)
         scan_metadata(path, scan, compiling)
     else:
         if zipfile.is_zipfile(path):
-            config, pickled = _archive(path)
-            code += [f"weights in the file '{_PICKLED_WEIGHTS}', which may hold pickled Python code"] if pickled else []
-            training = config.pop("compile_config", None) if isinstance(config, dict) else None
+            config, training = _archive(path, code)
         else:
             config, training = (parsed(text, f"The configuration in {path}") for text in _attributes(path))
         scan.read(config)
@@ -58,14 +57,22 @@ def scan_file(path: Path, kind: str, custom_objects: Mapping[str, Any]) -> Findi
     return Findings((*code, *scan.found), not compiling.found, {**compiling.vouched, **scan.vouched})
 
 
-def _archive(path: Path) -> tuple[Any, bool]:
-    """Return the configuration in a .keras file, and whether it holds weights that Python might unpickle."""
+def _archive(path: Path, code: list[str]) -> tuple[Any, Any]:
+    """Return the configuration in a .keras file and how the model was compiled; add to `code` what else it brings."""
     try:
         with zipfile.ZipFile(path) as archive:
-            config = archive.read("config.json")
-            return parsed(config, f"The configuration in {path}"), _PICKLED_WEIGHTS in archive.namelist()
+            config = parsed(archive.read("config.json"), f"The configuration in {path}")
+            for member in archive.namelist():
+                name = member.rpartition("/")[2]
+                if member == _PICKLED_WEIGHTS:
+                    code.append(f"weights in the file '{member}', which may hold pickled Python code")
+                elif name in OTHER_FORMS:
+                    code.append(f"the graph '{member}'")
+                elif name == "saved_model.pb":
+                    code += scan_content(archive.read(member), f"{member} in {path}")
     except (KeyError, zipfile.BadZipFile, OSError) as error:
         raise ModelError(f"{path} is damaged or incomplete ({error}). Copy or save it again.") from error
+    return config, config.pop("compile_config", None) if isinstance(config, dict) else None
 
 
 def _attributes(path: Path) -> tuple[str | bytes, str | bytes]:

@@ -6,6 +6,7 @@ what the loaders of Keras 3 and tf_keras do with a name, not what a config says 
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ DEEPEST = 200
 # Keys whose values are functions or objects by name, in every layer, loss and metric of both Kerases.
 _NAMING = ("activation", "initializer", "regularizer", "constraint", "loss", "metric", "fn")
 
+_CLASS_NAME = re.compile(r"(\w+>)?[A-Z]\w*")  # by any other name tf_keras may find a function
+
 Known = Callable[[str], bool]
 
 
@@ -30,9 +33,15 @@ class Scan:
         vouched: names of the caller's classes and functions that the configuration uses.
     """
 
-    def __init__(self, kind: str, custom_objects: Mapping[str, Any]) -> None:
+    def __init__(self, kind: str, custom_objects: Mapping[str, Any], *, revives: bool = False) -> None:
+        """Scan for the loader of `kind`, which has `custom_objects`.
+
+        With `revives` a class that the loader does not find is no finding: tf_keras revives such a layer from the graph
+        of its SavedModel.
+        """
         self._kind = kind
         self._custom = custom_objects
+        self.revives = revives
         self.found: list[str] = []
         self.vouched: dict[str, Any] = {}
 
@@ -105,6 +114,8 @@ def _findings(part: Any, where: str, known: Known, scan: Scan, depth: int) -> It
     elif isinstance(part, dict):
         if "class_name" in part:
             where = _place(part, where, depth)
+            if scan.revives and not _is_found(part["class_name"]):
+                return
             if what := _suspicion(part, known):
                 yield where, what
                 return
@@ -115,6 +126,13 @@ def _findings(part: Any, where: str, known: Known, scan: Scan, depth: int) -> It
                 yield where, what
             else:
                 yield from _findings(value, where, known, scan, depth + 1)
+
+
+def _is_found(cls: Any) -> bool:
+    """Return whether tf_keras finds a class or function by the name `cls` when it loads a SavedModel."""
+    if not isinstance(cls, str) or not _CLASS_NAME.fullmatch(cls) or cls in allowed.CLASSES:
+        return True
+    return cls in legacy.layer_table() or legacy.tf_keras().saving.get_registered_object(cls) is not None
 
 
 def _place(part: dict[str, Any], where: str, depth: int) -> str:

@@ -1,6 +1,5 @@
 """Scan a SavedModel for operators and files that reach beyond TensorFlow, before TensorFlow loads it."""
 
-import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,8 +15,7 @@ _SAVING = frozenset({"MergeV2Checkpoints", "Save", "SaveSlices", "SaveV2"})
 _INITIALIZING = frozenset({"legacy_init_op", "saved_model_main_op", "table_initializer"})
 _FROM_FILE = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
 # Where TensorFlow looks for another form of the same graph.
-_CLASS_NAME = re.compile(r"(\w+>)?[A-Z]\w*")
-_OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")
+OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")
 
 
 def _decode_error() -> type[Exception]:
@@ -32,8 +30,24 @@ def scan_graph(folder: Path) -> list[str]:
 
     Raises ModelError where its `saved_model.pb` cannot be read.
     """
-    found = [f"a second graph, {name}" for name in _OTHER_FORMS if (folder / name).exists()]
-    for meta_graph in _saved_model(folder).meta_graphs:
+    path = folder / "saved_model.pb"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror or error}). Check its permissions.") from error
+    return [f"a second graph, {name}" for name in OTHER_FORMS if (folder / name).exists()] + scan_content(content, path)
+
+
+def scan_content(content: bytes, path: str | Path) -> list[str]:
+    """Return the same for the `content` of a `saved_model.pb`; `path` names it in a message."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    try:
+        saved = saved_model_pb2.SavedModel.FromString(content)
+    except _decode_error() as error:
+        raise ModelError(f"{path} is damaged or incomplete ({error}). Copy or save the model again.") from error
+    found: list[str] = []
+    for meta_graph in saved.meta_graphs:
         graph = _MetaGraph(meta_graph)
         found += [f"the operation {name} in its graph" for name in sorted(set(graph.refused()))]
         found += [f"the file '{name}', which lies outside its folder" for name in graph.assets_elsewhere()]
@@ -43,7 +57,7 @@ def scan_graph(folder: Path) -> list[str]:
 def scan_metadata(folder: Path, scan: Scan, compiling: Scan) -> None:
     """Scan the configurations that tf_keras stored in the SavedModel in `folder`; how it was compiled by `compiling`.
 
-    A layer of an unknown class is no finding: tf_keras then revives it from the graph, which `scan_graph` looks at.
+    `scan` must be one that `revives`: a layer of an unknown class comes from the graph, which `scan_graph` looks at.
     """
     legacy.tf_keras()
     from tf_keras.protobuf import saved_metadata_pb2
@@ -60,29 +74,7 @@ def scan_metadata(folder: Path, scan: Scan, compiling: Scan) -> None:
         compiling.read(part.pop("training_config", None))
         name = part.get("name")
         place = name if isinstance(name, str) else node.node_path.removeprefix("root.").replace(".", "/")
-        scan.read(_of_known_class(part), "" if node.node_path == "root" else place)
-
-
-def _of_known_class(part: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata of a node without what tf_keras does not read: the config of a class it does not know."""
-    cls = part.get("class_name")
-    if not isinstance(cls, str) or "module" in part or cls in allowed.CLASSES or cls in allowed.REFUSED_LAYERS:
-        return part
-    if not _CLASS_NAME.fullmatch(cls):  # else tf_keras would call a function of its own by that name
-        return part
-    if legacy.tf_keras().saving.get_registered_object(cls) is not None:
-        return part
-    return {key: value for key, value in part.items() if key not in ("class_name", "config")}
-
-
-def _saved_model(folder: Path) -> Any:
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    path = folder / "saved_model.pb"
-    try:
-        return saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    except (_decode_error(), OSError) as error:
-        raise ModelError(f"{path} is damaged or incomplete ({error}). Copy or save the model again.") from error
+        scan.read(part, "" if node.node_path == "root" else place)
 
 
 class _MetaGraph:
@@ -92,7 +84,7 @@ class _MetaGraph:
         self._meta = meta_graph
         self._nodes = {node.name: node for node in meta_graph.graph_def.node}
         self._functions = {each.signature.name: each for each in meta_graph.graph_def.library.function}
-        self._called = {name for node in self._nodes.values() for name in _functions_in(node)} | {
+        self._called_by_functions = {
             name for each in self._functions.values() for node in each.node_def for name in _functions_in(node)
         }
 
@@ -103,7 +95,10 @@ class _MetaGraph:
         saves, restores = self._reached(saving), self._reached(restoring)
         runs = self._reached(running, self._roots())
         yield from self._outside(running, runs | (self._functions.keys() - saves - restores), allowed.OPERATORS)
-        yield from self._outside(restoring, restores, allowed.OPERATORS | _RESTORING)
+        # TensorFlow restores the variables of a TF1 model by running this part, those of later ones by itself.
+        by_function = _RESTORING if self._meta.HasField("object_graph_def") else frozenset()
+        yield from self._outside(restoring, (), allowed.OPERATORS | _RESTORING)
+        yield from self._outside((), restores, allowed.OPERATORS | by_function)
         yield from self._outside(saving, saves, allowed.OPERATORS | _RESTORING | _SAVING)
 
     def assets_elsewhere(self) -> Iterator[str]:
@@ -116,11 +111,12 @@ class _MetaGraph:
     def _outside(self, nodes: Iterable[str], functions: Iterable[str], operators: frozenset[str]) -> Iterator[str]:
         """Yield the operators of the main graph's `nodes` and of `functions` that are not among `operators`."""
         for node in (self._nodes[name] for name in nodes):
-            if node.op not in operators and not self._fills_table_from_asset(node):
+            from_asset = node.op in _FROM_FILE and len(node.input) > 1 and self._is_asset(node.input[1])
+            if not (from_asset or (node.op in operators and self._restores_itself(node))):
                 yield node.op
         for name in functions:
             for node in self._functions[name].node_def:
-                if node.op not in operators and not self._fills_table_from_captured_asset(node, name):
+                if node.op not in operators and not self._fills_table_from_asset(node, name):
                     yield node.op
 
     def _saver(self, field: str) -> list[str]:
@@ -150,29 +146,33 @@ class _MetaGraph:
 
         return _closure([*functions, *called], self._functions, inner)
 
-    def _fills_table_from_asset(self, node: Any) -> bool:
-        """Return whether `node` of the main graph fills a table from a file that belongs to the SavedModel."""
-        if node.op not in _FROM_FILE or len(node.input) < 2:
-            return False
-        assets = {_node(asset.tensor_info.name) for asset in self._meta.asset_file_def}
-        return _source(node.input[1], self._nodes) in assets
+    def _is_asset(self, tensor: str) -> bool:
+        """Return whether `tensor` of the main graph is the name of a file that belongs to the SavedModel."""
+        return _source(tensor, self._nodes) in {_node(asset.tensor_info.name) for asset in self._meta.asset_file_def}
 
-    def _fills_table_from_captured_asset(self, node: Any, function: str) -> bool:
-        """Return whether `node` of `function` does, and no one but the SavedModel itself calls that function."""
-        objects = self._meta.object_graph_def
-        if (
-            node.op not in _FROM_FILE
-            or len(node.input) < 2
-            or function in self._called
-            or function not in self._roots()
-        ):
+    def _fills_table_from_asset(self, node: Any, function: str) -> bool:
+        """Return whether `node` of `function` fills a table from a file that belongs to the SavedModel.
+
+        The function must take the file's name as an argument, which is an asset wherever the function is used.
+        """
+        if node.op not in _FROM_FILE or len(node.input) < 2 or function in self._called_by_functions:
             return False
-        definition = self._functions[function]
+        definition, objects = self._functions[function], self._meta.object_graph_def
         arguments = [each.name for each in definition.signature.input_arg]
-        captured = list(objects.concrete_functions[function].bound_inputs)
-        source = _source(node.input[1], {each.name: each for each in definition.node_def})
-        at = arguments.index(source) - (len(arguments) - len(captured)) if source in arguments else -1
-        return at >= 0 and objects.nodes[captured[at]].WhichOneof("kind") == "asset"
+        name = _source(node.input[1], {each.name: each for each in definition.node_def})
+        if name not in arguments:
+            return False
+        at = arguments.index(name)
+        if function in self._roots():  # TensorFlow runs it from the objects of the SavedModel
+            captured = list(objects.concrete_functions[function].bound_inputs)
+            bound = at - (len(arguments) - len(captured))
+            return bound >= 0 and bool(objects.nodes[captured[bound]].WhichOneof("kind") == "asset")
+        callers = [each for each in self._nodes.values() if function in _functions_in(each)]
+        return all(at < len(each.input) and self._is_asset(each.input[at]) for each in callers)
+
+    def _restores_itself(self, node: Any) -> bool:
+        """Return whether `node` of the main graph restores variables from where the SavedModel lies."""
+        return node.op not in _RESTORING or _source(node.input[0], self._nodes) in self._saver("filename_tensor_name")
 
 
 def _closure(names: Iterable[str], among: Container[str], following: Callable[[str], Iterable[str]]) -> set[str]:
