@@ -253,7 +253,8 @@ def found() -> list[Attack]:
                 lambda c: {}, "",
         ),
         "directory_iterator": (
-            function("keras._legacy.preprocessing.image", "DirectoryIterator", "DirectoryIterator"), lambda c: "/",
+            function("keras._legacy.preprocessing.image", "DirectoryIterator", "DirectoryIterator"),
+            lambda c: str(c.folder),
             lambda c: {"image_data_generator": None}, "",
         ),
     }  # fmt: skip
