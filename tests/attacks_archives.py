@@ -176,8 +176,8 @@ def saved_model_in_assets(path: Path, canary: Canary) -> None:
     tfopt.hub_layer(harmless, trainable=False).save(inner)
     with zipfile.ZipFile(inner) as archive, zipfile.ZipFile(path, "w") as changed:
         for name in archive.namelist():
-            relative = name.partition("/module/")[2]
-            evil = canary.folder / "evil" / relative if relative else None
+            relative = name.partition("/saved_model_layer/")[2]
+            evil = canary.folder / "evil" / relative if relative else None  # the layer is the only one with assets
             changed.writestr(name, evil.read_bytes() if evil and evil.is_file() else archive.read(name))
 
 
