@@ -217,7 +217,7 @@ def strike_code() -> str:
 
 VALUES: tuple[Callable[[Any], Any], ...] = (
     lambda _: None, lambda _: -1, lambda _: 0, lambda _: 2**31, lambda _: 10**30, lambda _: 1e308,
-    lambda _: float("nan"), lambda _: "", lambda _: "\x1b[2J\u202e", lambda _: [], lambda _: {}, lambda _: nested(500),
+    lambda _: float("nan"), lambda _: "", lambda _: "\x1b[2J\u202e", lambda _: [], lambda _: {}, lambda _: nested(220),
     lambda old: [old], lambda old: {"config": old}, lambda old: str(old), lambda old: not old,
     lambda _: "Dense", lambda _: "Lambda", lambda _: "Functional", lambda _: [2**40, 2**40],
     lambda _: CANARY, lambda _: f"{CANARY}.strike",

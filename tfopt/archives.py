@@ -112,20 +112,20 @@ def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
 def _directory_bytes(file: IO[bytes]) -> int:
     """Return the size of a zip's directory as its end states it; 0 where there is no end, which is no zip.
 
-    Where several records look like an end, such as that of a zip in the zip, the largest of their sizes.
+    Where several records look like an end, such as that of a zip in the zip, the largest of their sizes. One that is
+    larger than what lies before it is none: a directory lies before its end.
     """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _END_BYTES - _LONGEST_COMMENT - _LOCATOR_BYTES - _END64_BYTES))
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(0, length - _END_BYTES - _LONGEST_COMMENT - _LOCATOR_BYTES - _END64_BYTES))
     tail = file.read()
     sizes = [struct.unpack_from("<I", tail, place + 12)[0] for place in _places(tail, _END, _END_BYTES)]
-    sizes = [size for size in sizes if size != 2**32 - 1]  # that says: see the record of 64 bits
     sizes += [struct.unpack_from("<Q", tail, place + 40)[0] for place in _places(tail, _END64, _END64_BYTES)]
     for place in _places(tail, _LOCATOR64, _LOCATOR_BYTES):
-        file.seek(min(size, struct.unpack_from("<Q", tail, place + 8)[0]))
+        file.seek(min(length, struct.unpack_from("<Q", tail, place + 8)[0]))
         record = file.read(_END64_BYTES)
         if len(record) == _END64_BYTES and record.startswith(_END64):
             sizes.append(struct.unpack_from("<Q", record, 40)[0])
-    return max(sizes, default=0)
+    return max((size for size in sizes if size <= length), default=0)
 
 
 def _places(tail: bytes, signature: bytes, length: int) -> Iterator[int]:

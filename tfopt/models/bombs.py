@@ -1,5 +1,7 @@
 """Archives and HDF5 files that would grow to many times their size, lead elsewhere, or never end: `tfopt.limits`."""
 
+import contextlib
+import re
 import zipfile
 from collections.abc import Iterator
 from math import prod
@@ -7,7 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tfopt.errors import ModelError
-from tfopt.limits import DEEPEST_GROUP, MOST_OBJECTS, room_for
+from tfopt.limits import DEEPEST_GROUP, MIB, MOST_OBJECTS, room_for
+
+# A global heap collection of HDF5: signature, version, three bytes of zero, and its size, eight bytes.
+_HEAP = re.compile(rb"GCOL\x01\0\0\0(.{8})", re.DOTALL)
+_HEAP_BYTES = 16
 
 
 def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
@@ -31,14 +37,15 @@ def check_hdf5(path: Path, source: Any, size: int) -> None:
     import h5py
 
     claimed = stored = 0
+    longest = _longest_text(source, size)
     with h5py.File(source, "r") as file:
         for item in _objects(path, file):
             for attribute in _attributes(item):  # one at a time: Keras never keeps all of them
-                _refuse_expansion(path, size, _bytes(_count(attribute), attribute.get_type(), size))
+                _refuse_expansion(path, size, _bytes(_count(attribute), attribute.get_type(), longest))
             if isinstance(item, h5py.Dataset):
                 if item.external or item.is_virtual:
                     raise _elsewhere(path, item.name, "another file")
-                claimed, stored = claimed + _dataset_bytes(item, size), stored + item.id.get_storage_size()
+                claimed, stored = claimed + _dataset_bytes(item, longest), stored + item.id.get_storage_size()
     _refuse_expansion(path, stored, claimed)
 
 
@@ -83,18 +90,35 @@ def _count(attribute: Any) -> int:
     return 0 if attribute.shape is None else prod(attribute.shape)
 
 
-def _dataset_bytes(dataset: Any, size: int) -> int:
+def _longest_text(source: Any, size: int) -> int:
+    """The most bytes that a value of variable length may have: it lies in a heap, whose beginning tells its size.
+
+    That many values may be one and the same is all that HDF5 lets us know before it reads them.
+    """
+    longest, before = 0, b""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+        while block := file.read(MIB):
+            before += block
+            for found in _HEAP.finditer(before):
+                longest = max(longest, min(size, int.from_bytes(found[1], "little")))
+            before = before[-_HEAP_BYTES:]
+        file.seek(0)
+    return longest
+
+
+def _dataset_bytes(dataset: Any, longest: int) -> int:
     """Bytes that reading takes: to give a single value, HDF5 unpacks the whole chunk that it is in."""
     kind = dataset.id.get_type()
-    return max(_bytes(dataset.size or 0, kind, size), prod(dataset.chunks or (0,)) * int(kind.get_size()))
+    return max(_bytes(dataset.size or 0, kind, longest), prod(dataset.chunks or (0,)) * int(kind.get_size()))
 
 
-def _bytes(count: int, kind: Any, size: int) -> int:
-    """Bytes that `count` values take; one of variable length may be as large as the file, and all of them the same."""
+def _bytes(count: int, kind: Any, longest: int) -> int:
+    """Bytes that `count` values take, if each of variable length is as long as the `longest`."""
     import h5py
 
     variable = kind.get_class() == h5py.h5t.VLEN or (kind.get_class() == h5py.h5t.STRING and kind.is_variable_str())
-    return count * (size if variable else int(kind.get_size()))
+    return count * (longest if variable else int(kind.get_size()))
 
 
 def _refuse_expansion(path: Path, stored: int, claimed: int) -> None:

@@ -85,7 +85,9 @@ def _hdf5_kind(path: Path) -> str:
         config, version = file.attrs.get("model_config"), file.attrs.get("keras_version")
     if config is None:
         return "weights"
-    text = config.decode() if isinstance(config, bytes) else str(config)
+    text = config.decode() if isinstance(config, bytes) else config
+    if not isinstance(text, str):
+        raise TypeError(f"model_config is a text in honest files, here it is {type(text).__name__}")
     parse_json(text)  # no one reads what is too deep for them
     if version is not None:
         return _of_version(version)
