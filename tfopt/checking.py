@@ -1,6 +1,5 @@
 """check: what a recipe will do to each layer of a model, said before anything is trained."""
 
-import io
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from tfopt.litert import LiteModel
 from tfopt.recipe import Recipe
 from tfopt.rehearsal import established_before, rehearse, samples_of
 from tfopt.stages import Cluster, Prune, Quantize
+from tfopt.terminal import plain, rendered
 
 # Schedules need steps to fit into; how many there will be depends on the data, which a check does without.
 STEPS_PER_EPOCH = 1000
@@ -83,12 +83,8 @@ class Check:
         return table
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=160).print(self.table())
         lines = [f"problem: {line}" for line in self.problems] + [f"note: {line}" for line in self.notes]
-        return "\n".join([text.getvalue(), *lines])
+        return "\n".join([rendered(self.table(), 160), *map(plain, lines)])
 
 
 def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> Check:

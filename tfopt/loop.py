@@ -8,22 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfopt import bridge, models
 from tfopt.checkpoint import Checkpoint, run_key
 from tfopt.data import Dataset, fit_to_model
 from tfopt.distillation.course import course_of, fitted
 from tfopt.distillation.distillation import Distillation
-from tfopt.errors import ModelError
+from tfopt.errors import DataError, ModelError
 from tfopt.export import Export, build
 from tfopt.files import output_folder, write_atomically
 from tfopt.legacy import tf_keras
 from tfopt.litert import LiteModel
-from tfopt.measure import agreement
+from tfopt.measure import TASKS, agreement
 from tfopt.mixed_precision import within_budget
 from tfopt.progress import Progress
 from tfopt.recipe import Recipe
 from tfopt.rehearsal import established_before, rehearse
-from tfopt.report import Report, measured_row
+from tfopt.report import Report, Row, measured_row
 from tfopt.stages import Stage
 from tfopt.stages.promise import Promise
 from tfopt.start import data_for, judge_from, transferred
@@ -225,10 +227,18 @@ class _Run:
 
     def _resume(self) -> int:
         """Take up where an interrupted run stopped; returns the number of stages that are done."""
-        found = self.checkpoint and self.checkpoint.load()
-        if not found:
+        if not self.checkpoint:
             return 0
-        weights, rows = found
+        try:
+            found = self.checkpoint.load()
+            if not found:
+                return 0
+            weights, rows = found
+            self._require_of_this_run(self.checkpoint, weights, rows)
+        except DataError as error:
+            self.notes.append(f"{error} It is ignored: the run starts over.")
+            self.progress.say(self.notes[-1])
+            return 0
         self.plain.set_weights(weights)
         self.report.rows.extend(rows)
         done = len(rows) - 1  # the first row is the untouched model
@@ -236,6 +246,18 @@ class _Run:
             f"going on after {rows[-1].step}: {done} of {len(self.recipe.stages)} stages were done before"
         )
         return done
+
+    def _require_of_this_run(self, checkpoint: Checkpoint, weights: list[np.ndarray], rows: list[Row]) -> None:
+        """Raises DataError unless the model takes the weights, and the rows are those of the first stages."""
+        shapes = [weight.shape for weight in self.plain.get_weights()]
+        if [weight.shape for weight in weights] != shapes or any(w.dtype.kind not in "biuf" for w in weights):
+            raise checkpoint.damaged("its weights do not fit the model")
+        steps = [type(stage).__name__ for stage in self.recipe.stages]
+        metrics = set(TASKS[self.data.task])
+        if not rows or [row.step for row in rows[1:]] != steps[: len(rows) - 1]:
+            raise checkpoint.damaged("its rows are not those of the stages")
+        if any(set(row.metrics) != metrics for row in rows):
+            raise checkpoint.damaged(f"its rows do not have the metrics {', '.join(sorted(metrics))}")
 
     def _train(self, stage: Stage, position: int, keep: frozenset[str]) -> tuple[Any, list[str]]:
         """What `stage.apply` gives, trained; and what is to be said of it."""

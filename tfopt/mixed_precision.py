@@ -2,7 +2,6 @@
 
 import bisect
 import dataclasses
-import io
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from tfopt.posttraining.grids import grid_of
 from tfopt.stages.kernels import Kernel, kernels_by_key
 from tfopt.stages.quantization_plan import LOW_BIT
 from tfopt.stages.rules import Key, choose
+from tfopt.terminal import rendered
 
 SAMPLES = 2000
 # In decibels, where outputs are equal: more than float32 can tell.
@@ -116,11 +116,7 @@ class Sensitivity:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=140).print(self.table())
-        return text.getvalue().rstrip()
+        return rendered(self.table(), 140).rstrip()
 
 
 def sensitivity(

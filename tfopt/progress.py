@@ -5,18 +5,18 @@ import sys
 import time
 from typing import Any, TextIO
 
+from tfopt.terminal import console, plain
+
 
 class Progress:
     """Says on `stream` (stderr by default) what is going on; `quiet` says nothing."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        from rich.console import Console
-
-        self.console = Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = console(file=stream or sys.stderr, quiet=quiet, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, markup=False)
+        self.console.print(plain(text))
 
     def callback(self, label: str) -> Any:
         """A tf_keras callback that shows the epochs of one `fit`."""
@@ -42,10 +42,11 @@ def _callback_class() -> Any:
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             del logs
             self._started = time.perf_counter()
-            self._title = f"{self._label} epoch {epoch + 1}/{self.params['epochs']}"
+            self._title = plain(f"{self._label} epoch {epoch + 1}/{self.params['epochs']}")
             if self._progress.console.is_terminal and not self._progress.console.quiet:
                 self._bar = Bar(
-                    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                    TextColumn("{task.description}", markup=False),
+                    BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                     console=self._progress.console, transient=True,
                 )  # fmt: skip
                 self._task = self._bar.add_task(self._title, total=self.params["steps"])

@@ -1,6 +1,5 @@
 """Which source to transfer from: scored by what its features say about the labels, before anything is trained."""
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from tfopt.errors import DataError
 from tfopt.progress import Progress
 from tfopt.start import choose_preprocessing, data_for
+from tfopt.terminal import rendered
 from tfopt.transfer import feature_extractor, model_from
 from tfopt.transfer.features import features_of
 from tfopt.transfer.scores import h_score, logme
@@ -57,11 +57,7 @@ class Ranking:
         return table
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=120, markup=False, highlight=False).print(self.table())
-        return text.getvalue().rstrip()
+        return rendered(self.table(), 120).rstrip()
 
 
 def rank_sources(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt import terminal
 from tfopt.data import Dataset
 from tfopt.litert import LiteModel, Tensor
 from tfopt.measure import metrics_for, unique_weights
@@ -77,15 +78,12 @@ class Report:
         return table
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        console = Console(file=text, width=120)
+        console = terminal.console(file=io.StringIO(), width=120)
         console.print(self.table())
         for row in self.rows:
             for note in row.notes:
-                console.print(f"{row.step}: {note}", highlight=False, markup=False)
-        return text.getvalue().rstrip()
+                console.print(terminal.plain(f"{row.step}: {note}"))
+        return str(console.file.getvalue()).rstrip()
 
 
 def measured_row(

@@ -1,7 +1,6 @@
 """A `.tflite` against the Keras model that it was made from: outputs, accuracy, and the signal in every layer."""
 
 import difflib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tfopt.litert import LiteModel, Op
 from tfopt.loop import FLOAT
 from tfopt.measure import agreement, decibels, metrics_for, wilson_interval
 from tfopt.start import data_for
+from tfopt.terminal import plain, rendered
 
 # Test samples whose values in every layer are compared.
 SIGNAL_SAMPLES = 256
@@ -102,11 +102,7 @@ class Verification:
         return told
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=120).print(self.table())
-        return "\n".join([text.getvalue().rstrip(), *self.lines()])
+        return "\n".join([rendered(self.table(), 120).rstrip(), *map(plain, self.lines())])
 
 
 def verify_file(

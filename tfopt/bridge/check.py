@@ -9,6 +9,7 @@ import numpy as np
 from tfopt.bridge import internals, layers, plans, samples
 from tfopt.bridge.graph import Graph, Ref, flatten, graph_network, map_leaves, pack, refs_in
 from tfopt.errors import ModelError
+from tfopt.terminal import plain
 
 TOLERANCE = 1e-4  # of max(1, largest output); float32 twins differ by 1e-7 to 1e-5
 HALF_TOLERANCE = 2e-2  # where one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)
@@ -58,7 +59,7 @@ def _is_noise(model: Any, batch: list[Any], expected: list[Any], got: list[Any],
     if max(map(_difference, expected, got)) > 10 * drift:
         return False
     warnings.warn(
-        f"the outputs of model '{model.name}' and of its twin differ {found}, although every layer by itself is "
+        f"the outputs of model '{plain(model.name)}' and of its twin differ {found}, although every layer by itself is "
         f"equal: the model multiplies rounding errors (a relative change of its input by {_NUDGE:g} changes its "
         f"output by {drift:.3g})",
         stacklevel=4,

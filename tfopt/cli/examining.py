@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tfopt.cli.command import allow_unsafe_option, print_table, shared_options
+from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_options
 from tfopt.cli.running import load_recipe
 from tfopt.errors import PromiseError, RecipeError
 
@@ -48,9 +48,9 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
         write_atomically(json_file, found.to_json())
     print_table(found.table())
     for text in found.notes:
-        click.echo(f"note: {text}")
+        say(f"note: {text}")
     for text in found.problems:
-        click.echo(f"problem: {text}", err=True)
+        say(f"problem: {text}", err=True)
     if not found.ok:
         raise click.exceptions.Exit(1)
 
@@ -168,7 +168,7 @@ def verify(
     )
     print_table(found.table())
     for line in found.lines():
-        click.echo(line)
+        say(line)
     if min_agreement is not None:
         if found.agreement is None:
             raise RecipeError("--min-agreement is for a classification.")

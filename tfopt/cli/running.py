@@ -16,6 +16,7 @@ from tfopt.cli.command import (
     debug_option,
     explained,
     hush_tensorflow,
+    say,
     shared_options,
 )
 from tfopt.errors import PromiseError, RecipeError
@@ -188,7 +189,7 @@ def _run(
     click.echo(str(result.report))
     if min_accuracy is not None:
         _require_accuracy(result, min_accuracy, out)
-    click.echo(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
 
 
 def _require_accuracy(result: Any, least: float, out: Path) -> None:

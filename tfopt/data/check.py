@@ -10,11 +10,12 @@ import numpy as np
 from tfopt.data.labels import check_range
 from tfopt.data.split import NAMES
 from tfopt.errors import DataError
+from tfopt.limits import LARGEST_DATA
 
 if TYPE_CHECKING:
     from tfopt.data.dataset import Dataset
 
-LARGEST_BYTES = 8 * 2**30
+LARGEST_BYTES = LARGEST_DATA
 _ROWS_AT_ONCE = 4096
 
 

@@ -19,6 +19,7 @@ from tfopt.measure import deflated_bytes
 from tfopt.metadata import labels_of
 from tfopt.packing import unpack
 from tfopt.quiet import native_noise_held
+from tfopt.reading import reading
 
 Shapes = tuple[tuple[int, ...], ...]
 Inputs = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
@@ -45,8 +46,8 @@ class LiteModel:
     """
 
     def __init__(self, path_or_bytes: str | os.PathLike[str] | bytes, *, threads: int = 1) -> None:
-        self.data = unpack(path_or_bytes if isinstance(path_or_bytes, bytes) else _read(Path(path_or_bytes)))
         name = "These bytes" if isinstance(path_or_bytes, bytes) else str(path_or_bytes)
+        self.data = unpack(path_or_bytes if isinstance(path_or_bytes, bytes) else _read(Path(path_or_bytes)), name)
         if self.data[4:8] != b"TFL3":
             raise ModelError(
                 f"{name}: not a .tflite file. Its bytes 4 to 8 must be b'TFL3'; they are {self.data[4:8]!r}."
@@ -57,15 +58,19 @@ class LiteModel:
         self._interpreters: dict[Shapes, Any] = {}
         self._batches: dict[Shapes, int] = {}
         try:
-            interpreter = _interpreter(self.data, threads)  # verifies the flatbuffer that Graph reads
-            self._graph = Graph(self.data)
-            if not any(None in port.shape[1:] for port in self.inputs):  # else it needs a sample's shape
-                with native_noise_held():  # LiteRT tells which delegate it made
-                    interpreter.allocate_tensors()
-                own = tuple(tuple(axis or 1 for axis in port.shape) for port in self.inputs)
-                self._interpreters[own] = interpreter
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{name}: {_reason(error)}") from error
+            with reading(lambda why: ModelError(f"LiteRT cannot run it: {why}")):
+                self._open()
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from error
+
+    def _open(self) -> None:
+        interpreter = _interpreter(self.data, self.threads)  # verifies the flatbuffer that Graph reads
+        self._graph = Graph(self.data)
+        if not any(None in port.shape[1:] for port in self.inputs):  # else it needs a sample's shape
+            with native_noise_held():  # LiteRT tells which delegate it made
+                interpreter.allocate_tensors()
+            own = tuple(tuple(axis or 1 for axis in port.shape) for port in self.inputs)
+            self._interpreters[own] = interpreter
 
     # What stands in the file
 

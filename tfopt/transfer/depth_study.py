@@ -17,11 +17,13 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
 from tfopt import bridge, legacy
+from tfopt.archives import read_npz
 from tfopt.config import config
 from tfopt.data import Augmentation, Dataset
 from tfopt.errors import DataError, ModelError
 from tfopt.files import atomic_path
 from tfopt.measure import accuracy
+from tfopt.reading import reading
 from tfopt.transfer.freezing import frozen, layers_in_order
 from tfopt.transfer.head import loss_for
 from tfopt.transfer.parameters import transfer_weights
@@ -158,8 +160,9 @@ class _Study:
         label = f"{number + 1}/{1 + len(KINDS) * len(self.cuts)} {kind}{f' {cut}' if cut else ''}"
         path = None if self.folder is None else self.folder / f"depth_study-{self.key}-{number}.npz"
         if path is not None and path.exists():
-            with np.load(path) as kept:
-                weights = [kept[f"weight_{place}"] for place in range(len(kept.files) - 1)]
+            with reading(lambda why: DataError(f"{path} is damaged ({why}); delete it, and it is computed again.")):
+                kept = read_npz(path)
+                weights = [kept[f"weight_{place}"] for place in range(len(kept) - 1)]
                 validation, test = map(float, kept["accuracies"])
             return Trained(kind, cut, validation, test, weights)
         model = self.settings.fresh(self.source, self.data, number=number)

@@ -16,6 +16,7 @@ from tfopt.bridge.graph import flatten, map_leaves
 from tfopt.data import Dataset
 from tfopt.errors import DataError, OutputError, RecipeError
 from tfopt.files import write_atomically
+from tfopt.terminal import rendered
 
 # Share of the past in the moving average of the losses, and how few of them still show a curve.
 SMOOTHING = 0.9
@@ -59,12 +60,8 @@ class LearningRates:
         return table
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=100).print(self.table())
         said = f"suggested learning rate: {self.suggestion:.3g} (steepest descent of the smoothed loss)"
-        return f"{said}\n{text.getvalue().rstrip()}"
+        return f"{said}\n{rendered(self.table(), 100).rstrip()}"
 
     def plot(self, path: str | Path) -> Path:
         """Draw loss against learning rate and write it to `path` (.png, .svg, .pdf); returns the path.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfopt import terminal
 from tfopt.errors import DataError
 
 if TYPE_CHECKING:
@@ -102,13 +103,13 @@ def progress_bar(label: str, total: int, progress: Any, *, quiet: bool) -> Itera
 
     In a terminal a bar, in a log one line at the end.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = progress.console if progress is not None else Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    console = progress.console if progress is not None else terminal.console(file=sys.stderr, soft_wrap=True)
+    label = terminal.plain(label)
     quiet = quiet or console.quiet
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console, transient=True,
     )  # fmt: skip
     task, started, shown = bar.add_task(label, total=total), time.perf_counter(), False
@@ -127,4 +128,4 @@ def progress_bar(label: str, total: int, progress: Any, *, quiet: bool) -> Itera
             bar.stop()
     seconds = time.perf_counter() - started
     if not quiet and seconds > _LONG:
-        console.print(f"{label}: answers to {total:,} samples in {seconds:.0f} s", markup=False)
+        console.print(f"{label}: answers to {total:,} samples in {seconds:.0f} s")

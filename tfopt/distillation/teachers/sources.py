@@ -18,6 +18,7 @@ from tfopt.data import Preprocessing
 from tfopt.distillation.taps import tapped
 from tfopt.errors import DataError, ModelError
 from tfopt.litert import LiteModel
+from tfopt.reading import parse_json, reading
 
 Shape = tuple[int | None, ...]
 
@@ -269,9 +270,12 @@ def opened(what: Any, name: str | None = None, *, allow_unsafe: bool = False) ->
 def _from_path(path: Path, name: str | None, allow_unsafe: bool) -> Opened:
     if (path / "model.keras").is_file() and (path / "data.json").is_file():
         try:
-            told = json.loads((path / "data.json").read_text())
-            class_names, preprocessing = told["class_names"], Preprocessing.from_dict(told["preprocessing"])
-        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+            with reading(DataError):
+                told = parse_json((path / "data.json").read_text(encoding="utf-8"))
+                class_names, preprocessing = told["class_names"], Preprocessing.from_dict(told["preprocessing"])
+                if not all(isinstance(each, str) for each in class_names or ()):
+                    raise TypeError("class_names must be strings")
+        except DataError as error:
             raise ModelError(
                 f"{path / 'data.json'} does not tell class names and preprocessing ({error}); give the path of "
                 "model.keras itself, and both by hand."

@@ -12,10 +12,9 @@ from typing import Any
 
 from tfopt import legacy
 from tfopt.errors import ModelError
+from tfopt.limits import DEEPEST_JSON
 from tfopt.models.safety import allowed
-
-DEEPEST = 200
-"""Levels of nesting that a configuration may have; a real model of nested models stays below 60."""
+from tfopt.reading import parse_json, reading
 
 # Keys whose values are functions or objects by name, in every layer, loss and metric of both Kerases.
 _NAMING = ("activation", "initializer", "regularizer", "constraint", "loss", "metric", "fn")
@@ -75,19 +74,9 @@ class Scan:
 
 
 def parsed(text: str | bytes, what: str) -> Any:
-    """Return the JSON in `text`. Raise ModelError where it is none, or nested too deeply; `what` names it."""
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise _too_deep(what) from error
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"{what} is damaged: it is not valid JSON ({error}). Copy or save the file again.") from error
-
-
-def _too_deep(what: str) -> ModelError:
-    return ModelError(
-        f"{what} is nested more than {DEEPEST} levels deep, which no real model is. Do not trust where it came from."
-    )
+    """Return the JSON in `text`. Raise ModelError where it is none, or over a limit; `what` names it."""
+    with reading(lambda reason: ModelError(f"{what} is damaged: {reason}. Copy or save the file again.")):
+        return parse_json(text)
 
 
 def _registry(kind: str) -> Callable[[str], Any]:
@@ -103,8 +92,8 @@ def _registry(kind: str) -> Callable[[str], Any]:
 
 def _findings(part: Any, where: str, known: Known, scan: Scan, depth: int) -> Iterator[tuple[str, str]]:
     """Yield the path and a description of everything in `part` that would run code."""
-    if depth > DEEPEST:
-        raise _too_deep("The configuration of the model")
+    if depth > DEEPEST_JSON:  # through JSON in strings in JSON
+        raise ModelError(f"The configuration nests deeper than the limit of {DEEPEST_JSON} levels. Do not trust it.")
     if isinstance(part, str):
         if nested := _json_in(part):
             yield from _findings(nested, where, known, scan, depth + 1)
@@ -148,11 +137,12 @@ def _json_in(text: str) -> Any:
     if "class_name" not in text or text.lstrip()[:1] not in ("{", "["):
         return None
     try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise _too_deep("A text in the configuration of the model") from error
+        json.loads(text)
     except ValueError:
         return None
+    except RecursionError:
+        pass
+    return parsed(text, "A text in the configuration")
 
 
 def _named(key: str, value: Any, known: Known) -> str:

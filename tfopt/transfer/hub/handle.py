@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 
 from tfopt import legacy
 from tfopt.errors import ModelError
-from tfopt.models.bombs import HARMLESS_BYTES, MOST_EXPANSION
+from tfopt.limits import HARMLESS_BYTES, MOST_EXPANSION
 
 _GRAPH = "saved_model.pb"
 
