@@ -5,13 +5,18 @@ that everybody can open: `gunzip` and `zstd -d` give the file back.
 """
 
 import gzip
+import io
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tfopt.base.limits import LARGEST_TFLITE, MIB, room_for
+from tfopt.base.reading import reading
 from tfopt.errors import ModelError
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 ZSTD_LEVEL = 22
+_STEP = 1024
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,17 @@ class Packed:
 def pack(data: bytes) -> Packed:
     """The bytes of a `.tflite` by gzip or by zstd, whichever gives fewer; the same bytes give the same result.
 
-    Raises ModelError for what is not a `.tflite`.
+    Raises ModelError for what is not a `.tflite`, and for one that shrinks so much that `unpack` would refuse it.
     """
     if data[4:8] != b"TFL3":
         raise ModelError(f"Only a .tflite can be packed: bytes 4 to 8 must be b'TFL3'; they are {data[4:8]!r}.")
-    return min((Packed(_gzipped(data), ".gz"), Packed(_zstd(data), ".zst")), key=lambda packed: len(packed.data))
+    packed = min((Packed(_gzipped(data), ".gz"), Packed(_zstd(data), ".zst")), key=lambda packed: len(packed.data))
+    if len(data) > (most := _most(packed.data)):
+        raise ModelError(
+            f"The .tflite of {len(data):,} bytes packs to {len(packed.data):,}, from which at most {most:,} would be "
+            "unpacked again. Keep it as it is."
+        )
+    return packed
 
 
 def is_packed(head: bytes) -> bool:
@@ -37,10 +48,46 @@ def is_packed(head: bytes) -> bool:
     return head.startswith((_GZIP, _ZSTD))
 
 
-def unpack(data: bytes) -> bytes:
-    """What `pack` was given; anything that is not packed comes back as it is. Raises ModelError for a broken one."""
+def unpack(data: bytes, name: str = "The packed .tflite") -> bytes:
+    """What `pack` was given; anything that is not packed comes back as it is.
+
+    Raises ModelError, which calls it `name`, for a broken one, and for one that grows beyond `limits.room_for` its size
+    or `limits.LARGEST_TFLITE`. No more than that is ever unpacked.
+    """
     if not is_packed(data):
         return data
+    most, unpacked = _most(data), bytearray()
+    with reading(lambda why: _broken(name, why)):
+        for piece in _pieces(data):
+            unpacked += piece
+            if len(unpacked) > most:
+                raise ModelError(
+                    f"{name} would grow from {len(data):,} to more than {most:,} bytes when it is unpacked, which no "
+                    ".tflite does. Do not trust where it came from."
+                )
+    return bytes(unpacked)
+
+
+def unpacked_head(data: bytes, name: str = "The packed .tflite") -> bytes:
+    """The first bytes of what is packed, 8 or more where there are so many. Raises ModelError where they are broken."""
+    head = b""
+    with reading(lambda why: _broken(name, why)):
+        for piece in _pieces(data):
+            head += piece
+            if len(head) >= 8:
+                break
+    return head
+
+
+def _most(data: bytes) -> int:
+    return min(LARGEST_TFLITE, room_for(len(data)))
+
+
+def _broken(name: str, why: str) -> ModelError:
+    return ModelError(f"{name} is broken: {why.rstrip('.')}. Copy or pack it again.")
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
     return _gunzipped(data) if data.startswith(_GZIP) else _unzstd(data)
 
 
@@ -51,11 +98,10 @@ def _gzipped(data: bytes) -> bytes:
     return min((coder.compress(data) + coder.flush() for coder in coders), key=len)
 
 
-def _gunzipped(data: bytes) -> bytes:
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ModelError(f"The packed .tflite is broken: {error}.") from error
+def _gunzipped(data: bytes) -> Iterator[bytes]:
+    with gzip.open(io.BytesIO(data)) as file:
+        while piece := file.read(MIB):
+            yield piece
 
 
 def _zstd(data: bytes) -> bytes:
@@ -64,14 +110,15 @@ def _zstd(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress(data)
 
 
-def _unzstd(data: bytes) -> bytes:
+def _unzstd(data: bytes) -> Iterator[bytes]:
+    """The frames one after the other, as `zstd -d` does, each a little at a time: four bytes may stand for 128 kB."""
     import zstandard
 
-    decoder = zstandard.ZstdDecompressor().decompressobj()
-    try:
-        unpacked = decoder.decompress(data)
-    except zstandard.ZstdError as error:
-        raise ModelError(f"The packed .tflite is broken: {error}.") from error
-    if not decoder.eof:
-        raise ModelError("The packed .tflite is broken: its end is missing.")
-    return unpacked
+    waiting = memoryview(data)
+    while waiting:
+        decoder = zstandard.ZstdDecompressor().decompressobj()
+        while waiting and not decoder.eof:
+            yield decoder.decompress(waiting[:_STEP])
+            waiting = waiting[min(_STEP, len(waiting)) - len(decoder.unused_data) :]
+        if not decoder.eof:
+            raise EOFError("its end is missing")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from tfopt.base.terminal import console, plain
+
 _LONG = 2.0  # seconds after which a person wants to see progress
 
 
@@ -14,13 +16,11 @@ class Progress:
     """Says on `stream` (stderr by default) what is going on; `quiet` says nothing."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        from rich.console import Console
-
-        self.console = Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = console(file=stream or sys.stderr, quiet=quiet, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, markup=False)
+        self.console.print(plain(text))
 
     def callback(self, label: str) -> Any:
         """A tf_keras callback that shows the epochs of one `fit`."""
@@ -46,10 +46,11 @@ def _callback_class() -> Any:
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             del logs
             self._started = time.perf_counter()
-            self._title = f"{self._label} epoch {epoch + 1}/{self.params['epochs']}"
+            self._title = plain(f"{self._label} epoch {epoch + 1}/{self.params['epochs']}")
             if self._progress.console.is_terminal and not self._progress.console.quiet:
                 self._bar = Bar(
-                    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                    TextColumn("{task.description}", markup=False),
+                    BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                     console=self._progress.console, transient=True,
                 )  # fmt: skip
                 self._task = self._bar.add_task(self._title, total=self.params["steps"])
@@ -85,21 +86,21 @@ def progress_bar(label: str, total: int, progress: Any, *, quiet: bool) -> Itera
 
     In a terminal a bar, in a log one line at the end.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = progress.console if progress is not None else Console(file=sys.stderr, highlight=False, soft_wrap=True)
-    quiet = quiet or console.quiet
+    output = progress.console if progress is not None else console(file=sys.stderr, soft_wrap=True)
+    label = plain(label)
+    quiet = quiet or output.quiet
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True,
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=output, transient=True,
     )  # fmt: skip
     task, started, shown = bar.add_task(label, total=total), time.perf_counter(), False
 
     def advance(count: int) -> None:
         nonlocal shown
         bar.advance(task, count)
-        if not shown and not quiet and console.is_terminal and time.perf_counter() - started > _LONG:
+        if not shown and not quiet and output.is_terminal and time.perf_counter() - started > _LONG:
             bar.start()
             shown = True
 
@@ -110,4 +111,4 @@ def progress_bar(label: str, total: int, progress: Any, *, quiet: bool) -> Itera
             bar.stop()
     seconds = time.perf_counter() - started
     if not quiet and seconds > _LONG:
-        console.print(f"{label}: answers to {total:,} samples in {seconds:.0f} s", markup=False)
+        output.print(f"{label}: answers to {total:,} samples in {seconds:.0f} s")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.terminal import plain
 from tfopt.bridge import policy, samples
 from tfopt.bridge.plans import Arguments, Plan
 from tfopt.errors import ModelError
@@ -64,7 +65,7 @@ def _is_noise(model: Any, batch: list[Any], expected: list[Any], got: list[Any],
     if max(map(_difference, expected, got)) > 10 * drift:
         return False
     warnings.warn(
-        f"the outputs of model '{model.name}' and of its twin differ {found}, although every layer by itself is "
+        f"the outputs of model '{plain(model.name)}' and of its twin differ {found}, although every layer by itself is "
         f"equal: the model multiplies rounding errors (a relative change of its input by {_NUDGE:g} changes its "
         f"output by {drift:.3g})",
         stacklevel=4,

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from tfopt.base import terminal
+from tfopt.base.terminal import plain
 from tfopt.errors import PromiseError, TfoptError
 
 PREPROCESSING = ("raw", "unit", "symmetric")
@@ -47,7 +49,7 @@ def explained(error: BaseException) -> tuple[str, int]:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    say(f"error: {' '.join(message.split())}", err=True)
     raise click.exceptions.Exit(code)
 
 
@@ -73,11 +75,14 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def say(text: object, *, err: bool = False) -> None:
+    """Print one line, without what a terminal would obey: names in it come from files."""
+    click.echo(plain(text), err=err)
+
+
 def print_table(table: Any) -> None:
     """Print a `rich.table.Table`, its title as a line of its own, which a narrow table would break."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
-    console.print(table.title, highlight=False, markup=False)
+    console = terminal.console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
+    console.print(table.title)
     table.title = None
     console.print(table, soft_wrap=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tfopt.cli.command import allow_unsafe_option, print_table, shared_options
+from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_options
 from tfopt.cli.running import load_recipe
 from tfopt.errors import PromiseError, RecipeError
 
@@ -48,23 +48,24 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
         write_atomically(json_file, found.to_json())
     print_table(found.table())
     for text in found.notes:
-        click.echo(f"note: {text}")
+        say(f"note: {text}")
     for text in found.problems:
-        click.echo(f"problem: {text}", err=True)
+        say(f"problem: {text}", err=True)
     if not found.ok:
         raise click.exceptions.Exit(1)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def inspect(file: Path) -> None:
+@allow_unsafe_option
+def inspect(file: Path, allow_unsafe: bool) -> None:
     """Show what FILE holds: layers or operators, parameters, sparsity, unique values, dtype, bytes."""
     from tfopt.base.stderr import load_tensorflow_quietly
     from tfopt.evaluate.inspect import inspect_file
 
     load_tensorflow_quietly()
 
-    print_table(inspect_file(file).table())
+    print_table(inspect_file(file, allow_unsafe=allow_unsafe).table())
 
 
 @click.command()
@@ -72,8 +73,11 @@ def inspect(file: Path) -> None:
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its test part is used.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of LiteRT.")
+@allow_unsafe_option
 @shared_options
-def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, limit: int | None) -> None:
+def compare(
+    a: Path, b: Path, data: str, threads: int, allow_unsafe: bool, preprocess: str | None, limit: int | None
+) -> None:
     """Put two model files side by side on the same test set: accuracy, agreement, bytes, latency.
 
     A Keras model is measured as the float .tflite that it converts to.
@@ -83,7 +87,7 @@ def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, l
 
     load_tensorflow_quietly()
 
-    table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit)
+    table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit, allow_unsafe=allow_unsafe)
     print_table(table)
 
 
@@ -91,9 +95,15 @@ def compare(a: Path, b: Path, data: str, threads: int, preprocess: str | None, l
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its training part is used.")
 @click.option("--feature-cache", type=click.Path(path_type=Path), help="Folder that keeps the features.")
+@allow_unsafe_option
 @shared_options
 def rank(
-    sources: tuple[str, ...], data: str, feature_cache: Path | None, preprocess: str | None, limit: int | None
+    sources: tuple[str, ...],
+    data: str,
+    feature_cache: Path | None,
+    allow_unsafe: bool,
+    preprocess: str | None,
+    limit: int | None,
 ) -> None:
     """Say which of SOURCES to transfer from: what their features tell of the labels, without any training.
 
@@ -107,7 +117,9 @@ def rank(
     load_tensorflow_quietly()
     from tfopt.transfer.ranking import rank_sources
 
-    ranking = rank_sources(sources, data, preprocess=preprocess, limit=limit, cache=feature_cache)
+    ranking = rank_sources(
+        sources, data, preprocess=preprocess, limit=limit, cache=feature_cache, allow_unsafe=allow_unsafe
+    )
     print_table(ranking.table())
 
 
@@ -156,7 +168,7 @@ def verify(
     )
     print_table(found.table())
     for line in found.lines():
-        click.echo(line)
+        say(line)
     if min_agreement is not None:
         if found.agreement is None:
             raise RecipeError("--min-agreement is for a classification.")
@@ -172,6 +184,7 @@ def verify(
     "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="In each, 50 runs of each file."
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers to this file too.")
+@allow_unsafe_option
 @shared_options
 def bench(
     files: tuple[Path, ...],
@@ -179,6 +192,7 @@ def bench(
     threads: int,
     rounds: int,
     json_file: Path | None,
+    allow_unsafe: bool,
     preprocess: str | None,
     limit: int | None,
 ) -> None:
@@ -195,7 +209,15 @@ def bench(
     from tfopt.base.files import write_atomically
     from tfopt.evaluate.bench import benchmark_files, benchmark_table
 
-    measured = benchmark_files(files, data, threads=threads, preprocess=preprocess, limit=limit, rounds=rounds)
+    measured = benchmark_files(
+        files,
+        data,
+        threads=threads,
+        preprocess=preprocess,
+        limit=limit,
+        rounds=rounds,
+        allow_unsafe=allow_unsafe,
+    )
     if json_file:
         write_atomically(json_file, json.dumps([dataclasses.asdict(row) for row in measured], indent=2) + "\n")
     print_table(benchmark_table(measured, threads))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfopt.base.subprocesses import in_child
-from tfopt.cli.command import allow_unsafe_option, print_table, shared_options
+from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_options
 from tfopt.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def export(
     held, notes = in_child(export_file, model, out, settings, data, preprocess, limit, allow_unsafe)
     print_table(held.table(f"{out}: {_in_words(settings)}"))
     for note in notes:
-        click.echo(f"note: {note}")
-    click.echo(f"wrote {out}")
+        say(f"note: {note}")
+    say(f"wrote {out}")
 
 
 def export_file(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tfopt.cli.command import allow_unsafe_option, print_table, shared_options
+from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_options
 
 
 @click.command()
@@ -63,7 +63,7 @@ def sensitivity(
         write_atomically(json_file, json.dumps(found.to_dict(), indent=2) + "\n")
     print_table(found.table())
     if plot:
-        click.echo(f"wrote {found.plot(plot)}")
+        say(f"wrote {found.plot(plot)}")
 
 
 def _show(bar: Any, done: int, all_: int) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from tfopt.cli.command import say
+
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
 
@@ -27,8 +29,8 @@ def pack(file: Path, out: Path | None) -> None:
     packed = packing.pack(lite.data)
     out = out or file.with_name(file.name + packed.suffix)
     write_atomically(out, packed.data)
-    click.echo(f"{file}: {lite.size:,} bytes; {out}: {len(packed.data):,} bytes ({len(packed.data) / lite.size:.1%})")
-    click.echo(weight_bits(lite).told(len(packed.data)))
+    say(f"{file}: {lite.size:,} bytes; {out}: {len(packed.data):,} bytes ({len(packed.data) / lite.size:.1%})")
+    say(weight_bits(lite).told(len(packed.data)))
 
 
 @click.command()
@@ -46,4 +48,4 @@ def unpack(file: Path, out: Path | None, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists; name another file with --out, or replace it with --overwrite.")
     write_atomically(out, lite.data)
-    click.echo(f"wrote {out}: {lite.size:,} bytes")
+    say(f"wrote {out}: {lite.size:,} bytes")

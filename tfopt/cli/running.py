@@ -16,6 +16,7 @@ from tfopt.cli.command import (
     debug_option,
     explained,
     hush_tensorflow,
+    say,
     shared_options,
 )
 from tfopt.errors import PromiseError, RecipeError
@@ -67,6 +68,9 @@ def run(recipe: Path, **options: Any) -> None:
     \b
     tfopt run recipes/deep_compression.py
     tfopt run recipes/prune.py --model model.keras --data photos/ --out saved_models/photos
+
+    A .py recipe is a Python program and runs as one: only from people you trust. A recipe.json is data and runs no
+    code, whoever wrote it.
     """
     loaded, example_teacher = load_recipe(recipe)
     _run(loaded, example_teacher, **options)
@@ -166,7 +170,9 @@ def _run(
         dataset = load_data("digits", preprocessing=preprocess, limit=limit)
         keras_model, dataset, taught = _examples(recipe, dataset, progress, example_teacher, wanted=not teacher)
     if teacher:
-        taught = load_teacher(teacher, teacher_classes, teacher_preprocess, dataset.class_names)
+        taught = load_teacher(
+            teacher, teacher_classes, teacher_preprocess, dataset.class_names, allow_unsafe=allow_unsafe
+        )
     if min_accuracy is not None and dataset.task != "classification":
         raise RecipeError(f"--min-accuracy is for a classification; the data are for {dataset.task}.")
     checkpoint = out.with_name(f".{out.name}.checkpoint.npz")
@@ -184,7 +190,7 @@ def _run(
     click.echo(str(result.report))
     if min_accuracy is not None:
         _require_accuracy(result, min_accuracy, out)
-    click.echo(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
 
 
 def _require_accuracy(result: Any, least: float, out: Path) -> None:

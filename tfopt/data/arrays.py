@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfopt.base import archives
+from tfopt.base.reading import reading
 from tfopt.data.check import check_bytes
 from tfopt.data.parts import Pair, Parts
 from tfopt.data.split import NAMES
@@ -29,15 +30,13 @@ def read_digits() -> Parts:
 def read_npz(path: Path) -> Parts:
     """A .npz file with x and y, or x_train, y_train and, if it has them, x_test, y_test, x_val, y_val, class_names.
 
-    Raises `DataError` for a file that is not such an archive; keys of other names are left out with a note.
+    Raises `DataError` for a file that is not such an archive, and before reading values for arrays of more than
+    `limits.LARGEST_DATA`; keys of other names are left out with a note.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"Expected a .npz file of plain arrays, got {path}: {error}; save it with numpy.savez."
-        ) from error
+    with reading(
+        lambda why: DataError(f"Expected a .npz file of plain arrays, got {path}: {why}; save it with numpy.savez.")
+    ):
+        arrays = archives.read_npz(path)
     pairs = {"train": (arrays.pop("x"), arrays.pop("y"))} if {"x", "y"} <= set(arrays) else {}
     for name, endings in _NPZ_NAMES.items():
         for x, y in ((f"x_{ending}", f"y_{ending}") for ending in endings):

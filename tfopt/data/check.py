@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfopt.base.limits import LARGEST_DATA
 from tfopt.data.split import NAMES
 from tfopt.errors import DataError
 from tfopt.tasks.labels import check_range
@@ -14,7 +15,7 @@ from tfopt.tasks.labels import check_range
 if TYPE_CHECKING:
     from tfopt.data.dataset import Dataset
 
-LARGEST_BYTES = 8 * 2**30
+LARGEST_BYTES = LARGEST_DATA
 _ROWS_AT_ONCE = 4096
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -16,6 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfopt.base.limits import LARGEST_IMAGE
+from tfopt.base.reading import reading
+from tfopt.base.terminal import console, plain
 from tfopt.data.check import check_bytes
 from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.errors import DataError
@@ -28,8 +30,8 @@ Decoded = tuple[np.ndarray, str]  # the pixels, and the mode that the file had
 _MODES: dict[Color, str] = {"rgb": "RGB", "grayscale": "L"}
 _GRAY = ("1", "L")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-# What Pillow's decoders raise, depending on the format and on where a file is broken.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+# Those that folders may hold, by `folder.IMAGE_SUFFIXES`; other readers of Pillow start programs (EPS: Ghostscript).
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 _CHUNK = 64  # files per task: enough that handing out tasks costs nothing beside decoding
 _MANY = 2000  # from here on reading takes long enough to say so
 
@@ -112,23 +114,27 @@ def _decode(file: Path, *, size: Size, color: Color | None, reference: tuple[Pat
                 f"{image.height}x{image.width} in {file}; pass size=(height, width) to resize all of them."
             )
         mode = "P with transparency" if image.mode == "P" and "transparency" in image.info else image.mode
-        try:
-            return _pixels(image, size, color), mode
-        except _BROKEN as error:
-            raise _unreadable(file, error) from error
+        with reading(partial(_unreadable, file)):
+            pixels = _pixels(image, size, color)
+        return pixels, mode
 
 
 def _open(file: Path) -> Image.Image:
+    """The image, of which nothing but its header has been read. Raises `DataError` for one of too many pixels."""
     from PIL import Image
 
-    try:
-        return Image.open(file)
-    except (*_BROKEN, Image.DecompressionBombError) as error:
-        raise _unreadable(file, error) from error
+    with reading(partial(_unreadable, file)):
+        image = Image.open(file, formats=_FORMATS)
+        if image.width * image.height > LARGEST_IMAGE:
+            raise DataError(
+                f"Expected images of at most {LARGEST_IMAGE:,} pixels, got {image.width:,} x {image.height:,} in "
+                f"{file}; make it smaller or remove it."
+            )
+    return image
 
 
-def _unreadable(file: Path, error: Exception) -> DataError:
-    return DataError(f"Expected a readable image, got a corrupt file: {file} ({error}); replace or remove it.")
+def _unreadable(file: Path, why: str) -> DataError:
+    return DataError(f"Expected a readable image, got a corrupt file: {file} ({why}); replace or remove it.")
 
 
 def _size_of(file: Path) -> Size:
@@ -170,12 +176,12 @@ def _progress(total: int, source: str) -> Iterator[Callable[[int], None]]:
     if total <= _MANY:
         yield lambda count: None
     elif not sys.stderr.isatty():
-        print(title, file=sys.stderr)
+        print(plain(title), file=sys.stderr)
         yield lambda count: None
     else:
-        from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import Progress, TextColumn
 
-        with Progress(console=Console(stderr=True)) as bar:
-            bar_id = bar.add_task(title, total=total)
+        columns = (TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:])
+        with Progress(*columns, console=console(stderr=True)) as bar:
+            bar_id = bar.add_task(plain(title), total=total)
             yield lambda count: bar.advance(bar_id, count)

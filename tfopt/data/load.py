@@ -70,7 +70,25 @@ def load_data(
             )
         return source
     fed = _asked(preprocessing, size, color, digits=isinstance(source, str) and source == "digits")
-    parts = _read(source)
+    try:
+        return _loaded(_read(source), fed, preprocessing, seed=seed, validation=validation, test=test, limit=limit)
+    except DataError as error:
+        if not isinstance(source, Path | str) or source == "digits" or str(source) in str(error):
+            raise
+        raise DataError(f"{source}: {error}") from error
+
+
+def _loaded(
+    parts: Parts,
+    fed: Preprocessing,
+    preprocessing: str | Preprocessing | None,
+    *,
+    seed: int,
+    validation: float,
+    test: float,
+    limit: int | None,
+) -> Dataset:
+    """What was read, checked and split. Raises `DataError` as `load_data` does."""
     _check_classes(parts)
     if not parts.files:  # files were checked when they were listed, and are again when they are decoded
         _check_inputs(parts, scaled=preprocessing in ("unit", "symmetric"))

@@ -49,14 +49,15 @@ def benchmark_files(
     preprocess: str | None = None,
     limit: int | None = None,
     rounds: int = ROUNDS,
+    allow_unsafe: bool = False,
 ) -> list[Measured]:
     """Measure `files` in turn, A B C A B C ..., so that the machine's mood hits all alike.
 
     A Keras model is measured as the float `.tflite` that it converts to. Without `data` there are no metrics, and the
-    latency is that of random numbers. Raises ModelError for a file that cannot be run, DataError for data that do not
-    fit.
+    latency is that of random numbers. `allow_unsafe` lets model files run Python code. Raises ModelError for a file
+    that cannot be run, DataError for data that do not fit.
     """
-    lites = [lite_of(file, threads=threads) for file in files]
+    lites = [lite_of(file, threads=threads, allow_unsafe=allow_unsafe) for file in files]
     samples = None
     metrics: list[dict[str, float]] = [{} for _ in lites]
     if data is not None:
@@ -86,11 +87,14 @@ def benchmark_files(
     ]
 
 
-def lite_of(path: str | Path, *, threads: int = 1) -> LiteModel:
-    """The `.tflite` at `path`, or the float one that the Keras model there converts to."""
+def lite_of(path: str | Path, *, threads: int = 1, allow_unsafe: bool = False) -> LiteModel:
+    """The `.tflite` at `path`, or the float one that the Keras model there converts to.
+
+    `allow_unsafe` lets a model file run Python code.
+    """
     if models.kind(path) == "tflite":
         return LiteModel(path, threads=threads)
-    return LiteModel(build(models.load_model(path), FLOAT)[0].data, threads=threads)
+    return LiteModel(build(models.load_model(path, allow_unsafe=allow_unsafe), FLOAT)[0].data, threads=threads)
 
 
 # In a process of its own, with nothing but LiteRT. Linux forgets its peak when told to, so that the imports, which need

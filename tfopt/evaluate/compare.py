@@ -20,14 +20,16 @@ def compare_files(
     threads: int = 1,
     preprocess: str | None = None,
     limit: int | None = None,
+    allow_unsafe: bool = False,
 ) -> Any:
     """A `rich.table.Table` of accuracy, agreement, bytes and latency of two files.
 
-    Latencies are taken in turn, A B A B ..., so that the machine's mood hits both alike.
+    Latencies are taken in turn, A B A B ..., so that background load affects both equally. `allow_unsafe` lets model
+    files run Python code.
     """
     from rich.table import Table
 
-    files = [lite_of(path, threads=threads) for path in (a, b)]
+    files = [lite_of(path, threads=threads, allow_unsafe=allow_unsafe) for path in (a, b)]
     shapes = [file.inputs[0].shape[1:] for file in files]
     if shapes[0] != shapes[1]:
         raise ModelError(f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}: nothing to compare.")

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 
 from tfopt import models
+from tfopt.base.reading import reading
+from tfopt.base.terminal import plain
 from tfopt.base.weight_statistics import deflated_bytes, entropy_bits, sparsity, unique_weights
+from tfopt.errors import ModelError
 from tfopt.tflite.prove.types import port_in_words
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.parameters import bias_tensors
@@ -49,13 +52,13 @@ class Inspection:
 
         total = sum(part.parameters for part in self.parts)
         sizes = f"{total:,} parameters, {self.bytes:,} bytes, {self.deflated_bytes:,} deflated"
-        title = f"{self.path}: {self.kind}, {sizes}"
+        title = plain(f"{self.path}: {self.kind}, {sizes}")
         if self.weights is not None:
             title += f"\n{self.weights.told(self.deflated_bytes)}"
         if self.inputs:
-            title += f"\n{'; '.join(self.inputs)} -> {'; '.join(self.outputs)}"
+            title += "\n" + plain(f"{'; '.join(self.inputs)} -> {'; '.join(self.outputs)}")
         if self.labels:
-            title += f"\n{len(self.labels)} classes: {', '.join(self.labels)}"
+            title += "\n" + plain(f"{len(self.labels)} classes: {', '.join(self.labels)}")
         table = Table(title=title, title_justify="left")
         for name in ("name", "kind", "output"):
             table.add_column(name, overflow="fold")
@@ -74,25 +77,37 @@ class Inspection:
         return table
 
 
-def inspect_file(path: str | Path) -> Inspection:
-    """Look into any Keras model file or `.tflite`. Raises `ModelError` for what is neither."""
+def inspect_file(path: str | Path, *, allow_unsafe: bool = False) -> Inspection:
+    """Look into any Keras model file or `.tflite`; `allow_unsafe` lets a model file run Python code.
+
+    Raises `ModelError` for what is neither.
+    """
     path = Path(path)
     kind = models.kind(path)
     if kind == "tflite":
         lite = LiteModel(path)
-        return Inspection(
-            path=str(path),
-            kind=kind,
-            parts=_lite_parts(lite),
-            bytes=lite.size,
-            deflated_bytes=lite.deflated,
-            weights=weight_bits(lite),
-            inputs=tuple(map(port_in_words, lite.inputs)),
-            outputs=tuple(map(port_in_words, lite.outputs)),
-            labels=lite.labels,
-        )
+        try:
+            with reading(lambda why: ModelError(f"It is damaged ({why}); export it again.")):
+                return _lite_inspection(path, lite)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
     content = _content(path)
-    return Inspection(str(path), kind, _keras_parts(models.load_model(path)), len(content), deflated_bytes(content))
+    parts = _keras_parts(models.load_model(path, allow_unsafe=allow_unsafe))
+    return Inspection(str(path), kind, parts, len(content), deflated_bytes(content))
+
+
+def _lite_inspection(path: Path, lite: LiteModel) -> Inspection:
+    return Inspection(
+        path=str(path),
+        kind="tflite",
+        parts=_lite_parts(lite),
+        bytes=lite.size,
+        deflated_bytes=lite.deflated,
+        weights=weight_bits(lite),
+        inputs=tuple(map(port_in_words, lite.inputs)),
+        outputs=tuple(map(port_in_words, lite.outputs)),
+        labels=lite.labels,
+    )
 
 
 @dataclass(frozen=True)
@@ -158,10 +173,11 @@ def _lite_parts(lite: LiteModel) -> list[Part]:
     parts = []
     for op in (op for op in lite.ops() if op.subgraph == 0):
         constants = {index: (weights | biases)[index] for index in op.inputs if index in weights or index in biases}
-        output = tensors[op.outputs[0]]
-        part = _part(str(op.index), op.name, str(output.shape), list(constants.values()))
-        largest = max(constants, key=lambda index: constants[index].size) if constants else output.index
-        parts.append(replace(part, dtype=tensors[largest].dtype))  # as stored: NumPy has no int4
+        given = [tensors[index] for index in op.outputs[:1]]  # one that writes a variable gives nothing
+        part = _part(str(op.index), op.name, "".join(str(tensor.shape) for tensor in given), list(constants.values()))
+        largest = max(constants, key=lambda index: constants[index].size, default=None)
+        shown = given if largest is None else [tensors[largest]]
+        parts.append(replace(part, dtype="".join(tensor.dtype for tensor in shown)))  # as stored: NumPy has no int4
     return parts
 
 

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfopt.base import terminal
 from tfopt.base.weight_statistics import unique_weights
 from tfopt.data import Dataset
 from tfopt.tasks.metrics import metrics_for
@@ -77,15 +78,12 @@ class Report:
         return table
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        console = Console(file=text, width=120)
+        console = terminal.console(file=io.StringIO(), width=120)
         console.print(self.table())
         for row in self.rows:
             for note in row.notes:
-                console.print(f"{row.step}: {note}", highlight=False, markup=False)
-        return text.getvalue().rstrip()
+                console.print(terminal.plain(f"{row.step}: {note}"))
+        return str(console.file.getvalue()).rstrip()
 
 
 def measured_row(

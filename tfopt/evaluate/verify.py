@@ -1,7 +1,6 @@
 """A `.tflite` against the Keras model that it was made from: outputs, accuracy, and the signal in every layer."""
 
 import difflib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge, models
+from tfopt.base.terminal import plain, rendered
 from tfopt.base.weight_statistics import decibels
 from tfopt.data import Dataset
 from tfopt.data.for_model import data_for
@@ -103,11 +103,7 @@ class Verification:
         return told
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=120).print(self.table())
-        return "\n".join([text.getvalue().rstrip(), *self.lines()])
+        return "\n".join([rendered(self.table(), 120).rstrip(), *map(plain, self.lines())])
 
 
 def verify_file(

@@ -1,7 +1,7 @@
 """Model files: told apart by what is in them, loaded by the Keras that wrote them, written atomically."""
 
 from tfopt.models.content import kind
-from tfopt.models.load import load_model
+from tfopt.models.load import check_graph, load_model
 from tfopt.models.save import save_model
 
-__all__ = ["kind", "load_model", "save_model"]
+__all__ = ["check_graph", "kind", "load_model", "save_model"]

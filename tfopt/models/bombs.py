@@ -1,15 +1,19 @@
-"""Archives that would unpack to many times their size, or to somewhere else."""
+"""Archives and HDF5 files that would grow to many times their size, lead elsewhere, or never end."""
 
+import contextlib
+import re
 import zipfile
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tfopt.base.limits import DEEPEST_GROUP, MIB, MOST_OBJECTS, room_for
 from tfopt.errors import ModelError
 
-# Keras stores weights uncompressed. Even a model of zeros that someone compressed stays under this ratio
-# (deflate reaches 1,032 at most), or else under the number of bytes that no machine minds.
-MOST_EXPANSION = 100
-HARMLESS_BYTES = 256 * 2**20
+# A global heap collection of HDF5: signature, version, three bytes of zero, and its size, eight bytes.
+_HEAP = re.compile(rb"GCOL\x01\0\0\0(.{8})", re.DOTALL)
+_HEAP_BYTES = 16
 
 
 def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
@@ -17,7 +21,7 @@ def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]):
             raise ModelError(
                 f"{path} holds '{member.filename}', which would be unpacked outside its own folder: Keras writes no "
                 "such file. Do not trust where it came from"
@@ -25,17 +29,37 @@ def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
     _refuse_expansion(path, path.stat().st_size, sum(member.file_size for member in members))
 
 
-def check_hdf5(path: Path, source: Any) -> None:
-    """Raises ModelError for data sets that claim far more than the file holds, or that lie in other files.
+def check_hdf5(path: Path, source: Any, size: int) -> None:
+    """Raises ModelError for what claims far more than the file holds, lies in other files, or nests without end.
 
-    `source` is the path of the HDF5 file or an open binary file; `path` is named in the message.
+    `source` is the path of the HDF5 file or an open binary file of `size` bytes; `path` is named in the message.
     """
     import h5py
 
     claimed = stored = 0
+    longest = _longest_text(source, size)
+    with h5py.File(source, "r") as file:
+        for item in _objects(path, file):
+            for attribute in _attributes(item):  # one at a time: Keras never keeps all of them
+                _refuse_expansion(path, size, _bytes(_count(attribute), attribute.get_type(), longest))
+            if isinstance(item, h5py.Dataset):
+                if item.external or item.is_virtual:
+                    raise _elsewhere(path, item.name, "another file")
+                claimed, stored = claimed + _dataset_bytes(item, longest), stored + item.id.get_storage_size()
+    _refuse_expansion(path, stored, claimed)
 
-    def look(group: Any) -> None:
-        nonlocal claimed, stored
+
+def _objects(path: Path, file: Any) -> Iterator[Any]:
+    """Each group and data set of an HDF5 file once, however many links lead to it."""
+    import h5py
+
+    seen = {file}
+    waiting = [(file, 0)]
+    while waiting:
+        group, depth = waiting.pop()
+        yield group
+        if not isinstance(group, h5py.Group):
+            continue
         for name in group:
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
@@ -43,23 +67,65 @@ def check_hdf5(path: Path, source: Any) -> None:
             if isinstance(link, h5py.SoftLink):  # another name for what is visited anyway
                 continue
             item = group[name]
-            if isinstance(item, h5py.Group):
-                look(item)
-            elif isinstance(item, h5py.Dataset):
-                if item.external or item.is_virtual:
-                    raise _elsewhere(path, item.name, "another file")
-                claimed, stored = claimed + item.nbytes, stored + item.id.get_storage_size()
+            if item in seen:
+                continue
+            seen.add(item)
+            if len(seen) > MOST_OBJECTS or depth >= DEEPEST_GROUP:
+                raise ModelError(
+                    f"{path} holds more than {MOST_OBJECTS:,} groups and data sets, or groups more than "
+                    f"{DEEPEST_GROUP} levels deep, which no saved model does. Do not trust where it came from"
+                )
+            waiting.append((item, depth + 1))
 
-    with h5py.File(source, "r") as file:
-        look(file)
-    _refuse_expansion(path, stored, claimed)
+
+def _attributes(item: Any) -> Iterator[Any]:
+    """The attributes, opened without their values."""
+    import h5py
+
+    for index in range(h5py.h5a.get_num_attrs(item.id)):
+        yield h5py.h5a.open(item.id, index=index)
+
+
+def _count(attribute: Any) -> int:
+    return 0 if attribute.shape is None else prod(attribute.shape)
+
+
+def _longest_text(source: Any, size: int) -> int:
+    """The most bytes that a value of variable length may have: it lies in a heap, whose beginning tells its size.
+
+    That many values may be one and the same is all that HDF5 lets us know before it reads them.
+    """
+    longest, before = 0, b""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+        while block := file.read(MIB):
+            before += block
+            for found in _HEAP.finditer(before):
+                longest = max(longest, min(size, int.from_bytes(found[1], "little")))
+            before = before[-_HEAP_BYTES:]
+        file.seek(0)
+    return longest
+
+
+def _dataset_bytes(dataset: Any, longest: int) -> int:
+    """Bytes that reading takes: to give a single value, HDF5 unpacks the whole chunk that it is in."""
+    kind = dataset.id.get_type()
+    return max(_bytes(dataset.size or 0, kind, longest), prod(dataset.chunks or (0,)) * int(kind.get_size()))
+
+
+def _bytes(count: int, kind: Any, longest: int) -> int:
+    """Bytes that `count` values take, if each of variable length is as long as the `longest`."""
+    import h5py
+
+    variable = kind.get_class() == h5py.h5t.VLEN or (kind.get_class() == h5py.h5t.STRING and kind.is_variable_str())
+    return count * (longest if variable else int(kind.get_size()))
 
 
 def _refuse_expansion(path: Path, stored: int, claimed: int) -> None:
-    if claimed > max(HARMLESS_BYTES, MOST_EXPANSION * stored):
+    if claimed > room_for(stored):
         raise ModelError(
-            f"{path} would grow from {stored:,} to {claimed:,} bytes when it is read, which no saved model does. "
-            "Do not trust where it came from"
+            f"{path} would grow from {stored:,} to {claimed:,} bytes when it is read, over the limit of "
+            f"{room_for(stored):,}, which no saved model does. Do not trust where it came from"
         )
 
 

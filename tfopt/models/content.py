@@ -1,15 +1,18 @@
 """What a file or folder holds, by its content, whatever its name."""
 
-import json
 import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from tfopt.base.packing import is_packed, unpack
+from tfopt.base.archives import npz_headers, open_zip
+from tfopt.base.limits import LARGEST_JSON, room_for
+from tfopt.base.packing import is_packed, unpacked_head
+from tfopt.base.reading import parse_json, reading
 from tfopt.errors import ModelError
 from tfopt.models import bombs
 
+_WEIGHTS, _OLD_WEIGHTS = "model.weights.h5", "model.weights.npz"  # the second until Keras 2.12
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _TFLITE = b"TFL3"  # at bytes 4 to 8
 
@@ -19,11 +22,15 @@ def kind(path: str | os.PathLike[str]) -> str:
 
     "keras3" or "tf_keras": a model file or folder that this Keras loads; "saved_model": a SavedModel without
     Keras layers; "weights": weights without a model; "tflite", packed or not. Raises ModelError where nothing is
-    there, or something else, or only part of a file, or a file that would unpack to many times its size or elsewhere.
+    there, or something else, or only part of a file, or a file over one of the limits of `tfopt.base.limits`, or one
+    that would unpack elsewhere.
     """
     path = Path(path)
-    if path.is_dir():
-        return _folder_kind(path)
+    with reading(lambda why: _damaged(path, why)):
+        return _folder_kind(path) if path.is_dir() else _file_kind(path)
+
+
+def _file_kind(path: Path) -> str:
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -35,47 +42,57 @@ def kind(path: str | os.PathLike[str]) -> str:
         return _zip_kind(path)
     if head == _HDF5:
         return _hdf5_kind(path)
-    if head[4:8] == _TFLITE or (is_packed(head) and unpack(path.read_bytes())[4:8] == _TFLITE):
+    if head[4:8] == _TFLITE or (is_packed(head) and unpacked_head(path.read_bytes(), str(path))[4:8] == _TFLITE):
         return "tflite"
     what = "is empty" if not head else "is no model file that tfopt knows"
     raise ModelError(f"{path} {what}; expected a .keras file, an HDF5 file, a SavedModel folder or a .tflite file")
 
 
 def _zip_kind(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bombs.check_archive(path, archive)
-            broken = archive.testzip()
-            version = json.loads(archive.read("metadata.json"))["keras_version"]
-            if "model.weights.h5" in archive.namelist() and not broken:
-                with archive.open("model.weights.h5") as weights:
-                    bombs.check_hdf5(path, weights)
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{path} is a zip file but no .keras file: it has no metadata.json") from error
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
-        raise _damaged(path, error) from error
-    if broken:
-        raise _damaged(path, broken)
+    with open_zip(path) as archive:
+        bombs.check_archive(path, archive)
+        names = archive.namelist()
+        if broken := archive.testzip():
+            raise _damaged(path, broken)
+        try:
+            version = _json_in(archive, "metadata.json")["keras_version"]
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{path} is a zip file but no .keras file: it has no metadata.json") from error
+        if "config.json" not in names:
+            raise ModelError(f"{path} is a zip file but no .keras file: it has no config.json")
+        _json_in(archive, "config.json")  # no one reads what is too deep for them
+        if _WEIGHTS in names:
+            with archive.open(_WEIGHTS) as weights:
+                bombs.check_hdf5(path, weights, archive.getinfo(_WEIGHTS).file_size)
+        if _OLD_WEIGHTS in names:
+            with archive.open(_OLD_WEIGHTS) as weights:
+                npz_headers(weights, room_for(path.stat().st_size))
     return _of_version(version)
+
+
+def _json_in(archive: zipfile.ZipFile, name: str) -> Any:
+    size = archive.getinfo(name).file_size
+    if size > LARGEST_JSON:
+        raise ValueError(f"{name} has {size:,} bytes, over the limit of {LARGEST_JSON:,}")
+    return parse_json(archive.read(name))
 
 
 def _hdf5_kind(path: Path) -> str:
     import h5py
 
-    try:
-        bombs.check_hdf5(path, path)
-        with h5py.File(path, "r") as file:
-            config, version = file.attrs.get("model_config"), file.attrs.get("keras_version")
-    except OSError as error:
-        raise _damaged(path, error) from error
+    bombs.check_hdf5(path, path, path.stat().st_size)
+    with h5py.File(path, "r") as file:
+        config, version = file.attrs.get("model_config"), file.attrs.get("keras_version")
     if config is None:
         return "weights"
-    if isinstance(config, bytes):
-        config = config.decode()
+    text = config.decode() if isinstance(config, bytes) else config
+    if not isinstance(text, str):
+        raise TypeError(f"model_config is a text in honest files, here it is {type(text).__name__}")
+    parse_json(text)  # no one reads what is too deep for them
     if version is not None:
         return _of_version(version)
     # Keras 1 and 2 say batch_input_shape where Keras 3 says batch_shape
-    return "keras3" if '"batch_shape"' in config else "tf_keras"
+    return "keras3" if '"batch_shape"' in text else "tf_keras"
 
 
 def _folder_kind(path: Path) -> str:

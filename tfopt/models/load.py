@@ -7,16 +7,17 @@ import re
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfopt import bridge
-from tfopt.base import keras_compat
+from tfopt.base import keras_compat, sandbox
 from tfopt.errors import ModelError
-from tfopt.models.code import found_code
 from tfopt.models.content import kind
+from tfopt.models.safety import scan_file, scan_graph
 
+_MOST_NAMED = 5  # findings in a message
 _MISSING = re.compile(r"(?:Could not locate|Unknown) ((?:class|function|layer|object):? '[^']+')")
 
 
@@ -55,15 +56,46 @@ def load_model(
             "compressed: give the model as a .keras file, or save it with tf_keras"
         )
     if found == "weights":
+        sandbox.try_first("tfopt.models.trial:read_weights", path)
         return _with_weights(path, like)
-    if not allow_unsafe and (code := found_code(path, found, custom_objects or {})):
+    given = dict(custom_objects or {})
+    if allow_unsafe:
+        return _load(path, found, given, safe=False)
+    sandbox.start()
+    if found == "tf_keras":
+        bridge.register_classes()  # models that crossed the bridge may name them
+    findings = scan_file(path, found, given)
+    if findings.code:
+        raise ModelError(_refusal(path, findings.code))
+    if not findings.vouched:  # the sandbox does not have the caller's classes and functions
+        sandbox.try_first("tfopt.models.trial:load", path)
+    return _load(path, found, {**given, **findings.vouched}, safe=True, compiled=findings.compiles)
+
+
+def check_graph(path: Path, tags: Sequence[str] | None = None) -> None:
+    """Raise ModelError for a SavedModel whose graph does more than compute, or that cannot be loaded safely.
+
+    Call it before `tf.saved_model.load(path, tags)`.
+    """
+    if code := scan_graph(path):
         raise ModelError(
-            f"{path} brings code that tfopt does not run from files: {'; '.join(code)}. Replace a Lambda layer by "
-            "a built-in one (Rescaling, Activation ...) and save again; register a class or function of your own "
-            "(keras.saving.register_keras_serializable) or pass custom_objects={name: object}; or, where you trust "
-            "the file like a program, pass allow_unsafe=True"
+            f"{path} brings code that tfopt does not run from files: {_listed(code)}. Save the model again without it."
         )
-    return _load(path, found, dict(custom_objects or {}), safe=not allow_unsafe)
+    sandbox.try_first("tfopt.models.trial:load_graph", path, tags=None if tags is None else list(tags))
+
+
+def _listed(code: Sequence[str]) -> str:
+    more = f"; and {len(code) - _MOST_NAMED} more" if len(code) > _MOST_NAMED else ""
+    return "; ".join(code[:_MOST_NAMED]) + more
+
+
+def _refusal(path: Path, code: Sequence[str]) -> str:
+    return (
+        f"{path} brings code that tfopt does not run from files: {_listed(code)}. Replace a Lambda "
+        "layer by a built-in one (Rescaling, Activation ...) and save again; register a class or function of your own "
+        "(keras.saving.register_keras_serializable) or pass custom_objects={name: object}; or, where you trust the "
+        "file like a program, pass allow_unsafe=True (--allow-unsafe)."
+    )
 
 
 def _with_weights(path: Path, like: Any) -> Any:
@@ -99,7 +131,7 @@ def _is_new_layout(path: Path) -> bool:
         return "layer_names" not in file.attrs
 
 
-def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool) -> Any:
+def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool, compiled: bool = True) -> Any:
     if found == "keras3":
         import keras
 
@@ -109,18 +141,17 @@ def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool)
         custom_objects = {**short, **custom_objects}
     else:
         loader = keras_compat.tf_keras().models.load_model
-        bridge.register_classes()  # models that crossed the bridge may name them
+        bridge.register_classes()
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_named_by_content(path))
         stack.enter_context(_quiet())
         settings: dict[str, Any] = {"custom_objects": custom_objects, "safe_mode": safe}
-        try:
-            return loader(source, compile=True, **settings)
-        except Exception:
+        for compiling in (True, False) if compiled else (False,):
             try:
-                return loader(source, compile=False, **settings)
+                return loader(source, compile=compiling, **settings)
             except Exception as error:
-                raise _cannot_load(path, error) from error
+                problem = error
+        raise _cannot_load(path, problem) from problem
 
 
 def _cannot_load(path: Path, error: Exception) -> ModelError:

@@ -1,12 +1,12 @@
 """check: what a recipe will do to each layer of a model, said before anything is trained."""
 
-import io
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tfopt import bridge, models
+from tfopt.base.terminal import plain, rendered
 from tfopt.bridge.check import sample_batch
 from tfopt.errors import TfoptError
 from tfopt.graph.walk import walk
@@ -83,12 +83,8 @@ class Check:
         return table
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=160).print(self.table())
         lines = [f"problem: {line}" for line in self.problems] + [f"note: {line}" for line in self.notes]
-        return "\n".join([text.getvalue(), *lines])
+        return "\n".join([rendered(self.table(), 160), *map(plain, lines)])
 
 
 def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> Check:

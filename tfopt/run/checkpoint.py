@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from tfopt.base.archives import read_npz
 from tfopt.base.files import atomic_path
+from tfopt.base.reading import reading
+from tfopt.errors import DataError
 from tfopt.evaluate.report import Row
 
 
@@ -28,16 +32,26 @@ class Checkpoint:
             np.savez(file, key=self.key, rows=rows_as_json, **arrays)
 
     def load(self) -> tuple[list[np.ndarray], list[Row]] | None:
-        """What `save` wrote last; None when there is nothing, or something of another run."""
-        try:
-            with np.load(self.path) as stored:
-                if str(stored["key"]) != self.key:
-                    return None
-                rows = [Row(**row) for row in json.loads(str(stored["rows"]))]
-                number = sum(name.startswith("weight_") for name in stored.files)
-                return [stored[f"weight_{i}"] for i in range(number)], rows
-        except FileNotFoundError:
+        """What `save` wrote last; None when there is nothing, or something of another run.
+
+        Raises DataError for a file that `save` did not write, or that was damaged since.
+        """
+        if not self.path.exists():
             return None
+        with reading(self.damaged):
+            return self._read()
+
+    def _read(self) -> tuple[list[np.ndarray], list[Row]] | None:
+        stored = read_npz(self.path)
+        if str(stored["key"]) != self.key:
+            return None
+        rows = TypeAdapter(list[Row]).validate_json(str(stored["rows"]), strict=True)
+        number = sum(name.startswith("weight_") for name in stored)
+        return [stored[f"weight_{i}"] for i in range(number)], rows
+
+    def damaged(self, why: str) -> DataError:
+        """The error for a checkpoint that no run can go on from."""
+        return DataError(f"The checkpoint {self.path} is damaged ({why}).")
 
     def remove(self) -> None:
         """Forget: the run is complete."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfopt import bridge
 from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import tf_keras
@@ -14,8 +16,8 @@ from tfopt.data import fit_to_model
 from tfopt.data.for_model import data_for
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import course_of, fitted
-from tfopt.errors import ModelError
-from tfopt.evaluate.report import Report, measured_row
+from tfopt.errors import DataError, ModelError
+from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.run.dry_run import established_before, rehearse
@@ -25,7 +27,7 @@ from tfopt.run.start import judge_from, transferred
 from tfopt.search.bits import within_budget
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
-from tfopt.tasks.metrics import agreement
+from tfopt.tasks.metrics import TASKS, agreement
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build
@@ -185,10 +187,18 @@ class _Run:
 
     def _resume(self) -> int:
         """Take up where an interrupted run stopped; returns the number of stages that are done."""
-        found = self.checkpoint and self.checkpoint.load()
-        if not found:
+        if not self.checkpoint:
             return 0
-        weights, rows = found
+        try:
+            found = self.checkpoint.load()
+            if not found:
+                return 0
+            weights, rows = found
+            self._require_of_this_run(self.checkpoint, weights, rows)
+        except DataError as error:
+            self.notes.append(f"{error} It is ignored: the run starts over.")
+            self.progress.say(self.notes[-1])
+            return 0
         self.plain.set_weights(weights)
         self.report.rows.extend(rows)
         done = len(rows) - 1  # the first row is the untouched model
@@ -196,6 +206,18 @@ class _Run:
             f"going on after {rows[-1].step}: {done} of {len(self.recipe.stages)} stages were done before"
         )
         return done
+
+    def _require_of_this_run(self, checkpoint: Checkpoint, weights: list[np.ndarray], rows: list[Row]) -> None:
+        """Raises DataError unless the model takes the weights, and the rows are those of the first stages."""
+        shapes = [weight.shape for weight in self.plain.get_weights()]
+        if [weight.shape for weight in weights] != shapes or any(w.dtype.kind not in "biuf" for w in weights):
+            raise checkpoint.damaged("its weights do not fit the model")
+        steps = [type(stage).__name__ for stage in self.recipe.stages]
+        metrics = set(TASKS[self.data.task])
+        if not rows or [row.step for row in rows[1:]] != steps[: len(rows) - 1]:
+            raise checkpoint.damaged("its rows are not those of the stages")
+        if any(set(row.metrics) != metrics for row in rows):
+            raise checkpoint.damaged(f"its rows do not have the metrics {', '.join(sorted(metrics))}")
 
     def _train(self, stage: Stage, position: int, keep: frozenset[str]) -> tuple[Any, list[str]]:
         """What `stage.apply` gives, trained; and what is to be said of it."""

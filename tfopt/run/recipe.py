@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, SerializeAsAny
 
 from tfopt.base.config import config
+from tfopt.base.reading import parse_json, reading
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.errors import RecipeError
@@ -103,23 +104,27 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"The recipe is not valid JSON: {error}.") from error
+        """The recipe that `to_json` wrote. Raises `RecipeError` for anything else."""
+        with reading(lambda why: RecipeError(f"The recipe is not valid JSON: {why}.")):
+            values = parse_json(text)
+        with reading(lambda why: RecipeError(f"The recipe has a value that no recipe takes: {why}.")):
+            return cls.from_dict(values)
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
-        """Read a `recipe.json`."""
+        """Read a `recipe.json`. Raises `RecipeError`, which names the file, for anything else."""
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
+            with reading(lambda why: RecipeError(f"{why}.")):
+                text = Path(path).read_text(encoding="utf-8")
+            return cls.from_json(text)
+        except RecipeError as error:
+            raise RecipeError(f"Cannot read the recipe {path}: {error}") from error
 
 
 def _transfer(values: dict[str, Any]) -> Transfer:
     classes = {kind.__name__: kind for kind in TRANSFERS}
-    if (name := values.get("kind")) not in classes:
+    name = values.get("kind")
+    if not isinstance(name, str) or name not in classes:
         raise RecipeError(f"Unknown kind of transfer {name!r}. Known: {', '.join(classes)}.")
     return classes[name](**{key: value for key, value in values.items() if key != "kind"})
 

@@ -1,7 +1,6 @@
 """Which layers can do with fewer bits: measured one by one, and chosen under a budget."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge
+from tfopt.base.terminal import rendered
 from tfopt.base.weight_statistics import decibels
 from tfopt.data import Dataset, fit_to_model, load_data
 from tfopt.errors import DataError
@@ -112,11 +112,7 @@ class Sensitivity:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=140).print(self.table())
-        return text.getvalue().rstrip()
+        return rendered(self.table(), 140).rstrip()
 
 
 def sensitivity(

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from tfopt.base.limits import MOST_CLASSES
 from tfopt.errors import DataError
 
 Task = Literal["classification", "multilabel", "regression"]
@@ -50,6 +51,11 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
     joined = np.concatenate(list(parts.values()))
     if joined.ndim == 1 and joined.dtype.kind != "f":
         number = len(class_names) if class_names else int(parts["train"].max()) + 1
+        if number > MOST_CLASSES:
+            raise DataError(
+                f"Expected class numbers below {MOST_CLASSES:,}, got {number - 1:,}; number the classes 0, 1, 2, ..., "
+                "or pass floats for values to regress."
+            )
         for name, values in parts.items():
             check_range(name, values, number)
         sparse = {name: values.astype(np.int32) for name, values in parts.items()}

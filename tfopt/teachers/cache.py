@@ -17,6 +17,7 @@ import numpy as np
 
 from tfopt.base.files import atomic_path
 from tfopt.base.progress import progress_bar
+from tfopt.base.reading import parse_json, reading
 from tfopt.errors import DataError, OutputError
 from tfopt.teachers.base import OUTPUT, Answering
 from tfopt.teachers.precomputed import Precomputed
@@ -163,9 +164,10 @@ class Answers:
         if not all(path.exists() for path in paths.values()):
             return None
         try:
-            return {name: _opened(path) for name, path in paths.items()}
-        except (OSError, ValueError, EOFError) as error:
-            self.notes.append(f"view {number} in {self._folder} is damaged ({error}): computed again")
+            with reading(lambda why: DataError(f"view {number} in {self._folder} is damaged ({why}): computed again")):
+                return {name: _opened(path, self.count) for name, path in paths.items()}
+        except DataError as error:
+            self.notes.append(str(error))
             return None
 
     def _path(self, number: int, name: str) -> Path:
@@ -248,9 +250,11 @@ class _Disk:
             self._files[name], self._sums[name] = file, 0
 
 
-def _opened(path: Path) -> np.ndarray:
-    """The array in `path`, memory-mapped. Raises ValueError where it is not what was written."""
+def _opened(path: Path, count: int) -> np.ndarray:
+    """The array in `path`, memory-mapped. Raises ValueError where it is not what was written for `count` samples."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape[:1] != (count,):
+        raise ValueError(f"{path.name} does not hold {count:,} rows of floats")
     with path.open("rb") as file:
         file.seek(path.stat().st_size - array.nbytes - 4)
         found = 0
@@ -274,10 +278,8 @@ def _claim(folder: Path, key: dict[str, Any], name: str) -> None:
                 f"{folder} holds files but no {_META}, so they are not answers that tfopt kept. Name another folder."
             )
         _write_first(meta, json.dumps({"teacher name": name, "key": key}, indent=2) + "\n")
-    try:
-        told = json.loads(meta.read_text())["key"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{meta} cannot be read ({error}). Delete the folder {folder}, or name another.") from error
+    with reading(lambda why: DataError(f"{meta} cannot be read ({why}). Delete the folder {folder}, or name another.")):
+        told = parse_json(meta.read_text())["key"]
     if differing := list(_differences(told, key)):
         raise StaleAnswersError(
             f"{folder} holds answers for something else: {'; '.join(differing)}. Delete the folder, or name another."

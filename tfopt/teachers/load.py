@@ -14,11 +14,14 @@ def load_teacher(
     classes: Sequence[Path] = (),
     preprocess: str | None = None,
     student_classes: Sequence[str] | None = None,
+    *,
+    allow_unsafe: bool = False,
 ) -> Any:
     """The `Teacher` in a file, or the `Ensemble` of several for a student of `student_classes`.
 
     `classes` are text files with the class names of each, one in a line, or none for all; `preprocess` is what they
-    are fed, by name. Raises RecipeError for another number of class files than teachers, and what `Teacher` raises.
+    are fed, by name; `allow_unsafe` lets the files run Python code. Raises RecipeError for another number of class
+    files than teachers, and what `Teacher` raises.
     """
     if classes and len(classes) != len(paths):
         raise RecipeError(
@@ -26,7 +29,8 @@ def load_teacher(
         )
     names: list[tuple[str, ...] | None] = [_lines(path) for path in classes] or [None] * len(paths)
     teachers = [
-        Teacher(path, preprocessing=preprocess, class_names=known) for path, known in zip(paths, names, strict=True)
+        Teacher(path, preprocessing=preprocess, class_names=known, allow_unsafe=allow_unsafe)
+        for path, known in zip(paths, names, strict=True)
     ]
     if len(teachers) == 1:
         return teachers[0]

@@ -15,10 +15,10 @@ import numpy as np
 
 from tfopt import models
 from tfopt.base import keras_compat
+from tfopt.base.reading import parse_json, reading
 from tfopt.data import Preprocessing
 from tfopt.errors import DataError, ModelError
 from tfopt.graph.taps import tapped
-from tfopt.models.code import code_in_graph
 from tfopt.tflite.read import LiteModel
 
 Shape = tuple[int | None, ...]
@@ -241,15 +241,15 @@ class Opened:
     preprocessing: Preprocessing | None = None
 
 
-def opened(what: Any, name: str | None = None) -> Opened:
+def opened(what: Any, name: str | None = None, *, allow_unsafe: bool = False) -> Opened:
     """The source that `what` is: a model, a path, a `LiteModel`, a loaded SavedModel or a function of a batch.
 
-    Raises ModelError for anything else, and for what cannot be read.
+    `allow_unsafe` lets a model file run Python code. Raises ModelError for anything else, and for what cannot be read.
     """
     if isinstance(what, Source):
         return Opened(what)
     if isinstance(what, str | os.PathLike):
-        return _from_path(Path(what), name)
+        return _from_path(Path(what), name, allow_unsafe)
     if keras_compat.is_keras3_model(what) or keras_compat.is_tf_keras_model(what):
         return Opened(KerasSource(what, name))
     if isinstance(what, LiteModel):
@@ -268,31 +268,33 @@ def opened(what: Any, name: str | None = None) -> Opened:
     )
 
 
-def _from_path(path: Path, name: str | None) -> Opened:
+def _from_path(path: Path, name: str | None, allow_unsafe: bool) -> Opened:
     if (path / "model.keras").is_file() and (path / "data.json").is_file():
         try:
-            told = json.loads((path / "data.json").read_text())
-            class_names, preprocessing = told["class_names"], Preprocessing.from_dict(told["preprocessing"])
-        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+            with reading(DataError):
+                told = parse_json((path / "data.json").read_text(encoding="utf-8"))
+                class_names, preprocessing = told["class_names"], Preprocessing.from_dict(told["preprocessing"])
+                if not all(isinstance(each, str) for each in class_names or ()):
+                    raise TypeError("class_names must be strings")
+        except DataError as error:
             raise ModelError(
                 f"{path / 'data.json'} does not tell class names and preprocessing ({error}); give the path of "
                 "model.keras itself, and both by hand."
             ) from error
-        source = KerasSource(models.load_model(path / "model.keras"), name or path.name)
+        source = KerasSource(models.load_model(path / "model.keras", allow_unsafe=allow_unsafe), name or path.name)
         return Opened(source, tuple(class_names) if class_names else None, preprocessing)
     kind, name = models.kind(path), name or path.stem
     if kind == "tflite":
         return Opened(LiteSource(LiteModel(path), name))
     if kind == "saved_model":
         return Opened(_from_saved_model(path, name))
-    return Opened(KerasSource(models.load_model(path), name))
+    return Opened(KerasSource(models.load_model(path, allow_unsafe=allow_unsafe), name))
 
 
 def _from_saved_model(path: Path, name: str) -> SavedSource:
     import tensorflow as tf
 
-    if code := list(code_in_graph(path)):
-        raise ModelError(f"{path} brings code that tfopt does not run from files: {'; '.join(code)}.")
+    models.check_graph(path)
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())

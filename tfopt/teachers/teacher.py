@@ -32,6 +32,7 @@ class Teacher(Answering):
         outputs: "logits", "probabilities", or "auto": told by their values.
         class_names: of its outputs, in order.
         name: for messages; by default the source's.
+        allow_unsafe: let a model file run Python code, such as that of Lambda layers. Only for files that you trust.
 
     Raises:
         ModelError: the source is none, or cannot be read.
@@ -45,10 +46,11 @@ class Teacher(Answering):
         outputs: Literal["auto", "logits", "probabilities"] = "auto",
         class_names: Sequence[str] | None = None,
         name: str | None = None,
+        allow_unsafe: bool = False,
     ) -> None:
         if outputs not in ("auto", "logits", "probabilities"):
             raise ModelError(f'Expected outputs "auto", "logits" or "probabilities", got {outputs!r}.')
-        found = opened(source, name)
+        found = opened(source, name, allow_unsafe=allow_unsafe)
         self.source: Source = found.source
         self.name = name or found.source.name
         self.outputs = outputs

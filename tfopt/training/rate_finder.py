@@ -14,6 +14,7 @@ import numpy as np
 from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.base.files import write_atomically
+from tfopt.base.terminal import rendered
 from tfopt.data import Dataset
 from tfopt.errors import DataError, OutputError, RecipeError
 from tfopt.graph.types import flatten, map_leaves
@@ -60,12 +61,8 @@ class LearningRates:
         return table
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=100).print(self.table())
         said = f"suggested learning rate: {self.suggestion:.3g} (steepest descent of the smoothed loss)"
-        return f"{said}\n{text.getvalue().rstrip()}"
+        return f"{said}\n{rendered(self.table(), 100).rstrip()}"
 
     def plot(self, path: str | Path) -> Path:
         """Draw loss against learning rate and write it to `path` (.png, .svg, .pdf); returns the path.

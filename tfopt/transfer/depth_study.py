@@ -18,8 +18,10 @@ from pydantic import PositiveFloat, PositiveInt
 
 from tfopt import bridge
 from tfopt.base import keras_compat
+from tfopt.base.archives import read_npz
 from tfopt.base.config import config
 from tfopt.base.files import atomic_path
+from tfopt.base.reading import reading
 from tfopt.data import Augmentation, Dataset
 from tfopt.errors import DataError, ModelError
 from tfopt.models.sources import model_from
@@ -159,8 +161,9 @@ class _Study:
         label = f"{number + 1}/{1 + len(KINDS) * len(self.cuts)} {kind}{f' {cut}' if cut else ''}"
         path = None if self.folder is None else self.folder / f"depth_study-{self.key}-{number}.npz"
         if path is not None and path.exists():
-            with np.load(path) as kept:
-                weights = [kept[f"weight_{place}"] for place in range(len(kept.files) - 1)]
+            with reading(lambda why: DataError(f"{path} is damaged ({why}); delete it, and it is computed again.")):
+                kept = read_npz(path)
+                weights = [kept[f"weight_{place}"] for place in range(len(kept) - 1)]
                 validation, test = map(float, kept["accuracies"])
             return Trained(kind, cut, validation, test, weights)
         model = self.settings.fresh(self.source, self.data, number=number)

@@ -1,12 +1,12 @@
 """Which source to transfer from: scored by what its features say about the labels, before anything is trained."""
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfopt.base.progress import Progress
+from tfopt.base.terminal import rendered
 from tfopt.data.for_model import data_for
 from tfopt.errors import DataError
 from tfopt.models.sources import model_from
@@ -59,11 +59,7 @@ class Ranking:
         return table
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=120, markup=False, highlight=False).print(self.table())
-        return text.getvalue().rstrip()
+        return rendered(self.table(), 120).rstrip()
 
 
 def rank_sources(
@@ -74,6 +70,7 @@ def rank_sources(
     limit: int | None = None,
     cache: str | Path | None = None,
     quiet: bool = False,
+    allow_unsafe: bool = False,
 ) -> Ranking:
     """Score each of `sources` by its features of the training samples of `data`: one pass, no training.
 
@@ -84,6 +81,7 @@ def rank_sources(
         limit: at most so many training samples.
         cache: a folder that keeps the features.
         quiet: no progress on stderr.
+        allow_unsafe: let model files run Python code. Only for files that you trust.
 
     Raises:
         DataError: no sources, or labels that are no classes or values.
@@ -93,7 +91,7 @@ def rank_sources(
     if not sources:
         raise DataError("Expected one source or more to rank, got none.")
     scores = [
-        _score(number, source, data, preprocess, limit, None if cache is None else Path(cache), progress)
+        _score(number, source, data, preprocess, limit, None if cache is None else Path(cache), progress, allow_unsafe)
         for number, source in enumerate(sources)
     ]
     return Ranking(tuple(sorted(scores, key=lambda score: -score.logme)))
@@ -107,8 +105,9 @@ def _score(
     limit: int | None,
     cache: Path | None,
     progress: Progress,
+    allow_unsafe: bool,
 ) -> Score:
-    model = model_from(source)
+    model = model_from(source, allow_unsafe=allow_unsafe)
     dataset = data_for(model, data, preprocess=preprocess, limit=limit)
     if preprocess is None:
         dataset, said = choose_preprocessing(model, dataset, None)

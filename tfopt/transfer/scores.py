@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from tfopt.data.check import check_bytes
 from tfopt.errors import DataError
 
 # The evidence of LogME is at its fixed point when it changes by less than this share. You et al. allow 1e-3; an
@@ -171,4 +172,5 @@ def _one_hot(labels: np.ndarray) -> np.ndarray:
     found, numbers = np.unique(labels, return_inverse=True)
     if len(found) < 2:
         raise DataError(f"Expected at least two classes; all samples are of class {found[0]}.")
+    check_bytes(8 * len(found) * (len(found) + len(labels)), f"{len(found):,} classes of {len(labels):,} samples")
     return np.eye(len(found))[numbers]

@@ -1,10 +1,11 @@
 """What became of each weight of a model that took over those of another."""
 
 import dataclasses
-import io
 import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from tfopt.base.terminal import rendered
 
 Status = Literal["matched", "adapted", "skipped"]
 
@@ -72,11 +73,7 @@ class TransferredWeights:
         return [(same.layer, ", ".join(move.weight for move in moves), same) for same, moves in alike]
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        text = io.StringIO()
-        Console(file=text, width=120, markup=False, highlight=False).print(self.table())
-        return text.getvalue().rstrip()
+        return rendered(self.table(), 120).rstrip()
 
 
 def _listed(names: list[str]) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tfopt import models
 from tfopt.errors import ModelError
-from tfopt.models.code import code_in_graph
 
 _SIGNATURES = ("serving_default", "default")
 _MAIN_OUTPUT = "default"  # so named by TF-Hub's common signatures where there are several
@@ -164,12 +164,11 @@ def _loaded(folder: Path) -> tuple[bool, Any]:
     from tensorflow.core.protobuf import saved_model_pb2
 
     try:
-        if code := list(code_in_graph(folder)):
-            raise ModelError(f"{folder} brings code that tfopt does not run from files: {'; '.join(code)}.")
         graphs = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs
         tf1 = not any(graph.HasField("object_graph_def") for graph in graphs)
         tags = [list(graph.meta_info_def.tags) for graph in graphs]
         wanted = None if len(tags) == 1 else next((each for each in tags if each in ([], ["serve"])), None)
+        models.check_graph(folder, wanted)
         return tf1, tf.saved_model.load(str(folder), tags=wanted)
     except (OSError, ValueError, RuntimeError, LookupError, DecodeError, tf.errors.OpError) as error:
         raise ModelError(

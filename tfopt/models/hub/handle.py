@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 
 from tfopt.base import keras_compat
+from tfopt.base.limits import HARMLESS_BYTES, MOST_EXPANSION
 from tfopt.errors import ModelError
-from tfopt.models.bombs import HARMLESS_BYTES, MOST_EXPANSION
 
 _GRAPH = "saved_model.pb"
 

@@ -1,5 +1,6 @@
 """The stored bytes of a constant as numbers."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ def densified(stored: NDArray[Any], sparsity: Any, shape: tuple[int, ...]) -> ND
 
     The format is that of TACO (Kjolstad et al. 2017): the axes, some cut into blocks, in the order of traversal, each
     dense or with the places of what is there. `stored` has the values in that order.
+
+    Raises ValueError where the format has more places than the `shape`.
     """
     # What has been reached so far: its place on each axis passed, and its number on the last one.
     number = np.zeros(1, np.int64)
@@ -30,6 +33,8 @@ def densified(stored: NDArray[Any], sparsity: Any, shape: tuple[int, ...]) -> ND
     sizes: dict[int, int] = {}
     for axis, level in zip(sparsity.traversalOrder, sparsity.dimMetadata, strict=True):
         axis = int(axis)
+        if _grown(number, level) > math.prod(shape):
+            raise ValueError(f"the sparse format has more places than the shape {shape}")
         if level.arraySegments is None:
             counts = np.full(len(number), level.denseSize)
             along = np.tile(np.arange(level.denseSize), len(number))
@@ -46,6 +51,14 @@ def densified(stored: NDArray[Any], sparsity: Any, shape: tuple[int, ...]) -> ND
     dense = np.zeros(shape, stored.dtype)
     dense[tuple(places[axis] for axis in range(len(shape)))] = stored
     return dense
+
+
+def _grown(number: NDArray[np.int64], level: Any) -> int:
+    """How many places there are after one more level, found before they are made."""
+    if level.arraySegments is None:
+        return len(number) * int(level.denseSize)
+    ends = np.asarray(level.arraySegments.values, np.int64)
+    return int((ends[number + 1] - ends[number]).sum())
 
 
 def _unpack(raw: NDArray[np.uint8], bits: int, *, signed: bool) -> NDArray[Any]:

@@ -8,6 +8,7 @@ import flatbuffers
 import numpy as np
 from numpy.typing import NDArray
 
+from tfopt.base.reading import reading
 from tfopt.errors import ModelError
 
 # `force_align: 16` stands on buffers in the schema; its Python code ignores it, kernels may rely on it.
@@ -24,7 +25,8 @@ def unpacked(data: bytes) -> Any:
 
     if data[4:8] != b"TFL3":
         raise ModelError(f"Not a .tflite: bytes 4 to 8 must be b'TFL3'; they are {data[4:8]!r}.")
-    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    with reading(lambda why: ModelError(f"The .tflite is damaged ({why}); export it again.")):
+        model = schema.ModelT.InitFromPackedBuf(data, 0)
     if _has_parts_outside(model) or zipfile.is_zipfile(io.BytesIO(data)):
         raise ModelError("The .tflite has parts outside of its flatbuffer, which a rewrite would lose.")
     return model

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tfopt.base.reading import reading
 from tfopt.errors import ModelError
+from tfopt.tflite.read.check import UNPACKING, check_indices, check_order, check_sizes
 from tfopt.tflite.read.decode import decoded, densified
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
@@ -27,9 +29,6 @@ WEIGHT_OPERANDS: dict[str, tuple[tuple[int, ...], int | None]] = {
     "GATHER": ((0,), -1),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": (tuple(range(1, 9)), 0),
 }
-
-# These only unpack a weight on its way to the op that uses it.
-_UNPACKING = frozenset({"DEQUANTIZE", "DENSIFY"})
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,20 @@ class Weight:
 
 
 class Graph:
-    """The flatbuffer of a .tflite file, all subgraphs. `data` must be whole: LiteRT has verified it."""
+    """The flatbuffer of a .tflite file, all subgraphs. `data` must be whole: LiteRT has verified it.
+
+    Raises ModelError for indices that lead to nothing, and for tensors of more than `limits.LARGEST_TENSORS`.
+    """
 
     def __init__(self, data: bytes) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
         self._data = data
-        self.model = schema.ModelT.InitFromPackedBuf(data, 0)
+        with reading(_damaged):
+            self.model = schema.ModelT.InitFromPackedBuf(data, 0)
+            check_indices(self.model)
+            check_order(self.ops)
+            check_sizes([tensor for subgraph in self.tensors for tensor in subgraph])
 
     @cached_property
     def tensors(self) -> tuple[tuple[Tensor, ...], ...]:
@@ -151,11 +157,13 @@ class Graph:
             raise ModelError(f"The tensor {tensor.name!r} is quantized by blocks, which is not read here.")
         count = math.prod(tensor.shape)
         try:
-            if raw.sparsity is not None:
-                return densified(decoded(stored, tensor.dtype, count), raw.sparsity, tensor.shape)
-            return decoded(stored, tensor.dtype, count).reshape(tensor.shape)
+            flat = decoded(stored, tensor.dtype, count)
         except TypeError as error:
             raise ModelError(f"The tensor {tensor.name!r} holds {tensor.dtype}, not numbers.") from error
+        except ValueError as error:
+            raise _damaged(f"tensor {tensor.name!r}: {error}") from error
+        with reading(lambda why: _damaged(f"tensor {tensor.name!r}: {why}")):
+            return flat.reshape(tensor.shape) if raw.sparsity is None else densified(flat, raw.sparsity, tensor.shape)
 
     def weights(self) -> list[Weight]:
         """Return the weights of the ops in `WEIGHT_OPERANDS`, each stored constant once.
@@ -208,7 +216,7 @@ class Graph:
         tensor = self.tensors[subgraph][index]
         while not tensor.constant:
             maker = self._makers.get((subgraph, tensor.index))
-            if maker is None or maker.name not in _UNPACKING:
+            if maker is None or maker.name not in UNPACKING:
                 return None
             tensor = self.tensors[subgraph][maker.inputs[0]]
         return tensor
@@ -229,12 +237,16 @@ class Graph:
         """Return scale * (value - zero_point), in float32."""
         if not tensor.scales:
             return values.astype(np.float32)
-        shape = [1] * values.ndim
-        if tensor.quantized_axis is not None:
-            shape[tensor.quantized_axis] = -1
-        scales = np.array(tensor.scales, np.float32).reshape(shape)
-        zero_points = np.array(tensor.zero_points, np.float32).reshape(shape)
-        return (values.astype(np.float32) - zero_points) * scales
+        with reading(lambda why: _damaged(f"scales of tensor {tensor.name!r}: {why}")):
+            shape = [1] * values.ndim
+            if tensor.quantized_axis is not None:
+                shape[tensor.quantized_axis] = -1
+            scales = np.array(tensor.scales, np.float32).reshape(shape)
+            zero_points = np.array(tensor.zero_points, np.float32).reshape(shape)
+            dequantized: NDArray[np.float32] = (values.astype(np.float32) - zero_points) * scales
+            if dequantized.shape != values.shape:
+                raise ValueError(f"{len(tensor.scales)} for the shape {tensor.shape}")
+            return dequantized
 
     def _tensor(self, subgraph: int, index: int, raw: Any) -> Tensor:
         details = raw.quantization
@@ -286,6 +298,10 @@ def _op_name(code: Any) -> str:
         return _text(code.customCode)
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     return _builtin_names().get(number, f"BUILTIN_{number}")
+
+
+def _damaged(why: str) -> ModelError:
+    return ModelError(f"It is damaged ({why}); export it again.")
 
 
 def _text(name: bytes | str | None) -> str:

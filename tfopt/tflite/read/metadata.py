@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.reading import parse_json, reading
+from tfopt.errors import ModelError
 from tfopt.tflite.read.flatbuffer import items, packed, unpacked
 
 LABELS = b"tfopt.labels"
@@ -32,8 +34,12 @@ def with_labels(data: bytes, names: Sequence[str]) -> bytes:
 
 
 def labels_of(model: Any) -> tuple[str, ...]:
-    """The class names in a `ModelT`; empty where it has none."""
+    """The class names in a `ModelT`; empty where it has none. Raises ModelError for what is no JSON list of names."""
     for entry in items(model.metadata):
         if entry.name == LABELS:
-            return tuple(json.loads(bytes(model.buffers[entry.buffer].data)))
+            with reading(lambda why: ModelError(f"The class names in the .tflite cannot be read ({why}).")):
+                names = parse_json(bytes(model.buffers[entry.buffer].data))
+                if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                    raise TypeError("expected a JSON list of strings")
+                return tuple(names)
     return ()

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tfopt.base import sandbox
 from tfopt.base.packing import unpack
+from tfopt.base.reading import reading
 from tfopt.base.stderr import native_noise_held
 from tfopt.base.weight_statistics import deflated_bytes
 from tfopt.errors import DataError, ModelError
@@ -37,29 +39,38 @@ class Latency:
 class LiteModel:
     """A .tflite file, packed (`tfopt.base.packing`) or not, given by its path or its bytes; `threads` are LiteRT's.
 
+    A path is opened in a child process first (`tfopt.base.sandbox`), bytes are not: give the path of a file that may be
+    damaged, or made to do harm.
+
     Raises ModelError when there is no such file, when it is not a .tflite, or when LiteRT cannot run it.
     """
 
     def __init__(self, path_or_bytes: str | os.PathLike[str] | bytes, *, threads: int = 1) -> None:
-        self.data = unpack(path_or_bytes if isinstance(path_or_bytes, bytes) else _read(Path(path_or_bytes)))
         name = "These bytes" if isinstance(path_or_bytes, bytes) else str(path_or_bytes)
+        self.data = unpack(path_or_bytes if isinstance(path_or_bytes, bytes) else _read(Path(path_or_bytes)), name)
         if self.data[4:8] != b"TFL3":
             raise ModelError(
                 f"{name}: not a .tflite file. Its bytes 4 to 8 must be b'TFL3'; they are {self.data[4:8]!r}."
             )
+        if not isinstance(path_or_bytes, bytes):
+            sandbox.try_first("tfopt.tflite.read.trial:run", path_or_bytes)
         self.threads = threads
         self._interpreters: dict[Shapes, Any] = {}
         self._batches: dict[Shapes, int] = {}
         try:
-            interpreter = _interpreter(self.data, threads)  # verifies the flatbuffer that Graph reads
-            self._graph = Graph(self.data)
-            if not any(None in port.shape[1:] for port in self.inputs):  # else it needs a sample's shape
-                with native_noise_held():  # LiteRT tells which delegate it made
-                    interpreter.allocate_tensors()
-                own = tuple(tuple(axis or 1 for axis in port.shape) for port in self.inputs)
-                self._interpreters[own] = interpreter
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{name}: {_reason(error)}") from error
+            with reading(lambda why: ModelError(f"LiteRT cannot run it: {why}")):
+                self._open()
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from error
+
+    def _open(self) -> None:
+        interpreter = _interpreter(self.data, self.threads)  # verifies the flatbuffer that Graph reads
+        self._graph = Graph(self.data)
+        if not any(None in port.shape[1:] for port in self.inputs):  # else it needs a sample's shape
+            with native_noise_held():  # LiteRT tells which delegate it made
+                interpreter.allocate_tensors()
+            own = tuple(tuple(axis or 1 for axis in port.shape) for port in self.inputs)
+            self._interpreters[own] = interpreter
 
     # What stands in the file
 
@@ -181,7 +192,7 @@ class LiteModel:
 
     def _one_sample(self, x: Inputs | None) -> tuple[Any, int]:
         """An interpreter that has just run the first sample of `x`, and its batch size."""
-        arrays = self._checked_inputs(self._noise() if x is None else x)
+        arrays = self._checked_inputs(self.random_sample() if x is None else x)
         if len(arrays[0]) == 0:
             raise DataError("A benchmark needs a sample; got none.")
         sample = [quantized(array[:1], port) for array, port in zip(arrays, self.inputs, strict=True)]
@@ -285,7 +296,7 @@ class LiteModel:
         except (RuntimeError, ValueError) as error:
             raise ModelError(_reason(error)) from error
 
-    def _noise(self) -> list[NDArray[Any]] | NDArray[Any]:
+    def random_sample(self) -> list[NDArray[Any]] | NDArray[Any]:
         """Return one random sample for each input, over the whole range of a quantized one."""
         rng = np.random.default_rng(0)
         return _single([noise(rng, port) for port in self.inputs])

@@ -1,0 +1,177 @@
+"""Names from files reach the terminal as text: nothing in them is obeyed."""
+
+import io
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import tfopt
+from tfopt import cli
+from tfopt.base.progress import Progress
+from tfopt.base.terminal import console, plain, rendered
+from tfopt.errors import ModelError
+from tfopt.evaluate.report import Report, Row
+from tfopt.run.check import Check, CheckedLayer
+from tfopt.tflite.read.flatbuffer import packed as as_flatbuffer
+from tfopt.tflite.read.flatbuffer import unpacked as from_flatbuffer
+from tfopt.tflite.read.metadata import with_labels
+
+EVIL = "a\x1b[2Jb\u202ec\nd\re\x9bf[red]g[/red]:smile:\u2066h"
+SHOWN = r"a\x1b[2Jb\u202ec\nd\re\x9bf[red]g[/red]:smile:\u2066h"
+OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Ein Wörtchen, 猫, кот, 👍🏽, é", None),
+        ("👩‍🔬", None),  # a joiner
+        (EVIL, SHOWN),
+        ("\t\x00\x7f", r"\t\x00\x7f"),
+        ("\u200b\ufeff\u00ad\u200f\u2028\U000e0041", r"\u200b\ufeff\xad\u200f\u2028\U000e0041"),
+        ("\udcff", r"\udcff"),  # a byte of a file name that is no UTF-8
+        ("", ""),
+        (3, "3"),
+    ],
+)
+def test_plain(text, shown):
+    assert plain(text) == (text if shown is None else shown)
+    plain(text).encode()
+
+
+def test_lines_may_stay():
+    assert plain("a\nb\x1b", lines=True) == "a\nb\\x1b"
+
+
+def flat(text):
+    """The text without the lines of a table, and without those that wrapping made."""
+    return re.sub(r"[\s│┃]", "", text)
+
+
+def test_a_table_shows_all_of_its_text_as_it_is():
+    from rich.table import Table
+
+    table = Table(EVIL, title=EVIL)
+    table.add_row(EVIL)
+    text = rendered(table, 140)
+    assert not OBEYED.search(text)
+    assert flat(text).count(r"a\x1b[2Jb\u202ec") == 3
+    assert text.count("[red]") == text.count(":smile:") == 3
+
+
+def test_a_terminal_gets_no_escape_of_a_name():
+    stream = io.StringIO()
+    console(file=stream, force_terminal=True, width=100).print(EVIL)
+    assert not OBEYED.search(stream.getvalue())
+
+
+def test_what_results_print():
+    row = Row(
+        step=EVIL, metrics={}, parameters=1, nonzero_parameters=1, max_unique_weights=1, bytes=1, deflated_bytes=1,
+        latency_ms=None, seconds=1, notes=[EVIL],
+    )  # fmt: skip
+    report = str(Report({"name": EVIL}, [row]))
+    layer = CheckedLayer(EVIL, EVIL, EVIL, (EVIL,), EVIL)
+    check = str(Check(EVIL, ("stage",), (layer,), (EVIL,), (EVIL,)))
+    for text in (report, check):
+        assert not OBEYED.search(text)
+        assert SHOWN in text
+
+
+@pytest.fixture(scope="module")
+def evil_tflite(tmp_path_factory):
+    """A file whose input, whose operator and whose classes bear such names."""
+    import keras
+
+    keras_model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    data = tfopt.export_tflite(keras_model, weights="float32", activations="float32").data
+    model = from_flatbuffer(with_labels(data, [EVIL, "b"]))
+    model.signatureDefs = None
+    for tensor in model.subgraphs[0].tensors:
+        tensor.name = EVIL
+    path = tmp_path_factory.mktemp("evil") / f"model{EVIL.replace('/', '')}.tflite"
+    path.write_bytes(as_flatbuffer(model, len(data)))
+    return path
+
+
+def run(*arguments):
+    done = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    assert not OBEYED.search(done.stdout + done.stderr)
+    return done
+
+
+def test_on_the_command_line(evil_tflite, tmp_path):
+    done = run("inspect", evil_tflite)
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert SHOWN.replace("/", "") in lines[0]
+    assert any(line.startswith(f"{SHOWN} float32") and f"-> {SHOWN} float32" in line for line in lines), lines
+    assert any(line == f"2 classes: {SHOWN}, b" for line in lines)
+    for command in (["inspect"], ["pack"], ["unpack"], ["check"]):
+        done = run(*command, tmp_path / "no\x1b[31m\u202e[red]such")
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+        assert r"no\x1b[31m\u202e[red]such" in done.stderr
+    done = run("pack", evil_tflite, "--out", tmp_path / "p\x1bq")
+    assert done.exit_code == 0 and r"p\x1bq" in done.stdout
+
+
+def test_layer_names_on_the_command_line(tmp_path):
+    import keras
+
+    name = "a\x1b[2J[red]b\u202e"
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name=name)]).save(tmp_path / "m.keras")
+    done = run("inspect", tmp_path / "m.keras")
+    assert done.exit_code == 0 and r"a\x1b[2J[red]b\u202e" in done.stdout
+    done = run("check", tmp_path / "m.keras", "--no-convert")
+    assert r"\x1b[2J[red]b\u202e" in flat(done.output)
+
+
+def test_progress_lines_and_bars(capsys):
+    for terminal in (False, True):
+        stream = io.StringIO()
+        progress = Progress(stream=stream)
+        if terminal:
+            progress.console._force_terminal = True
+        progress.say(EVIL)
+        assert stream.getvalue() == SHOWN + "\n"
+        callback = progress.callback(EVIL)
+        callback.set_params({"epochs": 1, "steps": 1})
+        callback.on_epoch_begin(0)
+        callback.on_train_batch_end(0)
+        callback.on_epoch_end(0, {"loss": 1.0})
+        assert f"{SHOWN} epoch 1/1" in stream.getvalue()
+        assert "\x1b[2J" not in stream.getvalue() and "\u202e" not in stream.getvalue()
+
+
+def test_the_line_and_the_bar_of_many_images(monkeypatch):
+    from tfopt.data import images
+
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    for terminal in (False, True):
+        stream.isatty = lambda terminal=terminal: terminal
+        with images._progress(3000, EVIL) as advance:
+            advance(3000)
+        assert r"a\x1b[2Jb\u202ec\nd\re\x9bf[red]g[/red]:smile:" in stream.getvalue()  # the bar cuts what is longer
+        assert "\x1b[2Jb" not in stream.getvalue() and "\u202e" not in stream.getvalue()
+        stream.truncate(0)
+
+
+def test_the_bar_of_a_teacher(monkeypatch):
+    from tfopt.teachers import running
+
+    monkeypatch.setattr(running, "_LONG", -1)
+    stream = io.StringIO()
+    with running.progress_bar(EVIL, 10, SimpleNamespace(console=console(file=stream)), quiet=False) as advance:
+        advance(10)
+    assert stream.getvalue().replace("\n", "").startswith(SHOWN)
+
+
+def test_errors_keep_what_they_say(tmp_path):
+    with pytest.raises(ModelError, match="x\x1b"):  # plain only where it is printed
+        tfopt.load_model(tmp_path / "x\x1b")
+    assert np.char.str_len(np.array([SHOWN]))[0] > len(EVIL)

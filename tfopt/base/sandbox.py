@@ -1,0 +1,249 @@
+"""A child process in which files of strangers are opened first.
+
+It has no network where the system allows that, and a limit on memory and on the size of the files that it writes. When
+a file makes it crash, hang or run out of memory, that is an error here, and the next file gets a new child. One child
+serves all files of a process: it starts at the first one and ends with the process.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from tfopt import errors
+
+try:
+    import resource
+except ImportError:  # Windows: no limits there
+    resource = None  # type: ignore[assignment]
+
+SECONDS = 300
+"""That a file may take to open, besides a second for every 10 MB of it."""
+MEMORY = 4 * 2**30
+"""Bytes that opening a file may take, besides eight times its own size."""
+_IN_CHILD = "TFOPT_IN_SANDBOX"
+# A thread and its arena of the allocator map up to 136 MB each, which would count as memory.
+_SETTINGS = {
+    _IN_CHILD: "1",
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "MALLOC_ARENA_MAX": "2",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+}
+_NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # CLONE_NEWUSER, CLONE_NEWNET of sched.h
+
+
+def try_first(door: str, path: str | os.PathLike[str], **options: Any) -> None:
+    """Open `path` in the sandbox by the function `door` ("tfopt.module:function"), and return when that went well.
+
+    Args:
+        door: a function of tfopt that takes the path and `options`, which must be JSON values.
+        path: a file or folder. One that opened well is not tried again while it stays as it is.
+        options: further arguments of the function.
+
+    Raises:
+        TfoptError: what the function raised, of the same class.
+        ModelError: the process died, ran out of memory or took too long.
+    """
+    if os.environ.get(_IN_CHILD):
+        return
+    key = (door, _identity(Path(path)), json.dumps(options, sort_keys=True))
+    if key not in _OPENED:
+        _sandbox().ask(door, Path(path), options)
+        _OPENED.add(key)
+
+
+def start() -> None:
+    """Start the sandbox, so that it imports what it needs while the caller goes on."""
+    if not os.environ.get(_IN_CHILD):
+        _sandbox().start()
+
+
+class _Sandbox:
+    """The child, restarted after a death; one request at a time."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from tfopt.base.sandbox import serve; serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **_SETTINGS, "PYTHONPATH": _search_path()},
+                start_new_session=True,  # Ctrl-C is for the caller, who ends this process
+            )
+        return self._process
+
+    def ask(self, door: str, path: Path, options: dict[str, Any]) -> None:
+        with self._lock:
+            process = self.start()
+            assert process.stdin is not None
+            size = _size(path)
+            request = {"door": door, "path": str(path.absolute()), "options": options, "memory": MEMORY + 8 * size}
+            with contextlib.suppress(BrokenPipeError):  # it died before: `_answer` says so
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.flush()
+            try:
+                answer = self._answer(process, path, SECONDS + size / 1e7)
+            except BaseException:
+                self.stop()
+                raise
+        if answer:
+            raise _error(answer["error"], answer["message"].replace(str(path.absolute()), str(path)))
+
+    def _answer(self, process: "subprocess.Popen[bytes]", path: Path, seconds: float) -> dict[str, str]:
+        lines: list[bytes] = []
+        reader = threading.Thread(target=_read_line, args=(process, lines), daemon=True)
+        reader.start()
+        reader.join(seconds)
+        if reader.is_alive():
+            raise errors.ModelError(
+                f"{path} took more than {seconds:.0f} seconds to open. Do not trust where it came from; "
+                "allow_unsafe=True (--allow-unsafe) opens it without a limit."
+            )
+        if not lines[0]:
+            raise errors.ModelError(
+                f"{path} crashed the process that opened it first, or took over {MEMORY / 2**30:.0f} GiB and eight "
+                "times its size. It is damaged or made to do so: copy or save it again, and do not trust its source."
+            )
+        answer: dict[str, str] = json.loads(lines[0])
+        return answer
+
+    def stop(self) -> None:
+        if self._process is not None and self._owner == os.getpid():
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self._process = None
+
+
+def _read_line(process: "subprocess.Popen[bytes]", lines: list[bytes]) -> None:
+    assert process.stdout is not None
+    lines.append(process.stdout.readline())
+
+
+_OPENED: set[tuple[Any, ...]] = set()
+_SANDBOXES: dict[int, _Sandbox] = {}
+
+
+def _sandbox() -> _Sandbox:
+    """Return the sandbox of this process; a forked child gets another one."""
+    if os.getpid() not in _SANDBOXES:
+        _SANDBOXES[os.getpid()] = made = _Sandbox()
+        atexit.register(made.stop)
+    return _SANDBOXES[os.getpid()]
+
+
+def _search_path() -> str:
+    """Return where the child finds the same tfopt."""
+    here = str(Path(__file__).resolve().parent.parent.parent)
+    return os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+
+
+def _identity(path: Path) -> tuple[Any, ...]:
+    """Return what changes when a file or folder does."""
+    try:
+        stats = [(str(each), each.stat()) for each in _files(path.resolve())]
+    except OSError:  # `door` says it better
+        return (str(path),)
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+def _size(path: Path) -> int:
+    try:
+        return sum(each.stat().st_size for each in _files(path))
+    except OSError:
+        return 0
+
+
+def _error(kind: str, message: str) -> errors.TfoptError:
+    raised: errors.TfoptError = getattr(errors, kind, errors.ModelError)(message)
+    return raised
+
+
+def serve() -> None:
+    """Answer requests on standard input until it ends: one line of JSON for each, empty where all went well."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints does not reach the answers
+    _leave_network()
+    _limit("RLIMIT_CORE", 0)
+    for line in requests:
+        answers.write(json.dumps(_served(json.loads(line))).encode() + b"\n")
+        answers.flush()
+
+
+def _served(request: dict[str, Any]) -> dict[str, str]:
+    module, _, name = request["door"].partition(":")
+    try:
+        door = getattr(importlib.import_module(module), name)
+        _limit("RLIMIT_AS", _address_space() + request["memory"])
+        _limit("RLIMIT_FSIZE", request["memory"])
+        door(request["path"], **request["options"])
+    except errors.TfoptError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    except MemoryError:
+        size = request["memory"] / 2**30
+        message = (
+            f"{request['path']} needs more than {size:.1f} GiB of memory to open, far more than its size explains."
+        )
+        return {"error": "ModelError", "message": f"{message} Do not trust where it came from."}
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return {
+            "error": "ModelError",
+            "message": f"{request['path']} cannot be opened ({said}). Save or copy it again.",
+        }
+    return {}
+
+
+def _limit(name: str, most: int) -> None:
+    """Set a limit of this process, as far as the system lets it."""
+    if resource is None:
+        return
+    which = getattr(resource, name)
+    hard = resource.getrlimit(which)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _address_space() -> int:
+    """Return the bytes of address space that this process has mapped; most of them take no memory."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:  # not on Linux
+        return 2**40
+
+
+def _leave_network() -> None:
+    """Move this process into a network of its own with nothing in it, where the system allows that."""
+    if sys.platform != "linux":
+        return
+    unshare = ctypes.CDLL(None).unshare
+    user, group = os.getuid(), os.getgid()
+    if unshare(_NEW_NETWORK) == 0 or unshare(_NEW_USER | _NEW_NETWORK) != 0:
+        return
+    with contextlib.suppress(OSError):  # else files are read as nobody
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")

@@ -1,0 +1,53 @@
+"""Text on its way to a terminal: names come from files, and a terminal obeys some characters."""
+
+import functools
+import io
+import unicodedata
+from typing import Any
+
+# Joiners shape letters and emoji; the other characters of their category reorder or hide text.
+_HARMLESS = {"\u200c", "\u200d"}
+_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidirectional overrides too), surrogates, separators
+
+
+def plain(text: object, *, lines: bool = False) -> str:
+    r"""Return `text` with what a terminal would obey written out, such as "\x1b" for the start of a color.
+
+    That are control characters, line breaks too (with `lines`, "\n" stays), characters that change the direction of
+    text or cannot be seen, and halves of characters, as file names may have, which cannot be printed at all.
+    """
+    return "".join(
+        _written_out(char) if _is_obeyed(char) and not (lines and char == "\n") else char for char in str(text)
+    )
+
+
+def _is_obeyed(char: str) -> bool:
+    return not char.isprintable() and char not in _HARMLESS and unicodedata.category(char) in _OBEYED
+
+
+def _written_out(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def console(**settings: Any) -> Any:
+    """Return a `rich.console.Console` that shows all text as it is, `plain`: no markup, emoji codes or highlights."""
+    return _console_class()(**{"markup": False, "emoji": False, "highlight": False, **settings})
+
+
+@functools.cache
+def _console_class() -> Any:
+    from rich.console import Console
+
+    class PlainConsole(Console):
+        def render_str(self, text: str, **settings: Any) -> Any:
+            """Every string comes through here, those in cells and titles of tables too."""
+            return super().render_str(plain(text, lines=True), **settings)
+
+    return PlainConsole
+
+
+def rendered(table: Any, width: int) -> str:
+    """Return a `rich.table.Table` as text of `width` characters a line."""
+    text = io.StringIO()
+    console(file=text, width=width).print(table)
+    return text.getvalue()

@@ -1,0 +1,30 @@
+"""What the sandbox does with a model file: open it as the caller will. Run in the child alone."""
+
+import h5py
+import keras
+import tensorflow as tf
+
+from tfopt import models
+from tfopt.base import keras_compat
+from tfopt.models.hub.layer import saved_model_layer
+
+# What the libraries map once is no file's memory, so it is done before the limit is set.
+for package in (keras, keras_compat.tf_keras()):
+    saved_model_layer(package.__name__)  # registers the class, which files may name
+    package.Sequential([package.Input((1,)), package.layers.Dense(1)])
+
+
+def load(path: str) -> None:
+    """Load a model file or folder of either Keras."""
+    models.load_model(path)
+
+
+def load_graph(path: str, tags: list[str] | None) -> None:
+    """Load a SavedModel as TensorFlow does."""
+    tf.saved_model.load(path, tags=tags)
+
+
+def read_weights(path: str) -> None:
+    """Read all that an HDF5 file holds."""
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda _, item: item[()] if isinstance(item, h5py.Dataset) else None)
