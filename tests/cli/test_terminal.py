@@ -162,11 +162,11 @@ def test_the_line_and_the_bar_of_many_images(monkeypatch):
 
 
 def test_the_bar_of_a_teacher(monkeypatch):
-    from tfopt.teachers import running
+    from tfopt.base import progress
 
-    monkeypatch.setattr(running, "_LONG", -1)
+    monkeypatch.setattr(progress, "_LONG", -1)
     stream = io.StringIO()
-    with running.progress_bar(EVIL, 10, SimpleNamespace(console=console(file=stream)), quiet=False) as advance:
+    with progress.progress_bar(EVIL, 10, SimpleNamespace(console=console(file=stream)), quiet=False) as advance:
         advance(10)
     assert stream.getvalue().replace("\n", "").startswith(SHOWN)
 

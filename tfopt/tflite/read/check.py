@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfopt.base.limits import GIB, LARGEST_TENSORS
 from tfopt.errors import ModelError
-
-if TYPE_CHECKING:
-    from tfopt.tflite.read.graph import Op, Tensor
+from tfopt.tflite.read.parts import Op, Tensor
 
 # Operators that only unpack a weight on its way to the one that uses it.
 UNPACKING = frozenset({"DEQUANTIZE", "DENSIFY"})
@@ -38,7 +36,7 @@ def check_indices(model: Any) -> None:
             _require([entry.tensorIndex], tensors, "tensor of a signature")
 
 
-def check_order(ops: Sequence["Op"]) -> None:
+def check_order(ops: Sequence[Op]) -> None:
     """Raise ValueError where what unpacks a weight reads what is made after it, so that following it never ends."""
     makers = {(op.subgraph, output): op.index for op in ops for output in op.outputs}
     for op in ops:
@@ -46,7 +44,7 @@ def check_order(ops: Sequence["Op"]) -> None:
             raise ValueError(f"the operator {op.index} ({op.name}) reads nothing, or what is made after it")
 
 
-def check_sizes(tensors: Sequence["Tensor"]) -> None:
+def check_sizes(tensors: Sequence[Tensor]) -> None:
     """Raise ModelError for tensors that would take more memory than `LARGEST_TENSORS`; stored ones are in the file."""
     total = sum(_bytes(tensor) for tensor in tensors if tensor.sparse or not tensor.constant)
     if total > LARGEST_TENSORS:
@@ -57,7 +55,7 @@ def check_sizes(tensors: Sequence["Tensor"]) -> None:
         )
 
 
-def _bytes(tensor: "Tensor") -> int:
+def _bytes(tensor: Tensor) -> int:
     return math.prod(max(side, 1) for side in tensor.shape) * _BYTES.get(tensor.dtype, _MOST_BYTES)
 
 

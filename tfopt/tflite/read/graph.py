@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from tfopt.base.reading import reading
 from tfopt.errors import ModelError
 from tfopt.tflite.read.check import UNPACKING, check_indices, check_order, check_sizes
 from tfopt.tflite.read.decode import decoded, densified
+from tfopt.tflite.read.parts import Op, Port, Tensor, Weight
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 
@@ -29,68 +29,6 @@ WEIGHT_OPERANDS: dict[str, tuple[tuple[int, ...], int | None]] = {
     "GATHER": ((0,), -1),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": (tuple(range(1, 9)), 0),
 }
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of the graph. `shape` is as stored; real value = scale * (stored value - zero_point).
-
-    `scales` and `zero_points` hold nothing (not quantized), one number, or one for each slice along
-    `quantized_axis`. `bytes` is the size of a constant's values in the file, and 0 for all others; `sparse` that those
-    which are zero are left out of it.
-    """
-
-    index: int
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    scales: tuple[float, ...]
-    zero_points: tuple[int, ...]
-    quantized_axis: int | None
-    constant: bool
-    bytes: int
-    subgraph: int = 0
-    sparse: bool = False
-
-
-@dataclass(frozen=True)
-class Op:
-    """An operation; `inputs` and `outputs` are tensor indices in the same subgraph, -1 for one left out."""
-
-    index: int
-    name: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    subgraph: int = 0
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of the model: its name in the signature (else the tensor's), None for a free axis.
-
-    Real value = scales[0] * (stored value - zero_points[0]) where it is quantized; both are empty otherwise.
-    """
-
-    name: str
-    index: int
-    shape: tuple[int | None, ...]
-    dtype: str
-    scales: tuple[float, ...]
-    zero_points: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A constant that an op multiplies or looks up: `values` as stored, `dequantized` in float32, one shape.
-
-    `channel_axis` (not negative) is the axis of the output channels; None where the layout has none fixed.
-    """
-
-    tensor: Tensor
-    op_name: str
-    values: NDArray[Any] = field(repr=False, compare=False)
-    dequantized: NDArray[np.float32] = field(repr=False, compare=False)
-    channel_axis: int | None
 
 
 class Graph:

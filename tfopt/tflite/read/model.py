@@ -17,8 +17,9 @@ from tfopt.base.reading import reading
 from tfopt.base.stderr import native_noise_held
 from tfopt.base.weight_statistics import deflated_bytes
 from tfopt.errors import DataError, ModelError
-from tfopt.tflite.read.graph import Graph, Op, Port, Tensor, Weight
+from tfopt.tflite.read.graph import Graph
 from tfopt.tflite.read.metadata import labels_of
+from tfopt.tflite.read.parts import Op, Port, Tensor, Weight
 from tfopt.tflite.read.ports import dequantized, noise, nothing, quantized
 
 Shapes = tuple[tuple[int, ...], ...]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfopt.errors import DataError
-from tfopt.tflite.read.graph import Port, Tensor
+from tfopt.tflite.read.parts import Port, Tensor
 
 
 def quantized(array: NDArray[Any], port: Port) -> NDArray[Any]:
