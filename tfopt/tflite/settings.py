@@ -89,7 +89,7 @@ class Export:
 
     @property
     def by_edge_quantizer(self) -> bool:
-        """Whether the converter has no form for it, but ai-edge-quantizer has."""
+        """Whether the converter has no form for it, but litert-quantizer has."""
         return self.weight_only or self.weights == "int4"
 
 
