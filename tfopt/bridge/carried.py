@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
+from tfopt.base.decorators import not_converted
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Call, Ref, flatten, is_layer, map_leaves, refs_in
@@ -152,7 +153,7 @@ def carried_class() -> Any:
     layer_class: Any = tf_keras.layers.Layer
 
     @tf_keras.saving.register_keras_serializable("tfopt")
-    class Carried(layer_class):
+    class Carried(layer_class):  # type: ignore[misc]
         """Runs a layer or operation of Keras 3 (`held`) on its inputs, a tensor or a list of tensors.
 
         `calls` has a template for each way in which the model calls it; the argument `template` of a call says
@@ -203,7 +204,7 @@ def carried_class() -> Any:
         def call(self, inputs: Any, training: Any = None, template: int = 0) -> Any:
             return self._run(inputs, training, template)
 
-        @tf.autograph.experimental.do_not_convert  # on `call` itself it would hide the signature
+        @not_converted  # on `call` itself it would hide the signature
         def _run(self, inputs: Any, training: Any, template: int) -> Any:
             import keras
 

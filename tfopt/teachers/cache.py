@@ -250,7 +250,7 @@ class _Disk:
 
 def _opened(path: Path) -> np.ndarray:
     """The array in `path`, memory-mapped. Raises ValueError where it is not what was written."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     with path.open("rb") as file:
         file.seek(path.stat().st_size - array.nbytes - 4)
         found = 0
