@@ -13,8 +13,7 @@ import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data import Preprocessing
 from tfopt.errors import DataError, ModelError, RecipeError
-from tfopt.teachers.coerce import as_teacher
-from tfopt.teachers.ensemble import Ensemble
+from tfopt.teachers.ensemble import Ensemble, as_teacher
 from tfopt.teachers.precomputed import Precomputed
 from tfopt.teachers.teacher import Teacher
 from tfopt.tflite.read import LiteModel

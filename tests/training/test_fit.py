@@ -8,9 +8,9 @@ import pytest
 import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import RecipeError
-from tfopt.tasks.loss import choose_loss
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import make_optimizer, stop_at_nan
+from tfopt.training.loss import choose_loss
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype("float32")

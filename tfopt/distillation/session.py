@@ -17,7 +17,7 @@ from tfopt.errors import RecipeError
 from tfopt.tasks.metrics import metrics_for
 from tfopt.teachers.base import Answering
 from tfopt.teachers.cache import Answers
-from tfopt.teachers.coerce import as_teacher
+from tfopt.teachers.ensemble import as_teacher
 
 # Answers of all views that are kept in memory at most; beyond that the teacher is asked at every step.
 MEMORY = 2 * 2**30

@@ -11,7 +11,7 @@ from tfopt.base.weight_statistics import unique_weights
 from tfopt.data import Dataset
 from tfopt.tasks.metrics import metrics_for
 from tfopt.tflite.read import LiteModel
-from tfopt.tflite.read.parameters import _parameters
+from tfopt.tflite.read.parameters import parameters_of
 
 LATENCY_RUNS = 50
 
@@ -95,7 +95,7 @@ def measured_row(
     # Accuracy on all cores, to be done sooner; the latency is that of one thread.
     predictions = LiteModel(lite.data, threads=os.cpu_count() or 1).predict(data.test.x())
     kernels = [weight.values for weight in lite.weights()]
-    parameters = _parameters(lite)
+    parameters = parameters_of(lite)
     return Row(
         step=step,
         metrics=metrics_for(data.task, predictions, data.test.y()),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import models
-from tfopt.base.annotations import remember_notes
+from tfopt.base.annotations import annotate
 from tfopt.errors import ModelError
 from tfopt.graph.walk import is_model
 
@@ -30,5 +30,5 @@ def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
 
     module = open_hub(source)
     what = "native layers" if module.native else "one layer that runs the SavedModel"
-    remember_notes(module.model, (f"the module {source} as {what}", *module.notes))
+    annotate(module.model, notes=(f"the module {source} as {what}", *module.notes))
     return module.model

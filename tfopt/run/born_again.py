@@ -20,11 +20,11 @@ from tfopt.distillation.session import Course, fitted
 from tfopt.errors import ModelError, RecipeError
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.surgery.reinitialize import fresh as renewed
-from tfopt.tasks.loss import choose_loss
 from tfopt.tasks.metrics import metrics_for
-from tfopt.teachers.coerce import as_teacher
+from tfopt.teachers.ensemble import as_teacher
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import train
+from tfopt.training.loss import choose_loss
 from tfopt.training.settings import Training
 
 # Keeps the random numbers of initial weights apart from others with the same seed.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import bridge
-from tfopt.base.annotations import notes_about
+from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.progress import Progress
 from tfopt.data import fit_to_model
@@ -20,18 +20,18 @@ from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.run.dry_run import established_before, rehearse
 from tfopt.run.recipe import Recipe
-from tfopt.run.result import Result, _described
+from tfopt.run.result import Result, described
 from tfopt.run.start import judge_from, transferred
 from tfopt.search.bits import within_budget
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
-from tfopt.tasks.loss import choose_loss
 from tfopt.tasks.metrics import agreement
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import make_optimizer, train
+from tfopt.training.loss import choose_loss
 
 # Training inputs that are offered to a stage's `calibrate`.
 CALIBRATION_SAMPLES = 512
@@ -111,7 +111,7 @@ class _Run:
             self.model, learnt, self.files = made.model, made.notes, made.files
             self.plain = bridge.to_tf_keras(made.model)
         self.augmentation, notes = self._augmentation(ready, model)
-        self.notes = [*notes_about(model), *learnt, *notes]
+        self.notes = [*annotations(model).notes, *learnt, *notes]
         self.course = None
         if recipe.distillation:
             self.course = course_of(
@@ -177,7 +177,7 @@ class _Run:
         model = bridge.to_keras(self.plain, like=self.model)
         if self.checkpoint:
             self.checkpoint.remove()
-        return Result(model, lite, self.report, self.recipe, _described(self.data), self.files)
+        return Result(model, lite, self.report, self.recipe, described(self.data), self.files)
 
     def _keep(self) -> None:
         if self.checkpoint:

@@ -55,7 +55,7 @@ class Result:
         return Path(folder)
 
 
-def _described(data: Dataset) -> dict[str, Any]:
+def described(data: Dataset) -> dict[str, Any]:
     """What whoever runs the file needs to know of the data."""
     return {
         "description": data.describe(),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tfopt.data import Dataset
-from tfopt.search.sensitivity import SAMPLES, _Judge, low_bit_kernels
+from tfopt.search.sensitivity import SAMPLES, Judge, low_bit_kernels
 from tfopt.stages.kernels.rules import Key, choose
 
 # What stands in a file for fewer than 8 bits, see `tfopt.tflite.write.low_bit_weights`.
@@ -29,7 +29,7 @@ def within_budget(stage: Any, plain: Any, data: Dataset, size: Callable[[Any], i
         plain: flat tf_keras, what the stage begins with.
         size: a function of a stage that gives the bytes of its file.
     """
-    budget, judge = stage.budget, _Judge(plain, data, SAMPLES)
+    budget, judge = stage.budget, Judge(plain, data, SAMPLES)
     order = _order(judge, _free(stage, plain))
 
     def loss(number: int) -> float:
@@ -62,7 +62,7 @@ def _free(stage: Any, plain: Any) -> list[Key]:
     return [key for key, kernel in found.items() if settings[key[0]] == FREE and not kernel.spared]
 
 
-def _order(judge: "_Judge", keys: Sequence[Key]) -> list[Key]:
+def _order(judge: "Judge", keys: Sequence[Key]) -> list[Key]:
     """`keys` by the noise that 4 bits add to the outputs, for each byte saved; the least first."""
     found = low_bit_kernels(judge.model)
     cost = {key: 10 ** (-judge.with_bits(_four([key]), "mse")[1] / 10) / math.prod(found[key].shape) for key in keys}

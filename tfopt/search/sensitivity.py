@@ -146,7 +146,7 @@ def sensitivity(
     plain = bridge.to_tf_keras(loaded)
     dataset = data if isinstance(data, Dataset) else load_data(data)
     fit_to_model(dataset, plain.input_shape[1:], plain.output_shape[-1])
-    judge = _Judge(plain, dataset, samples)
+    judge = Judge(plain, dataset, samples)
     found = low_bit_kernels(plain)
     trials = []
     for key, kernel in found.items():
@@ -165,7 +165,7 @@ def low_bit_kernels(plain: Any) -> dict[Key, Kernel]:
     return kernels_by_key(layers)
 
 
-class _Judge:
+class Judge:
     """What a model loses on validation samples when some of its kernels have fewer bits."""
 
     def __init__(self, plain: Any, data: Dataset, samples: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from tfopt import bridge
-from tfopt.base.annotations import remember_decay
+from tfopt.base.annotations import annotate
 from tfopt.base.config import config
 from tfopt.base.keras_compat import inner, tf_keras, tfmot
 from tfopt.bridge.weights import copy_flags
@@ -119,7 +119,7 @@ class FineTune(Stage):
             for layer, copy in zip(legacy.layers, wrapped.layers, strict=True):
                 copy_flags(layer, inner(copy))  # of layers inside, which a config does not hold
             hold_zeros(wrapped, scheduled=False)
-        remember_decay(wrapped, self.layer_decay)
+        annotate(wrapped, layer_decay=self.layer_decay)
         return wrapped
 
     def _set_flags(self, legacy: Any, trained: dict[str, bool]) -> None:

@@ -7,22 +7,16 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import ModelError
+from tfopt.graph.layer_facts import WIDTHS
 from tfopt.graph.types import is_layer
 
 Shape = tuple[int | None, ...]  # without the batch axis
 
-# Layers of either Keras that mix channels -> what their config calls the number of their output channels.
-KERNELS = {
-    "Dense": "units",
-    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D", "SeparableConv1D", "SeparableConv2D"), "filters"),
-    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), "filters"),
-    **dict.fromkeys(("LocallyConnected1D", "LocallyConnected2D"), "filters"),
-}
 _RECURRENT = {
     **dict.fromkeys(("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell"), "units"),
     **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), "filters"),
 }
-_WIDTHS = KERNELS | _RECURRENT
+_ALL_WIDTHS = WIDTHS | _RECURRENT
 # Layers whose sizes belong together in ways that one factor does not keep.
 _FIXED = {
     "Embedding": "output_dim",
@@ -35,7 +29,7 @@ _FIXED = {
 def width_of(layer: Any) -> int | None:
     """The number of output channels of a Dense layer or convolution, also in a TimeDistributed; None for others."""
     worker = layer.layer if type(layer).__name__ == "TimeDistributed" else layer
-    key = KERNELS.get(type(worker).__name__)
+    key = WIDTHS.get(type(worker).__name__)
     return None if key is None or not is_layer(worker) else int(getattr(worker, key))
 
 
@@ -62,7 +56,7 @@ def scaled(kind: str, config: dict[str, Any], factor: float, divisor: int) -> di
                 f"its {_FIXED[kind]} = {config.get(_FIXED[kind])} does not follow a width multiplier: pass width=1.0, "
                 "or build the model anew in the width you want"
             )
-        key = _WIDTHS.get(kind)
+        key = _ALL_WIDTHS.get(kind)
         return config if key is None else {**config, key: scaled_width(config[key], factor, divisor)}
 
     return _edited(kind, config, edit)
@@ -72,9 +66,9 @@ def answering(kind: str, config: dict[str, Any], outputs: int | None, activation
     """The config of a classifier of class `kind` for so many `outputs` and that `activation`; None leaves it."""
 
     def edit(kind: str, config: dict[str, Any]) -> dict[str, Any]:
-        if kind not in KERNELS:
+        if kind not in WIDTHS:
             return config
-        changes = {KERNELS[kind]: outputs, "activation": activation}
+        changes = {WIDTHS[kind]: outputs, "activation": activation}
         return {**config, **{key: value for key, value in changes.items() if value is not None}}
 
     return _edited(kind, config, edit)

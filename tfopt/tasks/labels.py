@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -12,6 +12,19 @@ from tfopt.errors import DataError
 Task = Literal["classification", "multilabel", "regression"]
 Form = Literal["sparse", "one-hot", "values"]
 Arrays = dict[str, np.ndarray]
+
+
+class Labeled(Protocol):
+    """Whatever knows what its labels mean: a `Meaning`, or a whole data set."""
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def labels(self) -> Form: ...
+
+    @property
+    def num_classes(self) -> int | None: ...
 
 
 @dataclass(frozen=True)

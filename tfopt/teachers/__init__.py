@@ -2,8 +2,7 @@
 
 from tfopt.teachers.base import Answering
 from tfopt.teachers.cache import Answers, array_about, require_deterministic
-from tfopt.teachers.coerce import as_teacher
-from tfopt.teachers.ensemble import Ensemble
+from tfopt.teachers.ensemble import Ensemble, as_teacher
 from tfopt.teachers.load import load_teacher
 from tfopt.teachers.precomputed import Precomputed
 from tfopt.teachers.teacher import Teacher

@@ -158,7 +158,7 @@ class Answering(ABC):
         key = (x.shape[1:], None if labels is None else (labels.dtype.name, labels.shape[1:]))
         fingerprint = self.fingerprint
         if key not in kept or kept[key].fingerprint != fingerprint:
-            kept[key] = Graph(self, x, labels, fingerprint)
+            kept[key] = Graph(self.answers, self._names(), x, labels, fingerprint)
         return kept[key]
 
     def _with(self, **changes: Any) -> Self:

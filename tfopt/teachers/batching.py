@@ -1,15 +1,12 @@
 """Running a teacher over many samples: one graph, batches of a good size, and progress that a person sees."""
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from tfopt.errors import DataError
-
-if TYPE_CHECKING:
-    from tfopt.teachers.base import Answering
 
 # Rows at once: as many as make this many bytes of input, so that what a model computes stays in fast memory.
 _BATCH_BYTES = 4 * 2**20
@@ -17,22 +14,28 @@ _FROZEN_AT_MOST = 2**30  # bytes of weights; a graph cannot hold more than 2 GiB
 
 
 class Graph:
-    """A teacher's `answers` as one graph for batches of any size, NumPy in and out.
+    """The `names` among a teacher's `answers` as one graph for batches of any size, NumPy in and out.
 
     The graph holds the weights as constants where it can, so that TensorFlow folds BatchNorm into the layers before.
     """
 
-    def __init__(self, teacher: "Answering", x: np.ndarray, labels: np.ndarray | None, fingerprint: str | None) -> None:
+    def __init__(
+        self,
+        answers: Callable[..., Mapping[str, Any]],
+        names: Sequence[str],
+        x: np.ndarray,
+        labels: np.ndarray | None,
+        fingerprint: str | None,
+    ) -> None:
         import tensorflow as tf
 
         self.fingerprint = fingerprint
         specs = [tf.TensorSpec((None, *x.shape[1:]), tf.float32)]
         if labels is not None:
             specs.append(tf.TensorSpec((None, *labels.shape[1:]), labels.dtype))
-        names = teacher._names()
 
         def listed(*inputs: Any) -> list[Any]:
-            found = teacher.answers(*inputs)
+            found = answers(*inputs)
             return [found[name] for name in names]
 
         self._live = tf.function(listed, autograph=False).get_concrete_function(*specs)

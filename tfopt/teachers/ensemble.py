@@ -1,4 +1,7 @@
-"""Several teachers as one: for the same classes, or each for its part of the student's (knowledge fusion)."""
+"""Several teachers as one: for the same classes, or each for its part of the student's (knowledge fusion).
+
+And `as_teacher`, which makes a teacher of anything: its members come through it, and it makes ensembles of lists.
+"""
 
 import hashlib
 import json
@@ -13,8 +16,8 @@ from tfopt.tasks.labels import Task
 from tfopt.tasks.responses import FLOOR, log_probabilities
 from tfopt.teachers.base import OUTPUT, Answering
 from tfopt.teachers.class_names import distinct, unknown_class
-from tfopt.teachers.coerce import as_teacher
 from tfopt.teachers.precomputed import Precomputed
+from tfopt.teachers.teacher import Teacher
 
 _NEAR_ONE = 2.0**-24  # half the distance from 1 to the float32 below it
 
@@ -196,6 +199,20 @@ class Ensemble(Answering):
             known.append(np.array([name in names for name in wanted]))
         self.teachers, self._known, self.class_names = tuple(teachers), tuple(known), wanted
         self._notes = tuple(notes)
+
+
+def as_teacher(what: Any) -> Answering:
+    """`what` itself where it is a teacher; a `Teacher` of anything that one can be made of.
+
+    A list or tuple becomes an `Ensemble`, a NumPy array `Precomputed` outputs.
+    """
+    if isinstance(what, Answering):
+        return what
+    if isinstance(what, np.ndarray):
+        return Precomputed(what)
+    if isinstance(what, list | tuple):
+        return Ensemble(what)
+    return Teacher(what)
 
 
 def _all_names(teacher: Answering) -> tuple[str, ...] | None:

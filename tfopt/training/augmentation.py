@@ -1,15 +1,13 @@
 """Augmentation is tried before it is used."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tfopt.data import Augmentation, Dataset
 from tfopt.tasks.metrics import accuracy
-
-if TYPE_CHECKING:
-    from tfopt.training.settings import Training
+from tfopt.training.settings import Training
 
 # An augmentation is left out when it costs the untouched model more than this share of its right answers.
 AUGMENTATION_MAY_COST = 0.1
@@ -19,7 +17,7 @@ PROBE = 1000
 
 def choose_augmentation(
     judge: Callable[[np.ndarray], np.ndarray] | None,
-    training: "Training",
+    training: Training,
     data: Dataset,
     *,
     who: str = "the untouched model",

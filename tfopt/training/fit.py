@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.progress import Progress
@@ -10,9 +10,7 @@ from tfopt.data import Dataset
 from tfopt.errors import RecipeError
 from tfopt.training.layer_rates import as_remembered
 from tfopt.training.schedules import scheduled
-
-if TYPE_CHECKING:
-    from tfopt.training.settings import Training
+from tfopt.training.settings import Training
 
 
 def train(
@@ -21,7 +19,7 @@ def train(
     data: Dataset,
     *,
     loss: Any,
-    training: "Training",
+    training: Training,
     epochs: int,
     progress: Progress,
     label: str,
@@ -56,7 +54,7 @@ def train(
     return recorded
 
 
-def make_optimizer(training: "Training", learning_rate: float, steps: int) -> Any:
+def make_optimizer(training: Training, learning_rate: float, steps: int) -> Any:
     """A new tf_keras optimizer by the recipe. Raises `RecipeError` for a name that tf_keras does not know."""
     optimizers = tf_keras().optimizers
     rate = scheduled(tf_keras(), learning_rate, steps, training.schedule, training.warm_up)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tfopt.base import keras_compat
-from tfopt.base.annotations import decay_of
+from tfopt.base.annotations import annotations
 from tfopt.base.decorators import not_converted
 from tfopt.errors import RecipeError
 from tfopt.graph.types import Graph, Leaf, Ref, is_layer, refs_in
@@ -64,8 +64,8 @@ def rate_factors(model: Any, decay: float) -> list[tuple[Leaf, float]]:
 
 
 def as_remembered(optimizer: Any, model: Any) -> Any:
-    """`optimizer`, or `layer_rates` of it where `remember_decay` noted a decay for `model`."""
-    decay = decay_of(model)
+    """`optimizer`, or `layer_rates` of it where a decay is noted for `model`."""
+    decay = annotations(model).layer_decay
     return optimizer if decay == 1 else layer_rates(optimizer, model, decay=decay)
 
 

@@ -57,7 +57,7 @@ class FeatureTransfer(Transfer):
         return body_of(source, layer=self.layer, pooling=self.pooling, input_shape=self.input_shape)
 
     def _whole(self, body: Body, data: Dataset, name: str) -> Any:
-        outputs, activation = outputs_for(data), ACTIVATIONS[data.task]
+        outputs, activation = outputs_for(data, data.train.labels.shape), ACTIVATIONS[data.task]
         model = with_head(body, self.head, outputs, activation, seed=self.seed, name=f"{name}_transferred")
         fit_to_model(data, model.input_shape[1:], outputs)
         return model

@@ -86,7 +86,7 @@ class Transfer(ABC):
         return restructure(
             model,
             input_shape=self.input_shape or data.input_shape,
-            classes=outputs_for(data),
+            classes=outputs_for(data, data.train.labels.shape),
             activation=ACTIVATIONS[data.task],
             seed=self.seed + number,
             **sizes,

@@ -15,31 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfopt.errors import ModelError
-
-# The attributes that hold the large weights, and for each the axis that runs over output channels: a depthwise
-# kernel (h, w, channels, multiplier) and a transposed convolution (h, w, out, in) have it last but one. Layers that
-# are not named here keep their weights untouched; those with weights of rank 2 or more are reported.
-KERNELS: Mapping[str, Mapping[str, int]] = {
-    "Dense": {"kernel": -1},
-    "EinsumDense": {"kernel": -1},
-    "Conv1D": {"kernel": -1},
-    "Conv2D": {"kernel": -1},
-    "Conv3D": {"kernel": -1},
-    "Conv1DTranspose": {"kernel": -2},
-    "Conv2DTranspose": {"kernel": -2},
-    "Conv3DTranspose": {"kernel": -2},
-    "DepthwiseConv1D": {"depthwise_kernel": -2},
-    "DepthwiseConv2D": {"depthwise_kernel": -2},
-    "SeparableConv1D": {"depthwise_kernel": -2, "pointwise_kernel": -1},
-    "SeparableConv2D": {"depthwise_kernel": -2, "pointwise_kernel": -1},
-    "LocallyConnected1D": {"kernel": -1},
-    "LocallyConnected2D": {"kernel": -1},
-    "Embedding": {"embeddings": -1},
-    "SimpleRNNCell": {"kernel": -1, "recurrent_kernel": -1},
-    "LSTMCell": {"kernel": -1, "recurrent_kernel": -1},
-    "GRUCell": {"kernel": -1, "recurrent_kernel": -1},
-    "ConvLSTMCell": {"kernel": -1, "recurrent_kernel": -1},
-}
+from tfopt.graph.layer_facts import KERNELS
 
 
 def _cell(layer: Any) -> Mapping[str, Any]:

@@ -1,12 +1,12 @@
 """The integers that the weights of a finished model stand for, which the converter cannot tell from other numbers."""
 
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tfopt.base.annotations import annotate, annotations
 from tfopt.base.keras_compat import inner
 from tfopt.stages.kernels.rules import Key
 
@@ -24,12 +24,9 @@ class Integers:
     values: np.ndarray
 
 
-_ROUNDED: weakref.WeakKeyDictionary[Any, dict[Key, Integers]] = weakref.WeakKeyDictionary()
-
-
 def remember_integers(model: Any, integers: Mapping[Key, Integers]) -> None:
     """Say that kernels of `model` (plain, flat tf_keras) stand for these."""
-    _ROUNDED[model] = dict(integers)
+    annotate(model, integers=dict(integers))
 
 
 def integers_of(model: Any) -> dict[Key, Integers]:
@@ -37,8 +34,9 @@ def integers_of(model: Any) -> dict[Key, Integers]:
 
     `model` is what a stage's `apply` returned; of any other there are none.
     """
-    if model in _ROUNDED:
-        return _ROUNDED[model]
+    known = annotations(model).integers
+    if known is not None:
+        return dict(known)
     return {
         (inner(layer).name, quantizer.kernel): Integers(quantizer.precision.bits, quantizer.integers(variable, made))
         for layer in model.layers

@@ -11,7 +11,7 @@ from typing import Any
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
 from tfopt.errors import RecipeError
-from tfopt.graph.layer_facts import ABSENT, FLOAT, FOLDS_BATCH_NORM, LOOKUPS, OWN_RANGE, PASSES, RECURRENT
+from tfopt.graph.layer_facts import ABSENT, FOLDS_BATCH_NORM, LOOKUPS, NO_INT8_OPERATOR, OWN_RANGE, PASSES, RECURRENT
 from tfopt.graph.types import Call, Graph, Ref, refs_in
 from tfopt.stages.kernels.layer_kinds import (
     FUSED,
@@ -113,8 +113,8 @@ class _Planner:
 
     def _usual(self, name: str, layer: Any) -> Treatment:
         kind = type(layer).__name__
-        if kind in FLOAT:
-            return Treatment(in_float=True, why=FLOAT[kind])
+        if kind in NO_INT8_OPERATOR:
+            return Treatment(in_float=True, why=NO_INT8_OPERATOR[kind])
         if kind == "Embedding":
             return Treatment(weights=True, why="its output has the range of its weights")
         if kind in RECURRENT:

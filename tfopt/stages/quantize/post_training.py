@@ -1,13 +1,13 @@
 """PostTraining: weights of 8 bits or fewer without training, from some hundred samples without labels."""
 
 import dataclasses
-import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from tfopt.base.annotations import annotate, annotations
 from tfopt.base.config import config
 from tfopt.errors import RecipeError
 from tfopt.graph.layer_facts import LOW_BIT
@@ -18,8 +18,6 @@ from tfopt.stages.kernels.table import kernels, kernels_by_key
 from tfopt.stages.quantize.integers import Integers, remember_integers
 from tfopt.stages.quantize.plan import BITS
 from tfopt.stages.stage import Stage
-
-_NOTES: weakref.WeakKeyDictionary[Any, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
 @config
@@ -75,7 +73,7 @@ class PostTraining(Stage):
 
     def calibrate(self, model: Any, inputs: np.ndarray, *, progress: Callable[[str], None] | None = None) -> None:
         """Round the weights of what `apply` returned, in place, as `inputs` (float32, batch first) tell."""
-        from tfopt.stages.quantize.posttraining import quantize_weights
+        from tfopt.stages.quantize.posttraining.pipeline import quantize_weights
 
         bits = self._bits(model)
         rounded, grids, notes = quantize_weights(
@@ -95,10 +93,10 @@ class PostTraining(Stage):
         known = kernels_by_key(rounded.layers)
         found = {key: Integers(grid.bits, grid.integers(known[key].values)) for key, grid in grids.items()}
         remember_integers(model, found)
-        _NOTES[model] = tuple(notes)
+        annotate(model, summary=tuple(notes))
 
     def learnt(self, model: Any) -> list[str]:
-        return list(_NOTES.get(model, ()))
+        return list(annotations(model).summary)
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         """What happens to each layer of `model` (plain, flat tf_keras), by layer name."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import PositiveInt
 
+from tfopt.base.annotations import annotate
 from tfopt.base.config import config
 from tfopt.base.keras_compat import inner
 from tfopt.errors import RecipeError
@@ -19,7 +20,6 @@ from tfopt.stages.quantize.activation_ranges import set_ranges
 from tfopt.stages.quantize.plan import Treatment, plan, scales_of
 from tfopt.stages.quantize.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
 from tfopt.stages.quantize.rounding import Precision
-from tfopt.stages.quantize.trained import _LEFT_IN_FLOAT
 from tfopt.stages.quantize.wrapper import Places, quantized_model
 from tfopt.stages.stage import Stage
 
@@ -82,7 +82,7 @@ class QuantizationAware(Stage):
             treatments,
             lambda layer, treatment: self._weight_quantizers(layer, treatment, scheme),
         )
-        _LEFT_IN_FLOAT[quantized] = {name: t.why for name, t in treatments.items() if t.in_float}
+        annotate(quantized, left_in_float={name: t.why for name, t in treatments.items() if t.in_float})
         return quantized
 
     def _weight_quantizers(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Places:

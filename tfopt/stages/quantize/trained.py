@@ -1,16 +1,14 @@
 """What is known of a model that was trained for quantization."""
 
-import weakref
 from typing import Any
 
+from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import inner
-
-_LEFT_IN_FLOAT: weakref.WeakKeyDictionary[Any, dict[str, str]] = weakref.WeakKeyDictionary()
 
 
 def left_in_float(model: Any) -> dict[str, str]:
     """Why, by layer name, layers of what `Quantize.apply` returned are not quantized; {} for any other model."""
-    return _LEFT_IN_FLOAT.get(model, {})
+    return dict(annotations(model).left_in_float)
 
 
 def told_of_scales(model: Any) -> set[str]:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import PromiseError
-from tfopt.graph.layer_facts import GATES
+from tfopt.graph.layer_facts import GATES, KERNELS
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.kernels.rules import Key
-from tfopt.stages.kernels.table import KERNELS, Kernel, kernels_by_key
+from tfopt.stages.kernels.table import Kernel, kernels_by_key
 from tfopt.tflite.read import LiteModel, Weight
 
 # Coarse int8 rounding turns a channel by far less; another layer's kernel is near 0.

@@ -8,7 +8,7 @@ from tfopt.tflite.read import LiteModel, Tensor
 BIAS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "CONV_3D": 2}
 
 
-def _parameters(lite: LiteModel) -> list[np.ndarray]:
+def parameters_of(lite: LiteModel) -> list[np.ndarray]:
     """Kernels and biases in the file."""
     return [*(weight.values for weight in lite.weights()), *(lite.values(tensor) for tensor in bias_tensors(lite))]
 

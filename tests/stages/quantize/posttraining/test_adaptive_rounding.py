@@ -10,10 +10,9 @@ from tfopt.bridge import clone, to_tf_keras
 from tfopt.errors import RecipeError
 from tfopt.stages.kernels.table import kernels
 from tfopt.stages.quantize.grids import Grid, grids_of
-from tfopt.stages.quantize.posttraining import quantize_weights
 from tfopt.stages.quantize.posttraining.adaptive_rounding import adaptively_rounded, cannot_learn
 from tfopt.stages.quantize.posttraining.patches import patches, places
-from tfopt.stages.quantize.posttraining.pipeline import rounded_to_nearest
+from tfopt.stages.quantize.posttraining.pipeline import quantize_weights, rounded_to_nearest
 
 SEEN = {
     "dense": (lambda k: k.Dense(3), (4,)),
