@@ -16,7 +16,7 @@ from PIL import Image
 import tfopt
 from tfopt.tflite.read import LiteModel
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
 LAYERS = keras.layers
 
 
@@ -24,7 +24,8 @@ def blocks(page):
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-PAGES = {page.stem: page for page in sorted(DOCS.rglob("*.md")) if blocks(page)}
+FILES = (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = {page.stem.lower(): page for page in FILES if blocks(page)}
 
 
 def network(*names, classes=2, kind="softmax"):
@@ -75,6 +76,24 @@ def of_check():
     names = {"model": network("stem"), "recipe": tfopt.Recipe(stages=(tfopt.Prune(), tfopt.Quantize()))}
     yield names
     assert names["found"].ok and not names["found"].problems
+
+
+def of_contributing():
+    names = {"model": network("stem")}
+    before = names["model"].get_weights()
+    yield names
+    for weight, clipped in zip(before, names["clipped"].get_weights(), strict=True):
+        np.testing.assert_array_equal(clipped, np.clip(weight, -0.1, 0.1))
+    assert max(np.abs(weight).max() for weight in before) > 0.1
+    lesson = names["Lesson"](student=np.array([[1.0, 2.0], [0.0, 4.0]]), teacher=np.array([[1.0, 0.0], [2.0, 4.0]]))
+    assert float(names["term"](lesson, ())) == (4 + 4) / 2 / 2
+
+
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
+def test_every_place_that_a_page_names_exists(page):
+    named = re.findall(r"`((?:tfopt|tests|docs|benchmarks|\.ci)/[\w/.]*)`", page.read_text(encoding="utf-8"))
+    assert len(named) > 20
+    assert [place for place in named if not (ROOT / place).exists()] == []
 
 
 def of_distill():
