@@ -4,9 +4,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import tfopt
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,6 +62,13 @@ def test_a_type_checker_sees_the_types_of_the_installed_package(environment, tmp
     assert len(found) == len(EXPECTED), done.stdout + done.stderr
     for line, expected in zip(found, EXPECTED, strict=True):
         assert re.fullmatch(f"user.py:{expected}", line)
+
+
+def test_one_version_everywhere():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert re.findall(r"^## \[(\d[\d.]*)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)[0] == project["version"]
+    assert tfopt.__version__ == project["version"]
 
 
 def test_python_m_is_the_command_line():
