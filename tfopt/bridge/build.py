@@ -17,7 +17,7 @@ def to_tf_keras(model: Any) -> Any:
     changed, and no weight is shared with it. The result has its weights and `trainable` flags, and is compiled as
     `model` is; the state of the optimizer stays behind. Half-precision layers become float32. Layers and
     operations without a twin run as Keras 3 inside (see `crossings`). Raises ModelError for a model that cannot
-    be carried over (see `graph.walk`, `plans.plans`), and when the result, tried on a small batch, gives other
+    be carried over (see `walk.walk`, `plans.plans`), and when the result, tried on a small batch, gives other
     outputs.
     """
     graph = walk(model)

@@ -1,1 +1,1 @@
-"""A teacher for any student: what it learns (losses), from whom (teachers), and how it is fitted."""
+"""A teacher for any student: what it learns (`losses`), and how it is fitted."""

@@ -100,7 +100,7 @@ class WeightBits:
     """The weights of a `.tflite`: how many there are, the bytes they take, and what they could take.
 
     `entropy_bytes` is the least that codes of single values need, one code for each tensor (see
-    `measure.entropy_bits`); what the file holds besides, such as graph and biases, is not in it.
+    `weight_statistics.entropy_bits`); what the file holds besides, such as graph and biases, is not in it.
     """
 
     number: int

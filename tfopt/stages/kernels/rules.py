@@ -31,7 +31,7 @@ def choose(rules: Iterable[Rule], layers: Iterable[Any], default: Mapping[str, S
 
 
 def ruled_kernels(rules: Iterable[Rule], layers: Iterable[tuple[Any, Iterable[Any]]]) -> dict[Key, Setting]:
-    """Setting of each kernel that some rule matches, given layers with their kernels (`kernels.Kernel`).
+    """Setting of each kernel that some rule matches, given layers with their kernels (`table.Kernel`).
 
     A rule for a layer holds for all its kernels; but not for one that is spared, where it has others: that one a
     rule must name. Raises `RecipeError` as `choose` does.

@@ -39,7 +39,7 @@ class Grid:
 
 
 def grid_of(kernel: Kernel, bits: int, method: str = "mse") -> Grid:
-    """A grid with those steps of its own that TFLite's operator has for `kernel`. Raises as `ranges.steps` does."""
+    """A grid with those steps that TFLite's operator has for `kernel`. Raises as `weight_ranges.steps` does."""
     scales, values = scales_of(kernel), kernel.values
     found = weight_ranges.steps(values.reshape(scales.view or values.shape), bits, scales.axes, method)
     if scales.view:

@@ -70,7 +70,7 @@ class LiteModel:
 
     @cached_property
     def deflated(self) -> int:
-        """Bytes of the file after DEFLATE, see `measure.deflated_bytes`."""
+        """Bytes of the file after DEFLATE, see `deflated_bytes`."""
         return deflated_bytes(self.data)
 
     @cached_property

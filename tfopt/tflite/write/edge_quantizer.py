@@ -20,7 +20,7 @@ def quantized(data: bytes, settings: Export, calibration: Calibration | None) ->
     """The float .tflite `data`, which must have a signature, with weights and activations as `settings` say.
 
     What has no form of 4 bits gets 8. What has no integer form at all stays float, in silence: see
-    `contents.verify_types`. Ranges are the least and greatest values of the `calibration` samples, without which
+    `types.verify_types`. Ranges are the least and greatest values of the `calibration` samples, without which
     activations stay float. Raises ModelError when litert-quantizer fails.
     """
     from litert_quantizer.quantizer import Quantizer

@@ -36,7 +36,7 @@ def quantize_weights(
         bits: 2 to 8 for each kernel, by (layer name, kernel name); others stay as they are.
         samples: typical inputs as the model takes them, float32 (n, ...), or a list, tuple or dict of arrays; labels
             are not needed. Some hundred for `bias_correction`, about 1024 for adaptive rounding.
-        ranges: how the steps are chosen, see `ranges.steps`.
+        ranges: how the steps are chosen, see `weight_ranges.steps`.
         rounding: to the "nearest" number, or up or down as learned from `samples` ("adaptive", AdaRound).
         bias_correction: give each layer back its mean output (Nagel et al. 2019, section 4.2).
         equalization: balance the channels between two layers first (section 4.1 there).
