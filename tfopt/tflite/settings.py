@@ -67,7 +67,7 @@ class Export:
             )
         if self.sparse and self.by_edge_quantizer:
             raise RecipeError(
-                "sparse needs float32, float16 or int8 weights that the converter stores; got "
+                "sparse=True needs float32, float16 or int8 weights that the converter stores; got "
                 f"{'weight_only' if self.weight_only else 'int4 weights'}."
             )
 

@@ -37,7 +37,7 @@ def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
         ModelError: a model whose graph cannot be read.
     """
     if not 0 < decay <= 1:
-        raise RecipeError(f"decay must be above 0 and at most 1; got {decay}.")
+        raise RecipeError(f"Expected a decay above 0 and at most 1; got {decay}.")
     package = keras_compat.package(model)
     try:
         optimizer = package.optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer

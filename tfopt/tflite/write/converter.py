@@ -105,7 +105,7 @@ def opened(data: bytes, settings: Export) -> LiteModel:
     except ModelError as error:
         if not settings.sparse:
             raise
-        raise ModelError(f"LiteRT does not run the file with sparse weights; leave out sparse. ({error})") from error
+        raise ModelError(f"LiteRT does not run the file with sparse weights; leave out sparse: {error}") from error
     return lite
 
 

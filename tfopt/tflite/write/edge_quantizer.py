@@ -34,7 +34,8 @@ def quantized(data: bytes, settings: Export, calibration: Calibration | None) ->
             quantizer = Quantizer(data, recipe.get_quantization_recipe())
             return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"litert-quantizer cannot convert the model: {' '.join(str(error).split())}") from error
+            said = " ".join(str(error).split())
+            raise ModelError(f"The model cannot be converted by litert-quantizer: {said}") from error
 
 
 def _recipe(settings: Export) -> Any:
