@@ -47,10 +47,10 @@ def converter(model: Any, images: Any, operators: str) -> bytes:
 
 
 def edge_quantizer(float_file: bytes, images: Any, recipe: str, **settings: Any) -> bytes:
-    """ai-edge-quantizer on the float file; `recipe` is a function of its module `recipe`, or "w4a8"."""
-    from ai_edge_quantizer import quantizer, recipe_manager
-    from ai_edge_quantizer import recipe as recipes
-    from ai_edge_quantizer.qtyping import TFLOperationName
+    """litert-quantizer on the float file; `recipe` is a function of its module `recipe`, or "w4a8"."""
+    from litert_quantizer import quantizer, recipe_manager
+    from litert_quantizer import recipe as recipes
+    from litert_quantizer.qtyping import TFLOperationName
 
     if recipe == "w4a8":
         rules = recipe_manager.RecipeManager()
@@ -95,11 +95,11 @@ def peers(model: Any, data: Any, images: Any) -> dict[str, Callable[[], bytes]]:
         "TFLiteConverter 16x8": lambda: converter(
             model, images, "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
         ),
-        "ai-edge-quantizer static 8": lambda: edge_quantizer(float_file, images, "static_wi8_ai8"),
-        "ai-edge-quantizer dynamic 8": lambda: edge_quantizer(float_file, images, "dynamic_wi8_afp32"),
-        "ai-edge-quantizer W4A8": lambda: edge_quantizer(float_file, images, "w4a8"),
-        "ai-edge-quantizer weights 4, min-max": lambda: edge_quantizer(float_file, images, "weight_only_wi4_afp32"),
-        "ai-edge-quantizer weights 4, OCTAV": lambda: edge_quantizer(
+        "litert-quantizer static 8": lambda: edge_quantizer(float_file, images, "static_wi8_ai8"),
+        "litert-quantizer dynamic 8": lambda: edge_quantizer(float_file, images, "dynamic_wi8_afp32"),
+        "litert-quantizer W4A8": lambda: edge_quantizer(float_file, images, "w4a8"),
+        "litert-quantizer weights 4, min-max": lambda: edge_quantizer(float_file, images, "weight_only_wi4_afp32"),
+        "litert-quantizer weights 4, OCTAV": lambda: edge_quantizer(
             float_file, images, "weight_only_wi4_afp32", algorithm_key="OCTAV"
         ),
         "tfopt int8, post-training": lambda: tfopt_file(recipe("post_training", weight_bits=8)),

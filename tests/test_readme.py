@@ -15,6 +15,10 @@ def snippets() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def test_every_snippet_is_run_below():
+    assert len(snippets()) == 3
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with what the README talks of: model.keras and photos/, which the model tells apart."""

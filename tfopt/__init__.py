@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from tfopt.transfer.scores import h_score, leep, logme
     from tfopt.transfer.weight_report import TransferredWeights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "AttentionTransfer": "distillation.losses",

@@ -78,6 +78,25 @@ def test_inputs_suit_the_first_layers():
     assert batch(k.Conv2D(2, 1), shape=(None, None, 3)).shape == (2, 32, 32, 3)
 
 
+@pytest.mark.parametrize(("error", "equal"), [(3e-5, True), (3e-4, False), (3e-3, False)])
+def test_twins_may_differ_by_a_ten_thousandth_of_the_largest_output(error, equal):
+    """The twin multiplies by 2 (1 + error), so its outputs are off by `error` of the largest."""
+    import keras
+    import tf_keras
+
+    class Doubled(keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    bridge.register_twin(Doubled, lambda layer: tf_keras.layers.Rescaling(2 * (1 + error)))
+    model = keras.Sequential([keras.Input((20,)), Doubled(name="doubled")])
+    if equal:
+        bridge.to_tf_keras(model)
+        return
+    with pytest.raises(ModelError, match="First to differ: layer 'doubled'"):
+        bridge.to_tf_keras(model)
+
+
 def test_excess_scales_with_the_largest_output():
     a = np.array([0.0, 50.0])
     assert check._excess(a, a + 0.004, 1e-4) == ""  # allowed: 1e-4 * 50

@@ -183,7 +183,7 @@ def test_missing_layer_and_wrong_shape_are_named(api):
     other = tf_keras.Sequential(
         [tf_keras.Input((4,)), tf_keras.layers.Dense(5, name="one"), tf_keras.layers.Dense(2, name="two")]
     )
-    with pytest.raises(ModelError, match=r"'one'.*expected .*\(4, 3\).*received .*\(4, 5\)"):
+    with pytest.raises(ModelError, match=r"'one'.*Expected .*\(4, 3\).*received .*\(4, 5\)"):
         bridge.to_keras(other, model)
 
 

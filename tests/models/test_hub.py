@@ -936,7 +936,7 @@ def test_of_several_outputs_the_main_one_is_taken(tmp_path):
 
 
 def test_an_unknown_package(tmp_path):
-    with pytest.raises(ModelError, match="package is 'keras' or 'tf_keras'; got 'torch'"):
+    with pytest.raises(ModelError, match="The package must be 'keras' or 'tf_keras'; got 'torch'"):
         open_hub(tmp_path, package="torch")
 
 

@@ -120,6 +120,36 @@ def test_bits_fall_until_the_file_is_small_enough(model, data):
     assert stage.max_bytes and stage.weight_bits == 8
 
 
+def _nearest(kernel):
+    """In 4 bits, each column with the best of 2,000 steps."""
+    steps = np.abs(kernel).max(axis=0) * np.linspace(0.05, 1.2, 2000)[:, None, None] / 7
+    tried = np.clip(np.rint(kernel / steps), -7, 7) * steps
+    best = np.square(tried - kernel).sum(axis=1).argmin(axis=0)
+    return np.stack([tried[number, :, column] for column, number in enumerate(best)], axis=1)
+
+
+def test_the_first_to_fall_adds_the_least_noise_for_each_byte_that_it_saves():
+    """Two linear layers: the small one adds less noise to the outputs, but much more for each of its weights."""
+    rng = np.random.default_rng(0)
+    small = (np.concatenate([rng.integers(-6, 7, (7, 8)), np.full((1, 8), 7)]) + rng.normal(0, 0.12, (8, 8))) / 7
+    large = rng.normal(size=(8, 512)) / 8
+    kernels = {"small": small, "large": large}
+    made = keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(k.shape[1], name=n) for n, k in kernels.items())])
+    made.set_weights([array for kernel in kernels.values() for array in (kernel, np.zeros(kernel.shape[1]))])
+    x = rng.normal(size=(200, 8)).astype("float32")
+    data = tfopt.load_data((x, x @ small @ large))
+
+    outputs = data.validation.x() @ small @ large
+    noise = {
+        "small": np.square(data.validation.x() @ _nearest(small) @ large - outputs).sum(),
+        "large": np.square(data.validation.x() @ small @ _nearest(large) - outputs).sum(),
+    }
+    assert 2 * noise["small"] < noise["large"]
+    assert noise["small"] / small.size > 2 * noise["large"] / large.size
+    stage, _ = within_budget(Quantize(max_bytes=1), bridge.to_tf_keras(made), data, lambda stage: 2)
+    assert [layer for layer, _ in stage.layers] == ["large", "small"]
+
+
 def test_rules_come_first(model, data):
     plain = bridge.to_tf_keras(model)
     stage, _ = within_budget(PostTraining(max_bytes=1, layers=(("hidden", 8),)), plain, data, sizes(plain))

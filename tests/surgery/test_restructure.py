@@ -449,7 +449,7 @@ def test_reshapes_follow_or_are_named(api):
     assert shapes(restructure(model(16, (16, 16)), width=0.5)) == shapes(model(8, (16, 8)))
     made = restructure(model(16, (16, 16)), input_shape=(6, 6, 3))
     assert made.get_layer("rows").output.shape[1:] == (36, 16)
-    with pytest.raises(ModelError, match=r"layer 'rows' \(Reshape\) at 'rows': it makes \(8, 32\) of \(4, 4, 16\)"):
+    with pytest.raises(ModelError, match=r"layer 'rows' \(Reshape\) at 'rows': It makes \(8, 32\) of \(4, 4, 16\)"):
         restructure(model(16, (8, 32)), width=0.5)
 
 
@@ -474,7 +474,7 @@ def test_operations_follow_or_are_named(api):
     conv, dense = last.get_layer("conv").get_weights(), last.layers[-1].get_weights()
     expected = ((x[:, -1] @ conv[0][0, 0] + conv[1]) * 2 + 1) @ dense[0] + dense[1]
     np.testing.assert_allclose(last(x), expected, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ModelError, match=r"its arguments name places in an input of \(4, 4, 16\).*one of \(4, 4, 8\)"):
+    with pytest.raises(ModelError, match=r"Its arguments name places in an input of \(4, 4, 16\).*one of \(4, 4, 8\)"):
         restructure(model(lambda x: x[..., :8]), width=0.5)
     assert shapes(restructure(model(lambda x: x[..., :8]), input_shape=(6, 6, 3)))[2] == (8, 2)
     with pytest.raises(ModelError, match="name places in an input"):
@@ -517,7 +517,7 @@ def chained(api, size, *layers):
 def test_what_an_architecture_does_not_allow_is_named(api):
     layers = api.layers
     embedding = chained(api, (5,), layers.Embedding(9, 8, name="words"), layers.Flatten(), layers.Dense(2))
-    with pytest.raises(ModelError, match=r"layer 'words' \(Embedding\) at 'words': its output_dim = 8 does not follow"):
+    with pytest.raises(ModelError, match=r"layer 'words' \(Embedding\) at 'words': Its output_dim = 8 does not follow"):
         restructure(embedding, width=0.5)
     with pytest.raises(ModelError, match=r"\(MultiHeadAttention\) at .*: its key_dim = 4 does not follow"):
         inputs = api.Input((5, 8))
@@ -544,7 +544,7 @@ def test_groups_of_one_channel_follow(api):
 
     assert shapes(restructure(model(16), width=0.5)) == shapes(model(8))
     halves = chained(api, (4, 4, 3), layers.Conv2D(24, 1), layers.Conv2D(48, 1, groups=3, name="g"), layers.Dense(2))
-    with pytest.raises(ModelError, match=r"layer 'g' .*its 3 groups do not divide 16 channels and 24 filters"):
+    with pytest.raises(ModelError, match=r"layer 'g' .*Its 3 groups do not divide 16 channels and 24 filters"):
         restructure(halves, width=0.5)
 
 

@@ -136,12 +136,12 @@ def test_batchnorms_inside_other_layers_are_held_too(api):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: frozen(m, "heat"), r"model 'small' has no layer 'heat' \(nearest: head"),
+        (lambda m: frozen(m, "heat"), r"Model 'small' has no layer 'heat' \(nearest: head"),
         (lambda m: frozen(m, "inner/conf"), r"no layer 'inner/conf' \(nearest: inner/conv"),
         (lambda m: unfrozen(m, "iner"), r"no layer 'iner' \(nearest: inner"),
         (lambda m: frozen(m, 9), r"'small' has 9 layers with weights; expected from 0 to 8 .* got 9"),
         (lambda m: frozen(m, -1), r"got -1"),
-        (lambda m: frozen(m, "head"), r"nothing of 'small' would be left to train"),
+        (lambda m: frozen(m, "head"), r"Nothing of 'small' would be left to train"),
         (lambda m: frozen(m, batchnorm="off"), r"\"frozen\" or \"train\"; got 'off'"),
     ],
 )

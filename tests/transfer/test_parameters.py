@@ -301,7 +301,7 @@ def test_a_mapping_to_a_layer_without_weights_is_refused():
     model = keras.Sequential(layers, name="m")
     with pytest.raises(ModelError, match=r"'relu' of 'm' \(ReLU\) has no weights: leave it out of the mapping"):
         transfer_weights(model, model, match={"fc": "relu"})
-    with pytest.raises(ModelError, match=r"match is 'name', 'order' or a mapping .* got 'shape'"):
+    with pytest.raises(ModelError, match=r"match='name', match='order' or a mapping .* got 'shape'"):
         transfer_weights(model, model, match="shape")
 
 

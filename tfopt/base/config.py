@@ -28,7 +28,8 @@ def config(cls: type[C]) -> type[C]:
             raise RecipeError(explain(error, cls.__name__)) from error
 
     checked.__init__ = init
-    return checked
+    made: type[C] = checked
+    return made
 
 
 def explain(error: ValidationError, where: str) -> str:

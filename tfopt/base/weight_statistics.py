@@ -95,7 +95,7 @@ def m_by_n_holds(kernel: ArrayLike, m: int, n: int) -> bool:
     array = np.asarray(kernel)
     if array.ndim not in (2, 4) or not 0 < m < n:
         raise ModelError(
-            f"m-by-n sparsity needs a kernel of rank 2 or 4 and 0 < m < n; got shape {array.shape}, m={m}, n={n}."
+            f"M-by-n sparsity needs a kernel of rank 2 or 4 and 0 < m < n; got shape {array.shape}, m={m}, n={n}."
         )
     rows = np.moveaxis(array, -1, 0).reshape(-1, array.shape[-2]) != 0
     groups = np.pad(rows, ((0, 0), (0, -rows.shape[1] % n))).reshape(-1, n)

@@ -37,8 +37,8 @@ def to_keras(legacy_model: Any, like: Any) -> Any:
             copy_weights(leaf, copies[id(leaf)].layer, source, back=True)
         elif leaf.layer.weights:
             raise ModelError(
-                f"the tf_keras model '{legacy_model.name}' has no layer '{leaf.name}', whose weights "
-                f"'{leaf.path}' of '{like.name}' needs; pass what to_tf_keras(like) led to, stripped of wrappers"
+                f"The tf_keras model '{legacy_model.name}' has no layer '{leaf.name}', whose weights "
+                f"'{leaf.path}' of '{like.name}' needs; pass what to_tf_keras(like) led to, stripped of wrappers."
             )
     both = [leaf for leaf in graph.leaves if leaf.name in sources and id(leaf) in copies]
     named = {copies[id(leaf)].name: sources[leaf.name] for leaf in both}
@@ -59,7 +59,7 @@ def _matched(graph: Graph, copy: Graph) -> dict[int, Leaf]:
     if {leaf.path for leaf in theirs} == {leaf.path for leaf in ours}:
         return {id(leaf): by_path[leaf.path] for leaf in graph.leaves if leaf.path in by_path}
     if [type(leaf.layer).__name__ for leaf in ours] != [type(leaf.layer).__name__ for leaf in theirs]:
-        raise ModelError(f"model '{graph.name}', rebuilt from its config, has other layers: it cannot go back")
+        raise ModelError(f"Model '{graph.name}', rebuilt from its config, has other layers: it cannot go back.")
     return {id(leaf): twin for leaf, twin in zip(ours, theirs, strict=True)}
 
 
@@ -82,7 +82,7 @@ def _copy_of(model: Any, graph: Graph) -> Any:
             if not copy.built:
                 copy.build(model.input_shape)
     except Exception as error:
-        raise ModelError(f"model '{model.name}' cannot be rebuilt from its config: {error}") from error
+        raise ModelError(f"Model '{model.name}' cannot be rebuilt from its config: {error}") from error
     _copy_flags(model, copy)
     return copy
 

@@ -35,7 +35,7 @@ def clone(model: Any) -> Any:
     rebuilt from their config.
     """
     if not keras_compat.is_tf_keras_model(model):
-        raise ModelError(f"clone expects a tf_keras model, got {type(model).__module__}.{type(model).__name__}")
+        raise ModelError(f"Clone expects a tf_keras model, got {type(model).__module__}.{type(model).__name__}.")
     return build(walk(model, keep_names=True))
 
 
@@ -86,7 +86,7 @@ def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any
         try:
             return twins[id(leaf)](*[list(a) if isinstance(a, tuple) else a for a in args], **kwargs)
         except Exception as error:
-            raise ModelError(f"{policy.describe(leaf)}: tf_keras refuses its input ({error})") from error
+            raise ModelError(f"{policy.describe(leaf)}: tf_keras refuses its input ({error}).") from error
 
     inputs, outputs = replay(graph, tensors, run, lambda call: planned[id(call.leaf)].arguments(call))
     model = tf_keras.Model(inputs, outputs, name=graph.name)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
+from tfopt.base.decorators import not_converted
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Call, Ref, flatten, is_layer, map_leaves, refs_in
@@ -56,7 +57,7 @@ class Held:
         if config["object"] is None:
             raise ModelError(
                 f"'{config['name']}' is a Keras 3 layer that cannot be rebuilt from its config: give its class "
-                "get_config and from_config, and register it (keras.saving.register_keras_serializable)"
+                "get_config and from_config, and register it (keras.saving.register_keras_serializable)."
             )
         safe = keras_internals.loading_safely()
         rebuilt = keras.saving.deserialize_keras_object(config["object"], safe_mode=safe)
@@ -70,22 +71,22 @@ def refuse(operation: Any, calls: list[Call]) -> None:
 
     if keras.config.backend() != "tensorflow":
         raise ModelError(
-            "it has no tf_keras twin and could only run as Keras 3 inside the tf_keras model, which takes Keras 3 "
+            "It has no tf_keras twin and could only run as Keras 3 inside the tf_keras model, which takes Keras 3 "
             f"on TensorFlow; its backend is {keras.config.backend()}: set KERAS_BACKEND=tensorflow, or register a "
-            "twin (tfopt.bridge.register_twin)"
+            "twin (tfopt.bridge.register_twin)."
         )
     for given in (part for call in calls for part in flatten([call.args, call.kwargs])):
         if isinstance(given, (tf.Variable, keras.Variable)):
             raise ModelError(
-                "it is called with a variable that belongs to no layer, whose state cannot be carried over: "
-                "put it into a layer of its own (add_weight), or pass its value as an array"
+                "It is called with a variable that belongs to no layer, whose state cannot be carried over: "
+                "put it into a layer of its own (add_weight), or pass its value as an array."
             )
     for each in [operation, *keras_internals.sublayers(operation, recursive=True)] if is_layer(operation) else []:
         for name, value in vars(each).items():
             if not name.startswith("_self_") and any(isinstance(part, tf.Variable) for part in _parts(value)):
                 raise ModelError(
-                    f"its attribute '{name}' is a tf.Variable, state that Keras does not know as a weight, so that it "
-                    "cannot be carried over: make it with add_weight"
+                    f"Its attribute '{name}' is a tf.Variable, state that Keras does not know as a weight, so that it "
+                    "cannot be carried over: make it with add_weight."
                 )
 
 
@@ -152,7 +153,7 @@ def carried_class() -> Any:
     layer_class: Any = tf_keras.layers.Layer
 
     @tf_keras.saving.register_keras_serializable("tfopt")
-    class Carried(layer_class):
+    class Carried(layer_class):  # type: ignore[misc]
         """Runs a layer or operation of Keras 3 (`held`) on its inputs, a tensor or a list of tensors.
 
         `calls` has a template for each way in which the model calls it; the argument `template` of a call says
@@ -203,7 +204,7 @@ def carried_class() -> Any:
         def call(self, inputs: Any, training: Any = None, template: int = 0) -> Any:
             return self._run(inputs, training, template)
 
-        @tf.autograph.experimental.do_not_convert  # on `call` itself it would hide the signature
+        @not_converted  # on `call` itself it would hide the signature
         def _run(self, inputs: Any, training: Any, template: int) -> Any:
             import keras
 

@@ -39,7 +39,7 @@ def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, pla
     expected, got = run(model, batch), run(other, batch)
     tolerance = HALF_TOLERANCE if any(policy.is_half(leaf.layer) for leaf in graph.leaves) else TOLERANCE
     if len(expected) != len(got):
-        raise ModelError(f"model '{graph.name}' has {len(expected)} outputs, its twin has {len(got)}")
+        raise ModelError(f"Model '{graph.name}' has {len(expected)} outputs, its twin has {len(got)}.")
     sides = [(expected, got), *_before_squashing(graph, twins, batch, plans_of)]
     found = [words for side in sides for a, b in zip(*side, strict=True) if (words := _excess(a, b, tolerance))]
     if not found:
@@ -48,9 +48,9 @@ def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, pla
     if where is None and _is_noise(model, batch, expected, got, found[0]):
         return
     raise ModelError(
-        f"the twin of model '{graph.name}' gives other outputs, {found[0]}. "
+        f"The twin of model '{graph.name}' gives other outputs, {found[0]}. "
         f"First to differ: {where or 'no single layer does, only their sum'}. "
-        "Replace that layer, leave it out or register a twin for it (tfopt.bridge.register_twin), and please report it"
+        "Replace that layer, leave it out or register a twin for it (tfopt.bridge.register_twin), and please report it."
     )
 
 

@@ -14,7 +14,7 @@ from tfopt.bridge.layers import init_arguments
 from tfopt.errors import ModelError
 from tfopt.graph.walk import graph_network
 
-_ADVICE = "compile the result yourself, or pass it by the name of a built-in one"
+_ADVICE = "compile the result yourself, or pass it by the name of a built-in one."
 # tf_keras's reductions <-> Keras 3's. "auto" means the sum over the batch size in both `fit`s.
 _TO_KERAS3 = {"auto": "sum_over_batch_size"}
 _TO_TF_KERAS = {"mean": "sum_over_batch_size"}
@@ -47,7 +47,7 @@ def compile_like(target: Any, source: Any) -> None:
     Raises ModelError for an uncompiled `source` and, by name, for what the other Keras has no equal for.
     """
     if not is_compiled(source):
-        raise ModelError(f"model '{source.name}' is not compiled: call model.compile(...) first")
+        raise ModelError(f"Model '{source.name}' is not compiled: call model.compile(...) first.")
     settings = _settings(source)
     carry = _Carrier(source, target)
     target.compile(
@@ -146,7 +146,7 @@ class _Carrier:
     def optimizer(self, optimizer: Any) -> Any:
         """A new optimizer with the configuration of `optimizer`."""
         if optimizer is None:
-            raise ModelError(f"the model is compiled without an optimizer; {_ADVICE}")
+            raise ModelError(f"The model is compiled without an optimizer; {_ADVICE}")
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # loss scaling serves half precision only
         return self._by_config("optimizers", optimizer)
 

@@ -53,7 +53,7 @@ def refuse_quantized(layer: Any) -> None:
     policy = policy_name(layer)
     if any(word in policy for word in _QUANTIZED):
         raise ModelError(
-            f"it is quantized already (dtype policy {policy!r}); start from the float model it was made from"
+            f"It is quantized already (dtype policy {policy!r}); start from the float model it was made from."
         )
 
 
@@ -61,8 +61,8 @@ def own_config(layer: Any) -> dict[str, Any]:
     """The config of a tf_keras layer for a copy of it in float32."""
     if type(layer).__name__ in ("AddLoss", "AddMetric"):
         raise ModelError(
-            "a loss or metric that model.add_loss or add_metric put into the graph cannot be carried over; "
-            "build the model without it and pass it to compile"
+            "A loss or metric that model.add_loss or add_metric put into the graph cannot be carried over; "
+            "build the model without it and pass it to compile."
         )
     config = dict(layer.get_config())
     config.pop("batch_input_shape", None)  # the flat model has its own inputs

@@ -20,7 +20,7 @@ def _classes() -> dict[str, Any]:
     register = tf_keras.saving.register_keras_serializable("tfopt")
 
     @register
-    class LayerScale(layer_class):
+    class LayerScale(layer_class):  # type: ignore[misc]
         """x * gamma, one trained factor per channel: of ConvNeXt (https://arxiv.org/abs/2103.17239, eq. 4)."""
 
         def __init__(self, init_values: float, projection_dim: int, **kwargs: Any) -> None:
@@ -41,7 +41,7 @@ def _classes() -> dict[str, Any]:
             return {**super().get_config(), **own}
 
     @register
-    class StochasticDepth(layer_class):
+    class StochasticDepth(layer_class):  # type: ignore[misc]
         """In training drops whole samples with probability `drop_path_rate` (https://arxiv.org/abs/1603.09382)."""
 
         def __init__(self, drop_path_rate: float, **kwargs: Any) -> None:
@@ -59,7 +59,7 @@ def _classes() -> dict[str, Any]:
             return {**super().get_config(), "drop_path_rate": self.drop_path_rate}
 
     @register
-    class ScaledAdd(layer_class):
+    class ScaledAdd(layer_class):  # type: ignore[misc]
         """a + scale * b of inputs [a, b]: CustomScaleLayer of InceptionResNetV2."""
 
         def __init__(self, scale: float, **kwargs: Any) -> None:

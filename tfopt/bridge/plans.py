@@ -23,7 +23,7 @@ REFUSED = {
     "TorchModuleWrapper": "runs a PyTorch module",
     "TFSMLayer": "runs a SavedModel's own graph; load what it was saved from",
 }
-_INSTEAD = "replace it by a Keras layer, or register a twin (tfopt.bridge.register_twin)"
+_INSTEAD = "replace it by a Keras layer, or register a twin (tfopt.bridge.register_twin)."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +68,10 @@ def register_twin(cls: type, twin: Any) -> None:
     import keras
 
     if not (isinstance(cls, type) and issubclass(cls, keras.Layer)):
-        raise ModelError(f"register_twin expects a Keras 3 layer class first, got {cls!r}")
+        raise ModelError(f"register_twin expects a Keras 3 layer class first, got {cls!r}.")
     legacy_layer = keras_compat.tf_keras().layers.Layer
     if not (issubclass(twin, legacy_layer) if isinstance(twin, type) else callable(twin)):
-        raise ModelError(f"register_twin expects a tf_keras layer class or a function second, got {twin!r}")
+        raise ModelError(f"register_twin expects a tf_keras layer class or a function second, got {twin!r}.")
     _TWINS[cls] = twin
 
 
@@ -107,7 +107,7 @@ def _made(leaf: Leaf, make: Callable[..., Any], **changes: Any) -> Any:
     except Exception as error:
         raise ModelError(
             f"{policy.describe(leaf)} cannot be rebuilt in tf_keras from its config ({error}); "
-            "replace it by a supported layer or leave it out"
+            "replace it by a supported layer or leave it out."
         ) from error
 
 
@@ -121,7 +121,7 @@ def _plan(leaf: Leaf, calls: list[Call], flat_twin: FlatTwin) -> Plan:
         return _native(found) if found else _carried(leaf, calls, "operation")
     layers.refuse_quantized(layer)
     if type(layer).__name__ in REFUSED and type(layer).__module__.startswith("keras.src."):
-        raise ModelError(f"it {REFUSED[type(layer).__name__]}: {_INSTEAD}")
+        raise ModelError(f"It {REFUSED[type(layer).__name__]}: {_INSTEAD}")
     for base in type(layer).__mro__:
         if base in _TWINS:
             return _registered(layer, _TWINS[base])
@@ -188,8 +188,8 @@ def _refuse_variables(calls: list[Call]) -> None:
 
     if any(isinstance(part, tf.Variable) for call in calls for part in flatten([call.args, call.kwargs])):
         raise ModelError(
-            "it is called with a tf.Variable that belongs to no layer, whose state cannot be carried over: put it "
-            "into a layer of its own (add_weight), or pass its value as a constant"
+            "It is called with a tf.Variable that belongs to no layer, whose state cannot be carried over: put it "
+            "into a layer of its own (add_weight), or pass its value as a constant."
         )
 
 
@@ -218,7 +218,7 @@ def _native_inputs(call: Call) -> Any:
     native = operations.native_of_tensorflow if policy.is_legacy(call.leaf.layer) else operations.native
     found = native(call)
     if found is None:
-        raise ModelError("its call is not the one it was planned for")
+        raise ModelError("Its call is not the one it was planned for.")
     return found.inputs
 
 
@@ -231,7 +231,7 @@ def _registered(layer: Any, twin: Any) -> Plan:
     def made(**changes: Any) -> Any:
         result = twin(layer)
         if not policy.is_legacy(result):
-            raise ModelError(f"its registered twin must be a tf_keras layer, the function returned {result!r}")
+            raise ModelError(f"Its registered twin must be a tf_keras layer, the function returned {result!r}.")
         return type(result).from_config({**result.get_config(), **changes})
 
     return Plan("registered twin", type(made()).__name__, made, _as_called)

@@ -47,11 +47,12 @@ def _floats(rng: np.random.Generator, first: list[Any], shape: list[int]) -> np.
         if type(layer).__name__ == "Rescaling" and 0 < np.max(np.abs(layer.scale)) < 0.1:
             return rng.uniform(0, 255, shape)
         if type(layer).__name__ == "Discretization" and layer.bin_boundaries is not None:
-            return rng.uniform(min(layer.bin_boundaries) - 1, max(layer.bin_boundaries) + 1, shape)
+            low, high = min(layer.bin_boundaries), max(layer.bin_boundaries)
+            return np.asarray(rng.uniform(low - 1, high + 1, shape))
         if type(layer).__name__ == "Normalization" and getattr(layer, "mean", None) is not None:
             try:
                 mean, variance = np.asarray(layer.mean), np.asarray(layer.variance)
-                return mean + np.sqrt(variance) * rng.standard_normal(shape)
+                return np.asarray(mean + np.sqrt(variance) * rng.standard_normal(shape))
             except (TypeError, ValueError):
                 continue
     return rng.standard_normal(shape)

@@ -80,7 +80,7 @@ def _same_shapes(ours: list[Any], theirs: list[Any], back: bool) -> list[tuple[A
     received, expected = ([tuple(variable.shape) for variable in side] for side in (ours, theirs))
     if received != expected:
         expected, received = (received, expected) if back else (expected, received)
-        raise ModelError(f"expected weights of shapes {expected}, received {received}")
+        raise ModelError(f"Expected weights of shapes {expected}, received {received}.")
     return list(zip(ours, theirs, strict=True))
 
 

@@ -196,7 +196,7 @@ def _run(
 def _require_accuracy(result: Any, least: float, out: Path) -> None:
     found = result.report.rows[-1].metrics["accuracy"]
     if found < least:
-        raise PromiseError(f"the file's accuracy is {found:.4f}, below --min-accuracy {least:g}; it is in {out}")
+        raise PromiseError(f"The file's accuracy is {found:.4f}, below --min-accuracy {least:g}; it is in {out}.")
 
 
 def _examples(

@@ -277,7 +277,7 @@ def model_class(mixin: type, name: str) -> Any:
     if name == "keras":
         import keras
 
-        class OfKeras(mixin, keras.Model):
+        class OfKeras(mixin, keras.Model):  # type: ignore[misc]
             def _scaled(self, total: Any) -> Any:
                 return self.optimizer.scale_loss(total)
 
@@ -309,7 +309,7 @@ def _watch_class(name: str) -> Any:
     else:
         base = tf_keras().callbacks.Callback
 
-    class Watch(base):
+    class Watch(base):  # type: ignore[misc]
         """Tells the learner how long training will be, and stops at what is not finite."""
 
         _supports_tf_logs = True  # else tf_keras copies all logs to NumPy after every batch

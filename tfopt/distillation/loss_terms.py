@@ -48,7 +48,7 @@ class Terms:
         try:
             self.form = form_of(outputs, self.distillation.task)
         except ModelError as error:
-            raise ModelError(f"the student '{self.student.name}' {error}") from error
+            raise ModelError(f"The student '{self.student.name}': {error}") from error
 
     def __call__(self, answers: Mapping[str, Any], labels: Any, outputs: list[Any], sample_weight: Any) -> list[Any]:
         """The terms as scalars, each times its weight, in the order of the losses.

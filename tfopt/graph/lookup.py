@@ -31,4 +31,4 @@ def missing(name: str, model: str, names: Iterable[str]) -> ModelError:
     names = list(names)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     hint = f"nearest: {', '.join(near)}" if near else f"it has: {', '.join(names)}"
-    return ModelError(f"model '{model}' has no layer '{name}' ({hint})")
+    return ModelError(f"Model '{model}' has no layer '{name}' ({hint}).")

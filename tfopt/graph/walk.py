@@ -25,7 +25,7 @@ def graph_network(model: Any, path: str = "") -> Any:
     """
     where = f"model '{path or getattr(model, 'name', '?')}'"
     if not is_model(model):
-        raise ModelError(f"expected a Keras 3 or tf_keras model, got {type(model).__name__}")
+        raise ModelError(f"Expected a Keras 3 or tf_keras model, got {type(model).__name__}.")
     if is_subclassed(model):
         return tracing.trace(model, where)
     sequential, _ = _model_classes(model)
@@ -35,7 +35,7 @@ def graph_network(model: Any, path: str = "") -> Any:
     if network is None:
         raise ModelError(
             f"{where} is not built, so its layers have no shapes yet: "
-            "call model.build((None, ...)) or give it an Input as its first layer"
+            "call model.build((None, ...)) or give it an Input as its first layer."
         )
     return network
 

@@ -16,15 +16,15 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     if path.suffix != ".keras":
-        raise ModelError(f"expected a file name that ends in .keras, got {path.name}")
+        raise ModelError(f"Expected a file name that ends in .keras, got {path.name}.")
     if not path.parent.is_dir():
-        raise ModelError(f"{path.parent}: no such folder; make it first")
+        raise ModelError(f"{path.parent}: no such folder; make it first.")
     # Not made by tempfile, which would leave the file readable by its owner alone.
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.keras")
     try:
         model.save(temporary)
         temporary.replace(path)
     except Exception as error:
-        raise ModelError(f"the model '{getattr(model, 'name', '?')}' cannot be saved: {error}") from error
+        raise ModelError(f"The model '{getattr(model, 'name', '?')}' cannot be saved: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)

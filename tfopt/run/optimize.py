@@ -302,6 +302,6 @@ class _Run:
 def _require_one_input_and_output(model: Any) -> None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(
-            f"optimize trains models with one input and one output; '{model.name}' has {len(model.inputs)} and "
+            f"Optimize trains models with one input and one output; '{model.name}' has {len(model.inputs)} and "
             f"{len(model.outputs)}. Use the stages by hand with your own fit: stage.apply, fit, stage.strip."
         )

@@ -163,7 +163,9 @@ def fine_tuning(
         RecipeError: a value out of range. A wrong layer is told when the recipe meets a model, before training.
     """
     if isinstance(unfreeze, str):
-        raise RecipeError(f"unfreeze must be a sequence of layer names; got {unfreeze!r}. Write ({unfreeze!r},).")
+        raise RecipeError(
+            f"Expected unfreeze to be a sequence of layer names; got {unfreeze!r}. Write ({unfreeze!r},)."
+        )
     below = FineTune(epochs=epochs, learning_rate=learning_rate, layer_decay=layer_decay, batchnorm=batchnorm)
     deeper = (dataclasses.replace(below, unfreeze_from=name) for name in unfreeze or (None,))
     return (FineTune(epochs=frozen_epochs, unfreeze_from=HEAD), *deeper)

@@ -69,7 +69,7 @@ class Stage(ABC):
                 f"It can keep: {', '.join(sorted(self.preserves)) or 'nothing'}. Put it earlier in the recipe."
             )
         if steps < 0:
-            raise RecipeError(f"steps must be the number of training steps, 0 or more; got {steps}.")
+            raise RecipeError(f"Expected the number of training steps, 0 or more, as steps; got {steps}.")
         wrapped = self._wrap(bridge.to_tf_keras(model), steps, keep)
         if bridge.is_compiled(model):
             bridge.compile_like(wrapped, model)

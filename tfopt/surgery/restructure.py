@@ -227,6 +227,6 @@ def _keep_statistics(layer: Any, twin: Any) -> None:
     mean, variance = (np.asarray(weight) for weight in layer.weights[:2])
     if (mean != 0).any() or (variance != 1).any():
         raise ModelError(
-            f"it was adapted to data whose mean has the shape {old[0]}; its new input needs {new[0]}: keep the "
-            "channels of the input, or leave the layer out and adapt a new one to your data"
+            f"It was adapted to data whose mean has the shape {old[0]}; its new input needs {new[0]}: keep the "
+            "channels of the input, or leave the layer out and adapt a new one to your data."
         )

@@ -53,8 +53,8 @@ def scaled(kind: str, config: dict[str, Any], factor: float, divisor: int) -> di
     def edit(kind: str, config: dict[str, Any]) -> dict[str, Any]:
         if kind in _FIXED:
             raise ModelError(
-                f"its {_FIXED[kind]} = {config.get(_FIXED[kind])} does not follow a width multiplier: pass width=1.0, "
-                "or build the model anew in the width you want"
+                f"Its {_FIXED[kind]} = {config.get(_FIXED[kind])} does not follow a width multiplier: pass width=1.0, "
+                "or build the model anew in the width you want."
             )
         key = _ALL_WIDTHS.get(kind)
         return config if key is None else {**config, key: scaled_width(config[key], factor, divisor)}
@@ -123,8 +123,8 @@ def target_shape(given: Shape, made: Shape, now: Shape) -> tuple[int, ...]:
     sizes = [-1 if size is None else size for size in found or ()]
     if found is None or sizes.count(-1) > 1:
         raise ModelError(
-            f"it makes {made} of {given}, which says nothing about inputs of {now}: keep the sizes that lead to it, or "
-            "put a Flatten or a pooling in its place"
+            f"It makes {made} of {given}, which says nothing about inputs of {now}: keep the sizes that lead to it, or "
+            "put a Flatten or a pooling in its place."
         )
     return tuple(sizes)
 
@@ -139,7 +139,7 @@ def _groups_of_norm(config: dict[str, Any], given: Shape, made: Shape, now: Shap
     if groups == given[axis]:  # one channel each
         return {**config, "groups": channels}
     if channels is not None and groups > 0 and channels % groups:
-        raise ModelError(f"its {groups} groups do not divide {channels} channels: choose a width that they do divide")
+        raise ModelError(f"Its {groups} groups do not divide {channels} channels: choose a width that they do divide.")
     return config
 
 
@@ -152,8 +152,8 @@ def _groups_of_convolution(config: dict[str, Any], given: Shape, made: Shape, no
         return {**config, "groups": channels, "filters": channels * ((made[-1] or 0) // groups)}
     if channels % groups or filters % groups:
         raise ModelError(
-            f"its {groups} groups do not divide {channels} channels and {filters} filters: choose a width or divisor "
-            "with which they do"
+            f"Its {groups} groups do not divide {channels} channels and {filters} filters: choose a width or divisor "
+            "with which they do."
         )
     return config
 
@@ -162,8 +162,8 @@ def _rescaling(config: dict[str, Any], given: Shape, made: Shape, now: Shape) ->
     for key in ("scale", "offset"):
         if np.shape(config[key])[-1:] not in ((), (1,), now[-1:]):
             raise ModelError(
-                f"its {key} holds {np.shape(config[key])[-1]} numbers for the channels of {given}, its new input is "
-                f"{now}: keep the channels that lead to it, or give it a single number"
+                f"Its {key} holds {np.shape(config[key])[-1]} numbers for the channels of {given}, its new input is "
+                f"{now}: keep the channels that lead to it, or give it a single number."
             )
     return config
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,20 +122,20 @@ def _has_classes(scores: NDArray[np.floating]) -> bool:
 def _classes(scores: NDArray[np.floating]) -> NDArray[np.integer]:
     """Return class numbers: (N, ..., C) -> (N, ...); (N, 1) or (N,) -> 0 or 1 in (N,)."""
     if _has_classes(scores):
-        return np.argmax(scores, axis=-1)
+        return np.asarray(np.argmax(scores, axis=-1))
     return (scores.reshape(len(scores), -1)[:, 0] > 0.5).astype(np.int64)
 
 
-def _class_numbers(scores: NDArray[np.floating], labels: NDArray) -> NDArray:
+def _class_numbers(scores: NDArray[np.floating], labels: NDArray[Any]) -> NDArray[Any]:
     """Return labels, sparse or one-hot, as class numbers of shape (N, ...) for scores (N, ..., C)."""
     if labels.shape == scores.shape:
-        return np.argmax(labels, axis=-1)
+        return np.asarray(np.argmax(labels, axis=-1))
     if labels.shape in (scores.shape[:-1], (*scores.shape[:-1], 1)):
         return labels.reshape(scores.shape[:-1])
     raise DataError(f"Labels of shape {labels.shape} do not fit predictions of shape {scores.shape}.")
 
 
-def _aligned(scores: NDArray[np.floating], labels: NDArray) -> NDArray:
+def _aligned(scores: NDArray[np.floating], labels: NDArray[Any]) -> NDArray[Any]:
     """Return labels in the shape of scores; (N,) and (N, 1) fit, and must never broadcast to (N, N)."""
     if _without_trailing_ones(labels.shape) != _without_trailing_ones(scores.shape):
         raise DataError(f"Labels of shape {labels.shape} do not fit predictions of shape {scores.shape}.")

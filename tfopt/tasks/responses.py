@@ -19,7 +19,7 @@ def form_of(outputs: np.ndarray, task: str | None) -> Form:
     Raises ModelError for NaN and infinity.
     """
     if not np.isfinite(outputs).all():
-        raise ModelError("gives NaN or infinity; look at its weights, and at what it is fed")
+        raise ModelError("Expected finite outputs; got NaN or infinity. Look at the weights and the inputs.")
     if task == "regression":
         return "values"
     inside = bool(((outputs >= 0) & (outputs <= 1)).all())

@@ -252,7 +252,7 @@ class _Disk:
 
 def _opened(path: Path, count: int) -> np.ndarray:
     """The array in `path`, memory-mapped. Raises ValueError where it is not what was written for `count` samples."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape[:1] != (count,):
         raise ValueError(f"{path.name} does not hold {count:,} rows of floats")
     with path.open("rb") as file:

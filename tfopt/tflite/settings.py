@@ -67,7 +67,7 @@ class Export:
             )
         if self.sparse and self.by_edge_quantizer:
             raise RecipeError(
-                "sparse needs float32, float16 or int8 weights that the converter stores; got "
+                "sparse=True needs float32, float16 or int8 weights that the converter stores; got "
                 f"{'weight_only' if self.weight_only else 'int4 weights'}."
             )
 
@@ -89,7 +89,7 @@ class Export:
 
     @property
     def by_edge_quantizer(self) -> bool:
-        """Whether the converter has no form for it, but ai-edge-quantizer has."""
+        """Whether the converter has no form for it, but litert-quantizer has."""
         return self.weight_only or self.weights == "int4"
 
 

@@ -73,7 +73,7 @@ def last_with_weights(leaves: Sequence[Leaf], model: str) -> int:
     """The position of the last of `leaves` that has weights. Raises ModelError where none of `model` has."""
     found = [position for position, leaf in enumerate(leaves) if leaf.layer.weights]
     if not found:
-        raise ModelError(f"model '{model}' has no layer with weights, so there is nothing to train or freeze")
+        raise ModelError(f"Model '{model}' has no layer with weights, so there is nothing to train or freeze.")
     return found[-1]
 
 
@@ -123,8 +123,8 @@ def _after(leaves: Sequence[Leaf], count: int, model: str) -> int:
     weighted = [position for position, leaf in enumerate(leaves) if leaf.layer.weights]
     if not 0 <= count < len(weighted):
         raise ModelError(
-            f"model '{model}' has {len(weighted)} layers with weights; expected from 0 to {len(weighted) - 1} of "
-            f"them to be frozen, got {count}"
+            f"Model '{model}' has {len(weighted)} layers with weights; expected from 0 to {len(weighted) - 1} of "
+            f"them to be frozen, got {count}."
         )
     return weighted[count]
 
@@ -132,7 +132,7 @@ def _after(leaves: Sequence[Leaf], count: int, model: str) -> int:
 def _trained_from(model: Any, leaves: Sequence[Leaf], first: int, batchnorm: BatchNorm) -> Any:
     """A copy of `model`, whose layers are `leaves`, that is trained from position `first` on."""
     if batchnorm not in ("frozen", "train"):
-        raise ModelError(f'batchnorm must be "frozen" or "train"; got {batchnorm!r}.')
+        raise ModelError(f'Expected batchnorm="frozen" or "train"; got {batchnorm!r}.')
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
     package = keras_compat.package(model)
     for part in [copy, *keras_internals.sublayers(copy, recursive=True)]:
@@ -144,7 +144,7 @@ def _trained_from(model: Any, leaves: Sequence[Leaf], first: int, batchnorm: Bat
             for norm in pretrained_batchnorms(layer, package):
                 norm.trainable = False
     if not copy.trainable_weights:
-        raise ModelError(f"nothing of '{model.name}' would be left to train; freeze fewer layers")
+        raise ModelError(f"Nothing of '{model.name}' would be left to train; freeze fewer layers.")
     if bridge.is_compiled(model):
         bridge.compile_like(copy, model)  # anew: a compiled model of tf_keras does not see changed flags
     return copy

@@ -7,6 +7,7 @@ from typing import Any
 
 from tfopt.base import keras_compat
 from tfopt.base.annotations import annotations
+from tfopt.base.decorators import not_converted
 from tfopt.errors import RecipeError
 from tfopt.graph.types import Graph, Leaf, Ref, is_layer, refs_in
 from tfopt.graph.walk import walk
@@ -36,7 +37,7 @@ def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
         ModelError: a model whose graph cannot be read.
     """
     if not 0 < decay <= 1:
-        raise RecipeError(f"decay must be above 0 and at most 1; got {decay}.")
+        raise RecipeError(f"Expected a decay above 0 and at most 1; got {decay}.")
     package = keras_compat.package(model)
     try:
         optimizer = package.optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
@@ -102,9 +103,8 @@ def _with_factors(optimizer: Any, factors: list[tuple[Leaf, float]], model: str)
 @functools.cache
 def _rated(plain: Any) -> Any:
     """The optimizer class `plain`, of either Keras, with factors."""
-    import tensorflow as tf
 
-    class Rated(plain):
+    class Rated(plain):  # type: ignore[misc]
         """Updates each variable at the learning rate times its factor.
 
         Keras 3 hands the learning rate to `update_step`; tf_keras, and weight decay in both, look it up.
@@ -140,12 +140,12 @@ def _rated(plain: Any) -> Any:
                 )
             super().build(variables)
 
-        @tf.autograph.experimental.do_not_convert
+        @not_converted
         def update_step(self, gradient: Any, variable: Any, *rate: Any) -> Any:
             with self._at(variable):
                 return super().update_step(gradient, variable, *(each * self._factor for each in rate))
 
-        @tf.autograph.experimental.do_not_convert
+        @not_converted
         def _apply_weight_decay(self, variables: Any) -> None:
             for variable in variables:
                 with self._at(variable):

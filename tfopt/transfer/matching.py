@@ -88,7 +88,9 @@ def kind(leaf: Leaf) -> str:
 def _one(graph: Graph, name: str) -> Leaf:
     leaf = named(graph, name, graph.name)
     if not weights_of(leaf.layer):
-        raise ModelError(f"layer '{name}' of '{graph.name}' ({kind(leaf)}) has no weights: leave it out of the mapping")
+        raise ModelError(
+            f"Layer '{name}' of '{graph.name}' ({kind(leaf)}) has no weights: leave it out of the mapping."
+        )
     return leaf
 
 

@@ -104,7 +104,9 @@ class _Plan:
         if isinstance(self.match, Mapping):
             return by_mapping(self.theirs, self.ours, self.match)
         if self.match not in ("name", "order"):
-            raise ModelError(f"match is 'name', 'order' or a mapping from layers to layers, got {self.match!r}.")
+            raise ModelError(
+                f"Expected match='name', match='order' or a mapping from layers to layers; got {self.match!r}."
+            )
         return (by_name if self.match == "name" else by_order)(self.theirs, self.ours)
 
     def _steps(self, pair: Pair) -> list[_Step]:

@@ -54,8 +54,9 @@ def test_octav_has_the_least_error_of_its_model_of_noise(bits):
 
 
 @pytest.mark.parametrize("bits", (2, 4, 8))
-def test_octav_agrees_with_ai_edge_quantizer(bits):
-    octav = pytest.importorskip("ai_edge_quantizer.algorithms.uniform_quantize.octav")
+def test_octav_agrees_with_litert_quantizer(bits):
+    from litert_quantizer.algorithms.uniform_quantize import octav
+
     kernel, top = weights((64, 6)), 2 ** (bits - 1) - 1
     theirs = octav._guess_clipping_with_octav(
         kernel, bits, 0, 100, 4.0**-bits * 12 * top**2  # what makes its noise that of a grid of 2 top + 1 levels

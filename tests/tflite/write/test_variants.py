@@ -172,7 +172,7 @@ def test_dynamic_int8_is_of_large_kernels_and_says_what_it_leaves(nets):
         ({"activations": "float32", "io": "uint8"}, "uint8 inputs and outputs need int8 activations.*float32"),
         ({"io": "int16"}, "int16 inputs and outputs need int16 activations.*int8 or uint8 or float32"),
         ({"activations": "int16", "io": "uint8"}, "uint8 inputs and outputs.*int16 or float32"),
-        ({"weights": "int4", "sparse": True}, "sparse needs.*int4"),
+        ({"weights": "int4", "sparse": True}, "sparse=True needs.*int4"),
         ({"weights": "int2"}, "Export.weights = 'int2'"),
     ],
 )

@@ -204,7 +204,7 @@ class _MeanTaught(Learner):
         try:
             self.response = Response(task, form_of(outputs, task), self.settings.consistency)
         except ModelError as error:
-            raise ModelError(f"the student '{self.student.name}' {error}") from error
+            raise ModelError(f"The student '{self.student.name}': {error}") from error
 
     def begin(self, epochs: int, steps: int | None) -> None:
         self._ramp.begin(self.average.steps, epochs, steps, self._first_epoch)

@@ -59,7 +59,7 @@ def _forms(students: list[Any]) -> list[Any]:
         try:
             forms.append(form_of(output, "classification"))
         except ModelError as error:
-            raise ModelError(f"the student '{student.name}' {error}") from error
+            raise ModelError(f"The student '{student.name}': {error}") from error
     return forms
 
 

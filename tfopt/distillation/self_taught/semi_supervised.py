@@ -113,8 +113,8 @@ def of_arrays(arguments: dict[str, Any], extra: Any, share: float) -> None:
 
 def _single(array: Any) -> np.ndarray:
     """An array, float64 as float32, as Keras takes arrays."""
-    array = np.asarray(array)
-    return array.astype(np.float32) if array.dtype == np.float64 else array
+    found = np.asarray(array)
+    return found.astype(np.float32) if found.dtype == np.float64 else found
 
 
 def _unlabelled(y: np.ndarray) -> np.ndarray:
@@ -132,10 +132,10 @@ def _unlabelled(y: np.ndarray) -> np.ndarray:
 
 
 def _like(extra: Any, x: np.ndarray) -> np.ndarray:
-    extra = np.asarray(extra)
-    if extra.shape[1:] != x.shape[1:]:
-        raise DataError(f"Expected unlabelled samples of shape {x.shape[1:]}, as in x; got {extra.shape[1:]}.")
-    return extra.astype(x.dtype, copy=False)
+    found = np.asarray(extra)
+    if found.shape[1:] != x.shape[1:]:
+        raise DataError(f"Expected unlabelled samples of shape {x.shape[1:]}, as in x; got {found.shape[1:]}.")
+    return found.astype(x.dtype, copy=False)
 
 
 def _held_out(x: np.ndarray, y: np.ndarray, weights: Any, share: float, given: Any) -> tuple[Any, ...]:

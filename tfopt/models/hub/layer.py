@@ -46,7 +46,7 @@ def _keras3_class() -> Any:
     layer_class: Any = keras.layers.Layer
 
     @keras.saving.register_keras_serializable("tfopt")
-    class SavedModelLayer(layer_class):
+    class SavedModelLayer(layer_class):  # type: ignore[misc]
         """A SavedModel as a layer of Keras 3; see `saved_model_layer`.
 
         One that comes from a file has weights, but nothing to compute with until the file's assets are loaded.
@@ -142,7 +142,7 @@ def _tf_keras_class() -> Any:
     layer_class: Any = tf_keras.layers.Layer
 
     @tf_keras.saving.register_keras_serializable("tfopt")
-    class SavedModelLayer(layer_class):
+    class SavedModelLayer(layer_class):  # type: ignore[misc]
         """A SavedModel as a layer of tf_keras; see `saved_model_layer`."""
 
         def __init__(self, folder: str, sample_shape: Sequence[int | None] | None = None, **kwargs: Any) -> None:

@@ -80,7 +80,7 @@ def open_hub(
     SavedModel that brings code, has no function, or one of several inputs or outputs; and as said above.
     """
     if package not in ("keras", "tf_keras"):
-        raise ModelError(f"package is 'keras' or 'tf_keras'; got {package!r}.")
+        raise ModelError(f"The package must be 'keras' or 'tf_keras'; got {package!r}.")
     folder = folder_of(handle)
     function = SavedFunction(folder, input_shape)
     name = name or _name(handle)

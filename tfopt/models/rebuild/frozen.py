@@ -70,7 +70,7 @@ class Frozen:
 
         tensor = self.source(tensor)
         if tensor.op.type == "Const":
-            return tf.make_ndarray(tensor.op.get_attr("value"))
+            return np.asarray(tf.make_ndarray(tensor.op.get_attr("value")))
         if tensor.name not in self._values:
             self._values[tensor.name] = self._function.prune([], tensor)().numpy()
         return self._values[tensor.name]
@@ -110,4 +110,4 @@ def _without_order(function: Any) -> Any:
 
 
 def _same_dtype(operation: Any) -> bool:
-    return operation.type == "Cast" and operation.get_attr("SrcT") == operation.get_attr("DstT")
+    return bool(operation.type == "Cast" and operation.get_attr("SrcT") == operation.get_attr("DstT"))

@@ -209,7 +209,7 @@ def _hard_sigmoid(program: Program, relu: Layer, graph: Frozen) -> None:
     if not before.kind == behind.kind == "Affine" or any(map(_whole, (*before.steps, *behind.steps))):
         return
     shift, sixth = (_numbers(each.steps, graph) for each in (before, behind))
-    if shift == (1, 3) and np.isclose(sixth[0], 1 / 6) and sixth[1] == 0:
+    if shift[0] == 1 and shift[1] == 3 and np.isclose(sixth[0], 1 / 6) and sixth[1] == 0:
         fused = Layer("Activation", {"activation": "hard_sigmoid"}, path=behind.path)
         program.replace([before, relu, behind], [fused])
 

@@ -99,6 +99,7 @@ def _made(tensor: Any, graph: Frozen, problems: dict[str, None]) -> Made:
 
 def _place(operation: Any) -> str:
     """The path of `operation`, without its own name where that is only what it does."""
-    scope, _, name = operation.name.rpartition("/")
+    path: str = operation.name
+    scope, _, name = path.rpartition("/")
     general = re.sub(r"_\d+$", "", name).lower()
-    return scope if operation.type.lower().startswith(general) or general == "truediv" else operation.name
+    return scope if operation.type.lower().startswith(general) or general == "truediv" else path

@@ -292,7 +292,7 @@ class Prune(Stage):
             zeros = int(np.sum(mask.numpy() == 0))
             if schedule is not None and zeros in (0, mask.shape.num_elements()):
                 raise RecipeError(
-                    f"threshold {self.threshold} prunes {'nothing' if zeros == 0 else 'all'} of layer "
+                    f"Threshold {self.threshold} prunes {'nothing' if zeros == 0 else 'all'} of layer "
                     f"'{layer.layer.name}', {name}. Choose another, or leave the layer out with a rule."
                 )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.decorators import not_converted
 from tfopt.base.keras_compat import inner, tf_keras, tfmot, tfmot_module
 from tfopt.stages.kernels.layer_copies import KeepsCallContract, built_copy, plain_copy
 from tfopt.stages.kernels.table import kernel_layers, kernels, named_kernel
@@ -92,7 +93,7 @@ def scored_pruning() -> Any:
         held: list[np.ndarray | None]
         seeds: list[tuple[int, int]]
 
-        @tf.autograph.experimental.do_not_convert
+        @not_converted
         def _maybe_update_block_mask(self, weights: Any) -> Any:
             number = next(i for i, (weight, _, _) in enumerate(self._pruning_vars) if weight is weights)
             held = self.held[number]
@@ -106,7 +107,7 @@ def scored_pruning() -> Any:
                 threshold, mask = self._mask(weights, number)
             return threshold, mask if held is None else mask * held
 
-        @tf.autograph.experimental.do_not_convert
+        @not_converted
         def _mask(self, weights: Any, number: int) -> Any:
             if self.importance == "threshold":
                 mask = tf.cast(tf.abs(weights) >= self.threshold, weights.dtype)
@@ -122,7 +123,7 @@ def scored_pruning() -> Any:
             mask = tf.scatter_nd(indices[:, tf.newaxis], tf.ones_like(values), scores.shape)
             return values[-1], tf.reshape(mask, weights.shape)
 
-        @tf.autograph.experimental.do_not_convert
+        @not_converted
         def _block_mask(self, weights: Any, number: int) -> Any:
             # TF-MOT pads on all sides to pool, but at the far ends to mask: where a kernel is no multiple of the
             # block, it would judge other blocks than fall.

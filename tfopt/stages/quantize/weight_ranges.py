@@ -88,7 +88,7 @@ def affine_integers(weights: np.ndarray, bits: int, axes: tuple[int, ...] = ()) 
 def on_grid(kernel: np.ndarray, steps: np.ndarray, bits: int) -> np.ndarray:
     """int8 of the shape of `kernel`: the k for which step * k is nearest, halves to the even one, clipped."""
     top = levels(bits)
-    return np.clip(np.rint(np.asarray(kernel, np.float64) / steps), -top, top).astype(np.int8)
+    return _rounded(np.asarray(kernel, np.float64), steps, top).astype(np.int8)
 
 
 def _of_max(weights: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndarray:
@@ -97,7 +97,8 @@ def _of_max(weights: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndarra
 
 def _of_mse(weights: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndarray:
     largest = np.maximum(_of_max(weights, top, others), _TINY)
-    best, least = largest, np.full(largest.shape, np.inf)
+    best: np.ndarray = largest
+    least = np.full(largest.shape, np.inf)
     for fraction in _FRACTIONS:
         tried = np.maximum(largest * fraction, _TINY)
         error = ((weights - _rounded(weights, tried, top) * tried) ** 2).sum(axis=others, keepdims=True)
@@ -140,7 +141,7 @@ def _of_octav(weights: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndar
 
 
 def _rounded(weights: np.ndarray, steps: np.ndarray, top: int) -> np.ndarray:
-    return np.clip(np.rint(weights / steps), -top, top)
+    return np.asarray(np.clip(np.rint(weights / steps), -top, top))
 
 
 _METHODS: dict[str, Callable[[np.ndarray, int, tuple[int, ...]], np.ndarray]] = {

@@ -172,7 +172,7 @@ def _computed_in_float(weights: list[tuple[Weight, Op, bool]], settings: Export,
         return []
     integer = [(op, unpacked) for weight, op, unpacked in weights if weight.tensor.dtype not in FLOATS]
     if settings.weight_only and (direct := [op for op, unpacked in integer if not unpacked]):
-        raise PromiseError(f"weights alone were to be integers, but {_operators(direct, names)} compute with them.")
+        raise PromiseError(f"Weights alone were to be integers, but {_operators(direct, names)} compute with them.")
     in_float = [op for op, unpacked in integer if unpacked]
     if settings.weight_only or not in_float:
         return []

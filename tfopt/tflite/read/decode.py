@@ -64,15 +64,17 @@ def _grown(number: NDArray[np.int64], level: Any) -> int:
 def _unpack(raw: NDArray[np.uint8], bits: int, *, signed: bool) -> NDArray[Any]:
     """Return the 8 / bits values that each byte packs, lowest bits first."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    values = (raw[:, None] >> shifts & (2**bits - 1)).reshape(-1)
+    values: NDArray[Any] = (raw[:, None] >> shifts & (2**bits - 1)).reshape(-1)
     if not signed:
         return values
-    return np.where(values >= 2 ** (bits - 1), values.astype(np.int8) - 2**bits, values).astype(np.int8)
+    signs: NDArray[Any] = np.where(values >= 2 ** (bits - 1), values.astype(np.int8) - 2**bits, values)
+    return signs.astype(np.int8)
 
 
 def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        import ml_dtypes
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found

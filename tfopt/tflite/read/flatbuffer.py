@@ -39,7 +39,7 @@ def packed(model: Any, size: int) -> bytes:
     return bytes(builder.Output())
 
 
-class _Builder(flatbuffers.Builder):
+class _Builder(flatbuffers.Builder):  # type: ignore[misc]
     """Writes a flatbuffer in which equal vectors and strings share one place and byte vectors are aligned."""
 
     def __init__(self, size: int) -> None:

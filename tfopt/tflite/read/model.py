@@ -342,5 +342,5 @@ def _as_list(x: Any) -> list[Any]:
     return list(x) if isinstance(x, (list, tuple)) else [x]
 
 
-def _single(arrays: list[NDArray[Any]]) -> Any:
+def _single(arrays: list[NDArray[Any]]) -> list[NDArray[Any]] | NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else arrays

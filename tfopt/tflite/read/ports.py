@@ -14,7 +14,7 @@ def quantized(array: NDArray[Any], port: Port) -> NDArray[Any]:
 
     Raises DataError for values that it cannot store: NaN, or fractions in an integer input.
     """
-    dtype = np.dtype(port.dtype)
+    dtype: np.dtype[Any] = np.dtype(port.dtype)
     if not np.issubdtype(dtype, np.integer):
         return array.astype(dtype)
     if not np.isfinite(array).all():
@@ -22,7 +22,7 @@ def quantized(array: NDArray[Any], port: Port) -> NDArray[Any]:
     if port.scales:
         limits = np.iinfo(dtype)
         steps = np.rint(array.astype(np.float32) / np.float32(port.scales[0])) + port.zero_points[0]
-        return np.clip(steps, limits.min, limits.max).astype(dtype)
+        return np.asarray(np.clip(steps, limits.min, limits.max)).astype(dtype)
     stored = array.astype(dtype)
     if not np.array_equal(stored, array):
         raise DataError(f"The input {port.name!r} takes {dtype} numbers; got values that are not.")
@@ -44,7 +44,7 @@ def nothing(port: Port) -> NDArray[Any]:
 def noise(rng: np.random.Generator, port: Port) -> NDArray[Any]:
     """Return one random sample, in real units; zeros for integers, which are often an index into a table."""
     shape = (1, *(axis or 1 for axis in port.shape[1:]))
-    dtype = np.dtype(port.dtype)
+    dtype: np.dtype[Any] = np.dtype(port.dtype)
     if not np.issubdtype(dtype, np.integer):
         return rng.standard_normal(shape).astype(dtype)
     if not port.scales:

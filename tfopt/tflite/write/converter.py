@@ -105,7 +105,7 @@ def opened(data: bytes, settings: Export) -> LiteModel:
     except ModelError as error:
         if not settings.sparse:
             raise
-        raise ModelError(f"LiteRT does not run the file with sparse weights; leave out sparse. ({error})") from error
+        raise ModelError(f"LiteRT does not run the file with sparse weights; leave out sparse: {error}") from error
     return lite
 
 
@@ -203,14 +203,14 @@ def _converter(legacy: Any, shapes: Sequence[tuple[int | None, ...]]) -> Any:
     inside = {layer.name: inner(layer).name for layer in legacy.layers}
     names = [inside.get(name, name) for name in legacy.output_names]
 
-    @tf.function(autograph=False)
     def run(*inputs: Any) -> dict[str, Any]:
         outputs = legacy(pack(struct, list(inputs)), training=False)
         return dict(zip(names, tf.nest.flatten(outputs), strict=True))
 
+    traced = tf.function(run, autograph=False)
     holder = tf.Module()
     holder.variables_of_the_model = list(legacy.variables)
-    return tf.lite.TFLiteConverter.from_concrete_functions([run.get_concrete_function(*specs)], holder)
+    return tf.lite.TFLiteConverter.from_concrete_functions([traced.get_concrete_function(*specs)], holder)
 
 
 def _explained(legacy: Any, settings: Export, error: Exception) -> Exception:

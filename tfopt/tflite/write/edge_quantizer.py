@@ -1,4 +1,4 @@
-"""ai-edge-quantizer, on a float `.tflite`: weights of 4 bits, and weights that are computed with in float."""
+"""litert-quantizer, on a float `.tflite`: weights of 4 bits, and weights that are computed with in float."""
 
 import contextlib
 import io
@@ -21,9 +21,9 @@ def quantized(data: bytes, settings: Export, calibration: Calibration | None) ->
 
     What has no form of 4 bits gets 8. What has no integer form at all stays float, in silence: see
     `types.verify_types`. Ranges are the least and greatest values of the `calibration` samples, without which
-    activations stay float. Raises ModelError when ai-edge-quantizer fails.
+    activations stay float. Raises ModelError when litert-quantizer fails.
     """
-    from ai_edge_quantizer.quantizer import Quantizer
+    from litert_quantizer.quantizer import Quantizer
 
     recipe = _recipe(settings)
     progress = contextlib.redirect_stderr(io.StringIO())
@@ -34,13 +34,14 @@ def quantized(data: bytes, settings: Export, calibration: Calibration | None) ->
             quantizer = Quantizer(data, recipe.get_quantization_recipe())
             return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"ai-edge-quantizer cannot convert the model: {' '.join(str(error).split())}") from error
+            said = " ".join(str(error).split())
+            raise ModelError(f"The model cannot be converted by litert-quantizer: {said}") from error
 
 
 def _recipe(settings: Export) -> Any:
     """8 bits wherever there is a form for it, then 4 where there is one; of two rules the last that can be wins."""
-    from ai_edge_quantizer.qtyping import TFLOperationName as Operator
-    from ai_edge_quantizer.recipe_manager import RecipeManager
+    from litert_quantizer.qtyping import TFLOperationName as Operator
+    from litert_quantizer.recipe_manager import RecipeManager
 
     recipe = RecipeManager()
     rules = [(Operator.ALL_SUPPORTED, 8)]
@@ -64,8 +65,8 @@ def _recipe(settings: Export) -> Any:
 
 def _set_border(recipe: Any, end: Any, dtype: str) -> None:
     """Let the inputs or outputs of the file hold "float32" or "uint8"."""
-    from ai_edge_quantizer import qtyping
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from litert_quantizer import qtyping
+    from litert_quantizer.algorithm_manager import AlgorithmName
 
     if dtype == "float32":
         recipe.add_quantization_config(EVERYWHERE, end, algorithm_key=AlgorithmName.NO_QUANTIZE)
@@ -87,8 +88,8 @@ def _set_border(recipe: Any, end: Any, dtype: str) -> None:
 
 def _ranges(data: bytes, recipe: Any, calibration: Calibration) -> Any:
     """Of each tensor, in batches: `calibrate` makes a list of all that it is given."""
-    from ai_edge_quantizer.calibrator import Calibrator
-    from ai_edge_quantizer.utils.qsv_utils import min_max_update
+    from litert_quantizer.calibrator import Calibrator
+    from litert_quantizer.utils.qsv_utils import min_max_update
 
     calibrator = Calibrator(data, num_threads=1, qsv_update_func=min_max_update)
     samples = iter(calibration)

@@ -28,7 +28,7 @@ def patches(layer: Any, inputs: np.ndarray, where: tuple[np.ndarray, ...]) -> np
     dilated: tuple[Any, ...] = (..., *(slice(None, None, dilation) for dilation in dilations))
     starts = (index * stride for index, stride in zip(where[1:], strides, strict=True))
     seen = windows[dilated][(where[0], *starts)]
-    return np.moveaxis(seen, 1, -1).reshape(len(seen), -1, inputs.shape[-1])
+    return np.asarray(np.moveaxis(seen, 1, -1)).reshape(len(seen), -1, inputs.shape[-1])
 
 
 def _geometry(layer: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

@@ -94,7 +94,6 @@ def _learned(problem: Problem, targets: np.ndarray, scale: np.ndarray, iteration
     weight = tf.constant(1 / (batch * np.maximum(scale, 1e-12 * max(scale.max(), 1e-30))), tf.float32)
     per_weight = _WEIGHT * len(problem.gain) / problem.kernel.size
 
-    @tf.function(reduce_retracing=True)
     def step(start: Any, beta: Any, strength: Any) -> None:
         with tf.GradientTape() as tape:
             up = _rectified(choice)
@@ -104,14 +103,15 @@ def _learned(problem: Problem, targets: np.ndarray, scale: np.ndarray, iteration
             loss = tf.reduce_sum(tf.reduce_sum(error**2, axis=0) * weight) + strength * undecided
         optimizer.apply_gradients([(tape.gradient(loss, choice), choice)])
 
+    traced_step = tf.function(step, reduce_retracing=True)
     for number in range(iterations):
         done = max(number / iterations - _WARM_UP, 0) / (1 - _WARM_UP)
         beta = _BETAS[1] + (_BETAS[0] - _BETAS[1]) * (1 - done)
         strength = per_weight if number >= _WARM_UP * iterations else 0.0
         start = number * batch % max(len(problem.order) - batch + 1, 1)
-        step(tf.constant(start), tf.constant(beta, tf.float32), tf.constant(strength, tf.float32))
-    up = _rectified(choice).numpy() >= 0.5
-    return np.clip(np.floor(ratio) + up, -top, top).astype(np.int8)
+        traced_step(tf.constant(start), tf.constant(beta, tf.float32), tf.constant(strength, tf.float32))
+    up = np.asarray(_rectified(choice)) >= 0.5
+    return np.asarray(np.clip(np.floor(ratio) + up, -top, top)).astype(np.int8)
 
 
 def _rectified(choice: Any) -> Any:

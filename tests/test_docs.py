@@ -1,0 +1,178 @@
+"""The Python of the documentation runs as it stands: the blocks of a page in order, in one namespace.
+
+What a page takes for granted (a model, data, files) is made here, by a function with the name of the page. What it
+leaves behind is looked at, where the page says what that is.
+"""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+import tfopt
+from tfopt.tflite.read import LiteModel
+
+ROOT = Path(__file__).parent.parent
+LAYERS = keras.layers
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+FILES = (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = {page.stem.lower(): page for page in FILES if blocks(page)}
+
+
+def network(*names, classes=2, kind="softmax"):
+    """A small model of 8x8 color images with a convolution for each of `names`; seeded."""
+    keras.utils.set_random_seed(1)
+    middle = [LAYERS.Conv2D(8, 3, padding="same", activation="relu", name=name) for name in names]
+    top = [LAYERS.GlobalAveragePooling2D(), LAYERS.Dense(classes, activation=kind, name="head")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *middle, *top])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where a page runs: a folder with photos/, dark ones and light ones."""
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 190)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(50):
+            pixels = np.clip(rng.normal(level, 30, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # modules that a page takes for granted
+    return tmp_path
+
+
+def photos():
+    """The photos from -1 to 1, and their parts under the names that the pages use."""
+    data = tfopt.load_data("photos", preprocessing="symmetric")
+    parts = {"x": data.train.x(), "y": data.train.y(), "x_val": data.validation.x(), "y_val": data.validation.y()}
+    return {"data": data, "inputs": parts["x"], **parts}
+
+
+def of_bridge():
+    """Each block registers a twin, the second in place of the first: the last one counts."""
+    names = {}
+    yield names
+    model = keras.Sequential([keras.Input((4,)), names["Scaled"](3.0)])
+    flat, x = names["bridge"].to_tf_keras(model), np.ones((1, 4), "float32")
+    assert type(flat.layers[-1]).__name__ == "Rescaling"
+    names["bridge"].register_twin(names["Scaled"], names["ScaledTwin"])
+    flat = names["bridge"].to_tf_keras(model)
+    assert type(flat.layers[-1]).__name__ == "ScaledTwin"
+    np.testing.assert_array_equal(flat.predict(x, verbose=0), 3 * x)
+
+
+def of_check():
+    names = {"model": network("stem"), "recipe": tfopt.Recipe(stages=(tfopt.Prune(), tfopt.Quantize()))}
+    yield names
+    assert names["found"].ok and not names["found"].problems
+
+
+def of_contributing():
+    names = {"model": network("stem")}
+    before = names["model"].get_weights()
+    yield names
+    for weight, clipped in zip(before, names["clipped"].get_weights(), strict=True):
+        np.testing.assert_array_equal(clipped, np.clip(weight, -0.1, 0.1))
+    assert max(np.abs(weight).max() for weight in before) > 0.1
+    lesson = names["Lesson"](student=np.array([[1.0, 2.0], [0.0, 4.0]]), teacher=np.array([[1.0, 0.0], [2.0, 4.0]]))
+    assert float(names["term"](lesson, ())) == (4 + 4) / 2 / 2
+
+
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
+def test_every_place_that_a_page_names_exists(page):
+    named = re.findall(r"`((?:tfopt|tests|docs|benchmarks|\.ci)/[\w/.]*)`", page.read_text(encoding="utf-8"))
+    assert len(named) > 20
+    assert [place for place in named if not (ROOT / place).exists()] == []
+
+
+def of_distill():
+    for name in ("teacher", "cats", "dogs"):
+        network("teacher_layer").save(f"{name}.keras")
+    names = {**photos(), "student": network("student_layer"), "teacher": network("teacher_layer")}
+    yield names
+    assert names["result"].report.rows[-1].nonzero_parameters < names["result"].report.rows[0].parameters
+    assert names["teacher"].class_names == ("fox", "lion", "tiger", "wolf")
+
+
+CONVERSIONS = """
+def convert_file(path):
+    path.with_suffix(".txt").write_text(path.name)
+"""
+
+
+def of_export():
+    """The module and the models stand in the folder that the page runs in; the child starts there too."""
+    Path("conversions.py").write_text(CONVERSIONS, encoding="utf-8")
+    Path("models").mkdir()
+    for name in ("a", "b"):
+        Path("models", f"{name}.keras").touch()
+    names = {"model": network("stem"), **photos()}
+    yield names
+    interpreter = Interpreter("model.tflite")
+    assert interpreter.get_input_details()[0]["dtype"] == np.uint8
+    assert names["lite"].data == Path("model.tflite").read_bytes()
+    assert names["recipe"].export.ranges == "mse" and not names["recipe"].export.compact
+    assert {path.name for path in Path("models").glob("*.txt")} == {"a.txt", "b.txt"}
+
+
+def of_low_bit():
+    names = {**photos(), "model": network("stem", "second")}
+    yield names
+    assert {trial.layer for trial in names["found"].trials} == {"stem", "second", "head"}
+    assert Path("sensitivity.png").read_bytes()[1:4] == b"PNG"
+
+
+def of_posttraining():
+    names = {**photos(), "model": network("conv2d", "conv2d_1")}
+    yield names
+    kernel = names["small"].get_layer("conv2d_1").get_weights()[0]
+    integers = names["grids"]["conv2d_1", "kernel"].integers(kernel)
+    assert integers.dtype == np.int8 and np.abs(integers).max() <= 7
+    assert len(np.unique(integers)) > 2
+
+
+def of_prune():
+    yield {}
+
+
+def of_quantize():
+    dense = tfopt.Prune(final_sparsity=0.5, schedule="one-shot")
+    names = photos()
+    train = names["data"].batches("train", 8, shuffle=True)
+    sparse = dense.strip(dense.apply(network("stem"), steps=1))
+    names |= {"sparse": sparse, "train": train}
+    yield names
+    zeros = [np.mean(model.get_layer("stem").get_weights()[0] == 0) for model in (sparse, names["small"])]
+    assert zeros[0] == 0.5 and zeros[1] >= 0.5
+    assert {w.tensor.dtype for w in LiteModel("model.tflite").weights()} == {"int8"}
+
+
+def of_transfer():
+    network("conv_pw_5", "conv_pw_10").save("mobilenet.keras")
+    source, target = network("conv_pw_5", "conv_pw_10"), network("conv_pw_5", "conv_pw_10", classes=3)
+    names = {**photos(), "source": source, "target": target}
+    yield names
+    assert names["extractor"].output_shape == (None, 8)
+    assert names["made"].model.output_shape == (None, 2)
+    assert names["model"].output_shape == (None, 3)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_a_page_runs(page, folder):
+    setup = globals()[f"of_{page}"]()
+    names = next(setup)
+    names.update(tfopt=tfopt, keras=keras, __name__="page")
+    for number, block in enumerate(blocks(PAGES[page])):
+        exec(compile(block, f"{PAGES[page].name}, Python block {number + 1}", "exec"), names)
+    assert next(setup, None) is None

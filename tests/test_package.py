@@ -1,0 +1,89 @@
+"""What an installed tfopt gives besides its modules: types for a type checker, and `python -m tfopt`."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import tfopt
+
+ROOT = Path(__file__).parent.parent
+
+USER = """
+import tfopt
+
+recipe = tfopt.Recipe(stages=(tfopt.Prune(final_sparsity=0.6), tfopt.Quantize()))
+result = tfopt.optimize("model.keras", recipe, "photos/")
+reveal_type(result)
+reveal_type(result.lite.size)
+reveal_type(tfopt.Prune().final_sparsity)
+tfopt.Prune(final_sparsity="much")
+tfopt.Prune(sparsity=0.6)
+"""
+EXPECTED = [
+    r'6: note: Revealed type is "tfopt\..*\.Result"',
+    r'7: note: Revealed type is "int"',
+    r'8: note: Revealed type is "float \| None"',
+    r'9: error: Argument "final_sparsity" to "Prune" has .* "str"; expected "float \| None"  \[arg-type\]',
+    r'10: error: Unexpected keyword argument "sparsity" for "Prune"  \[call-arg\]',
+]
+
+
+def run(*command, cwd):
+    return subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """The Python of a fresh virtual environment that holds nothing but the wheel's files."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "tfopt", source / "tfopt", ignore=shutil.ignore_patterns("__pycache__"))
+    assert run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path).returncode == 0
+    (packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    flags = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", packages)
+    done = run(sys.executable, "-m", "pip", "install", *flags, source, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "env" / "bin" / "python"
+
+
+def test_a_type_checker_sees_the_types_of_the_installed_package(environment, tmp_path):
+    user = tmp_path / "user.py"
+    user.write_text(USER, encoding="utf-8")
+    flags = ("--config-file", "", "--cache-dir", tmp_path / "cache", "--no-error-summary", "--no-color-output")
+    done = run(sys.executable, "-m", "mypy", *flags, "--python-executable", environment, "user.py", cwd=tmp_path)
+    found = done.stdout.splitlines()
+    assert len(found) == len(EXPECTED), done.stdout + done.stderr
+    for line, expected in zip(found, EXPECTED, strict=True):
+        assert re.fullmatch(f"user.py:{expected}", line)
+
+
+def test_one_version_everywhere():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert re.findall(r"^## \[(\d[\d.]*)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)[0] == project["version"]
+    assert tfopt.__version__ == project["version"]
+
+
+def test_python_m_is_the_command_line():
+    done = run(sys.executable, "-m", "tfopt", "--help", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: python -m tfopt [OPTIONS] COMMAND")
+    assert "verify" in done.stdout
+
+
+def test_python_m_does_not_import_tensorflow():
+    code = (
+        "import runpy, sys; sys.argv = ['tfopt', '--help']\n"
+        "try: runpy.run_module('tfopt', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'tensorflow', 'keras', 'tf_keras', 'ai_edge_litert'} & set(sys.modules)"
+    )
+    done = run(sys.executable, "-c", code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

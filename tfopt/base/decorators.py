@@ -1,0 +1,21 @@
+"""TensorFlow's decorators with types: TensorFlow ships none, so its own would leave what they decorate untyped."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def not_converted(function: F) -> F:
+    """Keep AutoGraph from rewriting `function`.
+
+    Args:
+        function: a function or method that TensorFlow may trace.
+
+    Returns:
+        `function` behind `tf.autograph.experimental.do_not_convert`.
+    """
+    import tensorflow as tf
+
+    kept: F = tf.autograph.experimental.do_not_convert(function)
+    return kept
