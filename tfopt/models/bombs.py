@@ -24,7 +24,7 @@ def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
         if name.is_absolute() or ".." in name.parts or ":" in "".join(name.parts[:1]):
             raise ModelError(
                 f"{path} holds '{member.filename}', which would be unpacked outside its own folder: Keras writes no "
-                "such file. Do not trust where it came from"
+                "such file. Do not trust where it came from."
             )
     _refuse_expansion(path, path.stat().st_size, sum(member.file_size for member in members))
 
@@ -73,7 +73,7 @@ def _objects(path: Path, file: Any) -> Iterator[Any]:
             if len(seen) > MOST_OBJECTS or depth >= DEEPEST_GROUP:
                 raise ModelError(
                     f"{path} holds more than {MOST_OBJECTS:,} groups and data sets, or groups more than "
-                    f"{DEEPEST_GROUP} levels deep, which no saved model does. Do not trust where it came from"
+                    f"{DEEPEST_GROUP} levels deep, which no saved model does. Do not trust where it came from."
                 )
             waiting.append((item, depth + 1))
 
@@ -125,9 +125,9 @@ def _refuse_expansion(path: Path, stored: int, claimed: int) -> None:
     if claimed > room_for(stored):
         raise ModelError(
             f"{path} would grow from {stored:,} to {claimed:,} bytes when it is read, over the limit of "
-            f"{room_for(stored):,}, which no saved model does. Do not trust where it came from"
+            f"{room_for(stored):,}, which no saved model does. Do not trust where it came from."
         )
 
 
 def _elsewhere(path: Path, name: str, other: str) -> ModelError:
-    return ModelError(f"{path} takes '{name}' from {other}: a model file holds its own weights. Save it again whole")
+    return ModelError(f"{path} takes '{name}' from {other}: a model file holds its own weights. Save it again whole.")

@@ -35,9 +35,9 @@ def _file_kind(path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(8)
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such file or folder; check the path") from error
+        raise ModelError(f"{path}: no such file or folder; check the path.") from error
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        raise ModelError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
     if head.startswith(b"PK"):
         return _zip_kind(path)
     if head == _HDF5:
@@ -45,7 +45,7 @@ def _file_kind(path: Path) -> str:
     if head[4:8] == _TFLITE or (is_packed(head) and unpacked_head(path.read_bytes(), str(path))[4:8] == _TFLITE):
         return "tflite"
     what = "is empty" if not head else "is no model file that tfopt knows"
-    raise ModelError(f"{path} {what}; expected a .keras file, an HDF5 file, a SavedModel folder or a .tflite file")
+    raise ModelError(f"{path} {what}; expected a .keras file, an HDF5 file, a SavedModel folder or a .tflite file.")
 
 
 def _zip_kind(path: Path) -> str:
@@ -57,9 +57,9 @@ def _zip_kind(path: Path) -> str:
         try:
             version = _json_in(archive, "metadata.json")["keras_version"]
         except (KeyError, TypeError) as error:
-            raise ModelError(f"{path} is a zip file but no .keras file: it has no metadata.json") from error
+            raise ModelError(f"{path} is a zip file but no .keras file: it has no metadata.json.") from error
         if "config.json" not in names:
-            raise ModelError(f"{path} is a zip file but no .keras file: it has no config.json")
+            raise ModelError(f"{path} is a zip file but no .keras file: it has no config.json.")
         _json_in(archive, "config.json")  # no one reads what is too deep for them
         if _WEIGHTS in names:
             with archive.open(_WEIGHTS) as weights:
@@ -98,7 +98,7 @@ def _hdf5_kind(path: Path) -> str:
 def _folder_kind(path: Path) -> str:
     if not (path / "saved_model.pb").is_file():
         raise ModelError(
-            f"{path} is a folder without saved_model.pb; give a .keras file, an HDF5 file or a SavedModel folder"
+            f"{path} is a folder without saved_model.pb; give a .keras file, an HDF5 file or a SavedModel folder."
         )
     return "tf_keras" if (path / "keras_metadata.pb").is_file() else "saved_model"
 
@@ -109,4 +109,4 @@ def _of_version(version: Any) -> str:
 
 
 def _damaged(path: Path, why: object) -> ModelError:
-    return ModelError(f"{path} is damaged or incomplete ({why}); copy or save it again")
+    return ModelError(f"{path} is damaged or incomplete ({why}); copy or save it again.")

@@ -48,12 +48,12 @@ def load_model(
     if found == "tflite":
         raise ModelError(
             f"{path} is a .tflite file, which holds no Keras model: use `tfopt inspect` on it, and give the "
-            "Keras model it was made from here"
+            "Keras model it was made from here."
         )
     if found == "saved_model":
         raise ModelError(
             f"{path} is a SavedModel without Keras layers (no keras_metadata.pb), so its layers cannot be "
-            "compressed: give the model as a .keras file, or save it with tf_keras"
+            "compressed: give the model as a .keras file, or save it with tf_keras."
         )
     if found == "weights":
         sandbox.try_first("tfopt.models.trial:read_weights", path)
@@ -103,7 +103,7 @@ def _with_weights(path: Path, like: Any) -> Any:
     if like is None:
         raise ModelError(
             f"{path} holds weights only, no model: build the model in Python and pass it, load_model(path, "
-            "like=model), or save it whole"
+            "like=model), or save it whole."
         )
     flat = bridge.to_tf_keras(like)
     problems = []
@@ -120,7 +120,7 @@ def _with_weights(path: Path, like: Any) -> Any:
         except Exception as error:
             problems.append(error)
     said = "; ".join(" ".join(str(problem).split())[:200] for problem in problems)
-    raise ModelError(f"the weights in {path} do not fit the model '{like.name}' ({said}); pass the model they were of")
+    raise ModelError(f"The weights in {path} do not fit the model '{like.name}' ({said}); pass the model they were of.")
 
 
 def _is_new_layout(path: Path) -> bool:
@@ -161,9 +161,9 @@ def _cannot_load(path: Path, error: Exception) -> ModelError:
         return ModelError(
             f"{path} needs {missing[1]}, which the file does not hold: register it "
             "(keras.saving.register_keras_serializable), or load the model in Python with "
-            "load_model(path, custom_objects={name: object}) and pass the model itself"
+            "load_model(path, custom_objects={name: object}) and pass the model itself."
         )
-    return ModelError(f"{path} cannot be loaded ({text[:300]}); save it again with the Keras installed here")
+    return ModelError(f"{path} cannot be loaded ({text[:300]}); save it again with the Keras installed here.")
 
 
 @contextlib.contextmanager

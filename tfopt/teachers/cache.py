@@ -164,10 +164,10 @@ class Answers:
         if not all(path.exists() for path in paths.values()):
             return None
         try:
-            with reading(lambda why: DataError(f"view {number} in {self._folder} is damaged ({why}): computed again")):
+            with reading(DataError):
                 return {name: _opened(path, self.count) for name, path in paths.items()}
         except DataError as error:
-            self.notes.append(str(error))
+            self.notes.append(f"view {number} in {self._folder} is damaged ({error}): computed again")
             return None
 
     def _path(self, number: int, name: str) -> Path:

@@ -222,7 +222,7 @@ def _operator(node: Any) -> str:
         try:
             node = json.loads(node)
         except (ValueError, RecursionError):
-            return node[:40]
+            return str(node)[:40]
     return str(node.get("op")) if isinstance(node, dict) else str(node)[:40]
 
 
