@@ -350,3 +350,11 @@ def np_file(array):
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue() + bytes(4)
+
+
+def test_text_of_characters_that_do_not_exist(tmp_path):
+    path = tmp_path / "d.npz"
+    names = np.frombuffer(np.array([0x110000, 97], np.uint32).tobytes(), "<U1")
+    np.savez(path, x=np.zeros((4, 2)), y=np.array([0, 1, 0, 1]), class_names=names)
+    with pytest.raises(DataError, match=r"d\.npz: class_names holds characters that do not exist"):
+        tfopt.load_data(path)

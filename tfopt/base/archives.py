@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,14 +61,23 @@ def open_zip(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[zipfile.ZipFi
 def read_npz(source: str | os.PathLike[str] | IO[bytes], most: int = LARGEST_DATA) -> dict[str, np.ndarray]:
     """Return the arrays of a `.npz` by name; to be used within `reading`. Members that are no `.npy` are left out.
 
-    Raises ValueError for what `npz_headers` refuses.
+    Raises ValueError for what `npz_headers` refuses, and for text that is none.
     """
     with open_zip(source) as archive:
         found = {}
         for name in _headers(archive, most):
             with archive.open(f"{name}.npy") as member:
-                found[name] = np.lib.format.read_array(member, allow_pickle=False)
+                found[name] = _checked_text(np.lib.format.read_array(member, allow_pickle=False), name)
         return found
+
+
+def _checked_text(array: np.ndarray, name: str) -> np.ndarray:
+    """Return `array`. Raise ValueError for text whose characters do not exist: Python fails on them wherever they go."""
+    if array.dtype.kind == "U" and array.size:
+        codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
+        if codes.max(initial=0) > sys.maxunicode:
+            raise ValueError(f"{name} holds characters that do not exist")
+    return array
 
 
 def npz_headers(source: str | os.PathLike[str] | IO[bytes], most: int = LARGEST_DATA) -> dict[str, Header]:
