@@ -72,7 +72,7 @@ def read_npz(source: str | os.PathLike[str] | IO[bytes], most: int = LARGEST_DAT
 
 
 def _checked_text(array: np.ndarray, name: str) -> np.ndarray:
-    """Return `array`. Raise ValueError for text whose characters do not exist: Python fails on them wherever they go."""
+    """Return `array`. Raise ValueError for text of characters that do not exist, on which Python fails later."""
     if array.dtype.kind == "U" and array.size:
         codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
         if codes.max(initial=0) > sys.maxunicode:
