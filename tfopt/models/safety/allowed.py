@@ -1,8 +1,8 @@
 """What a model file may name: classes, functions and TensorFlow symbols that compute and touch nothing else.
 
 The names stand in `allowed.toml`. One that is not there is refused, so what a later Keras adds is refused until someone
-looks at it. `tests/test_harmless_files.py` fails when the installed Keras has a layer that is neither there nor refused
-on purpose.
+looks at it. `tests/models/test_harmless_files.py` fails when the installed Keras has a layer that is neither there nor
+refused on purpose.
 """
 
 import re
