@@ -232,8 +232,8 @@ def test_saved_and_loaded_in_another_process(custom, tmp_path):
     np.save(tmp_path / "x.npy", values(5, 4))
     np.save(tmp_path / "y.npy", flat(values(5, 4)))
     program = (
-        "import numpy as np\nfrom tfopt import bridge, legacy\nbridge.register_classes()\n"
-        f"model = legacy.tf_keras().models.load_model(r'{tmp_path}/m.keras')\n"
+        "import numpy as np\nfrom tfopt import bridge\nfrom tfopt.base import keras_compat\nbridge.register_classes()\n"
+        f"model = keras_compat.tf_keras().models.load_model(r'{tmp_path}/m.keras')\n"
         f"np.testing.assert_allclose(model(np.load(r'{tmp_path}/x.npy')), np.load(r'{tmp_path}/y.npy'), atol=1e-6)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -317,7 +317,7 @@ tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU"
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
 from tfopt.distillation.losses import FitNets, Hinton
-from tfopt.legacy import tf_keras
+from tfopt.base.keras_compat import tf_keras
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(32, 8)).astype("float32"), rng.integers(0, 3, 32)
 for package in (keras, tf_keras()):

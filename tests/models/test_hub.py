@@ -943,12 +943,12 @@ def test_an_unknown_package(tmp_path):
 def test_importing_it_loads_no_tensorflow_and_the_door_leaves_no_trace():
     code = """
 import os, sys
-from tfopt import legacy
+from tfopt.base import keras_compat
 import tfopt.models.hub
 assert not {"tensorflow", "keras", "tf_keras", "tensorflow_hub"} & set(sys.modules)
 import tensorflow as tf, keras
 before = dict(os.environ)
-assert legacy.hub().__name__ == "tensorflow_hub"
+assert keras_compat.hub().__name__ == "tensorflow_hub"
 assert dict(os.environ) == before
 assert tf.keras.__version__.startswith("3.")
 """

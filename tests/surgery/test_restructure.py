@@ -519,12 +519,12 @@ def test_what_an_architecture_does_not_allow_is_named(api):
     embedding = chained(api, (5,), layers.Embedding(9, 8, name="words"), layers.Flatten(), layers.Dense(2))
     with pytest.raises(ModelError, match=r"layer 'words' \(Embedding\) at 'words': Its output_dim = 8 does not follow"):
         restructure(embedding, width=0.5)
-    with pytest.raises(ModelError, match=r"\(MultiHeadAttention\) at .*: its key_dim = 4 does not follow"):
+    with pytest.raises(ModelError, match=r"\(MultiHeadAttention\) at .*: Its key_dim = 4 does not follow"):
         inputs = api.Input((5, 8))
         attended = layers.MultiHeadAttention(2, 4)(inputs, inputs)
         restructure(api.Model(inputs, layers.Dense(2)(attended)), width=0.5)
     groups = chained(api, (4, 4, 3), layers.Conv2D(24, 1), layers.GroupNormalization(12, name="norm"), layers.Dense(2))
-    with pytest.raises(ModelError, match=r"'norm' \(GroupNormalization\) at 'norm': its 12 groups do not divide 16"):
+    with pytest.raises(ModelError, match=r"'norm' \(GroupNormalization\) at 'norm': Its 12 groups do not divide 16"):
         restructure(groups, width=0.5)
     assert shapes(restructure(groups, width=2))[2] == (48,)
     small = chained(api, (9, 9, 3), layers.Conv2D(8, 3, name="a"), layers.Conv2D(8, 5, name="b"), layers.Dense(2))
@@ -550,7 +550,7 @@ def test_groups_of_one_channel_follow(api):
 
 def test_numbers_for_each_channel_are_not_spread(api):
     model = chained(api, (4, 4, 3), api.layers.Rescaling([1.0, 2.0, 3.0], name="scale"), api.layers.Dense(2))
-    with pytest.raises(ModelError, match=r"'scale' \(Rescaling\).*: its scale holds 3 numbers for the channels of"):
+    with pytest.raises(ModelError, match=r"'scale' \(Rescaling\).*: Its scale holds 3 numbers for the channels of"):
         restructure(model, input_shape=(4, 4, 1))
     assert restructure(model, input_shape=(8, 8, 3)).output_shape == (None, 8, 8, 2)
 
