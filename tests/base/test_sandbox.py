@@ -2,8 +2,10 @@
 
 import os
 import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -132,3 +134,37 @@ def test_a_model_far_larger_than_its_file_is_refused(tmp_path):
             archive.writestr(name, content)
     with pytest.raises(ModelError):
         load_model(path)
+
+
+def test_modules_beside_the_file_are_not_imported(doors, monkeypatch):
+    """A folder with a downloaded file may hold a json.py too."""
+    monkeypatch.chdir(doors.parent)
+    (doors.parent / "json.py").write_text("open('ran', 'w').close()")
+    (doors.parent / "doors.py").rename(doors.parent / "elsewhere.py")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "."]))
+    with pytest.raises(ModelError, match="No module named 'elsewhere'"):
+        sandbox.try_first("elsewhere:fine", doors)
+    assert not (doors.parent / "ran").exists()
+
+
+def test_a_sandbox_that_does_not_start_is_no_fault_of_the_file(doors, monkeypatch):
+    for executable in (None, "/bin/true"):
+        monkeypatch.setattr(sys, "executable", executable)
+        with pytest.raises(ModelError, match="does not start"):
+            sandbox.try_first("doors:fine", doors)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_child_ends_with_its_parent_even_in_the_middle_of_a_file(doors):
+    program = (
+        "import os, sys, threading, time; from tfopt.base import sandbox; "
+        "threading.Thread(target=sandbox.try_first, args=('doors:hang', sys.argv[1]), daemon=True).start(); "
+        "time.sleep(3); print(sandbox._sandbox()._process.pid, flush=True); os._exit(0)"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([sandbox._search_path(), str(doors.parent)])}
+    done = subprocess.run([sys.executable, "-c", program, str(doors)], capture_output=True, text=True, env=env)
+    child = Path("/proc", done.stdout.strip())
+    deadline = time.monotonic() + 30
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not child.exists()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import attacks_archives
@@ -25,6 +26,7 @@ from attacks import SECRET, Attack, Canary, function, hdf5_file, keras_file, mod
 from click.testing import CliRunner
 
 import tfopt
+from tfopt import models
 from tfopt.base import keras_compat
 from tfopt.errors import DataError, ModelError, TfoptError
 
@@ -385,3 +387,107 @@ def test_a_file_of_tf_keras_that_says_it_is_of_keras3_is_refused(tmp_path, canar
             with pytest.raises(ModelError):
                 tfopt.load_model(tmp_path / name)
     assert not canary.touched
+
+
+@pytest.mark.parametrize("place", ["root", "layer", "optimizer"])
+def test_a_lambda_does_not_import_its_module(tmp_path, canary, place):
+    """tf_keras looks for the class in the module that the file names, whatever the class is called."""
+    foreign = {"class_name": "Lambda", "module": canary.module, "registered_name": None, "config": {"function": None}}
+    path = tmp_path / "m.keras"
+    api = legacy_api()
+    model = api.Sequential([api.Input((4,)), api.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    model.save(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts["config.json"])
+    if place == "root":
+        config = foreign
+    elif place == "layer":
+        config["config"]["layers"].append(foreign)
+    else:
+        config["compile_config"]["optimizer"] = foreign
+    parts["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    if place == "optimizer":
+        assert not tfopt.load_model(path)._is_compiled
+    else:
+        with pytest.raises(ModelError, match="allow_unsafe"):
+            tfopt.load_model(path)
+    assert not canary.touched
+
+
+def legacy_api():
+    return keras_compat.tf_keras()
+
+
+def test_a_file_that_is_hdf5_and_archive_at_once_is_refused(tmp_path):
+    api = legacy_api()
+    model = api.Sequential([api.Input((4,)), api.layers.Dense(2)])
+    model.save(tmp_path / "a.h5")
+    model.save(tmp_path / "a.keras")
+    path = tmp_path / "both.keras"
+    path.write_bytes((tmp_path / "a.h5").read_bytes() + (tmp_path / "a.keras").read_bytes())
+    with pytest.raises(ModelError, match="an HDF5 file and an archive at once"):
+        tfopt.load_model(path)
+
+
+def saved_with_table(folder, words):
+    import tensorflow as tf
+
+    words.write_text("cat\ndog\n")
+    lookup = tf.lookup
+    source = lookup.TextFileInitializer(
+        str(words), tf.string, lookup.TextFileIndex.WHOLE_LINE, tf.int64, lookup.TextFileIndex.LINE_NUMBER
+    )
+    module = tf.Module()
+    module.table = lookup.StaticHashTable(source, -1)
+    module.__call__ = tf.function(
+        lambda x: tf.cast(module.table.lookup(x), tf.float32), [tf.TensorSpec((None, 1), tf.string)]
+    )
+    tf.saved_model.save(module, str(folder))
+    return folder
+
+
+def test_an_asset_that_is_a_link_out_of_the_folder_is_refused(tmp_path):
+    folder = saved_with_table(tmp_path / "net", tmp_path / "words.txt")
+    models.check_graph(folder)
+    (tmp_path / "secret").write_text("secret\n")
+    (folder / "assets" / "words.txt").unlink()
+    (folder / "assets" / "words.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelError, match=r"the link 'words\.txt' out of its folder"):
+        models.check_graph(folder)
+
+
+def test_a_second_meta_graph_may_not_restore_from_elsewhere(tmp_path):
+    """With two graphs TensorFlow runs the restore operation instead of restoring by the objects."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    module = tf.Module()
+    module.v = tf.Variable([1.0, 2.0])
+    module.__call__ = tf.function(lambda x: x + module.v, [tf.TensorSpec((None, 2))])
+    tf.saved_model.save(module, str(tmp_path / "net"))
+    models.check_graph(tmp_path / "net")
+    path = tmp_path / "net" / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    saved.meta_graphs.add().CopyFrom(saved.meta_graphs[0])
+    saved.meta_graphs[1].meta_info_def.tags[:] = ["other"]
+    path.write_bytes(saved.SerializeToString())
+    with pytest.raises(ModelError, match="the operation RestoreV2 in its graph"):
+        models.check_graph(tmp_path / "net", ["serve"])
+
+
+def test_a_feature_column_with_a_vocabulary_file_is_refused(tmp_path):
+    import tensorflow as tf
+
+    api, columns = legacy_api(), tf.feature_column
+    (tmp_path / "words.txt").write_text("a\nb\n")
+    column = columns.indicator_column(columns.categorical_column_with_vocabulary_file("w", str(tmp_path / "words.txt")))
+    words = api.Input((1,), dtype="string", name="w")
+    model = api.Model({"w": words}, api.layers.DenseFeatures([column])({"w": words}))
+    model.save(tmp_path / "m", save_format="tf")
+    with pytest.raises(ModelError, match="VocabularyFileCategoricalColumn"):
+        tfopt.load_model(tmp_path / "m")

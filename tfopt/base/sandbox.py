@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ except ImportError:  # Windows: no limits there
 
 SECONDS = 300
 """That a file may take to open, besides a second for every 10 MB of it."""
+STARTING = 120
+"""Seconds that the sandbox may take to start."""
 MEMORY = 4 * 2**30
 """Bytes that opening a file may take, besides eight times its own size."""
 _IN_CHILD = "TFOPT_IN_SANDBOX"
@@ -74,20 +77,29 @@ class _Sandbox:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._ready = False
         self._owner = os.getpid()
 
     def start(self) -> "subprocess.Popen[bytes]":
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", "from tfopt.base.sandbox import serve; serve()"],
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._process, self._ready = self._started(), False
+            return self._process
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        try:
+            return subprocess.Popen(
+                # -P: the folder of the caller, where the file may lie with others of its kind, is no place for modules.
+                [sys.executable, "-P", "-c", "from tfopt.base.sandbox import serve; serve()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, **_SETTINGS, "PYTHONPATH": _search_path()},
                 start_new_session=True,  # Ctrl-C is for the caller, who ends this process
             )
-        return self._process
+        except (OSError, TypeError, ValueError) as error:
+            raise errors.ModelError(f"The process in which files are opened first does not start: {error}.") from error
 
     def ask(self, door: str, path: Path, options: dict[str, Any]) -> None:
         with self._lock:
@@ -99,6 +111,7 @@ class _Sandbox:
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 process.stdin.flush()
             try:
+                self._await_start(process)
                 answer = self._answer(process, path, SECONDS + size / 1e7)
             except BaseException:
                 self.stop()
@@ -106,22 +119,28 @@ class _Sandbox:
         if answer:
             raise _error(answer["error"], answer["message"].replace(str(path.absolute()), str(path)))
 
+    def _await_start(self, process: "subprocess.Popen[bytes]") -> None:
+        """Wait for the line by which a new child says that it is there, so that its death is not a file's fault."""
+        if not self._ready and not _line(process, STARTING):
+            raise errors.ModelError(
+                "The process in which files are opened first does not start. See what "
+                f"`{sys.executable} -c 'import tfopt'` says."
+            )
+        self._ready = True
+
     def _answer(self, process: "subprocess.Popen[bytes]", path: Path, seconds: float) -> dict[str, str]:
-        lines: list[bytes] = []
-        reader = threading.Thread(target=_read_line, args=(process, lines), daemon=True)
-        reader.start()
-        reader.join(seconds)
-        if reader.is_alive():
+        line = _line(process, seconds)
+        if line is None:
             raise errors.ModelError(
                 f"{path} took more than {seconds:.0f} seconds to open. Do not trust where it came from; "
                 "allow_unsafe=True (--allow-unsafe) opens it without a limit."
             )
-        if not lines[0]:
+        if not line:
             raise errors.ModelError(
                 f"{path} crashed the process that opened it first, or took over {MEMORY / 2**30:.0f} GiB and eight "
                 "times its size. It is damaged or made to do so: copy or save it again, and do not trust its source."
             )
-        answer: dict[str, str] = json.loads(lines[0])
+        answer: dict[str, str] = json.loads(line)
         return answer
 
     def stop(self) -> None:
@@ -134,9 +153,14 @@ class _Sandbox:
         self._process = None
 
 
-def _read_line(process: "subprocess.Popen[bytes]", lines: list[bytes]) -> None:
+def _line(process: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
+    """Return the next line of `process`: empty where it has ended, None where none comes within `seconds`."""
     assert process.stdout is not None
-    lines.append(process.stdout.readline())
+    lines: list[bytes] = []
+    reader = threading.Thread(target=lambda: lines.append(process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
+    reader.start()
+    reader.join(seconds)
+    return lines[0] if lines else None
 
 
 _OPENED: set[tuple[Any, ...]] = set()
@@ -154,7 +178,8 @@ def _sandbox() -> _Sandbox:
 def _search_path() -> str:
     """Return where the child finds the same tfopt."""
     here = str(Path(__file__).resolve().parent.parent.parent)
-    return os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([here, *(path for path in given if Path(path).is_absolute())])
 
 
 def _files(path: Path) -> list[Path]:
@@ -186,11 +211,21 @@ def serve() -> None:
     """Answer requests on standard input until it ends: one line of JSON for each, empty where all went well."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints does not reach the answers
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _leave_network()
     _limit("RLIMIT_CORE", 0)
+    answers.write(b"ready\n")
+    answers.flush()
     for line in requests:
         answers.write(json.dumps(_served(json.loads(line))).encode() + b"\n")
         answers.flush()
+
+
+def _end_with(parent: int) -> None:
+    """End this process, whatever it does, when the process that started it is gone."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _served(request: dict[str, Any]) -> dict[str, str]:

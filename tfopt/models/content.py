@@ -80,6 +80,8 @@ def _json_in(archive: zipfile.ZipFile, name: str) -> Any:
 def _hdf5_kind(path: Path) -> str:
     import h5py
 
+    if zipfile.is_zipfile(path):
+        raise ModelError(f"{path} is an HDF5 file and an archive at once. Do not trust where it came from.")
     bombs.check_hdf5(path, path, path.stat().st_size)
     with h5py.File(path, "r") as file:
         config, version = file.attrs.get("model_config"), file.attrs.get("keras_version")

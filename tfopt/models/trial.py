@@ -27,4 +27,9 @@ def load_graph(path: str, tags: list[str] | None) -> None:
 def read_weights(path: str) -> None:
     """Read all that an HDF5 file holds."""
     with h5py.File(path, "r") as file:
-        file.visititems(lambda _, item: item[()] if isinstance(item, h5py.Dataset) else None)
+        file.visititems(_read)
+
+
+def _read(_: str, item: object) -> None:  # a value would end the visit
+    if isinstance(item, h5py.Dataset):
+        item[()]

@@ -21,6 +21,8 @@ _NAMING = ("activation", "initializer", "regularizer", "constraint", "loss", "me
 
 _CLASS_NAME = re.compile(r"(\w+>)?[A-Z]\w*")  # by any other name tf_keras may find a function
 
+_PROGRAMS = allowed.REFUSED_LAYERS - {"Lambda"}
+
 Known = Callable[[str], bool]
 
 
@@ -90,8 +92,8 @@ def _registry(kind: str) -> Callable[[str], Any]:
     return registered
 
 
-def _findings(part: Any, where: str, known: Known, scan: Scan, depth: int) -> Iterator[tuple[str, str]]:
-    """Yield the path and a description of everything in `part` that would run code."""
+def _findings(part: Any, where: str, known: Known, scan: Scan, depth: int, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path and a description of everything in `part`, the value of `key`, that would run code."""
     if depth > DEEPEST_JSON:  # through JSON in strings in JSON
         raise ModelError(f"The configuration nests deeper than the limit of {DEEPEST_JSON} levels. Do not trust it.")
     if isinstance(part, str):
@@ -99,22 +101,22 @@ def _findings(part: Any, where: str, known: Known, scan: Scan, depth: int) -> It
             yield from _findings(nested, where, known, scan, depth + 1)
     elif isinstance(part, list):
         for value in part:
-            yield from _findings(value, where, known, scan, depth + 1)
+            yield from _findings(value, where, known, scan, depth + 1, key)
     elif isinstance(part, dict):
+        inner = known
         if "class_name" in part:
             where = _place(part, where, depth)
-            if scan.revives and not _is_found(part["class_name"]):
-                return
-            if what := _suspicion(part, known):
+            revived = scan.revives and (depth == 0 or key == "layers") and not _is_found(part["class_name"])
+            if not revived and (what := _suspicion(part, known)):
                 yield where, what
                 return
-            if part["class_name"] == "Carried":  # tfopt's layer that runs a layer of Keras 3
-                known = scan.known_to_keras3()
-        for key, value in part.items():
-            if what := _named(key, value, known):
+            if part["class_name"] in ("Carried", "tfopt>Carried"):  # tfopt's layer that runs a layer of Keras 3
+                inner = scan.known_to_keras3()
+        for name, value in part.items():
+            if what := _named(name, value, known):
                 yield where, what
             else:
-                yield from _findings(value, where, known, scan, depth + 1)
+                yield from _findings(value, where, inner if name == "config" else known, scan, depth + 1, name)
 
 
 def _is_found(cls: Any) -> bool:
@@ -134,7 +136,7 @@ def _place(part: dict[str, Any], where: str, depth: int) -> str:
 
 def _json_in(text: str) -> Any:
     """Return the objects in a string that holds JSON; None for any other string."""
-    if "class_name" not in text or text.lstrip()[:1] not in ("{", "["):
+    if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
         json.loads(text)
@@ -171,18 +173,16 @@ def _suspicion(part: dict[str, Any], known: Known) -> str:
     # Old formats go by the class, new ones by its registered name, null included: whichever is read must be harmless.
     looked_up = part.get("registered_name", cls)
     vouched = looked_up is not None and known(looked_up)
-    if cls == "Lambda":
-        return "a Lambda layer with Python code" if _holds_code(config, known) else ""
-    if cls in allowed.REFUSED_LAYERS:
+    same = registered is None or registered.rpartition(">")[2] == cls
+    if cls in _PROGRAMS:
         return f"a {cls}, which runs a program of its own"
-    if cls not in allowed.CLASSES:
-        same = registered is None or registered.rpartition(">")[2] == cls or known(cls)
-        return "" if vouched and same else f"the custom class '{registered or cls}'"
-    if not vouched and registered not in (None, cls):
+    if cls not in allowed.CLASSES and cls != "Lambda":
+        return "" if vouched and (same or known(cls)) else f"the custom class '{registered or cls}'"
+    if registered not in (None, cls) and not (vouched and same):
         return f"the custom class '{registered}'"
     if not vouched and module is not None and not allowed.is_keras_module(module):
         return f"the custom class '{cls}' of the module '{module}'"
-    return _setting_suspicion(cls, config if isinstance(config, dict) else {})
+    return _setting_suspicion(cls, config if isinstance(config, dict) else {}, known)
 
 
 def _function_suspicion(name: Any, module: str | None, registered: str | None, known: Known) -> str:
@@ -192,8 +192,10 @@ def _function_suspicion(name: Any, module: str | None, registered: str | None, k
     return "" if builtin and name in allowed.FUNCTIONS else f"the custom function '{name}'"
 
 
-def _setting_suspicion(cls: str, config: dict[str, Any]) -> str:
+def _setting_suspicion(cls: str, config: dict[str, Any], known: Known) -> str:
     """Describe a setting by which an allowed class would call or read what it must not."""
+    if cls == "Lambda":
+        return "a Lambda layer with Python code" if _holds_code(config, known) else ""
     if cls in allowed.CALLS_TENSORFLOW:
         return _call_suspicion(cls, config)
     if cls in allowed.READS_ATTRIBUTE:
@@ -226,9 +228,9 @@ def _operator(node: Any) -> str:
     return str(node.get("op")) if isinstance(node, dict) else str(node)[:40]
 
 
-def _holds_code(config: Any, known: Known) -> bool:
+def _holds_code(config: dict[str, Any], known: Known) -> bool:
     """Return whether a Lambda brings code, or a function that only its own module knows."""
-    if not isinstance(config, dict):
+    if "function" not in config:
         return True
     return any(
         _is_code(config.get(name), config.get(f"{name}_type"), known) for name in ("function", "output_shape", "mask")

@@ -12,6 +12,7 @@ from tfopt.models.safety.config import Scan, parsed
 # What TensorFlow's own saver is made of. It may stand where only saving and restoring reach it.
 _RESTORING = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
 _SAVING = frozenset({"MergeV2Checkpoints", "Save", "SaveSlices", "SaveV2"})
+_INTERCHANGEABLE = {"api_implements", "api_preferred_device"}
 _INITIALIZING = frozenset({"legacy_init_op", "saved_model_main_op", "table_initializer"})
 _FROM_FILE = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
 # Where TensorFlow looks for another form of the same graph.
@@ -35,7 +36,15 @@ def scan_graph(folder: Path) -> list[str]:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror or error}). Check its permissions.") from error
-    return [f"a second graph, {name}" for name in OTHER_FORMS if (folder / name).exists()] + scan_content(content, path)
+    found = [f"a second graph, {name}" for name in OTHER_FORMS if (folder / name).exists()]
+    found += [f"the link '{each.name}' out of its folder" for each in _links_out(folder)]
+    return found + scan_content(content, path)
+
+
+def _links_out(folder: Path) -> list[Path]:
+    """Return the assets that are links to files elsewhere, whose content would go into tables."""
+    inside = folder.resolve()
+    return [each for each in (folder / "assets").rglob("*") if not each.resolve().is_relative_to(inside)]
 
 
 def scan_content(content: bytes, path: str | Path) -> list[str]:
@@ -48,7 +57,7 @@ def scan_content(content: bytes, path: str | Path) -> list[str]:
         raise ModelError(f"{path} is damaged or incomplete ({error}). Copy or save the model again.") from error
     found: list[str] = []
     for meta_graph in saved.meta_graphs:
-        graph = _MetaGraph(meta_graph)
+        graph = _MetaGraph(meta_graph, alone=len(saved.meta_graphs) == 1)
         found += [f"the operation {name} in its graph" for name in sorted(set(graph.refused()))]
         found += [f"the file '{name}', which lies outside its folder" for name in graph.assets_elsewhere()]
     return found
@@ -80,8 +89,10 @@ def scan_metadata(folder: Path, scan: Scan, compiling: Scan) -> None:
 class _MetaGraph:
     """A graph with its functions, in three parts: what runs, what restores variables, and what saves them."""
 
-    def __init__(self, meta_graph: Any) -> None:
+    def __init__(self, meta_graph: Any, *, alone: bool) -> None:
         self._meta = meta_graph
+        # TensorFlow loads a single graph by its objects; otherwise, as in TF1, by running its nodes.
+        self._by_objects = alone and meta_graph.HasField("object_graph_def")
         self._nodes = {node.name: node for node in meta_graph.graph_def.node}
         self._functions = {each.signature.name: each for each in meta_graph.graph_def.library.function}
         self._called_by_functions = {
@@ -93,10 +104,10 @@ class _MetaGraph:
         saving, restoring = self._above(self._saver("save_tensor_name")), self._above(self._saver("restore_op_name"))
         running = (self._nodes.keys() - saving - restoring) | self._above(self._outputs())
         saves, restores = self._reached(saving), self._reached(restoring)
-        runs = self._reached(running, self._roots())
+        runs = self._reached(running, self._roots() | self._interchangeable())
         yield from self._outside(running, runs | (self._functions.keys() - saves - restores), allowed.OPERATORS)
-        # TensorFlow restores the variables of a TF1 model by running this part, those of later ones by itself.
-        by_function = _RESTORING if self._meta.HasField("object_graph_def") else frozenset()
+        # What is loaded by its objects is not restored by this part, so where its functions read does not matter.
+        by_function = _RESTORING if self._by_objects else frozenset()
         yield from self._outside(restoring, (), allowed.OPERATORS | _RESTORING)
         yield from self._outside((), restores, allowed.OPERATORS | by_function)
         yield from self._outside(saving, saves, allowed.OPERATORS | _RESTORING | _SAVING)
@@ -133,6 +144,12 @@ class _MetaGraph:
         """Return the functions that the objects of the SavedModel call."""
         return set(self._meta.object_graph_def.concrete_functions) & self._functions.keys()
 
+    def _interchangeable(self) -> set[str]:
+        """Return the functions that TensorFlow may call in the place of others."""
+        gradients = {each.gradient_func for each in self._meta.graph_def.library.gradient}
+        named = {name for name, each in self._functions.items() if each.attr.keys() & _INTERCHANGEABLE}
+        return (gradients & self._functions.keys()) | named
+
     def _above(self, names: Iterable[str]) -> set[str]:
         """Return the nodes of the main graph that `names` depend on, themselves included."""
         return _closure(names, self._nodes, lambda name: (_node(each) for each in self._nodes[name].input))
@@ -163,7 +180,7 @@ class _MetaGraph:
         if name not in arguments:
             return False
         at = arguments.index(name)
-        if function in self._roots():  # TensorFlow runs it from the objects of the SavedModel
+        if self._by_objects and function in self._roots():
             captured = list(objects.concrete_functions[function].bound_inputs)
             bound = at - (len(arguments) - len(captured))
             return bound >= 0 and bool(objects.nodes[captured[bound]].WhichOneof("kind") == "asset")
