@@ -300,12 +300,12 @@ def test_pickled_objects_in_a_checkpoint_do_not_run(tmp_path, canary, content):
 
 
 def test_pickled_answers_of_a_teacher_do_not_run(tmp_path, canary):
-    from tfopt.teachers import answers
+    from tfopt.teachers import cache as answers
 
     path = tmp_path / "view0-output.npy"
     path.write_bytes(attacks_archives.npy(attacks_archives.object_array(canary)) + bytes(4))
     with pytest.raises((ValueError, OSError)):  # `Answers` computes such a view again
-        answers._opened(path)
+        answers._opened(path, 1)
     assert not canary.touched
 
 
