@@ -1,5 +1,6 @@
 """From one task to another: features, parameters and structure of a trained model for a new one."""
 
+from tfopt.base.registry import Kind
 from tfopt.transfer.depth_study import DepthStudy
 from tfopt.transfer.feature_transfer import FeatureTransfer
 from tfopt.transfer.features import extract_features, feature_extractor
@@ -8,7 +9,9 @@ from tfopt.transfer.parameter_transfer import ParameterTransfer
 from tfopt.transfer.structure_transfer import StructureTransfer
 from tfopt.transfer.transfer import Transfer, Transferred
 
-TRANSFERS: tuple[type[Transfer], ...] = (FeatureTransfer, ParameterTransfer, StructureTransfer, DepthStudy)
+TRANSFERS = Kind[Transfer](
+    "Transfer", "kind of transfer", Transfer, (FeatureTransfer, ParameterTransfer, StructureTransfer, DepthStudy)
+)
 """Every kind of transfer that a recipe can begin with."""
 
 __all__ = [
