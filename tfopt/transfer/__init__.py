@@ -6,8 +6,12 @@ from tfopt.transfer.feature_transfer import FeatureTransfer
 from tfopt.transfer.features import extract_features, feature_extractor
 from tfopt.transfer.head import Head, new_head
 from tfopt.transfer.parameter_transfer import ParameterTransfer
+from tfopt.transfer.parameters import transfer_weights
+from tfopt.transfer.ranking import Ranking, rank_sources
+from tfopt.transfer.scores import h_score, leep, logme
 from tfopt.transfer.structure_transfer import StructureTransfer
 from tfopt.transfer.transfer import Transfer, Transferred
+from tfopt.transfer.weight_report import TransferredWeights
 
 TRANSFERS = Kind[Transfer](
     "Transfer", "kind of transfer", Transfer, (FeatureTransfer, ParameterTransfer, StructureTransfer, DepthStudy)
@@ -20,10 +24,17 @@ __all__ = [
     "FeatureTransfer",
     "Head",
     "ParameterTransfer",
+    "Ranking",
     "StructureTransfer",
     "Transfer",
     "Transferred",
+    "TransferredWeights",
     "extract_features",
     "feature_extractor",
+    "h_score",
+    "leep",
+    "logme",
     "new_head",
+    "rank_sources",
+    "transfer_weights",
 ]
