@@ -23,7 +23,7 @@ class Kind(Generic[T]):
         builtin: those of tfopt, under their bare names.
     """
 
-    def __init__(self, title: str, words: str, base: type[T], builtin: Iterable[type[T]]) -> None:
+    def __init__(self, title: str, words: str, base: Any, builtin: Iterable[type[T]]) -> None:
         self.title, self.words, self.base = title, words, base
         self._classes = {cls.__name__: cls for cls in builtin}
         _KINDS.append(self)

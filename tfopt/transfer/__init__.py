@@ -7,7 +7,6 @@ from tfopt.transfer.features import extract_features, feature_extractor
 from tfopt.transfer.head import Head, new_head
 from tfopt.transfer.parameter_transfer import ParameterTransfer
 from tfopt.transfer.parameters import transfer_weights
-from tfopt.transfer.ranking import Ranking, rank_sources
 from tfopt.transfer.scores import h_score, leep, logme
 from tfopt.transfer.structure_transfer import StructureTransfer
 from tfopt.transfer.transfer import Transfer, Transferred
@@ -24,7 +23,6 @@ __all__ = [
     "FeatureTransfer",
     "Head",
     "ParameterTransfer",
-    "Ranking",
     "StructureTransfer",
     "Transfer",
     "Transferred",
@@ -35,6 +33,5 @@ __all__ = [
     "leep",
     "logme",
     "new_head",
-    "rank_sources",
     "transfer_weights",
 ]
