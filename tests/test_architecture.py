@@ -21,7 +21,7 @@ FLOORS = (
     ("tflite",),
     ("evaluate", "teachers"),
     ("distillation", "transfer", "search"),
-    ("run",),
+    ("extend", "losses", "run"),
     ("cli",),
     ("__main__",),
 )

@@ -163,14 +163,18 @@ _HOMES = {
     "unfrozen": "training.freezing",
 }
 
+_NAMESPACES = ("extend", "losses", "transfer")
+
 __all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _NAMESPACES:
+        return importlib.import_module(f"tfopt.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'tfopt' has no attribute {name!r}")
     return getattr(importlib.import_module(f"tfopt.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *_HOMES, *_NAMESPACES]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt, SerializeAsAny
 
 from tfopt.base.config import config
+from tfopt.base.registry import registered_name
 from tfopt.distillation.losses import LOSSES, Hinton, Loss
 from tfopt.errors import RecipeError
 
@@ -66,7 +67,7 @@ class Distillation:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; each loss says its class under "loss"."""
-        losses = [{"loss": type(loss).__name__, **dataclasses.asdict(loss)} for loss in self.losses]
+        losses = [{"loss": registered_name(type(loss)), **dataclasses.asdict(loss)} for loss in self.losses]
         return {**dataclasses.asdict(self), "losses": losses}
 
     @classmethod
@@ -82,8 +83,7 @@ class Distillation:
 def _loss(values: Any) -> Loss:
     if isinstance(values, Loss):
         return values
-    classes = {loss.__name__: loss for loss in LOSSES}
-    name = values.get("loss") if isinstance(values, dict) else values
-    if not isinstance(values, dict) or not isinstance(name, str) or name not in classes:
-        raise RecipeError(f"Unknown loss {name!r}. Known: {', '.join(classes)}.")
-    return classes[name](**{key: value for key, value in values.items() if key != "loss"})
+    if not isinstance(values, dict):
+        raise RecipeError(f"Unknown loss {values!r}. Known: {', '.join(kind.__name__ for kind in LOSSES)}.")
+    kind = LOSSES.named(values.get("loss"))
+    return kind(**{key: value for key, value in values.items() if key != "loss"})

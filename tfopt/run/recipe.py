@@ -9,6 +9,7 @@ from pydantic import Field, SerializeAsAny
 
 from tfopt.base.config import config
 from tfopt.base.reading import parse_json, reading
+from tfopt.base.registry import registered_name
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.errors import RecipeError
@@ -72,7 +73,7 @@ class Recipe:
         """A JSON-ready dict; each stage says its class under "stage"."""
         return {
             "name": self.name,
-            "stages": [{"stage": type(stage).__name__, **dataclasses.asdict(stage)} for stage in self.stages],
+            "stages": [{"stage": registered_name(type(stage)), **dataclasses.asdict(stage)} for stage in self.stages],
             "training": dataclasses.asdict(self.training),
             "export": dataclasses.asdict(self.export),
             "distillation": self.distillation.to_dict() if self.distillation else None,
@@ -122,19 +123,13 @@ class Recipe:
 
 
 def _transfer(values: dict[str, Any]) -> Transfer:
-    classes = {kind.__name__: kind for kind in TRANSFERS}
-    name = values.get("kind")
-    if not isinstance(name, str) or name not in classes:
-        raise RecipeError(f"Unknown kind of transfer {name!r}. Known: {', '.join(classes)}.")
-    return classes[name](**{key: value for key, value in values.items() if key != "kind"})
+    return TRANSFERS.named(values.get("kind"))(**{key: value for key, value in values.items() if key != "kind"})
 
 
 def _stage(values: Any) -> Stage:
-    classes = {stage.__name__: stage for stage in STAGES}
     if isinstance(values, Stage):
         return values
-    given = values.get("stage") if isinstance(values, dict) else values
-    if not isinstance(values, dict) or not isinstance(given, str) or given not in classes:
-        raise RecipeError(f"Unknown stage {given!r}. Known: {', '.join(classes)}.")
+    if not isinstance(values, dict):
+        raise RecipeError(f"Unknown stage {values!r}. Known: {', '.join(kind.__name__ for kind in STAGES)}.")
     rest = {key: value for key, value in values.items() if key != "stage"}
-    return classes[given](**rest)
+    return STAGES.named(values.get("stage"))(**rest)

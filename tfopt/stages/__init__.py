@@ -1,5 +1,6 @@
 """The stages of a recipe, each a frozen config with the functions that carry it out."""
 
+from tfopt.base.registry import Kind
 from tfopt.stages.cluster.cluster import Cluster
 from tfopt.stages.fine_tune import FineTune
 from tfopt.stages.prune.prune import Prune
@@ -8,6 +9,6 @@ from tfopt.stages.quantize.post_training import PostTraining
 from tfopt.stages.quantize.quantize import Quantize
 from tfopt.stages.stage import Stage
 
-STAGES: tuple[type[Stage], ...] = (FineTune, Prune, Cluster, Quantize, Binarize, PostTraining)
+STAGES = Kind[Stage]("Stage", "stage", Stage, (FineTune, Prune, Cluster, Quantize, Binarize, PostTraining))
 
 __all__ = ["STAGES", "Binarize", "Cluster", "FineTune", "PostTraining", "Prune", "Quantize", "Stage"]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from tfopt.base.config import config
+from tfopt.base.registry import registered_name
 from tfopt.data import Augmentation, Dataset
 from tfopt.surgery.restructure import restructure
 from tfopt.tasks.outputs import ACTIVATIONS, outputs_for
@@ -94,4 +95,4 @@ class Transfer(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; says its class under "kind"."""
-        return {"kind": type(self).__name__, **dataclasses.asdict(self)}
+        return {"kind": registered_name(type(self)), **dataclasses.asdict(self)}

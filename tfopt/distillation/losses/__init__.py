@@ -1,5 +1,6 @@
 """The losses of a distillation, each a frozen config and its formula."""
 
+from tfopt.base.registry import Kind
 from tfopt.distillation.losses.attention_transfer import AttentionTransfer
 from tfopt.distillation.losses.dist import DIST
 from tfopt.distillation.losses.dkd import DKD
@@ -18,24 +19,29 @@ from tfopt.distillation.losses.standardized import StandardizedKD
 from tfopt.distillation.losses.teacher_free import TeacherFree
 from tfopt.distillation.losses.vid import VID
 
-LOSSES: tuple[type[Loss], ...] = (
-    Hinton,
-    DKD,
-    DIST,
-    StandardizedKD,
-    MultilabelKD,
-    RegressionKD,
-    BoundedRegression,
-    TeacherFree,
-    L2,
-    L2SP,
-    FitNets,
-    AttentionTransfer,
-    SimilarityPreserving,
-    RKD,
-    FSP,
-    PKT,
-    VID,
+LOSSES = Kind[Loss](
+    "Loss",
+    "loss",
+    Loss,
+    (
+        Hinton,
+        DKD,
+        DIST,
+        StandardizedKD,
+        MultilabelKD,
+        RegressionKD,
+        BoundedRegression,
+        TeacherFree,
+        L2,
+        L2SP,
+        FitNets,
+        AttentionTransfer,
+        SimilarityPreserving,
+        RKD,
+        FSP,
+        PKT,
+        VID,
+    ),
 )
 
 __all__ = [

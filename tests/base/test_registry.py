@@ -1,0 +1,60 @@
+"""Names in a recipe.json, of tfopt's classes and of other people's."""
+
+import pytest
+
+from tfopt.base.config import config
+from tfopt.base.registry import Kind, register, registered_name
+from tfopt.errors import RecipeError
+
+
+@pytest.fixture
+def things(monkeypatch):
+    monkeypatch.setattr("tfopt.base.registry._KINDS", [])
+
+    @config
+    class Thing:
+        size: int = 1
+
+    @config
+    class Builtin(Thing):
+        pass
+
+    return Kind("Thing", "thing", Thing, (Builtin,))
+
+
+def derived(things, name):
+    return config(type(name, (things.base,), {}))
+
+
+def test_a_class_is_found_under_its_package_and_name(things):
+    mine = register("acme")(derived(things, "Mine"))
+    assert registered_name(mine) == "acme>Mine"
+    assert things.named("acme>Mine") is mine
+    assert mine in things and len(things) == 2 and [cls.__name__ for cls in things] == ["Builtin", "Mine"]
+
+
+def test_a_missing_package_is_named(things):
+    with pytest.raises(RecipeError, match="Thing 'acme>Mine' is not registered; import the package 'acme' first"):
+        things.named("acme>Mine")
+    with pytest.raises(RecipeError, match=r"Unknown thing 'Mine'\. Known: Builtin\."):
+        things.named("Mine")
+
+
+def test_names_are_taken_once(things):
+    register("acme")(derived(things, "Mine"))
+    with pytest.raises(RecipeError, match="'acme>Mine' is registered already"):
+        register("acme")(derived(things, "Mine"))
+    register("other")(derived(things, "Mine"))
+
+
+@pytest.mark.parametrize("package", ["", "a>b", "1a", "a b", None])
+def test_bad_packages_are_refused(package):
+    with pytest.raises(RecipeError, match="Expected the name of a package"):
+        register(package)
+
+
+def test_what_is_no_config_of_a_known_kind_is_refused(things):
+    with pytest.raises(RecipeError, match="derives from one of Thing"):
+        register("acme")(int)
+    with pytest.raises(RecipeError, match="Put @register above @config"):
+        register("acme")(type("Bare", (things.base,), {}))

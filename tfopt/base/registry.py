@@ -1,0 +1,92 @@
+"""The names that stages, losses and transfers have in a recipe.json: "Prune", or "package>Name" for other people's."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+from tfopt.errors import RecipeError
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+_KINDS: "list[Kind[Any]]" = []
+
+
+class Kind(Generic[T]):
+    """All classes of one kind, by the names that they have in a recipe.json: a live view, in order of registration.
+
+    Args:
+        title: what an error calls a class of this kind, e.g. "Stage".
+        words: what an error calls it inside of a sentence.
+        base: the class that all of them derive from.
+        builtin: those of tfopt, under their bare names.
+    """
+
+    def __init__(self, title: str, words: str, base: Any, builtin: Iterable[type[T]]) -> None:
+        self.title, self.words, self.base = title, words, base
+        self._classes = {cls.__name__: cls for cls in builtin}
+        _KINDS.append(self)
+
+    def __iter__(self) -> Iterator[type[T]]:
+        return iter(self._classes.values())
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __contains__(self, cls: object) -> bool:
+        return cls in self._classes.values()
+
+    def add(self, name: str, cls: type[T]) -> None:
+        """Register `cls` under `name`. Raises `RecipeError` where the name is taken."""
+        if name in self._classes:
+            raise RecipeError(f"{self.title} '{name}' is registered already. Give the class another name.")
+        self._classes[name] = cls
+
+    def named(self, name: Any) -> type[T]:
+        """Return the class called `name`. Raises `RecipeError`, which says what to import, where there is none."""
+        if isinstance(name, str) and name in self._classes:
+            return self._classes[name]
+        known = ", ".join(self._classes)
+        package, mark, _ = name.partition(">") if isinstance(name, str) else ("", "", "")
+        if mark and package.isidentifier():
+            raise RecipeError(
+                f"{self.title} '{name}' is not registered; import the package '{package}' first, "
+                f"or use one of: {known}."
+            )
+        raise RecipeError(f"Unknown {self.words} {name!r}. Known: {known}.")
+
+    def name_of(self, cls: type) -> str | None:
+        """Return the name that `cls` is registered under; None where it is not."""
+        return next((name for name, known in self._classes.items() if known is cls), None)
+
+
+def registered_name(cls: type) -> str:
+    """Return the name of `cls` in a recipe.json; its bare name where it is not registered."""
+    names = (kind.name_of(cls) for kind in _KINDS)
+    return next((name for name in names if name), cls.__name__)
+
+
+def register(package: str) -> Callable[[C], C]:
+    """Return a class decorator that registers a Stage, Loss or Transfer as "package>Name", for recipe.json.
+
+    Args:
+        package: the package to import before a recipe.json that names the class is read.
+
+    Raises:
+        RecipeError: the package's name is not one, the name is taken, or the class is no config of a known kind.
+    """
+    if not isinstance(package, str) or not re.fullmatch(r"[^\W\d]\w*", package):
+        raise RecipeError(f"Expected the name of a package that can be imported, e.g. 'acme'; got {package!r}.")
+
+    def add(cls: C) -> C:
+        kind = next((kind for kind in _KINDS if isinstance(cls, type) and issubclass(cls, kind.base)), None)
+        if kind is None:
+            titles = ", ".join(kind.title for kind in _KINDS)
+            raise RecipeError(f"Expected a class that derives from one of {titles}; got {cls!r}.")
+        if "__dataclass_fields__" not in vars(cls) or not dataclasses.is_dataclass(cls):
+            raise RecipeError(f"{cls.__name__} is not a config yet. Put @register above @config.")
+        kind.add(f"{package}>{cls.__name__}", cls)
+        return cls
+
+    return add
