@@ -87,7 +87,7 @@ def test_a_file_that_takes_too_long_is_refused(doors, monkeypatch):
     sandbox.try_first("doors:fine", doors)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit is told from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit follows from /proc")
 def test_a_file_that_takes_too_much_memory_is_refused(doors):
     with pytest.raises(ModelError, match=r"needs more than 4\.0 GiB of memory"):
         sandbox.try_first("doors:fill", doors)

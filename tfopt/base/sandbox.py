@@ -271,7 +271,7 @@ def _address_space() -> int:
 
 
 def _leave_network() -> None:
-    """Move this process into a network of its own with nothing in it, where the system allows that."""
+    """Move this process into an empty network, where the system allows that."""
     if sys.platform != "linux":
         return
     unshare = ctypes.CDLL(None).unshare

@@ -46,11 +46,10 @@ class Scan:
         self.found: list[str] = []
         self.vouched: dict[str, Any] = {}
 
-    def read(self, part: Any, where: str = "") -> "Scan":
-        """Scan `part`, which stands at the path `where` in the model; return itself."""
+    def read(self, part: Any, where: str = "") -> None:
+        """Scan `part`, which stands at the path `where` in the model."""
         for place, what in _findings(part, where, self._known(self._kind), self, 0):
             self.found.append(f"{what} at '{place}'" if place else f"{what} in the model itself")
-        return self
 
     def _known(self, kind: str) -> Known:
         """Return a function that tells whether the loader of `kind` finds a name among the caller's objects."""
@@ -240,7 +239,7 @@ def _holds_code(config: dict[str, Any], known: Known) -> bool:
 def _is_code(value: Any, kind: Any, known: Known) -> bool:
     if kind == "lambda":
         return True
-    if isinstance(value, dict):  # an object of its own, judged as such
+    if isinstance(value, dict):  # a serialized object, judged separately
         return value.get("class_name") != "function"
     if isinstance(value, str):
         return not known(value)

@@ -145,7 +145,7 @@ class _MetaGraph:
         return set(self._meta.object_graph_def.concrete_functions) & self._functions.keys()
 
     def _interchangeable(self) -> set[str]:
-        """Return the functions that TensorFlow may call in the place of others."""
+        """Return the functions that TensorFlow may call instead of others."""
         gradients = {each.gradient_func for each in self._meta.graph_def.library.gradient}
         named = {name for name, each in self._functions.items() if each.attr.keys() & _INTERCHANGEABLE}
         return (gradients & self._functions.keys()) | named
