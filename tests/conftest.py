@@ -7,6 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pytest
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +77,18 @@ def samples():
     """256 images (8, 8, 3) and their classes, 0 to 3: which of two channels are bright on average."""
     x = np.random.default_rng(1).normal(size=(256, 8, 8, 3)).astype("float32")
     return x, (x.mean(axis=(1, 2))[:, :2] > 0) @ np.array([1, 2])
+
+
+@pytest.fixture
+def write_photos():
+    """A function that writes two classes of photos of 8x8, dark and light, each a folder below the one given."""
+
+    def write(folder, count):
+        rng = np.random.default_rng(0)
+        for name, level in (("dark", 60), ("light", 190)):
+            (folder / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(rng.normal(level, 30, (8, 8, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{i}.png")
+
+    return write

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from PIL import Image
 
 import tfopt
 from tfopt.tflite.read import LiteModel
@@ -39,14 +38,9 @@ def network(*names, classes=2, kind="softmax"):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, write_photos):
     """Where a page runs: a folder with photos/, dark ones and light ones."""
-    rng = np.random.default_rng(0)
-    for name, level in (("dark", 60), ("light", 190)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(50):
-            pixels = np.clip(rng.normal(level, 30, (8, 8, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    write_photos(tmp_path / "photos", 50)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # modules that a page takes for granted
     return tmp_path

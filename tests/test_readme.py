@@ -6,7 +6,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -20,14 +19,9 @@ def test_every_snippet_is_run_below():
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, write_photos):
     """A folder with what the README talks of: model.keras and photos/, which the model tells apart."""
-    rng = np.random.default_rng(0)
-    for name, level in (("dark", 60), ("light", 190)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(40):
-            pixels = np.clip(rng.normal(level, 30, (8, 8, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    write_photos(tmp_path / "photos", 40)
     monkeypatch.chdir(tmp_path)
     layers = [
         keras.Input((8, 8, 3)),
