@@ -148,7 +148,7 @@ def test_modules_beside_the_file_are_not_imported(doors, monkeypatch):
 
 
 def test_a_sandbox_that_does_not_start_is_no_fault_of_the_file(doors, monkeypatch):
-    for executable in (None, "/bin/true"):
+    for executable in (None, *["/bin/true"] * 20):  # it may end before or after the request is written
         monkeypatch.setattr(sys, "executable", executable)
         with pytest.raises(ModelError, match="does not start"):
             sandbox.try_first("doors:fine", doors)

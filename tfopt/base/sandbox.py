@@ -149,7 +149,8 @@ class _Sandbox:
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with contextlib.suppress(BrokenPipeError):  # a request that the child never read
+                        pipe.close()
         self._process = None
 
 
