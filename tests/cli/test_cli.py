@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,27 @@ def test_help_of_commands(command, parts):
 def test_version():
     done = tfopt_command("--version")
     assert (done.exit_code, tfopt.__version__ in done.stdout) == (0, True)
+
+
+def test_a_pipe_that_is_closed_is_no_error_of_tfopt(tmp_path):
+    """As behind `tfopt inspect FILE | head`: rich ends with SystemExit."""
+    read, write = os.pipe()
+    os.close(read)
+    model, program = small_model_file(tmp_path), "from tfopt.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "inspect", str(model)], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert done.returncode == 1
+    assert "should not happen" not in done.stderr
+
+
+def small_model_file(folder):
+    import keras
+
+    path = folder / "m.keras"
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(path)
+    return path
 
 
 # run ----------------------------------------------------------------------------------------------

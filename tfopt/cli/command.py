@@ -23,8 +23,8 @@ class OneLineErrors(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):
+            raise  # SystemExit is how rich ends where nobody reads on, as behind `tfopt inspect FILE | head`
         except KeyboardInterrupt:
             _fail("interrupted; no result was written. The same command goes on after the last finished stage", 130)
         except BaseException as error:
