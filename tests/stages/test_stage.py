@@ -41,6 +41,11 @@ def kernels(model):
     }
 
 
+def outline(model):
+    """Names, kinds and order of the layers."""
+    return [(name, type(layer).__name__) for name, layer, _ in bridge.flat_layers(model)]
+
+
 @pytest.fixture(scope="module", params=EACH)
 def stage(request):
     return request.param
@@ -83,11 +88,13 @@ def test_a_compiled_model_comes_back_compiled_and_ready_to_fit(trained, samples)
     plain.set_weights(weights)
 
 
-def test_strip_gives_back_kind_and_architecture_with_other_weights(trained, samples):
+def test_strip_gives_back_kind_and_architecture_with_other_weights(stage, trained, samples):
     api, model, _, wrapped, _, plain = trained
     assert isinstance(plain, api.Model)
-    assert plain.get_config() == model.get_config()
-    assert [w.name for w in plain.weights] == [w.name for w in model.weights]
+    assert outline(plain) == outline(model)
+    if not stage.resizes:
+        assert plain.get_config() == model.get_config()
+        assert [w.name for w in plain.weights] == [w.name for w in model.weights]
     trainable = {path: layer.trainable for _, layer, path in bridge.flat_layers(model)}
     assert {path: layer.trainable for _, layer, path in bridge.flat_layers(plain)} == trainable
     assert not np.array_equal(kernels(plain)["head"], kernels(model)["head"])

@@ -1,5 +1,6 @@
 """Crossing back: a model of the caller's kind and architecture, with the weights of a flat tf_keras one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,16 @@ def to_keras(legacy_model: Any, like: Any) -> Any:
 
     Its weights are those of `legacy_model`, a flat tf_keras model whose layers bear the names that
     `flat_layers(like)` tells, matched by name and then by the order of the weights. It is compiled as `like`
-    is. Neither argument is changed. A subclassed model that its config does not bring back becomes a functional
+    is. Neither argument is changed. Where a stage resized layers, their sizes are those of `legacy_model`, and nested
+    models come back opened, under their flat names. A subclassed model that its config does not bring back becomes a functional
     one of the same layers. Raises ModelError where a layer with weights is missing or its weights
     have other shapes, and when the result, tried on a small batch, gives other outputs.
     """
     graph = walk(like)
-    result = _copy_of(like, graph)
+    sources = {layer.name: layer for layer in legacy_model.layers}
+    result = _resized_copy(like, graph, sources) if _is_resized(graph, sources) else _copy_of(like, graph)
     new_graph = walk(result)
     copies = _matched(graph, new_graph)
-    sources = {layer.name: layer for layer in legacy_model.layers}
     for leaf in graph.leaves:
         if not is_layer(leaf.layer):
             continue
@@ -98,22 +100,69 @@ def _revived(model: Any, graph: Graph) -> Any:
     return copy
 
 
-def _replayed(model: Any, graph: Graph) -> Any:
-    """The flat functional model of `graph` in the Keras of `model`, of new layers under their flat names."""
+def _replayed(model: Any, graph: Graph, sizes: Mapping[str, dict[str, Any]] | None = None) -> Any:
+    """The flat functional model of `graph` in the Keras of `model`, of new layers under their flat names.
+
+    `sizes` overrules the configs of layers, by flat name.
+    """
     package = keras_compat.package(model)
     tensors: dict[Any, Any] = {
         spec.ref: package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in graph.inputs
     }
-    copies = {id(leaf): _new_layer(leaf) for leaf in graph.leaves}
+    copies = {id(leaf): _new_layer(leaf, (sizes or {}).get(leaf.name, {})) for leaf in graph.leaves}
     inputs, outputs = replay(graph, tensors, lambda leaf, args, kwargs: copies[id(leaf)](*args, **kwargs))
     return package.Model(inputs, outputs, name=graph.name)
 
 
-def _new_layer(leaf: Leaf) -> Any:
-    """A layer like that of `leaf`, or its operation itself, which has no state."""
+def _new_layer(leaf: Leaf, sizes: dict[str, Any]) -> Any:
+    """A layer like that of `leaf` in other `sizes`, or its operation itself, which has no state."""
     if not is_layer(leaf.layer):
         return leaf.layer
-    return type(leaf.layer).from_config({**leaf.layer.get_config(), "name": leaf.name, "trainable": leaf.trainable})
+    config = {**leaf.layer.get_config(), **sizes, "name": leaf.name, "trainable": leaf.trainable}
+    return type(leaf.layer).from_config(config)
+
+
+def _is_resized(graph: Graph, sources: Mapping[str, Any]) -> bool:
+    """Whether a flat layer has weights of other shapes than its leaf; all else that differs is an error later."""
+    pairs = [(leaf.layer, sources[leaf.name]) for leaf in graph.leaves if leaf.name in sources and is_layer(leaf.layer)]
+    return any(
+        len(ours.weights) == len(theirs.weights) and _shapes(ours) != _shapes(theirs) for ours, theirs in pairs
+    )
+
+
+def _shapes(layer: Any) -> list[tuple[int, ...]]:
+    """In no order: the Kerases may order the weights of a layer differently."""
+    return sorted(tuple(weight.shape) for weight in layer.weights)
+
+
+def _resized_copy(model: Any, graph: Graph, sources: Mapping[str, Any]) -> Any:
+    """A copy of `model` whose layers have the sizes of the flat `sources`; Sequential stays so unless it nests."""
+    planned = plans_of(graph)
+    leaves = [leaf for leaf in graph.leaves if leaf.name in sources and is_layer(leaf.layer)]
+    sizes = {leaf.name: _new_sizes(leaf, planned[id(leaf)].make(), sources[leaf.name]) for leaf in leaves}
+    result = _replayed(model, graph, sizes)
+    package = keras_compat.package(model)
+    if type(model) is not package.Sequential or any(is_model(layer) for layer in model.layers):
+        return result
+    first = package.Input(batch_shape=graph.inputs[0].shape, dtype=graph.inputs[0].dtype, name=graph.inputs[0].name)
+    layers = [layer for layer in result.layers if not isinstance(layer, package.layers.InputLayer)]
+    return package.Sequential([first, *layers], name=model.name)
+
+
+def _new_sizes(leaf: Leaf, before: Any, after: Any) -> dict[str, Any]:
+    """What the config of the flat layer says of sizes (`units`, `filters`, `target_shape`) that it did not before.
+
+    Both Kerases call these the same. Flags and axes are no sizes.
+    """
+    old, new = before.get_config(), after.get_config()
+    shared = (leaf.layer.get_config().keys() & old.keys() & new.keys()) - {"axis", "name"}
+    return {key: new[key] for key in shared if _is_size(new[key]) and new[key] != old[key]}
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_size, value))
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _zeros(tensor: Any) -> np.ndarray:

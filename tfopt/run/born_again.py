@@ -186,12 +186,12 @@ class _Line:
         if not found:
             return None
         twin = bridge.clone(self.first)
-        twin.set_weights(found[0])
+        twin.set_weights(found.weights)
         return twin
 
     def _keep(self, number: int, twin: Any) -> None:
         if self._folder:
-            self._file(number).save(twin.get_weights(), [])
+            self._file(number).save(twin, [])
 
 
 def reinitialised(model: Any, seed: Sequence[int]) -> Any:

@@ -10,7 +10,7 @@ from tfopt.base.terminal import plain, rendered
 from tfopt.bridge.check import sample_batch
 from tfopt.errors import TfoptError
 from tfopt.graph.walk import walk
-from tfopt.run.dry_run import established_before, rehearse, samples_of
+from tfopt.run.dry_run import established_before, rehearse, resized, samples_of
 from tfopt.run.recipe import Recipe
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.tflite.read import LiteModel
@@ -134,9 +134,11 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
 def _decided(plain: Any, recipe: Recipe, problems: list[str]) -> list[dict[str, str]]:
     """For each stage, its decisions in words, by flat layer name."""
     columns = []
+    samples = samples_of(sample_batch(walk(plain)))
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         try:
             decisions = stage.decisions(plain, keep)
+            plain = resized(stage, plain, keep, samples)
         except TfoptError as error:
             problems.append(f"{type(stage).__name__}: {error}")
             decisions = {}

@@ -25,21 +25,21 @@ def established_before(recipe: Recipe) -> list[frozenset[str]]:
 
 
 def rehearse(plain: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> tuple[LiteModel, list[str]]:
-    """Apply every stage of `recipe` to `plain` (flat tf_keras, unchanged) and export; the file, and notes on it.
+    """Apply every stage of `recipe` to a flat tf_keras model and export; the file, and notes on it.
 
+    `plain` is the model before the first stage, not changed; each stage is tried on the result of the one before.
     `samples`: inputs for the ranges, float32 arrays, batch first: one, or a list of one for each input.
     Raises what training and export would raise: ModelError, RecipeError, DataError, PromiseError.
     """
-    final = plain
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         stage = tried(stage, plain)
         applied = stage.apply(plain, steps=stage.epochs * steps_per_epoch, keep=keep)
         if recipe.distillation:
             shapes(applied, recipe.distillation.layers("student"))  # raises for a layer that is not there
-        if stage.last:
+        if stage.last or stage.resizes:
             stage.calibrate(applied, samples)
-            final = applied
-    lite, notes = build(final, recipe.export, samples)
+        plain = applied if stage.last else stage.untrained_result(applied)
+    lite, notes = build(plain, recipe.export, samples)
     budget = recipe.stages[-1].budget if recipe.stages else None
     if budget and budget.max_bytes is not None and len(lite.data) > budget.max_bytes:
         raise RecipeError(
@@ -47,6 +47,16 @@ def rehearse(plain: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> 
             f"{len(lite.data):,} bytes. Allow that many, or begin with a smaller model."
         )
     return lite, notes
+
+
+def resized(stage: Stage, plain: Any, keep: frozenset[str], samples: Any) -> Any:
+    """What the stage after `stage` is given instead of `plain`: other sizes, or `plain` itself; nothing is trained."""
+    if not stage.resizes:
+        return plain
+    stage = tried(stage, plain)
+    applied = stage.apply(plain, steps=stage.epochs, keep=keep)
+    stage.calibrate(applied, samples)
+    return stage.untrained_result(applied)
 
 
 def tried(stage: Stage, plain: Any) -> Stage:

@@ -1,29 +1,19 @@
 """optimize: the one loop from a trained model to a verified, smaller file."""
 
-import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tfopt import bridge
-from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import tf_keras
-from tfopt.base.progress import Progress
-from tfopt.data import fit_to_model
-from tfopt.data.for_model import data_for
-from tfopt.distillation.distillation import Distillation
-from tfopt.distillation.session import course_of, fitted
-from tfopt.errors import DataError, ModelError
+from tfopt.errors import DataError
 from tfopt.evaluate.report import Report, Row, measured_row
-from tfopt.models.sources import model_from
-from tfopt.run.checkpoint import Checkpoint, run_key
-from tfopt.run.dry_run import established_before, rehearse
+from tfopt.run.checkpoint import Checkpoint
+from tfopt.run.dry_run import established_before
+from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared, prepare
 from tfopt.run.recipe import Recipe
 from tfopt.run.result import Result, described
-from tfopt.run.start import judge_from, transferred
 from tfopt.search.bits import within_budget
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
@@ -31,12 +21,7 @@ from tfopt.tasks.metrics import TASKS, agreement
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build
-from tfopt.training.augmentation import choose_augmentation
-from tfopt.training.fit import make_optimizer, train
-from tfopt.training.loss import choose_loss
-
-# Training inputs that are offered to a stage's `calibrate`.
-CALIBRATION_SAMPLES = 512
+from tfopt.training.fit import train
 
 
 def optimize(
@@ -69,83 +54,40 @@ def optimize(
         ModelError, DataError, RecipeError: before training, for what cannot work.
         PromiseError: the training or the file does not hold what the recipe promises.
     """
-    progress = Progress(quiet=quiet)
-    model = model_from(model)
-    if teacher is not None and recipe.distillation is None:
-        recipe = dataclasses.replace(recipe, distillation=Distillation())
-    return _Run(model, recipe, data, progress, checkpoint, teacher, teacher_cache, feature_cache).result()
+    prepared = prepare(
+        model,
+        recipe,
+        data,
+        teacher=teacher,
+        quiet=quiet,
+        checkpoint=checkpoint,
+        teacher_cache=teacher_cache,
+        feature_cache=feature_cache,
+    )
+    return carry_out(prepared)
+
+
+def carry_out(prepared: Prepared) -> Result:
+    """Train, measure and export what `prepare` made ready; the second half of `optimize`.
+
+    Args:
+        prepared: what `prepare` returned.
+
+    Raises:
+        PromiseError: the training or the file does not hold what the recipe promises.
+    """
+    return _Run(prepared).result()
 
 
 class _Run:
-    """The state of one run: the model as it stands, and the rows so far."""
+    """The state of one run: the flat model as it stands, and the rows so far."""
 
-    def __init__(
-        self,
-        model: Any,
-        recipe: Recipe,
-        source: Any,
-        progress: Progress,
-        checkpoint: str | Path | None,
-        teacher: Any,
-        teacher_cache: str | Path | None,
-        feature_cache: str | Path | None,
-    ) -> None:
-        self.model, self.recipe, self.progress = model, recipe, progress
-        training, transfer = recipe.training, recipe.transfer
-        self.plain = bridge.to_tf_keras(model)
-        self.data = data = data_for(self.plain, source, input_shape=transfer.input_shape if transfer else None)
-        if transfer:
-            self.model = transfer.untrained(model, data).model
-            self.plain = bridge.to_tf_keras(self.model)
-        _require_one_input_and_output(self.plain)
-        fit_to_model(data, self.plain.input_shape[1:], self.plain.output_shape[-1])
-        self.loss = choose_loss(self.plain, training, data)
-        make_optimizer(training, training.learning_rate, 1)  # a wrong name should fail now
-        self.steps = data.steps(training.batch_size)
-        ready = fitted(teacher, recipe.distillation, data) if recipe.distillation else None
-        self.progress.say("checking that the recipe can be carried out")
-        rehearse(self.plain, recipe, self.steps, data.representative(CALIBRATION_SAMPLES))
-        self.report = Report(recipe.to_dict())
-        learnt: tuple[str, ...] = ()
-        self.files: Mapping[str, bytes] = {}
-        if transfer:
-            made = transferred(recipe, model, data, cache=feature_cache, progress=progress)
-            self.model, learnt, self.files = made.model, made.notes, made.files
-            self.plain = bridge.to_tf_keras(made.model)
-        self.augmentation, notes = self._augmentation(ready, model)
-        self.notes = [*annotations(model).notes, *learnt, *notes]
-        self.course = None
-        if recipe.distillation:
-            self.course = course_of(
-                recipe.distillation,
-                ready,
-                data,
-                augment=self.augmentation,
-                seed=training.seed,
-                folder=teacher_cache,
-                progress=progress,
-            )
-            self.course.student(self.plain)  # what cannot be compared should fail now
-        about = {"recipe": recipe.to_dict(), "teacher": self.course.identity if self.course else None}
-        started_from = model if transfer else self.plain
-        self.checkpoint = checkpoint and Checkpoint(
-            Path(checkpoint), run_key(about, data.fingerprint, started_from.get_weights())
-        )
-
-    def _augmentation(self, teacher: Any, source: Any) -> tuple[Any, list[str]]:
-        """What training images may go through, judged by whoever knows best: a teacher, else the model itself.
-
-        A model that has learnt nothing of the task yet leaves it to the features of the `source`.
-        """
-        training, data, plain = self.recipe.training, self.data, self.plain
-        if self.recipe.transfer and not self.recipe.transfer.learns and teacher is None:
-            who = "a head on the features of the source"
-            return choose_augmentation(judge_from(source, data), training, data, who=who)
-        if teacher is None or not teacher.response:
-            return choose_augmentation(lambda x: plain.predict(x, verbose=0), training, data)
-        return choose_augmentation(
-            lambda x: teacher.predict(x, quiet=True)["output"], training, data, who=f"the teacher '{teacher.name}'"
-        )
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.recipe, self.data, self.progress = prepared.recipe, prepared.data, prepared.progress
+        self.course, self.checkpoint = prepared.course, prepared.checkpoint
+        self.plain, self.notes = prepared.flat_model, list(prepared.notes)
+        self.report = Report(self.recipe.to_dict())
 
     def result(self) -> Result:
         finished = self._resume()
@@ -176,14 +118,14 @@ class _Run:
         final = trained if self.recipe.stages and self.recipe.stages[-1].last else self.plain
         lite = self._export(final, promises, notes, started)
         self._require_budget()
-        model = bridge.to_keras(self.plain, like=self.model)
+        model = bridge.to_keras(self.plain, like=self.prepared.model)
         if self.checkpoint:
             self.checkpoint.remove()
-        return Result(model, lite, self.report, self.recipe, described(self.data), self.files)
+        return Result(model, lite, self.report, self.recipe, described(self.data), self.prepared.files)
 
     def _keep(self) -> None:
         if self.checkpoint:
-            self.checkpoint.save(self.plain.get_weights(), self.report.rows)
+            self.checkpoint.save(self.plain, self.report.rows, resized=self._resized(self.report.rows))
 
     def _resume(self) -> int:
         """Take up where an interrupted run stopped; returns the number of stages that are done."""
@@ -193,13 +135,13 @@ class _Run:
             found = self.checkpoint.load()
             if not found:
                 return 0
-            weights, rows = found
-            self._require_of_this_run(self.checkpoint, weights, rows)
+            rows = found.rows
+            self._require_rows_of_this_run(self.checkpoint, rows)
+            self.plain = self.checkpoint.resumed(found, self.plain, resized=self._resized(rows))
         except DataError as error:
             self.notes.append(f"{error} It is ignored: the run starts over.")
             self.progress.say(self.notes[-1])
             return 0
-        self.plain.set_weights(weights)
         self.report.rows.extend(rows)
         done = len(rows) - 1  # the first row is the untouched model
         self.progress.say(
@@ -207,11 +149,12 @@ class _Run:
         )
         return done
 
-    def _require_of_this_run(self, checkpoint: Checkpoint, weights: list[np.ndarray], rows: list[Row]) -> None:
-        """Raises DataError unless the model takes the weights, and the rows are those of the first stages."""
-        shapes = [weight.shape for weight in self.plain.get_weights()]
-        if [weight.shape for weight in weights] != shapes or any(w.dtype.kind not in "biuf" for w in weights):
-            raise checkpoint.damaged("its weights do not fit the model")
+    def _resized(self, rows: list[Row]) -> bool:
+        """Whether one of the stages that `rows` tell of may have changed the sizes of layers."""
+        return any(stage.resizes for stage in self.recipe.stages[: len(rows) - 1])
+
+    def _require_rows_of_this_run(self, checkpoint: Checkpoint, rows: list[Row]) -> None:
+        """Raises DataError unless the rows are those of the first stages."""
         steps = [type(stage).__name__ for stage in self.recipe.stages]
         metrics = set(TASKS[self.data.task])
         if not rows or [row.step for row in rows[1:]] != steps[: len(rows) - 1]:
@@ -223,7 +166,7 @@ class _Run:
         """What `stage.apply` gives, trained; and what is to be said of it."""
         training = self.recipe.training
         tf_keras().utils.set_random_seed(training.seed + position)  # so that a resumed run repeats the whole one
-        steps = stage.epochs * self.steps
+        steps = stage.epochs * self.prepared.steps_per_epoch
         model = stage.apply(self.plain, steps=steps, keep=keep)
         wanted = max(CALIBRATION_SAMPLES, stage.samples_wanted)
         label = f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}"
@@ -239,12 +182,12 @@ class _Run:
         if self.course:
             batches = self.course.batches(size, seed=seed, epochs=stage.epochs)
         else:
-            batches = self.data.batches("train", size, shuffle=True, seed=seed, augment=self.augmentation)
+            batches = self.data.batches("train", size, shuffle=True, seed=seed, augment=self.prepared.augmentation)
         recorded = train(
             learner,
             batches,
             self.data,
-            loss=self.loss,
+            loss=self.prepared.loss,
             training=training,
             epochs=stage.epochs,
             learning_rate=stage.learning_rate,
@@ -297,11 +240,3 @@ class _Run:
         self.report.rows.append(row)
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())
         self.progress.say(f"{step}: {metrics}, {row.deflated_bytes:,} bytes deflated")
-
-
-def _require_one_input_and_output(model: Any) -> None:
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ModelError(
-            f"Optimize trains models with one input and one output; '{model.name}' has {len(model.inputs)} and "
-            f"{len(model.outputs)}. Use the stages by hand with your own fit: stage.apply, fit, stage.strip."
-        )

@@ -39,6 +39,8 @@ class Stage(ABC):
     """The properties that this stage can keep when an earlier stage established them."""
     last: ClassVar[bool] = False
     """True when the trained graph itself is what gets exported, so that no stage can follow."""
+    resizes: ClassVar[bool] = False
+    """True when `strip` may return layers of other sizes. Names, kinds and order stay."""
     takes_words: ClassVar[bool] = False
     """True when a rule in `layers` may also set a word."""
 
@@ -110,19 +112,47 @@ class Stage(ABC):
 
         Raises `PromiseError` when the training did not reach what the stage promises.
         """
+        like = self._origin(model)
+        flat_model = self._stripped(model, like)
+        self._verify_plain(flat_model)
+        return bridge.to_keras(flat_model, like=like)
+
+    def untrained_result(self, model: Any) -> Any:
+        """Return the flat tf_keras model that the next stage is tried on, in a dry run.
+
+        No promise is checked. Where this stage does not resize, this is what `apply` was given.
+
+        Args:
+            model: what `apply` returned for a flat tf_keras model, not trained.
+        """
+        like = self._origin(model)
+        return self._stripped(model, like) if self.resizes else like
+
+    def _origin(self, model: Any) -> Any:
         like = bridge.origin(model)
         if like is None:
             raise ModelError(
                 f"{type(self).__name__}.strip expects the model that {type(self).__name__}.apply returned; "
                 f"'{model.name}' is another one. Keep that object and fit it."
             )
-        plain = bridge.to_tf_keras(like)
+        return like
+
+    def _stripped(self, model: Any, like: Any) -> Any:
+        """A flat model without wrappers, with the weights of the trained `model`."""
+        plain = self._plain(model, like)
         trained = wrappers_by_name(model)
         for layer in plain.layers:
             if layer.weights:
                 layer.set_weights(self._trained_weights(trained[layer.name], layer))
-        self._verify_plain(plain)
-        return bridge.to_keras(plain, like=like)
+        return plain
+
+    def _plain(self, model: Any, like: Any) -> Any:
+        """A flat model without wrappers, whose sizes are those after this stage.
+
+        By default those of `like`, or of `model` where this stage resizes; a stage that resizes and wraps, too,
+        overrides this.
+        """
+        return bridge.clone(model) if self.resizes else bridge.to_tf_keras(like)
 
     def verify(self, model: Any) -> None:
         """Raise `PromiseError` when a plain `model` does not hold what this stage promises."""

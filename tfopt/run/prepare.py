@@ -1,0 +1,186 @@
+"""Prepare a run: everything that can fail before the stages are trained."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfopt import bridge
+from tfopt.base.annotations import annotations
+from tfopt.base.progress import Progress
+from tfopt.data import Dataset, fit_to_model
+from tfopt.data.for_model import data_for
+from tfopt.distillation.distillation import Distillation
+from tfopt.distillation.session import Course, course_of, fitted
+from tfopt.errors import ModelError
+from tfopt.models.sources import model_from
+from tfopt.run.checkpoint import Checkpoint, run_key
+from tfopt.run.dry_run import rehearse
+from tfopt.run.recipe import Recipe
+from tfopt.run.start import judge_from, transferred
+from tfopt.training.augmentation import choose_augmentation
+from tfopt.training.fit import make_optimizer
+from tfopt.training.loss import choose_loss
+
+# Training inputs that are offered to a stage's `calibrate`.
+CALIBRATION_SAMPLES = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that is ready for its first stage.
+
+    Attributes:
+        model: of the caller's kind; with a transfer, what the transfer made.
+        flat_model: the same as a flat tf_keras model.
+        recipe: what will be carried out; it has a distillation if there is a teacher.
+        data: as the model takes it.
+        loss: on the labels.
+        steps_per_epoch: batches in one pass over the training data.
+        augmentation: what training images go through; None for nothing.
+        course: what the stages learn from beside the labels; None without a distillation.
+        notes: what the first row of the report should say.
+        files: what the transfer adds to the result, by name.
+        checkpoint: where finished stages are kept; None for nowhere.
+        progress: where the run says what it does.
+    """
+
+    model: Any
+    flat_model: Any
+    recipe: Recipe
+    data: Dataset
+    loss: Any
+    steps_per_epoch: int
+    augmentation: Any
+    course: Course | None
+    notes: tuple[str, ...]
+    files: Mapping[str, bytes]
+    checkpoint: Checkpoint | None
+    progress: Progress
+
+
+def prepare(
+    model: Any,
+    recipe: Recipe,
+    data: Any,
+    *,
+    teacher: Any = None,
+    quiet: bool = False,
+    checkpoint: str | Path | None = None,
+    teacher_cache: str | Path | None = None,
+    feature_cache: str | Path | None = None,
+) -> Prepared:
+    """Check that `recipe` can be carried out and make its transfer, augmentation and teacher ready.
+
+    Args:
+        model: as for `optimize`, like all that follow.
+        recipe: the stages.
+        data: a `Dataset`, or anything that `load_data` takes.
+        teacher: a model to learn from.
+        quiet: no progress on stderr.
+        checkpoint: a file that keeps what each stage has reached.
+        teacher_cache: a folder for the answers of the teacher.
+        feature_cache: a folder for the features of a transfer.
+
+    Returns:
+        What `carry_out` takes.
+
+    Raises:
+        ModelError, DataError, RecipeError: what cannot work.
+    """
+    source, progress = model_from(model), Progress(quiet=quiet)
+    if teacher is not None and recipe.distillation is None:
+        recipe = dataclasses.replace(recipe, distillation=Distillation())
+    dataset, start, flat_model = _start(source, recipe, data)
+    loss = choose_loss(flat_model, recipe.training, dataset)
+    make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # a wrong name should fail now
+    steps = dataset.steps(recipe.training.batch_size)
+    ready = fitted(teacher, recipe.distillation, dataset) if recipe.distillation else None
+    progress.say("checking that the recipe can be carried out")
+    rehearse(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES))
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = {}
+    if recipe.transfer:
+        made = transferred(recipe, source, dataset, cache=feature_cache, progress=progress)
+        start, notes, files = made.model, made.notes, made.files
+        flat_model = bridge.to_tf_keras(start)
+    augmentation, tried = _augmentation(recipe, dataset, flat_model, ready, source)
+    course = _course(recipe, ready, dataset, augmentation, teacher_cache, progress)
+    if course:
+        course.student(flat_model)  # what cannot be compared should fail now
+    return Prepared(
+        model=start,
+        flat_model=flat_model,
+        recipe=recipe,
+        data=dataset,
+        loss=loss,
+        steps_per_epoch=steps,
+        augmentation=augmentation,
+        course=course,
+        notes=(*annotations(source).notes, *notes, *tried),
+        files=files,
+        checkpoint=_checkpoint(checkpoint, recipe, course, dataset, source if recipe.transfer else flat_model),
+        progress=progress,
+    )
+
+
+def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
+    """The data as the model takes it, and the model that the stages are tried on: the caller's kind, and flat."""
+    transfer, start = recipe.transfer, source
+    flat_model = bridge.to_tf_keras(source)
+    dataset = data_for(flat_model, data, input_shape=transfer.input_shape if transfer else None)
+    if transfer:
+        start = transfer.untrained(source, dataset).model
+        flat_model = bridge.to_tf_keras(start)
+    _require_one_input_and_output(flat_model)
+    fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1])
+    return dataset, start, flat_model
+
+
+def _augmentation(recipe: Recipe, data: Dataset, plain: Any, teacher: Any, source: Any) -> tuple[Any, list[str]]:
+    """What training images may go through, judged by whoever knows best: a teacher, else the model itself.
+
+    A model that has learned nothing of the task yet leaves it to the features of the `source`.
+    """
+    training = recipe.training
+    if recipe.transfer and not recipe.transfer.learns and teacher is None:
+        who = "a head on the features of the source"
+        return choose_augmentation(judge_from(source, data), training, data, who=who)
+    if teacher is None or not teacher.response:
+        return choose_augmentation(lambda x: plain.predict(x, verbose=0), training, data)
+    return choose_augmentation(
+        lambda x: teacher.predict(x, quiet=True)["output"], training, data, who=f"the teacher '{teacher.name}'"
+    )
+
+
+def _course(
+    recipe: Recipe, teacher: Any, data: Dataset, augmentation: Any, folder: str | Path | None, progress: Progress
+) -> Course | None:
+    if not recipe.distillation:
+        return None
+    return course_of(
+        recipe.distillation,
+        teacher,
+        data,
+        augment=augmentation,
+        seed=recipe.training.seed,
+        folder=folder,
+        progress=progress,
+    )
+
+
+def _checkpoint(
+    path: str | Path | None, recipe: Recipe, course: Course | None, data: Dataset, started_from: Any
+) -> Checkpoint | None:
+    if not path:
+        return None
+    about = {"recipe": recipe.to_dict(), "teacher": course.identity if course else None}
+    return Checkpoint(Path(path), run_key(about, data.fingerprint, started_from.get_weights()))
+
+
+def _require_one_input_and_output(model: Any) -> None:
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ModelError(
+            f"Optimize trains models with one input and one output; '{model.name}' has {len(model.inputs)} and "
+            f"{len(model.outputs)}. Use the stages by hand with your own fit: stage.apply, fit, stage.strip."
+        )
