@@ -1,5 +1,6 @@
 """A stage may change the sizes of layers: everything around it takes that."""
 
+import shutil
 from typing import Any, ClassVar
 
 import keras
@@ -11,8 +12,9 @@ import tfopt
 from tfopt import bridge
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tf_keras
-from tfopt.errors import ModelError
+from tfopt.errors import DataError, ModelError
 from tfopt.run import optimize
+from tfopt.run.checkpoint import Checkpoint, Kept
 from tfopt.run.prepare import prepare
 from tfopt.stages.stage import Stage
 
@@ -56,12 +58,12 @@ def layers_of(api):
 def network(api, form="Sequential"):
     api.utils.set_random_seed(3)
     if form == "Sequential":
-        return api.Sequential([api.Input((5,)), *layers_of(api)], name="net")
+        return api.Sequential([api.Input((5,), name="x"), *layers_of(api)], name="net")
     if form == "nested":
         first, hidden, head = layers_of(api)
-        inner = api.Sequential([api.Input((5,)), first, hidden], name="inner")
-        return api.Sequential([api.Input((5,)), inner, head], name="net")
-    x = inputs = api.Input((5,))
+        inner = api.Sequential([api.Input((5,), name="x"), first, hidden], name="inner")
+        return api.Sequential([api.Input((5,), name="x"), inner, head], name="net")
+    x = inputs = api.Input((5,), name="x")
     for layer in layers_of(api):
         x = layer(x)
     return api.Model(inputs, x, name="net")
@@ -161,11 +163,11 @@ def test_the_dry_run_and_check_try_each_stage_on_the_result_of_the_one_before(da
     assert seen == [4, 4]
 
 
-@pytest.fixture
-def interrupted(data, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def interrupted(data, tmp_path_factory):
     """The file of a run that stopped after Halve, and what the whole run gives."""
     recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1)), export=FLOAT)
-    file = tmp_path / "run.npz"
+    file = tmp_path_factory.mktemp("kept") / "run.npz"
     train = optimize._Run._train
 
     def stops(run, stage, position, *rest):
@@ -173,15 +175,17 @@ def interrupted(data, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return train(run, stage, position, *rest)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimize._Run, "_train", stops)
         with pytest.raises(KeyboardInterrupt):
             tfopt.optimize(network(keras), recipe, data, quiet=True, checkpoint=file)
     return recipe, file, tfopt.optimize(network(keras), recipe, data, quiet=True).lite.data
 
 
-def test_a_run_goes_on_after_a_stage_that_resized(data, interrupted, monkeypatch):
-    recipe, file, whole = interrupted
+def test_a_run_goes_on_after_a_stage_that_resized(data, interrupted, monkeypatch, tmp_path):
+    recipe, kept, whole = interrupted
+    file = tmp_path / "run.npz"
+    shutil.copy(kept, file)
     trained = []
     train = optimize._Run._train
     monkeypatch.setattr(optimize._Run, "_train", lambda run, *rest: trained.append(rest[1]) or train(run, *rest))
@@ -206,19 +210,17 @@ BAD = {
 
 
 @pytest.mark.parametrize("make", BAD.values(), ids=BAD)
-def test_a_checkpoint_with_a_model_of_no_such_run_is_ignored(data, interrupted, tmp_path, make):
-    recipe, file, whole = interrupted
-    arrays = dict(np.load(file))
-    arrays["model"] = make(tmp_path / "other.keras")
-    np.savez(file, **{name: value for name, value in arrays.items() if value is not None})
-    result = tfopt.optimize(network(keras), recipe, data, quiet=True, checkpoint=file)
-    assert any("is damaged" in note and "starts over" in note for note in result.report.rows[0].notes)
-    assert result.lite.data == whole
+def test_a_checkpoint_with_a_model_of_no_such_run_is_an_error(tmp_path, make):
+    start = bridge.to_tf_keras(network(keras))
+    checkpoint = Checkpoint(tmp_path / "run.npz", "key")
+    model = make(tmp_path / "other.keras")
+    kept = Kept([], [], None if model is None else model.tobytes())
+    with pytest.raises(DataError, match=r"run.npz is damaged \(.+\)\."):
+        checkpoint.resumed(kept, start, resized=True)
 
 
 def test_another_run_is_not_taken_up(data, interrupted):
     recipe, file, _ = interrupted
-    other = recipe.seeded(7)
-    alone = tfopt.optimize(network(keras), other, data, quiet=True)
-    beside = tfopt.optimize(network(keras), other, data, quiet=True, checkpoint=file)
-    assert beside.lite.data == alone.lite.data
+    for seed, there in ((recipe.training.seed, True), (7, False)):
+        prepared = prepare(network(keras), recipe.seeded(seed), data, quiet=True, checkpoint=file)
+        assert (prepared.checkpoint.load() is not None) is there

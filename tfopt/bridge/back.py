@@ -21,8 +21,8 @@ def to_keras(legacy_model: Any, like: Any) -> Any:
     Its weights are those of `legacy_model`, a flat tf_keras model whose layers bear the names that
     `flat_layers(like)` tells, matched by name and then by the order of the weights. It is compiled as `like`
     is. Neither argument is changed. Where a stage resized layers, their sizes are those of `legacy_model`, and nested
-    models come back opened, under their flat names. A subclassed model that its config does not bring back becomes a functional
-    one of the same layers. Raises ModelError where a layer with weights is missing or its weights
+    models come back opened, under their flat names. A subclassed model that its config does not bring back becomes
+    a functional one of the same layers. Raises ModelError where a layer with weights is missing or its weights
     have other shapes, and when the result, tried on a small batch, gives other outputs.
     """
     graph = walk(like)
@@ -125,9 +125,7 @@ def _new_layer(leaf: Leaf, sizes: dict[str, Any]) -> Any:
 def _is_resized(graph: Graph, sources: Mapping[str, Any]) -> bool:
     """Whether a flat layer has weights of other shapes than its leaf; all else that differs is an error later."""
     pairs = [(leaf.layer, sources[leaf.name]) for leaf in graph.leaves if leaf.name in sources and is_layer(leaf.layer)]
-    return any(
-        len(ours.weights) == len(theirs.weights) and _shapes(ours) != _shapes(theirs) for ours, theirs in pairs
-    )
+    return any(len(ours.weights) == len(theirs.weights) and _shapes(ours) != _shapes(theirs) for ours, theirs in pairs)
 
 
 def _shapes(layer: Any) -> list[tuple[int, ...]]:

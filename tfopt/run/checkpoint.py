@@ -146,6 +146,6 @@ def _own_classes(model: Any) -> dict[str, Any]:
 
 
 def _outline(model: Any) -> Any:
-    """What no stage changes, resizing or not."""
-    layers = [(layer.name, type(layer).__name__) for layer in model.layers]
+    """What no stage changes, resizing or not; names of inputs do not matter, and Keras counts them on."""
+    layers = [(layer.name, type(layer).__name__) for layer in model.layers if type(layer).__name__ != "InputLayer"]
     return layers, model.input_shape, model.output_shape
