@@ -158,7 +158,7 @@ def _course(
 ) -> Course | None:
     if not recipe.distillation:
         return None
-    return course_of(
+    course: Course = course_of(
         recipe.distillation,
         teacher,
         data,
@@ -167,6 +167,7 @@ def _course(
         folder=folder,
         progress=progress,
     )
+    return course
 
 
 def _checkpoint(
