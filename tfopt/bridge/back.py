@@ -15,19 +15,26 @@ from tfopt.graph.types import Graph, Leaf, is_layer, map_leaves, replay
 from tfopt.graph.walk import graph_network, is_model, is_subclassed, walk
 
 
-def to_keras(legacy_model: Any, like: Any) -> Any:
-    """A new model of the kind (Keras 3 or tf_keras), architecture and names of `like`, nesting included.
+def to_keras(legacy_model: Any, like: Any, *, resized: bool = False) -> Any:
+    """Return a new model of the kind (Keras 3 or tf_keras), architecture and names of `like`, nesting included.
 
-    Its weights are those of `legacy_model`, a flat tf_keras model whose layers bear the names that
-    `flat_layers(like)` tells, matched by name and then by the order of the weights. It is compiled as `like`
-    is. Neither argument is changed. Where a stage resized layers, their sizes are those of `legacy_model`, and nested
-    models come back opened, under their flat names. A subclassed model that its config does not bring back becomes
-    a functional one of the same layers. Raises ModelError where a layer with weights is missing or its weights
-    have other shapes, and when the result, tried on a small batch, gives other outputs.
+    Its weights come from `legacy_model`, matched by layer name and then by order. It is compiled as `like` is.
+    Neither argument is changed. A subclassed model that its config does not bring back becomes a functional one of
+    the same layers.
+
+    Args:
+        legacy_model: a flat tf_keras model whose layers have the names of `flat_layers(like)`.
+        like: the model whose kind and architecture the result has.
+        resized: take the sizes of layers from `legacy_model` where they differ; nested models then come back opened,
+            under their flat names.
+
+    Raises:
+        ModelError: a layer with weights is missing, its weights have other shapes (unless `resized`), or the result,
+            tried on a small batch, gives other outputs.
     """
     graph = walk(like)
     sources = {layer.name: layer for layer in legacy_model.layers}
-    result = _resized_copy(like, graph, sources) if _is_resized(graph, sources) else _copy_of(like, graph)
+    result = _resized_copy(like, graph, sources) if resized and _is_resized(graph, sources) else _copy_of(like, graph)
     new_graph = walk(result)
     copies = _matched(graph, new_graph)
     for leaf in graph.leaves:

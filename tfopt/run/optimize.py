@@ -118,7 +118,7 @@ class _Run:
         final = trained if self.recipe.stages and self.recipe.stages[-1].last else self.plain
         lite = self._export(final, promises, notes, started)
         self._require_budget()
-        model = bridge.to_keras(self.plain, like=self.prepared.model)
+        model = bridge.to_keras(self.plain, like=self.prepared.model, resized=self._resized(self.report.rows))
         if self.checkpoint:
             self.checkpoint.remove()
         return Result(model, lite, self.report, self.recipe, described(self.data), self.prepared.files)

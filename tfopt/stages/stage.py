@@ -115,7 +115,7 @@ class Stage(ABC):
         like = self._origin(model)
         flat_model = self._stripped(model, like)
         self._verify_plain(flat_model)
-        return bridge.to_keras(flat_model, like=like)
+        return bridge.to_keras(flat_model, like=like, resized=self.resizes)
 
     def untrained_result(self, model: Any) -> Any:
         """Return the flat tf_keras model that the next stage is tried on, in a dry run.
