@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tfopt.base import sandbox
+from tfopt.base import sandbox, worker
 from tfopt.errors import DataError, ModelError
 
 DOORS = """
@@ -161,7 +161,7 @@ def test_the_child_ends_with_its_parent_even_in_the_middle_of_a_file(doors):
         "threading.Thread(target=sandbox.try_first, args=('doors:hang', sys.argv[1]), daemon=True).start(); "
         "time.sleep(3); print(sandbox._sandbox()._process.pid, flush=True); os._exit(0)"
     )
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([sandbox._search_path(), str(doors.parent)])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([worker.search_path(), str(doors.parent)])}
     done = subprocess.run([sys.executable, "-c", program, str(doors)], capture_output=True, text=True, env=env)
     child = Path("/proc", done.stdout.strip())
     deadline = time.monotonic() + 30

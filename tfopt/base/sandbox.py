@@ -5,20 +5,16 @@ a file makes it crash, hang or run out of memory, that is an error here, and the
 serves all files of a process: it starts at the first one and ends with the process.
 """
 
-import atexit
 import contextlib
 import ctypes
-import importlib
 import json
 import os
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 from tfopt import errors
+from tfopt.base import worker
 
 try:
     import resource
@@ -27,8 +23,6 @@ except ImportError:  # Windows: no limits there
 
 SECONDS = 300
 """That a file may take to open, besides a second for every 10 MB of it."""
-STARTING = 120
-"""Seconds that the sandbox may take to start."""
 MEMORY = 4 * 2**30
 """Bytes that opening a file may take, besides eight times its own size."""
 _IN_CHILD = "TFOPT_IN_SANDBOX"
@@ -62,106 +56,46 @@ def try_first(door: str, path: str | os.PathLike[str], **options: Any) -> None:
         return
     key = (door, _identity(Path(path)), json.dumps(options, sort_keys=True))
     if key not in _OPENED:
-        _sandbox().ask(door, Path(path), options)
+        _sandbox().open(door, Path(path), options)
         _OPENED.add(key)
 
 
 def start() -> None:
     """Start the sandbox, so that it imports what it needs while the caller goes on."""
     if not os.environ.get(_IN_CHILD):
-        _sandbox().start()
+        with contextlib.suppress(worker.NotStartedError):  # the first file says so
+            _sandbox().start()
 
 
-class _Sandbox:
-    """The child, restarted after a death; one request at a time."""
+class _Sandbox(worker.Worker):
+    """The child in which files are opened."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.RLock()
-        self._ready = False
-        self._owner = os.getpid()
+        super().__init__("tfopt.base.sandbox:serve", _SETTINGS)
 
-    def start(self) -> "subprocess.Popen[bytes]":
-        with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._process, self._ready = self._started(), False
-            return self._process
-
-    def _started(self) -> "subprocess.Popen[bytes]":
+    def open(self, door: str, path: Path, options: dict[str, Any]) -> None:
+        size = _size(path)
+        request = {"door": door, "path": str(path.absolute()), "options": options, "memory": MEMORY + 8 * size}
+        seconds = SECONDS + size / 1e7
         try:
-            return subprocess.Popen(
-                # -P: the folder of the caller, where the file may lie with others of its kind, is no place for modules.
-                [sys.executable, "-P", "-c", "from tfopt.base.sandbox import serve; serve()"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, **_SETTINGS, "PYTHONPATH": _search_path()},
-                start_new_session=True,  # Ctrl-C is for the caller, who ends this process
-            )
-        except (OSError, TypeError, ValueError) as error:
-            raise errors.ModelError(f"The process in which files are opened first does not start: {error}.") from error
-
-    def ask(self, door: str, path: Path, options: dict[str, Any]) -> None:
-        with self._lock:
-            process = self.start()
-            assert process.stdin is not None
-            size = _size(path)
-            request = {"door": door, "path": str(path.absolute()), "options": options, "memory": MEMORY + 8 * size}
-            with contextlib.suppress(BrokenPipeError):  # it died before: `_answer` says so
-                process.stdin.write(json.dumps(request).encode() + b"\n")
-                process.stdin.flush()
-            try:
-                self._await_start(process)
-                answer = self._answer(process, path, SECONDS + size / 1e7)
-            except BaseException:
-                self.stop()
-                raise
-        if answer:
-            raise _error(answer["error"], answer["message"].replace(str(path.absolute()), str(path)))
-
-    def _await_start(self, process: "subprocess.Popen[bytes]") -> None:
-        """Wait for the line by which a new child says that it is there, so that its death is not a file's fault."""
-        if not self._ready and not _line(process, STARTING):
+            answer = self.ask(request, seconds)
+        except worker.NotStartedError as error:
             raise errors.ModelError(
-                "The process in which files are opened first does not start. See what "
+                f"The process in which files are opened first does not start: {error}. See what "
                 f"`{sys.executable} -c 'import tfopt'` says."
-            )
-        self._ready = True
-
-    def _answer(self, process: "subprocess.Popen[bytes]", path: Path, seconds: float) -> dict[str, str]:
-        line = _line(process, seconds)
-        if line is None:
+            ) from error
+        except worker.OverdueError as error:
             raise errors.ModelError(
                 f"{path} took more than {seconds:.0f} seconds to open. Do not trust where it came from; "
                 "allow_unsafe=True (--allow-unsafe) opens it without a limit."
-            )
-        if not line:
+            ) from error
+        except worker.DiedError as error:
             raise errors.ModelError(
                 f"{path} crashed the process that opened it first, or took over {MEMORY / 2**30:.0f} GiB and eight "
                 "times its size. It is damaged or made to do so: copy or save it again, and do not trust its source."
-            )
-        answer: dict[str, str] = json.loads(line)
-        return answer
-
-    def stop(self) -> None:
-        if self._process is not None and self._owner == os.getpid():
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):  # a request that the child never read
-                        pipe.close()
-        self._process = None
-
-
-def _line(process: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
-    """Return the next line of `process`: empty where it has ended, None where none comes within `seconds`."""
-    assert process.stdout is not None
-    lines: list[bytes] = []
-    reader = threading.Thread(target=lambda: lines.append(process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
-    reader.start()
-    reader.join(seconds)
-    return lines[0] if lines else None
+            ) from error
+        if answer:
+            raise _error(answer["error"], answer["message"].replace(str(path.absolute()), str(path)))
 
 
 _OPENED: set[tuple[Any, ...]] = set()
@@ -171,16 +105,8 @@ _SANDBOXES: dict[int, _Sandbox] = {}
 def _sandbox() -> _Sandbox:
     """Return the sandbox of this process; a forked child gets another one."""
     if os.getpid() not in _SANDBOXES:
-        _SANDBOXES[os.getpid()] = made = _Sandbox()
-        atexit.register(made.stop)
+        _SANDBOXES[os.getpid()] = _Sandbox()
     return _SANDBOXES[os.getpid()]
-
-
-def _search_path() -> str:
-    """Return where the child finds the same tfopt."""
-    here = str(Path(__file__).resolve().parent.parent.parent)
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return os.pathsep.join([here, *(path for path in given if Path(path).is_absolute())])
 
 
 def _files(path: Path) -> list[Path]:
@@ -209,33 +135,21 @@ def _error(kind: str, message: str) -> errors.TfoptError:
 
 
 def serve() -> None:
-    """Answer requests on standard input until it ends: one line of JSON for each, empty where all went well."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints does not reach the answers
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    """Open files as requested on standard input: an empty answer where all went well."""
+    worker.answer(_served, _prepare)
+
+
+def _prepare() -> None:
     _leave_network()
     _limit("RLIMIT_CORE", 0)
-    answers.write(b"ready\n")
-    answers.flush()
-    for line in requests:
-        answers.write(json.dumps(_served(json.loads(line))).encode() + b"\n")
-        answers.flush()
-
-
-def _end_with(parent: int) -> None:
-    """End this process, whatever it does, when the process that started it is gone."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _served(request: dict[str, Any]) -> dict[str, str]:
-    module, _, name = request["door"].partition(":")
     try:
-        door = getattr(importlib.import_module(module), name)
+        opens = worker.door(request["door"])
         _limit("RLIMIT_AS", _address_space() + request["memory"])
         _limit("RLIMIT_FSIZE", request["memory"])
-        door(request["path"], **request["options"])
+        opens(request["path"], **request["options"])
     except errors.TfoptError as error:
         return {"error": type(error).__name__, "message": str(error)}
     except MemoryError:

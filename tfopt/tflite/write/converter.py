@@ -2,13 +2,12 @@
 
 import dataclasses
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfopt import bridge
+from tfopt.base import native
 from tfopt.base.keras_compat import inner
-from tfopt.base.stderr import native_noise_held
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
 from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
@@ -19,12 +18,13 @@ from tfopt.stages.quantize.wrapper import Places, replaced, settled
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.calibration import Calibration, argument_names
-from tfopt.tflite.write.compact import with_true_reversals, without_detours
+from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
 
 # Steps of a recurrent layer up to which it may be unrolled into as many copies of its operators.
 UNROLLED_AT_MOST = 128
+Trace = Callable[[Any, Calibration | None], tuple[Any, Any]]
+"""Makes a concrete function of a flat tf_keras model; returns it with what keeps its variables."""
 
 
 def convert(model: Any, settings: Export, representative_data: Any = None) -> bytes:
@@ -45,9 +45,17 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
         if settings.ranges != "max" and not aware:
             legacy = with_ranges(legacy, samples.batches, settings.ranges)
     with replaced(_means(legacy) if settings.activations == "int8" else []):
-        if settings.by_edge_quantizer:
-            return edge_quantizer.quantized(_best(legacy, _in_float(settings), None), settings, samples)
-        return _best(legacy, settings, samples)
+        make = _by_edge_quantizer if settings.by_edge_quantizer else _best
+        return make(legacy, settings, samples)
+
+
+def _by_edge_quantizer(legacy: Any, settings: Export, samples: Calibration | None) -> bytes:
+    data = _best(legacy, _in_float(settings), None)
+    with isolated(settings, samples) as converter:
+        try:
+            return converter.quantize(data)
+        except (native.CrashError, native.FailedError) as error:
+            raise _explained(legacy, settings, error) from error
 
 
 def _means(legacy: Any) -> Places:
@@ -75,24 +83,24 @@ def _best(legacy: Any, settings: Export, samples: Calibration | None) -> bytes:
     told = told_of_scales(legacy)
     one_scale = any(type(inner(layer)).__name__ == "Dense" for layer in legacy.layers if inner(layer).name in told)
     found: list[tuple[int, bytes]] = []
-    failures: list[Exception] = []
-    with settled(legacy):
-        for places, make in _ways(legacy, calibrated=samples is not None):
+    failures: list[tuple[Places, Trace, Exception]] = []
+    with settled(legacy), isolated(settings, samples) as converter:
+        for places, trace in _ways(legacy, calibrated=samples is not None):
             try:
                 with replaced(places):
-                    converter = make(legacy, samples)
-                    # Of a Dense kernel the converter does not always hear what FakeQuant says.
-                    converter._experimental_disable_per_channel_quantization_for_dense_layers = one_scale
-                    data = _converted(converter, settings, samples)
+                    data = converter.convert(*trace(legacy, samples), one_scale=one_scale)
             except Exception as error:
-                failures.append(error)
+                failures.append((places, trace, error))
                 continue
             floats = len(opened(data, settings).float_tensors()) if settings.integer_only else 0
             found.append((floats, data))
             if not floats:
                 break
-    if not found:
-        raise _explained(legacy, settings, failures[0]) from failures[0]
+        if not found:
+            places, trace, why = failures[0]
+            if isinstance(why, native.CrashError):
+                raise _crashed(legacy, converter, places, trace, why) from why
+            raise _explained(legacy, settings, why) from why
     return min(found, key=lambda one: one[0])[1]
 
 
@@ -109,7 +117,7 @@ def opened(data: bytes, settings: Export) -> LiteModel:
     return lite
 
 
-def _ways(legacy: Any, *, calibrated: bool) -> list[tuple[Places, Callable[..., Any]]]:
+def _ways(legacy: Any, *, calibrated: bool) -> list[tuple[Places, Trace]]:
     """How to try the conversion, best first: what holds meanwhile, and what makes the converter.
 
     A shape that is asked for, as by Conv2DTranspose, stays float where the batch is free. A recurrent layer needs
@@ -130,7 +138,7 @@ def _ways(legacy: Any, *, calibrated: bool) -> list[tuple[Places, Callable[..., 
             f"than LSTM must be unrolled, over {UNROLLED_AT_MOST} fixed steps at most; got {steps} (None: free). Give "
             'the Input a shorter, fixed length, use LSTM, or choose activations="float32".'
         )
-    ways: list[tuple[Places, Callable[..., Any]]] = [([], _batch_of_one)] if not (calibrated and loops) else []
+    ways: list[tuple[Places, Trace]] = [([], _batch_of_one)] if not (calibrated and loops) else []
     if short:
         ways.append((unrolled, _free_batch))
     if calibrated and any(type(inner(layer)).__name__ == "Bidirectional" for layer, _ in recurrent):
@@ -148,37 +156,14 @@ def _recurrent(legacy: Any) -> list[tuple[Any, Any]]:
     ]
 
 
-def _converted(converter: Any, settings: Export, samples: Calibration | None) -> bytes:
-    import tensorflow as tf
-
-    optimize, operators = tf.lite.Optimize, tf.lite.OpsSet
-    if settings.weights != "float32":
-        converter.optimizations = [optimize.DEFAULT]
-    if settings.sparse:
-        converter.optimizations = [*converter.optimizations, optimize.EXPERIMENTAL_SPARSITY]
-    if settings.weights == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if settings.border != "float32":
-        converter.inference_input_type = converter.inference_output_type = getattr(tf, settings.border)
-    if samples is not None:
-        wide = operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-        narrow = operators.TFLITE_BUILTINS_INT8
-        converter.target_spec.supported_ops = [wide if settings.activations == "int16" else narrow]
-        converter.representative_dataset = lambda: iter(samples)
-    with warnings.catch_warnings(), native_noise_held():
-        warnings.simplefilter("ignore")  # about statistics for inputs, which `Quantize` has trained
-        data = bytes(converter.convert())
-    return with_true_reversals(without_detours(data)) if settings.integer_only else data
-
-
-def _free_batch(legacy: Any, samples: Calibration | None) -> Any:
-    """A converter for batches of any size, unless the model says otherwise."""
+def _free_batch(legacy: Any, samples: Calibration | None) -> tuple[Any, Any]:
+    """The traced model for batches of any size, unless the model says otherwise."""
     del samples
-    return _converter(legacy, [tuple(tensor.shape) for tensor in legacy.inputs])
+    return _traced(legacy, [tuple(tensor.shape) for tensor in legacy.inputs])
 
 
-def _batch_of_one(legacy: Any, samples: Calibration | None) -> Any:
-    """A converter for a batch of one, with other free sizes as in `samples`."""
+def _batch_of_one(legacy: Any, samples: Calibration | None) -> tuple[Any, Any]:
+    """The traced model for a batch of one, with other free sizes as in `samples`."""
     shapes = [(1, *tensor.shape[1:]) for tensor in legacy.inputs]
     if samples is not None:
         shapes = [(1, *samples.shapes[name]) for name in argument_names(legacy)]
@@ -187,11 +172,11 @@ def _batch_of_one(legacy: Any, samples: Calibration | None) -> Any:
             f"The model '{legacy.name}' has inputs of free size, {shapes}, which it cannot be converted with: pass "
             "representative_data of the size that it will get, or give its Input that shape."
         )
-    return _converter(legacy, shapes)
+    return _traced(legacy, shapes)
 
 
-def _converter(legacy: Any, shapes: Sequence[tuple[int | None, ...]]) -> Any:
-    """A converter for inputs of these shapes, of one traced function: Keras itself would trace every layer thrice."""
+def _traced(legacy: Any, shapes: Sequence[tuple[int | None, ...]]) -> tuple[Any, Any]:
+    """(the model as one traced function for inputs of these shapes, what keeps its variables)."""
     import tensorflow as tf
 
     specs = [
@@ -210,13 +195,42 @@ def _converter(legacy: Any, shapes: Sequence[tuple[int | None, ...]]) -> Any:
     traced = tf.function(run, autograph=False)
     holder = tf.Module()
     holder.variables_of_the_model = list(legacy.variables)
-    return tf.lite.TFLiteConverter.from_concrete_functions([traced.get_concrete_function(*specs)], holder)
+    return traced.get_concrete_function(*specs), holder
+
+
+def _crashed(legacy: Any, converter: Converter, places: Places, trace: Trace, crash: native.CrashError) -> ModelError:
+    """Say which layer makes the process of the conversion die."""
+
+    def crashes(part: Any) -> bool:
+        try:
+            with replaced(places):
+                converter.convert(*trace(part, converter.samples), hasty=True)
+        except native.CrashError:
+            return True
+        except Exception:  # it converts as little, but says so
+            return False
+        return False
+
+    layer = inner(blamed_layer(legacy, crashes))
+    return ModelError(
+        f"The process that converted the model '{legacy.name}' to {_in_words(converter.settings)} died ({crash}) at "
+        f"the layer '{layer.name}' ({type(layer).__name__}). Replace the layer, or choose other weights or activations."
+    )
+
+
+def _in_words(settings: Export) -> str:
+    return f"{settings.weights} weights and {settings.activations} activations"
 
 
 def _explained(legacy: Any, settings: Export, error: Exception) -> Exception:
     """The converter's pages of text as one line."""
     if isinstance(error, TfoptError):
         return error
+    if isinstance(error, native.CrashError):
+        return ModelError(
+            f"The process that converted the model '{legacy.name}' to {_in_words(settings)} died ({error}). Choose "
+            "other weights or activations."
+        )
     text = str(error)
     if ops := re.findall(r"(?:TF Select|Flex|Custom) ops: ([^\n]+)", text):
         names = ", ".join(dict.fromkeys(name.strip() for found in ops for name in found.split(",")))

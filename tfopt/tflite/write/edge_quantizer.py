@@ -4,23 +4,23 @@ import contextlib
 import io
 import itertools
 import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tfopt.base.stderr import native_noise_held
 from tfopt.errors import ModelError
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.calibration import Calibration
 
 SIGNATURE = "serving_default"
 SAMPLES_AT_ONCE = 32
 EVERYWHERE = ".*"
 
 
-def quantized(data: bytes, settings: Export, calibration: Calibration | None) -> bytes:
+def quantized(data: bytes, settings: Export, samples: Iterable[Mapping[str, Any]] | None) -> bytes:
     """The float .tflite `data`, which must have a signature, with weights and activations as `settings` say.
 
     What has no form of 4 bits gets 8. What has no integer form at all stays float, in silence: see
-    `types.verify_types`. Ranges are the least and greatest values of the `calibration` samples, without which
+    `types.verify_types`. Ranges are the least and greatest values for the `samples`, without which
     activations stay float. Raises ModelError when litert-quantizer fails.
     """
     from litert_quantizer.quantizer import Quantizer
@@ -30,7 +30,7 @@ def quantized(data: bytes, settings: Export, calibration: Calibration | None) ->
     with warnings.catch_warnings(), native_noise_held(), progress:
         warnings.simplefilter("ignore")  # about the memory that keeping all tensors takes
         try:
-            ranges = _ranges(data, recipe, calibration) if calibration is not None else None
+            ranges = _ranges(data, recipe, samples) if samples is not None else None
             quantizer = Quantizer(data, recipe.get_quantization_recipe())
             return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -86,13 +86,13 @@ def _set_border(recipe: Any, end: Any, dtype: str) -> None:
     )
 
 
-def _ranges(data: bytes, recipe: Any, calibration: Calibration) -> Any:
+def _ranges(data: bytes, recipe: Any, samples: Iterable[Mapping[str, Any]]) -> Any:
     """Of each tensor, in batches: `calibrate` makes a list of all that it is given."""
     from litert_quantizer.calibrator import Calibrator
     from litert_quantizer.utils.qsv_utils import min_max_update
 
     calibrator = Calibrator(data, num_threads=1, qsv_update_func=min_max_update)
-    samples = iter(calibration)
-    while some := list(itertools.islice(samples, SAMPLES_AT_ONCE)):
+    left = iter(samples)
+    while some := list(itertools.islice(left, SAMPLES_AT_ONCE)):
         calibrator.calibrate({SIGNATURE: some}, recipe)
     return calibrator.get_model_qsvs()

@@ -1,0 +1,98 @@
+"""The child process for native code; the functions that it calls stand in a module of the test."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tfopt.base import native, worker
+from tfopt.errors import DataError
+
+DOORS = """
+import ctypes, os, signal, sys, time
+from tfopt.errors import DataError
+
+def double(number): print("noise on standard output"); return {"twice": 2 * number, "process": os.getpid()}
+def refuse(): raise DataError("Refused.")
+def fail(): raise KeyError("a raw error")
+def crash(): print("loading", file=sys.stderr); ctypes.string_at(0)
+def abort():
+    os.write(2, b"the first line\\nCheck failed: a == b\\n    @ 0x1234 stack\\n")
+    os.abort()
+def leave(status): os._exit(status)
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+def hang(): time.sleep(100)
+"""
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory):
+    """The child, started where it finds the doors."""
+    folder = tmp_path_factory.mktemp("doors")
+    (folder / "native_doors.py").write_text(DOORS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        made = worker.Worker("tfopt.base.native:serve", native._ENVIRONMENT)
+        patch.setitem(native._CHILDREN, os.getpid(), made)
+        yield made
+        made.stop()
+
+
+def call(function, seconds=60, **arguments):
+    return native.call(f"native_doors:{function}", seconds, **arguments)
+
+
+def test_one_child_answers_all_calls(child):
+    first, second = call("double", number=2), call("double", number=21)
+    assert [first["twice"], second["twice"]] == [4, 42]
+    assert first["process"] == second["process"] != os.getpid()
+
+
+def test_errors_keep_their_class_and_others_their_text(child):
+    with pytest.raises(DataError, match=r"^Refused\.$"):
+        call("refuse")
+    with pytest.raises(native.FailedError, match=r"^KeyError: 'a raw error'$"):
+        call("fail")
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "cause"),
+    [
+        ("crash", {}, r"^segmentation fault \(loading\)$"),
+        ("abort", {}, r"^abort \(Check failed: a == b\)$"),
+        ("kill", {}, "^killed by the system, as when memory runs out$"),
+        ("leave", {"status": 3}, "^exit status 3$"),
+    ],
+)
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_death_says_its_cause_and_the_next_call_gets_another_child(child, function, arguments, cause):
+    with pytest.raises(native.CrashError, match=cause):
+        call(function, **arguments)
+    assert call("double", number=1)["twice"] == 2
+
+
+def test_what_takes_too_long_is_ended(child):
+    call("double", number=0)
+    process, start = child.start(), time.monotonic()
+    with pytest.raises(native.CrashError, match="no answer within 1 seconds"):
+        call("hang", 1)
+    assert time.monotonic() - start < 30
+    assert process.poll() is not None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_an_interruption_ends_the_child(child):
+    call("double", number=0)
+    process = child.start()
+    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        call("hang")
+    assert process.poll() is not None
+    assert call("double", number=1)["twice"] == 2
+
+
+def test_inside_the_child_functions_are_called_directly(monkeypatch):
+    monkeypatch.setenv(native._IN_CHILD, "1")
+    assert native.call("tfopt.base.native:_last_line", 1, said="a\nb") == "b"

@@ -1,0 +1,99 @@
+"""What may crash of a conversion. Run in the child of `tfopt.base.native` alone; models and samples come by file."""
+
+import contextlib
+import itertools
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt.errors import DataError, ModelError
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.settings import Export
+from tfopt.tflite.write import edge_quantizer
+from tfopt.tflite.write.compact import with_true_reversals, without_detours
+
+Sample = dict[str, np.ndarray]
+
+
+def convert(folder: str, out: str, settings: dict[str, Any], samples: str | None, one_scale: bool) -> None:
+    """Convert the SavedModel `folder`, write the .tflite to `out`, and run it once on the first of the `samples`."""
+    asked, data = Export(**settings), _Samples(samples) if samples else None
+    converter = _converter(folder)
+    # Of a Dense kernel the converter does not always hear what FakeQuant says.
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = one_scale
+    _finish(_converted(converter, asked, data), out, data)
+
+
+def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None) -> None:
+    """Quantize the float .tflite `model` by litert-quantizer, write the file to `out`, and run it once."""
+    asked, data = Export(**settings), _Samples(samples) if samples else None
+    _finish(edge_quantizer.quantized(Path(model).read_bytes(), asked, data), out, data)
+
+
+def _converter(folder: str) -> Any:
+    """Return TensorFlow's converter for a SavedModel; its own way to one, and `convert`, load the functions thrice."""
+    from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
+
+    class Converter(TFLiteSavedModelConverterV2):  # type: ignore[misc]
+        def convert(self) -> bytes:
+            graph, _, _ = self._load_saved_model(self.saved_model_dir, self._saved_model_tags)
+            return bytes(self._convert_from_saved_model(graph))
+
+    return Converter(folder, {"serve"}, ["serving_default"])
+
+
+def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | None) -> bytes:
+    import tensorflow as tf
+
+    optimize, operators = tf.lite.Optimize, tf.lite.OpsSet
+    if settings.weights != "float32":
+        converter.optimizations = [optimize.DEFAULT]
+    if settings.sparse:
+        converter.optimizations = [*converter.optimizations, optimize.EXPERIMENTAL_SPARSITY]
+    if settings.weights == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if settings.border != "float32":
+        converter.inference_input_type = converter.inference_output_type = getattr(tf, settings.border)
+    if samples is not None:
+        wide = operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        narrow = operators.TFLITE_BUILTINS_INT8
+        converter.target_spec.supported_ops = [wide if settings.activations == "int16" else narrow]
+        converter.representative_dataset = lambda: iter(samples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about statistics for inputs, which `Quantize` has trained
+        data = bytes(converter.convert())
+    return with_true_reversals(without_detours(data)) if settings.integer_only else data
+
+
+def _finish(data: bytes, out: str, samples: Iterable[Sample] | None) -> None:
+    """Write the file and run it once. What LiteRT says against it is for those who check it; a crash ends here."""
+    Path(out).write_bytes(data)
+    with contextlib.suppress(ModelError, DataError):
+        lite = LiteModel(data)
+        first = next(iter(samples), None) if samples is not None else None
+        lite.predict(lite.random_sample() if first is None else first)
+
+
+class _Samples:
+    """Single samples by input name, read from the file that `write_samples` wrote, one at a time."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[Sample]:
+        with np.load(self._path) as file:
+            for _, names in itertools.groupby(file.files, lambda name: name.partition("/")[0]):
+                yield {name.partition("/")[2]: file[name] for name in names}
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """Write the samples to the .npz `path`, without holding all of them in memory."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, sample in enumerate(samples):
+            for name, array in sample.items():
+                with archive.open(f"{number}/{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)

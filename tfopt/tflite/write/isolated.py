@@ -1,0 +1,127 @@
+"""Convert in a child process, and say which layer was to blame where that dies."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tfopt.base import native
+from tfopt.graph import keras_internals
+from tfopt.tflite.settings import Export
+from tfopt.tflite.write.calibration import Calibration
+from tfopt.tflite.write.in_child import write_samples
+
+SECONDS = 1800
+"""That a conversion may take, besides two for each sample."""
+FOR_THE_SEARCH = 6
+"""Which part of that a conversion of part of the model may take, when the layer is looked for."""
+_DOORS = "tfopt.tflite.write.in_child:"
+
+
+class Converter:
+    """Converts traced models with the same settings and samples; made by `isolated`.
+
+    Args:
+        settings: what the files hold.
+        samples: for the ranges of activations, None for float activations.
+        folder: for what passes between the processes; it outlives the converter.
+    """
+
+    def __init__(self, settings: Export, samples: Calibration | None, folder: Path) -> None:
+        self.settings, self.samples, self._folder = settings, samples, folder
+        self._stored: Path | None = None
+
+    def convert(self, function: Any, holder: Any, *, one_scale: bool = False, hasty: bool = False) -> bytes:
+        """Return the .tflite of a concrete function whose variables `holder` keeps.
+
+        Args:
+            one_scale: give Dense kernels one scale, as they were trained.
+            hasty: within a `FOR_THE_SEARCH`th of the time.
+
+        Raises:
+            native.CrashError: the child died or took too long.
+            native.FailedError: the converter raised an exception.
+        """
+        with tempfile.TemporaryDirectory(dir=self._folder) as place:
+            _save(function, holder, place)
+            return self._called("convert", Path(place, "out"), hasty, folder=place, one_scale=one_scale)
+
+    def quantize(self, data: bytes) -> bytes:
+        """Return the float .tflite `data` as litert-quantizer rounds it. Raises what `convert` does, and ModelError."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as place:
+            path = Path(place, "float")
+            path.write_bytes(data)
+            return self._called("quantize", Path(place, "out"), False, model=str(path))
+
+    def _called(self, door: str, out: Path, hasty: bool, **arguments: Any) -> bytes:
+        seconds = SECONDS + (2 * self.samples.number if self.samples else 0)
+        native.call(
+            _DOORS + door,
+            seconds / FOR_THE_SEARCH if hasty else seconds,
+            out=str(out),
+            settings=dataclasses.asdict(self.settings),
+            samples=self._written_samples(),
+            **arguments,
+        )
+        return out.read_bytes()
+
+    def _written_samples(self) -> str | None:
+        if self.samples is None:
+            return None
+        if self._stored is None:
+            self._stored = self._folder / "samples.npz"
+            write_samples(self._stored, self.samples)
+        return str(self._stored)
+
+
+@contextmanager
+def isolated(settings: Export, samples: Calibration | None) -> Iterator[Converter]:
+    """Yield a `Converter`, whose child starts at once, so that it imports TensorFlow while the model is traced."""
+    native.start()
+    with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
+        yield Converter(settings, samples, Path(folder))
+
+
+def _save(function: Any, holder: Any, folder: str) -> None:
+    import tensorflow as tf
+
+    try:
+        tf.saved_model.save(holder, folder, signatures={"serving_default": function})
+    except (AssertionError, ValueError):  # it reads variables that nobody keeps: constants will do
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+        tf.saved_model.save(tf.Module(), folder, signatures={"serving_default": frozen})
+
+
+def blamed_layer(flat_model: Any, crashes: Callable[[Any], bool]) -> Any:
+    """Return the first layer with which a flat tf_keras model crashes what is tried on it.
+
+    Args:
+        flat_model: it crashes.
+        crashes: whether a model of the first layers alone, with all that they hand on, does so.
+    """
+    calls = [(layer, _flat(outputs)) for layer, _, _, outputs in keras_internals.nodes(flat_model)]
+    low, high = 0, len(calls)  # so many calls do not crash, so many do
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if crashes(_first(flat_model, middle)) else (middle, high)
+    return calls[high - 1][0]
+
+
+def _first(flat_model: Any, count: int) -> Any:
+    """Return the model of the first `count` calls of `flat_model`; all that no other of them reads is an output."""
+    from tfopt.base.keras_compat import tf_keras
+
+    calls = list(keras_internals.nodes(flat_model))[:count]
+    read = {id(tensor) for _, args, kwargs, _ in calls for tensor in _flat([args, kwargs])}
+    ends = [tensor for _, _, _, outputs in calls for tensor in _flat(outputs) if id(tensor) not in read]
+    return tf_keras().Model(flat_model.inputs, ends, name=flat_model.name)
+
+
+def _flat(struct: Any) -> list[Any]:
+    import tensorflow as tf
+
+    return list(tf.nest.flatten(struct))
