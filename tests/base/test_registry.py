@@ -33,6 +33,27 @@ def test_a_class_is_found_under_its_package_and_name(things):
     assert mine in things and len(things) == 2 and [cls.__name__ for cls in things] == ["Builtin", "Mine"]
 
 
+def test_a_class_that_is_not_registered_has_no_name(things):
+    mine = derived(things, "Mine")
+    mine.__module__ = "acme.things"
+    with pytest.raises(RecipeError) as raised:
+        registered_name(mine)
+    assert str(raised.value) == (
+        "Thing 'Mine' of the module 'acme.things' is not registered, so a recipe.json that names it could not be read. "
+        'Put @tfopt.extend.register("acme") above its @config, with the name of the package to import before reading.'
+    )
+    mine.__module__ = "__main__"  # which nobody can import
+    with pytest.raises(RecipeError, match=r'Put @tfopt\.extend\.register\("package"\) above'):
+        registered_name(mine)
+    assert registered_name(register("acme")(mine)) == "acme>Mine"
+
+
+def test_a_class_derived_from_a_registered_one_has_no_name_either(things):
+    built_in = next(iter(things))
+    with pytest.raises(RecipeError, match="Thing 'Derived' of the module"):
+        registered_name(config(type("Derived", (built_in,), {})))
+
+
 def test_a_missing_package_is_named(things):
     with pytest.raises(RecipeError, match="Thing 'acme>Mine' is not registered; import the package 'acme' first"):
         things.named("acme>Mine")

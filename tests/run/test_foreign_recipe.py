@@ -3,6 +3,14 @@
 import subprocess
 import sys
 
+import keras
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.extend import Loss, Stage, Transfer, config
+from tfopt.run.prepare import prepare
+
 ACME = """
 from tfopt.extend import Loss, Stage, Transfer, config, register
 
@@ -59,3 +67,55 @@ def test_a_recipe_of_another_package_round_trips_and_names_it_where_it_is_missin
         run = [sys.executable, str(tmp_path / name), str(tmp_path / "recipe.json")]
         done = subprocess.run(run, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+@config
+class Idle(Stage):
+    def _wrap(self, legacy, steps, keep):
+        return legacy
+
+
+@config
+class Silent(Loss):
+    label = "silent"
+
+    def __call__(self, lesson, connectors):
+        return 0.0
+
+
+@config
+class Lend(Transfer):
+    def untrained(self, source, data):
+        raise NotImplementedError
+
+
+UNREGISTERED = {
+    "Stage 'Idle'": tfopt.Recipe(stages=(Idle(),)),
+    "Loss 'Silent'": tfopt.Recipe(stages=(), distillation=tfopt.Distillation(losses=(Silent(),))),
+    "Transfer 'Lend'": tfopt.Recipe(stages=(), transfer=Lend()),
+}
+
+
+@pytest.mark.parametrize("what", UNREGISTERED)
+def test_what_is_not_registered_is_not_written(what):
+    with pytest.raises(tfopt.RecipeError, match=f"{what} of the module .* is not registered, .*extend.register"):
+        UNREGISTERED[what].to_json()
+
+
+@pytest.mark.parametrize("what", UNREGISTERED)
+def test_a_run_is_refused_before_anything_is_read(what):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(tfopt.RecipeError, match=f"{what} .* is not registered"):
+        prepare(model, UNREGISTERED[what], "a folder that is not there", teacher=model, quiet=True)
+
+
+def test_check_names_what_is_not_registered():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    (problem,) = tfopt.check(model, UNREGISTERED["Stage 'Idle'"], convert=False).problems
+    assert problem.startswith("Stage 'Idle' of the module ")
+
+
+def test_by_hand_nothing_has_to_be_registered():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    kept = Idle().strip(Idle().apply(model, steps=1))
+    np.testing.assert_array_equal(kept.get_weights()[0], model.get_weights()[0])

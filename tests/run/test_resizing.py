@@ -12,6 +12,7 @@ import tfopt
 from tfopt import bridge
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tf_keras
+from tfopt.base.registry import register
 from tfopt.errors import DataError, ModelError
 from tfopt.run import optimize
 from tfopt.run.checkpoint import Checkpoint, Kept
@@ -19,6 +20,7 @@ from tfopt.run.prepare import prepare
 from tfopt.stages.stage import Stage
 
 
+@register("test_resizing")
 @config
 class Halve(Stage):
     """Keep the first half of the units of the layer 'hidden', and what the layer 'head' reads of them."""
@@ -149,6 +151,7 @@ def test_the_dry_run_and_check_try_each_stage_on_the_result_of_the_one_before(da
     assert found.ok and [layer.path for layer in found.layers] == ["first", "hidden", "head"]
     seen = []
 
+    @register("test_resizing")
     @config
     class Look(Stage):
         def decisions(self, model, keep=frozenset()):

@@ -62,9 +62,21 @@ class Kind(Generic[T]):
 
 
 def registered_name(cls: type) -> str:
-    """Return the name of `cls` in a recipe.json; its bare name where it is not registered."""
-    names = (kind.name_of(cls) for kind in _KINDS)
-    return next((name for name in names if name), cls.__name__)
+    """Return the name of `cls` in a recipe.json.
+
+    Raises:
+        RecipeError: it has none, so that a recipe.json with it could not be read; the message says how to register it.
+    """
+    for kind in _KINDS:
+        if name := kind.name_of(cls):
+            return name
+    title = next((kind.title for kind in _KINDS if issubclass(cls, kind.base)), "Class")
+    package = cls.__module__.partition(".")[0]
+    raise RecipeError(
+        f"{title} '{cls.__name__}' of the module '{cls.__module__}' is not registered, so a recipe.json that names it "
+        f'could not be read. Put @tfopt.extend.register("{package if package != "__main__" else "package"}") above its '
+        "@config, with the name of the package to import before reading."
+    )
 
 
 def register(package: str) -> Callable[[C], C]:

@@ -117,6 +117,10 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
         cells = _decided(plain, recipe, problems)
         if convert and not problems:
             lite = _rehearsed(plain, recipe, problems, notes)
+    try:
+        recipe.to_dict()
+    except TfoptError as error:
+        problems.append(str(error))
     layers = tuple(
         CheckedLayer(
             path=crossing.path,

@@ -91,6 +91,7 @@ def prepare(
     source, progress = model_from(model), Progress(quiet=quiet)
     if teacher is not None and recipe.distillation is None:
         recipe = dataclasses.replace(recipe, distillation=Distillation())
+    recipe.to_dict()  # a class that recipe.json cannot name should fail now
     dataset, start, flat_model = _start(source, recipe, data)
     loss = choose_loss(flat_model, recipe.training, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # a wrong name should fail now

@@ -70,7 +70,11 @@ class Recipe:
         return dataclasses.replace(self, training=dataclasses.replace(self.training, seed=seed))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict; each stage says its class under "stage"."""
+        """Return a JSON-ready dict; each stage says its class under "stage".
+
+        Raises:
+            RecipeError: a stage, loss or transfer of another package is not registered, see `tfopt.extend.register`.
+        """
         return {
             "name": self.name,
             "stages": [{"stage": registered_name(type(stage)), **dataclasses.asdict(stage)} for stage in self.stages],

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfopt.data import Dataset
 from tfopt.data.preprocessing import NAMED
-from tfopt.transfer import feature_extractor
+from tfopt.transfer.features import feature_extractor
 from tfopt.transfer.scores import logme
 
 # Training images that preprocessing is chosen by.

@@ -10,8 +10,7 @@ from tfopt.base.terminal import rendered
 from tfopt.data.for_model import data_for
 from tfopt.errors import DataError
 from tfopt.models.sources import model_from
-from tfopt.transfer import feature_extractor
-from tfopt.transfer.features import features_of
+from tfopt.transfer.features import feature_extractor, features_of
 from tfopt.transfer.preprocessing import choose_preprocessing
 from tfopt.transfer.scores import h_score, logme
 
