@@ -73,7 +73,7 @@ def fine_tuned(source: str, size: int) -> Any:
 
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Rescaling(1 / 127.5, -1.0)(keras.layers.Resizing(size, size)(inputs))
-    features = tfopt.feature_extractor(source, input_shape=(size, size, 3))(x)
+    features = tfopt.transfer.feature_extractor(source, input_shape=(size, size, 3))(x)
     return keras.Model(inputs, keras.layers.Dense(10, name="logits")(features), name="fine_tuned_teacher")
 
 

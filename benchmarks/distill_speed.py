@@ -50,7 +50,7 @@ def competitors(x: Any, y: Any) -> dict[str, Callable[[], Any]]:
     from tfopt.base.keras_compat import tf_keras
 
     teacher = teacher_with_embedding()
-    hint = tfopt.FitNets(layers=(FEATURES,))
+    hint = tfopt.losses.FitNets(layers=(FEATURES,))
     distilled = keras.distillation
 
     def student(package: Any = keras) -> Any:
@@ -71,7 +71,7 @@ def competitors(x: Any, y: Any) -> dict[str, Callable[[], Any]]:
         return distilled.Distiller(teacher, student(), losses, distillation_loss_weights=weights)
 
     def ours(cache: str, *, features: bool = False, package: Any = keras) -> Any:
-        losses = (tfopt.Hinton(), hint) if features else (tfopt.Hinton(),)
+        losses = (tfopt.losses.Hinton(), hint) if features else (tfopt.losses.Hinton(),)
         return tfopt.distill(student(package), teacher, tfopt.Distillation(losses=losses, cache=cache))
 
     legacy = tf_keras()

@@ -49,9 +49,9 @@ def main(source: str, data: str, preprocess: str) -> None:
     loaded = data_for(model, data, preprocess=preprocess)
 
     def cached(epochs: int) -> None:
-        tfopt.FeatureTransfer(epochs=epochs, batch_size=BATCH).transferred(model, loaded, quiet=True)
+        tfopt.transfer.FeatureTransfer(epochs=epochs, batch_size=BATCH).transferred(model, loaded, quiet=True)
 
-    legacy, body = tf_keras(), tfopt.feature_extractor(model)
+    legacy, body = tf_keras(), tfopt.transfer.feature_extractor(model)
     twin = bridge.to_tf_keras(body)
     ways: dict[str, Callable[[int], None]] = {
         "tfopt, features computed once": cached,

@@ -60,7 +60,7 @@ def main(source: str, hub: str, data: str) -> None:
     from_hub = {name: f"{told}, from the SavedModel" for name, told in steps.items() if name != "Prune"}
     run(hub, recipe, from_hub)
     tuned = recipe.stages[0]
-    scratch = dataclasses.replace(recipe, transfer=tfopt.StructureTransfer(), stages=(tuned,))
+    scratch = dataclasses.replace(recipe, transfer=tfopt.transfer.StructureTransfer(), stages=(tuned,))
     run(model, scratch, {"FineTune": f"from scratch, {tuned.epochs} epochs"})
     facts += [
         f"python benchmarks/transfer_quality.py --source {Path(source).name} --hub {Path(hub).name}/ --data "

@@ -9,7 +9,7 @@ import tfopt
 
 recipe = tfopt.Recipe(
     name="depth_study",
-    transfer=tfopt.DepthStudy(places=4, epochs=20),
+    transfer=tfopt.transfer.DepthStudy(places=4, epochs=20),
     stages=(
         tfopt.Prune(final_sparsity=0.5, epochs=6),
         tfopt.Quantize(epochs=3, learning_rate=2e-4),

@@ -5,7 +5,7 @@ import tfopt
 recipe = tfopt.Recipe(
     name="distill",
     stages=(tfopt.FineTune(epochs=30),),
-    distillation=tfopt.Distillation(losses=(tfopt.Hinton(temperature=4.0),)),
+    distillation=tfopt.Distillation(losses=(tfopt.losses.Hinton(temperature=4.0),)),
     training=tfopt.Training(learning_rate=2e-3, horizontal_flip=True, shift=0.125),
 )
 

@@ -10,7 +10,7 @@ recipe = tfopt.Recipe(
         tfopt.Cluster(number_of_clusters=16, epochs=3, learning_rate=2e-4),
         tfopt.Quantize(epochs=5, learning_rate=2e-4),
     ),
-    distillation=tfopt.Distillation(losses=(tfopt.Hinton(temperature=4.0),), views=6),
+    distillation=tfopt.Distillation(losses=(tfopt.losses.Hinton(temperature=4.0),), views=6),
     training=tfopt.Training(learning_rate=2e-3, batch_size=128, horizontal_flip=True, shift=0.125),
 )
 

@@ -7,7 +7,7 @@ import tfopt
 
 recipe = tfopt.Recipe(
     name="fine_tune",
-    transfer=tfopt.ParameterTransfer(),
+    transfer=tfopt.transfer.ParameterTransfer(),
     stages=(
         *tfopt.fine_tuning(frozen_epochs=5, epochs=20, learning_rate=1e-3, layer_decay=0.9),
         tfopt.Quantize(epochs=3, learning_rate=1e-4),

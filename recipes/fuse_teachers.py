@@ -9,7 +9,7 @@ import tfopt
 recipe = tfopt.Recipe(
     name="fuse_teachers",
     stages=(tfopt.FineTune(epochs=30), tfopt.Quantize(epochs=3, learning_rate=2e-4)),
-    distillation=tfopt.Distillation(losses=(tfopt.Hinton(weight=1.0),), alpha=0.0),
+    distillation=tfopt.Distillation(losses=(tfopt.losses.Hinton(weight=1.0),), alpha=0.0),
     training=tfopt.Training(learning_rate=2e-3, horizontal_flip=True, shift=0.125),
 )
 

@@ -7,7 +7,7 @@ import tfopt
 
 recipe = tfopt.Recipe(
     name="parameter_transfer",
-    transfer=tfopt.ParameterTransfer(match="name"),
+    transfer=tfopt.transfer.ParameterTransfer(match="name"),
     stages=(
         tfopt.FineTune(epochs=12),
         tfopt.Prune(final_sparsity=0.5, epochs=6),

@@ -7,7 +7,7 @@ import tfopt
 
 recipe = tfopt.Recipe(
     name="structure_transfer",
-    transfer=tfopt.StructureTransfer(width=0.75),
+    transfer=tfopt.transfer.StructureTransfer(width=0.75),
     stages=(
         tfopt.FineTune(epochs=30),
         tfopt.Quantize(epochs=3, learning_rate=2e-4),

@@ -22,7 +22,7 @@ FLOORS = (
     ("evaluate", "teachers"),
     ("distillation", "transfer", "search"),
     ("extend", "losses", "run"),
-    ("cli",),
+    ("cli", "self_taught"),
     ("__main__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}

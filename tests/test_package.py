@@ -23,6 +23,14 @@ reveal_type(result.lite.size)
 reveal_type(tfopt.Prune().final_sparsity)
 tfopt.Prune(final_sparsity="much")
 tfopt.Prune(sparsity=0.6)
+reveal_type(tfopt.losses.Hinton())
+reveal_type(tfopt.transfer.rank_sources([], "photos/"))
+reveal_type(tfopt.training.LearningRates)
+reveal_type(tfopt.self_taught.BornAgain)
+reveal_type(tfopt.extend.Sparsity)
+reveal_type(tfopt.Hinton())
+reveal_type(tfopt.rank_sources([], "photos/"))
+tfopt.optimise
 """
 EXPECTED = [
     r'6: note: Revealed type is "tfopt\..*\.Result"',
@@ -30,6 +38,14 @@ EXPECTED = [
     r'8: note: Revealed type is "float \| None"',
     r'9: error: Argument "final_sparsity" to "Prune" has .* "str"; expected "float \| None"  \[arg-type\]',
     r'10: error: Unexpected keyword argument "sparsity" for "Prune"  \[call-arg\]',
+    r'11: note: Revealed type is "tfopt\..*\.Hinton"',
+    r'12: note: Revealed type is "tfopt\..*\.Ranking"',
+    r'13: note: Revealed type is "def \(.*\) -> tfopt\..*\.LearningRates"',
+    r'14: note: Revealed type is "def \(.*\) -> tfopt\..*\.BornAgain"',
+    r'15: note: Revealed type is "def \(.*\) -> tfopt\..*\.Sparsity"',
+    r'16: note: Revealed type is "tfopt\..*\.Hinton"',  # an old name
+    r'17: note: Revealed type is "tfopt\..*\.Ranking"',
+    r'18: error: Module has no attribute "optimise".*  \[attr-defined\]',
 ]
 
 
@@ -56,7 +72,8 @@ def environment(tmp_path):
 def test_a_type_checker_sees_the_types_of_the_installed_package(environment, tmp_path):
     user = tmp_path / "user.py"
     user.write_text(USER, encoding="utf-8")
-    flags = ("--config-file", "", "--cache-dir", tmp_path / "cache", "--no-error-summary", "--no-color-output")
+    cache = tmp_path / "cache"
+    flags = ("--strict", "--config-file", "", "--cache-dir", cache, "--no-error-summary", "--no-color-output")
     done = run(sys.executable, "-m", "mypy", *flags, "--python-executable", environment, "user.py", cwd=tmp_path)
     found = done.stdout.splitlines()
     assert len(found) == len(EXPECTED), done.stdout + done.stderr

@@ -1,43 +1,22 @@
 """tfopt: from a trained Keras model to a small, verified `.tflite`.
 
-Nothing heavy is imported here: TensorFlow comes with the first name that needs it.
+What a recipe needs is here; the rest is in `tfopt.losses`, `tfopt.transfer`, `tfopt.training`, `tfopt.self_taught` and
+`tfopt.extend`. Nothing heavy is imported here: TensorFlow comes with the first name that needs it.
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfopt.bridge import register_twin
+    from tfopt import extend, losses, self_taught, training, transfer
     from tfopt.cli import run_recipe
     from tfopt.data import Augmentation, Dataset, Preprocessing, load_data
     from tfopt.distillation.distillation import Distillation
     from tfopt.distillation.distilled import distill
-    from tfopt.distillation.losses import (
-        DIST,
-        DKD,
-        FSP,
-        L2,
-        L2SP,
-        PKT,
-        RKD,
-        VID,
-        AttentionTransfer,
-        BoundedRegression,
-        FitNets,
-        Hinton,
-        MultilabelKD,
-        RegressionKD,
-        SimilarityPreserving,
-        StandardizedKD,
-        TeacherFree,
-    )
-    from tfopt.distillation.self_taught.exits import EarlyExits, early_exits
-    from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, mean_teacher
-    from tfopt.distillation.self_taught.mutual import mutual
+    from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
     from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError, TfoptError
     from tfopt.models import load_model
-    from tfopt.models.hub import HubModule, hub_layer, open_hub
-    from tfopt.run.born_again import BornAgain, born_again
     from tfopt.run.check import Check, check
     from tfopt.run.optimize import optimize
     from tfopt.run.recipe import Recipe
@@ -45,135 +24,174 @@ if TYPE_CHECKING:
     from tfopt.search.sensitivity import Sensitivity, sensitivity
     from tfopt.stages import Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
     from tfopt.stages.fine_tune import fine_tuning
-    from tfopt.surgery.depth import repeatable_blocks
-    from tfopt.surgery.restructure import restructure
     from tfopt.teachers import Ensemble, Precomputed, Teacher
     from tfopt.tflite.read import LiteModel
     from tfopt.tflite.settings import Export
     from tfopt.tflite.write.export import export_tflite
-    from tfopt.training.freezing import frozen, unfrozen
-    from tfopt.training.layer_rates import layer_rates
-    from tfopt.training.rate_finder import LearningRates, find_learning_rate
-    from tfopt.training.schedules import cosine_schedule, one_cycle_schedule
     from tfopt.training.settings import Training
-    from tfopt.transfer import (
-        DepthStudy,
-        FeatureTransfer,
-        Head,
-        ParameterTransfer,
-        StructureTransfer,
-        extract_features,
-        feature_extractor,
-        new_head,
+
+    # The names of `_MOVED`, with "as" because `__all__` does not have them.
+    # isort: off
+    from tfopt.extend import register_twin as register_twin
+    from tfopt.losses import (
+        DIST as DIST,
+        DKD as DKD,
+        FSP as FSP,
+        L2 as L2,
+        L2SP as L2SP,
+        PKT as PKT,
+        RKD as RKD,
+        VID as VID,
+        AttentionTransfer as AttentionTransfer,
+        BoundedRegression as BoundedRegression,
+        FitNets as FitNets,
+        Hinton as Hinton,
+        MultilabelKD as MultilabelKD,
+        RegressionKD as RegressionKD,
+        SimilarityPreserving as SimilarityPreserving,
+        StandardizedKD as StandardizedKD,
+        TeacherFree as TeacherFree,
     )
-    from tfopt.transfer.parameters import transfer_weights
-    from tfopt.transfer.ranking import Ranking, rank_sources
-    from tfopt.transfer.scores import h_score, leep, logme
-    from tfopt.transfer.weight_report import TransferredWeights
+    from tfopt.self_taught import (
+        BornAgain as BornAgain,
+        EarlyExits as EarlyExits,
+        born_again as born_again,
+        early_exits as early_exits,
+        mean_teacher as mean_teacher,
+        mutual as mutual,
+    )
+    from tfopt.training import (
+        LearningRates as LearningRates,
+        cosine_schedule as cosine_schedule,
+        find_learning_rate as find_learning_rate,
+        frozen as frozen,
+        layer_rates as layer_rates,
+        one_cycle_schedule as one_cycle_schedule,
+        unfrozen as unfrozen,
+    )
+    from tfopt.transfer import (
+        DepthStudy as DepthStudy,
+        FeatureTransfer as FeatureTransfer,
+        Head as Head,
+        HubModule as HubModule,
+        ParameterTransfer as ParameterTransfer,
+        Ranking as Ranking,
+        StructureTransfer as StructureTransfer,
+        TransferredWeights as TransferredWeights,
+        extract_features as extract_features,
+        feature_extractor as feature_extractor,
+        h_score as h_score,
+        hub_layer as hub_layer,
+        leep as leep,
+        logme as logme,
+        new_head as new_head,
+        open_hub as open_hub,
+        rank_sources as rank_sources,
+        repeatable_blocks as repeatable_blocks,
+        restructure as restructure,
+        transfer_weights as transfer_weights,
+    )
+    # isort: on
 
 __version__ = "0.2.0"
 
+__all__ = [
+    "Augmentation",
+    "Binarize",
+    "Check",
+    "Cluster",
+    "DataError",
+    "Dataset",
+    "Distillation",
+    "Ensemble",
+    "Export",
+    "FineTune",
+    "LiteModel",
+    "MeanTeacher",
+    "ModelError",
+    "OutputError",
+    "PostTraining",
+    "Precomputed",
+    "Preprocessing",
+    "PromiseError",
+    "Prune",
+    "Quantize",
+    "Recipe",
+    "RecipeError",
+    "Result",
+    "Sensitivity",
+    "Teacher",
+    "TfoptError",
+    "Training",
+    "check",
+    "distill",
+    "export_tflite",
+    "fine_tuning",
+    "load_data",
+    "load_model",
+    "optimize",
+    "run_recipe",
+    "sensitivity",
+]
+
+_NAMESPACES = ("extend", "losses", "self_taught", "training", "transfer")
+
+# Where each name of `__all__` comes from.
 _HOMES = {
-    "AttentionTransfer": "distillation.losses",
-    "Augmentation": "data",
-    "Binarize": "stages",
-    "BornAgain": "run.born_again",
-    "BoundedRegression": "distillation.losses",
-    "Check": "run.check",
-    "Cluster": "stages",
-    "DIST": "distillation.losses",
-    "DKD": "distillation.losses",
-    "DataError": "errors",
-    "Dataset": "data",
-    "DepthStudy": "transfer",
-    "Distillation": "distillation.distillation",
-    "EarlyExits": "distillation.self_taught.exits",
-    "Ensemble": "teachers",
-    "Export": "tflite.settings",
-    "FSP": "distillation.losses",
-    "FeatureTransfer": "transfer",
-    "FineTune": "stages",
-    "FitNets": "distillation.losses",
-    "Head": "transfer",
-    "Hinton": "distillation.losses",
-    "HubModule": "models.hub",
-    "L2": "distillation.losses",
-    "L2SP": "distillation.losses",
-    "LearningRates": "training.rate_finder",
-    "LiteModel": "tflite.read",
-    "MeanTeacher": "distillation.self_taught.mean_teacher",
-    "ModelError": "errors",
-    "MultilabelKD": "distillation.losses",
-    "OutputError": "errors",
-    "PKT": "distillation.losses",
-    "ParameterTransfer": "transfer",
-    "PostTraining": "stages",
-    "Precomputed": "teachers",
-    "Preprocessing": "data",
-    "PromiseError": "errors",
-    "Prune": "stages",
-    "Quantize": "stages",
-    "RKD": "distillation.losses",
-    "Ranking": "transfer.ranking",
-    "Recipe": "run.recipe",
-    "RecipeError": "errors",
-    "RegressionKD": "distillation.losses",
-    "Result": "run.result",
-    "Sensitivity": "search.sensitivity",
-    "SimilarityPreserving": "distillation.losses",
-    "StandardizedKD": "distillation.losses",
-    "StructureTransfer": "transfer",
-    "Teacher": "teachers",
-    "TeacherFree": "distillation.losses",
-    "TfoptError": "errors",
-    "Training": "training.settings",
-    "TransferredWeights": "transfer.weight_report",
-    "VID": "distillation.losses",
-    "born_again": "run.born_again",
-    "check": "run.check",
-    "cosine_schedule": "training.schedules",
-    "distill": "distillation.distilled",
-    "early_exits": "distillation.self_taught.exits",
-    "export_tflite": "tflite.write.export",
-    "extract_features": "transfer",
-    "feature_extractor": "transfer",
-    "find_learning_rate": "training.rate_finder",
-    "fine_tuning": "stages.fine_tune",
-    "frozen": "training.freezing",
-    "h_score": "transfer.scores",
-    "hub_layer": "models.hub",
-    "layer_rates": "training.layer_rates",
-    "leep": "transfer.scores",
-    "load_data": "data",
-    "load_model": "models",
-    "logme": "transfer.scores",
-    "mean_teacher": "distillation.self_taught.mean_teacher",
-    "mutual": "distillation.self_taught.mutual",
-    "new_head": "transfer",
-    "one_cycle_schedule": "training.schedules",
-    "open_hub": "models.hub",
-    "optimize": "run.optimize",
-    "rank_sources": "transfer.ranking",
-    "register_twin": "bridge",
-    "repeatable_blocks": "surgery.depth",
-    "restructure": "surgery.restructure",
-    "run_recipe": "cli",
-    "sensitivity": "search.sensitivity",
-    "transfer_weights": "transfer.parameters",
-    "unfrozen": "training.freezing",
+    name: home
+    for home, names in {
+        "cli": "run_recipe",
+        "data": "Augmentation Dataset Preprocessing load_data",
+        "distillation.distillation": "Distillation",
+        "distillation.distilled": "distill",
+        "distillation.self_taught.mean_teacher": "MeanTeacher",
+        "errors": "DataError ModelError OutputError PromiseError RecipeError TfoptError",
+        "models": "load_model",
+        "run.check": "Check check",
+        "run.optimize": "optimize",
+        "run.recipe": "Recipe",
+        "run.result": "Result",
+        "search.sensitivity": "Sensitivity sensitivity",
+        "stages": "Binarize Cluster FineTune PostTraining Prune Quantize",
+        "stages.fine_tune": "fine_tuning",
+        "teachers": "Ensemble Precomputed Teacher",
+        "tflite.read": "LiteModel",
+        "tflite.settings": "Export",
+        "tflite.write.export": "export_tflite",
+        "training.settings": "Training",
+    }.items()
+    for name in names.split()
 }
 
-_NAMESPACES = ("extend", "losses", "transfer")
+# The names of 0.1 that are elsewhere now; they go in 0.3.0.
+_MOVED = {
+    name: home
+    for home, names in {
+        "extend": "register_twin",
+        "losses": "AttentionTransfer BoundedRegression DIST DKD FSP FitNets Hinton L2 L2SP MultilabelKD PKT RKD "
+        "RegressionKD SimilarityPreserving StandardizedKD TeacherFree VID",
+        "self_taught": "BornAgain EarlyExits born_again early_exits mean_teacher mutual",
+        "training": "LearningRates cosine_schedule find_learning_rate frozen layer_rates one_cycle_schedule unfrozen",
+        "transfer": "DepthStudy FeatureTransfer Head HubModule ParameterTransfer Ranking StructureTransfer "
+        "TransferredWeights extract_features feature_extractor h_score hub_layer leep logme new_head open_hub "
+        "rank_sources repeatable_blocks restructure transfer_weights",
+    }.items()
+    for name in names.split()
+}
 
-__all__ = [*_HOMES]
+if not TYPE_CHECKING:  # so that a type checker finds a name that does not exist
 
-
-def __getattr__(name: str) -> Any:
-    if name in _NAMESPACES:
-        return importlib.import_module(f"tfopt.{name}")
-    if name not in _HOMES:
+    def __getattr__(name: str) -> Any:
+        if name in _NAMESPACES:
+            return importlib.import_module(f"tfopt.{name}")
+        if name in _HOMES:
+            return getattr(importlib.import_module(f"tfopt.{_HOMES[name]}"), name)
+        if name in _MOVED:
+            place = f"tfopt.{_MOVED[name]}"
+            text = f"tfopt.{name} moved to {place}.{name}; the old name goes in 0.3.0."
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            return getattr(importlib.import_module(place), name)
         raise AttributeError(f"module 'tfopt' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tfopt.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,27 @@
-"""What a stage, a loss or a transfer outside of tfopt is made from."""
+"""What other packages build stages, losses, transfers and layer twins from: `@tfopt.extend.register("acme")`."""
 
 from tfopt.base.config import config
 from tfopt.base.registry import register
-from tfopt.distillation.losses import Lesson, Loss
+from tfopt.bridge import register_twin
+from tfopt.distillation.losses import FeatureLoss, Lesson, Loss
 from tfopt.stages import Stage
-from tfopt.stages.kernels.promise import Promise
+from tfopt.stages.kernels.choice import Decision
+from tfopt.stages.kernels.promise import Clusters, MByN, Promise, Sparsity
 from tfopt.transfer import Transfer, Transferred
 
-__all__ = ["Lesson", "Loss", "Promise", "Stage", "Transfer", "Transferred", "config", "register"]
+__all__ = [
+    "Clusters",
+    "Decision",
+    "FeatureLoss",
+    "Lesson",
+    "Loss",
+    "MByN",
+    "Promise",
+    "Sparsity",
+    "Stage",
+    "Transfer",
+    "Transferred",
+    "config",
+    "register",
+    "register_twin",
+]

@@ -51,7 +51,7 @@ def restore() -> None:
 
 
 def opened(attack: Attack, path: Path):
-    return tfopt.open_hub(path, input_shape=(4,)) if attack.doors == "hub" else tfopt.load_model(path)
+    return tfopt.transfer.open_hub(path, input_shape=(4,)) if attack.doors == "hub" else tfopt.load_model(path)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=[attack.id for attack in ATTACKS])
@@ -131,7 +131,7 @@ def test_operations_that_reach_out_are_refused_wherever_they_stand(tmp_path, in_
     for name in [*names, "OperationOfAPackage", "writing_function", ""]:
         attacks_saved_model.with_operation(tmp_path / "model", name, in_library=in_library)
         try:
-            tfopt.open_hub(tmp_path / "model")
+            tfopt.transfer.open_hub(tmp_path / "model")
             through.append(name)
         except ModelError as error:
             if "cannot be loaded" in str(error):  # TensorFlow was asked
@@ -343,7 +343,7 @@ def test_an_archive_of_a_module_that_writes_elsewhere_is_refused(tmp_path, canar
         names = {"parents": "../" * 20 + str(canary.ran).lstrip("/"), "absolute": str(canary.ran)}
         attacks_archives.tar(path, {"saved_model.pb": b"", names[place]: b"x"})
     with pytest.raises(ModelError):
-        tfopt.open_hub(path)
+        tfopt.transfer.open_hub(path)
     assert not canary.touched
 
 

@@ -188,7 +188,7 @@ def folder_of_tf_keras(tmp_path, name="model"):
 def test_saved_models_of_tf_keras(tmp_path):
     model, path = folder_of_tf_keras(tmp_path)
     check(model, path)
-    assert tfopt.open_hub(path).native
+    assert tfopt.transfer.open_hub(path).native
 
 
 def test_a_saved_model_with_recurrent_layers(tmp_path):
@@ -226,7 +226,7 @@ def test_exports_of_keras3(tmp_path):
             tf.constant([["b"]])),
     ):  # fmt: skip
         model.export(tmp_path / name, verbose=False)
-        module = tfopt.open_hub(tmp_path / name)
+        module = tfopt.transfer.open_hub(tmp_path / name)
         print(f"harmless SavedModel {next(_NUMBERS)}: {name}")
         np.testing.assert_allclose(np.asarray(module.model(x)), np.asarray(model(x)), atol=1e-5)
 
@@ -257,7 +257,7 @@ def test_modules_with_tables(tmp_path):
         spec = tf.TensorSpec((None, 1), tf.string)
         module.__call__ = tf.function(looking_up(module), [spec])
         tf.saved_model.save(module, str(tmp_path / name))
-        model = tfopt.hub_layer(tmp_path / name, trainable=False)
+        model = tfopt.transfer.hub_layer(tmp_path / name, trainable=False)
         print(f"harmless SavedModel {next(_NUMBERS)}: {name}")
         np.testing.assert_array_equal(np.asarray(model(tf.constant([["dog"], ["cat"]]))), [[1.0], [0.0]])
 
@@ -276,7 +276,7 @@ def test_modules_of_control_flow_and_random_numbers(tmp_path):
     module = tf.Module()
     module.__call__ = tf.function(call, [tf.TensorSpec((None, 4))])
     tf.saved_model.save(module, str(tmp_path / "net"))
-    model = tfopt.hub_layer(tmp_path / "net", trainable=False)
+    model = tfopt.transfer.hub_layer(tmp_path / "net", trainable=False)
     np.testing.assert_array_equal(np.asarray(model(np.ones((1, 4), "float32"))), [[5.0] * 4])
 
 
@@ -290,7 +290,7 @@ def test_the_shared_models(shared):
     for file in sorted((shared / "models").glob("*.tflite")):
         assert tfopt.LiteModel(file).size > 0
     for archive in sorted((shared / "models" / "hub").glob("*.tar.gz")):
-        assert tfopt.open_hub(archive, input_shape=None if "mobilenet" in archive.name else (1,)).model
+        assert tfopt.transfer.open_hub(archive, input_shape=None if "mobilenet" in archive.name else (1,)).model
         print(f"harmless SavedModel {next(_NUMBERS)}: {archive.name}")
 
 
@@ -328,7 +328,7 @@ def test_a_hub_layer_in_a_keras3_file(tmp_path):
     module = tf.Module()
     module.__call__ = tf.function(lambda x: tf.math.floor(x), [tf.TensorSpec((None, 4))])
     tf.saved_model.save(module, str(tmp_path / "net"))
-    model = tfopt.hub_layer(tmp_path / "net", trainable=False)
+    model = tfopt.transfer.hub_layer(tmp_path / "net", trainable=False)
     path = saved(model, tmp_path / "with_module.keras")
     check(model, path)
     with zipfile.ZipFile(path) as archive:

@@ -16,7 +16,7 @@ from tfopt.stages import Cluster, FineTune, Prune
 from tfopt.stages.fine_tune import fine_tuning
 from tfopt.training.fit import make_optimizer, train
 from tfopt.training.freezing import frozen, unfrozen
-from tfopt.training.layer_rates import layer_rates
+from tfopt.training.rates import layer_rates
 from tfopt.training.schedules import cosine_schedule, one_cycle_schedule
 
 APIS = [keras, tf_keras()]
@@ -535,7 +535,7 @@ def test_layer_decay_reaches_the_optimizer(small_model, data, way):
             applied.fit(x, y, batch_size=256, verbose=0)
             steps[decay] = {name: new[0] - before[name][0] for name, new in weights_of(applied).items()}
         else:
-            held = tfopt.Distillation(losses=(tfopt.L2SP(weight=0.0),))
+            held = tfopt.Distillation(losses=(tfopt.losses.L2SP(weight=0.0),))
             learner = tfopt.distill(applied, None, held) if way == "distilled" else None
             steps[decay] = one_step(applied, data, learner)
     for name in set(WEIGHTED) - NORMS:
@@ -628,7 +628,7 @@ def run(small_model, samples):
         stages=stages,
         training=tfopt.Training(optimizer="sgd", learning_rate=0.05, schedule="one_cycle", batch_size=32),
         export=tfopt.Export(weights="float32", activations="float32"),
-        distillation=tfopt.Distillation(losses=(tfopt.L2SP(weight=0.01),)),
+        distillation=tfopt.Distillation(losses=(tfopt.losses.L2SP(weight=0.01),)),
     )
     result = tfopt.optimize(model, recipe, tfopt.load_data(samples), quiet=True)
     patch.undo()

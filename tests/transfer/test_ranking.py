@@ -35,7 +35,7 @@ def arrays():
 
 
 def test_the_better_source_comes_first(arrays, tmp_path):
-    ranking = tfopt.rank_sources(
+    ranking = tfopt.transfer.rank_sources(
         [source("blind", 0, blind=True), source("seeing", 1)], arrays, cache=tmp_path, quiet=True
     )
     assert [score.source for score in ranking.scores] == ["seeing", "blind"]
@@ -46,12 +46,12 @@ def test_the_better_source_comes_first(arrays, tmp_path):
     assert "seeing" in str(ranking)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-blind", "1-seeing"]
     with pytest.raises(DataError, match="one source or more"):
-        tfopt.rank_sources([], arrays)
+        tfopt.transfer.rank_sources([], arrays)
 
 
 def test_values_have_no_h_score(arrays):
     x, y = arrays
-    (score,) = tfopt.rank_sources([source("one", 0)], (x, y + 0.5), quiet=True).scores
+    (score,) = tfopt.transfer.rank_sources([source("one", 0)], (x, y + 0.5), quiet=True).scores
     assert score.h_score is None
     assert np.isfinite(score.logme)
 

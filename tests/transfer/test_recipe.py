@@ -12,7 +12,7 @@ from tfopt import cli
 from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.transfer import feature_transfer
 
-TRANSFER = tfopt.FeatureTransfer(epochs=20, head=tfopt.Head(hidden=(8,)))
+TRANSFER = tfopt.transfer.FeatureTransfer(epochs=20, head=tfopt.transfer.Head(hidden=(8,)))
 
 
 def pictures(count, seed):
@@ -67,7 +67,9 @@ def test_a_file_for_the_new_task(source, data, tmp_path):
 
 
 def test_round_trip():
-    transfer = tfopt.FeatureTransfer(input_shape=(96, 96, 3), head=tfopt.Head(hidden=(32, 16), dropout=0.3), views=2)
+    transfer = tfopt.transfer.FeatureTransfer(
+        input_shape=(96, 96, 3), head=tfopt.transfer.Head(hidden=(32, 16), dropout=0.3), views=2
+    )
     recipe = recipe_of(tfopt.FineTune(), transfer=transfer)
     assert tfopt.Recipe.from_json(recipe.to_json()) == recipe
     values = json.loads(recipe.to_json())
@@ -80,7 +82,7 @@ def test_round_trip():
 def test_augmentation_of_views_is_tried_first(source, data, upright):
     x, y = pictures(300, 1)
     data = data if not upright else tfopt.load_data((x.swapaxes(1, 2).copy(), y))  # mirroring changes nothing there
-    recipe = recipe_of(transfer=tfopt.FeatureTransfer(epochs=10, views=2), horizontal_flip=True)
+    recipe = recipe_of(transfer=tfopt.transfer.FeatureTransfer(epochs=10, views=2), horizontal_flip=True)
     notes = tfopt.optimize(source, recipe, data, quiet=True).report.rows[0].notes
     used = f"head trained on {2 * len(data.train) if upright else len(data.train):,} features"
     assert [note for note in notes if note.startswith(used)]
@@ -95,7 +97,7 @@ def test_what_the_stages_cannot_do_is_told_before_features_are_computed(source, 
     with pytest.raises(RecipeError, match="nowhere"):
         tfopt.optimize(source, recipe_of(tfopt.Prune(layers=(("nowhere", 0.5),))), data, quiet=True)
     with pytest.raises(ModelError, match="nearest: conv"):
-        tfopt.optimize(source, recipe_of(transfer=tfopt.FeatureTransfer(layer="konv")), data, quiet=True)
+        tfopt.optimize(source, recipe_of(transfer=tfopt.transfer.FeatureTransfer(layer="konv")), data, quiet=True)
 
 
 def test_features_are_kept_for_the_next_run(source, data, tmp_path):
@@ -135,7 +137,7 @@ def test_the_gate(source, tmp_path, least, code):
 
 
 def test_parameters(source, data):
-    recipe = recipe_of(tfopt.FineTune(epochs=0), transfer=tfopt.ParameterTransfer(first="conv"))
+    recipe = recipe_of(tfopt.FineTune(epochs=0), transfer=tfopt.transfer.ParameterTransfer(first="conv"))
     result = tfopt.optimize(source, recipe, data, quiet=True)
     first = result.report.rows[0]
     assert first.step == "ParameterTransfer"
@@ -148,7 +150,7 @@ def test_parameters(source, data):
 
 
 def test_structure(source, data):
-    transfer = tfopt.StructureTransfer(width=0.5, divisor=2)
+    transfer = tfopt.transfer.StructureTransfer(width=0.5, divisor=2)
     result = tfopt.optimize(source, recipe_of(tfopt.FineTune(epochs=15), transfer=transfer), data, quiet=True)
     assert result.model.get_layer("conv").kernel.shape == (3, 3, 3, 6)
     assert result.report.rows[-1].metrics["accuracy"] > 0.8
@@ -174,7 +176,7 @@ def deep_source():
 
 def test_depth_study(deep_source, data, tmp_path):
     """Each network has the layers that its name says, and the best one goes on."""
-    transfer = tfopt.DepthStudy(places=2, epochs=4, learning_rate=0.01)
+    transfer = tfopt.transfer.DepthStudy(places=2, epochs=4, learning_rate=0.01)
     recipe = recipe_of(transfer=transfer)
     result = tfopt.optimize(deep_source, recipe, data, feature_cache=tmp_path / "kept", quiet=True)
     rows = json.loads(result.files["depth_study.json"])
@@ -196,7 +198,7 @@ def test_depth_study(deep_source, data, tmp_path):
 def test_an_interrupted_depth_study_goes_on(deep_source, data, tmp_path, monkeypatch):
     from tfopt.transfer import depth_study
 
-    transfer = tfopt.DepthStudy(places=1, epochs=1)
+    transfer = tfopt.transfer.DepthStudy(places=1, epochs=1)
     trained = []
     fitted = depth_study._Study._fitted
 
@@ -218,14 +220,16 @@ def test_an_interrupted_depth_study_goes_on(deep_source, data, tmp_path, monkeyp
 
 def test_bad_studies(deep_source, data):
     with pytest.raises(ModelError, match="nearest: high"):
-        tfopt.DepthStudy(cuts=("hihg",)).untrained(deep_source, data)
+        tfopt.transfer.DepthStudy(cuts=("hihg",)).untrained(deep_source, data)
     values = tfopt.load_data((data.train.x(), data.train.y() + 0.5))
     with pytest.raises(DataError, match="expected a classification"):
-        tfopt.DepthStudy().untrained(deep_source, values)
+        tfopt.transfer.DepthStudy().untrained(deep_source, values)
 
 
 @pytest.mark.parametrize(
-    "transfer", [tfopt.ParameterTransfer(), tfopt.StructureTransfer()], ids=["parameters", "structure"]
+    "transfer",
+    [tfopt.transfer.ParameterTransfer(), tfopt.transfer.StructureTransfer()],
+    ids=["parameters", "structure"],
 )
 def test_a_model_that_knows_nothing_yet_does_not_judge_augmentation(source, data, transfer):
     recipe = recipe_of(transfer=transfer, horizontal_flip=True)
@@ -238,7 +242,7 @@ def test_no_augmentation_where_nobody_can_judge():
     fixed = keras.Sequential([keras.Input((8, 8, 3)), *layers])
     x, y = pictures(200, 2)
     larger = tfopt.load_data((np.concatenate([x, x], axis=1), y))
-    recipe = recipe_of(transfer=tfopt.StructureTransfer(), horizontal_flip=True)
+    recipe = recipe_of(transfer=tfopt.transfer.StructureTransfer(), horizontal_flip=True)
     notes = tfopt.optimize(fixed, recipe, larger, quiet=True).report.rows[0].notes
     assert "no augmentation (horizontal_flip): no model can tell what is recognisable then" in notes
 

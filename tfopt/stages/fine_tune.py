@@ -18,7 +18,7 @@ from tfopt.stages.kernels.rules import choose
 from tfopt.stages.prune.wrapper import hold_zeros, masked_weights, wrap_for_pruning, zeros_held
 from tfopt.stages.stage import Stage
 from tfopt.training.freezing import BatchNorm, first_trained, last_with_weights, layers_in_order, pretrained_batchnorms
-from tfopt.training.layer_rates import as_remembered, rate_factors
+from tfopt.training.rates import as_remembered, rate_factors
 
 HEAD = "head"
 """As `unfreeze_from`: the last layer with weights, unless the model has a layer of that name."""
@@ -37,9 +37,9 @@ class FineTune(Stage):
             weights. All before are frozen, with BatchNorm in inference mode. None: layers that the model has frozen
             stay so, all others are trained.
         batchnorm: "frozen" keeps every pretrained BatchNorm in inference mode, also where its neighbours are trained;
-            see `tfopt.training.freezing.frozen`.
+            see `tfopt.training.frozen`.
         layer_decay: each layer is trained at the learning rate times `layer_decay ** distance`, where the last layer
-            has distance 0; see `tfopt.training.layer_rates.layer_rates`.
+            has distance 0; see `tfopt.training.layer_rates`.
     """
 
     unfreeze_from: str | None = None

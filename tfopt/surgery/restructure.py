@@ -83,7 +83,7 @@ def _check_answers(graph: Graph, answers: Classifier, classes: int | None, activ
     if not answers.alone:
         raise ModelError(
             f"'{graph.name}' ends in features, not in a classifier (a Dense layer or convolution with no other weights "
-            "and no ReLU behind it): leave out classes and activation, and put a head on it (tfopt.new_head)."
+            "and no ReLU behind it): leave out classes and activation, and put a head on it (tfopt.transfer.new_head)."
         )
     if answers.joined is not None and classes is not None:
         raise ModelError(

@@ -8,7 +8,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.base.progress import Progress
 from tfopt.data import Dataset
 from tfopt.errors import RecipeError
-from tfopt.training.layer_rates import as_remembered
+from tfopt.training.rates import as_remembered
 from tfopt.training.schedules import scheduled
 from tfopt.training.settings import Training
 

@@ -1,12 +1,16 @@
 """From one task to another: features, parameters and structure of a trained model for a new one."""
 
 from tfopt.base.registry import Kind
+from tfopt.models.hub import HubModule, hub_layer, open_hub
+from tfopt.surgery.depth import repeatable_blocks
+from tfopt.surgery.restructure import restructure
 from tfopt.transfer.depth_study import DepthStudy
 from tfopt.transfer.feature_transfer import FeatureTransfer
 from tfopt.transfer.features import extract_features, feature_extractor
 from tfopt.transfer.head import Head, new_head
 from tfopt.transfer.parameter_transfer import ParameterTransfer
 from tfopt.transfer.parameters import transfer_weights
+from tfopt.transfer.ranking import Ranking, rank_sources
 from tfopt.transfer.scores import h_score, leep, logme
 from tfopt.transfer.structure_transfer import StructureTransfer
 from tfopt.transfer.transfer import Transfer, Transferred
@@ -22,7 +26,9 @@ __all__ = [
     "DepthStudy",
     "FeatureTransfer",
     "Head",
+    "HubModule",
     "ParameterTransfer",
+    "Ranking",
     "StructureTransfer",
     "Transfer",
     "Transferred",
@@ -30,8 +36,13 @@ __all__ = [
     "extract_features",
     "feature_extractor",
     "h_score",
+    "hub_layer",
     "leep",
     "logme",
     "new_head",
+    "open_hub",
+    "rank_sources",
+    "repeatable_blocks",
+    "restructure",
     "transfer_weights",
 ]

@@ -173,7 +173,7 @@ def saved_model_in_assets(path: Path, canary: Canary) -> None:
     saved(harmless, lambda x: tf.signal.fft(tf.cast(x, tf.complex64)))
     on_load(canary.folder / "evil", canary)
     inner = path.with_name("inner.keras")
-    tfopt.hub_layer(harmless, trainable=False).save(inner)
+    tfopt.transfer.hub_layer(harmless, trainable=False).save(inner)
     with zipfile.ZipFile(inner) as archive, zipfile.ZipFile(path, "w") as changed:
         for name in archive.namelist():
             relative = name.partition("/saved_model_layer/")[2]
