@@ -75,7 +75,7 @@ def write_seeds(folder: Path) -> dict[str, list[Path]]:
     for weights, activations in (("float32", "float32"), ("int8", "int8"), ("float16", "float32")):
         path = folder / f"{weights}.tflite"
         settings = {"representative_data": data.representative(16)} if activations == "int8" else {}
-        tfopt.export_tflite(models["Keras 3"], path, weights=weights, activations=activations, **settings)
+        tfopt.export_tflite(models["Keras 3"], path, tfopt.Export(weights=weights, activations=activations), **settings)
         files["tflite"].append(path)
     for ending, pack in ((".gz", gzipped), (".zst", zstd)):
         files[f"packed {ending}"] = [

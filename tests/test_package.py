@@ -31,6 +31,9 @@ reveal_type(tfopt.extend.Sparsity)
 reveal_type(tfopt.Hinton())
 reveal_type(tfopt.rank_sources([], "photos/"))
 tfopt.optimise
+reveal_type(tfopt.export_tflite(None, "m.tflite", tfopt.Export(io="uint8"), representative_data=[]).notes)
+tfopt.export_tflite(None, io="uint8", calibration_samples=8)
+tfopt.export_tflite(None, sparse="yes")
 """
 EXPECTED = [
     r'6: note: Revealed type is "tfopt\..*\.Result"',
@@ -46,6 +49,8 @@ EXPECTED = [
     r'16: note: Revealed type is "tfopt\..*\.Hinton"',  # an old name
     r'17: note: Revealed type is "tfopt\..*\.Ranking"',
     r'18: error: Module has no attribute "optimise".*  \[attr-defined\]',
+    r'19: note: Revealed type is "tuple\[str, \.\.\.\]"',
+    r'21: error: Argument "sparse" to "export_tflite" has .* "str"; expected "bool"  \[arg-type\]',
 ]
 
 

@@ -43,7 +43,7 @@ def keras_file(keras_model, tmp_path):
 
 @pytest.fixture(scope="module")
 def tflite(keras_model):
-    return tfopt.export_tflite(keras_model, weights="float32", activations="float32").data
+    return tfopt.export_tflite(keras_model, export=tfopt.Export(weights="float32", activations="float32")).data
 
 
 @pytest.fixture

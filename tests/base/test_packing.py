@@ -29,7 +29,7 @@ def dense(tmp_path_factory):
     model = keras.Sequential([keras.Input((32,)), keras.layers.Dense(16, use_bias=False)])
     model.set_weights([RNG.permutation(np.repeat([1.0, -1.0, 2.0, 0.0], [64, 64, 128, 256])).reshape(32, 16)])
     path = tmp_path_factory.mktemp("packing") / "dense.tflite"
-    tfopt.export_tflite(model, path, weights="float32", activations="float32")
+    tfopt.export_tflite(model, path, tfopt.Export(weights="float32", activations="float32"))
     return path
 
 

@@ -88,7 +88,7 @@ def evil_tflite(tmp_path_factory):
     import keras
 
     keras_model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    data = tfopt.export_tflite(keras_model, weights="float32", activations="float32").data
+    data = tfopt.export_tflite(keras_model, export=tfopt.Export(weights="float32", activations="float32")).data
     model = from_flatbuffer(with_labels(data, [EVIL, "b"]))
     model.signatureDefs = None
     for tensor in model.subgraphs[0].tensors:

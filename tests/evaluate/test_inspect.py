@@ -37,7 +37,7 @@ def files(tmp_path_factory):
     filled(keras).save(folder / "model.keras")
     filled(tf_keras()).save(folder / "model.h5")
     filled(tf_keras()).save(folder / "folder", save_format="tf")
-    tfopt.export_tflite(filled(keras), folder / "float.tflite", weights="float32", activations="float32")
+    tfopt.export_tflite(filled(keras), folder / "float.tflite", tfopt.Export(weights="float32", activations="float32"))
     tfopt.export_tflite(filled(keras), folder / "int8.tflite", representative_data=X)
     return folder
 

@@ -12,6 +12,7 @@ from tfopt.errors import DataError, ModelError
 from tfopt.evaluate.bench import benchmark_files, peak_memory
 from tfopt.evaluate.verify import verify_file
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.settings import FLOAT
 
 RNG = np.random.default_rng(5)
 X = RNG.uniform(0.1, 1, size=(60, 6, 6, 2)).astype("float32")
@@ -37,9 +38,8 @@ def model(conv=1.0, dense=1.0, units=3, activation=None):
     return made
 
 
-def exported(folder, name, made, **settings):
-    settings = settings or {"weights": "float32", "activations": "float32"}
-    tfopt.export_tflite(made, folder / name, **settings)
+def exported(folder, name, made, form=FLOAT, **data):
+    tfopt.export_tflite(made, folder / name, form, **data)
     return folder / name
 
 
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
     exported(folder, "same.tflite", model())
     exported(folder, "dense_off.tflite", model(dense=1.1))
     exported(folder, "conv_off.tflite", model(conv=0.5))
-    exported(folder, "int8.tflite", model(), weights="int8", activations="int8", representative_data=X)
+    exported(folder, "int8.tflite", model(), tfopt.Export(), representative_data=X)
     return folder
 
 

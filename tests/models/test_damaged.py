@@ -40,10 +40,8 @@ def files(tmp_path_factory):
             model.compile("sgd", "mse")
             for ending in (".keras", ".h5"):
                 model.save(folder / f"{name}{ending}")
-    tfopt.export_tflite(
-        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), folder / "m.tflite",
-        weights="float32", activations="float32",
-    )  # fmt: skip
+    in_float = tfopt.Export(weights="float32", activations="float32")
+    tfopt.export_tflite(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), folder / "m.tflite", in_float)
     np.savez(folder / "d.npz", x=np.ones((20, 3)), y=np.arange(20) % 2)
     np.savez_compressed(folder / "c.npz", x=np.ones((20, 3)), y=np.arange(20) % 2)
     recipe = tfopt.Recipe(stages=(tfopt.Prune(), tfopt.Quantize()), distillation=tfopt.Distillation())

@@ -219,7 +219,7 @@ def files(tmp_path_factory):
     legacy.save(folder / "old.h5")
     legacy.save(folder / "old_saved")
     model.export(folder / "exported", verbose=False)
-    tfopt.export_tflite(model, folder / "float.tflite", weights="float32", activations="float32")
+    tfopt.export_tflite(model, folder / "float.tflite", tfopt.Export(weights="float32", activations="float32"))
     result = folder / "result"
     result.mkdir()
     model.save(result / "model.keras")

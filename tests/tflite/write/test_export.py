@@ -106,7 +106,7 @@ def test_each_form_is_in_the_file_and_close_to_the_model(kind, form, models, exp
     path = tmp_path / "new" / "model.tflite"
     before = [np.array(weight) for weight in models[kind].get_weights()]
     data = X if settings["activations"] == "int8" else None
-    lite = tfopt.export_tflite(models[kind], path, **settings, representative_data=data)
+    lite = tfopt.export_tflite(models[kind], path, tfopt.Export(**settings), representative_data=data)
     content = path.read_bytes()
     assert content == lite.data
     assert [file.name for file in path.parent.iterdir()] == ["model.tflite"]
@@ -129,7 +129,7 @@ def test_int8_everywhere_means_no_float_at_all(compact, models):
 
 
 def test_float_borders_are_the_only_floats(models):
-    data = tfopt.export_tflite(models["keras3"], io="float32", representative_data=X).data
+    data = tfopt.export_tflite(models["keras3"], export=tfopt.Export(io="float32"), representative_data=X).data
     opened = Interpreter(model_content=data)
     borders = {detail["index"] for detail in (*opened.get_input_details(), *opened.get_output_details())}
     floats = {d["index"] for d in opened.get_tensor_details() if d["dtype"] == np.float32}
@@ -146,7 +146,9 @@ def test_quantization_aware_model_needs_no_data(models, expected):
 
 def test_weights_alone_are_a_quarter(models):
     sizes = {
-        weights: len(tfopt.export_tflite(models["keras3"], weights=weights, activations="float32").data)
+        weights: len(
+            tfopt.export_tflite(models["keras3"], export=tfopt.Export(weights=weights, activations="float32")).data
+        )
         for weights in ("float32", "float16", "int8")
     }
     numbers = 3 * 3 * 3 * 28 + 28 + 3 * 3 * 28 * 28 + 28 + 28 * 5 + 5  # BatchNorm folded into a bias
@@ -164,7 +166,9 @@ def test_representative_data_in_every_form(models):
     labelled = tf.data.Dataset.from_tensor_slices((X, y)).batch(20)
     given = {"array": X, "float64": X.astype("float64"), "batches": batches, "labelled": labelled}
     files = {
-        name: tfopt.export_tflite(models["keras3"], representative_data=data, calibration_samples=48).data
+        name: tfopt.export_tflite(
+            models["keras3"], export=tfopt.Export(calibration_samples=48), representative_data=data
+        ).data
         for name, data in given.items()
     }
     assert len(set(files.values())) == 1, {name: len(data) for name, data in files.items()}
@@ -180,16 +184,66 @@ def test_representative_data_as_a_dataset(models, expected):
 def test_only_so_many_samples_are_used_for_calibration(models):
     """Huge values after the first 16 samples would stretch the range of the input, -8..8 here, if they were read."""
     data = np.concatenate([X[:16], X[:16] * 1000])
-    lite = tfopt.export_tflite(models["keras3"], representative_data=data, calibration_samples=16)
+    lite = tfopt.export_tflite(models["keras3"], export=tfopt.Export(calibration_samples=16), representative_data=data)
     scale, _ = interpreter(lite.data).get_input_details()[0]["quantization"]
     span = X[:16].max() - X[:16].min()
     assert scale == pytest.approx(span / 255, rel=0.02)
 
 
+def test_all_of_export_is_carried_out(models):
+    """Beside many values in -1..1, "mse" clips a single one of 100; without `compact` the file is larger."""
+    data = np.concatenate([X.clip(-1, 1)] * 4)
+    data[0, 0, 0, 0] = 100
+    sizes, scales = {}, {}
+    for ranges, compact in (("max", True), ("mse", False)):
+        settings = Export(ranges=ranges, compact=compact, calibration_samples=len(data))
+        lite = tfopt.export_tflite(models["keras3"], export=settings, representative_data=data)
+        scales[ranges] = interpreter(lite.data).get_input_details()[0]["quantization"][0]
+        sizes[compact] = lite.size
+    assert scales["max"] == pytest.approx(101 / 255, rel=0.01)
+    assert scales["mse"] < 0.95 * scales["max"]
+    assert sizes[True] < sizes[False]
+
+
+def test_the_notes_come_with_the_file(models, tmp_path):
+    path = tmp_path / "m.tflite"
+    told = ("ranges of activations from 32 training samples",)
+    settings = Export(calibration_samples=32)
+    assert tfopt.export_tflite(models["keras3"], export=settings, representative_data=X[:32]).notes == told
+    assert tfopt.export_tflite(models["keras3"], path, settings, representative_data=X[:32]).notes == told
+    assert tfopt.LiteModel(path).notes == ()
+
+
+def test_settings_as_arguments_work_for_one_release(models, tmp_path):
+    path = tmp_path / "m.tflite"
+    with pytest.warns(DeprecationWarning) as caught:
+        old = tfopt.export_tflite(models["keras3"], path, io="uint8", calibration_samples=16, representative_data=X)
+    (warning,) = [warning for warning in caught if "tfopt" in str(warning.message)]
+    assert str(warning.message) == (
+        "tfopt.export_tflite(io=..., calibration_samples=...) moved to "
+        "tfopt.export_tflite(model, path, tfopt.Export(io=..., calibration_samples=...)); "
+        "the old arguments go in 0.3.0."
+    )
+    assert warning.filename == __file__
+    export = Export(io="uint8", calibration_samples=16)
+    assert old.data == tfopt.export_tflite(models["keras3"], export=export, representative_data=X).data
+    assert {port.dtype for port in old.inputs} == {"uint8"}
+
+
+def test_settings_are_in_export_alone(models):
+    with pytest.raises(RecipeError, match="Expected all settings in Export; got an Export and io beside it"):
+        tfopt.export_tflite(models["keras3"], export=Export(), io="uint8")
+    for given in ("int8", {"io": "uint8"}):
+        with pytest.raises(RecipeError, match=r"Expected an Export, e\.g\. .*; got "):
+            tfopt.export_tflite(models["keras3"], None, given)
+    with pytest.raises(RecipeError, match="iot"), pytest.warns(DeprecationWarning):
+        tfopt.export_tflite(models["keras3"], iot="uint8")
+
+
 @pytest.mark.parametrize("settings", [{}, {"io": "float32"}])
 def test_missing_representative_data(settings, models, tmp_path):
     with pytest.raises(DataError, match="representative_data") as caught:
-        tfopt.export_tflite(models["keras3"], tmp_path / "model.tflite", **settings)
+        tfopt.export_tflite(models["keras3"], tmp_path / "model.tflite", tfopt.Export(**settings))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -200,13 +254,15 @@ def test_missing_representative_data(settings, models, tmp_path):
 )
 def test_contradictions(settings, models):
     with pytest.raises(RecipeError, match=r"int8 (activations|inputs and outputs) need int8"):
-        tfopt.export_tflite(models["keras3"], representative_data=X, **settings)
+        tfopt.export_tflite(models["keras3"], export=tfopt.Export(**settings), representative_data=X)
 
 
 def test_nothing_is_left_where_the_path_cannot_be_written(models, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OutputError, match="file") as caught:
-        tfopt.export_tflite(models["keras3"], tmp_path / "file" / "m.tflite", weights="float32", activations="float32")
+        tfopt.export_tflite(
+            models["keras3"], tmp_path / "file" / "m.tflite", tfopt.Export(weights="float32", activations="float32")
+        )
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
     assert (tmp_path / "file").read_text() == "not a folder"
@@ -233,7 +289,7 @@ CONVERT = export.convert  # before any test replaces it
 def test_a_float_file_where_int8_was_promised_is_refused_by_tensor(models, monkeypatch, activations):
     monkeypatch.setattr(export, "convert", lambda *args: float_bytes(models["keras3"]))
     with pytest.raises(PromiseError) as caught:
-        tfopt.export_tflite(models["keras3"], activations=activations, representative_data=X)
+        tfopt.export_tflite(models["keras3"], export=tfopt.Export(activations=activations), representative_data=X)
     named = [detail["name"] for detail in interpreter(float_bytes(models["keras3"])).get_tensor_details()]
     assert any(name and name in str(caught.value) for name in named)
     assert "float" in str(caught.value)
@@ -393,12 +449,12 @@ def test_free_sizes_are_taken_from_the_data():
     expected = model.predict(x, verbose=0)
     assert np.abs(lite.predict(x) - expected).max() < 0.1 * np.ptp(expected)
     with pytest.raises(ModelError, match=r"free size.*\(1, None, 3\).*representative_data"):
-        tfopt.export_tflite(model, weights="float32", activations="float32")
+        tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32"))
 
 
 def test_a_recurrent_layer_is_exact_in_a_float_file():
     model, x = recurrent(5), RNG.normal(size=(16, 5, 3)).astype("float32")
-    lite = tfopt.export_tflite(model, weights="float32", activations="float32")
+    lite = tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32"))
     np.testing.assert_allclose(lite.predict(x), model.predict(x, verbose=0), atol=1e-5)
 
 
@@ -408,7 +464,7 @@ def test_operators_that_tflite_has_not_are_named():
     inputs = tf_keras().Input((8,))
     model = tf_keras().Model(inputs, tf.math.betainc(tf.nn.sigmoid(inputs), 0.5, tf.nn.sigmoid(inputs)))
     with pytest.raises(ModelError, match=r"needs operators that TFLite has not .*Betainc") as caught:
-        tfopt.export_tflite(model, weights="float32", activations="float32")
+        tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32"))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
@@ -445,7 +501,7 @@ def test_long_loops_are_refused_before_they_crash():
     model = keras.Sequential([keras.Input((500, 4)), keras.layers.GRU(5, name="slow")])
     with pytest.raises(ModelError, match=r"int8 activations of slow.*128 fixed steps.*\[500\].*float32"):
         tfopt.export_tflite(model, representative_data=np.zeros((2, 500, 4), "float32"))
-    assert tfopt.export_tflite(model, weights="float32", activations="float32").float_tensors()
+    assert tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32")).float_tensors()
 
 
 @pytest.mark.parametrize("sequences", [True, False])

@@ -201,7 +201,7 @@ def test_recipes_of_before_still_load():
 def test_operators_without_an_integer_form_are_named_with_their_layer(settings, told):
     model = net(tf_keras().layers.Lambda(sine, name="wave"))
     with pytest.raises((PromiseError, ModelError), match=told) as caught:
-        tfopt.export_tflite(model, representative_data=X, **settings)
+        tfopt.export_tflite(model, export=tfopt.Export(**settings), representative_data=X)
     assert "\n" not in str(caught.value)
 
 
@@ -217,8 +217,8 @@ def test_a_model_trained_for_int8_takes_no_other_integers(nets):
     stage.calibrate(aware, X)
     for settings in ({"weights": "int4"}, {"activations": "int16"}, {"activations": "float32", "weight_only": True}):
         with pytest.raises(RecipeError, match="trained for int8"):
-            tfopt.export_tflite(aware, representative_data=X, **settings)
-    lite = tfopt.export_tflite(aware, io="uint8")
+            tfopt.export_tflite(aware, export=tfopt.Export(**settings), representative_data=X)
+    lite = tfopt.export_tflite(aware, export=tfopt.Export(io="uint8"))
     assert {port.dtype for port in (*lite.inputs, *lite.outputs)} == {"uint8"}
 
 
@@ -234,7 +234,7 @@ def test_a_file_of_other_types_is_refused(nets, monkeypatch):
         data = convert(nets["conv"], Export(**made), None if "float32" in made.values() else X)
         monkeypatch.setattr(export, "convert", lambda *args, data=data: data)
         with pytest.raises(PromiseError, match=told):
-            tfopt.export_tflite(nets["conv"], representative_data=X, **asked)
+            tfopt.export_tflite(nets["conv"], export=tfopt.Export(**asked), representative_data=X)
 
 
 # Sparse -------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def pruned(model, share=0.8):
 def test_sparse_kernels_are_smaller_run_and_are_read_back():
     layers = tf_keras().layers
     model = pruned(net(layers.Conv2D(32, 1, name="wide"), layers.Conv2D(32, 1, name="point")))
-    dense = tfopt.export_tflite(model, weights="float32", activations="float32")
+    dense = tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32"))
     lite, notes = export.build(model, Export(weights="float32", activations="float32", sparse=True))
     assert lite.size < 0.8 * dense.size
     np.testing.assert_allclose(run_by_hand(lite.data, X), model(X), atol=1e-5)
@@ -267,7 +267,7 @@ def test_sparse_kernels_that_litert_does_not_run_are_one_clear_error():
     model = pruned(tf_keras().Sequential([tf_keras().Input((64,)), layers.Dense(64), layers.Dense(32)]), 0.9)
     x = RNG.normal(size=(64, 64)).astype("float32")
     with pytest.raises(ModelError, match="does not run the file with sparse weights; leave out sparse") as caught:
-        tfopt.export_tflite(model, sparse=True, representative_data=x)
+        tfopt.export_tflite(model, export=tfopt.Export(sparse=True), representative_data=x)
     assert "\n" not in str(caught.value)
 
 
@@ -320,7 +320,9 @@ def test_class_names_are_in_the_file_and_its_signature_stays(nets, tmp_path):
     np.savez(tmp_path / "d.npz", x=X, y=np.arange(64) % 5, class_names=names)
     data = tfopt.load_data(tmp_path / "d.npz", validation=0.2)
     for settings in ({}, {"weights": "int4"}):
-        lite = tfopt.export_tflite(nets["conv"], tmp_path / "m.tflite", representative_data=data, **settings)
+        lite = tfopt.export_tflite(
+            nets["conv"], tmp_path / "m.tflite", tfopt.Export(**settings), representative_data=data
+        )
         assert list(lite.labels) == names
         found = schema.Model.GetRootAs((tmp_path / "m.tflite").read_bytes())
         entries = {found.Metadata(i).Name(): found.Metadata(i).Buffer() for i in range(found.MetadataLength())}
@@ -332,7 +334,9 @@ def test_class_names_are_in_the_file_and_its_signature_stays(nets, tmp_path):
 
 
 def test_contents_count_what_is_there(nets):
-    held = types.contents(tfopt.export_tflite(nets["depthwise"], weights="int4", representative_data=X))
+    held = types.contents(
+        tfopt.export_tflite(nets["depthwise"], export=tfopt.Export(weights="int4"), representative_data=X)
+    )
     assert held.weights == {"int4": 8 * 27 + 12 * 8 + 60, "int8": 72}
     assert held.operators == {"int8": 5}
     assert held.inputs[0].startswith("image int8 (None, 8, 8, 3) x 0.0078")

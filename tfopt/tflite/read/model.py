@@ -43,8 +43,14 @@ class LiteModel:
     A path is opened in a child process first (`tfopt.base.sandbox`), bytes are not: give the path of a file that may be
     damaged, or made to do harm.
 
+    Attributes:
+        data: the bytes of the file, unpacked.
+        notes: what was worth knowing when tfopt made the file; empty for a file that was opened.
+
     Raises ModelError when there is no such file, when it is not a .tflite, or when LiteRT cannot run it.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path_or_bytes: str | os.PathLike[str] | bytes, *, threads: int = 1) -> None:
         name = "These bytes" if isinstance(path_or_bytes, bytes) else str(path_or_bytes)

@@ -1,12 +1,14 @@
 """A trained model as a `.tflite`, proven: what was asked for is looked up in the file that was written."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from tfopt import bridge
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import inner
+from tfopt.errors import RecipeError
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
 from tfopt.stages.quantize.trained import is_quantization_aware, left_in_float, told_of_scales
@@ -15,57 +17,71 @@ from tfopt.tflite.prove.types import verify_types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.read.metadata import with_labels
-from tfopt.tflite.settings import CALIBRATION_SAMPLES, Export
+from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.compact import compact
 from tfopt.tflite.write.converter import convert, opened
 from tfopt.tflite.write.low_bit_weights import with_integers
 
 
+class _Old(TypedDict, total=False):
+    """What 0.1 took beside `representative_data`; goes in 0.3.0."""
+
+    weights: str
+    activations: str
+    weight_only: bool
+    io: str | None
+    sparse: bool
+    calibration_samples: int
+
+
 def export_tflite(
     model: Any,
     path: str | Path | None = None,
+    export: Export | None = None,
     *,
-    weights: str = "int8",
-    activations: str = "int8",
-    weight_only: bool = False,
-    io: str | None = None,
-    sparse: bool = False,
     representative_data: Any = None,
-    calibration_samples: int = CALIBRATION_SAMPLES,
+    **old: Unpack[_Old],
 ) -> LiteModel:
     """Convert `model`, write the file atomically, open it with LiteRT and check what it holds.
 
     Args:
         model: a Keras 3 or tf_keras model, or what `Quantize.apply` returned, after training.
         path: the file to write; None keeps it in memory.
-        weights, activations, weight_only, io, sparse, calibration_samples: see `Export`.
+        export: what the file holds; None is `Export()`, int8 everywhere.
         representative_data: training inputs for int8 and int16 ranges: a float32 array (batch first), a tf.data of
-            batches (inputs, or inputs and labels), or a `tfopt.data.Dataset`. For several inputs a list of
-            arrays in their order, or a dict by name. After `Quantize` most models need none; it serves tensors
-            that no trained range covers.
+            batches (inputs, or inputs and labels), or a `tfopt.Dataset`. For several inputs a list of arrays in their
+            order, or a dict by name. After `Quantize` most models need none; it serves tensors that no trained range
+            covers.
+        **old: deprecated; settings of `Export`, which belong into `export`.
+
+    Returns:
+        The file. Its `notes` say what else is worth knowing: how ranges were found, layers that stay in float, weights
+        that are stored in another form.
 
     Raises:
         RecipeError: the settings contradict each other.
         PromiseError: the file does not hold what was asked for; the message names tensors and layers.
         DataError: int8 or int16 activations without representative data, or data that does not fit the inputs.
-        ModelError: the converter cannot make a file of it; the message names operators that TFLite has not.
-
-    What is worth knowing of the file besides is in the notes of `build`.
+        ModelError: the converter cannot make a file of it; the message names operators that TFLite does not support.
+        OutputError: the file cannot be written.
     """
-    settings = Export(
-        weights=weights,  # type: ignore[arg-type]
-        activations=activations,  # type: ignore[arg-type]
-        weight_only=weight_only,
-        io=io,  # type: ignore[arg-type]
-        sparse=sparse,
-        calibration_samples=calibration_samples,
-    )
+    if old:
+        if export is not None:
+            raise RecipeError(f"Expected all settings in Export; got an Export and {', '.join(old)} beside it.")
+        given = ", ".join(f"{name}=..." for name in old)
+        text = f"tfopt.export_tflite({given}) moved to tfopt.export_tflite(model, path, tfopt.Export({given}))"
+        warnings.warn(f"{text}; the old arguments go in 0.3.0.", DeprecationWarning, stacklevel=2)
+    settings = Export(**old) if export is None else export  # type: ignore[arg-type]
+    if not isinstance(settings, Export):
+        raise RecipeError(f'Expected an Export, e.g. tfopt.Export(weights="int8"); got {export!r}.')
     lite, _ = build(model, settings, representative_data)
-    if path is not None:
-        write_atomically(Path(path), lite.data)
-        lite = LiteModel(path)
-    return lite
+    if path is None:
+        return lite
+    write_atomically(Path(path), lite.data)
+    written = LiteModel(path)
+    written.notes = lite.notes
+    return written
 
 
 def build(
@@ -75,7 +91,7 @@ def build(
     promises: Sequence[Promise] = (),
     plain: Any = None,
 ) -> tuple[LiteModel, list[str]]:
-    """Convert `model` and check the file; returns it with notes, see `verify_promises` and `verify_types`.
+    """Convert `model` and check the file; returns it and its notes, see `verify_promises` and `verify_types`.
 
     `plain` is the flat tf_keras model whose kernels the `promises` are about. Class names of a `Dataset` are written
     into the file. Raises what `export_tflite` does.
@@ -96,7 +112,8 @@ def build(
         promised = verify_promises(file, plain, promises, trained_ranges=told_of_scales(model))
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
-    return lite, [*notes, *promised, *found, *calibrated]
+    lite.notes = (*notes, *promised, *found, *calibrated)
+    return lite, [*lite.notes]
 
 
 def _layers(model: Any) -> Iterator[str]:
