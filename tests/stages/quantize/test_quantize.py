@@ -11,7 +11,7 @@ from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.stages.kernels.folding import make_scales_positive
 from tfopt.stages.kernels.promise import Clusters
 from tfopt.stages.quantize.quantization_aware import SCHEMES
-from tfopt.tflite.prove.promises import match_kernels
+from tfopt.tflite.prove.kernels import match_kernels
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.export import build
 

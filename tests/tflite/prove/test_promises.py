@@ -7,7 +7,8 @@ from tfopt.base import keras_compat
 from tfopt.errors import PromiseError
 from tfopt.stages.kernels.promise import Clusters, MByN, Sparsity
 from tfopt.stages.kernels.table import kernels
-from tfopt.tflite.prove.promises import find_kernels, verify_promises
+from tfopt.tflite.prove.kernels import find_kernels
+from tfopt.tflite.prove.promises import verify_promises
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import export
@@ -165,7 +166,7 @@ def test_int8_gates_have_scales_of_their_own_so_clusters_hold_in_each_channel_on
 
 
 def test_zeros_of_a_table_with_a_zero_point_are_zeros():
-    from tfopt.tflite.prove.promises import FileKernel
+    from tfopt.tflite.prove.kernels import FileKernel
     from tfopt.tflite.read import Tensor, Weight
 
     tensor = Tensor(0, "t", (2, 3), "int8", (0.5,), (7,), None, True, 6)

@@ -108,17 +108,14 @@ class Graph:
 
         A weight that reaches its op through DEQUANTIZE (as in float16 files) is found behind it.
         """
-        found: dict[tuple[int, int], Weight] = {}
+        uses: dict[int, list[tuple[Tensor, Op, int | None]]] = {}
         for op, operand, axis in self._weight_operands():
             tensor = self._unpacked(op.subgraph, operand)
             if tensor is None or not (tensor.dtype in FLOATS or tensor.scales):
                 continue
-            key = (op.subgraph, tensor.index)
-            if key not in found:
-                found[key] = self._weight(tensor, op, axis)
-        # One buffer may serve several subgraphs (one for each signature); it is one weight.
-        by_buffer = {self._raw(weight.tensor).buffer: weight for weight in reversed(found.values())}
-        return list(reversed(by_buffer.values()))
+            # One buffer may serve several subgraphs (one for each signature); it is one weight.
+            uses.setdefault(self._raw(tensor).buffer, []).append((tensor, op, axis))
+        return [self._weight(*used[0], tuple(op for _, op, _ in used)) for used in uses.values()]
 
     def float_tensors(self) -> list[str]:
         """Return the names of the float tensors that ops read or write, in order; none means int8 everywhere.
@@ -163,13 +160,13 @@ class Graph:
     def _makers(self) -> dict[tuple[int, int], Op]:
         return {(op.subgraph, output): op for op in self.ops for output in op.outputs}
 
-    def _weight(self, tensor: Tensor, op: Op, axis: int | None) -> Weight:
+    def _weight(self, tensor: Tensor, op: Op, axis: int | None, readers: tuple[Op, ...]) -> Weight:
         values = self.values(tensor)
         if axis is None:
             axis = tensor.quantized_axis
         elif axis < 0:
             axis += len(tensor.shape)
-        return Weight(tensor, op.name, values, self._dequantized(tensor, values), axis)
+        return Weight(tensor, op.name, values, self._dequantized(tensor, values), axis, readers)
 
     def _dequantized(self, tensor: Tensor, values: NDArray[Any]) -> NDArray[np.float32]:
         """Return scale * (value - zero_point), in float32."""

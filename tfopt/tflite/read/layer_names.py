@@ -10,6 +10,16 @@ from tfopt.tflite.read import LiteModel, Op, Tensor
 WRAPPERS = ("quant_", "prune_low_magnitude_", "cluster_")
 
 
+def layer_pattern(layer: str, *, outermost: bool = False) -> re.Pattern[str]:
+    """Return a pattern that finds a layer among the components of tensor names, each followed by "/" or ";".
+
+    A component is the layer's own name, or that of the wrapper it was trained in. `outermost` leaves out layers of that
+    name inside other layers: only the name of the model stands before it.
+    """
+    start = r"(^|;)[^/;]+/" if outermost else r"(^|[/;])"
+    return re.compile(rf"{start}({'|'.join(WRAPPERS)})?{re.escape(layer)}[/;]")
+
+
 class LayerNames:
     """The layers of each operator of `lite`, a file whose tensors still have names (`Export(compact=False)`).
 
@@ -38,9 +48,7 @@ class LayerNames:
 
     @cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:
-        """By layer, a path component: the layer's own name, or that of the wrapper it was trained in."""
-        wrappers = "|".join(WRAPPERS)
-        return {layer: re.compile(rf"(^|[/;])({wrappers})?{re.escape(layer)}[/;]") for layer in self._layers}
+        return {layer: layer_pattern(layer) for layer in self._layers}
 
     def _borne_by(self, op: Op, indices: Iterable[int]) -> list[str]:
         names = [f"{self._tensors[op.subgraph, index].name};" for index in indices]

@@ -59,7 +59,8 @@ class Port:
 class Weight:
     """A constant that an op multiplies or looks up: `values` as stored, `dequantized` in float32, one shape.
 
-    `channel_axis` (not negative) is the axis of the output channels; None where the layout has none fixed.
+    `channel_axis` (not negative) is the axis of the output channels; None where the layout has none fixed. `readers`
+    are the operators that compute with it, in the order in which they run; it is the same constant for all of them.
     """
 
     tensor: Tensor
@@ -67,3 +68,4 @@ class Weight:
     values: NDArray[Any] = field(repr=False, compare=False)
     dequantized: NDArray[np.float32] = field(repr=False, compare=False)
     channel_axis: int | None
+    readers: tuple[Op, ...] = field(default=(), repr=False, compare=False)

@@ -12,7 +12,8 @@ from tfopt.errors import RecipeError
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
 from tfopt.stages.quantize.trained import is_quantization_aware, left_in_float, told_of_scales
-from tfopt.tflite.prove.promises import verify_promises
+from tfopt.tflite.prove.kernels import same_places
+from tfopt.tflite.prove.promises import promised_kernels, verify_promises
 from tfopt.tflite.prove.types import verify_types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
@@ -108,8 +109,10 @@ def build(
     # The file with names first, for the sake of the messages; then the one that is written.
     found = verify_types(named, settings, in_float, names)
     verify_types(lite, settings, in_float, LayerNames(lite, ()))
-    for file in (named, lite):
-        promised = verify_promises(file, plain, promises, trained_ranges=told_of_scales(model))
+    # Names tell where the kernels are; the file without them has the same tensors.
+    places = promised_kernels(named, plain, promises) if promises else {}
+    for file, found_in in ((named, places), (lite, same_places(places, lite))):
+        promised = verify_promises(file, plain, promises, trained_ranges=told_of_scales(model), places=found_in)
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
     lite.notes = (*notes, *promised, *found, *calibrated)

@@ -15,7 +15,7 @@ from tfopt.errors import PromiseError
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, kernels_by_key
 from tfopt.stages.quantize.integers import Integers
-from tfopt.tflite.prove.promises import FileKernel, located, rows_of
+from tfopt.tflite.prove.kernels import FileKernel, locate, rows_of
 from tfopt.tflite.read import LiteModel, Weight
 from tfopt.tflite.read.flatbuffer import items, packed, unpacked
 
@@ -41,11 +41,16 @@ def with_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> 
     found = _found(lite, model, integers)
     in_bytes = []
     for key, (kernel, in_file) in found.items():
-        rows, scales = _fitted(kernel, in_file, "/".join(key))
         bits = integers[key].bits
-        if not _stored(rewritten, lite, in_file, rows, scales, bits) and bits < 8:
-            in_bytes.append(key[0])
-    notes = [f"fewer than 8 bits, stored in 8: {', '.join(in_bytes)} (no operator reads less)"] if in_bytes else []
+        for place in in_file.everywhere:
+            rows, scales = _fitted(kernel, place, "/".join(key))
+            if not _stored(rewritten, lite, place, rows, scales, bits) and bits < 8:
+                in_bytes.append(key[0])
+    notes = (
+        [f"fewer than 8 bits, stored in 8: {', '.join(dict.fromkeys(in_bytes))} (no operator reads less)"]
+        if in_bytes
+        else []
+    )
     return packed(rewritten, len(data)), notes
 
 
@@ -53,7 +58,7 @@ def _found(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> dic
     """The kernels with their integers as values, and where they stand in the file."""
     known = kernels_by_key(map(inner, model.layers))
     own = {key: replace(known[key], variable=found.values.astype(np.float32)) for key, found in integers.items()}
-    places = located(lite, own)
+    places = locate(lite, own)
     return {key: (kernel, places[key]) for key, kernel in own.items()}
 
 
