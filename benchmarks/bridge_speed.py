@@ -39,8 +39,8 @@ def main(rounds: int) -> None:
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in MODELS}
     for name in track([*MODELS] * rounds, description="crossing"):
         built, model = seconds(lambda name=name: getattr(keras.applications, name)(weights=None))
-        there, legacy = seconds(lambda model=model: bridge.to_tf_keras(model))
-        back, _ = seconds(lambda model=model, legacy=legacy: bridge.to_keras(legacy, model))
+        there, flat_model = seconds(lambda model=model: bridge.to_tf_keras(model))
+        back, _ = seconds(lambda model=model, flat_model=flat_model: bridge.to_keras(flat_model, model))
         times[name].append((built, there, back))
     rows = [
         [name, *(f"{statistics.median(column):.1f}" for column in zip(*times[name], strict=True))] for name in MODELS

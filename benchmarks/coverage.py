@@ -340,8 +340,8 @@ Beside each column of tfopt stands the same attempted with TF-MOT (or TensorFlow
 Keras 3 model; TF-MOT gets the same architecture built in tf_keras, since it refuses every Keras 3 model. Families at
 full depth, inputs of 32 to 75 pixels, ten classes; weights random, BatchNormalization with random statistics.
 
-- **bridge**: largest difference between the Keras 3 model and its tf_keras twin, relative to the largest output; the
-  weights came back to Keras 3 bit for bit.
+- **bridge**: largest difference between the Keras 3 model and its flat tf_keras model, relative to the largest output;
+  the weights came back to Keras 3 bit for bit.
 - **prune**, **cluster**: weights of rank 2 or more that have {sparsity} zeros, or at most {clusters} different values,
   after {steps} steps of training (the biases of GRU and attention have rank 2 as well, and are not pruned). tfopt
   leaves depthwise kernels alone by default, and found what it promised again in a `.tflite`; of TF-MOT no file was

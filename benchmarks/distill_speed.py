@@ -74,7 +74,7 @@ def competitors(x: Any, y: Any) -> dict[str, Callable[[], Any]]:
         losses = (tfopt.losses.Hinton(), hint) if features else (tfopt.losses.Hinton(),)
         return tfopt.distill(student(package), teacher, tfopt.Distillation(losses=losses, cache=cache))
 
-    legacy = tf_keras()
+    tf_package = tf_keras()
     return {
         "student alone": fitted(student()),
         "Keras 3 Distiller, response": fitted(keras_distiller(False)),
@@ -83,8 +83,8 @@ def competitors(x: Any, y: Any) -> dict[str, Callable[[], Any]]:
         "Keras 3 Distiller, response and feature": fitted(keras_distiller(True)),
         "tfopt live, response and feature": fitted(ours("never", features=True)),
         "tfopt cached, response and feature": fitted(ours("auto", features=True)),
-        "student alone, tf_keras": fitted(student(legacy), legacy),
-        "tfopt cached, response, tf_keras": fitted(ours("auto", package=legacy), legacy),
+        "student alone, tf_keras": fitted(student(tf_package), tf_package),
+        "tfopt cached, response, tf_keras": fitted(ours("auto", package=tf_package), tf_package),
     }
 
 

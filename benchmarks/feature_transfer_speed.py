@@ -51,12 +51,12 @@ def main(source: str, data: str, preprocess: str) -> None:
     def cached(epochs: int) -> None:
         tfopt.transfer.FeatureTransfer(epochs=epochs, batch_size=BATCH).transferred(model, loaded, quiet=True)
 
-    legacy, body = tf_keras(), tfopt.transfer.feature_extractor(model)
-    twin = bridge.to_tf_keras(body)
+    tf_package, body = tf_keras(), tfopt.transfer.feature_extractor(model)
+    flat_body = bridge.to_tf_keras(body)
     ways: dict[str, Callable[[int], None]] = {
         "tfopt, features computed once": cached,
         "frozen backbone in fit, Keras 3": lambda epochs: frozen_in_fit(keras, body, loaded, epochs),
-        "frozen backbone in fit, tf_keras": lambda epochs: frozen_in_fit(legacy, twin, loaded, epochs),
+        "frozen backbone in fit, tf_keras": lambda epochs: frozen_in_fit(tf_package, flat_body, loaded, epochs),
     }
     seconds: dict[tuple[str, int], float] = {}
     for epochs in EPOCHS:

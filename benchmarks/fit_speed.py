@@ -1,4 +1,4 @@
-"""Seconds per epoch of one Keras 3 model: in its own `fit`, and trained by tfopt's twin in tf_keras.
+"""Seconds per epoch of one Keras 3 model: in its own `fit`, and trained by tfopt as a flat tf_keras model.
 
     python benchmarks/fit_speed.py
 
@@ -56,7 +56,7 @@ def main(images: int, batch: int, rounds: int) -> None:
     candidates = {
         "Keras 3 fit": default,
         "Keras 3 fit, jit_compile=False": plain,
-        "tfopt (tf_keras twin)": bridge.to_tf_keras(default),
+        "tfopt (flat tf_keras model)": bridge.to_tf_keras(default),
     }
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for model in candidates.values():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfopt import bridge
-from tfopt.base import keras_compat as legacy_package
+from tfopt.base import keras_compat
 from tfopt.bridge import layers as table
 from tfopt.bridge import twins
 from tfopt.errors import ModelError
@@ -138,15 +138,15 @@ def random_weights(model, rng):
 
 
 def there_and_back(model, *arrays):
-    legacy = bridge.to_tf_keras(model)
-    back = bridge.to_keras(legacy, model)
+    flat_model = bridge.to_tf_keras(model)
+    back = bridge.to_keras(flat_model, model)
     x = list(arrays) if len(arrays) > 1 else arrays[0]
     expected = np.asarray(model(x, training=False))
-    np.testing.assert_allclose(np.asarray(legacy(x, training=False)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(flat_model(x, training=False)), expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(np.asarray(back(x, training=False)), expected)
     for ours, theirs in zip(back.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    return legacy
+    return flat_model
 
 
 @pytest.mark.parametrize(("name", "arguments", "shape"), SINGLE, ids=lambda v: str(v).replace(" ", ""))
@@ -186,8 +186,8 @@ def test_layers_around_layers_have_equal_twins(name):
     layer, shape = WRAPPING[name]
     model = keras.Sequential([keras.Input(shape), layer(keras)])
     random_weights(model, rng)
-    legacy = there_and_back(model, rng.normal(size=(3, *shape)).astype("float32"))
-    assert type(legacy.layers[-1]).__name__ == type(model.layers[-1]).__name__
+    flat_model = there_and_back(model, rng.normal(size=(3, *shape)).astype("float32"))
+    assert type(flat_model.layers[-1]).__name__ == type(model.layers[-1]).__name__
 
 
 def test_recurrent_states_go_in_and_out():
@@ -219,8 +219,8 @@ def test_multi_head_attention_has_equal_twin(arguments, call):
     layer = keras.layers.MultiHeadAttention(2, 3, **arguments)
     model = keras.Model([a, b], layer(a, b, **call))
     random_weights(model, rng)
-    legacy = there_and_back(model, *(rng.normal(size=(3, n, 8)).astype("float32") for n in (5, 7)))
-    assert type(legacy.layers[-1]).__name__ == "MultiHeadAttention"
+    flat_model = there_and_back(model, *(rng.normal(size=(3, n, 8)).astype("float32") for n in (5, 7)))
+    assert type(flat_model.layers[-1]).__name__ == "MultiHeadAttention"
 
 
 @pytest.mark.parametrize(
@@ -238,8 +238,8 @@ def test_attention_has_equal_twin(name, arguments):
     a, b = keras.Input((5, 8)), keras.Input((7, 8))
     model = keras.Model([a, b], getattr(keras.layers, name)(**arguments)([a, b]))
     random_weights(model, rng)
-    legacy = there_and_back(model, *(rng.normal(size=(3, n, 8)).astype("float32") for n in (5, 7)))
-    assert type(legacy.layers[-1]).__name__ == name
+    flat_model = there_and_back(model, *(rng.normal(size=(3, n, 8)).astype("float32") for n in (5, 7)))
+    assert type(flat_model.layers[-1]).__name__ == name
 
 
 def test_embedding_has_equal_twin():
@@ -265,9 +265,9 @@ def test_masks_are_passed_on(after):
     model = keras.Model(inputs, x)
     random_weights(model, np.random.default_rng(2))
     short, long = np.array([[3, 5, 2, 0, 0]], "int32"), np.array([[3, 5, 2]], "int32")
-    legacy = there_and_back(model, np.array([[3, 5, 2, 0, 0], [1, 2, 3, 4, 5]], "int32"))
-    np.testing.assert_allclose(legacy(short), legacy(long), atol=1e-5)
-    assert not any(bridge.plans.is_carried(layer) for layer in legacy.layers)
+    flat_model = there_and_back(model, np.array([[3, 5, 2, 0, 0], [1, 2, 3, 4, 5]], "int32"))
+    np.testing.assert_allclose(flat_model(short), flat_model(long), atol=1e-5)
+    assert not any(bridge.plans.is_carried(layer) for layer in flat_model.layers)
     again = keras.Model.from_config(model.get_config())  # Keras 3 writes the masks of a rebuilt model as operations
     assert {row.how for row in bridge.crossings(again)} == {"same"}
 
@@ -302,8 +302,8 @@ def test_adapted_vocabulary_is_carried():
     layer = keras.layers.StringLookup()
     layer.adapt(["b", "b", "a", "b", "a", "c"])  # 0 is the unknown; the others by frequency
     model = keras.Sequential([keras.Input((1,), dtype="string"), layer])
-    legacy = there_and_back(model, tf.constant([["c"], ["?"]]))
-    np.testing.assert_array_equal(legacy(tf.constant([["b"], ["a"], ["c"], ["?"]])), [[1], [2], [3], [0]])
+    flat_model = there_and_back(model, tf.constant([["c"], ["?"]]))
+    np.testing.assert_array_equal(flat_model(tf.constant([["b"], ["a"], ["c"], ["?"]])), [[1], [2], [3], [0]])
 
 
 def test_adapted_discretization_is_carried():
@@ -312,21 +312,21 @@ def test_adapted_discretization_is_carried():
     layer = keras.layers.Discretization(num_bins=4)
     layer.adapt(np.arange(100, dtype="float32"))
     model = keras.Sequential([keras.Input((1,)), layer])
-    legacy = there_and_back(model, np.array([[10.0], [40.0], [60.0], [90.0]], "float32"))
-    np.testing.assert_array_equal(legacy(np.array([[10.0], [40.0], [60.0], [90.0]])), [[0], [1], [2], [3]])
+    flat_model = there_and_back(model, np.array([[10.0], [40.0], [60.0], [90.0]], "float32"))
+    np.testing.assert_array_equal(flat_model(np.array([[10.0], [40.0], [60.0], [90.0]])), [[0], [1], [2], [3]])
 
 
 def test_adapted_lookup_of_tf_keras_keeps_its_vocabulary():
     import tensorflow as tf
 
-    tf_keras = legacy_package.tf_keras()
+    tf_keras = keras_compat.tf_keras()
     layer = tf_keras.layers.StringLookup()
     layer.adapt(["b", "b", "a"])
     inputs = tf_keras.Input((1,), dtype="string")
     model = tf_keras.Model(inputs, layer(inputs))
     flat = bridge.to_tf_keras(model)
-    for twin in (flat, bridge.to_keras(flat, model)):
-        np.testing.assert_array_equal(twin(tf.constant([["b"], ["a"], ["?"]])), [[1], [2], [0]])
+    for flat_model in (flat, bridge.to_keras(flat, model)):
+        np.testing.assert_array_equal(flat_model(tf.constant([["b"], ["a"], ["?"]])), [[1], [2], [0]])
 
 
 def test_flags_of_layers_inside_of_layers_are_carried():
@@ -369,8 +369,8 @@ def test_adapted_normalization_keeps_its_statistics():
     layer = keras.layers.Normalization()
     layer.adapt(data)
     model = keras.Sequential([keras.Input((2,)), layer])
-    legacy = there_and_back(model, data)
-    np.testing.assert_allclose(legacy(data).numpy(), [[-1, -1], [1, 1]], atol=1e-5)
+    flat_model = there_and_back(model, data)
+    np.testing.assert_allclose(flat_model(data).numpy(), [[-1, -1], [1, 1]], atol=1e-5)
 
 
 def test_hard_sigmoid_is_that_of_keras_3():
@@ -413,8 +413,8 @@ def test_config_is_carried():
         keras.layers.BatchNormalization(momentum=0.7, epsilon=0.02, name="b", trainable=False),
         keras.layers.Dropout(0.3, seed=5, name="o"),
     ]
-    legacy = bridge.to_tf_keras(keras.Sequential([keras.Input((3,)), *layers]))
-    dense, norm, drop = (legacy.get_layer(name) for name in "dbo")
+    flat_model = bridge.to_tf_keras(keras.Sequential([keras.Input((3,)), *layers]))
+    dense, norm, drop = (flat_model.get_layer(name) for name in "dbo")
     assert type(dense.kernel_initializer).__name__ == "RandomNormal"
     assert dense.kernel_initializer.stddev == 0.3
     assert (float(dense.kernel_regularizer.l1), float(dense.kernel_regularizer.l2)) == pytest.approx((0.1, 0.2))
@@ -429,21 +429,21 @@ def test_batch_normalization_learns_the_same_statistics():
 
     x = np.random.default_rng(0).normal(2, 3, (16, 4)).astype("float32")
     model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(momentum=0.8)])
-    legacy = bridge.to_tf_keras(model)
-    legacy(x, training=True)
-    _, _, mean, variance = legacy.get_weights()
+    flat_model = bridge.to_tf_keras(model)
+    flat_model(x, training=True)
+    _, _, mean, variance = flat_model.get_weights()
     np.testing.assert_allclose(mean, 0.2 * x.mean(0), rtol=1e-5)
     np.testing.assert_allclose(variance, 0.8 + 0.2 * x.var(0), rtol=1e-5)
     model(x, training=True)
-    for ours, theirs in zip(legacy.get_weights(), model.get_weights(), strict=True):
+    for ours, theirs in zip(flat_model.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_dropout_stays_alive():
     import keras
 
-    legacy = bridge.to_tf_keras(keras.Sequential([keras.Input((1000,)), keras.layers.Dropout(0.5)]))
-    out = legacy(np.ones((1, 1000), "float32"), training=True).numpy()
+    flat_model = bridge.to_tf_keras(keras.Sequential([keras.Input((1000,)), keras.layers.Dropout(0.5)]))
+    out = flat_model(np.ones((1, 1000), "float32"), training=True).numpy()
     assert 300 < np.count_nonzero(out == 0) < 700
 
 
@@ -462,9 +462,9 @@ def test_mixed_precision_becomes_float32():
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(4, dtype="mixed_float16"), keras.layers.Dense(2, dtype="float32")]
     )
-    legacy = bridge.to_tf_keras(model)
-    assert [layer.compute_dtype for layer in legacy.layers] == ["float32"] * 3
-    for ours, theirs in zip(bridge.to_keras(legacy, model).get_weights(), model.get_weights(), strict=True):
+    flat_model = bridge.to_tf_keras(model)
+    assert [layer.compute_dtype for layer in flat_model.layers] == ["float32"] * 3
+    for ours, theirs in zip(bridge.to_keras(flat_model, model).get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -491,10 +491,10 @@ def test_batch_normalization_of_images_learns_nearly_the_same_variance():
 
     x = np.random.default_rng(0).normal(2, 3, (4, 8, 8, 2)).astype("float32")
     model = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.BatchNormalization(momentum=0.8)])
-    legacy = bridge.to_tf_keras(model)
-    legacy(x, training=True)
+    flat_model = bridge.to_tf_keras(model)
+    flat_model(x, training=True)
     model(x, training=True)
     variance = x.var((0, 1, 2))
-    np.testing.assert_allclose(legacy.get_weights()[2], model.get_weights()[2], rtol=1e-5)
+    np.testing.assert_allclose(flat_model.get_weights()[2], model.get_weights()[2], rtol=1e-5)
     np.testing.assert_allclose(model.get_weights()[3], 0.8 + 0.2 * variance, rtol=1e-4)
-    np.testing.assert_allclose(legacy.get_weights()[3], 0.8 + 0.2 * variance * 256 / 255, rtol=1e-4)
+    np.testing.assert_allclose(flat_model.get_weights()[3], 0.8 + 0.2 * variance * 256 / 255, rtol=1e-4)

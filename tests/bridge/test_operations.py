@@ -111,8 +111,8 @@ def there_and_back(model, expected, shape):
     rng = np.random.default_rng(3)
     x, y = rng.normal(0, 2, (2, 3, *shape)).astype("float32")
     flat = bridge.to_tf_keras(model)
-    for twin in (flat, bridge.clone(flat)):
-        np.testing.assert_allclose(twin([x, y]), expected(x, y), rtol=2e-5, atol=2e-5)
+    for flat_model in (flat, bridge.clone(flat)):
+        np.testing.assert_allclose(flat_model([x, y]), expected(x, y), rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(bridge.to_keras(flat, model)([x, y]), expected(x, y), rtol=2e-5, atol=2e-5)
     return flat
 

@@ -272,9 +272,9 @@ def test_by_hand_within_a_stage(api, data, stage):
     compiled(distilled, tf_keras(), 0.05)
     logs = distilled.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=stage.callbacks()).history
     assert logs["fitnets"][-1] > 0
-    plain = stage.strip(applied)  # raises where the promise does not hold
-    assert isinstance(plain, api.Model)
-    kernel = plain.get_layer("conv").get_weights()[0]
+    stripped = stage.strip(applied)  # raises where the promise does not hold
+    assert isinstance(stripped, api.Model)
+    kernel = stripped.get_layer("conv").get_weights()[0]
     assert (kernel != model.get_layer("conv").get_weights()[0]).any()
 
 

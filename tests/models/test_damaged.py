@@ -287,7 +287,9 @@ def misfit(path, key):
 def test_what_is_no_checkpoint_of_the_run_is_said_in_one_line_and_ignored(tmp_path, capsys):
     weights = [np.zeros((6, 3), "float32"), np.zeros(3, "float32")]
     run = object.__new__(loop._Run)
-    run.plain = SimpleNamespace(get_weights=lambda: weights, set_weights=lambda new: weights.__setitem__(slice(2), new))
+    run.flat_model = SimpleNamespace(
+        get_weights=lambda: weights, set_weights=lambda new: weights.__setitem__(slice(2), new)
+    )
     run.recipe, run.data = tfopt.Recipe(stages=(tfopt.Prune(epochs=1),)), SimpleNamespace(task="classification")
     run.checkpoint, run.progress = Checkpoint(tmp_path / "run.npz", "key"), Progress()
     run.report, run.notes = Report({}), []

@@ -18,7 +18,7 @@ from tfopt.extend import Loss, Stage, Transfer, config, register
 @config
 class Halve(Stage):
     factor: int = 2
-    def _wrap(self, legacy, steps, keep): return legacy
+    def _wrap(self, flat_model, steps, keep): return flat_model
 
 @register("acme")
 @config
@@ -71,8 +71,8 @@ def test_a_recipe_of_another_package_round_trips_and_names_it_where_it_is_missin
 
 @config
 class Idle(Stage):
-    def _wrap(self, legacy, steps, keep):
-        return legacy
+    def _wrap(self, flat_model, steps, keep):
+        return flat_model
 
 
 @config

@@ -102,9 +102,9 @@ def trained(digits):
     model = digits_net(keras)
     model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(digits.train.x(), digits.train.y(), epochs=8, batch_size=32, verbose=0)
-    twin = digits_net(tf_keras())
-    twin.set_weights(model.get_weights())
-    return {"keras3": model, "tf_keras": twin}
+    flat_model = digits_net(tf_keras())
+    flat_model.set_weights(model.get_weights())
+    return {"keras3": model, "tf_keras": flat_model}
 
 
 RECIPE = tfopt.Recipe(

@@ -27,16 +27,16 @@ class Halve(Stage):
 
     resizes: ClassVar[bool] = True
 
-    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
-        units = legacy.get_layer("hidden").units // 2
+    def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
+        units = flat_model.get_layer("hidden").units // 2
         sizes = {"hidden": {"units": units}}
 
         def resized(layer: Any) -> Any:
             return type(layer).from_config({**layer.get_config(), **sizes.get(layer.name, {})})
 
-        model = tf_keras().models.clone_model(legacy, clone_function=resized)
+        model = tf_keras().models.clone_model(flat_model, clone_function=resized)
         for layer in model.layers:
-            values = legacy.get_layer(layer.name).get_weights()
+            values = flat_model.get_layer(layer.name).get_weights()
             if layer.name == "hidden":
                 values = [value[..., :units] for value in values]
             if layer.name == "head":
@@ -158,9 +158,9 @@ def test_the_dry_run_and_check_try_each_stage_on_the_result_of_the_one_before(da
             seen.append(model.get_layer("hidden").units)
             return super().decisions(model, keep)
 
-        def _wrap(self, legacy, steps, keep):
-            seen.append(legacy.get_layer("hidden").units)
-            return legacy
+        def _wrap(self, flat_model, steps, keep):
+            seen.append(flat_model.get_layer("hidden").units)
+            return flat_model
 
     assert tfopt.check(network(keras), tfopt.Recipe(stages=(Halve(), Look()), export=FLOAT)).ok
     assert seen == [4, 4]

@@ -93,14 +93,14 @@ def test_the_model_is_not_changed(model, data):
         np.testing.assert_array_equal(one, other)
 
 
-def sizes(plain):
+def sizes(flat_model):
     """The bytes of the kernels alone: what a file would have besides is the same for all choices."""
 
     def size(stage):
         bits = dict(stage.layers)
         return sum(
             math.prod(layer.kernel.shape) * bits.get(layer.name, 8) // 8
-            for layer in plain.layers
+            for layer in flat_model.layers
             if hasattr(layer, "kernel") and "Depthwise" not in type(layer).__name__
         )
 
@@ -108,11 +108,11 @@ def sizes(plain):
 
 
 def test_bits_fall_until_the_file_is_small_enough(model, data):
-    plain = bridge.to_tf_keras(model)
-    size = sizes(plain)
+    flat_model = bridge.to_tf_keras(model)
+    size = sizes(flat_model)
     all_8 = size(Quantize())
     for share in (1.0, 0.8, 0.55):
-        stage, notes = within_budget(Quantize(max_bytes=int(share * all_8)), plain, data, size)
+        stage, notes = within_budget(Quantize(max_bytes=int(share * all_8)), flat_model, data, size)
         assert size(stage) <= share * all_8
         fewer = Quantize(layers=stage.layers[:-1])
         assert share == 1.0 or size(fewer) > share * all_8  # no more than needed
@@ -151,15 +151,15 @@ def test_the_first_to_fall_adds_the_least_noise_for_each_byte_that_it_saves():
 
 
 def test_rules_come_first(model, data):
-    plain = bridge.to_tf_keras(model)
-    stage, _ = within_budget(PostTraining(max_bytes=1, layers=(("hidden", 8),)), plain, data, sizes(plain))
+    flat_model = bridge.to_tf_keras(model)
+    stage, _ = within_budget(PostTraining(max_bytes=1, layers=(("hidden", 8),)), flat_model, data, sizes(flat_model))
     assert stage.layers[0] == ("hidden", 8) and "hidden" not in dict(stage.layers[1:])
 
 
 def test_a_loss_of_accuracy_is_spent_where_it_buys_most(model, data):
-    plain = bridge.to_tf_keras(model)
-    nothing_lost, _ = within_budget(Quantize(max_drop=0.001), plain, data, lambda stage: 0)
-    all_lost, _ = within_budget(Quantize(max_drop=0.9), plain, data, lambda stage: 0)
+    flat_model = bridge.to_tf_keras(model)
+    nothing_lost, _ = within_budget(Quantize(max_drop=0.001), flat_model, data, lambda stage: 0)
+    all_lost, _ = within_budget(Quantize(max_drop=0.9), flat_model, data, lambda stage: 0)
     assert len(nothing_lost.layers) <= len(all_lost.layers) == 4
 
 

@@ -70,44 +70,44 @@ def test_the_table_names_every_stage():
 
 
 def test_the_callers_model_is_unchanged_and_shares_nothing(trained):
-    _, model, before, wrapped, _, plain = trained
+    _, model, before, wrapped, _, stripped = trained
     assert state_of(model) == before
     own = {id(weight) for weight in model.weights}
-    assert own.isdisjoint(id(weight) for weight in [*wrapped.weights, *plain.weights])
+    assert own.isdisjoint(id(weight) for weight in [*wrapped.weights, *stripped.weights])
 
 
 def test_a_compiled_model_comes_back_compiled_and_ready_to_fit(trained, samples):
-    api, _, _, wrapped, history, plain = trained
+    api, _, _, wrapped, history, stripped = trained
     assert set(history) == {"loss", "accuracy"}
     assert type(wrapped.optimizer).__module__.startswith("tf_keras")
     assert wrapped.optimizer.learning_rate.numpy() == np.float32(0.01)
     x, y = samples[0][:32], samples[1][:32]
-    assert type(plain.optimizer).__module__.startswith(f"{api.__name__}.")
-    weights = plain.get_weights()
-    assert "accuracy" in plain.fit(x, y, verbose=0).history
-    plain.set_weights(weights)
+    assert type(stripped.optimizer).__module__.startswith(f"{api.__name__}.")
+    weights = stripped.get_weights()
+    assert "accuracy" in stripped.fit(x, y, verbose=0).history
+    stripped.set_weights(weights)
 
 
 def test_strip_gives_back_kind_and_architecture_with_other_weights(stage, trained, samples):
-    api, model, _, wrapped, _, plain = trained
-    assert isinstance(plain, api.Model)
-    assert outline(plain) == outline(model)
+    api, model, _, wrapped, _, stripped = trained
+    assert isinstance(stripped, api.Model)
+    assert outline(stripped) == outline(model)
     if not stage.resizes:
-        assert plain.get_config() == model.get_config()
-        assert [w.name for w in plain.weights] == [w.name for w in model.weights]
+        assert stripped.get_config() == model.get_config()
+        assert [w.name for w in stripped.weights] == [w.name for w in model.weights]
     trainable = {path: layer.trainable for _, layer, path in bridge.flat_layers(model)}
-    assert {path: layer.trainable for _, layer, path in bridge.flat_layers(plain)} == trainable
-    assert not np.array_equal(kernels(plain)["head"], kernels(model)["head"])
-    rounded = any(hasattr(layer, "quantize_config") for layer in wrapped.layers)  # activations, which `plain` has not
-    ours, theirs = plain.predict(samples[0], verbose=0), wrapped.predict(samples[0], verbose=0)
+    assert {path: layer.trainable for _, layer, path in bridge.flat_layers(stripped)} == trainable
+    assert not np.array_equal(kernels(stripped)["head"], kernels(model)["head"])
+    rounded = any(hasattr(layer, "quantize_config") for layer in wrapped.layers)  # activations: not so in `stripped`
+    ours, theirs = stripped.predict(samples[0], verbose=0), wrapped.predict(samples[0], verbose=0)
     np.testing.assert_allclose(ours, theirs, atol=0.03 if rounded else 1e-5)
 
 
 def test_saving_keeps_every_weight_bit_for_bit(trained, tmp_path):
-    api, _, _, _, _, plain = trained
-    plain.save(tmp_path / "plain.keras")
+    api, _, _, _, _, stripped = trained
+    stripped.save(tmp_path / "plain.keras")
     loaded = api.models.load_model(tmp_path / "plain.keras")
-    assert [w.tobytes() for w in loaded.get_weights()] == [w.tobytes() for w in plain.get_weights()]
+    assert [w.tobytes() for w in loaded.get_weights()] == [w.tobytes() for w in stripped.get_weights()]
 
 
 def test_a_model_that_is_not_compiled_stays_so(stage, small_model):

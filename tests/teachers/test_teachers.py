@@ -214,10 +214,10 @@ def test_sources(make):
 def files(tmp_path_factory):
     """A model in each kind of file; the last two without Keras layers."""
     folder = tmp_path_factory.mktemp("files")
-    model, legacy = dense(activation="softmax"), dense("tf_keras", "softmax")
+    model, flat_model = dense(activation="softmax"), dense("tf_keras", "softmax")
     model.save(folder / "new.keras")
-    legacy.save(folder / "old.h5")
-    legacy.save(folder / "old_saved")
+    flat_model.save(folder / "old.h5")
+    flat_model.save(folder / "old_saved")
     model.export(folder / "exported", verbose=False)
     tfopt.export_tflite(model, folder / "float.tflite", tfopt.Export(weights="float32", activations="float32"))
     result = folder / "result"

@@ -451,9 +451,9 @@ def test_a_stage_moves_what_it_says_and_leaves_no_flag_behind(model, samples, se
     expected = set(WEIGHTED[WEIGHTED.index(first) :]) - held
     expected |= {pattern for pattern, on in stage.layers if on}
     before = weights_of(model)
-    plain = stage.strip(fitted(stage, model, samples))
-    assert moved(before, weights_of(plain)) == expected
-    assert trained(plain) == set(WEIGHTED)
+    stripped = stage.strip(fitted(stage, model, samples))
+    assert moved(before, weights_of(stripped)) == expected
+    assert trained(stripped) == set(WEIGHTED)
     assert trained(model) == set(WEIGHTED)
     said = stage.decisions(bridge.to_tf_keras(model))
     assert {name for name, decision in said.items() if decision.does == "trained"} == expected
@@ -544,16 +544,16 @@ def test_layer_decay_reaches_the_optimizer(small_model, data, way):
 
 
 def test_what_a_decaying_stage_says(small_model):
-    plain = bridge.to_tf_keras(small_model(keras))
+    flat_model = bridge.to_tf_keras(small_model(keras))
     stage = FineTune(unfreeze_from="conv", layer_decay=0.5)
-    said = {name: decision.does for name, decision in stage.decisions(plain).items()}
+    said = {name: decision.does for name, decision in stage.decisions(flat_model).items()}
     assert said["conv"] == said["conv_norm"] == "trained at 0.25 of the rate"
     assert said["head"] == "trained"
-    assert stage.notes(plain) == [
+    assert stage.notes(flat_model) == [
         "trains 5 of 9 layers with weights",
         "learning rates of the layers from 0.25 times to once that of the last one",
     ]
-    assert FineTune().notes(plain) == []
+    assert FineTune().notes(flat_model) == []
     check = tfopt.check(small_model(keras), tfopt.Recipe(stages=(stage,)), convert=False)
     assert check.ok
     assert {layer.path: layer.stages for layer in check.layers}["inner/depth"] == ("trained at 0.5 of the rate",)
@@ -616,9 +616,9 @@ def run(small_model, samples):
         strip: object
 
         def __call__(self, stage, applied):
-            plain = self.strip(stage, applied)
-            seen.append((trained(applied), weights_of(plain), trained(plain)))
-            return plain
+            stripped = self.strip(stage, applied)
+            seen.append((trained(applied), weights_of(stripped), trained(stripped)))
+            return stripped
 
     patch = pytest.MonkeyPatch()
     for kind in (FineTune, Cluster):

@@ -15,17 +15,17 @@ from tfopt.graph.types import Graph, Leaf, is_layer, map_leaves, replay
 from tfopt.graph.walk import graph_network, is_model, is_subclassed, walk
 
 
-def to_keras(legacy_model: Any, like: Any, *, resized: bool = False) -> Any:
+def to_keras(flat_model: Any, like: Any, *, resized: bool = False) -> Any:
     """Return a new model of the kind (Keras 3 or tf_keras), architecture and names of `like`, nesting included.
 
-    Its weights come from `legacy_model`, matched by layer name and then by order. It is compiled as `like` is.
+    Its weights come from `flat_model`, matched by layer name and then by order. It is compiled as `like` is.
     Neither argument is changed. A subclassed model that its config does not bring back becomes a functional one of
     the same layers.
 
     Args:
-        legacy_model: a flat tf_keras model whose layers have the names of `flat_layers(like)`.
+        flat_model: a flat tf_keras model whose layers have the names of `flat_layers(like)`.
         like: the model whose kind and architecture the result has.
-        resized: take the sizes of layers from `legacy_model` where they differ; nested models then come back opened,
+        resized: take the sizes of layers from `flat_model` where they differ; nested models then come back opened,
             under their flat names.
 
     Raises:
@@ -33,7 +33,7 @@ def to_keras(legacy_model: Any, like: Any, *, resized: bool = False) -> Any:
             tried on a small batch, gives other outputs.
     """
     graph = walk(like)
-    sources = {layer.name: layer for layer in legacy_model.layers}
+    sources = {layer.name: layer for layer in flat_model.layers}
     result = _resized_copy(like, graph, sources) if resized and _is_resized(graph, sources) else _copy_of(like, graph)
     new_graph = walk(result)
     copies = _matched(graph, new_graph)
@@ -46,12 +46,12 @@ def to_keras(legacy_model: Any, like: Any, *, resized: bool = False) -> Any:
             copy_weights(leaf, copies[id(leaf)].layer, source, back=True)
         elif leaf.layer.weights:
             raise ModelError(
-                f"The tf_keras model '{legacy_model.name}' has no layer '{leaf.name}', whose weights "
+                f"The tf_keras model '{flat_model.name}' has no layer '{leaf.name}', whose weights "
                 f"'{leaf.path}' of '{like.name}' needs; pass what to_tf_keras(like) led to, stripped of wrappers."
             )
     both = [leaf for leaf in graph.leaves if leaf.name in sources and id(leaf) in copies]
     named = {copies[id(leaf)].name: sources[leaf.name] for leaf in both}
-    check.check_equal(new_graph, result, named, legacy_model, plans_of)
+    check.check_equal(new_graph, result, named, flat_model, plans_of)
     if is_compiled(like):
         compile_like(result, like)
     return result

@@ -40,7 +40,7 @@ def clone(model: Any) -> Any:
 
 
 def flat_layers(model: Any) -> list[tuple[str, Any, str]]:
-    """(name in the flat twin, the caller's layer, its path "outer/inner/layer"), in calling order.
+    """(name in the flat model, the caller's layer, its path "outer/inner/layer"), in calling order.
 
     Input layers and the models themselves are left out. Raises ModelError as `to_tf_keras` does.
     """
@@ -52,24 +52,24 @@ def crossings(model: Any) -> list[plans.Crossing]:
 
     Raises ModelError for a model whose graph cannot be read; a layer that cannot cross says so in its row.
     """
-    return plans.crossings(walk(model), flat_twin)
+    return plans.crossings(walk(model), to_flat_model)
 
 
 def register_classes() -> None:
-    """Makes tf_keras know the classes and functions of tfopt that a flat twin may hold: loading its file needs it."""
+    """Makes tf_keras know the classes and functions of tfopt that a flat model may hold: loading its file needs it."""
     activations.registered()
     native.classes("LayerScale")
     carried.carried_class()
 
 
-def flat_twin(model: Any) -> Any:
+def to_flat_model(model: Any) -> Any:
     """`to_tf_keras` without the check and the compile settings, for a model inside a layer."""
     return build(walk(model))
 
 
 def plans_of(graph: Graph) -> dict[int, plans.Plan]:
     """What each leaf of `graph` becomes, by its `id`; raises ModelError as `plans.plans` does."""
-    return plans.plans(graph, flat_twin)
+    return plans.plans(graph, to_flat_model)
 
 
 def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any:
@@ -92,7 +92,7 @@ def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any
     model = tf_keras.Model(inputs, outputs, name=graph.name)
     for leaf in graph.leaves:
         copy_weights(leaf, leaf.layer, twins[id(leaf)])
-        if is_layer(leaf.layer) and not policy.is_legacy(leaf.layer):
+        if is_layer(leaf.layer) and not policy.is_tf_keras(leaf.layer):
             weights.copy_flags(leaf.layer, twins[id(leaf)])
     return model
 

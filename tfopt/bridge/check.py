@@ -17,7 +17,7 @@ from tfopt.graph.walk import graph_network
 
 PlansOf = Callable[[Graph], dict[int, Plan]]  # what each leaf of a graph becomes, by its `id`
 
-TOLERANCE = 1e-4  # of max(1, largest output); float32 twins differ by 1e-7 to 1e-5
+TOLERANCE = 1e-4  # of max(1, largest output); float32 flat models differ by 1e-7 to 1e-5
 HALF_TOLERANCE = 2e-2  # where one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)
 _NUDGE = 1e-6  # the relative error that float32 may have gathered half-way through a deep model
 _SQUASHING = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "keras3_hard_sigmoid")

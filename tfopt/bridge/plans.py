@@ -9,7 +9,7 @@ from typing import Any
 from tfopt.base import keras_compat
 from tfopt.bridge import carried, layers, operations, policy, state, twins
 from tfopt.bridge.activations import NoTwinError
-from tfopt.bridge.twins import FlatTwin
+from tfopt.bridge.twins import ToFlatModel
 from tfopt.errors import ModelError
 from tfopt.graph.keras_internals import sublayers
 from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Crossing:
-    """How one layer or operation crosses: its name in the flat twin, its class, its path, the twin's class, how."""
+    """How one layer or operation crosses: its name in the flat model, its class, its path, the twin's class, how."""
 
     name: str
     kind: str
@@ -69,19 +69,19 @@ def register_twin(cls: type, twin: Any) -> None:
 
     if not (isinstance(cls, type) and issubclass(cls, keras.Layer)):
         raise ModelError(f"register_twin expects a Keras 3 layer class first, got {cls!r}.")
-    legacy_layer = keras_compat.tf_keras().layers.Layer
-    if not (issubclass(twin, legacy_layer) if isinstance(twin, type) else callable(twin)):
+    layer_class = keras_compat.tf_keras().layers.Layer
+    if not (issubclass(twin, layer_class) if isinstance(twin, type) else callable(twin)):
         raise ModelError(f"register_twin expects a tf_keras layer class or a function second, got {twin!r}.")
     _TWINS[cls] = twin
 
 
-def plans(graph: Graph, flat_twin: FlatTwin) -> dict[int, Plan]:
-    """The plan of every leaf, by its `id`; `flat_twin` makes the twin of a model inside a layer.
+def plans(graph: Graph, to_flat_model: ToFlatModel) -> dict[int, Plan]:
+    """The plan of every leaf, by its `id`; `to_flat_model` makes the flat model of a model inside a layer.
 
     Raises ModelError, with path and class, for what cannot cross.
     """
     calls = _calls_of(graph)
-    return {id(leaf): _named_plan(leaf, calls[id(leaf)], flat_twin) for leaf in graph.leaves}
+    return {id(leaf): _named_plan(leaf, calls[id(leaf)], to_flat_model) for leaf in graph.leaves}
 
 
 def _calls_of(graph: Graph) -> dict[int, list[Call]]:
@@ -91,9 +91,9 @@ def _calls_of(graph: Graph) -> dict[int, list[Call]]:
     return calls
 
 
-def _named_plan(leaf: Leaf, calls: list[Call], flat_twin: FlatTwin) -> Plan:
+def _named_plan(leaf: Leaf, calls: list[Call], to_flat_model: ToFlatModel) -> Plan:
     try:
-        plan = _plan(leaf, calls, flat_twin)
+        plan = _plan(leaf, calls, to_flat_model)
     except ModelError as error:
         raise ModelError(f"{policy.describe(leaf)}: {error}") from error
     return dataclasses.replace(plan, make=functools.partial(_made, leaf, plan.make))
@@ -111,9 +111,9 @@ def _made(leaf: Leaf, make: Callable[..., Any], **changes: Any) -> Any:
         ) from error
 
 
-def _plan(leaf: Leaf, calls: list[Call], flat_twin: FlatTwin) -> Plan:
+def _plan(leaf: Leaf, calls: list[Call], to_flat_model: ToFlatModel) -> Plan:
     layer = leaf.layer
-    if policy.is_legacy(layer):
+    if policy.is_tf_keras(layer):
         return _of_tf_keras(layer, calls)
     if not is_layer(layer):
         (call,) = calls
@@ -126,19 +126,19 @@ def _plan(leaf: Leaf, calls: list[Call], flat_twin: FlatTwin) -> Plan:
         if base in _TWINS:
             return _registered(layer, _TWINS[base])
     try:
-        cls, config = twins.keras3_twin(layer, flat_twin)
+        cls, config = twins.keras3_twin(layer, to_flat_model)
         _accepts(cls, layer, calls)
     except NoTwinError as why:
         return _carried(leaf, calls, str(why))
     return Plan(_how(layer, cls), cls.__name__, functools.partial(_from_arguments, cls, config), _as_called)
 
 
-def crossings(graph: Graph, flat_twin: FlatTwin) -> list[Crossing]:
+def crossings(graph: Graph, to_flat_model: ToFlatModel) -> list[Crossing]:
     """How every leaf of `graph` crosses, in calling order; one that cannot says so in `how`."""
     rows, calls = [], _calls_of(graph)
     for leaf in graph.leaves:
         try:
-            plan = _named_plan(leaf, calls[id(leaf)], flat_twin)
+            plan = _named_plan(leaf, calls[id(leaf)], to_flat_model)
             twin, how = plan.twin, plan.how
         except ModelError as error:
             twin, how = "", f"not at all: {error}"
@@ -215,7 +215,7 @@ def _native(found: operations.Native) -> Plan:
 
 
 def _native_inputs(call: Call) -> Any:
-    native = operations.native_of_tensorflow if policy.is_legacy(call.leaf.layer) else operations.native
+    native = operations.native_of_tensorflow if policy.is_tf_keras(call.leaf.layer) else operations.native
     found = native(call)
     if found is None:
         raise ModelError("Its call is not the one it was planned for.")
@@ -230,7 +230,7 @@ def _registered(layer: Any, twin: Any) -> Plan:
 
     def made(**changes: Any) -> Any:
         result = twin(layer)
-        if not policy.is_legacy(result):
+        if not policy.is_tf_keras(result):
             raise ModelError(f"Its registered twin must be a tf_keras layer, the function returned {result!r}.")
         return type(result).from_config({**result.get_config(), **changes})
 

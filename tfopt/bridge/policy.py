@@ -29,6 +29,6 @@ def policy_name(layer: Any) -> str:
     return str(getattr(policy, "name", policy))
 
 
-def is_legacy(layer: Any) -> bool:
+def is_tf_keras(layer: Any) -> bool:
     """True for a layer of tf_keras."""
     return isinstance(layer, keras_compat.tf_keras().layers.Layer)

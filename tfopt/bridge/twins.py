@@ -38,10 +38,10 @@ SAME_NAME = (
 )  # fmt: skip
 
 Made = tuple[Any, dict[str, Any]]  # a class and the arguments to make it with
-FlatTwin = Callable[[Any], Any]  # the flat tf_keras twin of a whole model
+ToFlatModel = Callable[[Any], Any]  # makes the flat tf_keras model of a whole model
 
 
-def _recurrent(layer: Any, _: FlatTwin) -> Made:
+def _recurrent(layer: Any, _: ToFlatModel) -> Made:
     cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
     return cls, {**translated(layer, cls), **_zero_output(layer)}
 
@@ -51,41 +51,41 @@ def _zero_output(layer: Any) -> dict[str, Any]:
     return {"zero_output_for_mask": True} if getattr(layer, "zero_output_for_mask", False) else {}
 
 
-def _rnn(layer: Any, flat_twin: FlatTwin) -> Made:
+def _rnn(layer: Any, to_flat_model: ToFlatModel) -> Made:
     names = ("return_sequences", "return_state", "go_backwards", "stateful", "unroll")
     config = {name: getattr(layer, name) for name in names}
     return keras_compat.tf_keras().layers.RNN, {
-        "cell": made_twin(layer.cell, flat_twin),
+        "cell": made_twin(layer.cell, to_flat_model),
         **config,
         **_zero_output(layer),
     }
 
 
-def _stacked(layer: Any, flat_twin: FlatTwin) -> Made:
+def _stacked(layer: Any, to_flat_model: ToFlatModel) -> Made:
     return keras_compat.tf_keras().layers.StackedRNNCells, {
-        "cells": [made_twin(cell, flat_twin) for cell in layer.cells]
+        "cells": [made_twin(cell, to_flat_model) for cell in layer.cells]
     }
 
 
-def _bidirectional(layer: Any, flat_twin: FlatTwin) -> Made:
+def _bidirectional(layer: Any, to_flat_model: ToFlatModel) -> Made:
     # tf_keras puts "forward_" and "backward_" in front of the names itself.
     config = {
-        "layer": made_twin(layer.forward_layer, flat_twin, name=layer.forward_layer.name.removeprefix("forward_")),
+        "layer": made_twin(layer.forward_layer, to_flat_model, name=layer.forward_layer.name.removeprefix("forward_")),
         "backward_layer": made_twin(
-            layer.backward_layer, flat_twin, name=layer.backward_layer.name.removeprefix("backward_")
+            layer.backward_layer, to_flat_model, name=layer.backward_layer.name.removeprefix("backward_")
         ),
         "merge_mode": layer.merge_mode,
     }
     return keras_compat.tf_keras().layers.Bidirectional, config
 
 
-def _time_distributed(layer: Any, flat_twin: FlatTwin) -> Made:
+def _time_distributed(layer: Any, to_flat_model: ToFlatModel) -> Made:
     inner = layer.layer
-    twin = flat_twin(inner) if is_model(inner) else made_twin(inner, flat_twin)
+    twin = to_flat_model(inner) if is_model(inner) else made_twin(inner, to_flat_model)
     return keras_compat.tf_keras().layers.TimeDistributed, {"layer": twin}
 
 
-def _activation(layer: Any, _: FlatTwin) -> Made:
+def _activation(layer: Any, _: ToFlatModel) -> Made:
     tf_keras = keras_compat.tf_keras()
     if layer.get_config()["activation"] == "relu6":
         # TF-MOT quantizes the layer ReLU(6), not the function.
@@ -93,7 +93,7 @@ def _activation(layer: Any, _: FlatTwin) -> Made:
     return tf_keras.layers.Activation, translated(layer, tf_keras.layers.Activation)
 
 
-def _lookup(layer: Any, _: FlatTwin) -> Made:
+def _lookup(layer: Any, _: ToFlatModel) -> Made:
     cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
     config = translated(layer, cls)
     config.pop("dtype", None)  # of Keras 3's policy; tf_keras derives it from the mode
@@ -106,7 +106,7 @@ def _lookup(layer: Any, _: FlatTwin) -> Made:
     return cls, config
 
 
-def _discretization(layer: Any, _: FlatTwin) -> Made:
+def _discretization(layer: Any, _: ToFlatModel) -> Made:
     cls = keras_compat.tf_keras().layers.Discretization
     config = translated(layer, cls)
     config.pop("dtype", None)
@@ -116,8 +116,8 @@ def _discretization(layer: Any, _: FlatTwin) -> Made:
     return cls, config
 
 
-def _of_applications(cls: Callable[[], Any], *names: str) -> Callable[[Any, FlatTwin], Made]:
-    def build(layer: Any, _: FlatTwin) -> Made:
+def _of_applications(cls: Callable[[], Any], *names: str) -> Callable[[Any, ToFlatModel], Made]:
+    def build(layer: Any, _: ToFlatModel) -> Made:
         config = {name: layer.get_config()[name] for name in names}
         return cls(), {**config, "dtype": policy.float_policy(policy.policy_name(layer))}
 
@@ -125,7 +125,7 @@ def _of_applications(cls: Callable[[], Any], *names: str) -> Callable[[Any, Flat
 
 
 # Class in Keras 3 -> what makes its twin; each raises NoTwinError where it has none.
-BUILDERS: dict[str, Callable[[Any, FlatTwin], Made]] = {
+BUILDERS: dict[str, Callable[[Any, ToFlatModel], Made]] = {
     **dict.fromkeys(("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _recurrent),
     "RNN": _rnn,
     "StackedRNNCells": _stacked,
@@ -140,23 +140,23 @@ BUILDERS: dict[str, Callable[[Any, FlatTwin], Made]] = {
 }
 
 
-def keras3_twin(layer: Any, flat_twin: FlatTwin) -> Made:
+def keras3_twin(layer: Any, to_flat_model: ToFlatModel) -> Made:
     """The tf_keras class that computes what a Keras 3 `layer` does, and the arguments to make it with.
 
-    `flat_twin` makes the twin of a model inside the layer. Raises NoTwinError where there is none, or none with this
-    layer's arguments.
+    `to_flat_model` makes the flat model of a model inside the layer. Raises NoTwinError where there is none, or none
+    with this layer's arguments.
     """
     if not type(layer).__module__.startswith("keras.src."):
         raise NoTwinError("a custom layer")
     if build := BUILDERS.get(type(layer).__name__):
-        return build(layer, flat_twin)
+        return build(layer, to_flat_model)
     if type(layer).__name__ not in SAME_NAME:
         raise NoTwinError("tf_keras has no such layer")
     cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
     return cls, translated(layer, cls)
 
 
-def made_twin(layer: Any, flat_twin: FlatTwin, **changes: Any) -> Any:
+def made_twin(layer: Any, to_flat_model: ToFlatModel, **changes: Any) -> Any:
     """The tf_keras layer of `keras3_twin`, under the layer's own name; for layers inside of layers."""
-    cls, config = keras3_twin(layer, flat_twin)
+    cls, config = keras3_twin(layer, to_flat_model)
     return cls(**{**config, "name": layer.name, "trainable": layer.trainable, **changes})

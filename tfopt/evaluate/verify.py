@@ -166,8 +166,8 @@ def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Sign
     The counterparts are found in the float `.tflite` of `model`, by the order of operators and the shapes of what they
     give; it is its tensors that bear the names of layers.
     """
-    legacy = bridge.to_tf_keras(model)
-    reference = LiteModel(convert(legacy, FLOAT))
+    flat_model = bridge.to_tf_keras(model)
+    reference = LiteModel(convert(flat_model, FLOAT))
     pairs, missing = _pairs(reference, lite)
     power, noise = np.zeros(len(pairs)), np.zeros(len(pairs))
     for start in range(0, len(x), SAMPLES_AT_ONCE):
@@ -176,8 +176,8 @@ def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Sign
             true, got = (values[op.outputs[0]].astype(np.float64) for values, op in ((expected, one), (found, other)))
             power[number] += np.square(true).sum()
             noise[number] += np.square(true - got.reshape(true.shape)).sum()
-    names = LayerNames(reference, [layer.name for layer in legacy.layers])
-    last = legacy.output_names[0]  # whose name in the file is the signature's
+    names = LayerNames(reference, [layer.name for layer in flat_model.layers])
+    last = flat_model.output_names[0]  # whose name in the file is the signature's
     signals = [
         Signal(", ".join(names.giving(one)) or last, other.name, decibels(*energies))
         for (one, other), *energies in zip(pairs, power, noise, strict=True)

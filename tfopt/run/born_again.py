@@ -129,33 +129,33 @@ class _Line:
         self._key = run_key(about, data.fingerprint, self.first.get_weights())
 
     def run(self, generations: int) -> BornAgain:
-        twins = [self.first]
+        flat_models = [self.first]
         metrics = [self._measured(self.first)]
         self._tell("the model given", metrics[0])
         for number in range(1, generations + 1):
-            twin = self._kept(number)
+            flat_model = self._kept(number)
             label = f"generation {number}/{generations}"
-            if twin is None:
-                twin = self._trained(number, twins[-1], label)
-                self._keep(number, twin)
+            if flat_model is None:
+                flat_model = self._trained(number, flat_models[-1], label)
+                self._keep(number, flat_model)
             else:
                 label += " (trained before)"
-            twins.append(twin)
-            metrics.append(self._measured(twin))
+            flat_models.append(flat_model)
+            metrics.append(self._measured(flat_model))
             self._tell(label, metrics[-1])
-        born = [bridge.to_keras(twin, like=self.model) for twin in twins[1:]]
+        born = [bridge.to_keras(flat_model, like=self.model) for flat_model in flat_models[1:]]
         return BornAgain((self.model, *born), tuple(metrics))
 
     def _trained(self, number: int, teacher: Any, label: str) -> Any:
         training, seed = self.training, (self.training.seed + number) % 2**32
         tf_keras().utils.set_random_seed(seed)
-        twin = bridge.to_tf_keras(reinitialised(self.model, [self.training.seed, number]))
+        flat_model = bridge.to_tf_keras(reinitialised(self.model, [self.training.seed, number]))
         asked = fitted(teacher, self.distillation, self.data)
         course = Course(
             self.distillation, asked, self.data, augment=self.augmentation, seed=seed, progress=self.progress
         )
         train(
-            course.student(twin),
+            course.student(flat_model),
             course.batches(training.batch_size, seed=seed, epochs=self.epochs),
             self.data,
             loss=self.loss,
@@ -164,13 +164,13 @@ class _Line:
             progress=self.progress,
             label=label,
         )
-        return twin
+        return flat_model
 
     def _answers(self, x: np.ndarray) -> np.ndarray:
         return np.asarray(self.first.predict(x, verbose=0))
 
-    def _measured(self, twin: Any) -> dict[str, float]:
-        outputs = twin.predict(self.data.test.x(), verbose=0)
+    def _measured(self, flat_model: Any) -> dict[str, float]:
+        outputs = flat_model.predict(self.data.test.x(), verbose=0)
         return {name: float(value) for name, value in metrics_for(self.data.task, outputs, self.data.test.y()).items()}
 
     def _tell(self, label: str, metrics: dict[str, float]) -> None:
@@ -181,17 +181,17 @@ class _Line:
         return Checkpoint(self._folder / f"generation_{number}.npz", self._key)
 
     def _kept(self, number: int) -> Any:
-        """The twin of a generation that an earlier run has finished; None where there is none."""
+        """The flat model of a generation that an earlier run has finished; None where there is none."""
         found = self._folder and self._file(number).load()
         if not found:
             return None
-        twin = bridge.clone(self.first)
-        twin.set_weights(found.weights)
-        return twin
+        flat_model = bridge.clone(self.first)
+        flat_model.set_weights(found.weights)
+        return flat_model
 
-    def _keep(self, number: int, twin: Any) -> None:
+    def _keep(self, number: int, flat_model: Any) -> None:
         if self._folder:
-            self._file(number).save(twin, [])
+            self._file(number).save(flat_model, [])
 
 
 def reinitialised(model: Any, seed: Sequence[int]) -> Any:

@@ -90,7 +90,7 @@ class Check:
 def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> Check:
     """What `recipe` will do to each layer of `model`. Nothing is trained, and `model` is not changed.
 
-    The recipe is rehearsed: every stage is applied to the untrained twin of `model`, and the `.tflite` is made
+    The recipe is rehearsed: every stage is applied to the untrained flat model of `model`, and the `.tflite` is made
     with ranges from random inputs, so that the last column tells what a real file holds.
 
     Args:
@@ -110,13 +110,13 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
     cells: list[dict[str, str]] = []
     lite = None
     try:
-        plain = bridge.to_tf_keras(model)
+        flat_model = bridge.to_tf_keras(model)
     except TfoptError as error:
         problems.append(str(error))
     else:
-        cells = _decided(plain, recipe, problems)
+        cells = _decided(flat_model, recipe, problems)
         if convert and not problems:
-            lite = _rehearsed(plain, recipe, problems, notes)
+            lite = _rehearsed(flat_model, recipe, problems, notes)
     try:
         recipe.to_dict()
     except TfoptError as error:
@@ -135,14 +135,14 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
     return Check(model.name, stages, layers, tuple(dict.fromkeys(problems)), tuple(notes))
 
 
-def _decided(plain: Any, recipe: Recipe, problems: list[str]) -> list[dict[str, str]]:
+def _decided(flat_model: Any, recipe: Recipe, problems: list[str]) -> list[dict[str, str]]:
     """For each stage, its decisions in words, by flat layer name."""
     columns = []
-    samples = samples_of(sample_batch(walk(plain)))
+    samples = samples_of(sample_batch(walk(flat_model)))
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         try:
-            decisions = stage.decisions(plain, keep)
-            plain = resized(stage, plain, keep, samples)
+            decisions = stage.decisions(flat_model, keep)
+            flat_model = resized(stage, flat_model, keep, samples)
         except TfoptError as error:
             problems.append(f"{type(stage).__name__}: {error}")
             decisions = {}
@@ -156,11 +156,11 @@ def _in_words(decision: Any) -> str:
     return decision.does or (f"no: {decision.why}" if decision.why else "")
 
 
-def _rehearsed(plain: Any, recipe: Recipe, problems: list[str], notes: list[str]) -> LiteModel | None:
+def _rehearsed(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[str]) -> LiteModel | None:
     # The names of tensors are what tells whose operator it is.
     named = replace(recipe, export=replace(recipe.export, compact=False))
     try:
-        lite, found = rehearse(plain, named, STEPS_PER_EPOCH, samples_of(sample_batch(walk(plain))))
+        lite, found = rehearse(flat_model, named, STEPS_PER_EPOCH, samples_of(sample_batch(walk(flat_model))))
     except TfoptError as error:
         problems.append(str(error))
         return None

@@ -24,22 +24,22 @@ def established_before(recipe: Recipe) -> list[frozenset[str]]:
     return before
 
 
-def rehearse(plain: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> tuple[LiteModel, list[str]]:
+def rehearse(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> tuple[LiteModel, list[str]]:
     """Apply every stage of `recipe` to a flat tf_keras model and export; the file, and notes on it.
 
-    `plain` is the model before the first stage, not changed; each stage is tried on the result of the one before.
+    `flat_model` is the model before the first stage, not changed; each stage is tried on the result of the one before.
     `samples`: inputs for the ranges, float32 arrays, batch first: one, or a list of one for each input.
     Raises what training and export would raise: ModelError, RecipeError, DataError, PromiseError.
     """
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
-        stage = tried(stage, plain)
-        applied = stage.apply(plain, steps=stage.epochs * steps_per_epoch, keep=keep)
+        stage = tried(stage, flat_model)
+        applied = stage.apply(flat_model, steps=stage.epochs * steps_per_epoch, keep=keep)
         if recipe.distillation:
             shapes(applied, recipe.distillation.layers("student"))  # raises for a layer that is not there
         if stage.last or stage.resizes:
             stage.calibrate(applied, samples)
-        plain = applied if stage.last else stage.untrained_result(applied)
-    lite, notes = build(plain, recipe.export, samples)
+        flat_model = applied if stage.last else stage.untrained_result(applied)
+    lite, notes = build(flat_model, recipe.export, samples)
     budget = recipe.stages[-1].budget if recipe.stages else None
     if budget and budget.max_bytes is not None and len(lite.data) > budget.max_bytes:
         raise RecipeError(
@@ -49,20 +49,20 @@ def rehearse(plain: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> 
     return lite, notes
 
 
-def resized(stage: Stage, plain: Any, keep: frozenset[str], samples: Any) -> Any:
-    """What the stage after `stage` is given instead of `plain`: other sizes, or `plain` itself; nothing is trained."""
+def resized(stage: Stage, flat_model: Any, keep: frozenset[str], samples: Any) -> Any:
+    """What the stage after `stage` is given: `flat_model`, in other sizes where `stage` resizes; nothing is trained."""
     if not stage.resizes:
-        return plain
-    stage = tried(stage, plain)
-    applied = stage.apply(plain, steps=stage.epochs, keep=keep)
+        return flat_model
+    stage = tried(stage, flat_model)
+    applied = stage.apply(flat_model, steps=stage.epochs, keep=keep)
     stage.calibrate(applied, samples)
     return stage.untrained_result(applied)
 
 
-def tried(stage: Stage, plain: Any) -> Stage:
-    """`stage` as it is tried on `plain`: in seconds, and where bits are to be chosen, with as few as there can be."""
+def tried(stage: Stage, flat_model: Any) -> Stage:
+    """`stage` as it is tried on `flat_model`: in seconds, and with the fewest bits where bits are to be chosen."""
     stage = stage.rehearsed()
-    return smallest(stage, plain) if stage.budget and stage.budget.max_bytes is not None else stage
+    return smallest(stage, flat_model) if stage.budget and stage.budget.max_bytes is not None else stage
 
 
 def samples_of(arrays: list[np.ndarray]) -> Any:

@@ -86,7 +86,7 @@ class _Run:
         self.prepared = prepared
         self.recipe, self.data, self.progress = prepared.recipe, prepared.data, prepared.progress
         self.course, self.checkpoint = prepared.course, prepared.checkpoint
-        self.plain, self.notes = prepared.flat_model, list(prepared.notes)
+        self.flat_model, self.notes = prepared.flat_model, list(prepared.notes)
         self.report = Report(self.recipe.to_dict())
 
     def result(self) -> Result:
@@ -96,36 +96,36 @@ class _Run:
             self.progress.say(f"measuring the {'transferred' if transfer else 'untouched'} model")
             taught = self.course.notes() if self.course else []
             name = type(transfer).__name__ if transfer else "original"
-            self._add_row(name, self.plain, FLOAT, [*self.data.describe(), *self.notes, *taught])
+            self._add_row(name, self.flat_model, FLOAT, [*self.data.describe(), *self.notes, *taught])
         before = established_before(self.recipe)
         promises: list[Promise] = []
-        trained = self.plain
+        trained = self.flat_model
         started = time.perf_counter()
         notes: list[str] = []
         for position, stage in enumerate(self.recipe.stages):
             started = time.perf_counter()
             if position >= finished:
                 stage, notes = self._within_budget(stage, before[position])
-                notes += stage.notes(self.plain, before[position])
+                notes += stage.notes(self.flat_model, before[position])
                 trained, learnt = self._train(stage, position, before[position])
                 notes += learnt
-                self.plain = stage.strip(trained)
-            promises = [*promises, *stage.promises(self.plain)]
+                self.flat_model = stage.strip(trained)
+            promises = [*promises, *stage.promises(self.flat_model)]
             if position >= finished and not stage.last:  # the row of the last one is the exported file
-                self._add_row(type(stage).__name__, self.plain, FLOAT, notes, started)
+                self._add_row(type(stage).__name__, self.flat_model, FLOAT, notes, started)
                 self._keep()
                 started, notes = time.perf_counter(), []
-        final = trained if self.recipe.stages and self.recipe.stages[-1].last else self.plain
+        final = trained if self.recipe.stages and self.recipe.stages[-1].last else self.flat_model
         lite = self._export(final, promises, notes, started)
         self._require_budget()
-        model = bridge.to_keras(self.plain, like=self.prepared.model, resized=self._resized(self.report.rows))
+        model = bridge.to_keras(self.flat_model, like=self.prepared.model, resized=self._resized(self.report.rows))
         if self.checkpoint:
             self.checkpoint.remove()
         return Result(model, lite, self.report, self.recipe, described(self.data), self.prepared.files)
 
     def _keep(self) -> None:
         if self.checkpoint:
-            self.checkpoint.save(self.plain, self.report.rows, resized=self._resized(self.report.rows))
+            self.checkpoint.save(self.flat_model, self.report.rows, resized=self._resized(self.report.rows))
 
     def _resume(self) -> int:
         """Take up where an interrupted run stopped; returns the number of stages that are done."""
@@ -137,7 +137,7 @@ class _Run:
                 return 0
             rows = found.rows
             self._require_rows_of_this_run(self.checkpoint, rows)
-            self.plain = self.checkpoint.resumed(found, self.plain, resized=self._resized(rows))
+            self.flat_model = self.checkpoint.resumed(found, self.flat_model, resized=self._resized(rows))
         except DataError as error:
             self.notes.append(f"{error} It is ignored: the run starts over.")
             self.progress.say(self.notes[-1])
@@ -167,7 +167,7 @@ class _Run:
         training = self.recipe.training
         tf_keras().utils.set_random_seed(training.seed + position)  # so that a resumed run repeats the whole one
         steps = stage.epochs * self.prepared.steps_per_epoch
-        model = stage.apply(self.plain, steps=steps, keep=keep)
+        model = stage.apply(self.flat_model, steps=steps, keep=keep)
         wanted = max(CALIBRATION_SAMPLES, stage.samples_wanted)
         label = f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}"
 
@@ -206,11 +206,11 @@ class _Run:
 
         def size(chosen: Stage) -> int:
             quick = chosen.rehearsed()
-            model = quick.apply(self.plain, steps=1, keep=keep)
+            model = quick.apply(self.flat_model, steps=1, keep=keep)
             quick.calibrate(model, samples)
             return build(model, self.recipe.export, self.data)[0].size  # with the class names that it will have
 
-        return within_budget(stage, self.plain, self.data, size)
+        return within_budget(stage, self.flat_model, self.data, size)
 
     def _require_budget(self) -> None:
         budget = self.recipe.stages[-1].budget if self.recipe.stages else None
@@ -222,7 +222,7 @@ class _Run:
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:
         settings = self.recipe.export
         self.progress.say("exporting")
-        lite, found = build(model, settings, self.data, promises, self.plain)
+        lite, found = build(model, settings, self.data, promises, self.flat_model)
         notes = [*notes, *found]
         if self.data.task == "classification":
             x = self.data.test.x(self.data.test.spread(1000))

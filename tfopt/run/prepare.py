@@ -138,7 +138,7 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
     return dataset, start, flat_model
 
 
-def _augmentation(recipe: Recipe, data: Dataset, plain: Any, teacher: Any, source: Any) -> tuple[Any, list[str]]:
+def _augmentation(recipe: Recipe, data: Dataset, flat_model: Any, teacher: Any, source: Any) -> tuple[Any, list[str]]:
     """What training images may go through, judged by whoever knows best: a teacher, else the model itself.
 
     A model that has learned nothing of the task yet leaves it to the features of the `source`.
@@ -148,7 +148,7 @@ def _augmentation(recipe: Recipe, data: Dataset, plain: Any, teacher: Any, sourc
         who = "a head on the features of the source"
         return choose_augmentation(judge_from(source, data), training, data, who=who)
     if teacher is None or not teacher.response:
-        return choose_augmentation(lambda x: plain.predict(x, verbose=0), training, data)
+        return choose_augmentation(lambda x: flat_model.predict(x, verbose=0), training, data)
     return choose_augmentation(
         lambda x: teacher.predict(x, quiet=True)["output"], training, data, who=f"the teacher '{teacher.name}'"
     )

@@ -17,7 +17,7 @@ STORED_IN = 4
 FREE = "free"
 
 
-def within_budget(stage: Any, plain: Any, data: Dataset, size: Callable[[Any], int]) -> tuple[Any, list[str]]:
+def within_budget(stage: Any, flat_model: Any, data: Dataset, size: Callable[[Any], int]) -> tuple[Any, list[str]]:
     """`stage` with bits for every layer by its `budget`, and what is to be said of it.
 
     Kernels go from 8 to 4 bits in the order of the noise that they add to the outputs for each byte that they save.
@@ -26,11 +26,11 @@ def within_budget(stage: Any, plain: Any, data: Dataset, size: Callable[[Any], i
     latter, which is proved on the file in the end. A rule of the stage's own comes first.
 
     Args:
-        plain: flat tf_keras, what the stage begins with.
+        flat_model: flat tf_keras, what the stage begins with.
         size: a function of a stage that gives the bytes of its file.
     """
-    budget, judge = stage.budget, Judge(plain, data, SAMPLES)
-    order = _order(judge, _free(stage, plain))
+    budget, judge = stage.budget, Judge(flat_model, data, SAMPLES)
+    order = _order(judge, _free(stage, flat_model))
 
     def loss(number: int) -> float:
         return judge.loss(judge.with_bits(_four(order[:number]), "mse")[0])
@@ -50,15 +50,15 @@ def within_budget(stage: Any, plain: Any, data: Dataset, size: Callable[[Any], i
     return _with_bits(stage, order[:chosen]), [said]
 
 
-def smallest(stage: Any, plain: Any) -> Any:
+def smallest(stage: Any, flat_model: Any) -> Any:
     """`stage` with 4 bits wherever no rule of its own says otherwise."""
-    return _with_bits(stage, _free(stage, plain))
+    return _with_bits(stage, _free(stage, flat_model))
 
 
-def _free(stage: Any, plain: Any) -> list[Key]:
+def _free(stage: Any, flat_model: Any) -> list[Key]:
     """The kernels that 4 bits make smaller, and for which no rule of the stage says something."""
-    settings = choose(stage.layers, plain.layers, dict.fromkeys((layer.name for layer in plain.layers), FREE))
-    found = low_bit_kernels(plain)
+    settings = choose(stage.layers, flat_model.layers, dict.fromkeys((layer.name for layer in flat_model.layers), FREE))
+    found = low_bit_kernels(flat_model)
     return [key for key, kernel in found.items() if settings[key[0]] == FREE and not kernel.spared]
 
 

@@ -139,11 +139,11 @@ def sensitivity(
         RecipeError: for other bits or ranges.
     """
     loaded = load_model(model) if isinstance(model, str | Path) else model
-    plain = bridge.to_tf_keras(loaded)
+    flat_model = bridge.to_tf_keras(loaded)
     dataset = data if isinstance(data, Dataset) else load_data(data)
-    fit_to_model(dataset, plain.input_shape[1:], plain.output_shape[-1])
-    judge = Judge(plain, dataset, samples)
-    found = low_bit_kernels(plain)
+    fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1])
+    judge = Judge(flat_model, dataset, samples)
+    found = low_bit_kernels(flat_model)
     trials = []
     for key, kernel in found.items():
         for number in bits:
@@ -155,17 +155,17 @@ def sensitivity(
     return Sensitivity(judge.metric, judge.before, judge.samples, tuple(trials))
 
 
-def low_bit_kernels(plain: Any) -> dict[Key, Kernel]:
+def low_bit_kernels(flat_model: Any) -> dict[Key, Kernel]:
     """The kernels of a flat tf_keras model that may have fewer than 8 bits, from input to output."""
-    layers = [layer for layer in plain.layers if type(layer).__name__ in LOW_BIT]
+    layers = [layer for layer in flat_model.layers if type(layer).__name__ in LOW_BIT]
     return kernels_by_key(layers)
 
 
 class Judge:
     """What a model loses on validation samples when some of its kernels have fewer bits."""
 
-    def __init__(self, plain: Any, data: Dataset, samples: int) -> None:
-        self.model = bridge.clone(plain)
+    def __init__(self, flat_model: Any, data: Dataset, samples: int) -> None:
+        self.model = bridge.clone(flat_model)
         self.task = data.task
         chosen = data.validation.spread(samples)
         self.x, self.y = data.validation.x(chosen), data.validation.y(chosen)

@@ -63,7 +63,7 @@ class FineTune(Stage):
         return [tfmot().sparsity.keras.UpdatePruningStep()]
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """Which layers of `model` (plain, flat tf_keras) are trained, and at what rate, by layer name."""
+        """Which layers of `model` (flat tf_keras) are trained, and at what rate, by layer name."""
         if self._is_plain():
             return super().decisions(model, keep)
         factors = {leaf.name: factor for leaf, factor in rate_factors(model, self.layer_decay)}
@@ -85,17 +85,17 @@ class FineTune(Stage):
     def _is_plain(self) -> bool:
         return self.unfreeze_from is None and self.batchnorm == "train" and self.layer_decay == 1 and not self.layers
 
-    def _trained(self, legacy: Any) -> dict[str, bool]:
-        """For each layer of `legacy` with weights, by name, whether it is trained."""
-        leaves = layers_in_order(legacy)
+    def _trained(self, flat_model: Any) -> dict[str, bool]:
+        """For each layer of `flat_model` with weights, by name, whether it is trained."""
+        leaves = layers_in_order(flat_model)
         trained = {leaf.name: leaf.layer.trainable for leaf in leaves}
         if self.unfreeze_from is not None:
-            first = self._first(leaves, legacy.name)
+            first = self._first(leaves, flat_model.name)
             trained = {leaf.name: position >= first for position, leaf in enumerate(leaves)}
         if self.batchnorm == "frozen":
             norms = [leaf.name for leaf in leaves if leaf.layer in pretrained_batchnorms(leaf.layer, tf_keras())]
             trained.update(dict.fromkeys(norms, False))
-        settings = choose(self.layers, [layer for layer in legacy.layers if layer.weights], trained)
+        settings = choose(self.layers, [layer for layer in flat_model.layers if layer.weights], trained)
         for name, setting in settings.items():
             if not isinstance(setting, bool):
                 raise RecipeError(f"FineTune trains a layer or not: a rule says True or False, not {setting}.")
@@ -108,22 +108,22 @@ class FineTune(Stage):
             return last_with_weights(leaves, model)
         return first_trained(leaves, name, model)
 
-    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
-        trained = self._trained(legacy)
+    def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
+        trained = self._trained(flat_model)
         if steps and not any(trained.values()):
-            raise RecipeError(f"FineTune leaves nothing of '{legacy.name}' to train: every layer is frozen.")
-        self._set_flags(legacy, trained)
-        wrapped = legacy
+            raise RecipeError(f"FineTune leaves nothing of '{flat_model.name}' to train: every layer is frozen.")
+        self._set_flags(flat_model, trained)
+        wrapped = flat_model
         if "sparsity" in keep:
-            wrapped = wrap_for_pruning(legacy, zeros_held(legacy))
-            for layer, copy in zip(legacy.layers, wrapped.layers, strict=True):
+            wrapped = wrap_for_pruning(flat_model, zeros_held(flat_model))
+            for layer, copy in zip(flat_model.layers, wrapped.layers, strict=True):
                 copy_flags(layer, inner(copy))  # of layers inside, which a config does not hold
             hold_zeros(wrapped, scheduled=False)
         annotate(wrapped, layer_decay=self.layer_decay)
         return wrapped
 
-    def _set_flags(self, legacy: Any, trained: dict[str, bool]) -> None:
-        for layer in legacy.layers:
+    def _set_flags(self, flat_model: Any, trained: dict[str, bool]) -> None:
+        for layer in flat_model.layers:
             if not layer.weights:
                 continue
             if layer.trainable != trained[layer.name]:  # setting it sets the flags of layers inside too
@@ -132,8 +132,8 @@ class FineTune(Stage):
                 for norm in pretrained_batchnorms(layer, tf_keras()):
                     norm.trainable = norm is layer  # which a rule asked for
 
-    def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
-        del plain
+    def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
+        del flat_layer
         return masked_weights(layer)
 
 

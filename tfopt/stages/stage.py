@@ -114,7 +114,7 @@ class Stage(ABC):
         """
         like = self._origin(model)
         flat_model = self._stripped(model, like)
-        self._verify_plain(flat_model)
+        self._verify_flat_model(flat_model)
         return bridge.to_keras(flat_model, like=like, resized=self.resizes)
 
     def untrained_result(self, model: Any) -> Any:
@@ -139,14 +139,14 @@ class Stage(ABC):
 
     def _stripped(self, model: Any, like: Any) -> Any:
         """A flat model without wrappers, with the weights of the trained `model`."""
-        plain = self._plain(model, like)
+        flat_model = self._without_wrappers(model, like)
         trained = wrappers_by_name(model)
-        for layer in plain.layers:
+        for layer in flat_model.layers:
             if layer.weights:
                 layer.set_weights(self._trained_weights(trained[layer.name], layer))
-        return plain
+        return flat_model
 
-    def _plain(self, model: Any, like: Any) -> Any:
+    def _without_wrappers(self, model: Any, like: Any) -> Any:
         """A flat model without wrappers, whose sizes are those after this stage.
 
         By default those of `like`, or of `model` where this stage resizes; a stage that resizes and wraps, too,
@@ -156,22 +156,22 @@ class Stage(ABC):
 
     def verify(self, model: Any) -> None:
         """Raise `PromiseError` when a plain `model` does not hold what this stage promises."""
-        self._verify_plain(bridge.to_tf_keras(model))
+        self._verify_flat_model(bridge.to_tf_keras(model))
 
-    def _verify_plain(self, plain: Any) -> None:
-        by_name = {layer.name: layer for layer in plain.layers}
-        for promise in self.promises(plain):
+    def _verify_flat_model(self, flat_model: Any) -> None:
+        by_name = {layer.name: layer for layer in flat_model.layers}
+        for promise in self.promises(flat_model):
             kernel = named_kernel(by_name[promise.layer], promise.weight)
             if wrong := promise.broken(kernel.values, kernel.channel_axis):
                 raise PromiseError(f"{type(self).__name__}: {promise.place}: {wrong}. {self._advice()}")
 
     def promises(self, model: Any) -> list[Promise]:
-        """What holds for the kernels of `model` (plain, flat tf_keras) after this stage."""
+        """What holds for the kernels of `model` (flat tf_keras) after this stage."""
         del model
         return []
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """What this stage does with each layer of `model` (plain, flat tf_keras) that has weights, by layer name.
+        """What this stage does with each layer of `model` (flat tf_keras) that has weights, by layer name.
 
         `keep` is what earlier stages established. Raises `RecipeError` or `ModelError` where `apply` would.
         """
@@ -184,12 +184,12 @@ class Stage(ABC):
         return []
 
     @abstractmethod
-    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
-        """`legacy` (an own, flat tf_keras copy) as the model to train; layer names stay recognisable."""
+    def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
+        """`flat_model` (an own, flat tf_keras copy) as the model to train; layer names stay recognisable."""
 
-    def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
-        """The weights of one (wrapped) layer after training, in the order of its `plain` twin's weights."""
-        del plain
+    def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
+        """The weights of one (wrapped) layer after training, in the order of its `flat_layer`."""
+        del flat_layer
         return [np.asarray(weight) for weight in inner(layer).get_weights()]
 
     def _advice(self) -> str:

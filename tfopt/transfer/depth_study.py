@@ -103,8 +103,8 @@ class DepthStudy(Transfer):
         study = _Study(self, source, data, None if callable(augment) else augment, cache, progress)
         runs = study.runs()
         best = max(runs, key=lambda run: run.validation)
-        twin = bridge.to_tf_keras(study.fresh)
-        twin.set_weights(best.weights)
+        flat_model = bridge.to_tf_keras(study.fresh)
+        flat_model.set_weights(best.weights)
         note = f"{best.kind} cut behind '{best.cut}'" if best.cut else "nothing taken over"
         chosen = f"best on the validation images: {note}"
         told = [
@@ -112,7 +112,7 @@ class DepthStudy(Transfer):
             for run in runs
         ]
         files = {"depth_study.json": _as_json(runs), "depth_study.png": _plotted(runs)}
-        return Transferred(bridge.to_keras(twin, like=study.fresh), (chosen, *told), files)
+        return Transferred(bridge.to_keras(flat_model, like=study.fresh), (chosen, *told), files)
 
 
 def chosen_cuts(model: Any, places: int) -> tuple[str, ...]:
@@ -148,11 +148,11 @@ class _Study:
 
     def runs(self) -> list[Trained]:
         first = self._run("B", None, 0, None)
-        twin = bridge.to_tf_keras(self.fresh)
-        twin.set_weights(first.weights)
+        flat_model = bridge.to_tf_keras(self.fresh)
+        flat_model.set_weights(first.weights)
         wanted = [(kind, cut) for cut in self.cuts for kind in KINDS]
         others = [
-            self._run(kind, cut, number, self.source if kind.startswith("A") else twin)
+            self._run(kind, cut, number, self.source if kind.startswith("A") else flat_model)
             for number, (kind, cut) in enumerate(wanted, start=1)
         ]
         return [first, *others]
@@ -182,18 +182,18 @@ class _Study:
         """Validation and test accuracy of `model` after training, and its weights."""
         settings, data, package = self.settings, self.data, keras_compat.tf_keras()
         package.utils.set_random_seed((settings.seed + number) % 2**32)
-        twin = bridge.to_tf_keras(model)
+        flat_model = bridge.to_tf_keras(model)
         steps = settings.epochs * data.steps(settings.batch_size)
         rate = package.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
         loss = loss_for(data, logits=False)
-        twin.compile(package.optimizers.Adam(rate, jit_compile=False), loss, metrics=["accuracy"])
+        flat_model.compile(package.optimizers.Adam(rate, jit_compile=False), loss, metrics=["accuracy"])
         batches = data.batches(
             "train", settings.batch_size, shuffle=True, seed=settings.seed + number, augment=self.augment
         )
         lines = [self.progress.callback(label)] if self.progress is not None else []
-        twin.fit(batches, epochs=settings.epochs, callbacks=lines, verbose=0)
-        found = [accuracy(twin.predict(part.x(), verbose=0), part.y()) for part in (data.validation, data.test)]
-        return found[0], found[1], twin.get_weights()
+        flat_model.fit(batches, epochs=settings.epochs, callbacks=lines, verbose=0)
+        found = [accuracy(flat_model.predict(part.x(), verbose=0), part.y()) for part in (data.validation, data.test)]
+        return found[0], found[1], flat_model.get_weights()
 
 
 def _as_json(runs: Sequence[Trained]) -> bytes:

@@ -104,7 +104,7 @@ class FeatureTransfer(Transfer):
         return Transferred(model, (body.describe(), *learnt))
 
     def _trained_head(self, model: Any, width: int, features: Dataset, progress: Any) -> list[str]:
-        """Train a twin of the head on normalised features, and give its weights to `model`. tf_keras is faster."""
+        """Train a copy of the head on normalised features, and give its weights to `model`. tf_keras is faster."""
         package = keras_compat.tf_keras()
         package.utils.set_random_seed(self.seed)
         mean, deviation = _moments(features.train.inputs)
@@ -113,21 +113,21 @@ class FeatureTransfer(Transfer):
         outputs, name = model.output_shape[-1], model.layers[-1].name
         for layer in self.head.layers(package, outputs, None, seed=self.seed, name=name):
             x = layer(x)
-        twin = package.Model(inputs, x)
+        flat_head = package.Model(inputs, x)
         steps = self.epochs * features.steps(self.batch_size)
         rate = package.optimizers.schedules.CosineDecay(self.learning_rate, steps)
         metric = "mae" if features.task == "regression" else "accuracy"
-        twin.compile(
+        flat_head.compile(
             package.optimizers.Adam(rate, jit_compile=False), loss_for(features, logits=True), metrics=[metric]
         )
         lines = [progress.callback("head")] if progress is not None else []
-        history = twin.fit(**self._fed(features), epochs=self.epochs, callbacks=lines, verbose=0).history
+        history = flat_head.fit(**self._fed(features), epochs=self.epochs, callbacks=lines, verbose=0).history
         if not np.isfinite(history["loss"][-1]):
             raise RecipeError(
                 f"The head's loss is {history['loss'][-1]}: lower FeatureTransfer's learning_rate, or look for extreme "
                 "values in the features."
             )
-        first, *others = [layer for layer in twin.layers if hasattr(layer, "units")]
+        first, *others = [layer for layer in flat_head.layers if hasattr(layer, "units")]
         kernel, bias = first.get_weights()
         kernel = kernel / deviation[:, None]  # the normalisation becomes part of the first layer
         model.get_layer(first.name).set_weights([kernel, bias - mean @ kernel])

@@ -30,7 +30,7 @@ def by_name(source: Graph, target: Graph) -> list[Pair]:
     """
     ours, theirs = weighty(target), weighty(source)
     names: list[Callable[[Leaf], str]] = [operator.attrgetter("path"), operator.attrgetter("layer.name")]
-    if {leaf.name for leaf in theirs} == {leaf.name for leaf in ours}:  # one may be the flat twin of the other
+    if {leaf.name for leaf in theirs} == {leaf.name for leaf in ours}:  # one may be the flat model of the other
         names.insert(1, operator.attrgetter("name"))
     found = [Pair(leaf, *_namesake(leaf, names, theirs, ours)) for leaf in ours]
     times = collections.Counter(id(pair.source) for pair in found if pair.source is not None)

@@ -250,11 +250,11 @@ def _closest(ours: list[Leaf], theirs: list[Leaf]) -> str:
 def _filled(target: Any, graph: Graph, steps: list[_Step]) -> Any:
     """A new model like `target` after `steps`."""
     values = {id(step.variable): step.value for step in steps if step.value is not None}
-    twin = bridge.to_tf_keras(target)
+    flat_model = bridge.to_tf_keras(target)
     for leaf in graph.leaves:
         if is_layer(leaf.layer):
-            for variable, twin_variable in weights.pairs(leaf.layer, twin.get_layer(leaf.name)):
+            for variable, twin_variable in weights.pairs(leaf.layer, flat_model.get_layer(leaf.name)):
                 if id(variable) in values:
                     twin_variable.assign(values[id(variable)])
-    finalize(twin)
-    return bridge.to_keras(twin, like=target)
+    finalize(flat_model)
+    return bridge.to_keras(flat_model, like=target)

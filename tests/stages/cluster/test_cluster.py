@@ -124,10 +124,10 @@ def test_depthwise_kernels_are_clustered_where_a_rule_asks(model):
 def test_a_frozen_layer_is_clustered(samples):
     kernel = np.random.default_rng(0).normal(size=(9, 7))
     model = dense(kernel, trainable=False)
-    plain = untrained(Cluster(number_of_clusters=4), model)
-    assert np.unique(plain.get_layer("d").get_weights()[0]).size == 4
-    np.testing.assert_array_equal(plain.get_layer("d").get_weights()[1], np.arange(7))
-    assert not plain.get_layer("d").trainable
+    stripped = untrained(Cluster(number_of_clusters=4), model)
+    assert np.unique(stripped.get_layer("d").get_weights()[0]).size == 4
+    np.testing.assert_array_equal(stripped.get_layer("d").get_weights()[1], np.arange(7))
+    assert not stripped.get_layer("d").trainable
 
 
 @pytest.mark.parametrize("init", INITS)
@@ -144,8 +144,8 @@ def test_a_frozen_layer_is_clustered(samples):
     ],
 )
 def test_more_clusters_than_values_change_nothing(init, keep, kernel):
-    plain = untrained(Cluster(number_of_clusters=16, cluster_centroids_init=init), dense(kernel), keep)
-    after = plain.get_layer("d").get_weights()[0]
+    stripped = untrained(Cluster(number_of_clusters=16, cluster_centroids_init=init), dense(kernel), keep)
+    after = stripped.get_layer("d").get_weights()[0]
     if init == "kmeans++" or np.unique(kernel).size <= 2:
         np.testing.assert_allclose(after, kernel, atol=1e-6)
     assert np.unique(after).size <= np.unique(kernel).size
@@ -157,8 +157,8 @@ def test_pointwise_convolutions_with_one_input_cluster_per_channel():
     layers = keras_compat.tf_keras().layers
     model = keras_compat.tf_keras().Sequential([layers.Input((4, 4, 1)), layers.Conv2D(6, 1, name="c")])
     before = model.get_weights()[0]
-    plain = untrained(Cluster(cluster_per_channel=True, number_of_clusters=4), model)
-    np.testing.assert_allclose(plain.get_weights()[0], before, atol=1e-6)
+    stripped = untrained(Cluster(cluster_per_channel=True, number_of_clusters=4), model)
+    np.testing.assert_allclose(stripped.get_weights()[0], before, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -116,12 +116,12 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def plain(model):
+def flat_model(model):
     return bridge.to_tf_keras(model)
 
 
 @pytest.fixture(scope="module")
-def sizes(plain):
+def sizes(flat_model):
     """(layer, kernel) -> number of weights, by the shapes written above."""
     found = {(name, kernel): int(np.prod(shape)) for name, (_, _, shapes) in each_layer().items()
              for kernel, shape in shapes.items()}  # fmt: skip
@@ -131,7 +131,7 @@ def sizes(plain):
         ("decoder", "kernel"): 7 * 24,
         ("decoder", "recurrent_kernel"): 6 * 24,
         ("between", "kernel"): 6 * 7,
-        ("head", "kernel"): plain.get_layer("head").kernel.shape[0] * 3,
+        ("head", "kernel"): flat_model.get_layer("head").kernel.shape[0] * 3,
     }
 
 
@@ -151,17 +151,17 @@ def fitted(stage, model, data, keep=(), eager=False):
     optimizer = keras_compat.tf_keras().optimizers.Adam(0.01)
     wrapped.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=eager)
     wrapped.fit(*data, batch_size=12, callbacks=stage.callbacks(), verbose=0)
-    plain = stage.strip(wrapped)
-    same = plain(data[0], training=False).numpy()
+    stripped = stage.strip(wrapped)
+    same = stripped(data[0], training=False).numpy()
     # The wrapped model masks, passes states and computes as the plain one does.
     np.testing.assert_allclose(wrapped(data[0], training=False), same, atol=1e-6)
     assert np.ptp(same, axis=0).max() > 1e-3
-    return plain
+    return stripped
 
 
 @pytest.fixture(scope="module")
-def sparse(plain, data):
-    return fitted(Prune(final_sparsity=0.6), plain, data, eager=True)
+def sparse(flat_model, data):
+    return fitted(Prune(final_sparsity=0.6), flat_model, data, eager=True)
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +172,9 @@ def clustered(sparse, data):
 # Which weights -----------------------------------------------------------------------------------
 
 
-def test_the_kernels_of_each_layer(plain):
+def test_the_kernels_of_each_layer(flat_model):
     for name, (_, _, expected) in each_layer().items():
-        layer = plain.get_layer(name)
+        layer = flat_model.get_layer(name)
         found = kernels(layer)
         assert {kernel.name: kernel.shape for kernel in found} == expected
         assert has_kernel(layer) == bool(expected)
@@ -381,16 +381,16 @@ def test_blocks_fall_in_recurrent_kernels():
         ((("deep_line", True), ("*", False)), {("deep_line", "depthwise_kernel")}),
     ],
 )  # fmt: skip
-def test_rules_name_layers_or_single_kernels(rules, expected, plain):
-    assert {(promise.layer, promise.weight) for promise in Prune(layers=rules).promises(plain)} == expected
+def test_rules_name_layers_or_single_kernels(rules, expected, flat_model):
+    assert {(promise.layer, promise.weight) for promise in Prune(layers=rules).promises(flat_model)} == expected
 
 
-def told(stage, plain, name):
-    decision = stage.decisions(plain)[name]
+def told(stage, flat_model, name):
+    decision = stage.decisions(flat_model)[name]
     return decision.layer, decision.does, decision.why
 
 
-def test_what_prune_says_of_each_layer(plain):
+def test_what_prune_says_of_each_layer(flat_model):
     stage = Prune(final_sparsity=0.6, layers=(("memory/kernel", False), ("gated", 0.25), ("head", 0)))
     expected = {
         "wide": ("60 % zeros", ""),
@@ -402,16 +402,16 @@ def test_what_prune_says_of_each_layer(plain):
         "norm": ("", "no kernel"),
         "slopes": ("", "no known kernel; a class of your own may name its kernels in get_prunable_weights()"),
     }
-    assert {name: told(stage, plain, name)[1:] for name in expected} == expected
-    decisions = stage.decisions(plain)
-    assert list(decisions) == [layer.name for layer in plain.layers if layer.weights]
+    assert {name: told(stage, flat_model, name)[1:] for name in expected} == expected
+    decisions = stage.decisions(flat_model)
+    assert list(decisions) == [layer.name for layer in flat_model.layers if layer.weights]
     assert all(decision.does or decision.why for decision in decisions.values())
-    noted = {note.split(" ")[2]: note for note in stage.notes(plain)}
+    noted = {note.split(" ")[2]: note for note in stage.notes(flat_model)}
     assert set(noted) == {"memory", "apart_line", "apart_image", "deep_line", "deep_image", "head", "slopes"}
     assert noted["memory"] == "not pruned: memory (kernel: by rule)"
 
 
-def test_what_cluster_says_of_each_layer(plain):
+def test_what_cluster_says_of_each_layer(flat_model):
     stage = Cluster(number_of_clusters=64, cluster_per_channel=True, layers=(("memory", 4),))
     expected = {
         "wide": ("28 clusters (64 were asked for: it has no more different weights)", ""),
@@ -420,18 +420,18 @@ def test_what_cluster_says_of_each_layer(plain):
         "table": ("64 clusters", ""),
         "deep_line": ("", SPARED),
     }
-    assert {name: told(stage, plain, name)[1:] for name in expected} == expected
+    assert {name: told(stage, flat_model, name)[1:] for name in expected} == expected
 
 
-def test_patterns_that_do_not_fit_are_told(plain):
-    assert told(Prune(block_size=(2, 2)), plain, "conv_image")[1:] == ("", "block_size does not fit it")
-    assert told(Prune(sparsity_m_by_n=(2, 4)), plain, "wide")[1] == "2 zeros in 4 weights"
-    assert told(Prune(sparsity_m_by_n=(2, 4)), plain, "table")[1:] == ("", "sparsity_m_by_n does not fit it")
+def test_patterns_that_do_not_fit_are_told(flat_model):
+    assert told(Prune(block_size=(2, 2)), flat_model, "conv_image")[1:] == ("", "block_size does not fit it")
+    assert told(Prune(sparsity_m_by_n=(2, 4)), flat_model, "wide")[1] == "2 zeros in 4 weights"
+    assert told(Prune(sparsity_m_by_n=(2, 4)), flat_model, "table")[1:] == ("", "sparsity_m_by_n does not fit it")
     threshold = Prune(importance="threshold", threshold=0.01)
-    assert told(threshold, plain, "wide")[1] == "zeros below 0.01"
+    assert told(threshold, flat_model, "wide")[1] == "zeros below 0.01"
 
 
-def test_decisions_refuse_what_apply_refuses(plain):
+def test_decisions_refuse_what_apply_refuses(flat_model):
     with pytest.raises(RecipeError, match="matches no layer"):
-        Prune(layers=(("memory/bias", 0.5),)).decisions(plain)
-    assert {d.does for d in FineTune().decisions(plain).values()} == {""}
+        Prune(layers=(("memory/bias", 0.5),)).decisions(flat_model)
+    assert {d.does for d in FineTune().decisions(flat_model).values()} == {""}

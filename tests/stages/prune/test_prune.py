@@ -122,9 +122,9 @@ def test_a_schedule_without_steps_is_refused(schedule):
 @pytest.mark.parametrize("batches", [1, 3])
 def test_each_kernel_reaches_the_target_in_a_fit_of_few_steps(schedule, batches, model, samples):
     stage = Prune(final_sparsity=0.7, schedule=schedule, epochs=1)
-    plain = stage.strip(fitted(stage, model, samples, batches=batches))
+    stripped = stage.strip(fitted(stage, model, samples, batches=batches))
     expected = {name: size - round(size * 0.3) for name, size in KERNELS.items()}
-    assert zeros(plain) == expected | {"depth": 0}
+    assert zeros(stripped) == expected | {"depth": 0}
 
 
 # Fits that go wrong ------------------------------------------------------------------------------
@@ -164,15 +164,15 @@ def test_the_smallest_magnitudes_fall(share, model):
 
 def test_equal_weights_fall_one_by_one():
     stage = Prune(final_sparsity=0.7, schedule="one-shot")
-    plain = stage.strip(stage.apply(dense(6, 5, kernel=np.full((6, 5), -0.5)), steps=0))
-    assert np.count_nonzero(plain.get_weights()[0] == 0) == 21
+    stripped = stage.strip(stage.apply(dense(6, 5, kernel=np.full((6, 5), -0.5)), steps=0))
+    assert np.count_nonzero(stripped.get_weights()[0] == 0) == 21
 
 
 @pytest.mark.parametrize(("shape", "fallen"), [((8, 1), 7), ((1, 1), 0), ((3, 1), 2)])
 def test_at_least_one_weight_stays_and_that_is_no_broken_promise(shape, fallen):
     stage = Prune(final_sparsity=0.97, schedule="one-shot")
-    plain = stage.strip(stage.apply(dense(*shape), steps=0))
-    assert np.count_nonzero(plain.get_weights()[0] == 0) == fallen
+    stripped = stage.strip(stage.apply(dense(*shape), steps=0))
+    assert np.count_nonzero(stripped.get_weights()[0] == 0) == fallen
 
 
 def test_random_importance_is_reproducible_blind_to_magnitude_and_monotone():
@@ -200,8 +200,8 @@ def test_erk_leaves_density_in_proportion_to_the_sum_over_the_product_of_dimensi
         [layers.Input((20,)), layers.Dense(10, name="a"), layers.Dense(4, name="b")]
     )
     stage = Prune(distribution="erk", final_sparsity=0.6, schedule="one-shot")
-    plain = stage.strip(stage.apply(model, steps=0))
-    fallen = [np.count_nonzero(plain.get_layer(name).get_weights()[0] == 0) for name in "ab"]
+    stripped = stage.strip(stage.apply(model, steps=0))
+    fallen = [np.count_nonzero(stripped.get_layer(name).get_weights()[0] == 0) for name in "ab"]
     assert fallen == [200 - round(30 * 96 / 44), 40 - round(14 * 96 / 44)]
 
 
@@ -251,8 +251,8 @@ def test_the_promise_of_blocks_rounds_as_the_mask_does(share):
 
 def test_blocks_leave_convolutions_alone_and_say_so(model):
     stage = Prune(block_size=(2, 2), schedule="one-shot")
-    plain = stage.strip(stage.apply(model, steps=0))
-    assert {name for name, number in zeros(plain).items() if number} == {"head"}
+    stripped = stage.strip(stage.apply(model, steps=0))
+    assert {name for name, number in zeros(stripped).items() if number} == {"head"}
     noted = {f"not pruned: {name} (block_size does not fit it)" for name in ("stem", "inline", "apart", "conv")}
     spared = "not pruned: depth (spared by default for the accuracy it costs)"
     assert set(stage.notes(bridge.to_tf_keras(model))) == noted | {spared}
@@ -276,8 +276,8 @@ def test_m_by_n_holds_along_the_inputs_of_every_kernel(m, n, model):
 
 def test_m_by_n_holds_after_training(model, samples):
     stage = Prune(sparsity_m_by_n=(2, 4))
-    plain = stage.strip(fitted(stage, model, samples))
-    assert zeros(plain) == {"stem": 72, "inline": 288, "apart": 288, "conv": 288, "depth": 0, "head": 16}
+    stripped = stage.strip(fitted(stage, model, samples))
+    assert zeros(stripped) == {"stem": 72, "inline": 288, "apart": 288, "conv": 288, "depth": 0, "head": 16}
 
 
 def odd_layers():
@@ -304,9 +304,9 @@ def odd_layers():
 def test_layers_that_tfmot_refuses_are_pruned_or_noted():
     model = odd_layers()
     stage = Prune(schedule="one-shot", final_sparsity=0.75)
-    plain = stage.strip(stage.apply(model, steps=0))
+    stripped = stage.strip(stage.apply(model, steps=0))
     share = {}
-    for layer in plain.layers:
+    for layer in stripped.layers:
         for weight in layer.weights:
             if len(weight.shape) > 1:
                 share[weight.name.removesuffix(":0")] = np.mean(weight.numpy() == 0)
@@ -323,9 +323,9 @@ def test_layers_that_tfmot_refuses_are_pruned_or_noted():
 def test_m_by_n_leaves_layers_alone_whose_inputs_its_mask_would_not_follow():
     model = odd_layers()
     stage = Prune(sparsity_m_by_n=(2, 4))
-    plain = stage.strip(stage.apply(model, steps=0))
-    assert not np.any(plain.get_layer("transposed").get_weights()[0] == 0)
-    assert np.mean(plain.get_layer("image").get_weights()[0] == 0) == 0.5
+    stripped = stage.strip(stage.apply(model, steps=0))
+    assert not np.any(stripped.get_layer("transposed").get_weights()[0] == 0)
+    assert np.mean(stripped.get_layer("image").get_weights()[0] == 0) == 0.5
     notes = stage.notes(bridge.to_tf_keras(model))
     assert all(f"not pruned: {name} (sparsity_m_by_n does not fit it)" in notes for name in ("transposed", "line"))
 
@@ -348,8 +348,8 @@ def test_m_by_n_leaves_layers_alone_whose_inputs_its_mask_would_not_follow():
 )  # fmt: skip
 def test_rules_choose_layers_and_targets(rules, expected, model):
     stage = Prune(layers=rules, schedule="one-shot")
-    plain = stage.strip(stage.apply(model, steps=0))
-    assert zeros(plain) == {**dict.fromkeys(zeros(model), 0), **expected}
+    stripped = stage.strip(stage.apply(model, steps=0))
+    assert zeros(stripped) == {**dict.fromkeys(zeros(model), 0), **expected}
     noted = dict(note.removeprefix("not pruned: ").split(" ", 1) for note in stage.notes(bridge.to_tf_keras(model)))
     assert set(noted) == {*KERNELS, "depth"} - set(expected)
     assert all(why == "(by rule)" for name, why in noted.items() if name != "depth")
@@ -445,8 +445,8 @@ def xnnpack_model():
 def test_the_xnnpack_policy_prunes_what_xnnpack_accelerates():
     model = xnnpack_model()
     stage = Prune(policy="xnnpack", schedule="one-shot")
-    plain = stage.strip(stage.apply(model, steps=0))
-    share = {layer.name: np.mean(layer.get_weights()[0] == 0) for layer in plain.layers if layer.weights}
+    stripped = stage.strip(stage.apply(model, steps=0))
+    share = {layer.name: np.mean(layer.get_weights()[0] == 0) for layer in stripped.layers if layer.weights}
     assert share == {"stem": 0, "pointwise": 0.5, "pointwise_2": 0.5, "head": 0}
     assert stage.notes(bridge.to_tf_keras(model)) == [
         f"not pruned: {name} (XNNPACK would not be faster)" for name in ("stem", "head")
@@ -501,14 +501,14 @@ def test_zeros_stay_zero_and_other_weights_move(stage, sparse, samples):
 def test_fine_tuning_keeps_zeros_with_and_without_callbacks(sparse, samples):
     before, expected = kernels(sparse), zeros(sparse)
     for callbacks in (True, False):
-        plain = FineTune().strip(fitted(FineTune(epochs=2), sparse, samples, keep={"sparsity"}, callbacks=callbacks))
-        assert zeros(plain) == expected
-        assert not np.array_equal(kernels(plain)["head"], before["head"])
+        stripped = FineTune().strip(fitted(FineTune(epochs=2), sparse, samples, keep={"sparsity"}, callbacks=callbacks))
+        assert zeros(stripped) == expected
+        assert not np.array_equal(kernels(stripped)["head"], before["head"])
 
 
 def test_without_keep_fine_tuning_loses_the_zeros(sparse, samples):
-    plain = FineTune().strip(fitted(FineTune(), sparse, samples))
-    assert zeros(plain)["head"] == 0
+    stripped = FineTune().strip(fitted(FineTune(), sparse, samples))
+    assert zeros(stripped)["head"] == 0
 
 
 def test_fine_tuning_freezes_what_the_rules_switch_off(model, samples):
@@ -517,15 +517,15 @@ def test_fine_tuning_freezes_what_the_rules_switch_off(model, samples):
     assert sorted(weight.name for weight in wrapped.trainable_weights) == [
         "head/bias:0", "head/kernel:0", "stem_norm/beta:0", "stem_norm/gamma:0"
     ]  # fmt: skip
-    plain = stage.strip(wrapped)
+    stripped = stage.strip(wrapped)
     moved = {
         layer.name
-        for layer, old in zip((item[1] for item in bridge.flat_layers(plain)),
+        for layer, old in zip((item[1] for item in bridge.flat_layers(stripped)),
                               (item[1] for item in bridge.flat_layers(model)), strict=True)
         if any(not np.array_equal(a, b) for a, b in zip(layer.get_weights(), old.get_weights(), strict=True))
     }  # fmt: skip
     assert moved == {"head", "stem_norm"}
-    assert all(layer.trainable for _, layer, _ in bridge.flat_layers(plain))
+    assert all(layer.trainable for _, layer, _ in bridge.flat_layers(stripped))
 
 
 def test_fine_tuning_takes_no_numbers(model):

@@ -64,10 +64,12 @@ def test_it_is_nearer_to_the_float_model_than_plain_rounding(model, samples, fou
 
 def test_the_stripped_model_is_the_rounded_one(model, four, samples):
     stage, applied, _ = four
-    plain = stage.strip(applied)
-    assert isinstance(plain, keras.Model)
-    np.testing.assert_allclose(plain.predict(samples[0], verbose=0), applied.predict(samples[0], verbose=0), atol=1e-5)
-    assert len(np.unique(plain.get_layer("head").get_weights()[0][:, 0])) <= 15
+    stripped = stage.strip(applied)
+    assert isinstance(stripped, keras.Model)
+    np.testing.assert_allclose(
+        stripped.predict(samples[0], verbose=0), applied.predict(samples[0], verbose=0), atol=1e-5
+    )
+    assert len(np.unique(stripped.get_layer("head").get_weights()[0][:, 0])) <= 15
 
 
 def test_rules_choose_bits_or_leave_a_layer_to_the_converter(model, samples):

@@ -108,8 +108,8 @@ def test_the_file_holds_the_zeros_and_few_integers_in_the_whole_kernel_with_batc
     before, _, after, lite, notes = whole_case
     assert not notes
     assert not lite.float_tensors()
-    legacy_model = bridge.to_tf_keras(after)
-    found = match_kernels(lite, [legacy_model.get_layer(name) for name in KERNELS])
+    flat_model = bridge.to_tf_keras(after)
+    found = match_kernels(lite, [flat_model.get_layer(name) for name in KERNELS])
     assert len({weight.tensor.name for weight in found.values()}) == 5
     old = kernels(before)
     for name, weight in found.items():
@@ -179,10 +179,10 @@ def test_gradients_reach_centroids_and_latent_weights_but_no_pruned_weight(whole
     assert centroids.numpy()[zero] == 0
     mask = variables["mask"].numpy()
     with tf.GradientTape() as tape:  # dead ReLUs stop the gradient of some weights in the float model too
-        plain = bridge.to_tf_keras(whole_case[2])
-        outputs = plain(samples[0][:32], training=True)
+        flat_model = bridge.to_tf_keras(whole_case[2])
+        outputs = flat_model(samples[0][:32], training=True)
         loss = tf.reduce_mean(tf.keras.losses.sparse_categorical_crossentropy(samples[1][:32], outputs))
-    wanted = np.abs(tape.gradient(loss, plain.get_layer("conv").kernel).numpy())
+    wanted = np.abs(tape.gradient(loss, flat_model.get_layer("conv").kernel).numpy())
     alive = (wanted > 0.05 * wanted.max()) & (mask == 1)
     assert np.count_nonzero(alive) > 20
     assert np.mean(latent.numpy()[alive] != 0) > 0.9
@@ -614,10 +614,10 @@ def test_negative_batch_norm_scales_do_not_double_the_clusters_of_the_file():
     model, promises = shrunk(two_alike(SIGNS), Cluster(number_of_clusters=5))
     wrapped = Quantize().apply(model, steps=1, keep={"clusters"})
     Quantize().calibrate(wrapped, np.random.default_rng(0).normal(size=(64, 6, 6, 8)).astype("float32"))
-    plain = bridge.to_tf_keras(Quantize().strip(wrapped))
-    lite, _ = build(wrapped, INT8, None, promises, plain)
+    stripped = bridge.to_tf_keras(Quantize().strip(wrapped))
+    lite, _ = build(wrapped, INT8, None, promises, stripped)
     assert [p for p in promises if p.layer == "first"] == [Clusters("first", 5)]
-    assert np.unique(match_kernels(lite, [plain.get_layer("first")])["first"].values).size <= 5
+    assert np.unique(match_kernels(lite, [stripped.get_layer("first")])["first"].values).size <= 5
 
 
 def test_scales_turned_positive_compute_the_same():

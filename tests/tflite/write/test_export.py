@@ -334,11 +334,11 @@ def test_promises_are_looked_up_in_the_file(monkeypatch):
     from tfopt.stages.kernels.promise import Clusters, Sparsity
 
     model = pruned_and_clustered(keras)
-    plain = tfopt.bridge.to_tf_keras(model)
+    flat_model = tfopt.bridge.to_tf_keras(model)
     held = [Clusters(layer="few", at_most=4), Sparsity(layer="half", at_least=0.5)]
     settings = Export(weights="float32", activations="float32")
-    assert export.build(model, settings, None, held, plain)[1] == []
-    (about_ranges,) = export.build(model, Export(), X, held, plain)[1]
+    assert export.build(model, settings, None, held, flat_model)[1] == []
+    (about_ranges,) = export.build(model, Export(), X, held, flat_model)[1]
     assert "64 training samples" in about_ranges
     rng = np.random.default_rng(0)
     for layer, told in (("few", "different weights"), ("half", "sparsity 0.")):
@@ -348,7 +348,7 @@ def test_promises_are_looked_up_in_the_file(monkeypatch):
         denser.get_layer(layer).set_weights(values)
         monkeypatch.setattr(export, "convert", lambda *args, denser=denser: float_bytes(denser))
         with pytest.raises(PromiseError, match=f"layer '{layer}', tensor '.+': .*{told}"):
-            export.build(model, settings, None, held, plain)
+            export.build(model, settings, None, held, flat_model)
 
 
 def test_a_kernel_that_is_not_in_the_file_is_told(monkeypatch):
@@ -387,16 +387,16 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
     few = rng.choice(np.array([-1.0, 0.5, 1.0], "float32"), (3, 3, 2, 4))
     gamma = np.array([1.0, 1.7, 0.6, 2.3], "float32")
     model.set_weights([few, gamma, np.zeros(4), np.zeros(4), np.ones(4)])
-    plain = tfopt.bridge.to_tf_keras(model)
+    flat_model = tfopt.bridge.to_tf_keras(model)
     settings = Export(weights="float32", activations="float32")
-    _, notes = export.build(model, settings, None, [Clusters(layer="few", at_most=3)], plain)
+    _, notes = export.build(model, settings, None, [Clusters(layer="few", at_most=3)], flat_model)
     assert len(set(notes)) == 1
     assert notes[0].startswith("few: holds in each output channel")
     lite = LiteModel(export.convert(model, settings))
     with pytest.raises(PromiseError, match="few"):
-        verify_promises(lite, plain, [Clusters(layer="few", at_most=3)], trained_ranges=True)
+        verify_promises(lite, flat_model, [Clusters(layer="few", at_most=3)], trained_ranges=True)
     with pytest.raises(PromiseError, match="few"):
-        verify_promises(lite, plain, [Clusters(layer="few", at_most=2)], trained_ranges=False)
+        verify_promises(lite, flat_model, [Clusters(layer="few", at_most=2)], trained_ranges=False)
 
 
 # Inputs, sizes and operators ---------------------------------------------------------------------

@@ -95,9 +95,9 @@ def test_the_file_computes_what_was_trained(model, samples, settings):
 
 
 def test_the_stripped_model_has_the_values_of_the_grid(model, four_bits):
-    plain = Quantize(weight_bits=4).strip(four_bits[0])
+    stripped = Quantize(weight_bits=4).strip(four_bits[0])
     for name in ORDER:
-        kernel = plain.get_layer(name).get_weights()[0]
+        kernel = stripped.get_layer(name).get_weights()[0]
         before = model.get_layer(name).get_weights()[0]
         largest = np.abs(before).max(axis=tuple(range(before.ndim - 1)), keepdims=True)
         np.testing.assert_allclose(kernel, by_hand(before, 4) * largest / 7, atol=1e-6)

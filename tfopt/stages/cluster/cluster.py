@@ -89,19 +89,19 @@ class Cluster(Stage):
     def _per_channel(self, layer: Any) -> bool:
         return self.cluster_per_channel and type(layer).__name__ == "Conv2D"
 
-    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
+    def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps
         preserve = "sparsity" in keep if self.preserve_sparsity is None else self.preserve_sparsity
-        _, numbers = self._choices(legacy)
+        _, numbers = self._choices(flat_model)
         if preserve and min(numbers.values()) < 3:
             raise RecipeError(
                 "Where zeros are kept, TF-MOT needs 3 clusters or more: zero, one below and one above; got 2."
             )
-        make_scales_positive(legacy)
+        make_scales_positive(flat_model)
         clusters: dict[str, dict[str, Any]] = {}
         for (layer, weight), number in numbers.items():
             clusters.setdefault(layer, {})[weight] = number
-        held = zeros_held(legacy) if preserve else {}
+        held = zeros_held(flat_model) if preserve else {}
 
         def wrap(layer: Any) -> Any:
             zeros = held.get(layer.name)
@@ -109,8 +109,8 @@ class Cluster(Stage):
                 return wrapped_copy(layer, zeros)
             return self._wrapped(layer, clusters[layer.name], preserve, zeros["schedules"] if zeros else {})
 
-        clustered = tf_keras().models.clone_model(legacy, clone_function=wrap)
-        for source, target in zip(legacy.layers, clustered.layers, strict=True):
+        clustered = tf_keras().models.clone_model(flat_model, clone_function=wrap)
+        for source, target in zip(flat_model.layers, clustered.layers, strict=True):
             if source.name in clusters:
                 refine_centroids(target, self.lloyd_iterations)
             else:
@@ -143,8 +143,8 @@ class Cluster(Stage):
             "preserve_sparsity": preserve,
         }
 
-    def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
-        del plain
+    def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
+        del flat_layer
         return clustered_weights(layer) if hasattr(layer, "cluster_centroids") else masked_weights(layer)
 
 

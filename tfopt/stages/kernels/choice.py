@@ -18,7 +18,7 @@ class Decision:
     """What happens to one layer of the flat twin, or why nothing does.
 
     Attributes:
-        layer: name in the flat twin.
+        layer: name in the flat model.
         does: e.g. "60 % zeros", "16 clusters", "int8 weights per channel, int8 output"; "" when left alone.
         why: why the layer is left alone or treated otherwise than most; "" where there is nothing to say.
     """
@@ -41,7 +41,7 @@ class Choice:
 def choose_kernels(
     rules: Iterable[Rule], model: Any, reason_against: Callable[[Any, Kernel], str]
 ) -> dict[Key, Choice]:
-    """A choice for every kernel of a plain, flat tf_keras `model`, layer by layer.
+    """A choice for every kernel of a flat tf_keras `model`, layer by layer.
 
     Where no rule matches, `reason_against(layer, kernel)` decides: "" chooses the kernel with the stage's own setting.
     """

@@ -156,5 +156,5 @@ def require_kernels(model: Any, purpose: str) -> None:
 
 
 def kernel_layers(model: Any) -> list[Any]:
-    """The layers of a plain, flat tf_keras model that have a kernel."""
+    """The layers of a flat tf_keras model that have a kernel."""
     return [layer for layer in model.layers if has_kernel(layer)]

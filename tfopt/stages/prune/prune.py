@@ -224,14 +224,14 @@ class Prune(Stage):
         fallen = len(sizes) - max(round(len(sizes) * (1 - float(np.float32(target)))), 1)
         return sum(sizes[:fallen]) / (height * width)
 
-    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
-        _, targets = self._choices(legacy)
+    def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
+        _, targets = self._choices(flat_model)
         if steps == 0 and not self._one_shot:
             raise RecipeError(
                 f'schedule="{self.schedule}" needs training steps to reach its target and got none. '
                 'Give epochs, or schedule="one-shot".'
             )
-        wrapped = wrap_for_pruning(legacy, self._settings(legacy, targets, steps, zeros_too="sparsity" in keep))
+        wrapped = wrap_for_pruning(flat_model, self._settings(flat_model, targets, steps, zeros_too="sparsity" in keep))
         if "sparsity" in keep:
             hold_zeros(wrapped, scheduled=not self._one_shot)
         if self._one_shot:
@@ -296,8 +296,8 @@ class Prune(Stage):
                     f"'{layer.layer.name}', {name}. Choose another, or leave the layer out with a rule."
                 )
 
-    def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
-        del plain
+    def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
+        del flat_layer
         return masked_weights(layer)
 
     def _advice(self) -> str:

@@ -18,12 +18,12 @@ Settings = dict[str, dict[str, Any]]
 """Keyword arguments of `PruneByScore` by layer name."""
 
 
-def wrap_for_pruning(legacy: Any, settings: Settings) -> Any:
-    """A copy of `legacy` whose layers named in `settings` are wrapped; weights copied."""
+def wrap_for_pruning(flat_model: Any, settings: Settings) -> Any:
+    """A copy of `flat_model` whose layers named in `settings` are wrapped; weights copied."""
     wrapped = tf_keras().models.clone_model(
-        legacy, clone_function=lambda layer: wrapped_copy(layer, settings.get(layer.name))
+        flat_model, clone_function=lambda layer: wrapped_copy(layer, settings.get(layer.name))
     )
-    for source, target in zip(legacy.layers, wrapped.layers, strict=True):
+    for source, target in zip(flat_model.layers, wrapped.layers, strict=True):
         target.set_weights(source.get_weights())  # the wrapper passes them to the layer inside
     return wrapped
 
@@ -48,10 +48,10 @@ def pruned_layers(model: Any) -> list[Any]:
     return [layer for layer in model.layers if hasattr(layer, "pruning_vars")]
 
 
-def zeros_held(legacy: Any) -> Settings:
+def zeros_held(flat_model: Any) -> Settings:
     """Settings that leave the masks alone where kernels have zeros."""
     held: Settings = {}
-    for layer in kernel_layers(legacy):
+    for layer in kernel_layers(flat_model):
         if names := [kernel.name for kernel in kernels(layer) if np.any(kernel.values == 0)]:
             held[layer.name] = {"schedules": dict.fromkeys(names)}
     return held

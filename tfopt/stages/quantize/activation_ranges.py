@@ -22,12 +22,14 @@ _ROUNDS = 2
 Batches = Callable[[], Iterable[Any]]
 
 
-def with_ranges(legacy: Any, batches: Callable[[], Iterable[Sequence[np.ndarray]]], ranges: ActivationRanges) -> Any:
+def with_ranges(
+    flat_model: Any, batches: Callable[[], Iterable[Sequence[np.ndarray]]], ranges: ActivationRanges
+) -> Any:
     """A copy of a flat tf_keras model that tells the converter where to round activations, with which ranges.
 
     Weights are left to the converter. `batches` gives an array for each input; `ranges` as for `set_ranges`.
     """
-    graph = walk(legacy, keep_names=True)
+    graph = walk(flat_model, keep_names=True)
     model = quantized_model(graph, plan(graph, {}), lambda layer, treatment: [])
     set_ranges(model, lambda: (pack(graph.inputs_struct, list(batch)) for batch in batches()), ranges)
     return model

@@ -25,7 +25,7 @@ class Integers:
 
 
 def remember_integers(model: Any, integers: Mapping[Key, Integers]) -> None:
-    """Say that kernels of `model` (plain, flat tf_keras) stand for these."""
+    """Say that kernels of `model` (flat tf_keras) stand for these."""
     annotate(model, integers=dict(integers))
 
 

@@ -99,17 +99,17 @@ class PostTraining(Stage):
         return list(annotations(model).summary)
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """What happens to each layer of `model` (plain, flat tf_keras), by layer name."""
+        """What happens to each layer of `model` (flat tf_keras), by layer name."""
         del keep
         bits = self._bits(model)
         does = {key: f"{number}-bit weights, {self.ranges} steps, {self.rounding}" for key, number in bits.items()}
         why = dict.fromkeys(kernels_by_key(model.layers), "left to the converter: 8 bits")
         return decisions_on_kernels(model, does, why)
 
-    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
+    def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps, keep
-        self._bits(legacy)  # raises for a wrong rule
-        return legacy
+        self._bits(flat_model)  # raises for a wrong rule
+        return flat_model
 
     def _bits(self, model: Any) -> dict[Key, int]:
         """The bits of each kernel that is rounded."""

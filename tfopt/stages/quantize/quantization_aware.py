@@ -60,13 +60,13 @@ class QuantizationAware(Stage):
         return [f"{SCHEMES[keep].name}{kept}", *(f"left in float: {name} ({why})" for name, why in in_float.items())]
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """What is rounded in each layer of `model` (plain, flat tf_keras), by layer name."""
+        """What is rounded in each layer of `model` (flat tf_keras), by layer name."""
         by_name = {layer.name: layer for layer in model.layers}
         treatments = self._plan(model)
         return {name: self._decision(by_name[name], treatment, SCHEMES[keep]) for name, treatment in treatments.items()}
 
-    def _plan(self, legacy: Any) -> dict[str, Treatment]:
-        graph = walk(legacy, keep_names=True)
+    def _plan(self, flat_model: Any) -> dict[str, Treatment]:
+        graph = walk(flat_model, keep_names=True)
         layers = [leaf.layer for leaf in graph.leaves]
         return plan(graph, choose(self.layers, layers, self._usual_settings(layers)))
 
@@ -74,11 +74,11 @@ class QuantizationAware(Stage):
         """What holds for layers, in calling order, that no rule matches."""
         return {layer.name: True for layer in layers}
 
-    def _wrap(self, legacy: Any, steps: int, keep: frozenset[str]) -> Any:
+    def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps
-        treatments, scheme = self._plan(legacy), SCHEMES[keep]
+        treatments, scheme = self._plan(flat_model), SCHEMES[keep]
         quantized = quantized_model(
-            walk(legacy, keep_names=True),
+            walk(flat_model, keep_names=True),
             treatments,
             lambda layer, treatment: self._weight_quantizers(layer, treatment, scheme),
         )
@@ -132,9 +132,9 @@ class QuantizationAware(Stage):
         batches = [[array[start : start + CALIBRATION_BATCH] for array in arrays] for start in starts]
         set_ranges(model, lambda: (batch[0] if len(batch) == 1 else _like(inputs, batch) for batch in batches))
 
-    def _trained_weights(self, layer: Any, plain: Any) -> list[np.ndarray]:
+    def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
         """The weights as the file will hold them: kernels on their int8 grid."""
-        del plain
+        del flat_layer
         rounded = {
             id(weight): np.asarray(quantizer(weight, False, weights=variables))
             for weight, quantizer, variables in getattr(layer, "_weight_vars", [])

@@ -12,13 +12,13 @@ from tfopt.tflite.read import LiteModel
 
 def verify_promises(
     lite: LiteModel,
-    plain: Any,
+    flat_model: Any,
     promises: Sequence[Promise],
     *,
     trained_ranges: bool | Collection[str],
     places: Mapping[Key, FileKernel] | None = None,
 ) -> list[str]:
-    """Check in the file what the stages promised of the kernels of `plain` (flat tf_keras).
+    """Check in the file what the stages promised of the kernels of `flat_model`.
 
     Args:
         lite: the file.
@@ -36,7 +36,7 @@ def verify_promises(
     """
     if not promises:
         return []
-    found = promised_kernels(lite, plain, promises) if places is None else places
+    found = promised_kernels(lite, flat_model, promises) if places is None else places
     notes = []
     for promise in promises:
         strict = trained_ranges if isinstance(trained_ranges, bool) else promise.layer in trained_ranges
@@ -51,15 +51,15 @@ def verify_promises(
     return list(dict.fromkeys(notes))
 
 
-def promised_kernels(lite: LiteModel, plain: Any, promises: Sequence[Promise]) -> dict[Key, FileKernel]:
-    """Return where the kernels of `plain` that the promises are about stand in the file.
+def promised_kernels(lite: LiteModel, flat_model: Any, promises: Sequence[Promise]) -> dict[Key, FileKernel]:
+    """Return where the kernels of `flat_model` that the promises are about stand in the file.
 
     Raises:
         PromiseError: a kernel is not there.
     """
     promised = {promise.layer for promise in promises}
     asked = {(promise.layer, promise.weight) for promise in promises}
-    return find_kernels(lite, [layer for layer in plain.layers if layer.name in promised], asked)
+    return find_kernels(lite, [layer for layer in flat_model.layers if layer.name in promised], asked)
 
 
 def _broken(promise: Promise, kernel: FileKernel) -> Iterator[tuple[str, FileKernel]]:

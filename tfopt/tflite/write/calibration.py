@@ -39,26 +39,26 @@ class Calibration:
 
     def __init__(self, data: Any, number: int) -> None:
         self._data, self.number = data, number
-        self._legacy: Any = None
+        self._flat_model: Any = None
         self.count = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
 
-    def bind(self, legacy: Any) -> "Calibration":
-        """Make the data those of the flat tf_keras model `legacy`. Raises DataError when they do not fit, or are none.
+    def bind(self, flat_model: Any) -> "Calibration":
+        """Make the data those of `flat_model`. Raises DataError when they do not fit, or are none.
 
         Sets `shapes`: of a sample for each input, by its name in the file, without the batch.
         """
-        self._legacy = legacy
+        self._flat_model = flat_model
         first = next(self._batches(), None)
         if first is None or not len(first[0]):
             raise DataError("representative_data holds no sample; int8 and int16 activations need some for ranges.")
-        for array, tensor in zip(first, legacy.inputs, strict=True):
+        for array, tensor in zip(first, flat_model.inputs, strict=True):
             if array.ndim != len(tensor.shape):
                 raise DataError(
                     f"representative_data for the input '{tensor.name}' must have shape {tuple(tensor.shape)}, batch "
                     f"first; got {array.shape}."
                 )
-        self.shapes = {name: array.shape[1:] for name, array in zip(argument_names(legacy), first, strict=True)}
+        self.shapes = {name: array.shape[1:] for name, array in zip(argument_names(flat_model), first, strict=True)}
         return self
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -77,7 +77,7 @@ class Calibration:
 
     def held_out(self) -> dict[str, np.ndarray] | None:
         """Up to `HELD_OUT_SAMPLES` other samples by input name: of the validation part, or behind the last one."""
-        names = argument_names(self._legacy)
+        names = argument_names(self._flat_model)
         if hasattr(self._data, "representative_batches"):
             validation = self._data.validation
             return {names[0]: validation.x(validation.spread(HELD_OUT_SAMPLES))}
@@ -99,8 +99,8 @@ class Calibration:
 
     def _samples(self) -> Iterator[dict[str, np.ndarray]]:
         """Single samples by input name: the converter has an order of inputs of its own."""
-        names = argument_names(self._legacy)
-        types = [tensor.dtype.as_numpy_dtype for tensor in self._legacy.inputs]
+        names = argument_names(self._flat_model)
+        types = [tensor.dtype.as_numpy_dtype for tensor in self._flat_model.inputs]
         for arrays in self._batches():
             typed = [array.astype(dtype) for array, dtype in zip(arrays, types, strict=True)]
             for row in range(len(typed[0])):
@@ -110,32 +110,32 @@ class Calibration:
         """One array for each input."""
         if hasattr(self._data, "representative_batches"):
             for batch in self._data.representative_batches(self.number, SAMPLES_AT_ONCE):
-                yield per_input(self._legacy, batch)
+                yield per_input(self._flat_model, batch)
         elif hasattr(self._data, "as_numpy_iterator"):
             for element in self._data.as_numpy_iterator():
-                yield per_input(self._legacy, element[0] if isinstance(element, tuple) else element)
+                yield per_input(self._flat_model, element[0] if isinstance(element, tuple) else element)
         else:
-            arrays = per_input(self._legacy, self._data)
+            arrays = per_input(self._flat_model, self._data)
             for start in range(0, len(arrays[0]) if arrays[0].ndim else 1, SAMPLES_AT_ONCE):
                 yield [array[start : start + SAMPLES_AT_ONCE] if array.ndim else array for array in arrays]
 
 
-def argument_names(legacy: Any) -> list[str]:
+def argument_names(flat_model: Any) -> list[str]:
     """The names of the inputs in the file: those in Keras, but no words of Python, which signatures cannot take."""
-    return [f"{name}_" if keyword.iskeyword(name) or name == "self" else name for name in legacy.input_names]
+    return [f"{name}_" if keyword.iskeyword(name) or name == "self" else name for name in flat_model.input_names]
 
 
-def per_input(legacy: Any, inputs: Any) -> list[np.ndarray]:
-    """One array for each input of `legacy`, whatever nest they come in."""
-    names = legacy.input_names
+def per_input(flat_model: Any, inputs: Any) -> list[np.ndarray]:
+    """One array for each input of `flat_model`, whatever nest they come in."""
+    names = flat_model.input_names
     if isinstance(inputs, Mapping):
         ordered = [inputs[name] for name in (names if set(names) == set(inputs) else sorted(inputs))]
     else:
         ordered = list(inputs) if len(names) > 1 and isinstance(inputs, (list, tuple)) else [inputs]
     if len(ordered) != len(names):
         raise DataError(
-            f"The model '{legacy.name}' has {len(names)} inputs, {names}; the representative_data has {len(ordered)}. "
-            "Give one array for each, as a list in that order or as a dict by name."
+            f"The model '{flat_model.name}' has {len(names)} inputs, {names}; the representative_data has "
+            f"{len(ordered)}. Give one array for each, as a list in that order or as a dict by name."
         )
     return [np.asarray(array) for array in ordered]
 

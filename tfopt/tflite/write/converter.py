@@ -38,29 +38,29 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
             f"The model '{model.name}' was trained for int8 weights and activations. Export it so, or give the float "
             f"model for {settings.weights} weights and {settings.activations} activations."
         )
-    legacy = model if aware else bridge.to_tf_keras(model)
+    flat_model = model if aware else bridge.to_tf_keras(model)
     samples = None
     if settings.integer_only and (representative_data is not None or not aware):
-        samples = _calibration(representative_data, settings).bind(legacy)
+        samples = _calibration(representative_data, settings).bind(flat_model)
         if settings.ranges != "max" and not aware:
-            legacy = with_ranges(legacy, samples.batches, settings.ranges)
-    with replaced(_means(legacy) if settings.activations == "int8" else []):
+            flat_model = with_ranges(flat_model, samples.batches, settings.ranges)
+    with replaced(_means(flat_model) if settings.activations == "int8" else []):
         make = _by_edge_quantizer if settings.by_edge_quantizer else _best
-        return make(legacy, settings, samples)
+        return make(flat_model, settings, samples)
 
 
-def _by_edge_quantizer(legacy: Any, settings: Export, samples: Calibration | None) -> bytes:
-    data = _best(legacy, _in_float(settings), None)
+def _by_edge_quantizer(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
+    data = _best(flat_model, _in_float(settings), None)
     with isolated(settings, samples) as converter:
         try:
             return converter.quantize(data)
         except (native.CrashError, native.FailedError) as error:
-            raise _explained(legacy, settings, error) from error
+            raise _explained(flat_model, settings, error) from error
 
 
-def _means(legacy: Any) -> Places:
+def _means(flat_model: Any) -> Places:
     """MEAN in the place of averages over all of an input. What `Quantize` has wrapped sees to that itself."""
-    return [(layer, "call", mean_over_places) for layer in legacy.layers if always_averages_all(layer)]
+    return [(layer, "call", mean_over_places) for layer in flat_model.layers if always_averages_all(layer)]
 
 
 def _in_float(settings: Export) -> Export:
@@ -78,17 +78,17 @@ def _calibration(data: Any, settings: Export) -> Calibration:
     return data if isinstance(data, Calibration) else Calibration(data, settings.calibration_samples)
 
 
-def _best(legacy: Any, settings: Export, samples: Calibration | None) -> bytes:
+def _best(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
     """The file of the first way of conversion that leaves nothing in float, else of the one that leaves least."""
-    told = told_of_scales(legacy)
-    one_scale = any(type(inner(layer)).__name__ == "Dense" for layer in legacy.layers if inner(layer).name in told)
+    told = told_of_scales(flat_model)
+    one_scale = any(type(inner(layer)).__name__ == "Dense" for layer in flat_model.layers if inner(layer).name in told)
     found: list[tuple[int, bytes]] = []
     failures: list[tuple[Places, Trace, Exception]] = []
-    with settled(legacy), isolated(settings, samples) as converter:
-        for places, trace in _ways(legacy, calibrated=samples is not None):
+    with settled(flat_model), isolated(settings, samples) as converter:
+        for places, trace in _ways(flat_model, calibrated=samples is not None):
             try:
                 with replaced(places):
-                    data = converter.convert(*trace(legacy, samples), one_scale=one_scale)
+                    data = converter.convert(*trace(flat_model, samples), one_scale=one_scale)
             except Exception as error:
                 failures.append((places, trace, error))
                 continue
@@ -99,8 +99,8 @@ def _best(legacy: Any, settings: Export, samples: Calibration | None) -> bytes:
         if not found:
             places, trace, why = failures[0]
             if isinstance(why, native.CrashError):
-                raise _crashed(legacy, converter, places, trace, why) from why
-            raise _explained(legacy, settings, why) from why
+                raise _crashed(flat_model, converter, places, trace, why) from why
+            raise _explained(flat_model, settings, why) from why
     return min(found, key=lambda one: one[0])[1]
 
 
@@ -117,14 +117,14 @@ def opened(data: bytes, settings: Export) -> LiteModel:
     return lite
 
 
-def _ways(legacy: Any, *, calibrated: bool) -> list[tuple[Places, Trace]]:
+def _ways(flat_model: Any, *, calibrated: bool) -> list[tuple[Places, Trace]]:
     """How to try the conversion, best first: what holds meanwhile, and what makes the converter.
 
     A shape that is asked for, as by Conv2DTranspose, stays float where the batch is free. A recurrent layer needs
     a fixed batch, or must be unrolled: only LSTM has an operator of its own. Loops of others keep float states,
     and crash the converter (the whole process) when it looks for their ranges in samples (`calibrated`).
     """
-    recurrent = _recurrent(legacy)
+    recurrent = _recurrent(flat_model)
     if not recurrent:
         return [([], _free_batch), ([], _batch_of_one)]
     unrolled: Places = [(part, "unroll", True) for _, part in recurrent]
@@ -146,59 +146,61 @@ def _ways(legacy: Any, *, calibrated: bool) -> list[tuple[Places, Trace]]:
     return ways
 
 
-def _recurrent(legacy: Any) -> list[tuple[Any, Any]]:
+def _recurrent(flat_model: Any) -> list[tuple[Any, Any]]:
     """(layer of the model, recurrent layer in it) for all that loop over time steps."""
     return [
         (layer, part)
-        for layer in legacy.layers
+        for layer in flat_model.layers
         for part in layer._flatten_layers()
         if hasattr(part, "unroll") and hasattr(part, "cell")
     ]
 
 
-def _free_batch(legacy: Any, samples: Calibration | None) -> tuple[Any, Any]:
+def _free_batch(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:
     """The traced model for batches of any size, unless the model says otherwise."""
     del samples
-    return _traced(legacy, [tuple(tensor.shape) for tensor in legacy.inputs])
+    return _traced(flat_model, [tuple(tensor.shape) for tensor in flat_model.inputs])
 
 
-def _batch_of_one(legacy: Any, samples: Calibration | None) -> tuple[Any, Any]:
+def _batch_of_one(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:
     """The traced model for a batch of one, with other free sizes as in `samples`."""
-    shapes = [(1, *tensor.shape[1:]) for tensor in legacy.inputs]
+    shapes = [(1, *tensor.shape[1:]) for tensor in flat_model.inputs]
     if samples is not None:
-        shapes = [(1, *samples.shapes[name]) for name in argument_names(legacy)]
+        shapes = [(1, *samples.shapes[name]) for name in argument_names(flat_model)]
     if any(None in shape for shape in shapes):
         raise ModelError(
-            f"The model '{legacy.name}' has inputs of free size, {shapes}, which it cannot be converted with: pass "
+            f"The model '{flat_model.name}' has inputs of free size, {shapes}, which it cannot be converted with: pass "
             "representative_data of the size that it will get, or give its Input that shape."
         )
-    return _traced(legacy, shapes)
+    return _traced(flat_model, shapes)
 
 
-def _traced(legacy: Any, shapes: Sequence[tuple[int | None, ...]]) -> tuple[Any, Any]:
+def _traced(flat_model: Any, shapes: Sequence[tuple[int | None, ...]]) -> tuple[Any, Any]:
     """(the model as one traced function for inputs of these shapes, what keeps its variables)."""
     import tensorflow as tf
 
     specs = [
         tf.TensorSpec(shape, tensor.dtype, name)
-        for shape, tensor, name in zip(shapes, legacy.inputs, argument_names(legacy), strict=True)
+        for shape, tensor, name in zip(shapes, flat_model.inputs, argument_names(flat_model), strict=True)
     ]
-    struct = walk(legacy, keep_names=True).inputs_struct
+    struct = walk(flat_model, keep_names=True).inputs_struct
     # Outputs are called as before their layers were wrapped.
-    inside = {layer.name: inner(layer).name for layer in legacy.layers}
-    names = [inside.get(name, name) for name in legacy.output_names]
+    inside = {layer.name: inner(layer).name for layer in flat_model.layers}
+    names = [inside.get(name, name) for name in flat_model.output_names]
 
     def run(*inputs: Any) -> dict[str, Any]:
-        outputs = legacy(pack(struct, list(inputs)), training=False)
+        outputs = flat_model(pack(struct, list(inputs)), training=False)
         return dict(zip(names, tf.nest.flatten(outputs), strict=True))
 
     traced = tf.function(run, autograph=False)
     holder = tf.Module()
-    holder.variables_of_the_model = list(legacy.variables)
+    holder.variables_of_the_model = list(flat_model.variables)
     return traced.get_concrete_function(*specs), holder
 
 
-def _crashed(legacy: Any, converter: Converter, places: Places, trace: Trace, crash: native.CrashError) -> ModelError:
+def _crashed(
+    flat_model: Any, converter: Converter, places: Places, trace: Trace, crash: native.CrashError
+) -> ModelError:
     """Say which layer makes the process of the conversion die."""
 
     def crashes(part: Any) -> bool:
@@ -211,10 +213,11 @@ def _crashed(legacy: Any, converter: Converter, places: Places, trace: Trace, cr
             return False
         return False
 
-    layer = inner(blamed_layer(legacy, crashes))
+    layer = inner(blamed_layer(flat_model, crashes))
     return ModelError(
-        f"The process that converted the model '{legacy.name}' to {_in_words(converter.settings)} died ({crash}) at "
-        f"the layer '{layer.name}' ({type(layer).__name__}). Replace the layer, or choose other weights or activations."
+        f"The process that converted the model '{flat_model.name}' to {_in_words(converter.settings)} died ({crash}) "
+        f"at the layer '{layer.name}' ({type(layer).__name__}). Replace the layer, or choose other weights or "
+        "activations."
     )
 
 
@@ -222,34 +225,34 @@ def _in_words(settings: Export) -> str:
     return f"{settings.weights} weights and {settings.activations} activations"
 
 
-def _explained(legacy: Any, settings: Export, error: Exception) -> Exception:
+def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception:
     """The converter's pages of text as one line."""
     if isinstance(error, TfoptError):
         return error
     if isinstance(error, native.CrashError):
         return ModelError(
-            f"The process that converted the model '{legacy.name}' to {_in_words(settings)} died ({error}). Choose "
+            f"The process that converted the model '{flat_model.name}' to {_in_words(settings)} died ({error}). Choose "
             "other weights or activations."
         )
     text = str(error)
     if ops := re.findall(r"(?:TF Select|Flex|Custom) ops: ([^\n]+)", text):
         names = ", ".join(dict.fromkeys(name.strip() for found in ops for name in found.split(",")))
         return ModelError(
-            f"The model '{legacy.name}' needs operators that TFLite has not ({names}), and LiteRT runs no others "
+            f"The model '{flat_model.name}' needs operators that TFLite has not ({names}), and LiteRT runs no others "
             "(no SELECT_TF_OPS). Replace the layers that use them."
         )
     if unsupported := re.search(r"not yet supported for op: '(\w+)'", text):
-        return _without_operator(legacy, settings, unsupported[1])
+        return _without_operator(flat_model, settings, unsupported[1])
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return ModelError(f"The converter cannot make a .tflite of the model '{legacy.name}': {first[:400]}")
+    return ModelError(f"The converter cannot make a .tflite of the model '{flat_model.name}': {first[:400]}")
 
 
-def _without_operator(legacy: Any, settings: Export, kind: str) -> ModelError:
+def _without_operator(flat_model: Any, settings: Export, kind: str) -> ModelError:
     """There is no `kind` of operator for the activations: says which layers need it."""
-    lite = LiteModel(_best(legacy, _in_float(settings), None))
-    names = LayerNames(lite, [layer.name for layer in legacy.layers])
+    lite = LiteModel(_best(flat_model, _in_float(settings), None))
+    names = LayerNames(lite, [layer.name for layer in flat_model.layers])
     layers = [layer for op in lite.ops() if op.name == kind for layer in names.near(op)]
     return ModelError(
-        f"There is no operator {kind} for {settings.activations} activations; the model '{legacy.name}' needs it in "
-        f"{', '.join(dict.fromkeys(layers))}. Replace the layer, or choose other activations."
+        f"There is no operator {kind} for {settings.activations} activations; the model '{flat_model.name}' needs it "
+        f"in {', '.join(dict.fromkeys(layers))}. Replace the layer, or choose other activations."
     )

@@ -90,12 +90,12 @@ def build(
     settings: Export,
     representative_data: Any = None,
     promises: Sequence[Promise] = (),
-    plain: Any = None,
+    flat_model: Any = None,
 ) -> tuple[LiteModel, list[str]]:
     """Convert `model` and check the file; returns it and its notes, see `verify_promises` and `verify_types`.
 
-    `plain` is the flat tf_keras model whose kernels the `promises` are about. Class names of a `Dataset` are written
-    into the file. Raises what `export_tflite` does.
+    `flat_model` is the flat tf_keras model whose kernels the `promises` are about. Class names of a `Dataset` are
+    written into the file. Raises what `export_tflite` does.
     """
     calibration = None
     if settings.integer_only and representative_data is not None:
@@ -110,9 +110,9 @@ def build(
     found = verify_types(named, settings, in_float, names)
     verify_types(lite, settings, in_float, LayerNames(lite, ()))
     # Names tell where the kernels are; the file without them has the same tensors.
-    places = promised_kernels(named, plain, promises) if promises else {}
+    places = promised_kernels(named, flat_model, promises) if promises else {}
     for file, found_in in ((named, places), (lite, same_places(places, lite))):
-        promised = verify_promises(file, plain, promises, trained_ranges=told_of_scales(model), places=found_in)
+        promised = verify_promises(file, flat_model, promises, trained_ranges=told_of_scales(model), places=found_in)
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
     lite.notes = (*notes, *promised, *found, *calibrated)

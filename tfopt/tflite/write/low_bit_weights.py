@@ -31,7 +31,7 @@ def with_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> 
 
     Args:
         data: an int8 .tflite that the converter made of `model`.
-        model: a flat tf_keras model, plain or wrapped for quantization.
+        model: a flat tf_keras model, as it is or wrapped for quantization.
         integers: by layer and kernel.
 
     Raises:
