@@ -22,7 +22,7 @@ def verify_promises(
 
     Args:
         lite: the file.
-        plain: the model whose kernels the promises are about.
+        flat_model: the model whose kernels the promises are about.
         promises: what must hold, in each tensor that holds the kernel.
         trained_ranges: whether the full promise must hold, of all layers or of those named; see below.
         places: where the kernels stand in the file, if that is known; see `promised_kernels`.
