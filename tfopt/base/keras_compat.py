@@ -77,7 +77,7 @@ def is_keras3_model(model: object) -> bool:
     return any(c.__module__.partition(".")[0] == "keras" and c.__name__ == "Model" for c in type(model).__mro__)
 
 
-def package(model: object) -> Any:
+def keras_of(model: object) -> Any:
     """`keras` or `tf_keras`, whichever `model` is of."""
     if is_keras3_model(model):
         import keras
@@ -86,7 +86,7 @@ def package(model: object) -> Any:
     return tf_keras()
 
 
-def inner(layer: Any) -> Any:
+def unwrapped(layer: Any) -> Any:
     """The caller's layer inside a TF-MOT wrapper, or `layer` itself.
 
     TF-MOT's wrappers are all `Wrapper`s, but so is e.g. `TimeDistributed`: tell them by their module.
@@ -98,6 +98,6 @@ def inner(layer: Any) -> Any:
     )
 
 
-def wrappers_by_name(model: Any) -> dict[str, Any]:
+def wrapped_layers(model: Any) -> dict[str, Any]:
     """The (wrapped) layers of `model` by the name of the layer inside."""
-    return {inner(layer).name: layer for layer in model.layers}
+    return {unwrapped(layer).name: layer for layer in model.layers}

@@ -112,7 +112,7 @@ def _replayed(model: Any, graph: Graph, sizes: Mapping[str, dict[str, Any]] | No
 
     `sizes` overrules the configs of layers, by flat name.
     """
-    package = keras_compat.package(model)
+    package = keras_compat.keras_of(model)
     tensors: dict[Any, Any] = {
         spec.ref: package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in graph.inputs
     }
@@ -146,7 +146,7 @@ def _resized_copy(model: Any, graph: Graph, sources: Mapping[str, Any]) -> Any:
     leaves = [leaf for leaf in graph.leaves if leaf.name in sources and is_layer(leaf.layer)]
     sizes = {leaf.name: _new_sizes(leaf, planned[id(leaf)].make(), sources[leaf.name]) for leaf in leaves}
     result = _replayed(model, graph, sizes)
-    package = keras_compat.package(model)
+    package = keras_compat.keras_of(model)
     if type(model) is not package.Sequential or any(is_model(layer) for layer in model.layers):
         return result
     first = package.Input(batch_shape=graph.inputs[0].shape, dtype=graph.inputs[0].dtype, name=graph.inputs[0].name)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tfopt.base.keras_compat import inner
+from tfopt.base.keras_compat import unwrapped
 
 
 def copy(layer: Any, twin: Any) -> None:
@@ -17,7 +17,7 @@ def copy(layer: Any, twin: Any) -> None:
 
 def moved_ids(model: Any) -> set[int]:
     """The ids of the weights that training moves: trainable ones, and the moving statistics of a BatchNorm."""
-    layers = [inner(layer) for layer in model._flatten_layers()]
+    layers = [unwrapped(layer) for layer in model._flatten_layers()]
     norms = [layer for layer in layers if hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")]
     statistics = [part for norm in norms for part in (norm.moving_mean, norm.moving_variance)]
     return {id(weight) for weight in (*model.trainable_weights, *statistics)}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tfopt.base.keras_compat import package
+from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Learnt, Row, model_class
 from tfopt.distillation.loss_terms import Terms
@@ -41,7 +41,7 @@ def distill(student: Any, teacher: Any = None, distillation: Distillation | None
         probe = probe_for(student)
         shapes = asked.settled(probe, None).shapes(probe.shape[1:])
     lessons = Lessons(asked, Terms(student, distillation, shapes))
-    return model_class(_Distilled, package(student).__name__)(lessons)
+    return model_class(_Distilled, keras_of(student).__name__)(lessons)
 
 
 class _Distilled(Learner):

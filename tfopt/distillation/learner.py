@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfopt.base.keras_compat import package
+from tfopt.base.keras_compat import keras_of
 from tfopt.errors import DataError, RecipeError
 from tfopt.graph.types import map_leaves
 
@@ -56,7 +56,7 @@ class Learner:
 
     def __init__(self, student: Any, name: str, rows: Sequence[Row], terms: Sequence[str]) -> None:
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)  # type: ignore[call-arg]
-        self.ledger = _Ledger(package(student), tuple(rows), tuple(terms))
+        self.ledger = _Ledger(keras_of(student), tuple(rows), tuple(terms))
         self.built = True
 
     # What a way of teaching defines
@@ -166,7 +166,7 @@ class Learner:
         return total + tf.add_n(rest) / replicas() if rest else total
 
     def _with_watch(self, callbacks: Any) -> Any:
-        watch = _watch_class(package(self.student).__name__)(self.ledger.tracked)
+        watch = _watch_class(keras_of(self.student).__name__)(self.ledger.tracked)
         if hasattr(callbacks, "append") and not isinstance(callbacks, list):  # a CallbackList of the caller's
             callbacks.append(watch)
             return callbacks

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.base.keras_compat import package
+from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import mean_over_samples
 from tfopt.distillation.losses import Lesson
@@ -28,7 +28,7 @@ class Terms:
         self.labels = distillation.labels()
         self._tapped = tapped(student, layers)
         given = shapes(student, layers)
-        made = [loss.connectors(package(student).layers, given, teacher_shapes) for loss in distillation.losses]
+        made = [loss.connectors(keras_of(student).layers, given, teacher_shapes) for loss in distillation.losses]
         self._by_loss = made
         self.connectors = [layer for layers in made for layer in layers]
         self._start: list[tuple[Any, np.ndarray]] = []

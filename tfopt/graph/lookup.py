@@ -14,7 +14,7 @@ def named(graph: Graph, name: str, model: str) -> Leaf:
     Raises ModelError for a name that is not there (the nearest are told), or that several layers have.
     """
     leaves = [leaf for leaf in graph.leaves if is_layer(leaf.layer)]
-    names = [keras_compat.inner(leaf.layer).name for leaf in leaves]
+    names = [keras_compat.unwrapped(leaf.layer).name for leaf in leaves]
     found = [leaf for leaf, own in zip(leaves, names, strict=True) if name in (leaf.path, own)]
     if len(found) == 1:
         return found[0]

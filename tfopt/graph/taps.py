@@ -23,7 +23,7 @@ def tapped(model: Any, layers: Sequence[str]) -> Any:
     """
     if not layers:
         return model
-    surface = {} if is_subclassed(model) else keras_compat.wrappers_by_name(model)
+    surface = {} if is_subclassed(model) else keras_compat.wrapped_layers(model)
     if surface.keys() >= set(layers):
         network = graph_network(model)
         inputs, outputs = keras_internals.structs(network)
@@ -35,7 +35,7 @@ def tapped(model: Any, layers: Sequence[str]) -> Any:
             f"Model '{model.name}' has {len(flatten(outputs))} outputs; distillation works with one: pass a model "
             "that gives the output which is to be learnt."
         )
-    return keras_compat.package(model).Model(inputs, [*flatten(outputs), *features], name=f"{model.name}_tapped")
+    return keras_compat.keras_of(model).Model(inputs, [*flatten(outputs), *features], name=f"{model.name}_tapped")
 
 
 def shapes(model: Any, layers: Sequence[str]) -> dict[str, tuple[int | None, ...]]:
@@ -70,7 +70,7 @@ def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
     graph = walk(model, keep_names=True)
     wanted = [named(graph, name, model.name).layer for name in layers]
     tensors: dict[Ref, Any] = {
-        spec.ref: keras_compat.package(model).Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name)
+        spec.ref: keras_compat.keras_of(model).Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name)
         for spec in graph.inputs
     }
     inputs, outputs = replay(graph, tensors, lambda leaf, args, kwargs: leaf.layer(*args, **kwargs))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge
-from tfopt.base.keras_compat import package, tf_keras
+from tfopt.base.keras_compat import keras_of, tf_keras
 from tfopt.base.progress import Progress
 from tfopt.bridge.state import finalize, moved_ids
 from tfopt.data import fit_to_model, load_data
@@ -201,7 +201,7 @@ def reinitialised(model: Any, seed: Sequence[int]) -> Any:
     that, every generation would begin alike. BatchNorm's moving statistics begin anew too; all other weights are
     copied. Raises ModelError for a model that cannot be rebuilt from its config.
     """
-    api = package(model)
+    api = keras_of(model)
     custom = {type(layer).__name__: type(layer) for layer in model._flatten_layers(include_self=False)}
     try:
         config = renewed(model.get_config(), np.random.default_rng([*seed, WEIGHTS]))

@@ -10,7 +10,7 @@ from pydantic import Field
 from tfopt import bridge
 from tfopt.base.annotations import annotate
 from tfopt.base.config import config
-from tfopt.base.keras_compat import inner, tf_keras, tfmot
+from tfopt.base.keras_compat import tf_keras, tfmot, unwrapped
 from tfopt.bridge.weights import copy_flags
 from tfopt.errors import RecipeError
 from tfopt.stages.kernels.choice import Decision
@@ -117,7 +117,7 @@ class FineTune(Stage):
         if "sparsity" in keep:
             wrapped = wrap_for_pruning(flat_model, zeros_held(flat_model))
             for layer, copy in zip(flat_model.layers, wrapped.layers, strict=True):
-                copy_flags(layer, inner(copy))  # of layers inside, which a config does not hold
+                copy_flags(layer, unwrapped(copy))  # of layers inside, which a config does not hold
             hold_zeros(wrapped, scheduled=False)
         annotate(wrapped, layer_decay=self.layer_decay)
         return wrapped

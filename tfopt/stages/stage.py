@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt, PositiveFloat, field_validator
 
 from tfopt import bridge
 from tfopt.base.config import config
-from tfopt.base.keras_compat import inner, wrappers_by_name
+from tfopt.base.keras_compat import unwrapped, wrapped_layers
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages.budget import Budget
 from tfopt.stages.kernels.choice import Decision
@@ -140,7 +140,7 @@ class Stage(ABC):
     def _stripped(self, model: Any, like: Any) -> Any:
         """A flat model without wrappers, with the weights of the trained `model`."""
         flat_model = self._without_wrappers(model, like)
-        trained = wrappers_by_name(model)
+        trained = wrapped_layers(model)
         for layer in flat_model.layers:
             if layer.weights:
                 layer.set_weights(self._trained_weights(trained[layer.name], layer))
@@ -190,7 +190,7 @@ class Stage(ABC):
     def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
         """The weights of one (wrapped) layer after training, in the order of its `flat_layer`."""
         del flat_layer
-        return [np.asarray(weight) for weight in inner(layer).get_weights()]
+        return [np.asarray(weight) for weight in unwrapped(layer).get_weights()]
 
     def _advice(self) -> str:
         return "Train longer, or lower the target."

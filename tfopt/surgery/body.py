@@ -53,7 +53,7 @@ def body_of(
     """See `feature_extractor`."""
     wanted = None if layer is None else named(walk(model), layer, model.name).name
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
-    package, graph = keras_compat.package(copy), walk(copy)
+    package, graph = keras_compat.keras_of(copy), walk(copy)
     place = _place_of(graph, wanted) if wanted else _behind_body(graph)
     source, left_out = graph.calls[place], graph.calls[place + 1 :]
     if len(source.outputs) != 1:

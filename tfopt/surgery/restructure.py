@@ -140,7 +140,7 @@ class _Builder:
     """Makes each layer when it is first called: only then the shape of its input is known."""
 
     def __init__(self, model: Any, graph: Graph, edits: _Edits) -> None:
-        self.package, self.graph, self.edits = keras_compat.package(model), graph, edits
+        self.package, self.graph, self.edits = keras_compat.keras_of(model), graph, edits
         self.calls = {id(call.leaf): call for call in reversed(graph.calls)}  # the first of each
         self.numbers = {id(leaf): number for number, leaf in enumerate(graph.leaves)}
         self.tensors: dict[Ref, Any] = {}

@@ -100,7 +100,7 @@ class KerasSource(Source):
             self.input_shape = tuple(shape)
             dtype = inputs[0].dtype
             self.input_dtype = getattr(dtype, "name", dtype)
-            self.layers_available = tuple(keras_compat.inner(layer).name for layer in model.layers)
+            self.layers_available = tuple(keras_compat.unwrapped(layer).name for layer in model.layers)
 
     @property
     def fingerprint(self) -> str:

@@ -134,7 +134,7 @@ def _trained_from(model: Any, leaves: Sequence[Leaf], first: int, batchnorm: Bat
     if batchnorm not in ("frozen", "train"):
         raise ModelError(f'Expected batchnorm="frozen" or "train"; got {batchnorm!r}.')
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
-    package = keras_compat.package(model)
+    package = keras_compat.keras_of(model)
     for part in [copy, *keras_internals.sublayers(copy, recursive=True)]:
         part.trainable = True  # one by one: Keras 3 looks no further where a model has this flag already
     for position, layer in enumerate(_counterparts(leaves, layers_in_order(copy))):

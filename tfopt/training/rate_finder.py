@@ -175,7 +175,7 @@ class _Sweep:
             self._take(float((logs or {})["loss"]), step)
             advance()
 
-        callback = keras_compat.package(self.model).callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
+        callback = keras_compat.keras_of(self.model).callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
         try:
             # An epoch of one step each, because Keras tells the mean of an epoch.
             epochs: Any = {"epochs": len(self.rates), "steps_per_epoch": 1}
@@ -270,7 +270,7 @@ def _compiled_copy(model: Any, loss: Any, optimizer: Any, lowest: float) -> Any:
 
 def _at_rate(optimizer: Any, model: Any, rate: float) -> Any:
     """A new optimizer like `optimizer` whose learning rate can be set."""
-    package = keras_compat.package(model)
+    package = keras_compat.keras_of(model)
     try:
         optimizer = package.optimizers.get(optimizer)
     except ValueError as error:

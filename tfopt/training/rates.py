@@ -38,7 +38,7 @@ def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
     """
     if not 0 < decay <= 1:
         raise RecipeError(f"Expected a decay above 0 and at most 1; got {decay}.")
-    package = keras_compat.package(model)
+    package = keras_compat.keras_of(model)
     try:
         optimizer = package.optimizers.get(optimizer) if isinstance(optimizer, str) else optimizer
     except ValueError as error:

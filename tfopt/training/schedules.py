@@ -33,7 +33,7 @@ def cosine_schedule(model: Any, rate: float, steps: int, *, warm_up: float = 0.0
     Raises:
         RecipeError: a value out of range.
     """
-    return scheduled(keras_compat.package(model), rate, steps, "cosine", warm_up)
+    return scheduled(keras_compat.keras_of(model), rate, steps, "cosine", warm_up)
 
 
 def one_cycle_schedule(model: Any, rate: float, steps: int, *, warm_up: float = CYCLE_WARM_UP) -> Any:
@@ -50,7 +50,7 @@ def one_cycle_schedule(model: Any, rate: float, steps: int, *, warm_up: float = 
     Raises:
         RecipeError: a value out of range.
     """
-    return scheduled(keras_compat.package(model), rate, steps, "one_cycle", warm_up)
+    return scheduled(keras_compat.keras_of(model), rate, steps, "one_cycle", warm_up)
 
 
 def scheduled(package: Any, rate: float, steps: int, schedule: Schedule, warm_up: float | None) -> Any:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfopt import bridge
-from tfopt.base.keras_compat import inner
+from tfopt.base.keras_compat import unwrapped
 from tfopt.errors import PromiseError, RecipeError
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.stages.quantize.integers import Integers, integers_of
@@ -178,7 +178,7 @@ def test_learned_steps_have_the_gradient_of_lsq(model):
     import tensorflow as tf
 
     wrapped = Quantize(weight_bits=4, ranges="learned").apply(model, steps=1)
-    layer = next(layer for layer in wrapped.layers if inner(layer).name == "inline")
+    layer = next(layer for layer in wrapped.layers if unwrapped(layer).name == "inline")
     ((variable, quantizer, made),) = layer._weight_vars
     with tf.GradientTape() as tape:
         rounded = quantizer(variable, True, weights=made)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from tfopt.base.keras_compat import inner, package
+from tfopt.base.keras_compat import keras_of, unwrapped
 from tfopt.bridge.state import finalize, moved_ids
 from tfopt.distillation.learner import replicas
 from tfopt.errors import ModelError
@@ -29,7 +29,7 @@ class Average:
         self._kept: list[tuple[Any, Any]] = []
         pruned = [parts for layer in student.layers for parts in getattr(layer, "pruning_vars", ())]
         self._masks = {id(weight): mask for weight, mask, _ in pruned}
-        if any(inner(layer) is not layer for layer in student.layers):
+        if any(unwrapped(layer) is not layer for layer in student.layers):
             self._pairs = [(w, tf.Variable(w, trainable=False)) for w in weights if id(w) in moving]
             return
         self.model = copied(student)
@@ -85,7 +85,7 @@ class Average:
 
 def copied(model: Any) -> Any:
     """A model like `model`, of the same Keras, with weights of its own, equal now. Raises ModelError."""
-    api = package(model)
+    api = keras_of(model)
     custom = {type(layer).__name__: type(layer) for layer in model._flatten_layers(include_self=False)}
     try:
         with api.utils.custom_object_scope(custom):

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tfopt.base.config import config
-from tfopt.base.keras_compat import package
+from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import per_sample, shrink_to_smaller, tempered_kl
 from tfopt.errors import ModelError, RecipeError
@@ -68,7 +68,7 @@ def early_exits(model: Any, layers: Sequence[str], settings: EarlyExits | None =
     output = on_rest(model)
     if output.ndim != 2 or output.shape[1] < 2:
         raise ModelError(f"Early exits are for classifiers, outputs (batch, classes); got {output.shape}.")
-    return model_class(_Exits, package(model).__name__)(model, layers, settings, form_of(output, "classification"))
+    return model_class(_Exits, keras_of(model).__name__)(model, layers, settings, form_of(output, "classification"))
 
 
 class _Exits(Learner):
@@ -87,14 +87,14 @@ class _Exits(Learner):
         features = list(self._tapped.outputs[1:])
         classes = int(self._tapped.outputs[0].shape[-1])
         self.heads = [
-            _head(package(student), name, tuple(feature.shape)[1:], int(features[-1].shape[-1]), classes, form)
+            _head(keras_of(student), name, tuple(feature.shape)[1:], int(features[-1].shape[-1]), classes, form)
             for name, feature in zip(names, features[:-1], strict=True)
         ]
 
     def exits(self) -> Any:
         """A plain model of the same Keras with the outputs [exit, ..., final], to save, export or train further."""
         outputs = [self._exit_output(place) for place in range(len(self.heads))]
-        api = package(self.student)
+        api = keras_of(self.student)
         return api.Model(self._tapped.inputs, [*outputs, self._tapped.outputs[0]], name=f"{self.student.name}_exits")
 
     def exit(self, layer: str) -> Any:
@@ -103,11 +103,11 @@ class _Exits(Learner):
             raise missing(layer, f"exits of {self.student.name}", self._layers_of_exits)
         place = self._layers_of_exits.index(layer)
         name = f"{self.student.name}_until_{layer.replace('/', '_')}"
-        return package(self.student).Model(self._tapped.inputs, self._exit_output(place), name=name)
+        return keras_of(self.student).Model(self._tapped.inputs, self._exit_output(place), name=name)
 
     def _exit_output(self, place: int) -> Any:
         head = self.heads[place]
-        classifier = package(self.student).Model(head.inputs, head.outputs[1], name=head.name)
+        classifier = keras_of(self.student).Model(head.inputs, head.outputs[1], name=head.name)
         return classifier(self._tapped.outputs[1 + place])
 
     def judged(self, x: Any) -> Sequence[Any]:

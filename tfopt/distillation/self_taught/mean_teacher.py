@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat
 
 from tfopt.base.config import config
-from tfopt.base.keras_compat import package
+from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import kl_of_logits, per_sample
 from tfopt.distillation.self_taught.average import Average, copied
@@ -134,7 +134,7 @@ def mean_teacher(student: Any, settings: MeanTeacher | None = None) -> Any:
             f"labelled={settings.labelled} is for recipes, where tfopt holds the data; here mark unlabelled samples "
             "by -1 or NaN, or give fit(..., unlabelled=x)."
         )
-    return model_class(_MeanTaught, package(student).__name__)(student, settings)
+    return model_class(_MeanTaught, keras_of(student).__name__)(student, settings)
 
 
 class _MeanTaught(Learner):

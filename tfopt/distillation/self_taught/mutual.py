@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tfopt.base.keras_compat import package
+from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import per_sample, tempered_kl
 from tfopt.errors import ModelError, RecipeError
@@ -39,7 +39,7 @@ def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.
         raise RecipeError(f"Expected temperature above 0 and weight of at least 0, got {temperature} and {weight}.")
     if len(students) < 2:
         raise ModelError(f"Mutual learning takes two students or more, got {len(students)}.")
-    kinds = {package(student).__name__ for student in students}
+    kinds = {keras_of(student).__name__ for student in students}
     if len(kinds) > 1:
         raise ModelError("All students must be of one Keras, got Keras 3 and tf_keras; convert one (tfopt.bridge).")
     forms = _forms(students)

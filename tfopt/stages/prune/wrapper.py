@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.decorators import not_converted
-from tfopt.base.keras_compat import inner, tf_keras, tfmot, tfmot_module
+from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module, unwrapped
 from tfopt.stages.kernels.layer_copies import KeepsCallContract, built_copy, plain_copy
 from tfopt.stages.kernels.table import kernel_layers, kernels, named_kernel
 
@@ -35,7 +35,7 @@ def wrapped_copy(layer: Any, settings: dict[str, Any] | None) -> Any:
 
 def masked_weights(layer: Any) -> list[np.ndarray]:
     """Weights of a layer, wrapped or not; the last step of training may have moved masked ones off zero."""
-    inside = inner(layer)
+    inside = unwrapped(layer)
     weights = [np.asarray(weight) for weight in inside.get_weights()]
     positions = {id(weight): index for index, weight in enumerate(inside.weights)}
     for weight, mask, _ in getattr(layer, "pruning_vars", []):

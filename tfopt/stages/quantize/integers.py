@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.annotations import annotate, annotations
-from tfopt.base.keras_compat import inner
+from tfopt.base.keras_compat import unwrapped
 from tfopt.stages.kernels.rules import Key
 
 
@@ -38,7 +38,9 @@ def integers_of(model: Any) -> dict[Key, Integers]:
     if known is not None:
         return dict(known)
     return {
-        (inner(layer).name, quantizer.kernel): Integers(quantizer.precision.bits, quantizer.integers(variable, made))
+        (unwrapped(layer).name, quantizer.kernel): Integers(
+            quantizer.precision.bits, quantizer.integers(variable, made)
+        )
         for layer in model.layers
         for variable, quantizer, made in getattr(layer, "_weight_vars", ())
         if hasattr(quantizer, "precision") and not quantizer.precision.usual

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 
 from tfopt.base.annotations import annotate
 from tfopt.base.config import config
-from tfopt.base.keras_compat import inner
+from tfopt.base.keras_compat import unwrapped
 from tfopt.errors import RecipeError
 from tfopt.graph.types import flatten
 from tfopt.graph.walk import walk
@@ -139,7 +139,7 @@ class QuantizationAware(Stage):
             id(weight): np.asarray(quantizer(weight, False, weights=variables))
             for weight, quantizer, variables in getattr(layer, "_weight_vars", [])
         }
-        weights = getattr(layer, "own_weights", inner(layer).weights)
+        weights = getattr(layer, "own_weights", unwrapped(layer).weights)
         return [rounded.get(id(weight), np.asarray(weight)) for weight in weights]
 
 

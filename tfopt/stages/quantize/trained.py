@@ -3,7 +3,7 @@
 from typing import Any
 
 from tfopt.base.annotations import annotations
-from tfopt.base.keras_compat import inner
+from tfopt.base.keras_compat import unwrapped
 
 
 def left_in_float(model: Any) -> dict[str, str]:
@@ -17,7 +17,7 @@ def told_of_scales(model: Any) -> set[str]:
     In the others, recurrent ones, the converter chooses a scale for each output channel or gate.
     """
     return {
-        inner(layer).name
+        unwrapped(layer).name
         for layer in model.layers
         if (given := getattr(layer, "_given", ())) and all(quantizer.needs_operator() for _, _, quantizer in given)
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base import native
-from tfopt.base.keras_compat import inner
+from tfopt.base.keras_compat import unwrapped
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
 from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
@@ -81,7 +81,9 @@ def _calibration(data: Any, settings: Export) -> Calibration:
 def _best(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
     """The file of the first way of conversion that leaves nothing in float, else of the one that leaves least."""
     told = told_of_scales(flat_model)
-    one_scale = any(type(inner(layer)).__name__ == "Dense" for layer in flat_model.layers if inner(layer).name in told)
+    one_scale = any(
+        type(unwrapped(layer)).__name__ == "Dense" for layer in flat_model.layers if unwrapped(layer).name in told
+    )
     found: list[tuple[int, bytes]] = []
     failures: list[tuple[Places, Trace, Exception]] = []
     with settled(flat_model), isolated(settings, samples) as converter:
@@ -141,7 +143,7 @@ def _ways(flat_model: Any, *, calibrated: bool) -> list[tuple[Places, Trace]]:
     ways: list[tuple[Places, Trace]] = [([], _batch_of_one)] if not (calibrated and loops) else []
     if short:
         ways.append((unrolled, _free_batch))
-    if calibrated and any(type(inner(layer)).__name__ == "Bidirectional" for layer, _ in recurrent):
+    if calibrated and any(type(unwrapped(layer)).__name__ == "Bidirectional" for layer, _ in recurrent):
         ways.reverse()  # of two LSTM operators side by side, the converter gives one poor ranges
     return ways
 
@@ -185,7 +187,7 @@ def _traced(flat_model: Any, shapes: Sequence[tuple[int | None, ...]]) -> tuple[
     ]
     struct = walk(flat_model, keep_names=True).inputs_struct
     # Outputs are called as before their layers were wrapped.
-    inside = {layer.name: inner(layer).name for layer in flat_model.layers}
+    inside = {layer.name: unwrapped(layer).name for layer in flat_model.layers}
     names = [inside.get(name, name) for name in flat_model.output_names]
 
     def run(*inputs: Any) -> dict[str, Any]:
@@ -213,7 +215,7 @@ def _crashed(
             return False
         return False
 
-    layer = inner(blamed_layer(flat_model, crashes))
+    layer = unwrapped(blamed_layer(flat_model, crashes))
     return ModelError(
         f"The process that converted the model '{flat_model.name}' to {_in_words(converter.settings)} died ({crash}) "
         f"at the layer '{layer.name}' ({type(layer).__name__}). Replace the layer, or choose other weights or "

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 from tfopt import bridge
 from tfopt.base.files import write_atomically
-from tfopt.base.keras_compat import inner
+from tfopt.base.keras_compat import unwrapped
 from tfopt.errors import RecipeError
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
@@ -122,7 +122,7 @@ def build(
 def _layers(model: Any) -> Iterator[str]:
     """The names of the flat model's layers, looked up when they are asked for."""
     if is_quantization_aware(model):
-        yield from (inner(layer).name for layer in model.layers)
+        yield from (unwrapped(layer).name for layer in model.layers)
     else:
         yield from (name for name, _, _ in bridge.flat_layers(model))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.base.keras_compat import inner
+from tfopt.base.keras_compat import unwrapped
 from tfopt.errors import PromiseError
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, kernels_by_key
@@ -56,7 +56,7 @@ def with_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> 
 
 def _found(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> dict[Key, tuple[Kernel, FileKernel]]:
     """The kernels with their integers as values, and where they stand in the file."""
-    known = kernels_by_key(map(inner, model.layers))
+    known = kernels_by_key(map(unwrapped, model.layers))
     own = {key: replace(known[key], variable=found.values.astype(np.float32)) for key, found in integers.items()}
     places = locate(lite, own)
     return {key: (kernel, places[key]) for key, kernel in own.items()}
