@@ -27,7 +27,7 @@ class Annotations:
     notes: tuple[str, ...] = ()
     summary: tuple[str, ...] = ()
     integers: Mapping[Any, Any] | None = None
-    left_in_float: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    layers_left_in_float: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _NOTHING = Annotations()

@@ -82,7 +82,7 @@ class QuantizationAware(Stage):
             treatments,
             lambda layer, treatment: self._weight_quantizers(layer, treatment, scheme),
         )
-        annotate(quantized, left_in_float={name: t.why for name, t in treatments.items() if t.in_float})
+        annotate(quantized, layers_left_in_float={name: t.why for name, t in treatments.items() if t.in_float})
         return quantized
 
     def _weight_quantizers(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Places:

@@ -6,12 +6,12 @@ from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import unwrapped
 
 
-def left_in_float(model: Any) -> dict[str, str]:
+def layers_left_in_float(model: Any) -> dict[str, str]:
     """Why, by layer name, layers of what `Quantize.apply` returned are not quantized; {} for any other model."""
-    return dict(annotations(model).left_in_float)
+    return dict(annotations(model).layers_left_in_float)
 
 
-def told_of_scales(model: Any) -> set[str]:
+def layers_with_trained_scales(model: Any) -> set[str]:
     """Layers of what `Quantize.apply` returned whose kernels have, in the file too, the scales they were trained with.
 
     In the others, recurrent ones, the converter chooses a scale for each output channel or gate.

@@ -13,7 +13,7 @@ from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
-from tfopt.stages.quantize.trained import is_quantization_aware, told_of_scales
+from tfopt.stages.quantize.trained import is_quantization_aware, layers_with_trained_scales
 from tfopt.stages.quantize.wrapper import Places, replaced, settled
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
@@ -80,9 +80,9 @@ def _calibration(data: Any, settings: Export) -> Calibration:
 
 def _best(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
     """The file of the first way of conversion that leaves nothing in float, else of the one that leaves least."""
-    told = told_of_scales(flat_model)
+    scaled = layers_with_trained_scales(flat_model)
     one_scale = any(
-        type(unwrapped(layer)).__name__ == "Dense" for layer in flat_model.layers if unwrapped(layer).name in told
+        type(unwrapped(layer)).__name__ == "Dense" for layer in flat_model.layers if unwrapped(layer).name in scaled
     )
     found: list[tuple[int, bytes]] = []
     failures: list[tuple[Places, Trace, Exception]] = []

@@ -11,7 +11,7 @@ from tfopt.base.keras_compat import unwrapped
 from tfopt.errors import RecipeError
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
-from tfopt.stages.quantize.trained import is_quantization_aware, left_in_float, told_of_scales
+from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float, layers_with_trained_scales
 from tfopt.tflite.prove.kernels import same_places
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
 from tfopt.tflite.prove.types import verify_types
@@ -105,14 +105,16 @@ def build(
         data, notes = with_integers(data, model, integers)
     named = opened(_labelled(data, representative_data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
-    in_float, names = left_in_float(model), LayerNames(named, _layers(model))
+    in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
     # The file with names first, for the sake of the messages; then the one that is written.
     found = verify_types(named, settings, in_float, names)
     verify_types(lite, settings, in_float, LayerNames(lite, ()))
     # Names tell where the kernels are; the file without them has the same tensors.
     places = promised_kernels(named, flat_model, promises) if promises else {}
     for file, found_in in ((named, places), (lite, same_places(places, lite))):
-        promised = verify_promises(file, flat_model, promises, trained_ranges=told_of_scales(model), places=found_in)
+        promised = verify_promises(
+            file, flat_model, promises, trained_ranges=layers_with_trained_scales(model), places=found_in
+        )
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
     lite.notes = (*notes, *promised, *found, *calibrated)
