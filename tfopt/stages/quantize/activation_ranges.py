@@ -8,7 +8,7 @@ import numpy as np
 from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.plan import plan
-from tfopt.stages.quantize.wrapper import observed, quantized_model
+from tfopt.stages.quantize.wrapper import observe_activations, quantized_model
 
 ActivationRanges = Literal["max", "mse"]
 
@@ -100,14 +100,14 @@ def _extremes(model: Any, batches: Batches) -> dict[int, _Values]:
     def see(variables: dict[str, Any], values: np.ndarray) -> None:
         seen.setdefault(id(variables["min_var"]), _Values(variables)).widen(values)
 
-    with observed(model, see):
+    with observe_activations(model, see):
         for batch in batches():
             model(batch, training=False)
     return seen
 
 
 def _histograms(model: Any, batches: Batches, seen: dict[int, _Values]) -> Iterable[_Values]:
-    with observed(model, lambda variables, values: seen[id(variables["min_var"])].count(values)):
+    with observe_activations(model, lambda variables, values: seen[id(variables["min_var"])].count(values)):
         for batch in batches():
             model(batch, training=False)
     return seen.values()

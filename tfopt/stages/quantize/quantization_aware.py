@@ -20,7 +20,7 @@ from tfopt.stages.quantize.activation_ranges import set_ranges
 from tfopt.stages.quantize.plan import Treatment, plan, scales_of
 from tfopt.stages.quantize.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
 from tfopt.stages.quantize.rounding import Precision
-from tfopt.stages.quantize.wrapper import Places, quantized_model
+from tfopt.stages.quantize.wrapper import Overrides, quantized_model
 from tfopt.stages.stage import Stage
 
 # The scheme for what earlier stages established, under the names of TF-MOT's collaborative optimization.
@@ -85,9 +85,9 @@ class QuantizationAware(Stage):
         annotate(quantized, layers_left_in_float={name: t.why for name, t in treatments.items() if t.in_float})
         return quantized
 
-    def _weight_quantizers(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Places:
+    def _weight_quantizers(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Overrides:
         """(owner, attribute, quantizer) for the kernels of a built layer; of those left in float, what holds them."""
-        places: Places = []
+        overrides: Overrides = []
         for kernel in kernels(layer):
             values, scales = kernel.values, scales_of(kernel)
             per_channel = scales.axes == (-1,)  # clusters per channel are looked for in the last axis only
@@ -101,10 +101,10 @@ class QuantizationAware(Stage):
                         "bits are few values anyway."
                     )
                 quantizer = kernel_quantizer()(scales, structure, values, precision, kernel.name)
-                places.append((kernel.owner, kernel.attribute, quantizer))
+                overrides.append((kernel.owner, kernel.attribute, quantizer))
             elif structure.mask is not None or structure.centroids is not None:
-                places.append((kernel.owner, kernel.attribute, held_weight()(structure, values)))
-        return places
+                overrides.append((kernel.owner, kernel.attribute, held_weight()(structure, values)))
+        return overrides
 
     @abstractmethod
     def _precision(self, layer: Any, treatment: Treatment) -> Precision:

@@ -14,12 +14,12 @@ from tfopt.stages.kernels.layer_copies import built_copy
 from tfopt.stages.quantize import int8_equivalents
 from tfopt.stages.quantize.plan import Treatment, config_class, looked_up
 
-Places = list[tuple[Any, str, Any]]
+Overrides = list[tuple[Any, str, Any]]
 """(owner, attribute, what belongs there), e.g. a layer, "kernel" and the quantizer of that weight."""
 
 
 def quantized_model(
-    graph: Graph, treatments: Mapping[str, Treatment], quantizers: Callable[[Any, Treatment], Places]
+    graph: Graph, treatments: Mapping[str, Treatment], quantizers: Callable[[Any, Treatment], Overrides]
 ) -> Any:
     """The model of `graph` (of a flat tf_keras model) with the weights of its layers, wrapped as `treatments` says.
 
@@ -39,7 +39,7 @@ def quantized_model(
     return tf_keras().Model(given, outputs, name=graph.name)
 
 
-def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatment], Places]) -> Any:
+def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatment], Overrides]) -> Any:
     copy = built_copy(layer)
     if hasattr(copy, "finalize_state"):
         copy.finalize_state()  # Normalization computes with a copy of its weights
@@ -107,7 +107,7 @@ def int8_wrapper() -> Any:
             outputs: how many outputs are rounded: all, or 0.
         """
 
-        def __init__(self, layer: Any, weights: Places, before: bool, outputs: int, **kwargs: Any) -> None:
+        def __init__(self, layer: Any, weights: Overrides, before: bool, outputs: int, **kwargs: Any) -> None:
             super().__init__(layer, no_config(), **kwargs)
             self._rounds = (before, outputs)
             object.__setattr__(self, "_given", weights)  # past Keras, which would track the layers in it twice
@@ -148,7 +148,7 @@ def int8_wrapper() -> Any:
                 # Keras offers these two to every wrapper; the layer inside may not take them.
                 if key not in ("training", "mask") or key in self._parameters
             }
-            with replaced(self._roundings(training)):
+            with override_attributes(self._roundings(training)):
                 outputs = self._outputs(inputs, training, kwargs)
             after = iter(self.after)
             return _map_tensors(lambda t: next(after)(t, training), outputs) if self.after else outputs
@@ -161,17 +161,17 @@ def int8_wrapper() -> Any:
             form = int8_equivalents.layer(self.layer, inputs)
             return self.layer(inputs, **kwargs) if form is None else form(inputs)
 
-        def _roundings(self, training: Any) -> Places:
+        def _roundings(self, training: Any) -> Overrides:
             """What takes the place of the layer's weights and activation during a call."""
-            places: Places = []
+            overrides: Overrides = []
             for (owner, attribute, _), (variable, quantizer, made) in zip(self._given, self._weight_vars, strict=True):
                 rounded = _either(training, functools.partial(_quantize, quantizer, variable, made))
-                places.append((owner, attribute, rounded))
+                overrides.append((owner, attribute, rounded))
             if callable(vars(self.layer).get("activation")):
                 activation, before = int8_equivalents.activation(self.layer.activation), self.before
                 rounded = activation if before is None else lambda values: activation(before(values, training))
-                places.append((self.layer, "activation", rounded))
-            return places
+                overrides.append((self.layer, "activation", rounded))
+            return overrides
 
         def compute_output_shape(self, input_shape: Any) -> Any:
             return self.layer.compute_output_shape(input_shape)
@@ -192,11 +192,11 @@ def _quantize(quantizer: Any, variable: Any, made: Any, training: bool) -> Any:
 
 
 @contextmanager
-def replaced(places: Places) -> Iterator[None]:
+def override_attributes(overrides: Overrides) -> Iterator[None]:
     """While this lasts, each (owner, attribute, value) holds, past Keras, which would track the value."""
-    before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in places]
+    before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in overrides]
     try:
-        for owner, attribute, value in places:
+        for owner, attribute, value in overrides:
             object.__setattr__(owner, attribute, value)
         yield
     finally:
@@ -205,13 +205,13 @@ def replaced(places: Places) -> Iterator[None]:
 
 
 @contextmanager
-def settled(model: Any) -> Iterator[None]:
+def with_rounded_weights(model: Any) -> Iterator[None]:
     """While this lasts, weights of `model` are what they are rounded to, instead of being rounded at each call.
 
     The converter wants weights that are constants, in a recurrent layer at the least. Weights of one scale go on
     being rounded, by the operator that tells the converter of it.
     """
-    places: Places = []
+    overrides: Overrides = []
     values = []
     for layer in model.layers:
         pairs = list(zip(getattr(layer, "_given", ()), getattr(layer, "_weight_vars", ()), strict=False))
@@ -219,11 +219,14 @@ def settled(model: Any) -> Iterator[None]:
         values += [(variable, variable.numpy(), quantizer, made) for _, (variable, quantizer, made) in loose]
         kept = [pair for pair in pairs if pair not in loose]
         if loose:
-            places += [(layer, "_given", [given for given, _ in kept]), (layer, "_weight_vars", [v for _, v in kept])]
+            overrides += [
+                (layer, "_given", [given for given, _ in kept]),
+                (layer, "_weight_vars", [v for _, v in kept]),
+            ]
     for variable, before, quantizer, made in values:
         variable.assign(quantizer(before, False, weights=made))
     try:
-        with replaced(places):
+        with override_attributes(overrides):
             yield
     finally:
         for variable, before, _, _ in values:
@@ -231,7 +234,7 @@ def settled(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def observed(model: Any, see: Callable[[dict[str, Any], np.ndarray], None]) -> Iterator[None]:
+def observe_activations(model: Any, see: Callable[[dict[str, Any], np.ndarray], None]) -> Iterator[None]:
     """While this lasts, activations pass `model`, called eagerly, unrounded.
 
     `see` is given the variables of each quantizer on their way, and the values that it would have rounded.
@@ -242,15 +245,15 @@ def observed(model: Any, see: Callable[[dict[str, Any], np.ndarray], None]) -> I
         see(weights, inputs.numpy())
         return inputs
 
-    places: Places = []
+    overrides: Overrides = []
     for layer in model.layers:
         if getattr(layer, "quantizer", None) is not None:  # TF-MOT's layer for the model's inputs
-            places.append((layer, "quantizer", look))
+            overrides.append((layer, "quantizer", look))
         if getattr(layer, "_output_quantizers", None):
-            places.append((layer, "_output_quantizers", [look]))
+            overrides.append((layer, "_output_quantizers", [look]))
         for point in (*getattr(layer, "points", ()), *getattr(layer, "_quantize_activations", ())):
-            places.append((point, "quantizer", look))
-    with replaced(places):
+            overrides.append((point, "quantizer", look))
+    with override_attributes(overrides):
         yield
 
 

@@ -14,7 +14,7 @@ from tfopt.graph.walk import walk
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
 from tfopt.stages.quantize.trained import is_quantization_aware, layers_with_trained_scales
-from tfopt.stages.quantize.wrapper import Places, replaced, settled
+from tfopt.stages.quantize.wrapper import Overrides, override_attributes, with_rounded_weights
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
@@ -44,7 +44,7 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
         samples = _calibration(representative_data, settings).bind(flat_model)
         if settings.ranges != "max" and not aware:
             flat_model = with_ranges(flat_model, samples.batches, settings.ranges)
-    with replaced(_means(flat_model) if settings.activations == "int8" else []):
+    with override_attributes(_means(flat_model) if settings.activations == "int8" else []):
         make = _by_edge_quantizer if settings.by_edge_quantizer else _best
         return make(flat_model, settings, samples)
 
@@ -58,7 +58,7 @@ def _by_edge_quantizer(flat_model: Any, settings: Export, samples: Calibration |
             raise _explained(flat_model, settings, error) from error
 
 
-def _means(flat_model: Any) -> Places:
+def _means(flat_model: Any) -> Overrides:
     """MEAN in the place of averages over all of an input. What `Quantize` has wrapped sees to that itself."""
     return [(layer, "call", mean_over_places) for layer in flat_model.layers if always_averages_all(layer)]
 
@@ -85,23 +85,23 @@ def _best(flat_model: Any, settings: Export, samples: Calibration | None) -> byt
         type(unwrapped(layer)).__name__ == "Dense" for layer in flat_model.layers if unwrapped(layer).name in scaled
     )
     found: list[tuple[int, bytes]] = []
-    failures: list[tuple[Places, Trace, Exception]] = []
-    with settled(flat_model), isolated(settings, samples) as converter:
-        for places, trace in _ways(flat_model, calibrated=samples is not None):
+    failures: list[tuple[Overrides, Trace, Exception]] = []
+    with with_rounded_weights(flat_model), isolated(settings, samples) as converter:
+        for overrides, trace in _ways(flat_model, calibrated=samples is not None):
             try:
-                with replaced(places):
+                with override_attributes(overrides):
                     data = converter.convert(*trace(flat_model, samples), one_scale=one_scale)
             except Exception as error:
-                failures.append((places, trace, error))
+                failures.append((overrides, trace, error))
                 continue
             floats = len(opened(data, settings).float_tensors()) if settings.integer_only else 0
             found.append((floats, data))
             if not floats:
                 break
         if not found:
-            places, trace, why = failures[0]
+            overrides, trace, why = failures[0]
             if isinstance(why, native.CrashError):
-                raise _crashed(flat_model, converter, places, trace, why) from why
+                raise _crashed(flat_model, converter, overrides, trace, why) from why
             raise _explained(flat_model, settings, why) from why
     return min(found, key=lambda one: one[0])[1]
 
@@ -119,7 +119,7 @@ def opened(data: bytes, settings: Export) -> LiteModel:
     return lite
 
 
-def _ways(flat_model: Any, *, calibrated: bool) -> list[tuple[Places, Trace]]:
+def _ways(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, Trace]]:
     """How to try the conversion, best first: what holds meanwhile, and what makes the converter.
 
     A shape that is asked for, as by Conv2DTranspose, stays float where the batch is free. A recurrent layer needs
@@ -129,7 +129,7 @@ def _ways(flat_model: Any, *, calibrated: bool) -> list[tuple[Places, Trace]]:
     recurrent = _recurrent(flat_model)
     if not recurrent:
         return [([], _free_batch), ([], _batch_of_one)]
-    unrolled: Places = [(part, "unroll", True) for _, part in recurrent]
+    unrolled: Overrides = [(part, "unroll", True) for _, part in recurrent]
     unrolled += [(part, kernel, False) for _, part in recurrent if hasattr(part, kernel := "_could_use_gpu_kernel")]
     steps = [layer.get_input_shape_at(0)[1] for layer, _ in recurrent]
     short = all(number is not None and number <= UNROLLED_AT_MOST for number in steps)
@@ -140,7 +140,7 @@ def _ways(flat_model: Any, *, calibrated: bool) -> list[tuple[Places, Trace]]:
             f"than LSTM must be unrolled, over {UNROLLED_AT_MOST} fixed steps at most; got {steps} (None: free). Give "
             'the Input a shorter, fixed length, use LSTM, or choose activations="float32".'
         )
-    ways: list[tuple[Places, Trace]] = [([], _batch_of_one)] if not (calibrated and loops) else []
+    ways: list[tuple[Overrides, Trace]] = [([], _batch_of_one)] if not (calibrated and loops) else []
     if short:
         ways.append((unrolled, _free_batch))
     if calibrated and any(type(unwrapped(layer)).__name__ == "Bidirectional" for layer, _ in recurrent):
@@ -201,13 +201,13 @@ def _traced(flat_model: Any, shapes: Sequence[tuple[int | None, ...]]) -> tuple[
 
 
 def _crashed(
-    flat_model: Any, converter: Converter, places: Places, trace: Trace, crash: native.CrashError
+    flat_model: Any, converter: Converter, overrides: Overrides, trace: Trace, crash: native.CrashError
 ) -> ModelError:
     """Say which layer makes the process of the conversion die."""
 
     def crashes(part: Any) -> bool:
         try:
-            with replaced(places):
+            with override_attributes(overrides):
                 converter.convert(*trace(part, converter.samples), hasty=True)
         except native.CrashError:
             return True

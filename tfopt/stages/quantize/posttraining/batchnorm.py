@@ -10,7 +10,7 @@ import numpy as np
 
 from tfopt.bridge import clone
 from tfopt.stages.quantize.posttraining.observing import batches_of
-from tfopt.stages.quantize.wrapper import Places, replaced
+from tfopt.stages.quantize.wrapper import Overrides, override_attributes
 
 # As many samples make the statistics that the layers behind see meanwhile.
 _AT_ONCE = 128
@@ -32,7 +32,7 @@ def reestimated(model: Any, samples: Any) -> tuple[Any, list[str]]:
     if not norms:
         return result, []
     seen = []
-    with replaced([place for norm in norms for place in _as_in_training(norm)]):
+    with override_attributes([place for norm in norms for place in _as_in_training(norm)]):
         for batch, count in batches_of(samples, _AT_ONCE):
             result(batch, training=False)
             statistics = [(norm.moving_mean.numpy(), norm.moving_variance.numpy()) for norm in norms]
@@ -50,7 +50,7 @@ def _takes_part(layer: Any) -> bool:
     return type(layer).__name__ == "BatchNormalization" and layer.trainable and len(layer.inbound_nodes) == 1
 
 
-def _as_in_training(norm: Any) -> Places:
+def _as_in_training(norm: Any) -> Overrides:
     """While these hold, `norm` works with the statistics of the batch, and keeps just these."""
     call = norm.call
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
-from tfopt.stages.quantize.wrapper import replaced
+from tfopt.stages.quantize.wrapper import override_attributes
 
 _AT_ONCE = 64
 
@@ -35,7 +35,7 @@ def batches_of(samples: Any, at_once: int) -> Iterator[tuple[Any, int]]:
 
 def linear_part(layer: Any, inputs: Any) -> Any:
     """The output of `layer` without its activation."""
-    with replaced([(layer, "activation", lambda values: values)] if hasattr(layer, "activation") else []):
+    with override_attributes([(layer, "activation", lambda values: values)] if hasattr(layer, "activation") else []):
         return layer(inputs)
 
 
