@@ -60,13 +60,13 @@ def least_squares_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, 
     shown = values[counts > 0]
     extremes = low, high = min(float(shown.min(initial=0)), 0.0), max(float(shown.max(initial=0)), 0.0)
     for _ in range(_ROUNDS):
-        high = _best([(_error(values, counts, low, end), end) for end in extremes[1] * _FRACTIONS])
-        low = _best([(_error(values, counts, end, high), end) for end in extremes[0] * _FRACTIONS])
+        high = _with_least_error([(_error(values, counts, low, end), end) for end in extremes[1] * _FRACTIONS])
+        low = _with_least_error([(_error(values, counts, end, high), end) for end in extremes[0] * _FRACTIONS])
     return float(low), float(high)
 
 
-def _best(tried: list[tuple[float, float]]) -> float:
-    return min(tried)[1]
+def _with_least_error(candidates: list[tuple[float, float]]) -> float:
+    return min(candidates)[1]
 
 
 def _error(values: np.ndarray, counts: np.ndarray, low: float, high: float) -> float:

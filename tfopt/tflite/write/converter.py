@@ -44,13 +44,13 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
         samples = _calibration(representative_data, settings).bind(flat_model)
         if settings.ranges != "max" and not aware:
             flat_model = with_ranges(flat_model, samples.batches, settings.ranges)
-    with override_attributes(_means(flat_model) if settings.activations == "int8" else []):
-        make = _by_edge_quantizer if settings.by_edge_quantizer else _best
+    with override_attributes(_pooling_as_mean(flat_model) if settings.activations == "int8" else []):
+        make = _by_edge_quantizer if settings.by_edge_quantizer else _best_conversion
         return make(flat_model, settings, samples)
 
 
 def _by_edge_quantizer(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
-    data = _best(flat_model, _in_float(settings), None)
+    data = _best_conversion(flat_model, _in_float(settings), None)
     with isolated(settings, samples) as converter:
         try:
             return converter.quantize(data)
@@ -58,7 +58,7 @@ def _by_edge_quantizer(flat_model: Any, settings: Export, samples: Calibration |
             raise _explained(flat_model, settings, error) from error
 
 
-def _means(flat_model: Any) -> Overrides:
+def _pooling_as_mean(flat_model: Any) -> Overrides:
     """MEAN in the place of averages over all of an input. What `Quantize` has wrapped sees to that itself."""
     return [(layer, "call", mean_over_places) for layer in flat_model.layers if always_averages_all(layer)]
 
@@ -78,8 +78,8 @@ def _calibration(data: Any, settings: Export) -> Calibration:
     return data if isinstance(data, Calibration) else Calibration(data, settings.calibration_samples)
 
 
-def _best(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
-    """The file of the first way of conversion that leaves nothing in float, else of the one that leaves least."""
+def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
+    """The file of the first conversion strategy that leaves nothing in float, else of the one that leaves least."""
     scaled = layers_with_trained_scales(flat_model)
     one_scale = any(
         type(unwrapped(layer)).__name__ == "Dense" for layer in flat_model.layers if unwrapped(layer).name in scaled
@@ -87,14 +87,14 @@ def _best(flat_model: Any, settings: Export, samples: Calibration | None) -> byt
     found: list[tuple[int, bytes]] = []
     failures: list[tuple[Overrides, Trace, Exception]] = []
     with with_rounded_weights(flat_model), isolated(settings, samples) as converter:
-        for overrides, trace in _ways(flat_model, calibrated=samples is not None):
+        for overrides, trace in _strategies(flat_model, calibrated=samples is not None):
             try:
                 with override_attributes(overrides):
                     data = converter.convert(*trace(flat_model, samples), one_scale=one_scale)
             except Exception as error:
                 failures.append((overrides, trace, error))
                 continue
-            floats = len(opened(data, settings).float_tensors()) if settings.integer_only else 0
+            floats = len(load_and_check(data, settings).float_tensors()) if settings.integer_only else 0
             found.append((floats, data))
             if not floats:
                 break
@@ -106,7 +106,7 @@ def _best(flat_model: Any, settings: Export, samples: Calibration | None) -> byt
     return min(found, key=lambda one: one[0])[1]
 
 
-def opened(data: bytes, settings: Export) -> LiteModel:
+def load_and_check(data: bytes, settings: Export) -> LiteModel:
     """The file `data`; what LiteRT does not always run, it must run. Raises ModelError where it does not."""
     try:
         lite = LiteModel(data)
@@ -119,7 +119,7 @@ def opened(data: bytes, settings: Export) -> LiteModel:
     return lite
 
 
-def _ways(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, Trace]]:
+def _strategies(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, Trace]]:
     """How to try the conversion, best first: what holds meanwhile, and what makes the converter.
 
     A shape that is asked for, as by Conv2DTranspose, stays float where the batch is free. A recurrent layer needs
@@ -140,12 +140,12 @@ def _ways(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, Trace]]
             f"than LSTM must be unrolled, over {UNROLLED_AT_MOST} fixed steps at most; got {steps} (None: free). Give "
             'the Input a shorter, fixed length, use LSTM, or choose activations="float32".'
         )
-    ways: list[tuple[Overrides, Trace]] = [([], _batch_of_one)] if not (calibrated and loops) else []
+    strategies: list[tuple[Overrides, Trace]] = [([], _batch_of_one)] if not (calibrated and loops) else []
     if short:
-        ways.append((unrolled, _free_batch))
+        strategies.append((unrolled, _free_batch))
     if calibrated and any(type(unwrapped(layer)).__name__ == "Bidirectional" for layer, _ in recurrent):
-        ways.reverse()  # of two LSTM operators side by side, the converter gives one poor ranges
-    return ways
+        strategies.reverse()  # of two LSTM operators side by side, the converter gives one poor ranges
+    return strategies
 
 
 def _recurrent(flat_model: Any) -> list[tuple[Any, Any]]:
@@ -251,7 +251,7 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
 
 def _without_operator(flat_model: Any, settings: Export, kind: str) -> ModelError:
     """There is no `kind` of operator for the activations: says which layers need it."""
-    lite = LiteModel(_best(flat_model, _in_float(settings), None))
+    lite = LiteModel(_best_conversion(flat_model, _in_float(settings), None))
     names = LayerNames(lite, [layer.name for layer in flat_model.layers])
     layers = [layer for op in lite.ops() if op.name == kind for layer in names.near(op)]
     return ModelError(

@@ -21,7 +21,7 @@ from tfopt.tflite.read.metadata import with_labels
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.compact import compact
-from tfopt.tflite.write.converter import convert, opened
+from tfopt.tflite.write.converter import convert, load_and_check
 from tfopt.tflite.write.low_bit_weights import with_integers
 
 
@@ -103,7 +103,7 @@ def build(
     data, notes = convert(model, settings, calibration), list[str]()
     if settings.weights == settings.activations == "int8" and (integers := integers_of(model)):
         data, notes = with_integers(data, model, integers)
-    named = opened(_labelled(data, representative_data), settings)
+    named = load_and_check(_labelled(data, representative_data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
     # The file with names first, for the sake of the messages; then the one that is written.
