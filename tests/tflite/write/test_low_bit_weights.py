@@ -12,7 +12,7 @@ from tfopt.stages.quantize.integers import Integers, integers_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.export import build
-from tfopt.tflite.write.low_bit_weights import packed_in_4_bits, with_integers
+from tfopt.tflite.write.low_bit_weights import packed_in_4_bits, store_integers
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
 # Where each kernel of the small model stands in the file: the axes of Keras in the order of the file's.
@@ -150,7 +150,7 @@ def test_a_file_whose_weights_are_off_the_grid_is_an_error(model, samples, four_
     wrapped, (lite, _) = four_bits
     wrong = {key: Integers(4, found.values // 2) for key, found in integers_of(wrapped).items()}
     with pytest.raises(PromiseError, match="off the grid"):
-        with_integers(lite.data, wrapped, wrong)
+        store_integers(lite.data, wrapped, wrong)
 
 
 def test_the_usual_rounding_needs_no_grid(model):

@@ -22,7 +22,7 @@ from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.compact import compact
 from tfopt.tflite.write.converter import convert, load_and_check
-from tfopt.tflite.write.low_bit_weights import with_integers
+from tfopt.tflite.write.low_bit_weights import store_integers
 
 
 class _Old(TypedDict, total=False):
@@ -102,7 +102,7 @@ def build(
         calibration = Calibration(representative_data, settings.calibration_samples)
     data, notes = convert(model, settings, calibration), list[str]()
     if settings.weights == settings.activations == "int8" and (integers := integers_of(model)):
-        data, notes = with_integers(data, model, integers)
+        data, notes = store_integers(data, model, integers)
     named = load_and_check(_labelled(data, representative_data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))

@@ -26,7 +26,7 @@ INT4_OPERATORS = {"CONV_2D": 7, "FULLY_CONNECTED": 10}
 ROUNDED_ONCE = 1.0
 
 
-def with_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> tuple[bytes, list[str]]:
+def store_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> tuple[bytes, list[str]]:
     """The file `data` with these integers in the place of those that the converter chose, and notes.
 
     Args:
@@ -38,13 +38,13 @@ def with_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> 
         PromiseError: a kernel is not in the file, or stands for other integers there.
     """
     lite, rewritten = LiteModel(data), unpacked(data)
-    found = _found(lite, model, integers)
+    found = _locate(lite, model, integers)
     in_bytes = []
     for key, (kernel, in_file) in found.items():
         bits = integers[key].bits
         for place in in_file.everywhere:
-            rows, scales = _fitted(kernel, place, "/".join(key))
-            if not _stored(rewritten, lite, place, rows, scales, bits) and bits < 8:
+            rows, scales = _fit_scales(kernel, place, "/".join(key))
+            if not _store_kernel(rewritten, lite, place, rows, scales, bits) and bits < 8:
                 in_bytes.append(key[0])
     notes = (
         [f"fewer than 8 bits, stored in 8: {', '.join(dict.fromkeys(in_bytes))} (no operator reads less)"]
@@ -54,7 +54,7 @@ def with_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> 
     return packed(rewritten, len(data)), notes
 
 
-def _found(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> dict[Key, tuple[Kernel, FileKernel]]:
+def _locate(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> dict[Key, tuple[Kernel, FileKernel]]:
     """The kernels with their integers as values, and where they stand in the file."""
     known = kernels_by_key(map(unwrapped, model.layers))
     own = {key: replace(known[key], variable=found.values.astype(np.float32)) for key, found in integers.items()}
@@ -62,7 +62,7 @@ def _found(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> dic
     return {key: (kernel, places[key]) for key, kernel in own.items()}
 
 
-def _fitted(kernel: Kernel, in_file: FileKernel, place: str) -> tuple[np.ndarray, np.ndarray]:
+def _fit_scales(kernel: Kernel, in_file: FileKernel, place: str) -> tuple[np.ndarray, np.ndarray]:
     """(integers, output channels first; the scale of each channel), as near to the file's weights as can be.
 
     The scale is not the step that they were trained with: the converter has multiplied each channel by a factor of
@@ -86,7 +86,9 @@ def _fitted(kernel: Kernel, in_file: FileKernel, place: str) -> tuple[np.ndarray
     return signed.astype(np.int8), np.abs(scales)
 
 
-def _stored(model: Any, lite: LiteModel, in_file: FileKernel, rows: np.ndarray, scales: np.ndarray, bits: int) -> bool:
+def _store_kernel(
+    model: Any, lite: LiteModel, in_file: FileKernel, rows: np.ndarray, scales: np.ndarray, bits: int
+) -> bool:
     """Put `rows` into the place of a kernel in `model`; whether in fewer than 8 bits."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -100,7 +102,7 @@ def _stored(model: Any, lite: LiteModel, in_file: FileKernel, rows: np.ndarray, 
     tensor.type = schema.TensorType.INT4 if few else schema.TensorType.INT8
     _set_data(model, tensor, packed_in_4_bits(values) if few else values.reshape(-1).view(np.uint8))
     before = np.broadcast_to(np.array(part.tensor.scales, np.float64), len(scales))
-    scales = _short(scales) if few else scales
+    scales = _shorten(scales) if few else scales
     _set_scales(tensor, scales, axis)
     for number in {op.inputs[2] for op in users if len(op.inputs) > 2 and op.inputs[2] >= 0}:
         _rescale_bias(model, part, number, before / scales)
@@ -111,7 +113,7 @@ def _stored(model: Any, lite: LiteModel, in_file: FileKernel, rows: np.ndarray, 
     return few
 
 
-def _short(scales: np.ndarray) -> np.ndarray:
+def _shorten(scales: np.ndarray) -> np.ndarray:
     """`scales` to 8 significant bits: weights of 4 bits do not notice, a deflated file is 2 bytes smaller for each."""
     fraction, exponent = np.frexp(scales)
     return np.asarray(np.ldexp(np.rint(fraction * 2**8), exponent - 8))
