@@ -99,25 +99,13 @@ def of_distill():
     assert names["teacher"].class_names == ("fox", "lion", "tiger", "wolf")
 
 
-CONVERSIONS = """
-def convert_file(path):
-    path.with_suffix(".txt").write_text(path.name)
-"""
-
-
 def of_export():
-    """The module and the models stand in the folder that the page runs in; the child starts there too."""
-    Path("conversions.py").write_text(CONVERSIONS, encoding="utf-8")
-    Path("models").mkdir()
-    for name in ("a", "b"):
-        Path("models", f"{name}.keras").touch()
     names = {"model": network("stem"), **photos()}
     yield names
     interpreter = Interpreter("model.tflite")
     assert interpreter.get_input_details()[0]["dtype"] == np.uint8
     assert names["lite"].data == Path("model.tflite").read_bytes()
     assert names["recipe"].export.ranges == "mse" and not names["recipe"].export.compact
-    assert {path.name for path in Path("models").glob("*.txt")} == {"a.txt", "b.txt"}
 
 
 def of_low_bit():

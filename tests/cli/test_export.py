@@ -1,17 +1,12 @@
 """`tfopt export` as a person meets it, and work in a process of its own."""
 
-import os
-import signal
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from tfopt import cli
 from tfopt.base.keras_compat import tf_keras
-from tfopt.base.subprocesses import Child, in_child
-from tfopt.cli import exporting
-from tfopt.errors import DataError, ModelError
+from tfopt.errors import ModelError
 from tfopt.tflite.read import LiteModel
 
 
@@ -34,8 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def here(monkeypatch):
-    """The command without its process, which costs an import of TensorFlow."""
-    monkeypatch.setattr(exporting, "in_child", lambda function, *args: function(*args))
+    """The command, quiet from the start."""
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
@@ -109,33 +103,4 @@ def test_few_samples_are_noted(folder, tmp_path, here):
 def test_files_that_are_none_are_refused_in_one_line(name, told, folder):
     with pytest.raises(ModelError, match=told) as caught:
         LiteModel(folder / name)
-    assert "\n" not in str(caught.value)
-
-
-# A process of its own -----------------------------------------------------------------------------
-
-
-def process_id():
-    return os.getpid()
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def refuse():
-    raise DataError("no data")
-
-
-def test_calls_run_in_one_child_whose_errors_come_back():
-    with Child() as child:
-        first, second = child.call(process_id), child.call(process_id)
-        with pytest.raises(DataError, match="no data"):
-            child.call(refuse)
-    assert first == second != os.getpid()
-
-
-def test_a_crash_is_one_clear_error():
-    with pytest.raises(ModelError, match="process that ran die died") as caught:
-        in_child(die)
     assert "\n" not in str(caught.value)

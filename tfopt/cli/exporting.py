@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tfopt.base.subprocesses import in_child
+from tfopt.base import native
 from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_options
 from tfopt.errors import DataError, OutputError
 
@@ -97,7 +97,7 @@ def export(
     if out.is_dir() or (out.exists() and not overwrite):
         kind = "is a folder" if out.is_dir() else "exists; replace it with --overwrite"
         raise OutputError(f"{out} {kind}, or name another file with --out.")
-    held, notes = in_child(export_file, model, out, settings, data, preprocess, limit, allow_unsafe)
+    held, notes = export_file(model, out, settings, data, preprocess, limit, allow_unsafe)
     print_table(held.table(f"{out}: {_in_words(settings)}"))
     for note in notes:
         say(f"note: {note}")
@@ -118,6 +118,7 @@ def export_file(
 
     from tfopt.base.stderr import load_tensorflow_quietly
 
+    native.start()
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
     from tfopt.data.for_model import data_for

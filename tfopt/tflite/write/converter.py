@@ -32,6 +32,7 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
 
     Its batch is free, unless the graph can only be converted, or only be all int8, with a batch of one.
     """
+    native.start()  # it imports TensorFlow while the model is brought over and traced
     aware = is_quantization_aware(model)
     if aware and (settings.by_edge_quantizer or settings.activations == "int16"):
         raise RecipeError(

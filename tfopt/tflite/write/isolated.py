@@ -78,8 +78,7 @@ class Converter:
 
 @contextmanager
 def isolated(settings: Export, samples: Calibration | None) -> Iterator[Converter]:
-    """Yield a `Converter`, whose child starts at once, so that it imports TensorFlow while the model is traced."""
-    native.start()
+    """Yield a `Converter`; its folder goes with the block."""
     with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
         yield Converter(settings, samples, Path(folder))
 
