@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base import keras_compat
 from tfopt.base.terminal import plain
 from tfopt.bridge import policy, samples
 from tfopt.bridge.plans import Arguments, Plan
@@ -179,5 +180,14 @@ def _values(graph: Graph, batch: list[Any], wanted: list[Ref], side: Any) -> lis
 
 def _call(layer: Any, arguments: Arguments, values: dict[Ref, Any], keep: bool = False) -> list[Any]:
     """The outputs of one call in inference mode, as arrays or, to `keep` their masks, as they are."""
-    args, kwargs = map_leaves(lambda leaf: values[leaf] if isinstance(leaf, Ref) else leaf, arguments)
+    import tensorflow as tf
+
+    ours = isinstance(layer, keras_compat.tf_keras().layers.Layer)
+
+    def value(leaf: Any) -> Any:
+        if not isinstance(leaf, Ref):
+            return leaf
+        return tf.convert_to_tensor(values[leaf]) if ours else values[leaf]  # as a state, tf_keras takes no array
+
+    args, kwargs = map_leaves(value, arguments)
     return [output if keep else _numpy(output) for output in flatten(layer(*args, **kwargs))]

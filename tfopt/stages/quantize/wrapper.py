@@ -194,14 +194,18 @@ def _quantize(quantizer: Any, variable: Any, made: Any, training: bool) -> Any:
 @contextmanager
 def override_attributes(overrides: Overrides) -> Iterator[None]:
     """While this lasts, each (owner, attribute, value) holds, past Keras, which would track the value."""
-    before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in overrides]
+    missing = object()  # it is the class's, then
+    before = [(owner, attribute, vars(owner).get(attribute, missing)) for owner, attribute, _ in overrides]
     try:
         for owner, attribute, value in overrides:
             object.__setattr__(owner, attribute, value)
         yield
     finally:
         for owner, attribute, value in reversed(before):
-            object.__setattr__(owner, attribute, value)
+            if value is missing:
+                object.__delattr__(owner, attribute)
+            else:
+                object.__setattr__(owner, attribute, value)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration, argument_names
 from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
+from tfopt.tflite.write.recurrent import maskings, recurrent_layers, unrolled
 
 # Steps of a recurrent layer up to which it may be unrolled into as many copies of its operators.
 UNROLLED_AT_MOST = 128
@@ -124,39 +125,30 @@ def _strategies(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, T
     """How to try the conversion, best first: what holds meanwhile, and what makes the converter.
 
     A shape that is asked for, as by Conv2DTranspose, stays float where the batch is free. A recurrent layer needs
-    a fixed batch, or must be unrolled: only LSTM has an operator of its own. Loops of others keep float states,
+    a fixed batch, or must be unrolled: only a plain LSTM is one operator. Loops of others keep float states,
     and crash the converter (the whole process) when it looks for their ranges in samples (`calibrated`).
     """
-    recurrent = _recurrent(flat_model)
-    if not recurrent:
+    layers = recurrent_layers(flat_model)
+    if not layers:
         return [([], _free_batch), ([], _batch_of_one)]
-    unrolled: Overrides = [(part, "unroll", True) for _, part in recurrent]
-    unrolled += [(part, kernel, False) for _, part in recurrent if hasattr(part, kernel := "_could_use_gpu_kernel")]
-    steps = [layer.get_input_shape_at(0)[1] for layer, _ in recurrent]
+    loops = [one for one in layers if not one.fused]
+    steps = [one.steps for one in layers]
     short = all(number is not None and number <= UNROLLED_AT_MOST for number in steps)
-    loops = [layer.name for layer, part in recurrent if type(part).__name__ != "LSTM"]
     if calibrated and loops and not short:
+        names = dict.fromkeys(inner(one.layer).name for one in loops)
         raise ModelError(
-            f"The converter cannot make int8 activations of {', '.join(dict.fromkeys(loops))}: other recurrent layers "
-            f"than LSTM must be unrolled, over {UNROLLED_AT_MOST} fixed steps at most; got {steps} (None: free). Give "
-            'the Input a shorter, fixed length, use LSTM, or choose activations="float32".'
+            f"The converter cannot make int8 activations of {', '.join(names)}: other recurrent layers than a plain "
+            "LSTM (tanh, sigmoid, bias, no mask, no states in or out) must be unrolled, over "
+            f"{UNROLLED_AT_MOST} fixed steps at most; got {steps} (None: free). Give the Input a shorter, fixed "
+            'length, use a plain LSTM, or choose activations="float32".'
         )
-    strategies: list[tuple[Overrides, Trace]] = [([], _batch_of_one)] if not (calibrated and loops) else []
+    masks = maskings(flat_model) if calibrated else []
+    strategies: list[tuple[Overrides, Trace]] = [(masks, _batch_of_one)] if not (calibrated and loops) else []
     if short:
-        strategies.append((unrolled, _free_batch))
-    if calibrated and any(type(unwrapped(layer)).__name__ == "Bidirectional" for layer, _ in recurrent):
+        strategies.append((masks + unrolled(layers, blended=calibrated), _free_batch))
+    if calibrated and any(type(inner(one.layer)).__name__ == "Bidirectional" for one in layers):
         strategies.reverse()  # of two LSTM operators side by side, the converter gives one poor ranges
     return strategies
-
-
-def _recurrent(flat_model: Any) -> list[tuple[Any, Any]]:
-    """(layer of the model, recurrent layer in it) for all that loop over time steps."""
-    return [
-        (layer, part)
-        for layer in flat_model.layers
-        for part in layer._flatten_layers()
-        if hasattr(part, "unroll") and hasattr(part, "cell")
-    ]
 
 
 def _free_batch(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
+from tfopt.tflite.write.integer_forms import with_integer_comparisons, with_products_in_range
 
 Sample = dict[str, np.ndarray]
 
@@ -66,7 +67,10 @@ def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about statistics for inputs, which `Quantize` has trained
         data = bytes(converter.convert())
-    return with_true_reversals(without_detours(data)) if settings.integer_only else data
+    if settings.integer_only:
+        for repair in (without_detours, with_true_reversals, with_integer_comparisons, with_products_in_range):
+            data = repair(data)
+    return data
 
 
 def _finish(data: bytes, out: str, samples: Iterable[Sample] | None) -> None:

@@ -1,0 +1,178 @@
+"""Recurrent layers of every form: what they compute step by step, and as .tflite. Expected values come from Keras."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt import bridge
+from tfopt.errors import ModelError
+from tfopt.stages.quantize.wrapper import override_attributes
+from tfopt.tflite.settings import FLOAT
+from tfopt.tflite.write.recurrent import maskings, recurrent_layers, unrolled
+
+K = keras.layers
+STEPS, FEATURES, UNITS, COUNT = 5, 3, 4, 32
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(COUNT, STEPS, FEATURES)).astype("float32")
+# Sequences of 2 to 5 steps, filled up with zeros; the first has a hole in the middle besides.
+LENGTHS = 2 + np.arange(COUNT) % 4
+PADDED = np.where(np.arange(STEPS)[None, :, None] < LENGTHS[:, None, None], X, 0).astype("float32")
+PADDED[3, 2] = 0
+WORDS = np.where(np.arange(STEPS) < LENGTHS[:, None], RNG.integers(1, 9, (COUNT, STEPS)), 0).astype("int32")
+STATES = [RNG.normal(size=(COUNT, UNITS)).astype("float32") for _ in range(2)]
+
+
+@keras.saving.register_keras_serializable("test_recurrent")
+class OwnCell(keras.layers.Layer):
+    """h' = tanh(x W + h R)."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.state_size = self.output_size = UNITS
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], UNITS))
+        self.recurrent_kernel = self.add_weight(shape=(UNITS, UNITS))
+        self.built = True
+
+    def call(self, values, states, training=None):
+        given = keras.ops.matmul(values, self.kernel) + keras.ops.matmul(states[0], self.recurrent_kernel)
+        state = keras.ops.tanh(given)
+        return state, [state]
+
+
+def sequential(*layers):
+    return keras.Sequential([keras.Input((STEPS, FEATURES)), *layers])
+
+
+def words(*layers):
+    table = K.Embedding(9, 3, mask_zero=True, embeddings_initializer=keras.initializers.RandomNormal(stddev=1.0))
+    return keras.Sequential([keras.Input((STEPS,), dtype="int32"), table, *layers])
+
+
+def states_out(layer):
+    inputs = keras.Input((STEPS, FEATURES))
+    return keras.Model(inputs, K.Concatenate()(layer(inputs)))
+
+
+def encoder_decoder(kind):
+    source, target = keras.Input((STEPS, FEATURES), name="a"), keras.Input((STEPS, FEATURES), name="b")
+    _, *states = kind(UNITS, return_state=True)(source)
+    decoded = kind(UNITS, return_sequences=True)(target, initial_state=states)
+    return keras.Model([source, target], K.Dense(2)(decoded))
+
+
+def states_in():
+    inputs = keras.Input((STEPS, FEATURES), name="a")
+    states = [keras.Input((UNITS,), name=name) for name in "bc"]
+    return keras.Model([inputs, *states], K.LSTM(UNITS)(inputs, initial_state=states))
+
+
+TEXTBOOK = {
+    "lstm": (lambda: sequential(K.LSTM(UNITS, return_sequences=True)), X),
+    "lstm backwards": (lambda: sequential(K.LSTM(UNITS, go_backwards=True, dropout=0.2)), X),
+}
+LOOPS = {
+    "lstm relu": (lambda: sequential(K.LSTM(UNITS, activation="relu")), X),
+    "lstm hard_sigmoid": (lambda: sequential(K.LSTM(UNITS, recurrent_activation="hard_sigmoid")), X),
+    "lstm softsign": (lambda: sequential(K.LSTM(UNITS, activation="softsign")), X),
+    "lstm without bias": (lambda: sequential(K.LSTM(UNITS, use_bias=False)), X),
+    "lstm recurrent_dropout": (lambda: sequential(K.LSTM(UNITS, recurrent_dropout=0.2)), X),
+    "lstm return_state": (lambda: states_out(K.LSTM(UNITS, return_state=True)), X),
+    "lstm masked": (lambda: sequential(K.Masking(), K.LSTM(UNITS)), PADDED),
+    "lstm words": (lambda: words(K.LSTM(UNITS, return_sequences=True)), WORDS),
+    "bidirectional masked": (lambda: sequential(K.Masking(), K.Bidirectional(K.LSTM(UNITS))), PADDED),
+    "gru": (lambda: sequential(K.GRU(UNITS, reset_after=False)), X),
+    "gru masked": (lambda: sequential(K.Masking(), K.GRU(UNITS, return_sequences=True)), PADDED),
+    "gru words": (lambda: words(K.Bidirectional(K.GRU(UNITS, return_sequences=True))), WORDS),
+    "stacked cells": (lambda: sequential(K.RNN([K.LSTMCell(UNITS), K.GRUCell(UNITS)])), X),
+    "own cell": (lambda: sequential(K.RNN(OwnCell())), X),
+    "own cell masked": (lambda: sequential(K.Masking(), K.RNN(OwnCell(), return_sequences=True)), PADDED),
+    "encoder-decoder lstm": (lambda: encoder_decoder(K.LSTM), {"a": X, "b": X[::-1]}),
+    "encoder-decoder gru": (lambda: encoder_decoder(K.GRU), {"a": X, "b": X[::-1]}),
+    "lstm states in": (states_in, {"a": X, "b": STATES[0], "c": STATES[1]}),
+    "convolutional": (lambda: sequential(K.Reshape((STEPS, FEATURES, 1)), K.ConvLSTM1D(4, 2, padding="same")), X),
+}
+# A form of each way through the code is converted, all of them are computed step by step.
+CONVERTED = ("lstm relu", "lstm return_state", "lstm masked", "bidirectional masked", "gru words", "own cell masked",
+             "encoder-decoder lstm", "lstm states in", "convolutional")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    keras.utils.set_random_seed(0)
+
+
+def noise(got, wanted):
+    """The mean squared difference as a share of the variance."""
+    return np.mean((np.asarray(got) - wanted) ** 2) / np.var(wanted)
+
+
+def flat_inputs(data):
+    return list(data.values()) if isinstance(data, dict) else data
+
+
+@pytest.mark.parametrize("name", TEXTBOOK | LOOPS)
+@pytest.mark.parametrize("blended", [False, True])
+def test_step_by_step_they_compute_the_same(name, blended):
+    make, data = (TEXTBOOK | LOOPS)[name]
+    model = make()
+    flat = bridge.to_tf_keras(model)
+    wanted = np.asarray(model.predict(data, verbose=0))
+    with override_attributes(maskings(flat) + unrolled(recurrent_layers(flat), blended=blended)):
+        got = flat(flat_inputs(data), training=False)
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    np.testing.assert_allclose(flat(flat_inputs(data), training=False), wanted, atol=1e-5)  # and afterwards
+
+
+@pytest.mark.parametrize("name", TEXTBOOK | LOOPS)
+def test_what_the_converter_fuses_is_known_by_structure(name):
+    flat = bridge.to_tf_keras((TEXTBOOK | LOOPS)[name][0]())
+    assert all(one.fused for one in recurrent_layers(flat)) == (name in TEXTBOOK)
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_int8_files_follow_keras(name):
+    make, data = LOOPS[name]
+    model = make()
+    wanted = model.predict(data, verbose=0)
+    lite = tfopt.export_tflite(model, representative_data=data)
+    assert not lite.float_tensors()
+    # Measured 4e-4 to 1.2e-3: gates of eight bits over five steps.
+    assert noise(lite.predict(data), wanted) < 4e-3
+
+
+def test_float_files_are_exact():
+    for name in ("lstm masked", "encoder-decoder lstm"):
+        make, data = LOOPS[name]
+        model = make()
+        lite = tfopt.export_tflite(model, settings=FLOAT)
+        np.testing.assert_allclose(lite.predict(data), model.predict(data, verbose=0), atol=1e-5)
+
+
+def test_a_mask_of_another_value_is_told_apart_in_int8():
+    """Padding is -1; features reach from -1 to 3, and zero is a value like others."""
+    data = np.where(PADDED == 0, -1, np.abs(X)).astype("float32")
+    data[::4, 0] = 0
+    model = sequential(K.Masking(mask_value=-1.0), K.GRU(UNITS))
+    lite = tfopt.export_tflite(model, representative_data=data)
+    assert not lite.float_tensors()
+    assert noise(lite.predict(data), model.predict(data, verbose=0)) < 4e-3
+
+
+def test_trained_for_int8_they_follow_the_model():
+    make, data = LOOPS["lstm masked"]
+    stage = tfopt.Quantize()
+    aware = stage.apply(make(), steps=1)
+    stage.calibrate(aware, data)
+    lite = tfopt.export_tflite(aware, representative_data=data)
+    assert not lite.float_tensors()
+    assert noise(lite.predict(data), aware.predict(data, verbose=0)) < 4e-3
+
+
+def test_long_loops_of_an_lstm_are_refused_by_structure():
+    long = np.zeros((2, 200, 3), "float32")
+    model = keras.Sequential([keras.Input((200, 3)), K.LSTM(4, activation="relu", name="slow")])
+    with pytest.raises(ModelError, match=r"int8 activations of slow.*128 fixed steps.*\[200\].*float32"):
+        tfopt.export_tflite(model, representative_data=long)

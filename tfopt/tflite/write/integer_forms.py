@@ -1,0 +1,133 @@
+"""Repair int8 operators: comparisons that the converter leaves in float, products to which it gives no range."""
+
+from typing import Any
+
+import numpy as np
+
+from tfopt.tflite.read.flatbuffer import items, kind_of, packed, unpacked
+
+_COMPARING = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
+_NOTHING = 1e-8  # at most this is the scale of what was zero in all samples: the converter takes 1e-6 for its range
+_RESCALING = ("ADD", "SUB", "MUL")  # they read the scale of each operand
+_VERSION = 2  # of these operators, from which on they take int8
+
+
+def with_integer_comparisons(data: bytes) -> bytes:
+    """Return a .tflite that compares int8 values with constants as they are, without DEQUANTIZE.
+
+    The constant is rounded to the scale of the values, which were rounded to it too: a value that was equal stays
+    equal, and one that was nearer than half a step becomes so. Raises ModelError when `data` is not a .tflite.
+    """
+    model = unpacked(data)
+    found = [_compared(model, subgraph) for subgraph in model.subgraphs]
+    return packed(model, len(data)) if any(found) else data
+
+
+def _compared(model: Any, subgraph: Any) -> bool:
+    """Change one subgraph in place; return whether there was anything to change."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = schema.BuiltinOperator
+    comparing = {getattr(kinds, name) for name in _COMPARING}
+    operators = list(items(subgraph.operators))
+    unpacking = {
+        int(operator.outputs[0]): operator
+        for operator in operators
+        if kind_of(model.operatorCodes[operator.opcodeIndex]) == kinds.DEQUANTIZE
+        and subgraph.tensors[int(operator.inputs[0])].type == schema.TensorType.INT8
+        and _data(model, subgraph.tensors[int(operator.inputs[0])]) is None
+    }
+    changed = False
+    for operator in operators:
+        kind = kind_of(model.operatorCodes[operator.opcodeIndex])
+        if kind in comparing and (inputs := _integers(model, subgraph, operator, unpacking)) is not None:
+            operator.inputs = inputs
+            code = model.operatorCodes[operator.opcodeIndex]
+            code.version = max(code.version, _VERSION)
+            changed = True
+    read = {int(index) for operator in operators for index in items(operator.inputs)}
+    read |= {int(index) for index in items(subgraph.outputs)}
+    unread = [id(operator) for output, operator in unpacking.items() if output not in read]
+    subgraph.operators = [operator for operator in operators if not changed or id(operator) not in unread]
+    return changed
+
+
+def _integers(model: Any, subgraph: Any, operator: Any, unpacking: dict[int, Any]) -> np.ndarray | None:
+    """The operands of a comparison of a value with a constant as int8 tensors; None for any other."""
+    ends = [int(index) for index in operator.inputs]
+    values = [number for number in (0, 1) if ends[number] in unpacking]
+    constants = [number for number in (0, 1) if _data(model, subgraph.tensors[ends[number]]) is not None]
+    if len(values) != 1 or len(constants) != 1:
+        return None
+    source = int(unpacking[ends[values[0]]].inputs[0])
+    ends[values[0]] = source
+    ends[constants[0]] = _rounded(model, subgraph, subgraph.tensors[ends[constants[0]]], subgraph.tensors[source])
+    return np.array(ends, np.int32)
+
+
+def _rounded(model: Any, subgraph: Any, constant: Any, like: Any) -> int:
+    """Add a float constant with the scale of the tensor `like`; return its index."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    floats = np.frombuffer(np.asarray(_data(model, constant), np.uint8).tobytes(), np.float32)
+    scale, zero = like.quantization.scale[0], like.quantization.zeroPoint[0]
+    integers = np.clip(np.rint(floats / scale) + zero, -128, 127).astype(np.int8)
+    made = schema.TensorT()
+    made.shape, made.type, made.quantization = constant.shape, schema.TensorType.INT8, like.quantization
+    made.name = (constant.name or b"") + b"_rounded"
+    made.buffer = len(model.buffers)
+    model.buffers.append(schema.BufferT())
+    model.buffers[-1].data = integers.view(np.uint8)
+    subgraph.tensors.append(made)
+    return len(subgraph.tensors) - 1
+
+
+def _data(model: Any, tensor: Any) -> Any:
+    return model.buffers[tensor.buffer].data
+
+
+def with_products_in_range(data: bytes) -> bytes:
+    """Return a .tflite in which products that were zero for all samples have the range that their factors allow.
+
+    So is a state times the mask that would keep it, at a step that no sample masks. XNNPACK refuses scales as small as
+    the converter gives it, and any other value would be lost. Raises ModelError when `data` is not a .tflite.
+    """
+    model = unpacked(data)
+    found = [_widened(model, subgraph) for subgraph in model.subgraphs]
+    return packed(model, len(data)) if any(found) else data
+
+
+def _widened(model: Any, subgraph: Any) -> bool:
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = schema.BuiltinOperator
+    operators = [(kind_of(model.operatorCodes[each.opcodeIndex]), each) for each in items(subgraph.operators)]
+    rescaling = {getattr(kinds, name) for name in _RESCALING}
+    elsewhere = {int(end) for kind, each in operators if kind not in rescaling for end in items(each.inputs)}
+    elsewhere |= {int(end) for end in items(subgraph.outputs)}
+    changed = False
+    for kind, operator in operators:
+        if kind != kinds.MUL:
+            continue
+        target = subgraph.tensors[int(operator.outputs[0])]
+        if target.type != schema.TensorType.INT8 or int(operator.outputs[0]) in elsewhere:
+            continue
+        if target.quantization.scale[0] > _NOTHING:
+            continue
+        ends = [_ends(subgraph.tensors[int(index)]) for index in operator.inputs]
+        products = [a * b for a in ends[0] for b in ends[1]]
+        _set_range(target, min(products), max(products))
+        changed = True
+    return changed
+
+
+def _ends(tensor: Any) -> tuple[float, float]:
+    scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
+    return scale * (-128 - zero), scale * (127 - zero)
+
+
+def _set_range(tensor: Any, low: float, high: float) -> None:
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / 255
+    tensor.quantization.scale = np.array([scale], np.float32)
+    tensor.quantization.zeroPoint = np.array([round(-128 - low / scale)], np.int64)

@@ -1,0 +1,229 @@
+"""Recurrent layers on their way into a .tflite: which of them the converter fuses, and all others step by step.
+
+TFLite has an operator for the textbook LSTM alone. Any other layer that loops becomes a WHILE, whose states stay in
+float, and with which the converter crashes when it looks for ranges in samples.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfopt.base.keras_compat import inner
+from tfopt.stages.quantize.wrapper import Overrides
+
+Call = Callable[..., Any]
+"""(values of one step, states) -> (output, states)."""
+Mask = Callable[[Any, Any], Any]
+"""(new value, old value or None for zeros) -> the one that holds after a step."""
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A layer that loops over time steps.
+
+    Attributes:
+        layer: the layer of the flat model that it is, or that it is in.
+        part: the layer that loops: of tf_keras, or of Keras 3 where it is carried along.
+    """
+
+    layer: Any
+    part: Any
+
+    @property
+    def steps(self) -> int | None:
+        """How many steps it makes; None where the model leaves that free."""
+        shape: tuple[int | None, ...] = _first(self.layer.get_input_shape_at(0))
+        return shape[2 if type(inner(self.layer)).__name__ == "TimeDistributed" else 1]
+
+    @property
+    def fused(self) -> bool:
+        """Whether the converter makes it one operator: an LSTM with what cuDNN asks of one, without mask and states."""
+        part = self.part
+        return (
+            type(part).__name__ == "LSTM"
+            and bool(getattr(part, "_could_use_gpu_kernel", False))
+            and not part.return_state
+            and not part.stateful
+            and not part.unroll
+            and len(_flat(self.layer.get_input_at(0))) == 1
+            and all(mask is None for mask in _flat(self.layer.get_input_mask_at(0)))
+        )
+
+
+def recurrent_layers(flat_model: Any) -> list[Recurrent]:
+    """Return all layers of a flat tf_keras model that loop over time steps."""
+    found = []
+    for layer in flat_model.layers:
+        for part in layer._flatten_layers():
+            for each in (part, getattr(part, "operation", None)):
+                if hasattr(each, "unroll") and hasattr(each, "cell"):
+                    found.append(Recurrent(layer, each))
+    return found
+
+
+def unrolled(layers: Sequence[Recurrent], *, blended: bool = False) -> Overrides:
+    """Return what makes these layers compute step by step, each step a copy of the cell's operators.
+
+    Args:
+        layers: of the model.
+        blended: keep a state where the mask is False by arithmetic, new * mask + old * (1 - mask). Choosing is exact,
+            but in int8 it needs one scale for old and new, which the converter cannot give to all cells.
+    """
+    return [
+        (one.part, "inner_loop", _inner_loop(one.part, blended))
+        if _is_keras3(one.part)
+        else (one.part, "call", _call(one.part, blended))
+        for one in layers
+    ]
+
+
+def maskings(flat_model: Any) -> Overrides:
+    """Return what makes `Masking` choose values rather than multiply them: choosing has an operator in int8."""
+    parts = [part for layer in flat_model.layers for part in layer._flatten_layers()]
+    return [(part, "call", _masking(part)) for part in parts if type(part).__name__ == "Masking"]
+
+
+def _masking(layer: Any) -> Call:
+    import tensorflow as tf
+
+    def call(inputs: Any) -> Any:
+        keep = tf.reduce_any(tf.not_equal(inputs, layer.mask_value), axis=-1)
+        outputs = tf.where(keep[..., None], inputs, tf.zeros((), inputs.dtype))
+        outputs._keras_mask = keep
+        return outputs
+
+    return call
+
+
+def _call(layer: Any, blended: bool) -> Call:
+    """The `call` of a tf_keras layer."""
+    import tensorflow as tf
+
+    def call(inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None, constants: Any = None):  # type: ignore[no-untyped-def]
+        layer._maybe_reset_cell_dropout_mask(layer.cell)
+        given, states, constants = layer._process_inputs(inputs, initial_state, constants)
+        if initial_state is None and given is inputs and not layer.stateful and _starts_from_zeros(layer):
+            states = layer.get_initial_state(tf.zeros((1, *given.shape[1:]), given.dtype))  # constants
+        kwargs = {"constants": constants} if constants else {}
+        step = _cell(layer, training, kwargs)
+        last, outputs, states = _loop(layer, step, given, states, _masks(_first(mask), blended))
+        made = tf.stack(outputs, axis=1) if layer.return_sequences else last
+        return [made, *states] if layer.return_state else made
+
+    return call
+
+
+def _starts_from_zeros(layer: Any) -> bool:
+    """Whether zeros for one sample are as good as for all: cells of others may ask for the shape."""
+    return type(layer).__module__.startswith("tf_keras.") and type(layer.cell).__module__.startswith("tf_keras.")
+
+
+def _inner_loop(layer: Any, blended: bool) -> Call:
+    """The `inner_loop` of a Keras 3 layer."""
+    import tensorflow as tf
+
+    def inner_loop(sequences: Any, initial_state: Any, mask: Any, training: Any = False) -> Any:
+        step = _cell(layer, training, {})
+        last, outputs, states = _loop(layer, step, sequences, initial_state, _masks(_first(mask), blended))
+        return last, tf.stack(outputs, axis=1), states
+
+    return inner_loop
+
+
+def _cell(layer: Any, training: Any, kwargs: dict[str, Any]) -> Call:
+    import inspect
+
+    if "training" in inspect.signature(layer.cell.call).parameters:
+        kwargs = {**kwargs, "training": training}
+
+    def step(values: Any, states: Any) -> tuple[Any, list[Any]]:
+        output, states = layer.cell(values, states, **kwargs)
+        return output, list(states) if isinstance(states, (list, tuple)) else [states]
+
+    return step
+
+
+def _loop(
+    layer: Any, step: Call, inputs: Any, states: Any, masks: list[Mask] | None
+) -> tuple[Any, list[Any], list[Any]]:
+    """(last output, all outputs, last states) of a cell over axis 1; where the mask is False, all stays as it was."""
+    import tensorflow as tf
+
+    places = tf.unstack(inputs, axis=1)
+    if layer.go_backwards:
+        places, masks = places[::-1], masks and masks[::-1]
+    outputs: list[Any] = []
+    states = list(states)
+    output = None
+    for number, values in enumerate(places):
+        made, after = step(values, states)
+        if masks is None:
+            output, states = made, after
+        else:
+            output = masks[number](made, output)
+            known = tf.nest.flatten(states)
+            kept = [
+                masks[number](new, None if not number and _is_zero(old) else old)
+                for new, old in zip(tf.nest.flatten(after), known, strict=True)
+            ]
+            states = tf.nest.pack_sequence_as(after, kept)
+        outputs.append(output)
+    if masks is not None and getattr(layer, "zero_output_for_mask", False):
+        outputs = [keep(each, None) for keep, each in zip(masks, outputs, strict=True)]
+    return outputs[-1], outputs, states
+
+
+def _masks(mask: Any, blended: bool) -> list[Mask] | None:
+    """What takes the new value or keeps the old one, for each step of a boolean mask (batch, steps)."""
+    import tensorflow as tf
+
+    if mask is None:
+        return None
+    if not blended:
+        return [functools.partial(_chosen, keep) for keep in tf.unstack(mask, axis=1)]
+    # Both shares in one tensor, so that its range is 0 to 1 whatever the samples mask.
+    shares = tf.unstack(tf.where(mask[:, :, None], [1.0, 0.0], [0.0, 1.0]), axis=1)
+    return [functools.partial(_blended, each) for each in shares]
+
+
+def _chosen(keep: Any, new: Any, old: Any) -> Any:
+    import tensorflow as tf
+
+    # A constant instead of `zeros_like`, which has no operator in int8.
+    return tf.where(_over(keep, new), new, tf.zeros((1, *new.shape[1:]), new.dtype) if old is None else old)
+
+
+def _blended(shares: Any, new: Any, old: Any) -> Any:
+    taken = new * _over(shares[:, :1], new)
+    return taken if old is None else taken + old * _over(shares[:, 1:], new)
+
+
+def _is_zero(state: Any) -> bool:
+    import tensorflow as tf
+
+    made = getattr(state, "op", None) if not tf.executing_eagerly() else None
+    value = tf.get_static_value(made.inputs[1] if made is not None and made.type == "Fill" else state)
+    return value is not None and not np.any(value)
+
+
+def _over(each: Any, values: Any) -> Any:
+    """One value for each sample, in the rank of `values`."""
+    import tensorflow as tf
+
+    return tf.reshape(each, (-1, *[1] * (len(values.shape) - 1)))
+
+
+def _first(struct: Any) -> Any:
+    """The first of several, which are a tensor's or shape's own and those of its initial states."""
+    return struct[0] if isinstance(struct, list) else struct
+
+
+def _flat(struct: Any) -> list[Any]:
+    return list(struct) if isinstance(struct, (list, tuple)) else [struct]
+
+
+def _is_keras3(layer: Any) -> bool:
+    return type(layer).__module__.startswith("keras.") or hasattr(layer, "stateless_call")
