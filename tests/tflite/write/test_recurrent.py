@@ -147,7 +147,7 @@ def test_float_files_are_exact():
     for name in ("lstm masked", "encoder-decoder lstm"):
         make, data = LOOPS[name]
         model = make()
-        lite = tfopt.export_tflite(model, settings=FLOAT)
+        lite = tfopt.export_tflite(model, export=FLOAT)
         np.testing.assert_allclose(lite.predict(data), model.predict(data, verbose=0), atol=1e-5)
 
 
