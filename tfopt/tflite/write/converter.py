@@ -135,7 +135,7 @@ def _strategies(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, T
     steps = [one.steps for one in layers]
     short = all(number is not None and number <= UNROLLED_AT_MOST for number in steps)
     if calibrated and loops and not short:
-        names = dict.fromkeys(inner(one.layer).name for one in loops)
+        names = dict.fromkeys(unwrapped(one.layer).name for one in loops)
         raise ModelError(
             f"The converter cannot make int8 activations of {', '.join(names)}: other recurrent layers than a plain "
             "LSTM (tanh, sigmoid, bias, no mask, no states in or out) must be unrolled, over "
@@ -146,7 +146,7 @@ def _strategies(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, T
     strategies: list[tuple[Overrides, Trace]] = [(masks, _batch_of_one)] if not (calibrated and loops) else []
     if short:
         strategies.append((masks + unrolled(layers, blended=calibrated), _free_batch))
-    if calibrated and any(type(inner(one.layer)).__name__ == "Bidirectional" for one in layers):
+    if calibrated and any(type(unwrapped(one.layer)).__name__ == "Bidirectional" for one in layers):
         strategies.reverse()  # of two LSTM operators side by side, the converter gives one poor ranges
     return strategies
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.base.keras_compat import inner
+from tfopt.base.keras_compat import unwrapped
 from tfopt.stages.quantize.wrapper import Overrides
 
 Call = Callable[..., Any]
@@ -36,7 +36,7 @@ class Recurrent:
     def steps(self) -> int | None:
         """How many steps it makes; None where the model leaves that free."""
         shape: tuple[int | None, ...] = _first(self.layer.get_input_shape_at(0))
-        return shape[2 if type(inner(self.layer)).__name__ == "TimeDistributed" else 1]
+        return shape[2 if type(unwrapped(self.layer)).__name__ == "TimeDistributed" else 1]
 
     @property
     def fused(self) -> bool:
