@@ -5,7 +5,7 @@ import tfopt
 recipe = tfopt.Recipe(
     name="post_training",
     stages=(tfopt.PostTraining(weight_bits=4),),
-    export=tfopt.Export(calibration_samples=1024, ranges="mse"),
+    export=tfopt.Export(calibration_samples=1024, activation_ranges="mse"),
 )
 
 if __name__ == "__main__":

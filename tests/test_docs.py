@@ -105,7 +105,7 @@ def of_export():
     interpreter = Interpreter("model.tflite")
     assert interpreter.get_input_details()[0]["dtype"] == np.uint8
     assert names["lite"].data == Path("model.tflite").read_bytes()
-    assert names["recipe"].export.ranges == "mse" and not names["recipe"].export.compact
+    assert names["recipe"].export.activation_ranges == "mse" and not names["recipe"].export.compact
 
 
 def of_low_bit():

@@ -175,3 +175,26 @@ def test_errors_keep_what_they_say(tmp_path):
     with pytest.raises(ModelError, match="x\x1b"):  # plain only where it is printed
         tfopt.load_model(tmp_path / "x\x1b")
     assert np.char.str_len(np.array([SHOWN]))[0] > len(EVIL)
+
+
+def test_an_old_option_works_and_says_the_new_one():
+    """The same old option became different ones in different commands."""
+    import click
+    from click.testing import CliRunner
+
+    from tfopt.cli.command import Group
+
+    @click.group(cls=Group)
+    def group():
+        pass
+
+    for command, option in (("export", "activation-ranges"), ("sensitivity", "weight-steps"), ("other", "ranges")):
+        group.add_command(click.Command(command, params=[click.Option([f"--{option}", "found"])],
+                                        callback=lambda found: click.echo(found)))  # fmt: skip
+    for command, new in (("export", "--activation-ranges"), ("sensitivity", "--weight-steps")):
+        for old in (["--ranges", "mse"], ["--ranges=mse"]):
+            done = CliRunner().invoke(group, [command, *old])
+            assert (done.exit_code, done.stdout) == (0, "mse\n")
+            assert done.stderr == f"--ranges is now {new}; the old name goes in 0.3.0\n"
+    done = CliRunner().invoke(group, ["other", "--ranges", "mse"])
+    assert (done.stdout, done.stderr) == ("mse\n", "")

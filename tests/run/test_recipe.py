@@ -228,3 +228,12 @@ def test_a_recipe_is_frozen():
         EVERYTHING.name = "other"
     with pytest.raises(dataclasses.FrozenInstanceError):
         EVERYTHING.stages[0].epochs = 7
+
+
+def test_an_old_recipe_json_is_read_under_the_names_of_then():
+    """Word by word what 0.2.0 wrote."""
+    old = {"stages": [], "export": {"weights": "int8", "ranges": "mse"}}
+    with pytest.warns(DeprecationWarning, match="Export.*activation_ranges"):
+        assert Recipe.from_dict(old) == Recipe(stages=(), export=Export(activation_ranges="mse"))
+    with pytest.raises(RecipeError, match=r"activation_ranges = 'least'"), pytest.warns(DeprecationWarning):
+        Recipe.from_dict({"stages": [], "export": {"ranges": "least"}})

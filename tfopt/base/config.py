@@ -1,12 +1,14 @@
 """Configs: frozen, keyword-only, checked when they are made."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
+from tfopt.base.renamed import under_new_names, warn_of
 from tfopt.errors import RecipeError
 
 C = TypeVar("C")
@@ -16,7 +18,14 @@ SETTINGS = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
 def config(cls: type[C]) -> type[C]:
-    """Make `cls` a frozen, keyword-only pydantic dataclass that raises `RecipeError` for a bad value."""
+    """Make `cls` a frozen, keyword-only pydantic dataclass that raises `RecipeError` for a bad value.
+
+    A class variable `renamed`, old name -> new name, keeps old names of fields alive: as arguments, in a recipe.json
+    and as attributes, each with a DeprecationWarning.
+    """
+    names: Mapping[str, str] = vars(cls).get("renamed", {})
+    if names:
+        _accept_old_names(cls, names)
     checked: Any = dataclass(cls, frozen=True, kw_only=True, config=SETTINGS)
     make: Callable[..., None] = checked.__init__
 
@@ -30,6 +39,27 @@ def config(cls: type[C]) -> type[C]:
     checked.__init__ = init
     made: type[C] = checked
     return made
+
+
+def _accept_old_names(cls: Any, names: Mapping[str, str]) -> None:
+    """Let the config `cls` be made and read under old names. A validator, as pydantic makes nested configs of dicts."""
+
+    def rename(cls: type, values: Any) -> Any:
+        if isinstance(values, ArgsKwargs):
+            given = under_new_names(values.kwargs or {}, names, cls.__name__, 4)  # past pydantic, to who makes it
+            return ArgsKwargs(values.args, given)
+        return under_new_names(values, names, cls.__name__, 2) if isinstance(values, Mapping) else values
+
+    validator: Any = classmethod(rename)
+    cls.under_new_names = model_validator(mode="before")(validator)
+    for old, new in names.items():
+        setattr(cls, old, property(functools.partial(_old_attribute, old=old, new=new)))
+
+
+def _old_attribute(made: Any, old: str, new: str) -> Any:
+    name = type(made).__name__
+    warn_of(f"{name}.{old}", f"{name}.{new}", 2)
+    return getattr(made, new)
 
 
 def explain(error: ValidationError, where: str) -> str:

@@ -12,6 +12,8 @@ from tfopt.base.terminal import plain
 from tfopt.errors import PromiseError, TfoptError
 
 PREPROCESSING = ("raw", "unit", "symmetric")
+# An old option: what it is now, in the commands that have that.
+RENAMED = {"--ranges": ("--activation-ranges", "--weight-steps")}
 UNEXPECTED = 3  # exit code
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -34,7 +36,24 @@ class OneLineErrors(click.Command):
 
 
 class Group(OneLineErrors, click.Group):
-    """`tfopt` itself, with commands."""
+    """`tfopt` itself, with commands, whose options work under their old names for one release."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        known = {option for param in command.params for option in param.opts} if command else set()
+        return name, command, [_under_new_name(arg, known) for arg in rest]
+
+
+def _under_new_name(arg: str, known: set[str]) -> str:
+    """The option `arg` under its new name, where it is an old one of an option among the `known`, and a note of it."""
+    old, mark, value = arg.partition("=")
+    new = next((new for new in RENAMED.get(old, ()) if new in known), None)
+    if new is None or old in known:
+        return arg
+    say(f"{old} is now {new}; the old name goes in 0.3.0", err=True)
+    return f"{new}{mark}{value}"
 
 
 def explained(error: BaseException) -> tuple[str, int]:

@@ -53,7 +53,7 @@ TRIED = 2
     help="Training inputs that the ranges come from.",
 )
 @click.option(
-    "--ranges",
+    "--activation-ranges",
     type=click.Choice(("max", "mse")),
     default="max",
     show_default=True,

@@ -1,6 +1,6 @@
 """What a `.tflite` should hold."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
@@ -34,8 +34,9 @@ class Export:
         sparse: leave zeros out of the file (EXPERIMENTAL_SPARSITY), in kernels that have enough of them; for files that
             LiteRT then still runs, which is tried. Not for int4 weights and weight_only.
         calibration_samples: training inputs that the ranges come from (without `Quantize`).
-        ranges: how far int8 activations reach: "max", to the extremes that those samples show; "mse", where the squared
-            error of rounding and clipping is least, so that rare extremes do not cost the others their steps.
+        activation_ranges: how far int8 activations reach: "max", to the extremes that those samples show; "mse", where
+            the squared error of rounding and clipping is least, so that rare extremes do not cost the others their
+            steps.
         compact: leave out what running the file does not need, such as the names of inner tensors.
 
     Raises `RecipeError` for what contradicts itself.
@@ -47,8 +48,10 @@ class Export:
     io: Literal["float32", "int8", "uint8", "int16"] | None = None
     sparse: bool = False
     calibration_samples: PositiveInt = CALIBRATION_SAMPLES
-    ranges: ActivationRanges = "max"
+    activation_ranges: ActivationRanges = "max"
     compact: bool = True
+
+    renamed: ClassVar[dict[str, str]] = {"ranges": "activation_ranges"}
 
     def __post_init__(self) -> None:
         weights, activations = self.weights, self.activations
@@ -71,10 +74,10 @@ class Export:
                 f"{'weight_only' if self.weight_only else 'int4 weights'}."
             )
 
-        if self.ranges != "max" and (self.activations != "int8" or self.by_edge_quantizer):
+        if self.activation_ranges != "max" and (self.activations != "int8" or self.by_edge_quantizer):
             raise RecipeError(
-                f'ranges="{self.ranges}" needs int8 weights and activations; got {weights} weights and {activations} '
-                "activations."
+                f'activation_ranges="{self.activation_ranges}" needs int8 weights and activations; got {weights} '
+                f"weights and {activations} activations."
             )
 
     @property

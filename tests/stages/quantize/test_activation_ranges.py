@@ -61,7 +61,7 @@ def test_rare_extremes_do_not_cost_the_others_their_steps(same):
     model, samples, others = same
     errors = {}
     for ranges in ("max", "mse"):
-        lite, notes = build(model, Export(ranges=ranges, calibration_samples=4096), samples)
+        lite, notes = build(model, Export(activation_ranges=ranges, calibration_samples=4096), samples)
         assert not lite.float_tensors() and {w.tensor.dtype for w in lite.weights()} == {"int8"}
         assert "ranges of activations from 4096 training samples" in notes
         errors[ranges] = np.square(lite.predict(others) - others).mean()
@@ -71,7 +71,7 @@ def test_rare_extremes_do_not_cost_the_others_their_steps(same):
 
 def test_ranges_of_the_file_are_the_best_for_the_samples(same):
     model, samples, _ = same
-    lite, _ = build(model, Export(ranges="mse", calibration_samples=64), samples)
+    lite, _ = build(model, Export(activation_ranges="mse", calibration_samples=64), samples)
     scale, _ = Interpreter(model_content=lite.data).get_input_details()[0]["quantization"]
     given = samples[:64].astype(np.float64).reshape(-1)
     tried = np.linspace(0.3, 1, 36)
@@ -85,7 +85,7 @@ def test_several_inputs():
     outputs = keras.layers.Concatenate()([pooled, keras.layers.Dense(4, "tanh", name="side")(right)])
     model = keras.Model({"left": left, "right": right}, outputs)
     samples = {"left": RNG.random((80, 6, 6, 3), np.float32), "right": RNG.random((80, 4), np.float32)}
-    lite, _ = build(model, Export(ranges="mse"), samples)
+    lite, _ = build(model, Export(activation_ranges="mse"), samples)
     assert not lite.float_tensors()
     assert np.abs(lite.predict(samples) - model.predict(samples, verbose=0)).max() < 0.03
 
@@ -95,8 +95,8 @@ def test_several_inputs():
 )
 def test_other_activations_have_no_such_ranges(settings):
     settings = {"activations": "float32", **settings} if "weight_only" in settings else settings
-    with pytest.raises(RecipeError, match='ranges="mse" needs int8 weights and activations'):
-        Export(ranges="mse", **settings)
+    with pytest.raises(RecipeError, match='activation_ranges="mse" needs int8 weights and activations'):
+        Export(activation_ranges="mse", **settings)
 
 
 # Averages over all places ------------------------------------------------------------------------

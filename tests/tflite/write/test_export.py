@@ -196,7 +196,7 @@ def test_all_of_export_is_carried_out(models):
     data[0, 0, 0, 0] = 100
     sizes, scales = {}, {}
     for ranges, compact in (("max", True), ("mse", False)):
-        settings = Export(ranges=ranges, compact=compact, calibration_samples=len(data))
+        settings = Export(activation_ranges=ranges, compact=compact, calibration_samples=len(data))
         lite = tfopt.export_tflite(models["keras3"], export=settings, representative_data=data)
         scales[ranges] = interpreter(lite.data).get_input_details()[0]["quantization"][0]
         sizes[compact] = lite.size

@@ -23,28 +23,28 @@ Batches = Callable[[], Iterable[Any]]
 
 
 def with_ranges(
-    flat_model: Any, batches: Callable[[], Iterable[Sequence[np.ndarray]]], ranges: ActivationRanges
+    flat_model: Any, batches: Callable[[], Iterable[Sequence[np.ndarray]]], activation_ranges: ActivationRanges
 ) -> Any:
     """A copy of a flat tf_keras model that tells the converter where to round activations, with which ranges.
 
-    Weights are left to the converter. `batches` gives an array for each input; `ranges` as for `set_ranges`.
+    Weights are left to the converter. `batches` gives an array for each input; `activation_ranges` as for `set_ranges`.
     """
     graph = walk(flat_model, keep_names=True)
     model = quantized_model(graph, plan(graph, {}), lambda layer, treatment: [])
-    set_ranges(model, lambda: (pack(graph.inputs_struct, list(batch)) for batch in batches()), ranges)
+    set_ranges(model, lambda: (pack(graph.inputs_struct, list(batch)) for batch in batches()), activation_ranges)
     return model
 
 
-def set_ranges(model: Any, batches: Batches, ranges: ActivationRanges = "max") -> None:
+def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges = "max") -> None:
     """Give every quantizer of activations the range that the float model shows.
 
     Args:
         model: as `quantized_model` makes it; changed in place.
         batches: gives what the model is called with, float32; for "mse" asked twice.
-        ranges: "max", the extremes; "mse", the range with the least squared error of rounding and clipping.
+        activation_ranges: "max", the extremes; "mse", the range with the least squared error of rounding and clipping.
     """
     seen = _extremes(model, batches)
-    if ranges == "mse":
+    if activation_ranges == "mse":
         for values in _histograms(model, batches, seen):
             values.low, values.high = least_squares_range(values.sums / np.maximum(values.counts, 1), values.counts)
     for values in seen.values():

@@ -44,8 +44,8 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
     samples = None
     if settings.integer_only and (representative_data is not None or not aware):
         samples = _calibration(representative_data, settings).bind(flat_model)
-        if settings.ranges != "max" and not aware:
-            flat_model = with_ranges(flat_model, samples.batches, settings.ranges)
+        if settings.activation_ranges != "max" and not aware:
+            flat_model = with_ranges(flat_model, samples.batches, settings.activation_ranges)
     with override_attributes(_pooling_as_mean(flat_model) if settings.activations == "int8" else []):
         make = _by_edge_quantizer if settings.by_edge_quantizer else _best_conversion
         return make(flat_model, settings, samples)

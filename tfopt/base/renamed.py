@@ -1,0 +1,58 @@
+"""Old names of arguments: they work for one release, and a warning says the new ones."""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from tfopt.errors import RecipeError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def under_new_names(given: Mapping[str, Any], names: Mapping[str, str], where: str, stacklevel: int) -> dict[str, Any]:
+    """Return the arguments `given` under their new names, and warn of each old one.
+
+    Args:
+        given: arguments by name.
+        names: the new name of each old one.
+        where: what takes the arguments, for the messages.
+        stacklevel: as for `warnings.warn`; 1 is the caller of this function.
+
+    Raises:
+        RecipeError: an argument is given under both names.
+    """
+    found = dict(given)
+    for old, new in names.items():
+        if old not in found:
+            continue
+        if new in found:
+            raise RecipeError(f"{where} got {new} and {old}, its old name. Leave out {old}.")
+        warn_of(f"{where}({old}=...)", f"{where}({new}=...)", stacklevel + 1)
+        found[new] = found.pop(old)
+    return found
+
+
+def warn_of(old: str, new: str, stacklevel: int) -> None:
+    """Warn that `old` is called `new` now. `stacklevel` is as for `warnings.warn`; 1 is the caller of this function."""
+    text = f"{old} is now {new}; the old name goes in 0.3.0."
+    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel + 1)
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator under which a function also takes keywords under their old names.
+
+    Args:
+        **names: the new name of each old one.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def renaming(*args: P.args, **kwargs: P.kwargs) -> R:
+            found: Any = under_new_names(kwargs, names, function.__name__, 2)
+            return function(*args, **found)
+
+        return renaming
+
+    return decorate
