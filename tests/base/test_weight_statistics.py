@@ -7,7 +7,7 @@ import pytest
 
 from tfopt.base import weight_statistics
 from tfopt.errors import DataError, ModelError
-from tfopt.tasks import metrics
+from tfopt.tasks import metrics, task_named
 
 
 def test_sparsity_counts_exact_zeros_of_both_signs() -> None:
@@ -93,7 +93,7 @@ def test_accuracy_refuses_labels_that_do_not_fit(labels: list) -> None:
 
 def test_nan_is_not_scored() -> None:
     with pytest.raises(DataError, match="1 of 2 predictions are NaN"):
-        metrics.metrics_for("classification", [[np.nan, 0.5]], [0])
+        task_named("classification").metrics([[np.nan, 0.5]], [0])
 
 
 def test_binary_accuracy_counts_each_label() -> None:
@@ -124,12 +124,12 @@ def test_agreement() -> None:
     assert metrics.agreement([0.9, 0.1], [0.6, 0.6]) == 0.5
 
 
-def test_metrics_for_names_the_metrics_of_a_task() -> None:
-    assert metrics.metrics_for("classification", SCORES, [1, 0, 2, 1]) == {"accuracy": 1.0}
-    assert metrics.metrics_for("multilabel", [[0.9, 0.9]], [[1, 0]]) == {"binary_accuracy": 0.5}
-    assert metrics.metrics_for("regression", [1.0, 2.0], [3.0, 2.0]) == {"mse": 2.0, "mae": 1.0}
+def test_a_task_names_its_metrics() -> None:
+    assert task_named("classification").metrics(SCORES, [1, 0, 2, 1]) == {"accuracy": 1.0}
+    assert task_named("multilabel").metrics([[0.9, 0.9]], [[1, 0]]) == {"binary_accuracy": 0.5}
+    assert task_named("regression").metrics([1.0, 2.0], [3.0, 2.0]) == {"mse": 2.0, "mae": 1.0}
     with pytest.raises(DataError, match="classification, multilabel, regression"):
-        metrics.metrics_for("clustering", SCORES, [1])
+        task_named("clustering")
 
 
 def test_wilson_interval() -> None:

@@ -173,13 +173,13 @@ def test_gaps():
     a, b = 1 / (1 + np.exp(-theirs.astype(float))), 1 / (1 + np.exp(-ours.astype(float)))
     bernoulli = (rel_entr(a, b) + rel_entr(1 - a, 1 - b)).mean(axis=1)
     cases = [
-        (("classification", "logits", "mse"), (ours, theirs), ((p - q) ** 2).mean(axis=1)),
-        (("classification", "probabilities", "mse"), (q, p), ((p - q) ** 2).mean(axis=1)),
-        (("classification", "logits", "kl"), (ours, theirs), rel_entr(p, q).sum(axis=1)),
-        (("classification", "probabilities", "kl"), (q, p), rel_entr(p, q).sum(axis=1)),
-        (("multilabel", "logits", "mse"), (ours, theirs), ((a - b) ** 2).mean(axis=1)),
-        (("multilabel", "logits", "kl"), (ours, theirs), bernoulli),
-        (("regression", "values", "mse"), (ours, theirs), ((ours - theirs) ** 2).mean(axis=1)),
+        ((True, "logits", "mse"), (ours, theirs), ((p - q) ** 2).mean(axis=1)),
+        ((True, "softmax", "mse"), (q, p), ((p - q) ** 2).mean(axis=1)),
+        ((True, "logits", "kl"), (ours, theirs), rel_entr(p, q).sum(axis=1)),
+        ((True, "softmax", "kl"), (q, p), rel_entr(p, q).sum(axis=1)),
+        ((False, "logits", "mse"), (ours, theirs), ((a - b) ** 2).mean(axis=1)),
+        ((False, "logits", "kl"), (ours, theirs), bernoulli),
+        ((False, "values", "mse"), (ours, theirs), ((ours - theirs) ** 2).mean(axis=1)),
     ]
     for settings, given, expected in cases:
         gaps = Response(*settings).gaps(*(tf.constant(each, tf.float32) for each in given))

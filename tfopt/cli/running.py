@@ -147,6 +147,7 @@ def _run(
     from tfopt.data.for_model import data_for
     from tfopt.models.sources import model_from
     from tfopt.run.optimize import optimize
+    from tfopt.tasks import task_of
     from tfopt.teachers.load import load_teacher
     from tfopt.transfer.preprocessing import choose_preprocessing
 
@@ -173,7 +174,7 @@ def _run(
         taught = load_teacher(
             teacher, teacher_classes, teacher_preprocess, dataset.class_names, allow_unsafe=allow_unsafe
         )
-    if min_accuracy is not None and dataset.task != "classification":
+    if min_accuracy is not None and not task_of(dataset).has_classes:
         raise RecipeError(f"--min-accuracy is for a classification; the data are for {dataset.task}.")
     checkpoint = out.with_name(f".{out.name}.checkpoint.npz")
     result = optimize(

@@ -17,7 +17,7 @@ from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.samples import Split
 from tfopt.data.split import NAMES, choose
 from tfopt.errors import DataError
-from tfopt.tasks.labels import Form, Meaning, Task, groups_of
+from tfopt.tasks import LabelForm, TaskName, task_of
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -30,7 +30,7 @@ class Dataset:
     Args:
         train, validation, test: the samples.
         class_names: by class number, if the source names them.
-        task: "classification", "multilabel" or "regression".
+        task: "classification", "multilabel" or "regression"; `tfopt.tasks.task_of` gives the `Task`.
         labels: "sparse" (int32 class numbers), "one-hot" or "values" (float32).
         num_classes: of a classification or multilabel task; None for regression.
         source: where the data came from, in words.
@@ -44,8 +44,8 @@ class Dataset:
     validation: Split
     test: Split
     class_names: tuple[str, ...] | None
-    task: Task
-    labels: Form
+    task: TaskName
+    labels: LabelForm
     num_classes: int | None
     source: str
     notes: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ class Dataset:
     def _representative(self, n: int, seed: int) -> np.ndarray:
         if n < 1:
             raise DataError(f"Expected at least 1 representative sample, got {n}.")
-        groups = groups_of(self.train.labels, Meaning(self.task, self.labels, self.num_classes))
+        groups = task_of(self).groups(self.train.labels)
         return choose(n, groups, np.random.default_rng(seed), even=True)
 
     def describe(self) -> list[str]:

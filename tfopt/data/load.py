@@ -26,7 +26,7 @@ from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.samples import Split
 from tfopt.data.split import NAMES, Plan, plan
 from tfopt.errors import DataError
-from tfopt.tasks.labels import groups_of, understand
+from tfopt.tasks.labels import understand
 
 FEWEST_IMAGES = 2
 """Of a class, in a folder."""
@@ -92,8 +92,8 @@ def _loaded(
     _check_classes(parts)
     if not parts.files:  # files were checked when they were listed, and are again when they are decoded
         _check_inputs(parts, scaled=preprocessing in ("unit", "symmetric"))
-    labels, meaning, label_notes = understand({name: y for name, (_, y) in parts.pairs.items()}, parts.class_names)
-    groups = {name: groups_of(part, meaning) for name, part in labels.items()}
+    labels, task, label_notes = understand({name: y for name, (_, y) in parts.pairs.items()}, parts.class_names)
+    groups = {name: task.groups(part) for name, part in labels.items()}
     chosen, split_notes = plan(groups, validation=validation, test=test, seed=seed, limit=limit)
     inputs, fed, image_notes = _inputs(parts, chosen, fed)
     splits = {
@@ -102,9 +102,9 @@ def _loaded(
     return Dataset(
         **splits,
         class_names=parts.class_names,
-        task=meaning.task,
-        labels=meaning.labels,
-        num_classes=meaning.num_classes,
+        task=task.kind,
+        labels=task.labels,
+        num_classes=task.num_classes,
         source=parts.source,
         notes=(*parts.notes, *label_notes, *split_notes, *image_notes),
     )

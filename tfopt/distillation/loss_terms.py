@@ -9,9 +9,10 @@ from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import mean_over_samples
 from tfopt.distillation.losses import Lesson
+from tfopt.distillation.student_form import student_form
 from tfopt.errors import ModelError
 from tfopt.graph.taps import shapes, tapped
-from tfopt.tasks.responses import Form, as_logits, form_of
+from tfopt.tasks.responses import Form, as_logits
 
 
 class Terms:
@@ -46,7 +47,7 @@ class Terms:
         """Find out from a few `inputs` whether the student gives logits or probabilities."""
         outputs = np.asarray(self.run(inputs, training=False)[0]).astype(np.float32)
         try:
-            self.form = form_of(outputs, self.distillation.task)
+            self.form = student_form(outputs, self.distillation.task)
         except ModelError as error:
             raise ModelError(f"The student '{self.student.name}': {error}") from error
 
@@ -56,8 +57,7 @@ class Terms:
         `answers` are the teacher's; `outputs` what `run` gave; values for each sample are averaged with
         `sample_weight` (batch,), as Keras does: divided by the number of samples.
         """
-        task = self.distillation.task
-        student = as_logits(outputs[0], self.form or "logits", task)
+        student = as_logits(outputs[0], self.form or "logits")
         lesson = Lesson(
             student=student,
             teacher=answers.get("output"),

@@ -14,7 +14,7 @@ from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherCourse
 from tfopt.distillation.targets import ASKED_AT_ONCE, LESSON, LOOK
 from tfopt.errors import RecipeError
-from tfopt.tasks.metrics import metrics_for
+from tfopt.tasks import task_of
 from tfopt.teachers.base import Answering
 from tfopt.teachers.cache import Answers
 from tfopt.teachers.ensemble import as_teacher
@@ -159,7 +159,5 @@ class Course:
 
     def _measured(self, teacher: Answering) -> str:
         outputs = teacher.predict(self.data.test.x(), quiet=True)["output"]
-        if self.data.task == "multilabel":
-            outputs = 1 / (1 + np.exp(-outputs.astype(np.float64)))
-        metrics = metrics_for(self.data.task, outputs, self.data.test.y())
+        metrics = task_of(self.data).metrics(outputs, self.data.test.y(), logits=True)
         return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

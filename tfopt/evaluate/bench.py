@@ -13,7 +13,7 @@ import numpy as np
 from tfopt import models
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
-from tfopt.tasks.metrics import metrics_for
+from tfopt.tasks import task_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build
@@ -66,7 +66,7 @@ def benchmark_files(
             raise ModelError(f"The files take inputs of different shapes, {shapes}: no data fit all of them.")
         dataset = data_for(lites[0], data, preprocess=preprocess, limit=limit)
         x, y = dataset.test.x(), dataset.test.y()
-        metrics = [metrics_for(dataset.task, lite.predict(x), y) for lite in lites]
+        metrics = [task_of(dataset).metrics(lite.predict(x), y) for lite in lites]
         samples = x[:1]
     times: list[list[np.ndarray]] = [[] for _ in lites]
     for _ in range(rounds):

@@ -6,7 +6,8 @@ from typing import Any
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of
-from tfopt.tasks.metrics import agreement, metrics_for
+from tfopt.tasks import task_of
+from tfopt.tasks.metrics import agreement
 from tfopt.tflite.read import Latency, LiteModel
 
 ROUNDS = 5
@@ -35,7 +36,8 @@ def compare_files(
         raise ModelError(f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}: nothing to compare.")
     dataset = data_for(files[0], data, preprocess=preprocess, limit=limit)
     predictions = [file.predict(dataset.test.x()) for file in files]
-    metrics = [metrics_for(dataset.task, prediction, dataset.test.y()) for prediction in predictions]
+    task = task_of(dataset)
+    metrics = [task.metrics(prediction, dataset.test.y()) for prediction in predictions]
     latencies = _latencies(files)
     table = Table(title=f"{len(dataset.test):,} test samples, {dataset.preprocessing.describe()}", title_justify="left")
     table.add_column("")
@@ -43,7 +45,7 @@ def compare_files(
     table.add_column(str(b), justify="right", overflow="fold")
     for name in metrics[0]:
         table.add_row(name, *(f"{values[name]:.4f}" for values in metrics))
-    if dataset.task == "classification":
+    if task.has_classes:
         table.add_row("agreement", "", f"{agreement(*predictions):.4f}")
     table.add_row("bytes", *(f"{file.size:,}" for file in files))
     table.add_row("deflated bytes", *(f"{file.deflated:,}" for file in files))

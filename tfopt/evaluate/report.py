@@ -10,7 +10,7 @@ from typing import Any
 from tfopt.base import terminal
 from tfopt.base.weight_statistics import unique_weights
 from tfopt.data import Dataset
-from tfopt.tasks.metrics import metrics_for
+from tfopt.tasks import task_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.parameters import parameters_of
 
@@ -96,7 +96,7 @@ def measured_row(
     parameters = parameters_of(lite)
     return Row(
         step=step,
-        metrics=metrics_for(data.task, predictions, data.test.y()),
+        metrics=task_of(data).metrics(predictions, data.test.y()),
         parameters=sum(values.size for values in parameters),
         nonzero_parameters=sum(int((values != 0).sum()) for values in parameters),
         max_unique_weights=max((unique_weights(values) for values in kernels), default=0),

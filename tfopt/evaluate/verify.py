@@ -13,7 +13,8 @@ from tfopt.base.weight_statistics import decibels
 from tfopt.data import Dataset
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
-from tfopt.tasks.metrics import agreement, metrics_for, wilson_interval
+from tfopt.tasks import task_of
+from tfopt.tasks.metrics import agreement, wilson_interval
 from tfopt.tflite.read import LiteModel, Op
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import FLOAT
@@ -144,16 +145,16 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
     expected = np.asarray(model.predict(x, batch_size=64, verbose=0))
     found = lite.predict(x)
     difference = np.abs(found.astype(np.float64) - expected)
-    values = [metrics_for(data.task, outputs, y) for outputs in (expected, found)]
-    classes = data.task == "classification"
+    task = task_of(data)
+    values = [task.metrics(outputs, y) for outputs in (expected, found)]
     signals, missing = layer_signals(model, lite, x[data.test.spread(SIGNAL_SAMPLES)])
     return Verification(
         samples=len(x),
         largest=float(difference.max()),
         mean=float(difference.mean()),
-        agreement=agreement(expected, found) if classes else None,
+        agreement=agreement(expected, found) if task.has_classes else None,
         metrics={name: (values[0][name], values[1][name]) for name in values[0]},
-        interval=wilson_interval(round(values[1]["accuracy"] * len(x)), len(x)) if classes else None,
+        interval=wilson_interval(round(values[1]["accuracy"] * len(x)), len(x)) if task.has_classes else None,
         signals=tuple(signals),
         not_compared=tuple(missing),
         least_db=least_db,

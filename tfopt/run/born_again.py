@@ -20,7 +20,7 @@ from tfopt.distillation.session import Course, fitted
 from tfopt.errors import ModelError, RecipeError
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.surgery.reinitialize import fresh as renewed
-from tfopt.tasks.metrics import metrics_for
+from tfopt.tasks import task_of
 from tfopt.teachers.ensemble import as_teacher
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import train
@@ -171,7 +171,7 @@ class _Line:
 
     def _measured(self, flat_model: Any) -> dict[str, float]:
         outputs = flat_model.predict(self.data.test.x(), verbose=0)
-        return {name: float(value) for name, value in metrics_for(self.data.task, outputs, self.data.test.y()).items()}
+        return {name: float(value) for name, value in task_of(self.data).metrics(outputs, self.data.test.y()).items()}
 
     def _tell(self, label: str, metrics: dict[str, float]) -> None:
         self.progress.say(f"{label}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())} (test)")

@@ -17,7 +17,8 @@ from tfopt.run.result import Result, described
 from tfopt.search.bits import within_budget
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
-from tfopt.tasks.metrics import TASKS, agreement
+from tfopt.tasks import task_named, task_of
+from tfopt.tasks.metrics import agreement
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build
@@ -156,7 +157,7 @@ class _Run:
     def _require_rows_of_this_run(self, checkpoint: Checkpoint, rows: list[Row]) -> None:
         """Raises DataError unless the rows are those of the first stages."""
         steps = [type(stage).__name__ for stage in self.recipe.stages]
-        metrics = set(TASKS[self.data.task])
+        metrics = set(task_named(self.data.task).formulas)
         if not rows or [row.step for row in rows[1:]] != steps[: len(rows) - 1]:
             raise checkpoint.damaged("its rows are not those of the stages")
         if any(set(row.metrics) != metrics for row in rows):
@@ -224,7 +225,7 @@ class _Run:
         self.progress.say("exporting")
         lite, found = build(model, settings, self.data, promises, self.flat_model)
         notes = [*notes, *found]
-        if self.data.task == "classification":
+        if task_of(self.data).has_classes:
             x = self.data.test.x(self.data.test.spread(1000))
             same = agreement(lite.predict(x), model.predict(x, verbose=0))
             notes.append(f"the file and the Keras model agree on {same:.1%} of {len(x):,} test samples")

@@ -19,7 +19,7 @@ from tfopt.models import load_model
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, kernels_by_key
 from tfopt.stages.quantize.grids import grid_of
-from tfopt.tasks.metrics import metrics_for
+from tfopt.tasks import task_of
 
 SAMPLES = 2000
 # In decibels, where outputs are equal: more than float32 can tell.
@@ -166,14 +166,14 @@ class Judge:
 
     def __init__(self, flat_model: Any, data: Dataset, samples: int) -> None:
         self.model = bridge.clone(flat_model)
-        self.task = data.task
+        self.task = task_of(data)
         chosen = data.validation.spread(samples)
         self.x, self.y = data.validation.x(chosen), data.validation.y(chosen)
         if not len(self.x):
             raise DataError("Expected validation samples to measure on, got none.")
         self.samples = len(self.x)
         self.outputs = self._predict()
-        metrics = metrics_for(self.task, self.outputs, self.y)
+        metrics = self.task.metrics(self.outputs, self.y)
         self.metric = next(iter(metrics))
         self.before = metrics[self.metric]
 
@@ -188,11 +188,11 @@ class Judge:
         for (kernel, _), values in zip(chosen, before, strict=True):
             kernel.variable.assign(values)
         noise, power = np.square(outputs - self.outputs).sum(), np.square(self.outputs).sum()
-        return metrics_for(self.task, outputs, self.y)[self.metric], min(EQUAL, decibels(power, noise))
+        return self.task.metrics(outputs, self.y)[self.metric], min(EQUAL, decibels(power, noise))
 
     def loss(self, after: float) -> float:
         """How much worse `after` is than the float model; errors of a regression get larger."""
-        return after - self.before if self.task == "regression" else self.before - after
+        return after - self.before if self.task.smaller_is_better else self.before - after
 
     def _predict(self) -> np.ndarray:
         return np.asarray(self.model.predict(self.x, batch_size=256, verbose=0), np.float64)

@@ -1,44 +1,19 @@
 """What the labels say: classes, several classes at once, or values."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Literal, Protocol
-
 import numpy as np
 
 from tfopt.base.limits import MOST_CLASSES
 from tfopt.errors import DataError
+from tfopt.tasks.classification import Classification
+from tfopt.tasks.multilabel import Multilabel
+from tfopt.tasks.regression import Regression
+from tfopt.tasks.task import Task
 
-Task = Literal["classification", "multilabel", "regression"]
-Form = Literal["sparse", "one-hot", "values"]
 Arrays = dict[str, np.ndarray]
 
 
-class Labeled(Protocol):
-    """Whatever knows what its labels mean: a `Meaning`, or a whole data set."""
-
-    @property
-    def task(self) -> Task: ...
-
-    @property
-    def labels(self) -> Form: ...
-
-    @property
-    def num_classes(self) -> int | None: ...
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """The task that labels ask for, their form, and the number of classes (None for values)."""
-
-    task: Task
-    labels: Form
-    num_classes: int | None
-
-
-def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arrays, Meaning, tuple[str, ...]]:
-    """Labels of all parts, in one form, with their meaning and notes on what looks odd.
+def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arrays, Task, tuple[str, ...]]:
+    """Labels of all parts, in one form, with their task and notes on what looks odd.
 
     Integers (n,) or (n, 1) are classes (given back as int32 (n,)); 0/1 rows (n, k) that all sum to 1 are
     one-hot classes, other 0/1 rows are several classes at once; floats are values (these three as float32).
@@ -59,14 +34,12 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
         for name, values in parts.items():
             check_range(name, values, number)
         sparse = {name: values.astype(np.int32) for name, values in parts.items()}
-        return sparse, Meaning("classification", "sparse", number), _missing(sparse["train"], number)
+        return sparse, Classification("sparse", number), _missing(sparse["train"], number)
     parts = {name: values.astype(np.float32) for name, values in parts.items()}
     if joined.ndim == 2 and joined.shape[1] > 1 and np.isin(joined, (0, 1)).all():
         one_hot = bool((joined.sum(axis=1) == 1).all())
-        meaning = Meaning(
-            "classification" if one_hot else "multilabel", "one-hot" if one_hot else "values", joined.shape[1]
-        )
-        return parts, meaning, ()
+        classes, shape = joined.shape[1], joined.shape[1:]
+        return parts, Classification("one-hot", classes, shape) if one_hot else Multilabel("values", classes, shape), ()
     if joined.dtype.kind != "f":
         raise DataError(
             f"Expected class numbers (n,), 0/1 rows (n, classes) or float values, got integers of shape "
@@ -74,7 +47,7 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
         )
     whole = bool((joined == np.round(joined)).all())
     note = "the labels are whole numbers stored as floats, taken as values to regress: pass integers for classes"
-    return parts, Meaning("regression", "values", None), (note,) if whole else ()
+    return parts, Regression("values", None, joined.shape[1:]), (note,) if whole else ()
 
 
 def check_range(name: str, labels: np.ndarray, number: int) -> None:
@@ -86,13 +59,6 @@ def check_range(name: str, labels: np.ndarray, number: int) -> None:
             f"outside, the first at index {outside[0]}: {labels[outside[0]]}; correct the labels or the "
             "number of classes."
         )
-
-
-def groups_of(labels: np.ndarray, meaning: Meaning) -> np.ndarray:
-    """The class of each sample (n,), to split by; all 0 where a sample has no single class."""
-    if meaning.task != "classification":
-        return np.zeros(len(labels), np.int32)
-    return labels if labels.ndim == 1 else labels.argmax(axis=1)
 
 
 def _numbers(name: str, labels: np.ndarray) -> np.ndarray:

@@ -74,19 +74,6 @@ def agreement(a: ArrayLike, b: ArrayLike) -> float:
 
 Metric = Callable[[ArrayLike, ArrayLike], float]
 
-TASKS: dict[str, dict[str, Metric]] = {
-    "classification": {"accuracy": accuracy},
-    "multilabel": {"binary_accuracy": binary_accuracy},
-    "regression": {"mse": mean_squared_error, "mae": mean_absolute_error},
-}
-
-
-def metrics_for(task: str, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Return the metrics of a task by name: a row of `TASKS`. Raises DataError for an unknown task."""
-    if task not in TASKS:
-        raise DataError(f"Unknown task {task!r}; expected one of {', '.join(TASKS)}.")
-    return {name: metric(predictions, labels) for name, metric in TASKS[task].items()}
-
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the interval in which the true share lies, given `successes` out of `n` independent samples.

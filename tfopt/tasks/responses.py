@@ -1,35 +1,44 @@
-"""What a model's output means, seen from its values, and the logits behind it."""
+"""What a model's outputs mean, seen from their values, and the logits behind them."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from tfopt.errors import ModelError
+from tfopt.tasks.task import Task
 
-Form = Literal["logits", "probabilities", "values"]
+Form = Literal["logits", "softmax", "sigmoid", "values"]
+"""Probabilities are "softmax" where those of a sample sum to 1, "sigmoid" where each stands alone."""
 # Below this a probability says nothing but "none": float32 keeps 38 digits, and its logarithm must stay finite.
 FLOOR = 1e-30
-# How far the sum of probabilities may be from 1, in half precision and in int8 with steps of 1/256.
-SUM_TOLERANCE = 0.02
 
 
-def form_of(outputs: np.ndarray, task: str | None) -> Form:
-    """What `outputs` (batch, ...) are for a `task`: "values" in a regression, else told by their range and sums.
+@dataclass(frozen=True)
+class Tolerance:
+    """How far probabilities may be off: their sum from 1, and each from the interval [0, 1]."""
 
-    Raises ModelError for NaN and infinity.
+    sums: float
+    bounds: float = 0.0
+
+
+def form_of(outputs: np.ndarray, task: Task | type[Task], tolerance: Tolerance) -> Form | None:
+    """Return what `outputs` (N, ..., C) of a model for `task` are, judged by their range and sums.
+
+    None where they lie in [0, 1] but do not sum to 1 as the task would have it: they may be logits, or one probability
+    for each class. NaN counts as outside.
     """
-    if not np.isfinite(outputs).all():
-        raise ModelError("Expected finite outputs; got NaN or infinity. Look at the weights and the inputs.")
-    if task == "regression":
+    if not task.has_probabilities:
         return "values"
-    inside = bool(((outputs >= 0) & (outputs <= 1)).all())
-    if task == "classification" and outputs.shape[-1] > 1:
-        inside = inside and bool(np.allclose(outputs.sum(axis=-1, dtype=np.float64), 1, atol=SUM_TOLERANCE))
-    return "probabilities" if inside else "logits"
+    if not bool(np.all((outputs >= -tolerance.bounds) & (outputs <= 1 + tolerance.bounds))):
+        return "logits"
+    if not task.exclusive(outputs.shape[-1]):
+        return "sigmoid"
+    sums = outputs.sum(axis=-1, dtype=np.float64)
+    return "softmax" if bool(np.all(np.abs(sums - 1) <= tolerance.sums)) else None
 
 
-def as_logits(outputs: Any, form: Form, task: str | None, floor: float = FLOOR) -> Any:
-    """`outputs` of that form as float32 logits (values in a regression): log p, or log p - log(1 - p) for labels.
+def as_logits(outputs: Any, form: Form, floor: float = FLOOR) -> Any:
+    """`outputs` of that form as float32 logits (values in a regression): log p, or log p - log(1 - p) for sigmoids.
 
     softmax(log p) is p again, whatever constant the true logits had. `floor` is the smallest probability that is
     told from 0.
@@ -37,11 +46,11 @@ def as_logits(outputs: Any, form: Form, task: str | None, floor: float = FLOOR) 
     import tensorflow as tf
 
     outputs = tf.cast(outputs, tf.float32)
-    if form != "probabilities":
-        return outputs
-    if task != "multilabel":
+    if form == "softmax":
         return log_probabilities(outputs, floor)
-    return log_odds(outputs, max(floor, 1e-7))  # 1 - p has no smaller steps
+    if form == "sigmoid":
+        return log_odds(outputs, max(floor, 1e-7))  # 1 - p has no smaller steps
+    return outputs
 
 
 def log_probabilities(p: Any, low: float) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from tfopt.base.progress import progress_bar
 from tfopt.data import Preprocessing
 from tfopt.errors import ModelError
-from tfopt.tasks.labels import Task
+from tfopt.tasks import TaskName
 from tfopt.teachers.batching import Graph, regrouped
 from tfopt.teachers.sources import Shape
 
@@ -72,7 +72,7 @@ class Answering(ABC):
         """The teacher for a student that is fed by `preprocessing`: values are mapped to the teacher's own scale."""
 
     @abstractmethod
-    def settled(self, sample: np.ndarray, task: Task | None) -> Self:
+    def settled(self, sample: np.ndarray, task: TaskName | None) -> Self:
         """The teacher whose answers are understood: `sample` (n, ...), as the student is fed, is answered once.
 
         Probabilities are told from logits by their values. `task` None takes the output as it is. Raises ModelError

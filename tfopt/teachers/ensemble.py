@@ -12,7 +12,7 @@ import numpy as np
 
 from tfopt.data import Preprocessing
 from tfopt.errors import ModelError, RecipeError
-from tfopt.tasks.labels import Task
+from tfopt.tasks import TaskName, task_named
 from tfopt.tasks.responses import FLOOR, log_probabilities
 from tfopt.teachers.base import OUTPUT, Answering
 from tfopt.teachers.class_names import distinct, unknown_class
@@ -67,7 +67,7 @@ class Ensemble(Answering):
             )
         self.name = name or " + ".join(teacher.name for teacher in self.teachers)
         self.weights = _checked_weights(weights, self.teachers)
-        self._task: Task | None = None
+        self._task: TaskName | None = None
         self._notes: tuple[str, ...] = ()
         self._known: tuple[np.ndarray, ...] | None = None
         if class_names is not None:
@@ -115,7 +115,7 @@ class Ensemble(Answering):
         new._map(class_names)
         return new
 
-    def settled(self, sample: np.ndarray, task: Task | None) -> Self:
+    def settled(self, sample: np.ndarray, task: TaskName | None) -> Self:
         if task is None:
             raise ModelError(f"The ensemble '{self.name}' answers with a response; asked for none.")
         teachers = tuple(teacher.settled(sample, task) for teacher in self.teachers)
@@ -140,10 +140,10 @@ class Ensemble(Answering):
             )
         outputs = [teacher.answers(x)[OUTPUT] for teacher in self.teachers]
         weights = tf.constant(self.weights, tf.float32)
-        if self._task == "regression":
+        task = task_named(self._task)
+        if not task.has_probabilities:
             return {OUTPUT: tf.add_n([w * output for w, output in zip(self.weights, outputs, strict=True)])}
-        several = outputs[0].shape[-1] != 1 or len(self.class_names or ()) > 1
-        softmax = self._task == "classification" and several
+        softmax = task.exclusive(max(outputs[0].shape[-1], len(self.class_names or ())))
         squash = tf.nn.softmax if softmax else tf.nn.sigmoid
         if self._known is None:
             p = tf.stack([squash(output) for output in outputs])  # (teachers, batch, classes)

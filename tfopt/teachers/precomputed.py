@@ -8,7 +8,7 @@ import numpy as np
 
 from tfopt.data import Preprocessing
 from tfopt.errors import DataError, ModelError
-from tfopt.tasks.labels import Task
+from tfopt.tasks import TaskName
 from tfopt.teachers.base import OUTPUT, Answering
 from tfopt.teachers.class_names import distinct
 from tfopt.teachers.sources import Source
@@ -88,7 +88,7 @@ class Precomputed(Answering):
         del preprocessing
         return self
 
-    def settled(self, sample: np.ndarray, task: Task | None) -> Self:
+    def settled(self, sample: np.ndarray, task: TaskName | None) -> Self:
         del sample
         return self._with(_as_teacher=self._as_teacher.settled(self.outputs, task))
 

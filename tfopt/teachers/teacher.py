@@ -7,9 +7,8 @@ import numpy as np
 
 from tfopt.data import Preprocessing
 from tfopt.errors import ModelError
-from tfopt.tasks.forms import Form, form_of, tolerance_of
-from tfopt.tasks.labels import Task
-from tfopt.tasks.responses import FLOOR, log_odds, log_probabilities
+from tfopt.tasks import Task, TaskName, task_named
+from tfopt.tasks.responses import FLOOR, Form, Tolerance, form_of, log_odds, log_probabilities
 from tfopt.teachers.base import OUTPUT, Answering
 from tfopt.teachers.class_names import distinct, unknown_class
 from tfopt.teachers.input_adapter import way_between
@@ -116,7 +115,7 @@ class Teacher(Answering):
                 raise unknown_class(name, f"The teacher '{self.name}' does", known)
         return self._with(_columns=tuple(known.index(name) for name in wanted), class_names=wanted)
 
-    def settled(self, sample: np.ndarray, task: Task | None) -> Self:
+    def settled(self, sample: np.ndarray, task: TaskName | None) -> Self:
         import tensorflow as tf
 
         sample = np.asarray(sample[:_SETTLED_ON], np.float32)
@@ -127,7 +126,7 @@ class Teacher(Answering):
         if self.response:
             self._check_finite({OUTPUT: values}, 0)
         known = self._with(_sample=sample.shape[1:], form="values")
-        if task in (None, "regression") or not self.response:
+        if task is None or not task_named(task).has_probabilities or not self.response:
             return known
         if values.ndim != 2:
             raise ModelError(
@@ -135,8 +134,29 @@ class Teacher(Answering):
                 f"(batch, classes) in a {task}. To learn from its layers alone, ask for no response."
             )
         self._check_width(values.shape[1])
-        tolerance = tolerance_of(output.dtype, self.source.step, values.shape[1])
-        return known._with(form=form_of(values, task, self.outputs, tolerance, self.name))
+        tolerance = _tolerance(output.dtype, self.source.step, values.shape[1])
+        return known._with(form=self._form_of(values, task_named(task), tolerance))
+
+    def _form_of(self, values: np.ndarray, task: type[Task], tolerance: Tolerance) -> Form:
+        """What the outputs (n, classes) are: what was said in `outputs`, or else what their values show."""
+        if self.outputs == "logits":
+            return "logits"
+        found = form_of(values, task, tolerance)
+        if self.outputs == "probabilities":
+            if found == "logits":
+                raise ModelError(
+                    f"The teacher '{self.name}' was said to give probabilities, but gives {values.min():.4g} to "
+                    f'{values.max():.4g}; leave outputs="auto".'
+                )
+            return found or "sigmoid"
+        if found is None:
+            sums = values.sum(axis=1)
+            raise ModelError(
+                f"The teacher '{self.name}' gives values from 0 to 1 that sum to {sums.min():.4g} to {sums.max():.4g} "
+                'in a row, which may be logits, or one probability per class: say outputs="logits" or '
+                'outputs="probabilities".'
+            )
+        return found
 
     def answers(self, x: Any, labels: Any = None) -> dict[str, Any]:
         import tensorflow as tf
@@ -204,6 +224,12 @@ class Teacher(Answering):
     def _wanted_size(self) -> list[int | None] | None:
         wanted = self._wanted()
         return None if wanted is None else list(wanted)
+
+
+def _tolerance(dtype: Any, step: float | None, classes: int) -> Tolerance:
+    """How far probabilities may be off by rounding: in sum, half a step for each class."""
+    sums = classes * step / 2 + 1e-3 if step else {"float16": 1e-2, "bfloat16": 5e-2}.get(dtype.name, 1e-3)
+    return Tolerance(sums=sums, bounds=1e-6)
 
 
 def _as_preprocessing(given: Preprocessing | str) -> Preprocessing:

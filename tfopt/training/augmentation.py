@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.data import Augmentation, Dataset
+from tfopt.tasks import task_of
 from tfopt.tasks.metrics import accuracy
 from tfopt.training.settings import Training
 
@@ -32,7 +33,7 @@ def choose_augmentation(
     wanted = {name: value for name, value in wanted.items() if value}
     if not wanted:
         return None, []
-    if len(data.input_shape) != 3 or data.task != "classification":
+    if len(data.input_shape) != 3 or not task_of(data).has_classes:
         return None, [f"no augmentation ({', '.join(wanted)}): it is for image classification only"]
     if judge is None:
         return None, [f"no augmentation ({', '.join(wanted)}): no model can tell what is recognisable then"]

@@ -8,6 +8,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.base.progress import Progress
 from tfopt.data import Dataset
 from tfopt.errors import RecipeError
+from tfopt.tasks import task_of
 from tfopt.training.rates import as_remembered
 from tfopt.training.schedules import scheduled
 from tfopt.training.settings import Training
@@ -37,7 +38,7 @@ def train(
     learner.compile(
         optimizer=as_remembered(optimizer, getattr(learner, "student", learner)),
         loss=loss,
-        metrics=["accuracy"] if data.task != "regression" else ["mae"],
+        metrics=[task_of(data).keras_metric],
     )
     lines = progress.callback(label)
     try:

@@ -2,14 +2,17 @@
 
 from typing import Any
 
-import numpy as np
-
 from tfopt import bridge
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data import Dataset
 from tfopt.errors import RecipeError
-from tfopt.tasks.loss import fits_labels, loss_for
+from tfopt.tasks import Task, task_of
+from tfopt.tasks.loss import fits_labels
+from tfopt.tasks.responses import Tolerance, form_of
 from tfopt.training.settings import Training
+
+# How far the sum of probabilities may be from 1 in float32; a loss for logits is right for all others.
+TOLERANCE = Tolerance(sums=1e-3 + 1e-5)
 
 
 def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
@@ -22,21 +25,17 @@ def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
             return tf_keras().losses.get(training.loss)
         except ValueError as error:
             raise RecipeError(f"Unknown loss {training.loss!r}. Give the name of a tf_keras loss.") from error
-    if bridge.is_compiled(model) and model.loss is not None and fits_labels(model.loss, data):
+    if bridge.is_compiled(model) and model.loss is not None and fits_labels(model.loss, data.labels):
         return model.loss
     return _loss_for_labels(model, data)
 
 
 def _loss_for_labels(model: Any, data: Dataset) -> Any:
-    logits = data.task != "regression" and not _gives_probabilities(model, data)
-    if data.task == "classification" and model.output_shape[-1] == 1:
-        return tf_keras().losses.BinaryCrossentropy(from_logits=logits)
-    return loss_for(data, logits=logits)
+    task = task_of(data)
+    logits = task.has_probabilities and not _gives_probabilities(model, data, task)
+    return task.loss(logits=logits, outputs=model.output_shape[-1])
 
 
-def _gives_probabilities(model: Any, data: Dataset) -> bool:
+def _gives_probabilities(model: Any, data: Dataset, task: Task) -> bool:
     outputs = model(data.validation.x(slice(0, 64)), training=False).numpy()
-    inside = bool(np.all((outputs >= 0) & (outputs <= 1)))
-    if data.task == "multilabel" or outputs.shape[-1] == 1:
-        return inside
-    return inside and bool(np.allclose(outputs.sum(axis=-1), 1, atol=1e-3))
+    return form_of(outputs, task, TOLERANCE) in ("softmax", "sigmoid")

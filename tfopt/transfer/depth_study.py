@@ -25,7 +25,7 @@ from tfopt.base.reading import reading
 from tfopt.data import Augmentation, Dataset
 from tfopt.errors import DataError, ModelError
 from tfopt.models.sources import model_from
-from tfopt.tasks.loss import loss_for
+from tfopt.tasks import task_of
 from tfopt.tasks.metrics import accuracy
 from tfopt.training.freezing import frozen, layers_in_order
 from tfopt.transfer.parameters import transfer_weights
@@ -74,7 +74,7 @@ class DepthStudy(Transfer):
     learns: ClassVar[bool] = True
 
     def untrained(self, source: Any, data: Dataset) -> Transferred:
-        if data.task != "classification":
+        if not task_of(data).has_classes:
             raise DataError(f"A depth study compares accuracies; expected a classification, got {data.task}.")
         source = model_from(source)
         fresh = self.fresh(source, data)
@@ -185,7 +185,7 @@ class _Study:
         flat_model = bridge.to_tf_keras(model)
         steps = settings.epochs * data.steps(settings.batch_size)
         rate = package.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
-        loss = loss_for(data, logits=False)
+        loss = task_of(data).loss(logits=False)
         flat_model.compile(package.optimizers.Adam(rate, jit_compile=False), loss, metrics=["accuracy"])
         batches = data.batches(
             "train", settings.batch_size, shuffle=True, seed=settings.seed + number, augment=self.augment

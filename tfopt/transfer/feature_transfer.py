@@ -14,8 +14,7 @@ from tfopt.data import Dataset, fit_to_model
 from tfopt.errors import RecipeError
 from tfopt.models.sources import model_from
 from tfopt.surgery.body import Body, Pooling, body_of
-from tfopt.tasks.loss import loss_for
-from tfopt.tasks.outputs import ACTIVATIONS, outputs_for
+from tfopt.tasks import task_of
 from tfopt.transfer.features import features_of
 from tfopt.transfer.head import Head, with_head
 from tfopt.transfer.transfer import Augment, Transfer, Transferred
@@ -57,9 +56,9 @@ class FeatureTransfer(Transfer):
         return body_of(source, layer=self.layer, pooling=self.pooling, input_shape=self.input_shape)
 
     def _whole(self, body: Body, data: Dataset, name: str) -> Any:
-        outputs, activation = outputs_for(data, data.train.labels.shape), ACTIVATIONS[data.task]
-        model = with_head(body, self.head, outputs, activation, seed=self.seed, name=f"{name}_transferred")
-        fit_to_model(data, model.input_shape[1:], outputs)
+        task = task_of(data)
+        model = with_head(body, self.head, task.outputs, task.activation, seed=self.seed, name=f"{name}_transferred")
+        fit_to_model(data, model.input_shape[1:], task.outputs)
         return model
 
     def transferred(
@@ -116,9 +115,9 @@ class FeatureTransfer(Transfer):
         flat_head = package.Model(inputs, x)
         steps = self.epochs * features.steps(self.batch_size)
         rate = package.optimizers.schedules.CosineDecay(self.learning_rate, steps)
-        metric = "mae" if features.task == "regression" else "accuracy"
+        task = task_of(features)
         flat_head.compile(
-            package.optimizers.Adam(rate, jit_compile=False), loss_for(features, logits=True), metrics=[metric]
+            package.optimizers.Adam(rate, jit_compile=False), task.loss(logits=True), metrics=[task.keras_metric]
         )
         lines = [progress.callback("head")] if progress is not None else []
         history = flat_head.fit(**self._fed(features), epochs=self.epochs, callbacks=lines, verbose=0).history
@@ -133,6 +132,7 @@ class FeatureTransfer(Transfer):
         model.get_layer(first.name).set_weights([kernel, bias - mean @ kernel])
         for layer in others:
             model.get_layer(layer.name).set_weights(layer.get_weights())
+        metric = task.keras_metric
         told = ", ".join(f"{name} {history[name][-1]:.4f}" for name in ("loss", metric, f"val_{metric}"))
         return [f"head trained on {len(features.train):,} features for {self.epochs} epochs: {told}"]
 

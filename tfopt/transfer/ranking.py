@@ -10,6 +10,7 @@ from tfopt.base.terminal import rendered
 from tfopt.data.for_model import data_for
 from tfopt.errors import DataError
 from tfopt.models.sources import model_from
+from tfopt.tasks import task_of
 from tfopt.transfer.features import feature_extractor, features_of
 from tfopt.transfer.preprocessing import choose_preprocessing
 from tfopt.transfer.scores import h_score, logme
@@ -119,12 +120,13 @@ def _score(
         extractor, dataset, ("train",), cache=folder, progress=progress, quiet=progress.console.quiet
     )
     x, y = parts["train"].inputs, parts["train"].labels
-    y = y.argmax(axis=1) if dataset.labels == "one-hot" and dataset.task == "classification" else y
+    task = task_of(dataset)
+    y = task.groups(y) if task.has_classes else y
     return Score(
         source=name,
         preprocessing=dataset.preprocessing.describe(),
         features=x.shape[1],
         parameters=extractor.count_params(),
         logme=logme(x, y),
-        h_score=h_score(x, y) if dataset.task == "classification" else None,
+        h_score=h_score(x, y) if task.has_classes else None,
     )

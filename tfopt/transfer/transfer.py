@@ -13,7 +13,7 @@ from tfopt.base.config import config
 from tfopt.base.registry import registered_name
 from tfopt.data import Augmentation, Dataset
 from tfopt.surgery.restructure import restructure
-from tfopt.tasks.outputs import ACTIVATIONS, outputs_for
+from tfopt.tasks import task_of
 
 Augment = Augmentation | Callable[[Any], Augmentation | None] | None
 
@@ -84,11 +84,12 @@ class Transfer(ABC):
 
         `sizes` are further arguments of `restructure`.
         """
+        task = task_of(data)
         return restructure(
             model,
             input_shape=self.input_shape or data.input_shape,
-            classes=outputs_for(data, data.train.labels.shape),
-            activation=ACTIVATIONS[data.task],
+            classes=task.outputs,
+            activation=task.activation,
             seed=self.seed + number,
             **sizes,
         )

@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import centred_unit, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
-from tfopt.tasks.labels import Task
+from tfopt.tasks import Classification, TaskName
 
 
 @config
@@ -29,7 +29,7 @@ class DIST(Loss):
     intra_weight: NonNegativeFloat = 2.0
 
     label: ClassVar[str] = "dist"
-    task: ClassVar[Task | None] = "classification"
+    task: ClassVar[TaskName | None] = Classification.kind
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf

@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import kl_divergence, number_of_classes, per_sample, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
-from tfopt.tasks.labels import Task
+from tfopt.tasks import Classification, TaskName
 
 
 @config
@@ -32,7 +32,7 @@ class DKD(Loss):
     nontarget_weight: NonNegativeFloat = 8.0
 
     label: ClassVar[str] = "dkd"
-    task: ClassVar[Task | None] = "classification"
+    task: ClassVar[TaskName | None] = Classification.kind
     needs_labels: ClassVar[bool] = True
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import per_sample, tempered_kl, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
-from tfopt.tasks.labels import Task
+from tfopt.tasks import Classification, TaskName
 
 
 @config
@@ -26,7 +26,7 @@ class Hinton(Loss):
     temperature: PositiveFloat = 4.0
 
     label: ClassVar[str] = "hinton"
-    task: ClassVar[Task | None] = "classification"
+    task: ClassVar[TaskName | None] = Classification.kind
     alpha: ClassVar[float] = 0.1
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:

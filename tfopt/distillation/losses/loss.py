@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import NonNegativeFloat
 
 from tfopt.base.config import config
-from tfopt.tasks.labels import Task
+from tfopt.tasks import TaskName
 
 Shape = tuple[int | None, ...]
 """Of one sample's feature, without the batch axis; None where it is free."""
@@ -48,7 +48,7 @@ class Loss(ABC):
 
     label: ClassVar[str]
     """What the term is called in the logs."""
-    task: ClassVar[Task | None] = None
+    task: ClassVar[TaskName | None] = None
     """The kind of response that is compared; None where the response is not looked at."""
     alpha: ClassVar[float] = 1.0
     """Weight that the paper gives the loss on the labels beside this term."""

@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import kl_divergence, per_sample, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
-from tfopt.tasks.labels import Task
+from tfopt.tasks import Multilabel, TaskName
 
 
 @config
@@ -26,7 +26,7 @@ class MultilabelKD(Loss):
     temperature: PositiveFloat = 4.0
 
     label: ClassVar[str] = "multilabel_kd"
-    task: ClassVar[Task | None] = "multilabel"
+    task: ClassVar[TaskName | None] = Multilabel.kind
     alpha: ClassVar[float] = 0.1
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import huber, per_sample, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
-from tfopt.tasks.labels import Task
+from tfopt.tasks import Regression, TaskName
 
 
 @config
@@ -23,7 +23,7 @@ class RegressionKD(Loss):
     huber: PositiveFloat | None = None
 
     label: ClassVar[str] = "regression_kd"
-    task: ClassVar[Task | None] = "regression"
+    task: ClassVar[TaskName | None] = Regression.kind
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
@@ -48,7 +48,7 @@ class BoundedRegression(Loss):
     margin: NonNegativeFloat = 0.0
 
     label: ClassVar[str] = "bounded_regression"
-    task: ClassVar[Task | None] = "regression"
+    task: ClassVar[TaskName | None] = Regression.kind
     needs_labels: ClassVar[bool] = True
 
     def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import number_of_classes, per_sample, tempered_kl, to_float
 from tfopt.distillation.losses.loss import Lesson, Loss
-from tfopt.tasks.labels import Task
+from tfopt.tasks import Classification, TaskName
 
 
 @config
@@ -30,7 +30,7 @@ class TeacherFree(Loss):
     temperature: PositiveFloat = 20.0
 
     label: ClassVar[str] = "teacher_free"
-    task: ClassVar[Task | None] = "classification"
+    task: ClassVar[TaskName | None] = Classification.kind
     alpha: ClassVar[float] = 0.9
     needs_teacher: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True

@@ -10,12 +10,14 @@ from tfopt.base.config import config
 from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import per_sample, shrink_to_smaller, tempered_kl
+from tfopt.distillation.student_form import student_form
 from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.lookup import missing
 from tfopt.graph.taps import on_rest, tapped
 from tfopt.graph.types import is_layer
 from tfopt.graph.walk import walk
-from tfopt.tasks.responses import Form, as_logits, form_of
+from tfopt.tasks import Classification
+from tfopt.tasks.responses import Form, as_logits
 
 
 @config
@@ -68,7 +70,8 @@ def early_exits(model: Any, layers: Sequence[str], settings: EarlyExits | None =
     output = on_rest(model)
     if output.ndim != 2 or output.shape[1] < 2:
         raise ModelError(f"Early exits are for classifiers, outputs (batch, classes); got {output.shape}.")
-    return model_class(_Exits, keras_of(model).__name__)(model, layers, settings, form_of(output, "classification"))
+    form = student_form(output, Classification.kind)
+    return model_class(_Exits, keras_of(model).__name__)(model, layers, settings, form)
 
 
 class _Exits(Learner):
@@ -118,7 +121,7 @@ class _Exits(Learner):
         import tensorflow as tf
 
         outputs, features, deepest = self._all(x, training=True)
-        final, *exits = [as_logits(output, self._form, None) for output in outputs]
+        final, *exits = [as_logits(output, self._form) for output in outputs]
         taught, settings = tf.stop_gradient(final), self.settings
         gaps = [settings.alpha * tempered_kl(taught, logits, settings.temperature) for logits in exits]
         if settings.hint:
@@ -159,7 +162,7 @@ def _head(api: Any, name: str, shape: tuple[int | None, ...], width: int, classe
         narrow = layers.Dense(width, use_bias=False, name="bottleneck")
     feature = layers.ReLU(name="bottleneck_relu")(layers.BatchNormalization(name="bottleneck_norm")(narrow(inputs)))
     pooled = getattr(layers, f"GlobalAveragePooling{axes}D")(name="pool")(feature) if axes else feature
-    activation = "softmax" if form == "probabilities" else None
+    activation = "softmax" if form == "softmax" else None
     output = layers.Dense(classes, activation=activation, dtype="float32", name="out")
     return api.Model(inputs, [feature, output(pooled)], name=f"exit_{name}")
 

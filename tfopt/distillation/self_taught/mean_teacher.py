@@ -31,9 +31,10 @@ from tfopt.distillation.self_taught.semi_supervised import (
     of_arrays,
     of_dataset,
 )
+from tfopt.distillation.student_form import student_form
 from tfopt.errors import DataError, ModelError, RecipeError
-from tfopt.tasks.labels import Task
-from tfopt.tasks.responses import Form, as_logits, form_of
+from tfopt.tasks import Classification, TaskName, task_named
+from tfopt.tasks.responses import Form, as_logits
 
 # What the authors used on SVHN and CIFAR-10, relative to a loss on the labels of labelled samples alone.
 MSE_WEIGHT = 100.0
@@ -67,13 +68,13 @@ class MeanTeacher:
     consistency: Literal["mse", "kl"] = "mse"
     ramp_up: float = Field(default=0.2, ge=0, le=1)
     noise: NonNegativeFloat = 0.0
-    task: Task = "classification"
+    task: TaskName = Classification.kind
     batch_share: float = Field(default=0.25, gt=0, lt=1)
     labelled: float = Field(default=1.0, gt=0, le=1)
     use: Literal["student", "teacher"] = "student"
 
     def __post_init__(self) -> None:
-        if self.task == "regression" and self.consistency == "kl":
+        if self.consistency == "kl" and not task_named(self.task).has_probabilities:
             raise RecipeError('Values of a regression have no divergence: take consistency="mse".')
 
     @property
@@ -199,10 +200,9 @@ class _MeanTaught(Learner):
         if self.settings.noise and not np.issubdtype(np.asarray(x).dtype, np.floating):
             raise RecipeError(f"noise={self.settings.noise} cannot be added to inputs of {np.asarray(x).dtype}.")
         outputs = np.asarray(self.student(x, training=False)).astype(np.float32)
-        many = outputs.shape[-1] > 1
-        task = "multilabel" if self.settings.task == "classification" and not many else self.settings.task
+        exclusive = task_named(self.settings.task).exclusive(outputs.shape[-1])
         try:
-            self.response = Response(task, form_of(outputs, task), self.settings.consistency)
+            self.response = Response(exclusive, student_form(outputs, self.settings.task), self.settings.consistency)
         except ModelError as error:
             raise ModelError(f"The student '{self.student.name}': {error}") from error
 
@@ -243,9 +243,13 @@ class _MeanTaught(Learner):
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """What outputs mean, and how far two of them are apart."""
+    """What outputs mean, and how far two of them are apart.
 
-    task: str
+    Attributes:
+        exclusive: whether the probabilities of a sample sum to 1.
+    """
+
+    exclusive: bool
     form: Form
     consistency: Literal["mse", "kl"]
 
@@ -255,8 +259,8 @@ class Response:
 
         if self.consistency == "mse":
             return per_sample(tf.math.squared_difference(self._compared(student), self._compared(teacher)))
-        ours, theirs = as_logits(student, self.form, self.task), as_logits(teacher, self.form, self.task)
-        if self.task == "classification":
+        ours, theirs = as_logits(student, self.form), as_logits(teacher, self.form)
+        if self.exclusive:
             return per_sample(kl_of_logits(theirs, ours))
         on, off = tf.math.log_sigmoid(theirs), tf.math.log_sigmoid(-theirs)
         divergence = tf.exp(on) * (on - tf.math.log_sigmoid(ours)) + tf.exp(off) * (off - tf.math.log_sigmoid(-ours))
@@ -268,7 +272,7 @@ class Response:
         outputs = tf.cast(outputs, tf.float32)
         if self.form != "logits":
             return outputs
-        return tf.sigmoid(outputs) if self.task == "multilabel" else tf.nn.softmax(outputs)
+        return tf.nn.softmax(outputs) if self.exclusive else tf.sigmoid(outputs)
 
 
 class Ramp:

@@ -12,8 +12,7 @@ from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, mean_teache
 from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELLED, labelled_per_batch, mixed_batches
 from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK
 from tfopt.errors import RecipeError
-from tfopt.tasks.labels import Meaning, groups_of
-from tfopt.tasks.metrics import metrics_for
+from tfopt.tasks import task_of
 
 # Keeps the random numbers of this choice apart from others with the same seed.
 LABELLED = 2
@@ -84,10 +83,8 @@ class MeanTeacherCourse:
         validation = self.data.validation
         starts = range(0, len(validation), ASKED_AT_ONCE)
         outputs = np.concatenate([np.asarray(ask(validation.x(slice(i, i + ASKED_AT_ONCE)))) for i in starts])
-        outputs = outputs.astype(np.float32)
-        if self.data.task == "multilabel" and self._learner.response.form == "logits":
-            outputs = 1 / (1 + np.exp(-outputs.astype(np.float64)))
-        metrics = metrics_for(self.data.task, outputs, validation.y())
+        logits = self._learner.response.form == "logits"
+        metrics = task_of(self.data).metrics(outputs.astype(np.float32), validation.y(), logits=logits)
         return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
     def student(self, model: Any) -> Any:
@@ -133,7 +130,7 @@ def _parted(data: Dataset, share: float, seed: int) -> tuple[np.ndarray, np.ndar
     if share == 1:
         return everyone, everyone[:0]
     count = round(share * len(everyone))
-    groups = groups_of(data.train.labels, Meaning(data.task, data.labels, data.num_classes))
+    groups = task_of(data).groups(data.train.labels)
     if count < len(np.unique(groups)):
         raise RecipeError(
             f"labelled={share} leaves {count} labels of {len(everyone):,} for {len(np.unique(groups))} classes; take "

@@ -6,9 +6,11 @@ from typing import Any
 from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import per_sample, tempered_kl
+from tfopt.distillation.student_form import student_form
 from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.taps import on_rest
-from tfopt.tasks.responses import as_logits, form_of
+from tfopt.tasks import Classification
+from tfopt.tasks.responses import as_logits
 
 
 def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.0) -> Any:
@@ -57,7 +59,7 @@ def _forms(students: list[Any]) -> list[Any]:
     forms = []
     for student, output in zip(students, outputs, strict=True):
         try:
-            forms.append(form_of(output, "classification"))
+            forms.append(student_form(output, Classification.kind))
         except ModelError as error:
             raise ModelError(f"The student '{student.name}': {error}") from error
     return forms
@@ -96,7 +98,7 @@ class _Mutual(Learner):
     def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
         del y
         outputs = [student(x, training=True) for student in self.students]
-        logits = [as_logits(output, form, None) for output, form in zip(outputs, self._forms, strict=True)]
+        logits = [as_logits(output, form) for output, form in zip(outputs, self._forms, strict=True)]
         terms = [self._weight * mean_over_samples(gap, sample_weight) for gap in peer_gaps(logits, self._temperature)]
         return Learnt(outputs, terms)
 

@@ -1,0 +1,125 @@
+"""What tasks answer, and that nobody else asks for their names."""
+
+import ast
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tfopt.errors import DataError
+from tfopt.tasks import TASKS, Classification, Multilabel, Regression, task_named, task_of
+from tfopt.tasks.labels import understand
+from tfopt.tasks.responses import Tolerance, form_of
+
+ROOT = Path(__file__).parents[2]
+TASKS_ROOM = ROOT / "tfopt" / "tasks"
+
+
+def names_in(text: str, names: set[str]) -> list[int]:
+    """The lines of the string literals in `text` that are one of `names`; text that merely has the word is none."""
+    return [n.lineno for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and n.value in names]
+
+
+def test_the_name_of_a_task_stands_in_its_own_room_alone():
+    files = [path for path in (ROOT / "tfopt").rglob("*.py") if TASKS_ROOM not in path.parents]
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in files
+        for line in names_in(path.read_text(encoding="utf-8"), set(TASKS))
+    ]
+    assert len(files) > 200
+    assert not found, f"ask the Task instead (tfopt.tasks.task_of, task_named): {', '.join(found)}"
+
+
+def test_a_name_of_a_task_is_found():
+    text = (
+        '"""For "classification"."""\nx = 1 if task == "regression" else 2\nmatch task:\n    case "multilabel": ...\n'
+    )
+    assert names_in(text, set(TASKS)) == [2, 4]
+
+
+def test_the_words_in_json():
+    """They stand in the reports and fingerprints that users have, and in their recipes."""
+    assert list(TASKS) == ["classification", "multilabel", "regression"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected", "outputs", "groups"),
+    [
+        (np.array([0, 2, 1]), Classification("sparse", 3), 3, [0, 2, 1]),
+        (np.eye(3)[[0, 2, 1]], Classification("one-hot", 3, (3,)), 3, [0, 2, 1]),
+        (np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0]]), Multilabel("values", 3, (3,)), 3, [0, 0, 0]),
+        (np.array([0.5, 1.5, 2.5]), Regression("values", None), 1, [0, 0, 0]),
+        (np.ones((3, 2, 4)) / 2, Regression("values", None, (2, 4)), 8, [0, 0, 0]),
+    ],
+)
+def test_the_task_that_labels_ask_for(labels, expected, outputs, groups):
+    parts, task, _ = understand({"train": labels}, None)
+    assert task == expected
+    assert task.outputs == outputs
+    np.testing.assert_array_equal(task.groups(parts["train"]), groups)
+    data = SimpleNamespace(task=task.kind, labels=task.labels, num_classes=task.num_classes)
+    data.train = SimpleNamespace(labels=parts["train"])
+    assert task_of(data) == expected
+    data.task = "clustering"
+    with pytest.raises(DataError, match="'clustering'; expected one of classification, multilabel, regression"):
+        task_of(data)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "outputs", "expected"),
+    [
+        # -log softmax of (2, 0, 0) at class 0, and of (0, 0, 0) at class 1.
+        (Classification("sparse", 3), [0, 1], [[2, 0, 0], [0, 0, 0]], (np.log(1 + 2 * np.exp(-2)) + np.log(3)) / 2),
+        (Classification("one-hot", 3, (3,)), [[0, 1, 0]], [[0, 0, 0]], np.log(3)),
+        (Classification("sparse", 2), [[1], [0]], [[3], [0]], (np.log1p(np.exp(-3)) + np.log(2)) / 2),
+        (Multilabel("values", 2, (2,)), [[1, 0]], [[3, 0]], (np.log1p(np.exp(-3)) + np.log(2)) / 2),
+        (Regression("values", None), [[1.0], [2.0]], [[3], [2]], 2.0),
+    ],
+)
+def test_losses_of_logits_by_hand(task, labels, outputs, expected):
+    outputs = np.array(outputs, "float32")
+    loss = task.loss(logits=True, outputs=outputs.shape[-1])
+    assert float(loss(np.array(labels, "float32"), outputs)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_losses_of_probabilities_by_hand():
+    p = np.array([[0.5, 0.25, 0.25]], "float32")
+    assert float(Classification("sparse", 3).loss(logits=False)(np.array([1]), p)) == pytest.approx(np.log(4))
+    assert float(Multilabel("values", 3, (3,)).loss(logits=False)(np.array([[1.0, 0, 0]]), p)) == pytest.approx(
+        (np.log(2) + 2 * np.log(4 / 3)) / 3, rel=1e-5
+    )
+
+
+def test_metrics_of_logits():
+    """Above 0 is above a probability of 0.5; the largest logit has the largest probability."""
+    assert task_named("multilabel").metrics([[0.2, -0.2]], [[1, 1]], logits=True) == {"binary_accuracy": 0.5}
+    assert task_named("multilabel").metrics([[0.2, -0.2]], [[1, 1]]) == {"binary_accuracy": 0.0}
+    assert task_named("classification").metrics([[0.2], [-0.2]], [1, 0], logits=True) == {"accuracy": 1.0}
+    assert task_named("classification").metrics([[9.0, 1.0]], [0], logits=True) == {"accuracy": 1.0}
+    assert task_named("regression").metrics([0.25], [0.0], logits=True) == {"mse": 0.0625, "mae": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "sums", "expected"),
+    [
+        ([[0.5, 0.5], [0.875, 0.125]], "classification", 0, "softmax"),
+        ([[0.5, 0.5], [0.875, 0.1328125]], "classification", 0.0078125, "softmax"),  # 1/128 too much, exactly
+        ([[0.5, 0.5], [0.875, 0.1328125]], "classification", 0.0078124, None),
+        ([[0.5, 0.75]], "multilabel", 0, "sigmoid"),
+        ([[0.25], [1.0]], "classification", 0, "sigmoid"),
+        ([[0.25], [1.125]], "classification", 1, "logits"),
+        ([[-0.125, 1.125]], "classification", 1, "logits"),
+        ([[np.nan, 1.0]], "multilabel", 1, "logits"),
+        ([[0.5, 0.5]], "regression", 0, "values"),
+    ],
+)
+def test_the_form_of_outputs(values, kind, sums, expected):
+    assert form_of(np.array(values, "float32"), task_named(kind), Tolerance(sums)) == expected
+
+
+def test_outputs_may_be_outside_by_the_tolerance():
+    outputs = np.array([[1.0625, -0.0625]], "float32")
+    assert form_of(outputs, Classification, Tolerance(0, bounds=0.0625)) == "softmax"
+    assert form_of(outputs, Classification, Tolerance(0, bounds=0.0624)) == "logits"
