@@ -25,9 +25,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 ROOT = Path(__file__).resolve().parent.parent
 SAVED = ROOT / "saved_models"
-ACCURATE: dict[str, Any] = {"weight_bits": 8, "ranges": "max", "epochs": 12, "learning_rate": 1e-3}
+ACCURATE: dict[str, Any] = {"weight_bits": 8, "weight_steps": "max", "epochs": 12, "learning_rate": 1e-3}
 SMALL: dict[str, Any] = {
-    "weight_bits": 4, "layers": (("conv2d_4", 3), ("conv2d_6", 2), ("conv2d_7", 2)), "ranges": "learned",
+    "weight_bits": 4, "layers": (("conv2d_4", 3), ("conv2d_6", 2), ("conv2d_7", 2)), "weight_steps": "learned",
     "epochs": 30, "learning_rate": 5e-4,
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ import tfopt
 
 recipe = tfopt.Recipe(
     name="low_bit",
-    stages=(tfopt.Quantize(weight_bits=4, ranges="learned", epochs=8),),
+    stages=(tfopt.Quantize(weight_bits=4, weight_steps="learned", epochs=8),),
     training=tfopt.Training(learning_rate=5e-4, horizontal_flip=True, shift=0.125),
 )
 

@@ -4,7 +4,7 @@ import tfopt
 
 recipe = tfopt.Recipe(
     name="mixed_precision",
-    stages=(tfopt.Quantize(max_drop=0.01, ranges="learned", epochs=4),),
+    stages=(tfopt.Quantize(max_drop=0.01, weight_steps="learned", epochs=4),),
     training=tfopt.Training(learning_rate=3e-4, horizontal_flip=True, shift=0.125),
 )
 

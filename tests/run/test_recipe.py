@@ -75,7 +75,9 @@ def test_json_round_trip_is_equal():
     [
         Binarize(scheme="xnor", spare_ends=False, layers=(("head", 8),)),
         PostTraining(weight_bits=4, rounding="nearest", max_drop=0.01, layers=(("head", 8), ("stem", False))),
-        Quantize(weight_bits=3, ranges="fixed_point", fractional_bits=-1, max_bytes=1000, layers=(("head", "output"),)),
+        Quantize(
+            weight_bits=3, weight_steps="fixed_point", fractional_bits=-1, max_bytes=1000, layers=(("head", "output"),)
+        ),
     ],
 )
 def test_json_round_trip_of_the_stages_that_end_a_recipe(stage):
@@ -237,3 +239,7 @@ def test_an_old_recipe_json_is_read_under_the_names_of_then():
         assert Recipe.from_dict(old) == Recipe(stages=(), export=Export(activation_ranges="mse"))
     with pytest.raises(RecipeError, match=r"activation_ranges = 'least'"), pytest.warns(DeprecationWarning):
         Recipe.from_dict({"stages": [], "export": {"ranges": "least"}})
+    for kind, steps in ((Quantize, "learned"), (PostTraining, "octav")):
+        old = {"stages": [{"stage": kind.__name__, "ranges": steps}]}
+        with pytest.warns(DeprecationWarning, match=f"{kind.__name__}.*weight_steps"):
+            assert Recipe.from_dict(old) == Recipe(stages=(kind(weight_steps=steps),))

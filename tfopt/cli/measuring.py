@@ -16,7 +16,7 @@ from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_opti
 @click.option(
     "--bits", type=click.IntRange(2, 8), multiple=True, default=(8, 4, 2), show_default=True, help="May be repeated."
 )
-@click.option("--ranges", type=click.Choice(["max", "mse", "octav"]), default="mse", show_default=True,
+@click.option("--weight-steps", type=click.Choice(["max", "mse", "octav"]), default="mse", show_default=True,
               help="Where the steps between weights come from.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(min=1), default=2000, show_default=True, help="At most so many.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a picture to this file too (.png, .svg, .pdf).")
@@ -27,7 +27,7 @@ def sensitivity(
     model: Path,
     data: str,
     bits: tuple[int, ...],
-    ranges: str,
+    weight_steps: str,
     samples: int,
     plot: Path | None,
     json_file: Path | None,
@@ -55,7 +55,7 @@ def sensitivity(
             loaded,
             dataset,
             bits=bits,
-            ranges=ranges,
+            weight_steps=weight_steps,
             samples=samples,
             progress=lambda done, all_: _show(bar, done, all_),
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge
+from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import rendered
 from tfopt.base.weight_statistics import decibels
 from tfopt.data import Dataset, fit_to_model, load_data
@@ -115,12 +116,13 @@ class Sensitivity:
         return rendered(self.table(), 140).rstrip()
 
 
+@renamed_arguments(ranges="weight_steps")
 def sensitivity(
     model: Any,
     data: Any,
     *,
     bits: Sequence[int] = (8, 4, 2),
-    ranges: str = "mse",
+    weight_steps: str = "mse",
     samples: int = SAMPLES,
     progress: Any = None,
 ) -> Sensitivity:
@@ -130,7 +132,7 @@ def sensitivity(
         model: a Keras 3 or tf_keras model, or the path of one. It is not changed.
         data: a `Dataset`, or anything that `load_data` takes; the validation part is used.
         bits: 2 to 8 each.
-        ranges: where the steps between weights come from: "max", "mse" or "octav".
+        weight_steps: where the steps between weights come from: "max", "mse" or "octav".
         samples: of the validation part, at most.
         progress: called with (done, all) after each trial; None for none.
 
@@ -147,7 +149,7 @@ def sensitivity(
     trials = []
     for key, kernel in found.items():
         for number in bits:
-            after, sqnr = judge.with_bits({key: number}, ranges)
+            after, sqnr = judge.with_bits({key: number}, weight_steps)
             size = math.ceil(math.prod(kernel.shape) * number / 8)
             trials.append(Trial(*key, number, after, judge.loss(after), sqnr, size))
             if progress is not None:
@@ -177,13 +179,13 @@ class Judge:
         self.metric = next(iter(metrics))
         self.before = metrics[self.metric]
 
-    def with_bits(self, bits: Mapping[Key, int], ranges: str) -> tuple[float, float]:
+    def with_bits(self, bits: Mapping[Key, int], weight_steps: str) -> tuple[float, float]:
         """(metric, SQNR in decibels) with these kernels rounded to nearest."""
         known = kernels_by_key(self.model.layers)
         chosen = [(known[key], number) for key, number in bits.items()]
         before = [kernel.values for kernel, _ in chosen]
         for kernel, number in chosen:
-            kernel.variable.assign(grid_of(kernel, number, ranges).values(kernel.values))
+            kernel.variable.assign(grid_of(kernel, number, weight_steps).values(kernel.values))
         outputs = self._predict()
         for (kernel, _), values in zip(chosen, before, strict=True):
             kernel.variable.assign(values)

@@ -116,8 +116,8 @@ def test_the_ends_can_be_binarized_too_and_rules_say_which(model):
 
 
 def test_fixed_point_weights_stand_in_the_file(model, samples):
-    wrapped = trained(Quantize(ranges="fixed_point", fractional_bits=5), model, samples)
-    stripped = Quantize(ranges="fixed_point", fractional_bits=5).strip(wrapped)
+    wrapped = trained(Quantize(weight_steps="fixed_point", fractional_bits=5), model, samples)
+    stripped = Quantize(weight_steps="fixed_point", fractional_bits=5).strip(wrapped)
     kernel = stripped.get_layer("inline").get_weights()[0]
     np.testing.assert_array_equal(kernel * 32, np.rint(kernel * 32))
     lite, _ = build(wrapped, INT8, samples[0])

@@ -54,7 +54,9 @@ def test_the_file_computes_what_the_rounded_model_does(four, samples):
 
 def test_it_is_nearer_to_the_float_model_than_plain_rounding(model, samples, four):
     expected = model.predict(samples[0], verbose=0)
-    plain = PostTraining(weight_bits=4, ranges="max", rounding="nearest", bias_correction=False, equalization=False)
+    plain = PostTraining(
+        weight_bits=4, weight_steps="max", rounding="nearest", bias_correction=False, equalization=False
+    )
     errors = [
         np.square(made.predict(samples[0], verbose=0) - expected).mean()
         for made in (four[1], rounded(plain, model, samples))

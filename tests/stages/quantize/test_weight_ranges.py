@@ -7,7 +7,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError, RecipeError
 from tfopt.stages.kernels.table import kernels
 from tfopt.stages.quantize.grids import Grid, grid_of, grids_of
-from tfopt.stages.quantize.weight_ranges import BITS, RANGES, on_grid, steps
+from tfopt.stages.quantize.weight_ranges import BITS, METHODS, on_grid, steps
 
 
 def weights(shape=(3, 3, 8, 5), seed=0):
@@ -64,7 +64,7 @@ def test_octav_agrees_with_litert_quantizer(bits):
     np.testing.assert_allclose(steps(kernel, bits, (-1,), "octav") * top, theirs, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", RANGES)
+@pytest.mark.parametrize("method", METHODS)
 def test_hard_channels(method):
     """All zero, one weight, all of one size, one outlier, next to nothing."""
     kernel = np.zeros((20, 5), "float32")

@@ -85,8 +85,8 @@ def test_a_kernel_without_a_4_bit_operator_has_its_integers_in_8(four_bits):
     assert any("stored in 8: depth" in note for note in notes)
 
 
-@pytest.mark.parametrize("settings", [{"weight_bits": 4}, {"weight_bits": 3, "ranges": "mse"}, {"ranges": "octav"},
-                                      {"weight_bits": 4, "ranges": "learned"}])  # fmt: skip
+@pytest.mark.parametrize("settings", [{"weight_bits": 4}, {"weight_bits": 3, "weight_steps": "mse"},
+                                      {"weight_steps": "octav"}, {"weight_bits": 4, "weight_steps": "learned"}])  # fmt: skip
 def test_the_file_computes_what_was_trained(model, samples, settings):
     wrapped, (lite, _) = quantized(model, samples, **settings)
     expected = wrapped.predict(samples[0], verbose=0)
@@ -108,7 +108,7 @@ def test_outputs_are_called_as_in_keras(four_bits, model):
 
 
 def test_of_8_bits_nothing_is_said(model, samples):
-    _, (_, notes) = quantized(model, samples, ranges="octav")
+    _, (_, notes) = quantized(model, samples, weight_steps="octav")
     assert not any("8 bits" in note for note in notes)
 
 
@@ -122,7 +122,7 @@ def test_rules_give_layers_bits_of_their_own(model, samples):
 def test_zeros_stay_zero(model, samples):
     prune = Prune(final_sparsity=0.5, schedule="one-shot")
     sparse = prune.strip(prune.apply(model, steps=0))
-    stage = Quantize(weight_bits=4, ranges="learned")
+    stage = Quantize(weight_bits=4, weight_steps="learned")
     wrapped = stage.apply(sparse, steps=1, keep={"sparsity"})
     stage.calibrate(wrapped, samples[0])
     promises = prune.promises(bridge.to_tf_keras(sparse))
@@ -177,7 +177,7 @@ def test_learned_steps_have_the_gradient_of_lsq(model):
     """Esser et al. 2020, equation 3: -w/s + round(w/s) inside, +-levels outside, times 1 / sqrt(weights * levels)."""
     import tensorflow as tf
 
-    wrapped = Quantize(weight_bits=4, ranges="learned").apply(model, steps=1)
+    wrapped = Quantize(weight_bits=4, weight_steps="learned").apply(model, steps=1)
     layer = next(layer for layer in wrapped.layers if unwrapped(layer).name == "inline")
     ((variable, quantizer, made),) = layer._weight_vars
     with tf.GradientTape() as tape:
@@ -196,7 +196,7 @@ def test_learned_steps_have_the_gradient_of_lsq(model):
 def test_learned_steps_are_trained(model, samples):
     from tfopt.base.keras_compat import tf_keras
 
-    stage = Quantize(weight_bits=4, ranges="learned")
+    stage = Quantize(weight_bits=4, weight_steps="learned")
     wrapped = stage.apply(model, steps=4)
     steps = [made["step"] for layer in wrapped.layers for *_, made in getattr(layer, "_weight_vars", ())]
     wrapped.compile(tf_keras().optimizers.Adam(0.01), "sparse_categorical_crossentropy")

@@ -29,7 +29,7 @@ class PostTraining(Stage):
 
     Attributes:
         weight_bits: 2 to 8. A .tflite stores them in 4 bits where its operator can, else in 8.
-        ranges: where the steps between weights come from: "max", "mse" or "octav" (see `weight_ranges`).
+        weight_steps: where the steps between weights come from: "max", "mse" or "octav" (see `weight_ranges`).
         rounding: "adaptive" (AdaRound, Nagel et al. 2020, arXiv:2004.10568) or "nearest".
         bias_correction: take the mean error of each channel out of the biases (Nagel et al. 2019, arXiv:1906.04721).
         equalization: bring the ranges of neighbouring layers in line first (the same paper).
@@ -45,7 +45,7 @@ class PostTraining(Stage):
 
     epochs: int = Field(default=0, ge=0, le=0)
     weight_bits: int = Field(default=8, ge=BITS[0], le=BITS[-1])
-    ranges: Literal["max", "mse", "octav"] = "mse"
+    weight_steps: Literal["max", "mse", "octav"] = "mse"
     rounding: Literal["nearest", "adaptive"] = "adaptive"
     bias_correction: bool = True
     equalization: bool = False
@@ -56,6 +56,7 @@ class PostTraining(Stage):
     max_drop: float | None = Field(default=None, gt=0, lt=1)
     max_bytes: PositiveInt | None = None
 
+    renamed: ClassVar[dict[str, str]] = {"ranges": "weight_steps"}
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
     last: ClassVar[bool] = True
 
@@ -80,7 +81,7 @@ class PostTraining(Stage):
             model,
             bits,
             inputs[: self.calibration_samples],
-            ranges=self.ranges,
+            weight_steps=self.weight_steps,
             rounding=self.rounding,
             bias_correction=self.bias_correction,
             equalization=self.equalization,
@@ -102,7 +103,9 @@ class PostTraining(Stage):
         """What happens to each layer of `model` (flat tf_keras), by layer name."""
         del keep
         bits = self._bits(model)
-        does = {key: f"{number}-bit weights, {self.ranges} steps, {self.rounding}" for key, number in bits.items()}
+        does = {
+            key: f"{number}-bit weights, {self.weight_steps} steps, {self.rounding}" for key, number in bits.items()
+        }
         why = dict.fromkeys(kernels_by_key(model.layers), "left to the converter: 8 bits")
         return decisions_on_kernels(model, does, why)
 

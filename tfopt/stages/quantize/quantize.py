@@ -28,7 +28,7 @@ class Quantize(QuantizationAware):
     Attributes:
         weight_bits: of every weight of a convolution or a Dense layer, 2 to 8. A .tflite stores them in 4 bits
             where its operator can, else in 8. Clusters need 8.
-        ranges: where the steps between weights come from: "max", the largest weight of each output channel at any
+        weight_steps: where the steps between weights come from: "max", the largest weight of each output channel at any
             time; "mse" or "octav", of the kernel that training begins with (`tfopt.stages.quantize.weight_ranges`);
             "learned", trained along (LSQ, Esser et al. 2020, arXiv:1902.08153); "fixed_point", one power of two for the
             whole kernel.
@@ -38,11 +38,12 @@ class Quantize(QuantizationAware):
     """
 
     weight_bits: int = Field(default=8, ge=BITS[0], le=BITS[-1])
-    ranges: Literal["max", "mse", "octav", "learned", "fixed_point"] = "max"
+    weight_steps: Literal["max", "mse", "octav", "learned", "fixed_point"] = "max"
     fractional_bits: int | None = None
     max_drop: float | None = Field(default=None, gt=0, lt=1)
     max_bytes: PositiveInt | None = None
 
+    renamed: ClassVar[dict[str, str]] = {"ranges": "weight_steps"}
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity", "clusters"})
 
     @property
@@ -52,4 +53,4 @@ class Quantize(QuantizationAware):
     def _precision(self, layer: Any, treatment: Treatment) -> Precision:
         if type(layer).__name__ not in LOW_BIT:
             return USUAL
-        return Precision(treatment.bits or self.weight_bits, self.ranges, self.fractional_bits)
+        return Precision(treatment.bits or self.weight_bits, self.weight_steps, self.fractional_bits)

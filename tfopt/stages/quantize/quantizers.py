@@ -149,7 +149,7 @@ def kernel_quantizer() -> Any:
         @functools.cached_property
         def rounding(self) -> Rounding:
             axes = () if self.keeps_one_scale() else self.scales.axes
-            return ROUNDINGS[self.precision.ranges](self.precision, axes, self._view(self.start))
+            return ROUNDINGS[self.precision.weight_steps](self.precision, axes, self._view(self.start))
 
         def _view(self, kernel: Any) -> Any:
             """`kernel` in the shape in which scales are shared along whole axes."""

@@ -14,7 +14,7 @@ from tfopt.stages.quantize.weight_ranges import steps as steps_of
 
 _TINY = float(np.finfo(np.float32).tiny)
 
-Ranges = Literal["max", "mse", "octav", "learned", "fixed_point", "xnor", "binary_connect", "ternary"]
+WeightSteps = Literal["max", "mse", "octav", "learned", "fixed_point", "xnor", "binary_connect", "ternary"]
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class Precision:
 
     Attributes:
         bits: 8 or fewer; step * k for integers |k| <= 2^(bits - 1) - 1.
-        ranges: where the steps come from, a key of `ROUNDINGS`.
+        weight_steps: where the steps come from, a key of `ROUNDINGS`.
         fractional_bits: of "fixed_point"; None for as many as the kernel leaves room for.
     """
 
     bits: int = 8
-    ranges: Ranges = "max"
+    weight_steps: WeightSteps = "max"
     fractional_bits: int | None = None
 
     @property
     def usual(self) -> bool:
         """True for the rounding that the converter itself would choose."""
-        return self.bits == 8 and self.ranges == "max"
+        return self.bits == 8 and self.weight_steps == "max"
 
 
 USUAL = Precision()
@@ -102,7 +102,7 @@ class Kept(Rounding):
         self._steps = self._first()
 
     def _first(self) -> np.ndarray:
-        return steps_of(self.start, self.precision.bits, self.axes, self.precision.ranges)
+        return steps_of(self.start, self.precision.bits, self.axes, self.precision.weight_steps)
 
     def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
         del kernel, trained

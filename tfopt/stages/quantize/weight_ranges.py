@@ -11,7 +11,7 @@ import numpy as np
 
 from tfopt.errors import ModelError, RecipeError
 
-RANGES = ("max", "mse", "octav")
+METHODS = ("max", "mse", "octav")
 BITS = range(2, 9)
 
 # A channel that is all zero needs some step; that of other channels may not vanish either.
@@ -49,7 +49,7 @@ def steps(kernel: np.ndarray, bits: int, axes: tuple[int, ...], method: str) -> 
         ModelError: weights that are not finite.
     """
     if method not in _METHODS:
-        raise RecipeError(f"Expected one of {', '.join(map(repr, RANGES))} as the range of a kernel, got {method!r}.")
+        raise RecipeError(f"Expected one of {', '.join(map(repr, METHODS))} as the range of a kernel, got {method!r}.")
     if not np.isfinite(kernel).all():
         raise ModelError("Expected a kernel of finite weights; it holds NaN or infinity. Was the training unstable?")
     top, weights = levels(bits), np.asarray(kernel, np.float64)

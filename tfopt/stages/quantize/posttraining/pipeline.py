@@ -20,7 +20,7 @@ def quantize_weights(
     bits: Mapping[Key, int],
     samples: Any,
     *,
-    ranges: Literal["max", "mse", "octav"] = "mse",
+    weight_steps: Literal["max", "mse", "octav"] = "mse",
     rounding: Literal["nearest", "adaptive"] = "nearest",
     bias_correction: bool = True,
     equalization: bool = True,
@@ -36,7 +36,7 @@ def quantize_weights(
         bits: 2 to 8 for each kernel, by (layer name, kernel name); others stay as they are.
         samples: typical inputs as the model takes them, float32 (n, ...), or a list, tuple or dict of arrays; labels
             are not needed. Some hundred for `bias_correction`, about 1024 for adaptive rounding.
-        ranges: how the steps are chosen, see `weight_ranges.steps`.
+        weight_steps: how the steps are chosen, see `weight_ranges.steps`.
         rounding: to the "nearest" number, or up or down as learned from `samples` ("adaptive", AdaRound).
         bias_correction: give each layer back its mean output (Nagel et al. 2019, section 4.2).
         equalization: balance the channels between two layers first (section 4.1 there).
@@ -62,7 +62,7 @@ def quantize_weights(
     if equalization:
         exact, pairs = equalized(exact)
         notes += [f"equalized: {first} -> {second}" for first, second in pairs] or ["no two layers to equalize"]
-    grids = grids_of(exact, bits, ranges)
+    grids = grids_of(exact, bits, weight_steps)
     if rounding == "nearest":
         result = rounded_to_nearest(exact, grids)
     else:
