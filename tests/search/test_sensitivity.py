@@ -10,7 +10,7 @@ import pytest
 import tfopt
 from tfopt import bridge
 from tfopt.errors import PromiseError, RecipeError
-from tfopt.search.bits import within_budget
+from tfopt.search.bits import choose_bits
 from tfopt.search.sensitivity import sensitivity
 from tfopt.stages import PostTraining, Quantize
 from tfopt.stages.budget import Budget
@@ -112,7 +112,7 @@ def test_bits_fall_until_the_file_is_small_enough(model, data):
     size = sizes(flat_model)
     all_8 = size(Quantize())
     for share in (1.0, 0.8, 0.55):
-        stage, notes = within_budget(Quantize(max_bytes=int(share * all_8)), flat_model, data, size)
+        stage, notes = choose_bits(Quantize(max_bytes=int(share * all_8)), flat_model, data, size)
         assert size(stage) <= share * all_8
         fewer = Quantize(layers=stage.layers[:-1])
         assert share == 1.0 or size(fewer) > share * all_8  # no more than needed
@@ -146,20 +146,20 @@ def test_the_first_to_fall_adds_the_least_noise_for_each_byte_that_it_saves():
     }
     assert 2 * noise["small"] < noise["large"]
     assert noise["small"] / small.size > 2 * noise["large"] / large.size
-    stage, _ = within_budget(Quantize(max_bytes=1), bridge.to_tf_keras(made), data, lambda stage: 2)
+    stage, _ = choose_bits(Quantize(max_bytes=1), bridge.to_tf_keras(made), data, lambda stage: 2)
     assert [layer for layer, _ in stage.layers] == ["large", "small"]
 
 
 def test_rules_come_first(model, data):
     flat_model = bridge.to_tf_keras(model)
-    stage, _ = within_budget(PostTraining(max_bytes=1, layers=(("hidden", 8),)), flat_model, data, sizes(flat_model))
+    stage, _ = choose_bits(PostTraining(max_bytes=1, layers=(("hidden", 8),)), flat_model, data, sizes(flat_model))
     assert stage.layers[0] == ("hidden", 8) and "hidden" not in dict(stage.layers[1:])
 
 
 def test_a_loss_of_accuracy_is_spent_where_it_buys_most(model, data):
     flat_model = bridge.to_tf_keras(model)
-    nothing_lost, _ = within_budget(Quantize(max_drop=0.001), flat_model, data, lambda stage: 0)
-    all_lost, _ = within_budget(Quantize(max_drop=0.9), flat_model, data, lambda stage: 0)
+    nothing_lost, _ = choose_bits(Quantize(max_drop=0.001), flat_model, data, lambda stage: 0)
+    all_lost, _ = choose_bits(Quantize(max_drop=0.9), flat_model, data, lambda stage: 0)
     assert len(nothing_lost.layers) <= len(all_lost.layers) == 4
 
 

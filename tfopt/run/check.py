@@ -10,7 +10,7 @@ from tfopt.base.terminal import plain, rendered
 from tfopt.bridge.check import sample_batch
 from tfopt.errors import TfoptError
 from tfopt.graph.walk import walk
-from tfopt.run.dry_run import established_before, rehearse, resized, samples_of
+from tfopt.run.dry_run import dry_run, established_before, resized, samples_of
 from tfopt.run.recipe import Recipe
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.tflite.read import LiteModel
@@ -90,7 +90,7 @@ class Check:
 def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> Check:
     """What `recipe` will do to each layer of `model`. Nothing is trained, and `model` is not changed.
 
-    The recipe is rehearsed: every stage is applied to the untrained flat model of `model`, and the `.tflite` is made
+    The recipe is run dry: every stage is applied to the untrained flat model of `model`, and the `.tflite` is made
     with ranges from random inputs, so that the last column tells what a real file holds.
 
     Args:
@@ -116,7 +116,7 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
     else:
         cells = _decided(flat_model, recipe, problems)
         if convert and not problems:
-            lite = _rehearsed(flat_model, recipe, problems, notes)
+            lite = _dry_run(flat_model, recipe, problems, notes)
     try:
         recipe.to_dict()
     except TfoptError as error:
@@ -156,11 +156,11 @@ def _in_words(decision: Any) -> str:
     return decision.does or (f"no: {decision.why}" if decision.why else "")
 
 
-def _rehearsed(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[str]) -> LiteModel | None:
+def _dry_run(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[str]) -> LiteModel | None:
     # The names of tensors are what tells whose operator it is.
     named = replace(recipe, export=replace(recipe.export, compact=False))
     try:
-        lite, found = rehearse(flat_model, named, STEPS_PER_EPOCH, samples_of(sample_batch(walk(flat_model))))
+        lite, found = dry_run(flat_model, named, STEPS_PER_EPOCH, samples_of(sample_batch(walk(flat_model))))
     except TfoptError as error:
         problems.append(str(error))
         return None

@@ -7,7 +7,7 @@ import numpy as np
 from tfopt.errors import RecipeError
 from tfopt.graph.taps import shapes
 from tfopt.run.recipe import Recipe
-from tfopt.search.bits import smallest
+from tfopt.search.bits import with_fewest_bits
 from tfopt.stages import Stage
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.write.export import build
@@ -24,7 +24,7 @@ def established_before(recipe: Recipe) -> list[frozenset[str]]:
     return before
 
 
-def rehearse(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> tuple[LiteModel, list[str]]:
+def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> tuple[LiteModel, list[str]]:
     """Apply every stage of `recipe` to a flat tf_keras model and export; the file, and notes on it.
 
     `flat_model` is the model before the first stage, not changed; each stage is tried on the result of the one before.
@@ -32,7 +32,7 @@ def rehearse(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any
     Raises what training and export would raise: ModelError, RecipeError, DataError, PromiseError.
     """
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
-        stage = tried(stage, flat_model)
+        stage = _for_dry_run(stage, flat_model)
         applied = stage.apply(flat_model, steps=stage.epochs * steps_per_epoch, keep=keep)
         if recipe.distillation:
             shapes(applied, recipe.distillation.layers("student"))  # raises for a layer that is not there
@@ -53,18 +53,18 @@ def resized(stage: Stage, flat_model: Any, keep: frozenset[str], samples: Any) -
     """What the stage after `stage` is given: `flat_model`, in other sizes where `stage` resizes; nothing is trained."""
     if not stage.resizes:
         return flat_model
-    stage = tried(stage, flat_model)
+    stage = _for_dry_run(stage, flat_model)
     applied = stage.apply(flat_model, steps=stage.epochs, keep=keep)
     stage.calibrate(applied, samples)
     return stage.untrained_result(applied)
 
 
-def tried(stage: Stage, flat_model: Any) -> Stage:
+def _for_dry_run(stage: Stage, flat_model: Any) -> Stage:
     """`stage` as it is tried on `flat_model`: in seconds, and with the fewest bits where bits are to be chosen."""
-    stage = stage.rehearsed()
-    return smallest(stage, flat_model) if stage.budget and stage.budget.max_bytes is not None else stage
+    stage = stage.for_dry_run()
+    return with_fewest_bits(stage, flat_model) if stage.budget and stage.budget.max_bytes is not None else stage
 
 
 def samples_of(arrays: list[np.ndarray]) -> Any:
-    """`arrays`, one for each input, as `rehearse` and Keras take them: a single one bare."""
+    """`arrays`, one for each input, as `dry_run` and Keras take them: a single one bare."""
     return arrays[0] if len(arrays) == 1 else arrays

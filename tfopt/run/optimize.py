@@ -14,7 +14,7 @@ from tfopt.run.dry_run import established_before
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared, prepare
 from tfopt.run.recipe import Recipe
 from tfopt.run.result import Result, described
-from tfopt.search.bits import within_budget
+from tfopt.search.bits import choose_bits
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
 from tfopt.tasks import task_named, task_of
@@ -206,12 +206,12 @@ class _Run:
         samples = self.data.representative(CALIBRATION_SAMPLES)
 
         def size(chosen: Stage) -> int:
-            quick = chosen.rehearsed()
+            quick = chosen.for_dry_run()
             model = quick.apply(self.flat_model, steps=1, keep=keep)
             quick.calibrate(model, samples)
             return build(model, self.recipe.export, self.data)[0].size  # with the class names that it will have
 
-        return within_budget(stage, self.flat_model, self.data, size)
+        return choose_bits(stage, self.flat_model, self.data, size)
 
     def _require_budget(self) -> None:
         budget = self.recipe.stages[-1].budget if self.recipe.stages else None

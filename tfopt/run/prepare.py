@@ -15,7 +15,7 @@ from tfopt.distillation.session import Course, course_of, fitted
 from tfopt.errors import ModelError
 from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
-from tfopt.run.dry_run import rehearse
+from tfopt.run.dry_run import dry_run
 from tfopt.run.recipe import Recipe
 from tfopt.run.start import judge_from, transferred
 from tfopt.training.augmentation import choose_augmentation
@@ -98,7 +98,7 @@ def prepare(
     steps = dataset.steps(recipe.training.batch_size)
     ready = fitted(teacher, recipe.distillation, dataset) if recipe.distillation else None
     progress.say("checking that the recipe can be carried out")
-    rehearse(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES))
+    dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES))
     notes: tuple[str, ...] = ()
     files: Mapping[str, bytes] = {}
     if recipe.transfer:

@@ -17,7 +17,7 @@ STORED_IN = 4
 FREE = "free"
 
 
-def within_budget(stage: Any, flat_model: Any, data: Dataset, size: Callable[[Any], int]) -> tuple[Any, list[str]]:
+def choose_bits(stage: Any, flat_model: Any, data: Dataset, size: Callable[[Any], int]) -> tuple[Any, list[str]]:
     """`stage` with bits for every layer by its `budget`, and what is to be said of it.
 
     Kernels go from 8 to 4 bits in the order of the noise that they add to the outputs for each byte that they save.
@@ -50,7 +50,7 @@ def within_budget(stage: Any, flat_model: Any, data: Dataset, size: Callable[[An
     return _with_bits(stage, order[:chosen]), [said]
 
 
-def smallest(stage: Any, flat_model: Any) -> Any:
+def with_fewest_bits(stage: Any, flat_model: Any) -> Any:
     """`stage` with 4 bits wherever no rule of its own says otherwise."""
     return _with_bits(stage, _free(stage, flat_model))
 

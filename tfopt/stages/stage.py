@@ -94,7 +94,7 @@ class Stage(ABC):
         """What the file may cost, where bits are to be chosen by that."""
         return None
 
-    def rehearsed(self) -> "Stage":
+    def for_dry_run(self) -> "Stage":
         """This stage as it is tried on the untrained model, in seconds."""
         return self
 

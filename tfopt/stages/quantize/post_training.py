@@ -68,7 +68,7 @@ class PostTraining(Stage):
     def budget(self) -> Budget | None:
         return Budget(self.max_drop, self.max_bytes) if self.max_drop or self.max_bytes else None
 
-    def rehearsed(self) -> "PostTraining":
+    def for_dry_run(self) -> "PostTraining":
         # Rounding to nearest makes the same file in an instant, with other numbers.
         return dataclasses.replace(self, rounding="nearest")
 
