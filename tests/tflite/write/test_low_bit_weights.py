@@ -85,8 +85,15 @@ def test_a_kernel_without_a_4_bit_operator_has_its_integers_in_8(four_bits):
     assert any("stored in 8: depth" in note for note in notes)
 
 
-@pytest.mark.parametrize("settings", [{"weight_bits": 4}, {"weight_bits": 3, "weight_steps": "mse"},
-                                      {"weight_steps": "octav"}, {"weight_bits": 4, "weight_steps": "learned"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_bits": 4},
+        {"weight_bits": 3, "weight_steps": "mse"},
+        {"weight_steps": "octav"},
+        {"weight_bits": 4, "weight_steps": "learned"},
+    ],
+)
 def test_the_file_computes_what_was_trained(model, samples, settings):
     wrapped, (lite, _) = quantized(model, samples, **settings)
     expected = wrapped.predict(samples[0], verbose=0)
