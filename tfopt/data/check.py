@@ -20,7 +20,7 @@ _ROWS_AT_ONCE = 4096
 
 
 def check_pair(name: str, inputs: np.ndarray, labels: np.ndarray) -> None:
-    """Raise `DataError` unless inputs (n, ...) are finite numbers, n > 0, with as many labels."""
+    """Raise `DataError` unless inputs (n, ...) are finite numbers as float32, n > 0, with as many labels."""
     if inputs.dtype.kind not in "biuf":
         raise DataError(f"Expected {name} inputs as numbers, got dtype {inputs.dtype}; encode them as numbers first.")
     if inputs.ndim < 2:
@@ -104,14 +104,19 @@ def _kind(array: np.ndarray) -> str:
 
 
 def _check_finite(name: str, inputs: np.ndarray) -> None:
-    """Slice by slice, so that the check needs no second array of that size."""
+    """Slice by slice, so that the check needs no second array of that size; as float32, which models are fed."""
     bad: list[int] = []
     for start in range(0, len(inputs), _ROWS_AT_ONCE):
-        rows = inputs[start : start + _ROWS_AT_ONCE]
+        with np.errstate(over="ignore"):
+            rows = inputs[start : start + _ROWS_AT_ONCE].astype(np.float32, copy=False)
         finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
         bad.extend(start + np.flatnonzero(~finite))
     if bad:
         raise DataError(
-            f"Expected finite {name} inputs, got NaN or infinity in {len(bad):,} of {len(inputs):,} "
+            f"Expected finite {name} inputs, got NaN or infinity{_wide(inputs)} in {len(bad):,} of {len(inputs):,} "
             f"samples, the first at index {bad[0]}; remove or replace them."
         )
+
+
+def _wide(inputs: np.ndarray) -> str:
+    return ", or numbers beyond float32 (3.4e38)," if inputs.dtype.itemsize > 4 else ""

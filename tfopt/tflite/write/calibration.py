@@ -70,7 +70,11 @@ class Calibration:
         """The same samples together, `SAMPLES_AT_ONCE` or fewer: float32 arrays, one for each input."""
         left = self.number
         for arrays in self._batches():
-            yield [np.asarray(array[:left], np.float32) for array in arrays]
+            with np.errstate(over="ignore"):
+                narrow = [np.asarray(array[:left], np.float32) for array in arrays]
+            for name, array in zip(argument_names(self._flat_model), narrow, strict=True):
+                _check_finite(name, array, self.number - left)
+            yield narrow
             left -= len(arrays[0])
             if left <= 0:
                 return
@@ -101,8 +105,13 @@ class Calibration:
         """Single samples by input name: the converter has an order of inputs of its own."""
         names = argument_names(self._flat_model)
         types = [tensor.dtype.as_numpy_dtype for tensor in self._flat_model.inputs]
+        number = 0
         for arrays in self._batches():
-            typed = [array.astype(dtype) for array, dtype in zip(arrays, types, strict=True)]
+            with np.errstate(over="ignore"):
+                typed = [array.astype(dtype) for array, dtype in zip(arrays, types, strict=True)]
+            for name, array in zip(names, typed, strict=True):
+                _check_finite(name, array, number)
+            number += len(typed[0])
             for row in range(len(typed[0])):
                 yield {name: array[row : row + 1] for name, array in zip(names, typed, strict=True)}
 
@@ -118,6 +127,18 @@ class Calibration:
             arrays = per_input(self._flat_model, self._data)
             for start in range(0, len(arrays[0]) if arrays[0].ndim else 1, SAMPLES_AT_ONCE):
                 yield [array[start : start + SAMPLES_AT_ONCE] if array.ndim else array for array in arrays]
+
+
+def _check_finite(name: str, array: np.ndarray, before: int) -> None:
+    """Raise DataError for NaN and infinity in samples of an input; there were `before` others before these."""
+    if array.dtype.kind != "f":
+        return
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"representative_data for the input '{name}' has NaN, infinity or a number beyond {array.dtype} in sample "
+            f"{before + int(np.argmin(finite))}; expected finite numbers. Remove or replace it."
+        )
 
 
 def argument_names(flat_model: Any) -> list[str]:

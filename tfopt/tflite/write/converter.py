@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tfopt import bridge
 from tfopt.base import native
 from tfopt.base.keras_compat import unwrapped
@@ -41,14 +43,40 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
             f"model for {settings.weights} weights and {settings.activations} activations."
         )
     flat_model = model if aware else bridge.to_tf_keras(model)
+    _check_weights(flat_model)
     samples = None
     if settings.integer_only and (representative_data is not None or not aware):
         samples = _calibration(representative_data, settings).bind(flat_model)
         if settings.activation_ranges != "max" and not aware:
-            flat_model = with_ranges(flat_model, samples.batches, settings.activation_ranges)
+            flat_model = _with_ranges(flat_model, samples, settings)
     with override_attributes(_pooling_as_mean(flat_model) if settings.activations == "int8" else []):
         make = _by_edge_quantizer if settings.by_edge_quantizer else _best_conversion
         return make(flat_model, settings, samples)
+
+
+def _with_ranges(flat_model: Any, samples: Calibration, settings: Export) -> Any:
+    import tensorflow as tf
+
+    try:
+        return with_ranges(flat_model, samples.batches, settings.activation_ranges)
+    except tf.errors.InvalidArgumentError as error:
+        if "indices" not in error.message:
+            raise
+        raise _index_out_of_range(flat_model) from error
+
+
+def _check_weights(flat_model: Any) -> None:
+    """Raise ModelError for weights that are no finite numbers: no scale can hold them."""
+    for layer in flat_model.layers:
+        for weight in layer.weights:
+            values = weight.numpy()
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                count = int(np.sum(~np.isfinite(values)))
+                raise ModelError(
+                    f"The weight '{weight.name}' of the layer '{unwrapped(layer).name}' has {count} values that are "
+                    "NaN or infinite; expected finite numbers. Train again with a lower learning rate or clipped "
+                    "gradients, or load an earlier checkpoint."
+                )
 
 
 def _by_edge_quantizer(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
@@ -56,7 +84,7 @@ def _by_edge_quantizer(flat_model: Any, settings: Export, samples: Calibration |
     with isolated(settings, samples) as converter:
         try:
             return converter.quantize(data)
-        except (native.CrashError, native.FailedError) as error:
+        except (native.CrashError, native.FailedError, ModelError) as error:
             raise _explained(flat_model, settings, error) from error
 
 
@@ -216,12 +244,29 @@ def _crashed(
     )
 
 
+def _index_out_of_range(flat_model: Any) -> DataError:
+    """Say which layers look up rows, and how many they have."""
+    rows = {
+        unwrapped(layer).name: int(unwrapped(layer).input_dim)
+        for layer in flat_model.layers
+        if hasattr(unwrapped(layer), "input_dim") and hasattr(unwrapped(layer), "embeddings")
+    }
+    tables = "; ".join(f"'{name}' has rows 0 to {count - 1}" for name, count in rows.items())
+    return DataError(
+        f"representative_data has an index for which the model '{flat_model.name}' has no row"
+        f"{f' ({tables})' if tables else ''}. Expected indices of rows that there are: correct the data or its "
+        "vocabulary."
+    )
+
+
 def _in_words(settings: Export) -> str:
     return f"{settings.weights} weights and {settings.activations} activations"
 
 
 def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception:
     """The converter's pages of text as one line."""
+    if "gather index out of bounds" in str(error):
+        return _index_out_of_range(flat_model)
     if isinstance(error, TfoptError):
         return error
     if isinstance(error, native.CrashError):

@@ -71,8 +71,9 @@ class Converter:
         if self.samples is None:
             return None
         if self._stored is None:
-            self._stored = self._folder / "samples.npz"
-            write_samples(self._stored, self.samples)
+            path = self._folder / "samples.npz"
+            write_samples(path, self.samples)
+            self._stored = path  # only when it is whole
         return str(self._stored)
 
 

@@ -1,0 +1,54 @@
+"""Numbers that no file can hold: weights and samples that are not finite, indices without a row."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.errors import DataError, ModelError
+from tfopt.tflite.settings import FLOAT, Export
+
+K = keras.layers
+X = np.random.default_rng(0).normal(size=(40, 3))
+
+
+def dense():
+    return keras.Sequential([keras.Input((3,), name="features"), K.Dense(4, name="body"), K.Dense(2)])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("export", [Export(), FLOAT])
+def test_weights_that_are_not_finite_are_named(value, export):
+    model = dense()
+    weights = model.get_weights()
+    weights[0][1, 2] = value
+    model.set_weights(weights)
+    with pytest.raises(ModelError, match=r"body/kernel.* of the layer 'body' has 1 values that are NaN or infinite"):
+        tfopt.export_tflite(model, export=export, representative_data=X)
+
+
+# 1e39 is finite in float64, and infinite in float32.
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+@pytest.mark.parametrize("export", [Export(), Export(weights="int4"), Export(activation_ranges="mse")])
+def test_samples_that_are_not_finite_are_named(value, export):
+    data = X.copy()
+    data[37, 1] = value  # in the second batch of 32
+    with pytest.raises(DataError, match=r"input 'features' has NaN, infinity.*float32 in sample 37"):
+        tfopt.export_tflite(dense(), export=export, representative_data=data)
+
+
+@pytest.mark.parametrize("export", [Export(), Export(weights="int4"), Export(activation_ranges="mse")])
+def test_indices_without_a_row_are_a_clear_error(export):
+    table = K.Embedding(10, 4, name="table")
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), table, K.Flatten(), K.Dense(2)])
+    words = np.random.default_rng(0).integers(0, 10, (16, 5)).astype("int32")
+    words[7, 3] = 10
+    with pytest.raises(DataError, match=r"index for which .* has no row \('table' has rows 0 to 9\)"):
+        tfopt.export_tflite(model, export=export, representative_data=words)
+
+
+def test_data_beyond_float32_are_refused_before_they_are_narrowed():
+    data = X.copy()
+    data[5, 0] = -1e39
+    with pytest.raises(DataError, match=r"beyond float32 .*1 of 40 samples, the first at index 5"):
+        tfopt.load_data((data, np.arange(40) % 2))
