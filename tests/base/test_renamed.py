@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from tfopt.base.config import config
-from tfopt.base.renamed import renamed_arguments
+from tfopt.base.renamed import renamed_arguments, renamed_methods
 from tfopt.errors import RecipeError
 
 
@@ -80,3 +80,23 @@ def test_an_argument_under_its_old_name():
         warnings.simplefilter("error")
         assert brew("mint", minutes=2) == ("mint", 2)
         assert brew("mint") == ("mint", 3)
+
+
+@renamed_methods(stirred="stir")
+class Cup:
+    def stir(self, times, *, spoon="small"):
+        return times, spoon
+
+
+class Mug(Cup):
+    def stir(self, times, *, spoon="large"):
+        return times, spoon
+
+
+def test_a_method_under_its_old_name():
+    for cup, spoon in ((Cup(), "small"), (Mug(), "large")):
+        name = type(cup).__name__
+        with pytest.warns(DeprecationWarning, match=f"{name}.stirred is now {name}.stir; the old name") as caught:
+            assert cup.stirred(2) == (2, spoon)
+        assert Path(caught[0].filename) == Path(__file__)
+        assert cup.stirred(2, spoon="wooden") == (2, "wooden")

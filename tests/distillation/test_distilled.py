@@ -395,7 +395,7 @@ def test_json_round_trip():
 
 def test_a_teacher_with_its_own_classes(api, data):
     x, y = data
-    teacher = Teacher(teacher_of(classes=5), class_names=("e", "c", "a", "d", "b")).mapped(("a", "b", "c"))
+    teacher = Teacher(teacher_of(classes=5), class_names=("e", "c", "a", "d", "b")).for_classes(("a", "b", "c"))
     student = network(api)
     probabilities, _ = in_training(student, x)
     soft = divergence(np.log(probabilities), teacher_of(classes=5).predict(x, verbose=0)[:, [2, 4, 1]].astype(float), 4)

@@ -806,7 +806,7 @@ def test_generations_and_interruption(images, tmp_path, monkeypatch):
     for one, accuracy in zip(whole.models, whole.accuracies, strict=True):
         assert accuracy == pytest.approx((one.predict(x, verbose=0).argmax(axis=1) == y).mean())
     assert np.abs(whole.models[1].get_weights()[0] - whole.models[2].get_weights()[0]).max() > 1e-2
-    ensemble = whole.ensemble.settled(x[:32], "classification")
+    ensemble = whole.ensemble.resolved(x[:32], "classification")
     mean = np.mean([softmax(one.predict(x, verbose=0).astype(float), axis=1) for one in whole.models[1:]], axis=0)
     np.testing.assert_allclose(softmax(ensemble.predict(x, quiet=True)["output"], axis=1), mean, atol=1e-5)
 

@@ -28,7 +28,7 @@ def model(seed=1, scale=1.0):
 
 
 def teacher(seed=1, layers=("hidden",), scale=1.0):
-    return Teacher(model(seed, scale), outputs="logits").asked(layers)
+    return Teacher(model(seed, scale), outputs="logits").with_outputs(layers)
 
 
 def expected(x, seed=1, scale=1.0):
@@ -107,9 +107,16 @@ def changed_teacher():
             lambda: {"about": {"data": "abc"}, "count": 24},
             ['about.augmentation was {"seed": 7}, is nothing', "count was 23, is 24"],
         ),
-        (lambda: {"teacher": Teacher(model()).asked(["hidden"]).settled(X, "regression")}, ['form was "logits"']),
         (
-            lambda: {"teacher": Teacher(model(), outputs="logits", preprocessing="unit").asked(["hidden"]).fed("raw")},
+            lambda: {"teacher": Teacher(model()).with_outputs(["hidden"]).resolved(X, "regression")},
+            ['form was "logits"'],
+        ),
+        (
+            lambda: {
+                "teacher": Teacher(model(), outputs="logits", preprocessing="unit")
+                .with_outputs(["hidden"])
+                .for_inputs("raw")
+            },
             ["teacher.fed.factor was 1.0, is 0.0039"],
         ),
     ],
@@ -126,7 +133,7 @@ def test_answers_to_something_else_are_refused_by_what_differs(changes, parts, t
 
 def test_a_name_is_no_part_of_the_key(tmp_path):
     Answers(teacher(), ABOUT, 23, folder=tmp_path).view(0, Batches())
-    renamed = Teacher(model(), outputs="logits", name="other").asked(["hidden"])
+    renamed = Teacher(model(), outputs="logits", name="other").with_outputs(["hidden"])
     check(Answers(renamed, ABOUT, 23, folder=tmp_path).view(0, None))
 
 
@@ -225,7 +232,7 @@ def test_features_too_large_for_float16_are_float32(tmp_path):
 
 def test_a_teacher_that_changes_meanwhile_is_refused(tmp_path):
     changing = model()
-    answers = Answers(Teacher(changing, outputs="logits").asked(["hidden"]), ABOUT, 23, folder=tmp_path)
+    answers = Answers(Teacher(changing, outputs="logits").with_outputs(["hidden"]), ABOUT, 23, folder=tmp_path)
     answers.view(0, Batches())
     changing.set_weights([2 * w for w in changing.get_weights()])
     batches = Batches()

@@ -86,7 +86,7 @@ def test_logits_and_features_are_those_of_the_model(kind):
     model, x = net(kind), images()
     inner = package(kind).Model(model.inputs[0], [model.get_layer("relu").output, model.get_layer("pool").output])
     relu, pool = (np.asarray(part) for part in inner(x, training=False))
-    teacher = Teacher(model).asked(["relu", "pool"]).settled(x, "classification")
+    teacher = Teacher(model).with_outputs(["relu", "pool"]).resolved(x, "classification")
     answers = teacher.predict(x, quiet=True)
     assert list(answers) == ["output", "relu", "pool"]
     assert all(rows.dtype == np.float32 for rows in answers.values())
@@ -102,16 +102,16 @@ def test_logits_and_features_are_those_of_the_model(kind):
 @KERASES
 def test_probabilities_are_detected_and_become_their_logarithms(kind):
     model, x = dense(kind, "softmax"), images(9, (3,))
-    teacher = as_teacher(model).settled(x, "classification")
+    teacher = as_teacher(model).resolved(x, "classification")
     expected = np.log(softmax(numpy_dense(model, x)))
     np.testing.assert_allclose(teacher.predict(x, quiet=True)["output"], expected, atol=1e-5)
     assert teacher.form == "softmax"
-    assert teacher.notes == teacher.settled(x, "classification").notes
+    assert teacher.notes == teacher.resolved(x, "classification").notes
     assert "probabilities" in teacher.notes[0]
 
 
 def test_features_alone():
-    teacher = Teacher(net()).asked(["pool"], response=False)
+    teacher = Teacher(net()).with_outputs(["pool"], response=False)
     assert list(teacher.predict(images(), quiet=True)) == ["pool"]
 
 
@@ -202,7 +202,7 @@ def quantization_aware():
 def test_sources(make):
     source, expected = make()
     x = images(11, (3,)) - 0.5
-    teacher = as_teacher(source).settled(x, "classification")
+    teacher = as_teacher(source).resolved(x, "classification")
     np.testing.assert_allclose(teacher.predict(x, quiet=True)["output"], expected(x), atol=1e-5)
     live = tf.function(lambda batch: teacher.answers(batch))(tf.constant(x))["output"]
     np.testing.assert_allclose(live, expected(x), atol=1e-5)
@@ -233,7 +233,7 @@ def files(tmp_path_factory):
 def test_files(files, name):
     x = images(11, (3,))
     expected = np.log(softmax(numpy_dense(dense(), x)))
-    teacher = as_teacher(files / name).settled(x, "classification")
+    teacher = as_teacher(files / name).resolved(x, "classification")
     np.testing.assert_allclose(teacher.predict(x, quiet=True)["output"], expected, atol=1e-5)
     live = tf.function(lambda batch: teacher.answers(batch), input_signature=[tf.TensorSpec((None, 3))])
     np.testing.assert_allclose(live(x)["output"], expected, atol=1e-5)
@@ -245,7 +245,7 @@ def test_a_result_folder_tells_classes_and_preprocessing(files):
     teacher = Teacher(files / "result")
     assert teacher.class_names == ("cat", "dog", "owl")
     x = images(5, (3,))  # what a student is fed of pixels / 255
-    answers = teacher.fed("unit").settled(x, "classification").predict(x, quiet=True)
+    answers = teacher.for_inputs("unit").resolved(x, "classification").predict(x, quiet=True)
     np.testing.assert_allclose(answers["output"], np.log(softmax(numpy_dense(dense(), 2 * x - 1))), atol=1e-5)
 
 
@@ -290,7 +290,7 @@ def test_a_saved_model_without_signature_is_called_in_inference(told, tmp_path):
     loaded = tf.saved_model.load(str(tmp_path / "module"))
     assert not loaded.signatures
     for source in (tmp_path / "module", loaded):
-        teacher = Teacher(source).settled(x, "regression")
+        teacher = Teacher(source).resolved(x, "regression")
         np.testing.assert_allclose(teacher.predict(x, quiet=True)["output"], 3 * x, atol=1e-5)
     assert teacher.fingerprint is None
     assert Teacher(tmp_path / "module").fingerprint is not None
@@ -300,7 +300,7 @@ def test_a_saved_model_without_signature_is_called_in_inference(told, tmp_path):
 def test_int8_probabilities_are_detected_and_floored_at_half_a_step():
     model, x = net(activation="softmax"), images(64)
     lite = tfopt.export_tflite(model, representative_data=x)
-    teacher = Teacher(lite).settled(x, "classification")
+    teacher = Teacher(lite).resolved(x, "classification")
     assert teacher.form == "softmax"
     p = lite.predict(x)
     assert (p == 0).any()  # the case that the floor is for
@@ -333,7 +333,7 @@ def test_models_that_do_not_fit_one_question_and_one_answer(kind):
         Teacher(api.Model([a, b], api.layers.Add()([a, b])))
     two = api.Model(a, [api.layers.Dense(2)(a), api.layers.Dense(3)(a)])
     with pytest.raises(ModelError, match=r"gives 2 outputs; expected one.*model\.outputs\[0\]"):
-        Teacher(two).settled(images(4, (3,)), "classification")
+        Teacher(two).resolved(images(4, (3,)), "classification")
     steps = api.Input(batch_shape=(4, 5, 3))
     with pytest.raises(ModelError, match="stateful=False"):
         Teacher(api.Model(steps, api.layers.LSTM(2, stateful=True)(steps)))
@@ -341,14 +341,14 @@ def test_models_that_do_not_fit_one_question_and_one_answer(kind):
 
 def test_layers_are_asked_of_what_has_some():
     with pytest.raises(ModelError, match="no layers to take features from"):
-        Teacher(lambda x: x).asked(["conv"])
+        Teacher(lambda x: x).with_outputs(["conv"])
     with pytest.raises(ModelError, match=r"no layer 'convv' \(nearest: conv"):
-        Teacher(net(), outputs="logits").asked(["convv"]).predict(images(), quiet=True)
+        Teacher(net(), outputs="logits").with_outputs(["convv"]).predict(images(), quiet=True)
 
 
 def test_a_function_must_give_a_row_for_each_sample():
     with pytest.raises(ModelError, match=r"answers with shape \(3,\) for 5 samples"):
-        Teacher(lambda x: x.sum(axis=0)).settled(images(5, (3,)), "classification")
+        Teacher(lambda x: x.sum(axis=0)).resolved(images(5, (3,)), "classification")
 
 
 # It stays as it was
@@ -359,7 +359,12 @@ def test_a_teacher_is_not_changed_by_all_that_is_done_with_it(kind):
     model, x = net(kind, "softmax"), images(16)
     model.compile(optimizer="sgd", loss="mse")
     before = state(model)
-    teacher = Teacher(model, preprocessing="symmetric").fed("unit").asked(["norm"]).settled(x, "classification")
+    teacher = (
+        Teacher(model, preprocessing="symmetric")
+        .for_inputs("unit")
+        .with_outputs(["norm"])
+        .resolved(x, "classification")
+    )
     teacher.predict(x, quiet=True)
     student = dense(width=192, classes=4)
     optimizer = keras.optimizers.SGD(0.1)
@@ -467,7 +472,7 @@ SIGMOIDS = [[0.9, 0.8, 0.1], [0.2, 0.7, 0.6]]
     ],
 )  # fmt: skip
 def test_the_form_of_outputs_is_told_by_their_values(outputs, task, said, form, expected):
-    teacher = Teacher(constant(outputs), outputs=said).settled(np.zeros((len(outputs), 2)), task)
+    teacher = Teacher(constant(outputs), outputs=said).resolved(np.zeros((len(outputs), 2)), task)
     assert teacher.form == form
     x = np.zeros((len(outputs), 2), "float32")
     np.testing.assert_allclose(teacher.predict(x, quiet=True)["output"], expected, rtol=1e-5, atol=1e-5)
@@ -484,14 +489,14 @@ def test_the_form_of_outputs_is_told_by_their_values(outputs, task, said, form, 
 )
 def test_outputs_that_cannot_be_understood(outputs, task, said, message):
     with pytest.raises(ModelError, match=message):
-        Teacher(constant(outputs), outputs=said, name="professor").settled(np.zeros((len(outputs), 2)), task)
+        Teacher(constant(outputs), outputs=said, name="professor").resolved(np.zeros((len(outputs), 2)), task)
 
 
 def test_a_feature_map_is_no_response_of_a_classification():
     backbone = keras.Model(*(lambda m: (m.inputs, m.get_layer("relu").output))(net()))
     with pytest.raises(ModelError, match=r"shape \(6, 6, 6, 5\) for 6 samples; expected \(batch, classes\)"):
-        Teacher(backbone).settled(images(), "classification")
-    teacher = Teacher(backbone).asked(["conv"], response=False).settled(images(), None)
+        Teacher(backbone).resolved(images(), "classification")
+    teacher = Teacher(backbone).with_outputs(["conv"], response=False).resolved(images(), None)
     assert list(teacher.predict(images(), quiet=True)) == ["conv"]
 
 
@@ -512,7 +517,7 @@ def test_nan_among_later_answers_names_teacher_and_sample():
 
 def test_probabilities_of_half_precision():
     rows = softmax([[3.0, 0.0, -2.0, -30.0]]).astype(np.float16)
-    teacher = Teacher(lambda x: np.resize(rows, (len(x), 4))).settled(np.zeros((1, 2)), "classification")
+    teacher = Teacher(lambda x: np.resize(rows, (len(x), 4))).resolved(np.zeros((1, 2)), "classification")
     assert teacher.form == "softmax"
     expected = np.log(np.maximum(rows.astype(np.float64), 2.0**-25))
     np.testing.assert_allclose(teacher.predict(np.zeros((1, 2)), quiet=True)["output"], expected, atol=1e-5)
@@ -527,7 +532,7 @@ def seen(x, shape, **settings):
     flat = keras.layers.Flatten()(inputs) if None not in shape else keras.layers.GlobalAveragePooling2D()(inputs)
     fed = settings.pop("fed", None)
     teacher = Teacher(keras.Model(inputs, flat), **settings)
-    teacher = (teacher.fed(fed) if fed else teacher).settled(x, "regression")
+    teacher = (teacher.for_inputs(fed) if fed else teacher).resolved(x, "regression")
     rows = teacher.predict(x, quiet=True)["output"]
     return rows.reshape(len(x), *shape) if None not in shape else rows, teacher.notes
 
@@ -603,12 +608,12 @@ def test_whole_numbers_for_a_teacher_that_takes_them():
     table = keras.layers.Embedding(5, 1, weights=[np.arange(5.0)[:, None]])
     teacher = Teacher(keras.Model(inputs, keras.layers.Flatten()(table(inputs))))
     x = np.array([[1, 3], [4, 0]], "float32")
-    np.testing.assert_array_equal(teacher.settled(x, "regression").predict(x, quiet=True)["output"], x)
+    np.testing.assert_array_equal(teacher.resolved(x, "regression").predict(x, quiet=True)["output"], x)
 
 
 def test_settled_knows_the_shape_inside_a_graph_that_does_not():
     x = images(4, (8, 8, 1))
-    teacher = Teacher(net(shape=(4, 4, 3)), outputs="logits").settled(x, "classification")
+    teacher = Teacher(net(shape=(4, 4, 3)), outputs="logits").resolved(x, "classification")
     blind = tf.function(lambda batch: teacher.answers(batch)["output"], input_signature=[tf.TensorSpec(None)])
     np.testing.assert_allclose(blind(x), teacher.predict(x, quiet=True)["output"], atol=1e-4)
 
@@ -619,15 +624,15 @@ def test_settled_knows_the_shape_inside_a_graph_that_does_not():
 def test_columns_are_ordered_by_name():
     teacher = Teacher(constant([[1, 2, 3]]), class_names=["cat", "dog", "owl"], outputs="logits")
     x = np.zeros((1, 2), "float32")
-    got = teacher.settled(x, "classification").mapped(["owl", "cat", "dog"])
+    got = teacher.resolved(x, "classification").for_classes(["owl", "cat", "dog"])
     np.testing.assert_array_equal(got.predict(x, quiet=True)["output"], [[3, 1, 2]])
     assert got.class_names == ("owl", "cat", "dog")
-    again = got.mapped(["dog", "owl"]).mapped(["cat"])
+    again = got.for_classes(["dog", "owl"]).for_classes(["cat"])
     np.testing.assert_array_equal(again.predict(x, quiet=True)["output"], [[1]])
     assert "also knows dog, owl" in again.notes[0]
-    assert teacher.mapped(["cat", "dog", "owl"]) is teacher
+    assert teacher.for_classes(["cat", "dog", "owl"]) is teacher
     nameless = Teacher(constant([[1, 2]]))
-    assert nameless.mapped(["a", "b"]) is nameless
+    assert nameless.for_classes(["a", "b"]) is nameless
 
 
 @pytest.mark.parametrize(
@@ -640,12 +645,12 @@ def test_columns_are_ordered_by_name():
 )
 def test_classes_that_cannot_be_mapped(names, wanted, message):
     with pytest.raises(ModelError, match=message):
-        Teacher(constant([[1, 2]]), class_names=names).mapped(wanted)
+        Teacher(constant([[1, 2]]), class_names=names).for_classes(wanted)
 
 
 def test_a_name_for_each_output():
     with pytest.raises(ModelError, match="has 2 outputs and 3 class names"):
-        Teacher(constant([[1, -2]]), class_names=["a", "b", "c"]).settled(np.zeros((1, 2)), "classification")
+        Teacher(constant([[1, -2]]), class_names=["a", "b", "c"]).resolved(np.zeros((1, 2)), "classification")
 
 
 # Computed beforehand
@@ -654,7 +659,7 @@ def test_a_name_for_each_output():
 def test_precomputed_outputs_are_handed_out_in_logits():
     p = softmax(np.random.default_rng(0).normal(size=(7, 3)))
     given = Precomputed(p.astype("float32"), class_names=["a", "b", "c"])
-    teacher = given.settled(np.zeros((1, 2)), "classification").mapped(["c", "a", "b"])
+    teacher = given.resolved(np.zeros((1, 2)), "classification").for_classes(["c", "a", "b"])
     np.testing.assert_allclose(teacher.aligned(7)["output"], np.log(p)[:, [2, 0, 1]], atol=1e-6)
     assert as_teacher(p).fingerprint != as_teacher(p + 1).fingerprint
     with pytest.raises(ModelError, match="cannot answer for others"):
@@ -664,7 +669,7 @@ def test_precomputed_outputs_are_handed_out_in_logits():
     with pytest.raises(ModelError, match="not known yet"):
         given.aligned(7)
     with pytest.raises(ModelError, match="outputs alone"):
-        teacher.asked(["conv"])
+        teacher.with_outputs(["conv"])
     with pytest.raises(ModelError, match="NaN"):
         Precomputed(np.array([[np.nan, 1.0]]))
     with pytest.raises(ModelError, match=r"numbers \(n, classes\)"):
@@ -679,7 +684,7 @@ ONE = np.zeros((1, 2), "float32")
 
 
 def answer(ensemble, task="classification", labels=None):
-    return ensemble.settled(ONE, task).predict(ONE, labels, quiet=True)["output"]
+    return ensemble.resolved(ONE, task).predict(ONE, labels, quiet=True)["output"]
 
 
 @pytest.mark.parametrize(("weights", "share"), [(None, 0.5), ([3, 1], 0.75), ([0.2, 0.2], 0.5)])
@@ -704,7 +709,7 @@ def test_the_same_classes_in_another_order():
     b = Teacher(constant(B), class_names=["z", "x", "y"])
     expected = np.log(0.5 * softmax(A) + 0.5 * softmax(B)[:, [1, 2, 0]])
     np.testing.assert_allclose(answer(Ensemble([a, b])), expected, atol=1e-5)
-    turned = Ensemble([a, b]).mapped(["y", "z", "x"])
+    turned = Ensemble([a, b]).for_classes(["y", "z", "x"])
     np.testing.assert_allclose(answer(turned), expected[:, [1, 2, 0]], atol=1e-5)
     assert turned.class_names == ("y", "z", "x")
 
@@ -735,7 +740,7 @@ def test_with_labels_a_teacher_speaks_of_its_own_field_only(one_hot):
     expected = np.log(np.stack([birds, both / both.sum(), pets, pets]))
     x, labels = np.zeros((4, 2), "float32"), np.arange(4)
     labels = np.eye(4, dtype="float32")[labels] if one_hot else labels
-    ensemble = pets_and_birds([1, 4]).settled(x, "classification")
+    ensemble = pets_and_birds([1, 4]).resolved(x, "classification")
     np.testing.assert_allclose(ensemble.predict(x, labels, batch_size=3, quiet=True)["output"], expected, atol=1e-4)
     live = tf.function(ensemble.answers)(tf.constant(x), tf.constant(labels))["output"]
     np.testing.assert_allclose(live, expected, atol=1e-4)
@@ -744,11 +749,11 @@ def test_with_labels_a_teacher_speaks_of_its_own_field_only(one_hot):
 def test_classes_that_no_teacher_knows():
     ensemble = pets_and_birds()
     with pytest.raises(ModelError, match=r"do not know the class 'hens' \(nearest: hen"):
-        ensemble.mapped(["cat", "hens", "owl"])
+        ensemble.for_classes(["cat", "hens", "owl"])
     with pytest.raises(ModelError, match=r"different classes \(cat, crow, dog, hen\)"):
         Ensemble([ensemble.teachers[0], Teacher(constant(B), class_names=["owl", "crow", "hen"])])
     with pytest.raises(ModelError, match="'birds' knows none of the student's classes"):
-        ensemble.mapped(["cat", "dog"])
+        ensemble.for_classes(["cat", "dog"])
 
 
 def test_ensembles_that_cannot_be():
@@ -765,12 +770,12 @@ def test_ensembles_that_cannot_be():
     with pytest.raises(ModelError, match="not known yet"):
         Ensemble([constant(A), constant(B)]).answers(tf.zeros((1, 2)))
     with pytest.raises(ModelError, match="Take features from one teacher"):
-        Ensemble([constant(A), constant(B)]).asked(["conv"])
+        Ensemble([constant(A), constant(B)]).with_outputs(["conv"])
 
 
 def test_an_ensemble_is_known_by_its_teachers_and_weights():
     def of(weights, seed=1):
-        return Ensemble([dense(), dense(seed=seed)], weights).settled(images(4, (3,)), "classification")
+        return Ensemble([dense(), dense(seed=seed)], weights).resolved(images(4, (3,)), "classification")
 
     first = of([1, 2])
     assert first.fingerprint == of([2, 4]).fingerprint
@@ -783,6 +788,6 @@ def test_each_teacher_of_an_ensemble_is_fed_its_own_way():
     unit = Teacher(lambda x: x, preprocessing="unit")
     symmetric = Teacher(lambda x: x, preprocessing="symmetric")
     x = np.array([[0.0, 0.5, 1.0]], "float32")
-    ensemble = Ensemble([unit, symmetric]).fed("unit").settled(x, "regression")
+    ensemble = Ensemble([unit, symmetric]).for_inputs("unit").resolved(x, "regression")
     np.testing.assert_allclose(ensemble.predict(x, quiet=True)["output"], (x + (2 * x - 1)) / 2, atol=1e-6)
     assert "* 2 -1" in ensemble.notes[0]

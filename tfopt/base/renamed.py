@@ -9,6 +9,7 @@ from tfopt.errors import RecipeError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C")
 
 
 def under_new_names(given: Mapping[str, Any], names: Mapping[str, str], where: str, stacklevel: int) -> dict[str, Any]:
@@ -56,3 +57,27 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
         return renaming
 
     return decorate
+
+
+def renamed_methods(**names: str) -> Callable[[type[C]], type[C]]:
+    """Return a decorator under which the methods of a class can also be called by their old names.
+
+    Args:
+        **names: the new name of each old one.
+    """
+
+    def decorate(cls: type[C]) -> type[C]:
+        for old, new in names.items():
+            setattr(cls, old, _old_method(old, new))
+        return cls
+
+    return decorate
+
+
+def _old_method(old: str, new: str) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        name = type(self).__name__
+        warn_of(f"{name}.{old}", f"{name}.{new}", 2)
+        return getattr(self, new)(*args, **kwargs)
+
+    return method

@@ -36,10 +36,10 @@ def distill(student: Any, teacher: Any = None, distillation: Distillation | None
         raise RecipeError(f"The loss '{label}' needs a teacher: give one, or choose losses that need none.")
     asked, shapes, layers = None, {}, distillation.layers("teacher")
     if distillation.needs_teacher:
-        asked = as_teacher(teacher).asked(layers, response=distillation.task is not None)
+        asked = as_teacher(teacher).with_outputs(layers, response=distillation.task is not None)
     if asked is not None and layers:
         probe = probe_for(student)
-        shapes = asked.settled(probe, None).shapes(probe.shape[1:])
+        shapes = asked.resolved(probe, None).shapes(probe.shape[1:])
     lessons = Lessons(asked, Terms(student, distillation, shapes))
     return model_class(_Distilled, keras_of(student).__name__)(lessons)
 

@@ -25,7 +25,7 @@ class Ahead:
 
     @classmethod
     def of(cls, teacher: Any, x: np.ndarray, y: np.ndarray | None) -> Self | None:
-        """For batches like x (n, ...) and its labels, or None; `teacher` is settled.
+        """For batches like x (n, ...) and its labels, or None; `teacher` is resolved.
 
         None where the teacher has to be asked within the step: under tf.distribute, beside a GPU, which tf.data would
         not use, and where it is a function or not all its weights are known.

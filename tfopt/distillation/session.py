@@ -42,11 +42,11 @@ def fitted(teacher: Any, distillation: Distillation | MeanTeacher, data: Dataset
         return None
     if teacher is None:
         raise RecipeError("The recipe's distillation needs a teacher: optimize(..., teacher=...), or --teacher.")
-    ready = as_teacher(teacher).fed(data.preprocessing)
+    ready = as_teacher(teacher).for_inputs(data.preprocessing)
     if data.class_names and distillation.task is not None:
-        ready = ready.mapped(data.class_names)
-    ready = ready.asked(distillation.layers("teacher"), response=distillation.task is not None)
-    return ready.settled(data.train.x(slice(0, LOOK)), data.task)
+        ready = ready.for_classes(data.class_names)
+    ready = ready.with_outputs(distillation.layers("teacher"), response=distillation.task is not None)
+    return ready.resolved(data.train.x(slice(0, LOOK)), data.task)
 
 
 def course_of(

@@ -53,7 +53,7 @@ class Lessons:
         self.terms.settle(x)
         answers: Mapping[str, Any] = {}
         if self.teacher is not None:
-            self.teacher = self.teacher.settled(np.asarray(x), distillation.task)
+            self.teacher = self.teacher.resolved(np.asarray(x), distillation.task)
             known = isinstance(self.teacher, Precomputed)
             answers = self.teacher.first(len(x)) if known else self.asked(x, y)
         outputs = self.terms.run(x, training=False)
@@ -61,7 +61,7 @@ class Lessons:
             ours, theirs = (tuple(response.shape)[1:] for response in (outputs[0], answers["output"]))
             raise ModelError(
                 f"The student '{self.terms.student.name}' gives {ours} for a sample, the teacher {theirs}. Give the "
-                "class names of both, to map one to the other (Teacher(class_names=...).mapped(...), or "
+                "class names of both, to map one to the other (Teacher(class_names=...).for_classes(...), or "
                 "--teacher-classes), or compare features only."
             )
         import tensorflow as tf

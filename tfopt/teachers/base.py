@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from tfopt.base.progress import progress_bar
+from tfopt.base.renamed import renamed_methods
 from tfopt.data import Preprocessing
 from tfopt.errors import ModelError
 from tfopt.tasks import TaskName
@@ -18,6 +19,7 @@ OUTPUT = "output"
 """The name of the response among the answers."""
 
 
+@renamed_methods(asked="with_outputs", fed="for_inputs", settled="resolved", mapped="for_classes")
 class Answering(ABC):
     """What all teachers can do.
 
@@ -46,7 +48,7 @@ class Answering(ABC):
     @property
     @abstractmethod
     def notes(self) -> tuple[str, ...]:
-        """What was adapted between student and teacher, in sentences; known once it is `settled`."""
+        """What was adapted between student and teacher, in sentences; known once it is `resolved`."""
 
     @abstractmethod
     def answers(self, x: Any, labels: Any = None) -> dict[str, Any]:
@@ -60,19 +62,19 @@ class Answering(ABC):
             float32 tensors: "output", (batch, classes) logits or (batch, ...) values, and the features by layer name.
 
         Raises:
-            ModelError: it is not `settled`, or `x` cannot be brought to what the teacher takes.
+            ModelError: it is not `resolved`, or `x` cannot be brought to what the teacher takes.
         """
 
     @abstractmethod
-    def asked(self, layers: Sequence[str], *, response: bool = True) -> Self:
+    def with_outputs(self, layers: Sequence[str], *, response: bool = True) -> Self:
         """The teacher that answers with the outputs of `layers` as well; without `response`, with them alone."""
 
     @abstractmethod
-    def fed(self, preprocessing: Preprocessing | str) -> Self:
+    def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
         """The teacher for a student that is fed by `preprocessing`: values are mapped to the teacher's own scale."""
 
     @abstractmethod
-    def settled(self, sample: np.ndarray, task: TaskName | None) -> Self:
+    def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:
         """The teacher whose answers are understood: `sample` (n, ...), as the student is fed, is answered once.
 
         Probabilities are told from logits by their values. `task` None takes the output as it is. Raises ModelError
@@ -80,7 +82,7 @@ class Answering(ABC):
         """
 
     @abstractmethod
-    def mapped(self, class_names: Sequence[str]) -> Self:
+    def for_classes(self, class_names: Sequence[str]) -> Self:
         """The teacher whose columns are `class_names`, brought in order by name.
 
         Where it knows more classes, its probabilities are those given that the class is one of `class_names`. One

@@ -39,7 +39,7 @@ class Answers:
     most one part in 2,000; where a value is too large for it, that view's are float32, with a note.
 
     Args:
-        teacher: a `Teacher`, an `Ensemble` or `Precomputed`; settled.
+        teacher: a `Teacher`, an `Ensemble` or `Precomputed`; resolved.
         about: all that the inputs depend on (fingerprint of the data, preprocessing, augmentation, seed), as plain
             values; it is part of the key.
         count: number of samples in each view.

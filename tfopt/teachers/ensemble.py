@@ -97,7 +97,7 @@ class Ensemble(Answering):
             "task": self._task,
         }
 
-    def asked(self, layers: Sequence[str], *, response: bool = True) -> Self:
+    def with_outputs(self, layers: Sequence[str], *, response: bool = True) -> Self:
         if layers or not response:
             raise ModelError(
                 f"The ensemble '{self.name}' has no layers to take features from ({', '.join(layers)}): its teachers "
@@ -105,20 +105,20 @@ class Ensemble(Answering):
             )
         return self
 
-    def fed(self, preprocessing: Preprocessing | str) -> Self:
-        return self._with(teachers=tuple(teacher.fed(preprocessing) for teacher in self.teachers))
+    def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
+        return self._with(teachers=tuple(teacher.for_inputs(preprocessing) for teacher in self.teachers))
 
-    def mapped(self, class_names: Sequence[str]) -> Self:
+    def for_classes(self, class_names: Sequence[str]) -> Self:
         if all(teacher.class_names is None for teacher in self.teachers):
             return self
         new = self._with()
         new._map(class_names)
         return new
 
-    def settled(self, sample: np.ndarray, task: TaskName | None) -> Self:
+    def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:
         if task is None:
             raise ModelError(f"The ensemble '{self.name}' answers with a response; asked for none.")
-        teachers = tuple(teacher.settled(sample, task) for teacher in self.teachers)
+        teachers = tuple(teacher.resolved(sample, task) for teacher in self.teachers)
         shapes = [teacher.shapes(np.shape(sample)[1:])[OUTPUT] for teacher in teachers]
         expected = shapes if self._known is None else [(int(known.sum()),) for known in self._known]
         for teacher, shape, own in zip(teachers, shapes, expected, strict=True):
@@ -136,7 +136,7 @@ class Ensemble(Answering):
         if self._task is None:
             raise ModelError(
                 f"Whether the teachers of '{self.name}' give logits or probabilities is not known yet: take "
-                "ensemble.settled(sample_inputs, task)."
+                "ensemble.resolved(sample_inputs, task)."
             )
         outputs = [teacher.answers(x)[OUTPUT] for teacher in self.teachers]
         weights = tf.constant(self.weights, tf.float32)
@@ -195,7 +195,7 @@ class Ensemble(Answering):
                     f"The teacher '{teacher.name}' knows none of the student's classes ({', '.join(wanted)}), only "
                     f"{', '.join(names)}. Leave it out, or give the classes the same names."
                 )
-            teachers.append(teacher.mapped(part))
+            teachers.append(teacher.for_classes(part))
             known.append(np.array([name in names for name in wanted]))
         self.teachers, self._known, self.class_names = tuple(teachers), tuple(known), wanted
         self._notes = tuple(notes)

@@ -70,7 +70,7 @@ class Precomputed(Answering):
                 f"Expected a precomputed output for each of the {count:,} training samples, got {len(self.outputs):,}."
             )
         if self._as_teacher.form is None:
-            raise ModelError(f"Whether '{self.name}' are logits or probabilities is not known yet: take settled().")
+            raise ModelError(f"Whether '{self.name}' are logits or probabilities is not known yet: take resolved().")
         return {OUTPUT: self._as_teacher._logits(tf.constant(self.outputs)).numpy()}
 
     def first(self, count: int) -> dict[str, Any]:
@@ -79,21 +79,21 @@ class Precomputed(Answering):
 
         return {name: tf.constant(rows[:count]) for name, rows in self.aligned(len(self.outputs)).items()}
 
-    def asked(self, layers: Sequence[str], *, response: bool = True) -> Self:
+    def with_outputs(self, layers: Sequence[str], *, response: bool = True) -> Self:
         if layers or not response:
             raise ModelError(f"The precomputed '{self.name}' are outputs alone; features need the teacher itself.")
         return self
 
-    def fed(self, preprocessing: Preprocessing | str) -> Self:
+    def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
         del preprocessing
         return self
 
-    def settled(self, sample: np.ndarray, task: TaskName | None) -> Self:
+    def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:
         del sample
-        return self._with(_as_teacher=self._as_teacher.settled(self.outputs, task))
+        return self._with(_as_teacher=self._as_teacher.resolved(self.outputs, task))
 
-    def mapped(self, class_names: Sequence[str]) -> Self:
-        inner = self._as_teacher.mapped(class_names)
+    def for_classes(self, class_names: Sequence[str]) -> Self:
+        inner = self._as_teacher.for_classes(class_names)
         return self._with(_as_teacher=inner, class_names=inner.class_names)
 
 

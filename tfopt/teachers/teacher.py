@@ -27,7 +27,7 @@ class Teacher(Answering):
         source: a Keras 3 or tf_keras model of any make; the path of a model file, of a SavedModel, of a `.tflite`
             or of a result folder, whose class names and preprocessing are used; a `LiteModel`; or a function of a
             batch, NumPy or TensorFlow, that gives an array. It is never changed.
-        preprocessing: what the teacher is fed of a pixel, a `Preprocessing` or its name; used after `fed`.
+        preprocessing: what the teacher is fed of a pixel, a `Preprocessing` or its name; used after `for_inputs`.
         outputs: "logits", "probabilities", or "auto": told by their values.
         class_names: of its outputs, in order.
         name: for messages; by default the source's.
@@ -94,7 +94,7 @@ class Teacher(Answering):
             "response": self.response,
         }
 
-    def asked(self, layers: Sequence[str], *, response: bool = True) -> Self:
+    def with_outputs(self, layers: Sequence[str], *, response: bool = True) -> Self:
         known = self.source.layers_available
         if layers and not known:
             raise ModelError(
@@ -103,10 +103,10 @@ class Teacher(Answering):
             )
         return self._with(layers=tuple(layers), response=response)
 
-    def fed(self, preprocessing: Preprocessing | str) -> Self:
+    def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
         return self._with(_student=_as_preprocessing(preprocessing))
 
-    def mapped(self, class_names: Sequence[str]) -> Self:
+    def for_classes(self, class_names: Sequence[str]) -> Self:
         wanted, known = distinct(class_names, "the student"), self._own_names
         if known is None or wanted is None or wanted == self.class_names:
             return self
@@ -115,12 +115,12 @@ class Teacher(Answering):
                 raise unknown_class(name, f"The teacher '{self.name}' does", known)
         return self._with(_columns=tuple(known.index(name) for name in wanted), class_names=wanted)
 
-    def settled(self, sample: np.ndarray, task: TaskName | None) -> Self:
+    def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:
         import tensorflow as tf
 
         sample = np.asarray(sample[:_SETTLED_ON], np.float32)
         if not len(sample):
-            raise ModelError(f"The teacher '{self.name}' is settled on samples; got none.")
+            raise ModelError(f"The teacher '{self.name}' is resolved on samples; got none.")
         output = self.source.ask(self._given(tf.constant(sample)))[0]
         values = tf.cast(output, tf.float32).numpy()
         if self.response:
@@ -165,7 +165,7 @@ class Teacher(Answering):
         if self.form is None and self.response:
             raise ModelError(
                 f"Whether the teacher '{self.name}' gives logits or probabilities is not known yet: take "
-                'teacher.settled(sample_inputs, task), or say outputs="logits" or "probabilities".'
+                'teacher.resolved(sample_inputs, task), or say outputs="logits" or "probabilities".'
             )
         output, *features = self.source.ask(self._given(x), self.layers)
         found = {OUTPUT: self._logits(output)} if self.response else {}

@@ -75,7 +75,7 @@ def features_of(
     """The parts `names` of `data`, in their order, as `extract_features` gives them, and notes."""
     if views < 1 or (views > 1 and augment is None):
         raise DataError(f"Expected 1 view, or several with an augmentation; got {views} and {augment}.")
-    teacher = Teacher(extractor).settled(data.train.x(slice(0, 64)), None)
+    teacher = Teacher(extractor).resolved(data.train.x(slice(0, 64)), None)
     shown = [(name, view) for name in names for view in range(views if name == "train" else 1)]
     about = {
         "data": data.fingerprint,
