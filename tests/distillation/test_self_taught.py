@@ -97,13 +97,13 @@ def test_ramp_follows_the_paper():
     import tensorflow as tf
 
     ramp = Ramp(0.4)
-    ramp.begin(tf.Variable(100.0), epochs=5, steps=10, first_epoch=1)
+    ramp.on_fit_begin(tf.Variable(100.0), epochs=5, steps=10, first_epoch=1)
     for step in (100, 103, 109, 110, 120):
         x = min((step - 90) / (0.4 * 50), 1)  # the first epoch was done before, so the ramp began at step 90
         np.testing.assert_allclose(float(ramp.share(tf.constant(float(step)))), np.exp(-5 * (1 - x) ** 2), rtol=1e-5)
     assert float(Ramp(0.0).share(tf.constant(0.0))) == 1
     with pytest.raises(RecipeError, match="steps_per_epoch"):
-        ramp.begin(tf.Variable(0.0), epochs=5, steps=None, first_epoch=0)
+        ramp.on_fit_begin(tf.Variable(0.0), epochs=5, steps=None, first_epoch=0)
 
 
 def test_average_by_hand(api):

@@ -58,14 +58,14 @@ class _Distilled(Learner):
     def call(self, inputs: Any, training: Any = None) -> Any:
         return self.student(inputs["inputs"] if is_lesson(inputs) else inputs, training=training)
 
-    def prepare(self, arguments: dict[str, Any]) -> None:
+    def prepare_fit(self, arguments: dict[str, Any]) -> None:
         with self.distribute_strategy.scope():  # type: ignore[attr-defined]  # connectors are built meanwhile
-            self.lessons.prepare(arguments)
+            self.lessons.prepare_fit(arguments)
 
-    def begin(self, epochs: int, steps: int | None) -> None:
+    def on_fit_begin(self, epochs: int, steps: int | None) -> None:
         self.lessons.start(self.optimizer, epochs, steps)  # type: ignore[attr-defined]
 
-    def asked(self, x: Any, y: Any) -> Any:
+    def with_targets(self, x: Any, y: Any) -> Any:
         """`x` with the teacher's answers, which is asked now unless they came along."""
         return {"inputs": x["inputs"] if is_lesson(x) else x, LESSON: self.lessons.told(x, y)}
 
@@ -75,5 +75,5 @@ class _Distilled(Learner):
         hard, terms = self.lessons.weighed(values, self.optimizer)  # type: ignore[attr-defined]
         return Learnt(outputs[:1], terms, [hard])
 
-    def judged(self, x: Any) -> list[Any]:
+    def evaluation_outputs(self, x: Any) -> list[Any]:
         return [self.student(x["inputs"] if is_lesson(x) else x, training=False)]

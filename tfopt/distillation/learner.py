@@ -38,12 +38,12 @@ class Row:
     Attributes:
         suffix: of its name in the logs: "" or "_name".
         weight: of its loss on the labels during training.
-        judged: its weight in the loss that `evaluate` tells.
+        evaluation_weight: its weight in the loss that `evaluate` tells.
     """
 
     suffix: str = ""
     weight: float = 1.0
-    judged: float = 1.0
+    evaluation_weight: float = 1.0
 
 
 class Learner:
@@ -65,22 +65,22 @@ class Learner:
         """One batch, in training mode, on the gradient tape. `sample_weight` is (batch,) or None."""
         raise NotImplementedError
 
-    def asked(self, x: Any, y: Any) -> Any:
+    def with_targets(self, x: Any, y: Any) -> Any:
         """`x` with what is to be known of it before the tape runs."""
         del y
         return x
 
-    def judged(self, x: Any) -> Sequence[Any]:
+    def evaluation_outputs(self, x: Any) -> Sequence[Any]:
         """What `evaluate` judges of `x`, in inference mode, in the order of the rows."""
         return [self.student(x, training=False)]
 
-    def learnt(self) -> None:
+    def after_step(self) -> None:
         """Called within the graph after each step."""
 
-    def begin(self, epochs: int, steps: int | None) -> None:
+    def on_fit_begin(self, epochs: int, steps: int | None) -> None:
         """Called when `fit` begins; `steps` in an epoch, None where nobody knows."""
 
-    def prepare(self, arguments: dict[str, Any]) -> None:
+    def prepare_fit(self, arguments: dict[str, Any]) -> None:
         """Changes the `arguments` of a `fit`, by name."""
 
     # What is the student's own
@@ -122,7 +122,7 @@ class Learner:
         """As Keras's. Stops with `RecipeError`, naming the term, at the first loss that is not finite."""
         given = inspect.signature(super().fit).bind(x, y, *args, **kwargs)  # type: ignore[misc]
         given.apply_defaults()
-        self.prepare(given.arguments)
+        self.prepare_fit(given.arguments)
         given.arguments["callbacks"] = self._with_watch(given.arguments["callbacks"])
         return super().fit(*given.args, **given.kwargs)  # type: ignore[misc]
 
@@ -134,7 +134,7 @@ class Learner:
         import tensorflow as tf
 
         x, y, sample_weight = _unpacked(data)
-        x = self.asked(x, y)
+        x = self.with_targets(x, y)
         with tf.GradientTape() as tape:
             learnt = self.learn(x, y, sample_weight)
             hard = self.ledger.hard_losses(y, learnt.outputs, sample_weight)
@@ -142,7 +142,7 @@ class Learner:
             total = self._total([w * loss for w, loss in zip(weights, hard, strict=True)], learnt.terms)
             scaled = self._scaled(total)
         self._minimise(scaled, tape)
-        self.learnt()
+        self.after_step()
         rows = tf.shape(learnt.outputs[0])[0]
         logs = self.ledger.track(total, hard, learnt.terms, rows)
         return {**logs, **self.ledger.measured(y, learnt.outputs, sample_weight)}
@@ -151,9 +151,11 @@ class Learner:
         import tensorflow as tf
 
         x, y, sample_weight = _unpacked(data)
-        outputs = self.judged(x)
+        outputs = self.evaluation_outputs(x)
         hard = self.ledger.hard_losses(y, outputs, sample_weight)
-        total = self._total([row.judged * loss for row, loss in zip(self.ledger.rows, hard, strict=True)], [])
+        total = self._total(
+            [row.evaluation_weight * loss for row, loss in zip(self.ledger.rows, hard, strict=True)], []
+        )
         logs = self.ledger.track(total, hard if len(hard) > 1 else [], [], tf.shape(outputs[0])[0])
         return {**logs, **self.ledger.measured(y, outputs, sample_weight)}
 
@@ -320,7 +322,7 @@ def _watch_class(name: str) -> Any:
 
         def on_train_begin(self, logs: Any = None) -> None:
             del logs
-            self.model.begin(self.params["epochs"], self.params["steps"])
+            self.model.on_fit_begin(self.params["epochs"], self.params["steps"])
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             logs = logs or {}

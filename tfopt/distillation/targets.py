@@ -83,7 +83,7 @@ class Lessons:
         unchanged = self._ahead.is_unchanged(x[WEIGHTS])
         return dict(tf.cond(unchanged, lambda: x[LESSON], lambda: self.asked(x["inputs"], y)))
 
-    def prepare(self, arguments: dict[str, Any]) -> None:
+    def prepare_fit(self, arguments: dict[str, Any]) -> None:
         """Puts answers beside the inputs in the `arguments` of a `fit`, once for all epochs or ahead of each step.
 
         Raises DataError for inputs that are neither an array nor a `tf.data.Dataset`, and ModelError as `look` does.

@@ -78,7 +78,7 @@ class _Exits(Learner):
     def __init__(self, student: Any, layers: list[str], settings: EarlyExits, form: Form) -> None:
         names = [name.replace("/", "_") for name in layers]
         terms = [*(f"final_{name}" for name in names), *(f"hint_{name}" for name in names if settings.hint)]
-        rows = [Row(), *(Row(f"_{name}", 1 - settings.alpha, judged=0.0) for name in names)]
+        rows = [Row(), *(Row(f"_{name}", 1 - settings.alpha, evaluation_weight=0.0) for name in names)]
         super().__init__(student, f"exits_of_{student.name}", rows, terms)
         self.student = student
         self.settings = settings
@@ -113,7 +113,7 @@ class _Exits(Learner):
         classifier = keras_of(self.student).Model(head.inputs, head.outputs[1], name=head.name)
         return classifier(self._tapped.outputs[1 + place])
 
-    def judged(self, x: Any) -> Sequence[Any]:
+    def evaluation_outputs(self, x: Any) -> Sequence[Any]:
         return self._all(x, training=False)[0]
 
     def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:

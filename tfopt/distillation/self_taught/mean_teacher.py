@@ -177,7 +177,7 @@ class _MeanTaught(Learner):
         """Whether the student gets the averaged weights when `fit` ends."""
         return self.settings.use == "teacher" and self.average.model is not None
 
-    def prepare(self, arguments: dict[str, Any]) -> None:
+    def prepare_fit(self, arguments: dict[str, Any]) -> None:
         import tensorflow as tf
 
         x, extra = arguments["x"], self._unlabelled
@@ -206,8 +206,8 @@ class _MeanTaught(Learner):
         except ModelError as error:
             raise ModelError(f"The student '{self.student.name}': {error}") from error
 
-    def begin(self, epochs: int, steps: int | None) -> None:
-        self._ramp.begin(self.average.steps, epochs, steps, self._first_epoch)
+    def on_fit_begin(self, epochs: int, steps: int | None) -> None:
+        self._ramp.on_fit_begin(self.average.steps, epochs, steps, self._first_epoch)
 
     def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
         del y
@@ -226,7 +226,7 @@ class _MeanTaught(Learner):
         weight = self.settings.full_weight * self._ramp.share(self.average.steps)
         return Learnt([outputs[:labelled]], [weight * mean_over_samples(gaps, sample_weight)])
 
-    def learnt(self) -> None:
+    def after_step(self) -> None:
         self.average.update()
 
     def _noisy(self, x: Any) -> Any:
@@ -284,7 +284,7 @@ class Ramp:
         self._share = share
         self._start_and_length = tf.Variable([0.0, 1.0], trainable=False)
 
-    def begin(self, steps_taken: Any, epochs: int, steps: int | None, first_epoch: int) -> None:
+    def on_fit_begin(self, steps_taken: Any, epochs: int, steps: int | None, first_epoch: int) -> None:
         """To be called when `fit` begins; raises RecipeError where its length is unknown."""
         if not self._share:
             return

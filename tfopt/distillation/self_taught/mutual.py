@@ -92,7 +92,7 @@ class _Mutual(Learner):
         """The first one."""
         return self.students[0]
 
-    def judged(self, x: Any) -> Sequence[Any]:
+    def evaluation_outputs(self, x: Any) -> Sequence[Any]:
         return [student(x, training=False) for student in self.students]
 
     def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
