@@ -423,7 +423,7 @@ def test_course_in_every_stage(images, small_model, stage):
     if learner.average.model is None:
         assert np.abs(taught - own).max() > 1e-6
     step.strip(model)  # raises where a promise does not hold
-    assert all(isinstance(note, str) for note in [*course.notes(), *course.learnt(history.history)])
+    assert all(isinstance(note, str) for note in [*course.notes(), *course.summary(history.history)])
     assert (learner.average.model is not None) == (stage.__name__ == "FineTune")
 
 

@@ -139,7 +139,7 @@ class Course:
         """What tells this teacher from others, as plain values; None without one."""
         return None if self.teacher is None else self.teacher.identity
 
-    def learnt(self, history: dict[str, list[float]]) -> list[str]:
+    def summary(self, history: dict[str, list[float]]) -> list[str]:
         """The loss terms at the end of a stage, as a note, from what `fit` recorded."""
         names = ["loss", "hard_loss", *self.distillation.labels()]
         values = ", ".join(f"{name} {history[name][-1]:.4g}" for name in names if name in history)

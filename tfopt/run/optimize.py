@@ -177,7 +177,7 @@ class _Run:
 
         stage.calibrate(model, self.data.representative(wanted, seed=training.seed), progress=say)
         if not steps:
-            return model, stage.learnt(model)
+            return model, stage.summary(model)
         learner = self.course.student(model) if self.course else model
         size, seed = training.batch_size, training.seed + position
         if self.course:
@@ -196,7 +196,7 @@ class _Run:
             label=label,
             callbacks=stage.callbacks(),
         )
-        return model, [*stage.learnt(model), *(self.course.learnt(recorded) if self.course else [])]
+        return model, [*stage.summary(model), *(self.course.summary(recorded) if self.course else [])]
 
     def _within_budget(self, stage: Stage, keep: frozenset[str]) -> tuple[Stage, list[str]]:
         """`stage` with what it leaves to measurement decided, and what is to be said of that."""

@@ -98,7 +98,7 @@ class Stage(ABC):
         """This stage as it is tried on the untrained model, in seconds."""
         return self
 
-    def learnt(self, model: Any) -> list[str]:
+    def summary(self, model: Any) -> list[str]:
         """What is to be said of `model`, which `apply` returned, after `calibrate` and `fit`."""
         del model
         return []

@@ -65,7 +65,7 @@ class MeanTeacherCourse:
             )
         return said
 
-    def learnt(self, history: dict[str, list[float]]) -> list[str]:
+    def summary(self, history: dict[str, list[float]]) -> list[str]:
         """The loss terms at the end of a stage, and how good the average was, as a note."""
         names = [name for name in ("loss", "hard_loss", "consistency") if name in history]
         values = ", ".join(f"{name} {history[name][-1]:.4g}" for name in names)

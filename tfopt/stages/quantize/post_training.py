@@ -96,7 +96,7 @@ class PostTraining(Stage):
         remember_integers(model, found)
         annotate(model, summary=tuple(notes))
 
-    def learnt(self, model: Any) -> list[str]:
+    def summary(self, model: Any) -> list[str]:
         return list(annotations(model).summary)
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
