@@ -79,8 +79,10 @@ def of_contributing():
     for weight, clipped in zip(before, names["clipped"].get_weights(), strict=True):
         np.testing.assert_array_equal(clipped, np.clip(weight, -0.1, 0.1))
     assert max(np.abs(weight).max() for weight in before) > 0.1
-    lesson = names["Lesson"](student=np.array([[1.0, 2.0], [0.0, 4.0]]), teacher=np.array([[1.0, 0.0], [2.0, 4.0]]))
-    assert float(names["term"](lesson, ())) == (4 + 4) / 2 / 2
+    loss_inputs = names["LossInputs"](
+        student=np.array([[1.0, 2.0], [0.0, 4.0]]), teacher=np.array([[1.0, 0.0], [2.0, 4.0]])
+    )
+    assert float(names["term"](loss_inputs, ())) == (4 + 4) / 2 / 2
 
 
 @pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)

@@ -88,7 +88,7 @@ def test_every_loss_and_transfer_of_tfopt_is_in_its_namespace():
 
 def test_what_other_packages_build_from_is_in_one_place():
     """The bases of all that a recipe.json names, what their methods give, and how to register them."""
-    wanted = {"Stage", "Loss", "FeatureLoss", "Transfer", "Lesson", "Transferred", "Promise", "Decision"}
+    wanted = {"Stage", "Loss", "FeatureLoss", "Transfer", "LossInputs", "Transferred", "Promise", "Decision"}
     assert wanted | {"config", "register", "register_twin"} <= set(tfopt.extend.__all__)
 
 
@@ -113,7 +113,7 @@ def test_the_page_has_every_name_where_it_is():
     assert len(set(listed)) == len(listed)
     inside = [f"{place}.{name}" for place in NAMESPACES for name in getattr(tfopt, place).__all__]
     tables = {"losses.LOSSES", "transfer.TRANSFERS"}  # of the registry, for tfopt's own files
-    twice = {f"losses.{name}" for name in ("FeatureLoss", "Lesson", "Loss")} | {
+    twice = {f"losses.{name}" for name in ("FeatureLoss", "LossInputs", "Loss")} | {
         "transfer.Transfer",
         "transfer.Transferred",
     }

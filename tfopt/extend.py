@@ -3,7 +3,7 @@
 from tfopt.base.config import config
 from tfopt.base.registry import register
 from tfopt.bridge import register_twin
-from tfopt.distillation.losses import FeatureLoss, Lesson, Loss
+from tfopt.distillation.losses import FeatureLoss, Loss, LossInputs
 from tfopt.stages import Stage
 from tfopt.stages.kernels.choice import Decision
 from tfopt.stages.kernels.promise import Clusters, MByN, Promise, Sparsity
@@ -13,8 +13,8 @@ __all__ = [
     "Clusters",
     "Decision",
     "FeatureLoss",
-    "Lesson",
     "Loss",
+    "LossInputs",
     "MByN",
     "Promise",
     "Sparsity",

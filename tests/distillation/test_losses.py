@@ -30,7 +30,7 @@ from tfopt.distillation.losses import (
     BoundedRegression,
     FitNets,
     Hinton,
-    Lesson,
+    LossInputs,
     MultilabelKD,
     RegressionKD,
     SimilarityPreserving,
@@ -361,11 +361,11 @@ def connect(loss, n, api=None):
     return loss.connectors((api or keras_compat.tf_keras()).layers, *shapes)
 
 
-def lesson(n, dtype="float32"):
+def loss_inputs(n, dtype="float32"):
     def tensors(values):
         return {name: tf.constant(x, dtype) for name, x in values.items()}
 
-    return Lesson(
+    return LossInputs(
         student=tf.constant(n.student, dtype),
         teacher=tf.constant(n.teacher, dtype),
         labels=tf.constant(n.labels, dtype),
@@ -385,7 +385,7 @@ def expected(loss, n, connectors):
 def with_gradients(loss, n, connectors=None, dtype="float32"):
     """The loss and the gradients of its sum, by everything that trains."""
     connectors = connect(loss, n) if connectors is None else connectors
-    inputs = lesson(n, dtype)
+    inputs = loss_inputs(n, dtype)
     with tf.GradientTape() as tape:
         watched = [inputs.student, *inputs.student_features.values()]
         tape.watch(watched)
@@ -413,7 +413,7 @@ def test_labels_differ_and_the_table_is_complete():
 def test_value_is_that_of_the_paper(kind, api):
     loss, n = made(kind), draw(TABLE[kind].shapes)
     connectors = connect(loss, n, api)
-    value = loss(lesson(n), connectors)
+    value = loss(loss_inputs(n), connectors)
     wanted = expected(loss, n, connectors)
     assert value.dtype == tf.float32
     assert value.shape == np.shape(wanted)
@@ -425,7 +425,7 @@ def test_default_config(kind):
     """The papers' own constants stand in the references as defaults."""
     loss, n = kind(**{key: value for key, value in TABLE[kind].config.items() if key == "layers"}), draw()
     connectors = connect(loss, n)
-    value = loss(lesson(n), connectors)
+    value = loss(loss_inputs(n), connectors)
     config = {"layers": loss.pairs} if loss.pairs else {}
     weights = tuple(np.array(w, "float64") for layer in connectors for w in layer.get_weights())
     wanted = TABLE[kind].reference(dataclasses.replace(n, weights=weights), **config)
@@ -458,7 +458,7 @@ def test_gradient_is_that_of_finite_differences(kind):
 @pytest.mark.parametrize("kind", [kind for kind, row in TABLE.items() if row.zero], ids=lambda kind: kind.label)
 def test_equal_student_and_teacher_cost_nothing(kind):
     loss, n = made(kind), draw()
-    assert np.max(loss(lesson(n), connect(loss, n))) > 1e-3
+    assert np.max(loss(loss_inputs(n), connect(loss, n))) > 1e-3
     twins = dataclasses.replace(
         n, student=n.teacher, mine={a: n.yours[b] for a, b in PAIRS}, parameters=[(p, p) for _, p in n.parameters]
     )
@@ -475,7 +475,7 @@ def test_equal_student_and_teacher_cost_nothing(kind):
 def test_invariance(kind, changed):
     loss, n = made(kind), draw(TABLE[kind].shapes)
     connectors = connect(loss, n)
-    before, after = (loss(lesson(numbers), connectors).numpy() for numbers in (n, changed(n)))
+    before, after = (loss(loss_inputs(numbers), connectors).numpy() for numbers in (n, changed(n)))
     assert not np.array_equal(flat(n), flat(changed(n)))
     np.testing.assert_allclose(after, before, rtol=2e-4, atol=2e-5)
 
@@ -565,7 +565,7 @@ def test_rounding_errors_have_no_direction(kind):
     assert np.any(tf.reduce_mean(student, axis=-1) != student[:, 0])
     with tf.GradientTape() as tape:
         tape.watch(student)
-        value = kind(temperature=1)(Lesson(student, teacher), [])
+        value = kind(temperature=1)(LossInputs(student, teacher), [])
     z = scipy.stats.zscore(np.array(teacher, "float64"), axis=-1)
     divergence = np.log(7) - scipy.stats.entropy(tempered(z, 1), axis=-1)  # from the uniform distribution
     np.testing.assert_allclose(value, divergence if kind is StandardizedKD else 4.0, rtol=1e-5)
@@ -576,7 +576,7 @@ def test_rounding_errors_have_no_direction(kind):
 def test_in_a_graph_with_free_sizes(kind):
     loss, n = made(kind), draw(TABLE[kind].shapes)
     connectors = connect(loss, n)
-    plain = loss(lesson(n), connectors)
+    plain = loss(loss_inputs(n), connectors)
 
     def free(values):
         return {name: tf.TensorSpec((None, *(None,) * (x.ndim - 2), x.shape[-1])) for name, x in values.items()}
@@ -585,9 +585,9 @@ def test_in_a_graph_with_free_sizes(kind):
 
     @tf.function(input_signature=(logits, logits, logits, free(n.mine), free(n.yours)))
     def compiled(student, teacher, labels, mine, yours):
-        return loss(Lesson(student, teacher, labels, mine, yours, given.parameters), connectors)
+        return loss(LossInputs(student, teacher, labels, mine, yours, given.parameters), connectors)
 
-    given = lesson(n)
+    given = loss_inputs(n)
     parts = given.student, given.teacher, given.labels, given.student_features, given.teacher_features
     np.testing.assert_allclose(compiled(*parts), plain, rtol=1e-5)
 
@@ -632,7 +632,7 @@ def test_connectors_start_alike_and_bear_their_names(kind):
         assert len({layer.name for layer in first}) == len(first)
         assert [layer.name for layer in first] == [layer.name for layer in second]
         assert all(layer.name.startswith((f"{kind.label}_0", f"{kind.label}_1")) for layer in first)
-        assert np.array_equal(loss(lesson(n), first), loss(lesson(n), second))
+        assert np.array_equal(loss(loss_inputs(n), first), loss(loss_inputs(n), second))
 
 
 def test_connectors_compute_in_float32_under_a_half_precision_policy():
@@ -648,7 +648,7 @@ def test_connectors_compute_in_float32_under_a_half_precision_policy():
 def test_the_variance_starts_as_told():
     loss, n = VID(layers=PAIR, initial_variance=3.0), draw()
     *_, variance = connect(loss, n)
-    loss(lesson(n), connect(loss, n))
+    loss(loss_inputs(n), connect(loss, n))
     raw = variance(tf.ones((1, 1))).numpy()
     np.testing.assert_allclose(np.log1p(np.exp(raw)) + 1e-5, np.full((1, 3), 3.0), rtol=1e-5)
 
@@ -681,7 +681,7 @@ def test_hint_phase():
 
 def three_classes(teacher, student):
     """Logits of these probabilities, label 0."""
-    return Lesson(tf.math.log([student]), tf.math.log([teacher]), tf.constant([[1.0, 0.0, 0.0]]))
+    return LossInputs(tf.math.log([student]), tf.math.log([teacher]), tf.constant([[1.0, 0.0, 0.0]]))
 
 
 def test_hinton_by_hand():
@@ -710,9 +710,9 @@ def test_dkd_by_hand():
 def test_dkd_splits_the_divergence():
     n = draw()
     p = (tempered(n.teacher, 3.0) * n.labels).sum(-1)
-    target = DKD(temperature=3, nontarget_weight=0)(lesson(n), []).numpy()
-    nontarget = DKD(temperature=3, target_weight=0, nontarget_weight=1)(lesson(n), []).numpy()
-    np.testing.assert_allclose(target + (1 - p) * nontarget, Hinton(temperature=3)(lesson(n), []), rtol=1e-5)
+    target = DKD(temperature=3, nontarget_weight=0)(loss_inputs(n), []).numpy()
+    nontarget = DKD(temperature=3, target_weight=0, nontarget_weight=1)(loss_inputs(n), []).numpy()
+    np.testing.assert_allclose(target + (1 - p) * nontarget, Hinton(temperature=3)(loss_inputs(n), []), rtol=1e-5)
 
 
 def test_dist_sees_relations_only():
@@ -722,15 +722,15 @@ def test_dist_sees_relations_only():
     shares = np.linspace(0.2, 0.9, BATCH)[:, None]
     for loss, share in ((DIST(temperature=1), 0.3), (DIST(temperature=1, intra_weight=0), shares)):
         drawn = dataclasses.replace(n, student=np.log(share * q + (1 - share) / CLASSES))
-        np.testing.assert_allclose(loss(lesson(drawn), []), loss(lesson(n), []), rtol=1e-4)
-    assert abs(DIST(temperature=1)(lesson(drawn), []) - DIST(temperature=1)(lesson(n), [])) > 1e-3
+        np.testing.assert_allclose(loss(loss_inputs(drawn), []), loss(loss_inputs(n), []), rtol=1e-4)
+    assert abs(DIST(temperature=1)(loss_inputs(drawn), []) - DIST(temperature=1)(loss_inputs(n), [])) > 1e-3
 
 
 def test_label_smoothing_is_a_teacher_made_by_hand():
     n, epsilon = draw(), 0.2
     log_q = scipy.special.log_softmax(n.student, axis=-1)
     plain, smoothed = (-(t * log_q).sum(-1) for t in (n.labels, (1 - epsilon) * n.labels + epsilon / CLASSES))
-    term = TeacherFree(temperature=1, correct=1 / CLASSES)(lesson(n), [])
+    term = TeacherFree(temperature=1, correct=1 / CLASSES)(loss_inputs(n), [])
     np.testing.assert_allclose((1 - epsilon) * plain + epsilon * (term + np.log(CLASSES)), smoothed, rtol=1e-5)
 
 
@@ -738,11 +738,11 @@ def test_label_smoothing_is_a_teacher_made_by_hand():
 def test_one_class_is_no_choice(kind):
     one = tf.zeros((3, 1))
     with pytest.raises(ModelError, match=r"at least two.*\(3, 1\)"):
-        kind()(Lesson(one, one, one), [])
+        kind()(LossInputs(one, one, one), [])
 
 
 def test_regression_is_the_plain_square_by_default_and_bounded_by_the_teacher():
-    values = Lesson(tf.constant([[1.0], [3.0]]), tf.constant([[2.0], [2.5]]), tf.constant([[0.0], [1.0]]))
+    values = LossInputs(tf.constant([[1.0], [3.0]]), tf.constant([[2.0], [2.5]]), tf.constant([[0.0], [1.0]]))
     assert RegressionKD()(values, []).numpy().tolist() == [1.0, 0.25]
     assert BoundedRegression()(values, []).numpy().tolist() == [0.0, 4.0]  # 1 < 4 already; 4 > 2.25 not yet
     assert BoundedRegression(margin=3.5)(values, []).numpy().tolist() == [1.0, 4.0]
@@ -753,7 +753,7 @@ def test_parameters_may_be_variables_of_either_keras(api):
     layer = api.layers.Dense(2)
     layer.build((None, 3))
     start = [np.array(w) for w in layer.get_weights()]
-    given = Lesson(None, parameters=list(zip(layer.trainable_variables, start, strict=True)))
+    given = LossInputs(None, parameters=list(zip(layer.trainable_variables, start, strict=True)))
     assert L2SP()(given, []) == 0
     np.testing.assert_allclose(L2()(given, []), (start[0] ** 2).sum() / 2, rtol=1e-6)
-    assert L2()(Lesson(None), []) == 0
+    assert L2()(LossInputs(None), []) == 0

@@ -9,7 +9,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
 from tfopt.distillation.losses import FitNets, Hinton
-from tfopt.distillation.prefetch import Ahead, batches_of
+from tfopt.distillation.prefetch import Prefetcher, batches_of
 from tfopt.teachers import Ensemble, Teacher
 
 APIS = {"keras": keras, "tf_keras": tf_keras()}
@@ -51,7 +51,7 @@ def compiled(model, package, rate=0.1, **kwargs):
 
 
 def in_the_step(monkeypatch):
-    monkeypatch.setattr(Ahead, "of", classmethod(lambda *_: None))
+    monkeypatch.setattr(Prefetcher, "of", classmethod(lambda *_: None))
 
 
 def taught(api, data, teacher, *, as_dataset=False, distillation=LIVE, **fit):
@@ -64,7 +64,7 @@ def taught(api, data, teacher, *, as_dataset=False, distillation=LIVE, **fit):
     else:
         given = {"x": x, "y": y, "batch_size": 20, "shuffle": False}
     logs = distilled.fit(**given, epochs=2, verbose=0, **fit).history
-    return student.get_weights(), logs, distilled.lessons._ahead is not None
+    return student.get_weights(), logs, distilled.targets._prefetcher is not None
 
 
 @pytest.mark.parametrize("as_dataset", [False, True], ids=["arrays", "dataset"])
@@ -181,9 +181,9 @@ def test_the_graph_is_kept_while_the_teacher_stays_the_same(data):
     x, y = data
     distilled = compiled(distill(network(keras), teacher_of(), LIVE), keras)
     distilled.fit(x, y, verbose=0)
-    first = distilled.lessons._ahead
+    first = distilled.targets._prefetcher
     distilled.fit(x, y, verbose=0)
-    assert distilled.lessons._ahead is first
+    assert distilled.targets._prefetcher is first
 
 
 def test_a_dataset_in_double_precision(data):
@@ -191,7 +191,7 @@ def test_a_dataset_in_double_precision(data):
     batches = tf.data.Dataset.from_tensor_slices((x.astype("float64"), y.astype("float64"))).batch(20)
     distilled = compiled(distill(network(keras), teacher_of(), LIVE), keras)
     assert np.isfinite(distilled.fit(batches, verbose=0).history["hinton"]).all()
-    assert distilled.lessons._ahead is not None
+    assert distilled.targets._prefetcher is not None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "uint8", "bool"])

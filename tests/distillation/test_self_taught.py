@@ -14,7 +14,7 @@ from tfopt.distillation.losses import Hinton
 from tfopt.distillation.self_taught.average import Average
 from tfopt.distillation.self_taught.exits import EarlyExits, early_exits
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, Ramp, Response, mean_teacher
-from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherCourse
+from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
 from tfopt.distillation.self_taught.mutual import mutual, peer_gaps
 from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELLED, mixed_batches
 from tfopt.errors import DataError, ModelError, RecipeError
@@ -404,13 +404,13 @@ def stages():
 def test_course_in_every_stage(images, small_model, stage):
     """The promise holds, whatever `use`; and lending weights to the teacher leaves the student as it was."""
     plain = small_model(tf_keras())
-    course = MeanTeacherCourse(MeanTeacher(labelled=0.25, use="teacher"), images, augment=None, seed=0)
+    session = MeanTeacherSession(MeanTeacher(labelled=0.25, use="teacher"), images, augment=None, seed=0)
     step = stage(epochs=2)
     steps = images.steps(16)
     model = step.apply(plain, steps=2 * steps)
     step.calibrate(model, images.representative(32))
-    learner = compiled(course.student(model), tf_keras(), rate=0.01, logits=False)
-    batches = course.batches(16, seed=0, epochs=2)
+    learner = compiled(session.student(model), tf_keras(), rate=0.01, logits=False)
+    batches = session.batches(16, seed=0, epochs=2)
     assert len(batches) == steps
     history = learner.fit(batches, epochs=2, verbose=0, callbacks=step.callbacks())
     assert history.history["consistency"][-1] > 0 and np.isfinite(history.history["loss"]).all()
@@ -423,7 +423,7 @@ def test_course_in_every_stage(images, small_model, stage):
     if learner.average.model is None:
         assert np.abs(taught - own).max() > 1e-6
     step.strip(model)  # raises where a promise does not hold
-    assert all(isinstance(note, str) for note in [*course.notes(), *course.summary(history.history)])
+    assert all(isinstance(note, str) for note in [*session.notes(), *session.summary(history.history)])
     assert (learner.average.model is not None) == (stage.__name__ == "FineTune")
 
 
@@ -481,27 +481,27 @@ def test_course_labels_and_views(images):
     from tfopt.data import Augmentation
 
     settings = MeanTeacher(labelled=0.25, batch_share=0.25)
-    course = MeanTeacherCourse(settings, images, augment=Augmentation(shift=0.3), seed=4)
-    again = MeanTeacherCourse(settings, images, augment=None, seed=4)
-    np.testing.assert_array_equal(course.labelled, again.labelled)
-    counts = np.bincount(images.train.labels[course.labelled])
-    assert len(course.labelled) == round(0.25 * len(images.train)) and counts.max() - counts.min() <= 1
-    assert not np.intersect1d(course.labelled, course.unlabelled).size
-    assert len(course.labelled) + len(course.unlabelled) == len(images.train)
+    session = MeanTeacherSession(settings, images, augment=Augmentation(shift=0.3), seed=4)
+    again = MeanTeacherSession(settings, images, augment=None, seed=4)
+    np.testing.assert_array_equal(session.labelled, again.labelled)
+    counts = np.bincount(images.train.labels[session.labelled])
+    assert len(session.labelled) == round(0.25 * len(images.train)) and counts.max() - counts.min() <= 1
+    assert not np.intersect1d(session.labelled, session.unlabelled).size
+    assert len(session.labelled) + len(session.unlabelled) == len(images.train)
     known = {images.train.x()[index].tobytes(): images.train.y()[index] for index in again.labelled}
     for x, y in again.batches(16, seed=0, epochs=1):
         assert x["inputs"].shape[0] == y.shape[0] == 4 and x[UNLABELLED].shape[0] == 12 and OTHER_VIEW not in x
         assert [known[image.tobytes()] for image in x["inputs"].numpy()] == list(y.numpy())
-    x, _ = next(iter(course.batches(16, seed=0, epochs=1)))
+    x, _ = next(iter(session.batches(16, seed=0, epochs=1)))
     one = np.concatenate([x["inputs"], x[UNLABELLED]])
     assert x[OTHER_VIEW].shape == one.shape and np.abs(one - x[OTHER_VIEW].numpy()).max() > 0.1
-    whole = MeanTeacherCourse(MeanTeacher(), images, augment=None, seed=4)
+    whole = MeanTeacherSession(MeanTeacher(), images, augment=None, seed=4)
     x, y = next(iter(whole.batches(16, seed=0, epochs=1)))
     assert len(y) == 16 and x[UNLABELLED].shape[0] == 0
     with pytest.raises(RecipeError, match="for 4 classes"):
-        MeanTeacherCourse(MeanTeacher(labelled=0.01), images, augment=None, seed=0)
+        MeanTeacherSession(MeanTeacher(labelled=0.01), images, augment=None, seed=0)
     with pytest.raises(RecipeError, match="classification"):
-        MeanTeacherCourse(MeanTeacher(task="multilabel"), images, augment=None, seed=0)
+        MeanTeacherSession(MeanTeacher(task="multilabel"), images, augment=None, seed=0)
 
 
 def test_mean_teacher_as_data():
@@ -779,15 +779,15 @@ def test_generations_and_interruption(images, tmp_path, monkeypatch):
     model = keras.Sequential([keras.Input((8, 8, 3)), *layers, keras.layers.Dense(4)], name="parent")
     start = model.get_weights()
     taught = []
-    learn = born_again.Course
+    learn = born_again.DistillationSession
 
-    def course(distillation, teacher, *args, **kwargs):
+    def session(distillation, teacher, *args, **kwargs):
         taught.append(teacher.source.name)
         if len(taught) == stop:
             raise KeyboardInterrupt
         return learn(distillation, teacher, *args, **kwargs)
 
-    monkeypatch.setattr(born_again, "Course", course)
+    monkeypatch.setattr(born_again, "DistillationSession", session)
     settings = {"training": Training(batch_size=32, seed=5), "generations": 2, "epochs": 1, "quiet": True}
     stop = 2
     with pytest.raises(KeyboardInterrupt):

@@ -10,8 +10,8 @@ import tfopt
 from tfopt.data import Augmentation
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.losses import FitNets, Hinton, RegressionKD
-from tfopt.distillation.session import Course, fitted
-from tfopt.distillation.targets import LESSON
+from tfopt.distillation.session import DistillationSession, adapted_teacher
+from tfopt.distillation.targets import TARGETS
 from tfopt.errors import DataError, ModelError, RecipeError
 
 
@@ -75,15 +75,20 @@ def sums(x):
 
 @pytest.mark.parametrize("augment", [None, Augmentation(horizontal_flip=True, shift=0.25)], ids=["plain", "augmented"])
 def test_each_image_comes_with_the_answer_to_that_very_view(data, augment):
-    course = Course(
-        Distillation(views=3), fitted(Counting(), Distillation(), data), data, augment=augment, seed=4, folder=None
+    session = DistillationSession(
+        Distillation(views=3),
+        adapted_teacher(Counting(), Distillation(), data),
+        data,
+        augment=augment,
+        seed=4,
+        folder=None,
     )
     seen = []
-    batches = course.batches(20, seed=7, epochs=5)
+    batches = session.batches(20, seed=7, epochs=5)
     for _ in range(4):
         epoch = []
         for x, y in batches.as_numpy_iterator():
-            np.testing.assert_allclose(x[LESSON]["output"], sums(x["inputs"]), rtol=1e-5)
+            np.testing.assert_allclose(x[TARGETS]["output"], sums(x["inputs"]), rtol=1e-5)
             epoch.append(x["inputs"])
             assert len(y) == len(x["inputs"])
         seen.append(np.sort(np.concatenate(epoch).reshape(96, -1), axis=0))

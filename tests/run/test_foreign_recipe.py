@@ -25,7 +25,7 @@ class Halve(Stage):
 class Near(Loss):
     label = "near"
     scale: float = 1.0
-    def __call__(self, lesson, connectors): return 0.0
+    def __call__(self, loss_inputs, connectors): return 0.0
 
 @register("acme")
 @config
@@ -79,7 +79,7 @@ class Idle(Stage):
 class Silent(Loss):
     label = "silent"
 
-    def __call__(self, lesson, connectors):
+    def __call__(self, loss_inputs, connectors):
         return 0.0
 
 

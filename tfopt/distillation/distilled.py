@@ -6,7 +6,7 @@ from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Learnt, Row, model_class
 from tfopt.distillation.loss_terms import Terms
-from tfopt.distillation.targets import LESSON, Lessons, is_lesson
+from tfopt.distillation.targets import TARGETS, TeacherTargets, has_targets
 from tfopt.errors import RecipeError
 from tfopt.graph.taps import probe_for
 from tfopt.teachers import as_teacher
@@ -40,40 +40,40 @@ def distill(student: Any, teacher: Any = None, distillation: Distillation | None
     if asked is not None and layers:
         probe = probe_for(student)
         shapes = asked.resolved(probe, None).shapes(probe.shape[1:])
-    lessons = Lessons(asked, Terms(student, distillation, shapes))
-    return model_class(_Distilled, keras_of(student).__name__)(lessons)
+    targets = TeacherTargets(asked, Terms(student, distillation, shapes))
+    return model_class(_Distilled, keras_of(student).__name__)(targets)
 
 
 class _Distilled(Learner):
     """A student that is told what its teacher answers."""
 
-    def __init__(self, lessons: Lessons) -> None:
-        terms = lessons.terms
+    def __init__(self, targets: TeacherTargets) -> None:
+        terms = targets.terms
         name = f"distilled_{terms.student.name}"
-        super().__init__(terms.student, name, [Row(weight=lessons.hard_weight)], terms.labels)
+        super().__init__(terms.student, name, [Row(weight=targets.hard_weight)], terms.labels)
         self.student = terms.student
         self.connectors = terms.connectors
-        self.lessons = lessons  # a plain object: Keras neither tracks nor saves what is in it
+        self.targets = targets  # a plain object: Keras neither tracks nor saves what is in it
 
     def call(self, inputs: Any, training: Any = None) -> Any:
-        return self.student(inputs["inputs"] if is_lesson(inputs) else inputs, training=training)
+        return self.student(inputs["inputs"] if has_targets(inputs) else inputs, training=training)
 
     def prepare_fit(self, arguments: dict[str, Any]) -> None:
         with self.distribute_strategy.scope():  # type: ignore[attr-defined]  # connectors are built meanwhile
-            self.lessons.prepare_fit(arguments)
+            self.targets.prepare_fit(arguments)
 
     def on_fit_begin(self, epochs: int, steps: int | None) -> None:
-        self.lessons.start(self.optimizer, epochs, steps)  # type: ignore[attr-defined]
+        self.targets.start(self.optimizer, epochs, steps)  # type: ignore[attr-defined]
 
     def with_targets(self, x: Any, y: Any) -> Any:
         """`x` with the teacher's answers, which is asked now unless they came along."""
-        return {"inputs": x["inputs"] if is_lesson(x) else x, LESSON: self.lessons.told(x, y)}
+        return {"inputs": x["inputs"] if has_targets(x) else x, TARGETS: self.targets.targets_for(x, y)}
 
     def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
-        outputs = self.lessons.terms.run(x["inputs"], training=True)
-        values = self.lessons.terms(x[LESSON], y, outputs, sample_weight)
-        hard, terms = self.lessons.weighed(values, self.optimizer)  # type: ignore[attr-defined]
+        outputs = self.targets.terms.run(x["inputs"], training=True)
+        values = self.targets.terms(x[TARGETS], y, outputs, sample_weight)
+        hard, terms = self.targets.weighed(values, self.optimizer)  # type: ignore[attr-defined]
         return Learnt(outputs[:1], terms, [hard])
 
     def evaluation_outputs(self, x: Any) -> list[Any]:
-        return [self.student(x["inputs"] if is_lesson(x) else x, training=False)]
+        return [self.student(x["inputs"] if has_targets(x) else x, training=False)]

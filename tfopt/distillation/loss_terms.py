@@ -8,7 +8,7 @@ import numpy as np
 from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import mean_over_samples
-from tfopt.distillation.losses import Lesson
+from tfopt.distillation.losses import LossInputs
 from tfopt.distillation.student_form import student_form
 from tfopt.errors import ModelError
 from tfopt.graph.taps import shapes, tapped
@@ -58,7 +58,7 @@ class Terms:
         `sample_weight` (batch,), as Keras does: divided by the number of samples.
         """
         student = as_logits(outputs[0], self.form or "logits")
-        lesson = Lesson(
+        loss_inputs = LossInputs(
             student=student,
             teacher=answers.get("output"),
             labels=None if labels is None else as_targets(labels, student),
@@ -67,7 +67,7 @@ class Terms:
             parameters=self._start,
         )
         losses = self.distillation.losses
-        values = [loss(lesson, connectors) for loss, connectors in zip(losses, self._by_loss, strict=True)]
+        values = [loss(loss_inputs, connectors) for loss, connectors in zip(losses, self._by_loss, strict=True)]
         # One without a batch axis is a matter of the whole batch.
         means = [mean_over_samples(value, sample_weight) if value.shape.rank else value for value in values]
         return [loss.weight * mean for loss, mean in zip(losses, means, strict=True)]

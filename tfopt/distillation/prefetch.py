@@ -12,7 +12,7 @@ BATCHES = 2
 _BITS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
 
 
-class Ahead:
+class Prefetcher:
     """Asks a teacher before the step; made by `of`.
 
     Each answer comes with what tells its weights from others, so that a step sees whether the teacher has learnt since:

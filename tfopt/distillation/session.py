@@ -11,8 +11,8 @@ from tfopt.data.batches import Views, view_inputs
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
-from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherCourse
-from tfopt.distillation.targets import ASKED_AT_ONCE, LESSON, LOOK
+from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
+from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK, TARGETS
 from tfopt.errors import RecipeError
 from tfopt.tasks import task_of
 from tfopt.teachers.base import Answering
@@ -23,7 +23,7 @@ from tfopt.teachers.ensemble import as_teacher
 MEMORY = 2 * 2**30
 
 
-def fitted(teacher: Any, distillation: Distillation | MeanTeacher, data: Dataset) -> Answering | None:
+def adapted_teacher(teacher: Any, distillation: Distillation | MeanTeacher, data: Dataset) -> Answering | None:
     """`teacher` (whatever `Teacher` takes) for students of `data`: fed and asked as they need it, its classes in order.
 
     None where `distillation` needs none. Raises RecipeError where it does and there is none, where it does not and
@@ -49,7 +49,7 @@ def fitted(teacher: Any, distillation: Distillation | MeanTeacher, data: Dataset
     return ready.resolved(data.train.x(slice(0, LOOK)), data.task)
 
 
-def course_of(
+def session_for(
     settings: Any,
     teacher: Answering | None,
     data: Dataset,
@@ -59,18 +59,18 @@ def course_of(
     folder: str | Path | None = None,
     progress: Any = None,
 ) -> Any:
-    """The course of a recipe's distillation, see `Course`: one for each kind of settings."""
+    """The session of a recipe's distillation, see `DistillationSession`: one for each kind of settings."""
     if isinstance(settings, MeanTeacher):
-        return MeanTeacherCourse(settings, data, augment=augment, seed=seed)
-    return Course(settings, teacher, data, augment=augment, seed=seed, folder=folder, progress=progress)
+        return MeanTeacherSession(settings, data, augment=augment, seed=seed)
+    return DistillationSession(settings, teacher, data, augment=augment, seed=seed, folder=folder, progress=progress)
 
 
-class Course:
+class DistillationSession:
     """What a stage needs to train its model as a student of `teacher`.
 
     Args:
         distillation: what is learnt.
-        teacher: what `fitted` gives; None where no loss needs one.
+        teacher: what `adapted_teacher` gives; None where no loss needs one.
         data: what is learnt from.
         augment: of the training images.
         seed: of the augmentation; the views are the same in all stages, so that answers serve all.
@@ -110,7 +110,7 @@ class Course:
     def student(self, model: Any) -> Any:
         """`model` (as a stage's `apply` gives it) as one to compile and fit on `batches`."""
         distilled = distill(model, self.teacher, self.distillation)
-        distilled.lessons.look(self.data.train.x(slice(0, LOOK)), self.data.train.y(slice(0, LOOK)))
+        distilled.targets.look(self.data.train.x(slice(0, LOOK)), self.data.train.y(slice(0, LOOK)))
         return distilled
 
     def batches(self, batch_size: int, *, seed: int, epochs: int) -> Any:
@@ -123,7 +123,7 @@ class Course:
         def beside(view: int, chosen: np.ndarray) -> dict[str, np.ndarray]:
             return {name: np.asarray(values[chosen], np.float32) for name, values in known[view].items()}
 
-        views = Views(len(known), self.seed, LESSON, beside)
+        views = Views(len(known), self.seed, TARGETS, beside)
         return self.data.batches("train", batch_size, shuffle=True, seed=seed, augment=self.augment, views=views)
 
     def _view(self, answers: Answers, view: int) -> dict[str, np.ndarray]:

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from tfopt.distillation.loss_terms import Terms
-from tfopt.distillation.prefetch import BATCHES, Ahead, batches_of
+from tfopt.distillation.prefetch import BATCHES, Prefetcher, batches_of
 from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.teachers import Answers, Precomputed, array_about, require_deterministic
 
-LESSON = "tfopt_lesson"
-"""Batches with answers have x = {"inputs": x, LESSON: {"output": ..., layer: ...}}, so that y stays what it was."""
+TARGETS = "tfopt_targets"
+"""Batches with answers have x = {"inputs": x, TARGETS: {"output": ..., layer: ...}}, so that y stays what it was."""
 # Beside answers that were asked for ahead of the step: what tells whether the teacher is still the same.
 WEIGHTS = "tfopt_weights"
 # How many samples are looked at before the work starts.
@@ -19,12 +19,12 @@ LOOK = 64
 ASKED_AT_ONCE = 256
 
 
-def is_lesson(x: Any) -> bool:
+def has_targets(x: Any) -> bool:
     """True for inputs that the teacher's answers go along with."""
-    return isinstance(x, Mapping) and LESSON in x
+    return isinstance(x, Mapping) and TARGETS in x
 
 
-class Lessons:
+class TeacherTargets:
     """A teacher's answers for one student; a plain object, so that Keras tracks nothing in it.
 
     Args:
@@ -38,7 +38,7 @@ class Lessons:
         self.teacher, self.terms = teacher, terms
         self.hard_weight = terms.distillation.hard_weight
         self._answers: tuple[str, Answers] | None = None
-        self._ahead: Ahead | None = None
+        self._prefetcher: Prefetcher | None = None
         self._looked_at: str | None = None
         self._phases = [loss.hint_phase for loss in terms.distillation.losses]
         # The step at which `fit` began, and how many it will take.
@@ -55,7 +55,7 @@ class Lessons:
         if self.teacher is not None:
             self.teacher = self.teacher.resolved(np.asarray(x), distillation.task)
             known = isinstance(self.teacher, Precomputed)
-            answers = self.teacher.first(len(x)) if known else self.asked(x, y)
+            answers = self.teacher.first(len(x)) if known else self.answers_for(x, y)
         outputs = self.terms.run(x, training=False)
         if "output" in answers and answers["output"].shape != outputs[0].shape:
             ours, theirs = (tuple(response.shape)[1:] for response in (outputs[0], answers["output"]))
@@ -68,20 +68,20 @@ class Lessons:
 
         self.terms(answers, None if y is None else tf.convert_to_tensor(y), outputs, None)  # builds the connectors
 
-    def asked(self, x: Any, y: Any = None) -> dict[str, Any]:
+    def answers_for(self, x: Any, y: Any = None) -> dict[str, Any]:
         """The teacher's answers to a batch, within a graph or outside."""
         return {} if self.teacher is None else dict(self.teacher.answers(x, labels=y))
 
-    def told(self, x: Any, y: Any) -> dict[str, Any]:
+    def targets_for(self, x: Any, y: Any) -> dict[str, Any]:
         """The teacher's answers to a batch of training: those beside it, else it is asked now."""
         import tensorflow as tf
 
-        if not is_lesson(x):
-            return self.asked(x, y)
-        if WEIGHTS not in x or self._ahead is None:
-            return dict(x[LESSON])
-        unchanged = self._ahead.is_unchanged(x[WEIGHTS])
-        return dict(tf.cond(unchanged, lambda: x[LESSON], lambda: self.asked(x["inputs"], y)))
+        if not has_targets(x):
+            return self.answers_for(x, y)
+        if WEIGHTS not in x or self._prefetcher is None:
+            return dict(x[TARGETS])
+        unchanged = self._prefetcher.is_unchanged(x[WEIGHTS])
+        return dict(tf.cond(unchanged, lambda: x[TARGETS], lambda: self.answers_for(x["inputs"], y)))
 
     def prepare_fit(self, arguments: dict[str, Any]) -> None:
         """Puts answers beside the inputs in the `arguments` of a `fit`, once for all epochs or ahead of each step.
@@ -92,14 +92,14 @@ class Lessons:
 
         x, y = arguments["x"], arguments["y"]
         if isinstance(x, tf.data.Dataset):
-            if not _has_lessons(x):
+            if not _dataset_has_targets(x):
                 arguments["x"] = self._of_dataset(x)
         elif hasattr(x, "shape"):
             x, y = np.asarray(x), None if y is None else np.asarray(y)
             sample = x[:LOOK], None if y is None else y[:LOOK]
             self._look_once(*sample)
             if self.teacher is not None and self.terms.distillation.cache != "never":
-                arguments["x"] = {"inputs": x, LESSON: self._of_arrays(x, y)}
+                arguments["x"] = {"inputs": x, TARGETS: self._of_arrays(x, y)}
             elif self._can_ask_ahead(*sample) and (batches := batches_of(arguments)) is not None:
                 arguments.update(
                     x=self._asked_ahead(batches), y=None, sample_weight=None, batch_size=None, shuffle=False
@@ -122,21 +122,21 @@ class Lessons:
         sample = _first(dataset)
         self._look_once(*sample)
         if self.terms.distillation.cache == "always" and self.teacher is not None:
-            return _with_answers(dataset, self.asked)
+            return _with_answers(dataset, self.answers_for)
         return self._asked_ahead(dataset) if self._can_ask_ahead(*sample) else dataset
 
     def _can_ask_ahead(self, x: np.ndarray, y: np.ndarray | None) -> bool:
-        if self._ahead is None or self._ahead.teacher is not self.teacher or not self._ahead.takes(x, y):
-            self._ahead = Ahead.of(self.teacher, x, y)
-        return self._ahead is not None
+        if self._prefetcher is None or self._prefetcher.teacher is not self.teacher or not self._prefetcher.takes(x, y):
+            self._prefetcher = Prefetcher.of(self.teacher, x, y)
+        return self._prefetcher is not None
 
     def _asked_ahead(self, batches: Any) -> Any:
-        ahead = self._ahead
-        assert ahead is not None
+        prefetcher = self._prefetcher
+        assert prefetcher is not None
 
         def beside(*element: Any) -> Any:
-            answers, weights = ahead.answers(element[0], element[1] if len(element) > 1 else None)
-            return ({"inputs": element[0], LESSON: answers, WEIGHTS: weights}, *element[1:])
+            answers, weights = prefetcher.answers(element[0], element[1] if len(element) > 1 else None)
+            return ({"inputs": element[0], TARGETS: answers, WEIGHTS: weights}, *element[1:])
 
         return batches.map(beside, num_parallel_calls=BATCHES, deterministic=True).prefetch(1)
 
@@ -185,9 +185,9 @@ class Lessons:
         return hard * (1 - hinting), [count * value for count, value in zip(counts, values, strict=True)]
 
 
-def _has_lessons(dataset: Any) -> bool:
+def _dataset_has_targets(dataset: Any) -> bool:
     spec = dataset.element_spec
-    return is_lesson(spec[0] if isinstance(spec, tuple) else spec)
+    return has_targets(spec[0] if isinstance(spec, tuple) else spec)
 
 
 def _first(dataset: Any) -> tuple[Any, Any]:
@@ -207,8 +207,8 @@ def _with_answers(dataset: Any, ask: Any) -> Any:
     def answers(*element: Any) -> Any:
         return ask(element[0], element[1] if len(element) > 1 else None)
 
-    def joined(element: Any, lesson: Any) -> Any:
+    def joined(element: Any, targets: Any) -> Any:
         parts = element if isinstance(element, tuple) else (element,)
-        return ({"inputs": parts[0], LESSON: lesson}, *parts[1:])
+        return ({"inputs": parts[0], TARGETS: targets}, *parts[1:])
 
     return tf.data.Dataset.zip((dataset, dataset.map(answers).cache())).map(joined)

@@ -16,7 +16,7 @@ from tfopt.bridge.state import finalize, moved_ids
 from tfopt.data import fit_to_model, load_data
 from tfopt.data.dataset import Dataset
 from tfopt.distillation.distillation import Distillation
-from tfopt.distillation.session import Course, fitted
+from tfopt.distillation.session import DistillationSession, adapted_teacher
 from tfopt.errors import ModelError, RecipeError
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.surgery.reinitialize import fresh as renewed
@@ -150,13 +150,13 @@ class _Line:
         training, seed = self.training, (self.training.seed + number) % 2**32
         tf_keras().utils.set_random_seed(seed)
         flat_model = bridge.to_tf_keras(reinitialised(self.model, [self.training.seed, number]))
-        asked = fitted(teacher, self.distillation, self.data)
-        course = Course(
+        asked = adapted_teacher(teacher, self.distillation, self.data)
+        session = DistillationSession(
             self.distillation, asked, self.data, augment=self.augmentation, seed=seed, progress=self.progress
         )
         train(
-            course.student(flat_model),
-            course.batches(training.batch_size, seed=seed, epochs=self.epochs),
+            session.student(flat_model),
+            session.batches(training.batch_size, seed=seed, epochs=self.epochs),
             self.data,
             loss=self.loss,
             training=training,

@@ -86,7 +86,7 @@ class _Run:
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self.recipe, self.data, self.progress = prepared.recipe, prepared.data, prepared.progress
-        self.course, self.checkpoint = prepared.course, prepared.checkpoint
+        self.session, self.checkpoint = prepared.session, prepared.checkpoint
         self.flat_model, self.notes = prepared.flat_model, list(prepared.notes)
         self.report = Report(self.recipe.to_dict())
 
@@ -95,7 +95,7 @@ class _Run:
         if not finished:
             transfer = self.recipe.transfer
             self.progress.say(f"measuring the {'transferred' if transfer else 'untouched'} model")
-            taught = self.course.notes() if self.course else []
+            taught = self.session.notes() if self.session else []
             name = type(transfer).__name__ if transfer else "original"
             self._add_row(name, self.flat_model, FLOAT, [*self.data.describe(), *self.notes, *taught])
         before = established_before(self.recipe)
@@ -178,10 +178,10 @@ class _Run:
         stage.calibrate(model, self.data.representative(wanted, seed=training.seed), progress=say)
         if not steps:
             return model, stage.summary(model)
-        learner = self.course.student(model) if self.course else model
+        learner = self.session.student(model) if self.session else model
         size, seed = training.batch_size, training.seed + position
-        if self.course:
-            batches = self.course.batches(size, seed=seed, epochs=stage.epochs)
+        if self.session:
+            batches = self.session.batches(size, seed=seed, epochs=stage.epochs)
         else:
             batches = self.data.batches("train", size, shuffle=True, seed=seed, augment=self.prepared.augmentation)
         recorded = train(
@@ -196,7 +196,7 @@ class _Run:
             label=label,
             callbacks=stage.callbacks(),
         )
-        return model, [*stage.summary(model), *(self.course.summary(recorded) if self.course else [])]
+        return model, [*stage.summary(model), *(self.session.summary(recorded) if self.session else [])]
 
     def _within_budget(self, stage: Stage, keep: frozenset[str]) -> tuple[Stage, list[str]]:
         """`stage` with what it leaves to measurement decided, and what is to be said of that."""

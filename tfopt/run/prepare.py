@@ -11,7 +11,7 @@ from tfopt.base.progress import Progress
 from tfopt.data import Dataset, fit_to_model
 from tfopt.data.for_model import data_for
 from tfopt.distillation.distillation import Distillation
-from tfopt.distillation.session import Course, course_of, fitted
+from tfopt.distillation.session import DistillationSession, adapted_teacher, session_for
 from tfopt.errors import ModelError
 from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
@@ -38,7 +38,7 @@ class Prepared:
         loss: on the labels.
         steps_per_epoch: batches in one pass over the training data.
         augmentation: what training images go through; None for nothing.
-        course: what the stages learn from beside the labels; None without a distillation.
+        session: what the stages learn from beside the labels; None without a distillation.
         notes: what the first row of the report should say.
         files: what the transfer adds to the result, by name.
         checkpoint: where finished stages are kept; None for nowhere.
@@ -52,7 +52,7 @@ class Prepared:
     loss: Any
     steps_per_epoch: int
     augmentation: Any
-    course: Course | None
+    session: DistillationSession | None
     notes: tuple[str, ...]
     files: Mapping[str, bytes]
     checkpoint: Checkpoint | None
@@ -96,7 +96,7 @@ def prepare(
     loss = choose_loss(flat_model, recipe.training, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # a wrong name should fail now
     steps = dataset.steps(recipe.training.batch_size)
-    ready = fitted(teacher, recipe.distillation, dataset) if recipe.distillation else None
+    ready = adapted_teacher(teacher, recipe.distillation, dataset) if recipe.distillation else None
     progress.say("checking that the recipe can be carried out")
     dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES))
     notes: tuple[str, ...] = ()
@@ -106,9 +106,9 @@ def prepare(
         start, notes, files = made.model, made.notes, made.files
         flat_model = bridge.to_tf_keras(start)
     augmentation, tried = _augmentation(recipe, dataset, flat_model, ready, source)
-    course = _course(recipe, ready, dataset, augmentation, teacher_cache, progress)
-    if course:
-        course.student(flat_model)  # what cannot be compared should fail now
+    session = _session(recipe, ready, dataset, augmentation, teacher_cache, progress)
+    if session:
+        session.student(flat_model)  # what cannot be compared should fail now
     return Prepared(
         model=start,
         flat_model=flat_model,
@@ -117,10 +117,10 @@ def prepare(
         loss=loss,
         steps_per_epoch=steps,
         augmentation=augmentation,
-        course=course,
+        session=session,
         notes=(*annotations(source).notes, *notes, *tried),
         files=files,
-        checkpoint=_checkpoint(checkpoint, recipe, course, dataset, source if recipe.transfer else flat_model),
+        checkpoint=_checkpoint(checkpoint, recipe, session, dataset, source if recipe.transfer else flat_model),
         progress=progress,
     )
 
@@ -154,12 +154,12 @@ def _augmentation(recipe: Recipe, data: Dataset, flat_model: Any, teacher: Any, 
     )
 
 
-def _course(
+def _session(
     recipe: Recipe, teacher: Any, data: Dataset, augmentation: Any, folder: str | Path | None, progress: Progress
-) -> Course | None:
+) -> DistillationSession | None:
     if not recipe.distillation:
         return None
-    course: Course = course_of(
+    session: DistillationSession = session_for(
         recipe.distillation,
         teacher,
         data,
@@ -168,15 +168,15 @@ def _course(
         folder=folder,
         progress=progress,
     )
-    return course
+    return session
 
 
 def _checkpoint(
-    path: str | Path | None, recipe: Recipe, course: Course | None, data: Dataset, started_from: Any
+    path: str | Path | None, recipe: Recipe, session: DistillationSession | None, data: Dataset, started_from: Any
 ) -> Checkpoint | None:
     if not path:
         return None
-    about = {"recipe": recipe.to_dict(), "teacher": course.identity if course else None}
+    about = {"recipe": recipe.to_dict(), "teacher": session.identity if session else None}
     return Checkpoint(Path(path), run_key(about, data.fingerprint, started_from.get_weights()))
 
 

@@ -8,7 +8,7 @@ from tfopt.distillation.losses.feature import FeatureLoss
 from tfopt.distillation.losses.fitnets import FitNets
 from tfopt.distillation.losses.fsp import FSP
 from tfopt.distillation.losses.hinton import Hinton
-from tfopt.distillation.losses.loss import Lesson, Loss
+from tfopt.distillation.losses.loss import Loss, LossInputs
 from tfopt.distillation.losses.multilabel import MultilabelKD
 from tfopt.distillation.losses.parameters import L2, L2SP
 from tfopt.distillation.losses.pkt import PKT
@@ -59,8 +59,8 @@ __all__ = [
     "FeatureLoss",
     "FitNets",
     "Hinton",
-    "Lesson",
     "Loss",
+    "LossInputs",
     "MultilabelKD",
     "RegressionKD",
     "SimilarityPreserving",

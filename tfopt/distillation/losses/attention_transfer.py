@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss
 from tfopt.distillation.losses.formulas import as_rows, per_sample, shrink_to_smaller, total, unit
-from tfopt.distillation.losses.loss import Lesson, Shape
+from tfopt.distillation.losses.loss import LossInputs, Shape
 
 
 @config
@@ -30,12 +30,12 @@ class AttentionTransfer(FeatureLoss):
         self.check(student, teacher, spatial=True, widths=False)
         return []
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         del connectors
         terms = []
-        for pair in self.features(lesson):
+        for pair in self.features(loss_inputs):
             maps = shrink_to_smaller(*(tf.reduce_sum(tf.square(each), axis=-1, keepdims=True) for each in pair))
             student, teacher = (unit(as_rows(each)) for each in maps)
             terms.append(per_sample(tf.square(student - teacher)))

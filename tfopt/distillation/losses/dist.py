@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import centred_unit, to_float
-from tfopt.distillation.losses.loss import Lesson, Loss
+from tfopt.distillation.losses.loss import Loss, LossInputs
 from tfopt.tasks import Classification, TaskName
 
 
@@ -31,11 +31,11 @@ class DIST(Loss):
     label: ClassVar[str] = "dist"
     task: ClassVar[TaskName | None] = Classification.kind
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         del connectors
-        logits = to_float(lesson.student), to_float(lesson.teacher)
+        logits = to_float(loss_inputs.student), to_float(loss_inputs.teacher)
         student, teacher = (tf.nn.softmax(tf.reshape(z, (-1, z.shape[-1])) / self.temperature) for z in logits)
         inter = _distance(student, teacher)
         intra = _distance(tf.transpose(student), tf.transpose(teacher))

@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import kl_divergence, number_of_classes, per_sample, to_float
-from tfopt.distillation.losses.loss import Lesson, Loss
+from tfopt.distillation.losses.loss import Loss, LossInputs
 from tfopt.tasks import Classification, TaskName
 
 
@@ -35,14 +35,16 @@ class DKD(Loss):
     task: ClassVar[TaskName | None] = Classification.kind
     needs_labels: ClassVar[bool] = True
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         del connectors
-        student = to_float(lesson.student) / self.temperature
-        teacher = to_float(lesson.teacher) / self.temperature
+        student = to_float(loss_inputs.student) / self.temperature
+        teacher = to_float(loss_inputs.teacher) / self.temperature
         classes = number_of_classes(student, type(self).__name__)
-        is_label = tf.one_hot(tf.argmax(lesson.labels, axis=-1), classes, on_value=True, off_value=False, dtype=tf.bool)
+        is_label = tf.one_hot(
+            tf.argmax(loss_inputs.labels, axis=-1), classes, on_value=True, off_value=False, dtype=tf.bool
+        )
         target = kl_divergence(_label_or_not(teacher, is_label), _label_or_not(student, is_label))
         nontarget = kl_divergence(_among_others(teacher, is_label), _among_others(student, is_label))
         return self.temperature**2 * per_sample(self.target_weight * target + self.nontarget_weight * nontarget)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import to_float
-from tfopt.distillation.losses.loss import Lesson, Loss, Shape
+from tfopt.distillation.losses.loss import Loss, LossInputs, Shape
 from tfopt.errors import ModelError
 
 Pair = tuple[str, str]
@@ -27,10 +27,10 @@ class FeatureLoss(Loss):
     def pairs(self) -> tuple[Pair, ...]:
         return self.layers
 
-    def features(self, lesson: Lesson) -> list[tuple[Any, Any]]:
+    def features(self, loss_inputs: LossInputs) -> list[tuple[Any, Any]]:
         """What both models gave for each pair, in float32."""
         return [
-            (to_float(lesson.student_features[student]), to_float(lesson.teacher_features[teacher]))
+            (to_float(loss_inputs.student_features[student]), to_float(loss_inputs.teacher_features[teacher]))
             for student, teacher in self.layers
         ]
 

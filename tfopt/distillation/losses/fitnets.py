@@ -8,7 +8,7 @@ from pydantic import Field
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss, bridge_width
 from tfopt.distillation.losses.formulas import per_sample, shrink_to_smaller, to_float, total
-from tfopt.distillation.losses.loss import Lesson, Shape
+from tfopt.distillation.losses.loss import LossInputs, Shape
 
 
 @config
@@ -38,11 +38,11 @@ class FitNets(FeatureLoss):
             for index, (mine, yours) in enumerate(self.layers)
         ]
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         terms = []
-        for (student, teacher), connector in zip(self.features(lesson), connectors, strict=True):
+        for (student, teacher), connector in zip(self.features(loss_inputs), connectors, strict=True):
             student, teacher = shrink_to_smaller(student, teacher)
             terms.append(0.5 * per_sample(tf.square(to_float(connector(student)) - teacher)))
         return total(terms)

@@ -9,7 +9,7 @@ from pydantic import Field
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss, Pair, bridge_width
 from tfopt.distillation.losses.formulas import shrink_to_smaller, to_float, total
-from tfopt.distillation.losses.loss import Lesson, Shape
+from tfopt.distillation.losses.loss import LossInputs, Shape
 from tfopt.errors import ModelError
 
 
@@ -44,12 +44,12 @@ class FSP(FeatureLoss):
             for index, (mine, yours) in enumerate(self.layers)
         ]
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         pairs = [
             (to_float(connector(student)), teacher)
-            for connector, (student, teacher) in zip(connectors, self.features(lesson), strict=True)
+            for connector, (student, teacher) in zip(connectors, self.features(loss_inputs), strict=True)
         ]
         return total(
             [

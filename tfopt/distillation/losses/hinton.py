@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import per_sample, tempered_kl, to_float
-from tfopt.distillation.losses.loss import Lesson, Loss
+from tfopt.distillation.losses.loss import Loss, LossInputs
 from tfopt.tasks import Classification, TaskName
 
 
@@ -29,6 +29,6 @@ class Hinton(Loss):
     task: ClassVar[TaskName | None] = Classification.kind
     alpha: ClassVar[float] = 0.1
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
-        return per_sample(tempered_kl(to_float(lesson.teacher), to_float(lesson.student), self.temperature))
+        return per_sample(tempered_kl(to_float(loss_inputs.teacher), to_float(loss_inputs.student), self.temperature))

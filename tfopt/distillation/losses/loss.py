@@ -16,7 +16,7 @@ Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LossInputs:
     """One batch as the losses see it; float32 tensors, whatever the precision of the models.
 
     Attributes:
@@ -78,7 +78,7 @@ class Loss(ABC):
         return []
 
     @abstractmethod
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         """The term before its weight: (batch,), one value a sample, or () where it is a matter of the whole batch.
 
         `connectors` are the layers that `connectors` made.

@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import kl_divergence, per_sample, to_float
-from tfopt.distillation.losses.loss import Lesson, Loss
+from tfopt.distillation.losses.loss import Loss, LossInputs
 from tfopt.tasks import Multilabel, TaskName
 
 
@@ -29,9 +29,11 @@ class MultilabelKD(Loss):
     task: ClassVar[TaskName | None] = Multilabel.kind
     alpha: ClassVar[float] = 0.1
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
-        teacher, student = (_log_yes_no(to_float(z) / self.temperature) for z in (lesson.teacher, lesson.student))
+        teacher, student = (
+            _log_yes_no(to_float(z) / self.temperature) for z in (loss_inputs.teacher, loss_inputs.student)
+        )
         return self.temperature**2 * per_sample(kl_divergence(teacher, student))
 
 

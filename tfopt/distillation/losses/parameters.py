@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import to_float
-from tfopt.distillation.losses.loss import Lesson, Loss
+from tfopt.distillation.losses.loss import Loss, LossInputs
 
 
 @config
@@ -24,9 +24,9 @@ class L2(Loss):
     needs_teacher: ClassVar[bool] = False
     needs_parameters: ClassVar[bool] = True
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
-        return _half_squares(now for now, start in lesson.parameters if start.ndim >= 2)
+        return _half_squares(now for now, start in loss_inputs.parameters if start.ndim >= 2)
 
 
 @config
@@ -44,9 +44,9 @@ class L2SP(Loss):
     needs_teacher: ClassVar[bool] = False
     needs_parameters: ClassVar[bool] = True
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
-        return _half_squares(to_float(now) - to_float(start) for now, start in lesson.parameters)
+        return _half_squares(to_float(now) - to_float(start) for now, start in loss_inputs.parameters)
 
 
 def _half_squares(tensors: Iterable[Any]) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss
 from tfopt.distillation.losses.formulas import as_rows, kl_divergence, total, unit
-from tfopt.distillation.losses.loss import Lesson
+from tfopt.distillation.losses.loss import LossInputs
 
 
 @config
@@ -20,14 +20,14 @@ class PKT(FeatureLoss):
 
     label: ClassVar[str] = "pkt"
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         del connectors
         return total(
             [
                 tf.reduce_mean(kl_divergence(_log_neighbours(teacher), _log_neighbours(student)))
-                for student, teacher in self.features(lesson)
+                for student, teacher in self.features(loss_inputs)
             ]
         )
 

@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import huber, per_sample, to_float
-from tfopt.distillation.losses.loss import Lesson, Loss
+from tfopt.distillation.losses.loss import Loss, LossInputs
 from tfopt.tasks import Regression, TaskName
 
 
@@ -25,11 +25,11 @@ class RegressionKD(Loss):
     label: ClassVar[str] = "regression_kd"
     task: ClassVar[TaskName | None] = Regression.kind
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         del connectors
-        errors = to_float(lesson.student) - to_float(lesson.teacher)
+        errors = to_float(loss_inputs.student) - to_float(loss_inputs.teacher)
         return per_sample(tf.square(errors) if self.huber is None else huber(errors, self.huber))
 
 
@@ -51,11 +51,11 @@ class BoundedRegression(Loss):
     task: ClassVar[TaskName | None] = Regression.kind
     needs_labels: ClassVar[bool] = True
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         del connectors
-        labels = to_float(lesson.labels)
-        student = per_sample(tf.square(to_float(lesson.student) - labels))
-        teacher = per_sample(tf.square(to_float(lesson.teacher) - labels))
+        labels = to_float(loss_inputs.labels)
+        student = per_sample(tf.square(to_float(loss_inputs.student) - labels))
+        teacher = per_sample(tf.square(to_float(loss_inputs.teacher) - labels))
         return tf.where(student + self.margin > teacher, student, 0.0)

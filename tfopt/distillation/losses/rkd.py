@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss
 from tfopt.distillation.losses.formulas import as_rows, huber, root, total, unit
-from tfopt.distillation.losses.loss import Lesson
+from tfopt.distillation.losses.loss import LossInputs
 
 
 @config
@@ -30,12 +30,12 @@ class RKD(FeatureLoss):
 
     label: ClassVar[str] = "rkd"
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         del connectors
         terms = []
-        for pair in self.features(lesson):
+        for pair in self.features(loss_inputs):
             student, teacher = (_differences(each) for each in pair)
             distance = tf.reduce_mean(huber(_distances(student) - _distances(teacher)))
             angle = tf.reduce_mean(huber(_cosines(student) - _cosines(teacher)))

@@ -8,7 +8,7 @@ from pydantic import NonNegativeFloat
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss
 from tfopt.distillation.losses.formulas import as_rows, total, unit
-from tfopt.distillation.losses.loss import Lesson
+from tfopt.distillation.losses.loss import LossInputs
 
 
 @config
@@ -23,14 +23,14 @@ class SimilarityPreserving(FeatureLoss):
 
     label: ClassVar[str] = "similarity_preserving"
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         del connectors
         return total(
             [
                 tf.reduce_mean(tf.square(_similarities(student) - _similarities(teacher)))
-                for student, teacher in self.features(lesson)
+                for student, teacher in self.features(loss_inputs)
             ]
         )
 

@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import centred_unit, per_sample, tempered_kl, to_float
-from tfopt.distillation.losses.loss import Lesson, Loss
+from tfopt.distillation.losses.loss import Loss, LossInputs
 from tfopt.tasks import Classification, TaskName
 
 
@@ -30,9 +30,9 @@ class StandardizedKD(Loss):
     task: ClassVar[TaskName | None] = Classification.kind
     alpha: ClassVar[float] = 0.1
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
-        teacher, student = (_z_scores(to_float(logits)) for logits in (lesson.teacher, lesson.student))
+        teacher, student = (_z_scores(to_float(logits)) for logits in (loss_inputs.teacher, loss_inputs.student))
         return per_sample(tempered_kl(teacher, student, self.temperature))
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import number_of_classes, per_sample, tempered_kl, to_float
-from tfopt.distillation.losses.loss import Lesson, Loss
+from tfopt.distillation.losses.loss import Loss, LossInputs
 from tfopt.tasks import Classification, TaskName
 
 
@@ -35,11 +35,11 @@ class TeacherFree(Loss):
     needs_teacher: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         del connectors
-        student, labels = to_float(lesson.student), to_float(lesson.labels)
+        student, labels = to_float(loss_inputs.student), to_float(loss_inputs.labels)
         others = number_of_classes(student, type(self).__name__) - 1
         virtual = labels * self.correct + (1 - labels) * (1 - self.correct) / others
         return per_sample(tempered_kl(tf.math.log(virtual), student, self.temperature))

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss, seeded_dense
 from tfopt.distillation.losses.formulas import per_sample, shrink_to_smaller, to_float, total
-from tfopt.distillation.losses.loss import Lesson, Shape
+from tfopt.distillation.losses.loss import LossInputs, Shape
 
 SMALLEST = 1e-5
 """Variance that a channel can have; keeps its logarithm finite."""
@@ -62,11 +62,11 @@ class VID(FeatureLoss):
         variance = seeded_dense(layers, width, f"{name}_variance", use_bias=False, kernel_initializer=start)
         return [*means, variance]
 
-    def __call__(self, lesson: Lesson, connectors: Sequence[Any]) -> Any:
+    def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
         terms = []
-        for index, pair in enumerate(self.features(lesson)):
+        for index, pair in enumerate(self.features(loss_inputs)):
             *means, raw = connectors[index * (self.depth + 1) : (index + 1) * (self.depth + 1)]
             mean, teacher = shrink_to_smaller(*pair)
             for layer in means:

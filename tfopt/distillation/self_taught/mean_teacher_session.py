@@ -18,8 +18,8 @@ from tfopt.tasks import task_of
 LABELLED = 2
 
 
-class MeanTeacherCourse:
-    """What a stage needs to train its model under the average of its own weights; used like `Course`.
+class MeanTeacherSession:
+    """What a stage needs to train its model under the average of its own weights; used like `DistillationSession`.
 
     Each stage begins a new average, from the weights that the stage begins with. At its end a model in wrappers
     (Prune, Cluster, Quantize) keeps its own weights, for which the stage's promise holds; one without gets the average
