@@ -13,7 +13,7 @@ from tfopt.surgery.blocks import Run, rewired, runs
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class BlockGroup:
     """Equal blocks, one behind the other, each of which gives a tensor of the shape that it takes.
 
     Attributes:
@@ -31,7 +31,7 @@ class Stage:
         return f"{size}: {len(self.blocks)} -> {self.count} blocks like {self.blocks[0][0]} ... {self.blocks[0][-1]}"
 
 
-def repeatable_blocks(model: Any, depth: float = 1.0) -> tuple[Stage, ...]:
+def repeatable_blocks(model: Any, depth: float = 1.0) -> tuple[BlockGroup, ...]:
     """The stages of `model` whose number of blocks `restructure(model, depth=depth)` changes, and to what.
 
     A block lies between two places where a single tensor passes, of equal shapes, and holds a kernel: a residual
@@ -42,7 +42,7 @@ def repeatable_blocks(model: Any, depth: float = 1.0) -> tuple[Stage, ...]:
     """
     graph = walk(model, keep_names=True)
     return tuple(
-        Stage(
+        BlockGroup(
             run.shape,
             tuple(tuple(dict.fromkeys(call.leaf.path for call in block.calls)) for block in run.blocks),
             _count(len(run.blocks), depth),

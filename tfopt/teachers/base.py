@@ -12,7 +12,7 @@ from tfopt.base.renamed import renamed_methods
 from tfopt.data import Preprocessing
 from tfopt.errors import ModelError
 from tfopt.tasks import TaskName
-from tfopt.teachers.batching import Graph, regrouped
+from tfopt.teachers.batching import CompiledTeacher, regrouped
 from tfopt.teachers.sources import Shape
 
 OUTPUT = "output"
@@ -154,13 +154,13 @@ class Answering(ABC):
                     "(preprocessing=...)?"
                 )
 
-    def _graph(self, x: np.ndarray, labels: np.ndarray | None) -> Graph:
+    def _graph(self, x: np.ndarray, labels: np.ndarray | None) -> CompiledTeacher:
         """`answers` as one graph for all batch sizes; kept until the teacher's weights change."""
-        kept: dict[Any, Graph] = self.__dict__.setdefault("_graphs", {})
+        kept: dict[Any, CompiledTeacher] = self.__dict__.setdefault("_graphs", {})
         key = (x.shape[1:], None if labels is None else (labels.dtype.name, labels.shape[1:]))
         fingerprint = self.fingerprint
         if key not in kept or kept[key].fingerprint != fingerprint:
-            kept[key] = Graph(self.answers, self._names(), x, labels, fingerprint)
+            kept[key] = CompiledTeacher(self.answers, self._names(), x, labels, fingerprint)
         return kept[key]
 
     def _with(self, **changes: Any) -> Self:

@@ -13,7 +13,7 @@ _BATCH_BYTES = 4 * 2**20
 _FROZEN_AT_MOST = 2**30  # bytes of weights; a graph cannot hold more than 2 GiB
 
 
-class Graph:
+class CompiledTeacher:
     """The `names` among a teacher's `answers` as one graph for batches of any size, NumPy in and out.
 
     The graph holds the weights as constants where it can, so that TensorFlow folds BatchNorm into the layers before.

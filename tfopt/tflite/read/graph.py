@@ -31,7 +31,7 @@ WEIGHT_OPERANDS: dict[str, tuple[tuple[int, ...], int | None]] = {
 }
 
 
-class Graph:
+class FileGraph:
     """The flatbuffer of a .tflite file, all subgraphs. `data` must be whole: LiteRT has verified it.
 
     Raises ModelError for indices that lead to nothing, and for tensors of more than `limits.LARGEST_TENSORS`.

@@ -17,7 +17,7 @@ from tfopt.base.reading import reading
 from tfopt.base.stderr import native_noise_held
 from tfopt.base.weight_statistics import deflated_bytes
 from tfopt.errors import DataError, ModelError
-from tfopt.tflite.read.graph import Graph
+from tfopt.tflite.read.graph import FileGraph
 from tfopt.tflite.read.metadata import labels_of
 from tfopt.tflite.read.parts import Op, Port, Tensor, Weight
 from tfopt.tflite.read.ports import dequantized, noise, nothing, quantized
@@ -72,7 +72,7 @@ class LiteModel:
 
     def _open(self) -> None:
         interpreter = _interpreter(self.data, self.threads)  # verifies the flatbuffer that Graph reads
-        self._graph = Graph(self.data)
+        self._graph = FileGraph(self.data)
         if not any(None in port.shape[1:] for port in self.inputs):  # else it needs a sample's shape
             with native_noise_held():  # LiteRT tells which delegate it made
                 interpreter.allocate_tensors()
@@ -115,15 +115,15 @@ class LiteModel:
         return list(self._graph.ops)
 
     def values(self, tensor: Tensor) -> NDArray[Any]:
-        """A constant's values as stored; raises ModelError for any other tensor. See `Graph.values`."""
+        """A constant's values as stored; raises ModelError for any other tensor. See `FileGraph.values`."""
         return self._graph.values(tensor)
 
     def weights(self) -> list[Weight]:
-        """The constants that ops multiply or look up, each once. See `Graph.weights`."""
+        """The constants that ops multiply or look up, each once. See `FileGraph.weights`."""
         return self._graph.weights()
 
     def float_tensors(self) -> list[str]:
-        """Names of the float tensors that ops work on, but at the border. See `Graph.float_tensors`."""
+        """Names of the float tensors that ops work on, but at the border. See `FileGraph.float_tensors`."""
         return self._graph.float_tensors()
 
     # What it does
