@@ -32,8 +32,8 @@ def frozen_in_fit(package: Any, body: Any, data: Any, epochs: int) -> None:
 @click.command(help=__doc__)
 @click.option("--source", required=True)
 @click.option("--data", required=True)
-@click.option("--preprocess", default="symmetric", show_default=True)
-def main(source: str, data: str, preprocess: str) -> None:
+@click.option("--preprocessing", default="symmetric", show_default=True)
+def main(source: str, data: str, preprocessing: str) -> None:
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -46,7 +46,7 @@ def main(source: str, data: str, preprocess: str) -> None:
     from tfopt.data.for_model import data_for
 
     model = tfopt.load_model(source)
-    loaded = data_for(model, data, preprocess=preprocess)
+    loaded = data_for(model, data, preprocessing=preprocessing)
 
     def cached(epochs: int) -> None:
         tfopt.transfer.FeatureTransfer(epochs=epochs, batch_size=BATCH).transferred(model, loaded, quiet=True)

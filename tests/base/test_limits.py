@@ -491,9 +491,9 @@ def test_a_tflite_without_measure_is_refused(tflite, change, words, tmp_path):
 
 def test_indices_that_lead_to_nothing_are_refused(tflite):
     """Read without LiteRT, which refuses some of them, and ends the process for others."""
-    from tfopt.tflite.read.graph import Graph
+    from tfopt.tflite.read.graph import FileGraph
 
-    assert Graph(tflite).ops
+    assert FileGraph(tflite).ops
     dequantize = 6
 
     def operand(model):
@@ -521,7 +521,7 @@ def test_indices_that_lead_to_nothing_are_refused(tflite):
 
     for change in (operand, result, buffer, end, signed, kind, itself, far_code, no_graph):
         with pytest.raises(ModelError, match="damaged"):
-            Graph(changed(tflite, change))
+            FileGraph(changed(tflite, change))
 
 
 def test_class_names_in_a_tflite_that_are_none(tflite):

@@ -95,7 +95,7 @@ def test_help_names_every_command(flag):
     [
         ("run", ["RECIPE", "--model", "--data", "--out", "--overwrite", "--epochs-factor", "--seed", "--quiet"]),
         ("inspect", ["FILE", "sparsity"]),
-        ("compare", ["A B", "--data", "--threads", "--preprocess", "--limit", "agreement"]),
+        ("compare", ["A B", "--data", "--threads", "--preprocessing", "--limit", "agreement"]),
     ],
 )
 def test_help_of_commands(command, parts):
@@ -264,7 +264,7 @@ def test_bad_models_and_data(files, tmp_path, monkeypatch):
     failed(tfopt_command(*run, *model, "--data", tmp_path / "nan.npz"), 2, "NaN")
     failed(tfopt_command(*run, *model), 2, "(8, 8, 1)")  # the digits
     failed(tfopt_command(*run, *data), 2, "--data needs --model")
-    failed(tfopt_command(*run, "--preprocess", "unit"), 2, "'unit'", "digits")
+    failed(tfopt_command(*run, "--preprocessing", "unit"), 2, "'unit'", "digits")
 
 
 def test_out_that_cannot_be_written(files, tmp_path, monkeypatch):

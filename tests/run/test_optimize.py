@@ -673,7 +673,7 @@ def test_images_of_another_size_are_brought_to_the_models(tmp_path):
     data = for_model.data_for(model, str(image_folder(tmp_path / "photos")))
     assert data.input_shape == (8, 8, 3)
     wider = tf_keras().Sequential([tf_keras().Input((5, 7, 1)), tf_keras().layers.Flatten()])
-    resized = for_model.data_for(wider, tmp_path / "photos", preprocess="unit", limit=3)
+    resized = for_model.data_for(wider, tmp_path / "photos", preprocessing="unit", limit=3)
     assert resized.input_shape == (5, 7, 1)
     assert len(resized.train) == 3
     assert 0.1 < resized.train.x().max() <= 1

@@ -13,7 +13,11 @@ from tfopt.errors import PromiseError, TfoptError
 
 PREPROCESSING = ("raw", "unit", "symmetric")
 # An old option: what it is now, in the commands that have that.
-RENAMED = {"--ranges": ("--activation-ranges", "--weight-steps")}
+RENAMED = {
+    "--preprocess": ("--preprocessing",),
+    "--ranges": ("--activation-ranges", "--weight-steps"),
+    "--teacher-preprocess": ("--teacher-preprocessing",),
+}
 UNEXPECTED = 3  # exit code
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -83,7 +87,7 @@ allow_unsafe_option = click.option(
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
-        click.option("--preprocess", type=click.Choice(PREPROCESSING),
+        click.option("--preprocessing", type=click.Choice(PREPROCESSING),
                      help="What images are fed as: raw 0..255, unit 0..1, symmetric -1..1 (default: raw; where the "
                           "recipe transfers, what fits the source best)."),
         click.option("--limit", type=click.IntRange(min=1),

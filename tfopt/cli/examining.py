@@ -76,7 +76,7 @@ def inspect(file: Path, allow_unsafe: bool) -> None:
 @allow_unsafe_option
 @shared_options
 def compare(
-    a: Path, b: Path, data: str, threads: int, allow_unsafe: bool, preprocess: str | None, limit: int | None
+    a: Path, b: Path, data: str, threads: int, allow_unsafe: bool, preprocessing: str | None, limit: int | None
 ) -> None:
     """Put two model files side by side on the same test set: accuracy, agreement, bytes, latency.
 
@@ -87,7 +87,9 @@ def compare(
 
     load_tensorflow_quietly()
 
-    table = compare_files(a, b, data, threads=threads, preprocess=preprocess, limit=limit, allow_unsafe=allow_unsafe)
+    table = compare_files(
+        a, b, data, threads=threads, preprocessing=preprocessing, limit=limit, allow_unsafe=allow_unsafe
+    )
     print_table(table)
 
 
@@ -102,7 +104,7 @@ def rank(
     data: str,
     feature_cache: Path | None,
     allow_unsafe: bool,
-    preprocess: str | None,
+    preprocessing: str | None,
     limit: int | None,
 ) -> None:
     """Say which of SOURCES to transfer from: what their features tell of the labels, without any training.
@@ -118,7 +120,7 @@ def rank(
     from tfopt.transfer.ranking import rank_sources
 
     ranking = rank_sources(
-        sources, data, preprocess=preprocess, limit=limit, cache=feature_cache, allow_unsafe=allow_unsafe
+        sources, data, preprocessing=preprocessing, limit=limit, cache=feature_cache, allow_unsafe=allow_unsafe
     )
     print_table(ranking.table())
 
@@ -148,7 +150,7 @@ def verify(
     least_db: float,
     min_agreement: float | None,
     allow_unsafe: bool,
-    preprocess: str | None,
+    preprocessing: str | None,
     limit: int | None,
 ) -> None:
     """Compare the .tflite FILE with the Keras MODEL it was made from: outputs, accuracy, and every layer.
@@ -164,7 +166,7 @@ def verify(
     from tfopt.evaluate.verify import verify_file
 
     found = verify_file(
-        model, file, data, preprocess=preprocess, limit=limit, least_db=least_db, allow_unsafe=allow_unsafe
+        model, file, data, preprocessing=preprocessing, limit=limit, least_db=least_db, allow_unsafe=allow_unsafe
     )
     print_table(found.table())
     for line in found.lines():
@@ -193,7 +195,7 @@ def bench(
     rounds: int,
     json_file: Path | None,
     allow_unsafe: bool,
-    preprocess: str | None,
+    preprocessing: str | None,
     limit: int | None,
 ) -> None:
     """Measure model FILES in turn: latency, peak memory, accuracy, bytes.
@@ -213,7 +215,7 @@ def bench(
         files,
         data,
         threads=threads,
-        preprocess=preprocess,
+        preprocessing=preprocessing,
         limit=limit,
         rounds=rounds,
         allow_unsafe=allow_unsafe,

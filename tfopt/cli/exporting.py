@@ -67,7 +67,7 @@ def export(
     out: Path,
     overwrite: bool,
     data: str | None,
-    preprocess: str | None,
+    preprocessing: str | None,
     limit: int | None,
     allow_unsafe: bool,
     **asked: Any,
@@ -97,7 +97,7 @@ def export(
     if out.is_dir() or (out.exists() and not overwrite):
         kind = "is a folder" if out.is_dir() else "exists; replace it with --overwrite"
         raise OutputError(f"{out} {kind}, or name another file with --out.")
-    held, notes = export_file(model, out, settings, data, preprocess, limit, allow_unsafe)
+    held, notes = export_file(model, out, settings, data, preprocessing, limit, allow_unsafe)
     print_table(held.table(f"{out}: {_in_words(settings)}"))
     for note in notes:
         say(f"note: {note}")
@@ -109,7 +109,7 @@ def export_file(
     out: Path,
     settings: "Export",
     data: str | None = None,
-    preprocess: str | None = None,
+    preprocessing: str | None = None,
     limit: int | None = None,
     allow_unsafe: bool = False,
 ) -> tuple["Contents", list[str]]:
@@ -127,7 +127,7 @@ def export_file(
     from tfopt.tflite.write.export import build
 
     loaded = load_model(model, allow_unsafe=allow_unsafe)
-    source = data_for(loaded, data, preprocess=preprocess, limit=limit) if data else None
+    source = data_for(loaded, data, preprocessing=preprocessing, limit=limit) if data else None
     if settings.integer_only and settings.calibration_samples > TRIED:
         build(loaded, dataclasses.replace(settings, calibration_samples=TRIED), source)
     lite, notes = build(loaded, settings, source)

@@ -32,7 +32,7 @@ def sensitivity(
     plot: Path | None,
     json_file: Path | None,
     allow_unsafe: bool,
-    preprocess: str | None,
+    preprocessing: str | None,
     limit: int | None,
 ) -> None:
     """Put one kernel of the Keras MODEL after the other into fewer bits, and say what accuracy and signal that costs.
@@ -49,7 +49,7 @@ def sensitivity(
     from tfopt.search import sensitivity
 
     loaded = load_model(model, allow_unsafe=allow_unsafe)
-    dataset = data_for(loaded, data, preprocess=preprocess, limit=limit)
+    dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit)
     with click.progressbar(label="trials", file=sys.stderr, length=1) as bar:
         found = sensitivity.sensitivity(
             loaded,

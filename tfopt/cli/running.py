@@ -40,7 +40,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                           "that tfopt wrote. Several are averaged, or fused where they know different classes."),
         click.option("--teacher-classes", multiple=True, type=click.Path(path_type=Path),
                      help="A text file with the class names of each --teacher in turn, one in a line."),
-        click.option("--teacher-preprocess", type=click.Choice(PREPROCESSING),
+        click.option("--teacher-preprocessing", type=click.Choice(PREPROCESSING),
                      help="What the teachers are fed (default: what the model is, or what their folder says)."),
         click.option("--teacher-cache", type=click.Path(path_type=Path),
                      help="Folder that keeps the teacher's answers for further runs (default: in memory)."),
@@ -128,12 +128,12 @@ def _run(
     epochs_factor: float,
     seed: int | None,
     quiet: bool,
-    preprocess: str | None,
+    preprocessing: str | None,
     limit: int | None,
     allow_unsafe: bool,
     teacher: tuple[str, ...],
     teacher_classes: tuple[Path, ...],
-    teacher_preprocess: str | None,
+    teacher_preprocessing: str | None,
     teacher_cache: Path | None,
     feature_cache: Path | None,
     min_accuracy: float | None,
@@ -161,18 +161,18 @@ def _run(
     if model:
         keras_model = model_from(model, allow_unsafe=allow_unsafe)
         shape = recipe.transfer.input_shape if recipe.transfer else None
-        dataset = data_for(keras_model, data or "digits", preprocess=preprocess, limit=limit, input_shape=shape)
-        if recipe.transfer and preprocess is None:
+        dataset = data_for(keras_model, data or "digits", preprocessing=preprocessing, limit=limit, input_shape=shape)
+        if recipe.transfer and preprocessing is None:
             dataset, said = choose_preprocessing(keras_model, dataset, shape)
             for line in said:
                 progress.say(line)
         taught = None
     else:
-        dataset = load_data("digits", preprocessing=preprocess, limit=limit)
+        dataset = load_data("digits", preprocessing=preprocessing, limit=limit)
         keras_model, dataset, taught = _examples(recipe, dataset, progress, example_teacher, wanted=not teacher)
     if teacher:
         taught = load_teacher(
-            teacher, teacher_classes, teacher_preprocess, dataset.class_names, allow_unsafe=allow_unsafe
+            teacher, teacher_classes, teacher_preprocessing, dataset.class_names, allow_unsafe=allow_unsafe
         )
     if min_accuracy is not None and not task_of(dataset).has_classes:
         raise RecipeError(f"--min-accuracy is for a classification; the data are for {dataset.task}.")

@@ -4,20 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
 
 
+@renamed_arguments(preprocess="preprocessing")
 def data_for(
     model: Any,
     source: Any,
     *,
-    preprocess: str | None = None,
+    preprocessing: str | None = None,
     limit: int | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> Dataset:
     """`load_data(source)` with images brought to the size and colours that `model` expects.
 
-    `model` is a Keras model or a `LiteModel`; `preprocess` the name of a `Preprocessing` ("raw", "unit",
+    `model` is a Keras model or a `LiteModel`; `preprocessing` the name of a `Preprocessing` ("raw", "unit",
     "symmetric"); `limit` the most samples in each part; `input_shape` what is wanted instead of the model's own.
     """
     if isinstance(source, Dataset):
@@ -25,11 +27,11 @@ def data_for(
     shape = tuple(input_shape or tuple(model.inputs[0].shape)[1:])
     is_folder = isinstance(source, str | Path) and Path(source).is_dir()
     if not is_folder or len(shape) != 3:
-        named = Preprocessing.named(preprocess) if preprocess else None
+        named = Preprocessing.named(preprocessing) if preprocessing else None
         return load_data(source, preprocessing=named, limit=limit)
     size = (shape[0], shape[1]) if shape[0] and shape[1] else None
     colors: dict[int, Literal["rgb", "grayscale"]] = {1: "grayscale", 3: "rgb"}
     color = colors.get(shape[2])
     return load_data(
-        source, preprocessing=Preprocessing.named(preprocess or "raw"), size=size, color=color, limit=limit
+        source, preprocessing=Preprocessing.named(preprocessing or "raw"), size=size, color=color, limit=limit
     )

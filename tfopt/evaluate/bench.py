@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import models
+from tfopt.base.renamed import renamed_arguments
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.tasks import task_of
@@ -41,12 +42,13 @@ class Measured:
     memory_bytes: int
 
 
+@renamed_arguments(preprocess="preprocessing")
 def benchmark_files(
     files: Sequence[str | Path],
     data: Any = None,
     *,
     threads: int = 1,
-    preprocess: str | None = None,
+    preprocessing: str | None = None,
     limit: int | None = None,
     rounds: int = ROUNDS,
     allow_unsafe: bool = False,
@@ -64,7 +66,7 @@ def benchmark_files(
         shapes = {str(file): lite.inputs[0].shape[1:] for file, lite in zip(files, lites, strict=True)}
         if len(set(shapes.values())) > 1:
             raise ModelError(f"The files take inputs of different shapes, {shapes}: no data fit all of them.")
-        dataset = data_for(lites[0], data, preprocess=preprocess, limit=limit)
+        dataset = data_for(lites[0], data, preprocessing=preprocessing, limit=limit)
         x, y = dataset.test.x(), dataset.test.y()
         metrics = [task_of(dataset).metrics(lite.predict(x), y) for lite in lites]
         samples = x[:1]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tfopt.base.renamed import renamed_arguments
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of
@@ -13,13 +14,14 @@ from tfopt.tflite.read import Latency, LiteModel
 ROUNDS = 5
 
 
+@renamed_arguments(preprocess="preprocessing")
 def compare_files(
     a: str | Path,
     b: str | Path,
     data: Any,
     *,
     threads: int = 1,
-    preprocess: str | None = None,
+    preprocessing: str | None = None,
     limit: int | None = None,
     allow_unsafe: bool = False,
 ) -> Any:
@@ -34,7 +36,7 @@ def compare_files(
     shapes = [file.inputs[0].shape[1:] for file in files]
     if shapes[0] != shapes[1]:
         raise ModelError(f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}: nothing to compare.")
-    dataset = data_for(files[0], data, preprocess=preprocess, limit=limit)
+    dataset = data_for(files[0], data, preprocessing=preprocessing, limit=limit)
     predictions = [file.predict(dataset.test.x()) for file in files]
     task = task_of(dataset)
     metrics = [task.metrics(prediction, dataset.test.y()) for prediction in predictions]

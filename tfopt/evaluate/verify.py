@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge, models
+from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import plain, rendered
 from tfopt.base.weight_statistics import decibels
 from tfopt.data import Dataset
@@ -107,12 +108,13 @@ class Verification:
         return "\n".join([rendered(self.table(), 120).rstrip(), *map(plain, self.lines())])
 
 
+@renamed_arguments(preprocess="preprocessing")
 def verify_file(
     model: Any,
     file: str | Path | LiteModel,
     data: Any,
     *,
-    preprocess: str | None = None,
+    preprocessing: str | None = None,
     limit: int | None = None,
     least_db: float = LEAST_DB,
     allow_unsafe: bool = False,
@@ -132,7 +134,7 @@ def verify_file(
         )
     if not all(_same(one[0], other[0]) for one, other in zip(ends, own, strict=True)):
         raise ModelError(f"The model and the file do not fit: (inputs, outputs) are {ends} and {own}.")
-    dataset = data_for(loaded, data, preprocess=preprocess, limit=limit)
+    dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit)
     return _verified(loaded, lite, dataset, least_db)
 
 

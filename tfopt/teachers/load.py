@@ -4,22 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tfopt.base.renamed import renamed_arguments
 from tfopt.errors import DataError, RecipeError
 from tfopt.teachers.ensemble import Ensemble
 from tfopt.teachers.teacher import Teacher
 
 
+@renamed_arguments(preprocess="preprocessing")
 def load_teacher(
     paths: Sequence[str | Path],
     classes: Sequence[Path] = (),
-    preprocess: str | None = None,
+    preprocessing: str | None = None,
     student_classes: Sequence[str] | None = None,
     *,
     allow_unsafe: bool = False,
 ) -> Any:
     """The `Teacher` in a file, or the `Ensemble` of several for a student of `student_classes`.
 
-    `classes` are text files with the class names of each, one in a line, or none for all; `preprocess` is what they
+    `classes` are text files with the class names of each, one in a line, or none for all; `preprocessing` is what they
     are fed, by name; `allow_unsafe` lets the files run Python code. Raises RecipeError for another number of class
     files than teachers, and what `Teacher` raises.
     """
@@ -29,7 +31,7 @@ def load_teacher(
         )
     names: list[tuple[str, ...] | None] = [_lines(path) for path in classes] or [None] * len(paths)
     teachers = [
-        Teacher(path, preprocessing=preprocess, class_names=known, allow_unsafe=allow_unsafe)
+        Teacher(path, preprocessing=preprocessing, class_names=known, allow_unsafe=allow_unsafe)
         for path, known in zip(paths, names, strict=True)
     ]
     if len(teachers) == 1:

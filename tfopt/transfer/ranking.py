@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfopt.base.progress import Progress
+from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import rendered
 from tfopt.data.for_model import data_for
 from tfopt.errors import DataError
@@ -62,11 +63,12 @@ class Ranking:
         return rendered(self.table(), 120).rstrip()
 
 
+@renamed_arguments(preprocess="preprocessing")
 def rank_sources(
     sources: Iterable[Any],
     data: Any,
     *,
-    preprocess: str | None = None,
+    preprocessing: str | None = None,
     limit: int | None = None,
     cache: str | Path | None = None,
     quiet: bool = False,
@@ -77,7 +79,7 @@ def rank_sources(
     Args:
         sources: models, files, SavedModels or TF-Hub handles; whatever `feature_extractor` takes.
         data: a `Dataset`, or anything that `load_data` takes; images are brought to the size of each source.
-        preprocess: what all are fed, "raw", "unit" or "symmetric"; None chooses for each by LogME.
+        preprocessing: what all are fed, "raw", "unit" or "symmetric"; None chooses for each by LogME.
         limit: at most so many training samples.
         cache: a folder that keeps the features.
         quiet: no progress on stderr.
@@ -91,7 +93,9 @@ def rank_sources(
     if not sources:
         raise DataError("Expected one source or more to rank, got none.")
     scores = [
-        _score(number, source, data, preprocess, limit, None if cache is None else Path(cache), progress, allow_unsafe)
+        _score(
+            number, source, data, preprocessing, limit, None if cache is None else Path(cache), progress, allow_unsafe
+        )
         for number, source in enumerate(sources)
     ]
     return Ranking(tuple(sorted(scores, key=lambda score: -score.logme)))
@@ -101,15 +105,15 @@ def _score(
     number: int,
     source: Any,
     data: Any,
-    preprocess: str | None,
+    preprocessing: str | None,
     limit: int | None,
     cache: Path | None,
     progress: Progress,
     allow_unsafe: bool,
 ) -> Score:
     model = model_from(source, allow_unsafe=allow_unsafe)
-    dataset = data_for(model, data, preprocess=preprocess, limit=limit)
-    if preprocess is None:
+    dataset = data_for(model, data, preprocessing=preprocessing, limit=limit)
+    if preprocessing is None:
         dataset, said = choose_preprocessing(model, dataset, None)
         for line in said:
             progress.say(line)
