@@ -13,7 +13,7 @@ from tfopt.stages.kernels.rules import Key
 
 @dataclass(frozen=True)
 class Integers:
-    """A kernel on a grid, each output channel (or more) times a step of its own.
+    """A kernel on a grid, each output channel times a step, or all channels (and what BatchNorm does to each).
 
     Attributes:
         bits: 2 to 8.
@@ -43,5 +43,5 @@ def integers_of(model: Any) -> dict[Key, Integers]:
         )
         for layer in model.layers
         for variable, quantizer, made in getattr(layer, "_weight_vars", ())
-        if hasattr(quantizer, "precision") and not quantizer.precision.usual
+        if hasattr(quantizer, "precision") and quantizer.needs_integers()
     }

@@ -3,7 +3,8 @@
 The rounding is plain arithmetic, and the converter is given its results as constants: weights on the very grid
 that it would choose itself, one scale per output channel, for every operator that has an int8 form.
 TF-MOT's FakeQuant operators reach only some of them (not Conv1D, a depthwise convolution only with one
-scale for all channels). Where one scale must hold for a whole kernel, FakeQuant says so to the converter.
+scale for all channels). Clustered kernels keep one scale: the file gets their integers after the conversion
+(`integers`). Kernels whose operator has one scale anyway are told by FakeQuant.
 """
 
 import functools
@@ -50,7 +51,7 @@ class Scales:
         axes: the axes (negative) of which each index has a scale of its own; () for one scale in all.
         view: a shape in which the kernel has those axes; () for its own.
         name: in words.
-        told_by_operator: whether the converter must be told of one scale where others would be usual.
+        told_by_operator: whether the file must hear of one scale where others would be usual.
     """
 
     axes: tuple[int, ...] = ()
@@ -142,7 +143,8 @@ def kernel_quantizer() -> Any:
             if training and "centroids" in weights:
                 inputs.assign(kernel)
             if self.needs_operator():
-                return self._one_scale(kernel)
+                high = tf.reduce_max(tf.abs(tf.stop_gradient(kernel)))
+                return tf.quantization.fake_quant_with_min_max_vars(kernel, -high, high, narrow_range=True)
             round_ = self.rounding.in_training if training else self.rounding.rounded
             return tf.reshape(round_(self._view(kernel), weights), kernel.shape)
 
@@ -163,8 +165,17 @@ def kernel_quantizer() -> Any:
             return not self.scales.axes or (centroids is not None and centroids.ndim == 1)
 
         def needs_operator(self) -> bool:
-            """True where only FakeQuant tells the converter of the scale."""
-            return self.keeps_one_scale() and self.scales.told_by_operator and self.precision.usual
+            """True where FakeQuant tells the converter of the scale: its operator has only one."""
+            return not self.scales.axes and self.scales.told_by_operator and self.precision.usual
+
+        def needs_integers(self) -> bool:
+            """True where the converter would choose other integers, so that the file is given these."""
+            one_scale = bool(self.scales.axes) and self.keeps_one_scale() and self.scales.told_by_operator
+            return one_scale or not self.precision.usual
+
+        def keeps_scale(self) -> bool:
+            """True where the file has one scale for the kernel, or that times what BatchNorm does to a channel."""
+            return self.precision.usual and (self.needs_operator() or self.needs_integers())
 
         def told(self) -> str:
             """In words, for the table of decisions."""
@@ -193,17 +204,6 @@ def kernel_quantizer() -> Any:
                 value = tf.gather(centroids, tf.searchsorted(borders, rows), batch_dims=1)
                 value = tf.experimental.numpy.moveaxis(tf.reshape(value, (-1, *latent.shape[:-1])), 0, -1)
             return value + (latent - tf.stop_gradient(latent))  # in this order, exactly `value`
-
-        def _one_scale(self, kernel: Any) -> Any:
-            high = tf.reduce_max(tf.abs(tf.stop_gradient(kernel)))
-            if len(kernel.shape) != 4 or self.scales.axes != (
-                -1,
-            ):  # of other ranks, the converter transposes FakeQuant of one scale only
-                return tf.quantization.fake_quant_with_min_max_vars(kernel, -high, high, narrow_range=True)
-            # The converter folds a BatchNorm into a convolution only when its scales are per channel: the
-            # per-channel operator with the same scale for all channels.
-            high = tf.fill((kernel.shape[-1],), high)
-            return tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, -high, high, narrow_range=True)
 
         def get_config(self) -> dict[str, Any]:
             names = ("scales", "structure", "start", "precision", "kernel")
@@ -237,6 +237,8 @@ def held_weight() -> Any:
 
         def needs_operator(self) -> bool:
             return False
+
+        keeps_scale = needs_operator
 
         def told(self) -> str:
             """In words, for the table of decisions."""

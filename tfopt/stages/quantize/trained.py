@@ -19,7 +19,7 @@ def layers_with_trained_scales(model: Any) -> set[str]:
     return {
         unwrapped(layer).name
         for layer in model.layers
-        if (given := getattr(layer, "_given", ())) and all(quantizer.needs_operator() for _, _, quantizer in given)
+        if (given := getattr(layer, "_given", ())) and all(quantizer.keeps_scale() for _, _, quantizer in given)
     }
 
 

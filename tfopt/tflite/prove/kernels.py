@@ -44,11 +44,13 @@ class FileKernel:
     Attributes:
         parts: the tensors, one for each block of output channels.
         axes: the axis of output channels of each part.
+        wanted: the kernel itself in the layout of each part: (output channels, weights per channel).
         copies: other places that hold the same kernel, for other calls of its layer.
     """
 
     parts: tuple[Weight, ...]
     axes: tuple[int, ...]
+    wanted: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
     copies: "tuple[FileKernel, ...]" = ()
 
     @property
@@ -69,7 +71,7 @@ class FileKernel:
     def within(self, weights: Mapping[tuple[int, int], Weight]) -> "FileKernel":
         """Return the same place in another file of equal tensors: its weights by subgraph and index."""
         parts = tuple(weights[part.tensor.subgraph, part.tensor.index] for part in self.parts)
-        return FileKernel(parts, self.axes, tuple(copy.within(weights) for copy in self.copies))
+        return FileKernel(parts, self.axes, self.wanted, tuple(copy.within(weights) for copy in self.copies))
 
 
 def match_kernels(lite: LiteModel, layers: Iterable[Any]) -> dict[str, Weight]:
@@ -130,6 +132,7 @@ class _Fit:
     share: float = field(compare=False)
     inner: int = field(compare=False)
     candidate: _Candidate = field(compare=False)
+    wanted: np.ndarray = field(compare=False, repr=False)
 
 
 class _Shelf:
@@ -177,7 +180,7 @@ class _Shelf:
         inner = sum(bool(re.search(rf"/{re.escape(name)}(_\w+)?/", candidate.names)) for name in _inner_names(kernel))
         free = id(candidate.weight) not in self._taken
         rank = (round(share / EQUAL), inner, round(cosine / EQUAL), free, -candidate.order)
-        return _Fit(rank, share, inner, candidate)
+        return _Fit(rank, share, inner, candidate, part)
 
 
 def _inner_names(kernel: Kernel) -> list[str]:
@@ -197,8 +200,10 @@ def _place(fits: Sequence[Sequence[_Fit]]) -> FileKernel:
     """Return the best fit of each part; the copies are numbered through, where parts have fewer they repeat."""
 
     def numbered(number: int) -> FileKernel:
-        chosen = [part[min(number, len(part) - 1)].candidate for part in fits]
-        return FileKernel(tuple(one.weight for one in chosen), tuple(one.axis for one in chosen))
+        chosen = [part[min(number, len(part) - 1)] for part in fits]
+        candidates = [fit.candidate for fit in chosen]
+        weights, axes = tuple(one.weight for one in candidates), tuple(one.axis for one in candidates)
+        return FileKernel(weights, axes, tuple(fit.wanted for fit in chosen))
 
     most = max(len(part) for part in fits)
     return replace(numbered(0), copies=tuple(numbered(number) for number in range(1, most)))

@@ -15,7 +15,7 @@ from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
-from tfopt.stages.quantize.trained import is_quantization_aware, layers_with_trained_scales
+from tfopt.stages.quantize.trained import is_quantization_aware
 from tfopt.stages.quantize.wrapper import Overrides, override_attributes, with_rounded_weights
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
@@ -110,17 +110,13 @@ def _calibration(data: Any, settings: Export) -> Calibration:
 
 def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
     """The file of the first conversion strategy that leaves nothing in float, else of the one that leaves least."""
-    scaled = layers_with_trained_scales(flat_model)
-    one_scale = any(
-        type(unwrapped(layer)).__name__ == "Dense" for layer in flat_model.layers if unwrapped(layer).name in scaled
-    )
     found: list[tuple[int, bytes]] = []
     failures: list[tuple[Overrides, Trace, Exception]] = []
     with with_rounded_weights(flat_model), isolated(settings, samples) as converter:
         for overrides, trace in _strategies(flat_model, calibrated=samples is not None):
             try:
                 with override_attributes(overrides):
-                    data = converter.convert(*trace(flat_model, samples), one_scale=one_scale)
+                    data = converter.convert(*trace(flat_model, samples))
             except Exception as error:
                 failures.append((overrides, trace, error))
                 continue

@@ -101,7 +101,10 @@ def build(
     if settings.integer_only and representative_data is not None:
         calibration = Calibration(representative_data, settings.calibration_samples)
     data, notes = convert(model, settings, calibration), list[str]()
-    if settings.weights == settings.activations == "int8" and (integers := integers_of(model)):
+    integers = integers_of(model) if settings.weights == "int8" else {}
+    if settings.activations != "int8":  # where sums are in float, fewer bits have no operators
+        integers = {key: found for key, found in integers.items() if found.bits == 8}
+    if integers and settings.activations != "int16" and not settings.by_edge_quantizer:
         data, notes = store_integers(data, model, integers)
     named = load_and_check(_labelled(data, representative_data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named

@@ -20,12 +20,10 @@ from tfopt.tflite.write.integer_forms import with_integer_comparisons, with_prod
 Sample = dict[str, np.ndarray]
 
 
-def convert(folder: str, out: str, settings: dict[str, Any], samples: str | None, one_scale: bool) -> None:
+def convert(folder: str, out: str, settings: dict[str, Any], samples: str | None) -> None:
     """Convert the SavedModel `folder`, write the .tflite to `out`, and run it once on the first of the `samples`."""
     asked, data = Export(**settings), _Samples(samples) if samples else None
     converter = _converter(folder)
-    # Of a Dense kernel the converter does not always hear what FakeQuant says.
-    converter._experimental_disable_per_channel_quantization_for_dense_layers = one_scale
     _finish(_converted(converter, asked, data), out, data)
 
 

@@ -33,11 +33,10 @@ class Converter:
         self.settings, self.samples, self._folder = settings, samples, folder
         self._stored: Path | None = None
 
-    def convert(self, function: Any, holder: Any, *, one_scale: bool = False, hasty: bool = False) -> bytes:
+    def convert(self, function: Any, holder: Any, *, hasty: bool = False) -> bytes:
         """Return the .tflite of a concrete function whose variables `holder` keeps.
 
         Args:
-            one_scale: give Dense kernels one scale, as they were trained.
             hasty: within a `FOR_THE_SEARCH`th of the time.
 
         Raises:
@@ -46,7 +45,7 @@ class Converter:
         """
         with tempfile.TemporaryDirectory(dir=self._folder) as place:
             _save(function, holder, place)
-            return self._called("convert", Path(place, "out"), hasty, folder=place, one_scale=one_scale)
+            return self._called("convert", Path(place, "out"), hasty, folder=place)
 
     def quantize(self, data: bytes) -> bytes:
         """Return the float .tflite `data` as litert-quantizer rounds it. Raises what `convert` does, and ModelError."""

@@ -13,66 +13,73 @@ import numpy as np
 from tfopt.base.keras_compat import unwrapped
 from tfopt.errors import PromiseError
 from tfopt.stages.kernels.rules import Key
-from tfopt.stages.kernels.table import Kernel, kernels_by_key
+from tfopt.stages.kernels.table import kernels_by_key
 from tfopt.stages.quantize.integers import Integers
-from tfopt.tflite.prove.kernels import FileKernel, locate, rows_of
+from tfopt.tflite.prove.kernels import FileKernel, locate
 from tfopt.tflite.read import LiteModel, Weight
 from tfopt.tflite.read.flatbuffer import items, packed, unpacked
 
 # What LiteRT's int8 operators read in 4 bits, and the version of the operator that says so.
 INT4_OPERATORS = {"CONV_2D": 7, "FULLY_CONNECTED": 10}
+BIAS_OPERAND = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "CONV_3D": 2}
+# What LiteRT stores a single scale for where channels have the same.
+ONE_SCALE_OPERATORS = frozenset({"FULLY_CONNECTED"})
 # How far a weight of the file may lie from its grid, in steps of the file: half a step, for it was rounded once, and as
 # much for the scale, which is fitted to all of them.
 ROUNDED_ONCE = 1.0
 
 
 def store_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> tuple[bytes, list[str]]:
-    """The file `data` with these integers in the place of those that the converter chose, and notes.
+    """Return the file `data` with these integers instead of those that the converter chose, and notes.
 
     Args:
-        data: an int8 .tflite that the converter made of `model`.
+        data: a .tflite with int8 weights that the converter made of `model`.
         model: a flat tf_keras model, as it is or wrapped for quantization.
-        integers: by layer and kernel.
+        integers: by layer and kernel. Tensors that the converter left in float stay so.
 
     Raises:
         PromiseError: a kernel is not in the file, or stands for other integers there.
     """
     lite, rewritten = LiteModel(data), unpacked(data)
-    found = _locate(lite, model, integers)
-    in_bytes = []
-    for key, (kernel, in_file) in found.items():
+    in_bytes: list[str] = []
+    done: set[tuple[int, int]] = set()  # layers may share a tensor
+    for key, place in _locate(lite, model, integers).items():
         bits = integers[key].bits
-        for place in in_file.everywhere:
-            rows, scales = _fit_scales(kernel, place, "/".join(key))
-            if not _store_kernel(rewritten, lite, place, rows, scales, bits) and bits < 8:
-                in_bytes.append(key[0])
-    notes = (
-        [f"fewer than 8 bits, stored in 8: {', '.join(dict.fromkeys(in_bytes))} (no operator reads less)"]
-        if in_bytes
-        else []
-    )
+        for one in place.everywhere:
+            for part, axis, wanted in zip(one.parts, one.axes, one.wanted, strict=True):
+                number = (part.tensor.subgraph, part.tensor.index)
+                if not part.tensor.scales or number in done:
+                    continue
+                done.add(number)
+                rows, scales = _fit_scales(part, axis, wanted, "/".join(key))
+                if not _store_kernel(rewritten, part, axis, rows, scales, bits) and bits < 8:
+                    in_bytes.append(key[0])
+    names = ", ".join(dict.fromkeys(in_bytes))
+    notes = [f"fewer than 8 bits, stored in 8: {names} (no operator reads less)"] if in_bytes else []
     return packed(rewritten, len(data)), notes
 
 
-def _locate(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> dict[Key, tuple[Kernel, FileKernel]]:
-    """The kernels with their integers as values, and where they stand in the file."""
+def _locate(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> dict[Key, FileKernel]:
+    """Return where the kernels stand in the file, with their integers as what was wanted."""
     known = kernels_by_key(map(unwrapped, model.layers))
     own = {key: replace(known[key], variable=found.values.astype(np.float32)) for key, found in integers.items()}
-    places = locate(lite, own)
-    return {key: (kernel, places[key]) for key, kernel in own.items()}
+    return locate(lite, own)
 
 
-def _fit_scales(kernel: Kernel, in_file: FileKernel, place: str) -> tuple[np.ndarray, np.ndarray]:
-    """(integers, output channels first; the scale of each channel), as near to the file's weights as can be.
+def _fit_scales(part: Weight, axis: int, integers: np.ndarray, place: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (integers, output channels first; the scale of each channel), as near to the file's weights as can be.
 
     The scale is not the step that they were trained with: the converter has multiplied each channel by a factor of
-    its BatchNormalization.
+    its BatchNormalization. Where one scale for all is as near, it is one.
     """
-    (part,), (axis,) = in_file.parts, in_file.axes
-    integers, weights = rows_of(kernel), np.moveaxis(part.dequantized, axis, 0).reshape(part.values.shape[axis], -1)
-    squares = np.square(integers).sum(axis=1)
+    weights = np.moveaxis(part.dequantized, axis, 0).reshape(part.values.shape[axis], -1).astype(np.float64)
+    squares, products = np.square(integers).sum(axis=1), (integers * weights).sum(axis=1)
     before = np.broadcast_to(np.array(part.tensor.scales, np.float64), len(weights))
-    scales = (integers * weights).sum(axis=1) / np.maximum(squares, 1)
+    scales = products / np.maximum(squares, 1)
+    together = products.sum() / max(squares.sum(), 1)
+    largest = np.abs(integers).max(axis=1)
+    if together > 0 and np.all(np.abs(scales - together) * largest <= before / 2):
+        scales = np.full(len(scales), together)
     # A channel of zeros, or with a BatchNormalization of scale 0, has its bias alone: the converter gives it so small a
     # scale that 4-bit kernels lose that. Any other will do.
     scales = np.where(scales == 0, np.median(np.abs(scales[scales != 0])) if scales.any() else before, scales)
@@ -86,15 +93,11 @@ def _fit_scales(kernel: Kernel, in_file: FileKernel, place: str) -> tuple[np.nda
     return signed.astype(np.int8), np.abs(scales)
 
 
-def _store_kernel(
-    model: Any, lite: LiteModel, in_file: FileKernel, rows: np.ndarray, scales: np.ndarray, bits: int
-) -> bool:
-    """Put `rows` into the place of a kernel in `model`; whether in fewer than 8 bits."""
+def _store_kernel(model: Any, part: Weight, axis: int, rows: np.ndarray, scales: np.ndarray, bits: int) -> bool:
+    """Put `rows` into `model` instead of a part of a kernel. Return whether in fewer than 8 bits."""
     from ai_edge_litert import schema_py_generated as schema
 
-    (part,), (axis,) = in_file.parts, in_file.axes
-    users = [op for op in lite.ops() if part.tensor.index in op.inputs and op.subgraph == part.tensor.subgraph]
-    few = bits <= 4 and all(op.name in INT4_OPERATORS for op in users)
+    few = bits <= 4 and all(op.name in INT4_OPERATORS for op in part.readers)
     shape = part.values.shape
     first = (shape[axis], *(size for place, size in enumerate(shape) if place != axis))
     values = np.moveaxis(rows.reshape(first), 0, axis)
@@ -103,14 +106,24 @@ def _store_kernel(
     _set_data(model, tensor, packed_in_4_bits(values) if few else values.reshape(-1).view(np.uint8))
     before = np.broadcast_to(np.array(part.tensor.scales, np.float64), len(scales))
     scales = _shorten(scales) if few else scales
+    factors = before / scales
+    if np.ptp(scales) == 0 and all(op.name in ONE_SCALE_OPERATORS for op in part.readers):
+        scales = scales[:1]
     _set_scales(tensor, scales, axis)
-    for number in {op.inputs[2] for op in users if len(op.inputs) > 2 and op.inputs[2] >= 0}:
-        _rescale_bias(model, part, number, before / scales)
+    for number in _biases(part):
+        _rescale_bias(model, part, number, factors, len(scales))
     if few:
-        for op in users:
+        for op in part.readers:
             code = model.operatorCodes[model.subgraphs[op.subgraph].operators[op.index].opcodeIndex]
             code.version = max(code.version, INT4_OPERATORS[op.name])
     return few
+
+
+def _biases(part: Weight) -> set[int]:
+    """Return the tensors that the readers of `part` add to their products."""
+    operands = ((op, BIAS_OPERAND.get(op.name)) for op in part.readers)
+    found = {op.inputs[place] for op, place in operands if place is not None and place < len(op.inputs)}
+    return found - {-1}
 
 
 def _shorten(scales: np.ndarray) -> np.ndarray:
@@ -126,16 +139,21 @@ def _set_scales(tensor: Any, scales: np.ndarray, axis: int) -> None:
     tensor.quantization.min = tensor.quantization.max = None
 
 
-def _rescale_bias(model: Any, part: Weight, number: int, factors: np.ndarray) -> None:
-    """A bias has the scale of the input times that of the weights, so that it can be added to their products."""
+def _rescale_bias(model: Any, part: Weight, number: int, factors: np.ndarray, count: int) -> None:
+    """Give a bias the scale of the input times that of the weights, so that it can be added to their products.
+
+    `count` is how many scales there are: one for each channel, or one.
+    """
     bias = model.subgraphs[part.tensor.subgraph].tensors[number]
+    if bias.quantization is None or not len(items(bias.quantization.scale)):
+        return  # a float bias, of an operator that computes its sums in float
     before = np.broadcast_to(np.array(items(bias.quantization.scale), np.float64), len(factors))
     values = np.asarray(model.buffers[bias.buffer].data).view(np.int32)
     limits = np.iinfo(np.int32)
     rescaled = np.clip(np.rint(values * factors), limits.min, limits.max).astype(np.int32)
     _set_data(model, bias, rescaled.view(np.uint8))
-    bias.quantization.scale = (before / factors).astype(np.float32)
-    bias.quantization.zeroPoint = np.zeros(len(factors), np.int64)
+    bias.quantization.scale = (before / factors).astype(np.float32)[:count]
+    bias.quantization.zeroPoint = np.zeros(count, np.int64)
     bias.quantization.quantizedDimension = 0
 
 
