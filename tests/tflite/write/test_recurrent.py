@@ -143,6 +143,16 @@ def test_int8_files_follow_keras(name):
     assert noise(lite.predict(data), wanted) < 4e-3
 
 
+def test_an_autoencoder_has_operators_of_microcontrollers():
+    """tensorflow/tflite-micro issue 2231: TILE is none of them."""
+    decoder = [K.RepeatVector(STEPS), K.LSTM(UNITS, return_sequences=True), K.TimeDistributed(K.Dense(FEATURES))]
+    model = sequential(K.LSTM(UNITS), *decoder)
+    lite = tfopt.export_tflite(model, representative_data=X)
+    assert not lite.float_tensors()
+    assert "TILE" not in {op.name for op in lite.ops()}
+    assert noise(lite.predict(X), model.predict(X, verbose=0)) < 4e-3
+
+
 def test_float_files_are_exact():
     for name in ("lstm masked", "encoder-decoder lstm"):
         make, data = LOOPS[name]

@@ -22,7 +22,7 @@ from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration, argument_names
 from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
-from tfopt.tflite.write.recurrent import maskings, recurrent_layers, unrolled
+from tfopt.tflite.write.recurrent import maskings, recurrent_layers, repetitions, unrolled
 
 # Steps of a recurrent layer up to which it may be unrolled into as many copies of its operators.
 UNROLLED_AT_MOST = 128
@@ -49,7 +49,8 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
         samples = _calibration(representative_data, settings).bind(flat_model)
         if settings.activation_ranges != "max" and not aware:
             flat_model = _with_ranges(flat_model, samples, settings)
-    with override_attributes(_pooling_as_mean(flat_model) if settings.activations == "int8" else []):
+    overrides = _pooling_as_mean(flat_model) + repetitions(flat_model) if settings.activations == "int8" else []
+    with override_attributes(overrides):
         make = _by_edge_quantizer if settings.by_edge_quantizer else _best_conversion
         return make(flat_model, settings, samples)
 

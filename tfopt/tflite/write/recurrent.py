@@ -86,6 +86,21 @@ def maskings(flat_model: Any) -> Overrides:
     return [(part, "call", _masking(part)) for part in parts if type(part).__name__ == "Masking"]
 
 
+def repetitions(flat_model: Any) -> Overrides:
+    """Return what makes `RepeatVector` a PACK of one tensor, which microcontrollers run; they have no TILE."""
+    layers = [unwrapped(layer) for layer in flat_model.layers]
+    return [(layer, "call", _repetition(layer)) for layer in layers if type(layer).__name__ == "RepeatVector"]
+
+
+def _repetition(layer: Any) -> Call:
+    import tensorflow as tf
+
+    def call(inputs: Any) -> Any:
+        return tf.stack([inputs] * layer.n, axis=1)
+
+    return call
+
+
 def _masking(layer: Any) -> Call:
     import tensorflow as tf
 
