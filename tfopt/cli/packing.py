@@ -30,7 +30,7 @@ def pack(file: Path, out: Path | None) -> None:
     out = out or file.with_name(file.name + packed.suffix)
     write_atomically(out, packed.data)
     say(f"{file}: {lite.size:,} bytes; {out}: {len(packed.data):,} bytes ({len(packed.data) / lite.size:.1%})")
-    say(weight_bits(lite).told(len(packed.data)))
+    say(weight_bits(lite).describe(len(packed.data)))
 
 
 @click.command()

@@ -128,7 +128,7 @@ class Dataset:
             views=views,
         )
 
-    def fed_as(self, name: str) -> Dataset:
+    def with_preprocessing(self, name: str) -> Dataset:
         """The same samples, scaled as `Preprocessing.named(name)` says; size and colours stay what they are."""
         named = Preprocessing.named(name)
         preprocessing = replace(self.preprocessing, scale=named.scale, offset=named.offset)

@@ -69,7 +69,7 @@ def load_data(
                 "is; pass them where it is loaded."
             )
         return source
-    fed = _asked(preprocessing, size, color, digits=isinstance(source, str) and source == "digits")
+    fed = _requested_preprocessing(preprocessing, size, color, digits=isinstance(source, str) and source == "digits")
     try:
         return _loaded(_read(source), fed, preprocessing, seed=seed, validation=validation, test=test, limit=limit)
     except DataError as error:
@@ -129,7 +129,7 @@ def _check_classes(parts: Parts) -> None:
             )
 
 
-def _asked(
+def _requested_preprocessing(
     preprocessing: str | Preprocessing | None,
     size: tuple[int, int] | None,
     color: Color | None,

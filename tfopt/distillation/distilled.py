@@ -4,7 +4,7 @@ from typing import Any
 
 from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.distillation import Distillation
-from tfopt.distillation.learner import Learner, Learnt, Row, model_class
+from tfopt.distillation.learner import Learner, Row, StepResult, model_class
 from tfopt.distillation.loss_terms import Terms
 from tfopt.distillation.targets import TARGETS, TeacherTargets, has_targets
 from tfopt.errors import RecipeError
@@ -69,11 +69,11 @@ class _Distilled(Learner):
         """`x` with the teacher's answers, which is asked now unless they came along."""
         return {"inputs": x["inputs"] if has_targets(x) else x, TARGETS: self.targets.targets_for(x, y)}
 
-    def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
+    def learning_step(self, x: Any, y: Any, sample_weight: Any) -> StepResult:
         outputs = self.targets.terms.run(x["inputs"], training=True)
         values = self.targets.terms(x[TARGETS], y, outputs, sample_weight)
-        hard, terms = self.targets.weighed(values, self.optimizer)  # type: ignore[attr-defined]
-        return Learnt(outputs[:1], terms, [hard])
+        hard, terms = self.targets.weighted(values, self.optimizer)  # type: ignore[attr-defined]
+        return StepResult(outputs[:1], terms, [hard])
 
     def evaluation_outputs(self, x: Any) -> list[Any]:
         return [self.student(x["inputs"] if has_targets(x) else x, training=False)]

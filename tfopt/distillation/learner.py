@@ -1,6 +1,6 @@
 """What all models that train models share: of either Keras, compiled and fitted like any other, every term in the logs.
 
-A subclass says what is learnt from a batch (`learn`) and what is judged by the labels; how Keras 3 and tf_keras
+A subclass says what is learnt from a batch (`learning_step`) and what is judged by the labels; how Keras 3 and tf_keras
 differ is told here alone.
 """
 
@@ -17,7 +17,7 @@ from tfopt.graph.types import map_leaves
 
 
 @dataclass(frozen=True)
-class Learnt:
+class StepResult:
     """What one training batch gave.
 
     Attributes:
@@ -61,7 +61,7 @@ class Learner:
 
     # What a way of teaching defines
 
-    def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
+    def learning_step(self, x: Any, y: Any, sample_weight: Any) -> StepResult:
         """One batch, in training mode, on the gradient tape. `sample_weight` is (batch,) or None."""
         raise NotImplementedError
 
@@ -136,16 +136,16 @@ class Learner:
         x, y, sample_weight = _unpacked(data)
         x = self.with_targets(x, y)
         with tf.GradientTape() as tape:
-            learnt = self.learn(x, y, sample_weight)
-            hard = self.ledger.hard_losses(y, learnt.outputs, sample_weight)
-            weights = learnt.weights or [row.weight for row in self.ledger.rows]
-            total = self._total([w * loss for w, loss in zip(weights, hard, strict=True)], learnt.terms)
+            result = self.learning_step(x, y, sample_weight)
+            hard = self.ledger.hard_losses(y, result.outputs, sample_weight)
+            weights = result.weights or [row.weight for row in self.ledger.rows]
+            total = self._total([w * loss for w, loss in zip(weights, hard, strict=True)], result.terms)
             scaled = self._scaled(total)
         self._minimise(scaled, tape)
         self.after_step()
-        rows = tf.shape(learnt.outputs[0])[0]
-        logs = self.ledger.track(total, hard, learnt.terms, rows)
-        return {**logs, **self.ledger.measured(y, learnt.outputs, sample_weight)}
+        rows = tf.shape(result.outputs[0])[0]
+        logs = self.ledger.track(total, hard, result.terms, rows)
+        return {**logs, **self.ledger.measured(y, result.outputs, sample_weight)}
 
     def test_step(self, data: Any) -> dict[str, Any]:
         import tensorflow as tf

@@ -43,7 +43,7 @@ class Terms:
 
         return list(tf.nest.flatten(self._tapped(inputs, training=training)))
 
-    def settle(self, inputs: Any) -> None:
+    def resolve(self, inputs: Any) -> None:
         """Find out from a few `inputs` whether the student gives logits or probabilities."""
         outputs = np.asarray(self.run(inputs, training=False)[0]).astype(np.float32)
         try:

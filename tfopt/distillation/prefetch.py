@@ -44,7 +44,7 @@ class Prefetcher:
         known = len(reads) == len(variables) and all(_is_number(variable.dtype) for variable in variables)
         return cls(teacher, live, specs) if known else None
 
-    def takes(self, x: np.ndarray, y: np.ndarray | None) -> bool:
+    def accepts(self, x: np.ndarray, y: np.ndarray | None) -> bool:
         """Whether it was made for batches like these."""
         return _specs(x, y) == self._takes
 

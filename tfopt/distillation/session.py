@@ -110,7 +110,7 @@ class DistillationSession:
     def student(self, model: Any) -> Any:
         """`model` (as a stage's `apply` gives it) as one to compile and fit on `batches`."""
         distilled = distill(model, self.teacher, self.distillation)
-        distilled.targets.look(self.data.train.x(slice(0, LOOK)), self.data.train.y(slice(0, LOOK)))
+        distilled.targets.check_fit(self.data.train.x(slice(0, LOOK)), self.data.train.y(slice(0, LOOK)))
         return distilled
 
     def batches(self, batch_size: int, *, seed: int, epochs: int) -> Any:

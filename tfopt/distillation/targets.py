@@ -44,13 +44,13 @@ class TeacherTargets:
         # The step at which `fit` began, and how many it will take.
         self._clock = tf.Variable([0.0, 1.0], trainable=False)
 
-    def look(self, x: Any, y: Any = None) -> None:
+    def check_fit(self, x: Any, y: Any = None) -> None:
         """See from a few samples what student and teacher give, and whether it can be compared.
 
         `x` (n, ...), `y` labels or None. Raises ModelError.
         """
         distillation = self.terms.distillation
-        self.terms.settle(x)
+        self.terms.resolve(x)
         answers: Mapping[str, Any] = {}
         if self.teacher is not None:
             self.teacher = self.teacher.resolved(np.asarray(x), distillation.task)
@@ -86,7 +86,8 @@ class TeacherTargets:
     def prepare_fit(self, arguments: dict[str, Any]) -> None:
         """Puts answers beside the inputs in the `arguments` of a `fit`, once for all epochs or ahead of each step.
 
-        Raises DataError for inputs that are neither an array nor a `tf.data.Dataset`, and ModelError as `look` does.
+        Raises DataError for inputs that are neither an array nor a `tf.data.Dataset`, and ModelError as `check_fit`
+        does.
         """
         import tensorflow as tf
 
@@ -97,12 +98,12 @@ class TeacherTargets:
         elif hasattr(x, "shape"):
             x, y = np.asarray(x), None if y is None else np.asarray(y)
             sample = x[:LOOK], None if y is None else y[:LOOK]
-            self._look_once(*sample)
+            self._check_fit_once(*sample)
             if self.teacher is not None and self.terms.distillation.cache != "never":
                 arguments["x"] = {"inputs": x, TARGETS: self._of_arrays(x, y)}
-            elif self._can_ask_ahead(*sample) and (batches := batches_of(arguments)) is not None:
+            elif self._can_prefetch(*sample) and (batches := batches_of(arguments)) is not None:
                 arguments.update(
-                    x=self._asked_ahead(batches), y=None, sample_weight=None, batch_size=None, shuffle=False
+                    x=self._prefetched(batches), y=None, sample_weight=None, batch_size=None, shuffle=False
                 )
         else:
             raise DataError(
@@ -110,27 +111,31 @@ class TeacherTargets:
                 "Turn it into one of these."
             )
 
-    def _look_once(self, x: np.ndarray, y: np.ndarray | None) -> None:
-        """`look`, unless the same samples were shown to the same teacher before."""
+    def _check_fit_once(self, x: np.ndarray, y: np.ndarray | None) -> None:
+        """`check_fit`, unless the same samples were shown to the same teacher before."""
         seen = None if self.teacher is None else self.teacher.fingerprint
         key = f"{seen} {array_about({'x': x} if y is None else {'x': x, 'y': y})}"
         if key != self._looked_at or (seen is None and self.teacher is not None):
-            self.look(x, y)
+            self.check_fit(x, y)
         self._looked_at = key
 
     def _of_dataset(self, dataset: Any) -> Any:
         sample = _first(dataset)
-        self._look_once(*sample)
+        self._check_fit_once(*sample)
         if self.terms.distillation.cache == "always" and self.teacher is not None:
             return _with_answers(dataset, self.answers_for)
-        return self._asked_ahead(dataset) if self._can_ask_ahead(*sample) else dataset
+        return self._prefetched(dataset) if self._can_prefetch(*sample) else dataset
 
-    def _can_ask_ahead(self, x: np.ndarray, y: np.ndarray | None) -> bool:
-        if self._prefetcher is None or self._prefetcher.teacher is not self.teacher or not self._prefetcher.takes(x, y):
+    def _can_prefetch(self, x: np.ndarray, y: np.ndarray | None) -> bool:
+        if (
+            self._prefetcher is None
+            or self._prefetcher.teacher is not self.teacher
+            or not self._prefetcher.accepts(x, y)
+        ):
             self._prefetcher = Prefetcher.of(self.teacher, x, y)
         return self._prefetcher is not None
 
-    def _asked_ahead(self, batches: Any) -> Any:
+    def _prefetched(self, batches: Any) -> Any:
         prefetcher = self._prefetcher
         assert prefetcher is not None
 
@@ -169,7 +174,7 @@ class TeacherTargets:
 
         self._clock.assign([tf.cast(optimizer.iterations, tf.float32), float(epochs * steps)])
 
-    def weighed(self, values: list[Any], optimizer: Any) -> tuple[Any, list[Any]]:
+    def weighted(self, values: list[Any], optimizer: Any) -> tuple[Any, list[Any]]:
         """The weight of the loss on the labels, and `values`, as they count at this step.
 
         In the first stage of a hint (Romero et al. 2015, section 2.2) nothing counts but hints; later all but those.

@@ -54,7 +54,7 @@ class Inspection:
         sizes = f"{total:,} parameters, {self.bytes:,} bytes, {self.deflated_bytes:,} deflated"
         title = plain(f"{self.path}: {self.kind}, {sizes}")
         if self.weights is not None:
-            title += f"\n{self.weights.told(self.deflated_bytes)}"
+            title += f"\n{self.weights.describe(self.deflated_bytes)}"
         if self.inputs:
             title += "\n" + plain(f"{'; '.join(self.inputs)} -> {'; '.join(self.outputs)}")
         if self.labels:
@@ -122,7 +122,7 @@ class WeightBits:
     bytes: int
     entropy_bytes: float
 
-    def told(self, packed: int) -> str:
+    def describe(self, packed: int) -> str:
         """In words, for a file that takes `packed` bytes when entropy-coded."""
         if not self.number:
             return "no weights"

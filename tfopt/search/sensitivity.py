@@ -86,7 +86,7 @@ class Sensitivity:
         for key in dict.fromkeys((trial.layer, trial.weight) for trial in self.trials):
             cells = [self.of(key, bits) for bits in self.bits]
             row = [cell for t in cells for cell in (f"{t.drop:+.4f}", f"{t.sqnr:.1f}", f"{t.bytes:,}")]
-            table.add_row(_told(key), *row)
+            table.add_row(_described(key), *row)
         return table
 
     def plot(self, path: str | Path) -> Path:
@@ -95,7 +95,7 @@ class Sensitivity:
 
         figure = Figure(figsize=(9, 6), layout="constrained")
         losses, signals = figure.subplots(2, 1, sharex=True)
-        names = [_told(key) for key in dict.fromkeys((t.layer, t.weight) for t in self.trials)]
+        names = [_described(key) for key in dict.fromkeys((t.layer, t.weight) for t in self.trials)]
         for bits in self.bits:
             trials = [trial for trial in self.trials if trial.bits == bits]
             losses.plot(names, [trial.drop for trial in trials], marker="o", label=f"{bits} bits")
@@ -200,6 +200,6 @@ class Judge:
         return np.asarray(self.model.predict(self.x, batch_size=256, verbose=0), np.float64)
 
 
-def _told(key: Key) -> str:
+def _described(key: Key) -> str:
     layer, weight = key
     return layer if weight == "kernel" else f"{layer}/{weight}"

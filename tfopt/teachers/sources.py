@@ -167,19 +167,19 @@ class _NumpySource(Source):
 
         del layers
         if tf.executing_eagerly():
-            return [tf.convert_to_tensor(array) for array in self._told(x.numpy())]
+            return [tf.convert_to_tensor(array) for array in self._checked_answers(x.numpy())]
         if self._width is None:
             # How many outputs there are, and of what kind, shows when it runs.
             if not x.shape[1:].is_fully_defined():
                 raise ModelError(f"The teacher '{self.name}' is asked with inputs of shape {x.shape}; fix their size.")
-            self._told(np.zeros((1, *x.shape[1:]), x.dtype.as_numpy_dtype))
+            self._checked_answers(np.zeros((1, *x.shape[1:]), x.dtype.as_numpy_dtype))
         assert self._width is not None
-        answers = tf.numpy_function(self._told, [x], [dtype for _, dtype in self._width])
+        answers = tf.numpy_function(self._checked_answers, [x], [dtype for _, dtype in self._width])
         for answer, (shape, _) in zip(answers, self._width, strict=True):
             answer.set_shape((x.shape[0], *shape))
         return answers
 
-    def _told(self, x: np.ndarray) -> list[np.ndarray]:
+    def _checked_answers(self, x: np.ndarray) -> list[np.ndarray]:
         answers = self._run(x)
         if any(answer.shape[:1] != x.shape[:1] for answer in answers):
             raise ModelError(

@@ -120,7 +120,7 @@ class FeatureTransfer(Transfer):
             package.optimizers.Adam(rate, jit_compile=False), task.loss(logits=True), metrics=[task.keras_metric]
         )
         lines = [progress.callback("head")] if progress is not None else []
-        history = flat_head.fit(**self._fed(features), epochs=self.epochs, callbacks=lines, verbose=0).history
+        history = flat_head.fit(**self._fit_arguments(features), epochs=self.epochs, callbacks=lines, verbose=0).history
         if not np.isfinite(history["loss"][-1]):
             raise RecipeError(
                 f"The head's loss is {history['loss'][-1]}: lower FeatureTransfer's learning_rate, or look for extreme "
@@ -136,7 +136,7 @@ class FeatureTransfer(Transfer):
         told = ", ".join(f"{name} {history[name][-1]:.4f}" for name in ("loss", metric, f"val_{metric}"))
         return [f"head trained on {len(features.train):,} features for {self.epochs} epochs: {told}"]
 
-    def _fed(self, features: Dataset) -> dict[str, Any]:
+    def _fit_arguments(self, features: Dataset) -> dict[str, Any]:
         """Arguments of `fit` for the features of both parts: arrays, or batches where they may not fit into memory."""
         train, validation = features.train, features.validation
         if train.inputs.nbytes > BYTES_IN_MEMORY:

@@ -27,7 +27,7 @@ def choose_preprocessing(source: Any, data: Dataset, input_shape: Sequence[int] 
     if any(size not in (None, given) for size, given in zip(extractor.input_shape[1:], data.input_shape, strict=True)):
         return data, []
     chosen = np.random.default_rng(0).permutation(len(data.train))[:LOOKED_AT]
-    ways = {name: data.fed_as(name) for name in NAMED}
+    ways = {name: data.with_preprocessing(name) for name in NAMED}
     scores = {
         name: logme(extractor.predict(way.train.x(chosen), verbose=0), way.train.y(chosen))
         for name, way in ways.items()

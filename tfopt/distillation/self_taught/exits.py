@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from tfopt.base.config import config
 from tfopt.base.keras_compat import keras_of
-from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
+from tfopt.distillation.learner import Learner, Row, StepResult, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import per_sample, shrink_to_smaller, tempered_kl
 from tfopt.distillation.student_form import student_form
 from tfopt.errors import ModelError, RecipeError
@@ -116,7 +116,7 @@ class _Exits(Learner):
     def evaluation_outputs(self, x: Any) -> Sequence[Any]:
         return self._all(x, training=False)[0]
 
-    def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
+    def learning_step(self, x: Any, y: Any, sample_weight: Any) -> StepResult:
         del y
         import tensorflow as tf
 
@@ -127,7 +127,7 @@ class _Exits(Learner):
         if settings.hint:
             target = tf.stop_gradient(tf.cast(deepest, tf.float32))
             gaps += [settings.hint * hint(target, tf.cast(feature, tf.float32)) for feature in features]
-        return Learnt(outputs, [mean_over_samples(gap, sample_weight) for gap in gaps])
+        return StepResult(outputs, [mean_over_samples(gap, sample_weight) for gap in gaps])
 
     def _all(self, x: Any, *, training: bool) -> tuple[list[Any], list[Any], Any]:
         """Outputs (final, exits), bottleneck features of the exits, and the deepest features."""

@@ -20,7 +20,7 @@ from pydantic import Field, NonNegativeFloat
 
 from tfopt.base.config import config
 from tfopt.base.keras_compat import keras_of
-from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
+from tfopt.distillation.learner import Learner, Row, StepResult, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import kl_of_logits, per_sample
 from tfopt.distillation.self_taught.average import Average, copied
 from tfopt.distillation.self_taught.semi_supervised import (
@@ -192,10 +192,10 @@ class _MeanTaught(Learner):
                 f"A mean teacher is fitted on one array of inputs or a tf.data.Dataset; got {type(x).__name__}. Turn "
                 "it into one of these."
             )
-        self.look(first_inputs(arguments["x"]))
+        self.check_fit(first_inputs(arguments["x"]))
         self._first_epoch = arguments["initial_epoch"]
 
-    def look(self, x: Any) -> None:
+    def check_fit(self, x: Any) -> None:
         """See from a few inputs (n, ...) whether the student gives logits or probabilities. Raises ModelError."""
         if self.settings.noise and not np.issubdtype(np.asarray(x).dtype, np.floating):
             raise RecipeError(f"noise={self.settings.noise} cannot be added to inputs of {np.asarray(x).dtype}.")
@@ -209,7 +209,7 @@ class _MeanTaught(Learner):
     def on_fit_begin(self, epochs: int, steps: int | None) -> None:
         self._ramp.on_fit_begin(self.average.steps, epochs, steps, self._first_epoch)
 
-    def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
+    def learning_step(self, x: Any, y: Any, sample_weight: Any) -> StepResult:
         del y
         import tensorflow as tf
 
@@ -224,7 +224,7 @@ class _MeanTaught(Learner):
             ones = tf.ones(tf.shape(unlabelled)[:1], sample_weight.dtype)
             sample_weight = tf.concat([tf.reshape(sample_weight, [-1]), ones], axis=0)
         weight = self.settings.full_weight * self._ramp.share(self.average.steps)
-        return Learnt([outputs[:labelled]], [weight * mean_over_samples(gaps, sample_weight)])
+        return StepResult([outputs[:labelled]], [weight * mean_over_samples(gaps, sample_weight)])
 
     def after_step(self) -> None:
         self.average.update()

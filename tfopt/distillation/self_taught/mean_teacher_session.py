@@ -90,7 +90,7 @@ class MeanTeacherSession:
     def student(self, model: Any) -> Any:
         """`model` (as a stage's `apply` gives it) as one to compile and fit on `batches`."""
         self._learner = mean_teacher(model, dataclasses.replace(self.settings, labelled=1.0))
-        self._learner.look(self.data.train.x(slice(0, LOOK)))
+        self._learner.check_fit(self.data.train.x(slice(0, LOOK)))
         return self._learner
 
     def batches(self, batch_size: int, *, seed: int, epochs: int) -> Any:

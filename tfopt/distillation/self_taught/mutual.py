@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfopt.base.keras_compat import keras_of
-from tfopt.distillation.learner import Learner, Learnt, Row, mean_over_samples, model_class
+from tfopt.distillation.learner import Learner, Row, StepResult, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import per_sample, tempered_kl
 from tfopt.distillation.student_form import student_form
 from tfopt.errors import ModelError, RecipeError
@@ -95,12 +95,12 @@ class _Mutual(Learner):
     def evaluation_outputs(self, x: Any) -> Sequence[Any]:
         return [student(x, training=False) for student in self.students]
 
-    def learn(self, x: Any, y: Any, sample_weight: Any) -> Learnt:
+    def learning_step(self, x: Any, y: Any, sample_weight: Any) -> StepResult:
         del y
         outputs = [student(x, training=True) for student in self.students]
         logits = [as_logits(output, form) for output, form in zip(outputs, self._forms, strict=True)]
         terms = [self._weight * mean_over_samples(gap, sample_weight) for gap in peer_gaps(logits, self._temperature)]
-        return Learnt(outputs, terms)
+        return StepResult(outputs, terms)
 
 
 def peer_gaps(logits: Sequence[Any], temperature: float) -> list[Any]:

@@ -70,10 +70,12 @@ def _decision(layer: Any, does: Mapping[Key, str], why: Mapping[Key, str]) -> De
         return Decision(layer.name, why=UNKNOWN if unknown else NO_KERNEL)
     done = {name: does[layer.name, name] for name in names if (layer.name, name) in does}
     left = {name: why[layer.name, name] for name in names if (layer.name, name) not in does}
-    return Decision(layer.name, _told(done, "{what} in {names}", names), _told(left, "{names}: {what}", names))
+    return Decision(
+        layer.name, _described(done, "{what} in {names}", names), _described(left, "{names}: {what}", names)
+    )
 
 
-def _told(said: Mapping[str, str], form: str, names: list[str]) -> str:
+def _described(said: Mapping[str, str], form: str, names: list[str]) -> str:
     """What is said of the kernels `names` of a layer; they are named only where there are several."""
     together: dict[str, list[str]] = {}
     for name, what in said.items():

@@ -113,7 +113,7 @@ class QuantizationAware(Stage):
     def _decision(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Decision:
         parts = [treatment.config] if treatment.config else []
         quantizers = [] if treatment.config else self._weight_quantizers(layer, treatment, scheme)
-        parts += dict.fromkeys(quantizer.told() for _, _, quantizer in quantizers)
+        parts += dict.fromkeys(quantizer.describe() for _, _, quantizer in quantizers)
         if treatment.before:
             parts.append("int8 before its activation")
         if treatment.output:

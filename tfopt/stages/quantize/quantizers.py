@@ -177,7 +177,7 @@ def kernel_quantizer() -> Any:
             """True where the file has one scale for the kernel, or that times what BatchNorm does to a channel."""
             return self.precision.usual and (self.needs_operator() or self.needs_integers())
 
-        def told(self) -> str:
+        def describe(self) -> str:
             """In words, for the table of decisions."""
             usual = self.precision.usual
             kind, steps = ("int8", "") if usual else (f"{self.precision.bits}-bit", f", {self.rounding.words}")
@@ -240,7 +240,7 @@ def held_weight() -> Any:
 
         keeps_scale = needs_operator
 
-        def told(self) -> str:
+        def describe(self) -> str:
             """In words, for the table of decisions."""
             return "zeros held" if self.structure.centroids is None else "weights frozen, to keep their clusters"
 
