@@ -88,7 +88,7 @@ def _settings(model: Any) -> dict[str, Any]:
 
 
 def _package(thing: Any) -> str:
-    """ "keras" or "tf_keras" for an object, class or function of theirs, "" for any other."""
+    """Return "keras" or "tf_keras" for an object, class or function of theirs, "" for any other."""
     module = getattr(thing, "__module__", None) or type(thing).__module__
     package = str(module).partition(".")[0]
     return package if package in ("keras", "tf_keras") else ""

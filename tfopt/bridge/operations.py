@@ -69,7 +69,7 @@ def _constant(value: Any) -> float | np.ndarray | None:
 
 
 def _rescaling(x: Any, scale: Any, offset: Any) -> Native | None:
-    """x * scale + offset; arrays only where they do not widen x."""
+    """Return x * scale + offset; arrays only where they do not widen x."""
     for number in (scale, offset):
         shape = np.shape(number)
         if shape:

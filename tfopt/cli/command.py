@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from typing_extensions import override
 
 from tfopt.base import terminal
 from tfopt.base.terminal import plain
@@ -26,6 +27,7 @@ debug_option = click.option("--debug", is_flag=True, help="Show the traceback of
 class OneLineErrors(click.Command):
     """Turns errors into one line and an exit code; tracebacks behind --debug."""
 
+    @override
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -42,6 +44,7 @@ class OneLineErrors(click.Command):
 class Group(OneLineErrors, click.Group):
     """`tfopt` itself, with commands, whose options work under their old names for one release."""
 
+    @override
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -61,6 +64,7 @@ def _under_new_name(arg: str, known: set[str]) -> str:
 
 
 def explained(error: BaseException) -> tuple[str, int]:
+    """Return the message for `error` and the exit code that goes with it."""
     if isinstance(error, PromiseError):
         return str(error), 1
     if isinstance(error, TfoptError):
@@ -77,6 +81,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def hush_tensorflow() -> None:
+    """Silence the start-up messages of TensorFlow's native part, unless the user has set a level."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no start-up chatter of TensorFlow's native part
 
 
@@ -86,6 +91,7 @@ allow_unsafe_option = click.option(
 
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that every command with data takes."""
     options = [
         click.option("--preprocessing", type=click.Choice(PREPROCESSING),
                      help="What images are fed as: raw 0..255, unit 0..1, symmetric -1..1 (default: raw; where the "

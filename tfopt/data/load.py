@@ -53,7 +53,8 @@ def load_data(
             GiB); or a Dataset, given back as it is.
         preprocessing: "raw" (the default: values as they are), "unit" (x/255), "symmetric" (x/127.5 - 1), or
             one of your own. The digits, 0..16, are fed as pixel/16 by default.
-        size: (height, width) to resize images to; color: "rgb" or "grayscale".
+        size: (height, width) to resize images to.
+        color: "rgb" or "grayscale"; None keeps what the images have.
         seed: of every split.
         validation: fraction of train to split off where there is no validation part, at most 2,000 samples.
         test: fraction of train to split off where there is no test part.

@@ -50,6 +50,7 @@ class Distillation:
 
     @property
     def needs_teacher(self) -> bool:
+        """True when at least one loss compares with a teacher."""
         return any(loss.needs_teacher for loss in self.losses)
 
     def layers(self, side: Literal["student", "teacher"]) -> tuple[str, ...]:

@@ -86,6 +86,7 @@ class Learner:
     # What is the student's own
 
     def call(self, inputs: Any, training: Any = None) -> Any:
+        """Return the outputs of the student."""
         return self.student(inputs, training=training)
 
     def save(self, *args: Any, **kwargs: Any) -> Any:
@@ -128,9 +129,11 @@ class Learner:
 
     @property
     def metrics(self) -> list[Any]:
+        """The metrics of every loss term, which Keras resets each epoch."""
         return self.ledger.metrics
 
     def train_step(self, data: Any) -> dict[str, Any]:
+        """Take one training step on a batch and return the metrics by name."""
         import tensorflow as tf
 
         x, y, sample_weight = _unpacked(data)
@@ -148,6 +151,7 @@ class Learner:
         return {**logs, **self.ledger.measured(y, result.outputs, sample_weight)}
 
     def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluate one batch and return the metrics by name."""
         import tensorflow as tf
 
         x, y, sample_weight = _unpacked(data)

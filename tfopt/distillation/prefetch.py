@@ -90,8 +90,10 @@ def _sums(variables: Any) -> Any:
 
 
 def batches_of(arguments: Mapping[str, Any]) -> Any:
-    """The arrays among the `arguments` of a `fit` as the `tf.data.Dataset` that Keras makes of them, shuffled anew in
-    each epoch; None where they are no plain arrays, or are to be split or repeated."""
+    """Return the arrays among the `arguments` of a `fit` as the `tf.data.Dataset` that Keras makes of them.
+
+    It is shuffled again in each epoch. None where they are no plain arrays, or are to be split or repeated.
+    """
     import tensorflow as tf
 
     columns = [arguments[name] for name in ("x", "y", "sample_weight")]

@@ -50,9 +50,11 @@ class Report:
     rows: list[Row] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the recipe and the rows as plain data."""
         return {"recipe": self.recipe, "rows": [dataclasses.asdict(row) for row in self.rows]}
 
     def to_json(self) -> str:
+        """Return `to_dict` as indented JSON that ends in a newline."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def table(self) -> Any:

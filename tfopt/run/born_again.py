@@ -1,5 +1,7 @@
-"""born_again: generations of one architecture, each taught by the one before (Furlanello et al., ICML 2018,
-arXiv:1805.04770)."""
+"""Train generations of one architecture, each taught by the one before.
+
+Furlanello et al., ICML 2018, arXiv:1805.04770.
+"""
 
 import dataclasses
 from collections.abc import Sequence

@@ -64,6 +64,7 @@ class Check:
         return not self.problems
 
     def to_json(self) -> str:
+        """Return all fields and `ok` as indented JSON that ends in a newline."""
         return json.dumps({**asdict(self), "ok": self.ok}, indent=2) + "\n"
 
     def table(self) -> Any:

@@ -85,6 +85,7 @@ class Recipe:
         }
 
     def to_json(self) -> str:
+        """Return `to_dict` as indented JSON that ends in a newline."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod

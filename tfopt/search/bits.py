@@ -18,7 +18,7 @@ FREE = "free"
 
 
 def choose_bits(stage: Any, flat_model: Any, data: Dataset, size: Callable[[Any], int]) -> tuple[Any, list[str]]:
-    """`stage` with bits for every layer by its `budget`, and what is to be said of it.
+    """Return `stage` with bits for every layer by its `budget`, and notes on the choice.
 
     Kernels go from 8 to 4 bits in the order of the noise that they add to the outputs for each byte that they save.
     With `max_bytes`, until the file is small enough; with `max_drop`, for as long as the accuracy on validation
@@ -26,7 +26,9 @@ def choose_bits(stage: Any, flat_model: Any, data: Dataset, size: Callable[[Any]
     latter, which is proved on the file in the end. A rule of the stage's own comes first.
 
     Args:
+        stage: a stage with a `budget`.
         flat_model: flat tf_keras, what the stage begins with.
+        data: the samples on which noise and accuracy are measured: those of the validation part.
         size: a function of a stage that gives the bytes of its file.
     """
     budget, judge = stage.budget, Judge(flat_model, data, SAMPLES)

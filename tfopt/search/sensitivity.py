@@ -67,6 +67,7 @@ class Sensitivity:
 
     @property
     def bits(self) -> tuple[int, ...]:
+        """The numbers of bits that were tried, largest first."""
         return tuple(sorted({trial.bits for trial in self.trials}, reverse=True))
 
     def of(self, key: Key, bits: int) -> Trial:

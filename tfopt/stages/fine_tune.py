@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
+from typing_extensions import override
 
 from tfopt import bridge
 from tfopt.base.annotations import annotate
@@ -59,6 +60,7 @@ class FineTune(Stage):
             applied.optimizer = as_remembered(applied.optimizer, applied)
         return applied
 
+    @override
     def callbacks(self) -> list[Any]:
         return [tfmot().sparsity.keras.UpdatePruningStep()]
 
@@ -72,6 +74,7 @@ class FineTune(Stage):
             for name, trained in self._trained(model).items()
         }
 
+    @override
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
         if self._is_plain():
             return super().notes(model, keep)
@@ -157,7 +160,8 @@ def fine_tuning(
         frozen_epochs: for the head alone, at the recipe's learning rate.
         epochs: of every stage after that.
         learning_rate: of every stage after the head's; None takes the recipe's.
-        layer_decay, batchnorm: of every stage after the head's; see `FineTune`.
+        layer_decay: of every stage after the head's; see `FineTune`.
+        batchnorm: of every stage after the head's; see `FineTune`.
 
     Raises:
         RecipeError: a value out of range. A wrong layer is told when the recipe meets a model, before training.

@@ -28,6 +28,7 @@ class Segment:
 
     @property
     def keeps_shape(self) -> bool:
+        """True when the block gives out what it takes in, so that it can be repeated."""
         before, after = self.before, self.after
         return before is not None and (before.shape, before.dtype) == (after.shape, after.dtype)
 
@@ -41,6 +42,7 @@ class Run:
 
     @property
     def shape(self) -> tuple[int | None, ...]:
+        """The shape between the blocks, without the batch."""
         return (self.ends[0].shape or ())[1:]
 
 

@@ -35,6 +35,7 @@ class Body:
 
     @property
     def width(self) -> int:
+        """The number of features per sample."""
         return int(self.features.shape[-1])
 
     def describe(self) -> str:

@@ -88,11 +88,13 @@ def _edited(kind: str, config: dict[str, Any], edit: Callable[[str, dict[str, An
 
 
 def refitted(kind: str, config: dict[str, Any], given: Shape, made: Shape, now: Shape) -> dict[str, Any]:
-    """The config of a layer of class `kind` for inputs of another shape.
+    """Return the config of a layer of class `kind` for inputs of another shape.
 
     Args:
+        kind: the name of a Keras layer class.
         config: of the layer as it is to be otherwise.
-        given, made: the shapes of its input and output in the model as it was.
+        given: the shape of its input in the model as it was.
+        made: the shape of its output in the model as it was.
         now: the shape of its input.
 
     Raises:

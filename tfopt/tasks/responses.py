@@ -54,14 +54,14 @@ def as_logits(outputs: Any, form: Form, floor: float = FLOOR) -> Any:
 
 
 def log_probabilities(p: Any, low: float) -> Any:
-    """log p, of the float32 tensor `p`; `low` is the smallest probability that is told from 0."""
+    """Return log p of the float32 tensor `p`; `low` is the smallest probability that is told from 0."""
     import tensorflow as tf
 
     return tf.math.log(tf.maximum(p, low))
 
 
 def log_odds(p: Any, margin: float) -> Any:
-    """log p - log(1 - p), of the float32 tensor `p` kept `margin` away from 0 and 1."""
+    """Return log p - log(1 - p) of the float32 tensor `p` kept `margin` away from 0 and 1."""
     import tensorflow as tf
 
     inside = tf.clip_by_value(p, margin, 1 - margin)

@@ -28,16 +28,24 @@ class Labeled(Protocol):
     """What knows what its labels mean, such as a `Dataset`."""
 
     @property
-    def task(self) -> TaskName: ...
+    def task(self) -> TaskName:
+        """The name of the task."""
+        ...
 
     @property
-    def labels(self) -> LabelForm: ...
+    def labels(self) -> LabelForm:
+        """The form of the labels."""
+        ...
 
     @property
-    def num_classes(self) -> int | None: ...
+    def num_classes(self) -> int | None:
+        """The number of classes; None for values."""
+        ...
 
     @property
-    def train(self) -> _Samples: ...
+    def train(self) -> _Samples:
+        """The training samples."""
+        ...
 
 
 def task_named(kind: str) -> type[Task]:

@@ -101,7 +101,8 @@ class Answering(ABC):
         """`answers` to all of x (n, ...), float32 arrays (n, ...), computed in batches through one graph.
 
         Args:
-            x, labels: see `answers`.
+            x: inputs (n, ...), see `answers`.
+            labels: (n, ...) where the teacher is asked with them, see `answers`.
             batch_size: samples at once; None: by their size.
             progress: with a rich `console`, such as `tfopt.base.progress.Progress`; None writes to stderr.
             quiet: no progress.

@@ -44,6 +44,7 @@ class CompiledTeacher:
         self._names = None if self._graph is self._live else [tensor.op.name for tensor in self._graph.inputs]
 
     def __call__(self, x: np.ndarray, labels: np.ndarray | None) -> list[np.ndarray]:
+        """Return what the teacher gives for a batch `x`, as a list of arrays."""
         import tensorflow as tf
 
         inputs = [tf.convert_to_tensor(x, tf.float32)]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
+from typing_extensions import override
 
 from tfopt.data import Preprocessing
 from tfopt.errors import ModelError, RecipeError
@@ -76,16 +77,19 @@ class Ensemble(Answering):
             self._map_alike()
 
     @property
+    @override
     def fingerprint(self) -> str | None:
         if any(teacher.fingerprint is None for teacher in self.teachers):
             return None
         return hashlib.sha256(json.dumps(self._about(), sort_keys=True).encode()).hexdigest()
 
     @property
+    @override
     def identity(self) -> dict[str, Any]:
         return {"fingerprint": self.fingerprint, **self._about()}
 
     @property
+    @override
     def notes(self) -> tuple[str, ...]:
         return (*(note for teacher in self.teachers for note in teacher.notes), *self._notes)
 
@@ -97,6 +101,7 @@ class Ensemble(Answering):
             "task": self._task,
         }
 
+    @override
     def with_outputs(self, layers: Sequence[str], *, response: bool = True) -> Self:
         if layers or not response:
             raise ModelError(
@@ -105,9 +110,11 @@ class Ensemble(Answering):
             )
         return self
 
+    @override
     def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
         return self._with(teachers=tuple(teacher.for_inputs(preprocessing) for teacher in self.teachers))
 
+    @override
     def for_classes(self, class_names: Sequence[str]) -> Self:
         if all(teacher.class_names is None for teacher in self.teachers):
             return self
@@ -115,6 +122,7 @@ class Ensemble(Answering):
         new._map(class_names)
         return new
 
+    @override
     def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:
         if task is None:
             raise ModelError(f"The ensemble '{self.name}' answers with a response; asked for none.")
@@ -130,6 +138,7 @@ class Ensemble(Answering):
                 )
         return self._with(teachers=teachers, _task=task)
 
+    @override
     def answers(self, x: Any, labels: Any = None) -> dict[str, Any]:
         import tensorflow as tf
 

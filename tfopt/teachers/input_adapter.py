@@ -20,6 +20,7 @@ class Fit:
     notes: tuple[str, ...] = ()
 
     def apply(self, x: Any) -> Any:
+        """Return the images `x` in the colors, size and range that the teacher takes."""
         import tensorflow as tf
 
         if self.channels == 1:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
+from typing_extensions import override
 
 from tfopt.data import Preprocessing
 from tfopt.errors import DataError, ModelError
@@ -44,17 +45,21 @@ class Precomputed(Answering):
         self._as_teacher = Teacher(self._stored, outputs=form, class_names=class_names, name=name)
 
     @property
+    @override
     def fingerprint(self) -> str:
         return self._stored.fingerprint
 
     @property
+    @override
     def identity(self) -> dict[str, Any]:
         return self._as_teacher.identity
 
     @property
+    @override
     def notes(self) -> tuple[str, ...]:
         return self._as_teacher.notes
 
+    @override
     def answers(self, x: Any, labels: Any = None) -> dict[str, Any]:
         raise ModelError(
             f"The outputs '{self.name}' were computed beforehand, for {len(self.outputs):,} samples, so they cannot "
@@ -79,19 +84,23 @@ class Precomputed(Answering):
 
         return {name: tf.constant(rows[:count]) for name, rows in self.aligned(len(self.outputs)).items()}
 
+    @override
     def with_outputs(self, layers: Sequence[str], *, response: bool = True) -> Self:
         if layers or not response:
             raise ModelError(f"The precomputed '{self.name}' are outputs alone; features need the teacher itself.")
         return self
 
+    @override
     def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
         del preprocessing
         return self
 
+    @override
     def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:
         del sample
         return self._with(_as_teacher=self._as_teacher.resolved(self.outputs, task))
 
+    @override
     def for_classes(self, class_names: Sequence[str]) -> Self:
         inner = self._as_teacher.for_classes(class_names)
         return self._with(_as_teacher=inner, class_names=inner.class_names)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from tfopt import models
 from tfopt.base import keras_compat
@@ -103,6 +104,7 @@ class KerasSource(Source):
             self.layers_available = tuple(keras_compat.unwrapped(layer).name for layer in model.layers)
 
     @property
+    @override
     def fingerprint(self) -> str:
         digest = hashlib.sha256(_architecture(self.model).encode())
         for weight in self.model.weights:
@@ -141,6 +143,7 @@ class SavedSource(Source):
             self.input_shape = tuple(shape)
 
     @property
+    @override
     def fingerprint(self) -> str | None:
         return self._fingerprint
 
@@ -206,6 +209,7 @@ class LiteSource(_NumpySource):
         self.step = float(output.scales[0]) if output.scales else None
 
     @property
+    @override
     def fingerprint(self) -> str:
         return hashlib.sha256(self._lite.data).hexdigest()
 
@@ -223,6 +227,7 @@ class CallableSource(_NumpySource):
         self._function = function
 
     @property
+    @override
     def fingerprint(self) -> None:
         return None
 

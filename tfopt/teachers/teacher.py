@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
+from typing_extensions import override
 
 from tfopt.data import Preprocessing
 from tfopt.errors import ModelError
@@ -62,10 +63,12 @@ class Teacher(Answering):
         self._sample: tuple[int, ...] | None = None
 
     @property
+    @override
     def fingerprint(self) -> str | None:
         return self.source.fingerprint
 
     @property
+    @override
     def notes(self) -> tuple[str, ...]:
         found = []
         if self._own_names and self.class_names != self._own_names:
@@ -83,6 +86,7 @@ class Teacher(Answering):
         return tuple(found)
 
     @property
+    @override
     def identity(self) -> dict[str, Any]:
         factor, offset = self._scaling()
         return {
@@ -94,6 +98,7 @@ class Teacher(Answering):
             "response": self.response,
         }
 
+    @override
     def with_outputs(self, layers: Sequence[str], *, response: bool = True) -> Self:
         known = self.source.layers_available
         if layers and not known:
@@ -103,9 +108,11 @@ class Teacher(Answering):
             )
         return self._with(layers=tuple(layers), response=response)
 
+    @override
     def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
         return self._with(_student=_as_preprocessing(preprocessing))
 
+    @override
     def for_classes(self, class_names: Sequence[str]) -> Self:
         wanted, known = distinct(class_names, "the student"), self._own_names
         if known is None or wanted is None or wanted == self.class_names:
@@ -115,6 +122,7 @@ class Teacher(Answering):
                 raise unknown_class(name, f"The teacher '{self.name}' does", known)
         return self._with(_columns=tuple(known.index(name) for name in wanted), class_names=wanted)
 
+    @override
     def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:
         import tensorflow as tf
 
@@ -158,6 +166,7 @@ class Teacher(Answering):
             )
         return found
 
+    @override
     def answers(self, x: Any, labels: Any = None) -> dict[str, Any]:
         import tensorflow as tf
 

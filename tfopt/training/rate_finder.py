@@ -101,7 +101,7 @@ def find_learning_rate(
     seed: int = 0,
     quiet: bool = False,
 ) -> LearningRates:
-    """The learning rate to begin with, found by training a copy of `model` for a few batches at ever higher rates.
+    """Find a learning rate by training a copy of `model` for a few batches at ever higher rates.
 
     The range test of Smith 2015 (arXiv:1506.01186, section 3.3), with rates in geometric progression. It ends early
     where the moving average of the loss is four times its best, or the loss not finite. Layers that `model` has frozen
@@ -115,7 +115,8 @@ def find_learning_rate(
         loss: as in `compile`; None takes what the model is compiled with.
         optimizer: a name or an optimizer of the model's Keras; None takes the one that the model is compiled with, or
             else Adam.
-        lowest, highest: learning rates.
+        lowest: the first learning rate tried.
+        highest: the last learning rate tried.
         steps: 20 or more.
         batch_size: samples a step, where `x` is no `tf.data.Dataset`.
         seed: of the order of the samples.

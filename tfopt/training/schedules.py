@@ -37,14 +37,16 @@ def cosine_schedule(model: Any, rate: float, steps: int, *, warm_up: float = 0.0
 
 
 def one_cycle_schedule(model: Any, rate: float, steps: int, *, warm_up: float = CYCLE_WARM_UP) -> Any:
-    """A learning-rate schedule: one cycle up to `rate` and down far below its start (Smith & Topin 2017).
+    """Return a learning-rate schedule: one cycle up to `rate` and down far below its start (Smith & Topin 2017).
 
     arXiv:1708.07120, section 4. With w = round(warm_up * steps), the rate rises linearly from rate / 25 at step 0 to
     `rate` at step w, then falls to rate / 100,000 at the last one: along half a cosine, as fastai does it, where the
     paper goes down in two straight lines.
 
     Args:
-        model, rate, steps: see `cosine_schedule`.
+        model: see `cosine_schedule`.
+        rate: the highest learning rate.
+        steps: the number of training steps.
         warm_up: share of the steps in which the rate rises, from 0 to less than 1.
 
     Raises:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
+from typing_extensions import override
 
 from tfopt import bridge
 from tfopt.base import keras_compat
@@ -73,6 +74,7 @@ class DepthStudy(Transfer):
 
     learns: ClassVar[bool] = True
 
+    @override
     def untrained(self, source: Any, data: Dataset) -> Transferred:
         if not task_of(data).has_classes:
             raise DataError(f"A depth study compares accuracies; expected a classification, got {data.task}.")

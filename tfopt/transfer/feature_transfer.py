@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
+from typing_extensions import override
 
 from tfopt.base import keras_compat
 from tfopt.base.config import config
@@ -47,6 +48,7 @@ class FeatureTransfer(Transfer):
 
     learns: ClassVar[bool] = True
 
+    @override
     def untrained(self, source: Any, data: Dataset) -> Transferred:
         source = model_from(source)
         body = self._body(source)

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from tfopt.base.config import config
 from tfopt.data import Dataset
 from tfopt.models.sources import model_from
@@ -25,6 +27,7 @@ class ParameterTransfer(Transfer):
     first: int | str | None = None
     adapt: bool = True
 
+    @override
     def untrained(self, source: Any, data: Dataset) -> Transferred:
         source = model_from(source)
         fresh = self.fresh(source if self.target is None else model_from(self.target), data)

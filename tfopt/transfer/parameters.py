@@ -33,13 +33,14 @@ def transfer_weights(
     adapt: bool = True,
     strict: bool = True,
 ) -> TransferredWeights:
-    """A new model like `target` with the weights of `source` wherever they fit.
+    """Return a new model like `target` with the weights of `source` wherever they fit.
 
     The models may be of different Kerases and nested differently: their layers are compared one by one. A layer takes
     all of its weights or, where a shape differs, none. What it does not take stays as it is in `target`.
 
     Args:
-        source, target: built Keras 3 or tf_keras models. Neither is changed.
+        source: a built Keras 3 or tf_keras model. It is not changed.
+        target: likewise, the model that takes the weights. It is not changed.
         match: "name": layers of the same path, or of the same name where it is the only one; names that Keras made up
             (`conv2d_7`) by their rank among those, unless both models begin at the same number. "order": the k-th
             layer of a class with weights to the k-th of that class. Or a mapping from paths, or names, of layers in

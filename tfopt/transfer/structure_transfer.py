@@ -3,6 +3,7 @@
 from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.data import Dataset
@@ -25,6 +26,7 @@ class StructureTransfer(Transfer):
     depth: PositiveFloat = 1.0
     divisor: PositiveInt = 8
 
+    @override
     def untrained(self, source: Any, data: Dataset) -> Transferred:
         source = model_from(source)
         made = self.fresh(source, data, width=self.width, depth=self.depth, divisor=self.divisor)

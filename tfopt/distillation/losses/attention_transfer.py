@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss
@@ -25,11 +26,13 @@ class AttentionTransfer(FeatureLoss):
 
     label: ClassVar[str] = "attention_transfer"
 
+    @override
     def connectors(self, layers: Any, student: Mapping[str, Shape], teacher: Mapping[str, Shape]) -> list[Any]:
         del layers
         self.check(student, teacher, spatial=True, widths=False)
         return []
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 

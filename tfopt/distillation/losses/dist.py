@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import centred_unit, to_float
@@ -31,6 +32,7 @@ class DIST(Loss):
     label: ClassVar[str] = "dist"
     task: ClassVar[TaskName | None] = Classification.kind
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 

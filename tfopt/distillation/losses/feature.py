@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import to_float
@@ -24,6 +25,7 @@ class FeatureLoss(Loss):
     layers: tuple[Pair, ...] = Field(min_length=1)
 
     @property
+    @override
     def pairs(self) -> tuple[Pair, ...]:
         return self.layers
 

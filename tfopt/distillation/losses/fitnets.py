@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss, bridge_width
@@ -28,9 +29,11 @@ class FitNets(FeatureLoss):
     label: ClassVar[str] = "fitnets"
 
     @property
+    @override
     def hint_phase(self) -> float:
         return self.two_stage
 
+    @override
     def connectors(self, layers: Any, student: Mapping[str, Shape], teacher: Mapping[str, Shape]) -> list[Any]:
         self.check(student, teacher, spatial=False, widths=True)
         return [
@@ -38,6 +41,7 @@ class FitNets(FeatureLoss):
             for index, (mine, yours) in enumerate(self.layers)
         ]
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 

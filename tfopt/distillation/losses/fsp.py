@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss, Pair, bridge_width
@@ -31,6 +32,7 @@ class FSP(FeatureLoss):
 
     label: ClassVar[str] = "fsp"
 
+    @override
     def connectors(self, layers: Any, student: Mapping[str, Shape], teacher: Mapping[str, Shape]) -> list[Any]:
         self.check(student, teacher, spatial=True, widths=True)
         for (one, _), (other, _) in pairwise(self.layers):
@@ -44,6 +46,7 @@ class FSP(FeatureLoss):
             for index, (mine, yours) in enumerate(self.layers)
         ]
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import per_sample, tempered_kl, to_float
@@ -29,6 +30,7 @@ class Hinton(Loss):
     task: ClassVar[TaskName | None] = Classification.kind
     alpha: ClassVar[float] = 0.1
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
         return per_sample(tempered_kl(to_float(loss_inputs.teacher), to_float(loss_inputs.student), self.temperature))

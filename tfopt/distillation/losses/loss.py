@@ -63,8 +63,9 @@ class Loss(ABC):
 
     @property
     def hint_phase(self) -> float:
-        """Share of the training steps, the first ones, in which this term alone is trained; after them it stops
-        counting. 0: it counts throughout, beside the others.
+        """The share of the training steps, from the first on, in which this term alone is trained.
+
+        After them it stops counting. 0: it counts throughout, beside the others.
         """
         return 0.0
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import kl_divergence, per_sample, to_float
@@ -29,6 +30,7 @@ class MultilabelKD(Loss):
     task: ClassVar[TaskName | None] = Multilabel.kind
     alpha: ClassVar[float] = 0.1
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
         teacher, student = (

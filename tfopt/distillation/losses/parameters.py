@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import to_float
@@ -24,6 +25,7 @@ class L2(Loss):
     needs_teacher: ClassVar[bool] = False
     needs_parameters: ClassVar[bool] = True
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
         return _half_squares(now for now, start in loss_inputs.parameters if start.ndim >= 2)
@@ -44,6 +46,7 @@ class L2SP(Loss):
     needs_teacher: ClassVar[bool] = False
     needs_parameters: ClassVar[bool] = True
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
         return _half_squares(to_float(now) - to_float(start) for now, start in loss_inputs.parameters)

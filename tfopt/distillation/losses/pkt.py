@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss
 from tfopt.distillation.losses.formulas import as_rows, kl_divergence, total, unit
@@ -20,6 +22,7 @@ class PKT(FeatureLoss):
 
     label: ClassVar[str] = "pkt"
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 

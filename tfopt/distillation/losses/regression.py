@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import huber, per_sample, to_float
@@ -25,6 +26,7 @@ class RegressionKD(Loss):
     label: ClassVar[str] = "regression_kd"
     task: ClassVar[TaskName | None] = Regression.kind
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 
@@ -51,6 +53,7 @@ class BoundedRegression(Loss):
     task: ClassVar[TaskName | None] = Regression.kind
     needs_labels: ClassVar[bool] = True
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss
@@ -23,6 +24,7 @@ class SimilarityPreserving(FeatureLoss):
 
     label: ClassVar[str] = "similarity_preserving"
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 

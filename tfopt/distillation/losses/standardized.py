@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import centred_unit, per_sample, tempered_kl, to_float
@@ -30,6 +31,7 @@ class StandardizedKD(Loss):
     task: ClassVar[TaskName | None] = Classification.kind
     alpha: ClassVar[float] = 0.1
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
         teacher, student = (_z_scores(to_float(logits)) for logits in (loss_inputs.teacher, loss_inputs.student))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.formulas import number_of_classes, per_sample, tempered_kl, to_float
@@ -35,6 +36,7 @@ class TeacherFree(Loss):
     needs_teacher: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.distillation.losses.feature import FeatureLoss, seeded_dense
@@ -34,6 +35,7 @@ class VID(FeatureLoss):
 
     label: ClassVar[str] = "vid"
 
+    @override
     def connectors(self, layers: Any, student: Mapping[str, Shape], teacher: Mapping[str, Shape]) -> list[Any]:
         self.check(student, teacher, spatial=False, widths=True)
         return [
@@ -62,6 +64,7 @@ class VID(FeatureLoss):
         variance = seeded_dense(layers, width, f"{name}_variance", use_bias=False, kernel_initializer=start)
         return [*means, variance]
 
+    @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         import tensorflow as tf
 

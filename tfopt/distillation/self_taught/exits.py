@@ -1,5 +1,7 @@
-"""early_exits: a network that teaches its own shallow parts (Zhang et al., "Be Your Own Teacher", ICCV 2019,
-arXiv:1905.08094)."""
+"""Let a network teach its own shallow parts.
+
+Zhang et al., "Be Your Own Teacher", ICCV 2019, arXiv:1905.08094.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -48,6 +48,7 @@ class SavedFunction:
         self.variables = [v for v in found if v.trainable] + [v for v in found if not v.trainable]
 
     def __call__(self, x: Any, training: bool = False) -> Any:
+        """Run the module on `x` with its training function, if it has one and `training` is true."""
         return (self.training if training and self.training is not None else self.inference)(x)
 
     def use(self, variables: Sequence[Any]) -> None:

@@ -58,7 +58,7 @@ def _affine(steps: list[Step], layer: Layer, graph: Frozen) -> list[Layer]:
 
 
 def _deviation_first(steps: Sequence[Step], graph: Frozen) -> tuple[int, Layer] | None:
-    """x * (gamma / deviation) + (beta - mean * gamma / deviation), as `tf.nn.batch_normalization` computes it."""
+    """Return x * (gamma / deviation) + (beta - mean * gamma / deviation) as `tf.nn.batch_normalization` does."""
     if [step.how for step in steps[:2]] != ["mul", "add"] or not _whole(*steps[:2]):
         return None
     scale, total = steps[0].operand, steps[1].operand
@@ -135,7 +135,7 @@ def _variance(tensor: Any, graph: Frozen) -> tuple[None, Any, float] | None:
 
 
 def _factor(product: Any, scale: Any, graph: Frozen) -> Any:
-    """m where `product` is m * scale, None elsewhere."""
+    """Return m where `product` is m * scale, None elsewhere."""
     operation = graph.source(product).op
     if operation.type != "Mul":
         return None
@@ -146,7 +146,7 @@ def _factor(product: Any, scale: Any, graph: Frozen) -> Any:
 
 
 def _negative_factor(product: Any, scale: Any, graph: Frozen) -> Any:
-    """m where `product` is -m * scale, None elsewhere."""
+    """Return m where `product` is -m * scale, None elsewhere."""
     negative = _factor(product, scale, graph)
     operation = graph.source(negative if negative is not None else product).op
     if operation.type != "Neg":
@@ -215,7 +215,7 @@ def _hard_sigmoid(program: Program, relu: Layer, graph: Frozen) -> None:
 
 
 def _gates(program: Program) -> None:
-    """x * sigmoid(x) and x * hard_sigmoid(x) as one layer."""
+    """Fuse x * sigmoid(x) and x * hard_sigmoid(x) as one layer."""
     for layer in [each for each in program.layers if each.kind == "Multiply"]:
         for gate, x in (layer.inputs, layer.inputs[::-1]):
             if gate is None or gate.inputs != [x] or program.only_user(gate) is not layer:

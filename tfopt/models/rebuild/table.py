@@ -33,7 +33,7 @@ def made(operation: Any, graph: Frozen) -> Made:
 
 
 def _on_channels(operation: Any, graph: Frozen, how: str, x: Any, constant: Any) -> list[Layer]:
-    """x `how` constant as an "Affine"; raises NoLayerError for a constant that widens x or differs by pixel."""
+    """Return x `how` constant as an "Affine"; raises NoLayerError for a constant that widens x or differs by pixel."""
     rank, shape = rank_of(x, operation), constant.shape
     count = shape.num_elements()
     if shape.rank is None or shape.rank > rank or not (count == 1 or count == shape[-1] == x.shape[-1]):

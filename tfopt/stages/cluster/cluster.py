@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tf_keras, tfmot
@@ -47,6 +48,7 @@ class Cluster(Stage):
     establishes: ClassVar[str | None] = "clusters"
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
 
+    @override
     def promises(self, model: Any) -> list[Promise]:
         choices, numbers = self._choices(model)
         return [
@@ -54,6 +56,7 @@ class Cluster(Stage):
             for key, number in numbers.items()
         ]
 
+    @override
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         del keep
         choices, numbers = self._choices(model)
@@ -65,6 +68,7 @@ class Cluster(Stage):
             does[key] = f"{fitting} clusters" + (" per channel" if per_channel else "") + few
         return decisions_on_kernels(model, does, {key: choice.why for key, choice in choices.items()})
 
+    @override
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
         return notes_on(model, "clustered", self.decisions(model, keep))
 

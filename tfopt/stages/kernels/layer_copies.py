@@ -45,4 +45,5 @@ class KeepsCallContract:
         self._call_spec.expects_mask_arg = self.layer._expects_mask_arg  # type: ignore[attr-defined]
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Return the mask that the copied layer would pass on."""
         return self.layer.compute_mask(inputs, mask)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from typing_extensions import override
 
 from tfopt.base import weight_statistics
 
@@ -35,6 +36,7 @@ class Sparsity(Promise):
 
     at_least: float
 
+    @override
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
         del channel_axis
         # TF-MOT rounds the number of kept weights, but to no less than one, and knows the target as a float32.
@@ -52,6 +54,7 @@ class Clusters(Promise):
     at_most: int
     per_channel: bool = False
 
+    @override
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
         found = weight_statistics.unique_weights(values, axis=channel_axis if self.per_channel else None)
         if found <= self.at_most:
@@ -59,6 +62,7 @@ class Clusters(Promise):
         where = "in one output channel" if self.per_channel else "in the kernel"
         return f"{found} different weights {where}, promised at most {self.at_most}"
 
+    @override
     def after_folding(self) -> "Clusters":
         return replace(self, per_channel=True)
 
@@ -70,6 +74,7 @@ class MByN(Promise):
     m: int
     n: int
 
+    @override
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
         # The pattern runs along the inputs of an output channel, so put the output channels last as Keras does.
         kernel = np.moveaxis(values, channel_axis, -1)

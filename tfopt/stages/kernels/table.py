@@ -68,6 +68,7 @@ class Kernel:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the kernel."""
         return tuple(self.variable.shape)
 
     @property

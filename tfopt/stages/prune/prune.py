@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tfmot
@@ -111,9 +112,11 @@ class Prune(Stage):
     def _one_shot(self) -> bool:
         return self.schedule == "one-shot" or self.importance == "threshold" or self.sparsity_m_by_n is not None
 
+    @override
     def callbacks(self) -> list[Any]:
         return [tfmot().sparsity.keras.UpdatePruningStep()]
 
+    @override
     def promises(self, model: Any) -> list[Promise]:
         choices, targets = self._choices(model)
         if self.threshold is not None:
@@ -126,6 +129,7 @@ class Prune(Stage):
             for key, target in targets.items()
         ]
 
+    @override
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         del keep
         choices, targets = self._choices(model)
@@ -133,6 +137,7 @@ class Prune(Stage):
         why = {key: choice.why or "erk leaves it dense" for key, choice in choices.items()}
         return decisions_on_kernels(model, does, why)
 
+    @override
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
         return notes_on(model, "pruned", self.decisions(model, keep))
 

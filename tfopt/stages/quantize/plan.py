@@ -64,6 +64,7 @@ class Treatment:
 
     @property
     def quantizes(self) -> bool:
+        """True when anything of the layer is rounded."""
         return self.weights or self.before or self.output or bool(self.config)
 
 

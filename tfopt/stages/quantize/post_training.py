@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
 from tfopt.base.annotations import annotate, annotations
 from tfopt.base.config import config
@@ -61,13 +62,16 @@ class PostTraining(Stage):
     last: ClassVar[bool] = True
 
     @property
+    @override
     def samples_wanted(self) -> int:
         return self.calibration_samples
 
     @property
+    @override
     def budget(self) -> Budget | None:
         return Budget(self.max_drop, self.max_bytes) if self.max_drop or self.max_bytes else None
 
+    @override
     def for_dry_run(self) -> "PostTraining":
         # Rounding to nearest makes the same file in an instant, with other numbers.
         return dataclasses.replace(self, rounding="nearest")
@@ -96,6 +100,7 @@ class PostTraining(Stage):
         remember_integers(model, found)
         annotate(model, summary=tuple(notes))
 
+    @override
     def summary(self, model: Any) -> list[str]:
         return list(annotations(model).summary)
 

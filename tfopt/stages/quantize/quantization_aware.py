@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import PositiveInt
+from typing_extensions import override
 
 from tfopt.base.annotations import annotate
 from tfopt.base.config import config
@@ -51,9 +52,11 @@ class QuantizationAware(Stage):
     takes_words: ClassVar[bool] = True
 
     @property
+    @override
     def samples_wanted(self) -> int:
         return self.calibration_samples
 
+    @override
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
         kept = f", keeps {' and '.join(sorted(keep))}" if keep else ""
         in_float = {name: t.why for name, t in self._plan(model).items() if t.in_float}

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.graph.layer_facts import LOW_BIT
@@ -47,6 +48,7 @@ class Quantize(QuantizationAware):
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity", "clusters"})
 
     @property
+    @override
     def budget(self) -> Budget | None:
         return Budget(self.max_drop, self.max_bytes) if self.max_drop or self.max_bytes else None
 

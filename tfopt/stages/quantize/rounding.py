@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from typing_extensions import override
 
 from tfopt.stages.quantize.weight_ranges import fixed_point_step, levels
 from tfopt.stages.quantize.weight_ranges import steps as steps_of
@@ -104,6 +105,7 @@ class Kept(Rounding):
     def _first(self) -> np.ndarray:
         return steps_of(self.start, self.precision.bits, self.axes, self.precision.weight_steps)
 
+    @override
     def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
         del kernel, trained
         return self._steps
@@ -131,10 +133,12 @@ class Learned(Kept):
     def _first(self) -> np.ndarray:
         return steps_of(self.start, self.precision.bits, self.axes, "mse")
 
+    @override
     def variables(self) -> Mapping[str, np.ndarray]:
         # Relative to the first steps, so that an optimizer's steps are as small for them as they should be.
         return {"step": np.ones(self._steps.shape, np.float32)}
 
+    @override
     def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
         import tensorflow as tf
 
@@ -161,18 +165,21 @@ class Signs(Rounding):
 
     words = "signs times their mean size"
 
+    @override
     def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
         import tensorflow as tf
 
         del trained
         return self._mean(tf.abs(kernel))
 
+    @override
     def integers(self, kernel: Any, steps: Any) -> Any:
         import tensorflow as tf
 
         del steps
         return tf.where(kernel >= 0, 1.0, -1.0)
 
+    @override
     def in_training(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
         import tensorflow as tf
 
@@ -188,6 +195,7 @@ class BareSigns(Signs):
 
     words = "signs"
 
+    @override
     def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
         del kernel, trained
         size = max(float(np.sqrt(np.mean(np.square(self.start)))), _TINY)
@@ -208,6 +216,7 @@ class Ternary(Signs):
 
         return tf.cast(tf.abs(kernel) > self.THRESHOLD * self._mean(tf.abs(kernel)), tf.float32)
 
+    @override
     def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
         import tensorflow as tf
 
@@ -216,6 +225,7 @@ class Ternary(Signs):
         count = tf.maximum(tf.reduce_sum(beyond, axis=self.others, keepdims=True), 1.0)
         return tf.maximum(tf.reduce_sum(beyond * tf.abs(kernel), axis=self.others, keepdims=True) / count, _TINY)
 
+    @override
     def integers(self, kernel: Any, steps: Any) -> Any:
         import tensorflow as tf
 

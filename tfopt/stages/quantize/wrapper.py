@@ -75,6 +75,7 @@ class Point:
         self.quantizer, self.variables = quantizer, variables
 
     def __call__(self, values: Any, training: Any) -> Any:
+        """Return `values` rounded by the quantizer."""
         return _either(training, lambda mode: self.quantizer(values, mode, weights=self.variables))
 
 

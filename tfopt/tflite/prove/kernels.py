@@ -61,6 +61,7 @@ class FileKernel:
 
     @property
     def name(self) -> str:
+        """The names of the tensors, joined by commas."""
         return ", ".join(part.tensor.name for part in self.parts)
 
     @property
@@ -213,7 +214,8 @@ def explained(stored: np.ndarray, kernel: np.ndarray, steps: np.ndarray) -> tupl
     """Compare a tensor of the file with a kernel.
 
     Args:
-        stored, kernel: (output channels, weights per channel), float32.
+        stored: (output channels, weights per channel), float32, as in the file.
+        kernel: the same shape and dtype, as in the model.
         steps: (channels,), how far apart the values lie that a channel of the file can hold.
 
     Returns:

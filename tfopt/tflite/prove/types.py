@@ -79,13 +79,16 @@ def port_in_words(port: Port) -> str:
 
 
 def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str], names: LayerNames) -> list[str]:
-    """Compare the types in the file with those that `settings` ask for; returns what is other, but allowed.
+    """Compare the types in the file with those that `settings` ask for; return what is other, but allowed.
 
     Args:
+        lite: the file.
+        settings: what was asked for.
         in_float: the layers that `Quantize` left in float, and why; then float operators are no error.
         names: to say whose operators are meant.
 
-    Raises `PromiseError`: other inputs or outputs; a float tensor, or one of another width, where activations are
+    Raises:
+        PromiseError: other inputs or outputs; a float tensor, or one of another width, where activations are
     integers; other weights, but 8 bits where 4 have no form.
     """
     if in_float:

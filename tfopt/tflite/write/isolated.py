@@ -37,6 +37,8 @@ class Converter:
         """Return the .tflite of a concrete function whose variables `holder` keeps.
 
         Args:
+            function: the concrete function.
+            holder: the object that owns its variables.
             hasty: within a `FOR_THE_SEARCH`th of the time.
 
         Raises:
