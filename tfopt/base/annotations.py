@@ -19,7 +19,7 @@ class Annotations:
         notes: what a report should say about it.
         summary: what a stage did to it.
         integers: what the weights of its kernels stand for, by layer and kernel.
-        left_in_float: the layers that are not quantized, and why.
+        layers_left_in_float: the layers that are not quantized, and why.
     """
 
     origin: Callable[[], Any] | None = None
