@@ -1,74 +1,235 @@
-"""What is known of each layer class."""
+"""What is known of each layer class: one row for each, and the two functions that find it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-# Layers of either Keras that mix channels -> what their config calls the number of their output channels.
-WIDTHS = {
-    "Dense": "units",
-    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D", "SeparableConv1D", "SeparableConv2D"), "filters"),
-    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), "filters"),
-    **dict.fromkeys(("LocallyConnected1D", "LocallyConnected2D"), "filters"),
+Family = Literal[
+    "dense", "convolution", "depthwise", "separable", "transposed", "local", "einsum", "embedding",
+    "cell", "recurrent", "time_distributed", "batch_norm", "activation", "average_pooling", "padding", "other",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerFacts:
+    """What tfopt knows of one layer class of either Keras.
+
+    Attributes:
+        family: which layers compute alike.
+        kernels: the attributes that hold the large weights in tf_keras, and for each the axis that runs over output
+            channels, negative. A class without any keeps its weights untouched; those of rank 2 or more are reported.
+        parts: the layers inside, by what the names of their kernels begin with: the attributes that hold them.
+        gates: the blocks of output channels that the converter may store as separate tensors; 0 for none.
+        width: what the config calls the number of output channels.
+        width_is: "outputs", which a classifier may set; "state", of a recurrent layer; "fixed", where one factor does
+            not keep what belongs together.
+        mixes_channels: False for a layer whose weights connect no channel with another.
+        data_format: it takes the argument `data_format`, which says where the channels are.
+        scalable: f(x / s) = f(x) / s for any positive s of each channel.
+        passes: the output values are input values, or lie between them: an int8 operator of one range.
+        absent: it does nothing in inference.
+        looks_up: it looks its input up, which must not be rounded.
+        joins_ranges: its int8 operator has one range for all inputs and the output.
+        no_int8: why there is no int8 operator, or no way to it.
+        one_operator: TFLite has an operator for the whole loop over time steps.
+        folds_batch_norm: the converter folds a BatchNormalization behind it into its kernel.
+        fuses_activation: TFLite fuses a ReLU behind it, besides those of linear layers.
+        scales: of the kernel in its int8 operator: "one", one for each output "channel", one for each channel of each
+            "gate", as the "equation" says, or a scale for each channel that cannot be given inside a "loop".
+        low_bit: its weights may have fewer than 8 bits: one operator holds them in one tensor.
+        m_by_n: the m:n masks of TF-MOT run along its inputs.
+        clusters_per_channel: TF-MOT clusters each of its channels separately.
+        activation: which activation it is, where the class says so.
+    """
+
+    family: Family = "other"
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    gates: int = 0
+    width: str = ""
+    width_is: Literal["outputs", "state", "fixed"] = "outputs"
+    mixes_channels: bool = True
+    data_format: bool = False
+    scalable: bool = False
+    passes: bool = False
+    absent: bool = False
+    looks_up: bool = False
+    joins_ranges: bool = False
+    no_int8: str = ""
+    one_operator: bool = False
+    folds_batch_norm: bool = False
+    fuses_activation: bool = False
+    scales: Literal["one", "channel", "gate", "equation", "loop"] = "one"
+    low_bit: bool = False
+    m_by_n: bool = False
+    clusters_per_channel: bool = False
+    activation: str = ""
+
+    @property
+    def is_patch_product(self) -> bool:
+        """Whether an output is a product of one kernel and the inputs around one position, which stays in the file."""
+        return self.family in ("dense", "convolution", "depthwise")
+
+
+_NO_3D = "LiteRT has no int8 operator for it"
+_CELL = {"kernel": -1, "recurrent_kernel": -1}
+_ATTENTION = {
+    "query/": "_query_dense",
+    "key/": "_key_dense",
+    "value/": "_value_dense",
+    "attention_output/": "_output_dense",
 }
 
-# The attributes that hold the large weights, and for each the axis that runs over output channels: a depthwise
-# kernel (h, w, channels, multiplier) and a transposed convolution (h, w, out, in) have it last but one. Layers that
-# are not named here keep their weights untouched; those with weights of rank 2 or more are reported.
-KERNELS: Mapping[str, Mapping[str, int]] = {
-    "Dense": {"kernel": -1},
-    "EinsumDense": {"kernel": -1},
-    "Conv1D": {"kernel": -1},
-    "Conv2D": {"kernel": -1},
-    "Conv3D": {"kernel": -1},
-    "Conv1DTranspose": {"kernel": -2},
-    "Conv2DTranspose": {"kernel": -2},
-    "Conv3DTranspose": {"kernel": -2},
-    "DepthwiseConv1D": {"depthwise_kernel": -2},
-    "DepthwiseConv2D": {"depthwise_kernel": -2},
-    "SeparableConv1D": {"depthwise_kernel": -2, "pointwise_kernel": -1},
-    "SeparableConv2D": {"depthwise_kernel": -2, "pointwise_kernel": -1},
-    "LocallyConnected1D": {"kernel": -1},
-    "LocallyConnected2D": {"kernel": -1},
-    "Embedding": {"embeddings": -1},
-    "SimpleRNNCell": {"kernel": -1, "recurrent_kernel": -1},
-    "LSTMCell": {"kernel": -1, "recurrent_kernel": -1},
-    "GRUCell": {"kernel": -1, "recurrent_kernel": -1},
-    "ConvLSTMCell": {"kernel": -1, "recurrent_kernel": -1},
+# A depthwise kernel (h, w, channels, multiplier) and a transposed convolution (h, w, out, in) have the output channels
+# on the last axis but one.
+# fmt: off
+FACTS: Mapping[str, LayerFacts] = {
+    "Dense": LayerFacts(family="dense", kernels={"kernel": -1}, width="units", scales="channel",
+                        folds_batch_norm=True, low_bit=True, m_by_n=True),
+    "EinsumDense": LayerFacts(family="einsum", kernels={"kernel": -1}, width="output_shape", width_is="fixed",
+                              scales="equation"),
+    "Conv1D": LayerFacts(family="convolution", kernels={"kernel": -1}, width="filters", data_format=True,
+                         scales="channel", low_bit=True),
+    "Conv2D": LayerFacts(family="convolution", kernels={"kernel": -1}, width="filters", data_format=True,
+                         scales="channel", low_bit=True, folds_batch_norm=True, m_by_n=True,
+                         clusters_per_channel=True),
+    "Conv3D": LayerFacts(family="convolution", kernels={"kernel": -1}, width="filters", data_format=True,
+                         no_int8=_NO_3D),
+    "Conv1DTranspose": LayerFacts(family="transposed", kernels={"kernel": -2}, width="filters", data_format=True,
+                                  scales="channel"),
+    "Conv2DTranspose": LayerFacts(family="transposed", kernels={"kernel": -2}, width="filters", data_format=True,
+                                  scales="channel"),
+    "Conv3DTranspose": LayerFacts(family="transposed", kernels={"kernel": -2}, width="filters", data_format=True,
+                                  scales="channel", no_int8=_NO_3D),
+    "DepthwiseConv1D": LayerFacts(family="depthwise", kernels={"depthwise_kernel": -2}, mixes_channels=False,
+                                  data_format=True, low_bit=True),
+    "DepthwiseConv2D": LayerFacts(family="depthwise", kernels={"depthwise_kernel": -2}, mixes_channels=False,
+                                  data_format=True, low_bit=True, folds_batch_norm=True),
+    "SeparableConv1D": LayerFacts(family="separable", kernels={"depthwise_kernel": -2, "pointwise_kernel": -1},
+                                  width="filters", data_format=True, scales="channel", low_bit=True),
+    "SeparableConv2D": LayerFacts(family="separable", kernels={"depthwise_kernel": -2, "pointwise_kernel": -1},
+                                  width="filters", data_format=True, scales="channel", low_bit=True,
+                                  folds_batch_norm=True),
+    "LocallyConnected1D": LayerFacts(family="local", kernels={"kernel": -1}, width="filters", data_format=True),
+    "LocallyConnected2D": LayerFacts(family="local", kernels={"kernel": -1}, width="filters", data_format=True),
+    "Embedding": LayerFacts(family="embedding", kernels={"embeddings": -1}, width="output_dim", width_is="fixed",
+                            looks_up=True),
+
+    "SimpleRNNCell": LayerFacts(family="cell", kernels=_CELL, width="units", width_is="state", scales="loop",
+                                m_by_n=True),
+    "LSTMCell": LayerFacts(family="cell", kernels=_CELL, gates=4, width="units", width_is="state", scales="gate",
+                           m_by_n=True),
+    "GRUCell": LayerFacts(family="cell", kernels=_CELL, gates=3, width="units", width_is="state", scales="loop",
+                          m_by_n=True),
+    "ConvLSTMCell": LayerFacts(family="cell", kernels=_CELL, gates=4, data_format=True),
+    "RNN": LayerFacts(family="recurrent", parts={"": "cell"}),
+    "SimpleRNN": LayerFacts(family="recurrent", parts={"": "cell"}, width="units", width_is="state"),
+    "LSTM": LayerFacts(family="recurrent", parts={"": "cell"}, width="units", width_is="state", one_operator=True),
+    "GRU": LayerFacts(family="recurrent", parts={"": "cell"}, width="units", width_is="state"),
+    "ConvLSTM1D": LayerFacts(family="recurrent", parts={"": "cell"}, width="filters", width_is="state",
+                             data_format=True),
+    "ConvLSTM2D": LayerFacts(family="recurrent", parts={"": "cell"}, width="filters", width_is="state",
+                             data_format=True),
+    "ConvLSTM3D": LayerFacts(family="recurrent", parts={"": "cell"}, width="filters", width_is="state",
+                             data_format=True),
+    "Bidirectional": LayerFacts(family="recurrent",
+                                parts={"forward/": "forward_layer", "backward/": "backward_layer"}),
+    "TimeDistributed": LayerFacts(family="time_distributed", parts={"": "layer"}),
+    "MultiHeadAttention": LayerFacts(parts=_ATTENTION, width="key_dim", width_is="fixed"),
+    "GroupedQueryAttention": LayerFacts(width="head_dim", width_is="fixed"),
+
+    "BatchNormalization": LayerFacts(family="batch_norm", mixes_channels=False, fuses_activation=True),
+    "LayerNormalization": LayerFacts(mixes_channels=False),
+    "GroupNormalization": LayerFacts(mixes_channels=False),
+    "RMSNormalization": LayerFacts(mixes_channels=False),
+    "UnitNormalization": LayerFacts(mixes_channels=False),
+    "Normalization": LayerFacts(mixes_channels=False),
+    "LayerScale": LayerFacts(mixes_channels=False),
+
+    "Activation": LayerFacts(family="activation"),
+    "ReLU": LayerFacts(family="activation", activation="relu"),
+    "Softmax": LayerFacts(family="activation", activation="softmax"),
+    "LeakyReLU": LayerFacts(scalable=True),
+    "PReLU": LayerFacts(scalable=True, mixes_channels=False),
+
+    "Add": LayerFacts(fuses_activation=True),
+    "Subtract": LayerFacts(fuses_activation=True),
+    "Multiply": LayerFacts(fuses_activation=True),
+    "Concatenate": LayerFacts(joins_ranges=True),
+
+    "MaxPooling1D": LayerFacts(passes=True, data_format=True, scalable=True),
+    "MaxPooling2D": LayerFacts(passes=True, data_format=True, scalable=True),
+    "MaxPooling3D": LayerFacts(passes=True, data_format=True),
+    "GlobalMaxPooling1D": LayerFacts(passes=True, data_format=True, scalable=True),
+    "GlobalMaxPooling2D": LayerFacts(passes=True, data_format=True, scalable=True),
+    "GlobalMaxPooling3D": LayerFacts(passes=True, data_format=True),
+    "AveragePooling1D": LayerFacts(family="average_pooling", data_format=True, scalable=True),
+    "AveragePooling2D": LayerFacts(family="average_pooling", data_format=True, scalable=True),
+    "AveragePooling3D": LayerFacts(family="average_pooling", data_format=True),
+    "GlobalAveragePooling1D": LayerFacts(data_format=True, scalable=True),
+    "GlobalAveragePooling2D": LayerFacts(data_format=True, scalable=True),
+
+    "ZeroPadding1D": LayerFacts(family="padding", passes=True, scalable=True),
+    "ZeroPadding2D": LayerFacts(family="padding", passes=True, scalable=True, data_format=True),
+    "ZeroPadding3D": LayerFacts(family="padding", passes=True, data_format=True),
+    "Cropping1D": LayerFacts(passes=True),
+    "Cropping2D": LayerFacts(passes=True, data_format=True),
+    "Cropping3D": LayerFacts(passes=True, data_format=True),
+    "UpSampling1D": LayerFacts(passes=True),
+    "UpSampling2D": LayerFacts(passes=True, data_format=True),
+    "UpSampling3D": LayerFacts(passes=True, data_format=True),
+    "Flatten": LayerFacts(passes=True, data_format=True),
+    "Reshape": LayerFacts(passes=True),
+    "Permute": LayerFacts(passes=True),
+    "RepeatVector": LayerFacts(passes=True),
+    "Resizing": LayerFacts(passes=True),
+    "CenterCrop": LayerFacts(passes=True),
+    "Masking": LayerFacts(passes=True),
+
+    "Dropout": LayerFacts(absent=True, scalable=True),
+    "SpatialDropout1D": LayerFacts(absent=True, scalable=True),
+    "SpatialDropout2D": LayerFacts(absent=True, scalable=True, data_format=True),
+    "SpatialDropout3D": LayerFacts(absent=True, data_format=True),
+    "GaussianNoise": LayerFacts(absent=True),
+    "GaussianDropout": LayerFacts(absent=True),
+    "AlphaDropout": LayerFacts(absent=True),
+    "ActivityRegularization": LayerFacts(absent=True),
+    "RandomFlip": LayerFacts(absent=True),
+    "RandomRotation": LayerFacts(absent=True),
+    "RandomZoom": LayerFacts(absent=True),
+    "RandomTranslation": LayerFacts(absent=True),
+    "RandomContrast": LayerFacts(absent=True),
+    "RandomBrightness": LayerFacts(absent=True),
+    "RandomCrop": LayerFacts(absent=True),
+    "RandomHeight": LayerFacts(absent=True),
+    "RandomWidth": LayerFacts(absent=True),
+    "StochasticDepth": LayerFacts(absent=True),
+    "Identity": LayerFacts(absent=True),
+
+    "StringLookup": LayerFacts(looks_up=True),
+    "IntegerLookup": LayerFacts(looks_up=True),
+    "Hashing": LayerFacts(looks_up=True),
+    "CategoryEncoding": LayerFacts(looks_up=True),
+    "Discretization": LayerFacts(looks_up=True),
 }
-
-# The blocks of output channels that the converter may store as tensors of their own.
-GATES = {"LSTMCell": 4, "ConvLSTMCell": 4, "GRUCell": 3}
-
-FOLDS_BATCH_NORM = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense")
-
-# Layers whose output values are input values (or lie between them): an int8 operator of one range.
-PASSES = (
-    "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D",
-    "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D",
-    "UpSampling2D", "UpSampling3D", "Flatten", "Reshape", "Permute", "RepeatVector", "Resizing", "CenterCrop",
-    "Masking",
-)  # fmt: skip
-
-# They do nothing in inference.
-ABSENT = (
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout",
-    "AlphaDropout", "ActivityRegularization", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation",
-    "RandomContrast", "RandomBrightness", "RandomCrop", "RandomHeight", "RandomWidth", "StochasticDepth", "Identity",
-)  # fmt: skip
-
-# Layers that look their input up: it must not be rounded.
-LOOKUPS = ("Embedding", "StringLookup", "IntegerLookup", "Hashing", "CategoryEncoding", "Discretization")
+# fmt: on
 
 # Activations whose int8 operator has a range of its own, given by TFLite.
 OWN_RANGE = ("softmax", "sigmoid", "tanh")
 
-# Layers that LiteRT has no int8 operator for, or the converter no way to.
-NO_INT8_OPERATOR = {
-    "Conv3D": "LiteRT has no int8 operator for it",
-    "Conv3DTranspose": "LiteRT has no int8 operator for it",
-}
+_UNKNOWN = LayerFacts()
 
-# The converter recognises them as a whole only where nothing rounds their output.
-RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 
-# Whose weights may have fewer than 8 bits: those that one operator holds in one tensor.
-LOW_BIT = ("Conv1D", "Conv2D", "DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense")
+def facts_named(kind: str) -> LayerFacts:
+    """Return the row of the layer class called `kind`; the defaults for a class without one."""
+    return FACTS.get(kind, _UNKNOWN)
+
+
+def facts_of(layer: Any) -> LayerFacts:
+    """Return the row of the class of `layer`; the defaults for a class without one."""
+    return facts_named(type(layer).__name__)
+
+
+def classes_with(holds: Callable[[LayerFacts], object]) -> list[str]:
+    """Return the names of the classes whose row is such that `holds(row)` is true."""
+    return [name for name, row in FACTS.items() if holds(row)]

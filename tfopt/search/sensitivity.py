@@ -15,7 +15,7 @@ from tfopt.base.terminal import rendered
 from tfopt.base.weight_statistics import decibels
 from tfopt.data import Dataset, fit_to_model, load_data
 from tfopt.errors import DataError
-from tfopt.graph.layer_facts import LOW_BIT
+from tfopt.graph.layer_facts import facts_of
 from tfopt.models import load_model
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, kernels_by_key
@@ -160,7 +160,7 @@ def sensitivity(
 
 def low_bit_kernels(flat_model: Any) -> dict[Key, Kernel]:
     """The kernels of a flat tf_keras model that may have fewer than 8 bits, from input to output."""
-    layers = [layer for layer in flat_model.layers if type(layer).__name__ in LOW_BIT]
+    layers = [layer for layer in flat_model.layers if facts_of(layer).low_bit]
     return kernels_by_key(layers)
 
 

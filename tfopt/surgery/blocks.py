@@ -5,15 +5,12 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Call, Graph, Ref, flatten, is_layer, map_leaves, refs_in
 from tfopt.surgery.classifier import classifier
 
-# Layers with weights that mix no channels, so that they make no block by themselves.
-_NO_KERNEL = (
-    "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization",
-    "Normalization", "PReLU", "LayerScale", "DepthwiseConv1D", "DepthwiseConv2D",
-)  # fmt: skip
-_LEADING = ("DepthwiseConv1D", "DepthwiseConv2D", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
+# What stands in front of the kernel that it belongs to.
+_LEADING = ("depthwise", "padding")
 # What equal blocks of a model may differ in: rates of dropout often grow from block to block.
 _OWN = ("name", "seed", "trainable", "rate", "drop_path_rate", "build_config", "batch_input_shape")
 
@@ -103,7 +100,7 @@ def _units(segments: list[Segment]) -> list[Segment]:
         if _has_kernel(segment):
             cores.append(([*leading, segment], []))
             leading, adjacent = [], True
-        elif leading or type(segment.calls[0].leaf.layer).__name__ in _LEADING:
+        elif leading or facts_of(segment.calls[0].leaf.layer).family in _LEADING:
             leading = [*leading, segment] if segment.keeps_shape or _leads(segment) else []
             adjacent = False
         elif adjacent and segment.keeps_shape and not _pools(segment):
@@ -114,7 +111,7 @@ def _units(segments: list[Segment]) -> list[Segment]:
 
 
 def _leads(segment: Segment) -> bool:
-    return all(type(call.leaf.layer).__name__ in _LEADING for call in segment.calls)
+    return all(facts_of(call.leaf.layer).family in _LEADING for call in segment.calls)
 
 
 def _pools(segment: Segment) -> bool:
@@ -150,7 +147,7 @@ def _has_kernel(segment: Segment) -> bool:
     if type(last.leaf.layer).__name__ == "Multiply" and segment.before in set(refs_in([last.args, last.kwargs])):
         return False
     layers = [call.leaf.layer for call in segment.calls if is_layer(call.leaf.layer) and call.leaf.layer.weights]
-    return any(type(layer).__name__ not in _NO_KERNEL for layer in layers)
+    return any(facts_of(layer).mixes_channels for layer in layers)
 
 
 def _signature(segment: Segment) -> str:

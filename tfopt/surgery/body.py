@@ -7,6 +7,7 @@ from typing import Any, Literal
 from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
+from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.lookup import named
 from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, refs_in, replay
 from tfopt.graph.walk import walk
@@ -108,8 +109,8 @@ def _behind_body(graph: Graph) -> int:
 
 def _sees_all_channels(head: Leaf) -> bool:
     """Whether a head sees all channels of a position, and nothing else."""
-    kind = type(head.layer).__name__
-    return kind == "Dense" or (kind in ("Conv1D", "Conv2D", "Conv3D") and set(head.layer.kernel_size) == {1})
+    family = facts_of(head.layer).family
+    return family == "dense" or (family == "convolution" and set(head.layer.kernel_size) == {1})
 
 
 def _maker(graph: Graph, ref: Ref) -> Call | None:

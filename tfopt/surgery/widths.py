@@ -7,30 +7,23 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import ModelError
-from tfopt.graph.layer_facts import WIDTHS
+from tfopt.graph.layer_facts import facts_named, facts_of
 from tfopt.graph.types import is_layer
 
 Shape = tuple[int | None, ...]  # without the batch axis
 
-_RECURRENT = {
-    **dict.fromkeys(("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell"), "units"),
-    **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), "filters"),
-}
-_ALL_WIDTHS = WIDTHS | _RECURRENT
-# Layers whose sizes belong together in ways that one factor does not keep.
-_FIXED = {
-    "Embedding": "output_dim",
-    "MultiHeadAttention": "key_dim",
-    "GroupedQueryAttention": "head_dim",
-    "EinsumDense": "output_shape",
-}
-
 
 def width_of(layer: Any) -> int | None:
     """The number of output channels of a Dense layer or convolution, also in a TimeDistributed; None for others."""
-    worker = layer.layer if type(layer).__name__ == "TimeDistributed" else layer
-    key = WIDTHS.get(type(worker).__name__)
-    return None if key is None or not is_layer(worker) else int(getattr(worker, key))
+    worker = layer.layer if facts_of(layer).family == "time_distributed" else layer
+    key = _outputs_key(type(worker).__name__)
+    return int(getattr(worker, key)) if key and is_layer(worker) else None
+
+
+def _outputs_key(kind: str) -> str:
+    """What the config of a Dense layer or convolution calls its output channels; "" for other classes."""
+    facts = facts_named(kind)
+    return facts.width if facts.width_is == "outputs" else ""
 
 
 def scaled_width(width: int, factor: float, divisor: int) -> int:
@@ -51,13 +44,14 @@ def scaled(kind: str, config: dict[str, Any], factor: float, divisor: int) -> di
     """
 
     def edit(kind: str, config: dict[str, Any]) -> dict[str, Any]:
-        if kind in _FIXED:
+        facts = facts_named(kind)
+        key = facts.width
+        if key and facts.width_is == "fixed":
             raise ModelError(
-                f"Its {_FIXED[kind]} = {config.get(_FIXED[kind])} does not follow a width multiplier: pass width=1.0, "
+                f"Its {key} = {config.get(key)} does not follow a width multiplier: pass width=1.0, "
                 "or build the model anew in the width you want."
             )
-        key = _ALL_WIDTHS.get(kind)
-        return config if key is None else {**config, key: scaled_width(config[key], factor, divisor)}
+        return {**config, key: scaled_width(config[key], factor, divisor)} if key else config
 
     return _edited(kind, config, edit)
 
@@ -66,9 +60,9 @@ def answering(kind: str, config: dict[str, Any], outputs: int | None, activation
     """The config of a classifier of class `kind` for so many `outputs` and that `activation`; None leaves it."""
 
     def edit(kind: str, config: dict[str, Any]) -> dict[str, Any]:
-        if kind not in WIDTHS:
+        if not (key := _outputs_key(kind)):
             return config
-        changes = {WIDTHS[kind]: outputs, "activation": activation}
+        changes = {key: outputs, "activation": activation}
         return {**config, **{key: value for key, value in changes.items() if value is not None}}
 
     return _edited(kind, config, edit)
@@ -102,7 +96,7 @@ def refitted(kind: str, config: dict[str, Any], given: Shape, made: Shape, now: 
     """
     if given == now:
         return config
-    refit = _REFITS.get(kind)
+    refit = _groups_of_convolution if facts_named(kind).family == "convolution" else _REFITS.get(kind)
     return config if refit is None else refit(config, given, made, now)
 
 
@@ -179,5 +173,4 @@ _REFITS: dict[str, Callable[[dict[str, Any], Shape, Shape, Shape], dict[str, Any
     "GroupNormalization": _groups_of_norm,
     "LayerScale": _layer_scale,
     "Rescaling": _rescaling,
-    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _groups_of_convolution),
 }

@@ -12,6 +12,7 @@ from tfopt import bridge
 from tfopt.bridge import weights
 from tfopt.bridge.state import finalize
 from tfopt.errors import ModelError
+from tfopt.graph.layer_facts import facts_named
 from tfopt.graph.lookup import named
 from tfopt.graph.types import Graph, Leaf, is_layer, refs_in
 from tfopt.graph.walk import walk
@@ -20,8 +21,6 @@ from tfopt.transfer.matching import Pair, by_mapping, by_name, by_order, kind, w
 from tfopt.transfer.weight_report import Move, TransferredWeights
 
 Match = Literal["name", "order"] | Mapping[str, str]
-
-_CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D")
 
 
 def transfer_weights(
@@ -227,7 +226,7 @@ def _entries(graph: Graph) -> set[int]:
         refs, leaf = list(refs_in([call.args, call.kwargs])), call.leaf
         if len(refs) != 1 or refs[0] not in raw:
             continue
-        if kind(leaf) in _CONVOLUTIONS and leaf.layer.groups == 1:
+        if facts_named(kind(leaf)).family == "convolution" and leaf.layer.groups == 1:
             found.add(id(leaf))
         elif kind(leaf) == "Normalization" or not (is_layer(leaf.layer) and leaf.layer.weights):
             shapes = [ref.shape[-1:] for ref in (refs[0], *call.outputs) if ref.shape]

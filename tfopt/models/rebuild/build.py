@@ -9,6 +9,7 @@ import numpy as np
 
 from tfopt.bridge import activations
 from tfopt.bridge.layers import RENAMED
+from tfopt.graph.layer_facts import facts_named
 from tfopt.models.rebuild.frozen import NoLayerError
 from tfopt.models.rebuild.layer import Layer
 from tfopt.models.rebuild.reading import Program
@@ -17,11 +18,6 @@ TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ 
 _FREE_AXIS = 64  # size taken where a shape says None
 _SAMPLES = 2
 _CALLS = re.compile(r"(Stateful)?PartitionedCall(_\d+)?|Func|inference_.*")
-# Layers that would take their layout from the user's global setting.
-_LAID_OUT = (
-    "Conv2D", "DepthwiseConv2D", "ZeroPadding2D", "Flatten", "MaxPooling2D", "AveragePooling2D",
-    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
-)  # fmt: skip
 
 
 def build(program: Program, package: Any, shape: Sequence[int | None], name: str) -> Any:
@@ -56,7 +52,7 @@ def _made(layer: Layer, package: Any, name: str) -> Any:
         config = {RENAMED.get((layer.kind, key), key): value for key, value in config.items()}
         if "activation" in config:
             config["activation"] = activations.twin(config["activation"])
-    if layer.kind in _LAID_OUT:
+    if facts_named(layer.kind).data_format:  # else it would follow the user's global setting
         config["data_format"] = "channels_last"
     trainable = not layer.variables or any(variable.trainable for variable in layer.variables)
     return getattr(package.layers, layer.kind)(**config, name=name, dtype="float32", trainable=trainable)

@@ -10,6 +10,7 @@ from tfopt.bridge.layers import RENAMED, init_arguments
 from tfopt.bridge.policy import policy_name
 from tfopt.bridge.twins import SAME_NAME
 from tfopt.errors import ModelError
+from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Leaf, Ref, flatten, replay
 from tfopt.graph.walk import walk
 from tfopt.models.rebuild.frozen import NoLayerError
@@ -72,6 +73,6 @@ def _in_keras3(layer: Any) -> Any:
             config[name] = value
         elif name not in accepted and key in defaults and value != defaults[key].default:
             raise NoLayerError(f"Keras 3 has no equal for {key}={value!r} of '{layer.name}' ({kind})")
-    if kind == "BatchNormalization":
+    if facts_of(layer).family == "batch_norm":
         (config["axis"],) = flatten(list(config["axis"]) if isinstance(config["axis"], list) else config["axis"])
     return cls(**{**config, "dtype": policy_name(layer)})

@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.graph.layer_facts import facts_named
 from tfopt.models.rebuild.frozen import Frozen
 from tfopt.models.rebuild.layer import Layer, Step
 from tfopt.models.rebuild.reading import Program
 from tfopt.models.rebuild.weighted import batch_normalization
-
-_WITH_KERNEL = ("Conv2D", "DepthwiseConv2D", "Dense")
 
 
 def fuse(program: Program, graph: Frozen) -> None:
@@ -161,7 +160,7 @@ def _settle(program: Program, layer: Layer, graph: Frozen) -> None:
         program.replace([layer], [])
         return
     before = layer.inputs[0]
-    if before is not None and before.kind in _WITH_KERNEL and program.only_user(before) is layer:
+    if before is not None and facts_named(before.kind).is_patch_product and program.only_user(before) is layer:
         program.replace([before, layer], [_with_steps(before, layer, scale, offset)])
         return
     config = {"scale": scale.astype("float32").tolist(), "offset": offset.astype("float32").tolist()}
@@ -186,10 +185,10 @@ def _numbers(steps: Sequence[Step], graph: Frozen) -> tuple[np.ndarray, np.ndarr
 def _with_steps(layer: Layer, steps: Layer, scale: np.ndarray, offset: np.ndarray) -> Layer:
     """`layer`, a convolution or Dense, followed by x * scale + offset on its output channels."""
     kernel, *bias = layer.weights
-    channels = kernel.shape[2] * kernel.shape[3] if layer.kind == "DepthwiseConv2D" else kernel.shape[-1]
+    channels = kernel.shape[2] * kernel.shape[3] if facts_named(layer.kind).family == "depthwise" else kernel.shape[-1]
     scale, offset = np.broadcast_to(scale, channels), np.broadcast_to(offset, channels)
     if np.any(scale != 1):
-        shape = kernel.shape[2:] if layer.kind == "DepthwiseConv2D" else (channels,)
+        shape = kernel.shape[2:] if facts_named(layer.kind).family == "depthwise" else (channels,)
         kernel = (kernel * scale.reshape(shape)).astype("float32")
     old = bias[0] if bias else np.zeros(channels)
     return Layer(

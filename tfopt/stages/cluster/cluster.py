@@ -10,6 +10,7 @@ from typing_extensions import override
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tf_keras, tfmot
 from tfopt.errors import RecipeError
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.cluster.wrapper import cluster_kernels, clustered_weights
 from tfopt.stages.kernels.choice import SPARED, Choice, Decision, choose_kernels, decisions_on_kernels, notes_on
 from tfopt.stages.kernels.folding import make_scales_positive
@@ -91,7 +92,7 @@ class Cluster(Stage):
         return choices, {key: int(number) for key, number in numbers.items()}
 
     def _per_channel(self, layer: Any) -> bool:
-        return self.cluster_per_channel and type(layer).__name__ == "Conv2D"
+        return self.cluster_per_channel and facts_of(layer).clusters_per_channel
 
     def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps

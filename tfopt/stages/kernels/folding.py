@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.graph.layer_facts import FOLDS_BATCH_NORM
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.kernels.table import kernels
 
 
@@ -14,7 +14,7 @@ def folded_into(batch_norm: Any) -> Any:
     if len(batch_norm.inbound_nodes) != 1 or len(producers) != 1:
         return None
     (producer,) = producers
-    foldable = type(producer).__name__ in FOLDS_BATCH_NORM and producer.activation.__name__ == "linear"
+    foldable = facts_of(producer).folds_batch_norm and producer.activation.__name__ == "linear"
     return producer if foldable and len(producer.outbound_nodes) == 1 else None
 
 
@@ -26,7 +26,7 @@ def make_scales_positive(model: Any) -> None:
     scale change their sign: gamma (w x + b - mean) = -gamma (-w x - b + mean).
     """
     for layer in model.layers:
-        if type(layer).__name__ != "BatchNormalization" or not layer.scale:
+        if facts_of(layer).family != "batch_norm" or not layer.scale:
             continue
         source = folded_into(layer)
         if source is None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.kernels.table import kernels
 
 # Activations that TFLite computes inside the operator before.
@@ -15,24 +16,24 @@ def is_linear_layer(layer: Any) -> bool:
 
 def activation_of(layer: Any) -> str:
     """Name of the activation that `layer` is or ends with: "linear" for none."""
-    kind = type(layer).__name__
-    if kind != "Activation" and kind not in ("ReLU", "Softmax") and not is_linear_layer(layer):
+    facts = facts_of(layer)
+    if facts.family != "activation" and not is_linear_layer(layer):
         return "linear"
-    if kind == "ReLU":
+    if facts.activation == "relu":
         config = layer.get_config()
         plain = not config["negative_slope"] and not config["threshold"]
         largest = config["max_value"]
         known = {None: "relu", 6.0: "relu6"}
         return known.get(largest if largest is None else float(largest), "clip") if plain else "leaky"
-    if kind == "Softmax":
-        return "softmax"
+    if facts.activation:
+        return facts.activation
     activation = getattr(layer, "activation", None)
     return str(getattr(activation, "__name__", type(activation).__name__)) if activation is not None else "linear"
 
 
 def is_fused_activation(layer: Any) -> bool:
     """True for a layer that is nothing but a ReLU or ReLU6."""
-    return type(layer).__name__ in ("ReLU", "Activation") and activation_of(layer) in FUSED
+    return facts_of(layer).family == "activation" and activation_of(layer) in FUSED
 
 
 def has_float_output(layer: Any) -> bool:

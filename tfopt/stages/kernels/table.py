@@ -15,30 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfopt.errors import ModelError
-from tfopt.graph.layer_facts import KERNELS
-
-
-def _cell(layer: Any) -> Mapping[str, Any]:
-    return {"": layer.cell}
+from tfopt.graph.layer_facts import classes_with, facts_of
 
 
 def _layers(model: Any) -> Mapping[str, Any]:
     return {f"{layer.name}/": layer for layer in model.layers}
 
 
-# The layers inside other layers, by what their kernels' names begin with.
+# What holds any number of layers, by what their kernels' names begin with. Other parts of layers are in `LayerFacts`.
 INSIDE: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
-    **dict.fromkeys(("RNN", "SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _cell),
     **dict.fromkeys(("Sequential", "Functional", "Model"), _layers),
     "StackedRNNCells": lambda layer: {f"{number}/": cell for number, cell in enumerate(layer.cells)},
-    "Bidirectional": lambda layer: {"forward/": layer.forward_layer, "backward/": layer.backward_layer},
-    "TimeDistributed": lambda layer: {"": layer.layer},
-    "MultiHeadAttention": lambda layer: {
-        "query/": layer._query_dense,
-        "key/": layer._key_dense,
-        "value/": layer._value_dense,
-        "attention_output/": layer._output_dense,
-    },
 }
 
 
@@ -123,12 +110,14 @@ def has_kernel(layer: Any) -> bool:
 
 
 def _places(layer: Any, prefix: str = "") -> Iterator[_Place]:
-    kind = type(layer).__name__
-    for attribute, axis in KERNELS.get(kind, {}).items():
+    facts = facts_of(layer)
+    for attribute, axis in facts.kernels.items():
         yield _Place(prefix + attribute, layer, attribute, axis)
-    for start, part in INSIDE.get(kind, lambda layer: {})(layer).items():
+    held = {start: getattr(layer, attribute) for start, attribute in facts.parts.items()}
+    held |= INSIDE.get(type(layer).__name__, lambda layer: {})(layer)
+    for start, part in held.items():
         yield from _places(part, prefix + start)
-    if kind not in KERNELS and hasattr(type(layer), "get_prunable_weights"):
+    if not facts.kernels and hasattr(type(layer), "get_prunable_weights"):
         for attribute in _attributes(layer, type(layer).get_prunable_weights(layer)):
             yield _Place(prefix + attribute, layer, attribute, -1)
 
@@ -149,9 +138,10 @@ def _attributes(layer: Any, variables: Any) -> Iterator[str]:
 def require_kernels(model: Any, purpose: str) -> None:
     """Raise `ModelError` when `model` has nothing to work on."""
     if not any(has_kernel(layer) for layer in model.layers):
+        known = classes_with(lambda facts: facts.kernels and facts.family != "cell")
         raise ModelError(
             f"Nothing to {purpose}: the model '{model.name}' has no layer with a kernel. "
-            f"Expected at least one of {', '.join(name for name in KERNELS if not name.endswith('Cell'))}, or a layer "
+            f"Expected at least one of {', '.join(known)}, or a layer "
             "of these."
         )
 

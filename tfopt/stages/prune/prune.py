@@ -9,6 +9,7 @@ from typing_extensions import override
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tfmot
 from tfopt.errors import ModelError, RecipeError
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.kernels.choice import SPARED, Choice, Decision, choose_kernels, decisions_on_kernels, notes_on
 from tfopt.stages.kernels.promise import MByN, Promise, Sparsity
 from tfopt.stages.kernels.rules import Key
@@ -22,8 +23,6 @@ DEFAULT_SPARSITY = 0.5
 RAMP = 0.7
 # How many times the mask is recomputed during the ramp, at most.
 MASK_UPDATES = 100
-# What holds a kernel that TF-MOT's m:n masks fit: in others the pattern would run along another axis than the inputs.
-M_BY_N_OWNERS = ("Dense", "Conv2D", "SimpleRNNCell", "LSTMCell", "GRUCell")
 
 
 @config
@@ -195,7 +194,7 @@ class Prune(Stage):
 
     def _pattern_fits(self, kernel: Kernel) -> bool:
         if self.sparsity_m_by_n:
-            return type(kernel.owner).__name__ in M_BY_N_OWNERS
+            return facts_of(kernel.owner).m_by_n
         return self.block_size == (1, 1) or len(kernel.shape) == 2
 
     def _xnnpack(self, model: Any) -> frozenset[str]:

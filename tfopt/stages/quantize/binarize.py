@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from tfopt.base.config import config
-from tfopt.graph.layer_facts import LOW_BIT
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.kernels.rules import Setting
 from tfopt.stages.kernels.table import has_kernel
 from tfopt.stages.quantize.plan import Treatment
@@ -40,7 +40,7 @@ class Binarize(QuantizationAware):
         return {layer.name: 8 if layer.name in kept else True for layer in layers}
 
     def _precision(self, layer: Any, treatment: Treatment) -> Precision:
-        kind = type(layer).__name__
-        if kind not in LOW_BIT or kind.startswith("Depthwise"):
+        facts = facts_of(layer)
+        if not facts.low_bit or facts.family == "depthwise":
             return USUAL
         return Precision(2, self.scheme) if treatment.bits is None else Precision(treatment.bits)

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError
+from tfopt.graph.layer_facts import facts_of
 
 # Klambauer et al. 2017, arXiv:1706.02515, equation 2.
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
@@ -24,7 +25,6 @@ def selu(values: Any) -> Any:
     return SELU_SCALE * elu(values, SELU_ALPHA)
 
 
-AVERAGES = ("AveragePooling1D", "AveragePooling2D", "AveragePooling3D")
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"elu": elu, "selu": selu}
 
 
@@ -43,13 +43,13 @@ def layer(layer: Any, inputs: Any) -> Callable[[Any], Any] | None:
         return lambda values: group_normalization(layer, values)
     if kind == "Normalization" and not layer.invert:
         return lambda values: normalization(layer, values)
-    if kind in AVERAGES and averages_all(layer, inputs.shape):
+    if facts_of(layer).family == "average_pooling" and averages_all(layer, inputs.shape):
         return mean_over_places
     return None
 
 
 def averages_all(layer: Any, shape: Sequence[int | None]) -> bool:
-    """True for one of `AVERAGES` whose only window covers all places of an input of `shape`, (batch, ..., channels).
+    """True for an average pooling whose only window covers all places of an input of `shape`, (batch, ..., channels).
 
     LiteRT's AVERAGE_POOL_2D gives its output the range of its input, whose extremes an average over many places does
     not come near: most of the 256 steps are lost. MEAN has a range of its own.
@@ -62,7 +62,7 @@ def averages_all(layer: Any, shape: Sequence[int | None]) -> bool:
 
 def always_averages_all(layer: Any) -> bool:
     """True for such a layer in every call that the model makes of it."""
-    nodes = range(len(layer.inbound_nodes)) if type(layer).__name__ in AVERAGES else ()
+    nodes = range(len(layer.inbound_nodes)) if facts_of(layer).family == "average_pooling" else ()
     return bool(nodes) and all(averages_all(layer, layer.get_input_shape_at(node)) for node in nodes)
 
 
@@ -99,7 +99,7 @@ def group_normalization(layer: Any, values: Any) -> Any:
 
 def is_separable(layer: Any) -> bool:
     """True for a layer that becomes two operators."""
-    return type(layer).__name__ in ("SeparableConv1D", "SeparableConv2D")
+    return facts_of(layer).family == "separable"
 
 
 def separable(layer: Any, inputs: Any, between: Callable[[Any], Any]) -> Any:
@@ -109,7 +109,7 @@ def separable(layer: Any, inputs: Any, between: Callable[[Any], Any]) -> Any:
     """
     import tensorflow as tf
 
-    line = type(layer).__name__ == "SeparableConv1D"
+    line = len(layer.kernel_size) == 1
     depthwise, pointwise, padding = layer.depthwise_kernel, layer.pointwise_kernel, layer.padding.upper()
     strides, dilations = tuple(layer.strides), tuple(layer.dilation_rate)
     if padding == "CAUSAL":

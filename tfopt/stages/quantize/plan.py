@@ -11,7 +11,7 @@ from typing import Any
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
 from tfopt.errors import RecipeError
-from tfopt.graph.layer_facts import ABSENT, FOLDS_BATCH_NORM, LOOKUPS, NO_INT8_OPERATOR, OWN_RANGE, PASSES, RECURRENT
+from tfopt.graph.layer_facts import OWN_RANGE, facts_of
 from tfopt.graph.types import Call, Graph, Ref, refs_in
 from tfopt.stages.kernels.layer_kinds import (
     FUSED,
@@ -22,7 +22,7 @@ from tfopt.stages.kernels.layer_kinds import (
 )
 from tfopt.stages.kernels.rules import Setting
 from tfopt.stages.kernels.table import Kernel, kernels
-from tfopt.stages.quantize.int8_equivalents import AVERAGES, always_averages_all
+from tfopt.stages.quantize.int8_equivalents import always_averages_all
 from tfopt.stages.quantize.quantizers import Scales
 
 # The same among operations that are carried along or that tf_keras wraps (`TFOpLambda`), lower case.
@@ -32,8 +32,6 @@ PASSING_OPERATIONS = (
     "roll", "stop_gradient", "max", "min", "amax", "amin", "reduce_max", "reduce_min", "unstack", "arraysplit",
     "rot90", "image.resize", "resize",
 )  # fmt: skip
-# Into these operators TFLite fuses an activation, besides linear layers and what BatchNormalization becomes.
-FUSES_ACTIVATION = ("Add", "Subtract", "Multiply")
 # What rules may say besides True and False.
 WEIGHTS, OUTPUT = "weights", "output"
 # How many bits a weight may have; a .tflite stores them in 8, 4 or 2.
@@ -113,14 +111,14 @@ class _Planner:
         return Treatment(config=str(setting), why="by rule")
 
     def _usual(self, name: str, layer: Any) -> Treatment:
-        kind = type(layer).__name__
-        if kind in NO_INT8_OPERATOR:
-            return Treatment(in_float=True, why=NO_INT8_OPERATOR[kind])
-        if kind == "Embedding":
+        facts = facts_of(layer)
+        if facts.no_int8:
+            return Treatment(in_float=True, why=facts.no_int8)
+        if facts.family == "embedding":
             return Treatment(weights=True, why="its output has the range of its weights")
-        if kind in RECURRENT:
+        if facts.family == "recurrent":
             return Treatment(weights=bool(kernels(layer)), why="other ranges come from representative data")
-        if _passes(layer) or kind in ABSENT or not has_float_output(layer):
+        if _passes(layer) or facts.absent or not has_float_output(layer):
             return Treatment()
         weights, activation = bool(kernels(layer)), activation_of(layer)
         if why := self._joined(name):
@@ -147,22 +145,24 @@ class _Planner:
             return f"folded with {follower.name}"
         if self._fuses(call) and is_fused_activation(follower.layer):
             return f"fused with {follower.name}"
-        if type(follower.layer).__name__ == "Concatenate" and not _has_own_range(layer):
+        if facts_of(follower.layer).joins_ranges and not _has_own_range(layer):
             return f"range of {follower.name}"
         return ""
 
     def _folds(self, call: Call) -> bool:
         """True for a BatchNormalization that the converter folds into the linear layer before it."""
-        if type(call.leaf.layer).__name__ != "BatchNormalization" or len(self.calls[call.leaf.name]) != 1:
+        if facts_of(call.leaf.layer).family != "batch_norm" or len(self.calls[call.leaf.name]) != 1:
             return False
         (given,) = refs_in([call.args, call.kwargs])
         before = self.made_by.get(given)
+        if before is None:
+            return False
+        facts = facts_of(before.leaf.layer)
         return (
-            before is not None
-            and type(before.leaf.layer).__name__ in FOLDS_BATCH_NORM
+            facts.folds_batch_norm
             and activation_of(before.leaf.layer) == "linear"
             # On more axes, the converter puts a reshape between a Dense and what follows.
-            and (type(before.leaf.layer).__name__ != "Dense" or given.shape is None or len(given.shape) == 2)
+            and (facts.family != "dense" or given.shape is None or len(given.shape) == 2)
             and len(self.consumers[given]) == 1
             and len(self.calls[before.leaf.name]) == 1
         )
@@ -170,31 +170,28 @@ class _Planner:
     def _fuses(self, call: Call) -> bool:
         """True where TFLite fuses a ReLU behind `call` into its operator."""
         layer = call.leaf.layer
-        kind = type(layer).__name__
-        return (
-            (is_linear_layer(layer) and activation_of(layer) == "linear")
-            or kind in FUSES_ACTIVATION
-            or kind == "BatchNormalization"
-        )
+        linear = is_linear_layer(layer) and activation_of(layer) == "linear"
+        return linear or facts_of(layer).fuses_activation
 
 
 def looked_up(graph: Graph) -> set[Ref]:
     """The inputs of the model that are numbers of table rows, and such like, whatever their dtype."""
-    return {ref for call in graph.calls if type(call.leaf.layer).__name__ in LOOKUPS for ref in refs_in(call.args)}
+    return {ref for call in graph.calls if facts_of(call.leaf.layer).looks_up for ref in refs_in(call.args)}
 
 
 def scales_of(kernel: Kernel) -> Scales:
     """The scales that TFLite's operator has for a kernel."""
-    kind = type(kernel.owner).__name__
+    facts = facts_of(kernel.owner)
     if kernel.attribute == "depthwise_kernel":
         return Scales((-2, -1))
-    if kind == "EinsumDense":
+    if facts.scales == "equation":
         return Scales(_output_axes(kernel.owner.equation, len(kernel.shape)))
-    if kind == "LSTMCell":
-        return Scales((-2,), (kernel.shape[0], 4, kernel.owner.units), "per gate", told_by_operator=False)
-    if kind in ("GRUCell", "SimpleRNNCell"):
+    if facts.scales == "gate":
+        shape = (kernel.shape[0], facts.gates, kernel.owner.units)
+        return Scales((-2,), shape, "per gate", told_by_operator=False)
+    if facts.scales == "loop":
         return Scales((-1,), told_by_operator=False)  # FakeQuant of weights inside a loop does not convert
-    if kind in ("Dense", "Conv1D", "Conv2D", "SeparableConv1D", "SeparableConv2D") or "Transpose" in kind:
+    if facts.scales == "channel":
         return Scales((kernel.channel_axis,))
     return Scales()
 
@@ -208,12 +205,12 @@ def _output_axes(equation: str, rank: int) -> tuple[int, ...]:
 
 
 def _passes(layer: Any) -> bool:
-    kind = type(layer).__name__
-    if kind in AVERAGES:
+    facts = facts_of(layer)
+    if facts.family == "average_pooling":
         return not always_averages_all(layer)
-    if kind in PASSES:
+    if facts.passes:
         return True
-    if kind == "Activation":
+    if facts.family == "activation":
         return activation_of(layer) == "linear"
     operation = operation_of(layer)
     return operation in PASSING_OPERATIONS or operation.rpartition(".")[2].strip("_") in PASSING_OPERATIONS

@@ -11,7 +11,7 @@ from typing_extensions import override
 from tfopt.base.annotations import annotate, annotations
 from tfopt.base.config import config
 from tfopt.errors import RecipeError
-from tfopt.graph.layer_facts import LOW_BIT
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.budget import Budget
 from tfopt.stages.kernels.choice import Decision, decisions_on_kernels
 from tfopt.stages.kernels.rules import Key, choose
@@ -121,7 +121,7 @@ class PostTraining(Stage):
 
     def _bits(self, model: Any) -> dict[Key, int]:
         """The bits of each kernel that is rounded."""
-        layers = [layer for layer in model.layers if type(layer).__name__ in LOW_BIT]
+        layers = [layer for layer in model.layers if facts_of(layer).low_bit]
         settings = choose(self.layers, layers, {layer.name: True for layer in layers})
         found = {}
         for layer in layers:

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt
 from typing_extensions import override
 
 from tfopt.base.config import config
-from tfopt.graph.layer_facts import LOW_BIT
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.budget import Budget
 from tfopt.stages.quantize.plan import BITS, Treatment
 from tfopt.stages.quantize.quantization_aware import QuantizationAware
@@ -53,6 +53,6 @@ class Quantize(QuantizationAware):
         return Budget(self.max_drop, self.max_bytes) if self.max_drop or self.max_bytes else None
 
     def _precision(self, layer: Any, treatment: Treatment) -> Precision:
-        if type(layer).__name__ not in LOW_BIT:
+        if not facts_of(layer).low_bit:
             return USUAL
         return Precision(treatment.bits or self.weight_bits, self.weight_steps, self.fractional_bits)

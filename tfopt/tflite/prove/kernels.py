@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import PromiseError
-from tfopt.graph.layer_facts import GATES, KERNELS
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, kernels_by_key
 from tfopt.tflite.read import LiteModel, Weight
@@ -242,14 +242,14 @@ def explained(stored: np.ndarray, kernel: np.ndarray, steps: np.ndarray) -> tupl
 
 def _views(kernel: Kernel) -> Iterator[list[np.ndarray]]:
     """Yield the ways a file may hold `kernel`, each a list of matrices (output channels, weights per channel)."""
-    values, kind, whole = kernel.values, type(kernel.owner).__name__, rows_of(kernel)
+    values, facts, whole = kernel.values, facts_of(kernel.owner), rows_of(kernel)
     yield [whole]
     if kernel.spared:
         return
-    groups = GATES.get(kind, getattr(kernel.owner, "groups", 1))
+    groups = facts.gates or getattr(kernel.owner, "groups", 1)
     if isinstance(groups, int) and groups > 1 and not len(whole) % groups:
         yield list(np.split(whole, groups))
-    if kind == "EinsumDense" or kind not in KERNELS:
+    if facts.family == "einsum" or not facts.kernels:
         # A product over any axes: the inputs may be several axes, first or last.
         for axes in range(1, values.ndim):
             matrix = values.reshape(int(np.prod(values.shape[:axes])), -1)

@@ -11,6 +11,7 @@ from tfopt import bridge
 from tfopt.base import native
 from tfopt.base.keras_compat import unwrapped
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
+from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.activation_ranges import with_ranges
@@ -171,7 +172,7 @@ def _strategies(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, T
     strategies: list[tuple[Overrides, Trace]] = [(masks, _batch_of_one)] if not (calibrated and loops) else []
     if short:
         strategies.append((masks + unrolled(layers, blended=calibrated), _free_batch))
-    if calibrated and any(type(unwrapped(one.layer)).__name__ == "Bidirectional" for one in layers):
+    if calibrated and any("backward/" in facts_of(unwrapped(one.layer)).parts for one in layers):
         strategies.reverse()  # of two LSTM operators side by side, the converter gives one poor ranges
     return strategies
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import unwrapped
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.quantize.wrapper import Overrides
 
 Call = Callable[..., Any]
@@ -36,14 +37,14 @@ class Recurrent:
     def steps(self) -> int | None:
         """How many steps it makes; None where the model leaves that free."""
         shape: tuple[int | None, ...] = _first(self.layer.get_input_shape_at(0))
-        return shape[2 if type(unwrapped(self.layer)).__name__ == "TimeDistributed" else 1]
+        return shape[2 if facts_of(unwrapped(self.layer)).family == "time_distributed" else 1]
 
     @property
     def fused(self) -> bool:
         """Whether the converter makes it one operator: an LSTM with what cuDNN asks of one, without mask and states."""
         part = self.part
         return (
-            type(part).__name__ == "LSTM"
+            facts_of(part).one_operator
             and bool(getattr(part, "_could_use_gpu_kernel", False))
             and not part.return_state
             and not part.stateful

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import clone
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.kernels.layer_kinds import activation_of
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel
 from tfopt.stages.quantize.grids import Grid, kernels_of
 from tfopt.stages.quantize.posttraining.observing import count_of, inputs_of
-from tfopt.stages.quantize.posttraining.patches import SEEN, patches, places
+from tfopt.stages.quantize.posttraining.patches import patches, places
 from tfopt.stages.quantize.posttraining.rounding_problem import Problem, solve
 from tfopt.stages.quantize.posttraining.wiring import Wiring, gain_and_offset, is_channelwise_norm
 
@@ -71,9 +72,8 @@ def adaptively_rounded(
 
 def cannot_learn(layer: Any) -> str:
     """Why the kernels of `layer` (of a flat tf_keras model) are rounded to nearest; "" where rounding is learned."""
-    kind = type(layer).__name__
-    if kind not in SEEN:
-        return f"rounding is not learned for {kind}"
+    if not facts_of(layer).is_patch_product:
+        return f"rounding is not learned for {type(layer).__name__}"
     return "rounding is not learned for grouped convolutions" if getattr(layer, "groups", 1) != 1 else ""
 
 
@@ -83,7 +83,7 @@ def _problem(
     layer = exact.get_layer(kernel.owner.name)
     mine, yours = _seen(rounded, exact, layer, samples, rng)
     gain, offset, ceiling = _behind(layer, wiring)
-    depthwise = "Depthwise" in type(layer).__name__
+    depthwise = facts_of(layer).family == "depthwise"
     form = (-1, *kernel.shape[-2:])  # kernel positions, input channels, outputs of each
     return Problem(
         inputs=mine,
@@ -127,5 +127,5 @@ def _behind(layer: Any, wiring: Wiring) -> tuple[np.ndarray, np.ndarray, float |
     if follower is not None and is_channelwise_norm(follower):
         gain, offset = gain_and_offset(follower)
         offset, follower = offset + gain * bias, wiring.behind(follower)
-    is_activation = follower is not None and type(follower).__name__ in ("ReLU", "Activation")
+    is_activation = follower is not None and facts_of(follower).family == "activation"
     return gain, offset + np.zeros_like(gain), _CEILINGS.get(activation_of(follower)) if is_activation else None

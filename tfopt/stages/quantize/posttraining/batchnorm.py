@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import clone
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.quantize.posttraining.observing import batches_of
 from tfopt.stages.quantize.wrapper import Overrides, override_attributes
 
@@ -47,7 +48,7 @@ def reestimated(model: Any, samples: Any) -> tuple[Any, list[str]]:
 
 
 def _takes_part(layer: Any) -> bool:
-    return type(layer).__name__ == "BatchNormalization" and layer.trainable and len(layer.inbound_nodes) == 1
+    return facts_of(layer).family == "batch_norm" and layer.trainable and len(layer.inbound_nodes) == 1
 
 
 def _as_in_training(norm: Any) -> Overrides:

@@ -10,17 +10,11 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import clone
+from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.kernels.layer_kinds import activation_of
 from tfopt.stages.kernels.table import kernels
 from tfopt.stages.quantize.posttraining.wiring import Wiring, gain_and_offset, is_channelwise_norm
 
-LINEAR = ("Dense", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D")
-# Layers with f(x / s) = f(x) / s for any positive s of each channel.
-_SCALABLE = (
-    "LeakyReLU", "PReLU", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "MaxPooling1D", "MaxPooling2D",
-    "AveragePooling1D", "AveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalAveragePooling1D",
-    "GlobalAveragePooling2D", "ZeroPadding1D", "ZeroPadding2D",
-)  # fmt: skip
 _ROUNDS, _CONVERGED = 100, 1e-4
 
 
@@ -69,22 +63,22 @@ def _pairs(model: Any) -> list[_Pair]:
 
 
 def _pair(first: Any, wiring: Wiring) -> _Pair | None:
-    if type(first).__name__ not in LINEAR or activation_of(first) not in ("linear", "relu"):
+    if not facts_of(first).is_patch_product or activation_of(first) not in ("linear", "relu"):
         return None
     norms, layer = [], wiring.behind(first)
     while layer is not None and _is_scalable(layer):
         norms += [layer] if is_channelwise_norm(layer) else []
         layer = wiring.behind(layer)
-    if layer is None or type(layer).__name__ not in LINEAR or getattr(layer, "groups", 1) != 1:
+    if layer is None or not facts_of(layer).is_patch_product or getattr(layer, "groups", 1) != 1:
         return None
     return _Pair(first, tuple(norms), layer)
 
 
 def _is_scalable(layer: Any) -> bool:
-    kind = type(layer).__name__
-    if kind in ("ReLU", "Activation"):
+    facts = facts_of(layer)
+    if facts.family == "activation":
         return activation_of(layer) in ("linear", "relu")
-    return kind in _SCALABLE or is_channelwise_norm(layer)
+    return facts.scalable or is_channelwise_norm(layer)
 
 
 def _scale(pair: _Pair, weights: dict[Any, np.ndarray]) -> np.ndarray:
@@ -99,7 +93,7 @@ def _scale(pair: _Pair, weights: dict[Any, np.ndarray]) -> np.ndarray:
 
 def _outputs(layer: Any, kernel: np.ndarray) -> np.ndarray:
     """`kernel` seen as (weights, output channels)."""
-    channels = kernel.shape[-2] * kernel.shape[-1] if "Depthwise" in type(layer).__name__ else kernel.shape[-1]
+    channels = kernel.shape[-2] * kernel.shape[-1] if facts_of(layer).family == "depthwise" else kernel.shape[-1]
     return kernel.reshape(-1, channels)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-SEEN = ("Dense", "Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D")
+from tfopt.graph.layer_facts import facts_of
 
 
 def places(layer: Any, shape: tuple[int, ...], count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -33,7 +33,7 @@ def patches(layer: Any, inputs: np.ndarray, where: tuple[np.ndarray, ...]) -> np
 
 def _geometry(layer: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Kernel size, strides and dilation; a Dense layer is a convolution of size 1."""
-    if type(layer).__name__ == "Dense":
+    if facts_of(layer).family == "dense":
         return (1,) * rank, (1,) * rank, (1,) * rank
     return tuple(layer.kernel_size), tuple(layer.strides), tuple(layer.dilation_rate)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Call, Ref, refs_in
 from tfopt.graph.walk import walk
 
@@ -41,7 +42,7 @@ class Wiring:
 
 def is_channelwise_norm(layer: Any) -> bool:
     """True for a BatchNormalization over the last axis."""
-    return type(layer).__name__ == "BatchNormalization" and list(layer.axis) == [len(layer.input.shape) - 1]
+    return facts_of(layer).family == "batch_norm" and list(layer.axis) == [len(layer.input.shape) - 1]
 
 
 def gain_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
