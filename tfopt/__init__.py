@@ -1,7 +1,7 @@
 """tfopt: from a trained Keras model to a small, verified `.tflite`.
 
-What a recipe needs is here; the rest is in `tfopt.losses`, `tfopt.transfer`, `tfopt.training`, `tfopt.self_taught` and
-`tfopt.extend`. Nothing heavy is imported here: TensorFlow comes with the first name that needs it.
+The names a recipe needs are here; the rest are in `tfopt.losses`, `tfopt.transfer`, `tfopt.training`,
+`tfopt.self_taught` and `tfopt.extend`. Importing tfopt is cheap: the first name that needs TensorFlow imports it.
 """
 
 import importlib
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tfopt.tflite.write.export import export_tflite
     from tfopt.training.settings import Training
 
-    # The names of `_MOVED`, with "as" because `__all__` does not have them.
+    # The names of `_MOVED`, re-exported with "as" because `__all__` leaves them out.
     # isort: off
     from tfopt.extend import register_twin as register_twin
     from tfopt.losses import (
@@ -136,7 +136,7 @@ __all__ = [
 
 _NAMESPACES = ("extend", "losses", "self_taught", "training", "transfer")
 
-# Where each name of `__all__` comes from.
+# The module that defines each name of `__all__`.
 _HOMES = {
     name: home
     for home, names in {
@@ -163,7 +163,7 @@ _HOMES = {
     for name in names.split()
 }
 
-# The names of 0.1 that are elsewhere now; they go in 0.3.0.
+# Names of 0.1 that have moved; removed in 0.3.0.
 _MOVED = {
     name: home
     for home, names in {
@@ -179,7 +179,7 @@ _MOVED = {
     for name in names.split()
 }
 
-if not TYPE_CHECKING:  # so that a type checker finds a name that does not exist
+if not TYPE_CHECKING:  # lets a type checker report names that do not exist
 
     def __getattr__(name: str) -> Any:
         if name in _NAMESPACES:

@@ -1,4 +1,4 @@
-"""Every error a user can cause. A message says what was expected, what came and what to do."""
+"""Errors a user can cause. Each message says what was expected, what came and what to do."""
 
 
 class TfoptError(Exception):
@@ -6,20 +6,20 @@ class TfoptError(Exception):
 
 
 class ModelError(TfoptError):
-    """A model that cannot be read, bridged or compressed as asked."""
+    """A model that cannot be read, bridged or compressed as requested."""
 
 
 class DataError(TfoptError):
-    """Data that cannot be read, or that does not fit the model."""
+    """Data that cannot be read or does not fit the model."""
 
 
 class RecipeError(TfoptError):
-    """A recipe that contradicts itself, or that this model cannot follow."""
+    """A recipe that contradicts itself or that the model cannot follow."""
 
 
 class PromiseError(TfoptError):
-    """A result that does not hold what the recipe promised (sparsity, clusters, int8)."""
+    """A result that breaks a promise of the recipe (sparsity, clusters, int8)."""
 
 
 class OutputError(TfoptError):
-    """An output folder or file that cannot be written as asked."""
+    """An output folder or file that cannot be written."""

@@ -1,4 +1,4 @@
-"""What other packages build stages, losses, transfers and layer twins from: `@tfopt.extend.register("acme")`."""
+"""Building blocks for third-party stages, losses, transfers and layer twins: `@tfopt.extend.register("acme")`."""
 
 from tfopt.base.config import config
 from tfopt.base.registry import register

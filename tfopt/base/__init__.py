@@ -1,1 +1,1 @@
-"""What knows no model: settings, files, processes, progress, and the one door to tf_keras, TF-MOT and TF-Hub."""
+"""Model-independent code: settings, files, processes, progress, and all access to tf_keras, TF-MOT and TF-Hub."""

@@ -1,6 +1,6 @@
-"""What tfopt remembers about a model object, for as long as the object lives.
+"""Notes that tfopt keeps about a model object while the object lives.
 
-Kept beside the models, not in them: Keras tracks a model set as an attribute as a layer, with its weights.
+They live beside the model, not in it: Keras tracks a model set as an attribute as a layer, with its weights.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Annotations:
-    """What is known about one model object.
+    """The notes about one model object.
 
     Attributes:
-        origin: gives the model of the caller's that it came from, so that it can go back later.
-        layer_decay: at which it is to be trained by whoever makes its optimizer.
-        notes: what a report should say about it.
-        summary: what a stage did to it.
-        integers: what the weights of its kernels stand for, by layer and kernel.
+        origin: returns the caller's model that it came from, so that it can be converted back.
+        layer_decay: the learning-rate decay per layer that its optimizer should apply.
+        notes: remarks for a report.
+        summary: a description of what a stage did to it.
+        integers: what the weights of its kernels represent, by layer and kernel.
         layers_left_in_float: the layers that are not quantized, and why.
     """
 
@@ -35,24 +35,24 @@ _KNOWN: weakref.WeakKeyDictionary[Any, Annotations] = weakref.WeakKeyDictionary(
 
 
 def annotations(model: Any) -> Annotations:
-    """Return what is known about `model`."""
+    """Return the notes about `model`."""
     return _KNOWN.get(model, _NOTHING)
 
 
 def annotate(model: Any, **known: Any) -> None:
-    """Note fields of `Annotations` about `model`; the others stay what they were."""
+    """Set fields of the `Annotations` of `model`; leave the others unchanged."""
     _KNOWN[model] = dataclasses.replace(annotations(model), **known)
 
 
 def remember(flat_model: Any, like: Any) -> None:
-    """Note that `flat_model` came from `like`, for as long as `flat_model` lives.
+    """Record that `flat_model` came from `like`, for as long as `flat_model` lives.
 
-    `like` lives as long; a model that is its own origin is not kept alive by this.
+    This keeps `like` alive too, unless the model is its own origin.
     """
     annotate(flat_model, origin=weakref.ref(like) if like is flat_model else lambda: like)
 
 
 def origin(flat_model: Any) -> Any:
-    """Return the model that `remember` noted for `flat_model`, None where it noted none."""
+    """Return the model that `remember` recorded for `flat_model`, or None."""
     found = annotations(flat_model).origin
     return None if found is None else found()

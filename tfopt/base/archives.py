@@ -1,4 +1,4 @@
-"""Zip archives and the arrays in them (.npz): what they claim is checked before it is read."""
+"""Zip archives and the arrays in them (.npz). Their claims are checked before anything is read."""
 
 import os
 import struct
@@ -16,7 +16,7 @@ from tfopt.base.limits import GIB, LARGEST_DATA, MOST_MEMBERS
 
 _END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _END_BYTES, _END64_BYTES, _LOCATOR_BYTES, _LONGEST_COMMENT = 22, 56, 20, 2**16
-# A member takes 46 bytes and its name in the directory; names are seldom longer than this on average.
+# A directory entry takes 46 bytes plus the name; names rarely average more than this.
 _ENTRY_BYTES = 46 + 210
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -26,22 +26,23 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a `.npy` claims."""
+    """The claims of a `.npy` header."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array; a value without bytes (an empty string) counts as one."""
+        """The size of the array in bytes; a value without bytes (an empty string) counts as one."""
         return prod(self.shape) * max(self.dtype.itemsize, 1)
 
 
 @contextmanager
 def open_zip(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[zipfile.ZipFile]:
-    """Open a zip archive for reading; to be used within `reading`.
+    """Open a zip archive for reading; call within `reading`.
 
-    Raises ValueError for more than `MOST_MEMBERS` members, before they are listed: each takes memory in Python.
+    Raises:
+        ValueError: more than `MOST_MEMBERS` members. Checked before they are listed, since each takes memory in Python.
     """
     if isinstance(path, str | os.PathLike):
         with open(path, "rb") as file:  # noqa: PTH123 (it may be a string)
@@ -59,9 +60,10 @@ def open_zip(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[zipfile.ZipFi
 
 
 def read_npz(source: str | os.PathLike[str] | IO[bytes], most: int = LARGEST_DATA) -> dict[str, np.ndarray]:
-    """Return the arrays of a `.npz` by name; to be used within `reading`. Members that are no `.npy` are left out.
+    """Return the arrays of a `.npz` by name; call within `reading`. Members that are not `.npy` are left out.
 
-    Raises ValueError for what `npz_headers` refuses, and for text that is none.
+    Raises:
+        ValueError: `npz_headers` rejects the file, or text is invalid.
     """
     with open_zip(source) as archive:
         found = {}
@@ -72,7 +74,7 @@ def read_npz(source: str | os.PathLike[str] | IO[bytes], most: int = LARGEST_DAT
 
 
 def _checked_text(array: np.ndarray, name: str) -> np.ndarray:
-    """Return `array`. Raise ValueError for text of characters that do not exist, on which Python fails later."""
+    """Return `array`. Raise ValueError for text with invalid code points, on which Python fails later."""
     if array.dtype.kind == "U" and array.size:
         codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
         if codes.max(initial=0) > sys.maxunicode:
@@ -81,10 +83,10 @@ def _checked_text(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def npz_headers(source: str | os.PathLike[str] | IO[bytes], most: int = LARGEST_DATA) -> dict[str, Header]:
-    """Return what the arrays of a `.npz` claim, by name, without their values; to be used within `reading`.
+    """Return the headers of the arrays of a `.npz`, by name, without reading values; call within `reading`.
 
-    Raises ValueError for Python objects, for a header that claims more than its member holds, and for more than `most`
-    bytes in all.
+    Raises:
+        ValueError: Python objects, a header that claims more than its member holds, or more than `most` bytes in total.
     """
     with open_zip(source) as archive:
         return _headers(archive, most)
@@ -120,10 +122,10 @@ def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
 
 
 def _directory_bytes(file: IO[bytes]) -> int:
-    """Return the size of a zip's directory as its end states it; 0 where there is no end, which is no zip.
+    """Return the size of a zip's directory as its end record states it; 0 without an end record, i.e. not a zip.
 
-    Where several records look like an end, such as that of a zip in the zip, the largest of their sizes. One that is
-    larger than what lies before it is none: a directory lies before its end.
+    Several records may look like an end, e.g. that of a zip inside the zip; the largest size counts. A size larger
+    than the bytes before the record is ignored: a directory precedes its end record.
     """
     length = file.seek(0, os.SEEK_END)
     file.seek(max(0, length - _END_BYTES - _LONGEST_COMMENT - _LOCATOR_BYTES - _END64_BYTES))
@@ -139,7 +141,7 @@ def _directory_bytes(file: IO[bytes]) -> int:
 
 
 def _places(tail: bytes, signature: bytes, length: int) -> Iterator[int]:
-    """Where a record of `length` bytes may begin in `tail`."""
+    """Yield the offsets at which a record of `length` bytes may begin in `tail`."""
     place = tail.find(signature)
     while 0 <= place <= len(tail) - length:
         yield place

@@ -1,4 +1,4 @@
-"""Configs: frozen, keyword-only, checked when they are made."""
+"""Configs: frozen, keyword-only, validated on construction."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -20,8 +20,8 @@ SETTINGS = ConfigDict(extra="forbid", allow_inf_nan=False)
 def config(cls: type[C]) -> type[C]:
     """Make `cls` a frozen, keyword-only pydantic dataclass that raises `RecipeError` for a bad value.
 
-    A class variable `renamed`, old name -> new name, keeps old names of fields alive: as arguments, in a recipe.json
-    and as attributes, each with a DeprecationWarning.
+    A class variable `renamed` (old name -> new name) keeps old field names working as arguments, in a recipe.json and
+    as attributes, each with a DeprecationWarning.
     """
     names: Mapping[str, str] = vars(cls).get("renamed", {})
     if names:
@@ -42,11 +42,11 @@ def config(cls: type[C]) -> type[C]:
 
 
 def _accept_old_names(cls: Any, names: Mapping[str, str]) -> None:
-    """Let the config `cls` be made and read under old names. A validator, as pydantic makes nested configs of dicts."""
+    """Let the config `cls` be made and read under old names, by a validator: pydantic makes nested configs of dicts."""
 
     def rename(cls: type, values: Any) -> Any:
         if isinstance(values, ArgsKwargs):
-            given = under_new_names(values.kwargs or {}, names, cls.__name__, 4)  # past pydantic, to who makes it
+            given = under_new_names(values.kwargs or {}, names, cls.__name__, 4)  # skips pydantic's frames
             return ArgsKwargs(values.args, given)
         return under_new_names(values, names, cls.__name__, 2) if isinstance(values, Mapping) else values
 
@@ -63,7 +63,7 @@ def _old_attribute(made: Any, old: str, new: str) -> Any:
 
 
 def explain(error: ValidationError, where: str) -> str:
-    """One line for pydantic's findings: where, what came, what was expected."""
+    """Return pydantic's findings in one line: where, what came, what was expected."""
     findings = [
         f"{'.'.join(str(part) for part in (where, *problem['loc']))} = {problem['input']!r}: {problem['msg']}"
         for problem in error.errors()

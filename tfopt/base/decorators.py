@@ -1,4 +1,4 @@
-"""TensorFlow's decorators with types: TensorFlow ships none, so its own would leave what they decorate untyped."""
+"""Typed versions of TensorFlow's decorators. TensorFlow ships no types, so its own leave what they decorate untyped."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ def not_converted(function: F) -> F:
         function: a function or method that TensorFlow may trace.
 
     Returns:
-        `function` behind `tf.autograph.experimental.do_not_convert`.
+        `function` wrapped by `tf.autograph.experimental.do_not_convert`.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there: written beside their place, then renamed into it."""
+"""Atomic writes of files and folders: each is written beside its target, then renamed into place."""
 
 import os
 import shutil
@@ -11,9 +11,12 @@ from tfopt.errors import OutputError
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> Path:
-    """Write `data` (text as UTF-8) to `path`, whole or not at all; returns the path.
+    """Write `data` (text as UTF-8) to `path` atomically and return the path.
 
-    Missing parent folders are made. Raises OutputError when it cannot be written; an older file then stays.
+    Create missing parent folders.
+
+    Raises:
+        OutputError: the file cannot be written; an older file stays.
     """
     content = data.encode() if isinstance(data, str) else data
     try:
@@ -26,10 +29,12 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> Path:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a path in the same folder, with the same suffix, for the block to write one file to.
+    """Yield a temporary path in the same folder, with the same suffix, for the block to write one file to.
 
-    It is synced to disk and renamed to `path` when the block ends, and removed when the block raises or is
-    interrupted. Raises OutputError when the folder cannot be written, or the block wrote no file.
+    When the block ends, sync the file to disk and rename it to `path`; if it raises or is interrupted, delete the file.
+
+    Raises:
+        OutputError: the folder cannot be written, or the block wrote no file.
     """
     target = Path(path).resolve()
     if target.is_dir():
@@ -47,10 +52,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def prepare_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """Make sure that results can be written to the folder `path`, before hours are spent on them.
+    """Check that results can be written to the folder `path` before hours are spent on them.
 
-    Makes the folder when it is missing and deletes nothing, not even with `overwrite`. Raises OutputError
-    when it holds files and `overwrite` is not set, when `path` is a file, or when it cannot be written.
+    Create the folder if it is missing. Delete nothing, not even with `overwrite`.
+
+    Raises:
+        OutputError: the folder holds files and `overwrite` is not set, `path` is a file, or it cannot be written.
     """
     target = _checked_target(path, overwrite)
     _make_folder(target)
@@ -65,11 +72,14 @@ def prepare_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Pat
 
 @contextmanager
 def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """Yield a new folder beside `path` for the block to fill; it becomes `path` when the block ends well.
+    """Yield a new folder beside `path` for the block to fill; rename it to `path` when the block succeeds.
 
-    Only then an older folder at `path` goes. When the block raises or is interrupted, the new folder is
-    removed and the old one stays. Raises OutputError as `prepare_folder` does; if the folder at `path` was
-    filled by someone else meanwhile, the results are left in the folder that the message names.
+    Only then delete an older folder at `path`. When the block raises or is interrupted, delete the new folder and keep
+    the old one.
+
+    Raises:
+        OutputError: as `prepare_folder` does. If another process filled `path` meanwhile, the results stay in the
+            folder named in the message.
     """
     target = _checked_target(path, overwrite)
     _make_folder(target.parent)
@@ -88,7 +98,7 @@ def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
 
 
 def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Return the absolute path of a folder that may be made, filled or (with `overwrite`) replaced."""
+    """Return the absolute path of a folder that may be created, filled or (with `overwrite`) replaced."""
     target = Path(path).resolve()
     if target.exists() and not target.is_dir():
         raise OutputError(f"{path} is a file; expected a folder for the results.")
@@ -119,12 +129,12 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sibling(target: Path) -> Path:
-    """Return a free hidden name in the same folder. The suffix stays: Keras picks the file format by it."""
+    """Return a free hidden name in the same folder. Keep the suffix: Keras picks the file format by it."""
     return target.with_name(f".{target.stem}.{uuid4().hex[:12]}{target.suffix}")
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Rename `new` to `target`; what was there is deleted only after that."""
+    """Rename `new` to `target`, and only then delete the old `target`."""
     if not target.exists():
         new.rename(target)
         return

@@ -1,9 +1,8 @@
-"""The one door to tf_keras, TF-MOT and TF-Hub.
+"""The only access to tf_keras, TF-MOT and TF-Hub.
 
-TF-MOT accepts tf_keras (Keras 2) models only. Importing it sets `TF_USE_LEGACY_KERAS=1` for the whole
-process and, unless `tf.keras` was touched before, turns `tf.keras` into Keras 2. So nothing else in tfopt
-imports these packages by itself: the functions below import them late and leave `os.environ` and
-`tf.keras` as they found them.
+TF-MOT accepts tf_keras (Keras 2) models only. Importing it sets `TF_USE_LEGACY_KERAS=1` for the whole process and,
+unless `tf.keras` was used before, turns `tf.keras` into Keras 2. So no other module of tfopt imports these packages
+directly: the functions below import them late and leave `os.environ` and `tf.keras` unchanged.
 """
 
 import functools
@@ -19,7 +18,7 @@ _SWITCH = "TF_USE_LEGACY_KERAS"
 def _import_quietly(name: str) -> ModuleType:
     import tensorflow as tf
 
-    _ = tf.keras.layers  # fixes `tf.keras` to what the user's own settings make it
+    _ = tf.keras.layers  # resolves `tf.keras` by the user's own settings
     before = os.environ.get(_SWITCH)
     try:
         return importlib.import_module(name)
@@ -32,26 +31,26 @@ def _import_quietly(name: str) -> ModuleType:
 
 @functools.cache
 def tf_keras() -> Any:
-    """The package `tf_keras`, the same that TF-MOT uses."""
+    """Return the package `tf_keras`, the one that TF-MOT uses."""
     return _import_quietly("tf_keras")
 
 
 @functools.cache
 def tfmot() -> Any:
-    """The package `tensorflow_model_optimization`."""
+    """Return the package `tensorflow_model_optimization`."""
     tf_keras()
     return _import_quietly("tensorflow_model_optimization")
 
 
 def tfmot_module(path: str) -> Any:
-    """A private module of TF-MOT, e.g. `tfmot_module("sparsity.keras.pruning_wrapper")`."""
+    """Return a private module of TF-MOT, e.g. `tfmot_module("sparsity.keras.pruning_wrapper")`."""
     tfmot()
     return importlib.import_module(f"tensorflow_model_optimization.python.core.{path}")
 
 
 @functools.cache
 def layer_table() -> frozenset[str]:
-    """Return the names by which tf_keras finds layers in old configs, from a table that is private in 2.19 to 2.21."""
+    """Return the names by which tf_keras finds layers in old configs. The table is private in 2.19 to 2.21."""
     tf_keras()
     serialization = importlib.import_module("tf_keras.src.layers.serialization")
     serialization.populate_deserializable_objects()
@@ -60,25 +59,25 @@ def layer_table() -> frozenset[str]:
 
 @functools.cache
 def hub() -> Any:
-    """The package `tensorflow_hub`."""
+    """Return the package `tensorflow_hub`."""
     tf_keras()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it imports pkg_resources, which warns about itself
+        warnings.simplefilter("ignore")  # it imports pkg_resources, which emits a warning
         return _import_quietly("tensorflow_hub")
 
 
 def is_tf_keras_model(model: object) -> bool:
-    """True for a tf_keras model; imports nothing when `model` is a Keras 3 one."""
+    """Return whether `model` is a tf_keras model; imports nothing for a Keras 3 one."""
     return any(c.__module__.partition(".")[0] == "tf_keras" and c.__name__ == "Model" for c in type(model).__mro__)
 
 
 def is_keras3_model(model: object) -> bool:
-    """True for a Keras 3 model."""
+    """Return whether `model` is a Keras 3 model."""
     return any(c.__module__.partition(".")[0] == "keras" and c.__name__ == "Model" for c in type(model).__mro__)
 
 
 def keras_of(model: object) -> Any:
-    """`keras` or `tf_keras`, whichever `model` is of."""
+    """Return the package of `model`: `keras` or `tf_keras`."""
     if is_keras3_model(model):
         import keras
 
@@ -87,9 +86,9 @@ def keras_of(model: object) -> Any:
 
 
 def unwrapped(layer: Any) -> Any:
-    """The caller's layer inside a TF-MOT wrapper, or `layer` itself.
+    """Return the caller's layer inside a TF-MOT wrapper, or `layer` itself.
 
-    TF-MOT's wrappers are all `Wrapper`s, but so is e.g. `TimeDistributed`: tell them by their module.
+    Wrappers are recognized by their module: other layers, e.g. `TimeDistributed`, are `Wrapper`s too.
     """
     return (
         layer.layer
@@ -99,5 +98,5 @@ def unwrapped(layer: Any) -> Any:
 
 
 def wrapped_layers(model: Any) -> dict[str, Any]:
-    """The (wrapped) layers of `model` by the name of the layer inside."""
+    """Return the (wrapped) layers of `model`, keyed by the name of the layer inside."""
     return {unwrapped(layer).name: layer for layer in model.layers}

@@ -1,8 +1,8 @@
 """A child process for native code that may crash: conversion, calibration and the first run of a model.
 
-TensorFlow's converter and LiteRT's kernels end the process for some models, and the converter keeps memory after every
-conversion (tensorflow issue 122598). The child is started once and kept, because it imports TensorFlow for seconds;
-after a crash the next call starts another one.
+TensorFlow's converter and LiteRT's kernels abort the process on some models, and the converter leaks memory with every
+conversion (tensorflow issue 122598). The child is started once and reused, because importing TensorFlow takes seconds;
+after a crash, the next call starts a new one.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from tfopt.base import worker
 _IN_CHILD = "TFOPT_IN_NATIVE_CHILD"
 _ENVIRONMENT = {_IN_CHILD: "1", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 MOST_TEXT = 20_000
-"""Characters of an error that are handed back."""
+"""The most characters of an error that are returned."""
 
 
 class CrashError(Exception):
-    """Native code ended its process or did not end; the message says how: "segmentation fault".
+    """Native code crashed or hung; the message says how: "segmentation fault".
 
     Attributes:
-        said: the last line that it printed, "" for none.
+        said: the last line it printed, or "".
     """
 
     def __init__(self, cause: str, said: str = "") -> None:
@@ -32,19 +32,20 @@ class CrashError(Exception):
 
 
 class FailedError(Exception):
-    """What the function raised, unless it was an error of tfopt: its text."""
+    """The function raised an exception that is not tfopt's; the message is its text."""
 
 
 def call(door: str, seconds: float, **arguments: Any) -> Any:
-    """Return what the function `door` ("tfopt.module:function") returns in the child.
+    """Call the function `door` ("tfopt.module:function") in the child and return its result.
 
     Args:
-        door: a function at the top of a module.
-        seconds: it may take.
-        arguments: of the function; they and the result must be JSON values. Hand over arrays and models by file.
+        door: a module-level function.
+        seconds: the time limit.
+        arguments: keyword arguments of the function. They and the result must be JSON values; pass arrays and models
+            as files.
 
     Raises:
-        CrashError: the child died, or took longer.
+        CrashError: the child died or exceeded the time limit.
         FailedError: the function raised another exception.
         TfoptError: the function raised it.
     """
@@ -67,9 +68,9 @@ def call(door: str, seconds: float, **arguments: Any) -> Any:
 
 
 def start() -> None:
-    """Start the child, so that it imports TensorFlow while the caller goes on."""
+    """Start the child, so that it imports TensorFlow in the background."""
     if not os.environ.get(_IN_CHILD):
-        with contextlib.suppress(worker.NotStartedError):  # the first call says so
+        with contextlib.suppress(worker.NotStartedError):  # the first call reports it
             _child().start()
 
 
@@ -77,14 +78,14 @@ _CHILDREN: dict[int, worker.Worker] = {}
 
 
 def _child() -> worker.Worker:
-    """Return the child of this process; a forked process gets another one."""
+    """Return the child of this process; a forked process gets a new one."""
     if os.getpid() not in _CHILDREN:
         _CHILDREN[os.getpid()] = worker.Worker("tfopt.base.native:serve", _ENVIRONMENT)
     return _CHILDREN[os.getpid()]
 
 
 def _last_line(said: str) -> str:
-    """Return the last line that says something; where it is a stack trace, the line before."""
+    """Return the last line that is not part of a stack trace."""
     lines = [line.strip() for line in said.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("@", "***", "PC:", "#"))]
     return lines[-1][:300] if lines else ""
@@ -99,12 +100,12 @@ def _error(kind: str, message: str) -> Exception:
 
 
 def serve() -> None:
-    """Call functions as requested on standard input."""
+    """Serve function calls that arrive on standard input."""
     worker.answer(_served, _prepare)
 
 
 def _prepare() -> None:
-    with contextlib.suppress(OSError):  # when memory runs out, the system ends this process and not the caller's
+    with contextlib.suppress(OSError):  # out of memory, the system then kills this process and not the caller
         Path("/proc/self/oom_score_adj").write_text("500")
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource

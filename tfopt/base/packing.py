@@ -1,7 +1,7 @@
-"""A `.tflite` entropy-coded, so that zeros and repeated weights save bytes on disk and on the way to a phone.
+"""Entropy coding of a `.tflite`, so that zeros and repeated weights save bytes on disk and in transfer.
 
-What Han et al. 2015 ("Deep Compression", arXiv:1510.00149, section 4) do with Huffman codes. The containers are those
-that everybody can open: `gunzip` and `zstd -d` give the file back.
+Han et al. 2015 ("Deep Compression", arXiv:1510.00149, section 4) do this with Huffman codes. The containers are
+standard: `gunzip` and `zstd -d` restore the file.
 """
 
 import gzip
@@ -21,16 +21,17 @@ _STEP = 1024
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed `.tflite`: its bytes, and the suffix that says how they are packed, ".gz" or ".zst"."""
+    """A packed `.tflite`: its bytes, and the suffix of the packing, ".gz" or ".zst"."""
 
     data: bytes
     suffix: str
 
 
 def pack(data: bytes) -> Packed:
-    """The bytes of a `.tflite` by gzip or by zstd, whichever gives fewer; the same bytes give the same result.
+    """Pack a `.tflite` with gzip or zstd, whichever is smaller. The result is deterministic.
 
-    Raises ModelError for what is not a `.tflite`, and for one that shrinks so much that `unpack` would refuse it.
+    Raises:
+        ModelError: `data` is not a `.tflite`, or it compresses so well that `unpack` would reject it.
     """
     if data[4:8] != b"TFL3":
         raise ModelError(f"Only a .tflite can be packed: bytes 4 to 8 must be b'TFL3'; they are {data[4:8]!r}.")
@@ -44,15 +45,16 @@ def pack(data: bytes) -> Packed:
 
 
 def is_packed(head: bytes) -> bool:
-    """Whether bytes that begin with `head` may be what `pack` gives."""
+    """Return whether bytes that begin with `head` may be a result of `pack`."""
     return head.startswith((_GZIP, _ZSTD))
 
 
 def unpack(data: bytes, name: str = "The packed .tflite") -> bytes:
-    """What `pack` was given; anything that is not packed comes back as it is.
+    """Return the input of `pack`; return data that is not packed unchanged.
 
-    Raises ModelError, which calls it `name`, for a broken one, and for one that grows beyond `limits.room_for` its size
-    or `limits.LARGEST_TFLITE`. No more than that is ever unpacked.
+    Raises:
+        ModelError: the data is broken, or would unpack to more than `limits.room_for` its size or
+            `limits.LARGEST_TFLITE`; unpacking stops there. The message calls it `name`.
     """
     if not is_packed(data):
         return data
@@ -69,7 +71,7 @@ def unpack(data: bytes, name: str = "The packed .tflite") -> bytes:
 
 
 def unpacked_head(data: bytes, name: str = "The packed .tflite") -> bytes:
-    """The first bytes of what is packed, 8 or more where there are so many. Raises ModelError where they are broken."""
+    """Return the first bytes of the packed data, at least 8 if it has them. Raise ModelError if it is broken."""
     head = b""
     with reading(lambda why: _broken(name, why)):
         for piece in _pieces(data):
@@ -92,7 +94,7 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 
 def _gzipped(data: bytes) -> bytes:
-    """The shortest of zlib's strategies: LZ77 finds little in clustered weights, and its matches cost bits."""
+    """Return the shortest of zlib's results: LZ77 finds little in clustered weights, and its matches cost bits."""
     strategies = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY)
     coders = [zlib.compressobj(9, zlib.DEFLATED, 31, 9, strategy) for strategy in strategies]
     return min((coder.compress(data) + coder.flush() for coder in coders), key=len)
@@ -111,7 +113,7 @@ def _zstd(data: bytes) -> bytes:
 
 
 def _unzstd(data: bytes) -> Iterator[bytes]:
-    """The frames one after the other, as `zstd -d` does, each a little at a time: four bytes may stand for 128 kB."""
+    """Yield the content of all frames, as `zstd -d` does, in small steps: four bytes may expand to 128 kB."""
     import zstandard
 
     waiting = memoryview(data)

@@ -1,4 +1,4 @@
-"""What a person sees while something runs: a live line per epoch or a bar in a terminal, plain lines in a log."""
+"""Progress display: a live line per epoch or a bar in a terminal, plain lines in a log."""
 
 import functools
 import sys
@@ -9,21 +9,21 @@ from typing import Any, TextIO
 
 from tfopt.base.terminal import console, plain
 
-_LONG = 2.0  # seconds after which a person wants to see progress
+_LONG = 2.0  # seconds after which progress is shown
 
 
 class Progress:
-    """Says on `stream` (stderr by default) what is going on; `quiet` says nothing."""
+    """Progress messages on `stream` (stderr by default); `quiet` suppresses them."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self.console = console(file=stream or sys.stderr, quiet=quiet, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self.console.print(plain(text))
 
     def callback(self, label: str) -> Any:
-        """A tf_keras callback that shows the epochs of one `fit`."""
+        """Return a tf_keras callback that shows the epochs of one `fit`."""
         return _callback_class()(self, label)
 
 
@@ -35,7 +35,7 @@ def _callback_class() -> Any:
     from tfopt.base.keras_compat import tf_keras
 
     class EpochLines(tf_keras().callbacks.Callback):  # type: ignore[misc]
-        # Without this, tf_keras copies the logs to NumPy after every batch, which waits for the batch.
+        # Otherwise tf_keras copies the logs to NumPy after every batch, which waits for the batch.
         _supports_tf_logs = True
 
         def __init__(self, progress: Progress, label: str) -> None:
@@ -72,7 +72,7 @@ def _callback_class() -> Any:
             self.stop()
 
         def stop(self) -> None:
-            """Take the bar off the terminal and give the cursor back."""
+            """Remove the bar from the terminal and restore the cursor."""
             if self._bar:
                 self._bar.stop()
                 self._bar = None
@@ -82,9 +82,9 @@ def _callback_class() -> Any:
 
 @contextmanager
 def progress_bar(label: str, total: int, progress: Any, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the number of samples done; what takes long is seen, what does not is not.
+    """Yield a function to call with the number of samples done. Only long operations are shown.
 
-    In a terminal a bar, in a log one line at the end.
+    A terminal gets a bar, a log one line at the end.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

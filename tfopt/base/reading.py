@@ -1,4 +1,4 @@
-"""The boundary to files of other people: whatever goes wrong while one is read is one clear error."""
+"""The boundary for untrusted files: any failure while reading one becomes one clear error."""
 
 import json
 from collections.abc import Callable
@@ -7,17 +7,17 @@ from typing import Any
 from tfopt.base.limits import DEEPEST_JSON, LARGEST_JSON, MIB
 from tfopt.errors import TfoptError
 
-# Their texts say by themselves what is wrong.
+# Errors whose messages explain themselves.
 _SPEAKING = (OSError, ValueError, EOFError)
 _LONGEST_REASON = 200
 
 
 class reading:  # noqa: N801 (it is used as a function is)
-    """Turn any exception of the block, which reads a file, into the error that `make(reason)` gives.
+    """Convert any exception of the block, which reads a file, into the error that `make(reason)` returns.
 
     Libraries raise nearly anything for a damaged file: RuntimeError, KeyError, struct.error, zlib.error. The exception
-    becomes the cause of the error, so that a traceback still shows where it happened. Errors of tfopt pass as they
-    are, and so does what is no `Exception`, such as KeyboardInterrupt.
+    becomes the cause of the error, so a traceback still shows where it happened. Errors of tfopt pass unchanged, and so
+    does anything that is not an `Exception`, such as KeyboardInterrupt.
     """
 
     def __init__(self, make: Callable[[str], TfoptError]) -> None:
@@ -31,7 +31,7 @@ class reading:  # noqa: N801 (it is used as a function is)
 
 
 def reason(error: Exception) -> str:
-    """Return in one short line what an exception says."""
+    """Return the message of an exception as one short line."""
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is"
     if isinstance(error, RecursionError):
@@ -41,10 +41,11 @@ def reason(error: Exception) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of JSON, bytes in UTF-8; a boundary for what other people wrote, to be used within `reading`.
+    """Parse untrusted JSON, bytes as UTF-8; call within `reading`.
 
-    Raises ValueError for what is no JSON, has more than `LARGEST_JSON` characters, or nests deeper than
-    `DEEPEST_JSON`, which would exhaust the stack of whoever walks through it.
+    Raises:
+        ValueError: the text is not JSON, has more than `LARGEST_JSON` characters, or nests deeper than `DEEPEST_JSON`,
+            which would overflow the stack of code that walks it.
     """
     if len(text) > LARGEST_JSON:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The names that stages, losses and transfers have in a recipe.json: "Prune", or "package>Name" for other people's."""
+"""Names of stages, losses and transfers in a recipe.json: "Prune", or "package>Name" for third-party classes."""
 
 import dataclasses
 import re
@@ -14,13 +14,13 @@ _KINDS: "list[Kind[Any]]" = []
 
 
 class Kind(Generic[T]):
-    """All classes of one kind, by the names that they have in a recipe.json: a live view, in order of registration.
+    """All classes of one kind, by their names in a recipe.json: a live view, in order of registration.
 
     Args:
-        title: what an error calls a class of this kind, e.g. "Stage".
-        words: what an error calls it inside of a sentence.
-        base: the class that all of them derive from.
-        builtin: those of tfopt, under their bare names.
+        title: the name of the kind in errors, e.g. "Stage".
+        words: the same inside a sentence.
+        base: the base class of the kind.
+        builtin: the classes of tfopt, registered under their bare names.
     """
 
     def __init__(self, title: str, words: str, base: Any, builtin: Iterable[type[T]]) -> None:
@@ -38,13 +38,13 @@ class Kind(Generic[T]):
         return cls in self._classes.values()
 
     def add(self, name: str, cls: type[T]) -> None:
-        """Register `cls` under `name`. Raises `RecipeError` where the name is taken."""
+        """Register `cls` under `name`. Raise `RecipeError` if the name is taken."""
         if name in self._classes:
             raise RecipeError(f"{self.title} '{name}' is registered already. Give the class another name.")
         self._classes[name] = cls
 
     def named(self, name: Any) -> type[T]:
-        """Return the class called `name`. Raises `RecipeError`, which says what to import, where there is none."""
+        """Return the class called `name`. Raise `RecipeError`, which says what to import, if there is none."""
         if isinstance(name, str) and name in self._classes:
             return self._classes[name]
         known = ", ".join(self._classes)
@@ -57,7 +57,7 @@ class Kind(Generic[T]):
         raise RecipeError(f"Unknown {self.words} {name!r}. Known: {known}.")
 
     def name_of(self, cls: type) -> str | None:
-        """Return the name that `cls` is registered under; None where it is not."""
+        """Return the name that `cls` is registered under, or None."""
         return next((name for name, known in self._classes.items() if known is cls), None)
 
 
@@ -65,7 +65,7 @@ def registered_name(cls: type) -> str:
     """Return the name of `cls` in a recipe.json.
 
     Raises:
-        RecipeError: it has none, so that a recipe.json with it could not be read; the message says how to register it.
+        RecipeError: it has none, so a recipe.json with it could not be read; the message says how to register it.
     """
     for kind in _KINDS:
         if name := kind.name_of(cls):
@@ -83,10 +83,10 @@ def register(package: str) -> Callable[[C], C]:
     """Return a class decorator that registers a Stage, Loss or Transfer as "package>Name", for recipe.json.
 
     Args:
-        package: the package to import before a recipe.json that names the class is read.
+        package: the package to import before reading a recipe.json that names the class.
 
     Raises:
-        RecipeError: the package's name is not one, the name is taken, or the class is no config of a known kind.
+        RecipeError: the package name is invalid, the name is taken, or the class is not a config of a known kind.
     """
     if not isinstance(package, str) or not re.fullmatch(r"[^\W\d]\w*", package):
         raise RecipeError(f"Expected the name of a package that can be imported, e.g. 'acme'; got {package!r}.")

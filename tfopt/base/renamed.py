@@ -1,4 +1,4 @@
-"""Old names of arguments: they work for one release, and a warning says the new ones."""
+"""Old names of arguments: they work for one release, with a warning that gives the new name."""
 
 import functools
 import warnings
@@ -13,12 +13,12 @@ C = TypeVar("C")
 
 
 def under_new_names(given: Mapping[str, Any], names: Mapping[str, str], where: str, stacklevel: int) -> dict[str, Any]:
-    """Return the arguments `given` under their new names, and warn of each old one.
+    """Return the arguments `given` under their new names, with a warning for each old one.
 
     Args:
         given: arguments by name.
-        names: the new name of each old one.
-        where: what takes the arguments, for the messages.
+        names: old name -> new name.
+        where: the callee, for the messages.
         stacklevel: as for `warnings.warn`; 1 is the caller of this function.
 
     Raises:
@@ -36,16 +36,16 @@ def under_new_names(given: Mapping[str, Any], names: Mapping[str, str], where: s
 
 
 def warn_of(old: str, new: str, stacklevel: int) -> None:
-    """Warn that `old` is called `new` now. `stacklevel` is as for `warnings.warn`; 1 is the caller of this function."""
+    """Warn that `old` is now called `new`. `stacklevel` is as for `warnings.warn`; 1 is the caller of this function."""
     text = f"{old} is now {new}; the old name goes in 0.3.0."
     warnings.warn(text, DeprecationWarning, stacklevel=stacklevel + 1)
 
 
 def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator under which a function also takes keywords under their old names.
+    """Return a decorator that lets a function accept keywords under their old names.
 
     Args:
-        **names: the new name of each old one.
+        **names: old name -> new name.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -60,10 +60,10 @@ def renamed_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]
 
 
 def renamed_methods(**names: str) -> Callable[[type[C]], type[C]]:
-    """Return a decorator under which the methods of a class can also be called by their old names.
+    """Return a decorator that lets the methods of a class be called by their old names.
 
     Args:
-        **names: the new name of each old one.
+        **names: old name -> new name.
     """
 
     def decorate(cls: type[C]) -> type[C]:

@@ -1,8 +1,8 @@
-"""A child process in which files of strangers are opened first.
+"""A child process that opens untrusted files first.
 
-It has no network where the system allows that, and a limit on memory and on the size of the files that it writes. When
-a file makes it crash, hang or run out of memory, that is an error here, and the next file gets a new child. One child
-serves all files of a process: it starts at the first one and ends with the process.
+It has no network where the system allows that, and limits on memory and on the size of files it writes. A file that
+makes it crash, hang or run out of memory becomes an error here, and the next file gets a new child. One child serves
+all files of a process: it starts with the first file and ends with the process.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from tfopt.base import worker
 
 try:
     import resource
-except ImportError:  # Windows: no limits there
+except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
 SECONDS = 300
-"""That a file may take to open, besides a second for every 10 MB of it."""
+"""Time limit for opening a file, plus a second for every 10 MB of it."""
 MEMORY = 4 * 2**30
-"""Bytes that opening a file may take, besides eight times its own size."""
+"""Memory limit in bytes for opening a file, plus eight times its size."""
 _IN_CHILD = "TFOPT_IN_SANDBOX"
-# A thread and its arena of the allocator map up to 136 MB each, which would count as memory.
+# A thread and its allocator arena map up to 136 MB each, which would count as memory.
 _SETTINGS = {
     _IN_CHILD: "1",
     "CUDA_VISIBLE_DEVICES": "-1",
@@ -41,11 +41,11 @@ _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000  # CLONE_NEWUSER, CLONE_NEWNET 
 
 
 def try_first(door: str, path: str | os.PathLike[str], **options: Any) -> None:
-    """Open `path` in the sandbox by the function `door` ("tfopt.module:function"), and return when that went well.
+    """Open `path` in the sandbox with the function `door` ("tfopt.module:function"); return on success.
 
     Args:
         door: a function of tfopt that takes the path and `options`, which must be JSON values.
-        path: a file or folder. One that opened well is not tried again while it stays as it is.
+        path: a file or folder. It is not tried again until it changes.
         options: further arguments of the function.
 
     Raises:
@@ -61,14 +61,14 @@ def try_first(door: str, path: str | os.PathLike[str], **options: Any) -> None:
 
 
 def start() -> None:
-    """Start the sandbox, so that it imports what it needs while the caller goes on."""
+    """Start the sandbox, so that it imports what it needs in the background."""
     if not os.environ.get(_IN_CHILD):
-        with contextlib.suppress(worker.NotStartedError):  # the first file says so
+        with contextlib.suppress(worker.NotStartedError):  # the first file reports it
             _sandbox().start()
 
 
 class _Sandbox(worker.Worker):
-    """The child in which files are opened."""
+    """The child process that opens files."""
 
     def __init__(self) -> None:
         super().__init__("tfopt.base.sandbox:serve", _SETTINGS)
@@ -103,7 +103,7 @@ _SANDBOXES: dict[int, _Sandbox] = {}
 
 
 def _sandbox() -> _Sandbox:
-    """Return the sandbox of this process; a forked child gets another one."""
+    """Return the sandbox of this process; a forked child gets a new one."""
     if os.getpid() not in _SANDBOXES:
         _SANDBOXES[os.getpid()] = _Sandbox()
     return _SANDBOXES[os.getpid()]
@@ -114,10 +114,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _identity(path: Path) -> tuple[Any, ...]:
-    """Return what changes when a file or folder does."""
+    """Return a value that changes when a file or folder does."""
     try:
         stats = [(str(each), each.stat()) for each in _files(path.resolve())]
-    except OSError:  # `door` says it better
+    except OSError:  # `door` gives the better message
         return (str(path),)
     return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
@@ -135,7 +135,7 @@ def _error(kind: str, message: str) -> errors.TfoptError:
 
 
 def serve() -> None:
-    """Open files as requested on standard input: an empty answer where all went well."""
+    """Open files as requested on standard input; answer empty on success."""
     worker.answer(_served, _prepare)
 
 
@@ -168,7 +168,7 @@ def _served(request: dict[str, Any]) -> dict[str, str]:
 
 
 def _limit(name: str, most: int) -> None:
-    """Set a limit of this process, as far as the system lets it."""
+    """Lower a limit of this process as far as the system allows."""
     if resource is None:
         return
     which = getattr(resource, name)
@@ -178,7 +178,7 @@ def _limit(name: str, most: int) -> None:
 
 
 def _address_space() -> int:
-    """Return the bytes of address space that this process has mapped; most of them take no memory."""
+    """Return the bytes of address space that this process has mapped; most of it takes no memory."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except OSError:  # not on Linux
@@ -186,14 +186,14 @@ def _address_space() -> int:
 
 
 def _leave_network() -> None:
-    """Move this process into an empty network, where the system allows that."""
+    """Move this process into an empty network namespace, where the system allows that."""
     if sys.platform != "linux":
         return
     unshare = ctypes.CDLL(None).unshare
     user, group = os.getuid(), os.getgid()
     if unshare(_NEW_NETWORK) == 0 or unshare(_NEW_USER | _NEW_NETWORK) != 0:
         return
-    with contextlib.suppress(OSError):  # else files are read as nobody
+    with contextlib.suppress(OSError):  # otherwise files would be read as nobody
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")

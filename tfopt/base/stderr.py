@@ -1,4 +1,4 @@
-"""Holds back what native libraries print to stderr on success, and shows it on failure."""
+"""Suppression of what native libraries print to stderr on success; on failure it is shown."""
 
 import os
 import sys
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def native_noise_held() -> Iterator[None]:
-    """Within this block, what TensorFlow's and LiteRT's C++ code prints to stderr is kept back.
+    """Hold back what TensorFlow's and LiteRT's C++ code prints to stderr within this block.
 
-    It is printed after all when the block raises. Python's own `sys.stderr` is held too.
+    Print it after all when the block raises. Python's own `sys.stderr` is held back too.
     """
     try:
         stderr = sys.__stderr__.fileno()  # type: ignore[union-attr]
@@ -40,7 +40,7 @@ def _restore(saved: int, stderr: int) -> None:
 
 
 def load_tensorflow_quietly() -> None:
-    """Import TensorFlow and let it look for devices, without its start-up lines."""
+    """Import TensorFlow and let it detect devices, without its start-up messages."""
     with native_noise_held():
         import tensorflow as tf
 

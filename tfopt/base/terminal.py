@@ -1,4 +1,4 @@
-"""Text on its way to a terminal: names come from files, and a terminal obeys some characters."""
+"""Safe terminal output: names come from files, and a terminal interprets some characters."""
 
 import functools
 import io
@@ -11,10 +11,10 @@ _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidirectional overr
 
 
 def plain(text: object, *, lines: bool = False) -> str:
-    r"""Return `text` with what a terminal would obey written out, such as "\x1b" for the start of a color.
+    r"""Return `text` with the characters that a terminal interprets escaped, e.g. "\x1b" for the start of a color.
 
-    That are control characters, line breaks too (with `lines`, "\n" stays), characters that change the direction of
-    text or cannot be seen, and halves of characters, as file names may have, which cannot be printed at all.
+    Those are control characters, including line breaks (with `lines`, "\n" stays), characters that change the text
+    direction or are invisible, and lone surrogates, as in some file names, which cannot be printed.
     """
     return "".join(
         _written_out(char) if _is_obeyed(char) and not (lines and char == "\n") else char for char in str(text)
@@ -30,7 +30,7 @@ def _written_out(char: str) -> str:
 
 
 def console(**settings: Any) -> Any:
-    """Return a `rich.console.Console` that shows all text as it is, `plain`: no markup, emoji codes or highlights."""
+    """Return a `rich.console.Console` that shows text literally (see `plain`): no markup, emoji codes or highlights."""
     return _console_class()(**{"markup": False, "emoji": False, "highlight": False, **settings})
 
 
@@ -40,14 +40,14 @@ def _console_class() -> Any:
 
     class PlainConsole(Console):
         def render_str(self, text: str, **settings: Any) -> Any:
-            """Every string comes through here, those in cells and titles of tables too."""
+            """Escape `text`. All strings pass through here, including table cells and titles."""
             return super().render_str(plain(text, lines=True), **settings)
 
     return PlainConsole
 
 
 def rendered(table: Any, width: int) -> str:
-    """Return a `rich.table.Table` as text of `width` characters a line."""
+    """Return a `rich.table.Table` as text, `width` characters per line."""
     text = io.StringIO()
     console(file=text, width=width).print(table)
     return text.getvalue()

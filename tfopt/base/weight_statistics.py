@@ -1,7 +1,7 @@
-"""Numbers about weights and predictions. NumPy only; every function is pure.
+"""Statistics of weights and predictions. NumPy only; every function is pure.
 
-Weights are arrays of any dtype; `-0.0` counts as zero. Predictions are float arrays (N, ...) as a model
-gives them; labels are what the data set holds for the same N samples.
+Weights are arrays of any dtype; `-0.0` counts as zero. Predictions are float arrays (N, ...) as a model returns them;
+labels are those of the same N samples.
 """
 
 import math
@@ -24,7 +24,7 @@ def sparsity(weights: ArrayLike) -> float:
 def unique_weights(weights: ArrayLike, axis: int | None = None) -> int:
     """Return the number of distinct values.
 
-    With an `axis` (such as the output channels): the largest number within any one slice along it.
+    With an `axis` (e.g. the output channels), return the largest number within any one slice along it.
     """
     array = np.asarray(weights)
     if axis is None or not array.size:
@@ -35,21 +35,21 @@ def unique_weights(weights: ArrayLike, axis: int | None = None) -> int:
 def deflated_bytes(data: bytes) -> int:
     """Return the number of bytes after DEFLATE (zlib, level 9).
 
-    Pruned and clustered weights save bytes only once they are entropy-coded. Han et al. 2015, "Deep
-    Compression" (arXiv:1510.00149), section 4, uses Huffman coding; DEFLATE is Huffman coding after LZ77,
-    and what app stores and web servers apply to a file anyway.
+    Pruned and clustered weights save bytes only once they are entropy-coded. Han et al. 2015, "Deep Compression"
+    (arXiv:1510.00149), section 4, uses Huffman coding; DEFLATE is LZ77 followed by Huffman coding, and it is what app
+    stores and web servers apply to files.
     """
     return len(zlib.compress(data, 9))
 
 
 def entropy_bits(values: ArrayLike) -> float:
-    """Return the bits that an ideal code of single values needs for all of them: -sum(n_i log2(n_i / N)).
+    """Return the bits that an ideal symbol code needs for all values: -sum(n_i log2(n_i / N)).
 
-    Shannon 1948, of the frequencies n_i in the array itself. A code for single values, such as Huffman's, cannot do
-    with fewer; one that finds repeated runs, as DEFLATE and zstd do, may.
+    This is Shannon's (1948) entropy of the array's own frequencies n_i. No code for single values, such as Huffman's,
+    needs fewer bits; one that finds repeated runs, such as DEFLATE or zstd, may.
     """
     counts = np.unique(np.asarray(values), return_counts=True)[1]
-    return float(-(counts * np.log2(counts / counts.sum())).sum()) + 0.0  # no negative zero
+    return float(-(counts * np.log2(counts / counts.sum())).sum()) + 0.0  # avoids -0.0
 
 
 def decibels(power: float, noise: float) -> float:
@@ -60,11 +60,13 @@ def decibels(power: float, noise: float) -> float:
 
 
 def zeros_in_blocks(weights: ArrayLike, block_size: tuple[int, int]) -> float:
-    """Return the fraction of zero weights that lie in blocks made of zeros only; 1 if there is no zero.
+    """Return the fraction of zero weights that lie in all-zero blocks; 1 if there are no zeros.
 
-    `weights` is (rows, columns) once axes of length 1 are dropped, as TF-MOT's `block_size` wants it.
-    Blocks start at the first element; those at the far edges may be cut short, as TF-MOT's mask is.
-    Raises ModelError for another rank, or a block size below 1.
+    `weights` is (rows, columns) after axes of length 1 are dropped, as TF-MOT's `block_size` requires. Blocks start at
+    the first element; those at the far edges may be cut short, as in TF-MOT's mask.
+
+    Raises:
+        ModelError: another rank, or a block size below 1.
     """
     array = np.asarray(weights)
     matrix = array if array.ndim == 2 else np.squeeze(array)
@@ -86,11 +88,14 @@ def zeros_in_blocks(weights: ArrayLike, block_size: tuple[int, int]) -> float:
 
 
 def m_by_n_holds(kernel: ArrayLike, m: int, n: int) -> bool:
-    """Whether every `n` consecutive input channels of each output hold at least `m` zeros.
+    """Return whether every `n` consecutive input channels of each output hold at least `m` zeros.
 
-    `kernel` is in Keras's layout: (in, out), or (height, width, in, out). Groups run along `in`, the last
-    axis of the layout in a .tflite. The elements after the last whole group may have up to n - m non-zeros,
-    as in TF-MOT's `is_pruned_m_by_n`. Raises ModelError for another rank, or unless 0 < m < n.
+    `kernel` is in Keras's layout: (in, out) or (height, width, in, out). Groups run along `in`, the last axis of the
+    layout in a .tflite. The elements after the last whole group may have up to n - m non-zeros, as in TF-MOT's
+    `is_pruned_m_by_n`.
+
+    Raises:
+        ModelError: another rank, or not 0 < m < n.
     """
     array = np.asarray(kernel)
     if array.ndim not in (2, 4) or not 0 < m < n:

@@ -1,6 +1,6 @@
-"""A child process that is started once, answers one request after the other, and may die without harm.
+"""A child process that is started once, answers requests one at a time, and may die without harm.
 
-`sandbox` opens files of strangers in one, `native` converts and runs models in another.
+`sandbox` uses one to open untrusted files, `native` another to convert and run models.
 """
 
 import atexit
@@ -19,26 +19,26 @@ from pathlib import Path
 from typing import Any
 
 STARTING = 120
-"""Seconds that a child may take to start."""
+"""Seconds a child may take to start."""
 ENDING = 10
-"""Seconds in which a child that closed its pipe is gone."""
+"""Seconds a child may take to exit after its pipe is closed."""
 _SAID_AT_MOST = 4000
 
 
 class NotStartedError(Exception):
-    """The child does not start; the message says why, as far as the system does."""
+    """The child does not start; the message gives the system's reason."""
 
 
 class OverdueError(Exception):
-    """The child did not answer in time, and was ended."""
+    """The child did not answer in time and was terminated."""
 
 
 class DiedError(Exception):
-    """The child ended before it answered.
+    """The child exited before it answered.
 
     Attributes:
         status: its exit status, negative for a signal.
-        said: the last lines that it printed.
+        said: the last lines it printed.
     """
 
     def __init__(self, status: int | None, said: str) -> None:
@@ -47,7 +47,7 @@ class DiedError(Exception):
 
     @property
     def cause(self) -> str:
-        """What ended it, in words: "segmentation fault"."""
+        """The cause in words, e.g. "segmentation fault"."""
         if self.status is None or self.status >= 0:
             return f"exit status {self.status}"
         known = {"SIGSEGV": "segmentation fault", "SIGABRT": "abort", "SIGFPE": "division by zero",
@@ -61,11 +61,11 @@ class DiedError(Exception):
 
 
 class Worker:
-    """The child, restarted after a death; one request at a time. It ends with this process.
+    """The child, restarted after it dies; it handles one request at a time and ends with this process.
 
     Args:
         serve: the function that the child runs, "tfopt.module:function"; it calls `answer`.
-        environment: variables that the child gets besides those of this process.
+        environment: environment variables to add to those of this process.
     """
 
     def __init__(self, serve: str, environment: Mapping[str, str]) -> None:
@@ -78,7 +78,7 @@ class Worker:
         atexit.register(self.stop)
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Start the child where there is none, without waiting for it. Raises NotStartedError."""
+        """Start the child if there is none, without waiting for it. Raise NotStartedError if that fails."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process, self._ready = self._started(), False
@@ -86,16 +86,16 @@ class Worker:
 
     def _started(self) -> "subprocess.Popen[bytes]":
         module, _, function = self._serve.partition(":")
-        self._printed = tempfile.TemporaryFile()  # noqa: SIM115  as long as the child
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the child
         try:
             return subprocess.Popen(
-                # -P: the folder of the caller, where a stranger's file may lie, is no place for modules.
+                # -P: never import modules from the caller's folder, where an untrusted file may lie.
                 [sys.executable, "-P", "-c", f"from {module} import {function}; {function}()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._printed,
                 env={**os.environ, **self._environment, "PYTHONPATH": search_path()},
-                start_new_session=True,  # Ctrl-C is for the caller, who ends this process
+                start_new_session=True,  # Ctrl-C goes to the caller, who stops this process
             )
         except (OSError, TypeError, ValueError) as error:
             raise NotStartedError(str(error)) from error
@@ -104,7 +104,7 @@ class Worker:
         """Return the answer to `request` (both JSON values).
 
         Raises:
-            NotStartedError, DiedError, OverdueError: there is none; the next request gets another child.
+            NotStartedError, DiedError, OverdueError: there is no answer; the next request gets a new child.
         """
         with self._lock:
             process = self.start()
@@ -112,7 +112,7 @@ class Worker:
             self._printed.truncate()
             try:
                 assert process.stdin is not None
-                with contextlib.suppress(BrokenPipeError):  # it died before: the empty line says so
+                with contextlib.suppress(BrokenPipeError):  # it died before; the empty line shows that
                     process.stdin.write(json.dumps(request).encode() + b"\n")
                     process.stdin.flush()
                 self._await_start(process)
@@ -122,12 +122,12 @@ class Worker:
                 if not line:
                     raise self._death(process)
                 return json.loads(line)
-            except BaseException:  # Ctrl-C too
+            except BaseException:  # includes Ctrl-C
                 self.stop()
                 raise
 
     def _await_start(self, process: "subprocess.Popen[bytes]") -> None:
-        """Wait for the line by which a new child says that it is there, so that its death is no request's fault."""
+        """Wait for the line that announces a new child, so that a failed start is not blamed on a request."""
         if not self._ready and not _line(process, STARTING):
             raise NotStartedError("it ended, or did not answer")
         self._ready = True
@@ -139,7 +139,7 @@ class Worker:
         return DiedError(process.returncode, self._printed.read().decode(errors="replace")[-_SAID_AT_MOST:].strip())
 
     def stop(self) -> None:
-        """End the child."""
+        """Stop the child."""
         if self._process is not None and self._owner == os.getpid():
             self._process.kill()
             self._process.wait()
@@ -152,7 +152,7 @@ class Worker:
 
 
 def _line(process: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
-    """Return the next line of `process`: empty where it has ended, None where none comes within `seconds`."""
+    """Return the next line of `process`: empty if it has exited, None if there is none within `seconds`."""
     assert process.stdout is not None
     lines: list[bytes] = []
     reader = threading.Thread(target=lambda: lines.append(process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
@@ -162,7 +162,7 @@ def _line(process: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
 
 
 def search_path() -> str:
-    """Return where the child finds the same tfopt."""
+    """Return the module search path that gives the child the same tfopt."""
     here = str(Path(__file__).resolve().parent.parent.parent)
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join([here, *(path for path in given if Path(path).is_absolute())])
@@ -172,9 +172,9 @@ def search_path() -> str:
 
 
 def answer(served: Callable[[dict[str, Any]], Any], prepare: Callable[[], None]) -> None:
-    """Answer requests on standard input by `served` until it ends; `prepare` is called once before."""
+    """Answer the requests on standard input with `served` until it ends; call `prepare` once before."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints does not reach the answers
+    os.dup2(2, 1)  # keeps prints out of the answers
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     prepare()
     answers.write(b"ready\n")
@@ -192,7 +192,7 @@ def door(name: str) -> Callable[..., Any]:
 
 
 def _end_with(parent: int) -> None:
-    """End this process, whatever it does, when the process that started it is gone."""
+    """Exit this process when the process that started it is gone."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

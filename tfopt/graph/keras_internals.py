@@ -1,7 +1,7 @@
-"""What the bridge reads of either Keras that is not public, in one place.
+"""All non-public parts of either Keras that the bridge reads.
 
-pyproject.toml pins the versions that are tested because of this file. Nothing here is ever written, with one
-exception: `traced` takes the nodes that tracing a subclassed model leaves on its layers away again.
+pyproject.toml pins the tested versions because of this file. Nothing here is ever modified, with one exception:
+`traced` removes the nodes that tracing a subclassed model leaves on its layers.
 """
 
 import inspect
@@ -12,14 +12,14 @@ from tfopt.base import keras_compat
 
 
 def structs(network: Any) -> tuple[Any, Any]:
-    """The inputs and the outputs of a functional `network`, nested as it takes and gives them."""
+    """Return the inputs and outputs of a functional `network`, in their original nesting."""
     if keras_compat.is_keras3_model(network):
         return network._inputs_struct, network._outputs_struct
     return network._nested_inputs, network._nested_outputs
 
 
 def nodes(network: Any) -> Iterator[tuple[Any, Any, dict[str, Any], Any]]:
-    """(layer or operation, positional arguments, keyword arguments, outputs) of every call, in calling order."""
+    """Yield (layer or operation, positional arguments, keyword arguments, outputs) of every call, in call order."""
     for depth in sorted(network._nodes_by_depth, reverse=True):
         for node in network._nodes_by_depth[depth]:
             if node.is_input:
@@ -31,31 +31,31 @@ def nodes(network: Any) -> Iterator[tuple[Any, Any, dict[str, Any], Any]]:
 
 
 def sequential_network(model: Any) -> Any:
-    """The functional graph of a Sequential `model`; None while it is not built."""
+    """Return the functional graph of a Sequential `model`, or None if it is not built."""
     if keras_compat.is_keras3_model(model):
         return model._functional
     return model if model._is_graph_network else None
 
 
 def batch_is_free(network: Any) -> bool:
-    """True where the batch size in the shapes of `network` is only that of the first batch it ever saw."""
+    """Return whether the batch size in the shapes of `network` is merely that of the first batch it saw."""
     return not getattr(network, "_has_explicit_input_shape", True)
 
 
 def input_name(tensor: Any) -> str:
-    """The name of the input layer that made the symbolic `tensor`."""
+    """Return the name of the input layer that made the symbolic `tensor`."""
     history = getattr(tensor, "_keras_history", None)
     layer = getattr(history, "operation", None) or getattr(history, "layer", None)
     return str(layer.name if layer is not None else tensor.name)
 
 
 def mask(tensor: Any) -> Any:
-    """The Keras mask that `tensor` carries, None where it carries none."""
+    """Return the Keras mask of `tensor`, or None."""
     return getattr(tensor, "_keras_mask", None)
 
 
 def same_values(ours: list[Any], theirs: list[Any]) -> bool:
-    """True where two lists of Keras 3 arguments hold the same tensors, or the same operations on them."""
+    """Return whether two lists of Keras 3 arguments hold the same tensors, or the same operations on them."""
     return len(ours) == len(theirs) and all(map(_same_value, ours, theirs))
 
 
@@ -73,8 +73,8 @@ def _same_value(a: Any, b: Any) -> bool:
 
 
 def call_names(layer: Any) -> tuple[list[str], bool]:
-    """The names under which `layer.call` takes its arguments, in order, and whether it takes any keyword."""
-    if hasattr(layer, "_call_spec"):  # tf_keras, whose TFOpLambda hides the signature from `inspect`
+    """Return the argument names of `layer.call`, in order, and whether it accepts any keyword."""
+    if hasattr(layer, "_call_spec"):  # tf_keras; its TFOpLambda hides the signature from `inspect`
         spec = layer._call_spec
         return list(spec.arg_names), spec.full_argspec.varkw is not None
     parameters = inspect.signature(layer.call).parameters.values()
@@ -83,40 +83,40 @@ def call_names(layer: Any) -> tuple[list[str], bool]:
 
 
 def takes_training(layer: Any) -> bool:
-    """True where the call of a tf_keras `layer` tells training from inference."""
+    """Return whether the call of a tf_keras `layer` has a `training` argument."""
     return bool(getattr(layer, "_expects_training_arg", False))
 
 
 def own_variables(layer: Any) -> list[Any]:
-    """The weights that `layer` made itself: without those of layers inside and without random seeds."""
+    """Return the weights that `layer` itself created: no sublayer weights, no random seeds."""
     if hasattr(layer, "_trainable_variables"):
         variables = [*layer._trainable_variables, *layer._non_trainable_variables]
     else:
         variables = [*layer._trainable_weights, *layer._non_trainable_weights]
-        variables = [each for each in variables if hasattr(each, "assign")]  # lookup tables are among them
+        variables = [each for each in variables if hasattr(each, "assign")]  # skips lookup tables
     return list({id(variable): variable for variable in variables}.values())
 
 
 def made_trainable(layer: Any, variable: Any) -> bool:
-    """Whether a Keras 3 layer, or one inside it, made `variable` to be trained, even if it is frozen by now."""
+    """Return whether a Keras 3 layer, or one inside it, created `variable` as trainable, even if it is frozen now."""
     return any(v is variable for each in [layer, *sublayers(layer, recursive=True)] for v in each._trainable_variables)
 
 
 def sublayers(layer: Any, recursive: bool = False) -> list[Any]:
-    """The layers directly inside `layer`, or all below it, in the order in which it made them."""
+    """Return the layers directly inside `layer`, or all below it, in order of creation."""
     found = layer._flatten_layers(include_self=False, recursive=recursive)
     return list({id(each): each for each in found}.values())
 
 
 def global_seed() -> Any:
-    """The variable from which Keras 3 draws the seeds of random operations that were given none."""
+    """Return the variable that seeds Keras 3's random operations that have no seed."""
     from keras.src.random.seed_generator import global_seed_generator
 
     return global_seed_generator().state
 
 
 def loading_safely() -> bool:
-    """False inside a tf_keras `load_model(..., safe_mode=False)`."""
+    """Return False inside a tf_keras `load_model(..., safe_mode=False)`."""
     keras_compat.tf_keras()
     from tf_keras.src.saving import serialization_lib
 
@@ -124,7 +124,7 @@ def loading_safely() -> bool:
 
 
 def trusting_scope(keras3: bool) -> Any:
-    """A scope in which either Keras rebuilds Python lambdas; for configs of live models only, never for files."""
+    """Return a scope in which Keras rebuilds Python lambdas; only for configs of live models, never for files."""
     if keras3:
         from keras.src.saving import serialization_lib
     else:
@@ -135,9 +135,9 @@ def trusting_scope(keras3: bool) -> Any:
 
 
 def traced(model: Any, inputs: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """The outputs of `model.call(*args, **kwargs)`, symbolic, as a functional model from `inputs`.
+    """Return the symbolic outputs of `model.call(*args, **kwargs)` as a functional model from `inputs`.
 
-    The nodes that this hangs on the layers of `model` are taken away again: the result holds its own.
+    The nodes this adds to the layers of `model` are removed; the result keeps its own.
     """
     keras3 = keras_compat.is_keras3_model(model)
     package = _keras3() if keras3 else keras_compat.tf_keras()
@@ -152,7 +152,7 @@ def traced(model: Any, inputs: Any, args: list[Any], kwargs: dict[str, Any]) -> 
 
 
 def first_call(model: Any) -> tuple[list[Any], dict[str, Any]] | None:
-    """What a subclassed `model` was first called with: specs (tf_keras) or shapes (Keras 3); None before that."""
+    """Return the arguments of a subclassed `model`'s first call: specs (tf_keras), shapes (Keras 3) or None."""
     if not keras_compat.is_keras3_model(model):
         spec = model.save_spec()
         return None if spec is None else (list(spec[0]), dict(spec[1]))

@@ -9,9 +9,10 @@ from tfopt.graph.types import Graph, Leaf, is_layer
 
 
 def named(graph: Graph, name: str, model: str) -> Leaf:
-    """The layer of `graph` at the path `name`, or of that name if there is one only.
+    """Return the layer of `graph` at the path `name`, or the only one of that name.
 
-    Raises ModelError for a name that is not there (the nearest are told), or that several layers have.
+    Raises:
+        ModelError: no layer has the name (the message lists the nearest ones), or several do.
     """
     leaves = [leaf for leaf in graph.leaves if is_layer(leaf.layer)]
     names = [keras_compat.unwrapped(leaf.layer).name for leaf in leaves]
@@ -27,7 +28,7 @@ def named(graph: Graph, name: str, model: str) -> Leaf:
 
 
 def missing(name: str, model: str, names: Iterable[str]) -> ModelError:
-    """The error for a layer `name` that `model` does not have; `names` are those that it has."""
+    """Return the error for a layer `name` that `model` does not have; `names` are those it has."""
     names = list(names)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     hint = f"nearest: {', '.join(near)}" if near else f"it has: {', '.join(names)}"

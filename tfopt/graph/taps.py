@@ -1,4 +1,4 @@
-"""The outputs of inner layers beside a model's own, in one pass, whatever the nesting."""
+"""Outputs of inner layers beside a model's own, in one pass, at any nesting."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +14,14 @@ from tfopt.graph.walk import graph_network, is_subclassed, walk
 
 
 def tapped(model: Any, layers: Sequence[str]) -> Any:
-    """A model that gives `[output, *outputs of layers]` and shares every layer with `model`; `model` itself for none.
+    """Return a model with outputs `[output, *outputs of layers]` that shares every layer; `model` itself for no layers.
 
-    `model` is a Keras 3 or tf_keras model with one output. A layer in a submodel is named by its path,
-    "backbone/conv", or by its own name where no other has it; one in a wrapper of TF-MOT's by its own. Raises
-    ModelError for a layer that is not there (the nearest names are told), one that is called more than once, and
-    one with several outputs.
+    `model` is a Keras 3 or tf_keras model with one output. Name a layer in a submodel by its path, "backbone/conv", or
+    by its name if that is unique; name a layer in a TF-MOT wrapper by its own name.
+
+    Raises:
+        ModelError: a layer does not exist (the message lists the nearest names), is called more than once, or has
+            several outputs.
     """
     if not layers:
         return model
@@ -39,15 +41,16 @@ def tapped(model: Any, layers: Sequence[str]) -> Any:
 
 
 def shapes(model: Any, layers: Sequence[str]) -> dict[str, tuple[int | None, ...]]:
-    """The shapes of the outputs of `layers`, without the batch axis. Raises ModelError as `tapped` does."""
+    """Return the output shapes of `layers`, without the batch axis. Raise ModelError as `tapped` does."""
     outputs = tapped(model, layers).outputs[1:] if layers else []
     return {name: tuple(output.shape)[1:] for name, output in zip(layers, outputs, strict=True)}
 
 
 def probe_for(student: Any) -> np.ndarray:
-    """Two inputs of the shape that `student` takes, for a look at shapes; float32. Free axes get 32 places.
+    """Return two float32 inputs of the shape that `student` takes, for reading off shapes. Free axes get size 32.
 
-    Raises ModelError for a student with several inputs.
+    Raises:
+        ModelError: the student has several inputs.
     """
     inputs = flatten(keras_internals.structs(graph_network(student))[0])
     if len(inputs) != 1:
@@ -56,17 +59,17 @@ def probe_for(student: Any) -> np.ndarray:
 
 
 def on_rest(model: Any) -> Any:
-    """The output of `model` for two inputs of zeros, a NumPy array: enough to tell probabilities from logits."""
+    """Return the output of `model` for two all-zero inputs, in NumPy: enough to tell probabilities from logits."""
     return np.asarray(flatten(model(probe_for(model), training=False))[0]).astype(np.float32)
 
 
 def _made(network: Any, layer: Any) -> list[Any]:
-    """What each call of `layer` in `network` gave."""
+    """Return the output of each call of `layer` in `network`."""
     return [outputs for called, _, _, outputs in keras_internals.nodes(network) if called is layer]
 
 
 def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
-    """Inputs, outputs and features where submodels must be opened: all layers are called anew, in a flat graph."""
+    """Return inputs, outputs and features of a model whose submodels must be opened: call all layers again, flat."""
     graph = walk(model, keep_names=True)
     wanted = [named(graph, name, model.name).layer for name in layers]
     tensors: dict[Ref, Any] = {
@@ -81,7 +84,7 @@ def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
 
 
 def _only(name: str, calls: list[list[Any]]) -> Any:
-    """The one output of the one call."""
+    """Return the single output of the single call."""
     if len(calls) != 1 or len(calls[0]) != 1:
         what = f"is called {len(calls)} times" if len(calls) != 1 else f"has {len(calls[0])} outputs"
         raise ModelError(f"Layer '{name}' {what}, so that its output is not one tensor; name another layer.")

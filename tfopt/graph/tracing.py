@@ -1,4 +1,4 @@
-"""A subclassed model as a functional one: its `call` is run once on symbolic inputs."""
+"""Tracing of subclassed models: `call` runs once on symbolic inputs to give a functional model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +15,10 @@ _WAYS_OUT = (
 
 
 def trace(model: Any, where: str) -> Any:
-    """The functional model that `model.call` draws on inputs of the shapes `model` was built with.
+    """Return the functional model that `model.call` builds on inputs of the shapes `model` was built with.
 
-    Raises ModelError for a model that was never built, and for a `call` that cannot be traced.
+    Raises:
+        ModelError: the model was never built, or its `call` cannot be traced.
     """
     given = keras_internals.first_call(model)
     if given is not None and given[1]:
@@ -39,7 +40,7 @@ def trace(model: Any, where: str) -> Any:
 
 
 def trace_call(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """The same for one call inside another model, on inputs like those `args` and `kwargs` hold `Ref`s to."""
+    """Trace one call inside another model, on inputs like those that the `Ref`s in `args` and `kwargs` stand for."""
 
     def spec(part: Any) -> Any:
         return _Spec(part.shape, part.dtype) if isinstance(part, Ref) else part
@@ -53,7 +54,7 @@ class _Spec:
 
 
 def _specs(shapes: Any) -> Any:
-    """Specs in the nesting of `shapes`, of which Keras 3 tells tuples of numbers, tf_keras tensor specs."""
+    """Return specs in the nesting of `shapes`: tuples of numbers in Keras 3, tensor specs in tf_keras."""
     if hasattr(shapes, "dtype"):
         return _Spec(shapes.shape, shapes.dtype.name)
     if isinstance(shapes, dict):
@@ -61,7 +62,7 @@ def _specs(shapes: Any) -> Any:
     if not isinstance(shapes, (list, tuple)):
         return shapes
     if shapes and all(size is None or isinstance(size, int) for size in shapes):
-        return _Spec(shapes, "float32")  # Keras 3 does not note the dtype; its layers cast what they are given
+        return _Spec(shapes, "float32")  # Keras 3 does not store the dtype; its layers cast their inputs
     return [_specs(value) for value in shapes]
 
 
@@ -88,7 +89,7 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
     names, _ = keras_internals.call_names(model)
     modes: list[dict[str, Any]] = [{"training": mode} for mode in (False, True)] if "training" in names else [{}]
     if modes[0] and not keras_compat.is_keras3_model(model):
-        modes[0] = {"training": None}  # tf_keras would write False into every call
+        modes[0] = {"training": None}  # otherwise tf_keras writes False into every call
     try:
         networks = [keras_internals.traced(model, struct, args, {**kwargs, **mode}) for mode in modes]
     except Exception as error:
@@ -110,7 +111,7 @@ def _mapped(symbolic: Callable[[Any], Any], part: Any) -> Any:
 
 
 def _drawing(network: Any) -> tuple[Any, ...]:
-    """What is called, in order; operations by their class, since each trace makes new ones."""
+    """Return what is called, in order. Operations appear as classes, since each trace makes new ones."""
     return tuple(
         id(layer) if is_layer(layer) and layer.weights else type(layer).__name__
         for layer, *_ in keras_internals.nodes(network)

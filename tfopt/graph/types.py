@@ -1,4 +1,4 @@
-"""The parts of a flat layer graph, and what is done with nested tensors."""
+"""The parts of a flat layer graph, and helpers for nested tensors."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Ref:
-    """A tensor of a `Graph`, told by its number. `shape` includes the batch axis, None where it is free."""
+    """A tensor of a `Graph`, identified by its number. `shape` includes the batch axis, None where it is free."""
 
     number: int
     shape: tuple[int | None, ...] | None = dataclasses.field(default=None, compare=False)
@@ -17,19 +17,19 @@ class Ref:
 
 @dataclasses.dataclass(eq=False)
 class Leaf:
-    """A layer that is no model, however often it is called; or one call of an operation of `keras.ops`."""
+    """A layer that is not a model, however often it is called; or one call of an operation of `keras.ops`."""
 
-    layer: Any  # the caller's own object, a Keras 3 Operation too: read it, never change it
-    path: str  # where it is: "outer/inner/layer"
-    trainable: bool  # whether training moves it: its own flag and those of models around it
+    layer: Any  # the caller's own object, or a Keras 3 Operation: read-only
+    path: str  # its location, "outer/inner/layer"
+    trainable: bool  # its own flag combined with those of the enclosing models
     name: str = ""  # unique in the flat model
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of a leaf. `args` and `kwargs` hold a `Ref` wherever a tensor goes in.
+    """One call of a leaf. `args` and `kwargs` hold a `Ref` for each input tensor.
 
-    Of a layer, the first argument is positional and all others go by keyword, as TF-MOT's wrappers want it.
+    For a layer, the first argument is positional and all others are keywords, as TF-MOT's wrappers require.
     """
 
     leaf: Leaf
@@ -50,7 +50,7 @@ class GraphInput:
 
 @dataclasses.dataclass
 class Graph:
-    """A model without its nesting. The two structs nest refs as the model nests its tensors."""
+    """A model without its nesting. The two structs nest refs the way the model nests its tensors."""
 
     name: str
     inputs: list[GraphInput]
@@ -61,7 +61,7 @@ class Graph:
 
 
 def map_leaves(function: Callable[[Any], Any], struct: Any) -> Any:
-    """`struct` (lists, tuples, dicts) with `function` applied to all that is not a container."""
+    """Return `struct` (lists, tuples, dicts) with `function` applied to everything that is not a container."""
     if isinstance(struct, dict):
         return {key: map_leaves(function, value) for key, value in struct.items()}
     if type(struct) in (list, tuple):
@@ -70,7 +70,7 @@ def map_leaves(function: Callable[[Any], Any], struct: Any) -> Any:
 
 
 def flatten(struct: Any) -> list[Any]:
-    """The leaves of `struct`, dicts in the order of their sorted keys, as both Kerases do it."""
+    """Return the leaves of `struct`, dicts in the order of their sorted keys, as in both Kerases."""
     if isinstance(struct, dict):
         return [leaf for key in sorted(struct) for leaf in flatten(struct[key])]
     if isinstance(struct, (list, tuple)):
@@ -84,10 +84,10 @@ def replay(
     run: Callable[[Leaf, list[Any], dict[str, Any]], Any],
     arguments: Callable[[Call], tuple[list[Any], dict[str, Any]]] = lambda call: (call.args, call.kwargs),
 ) -> tuple[Any, Any]:
-    """Calls every leaf of `graph` in order; the inputs and outputs, nested as the model nests them.
+    """Call every leaf of `graph` in order; return the inputs and outputs in the model's nesting.
 
-    `tensors` holds the inputs by ref and takes all that is computed. `run(leaf, args, kwargs)` makes one call;
-    `arguments` gives those of a call, with refs, where they are not the graph's own.
+    `tensors` holds the inputs by ref and collects all results. `run(leaf, args, kwargs)` performs one call; `arguments`
+    returns the arguments of a call, with refs, by default the graph's own.
     """
     for call in graph.calls:
         args, kwargs = map_leaves(lambda part: tensors[part] if isinstance(part, Ref) else part, arguments(call))
@@ -97,17 +97,17 @@ def replay(
 
 
 def refs_in(struct: Any) -> Iterator[Ref]:
-    """Every `Ref` in `struct`."""
+    """Yield every `Ref` in `struct`."""
     return (leaf for leaf in flatten(struct) if isinstance(leaf, Ref))
 
 
 def is_layer(thing: Any) -> bool:
-    """False for an operation of `keras.ops`."""
+    """Return False for an operation of `keras.ops`."""
     return hasattr(thing, "get_weights")
 
 
 def pack(struct: Any, flat: list[Any]) -> Any:
-    """`flat` in the shape of `struct`, dicts filled in the order of their sorted keys."""
+    """Return `flat` in the structure of `struct`; fill dicts in the order of their sorted keys."""
     values = iter(flat)
 
     def fill(part: Any) -> Any:

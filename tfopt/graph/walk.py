@@ -1,4 +1,4 @@
-"""One picture of a layer graph for both Kerases: flat, in calling order, with nested models opened."""
+"""One layer graph for both Kerases: flat, in call order, with nested models opened."""
 
 import re
 from typing import Any
@@ -8,20 +8,21 @@ from tfopt.errors import ModelError
 from tfopt.graph import keras_internals, tracing
 from tfopt.graph.types import Call, Graph, GraphInput, Leaf, Ref, flatten, is_layer, map_leaves, pack, refs_in
 
-# TF-MOT splits a SeparableConv into layers that it names `conv2d`, `depthwise_conv2d` and so on, without
-# looking whether the model has them already; tf_keras then loops for ever in `from_config`.
+# TF-MOT splits a SeparableConv into layers named `conv2d`, `depthwise_conv2d` and so on, even if the model already has
+# layers of these names; tf_keras then loops forever in `from_config`.
 _AUTO_NAME = re.compile(r"(separable_|depthwise_)?conv[12]d(_\d+)?|sepconv1d_\w+")
 
 
 def is_model(layer: object) -> bool:
-    """True for a model of either Keras."""
+    """Return whether `layer` is a model of either Keras."""
     return keras_compat.is_keras3_model(layer) or keras_compat.is_tf_keras_model(layer)
 
 
 def graph_network(model: Any, path: str = "") -> Any:
-    """The object that holds the graph of `model`, usually `model` itself; a subclassed model is traced.
+    """Return the object that holds the graph of `model`, usually `model` itself; trace a subclassed model.
 
-    Raises ModelError for a model that is not built, one that cannot be traced, and anything that is no model.
+    Raises:
+        ModelError: the model is not built, cannot be traced, or is not a model.
     """
     where = f"model '{path or getattr(model, 'name', '?')}'"
     if not is_model(model):
@@ -41,7 +42,7 @@ def graph_network(model: Any, path: str = "") -> Any:
 
 
 def is_subclassed(model: Any) -> bool:
-    """True for a model that defines its own `call`, so that its graph must be traced."""
+    """Return whether `model` defines its own `call`, so that its graph must be traced."""
     sequential, functional = _model_classes(model)
     if isinstance(model, sequential):
         return type(model).call is not sequential.call
@@ -59,11 +60,14 @@ def _model_classes(model: Any) -> tuple[Any, Any]:
 
 
 def walk(model: Any, keep_names: bool = False) -> Graph:
-    """The flat graph of a model of either Keras, nested models opened, subclassed ones traced.
+    """Return the flat graph of a model of either Keras: nested models opened, subclassed ones traced.
 
-    Every leaf gets a unique name that depends on nothing but the model: its own; where a layer nearer to
-    the surface has that already, `<outer>_<name>`. Names that TF-MOT would make up itself are prefixed with
-    `own_` in a model that holds a SeparableConv, unless `keep_names`. Raises ModelError as `graph_network` does.
+    Every leaf gets a unique name that depends only on the model: its own, or `<outer>_<name>` if a layer nearer to the
+    surface has that. In a model with a SeparableConv, names that TF-MOT would generate get the prefix `own_`, unless
+    `keep_names`.
+
+    Raises:
+        ModelError: as `graph_network` does.
     """
     return _Walker().run(model, keep_names)
 
@@ -98,7 +102,7 @@ class _Walker:
         )
 
     def _drop_unused(self, outputs: list[Ref]) -> None:
-        """Forgets operations whose results nothing takes, such as masks that tensors bring along anyway."""
+        """Drop operations whose results are unused, e.g. masks that the tensors carry anyway."""
         used, kept = set(outputs), []
         for call in reversed(self.calls):
             if is_layer(call.leaf.layer) or used.intersection(call.outputs):
@@ -116,7 +120,7 @@ class _Walker:
         return Ref(self.count, shape, _dtype_name(tensor.dtype), keras_internals.mask(tensor) is not None)
 
     def _open(self, network: Any, inputs: list[Ref], path: str, trainable: bool, training: Any) -> list[Ref]:
-        """Walks one call of a model, whose graph is `network`; refs of its outputs, flattened."""
+        """Walk one call of a model whose graph is `network`; return the refs of its outputs, flattened."""
         inputs_struct, outputs_struct = keras_internals.structs(network)
         env = dict(zip(map(id, flatten(inputs_struct)), inputs, strict=True))
         for layer, args, kwargs, made in keras_internals.nodes(network):
@@ -133,7 +137,7 @@ class _Walker:
     def _open_model(
         self, model: Any, path: str, args: list[Any], kwargs: dict[str, Any], trainable: bool, training: Any
     ) -> list[Ref]:
-        # In tf_keras a frozen model freezes all in it; in Keras 3 only the flags of layers count.
+        # In tf_keras a frozen model freezes everything in it; in Keras 3 only the flags of layers count.
         live = trainable and (model.trainable or keras_compat.is_keras3_model(model))
         outer = kwargs.pop("training", training)
         if is_subclassed(model):
@@ -153,7 +157,7 @@ class _Walker:
         training: Any,
     ) -> None:
         if not is_layer(layer):
-            leaf = Leaf(layer, path, False)  # what it computes depends on this call, so it is shared with no other
+            leaf = Leaf(layer, path, False)  # its result depends on this call, so it is never shared
             self.leaves.append(leaf)
         else:
             args, kwargs = _normalised(layer, args, kwargs)
@@ -167,13 +171,13 @@ class _Walker:
 
 
 def _meant(layer: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """`kwargs` of a call without those that say nothing."""
+    """Return the `kwargs` of a call without those that have no effect."""
     said = {key: value for key, value in kwargs.items() if value is not None}
     if is_layer(layer) and not hasattr(layer, "_call_spec"):
-        # Keras 3 writes `training=False` into nodes by itself (Dropout), and overrules even a value that the
-        # caller wrote whenever the model runs. tf_keras obeys it: kept, it would switch Dropout off for good.
+        # Keras 3 writes `training=False` into nodes on its own (Dropout) and overrides even the caller's value when the
+        # model runs. tf_keras would obey it and switch Dropout off for good.
         said.pop("training", None)
-        # It also writes down the mask that a tensor brings along anyway.
+        # It also records the mask that a tensor carries anyway.
         brought = [keras_internals.mask(tensor) for tensor in flatten(list(args))]
         if "mask" in said and keras_internals.same_values(flatten(said["mask"]), brought):
             del said["mask"]
@@ -181,7 +185,7 @@ def _meant(layer: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _normalised(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """The first argument alone in front, all others by keyword, as far as the signature names them."""
+    """Return the first argument as positional and all others as keywords, as far as the signature names them."""
     names, _ = keras_internals.call_names(layer)
     if not args and names and names[0] in kwargs:
         args, kwargs = [kwargs[names[0]]], {k: v for k, v in kwargs.items() if k != names[0]}
@@ -192,7 +196,7 @@ def _normalised(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[li
 
 
 def _for_inputs(network: Any, args: list[Any], kwargs: dict[str, Any]) -> list[Ref]:
-    """The refs that a call of a nested model hands to its inputs, in the order of its inputs."""
+    """Return the refs that a call of a nested model passes to its inputs, in the order of its inputs."""
     given = args[0] if args else kwargs["inputs"]
     struct = keras_internals.structs(network)[0]
     if isinstance(given, dict):
@@ -206,7 +210,7 @@ def _dtype_name(dtype: Any) -> str:
 
 
 def _unique_names(leaves: list[Leaf], inputs: list[str], keep_names: bool) -> list[str]:
-    """Sets `leaf.name`; returns the names of the inputs. Depends on paths only, not on the calling order."""
+    """Set `leaf.name` and return the names of the inputs. Depends only on paths, not on call order."""
     separable = any(type(leaf.layer).__name__.startswith("SeparableConv") for leaf in leaves)
     taken: set[str] = set()
 
@@ -229,5 +233,5 @@ def _unique_names(leaves: list[Leaf], inputs: list[str], keep_names: bool) -> li
 
 
 def _clean(name: str) -> str:
-    """`name` as TensorFlow takes it for a scope."""
+    """Return `name` as a valid TensorFlow scope."""
     return re.sub(r"[^A-Za-z0-9_.\-]", "_", name).lstrip("_.-") or "layer"

@@ -1,4 +1,4 @@
-"""What a task is: labels, loss, outputs, metrics, and whether responses are logits or probabilities."""
+"""Tasks: labels, loss, outputs, metrics, and whether responses are logits or probabilities."""
 
 from tfopt.tasks.classification import Classification
 from tfopt.tasks.multilabel import Multilabel

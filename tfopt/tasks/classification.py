@@ -1,4 +1,4 @@
-"""One class for each sample."""
+"""Single-label classification."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class Classification(Task):
 
     @classmethod
     def exclusive(cls, outputs: int) -> bool:
-        """Return whether there is an output for each class; one output alone is the probability of class 1."""
+        """Return whether each class has its own output; a single output is the probability of class 1."""
         return outputs > 1
 
     def loss(self, *, logits: bool, outputs: int | None = None) -> Any:
-        """Return the crossentropy for the form of the labels, or the binary one for a single output."""
+        """Return the crossentropy for the label form, or the binary crossentropy for a single output."""
         losses = tf_keras().losses
         if outputs == 1:
             return losses.BinaryCrossentropy(from_logits=logits)

@@ -1,4 +1,4 @@
-"""What the labels say: classes, several classes at once, or values."""
+"""Detection of what labels mean: classes, several classes at once, or values."""
 
 import numpy as np
 
@@ -13,13 +13,13 @@ Arrays = dict[str, np.ndarray]
 
 
 def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arrays, Task, tuple[str, ...]]:
-    """Labels of all parts, in one form, with their task and notes on what looks odd.
+    """Return the labels of all parts in one form, their task, and notes on anything odd.
 
-    Integers (n,) or (n, 1) are classes (given back as int32 (n,)); 0/1 rows (n, k) that all sum to 1 are
-    one-hot classes, other 0/1 rows are several classes at once; floats are values (these three as float32).
+    Integers (n,) or (n, 1) are classes (returned as int32 (n,)); 0/1 rows (n, k) that all sum to 1 are one-hot classes;
+    other 0/1 rows are several classes at once; floats are values (these three as float32).
 
     Raises:
-        DataError: labels of another kind, not finite, or outside the classes.
+        DataError: the labels are of another kind, not finite, or outside the classes.
     """
     parts = {name: _numbers(name, values) for name, values in parts.items()}
     _check_alike(parts)

@@ -1,4 +1,4 @@
-"""Whether a loss fits the form of labels."""
+"""Check of a loss against the form of the labels."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ from tfopt.tasks.task import LabelForm
 
 
 def fits_labels(loss: Any, labels: LabelForm) -> bool:
-    """Return False for a crossentropy that is right except for the encoding of the labels.
+    """Return False for a crossentropy that only expects another label encoding; `Task.loss` gives the right one.
 
-    `Task.loss` then gives the one for the other encoding. Raises `RecipeError` where none computes the same.
+    Raises:
+        RecipeError: no loss for these labels computes the same.
     """
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
     family = name.lower().replace("_", "")

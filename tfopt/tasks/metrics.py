@@ -14,10 +14,12 @@ from tfopt.errors import DataError
 def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return the share of samples whose predicted class is the label's, in [0, 1].
 
-    `predictions`: (N, ..., C) with C > 1, probabilities or logits, of which the largest counts; or (N, 1) or
-    (N,), the probability of class 1, which counts above 0.5 (for logits that threshold would be 0; which of
-    the two they are cannot be seen, so pass probabilities). `labels`: class numbers (N, ...) or (N, ..., 1),
-    or one-hot (N, ..., C). Raises DataError when the shapes do not fit, or for NaN.
+    `predictions`: (N, ..., C) with C > 1, probabilities or logits, of which the largest wins; or (N, 1) or (N,), the
+    probability of class 1, with threshold 0.5 (logits would need threshold 0, and the two cannot be told apart, so pass
+    probabilities). `labels`: class numbers (N, ...) or (N, ..., 1), or one-hot (N, ..., C).
+
+    Raises:
+        DataError: the shapes do not match, or there are NaNs.
     """
     scores, truth = _checked(predictions), np.asarray(labels)
     if not _has_classes(scores):
@@ -26,9 +28,12 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
 
 
 def binary_accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Return the share of all elements with (prediction > 0.5) == (label > 0.5): each label on its own.
+    """Return the share of elements with (prediction > 0.5) == (label > 0.5), each label counted separately.
 
-    Both are (N, L), probabilities and {0, 1}. Raises DataError when the shapes differ, or for NaN.
+    Both are (N, L), probabilities and {0, 1}.
+
+    Raises:
+        DataError: the shapes differ, or there are NaNs.
     """
     scores = _checked(predictions)
     return float(np.mean((scores > 0.5) == (_aligned(scores, np.asarray(labels)) > 0.5)))
@@ -37,20 +42,21 @@ def binary_accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
 def mean_squared_error(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return mean((prediction - label)^2) over all elements, in squared units of the label.
 
-    Raises DataError when the shapes differ (other than in axes of length 1 at the end), or for NaN.
+    Raises:
+        DataError: the shapes differ (other than in trailing axes of length 1), or there are NaNs.
     """
     return float(np.mean(np.square(_difference(predictions, labels))))
 
 
 def mean_absolute_error(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Return mean(|prediction - label|) over all elements, in units of the label; raises as the other."""
+    """Return mean(|prediction - label|) over all elements, in units of the label; raises as `mean_squared_error`."""
     return float(np.mean(np.abs(_difference(predictions, labels))))
 
 
 def top_k_accuracy(predictions: ArrayLike, labels: ArrayLike, k: int = 5) -> float:
     """Return the share of samples with fewer than `k` classes scored above the label's, in [0, 1].
 
-    A tie counts for the label, as in `tf.math.in_top_k`. Shapes as in `accuracy`, with C > 1.
+    A tie counts in favor of the label, as in `tf.math.in_top_k`. Shapes as in `accuracy`, with C > 1.
     """
     scores, truth = _checked(predictions), np.asarray(labels)
     if not _has_classes(scores):
@@ -65,7 +71,7 @@ def top_k_accuracy(predictions: ArrayLike, labels: ArrayLike, k: int = 5) -> flo
 
 
 def agreement(a: ArrayLike, b: ArrayLike) -> float:
-    """Return the share of samples to which two models' predictions of one shape give the same class."""
+    """Return the share of samples for which two predictions of the same shape give the same class."""
     first, second = _checked(a), _checked(b)
     if first.shape != second.shape:
         raise DataError(f"Predictions to compare must have one shape; got {first.shape} and {second.shape}.")
@@ -76,10 +82,13 @@ Metric = Callable[[ArrayLike, ArrayLike], float]
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the interval in which the true share lies, given `successes` out of `n` independent samples.
+    """Return the confidence interval of a proportion, given `successes` in `n` independent samples.
 
     Wilson 1927: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), where z is the normal quantile of
-    (1 + confidence)/2. Raises DataError unless 0 <= successes <= n, n > 0 and 0 < confidence < 1.
+    (1 + confidence)/2.
+
+    Raises:
+        DataError: not 0 <= successes <= n, n > 0 and 0 < confidence < 1.
     """
     if not (0 <= successes <= n and n > 0 and 0 < confidence < 1):
         raise DataError(f"Expected 0 <= successes <= n, n > 0, 0 < confidence < 1; got {successes}, {n}, {confidence}.")
@@ -91,7 +100,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def _checked(predictions: ArrayLike) -> NDArray[np.floating]:
-    """Return predictions as floats; raises DataError when there are none, or NaN: argmax would hide it."""
+    """Return predictions as floats. Raise DataError if they are empty or hold NaN, which argmax would hide."""
     scores = np.asarray(predictions)
     if not np.issubdtype(scores.dtype, np.floating):
         scores = scores.astype(np.float64)
@@ -123,7 +132,7 @@ def _class_numbers(scores: NDArray[np.floating], labels: NDArray[Any]) -> NDArra
 
 
 def _aligned(scores: NDArray[np.floating], labels: NDArray[Any]) -> NDArray[Any]:
-    """Return labels in the shape of scores; (N,) and (N, 1) fit, and must never broadcast to (N, N)."""
+    """Return labels in the shape of scores; (N,) and (N, 1) match and must never broadcast to (N, N)."""
     if _without_trailing_ones(labels.shape) != _without_trailing_ones(scores.shape):
         raise DataError(f"Labels of shape {labels.shape} do not fit predictions of shape {scores.shape}.")
     return labels.reshape(scores.shape)

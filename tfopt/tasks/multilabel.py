@@ -1,4 +1,4 @@
-"""Any number of classes for each sample."""
+"""Multi-label classification."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

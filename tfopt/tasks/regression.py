@@ -1,4 +1,4 @@
-"""Values for each sample."""
+"""Regression."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tfopt.tasks.task import Task
 
 @dataclass(frozen=True)
 class Regression(Task):
-    """Each sample has one value or several; the labels are floats."""
+    """Each sample has one or more values; the labels are floats."""
 
     kind = "regression"
     activation = "linear"

@@ -1,4 +1,4 @@
-"""What a model's outputs mean, seen from their values, and the logits behind them."""
+"""The form of a model's outputs, judged by their values, and the logits behind them."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,24 +8,24 @@ import numpy as np
 from tfopt.tasks.task import Task
 
 Form = Literal["logits", "softmax", "sigmoid", "values"]
-"""Probabilities are "softmax" where those of a sample sum to 1, "sigmoid" where each stands alone."""
-# Below this a probability says nothing but "none": float32 keeps 38 digits, and its logarithm must stay finite.
+"""Probabilities are "softmax" if those of a sample sum to 1, "sigmoid" if they are independent."""
+# Smaller probabilities are indistinguishable from 0: float32 keeps 38 digits, and its logarithm must stay finite.
 FLOOR = 1e-30
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far probabilities may be off: their sum from 1, and each from the interval [0, 1]."""
+    """Tolerances of probabilities: on their sum (1) and on the interval [0, 1]."""
 
     sums: float
     bounds: float = 0.0
 
 
 def form_of(outputs: np.ndarray, task: Task | type[Task], tolerance: Tolerance) -> Form | None:
-    """Return what `outputs` (N, ..., C) of a model for `task` are, judged by their range and sums.
+    """Return the form of the `outputs` (N, ..., C) of a model for `task`, judged by their range and sums.
 
-    None where they lie in [0, 1] but do not sum to 1 as the task would have it: they may be logits, or one probability
-    for each class. NaN counts as outside.
+    None if they lie in [0, 1] but do not sum to 1 as the task requires: they may be logits, or one probability per
+    class. NaN counts as outside.
     """
     if not task.has_probabilities:
         return "values"
@@ -38,10 +38,10 @@ def form_of(outputs: np.ndarray, task: Task | type[Task], tolerance: Tolerance) 
 
 
 def as_logits(outputs: Any, form: Form, floor: float = FLOOR) -> Any:
-    """`outputs` of that form as float32 logits (values in a regression): log p, or log p - log(1 - p) for sigmoids.
+    """Return `outputs` of that form as float32 logits; values stay as they are in a regression.
 
-    softmax(log p) is p again, whatever constant the true logits had. `floor` is the smallest probability that is
-    told from 0.
+    Logits are log p, or log p - log(1 - p) for sigmoids. softmax(log p) is p again, whatever constant the true logits
+    had. `floor` is the smallest probability that is distinguished from 0.
     """
     import tensorflow as tf
 
@@ -49,19 +49,19 @@ def as_logits(outputs: Any, form: Form, floor: float = FLOOR) -> Any:
     if form == "softmax":
         return log_probabilities(outputs, floor)
     if form == "sigmoid":
-        return log_odds(outputs, max(floor, 1e-7))  # 1 - p has no smaller steps
+        return log_odds(outputs, max(floor, 1e-7))  # the smallest step of 1 - p
     return outputs
 
 
 def log_probabilities(p: Any, low: float) -> Any:
-    """Return log p of the float32 tensor `p`; `low` is the smallest probability that is told from 0."""
+    """Return log p of the float32 tensor `p`; `low` is the smallest probability that is distinguished from 0."""
     import tensorflow as tf
 
     return tf.math.log(tf.maximum(p, low))
 
 
 def log_odds(p: Any, margin: float) -> Any:
-    """Return log p - log(1 - p) of the float32 tensor `p` kept `margin` away from 0 and 1."""
+    """Return log p - log(1 - p) of the float32 tensor `p`, clipped to stay `margin` away from 0 and 1."""
     import tensorflow as tf
 
     inside = tf.clip_by_value(p, margin, 1 - margin)

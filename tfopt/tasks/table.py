@@ -1,4 +1,4 @@
-"""All tasks, and the one that a data set asks for."""
+"""All tasks, and the lookup of a data set's task."""
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -11,11 +11,11 @@ from tfopt.tasks.regression import Regression
 from tfopt.tasks.task import LabelForm, Task
 
 TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Multilabel, Regression)}
-"""Every task by its word in JSON."""
+"""The tasks by their names in JSON."""
 
 if TYPE_CHECKING:
     TaskName = str
-else:  # checked by the classes that `tfopt.base.config.config` makes
+else:  # validated by the classes that `tfopt.base.config.config` makes
     TaskName = Literal[tuple(TASKS)]
 
 
@@ -25,36 +25,36 @@ class _Samples(Protocol):
 
 
 class Labeled(Protocol):
-    """What knows what its labels mean, such as a `Dataset`."""
+    """An object that knows what its labels mean, e.g. a `Dataset`."""
 
     @property
     def task(self) -> TaskName:
-        """The name of the task."""
+        """Name of the task."""
         ...
 
     @property
     def labels(self) -> LabelForm:
-        """The form of the labels."""
+        """Form of the labels."""
         ...
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes; None for values."""
+        """Number of classes; None for values."""
         ...
 
     @property
     def train(self) -> _Samples:
-        """The training samples."""
+        """Training samples."""
         ...
 
 
 def task_named(kind: str) -> type[Task]:
-    """Return the class of the task called `kind`. Raises `DataError` where there is none."""
+    """Return the class of the task called `kind`. Raise `DataError` if there is none."""
     if kind not in TASKS:
         raise DataError(f"Unknown task {kind!r}; expected one of {', '.join(TASKS)}.")
     return TASKS[kind]
 
 
 def task_of(data: Labeled) -> Task:
-    """Return the task that the labels of `data` ask for. Raises `DataError` for an unknown one."""
+    """Return the task of the labels of `data`. Raise `DataError` for an unknown one."""
     return task_named(data.task)(data.labels, data.num_classes, data.train.labels.shape[1:])

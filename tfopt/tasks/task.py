@@ -1,4 +1,4 @@
-"""The contract of all tasks: what labels ask of a model."""
+"""The contract of all tasks: what labels require of a model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,12 +16,12 @@ LabelForm = Literal["sparse", "one-hot", "values"]
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """What the labels of one data set ask of a model. The class answers for all tasks of its kind.
+    """The requirements that the labels of one data set place on a model. The class represents all tasks of its kind.
 
     Attributes:
         labels: "sparse" (class numbers), "one-hot" or "values".
-        num_classes: how many classes the labels name; None for values.
-        shape: of the labels of one sample; () for one number.
+        num_classes: the number of classes in the labels; None for values.
+        shape: the shape of one sample's labels; () for one number.
     """
 
     labels: LabelForm
@@ -29,13 +29,13 @@ class Task(ABC):
     shape: tuple[int, ...] = ()
 
     kind: ClassVar[str]
-    """The word for the task in JSON, in messages and in `Dataset.task`."""
+    """Name of the task in JSON, in messages and in `Dataset.task`."""
     activation: ClassVar[str]
-    """What the output layer ends in."""
+    """Activation of the output layer."""
     formulas: ClassVar[Mapping[str, Metric]]
-    """The metrics by name; the first decides which model is better."""
+    """Metrics by name; the first decides which model is better."""
     keras_metric: ClassVar[str]
-    """The metric that Keras computes while it trains."""
+    """Metric that Keras computes during training."""
     has_classes: ClassVar[bool] = False
     """Whether each sample belongs to one class."""
     has_probabilities: ClassVar[bool] = True
@@ -45,12 +45,12 @@ class Task(ABC):
 
     @property
     def outputs(self) -> int:
-        """How many outputs a model for the task has."""
+        """Number of outputs of a model for the task."""
         return self.num_classes or prod(self.shape)
 
     @classmethod
     def exclusive(cls, outputs: int) -> bool:
-        """Return whether the probabilities of that many outputs sum to 1, as those of a softmax do."""
+        """Return whether the probabilities of that many outputs sum to 1, as softmax outputs do."""
         del outputs
         return False
 
@@ -59,8 +59,8 @@ class Task(ABC):
         """Return the tf_keras loss for the labels.
 
         Args:
-            logits: whether the model gives logits, rather than probabilities or values.
-            outputs: how many outputs the model has, where that is not `Task.outputs`.
+            logits: whether the model outputs logits rather than probabilities or values.
+            outputs: the number of model outputs, if it is not `Task.outputs`.
         """
 
     @classmethod
@@ -69,16 +69,16 @@ class Task(ABC):
 
         Args:
             predictions: (N, ..., C), probabilities or values.
-            labels: as the formulas in `tfopt.tasks.metrics` take them.
-            logits: the predictions are logits; for metrics that compare with 0.5 they become probabilities.
+            labels: in a form that the formulas in `tfopt.tasks.metrics` accept.
+            logits: whether predictions are logits; for metrics with threshold 0.5 they become probabilities.
 
         Raises:
-            DataError: the shapes do not fit, or there is NaN.
+            DataError: the shapes do not match, or there are NaNs.
         """
         if logits and cls.has_probabilities and not cls.exclusive(np.shape(predictions)[-1]):
             predictions = 1 / (1 + np.exp(-np.asarray(predictions, np.float64)))
         return {name: formula(predictions, labels) for name, formula in cls.formulas.items()}
 
     def groups(self, labels: np.ndarray) -> np.ndarray:
-        """Return the class of each sample (N,), to split by; all 0 where a sample has no single class."""
+        """Return the class of each sample (N,), for stratified splits; all 0 if samples have no single class."""
         return np.zeros(len(labels), np.int32)
