@@ -1,4 +1,4 @@
-"""Data of any source as one `Dataset`: train, validation, test. TensorFlow is imported only when needed."""
+"""Data from any source as one `Dataset`: train, validation, test. TensorFlow is imported only when needed."""
 
 from tfopt.data.augmentation import Augmentation
 from tfopt.data.check import fit_to_model

@@ -1,4 +1,4 @@
-"""Arrays, .npz files, the built-in digits and tf.data, read into parts."""
+"""Readers for arrays, .npz files, the built-in digits and tf.data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NPZ_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": 
 
 
 def read_digits() -> Parts:
-    """scikit-learn's handwritten digits: 1,797 images, uint8 (8, 8, 1) of 0..16, ten classes."""
+    """Return scikit-learn's handwritten digits: 1,797 images, uint8 (8, 8, 1) in 0..16, ten classes."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -28,10 +28,13 @@ def read_digits() -> Parts:
 
 
 def read_npz(path: Path) -> Parts:
-    """A .npz file with x and y, or x_train, y_train and, if it has them, x_test, y_test, x_val, y_val, class_names.
+    """Read a .npz file with x and y, or x_train, y_train and optionally x_test, y_test, x_val, y_val, class_names.
 
-    Raises `DataError` for a file that is not such an archive, and before reading values for arrays of more than
-    `limits.LARGEST_DATA`; keys of other names are left out with a note.
+    Other keys are ignored with a note.
+
+    Raises:
+        DataError: not such an archive, or its arrays exceed `limits.LARGEST_DATA`; the size is checked before values
+            are read.
     """
     with reading(
         lambda why: DataError(f"Expected a .npz file of plain arrays, got {path}: {why}; save it with numpy.savez.")
@@ -56,7 +59,7 @@ def read_npz(path: Path) -> Parts:
 
 
 def read_arrays(source: Any) -> Parts:
-    """(x, y), or two pairs (train, test), or three (train, validation, test); pairs must then be tuples."""
+    """Read (x, y), or two pairs (train, test), or three (train, validation, test); pairs must then be tuples."""
     if not isinstance(source, tuple) or len(source) not in (2, 3):
         raise DataError(_expected(source))
     nested = all(isinstance(part, tuple) and len(part) == 2 for part in source)
@@ -69,7 +72,7 @@ def read_arrays(source: Any) -> Parts:
 
 
 def read_dict(source: dict[str, Any]) -> Parts:
-    """A dict with train and, if wanted, validation and test; each a tf.data.Dataset or a pair (x, y)."""
+    """Read a dict with train and optionally validation and test; each a tf.data.Dataset or a pair (x, y)."""
     if "train" not in source or not set(source) <= set(NAMES):
         raise DataError(
             f"Expected a dict with train and, if wanted, validation and test, got the keys "
@@ -81,12 +84,12 @@ def read_dict(source: dict[str, Any]) -> Parts:
 
 
 def is_tf_data(source: Any) -> bool:
-    """Whether it is a tf.data.Dataset, told without importing TensorFlow."""
+    """Return whether `source` is a tf.data.Dataset, without importing TensorFlow."""
     return hasattr(source, "element_spec") and hasattr(source, "cardinality")
 
 
 def tf_data_notes(names: list[str]) -> tuple[str, ...]:
-    """What to know of parts that came as tf.data."""
+    """Return notes about the parts that came as tf.data."""
     if not names:
         return ()
     return (f"{', '.join(names)} read once from tf.data into memory, with whatever its pipeline did to the values",)
@@ -96,8 +99,8 @@ def read_tf_data(name: str, data: Any) -> Pair:
     """Read a finite tf.data.Dataset of (x, y) once into memory, batched or not.
 
     Raises:
-        DataError: other elements, an infinite or unknown cardinality, samples of differing shapes, more than
-            8 GiB, or shapes from which batches cannot be told.
+        DataError: other elements, an infinite or unknown cardinality, samples of different shapes, more than 8 GiB, or
+            shapes that do not show whether the data is batched.
     """
     import tensorflow as tf
 
@@ -137,7 +140,7 @@ def _concatenated(name: str, batches: Any) -> Pair:
 
 
 def _shape(spec: Any, index: int, data: Any) -> tuple[int | None, ...]:
-    """The declared shape; that of the first element where not even the rank is declared."""
+    """Return the declared shape, or that of the first element if not even the rank is declared."""
     if spec.shape.rank is None:
         first: tuple[int | None, ...] = next(data.as_numpy_iterator())[index].shape
         return first
@@ -145,7 +148,7 @@ def _shape(spec: Any, index: int, data: Any) -> tuple[int | None, ...]:
 
 
 def _is_batched(name: str, x: tuple[int | None, ...], y: tuple[int | None, ...]) -> bool:
-    """Batched data has the same leading axis in x and y; a single sample seldom has."""
+    """Return whether the data is batched: x and y then share the leading axis, which single samples rarely do."""
     if not x or not y or x[0] != y[0]:
         return False
     if x[0] is None or len(x) >= 4:

@@ -1,4 +1,4 @@
-"""Random changes of training images, seeded so that a run can be repeated."""
+"""Random augmentation of training images, seeded for repeatable runs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from tfopt.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Changes drawn anew for every image and every epoch.
+    """Random changes, drawn for every image in every epoch.
 
     Args:
         horizontal_flip: mirror each image left to right with probability 1/2.
-        shift: largest shift as a fraction (0 up to, not including, 1) of height and of width; each image
-            moves by whole pixels drawn evenly from -largest..largest on both axes, and the border repeats the
-            edge pixels, so that no value appears that the image did not have.
+        shift: the largest shift as a fraction in [0, 1) of height and width. Each image moves on both axes by whole
+            pixels, drawn uniformly from -largest..largest; the border repeats the edge pixels, so no new values appear.
 
     Raises:
-        DataError: `shift` out of range.
+        DataError: `shift` is out of range.
     """
 
     horizontal_flip: bool = False
@@ -33,10 +32,12 @@ class Augmentation:
             raise DataError(f"Expected shift as a fraction from 0 up to (not including) 1, got {self.shift}.")
 
     def draw(self, count: int, input_shape: tuple[int, ...], seed: int | list[int]) -> np.ndarray:
-        """What happens to each of `count` images: int32 (count, 3): mirrored (0 or 1), pixels down, pixels right.
+        """Return the changes for `count` images: int32 (count, 3): mirrored (0 or 1), pixels down, pixels right.
 
-        `input_shape` is (height, width, channels); the same `seed` draws the same. Raises `DataError` for
-        inputs that are no images.
+        `input_shape` is (height, width, channels); the same `seed` gives the same draws.
+
+        Raises:
+            DataError: the inputs are not images.
         """
         if len(input_shape) != 3:
             raise DataError(
@@ -50,7 +51,7 @@ class Augmentation:
         return np.stack([mirrored, *moved], axis=1).astype(np.int32)
 
     def apply(self, images: Any, drawn: Any) -> Any:
-        """Change a batch as `draw` says: float32 (n, height, width, channels) and int32 (n, 3) in, images out."""
+        """Apply `drawn`, int32 (n, 3) from `draw`, to images float32 (n, height, width, channels) and return them."""
         if self.horizontal_flip:
             images = _flip(images, drawn[:, 0])
         return _shift(images, drawn[:, 1:]) if self.shift else images
@@ -67,7 +68,7 @@ def _shift(images: Any, moved: Any) -> Any:
 
     for axis in (1, 2):
         side = images.shape[axis]
-        # Where each output row (or column) comes from; beyond the border that is the edge itself.
+        # The source of each output row (or column), clipped to the edge.
         origin = tf.clip_by_value(tf.range(side)[None] - moved[:, axis - 1, None], 0, side - 1)
         images = tf.gather(images, origin, axis=axis, batch_dims=1)
     return images

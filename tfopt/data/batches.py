@@ -1,4 +1,4 @@
-"""From arrays to a `tf.data.Dataset` of batches, without a copy of the arrays in TensorFlow."""
+"""Conversion of arrays to a `tf.data.Dataset` of batches, without a copy of the arrays in TensorFlow."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from tfopt.data.samples import Split
 
 
-# Keeps the random numbers of augmentation apart from those of the order.
+# Separates the random numbers of augmentation from those of the order.
 AUGMENTATION = 1
 
 
 @dataclass(frozen=True)
 class Views:
-    """A limited number of augmented views of each sample, so that something can be known of each, and go along with it.
+    """A limited number of augmented views per sample, so that data can be precomputed per view and batched with it.
 
     Attributes:
-        number: of views; epoch e shows view e modulo this.
-        seed: of the augmentation.
+        number: the number of views; epoch e shows view e modulo this.
+        seed: the seed of the augmentation.
         key: batches are ({"inputs": x, key: arrays by name}, y).
-        beside: gives (view, indices) -> arrays (n, ...) by name.
+        beside: maps (view, indices) to arrays (n, ...) by name.
     """
 
     number: int
@@ -50,12 +50,12 @@ def make_batches(
     drop_remainder: bool,
     views: Views | None = None,
 ) -> tf.data.Dataset:
-    """See `Dataset.batches`.
+    """Implement `Dataset.batches`.
 
-    Only (epoch, step) travels through tf.data; each batch is gathered from the arrays and scaled by NumPy, so
-    a set of any size costs no second copy. The order of an epoch is a function of seed and epoch alone:
-    neither `tf.random.set_seed` nor a second iterator on the same data set can change it. What augmentation does
-    to a sample is a function of its number and the view, which is the epoch, or that of `views`.
+    Only (epoch, step) passes through tf.data; NumPy gathers and scales each batch from the arrays, so no set costs a
+    second copy. The order of an epoch depends only on seed and epoch: neither `tf.random.set_seed` nor a second
+    iterator on the same data set changes it. The augmentation of a sample depends only on its index and the view, which
+    is the epoch or comes from `views`.
     """
     import tensorflow as tf
 
@@ -99,7 +99,7 @@ def make_batches(
 def view_inputs(
     split: Split, view: int, batch_size: int, *, seed: int, augment: Augmentation | None
 ) -> Iterator[np.ndarray]:
-    """The inputs of `split` in order as `make_batches` shows them in that view, float32 (batch, ...)."""
+    """Yield the inputs of `split` in order, as `make_batches` shows them in that view, float32 (batch, ...)."""
     import tensorflow as tf
 
     drawn = _drawn(split, augment, seed)(view)
@@ -110,9 +110,9 @@ def view_inputs(
 
 
 def _drawn(split: Split, augment: Augmentation | None, seed: int) -> Callable[[int], np.ndarray]:
-    """What augmentation does to each sample in a view, int32 (n, 3)."""
+    """Return a function from view to the augmentation of each sample, int32 (n, 3)."""
     if augment is not None:
-        augment.draw(0, split.inputs.shape[1:], seed)  # raises for what is no image
+        augment.draw(0, split.inputs.shape[1:], seed)  # raises if the inputs are not images
 
     @lru_cache(maxsize=2)
     def draw(view: int) -> np.ndarray:
@@ -124,7 +124,7 @@ def _drawn(split: Split, augment: Augmentation | None, seed: int) -> Callable[[i
 
 
 def count_steps(samples: int, batch_size: int, *, drop_remainder: bool = False) -> int:
-    """Batches in one epoch; raises `DataError` for a batch size that makes none."""
+    """Return the batches per epoch; raise `DataError` for a batch size that gives none."""
     if batch_size < 1:
         raise DataError(f"Expected a batch_size of 1 or above, got {batch_size}.")
     if not drop_remainder:

@@ -1,4 +1,4 @@
-"""What data must be before a model sees it; every failure is one `DataError`."""
+"""Checks of data before a model sees it; every failure is a `DataError`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROWS_AT_ONCE = 4096
 
 
 def check_pair(name: str, inputs: np.ndarray, labels: np.ndarray) -> None:
-    """Raise `DataError` unless inputs (n, ...) are finite numbers as float32, n > 0, with as many labels."""
+    """Raise `DataError` unless inputs (n, ...), n > 0, are finite as float32 and match the labels in number."""
     if inputs.dtype.kind not in "biuf":
         raise DataError(f"Expected {name} inputs as numbers, got dtype {inputs.dtype}; encode them as numbers first.")
     if inputs.ndim < 2:
@@ -40,7 +40,7 @@ def check_pair(name: str, inputs: np.ndarray, labels: np.ndarray) -> None:
 
 
 def check_same_inputs(inputs: dict[str, np.ndarray]) -> None:
-    """Raise `DataError` unless all parts have one shape and one kind of number."""
+    """Raise `DataError` unless all parts have the same shape and kind of number."""
     forms = {name: (part.shape[1:], _kind(part)) for name, part in inputs.items()}
     if len(set(forms.values())) > 1:
         came = "; ".join(f"{name} has {kind} of shape {shape}" for name, (shape, kind) in forms.items())
@@ -57,11 +57,11 @@ def check_bytes(size: int, what: str) -> None:
 
 
 def fit_to_model(dataset: Dataset, input_shape: tuple[int | None, ...], num_outputs: int) -> None:
-    """Raise `DataError` unless what `dataset` feeds fits a model.
+    """Raise `DataError` unless the inputs and labels of `dataset` fit a model.
 
     Args:
         dataset: the data.
-        input_shape: of one input, without the batch axis; None stands for any size.
+        input_shape: the shape of one input, without the batch axis; None stands for any size.
         num_outputs: width of the model's output. A single output takes class numbers 0 and 1.
     """
     given, expected = dataset.input_shape, tuple(input_shape)
@@ -104,7 +104,7 @@ def _kind(array: np.ndarray) -> str:
 
 
 def _check_finite(name: str, inputs: np.ndarray) -> None:
-    """Slice by slice, so that the check needs no second array of that size; as float32, which models are fed."""
+    """Check in slices, to avoid a second array of full size, and as float32, which models receive."""
     bad: list[int] = []
     for start in range(0, len(inputs), _ROWS_AT_ONCE):
         with np.errstate(over="ignore"):

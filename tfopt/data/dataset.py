@@ -1,4 +1,4 @@
-"""One data set for a whole run: three splits in memory, and what is known about them."""
+"""The data set of a run: three splits in memory and their metadata."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
-    """Train, validation and test, none of them empty, all of one shape and one preprocessing.
+    """Train, validation and test samples: none empty, all with the same shape and preprocessing.
 
     Args:
         train, validation, test: the samples.
         class_names: by class number, if the source names them.
-        task: "classification", "multilabel" or "regression"; `tfopt.tasks.task_of` gives the `Task`.
+        task: "classification", "multilabel" or "regression"; `tfopt.tasks.task_of` returns the `Task`.
         labels: "sparse" (int32 class numbers), "one-hot" or "values" (float32).
-        num_classes: of a classification or multilabel task; None for regression.
-        source: where the data came from, in words.
-        notes: what was decided on the way (splits, conversions), in words.
+        num_classes: for classification and multilabel tasks; None for regression.
+        source: a description of the data's origin.
+        notes: remarks on the decisions made (splits, conversions).
 
     Raises:
-        DataError: an empty split.
+        DataError: a split is empty.
     """
 
     train: Split
@@ -58,7 +58,7 @@ class Dataset:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How the inputs become what the model is fed; the same in all splits."""
+        """The mapping from stored inputs to model inputs; the same for all splits."""
         return self.train.preprocessing
 
     @property
@@ -83,14 +83,14 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, name: str) -> Split:
-        """The split called "train", "validation" or "test"; another name raises `DataError`."""
+        """Return the split called "train", "validation" or "test"; raise `DataError` for another name."""
         if name not in NAMES:
             raise DataError(f"Expected a split named {', '.join(NAMES)}, got {name!r}.")
         split: Split = getattr(self, name)
         return split
 
     def steps(self, batch_size: int) -> int:
-        """Batches in one epoch of train, the last one possibly smaller."""
+        """Return the batches per epoch of train; the last one may be smaller."""
         return count_steps(len(self.train), batch_size)
 
     def batches(
@@ -104,19 +104,19 @@ class Dataset:
         drop_remainder: bool = False,
         views: Views | None = None,
     ) -> tf.data.Dataset:
-        """One epoch per iteration of (x, y) batches: x float32 (batch, ...), y as `Split.y` gives it.
+        """Return a data set of (x, y) batches, one epoch per iteration: x float32 (batch, ...), y as in `Split.y`.
 
         Args:
             split_name: "train", "validation" or "test".
             batch_size: samples per batch, 1 or more.
-            shuffle: a new order in every iteration; two data sets made with the same `seed` give the same orders.
+            shuffle: use a new order in every iteration; two data sets with the same `seed` have the same orders.
             seed: for the order and the augmentation; 0 or above.
             augment: applied to x after preprocessing.
             drop_remainder: leave out the last batch if it is smaller.
-            views: limits augmentation to a number of views, and says what goes along with the samples.
+            views: limits augmentation to a number of views, and supplies data to batch with the samples.
 
         Raises:
-            DataError: an argument out of range, no full batch to keep, or augmentation of what is not images.
+            DataError: an argument is out of range, there is no full batch, or the inputs to augment are not images.
         """
         return make_batches(
             self.split(split_name),
@@ -129,18 +129,18 @@ class Dataset:
         )
 
     def with_preprocessing(self, name: str) -> Dataset:
-        """The same samples, scaled as `Preprocessing.named(name)` says; size and colours stay what they are."""
+        """Return the same samples, scaled by `Preprocessing.named(name)`; size and colors stay unchanged."""
         named = Preprocessing.named(name)
         preprocessing = replace(self.preprocessing, scale=named.scale, offset=named.offset)
         train, validation, test = (replace(self.split(part), preprocessing=preprocessing) for part in NAMES)
         return replace(self, train=train, validation=validation, test=test)
 
     def representative(self, n: int, seed: int = 0) -> np.ndarray:
-        """`n` training inputs (all, if fewer), float32 (n, ...), as evenly over the classes as it goes."""
+        """Return `n` training inputs (or all), float32 (n, ...), spread over the classes as evenly as possible."""
         return self.train.x(self._representative(n, seed))
 
     def representative_batches(self, n: int, batch_size: int, seed: int = 0) -> Iterator[np.ndarray]:
-        """What `representative` gives, `batch_size` samples in memory at a time."""
+        """Yield the inputs of `representative`, with `batch_size` samples in memory at a time."""
         chosen = self._representative(n, seed)
         for start in range(0, len(chosen), batch_size):
             yield self.train.x(chosen[start : start + batch_size])
@@ -152,7 +152,7 @@ class Dataset:
         return choose(n, groups, np.random.default_rng(seed), even=True)
 
     def describe(self) -> list[str]:
-        """Lines for a person: source, sizes, task, what the model is fed, and every note."""
+        """Return a readable summary: source, sizes, task, model inputs, and every note."""
         classes = f", {self.num_classes} classes" if self.num_classes else ""
         sizes = ", ".join(f"{len(self.split(name)):,} {name}" for name in NAMES)
         return [

@@ -1,4 +1,4 @@
-"""An image folder: one folder per class, below train, validation and test or directly."""
+"""Image folders: one folder per class, directly or below train, validation and test."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _PART_NAMES = {"train": "train", "val": "validation", "validation": "validation"
 
 
 def read_folder(root: Path) -> Parts:
-    """List the images of `root`: classes by name, files by name, hidden ones left out; nothing is decoded yet.
+    """List the images of `root` without decoding them: classes and files by name, hidden ones left out.
 
     Raises:
-        DataError: no class folders, only one class, an empty class, other files or folders among the images,
-            or classes that differ between train, validation and test.
+        DataError: no class folders, only one class, an empty class, other files or folders among the images, or
+            classes that differ between train, validation and test.
     """
     folders, notes = _subfolders(root)
     parts = {_PART_NAMES[folder.name]: folder for folder in folders if folder.name in _PART_NAMES}
     strangers = [folder.name for folder in folders if folder.name not in _PART_NAMES]
-    # A class may be called "train", too: then it holds images, not folders, and stands among other classes.
+    # A class may be called "train", too: it then holds images, not folders, and is one of several classes.
     if not parts or (strangers and not any(path.is_dir() for part in parts.values() for path in part.iterdir())):
         names, pair, notes = _classes(root)
         return Parts({"train": pair}, f"image folder {root.resolve().name}", names, notes, files=True)
@@ -50,7 +50,7 @@ def read_folder(root: Path) -> Parts:
 
 
 def _classes(folder: Path) -> tuple[tuple[str, ...], Pair, tuple[str, ...]]:
-    """Class names, the images' paths with their class numbers, and notes."""
+    """Return the class names, the image paths with their class numbers, and notes."""
     classes, notes = _subfolders(folder)
     if len(classes) < 2:
         found = f"only {classes[0].name}" if classes else "none"
@@ -75,7 +75,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _subfolders(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """Its folders by name, and a note on loose files; loose images are an error, as they have no class."""
+    """Return subfolders by name and a note on loose files; loose images have no class and are an error."""
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     folders = [path for path in entries if path.is_dir()]
     loose = [path for path in entries if not path.is_dir()]

@@ -1,4 +1,4 @@
-"""Data as a model takes them."""
+"""Data in the form that a model expects."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +17,14 @@ def data_for(
     limit: int | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> Dataset:
-    """`load_data(source)` with images brought to the size and colours that `model` expects.
+    """Return `load_data(source)` with images converted to the size and colors that `model` expects.
 
-    `model` is a Keras model or a `LiteModel`; `preprocessing` the name of a `Preprocessing` ("raw", "unit",
-    "symmetric"); `limit` the most samples in each part; `input_shape` what is wanted instead of the model's own.
+    Args:
+        model: a Keras model or a `LiteModel`.
+        source: as for `load_data`.
+        preprocessing: the name of a `Preprocessing` ("raw", "unit", "symmetric").
+        limit: the most samples in each part.
+        input_shape: overrides the model's input shape.
     """
     if isinstance(source, Dataset):
         return source

@@ -1,4 +1,4 @@
-"""Images to uint8 pixels, one by one or a whole list of files at once."""
+"""Decoding of images to uint8 pixels, one at a time or a whole list of files."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Size = tuple[int, int]
-Decoded = tuple[np.ndarray, str]  # the pixels, and the mode that the file had
+Decoded = tuple[np.ndarray, str]  # the pixels, and the mode of the file
 _MODES: dict[Color, str] = {"rgb": "RGB", "grayscale": "L"}
 _GRAY = ("1", "L")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-# Those that folders may hold, by `folder.IMAGE_SUFFIXES`; other readers of Pillow start programs (EPS: Ghostscript).
+# The formats that `folder.IMAGE_SUFFIXES` allows; other Pillow readers start programs (EPS: Ghostscript).
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-_CHUNK = 64  # files per task: enough that handing out tasks costs nothing beside decoding
-_MANY = 2000  # from here on reading takes long enough to say so
+_CHUNK = 64  # files per task; makes the overhead negligible next to decoding
+_MANY = 2000  # reading this many takes long enough to show progress
 
 
 def read_images(
@@ -41,15 +41,15 @@ def read_images(
 ) -> tuple[np.ndarray, Preprocessing, tuple[str, ...]]:
     """Decode `files` to uint8 (n, height, width, channels), in their order.
 
-    Without `preprocessing.color` the images become grayscale if all of them are, else RGB; without
-    `preprocessing.size` they must all have one size. Pixels are taken as stored: a rotation in EXIF is not
-    applied, transparency is dropped, and of an animation the first frame is read, all as Keras and TensorFlow do.
+    Without `preprocessing.color` the images become grayscale if all of them are, else RGB; without `preprocessing.size`
+    they must all have the same size. As in Keras and TensorFlow, pixels are read as stored: EXIF rotation is not
+    applied, transparency is dropped, and only the first frame of an animation is read.
 
     Returns:
-        The pixels, the preprocessing with size and color filled in, and notes on what was converted.
+        The pixels, the preprocessing with size and color filled in, and notes on conversions.
 
     Raises:
-        DataError: a file that is no readable 8-bit image, differing sizes, or more pixels than memory should hold.
+        DataError: a file is not a readable 8-bit image, sizes differ, or the pixels exceed the memory limit.
     """
     size = preprocessing.size or _size_of(files[0])
     check_bytes(len(files) * size[0] * size[1] * (1 if preprocessing.color == "grayscale" else 3), source)
@@ -64,14 +64,15 @@ def read_images(
     shape = (len(files), *size, 3 if color == "rgb" else 1)
     stacked = np.empty(shape, np.uint8)
     for pixels in stacked:
-        pixels[...] = images.popleft()  # one by one, so that they are never in memory twice; gray fills all channels
+        pixels[...] = images.popleft()  # one by one, to hold each only once in memory; gray fills all channels
     return stacked, replace(preprocessing, size=size, color=color), _notes(modes, color)
 
 
 def convert_images(images: np.ndarray, preprocessing: Preprocessing, name: str) -> np.ndarray:
-    """Bring images (n, height, width, 1 or 3) in uint8 to the size and color of `preprocessing`.
+    """Convert uint8 images (n, height, width, 1 or 3) to the size and color of `preprocessing`.
 
-    Raises `DataError` for inputs that need a change but are not such images.
+    Raises:
+        DataError: the inputs need a conversion but are not such images.
     """
     from PIL import Image
 
@@ -94,7 +95,7 @@ def convert_images(images: np.ndarray, preprocessing: Preprocessing, name: str) 
 
 
 def _pixels(image: Image.Image, size: Size, color: Color | None) -> np.ndarray:
-    """uint8 (height, width, 1 or 3); without `color` grayscale stays grayscale."""
+    """Return uint8 (height, width, 1 or 3); without `color` grayscale stays grayscale."""
     from PIL import Image
 
     image = image.convert(_MODES[color or ("grayscale" if image.mode in _GRAY else "rgb")])
@@ -120,7 +121,7 @@ def _decode(file: Path, *, size: Size, color: Color | None, reference: tuple[Pat
 
 
 def _open(file: Path) -> Image.Image:
-    """The image, of which nothing but its header has been read. Raises `DataError` for one of too many pixels."""
+    """Return the image after reading only its header. Raise `DataError` if it has too many pixels."""
     from PIL import Image
 
     with reading(partial(_unreadable, file)):
@@ -154,10 +155,10 @@ def _notes(modes: Counter[str], color: Color) -> tuple[str, ...]:
 
 
 def _in_threads(task: Callable[[Path], Decoded], files: list[Path], source: str) -> Iterator[Decoded]:
-    """Results in the order of `files`; the first failure stops the rest."""
+    """Yield results in the order of `files`; the first failure stops the rest."""
     from PIL import Image
 
-    Image.init()  # once, before the threads: it fills a table that all of them read
+    Image.init()  # before the threads start, since all of them read the table it fills
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     with ThreadPoolExecutor(os.cpu_count()) as pool, _progress(len(files), source) as advance:
         try:
@@ -171,7 +172,7 @@ def _in_threads(task: Callable[[Path], Decoded], files: list[Path], source: str)
 
 @contextmanager
 def _progress(total: int, source: str) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, one line elsewhere, nothing for few images; always on stderr."""
+    """Show a bar in a terminal, one line elsewhere, nothing for few images; always on stderr."""
     title = f"Reading {total:,} images from {source}"
     if total <= _MANY:
         yield lambda count: None

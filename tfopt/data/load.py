@@ -1,4 +1,4 @@
-"""From any source to one `Dataset`: read, understand the labels, check, split, decode."""
+"""Loading of any source into one `Dataset`: read, interpret the labels, check, split, decode."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tfopt.errors import DataError
 from tfopt.tasks.labels import understand
 
 FEWEST_IMAGES = 2
-"""Of a class, in a folder."""
+"""Minimum number of images per class in a folder."""
 
 
 def load_data(
@@ -43,25 +43,25 @@ def load_data(
     test: float = 0.2,
     limit: int | None = None,
 ) -> Dataset:
-    """Read `source` into memory, check it and split off what is missing.
+    """Read `source` into memory, check it and split off missing parts.
 
     Args:
-        source: "digits" (scikit-learn's, 8x8); the path of an image folder (one folder per class, below
-            train, val or validation and test, or directly) or of a .npz file; (x, y), ((x_train, y_train),
-            (x_test, y_test)) or (train, validation, test) pairs; a dict of pairs or tf.data with train,
-            validation, test; a finite tf.data.Dataset of (x, y), batched or not, that fits memory (up to 8
-            GiB); or a Dataset, given back as it is.
-        preprocessing: "raw" (the default: values as they are), "unit" (x/255), "symmetric" (x/127.5 - 1), or
-            one of your own. The digits, 0..16, are fed as pixel/16 by default.
+        source: "digits" (scikit-learn's, 8x8); the path of an image folder (one folder per class, directly or below
+            train, val or validation and test) or of a .npz file; (x, y), ((x_train, y_train), (x_test, y_test)) or
+            (train, validation, test) pairs; a dict of pairs or tf.data with train, validation, test; a finite
+            tf.data.Dataset of (x, y), batched or not, that fits in memory (up to 8 GiB); or a Dataset, returned
+            unchanged.
+        preprocessing: "raw" (the default: values unchanged), "unit" (x/255), "symmetric" (x/127.5 - 1), or a custom
+            one. The digits, 0..16, default to pixel/16.
         size: (height, width) to resize images to.
-        color: "rgb" or "grayscale"; None keeps what the images have.
+        color: "rgb" or "grayscale"; None keeps the color of the images.
         seed: of every split.
-        validation: fraction of train to split off where there is no validation part, at most 2,000 samples.
-        test: fraction of train to split off where there is no test part.
-        limit: at most so many samples in each of train, validation and test, spread over the classes.
+        validation: fraction of train to split off if there is no validation part, at most 2,000 samples.
+        test: fraction of train to split off if there is no test part.
+        limit: the most samples in each of train, validation and test, spread over the classes.
 
     Raises:
-        DataError: anything that cannot be read, is not finite, or contradicts itself.
+        DataError: the data cannot be read, is not finite, or contradicts itself.
     """
     if isinstance(source, Dataset):
         if any(option is not None for option in (preprocessing, size, color, limit)):
@@ -89,9 +89,9 @@ def _loaded(
     test: float,
     limit: int | None,
 ) -> Dataset:
-    """What was read, checked and split. Raises `DataError` as `load_data` does."""
+    """Check and split what was read. Raise `DataError` as `load_data` does."""
     _check_classes(parts)
-    if not parts.files:  # files were checked when they were listed, and are again when they are decoded
+    if not parts.files:  # files are checked when they are listed and when they are decoded
         _check_inputs(parts, scaled=preprocessing in ("unit", "symmetric"))
     labels, task, label_notes = understand({name: y for name, (_, y) in parts.pairs.items()}, parts.class_names)
     groups = {name: task.groups(part) for name, part in labels.items()}
@@ -112,7 +112,7 @@ def _loaded(
 
 
 def _check_classes(parts: Parts) -> None:
-    """Raise `DataError` for names that are one name to a person, and for class folders that cannot be split."""
+    """Raise `DataError` for class names that look the same, and for class folders too small to split."""
     names: dict[str, str] = {}
     for name in parts.class_names or ():
         key = name.strip().casefold()
@@ -137,7 +137,7 @@ def _requested_preprocessing(
     *,
     digits: bool,
 ) -> Preprocessing:
-    """The preprocessing that the arguments ask for together."""
+    """Return the preprocessing that the arguments request together."""
     if digits and isinstance(preprocessing, str) and preprocessing != "raw":
         raise DataError(
             f"The digits have pixels of 0..16, preprocessing {preprocessing!r} is for 0..255; leave it out "
@@ -174,7 +174,7 @@ def _read(source: Any) -> Parts:
 
 
 def _check_inputs(parts: Parts, *, scaled: bool) -> None:
-    """Check arrays; with `scaled` also that they are not scaled twice, which would make them nearly constant."""
+    """Check arrays; with `scaled`, also that they are not scaled twice, which would make them nearly constant."""
     for name, (x, y) in parts.pairs.items():
         check_pair(name, x, y)
     inputs = {name: x for name, (x, _) in parts.pairs.items()}
@@ -190,7 +190,7 @@ def _check_inputs(parts: Parts, *, scaled: bool) -> None:
 def _inputs(
     parts: Parts, chosen: Plan, preprocessing: Preprocessing
 ) -> tuple[dict[str, np.ndarray], Preprocessing, tuple[str, ...]]:
-    """The chosen samples by split; only these are decoded, all at once, so that size and color agree."""
+    """Return the chosen samples by split; only these are decoded, all at once, so that size and color agree."""
     picked = {name: _take(parts.pairs[origin][0], indices) for name, (origin, indices) in chosen.items()}
     if not parts.files:
         converted = {name: convert_images(_narrow(x), preprocessing, name) for name, x in picked.items()}
@@ -202,7 +202,7 @@ def _inputs(
 
 
 def _with_shape(preprocessing: Preprocessing, inputs: np.ndarray) -> Preprocessing:
-    """State the size of uint8 images, as new images need it; only the caller knows if 3 channels are RGB."""
+    """Record the size of uint8 images, which new images need; only the caller knows if 3 channels are RGB."""
     if inputs.dtype != np.uint8 or inputs.ndim != 4 or inputs.shape[-1] not in (1, 3):
         return preprocessing
     height, width, channels = inputs.shape[1:]
@@ -210,10 +210,10 @@ def _with_shape(preprocessing: Preprocessing, inputs: np.ndarray) -> Preprocessi
 
 
 def _take(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Rows at sorted `indices`; the array itself, not a copy, if that is all of them."""
+    """Return the rows at sorted `indices`; the array itself, not a copy, if that is all of them."""
     return array if len(indices) == len(array) else array[indices]
 
 
 def _narrow(inputs: np.ndarray) -> np.ndarray:
-    """The model is fed float32, so float64 would only hold twice the memory."""
+    """Convert float64 to float32: models receive float32, and float64 would take twice the memory."""
     return inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs

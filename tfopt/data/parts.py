@@ -1,4 +1,4 @@
-"""What every reader gives: the parts that the source has, before splitting and checking."""
+"""The output of every reader: the parts of the source, before splitting and checking."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Parts:
     """Inputs and labels by the name of the part.
 
     Args:
-        pairs: "train" always, "validation" and "test" if the source has them; the inputs are the samples, or
-            with `files` the paths of the images, as an object array (n,).
-        source: where they came from, in words.
+        pairs: "train" always, "validation" and "test" if the source has them. The inputs are the samples or, with
+            `files`, the paths of the images as an object array (n,).
+        source: a description of the data's origin.
         class_names: by class number, if the source names them.
-        notes: what the reader decided or left out, in words.
+        notes: remarks on what the reader decided or left out.
         files: whether the inputs are paths of images still to be read.
     """
 

@@ -1,4 +1,4 @@
-"""What happens to the values between the file and the model, as a value that is stored with every result."""
+"""The mapping from file values to model inputs, as a value that is stored with every result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMED = {"raw": (1.0, 0.0), "unit": (1 / 255, 0.0), "symmetric": (1 / 127.5, -1.
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The model is fed `pixel * scale + offset` as float32, of images of `size` and `color`.
+    """Model inputs as `pixel * scale + offset` in float32, from images of `size` and `color`.
 
     Args:
         size: (height, width) that images are resized to, bilinear with antialiasing; None keeps their size.
@@ -25,7 +25,7 @@ class Preprocessing:
         offset: added after the factor; finite.
 
     Raises:
-        DataError: a field out of these ranges.
+        DataError: a field is out of these ranges.
     """
 
     size: tuple[int, int] | None = None
@@ -34,7 +34,7 @@ class Preprocessing:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise `DataError` for a field that no image could be treated by."""
+        """Raise `DataError` for a field that no image can satisfy."""
         if self.size is not None:
             object.__setattr__(self, "size", _checked_size(self.size))
         if self.color not in (None, "rgb", "grayscale"):
@@ -46,14 +46,14 @@ class Preprocessing:
 
     @classmethod
     def named(cls, name: str) -> Preprocessing:
-        """For pixels of 0..255: "raw" (as they are), "unit" (x/255) or "symmetric" (x/127.5 - 1)."""
+        """Return a preprocessing for pixels 0..255: "raw" (unchanged), "unit" (x/255) or "symmetric" (x/127.5 - 1)."""
         if name not in NAMED:
             raise DataError(f"Expected a preprocessing named {', '.join(NAMED)}, got {name!r}.")
         scale, offset = NAMED[name]
         return cls(scale=scale, offset=offset)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """`values * scale + offset` in float32, a new array; size and color were applied when it was read."""
+        """Return `values * scale + offset` in float32 as a new array; reading has already applied size and color."""
         fed = values.astype(np.float32)
         if self.scale != 1:
             fed *= np.float32(self.scale)
@@ -62,7 +62,7 @@ class Preprocessing:
         return fed
 
     def describe(self) -> str:
-        """In words, such as "RGB images resized to 32x32, fed as float32 pixel/127.5 - 1"."""
+        """Return a description such as "RGB images resized to 32x32, fed as float32 pixel/127.5 - 1"."""
         images = self.size is not None or self.color is not None
         color = {"rgb": "RGB ", "grayscale": "grayscale ", None: ""}[self.color]
         size = f" resized to {self.size[0]}x{self.size[1]}" if self.size else ""
@@ -80,12 +80,12 @@ class Preprocessing:
         return f"{unit}{factor}" + (f" {sign} {abs(self.offset):g}" if self.offset else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` reads them back."""
+        """Return plain values for JSON; `from_dict` reads them back."""
         return {**asdict(self), "size": list(self.size) if self.size else None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`; unknown keys raise `DataError`."""
+        """Return the inverse of `to_dict`; raise `DataError` for unknown keys."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise DataError(f"Expected the preprocessing keys {sorted(known)}, got also {unknown}.")

@@ -12,12 +12,12 @@ from tfopt.data.preprocessing import Preprocessing
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples in memory as they were read; they are scaled only when they are asked for.
+    """Samples in memory as they were read; scaled only on access.
 
     Args:
         inputs: (n, ...), in a compact dtype such as uint8.
         labels: int32 (n,) class numbers, or float32 (n, k) or (n, ...).
-        preprocessing: how `inputs` become what the model is fed.
+        preprocessing: the mapping from `inputs` to model inputs.
     """
 
     inputs: np.ndarray
@@ -25,17 +25,17 @@ class Split:
     preprocessing: Preprocessing
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.inputs)
 
     def x(self, indices: Any = None) -> np.ndarray:
-        """What the model is fed, float32 (n, ...): all samples, or those at `indices` (integers, a slice)."""
+        """Return model inputs, float32 (n, ...): all samples, or those at `indices` (integers, a slice)."""
         return self.preprocessing.apply(self.inputs if indices is None else self.inputs[indices])
 
     def y(self, indices: Any = None) -> np.ndarray:
-        """Labels of all samples, or of those at `indices`."""
+        """Return the labels of all samples, or of those at `indices`."""
         return self.labels if indices is None else self.labels[indices]
 
     def spread(self, n: int) -> np.ndarray:
-        """Indices of `n` samples (all, if fewer), evenly over the split: image folders come sorted by class."""
+        """Return indices of `n` samples (all, if fewer), evenly spaced: image folders come sorted by class."""
         return np.linspace(0, len(self), min(n, len(self)), endpoint=False).astype(np.int64)

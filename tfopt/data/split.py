@@ -1,4 +1,4 @@
-"""Seeded choices of samples: the split of what is missing, a limit, a spread over the classes."""
+"""Seeded selection of samples: splits for missing parts, a limit, a spread over the classes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Plan = dict[str, tuple[str, np.ndarray]]
 
 
 def choose(count: int, groups: np.ndarray, rng: np.random.Generator, *, even: bool = False) -> np.ndarray:
-    """`count` different indices of `groups`, sorted, spread over the groups.
+    """Return `count` distinct indices of `groups`, sorted, spread over the groups.
 
     Args:
-        count: how many; all of them if there are fewer.
+        count: the number of indices; all if there are fewer.
         groups: integers (n,), the class of each sample; all equal for a plain random choice.
-        rng: where chance comes from.
-        even: the same number from each group as far as it goes, instead of the share that the group has.
+        rng: the random generator.
+        even: draw as equally from all groups as possible, instead of in proportion to their sizes.
     """
     shuffled = rng.permutation(len(groups))
     _, group_of, sizes = np.unique(groups[shuffled], return_inverse=True, return_counts=True)
@@ -26,7 +26,7 @@ def choose(count: int, groups: np.ndarray, rng: np.random.Generator, *, even: bo
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
     rank = np.empty(len(groups))
     rank[by_group] = np.arange(len(groups)) - starts
-    # A sample's place within its group, as a fraction: the lowest fractions hold each group's share.
+    # A sample's rank within its group, as a fraction: the lowest fractions hold each group's share.
     place = rank if even else (rank + 0.5) / sizes[group_of]
     return np.sort(shuffled[np.argsort(place, kind="stable")[:count]])
 
@@ -34,20 +34,20 @@ def choose(count: int, groups: np.ndarray, rng: np.random.Generator, *, even: bo
 def plan(
     groups: dict[str, np.ndarray], *, validation: float, test: float, seed: int, limit: int | None
 ) -> tuple[Plan, tuple[str, ...]]:
-    """Which samples make train, validation and test: (name of the part they come from, their indices).
+    """Choose the samples of train, validation and test: (name of the part they come from, their indices).
 
     Args:
-        groups: per part that exists ("train" always does) the class of each sample, integers (n,).
+        groups: the class of each sample, integers (n,), per existing part ("train" always exists).
         validation: fraction of train to split off if there is no validation part, at most 2,000 samples.
         test: fraction of train to split off if there is no test part.
-        seed: for every choice; the same seed makes the same split.
-        limit: at most so many samples in each of the three.
+        seed: for every choice; the same seed gives the same split.
+        limit: the most samples in each of the three.
 
     Returns:
-        The plan and notes in words on everything that was split off or left out.
+        The plan, and notes on everything that was split off or left out.
 
     Raises:
-        DataError: a fraction out of (0, 1), a limit below 1, or too few samples to split.
+        DataError: a fraction outside (0, 1), a limit below 1, or too few samples to split.
     """
     _check_options(validation=validation, test=test, seed=seed, limit=limit)
     chosen: Plan = {name: (name, np.arange(len(part))) for name, part in groups.items()}
@@ -79,7 +79,7 @@ def plan(
 
 
 def _rng(seed: int, purpose: str) -> np.random.Generator:
-    """A stream of its own for each purpose, so that one choice does not move another."""
+    """Return a separate random stream for each purpose, so that one choice does not affect another."""
     return np.random.default_rng([seed, *purpose.encode()])
 
 

@@ -1,4 +1,4 @@
-"""What is known of each layer class: one row for each, and the two functions that find it."""
+"""Facts about each layer class, one row per class, and functions to look them up."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,34 +12,34 @@ Family = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFacts:
-    """What tfopt knows of one layer class of either Keras.
+    """Facts about one layer class of either Keras.
 
     Attributes:
-        family: which layers compute alike.
-        kernels: the attributes that hold the large weights in tf_keras, and for each the axis that runs over output
-            channels, negative. A class without any keeps its weights untouched; those of rank 2 or more are reported.
-        parts: the layers inside, by what the names of their kernels begin with: the attributes that hold them.
+        family: the group of layers that compute alike.
+        kernels: the attributes that hold the large weights in tf_keras, each with its output channel axis (negative).
+            A class without any keeps its weights untouched; those of rank 2 or more are reported.
+        parts: the layers inside: prefix of their kernel names -> the attribute that holds the layer.
         gates: the blocks of output channels that the converter may store as separate tensors; 0 for none.
-        width: what the config calls the number of output channels.
-        width_is: "outputs", which a classifier may set; "state", of a recurrent layer; "fixed", where one factor does
-            not keep what belongs together.
-        mixes_channels: False for a layer whose weights connect no channel with another.
-        data_format: it takes the argument `data_format`, which says where the channels are.
-        scalable: f(x / s) = f(x) / s for any positive s of each channel.
-        passes: the output values are input values, or lie between them: an int8 operator of one range.
-        absent: it does nothing in inference.
-        looks_up: it looks its input up, which must not be rounded.
-        joins_ranges: its int8 operator has one range for all inputs and the output.
-        no_int8: why there is no int8 operator, or no way to it.
-        one_operator: TFLite has an operator for the whole loop over time steps.
-        folds_batch_norm: the converter folds a BatchNormalization behind it into its kernel.
-        fuses_activation: TFLite fuses a ReLU behind it, besides those of linear layers.
-        scales: of the kernel in its int8 operator: "one", one for each output "channel", one for each channel of each
-            "gate", as the "equation" says, or a scale for each channel that cannot be given inside a "loop".
-        low_bit: its weights may have fewer than 8 bits: one operator holds them in one tensor.
-        m_by_n: the m:n masks of TF-MOT run along its inputs.
-        clusters_per_channel: TF-MOT clusters each of its channels separately.
-        activation: which activation it is, where the class says so.
+        width: the config key for the number of output channels.
+        width_is: "outputs", which a classifier may set; "state", for a recurrent layer; "fixed", if a single factor
+            cannot scale the width consistently.
+        mixes_channels: False for a layer whose weights do not connect channels.
+        data_format: whether it takes the argument `data_format`, the position of the channel axis.
+        scalable: whether f(x / s) = f(x) / s for any positive per-channel s.
+        passes: whether output values are input values or lie between them: an int8 operator with one range.
+        absent: whether it is a no-op in inference.
+        looks_up: whether it looks its input up in a table, so the input must not be rounded.
+        joins_ranges: whether its int8 operator has one range for all inputs and the output.
+        no_int8: why it has no int8 operator or cannot be converted to one.
+        one_operator: whether TFLite has an operator for the whole loop over time steps.
+        folds_batch_norm: whether the converter folds a following BatchNormalization into its kernel.
+        fuses_activation: whether TFLite fuses a following ReLU, in addition to those of linear layers.
+        scales: the kernel scales of its int8 operator: "one"; one per output "channel"; one per channel of each
+            "gate"; as the "equation" says; or one per channel that cannot be set inside a "loop".
+        low_bit: whether its weights may have fewer than 8 bits: one operator holds them in one tensor.
+        m_by_n: whether TF-MOT's m:n masks run along its inputs.
+        clusters_per_channel: whether TF-MOT clusters each of its channels separately.
+        activation: the activation, if the class implies one.
     """
 
     family: Family = "other"
@@ -67,7 +67,7 @@ class LayerFacts:
 
     @property
     def is_patch_product(self) -> bool:
-        """Whether an output is a product of one kernel and the inputs around one position, which stays in the file."""
+        """Whether an output is a product of one kernel and the inputs around one position, kept as such in the file."""
         return self.family in ("dense", "convolution", "depthwise")
 
 
@@ -80,8 +80,8 @@ _ATTENTION = {
     "attention_output/": "_output_dense",
 }
 
-# A depthwise kernel (h, w, channels, multiplier) and a transposed convolution (h, w, out, in) have the output channels
-# on the last axis but one.
+# In a depthwise kernel (h, w, channels, multiplier) and a transposed convolution (h, w, out, in) the output channels
+# are on the second-to-last axis.
 # fmt: off
 FACTS: Mapping[str, LayerFacts] = {
     "Dense": LayerFacts(family="dense", kernels={"kernel": -1}, width="units", scales="channel",
@@ -214,7 +214,7 @@ FACTS: Mapping[str, LayerFacts] = {
 }
 # fmt: on
 
-# Activations whose int8 operator has a range of its own, given by TFLite.
+# Activations whose int8 operator has a fixed range, defined by TFLite.
 OWN_RANGE = ("softmax", "sigmoid", "tanh")
 
 _UNKNOWN = LayerFacts()
@@ -231,5 +231,5 @@ def facts_of(layer: Any) -> LayerFacts:
 
 
 def classes_with(holds: Callable[[LayerFacts], object]) -> list[str]:
-    """Return the names of the classes whose row is such that `holds(row)` is true."""
+    """Return the names of the classes with a true `holds(row)`."""
     return [name for name, row in FACTS.items() if holds(row)]

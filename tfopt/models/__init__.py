@@ -1,4 +1,4 @@
-"""Model files: told apart by what is in them, loaded by the Keras that wrote them, written atomically."""
+"""Model files: identified by content, loaded by the Keras that wrote them, written atomically."""
 
 from tfopt.models.content import kind
 from tfopt.models.load import check_graph, load_model

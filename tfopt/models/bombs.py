@@ -1,4 +1,4 @@
-"""Archives and HDF5 files that would grow to many times their size, lead elsewhere, or never end."""
+"""Checks for archives and HDF5 files that expand to many times their size, link elsewhere, or never end."""
 
 import contextlib
 import re
@@ -11,13 +11,13 @@ from typing import Any
 from tfopt.base.limits import DEEPEST_GROUP, MIB, MOST_OBJECTS, room_for
 from tfopt.errors import ModelError
 
-# A global heap collection of HDF5: signature, version, three bytes of zero, and its size, eight bytes.
+# A global heap collection of HDF5: signature, version, three zero bytes, and its size in eight bytes.
 _HEAP = re.compile(rb"GCOL\x01\0\0\0(.{8})", re.DOTALL)
 _HEAP_BYTES = 16
 
 
 def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
-    """Raises ModelError for members that would be written outside the folder they are unpacked to, and for bombs."""
+    """Raise ModelError for members that would be unpacked outside the target folder, and for zip bombs."""
     members = archive.infolist()
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
@@ -30,7 +30,7 @@ def check_archive(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def check_hdf5(path: Path, source: Any, size: int) -> None:
-    """Raises ModelError for what claims far more than the file holds, lies in other files, or nests without end.
+    """Raise ModelError for a file that claims far more than it holds, refers to other files, or nests endlessly.
 
     `source` is the path of the HDF5 file or an open binary file of `size` bytes; `path` is named in the message.
     """
@@ -50,7 +50,7 @@ def check_hdf5(path: Path, source: Any, size: int) -> None:
 
 
 def _objects(path: Path, file: Any) -> Iterator[Any]:
-    """Each group and data set of an HDF5 file once, however many links lead to it."""
+    """Yield each group and data set of an HDF5 file once, however many links lead to it."""
     import h5py
 
     seen = {file}
@@ -64,7 +64,7 @@ def _objects(path: Path, file: Any) -> Iterator[Any]:
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
                 raise _elsewhere(path, f"{group.name}/{name}", link.filename)
-            if isinstance(link, h5py.SoftLink):  # another name for what is visited anyway
+            if isinstance(link, h5py.SoftLink):  # another name for something visited anyway
                 continue
             item = group[name]
             if item in seen:
@@ -79,7 +79,7 @@ def _objects(path: Path, file: Any) -> Iterator[Any]:
 
 
 def _attributes(item: Any) -> Iterator[Any]:
-    """The attributes, opened without their values."""
+    """Yield the attributes, opened without their values."""
     import h5py
 
     for index in range(h5py.h5a.get_num_attrs(item.id)):
@@ -91,9 +91,9 @@ def _count(attribute: Any) -> int:
 
 
 def _longest_text(source: Any, size: int) -> int:
-    """The most bytes that a value of variable length may have: it lies in a heap, whose beginning tells its size.
+    """Return the most bytes that a variable-length value may have: it lies in a heap whose header states its size.
 
-    That many values may be one and the same is all that HDF5 lets us know before it reads them.
+    HDF5 does not reveal before reading whether many such values share the same bytes.
     """
     longest, before = 0, b""
     with contextlib.ExitStack() as stack:
@@ -108,13 +108,13 @@ def _longest_text(source: Any, size: int) -> int:
 
 
 def _dataset_bytes(dataset: Any, longest: int) -> int:
-    """Bytes that reading takes: to give a single value, HDF5 unpacks the whole chunk that it is in."""
+    """Return the bytes that reading takes: for a single value, HDF5 unpacks the whole chunk."""
     kind = dataset.id.get_type()
     return max(_bytes(dataset.size or 0, kind, longest), prod(dataset.chunks or (0,)) * int(kind.get_size()))
 
 
 def _bytes(count: int, kind: Any, longest: int) -> int:
-    """Bytes that `count` values take, if each of variable length is as long as the `longest`."""
+    """Return the bytes of `count` values, counting each variable-length one as `longest`."""
     import h5py
 
     variable = kind.get_class() == h5py.h5t.VLEN or (kind.get_class() == h5py.h5t.STRING and kind.is_variable_str())

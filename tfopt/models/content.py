@@ -1,4 +1,4 @@
-"""What a file or folder holds, by its content, whatever its name."""
+"""Identification of files and folders by content, not by name."""
 
 import os
 import zipfile
@@ -18,12 +18,15 @@ _TFLITE = b"TFL3"  # at bytes 4 to 8
 
 
 def kind(path: str | os.PathLike[str]) -> str:
-    """What `path` holds, by its content, whatever its name.
+    """Return what `path` holds, judged by content, not by name.
 
-    "keras3" or "tf_keras": a model file or folder that this Keras loads; "saved_model": a SavedModel without
-    Keras layers; "weights": weights without a model; "tflite", packed or not. Raises ModelError where nothing is
-    there, or something else, or only part of a file, or a file over one of the limits of `tfopt.base.limits`, or one
-    that would unpack elsewhere.
+    Returns:
+        "keras3" or "tf_keras": a model file or folder that this Keras loads; "saved_model": a SavedModel without Keras
+        layers; "weights": weights without a model; "tflite", packed or not.
+
+    Raises:
+        ModelError: the path does not exist, holds something else or only part of a file, exceeds a limit of
+            `tfopt.base.limits`, or would unpack elsewhere.
     """
     path = Path(path)
     with reading(lambda why: _damaged(path, why)):
@@ -60,7 +63,7 @@ def _zip_kind(path: Path) -> str:
             raise ModelError(f"{path} is a zip file but no .keras file: it has no metadata.json.") from error
         if "config.json" not in names:
             raise ModelError(f"{path} is a zip file but no .keras file: it has no config.json.")
-        _json_in(archive, "config.json")  # no one reads what is too deep for them
+        _json_in(archive, "config.json")  # rejects JSON that is nested too deeply
         if _WEIGHTS in names:
             with archive.open(_WEIGHTS) as weights:
                 bombs.check_hdf5(path, weights, archive.getinfo(_WEIGHTS).file_size)
@@ -90,10 +93,10 @@ def _hdf5_kind(path: Path) -> str:
     text = config.decode() if isinstance(config, bytes) else config
     if not isinstance(text, str):
         raise TypeError(f"model_config is a text in honest files, here it is {type(text).__name__}")
-    parse_json(text)  # no one reads what is too deep for them
+    parse_json(text)  # rejects JSON that is nested too deeply
     if version is not None:
         return _of_version(version)
-    # Keras 1 and 2 say batch_input_shape where Keras 3 says batch_shape
+    # Keras 1 and 2 use batch_input_shape, Keras 3 batch_shape
     return "keras3" if '"batch_shape"' in text else "tf_keras"
 
 

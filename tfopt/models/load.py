@@ -1,4 +1,4 @@
-"""Loading: each model file by the Keras that wrote it, and no code from the file without the user's word."""
+"""Loading of model files by the Keras that wrote them. Code in a file never runs unless the user allows it."""
 
 import contextlib
 import importlib
@@ -17,7 +17,7 @@ from tfopt.errors import ModelError
 from tfopt.models.content import kind
 from tfopt.models.safety import scan_file, scan_graph
 
-_MOST_NAMED = 5  # findings in a message
+_MOST_NAMED = 5  # findings listed in a message
 _MISSING = re.compile(r"(?:Could not locate|Unknown) ((?:class|function|layer|object):? '[^']+')")
 
 
@@ -28,21 +28,22 @@ def load_model(
     custom_objects: Mapping[str, Any] | None = None,
     allow_unsafe: bool = False,
 ) -> Any:
-    """The Keras 3 or tf_keras model in `path`: a .keras or HDF5 file, or a SavedModel of tf_keras.
+    """Load the Keras 3 or tf_keras model in `path`: a .keras or HDF5 file, or a SavedModel of tf_keras.
 
-    Compiled as it was saved; not compiled where its settings cannot be restored.
+    The model is compiled as it was saved, or not compiled if its settings cannot be restored.
 
     Args:
-        path: told apart by content, not by name.
-        like: for a file that holds weights only: a model of either Keras with the architecture they belong to.
-            It is not changed; the result is of its kind.
-        custom_objects: classes and functions by name that the file refers to, as in Keras. Those registered
-            with `register_keras_serializable` need not be given.
-        allow_unsafe: let the file bring Python code (Lambda layers, pickled functions). Only for files that
-            you trust like a program.
+        path: identified by content, not by name.
+        like: for a weights-only file: a model of either Keras with the matching architecture. It is not changed; the
+            result is of the same Keras.
+        custom_objects: classes and functions by name that the file refers to, as in Keras. Those registered with
+            `register_keras_serializable` need not be given.
+        allow_unsafe: let the file run Python code (Lambda layers, pickled functions). Only for files that you trust
+            like a program.
 
-    Raises ModelError, saying what to do, for what is damaged or no model, and for code in the file, with its
-    path in the model.
+    Raises:
+        ModelError: the file is damaged or not a model, or holds code (named by its path in the model); the message
+            says what to do.
     """
     path, found = Path(path), kind(path)
     if found == "tflite":
@@ -63,11 +64,11 @@ def load_model(
         return _load(path, found, given, safe=False)
     sandbox.start()
     if found == "tf_keras":
-        bridge.register_classes()  # models that crossed the bridge may name them
+        bridge.register_classes()  # models that crossed the bridge may refer to them
     findings = scan_file(path, found, given)
     if findings.code:
         raise ModelError(_refusal(path, findings.code))
-    if not findings.vouched:  # the sandbox does not have the caller's classes and functions
+    if not findings.vouched:  # the sandbox lacks the caller's classes and functions
         sandbox.try_first("tfopt.models.trial:load", path)
     return _load(path, found, {**given, **findings.vouched}, safe=True, compiled=findings.compiles)
 
@@ -75,7 +76,7 @@ def load_model(
 def check_graph(path: Path, tags: Sequence[str] | None = None) -> None:
     """Raise ModelError for a SavedModel whose graph does more than compute, or that cannot be loaded safely.
 
-    Call it before `tf.saved_model.load(path, tags)`.
+    Call this before `tf.saved_model.load(path, tags)`.
     """
     if code := scan_graph(path):
         raise ModelError(
@@ -99,7 +100,7 @@ def _refusal(path: Path, code: Sequence[str]) -> str:
 
 
 def _with_weights(path: Path, like: Any) -> Any:
-    """A model of the kind and architecture of `like` with the weights in `path`, by whichever Keras can read them."""
+    """Return a model like `like` with the weights in `path`, read by whichever Keras can."""
     if like is None:
         raise ModelError(
             f"{path} holds weights only, no model: build the model in Python and pass it, load_model(path, "
@@ -114,7 +115,7 @@ def _with_weights(path: Path, like: Any) -> Any:
             return model
         except Exception as error:
             problems.append(error)
-        try:  # the layout of the other Keras; a flat model has the same layers unless models are nested
+        try:  # the layout of the other Keras; unless models are nested, the flat model has the same layers
             flat.load_weights(source)
             return bridge.to_keras(flat, like)
         except Exception as error:
@@ -124,7 +125,7 @@ def _with_weights(path: Path, like: Any) -> Any:
 
 
 def _is_new_layout(path: Path) -> bool:
-    """True for `.weights.h5` of Keras 2.12 and later, which names no layers in an attribute."""
+    """Return whether the file is a `.weights.h5` of Keras 2.12 or later, which has no attribute with layer names."""
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -136,7 +137,7 @@ def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool,
         import keras
 
         loader: Any = keras.models.load_model
-        # Keras 3 writes these short names into HDF5 files and cannot read them back.
+        # Keras 3 writes these short names into HDF5 files but cannot read them back.
         short = {name: keras.losses.get(name) for name in ("mse", "mae", "mape", "msle", "bce", "kld")}
         custom_objects = {**short, **custom_objects}
     else:
@@ -168,7 +169,7 @@ def _cannot_load(path: Path, error: Exception) -> ModelError:
 
 @contextlib.contextmanager
 def _named_by_content(path: Path, ending: str = "") -> Iterator[str]:
-    """A path that ends as both Kerases expect of the content: they choose their reader by the ending."""
+    """Yield a path with the ending that fits the content: both Kerases choose their reader by it."""
     if path.is_dir():
         yield str(path)
         return
@@ -184,7 +185,7 @@ def _named_by_content(path: Path, ending: str = "") -> Iterator[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings about compile settings and optimizer state that could not be restored."""
+    """Suppress warnings about compile settings and optimizer state that could not be restored."""
     logging = importlib.import_module("absl.logging")
 
     before = logging.get_verbosity()

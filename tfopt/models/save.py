@@ -1,4 +1,4 @@
-"""A model as a `.keras` file of its own kind."""
+"""Saving of models as `.keras` files."""
 
 import os
 import uuid
@@ -9,17 +9,17 @@ from tfopt.errors import ModelError
 
 
 def save_model(model: Any, path: str | os.PathLike[str]) -> None:
-    """Writes `model`, of either Keras, to `path` in the `.keras` format of its own kind.
+    """Write `model`, of either Keras, to `path` atomically, in the `.keras` format of its Keras.
 
-    The file appears whole or not at all. Raises ModelError for a name that does not end in `.keras`, for a
-    folder that does not exist and for a model that cannot be saved.
+    Raises:
+        ModelError: the name does not end in `.keras`, the folder does not exist, or the model cannot be saved.
     """
     path = Path(path)
     if path.suffix != ".keras":
         raise ModelError(f"Expected a file name that ends in .keras, got {path.name}.")
     if not path.parent.is_dir():
         raise ModelError(f"{path.parent}: no such folder; make it first.")
-    # Not made by tempfile, which would leave the file readable by its owner alone.
+    # Not tempfile, which would make the file readable by its owner only.
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.keras")
     try:
         model.save(temporary)

@@ -1,4 +1,4 @@
-"""Where transfer starts: any model in memory, in a file, or in a TF-Hub module."""
+"""Source models for transfer: a model in memory, in a file, or in a TF-Hub module."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,12 @@ from tfopt.graph.walk import is_model
 
 
 def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
-    """The Keras 3 or tf_keras model that `source` is or names: a model, a model file, a SavedModel, a TF-Hub handle.
+    """Return the Keras 3 or tf_keras model of `source`: a model, a model file, a SavedModel or a TF-Hub handle.
 
-    `allow_unsafe` lets a file run Python code of its own. Raises ModelError for anything else, and for what cannot be
-    read.
+    `allow_unsafe` lets a file run its Python code.
+
+    Raises:
+        ModelError: the source is something else or cannot be read.
     """
     if is_model(source):
         return source

@@ -1,4 +1,4 @@
-"""What the sandbox does with a model file: open it as the caller will. Run in the child alone."""
+"""The sandbox's side of model loading: open a file as the caller will. Runs only in the child process."""
 
 import h5py
 import keras
@@ -8,7 +8,7 @@ from tfopt import models
 from tfopt.base import keras_compat
 from tfopt.models.hub.layer import saved_model_layer
 
-# What the libraries map once is no file's memory, so it is done before the limit is set.
+# Memory that the libraries map once is not the file's fault, so map it before the limit is set.
 for package in (keras, keras_compat.tf_keras()):
     saved_model_layer(package.__name__)  # registers the class, which files may name
     package.Sequential([package.Input((1,)), package.layers.Dense(1)])
@@ -25,11 +25,11 @@ def load_graph(path: str, tags: list[str] | None) -> None:
 
 
 def read_weights(path: str) -> None:
-    """Read all that an HDF5 file holds."""
+    """Read the whole content of an HDF5 file."""
     with h5py.File(path, "r") as file:
         file.visititems(_read)
 
 
-def _read(_: str, item: object) -> None:  # a value would end the visit
+def _read(_: str, item: object) -> None:  # returning a value would stop the visit
     if isinstance(item, h5py.Dataset):
         item[()]
