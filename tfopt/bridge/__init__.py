@@ -1,4 +1,4 @@
-"""Keras 3 <-> tf_keras: equal models of the other kind, never sharing a layer with the caller's."""
+"""Keras 3 <-> tf_keras: equivalent models in the other Keras, sharing no layer with the caller's model."""
 
 from tfopt.base.annotations import origin, remember
 from tfopt.bridge.back import to_keras

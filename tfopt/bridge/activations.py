@@ -1,8 +1,8 @@
-"""Keras 3 activations as tf_keras knows them.
+"""tf_keras equivalents of Keras 3 activations.
 
-Most have the same name and meaning. `hard_sigmoid` has the same name and another meaning: Keras 3 computes
-relu6(x + 3) / 6, Keras 2 clip(0.2 x + 0.5, 0, 1). Those that tf_keras lacks are functions here, registered
-so that a saved tf_keras model can be loaded again.
+Most have the same name and meaning. `hard_sigmoid` has the same name but a different meaning: Keras 3 computes
+relu6(x + 3) / 6, Keras 2 clip(0.2 x + 0.5, 0, 1). Those that tf_keras lacks are functions here, registered so that a
+saved tf_keras model can be loaded again.
 """
 
 import functools
@@ -19,12 +19,12 @@ _SAME = (
 
 
 class NoTwinError(ModelError):
-    """A layer that tf_keras has no equal for; it can still be carried."""
+    """A layer without an equivalent in tf_keras; it can still be carried."""
 
 
 @functools.cache
 def registered() -> dict[str, Callable[[Any], Any]]:
-    """Keras 3's name -> function on tensors, registered in tf_keras under the package `tfopt`."""
+    """Return functions on tensors by their Keras 3 names, registered in tf_keras under the package `tfopt`."""
     import tensorflow as tf
 
     def keras3_hard_sigmoid(x: Any) -> Any:
@@ -70,15 +70,16 @@ def registered() -> dict[str, Callable[[Any], Any]]:
 
 
 def twin(activation: Any) -> Any:
-    """What tf_keras takes as `activation` where a Keras 3 config says `activation`: a name or a function.
+    """Return the tf_keras equivalent of the `activation` of a Keras 3 config: a name or a function.
 
-    Raises NoTwinError for an activation that is not one of Keras 3's own.
+    Raises:
+        NoTwinError: the activation is not built into Keras 3.
     """
     name = _name(activation)
     if name in _SAME:
         return name
     if name in ("silu", "swish"):
-        return "swish"  # TF-MOT quantizes it under this name only
+        return "swish"  # the only name under which TF-MOT quantizes it
     functions = registered()
     if name in functions:
         return functions[name]
@@ -89,11 +90,11 @@ def twin(activation: Any) -> Any:
 def _name(activation: Any) -> str:
     if activation is None:
         return "linear"
-    if isinstance(activation, dict):  # a function that is not built in, or a layer used as activation
+    if isinstance(activation, dict):  # a function that is not built in, or a layer used as an activation
         if activation.get("module") not in (None, "builtins", "keras.activations"):
             return str(activation.get("registered_name") or activation.get("class_name"))
         inner = activation.get("config")
-        # a name of the caller's own function may equal a built-in one
+        # a custom function may have the name of a built-in one
         if activation.get("registered_name") not in (None, "function", inner):
             return str(activation["registered_name"])
         return inner if isinstance(inner, str) else str(activation.get("class_name"))

@@ -1,4 +1,4 @@
-"""Crossing back: a model of the caller's kind and architecture, with the weights of a flat tf_keras one."""
+"""The way back: a model in the caller's Keras and architecture, with the weights of a flat tf_keras model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,21 +16,21 @@ from tfopt.graph.walk import graph_network, is_model, is_subclassed, walk
 
 
 def to_keras(flat_model: Any, like: Any, *, resized: bool = False) -> Any:
-    """Return a new model of the kind (Keras 3 or tf_keras), architecture and names of `like`, nesting included.
+    """Return a new model with the Keras (Keras 3 or tf_keras), architecture and names of `like`, nesting included.
 
-    Its weights come from `flat_model`, matched by layer name and then by order. It is compiled as `like` is.
-    Neither argument is changed. A subclassed model that its config does not bring back becomes a functional one of
-    the same layers.
+    Its weights come from `flat_model`, matched by layer name and then by order. It is compiled like `like`. Neither
+    argument is changed. A subclassed model that its config cannot restore becomes a functional one with the same
+    layers.
 
     Args:
         flat_model: a flat tf_keras model whose layers have the names of `flat_layers(like)`.
-        like: the model whose kind and architecture the result has.
-        resized: take the sizes of layers from `flat_model` where they differ; nested models then come back opened,
-            under their flat names.
+        like: the model that defines the Keras and architecture of the result.
+        resized: take layer sizes from `flat_model` where they differ; nested models then come back flattened, under
+            their flat names.
 
     Raises:
         ModelError: a layer with weights is missing, its weights have other shapes (unless `resized`), or the result,
-            tried on a small batch, gives other outputs.
+            tried on a small batch, gives different outputs.
     """
     graph = walk(like)
     sources = {layer.name: layer for layer in flat_model.layers}
@@ -58,10 +58,10 @@ def to_keras(flat_model: Any, like: Any, *, resized: bool = False) -> Any:
 
 
 def _matched(graph: Graph, copy: Graph) -> dict[int, Leaf]:
-    """The leaf of `copy` for each of `graph`, by `id`: that of the same path, or of the same place in order.
+    """Return the leaf of `copy` for each leaf of `graph`, by `id`: at the same path, or else in the same position.
 
-    A subclassed model may number the layers that it did not name anew. Operations, which have no weights, may be
-    missing: Keras 3 writes the masks of a model that it rebuilds in another way.
+    A subclassed model may renumber the layers that it did not name. Operations, which have no weights, may be missing:
+    Keras 3 writes masks differently in a rebuilt model.
     """
     ours, theirs = ([leaf for leaf in side.leaves if is_layer(leaf.layer)] for side in (graph, copy))
     by_path = {leaf.path: leaf for leaf in copy.leaves}
@@ -73,7 +73,7 @@ def _matched(graph: Graph, copy: Graph) -> dict[int, Leaf]:
 
 
 def _copy_of(model: Any, graph: Graph) -> Any:
-    """A new model from the config of `model`, with its `trainable` flags and fresh weights."""
+    """Return a new model from the config of `model`, with its `trainable` flags and fresh weights."""
     keras3 = keras_compat.is_keras3_model(model)
     scope: Any = keras_compat.tf_keras().saving.custom_object_scope
     if keras3:
@@ -97,7 +97,7 @@ def _copy_of(model: Any, graph: Graph) -> Any:
 
 
 def _revived(model: Any, graph: Graph) -> Any:
-    """A copy of a subclassed model; where its config does not bring it back, an equal functional one."""
+    """Return a copy of a subclassed model, or an equivalent functional one if its config cannot restore it."""
     try:
         copy = type(model).from_config(model.get_config())
         copy(map_leaves(_zeros, keras_internals.structs(graph_network(model))[0]))  # built as `model` was
@@ -108,9 +108,9 @@ def _revived(model: Any, graph: Graph) -> Any:
 
 
 def _replayed(model: Any, graph: Graph, sizes: Mapping[str, dict[str, Any]] | None = None) -> Any:
-    """The flat functional model of `graph` in the Keras of `model`, of new layers under their flat names.
+    """Return the flat functional model of `graph` in the Keras of `model`, with new layers under their flat names.
 
-    `sizes` overrules the configs of layers, by flat name.
+    `sizes` overrides layer configs, by flat name.
     """
     package = keras_compat.keras_of(model)
     tensors: dict[Any, Any] = {
@@ -122,7 +122,7 @@ def _replayed(model: Any, graph: Graph, sizes: Mapping[str, dict[str, Any]] | No
 
 
 def _new_layer(leaf: Leaf, sizes: dict[str, Any]) -> Any:
-    """A layer like that of `leaf` in other `sizes`, or its operation itself, which has no state."""
+    """Return a layer like that of `leaf` with the given `sizes`; an operation, which is stateless, is reused."""
     if not is_layer(leaf.layer):
         return leaf.layer
     config = {**leaf.layer.get_config(), **sizes, "name": leaf.name, "trainable": leaf.trainable}
@@ -130,18 +130,18 @@ def _new_layer(leaf: Leaf, sizes: dict[str, Any]) -> Any:
 
 
 def _is_resized(graph: Graph, sources: Mapping[str, Any]) -> bool:
-    """Whether a flat layer has weights of other shapes than its leaf; all else that differs is an error later."""
+    """Return whether a flat layer and its leaf have weights of different shapes; other differences raise later."""
     pairs = [(leaf.layer, sources[leaf.name]) for leaf in graph.leaves if leaf.name in sources and is_layer(leaf.layer)]
     return any(len(ours.weights) == len(theirs.weights) and _shapes(ours) != _shapes(theirs) for ours, theirs in pairs)
 
 
 def _shapes(layer: Any) -> list[tuple[int, ...]]:
-    """In no order: the Kerases may order the weights of a layer differently."""
+    """Return the sorted weight shapes: the Kerases may order the weights of a layer differently."""
     return sorted(tuple(weight.shape) for weight in layer.weights)
 
 
 def _resized_copy(model: Any, graph: Graph, sources: Mapping[str, Any]) -> Any:
-    """A copy of `model` whose layers have the sizes of the flat `sources`; Sequential stays so unless it nests."""
+    """Return a copy of `model` with the layer sizes of the flat `sources`; Sequential is kept unless it nests."""
     planned = plans_of(graph)
     leaves = [leaf for leaf in graph.leaves if leaf.name in sources and is_layer(leaf.layer)]
     sizes = {leaf.name: _new_sizes(leaf, planned[id(leaf)].make(), sources[leaf.name]) for leaf in leaves}
@@ -155,9 +155,9 @@ def _resized_copy(model: Any, graph: Graph, sources: Mapping[str, Any]) -> Any:
 
 
 def _new_sizes(leaf: Leaf, before: Any, after: Any) -> dict[str, Any]:
-    """What the config of the flat layer says of sizes (`units`, `filters`, `target_shape`) that it did not before.
+    """Return the size settings (`units`, `filters`, `target_shape`) that differ in the config of the flat layer.
 
-    Both Kerases call these the same. Flags and axes are no sizes.
+    Both Kerases use the same names for them. Flags and axes are not sizes.
     """
     old, new = before.get_config(), after.get_config()
     shared = (leaf.layer.get_config().keys() & old.keys() & new.keys()) - {"axis", "name"}
@@ -176,7 +176,7 @@ def _zeros(tensor: Any) -> np.ndarray:
 
 
 def _copy_flags(model: Any, copy: Any) -> None:
-    """Outside in: setting the flag of a model sets it in all its layers."""
+    """Copy `trainable` flags from the outside in: setting the flag of a model sets it in all its layers."""
     copy.trainable = model.trainable
     for layer, twin in zip(model.layers, _in_order(model, copy), strict=True):
         if is_model(layer):
@@ -186,7 +186,7 @@ def _copy_flags(model: Any, copy: Any) -> None:
 
 
 def _in_order(model: Any, copy: Any) -> list[Any]:
-    """The layers of `copy` in the order of those of `model`, by name where the names are the same."""
+    """Return the layers of `copy` in the order of `model`'s, matched by name where the names agree."""
     copies = {layer.name: layer for layer in copy.layers}
     names = [layer.name for layer in model.layers]
     return [copies[name] for name in names] if copies.keys() == set(names) else list(copy.layers)

@@ -1,4 +1,4 @@
-"""Crossing into tf_keras: build a new, flat model from the graph of another."""
+"""Conversion to tf_keras: build a new, flat model from the graph of another."""
 
 from typing import Any
 
@@ -11,14 +11,16 @@ from tfopt.graph.walk import walk
 
 
 def to_tf_keras(model: Any) -> Any:
-    """A new, flat tf_keras Functional model that computes what `model` does.
+    """Return a new, flat tf_keras Functional model that computes what `model` does.
 
-    `model` is a built model of Keras 3 or tf_keras; nested models are opened, subclassed ones traced. It is not
-    changed, and no weight is shared with it. The result has its weights and `trainable` flags, and is compiled as
-    `model` is; the state of the optimizer stays behind. Half-precision layers become float32. Layers and
-    operations without a twin run as Keras 3 inside (see `crossings`). Raises ModelError for a model that cannot
-    be carried over (see `walk.walk`, `plans.plans`), and when the result, tried on a small batch, gives other
-    outputs.
+    `model` is a built model of Keras 3 or tf_keras; nested models are opened, subclassed ones traced. It is not changed
+    and shares no weights with the result. The result has its weights and `trainable` flags and is compiled the same
+    way, without the optimizer state. Half-precision layers become float32. Layers and operations without a twin run
+    Keras 3 inside (see `crossings`).
+
+    Raises:
+        ModelError: the model cannot be converted (see `walk.walk`, `plans.plans`), or the result, tried on a small
+            batch, gives different outputs.
     """
     graph = walk(model)
     result = build(graph)
@@ -29,10 +31,12 @@ def to_tf_keras(model: Any) -> Any:
 
 
 def clone(model: Any) -> Any:
-    """A copy of a flat tf_keras `model`: same names, weights and `trainable` flags, own variables.
+    """Return a copy of a flat tf_keras `model`: same names, weights and `trainable` flags, separate variables.
 
-    The copy is not compiled. Raises ModelError for a model of another kind and for layers that cannot be
-    rebuilt from their config.
+    The copy is not compiled.
+
+    Raises:
+        ModelError: the model is of another kind, or a layer cannot be rebuilt from its config.
     """
     if not keras_compat.is_tf_keras_model(model):
         raise ModelError(f"Clone expects a tf_keras model, got {type(model).__module__}.{type(model).__name__}.")
@@ -40,40 +44,46 @@ def clone(model: Any) -> Any:
 
 
 def flat_layers(model: Any) -> list[tuple[str, Any, str]]:
-    """(name in the flat model, the caller's layer, its path "outer/inner/layer"), in calling order.
+    """Return (name in the flat model, the caller's layer, its path "outer/inner/layer") for each layer, in call order.
 
-    Input layers and the models themselves are left out. Raises ModelError as `to_tf_keras` does.
+    Input layers and the models themselves are left out.
+
+    Raises:
+        ModelError: as `to_tf_keras` does.
     """
     return [(leaf.name, leaf.layer, leaf.path) for leaf in walk(model).leaves]
 
 
 def crossings(model: Any) -> list[plans.Crossing]:
-    """How each layer and operation of `model` would cross into tf_keras, in calling order; nothing is built.
+    """Return how each layer and operation of `model` converts to tf_keras, in call order, without building anything.
 
-    Raises ModelError for a model whose graph cannot be read; a layer that cannot cross says so in its row.
+    A layer that cannot be converted says so in its row.
+
+    Raises:
+        ModelError: the graph of the model cannot be read.
     """
     return plans.crossings(walk(model), to_flat_model)
 
 
 def register_classes() -> None:
-    """Makes tf_keras know the classes and functions of tfopt that a flat model may hold: loading its file needs it."""
+    """Register in tf_keras tfopt's classes and functions that a flat model may hold, so that files with them load."""
     activations.registered()
     native.classes("LayerScale")
     carried.carried_class()
 
 
 def to_flat_model(model: Any) -> Any:
-    """`to_tf_keras` without the check and the compile settings, for a model inside a layer."""
+    """Convert like `to_tf_keras`, without the check and the compile settings, for a model inside a layer."""
     return build(walk(model))
 
 
 def plans_of(graph: Graph) -> dict[int, plans.Plan]:
-    """What each leaf of `graph` becomes, by its `id`; raises ModelError as `plans.plans` does."""
+    """Return the plan of each leaf of `graph`, by its `id`; raise ModelError as `plans.plans` does."""
     return plans.plans(graph, to_flat_model)
 
 
 def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any:
-    """The tf_keras model of `graph`, weights copied; `changes` overrules configs by flat layer name."""
+    """Return the tf_keras model of `graph` with copied weights; `changes` overrides configs by flat layer name."""
     tf_keras = keras_compat.tf_keras()
     tensors: dict[Ref, Any] = {
         spec.ref: tf_keras.Input(batch_shape=spec.shape, dtype=policy.float_policy(spec.dtype), name=spec.name)
@@ -98,7 +108,7 @@ def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any
 
 
 def copy_weights(leaf: Leaf, layer: Any, twin: Any, *, back: bool = False) -> None:
-    """Gives `twin` the weights of `layer`, or the other way `back`; raises ModelError on unlike shapes."""
+    """Copy the weights of `layer` to `twin`, or the reverse if `back`. Raise ModelError if shapes differ."""
     if not is_layer(layer):
         return
     try:

@@ -1,7 +1,7 @@
-"""A tf_keras layer that runs any layer or operation of Keras 3, for those that have no equal in tf_keras.
+"""A tf_keras layer that runs any Keras 3 layer or operation without an equivalent in tf_keras.
 
-The weights are tf_keras weights. The Keras 3 object is only computed with: inside a `keras.StatelessScope` that
-lends it the weights of the moment, so several copies of a model share one object, which may be the caller's own.
+The weights are tf_keras weights. The Keras 3 object only computes, inside a `keras.StatelessScope` that supplies the
+current weights, so several copies of a model share one object, which may be the caller's.
 """
 
 import functools
@@ -24,8 +24,8 @@ _LIVE: weakref.WeakValueDictionary[str, "Held"] = weakref.WeakValueDictionary()
 class Held:
     """A Keras 3 layer or operation and the constants it is called with.
 
-    In a config it is told by a key, under which a copy of a tf_keras model made in this process finds the same
-    object again, and by what Keras 3 serializes, from which another process rebuilds it.
+    A config identifies it by a key, by which copies of a tf_keras model in this process find the same object, and by
+    its Keras 3 serialization, from which another process rebuilds it.
     """
 
     def __init__(self, operation: Any, constants: tuple[Any, ...] = ()) -> None:
@@ -36,20 +36,20 @@ class Held:
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """JSON-able; "object" is None where Keras 3 cannot serialize it."""
+        """JSON-serializable config; "object" is None if Keras 3 cannot serialize it."""
         import keras
 
         try:
             made = keras.saving.serialize_keras_object(self.operation)
             constants = keras.saving.serialize_keras_object(list(self.constants))
             json.dumps([made, constants])
-        except Exception:  # live objects of the caller's need not be serializable to be copied in memory
+        except Exception:  # the caller's live objects can be copied in memory even if they are not serializable
             made = constants = None
         return {"key": self.key, "name": self.operation.name, "object": made, "constants": constants}
 
     @classmethod
     def found(cls, config: dict[str, Any]) -> "Held":
-        """The one of `config`: alive, or rebuilt. Raises ModelError where neither is possible."""
+        """Return the instance of `config`, alive or rebuilt. Raise ModelError if neither is possible."""
         if (held := _LIVE.get(config["key"])) is not None:
             return held
         import keras
@@ -65,7 +65,7 @@ class Held:
 
 
 def refuse(operation: Any, calls: list[Call]) -> None:
-    """Raises ModelError where an operation cannot be carried: another backend than TensorFlow, or hidden state."""
+    """Raise ModelError for operations that cannot be carried: a backend other than TensorFlow, or hidden state."""
     import keras
     import tensorflow as tf
 
@@ -97,7 +97,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def templates(calls: list[Call]) -> tuple[list[str], tuple[Any, ...]]:
-    """For each call a JSON text that says where its tensors go, and the constants that JSON cannot hold."""
+    """Return a JSON text per call that marks the positions of its tensors, and the constants that JSON cannot hold."""
     constants: list[Any] = []
     return [_template(call, constants) for call in calls], tuple(constants)
 
@@ -115,7 +115,7 @@ def _template(call: Call, constants: list[Any]) -> str:
 
     def walk(part: Any) -> Any:
         if isinstance(part, dict):
-            return {"dict": {key: walk(part[key]) for key in sorted(part)}}  # as `flatten` orders them
+            return {"dict": {key: walk(part[key]) for key in sorted(part)}}  # in the order of `flatten`
         if type(part) in (list, tuple):
             return {type(part).__name__: [walk(item) for item in part]}
         return plain(part)
@@ -140,13 +140,13 @@ def _filled(template: str, tensors: list[Any], constants: tuple[Any, ...]) -> An
 
 
 def tensors_of(call: Call) -> list[Ref]:
-    """The tensors of a call in the order of its template."""
+    """Return the tensors of a call in the order of its template."""
     return list(refs_in([call.args, call.kwargs]))
 
 
 @functools.cache
 def carried_class() -> Any:
-    """The class `Carried`, a subclass of tf_keras's Layer, made when it is first needed."""
+    """Return the class `Carried`, a subclass of tf_keras's Layer, created on first use."""
     import tensorflow as tf
 
     tf_keras = keras_compat.tf_keras()
@@ -154,24 +154,23 @@ def carried_class() -> Any:
 
     @tf_keras.saving.register_keras_serializable("tfopt")
     class Carried(layer_class):  # type: ignore[misc]
-        """Runs a layer or operation of Keras 3 (`held`) on its inputs, a tensor or a list of tensors.
+        """Run a Keras 3 layer or operation (`held`) on its inputs, a tensor or a list of tensors.
 
-        `calls` has a template for each way in which the model calls it; the argument `template` of a call says
-        which one is meant. `weights` of the Keras 3 layer are weights of this one, in the same order:
-        `carried_weights`.
+        `calls` holds a template for each way the model calls it; a call selects one by its argument `template`. This
+        layer has the `weights` of the Keras 3 layer in the same order: `carried_weights`.
         """
 
         def __init__(self, held: Any, calls: list[str], **kwargs: Any) -> None:
             super().__init__(autocast=False, **kwargs)
             self._held = held if isinstance(held, Held) else Held.found(held)
-            self._calls = "\n".join(calls)  # one text: tf_keras would track a list
-            self._compute_output_and_mask_jointly = True  # Keras 3 puts the mask on the output itself
+            self._calls = "\n".join(calls)  # one string: tf_keras would track a list
+            self._compute_output_and_mask_jointly = True  # Keras 3 sets the mask on the output itself
             self.supports_masking = True
             self._carried: Any = ()
 
         @property
         def operation(self) -> Any:
-            """The Keras 3 object that computes; it may be the caller's, so read it only."""
+            """The Keras 3 object that computes. It may be the caller's: read-only."""
             return self._held.operation
 
         @property
@@ -187,7 +186,7 @@ def carried_class() -> Any:
 
         def _weight(self, variable: Any) -> Any:
             value = np.asarray(variable)
-            frozen = not self.operation.trainable  # then no variable is trainable, whatever it was made as
+            frozen = not self.operation.trainable  # then no variable is trainable, however it was created
             return self.add_weight(
                 name=f"/{variable.path}".rpartition(f"/{self.operation.name}/")[2],
                 shape=tuple(variable.shape),
@@ -230,7 +229,7 @@ def carried_class() -> Any:
 
         @classmethod
         def from_config(cls, config: dict[str, Any]) -> Any:
-            return cls(**config)  # tf_keras would hide what `Held.found` says in an error of its own
+            return cls(**config)  # tf_keras would wrap the message of `Held.found` in another error
 
         def get_config(self) -> dict[str, Any]:
             return {**super().get_config(), "held": self._held.config, "calls": self._calls.split("\n")}
@@ -239,13 +238,13 @@ def carried_class() -> Any:
 
 
 def _seeds_of(layer: Any) -> list[Any]:
-    """The variables that hold random seeds: state, but no weights."""
+    """Return the variables that hold random seeds: state, but not weights."""
     weights = {id(weight) for weight in layer.weights}
     return [v for v in layer.variables if id(v) not in weights and "seed_generator_state" in v.path]
 
 
 def _fresh_seeds(variables: list[Any]) -> list[tuple[Any, Any]]:
-    """New values for seeds: what a layer would count up in its own state is drawn, so that no call repeats."""
+    """Return new seed values: drawn at random, since a layer cannot advance its own state, so no call repeats."""
     import tensorflow as tf
 
     return [(v, tf.cast(tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int64), v.dtype)) for v in variables]
@@ -255,13 +254,13 @@ def _as_bool(training: Any) -> bool:
     import tensorflow as tf
 
     if not tf.is_tensor(training):
-        return bool(training)  # None is inference, also for the augmentation layers of Keras 3, which think otherwise
+        return bool(training)  # None is inference, although Keras 3's augmentation layers disagree
     static = tf.get_static_value(training)
-    return bool(static)  # a placeholder, only while tf_keras draws the graph
+    return bool(static)  # a placeholder occurs only while tf_keras traces the graph
 
 
 def _whole_precision(outputs: Any) -> Any:
-    """float16 and bfloat16 as float32: the flat model computes in float32 throughout."""
+    """Cast float16 and bfloat16 to float32: the flat model computes in float32 throughout."""
     import tensorflow as tf
 
     def cast(tensor: Any) -> Any:

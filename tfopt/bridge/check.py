@@ -1,4 +1,4 @@
-"""The check at every crossing: two models that should be equal are run on the same small batch."""
+"""The check at every conversion: run two models that should be equal on the same small batch."""
 
 import collections
 import warnings
@@ -16,25 +16,24 @@ from tfopt.graph import keras_internals
 from tfopt.graph.types import Graph, Ref, flatten, map_leaves, pack, refs_in
 from tfopt.graph.walk import graph_network
 
-PlansOf = Callable[[Graph], dict[int, Plan]]  # what each leaf of a graph becomes, by its `id`
+PlansOf = Callable[[Graph], dict[int, Plan]]  # the plan of each leaf of a graph, by its `id`
 
-TOLERANCE = 1e-4  # of max(1, largest output); float32 flat models differ by 1e-7 to 1e-5
-HALF_TOLERANCE = 2e-2  # where one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)
-_NUDGE = 1e-6  # the relative error that float32 may have gathered half-way through a deep model
+TOLERANCE = 1e-4  # relative to max(1, largest output); float32 flat models differ by 1e-7 to 1e-5
+HALF_TOLERANCE = 2e-2  # if one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)
+_NUDGE = 1e-6  # a relative error that float32 may accumulate halfway through a deep model
 _SQUASHING = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "keras3_hard_sigmoid")
 
 sample_batch = samples.sample_batch
 
 
 def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, plans_of: PlansOf) -> None:
-    """Raises ModelError unless `model` (of which `graph` is the flat graph) and `other` give equal outputs.
+    """Raise ModelError unless `model` (with the flat graph `graph`) and `other` give equal outputs.
 
-    Both run in inference mode on 2 seeded samples (see `samples.sample_batch`); they may differ by 1e-4 of
-    max(1, largest output). Where an output is squashed (softmax, sigmoid), what goes into that layer is compared
-    as well: 1e-4 of a probability says little. `twins` maps flat names to the layers of `other`, to find the
-    first layer that differs, and `plans_of` gives their plans. Where each layer by itself is equal, yet the outputs
-    are not, because `model` itself answers so to rounding errors, a warning says so; a model that is random even in
-    inference is compared layer by layer only.
+    Both run in inference mode on 2 seeded samples (see `samples.sample_batch`) and may differ by 1e-4 of
+    max(1, largest output). Where a layer squashes the output (softmax, sigmoid), its input is compared too: 1e-4 of a
+    probability says little. `twins` maps flat names to layers of `other`, to find the first layer that differs;
+    `plans_of` returns their plans. If all layers agree and only the outputs differ, because `model` itself amplifies
+    rounding errors, a warning is issued instead; a model that is random even in inference is compared by layer only.
     """
     batch = sample_batch(graph)
     expected, got = run(model, batch), run(other, batch)
@@ -56,7 +55,7 @@ def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, pla
 
 
 def _is_noise(model: Any, batch: list[Any], expected: list[Any], got: list[Any], found: str) -> bool:
-    """Whether the difference is that of `model` to itself: it draws random numbers, or multiplies rounding errors."""
+    """Return whether `model` differs from itself as much: it draws random numbers or amplifies rounding errors."""
     tiny = 10 * np.finfo(np.float32).eps
     again = run(model, batch)
     if max(map(_difference, expected, again)) > tiny * max(map(_largest, expected)):
@@ -75,7 +74,7 @@ def _is_noise(model: Any, batch: list[Any], expected: list[Any], got: list[Any],
 
 
 def run(model: Any, batch: list[Any]) -> list[np.ndarray]:
-    """The outputs of `model` in inference mode, flattened, as NumPy arrays."""
+    """Return the outputs of `model` in inference mode, flattened, as NumPy arrays."""
     struct, _ = keras_internals.structs(graph_network(model))
     return [_numpy(output) for output in flatten(model(pack(struct, list(batch)), training=False))]
 
@@ -103,7 +102,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _excess(a: np.ndarray, b: np.ndarray, tolerance: float) -> str:
-    """By how much `b` differs from `a`, in words; "" where it is within `tolerance` of max(1, largest |a|)."""
+    """Describe how much `b` differs from `a`; "" if it is within `tolerance` of max(1, largest |a|)."""
     if a.shape != b.shape:
         return f"of shape {b.shape} where {a.shape} was expected"
     if a.dtype.kind in "OSU":
@@ -122,7 +121,7 @@ def _excess(a: np.ndarray, b: np.ndarray, tolerance: float) -> str:
 def _first_difference(
     graph: Graph, twins: dict[str, Any], batch: list[Any], tolerance: float, plans_of: PlansOf
 ) -> str | None:
-    """Runs layer by layer, feeding both sides what the left side gave, so that the culprit alone differs."""
+    """Compare layer by layer, feeding both sides the left side's values, so that only the culprit differs."""
     planned = plans_of(graph)
     values: dict[Ref, Any] = {spec.ref: array for spec, array in zip(graph.inputs, batch, strict=True)}
     for call in graph.calls:
@@ -142,7 +141,7 @@ def _first_difference(
 def _before_squashing(
     graph: Graph, twins: dict[str, Any], batch: list[Any], plans_of: PlansOf
 ) -> list[tuple[list[Any], list[Any]]]:
-    """What goes into the layers that squash outputs, on either side; nothing where the twins are not all there."""
+    """Return the inputs of the squashing output layers on both sides; nothing if twins are missing."""
     outputs = set(refs_in(graph.outputs_struct))
     wanted: list[Ref] = []
     for call in graph.calls:
@@ -162,7 +161,7 @@ def _squashes(layer: Any) -> bool:
 
 
 def _values(graph: Graph, batch: list[Any], wanted: list[Ref], side: Any) -> list[np.ndarray]:
-    """The values of the tensors `wanted`, computed call by call; others are forgotten as soon as they can be."""
+    """Return the values of the tensors `wanted`, computed call by call; others are freed as early as possible."""
     uses = collections.Counter(ref for call in graph.calls for ref in set(refs_in([call.args, call.kwargs])))
     uses.update(wanted)
     values: dict[Ref, Any] = {spec.ref: array for spec, array in zip(graph.inputs, batch, strict=True)}
@@ -179,7 +178,7 @@ def _values(graph: Graph, batch: list[Any], wanted: list[Ref], side: Any) -> lis
 
 
 def _call(layer: Any, arguments: Arguments, values: dict[Ref, Any], keep: bool = False) -> list[Any]:
-    """The outputs of one call in inference mode, as arrays or, to `keep` their masks, as they are."""
+    """Return the outputs of one call in inference mode, as arrays, or with `keep` unchanged, with their masks."""
     import tensorflow as tf
 
     ours = isinstance(layer, keras_compat.tf_keras().layers.Layer)
@@ -187,7 +186,7 @@ def _call(layer: Any, arguments: Arguments, values: dict[Ref, Any], keep: bool =
     def value(leaf: Any) -> Any:
         if not isinstance(leaf, Ref):
             return leaf
-        return tf.convert_to_tensor(values[leaf]) if ours else values[leaf]  # as a state, tf_keras takes no array
+        return tf.convert_to_tensor(values[leaf]) if ours else values[leaf]  # tf_keras rejects arrays as states
 
     args, kwargs = map_leaves(value, arguments)
     return [output if keep else _numpy(output) for output in flatten(layer(*args, **kwargs))]

@@ -1,8 +1,8 @@
-"""Carrying compile settings from a model of either Keras to one of either Keras.
+"""Transfer of compile settings between models of either Keras.
 
-Everything is passed by keyword: the third positional argument of `compile` is `metrics` in tf_keras and
-`loss_weights` in Keras 3. Not carried: `jit_compile`, because XLA slows training on a CPU threefold, and
-`steps_per_execution`, which only changes speed and breaks callbacks that must run at every step.
+All settings are passed by keyword: the third positional argument of `compile` is `metrics` in tf_keras and
+`loss_weights` in Keras 3. Not transferred: `jit_compile`, because XLA slows CPU training threefold, and
+`steps_per_execution`, which only affects speed and breaks callbacks that must run at every step.
 """
 
 from typing import Any
@@ -15,36 +15,38 @@ from tfopt.errors import ModelError
 from tfopt.graph.walk import graph_network
 
 _ADVICE = "compile the result yourself, or pass it by the name of a built-in one."
-# tf_keras's reductions <-> Keras 3's. "auto" means the sum over the batch size in both `fit`s.
+# tf_keras reductions <-> Keras 3 reductions. "auto" means the sum over the batch size in both `fit`s.
 _TO_KERAS3 = {"auto": "sum_over_batch_size"}
 _TO_TF_KERAS = {"mean": "sum_over_batch_size"}
-# Arguments that the other Keras lacks -> values at which leaving them out changes nothing; None: any value.
+# Arguments that the other Keras lacks -> values at which dropping them changes nothing; None: any value.
 _NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "loss_scale_factor": (None,),
     "gradient_accumulation_steps": (None,),
     "jit_compile": None,
     "is_legacy_optimizer": None,
     "decay": (0.0,),
-    "axis": (-1,),  # of SparseCategoricalCrossentropy
-    "from_sorted_ids": (False,),  # of SparseTopKCategoricalAccuracy
+    "axis": (-1,),  # for SparseCategoricalCrossentropy
+    "from_sorted_ids": (False,),  # for SparseTopKCategoricalAccuracy
     "dtype": None,
     "name": None,
 }
-_ACCURACY = ("accuracy", "acc", "crossentropy", "ce")  # resolved by `compile` from the shape of the output
+_ACCURACY = ("accuracy", "acc", "crossentropy", "ce")  # resolved by `compile` from the output shape
 
 
 def is_compiled(model: Any) -> bool:
-    """True where `model`, of either Keras, was compiled."""
+    """Return whether `model`, of either Keras, is compiled."""
     return bool(getattr(model, "compiled", False) or getattr(model, "_is_compiled", False))
 
 
 def compile_like(target: Any, source: Any) -> None:
-    """Compiles `target` with the settings of `source`; either may be of either Keras.
+    """Compile `target` with the settings of `source`; each may be of either Keras.
 
-    Carried are optimizer (its configuration with the learning rate as it stands or its schedule, not its
-    slot variables), loss, loss weights, metrics, weighted metrics and `run_eagerly`, the state of metrics
-    left behind. Python functions pass through. Settings by the name of an output follow the outputs' order.
-    Raises ModelError for an uncompiled `source` and, by name, for what the other Keras has no equal for.
+    Transferred are the optimizer (its configuration with the current learning rate or its schedule, not its slot
+    variables), loss, loss weights, metrics and weighted metrics without their state, and `run_eagerly`. Python
+    functions pass through. Settings keyed by output name are matched by output order.
+
+    Raises:
+        ModelError: `source` is not compiled, or a setting, named in the message, has no equivalent in the other Keras.
     """
     if not is_compiled(source):
         raise ModelError(f"Model '{source.name}' is not compiled: call model.compile(...) first.")
@@ -61,10 +63,10 @@ def compile_like(target: Any, source: Any) -> None:
 
 
 def compiled_loss(model: Any) -> Any:
-    """The loss `model` was compiled with, as JSON can hold it: a name, a config, or a list or dict of these.
+    """Return the loss `model` was compiled with in JSON-compatible form: a name, a config, or a list or dict of these.
 
-    A built-in function is told by its name, a Loss object as {"class_name", "config"}. None for a model that
-    is not compiled or has no loss, and in place of a Python function of the caller's, which no file can hold.
+    A built-in function appears by name, a Loss object as {"class_name", "config"}. None stands for no loss or an
+    uncompiled model, and for each custom Python function, which no file can hold.
     """
     return _described(_settings(model).get("loss")) if is_compiled(model) else None
 
@@ -88,26 +90,26 @@ def _settings(model: Any) -> dict[str, Any]:
 
 
 def _package(thing: Any) -> str:
-    """Return "keras" or "tf_keras" for an object, class or function of theirs, "" for any other."""
+    """Return "keras" or "tf_keras" for their objects, classes and functions, "" for any other."""
     module = getattr(thing, "__module__", None) or type(thing).__module__
     package = str(module).partition(".")[0]
     return package if package in ("keras", "tf_keras") else ""
 
 
 def _config(thing: Any) -> dict[str, Any]:
-    """The config of an optimizer, loss or metric, complete: built-in losses keep some arguments to themselves."""
+    """Return the complete config of an optimizer, loss or metric; built-in losses omit some arguments from theirs."""
     config = {**getattr(thing, "_fn_kwargs", {}), **thing.get_config()}
-    config.pop("fn", None)  # what the class itself stands for
+    config.pop("fn", None)  # implied by the class
     return config
 
 
 def _output_names(model: Any) -> list[str]:
-    # A Sequential of Keras 3 keeps the graph, and with it the names, in another object.
+    # A Keras 3 Sequential keeps the graph, and with it the names, in another object.
     return list(graph_network(model).output_names)
 
 
 class _Carrier:
-    """Finds the equal of each setting of `source` in the Keras of `target`."""
+    """Finder of the equivalent of each setting of `source` in the Keras of `target`."""
 
     def __init__(self, source: Any, target: Any) -> None:
         self.to_keras3 = keras_compat.is_keras3_model(target)
@@ -119,16 +121,16 @@ class _Carrier:
         else:
             self.package = keras_compat.tf_keras()
         names = zip(_output_names(source), _output_names(target), strict=True)
-        # Keras 3 and tf_keras both take the keys themselves where a model returns a dict.
+        # Keras 3 and tf_keras both use the keys themselves when a model returns a dict.
         structured = isinstance(getattr(source, "output", None), dict)
         self.names = {} if structured else dict(names)
 
     def renamed(self, value: Any) -> Any:
-        """`value` with keys that name an output of the source renamed to the target's."""
+        """Return `value` with the source's output names in keys replaced by the target's."""
         return {self.names.get(k, k): v for k, v in value.items()} if isinstance(value, dict) else value
 
     def nested(self, kind: str, value: Any) -> Any:
-        """A loss or metric setting: one, a list, a dict, or lists in these. `kind`: "losses" or "metrics"."""
+        """Return a loss or metric setting: one, a list, a dict, or lists in these. `kind`: "losses" or "metrics"."""
         if isinstance(value, dict):
             return self.renamed({key: self.nested(kind, item) for key, item in value.items()})
         if isinstance(value, (list, tuple)):
@@ -144,10 +146,10 @@ class _Carrier:
         return self._by_name(kind, value.__name__) if _package(value) and not self.same else value
 
     def optimizer(self, optimizer: Any) -> Any:
-        """A new optimizer with the configuration of `optimizer`."""
+        """Return a new optimizer with the configuration of `optimizer`."""
         if optimizer is None:
             raise ModelError(f"The model is compiled without an optimizer; {_ADVICE}")
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # loss scaling serves half precision only
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # loss scaling only matters in half precision
         return self._by_config("optimizers", optimizer)
 
     def _by_name(self, kind: str, name: str) -> Any:
@@ -160,7 +162,7 @@ class _Carrier:
 
     def _by_config(self, kind: str, thing: Any) -> Any:
         if self.same:
-            # A loss has no state to keep apart, and Keras 3's Huber forgets its delta in get_config.
+            # A loss has no state to copy, and Keras 3's Huber omits its delta from get_config.
             return thing if kind == "losses" else type(thing).from_config(thing.get_config())
         cls = self._find(kind, type(thing).__name__) if _package(type(thing)) else None
         if cls is None:

@@ -1,4 +1,4 @@
-"""How the config of a Keras 3 layer translates to tf_keras."""
+"""Translation of Keras 3 layer configs to tf_keras."""
 
 import inspect
 from typing import Any
@@ -9,10 +9,10 @@ from tfopt.bridge.activations import NoTwinError
 from tfopt.bridge.policy import float_policy, policy_name
 from tfopt.errors import ModelError
 
-# (class, Keras 3's argument) -> tf_keras's argument.
+# (class, Keras 3 argument) -> tf_keras argument.
 RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
 
-# Arguments that tf_keras lacks -> the values at which leaving them out changes nothing. None: any value.
+# Arguments that tf_keras lacks -> values at which dropping them changes nothing. None: any value.
 NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "lora_rank": (None,),
     "lora_alpha": (None,),
@@ -20,21 +20,21 @@ NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "gptq_unpacked_column_size": (None,),
     "renorm": (False,),
     "renorm_clipping": (None,),
-    "renorm_momentum": None,  # read only where renorm is on
+    "renorm_momentum": None,  # read only if renorm is on
     "synchronized": (False,),
     "rms_scaling": (False,),
     "data_format": ("channels_last", None),
     "antialias": (False,),
     "pad_to_aspect_ratio": (False,),
-    "fill_mode": ("constant",),  # of Resizing: read only where pad_to_aspect_ratio is on
+    "fill_mode": ("constant",),  # for Resizing: read only if pad_to_aspect_ratio is on
     "fill_value": None,
     "activity_regularizer": (None,),
     "output_padding": (None,),
     "seed": None,
-    "value_range": ((0, 255), [0, 255]),  # of RandomContrast: what tf_keras clips to
+    "value_range": ((0, 255), [0, 255]),  # for RandomContrast: the range that tf_keras clips to
     "weights": (None,),
     "use_cudnn": None,
-    "zero_output_for_mask": None,  # twins.py passes it on: no signature of tf_keras names it
+    "zero_output_for_mask": None,  # twins.py passes it on: no tf_keras signature names it
     "flash_attention": (None, False),
     "use_gate": (False,),
     "sliding_window": (None,),
@@ -43,13 +43,13 @@ NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "oov_method": ("floormod",),
     "salt": (None,),
 }
-_UNLIKE = ("renorm",)  # taken by both, computed otherwise
+_UNLIKE = ("renorm",)  # both accept it but compute differently
 _QUANTIZED = ("int8", "int4", "float8", "gptq", "awq")
 _TABLES = {"_initializer": "initializers", "_regularizer": "regularizers", "_constraint": "constraints"}
 
 
 def refuse_quantized(layer: Any) -> None:
-    """Raises ModelError for a layer that already computes with quantized weights."""
+    """Raise ModelError for a layer that already computes with quantized weights."""
     policy = policy_name(layer)
     if any(word in policy for word in _QUANTIZED):
         raise ModelError(
@@ -58,7 +58,7 @@ def refuse_quantized(layer: Any) -> None:
 
 
 def own_config(layer: Any) -> dict[str, Any]:
-    """The config of a tf_keras layer for a copy of it in float32."""
+    """Return the config for a float32 copy of a tf_keras layer."""
     if type(layer).__name__ in ("AddLoss", "AddMetric"):
         raise ModelError(
             "A loss or metric that model.add_loss or add_metric put into the graph cannot be carried over; "
@@ -72,7 +72,7 @@ def own_config(layer: Any) -> dict[str, Any]:
 
 
 def translated(layer: Any, cls: Any) -> dict[str, Any]:
-    """Arguments for `cls` of tf_keras from the config of a Keras 3 `layer`; raises NoTwinError."""
+    """Return arguments for `cls` of tf_keras from the config of a Keras 3 `layer`; raise NoTwinError if impossible."""
     return _translate(layer, init_arguments(cls))
 
 
@@ -104,13 +104,13 @@ def _refuse_unless_neutral(key: str, value: Any) -> None:
 
 
 def _object(table: str, value: Any) -> Any:
-    """The tf_keras object for Keras 3's serialized one out of `table`; None for the default."""
+    """Return the tf_keras object of a serialized Keras 3 one from the module `table`; None for the default."""
     if value is None or isinstance(value, str):
         return value
     cls = getattr(getattr(keras_compat.tf_keras(), table), value["class_name"], None)
     if cls is None or not value["module"].startswith("keras."):
         if table == "initializers":
-            return None  # the weights are copied: how they once began does not matter
+            return None  # weights are copied, so their initializer does not matter
         raise NoTwinError(f"its {value['class_name']} of {table} has no tf_keras twin")
     accepted = init_arguments(cls)
     config = {key: item for key, item in value["config"].items() if key in accepted}
@@ -120,7 +120,7 @@ def _object(table: str, value: Any) -> Any:
 
 
 def init_arguments(cls: Any) -> set[str]:
-    """The arguments that `cls(...)` takes by name, those that its bases take through **kwargs included."""
+    """Return the keyword arguments that `cls(...)` accepts, including those its bases accept through **kwargs."""
     names = {"name", "trainable", "dtype"} if hasattr(cls, "add_weight") else set()
     for base in cls.__mro__:
         if "__init__" not in vars(base):

@@ -1,4 +1,4 @@
-"""tf_keras layers for what `keras.applications` defines for itself, so that stages can work on them."""
+"""tf_keras versions of the custom layers of `keras.applications`, so that stages can work on them."""
 
 import functools
 from typing import Any
@@ -7,7 +7,7 @@ from tfopt.base import keras_compat
 
 
 def classes(name: str) -> Any:
-    """The class `name` of this module: LayerScale, StochasticDepth or ScaledAdd."""
+    """Return the class `name` of this module: LayerScale, StochasticDepth or ScaledAdd."""
     return _classes()[name]
 
 
@@ -21,7 +21,7 @@ def _classes() -> dict[str, Any]:
 
     @register
     class LayerScale(layer_class):  # type: ignore[misc]
-        """x * gamma, one trained factor per channel: of ConvNeXt (https://arxiv.org/abs/2103.17239, eq. 4)."""
+        """x * gamma, one trained factor per channel, from ConvNeXt (https://arxiv.org/abs/2103.17239, eq. 4)."""
 
         def __init__(self, init_values: float, projection_dim: int, **kwargs: Any) -> None:
             super().__init__(**kwargs)
@@ -42,7 +42,7 @@ def _classes() -> dict[str, Any]:
 
     @register
     class StochasticDepth(layer_class):  # type: ignore[misc]
-        """In training drops whole samples with probability `drop_path_rate` (https://arxiv.org/abs/1603.09382)."""
+        """Drop whole samples in training with probability `drop_path_rate` (https://arxiv.org/abs/1603.09382)."""
 
         def __init__(self, drop_path_rate: float, **kwargs: Any) -> None:
             super().__init__(**kwargs)
@@ -60,7 +60,7 @@ def _classes() -> dict[str, Any]:
 
     @register
     class ScaledAdd(layer_class):  # type: ignore[misc]
-        """a + scale * b of inputs [a, b]: CustomScaleLayer of InceptionResNetV2."""
+        """a + scale * b for inputs [a, b]: CustomScaleLayer of InceptionResNetV2."""
 
         def __init__(self, scale: float, **kwargs: Any) -> None:
             super().__init__(**kwargs)

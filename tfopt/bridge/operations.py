@@ -1,7 +1,7 @@
-"""Operations of `keras.ops` (and of TensorFlow, in tf_keras graphs) as layers of tf_keras.
+"""Operations of `keras.ops` (and of TensorFlow, in tf_keras graphs) as tf_keras layers.
 
-What an operation computes depends on its arguments, so each call gets a layer of its own. Where no layer does
-the same, None is the answer, and the operation is carried as it is (`carried.py`).
+The result of an operation depends on its arguments, so each call gets a separate layer. Without an equivalent layer
+the functions return None, and the operation is carried as it is (`carried.py`).
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from tfopt.graph.types import Call, Ref, refs_in
 
 @dataclasses.dataclass(frozen=True)
 class Native:
-    """The layer for one call of an operation: its class in tf_keras.layers, its arguments, what it is called on."""
+    """The layer for one call of an operation: its class in tf_keras.layers, its arguments, its inputs."""
 
     layer: str
     config: dict[str, Any]
@@ -26,7 +26,7 @@ class Native:
 
 
 def native(call: Call) -> Native | None:
-    """The tf_keras layer that does what this call of a Keras 3 operation does; None where there is none."""
+    """Return the tf_keras layer equivalent to this call of a Keras 3 operation, or None."""
     operation = call.leaf.layer
     build = _TABLE.get(type(operation).__name__) if type(operation).__module__.startswith("keras.src.") else None
     if build is None:
@@ -36,7 +36,7 @@ def native(call: Call) -> Native | None:
 
 
 def native_of_tensorflow(call: Call) -> Native | None:
-    """The same for a TFOpLambda of tf_keras, which `x + 1` or `tf.nn.relu(x)` leave in its graphs."""
+    """Return the layer for a TFOpLambda of tf_keras, which `x + 1` or `tf.nn.relu(x)` leave in its graphs, or None."""
     build = _OF_TENSORFLOW.get(getattr(call.leaf.layer, "symbol", None) or "")
     if build is None:
         return None
@@ -46,7 +46,7 @@ def native_of_tensorflow(call: Call) -> Native | None:
 
 
 def _checked(call: Call, found: Native | None) -> Native | None:
-    """`found`, unless the call has a mask, which operations drop and layers pass on, or mixes dtypes."""
+    """Return `found`, unless the call has a mask, which operations drop and layers pass on, or mixes dtypes."""
     refs = list(refs_in([call.args, call.kwargs]))
     if found is None or any(ref.masked for ref in refs) or len({ref.dtype for ref in refs}) != 1:
         return None
@@ -54,7 +54,7 @@ def _checked(call: Call, found: Native | None) -> Native | None:
 
 
 def _constant(value: Any) -> float | np.ndarray | None:
-    """`value` as a number or array; None for tensors of the graph and for what is no number."""
+    """Return `value` as a number or array; None for tensors of the graph and non-numeric values."""
     if isinstance(value, Ref) or type(value).__name__ in ("Variable", "KerasVariable", "ResourceVariable"):
         return None
     if isinstance(value, (bool, str)) or value is None:
@@ -69,7 +69,7 @@ def _constant(value: Any) -> float | np.ndarray | None:
 
 
 def _rescaling(x: Any, scale: Any, offset: Any) -> Native | None:
-    """Return x * scale + offset; arrays only where they do not widen x."""
+    """Return x * scale + offset; arrays only if they do not broadcast x to a larger shape."""
     for number in (scale, offset):
         shape = np.shape(number)
         if shape:
@@ -83,7 +83,7 @@ def _rescaling(x: Any, scale: Any, offset: Any) -> Native | None:
 
 
 def _merge(layer: str, a: Any, b: Any) -> Native | None:
-    """A merge layer, which broadcasts over axes but needs as many of them on either side."""
+    """Return a merge layer; it broadcasts over axes but needs inputs of equal rank."""
     if not isinstance(a, Ref) or not isinstance(b, Ref) or a.shape is None or b.shape is None:
         return None
     if len(a.shape) != len(b.shape) or len(a.shape) < 2 or a.shape[0] != b.shape[0]:
@@ -158,7 +158,7 @@ def _concatenate(operation: Any, given: dict[str, Any]) -> Native | None:
 
 
 def _shape_only(operation: Any, given: dict[str, Any]) -> Native | None:
-    """Reshape, ExpandDims, Squeeze: the batch axis stays, the others are known."""
+    """Return the layer of Reshape, ExpandDims or Squeeze if the batch axis stays and the other axes are known."""
     x, made = _first(given), given["made"]
     if x.shape is None or made.shape is None or not made.shape or x.shape[0] != made.shape[0]:
         return None
@@ -220,14 +220,14 @@ def _binary(function: Callable[[Any, Any], Native | None]) -> Callable[[Any, dic
 
 
 def _one(layer: str, *names: str) -> Callable[[Any, dict[str, Any]], Native | None]:
-    """A layer of one input that takes the operation's attributes `names`, "theirs:ours" where they differ."""
+    """Return a builder of a one-input layer from the operation's attributes `names`, "theirs:ours" if they differ."""
     pairs = [(name.partition(":")[0], name.partition(":")[2] or name) for name in names]
     return lambda operation, given: Native(
         layer, {ours: getattr(operation, theirs) for theirs, ours in pairs}, _first(given)
     )
 
 
-# Class of the operation in Keras 3 -> its layer. Adding one means a row in tests/bridge/test_operations.py.
+# Keras 3 operation class -> its layer. Adding one means a row in tests/bridge/test_operations.py.
 _TABLE: dict[str, Callable[[Any, dict[str, Any]], Native | None]] = {
     "Add": _binary(_add),
     "Subtract": _binary(_subtract),
@@ -273,7 +273,7 @@ def _two(function: Callable[[Any, Any], Native | None]) -> Callable[[list[Any]],
     return lambda given: function(*given) if len(given) == 2 else None
 
 
-# TensorFlow's name of the function -> its layer.
+# TensorFlow's function name -> its layer.
 _OF_TENSORFLOW: dict[str, Callable[[list[Any]], Native | None]] = {
     **dict.fromkeys(("__operators__.add", "math.add"), _two(_add)),
     "math.subtract": _two(_subtract),

@@ -1,4 +1,4 @@
-"""How each layer and operation crosses into tf_keras: decided from the graph alone, before anything is built."""
+"""Plans for converting each layer and operation to tf_keras, made from the graph before anything is built."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
 
 Arguments = tuple[list[Any], dict[str, Any]]
 
-# Layers whose state is that of another framework; none of it could be carried over.
+# Layers whose state belongs to another framework; none of it could be converted.
 REFUSED = {
     "JaxLayer": "runs a JAX function",
     "FlaxLayer": "runs a Flax module",
@@ -28,13 +28,13 @@ _INSTEAD = "replace it by a Keras layer, or register a twin (tfopt.bridge.regist
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a leaf becomes.
+    """The conversion of one leaf.
 
     Attributes:
-        how: in words, for people.
+        how: a description for people.
         twin: the name of the class in tf_keras.
-        make: makes the layer, unbuilt; its arguments overrule the config.
-        arguments: what the new layer is called with where the leaf is called with `Call.args` and `Call.kwargs`.
+        make: creates the layer, unbuilt; its arguments override the config.
+        arguments: maps a `Call` of the leaf to the arguments of the new layer.
     """
 
     how: str
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Crossing:
-    """How one layer or operation crosses: its name in the flat model, its class, its path, the twin's class, how."""
+    """The conversion of one layer or operation: its flat name, class, path, the twin's class, and how."""
 
     name: str
     kind: str
@@ -58,12 +58,15 @@ _TWINS: dict[type, Any] = {}
 
 
 def register_twin(cls: type, twin: Any) -> None:
-    """Makes `twin` what the custom Keras 3 layer class `cls` becomes in tf_keras, in this process.
+    """Register `twin` as the tf_keras equivalent of the custom Keras 3 layer class `cls`, in this process.
 
-    `twin` is a tf_keras layer class, made from the config of the layer (activations, initializers, regularizers
-    and constraints translated; an argument that the twin does not take is an error), or a function that takes
-    the Keras 3 layer and returns a new tf_keras layer. Weights are matched by name, then by order; the outputs are
-    compared at every crossing. Raises ModelError where `cls` is no Keras 3 layer class, or `twin` neither.
+    `twin` is a tf_keras layer class, created from the config of the layer (activations, initializers, regularizers and
+    constraints translated; an argument that the twin does not accept is an error), or a function that takes the Keras 3
+    layer and returns a new tf_keras layer. Weights are matched by name, then by order; the outputs are compared at
+    every conversion.
+
+    Raises:
+        ModelError: `cls` is not a Keras 3 layer class, or `twin` is neither of these.
     """
     import keras
 
@@ -76,9 +79,10 @@ def register_twin(cls: type, twin: Any) -> None:
 
 
 def plans(graph: Graph, to_flat_model: ToFlatModel) -> dict[int, Plan]:
-    """The plan of every leaf, by its `id`; `to_flat_model` makes the flat model of a model inside a layer.
+    """Return the plan of every leaf, by its `id`; `to_flat_model` makes the flat model of a model inside a layer.
 
-    Raises ModelError, with path and class, for what cannot cross.
+    Raises:
+        ModelError: a layer, named with path and class, cannot be converted.
     """
     calls = _calls_of(graph)
     return {id(leaf): _named_plan(leaf, calls[id(leaf)], to_flat_model) for leaf in graph.leaves}
@@ -134,7 +138,7 @@ def _plan(leaf: Leaf, calls: list[Call], to_flat_model: ToFlatModel) -> Plan:
 
 
 def crossings(graph: Graph, to_flat_model: ToFlatModel) -> list[Crossing]:
-    """How every leaf of `graph` crosses, in calling order; one that cannot says so in `how`."""
+    """Return how every leaf of `graph` converts, in call order; one that cannot says so in `how`."""
     rows, calls = [], _calls_of(graph)
     for leaf in graph.leaves:
         try:
@@ -162,7 +166,7 @@ def _from_arguments(cls: Any, config: dict[str, Any], **changes: Any) -> Any:
 
 
 def _accepts(cls: Any, layer: Any, calls: list[Call]) -> None:
-    """Raises NoTwinError for calls with arguments that `cls` does not take, and for masks that it would refuse."""
+    """Raise NoTwinError for calls with arguments that `cls` does not accept, and for masks that it would reject."""
     taken: set[str] = set()
     for base in cls.__mro__:
         for method in ("call", "__call__"):
@@ -257,5 +261,5 @@ def _carried(leaf: Leaf, calls: list[Call], why: str) -> Plan:
 
 
 def is_carried(layer: Any) -> bool:
-    """True for a tf_keras layer that runs Keras 3 inside."""
+    """Return whether `layer` is a tf_keras layer that runs Keras 3 inside."""
     return hasattr(layer, "carried_weights")

@@ -1,4 +1,4 @@
-"""Inputs to try a model on, made up from its graph alone."""
+"""Sample inputs for a model, derived from its graph alone."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import numpy as np
 from tfopt.bridge import policy
 from tfopt.graph.types import Graph, GraphInput, Ref, refs_in
 
-_FREE_AXIS = 32  # size taken where a shape says None
+_FREE_AXIS = 32  # size used for None in a shape
 _SAMPLES = 2
 
 
 def sample_batch(graph: Graph) -> list[Any]:
-    """One seeded array per input, [2, ...] in the input's dtype; free axes get size 32.
+    """Return one seeded array per input, [2, ...] in the input's dtype; free axes get size 32.
 
-    Standard normal numbers; pixel values (0 to 255) in front of a Rescaling that makes them small; numbers of the
-    mean and variance that a Normalization in front expects, or around the bins of a Discretization; integers that
-    every Embedding and encoding of the model has an entry for; words that a vocabulary in the model knows, and one
-    that it does not. Texts come as a TensorFlow tensor.
+    Floats are standard normal; before a Rescaling that shrinks values they are pixels (0 to 255), before a
+    Normalization they have the mean and variance it expects, before a Discretization they lie around its bins. Integers
+    are valid for every Embedding and encoding of the model. Strings come from a vocabulary in the model plus one
+    unknown word, as a TensorFlow tensor.
     """
     rng = np.random.default_rng(0)
     return [_sample(rng, graph, spec) for spec in graph.inputs]
@@ -59,7 +59,7 @@ def _floats(rng: np.random.Generator, first: list[Any], shape: list[int]) -> np.
 
 
 def _entries(graph: Graph) -> int:
-    """How many integers from 0 on every table of the model has an entry for; 2 where it has no table."""
+    """Return how many integers from 0 are valid entries of every table of the model; 2 if it has no table."""
     sizes = [
         int(size)
         for leaf in graph.leaves

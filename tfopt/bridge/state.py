@@ -1,4 +1,4 @@
-"""The state of layers beside their weights: lookup tables, what `adapt` learned, and what training moves."""
+"""Layer state beyond weights: lookup tables, what `adapt` learned, and what training updates."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tfopt.base.keras_compat import unwrapped
 
 
 def copy(layer: Any, twin: Any) -> None:
-    """Gives `twin`, made from the config of `layer` in the same Keras, its vocabulary or bin boundaries."""
+    """Copy the vocabulary or bin boundaries of `layer` to `twin`, made from its config in the same Keras."""
     if type(layer).__name__ in ("StringLookup", "IntegerLookup", "TextVectorization"):
         vocabulary = layer.get_vocabulary(include_special_tokens=False)
         if vocabulary and twin.get_vocabulary(include_special_tokens=False) != vocabulary:
@@ -16,7 +16,7 @@ def copy(layer: Any, twin: Any) -> None:
 
 
 def moved_ids(model: Any) -> set[int]:
-    """The ids of the weights that training moves: trainable ones, and the moving statistics of a BatchNorm."""
+    """Return the ids of the weights that training updates: trainable ones and BatchNorm's moving statistics."""
     layers = [unwrapped(layer) for layer in model._flatten_layers()]
     norms = [layer for layer in layers if hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")]
     statistics = [part for norm in norms for part in (norm.moving_mean, norm.moving_variance)]
@@ -24,7 +24,7 @@ def moved_ids(model: Any) -> set[int]:
 
 
 def finalize(model: Any) -> None:
-    """After weights were assigned: Normalization computes with a copy of its own."""
+    """Update what layers derive from weights, after assignment: Normalization computes with a copy."""
     for layer in model._flatten_layers():
         if hasattr(layer, "finalize_state") and layer.weights:
             layer.finalize_state()

@@ -1,6 +1,6 @@
-"""The tf_keras twin of each Keras 3 layer: namesakes, and builders for those that take more than a translated config.
+"""The tf_keras twin of each Keras 3 layer: namesakes, and builders for those that need more than a translated config.
 
-The latter are layers around layers, state kept in lookup tables, and what `keras.applications` brings for itself.
+Builders cover layers around layers, state in lookup tables, and the custom layers of `keras.applications`.
 """
 
 import functools
@@ -13,8 +13,8 @@ from tfopt.bridge.activations import NoTwinError
 from tfopt.bridge.layers import translated
 from tfopt.graph.walk import is_model
 
-# Keras 3 layers whose namesake in tf_keras computes the same. Adding one means: name it here, state in
-# layers.py what its config calls differently, and give it a row in tests/bridge/test_layers.py.
+# Keras 3 layers whose namesake in tf_keras computes the same. To add one, name it here, put the config keys that
+# differ in layers.py, and add a row to tests/bridge/test_layers.py.
 SAME_NAME = (
     "Dense", "EinsumDense", "Embedding", "Identity", "Masking",
     "Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose",
@@ -37,7 +37,7 @@ SAME_NAME = (
     "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation", "RandomContrast", "RandomBrightness",
 )  # fmt: skip
 
-Made = tuple[Any, dict[str, Any]]  # a class and the arguments to make it with
+Made = tuple[Any, dict[str, Any]]  # a class and its constructor arguments
 ToFlatModel = Callable[[Any], Any]  # makes the flat tf_keras model of a whole model
 
 
@@ -47,7 +47,7 @@ def _recurrent(layer: Any, _: ToFlatModel) -> Made:
 
 
 def _zero_output(layer: Any) -> dict[str, Any]:
-    # tf_keras takes it as a keyword that no signature names.
+    # tf_keras accepts it as a keyword that no signature names.
     return {"zero_output_for_mask": True} if getattr(layer, "zero_output_for_mask", False) else {}
 
 
@@ -68,7 +68,7 @@ def _stacked(layer: Any, to_flat_model: ToFlatModel) -> Made:
 
 
 def _bidirectional(layer: Any, to_flat_model: ToFlatModel) -> Made:
-    # tf_keras puts "forward_" and "backward_" in front of the names itself.
+    # tf_keras itself prefixes the names with "forward_" and "backward_".
     config = {
         "layer": made_twin(layer.forward_layer, to_flat_model, name=layer.forward_layer.name.removeprefix("forward_")),
         "backward_layer": made_twin(
@@ -96,7 +96,7 @@ def _activation(layer: Any, _: ToFlatModel) -> Made:
 def _lookup(layer: Any, _: ToFlatModel) -> Made:
     cls = getattr(keras_compat.tf_keras().layers, type(layer).__name__)
     config = translated(layer, cls)
-    config.pop("dtype", None)  # of Keras 3's policy; tf_keras derives it from the mode
+    config.pop("dtype", None)  # from Keras 3's policy; tf_keras derives it from the mode
     config["vocabulary"] = layer.get_vocabulary(include_special_tokens=False) or None
     for name in ("standardize", "split"):
         if not isinstance(config.get(name), (str, type(None))):
@@ -124,7 +124,7 @@ def _of_applications(cls: Callable[[], Any], *names: str) -> Callable[[Any, ToFl
     return build
 
 
-# Class in Keras 3 -> what makes its twin; each raises NoTwinError where it has none.
+# Keras 3 class -> builder of its twin, which raises NoTwinError if there is none.
 BUILDERS: dict[str, Callable[[Any, ToFlatModel], Made]] = {
     **dict.fromkeys(("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _recurrent),
     "RNN": _rnn,
@@ -141,10 +141,12 @@ BUILDERS: dict[str, Callable[[Any, ToFlatModel], Made]] = {
 
 
 def keras3_twin(layer: Any, to_flat_model: ToFlatModel) -> Made:
-    """The tf_keras class that computes what a Keras 3 `layer` does, and the arguments to make it with.
+    """Return the tf_keras class equivalent to a Keras 3 `layer`, and its constructor arguments.
 
-    `to_flat_model` makes the flat model of a model inside the layer. Raises NoTwinError where there is none, or none
-    with this layer's arguments.
+    `to_flat_model` makes the flat model of a model inside the layer.
+
+    Raises:
+        NoTwinError: there is no equivalent, or none with this layer's arguments.
     """
     if not type(layer).__module__.startswith("keras.src."):
         raise NoTwinError("a custom layer")
@@ -157,6 +159,6 @@ def keras3_twin(layer: Any, to_flat_model: ToFlatModel) -> Made:
 
 
 def made_twin(layer: Any, to_flat_model: ToFlatModel, **changes: Any) -> Any:
-    """The tf_keras layer of `keras3_twin`, under the layer's own name; for layers inside of layers."""
+    """Return the tf_keras layer of `keras3_twin` under the layer's own name; for layers inside layers."""
     cls, config = keras3_twin(layer, to_flat_model)
     return cls(**{**config, "name": layer.name, "trainable": layer.trainable, **changes})

@@ -1,8 +1,8 @@
-"""Which weight of a layer is which weight of its twin.
+"""Matching of the weights of a layer to those of its twin.
 
-Both Kerases name the weights of a layer and the layers inside it alike, but order them differently (tf_keras puts
-frozen ones last; TF-MOT's strip_clustering renames and moves them), so they are matched by name, and by order only
-among weights of the same name.
+Both Kerases name the weights of a layer and its inner layers alike but order them differently (tf_keras puts frozen
+ones last; TF-MOT's strip_clustering renames and moves them), so they are matched by name, and by order only among
+weights of the same name.
 """
 
 import collections
@@ -19,10 +19,11 @@ from tfopt.graph.walk import walk
 
 
 def pairs(layer: Any, twin: Any, *, back: bool = False) -> list[tuple[Any, Any]]:
-    """(variable of `layer`, variable of `twin`) for all weights; `twin` is what a crossing makes of `layer`.
+    """Return (variable of `layer`, variable of `twin`) for all weights; `twin` is the converted `layer`.
 
-    Raises ModelError where number or shapes differ, which tells the shapes of the twin as the expected ones, or
-    those of the layer where the weights go `back`.
+    Raises:
+        ModelError: number or shapes differ. The message gives the twin's shapes as the expected ones, or the layer's if
+            the weights go `back`.
     """
     if hasattr(twin, "carried_weights"):
         return _same_shapes(list(getattr(layer, "carried_weights", layer.weights)), twin.carried_weights, back)
@@ -34,7 +35,7 @@ def pairs(layer: Any, twin: Any, *, back: bool = False) -> list[tuple[Any, Any]]
 
 
 def copy(layer: Any, twin: Any, *, back: bool = False) -> None:
-    """Gives `twin` the weights of `layer`, or `layer` those of `twin` where `back`. Raises ModelError as `pairs`."""
+    """Copy the weights of `layer` to `twin`, or the reverse if `back`. Raise ModelError as `pairs` does."""
     for variable, twin_variable in pairs(layer, twin, back=back):
         source, target = (twin_variable, variable) if back else (variable, twin_variable)
         target.assign(np.asarray(_numpy(source)).astype(_dtype(target), copy=False))
@@ -45,7 +46,7 @@ def copy(layer: Any, twin: Any, *, back: bool = False) -> None:
 
 
 def copy_flags(layer: Any, twin: Any) -> None:
-    """Gives the layers inside `twin` the `trainable` flags of those inside `layer`, where both have the same."""
+    """Copy the `trainable` flags of the layers inside `layer` to those inside `twin`, where both have the same."""
     ours, theirs = keras_internals.sublayers(layer), keras_internals.sublayers(twin)
     if [_base(each.name) for each in ours] != [_base(each.name) for each in theirs]:
         return
@@ -56,7 +57,7 @@ def copy_flags(layer: Any, twin: Any) -> None:
 
 
 def _named(layer: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """(name, variable): the names of the layers inside `layer` on the way, without the numbers Keras adds."""
+    """Return (name, variable) pairs; names include the path of inner layers, without the numbers Keras adds."""
     named = [(prefix + _base(variable.name), variable) for variable in keras_internals.own_variables(layer)]
     for inner in keras_internals.sublayers(layer):
         named += _named(inner, f"{prefix}{_base(inner.name)}/")
