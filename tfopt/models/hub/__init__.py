@@ -1,4 +1,4 @@
-"""TF-Hub modules and SavedModels as Keras models that can be trained and compressed."""
+"""TF-Hub modules and SavedModels as trainable, compressible Keras models."""
 
 from tfopt.models.hub.handle import folder_of
 from tfopt.models.hub.layer import saved_model_layer

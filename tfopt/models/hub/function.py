@@ -1,4 +1,4 @@
-"""The one function of a SavedModel that maps a batch to a tensor, and whether it can be trained."""
+"""The function of a SavedModel that maps a batch to a tensor, and whether it is trainable."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,28 +9,29 @@ from tfopt import models
 from tfopt.errors import ModelError
 
 _SIGNATURES = ("serving_default", "default")
-_MAIN_OUTPUT = "default"  # so named by TF-Hub's common signatures where there are several
+_MAIN_OUTPUT = "default"  # TF-Hub's common signatures use this name if there are several outputs
 
 
 class SavedFunction:
-    """The function of the SavedModel in a folder: the object itself where it can be called, or else a signature.
+    """The function of the SavedModel in a folder: the object itself if it is callable, else a signature.
 
     Attributes:
-        name: of the folder.
+        name: the name of the folder.
         spec: TensorSpec of its input, as far as it is known.
         module: the loaded object.
         tf1: whether the folder has the TF1 format.
-        signature: the name of the signature; None where the object itself is called.
-        inference: it as a ConcreteFunction, for inference.
-        training: the same for training; None where the module does not tell them apart.
-        variables: all that it uses, those to be trained first.
+        signature: the name of the signature; None if the object itself is called.
+        inference: a ConcreteFunction for inference.
+        training: the same for training; None if the module does not distinguish them.
+        variables: all variables it uses, trainable ones first.
     """
 
     def __init__(self, folder: Path, sample_shape: Sequence[int | None] | None = None) -> None:
-        """`sample_shape` fills in what the module leaves open of the shape of one sample.
+        """Load the function; `sample_shape` fills in axes of the sample shape that the module leaves open.
 
-        Raises ModelError for a folder that cannot be loaded or brings code, for one without a function, for a function
-        of several inputs or outputs, and for a `sample_shape` that contradicts it.
+        Raises:
+            ModelError: the folder cannot be loaded, contains code or has no function; the function has several inputs
+                or outputs; or `sample_shape` contradicts it.
         """
         self.name = folder.name
         self.tf1, self.module = _loaded(folder)
@@ -43,7 +44,7 @@ class SavedFunction:
         (self.spec,) = _specs(self.inference)
         handles = [outer for each in (self.inference, self.training) if each for outer, _ in each.graph.captures]
         known = {id(v.handle): v for each in (self.inference, self.training) if each for v in each.variables}
-        # In the order of the captures, which is that of the file; the variables themselves come in any order.
+        # In capture order, which is the order in the file; the order of the variables themselves is arbitrary.
         found = list({id(handle): known[id(handle)] for handle in handles if id(handle) in known}.values())
         self.variables = [v for v in found if v.trainable] + [v for v in found if not v.trainable]
 
@@ -52,7 +53,7 @@ class SavedFunction:
         return (self.training if training and self.training is not None else self.inference)(x)
 
     def use(self, variables: Sequence[Any]) -> None:
-        """Computes with these `tf.Variable`s from now on, in the place of `self.variables`."""
+        """Compute with these `tf.Variable`s from now on, instead of `self.variables`."""
         new = {id(old.handle): variable for old, variable in zip(self.variables, variables, strict=True)}
         for function in filter(None, (self.inference, self.training)):
             captured = function.captured_inputs
@@ -61,7 +62,7 @@ class SavedFunction:
         self.variables = list(variables)
 
     def _of_object(self, sample_shape: Sequence[int | None] | None) -> Any:
-        """The object itself, traced; None where it cannot be called with one tensor."""
+        """Return the traced object itself; None if it cannot be called with one tensor."""
         functions = getattr(self.module.__call__, "concrete_functions", []) if callable(self.module) else []
         found = [specs[0] for each in functions if len(specs := _specs(each)) == 1]
         if not found:
@@ -87,7 +88,7 @@ class SavedFunction:
         return self._traced(_filled(spec, sample_shape, self.name))
 
     def _traced(self, spec: Any, **settings: bool) -> Any:
-        """The function on inputs of `spec`; None where it does not take these `settings`."""
+        """Return the function traced on inputs of `spec`; None if it does not accept these `settings`."""
         import tensorflow as tf
 
         def call(x: Any) -> Any:
@@ -113,7 +114,7 @@ class SavedFunction:
 
     @property
     def output_shape(self) -> tuple[int | None, ...]:
-        """Of a batch, None where it is free; tried out on zeros where the graph does not tell."""
+        """The shape of an output batch, None for free axes; measured on zeros if the graph does not specify it."""
         import tensorflow as tf
 
         shape = self.inference.outputs[0].shape
@@ -125,7 +126,7 @@ class SavedFunction:
         return tuple(shape)
 
     def frozen_because(self) -> str:
-        """Why its variables cannot be trained; "" where they can."""
+        """Return why its variables cannot be trained; "" if they can."""
         import tensorflow as tf
 
         if self.tf1:
@@ -148,7 +149,7 @@ class SavedFunction:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 (hex) of the names and contents of all files in `folder`."""
+    """Return the SHA-256 (hex) of the names and contents of all files in `folder`."""
     digest = hashlib.sha256()
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         digest.update(f"{file.relative_to(folder)} {file.stat().st_size}".encode())
@@ -159,7 +160,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _loaded(folder: Path) -> tuple[bool, Any]:
-    """Whether the SavedModel in `folder` has the TF1 format, and the object that it holds."""
+    """Return whether the SavedModel in `folder` has the TF1 format, and the object it holds."""
     import tensorflow as tf
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from tensorflow.core.protobuf import saved_model_pb2
@@ -179,7 +180,7 @@ def _loaded(folder: Path) -> tuple[bool, Any]:
 
 
 def _specs(function: Any) -> list[Any]:
-    """The tensors that a ConcreteFunction takes."""
+    """Return the specs of the input tensors of a ConcreteFunction."""
     import tensorflow as tf
 
     return [each for each in tf.nest.flatten(function.structured_input_signature) if isinstance(each, tf.TensorSpec)]
@@ -190,7 +191,7 @@ def _free_batch(spec: Any) -> bool:
 
 
 def _filled(spec: Any, sample_shape: Sequence[int | None] | None, name: str) -> Any:
-    """`spec` with the axes of `sample_shape` where it leaves them open."""
+    """Return `spec` with its open axes filled in from `sample_shape`."""
     import tensorflow as tf
 
     if sample_shape is None:

@@ -1,4 +1,4 @@
-"""Where a TF-Hub module lies: a folder, an archive, or a handle that TF-Hub resolves through its cache."""
+"""Location of a TF-Hub module: a folder, an archive, or a handle that TF-Hub resolves through its cache."""
 
 import atexit
 import os
@@ -17,11 +17,14 @@ _GRAPH = "saved_model.pb"
 
 
 def folder_of(handle: str | os.PathLike[str]) -> Path:
-    """The local folder of the SavedModel that `handle` means; it holds `saved_model.pb`.
+    """Return the local folder of the SavedModel that `handle` refers to; it holds `saved_model.pb`.
 
-    `handle` is such a folder, a folder with one such folder in it, a `.tar.gz` of either, or a TF-Hub handle (a URL),
-    which is looked for in TF-Hub's cache folder and else fetched into it. An archive is unpacked to a temporary
-    folder, which goes when Python ends. Raises ModelError, saying what to do, where there is no such folder.
+    `handle` is such a folder, a folder that contains one, a `.tar.gz` of either, or a TF-Hub handle (a URL), which is
+    looked up in TF-Hub's cache folder and downloaded there if missing. An archive is unpacked to a temporary folder
+    that is deleted when Python exits.
+
+    Raises:
+        ModelError: there is no such folder; the message says what to do.
     """
     if not isinstance(handle, str | os.PathLike):
         raise ModelError(
@@ -55,7 +58,7 @@ def _inside(folder: Path, handle: str) -> Path:
 
 
 def _unpacked(path: Path) -> Path:
-    """The files of an archive in a new folder, which goes when Python ends."""
+    """Unpack an archive into a new folder that is deleted when Python exits, and return the folder."""
     try:
         with tarfile.open(path) as archive:
             members = archive.getmembers()
@@ -80,7 +83,7 @@ def _unpacked(path: Path) -> Path:
 
 
 def _refuse(path: Path, members: list[tarfile.TarInfo]) -> None:
-    """Raises ModelError for an archive that would write elsewhere, or far more than it holds."""
+    """Raise ModelError for an archive that would write elsewhere or unpack to far more than its size."""
     for member in members:
         name = PurePosixPath(member.name)
         if not (member.isfile() or member.isdir()) or name.is_absolute() or ".." in name.parts:
@@ -107,7 +110,7 @@ def _resolved(handle: str) -> Path:
         folder = Path(hub.resolve(handle))
     except HTTPError as error:
         raise ModelError(f"The server refuses {handle} (HTTP {error.code} {error.reason}). {elsewhere}") from error
-    except Exception as error:  # each protocol has errors of its own
+    except Exception as error:  # each protocol has its own errors
         raise ModelError(f"{handle} needs the network, which does not answer ({error}). {elsewhere}") from error
     if not folder.is_dir():
         raise ModelError(f"TF-Hub resolves {handle} to {folder}, which is no folder here. {elsewhere}")

@@ -1,4 +1,4 @@
-"""A SavedModel as one layer of either Keras, for modules that cannot be rebuilt of native layers."""
+"""A SavedModel as one layer of either Keras, for modules that cannot be rebuilt from native layers."""
 
 import atexit
 import functools
@@ -16,25 +16,25 @@ from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.models.hub.function import SavedFunction
 
-_OPENED: set[str] = set()  # folders that were opened in this process, by the user or from within a model file
+_OPENED: set[str] = set()  # folders opened in this process, by the user or through a model file
 
 
 def saved_model_layer(package: str) -> Any:
-    """The class of `package` (`keras` or `tf_keras`) for a SavedModel as a layer; both are registered.
+    """Return the layer class of `package` (`keras` or `tf_keras`) that wraps a SavedModel; registers both classes.
 
-    Made with `folder`, the path of a SavedModel as `opened` gives it, and `sample_shape`, which fills in what the
-    module leaves open. Its weights are the variables of the module. In training it calls the module for training where
-    that tells training from inference; with `trainable=False` it never does. Losses that the module adds are left out.
+    Its arguments are `folder`, the path of a SavedModel as returned by `opened`, and `sample_shape`, which fills in
+    axes that the module leaves open. Its weights are the variables of the module. In training it uses the module's
+    training function, if there is one; with `trainable=False` it never does. Losses that the module adds are ignored.
 
-    A `.keras` file of Keras 3 holds a copy of the folder; a file of tf_keras names it. Call this function before such a
-    file is loaded in a new process.
+    A `.keras` file of Keras 3 contains a copy of the folder; a tf_keras file refers to it. Call this function before
+    loading such a file in a new process.
     """
     bridge.register_twin(_keras3_class(), _tf_keras_class())
     return _keras3_class() if package == "keras" else _tf_keras_class()
 
 
 def opened(folder: Path) -> str:
-    """`folder` as the layers take it: a folder that the user named. They open no other one that a file may name."""
+    """Allow `folder`, named by the user, and return it as the layers expect it. They open no other folder."""
     _OPENED.add(str(folder.resolve()))
     return str(folder.resolve())
 
@@ -49,7 +49,7 @@ def _keras3_class() -> Any:
     class SavedModelLayer(layer_class):  # type: ignore[misc]
         """A SavedModel as a layer of Keras 3; see `saved_model_layer`.
 
-        One that comes from a file has weights, but nothing to compute with until the file's assets are loaded.
+        Loaded from a file, it has weights but cannot compute until the assets of the file are loaded.
         """
 
         trainable: Any  # of the base class
@@ -80,7 +80,7 @@ def _keras3_class() -> Any:
                 )
                 for name, value, trainable in found
             ]
-            if not self.trainable:  # it was said before there were weights
+            if not self.trainable:  # it was set before there were weights
                 self.trainable = False
 
         def _compute_with(self, function: SavedFunction) -> None:
@@ -106,7 +106,7 @@ def _keras3_class() -> Any:
             shutil.copytree(self._folder, folder, dirs_exist_ok=True)
 
         def load_assets(self, folder: str) -> None:
-            """Opens the copy in a model file, which lies in `folder` for the moment; the weights are loaded before."""
+            """Open the copy in a model file, temporarily in `folder`; the weights are already loaded."""
             if self._function is not None:
                 return
             kept = Path(tempfile.mkdtemp(prefix="tfopt-hub-"))

@@ -22,13 +22,13 @@ Package = Literal["keras", "tf_keras"]
 
 @dataclass(frozen=True)
 class HubModule:
-    """A module as a Keras model, and what can be done with it.
+    """A module as a Keras model, with its capabilities.
 
     Attributes:
         model: one input, one output; not compiled.
-        native: True where it consists of native layers, on which every stage works; False where one layer runs the
-            SavedModel, whose weights no stage of compression reaches.
-        notes: its limits, in words.
+        native: True if it consists of native layers, on which every stage works; False if a single layer runs the
+            SavedModel, whose weights no compression stage can reach.
+        notes: its limitations.
         fingerprint: SHA-256 (hex) of the module's files.
     """
 
@@ -46,9 +46,9 @@ def hub_layer(
     name: str | None = None,
     package: Package = "keras",
 ) -> Any:
-    """The model of `open_hub`, which a Functional or Sequential model takes like a layer.
+    """Return the model of `open_hub`, which a Functional or Sequential model can use like a layer.
 
-    Unlike there, a module that cannot be trained is an error unless `trainable=False` says that it need not be.
+    Unlike `open_hub`, this raises for a module that cannot be trained, unless `trainable=False`.
     """
     return open_hub(handle, trainable=trainable, input_shape=input_shape, name=name, package=package).model
 
@@ -61,23 +61,24 @@ def open_hub(
     name: str | None = None,
     package: Package = "keras",
 ) -> HubModule:
-    """A TF-Hub module or any SavedModel as a Keras model, of native layers wherever it can be rebuilt.
+    """Open a TF-Hub module or any SavedModel as a Keras model, with native layers if it can be rebuilt.
 
-    Tried in this order, each result compared with the SavedModel on random inputs (1e-4 of the largest output): the
-    layers that tf_keras stored with it; layers made of its graph (see `tfopt.models.rebuild`); one layer that runs
+    Tries in this order, comparing each result with the SavedModel on random inputs (1e-4 of the largest output): the
+    layers that tf_keras stored with it; layers rebuilt from its graph (see `tfopt.models.rebuild`); one layer that runs
     the SavedModel.
 
     Args:
         handle: the folder of a SavedModel, its `.tar.gz`, or a handle (URL) that TF-Hub finds in its cache folder or
-            fetches.
-        trainable: None: as far as it can be, see `notes`. True: a module that cannot be trained is an error. False:
+            downloads.
+        trainable: None: as far as possible, see `notes`. True: raise for a module that cannot be trained. False:
             frozen.
-        input_shape: of one sample, for what the module leaves open; None elsewhere.
-        name: of the model; that of the module if None.
-        package: the Keras it shall be of.
+        input_shape: the shape of one sample, for axes that the module leaves open; None elsewhere.
+        name: the name of the model; None for the module's.
+        package: the Keras of the model.
 
-    Raises ModelError, saying what to do: for a handle that leads to no SavedModel, without network too; for a
-    SavedModel that brings code, has no function, or one of several inputs or outputs; and as said above.
+    Raises:
+        ModelError: the handle leads to no SavedModel or the network is down; the SavedModel contains code, has no
+            function, or one with several inputs or outputs; or as said above. The message says what to do.
     """
     if package not in ("keras", "tf_keras"):
         raise ModelError(f"The package must be 'keras' or 'tf_keras'; got {package!r}.")
@@ -105,12 +106,12 @@ def open_hub(
 
 
 def _ways(folder: Path) -> tuple[Any, ...]:
-    """What leads to native layers, in the order in which it is tried."""
+    """Return the functions that give native layers, in the order in which they are tried."""
     return (_from_stored, _from_graph) if models.kind(folder) == "tf_keras" else (_from_graph,)
 
 
 def _from_stored(folder: Path, function: SavedFunction, package: Package, name: str) -> tuple[Any, tuple[str, ...]]:
-    """Of the layers that tf_keras stored in the SavedModel."""
+    """Build the model from the layers that tf_keras stored in the SavedModel."""
     with _quiet():
         flat = bridge.to_tf_keras(models.load_model(folder))
     model = in_keras(flat, _package(package), function.spec.shape[1:], name)
@@ -167,7 +168,7 @@ def _package(package: Package) -> Any:
 
 
 def _name(handle: str | os.PathLike[str]) -> str:
-    """A name for a model out of a path or URL: its last part that is no version number."""
+    """Return a model name from a path or URL: its last part that is not a version number."""
     parts = [part for part in PurePosixPath(str(handle).partition("?")[0]).parts if not part.isdigit()]
     name = re.sub(r"[^A-Za-z0-9_]", "_", parts[-1].removesuffix(".tar.gz").removesuffix(".tgz")) if parts else ""
     return name.strip("_") or "module"
@@ -175,7 +176,7 @@ def _name(handle: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without tf_keras's word that a model was not compiled when it was saved."""
+    """Suppress tf_keras's warning that a model was not compiled when it was saved."""
     logger = logging.getLogger("tensorflow")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A SavedModel's graph rebuilt of native Keras layers, so that every stage of compression reaches its weights."""
+"""SavedModel graphs rebuilt from native Keras layers, so that every compression stage reaches their weights."""
 
 from tfopt.models.rebuild.build import check_equal
 from tfopt.models.rebuild.crossing import in_keras

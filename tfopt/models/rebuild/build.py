@@ -1,4 +1,4 @@
-"""A list of layers as a Keras model, and the proof that it computes what the module does."""
+"""Building of a Keras model from a list of layers, and the check that it computes what the module does."""
 
 import json
 import re
@@ -14,17 +14,20 @@ from tfopt.models.rebuild.frozen import NoLayerError
 from tfopt.models.rebuild.layer import Layer
 from tfopt.models.rebuild.reading import Program
 
-TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by 1e-7 to 1e-5
-_FREE_AXIS = 64  # size taken where a shape says None
+TOLERANCE = 1e-4  # relative to the largest output; float32 sums in another order differ by 1e-7 to 1e-5
+_FREE_AXIS = 64  # size used for None in a shape
 _SAMPLES = 2
 _CALLS = re.compile(r"(Stateful)?PartitionedCall(_\d+)?|Func|inference_.*")
 
 
 def build(program: Program, package: Any, shape: Sequence[int | None], name: str) -> Any:
-    """The functional model of `package` (`keras` or `tf_keras`) on inputs (batch, *shape) of float32.
+    """Return the functional model of `package` (`keras` or `tf_keras`) on float32 inputs (batch, *shape).
 
-    A layer is trainable unless the module holds all its weights as not trainable. Operations that share their
-    variables share a layer. Raises NoLayerError where Keras refuses a layer.
+    A layer is trainable unless the module marks all its weights as not trainable. Operations that share variables share
+    a layer.
+
+    Raises:
+        NoLayerError: Keras rejects a layer.
     """
     inputs = package.Input(shape=tuple(shape), dtype="float32", name="input")
     tensors: dict[int, Any] = {id(None): inputs}
@@ -52,14 +55,14 @@ def _made(layer: Layer, package: Any, name: str) -> Any:
         config = {RENAMED.get((layer.kind, key), key): value for key, value in config.items()}
         if "activation" in config:
             config["activation"] = activations.twin(config["activation"])
-    if facts_named(layer.kind).data_format:  # else it would follow the user's global setting
+    if facts_named(layer.kind).data_format:  # otherwise it would follow the user's global setting
         config["data_format"] = "channels_last"
     trainable = not layer.variables or any(variable.trainable for variable in layer.variables)
     return getattr(package.layers, layer.kind)(**config, name=name, dtype="float32", trainable=trainable)
 
 
 def _names(layers: Sequence[Layer]) -> list[str]:
-    """A name for each layer: that of its variables in the module or else of its operation, no longer than needed."""
+    """Return a name for each layer, from its variables in the module or its operation, as short as possible."""
     owners = [_path(layer.variables[0].name) if layer.weights and layer.variables else () for layer in layers]
     places = [tuple(part for part in _path(layer.path) if not _CALLS.fullmatch(part)) for layer in layers]
     taken, names = {"input"}, []
@@ -84,7 +87,7 @@ def _path(name: str) -> tuple[str, ...]:
 
 
 def _shortest(path: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
-    """The end of `path` by which it is told from the `others`."""
+    """Return the shortest end of `path` that distinguishes it from the `others`."""
     for start in range(len(path) - 1, 0, -1):
         if not any(other != path and other[-len(path[start:]) :] == path[start:] for other in others):
             return "_".join(path[start:])
@@ -96,10 +99,10 @@ def _clean(name: str) -> str:
 
 
 def check_equal(model: Any, function: Callable[[Any], Any], batch: int | None) -> None:
-    """Raises NoLayerError unless `model` gives what `function` gives, on random inputs of 0 to 1 and of -1 to 1.
+    """Raise NoLayerError unless `model` and `function` agree on random inputs in 0..1 and in -1..1.
 
-    Integers are 0 and 1. They may differ by 1e-4 of the largest output. `function` is asked for `batch` samples at a
-    time, or for any number where that is None.
+    Integer inputs are 0 and 1. Outputs may differ by 1e-4 of the largest. `function` is called on `batch` samples at a
+    time, or on any number if that is None.
     """
     import tensorflow as tf
 
@@ -120,5 +123,5 @@ def check_equal(model: Any, function: Callable[[Any], Any], batch: int | None) -
             raise NoLayerError(f"the layers give outputs of shape {got.shape}, the graph of shape {expected.shape}")
         allowed = TOLERANCE * max(float(np.abs(expected).max(initial=0)), 1e-3)
         difference = float(np.abs(expected.astype(np.float64) - got).max(initial=0))
-        if not difference <= allowed:  # NaN included
+        if not difference <= allowed:  # also true for NaN
             raise NoLayerError(f"the layers give other outputs, by up to {difference:.3g} (allowed: {allowed:.1g})")

@@ -1,4 +1,4 @@
-"""A flat tf_keras model in Keras 3: the way that the bridge does not go, for models that tf_keras stored."""
+"""Conversion of a flat tf_keras model to Keras 3, which the bridge lacks, for models that tf_keras stored."""
 
 import inspect
 from collections.abc import Sequence
@@ -19,10 +19,12 @@ _RENAMED_BACK = {(kind, theirs): ours for (kind, ours), theirs in RENAMED.items(
 
 
 def in_keras(flat: Any, package: Any, shape: Sequence[int | None], name: str) -> Any:
-    """A new model of `package` (`keras` or `tf_keras`) of the layers of `flat`, a flat tf_keras model.
+    """Return a new model of `package` (`keras` or `tf_keras`) with the layers of `flat`, a flat tf_keras model.
 
-    Names, weights and `trainable` flags are the same; the input is (batch, *shape). It is not compiled. Raises
-    NoLayerError where Keras 3 has no such layer, and for several inputs or outputs.
+    Names, weights and `trainable` flags are the same; the input is (batch, *shape). It is not compiled.
+
+    Raises:
+        NoLayerError: Keras 3 has no such layer, or there are several inputs or outputs.
     """
     graph = walk(flat, keep_names=True)
     if len(graph.inputs) != 1 or len(flatten(graph.outputs_struct)) != 1:
@@ -44,7 +46,7 @@ def in_keras(flat: Any, package: Any, shape: Sequence[int | None], name: str) ->
             layers[id(leaf)].trainable = leaf.trainable
     except ModelError as error:
         raise NoLayerError(f"the layers that tf_keras stored in it cannot be used: {error}") from error
-    except Exception as error:  # a Keras may raise anything for an argument that it does not take
+    except Exception as error:  # Keras may raise anything for an argument that it does not accept
         reason = " ".join(str(error).split())[:200]
         raise NoLayerError(f"the layers that tf_keras stored in it cannot be made again ({reason})") from error
     return package.Model(flatten(inputs)[0], flatten(outputs)[0], name=name)
@@ -56,7 +58,7 @@ def _copied(layer: Any) -> Any:
 
 
 def _in_keras3(layer: Any) -> Any:
-    """The Keras 3 layer of the same name that computes the same."""
+    """Return the Keras 3 layer of the same name that computes the same."""
     import keras
 
     kind = type(layer).__name__

@@ -1,4 +1,4 @@
-"""The inference function of a SavedModel as one flat TensorFlow graph, with its variables as constants."""
+"""The inference function of a SavedModel as one flat TensorFlow graph, with variables as constants."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,24 +12,25 @@ _COPIES = ("Identity", "IdentityN", "StopGradient", "PreventGradient", "Snapshot
 
 
 class NoLayerError(ModelError):
-    """A graph that cannot be rebuilt of Keras layers; the message says which operation stands in the way."""
+    """A graph that cannot be rebuilt from Keras layers; the message names the operation that prevents it."""
 
 
 class Frozen:
-    """A function of one tensor, its calls of other functions put in place and its variables made constants.
+    """A function of one tensor with function calls inlined and variables made constants.
 
     Attributes:
         input, output: tensors of its graph.
 
-    Raises NoLayerError where TensorFlow cannot bring it into that form.
+    Raises:
+        NoLayerError: TensorFlow cannot convert it to that form.
     """
 
     def __init__(self, function: Any) -> None:
-        """`function` is a traced `tf.function` (ConcreteFunction) of one tensor that gives one tensor."""
+        """Freeze `function`, a traced `tf.function` (ConcreteFunction) from one tensor to one tensor."""
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
         variables = {id(variable.handle): variable for variable in function.variables}
-        # What freezing puts in the place of a variable bears the name under which the function captured it.
+        # The constant that replaces a variable has the name under which the function captured it.
         self._variables = {inner.op.name: variables.get(id(outer)) for outer, inner in function.graph.captures}
         try:
             with native_noise_held():
@@ -45,27 +46,27 @@ class Frozen:
         self._values: dict[str, np.ndarray] = {}
 
     def _follows(self, operation: Any) -> bool:
-        """Whether `operation` computes with constants alone."""
+        """Return whether `operation` depends on constants only."""
         if not operation.inputs or operation.op_def.is_stateful:
             return False
         return all(tensor.op.name in self._constant for tensor in operation.inputs)
 
     def source(self, tensor: Any) -> Any:
-        """The tensor that `tensor` is a mere copy of."""
+        """Return the tensor that `tensor` is a mere copy of."""
         while tensor.op.type in _COPIES or _same_dtype(tensor.op):
             tensor = tensor.op.inputs[tensor.value_index]
         return tensor
 
     def same(self, a: Any, b: Any) -> bool:
-        """Whether two tensors are copies of the same one."""
+        """Return whether two tensors are copies of the same one."""
         return bool(self.source(a).name == self.source(b).name)
 
     def is_constant(self, tensor: Any) -> bool:
-        """Whether `tensor` depends on no input."""
+        """Return whether `tensor` depends on no input."""
         return tensor.op.name in self._constant
 
     def value(self, tensor: Any) -> np.ndarray:
-        """The value of a constant `tensor`."""
+        """Return the value of a constant `tensor`."""
         import tensorflow as tf
 
         tensor = self.source(tensor)
@@ -76,7 +77,7 @@ class Frozen:
         return self._values[tensor.name]
 
     def variables(self, tensor: Any) -> Iterator[Any]:
-        """The variables that a constant `tensor` was computed from."""
+        """Yield the variables that a constant `tensor` was computed from."""
         waiting, seen = [tensor], set()
         while waiting:
             operation = waiting.pop().op
@@ -88,7 +89,7 @@ class Frozen:
             waiting += operation.inputs
 
     def until(self, tensor: Any) -> Any:
-        """A function of the input that gives `tensor`."""
+        """Return a function from the input to `tensor`."""
         return self._function.prune(self.input, tensor)
 
 
@@ -98,7 +99,7 @@ def _ends(function: Any) -> tuple[Any, Any]:
 
 
 def _without_order(function: Any) -> Any:
-    """The graph of `function` without control edges, by which even its constants would wait for the input."""
+    """Return the graph of `function` without control edges, which make even its constants wait for the input."""
     import tensorflow as tf
 
     definition = function.graph.as_graph_def()

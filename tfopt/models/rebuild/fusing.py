@@ -1,4 +1,4 @@
-"""What several operations say together: BatchNormalization, biases, scales in kernels, activations."""
+"""Fusion of operation patterns: BatchNormalization, biases, scales in kernels, activations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from tfopt.models.rebuild.weighted import batch_normalization
 
 
 def fuse(program: Program, graph: Frozen) -> None:
-    """Turns the steps on channels in `program` into layers, and patterns of layers into the layer they make up."""
+    """Convert the channel steps in `program` to layers, and patterns of layers to the layer they form."""
     for layer in [each for each in program.layers if each.kind == "ReLU"]:
         _hard_sigmoid(program, layer, graph)
     _join_steps(program)
@@ -25,7 +25,7 @@ def fuse(program: Program, graph: Frozen) -> None:
 
 
 def _join_steps(program: Program) -> None:
-    """Makes one "Affine" of those that follow each other."""
+    """Merge consecutive "Affine" layers into one."""
     for layer in [each for each in program.layers if each.kind == "Affine"]:
         before = layer.inputs[0]
         if before is not None and before.kind == "Affine" and program.only_user(before) is layer:
@@ -35,7 +35,7 @@ def _join_steps(program: Program) -> None:
 
 
 def _split(layer: Layer, graph: Frozen) -> list[Layer]:
-    """The steps of `layer` as BatchNormalization where they are one, and "Affine" before, between and behind."""
+    """Return the steps of `layer` as BatchNormalization where they form one, with "Affine" layers around it."""
     found: list[Layer] = []
     steps = list(layer.steps)
     plain: list[Step] = []
@@ -57,7 +57,7 @@ def _affine(steps: list[Step], layer: Layer, graph: Frozen) -> list[Layer]:
 
 
 def _deviation_first(steps: Sequence[Step], graph: Frozen) -> tuple[int, Layer] | None:
-    """Return x * (gamma / deviation) + (beta - mean * gamma / deviation) as `tf.nn.batch_normalization` does."""
+    """Match x * (gamma / deviation) + (beta - mean * gamma / deviation), as `tf.nn.batch_normalization` writes it."""
     if [step.how for step in steps[:2]] != ["mul", "add"] or not _whole(*steps[:2]):
         return None
     scale, total = steps[0].operand, steps[1].operand
@@ -74,7 +74,7 @@ def _deviation_first(steps: Sequence[Step], graph: Frozen) -> tuple[int, Layer] 
 
 
 def _mean_first(steps: Sequence[Step], graph: Frozen) -> tuple[int, Layer] | None:
-    """(x - mean) / deviation, then * gamma and + beta where they follow."""
+    """Match (x - mean) / deviation, then * gamma and + beta if they follow."""
     if len(steps) < 2 or steps[0].how != "sub" or steps[1].how not in ("mul", "div") or not _whole(*steps[:2]):
         return None
     spread = (_inverse_deviation if steps[1].how == "mul" else _deviation)(steps[1].operand, graph)
@@ -90,7 +90,7 @@ def _mean_first(steps: Sequence[Step], graph: Frozen) -> tuple[int, Layer] | Non
 
 
 def _whole(*steps: Step) -> bool:
-    """Whether each of `steps` has a number for every channel."""
+    """Return whether each of `steps` has a number for every channel."""
     return all(not isinstance(step.operand, float) and step.operand.shape.num_elements() != 1 for step in steps)
 
 
@@ -104,7 +104,7 @@ def _norm(
 
 
 def _inverse_deviation(tensor: Any, graph: Frozen) -> tuple[Any, Any, float] | None:
-    """(gamma or None, variance, epsilon) where `tensor` is gamma / sqrt(variance + epsilon)."""
+    """Return (gamma or None, variance, epsilon) if `tensor` is gamma / sqrt(variance + epsilon)."""
     operation = graph.source(tensor).op
     if operation.type == "Rsqrt":
         return _variance(operation.inputs[0], graph)
@@ -123,7 +123,7 @@ def _deviation(tensor: Any, graph: Frozen) -> tuple[Any, Any, float] | None:
 
 
 def _variance(tensor: Any, graph: Frozen) -> tuple[None, Any, float] | None:
-    """(None, variance, epsilon) where `tensor` is their sum."""
+    """Return (None, variance, epsilon) if `tensor` is their sum."""
     operation = graph.source(tensor).op
     if operation.type not in ("Add", "AddV2"):
         return None
@@ -134,7 +134,7 @@ def _variance(tensor: Any, graph: Frozen) -> tuple[None, Any, float] | None:
 
 
 def _factor(product: Any, scale: Any, graph: Frozen) -> Any:
-    """Return m where `product` is m * scale, None elsewhere."""
+    """Return m if `product` is m * scale, else None."""
     operation = graph.source(product).op
     if operation.type != "Mul":
         return None
@@ -145,7 +145,7 @@ def _factor(product: Any, scale: Any, graph: Frozen) -> Any:
 
 
 def _negative_factor(product: Any, scale: Any, graph: Frozen) -> Any:
-    """Return m where `product` is -m * scale, None elsewhere."""
+    """Return m if `product` is -m * scale, else None."""
     negative = _factor(product, scale, graph)
     operation = graph.source(negative if negative is not None else product).op
     if operation.type != "Neg":
@@ -154,7 +154,7 @@ def _negative_factor(product: Any, scale: Any, graph: Frozen) -> Any:
 
 
 def _settle(program: Program, layer: Layer, graph: Frozen) -> None:
-    """An "Affine" becomes part of the kernel and bias in front of it, or a Rescaling, or nothing where it is none."""
+    """Fold an "Affine" into the preceding kernel and bias, make it a Rescaling, or drop it if it is the identity."""
     scale, offset = _numbers(layer.steps, graph)
     if np.all(scale == 1) and np.all(offset == 0):
         program.replace([layer], [])
@@ -168,7 +168,7 @@ def _settle(program: Program, layer: Layer, graph: Frozen) -> None:
 
 
 def _numbers(steps: Sequence[Step], graph: Frozen) -> tuple[np.ndarray, np.ndarray]:
-    """(scale, offset) of all `steps` together, in float64."""
+    """Return (scale, offset) of all `steps` combined, in float64."""
     scale, offset = np.ones(()), np.zeros(())
     for step in steps:
         number = step.operand if isinstance(step.operand, float) else graph.value(step.operand)
@@ -183,7 +183,7 @@ def _numbers(steps: Sequence[Step], graph: Frozen) -> tuple[np.ndarray, np.ndarr
 
 
 def _with_steps(layer: Layer, steps: Layer, scale: np.ndarray, offset: np.ndarray) -> Layer:
-    """`layer`, a convolution or Dense, followed by x * scale + offset on its output channels."""
+    """Return `layer`, a convolution or Dense, followed by x * scale + offset on its output channels."""
     kernel, *bias = layer.weights
     channels = kernel.shape[2] * kernel.shape[3] if facts_named(layer.kind).family == "depthwise" else kernel.shape[-1]
     scale, offset = np.broadcast_to(scale, channels), np.broadcast_to(offset, channels)
@@ -201,7 +201,7 @@ def _with_steps(layer: Layer, steps: Layer, scale: np.ndarray, offset: np.ndarra
 
 
 def _hard_sigmoid(program: Program, relu: Layer, graph: Frozen) -> None:
-    """relu6(x + 3) / 6 as one layer."""
+    """Fuse relu6(x + 3) / 6 into one layer."""
     before, behind = relu.inputs[0], program.only_user(relu)
     if relu.config != {"max_value": 6.0} or before is None or behind is None or program.only_user(before) is not relu:
         return
@@ -214,7 +214,7 @@ def _hard_sigmoid(program: Program, relu: Layer, graph: Frozen) -> None:
 
 
 def _gates(program: Program) -> None:
-    """Fuse x * sigmoid(x) and x * hard_sigmoid(x) as one layer."""
+    """Fuse x * sigmoid(x) and x * hard_sigmoid(x) into one layer each."""
     for layer in [each for each in program.layers if each.kind == "Multiply"]:
         for gate, x in (layer.inputs, layer.inputs[::-1]):
             if gate is None or gate.inputs != [x] or program.only_user(gate) is not layer:

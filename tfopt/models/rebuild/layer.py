@@ -1,4 +1,4 @@
-"""What an operation becomes: Keras layers that are yet to be made, in the terms of Keras 3."""
+"""Descriptions of the Keras layers that an operation becomes, in Keras 3 terms."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -7,9 +7,9 @@ import numpy as np
 
 
 class Step(NamedTuple):
-    """One operation on each channel: x `how` operand, with `how` "add", "sub", "mul" or "div".
+    """One per-channel operation: x `how` operand, with `how` "add", "sub", "mul" or "div".
 
-    The operand is a number, or a constant of the graph with one value or one for each channel.
+    The operand is a number, or a constant of the graph with one value or one per channel.
     """
 
     how: str
@@ -18,16 +18,16 @@ class Step(NamedTuple):
 
 @dataclass(eq=False)
 class Layer:
-    """A Keras layer to be made, or steps on channels ("Affine") that are yet to become one.
+    """A Keras layer to be built, or per-channel steps ("Affine") to be converted to one.
 
     Attributes:
         kind: the class.
         config: its arguments.
         weights: their values, in the order of `get_weights`.
-        variables: what the weights were in the module.
-        inputs: the layers it is called on; None is the input of the model.
-        path: where the operation is in the graph, for the name.
-        steps: of an "Affine".
+        variables: the variables of the module that the weights come from.
+        inputs: the layers it is called on; None stands for the model input.
+        path: the location of the operation in the graph, for the name.
+        steps: the steps of an "Affine".
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Layer:
 
 
 class Made(NamedTuple):
-    """What an operation becomes: `layers`, each called on what the one before gives, the first on `inputs`."""
+    """The conversion of an operation: a chain of `layers`, the first of which is called on `inputs`."""
 
     inputs: list[Any]
     layers: list[Layer]

@@ -1,4 +1,4 @@
-"""From the operations of a frozen graph to a list of layers."""
+"""Conversion of the operations of a frozen graph to a list of layers."""
 
 import re
 from typing import Any
@@ -7,27 +7,27 @@ from tfopt.models.rebuild.frozen import Frozen, NoLayerError
 from tfopt.models.rebuild.layer import Layer, Made
 from tfopt.models.rebuild.table import made
 
-_MOST = 8  # operations named in a message
+_MOST = 8  # operations listed in a message
 
 
 class Program:
-    """Layers in calling order, up to the one that gives the output."""
+    """Layers in call order, up to the one that computes the output."""
 
     def __init__(self, layers: list[Layer], output: Layer | None) -> None:
         self.layers = layers
         self.output = output
 
     def users(self, layer: Layer) -> list[Layer]:
-        """The layers that take what `layer` gives."""
+        """Return the layers that use the output of `layer`."""
         return [each for each in self.layers if layer in each.inputs]
 
     def only_user(self, layer: Layer) -> Layer | None:
-        """The one layer that takes what `layer` gives; None where there are several, or it is the output."""
+        """Return the only layer that uses the output of `layer`; None for several, or if it is the model output."""
         users = self.users(layer)
         return users[0] if len(users) == 1 and self.output is not layer else None
 
     def replace(self, old: list[Layer], new: list[Layer]) -> None:
-        """Puts the chain `new` in the place of the chain `old`, whose last layer alone others take."""
+        """Replace the chain `old` by the chain `new`; only the last layer of `old` may have other users."""
         first, last = old[0], old[-1]
         at = self.layers.index(last)
         for position, layer in enumerate(new):
@@ -43,9 +43,10 @@ class Program:
 
 
 def read(graph: Frozen) -> Program:
-    """The layers that compute the output of `graph`, one or more for each operation.
+    """Return the layers that compute the output of `graph`, one or more per operation.
 
-    Raises NoLayerError that names all operations for which there is no layer.
+    Raises:
+        NoLayerError: operations without a layer; the message names all of them.
     """
     calls, problems = _calls(graph)
     if problems:
@@ -64,7 +65,7 @@ def read(graph: Frozen) -> Program:
 
 
 def _calls(graph: Frozen) -> tuple[dict[str, Made], list[str]]:
-    """What each operation on the way to the output becomes, by the tensor it gives, in calling order; what cannot."""
+    """Return the conversion of each operation up to the output, by output tensor in call order, and the problems."""
     found: dict[str, Made] = {}
     order: list[str] = []
     problems: dict[str, None] = {}
@@ -82,7 +83,7 @@ def _calls(graph: Frozen) -> tuple[dict[str, Made], list[str]]:
 
 
 def _made(tensor: Any, graph: Frozen, problems: dict[str, None]) -> Made:
-    """The layers that give `tensor`; none, and a word in `problems`, where there are none."""
+    """Return the layers that compute `tensor`; if there are none, add the reason to `problems`."""
     try:
         if graph.is_constant(tensor):
             raise NoLayerError("an output that does not depend on the input")
@@ -98,7 +99,7 @@ def _made(tensor: Any, graph: Frozen, problems: dict[str, None]) -> Made:
 
 
 def _place(operation: Any) -> str:
-    """The path of `operation`, without its own name where that is only what it does."""
+    """Return the path of `operation`, without its last part if that only names the operation type."""
     path: str = operation.name
     scope, _, name = path.rpartition("/")
     general = re.sub(r"_\d+$", "", name).lower()

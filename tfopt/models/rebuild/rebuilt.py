@@ -1,4 +1,4 @@
-"""The way from a traced function to a native model: freeze, read, fuse, build, compare."""
+"""Conversion of a traced function to a native model: freeze, read, fuse, build, compare."""
 
 from typing import Any
 
@@ -11,17 +11,18 @@ _SQUASHING = ("Softmax", "Sigmoid", "Tanh")
 
 
 def rebuilt(function: Any, package: Any, *, name: str) -> tuple[Any, tuple[str, ...]]:
-    """A flat model of `package` (`keras` or `tf_keras`) that computes what a traced TensorFlow function does.
+    """Return a flat model of `package` (`keras` or `tf_keras`) that computes what a traced TensorFlow function does.
 
-    `function` is a ConcreteFunction of one float32 tensor (batch, ...) that gives one tensor. Convolutions, dense
-    layers and BatchNormalization get the values of its variables and the names of these; BatchNormalization is
-    recognised in one operation and in its parts; a scale and an offset behind a kernel go into kernel and bias.
-    Returned with notes on what training the layers will not do as training the variables would.
+    `function` is a ConcreteFunction from one float32 tensor (batch, ...) to one tensor. Convolutions, dense layers and
+    BatchNormalization take the values and names of its variables; BatchNormalization is recognized as one operation and
+    in parts; a scale and an offset after a kernel are folded into kernel and bias. Also returns notes on how training
+    the layers differs from training the variables.
 
-    Raises NoLayerError, naming what stands in the way, for a graph with other operations than those in `table.py`,
-    and where outputs on random inputs (0 to 1, -1 to 1) are not equal to 1e-4 of the largest.
+    Raises:
+        NoLayerError: the graph has operations that are not in `table.py` (the message names them), or outputs on random
+            inputs (0 to 1, -1 to 1) differ by more than 1e-4 of the largest.
     """
-    given = function.inputs[0]  # what follows are its variables
+    given = function.inputs[0]  # the variables follow
     if given.dtype.name != "float32" or not given.shape.rank or given.shape.rank < 2:
         raise NoLayerError(f"its input is {given.dtype.name} of shape {given.shape}; expected float32 (batch, ...)")
     graph = Frozen(function)
@@ -34,7 +35,7 @@ def rebuilt(function: Any, package: Any, *, name: str) -> tuple[Any, tuple[str, 
     check_equal(model, function, batch)
     last = graph.source(graph.output).op
     if last.type in _SQUASHING:
-        # Outputs near 0 and 1 say little about what went in.
+        # Outputs near 0 and 1 reveal little about their inputs.
         before = package.Model(model.inputs[0], model.layers[-1].input)
         check_equal(before, graph.until(graph.source(last.inputs[0])), batch)
     return model, _notes(program)

@@ -1,6 +1,6 @@
-"""TensorFlow's operations as Keras layers: the one table of what `rebuilt` knows.
+"""TensorFlow operations as Keras layers: the only table that `rebuilt` uses.
 
-Adding an operation means a row in `_TABLE` and one in tests/models/test_hub.py.
+To add an operation, add a row to `_TABLE` and one to tests/models/test_hub.py.
 """
 
 import math
@@ -26,14 +26,14 @@ Maker = Callable[[Any, Frozen], Made]
 
 
 def made(operation: Any, graph: Frozen) -> Made:
-    """The layers for `operation`. Raises NoLayerError where there are none."""
+    """Return the layers for `operation`. Raise NoLayerError if there are none."""
     if operation.type not in _TABLE:
         raise NoLayerError(operation.type)
     return _TABLE[operation.type](operation, graph)
 
 
 def _on_channels(operation: Any, graph: Frozen, how: str, x: Any, constant: Any) -> list[Layer]:
-    """Return x `how` constant as an "Affine"; raises NoLayerError for a constant that widens x or differs by pixel."""
+    """Return x `how` constant as an "Affine"; raise NoLayerError if the constant widens x or varies by pixel."""
     rank, shape = rank_of(x, operation), constant.shape
     count = shape.num_elements()
     if shape.rank is None or shape.rank > rank or not (count == 1 or count == shape[-1] == x.shape[-1]):
@@ -42,7 +42,7 @@ def _on_channels(operation: Any, graph: Frozen, how: str, x: Any, constant: Any)
 
 
 def _binary(merge: str | None, how: str) -> Maker:
-    """An operation of a tensor and a constant (`how`), or of two tensors (`merge`)."""
+    """Return a maker for an operation on a tensor and a constant (`how`), or on two tensors (`merge`)."""
 
     def make(operation: Any, graph: Frozen) -> Made:
         a, b = operation.inputs
@@ -52,7 +52,7 @@ def _binary(merge: str | None, how: str) -> Maker:
             return Made([b], _on_channels(operation, graph, how, b, a))
         if graph.is_constant(a) and how == "sub":  # constant - x
             return Made([b], [*_negative(), *_on_channels(operation, graph, "add", b, a)])
-        # Keras puts missing axes behind the batch axis, TensorFlow in front of it.
+        # Keras adds missing axes after the batch axis, TensorFlow before it.
         if merge is None or rank_of(a, operation) != rank_of(b, operation):
             raise NoLayerError(f"{operation.type} of tensors of shapes {a.shape} and {b.shape}")
         return Made([a, b], [Layer(merge)])
@@ -65,7 +65,7 @@ def _negative() -> list[Layer]:
 
 
 def _limit(operation: Any, graph: Frozen) -> Made:
-    """Maximum and Minimum: of tensors; or with constants, where together they are a ReLU."""
+    """Convert Maximum and Minimum: of tensors; or with constants if together they form a ReLU."""
     a, b = operation.inputs
     if not graph.is_constant(a) and not graph.is_constant(b):
         return _binary(operation.type, "")(operation, graph)
@@ -76,7 +76,7 @@ def _limit(operation: Any, graph: Frozen) -> Made:
 
 
 def _clipped(tensor: Any, graph: Frozen) -> tuple[Any, float | None, float | None]:
-    """(x, low, high) where `tensor` is x between two numbers, None for a side that is open."""
+    """Return (x, low, high) if `tensor` is x clipped between two numbers, None for an open side."""
     limits: dict[str, float] = {}
     operation = graph.source(tensor).op
     while operation.type in ("Maximum", "Minimum", "Relu") and operation.type not in limits:
@@ -97,7 +97,7 @@ def _clipped(tensor: Any, graph: Frozen) -> tuple[Any, float | None, float | Non
 
 
 def _reshape(operation: Any, graph: Frozen) -> Made:
-    """Reshape, Squeeze, ExpandDims: told by the shapes on both sides, each sample for itself."""
+    """Convert Reshape, Squeeze and ExpandDims, judged by the shapes on both sides, per sample."""
     x, shapes = operation.inputs[0], (operation.inputs[0].shape, operation.outputs[0].shape)
     before, after = (None if shape.rank is None else tuple(shape)[1:] for shape in shapes)
     if not after or None in after or before is None:

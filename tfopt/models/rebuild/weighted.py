@@ -1,4 +1,4 @@
-"""Operations with weights as Keras layers: convolutions, products with a matrix, BatchNormalization."""
+"""Operations with weights as Keras layers: convolutions, matrix products, BatchNormalization."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tfopt.models.rebuild.layer import Layer, Made
 
 
 def constants(operation: Any, graph: Frozen, *positions: int) -> tuple[list[np.ndarray], tuple[Any, ...]]:
-    """The constants among the inputs at `positions`, and the variables they come from."""
+    """Return the constants among the inputs at `positions`, and the variables they come from."""
     tensors = [operation.inputs[position] for position in positions]
     if not all(map(graph.is_constant, tensors)):
         raise NoLayerError(f"{operation.type} with weights that it computes")
@@ -17,26 +17,26 @@ def constants(operation: Any, graph: Frozen, *positions: int) -> tuple[list[np.n
 
 
 def channels_last(operation: Any) -> None:
-    """Raises NoLayerError for an operation with channels in front of height and width."""
+    """Raise NoLayerError for a channels-first operation."""
     layout = operation.get_attr("data_format").decode()
     if layout not in ("NHWC", "NDHWC"):
         raise NoLayerError(f"{operation.type} with channels first ({layout})")
 
 
 def rank_of(tensor: Any, operation: Any) -> int:
-    """The number of axes of `tensor`, which `operation` takes; raises NoLayerError where it is not known."""
+    """Return the rank of `tensor`, an input of `operation`; raise NoLayerError if it is unknown."""
     if tensor.shape.rank is None:
         raise NoLayerError(f"{operation.type} on a tensor of unknown rank")
     return int(tensor.shape.rank)
 
 
 def zero_padding(rows: tuple[int, int], columns: tuple[int, int]) -> list[Layer]:
-    """The layer that adds zeros before and behind rows and columns; none where there are none to add."""
+    """Return the layer that zero-pads rows and columns; an empty list if there is nothing to pad."""
     return [Layer("ZeroPadding2D", {"padding": (rows, columns)})] if any((*rows, *columns)) else []
 
 
 def padding_of(operation: Any) -> tuple[list[Layer], str]:
-    """The layers in front, and the `padding` of the layer itself."""
+    """Return the layers to put first, and the `padding` of the layer itself."""
     how = operation.get_attr("padding").decode()
     if how != "EXPLICIT":
         return [], how.lower()
@@ -45,7 +45,7 @@ def padding_of(operation: Any) -> tuple[list[Layer], str]:
 
 
 def convolution(operation: Any, graph: Frozen) -> Made:
-    """Conv2D, in groups too, and DepthwiseConv2dNative."""
+    """Convert Conv2D, grouped or not, and DepthwiseConv2dNative."""
     channels_last(operation)
     (kernel,), variables = constants(operation, graph, 1)
     before, padding = padding_of(operation)
@@ -65,7 +65,7 @@ def convolution(operation: Any, graph: Frozen) -> Made:
 
 
 def dilated(operation: Any, graph: Frozen) -> Made:
-    """A dilated convolution as older programs write it: an ordinary one between two reorderings of the pixels."""
+    """Convert a dilated convolution in the old form: a plain one between two rearrangements of the pixels."""
     inner = graph.source(operation.inputs[0]).op
     outer = graph.source(inner.inputs[0]).op if inner.type in ("Conv2D", "DepthwiseConv2dNative") else None
     constant = outer is not None and outer.type == "SpaceToBatchND" and [*outer.inputs[1:], *operation.inputs[1:]]
@@ -77,7 +77,7 @@ def dilated(operation: Any, graph: Frozen) -> Made:
         raise NoLayerError(operation.type)
     config = layers[-1].config
     config["dilation_rate"] = tuple(int(each) for each in rate)
-    # What is cropped away is what was padded to make the size a multiple of the rate.
+    # The crop removes what was padded to make the size a multiple of the rate.
     rows, columns = ((int(a), int(b)) for a, b in paddings - crops)
     reach = [r * (size - 1) for r, size in zip(config["dilation_rate"], config["kernel_size"], strict=True)]
     if [rows, columns] == [(each // 2, each - each // 2) for each in reach]:
@@ -87,7 +87,7 @@ def dilated(operation: Any, graph: Frozen) -> Made:
 
 
 def matrix(operation: Any, graph: Frozen) -> Made:
-    """A product with a constant matrix as Dense."""
+    """Convert a product with a constant matrix to Dense."""
     flags = ("transpose_a", "transpose_b") if operation.type == "MatMul" else ("adj_x", "adj_y")
     (kernel,), variables = constants(operation, graph, 1)
     if operation.get_attr(flags[0]) or kernel.ndim != 2:
@@ -98,7 +98,7 @@ def matrix(operation: Any, graph: Frozen) -> Made:
 
 
 def batch_norm(operation: Any, graph: Frozen) -> Made:
-    """The fused operation for inference as BatchNormalization."""
+    """Convert the fused inference operation to BatchNormalization."""
     channels_last(operation)
     if operation.get_attr("is_training"):
         raise NoLayerError(f"{operation.type} in training mode")
@@ -109,7 +109,7 @@ def batch_norm(operation: Any, graph: Frozen) -> Made:
 
 
 def batch_normalization(graph: Frozen, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float) -> Layer:
-    """The layer with these constants; `gamma` and `beta` may be None, and are left out where they change nothing."""
+    """Return the layer with these constants; `gamma` and `beta` may be None and are dropped if they change nothing."""
     config: dict[str, Any] = {"epsilon": epsilon}
     weights, variables = [], []
     for tensor, flag, neutral in ((gamma, "scale", 1), (beta, "center", 0), (mean, None, None), (variance, None, None)):

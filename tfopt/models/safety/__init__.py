@@ -1,6 +1,6 @@
-"""What in a model file would run code or reach beyond it: found before any loader sees the file.
+"""Detection of anything in a model file that would run code or reach beyond it, before any loader sees the file.
 
-`allowed` lists what a file may name; `config` judges configurations, `saved_model` graphs. Whatever is on no list is
+`allowed` lists what a file may name; `config` checks configurations, `saved_model` graphs. Anything not listed is
 refused, at every depth.
 """
 
@@ -16,18 +16,18 @@ from tfopt.models.safety.saved_model import OTHER_FORMS, scan_content, scan_grap
 
 __all__ = ["Findings", "scan_file", "scan_graph"]
 
-# Older loaders unpickle what such a member holds.
+# Older loaders unpickle the content of such a member.
 _PICKLED_WEIGHTS = "model.weights.npz"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a model file brings.
+    """The results of scanning a model file.
 
     Attributes:
         code: what would run code or reach beyond the file, each with its path in the model; empty for a harmless file.
-        compiles: whether its compile settings name Keras's own objects and the caller's only.
-        vouched: the caller's classes and functions that it names, by the names by which Keras asks for them.
+        compiles: whether its compile settings name only Keras's own objects and the caller's.
+        vouched: the caller's classes and functions that it uses, by the names by which Keras looks them up.
     """
 
     code: tuple[str, ...]
@@ -36,10 +36,12 @@ class Findings:
 
 
 def scan_file(path: Path, kind: str, custom_objects: Mapping[str, Any]) -> Findings:
-    """Return what the model file or folder `path`, of `kind` "keras3" or "tf_keras", brings.
+    """Scan the model file or folder `path`, of `kind` "keras3" or "tf_keras".
 
-    Classes and functions that are registered in that Keras, or given in `custom_objects`, are the caller's word and
-    not reported. Raises ModelError for a file that cannot be read.
+    Classes and functions that are registered in that Keras or given in `custom_objects` are trusted and not reported.
+
+    Raises:
+        ModelError: the file cannot be read.
     """
     scan = Scan(kind, custom_objects, revives=path.is_dir())
     compiling = Scan(kind, custom_objects)
@@ -58,7 +60,7 @@ def scan_file(path: Path, kind: str, custom_objects: Mapping[str, Any]) -> Findi
 
 
 def _archive(path: Path, code: list[str]) -> tuple[Any, Any]:
-    """Return the configuration in a .keras file and how the model was compiled; add to `code` what else it brings."""
+    """Return the configuration in a .keras file and its compile settings; add other findings to `code`."""
     try:
         with zipfile.ZipFile(path) as archive:
             config = parsed(archive.read("config.json"), f"The configuration in {path}")
@@ -76,7 +78,7 @@ def _archive(path: Path, code: list[str]) -> tuple[Any, Any]:
 
 
 def _attributes(path: Path) -> tuple[str | bytes, str | bytes]:
-    """Return the configuration of an HDF5 file and how the model was compiled, as JSON."""
+    """Return the configuration of an HDF5 file and its compile settings, as JSON."""
     import h5py
 
     with h5py.File(path, "r") as file:

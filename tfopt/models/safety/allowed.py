@@ -1,8 +1,8 @@
-"""What a model file may name: classes, functions and TensorFlow symbols that compute and touch nothing else.
+"""The names a model file may use: classes, functions and TensorFlow symbols that only compute.
 
-The names stand in `allowed.toml`. One that is not there is refused, so what a later Keras adds is refused until someone
-looks at it. `tests/models/test_harmless_files.py` fails when the installed Keras has a layer that is neither there nor
-refused on purpose.
+The names are listed in `allowed.toml`. Anything else is refused, so an addition to Keras is refused until someone
+reviews it. `tests/models/test_harmless_files.py` fails when the installed Keras has a layer that is neither listed
+nor refused on purpose.
 """
 
 import re
@@ -12,15 +12,15 @@ from importlib import resources
 _NAMES = tomllib.loads(resources.files(__package__).joinpath("allowed.toml").read_text(encoding="ascii"))
 _NAMESPACES = frozenset(_NAMES["namespaces"].split())
 _TENSORFLOW = {namespace: frozenset(names.split()) for namespace, names in _NAMES["tensorflow"].items()}
-_READS_FILES = frozenset({"fixed_unigram_candidate_sampler"})  # in the namespaces that otherwise compute
+_READS_FILES = frozenset({"fixed_unigram_candidate_sampler"})  # in namespaces that otherwise only compute
 _SPECS = frozenset(_NAMES["tensor_specs"].split())
 _ATTRIBUTES = frozenset(_NAMES["tensor_attributes"].split())
 
 LAYERS = frozenset(_NAMES["layers"].split())
 REFUSED_LAYERS = frozenset({"FlaxLayer", "JaxLayer", "Lambda", "TFSMLayer", "TorchModuleWrapper"})
-"""Layers that bring a program: a SavedModel elsewhere on disk, a pickled torch module, JAX functions, Python code."""
+"""Layers that carry a program: a SavedModel elsewhere on disk, a pickled torch module, JAX functions, Python code."""
 
-# Allowed as far as what they name is allowed: see `config`.
+# Allowed if everything they name is allowed: see `config`.
 CALLS_TENSORFLOW = frozenset({"ClassMethod", "SlicingOpLambda", "TFOpLambda"})
 READS_ATTRIBUTE = frozenset({"InstanceMethod", "InstanceProperty"})
 WRAPS_OPERATOR = "TensorFlowOpLayer"
@@ -33,15 +33,15 @@ CLASSES = frozenset.union(
         for group in ("layers", "models", "columns", "operations", "training", "settings", "values")
     ),
 )
-"""Names of classes that a configuration may make objects of."""
+"""Classes that a configuration may instantiate."""
 
 FUNCTIONS = frozenset(_NAMES["functions"].split())
-"""Names of functions that a configuration may give to a layer, loss or metric."""
+"""Functions that a configuration may pass to a layer, loss or metric."""
 
 OPERATORS = frozenset(_NAMES["graph"]["operators"].split())
-"""Operators that the graph of a SavedModel may have."""
+"""Operators that a SavedModel graph may contain."""
 
-# Where Keras keeps what a configuration may name. Loading imports the module, so no others may be named.
+# The modules of Keras's configurable objects. Loading imports the module, so no others may be named.
 _KERAS_MODULES = re.compile(
     r"(tf_)?keras(\.(src|api|engine|legacy|experimental|__internal__))*"
     r"(\.(activations|applications|constraints|dtype_policies|engine|feature_column|initializers|layers|losses|metrics"
@@ -54,7 +54,7 @@ _CLASS_METHODS = re.compile(r"((sparse\.)?SparseTensor|RaggedTensor)\.from_[a-z_
 
 
 def is_keras_module(module: str) -> bool:
-    """Return whether a configuration may name `module` as the place of a class or function."""
+    """Return whether a configuration may name `module` as the module of a class or function."""
     return module == "builtins" or _KERAS_MODULES.fullmatch(module) is not None
 
 
@@ -64,7 +64,7 @@ def is_tensor_spec(name: str, module: str) -> bool:
 
 
 def computes(symbol: str) -> bool:
-    """Return whether the TensorFlow function `symbol`, without its leading "tf.", does nothing but compute."""
+    """Return whether the TensorFlow function `symbol`, without its leading "tf.", only computes."""
     namespace, _, name = symbol.rpartition(".")
     if namespace in _NAMESPACES:
         return _FUNCTION_NAME.fullmatch(name) is not None and name not in _READS_FILES

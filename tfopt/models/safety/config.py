@@ -1,7 +1,7 @@
-"""Scan the configuration of a Keras model for what would run code, before any Keras reads it.
+"""Scan of a Keras model configuration for anything that would run code, before Keras reads it.
 
-Whatever is not on the lists of `allowed`, and not registered or passed by the caller, is reported. The rules follow
-what the loaders of Keras 3 and tf_keras do with a name, not what a config says about it: Keras looks a class up by its
+Everything that is not listed in `allowed`, registered, or passed by the caller is reported. The rules follow what the
+loaders of Keras 3 and tf_keras do with a name, not what a config claims: Keras looks a class up by its
 `registered_name` and a function by its `config`, and tf_keras then imports whatever `module` says.
 """
 
@@ -16,10 +16,10 @@ from tfopt.base.reading import parse_json, reading
 from tfopt.errors import ModelError
 from tfopt.models.safety import allowed
 
-# Keys whose values are functions or objects by name, in every layer, loss and metric of both Kerases.
+# Keys whose values name functions or objects, in every layer, loss and metric of both Kerases.
 _NAMING = ("activation", "initializer", "regularizer", "constraint", "loss", "metric", "fn")
 
-_CLASS_NAME = re.compile(r"(\w+>)?[A-Z]\w*")  # by any other name tf_keras may find a function
+_CLASS_NAME = re.compile(r"(\w+>)?[A-Z]\w*")  # tf_keras may resolve any other name to a function
 
 _PROGRAMS = allowed.REFUSED_LAYERS - {"Lambda"}
 
@@ -37,8 +37,8 @@ class Scan:
     def __init__(self, kind: str, custom_objects: Mapping[str, Any], *, revives: bool = False) -> None:
         """Scan for the loader of `kind`, which has `custom_objects`.
 
-        With `revives` a class that the loader does not find is no finding: tf_keras revives such a layer from the graph
-        of its SavedModel.
+        With `revives`, a class that the loader does not find is not reported: tf_keras revives such a layer from the
+        graph of its SavedModel.
         """
         self._kind = kind
         self._custom = custom_objects
@@ -47,12 +47,12 @@ class Scan:
         self.vouched: dict[str, Any] = {}
 
     def read(self, part: Any, where: str = "") -> None:
-        """Scan `part`, which stands at the path `where` in the model."""
+        """Scan `part`, located at the path `where` in the model."""
         for place, what in _findings(part, where, self._known(self._kind), self, 0):
             self.found.append(f"{what} at '{place}'" if place else f"{what} in the model itself")
 
     def _known(self, kind: str) -> Known:
-        """Return a function that tells whether the loader of `kind` finds a name among the caller's objects."""
+        """Return a predicate: does the loader of `kind` find a name among the caller's objects?"""
         registered = _registry(kind)
 
         def known(name: str) -> bool:
@@ -62,7 +62,7 @@ class Scan:
                     return True
             if (found := registered(name)) is None:
                 return False
-            # tfopt's own classes are there in any process: they need no one to vouch for them.
+            # tfopt's own classes exist in every process and need no vouching.
             if not name.startswith("tfopt>"):
                 self.vouched[name] = found
             return True
@@ -75,7 +75,7 @@ class Scan:
 
 
 def parsed(text: str | bytes, what: str) -> Any:
-    """Return the JSON in `text`. Raise ModelError where it is none, or over a limit; `what` names it."""
+    """Return the JSON in `text`. Raise ModelError, naming `what`, if it is invalid or exceeds a limit."""
     with reading(lambda reason: ModelError(f"{what} is damaged: {reason}. Copy or save the file again.")):
         return parse_json(text)
 
@@ -119,7 +119,7 @@ def _findings(part: Any, where: str, known: Known, scan: Scan, depth: int, key: 
 
 
 def _is_found(cls: Any) -> bool:
-    """Return whether tf_keras finds a class or function by the name `cls` when it loads a SavedModel."""
+    """Return whether tf_keras resolves the name `cls` to a class or function when it loads a SavedModel."""
     if not isinstance(cls, str) or not _CLASS_NAME.fullmatch(cls) or cls in allowed.CLASSES:
         return True
     return cls in keras_compat.layer_table() or keras_compat.tf_keras().saving.get_registered_object(cls) is not None
@@ -147,7 +147,7 @@ def _json_in(text: str) -> Any:
 
 
 def _named(key: str, value: Any, known: Known) -> str:
-    """Describe a string that names a function or class which is neither Keras's nor the caller's."""
+    """Describe a string that names a function or class that is neither Keras's nor the caller's."""
     if not isinstance(value, str) or key.rpartition("_")[2] not in _NAMING:
         return ""
     short = value.rpartition(">")[2]
@@ -157,7 +157,7 @@ def _named(key: str, value: Any, known: Known) -> str:
 
 
 def _suspicion(part: dict[str, Any], known: Known) -> str:
-    """Describe what is wrong with a serialized object; return "" where nothing is."""
+    """Describe what is wrong with a serialized object; return "" if nothing is."""
     cls, config, module = part["class_name"], part.get("config"), part.get("module")
     registered = part.get("registered_name")
     if not isinstance(cls, str) or not isinstance(module, str | None) or not isinstance(registered, str | None):
@@ -169,7 +169,7 @@ def _suspicion(part: dict[str, Any], known: Known) -> str:
     if cls == "__typespec__":
         ok = registered is None and allowed.is_tensor_spec(str(part.get("spec_name")), str(module))
         return "" if ok else f"the custom type '{part.get('spec_name')}'"
-    # Old formats go by the class, new ones by its registered name, null included: whichever is read must be harmless.
+    # Old formats use the class, new ones its registered name, even if null: whichever is read must be harmless.
     looked_up = part.get("registered_name", cls)
     vouched = looked_up is not None and known(looked_up)
     same = registered is None or registered.rpartition(">")[2] == cls
@@ -192,7 +192,7 @@ def _function_suspicion(name: Any, module: str | None, registered: str | None, k
 
 
 def _setting_suspicion(cls: str, config: dict[str, Any], known: Known) -> str:
-    """Describe a setting by which an allowed class would call or read what it must not."""
+    """Describe a setting that would make an allowed class call or read something forbidden."""
     if cls == "Lambda":
         return "a Lambda layer with Python code" if _holds_code(config, known) else ""
     if cls in allowed.CALLS_TENSORFLOW:
@@ -228,7 +228,7 @@ def _operator(node: Any) -> str:
 
 
 def _holds_code(config: dict[str, Any], known: Known) -> bool:
-    """Return whether a Lambda brings code, or a function that only its own module knows."""
+    """Return whether a Lambda contains code, or a function found only through its module."""
     if "function" not in config:
         return True
     return any(
@@ -239,7 +239,7 @@ def _holds_code(config: dict[str, Any], known: Known) -> bool:
 def _is_code(value: Any, kind: Any, known: Known) -> bool:
     if kind == "lambda":
         return True
-    if isinstance(value, dict):  # a serialized object, judged separately
+    if isinstance(value, dict):  # a serialized object, checked separately
         return value.get("class_name") != "function"
     if isinstance(value, str):
         return not known(value)

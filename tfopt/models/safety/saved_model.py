@@ -1,4 +1,4 @@
-"""Scan a SavedModel for operators and files that reach beyond TensorFlow, before TensorFlow loads it."""
+"""Scan of a SavedModel for operators and files that reach beyond TensorFlow, before TensorFlow loads it."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -9,13 +9,13 @@ from tfopt.errors import ModelError
 from tfopt.models.safety import allowed
 from tfopt.models.safety.config import Scan, parsed
 
-# What TensorFlow's own saver is made of. It may stand where only saving and restoring reach it.
+# The operators of TensorFlow's own saver, allowed where only saving and restoring reach them.
 _RESTORING = frozenset({"Restore", "RestoreSlice", "RestoreV2"})
 _SAVING = frozenset({"MergeV2Checkpoints", "Save", "SaveSlices", "SaveV2"})
 _INTERCHANGEABLE = {"api_implements", "api_preferred_device"}
 _INITIALIZING = frozenset({"legacy_init_op", "saved_model_main_op", "table_initializer"})
 _FROM_FILE = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
-# Where TensorFlow looks for another form of the same graph.
+# Files in which TensorFlow looks for another form of the same graph.
 OTHER_FORMS = ("saved_model.cpb", "saved_model.pbtxt")
 
 
@@ -27,9 +27,10 @@ def _decode_error() -> type[Exception]:
 
 
 def scan_graph(folder: Path) -> list[str]:
-    """Return what the graph of the SavedModel in `folder` would do beyond computing, in words; empty for nothing.
+    """Describe what the graph of the SavedModel in `folder` would do beyond computing; empty for nothing.
 
-    Raises ModelError where its `saved_model.pb` cannot be read.
+    Raises:
+        ModelError: its `saved_model.pb` cannot be read.
     """
     path = folder / "saved_model.pb"
     try:
@@ -42,13 +43,13 @@ def scan_graph(folder: Path) -> list[str]:
 
 
 def _links_out(folder: Path) -> list[Path]:
-    """Return the assets that are links to files elsewhere, whose content would go into tables."""
+    """Return the assets that link to files elsewhere, whose content would go into tables."""
     inside = folder.resolve()
     return [each for each in (folder / "assets").rglob("*") if not each.resolve().is_relative_to(inside)]
 
 
 def scan_content(content: bytes, path: str | Path) -> list[str]:
-    """Return the same for the `content` of a `saved_model.pb`; `path` names it in a message."""
+    """Scan the `content` of a `saved_model.pb` likewise; `path` names it in a message."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     try:
@@ -64,9 +65,9 @@ def scan_content(content: bytes, path: str | Path) -> list[str]:
 
 
 def scan_metadata(folder: Path, scan: Scan, compiling: Scan) -> None:
-    """Scan the configurations that tf_keras stored in the SavedModel in `folder`; how it was compiled by `compiling`.
+    """Scan the configurations that tf_keras stored in the SavedModel in `folder`; `compiling` scans compile settings.
 
-    `scan` must be one that `revives`: a layer of an unknown class comes from the graph, which `scan_graph` looks at.
+    `scan` must have `revives` set: a layer of an unknown class comes from the graph, which `scan_graph` checks.
     """
     keras_compat.tf_keras()
     from tf_keras.protobuf import saved_metadata_pb2
@@ -87,7 +88,7 @@ def scan_metadata(folder: Path, scan: Scan, compiling: Scan) -> None:
 
 
 class _MetaGraph:
-    """A graph with its functions, in three parts: what runs, what restores variables, and what saves them."""
+    """A graph with its functions, in three parts: running, restoring and saving variables."""
 
     def __init__(self, meta_graph: Any, *, alone: bool) -> None:
         self._meta = meta_graph
@@ -100,20 +101,20 @@ class _MetaGraph:
         }
 
     def refused(self) -> Iterator[str]:
-        """Yield the operators that are not allowed in the part of the graph where they stand."""
+        """Yield the operators that are not allowed in their part of the graph."""
         saving, restoring = self._above(self._saver("save_tensor_name")), self._above(self._saver("restore_op_name"))
         running = (self._nodes.keys() - saving - restoring) | self._above(self._outputs())
         saves, restores = self._reached(saving), self._reached(restoring)
         runs = self._reached(running, self._roots() | self._interchangeable())
         yield from self._outside(running, runs | (self._functions.keys() - saves - restores), allowed.OPERATORS)
-        # What is loaded by its objects is not restored by this part, so where its functions read does not matter.
+        # Objects are not restored by this part of the graph, so where its functions read does not matter.
         by_function = _RESTORING if self._by_objects else frozenset()
         yield from self._outside(restoring, (), allowed.OPERATORS | _RESTORING)
         yield from self._outside((), restores, allowed.OPERATORS | by_function)
         yield from self._outside(saving, saves, allowed.OPERATORS | _RESTORING | _SAVING)
 
     def assets_elsewhere(self) -> Iterator[str]:
-        """Yield the names of assets that do not lie in the folder of assets."""
+        """Yield the names of assets outside the assets folder."""
         for asset in self._meta.asset_file_def:
             path = PurePosixPath(asset.filename.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts:
@@ -134,7 +135,7 @@ class _MetaGraph:
         return [getattr(self._meta.saver_def, field).partition(":")[0]] if self._meta.HasField("saver_def") else []
 
     def _outputs(self) -> list[str]:
-        """Return the nodes that are run for a caller: outputs of signatures, and what initializes the model."""
+        """Return the nodes that run for a caller: outputs of signatures, and the initialization of the model."""
         tensors = [each.name for signature in self._meta.signature_def.values() for each in signature.outputs.values()]
         for name in _INITIALIZING & self._meta.collection_def.keys():
             tensors += self._meta.collection_def[name].node_list.value
@@ -151,11 +152,11 @@ class _MetaGraph:
         return (gradients & self._functions.keys()) | named
 
     def _above(self, names: Iterable[str]) -> set[str]:
-        """Return the nodes of the main graph that `names` depend on, themselves included."""
+        """Return the nodes of the main graph that `names` depend on, including themselves."""
         return _closure(names, self._nodes, lambda name: (_node(each) for each in self._nodes[name].input))
 
     def _reached(self, nodes: Iterable[str], functions: Iterable[str] = ()) -> set[str]:
-        """Return `functions`, the functions that `nodes` of the main graph call, and those called by these in turn."""
+        """Return `functions`, the functions that `nodes` of the main graph call, and all that these call in turn."""
         called = [name for each in nodes for name in _functions_in(self._nodes[each])]
 
         def inner(name: str) -> Iterator[str]:
@@ -164,13 +165,13 @@ class _MetaGraph:
         return _closure([*functions, *called], self._functions, inner)
 
     def _is_asset(self, tensor: str) -> bool:
-        """Return whether `tensor` of the main graph is the name of a file that belongs to the SavedModel."""
+        """Return whether `tensor` of the main graph is the name of a file in the SavedModel."""
         return _source(tensor, self._nodes) in {_node(asset.tensor_info.name) for asset in self._meta.asset_file_def}
 
     def _fills_table_from_asset(self, node: Any, function: str) -> bool:
-        """Return whether `node` of `function` fills a table from a file that belongs to the SavedModel.
+        """Return whether `node` of `function` fills a table from a file in the SavedModel.
 
-        The function must take the file's name as an argument, which is an asset wherever the function is used.
+        The function must take the file name as an argument, which must be an asset wherever the function is used.
         """
         if node.op not in _FROM_FILE or len(node.input) < 2 or function in self._called_by_functions:
             return False
@@ -188,12 +189,12 @@ class _MetaGraph:
         return all(at < len(each.input) and self._is_asset(each.input[at]) for each in callers)
 
     def _restores_itself(self, node: Any) -> bool:
-        """Return whether `node` of the main graph restores variables from where the SavedModel lies."""
+        """Return whether `node` of the main graph restores variables from the SavedModel's own location."""
         return node.op not in _RESTORING or _source(node.input[0], self._nodes) in self._saver("filename_tensor_name")
 
 
 def _closure(names: Iterable[str], among: Container[str], following: Callable[[str], Iterable[str]]) -> set[str]:
-    """Return those of `names` that are `among` the known ones, and all that follow from them."""
+    """Return those of `names` that are in `among`, and everything that follows from them."""
     seen: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -205,12 +206,12 @@ def _closure(names: Iterable[str], among: Container[str], following: Callable[[s
 
 
 def _node(tensor: str) -> str:
-    """Return the node that gives `tensor`, as an input or a signature names it."""
+    """Return the node that produces `tensor`, as named by an input or a signature."""
     return tensor.lstrip("^").partition(":")[0]
 
 
 def _source(tensor: str, nodes: Mapping[str, Any]) -> str:
-    """Return the node or argument that `tensor` comes from, behind any Identity."""
+    """Return the node or argument that `tensor` comes from, skipping any Identity."""
     name, seen = _node(tensor), set()
     while name in nodes and name not in seen and nodes[name].op == "Identity" and nodes[name].input:
         seen.add(name)
