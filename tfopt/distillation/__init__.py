@@ -1,1 +1,1 @@
-"""A teacher for any student: what it learns (`losses`), and how it is fitted."""
+"""Distillation from a teacher to any student: the losses and the training loop."""

@@ -1,4 +1,4 @@
-"""Distillation: how a student learns from a teacher, as data. It holds no live object."""
+"""Distillation settings as plain data, without live objects."""
 
 import dataclasses
 from typing import Any, Literal
@@ -13,16 +13,16 @@ from tfopt.errors import RecipeError
 
 @config
 class Distillation:
-    """What the student minimises: `alpha` times the loss on the labels, and each term times its own weight.
+    """The objective of the student: `alpha` times the loss on the labels, plus each term times its weight.
 
     Attributes:
-        losses: the terms, see `tfopt.distillation.losses`. Each appears in the logs under its label.
-        alpha: weight of the loss on the labels; None takes what the paper of the first term has: 0.1 beside
-            `Hinton`, 1 beside most others. With 0 no labels are needed.
-        views: how many augmented views of each image the teacher is asked about, once each; epoch e shows view e
-            modulo this. Without augmentation there is one.
-        cache: "auto" asks the teacher once where inputs repeat (arrays, a `Dataset`), else at every step; "always"
-            refuses where they do not; "never" asks at every step.
+        losses: the terms, see `tfopt.distillation.losses`. Each is logged under its label.
+        alpha: weight of the loss on the labels; None takes the value from the paper of the first term: 0.1 with
+            `Hinton`, 1 with most others. With 0 no labels are needed.
+        views: number of augmented views per image that the teacher answers, once each; epoch e uses view e modulo
+            `views`. Without augmentation there is one.
+        cache: "auto" runs the teacher once if inputs repeat (arrays, a `Dataset`), else at every step; "always" refuses
+            inputs that do not repeat; "never" runs it at every step.
     """
 
     losses: tuple[SerializeAsAny[Loss], ...] = Field(default=(Hinton(),), min_length=1)
@@ -40,26 +40,26 @@ class Distillation:
 
     @property
     def hard_weight(self) -> float:
-        """`alpha`, or what the first term's paper has."""
+        """`alpha`, or the default from the first term's paper."""
         return self.losses[0].alpha if self.alpha is None else self.alpha
 
     @property
     def task(self) -> str | None:
-        """The task whose responses are compared; None where only features are."""
+        """The task whose responses are compared; None if only features are compared."""
         return next((loss.task for loss in self.losses if loss.task), None)
 
     @property
     def needs_teacher(self) -> bool:
-        """True when at least one loss compares with a teacher."""
+        """True if at least one loss compares with a teacher."""
         return any(loss.needs_teacher for loss in self.losses)
 
     def layers(self, side: Literal["student", "teacher"]) -> tuple[str, ...]:
-        """The layers of student or teacher whose outputs are compared, each once."""
+        """Return the layers of student or teacher whose outputs are compared, without duplicates."""
         place = ("student", "teacher").index(side)
         return tuple(dict.fromkeys(pair[place] for loss in self.losses for pair in loss.pairs))
 
     def labels(self) -> tuple[str, ...]:
-        """What each term is called in the logs; numbered where two are of one kind."""
+        """Return the log label of each term; repeated kinds are numbered."""
         names: list[str] = []
         for loss in self.losses:
             before = sum(name == loss.label or name.startswith(f"{loss.label}_") for name in names)
@@ -67,13 +67,13 @@ class Distillation:
         return tuple(names)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict; each loss says its class under "loss"."""
+        """Return a JSON-ready dict; each loss has its class name under "loss"."""
         losses = [{"loss": registered_name(type(loss)), **dataclasses.asdict(loss)} for loss in self.losses]
         return {**dataclasses.asdict(self), "losses": losses}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Distillation":
-        """What `to_dict` wrote. Raises `RecipeError` for unknown losses, keys and values."""
+        """Return the distillation that `to_dict` wrote. Raise RecipeError for unknown losses, keys and values."""
         given = values.get("losses", ())
         if not isinstance(given, list | tuple):
             raise RecipeError(f"Distillation needs a list of 'losses'; got {given!r}.")

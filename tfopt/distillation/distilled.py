@@ -1,4 +1,4 @@
-"""distill: a student and its teacher as one model to compile and fit, in the Keras of the student."""
+"""distill: a student and its teacher as one model to compile and fit, in the student's Keras."""
 
 from typing import Any
 
@@ -13,22 +13,24 @@ from tfopt.teachers import as_teacher
 
 
 def distill(student: Any, teacher: Any = None, distillation: Distillation | None = None) -> Any:
-    """A model whose `fit` trains `student` to do as `teacher` does; compile it as you would the student.
+    """Return a model whose `fit` trains `student` to imitate `teacher`; compile it like the student.
 
-    It is of the student's Keras, and its `predict`, `evaluate`, `save`, `save_weights` and `export` are the student's
-    own. `fit` takes what Keras's takes. Where inputs are arrays the teacher is asked once; a `tf.data.Dataset` may
-    change from epoch to epoch, so that the teacher is asked at every step (see `Distillation.cache`). The logs have
-    the sum as "loss", the loss on the labels as "hard_loss", and each term times its weight under its label.
+    The model uses the student's Keras; its `predict`, `evaluate`, `save`, `save_weights` and `export` act on the
+    student. `fit` accepts the same arguments as in Keras. With array inputs the teacher runs once; a `tf.data.Dataset`
+    may change between epochs, so the teacher runs at every step (see `Distillation.cache`). The logs contain the sum as
+    "loss", the loss on the labels as "hard_loss", and each weighted term under its label.
 
     Args:
         student: a Keras 3 or tf_keras model, also one that a stage's `apply` returned. It is trained in place.
-        teacher: whatever `Teacher` takes, a `Teacher` or an `Ensemble`. It is not changed. None where no loss needs
-            one.
+        teacher: anything `Teacher` accepts, a `Teacher` or an `Ensemble`. It is not changed. None if no loss needs one.
         distillation: `Distillation()` if None.
+
+    Returns:
+        The model to compile and fit.
 
     Raises:
         ModelError: student and teacher whose outputs or layers cannot be compared.
-        RecipeError: a loss that needs a teacher, and none given.
+        RecipeError: a loss needs a teacher, and none is given.
     """
     distillation = distillation or Distillation()
     if distillation.needs_teacher and teacher is None:
@@ -45,7 +47,7 @@ def distill(student: Any, teacher: Any = None, distillation: Distillation | None
 
 
 class _Distilled(Learner):
-    """A student that is told what its teacher answers."""
+    """A student trained on its teacher's answers."""
 
     def __init__(self, targets: TeacherTargets) -> None:
         terms = targets.terms
@@ -53,7 +55,7 @@ class _Distilled(Learner):
         super().__init__(terms.student, name, [Row(weight=targets.hard_weight)], terms.labels)
         self.student = terms.student
         self.connectors = terms.connectors
-        self.targets = targets  # a plain object: Keras neither tracks nor saves what is in it
+        self.targets = targets  # a plain object: Keras neither tracks nor saves its contents
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         return self.student(inputs["inputs"] if has_targets(inputs) else inputs, training=training)
@@ -66,7 +68,7 @@ class _Distilled(Learner):
         self.targets.start(self.optimizer, epochs, steps)  # type: ignore[attr-defined]
 
     def with_targets(self, x: Any, y: Any) -> Any:
-        """`x` with the teacher's answers, which is asked now unless they came along."""
+        """Return `x` with the teacher's answers, computed now unless they came with it."""
         return {"inputs": x["inputs"] if has_targets(x) else x, TARGETS: self.targets.targets_for(x, y)}
 
     def learning_step(self, x: Any, y: Any, sample_weight: Any) -> StepResult:

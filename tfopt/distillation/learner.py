@@ -1,7 +1,7 @@
-"""What all models that train models share: of either Keras, compiled and fitted like any other, every term in the logs.
+"""The base of all models that train models: for both Kerases, compiled and fitted as usual, with every term logged.
 
-A subclass says what is learnt from a batch (`learning_step`) and what is judged by the labels; how Keras 3 and tf_keras
-differ is told here alone.
+A subclass defines what is learned from a batch (`learning_step`) and which outputs the labels supervise. All
+differences between Keras 3 and tf_keras are handled here.
 """
 
 import functools
@@ -18,12 +18,12 @@ from tfopt.graph.types import map_leaves
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one training batch gave.
+    """The result of one training batch.
 
     Attributes:
-        outputs: the outputs that the labels judge, each (batch, ...), in the order of the learner's `rows`.
-        terms: scalars in the order of the learner's `terms`, each times its weight.
-        weights: of the losses on the labels at this step; None: those of the rows.
+        outputs: the outputs compared with the labels, each (batch, ...), in the order of the learner's `rows`.
+        terms: weighted scalars in the order of the learner's `terms`.
+        weights: of the losses on the labels at this step; None uses those of the rows.
     """
 
     outputs: Sequence[Any]
@@ -33,12 +33,12 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Row:
-    """One output that the labels judge.
+    """One output compared with the labels.
 
     Attributes:
         suffix: of its name in the logs: "" or "_name".
         weight: of its loss on the labels during training.
-        evaluation_weight: its weight in the loss that `evaluate` tells.
+        evaluation_weight: its weight in the loss that `evaluate` reports.
     """
 
     suffix: str = ""
@@ -47,9 +47,9 @@ class Row:
 
 
 class Learner:
-    """A mixin in front of the `Model` of either Keras; see `model_class`.
+    """A mixin placed before the `Model` of either Keras; see `model_class`.
 
-    `student` is the model that `predict`, `save`, `save_weights`, `load_weights` and `export` speak of.
+    `predict`, `save`, `save_weights`, `load_weights` and `export` act on `student`.
     """
 
     student: Any
@@ -59,56 +59,56 @@ class Learner:
         self.ledger = _Ledger(keras_of(student), tuple(rows), tuple(terms))
         self.built = True
 
-    # What a way of teaching defines
+    # What subclasses define
 
     def learning_step(self, x: Any, y: Any, sample_weight: Any) -> StepResult:
-        """One batch, in training mode, on the gradient tape. `sample_weight` is (batch,) or None."""
+        """Compute one batch, in training mode, on the gradient tape. `sample_weight` is (batch,) or None."""
         raise NotImplementedError
 
     def with_targets(self, x: Any, y: Any) -> Any:
-        """`x` with what is to be known of it before the tape runs."""
+        """Return `x` with everything that must be computed before the tape records."""
         del y
         return x
 
     def evaluation_outputs(self, x: Any) -> Sequence[Any]:
-        """What `evaluate` judges of `x`, in inference mode, in the order of the rows."""
+        """Return the outputs that `evaluate` compares with the labels, in inference mode, in the order of the rows."""
         return [self.student(x, training=False)]
 
     def after_step(self) -> None:
-        """Called within the graph after each step."""
+        """Run within the graph after each step."""
 
     def on_fit_begin(self, epochs: int, steps: int | None) -> None:
-        """Called when `fit` begins; `steps` in an epoch, None where nobody knows."""
+        """Run when `fit` begins; `steps` per epoch, or None if unknown."""
 
     def prepare_fit(self, arguments: dict[str, Any]) -> None:
-        """Changes the `arguments` of a `fit`, by name."""
+        """Change the `arguments` of a `fit`, by name, in place."""
 
-    # What is the student's own
+    # Delegated to the student
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """Return the outputs of the student."""
         return self.student(inputs, training=training)
 
     def save(self, *args: Any, **kwargs: Any) -> Any:
-        """Saves the student, and nothing else."""
+        """Save only the student."""
         return self.student.save(*args, **kwargs)
 
     def save_weights(self, *args: Any, **kwargs: Any) -> Any:
-        """Saves the student's weights."""
+        """Save the student's weights."""
         return self.student.save_weights(*args, **kwargs)
 
     def load_weights(self, *args: Any, **kwargs: Any) -> Any:
-        """Loads the student's weights."""
+        """Load the student's weights."""
         return self.student.load_weights(*args, **kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
-        """Exports the student."""
+        """Export the student."""
         return self.student.export(*args, **kwargs)
 
     # Training
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As Keras's, for one output; `jit_compile` is off unless asked for. Metrics are counted for each row."""
+        """Compile as Keras does, for one output; `jit_compile` defaults to off. Metrics are kept for each row."""
         kwargs.setdefault("jit_compile", False)
         given = inspect.signature(super().compile).bind(*args, **kwargs)  # type: ignore[misc]
         if given.arguments.pop("loss_weights", None) is not None:
@@ -120,7 +120,7 @@ class Learner:
         self.ledger.judge(**judged, run_eagerly=bool(given.arguments.get("run_eagerly")))
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As Keras's. Stops with `RecipeError`, naming the term, at the first loss that is not finite."""
+        """Fit as Keras does. Raise RecipeError, naming the term, at the first loss that is not finite."""
         given = inspect.signature(super().fit).bind(x, y, *args, **kwargs)  # type: ignore[misc]
         given.apply_defaults()
         self.prepare_fit(given.arguments)
@@ -164,7 +164,7 @@ class Learner:
         return {**logs, **self.ledger.measured(y, outputs, sample_weight)}
 
     def _total(self, hard: Sequence[Any], terms: Sequence[Any]) -> Any:
-        """The losses on the labels, which Keras has scaled for tf.distribute, and all else, scaled alike."""
+        """Return the sum of label losses, which Keras scaled for tf.distribute, and of the terms, scaled alike."""
         import tensorflow as tf
 
         rest = [tf.cast(part, tf.float32) for part in (*terms, *self.losses)]  # type: ignore[attr-defined]
@@ -173,16 +173,16 @@ class Learner:
 
     def _with_watch(self, callbacks: Any) -> Any:
         watch = _watch_class(keras_of(self.student).__name__)(self.ledger.tracked)
-        if hasattr(callbacks, "append") and not isinstance(callbacks, list):  # a CallbackList of the caller's
+        if hasattr(callbacks, "append") and not isinstance(callbacks, list):  # the caller's CallbackList
             callbacks.append(watch)
             return callbacks
         callbacks = callbacks or []
         return [watch, *(callbacks if isinstance(callbacks, list | tuple) else [callbacks])]
 
-    # Where the Kerases differ
+    # Differences between Keras 3 and tf_keras
 
     def _scaled(self, total: Any) -> Any:
-        """`total` as the gradients are taken of it."""
+        """Return `total` scaled as the optimizer requires for the gradients."""
         return total
 
     def _minimise(self, total: Any, tape: Any) -> None:
@@ -190,7 +190,7 @@ class Learner:
 
 
 class _Ledger:
-    """Losses, metrics and their means over an epoch; a plain object, so that Keras tracks nothing in it."""
+    """Losses, metrics and their epoch means; a plain object, so that Keras does not track its contents."""
 
     def __init__(self, api: Any, rows: tuple[Row, ...], terms: tuple[str, ...]) -> None:
         self.rows, self._api = rows, api
@@ -202,7 +202,7 @@ class _Ledger:
         self._loss: Any = None
 
     def judge(self, loss: Any, metrics: Any, weighted_metrics: Any, run_eagerly: bool) -> None:
-        """Give each row its own loss and metrics, held by an empty model that does nothing else."""
+        """Give each row a separate loss and metrics, held by an otherwise empty model."""
 
         def own(given: Any) -> Any:
             if len(self.rows) == 1:
@@ -218,7 +218,7 @@ class _Ledger:
             )
 
     def hard_losses(self, y: Any, outputs: Sequence[Any], sample_weight: Any) -> list[Any]:
-        """The compiled loss of each row; 0 where none is wanted."""
+        """Return the compiled loss of each row; 0 where it is not needed."""
         import tensorflow as tf
 
         if (y is None or self._loss is None) and not any(row.weight for row in self.rows):
@@ -233,7 +233,7 @@ class _Ledger:
         ]
 
     def measured(self, y: Any, outputs: Sequence[Any], sample_weight: Any) -> dict[str, Any]:
-        """The compiled metrics of all rows so far, with the suffix of their row."""
+        """Return the compiled metrics of all rows so far, with the suffix of their row."""
         found = {}
         for row, judge, output in zip(self.rows, self._judges, outputs, strict=True):
             values = judge.compute_metrics(None, y, output, sample_weight)
@@ -241,9 +241,9 @@ class _Ledger:
         return found
 
     def track(self, total: Any, hard: Sequence[Any], terms: Sequence[Any], rows: Any) -> dict[str, Any]:
-        """The means so far, this batch with `rows` labelled samples included."""
+        """Return the running means, including this batch with `rows` labeled samples."""
         names = ["loss", *self._hard[: len(hard)], *self._terms[: len(terms)]]
-        # What Keras scaled for tf.distribute is told as it was before.
+        # Undo Keras's scaling for tf.distribute in the reported value.
         values = [value * replicas() for value in (total, *hard)] + list(terms)
         for name, value in zip(names, values, strict=True):
             self._means[name].update_state(value, sample_weight=rows)
@@ -256,14 +256,14 @@ class _Ledger:
 
 
 def replicas() -> int:
-    """How many replicas of tf.distribute compute the batch."""
+    """Return the number of tf.distribute replicas that share the batch."""
     import tensorflow as tf
 
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def mean_over_samples(values: Any, sample_weight: Any) -> Any:
-    """(batch,) values as one, weighed as Keras does it: divided by the number of samples."""
+    """Return the weighted mean of (batch,) values as in Keras: divided by the number of samples."""
     import tensorflow as tf
 
     if sample_weight is not None:
@@ -279,7 +279,7 @@ def _unpacked(data: Any) -> tuple[Any, Any, Any]:
 
 @functools.cache
 def model_class(mixin: type, name: str) -> Any:
-    """The class of the learner `mixin` for students of the package `name`. Made late: Keras takes seconds to import."""
+    """Return the class of the learner `mixin` for students of package `name`. Lazy, as Keras imports slowly."""
     if name == "keras":
         import keras
 
@@ -316,9 +316,9 @@ def _watch_class(name: str) -> Any:
         base = tf_keras().callbacks.Callback
 
     class Watch(base):  # type: ignore[misc]
-        """Tells the learner how long training will be, and stops at what is not finite."""
+        """Tell the learner the length of the training, and stop at values that are not finite."""
 
-        _supports_tf_logs = True  # else tf_keras copies all logs to NumPy after every batch
+        _supports_tf_logs = True  # otherwise tf_keras copies all logs to NumPy after every batch
 
         def __init__(self, terms: tuple[str, ...]) -> None:
             super().__init__()

@@ -16,10 +16,10 @@ from tfopt.tasks.responses import Form, as_logits
 
 
 class Terms:
-    """Computes the terms of `distillation`; a plain object, so that Keras tracks nothing in it.
+    """The terms of `distillation`; a plain object, so that Keras does not track its contents.
 
     Attributes:
-        connectors: layers to be trained with the student.
+        connectors: layers trained with the student.
         labels: names of the terms in the logs.
     """
 
@@ -38,13 +38,13 @@ class Terms:
         self.form: Form | None = None
 
     def run(self, inputs: Any, *, training: bool) -> list[Any]:
-        """The student's output and the outputs of its compared layers, in one pass."""
+        """Return the student's output and the outputs of its compared layers, in one pass."""
         import tensorflow as tf
 
         return list(tf.nest.flatten(self._tapped(inputs, training=training)))
 
     def resolve(self, inputs: Any) -> None:
-        """Find out from a few `inputs` whether the student gives logits or probabilities."""
+        """Determine from a few `inputs` whether the student outputs logits or probabilities."""
         outputs = np.asarray(self.run(inputs, training=False)[0]).astype(np.float32)
         try:
             self.form = student_form(outputs, self.distillation.task)
@@ -52,10 +52,13 @@ class Terms:
             raise ModelError(f"The student '{self.student.name}': {error}") from error
 
     def __call__(self, answers: Mapping[str, Any], labels: Any, outputs: list[Any], sample_weight: Any) -> list[Any]:
-        """The terms as scalars, each times its weight, in the order of the losses.
+        """Return the terms as weighted scalars, in the order of the losses.
 
-        `answers` are the teacher's; `outputs` what `run` gave; values for each sample are averaged with
-        `sample_weight` (batch,), as Keras does: divided by the number of samples.
+        Args:
+            answers: the teacher's.
+            labels: of the batch.
+            outputs: from `run`.
+            sample_weight: (batch,), weights per-sample values as Keras does: divided by the number of samples.
         """
         student = as_logits(outputs[0], self.form or "logits")
         loss_inputs = LossInputs(
@@ -68,7 +71,7 @@ class Terms:
         )
         losses = self.distillation.losses
         values = [loss(loss_inputs, connectors) for loss, connectors in zip(losses, self._by_loss, strict=True)]
-        # One without a batch axis is a matter of the whole batch.
+        # A value without a batch axis belongs to the whole batch.
         means = [mean_over_samples(value, sample_weight) if value.shape.rank else value for value in values]
         return [loss.weight * mean for loss, mean in zip(losses, means, strict=True)]
 
@@ -80,7 +83,7 @@ def _float32(named: Any) -> dict[str, Any]:
 
 
 def as_targets(labels: Any, outputs: Any) -> Any:
-    """Labels as float32 in the shape of `outputs` (batch, classes): class numbers become one-hot."""
+    """Return labels as float32 in the shape of `outputs` (batch, classes); class numbers become one-hot."""
     import tensorflow as tf
 
     classes = outputs.shape[-1]

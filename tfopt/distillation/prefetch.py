@@ -1,4 +1,4 @@
-"""A teacher asked ahead of its student: the next batch is answered while the student learns this one."""
+"""Prefetching of a teacher's answers: it answers the next batch while the student learns the current one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -8,27 +8,27 @@ import numpy as np
 from tfopt.teachers import Answering, Precomputed
 
 BATCHES = 2
-"""How many batches the teacher answers at a time: one at once leaves cores idle, as the student is done before it."""
+"""Number of batches that the teacher answers in parallel: with one, cores idle, as the student finishes first."""
 _BITS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
 
 
 class Prefetcher:
-    """Asks a teacher before the step; made by `of`.
+    """A teacher that answers ahead of the step; created with `of`.
 
-    Each answer comes with what tells its weights from others, so that a step sees whether the teacher has learnt since:
-    a callback may average into it, and it may share layers with its student.
+    Each answer comes with a checksum of the teacher's weights, so that a step can tell whether they have changed since:
+    a callback may average into the teacher, or it may share layers with its student.
     """
 
     def __init__(self, teacher: Answering, live: Any, takes: Sequence[Any]) -> None:
         self.teacher, self._live, self._takes = teacher, live, takes
-        self._variables = tuple(live.graph.variables)  # the graph alone would not keep them
+        self._variables = tuple(live.graph.variables)  # the graph alone would not keep them alive
 
     @classmethod
     def of(cls, teacher: Any, x: np.ndarray, y: np.ndarray | None) -> Self | None:
-        """For batches like x (n, ...) and its labels, or None; `teacher` is resolved.
+        """Return a prefetcher for batches like x (n, ...) and its labels, or None; `teacher` is resolved.
 
-        None where the teacher has to be asked within the step: under tf.distribute, beside a GPU, which tf.data would
-        not use, and where it is a function or not all its weights are known.
+        None if the teacher must run within the step: under tf.distribute, with a GPU, which tf.data would not use, or
+        if it is a function or some of its weights are unknown.
         """
         import tensorflow as tf
 
@@ -45,21 +45,21 @@ class Prefetcher:
         return cls(teacher, live, specs) if known else None
 
     def accepts(self, x: np.ndarray, y: np.ndarray | None) -> bool:
-        """Whether it was made for batches like these."""
+        """Return True if it was built for batches like these."""
         return _specs(x, y) == self._takes
 
     def answers(self, x: Any, y: Any) -> tuple[dict[str, Any], Any]:
-        """The answers to a batch, in a graph, and what `is_unchanged` is to be told with them."""
+        """Return the answers to a batch, in a graph, and the checksums for `is_unchanged`."""
         import tensorflow as tf
 
         parts = [part for part in (x, y) if part is not None]
         given = [tf.cast(part, spec.dtype) for part, spec in zip(parts, self._takes, strict=True)]
         sums = _sums(self._variables)
-        with tf.control_dependencies([sums]):  # whatever changes from here on is a change
+        with tf.control_dependencies([sums]):  # anything that changes after this point counts as a change
             return self._live(*given), sums
 
     def is_unchanged(self, sums: Any) -> Any:
-        """Whether the teacher's weights are those that it had when it gave `sums`: a bool, also within a graph."""
+        """Return whether the teacher's weights still match `sums`: a bool, also within a graph."""
         import tensorflow as tf
 
         return tf.reduce_all(_sums(self._variables) == sums)
@@ -77,22 +77,22 @@ def _is_number(dtype: Any) -> bool:
 
 
 def _sums(variables: Any) -> Any:
-    """The bits of each variable, summed as integers, in which no change is too small to be seen: int64 (n,)."""
+    """Return the integer sum of the bits of each variable, which detects even the smallest change: int64 (n,)."""
     import tensorflow as tf
 
     def total(variable: Any) -> Any:
         value = tf.convert_to_tensor(variable)
         bits = tf.cast(value, tf.uint8) if value.dtype == tf.bool else tf.bitcast(value, _BITS[value.dtype.size])
-        # Wraps around where it overflows, which is as good. Small integers would lose what they cannot hold.
+        # Wrapping around on overflow is harmless. Narrow integers would lose bits.
         return tf.cast(tf.reduce_sum(tf.cast(bits, tf.int32) if bits.dtype.size < 4 else bits), tf.int64)
 
     return tf.stack([tf.zeros((), tf.int64), *map(total, variables)])
 
 
 def batches_of(arguments: Mapping[str, Any]) -> Any:
-    """Return the arrays among the `arguments` of a `fit` as the `tf.data.Dataset` that Keras makes of them.
+    """Return the arrays among the `arguments` of a `fit` as the `tf.data.Dataset` that Keras builds from them.
 
-    It is shuffled again in each epoch. None where they are no plain arrays, or are to be split or repeated.
+    It is reshuffled in each epoch. None if they are not plain arrays, or are to be split or repeated.
     """
     import tensorflow as tf
 
@@ -110,5 +110,5 @@ def batches_of(arguments: Mapping[str, Any]) -> Any:
 
 
 def _as_keras_does(array: np.ndarray) -> np.ndarray:
-    """Numbers with a point in float32, all others as they are."""
+    """Return floating-point arrays as float32, all others unchanged."""
     return array.astype(np.float32) if array.dtype.kind == "f" else array

@@ -1,4 +1,4 @@
-"""A distillation over a whole run: the same teacher and the same views of the data through all stages."""
+"""A distillation over a whole run: all stages share one teacher and the same views of the data."""
 
 import dataclasses
 from pathlib import Path
@@ -19,15 +19,19 @@ from tfopt.teachers.base import Answering
 from tfopt.teachers.cache import Answers
 from tfopt.teachers.ensemble import as_teacher
 
-# Answers of all views that are kept in memory at most; beyond that the teacher is asked at every step.
+# Maximum size of all views kept in memory; beyond it the teacher runs at every step.
 MEMORY = 2 * 2**30
 
 
 def adapted_teacher(teacher: Any, distillation: Distillation | MeanTeacher, data: Dataset) -> Answering | None:
-    """`teacher` (whatever `Teacher` takes) for students of `data`: fed and asked as they need it, its classes in order.
+    """Return `teacher` (anything `Teacher` accepts) adapted to students of `data`: inputs, outputs, class order.
 
-    None where `distillation` needs none. Raises RecipeError where it does and there is none, where it does not and
-    there is one, or where a loss is for another task; ModelError where the teacher does not fit data or task.
+    Returns:
+        The adapted teacher; None if `distillation` needs none.
+
+    Raises:
+        RecipeError: a teacher is needed and missing, or given and not needed, or a loss is for another task.
+        ModelError: the teacher does not fit the data or the task.
     """
     if not distillation.needs_teacher and teacher is not None:
         raise RecipeError("A teacher is given, but nothing in the recipe's distillation looks at one: leave it out.")
@@ -59,23 +63,23 @@ def session_for(
     folder: str | Path | None = None,
     progress: Any = None,
 ) -> Any:
-    """The session of a recipe's distillation, see `DistillationSession`: one for each kind of settings."""
+    """Return the session for a recipe's distillation, see `DistillationSession`: one class per kind of settings."""
     if isinstance(settings, MeanTeacher):
         return MeanTeacherSession(settings, data, augment=augment, seed=seed)
     return DistillationSession(settings, teacher, data, augment=augment, seed=seed, folder=folder, progress=progress)
 
 
 class DistillationSession:
-    """What a stage needs to train its model as a student of `teacher`.
+    """Everything a stage needs to train its model as a student of `teacher`.
 
     Args:
-        distillation: what is learnt.
-        teacher: what `adapted_teacher` gives; None where no loss needs one.
-        data: what is learnt from.
+        distillation: the objective.
+        teacher: from `adapted_teacher`; None if no loss needs one.
+        data: the training data.
         augment: of the training images.
-        seed: of the augmentation; the views are the same in all stages, so that answers serve all.
-        folder: keeps the answers on disk, for runs with the same teacher and data; None keeps them in memory.
-        progress: shows how far the teacher has got.
+        seed: of the augmentation; all stages use the same views and so share the answers.
+        folder: stores the answers on disk, for runs with the same teacher and data; None keeps them in memory.
+        progress: shows the teacher's progress.
     """
 
     def __init__(
@@ -108,13 +112,13 @@ class DistillationSession:
         return answers if fits or self.distillation.cache == "always" else None
 
     def student(self, model: Any) -> Any:
-        """`model` (as a stage's `apply` gives it) as one to compile and fit on `batches`."""
+        """Return `model` (from a stage's `apply`) as one to compile and fit on `batches`."""
         distilled = distill(model, self.teacher, self.distillation)
         distilled.targets.check_fit(self.data.train.x(slice(0, LOOK)), self.data.train.y(slice(0, LOOK)))
         return distilled
 
     def batches(self, batch_size: int, *, seed: int, epochs: int) -> Any:
-        """Training batches for `epochs` epochs in an order of `seed`, with answers where asking once is enough."""
+        """Return training batches for `epochs` epochs in the order of `seed`, with answers if they can be cached."""
         answers = self.answers
         if answers is None:
             return self.data.batches("train", batch_size, shuffle=True, seed=seed, augment=self.augment)
@@ -136,18 +140,18 @@ class DistillationSession:
 
     @property
     def identity(self) -> Any:
-        """What tells this teacher from others, as plain values; None without one."""
+        """Plain values that identify this teacher; None without one."""
         return None if self.teacher is None else self.teacher.identity
 
     def summary(self, history: dict[str, list[float]]) -> list[str]:
-        """The loss terms at the end of a stage, as a note, from what `fit` recorded."""
+        """Return the final loss terms of a stage, as a note, from the history of `fit`."""
         names = ["loss", "hard_loss", *self.distillation.labels()]
         values = ", ".join(f"{name} {history[name][-1]:.4g}" for name in names if name in history)
         taught = f"distilled from '{self.teacher.name}'" if self.teacher is not None else "trained"
         return [f"{taught}; terms in the last epoch: {values}"]
 
     def notes(self) -> list[str]:
-        """What a reader of the report should know."""
+        """Return notes for the report."""
         if self.teacher is None:
             return []
         said = [*self.teacher.notes]

@@ -1,4 +1,4 @@
-"""Whether a student gives logits or probabilities."""
+"""The output form of a student: logits or probabilities."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from tfopt.errors import ModelError
 from tfopt.tasks import task_named
 from tfopt.tasks.responses import Form, Tolerance, form_of
 
-# How far the sum of probabilities may be from 1, in half precision and in int8 with steps of 1/256.
+# Tolerance for the sum of probabilities, in half precision and in int8 with steps of 1/256.
 TOLERANCE = Tolerance(sums=0.02 + 1e-5)
 
 
 def student_form(outputs: np.ndarray, task: str | None) -> Form:
-    """Return what the student's `outputs` (N, ...) are; where their values leave it open, logits.
+    """Return the form of the student's `outputs` (N, ...); logits if their values are ambiguous.
 
-    `task` is None where no loss looks at them: they are values then.
+    `task` is None if no loss uses them; the form is then values.
 
     Raises:
         ModelError: NaN or infinity.

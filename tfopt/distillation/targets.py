@@ -1,4 +1,4 @@
-"""What travels through `fit` beside the inputs: the teacher's answers, asked once or at every step."""
+"""The teacher's answers that pass through `fit` beside the inputs, computed once or at every step."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,25 +11,25 @@ from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.teachers import Answers, Precomputed, array_about, require_deterministic
 
 TARGETS = "tfopt_targets"
-"""Batches with answers have x = {"inputs": x, TARGETS: {"output": ..., layer: ...}}, so that y stays what it was."""
-# Beside answers that were asked for ahead of the step: what tells whether the teacher is still the same.
+"""Batches with answers have x = {"inputs": x, TARGETS: {"output": ..., layer: ...}}; y stays unchanged."""
+# The key beside prefetched answers of the checksum that shows whether the teacher has changed.
 WEIGHTS = "tfopt_weights"
-# How many samples are looked at before the work starts.
+# Number of samples examined before training starts.
 LOOK = 64
 ASKED_AT_ONCE = 256
 
 
 def has_targets(x: Any) -> bool:
-    """True for inputs that the teacher's answers go along with."""
+    """Return True if the inputs carry the teacher's answers."""
     return isinstance(x, Mapping) and TARGETS in x
 
 
 class TeacherTargets:
-    """A teacher's answers for one student; a plain object, so that Keras tracks nothing in it.
+    """A teacher's answers for one student; a plain object, so that Keras does not track its contents.
 
     Args:
-        teacher: asked for the layers that are compared; None where none is needed.
-        terms: what is minimised.
+        teacher: provides the layers that are compared; None if none is needed.
+        terms: the objective.
     """
 
     def __init__(self, teacher: Any, terms: Terms) -> None:
@@ -41,13 +41,18 @@ class TeacherTargets:
         self._prefetcher: Prefetcher | None = None
         self._looked_at: str | None = None
         self._phases = [loss.hint_phase for loss in terms.distillation.losses]
-        # The step at which `fit` began, and how many it will take.
+        # The step at which `fit` began, and how many will follow.
         self._clock = tf.Variable([0.0, 1.0], trainable=False)
 
     def check_fit(self, x: Any, y: Any = None) -> None:
-        """See from a few samples what student and teacher give, and whether it can be compared.
+        """Check on a few samples that the outputs of student and teacher can be compared.
 
-        `x` (n, ...), `y` labels or None. Raises ModelError.
+        Args:
+            x: (n, ...).
+            y: labels or None.
+
+        Raises:
+            ModelError: they cannot be compared.
         """
         distillation = self.terms.distillation
         self.terms.resolve(x)
@@ -69,11 +74,11 @@ class TeacherTargets:
         self.terms(answers, None if y is None else tf.convert_to_tensor(y), outputs, None)  # builds the connectors
 
     def answers_for(self, x: Any, y: Any = None) -> dict[str, Any]:
-        """The teacher's answers to a batch, within a graph or outside."""
+        """Return the teacher's answers to a batch; works inside and outside a graph."""
         return {} if self.teacher is None else dict(self.teacher.answers(x, labels=y))
 
     def targets_for(self, x: Any, y: Any) -> dict[str, Any]:
-        """The teacher's answers to a batch of training: those beside it, else it is asked now."""
+        """Return the teacher's answers to a training batch: those that came with it, or else computed now."""
         import tensorflow as tf
 
         if not has_targets(x):
@@ -84,10 +89,11 @@ class TeacherTargets:
         return dict(tf.cond(unchanged, lambda: x[TARGETS], lambda: self.answers_for(x["inputs"], y)))
 
     def prepare_fit(self, arguments: dict[str, Any]) -> None:
-        """Puts answers beside the inputs in the `arguments` of a `fit`, once for all epochs or ahead of each step.
+        """Attach answers to the inputs in the `arguments` of a `fit`, once for all epochs or ahead of each step.
 
-        Raises DataError for inputs that are neither an array nor a `tf.data.Dataset`, and ModelError as `check_fit`
-        does.
+        Raises:
+            DataError: inputs that are neither an array nor a `tf.data.Dataset`.
+            ModelError: as for `check_fit`.
         """
         import tensorflow as tf
 
@@ -112,7 +118,7 @@ class TeacherTargets:
             )
 
     def _check_fit_once(self, x: np.ndarray, y: np.ndarray | None) -> None:
-        """`check_fit`, unless the same samples were shown to the same teacher before."""
+        """Run `check_fit`, unless the same samples were checked with the same teacher before."""
         seen = None if self.teacher is None else self.teacher.fingerprint
         key = f"{seen} {array_about({'x': x} if y is None else {'x': x, 'y': y})}"
         if key != self._looked_at or (seen is None and self.teacher is not None):
@@ -159,10 +165,10 @@ class TeacherTargets:
 
         return dict(self._answers[1].view(0, batches))
 
-    # How much each term counts
+    # Term weights
 
     def start(self, optimizer: Any, epochs: int, steps: int | None) -> None:
-        """To be called when `fit` begins; raises RecipeError for phases of a training of unknown length."""
+        """Record the start of `fit`; raise RecipeError for phases of a training of unknown length."""
         if not any(self._phases):
             return
         if not steps:
@@ -175,9 +181,10 @@ class TeacherTargets:
         self._clock.assign([tf.cast(optimizer.iterations, tf.float32), float(epochs * steps)])
 
     def weighted(self, values: list[Any], optimizer: Any) -> tuple[Any, list[Any]]:
-        """The weight of the loss on the labels, and `values`, as they count at this step.
+        """Return the weight of the loss on the labels, and `values`, as weighted at this step.
 
-        In the first stage of a hint (Romero et al. 2015, section 2.2) nothing counts but hints; later all but those.
+        In the first stage of hint training (Romero et al. 2015, section 2.2) only hints count; later all other terms
+        do.
         """
         import tensorflow as tf
 
@@ -196,7 +203,7 @@ def _dataset_has_targets(dataset: Any) -> bool:
 
 
 def _first(dataset: Any) -> tuple[Any, Any]:
-    """A few samples of a `tf.data.Dataset` of batches, and their labels."""
+    """Return a few samples of a `tf.data.Dataset` of batches, and their labels."""
     element = next(iter(dataset.take(1)))
     parts = element if isinstance(element, tuple) else (element,)
     x, y = (*parts, None)[:2]
@@ -204,7 +211,7 @@ def _first(dataset: Any) -> tuple[Any, Any]:
 
 
 def _with_answers(dataset: Any, ask: Any) -> Any:
-    """`dataset` with the answers, kept in memory from the first epoch on; refuses what changes between epochs."""
+    """Return `dataset` with answers, cached in memory from the first epoch; refuse data that changes between epochs."""
     import tensorflow as tf
 
     require_deterministic(dataset)

@@ -1,1 +1,1 @@
-"""Which layer takes how many bits."""
+"""Search for the bit width of each layer."""

@@ -1,4 +1,4 @@
-"""Which layers can do with fewer bits: measured one by one, and chosen under a budget."""
+"""Measure how each layer tolerates fewer bits, one by one."""
 
 import dataclasses
 import math
@@ -23,21 +23,21 @@ from tfopt.stages.quantize.grids import grid_of
 from tfopt.tasks import task_of
 
 SAMPLES = 2000
-# In decibels, where outputs are equal: more than float32 can tell.
+# In decibels, for equal outputs: beyond the precision of float32.
 EQUAL = 160.0
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One kernel alone in a few bits, all others in float.
+    """One kernel at reduced bits, all others in float.
 
     Attributes:
-        layer, weight: which kernel.
+        layer, weight: identify the kernel.
         bits: of each of its weights.
         metric: on the samples.
-        drop: of the metric from that of the float model; negative where it rose.
+        drop: of the metric from that of the float model; negative if it rose.
         sqnr: signal to quantization noise of the model's outputs, 10 log10(sum(x^2) / sum((x - y)^2)) decibels.
-        bytes: what the kernel takes up in so many bits.
+        bytes: size of the kernel at these bits.
     """
 
     layer: str
@@ -51,12 +51,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How much a model suffers when one kernel after the other gets fewer bits.
+    """The loss of a model when one kernel at a time gets fewer bits.
 
     Attributes:
         metric: its name.
         before: of the float model.
-        samples: how many it was measured on.
+        samples: number of samples measured.
         trials: layer by layer, from input to output.
     """
 
@@ -67,15 +67,15 @@ class Sensitivity:
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """The numbers of bits that were tried, largest first."""
+        """The bit widths that were tried, largest first."""
         return tuple(sorted({trial.bits for trial in self.trials}, reverse=True))
 
     def of(self, key: Key, bits: int) -> Trial:
-        """The trial of one kernel in so many bits."""
+        """Return the trial of one kernel at `bits`."""
         return next(t for t in self.trials if (t.layer, t.weight) == key and t.bits == bits)
 
     def table(self) -> Any:
-        """A row for each kernel, as a `rich.table.Table`."""
+        """Return a `rich.table.Table` with a row for each kernel."""
         from rich.table import Table
 
         title = f"one kernel at a time: loss of {self.metric} ({self.before:.4f} in float, {self.samples:,} samples)"
@@ -91,7 +91,7 @@ class Sensitivity:
         return table
 
     def plot(self, path: str | Path) -> Path:
-        """Write a picture of the losses and of the signal, kernel by kernel (its kind by the suffix of `path`)."""
+        """Write a plot of the losses and SQNR by kernel; the suffix of `path` selects the format."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 6), layout="constrained")
@@ -110,7 +110,7 @@ class Sensitivity:
         return Path(path)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Return plain values for JSON."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -127,15 +127,18 @@ def sensitivity(
     samples: int = SAMPLES,
     progress: Any = None,
 ) -> Sensitivity:
-    """Put one kernel after the other into fewer bits and measure what that costs, with all else in float.
+    """Quantize one kernel at a time and measure the loss, with everything else in float.
 
     Args:
         model: a Keras 3 or tf_keras model, or the path of one. It is not changed.
-        data: a `Dataset`, or anything that `load_data` takes; the validation part is used.
+        data: a `Dataset`, or anything `load_data` accepts; the validation part is used.
         bits: 2 to 8 each.
-        weight_steps: where the steps between weights come from: "max", "mse" or "octav".
-        samples: of the validation part, at most.
-        progress: called with (done, all) after each trial; None for none.
+        weight_steps: how quantization steps are chosen: "max", "mse" or "octav".
+        samples: maximum number from the validation part.
+        progress: called with (done, all) after each trial; may be None.
+
+    Returns:
+        The trials.
 
     Raises:
         ModelError, DataError: for what cannot be measured.
@@ -159,13 +162,13 @@ def sensitivity(
 
 
 def low_bit_kernels(flat_model: Any) -> dict[Key, Kernel]:
-    """The kernels of a flat tf_keras model that may have fewer than 8 bits, from input to output."""
+    """Return the kernels of a flat tf_keras model that may have fewer than 8 bits, from input to output."""
     layers = [layer for layer in flat_model.layers if facts_of(layer).low_bit]
     return kernels_by_key(layers)
 
 
 class Judge:
-    """What a model loses on validation samples when some of its kernels have fewer bits."""
+    """The loss of a model on validation samples when some of its kernels have fewer bits."""
 
     def __init__(self, flat_model: Any, data: Dataset, samples: int) -> None:
         self.model = bridge.clone(flat_model)
@@ -181,7 +184,7 @@ class Judge:
         self.before = metrics[self.metric]
 
     def with_bits(self, bits: Mapping[Key, int], weight_steps: str) -> tuple[float, float]:
-        """(metric, SQNR in decibels) with these kernels rounded to nearest."""
+        """Return (metric, SQNR in decibels) with these kernels rounded to nearest."""
         known = kernels_by_key(self.model.layers)
         chosen = [(known[key], number) for key, number in bits.items()]
         before = [kernel.values for kernel, _ in chosen]
@@ -194,7 +197,7 @@ class Judge:
         return self.task.metrics(outputs, self.y)[self.metric], min(EQUAL, decibels(power, noise))
 
     def loss(self, after: float) -> float:
-        """How much worse `after` is than the float model; errors of a regression get larger."""
+        """Return how much worse `after` is than the float model; regression errors grow."""
         return after - self.before if self.task.smaller_is_better else self.before - after
 
     def _predict(self) -> np.ndarray:

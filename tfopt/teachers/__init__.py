@@ -1,4 +1,4 @@
-"""Teachers: whatever can answer for a student's inputs, alone or together, and the answers that are kept."""
+"""Teachers: models, ensembles and stored outputs that supervise a student, and the cache of their answers."""
 
 from tfopt.teachers.base import Answering
 from tfopt.teachers.cache import Answers, array_about, require_deterministic

@@ -1,4 +1,4 @@
-"""What all teachers can do."""
+"""The interface that all teachers share."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -16,77 +16,84 @@ from tfopt.teachers.batching import CompiledTeacher, regrouped
 from tfopt.teachers.sources import Shape
 
 OUTPUT = "output"
-"""The name of the response among the answers."""
+"""The key of the response among the answers."""
 
 
 @renamed_methods(asked="with_outputs", fed="for_inputs", settled="resolved", mapped="for_classes")
 class Answering(ABC):
-    """What all teachers can do.
+    """The interface that all teachers share.
 
     Attributes:
         name: for messages.
         class_names: of the answers' columns, where known.
-        layers: whose outputs are among the answers.
+        layers: layers whose outputs are among the answers.
     """
 
     name: str
     class_names: tuple[str, ...] | None = None
     layers: tuple[str, ...] = ()
     response: bool = True
-    """Whether the output is among the answers."""
+    """True if the model's output is among the answers."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str | None:
-        """SHA-256 (hex) of what answers, as it is now; None for code, which has none."""
+        """SHA-256 (hex) of the teacher in its current state; None for code, which cannot be hashed."""
 
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """All that the answers depend on, as plain values."""
+        """Everything the answers depend on, as plain values."""
 
     @property
     @abstractmethod
     def notes(self) -> tuple[str, ...]:
-        """What was adapted between student and teacher, in sentences; known once it is `resolved`."""
+        """Sentences that say how teacher and student were adapted to each other; complete once `resolved`."""
 
     @abstractmethod
     def answers(self, x: Any, labels: Any = None) -> dict[str, Any]:
-        """The answers to what the student is fed, also inside a `tf.function`, in inference mode, without gradients.
+        """Return the answers to the student's inputs, in inference mode, without gradients, also in a `tf.function`.
 
         Args:
             x: float32 (batch, ...).
-            labels: (batch,) class numbers or (batch, classes); only `Ensemble` looks at them.
+            labels: (batch,) class numbers or (batch, classes); only `Ensemble` uses them.
 
         Returns:
             float32 tensors: "output", (batch, classes) logits or (batch, ...) values, and the features by layer name.
 
         Raises:
-            ModelError: it is not `resolved`, or `x` cannot be brought to what the teacher takes.
+            ModelError: the teacher is not `resolved`, or `x` cannot be converted to its input.
         """
 
     @abstractmethod
     def with_outputs(self, layers: Sequence[str], *, response: bool = True) -> Self:
-        """The teacher that answers with the outputs of `layers` as well; without `response`, with them alone."""
+        """Return a teacher that also answers with the outputs of `layers`; without `response`, with them alone."""
 
     @abstractmethod
     def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
-        """The teacher for a student that is fed by `preprocessing`: values are mapped to the teacher's own scale."""
+        """Return a teacher that maps student inputs scaled by `preprocessing` to its own scale."""
 
     @abstractmethod
     def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:
-        """The teacher whose answers are understood: `sample` (n, ...), as the student is fed, is answered once.
+        """Return a teacher whose output form is known, determined by running it once on `sample`.
 
-        Probabilities are told from logits by their values. `task` None takes the output as it is. Raises ModelError
-        for NaN, for outputs that do not fit the task, and for those that may be either.
+        Args:
+            sample: (n, ...), preprocessed as for the student.
+            task: distinguishes probabilities from logits by their values; None takes the output as it is.
+
+        Raises:
+            ModelError: NaN, outputs that do not fit the task, or an ambiguous output form.
         """
 
     @abstractmethod
     def for_classes(self, class_names: Sequence[str]) -> Self:
-        """The teacher whose columns are `class_names`, brought in order by name.
+        """Return a teacher whose columns are `class_names`, reordered by name.
 
-        Where it knows more classes, its probabilities are those given that the class is one of `class_names`. One
-        that does not know its classes' names stays as it is. Raises ModelError for a class that it does not know.
+        If the teacher knows more classes, its probabilities are conditioned on the class being one of `class_names`. A
+        teacher without class names is returned unchanged.
+
+        Raises:
+            ModelError: a class that the teacher does not know.
         """
 
     def predict(
@@ -98,16 +105,20 @@ class Answering(ABC):
         progress: Any = None,
         quiet: bool = False,
     ) -> dict[str, np.ndarray]:
-        """`answers` to all of x (n, ...), float32 arrays (n, ...), computed in batches through one graph.
+        """Return `answers` for all of x (n, ...) as float32 arrays (n, ...), computed in batches with one graph.
 
         Args:
             x: inputs (n, ...), see `answers`.
-            labels: (n, ...) where the teacher is asked with them, see `answers`.
-            batch_size: samples at once; None: by their size.
+            labels: (n, ...) if the teacher uses them, see `answers`.
+            batch_size: samples per batch; None chooses by their size.
             progress: with a rich `console`, such as `tfopt.base.progress.Progress`; None writes to stderr.
             quiet: no progress.
 
-        Raises ModelError as `answers` does, and for NaN or infinity among the answers.
+        Returns:
+            The answers by name.
+
+        Raises:
+            ModelError: as for `answers`, and for NaN or infinity in the answers.
         """
         x = np.asarray(x)
         batches = [x] if labels is None else [(x, np.asarray(labels))]
@@ -124,7 +135,7 @@ class Answering(ABC):
         return found
 
     def each(self, batches: Iterable[Any], *, batch_size: int | None = None) -> Iterator[dict[str, np.ndarray]]:
-        """`answers` batch by batch, in order, for batches x or (x, labels) of any sizes, which are regrouped."""
+        """Yield `answers` batch by batch, in order, for batches x or (x, labels) of any size, which are regrouped."""
         done, run = 0, None
         for x, labels in regrouped(batches, batch_size):
             run = run or self._graph(x, labels)
@@ -134,7 +145,7 @@ class Answering(ABC):
             yield found
 
     def shapes(self, input_shape: Sequence[int | None]) -> dict[str, Shape]:
-        """The shapes of the answers to a student's inputs of `input_shape`, both without the batch axis."""
+        """Return the shapes of the answers to inputs of `input_shape`, both without the batch axis."""
         import tensorflow as tf
 
         traced = tf.function(self.answers, autograph=False).get_concrete_function(
@@ -156,7 +167,7 @@ class Answering(ABC):
                 )
 
     def _graph(self, x: np.ndarray, labels: np.ndarray | None) -> CompiledTeacher:
-        """`answers` as one graph for all batch sizes; kept until the teacher's weights change."""
+        """Return `answers` as one graph for all batch sizes, cached until the teacher's weights change."""
         kept: dict[Any, CompiledTeacher] = self.__dict__.setdefault("_graphs", {})
         key = (x.shape[1:], None if labels is None else (labels.dtype.name, labels.shape[1:]))
         fingerprint = self.fingerprint
@@ -165,7 +176,7 @@ class Answering(ABC):
         return kept[key]
 
     def _with(self, **changes: Any) -> Self:
-        """A teacher that differs in these attributes and shares all else."""
+        """Return a shallow copy with these attributes replaced."""
         new = copy.copy(self)
         new.__dict__.pop("_graphs", None)
         new.__dict__.update(changes)

@@ -1,4 +1,4 @@
-"""Running a teacher over many samples: one graph, batches of a good size, and progress that a person sees."""
+"""Run a teacher over many samples: one graph, suitable batch sizes, and visible progress."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,15 +8,15 @@ import numpy as np
 
 from tfopt.errors import DataError
 
-# Rows at once: as many as make this many bytes of input, so that what a model computes stays in fast memory.
+# Input bytes per batch, small enough for intermediate results to stay in fast memory.
 _BATCH_BYTES = 4 * 2**20
 _FROZEN_AT_MOST = 2**30  # bytes of weights; a graph cannot hold more than 2 GiB
 
 
 class CompiledTeacher:
-    """The `names` among a teacher's `answers` as one graph for batches of any size, NumPy in and out.
+    """The outputs `names` of a teacher's `answers` as one graph for any batch size, with NumPy in and out.
 
-    The graph holds the weights as constants where it can, so that TensorFlow folds BatchNorm into the layers before.
+    Where possible the graph holds the weights as constants, so that TensorFlow folds BatchNorm into preceding layers.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class CompiledTeacher:
 
         self._live = tf.function(listed, autograph=False).get_concrete_function(*specs)
         self._graph = self._live if fingerprint is None else _frozen(self._live)
-        # By name: given by position, a frozen graph first fails to bind them and prints all values into the error.
+        # By name: with positional arguments a frozen graph first fails to bind and prints all values in the error.
         self._names = None if self._graph is self._live else [tensor.op.name for tensor in self._graph.inputs]
 
     def __call__(self, x: np.ndarray, labels: np.ndarray | None) -> list[np.ndarray]:
-        """Return what the teacher gives for a batch `x`, as a list of arrays."""
+        """Return the teacher's outputs for a batch `x`, as a list of arrays."""
         import tensorflow as tf
 
         inputs = [tf.convert_to_tensor(x, tf.float32)]
@@ -56,19 +56,19 @@ class CompiledTeacher:
 
 
 def _frozen(live: Any) -> Any:
-    """The graph with its variables as constants; as it is where that cannot be."""
+    """Return the graph with its variables frozen to constants, or unchanged if that fails."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     if sum(np.prod(variable.shape) * variable.dtype.size for variable in live.graph.variables) > _FROZEN_AT_MOST:
         return live
     try:
         return convert_variables_to_constants_v2(live, lower_control_flow=False)
-    except Exception:  # e.g. tables, which are no constants
+    except Exception:  # e.g. lookup tables, which cannot be constants
         return live
 
 
 def regrouped(batches: Iterable[Any], size: int | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Batches x or (x, labels) cut and joined to `size` samples; the last one is what is left."""
+    """Yield batches x or (x, labels) regrouped to `size` samples; the last batch holds the remainder."""
     waiting: list[tuple[np.ndarray, np.ndarray | None]] = []
     for batch in batches:
         x, labels = batch if isinstance(batch, tuple) else (batch, None)

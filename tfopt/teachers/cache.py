@@ -1,4 +1,4 @@
-"""A teacher's answers to all training inputs, computed once for each view of them and kept."""
+"""A cache of a teacher's answers to all training inputs, computed once per view."""
 
 import json
 import math
@@ -24,34 +24,33 @@ from tfopt.teachers.precomputed import Precomputed
 
 _META = "meta.json"
 _FORMAT = 1
-_ROOM_LEFT = 2**28  # bytes that stay free on the disk
+_ROOM_LEFT = 2**28  # bytes to leave free on the disk
 
 
 class StaleAnswersError(DataError):
-    """A folder holds answers for something else."""
+    """The folder holds answers for a different key."""
 
 
 class Answers:
-    """What `teacher` answers to `count` training samples, view by view.
+    """The answers of `teacher` to `count` training samples, one view at a time.
 
-    A view is the training inputs as one seeded augmentation shows them; without augmentation there is one, 0.
-    Responses are kept as float32. Features are kept as float16, which takes half the room and changes them by at
-    most one part in 2,000; where a value is too large for it, that view's are float32, with a note.
+    A view is the training inputs under one seeded augmentation; without augmentation there is only view 0. Responses
+    are stored as float32. Features are stored as float16, which halves the space and changes them by at most one part
+    in 2,000; if a value overflows float16, that view's features are float32, with a note.
 
     Args:
-        teacher: a `Teacher`, an `Ensemble` or `Precomputed`; resolved.
-        about: all that the inputs depend on (fingerprint of the data, preprocessing, augmentation, seed), as plain
-            values; it is part of the key.
+        teacher: a resolved `Teacher`, `Ensemble` or `Precomputed`.
+        about: everything the inputs depend on (data fingerprint, preprocessing, augmentation, seed), as plain values;
+            part of the key.
         count: number of samples in each view.
-        folder: where the views are kept as `.npy` files, which are opened memory-mapped, so that they may be larger
-            than memory. None keeps them in memory.
-        label: what progress is called; the teacher's name if None.
+        folder: stores the views as `.npy` files, opened memory-mapped, so they may exceed memory. None keeps them in
+            memory.
+        label: the label of the progress bar; the teacher's name if None.
         progress, quiet: see `Teacher.predict`.
 
     Raises:
         StaleAnswersError: the folder holds answers for another key.
-        DataError: it holds something else, or the teacher is code, which could
-            change without anybody knowing.
+        DataError: the folder holds something else, or the teacher is code, whose changes cannot be detected.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class Answers:
         self._progress, self._quiet = progress, quiet
         self._label = label
         self._views: dict[int, dict[str, np.ndarray]] = {}
-        # The fingerprint is taken here, once: a teacher that is trained meanwhile is another one.
+        # Taken once: a teacher that is trained in the meantime counts as a different one.
         self._key = _plain({"format": _FORMAT, "teacher": teacher.identity, "about": about, "count": count})
         self._folder = None if folder is None or isinstance(teacher, Precomputed) else Path(folder)
         if self._folder is not None:
@@ -84,11 +83,20 @@ class Answers:
             _claim(self._folder, self._key, teacher.name)
 
     def view(self, number: int, batches: Callable[[], Iterable[Any]]) -> dict[str, np.ndarray]:
-        """The answers to all samples of view `number`, in order: (count, ...) by name, read-only.
+        """Return the answers to all samples of view `number`, in order: (count, ...) by name, read-only.
 
-        `batches()` gives the inputs of the view, x or (x, labels), in batches of any size; it is called only when
-        the view is not there yet. Raises DataError when it gives more or fewer samples than `count`, ModelError as
-        `Teacher.predict` does, and OutputError when the disk has no room.
+        Args:
+            number: of the view.
+            batches: returns the inputs of the view, x or (x, labels), in batches of any size; called only if the view
+                is missing.
+
+        Returns:
+            Arrays by name.
+
+        Raises:
+            DataError: more or fewer samples than `count`.
+            ModelError: as for `Teacher.predict`.
+            OutputError: the disk is full.
         """
         if number not in self._views:
             self._views[number] = self._found(number) or self._computed(number, batches)
@@ -97,7 +105,7 @@ class Answers:
         return self._views[number]
 
     def bytes_per_view(self, batch: Any) -> int:
-        """Bytes that a view takes, told from the answers to one batch, x or (x, labels)."""
+        """Return the size of a view in bytes, estimated from the answers to one batch, x or (x, labels)."""
         if isinstance(self.teacher, Precomputed):
             return sum(rows.nbytes for rows in self.teacher.aligned(self.count).values())
         found = next(iter(self.teacher.each([batch])))
@@ -122,7 +130,7 @@ class Answers:
             return self._written(number, batches, np.dtype(np.float32))
 
     def _written(self, number: int, batches: Callable[[], Iterable[Any]], dtype: np.dtype) -> dict[str, np.ndarray]:
-        """Runs the teacher over a view; features are kept as `dtype`. Raises _TooLargeError where they do not fit."""
+        """Run the teacher over a view and store features as `dtype`. Raise _TooLargeError if they overflow it."""
         with ExitStack() as stack:
             store: _Memory | _Disk = _Memory(self.count)
             if self._folder is not None:
@@ -157,7 +165,7 @@ class Answers:
             )
 
     def _found(self, number: int) -> dict[str, np.ndarray] | None:
-        """The view from the folder; None where it is not there, not whole, or damaged."""
+        """Return the view from the folder; None if it is missing, incomplete or damaged."""
         if self._folder is None:
             return None
         paths = {name: self._path(number, name) for name in self.teacher._names()}
@@ -171,7 +179,7 @@ class Answers:
             return None
 
     def _path(self, number: int, name: str) -> Path:
-        """The file of an answer. The key is in its name, so that no other process can put its own there."""
+        """Return the file of an answer. Its name contains the key, so no process with another key can replace it."""
         assert self._folder is not None
         what = OUTPUT if name == OUTPUT else f"feature{self.teacher.layers.index(name)}"
         key = sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()[:16]
@@ -179,7 +187,7 @@ class Answers:
 
 
 class _TooLargeError(Exception):
-    """A feature, by layer name, that float16 cannot hold."""
+    """A feature, by layer name, that overflows float16."""
 
 
 def _stored(name: str, rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -190,7 +198,7 @@ def _stored(name: str, rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 @dataclass
 class _Memory:
-    """A view that grows in memory, in arrays of its full size."""
+    """A view assembled in memory, in preallocated arrays."""
 
     count: int
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -207,9 +215,9 @@ class _Memory:
 
 
 class _Disk:
-    """A view that grows in files beside their places; they are renamed when `stack` ends well, else removed.
+    """A view assembled in temporary files; they are renamed if `stack` exits cleanly, else removed.
 
-    Each is a `.npy` file with four bytes more at its end: the CRC-32 of the values.
+    Each is a `.npy` file followed by four extra bytes: the CRC-32 of the values.
     """
 
     def __init__(self, count: int, folder: Path, path: Callable[[str], Path], stack: ExitStack) -> None:
@@ -251,7 +259,7 @@ class _Disk:
 
 
 def _opened(path: Path, count: int) -> np.ndarray:
-    """The array in `path`, memory-mapped. Raises ValueError where it is not what was written for `count` samples."""
+    """Return the array in `path`, memory-mapped. Raise ValueError unless it is what was written for `count` samples."""
     array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape[:1] != (count,):
         raise ValueError(f"{path.name} does not hold {count:,} rows of floats")
@@ -268,7 +276,7 @@ def _opened(path: Path, count: int) -> np.ndarray:
 
 
 def _claim(folder: Path, key: dict[str, Any], name: str) -> None:
-    """Make `folder` the place of answers for `key`, or see that it is. Raises DataError where it is another's."""
+    """Claim `folder` for answers with `key`, or check that it is already theirs. Raise DataError if it is not."""
     meta = folder / _META
     if not meta.exists():
         if folder.exists() and not folder.is_dir():
@@ -287,16 +295,16 @@ def _claim(folder: Path, key: dict[str, Any], name: str) -> None:
 
 
 def _write_first(path: Path, text: str) -> None:
-    """Write `path` whole, unless another process did so first; then its content stays."""
+    """Write `path` atomically; if another process wrote it first, keep that content."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text)
         try:
-            os.link(temporary, path)  # unlike a rename, it never replaces
+            os.link(temporary, path)  # unlike a rename, a link never replaces
         except FileExistsError:
             return
-        except OSError:  # a file system without links
+        except OSError:  # a file system without hard links
             temporary.replace(path)
     except OSError as error:
         raise OutputError(f"Cannot write to the folder {path.parent}: {error.strerror or error}.") from error
@@ -305,7 +313,7 @@ def _write_first(path: Path, text: str) -> None:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """The values as JSON gives them back. Raises DataError for what it cannot hold."""
+    """Return the values after a JSON round trip. Raise DataError for values that JSON cannot hold."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True))
     except (TypeError, ValueError) as error:
@@ -314,7 +322,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(there: Any, here: Any, where: str = "") -> Iterator[str]:
-    """Each part in which two keys differ, in words."""
+    """Yield a description of each difference between two keys."""
     if isinstance(there, dict) and isinstance(here, dict):
         for name in sorted(there.keys() | here.keys()):
             inner = f"{where}.{name}" if where else name
@@ -329,9 +337,9 @@ def _short(value: Any) -> str:
 
 
 def array_about(x: Any) -> dict[str, Any]:
-    """What tells inputs given by hand from others: shape, dtype and SHA-256 of an array, or of each in a list or dict.
+    """Return what identifies in-memory inputs: shape, dtype and SHA-256 of each array (also in lists and dicts).
 
-    A part of `about` for `Answers`.
+    Use it as a part of `about` for `Answers`.
     """
     if isinstance(x, dict):
         return {str(name): array_about(part) for name, part in x.items()}
@@ -345,9 +353,9 @@ def array_about(x: Any) -> dict[str, Any]:
 
 
 def require_deterministic(dataset: Any, *, batches: int = 3) -> None:
-    """Raise DataError, with the reason, unless a tf.data.Dataset gives the same elements each time it is iterated.
+    """Raise DataError, with the reason, unless a tf.data.Dataset yields the same elements on each iteration.
 
-    The first `batches` elements are looked at, twice.
+    Only the first `batches` elements are compared.
     """
     first, second = (_elements(dataset, batches) for _ in range(2))
     if _same(first, second):

@@ -1,4 +1,4 @@
-"""The names of classes."""
+"""Checks of class names."""
 
 import difflib
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from tfopt.errors import ModelError
 
 
 def distinct(class_names: Sequence[str] | None, whose: str) -> tuple[str, ...] | None:
-    """Class names as a tuple; raises ModelError for one that is there twice."""
+    """Return class names as a tuple; raise ModelError for duplicates."""
     if class_names is None:
         return None
     names = tuple(str(name) for name in class_names)
@@ -17,7 +17,7 @@ def distinct(class_names: Sequence[str] | None, whose: str) -> tuple[str, ...] |
 
 
 def unknown_class(name: str, who: str, known: Sequence[str]) -> ModelError:
-    """The error for a class that a teacher, or all of them, do not know."""
+    """Return the error for a class that a teacher, or no teacher, knows."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}"
     return ModelError(f"{who} not know the class '{name}' ({hint}). Give the classes the same names, or add a teacher.")

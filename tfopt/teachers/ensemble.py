@@ -1,6 +1,6 @@
-"""Several teachers as one: for the same classes, or each for its part of the student's (knowledge fusion).
+"""Several teachers as one: for the same classes, or each for a subset of the student's (knowledge fusion).
 
-And `as_teacher`, which makes a teacher of anything: its members come through it, and it makes ensembles of lists.
+Also `as_teacher`, which converts anything supported to a teacher: members pass through it, and lists become ensembles.
 """
 
 import hashlib
@@ -26,28 +26,28 @@ _NEAR_ONE = 2.0**-24  # half the distance from 1 to the float32 below it
 class Ensemble(Answering):
     """Teachers that answer together.
 
-    With w_k the weight of teacher k, U_k the classes that it knows and p_k its probabilities (among the student's
-    classes, where it knows others too), the probability of class c for a sample is
+    With w_k the weight of teacher k, U_k the classes that it knows and p_k its probabilities (conditioned on the
+    student's classes if it knows others too), the probability of class c for a sample is
 
         q(c) = sum of w_k p_k(c) over the k with c in U_k / sum of these w_k,    p(c) = q(c) / sum of q,
 
-    and the answer is log p, which stands for the logits. Where all know all classes, this is the weighted mean of
-    the probabilities (Hinton et al. 2015, arXiv:1503.02531, section 1). Where the label y of the sample is told, only
-    teachers with y in U_k speak, and a class that none of them knows has no probability; so each teacher is asked
-    about its own field only. In a multilabel task the probabilities of a class are averaged like this without the
-    normalisation, and in a regression the values are.
+    and the answer is log p, which serves as logits. If all teachers know all classes, this is the weighted mean of the
+    probabilities (Hinton et al. 2015, arXiv:1503.02531, section 1). If the label y of the sample is given, only
+    teachers with y in U_k contribute, and classes unknown to all of them get probability 0; each teacher thus answers
+    only for its own field. For a multilabel task the probabilities of each class are averaged without normalization;
+    for regression, the values are.
 
     Args:
-        teachers: anything that `as_teacher` takes, two or more. Those without class names are taken to know the
-            student's classes in their order.
-        weights: above 0, one for each; only their ratios matter. Equal by default.
-        class_names: the student's. By default those of the teachers, who must then know the same.
+        teachers: anything that `as_teacher` accepts, two or more. Those without class names are assumed to know the
+            student's classes in order.
+        weights: positive, one per teacher; only their ratios matter. Equal by default.
+        class_names: the student's. By default those of the teachers, which must then agree.
         name: for messages.
 
     Raises:
-        ModelError: a class that no teacher knows, teachers of different classes without `class_names`, or
-            precomputed outputs among them.
-        RecipeError: weights that are none.
+        ModelError: a class that no teacher knows, teachers of different classes without `class_names`, or precomputed
+            outputs among them.
+        RecipeError: invalid weights.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Ensemble(Answering):
         return {OUTPUT: tf.math.log(q) - tf.math.log1p(-q)}
 
     def _map_alike(self) -> None:
-        """Columns by name where the teachers know the same classes; raises ModelError where they do not."""
+        """Match columns by name if the teachers know the same classes; raise ModelError if they do not."""
         named = [teacher for teacher in self.teachers if teacher.class_names is not None]
         if not named:
             return
@@ -211,9 +211,9 @@ class Ensemble(Answering):
 
 
 def as_teacher(what: Any) -> Answering:
-    """`what` itself where it is a teacher; a `Teacher` of anything that one can be made of.
+    """Return `what` if it is a teacher, else convert it to one.
 
-    A list or tuple becomes an `Ensemble`, a NumPy array `Precomputed` outputs.
+    A list or tuple becomes an `Ensemble`, a NumPy array `Precomputed` outputs, and anything else a `Teacher`.
     """
     if isinstance(what, Answering):
         return what
@@ -225,12 +225,12 @@ def as_teacher(what: Any) -> Answering:
 
 
 def _all_names(teacher: Answering) -> tuple[str, ...] | None:
-    """All classes that a teacher knows, also those that an earlier mapping left out."""
+    """Return all classes that a teacher knows, including those dropped by an earlier mapping."""
     return getattr(teacher, "_own_names", None) or teacher.class_names
 
 
 def _checked_weights(weights: Sequence[float] | None, teachers: Sequence[Answering]) -> tuple[float, ...]:
-    """The weights as shares of 1."""
+    """Return the weights normalized to sum to 1."""
     given = [1.0] * len(teachers) if weights is None else [float(weight) for weight in weights]
     if len(given) != len(teachers) or not all(np.isfinite(weight) and weight > 0 for weight in given):
         raise RecipeError(f"Expected a weight above 0 for each of the {len(teachers)} teachers, got {given}.")
@@ -238,7 +238,7 @@ def _checked_weights(weights: Sequence[float] | None, teachers: Sequence[Answeri
 
 
 def _spread(p: Any, known: np.ndarray) -> Any:
-    """The probabilities of the classes that a teacher knows, in the student's columns; 0 in the others."""
+    """Return the probabilities of a teacher's classes in the student's columns, with 0 elsewhere."""
     import tensorflow as tf
 
     places = np.maximum(np.cumsum(known) - 1, 0)
@@ -246,7 +246,7 @@ def _spread(p: Any, known: np.ndarray) -> Any:
 
 
 def _in_field(known: Any, labels: Any) -> Any:
-    """Which teachers know the classes of the samples: (teachers, batch, 1) of 0 and 1."""
+    """Return a 0/1 mask (teachers, batch, 1) of the teachers that know each sample's class."""
     import tensorflow as tf
 
     labels = tf.convert_to_tensor(labels)

@@ -1,4 +1,4 @@
-"""Bringing what a student is fed to the shape that its teacher takes."""
+"""Adapt the student's inputs to the shape that its teacher expects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 from tfopt.errors import ModelError
 from tfopt.teachers.sources import Shape
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as Pillow and `tfopt.data` have it
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as in Pillow and `tfopt.data`
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How inputs are brought to the shape that a source takes."""
+    """A conversion of inputs to the shape that a source expects."""
 
     size: tuple[int, int] | None = None
     shrinks: bool = False
@@ -20,19 +20,19 @@ class Fit:
     notes: tuple[str, ...] = ()
 
     def apply(self, x: Any) -> Any:
-        """Return the images `x` in the colors, size and range that the teacher takes."""
+        """Return the images `x` in the colors, size and range that the teacher expects."""
         import tensorflow as tf
 
         if self.channels == 1:
             x = tf.tensordot(x, tf.constant(_LUMA, x.dtype)[:, None], axes=1)
         if self.size:
-            # Antialiasing changes nothing where an image grows, and TensorFlow has it for the CPU alone.
+            # Antialiasing has no effect when an image grows, and TensorFlow implements it only on the CPU.
             x = tf.image.resize(x, self.size, "bilinear", antialias=self.shrinks)
         return tf.repeat(x, 3, axis=-1) if self.channels == 3 else x
 
 
 def way_between(given: Sequence[int | None], wanted: Shape | None, name: str) -> Fit:
-    """The way from `given` to `wanted`, both without the batch axis. Raises ModelError where there is none."""
+    """Return the conversion from `given` to `wanted`, both without the batch axis. Raise ModelError if none exists."""
     if wanted is None or _agree(given, wanted):
         return Fit()
     images = len(given) == len(wanted) == 3

@@ -1,4 +1,4 @@
-"""Teachers as the command line names them: files, one or several."""
+"""Teachers as the command line specifies them: one or several files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +19,14 @@ def load_teacher(
     *,
     allow_unsafe: bool = False,
 ) -> Any:
-    """The `Teacher` in a file, or the `Ensemble` of several for a student of `student_classes`.
+    """Return the `Teacher` in a file, or the `Ensemble` of several, for a student of `student_classes`.
 
-    `classes` are text files with the class names of each, one in a line, or none for all; `preprocessing` is what they
-    are fed, by name; `allow_unsafe` lets the files run Python code. Raises RecipeError for another number of class
-    files than teachers, and what `Teacher` raises.
+    `classes` are text files with the class names of each teacher, one per line, or empty for all; `preprocessing` is
+    the name of their preprocessing; `allow_unsafe` lets the files run Python code.
+
+    Raises:
+        RecipeError: the numbers of class files and teachers differ.
+        ModelError: as for `Teacher`.
     """
     if classes and len(classes) != len(paths):
         raise RecipeError(

@@ -1,4 +1,4 @@
-"""Outputs that someone computed beforehand, as a teacher."""
+"""Precomputed outputs as a teacher."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from tfopt.teachers.teacher import Teacher
 
 
 class Precomputed(Answering):
-    """Outputs that someone computed for the training inputs; `Answers` hands them out, nothing can ask for more.
+    """Precomputed outputs for the training inputs; `Answers` serves them, and no other inputs can be answered.
 
     Args:
         outputs: (n, classes) logits or probabilities, or (n, ...) values, in the order of the training inputs.
-        form: "logits", "probabilities", or "auto": told by their values.
+        form: "logits", "probabilities", or "auto", which infers the form from the values.
         class_names: of the columns.
         name: for messages.
     """
@@ -67,7 +67,7 @@ class Precomputed(Answering):
         )
 
     def aligned(self, count: int) -> dict[str, np.ndarray]:
-        """The answers, float32 (count, ...). Raises DataError where there are not as many."""
+        """Return the answers, float32 (count, ...). Raise DataError if their number differs from `count`."""
         import tensorflow as tf
 
         if len(self.outputs) != count:
@@ -79,7 +79,7 @@ class Precomputed(Answering):
         return {OUTPUT: self._as_teacher._logits(tf.constant(self.outputs)).numpy()}
 
     def first(self, count: int) -> dict[str, Any]:
-        """The answers to the first `count` samples, as tensors."""
+        """Return the answers to the first `count` samples, as tensors."""
         import tensorflow as tf
 
         return {name: tf.constant(rows[:count]) for name, rows in self.aligned(len(self.outputs)).items()}
@@ -107,7 +107,7 @@ class Precomputed(Answering):
 
 
 class _Stored(Source):
-    """Outputs as the source of their own form: it gives back what it is asked with."""
+    """Stored outputs as a source: it returns its input unchanged."""
 
     def __init__(self, outputs: np.ndarray, name: str) -> None:
         self.name, self._outputs = name, outputs

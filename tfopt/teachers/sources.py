@@ -1,4 +1,4 @@
-"""What a teacher can be made of, told apart once and then asked in one way."""
+"""The kinds of models a teacher can wrap, behind one interface."""
 
 import hashlib
 import json
@@ -26,15 +26,15 @@ Shape = tuple[int | None, ...]
 
 
 class Source(ABC):
-    """Something that answers for a batch, in inference mode. It is never changed.
+    """A model that answers for a batch, in inference mode. It is never changed.
 
     Attributes:
         name: for messages.
-        input_shape: of one sample; None where it is not known, as a whole or for an axis.
-        input_dtype: what it is fed; float32 is rounded for integers.
-        layers_available: names of the layers whose outputs can be asked for; empty where there are none.
-        batch: the number of samples that it takes at once; None for any.
-        step: between two values that a quantized output can take; None where it is not quantized.
+        input_shape: of one sample; None if unknown, as a whole or for an axis.
+        input_dtype: of the input; float32 is rounded for integers.
+        layers_available: names of the layers whose outputs can be requested; may be empty.
+        batch: the fixed batch size; None for any.
+        step: the quantization step of the output; None if it is not quantized.
     """
 
     name: str
@@ -47,16 +47,17 @@ class Source(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str | None:
-        """SHA-256 (hex) of all that the answers depend on, as it is now; None where it cannot be told."""
+        """SHA-256 (hex) of everything the answers depend on, in its current state; None if unknown."""
 
     @abstractmethod
     def _answer(self, x: Any, layers: Sequence[str]) -> Any:
-        """What it gives for a batch that fits it: tensors, in any structure."""
+        """Return the outputs for a batch of the right shape: tensors, in any structure."""
 
     def ask(self, x: Any, layers: Sequence[str] = ()) -> list[Any]:
-        """`[output, *features of layers]` for x (batch, ...) of `input_shape`; also inside a `tf.function`.
+        """Return `[output, *features of layers]` for x (batch, ...) of `input_shape`; works in a `tf.function`.
 
-        Raises ModelError for layers where there are none, and for several outputs.
+        Raises:
+            ModelError: layers requested from a source without layers, or several outputs.
         """
         import tensorflow as tf
 
@@ -80,7 +81,7 @@ class Source(ABC):
 
 
 class KerasSource(Source):
-    """A model of either Keras, whatever it is built of."""
+    """A Keras 3 or tf_keras model of any kind."""
 
     def __init__(self, model: Any, name: str | None = None) -> None:
         self.name = str(name or model.name)
@@ -121,7 +122,7 @@ class KerasSource(Source):
 
 
 class SavedSource(Source):
-    """A SavedModel without Keras layers: its signature, else the object itself where it can be called."""
+    """A SavedModel without Keras layers: its signature, or the object itself if it is callable."""
 
     def __init__(self, loaded: Any, name: str, fingerprint: str | None = None) -> None:
         self.name, self._loaded, self._fingerprint = name, loaded, fingerprint
@@ -153,12 +154,12 @@ class SavedSource(Source):
             return self._signature(**{self._input: x})
         try:
             return self._loaded(x, training=False)
-        except (TypeError, ValueError):  # it does not tell training from inference
+        except (TypeError, ValueError):  # it does not distinguish training from inference
             return self._loaded(x)
 
 
 class _NumpySource(Source):
-    """What is run outside of the graph."""
+    """A source that runs outside the graph."""
 
     _width: list[tuple[Shape, str]] | None = None
 
@@ -172,7 +173,7 @@ class _NumpySource(Source):
         if tf.executing_eagerly():
             return [tf.convert_to_tensor(array) for array in self._checked_answers(x.numpy())]
         if self._width is None:
-            # How many outputs there are, and of what kind, shows when it runs.
+            # The number and the kind of outputs are known only when it runs.
             if not x.shape[1:].is_fully_defined():
                 raise ModelError(f"The teacher '{self.name}' is asked with inputs of shape {x.shape}; fix their size.")
             self._checked_answers(np.zeros((1, *x.shape[1:]), x.dtype.as_numpy_dtype))
@@ -194,15 +195,15 @@ class _NumpySource(Source):
 
 
 class LiteSource(_NumpySource):
-    """A `.tflite`, in real units whatever it stores."""
+    """A `.tflite` model, with dequantized inputs and outputs."""
 
     def __init__(self, lite: LiteModel, name: str | None = None) -> None:
         self.name = name or "tflite"
         if len(lite.inputs) != 1:
             raise ModelError(f"The teacher '{self.name}' has {len(lite.inputs)} inputs; expected one.")
-        # Its own interpreters, on all cores: those of the caller may be in use.
+        # Separate interpreters, on all cores: the caller's may be in use.
         self._lite = LiteModel(lite.data, threads=max(lite.threads, _cores()))
-        self._lock = threading.Lock()  # LiteRT's interpreters answer one caller at a time
+        self._lock = threading.Lock()  # LiteRT's interpreters serve one caller at a time
         port, output = lite.inputs[0], lite.outputs[0]
         self.input_shape = tuple(port.shape[1:])
         self.input_dtype = "float32" if port.scales else port.dtype
@@ -220,7 +221,7 @@ class LiteSource(_NumpySource):
 
 
 class CallableSource(_NumpySource):
-    """A function of a batch, which is run as it is: nothing of it is traced, so it may use NumPy and keep state."""
+    """A function of a batch, called as is: it is not traced, so it may use NumPy and keep state."""
 
     def __init__(self, function: Callable[[Any], Any], name: str | None = None) -> None:
         self.name = str(name or getattr(function, "__name__", type(function).__name__))
@@ -239,7 +240,7 @@ class CallableSource(_NumpySource):
 
 @dataclass(frozen=True)
 class Opened:
-    """A source, and what was stored with it."""
+    """A source, with the metadata stored beside it."""
 
     source: Source
     class_names: tuple[str, ...] | None = None
@@ -247,9 +248,12 @@ class Opened:
 
 
 def opened(what: Any, name: str | None = None, *, allow_unsafe: bool = False) -> Opened:
-    """The source that `what` is: a model, a path, a `LiteModel`, a loaded SavedModel or a function of a batch.
+    """Return the source for `what`: a model, a path, a `LiteModel`, a loaded SavedModel or a function of a batch.
 
-    `allow_unsafe` lets a model file run Python code. Raises ModelError for anything else, and for what cannot be read.
+    `allow_unsafe` lets a model file run Python code.
+
+    Raises:
+        ModelError: an unsupported object, or a file that cannot be read.
     """
     if isinstance(what, Source):
         return Opened(what)
@@ -310,20 +314,20 @@ def _from_saved_model(path: Path, name: str) -> SavedSource:
 
 
 def _cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _parts(model: Any) -> Iterator[Any]:
-    """The layers of `model` and of its submodels."""
+    """Yield the layers of `model` and of its submodels."""
     return iter(model._flatten_layers(include_self=False, recursive=True))
 
 
 def _architecture(model: Any) -> str:
-    """The config of `model` as text, without what is told by neither the graph nor the weights.
+    """Return the config of `model` as text, without details that affect neither the graph nor the weights.
 
-    Names of layers go: Keras numbers them in the order in which the process made them, so that the same model
-    made twice has two. The compile settings go as well.
+    Layer names are removed: Keras numbers them by creation order within the process, so two builds of one model differ.
+    Compile settings are removed as well.
     """
     try:
         config = json.loads(model.to_json())
@@ -354,7 +358,7 @@ def _as_dtype(x: Any, dtype: str) -> Any:
 
 
 def _in_batches(answer: Callable[[Any], list[Any]], x: Any, batch: int, outputs: int) -> list[Any]:
-    """`answer` for any number of samples, asked for `batch` at a time; missing rows repeat the last one."""
+    """Return `answer` for any number of samples, in batches of `batch`; the last row pads an incomplete batch."""
     import tensorflow as tf
 
     count = tf.shape(x)[0]

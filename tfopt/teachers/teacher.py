@@ -1,4 +1,4 @@
-"""A teacher: one source that answers for the student's inputs, in logits, whatever it is fed and gives itself."""
+"""A teacher: one source that answers for the student's inputs in logits, whatever its own input and output forms."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Self
@@ -15,27 +15,27 @@ from tfopt.teachers.class_names import distinct, unknown_class
 from tfopt.teachers.input_adapter import way_between
 from tfopt.teachers.sources import Shape, Source, opened
 
-# By output dtype: half of the smallest probability above 0, and half the distance from 1 to the one below it.
+# By output dtype: half the smallest positive probability, and half the distance from 1 to the value below it.
 _HALF_STEPS = {"float16": (2.0**-25, 2.0**-12), "bfloat16": (FLOOR, 2.0**-9)}
 _FLOAT_HALF_STEPS = (FLOOR, 2.0**-24)
 _SETTLED_ON = 256  # samples at most
 
 
 class Teacher(Answering):
-    """One source of answers.
+    """A teacher with one source of answers.
 
     Args:
-        source: a Keras 3 or tf_keras model of any make; the path of a model file, of a SavedModel, of a `.tflite`
-            or of a result folder, whose class names and preprocessing are used; a `LiteModel`; or a function of a
-            batch, NumPy or TensorFlow, that gives an array. It is never changed.
-        preprocessing: what the teacher is fed of a pixel, a `Preprocessing` or its name; used after `for_inputs`.
-        outputs: "logits", "probabilities", or "auto": told by their values.
+        source: a Keras 3 or tf_keras model of any kind; the path of a model file, of a SavedModel, of a `.tflite` or of
+            a result folder, whose class names and preprocessing are used; a `LiteModel`; or a function of a batch,
+            NumPy or TensorFlow, that returns an array. It is never changed.
+        preprocessing: the teacher's own, a `Preprocessing` or its name; used after `for_inputs`.
+        outputs: "logits", "probabilities", or "auto", which infers the form from the values.
         class_names: of its outputs, in order.
         name: for messages; by default the source's.
         allow_unsafe: let a model file run Python code, such as that of Lambda layers. Only for files that you trust.
 
     Raises:
-        ModelError: the source is none, or cannot be read.
+        ModelError: an unsupported source, or one that cannot be read.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Teacher(Answering):
         return known._with(form=self._form_of(values, task_named(task), tolerance))
 
     def _form_of(self, values: np.ndarray, task: type[Task], tolerance: Tolerance) -> Form:
-        """What the outputs (n, classes) are: what was said in `outputs`, or else what their values show."""
+        """Return the form of the outputs (n, classes): as declared in `outputs`, or else inferred from their values."""
         if self.outputs == "logits":
             return "logits"
         found = form_of(values, task, tolerance)
@@ -188,7 +188,7 @@ class Teacher(Answering):
             )
 
     def _logits(self, output: Any) -> Any:
-        """float32 logits (or values) of the source's output, in the student's order."""
+        """Return float32 logits (or values) from the source's output, in the student's class order."""
         import tensorflow as tf
 
         low, near_one = _HALF_STEPS.get(output.dtype.name, _FLOAT_HALF_STEPS)
@@ -202,7 +202,7 @@ class Teacher(Answering):
         return values if self._columns is None else tf.gather(values, self._columns, axis=-1)
 
     def _given(self, x: Any) -> Any:
-        """What the source is fed for the student's `x`."""
+        """Return the source's input for the student's `x`."""
         import tensorflow as tf
 
         x = tf.cast(x, tf.float32)
@@ -214,7 +214,7 @@ class Teacher(Answering):
         return way_between(tuple(x.shape)[1:], self._wanted(), self.name).apply(x)
 
     def _scaling(self) -> tuple[float, float]:
-        """Factor and offset from the student's values, back to pixels, to the teacher's."""
+        """Return the factor and offset from the student's scale, via pixels, to the teacher's."""
         own, student = self.preprocessing, self._student
         if own is None or student is None:
             return 1.0, 0.0
@@ -222,7 +222,7 @@ class Teacher(Answering):
         return factor, own.offset - student.offset * factor
 
     def _wanted(self) -> Shape | None:
-        """The shape that the source takes; where it takes any size or colours, those of its preprocessing."""
+        """Return the input shape of the source; where it is free, the size and colors of its preprocessing."""
         shape, own = self.source.input_shape, self.preprocessing
         if shape is None or len(shape) != 3 or own is None:
             return shape
@@ -236,7 +236,7 @@ class Teacher(Answering):
 
 
 def _tolerance(dtype: Any, step: float | None, classes: int) -> Tolerance:
-    """How far probabilities may be off by rounding: in sum, half a step for each class."""
+    """Return the rounding tolerance of probabilities: in sum, half a step for each class."""
     sums = classes * step / 2 + 1e-3 if step else {"float16": 1e-2, "bfloat16": 5e-2}.get(dtype.name, 1e-3)
     return Tolerance(sums=sums, bounds=1e-6)
 

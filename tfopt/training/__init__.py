@@ -1,4 +1,4 @@
-"""How anything is trained: settings, loss and optimizer, schedules, rates, freezing, augmentation."""
+"""Training: settings, loss and optimizer, schedules, rates, freezing, augmentation."""
 
 from tfopt.training.freezing import frozen, unfrozen
 from tfopt.training.rate_finder import LearningRates, find_learning_rate

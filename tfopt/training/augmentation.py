@@ -1,4 +1,4 @@
-"""Augmentation is tried before it is used."""
+"""Choose the augmentations that do not destroy labels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from tfopt.tasks import task_of
 from tfopt.tasks.metrics import accuracy
 from tfopt.training.settings import Training
 
-# An augmentation is left out when it costs the untouched model more than this share of its right answers.
+# An augmentation is dropped if it costs the given model more than this fraction of its correct answers.
 AUGMENTATION_MAY_COST = 0.1
 
 PROBE = 1000
@@ -23,11 +23,11 @@ def choose_augmentation(
     *,
     who: str = "the untouched model",
 ) -> tuple[Augmentation | None, list[str]]:
-    """The recipe's augmentation without what `judge` cannot stand, and what to say about that.
+    """Return the recipe's augmentation without transformations that `judge` cannot recognize, and notes.
 
-    A mirrored digit is another digit. So each transformation is tried on the validation images first: it is
-    left out when `judge`, which gives scores (n, classes) for inputs and is called `who`, then loses more than a
-    tenth of its accuracy, and where there is no judge.
+    A mirrored digit is a different digit. So each transformation is first tested on the validation images: it is
+    dropped if it costs `judge`, which returns scores (n, classes) and is called `who` in notes, more than a tenth of
+    its accuracy, or if there is no judge.
     """
     wanted: dict[str, Any] = {"horizontal_flip": training.horizontal_flip, "shift": training.shift}
     wanted = {name: value for name, value in wanted.items() if value}
@@ -46,7 +46,7 @@ def choose_augmentation(
         augmentation = Augmentation(**{name: value})
         changed = augmentation.apply(_tensor(x), augmentation.draw(len(x), x.shape[1:], training.seed)).numpy()
         if name == "horizontal_flip":
-            changed = x[:, :, ::-1]  # all of them, where training mirrors every other one
+            changed = x[:, :, ::-1]  # all of them; training mirrors half
         after = accuracy(judge(changed), y)
         verdict = f"{who} has {after:.3f} on images so changed, {before:.3f} on them as they are"
         if after >= (1 - AUGMENTATION_MAY_COST) * before:

@@ -1,4 +1,4 @@
-"""How a stage is trained: the loss that fits, the optimizer, and the augmentation the model can stand."""
+"""Train a stage: the loss, the optimizer, and the fit."""
 
 import math
 from collections.abc import Sequence
@@ -27,10 +27,15 @@ def train(
     learning_rate: float | None = None,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, list[float]]:
-    """Compile `learner` (tf_keras) and fit it on `batches`, the training part of `data`, with a line for each epoch.
+    """Compile `learner` (tf_keras) and fit it on `batches`, the training part of `data`, with a line per epoch.
 
-    `learning_rate` stands in for that of `training`; `label` is what the lines begin with. Returns what `fit`
-    recorded. Raises `RecipeError` where the loss is not finite.
+    `learning_rate` replaces that of `training`; `label` is the prefix of the lines.
+
+    Returns:
+        The history of `fit`.
+
+    Raises:
+        RecipeError: the loss is not finite.
     """
     optimizer = make_optimizer(
         training, learning_rate or training.learning_rate, epochs * data.steps(training.batch_size)
@@ -50,25 +55,25 @@ def train(
             verbose=0,
         )
     finally:
-        lines.stop()  # tf_keras tells its callbacks nothing of an interruption
+        lines.stop()  # tf_keras does not notify its callbacks of an interruption
     recorded: dict[str, list[float]] = history.history
     return recorded
 
 
 def make_optimizer(training: Training, learning_rate: float, steps: int) -> Any:
-    """A new tf_keras optimizer by the recipe. Raises `RecipeError` for a name that tf_keras does not know."""
+    """Return a new tf_keras optimizer for the recipe. Raise RecipeError for a name that tf_keras does not know."""
     optimizers = tf_keras().optimizers
     rate = scheduled(tf_keras(), learning_rate, steps, training.schedule, training.warm_up)
-    # Not optimizers.get: with a learning rate it gives the old optimizers, without AdamW, Lion and others.
+    # Not optimizers.get: with a learning rate it returns the old optimizers, without AdamW, Lion and others.
     known = {name.lower(): kind for name, kind in vars(optimizers).items() if isinstance(kind, type)}
-    known.pop("optimizer")  # the base of all
+    known.pop("optimizer")  # the base class of all
     if training.optimizer.lower() not in known:
         raise RecipeError(f"Unknown optimizer {training.optimizer!r}. Known: {', '.join(sorted(known))}.")
     return known[training.optimizer.lower()](learning_rate=rate, jit_compile=False)  # XLA is slow on a CPU
 
 
 def stop_at_nan(label: str) -> Any:
-    """A tf_keras callback that raises `RecipeError` at the first batch whose loss is NaN or infinite."""
+    """Return a tf_keras callback that raises RecipeError at the first batch whose loss is NaN or infinite."""
 
     class StopAtNaN(tf_keras().callbacks.Callback):  # type: ignore[misc]
         _supports_tf_logs = True  # see `EpochLines`

@@ -1,4 +1,4 @@
-"""Which layers training moves: frozen up to a named one, trained from a named one on; BatchNorm as it came."""
+"""Freeze layers up to a given one, or train from a given one on, with a choice for BatchNorm."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -18,25 +18,28 @@ BatchNorm = Literal["frozen", "train"]
 
 
 def frozen(model: Any, until: str | int | None = None, *, batchnorm: BatchNorm = "train") -> Any:
-    """A new model like `model` whose layers up to and including `until` are frozen, while all behind it are trained.
+    """Return a new model like `model` with layers up to and including `until` frozen, and all later ones trainable.
 
-    The rhythm of fine-tuning (Howard & Ruder 2018, arXiv:1801.06146, section 3.3): compile and fit `frozen(model)`,
+    The schedule of fine-tuning (Howard & Ruder 2018, arXiv:1801.06146, section 3.3): compile and fit `frozen(model)`,
     then `unfrozen(..., since=...)` with lower rates, layer by layer if you like. A frozen BatchNorm runs in inference
     mode, in `fit` too.
 
     Args:
-        model: a Keras 3 or tf_keras model. It is not changed; the result is of the same Keras, has the same weights,
-            and is compiled as `model` is.
-        until: the last frozen layer, counted in calling order: the name or path ("backbone/conv") of a layer, the name
-            of a submodel, which is frozen whole, or how many of the layers with weights. None: all but the last one
-            with weights.
-        batchnorm: "train" treats a BatchNorm like any other layer. "frozen" keeps every pretrained one in inference
-            mode, where its neighbours train too, so that batches of a few samples do not spoil its statistics; the
-            others then bear lower learning rates only. One that has never seen data (mean 0, variance 1) is trained
-            where its neighbours are.
+        model: a Keras 3 or tf_keras model. It is not changed; the result has the same Keras, weights and compile
+            settings.
+        until: the last frozen layer in calling order: the name or path ("backbone/conv") of a layer, the name of a
+            submodel, which is frozen as a whole, or the number of layers with weights. None freezes all but the last
+            layer with weights.
+        batchnorm: "train" treats BatchNorm like any other layer. "frozen" keeps every pretrained one in inference mode,
+            even if its neighbors train, so that small batches do not corrupt its statistics; the other layers then
+            tolerate only lower learning rates. One that has never seen data (mean 0, variance 1) trains with its
+            neighbors.
+
+    Returns:
+        The new model.
 
     Raises:
-        ModelError: no such layer (the nearest names are told), a name that several layers have, a number out of range,
+        ModelError: an unknown layer (the message suggests the nearest names), an ambiguous name, a number out of range,
             or nothing left to train.
     """
     leaves = layers_in_order(model)
@@ -50,27 +53,30 @@ def frozen(model: Any, until: str | int | None = None, *, batchnorm: BatchNorm =
 
 
 def unfrozen(model: Any, since: str | None = None, *, batchnorm: BatchNorm = "train") -> Any:
-    """A new model like `model` that is trained from the layer `since` on, that one included; all before are frozen.
+    """Return a new model like `model` that trains from layer `since` on, inclusive; all layers before it are frozen.
 
     Args:
         model: a Keras 3 or tf_keras model. It is not changed.
-        since: the name or path of a layer or submodel; None: the first layer, so that all are trained.
+        since: the name or path of a layer or submodel; None trains all layers.
         batchnorm: see `frozen`.
 
+    Returns:
+        The new model.
+
     Raises:
-        ModelError: as `frozen` does.
+        ModelError: as for `frozen`.
     """
     leaves = layers_in_order(model)
     return _trained_from(model, leaves, 0 if since is None else _span(leaves, since, model.name)[0], batchnorm)
 
 
 def layers_in_order(model: Any) -> list[Leaf]:
-    """The layers of `model`, of either Keras, submodels opened, in calling order."""
+    """Return the layers of `model`, of either Keras, in calling order; submodels are expanded."""
     return [leaf for leaf in walk(model, keep_names=True).leaves if is_layer(leaf.layer)]
 
 
 def last_with_weights(leaves: Sequence[Leaf], model: str) -> int:
-    """The position of the last of `leaves` that has weights. Raises ModelError where none of `model` has."""
+    """Return the position of the last of `leaves` that has weights. Raise ModelError if none of `model` has."""
     found = [position for position, leaf in enumerate(leaves) if leaf.layer.weights]
     if not found:
         raise ModelError(f"Model '{model}' has no layer with weights, so there is nothing to train or freeze.")
@@ -78,9 +84,12 @@ def last_with_weights(leaves: Sequence[Leaf], model: str) -> int:
 
 
 def first_trained(leaves: Sequence[Leaf], name: str, model: str) -> int:
-    """The position in `leaves` of a flat model from which on it is trained when `name` is the first trained layer.
+    """Return the position in `leaves` of a flat model at which training starts if `name` is the first trained layer.
 
-    A path "outer/inner/layer" stands for the flat name that the bridge gave the layer there. Raises ModelError.
+    A path "outer/inner/layer" refers to the bridge's flat name for that layer.
+
+    Raises:
+        ModelError: there is no such layer.
     """
     parts = name.split("/")
     flat = ["_".join(parts[start:]) for start in range(len(parts))]
@@ -89,7 +98,7 @@ def first_trained(leaves: Sequence[Leaf], name: str, model: str) -> int:
 
 
 def pretrained_batchnorms(layer: Any, package: Any) -> list[Any]:
-    """The BatchNorms in `layer`, itself included, that have seen data; `package` is `keras` or `tf_keras`."""
+    """Return the BatchNorms in `layer`, inclusive, that have seen data; `package` is `keras` or `tf_keras`."""
     parts = [layer, *keras_internals.sublayers(layer, recursive=True)]
     return [part for part in parts if isinstance(part, package.layers.BatchNormalization) and _has_seen_data(part)]
 
@@ -100,7 +109,7 @@ def _has_seen_data(norm: Any) -> bool:
 
 
 def _span(leaves: Sequence[Leaf], name: str, model: str) -> tuple[int, int]:
-    """The first and the last position of the layer or submodel `name` in `leaves`."""
+    """Return the first and the last position of the layer or submodel `name` in `leaves`."""
     own = [leaf.path.rpartition("/")[2] for leaf in leaves]
     paths = [leaf.path for leaf in leaves]
     for matches in (
@@ -119,7 +128,7 @@ def _span(leaves: Sequence[Leaf], name: str, model: str) -> tuple[int, int]:
 
 
 def _after(leaves: Sequence[Leaf], count: int, model: str) -> int:
-    """The position behind the first `count` of `leaves` that have weights."""
+    """Return the position after the first `count` of `leaves` that have weights."""
     weighted = [position for position, leaf in enumerate(leaves) if leaf.layer.weights]
     if not 0 <= count < len(weighted):
         raise ModelError(
@@ -130,13 +139,13 @@ def _after(leaves: Sequence[Leaf], count: int, model: str) -> int:
 
 
 def _trained_from(model: Any, leaves: Sequence[Leaf], first: int, batchnorm: BatchNorm) -> Any:
-    """A copy of `model`, whose layers are `leaves`, that is trained from position `first` on."""
+    """Return a copy of `model`, whose layers are `leaves`, that is trained from position `first` on."""
     if batchnorm not in ("frozen", "train"):
         raise ModelError(f'Expected batchnorm="frozen" or "train"; got {batchnorm!r}.')
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
     package = keras_compat.keras_of(model)
     for part in [copy, *keras_internals.sublayers(copy, recursive=True)]:
-        part.trainable = True  # one by one: Keras 3 looks no further where a model has this flag already
+        part.trainable = True  # one by one: Keras 3 does not recurse if a model already has this flag
     for position, layer in enumerate(_counterparts(leaves, layers_in_order(copy))):
         if position < first:
             layer.trainable = False
@@ -146,12 +155,12 @@ def _trained_from(model: Any, leaves: Sequence[Leaf], first: int, batchnorm: Bat
     if not copy.trainable_weights:
         raise ModelError(f"Nothing of '{model.name}' would be left to train; freeze fewer layers.")
     if bridge.is_compiled(model):
-        bridge.compile_like(copy, model)  # anew: a compiled model of tf_keras does not see changed flags
+        bridge.compile_like(copy, model)  # recompile: a compiled tf_keras model ignores changed flags
     return copy
 
 
 def _counterparts(leaves: Sequence[Leaf], copies: Sequence[Leaf]) -> list[Any]:
-    """The layer among `copies` for each of `leaves`: by name, or by order where a subclass numbered its own anew."""
+    """Return the layer among `copies` for each of `leaves`: by name, or by order if a subclass renumbers layers."""
     by_name = {leaf.name: leaf.layer for leaf in copies}
     if by_name.keys() == {leaf.name for leaf in leaves}:
         return [by_name[leaf.name] for leaf in leaves]

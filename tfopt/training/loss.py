@@ -1,4 +1,4 @@
-"""The loss that a model is trained with: the recipe's, its own, or what fits labels and outputs."""
+"""Choose the training loss: the recipe's, the model's, or one that fits labels and outputs."""
 
 from typing import Any
 
@@ -11,14 +11,15 @@ from tfopt.tasks.loss import fits_labels
 from tfopt.tasks.responses import Tolerance, form_of
 from tfopt.training.settings import Training
 
-# How far the sum of probabilities may be from 1 in float32; a loss for logits is right for all others.
+# Tolerance for the sum of float32 probabilities; all other outputs need a loss for logits.
 TOLERANCE = Tolerance(sums=1e-3 + 1e-5)
 
 
 def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
-    """The loss to train `model` (tf_keras) with: the recipe's, else the compiled one, else what fits the labels.
+    """Return the loss to train `model` (tf_keras) with: the recipe's, else the compiled one, else one for the labels.
 
-    Raises `RecipeError` for a loss name that tf_keras does not know, or one that does not fit the labels.
+    Raises:
+        RecipeError: a loss name that tf_keras does not know, or a loss that does not fit the labels.
     """
     if training.loss is not None:
         try:

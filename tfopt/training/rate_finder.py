@@ -1,4 +1,4 @@
-"""find_learning_rate: a short training at ever higher rates shows which one to begin with (Smith 2015)."""
+"""find_learning_rate: a short training with rising rates suggests an initial learning rate (Smith 2015)."""
 
 import io
 import math
@@ -19,27 +19,27 @@ from tfopt.data import Dataset
 from tfopt.errors import DataError, OutputError, RecipeError
 from tfopt.graph.types import flatten, map_leaves
 
-# Share of the past in the moving average of the losses, and how few of them still show a curve.
+# Decay of the moving average of the losses, and the minimum number of losses for a curve.
 SMOOTHING = 0.9
 LEAST_STEPS = 20
-# A fall by less than this share of the first loss counts as none.
+# A fall below this fraction of the first loss is ignored.
 LEAST_FALL = 0.01
-# The search ends where the moving average is so many times its best.
+# The search ends when the moving average reaches this multiple of its best.
 DIVERGED = 4.0
 SHOWN_ROWS = 20
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """How the loss went while the learning rate rose. `str()` gives a table.
+    """The loss as a function of a rising learning rate. `str()` returns a table.
 
     Attributes:
         rates: (n,) learning rates of the steps, rising.
         losses: (n,) of the batch at each step, before its update.
-        smoothed: (n,) exponential moving average of `losses` (0.9), corrected for its start as in Adam; up to its
-            lowest point once more backwards, without which it would lag nine steps behind, of 100 at a fivefold rate.
-        suggestion: the rate at which `smoothed` falls steepest against the logarithm of the rate. It is a rate to begin
-            with, not the best there is.
+        smoothed: (n,) exponential moving average of `losses` (0.9), bias-corrected as in Adam; up to its lowest point
+            it is also averaged backward, because it would otherwise lag by nine steps, or of 100 by a fivefold rate.
+        suggestion: the rate at which `smoothed` falls most steeply against the logarithm of the rate. It is a good
+            initial rate, not the optimum.
     """
 
     rates: np.ndarray
@@ -48,7 +48,7 @@ class LearningRates:
     suggestion: float
 
     def table(self) -> Any:
-        """About twenty of the steps as a `rich.table.Table`, that of the suggestion among them."""
+        """Return about twenty of the steps as a `rich.table.Table`, including that of the suggestion."""
         from rich.table import Table
 
         table = Table()
@@ -65,9 +65,10 @@ class LearningRates:
         return f"{said}\n{rendered(self.table(), 100).rstrip()}"
 
     def plot(self, path: str | Path) -> Path:
-        """Draw loss against learning rate and write it to `path` (.png, .svg, .pdf); returns the path.
+        """Plot loss against learning rate and write it to `path` (.png, .svg, .pdf); return the path.
 
-        Raises `OutputError` for another suffix, or where it cannot be written.
+        Raises:
+            OutputError: an unsupported suffix, or a path that cannot be written.
         """
         from matplotlib.figure import Figure
 
@@ -101,30 +102,32 @@ def find_learning_rate(
     seed: int = 0,
     quiet: bool = False,
 ) -> LearningRates:
-    """Find a learning rate by training a copy of `model` for a few batches at ever higher rates.
+    """Find a learning rate by training a copy of `model` for a few batches with rising rates.
 
-    The range test of Smith 2015 (arXiv:1506.01186, section 3.3), with rates in geometric progression. It ends early
-    where the moving average of the loss is four times its best, or the loss not finite. Layers that `model` has frozen
-    stay frozen.
+    The range test of Smith 2015 (arXiv:1506.01186, section 3.3), with rates in geometric progression. It ends early if
+    the moving average of the loss reaches four times its best, or the loss is not finite. Frozen layers of `model` stay
+    frozen.
 
     Args:
         model: a Keras 3 or tf_keras model. It is not changed.
-        x: inputs, an array (n, ...) or a list or dict of such; or a `tf.data.Dataset` of batches (x, y) or
-            (x, y, weights); or a `Dataset`, whose training part is taken. Data is repeated as often as needed.
-        y: labels (n, ...) where `x` is arrays.
-        loss: as in `compile`; None takes what the model is compiled with.
-        optimizer: a name or an optimizer of the model's Keras; None takes the one that the model is compiled with, or
-            else Adam.
-        lowest: the first learning rate tried.
-        highest: the last learning rate tried.
+        x: inputs, an array (n, ...) or a list or dict of arrays; or a `tf.data.Dataset` of batches (x, y) or (x, y,
+            weights); or a `Dataset`, whose training part is used. Data is repeated as needed.
+        y: labels (n, ...) if `x` is arrays.
+        loss: as in `compile`; None uses the compiled loss.
+        optimizer: a name or an optimizer of the model's Keras; None uses the compiled one, or else Adam.
+        lowest: the first learning rate.
+        highest: the last learning rate.
         steps: 20 or more.
-        batch_size: samples a step, where `x` is no `tf.data.Dataset`.
+        batch_size: samples per step, unless `x` is a `tf.data.Dataset`.
         seed: of the order of the samples.
         quiet: no progress bar on stderr.
 
+    Returns:
+        The rates, the losses and the suggestion.
+
     Raises:
-        RecipeError: a value out of range; no loss, or one that does not fit model and labels, is negative, or does not
-            fall at any rate; too few steps before it diverges.
+        RecipeError: a value out of range; no loss, or one that does not fit model and labels, is negative, or never
+            falls; too few steps before divergence.
         DataError: no labels, or less than one batch of data.
     """
     if not 0 < lowest < highest or steps < LEAST_STEPS or batch_size < 1:
@@ -143,15 +146,17 @@ def find_learning_rate(
 
 
 def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, int]:
-    """`LearningRates.smoothed`, and the position of its lowest point as seen forwards."""
+    """Return `LearningRates.smoothed`, and the position of the minimum of its forward pass."""
     forwards = _moving_average(losses)
     lowest_at = int(np.argmin(forwards))
-    falling = _moving_average(forwards[lowest_at::-1])[::-1]  # what comes behind may be thousands of times as high
+    falling = _moving_average(forwards[lowest_at::-1])[
+        ::-1
+    ]  # losses after the minimum may be thousands of times larger
     return np.concatenate([falling, forwards[lowest_at + 1 :]]), lowest_at
 
 
 def _moving_average(values: np.ndarray) -> np.ndarray:
-    """(n,) exponential moving average, corrected for its start (Kingma & Ba 2015, section 3)."""
+    """Return the (n,) exponential moving average, bias-corrected (Kingma & Ba 2015, section 3)."""
     mean, means = 0.0, []
     for step, value in enumerate(values, start=1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * value
@@ -161,7 +166,7 @@ def _moving_average(values: np.ndarray) -> np.ndarray:
 
 @dataclass
 class _Sweep:
-    """One training at rising rates, and what it has shown so far."""
+    """One training with rising rates, and its results so far."""
 
     model: Any
     rates: np.ndarray
@@ -178,7 +183,7 @@ class _Sweep:
 
         callback = keras_compat.keras_of(self.model).callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
         try:
-            # An epoch of one step each, because Keras tells the mean of an epoch.
+            # Epochs of one step each, because Keras reports epoch means.
             epochs: Any = {"epochs": len(self.rates), "steps_per_epoch": 1}
             self.model.fit(batches.repeat(), **epochs, callbacks=[callback], shuffle=False, verbose=0)
         except RecipeError:
@@ -223,7 +228,7 @@ def _steepest(rates: np.ndarray, smoothed: np.ndarray) -> float:
 
 
 def _batches(x: Any, y: Any, batch_size: int, steps: int, seed: int) -> Any:
-    """A `tf.data.Dataset` of batches (x, y, ...)."""
+    """Return a `tf.data.Dataset` of batches (x, y, ...)."""
     import tensorflow as tf
 
     if isinstance(x, Dataset):
@@ -261,7 +266,7 @@ def _compiled_copy(model: Any, loss: Any, optimizer: Any, lowest: float) -> Any:
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
     settings: dict[str, Any] = {"loss": loss}
     if loss is None:
-        compiled = copy._compile_config.config  # no public form keeps Python functions
+        compiled = copy._compile_config.config  # there is no public API that keeps Python functions
         settings = {key: compiled.get(key) for key in ("loss", "loss_weights")}
     if optimizer is None:
         optimizer = copy.optimizer if bridge.is_compiled(copy) else "adam"
@@ -270,19 +275,19 @@ def _compiled_copy(model: Any, loss: Any, optimizer: Any, lowest: float) -> Any:
 
 
 def _at_rate(optimizer: Any, model: Any, rate: float) -> Any:
-    """A new optimizer like `optimizer` whose learning rate can be set."""
+    """Return a new optimizer like `optimizer` whose learning rate can be set."""
     package = keras_compat.keras_of(model)
     try:
         optimizer = package.optimizers.get(optimizer)
     except ValueError as error:
         raise RecipeError(f"Unknown optimizer {optimizer!r}. Give the name of one of {package.__name__}.") from error
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # `compile` scales losses where that is needed
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # `compile` adds loss scaling if it is needed
     return type(optimizer).from_config({**optimizer.get_config(), "learning_rate": rate})
 
 
 @contextmanager
 def _progress(steps: int, quiet: bool) -> Iterator[Any]:
-    """Yields a function to call after each step; in a terminal a bar shows them."""
+    """Yield a function to call after each step; in a terminal it drives a progress bar."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

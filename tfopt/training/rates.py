@@ -1,4 +1,4 @@
-"""A learning rate of its own for each layer, lower the further it is from the output (discriminative fine-tuning)."""
+"""Learning rates per layer that decrease with the distance from the output (discriminative fine-tuning)."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -14,23 +14,26 @@ from tfopt.graph.walk import walk
 
 
 def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
-    """A new optimizer like `optimizer` that trains each layer of `model` at its rate times `decay ** distance`.
+    """Return a new optimizer like `optimizer` that trains each layer of `model` at its rate times `decay ** distance`.
 
     Discriminative fine-tuning (Howard & Ruder 2018, arXiv:1801.06146, section 3.2, with decay = 1 / 2.6; Bao et al.
-    2021, arXiv:2106.08254, with 0.65 to 0.9 for each block). The distance of a layer is the largest number of layers
-    with a kernel on a way from it to the output: 0 for the last one, 1 for the one before; a BatchNorm has that of the
-    layer before it. Each variable is updated as it would be by `optimizer` at that learning rate, weight decay
-    included; so Adam, which forgets the scale of a gradient, obeys too. Schedules, clipping, averaging and callbacks
-    that set the learning rate work as ever: `learning_rate` is that of the last layer.
+    2021, arXiv:2106.08254, with 0.65 to 0.9 per block). The distance of a layer is the maximum number of layers with a
+    kernel on a path from it to the output: 0 for the last one, 1 for the one before; a BatchNorm has that of the layer
+    before it. Each variable is updated exactly as by `optimizer` at that learning rate, including weight decay; so it
+    also works with Adam, which is invariant to gradient scale. Schedules, clipping, averaging and callbacks that set
+    the learning rate work as usual: `learning_rate` is that of the last layer.
 
-    A file of the compiled model holds the plain optimizer with its state, which can be loaded without tfopt; compile
-    again with `layer_rates` to go on training.
+    A saved model contains the plain optimizer with its state and loads without tfopt; compile again with `layer_rates`
+    to continue training.
 
     Args:
         optimizer: a name, or an optimizer of the Keras of `model`, also in a LossScaleOptimizer. It is not changed, and
-            its state is not taken over.
-        model: the model that is to be compiled with the result and trained: a Keras 3 or tf_keras model.
+            its state is not copied.
+        model: the Keras 3 or tf_keras model to compile with the result and train.
         decay: above 0, at most 1.
+
+    Returns:
+        The optimizer.
 
     Raises:
         RecipeError: a decay out of range, or an unknown or unsuitable optimizer; in `fit`, another model than `model`.
@@ -44,7 +47,7 @@ def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
     except ValueError as error:
         raise RecipeError(f"Unknown optimizer {optimizer!r}. Give the name of one of {package.__name__}.") from error
     inside = getattr(optimizer, "inner_optimizer", None)
-    if inside is not None:  # loss scaling goes around
+    if inside is not None:  # loss scaling wraps it
         config = optimizer.get_config()
         del config["inner_optimizer"]
         return type(optimizer)(layer_rates(inside, model, decay=decay), **config)
@@ -57,22 +60,22 @@ def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
 
 
 def rate_factors(model: Any, decay: float) -> list[tuple[Leaf, float]]:
-    """The layers of `model` in calling order, each with the factor of its learning rate."""
+    """Return the layers of `model` in calling order, each with the factor of its learning rate."""
     graph = walk(model, keep_names=True)
     far = _distances(graph)
     return [(leaf, decay ** far[id(leaf)]) for leaf in graph.leaves if is_layer(leaf.layer)]
 
 
 def as_remembered(optimizer: Any, model: Any) -> Any:
-    """`optimizer`, or `layer_rates` of it where a decay is noted for `model`."""
+    """Return `optimizer`, or `layer_rates` of it if a decay is recorded for `model`."""
     decay = annotations(model).layer_decay
     return optimizer if decay == 1 else layer_rates(optimizer, model, decay=decay)
 
 
 def _distances(graph: Graph) -> dict[int, int]:
-    """By `id` of each leaf: the largest number of layers with a kernel behind it on a way to an output."""
+    """Return, by `id` of each leaf, the maximum number of layers with a kernel after it on a path to an output."""
     far = dict.fromkeys(map(id, graph.leaves), 0)
-    behind: dict[Ref, int] = {}  # with a kernel, of what takes this tensor
+    behind: dict[Ref, int] = {}  # maximum number of kernels after this tensor
     for call in reversed(graph.calls):
         own = max((behind.get(ref, 0) for ref in call.outputs), default=0)
         far[id(call.leaf)] = max(far[id(call.leaf)], own)
@@ -89,31 +92,31 @@ def _has_kernel(leaf: Leaf) -> bool:
 def _with_factors(optimizer: Any, factors: list[tuple[Leaf, float]], model: str) -> Any:
     config = optimizer.get_config()
     if callable(optimizer._learning_rate):
-        config["learning_rate"] = optimizer._learning_rate  # a schedule of a class that no registry may know
+        config["learning_rate"] = optimizer._learning_rate  # a schedule whose class may not be registered
     kind: Any = type(optimizer)
     rated = _rated(getattr(kind, "unrated", kind)).made(config)
     rated.factors = {rated._var_key(w): f for leaf, f in factors for w in leaf.layer.weights if hasattr(w, "assign")}
     rated.rated_model = model
     for name, value in vars(optimizer).items():
-        if name.startswith("_exclude_from_weight_decay"):  # which no config holds
+        if name.startswith("_exclude_from_weight_decay"):  # not part of any config
             setattr(rated, name, value)
     return rated
 
 
 @functools.cache
 def _rated(plain: Any) -> Any:
-    """The optimizer class `plain`, of either Keras, with factors."""
+    """Return a subclass of the optimizer class `plain`, of either Keras, with factors."""
 
     class Rated(plain):  # type: ignore[misc]
-        """Updates each variable at the learning rate times its factor.
+        """An optimizer that updates each variable at the learning rate times its factor.
 
-        Keras 3 hands the learning rate to `update_step`; tf_keras, and weight decay in both, look it up.
+        Keras 3 passes the learning rate to `update_step`; tf_keras, and weight decay in both, look it up.
         """
 
         unrated = plain
         factors: Mapping[str, float]  # by variable
         rated_model: str
-        _factor = 1.0  # of the variable that is updated at the moment
+        _factor = 1.0  # of the variable being updated
 
         @classmethod
         def made(cls, config: dict[str, Any]) -> Any:
@@ -159,6 +162,6 @@ def _rated(plain: Any) -> Any:
             finally:
                 self._factor = 1.0
 
-    # Files and the bridge name the class that they see: the plain one can be loaded without tfopt, and has a twin.
+    # Files and the bridge record the visible class: the plain one loads without tfopt and exists in both Kerases.
     Rated.__module__, Rated.__name__, Rated.__qualname__ = plain.__module__, plain.__name__, plain.__qualname__
     return Rated

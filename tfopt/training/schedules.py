@@ -1,7 +1,7 @@
-"""Learning rates that change from step to step: a cosine, and one cycle, with a linear warm-up.
+"""Learning-rate schedules: a cosine, and one cycle, with a linear warm-up.
 
-Both are made of the `CosineDecay` that either Keras has, so that a model compiled with one crosses the bridge, and its
-file can be loaded anywhere.
+Both are built from `CosineDecay`, which both Kerases have, so a model compiled with one crosses the bridge, and its
+file loads anywhere.
 """
 
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from tfopt.errors import RecipeError
 
 Schedule = Literal["cosine", "constant", "one_cycle"]
 
-# One cycle starts at this share of its highest rate and ends at that one, as in fastai (Howard & Gugger 2020,
+# One cycle starts at this fraction of its highest rate and ends at the second, as in fastai (Howard & Gugger 2020,
 # arXiv:2002.04688); the paper asks for an end "several orders of magnitude" below the start.
 CYCLE_START = 1 / 25
 CYCLE_END = 1e-5
@@ -19,16 +19,19 @@ CYCLE_WARM_UP = 0.3
 
 
 def cosine_schedule(model: Any, rate: float, steps: int, *, warm_up: float = 0.0) -> Any:
-    """A learning-rate schedule: linearly up to `rate`, then down to 0 along half a cosine (Loshchilov & Hutter 2016).
+    """Return a schedule that rises linearly to `rate`, then falls to 0 along half a cosine (Loshchilov & Hutter 2016).
 
     With w = round(warm_up * steps), the rate at step s is rate * (1 / w + (1 - 1 / w) * s / w) for s < w (Goyal et al.
     2017, arXiv:1706.02677, section 2.2), then rate * (1 + cos(pi * (s - w) / (steps - w))) / 2.
 
     Args:
-        model: the schedule is of its Keras, Keras 3 or tf_keras.
+        model: determines the Keras of the schedule, Keras 3 or tf_keras.
         rate: the highest learning rate.
-        steps: how many training steps (batches) the `fit` will take in all; the rate stays 0 behind them.
-        warm_up: share of the steps, from 0 to less than 1.
+        steps: total training steps (batches) of the `fit`; the rate stays 0 after them.
+        warm_up: fraction of the steps, from 0 to less than 1.
+
+    Returns:
+        The schedule.
 
     Raises:
         RecipeError: a value out of range.
@@ -37,17 +40,20 @@ def cosine_schedule(model: Any, rate: float, steps: int, *, warm_up: float = 0.0
 
 
 def one_cycle_schedule(model: Any, rate: float, steps: int, *, warm_up: float = CYCLE_WARM_UP) -> Any:
-    """Return a learning-rate schedule: one cycle up to `rate` and down far below its start (Smith & Topin 2017).
+    """Return a one-cycle schedule that rises to `rate` and falls far below its start (Smith & Topin 2017).
 
     arXiv:1708.07120, section 4. With w = round(warm_up * steps), the rate rises linearly from rate / 25 at step 0 to
-    `rate` at step w, then falls to rate / 100,000 at the last one: along half a cosine, as fastai does it, where the
-    paper goes down in two straight lines.
+    `rate` at step w, then falls to rate / 100,000 at the last one: along half a cosine, as in fastai, where the paper
+    uses two straight lines.
 
     Args:
         model: see `cosine_schedule`.
         rate: the highest learning rate.
         steps: the number of training steps.
-        warm_up: share of the steps in which the rate rises, from 0 to less than 1.
+        warm_up: fraction of the steps in which the rate rises, from 0 to less than 1.
+
+    Returns:
+        The schedule.
 
     Raises:
         RecipeError: a value out of range.
@@ -56,10 +62,10 @@ def one_cycle_schedule(model: Any, rate: float, steps: int, *, warm_up: float = 
 
 
 def scheduled(package: Any, rate: float, steps: int, schedule: Schedule, warm_up: float | None) -> Any:
-    """A learning rate for an optimizer of `package` (`keras` or `tf_keras`): a schedule, or `rate` itself.
+    """Return a learning rate for an optimizer of `package` (`keras` or `tf_keras`): a schedule, or `rate` itself.
 
-    `warm_up` None: 0.3 of the steps for one cycle, none for the others. See `cosine_schedule` and `one_cycle_schedule`;
-    "constant" stays at `rate` once it is there.
+    `warm_up` None means 0.3 of the steps for one cycle, none for the others. See `cosine_schedule` and
+    `one_cycle_schedule`; "constant" stays at `rate` after the warm-up.
     """
     if rate <= 0 or steps < 0 or not 0 <= (warm_up or 0) < 1:
         raise RecipeError(

@@ -9,22 +9,21 @@ from tfopt.base.config import config
 
 @config
 class Training:
-    """How every stage is trained.
+    """Training settings for every stage.
 
     Attributes:
         optimizer: a tf_keras optimizer by name.
-        learning_rate: at the start of each stage, unless the stage has its own.
+        learning_rate: at the start of each stage, unless the stage sets one.
         schedule: of the learning rate within each stage: "cosine" (down to zero, Loshchilov & Hutter 2016), "one_cycle"
             (up, then down far below the start, Smith & Topin 2017) or "constant"; see `tfopt.training.schedules`.
-        warm_up: share of each stage's steps in which the rate rises to `learning_rate`; None: 0.3 for one cycle, none
-            for the others.
-        batch_size: samples a step.
-        loss: a tf_keras loss by name; None takes the loss that the model was compiled with, else the one
-            that fits labels and outputs.
-        seed: of shuffling, augmentation and whatever else is random.
-        horizontal_flip, shift: random augmentation of training images: mirrored or not, and moved by up to
-            this share of height and width. Each is left out, and the report says so, when the model given
-            cannot recognise images changed in that way.
+        warm_up: fraction of each stage's steps in which the rate rises to `learning_rate`; None: 0.3 for one cycle,
+            none for the others.
+        batch_size: samples per step.
+        loss: a tf_keras loss by name; None uses the compiled loss, else one that fits labels and outputs.
+        seed: of shuffling, augmentation and everything else random.
+        horizontal_flip, shift: random augmentation of training images: mirroring, and shifts by up to this fraction of
+            height and width. Each is dropped, with a note in the report, if the given model does not recognize images
+            changed in that way.
     """
 
     optimizer: str = "adam"

@@ -1,4 +1,4 @@
-"""From one task to another: features, parameters and structure of a trained model for a new one."""
+"""Transfer of features, parameters and structure from a trained model to a new task."""
 
 from tfopt.base.registry import Kind
 from tfopt.models.hub import HubModule, hub_layer, open_hub

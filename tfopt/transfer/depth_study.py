@@ -1,8 +1,8 @@
-"""DepthStudy: how many layers of a model are worth taking over, measured.
+"""DepthStudy: measure how many layers of a model are worth transferring.
 
 Yosinski, Clune, Bengio & Lipson, "How transferable are features in deep neural networks?", NeurIPS 2014,
-arXiv:1411.1792. A is the source's task, B the new one. Of a network for B, the first layers up to a cut come from a
-network for A (AnB) or for B (BnB), and stay frozen; all above begins anew. With a plus, all layers are trained.
+arXiv:1411.1792. A is the source task, B the new one. In a network for B, the layers up to a cut are copied from a
+network for A (AnB) or for B (BnB) and frozen; the layers above are reinitialized. With a plus, all layers are trained.
 """
 
 import hashlib
@@ -41,9 +41,9 @@ class Trained:
 
     Attributes:
         kind: of `KINDS`, or "B": trained on the new task from scratch.
-        cut: the last layer that was taken over; None for "B".
+        cut: the last transferred layer; None for "B".
         validation, test: accuracy.
-        weights: of the network, as its model orders them.
+        weights: of the network, in its model's order.
     """
 
     kind: str
@@ -55,15 +55,15 @@ class Trained:
 
 @config
 class DepthStudy(Transfer):
-    """Train networks with more and more of the source's layers, and go on with the best on the validation images.
+    """Train networks with increasing numbers of source layers, and continue with the best on the validation images.
 
-    The curve is in the results, as `depth_study.png` and `depth_study.json`. One training for the new task from
-    scratch and four for each cut.
+    The curve is saved with the results, as `depth_study.png` and `depth_study.json`. The study takes one training from
+    scratch on the new task and four for each cut.
 
     Attributes:
-        cuts: the layers that the source is cut behind, by name or path; None chooses up to `places` among all.
-        places: how many cuts are chosen, spread evenly over the depth.
-        epochs, learning_rate, batch_size: of each training, by Adam along a cosine.
+        cuts: the layers after which the source is cut, by name or path; None chooses up to `places` among all.
+        places: number of cuts to choose, spread evenly over the depth.
+        epochs, learning_rate, batch_size: of each training, with Adam and a cosine schedule.
     """
 
     cuts: tuple[str, ...] | None = None
@@ -82,7 +82,7 @@ class DepthStudy(Transfer):
         fresh = self.fresh(source, data)
         cuts = self.cuts or chosen_cuts(fresh, self.places)
         for cut in cuts:
-            transfer_weights(source, fresh, first=cut)  # raises for a layer that is not there
+            transfer_weights(source, fresh, first=cut)  # raises for an unknown layer
         return Transferred(fresh, (f"cut behind {', '.join(cuts)}",))
 
     def transferred(
@@ -95,9 +95,10 @@ class DepthStudy(Transfer):
         progress: Any = None,
         quiet: bool = False,
     ) -> Transferred:
-        """The best network of the study, with all its layers trainable; `cache` keeps each that is finished.
+        """Return the best network of the study, with all layers trainable; `cache` keeps each finished network.
 
-        An `Augmentation` is used as it is. A function that would choose one is not asked: nothing has learnt yet.
+        An `Augmentation` is applied as is. A function that would choose one is not called, because no model has been
+        trained yet.
         """
         del quiet
         source = model_from(source)
@@ -118,7 +119,7 @@ class DepthStudy(Transfer):
 
 
 def chosen_cuts(model: Any, places: int) -> tuple[str, ...]:
-    """Up to `places` layers to cut `model` (flat) behind, evenly spread: each the last one before another kernel."""
+    """Return up to `places` evenly spread layers to cut `model` (flat) after: each the last before another kernel."""
     weighted = [leaf for leaf in layers_in_order(model) if leaf.layer.weights]
     begins = [place for place, leaf in enumerate(weighted) if any(len(w.shape) > 1 for w in leaf.layer.weights)]
     ends = [weighted[place - 1].name for place in begins[1:]]
@@ -181,7 +182,7 @@ class _Study:
         return run
 
     def _fitted(self, model: Any, number: int, label: str) -> tuple[float, float, list[np.ndarray]]:
-        """Validation and test accuracy of `model` after training, and its weights."""
+        """Return validation and test accuracy of `model` after training, and its weights."""
         settings, data, package = self.settings, self.data, keras_compat.tf_keras()
         package.utils.set_random_seed((settings.seed + number) % 2**32)
         flat_model = bridge.to_tf_keras(model)
@@ -204,7 +205,7 @@ def _as_json(runs: Sequence[Trained]) -> bytes:
 
 
 def _plotted(runs: Sequence[Trained]) -> bytes:
-    """The curves of figure 2 of the paper as a PNG: test accuracy against the cut."""
+    """Return the curves of figure 2 of the paper as a PNG: test accuracy against the cut."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

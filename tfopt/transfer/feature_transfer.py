@@ -1,4 +1,4 @@
-"""Feature transfer: a head trained on features that a pretrained model gives, which is asked once."""
+"""Feature transfer: train a head on the features of a pretrained model, which runs only once."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,21 +21,21 @@ from tfopt.transfer.head import Head, with_head
 from tfopt.transfer.transfer import Augment, Transfer, Transferred
 
 ROWS_AT_ONCE = 2**14
-BYTES_IN_MEMORY = 2**29  # features up to this size are handed to `fit` as arrays, which spares it the input pipeline
+BYTES_IN_MEMORY = 2**29  # up to this size, `fit` gets the features as arrays, without an input pipeline
 
 
 @config
 class FeatureTransfer(Transfer):
-    """How a head is trained on the features of a frozen model.
+    """Training of a head on the features of a frozen model.
 
     Attributes:
         layer, pooling: where the features are taken; see `feature_extractor`.
-        head: what is trained.
+        head: the layers to train.
         epochs: passes over the features of the training images, all views of them.
-        learning_rate: of Adam, at the start; it goes down to zero along a cosine.
-        batch_size: features a step.
-        views: how many augmented views of each training image are shown to the source, once each; 1 shows the images as
-            they are. For new augmentation in every epoch, train with a frozen body instead: `FineTune`.
+        learning_rate: initial rate of Adam; it decays to zero along a cosine.
+        batch_size: features per step.
+        views: number of augmented views of each training image, each computed once; 1 uses the images unchanged. For
+            new augmentation in every epoch, train with a frozen body instead: `FineTune`.
     """
 
     layer: str | None = None
@@ -73,10 +73,10 @@ class FeatureTransfer(Transfer):
         progress: Any = None,
         quiet: bool = False,
     ) -> Transferred:
-        """The body of `source` with a head trained on `data`; its outputs are those of the two in turn.
+        """Return the body of `source` with a head trained on `data`.
 
-        `augment` is needed where there are several views; `cache` keeps the features, see `extract_features`. Raises
-        also RecipeError where the loss is not finite.
+        `augment` is required for several views; `cache` keeps the features, see `extract_features`. A loss that is not
+        finite raises RecipeError.
         """
         source = model_from(source)
         if self.views > 1 and callable(augment):
@@ -100,12 +100,14 @@ class FeatureTransfer(Transfer):
             quiet=quiet,
         )
         train, validation = features["train"], features["validation"]
-        seen = dataclasses.replace(data, train=train, validation=validation, test=validation)  # nobody looks at test
+        seen = dataclasses.replace(
+            data, train=train, validation=validation, test=validation
+        )  # the test part is never read
         learnt = self._trained_head(model, body.width, seen, progress)
         return Transferred(model, (body.describe(), *learnt))
 
     def _trained_head(self, model: Any, width: int, features: Dataset, progress: Any) -> list[str]:
-        """Train a copy of the head on normalised features, and give its weights to `model`. tf_keras is faster."""
+        """Train a copy of the head on normalized features, and copy its weights to `model`. tf_keras is faster."""
         package = keras_compat.tf_keras()
         package.utils.set_random_seed(self.seed)
         mean, deviation = _moments(features.train.inputs)
@@ -130,7 +132,7 @@ class FeatureTransfer(Transfer):
             )
         first, *others = [layer for layer in flat_head.layers if hasattr(layer, "units")]
         kernel, bias = first.get_weights()
-        kernel = kernel / deviation[:, None]  # the normalisation becomes part of the first layer
+        kernel = kernel / deviation[:, None]  # fold the normalization into the first layer
         model.get_layer(first.name).set_weights([kernel, bias - mean @ kernel])
         for layer in others:
             model.get_layer(layer.name).set_weights(layer.get_weights())
@@ -139,7 +141,7 @@ class FeatureTransfer(Transfer):
         return [f"head trained on {len(features.train):,} features for {self.epochs} epochs: {told}"]
 
     def _fit_arguments(self, features: Dataset) -> dict[str, Any]:
-        """Arguments of `fit` for the features of both parts: arrays, or batches where they may not fit into memory."""
+        """Return the arguments of `fit` for the features of both parts: arrays, or batches if they are too large."""
         train, validation = features.train, features.validation
         if train.inputs.nbytes > BYTES_IN_MEMORY:
             batches = features.batches("train", self.batch_size, shuffle=True, seed=self.seed)
@@ -154,7 +156,7 @@ class FeatureTransfer(Transfer):
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each of the features (n, width), float64; 1 where all are alike."""
+    """Return mean and standard deviation of each feature in (n, width), float64; 1 for constant features."""
 
     def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         starts = range(0, len(features), ROWS_AT_ONCE)

@@ -1,4 +1,4 @@
-"""Features of a whole data set, computed once and kept."""
+"""Features of a whole data set, computed once and cached."""
 
 import dataclasses
 import shutil
@@ -33,24 +33,27 @@ def extract_features(
     progress: Any = None,
     quiet: bool = False,
 ) -> Dataset:
-    """`data` with features in place of its inputs: float32 (n, width), or whatever shape `extractor` gives.
+    """Return `data` with features instead of inputs: float32 (n, width), or whatever shape `extractor` outputs.
 
     Args:
-        extractor: a model of features, such as `feature_extractor` gives; also a path, a LiteModel or a function.
-        data: fed to `extractor` as its preprocessing says.
-        views: how often each training sample is shown, each time augmented anew; the training part becomes so many
-            times as long. Validation and test are shown once, as they are.
-        augment: of the training images; None shows them as they are.
+        extractor: a feature model, such as one from `feature_extractor`; also a path, a LiteModel or a function.
+        data: the data set; its preprocessing is applied.
+        views: number of augmented views of each training sample; the training part grows by this factor. Validation and
+            test samples are used once, unchanged.
+        augment: of the training images; None uses them unchanged.
         seed: of the augmentation.
-        cache: a folder that keeps the features as memory-mapped `.npy` files, so that they may be larger than memory.
-            They are used again as long as the extractor with its weights, the data, its preprocessing and the
-            augmentation are the same, and else computed anew, which is said. None keeps them in memory.
-        progress: a `Progress`, told what is computed anew.
+        cache: a folder that keeps the features as memory-mapped `.npy` files, which may exceed memory. They are reused
+            while the extractor and its weights, the data, its preprocessing and the augmentation stay the same, and
+            otherwise recomputed, with a note. None keeps them in memory.
+        progress: a `Progress` that reports recomputation.
         quiet: no progress bars.
+
+    Returns:
+        A `Dataset` of features.
 
     Raises:
         DataError: views without augmentation, or a cache folder that holds something else.
-        ModelError: the extractor does not take the data.
+        ModelError: the extractor does not accept the data.
         OutputError: the disk is full.
     """
     parts, told = features_of(
@@ -72,7 +75,7 @@ def features_of(
     progress: Any = None,
     quiet: bool = False,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """The parts `names` of `data`, in their order, as `extract_features` gives them, and notes."""
+    """Return the parts `names` of `data`, in order, as from `extract_features`, and notes."""
     if views < 1 or (views > 1 and augment is None):
         raise DataError(f"Expected 1 view, or several with an augmentation; got {views} and {augment}.")
     teacher = Teacher(extractor).resolved(data.train.x(slice(0, 64)), None)
@@ -109,7 +112,7 @@ def features_of(
 def _kept(
     teacher: Teacher, about: dict[str, Any], count: int, *, folder: str | Path | None, progress: Any, **shown: Any
 ) -> Answers:
-    """The answers in `folder`; those for something else are removed first, which is said."""
+    """Return the answers in `folder`; remove stale ones first, with a note."""
     try:
         return Answers(teacher, about, count, folder=folder, progress=progress, **shown)
     except StaleAnswersError as error:
@@ -127,22 +130,25 @@ def feature_extractor(
     pooling: Pooling = "auto",
     input_shape: Sequence[int] | None = None,
 ) -> Any:
-    """A new model from the inputs of `source` to features (batch, width), of the same Keras.
+    """Return a new model from the inputs of `source` to features (batch, width), in the same Keras.
 
     Args:
         source: a Keras 3 or tf_keras model, the path of a model file or SavedModel, or a TF-Hub handle. It is not
-            changed; nested models come back flat.
-        layer: the layer whose output is taken, by its name or its path in a nested model. None takes what the
-            classifier is fed: a Dense layer or a convolution of 1x1 behind which nothing has weights, unless it ends in
-            an activation of inner layers, such as ReLU. A model without one, such as those of `keras.applications`
-            with include_top=False, is used to its end.
-        pooling: brings (batch, ..., channels) to (batch, width): "average" or "max" over all positions, "flatten"
-            keeps them; "auto" averages where there is more than one position.
-        input_shape: of one sample, where it should be another than the model's, (96, 96, 3) for example. The
-            weights stay, so a layer that depends on the size is refused.
+            changed; nested models are flattened.
+        layer: the layer whose output is used, by name or by path in a nested model. None uses the input of the
+            classifier: a Dense layer or a 1x1 convolution with no weights after it, unless it ends in an activation of
+            inner layers, such as ReLU. A model without one, such as those of `keras.applications` with
+            include_top=False, is used to its end.
+        pooling: reduces (batch, ..., channels) to (batch, width): "average" or "max" over all positions, "flatten"
+            keeps them; "auto" averages if there is more than one position.
+        input_shape: of one sample, if it differs from the model's, (96, 96, 3) for example. The weights stay, so layers
+            whose weights depend on the size are refused.
+
+    Returns:
+        The feature model.
 
     Raises:
-        ModelError: a layer that is not there, several outputs, or a size that the layers do not take.
+        ModelError: an unknown layer, several outputs, or a size that the layers do not accept.
     """
     body = body_of(model_from(source), layer=layer, pooling=pooling, input_shape=input_shape)
     return body.package.Model(body.inputs, body.features, name="feature_extractor")

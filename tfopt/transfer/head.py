@@ -1,4 +1,4 @@
-"""A new head on a trained body: what a model for another task begins with."""
+"""A new head on a trained body: the starting point of a model for another task."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,11 @@ from tfopt.surgery.body import Body, body_of
 
 @config
 class Head:
-    """The layers behind the features.
+    """The layers after the features.
 
     Attributes:
         hidden: widths of the Dense layers before the output; none for a linear head.
-        dropout: share of the values that are dropped before each Dense layer while training.
+        dropout: dropout rate before each Dense layer.
         activation: of the hidden layers.
     """
 
@@ -28,9 +28,9 @@ class Head:
     def layers(
         self, package: Any, outputs: int, activation: str | None, *, seed: int = 0, name: str = "head"
     ) -> list[Callable[[Any], Any]]:
-        """New layers of `package` (`keras` or `tf_keras`) for features (batch, width), to be called one after another.
+        """Return new layers of `package` (`keras` or `tf_keras`) for features (batch, width), to be applied in order.
 
-        The output layer has `outputs` units with `activation` and bears `name`. Weights are drawn from `seed`
+        The output layer has `outputs` units with `activation` and the name `name`. Weights are drawn from `seed`
         (Glorot & Bengio 2010).
         """
         made: list[Callable[[Any], Any]] = []
@@ -57,19 +57,22 @@ def new_head(
     layer: str | None = None,
     seed: int = 0,
 ) -> Any:
-    """A new model like `model` for another task: its body with its weights, and a fresh head.
+    """Return a model like `model` for another task: its body with its weights, and a fresh head.
 
     Args:
-        model: a Keras 3 or tf_keras model, or whatever `feature_extractor` takes. It is not changed; nested models
-            come back flat.
+        model: a Keras 3 or tf_keras model, or anything `feature_extractor` accepts. It is not changed; nested models
+            are flattened.
         outputs: width of the new output.
-        activation: of the output: "softmax", "sigmoid" where labels do not exclude each other, None for values.
+        activation: of the output: "softmax", "sigmoid" for labels that are not mutually exclusive, None for values.
         head: `Head()`, one Dense layer, if None.
         layer: where the body ends, as in `feature_extractor`.
         seed: of the head's initial weights.
 
+    Returns:
+        The new model.
+
     Raises:
-        ModelError: as `feature_extractor` does; a head without outputs.
+        ModelError: as for `feature_extractor`; a head without outputs.
     """
     if outputs < 1:
         raise ModelError(f"A head needs at least one output; got {outputs}.")
@@ -78,7 +81,7 @@ def new_head(
 
 
 def with_head(body: Body, head: Head, outputs: int, activation: str | None, *, seed: int, name: str) -> Any:
-    """The model `name` of `body` and fresh layers by `head`; the output layer is called "head" where that is free."""
+    """Return the model `name` from `body` and fresh `head` layers; the output layer is named "head" if that is free."""
     taken = {layer.name for layer in body.package.Model(body.inputs, body.features).layers}
     x = body.features
     called = "head" if "head" not in taken else "new_head"

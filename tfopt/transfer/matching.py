@@ -1,4 +1,4 @@
-"""Which layer of one model is which layer of another."""
+"""Matching of the layers of two models."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ from tfopt.graph.types import Graph, Leaf, is_layer
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A layer of the target, with the layer of the source that it corresponds to, or None; `note` says why."""
+    """A layer of the target with the matching layer of the source, or None; `note` says why."""
 
     target: Leaf
     source: Leaf | None
@@ -23,10 +23,10 @@ class Pair:
 
 
 def by_name(source: Graph, target: Graph) -> list[Pair]:
-    """A pair for each layer of `target` that has weights, in calling order: by path, or by name.
+    """Return a pair for each layer of `target` that has weights, in calling order: matched by path, or by name.
 
-    Names that Keras makes up (`conv2d_7`) count through a whole process. So they are compared only where both models
-    begin at the same number of a kind; the others are taken by rank among the layers of that kind with such names.
+    Generated names (`conv2d_7`) are numbered across a whole process. They are compared only if both models start at the
+    same number for that class; otherwise layers with such names are matched by rank within their class.
     """
     ours, theirs = weighty(target), weighty(source)
     names: list[Callable[[Leaf], str]] = [operator.attrgetter("path"), operator.attrgetter("layer.name")]
@@ -41,7 +41,7 @@ def by_name(source: Graph, target: Graph) -> list[Pair]:
 
 
 def by_order(source: Graph, target: Graph) -> list[Pair]:
-    """The same, the k-th layer of a class with weights to the k-th of that class, in calling order."""
+    """Return pairs that match the k-th layer of a class with weights to the k-th of that class, in calling order."""
     of_kind: dict[str, list[Leaf]] = collections.defaultdict(list)
     for leaf in weighty(source):
         of_kind[kind(leaf)].append(leaf)
@@ -58,9 +58,10 @@ def by_order(source: Graph, target: Graph) -> list[Pair]:
 
 
 def by_mapping(source: Graph, target: Graph, mapping: Mapping[str, str]) -> list[Pair]:
-    """The same as `mapping` says, from paths in `target` to paths in `source`; a name that is the only one will do.
+    """Return pairs according to `mapping`, from paths in `target` to paths in `source`; unique names also work.
 
-    Raises ModelError for names that are not there, or not alone, and for layers without weights.
+    Raises:
+        ModelError: unknown or ambiguous names, and layers without weights.
     """
     chosen = {id(_one(target, ours)): _one(source, theirs) for ours, theirs in mapping.items()}
     notes = ("not in the mapping", "by the mapping")
@@ -68,12 +69,12 @@ def by_mapping(source: Graph, target: Graph, mapping: Mapping[str, str]) -> list
 
 
 def weighty(graph: Graph) -> list[Leaf]:
-    """The layers of `graph` that have weights, in calling order."""
+    """Return the layers of `graph` that have weights, in calling order."""
     return [leaf for leaf in graph.leaves if is_layer(leaf.layer) and weights_of(leaf.layer)]
 
 
 def weights_of(layer: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """(name, variable) of a layer and of those inside it, whose names are on the way; no seeds and no tables."""
+    """Return (name, variable) of a layer and its nested layers, with their path; without seeds and tables."""
     found = [(prefix + _base(variable.name), variable) for variable in keras_internals.own_variables(layer)]
     for inner in keras_internals.sublayers(layer):
         found += weights_of(inner, f"{prefix}{_base(inner.name)}/")
@@ -81,7 +82,7 @@ def weights_of(layer: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def kind(leaf: Leaf) -> str:
-    """The class of a layer; of a Keras 3 layer that runs inside a tf_keras one, its own."""
+    """Return the class name of a layer; for a Keras 3 layer inside a tf_keras wrapper, that of the inner layer."""
     return type(getattr(leaf.layer, "operation", leaf.layer)).__name__
 
 
@@ -95,12 +96,12 @@ def _one(graph: Graph, name: str) -> Leaf:
 
 
 def _base(name: str) -> str:
-    """A name without its path and the numbers that Keras adds."""
+    """Return a name without its path and without the numbers that Keras adds."""
     return re.sub(r"_\d+$", "", name.rpartition("/")[2].partition(":")[0])
 
 
 def _number(leaf: Leaf) -> int | None:
-    """The number in a name that Keras made up, 0 for none; None for a name that was given."""
+    """Return the number in a generated name, 0 if it has none; None for a name that the user chose."""
     name = leaf.layer.name
     if _base(name).replace("_", "") != kind(leaf).replace("_", "").lower():
         return None
@@ -110,7 +111,7 @@ def _number(leaf: Leaf) -> int | None:
 def _namesake(
     leaf: Leaf, names: list[Callable[[Leaf], str]], theirs: list[Leaf], ours: list[Leaf]
 ) -> tuple[Leaf | None, str]:
-    """The layer among `theirs` of a name of `leaf`, one of `ours`, or why there is none."""
+    """Return the layer among `theirs` with the name of `leaf`, one of `ours`, or the reason there is none."""
     if _number(leaf) is not None:
         if _first_number(leaf, ours) != _first_number(leaf, theirs):
             return None, ""
@@ -127,13 +128,13 @@ def _namesake(
 
 
 def _first_number(leaf: Leaf, leaves: Iterable[Leaf]) -> int | None:
-    """The lowest number that Keras gave to layers of the class of `leaf`."""
+    """Return the lowest number that Keras gave to layers of the class of `leaf`."""
     numbers = [number for other in leaves if kind(other) == kind(leaf) and (number := _number(other)) is not None]
     return min(numbers, default=None)
 
 
 def _most_alike(leaf: Leaf, found: list[Leaf]) -> list[Leaf]:
-    """Those of `found` that have the most names at the end of their paths in common with `leaf`."""
+    """Return those of `found` whose paths share the longest suffix with `leaf`."""
 
     def alike(other: Leaf) -> int:
         ends = zip(reversed(leaf.path.split("/")), reversed(other.path.split("/")), strict=False)
@@ -148,7 +149,7 @@ def _listed(leaves: list[Leaf]) -> str:
 
 
 def _ranks(leaves: list[Leaf]) -> dict[str, list[Leaf]]:
-    """Layers with made-up names by their class, in the order of their numbers, which is that of their making."""
+    """Return layers with generated names by class, sorted by number, which is the order of creation."""
     ranks: dict[str, list[tuple[int, int, Leaf]]] = collections.defaultdict(list)
     for place, leaf in enumerate(leaves):
         if (number := _number(leaf)) is not None:
@@ -157,14 +158,14 @@ def _ranks(leaves: list[Leaf]) -> dict[str, list[Leaf]]:
 
 
 def _unshared(pair: Pair) -> Pair:
-    """`pair`, or none where its source has the name of several layers of the target and the path of another."""
+    """Return `pair`; unmatch it if its source shares a name with several target layers and a path with another."""
     if pair.source is None or pair.source.path == pair.target.path:
         return pair
     return Pair(pair.target, None, f"several layers here are called as '{pair.source.path}': give a mapping")
 
 
 def _by_rank(pair: Pair, ours: dict[str, list[Leaf]], theirs: dict[str, list[Leaf]], taken: set[int]) -> Pair:
-    """`pair`, or the layer of equal rank for one with a made-up name that has found none."""
+    """Return `pair`; if it is unmatched and has a generated name, match it by rank."""
     if pair.source is not None or _number(pair.target) is None:
         return pair
     own = kind(pair.target)

@@ -1,4 +1,4 @@
-"""Parameter transfer in a recipe: the new task's model begins with the weights of another."""
+"""Parameter transfer in a recipe: the model for the new task starts with the weights of another."""
 
 from typing import Any, Literal
 
@@ -13,13 +13,13 @@ from tfopt.transfer.transfer import Transfer, Transferred
 
 @config
 class ParameterTransfer(Transfer):
-    """The source's weights in a fresh model with the outputs, and the input size, of the new task.
+    """The source's weights in a fresh model with the outputs and the input size of the new task.
 
     Attributes:
-        target: path of a model that has the architecture; None takes the source's own.
+        target: path of a model with the architecture to use; None uses the source's.
         match: "name", "order" or a mapping; see `transfer_weights`.
-        first: how many of the layers with weights are transferred, or the last one of them; None: all that fit.
-        adapt: bring the first convolution to another number of input channels.
+        first: number of layers with weights to transfer, or the last one of them; None transfers all that fit.
+        adapt: adapt the first convolution to a different number of input channels.
     """
 
     target: str | None = None

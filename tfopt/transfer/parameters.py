@@ -1,4 +1,4 @@
-"""transfer_weights: the weights of one model in another of a different task."""
+"""transfer_weights: copy the weights of one model into another for a different task."""
 
 import difflib
 import itertools
@@ -34,28 +34,27 @@ def transfer_weights(
 ) -> TransferredWeights:
     """Return a new model like `target` with the weights of `source` wherever they fit.
 
-    The models may be of different Kerases and nested differently: their layers are compared one by one. A layer takes
-    all of its weights or, where a shape differs, none. What it does not take stays as it is in `target`.
+    The models may use different Kerases and nesting: their layers are compared one by one. A layer takes all of its
+    weights or, if a shape differs, none. All other weights stay as in `target`.
 
     Args:
         source: a built Keras 3 or tf_keras model. It is not changed.
-        target: likewise, the model that takes the weights. It is not changed.
-        match: "name": layers of the same path, or of the same name where it is the only one; names that Keras made up
-            (`conv2d_7`) by their rank among those, unless both models begin at the same number. "order": the k-th
-            layer of a class with weights to the k-th of that class. Or a mapping from paths, or names, of layers in
-            `target` to those in `source`.
-        first: take only the first so many layers with weights, or those up to and including the layer of that path or
-            name, in calling order.
-        adapt: bring the first convolution to another number of input channels, see `fitted_channels`.
-        strict: raise when nothing fits, or when a pair of a mapping does not.
+        target: a built model that receives the weights. It is not changed.
+        match: "name": layers with the same path, or the same name if it is unique; generated names (`conv2d_7`) match
+            by rank, unless both models start at the same number. "order": the k-th layer of a class with weights to the
+            k-th of that class. Or a mapping from paths, or names, of layers in `target` to those in `source`.
+        first: transfer only the first `first` layers with weights, or those up to and including the layer with that
+            path or name, in calling order.
+        adapt: adapt the first convolution to a different number of input channels, see `fitted_channels`.
+        strict: raise if nothing fits, or if a pair of a mapping does not.
 
     Returns:
-        The model, of the Keras, nesting, compile settings and `trainable` flags of `target`; and a `Move` for each
-        weight of `target`, moving statistics of a BatchNormalization included.
+        The model, with the Keras, nesting, compile settings and `trainable` flags of `target`; and a `Move` for each
+        weight of `target`, including the moving statistics of BatchNormalization.
 
     Raises:
-        ModelError: models that are not built, an unknown layer (the nearest names are told), `first` out of range, and
-            where `strict` says so.
+        ModelError: models that are not built, an unknown layer (the message suggests the nearest names), `first` out of
+            range, or a mismatch that `strict` forbids.
     """
     ours, theirs = walk(target), walk(source)
     plan = _Plan(theirs, ours, match, _chosen(ours, first), adapt)
@@ -68,12 +67,12 @@ def transfer_weights(
 
 
 def fitted_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A kernel (..., inputs, outputs) for `channels` inputs, with the same answer to inputs that are equal in all.
+    """Return a kernel (..., inputs, outputs) for `channels` inputs, with equal output if all input channels are equal.
 
-    Fewer inputs get the sums of those that they stand for in turn, so a grey image answers as its copy in three
-    channels did; more repeat the given ones in turn, each divided by the number of its copies. timm, which does so
-    with weights for RGB (Wightman 2019, doi:10.5281/zenodo.4414861), multiplies all by one ratio; that is the same
-    where one number of channels divides the other.
+    With fewer inputs, each gets the sum of the channels it replaces in turn, so a gray image gives the same output as
+    its three-channel copy; with more, the given channels repeat in turn, each divided by its number of copies. timm,
+    which does this with RGB weights (Wightman 2019, doi:10.5281/zenodo.4414861), scales all by one ratio; the two agree
+    if one number of channels divides the other.
     """
     given = kernel.shape[-2]
     if channels <= given:
@@ -84,7 +83,7 @@ def fitted_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Step:
-    """A move, the weight of the target, and what it gets; None for nothing."""
+    """A move, the target weight, and its new value; None to keep it."""
 
     move: Move
     variable: Any
@@ -92,7 +91,7 @@ class _Step:
 
 
 class _Plan:
-    """What every weight of `ours`, the target, gets from `theirs`."""
+    """The new value of every weight of `ours`, the target, from `theirs`."""
 
     def __init__(self, theirs: Graph, ours: Graph, match: Match, chosen: set[int], adapt: bool) -> None:
         self.theirs, self.ours, self.match, self.chosen, self.adapt = theirs, ours, match, chosen, adapt
@@ -126,14 +125,14 @@ class _Plan:
         return [_taken(leaf, source, *row, note) for row in pairs]
 
     def _adaptable(self, leaf: Leaf, source: Leaf, unlike: list[str]) -> bool:
-        """Whether all that differs is the number of input channels of the first convolution."""
+        """Return True if only the number of input channels of the first convolution differs."""
         if not self.adapt or unlike != ["kernel"] or not self.entries >= {id(leaf), id(source)}:
             return False
         ours, theirs = (_shape(dict(weights_of(each.layer))["kernel"]) for each in (leaf, source))
         return len(ours) == len(theirs) and ours[:-2] == theirs[:-2] and ours[-1] == theirs[-1]
 
     def _difference(self, leaf: Leaf, source: Leaf, pairs: list[tuple[str, Any, Any]]) -> str:
-        """The first shape that differs, in words."""
+        """Return a description of the first shape that differs."""
         name, ours, theirs = next(
             (name, _shape(a), _shape(b)) for name, a, b in pairs if b is not None and _shape(a) != _shape(b)
         )
@@ -142,7 +141,7 @@ class _Plan:
         return f"{name} is {ours} here, {theirs} in the source"
 
     def check_mapped(self) -> None:
-        """Raises ModelError where a pair of a mapping does not fit."""
+        """Raise ModelError if a pair of a mapping does not fit."""
         if isinstance(self.match, str):
             return
         for move in (step.move for step in self.steps):
@@ -154,7 +153,7 @@ class _Plan:
                 )
 
     def nothing_fits(self) -> ModelError:
-        """The error for a transfer of nothing: what came closest, and what else could be tried."""
+        """Return the error for an empty transfer: the closest pair, and what else to try."""
         near = next((step.move for step in self.steps if step.move.source), None)
         if near is not None:
             closest = f"'{near.layer}' and '{near.source}' correspond, but {near.note}"
@@ -172,7 +171,7 @@ class _Plan:
 
 
 def _chosen(graph: Graph, first: int | str | None) -> set[int]:
-    """The ids of the leaves that are to take weights."""
+    """Return the ids of the leaves that should receive weights."""
     leaves = weighty(graph)
     if isinstance(first, str):
         last = named(graph, first, graph.name)
@@ -198,10 +197,10 @@ def _taken(leaf: Leaf, source: Leaf, name: str, ours: Any, theirs: Any, note: st
 
 
 def _side_by_side(ours: list[tuple[str, Any]], theirs: list[tuple[str, Any]]) -> tuple[list[tuple[str, Any, Any]], str]:
-    """(name, weight, the source's or None) for all of `ours`, and in words what is left of `theirs`.
+    """Return (name, weight, the source's or None) for all of `ours`, and a description of the unmatched `theirs`.
 
-    By name, and in order among equal names; by order where the names differ and all shapes are equal, as between
-    layers around layers of other names.
+    Match by name, and by order among equal names; match by order if the names differ and all shapes are equal, as in
+    wrappers around layers with different names.
     """
     if [_shape(weight) for _, weight in ours] == [_shape(weight) for _, weight in theirs]:
         names = [name for name, _ in ours]
@@ -220,7 +219,7 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 def _entries(graph: Graph) -> set[int]:
-    """The ids of the ungrouped convolutions that see the channels of an input."""
+    """Return the ids of the ungrouped convolutions that read the channels of an input."""
     raw, found = {spec.ref for spec in graph.inputs}, set()
     for call in graph.calls:
         refs, leaf = list(refs_in([call.args, call.kwargs])), call.leaf
@@ -235,7 +234,7 @@ def _entries(graph: Graph) -> set[int]:
 
 
 def _closest(ours: list[Leaf], theirs: list[Leaf]) -> str:
-    """The two layers of one class whose names are most alike, in words."""
+    """Return a description of the two layers of one class with the most similar names."""
     alike = [
         (difflib.SequenceMatcher(None, a.layer.name, b.layer.name).quick_ratio(), place, a, b)
         for place, (a, b) in enumerate(itertools.product(ours, theirs))
@@ -248,7 +247,7 @@ def _closest(ours: list[Leaf], theirs: list[Leaf]) -> str:
 
 
 def _filled(target: Any, graph: Graph, steps: list[_Step]) -> Any:
-    """A new model like `target` after `steps`."""
+    """Return a new model like `target` after `steps`."""
     values = {id(step.variable): step.value for step in steps if step.value is not None}
     flat_model = bridge.to_tf_keras(target)
     for leaf in graph.leaves:

@@ -1,4 +1,4 @@
-"""What the source of a transfer is fed."""
+"""The preprocessing of the source of a transfer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,16 +10,15 @@ from tfopt.data.preprocessing import NAMED
 from tfopt.transfer.features import feature_extractor
 from tfopt.transfer.scores import logme
 
-# Training images that preprocessing is chosen by.
+# Number of training images used to choose the preprocessing.
 LOOKED_AT = 500
 
 
 def choose_preprocessing(source: Any, data: Dataset, input_shape: Sequence[int] | None) -> tuple[Dataset, list[str]]:
-    """`data` fed as `source` was most likely trained, and what to say about that.
+    """Return `data` with the preprocessing that `source` was most likely trained with, and notes.
 
-    Of the named kinds of preprocessing, the one with the features that say most about the labels, by LogME of some
-    training images. Only for images of 8 bits that are fed as they are and that `source` takes; nothing is changed for
-    others.
+    The choice among the named kinds of preprocessing is the one whose features have the highest LogME on some training
+    images. It applies only to 8-bit images without preprocessing that `source` accepts; other data is unchanged.
     """
     if data.train.inputs.dtype != np.uint8 or len(data.input_shape) != 3 or data.preprocessing.scale != 1:
         return data, []

@@ -1,4 +1,4 @@
-"""Which source to transfer from: scored by what its features say about the labels, before anything is trained."""
+"""Rank sources for a transfer by how well their features predict the labels, without training."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,16 +19,15 @@ from tfopt.transfer.scores import h_score, logme
 
 @dataclass(frozen=True)
 class Score:
-    """What the features of one source say about the labels; see `tfopt.transfer.scores`.
+    """How well the features of one source predict the labels; see `tfopt.transfer.scores`.
 
     Attributes:
         source: its name.
-        preprocessing: what it was fed, in words.
-        features: values for a sample.
+        preprocessing: of its inputs, in words.
+        features: values per sample.
         parameters: of the extractor.
         logme: You et al. 2021, arXiv:2102.11005; higher is better.
-        h_score: Bao et al. 2019, with the shrinkage of Ibrahim et al. 2021; higher is better; of a
-            classification only.
+        h_score: Bao et al. 2019, with the shrinkage of Ibrahim et al. 2021; higher is better; for classification only.
     """
 
     source: str
@@ -41,12 +40,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Sources in the order of LogME, the best first."""
+    """Sources sorted by LogME, the best first."""
 
     scores: tuple[Score, ...]
 
     def table(self) -> Any:
-        """As a `rich.table.Table`."""
+        """Return the ranking as a `rich.table.Table`."""
         from rich.table import Table
 
         table = Table(title="sources by LogME of their features", title_justify="left")
@@ -77,16 +76,19 @@ def rank_sources(
     """Score each of `sources` by its features of the training samples of `data`: one pass, no training.
 
     Args:
-        sources: models, files, SavedModels or TF-Hub handles; whatever `feature_extractor` takes.
-        data: a `Dataset`, or anything that `load_data` takes; images are brought to the size of each source.
-        preprocessing: what all are fed, "raw", "unit" or "symmetric"; None chooses for each by LogME.
-        limit: at most so many training samples.
+        sources: models, files, SavedModels or TF-Hub handles; anything `feature_extractor` accepts.
+        data: a `Dataset`, or anything `load_data` accepts; images are resized for each source.
+        preprocessing: for all sources, "raw", "unit" or "symmetric"; None chooses for each by LogME.
+        limit: maximum number of training samples.
         cache: a folder that keeps the features.
         quiet: no progress on stderr.
         allow_unsafe: let model files run Python code. Only for files that you trust.
 
+    Returns:
+        The `Ranking`.
+
     Raises:
-        DataError: no sources, or labels that are no classes or values.
+        DataError: no sources, or labels that are neither classes nor values.
         ModelError: a source that cannot be read.
     """
     sources, progress = list(sources), Progress(quiet=quiet)

@@ -1,7 +1,7 @@
-"""How well features will transfer to a task, told before anything is trained: LogME, LEEP and the H-score.
+"""Transferability scores, computed without training: LogME, LEEP and the H-score.
 
-All take what a source gives for the samples of the target task, and give one number; the higher, the better the source.
-Scores of one kind on the same labels can be compared, others cannot. Arithmetic is in float64.
+Each takes a source's outputs for the samples of the target task and returns one number; higher is better. Scores of one
+kind on the same labels are comparable, others are not. Arithmetic is in float64.
 """
 
 import math
@@ -11,26 +11,29 @@ import numpy as np
 from tfopt.data.check import check_bytes
 from tfopt.errors import DataError
 
-# The evidence of LogME is at its fixed point when it changes by less than this share. You et al. allow 1e-3; an
+# The evidence of LogME has converged when it changes by less than this fraction. You et al. allow 1e-3; an
 # iteration costs next to nothing once the singular values are known.
 CONVERGED = 1e-10
 ITERATIONS = 10_000
 
 
 def logme(features: np.ndarray, labels: np.ndarray) -> float:
-    """LogME: the mean log evidence per sample of linear models of `labels` on `features` (You et al., ICML 2021).
+    """Return LogME: the mean log evidence per sample of linear models from `features` to `labels` (You et al. 2021).
 
-    arXiv:2102.11005: maximised over the precisions alpha of the weights and beta of the noise by the paper's fixed
-    point iteration. For classes one model for each class against the rest, for values one for each column; the mean
-    over them.
+    arXiv:2102.11005: maximized over the precisions alpha of the weights and beta of the noise by the paper's
+    fixed-point iteration. Classes use one model for each class against the rest, values one for each column; the score
+    is their mean.
 
     Args:
         features: (n, d), float.
-        labels: (n,) ints, the classes; or values to be regressed: (n,) floats, or (n, k) of any numbers.
+        labels: (n,) ints, the classes; or regression targets: (n,) floats, or (n, k) of any numbers.
+
+    Returns:
+        The score, in nats.
 
     Raises:
-        DataError: other shapes, fewer than two samples or two classes, a value that is not finite, or a column of
-            values that are all the same.
+        DataError: wrong shapes, fewer than two samples or two classes, a value that is not finite, or a constant column
+            of values.
     """
     features, labels = _checked(features, labels)
     targets = _one_hot(labels) if _are_classes(labels) else labels.reshape(len(labels), -1).astype(np.float64)
@@ -43,12 +46,12 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _evidence(left: np.ndarray, squares: np.ndarray, target: np.ndarray, dimensions: int) -> float:
-    """The largest log evidence per sample. `left` (n, r), `squares` (r,): of F F^T; `target` (n,)."""
+    """Return the maximum log evidence per sample. `left` (n, r), `squares` (r,): of F F^T; `target` (n,)."""
     n = len(target)
     along = (left.T @ target) ** 2
     total = float(target @ target)
-    beside = max(total - float(along.sum()), 0.0)  # of the target, what no weights can give
-    tiny = total * np.finfo(np.float64).eps  # where features fit the target to the last bit, beta has no bound
+    beside = max(total - float(along.sum()), 0.0)  # the part of the target that no weights can fit
+    tiny = total * np.finfo(np.float64).eps  # if the features fit the target exactly, beta is unbounded
     alpha = beta = 1.0
     best = -math.inf
     for _ in range(ITERATIONS):
@@ -69,18 +72,21 @@ def _evidence(left: np.ndarray, squares: np.ndarray, target: np.ndarray, dimensi
 
 
 def leep(source_probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """LEEP: the mean log likelihood of `labels` under the source's classes (Nguyen et al., ICML 2020).
+    """Return LEEP: the mean log likelihood of `labels` under the source's classes (Nguyen et al., ICML 2020).
 
-    arXiv:2002.12462: log sum_z P(y | z) theta(x)_z, where P(y | z) is what labels and the source's
-    probabilities theta have in common on these samples. At most 0, which it is when the source's classes tell those of
-    the target without doubt.
+    arXiv:2002.12462: log sum_z P(y | z) theta(x)_z, where P(y | z) comes from the empirical joint distribution of
+    labels and the source's probabilities theta on these samples. At most 0, which it reaches if the source's classes
+    determine the target's.
 
     Args:
-        source_probabilities: (n, z), what a classifier of other classes says of each sample; rows sum to one.
+        source_probabilities: (n, z), the output of a classifier of other classes for each sample; rows sum to one.
         labels: (n,) ints, the classes.
 
+    Returns:
+        The score, in nats.
+
     Raises:
-        DataError: other shapes, fewer than two classes, a value that is not finite, or rows that are no probabilities.
+        DataError: wrong shapes, fewer than two classes, a value that is not finite, or rows that are not probabilities.
     """
     probabilities, labels = _checked(source_probabilities, labels)
     members = _one_hot(_classes(labels))
@@ -97,21 +103,24 @@ def leep(source_probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def h_score(features: np.ndarray, labels: np.ndarray, *, shrinkage: float | None = None) -> float:
-    """H-score: tr(cov(f)^-1 cov(E[f | y])), how far apart `features` hold the classes (Bao et al., ICIP 2019).
+    """Return the H-score: tr(cov(f)^-1 cov(E[f | y])), the class separation of `features` (Bao et al., ICIP 2019).
 
-    With few samples the inverse is noise; so the covariance of the features is shrunk towards a multiple of the
+    With few samples the inverse is noisy; so the covariance of the features is shrunk toward a multiple of the
     identity, (1 - s) cov(f) + s tr(cov(f)) / d, and the covariance of the class means is multiplied by 1 - s (Ibrahim
     et al. 2021, arXiv:2110.06893).
 
     Args:
         features: (n, d), float.
         labels: (n,) ints, the classes.
-        shrinkage: s, from 0 to less than 1: 0 is the score of Bao et al. with a pseudo-inverse. None takes that of
-            Ledoit & Wolf 2004, which is estimated from the features.
+        shrinkage: s, from 0 to less than 1: 0 is the score of Bao et al. with a pseudo-inverse. None estimates it from
+            the features as Ledoit & Wolf 2004 do.
+
+    Returns:
+        The score.
 
     Raises:
-        DataError: other shapes, fewer than two classes, a value that is not finite, features that are all the same, or
-            shrinkage out of range.
+        DataError: wrong shapes, fewer than two classes, a value that is not finite, constant features, or shrinkage out
+            of range.
     """
     features, labels = _checked(features, labels)
     members = _one_hot(_classes(labels))
@@ -131,7 +140,7 @@ def h_score(features: np.ndarray, labels: np.ndarray, *, shrinkage: float | None
 
 
 def _ledoit_wolf(centred: np.ndarray, covariance: np.ndarray) -> float:
-    """The shrinkage that is best in expectation: the noise of the covariance over its distance from the identity."""
+    """Return the optimal expected shrinkage: the noise of the covariance over its distance from the identity."""
     n, d = centred.shape
     scale = np.trace(covariance) / d
     distance = float(((covariance - scale * np.eye(d)) ** 2).sum())
@@ -140,7 +149,7 @@ def _ledoit_wolf(centred: np.ndarray, covariance: np.ndarray) -> float:
 
 
 def _checked(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`features` in float64 and `labels` as they are, both finite and as many."""
+    """Return `features` in float64 and `labels` unchanged, both finite and of equal length."""
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or not features.size or features.dtype.kind not in "fiub":
         raise DataError(f"Expected features (samples, dimensions) of numbers; got {features.dtype} {features.shape}.")
@@ -168,7 +177,7 @@ def _classes(labels: np.ndarray) -> np.ndarray:
 
 
 def _one_hot(labels: np.ndarray) -> np.ndarray:
-    """(n, classes) float64, a column for each class that occurs."""
+    """Return (n, classes) float64, one column for each class that occurs."""
     found, numbers = np.unique(labels, return_inverse=True)
     if len(found) < 2:
         raise DataError(f"Expected at least two classes; all samples are of class {found[0]}.")

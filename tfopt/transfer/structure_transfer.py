@@ -1,4 +1,4 @@
-"""Structure transfer in a recipe: the new task's model has the architecture of another, in another size."""
+"""Structure transfer in a recipe: the new model has the architecture of another, at a different size."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ class StructureTransfer(Transfer):
     """The source's architecture with fresh weights, and the outputs and the input size of the new task.
 
     Attributes:
-        width: what the units and filters of all layers but the last are multiplied by.
-        depth: what the number of blocks of each stage is multiplied by.
-        divisor: what new widths are multiples of.
+        width: multiplier of the units and filters of all layers but the last.
+        depth: multiplier of the number of blocks in each stage.
+        divisor: new widths are multiples of it.
     """
 
     width: PositiveFloat = 1.0

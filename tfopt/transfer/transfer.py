@@ -1,4 +1,4 @@
-"""The contract of all kinds of transfer: from a source model and the data of a new task to a model for it."""
+"""The interface of all kinds of transfer: from a source model and the data of a new task to a model for it."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -20,12 +20,12 @@ Augment = Augmentation | Callable[[Any], Augmentation | None] | None
 
 @dataclass(frozen=True)
 class Transferred:
-    """A model for the new task, and what was done to make it.
+    """A model for the new task, and how it was made.
 
     Attributes:
         model: a plain model of the source's Keras.
         notes: in words, for a report.
-        files: what is to be saved beside the result, by name.
+        files: files to save beside the result, by name.
     """
 
     model: Any
@@ -35,22 +35,22 @@ class Transferred:
 
 @config
 class Transfer(ABC):
-    """What a recipe begins with where its model is trained for another task: a frozen config.
+    """The first step of a recipe that trains its model for another task: a frozen config.
 
     Attributes:
-        input_shape: of one sample, where it should be another than the source's.
-        seed: of all that is drawn.
+        input_shape: of one sample, if it differs from the source's.
+        seed: of everything random.
     """
 
     input_shape: tuple[PositiveInt, ...] | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     learns: ClassVar[bool] = False
-    """True where `transferred` has learnt the new task, so that its model can tell what can still be recognised."""
+    """True if `transferred` has trained on the new task, so that its model can judge augmentations."""
 
     @abstractmethod
     def untrained(self, source: Any, data: Dataset) -> Transferred:
-        """The model that `transferred` gives, before anything is learnt: quickly there, to see whether it will do."""
+        """Return the model of `transferred` before training: a fast way to check that it works."""
 
     def transferred(
         self,
@@ -62,25 +62,28 @@ class Transfer(ABC):
         progress: Any = None,
         quiet: bool = False,
     ) -> Transferred:
-        """A model for the task of `data`, with what can be had of `source`, which is not changed.
+        """Return a model for the task of `data`, with what `source`, which is not changed, can provide.
 
         Args:
-            source: whatever `feature_extractor` takes.
+            source: anything `feature_extractor` accepts.
             data: of the new task.
-            augment: of the training images, where several views of them are wanted; or a function that chooses it,
-                given a model that has learnt from the images as they are.
-            cache: a folder that keeps what takes long.
+            augment: of the training images, if several views are requested; or a function that chooses it, given a
+                model trained on the unchanged images.
+            cache: a folder that keeps expensive results.
             progress: a `Progress`.
             quiet: no progress bars.
 
+        Returns:
+            The model, notes and files.
+
         Raises:
-            ModelError, DataError, RecipeError, OutputError: what cannot be, before long work where it can be known.
+            ModelError, DataError, RecipeError, OutputError: what cannot work, before expensive steps if possible.
         """
         del augment, cache, progress, quiet
         return self.untrained(source, data)
 
     def fresh(self, model: Any, data: Dataset, *, number: int = 0, **sizes: Any) -> Any:
-        """The architecture of `model` for the task of `data`, with weights that depend on seed and `number` alone.
+        """Return the architecture of `model` for the task of `data`, with weights drawn from seed and `number`.
 
         `sizes` are further arguments of `restructure`.
         """
@@ -95,5 +98,5 @@ class Transfer(ABC):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict; says its class under "kind"."""
+        """Return a JSON-ready dict with the class name under "kind"."""
         return {"kind": registered_name(type(self)), **dataclasses.asdict(self)}

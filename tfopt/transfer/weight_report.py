@@ -1,4 +1,4 @@
-"""What became of each weight of a model that took over those of another."""
+"""The report of a weight transfer: what happened to each weight."""
 
 import dataclasses
 import itertools
@@ -9,20 +9,20 @@ from tfopt.base.terminal import rendered
 
 Status = Literal["matched", "adapted", "skipped"]
 
-LISTED = 3  # names of layers in a note
+LISTED = 3  # layer names per note
 
 
 @dataclass(frozen=True)
 class Move:
-    """What became of one weight of the target.
+    """What happened to one weight of the target.
 
     Attributes:
         layer: path of its layer in the target.
         weight: its name in the layer.
-        source: path of the source's layer that was compared with it; "" for none.
-        status: "matched", taken as it is; "adapted", brought to another number of input channels; "skipped", left as
-            it was in the target.
-        note: how the layers were found to correspond, what was done, or why nothing.
+        source: path of the source layer it was compared with; "" for none.
+        status: "matched", copied unchanged; "adapted", converted to another number of input channels; "skipped", left
+            as it was in the target.
+        note: how the layers were matched, what was done, or why nothing was.
     """
 
     layer: str
@@ -34,21 +34,21 @@ class Move:
 
 @dataclass(frozen=True)
 class TransferredWeights:
-    """What `transfer_weights` returns: a model like the target, and what became of each of its weights."""
+    """The result of `transfer_weights`: a model like the target, and what happened to each of its weights."""
 
     model: Any
     moves: tuple[Move, ...]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of weights by status."""
+        """Return the number of weights by status."""
         return {
             status: sum(move.status == status for move in self.moves) for status in ("matched", "adapted", "skipped")
         }
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The counts, and which layers were adapted or skipped and why, in words."""
+        """Return the counts, and which layers were adapted or skipped and why, in words."""
         said = ", ".join(f"{number} {status}" for status, number in self.counts.items())
         alike: dict[tuple[str, str], dict[str, None]] = {}
         for move in self.moves:
@@ -58,7 +58,7 @@ class TransferredWeights:
         return (f"{len(self.moves)} weights: {said}", *told)
 
     def table(self) -> Any:
-        """A row for the weights of a layer that went the same way, as a `rich.table.Table`."""
+        """Return a `rich.table.Table` with one row for the weights of a layer that share a status."""
         from rich.table import Table
 
         table = Table(title=self.notes[0], title_justify="left")
