@@ -1,1 +1,1 @@
-"""Files judged: reports, contents, differences, speed."""
+"""Evaluate files: reports, contents, differences, speed."""

@@ -1,4 +1,4 @@
-"""Model files side by side on this machine: latency in interleaved rounds, peak memory, accuracy, bytes."""
+"""Benchmark model files on this machine: latency in interleaved rounds, peak memory, accuracy, bytes."""
 
 import subprocess
 import sys
@@ -24,13 +24,13 @@ ROUNDS, RUNS = 5, 50
 
 @dataclass(frozen=True)
 class Measured:
-    """One file.
+    """The measurements of one file.
 
     Attributes:
         metrics: on the test set, {} without data.
         bytes, deflated_bytes: of the file, and after zlib at level 9.
-        median_ms, p90_ms: of one sample, over the invocations of all rounds.
-        memory_bytes: the most resident memory that loading and running it added to a process of its own.
+        median_ms, p90_ms: latency of one sample, over the invocations of all rounds.
+        memory_bytes: peak resident memory that loading and running it added in a separate process.
     """
 
     name: str
@@ -53,11 +53,14 @@ def benchmark_files(
     rounds: int = ROUNDS,
     allow_unsafe: bool = False,
 ) -> list[Measured]:
-    """Measure `files` in turn, A B C A B C ..., so that the machine's mood hits all alike.
+    """Measure `files` in interleaved rounds, A B C A B C ..., so background load affects all equally.
 
     A Keras model is measured as the float `.tflite` that it converts to. Without `data` there are no metrics, and the
-    latency is that of random numbers. `allow_unsafe` lets model files run Python code. Raises ModelError for a file
-    that cannot be run, DataError for data that do not fit.
+    latency is measured on random numbers. `allow_unsafe` lets model files run Python code.
+
+    Raises:
+        ModelError: a file that cannot be run.
+        DataError: data that does not fit.
     """
     lites = [lite_of(file, threads=threads, allow_unsafe=allow_unsafe) for file in files]
     samples = None
@@ -90,7 +93,7 @@ def benchmark_files(
 
 
 def lite_of(path: str | Path, *, threads: int = 1, allow_unsafe: bool = False) -> LiteModel:
-    """The `.tflite` at `path`, or the float one that the Keras model there converts to.
+    """Return the `.tflite` at `path`, or the float one that the Keras model at `path` converts to.
 
     `allow_unsafe` lets a model file run Python code.
     """
@@ -99,8 +102,8 @@ def lite_of(path: str | Path, *, threads: int = 1, allow_unsafe: bool = False) -
     return LiteModel(build(models.load_model(path, allow_unsafe=allow_unsafe), FLOAT)[0].data, threads=threads)
 
 
-# In a process of its own, with nothing but LiteRT. Linux forgets its peak when told to, so that the imports, which need
-# more than a small model, do not hide it; elsewhere they may.
+# A separate process that loads only LiteRT. Linux can reset the peak, so the imports, which need more than a
+# small model, do not hide it; on other systems they may.
 _PEAK = """
 import pathlib, resource, sys
 import numpy as np
@@ -127,9 +130,10 @@ print(peak() - before)
 
 
 def peak_memory(lite: LiteModel, threads: int = 1) -> int:
-    """Bytes by which the peak of resident memory grows when a fresh process loads `lite` and runs it on one batch.
+    """Return the growth in bytes of peak resident memory when a new process loads `lite` and runs it on one batch.
 
-    Raises ModelError where it cannot be run there.
+    Raises:
+        ModelError: it cannot be run there.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.tflite")
@@ -142,7 +146,7 @@ def peak_memory(lite: LiteModel, threads: int = 1) -> int:
 
 
 def benchmark_table(measured: Sequence[Measured], threads: int) -> Any:
-    """As a `rich.table.Table`, a row for each file."""
+    """Return a `rich.table.Table` with a row for each file."""
     from rich.table import Table
 
     names = list(measured[0].metrics)

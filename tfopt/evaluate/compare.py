@@ -1,4 +1,4 @@
-"""Two model files side by side on the same test set."""
+"""Compare two model files on the same test set."""
 
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ def compare_files(
     limit: int | None = None,
     allow_unsafe: bool = False,
 ) -> Any:
-    """A `rich.table.Table` of accuracy, agreement, bytes and latency of two files.
+    """Return a `rich.table.Table` of accuracy, agreement, bytes and latency of two files.
 
-    Latencies are taken in turn, A B A B ..., so that background load affects both equally. `allow_unsafe` lets model
+    Latencies are measured in turn, A B A B ..., so background load affects both equally. `allow_unsafe` lets model
     files run Python code.
     """
     from rich.table import Table
@@ -59,6 +59,6 @@ def compare_files(
 
 
 def _latencies(files: list[LiteModel]) -> list[Latency]:
-    """Of each file the round with the median of medians."""
+    """Return, for each file, the round with the median of medians."""
     rounds = [[file.benchmark() for file in files] for _ in range(ROUNDS)]
     return [sorted(column, key=lambda t: t.median_ms)[ROUNDS // 2] for column in zip(*rounds, strict=True)]

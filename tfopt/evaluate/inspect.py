@@ -1,4 +1,4 @@
-"""What a model file holds, layer by layer or operator by operator."""
+"""List the contents of a model file, by layer or by operator."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from tfopt.tflite.read.parameters import bias_tensors
 class Part:
     """A layer of a Keras model or an operator of a `.tflite`.
 
-    `parameters` counts all its numbers; `sparsity`, `unique` and `dtype` are those of its largest weight.
+    `parameters` counts all its numbers; `sparsity`, `unique` and `dtype` describe its largest weight.
     """
 
     name: str
@@ -34,20 +34,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A file: its parts, and its size in bytes as it is and after zlib at level 9."""
+    """The contents of a file: its parts, and its size in bytes, raw and after zlib at level 9."""
 
     path: str
     kind: str
     parts: list[Part]
     bytes: int
     deflated_bytes: int
-    weights: "WeightBits | None" = None  # of a .tflite, as are inputs, outputs (in words) and the names of classes
+    weights: "WeightBits | None" = None  # of a .tflite; so are inputs, outputs (in words) and class names
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
 
     def table(self) -> Any:
-        """As a `rich.table.Table`."""
+        """Return the parts as a `rich.table.Table`."""
         from rich.table import Table
 
         total = sum(part.parameters for part in self.parts)
@@ -78,9 +78,10 @@ class Inspection:
 
 
 def inspect_file(path: str | Path, *, allow_unsafe: bool = False) -> Inspection:
-    """Look into any Keras model file or `.tflite`; `allow_unsafe` lets a model file run Python code.
+    """Inspect any Keras model file or `.tflite`; `allow_unsafe` lets a model file run Python code.
 
-    Raises `ModelError` for what is neither.
+    Raises:
+        ModelError: the file is neither.
     """
     path = Path(path)
     kind = models.kind(path)
@@ -112,10 +113,10 @@ def _lite_inspection(path: Path, lite: LiteModel) -> Inspection:
 
 @dataclass(frozen=True)
 class WeightBits:
-    """The weights of a `.tflite`: how many there are, the bytes they take, and what they could take.
+    """The weights of a `.tflite`: their number, their size in bytes, and their smallest possible size.
 
-    `entropy_bytes` is the least that codes of single values need, one code for each tensor (see
-    `weight_statistics.entropy_bits`); what the file holds besides, such as graph and biases, is not in it.
+    `entropy_bytes` is the lower bound for coding single values, with one code per tensor (see
+    `weight_statistics.entropy_bits`); it excludes everything else in the file, such as graph and biases.
     """
 
     number: int
@@ -123,7 +124,7 @@ class WeightBits:
     entropy_bytes: float
 
     def describe(self, packed: int) -> str:
-        """In words, for a file that takes `packed` bytes when entropy-coded."""
+        """Return a description in words, for a file of `packed` bytes when entropy-coded."""
         if not self.number:
             return "no weights"
         stored, all_packed, least = (8 * size / self.number for size in (self.bytes, packed, self.entropy_bytes))
@@ -144,7 +145,7 @@ def weight_bits(lite: LiteModel) -> WeightBits:
 
 
 def _content(path: Path) -> bytes:
-    """The file, or all files of a folder one after the other."""
+    """Return the contents of the file, or of all files of a folder, concatenated."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return b"".join(file.read_bytes() for file in files)
 
@@ -162,7 +163,7 @@ def _keras_parts(model: Any, prefix: str = "") -> list[Part]:
 
 
 def _shape(shape: Any) -> str:
-    """A layer's output shape as text; a Keras 2 input layer gives a list of one shape."""
+    """Return a layer's output shape as text; a Keras 2 input layer has a list of one shape."""
     return str(tuple(shape[0] if isinstance(shape, list) else shape))
 
 
@@ -173,7 +174,7 @@ def _lite_parts(lite: LiteModel) -> list[Part]:
     parts = []
     for op in (op for op in lite.ops() if op.subgraph == 0):
         constants = {index: (weights | biases)[index] for index in op.inputs if index in weights or index in biases}
-        given = [tensors[index] for index in op.outputs[:1]]  # one that writes a variable gives nothing
+        given = [tensors[index] for index in op.outputs[:1]]  # an operator that writes a variable has no output
         part = _part(str(op.index), op.name, "".join(str(tensor.shape) for tensor in given), list(constants.values()))
         largest = max(constants, key=lambda index: constants[index].size, default=None)
         shown = given if largest is None else [tensors[largest]]

@@ -1,4 +1,4 @@
-"""The report: a row per step, all measured on files and on the same test set."""
+"""The report: one row per step, all measured on files and on the same test set."""
 
 import dataclasses
 import io
@@ -24,10 +24,10 @@ class Row:
     Attributes:
         metrics: on the full test set, e.g. {"accuracy": 0.87}.
         parameters, nonzero_parameters: numbers in the kernels and biases of the file.
-        max_unique_weights: the largest number of different values in one kernel.
+        max_unique_weights: the largest number of distinct values in one kernel.
         bytes, deflated_bytes: of the file, and after zlib at level 9.
         latency_ms: median for one sample on one thread, in milliseconds.
-        seconds: what the step took, training and measuring.
+        seconds: duration of the step, training and measuring.
     """
 
     step: str
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows from the untouched model to the exported file, and the recipe that led there."""
+    """The rows from the original model to the exported file, and the recipe."""
 
     recipe: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Report:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def table(self) -> Any:
-        """The rows as a `rich.table.Table`."""
+        """Return the rows as a `rich.table.Table`."""
         from rich.table import Table
 
         names = list(self.rows[0].metrics) if self.rows else []
@@ -91,8 +91,8 @@ class Report:
 def measured_row(
     step: str, lite: LiteModel, data: Dataset, *, seconds: float, notes: list[str], latency: bool = True
 ) -> Row:
-    """Measure a file: metrics on the full test set, size, and the latency of one sample."""
-    # Accuracy on all cores, to be done sooner; the latency is that of one thread.
+    """Return the measurements of a file: metrics on the full test set, size, and the latency of one sample."""
+    # Accuracy uses all cores, to save time; latency uses one thread.
     predictions = LiteModel(lite.data, threads=os.cpu_count() or 1).predict(data.test.x())
     kernels = [weight.values for weight in lite.weights()]
     parameters = parameters_of(lite)

@@ -1,4 +1,4 @@
-"""A `.tflite` against the Keras model that it was made from: outputs, accuracy, and the signal in every layer."""
+"""Verify a `.tflite` against its Keras model: outputs, accuracy, and the signal in every layer."""
 
 import difflib
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.converter import convert
 
-# Test samples whose values in every layer are compared.
+# Number of test samples for the comparison of layer outputs.
 SIGNAL_SAMPLES = 256
 SAMPLES_AT_ONCE = 32
-# Signal-to-quantization-noise ratio in decibels below which a layer is called bad: noise of a tenth of the power.
+# Signal-to-quantization-noise ratio in decibels below which a layer is bad: noise at a tenth of the power.
 LEAST_DB = 10.0
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What an operator of the file gives, beside the same in float: `sqnr` in decibels, infinite where equal.
+    """The output of an operator of the file compared with float: `sqnr` in decibels, infinite if equal.
 
-    10 log10(sum(x^2) / sum((x - y)^2)) over all values of the samples, with the noise of all operators before it.
+    10 log10(sum(x^2) / sum((x - y)^2)) over all values of the samples, including the noise of all operators before it.
     """
 
     layers: str
@@ -42,17 +42,17 @@ class Signal:
 
 @dataclass(frozen=True)
 class Verification:
-    """How far a file is from its model.
+    """The differences between a file and its model.
 
     Attributes:
-        samples: of the test set.
+        samples: number of test samples.
         largest, mean: absolute difference of outputs, in their unit.
-        agreement: share of samples with the same class; None where the task has no classes.
+        agreement: fraction of samples with the same class; None if the task has no classes.
         metrics: of the model and of the file, by name.
-        interval: in which the file's true accuracy lies with 95 % (Wilson); None where the task has no classes.
+        interval: 95% confidence interval of the file's accuracy (Wilson); None if the task has no classes.
         signals: of the operators, from input to output.
         not_compared: operators of the file without a counterpart in the float model.
-        least_db: below which a layer is bad.
+        least_db: the threshold below which a layer is bad.
     """
 
     samples: int
@@ -71,7 +71,7 @@ class Verification:
         return next((signal for signal in self.signals if signal.sqnr < self.least_db), None)
 
     def table(self) -> Any:
-        """The signals as a `rich.table.Table`."""
+        """Return the signals as a `rich.table.Table`."""
         from rich.table import Table
 
         table = Table(title="signal to quantization noise, from input to output", title_justify="left")
@@ -84,7 +84,7 @@ class Verification:
         return table
 
     def lines(self) -> list[str]:
-        """All but the table, for a person."""
+        """Return everything but the table as readable lines."""
         told = [
             f"{self.samples:,} test samples: outputs differ by {self.largest:.4g} at most, {self.mean:.4g} on average"
         ]
@@ -121,8 +121,9 @@ def verify_file(
 ) -> Verification:
     """Compare `file` with the Keras `model` (or its path) on the test part of `data`.
 
-    Raises ModelError where the two do not take the same inputs or give the same outputs, DataError for data that do
-    not fit.
+    Raises:
+        ModelError: the two differ in inputs or outputs.
+        DataError: data that does not fit.
     """
     loaded = models.load_model(model, allow_unsafe=allow_unsafe) if isinstance(model, str | Path) else model
     lite = file if isinstance(file, LiteModel) else LiteModel(file)
@@ -164,10 +165,10 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
 
 
 def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Signal], list[str]]:
-    """The `Signal` of each operator of `lite` on the samples `x`, and the operators that have no counterpart.
+    """Return the `Signal` of each operator of `lite` on the samples `x`, and the operators without a counterpart.
 
-    The counterparts are found in the float `.tflite` of `model`, by the order of operators and the shapes of what they
-    give; it is its tensors that bear the names of layers.
+    Counterparts are found in the float `.tflite` of `model`, by the order of operators and their output shapes; its
+    tensors carry the layer names.
     """
     flat_model = bridge.to_tf_keras(model)
     reference = LiteModel(convert(flat_model, FLOAT))
@@ -180,7 +181,7 @@ def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Sign
             power[number] += np.square(true).sum()
             noise[number] += np.square(true - got.reshape(true.shape)).sum()
     names = LayerNames(reference, [layer.name for layer in flat_model.layers])
-    last = flat_model.output_names[0]  # whose name in the file is the signature's
+    last = flat_model.output_names[0]  # its name in the file comes from the signature
     signals = [
         Signal(", ".join(names.giving(one)) or last, other.name, decibels(*energies))
         for (one, other), *energies in zip(pairs, power, noise, strict=True)
@@ -189,7 +190,7 @@ def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Sign
 
 
 def _pairs(reference: LiteModel, lite: LiteModel) -> tuple[list[tuple[Op, Op]], list[str]]:
-    """Operators of both that do the same, and names of those of `lite` that have none."""
+    """Return matching operators of both files, and names of the unmatched ones of `lite`."""
     ours, theirs = (_listed(model) for model in (reference, lite))
     matcher = difflib.SequenceMatcher(None, [key for key, _ in ours], [key for key, _ in theirs], autojunk=False)
     pairs = [
@@ -202,7 +203,7 @@ def _pairs(reference: LiteModel, lite: LiteModel) -> tuple[list[tuple[Op, Op]], 
 
 
 def _listed(lite: LiteModel) -> list[tuple[tuple[str, tuple[int, ...]], Op]]:
-    """The main graph's operators but those that only change the type, with what they are recognised by."""
+    """Return the main graph's operators, except type conversions, each with the key that identifies it."""
     shapes = {tensor.index: tensor.shape for tensor in lite.tensors() if tensor.subgraph == 0}
     return [
         ((op.name, shapes[op.outputs[0]][1:]), op)

@@ -1,1 +1,1 @@
-"""One recipe from beginning to end."""
+"""Run a recipe from start to finish."""

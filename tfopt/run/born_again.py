@@ -1,4 +1,4 @@
-"""Train generations of one architecture, each taught by the one before.
+"""Born-again networks: train generations of one architecture, each taught by the previous one.
 
 Furlanello et al., ICML 2018, arXiv:1805.04770.
 """
@@ -29,16 +29,16 @@ from tfopt.training.fit import train
 from tfopt.training.loss import choose_loss
 from tfopt.training.settings import Training
 
-# Keeps the random numbers of initial weights apart from others with the same seed.
+# Separates the random numbers of initial weights from others with the same seed.
 WEIGHTS = 3
 
 
 @dataclass(frozen=True)
 class BornAgain:
-    """What `born_again` returns.
+    """The result of `born_again`.
 
     Attributes:
-        models: the model that was given, and each generation after it, all of its Keras.
+        models: the given model, and each generation after it, all in its Keras.
         metrics: of each on the test set, by name.
     """
 
@@ -47,12 +47,12 @@ class BornAgain:
 
     @property
     def accuracies(self) -> tuple[float, ...]:
-        """Of `models` on the test set, of a classification."""
+        """The accuracies of `models` on the test set, for classification."""
         return tuple(metrics["accuracy"] for metrics in self.metrics)
 
     @property
     def ensemble(self) -> Any:
-        """The generations together, without the model that was given: an `Ensemble`, a teacher like any other.
+        """Return the generations without the given model as an `Ensemble`, which is a teacher like any other.
 
         The paper's BANE averages the students' predictions (section 3.1).
         """
@@ -70,23 +70,26 @@ def born_again(
     checkpoint: str | Path | None = None,
     quiet: bool = False,
 ) -> BornAgain:
-    """Train `generations` of the architecture of `model` from fresh weights, each learning from the one before.
+    """Train `generations` of the architecture of `model` from fresh weights, each taught by the previous one.
 
     The first learns from `model`, so that should be trained. A generation's initial weights, order of samples and
-    augmentation depend on `training.seed` and its number alone. Weights that training does not move (frozen layers,
+    augmentation depend only on `training.seed` and its number. Weights that training does not change (frozen layers,
     adapted Normalization) are those of `model` in all generations.
 
     Args:
         model: a Keras 3 or tf_keras model with one input and one output, rebuildable from its config. Not changed.
-        data: a `Dataset`, or anything that `load_data` takes.
-        training: `Training()` if None. Its augmentation is tried on `model` first, as `optimize` does.
-        generations: how many, 1 or more.
+        data: a `Dataset`, or anything `load_data` accepts.
+        training: `Training()` if None. Its augmentation is first tested on `model`, as in `optimize`.
+        generations: number of generations, 1 or more.
         epochs: of each generation.
-        distillation: `Distillation()` if None. The paper has the labels' loss beside KL at T = 1:
+        distillation: `Distillation()` if None. The paper combines the loss on the labels with KL at T = 1:
             `Distillation(losses=(Hinton(temperature=1, weight=1),), alpha=1)`.
-        checkpoint: a folder that keeps each finished generation. After an interruption, calling `born_again` again
-            with the same arguments goes on after the last one there.
+        checkpoint: a folder that keeps each finished generation. After an interruption, calling `born_again` again with
+            the same arguments resumes after the last one.
         quiet: no progress on stderr.
+
+    Returns:
+        The models and their metrics.
 
     Raises:
         ModelError: a model that cannot be rebuilt or bridged, or does not fit the data.
@@ -102,7 +105,7 @@ def born_again(
 
 
 class _Line:
-    """The generations of one model, as far as they are there."""
+    """The generations of one model trained so far."""
 
     def __init__(
         self,
@@ -183,7 +186,7 @@ class _Line:
         return Checkpoint(self._folder / f"generation_{number}.npz", self._key)
 
     def _kept(self, number: int) -> Any:
-        """The flat model of a generation that an earlier run has finished; None where there is none."""
+        """Return the flat model of a generation that an earlier run finished, or None."""
         found = self._folder and self._file(number).load()
         if not found:
             return None
@@ -197,11 +200,13 @@ class _Line:
 
 
 def reinitialised(model: Any, seed: Sequence[int]) -> Any:
-    """A model like `model`, of the same Keras, with new initial values in all that training moves.
+    """Return a model like `model`, in the same Keras, with new initial values for everything that training changes.
 
-    Each initializer gets a seed of its own drawn from `seed`, also one that has a seed in the model's config: with
-    that, every generation would begin alike. BatchNorm's moving statistics begin anew too; all other weights are
-    copied. Raises ModelError for a model that cannot be rebuilt from its config.
+    Each initializer gets a separate seed drawn from `seed`, replacing a seed in the model's config: with that, all
+    generations would start alike. BatchNorm's moving statistics are reset too; all other weights are copied.
+
+    Raises:
+        ModelError: a model that cannot be rebuilt from its config.
     """
     api = keras_of(model)
     custom = {type(layer).__name__: type(layer) for layer in model._flatten_layers(include_self=False)}

@@ -1,4 +1,4 @@
-"""check: what a recipe will do to each layer of a model, said before anything is trained."""
+"""check: report what a recipe will do to each layer of a model, before any training."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +16,7 @@ from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 
-# Schedules need steps to fit into; how many there will be depends on the data, which a check does without.
+# Schedules need a number of steps, which depends on the data; a check runs without data.
 STEPS_PER_EPOCH = 1000
 
 
@@ -25,12 +25,12 @@ class CheckedLayer:
     """One layer of the caller's model.
 
     Attributes:
-        path: where it is, "outer/inner/layer".
+        path: "outer/inner/layer".
         kind: its class.
         bridged: how it becomes a tf_keras layer.
-        stages: for each stage of the recipe, what it does with the layer, or why nothing.
-        file: the operators of the `.tflite` that compute it, with their types; "" where there is none, None
-            where the file could not be made or was not asked for.
+        stages: for each stage of the recipe, what it does with the layer, or why it does nothing.
+        file: the operators of the `.tflite` that compute it, with their types; "" for none, None if the file could not
+            be made or was not requested.
     """
 
     path: str
@@ -42,14 +42,14 @@ class CheckedLayer:
 
 @dataclass(frozen=True)
 class Check:
-    """What `check` found. `str(check)` is a table.
+    """The result of `check`. `str(check)` is a table.
 
     Attributes:
         model: name of the model.
         stages: class names of the recipe's stages, the columns of `CheckedLayer.stages`.
         layers: the layers in calling order.
-        problems: why the recipe cannot be carried out; empty when it can.
-        notes: what else is worth knowing, e.g. operators that stay in float.
+        problems: why the recipe cannot be carried out; empty if it can.
+        notes: other findings, e.g. operators that stay in float.
     """
 
     model: str
@@ -60,7 +60,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """True when the recipe can be carried out."""
+        """True if the recipe can be carried out."""
         return not self.problems
 
     def to_json(self) -> str:
@@ -68,7 +68,7 @@ class Check:
         return json.dumps({**asdict(self), "ok": self.ok}, indent=2) + "\n"
 
     def table(self) -> Any:
-        """As a `rich.table.Table`."""
+        """Return the layers as a `rich.table.Table`."""
         from rich.table import Table
 
         verdict = "the recipe can be carried out" if self.ok else "the recipe cannot be carried out"
@@ -89,19 +89,22 @@ class Check:
 
 
 def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> Check:
-    """What `recipe` will do to each layer of `model`. Nothing is trained, and `model` is not changed.
+    """Report what `recipe` will do to each layer of `model`. Nothing is trained, and `model` is not changed.
 
-    The recipe is run dry: every stage is applied to the untrained flat model of `model`, and the `.tflite` is made
-    with ranges from random inputs, so that the last column tells what a real file holds.
+    This is a dry run: every stage is applied to the untrained flat model of `model`, and the `.tflite` is made with
+    ranges from random inputs, so that the last column shows the contents of a real file.
 
     Args:
         model: a Keras 3 or tf_keras model, or the path of one.
-        recipe: the default prunes, clusters and quantizes with the stages' own defaults.
-        convert: False leaves out the `.tflite`, which takes seconds to minutes.
+        recipe: the default prunes, clusters and quantizes with the stages' defaults.
+        convert: False skips the `.tflite`, which takes seconds to minutes.
+
+    Returns:
+        The report.
 
     Raises:
-        ModelError: `model` is no model, or a file that cannot be loaded. What stops the recipe itself is
-            in `Check.problems`.
+        ModelError: `model` is not a model, or a file that cannot be loaded. Problems of the recipe itself are in
+            `Check.problems`.
     """
     model = models.load_model(model) if isinstance(model, str | Path) else model
     recipe = recipe or Recipe(stages=(Prune(), Cluster(), Quantize()), name="default")
@@ -137,7 +140,7 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
 
 
 def _decided(flat_model: Any, recipe: Recipe, problems: list[str]) -> list[dict[str, str]]:
-    """For each stage, its decisions in words, by flat layer name."""
+    """Return, for each stage, its decisions in words, by flat layer name."""
     columns = []
     samples = samples_of(sample_batch(walk(flat_model)))
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
@@ -158,7 +161,7 @@ def _in_words(decision: Any) -> str:
 
 
 def _dry_run(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[str]) -> LiteModel | None:
-    # The names of tensors are what tells whose operator it is.
+    # Tensor names show which layer an operator belongs to.
     named = replace(recipe, export=replace(recipe.export, compact=False))
     try:
         lite, found = dry_run(flat_model, named, STEPS_PER_EPOCH, samples_of(sample_batch(walk(flat_model))))
@@ -170,9 +173,9 @@ def _dry_run(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[s
 
 
 def operators_of(lite: LiteModel, layer: str) -> str:
-    """The operators of `lite` that bear the name of the flat `layer`, by type: "int8 CONV_2D, RELU".
+    """Return the operators of `lite` that carry the name of the flat `layer`, by type: "int8 CONV_2D, RELU".
 
-    An operator bears the names of the layers whose output or weights it has. Arithmetic on shapes is left out.
+    An operator carries the names of the layers whose output or weights it has. Shape arithmetic is omitted.
     """
     tensors = {(tensor.subgraph, tensor.index): tensor for tensor in lite.tensors()}
     names = LayerNames(lite, [layer])

@@ -1,4 +1,4 @@
-"""What an interrupted run has reached, in one file, so that the same run can go on from there."""
+"""The progress of an interrupted run in one file, from which the same run can resume."""
 
 import dataclasses
 import hashlib
@@ -22,12 +22,12 @@ from tfopt.models import load_model, save_model
 
 @dataclass(frozen=True)
 class Kept:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
-        weights: of the flat model; empty where `model` has them.
+        weights: of the flat model; empty if `model` contains them.
         rows: of the report so far.
-        model: the flat model as a `.keras` file, where a stage may have resized it.
+        model: the flat model as a `.keras` file, if a stage may have resized it.
     """
 
     weights: list[np.ndarray]
@@ -37,18 +37,18 @@ class Kept:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file for one run; `key` tells the run (recipe, data, model) from all others."""
+    """A checkpoint file for one run; `key` identifies the run (recipe, data, model)."""
 
     path: Path
     key: str
 
     def save(self, flat_model: Any, rows: list[Row], *, resized: bool = False) -> None:
-        """Write the weights of the flat model after a stage, and the report so far; atomically.
+        """Write the weights of the flat model after a stage and the report so far, atomically.
 
         Args:
             flat_model: of tf_keras, without wrappers.
             rows: the report so far.
-            resized: write the whole model, because layers may have other sizes than at the start.
+            resized: write the whole model, because layer sizes may have changed.
 
         Raises:
             ModelError: the model cannot be written.
@@ -62,9 +62,10 @@ class Checkpoint:
             np.savez(file, key=self.key, rows=rows_as_json, **arrays)
 
     def load(self) -> Kept | None:
-        """What `save` wrote last; None when there is nothing, or something of another run.
+        """Return what `save` wrote last; None if there is nothing, or the file belongs to another run.
 
-        Raises DataError for a file that `save` did not write, or that was damaged since.
+        Raises:
+            DataError: a file that `save` did not write, or that is damaged.
         """
         if not self.path.exists():
             return None
@@ -81,15 +82,18 @@ class Checkpoint:
         return Kept([stored[f"weight_{i}"] for i in range(number)], rows, model)
 
     def resumed(self, kept: Kept, start: Any, *, resized: bool) -> Any:
-        """Return the flat model to go on with.
+        """Return the flat model to resume with.
 
         Args:
-            kept: what `load` returned.
+            kept: from `load`.
             start: the flat model that the run began with. It takes the kept weights, unless stages resized it.
-            resized: whether a finished stage may have changed the sizes of layers.
+            resized: whether a finished stage may have changed layer sizes.
+
+        Returns:
+            The flat model.
 
         Raises:
-            DataError: what was kept is not of a model with the layers of `start`.
+            DataError: the kept model does not have the layers of `start`.
         """
         if resized:
             return self._whole_model(kept, start)
@@ -114,16 +118,16 @@ class Checkpoint:
         return model
 
     def damaged(self, why: str) -> DataError:
-        """The error for a checkpoint that no run can go on from."""
+        """Return the error for a checkpoint that no run can resume from."""
         return DataError(f"The checkpoint {self.path} is damaged ({why}).")
 
     def remove(self) -> None:
-        """Forget: the run is complete."""
+        """Remove the file: the run is complete."""
         self.path.unlink(missing_ok=True)
 
 
 def run_key(recipe: dict[str, Any], fingerprint: str, weights: list[np.ndarray]) -> str:
-    """SHA-256 over what makes two runs the same: recipe, data and the untouched model's weights."""
+    """Return the SHA-256 that identifies a run: recipe, data and the original model's weights."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     digest.update(fingerprint.encode())
     for weight in weights:
@@ -140,12 +144,12 @@ def _as_file(model: Any) -> bytes:
 
 
 def _own_classes(model: Any) -> dict[str, Any]:
-    """The classes of layers that neither tf_keras nor tfopt brings, by name: the caller's model has them."""
+    """Return the caller's layer classes, which come from neither tf_keras nor tfopt, by name."""
     kinds = {type(layer) for layer in model.layers}
     return {kind.__name__: kind for kind in kinds if kind.__module__.partition(".")[0] not in ("tf_keras", "tfopt")}
 
 
 def _outline(model: Any) -> Any:
-    """What no stage changes, resizing or not; names of inputs do not matter, and Keras counts them on."""
+    """Return what no stage changes, even by resizing; without input names, which Keras numbers consecutively."""
     layers = [(layer.name, type(layer).__name__) for layer in model.layers if type(layer).__name__ != "InputLayer"]
     return layers, model.input_shape, model.output_shape

@@ -1,4 +1,4 @@
-"""All stages of a recipe and the export on an untrained model: what cannot work says so before hours of training."""
+"""Run all stages of a recipe and the export on an untrained model, to find errors before hours of training."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tfopt.tflite.write.export import build
 
 
 def established_before(recipe: Recipe) -> list[frozenset[str]]:
-    """For each stage of `recipe`, what the stages before it established ("sparsity", "clusters")."""
+    """Return, for each stage of `recipe`, what the stages before it established ("sparsity", "clusters")."""
     before: list[frozenset[str]] = []
     so_far: frozenset[str] = frozenset()
     for stage in recipe.stages:
@@ -25,17 +25,19 @@ def established_before(recipe: Recipe) -> list[frozenset[str]]:
 
 
 def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> tuple[LiteModel, list[str]]:
-    """Apply every stage of `recipe` to a flat tf_keras model and export; the file, and notes on it.
+    """Apply every stage of `recipe` to a flat tf_keras model and export it; return the file and notes on it.
 
-    `flat_model` is the model before the first stage, not changed; each stage is tried on the result of the one before.
-    `samples`: inputs for the ranges, float32 arrays, batch first: one, or a list of one for each input.
-    Raises what training and export would raise: ModelError, RecipeError, DataError, PromiseError.
+    `flat_model` is the model before the first stage, not changed; each stage is applied to the result of the previous
+    one. `samples` are inputs for the ranges, float32 arrays, batch first: one, or a list with one per input.
+
+    Raises:
+        ModelError, RecipeError, DataError, PromiseError: as training and export would.
     """
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         stage = _for_dry_run(stage, flat_model)
         applied = stage.apply(flat_model, steps=stage.epochs * steps_per_epoch, keep=keep)
         if recipe.distillation:
-            shapes(applied, recipe.distillation.layers("student"))  # raises for a layer that is not there
+            shapes(applied, recipe.distillation.layers("student"))  # raises for an unknown layer
         if stage.last or stage.resizes:
             stage.calibrate(applied, samples)
         flat_model = applied if stage.last else stage.untrained_result(applied)
@@ -50,7 +52,7 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any)
 
 
 def resized(stage: Stage, flat_model: Any, keep: frozenset[str], samples: Any) -> Any:
-    """What the stage after `stage` is given: `flat_model`, in other sizes where `stage` resizes; nothing is trained."""
+    """Return the input of the stage after `stage`: `flat_model`, resized if `stage` resizes, without training."""
     if not stage.resizes:
         return flat_model
     stage = _for_dry_run(stage, flat_model)
@@ -60,11 +62,11 @@ def resized(stage: Stage, flat_model: Any, keep: frozenset[str], samples: Any) -
 
 
 def _for_dry_run(stage: Stage, flat_model: Any) -> Stage:
-    """`stage` as it is tried on `flat_model`: in seconds, and with the fewest bits where bits are to be chosen."""
+    """Return `stage` as a fast version for `flat_model`, with the fewest bits if bits are to be chosen."""
     stage = stage.for_dry_run()
     return with_fewest_bits(stage, flat_model) if stage.budget and stage.budget.max_bytes is not None else stage
 
 
 def samples_of(arrays: list[np.ndarray]) -> Any:
-    """`arrays`, one for each input, as `dry_run` and Keras take them: a single one bare."""
+    """Return `arrays`, one per input, as `dry_run` and Keras expect them: a single one without a list."""
     return arrays[0] if len(arrays) == 1 else arrays

@@ -13,7 +13,7 @@ from tfopt.data.samples import Split
 def digits_model(
     data: Dataset, *, width: float = 1.0, epochs: int = 20, seed: int = 0, callback: Any = None, name: str = "digits"
 ) -> Any:
-    """A Keras 3 CNN for 8x8 digits, trained for `epochs` on `data`: about 26,000 parameters, times `width` squared."""
+    """Return a Keras 3 CNN for 8x8 digits, trained on `data` for `epochs`: about 26,000 * width**2 parameters."""
     import keras
 
     def wide(channels: int) -> int:
@@ -45,7 +45,7 @@ def digits_model(
 
 
 def with_classes(data: Dataset, names: Sequence[str]) -> Dataset:
-    """The samples of the classes `names` alone, which are numbered anew in this order; `data` has sparse labels."""
+    """Return only the samples of the classes `names`, renumbered in this order; `data` has sparse labels."""
     numbers = [(data.class_names or ()).index(name) for name in names]
 
     def part(split: Split) -> Split:

@@ -1,4 +1,4 @@
-"""optimize: the one loop from a trained model to a verified, smaller file."""
+"""optimize: the loop from a trained model to a verified, smaller file."""
 
 import time
 from collections.abc import Sequence
@@ -36,24 +36,27 @@ def optimize(
     teacher_cache: str | Path | None = None,
     feature_cache: str | Path | None = None,
 ) -> Result:
-    """Carry out `recipe` on a copy of `model` and prove the file that comes out.
+    """Carry out `recipe` on a copy of `model` and verify the exported file.
 
     Args:
         model: a Keras 3 or tf_keras model, the path of one, or a TF-Hub handle. It is not changed. With
             `recipe.transfer` it is the source, which may be for another task.
-        recipe: the stages, how they are trained and what is exported.
-        data: a `Dataset`, or anything that `load_data` takes.
-        teacher: a model to learn from during every stage, as `recipe.distillation` says (`Distillation()` if it says
-            nothing): whatever `Teacher` takes, a `Teacher` or an `Ensemble`. It is not changed.
+        recipe: the stages, their training and the export.
+        data: a `Dataset`, or anything `load_data` accepts.
+        teacher: a model to learn from in every stage, according to `recipe.distillation` (default `Distillation()`):
+            anything `Teacher` accepts, a `Teacher` or an `Ensemble`. It is not changed.
         quiet: no progress on stderr.
-        checkpoint: a file that keeps what each stage has reached. When the run is interrupted, calling
-            `optimize` again with the same recipe, model, teacher and data goes on after the last finished stage.
+        checkpoint: a file that keeps the result of each stage. After an interruption, calling `optimize` again with the
+            same recipe, model, teacher and data resumes after the last finished stage.
         teacher_cache: a folder that keeps the teacher's answers for further runs; None keeps them in memory.
         feature_cache: the same for the features of a transfer.
 
+    Returns:
+        The compressed model, its file and the report.
+
     Raises:
         ModelError, DataError, RecipeError: before training, for what cannot work.
-        PromiseError: the training or the file does not hold what the recipe promises.
+        PromiseError: the training or the file breaks a promise of the recipe.
     """
     prepared = prepare(
         model,
@@ -69,19 +72,22 @@ def optimize(
 
 
 def carry_out(prepared: Prepared) -> Result:
-    """Train, measure and export what `prepare` made ready; the second half of `optimize`.
+    """Train, measure and export a prepared run; the second half of `optimize`.
 
     Args:
-        prepared: what `prepare` returned.
+        prepared: from `prepare`.
+
+    Returns:
+        The compressed model, its file and the report.
 
     Raises:
-        PromiseError: the training or the file does not hold what the recipe promises.
+        PromiseError: the training or the file breaks a promise of the recipe.
     """
     return _Run(prepared).result()
 
 
 class _Run:
-    """The state of one run: the flat model as it stands, and the rows so far."""
+    """The state of one run: the current flat model, and the rows so far."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
@@ -112,7 +118,7 @@ class _Run:
                 notes += learnt
                 self.flat_model = stage.strip(trained)
             promises = [*promises, *stage.promises(self.flat_model)]
-            if position >= finished and not stage.last:  # the row of the last one is the exported file
+            if position >= finished and not stage.last:  # the last row is the exported file
                 self._add_row(type(stage).__name__, self.flat_model, FLOAT, notes, started)
                 self._keep()
                 started, notes = time.perf_counter(), []
@@ -129,7 +135,7 @@ class _Run:
             self.checkpoint.save(self.flat_model, self.report.rows, resized=self._resized(self.report.rows))
 
     def _resume(self) -> int:
-        """Take up where an interrupted run stopped; returns the number of stages that are done."""
+        """Resume an interrupted run; return the number of finished stages."""
         if not self.checkpoint:
             return 0
         try:
@@ -144,18 +150,18 @@ class _Run:
             self.progress.say(self.notes[-1])
             return 0
         self.report.rows.extend(rows)
-        done = len(rows) - 1  # the first row is the untouched model
+        done = len(rows) - 1  # the first row is the original model
         self.progress.say(
             f"going on after {rows[-1].step}: {done} of {len(self.recipe.stages)} stages were done before"
         )
         return done
 
     def _resized(self, rows: list[Row]) -> bool:
-        """Whether one of the stages that `rows` tell of may have changed the sizes of layers."""
+        """Return True if one of the stages in `rows` may have changed layer sizes."""
         return any(stage.resizes for stage in self.recipe.stages[: len(rows) - 1])
 
     def _require_rows_of_this_run(self, checkpoint: Checkpoint, rows: list[Row]) -> None:
-        """Raises DataError unless the rows are those of the first stages."""
+        """Raise DataError unless the rows are those of the first stages."""
         steps = [type(stage).__name__ for stage in self.recipe.stages]
         metrics = set(task_named(self.data.task).formulas)
         if not rows or [row.step for row in rows[1:]] != steps[: len(rows) - 1]:
@@ -164,7 +170,7 @@ class _Run:
             raise checkpoint.damaged(f"its rows do not have the metrics {', '.join(sorted(metrics))}")
 
     def _train(self, stage: Stage, position: int, keep: frozenset[str]) -> tuple[Any, list[str]]:
-        """What `stage.apply` gives, trained; and what is to be said of it."""
+        """Return the trained result of `stage.apply`, and notes."""
         training = self.recipe.training
         tf_keras().utils.set_random_seed(training.seed + position)  # so that a resumed run repeats the whole one
         steps = stage.epochs * self.prepared.steps_per_epoch
@@ -199,7 +205,7 @@ class _Run:
         return model, [*stage.summary(model), *(self.session.summary(recorded) if self.session else [])]
 
     def _within_budget(self, stage: Stage, keep: frozenset[str]) -> tuple[Stage, list[str]]:
-        """`stage` with what it leaves to measurement decided, and what is to be said of that."""
+        """Return `stage` with its measured choices made, and notes on them."""
         if stage.budget is None:
             return stage, []
         self.progress.say("choosing the bits of each layer")
@@ -209,7 +215,7 @@ class _Run:
             quick = chosen.for_dry_run()
             model = quick.apply(self.flat_model, steps=1, keep=keep)
             quick.calibrate(model, samples)
-            return build(model, self.recipe.export, self.data)[0].size  # with the class names that it will have
+            return build(model, self.recipe.export, self.data)[0].size  # with the class names of the final file
 
         return choose_bits(stage, self.flat_model, self.data, size)
 

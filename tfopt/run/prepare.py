@@ -22,7 +22,7 @@ from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import make_optimizer
 from tfopt.training.loss import choose_loss
 
-# Training inputs that are offered to a stage's `calibrate`.
+# Number of training inputs for a stage's `calibrate`.
 CALIBRATION_SAMPLES = 512
 
 
@@ -31,18 +31,18 @@ class Prepared:
     """A run that is ready for its first stage.
 
     Attributes:
-        model: of the caller's kind; with a transfer, what the transfer made.
+        model: in the caller's Keras; after a transfer, its result.
         flat_model: the same as a flat tf_keras model.
-        recipe: what will be carried out; it has a distillation if there is a teacher.
-        data: as the model takes it.
+        recipe: the recipe to carry out; it has a distillation if there is a teacher.
+        data: preprocessed for the model.
         loss: on the labels.
         steps_per_epoch: batches in one pass over the training data.
-        augmentation: what training images go through; None for nothing.
-        session: what the stages learn from beside the labels; None without a distillation.
-        notes: what the first row of the report should say.
-        files: what the transfer adds to the result, by name.
-        checkpoint: where finished stages are kept; None for nowhere.
-        progress: where the run says what it does.
+        augmentation: of training images; None for none.
+        session: supervision beside the labels; None without a distillation.
+        notes: for the first row of the report.
+        files: files that the transfer adds to the result, by name.
+        checkpoint: for finished stages; may be None.
+        progress: reports the steps of the run.
     """
 
     model: Any
@@ -70,20 +70,20 @@ def prepare(
     teacher_cache: str | Path | None = None,
     feature_cache: str | Path | None = None,
 ) -> Prepared:
-    """Check that `recipe` can be carried out and make its transfer, augmentation and teacher ready.
+    """Check that `recipe` can be carried out, and prepare its transfer, augmentation and teacher.
 
     Args:
         model: as for `optimize`, like all that follow.
         recipe: the stages.
-        data: a `Dataset`, or anything that `load_data` takes.
+        data: a `Dataset`, or anything `load_data` accepts.
         teacher: a model to learn from.
         quiet: no progress on stderr.
-        checkpoint: a file that keeps what each stage has reached.
-        teacher_cache: a folder for the answers of the teacher.
+        checkpoint: a file that keeps the result of each stage.
+        teacher_cache: a folder for the teacher's answers.
         feature_cache: a folder for the features of a transfer.
 
     Returns:
-        What `carry_out` takes.
+        The argument of `carry_out`.
 
     Raises:
         ModelError, DataError, RecipeError: what cannot work.
@@ -91,10 +91,10 @@ def prepare(
     source, progress = model_from(model), Progress(quiet=quiet)
     if teacher is not None and recipe.distillation is None:
         recipe = dataclasses.replace(recipe, distillation=Distillation())
-    recipe.to_dict()  # a class that recipe.json cannot name should fail now
+    recipe.to_dict()  # fail now for a class that recipe.json cannot name
     dataset, start, flat_model = _start(source, recipe, data)
     loss = choose_loss(flat_model, recipe.training, dataset)
-    make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # a wrong name should fail now
+    make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
     steps = dataset.steps(recipe.training.batch_size)
     ready = adapted_teacher(teacher, recipe.distillation, dataset) if recipe.distillation else None
     progress.say("checking that the recipe can be carried out")
@@ -108,7 +108,7 @@ def prepare(
     augmentation, tried = _augmentation(recipe, dataset, flat_model, ready, source)
     session = _session(recipe, ready, dataset, augmentation, teacher_cache, progress)
     if session:
-        session.student(flat_model)  # what cannot be compared should fail now
+        session.student(flat_model)  # fail now if they cannot be compared
     return Prepared(
         model=start,
         flat_model=flat_model,
@@ -126,7 +126,7 @@ def prepare(
 
 
 def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
-    """The data as the model takes it, and the model that the stages are tried on: the caller's kind, and flat."""
+    """Return the data preprocessed for the model, and the model for the dry run: in the caller's Keras, and flat."""
     transfer, start = recipe.transfer, source
     flat_model = bridge.to_tf_keras(source)
     dataset = data_for(flat_model, data, input_shape=transfer.input_shape if transfer else None)
@@ -139,9 +139,9 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
 
 
 def _augmentation(recipe: Recipe, data: Dataset, flat_model: Any, teacher: Any, source: Any) -> tuple[Any, list[str]]:
-    """What training images may go through, judged by whoever knows best: a teacher, else the model itself.
+    """Return the augmentation of training images, judged by the best model: a teacher, else the model itself.
 
-    A model that has learned nothing of the task yet leaves it to the features of the `source`.
+    If the model has not learned the task yet, the features of the `source` judge instead.
     """
     training = recipe.training
     if recipe.transfer and not recipe.transfer.learns and teacher is None:

@@ -1,4 +1,4 @@
-"""Recipe: what is to be done, as data. It holds no live object, so it is a JSON file too."""
+"""Recipe: the whole optimization as plain data. It holds no live object, so it can be stored as JSON."""
 
 import dataclasses
 import json
@@ -21,12 +21,13 @@ from tfopt.transfer import TRANSFERS, Transfer
 
 @config
 class Recipe:
-    """Stages in order, how to train them, what to learn from a teacher meanwhile, and what file to write at the end.
+    """Stages in order, their training, an optional distillation, and the file to export.
 
-    Where the model given is for another task, `transfer` says what becomes of it before the first stage.
+    If the given model is for another task, `transfer` defines how it is adapted before the first stage.
 
-    Raises `RecipeError` when the stages contradict each other: a stage that would lose what an earlier one
-    established, or one that follows `Quantize`.
+    Raises:
+        RecipeError: the stages contradict each other: one would lose what an earlier one established, or follows
+            `Quantize`.
     """
 
     stages: tuple[SerializeAsAny[Stage], ...]
@@ -58,7 +59,7 @@ class Recipe:
             )
 
     def scaled(self, epochs_factor: float) -> "Recipe":
-        """The same recipe with all epochs multiplied (at least 1 where there was 1)."""
+        """Return the same recipe with all epochs multiplied (at least 1 where there was 1)."""
         stages = tuple(
             dataclasses.replace(stage, epochs=max(1, round(stage.epochs * epochs_factor)) if stage.epochs else 0)
             for stage in self.stages
@@ -66,11 +67,11 @@ class Recipe:
         return dataclasses.replace(self, stages=stages)
 
     def seeded(self, seed: int) -> "Recipe":
-        """The same recipe with another seed."""
+        """Return the same recipe with another seed."""
         return dataclasses.replace(self, training=dataclasses.replace(self.training, seed=seed))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict; each stage says its class under "stage".
+        """Return a JSON-ready dict; each stage has its class name under "stage".
 
         Raises:
             RecipeError: a stage, loss or transfer of another package is not registered, see `tfopt.extend.register`.
@@ -90,7 +91,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """The recipe that `to_dict` wrote. Raises `RecipeError` for unknown stages, keys and values."""
+        """Return the recipe that `to_dict` wrote. Raise RecipeError for unknown stages, keys and values."""
         if not isinstance(values, dict):
             raise RecipeError(f"A recipe must be a JSON object with 'stages'; got {type(values).__name__}.")
         stages = values.get("stages")
@@ -110,7 +111,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
-        """The recipe that `to_json` wrote. Raises `RecipeError` for anything else."""
+        """Return the recipe that `to_json` wrote. Raise RecipeError for anything else."""
         with reading(lambda why: RecipeError(f"The recipe is not valid JSON: {why}.")):
             values = parse_json(text)
         with reading(lambda why: RecipeError(f"The recipe has a value that no recipe takes: {why}.")):
@@ -118,7 +119,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
-        """Read a `recipe.json`. Raises `RecipeError`, which names the file, for anything else."""
+        """Read a `recipe.json`. Raise RecipeError, with the name of the file, for anything else."""
         try:
             with reading(lambda why: RecipeError(f"{why}.")):
                 text = Path(path).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a run gives."""
+"""The result of a run."""
 
 import json
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from tfopt.tflite.read import LiteModel
 
 @dataclass(frozen=True)
 class Result:
-    """What `optimize` returns.
+    """The result of `optimize`.
 
     Attributes:
-        model: the compressed model, in the kind of Keras that came in; its kernels hold the values of the file.
+        model: the compressed model, in the caller's Keras; its kernels hold the values of the file.
         lite: the `.tflite`.
         report: a row per step.
         recipe: as it was carried out.
-        data: what the data set was and what the model is fed, in words.
-        files: what else there is to save, by name.
+        data: description of the data set and the preprocessing, in words.
+        files: other files to save, by name.
     """
 
     model: Any
@@ -37,10 +37,14 @@ class Result:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write `model.tflite`, `model.keras`, `recipe.json`, `report.json` and `data.json` into `folder`.
 
-        And `labels.txt`, one class name in a line in the order of the outputs, where the classes have names.
+        Also write `labels.txt`, one class name per line in output order, if the classes have names. All or nothing: the
+        folder appears once everything in it is written.
 
-        All or nothing: the folder appears when everything in it is written. Raises `OutputError` when it
-        exists (unless `overwrite`) or cannot be written.
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: the folder exists (unless `overwrite`) or cannot be written.
         """
         with output_folder(folder, overwrite=overwrite) as new:
             write_atomically(new / "model.tflite", self.lite.data)
@@ -56,7 +60,7 @@ class Result:
 
 
 def described(data: Dataset) -> dict[str, Any]:
-    """What whoever runs the file needs to know of the data."""
+    """Return what users of the file need to know about the data."""
     return {
         "description": data.describe(),
         "input_shape": list(data.input_shape),

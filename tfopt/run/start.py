@@ -1,4 +1,4 @@
-"""What a run starts from: the data as the model takes it, and the model for the task of the data."""
+"""The start of a run: the data preprocessed for the model, and the model for the task."""
 
 import dataclasses
 import functools
@@ -19,9 +19,9 @@ JUDGE_EPOCHS = 20
 
 
 def judge_from(source: Any, data: Dataset) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Scores (n, classes) for inputs of `data` by a linear head on the features of `source`; trained when first asked.
+    """Return a function from inputs of `data` to scores (n, classes): a linear head on the features of `source`.
 
-    None where `source` does not take such inputs.
+    The head is trained at the first call. None if `source` does not accept such inputs.
     """
     settings = FeatureTransfer(input_shape=data.input_shape, epochs=JUDGE_EPOCHS)
     try:
@@ -35,7 +35,7 @@ def judge_from(source: Any, data: Dataset) -> Callable[[np.ndarray], np.ndarray]
 def transferred(
     recipe: Recipe, source: Any, data: Dataset, *, cache: str | Path | None, progress: Progress
 ) -> Transferred:
-    """What the transfer of `recipe` makes of `source` for `data`; the augmentation is tried before it is used."""
+    """Return the result of the transfer in `recipe` from `source` to `data`; augmentation is tested before use."""
     assert recipe.transfer is not None
     said: list[str] = []
 

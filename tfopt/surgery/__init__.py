@@ -1,1 +1,1 @@
-"""The same model in other sizes: widths, input sizes, depth, classifier, body."""
+"""Resize a model: widths, input sizes, depth, classifier, body."""

@@ -1,4 +1,4 @@
-"""Blocks: the parts of a graph that give a tensor of the shape that they take, so that they can be repeated."""
+"""Blocks: the repeatable parts of a graph, whose output has the shape of their input."""
 
 import dataclasses
 import itertools
@@ -9,15 +9,15 @@ from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Call, Graph, Ref, flatten, is_layer, map_leaves, refs_in
 from tfopt.surgery.classifier import classifier
 
-# What stands in front of the kernel that it belongs to.
+# Layers that belong to the kernel after them.
 _LEADING = ("depthwise", "padding")
-# What equal blocks of a model may differ in: rates of dropout often grow from block to block.
+# Settings in which equal blocks may differ: dropout rates often grow from block to block.
 _OWN = ("name", "seed", "trainable", "rate", "drop_path_rate", "build_config", "batch_input_shape")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segment:
-    """Calls between two neighbouring tensors that pass alone; also several such side by side."""
+    """The calls between two consecutive cut tensors; may contain parallel branches."""
 
     calls: list[Call]
     before: Ref | None
@@ -25,7 +25,7 @@ class Segment:
 
     @property
     def keeps_shape(self) -> bool:
-        """True when the block gives out what it takes in, so that it can be repeated."""
+        """True if the block's output has the shape of its input, so that it can be repeated."""
         before, after = self.before, self.after
         return before is not None and (before.shape, before.dtype) == (after.shape, after.dtype)
 
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """The shape between the blocks, without the batch."""
+        """The shape between the blocks, without the batch axis."""
         return (self.ends[0].shape or ())[1:]
 
 
@@ -48,7 +48,7 @@ def _joined(segments: list[Segment]) -> Segment:
 
 
 def _segments(graph: Graph) -> list[Segment]:
-    """`graph` cut wherever a single tensor is all that later calls need."""
+    """Return `graph` cut wherever later calls need only a single tensor."""
     until = {ref: number for number, call in enumerate(graph.calls) for ref in refs_in([call.args, call.kwargs])}
     until |= dict.fromkeys(flatten(graph.outputs_struct), len(graph.calls))
     live = {spec.ref for spec in graph.inputs}
@@ -65,7 +65,7 @@ def _segments(graph: Graph) -> list[Segment]:
 
 
 def runs(graph: Graph) -> list[Run]:
-    """The stages of `graph` from front to back."""
+    """Return the stages of `graph` from input to output."""
     units = _units(_segments(graph))
     heads, calls_of = classifier(graph).heads, _calls_of(graph)
 
@@ -92,10 +92,10 @@ def _calls_of(graph: Graph) -> dict[int, list[Call]]:
 
 
 def _units(segments: list[Segment]) -> list[Segment]:
-    """The kernels of a chain, each with what belongs to it before (padding, depthwise) and behind (activation)."""
+    """Return the kernels of a chain, each with its layers before (padding, depthwise) and after it (activation)."""
     cores: list[tuple[list[Segment], list[Segment]]] = []
     leading: list[Segment] = []
-    adjacent = False  # whether the segment before belongs to the last core
+    adjacent = False  # whether the previous segment belongs to the last core
     for segment in segments:
         if _has_kernel(segment):
             cores.append(([*leading, segment], []))
@@ -119,11 +119,11 @@ def _pools(segment: Segment) -> bool:
 
 
 def _trimmed(cores: list[tuple[list[Segment], list[Segment]]]) -> list[Segment]:
-    """Each core with what follows it, as far as that belongs to the block and not to the end of its stage."""
+    """Return each core with the layers after it that belong to the block and not to the end of its stage."""
     units: list[Segment] = []
-    follows: dict[str, list[str]] = {}  # what stands behind the first core of a kind
+    follows: dict[str, list[str]] = {}  # what follows the first core of a kind
     for core, behind in cores:
-        if len(core[-1].calls) > 1 and _has_norm(core[-1]):  # a norm behind such a residual block is that of the next
+        if len(core[-1].calls) > 1 and _has_norm(core[-1]):  # a norm after such a residual block belongs to the next
             behind = list(itertools.takewhile(lambda segment: not _has_weights(segment), behind))
         kind, signs = _signature(_joined(core)), [_signature(segment) for segment in behind]
         usual = follows.setdefault(kind, signs)
@@ -142,7 +142,7 @@ def _has_norm(segment: Segment) -> bool:
 
 
 def _has_kernel(segment: Segment) -> bool:
-    """Whether channels are mixed on the way; not where that only weighs the input, as in an SE block."""
+    """Return True if it mixes channels; False if that only scales the input, as in an SE block."""
     last = segment.calls[-1]
     if type(last.leaf.layer).__name__ == "Multiply" and segment.before in set(refs_in([last.args, last.kwargs])):
         return False
@@ -151,7 +151,7 @@ def _has_kernel(segment: Segment) -> bool:
 
 
 def _signature(segment: Segment) -> str:
-    """Equal for segments that compute the same with other weights."""
+    """Return a string that is equal for segments with the same computation and other weights."""
     places: dict[Ref, Any] = {} if segment.before is None else {segment.before: "before"}
     rows = []
     for number, call in enumerate(segment.calls):
@@ -163,7 +163,7 @@ def _signature(segment: Segment) -> str:
 
 
 def _settings(layer: Any) -> Any:
-    """What a layer or an operation does, without its name and how its weights begin."""
+    """Return what a layer or an operation computes, without its name and its initializers."""
     if is_layer(layer):
         return _plain(layer.get_config())
     simple = (bool, int, float, str, tuple, list, type(None))
@@ -179,7 +179,7 @@ def _plain(config: Any) -> Any:
 
 
 def _repeats(stage: list[Segment]) -> list[Run]:
-    """The units of a stage as blocks: what repeats from there on, else what lies before the next that does."""
+    """Return the units of a stage as blocks: what repeats, else everything before the next repetition."""
     signs = [_signature(unit) for unit in stage]
     runs, single, start = list[Run](), list[Segment](), 0
     while start < len(stage):
@@ -195,7 +195,7 @@ def _repeats(stage: list[Segment]) -> list[Run]:
 
 
 def _longest(signs: list[str]) -> tuple[int, int]:
-    """(period, times) of the longest repetition at the start of `signs`, the shortest period of equals."""
+    """Return (period, times) of the longest repetition at the start of `signs`; the shortest period wins ties."""
     found = (1, 1)
     for period in range(1, len(signs) // 2 + 1):
         times = 1
@@ -213,7 +213,7 @@ def _run(blocks: list[list[Segment]]) -> Run:
 
 
 def rewired(call: Call, places: Mapping[Ref, Any]) -> Call:
-    """`call` with other arguments where `places` says so."""
+    """Return `call` with the arguments in `places` replaced."""
     args, kwargs = map_leaves(
         lambda part: places.get(part, part) if isinstance(part, Ref) else part, (call.args, call.kwargs)
     )

@@ -1,4 +1,4 @@
-"""feature_extractor: what a trained model sees in its input, without what it was trained to say about it."""
+"""The body of a trained model: everything up to its features, without the classifier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ Pooling = Literal["auto", "average", "max", "flatten"]
 
 @dataclass(frozen=True)
 class Body:
-    """A copy of a model, open at its features.
+    """A copy of a model up to its features.
 
     Attributes:
         package: `keras` or `tf_keras`.
-        inputs: its Keras input tensors, nested as the model nests them.
+        inputs: its Keras input tensors, nested as in the model.
         features: Keras tensor (batch, width).
-        source: path of the layer whose output the features are, before pooling.
-        left_out: paths of the layers that are not used.
+        source: path of the layer that outputs the features, before pooling.
+        left_out: paths of the unused layers.
     """
 
     package: Any
@@ -40,7 +40,7 @@ class Body:
         return int(self.features.shape[-1])
 
     def describe(self) -> str:
-        """In words."""
+        """Return a description in words."""
         behind = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
         return f"features: {self.width} values from '{self.source}'{behind}"
 
@@ -52,7 +52,7 @@ def body_of(
     pooling: Pooling = "auto",
     input_shape: Sequence[int] | None = None,
 ) -> Body:
-    """See `feature_extractor`."""
+    """Return the body of a model; see `feature_extractor` for the arguments."""
     wanted = None if layer is None else named(walk(model), layer, model.name).name
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
     package, graph = keras_compat.keras_of(copy), walk(copy)
@@ -84,7 +84,7 @@ def body_of(
 
 
 def _place_of(graph: Graph, name: str) -> int:
-    """The number of the only call of the layer `name`."""
+    """Return the number of the only call of the layer `name`."""
     places = [number for number, call in enumerate(graph.calls) if call.leaf.name == name]
     if len(places) != 1:
         raise ModelError(f"Layer '{name}' is called {len(places)} times, so it has no one output; name another.")
@@ -92,7 +92,7 @@ def _place_of(graph: Graph, name: str) -> int:
 
 
 def _behind_body(graph: Graph) -> int:
-    """The number of the call that makes what the classifier is fed; of the last one where there is no classifier."""
+    """Return the number of the call that feeds the classifier, or of the last call if there is no classifier."""
     outputs = flatten(graph.outputs_struct)
     if len(outputs) != 1:
         raise ModelError(f"'{graph.name}' has {len(outputs)} outputs; name the layer whose output the features are.")
@@ -108,7 +108,7 @@ def _behind_body(graph: Graph) -> int:
 
 
 def _sees_all_channels(head: Leaf) -> bool:
-    """Whether a head sees all channels of a position, and nothing else."""
+    """Return True if a head reads all channels of one position, and nothing else."""
     family = facts_of(head.layer).family
     return family == "dense" or (family == "convolution" and set(head.layer.kernel_size) == {1})
 
@@ -118,7 +118,7 @@ def _maker(graph: Graph, ref: Ref) -> Call | None:
 
 
 def _needed(graph: Graph, ref: Ref) -> list[Call]:
-    """The calls that `ref` depends on, in order."""
+    """Return the calls that `ref` depends on, in order."""
     wanted, kept = {ref}, []
     for call in reversed(graph.calls):
         if wanted.intersection(call.outputs):
@@ -128,7 +128,7 @@ def _needed(graph: Graph, ref: Ref) -> list[Call]:
 
 
 def _pooled(package: Any, features: Any, pooling: Pooling) -> Any:
-    """(batch, ..., channels) as (batch, width)."""
+    """Return (batch, ..., channels) pooled to (batch, width)."""
     layers, positions = package.layers, tuple(features.shape)[1:-1]
     if not positions:
         return features

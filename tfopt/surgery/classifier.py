@@ -1,4 +1,4 @@
-"""Which layers of a graph give its answer, so that their width is the number of outputs."""
+"""Find the classifier of a graph, the layers whose width is the number of outputs."""
 
 import dataclasses
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
 from tfopt.surgery.widths import width_of
 
-# Activations of inner layers: what comes out of them is a feature, not an answer. In lower case, no underscores.
+# Activations of inner layers: their outputs are features, not predictions. In lower case, without underscores.
 _HIDDEN = (
     "relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish",
     "hardsilu", "hardswish", "glu", "crelu", "squareplus", "hardshrink", "softshrink", "tanhshrink",
 )  # fmt: skip
-# Activations of answers.
+# Activations of predictions.
 _SQUASHING = (
     "softmax", "sigmoid", "tanh", "logsoftmax", "logsigmoid", "hardsigmoid", "hardtanh", "softplus", "softsign",
     "exponential", "sparsemax", "sparsesigmoid",
@@ -20,13 +20,13 @@ _SQUASHING = (
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """The layers that answer.
+    """The layers that produce the predictions.
 
     Attributes:
-        heads: layers of units or filters behind which only layers without weights come.
-        squashing: layers or operations behind them, such as a softmax, that turn scores into answers.
-        joined: what puts several answers side by side, so that no head alone has their width; None for nothing.
-        alone: whether all of the output comes from `heads`; False too where there are none.
+        heads: layers of units or filters followed only by layers without weights.
+        squashing: layers or operations after them, such as a softmax, that turn scores into predictions.
+        joined: the layer that concatenates several predictions, so that no single head has their width; else None.
+        alone: True if the whole output comes from `heads`; False also if there are none.
     """
 
     heads: tuple[Leaf, ...]
@@ -36,23 +36,23 @@ class Classifier:
 
     @property
     def activation(self) -> str:
-        """What the answers went through last; "linear" for nothing."""
+        """The last activation of the predictions; "linear" if there is none."""
         found = self.squashing or self.heads
         return _activation(found[0].layer) or "linear" if found else "linear"
 
 
 def classifier(graph: Graph) -> Classifier:
-    """The layers of `graph` that give its outputs.
+    """Return the layers of `graph` that produce its outputs.
 
-    Seen from each output, it is the first layer of units or filters, if no other layer with weights lies between
-    and the activation nearest to the output is none of an inner layer, such as ReLU: then the output is a feature.
+    Going back from each output, this is the first layer of units or filters, if no other layer with weights comes first
+    and the activation nearest to the output is not one of an inner layer, such as ReLU: then the output is a feature.
     """
     makers = {ref: call for call in graph.calls for ref in call.outputs}
     heads: list[Leaf] = []
     squashing: list[Leaf] = []
     joined, alone = None, True
     ways: list[tuple[Ref, str]] = [(ref, "") for ref in flatten(graph.outputs_struct)]
-    for ref, nearest in ways:  # grows on the way back
+    for ref, nearest in ways:  # grows while going back
         call = makers.get(ref)
         if call is None:
             alone = False
@@ -79,11 +79,11 @@ def _tensors(call: Call) -> list[Ref]:
 
 
 def _activation(layer: Any) -> str:
-    """The activation that `layer`, or an operation, applies to its output, in lower case; "" for none."""
+    """Return the activation that `layer`, or an operation, applies to its output, in lower case; "" for none."""
     function = getattr(layer, "activation", None)
     if function is not None:
         name = getattr(function, "__name__", type(function).__name__)
     else:
-        name = getattr(layer, "symbol", None) or type(layer).__name__  # tf_keras wraps TensorFlow's functions
+        name = getattr(layer, "symbol", None) or type(layer).__name__  # tf_keras wraps TensorFlow functions
     name = name.rpartition(".")[2].replace("_", "").lower()
     return name if name in _HIDDEN or name in _SQUASHING else ""

@@ -1,4 +1,4 @@
-"""The blocks of a model that may stand there once more or once less."""
+"""Change the depth of a model by repeating or removing equal blocks."""
 
 import dataclasses
 import itertools
@@ -14,12 +14,12 @@ from tfopt.surgery.blocks import Run, rewired, runs
 
 @dataclasses.dataclass(frozen=True)
 class BlockGroup:
-    """Equal blocks, one behind the other, each of which gives a tensor of the shape that it takes.
+    """Equal consecutive blocks, each with an output of the same shape as its input.
 
     Attributes:
         shape: of that tensor, without the batch axis.
         blocks: the paths of the layers in each.
-        count: how many there are at the depth that was asked for.
+        count: number of blocks at the requested depth.
     """
 
     shape: tuple[int | None, ...]
@@ -32,13 +32,15 @@ class BlockGroup:
 
 
 def repeatable_blocks(model: Any, depth: float = 1.0) -> tuple[BlockGroup, ...]:
-    """The stages of `model` whose number of blocks `restructure(model, depth=depth)` changes, and to what.
+    """Return the stages of `model` whose number of blocks `restructure(model, depth=depth)` changes, with new counts.
 
-    A block lies between two places where a single tensor passes, of equal shapes, and holds a kernel: a residual
-    block with the activation behind it, or a layer with its normalization and activation. A depthwise convolution
-    belongs to the layer behind it; neighbours of which all repeat together, such as attention and MLP, are one block.
-    Layers that are called elsewhere too and the classifier are in none. Raises ModelError for a model that is not
-    built.
+    A block lies between two cut points with a single tensor of the same shape, and contains a kernel: a residual block
+    with the activation after it, or a layer with its normalization and activation. A depthwise convolution belongs to
+    the layer after it; neighbors that always repeat together, such as attention and MLP, form one block. Layers that
+    are also called elsewhere and the classifier belong to none.
+
+    Raises:
+        ModelError: a model that is not built.
     """
     graph = walk(model, keep_names=True)
     return tuple(
@@ -52,9 +54,10 @@ def repeatable_blocks(model: Any, depth: float = 1.0) -> tuple[BlockGroup, ...]:
 
 
 def deepened(graph: Graph, depth: float) -> Graph:
-    """`graph` with each stage's number of blocks multiplied by `depth`; its new leaves are those of the last block.
+    """Return `graph` with the number of blocks in each stage multiplied by `depth`; added ones copy the last.
 
-    Raises ModelError where that changes nothing.
+    Raises:
+        ModelError: that changes nothing.
     """
     found = runs(graph)
     if not found:
@@ -72,12 +75,12 @@ def deepened(graph: Graph, depth: float) -> Graph:
 
 
 def _count(blocks: int, depth: float) -> int:
-    """Of several blocks at least one stays."""
+    """Return the new number of blocks; at least one if there were several."""
     return max(min(blocks - 1, 1), math.floor(blocks * depth + 0.5))
 
 
 def _rebuilt(graph: Graph, found: list[Run], counts: list[int]) -> Graph:
-    """`graph` with so many blocks in each stage of `found`."""
+    """Return `graph` with `counts` blocks in the stages of `found`."""
     refs = [*refs_in(graph.inputs_struct), *(ref for call in graph.calls for ref in call.outputs)]
     numbers = itertools.count(1 + max(ref.number for ref in refs))
     stands_for: dict[Ref, Ref] = {}
@@ -101,7 +104,7 @@ def _rebuilt(graph: Graph, found: list[Run], counts: list[int]) -> Graph:
 
 
 def _added(run: Run, count: int, numbers: Iterator[int]) -> tuple[list[Call], Ref]:
-    """The calls of the blocks that `run` lacks for `count`, and the tensor that comes out of the last of `count`."""
+    """Return the calls of the blocks that `run` lacks for `count`, and the output tensor of the last block."""
     if count <= len(run.blocks):
         return [], run.ends[count]
     calls: list[Call] = []

@@ -1,4 +1,4 @@
-"""Configs of layers that begin anew."""
+"""Configs of reinitialized layers."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import numpy as np
 
 
 def fresh(config: Any, rng: np.random.Generator) -> Any:
-    """A copy of `config`, of a layer or a model, whose weights depend on `rng` and the new input alone.
+    """Return a copy of `config`, of a layer or a model, whose weights depend only on `rng` and the new input.
 
-    Every initializer has a seed of its own, and layers inside of layers forget the shapes that they were built for.
+    Every initializer gets a separate seed, and nested layers lose the shapes that they were built for.
     """
     if isinstance(config, list | tuple):
-        return [fresh(part, rng) for part in config]  # tf_keras wraps lists in a class of its own
+        return [fresh(part, rng) for part in config]  # tf_keras wraps lists in its own class
     if not isinstance(config, dict):
         return config
     forgotten = "build_config" if "class_name" in config else None

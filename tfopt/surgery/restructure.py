@@ -1,4 +1,4 @@
-"""restructure: the architecture of a model with fresh weights, in another size."""
+"""restructure: the architecture of a model with fresh weights, at a different size."""
 
 import math
 from collections.abc import Sequence
@@ -32,24 +32,24 @@ def restructure(
     activation: str | None = "same",
     seed: int = 0,
 ) -> Any:
-    """A new model with the architecture of `model` in the sizes that are given, and fresh weights.
+    """Return a new model with the architecture of `model`, the given sizes and fresh weights.
 
     Args:
-        model: a Keras 3 or tf_keras model. It is not changed; nested models come back flat.
-        input_shape: of one sample, without the batch axis, with as many axes as before; None keeps it.
-        classes: width of the classifier, the last layer of units or filters with nothing but layers without weights
-            behind it; None keeps it.
-        width: what the units and filters of all other layers are multiplied by, see `widths.scaled_width`. Depthwise
-            layers and normalizations follow what they are given.
-        depth: what the number of blocks of each stage is multiplied by; `repeatable_blocks(model, depth)` tells what
-            that makes. Further blocks are like the last one and named after it: `<name>_repeat1`, `<name>_repeat2`.
-        divisor: what new widths are multiples of.
-        activation: of the classifier: "same" as before, or a name; None for scores.
-        seed: of all initial weights; each initializer in the config of a layer gets one of its own.
+        model: a Keras 3 or tf_keras model. It is not changed; nested models are flattened.
+        input_shape: of one sample, without the batch axis, with the same number of axes; None keeps it.
+        classes: width of the classifier, the last layer of units or filters that is followed only by layers without
+            weights; None keeps it.
+        width: multiplier of the units and filters of all other layers, see `widths.scaled_width`. Depthwise layers and
+            normalizations follow their inputs.
+        depth: multiplier of the number of blocks in each stage; `repeatable_blocks(model, depth)` shows the result.
+            Added blocks copy the last one and its names: `<name>_repeat1`, `<name>_repeat2`.
+        divisor: new widths are multiples of it.
+        activation: of the classifier: "same" keeps it, else a name; None for scores.
+        seed: of all initial weights; each initializer in the config of a layer gets a separate seed.
 
     Returns:
-        A functional model of the same Keras, not compiled. Names of layers and `trainable` flags are those of `model`.
-        What a Normalization was adapted to and the vocabularies of lookups are kept.
+        A functional model of the same Keras, not compiled, with the layer names and `trainable` flags of `model`. The
+        statistics of Normalization layers and the vocabularies of lookups are kept.
 
     Raises:
         ModelError: a layer that does not allow it, by name, or settings out of range.
@@ -111,7 +111,7 @@ def _inputs(graph: Graph, input_shape: Sequence[int | None] | None) -> list[Grap
 
 
 class _Edits:
-    """What is asked for, put into the configs of layers."""
+    """The requested changes, applied to the configs of layers."""
 
     def __init__(
         self, answers: Classifier, classes: int | None, activation: str | None, width: float, divisor: int, seed: int
@@ -120,11 +120,11 @@ class _Edits:
         self.activation = None if activation == "same" else activation or "linear"
 
     def replaces(self, leaf: Leaf) -> bool:
-        """Whether `leaf` makes way for another activation."""
+        """Return True if `leaf` is replaced by another activation."""
         return self.activation is not None and leaf in self.answers.squashing
 
     def config(self, leaf: Leaf, number: int, given: Shape, made: Shape, now: Shape) -> dict[str, Any]:
-        """Of a new layer for `leaf`, the `number`th: its input had the shape `given`, its output `made`; see `now`."""
+        """Return the config of new layer `number` for `leaf`, whose input and output had shapes `given` and `made`."""
         kind = type(leaf.layer).__name__
         config = {**leaf.layer.get_config(), "name": leaf.name, "trainable": leaf.trainable}
         config.pop("batch_input_shape", None)
@@ -137,11 +137,11 @@ class _Edits:
 
 
 class _Builder:
-    """Makes each layer when it is first called: only then the shape of its input is known."""
+    """A builder that creates each layer at its first call, when the shape of its input is known."""
 
     def __init__(self, model: Any, graph: Graph, edits: _Edits) -> None:
         self.package, self.graph, self.edits = keras_compat.keras_of(model), graph, edits
-        self.calls = {id(call.leaf): call for call in reversed(graph.calls)}  # the first of each
+        self.calls = {id(call.leaf): call for call in reversed(graph.calls)}  # the first call of each
         self.numbers = {id(leaf): number for number, leaf in enumerate(graph.leaves)}
         self.tensors: dict[Ref, Any] = {}
         self.made: dict[int, Any] = {}
@@ -174,7 +174,7 @@ class _Builder:
             ) from error
 
     def _first(self, call: Call, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """The outputs of the first call of a leaf."""
+        """Return the outputs of the first call of a leaf."""
         leaf, refs = call.leaf, list(refs_in([call.args, call.kwargs]))
         given, now = (_size(refs[0]), _size(self.tensors[refs[0]])) if refs else ((), ())
         made = _size(call.outputs[0])
@@ -199,13 +199,13 @@ class _Builder:
         return outputs
 
     def _layer(self, leaf: Leaf, given: Shape, made: Shape, now: Shape) -> Any:
-        """A new layer for `leaf`, or its operation without its place in the caller's graph."""
+        """Return a new layer for `leaf`, or its operation detached from the caller's graph."""
         if not is_layer(leaf.layer):
-            own = object.__new__(type(leaf.layer))  # copy.copy goes through a config, which not all operations have
+            own = object.__new__(type(leaf.layer))  # copy.copy uses a config, which not all operations have
             vars(own).update(vars(leaf.layer) | {"name": leaf.name, "_inbound_nodes": [], "_outbound_nodes": []})
             return own
         config = self.edits.config(leaf, self.numbers[id(leaf)], given, made, now)
-        if "query_shape" in config:  # from_config of tf_keras would build the layer for the shapes that it had
+        if "query_shape" in config:  # from_config of tf_keras would build the layer for its old shapes
             return type(leaf.layer)(**{key: value for key, value in config.items() if key not in _SHAPES_OF_ATTENTION})
         layer = type(leaf.layer).from_config(config)
         state.copy(leaf.layer, layer)
@@ -213,13 +213,13 @@ class _Builder:
 
 
 def _size(tensor: Any) -> Shape:
-    """The shape of a tensor or `Ref` without the batch axis; () where it is unknown."""
+    """Return the shape of a tensor or `Ref` without the batch axis; () if it is unknown."""
     shape = tensor.shape
     return () if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)[1:]
 
 
 def _keep_statistics(layer: Any, twin: Any) -> None:
-    """Gives a Normalization what `layer` was adapted to."""
+    """Copy the statistics that a Normalization `layer` was adapted to."""
     old, new = ([tuple(weight.shape) for weight in each.weights] for each in (layer, twin))
     if old == new:
         weights.copy(layer, twin)

@@ -1,4 +1,4 @@
-"""Operations whose arguments name sizes, so that they mean something else, or nothing, on inputs of another shape."""
+"""Check operations whose arguments contain sizes, which change meaning or fail for inputs of another shape."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tfopt.errors import ModelError
 from tfopt.graph.types import Call, Leaf, Ref, flatten, is_layer, refs_in
 from tfopt.surgery.widths import Shape
 
-# What computes on each value alone. A list of numbers that takes part, one for each channel, must not widen the input.
+# Elementwise operations. A per-channel list of numbers as an operand must not widen the input.
 _ELEMENTWISE = (
     "add", "subtract", "multiply", "divide", "truediv", "truedivide", "maximum", "minimum", "pow", "power",
     "floordivide",
@@ -15,18 +15,18 @@ _CUTTING = ("slice", "stridedslice", "tile", "broadcastto", "gather", "take")
 
 
 def kind_of(leaf: Leaf) -> str:
-    """The class of a layer, or what an operation of either Keras does, in lower case without underscores."""
+    """Return the class of a layer, or the name of an operation of either Keras, in lower case without underscores."""
     name = getattr(leaf.layer, "symbol", None) or type(leaf.layer).__name__
     return str(name).rpartition(".")[2].replace("_", "").lower()
 
 
 def is_reshape(leaf: Leaf) -> bool:
-    """True for an operation that reshapes; the layer Reshape says its target in its config."""
+    """Return True for an operation that reshapes; the layer Reshape has its target in its config."""
     return kind_of(leaf) == "reshape" and (not is_layer(leaf.layer) or hasattr(leaf.layer, "symbol"))
 
 
 def check_arguments(call: Call, given: Shape, now: Shape) -> None:
-    """Raises ModelError where the arguments of an operation hold only for an input of the shape `given`."""
+    """Raise ModelError if the arguments of an operation hold only for an input of the shape `given`."""
     kind = kind_of(call.leaf)
     changed = [axis + 1 for axis, (old, new) in enumerate(zip(given, now, strict=False)) if old != new]
     if not changed or (is_layer(call.leaf.layer) and not hasattr(call.leaf.layer, "symbol")):
@@ -44,7 +44,7 @@ def check_arguments(call: Call, given: Shape, now: Shape) -> None:
 
 
 def check_elementwise(call: Call, given: Shape, made: Shape, now: Shape, result: Shape) -> None:
-    """Raises ModelError where numbers for each channel of `given` have widened an input of the shape `now`."""
+    """Raise ModelError if per-channel numbers for `given` have widened an input of the shape `now`."""
     one = len(list(refs_in([call.args, call.kwargs]))) == 1
     if one and kind_of(call.leaf) in _ELEMENTWISE and given == made and result != now:
         raise ModelError(
@@ -54,7 +54,7 @@ def check_elementwise(call: Call, given: Shape, made: Shape, now: Shape, result:
 
 
 def check_scaled(leaf: Leaf, given: Shape, made: Shape, result: Shape) -> None:
-    """Raises ModelError for a custom layer that decides on its width itself, so that no multiplier has reached it."""
+    """Raise ModelError for a custom layer that fixes its own width, so that no multiplier applies."""
     layer = leaf.layer
     custom = type(layer).__module__.partition(".")[0] not in ("keras", "tf_keras")
     if custom and layer.weights and made[-1:] not in (given[-1:], ()) and made[-1:] == result[-1:]:
@@ -65,7 +65,7 @@ def check_scaled(leaf: Leaf, given: Shape, made: Shape, result: Shape) -> None:
 
 
 def _items(call: Call, rank: int) -> list[Any]:
-    """What an indexing operation takes of each axis, the batch axis first."""
+    """Return the index that an indexing operation uses for each axis, the batch axis first."""
     (key,) = [part for part in [*call.args, *call.kwargs.values()] if not isinstance(part, Ref)]
     items = [item for item in (key if isinstance(key, list | tuple) else (key,)) if item is not None]
     dots = [place for place, item in enumerate(items) if item is Ellipsis]
@@ -75,7 +75,7 @@ def _items(call: Call, rank: int) -> list[Any]:
 
 
 def _takes_any_size(item: Any) -> bool:
-    """Whether `item` means the same on an axis of any size: all of it, its first or its last."""
-    if isinstance(item, dict):  # tf_keras writes slices so
+    """Return True if `item` means the same on an axis of any size: all of it, its first or its last element."""
+    if isinstance(item, dict):  # tf_keras writes slices this way
         item = slice(*(item.get(part) for part in ("start", "stop", "step")))
     return item == slice(None) or item in (0, -1)

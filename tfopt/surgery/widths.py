@@ -1,4 +1,4 @@
-"""How wide a layer is, where its config says so, and the same config for other widths and input sizes."""
+"""Read the width of a layer from its config, and adapt configs to other widths and input sizes."""
 
 import math
 from collections.abc import Callable
@@ -14,23 +14,23 @@ Shape = tuple[int | None, ...]  # without the batch axis
 
 
 def width_of(layer: Any) -> int | None:
-    """The number of output channels of a Dense layer or convolution, also in a TimeDistributed; None for others."""
+    """Return the output channels of a Dense layer or convolution, also in TimeDistributed; None for others."""
     worker = layer.layer if facts_of(layer).family == "time_distributed" else layer
     key = _outputs_key(type(worker).__name__)
     return int(getattr(worker, key)) if key and is_layer(worker) else None
 
 
 def _outputs_key(kind: str) -> str:
-    """What the config of a Dense layer or convolution calls its output channels; "" for other classes."""
+    """Return the config key of the output channels of a Dense layer or convolution; "" for other classes."""
     facts = facts_named(kind)
     return facts.width if facts.width_is == "outputs" else ""
 
 
 def scaled_width(width: int, factor: float, divisor: int) -> int:
-    """`width` * `factor`, rounded to a multiple of `divisor`, and never more than a tenth below.
+    """Return `width` * `factor`, rounded to a multiple of `divisor`, and at most a tenth below.
 
-    At least `divisor`, or `width` where that is less. The width multiplier of MobileNets (Howard et al. 2017,
-    arXiv:1704.04861, section 3.3), rounded as the authors of MobileNetV2 do (Sandler et al. 2018, arXiv:1801.04381).
+    The minimum is `divisor`, or `width` if that is less. This is the width multiplier of MobileNets (Howard et al.
+    2017, arXiv:1704.04861, section 3.3), with the rounding of MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381).
     """
     wanted = width * factor
     rounded = max(min(divisor, width), int(wanted + divisor / 2) // divisor * divisor)
@@ -38,9 +38,10 @@ def scaled_width(width: int, factor: float, divisor: int) -> int:
 
 
 def scaled(kind: str, config: dict[str, Any], factor: float, divisor: int) -> dict[str, Any]:
-    """The config of a layer of class `kind` for widths times `factor`; raises ModelError for one that is not so scaled.
+    """Return the config of a layer of class `kind` with widths times `factor`, including layers inside a wrapper.
 
-    The layers inside a wrapper, such as Bidirectional, are scaled too.
+    Raises:
+        ModelError: the class cannot be scaled this way.
     """
 
     def edit(kind: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def scaled(kind: str, config: dict[str, Any], factor: float, divisor: int) -> di
 
 
 def answering(kind: str, config: dict[str, Any], outputs: int | None, activation: str | None) -> dict[str, Any]:
-    """The config of a classifier of class `kind` for so many `outputs` and that `activation`; None leaves it."""
+    """Return the config of a classifier of class `kind` with these `outputs` and `activation`; None keeps either."""
 
     def edit(kind: str, config: dict[str, Any]) -> dict[str, Any]:
         if not (key := _outputs_key(kind)):
@@ -69,11 +70,11 @@ def answering(kind: str, config: dict[str, Any], outputs: int | None, activation
 
 
 def _edited(kind: str, config: dict[str, Any], edit: Callable[[str, dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """`config` after `edit`, on the layer itself and on those that its config holds."""
+    """Return `config` after `edit`, applied to the layer itself and to its nested layers."""
 
     def inside(part: Any) -> Any:
         if isinstance(part, list | tuple):
-            return [inside(item) for item in part]  # tf_keras wraps lists in a class of its own
+            return [inside(item) for item in part]  # tf_keras wraps lists in its own class
         if isinstance(part, dict) and isinstance(part.get("config"), dict) and "class_name" in part:
             return {**part, "config": _edited(part["class_name"], part["config"], edit)}
         return part
@@ -86,10 +87,13 @@ def refitted(kind: str, config: dict[str, Any], given: Shape, made: Shape, now: 
 
     Args:
         kind: the name of a Keras layer class.
-        config: of the layer as it is to be otherwise.
-        given: the shape of its input in the model as it was.
-        made: the shape of its output in the model as it was.
-        now: the shape of its input.
+        config: of the layer, otherwise final.
+        given: the shape of its input in the original model.
+        made: the shape of its output in the original model.
+        now: the new shape of its input.
+
+    Returns:
+        The adapted config.
 
     Raises:
         ModelError: the config fixes a size that cannot follow.
@@ -101,10 +105,12 @@ def refitted(kind: str, config: dict[str, Any], given: Shape, made: Shape, now: 
 
 
 def target_shape(given: Shape, made: Shape, now: Shape) -> tuple[int, ...]:
-    """What a Reshape from `given` to `made` becomes for inputs of the shape `now`, if one can tell.
+    """Return the target of a Reshape from `given` to `made` for inputs of the shape `now`, if it is unambiguous.
 
-    One can where it only flattens, and where it keeps the channels and the other axes are as before or flattened.
-    Raises ModelError for any other.
+    It is if the Reshape only flattens, or keeps the channels and keeps or flattens the other axes.
+
+    Raises:
+        ModelError: any other Reshape.
     """
     found: list[int | None] | None = None
     if given == now:

@@ -149,9 +149,7 @@ def _smoothed(losses: np.ndarray) -> tuple[np.ndarray, int]:
     """Return `LearningRates.smoothed`, and the position of the minimum of its forward pass."""
     forwards = _moving_average(losses)
     lowest_at = int(np.argmin(forwards))
-    falling = _moving_average(forwards[lowest_at::-1])[
-        ::-1
-    ]  # losses after the minimum may be thousands of times larger
+    falling = _moving_average(forwards[lowest_at::-1])[::-1]  # later losses may be thousands of times larger
     return np.concatenate([falling, forwards[lowest_at + 1 :]]), lowest_at
 
 

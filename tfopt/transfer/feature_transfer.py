@@ -100,9 +100,7 @@ class FeatureTransfer(Transfer):
             quiet=quiet,
         )
         train, validation = features["train"], features["validation"]
-        seen = dataclasses.replace(
-            data, train=train, validation=validation, test=validation
-        )  # the test part is never read
+        seen = dataclasses.replace(data, train=train, validation=validation, test=validation)  # test is never read
         learnt = self._trained_head(model, body.width, seen, progress)
         return Transferred(model, (body.describe(), *learnt))
 
