@@ -52,7 +52,7 @@ class BornAgain:
 
     @property
     def ensemble(self) -> Any:
-        """Return the generations without the given model as an `Ensemble`, which is a teacher like any other.
+        """The generations without the given model, as an `Ensemble`, which is a teacher like any other.
 
         The paper's BANE averages the students' predictions (section 3.1).
         """

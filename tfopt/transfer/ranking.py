@@ -19,7 +19,7 @@ from tfopt.transfer.scores import h_score, logme
 
 @dataclass(frozen=True)
 class Score:
-    """How well the features of one source predict the labels; see `tfopt.transfer.scores`.
+    """Transferability scores of one source; see `tfopt.transfer.scores`.
 
     Attributes:
         source: its name.

@@ -14,7 +14,7 @@ LISTED = 3  # layer names per note
 
 @dataclass(frozen=True)
 class Move:
-    """What happened to one weight of the target.
+    """The outcome for one weight of the target.
 
     Attributes:
         layer: path of its layer in the target.
@@ -41,14 +41,14 @@ class TransferredWeights:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return the number of weights by status."""
+        """Number of weights by status."""
         return {
             status: sum(move.status == status for move in self.moves) for status in ("matched", "adapted", "skipped")
         }
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return the counts, and which layers were adapted or skipped and why, in words."""
+        """The counts, and which layers were adapted or skipped and why, in words."""
         said = ", ".join(f"{number} {status}" for status, number in self.counts.items())
         alike: dict[tuple[str, str], dict[str, None]] = {}
         for move in self.moves:
