@@ -79,7 +79,7 @@ class Answering(ABC):
 
         Args:
             sample: (n, ...), preprocessed as for the student.
-            task: distinguishes probabilities from logits by their values; None takes the output as it is.
+            task: with a task, the values show whether outputs are logits or probabilities; None uses them unchanged.
 
         Raises:
             ModelError: NaN, outputs that do not fit the task, or an ambiguous output form.

@@ -17,7 +17,7 @@ def distinct(class_names: Sequence[str] | None, whose: str) -> tuple[str, ...] |
 
 
 def unknown_class(name: str, who: str, known: Sequence[str]) -> ModelError:
-    """Return the error for a class that a teacher, or no teacher, knows."""
+    """Return the error for a class unknown to a teacher, or to all of them."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known)}"
     return ModelError(f"{who} not know the class '{name}' ({hint}). Give the classes the same names, or add a teacher.")

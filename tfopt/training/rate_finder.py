@@ -36,8 +36,8 @@ class LearningRates:
     Attributes:
         rates: (n,) learning rates of the steps, rising.
         losses: (n,) of the batch at each step, before its update.
-        smoothed: (n,) exponential moving average of `losses` (0.9), bias-corrected as in Adam; up to its lowest point
-            it is also averaged backward, because it would otherwise lag by nine steps, or of 100 by a fivefold rate.
+        smoothed: (n,) exponential moving average of `losses` (0.9), bias-corrected as in Adam. Up to its lowest point
+            it is also averaged backward; else it would lag by nine steps, which is a fivefold rate in a sweep of 100.
         suggestion: the rate at which `smoothed` falls most steeply against the logarithm of the rate. It is a good
             initial rate, not the optimum.
     """
