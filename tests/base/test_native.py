@@ -86,9 +86,13 @@ def test_what_takes_too_long_is_ended(child):
 def test_an_interruption_ends_the_child(child):
     call("double", number=0)
     process = child.start()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest-xdist ignore it
     threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        call("hang")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call("hang")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.poll() is not None
     assert call("double", number=1)["twice"] == 2
 

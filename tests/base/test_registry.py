@@ -31,6 +31,7 @@ def test_a_class_is_found_under_its_package_and_name(things):
     assert registered_name(mine) == "acme>Mine"
     assert things.named("acme>Mine") is mine
     assert mine in things and len(things) == 2 and [cls.__name__ for cls in things] == ["Builtin", "Mine"]
+    assert [cls.__name__ for cls in things.builtin] == ["Builtin"]
 
 
 def test_a_class_that_is_not_registered_has_no_name(things):

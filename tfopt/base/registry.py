@@ -37,6 +37,11 @@ class Kind(Generic[T]):
     def __contains__(self, cls: object) -> bool:
         return cls in self._classes.values()
 
+    @property
+    def builtin(self) -> tuple[type[T], ...]:
+        """The classes of tfopt, without those of other packages."""
+        return tuple(cls for name, cls in self._classes.items() if ">" not in name)
+
     def add(self, name: str, cls: type[T]) -> None:
         """Register `cls` under `name`. Raise `RecipeError` if the name is taken."""
         if name in self._classes:
