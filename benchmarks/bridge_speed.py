@@ -1,9 +1,9 @@
-"""Seconds to take a Keras 3 model into tf_keras and back, self-checks included.
+"""Measure the seconds to convert a Keras 3 model to tf_keras and back, including self-checks.
 
     python benchmarks/bridge_speed.py
 
-Full width, 224 x 224 inputs, 1,000 classes, random weights; median of several rounds, the models in turn. Beside it
-the seconds that Keras itself needs to build the model, which is what a crossing does once or twice.
+Full width, 224 x 224 inputs, 1,000 classes, random weights; median of several interleaved rounds. For
+comparison, the seconds Keras itself needs to build the model, which a conversion does once or twice.
 """
 
 import os
@@ -30,12 +30,12 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 @click.command()
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1))
 def main(rounds: int) -> None:
-    """Measure the crossing of MobileNetV2 and EfficientNetB0."""
+    """Measure the conversion of MobileNetV2 and EfficientNetB0."""
     import keras
 
     from tfopt import bridge
 
-    bridge.to_tf_keras(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))  # what is imported is not measured
+    bridge.to_tf_keras(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))  # imports are not measured
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in MODELS}
     for name in track([*MODELS] * rounds, description="crossing"):
         built, model = seconds(lambda name=name: getattr(keras.applications, name)(weights=None))

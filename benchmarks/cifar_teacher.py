@@ -3,8 +3,8 @@
     python benchmarks/cifar_teacher.py --data cifar10/ --out teacher.keras
     python benchmarks/cifar_teacher.py --data cifar10/ --out teacher_1.keras --source mobilenet.keras --epochs 6
 
-About six times the FLOPs of the ResNet-8 student. With --source it is a pretrained model, fine-tuned on the images at
---size pixels. Images of 0..255 go in, logits come out.
+It has about six times the FLOPs of the ResNet-8 student. With --source, fine-tune a pretrained model on the images at
+--size pixels instead. Inputs are images in 0..255, outputs are logits.
 """
 
 import os
@@ -18,15 +18,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 WIDTHS = (64, 128, 256)  # of the stages at 16 x 16, 8 x 8 and 4 x 4
 PEAK_LEARNING_RATE, MOMENTUM = 0.25, 0.9
-WEIGHT_DECAY = 8e-3  # Keras does not put it through the momentum: equal to 8e-4 where it goes through
-LOGIT_SCALE = 1 / 8  # keeps the logits of a fresh network small (Jordan 2024, arXiv:2404.00498, as is the whitening)
+WEIGHT_DECAY = 8e-3  # Keras does not apply momentum to it: equals 8e-4 with momentum
+LOGIT_SCALE = 1 / 8  # keeps the logits of a new network small (Jordan 2024, arXiv:2404.00498, as is the whitening)
 WHITENING_IMAGES, WHITENING_FLOOR = 5000, 1e-3
 FINE_TUNING_RATE = 1e-3  # peak, of Adam
-WARM_UP = 0.2  # share of the steps in which the learning rate rises
+WARM_UP = 0.2  # fraction of steps with a rising learning rate
 
 
 def teacher_model(policy: str, widths: tuple[int, ...] = WIDTHS) -> Any:
-    """(32, 32, 3) float32 in 0..255 -> 10 logits, float32."""
+    """Return the teacher: (32, 32, 3) float32 in 0..255 -> 10 logits, float32."""
     import keras
     from keras import layers
 
@@ -35,7 +35,7 @@ def teacher_model(policy: str, widths: tuple[int, ...] = WIDTHS) -> Any:
     def block(x: Any, filters: int, *, pooled: bool = False, name: str | None = None) -> Any:
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
         if pooled:
-            x = layers.MaxPooling2D()(x)  # before the normalisation, which then has a quarter of the work
+            x = layers.MaxPooling2D()(x)  # before normalization, which then does a quarter of the work
         return layers.ReLU(name=name)(layers.BatchNormalization(momentum=0.9)(x))
 
     inputs = keras.Input((32, 32, 3))
@@ -51,7 +51,7 @@ def teacher_model(policy: str, widths: tuple[int, ...] = WIDTHS) -> Any:
 
 
 def whiten(model: Any, images: Any) -> None:
-    """Give the first layer of `teacher_model` the whitened principal components of 2 x 2 patches, and their negatives.
+    """Set the first layer of `teacher_model` to the whitened principal components of 2 x 2 patches and their negatives.
 
     images: (n, 32, 32, 3), 0..255.
     """
@@ -66,7 +66,7 @@ def whiten(model: Any, images: Any) -> None:
 
 
 def fine_tuned(source: str, size: int) -> Any:
-    """(32, 32, 3) float32 in 0..255 -> 10 logits: enlarged, then -1..1 to the body of `source`."""
+    """Return a model from (32, 32, 3) in 0..255 to 10 logits: enlarge, scale to -1..1, apply the body of `source`."""
     import keras
 
     import tfopt
@@ -107,7 +107,7 @@ def main(
     rates = peak * np.interp(np.arange(steps), [0, WARM_UP * steps, steps], [0.02, 1, 0])
 
     class OneCycle(keras.callbacks.Callback):
-        """Up in a straight line to the peak, then down to zero (Smith & Topin 2017, arXiv:1708.07120)."""
+        """Raise the rate linearly to the peak, then lower it to zero (Smith & Topin 2017, arXiv:1708.07120)."""
 
         step = 0
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: versions, and tables that are printed and kept in benchmarks/results/."""
+"""Shared by the benchmarks: versions, and tables printed and saved in benchmarks/results/."""
 
 import importlib.metadata
 import platform
@@ -12,7 +12,7 @@ PACKAGES = ("tensorflow", "tf-keras", "keras", "tensorflow-model-optimization", 
 
 
 def versions() -> str:
-    """Python and the packages that the numbers depend on."""
+    """Return the versions of Python and the packages the numbers depend on."""
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return f"Python {platform.python_version()}, {packages}"
 

@@ -1,11 +1,11 @@
-"""What every kind of Keras model goes through, with tfopt and with TF-MOT alone; writes docs/coverage.md.
+"""Try every kind of Keras model with tfopt and with TF-MOT alone; write docs/coverage.md.
 
     python benchmarks/coverage.py --autoencoder ad01.h5
     python benchmarks/coverage.py --only LSTM --only GRU
 
-Each model is built twice from the same code, in Keras 3 for tfopt and in tf_keras for TF-MOT (which refuses every
-Keras 3 model), and each job runs in a process of its own. What is done already is kept in
-benchmarks/results/coverage.json and not done again, unless --again.
+Each model is built twice from the same code, in Keras 3 for tfopt and in tf_keras for TF-MOT (which rejects every
+Keras 3 model), and each job runs in a separate process. Finished jobs are kept in benchmarks/results/coverage.json
+and skipped, unless --again.
 """
 
 import json
@@ -32,12 +32,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "coverage.md"
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks, and without the folders of this machine."""
+    """Return `text` without line breaks and local folders."""
     return re.sub(r"(?<![\w.])/(?:[^\s/:\"]+/)+", "", " ".join(text.split()))
 
 
 def attempt(row: dict[str, Any], column: str, work: Callable[[], Any]) -> Any:
-    """Runs `work`; notes in `row` what it returned as `column`, or its error and whose it is."""
+    """Run `work`; store its result in `row` as `column`, or its error and which tool raised it."""
     started = time.perf_counter()
     try:
         row[column] = work()
@@ -49,7 +49,7 @@ def attempt(row: dict[str, Any], column: str, work: Callable[[], Any]) -> Any:
 
 
 def samples(model: Any) -> Any:
-    """Random inputs of `model` (tf_keras), a list of one array for each input, or a bare array."""
+    """Return random inputs for `model` (tf_keras): a list with one array per input, or a single array."""
     rng = np.random.default_rng(SEED)
     arrays = []
     for tensor in model.inputs:
@@ -60,7 +60,7 @@ def samples(model: Any) -> Any:
 
 
 def train(model: Any, callbacks: list[Any] = ()) -> None:  # type: ignore[assignment]
-    """A few steps towards zero, with a small rate: the point is that training runs."""
+    """Train a few steps toward zero at a small rate, to show that training runs."""
     import tf_keras
 
     x = samples(model)
@@ -71,7 +71,7 @@ def train(model: Any, callbacks: list[Any] = ()) -> None:  # type: ignore[assign
 
 
 def kernels_with(model: Any, holds: Callable[[np.ndarray], bool]) -> str:
-    """How many of the weights of rank 2 or more have a property: "n of m"."""
+    """Count the weights of rank 2 or more that have a property: "n of m"."""
     weights = [weight for weight in model.get_weights() if weight.ndim >= 2]
     return f"{sum(map(holds, weights))} of {len(weights)}"
 
@@ -85,14 +85,14 @@ def is_clustered(weight: np.ndarray) -> bool:
 
 
 def by_name(model: Any, x: Any) -> Any:
-    """Inputs as a LiteModel takes them: its order need not be that of Keras."""
+    """Return inputs in the order of a LiteModel, which may differ from Keras's."""
     if not isinstance(x, list):
         return x
     return {tensor.name.split(":")[0]: array for tensor, array in zip(model.inputs, x, strict=True)}
 
 
 def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
-    """One row of tfopt, from a Keras 3 model."""
+    """Return one row for tfopt, from a Keras 3 model."""
     import keras
 
     import tfopt
@@ -159,16 +159,16 @@ def _flat(outputs: Any) -> list[np.ndarray]:
 
 
 def _error(lite: Any, model: Any, x: Any) -> str:
-    """Mean squared difference of file and model, as a share of the variance of the model's output."""
+    """Return the mean squared difference of file and model, relative to the variance of the model's output."""
     wanted, got = _flat(model(x, training=False)), _flat(lite.predict(by_name(model, x)))
-    shapes = {output.shape: output for output in got}  # files may order outputs in their own way
+    shapes = {output.shape: output for output in got}  # files may order outputs differently
     pairs = list(zip(wanted, got, strict=True)) if len(shapes) < len(got) else [(w, shapes[w.shape]) for w in wanted]
     share = max(float(np.mean((w - g) ** 2) / max(np.var(w), 1e-12)) for w, g in pairs)
     return f"error {share:.0e}"
 
 
 def with_tfmot(build: Callable[[Any], Any]) -> dict[str, Any]:
-    """One row of TF-MOT by itself, from the tf_keras model."""
+    """Return one row for TF-MOT alone, from the tf_keras model."""
     import tensorflow as tf
     import tensorflow_model_optimization as tfmot
     import tf_keras
@@ -280,7 +280,7 @@ def _in_a_process(side: str, name: str, autoencoder: Path | None, limit: int) ->
 
 
 def write_page(kept: dict[str, dict[str, Any]], names: list[str]) -> None:
-    """docs/coverage.md from the collected rows."""
+    """Write docs/coverage.md from the collected rows."""
     ours, theirs = kept.get("tfopt", {}), kept.get("tfmot", {})
     header = [
         "model", "parameters", "bridge", "prune", "TF-MOT", "cluster", "TF-MOT", "QAT", "TF-MOT",

@@ -2,9 +2,9 @@
 
     python benchmarks/curve.py --model resnet8_cifar10.h5 --data cifar10/
 
-Runs recipes/deep_compression.py once for each point, with the point's sparsity and number of clusters put in. A
-finished point is kept in benchmarks/results/curve.json and not run again; delete the file to start afresh. Writes
-the table and the plot (docs/curve.png).
+Runs recipes/deep_compression.py once per point, with that point's sparsity and number of clusters. Finished points
+are kept in benchmarks/results/curve.json and skipped; delete the file to start over. Writes the table and the plot
+(docs/curve.png).
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ FLOAT_ACCURACY = 0.8719
 
 
 def run_point(model: str, data: str, sparsity: float, clusters: int) -> dict[str, Any]:
-    """One run of the recipe in this process."""
+    """Run the recipe once in this process."""
     import tfopt
 
     recipe = runpy.run_path(str(ROOT / "recipes" / "deep_compression.py"))["recipe"]
@@ -108,7 +108,7 @@ def main(model: str, data: str, point: tuple[float, int] | None) -> None:
         return
     for sparsity, clusters in POINTS:
         if not any((p["sparsity"], p["clusters"]) == (sparsity, clusters) for p in kept):
-            # A process each: the converter leaks memory, and a crash costs one point.
+            # One process per point: the converter leaks memory, and a crash costs only one point.
             subprocess.run([sys.executable, *sys.argv, "--point", str(sparsity), str(clusters)], check=True)
     publish_curve(json.loads(KEPT.read_text(encoding="utf-8")), model, data)
 

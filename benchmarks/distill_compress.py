@@ -1,4 +1,4 @@
-"""ResNet-8 through recipes/distill_compress.py: the most accurate int8 file, and the smallest that is as good as float.
+"""ResNet-8 through recipes/distill_compress.py: the most accurate int8 file, and the smallest that matches float.
 
     python benchmarks/cifar_teacher.py --data cifar10/ --out teacher_0.keras
     python benchmarks/cifar_teacher.py --data cifar10/ --out teacher_1.keras --seed 1
@@ -6,9 +6,9 @@
         --teacher teacher_0.keras --teacher teacher_1.keras
 
 FineTune, the longest stage, is trained once. The accurate file is Quantize with 8 bits on top of it; the small one is
-Quantize with 4 bits, fewer in the three layers that hold most of the weights, in the place of Prune and Cluster: the
-two values and the zero of a 2-bit weight deflate as well as many zeros do. A finished file is kept in saved_models/
-and not made again; delete its folder to start afresh.
+Quantize with 4 bits, fewer in the three layers that hold most of the weights, instead of Prune and Cluster: 2-bit
+weights (two values and zero) deflate as well as many zeros do. Finished files are kept in saved_models/ and skipped;
+delete the folder of one to start over.
 Writes benchmarks/results/distill_compress.md.
 """
 
@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
 
 
 def recipes() -> list[Any]:
-    """What both files start from, and what makes each of them from it."""
+    """Return the common start of both files, and the stages that make each of them."""
     recipe = runpy.run_path(str(ROOT / "recipes" / "distill_compress.py"))["recipe"]
     fine_tune, *_, quantize = recipe.stages
     parts = {

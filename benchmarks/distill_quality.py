@@ -1,11 +1,11 @@
-"""Accuracy of a ResNet-8 trained from scratch: on labels, with Keras 3's Distiller, and with each loss of tfopt.
+"""Compare the accuracy of ResNet-8 from scratch: on labels, with Keras 3's Distiller, and with each loss of tfopt.
 
     python benchmarks/cifar_teacher.py --data cifar10/ --out teacher.keras
     python benchmarks/distill_quality.py --data cifar10/ --teacher teacher.keras
 
-The same images, epochs and seeds for all; weights of the terms are those of the papers. A finished run is kept in
-benchmarks/results/distill_quality.json and not run again; delete the file to start afresh. Each run has one thread,
---jobs of them go on at a time.
+All use the same images, epochs and seeds; term weights are those of the papers. Finished runs are kept in
+benchmarks/results/distill_quality.json and skipped; delete the file to start over. Each run uses one thread; --jobs
+runs execute at a time.
 """
 
 import concurrent.futures
@@ -25,12 +25,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 KEPT = Path(__file__).parent / "results" / "distill_quality.json"
 BATCH, LEARNING_RATE = 64, 2e-3
 FIELDS = (("x", "inputs"), ("y", "labels"))
-# (student, teacher) layers: the outputs of residual blocks with the most alike places.
+# (student, teacher) layers: the outputs of residual blocks at the most similar positions.
 MIDDLE, TOP, POOLED = ("stack_2", "block_16x16"), ("stack_3", "block_8x8"), ("pool", "features")
 
 
 def plans() -> dict[str, Any]:
-    """How each competitor learns, by name; None for labels alone, a dict for Keras 3's Distiller."""
+    """Return how each competitor trains, by name; None for labels alone, a dict for Keras 3's Distiller."""
     import tfopt
 
     def plan(*losses: Any, **kwargs: Any) -> Any:
@@ -59,7 +59,7 @@ def plans() -> dict[str, Any]:
 
 
 def run_one(name: str, seed: int, data: str, teacher_file: str, images: int, epochs: int) -> dict[str, Any]:
-    """Train one student in this process, which did others before, and measure it on all test images."""
+    """Train one student in this process, after others, and measure it on all test images."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -101,7 +101,7 @@ def loaded(data: str) -> Any:
 
 
 def unpacked(data: str) -> Path:
-    """`data` as one .npz, so that each process need not read 60,000 files."""
+    """Save `data` as one .npz, so processes need not read 60,000 files each."""
     import numpy as np
 
     import tfopt

@@ -1,9 +1,9 @@
-"""Seconds an epoch: a student alone, with Keras 3's Distiller, and with tfopt, live and cached.
+"""Measure seconds per epoch: a student alone, with Keras 3's Distiller, and with tfopt, live and cached.
 
     python benchmarks/distill_speed.py
 
-The student is MLPerf Tiny's ResNet-8, the teacher that of cifar_teacher.py, wider and with an embedding of the
-student's width (Keras 3's FeatureDistillation compares equal shapes only). Random images, one epoch of each in turn,
+The student is MLPerf Tiny's ResNet-8; the teacher is that of cifar_teacher.py, wider and with an embedding of the
+student's width (Keras 3's FeatureDistillation compares equal shapes only). Random images, interleaved epochs,
 several rounds. Writes benchmarks/results/distill_speed.md.
 """
 
@@ -24,7 +24,7 @@ TEACHER_WIDTHS = (64, 256, 256)  # about ten times the FLOPs of the student
 
 
 def macs(model: Any) -> int:
-    """Multiplications of one sample in the convolutions and dense layers of a Keras 3 `model`."""
+    """Count the multiplications per sample in the convolutions and dense layers of a Keras 3 `model`."""
     total = 0
     for layer in model.layers:
         if (kernel := getattr(layer, "kernel", None)) is not None:
@@ -42,7 +42,7 @@ def teacher_with_embedding() -> Any:
 
 
 def competitors(x: Any, y: Any) -> dict[str, Callable[[], Any]]:
-    """By name, a function that trains one epoch."""
+    """Return functions that train one epoch, by name."""
     import keras
     from resnet8 import resnet8
 
@@ -104,7 +104,7 @@ def main(rounds: int) -> None:
     y = rng.integers(0, 10, IMAGES)
     runs = competitors(x, y)
     first: dict[str, float] = {}
-    for name, run in runs.items():  # builds the graphs, and asks the teacher where it is asked once
+    for name, run in runs.items():  # build the graphs, and cache teacher outputs where that applies
         started = time.perf_counter()
         run()
         first[name] = time.perf_counter() - started

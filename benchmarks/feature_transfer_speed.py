@@ -1,8 +1,8 @@
-"""Seconds to train a head on a frozen backbone: in the `fit` of either Keras, and on features that are computed once.
+"""Measure the seconds to train a head on a frozen backbone: in `fit` of either Keras, and on features computed once.
 
     python benchmarks/feature_transfer_speed.py --source mobilenet.keras --data flowers/
 
-The same photos, batch size and epochs for all; reading the photos is not counted, computing features is. Writes
+All use the same photos, batch size and epochs; the time includes computing features but not reading photos. Writes
 benchmarks/results/feature_transfer_speed.md.
 """
 
@@ -20,7 +20,7 @@ EPOCHS, BATCH = (3, 10, 30), 64
 
 
 def frozen_in_fit(package: Any, body: Any, data: Any, epochs: int) -> None:
-    """The usual way: the backbone with trainable = False and a Dense layer behind it."""
+    """Return the usual model: the backbone with trainable = False and a Dense layer after it."""
     body.trainable = False
     inputs = package.Input(data.input_shape)
     outputs = package.layers.Dense(data.num_classes, activation="softmax")(body(inputs, training=False))

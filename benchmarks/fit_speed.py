@@ -1,4 +1,4 @@
-"""Seconds per epoch of one Keras 3 model: in its own `fit`, and trained by tfopt as a flat tf_keras model.
+"""Measure seconds per epoch of a Keras 3 model: in Keras 3's `fit`, and trained by tfopt as a flat tf_keras model.
 
     python benchmarks/fit_speed.py
 
@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def resnet8() -> Any:
-    """MLPerf Tiny's ResNet-8 for 32x32x3 images, as a Keras 3 model."""
+    """Return MLPerf Tiny's ResNet-8 for 32x32x3 images, as a Keras 3 model."""
     import keras
 
     layers = keras.layers

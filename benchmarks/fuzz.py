@@ -1,11 +1,11 @@
-"""What happens when damaged files are opened: 2,000 mutants of every kind of file that tfopt reads.
+"""Open damaged files: 2,000 mutants of every kind of file tfopt reads.
 
     python benchmarks/fuzz.py
 
-A mutant is a small valid file with flipped bits, without its end, with runs of bytes replaced or copied from elsewhere,
-with such changes inside a member of a zip (whose checksum is then right again), or with other values in its JSON; some
-of these values would run code that leaves a trace. Each is opened as a user would, in a child process that is replaced
-when it dies, takes too long, or has opened many. Mutants are functions of --seed, kind and number.
+A mutant is a small valid file with flipped bits, a missing end, runs of bytes replaced or copied from elsewhere, such
+changes inside a zip member (with a corrected checksum), or other values in its JSON; some of these values would run
+code that leaves a trace. A child process opens each as a user would; it is replaced when it dies, takes too long, or
+has opened many. --seed, kind and number determine a mutant.
 """
 
 import base64
@@ -38,8 +38,8 @@ SHARES = {
     ".h5, Keras 3": 200, ".h5, tf_keras": 200, ".npz": 125, ".npz, compressed": 100, "recipe.json": 200,
 }  # fmt: skip
 OUTCOMES = ("opened", "clear error", "clear error, no path", "raw error", "crash", "time-out", "code run")
-OPENED_BY_ONE = 250  # mutants for one child, as Keras keeps memory
-MEMORY = 8 * 2**30  # bytes that a child may take beside TensorFlow
+OPENED_BY_ONE = 250  # mutants per child, because Keras leaks memory
+MEMORY = 8 * 2**30  # bytes a child may use in addition to TensorFlow
 CANARY = "tfopt_canary"
 CANARY_SOURCE = """
 import os, pathlib
@@ -59,7 +59,7 @@ strike()
 
 
 def write_seeds(folder: Path) -> dict[str, list[Path]]:
-    """Small valid files by kind."""
+    """Return small valid files by kind."""
     import keras
     import numpy as np
 
@@ -150,7 +150,7 @@ def replace_run(data: bytes, rng: random.Random) -> bytes:
 def splice(data: bytes, rng: random.Random) -> bytes:
     length = rng.choice((4, 16, 256, 1024))
     source, target = rng.randrange(len(data)), rng.randrange(len(data))
-    over = length if rng.random() < 0.5 else 0  # written over what is there, or put in between
+    over = length if rng.random() < 0.5 else 0  # overwrite or insert
     return data[:target] + data[source : source + length] + data[target + over :]
 
 
@@ -158,7 +158,7 @@ BYTES: tuple[Callable[[bytes, random.Random], bytes], ...] = (flip_bits, truncat
 
 
 def in_member(data: bytes, rng: random.Random) -> bytes:
-    """A zip with one member changed, mostly in its JSON."""
+    """Return a zip with one changed member, mostly in its JSON."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {member.filename: (archive.read(member), member.compress_type) for member in archive.infolist()}
     name = rng.choice(sorted(members))
@@ -178,7 +178,7 @@ def in_member(data: bytes, rng: random.Random) -> bytes:
 
 
 def other_values(data: bytes, rng: random.Random) -> bytes:
-    """JSON with some of its values, keys or parts changed."""
+    """Return JSON with some values, keys or parts changed."""
     value = json.loads(data)
     for _ in range(rng.choice((1, 1, 2, 4))):
         places = list(_places(value))
@@ -209,7 +209,7 @@ def nested(depth: int) -> Any:
 
 
 def strike_code() -> str:
-    """A function as Keras stores one: it would leave the trace."""
+    """Return a function as Keras stores it; running it would leave the trace."""
     path = os.environ.get("TFOPT_CANARY", "/dev/null")
     code = compile(f"lambda x: (open({path!r}, 'w').close(), x)[1]", "<fuzz>", "eval").co_consts[0]
     return base64.b64encode(marshal.dumps(code)).decode()
@@ -231,7 +231,7 @@ VALUES: tuple[Callable[[Any], Any], ...] = (
 
 
 def in_hdf5(path: Path, data: bytes, rng: random.Random) -> bytes:
-    """An HDF5 file with other values in the JSON of its attributes."""
+    """Return an HDF5 file with other values in the JSON of its attributes."""
     import h5py
 
     path.write_bytes(data)
@@ -279,7 +279,7 @@ def open_as_a_user(path: Path) -> None:
 
 
 def child(connection: Any, canary: str) -> None:
-    """Open the files whose paths come, and send what happened."""
+    """Open each received path, and send the outcome."""
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
     os.dup2(sys.stderr.fileno(), 2)
     from tfopt.base.stderr import load_tensorflow_quietly
@@ -312,7 +312,7 @@ def child(connection: Any, canary: str) -> None:
 
 
 def _where(error: BaseException) -> str:
-    """The last line of tfopt that the error passed through."""
+    """Return the last line of tfopt in the traceback."""
     trace, found = error.__traceback__, ""
     while trace:
         file = Path(trace.tb_frame.f_code.co_filename)
@@ -324,7 +324,7 @@ def _where(error: BaseException) -> str:
 
 @dataclass
 class Opener:
-    """A child process that opens files, one after the other; replaced when it dies or hangs."""
+    """A child process that opens files one by one; replaced when it dies or hangs."""
 
     canary: Path
     timeout: float

@@ -1,9 +1,9 @@
-"""Load all of `keras.applications` of both Kerases without a flag: none may be refused.
+"""Load every model of `keras.applications`, in Keras 3 and tf_keras, without a flag: none may be refused.
 
     python benchmarks/harmless_files.py [NAME ...]
 
-Each model is built without weights from elsewhere, saved as `.keras` and `.h5`, and loaded. A file that its own Keras
-cannot read back is named and not counted. Prints a line for each, and at the end how many were tried.
+Builds each model without pretrained weights, saves it as `.keras` and `.h5`, and loads it. Reports but does not count
+files that the Keras that wrote them cannot load. Prints a line for each, and the number of files at the end.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from tfopt.base import keras_compat
 
 
 def applications(api: Any) -> Iterator[str]:
-    """The names of all constructors that the package offers."""
+    """Return the names of all constructors in the package."""
     for name in sorted(dir(api.applications)):
         each = getattr(api.applications, name)
         if inspect.isfunction(each) and name[0].isupper():
@@ -28,7 +28,7 @@ def applications(api: Any) -> Iterator[str]:
 
 
 def build(api: Any, name: str) -> Any:
-    """A model with random weights for images as small as it takes, without its top where that is large."""
+    """Return a model with random weights for the smallest images it accepts, without its top if that is large."""
     constructor = getattr(api.applications, name)
     settings: dict[str, Any] = {"weights": None, "include_top": False}
     for size in (32, 75, 224, 331):

@@ -1,9 +1,9 @@
-"""Model Compression Toolkit's part of quantize_peers.py, in an environment of its own.
+"""Run Model Compression Toolkit for quantize_peers.py, in a separate environment.
 
     python -m venv mct && mct/bin/pip install tensorflow==2.15.1 model-compression-toolkit==2.6.1
     mct/bin/python benchmarks/mct_peer.py MODEL.h5 SAMPLES.npz OUT_FOLDER
 
-Writes predictions of the test images and the exported files, and prints one line of JSON: seconds and what failed.
+Writes predictions for the test images and the exported files, and prints one line of JSON: seconds and what failed.
 """
 
 import json
@@ -33,7 +33,7 @@ def main(model_file: str, samples_file: str, folder: str) -> None:
         core = mct.core.CoreConfig(mixed_precision_config=mct.core.MixedPrecisionQuantizationConfig(num_of_images=32))
         return {"core_config": core, "target_resource_utilization": mct.core.ResourceUtilization(weights_memory=memory)}
 
-    plans = {"ptq": {}, "mixed": mixed(float_bytes / 8)}  # half of what 8 bits take
+    plans = {"ptq": {}, "mixed": mixed(float_bytes / 8)}  # half the size of 8 bits
     said = {}
     for name, kwargs in plans.items():
         started = time.perf_counter()

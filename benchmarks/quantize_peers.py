@@ -1,10 +1,10 @@
-"""ResNet-8 in 8, 4 and mixed bits, by the tools that make such files and by tfopt.
+"""Quantize ResNet-8 to 8, 4 and mixed bits with tfopt and with other tools.
 
     python benchmarks/quantize_peers.py --model resnet8_cifar10.h5 --data cifar10/ [--mct-python mct/bin/python]
 
-Each peer as documented, with the same 256 calibration images; all 10,000 test images; latencies of all files in turn.
-Rows of tfopt are recipes; those that train take minutes. A finished file is kept in saved_models/quantize_peers and not
-made again; delete the folder to start afresh. Writes benchmarks/results/quantize_peers.md.
+Runs each peer as documented, with the same 256 calibration images; uses all 10,000 test images; interleaves latency
+measurements. Rows of tfopt are recipes; those that train take minutes. Finished files are kept in
+saved_models/quantize_peers and skipped; delete the folder to start over. Writes benchmarks/results/quantize_peers.md.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ TOOLKIT = (
 
 
 def converter(model: Any, images: Any, operators: str) -> bytes:
-    """TFLiteConverter's full-integer quantization, as its documentation has it."""
+    """Apply TFLiteConverter's full-integer quantization, as documented."""
     import tensorflow as tf
 
     from tfopt import bridge
@@ -47,7 +47,7 @@ def converter(model: Any, images: Any, operators: str) -> bytes:
 
 
 def edge_quantizer(float_file: bytes, images: Any, recipe: str, **settings: Any) -> bytes:
-    """litert-quantizer on the float file; `recipe` is a function of its module `recipe`, or "w4a8"."""
+    """Apply litert-quantizer to the float file; `recipe` is a function of its module `recipe`, or "w4a8"."""
     from litert_quantizer import quantizer, recipe_manager
     from litert_quantizer import recipe as recipes
     from litert_quantizer.qtyping import TFLOperationName
@@ -70,7 +70,7 @@ def edge_quantizer(float_file: bytes, images: Any, recipe: str, **settings: Any)
 
 
 def peers(model: Any, data: Any, images: Any) -> dict[str, Callable[[], bytes]]:
-    """By name, what makes the file."""
+    """Return the functions that make the files, by name."""
     from tfopt.tflite.settings import Export
     from tfopt.tflite.write.export import build
 
@@ -122,25 +122,25 @@ def peers(model: Any, data: Any, images: Any) -> dict[str, Callable[[], bytes]]:
 
 
 class LiteSize:
-    """What 8-bit files of a model weigh."""
+    """Sizes of a model's 8-bit files."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
     def half_of_int8(self) -> int:
-        """Bytes of tfopt's int8 file with half of the bytes of its weights."""
+        """Return the size of tfopt's int8 file with weights of half the bytes."""
         import numpy as np
 
         import tfopt
 
         noise = np.random.default_rng(0).random((8, *self.model.inputs[0].shape[1:])).astype("float32")
         lite = tfopt.export_tflite(self.model, representative_data=noise)
-        # A scale for each channel, names of classes and what aligns buffers come on top of the weights.
+        # Scales per channel, class names and buffer alignment add to the weights.
         return lite.size - sum(weight.tensor.bytes for weight in lite.weights()) // 2 + 512
 
 
 def keras_own(file: str, data: Any) -> tuple[float, float]:
-    """(accuracy, seconds) of Keras 3's model.quantize("int8") of a model file, which makes no .tflite."""
+    """Return (accuracy, seconds) of Keras 3's model.quantize("int8") of a model file, which makes no .tflite."""
     import keras
 
     from tfopt.tasks.metrics import accuracy
@@ -153,7 +153,7 @@ def keras_own(file: str, data: Any) -> tuple[float, float]:
 
 
 def toolkit(python: str, model: str, images: Any, data: Any) -> list[list[str]]:
-    """Rows of Model Compression Toolkit, see mct_peer.py."""
+    """Return the rows of Model Compression Toolkit; see mct_peer.py."""
     import numpy as np
 
     from tfopt.tasks.metrics import accuracy
@@ -184,7 +184,7 @@ def toolkit(python: str, model: str, images: Any, data: Any) -> list[list[str]]:
 
 
 def made(name: str, make: Callable[[], bytes]) -> tuple[Path, float]:
-    """The file of a peer, and the seconds it took; from an earlier run where there is one."""
+    """Return a peer's file and the seconds it took, from an earlier run if there is one."""
     path = KEPT / f"{''.join(c if c.isalnum() else '_' for c in name)}.tflite"
     times = path.with_suffix(".json")
     if not times.exists():

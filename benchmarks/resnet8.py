@@ -6,9 +6,9 @@ FILTERS = (16, 32, 64)
 
 
 def resnet8(package: Any, seed: int = 0) -> Any:
-    """(32, 32, 3) in 0..255 -> 10 probabilities; `package` is `keras` or `tf_keras`.
+    """Return the model: (32, 32, 3) in 0..255 -> 10 probabilities; `package` is `keras` or `tf_keras`.
 
-    The architecture of github.com/mlcommons/tiny (image classification): He initialisation, L2 of 1e-4 on kernels.
+    The architecture of github.com/mlcommons/tiny (image classification): He initialization, L2 of 1e-4 on kernels.
     Layers for hints: "stack_1", "stack_2", "stack_3" (outputs of the residual blocks), "pool".
     """
     layers, package_seed = package.layers, package.utils.set_random_seed

@@ -1,10 +1,9 @@
-"""The same job twice: TF-MOT by hand, and tfopt. Prune, cluster, quantize a trained model; same epochs, same seed.
+"""Prune, cluster and quantize a trained model twice, with TF-MOT by hand and with tfopt; same epochs, same seed.
 
     python benchmarks/tfmot_by_hand.py --model resnet8_cifar10.h5 --data cifar10/
 
-Both train on the same batches with the same optimizer, learning rates and schedule. Each job runs in a process
-of its own, one after the other, so that neither inherits compiled graphs or memory from the other; `--rounds`
-repeats the pair.
+Both train on the same batches with the same optimizer, learning rates and schedule. The jobs run one
+after the other in separate processes, so neither inherits compiled graphs or memory; `--rounds` repeats the pair.
 """
 
 import inspect
@@ -27,7 +26,7 @@ RATES = (5e-4, 2e-4, 2e-4)
 
 
 def with_tfopt(path: str, data: Any, epochs: tuple[int, int, int]) -> bytes:
-    """What a user of tfopt writes."""
+    """Do the job as a user of tfopt would."""
     import tfopt
 
     recipe = tfopt.Recipe(
@@ -42,7 +41,7 @@ def with_tfopt(path: str, data: Any, epochs: tuple[int, int, int]) -> bytes:
 
 
 def by_hand(path: str, data: Any, epochs: tuple[int, int, int]) -> bytes:
-    """What a user of TF-MOT writes for the same."""
+    """Do the job as a user of TF-MOT would."""
     import tensorflow as tf
     import tensorflow_model_optimization as tfmot
     import tf_keras
@@ -104,12 +103,12 @@ JOBS = {"TF-MOT by hand": by_hand, "tfopt": with_tfopt}
 
 
 def lines_of_code(function: Any) -> int:
-    """Lines that are neither empty nor the docstring."""
+    """Count the lines that are neither empty nor docstring."""
     return sum(bool(line.strip()) for line in inspect.getsource(function).splitlines()) - 1
 
 
 def timed_fits() -> list[float]:
-    """From now on, the seconds of every tf_keras `fit` in this process are added to the list that is returned."""
+    """Return a list that collects the seconds of every later tf_keras `fit` in this process."""
     from tfopt.base.keras_compat import tf_keras
 
     seconds: list[float] = []
@@ -127,7 +126,7 @@ def timed_fits() -> list[float]:
 
 
 def measure(job: str, model: str, source: str, epochs: tuple[int, int, int], out: Path) -> None:
-    """One job in this process; its numbers go to `out` as JSON."""
+    """Run one job in this process; write its numbers to `out` as JSON."""
     from tfopt.base.weight_statistics import sparsity, unique_weights
     from tfopt.data import load_data
     from tfopt.tasks.metrics import accuracy

@@ -1,8 +1,8 @@
-"""Flowers with a MobileNet of ImageNet weights: a linear head, fine-tuned, from scratch, then pruned and int8 by QAT.
+"""Classify flowers with an ImageNet MobileNet: linear head, fine-tuned, from scratch, then pruned and int8 by QAT.
 
     python benchmarks/transfer_quality.py --source mobilenet.keras --hub mobilenet_feature_vector/ --data flowers/
 
-The recipe is recipes/feature_transfer.py; "from scratch" has the same architecture, data, augmentation and epochs. A
+The recipe is recipes/feature_transfer.py; "from scratch" uses the same architecture, data, augmentation and epochs. A
 fifth of the photos is held out as the test set. Writes benchmarks/results/transfer_quality.md.
 """
 

@@ -1,8 +1,8 @@
-"""The models of the coverage table: each builder takes the Keras to build with, `keras` or `tf_keras`.
+"""Models of the coverage table: each builder takes the package to build with, `keras` or `tf_keras`.
 
-The 14 families of `keras.applications` at full depth, with small inputs and ten classes, and models of the kinds
-that TF-MOT's users ask about. Weights are random; BatchNormalization has random statistics. The small models end in
-logits: the softmax of untrained ones is nearly uniform, and says little about errors.
+The 14 families of `keras.applications` at full depth, with small inputs and ten classes, and the kinds of models
+that TF-MOT's users ask about. Weights are random; BatchNormalization has random statistics. Small models output
+logits: the softmax of an untrained model is nearly uniform and hides errors.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ CLASSES = 10
 
 
 def application(name: str, size: int = 64, **arguments: Any) -> Callable[[Any], Any]:
-    """A builder of `keras.applications.<name>`, `size` x `size` RGB, without its preprocessing."""
+    """Return a builder of `keras.applications.<name>`, `size` x `size` RGB, without its preprocessing."""
 
     def build(api: Any) -> Any:
         constructor = getattr(api.applications, name)
@@ -25,7 +25,7 @@ def application(name: str, size: int = 64, **arguments: Any) -> Callable[[Any], 
 
 
 def without_top(name: str, size: int = 32) -> Callable[[Any], Any]:
-    """For VGG, whose head holds nine tenths of the weights: features, average, Dense; the base nested."""
+    """Build VGG without its head, which has nine tenths of the weights: nested base, average, Dense."""
 
     def build(api: Any) -> Any:
         constructor = getattr(api.applications, name)
@@ -146,7 +146,7 @@ def batch_norm_patterns(api: Any) -> Any:
 
 
 def operations(api: Any) -> Any:
-    """Arithmetic on tensors, as people write it: `keras.ops` in Keras 3, TensorFlow functions in tf_keras."""
+    """Tensor arithmetic as people write it: `keras.ops` in Keras 3, TensorFlow functions in tf_keras."""
     layers = api.layers
     if hasattr(api, "ops"):
         ops, mean, stack = api.ops, api.ops.mean, api.ops.concatenate
@@ -202,7 +202,7 @@ ZOO: dict[str, Callable[[Any], Any]] = {
 
 
 def autoencoder(path: Path) -> Callable[[Any], Any]:
-    """A builder for a Keras 2 file; Keras 3 gets a model of the same layers with its weights."""
+    """Return a builder for a Keras 2 file; Keras 3 gets a model with the same layers and weights."""
 
     def build(api: Any) -> Any:
         import tf_keras
@@ -226,7 +226,7 @@ def _settings(layer: Any) -> dict[str, Any]:
 
 
 def randomise(model: Any, seed: int = 0) -> None:
-    """Random BatchNormalization statistics and scales, as after training; in place."""
+    """Set random BatchNormalization statistics and scales, as after training, in place."""
     rng = np.random.default_rng(seed)
     for layer in layers_of(model):
         if type(layer).__name__ == "BatchNormalization":
@@ -241,7 +241,7 @@ def randomise(model: Any, seed: int = 0) -> None:
 
 
 def layers_of(model: Any) -> list[Any]:
-    """All layers, those of nested models included."""
+    """Return all layers, including those of nested models."""
     found = []
     for layer in model.layers:
         found += layers_of(layer) if hasattr(layer, "layers") else [layer]

@@ -1,4 +1,4 @@
-"""Leave 16 different weights in each kernel, then export int8 (Han et al. 2015, arXiv:1510.00149, section 3)."""
+"""Leave 16 distinct weights in each kernel, then export int8 (Han et al. 2015, arXiv:1510.00149, section 3)."""
 
 import tfopt
 

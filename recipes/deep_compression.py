@@ -1,6 +1,6 @@
 """Deep compression (Han et al. 2015, arXiv:1510.00149): prune, cluster, quantize.
 
-Their third step, entropy coding, is what the deflated size in the report stands for.
+The deflated size in the report stands for their third step, entropy coding.
 """
 
 import tfopt

@@ -1,6 +1,6 @@
-"""How many layers are worth taking over? Cut the source at several depths, train, and compress the best network.
+"""Find how many layers are worth transferring: cut the source at several depths, train, and compress the best network.
 
-The curve of Yosinski et al. 2014 (arXiv:1411.1792) is written as depth_study.png beside the model.
+Writes the curve of Yosinski et al. 2014 (arXiv:1411.1792) to depth_study.png beside the model.
 
 tfopt run recipes/depth_study.py --source model.keras --data photos/ --feature-cache cache/
 """

@@ -1,4 +1,4 @@
-"""Teach a small model what a larger one knows (Hinton et al. 2015, arXiv:1503.02531), then export int8."""
+"""Distill a larger model into a small one (Hinton et al. 2015, arXiv:1503.02531), then export int8."""
 
 import tfopt
 

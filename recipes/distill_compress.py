@@ -1,4 +1,4 @@
-"""Deep compression with a teacher in every stage: what pruning, clustering and int8 cost, the teacher gives back."""
+"""Deep compression with a teacher in every stage, to recover what pruning, clustering and int8 cost."""
 
 import tfopt
 

@@ -1,4 +1,4 @@
-"""From a folder of photos to a phone: a head on a pretrained model's features, then fine-tuned, pruned and int8 by QAT.
+"""From a folder of photos to a phone: train a head on pretrained features, fine-tune, prune, and quantize with QAT.
 
 tfopt run recipes/feature_transfer.py --source mobilenet.keras --data flowers/ --min-accuracy 0.85
 """

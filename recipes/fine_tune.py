@@ -1,4 +1,4 @@
-"""A pretrained model on a new task in fastai's rhythm: the head alone, then all layers, lower ones at lower rates.
+"""Fine-tune a pretrained model on a new task as fastai does: the head alone, then all layers, lower ones slower.
 
 tfopt run recipes/fine_tune.py --source mobilenet.keras --data flowers/
 """

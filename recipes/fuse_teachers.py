@@ -1,7 +1,7 @@
-"""One student for the classes of several teachers: give a --teacher for each, with its class names.
+"""Train one student on the classes of several teachers: pass each as --teacher, with its class names.
 
-On the digits: one teacher has only ever seen 0 to 4, the other 5 to 9. The student learns all ten from them; labels
-decide who is asked about a sample, nothing else.
+On the digits, one teacher has seen only 0 to 4, the other only 5 to 9. The student learns all ten from them; labels
+only decide which teacher handles a sample.
 """
 
 import tfopt
@@ -15,7 +15,7 @@ recipe = tfopt.Recipe(
 
 
 def example_teacher(data):
-    """Two teachers, each trained on half of the digits."""
+    """Return two teachers, each trained on half of the digits."""
     from tfopt.run.examples import digits_model, with_classes
 
     halves = data.class_names[:5], data.class_names[5:]

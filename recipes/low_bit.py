@@ -1,4 +1,4 @@
-"""4-bit weights with learned steps (LSQ, Esser et al. 2020, arXiv:1902.08153) and 8-bit activations, trained."""
+"""Train 4-bit weights with learned steps (LSQ, Esser et al. 2020, arXiv:1902.08153) and 8-bit activations."""
 
 import tfopt
 

@@ -1,4 +1,4 @@
-"""Compress with 10 % of the labels: the mean of the model's own past teaches it on the other images
+"""Compress with 10 % of the labels: the average of the model's past weights teaches it on the other images
 (Tarvainen & Valpola 2017, arXiv:1703.01780).
 """
 

@@ -1,4 +1,4 @@
-"""4 or 8 bits for each layer: as few bytes as one point of accuracy buys, by measured sensitivity; then trained."""
+"""Choose 4 or 8 bits per layer by sensitivity, for the smallest file within one point of accuracy; then train."""
 
 import tfopt
 

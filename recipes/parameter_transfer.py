@@ -1,4 +1,4 @@
-"""Weights of a trained model in a new one for another task, trained on from there, then pruned and int8.
+"""Initialize a new model for another task with trained weights, train it, prune it, and quantize to int8.
 
 tfopt run recipes/parameter_transfer.py --source model.keras --data photos/
 """

@@ -1,4 +1,4 @@
-"""4-bit weights and 8-bit activations without training: adaptive rounding on some hundred inputs without labels."""
+"""4-bit weights and 8-bit activations without training: adaptive rounding on a few hundred unlabeled inputs."""
 
 import tfopt
 

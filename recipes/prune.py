@@ -1,4 +1,4 @@
-"""Prune half of the weights while training, then export int8 (Zhu & Gupta 2017, arXiv:1710.01878)."""
+"""Prune half the weights during training, then export int8 (Zhu & Gupta 2017, arXiv:1710.01878)."""
 
 import tfopt
 

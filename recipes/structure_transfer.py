@@ -1,4 +1,4 @@
-"""The architecture of a model at three quarters of its width, trained from scratch for another task, then int8.
+"""Train a model's architecture at three quarters of its width from scratch for another task, then quantize to int8.
 
 tfopt run recipes/structure_transfer.py --source model.keras --data photos/
 """
