@@ -18,6 +18,27 @@ def shared() -> Path:
     return Path(os.environ["TFOPT_SHARED"])
 
 
+@pytest.fixture(scope="module")
+def native_child(tmp_path_factory):
+    """Start the child for native code where it can import one more module; call this with its name and source."""
+    from tfopt.base import native, worker
+
+    started = []
+    with pytest.MonkeyPatch.context() as patch:
+
+        def start(module, source):
+            folder = tmp_path_factory.mktemp("doors")
+            (folder / f"{module}.py").write_text(source)
+            patch.setenv("PYTHONPATH", str(folder))
+            started.append(native.child())
+            patch.setitem(worker._WORKERS, (native.child, os.getpid()), started[-1])
+            return started[-1]
+
+        yield start
+        for child in started:
+            child.stop()
+
+
 def _small_model(api):
     """Each kind of kernel that the stages treat in a way of its own; a submodel; weights as after training.
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tfopt.base import native, worker
+from tfopt.base import native
 from tfopt.errors import DataError
 
 DOORS = """
@@ -28,16 +28,8 @@ def hang(): time.sleep(100)
 
 
 @pytest.fixture(scope="module")
-def child(tmp_path_factory):
-    """The child, started where it finds the doors."""
-    folder = tmp_path_factory.mktemp("doors")
-    (folder / "native_doors.py").write_text(DOORS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
-        made = worker.Worker("tfopt.base.native:serve", native._ENVIRONMENT)
-        patch.setitem(native._CHILDREN, os.getpid(), made)
-        yield made
-        made.stop()
+def child(native_child):
+    return native_child("native_doors", DOORS)
 
 
 def call(function, seconds=60, **arguments):

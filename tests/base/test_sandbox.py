@@ -38,8 +38,8 @@ def doors(tmp_path, monkeypatch):
     """The sandbox, started afresh where it finds the doors."""
     (tmp_path / "doors.py").write_text(DOORS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    made = sandbox._Sandbox()
-    monkeypatch.setitem(sandbox._SANDBOXES, os.getpid(), made)
+    made = sandbox.Sandbox()
+    monkeypatch.setitem(worker._WORKERS, (sandbox.Sandbox, os.getpid()), made)
     monkeypatch.setattr(sandbox, "_OPENED", set())
     file = tmp_path / "file"
     file.write_bytes(b"content")
@@ -157,9 +157,9 @@ def test_a_sandbox_that_does_not_start_is_no_fault_of_the_file(doors, monkeypatc
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_the_child_ends_with_its_parent_even_in_the_middle_of_a_file(doors):
     program = (
-        "import os, sys, threading, time; from tfopt.base import sandbox; "
+        "import os, sys, threading, time; from tfopt.base import sandbox, worker; "
         "threading.Thread(target=sandbox.try_first, args=('doors:hang', sys.argv[1]), daemon=True).start(); "
-        "time.sleep(3); print(sandbox._sandbox()._process.pid, flush=True); os._exit(0)"
+        "time.sleep(3); print(worker.of_this_process(sandbox.Sandbox)._process.pid, flush=True); os._exit(0)"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([worker.search_path(), str(doors.parent)])}
     done = subprocess.run([sys.executable, "-c", program, str(doors)], capture_output=True, text=True, env=env)

@@ -52,7 +52,7 @@ def call(door: str, seconds: float, **arguments: Any) -> Any:
     if os.environ.get(_IN_CHILD):
         return worker.door(door)(**arguments)
     try:
-        found = _child().ask({"door": door, "arguments": arguments}, seconds)
+        found = worker.of_this_process(child).ask({"door": door, "arguments": arguments}, seconds)
     except worker.NotStartedError as error:
         raise errors.ModelError(
             f"The process in which models are converted does not start: {error}. Free memory, or see what "
@@ -71,17 +71,12 @@ def start() -> None:
     """Start the child, so that it imports TensorFlow in the background."""
     if not os.environ.get(_IN_CHILD):
         with contextlib.suppress(worker.NotStartedError):  # the first call reports it
-            _child().start()
+            worker.of_this_process(child).start()
 
 
-_CHILDREN: dict[int, worker.Worker] = {}
-
-
-def _child() -> worker.Worker:
-    """Return the child of this process; a forked process gets a new one."""
-    if os.getpid() not in _CHILDREN:
-        _CHILDREN[os.getpid()] = worker.Worker("tfopt.base.native:serve", _ENVIRONMENT)
-    return _CHILDREN[os.getpid()]
+def child() -> worker.Worker:
+    """Make the child."""
+    return worker.Worker("tfopt.base.native:serve", _ENVIRONMENT)
 
 
 def _last_line(said: str) -> str:

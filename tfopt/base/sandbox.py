@@ -56,7 +56,7 @@ def try_first(door: str, path: str | os.PathLike[str], **options: Any) -> None:
         return
     key = (door, _identity(Path(path)), json.dumps(options, sort_keys=True))
     if key not in _OPENED:
-        _sandbox().open(door, Path(path), options)
+        worker.of_this_process(Sandbox).open(door, Path(path), options)
         _OPENED.add(key)
 
 
@@ -64,16 +64,17 @@ def start() -> None:
     """Start the sandbox, so that it imports what it needs in the background."""
     if not os.environ.get(_IN_CHILD):
         with contextlib.suppress(worker.NotStartedError):  # the first file reports it
-            _sandbox().start()
+            worker.of_this_process(Sandbox).start()
 
 
-class _Sandbox(worker.Worker):
+class Sandbox(worker.Worker):
     """The child process that opens files."""
 
     def __init__(self) -> None:
         super().__init__("tfopt.base.sandbox:serve", _SETTINGS)
 
     def open(self, door: str, path: Path, options: dict[str, Any]) -> None:
+        """Open `path` in the child; see `try_first`."""
         size = _size(path)
         request = {"door": door, "path": str(path.absolute()), "options": options, "memory": MEMORY + 8 * size}
         seconds = SECONDS + size / 1e7
@@ -99,14 +100,6 @@ class _Sandbox(worker.Worker):
 
 
 _OPENED: set[tuple[Any, ...]] = set()
-_SANDBOXES: dict[int, _Sandbox] = {}
-
-
-def _sandbox() -> _Sandbox:
-    """Return the sandbox of this process; a forked child gets a new one."""
-    if os.getpid() not in _SANDBOXES:
-        _SANDBOXES[os.getpid()] = _Sandbox()
-    return _SANDBOXES[os.getpid()]
 
 
 def _files(path: Path) -> list[Path]:

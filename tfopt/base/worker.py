@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 STARTING = 120
 """Seconds a child may take to start."""
@@ -149,6 +149,18 @@ class Worker:
                         pipe.close()
             self._printed.close()
         self._process = None
+
+
+W = TypeVar("W", bound=Worker)
+_WORKERS: dict[tuple[Callable[[], Worker], int], Worker] = {}
+
+
+def of_this_process(make: Callable[[], W]) -> W:
+    """Return the worker that `make` made for this process; a forked process gets a new one."""
+    key = (make, os.getpid())
+    if key not in _WORKERS:
+        _WORKERS[key] = make()
+    return cast("W", _WORKERS[key])
 
 
 def _line(process: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:

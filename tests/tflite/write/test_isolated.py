@@ -1,12 +1,9 @@
 """Conversions that end their process. The crash is one of the test's: the converter's own change with its version."""
 
-import os
-
 import numpy as np
 import pytest
 
 import tfopt
-from tfopt.base import native, worker
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError
 from tfopt.tflite.write import isolated
@@ -25,18 +22,11 @@ def convert(folder, **arguments):
 """
 
 
-@pytest.fixture(scope="module")
-def crash_at_selu(tmp_path_factory):
+@pytest.fixture
+def crash_at_selu(native_child, monkeypatch):
     """A child whose converter crashes for a model with the operation Selu."""
-    folder = tmp_path_factory.mktemp("doors")
-    (folder / "selu_doors.py").write_text(DOORS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
-        patch.setattr(isolated, "_DOORS", "selu_doors:")
-        made = worker.Worker("tfopt.base.native:serve", native._ENVIRONMENT)
-        patch.setitem(native._CHILDREN, os.getpid(), made)
-        yield
-        made.stop()
+    native_child("selu_doors", DOORS)
+    monkeypatch.setattr(isolated, "_DOORS", "selu_doors:")
 
 
 def branches():
