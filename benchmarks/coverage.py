@@ -137,14 +137,14 @@ def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
         applied = stage.apply(model, steps=STEPS)
         stage.calibrate(applied, x)
         train(applied)
-        lite, _ = export(applied, Export(), x)
+        lite = export(applied, Export(), x)
         return f"{len(lite.float_tensors())} float, {_error(lite, applied, x)}"
 
     attempt(row, "qat", quantized)
 
     def exported(weights: str, activations: str) -> str:
         settings = Export(weights=weights, activations=activations)  # type: ignore[arg-type]
-        lite, _ = export(plain, settings, x)
+        lite = export(plain, settings, x)
         floats = f"{len(lite.float_tensors())} float, " if settings.integer_only else ""
         return f"{floats}{len(lite.data):,} bytes, {_error(lite, plain, x)}"
 

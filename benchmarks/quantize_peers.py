@@ -74,7 +74,7 @@ def peers(model: Any, data: Any, images: Any) -> dict[str, Callable[[], bytes]]:
     from tfopt.tflite.settings import Export
     from tfopt.tflite.write.export import build
 
-    float_file = build(model, Export(weights="float32", activations="float32", compact=False))[0].data
+    float_file = build(model, Export(weights="float32", activations="float32", compact=False)).data
 
     def tfopt_file(recipe: Any) -> bytes:
         import tfopt

@@ -112,7 +112,7 @@ def export_file(
     preprocessing: str | None = None,
     limit: int | None = None,
     allow_unsafe: bool = False,
-) -> tuple["Contents", list[str]]:
+) -> tuple["Contents", tuple[str, ...]]:
     """Convert the model file `model` and write `out`; what it holds, and notes. See `export.build`."""
     import dataclasses
 
@@ -130,9 +130,9 @@ def export_file(
     source = data_for(loaded, data, preprocessing=preprocessing, limit=limit) if data else None
     if settings.integer_only and settings.calibration_samples > TRIED:
         build(loaded, dataclasses.replace(settings, calibration_samples=TRIED), source)
-    lite, notes = build(loaded, settings, source)
+    lite = build(loaded, settings, source)
     write_atomically(out, lite.data)
-    return contents(lite), notes
+    return contents(lite), lite.notes
 
 
 def _in_words(settings: "Export") -> str:

@@ -164,11 +164,11 @@ def _dry_run(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[s
     # Tensor names show which layer an operator belongs to.
     named = replace(recipe, export=replace(recipe.export, compact=False))
     try:
-        lite, found = dry_run(flat_model, named, STEPS_PER_EPOCH, samples_of(sample_batch(walk(flat_model))))
+        lite = dry_run(flat_model, named, STEPS_PER_EPOCH, samples_of(sample_batch(walk(flat_model))))
     except TfoptError as error:
         problems.append(str(error))
         return None
-    notes.extend(found)
+    notes.extend(lite.notes)
     return lite
 
 

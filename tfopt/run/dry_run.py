@@ -24,8 +24,8 @@ def established_before(recipe: Recipe) -> list[frozenset[str]]:
     return before
 
 
-def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> tuple[LiteModel, list[str]]:
-    """Apply every stage of `recipe` to a flat tf_keras model and export it; return the file and notes on it.
+def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> LiteModel:
+    """Apply every stage of `recipe` to a flat tf_keras model and export it; return the file.
 
     `flat_model` is the model before the first stage, not changed; each stage is applied to the result of the previous
     one. `samples` are inputs for the ranges, float32 arrays, batch first: one, or a list with one per input.
@@ -41,14 +41,14 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any)
         if stage.last or stage.resizes:
             stage.calibrate(applied, samples)
         flat_model = applied if stage.last else stage.untrained_result(applied)
-    lite, notes = build(flat_model, recipe.export, samples)
+    lite = build(flat_model, recipe.export, samples)
     budget = recipe.stages[-1].budget if recipe.stages else None
     if budget and budget.max_bytes is not None and len(lite.data) > budget.max_bytes:
         raise RecipeError(
             f"max_bytes={budget.max_bytes:,} cannot be met: with 4 bits wherever they save something the file has "
             f"{len(lite.data):,} bytes. Allow that many, or begin with a smaller model."
         )
-    return lite, notes
+    return lite
 
 
 def resized(stage: Stage, flat_model: Any, keep: frozenset[str], samples: Any) -> Any:

@@ -215,7 +215,7 @@ class _Run:
             quick = chosen.for_dry_run()
             model = quick.apply(self.flat_model, steps=1, keep=keep)
             quick.calibrate(model, samples)
-            return build(model, self.recipe.export, self.data)[0].size  # with the class names of the final file
+            return build(model, self.recipe.export, self.data).size  # with the class names of the final file
 
         return choose_bits(stage, self.flat_model, self.data, size)
 
@@ -229,8 +229,8 @@ class _Run:
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:
         settings = self.recipe.export
         self.progress.say("exporting")
-        lite, found = build(model, settings, self.data, promises, self.flat_model)
-        notes = [*notes, *found]
+        lite = build(model, settings, self.data, promises, self.flat_model)
+        notes = [*notes, *lite.notes]
         if task_of(self.data).has_classes:
             x = self.data.test.x(self.data.test.spread(1000))
             same = agreement(lite.predict(x), model.predict(x, verbose=0))
@@ -242,7 +242,7 @@ class _Run:
 
     def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
         started = time.perf_counter() if started is None else started
-        lite, _ = build(model, settings)
+        lite = build(model, settings)
         row = measured_row(step, lite, self.data, seconds=time.perf_counter() - started, notes=notes)
         self.report.rows.append(row)
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())

@@ -98,7 +98,7 @@ def trained(stage, model, samples):
 @pytest.mark.parametrize(("scheme", "values"), [("ternary", {-1, 0, 1}), ("xnor", {-1, 1})])
 def test_the_file_holds_two_or_three_values(model, samples, scheme, values):
     wrapped = trained(Binarize(scheme=scheme), model, samples)
-    lite, _ = build(wrapped, INT8, samples[0])
+    lite = build(wrapped, INT8, samples[0])
     by_name = {name: w for w in lite.weights() for name in ("stem", "inline", "apart", "depth", "head")
                if f"/{name}/" in f"/{w.tensor.name}/"}  # fmt: skip
     for name in ("inline", "apart"):
@@ -120,7 +120,7 @@ def test_fixed_point_weights_stand_in_the_file(model, samples):
     stripped = Quantize(weight_steps="fixed_point", fractional_bits=5).strip(wrapped)
     kernel = stripped.get_layer("inline").get_weights()[0]
     np.testing.assert_array_equal(kernel * 32, np.rint(kernel * 32))
-    lite, _ = build(wrapped, INT8, samples[0])
+    lite = build(wrapped, INT8, samples[0])
     inline = next(w for w in lite.weights() if "/inline/" in f"/{w.tensor.name}/")
     np.testing.assert_array_equal(inline.values, (kernel * 32).transpose(3, 0, 1, 2))
 

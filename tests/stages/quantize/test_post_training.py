@@ -37,7 +37,7 @@ def four(model, samples):
     """(stage, what it made, its file)"""
     stage = PostTraining(weight_bits=4, iterations=100)
     applied = rounded(stage, model, samples)
-    return stage, applied, build(applied, INT8, samples[0])[0]
+    return stage, applied, build(applied, INT8, samples[0])
 
 
 def test_the_file_has_4_bit_weights_and_integers_only(four):
@@ -76,7 +76,7 @@ def test_the_stripped_model_is_the_rounded_one(model, four, samples):
 
 def test_rules_choose_bits_or_leave_a_layer_to_the_converter(model, samples):
     stage = PostTraining(weight_bits=4, rounding="nearest", layers=(("stem", 8), ("head", False), ("inline", 2)))
-    lite, _ = build(rounded(stage, model, samples), INT8, samples[0])
+    lite = build(rounded(stage, model, samples), INT8, samples[0])
     assert weight(lite, "stem").tensor.dtype == weight(lite, "head").tensor.dtype == "int8"
     assert np.abs(weight(lite, "inline").values).max() == 1
     decisions = stage.decisions(bridge.to_tf_keras(model))

@@ -49,7 +49,7 @@ def test_as_many_values_as_clusters(kind, settings):
     wrapped = quantize.apply(clustered, steps=1, keep=frozenset({"clusters"}))
     quantize.calibrate(wrapped, x)
     plain = bridge.to_tf_keras(quantize.strip(wrapped))
-    lite, _ = build(wrapped, settings, x, promises, plain)
+    lite = build(wrapped, settings, x, promises, plain)
 
     for weight in lite.weights():
         assert np.unique(weight.values).size <= CLUSTERS

@@ -68,7 +68,7 @@ def four_bits(model, samples):
 
 @pytest.mark.parametrize("name", ORDER)
 def test_the_file_holds_the_integers_of_the_grid_in_4_bits(model, four_bits, name):
-    numbers, scales = stored(four_bits[1][0], name)
+    numbers, scales = stored(four_bits[1], name)
     expected = by_hand(model.get_layer(name).get_weights()[0], 4).transpose(ORDER[name])
     if name == "stem":
         expected[2] *= -1
@@ -79,7 +79,8 @@ def test_the_file_holds_the_integers_of_the_grid_in_4_bits(model, four_bits, nam
 
 
 def test_a_kernel_without_a_4_bit_operator_has_its_integers_in_8(four_bits):
-    lite, notes = four_bits[1]
+    lite = four_bits[1]
+    notes = lite.notes
     depth = next(w for w in lite.weights() if w.op_name == "DEPTHWISE_CONV_2D")
     assert depth.tensor.dtype == "int8" and np.abs(depth.values).max() == 7
     assert any("stored in 8: depth" in note for note in notes)
@@ -95,7 +96,7 @@ def test_a_kernel_without_a_4_bit_operator_has_its_integers_in_8(four_bits):
     ],
 )
 def test_the_file_computes_what_was_trained(model, samples, settings):
-    wrapped, (lite, _) = quantized(model, samples, **settings)
+    wrapped, lite = quantized(model, samples, **settings)
     expected = wrapped.predict(samples[0], verbose=0)
     # The file rounds the outputs to 1/256, and its inner values at the same places as the model.
     assert np.abs(lite.predict(samples[0]) - expected).max() < 0.03
@@ -111,16 +112,16 @@ def test_the_stripped_model_has_the_values_of_the_grid(model, four_bits):
 
 
 def test_outputs_are_called_as_in_keras(four_bits, model):
-    assert [port.name for port in four_bits[1][0].outputs] == [model.layers[-1].name]
+    assert [port.name for port in four_bits[1].outputs] == [model.layers[-1].name]
 
 
 def test_of_8_bits_nothing_is_said(model, samples):
-    _, (_, notes) = quantized(model, samples, weight_steps="octav")
-    assert not any("8 bits" in note for note in notes)
+    _, lite = quantized(model, samples, weight_steps="octav")
+    assert not any("8 bits" in note for note in lite.notes)
 
 
 def test_rules_give_layers_bits_of_their_own(model, samples):
-    _, (lite, _) = quantized(model, samples, layers=(("stem", 4), ("Dense", 2)))
+    _, lite = quantized(model, samples, layers=(("stem", 4), ("Dense", 2)))
     assert stored(lite, "stem")[0].dtype == int and np.abs(stored(lite, "stem")[0]).max() == 7
     assert np.abs(stored(lite, "head")[0]).max() == 1
     assert np.abs(stored(lite, "inline")[0]).max() == 127
@@ -133,7 +134,7 @@ def test_zeros_stay_zero(model, samples):
     wrapped = stage.apply(sparse, steps=1, keep={"sparsity"})
     stage.calibrate(wrapped, samples[0])
     promises = prune.promises(bridge.to_tf_keras(sparse))
-    lite, _ = build(wrapped, INT8, samples[0], promises, bridge.to_tf_keras(stage.strip(wrapped)))
+    lite = build(wrapped, INT8, samples[0], promises, bridge.to_tf_keras(stage.strip(wrapped)))
     kernel = sparse.get_layer("inline").get_weights()[0]
     assert np.all(stored(lite, "inline")[0][(kernel == 0).transpose(ORDER["inline"])] == 0)
 
@@ -154,7 +155,7 @@ def test_other_bits_are_refused(model, bits):
 
 
 def test_a_file_whose_weights_are_off_the_grid_is_an_error(model, samples, four_bits):
-    wrapped, (lite, _) = four_bits
+    wrapped, lite = four_bits
     wrong = {key: Integers(4, found.values // 2) for key, found in integers_of(wrapped).items()}
     with pytest.raises(PromiseError, match="off the grid"):
         store_integers(lite.data, wrapped, wrong)
@@ -209,7 +210,7 @@ def test_learned_steps_are_trained(model, samples):
     wrapped.compile(tf_keras().optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     wrapped.fit(samples[0][:64], samples[1][:64], batch_size=16, verbose=0)
     assert len(steps) == 6 and all(np.mean(step.numpy() != 1) > 0.5 for step in steps)
-    lite, _ = build(wrapped, INT8, samples[0])
+    lite = build(wrapped, INT8, samples[0])
     assert isinstance(lite, LiteModel)
 
 
@@ -217,6 +218,6 @@ def test_inspect_tells_the_type_that_is_stored(four_bits, tmp_path):
     from tfopt.evaluate.inspect import inspect_file
 
     path = tmp_path / "model.tflite"
-    path.write_bytes(four_bits[1][0].data)
+    path.write_bytes(four_bits[1].data)
     types = {part.kind: part.dtype for part in inspect_file(path).parts}
     assert (types["CONV_2D"], types["FULLY_CONNECTED"], types["DEPTHWISE_CONV_2D"]) == ("int4", "int4", "int8")

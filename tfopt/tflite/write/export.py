@@ -76,7 +76,7 @@ def export_tflite(
     settings = Export(**old) if export is None else export  # type: ignore[arg-type]
     if not isinstance(settings, Export):
         raise RecipeError(f'Expected an Export, e.g. tfopt.Export(weights="int8"); got {export!r}.')
-    lite, _ = build(model, settings, representative_data)
+    lite = build(model, settings, representative_data)
     if path is None:
         return lite
     write_atomically(Path(path), lite.data)
@@ -91,8 +91,8 @@ def build(
     representative_data: Any = None,
     promises: Sequence[Promise] = (),
     flat_model: Any = None,
-) -> tuple[LiteModel, list[str]]:
-    """Convert `model` and check the file; returns it and its notes, see `verify_promises` and `verify_types`.
+) -> LiteModel:
+    """Convert `model` and check the file; return it with notes, see `verify_promises` and `verify_types`.
 
     `flat_model` is the flat tf_keras model whose kernels the `promises` are about. Class names of a `Dataset` are
     written into the file. Raises what `export_tflite` does.
@@ -106,7 +106,7 @@ def build(
         integers = {key: found for key, found in integers.items() if found.bits == 8}
     if integers and settings.activations != "int16" and not settings.by_edge_quantizer:
         data, notes = store_integers(data, model, integers)
-    named = load_and_check(_labelled(data, representative_data), settings)
+    named = load_and_check(_labeled(data, representative_data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
     # The file with names first, for the sake of the messages; then the one that is written.
@@ -121,7 +121,7 @@ def build(
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
     lite.notes = (*notes, *promised, *found, *calibrated)
-    return lite, [*lite.notes]
+    return lite
 
 
 def _layers(model: Any) -> Iterator[str]:
@@ -132,7 +132,7 @@ def _layers(model: Any) -> Iterator[str]:
         yield from (name for name, _, _ in bridge.flat_layers(model))
 
 
-def _labelled(data: bytes, source: Any) -> bytes:
+def _labeled(data: bytes, source: Any) -> bytes:
     """The file with the class names that `source` tells, where they are those of its only output."""
     names = getattr(source, "class_names", None)
     if not names:
