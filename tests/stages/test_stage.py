@@ -217,3 +217,9 @@ def test_verify_names_stage_layer_and_promise(small_model):
         Prune().verify(small_model(keras))
     with pytest.raises(PromiseError, match=r"Cluster: layer 'stem': 216 different weights in the kernel"):
         Cluster().verify(small_model(keras))
+
+
+@pytest.mark.parametrize(("old", "new"), [("learnt", "summary"), ("rehearsed", "for_dry_run")])
+def test_a_stage_with_a_method_under_its_old_name_is_refused(old, new):
+    with pytest.raises(RecipeError, match=rf"^Mine\.{old} is called {new} from 0\.2\.0 on\. Rename the method\.$"):
+        type("Mine", (Prune,), {old: lambda self, model: []})

@@ -18,6 +18,8 @@ from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.kernels.rules import Rule
 from tfopt.stages.kernels.table import named_kernel
 
+_RENAMED_METHODS = {"learnt": "summary", "rehearsed": "for_dry_run"}
+
 
 @config
 class Stage(ABC):
@@ -43,6 +45,13 @@ class Stage(ABC):
     """True when `strip` may return layers of other sizes. Names, kinds and order stay."""
     takes_words: ClassVar[bool] = False
     """True when a rule in `layers` may also set a word."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a method under its old name, which nobody would call."""
+        super().__init_subclass__(**kwargs)
+        for old, new in _RENAMED_METHODS.items():
+            if old in vars(cls):
+                raise RecipeError(f"{cls.__name__}.{old} is called {new} from 0.2.0 on. Rename the method.")
 
     @field_validator("layers")
     @classmethod
@@ -185,7 +194,7 @@ class Stage(ABC):
 
     @abstractmethod
     def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
-        """`flat_model` (an own, flat tf_keras copy) as the model to train; layer names stay recognisable."""
+        """`flat_model` (an own, flat tf_keras copy) as the model to train; layer names stay recognizable."""
 
     def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
         """The weights of one (wrapped) layer after training, in the order of its `flat_layer`."""
