@@ -102,7 +102,7 @@ def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
 
     keras.utils.set_random_seed(SEED)
     model = build(keras)
-    zoo.randomise(model, SEED)
+    zoo.randomize(model, SEED)
     row: dict[str, Any] = {"parameters": model.count_params()}
     plain = None
 
@@ -178,7 +178,7 @@ def with_tfmot(build: Callable[[Any], Any]) -> dict[str, Any]:
     def fresh() -> Any:
         tf_keras.utils.set_random_seed(SEED)
         model = build(tf_keras)
-        zoo.randomise(model, SEED)
+        zoo.randomize(model, SEED)
         return model
 
     row: dict[str, Any] = {}

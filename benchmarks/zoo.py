@@ -225,7 +225,7 @@ def _settings(layer: Any) -> dict[str, Any]:
     return {key: config[key] for key in wanted[type(layer).__name__]}
 
 
-def randomise(model: Any, seed: int = 0) -> None:
+def randomize(model: Any, seed: int = 0) -> None:
     """Set random BatchNormalization statistics and scales, as after training, in place."""
     rng = np.random.default_rng(seed)
     for layer in layers_of(model):

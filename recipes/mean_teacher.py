@@ -10,7 +10,7 @@ recipe = tfopt.Recipe(
         tfopt.Prune(final_sparsity=0.7, epochs=8),
         tfopt.Quantize(epochs=3, learning_rate=3e-4),
     ),
-    distillation=tfopt.MeanTeacher(labelled=0.1),
+    distillation=tfopt.MeanTeacher(labeled=0.1),
     training=tfopt.Training(learning_rate=1e-3, horizontal_flip=True, shift=0.125),
 )
 

@@ -24,7 +24,7 @@ FAMILIES = [
 ]
 
 
-def randomise(model):
+def randomize(model):
     """BatchNormalization with statistics of its own inputs and random factors; scales that are not tiny."""
     rng = np.random.default_rng(0)
     inside = {"gamma": (0.5, 1.5), "beta": (-0.2, 0.2), "moving_mean": (-0.2, 0.2), "moving_variance": (0.5, 1.5)}
@@ -40,7 +40,7 @@ def test_family_crosses_without_keras_3_inside(name, size, arguments, kinds):
 
     constructor = getattr(keras.applications, name)
     model = constructor(weights=None, include_top=False, pooling="avg", input_shape=(size, size, 3), **arguments)
-    randomise(model)
+    randomize(model)
     flat = bridge.to_tf_keras(model)
     found = {type(layer).__name__ for layer in flat.layers}
     assert kinds <= found

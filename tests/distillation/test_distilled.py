@@ -1,4 +1,4 @@
-"""Distilled models in both Kerases: what they minimise, what they leave alone, what they refuse."""
+"""Distilled models in both Kerases: what they minimize, what they leave alone, what they refuse."""
 
 import subprocess
 import sys
@@ -377,7 +377,7 @@ def test_what_cannot_be_learnt_is_refused_before_the_work(api, data):
 def test_bad_configs():
     with pytest.raises(RecipeError, match="one task"):
         Distillation(losses=(Hinton(), RegressionKD()))
-    with pytest.raises(RecipeError, match="Nothing is learnt"):
+    with pytest.raises(RecipeError, match="Nothing is learned"):
         Distillation(losses=(L2SP(),), alpha=0.0)
     with pytest.raises(RecipeError, match="Unknown loss 'Hintn'"):
         Distillation.from_dict({"losses": [{"loss": "Hintn"}]})

@@ -88,7 +88,7 @@ def dkd(n, temperature=4.0, target_weight=1.0, nontarget_weight=8.0):
     for t, s, label in zip(n.teacher, n.student, n.labels.argmax(-1), strict=True):
         p, q = tempered(t, temperature), tempered(s, temperature)
         target = scipy.stats.entropy([p[label], 1 - p[label]], [q[label], 1 - q[label]])
-        nontarget = scipy.stats.entropy(np.delete(p, label), np.delete(q, label))  # normalises both
+        nontarget = scipy.stats.entropy(np.delete(p, label), np.delete(q, label))  # normalizes both
         terms.append(temperature**2 * (target_weight * target + nontarget_weight * nontarget))
     return np.array(terms)
 
@@ -221,7 +221,7 @@ def pkt(n, layers):
         kernels = [1 - scipy.spatial.distance.cdist(f, f, "cosine") / 2 for f in (g.reshape(BATCH, -1) for g in (s, t))]
         for i in range(BATCH):
             q, p = (np.delete(kernel[i], i) for kernel in kernels)
-            value += scipy.stats.entropy(p, q) / BATCH  # normalises both
+            value += scipy.stats.entropy(p, q) / BATCH  # normalizes both
     return value
 
 

@@ -16,7 +16,7 @@ from tfopt.distillation.self_taught.exits import EarlyExits, early_exits
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, Ramp, Response, mean_teacher
 from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
 from tfopt.distillation.self_taught.mutual import mutual, peer_gaps
-from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELLED, mixed_batches
+from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELED, mixed_batches
 from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.run import born_again
 
@@ -188,19 +188,19 @@ def test_gaps():
 
 @pytest.mark.parametrize("form", ["together", "marked", "dataset"])
 def test_one_step_by_hand(api, table, form):
-    """The loss, its terms, and the step: labels move by labelled samples, consistency by all, the teacher by none."""
+    """The loss, its terms, and the step: labels move by labeled samples, consistency by all, the teacher by none."""
     import tensorflow as tf
 
     x, y = table
-    labelled, sample_weight = 6, np.linspace(0.5, 2, 6).astype("float32")
+    labeled, sample_weight = 6, np.linspace(0.5, 2, 6).astype("float32")
     student, other = linear(api), linear(api, seed=5).get_weights()
     start = student.get_weights()
     model = compiled(mean_teacher(student, MeanTeacher(ramp_up=0, weight=3.0)), api)
     model.teacher.set_weights(other)
-    marked = np.where(np.arange(24) < labelled, y, -1)
-    whole = np.concatenate([sample_weight, np.full(18, 7, "float32")])  # those of unlabelled samples are not looked at
+    marked = np.where(np.arange(24) < labeled, y, -1)
+    whole = np.concatenate([sample_weight, np.full(18, 7, "float32")])  # those of unlabeled samples are not looked at
     if form == "together":
-        history = model.fit(x[:6], y[:6], unlabelled=x[6:], sample_weight=sample_weight, batch_size=24, verbose=0)
+        history = model.fit(x[:6], y[:6], unlabeled=x[6:], sample_weight=sample_weight, batch_size=24, verbose=0)
     elif form == "marked":
         history = model.fit(x, marked, sample_weight=whole, batch_size=24, verbose=0)
     else:
@@ -222,14 +222,14 @@ def test_one_step_by_hand(api, table, form):
     same(model.teacher.get_weights(), [(a + b) / 2 for a, b in zip(other, expected, strict=True)])
 
 
-def test_unlabelled_samples_leave_the_labels_alone(api, table):
+def test_unlabeled_samples_leave_the_labels_alone(api, table):
     """Without weight on consistency, training is that of the student on its labels, class weights and all."""
     x, y = table
     plain, student = linear(api), linear(api)
     given = {"class_weight": {0: 1.0, 1: 3.0, 2: 0.5}, "epochs": 3, "verbose": 0, "shuffle": False}
     alone = compiled(plain, api).fit(x[:6], y[:6], batch_size=6, **given)
     model = compiled(mean_teacher(student, MeanTeacher(weight=0.0)), api)
-    mixed = model.fit(x[:6], y[:6], unlabelled=x[6:], batch_size=24, **given)
+    mixed = model.fit(x[:6], y[:6], unlabeled=x[6:], batch_size=24, **given)
     same(student.get_weights(), plain.get_weights())
     np.testing.assert_allclose(mixed.history["hard_loss"], alone.history["loss"], rtol=1e-5)
     np.testing.assert_allclose(mixed.history["accuracy"], alone.history["accuracy"], rtol=1e-6)
@@ -311,7 +311,7 @@ def test_mean_teacher_is_the_student_to_whoever_uses_it(api, table, tmp_path):
     x, y = table
     student = network(api)
     model = compiled(mean_teacher(student), api, logits=False)
-    logs = model.fit(x, y, unlabelled=x, validation_split=0.25, epochs=2, verbose=0).history
+    logs = model.fit(x, y, unlabeled=x, validation_split=0.25, epochs=2, verbose=0).history
     assert {"loss", "hard_loss", "consistency", "accuracy", "val_loss", "val_accuracy"} == set(logs)
     np.testing.assert_array_equal(model.predict(x, verbose=0), student.predict(x, verbose=0))
     p = student.predict(x, verbose=0).astype(float)
@@ -333,28 +333,41 @@ def test_use_teacher_hands_the_average_over(api, table):
     same(student.get_weights(), model.teacher.get_weights(), 0)
 
 
+def test_old_spellings_work_with_a_warning():
+    import keras
+
+    with pytest.warns(DeprecationWarning, match=r"is now MeanTeacher\(labeled="):
+        assert MeanTeacher(labelled=0.5) == MeanTeacher(labeled=0.5)
+    model = compiled(mean_teacher(linear(keras)), keras)
+    with (
+        pytest.warns(DeprecationWarning, match=r"is now fit\(unlabeled="),
+        pytest.raises(DataError, match=r"Expected unlabeled samples of shape \(5,\)"),
+    ):
+        model.fit(np.zeros((8, 5), "float32"), np.zeros(8, int), unlabelled=np.zeros((3, 4)), verbose=0)
+
+
 def test_mean_teacher_refuses():
     import keras
 
     student = linear(keras)
     with pytest.raises(RecipeError, match="for recipes"):
-        mean_teacher(student, MeanTeacher(labelled=0.1))
+        mean_teacher(student, MeanTeacher(labeled=0.1))
     with pytest.raises(RecipeError, match="mse"):
         MeanTeacher(task="regression", consistency="kl")
     model = compiled(mean_teacher(student), keras)
     x, y = np.zeros((8, 5), "float32"), np.zeros(8, int)
     with pytest.raises(DataError, match=r"shape \(5,\)"):
-        model.fit(x, y, unlabelled=np.zeros((3, 4)), verbose=0)
+        model.fit(x, y, unlabeled=np.zeros((3, 4)), verbose=0)
     with pytest.raises(DataError, match="got 0 and 8"):
         model.fit(x, y - 1, verbose=0)
     with pytest.raises(DataError, match="2 or more"):
-        model.fit(x, y, unlabelled=x, batch_size=1, verbose=0)
+        model.fit(x, y, unlabeled=x, batch_size=1, verbose=0)
     with pytest.raises(RecipeError, match="step 1 of this epoch; not finite: hard_loss"):
         model.fit(x, y, sample_weight=np.full(8, np.inf, "float32"), verbose=0)
 
 
 def test_few_labels_and_the_mean_teacher():
-    """Two arcs with two labels each: agreement on unlabelled samples carries the labels along the arcs."""
+    """Two arcs with two labels each: agreement on unlabeled samples carries the labels along the arcs."""
     import keras
 
     def arcs(angle, y):
@@ -375,7 +388,7 @@ def test_few_labels_and_the_mean_teacher():
             model = mean_teacher(student, MeanTeacher(noise=0.15, ramp_up=0.4, weight=weight))
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             model.compile(keras.optimizers.Adam(0.01), loss, steps_per_execution=25)
-            given = {"unlabelled": x[:512], "batch_size": 64, "steps_per_epoch": 275}
+            given = {"unlabeled": x[:512], "batch_size": 64, "steps_per_epoch": 275}
             model.fit(arcs(places, few), few, verbose=0, **given)
             accuracies.append((np.asarray(student(x[512:])).argmax(axis=1) == classes[512:]).mean())
         gains.append(accuracies[1] - accuracies[0])
@@ -404,7 +417,7 @@ def stages():
 def test_course_in_every_stage(images, small_model, stage):
     """The promise holds, whatever `use`; and lending weights to the teacher leaves the student as it was."""
     plain = small_model(tf_keras())
-    session = MeanTeacherSession(MeanTeacher(labelled=0.25, use="teacher"), images, augment=None, seed=0)
+    session = MeanTeacherSession(MeanTeacher(labeled=0.25, use="teacher"), images, augment=None, seed=0)
     step = stage(epochs=2)
     steps = images.steps(16)
     model = step.apply(plain, steps=2 * steps)
@@ -442,7 +455,7 @@ def test_one_step_by_hand_in_a_wrapper(table):
     assert model.average.model is None
     for (_, mean), value in zip(model.average._pairs, other, strict=True):
         mean.assign(value)
-    logs = last(model.fit(x[:6], y[:6], unlabelled=x[6:], batch_size=24, verbose=0, callbacks=stage.callbacks()))
+    logs = last(model.fit(x[:6], y[:6], unlabeled=x[6:], batch_size=24, verbose=0, callbacks=stage.callbacks()))
     p, teacher = softmax(values([kernel, bias], x), axis=1), softmax(values(other, x), axis=1)
     np.testing.assert_allclose(logs["consistency"], 30 * ((p - teacher) ** 2).mean(), rtol=1e-4)
     by_p = 30 * 2 * (p - teacher) / 3 / 24
@@ -480,32 +493,32 @@ def test_the_average_of_a_pruned_model_is_of_masked_weights_and_unmasked(images,
 def test_course_labels_and_views(images):
     from tfopt.data import Augmentation
 
-    settings = MeanTeacher(labelled=0.25, batch_share=0.25)
+    settings = MeanTeacher(labeled=0.25, batch_share=0.25)
     session = MeanTeacherSession(settings, images, augment=Augmentation(shift=0.3), seed=4)
     again = MeanTeacherSession(settings, images, augment=None, seed=4)
-    np.testing.assert_array_equal(session.labelled, again.labelled)
-    counts = np.bincount(images.train.labels[session.labelled])
-    assert len(session.labelled) == round(0.25 * len(images.train)) and counts.max() - counts.min() <= 1
-    assert not np.intersect1d(session.labelled, session.unlabelled).size
-    assert len(session.labelled) + len(session.unlabelled) == len(images.train)
-    known = {images.train.x()[index].tobytes(): images.train.y()[index] for index in again.labelled}
+    np.testing.assert_array_equal(session.labeled, again.labeled)
+    counts = np.bincount(images.train.labels[session.labeled])
+    assert len(session.labeled) == round(0.25 * len(images.train)) and counts.max() - counts.min() <= 1
+    assert not np.intersect1d(session.labeled, session.unlabeled).size
+    assert len(session.labeled) + len(session.unlabeled) == len(images.train)
+    known = {images.train.x()[index].tobytes(): images.train.y()[index] for index in again.labeled}
     for x, y in again.batches(16, seed=0, epochs=1):
-        assert x["inputs"].shape[0] == y.shape[0] == 4 and x[UNLABELLED].shape[0] == 12 and OTHER_VIEW not in x
+        assert x["inputs"].shape[0] == y.shape[0] == 4 and x[UNLABELED].shape[0] == 12 and OTHER_VIEW not in x
         assert [known[image.tobytes()] for image in x["inputs"].numpy()] == list(y.numpy())
     x, _ = next(iter(session.batches(16, seed=0, epochs=1)))
-    one = np.concatenate([x["inputs"], x[UNLABELLED]])
+    one = np.concatenate([x["inputs"], x[UNLABELED]])
     assert x[OTHER_VIEW].shape == one.shape and np.abs(one - x[OTHER_VIEW].numpy()).max() > 0.1
     whole = MeanTeacherSession(MeanTeacher(), images, augment=None, seed=4)
     x, y = next(iter(whole.batches(16, seed=0, epochs=1)))
-    assert len(y) == 16 and x[UNLABELLED].shape[0] == 0
+    assert len(y) == 16 and x[UNLABELED].shape[0] == 0
     with pytest.raises(RecipeError, match="for 4 classes"):
-        MeanTeacherSession(MeanTeacher(labelled=0.01), images, augment=None, seed=0)
+        MeanTeacherSession(MeanTeacher(labeled=0.01), images, augment=None, seed=0)
     with pytest.raises(RecipeError, match="classification"):
         MeanTeacherSession(MeanTeacher(task="multilabel"), images, augment=None, seed=0)
 
 
 def test_mean_teacher_as_data():
-    settings = MeanTeacher(decay=0.9, labelled=0.1, use="teacher")
+    settings = MeanTeacher(decay=0.9, labeled=0.1, use="teacher")
     assert MeanTeacher.from_dict(settings.to_dict()) == settings
     with pytest.raises(RecipeError, match="dekay"):
         MeanTeacher.from_dict({"kind": "MeanTeacher", "dekay": 0.9})
@@ -755,7 +768,7 @@ def test_fresh_weights(api):
     hidden[1].trainable = False
     model = api.Sequential([api.Input((3,)), scale, *hidden, layers.BatchNormalization(name="norm")])
     model.get_layer("norm").set_weights([np.full(3, value, "float32") for value in (2, 3, 4, 5)])
-    first, again, second = (born_again.reinitialised(model, seed) for seed in ([0, 1], [0, 1], [0, 2]))
+    first, again, second = (born_again.reinitialized(model, seed) for seed in ([0, 1], [0, 1], [0, 2]))
     same(first.get_weights(), again.get_weights(), 0)
     for name in ("d0", "d2"):
         kernels = [m.get_layer(name).get_weights()[0] for m in (model, first, second)]

@@ -1,4 +1,4 @@
-"""Sensitivity and bits under a budget, on a model that has learnt something."""
+"""Sensitivity and bits under a budget, on a model that has learned something."""
 
 import dataclasses
 import math

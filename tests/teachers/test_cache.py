@@ -274,12 +274,12 @@ def test_nan_is_not_kept(tmp_path):
 
 
 def test_labels_come_with_the_inputs():
-    class Labelled(Teacher):
+    class Labeled(Teacher):
         def answers(self, x, labels=None):
             return {"output": x + tf.cast(labels, tf.float32)[:, None]}
 
     y = np.arange(23)
-    answers = Answers(Labelled(lambda x: x, outputs="logits"), ABOUT, 23)
+    answers = Answers(Labeled(lambda x: x, outputs="logits"), ABOUT, 23)
     found = answers.view(0, lambda: ((X[i : i + 4], y[i : i + 4]) for i in range(0, 23, 4)))
     np.testing.assert_allclose(found["output"], X + y[:, None], rtol=1e-6)
 

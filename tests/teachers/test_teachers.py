@@ -552,14 +552,14 @@ def test_images_are_resized_as_pillow_does(size):
 def test_halving_averages_over_the_triangle_by_hand():
     x = np.array([0.0, 4.0, 8.0, 12.0], "float32").reshape(1, 1, 4, 1).repeat(2, axis=1)
     got, _ = seen(x, (2, 2, 1))
-    # Output centre 1 has weights 3, 3, 1 over pixels 0, 1, 2 (of 1, 3, 3, 1, cut at the border).
+    # Output center 1 has weights 3, 3, 1 over pixels 0, 1, 2 (of 1, 3, 3, 1, cut at the border).
     np.testing.assert_allclose(got[0, 0, :, 0], [(0 * 3 + 4 * 3 + 8 * 1) / 7, (4 * 1 + 8 * 3 + 12 * 3) / 7], atol=1e-5)
 
 
 def test_grey_becomes_rgb_and_back():
-    grey, rgb = images(2, (4, 4, 1)), images(2, (4, 4, 3))
-    got, notes = seen(grey, (4, 4, 3))
-    np.testing.assert_array_equal(got, np.repeat(grey, 3, axis=-1))
+    gray, rgb = images(2, (4, 4, 1)), images(2, (4, 4, 3))
+    got, notes = seen(gray, (4, 4, 3))
+    np.testing.assert_array_equal(got, np.repeat(gray, 3, axis=-1))
     assert "repeats the one channel" in notes[0]
     got, notes = seen(rgb, (4, 4, 1))
     np.testing.assert_allclose(got[..., 0], 0.299 * rgb[..., 0] + 0.587 * rgb[..., 1] + 0.114 * rgb[..., 2], atol=1e-6)

@@ -42,10 +42,10 @@ def network(api, *, channels=3, outputs=5, nested=False, names=True, seed=0, hea
         for layer in body(api, names):
             x = layer(x)
     x = api.layers.Dense(outputs, **({"name": head} if names else {}))(x)
-    return randomised(api.Model(inputs, x, name="net"), seed)
+    return randomized(api.Model(inputs, x, name="net"), seed)
 
 
-def randomised(model, seed):
+def randomized(model, seed):
     rng = np.random.default_rng(seed)
     model.set_weights([rng.uniform(0.5, 1.5, w.shape).astype(w.dtype) for w in model.get_weights()])
     return model
@@ -107,7 +107,7 @@ def test_a_layer_that_differs_elsewhere_is_skipped_whole(api):
     source, target = network(api), network(api, seed=1)
     wider = [api.Input((8, 8, 3)), *body(api), api.layers.Dense(5, name="head")]
     wider[1] = api.layers.Conv2D(4, 5, name="stem")
-    target = randomised(api.Sequential(wider), 1)
+    target = randomized(api.Sequential(wider), 1)
     done = transfer_weights(source, target)
     expected = Move("stem", "bias", "stem", "skipped", "kernel is (5, 5, 3, 4) here, (3, 3, 3, 4) in the source")
     assert done.moves[1] == expected  # the bias fits, but not without its kernel
@@ -118,7 +118,7 @@ def test_a_layer_that_differs_elsewhere_is_skipped_whole(api):
 def test_a_bias_on_one_side_only(api):
     def model(bias, seed):
         layers = [api.Input((3,)), api.layers.Dense(3, use_bias=bias, name="a"), api.layers.Dense(2, name="b")]
-        return randomised(api.Sequential(layers), seed)
+        return randomized(api.Sequential(layers), seed)
 
     with_bias, without = model(True, 0), model(False, 1)
     assert transfer_weights(without, with_bias).moves[:2] == (
@@ -154,8 +154,8 @@ def test_an_image_of_equal_channels_gives_the_same_answer(api, old, new):
     assert done.moves[0] == Move(
         "stem", "kernel", "stem", "adapted", f"input channels: {new} here, {old} in the source"
     )
-    grey = images(1)
-    got, expected = (model(np.repeat(grey, n, -1), training=False) for model, n in ((done.model, new), (source, old)))
+    gray = images(1)
+    got, expected = (model(np.repeat(gray, n, -1), training=False) for model, n in ((done.model, new), (source, old)))
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
@@ -207,7 +207,7 @@ def test_made_up_names_are_not_trusted_across_counters(api):
     def model(first, seed):
         names = [f"conv2d_{number}" if number else "conv2d" for number in range(first, first + 3)]
         layers = [api.layers.Conv2D(3, 1, use_bias=False, name=name) for name in names]
-        return randomised(api.Sequential([api.Input((4, 4, 3)), *layers]), seed)
+        return randomized(api.Sequential([api.Input((4, 4, 3)), *layers]), seed)
 
     source, target = model(0, 0), model(1, 1)
     done = transfer_weights(source, target)
@@ -231,12 +231,12 @@ def test_equal_names_in_two_branches_are_told_apart_by_their_paths(api):
         if outer:
             again = api.Input((4,))
             inner = api.Model(again, inner(again))
-        return randomised(inner, seed)
+        return randomized(inner, seed)
 
     source = model(("a", "b"), 0)
     inside = transfer_weights(source, model(("b", "a"), 1, outer="net"))
     assert {move.layer.split("/")[-2]: move.source for move in inside.moves} == {"a": "a/fc", "b": "b/fc"}
-    single = randomised(api.Sequential([api.Input((4,)), api.layers.Dense(4, name="fc")]), 1)
+    single = randomized(api.Sequential([api.Input((4,)), api.layers.Dense(4, name="fc")]), 1)
     done = transfer_weights(source, single, strict=False)
     assert {move.note for move in done.moves} == {"the source has 2 layers of that name (a/fc, b/fc): give a mapping"}
     reverse = transfer_weights(single, source, strict=False)
@@ -253,7 +253,7 @@ def test_order(api):
 
 def test_order_says_where_the_source_ends(api):
     long, short = (
-        randomised(api.Sequential([api.Input((4,)), *(api.layers.Dense(4, name=f"{n}_{k}") for k in range(n))]), seed)
+        randomized(api.Sequential([api.Input((4,)), *(api.layers.Dense(4, name=f"{n}_{k}") for k in range(n))]), seed)
         for n, seed in ((3, 0), (2, 1))
     )
     done = transfer_weights(short, long, match="order")
@@ -263,7 +263,7 @@ def test_order_says_where_the_source_ends(api):
 
 def test_mapping(api):
     source = network(api, nested=True)
-    target = randomised(
+    target = randomized(
         api.Sequential(
             [api.Input((8, 8, 3)), api.layers.Conv2D(4, 3, name="first"), api.layers.Flatten(), api.layers.Dense(5)]
         ),
@@ -357,7 +357,7 @@ def test_nothing_that_fits_is_an_error_that_says_what_came_close():
 def test_layers_of_another_class_are_not_mixed_up(api):
     norms = [api.layers.BatchNormalization, api.layers.LayerNormalization]
     source, target = (
-        randomised(api.Sequential([api.Input((4,)), cls(name="norm"), api.layers.Dense(2, name="fc")]), seed)
+        randomized(api.Sequential([api.Input((4,)), cls(name="norm"), api.layers.Dense(2, name="fc")]), seed)
         for seed, cls in enumerate(norms)
     )
     done = transfer_weights(source, target)
@@ -373,7 +373,7 @@ def test_layers_around_layers(api, other):
         x = api.layers.Bidirectional(api.layers.LSTM(3, return_sequences=True), name="both")(inputs)
         x = api.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
         x = api.layers.TimeDistributed(api.layers.Dense(2), name="each")(x)
-        return randomised(api.Model(inputs, x), seed)
+        return randomized(api.Model(inputs, x), seed)
 
     source, target = model(api, 0), model(APIS[other], 1)
     done = transfer_weights(source, target)
@@ -387,7 +387,7 @@ def test_layers_that_run_inside_another_keras():
     """A layer that tf_keras lacks is carried in the twin; its weights come back from there by name."""
     from tfopt import bridge
 
-    model = randomised(
+    model = randomized(
         keras.Sequential(
             [keras.Input((4,)), keras.layers.RMSNormalization(name="rms"), keras.layers.Dense(2, name="fc")]
         ),
@@ -409,7 +409,7 @@ def test_vocabularies_stay_those_of_the_target(api):
         inputs = api.Input((2,), dtype="string")
         x = api.layers.StringLookup(vocabulary=words, name="words")(inputs)
         x = api.layers.Embedding(4, 3, name="embedding")(x)
-        return randomised(api.Model(inputs, api.layers.Flatten()(x)), seed)
+        return randomized(api.Model(inputs, api.layers.Flatten()(x)), seed)
 
     done = transfer_weights(model(["a", "b", "c"], 0), model(["x", "y", "z"], 1))
     assert done.model.get_layer("words").get_vocabulary() == ["[UNK]", "x", "y", "z"]
@@ -468,14 +468,14 @@ def test_mobilenet_from_its_file(shared):
     done = transfer_weights(source, target)
     # 27 convolutions, each with BatchNorm, and the classifier with a bias
     assert done.counts == {"matched": 27 * 5 - 1, "adapted": 1, "skipped": 2}
-    grey = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 1)).astype("float32")
+    gray = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 1)).astype("float32")
     bodies = [
         keras.applications.MobileNet(weights=None, alpha=0.25, include_top=False, input_shape=(64, 64, n))
         for n in (1, 3)
     ]
     filled = [transfer_weights(source, one).model for one in bodies]
     answers = [
-        np.asarray(model(np.repeat(grey, n, -1), training=False)) for model, n in zip(filled, (1, 3), strict=True)
+        np.asarray(model(np.repeat(gray, n, -1), training=False)) for model, n in zip(filled, (1, 3), strict=True)
     ]
     assert answers[1].max() > 0.1
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-3)
@@ -489,8 +489,8 @@ def test_a_flat_twin_gives_back_what_it_got(api):
     parts = [
         api.Sequential([api.Input((4,)), api.layers.Dense(4, name="fc")], name=branch)(inputs) for branch in ("b", "a")
     ]
-    source = randomised(api.Model(inputs, api.layers.Concatenate()(parts)), 0)
-    target = randomised(api.models.clone_model(source), 1)
+    source = randomized(api.Model(inputs, api.layers.Concatenate()(parts)), 0)
+    target = randomized(api.models.clone_model(source), 1)
     done = transfer_weights(bridge.to_tf_keras(source), target)
     for got, expected in zip(done.model.get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(got, expected)

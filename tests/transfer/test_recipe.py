@@ -244,7 +244,7 @@ def test_no_augmentation_where_nobody_can_judge():
     larger = tfopt.load_data((np.concatenate([x, x], axis=1), y))
     recipe = recipe_of(transfer=tfopt.transfer.StructureTransfer(), horizontal_flip=True)
     notes = tfopt.optimize(fixed, recipe, larger, quiet=True).report.rows[0].notes
-    assert "no augmentation (horizontal_flip): no model can tell what is recognisable then" in notes
+    assert "no augmentation (horizontal_flip): no model can tell what is recognizable then" in notes
 
 
 def test_a_saved_model_as_source(source, data, tmp_path):

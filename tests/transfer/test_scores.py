@@ -1,4 +1,4 @@
-"""Transferability scores against evidence maximised by SciPy, definitions written out, and scikit-learn."""
+"""Transferability scores against evidence maximized by SciPy, definitions written out, and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from tfopt.transfer.scores import h_score, leep, logme
 
 RNG = np.random.default_rng(3)
 CLASSES = np.arange(60) % 3
-CENTRES = RNG.normal(size=(3, 8))
-GOOD = CENTRES[CLASSES] + 0.7 * RNG.normal(size=(60, 8))
+CENTERS = RNG.normal(size=(3, 8))
+GOOD = CENTERS[CLASSES] + 0.7 * RNG.normal(size=(60, 8))
 NOISE = RNG.normal(size=(60, 8))
 VALUES = GOOD @ RNG.normal(size=(8, 2)) + RNG.normal(size=(60, 2))
 
@@ -106,7 +106,7 @@ def test_leep_ranks_a_source_that_sees_the_classes_above_one_that_guesses():
     def softmax(scores):
         return np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
 
-    assert leep(softmax(GOOD @ CENTRES.T), CLASSES) > leep(softmax(NOISE), CLASSES)
+    assert leep(softmax(GOOD @ CENTERS.T), CLASSES) > leep(softmax(NOISE), CLASSES)
 
 
 # H-score ------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_h_score_of_separate_classes_is_their_number_less_one_and_scale_does_not
 def test_shrinkage_helps_where_samples_are_few():
     """In 500 dimensions 60 samples can be told apart by anything: without shrinkage noise is as good as the truth."""
     wide, noise = (RNG.normal(size=(60, 500)) for _ in range(2))
-    wide[:, :8] += 3 * CENTRES[CLASSES]
+    wide[:, :8] += 3 * CENTERS[CLASSES]
     assert h_score(wide, CLASSES, shrinkage=0.0) == pytest.approx(h_score(noise, CLASSES, shrinkage=0.0))
     assert h_score(wide, CLASSES) > 2 * h_score(noise, CLASSES)
 

@@ -144,7 +144,7 @@ class Learner:
             weights = result.weights or [row.weight for row in self.ledger.rows]
             total = self._total([w * loss for w, loss in zip(weights, hard, strict=True)], result.terms)
             scaled = self._scaled(total)
-        self._minimise(scaled, tape)
+        self._minimize(scaled, tape)
         self.after_step()
         rows = tf.shape(result.outputs[0])[0]
         logs = self.ledger.track(total, hard, result.terms, rows)
@@ -185,7 +185,7 @@ class Learner:
         """Return `total` scaled as the optimizer requires for the gradients."""
         return total
 
-    def _minimise(self, total: Any, tape: Any) -> None:
+    def _minimize(self, total: Any, tape: Any) -> None:
         raise NotImplementedError
 
 
@@ -287,7 +287,7 @@ def model_class(mixin: type, name: str) -> Any:
             def _scaled(self, total: Any) -> Any:
                 return self.optimizer.scale_loss(total)
 
-            def _minimise(self, total: Any, tape: Any) -> None:
+            def _minimize(self, total: Any, tape: Any) -> None:
                 weights = self.trainable_weights
                 self.optimizer.apply_gradients(zip(tape.gradient(total, weights), weights, strict=True))
 
@@ -296,7 +296,7 @@ def model_class(mixin: type, name: str) -> Any:
         from tfopt.base.keras_compat import tf_keras
 
         class OfLegacy(mixin, tf_keras().Model):  # type: ignore[misc]
-            def _minimise(self, total: Any, tape: Any) -> None:
+            def _minimize(self, total: Any, tape: Any) -> None:
                 self.optimizer.minimize(total, self.trainable_variables, tape=tape)
 
         kind = OfLegacy

@@ -35,7 +35,7 @@ def tapped(model: Any, layers: Sequence[str]) -> Any:
     if len(flatten(outputs)) != 1:
         raise ModelError(
             f"Model '{model.name}' has {len(flatten(outputs))} outputs; distillation works with one: pass a model "
-            "that gives the output which is to be learnt."
+            "that gives the output which is to be learned."
         )
     return keras_compat.keras_of(model).Model(inputs, [*flatten(outputs), *features], name=f"{model.name}_tapped")
 

@@ -160,7 +160,7 @@ class _Walker:
             leaf = Leaf(layer, path, False)  # its result depends on this call, so it is never shared
             self.leaves.append(leaf)
         else:
-            args, kwargs = _normalised(layer, args, kwargs)
+            args, kwargs = _normalized(layer, args, kwargs)
             if training is not None and keras_internals.takes_training(layer):
                 kwargs = {"training": training, **kwargs}
             leaf = self.of_layers.get(id(layer)) or Leaf(layer, path, live and layer.trainable)
@@ -184,7 +184,7 @@ def _meant(layer: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-def _normalised(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def _normalized(layer: Any, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Return the first argument as positional and all others as keywords, as far as the signature names them."""
     names, _ = keras_internals.call_names(layer)
     if not args and names and names[0] in kwargs:

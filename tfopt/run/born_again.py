@@ -154,7 +154,7 @@ class _Line:
     def _trained(self, number: int, teacher: Any, label: str) -> Any:
         training, seed = self.training, (self.training.seed + number) % 2**32
         tf_keras().utils.set_random_seed(seed)
-        flat_model = bridge.to_tf_keras(reinitialised(self.model, [self.training.seed, number]))
+        flat_model = bridge.to_tf_keras(reinitialized(self.model, [self.training.seed, number]))
         asked = adapted_teacher(teacher, self.distillation, self.data)
         session = DistillationSession(
             self.distillation, asked, self.data, augment=self.augmentation, seed=seed, progress=self.progress
@@ -199,7 +199,7 @@ class _Line:
             self._file(number).save(flat_model, [])
 
 
-def reinitialised(model: Any, seed: Sequence[int]) -> Any:
+def reinitialized(model: Any, seed: Sequence[int]) -> Any:
     """Return a model like `model`, in the same Keras, with new initial values for everything that training changes.
 
     Each initializer gets a separate seed drawn from `seed`, replacing a seed in the model's config: with that, all

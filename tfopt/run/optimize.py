@@ -114,8 +114,8 @@ class _Run:
             if position >= finished:
                 stage, notes = self._within_budget(stage, before[position])
                 notes += stage.notes(self.flat_model, before[position])
-                trained, learnt = self._train(stage, position, before[position])
-                notes += learnt
+                trained, learned = self._train(stage, position, before[position])
+                notes += learned
                 self.flat_model = stage.strip(trained)
             promises = [*promises, *stage.promises(self.flat_model)]
             if position >= finished and not stage.last:  # the last row is the exported file

@@ -28,8 +28,8 @@ def judge_from(source: Any, data: Dataset) -> Callable[[np.ndarray], np.ndarray]
         settings.untrained(source, data)
     except ModelError:
         return None
-    learnt = functools.cache(lambda: settings.transferred(source, data, quiet=True).model)
-    return lambda x: np.asarray(learnt().predict(x, verbose=0))
+    learned = functools.cache(lambda: settings.transferred(source, data, quiet=True).model)
+    return lambda x: np.asarray(learned().predict(x, verbose=0))
 
 
 def transferred(

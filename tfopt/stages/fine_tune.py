@@ -37,7 +37,7 @@ class FineTune(Stage):
         unfreeze_from: the first trained layer in calling order, by its name or path, or "head": the last one with
             weights. All before are frozen, with BatchNorm in inference mode. None: layers that the model has frozen
             stay so, all others are trained.
-        batchnorm: "frozen" keeps every pretrained BatchNorm in inference mode, also where its neighbours are trained;
+        batchnorm: "frozen" keeps every pretrained BatchNorm in inference mode, also where its neighbors are trained;
             see `tfopt.training.frozen`.
         layer_decay: each layer is trained at the learning rate times `layer_decay ** distance`, where the last layer
             has distance 0; see `tfopt.training.layer_rates`.

@@ -73,7 +73,7 @@ class Source(ABC):
             if len(found) != 1 + len(layers):
                 raise ModelError(
                     f"The teacher '{self.name}' gives {len(found) - len(layers)} outputs; expected one. Pass a model "
-                    "with the one to be learnt, such as keras.Model(model.inputs, model.outputs[0])."
+                    "with the one to be learned, such as keras.Model(model.inputs, model.outputs[0])."
                 )
             return [tf.stop_gradient(tensor) for tensor in found]
 

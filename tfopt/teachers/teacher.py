@@ -82,7 +82,7 @@ class Teacher(Answering):
         if (factor, offset) != (1, 0):
             found.append(f"teacher '{self.name}' is fed the student's values * {factor:.6g} {offset:+.6g}")
         if self.form in ("softmax", "sigmoid"):
-            found.append(f"teacher '{self.name}' gives probabilities ({self.form}); their logits are learnt from")
+            found.append(f"teacher '{self.name}' gives probabilities ({self.form}); their logits are learned from")
         return tuple(found)
 
     @property

@@ -36,7 +36,7 @@ def choose_augmentation(
     if len(data.input_shape) != 3 or not task_of(data).has_classes:
         return None, [f"no augmentation ({', '.join(wanted)}): it is for image classification only"]
     if judge is None:
-        return None, [f"no augmentation ({', '.join(wanted)}): no model can tell what is recognisable then"]
+        return None, [f"no augmentation ({', '.join(wanted)}): no model can tell what is recognizable then"]
     probe = data.validation.spread(PROBE)
     x, y = data.validation.x(probe), data.validation.y(probe)
     before = accuracy(judge(x), y)

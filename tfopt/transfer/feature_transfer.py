@@ -101,8 +101,8 @@ class FeatureTransfer(Transfer):
         )
         train, validation = features["train"], features["validation"]
         seen = dataclasses.replace(data, train=train, validation=validation, test=validation)  # test is never read
-        learnt = self._trained_head(model, body.width, seen, progress)
-        return Transferred(model, (body.describe(), *learnt))
+        learned = self._trained_head(model, body.width, seen, progress)
+        return Transferred(model, (body.describe(), *learned))
 
     def _trained_head(self, model: Any, width: int, features: Dataset, progress: Any) -> list[str]:
         """Train a copy of the head on normalized features, and copy its weights to `model`. tf_keras is faster."""

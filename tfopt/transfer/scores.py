@@ -126,25 +126,25 @@ def h_score(features: np.ndarray, labels: np.ndarray, *, shrinkage: float | None
     members = _one_hot(_classes(labels))
     if shrinkage is not None and not 0 <= shrinkage < 1:
         raise DataError(f"Expected a shrinkage from 0 to less than 1; got {shrinkage}.")
-    centred = features - features.mean(axis=0)
-    covariance = centred.T @ centred / len(features)
+    centered = features - features.mean(axis=0)
+    covariance = centered.T @ centered / len(features)
     scale = float(np.trace(covariance)) / len(covariance)
     if scale == 0:
         raise DataError("Expected features that differ; all samples have the same.")
-    share = _ledoit_wolf(centred, covariance) if shrinkage is None else shrinkage
+    share = _ledoit_wolf(centered, covariance) if shrinkage is None else shrinkage
     shrunk = (1 - share) * covariance + share * scale * np.eye(len(covariance))
     counts = members.sum(axis=0)
-    means = members.T @ centred / counts[:, None]  # (classes, d)
+    means = members.T @ centered / counts[:, None]  # (classes, d)
     inverse = np.linalg.pinv(shrunk, hermitian=True)
     return float((1 - share) * np.einsum("c,ci,ij,cj->", counts / len(features), means, inverse, means, optimize=True))
 
 
-def _ledoit_wolf(centred: np.ndarray, covariance: np.ndarray) -> float:
+def _ledoit_wolf(centered: np.ndarray, covariance: np.ndarray) -> float:
     """Return the optimal expected shrinkage: the noise of the covariance over its distance from the identity."""
-    n, d = centred.shape
+    n, d = centered.shape
     scale = np.trace(covariance) / d
     distance = float(((covariance - scale * np.eye(d)) ** 2).sum())
-    noise = float((centred**2).sum(axis=1) @ (centred**2).sum(axis=1)) / n**2 - float((covariance**2).sum()) / n
+    noise = float((centered**2).sum(axis=1) @ (centered**2).sum(axis=1)) / n**2 - float((covariance**2).sum()) / n
     return min(max(noise, 0.0) / distance, 1.0) if distance > 0 else 0.0
 
 

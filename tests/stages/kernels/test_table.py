@@ -385,7 +385,7 @@ def test_rules_name_layers_or_single_kernels(rules, expected, flat_model):
     assert {(promise.layer, promise.weight) for promise in Prune(layers=rules).promises(flat_model)} == expected
 
 
-def told(stage, flat_model, name):
+def decided(stage, flat_model, name):
     decision = stage.decisions(flat_model)[name]
     return decision.layer, decision.does, decision.why
 
@@ -402,7 +402,7 @@ def test_what_prune_says_of_each_layer(flat_model):
         "norm": ("", "no kernel"),
         "slopes": ("", "no known kernel; a class of your own may name its kernels in get_prunable_weights()"),
     }
-    assert {name: told(stage, flat_model, name)[1:] for name in expected} == expected
+    assert {name: decided(stage, flat_model, name)[1:] for name in expected} == expected
     decisions = stage.decisions(flat_model)
     assert list(decisions) == [layer.name for layer in flat_model.layers if layer.weights]
     assert all(decision.does or decision.why for decision in decisions.values())
@@ -420,15 +420,15 @@ def test_what_cluster_says_of_each_layer(flat_model):
         "table": ("64 clusters", ""),
         "deep_line": ("", SPARED),
     }
-    assert {name: told(stage, flat_model, name)[1:] for name in expected} == expected
+    assert {name: decided(stage, flat_model, name)[1:] for name in expected} == expected
 
 
 def test_patterns_that_do_not_fit_are_told(flat_model):
-    assert told(Prune(block_size=(2, 2)), flat_model, "conv_image")[1:] == ("", "block_size does not fit it")
-    assert told(Prune(sparsity_m_by_n=(2, 4)), flat_model, "wide")[1] == "2 zeros in 4 weights"
-    assert told(Prune(sparsity_m_by_n=(2, 4)), flat_model, "table")[1:] == ("", "sparsity_m_by_n does not fit it")
+    assert decided(Prune(block_size=(2, 2)), flat_model, "conv_image")[1:] == ("", "block_size does not fit it")
+    assert decided(Prune(sparsity_m_by_n=(2, 4)), flat_model, "wide")[1] == "2 zeros in 4 weights"
+    assert decided(Prune(sparsity_m_by_n=(2, 4)), flat_model, "table")[1:] == ("", "sparsity_m_by_n does not fit it")
     threshold = Prune(importance="threshold", threshold=0.01)
-    assert told(threshold, flat_model, "wide")[1] == "zeros below 0.01"
+    assert decided(threshold, flat_model, "wide")[1] == "zeros below 0.01"
 
 
 def test_decisions_refuse_what_apply_refuses(flat_model):

@@ -45,12 +45,12 @@ def test_octav_has_the_least_error_of_its_model_of_noise(bits):
     kernel = np.abs(weights((200, 1)).astype("float64"))
     top = 2 ** (bits - 1) - 1
 
-    def modelled(reach):
+    def modeled(reach):
         return np.where(kernel >= reach, (kernel - reach) ** 2, (reach / top) ** 2 / 12).sum()
 
     found = float(steps(kernel, bits, (), "octav").item()) * top
     tried = np.linspace(0.001, 1, 20_000) * kernel.max()
-    assert modelled(found) <= 1.02 * min(map(modelled, tried))  # it jumps at each of the 200 weights
+    assert modeled(found) <= 1.02 * min(map(modeled, tried))  # it jumps at each of the 200 weights
 
 
 @pytest.mark.parametrize("bits", (2, 4, 8))

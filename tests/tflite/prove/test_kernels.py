@@ -124,7 +124,7 @@ def rows_in_file(place):
 
 
 def steps_in_file(place):
-    """The largest distance between neighbours that the tensors can hold."""
+    """The largest distance between neighbors that the tensors can hold."""
     return max((max(part.tensor.scales, default=0.0) for part in place.parts), default=0.0)
 
 

@@ -163,8 +163,8 @@ def test_representative_data_in_every_form(models):
 
     y = np.zeros(len(X), "int64")
     batches = tf.data.Dataset.from_tensor_slices(X).batch(16)
-    labelled = tf.data.Dataset.from_tensor_slices((X, y)).batch(20)
-    given = {"array": X, "float64": X.astype("float64"), "batches": batches, "labelled": labelled}
+    labeled = tf.data.Dataset.from_tensor_slices((X, y)).batch(20)
+    given = {"array": X, "float64": X.astype("float64"), "batches": batches, "labeled": labeled}
     files = {
         name: tfopt.export_tflite(
             models["keras3"], export=tfopt.Export(calibration_samples=48), representative_data=data

@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from typing_extensions import override
 
 from tfopt.base.config import config
-from tfopt.distillation.losses.formulas import centred_unit, to_float
+from tfopt.distillation.losses.formulas import centered_unit, to_float
 from tfopt.distillation.losses.loss import Loss, LossInputs
 from tfopt.tasks import Classification, TaskName
 
@@ -48,4 +48,4 @@ def _distance(one: Any, other: Any) -> Any:
     """1 - Pearson's r of the rows, averaged: (rows, values) -> ()."""
     import tensorflow as tf
 
-    return 1 - tf.reduce_mean(tf.reduce_sum(centred_unit(one) * centred_unit(other), axis=-1))
+    return 1 - tf.reduce_mean(tf.reduce_sum(centered_unit(one) * centered_unit(other), axis=-1))

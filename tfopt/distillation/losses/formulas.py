@@ -78,17 +78,17 @@ def unit(vectors: Any) -> Any:
     return tf.where(live, vectors * tf.math.rsqrt(tf.where(live, squares, 1.0)), 0.0)
 
 
-def centred_unit(vectors: Any) -> Any:
+def centered_unit(vectors: Any) -> Any:
     """The vectors of the last axis without their mean, at length 1, so that a product of two is Pearson's r.
 
     A vector whose values are equal up to what float32 rounds has no direction: zero, without a gradient.
     """
     import tensorflow as tf
 
-    centred = vectors - tf.reduce_mean(vectors, axis=-1, keepdims=True)
-    squares = tf.reduce_sum(tf.square(centred), axis=-1, keepdims=True)
+    centered = vectors - tf.reduce_mean(vectors, axis=-1, keepdims=True)
+    squares = tf.reduce_sum(tf.square(centered), axis=-1, keepdims=True)
     live = squares > tf.maximum(1e-12 * tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True), 1e-24)
-    return tf.where(live, centred * tf.math.rsqrt(tf.where(live, squares, 1.0)), 0.0)
+    return tf.where(live, centered * tf.math.rsqrt(tf.where(live, squares, 1.0)), 0.0)
 
 
 def huber(errors: Any, delta: float = 1.0) -> Any:

@@ -38,7 +38,7 @@ class LossInputs:
 
 @config
 class Loss(ABC):
-    """One term that the student minimises beside the loss on the labels: a frozen config and its formula.
+    """One term that the student minimizes beside the loss on the labels: a frozen config and its formula.
 
     Attributes:
         weight: factor of the term in the sum.

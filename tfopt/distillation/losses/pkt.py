@@ -13,9 +13,9 @@ from tfopt.distillation.losses.loss import LossInputs
 
 @config
 class PKT(FeatureLoss):
-    """KL between the probabilities that a sample has another one as its neighbour (section 3): ().
+    """KL between the probabilities that a sample has another one as its neighbor (section 3): ().
 
-    The probability of neighbour j of sample i is (1 + cosine of i and j) / 2 over the sum of that over all j but i.
+    The probability of neighbor j of sample i is (1 + cosine of i and j) / 2 over the sum of that over all j but i.
     The divergences of the samples are averaged, not added, so that the term does not grow with the batch. Features
     of any shape are flattened, and the two models' need not be alike. The paper trains by this term alone.
     """
@@ -29,13 +29,13 @@ class PKT(FeatureLoss):
         del connectors
         return total(
             [
-                tf.reduce_mean(kl_divergence(_log_neighbours(teacher), _log_neighbours(student)))
+                tf.reduce_mean(kl_divergence(_log_neighbors(teacher), _log_neighbors(student)))
                 for student, teacher in self.features(loss_inputs)
             ]
         )
 
 
-def _log_neighbours(features: Any) -> Any:
+def _log_neighbors(features: Any) -> Any:
     """Logarithms of the probabilities, those of a sample itself very low: (batch, ...) -> (batch, batch)."""
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""StandardizedKD: logit standardisation (Sun et al., CVPR 2024, arXiv:2403.01427)."""
+"""StandardizedKD: logit standardization (Sun et al., CVPR 2024, arXiv:2403.01427)."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from typing_extensions import override
 
 from tfopt.base.config import config
-from tfopt.distillation.losses.formulas import centred_unit, per_sample, tempered_kl, to_float
+from tfopt.distillation.losses.formulas import centered_unit, per_sample, tempered_kl, to_float
 from tfopt.distillation.losses.loss import Loss, LossInputs
 from tfopt.tasks import Classification, TaskName
 
@@ -41,4 +41,4 @@ class StandardizedKD(Loss):
 def _z_scores(logits: Any) -> Any:
     import tensorflow as tf
 
-    return tf.sqrt(float(logits.shape[-1])) * centred_unit(logits)
+    return tf.sqrt(float(logits.shape[-1])) * centered_unit(logits)

@@ -8,24 +8,25 @@ What the paper leaves open, or does in another way:
   state (clusters' indices, ranges of quantizers, seeds) is the student's as it is.
 - While a student is pruned, the average is one of masked weights, and is not masked itself: what falls fades out of it.
   The student's mask of the moment on the weights of a while ago would make a teacher that never was a student.
-- The loss on the labels is a mean over the labelled samples of a batch. The authors' code divides it, and for few
+- The loss on the labels is a mean over the labeled samples of a batch. The authors' code divides it, and for few
   labels the weight of consistency too, by all samples; the ratio is the same.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat
 
 from tfopt.base.config import config
 from tfopt.base.keras_compat import keras_of
+from tfopt.base.renamed import renamed_arguments
 from tfopt.distillation.learner import Learner, Row, StepResult, mean_over_samples, model_class
 from tfopt.distillation.losses.formulas import kl_of_logits, per_sample
 from tfopt.distillation.self_taught.average import Average, copied
 from tfopt.distillation.self_taught.semi_supervised import (
     OTHER_VIEW,
-    UNLABELLED,
+    UNLABELED,
     first_inputs,
     is_mixed,
     of_arrays,
@@ -36,7 +37,7 @@ from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.tasks import Classification, TaskName, task_named
 from tfopt.tasks.responses import Form, as_logits
 
-# What the authors used on SVHN and CIFAR-10, relative to a loss on the labels of labelled samples alone.
+# What the authors used on SVHN and CIFAR-10, relative to a loss on the labels of labeled samples alone.
 MSE_WEIGHT = 100.0
 # For two answers close to each other, KL is about (classes / 2) * classes times the mean squared error.
 KL_WEIGHT = 2.0
@@ -55,9 +56,9 @@ class MeanTeacher:
         noise: standard deviation of Gaussian noise added to each of the two views, in units of the model's input
             (the paper: 0.15, on inputs of variance 1).
         task: what outputs are; "regression" compares values, by "mse".
-        batch_share: share of labelled samples in a batch, at least, where the batches are made here (`fit` with
+        batch_share: share of labeled samples in a batch, at least, where the batches are made here (`fit` with
             arrays, recipes). The authors took 31 of 128.
-        labelled: in a recipe, the share of the training labels that is used; the other samples count as unlabelled.
+        labeled: in a recipe, the share of the training labels that is used; the other samples count as unlabeled.
         use: what the student's weights are after `fit`: its own, or the "teacher"'s, usually the better ones in long
             training. A student that a stage has wrapped always keeps its own: a pruned network needs its last steps
             under its last mask, which the average looks back beyond.
@@ -70,8 +71,9 @@ class MeanTeacher:
     noise: NonNegativeFloat = 0.0
     task: TaskName = Classification.kind
     batch_share: float = Field(default=0.25, gt=0, lt=1)
-    labelled: float = Field(default=1.0, gt=0, le=1)
+    labeled: float = Field(default=1.0, gt=0, le=1)
     use: Literal["student", "teacher"] = "student"
+    renamed: ClassVar[dict[str, str]] = {"labelled": "labeled"}
 
     def __post_init__(self) -> None:
         if self.consistency == "kl" and not task_named(self.task).has_probabilities:
@@ -109,31 +111,31 @@ def mean_teacher(student: Any, settings: MeanTeacher | None = None) -> Any:
 
     Compile it as you would the student. `predict`, `evaluate`, `save`, `save_weights` and `export` are the student's
     own; `teacher` is the average as a model of the same Keras, kept up to date, and `teacher_model()` a copy of it.
-    The logs have "loss", "hard_loss" (on labelled samples) and "consistency" (times its weight).
+    The logs have "loss", "hard_loss" (on labeled samples) and "consistency" (times its weight).
 
-    `fit` takes labelled and unlabelled samples in one of these forms:
+    `fit` takes labeled and unlabeled samples in one of these forms:
 
-    - arrays `fit(x, y, unlabelled=x_u)`, and arrays in which labels of -1 (integers) or rows of NaN (floats) mark
-      unlabelled samples. Batches of `batch_size` hold both kinds (see `MeanTeacher.batch_share`); an epoch shows each
-      sample at least once, and those of the smaller kind again. `validation_split` takes labelled samples off.
+    - arrays `fit(x, y, unlabeled=x_u)`, and arrays in which labels of -1 (integers) or rows of NaN (floats) mark
+      unlabeled samples. Batches of `batch_size` hold both kinds (see `MeanTeacher.batch_share`); an epoch shows each
+      sample at least once, and those of the smaller kind again. `validation_split` takes labeled samples off.
     - a `tf.data.Dataset` of batches (x, y) or (x, y, sample_weight) with labels so marked. Where x is a pair, it is two
       views of the same samples: the first for the student, the second for the teacher.
 
-    Unlabelled samples enter neither the loss on the labels nor the metrics. A class or sample weight counts for the
-    consistency of its sample too; unlabelled ones count 1.
+    Unlabeled samples enter neither the loss on the labels nor the metrics. A class or sample weight counts for the
+    consistency of its sample too; unlabeled ones count 1.
 
     Args:
         student: a Keras 3 or tf_keras model, also one that a stage's `apply` returned. It is trained in place.
         settings: `MeanTeacher()` if None.
 
     Raises:
-        RecipeError: `settings.labelled` below 1, which is for recipes.
+        RecipeError: `settings.labeled` below 1, which is for recipes.
     """
     settings = settings or MeanTeacher()
-    if settings.labelled < 1:
+    if settings.labeled < 1:
         raise RecipeError(
-            f"labelled={settings.labelled} is for recipes, where tfopt holds the data; here mark unlabelled samples "
-            "by -1 or NaN, or give fit(..., unlabelled=x)."
+            f"labeled={settings.labeled} is for recipes, where tfopt holds the data; here mark unlabeled samples "
+            "by -1 or NaN, or give fit(..., unlabeled=x)."
         )
     return model_class(_MeanTaught, keras_of(student).__name__)(student, settings)
 
@@ -161,13 +163,14 @@ class _MeanTaught(Learner):
         """A copy of `teacher` as it is now, that later training does not change."""
         return copied(self.teacher)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, unlabelled: Any = None, **kwargs: Any) -> Any:
-        """As Keras's; `unlabelled` are more inputs (n, ...). See `mean_teacher`."""
-        self._unlabelled = unlabelled
+    @renamed_arguments(unlabelled="unlabeled")
+    def fit(self, x: Any = None, y: Any = None, *args: Any, unlabeled: Any = None, **kwargs: Any) -> Any:
+        """As Keras's; `unlabeled` are more inputs (n, ...). See `mean_teacher`."""
+        self._unlabeled = unlabeled
         try:
             history = super().fit(x, y, *args, **kwargs)
         finally:
-            self._unlabelled = None
+            self._unlabeled = None
         if self.hands_over:
             self.average.hand_over()
         return history
@@ -180,10 +183,10 @@ class _MeanTaught(Learner):
     def prepare_fit(self, arguments: dict[str, Any]) -> None:
         import tensorflow as tf
 
-        x, extra = arguments["x"], self._unlabelled
+        x, extra = arguments["x"], self._unlabeled
         if isinstance(x, tf.data.Dataset):
             if extra is not None:
-                raise DataError("Beside a tf.data.Dataset, unlabelled samples go into it, with the label -1 or NaN.")
+                raise DataError("Beside a tf.data.Dataset, unlabeled samples go into it, with the label -1 or NaN.")
             arguments["x"] = x if is_mixed(x) else of_dataset(x)
         elif hasattr(x, "shape"):
             of_arrays(arguments, extra, self.settings.batch_share)
@@ -213,18 +216,18 @@ class _MeanTaught(Learner):
         del y
         import tensorflow as tf
 
-        given = x if isinstance(x, dict) and UNLABELLED in x else {"inputs": x}
-        inputs, unlabelled = given["inputs"], given.get(UNLABELLED)
-        both = inputs if unlabelled is None else tf.concat([inputs, unlabelled], axis=0)
+        given = x if isinstance(x, dict) and UNLABELED in x else {"inputs": x}
+        inputs, unlabeled = given["inputs"], given.get(UNLABELED)
+        both = inputs if unlabeled is None else tf.concat([inputs, unlabeled], axis=0)
         answers = self.average.answers(self._noisy(given.get(OTHER_VIEW, both)))
         outputs = self.student(self._noisy(both), training=True)
         gaps = self._response().gaps(outputs, tf.stop_gradient(answers))
-        labelled = tf.shape(inputs)[0]
-        if sample_weight is not None and unlabelled is not None:
-            ones = tf.ones(tf.shape(unlabelled)[:1], sample_weight.dtype)
+        labeled = tf.shape(inputs)[0]
+        if sample_weight is not None and unlabeled is not None:
+            ones = tf.ones(tf.shape(unlabeled)[:1], sample_weight.dtype)
             sample_weight = tf.concat([tf.reshape(sample_weight, [-1]), ones], axis=0)
         weight = self.settings.full_weight * self._ramp.share(self.average.steps)
-        return StepResult([outputs[:labelled]], [weight * mean_over_samples(gaps, sample_weight)])
+        return StepResult([outputs[:labeled]], [weight * mean_over_samples(gaps, sample_weight)])
 
     def after_step(self) -> None:
         self.average.update()

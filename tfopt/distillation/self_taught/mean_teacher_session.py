@@ -1,4 +1,4 @@
-"""A mean teacher over a whole run: the same labelled samples, and two views of all of them, through all stages."""
+"""A mean teacher over a whole run: the same labeled samples, and two views of all of them, through all stages."""
 
 import dataclasses
 from typing import Any
@@ -9,13 +9,13 @@ from tfopt.data import Augmentation, Dataset
 from tfopt.data.batches import AUGMENTATION
 from tfopt.data.split import choose
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, mean_teacher
-from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELLED, labelled_per_batch, mixed_batches
+from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELED, labeled_per_batch, mixed_batches
 from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK
 from tfopt.errors import RecipeError
 from tfopt.tasks import task_of
 
 # Keeps the random numbers of this choice apart from others with the same seed.
-LABELLED = 2
+LABELED = 2
 
 
 class MeanTeacherSession:
@@ -26,8 +26,8 @@ class MeanTeacherSession:
     where `MeanTeacher.use` says so.
 
     Args:
-        settings: what is learnt, and from how many labels.
-        data: what is learnt from; of the training labels `settings.labelled` are used.
+        settings: what is learned, and from how many labels.
+        data: what is learned from; of the training labels `settings.labeled` are used.
         augment: of the training images; the student and its teacher see different changes of each.
         seed: of the choice of labels, the same in all stages.
 
@@ -46,7 +46,7 @@ class MeanTeacherSession:
         if settings.task != data.task:
             raise RecipeError(f"The data is for {data.task}: take MeanTeacher(task={data.task!r}).")
         self.settings, self.data, self.augment = settings, data, augment
-        self.labelled, self.unlabelled = _parted(data, settings.labelled, seed)
+        self.labeled, self.unlabeled = _parted(data, settings.labeled, seed)
         self._learner: Any = None
 
     @property
@@ -57,7 +57,7 @@ class MeanTeacherSession:
     def notes(self) -> list[str]:
         """What a reader of the report should know."""
         all_of_them = len(self.data.train)
-        said = [f"mean teacher: {len(self.labelled):,} of {all_of_them:,} training labels used, the same in all stages"]
+        said = [f"mean teacher: {len(self.labeled):,} of {all_of_them:,} training labels used, the same in all stages"]
         if self.augment is None and not self.settings.noise:
             said.append(
                 "no augmentation and no noise: student and mean teacher see the same inputs, so that they differ by "
@@ -89,7 +89,7 @@ class MeanTeacherSession:
 
     def student(self, model: Any) -> Any:
         """`model` (as a stage's `apply` gives it) as one to compile and fit on `batches`."""
-        self._learner = mean_teacher(model, dataclasses.replace(self.settings, labelled=1.0))
+        self._learner = mean_teacher(model, dataclasses.replace(self.settings, labeled=1.0))
         self._learner.check_fit(self.data.train.x(slice(0, LOOK)))
         return self._learner
 
@@ -97,19 +97,19 @@ class MeanTeacherSession:
         """Training batches in an order of `seed`, as many an epoch as the data has, whatever the share of labels."""
         del epochs
         train, augment = self.data.train, self.augment
-        if batch_size < 2 and len(self.unlabelled):
-            raise RecipeError("A batch holds labelled and unlabelled samples; give a batch_size of 2 or more.")
-        sizes = len(self.labelled), len(self.unlabelled), batch_size
-        each = labelled_per_batch(*sizes, self.settings.batch_share)
+        if batch_size < 2 and len(self.unlabeled):
+            raise RecipeError("A batch holds labeled and unlabeled samples; give a batch_size of 2 or more.")
+        sizes = len(self.labeled), len(self.unlabeled), batch_size
+        each = labeled_per_batch(*sizes, self.settings.batch_share)
 
         def gather(step: int, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, ...]:
-            known = self.labelled[first]
-            x = train.x(np.concatenate([known, self.unlabelled[second]]))
+            known = self.labeled[first]
+            x = train.x(np.concatenate([known, self.unlabeled[second]]))
             return x, train.y(known), *self._drawn(len(x), seed, step)
 
         def views(x: Any, y: Any, *drawn: Any) -> Any:
             one = x if augment is None else augment.apply(x, drawn[0])
-            mixed = {"inputs": one[:each], UNLABELLED: one[each:]}
+            mixed = {"inputs": one[:each], UNLABELED: one[each:]}
             if augment is not None:
                 mixed[OTHER_VIEW] = augment.apply(x, drawn[1])
             return mixed, y
@@ -125,7 +125,7 @@ class MeanTeacherSession:
 
 
 def _parted(data: Dataset, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of labelled and unlabelled training samples: evenly from all classes, as far as it goes."""
+    """The indices of labeled and unlabeled training samples: evenly from all classes, as far as it goes."""
     everyone = np.arange(len(data.train))
     if share == 1:
         return everyone, everyone[:0]
@@ -133,8 +133,8 @@ def _parted(data: Dataset, share: float, seed: int) -> tuple[np.ndarray, np.ndar
     groups = task_of(data).groups(data.train.labels)
     if count < len(np.unique(groups)):
         raise RecipeError(
-            f"labelled={share} leaves {count} labels of {len(everyone):,} for {len(np.unique(groups))} classes; take "
+            f"labeled={share} leaves {count} labels of {len(everyone):,} for {len(np.unique(groups))} classes; take "
             "more."
         )
-    labelled = choose(count, groups, np.random.default_rng([seed, LABELLED]), even=True)
-    return labelled, np.setdiff1d(everyone, labelled)
+    labeled = choose(count, groups, np.random.default_rng([seed, LABELED]), even=True)
+    return labeled, np.setdiff1d(everyone, labeled)

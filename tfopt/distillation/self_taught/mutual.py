@@ -16,7 +16,7 @@ from tfopt.tasks.responses import as_logits
 def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.0) -> Any:
     """A model whose `fit` trains all `students` at once, each on the labels and on what its peers say.
 
-    Student k minimises its loss on the labels + weight / (K - 1) * sum over the others l of
+    Student k minimizes its loss on the labels + weight / (K - 1) * sum over the others l of
     T^2 KL(p_l || p_k) (equations 6 and 7, where T = 1); the peers' p_l are targets, without a gradient. All take their
     step together; the paper lets them take turns. The optimizer is shared; it keeps a state for each variable, so that
     each student is trained as by its own, but for a clipping by the global norm.
@@ -75,7 +75,7 @@ def _check_unlike(students: list[Any]) -> None:
             if alike and all((a == b).all() for a, b in zip(ours, theirs, strict=True)):
                 raise ModelError(
                     f"The students '{other.name}' and '{one.name}' start with equal weights, so that neither has "
-                    "anything to teach the other; initialise them with different seeds."
+                    "anything to teach the other; initialize them with different seeds."
                 )
 
 

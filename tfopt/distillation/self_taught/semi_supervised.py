@@ -1,7 +1,7 @@
 """Data of which a part has labels: told apart, and mixed in every batch.
 
-In the batches made here, x is {"inputs": labelled samples, UNLABELLED: the others} and y has labels alone, so that
-losses, metrics and class weights see labelled samples only, whatever they are.
+In the batches made here, x is {"inputs": labeled samples, UNLABELED: the others} and y has labels alone, so that
+losses, metrics and class weights see labeled samples only, whatever they are.
 """
 
 import itertools
@@ -14,9 +14,9 @@ import numpy as np
 
 from tfopt.errors import DataError
 
-UNLABELLED = "tfopt_unlabelled"
+UNLABELED = "tfopt_unlabeled"
 OTHER_VIEW = "tfopt_view"
-"""All samples of a batch, labelled ones first, as the teacher is to see them."""
+"""All samples of a batch, labeled ones first, as the teacher is to see them."""
 LOOK = 64
 DEFAULT_BATCH = 32
 
@@ -25,7 +25,7 @@ def is_mixed(dataset: Any) -> bool:
     """True for batches as they are made here."""
     spec = dataset.element_spec
     first = spec[0] if isinstance(spec, tuple) else spec
-    return isinstance(first, dict) and UNLABELLED in first
+    return isinstance(first, dict) and UNLABELED in first
 
 
 def first_inputs(x: Any) -> Any:
@@ -34,7 +34,7 @@ def first_inputs(x: Any) -> Any:
         element = next(iter(x.take(1)))
         x = element[0] if isinstance(element, tuple) else element
         if isinstance(x, dict):
-            x = np.concatenate([np.asarray(x["inputs"]), np.asarray(x[UNLABELLED])])
+            x = np.concatenate([np.asarray(x["inputs"]), np.asarray(x[UNLABELED])])
     return np.asarray(x[:LOOK])
 
 
@@ -51,9 +51,9 @@ def of_dataset(dataset: Any) -> Any:
 
     def split(x: Any, y: Any, *rest: Any) -> Any:
         views = x if isinstance(x, tuple | list) else (x,)
-        has = tf.logical_not(_unlabelled_rows(y))
+        has = tf.logical_not(_unlabeled_rows(y))
         parted = [(tf.boolean_mask(view, has), tf.boolean_mask(view, ~has)) for view in views]
-        mixed = {"inputs": parted[0][0], UNLABELLED: parted[0][1]}
+        mixed = {"inputs": parted[0][0], UNLABELED: parted[0][1]}
         if len(views) > 1:
             mixed[OTHER_VIEW] = tf.concat(parted[1], axis=0)
         return (mixed, tf.boolean_mask(y, has), *(tf.boolean_mask(part, has) for part in rest))
@@ -63,7 +63,7 @@ def of_dataset(dataset: Any) -> Any:
     return dataset.map(split, num_parallel_calls=2, deterministic=True)
 
 
-def _unlabelled_rows(y: Any) -> Any:
+def _unlabeled_rows(y: Any) -> Any:
     """(batch,) bool: integers of -1, or NaN."""
     import tensorflow as tf
 
@@ -72,15 +72,15 @@ def _unlabelled_rows(y: Any) -> Any:
 
 
 def of_arrays(arguments: dict[str, Any], extra: Any, share: float) -> None:
-    """Turn the `arguments` of a `fit` on arrays, and `extra` unlabelled inputs, into those of one on mixed batches.
+    """Turn the `arguments` of a `fit` on arrays, and `extra` unlabeled inputs, into those of one on mixed batches.
 
-    Nothing changes where every sample is labelled. Raises DataError for arrays that do not fit together.
+    Nothing changes where every sample is labeled. Raises DataError for arrays that do not fit together.
     """
     x, y, weights = arguments["x"], arguments["y"], arguments["sample_weight"]
     if y is None:
         raise DataError("Expected labels y, -1 or NaN where there are none; got None.")
     x, y = _single(x), _single(y)
-    has = ~_unlabelled(y)
+    has = ~_unlabeled(y)
     if has.all() and extra is None:
         return
     weights = None if weights is None else np.asarray(weights)[has]
@@ -89,12 +89,12 @@ def of_arrays(arguments: dict[str, Any], extra: Any, share: float) -> None:
     if split := arguments["validation_split"]:
         x, y, weights, arguments["validation_data"] = _held_out(x, y, weights, split, arguments["validation_data"])
     if not len(x) or not len(others):
-        raise DataError(f"Expected labelled and unlabelled samples, got {len(x)} and {len(others)}.")
+        raise DataError(f"Expected labeled and unlabeled samples, got {len(x)} and {len(others)}.")
     batch = arguments["batch_size"] or DEFAULT_BATCH
     if batch < 2:
-        raise DataError("A batch holds labelled and unlabelled samples; give a batch_size of 2 or more.")
-    labelled = labelled_per_batch(len(x), len(others), batch, share)
-    whole = max(math.ceil(len(x) / labelled), math.ceil(len(others) / (batch - labelled)))
+        raise DataError("A batch holds labeled and unlabeled samples; give a batch_size of 2 or more.")
+    labeled = labeled_per_batch(len(x), len(others), batch, share)
+    whole = max(math.ceil(len(x) / labeled), math.ceil(len(others) / (batch - labeled)))
     kept = [x, y] if weights is None else [x, y, weights]
 
     def gather(step: int, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -102,9 +102,9 @@ def of_arrays(arguments: dict[str, Any], extra: Any, share: float) -> None:
         return others[second], *(array[first] for array in kept)
 
     arguments["x"] = mixed_batches(
-        gather, len(x), len(others), batch, labelled,
+        gather, len(x), len(others), batch, labeled,
         steps=arguments["steps_per_epoch"] or whole, seed=np.random.randint(2**31) if arguments["shuffle"] else None,
-    ).map(lambda second, first, *rest: ({"inputs": first, UNLABELLED: second}, *rest))  # fmt: skip
+    ).map(lambda second, first, *rest: ({"inputs": first, UNLABELED: second}, *rest))  # fmt: skip
     arguments.update(
         y=None, sample_weight=None, batch_size=None, validation_split=0.0, steps_per_epoch=None, shuffle=False
     )
@@ -117,7 +117,7 @@ def _single(array: Any) -> np.ndarray:
     return found.astype(np.float32) if found.dtype == np.float64 else found
 
 
-def _unlabelled(y: np.ndarray) -> np.ndarray:
+def _unlabeled(y: np.ndarray) -> np.ndarray:
     rows = y.reshape(len(y), -1)
     if y.dtype.kind != "f":
         return np.asarray((rows == -1).any(axis=1))
@@ -125,7 +125,7 @@ def _unlabelled(y: np.ndarray) -> np.ndarray:
     partly = np.flatnonzero(missing.any(axis=1) & ~missing.all(axis=1))
     if len(partly):
         raise DataError(
-            f"Expected rows of labels, or of NaN for an unlabelled sample; {len(partly)} rows have both, the first at "
+            f"Expected rows of labels, or of NaN for an unlabeled sample; {len(partly)} rows have both, the first at "
             f"index {partly[0]}."
         )
     return np.asarray(missing.all(axis=1))
@@ -134,7 +134,7 @@ def _unlabelled(y: np.ndarray) -> np.ndarray:
 def _like(extra: Any, x: np.ndarray) -> np.ndarray:
     found = np.asarray(extra)
     if found.shape[1:] != x.shape[1:]:
-        raise DataError(f"Expected unlabelled samples of shape {x.shape[1:]}, as in x; got {found.shape[1:]}.")
+        raise DataError(f"Expected unlabeled samples of shape {x.shape[1:]}, as in x; got {found.shape[1:]}.")
     return found.astype(x.dtype, copy=False)
 
 
@@ -148,11 +148,11 @@ def _held_out(x: np.ndarray, y: np.ndarray, weights: Any, share: float, given: A
     return x[:first], y[:first], weights[:first], (x[first:], y[first:], weights[first:])
 
 
-def labelled_per_batch(labelled: int, unlabelled: int, batch: int, share: float) -> int:
-    """How many samples of a batch are labelled: `share` of it, or what share the data has, if that is more."""
-    if not unlabelled:
+def labeled_per_batch(labeled: int, unlabeled: int, batch: int, share: float) -> int:
+    """How many samples of a batch are labeled: `share` of it, or what share the data has, if that is more."""
+    if not unlabeled:
         return batch
-    return min(max(round(batch * max(share, labelled / (labelled + unlabelled))), 1), batch - 1)
+    return min(max(round(batch * max(share, labeled / (labeled + unlabeled))), 1), batch - 1)
 
 
 def mixed_batches(

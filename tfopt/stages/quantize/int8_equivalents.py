@@ -89,9 +89,9 @@ def group_normalization(layer: Any, values: Any) -> Any:
     groups = values.shape[-1] if layer.groups == -1 else layer.groups
     grouped = tf.reshape(values, [-1, *sizes[:-1], groups, values.shape[-1] // groups])
     axes = [*range(1, len(grouped.shape) - 2), len(grouped.shape) - 1]
-    centred = grouped - tf.reduce_mean(grouped, axes, keepdims=True)
-    variance = tf.reduce_mean(centred * centred, axes, keepdims=True)
-    result = tf.reshape(centred * tf.math.rsqrt(variance + layer.epsilon), [-1, *sizes])
+    centered = grouped - tf.reduce_mean(grouped, axes, keepdims=True)
+    variance = tf.reduce_mean(centered * centered, axes, keepdims=True)
+    result = tf.reshape(centered * tf.math.rsqrt(variance + layer.epsilon), [-1, *sizes])
     if layer.scale:
         result = result * layer.gamma
     return result + layer.beta if layer.center else result

@@ -33,7 +33,7 @@ class PostTraining(Stage):
         weight_steps: where the steps between weights come from: "max", "mse" or "octav" (see `weight_ranges`).
         rounding: "adaptive" (AdaRound, Nagel et al. 2020, arXiv:2004.10568) or "nearest".
         bias_correction: take the mean error of each channel out of the biases (Nagel et al. 2019, arXiv:1906.04721).
-        equalization: bring the ranges of neighbouring layers in line first (the same paper).
+        equalization: bring the ranges of neighboring layers in line first (the same paper).
         batchnorm_statistics: take the means and variances of BatchNormalization anew from the samples before that
             (PreciseBN: Wu and Johnson 2021, arXiv:2105.07576). Worth much where training augmented its images; wrong
             where layers were fine-tuned around statistics of other data.

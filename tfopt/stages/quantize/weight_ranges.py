@@ -31,7 +31,7 @@ def levels(bits: int) -> int:
 
 
 def steps(kernel: np.ndarray, bits: int, axes: tuple[int, ...], method: str) -> np.ndarray:
-    """The distance between neighbours of the grid that `kernel` is to be put on.
+    """The distance between neighbors of the grid that `kernel` is to be put on.
 
     Args:
         kernel: weights, float, of any shape.
