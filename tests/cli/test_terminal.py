@@ -198,3 +198,14 @@ def test_an_old_option_works_and_says_the_new_one():
             assert done.stderr == f"--ranges is now {new}; the old name goes in 0.3.0\n"
     done = CliRunner().invoke(group, ["other", "--ranges", "mse"])
     assert (done.stdout, done.stderr) == ("mse\n", "")
+
+
+def test_an_old_option_of_a_recipe_script_works_and_says_the_new_one(monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr(cli.running, "_run", lambda recipe, example_teacher, **options: given.append(options))
+    monkeypatch.setattr(sys, "argv", ["prune.py", "--preprocess", "unit", "--teacher-preprocess=raw"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run_recipe(tfopt.Recipe(stages=()))
+    assert ended.value.code == 0
+    assert given[0]["preprocessing"] == "unit" and given[0]["teacher_preprocessing"] == "raw"
+    assert "--preprocess is now --preprocessing; the old name goes in 0.3.0\n" in capsys.readouterr().err

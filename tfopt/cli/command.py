@@ -25,7 +25,11 @@ debug_option = click.option("--debug", is_flag=True, help="Show the traceback of
 
 
 class OneLineErrors(click.Command):
-    """Turns errors into one line and an exit code; tracebacks behind --debug."""
+    """Turns errors into one line and an exit code, tracebacks behind --debug; takes options under their old names."""
+
+    @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _under_new_names(args, self))
 
     @override
     def invoke(self, ctx: click.Context) -> Any:
@@ -49,12 +53,17 @@ class Group(OneLineErrors, click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        known = {option for param in command.params for option in param.opts} if command else set()
-        return name, command, [_under_new_name(arg, known) for arg in rest]
+        return name, command, _under_new_names(rest, command) if command else rest
+
+
+def _under_new_names(args: list[str], command: click.Command) -> list[str]:
+    """Return the arguments of `command`, old options replaced by new ones, with a note on each."""
+    known = {option for param in command.params for option in param.opts}
+    return [_under_new_name(arg, known) for arg in args]
 
 
 def _under_new_name(arg: str, known: set[str]) -> str:
-    """The option `arg` under its new name, where it is an old one of an option among the `known`, and a note of it."""
+    """Return the option `arg` under its new name if that is among the `known` options."""
     old, mark, value = arg.partition("=")
     new = next((new for new in RENAMED.get(old, ()) if new in known), None)
     if new is None or old in known:
