@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tfopt.base import native
+from tfopt.base import native, worker
 from tfopt.errors import DataError
 
 DOORS = """
@@ -91,4 +91,8 @@ def test_an_interruption_ends_the_child(child):
 
 def test_inside_the_child_functions_are_called_directly(monkeypatch):
     monkeypatch.setenv(native._IN_CHILD, "1")
-    assert native.call("tfopt.base.native:_last_line", 1, said="a\nb") == "b"
+    assert native.call("os:getpid", 1) == os.getpid()
+
+
+def test_the_last_line_of_a_child_is_none_of_a_stack_trace():
+    assert worker.DiedError(-6, "a\nb\n    @ 0x1234 stack").last_line == "b"

@@ -20,15 +20,15 @@ MOST_TEXT = 20_000
 
 
 class CrashError(Exception):
-    """Native code crashed or hung; the message says how: "segmentation fault".
+    """Native code crashed; the message says how, and the last line it printed: "abort (Check failed: a == b)"."""
 
-    Attributes:
-        said: the last line it printed, or "".
-    """
 
-    def __init__(self, cause: str, said: str = "") -> None:
-        super().__init__(cause + (f" ({said})" if said else ""))
-        self.said = said
+class OverdueError(CrashError):
+    """Native code exceeded the time limit."""
+
+
+class NotStartedError(errors.ModelError):
+    """The child does not start."""
 
 
 class FailedError(Exception):
@@ -45,23 +45,25 @@ def call(door: str, seconds: float, **arguments: Any) -> Any:
             as files.
 
     Raises:
-        CrashError: the child died or exceeded the time limit.
+        CrashError: the child died.
+        OverdueError: it exceeded the time limit.
+        NotStartedError: it does not start.
         FailedError: the function raised another exception.
         TfoptError: the function raised it.
     """
-    if os.environ.get(_IN_CHILD):
+    if in_child():
         return worker.door(door)(**arguments)
     try:
         found = worker.of_this_process(child).ask({"door": door, "arguments": arguments}, seconds)
     except worker.NotStartedError as error:
-        raise errors.ModelError(
+        raise NotStartedError(
             f"The process in which models are converted does not start: {error}. Free memory, or see what "
             "`python -c 'import tensorflow'` says."
         ) from error
     except worker.OverdueError as error:
-        raise CrashError(f"no answer within {seconds:.0f} seconds") from error
+        raise OverdueError(f"no answer within {seconds:.0f} seconds") from error
     except worker.DiedError as error:
-        raise CrashError(error.cause, _last_line(error.said)) from error
+        raise CrashError(f"{error.cause} ({error.last_line})" if error.last_line else error.cause) from error
     if "error" in found:
         raise _error(found["error"], found["message"])
     return found["result"]
@@ -69,7 +71,7 @@ def call(door: str, seconds: float, **arguments: Any) -> Any:
 
 def start() -> None:
     """Start the child, so that it imports TensorFlow in the background."""
-    if not os.environ.get(_IN_CHILD):
+    if not in_child():
         with contextlib.suppress(worker.NotStartedError):  # the first call reports it
             worker.of_this_process(child).start()
 
@@ -79,11 +81,9 @@ def child() -> worker.Worker:
     return worker.Worker("tfopt.base.native:serve", _ENVIRONMENT)
 
 
-def _last_line(said: str) -> str:
-    """Return the last line that is not part of a stack trace."""
-    lines = [line.strip() for line in said.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("@", "***", "PC:", "#"))]
-    return lines[-1][:300] if lines else ""
+def in_child() -> bool:
+    """Return whether this process is the child."""
+    return _IN_CHILD in os.environ
 
 
 def _error(kind: str, message: str) -> Exception:

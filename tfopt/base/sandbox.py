@@ -71,7 +71,7 @@ class Sandbox(worker.Worker):
     """The child process that opens files."""
 
     def __init__(self) -> None:
-        super().__init__("tfopt.base.sandbox:serve", _SETTINGS)
+        super().__init__("tfopt.base.sandbox:serve", _SETTINGS, listens=False)
 
     def open(self, door: str, path: Path, options: dict[str, Any]) -> None:
         """Open `path` in the child; see `try_first`."""

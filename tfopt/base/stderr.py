@@ -6,13 +6,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tfopt.base import native
+
 
 @contextmanager
 def native_noise_held() -> Iterator[None]:
     """Hold back what TensorFlow's and LiteRT's C++ code prints to stderr within this block.
 
-    Print it after all when the block raises. Python's own `sys.stderr` is held back too.
+    Print it after all when the block raises. Python's own `sys.stderr` is held back too. In the child for native code
+    nothing is held back: the last line before a crash says why.
     """
+    if native.in_child():
+        yield
+        return
     try:
         stderr = sys.__stderr__.fileno()  # type: ignore[union-attr]
     except (AttributeError, OSError, ValueError):  # no real stderr, e.g. in a notebook

@@ -59,6 +59,13 @@ class DiedError(Exception):
             return f"signal {-self.status}"
         return known.get(name, name)
 
+    @property
+    def last_line(self) -> str:
+        """The last line that is not part of a stack trace; "" if there is none."""
+        lines = [line.strip() for line in self.said.splitlines()]
+        lines = [line for line in lines if line and not line.startswith(("@", "***", "PC:", "#"))]
+        return lines[-1][:300] if lines else ""
+
 
 class Worker:
     """The child, restarted after it dies; it handles one request at a time and ends with this process.
@@ -66,10 +73,11 @@ class Worker:
     Args:
         serve: the function that the child runs, "tfopt.module:function"; it calls `answer`.
         environment: environment variables to add to those of this process.
+        listens: whether to keep what the child prints to stderr, for `DiedError.said`.
     """
 
-    def __init__(self, serve: str, environment: Mapping[str, str]) -> None:
-        self._serve, self._environment = serve, environment
+    def __init__(self, serve: str, environment: Mapping[str, str], *, listens: bool = True) -> None:
+        self._serve, self._environment, self._listens = serve, environment, listens
         self._process: subprocess.Popen[bytes] | None = None
         self._printed: Any = None
         self._lock = threading.RLock()
@@ -86,14 +94,14 @@ class Worker:
 
     def _started(self) -> "subprocess.Popen[bytes]":
         module, _, function = self._serve.partition(":")
-        self._printed = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the child
+        self._printed = tempfile.TemporaryFile() if self._listens else None  # noqa: SIM115  lives as long as the child
         try:
             return subprocess.Popen(
                 # -P: never import modules from the caller's folder, where an untrusted file may lie.
                 [sys.executable, "-P", "-c", f"from {module} import {function}; {function}()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._printed,
+                stderr=self._printed or subprocess.DEVNULL,
                 env={**os.environ, **self._environment, "PYTHONPATH": search_path()},
                 start_new_session=True,  # Ctrl-C goes to the caller, who stops this process
             )
@@ -108,8 +116,9 @@ class Worker:
         """
         with self._lock:
             process = self.start()
-            self._printed.seek(0)
-            self._printed.truncate()
+            if self._printed and self._ready:  # what it prints while it starts explains why it does not
+                self._printed.seek(0)
+                self._printed.truncate()
             try:
                 assert process.stdin is not None
                 with contextlib.suppress(BrokenPipeError):  # it died before; the empty line shows that
@@ -128,15 +137,27 @@ class Worker:
 
     def _await_start(self, process: "subprocess.Popen[bytes]") -> None:
         """Wait for the line that announces a new child, so that a failed start is not blamed on a request."""
-        if not self._ready and not _line(process, STARTING):
-            raise NotStartedError("it ended, or did not answer")
+        if self._ready:
+            return
+        line = _line(process, STARTING)
+        if line is None:
+            raise NotStartedError(f"it was not ready after {STARTING} seconds")
+        if not line:
+            death = self._death(process)
+            raise NotStartedError(f"{death.cause}; {death.last_line}" if death.last_line else death.cause)
         self._ready = True
 
     def _death(self, process: "subprocess.Popen[bytes]") -> DiedError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(ENDING)
-        self._printed.seek(0)
-        return DiedError(process.returncode, self._printed.read().decode(errors="replace")[-_SAID_AT_MOST:].strip())
+        return DiedError(process.returncode, self._said())
+
+    def _said(self) -> str:
+        if not self._printed:
+            return ""
+        end = self._printed.seek(0, os.SEEK_END)
+        self._printed.seek(max(0, end - _SAID_AT_MOST))
+        return str(self._printed.read().decode(errors="replace")).strip()
 
     def stop(self) -> None:
         """Stop the child."""
@@ -147,7 +168,8 @@ class Worker:
                 if pipe is not None:
                     with contextlib.suppress(BrokenPipeError):  # a request that the child never read
                         pipe.close()
-            self._printed.close()
+            if self._printed:
+                self._printed.close()
         self._process = None
 
 

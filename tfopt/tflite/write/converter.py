@@ -119,6 +119,8 @@ def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | N
             try:
                 with override_attributes(overrides):
                     data = converter.convert(*trace(flat_model, samples))
+            except (DataError, native.NotStartedError):  # no other strategy helps
+                raise
             except Exception as error:
                 failures.append((overrides, trace, error))
                 continue
@@ -128,7 +130,7 @@ def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | N
                 break
         if not found:
             overrides, trace, why = failures[0]
-            if isinstance(why, native.CrashError):
+            if isinstance(why, native.CrashError) and not isinstance(why, native.OverdueError):
                 raise _crashed(flat_model, converter, overrides, trace, why) from why
             raise _explained(flat_model, settings, why) from why
     return min(found, key=lambda one: one[0])[1]
@@ -228,9 +230,13 @@ def _crashed(
         try:
             with override_attributes(overrides):
                 converter.convert(*trace(part, converter.samples), hasty=True)
+        except native.NotStartedError:
+            raise
+        except native.OverdueError:  # slow, which is another matter
+            return False
         except native.CrashError:
             return True
-        except Exception:  # it converts as little, but says so
+        except Exception:  # it does not convert either, but says so
             return False
         return False
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tfopt.base import native
 from tfopt.graph import keras_internals
+from tfopt.graph.types import flatten
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.in_child import write_samples
@@ -42,7 +43,7 @@ class Converter:
             hasty: within a `FOR_THE_SEARCH`th of the time.
 
         Raises:
-            native.CrashError: the child died or took too long.
+            native.CrashError: the child died, or, as OverdueError, took too long.
             native.FailedError: the converter raised an exception.
         """
         with tempfile.TemporaryDirectory(dir=self._folder) as place:
@@ -104,12 +105,12 @@ def blamed_layer(flat_model: Any, crashes: Callable[[Any], bool]) -> Any:
         flat_model: it crashes.
         crashes: whether a model of the first layers alone, with all that they hand on, does so.
     """
-    calls = [(layer, _flat(outputs)) for layer, _, _, outputs in keras_internals.nodes(flat_model)]
-    low, high = 0, len(calls)  # so many calls do not crash, so many do
+    layers = [layer for layer, *_ in keras_internals.nodes(flat_model)]
+    low, high = 0, len(layers)  # the first `low` calls do not crash, the first `high` do
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if crashes(_first(flat_model, middle)) else (middle, high)
-    return calls[high - 1][0]
+    return layers[high - 1]
 
 
 def _first(flat_model: Any, count: int) -> Any:
@@ -117,12 +118,6 @@ def _first(flat_model: Any, count: int) -> Any:
     from tfopt.base.keras_compat import tf_keras
 
     calls = list(keras_internals.nodes(flat_model))[:count]
-    read = {id(tensor) for _, args, kwargs, _ in calls for tensor in _flat([args, kwargs])}
-    ends = [tensor for _, _, _, outputs in calls for tensor in _flat(outputs) if id(tensor) not in read]
+    read = {id(tensor) for _, args, kwargs, _ in calls for tensor in flatten([args, kwargs])}
+    ends = [tensor for _, _, _, outputs in calls for tensor in flatten(outputs) if id(tensor) not in read]
     return tf_keras().Model(flat_model.inputs, ends, name=flat_model.name)
-
-
-def _flat(struct: Any) -> list[Any]:
-    import tensorflow as tf
-
-    return list(tf.nest.flatten(struct))
