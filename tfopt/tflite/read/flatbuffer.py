@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import flatbuffers
@@ -30,6 +31,21 @@ def unpacked(data: bytes) -> Any:
     if _has_parts_outside(model) or zipfile.is_zipfile(io.BytesIO(data)):
         raise ModelError("The .tflite has parts outside of its flatbuffer, which a rewrite would lose.")
     return model
+
+
+def rewritten(data: bytes, *changes: Callable[[Any, Any], bool]) -> bytes:
+    """Return a .tflite after `changes`, which are applied one after the other to every subgraph.
+
+    Args:
+        data: the file.
+        changes: each changes a subgraph (model, subgraph) in place and returns whether there was anything to change.
+
+    Raises:
+        ModelError: as `unpacked` does.
+    """
+    model = unpacked(data)
+    changed = [change(model, subgraph) for change in changes for subgraph in model.subgraphs]
+    return packed(model, len(data)) if any(changed) else data
 
 
 def packed(model: Any, size: int) -> bytes:

@@ -32,20 +32,13 @@ def compact(data: bytes, *, names: bool = False) -> bytes:
     return packed(model, len(data))
 
 
-def without_detours(data: bytes) -> bytes:
-    """Return a .tflite without detours through float: DEQUANTIZE followed by nothing but QUANTIZE.
+def without_detours(model: Any, subgraph: Any) -> bool:
+    """Remove detours through float from a subgraph: DEQUANTIZE followed by nothing but QUANTIZE.
 
     The converter leaves them where two scales that it was given differ, by a rounding error for example. Where
     all the difference is a rounding error (1e-5 of the scale), both operators go, and no integer changes; else a
-    single QUANTIZE goes from the one scale to the other. Raises ModelError as `compact` does.
+    single QUANTIZE goes from the one scale to the other. For `rewritten`.
     """
-    model = unpacked(data)
-    found = [_straightened(model, subgraph) for subgraph in model.subgraphs]
-    return packed(model, len(data)) if any(found) else data
-
-
-def _straightened(model: Any, subgraph: Any) -> bool:
-    """Take the detours out of one subgraph, in place; whether there were any."""
     from ai_edge_litert import schema_py_generated as schema
 
     operators = list(items(subgraph.operators))
@@ -80,19 +73,13 @@ def _straightened(model: Any, subgraph: Any) -> bool:
     return bool(gone)
 
 
-def with_true_reversals(data: bytes) -> bytes:
-    """Return a .tflite whose REVERSE_V2 operators mean what they say.
+def with_true_reversals(model: Any, subgraph: Any) -> bool:
+    """Make the REVERSE_V2 operators of a subgraph reverse values rather than integers.
 
     Their kernel moves integers as they are, but the converter gives the output another scale than the input where
     a Concatenate behind asks for it (Bidirectional with return_sequences): every number is then off by the ratio.
-    Here a QUANTIZE in front goes from the one scale to the other. Raises ModelError as `compact` does.
+    Here a QUANTIZE in front goes from the one scale to the other. For `rewritten`.
     """
-    model = unpacked(data)
-    found = [_rescaled_reversals(model, subgraph) for subgraph in model.subgraphs]
-    return packed(model, len(data)) if any(found) else data
-
-
-def _rescaled_reversals(model: Any, subgraph: Any) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
     operators: list[Any] = []

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfopt.errors import DataError, ModelError
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read.flatbuffer import rewritten
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
@@ -66,8 +67,8 @@ def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | Non
         warnings.simplefilter("ignore")  # about statistics for inputs, which `Quantize` has trained
         data = bytes(converter.convert())
     if settings.integer_only:
-        for repair in (without_detours, with_true_reversals, with_integer_comparisons, with_products_in_range):
-            data = repair(data)
+        repairs = (without_detours, with_true_reversals, with_integer_comparisons, with_products_in_range)
+        data = rewritten(data, *repairs)
     return data
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import items, kind_of, packed, unpacked
+from tfopt.tflite.read.flatbuffer import items, kind_of
 
 _COMPARING = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
 _NOTHING = 1e-8  # at most this is the scale of what was zero in all samples: the converter takes 1e-6 for its range
@@ -12,19 +12,12 @@ _RESCALING = ("ADD", "SUB", "MUL")  # they read the scale of each operand
 _VERSION = 2  # of these operators, from which on they take int8
 
 
-def with_integer_comparisons(data: bytes) -> bytes:
-    """Return a .tflite that compares int8 values with constants as they are, without DEQUANTIZE.
+def with_integer_comparisons(model: Any, subgraph: Any) -> bool:
+    """Compare int8 values of a subgraph with constants as they are, without DEQUANTIZE. For `rewritten`.
 
     The constant is rounded to the scale of the values, which were rounded to it too: a value that was equal stays
-    equal, and one that was nearer than half a step becomes so. Raises ModelError when `data` is not a .tflite.
+    equal, and one that was nearer than half a step becomes so.
     """
-    model = unpacked(data)
-    found = [_compared(model, subgraph) for subgraph in model.subgraphs]
-    return packed(model, len(data)) if any(found) else data
-
-
-def _compared(model: Any, subgraph: Any) -> bool:
-    """Change one subgraph in place; return whether there was anything to change."""
     from ai_edge_litert import schema_py_generated as schema
 
     kinds = schema.BuiltinOperator
@@ -60,20 +53,30 @@ def _integers(model: Any, subgraph: Any, operator: Any, unpacking: dict[int, Any
     if len(values) != 1 or len(constants) != 1:
         return None
     source = int(unpacking[ends[values[0]]].inputs[0])
+    integers = _rounded(model, subgraph.tensors[ends[constants[0]]], subgraph.tensors[source])
+    if integers is None:
+        return None
     ends[values[0]] = source
-    ends[constants[0]] = _rounded(model, subgraph, subgraph.tensors[ends[constants[0]]], subgraph.tensors[source])
+    ends[constants[0]] = _added(model, subgraph, subgraph.tensors[ends[constants[0]]], integers, source)
     return np.array(ends, np.int32)
 
 
-def _rounded(model: Any, subgraph: Any, constant: Any, like: Any) -> int:
-    """Add a float constant with the scale of the tensor `like`; return its index."""
-    from ai_edge_litert import schema_py_generated as schema
-
+def _rounded(model: Any, constant: Any, like: Any) -> np.ndarray | None:
+    """Return a float constant as integers of the scale of the tensor `like`; None if that cannot hold it."""
     floats = np.frombuffer(np.asarray(_data(model, constant), np.uint8).tobytes(), np.float32)
     scale, zero = like.quantization.scale[0], like.quantization.zeroPoint[0]
-    integers = np.clip(np.rint(floats / scale) + zero, -128, 127).astype(np.int8)
+    integers = np.rint(floats / scale) + zero
+    # Clipped, it would equal values that it does not equal.
+    return integers.astype(np.int8) if np.all((integers >= -128) & (integers <= 127)) else None
+
+
+def _added(model: Any, subgraph: Any, constant: Any, integers: np.ndarray, source: int) -> int:
+    """Add `integers` in place of a float constant, with the scale of the tensor `source`; return the index."""
+    from ai_edge_litert import schema_py_generated as schema
+
     made = schema.TensorT()
-    made.shape, made.type, made.quantization = constant.shape, schema.TensorType.INT8, like.quantization
+    made.shape, made.type = constant.shape, schema.TensorType.INT8
+    made.quantization = subgraph.tensors[source].quantization
     made.name = (constant.name or b"") + b"_rounded"
     made.buffer = len(model.buffers)
     model.buffers.append(schema.BufferT())
@@ -86,18 +89,12 @@ def _data(model: Any, tensor: Any) -> Any:
     return model.buffers[tensor.buffer].data
 
 
-def with_products_in_range(data: bytes) -> bytes:
-    """Return a .tflite in which products that were zero for all samples have the range that their factors allow.
+def with_products_in_range(model: Any, subgraph: Any) -> bool:
+    """Give products that were zero for all samples the range that their factors allow. For `rewritten`.
 
     So is a state times the mask that would keep it, at a step that no sample masks. XNNPACK refuses scales as small as
-    the converter gives it, and any other value would be lost. Raises ModelError when `data` is not a .tflite.
+    the converter gives it, and any other value would be lost.
     """
-    model = unpacked(data)
-    found = [_widened(model, subgraph) for subgraph in model.subgraphs]
-    return packed(model, len(data)) if any(found) else data
-
-
-def _widened(model: Any, subgraph: Any) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
     kinds = schema.BuiltinOperator

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import unwrapped
+from tfopt.bridge.policy import is_tf_keras
 from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.quantize.wrapper import Overrides
 
@@ -75,7 +76,7 @@ def unrolled(layers: Sequence[Recurrent], *, blended: bool = False) -> Overrides
     """
     return [
         (one.part, "inner_loop", _inner_loop(one.part, blended))
-        if _is_keras3(one.part)
+        if not is_tf_keras(one.part)
         else (one.part, "call", _call(one.part, blended))
         for one in layers
     ]
@@ -239,7 +240,3 @@ def _first(struct: Any) -> Any:
 
 def _flat(struct: Any) -> list[Any]:
     return list(struct) if isinstance(struct, (list, tuple)) else [struct]
-
-
-def _is_keras3(layer: Any) -> bool:
-    return type(layer).__module__.startswith("keras.") or hasattr(layer, "stateless_call")
