@@ -617,3 +617,10 @@ def test_a_few_samples_are_spread_over_a_split_that_is_sorted_by_class():
     assert sorted_split.spread(10).tolist() == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
     assert sorted_split.y(sorted_split.spread(5)).tolist() == [0, 1, 2, 3, 4]
     assert sorted_split.spread(1000).tolist() == list(range(100))
+
+
+def test_a_dataset_is_scaled_under_the_old_name_too() -> None:
+    data = load_data("digits", limit=20)
+    with pytest.warns(DeprecationWarning, match="Dataset.fed_as is now Dataset.with_preprocessing"):
+        old = data.fed_as("unit")  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(old.train.x(), data.with_preprocessing("unit").train.x())

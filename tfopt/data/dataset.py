@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfopt.base.renamed import renamed_methods
 from tfopt.data.augmentation import Augmentation
 from tfopt.data.batches import Views, count_steps, make_batches
 from tfopt.data.preprocessing import Preprocessing
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+@renamed_methods(fed_as="with_preprocessing")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
     """Train, validation and test samples: none empty, all with the same shape and preprocessing.
