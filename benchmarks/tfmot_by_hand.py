@@ -214,7 +214,7 @@ def report(found: dict[str, list[dict[str, float]]], model: str, data: str, epoc
             f"--epochs {' '.join(map(str, epochs))} --rounds {rounds}",
             f"sparsity {SPARSITY}, {CLUSTERS} clusters, batch {BATCH}, seed {SEED}, learning rates {RATES} with cosine",
             "accuracy of the exported file on the full test set; lines are those of the two functions in the benchmark",
-            "training s is what `fit` takes; all s adds conversion, and for tfopt the rehearsal before training and a "
+            "training s is what `fit` takes; all s adds conversion, and for tfopt the dry run before training and a "
             "float file of every step, measured on the full test set, which the job by hand leaves out",
         ],
     )

@@ -597,7 +597,7 @@ def test_rule_that_matches_nothing(no_fit):
     refused(RecipeError, dense_net(tf_keras()), blobs(), "conv9", "a (Dense)", recipe=recipe)
 
 
-def test_later_stage_is_rehearsed_before_the_first_trains(no_fit):
+def test_later_stage_is_tried_before_the_first_trains(no_fit):
     recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=5), tfopt.Cluster(layers=(("conv9", 4),))))
     refused(RecipeError, dense_net(tf_keras()), blobs(), "conv9", recipe=recipe)
 

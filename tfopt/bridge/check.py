@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.base import keras_compat
 from tfopt.base.terminal import plain
 from tfopt.bridge import policy, samples
 from tfopt.bridge.plans import Arguments, Plan
@@ -181,7 +180,7 @@ def _call(layer: Any, arguments: Arguments, values: dict[Ref, Any], keep: bool =
     """Return the outputs of one call in inference mode, as arrays, or with `keep` unchanged, with their masks."""
     import tensorflow as tf
 
-    ours = isinstance(layer, keras_compat.tf_keras().layers.Layer)
+    ours = policy.is_tf_keras(layer)
 
     def value(leaf: Any) -> Any:
         if not isinstance(leaf, Ref):

@@ -53,22 +53,6 @@ def adapted_teacher(teacher: Any, distillation: Distillation | MeanTeacher, data
     return ready.resolved(data.train.x(slice(0, LOOK)), data.task)
 
 
-def session_for(
-    settings: Any,
-    teacher: Answering | None,
-    data: Dataset,
-    *,
-    augment: Augmentation | None,
-    seed: int,
-    folder: str | Path | None = None,
-    progress: Any = None,
-) -> Any:
-    """Return the session for a recipe's distillation, see `DistillationSession`: one class per kind of settings."""
-    if isinstance(settings, MeanTeacher):
-        return MeanTeacherSession(settings, data, augment=augment, seed=seed)
-    return DistillationSession(settings, teacher, data, augment=augment, seed=seed, folder=folder, progress=progress)
-
-
 class DistillationSession:
     """Everything a stage needs to train its model as a student of `teacher`.
 
@@ -165,3 +149,22 @@ class DistillationSession:
         outputs = teacher.predict(self.data.test.x(), quiet=True)["output"]
         metrics = task_of(self.data).metrics(outputs, self.data.test.y(), logits=True)
         return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+Session = DistillationSession | MeanTeacherSession
+
+
+def session_for(
+    settings: Any,
+    teacher: Answering | None,
+    data: Dataset,
+    *,
+    augment: Augmentation | None,
+    seed: int,
+    folder: str | Path | None = None,
+    progress: Any = None,
+) -> Session:
+    """Return the session for a recipe's distillation, see `DistillationSession`: one class per kind of settings."""
+    if isinstance(settings, MeanTeacher):
+        return MeanTeacherSession(settings, data, augment=augment, seed=seed)
+    return DistillationSession(settings, teacher, data, augment=augment, seed=seed, folder=folder, progress=progress)

@@ -34,12 +34,9 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any)
         ModelError, RecipeError, DataError, PromiseError: as training and export would.
     """
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
-        stage = _for_dry_run(stage, flat_model)
-        applied = stage.apply(flat_model, steps=stage.epochs * steps_per_epoch, keep=keep)
+        stage, applied = _applied(stage, flat_model, steps_per_epoch, keep, samples)
         if recipe.distillation:
             shapes(applied, recipe.distillation.layers("student"))  # raises for an unknown layer
-        if stage.last or stage.resizes:
-            stage.calibrate(applied, samples)
         flat_model = applied if stage.last else stage.untrained_result(applied)
     lite = build(flat_model, recipe.export, samples)
     budget = recipe.stages[-1].budget if recipe.stages else None
@@ -55,16 +52,21 @@ def resized(stage: Stage, flat_model: Any, keep: frozenset[str], samples: Any) -
     """Return the input of the stage after `stage`: `flat_model`, resized if `stage` resizes, without training."""
     if not stage.resizes:
         return flat_model
-    stage = _for_dry_run(stage, flat_model)
-    applied = stage.apply(flat_model, steps=stage.epochs, keep=keep)
-    stage.calibrate(applied, samples)
+    stage, applied = _applied(stage, flat_model, 1, keep, samples)
     return stage.untrained_result(applied)
 
 
-def _for_dry_run(stage: Stage, flat_model: Any) -> Stage:
-    """Return `stage` as a fast version for `flat_model`, with the fewest bits if bits are to be chosen."""
+def _applied(
+    stage: Stage, flat_model: Any, steps_per_epoch: int, keep: frozenset[str], samples: Any
+) -> tuple[Stage, Any]:
+    """Return a fast version of `stage`, with the fewest bits if bits are to be chosen, and its untrained model."""
     stage = stage.for_dry_run()
-    return with_fewest_bits(stage, flat_model) if stage.budget and stage.budget.max_bytes is not None else stage
+    if stage.budget and stage.budget.max_bytes is not None:
+        stage = with_fewest_bits(stage, flat_model)
+    applied = stage.apply(flat_model, steps=stage.epochs * steps_per_epoch, keep=keep)
+    if stage.last or stage.resizes:
+        stage.calibrate(applied, samples)
+    return stage, applied
 
 
 def samples_of(arrays: list[np.ndarray]) -> Any:

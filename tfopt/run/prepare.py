@@ -11,7 +11,7 @@ from tfopt.base.progress import Progress
 from tfopt.data import Dataset, fit_to_model
 from tfopt.data.for_model import data_for
 from tfopt.distillation.distillation import Distillation
-from tfopt.distillation.session import DistillationSession, adapted_teacher, session_for
+from tfopt.distillation.session import Session, adapted_teacher, session_for
 from tfopt.errors import ModelError
 from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
@@ -52,7 +52,7 @@ class Prepared:
     loss: Any
     steps_per_epoch: int
     augmentation: Any
-    session: DistillationSession | None
+    session: Session | None
     notes: tuple[str, ...]
     files: Mapping[str, bytes]
     checkpoint: Checkpoint | None
@@ -156,10 +156,10 @@ def _augmentation(recipe: Recipe, data: Dataset, flat_model: Any, teacher: Any, 
 
 def _session(
     recipe: Recipe, teacher: Any, data: Dataset, augmentation: Any, folder: str | Path | None, progress: Progress
-) -> DistillationSession | None:
+) -> Session | None:
     if not recipe.distillation:
         return None
-    session: DistillationSession = session_for(
+    return session_for(
         recipe.distillation,
         teacher,
         data,
@@ -168,11 +168,10 @@ def _session(
         folder=folder,
         progress=progress,
     )
-    return session
 
 
 def _checkpoint(
-    path: str | Path | None, recipe: Recipe, session: DistillationSession | None, data: Dataset, started_from: Any
+    path: str | Path | None, recipe: Recipe, session: Session | None, data: Dataset, started_from: Any
 ) -> Checkpoint | None:
     if not path:
         return None

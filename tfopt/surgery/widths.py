@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import ModelError
-from tfopt.graph.layer_facts import facts_named, facts_of
+from tfopt.graph.layer_facts import classes_with, facts_named, facts_of
 from tfopt.graph.types import is_layer
 
 Shape = tuple[int | None, ...]  # without the batch axis
@@ -100,7 +100,7 @@ def refitted(kind: str, config: dict[str, Any], given: Shape, made: Shape, now: 
     """
     if given == now:
         return config
-    refit = _groups_of_convolution if facts_named(kind).family == "convolution" else _REFITS.get(kind)
+    refit = _REFITS.get(kind)
     return config if refit is None else refit(config, given, made, now)
 
 
@@ -175,6 +175,7 @@ def _layer_scale(config: dict[str, Any], given: Shape, made: Shape, now: Shape) 
 
 
 _REFITS: dict[str, Callable[[dict[str, Any], Shape, Shape, Shape], dict[str, Any]]] = {
+    **dict.fromkeys(classes_with(lambda facts: facts.family == "convolution"), _groups_of_convolution),
     "Reshape": _reshape,
     "GroupNormalization": _groups_of_norm,
     "LayerScale": _layer_scale,

@@ -11,7 +11,6 @@ import numpy as np
 
 from tfopt.errors import ModelError, RecipeError
 
-METHODS = ("max", "mse", "octav")
 BITS = range(2, 9)
 
 # A channel that is all zero needs some step; that of other channels may not vanish either.
@@ -48,13 +47,13 @@ def steps(kernel: np.ndarray, bits: int, axes: tuple[int, ...], method: str) -> 
         RecipeError: other bits or another method.
         ModelError: weights that are not finite.
     """
-    if method not in _METHODS:
-        raise RecipeError(f"Expected one of {', '.join(map(repr, METHODS))} as the range of a kernel, got {method!r}.")
+    if method not in METHODS:
+        raise RecipeError(f"Expected one of {', '.join(map(repr, METHODS))} as weight_steps, got {method!r}.")
     if not np.isfinite(kernel).all():
         raise ModelError("Expected a kernel of finite weights; it holds NaN or infinity. Was the training unstable?")
     top, weights = levels(bits), np.asarray(kernel, np.float64)
     others = tuple(axis for axis in range(weights.ndim) if axis - weights.ndim not in axes)
-    found = _METHODS[method](weights, top, others)
+    found = METHODS[method](weights, top, others)
     return np.asarray(np.maximum(found, _TINY), np.float32)
 
 
@@ -144,7 +143,7 @@ def _rounded(weights: np.ndarray, steps: np.ndarray, top: int) -> np.ndarray:
     return np.asarray(np.clip(np.rint(weights / steps), -top, top))
 
 
-_METHODS: dict[str, Callable[[np.ndarray, int, tuple[int, ...]], np.ndarray]] = {
+METHODS: dict[str, Callable[[np.ndarray, int, tuple[int, ...]], np.ndarray]] = {
     "max": _of_max,
     "mse": _of_mse,
     "octav": _of_octav,
