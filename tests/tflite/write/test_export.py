@@ -124,7 +124,7 @@ def test_each_form_is_in_the_file_and_close_to_the_model(kind, form, models, exp
 
 @pytest.mark.parametrize("compact", [True, False])
 def test_int8_everywhere_means_no_float_at_all(compact, models):
-    lite, _ = export.build(models["keras3"], Export(compact=compact), X)
+    lite = export.build(models["keras3"], Export(compact=compact), X)
     assert dtypes(lite.data) <= {"int8", "int32"}
 
 
@@ -337,8 +337,8 @@ def test_promises_are_looked_up_in_the_file(monkeypatch):
     flat_model = tfopt.bridge.to_tf_keras(model)
     held = [Clusters(layer="few", at_most=4), Sparsity(layer="half", at_least=0.5)]
     settings = Export(weights="float32", activations="float32")
-    assert export.build(model, settings, None, held, flat_model)[1] == []
-    (about_ranges,) = export.build(model, Export(), X, held, flat_model)[1]
+    assert export.build(model, settings, None, held, flat_model).notes == ()
+    (about_ranges,) = export.build(model, Export(), X, held, flat_model).notes
     assert "64 training samples" in about_ranges
     rng = np.random.default_rng(0)
     for layer, told in (("few", "different weights"), ("half", "sparsity 0.")):
@@ -389,7 +389,7 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
     model.set_weights([few, gamma, np.zeros(4), np.zeros(4), np.ones(4)])
     flat_model = tfopt.bridge.to_tf_keras(model)
     settings = Export(weights="float32", activations="float32")
-    _, notes = export.build(model, settings, None, [Clusters(layer="few", at_most=3)], flat_model)
+    notes = export.build(model, settings, None, [Clusters(layer="few", at_most=3)], flat_model).notes
     assert len(set(notes)) == 1
     assert notes[0].startswith("few: holds in each output channel")
     lite = LiteModel(export.convert(model, settings))
