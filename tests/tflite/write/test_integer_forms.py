@@ -13,8 +13,10 @@ from tfopt.tflite.write.integer_forms import _rounded
     [
         ([0.0, 1.0], [-128, 127]),
         ([0.2], [-77]),  # 0.2 * 255 - 128
+        ([-0.004, 1.004], [-128, 127]),  # one step outside
+        ([-0.0065], None),  # 1.66 steps
         ([5.0], None),
-        ([-0.1], None),  # -153.5: as -128 it would equal 0.0
+        ([-0.1], None),  # -154: as -128 it would equal 0.0
         ([0.5, 1.1], None),
     ],
 )

@@ -83,7 +83,10 @@ def unrolled(layers: Sequence[Recurrent], *, blended: bool = False) -> Overrides
 
 
 def maskings(flat_model: Any) -> Overrides:
-    """Return what makes `Masking` choose values rather than multiply them: choosing has an operator in int8."""
+    """Return what makes `Masking` multiply by 1 or 0 chosen from constants: no int8 operator casts a bool.
+
+    Choosing the values themselves would give the input the scale of the output, in which `mask_value` may be lost.
+    """
     parts = [part for layer in flat_model.layers for part in layer._flatten_layers()]
     return [(part, "call", _masking(part)) for part in parts if type(part).__name__ == "Masking"]
 
@@ -108,7 +111,7 @@ def _masking(layer: Any) -> Call:
 
     def call(inputs: Any) -> Any:
         keep = tf.reduce_any(tf.not_equal(inputs, layer.mask_value), axis=-1)
-        outputs = tf.where(keep[..., None], inputs, tf.zeros((), inputs.dtype))
+        outputs = inputs * tf.where(keep[..., None], tf.ones((), inputs.dtype), tf.zeros((), inputs.dtype))
         outputs._keras_mask = keep
         return outputs
 
