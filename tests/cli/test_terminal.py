@@ -209,3 +209,10 @@ def test_an_old_option_of_a_recipe_script_works_and_says_the_new_one(monkeypatch
     assert ended.value.code == 0
     assert given[0]["preprocessing"] == "unit" and given[0]["teacher_preprocessing"] == "raw"
     assert "--preprocess is now --preprocessing; the old name goes in 0.3.0\n" in capsys.readouterr().err
+
+
+def test_a_plot_in_no_format_is_refused_before_the_work(tmp_path):
+    (tmp_path / "model.keras").write_text("never read")
+    given = ["sensitivity", str(tmp_path / "model.keras"), "--data", "digits", "--plot", str(tmp_path / "bits.txt")]
+    done = CliRunner().invoke(cli.main, given)
+    assert done.exit_code == 2 and "Cannot draw" in done.stderr and "ends in .png, .svg or .pdf" in done.stderr

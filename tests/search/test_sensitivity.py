@@ -9,7 +9,7 @@ import pytest
 
 import tfopt
 from tfopt import bridge
-from tfopt.errors import PromiseError, RecipeError
+from tfopt.errors import OutputError, PromiseError, RecipeError
 from tfopt.search.bits import choose_bits
 from tfopt.search.sensitivity import sensitivity
 from tfopt.stages import PostTraining, Quantize
@@ -84,6 +84,8 @@ def test_more_bits_are_less_noise(found):
 def test_it_is_a_table_and_a_picture(found, tmp_path):
     assert "second" in str(found) and "SQNR" in str(found)
     assert found.plot(tmp_path / "sensitivity.png").read_bytes()[1:4] == b"PNG"
+    with pytest.raises(OutputError, match=r"Cannot draw .*\.txt: 'txt' is no format for plots\. Name a file that ends"):
+        found.plot(tmp_path / "sensitivity.txt")
 
 
 def test_the_model_is_not_changed(model, data):

@@ -40,8 +40,11 @@ def sensitivity(
     \b
     tfopt sensitivity model.keras --data photos/ --plot sensitivity.png
     """
+    from tfopt.base.plots import require_format
     from tfopt.base.stderr import load_tensorflow_quietly
 
+    if plot:
+        require_format(plot)
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
     from tfopt.data.for_model import data_for

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge
+from tfopt.base.plots import save_figure
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import rendered
 from tfopt.base.weight_statistics import decibels
@@ -106,8 +107,7 @@ class Sensitivity:
         losses.axhline(0, color="gray", linewidth=0.5)
         losses.legend()
         signals.tick_params(axis="x", rotation=60)
-        figure.savefig(path)
-        return Path(path)
+        return save_figure(figure, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

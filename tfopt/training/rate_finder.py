@@ -1,6 +1,5 @@
 """find_learning_rate: a short training with rising rates suggests an initial learning rate (Smith 2015)."""
 
-import io
 import math
 import sys
 from collections.abc import Iterator
@@ -13,10 +12,10 @@ import numpy as np
 
 from tfopt import bridge
 from tfopt.base import keras_compat
-from tfopt.base.files import write_atomically
+from tfopt.base.plots import save_figure
 from tfopt.base.terminal import rendered
 from tfopt.data import Dataset
-from tfopt.errors import DataError, OutputError, RecipeError
+from tfopt.errors import DataError, RecipeError
 from tfopt.graph.types import flatten, map_leaves
 
 # Decay of the moving average of the losses, and the minimum number of losses for a curve.
@@ -80,12 +79,7 @@ class LearningRates:
         low, high = float(self.losses.min()), float(2 * self.smoothed[0] - self.smoothed.min())
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.05 * (high - low), high))
         axes.legend()
-        image = io.BytesIO()
-        try:
-            figure.savefig(image, format=Path(path).suffix.lstrip(".") or "none", dpi=150)
-        except ValueError as error:
-            raise OutputError(f"Cannot draw {path}: {error}. Name a file that ends in .png, .svg or .pdf.") from error
-        return write_atomically(path, image.getvalue())
+        return save_figure(figure, path)
 
 
 def find_learning_rate(

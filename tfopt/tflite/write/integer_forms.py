@@ -65,12 +65,13 @@ def _rounded(model: Any, constant: Any, like: Any) -> np.ndarray | None:
     """Return a float constant as integers of the scale of the tensor `like`; None if that cannot hold it."""
     floats = np.frombuffer(np.asarray(_data(model, constant), np.uint8).tobytes(), np.float32)
     scale, zero = like.quantization.scale[0], like.quantization.zeroPoint[0]
-    integers = np.rint(floats / scale) + zero
+    integers = np.asarray(np.rint(floats / scale) + zero)
     # A constant at the end of the range may miss it by the rounding of the zero point. Clipped from further away, it
     # would equal values that it does not equal.
     if np.any((integers < -129) | (integers > 128)):
         return None
-    return np.clip(integers, -128, 127).astype(np.int8)
+    rounded: np.ndarray = np.clip(integers, -128, 127).astype(np.int8)
+    return rounded
 
 
 def _added(model: Any, subgraph: Any, constant: Any, integers: np.ndarray, source: int) -> int:
