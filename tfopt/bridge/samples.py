@@ -15,9 +15,9 @@ def sample_batch(graph: Graph) -> list[Any]:
     """Return one seeded array per input, [2, ...] in the input's dtype; free axes get size 32.
 
     Floats are standard normal; before a Rescaling that shrinks values they are pixels (0 to 255), before a
-    Normalization they have the mean and variance it expects, before a Discretization they lie around its bins. Integers
-    are valid for every Embedding and encoding of the model. Strings come from a vocabulary in the model plus one
-    unknown word, as a TensorFlow tensor.
+    Normalization they have the mean and variance it expects, before a Discretization they lie around its bins. Before a
+    Masking, one step is padded. Integers are valid for every Embedding and encoding of the model. Strings come from a
+    vocabulary in the model plus one unknown word, as a TensorFlow tensor.
     """
     rng = np.random.default_rng(0)
     return [_sample(rng, graph, spec) for spec in graph.inputs]
@@ -35,7 +35,11 @@ def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput) -> Any:
         return rng.choice(np.asarray(known), shape).astype(dtype)
     if "Embedding" in kinds or not dtype.startswith("float"):
         return rng.integers(0, _entries(graph), shape).astype(dtype)
-    return _floats(rng, first, shape).astype(dtype)
+    values = _floats(rng, first, shape).astype(dtype)
+    for layer in first:
+        if type(layer).__name__ == "Masking" and values.ndim > 2:
+            values[0, -1] = layer.mask_value  # one padded step, so that masks count
+    return values
 
 
 def _taken(args: list[Any]) -> set[Ref]:

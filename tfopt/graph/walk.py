@@ -173,14 +173,22 @@ class _Walker:
 def _meant(layer: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the `kwargs` of a call without those that have no effect."""
     said = {key: value for key, value in kwargs.items() if value is not None}
-    if is_layer(layer) and not hasattr(layer, "_call_spec"):
+    if not is_layer(layer):
+        return said
+    keras3 = not hasattr(layer, "_call_spec")
+    masks = [keras_internals.mask(tensor) for tensor in flatten(list(args))]
+    if keras3:
         # Keras 3 writes `training=False` into nodes on its own (Dropout) and overrides even the caller's value when the
         # model runs. tf_keras would obey it and switch Dropout off for good.
         said.pop("training", None)
         # It also records the mask that a tensor carries anyway.
-        brought = [keras_internals.mask(tensor) for tensor in flatten(list(args))]
-        if "mask" in said and keras_internals.same_values(flatten(said["mask"]), brought):
+        if "mask" in said and keras_internals.same_values(flatten(said["mask"]), masks):
             del said["mask"]
+    # Without a word, both apply the masks that tensors carry, but Keras 3 for a single tensor argument only: not to an
+    # RNN with an `initial_state`. What is recorded for tf_keras was passed.
+    ignores = "mask" not in kwargs if keras3 else kwargs.get("mask", masks) is None
+    if ignores and any(mask is not None for mask in masks) and "mask" in keras_internals.call_names(layer)[0]:
+        said["mask"] = None
     return said
 
 
