@@ -65,6 +65,20 @@ def test_a_death_says_its_cause_and_the_next_call_gets_another_child(child, func
     assert call("double", number=1)["twice"] == 2
 
 
+def test_a_death_from_outside_is_told_from_a_crash(child):
+    with pytest.raises(native.KilledError):
+        call("kill")
+    with pytest.raises(native.CrashError) as crash:
+        call("abort")
+    assert crash.type is native.CrashError
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sessions")
+def test_the_child_has_its_own_session_so_that_ctrl_c_reaches_the_caller_alone(child):
+    call("double", number=0)
+    assert os.getsid(child.start().pid) != os.getsid(0)
+
+
 def test_what_takes_too_long_is_ended(child):
     call("double", number=0)
     process, start = child.start(), time.monotonic()

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import tfopt
+from tfopt.base.keras_compat import tf_keras
+from tfopt.errors import DataError
 from tfopt.evaluate.report import Row
 from tfopt.run import optimize
-from tfopt.run.checkpoint import Checkpoint, run_key
+from tfopt.run.checkpoint import Checkpoint, Kept, run_key
 
 ROW = Row(
     step="Prune", metrics={"accuracy": 0.5}, parameters=4, nonzero_parameters=2, max_unique_weights=3, bytes=9,
@@ -41,10 +43,39 @@ def test_another_run_is_not_taken_up(tmp_path):
         ({"stages": 2}, "data", [np.zeros(3)]),
         ({"stages": 1}, "else", [np.zeros(3)]),
         ({"stages": 1}, "data", [np.ones(3)]),
+        ({"stages": 1}, "data", [np.zeros((3, 1))]),
     ],
 )
 def test_recipe_data_and_weights_make_the_run(other):
     assert run_key({"stages": 1}, "data", [np.zeros(3)]) != run_key(*other)
+
+
+def test_the_order_of_settings_makes_no_other_run():
+    assert run_key({"a": 1, "b": 2}, "data", []) == run_key({"b": 2, "a": 1}, "data", [])
+
+
+@pytest.mark.parametrize("kept", [[np.zeros((3, 2), "f4")], [np.zeros((2, 3), "U1")], []], ids=["shape", "text", "few"])
+def test_weights_of_another_model_are_an_error(tmp_path, kept):
+    layer = tf_keras().layers.Dense(3, use_bias=False)
+    start = tf_keras().Sequential([tf_keras().Input((2,)), layer])
+    with pytest.raises(DataError, match=r"is damaged \(its weights do not fit the model\)"):
+        Checkpoint(tmp_path / "run.npz", "key").resumed(Kept(kept, [ROW], None), start, resized=False)
+
+
+class Twice(tf_keras().layers.Layer):
+    """A layer of the caller's own."""
+
+    def call(self, inputs):
+        return 2 * inputs
+
+
+def test_a_whole_model_comes_back_with_the_layers_of_the_caller(tmp_path):
+    model = tf_keras().Sequential([tf_keras().Input((2,)), tf_keras().layers.Dense(3), Twice(name="twice")])
+    checkpoint = Checkpoint(tmp_path / "run.npz", "key")
+    checkpoint.save(model, [ROW], resized=True)
+    again = checkpoint.resumed(checkpoint.load(), model, resized=True)
+    x = np.ones((4, 2), "float32")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_file(tmp_path, monkeypatch):

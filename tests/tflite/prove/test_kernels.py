@@ -157,6 +157,11 @@ def test_a_layer_called_twice_is_found_in_both_forms(dead, file_of_dead):
     forms = [min(np.abs(rows_in_file(one) - form).max() for one in place.everywhere) for form in (plain, folded)]
     assert forms[0] < 0.05  # as it is; the other call has it folded, or MUL behind it
     assert len(place.everywhere) == 1 or forms[1] < 0.05
+    found = {("shared", "kernel"): place}
+    again = same_places(found, LiteModel(compact(file_of_dead.data)))["shared", "kernel"]
+    assert [rows_in_file(one).tolist() for one in again.everywhere] == [
+        rows_in_file(one).tolist() for one in place.everywhere
+    ]
 
 
 @pytest.mark.parametrize("name", ["shared", "depthwise", "dilated"])
