@@ -27,6 +27,10 @@ class OverdueError(CrashError):
     """Native code exceeded the time limit."""
 
 
+class KilledError(CrashError):
+    """The child was killed from outside, by the system or a user, and not by the model."""
+
+
 class NotStartedError(errors.ModelError):
     """The child does not start."""
 
@@ -47,6 +51,7 @@ def call(door: str, seconds: float, **arguments: Any) -> Any:
     Raises:
         CrashError: the child died.
         OverdueError: it exceeded the time limit.
+        KilledError: it was killed.
         NotStartedError: it does not start.
         FailedError: the function raised another exception.
         TfoptError: the function raised it.
@@ -63,7 +68,8 @@ def call(door: str, seconds: float, **arguments: Any) -> Any:
     except worker.OverdueError as error:
         raise OverdueError(f"no answer within {seconds:.0f} seconds") from error
     except worker.DiedError as error:
-        raise CrashError(f"{error.cause} ({error.last_line})" if error.last_line else error.cause) from error
+        kind = KilledError if error.status == -9 else CrashError
+        raise kind(f"{error.cause} ({error.last_line})" if error.last_line else error.cause) from error
     if "error" in found:
         raise _error(found["error"], found["message"])
     return found["result"]

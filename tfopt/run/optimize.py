@@ -17,7 +17,7 @@ from tfopt.run.result import Result, described
 from tfopt.search.bits import choose_bits
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
-from tfopt.tasks import task_of
+from tfopt.tasks import task_named, task_of
 from tfopt.tasks.metrics import agreement
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
@@ -163,7 +163,7 @@ class _Run:
     def _require_rows_of_this_run(self, checkpoint: Checkpoint, rows: list[Row]) -> None:
         """Raise DataError unless the rows are those of the first stages."""
         steps = [type(stage).__name__ for stage in self.recipe.stages]
-        metrics = set(task_of(self.data).formulas)
+        metrics = set(task_named(self.data.task).formulas)
         if not rows or [row.step for row in rows[1:]] != steps[: len(rows) - 1]:
             raise checkpoint.damaged("its rows are not those of the stages")
         if any(set(row.metrics) != metrics for row in rows):

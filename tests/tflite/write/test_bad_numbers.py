@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import tfopt
-from tfopt.errors import DataError, ModelError
+from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.tflite.settings import FLOAT, Export
 
 K = keras.layers
@@ -52,3 +52,26 @@ def test_data_beyond_float32_are_refused_before_they_are_narrowed():
     data[5, 0] = -1e39
     with pytest.raises(DataError, match=r"beyond float32 .*1 of 40 samples, the first at index 5"):
         tfopt.load_data((data, np.arange(40) % 2))
+
+
+@pytest.mark.parametrize("export", [Export(), FLOAT])
+def test_weights_that_folding_makes_nan_are_an_error(export):
+    model = keras.Sequential([keras.Input((3,)), K.Dense(4, name="body"), K.BatchNormalization(), K.Dense(2)])
+    gamma, beta, mean, variance = model.layers[1].get_weights()
+    variance[0] = -1
+    model.layers[1].set_weights([gamma, beta, mean, variance])
+    with pytest.raises(ModelError, match="NaN or in"):
+        tfopt.export_tflite(model, export=export, representative_data=X)
+
+
+def test_samples_of_another_shape_are_named():
+    with pytest.raises(DataError, match=r"must have shape \(None, 3\), batch first; got \(32, 5\)"):
+        tfopt.export_tflite(dense(), representative_data=np.zeros((40, 5), "float32"))
+
+
+def test_arguments_in_the_wrong_place_are_named_before_the_work():
+    with pytest.raises(RecipeError, match=r"as the second argument; got Export\(.*export_tflite\(model, None, Export"):
+        tfopt.export_tflite(dense(), Export(), representative_data=X)
+    for wrong in (None, "model.keras", K.Dense(3)):
+        with pytest.raises(ModelError, match=r"Expected a Keras 3 or tf_keras model, got \w+; tfopt.load_model"):
+            tfopt.export_tflite(wrong)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tfopt
+from tfopt.base import native
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError
 from tfopt.tflite.write import isolated
@@ -36,6 +37,19 @@ def branches():
     left = layers.Dense(4, name="left")(given)
     right = layers.Dense(4, activation="selu", name="culprit")(layers.Dense(5, name="right")(given))
     return tf_keras().Model(given, layers.Dense(2, name="head")(layers.Add(name="add")([left, right])))
+
+
+def test_a_child_that_is_killed_leaves_no_file_of_another_kind(monkeypatch):
+    calls = []
+
+    def killed(door, seconds, **arguments):
+        calls.append(door)
+        raise native.KilledError("killed")
+
+    monkeypatch.setattr(native, "call", killed)
+    with pytest.raises(ModelError, match=r"died \(killed\)\. Free memory and try again"):
+        tfopt.export_tflite(branches(), export=tfopt.Export(weights="float32", activations="float32"))
+    assert len(calls) == 1  # not once more with a fixed batch
 
 
 def test_a_crash_names_the_layer_and_the_cause(crash_at_selu):

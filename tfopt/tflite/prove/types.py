@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.errors import PromiseError
+from tfopt.errors import ModelError, PromiseError
 from tfopt.tflite.read import LiteModel, Op, Port, Weight
 from tfopt.tflite.read.graph import FLOATS
 from tfopt.tflite.read.layer_names import LayerNames
@@ -98,6 +98,26 @@ def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str],
         _verify_activations(lite, settings, names)
     _verify_borders(lite, settings)
     return _weight_notes(lite, settings, names)
+
+
+def verify_finite(lite: LiteModel, names: LayerNames) -> None:
+    """Check that the constants of the file are numbers: folding computes new ones.
+
+    Args:
+        lite: the file.
+        names: to say whose constants are meant.
+
+    Raises:
+        ModelError: a weight, or the scale of one, is NaN or infinite.
+    """
+    numbers = ((weight, weight.tensor.scales or weight.values) for weight in lite.weights())
+    wrong = [weight for weight, values in numbers if not np.isfinite(np.asarray(values, np.float64)).all()]
+    if wrong:
+        of = _operators([op for weight in wrong for op in weight.readers[:1]], names)
+        raise ModelError(
+            f"The converter made weights of NaN or infinity from finite ones, in {of}. Look for a BatchNormalization "
+            "there whose moving_variance is negative, or for weights that are too large for their type."
+        )
 
 
 def _verify_borders(lite: LiteModel, settings: Export) -> None:

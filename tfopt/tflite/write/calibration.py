@@ -53,7 +53,8 @@ class Calibration:
         if first is None or not len(first[0]):
             raise DataError("representative_data holds no sample; int8 and int16 activations need some for ranges.")
         for array, tensor in zip(first, flat_model.inputs, strict=True):
-            if array.ndim != len(tensor.shape):
+            sizes = zip(tensor.shape[1:], array.shape[1:], strict=False)
+            if array.ndim != len(tensor.shape) or any(size not in (None, given) for size, given in sizes):
                 raise DataError(
                     f"representative_data for the input '{tensor.name}' must have shape {tuple(tensor.shape)}, batch "
                     f"first; got {array.shape}."

@@ -121,6 +121,8 @@ def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | N
                     data = converter.convert(*trace(flat_model, samples))
             except (DataError, native.NotStartedError):  # no other strategy helps
                 raise
+            except (native.KilledError, native.OverdueError) as error:  # nor does it say anything about this one
+                raise _explained(flat_model, settings, error) from error
             except Exception as error:
                 failures.append((overrides, trace, error))
                 continue
@@ -130,7 +132,7 @@ def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | N
                 break
         if not found:
             overrides, trace, why = failures[0]
-            if isinstance(why, native.CrashError) and not isinstance(why, native.OverdueError):
+            if isinstance(why, native.CrashError):
                 raise _crashed(flat_model, converter, overrides, trace, why) from why
             raise _explained(flat_model, settings, why) from why
     return min(found, key=lambda one: one[0])[1]
@@ -230,7 +232,7 @@ def _crashed(
         try:
             with override_attributes(overrides):
                 converter.convert(*trace(part, converter.samples), hasty=True)
-        except native.NotStartedError:
+        except (native.NotStartedError, native.KilledError):
             raise
         except native.OverdueError:  # slow, which is another matter
             return False
@@ -275,8 +277,8 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
         return error
     if isinstance(error, native.CrashError):
         return ModelError(
-            f"The process that converted the model '{flat_model.name}' to {_in_words(settings)} died ({error}). Choose "
-            "other weights or activations."
+            f"The process that converted the model '{flat_model.name}' to {_in_words(settings)} died ({error}). Free "
+            "memory and try again, or choose other weights or activations."
         )
     text = str(error)
     if ops := re.findall(r"(?:TF Select|Flex|Custom) ops: ([^\n]+)", text):

@@ -8,13 +8,14 @@ from typing import Any, TypedDict, Unpack
 from tfopt import bridge
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import unwrapped
-from tfopt.errors import RecipeError
+from tfopt.errors import ModelError, RecipeError
+from tfopt.graph.walk import is_model
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
 from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float, layers_with_trained_scales
 from tfopt.tflite.prove.kernels import same_places
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
-from tfopt.tflite.prove.types import verify_types
+from tfopt.tflite.prove.types import verify_finite, verify_types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.read.metadata import with_labels
@@ -67,6 +68,15 @@ def export_tflite(
         ModelError: the converter cannot make a file of it; the message names operators that TFLite does not support.
         OutputError: the file cannot be written.
     """
+    if not is_model(model):
+        raise ModelError(
+            f"Expected a Keras 3 or tf_keras model, got {type(model).__name__}; tfopt.load_model opens a file."
+        )
+    if path is not None and not isinstance(path, str | Path):
+        raise RecipeError(
+            f"Expected the path of a file, or None, as the second argument; got {path!r}. Settings come third: "
+            "export_tflite(model, None, Export(...))."
+        )
     if old:
         if export is not None:
             raise RecipeError(f"Expected all settings in Export; got an Export and {', '.join(old)} beside it.")
@@ -109,6 +119,7 @@ def build(
     named = load_and_check(_labeled(data, representative_data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
+    verify_finite(named, names)
     # The file with names first, for the sake of the messages; then the one that is written.
     found = verify_types(named, settings, in_float, names)
     verify_types(lite, settings, in_float, LayerNames(lite, ()))
