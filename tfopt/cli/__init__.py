@@ -1,8 +1,7 @@
 """The command line: run | export | check | inspect | compare | verify | bench | sensitivity | rank | pack | unpack.
 
-Exit codes: 0 done; 1 a promise does not hold in the file, or `check` finds that the recipe cannot be carried out;
-2 bad input or usage; 3 an error in tfopt itself; 130 interrupted. TensorFlow is imported only by the commands that
-need it.
+Exit codes: 0 success; 1 a promise does not hold in the file, or `check` finds that the recipe cannot run; 2 bad input
+or usage; 3 a bug in tfopt; 130 interrupted. Only commands that need TensorFlow import it.
 """
 
 import click
@@ -23,8 +22,8 @@ COMMANDS = (run, export, check, inspect, compare, verify, bench, sensitivity, ra
 @debug_option
 @click.version_option(package_name="tfopt")
 def main(debug: bool) -> None:
-    """Take a trained Keras model to a small, verified .tflite."""
-    del debug  # `OneLineErrors` looks at it
+    """Compress a trained Keras model into a small, verified .tflite."""
+    del debug  # read by `OneLineErrors`
     hush_tensorflow()
 
 

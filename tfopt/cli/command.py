@@ -1,4 +1,4 @@
-"""What all commands share: one line for an error, exit codes, options that several have."""
+"""What all commands share: one-line errors, exit codes and common options."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from tfopt.base.terminal import plain
 from tfopt.errors import PromiseError, TfoptError
 
 PREPROCESSING = ("raw", "unit", "symmetric")
-# An old option: what it is now, in the commands that have that.
+# Old option -> its new names; each command has at most one of them.
 RENAMED = {
     "--preprocess": ("--preprocessing",),
     "--ranges": ("--activation-ranges", "--weight-steps"),
@@ -25,7 +25,7 @@ debug_option = click.option("--debug", is_flag=True, help="Show the traceback of
 
 
 class OneLineErrors(click.Command):
-    """Turns errors into one line and an exit code, tracebacks behind --debug; takes options under their old names."""
+    """A command that prints errors as one line (a traceback with --debug) and accepts options under their old names."""
 
     @override
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -36,7 +36,7 @@ class OneLineErrors(click.Command):
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):
-            raise  # SystemExit is how rich ends where nobody reads on, as behind `tfopt inspect FILE | head`
+            raise  # rich raises SystemExit when the reader closes the pipe, as in `tfopt inspect FILE | head`
         except KeyboardInterrupt:
             _fail("interrupted; no result was written. The same command goes on after the last finished stage", 130)
         except BaseException as error:
@@ -46,7 +46,7 @@ class OneLineErrors(click.Command):
 
 
 class Group(OneLineErrors, click.Group):
-    """`tfopt` itself, with commands, whose options work under their old names for one release."""
+    """`tfopt` itself; its commands accept options under their old names for one release."""
 
     @override
     def resolve_command(
@@ -57,13 +57,13 @@ class Group(OneLineErrors, click.Group):
 
 
 def _under_new_names(args: list[str], command: click.Command) -> list[str]:
-    """Return the arguments of `command`, old options replaced by new ones, with a note on each."""
+    """Return the arguments of `command` with old options replaced by new ones, and print a note on each."""
     known = {option for param in command.params for option in param.opts}
     return [_under_new_name(arg, known) for arg in args]
 
 
 def _under_new_name(arg: str, known: set[str]) -> str:
-    """Return the option `arg` under its new name if that is among the `known` options."""
+    """Return the option `arg` under its new name if that is one of the `known` options."""
     old, mark, value = arg.partition("=")
     new = next((new for new in RENAMED.get(old, ()) if new in known), None)
     if new is None or old in known:
@@ -91,7 +91,7 @@ def _fail(message: str, code: int) -> None:
 
 def hush_tensorflow() -> None:
     """Silence the start-up messages of TensorFlow's native part, unless the user has set a level."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no start-up chatter of TensorFlow's native part
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 allow_unsafe_option = click.option(
@@ -114,12 +114,12 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def say(text: object, *, err: bool = False) -> None:
-    """Print one line, without what a terminal would obey: names in it come from files."""
+    """Print one line with control characters escaped, since names in it come from files."""
     click.echo(plain(text), err=err)
 
 
 def print_table(table: Any) -> None:
-    """Print a `rich.table.Table`, its title as a line of its own, which a narrow table would break."""
+    """Print a `rich.table.Table` with its title on a separate line, because a narrow table would wrap it."""
     console = terminal.console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
     console.print(table.title)
     table.title = None

@@ -1,4 +1,4 @@
-"""`tfopt check | inspect | compare | verify | bench | rank`: what files hold and do, and what a recipe would give."""
+"""`tfopt check | inspect | compare | verify | bench | rank`: examine model files, and preview a recipe."""
 
 import dataclasses
 import json
@@ -27,13 +27,13 @@ from tfopt.errors import PromiseError, RecipeError
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all of it to this file too.")
 @allow_unsafe_option
 def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | None, allow_unsafe: bool) -> None:
-    """Say what a recipe will do to each layer of MODEL, without training anything.
+    """Show what a recipe will do to each layer of MODEL, without training.
 
     \b
     tfopt check model.keras
     tfopt check model.keras --recipe recipes/deep_compression.py
 
-    Exit code 1 when the recipe cannot be carried out.
+    The exit code is 1 if the recipe cannot run.
     """
     from tfopt.base.stderr import load_tensorflow_quietly
 
@@ -59,7 +59,7 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
 @click.argument("file", type=click.Path(path_type=Path))
 @allow_unsafe_option
 def inspect(file: Path, allow_unsafe: bool) -> None:
-    """Show what FILE holds: layers or operators, parameters, sparsity, unique values, dtype, bytes."""
+    """Show the contents of FILE: layers or operators, parameters, sparsity, distinct values, dtypes, bytes."""
     from tfopt.base.stderr import load_tensorflow_quietly
     from tfopt.evaluate.inspect import inspect_file
 
@@ -78,9 +78,9 @@ def inspect(file: Path, allow_unsafe: bool) -> None:
 def compare(
     a: Path, b: Path, data: str, threads: int, allow_unsafe: bool, preprocessing: str | None, limit: int | None
 ) -> None:
-    """Put two model files side by side on the same test set: accuracy, agreement, bytes, latency.
+    """Compare two model files on the same test set: accuracy, agreement, bytes, latency.
 
-    A Keras model is measured as the float .tflite that it converts to.
+    A Keras model is converted to a float .tflite and measured as that.
     """
     from tfopt.base.stderr import load_tensorflow_quietly
     from tfopt.evaluate.compare import compare_files
@@ -107,7 +107,7 @@ def rank(
     preprocessing: str | None,
     limit: int | None,
 ) -> None:
-    """Say which of SOURCES to transfer from: what their features tell of the labels, without any training.
+    """Rank SOURCES to transfer from by how well their features predict the labels, without training.
 
     \b
     tfopt rank mobilenet.keras resnet.keras hub_module/ --data photos/
@@ -158,7 +158,7 @@ def verify(
     \b
     tfopt verify model.keras saved_models/photos/model.tflite --data photos/
 
-    The table has the signal to quantization noise of each layer, and the first bad layer is named.
+    The table lists the signal-to-quantization-noise ratio of each layer; the line below names the first bad layer.
     """
     from tfopt.base.stderr import load_tensorflow_quietly
 
@@ -198,12 +198,12 @@ def bench(
     preprocessing: str | None,
     limit: int | None,
 ) -> None:
-    """Measure model FILES in turn: latency, peak memory, accuracy, bytes.
+    """Benchmark model FILES, alternating between them: latency, peak memory, accuracy, bytes.
 
     \b
     tfopt bench float.tflite int8.tflite model.tflite.zst --data photos/ --threads 2
 
-    A Keras model is measured as the float .tflite that it converts to.
+    A Keras model is converted to a float .tflite and measured as that.
     """
     from tfopt.base.stderr import load_tensorflow_quietly
 

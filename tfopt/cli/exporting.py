@@ -1,4 +1,4 @@
-"""`tfopt export`: a Keras model file as a .tflite of any form."""
+"""`tfopt export`: convert a Keras model file to any form of .tflite."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tfopt.tflite.prove.types import Contents
     from tfopt.tflite.settings import Export
 
-# Samples that show whether all operators have integer forms, before many are run for the ranges.
+# Samples for a first conversion, which shows whether all operators have integer forms before the long calibration.
 TRIED = 2
 
 
@@ -72,7 +72,7 @@ def export(
     allow_unsafe: bool,
     **asked: Any,
 ) -> None:
-    """Convert MODEL, any Keras model file, to a .tflite, and say what it holds.
+    """Convert MODEL, any Keras model file, to a .tflite, and show what it contains.
 
     \b
     tfopt export model.keras --out model.tflite --data photos/                      # int8 everywhere
@@ -82,7 +82,7 @@ def export(
     tfopt export model.keras --out model.tflite --weights int4 --weight-only
     tfopt export model.keras --out model.tflite --weights float16
 
-    Exit code 1 when the file would not hold what was asked for; then nothing is written.
+    If the file would not hold what the options promise, the exit code is 1 and nothing is written.
     """
     from tfopt.tflite.settings import Export
 
@@ -113,7 +113,7 @@ def export_file(
     limit: int | None = None,
     allow_unsafe: bool = False,
 ) -> tuple["Contents", tuple[str, ...]]:
-    """Convert the model file `model` and write `out`; what it holds, and notes. See `export.build`."""
+    """Convert the model file `model`, write it to `out`, and return its contents and notes; see `export.build`."""
     import dataclasses
 
     from tfopt.base.stderr import load_tensorflow_quietly

@@ -1,4 +1,4 @@
-"""`tfopt sensitivity`: what fewer bits cost, kernel by kernel."""
+"""`tfopt sensitivity`: measure what fewer bits cost, kernel by kernel."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def sensitivity(
     preprocessing: str | None,
     limit: int | None,
 ) -> None:
-    """Put one kernel of the Keras MODEL after the other into fewer bits, and say what accuracy and signal that costs.
+    """Quantize one kernel of the Keras MODEL at a time to fewer bits, and show what that costs in accuracy and signal.
 
     \b
     tfopt sensitivity model.keras --data photos/ --plot sensitivity.png

@@ -1,4 +1,4 @@
-"""`tfopt pack | unpack`: a .tflite entropy-coded, and back."""
+"""`tfopt pack | unpack`: entropy-code a .tflite, and decode it."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 @FILE
 @click.option("--out", type=click.Path(path_type=Path), help="The packed file (default: FILE.zst or FILE.gz).")
 def pack(file: Path, out: Path | None) -> None:
-    """Entropy-code a .tflite, by zstd or gzip, whichever gives fewer bytes.
+    """Entropy-code a .tflite with zstd or gzip, whichever gives fewer bytes.
 
     \b
     tfopt pack saved_models/photos/model.tflite
 
-    Every command takes the packed file too; `tfopt unpack`, `zstd -d` or `gunzip` gives the identical .tflite back.
+    Every command also accepts the packed file; `tfopt unpack`, `zstd -d` or `gunzip` restores the identical .tflite.
     """
     from tfopt.base import packing
     from tfopt.base.files import write_atomically
@@ -38,7 +38,7 @@ def pack(file: Path, out: Path | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The .tflite (default: FILE without its last suffix).")
 @click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
 def unpack(file: Path, out: Path | None, overwrite: bool) -> None:
-    """Give back the .tflite that `tfopt pack` packed, byte for byte."""
+    """Restore the .tflite that `tfopt pack` packed, byte for byte."""
     from tfopt.base.files import write_atomically
     from tfopt.errors import OutputError
     from tfopt.tflite.read import LiteModel

@@ -63,23 +63,25 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @_run_options
 def run(recipe: Path, **options: Any) -> None:
-    """Carry out RECIPE (a .py with a `recipe`, or a recipe.json) and write a verified model.tflite.
+    """Run RECIPE (a .py that defines `recipe`, or a recipe.json) and write a verified model.tflite.
 
     \b
     tfopt run recipes/deep_compression.py
     tfopt run recipes/prune.py --model model.keras --data photos/ --out saved_models/photos
 
-    A .py recipe is a Python program and runs as one: only from people you trust. A recipe.json is data and runs no
-    code, whoever wrote it.
+    A .py recipe runs as a Python program, so only use one from someone you trust. A recipe.json is data and never
+    runs code.
     """
     loaded, example_teacher = load_recipe(recipe)
     _run(loaded, example_teacher, **options)
 
 
 def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
-    """The command line of a recipe script: the options of `tfopt run` for this one recipe.
+    """Run the command line of a recipe script: the options of `tfopt run` for this one recipe.
 
-    `example_teacher(data)` makes the teacher for the built-in digits, where the recipe wants another than usual.
+    Args:
+        recipe: the recipe to run.
+        example_teacher: a function of the built-in digits that returns their teacher, to replace the default one.
     """
 
     @click.command(cls=OneLineErrors, context_settings=SETTINGS, help=sys.modules["__main__"].__doc__)
@@ -94,7 +96,7 @@ def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
 
 
 def load_recipe(path: Path) -> tuple["Recipe", Any]:
-    """The recipe, and the function that makes its teacher for the digits, if it has one."""
+    """Return the recipe, and the function that makes its teacher for the digits (None if it has none)."""
     from tfopt.run.recipe import Recipe
 
     if path.suffix == ".json":
@@ -203,9 +205,9 @@ def _require_accuracy(result: Any, least: float, out: Path) -> None:
 def _examples(
     recipe: "Recipe", data: "Dataset", progress: Any, example_teacher: Any, *, wanted: bool
 ) -> tuple[Any, "Dataset", Any]:
-    """A model for the digits, the data, and a teacher where the recipe needs one and it is `wanted`.
+    """Return a model for the digits, the data, and a teacher if the recipe needs one and it is `wanted`.
 
-    A student is small. Where the recipe transfers, the model knows the digits 0 to 4, and the data are 5 to 9.
+    A student is small. If the recipe transfers, the model knows the digits 0 to 4, and the data are 5 to 9.
     """
     from tfopt.run.examples import digits_model, with_classes
 
