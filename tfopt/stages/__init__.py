@@ -1,4 +1,4 @@
-"""The stages of a recipe, each a frozen config with the functions that carry it out."""
+"""The stages of a recipe, each a frozen config with the methods that apply it."""
 
 from tfopt.base.registry import Kind
 from tfopt.stages.cluster.cluster import Cluster

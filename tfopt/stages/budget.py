@@ -1,4 +1,4 @@
-"""What a file may cost, where a stage chooses bits by that."""
+"""Limits on the accuracy drop and the size of a file, by which a stage chooses bits."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,18 @@ from tfopt.errors import PromiseError
 
 @dataclass(frozen=True)
 class Budget:
-    """At least one of the two.
+    """Limits of a file; at least one of the two is set.
 
     Attributes:
-        max_drop: of the accuracy, from that of the model as it came in.
-        max_bytes: of the file.
+        max_drop: largest drop in accuracy, compared with the original model.
+        max_bytes: largest size of the file in bytes.
     """
 
     max_drop: float | None
     max_bytes: int | None
 
     def require(self, before: float | None, after: float | None, size: int) -> None:
-        """Raise `PromiseError` where a file of `size` bytes, whose accuracy is `after`, costs more."""
+        """Raise PromiseError if a file of `size` bytes with the accuracy `after` exceeds a limit."""
         if self.max_bytes is not None and size > self.max_bytes:
             raise PromiseError(f"The file has {size:,} bytes, more than max_bytes={self.max_bytes:,}.")
         if self.max_drop is None or before is None or after is None or before - after <= self.max_drop:

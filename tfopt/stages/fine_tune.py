@@ -1,4 +1,4 @@
-"""FineTune: ordinary training of all layers or of the upper ones, which keeps the zeros that an earlier stage made."""
+"""FineTune: train all layers or only the upper ones, and keep the zeros of an earlier pruning stage."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -22,23 +22,23 @@ from tfopt.training.freezing import BatchNorm, first_trained, last_with_weights,
 from tfopt.training.rates import as_remembered, rate_factors
 
 HEAD = "head"
-"""As `unfreeze_from`: the last layer with weights, unless the model has a layer of that name."""
+"""As `unfreeze_from`: the last layer with weights, unless the model has a layer with this name."""
 
 
 @config
 class FineTune(Stage):
-    """Train all layers, or those from a named one on; the others are frozen during this stage alone.
+    """Train all layers, or a named layer and those after it; the others are frozen during this stage only.
 
-    A rule `(pattern, False)` in `layers` freezes the layers it matches, `(pattern, True)` trains them, whatever the
-    settings below say. After a pruning stage the zeros stay zeros. Clusters cannot be kept by plain training: give
+    A rule `(pattern, False)` in `layers` freezes the layers it matches and `(pattern, True)` trains them; rules
+    override the settings below. After a pruning stage, zeros stay zero. Plain training cannot keep clusters: give
     `Cluster` more epochs instead.
 
     Attributes:
-        unfreeze_from: the first trained layer in calling order, by its name or path, or "head": the last one with
-            weights. All before are frozen, with BatchNorm in inference mode. None: layers that the model has frozen
-            stay so, all others are trained.
-        batchnorm: "frozen" keeps every pretrained BatchNorm in inference mode, also where its neighbors are trained;
-            see `tfopt.training.frozen`.
+        unfreeze_from: the first trained layer in calling order, by name or path, or "head", the last layer with
+            weights. All layers before it are frozen, with BatchNorm in inference mode. None trains every layer that the
+            model has not frozen itself.
+        batchnorm: "frozen" keeps every pretrained BatchNorm in inference mode, even between trained layers; see
+            `tfopt.training.frozen`.
         layer_decay: each layer is trained at the learning rate times `layer_decay ** distance`, where the last layer
             has distance 0; see `tfopt.training.layer_rates`.
     """
@@ -50,10 +50,21 @@ class FineTune(Stage):
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
 
     def apply(self, model: Any, *, steps: int, keep: Iterable[str] = ()) -> Any:
-        """As `Stage.apply`; the optimizer of a compiled model gets this stage's rates for the layers.
+        """Return the model to train, see `Stage.apply`; a compiled model's optimizer gets this stage's layer rates.
 
-        Where you compile the result yourself, do it with `layer_rates(optimizer, result, decay=stage.layer_decay)`.
-        Raises `ModelError` also where `unfreeze_from` names no layer, `RecipeError` where nothing is left to train.
+        If you compile the result yourself, use `layer_rates(optimizer, result, decay=stage.layer_decay)`.
+
+        Args:
+            model: see `Stage.apply`.
+            steps: see `Stage.apply`.
+            keep: see `Stage.apply`.
+
+        Returns:
+            The model to train.
+
+        Raises:
+            ModelError: see `Stage.apply`; also if `unfreeze_from` names no layer.
+            RecipeError: see `Stage.apply`; also if no layer is left to train.
         """
         applied = super().apply(model, steps=steps, keep=keep)
         if bridge.is_compiled(applied):
@@ -65,7 +76,7 @@ class FineTune(Stage):
         return [tfmot().sparsity.keras.UpdatePruningStep()]
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """Which layers of `model` (flat tf_keras) are trained, and at what rate, by layer name."""
+        """Return which layers of `model` (flat tf_keras) are trained and at what rate, by layer name."""
         if self._is_plain():
             return super().decisions(model, keep)
         factors = {leaf.name: factor for leaf, factor in rate_factors(model, self.layer_decay)}
@@ -89,7 +100,7 @@ class FineTune(Stage):
         return self.unfreeze_from is None and self.batchnorm == "train" and self.layer_decay == 1 and not self.layers
 
     def _trained(self, flat_model: Any) -> dict[str, bool]:
-        """For each layer of `flat_model` with weights, by name, whether it is trained."""
+        """Return, by name, whether each layer of `flat_model` with weights is trained."""
         leaves = layers_in_order(flat_model)
         trained = {leaf.name: leaf.layer.trainable for leaf in leaves}
         if self.unfreeze_from is not None:
@@ -120,7 +131,7 @@ class FineTune(Stage):
         if "sparsity" in keep:
             wrapped = wrap_for_pruning(flat_model, zeros_held(flat_model))
             for layer, copy in zip(flat_model.layers, wrapped.layers, strict=True):
-                copy_flags(layer, unwrapped(copy))  # of layers inside, which a config does not hold
+                copy_flags(layer, unwrapped(copy))  # of inner layers, whose flags are not in the config
             hold_zeros(wrapped, scheduled=False)
         annotate(wrapped, layer_decay=self.layer_decay)
         return wrapped
@@ -129,11 +140,11 @@ class FineTune(Stage):
         for layer in flat_model.layers:
             if not layer.weights:
                 continue
-            if layer.trainable != trained[layer.name]:  # setting it sets the flags of layers inside too
+            if layer.trainable != trained[layer.name]:  # setting it also sets the flags of inner layers
                 layer.trainable = trained[layer.name]
             if trained[layer.name] and self.batchnorm == "frozen":
                 for norm in pretrained_batchnorms(layer, tf_keras()):
-                    norm.trainable = norm is layer  # which a rule asked for
+                    norm.trainable = norm is layer  # trained only because a rule names it
 
     def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
         del flat_layer
@@ -149,22 +160,26 @@ def fine_tuning(
     layer_decay: float = 0.9,
     batchnorm: BatchNorm = "train",
 ) -> tuple[FineTune, ...]:
-    """The stages of fastai's `fine_tune` (Howard & Gugger 2020, arXiv:2002.04688): the head alone, then what is below.
+    """Return the stages of fastai's `fine_tune` (Howard & Gugger 2020, arXiv:2002.04688): first the head, then more.
 
-    With several layers in `unfreeze` it is gradual unfreezing (Howard & Ruder 2018, arXiv:1801.06146, section 3.3): one
-    stage for each, every one deeper into the model than the one before.
+    With several layers in `unfreeze` this is gradual unfreezing (Howard & Ruder 2018, arXiv:1801.06146, section 3.3):
+    one stage per layer, each unfreezing more of the model.
 
     Args:
-        unfreeze: the first trained layer of each stage after the head's, the one nearest to the output first. Empty:
-            one stage that trains all layers, but for those that the model itself has frozen.
-        frozen_epochs: for the head alone, at the recipe's learning rate.
-        epochs: of every stage after that.
-        learning_rate: of every stage after the head's; None takes the recipe's.
-        layer_decay: of every stage after the head's; see `FineTune`.
-        batchnorm: of every stage after the head's; see `FineTune`.
+        unfreeze: the first trained layer of each stage after the head's, starting nearest to the output. Empty for one
+            stage that trains all layers that the model has not frozen itself.
+        frozen_epochs: epochs for the head alone, at the recipe's learning rate.
+        epochs: epochs of each later stage.
+        learning_rate: of each later stage; None uses the recipe's.
+        layer_decay: of each later stage; see `FineTune`.
+        batchnorm: of each later stage; see `FineTune`.
+
+    Returns:
+        The stages, in order.
 
     Raises:
-        RecipeError: a value out of range. A wrong layer is told when the recipe meets a model, before training.
+        RecipeError: a value is out of range. An unknown layer is reported later, when the recipe is applied to a
+            model, before training.
     """
     if isinstance(unfreeze, str):
         raise RecipeError(

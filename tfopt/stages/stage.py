@@ -1,4 +1,4 @@
-"""The contract of all stages, and the crossing between the two Kerases that they share."""
+"""The contract of all stages and their shared conversion between Keras 3 and tf_keras."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -23,10 +23,10 @@ _RENAMED_METHODS = {"learnt": "summary", "rehearsed": "for_dry_run"}
 
 @config
 class Stage(ABC):
-    """One step of a recipe: a frozen config and what it does to a model.
+    """One step of a recipe: a frozen config and the methods that apply it to a model.
 
     Attributes:
-        epochs: passes over the training data (0: no training, the change alone).
+        epochs: passes over the training data; 0 changes the model without training.
         learning_rate: replaces the recipe's learning rate during this stage.
         layers: ordered rules `(pattern, setting)`, see `tfopt.stages.kernels.rules`; the first match wins.
     """
@@ -38,16 +38,16 @@ class Stage(ABC):
     establishes: ClassVar[str | None] = None
     """The property that later stages must keep: "sparsity", "clusters" or None."""
     preserves: ClassVar[frozenset[str]] = frozenset()
-    """The properties that this stage can keep when an earlier stage established them."""
+    """The properties from earlier stages that this stage can keep."""
     last: ClassVar[bool] = False
-    """True when the trained graph itself is what gets exported, so that no stage can follow."""
+    """Whether the trained graph itself is exported, so that no stage can follow."""
     resizes: ClassVar[bool] = False
-    """True when `strip` may return layers of other sizes. Names, kinds and order stay."""
+    """Whether `strip` may return layers of other sizes. Names, classes and order stay the same."""
     takes_words: ClassVar[bool] = False
-    """True when a rule in `layers` may also set a word."""
+    """Whether the setting of a rule in `layers` may be a string."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a method under its old name, which nobody would call."""
+        """Raise RecipeError for a method with an old name, which nothing would call."""
         super().__init_subclass__(**kwargs)
         for old, new in _RENAMED_METHODS.items():
             if old in vars(cls):
@@ -62,16 +62,19 @@ class Stage(ABC):
         return layers
 
     def apply(self, model: Any, *, steps: int, keep: Iterable[str] = ()) -> Any:
-        """A new tf_keras model, ready to `compile` and `fit`; compiled like `model`, if that is.
+        """Return a new tf_keras model, ready to `compile` and `fit`.
 
         Args:
             model: a Keras 3 or tf_keras model, Sequential or Functional. It is not changed.
-            steps: how many training steps (batches) the coming `fit` will run in all.
-            keep: what earlier stages established, e.g. `{"sparsity"}`.
+            steps: total number of training steps (batches) of the `fit` that follows.
+            keep: properties that earlier stages established, e.g. `{"sparsity"}`.
+
+        Returns:
+            The model to train. If `model` is compiled, the result is compiled in the same way.
 
         Raises:
-            ModelError: the model cannot be bridged, or a layer cannot take part.
-            RecipeError: a rule matches nothing, or `keep` asks for what this stage cannot keep.
+            ModelError: the model cannot be bridged, or a layer is not supported.
+            RecipeError: a rule matches nothing, or this stage cannot keep a property in `keep`.
         """
         keep = frozenset(keep)
         if lost := keep - self.preserves:
@@ -88,38 +91,49 @@ class Stage(ABC):
         return wrapped
 
     def calibrate(self, model: Any, inputs: np.ndarray, *, progress: Callable[[str], None] | None = None) -> None:
-        """Prepare what `apply` returned with training `inputs` (float32, batch first) before `fit`.
+        """Prepare the model from `apply` with training inputs, before `fit`.
 
-        `progress` is told what has been done, where that takes long.
+        Args:
+            model: the model that `apply` returned; changed in place.
+            inputs: training inputs, float32, batch first.
+            progress: called with a line of text after each part of long work.
         """
 
     @property
     def samples_wanted(self) -> int:
-        """How many training inputs `calibrate` makes use of."""
+        """The number of training inputs that `calibrate` uses."""
         return 0
 
     @property
     def budget(self) -> Budget | None:
-        """What the file may cost, where bits are to be chosen by that."""
+        """The limits of the file if this stage chooses bits by them, else None."""
         return None
 
     def for_dry_run(self) -> "Stage":
-        """This stage as it is tried on the untrained model, in seconds."""
+        """Return a variant of this stage for the dry run on the untrained model, which takes seconds."""
         return self
 
     def summary(self, model: Any) -> list[str]:
-        """What is to be said of `model`, which `apply` returned, after `calibrate` and `fit`."""
+        """Return lines for the report about `model`, which `apply` returned, after `calibrate` and `fit`."""
         del model
         return []
 
     def callbacks(self) -> list[Any]:
-        """The tf_keras callbacks that `fit` needs for this stage."""
+        """Return the tf_keras callbacks that `fit` needs for this stage."""
         return []
 
     def strip(self, model: Any) -> Any:
-        """What `apply` returned, after `fit`, as a plain model of the kind of Keras that `apply` was given.
+        """Remove the wrappers after `fit` and return a plain model in the Keras of the model given to `apply`.
 
-        Raises `PromiseError` when the training did not reach what the stage promises.
+        Args:
+            model: the trained model that `apply` returned.
+
+        Returns:
+            A new model without wrappers.
+
+        Raises:
+            ModelError: `model` did not come from `apply`.
+            PromiseError: training did not reach a target of this stage.
         """
         like = self._origin(model)
         flat_model = self._stripped(model, like)
@@ -127,12 +141,13 @@ class Stage(ABC):
         return bridge.to_keras(flat_model, like=like, resized=self.resizes)
 
     def untrained_result(self, model: Any) -> Any:
-        """Return the flat tf_keras model that the next stage is tried on, in a dry run.
-
-        No promise is checked. Where this stage does not resize, this is what `apply` was given.
+        """Return the flat tf_keras model for the next stage of a dry run, without checking promises.
 
         Args:
-            model: what `apply` returned for a flat tf_keras model, not trained.
+            model: the untrained model that `apply` returned for a flat tf_keras model.
+
+        Returns:
+            The model that `apply` was given, or a resized one if this stage resizes.
         """
         like = self._origin(model)
         return self._stripped(model, like) if self.resizes else like
@@ -147,7 +162,7 @@ class Stage(ABC):
         return like
 
     def _stripped(self, model: Any, like: Any) -> Any:
-        """A flat model without wrappers, with the weights of the trained `model`."""
+        """Return a flat model without wrappers, with the weights of the trained `model`."""
         flat_model = self._without_wrappers(model, like)
         trained = wrapped_layers(model)
         for layer in flat_model.layers:
@@ -156,15 +171,15 @@ class Stage(ABC):
         return flat_model
 
     def _without_wrappers(self, model: Any, like: Any) -> Any:
-        """A flat model without wrappers, whose sizes are those after this stage.
+        """Return a flat model without wrappers, with the layer sizes after this stage.
 
-        By default those of `like`, or of `model` where this stage resizes; a stage that resizes and wraps, too,
-        overrides this.
+        By default the sizes are those of `like`, or those of `model` if this stage resizes. A stage that both resizes
+        and wraps overrides this.
         """
         return bridge.clone(model) if self.resizes else bridge.to_tf_keras(like)
 
     def verify(self, model: Any) -> None:
-        """Raise `PromiseError` when a plain `model` does not hold what this stage promises."""
+        """Raise PromiseError if a plain `model` breaks a promise of this stage."""
         self._verify_flat_model(bridge.to_tf_keras(model))
 
     def _verify_flat_model(self, flat_model: Any) -> None:
@@ -175,29 +190,38 @@ class Stage(ABC):
                 raise PromiseError(f"{type(self).__name__}: {promise.place}: {wrong}. {self._advice()}")
 
     def promises(self, model: Any) -> list[Promise]:
-        """What holds for the kernels of `model` (flat tf_keras) after this stage."""
+        """Return the promises about the kernels of `model` (flat tf_keras) after this stage."""
         del model
         return []
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """What this stage does with each layer of `model` (flat tf_keras) that has weights, by layer name.
+        """Return what this stage does with each layer that has weights.
 
-        `keep` is what earlier stages established. Raises `RecipeError` or `ModelError` where `apply` would.
+        Args:
+            model: a flat tf_keras model.
+            keep: properties that earlier stages established.
+
+        Returns:
+            Decisions by layer name.
+
+        Raises:
+            ModelError: as in `apply`.
+            RecipeError: as in `apply`.
         """
         del keep
         return {layer.name: Decision(layer.name) for layer in model.layers if layer.weights}
 
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
-        """What a reader of the report should know about this stage and `model`, e.g. layers left alone."""
+        """Return notes for the report on this stage and `model`, e.g. the layers it leaves unchanged."""
         del model, keep
         return []
 
     @abstractmethod
     def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
-        """`flat_model` (an own, flat tf_keras copy) as the model to train; layer names stay recognizable."""
+        """Return the model to train, made from `flat_model`, a flat tf_keras copy. Layer names stay recognizable."""
 
     def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
-        """The weights of one (wrapped) layer after training, in the order of its `flat_layer`."""
+        """Return the weights of one (wrapped) layer after training, in the order of its `flat_layer`."""
         del flat_layer
         return [np.asarray(weight) for weight in unwrapped(layer).get_weights()]
 

@@ -1,1 +1,1 @@
-"""Clustering: weights share a few values."""
+"""Clustering: let weights share a few values."""

@@ -1,4 +1,4 @@
-"""Cluster: few different weights in each kernel (Han et al. 2015, arXiv:1510.00149, section 3)."""
+"""Cluster: limit the number of different weights per kernel (Han et al. 2015, arXiv:1510.00149, section 3)."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -24,20 +24,20 @@ from tfopt.stages.stage import Stage
 
 @config
 class Cluster(Stage):
-    """Weight sharing through TF-MOT's clustering wrapper.
+    """Weight sharing with TF-MOT's clustering wrapper.
 
-    A frozen layer is clustered too, and its clusters are trained; its bias stays as it is.
+    Frozen layers are clustered too, and their clusters are trained; their biases do not change.
 
     Attributes:
-        number_of_clusters: different values in each kernel, at most; zero counts as one of them where
-            sparsity is kept. A rule `(pattern, number)` in `layers` replaces it. A kernel with fewer
-            different weights than that gets as many clusters as it has weights.
+        number_of_clusters: maximum number of different values in each kernel; zero counts as one of them if sparsity is
+            kept. A rule `(pattern, number)` in `layers` replaces it. A kernel with fewer different weights gets one
+            cluster for each of them.
         cluster_centroids_init: "kmeans++", "linear" (evenly between the extremes; Han et al. found it best),
             "density-based" (evenly over the distribution) or "random" (uniform between the extremes).
-        cluster_per_channel: `number_of_clusters` in each output channel of a Conv2D instead of in the whole
-            kernel: more accurate at the same number, but far more different values for the entropy coder.
-        lloyd_iterations: k-means steps from those first centroids, before training (0: train them as they are).
-        preserve_sparsity: None keeps zeros when an earlier stage made them; True or False decides.
+        cluster_per_channel: use `number_of_clusters` for each output channel of a Conv2D instead of for the whole
+            kernel: more accurate at the same number, but with far more different values for the entropy coder.
+        lloyd_iterations: k-means steps from the initial centroids before training; 0 trains the initial ones.
+        preserve_sparsity: True keeps zeros, False does not; None keeps them if an earlier stage made them.
     """
 
     number_of_clusters: int = Field(default=16, ge=2)
@@ -74,7 +74,7 @@ class Cluster(Stage):
         return notes_on(model, "clustered", self.decisions(model, keep))
 
     def _choices(self, model: Any) -> tuple[dict[Key, Choice], dict[Key, int]]:
-        """What holds for each kernel, and the number of clusters of those that are clustered."""
+        """Return the choice for each kernel, and the number of clusters of the clustered ones."""
         require_kernels(model, "cluster")
         choices = choose_kernels(self.layers, model, lambda _, kernel: SPARED if kernel.spared else "")
         numbers = {
@@ -124,14 +124,14 @@ class Cluster(Stage):
         return clustered
 
     def _wrapped(self, layer: Any, numbers: dict[str, int], preserve: bool, zeros: Iterable[str]) -> Any:
-        """A copy of `layer` in the clustering wrapper; kernels that are not clustered keep their `zeros`."""
+        """Return a copy of `layer` in the clustering wrapper; kernels named in `zeros` keep theirs if not clustered."""
         values = {kernel.name: kernel.values for kernel in kernels(layer)}
         clusters = {name: self._settings(layer, values[name], number, preserve) for name, number in numbers.items()}
         held = tuple(name for name in zeros if name not in clusters)
         return cluster_kernels()(built_copy(layer), clusters, held, self._per_channel(layer))
 
     def _settings(self, layer: Any, values: np.ndarray, number: int, preserve: bool) -> dict[str, Any]:
-        """TF-MOT's settings for one kernel."""
+        """Return TF-MOT's settings for one kernel."""
         preserve = preserve and bool(np.any(values == 0))
         fitting = number_that_fits(values, number, self._per_channel(layer))
         init = tfmot().clustering.keras.CentroidInitialization
@@ -154,15 +154,15 @@ class Cluster(Stage):
 
 
 def number_that_fits(values: np.ndarray, number: int, per_channel: bool) -> int:
-    """`number`, or fewer where a kernel has fewer different weights (k-means++ dies on those)."""
+    """Return `number`, or less if the kernel has fewer different weights, on which k-means++ fails."""
     groups = np.moveaxis(values, -1, 0) if per_channel else [values]
     return min(number, *(len(np.unique(group)) for group in groups))
 
 
 def refine_centroids(wrapper: Any, iterations: int) -> None:
-    """Lloyd's k-means from the wrapper's first centroids: each moves to the mean of the weights nearest to it.
+    """Run Lloyd's k-means from the wrapper's initial centroids, in place.
 
-    A centroid at zero that stands for pruned weights stays where it is.
+    Each centroid moves to the mean of its nearest weights; the zero centroid of pruned weights does not move.
     """
     for name, weight in wrapper.original_clusterable_weights.items():
         values, centroids = weight.numpy(), wrapper.cluster_centroids[name].numpy()
@@ -182,7 +182,10 @@ def refine_centroids(wrapper: Any, iterations: int) -> None:
 
 
 def lloyd(values: np.ndarray, centroids: np.ndarray, iterations: int, keep_zero: bool) -> np.ndarray:
-    """`iterations` steps of k-means on 1-D `values`; a centroid without values stays where it is."""
+    """Return `centroids` after `iterations` steps of k-means on 1-D `values`.
+
+    A centroid without values does not move; neither does the one nearest to zero, which becomes 0, with `keep_zero`.
+    """
     centroids = np.array(centroids, np.float64)
     zero = int(np.argmin(np.abs(centroids))) if keep_zero else None
     for _ in range(iterations):

@@ -1,4 +1,4 @@
-"""TF-MOT's clustering wrapper for any layer, with several kernels of which each has its own clusters."""
+"""TF-MOT's clustering wrapper, extended to any layer and to several kernels, each with its own clusters."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -13,22 +13,23 @@ from tfopt.stages.kernels.table import named_kernel
 
 @functools.cache
 def cluster_kernels() -> Any:
-    """The wrapper class. Made late: importing TF-MOT takes seconds."""
+    """Return the wrapper class `ClusterKernels`. Created on first use, because importing TF-MOT takes seconds."""
     wrapper = tfmot_module("clustering.keras.cluster_wrapper").ClusterWeights
     init_of = tfmot_module("clustering.keras.cluster_config").CentroidInitialization
 
     class ClusterKernels(KeepsCallContract, wrapper):  # type: ignore[misc, valid-type]
-        """`ClusterWeights` that takes layers which TF-MOT's registry does not know, and leaves them as they are.
+        """`ClusterWeights` for layers that TF-MOT's registry does not know.
 
-        While the layer runs, the attributes that hold its kernels hold the clustered tensors; then the variables
-        again. TF-MOT's own wrapper leaves the tensors there, so that the layer loses these weights.
+        While the layer runs, its kernel attributes hold the clustered tensors; afterwards they hold the variables
+        again. TF-MOT's wrapper leaves the tensors there, so the layer loses these weights.
 
         Args:
             layer: a built layer with its weights.
-            clusters: by kernel name the settings `number_of_clusters`, `cluster_centroids_init` (a value of TF-MOT's
+            clusters: by kernel name, the settings `number_of_clusters`, `cluster_centroids_init` (a value of TF-MOT's
                 enumeration) and `preserve_sparsity`.
-            held: names of other kernels, whose zeros stay zeros.
+            held: names of other kernels, whose zeros stay zero.
             cluster_per_channel: for a Conv2D only.
+            **kwargs: passed to `ClusterWeights`.
         """
 
         def __init__(
@@ -56,7 +57,7 @@ def cluster_kernels() -> Any:
             }
 
         def _in_turn(self) -> Iterator[tuple[str, Any]]:
-            """TF-MOT goes through the kernels once and reads its settings for each: here they are those of that one."""
+            """Yield each kernel after setting TF-MOT's attributes for it, which TF-MOT reads kernel by kernel."""
             for name, settings in self.clusters.items():
                 self.number_of_clusters = settings["number_of_clusters"]
                 self.cluster_centroids_init = init_of(settings["cluster_centroids_init"])
@@ -70,7 +71,7 @@ def cluster_kernels() -> Any:
             return bool(self.clusters[name]["preserve_sparsity"])
 
         def clustered(self, name: str) -> Any:
-            """The kernel `name` with each weight replaced by its centroid, after a look which one is nearest."""
+            """Return the kernel `name` with each weight replaced by its nearest centroid."""
             algorithm, weight = self.clustering_algorithms[name], self.original_clusterable_weights[name]
             if self.keeps_zeros(name):
                 self._pin_zero_centroid(name)
@@ -94,7 +95,7 @@ def cluster_kernels() -> Any:
                 for name, place in places.items():
                     held = self.held_masks.get(name)
                     tensor = self.clustered(name) if held is None else place.variable * held
-                    # Past Keras, which would drop the variable from the weights of the layer.
+                    # Bypass Keras, which would drop the variable from the layer's weights.
                     object.__setattr__(place.owner, place.attribute, tensor)
                 return self.layer.call(inputs, **kwargs)
             finally:
@@ -115,7 +116,7 @@ def cluster_kernels() -> Any:
 
 
 def _make_clusterable(layer: Any) -> None:
-    """Let `layer` pass for one that TF-MOT's wrapper takes: its class gets TF-MOT's interface as a second base."""
+    """Make TF-MOT's wrapper accept `layer`: give its class TF-MOT's interface as a second base."""
     interface = tfmot_module("clustering.keras.clusterable_layer").ClusterableLayer
     kind = type(layer)
     body = {
@@ -127,7 +128,7 @@ def _make_clusterable(layer: Any) -> None:
 
 
 def clustered_weights(wrapper: Any) -> list[np.ndarray]:
-    """Weights of the wrapped layer, in Keras order, each clusterable one replaced by its centroids."""
+    """Return the weights of the wrapped layer, in Keras order, with each clustered kernel replaced by its centroids."""
     weights = [np.asarray(weight) for weight in wrapper.layer.get_weights()]
     for name in wrapper.clusters:
         weights[named_kernel(wrapper.layer, name).index] = np.asarray(wrapper.clustered(name))

@@ -1,4 +1,4 @@
-"""Which kernels of a model a stage works on, and what it says of those that it leaves alone."""
+"""Choose the kernels that a stage changes, and describe those that it leaves unchanged."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ UNKNOWN = "no known kernel; a class of your own may name its kernels in get_prun
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens to one layer of the flat twin, or why nothing does.
+    """What happens to one layer of the flat model, or why nothing does.
 
     Attributes:
         layer: name in the flat model.
-        does: e.g. "60 % zeros", "16 clusters", "int8 weights per channel, int8 output"; "" when left alone.
-        why: why the layer is left alone or treated otherwise than most; "" where there is nothing to say.
+        does: e.g. "60 % zeros", "16 clusters", "int8 weights per channel, int8 output"; "" if the layer is unchanged.
+        why: why the layer is unchanged or treated differently; "" if neither applies.
     """
 
     layer: str
@@ -30,7 +30,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Choice:
-    """What holds for one kernel; unless `setting` is True, `why` says where it comes from."""
+    """The setting of one kernel; unless it is True, `why` gives the reason for it."""
 
     layer: Any
     kernel: Kernel
@@ -41,9 +41,19 @@ class Choice:
 def choose_kernels(
     rules: Iterable[Rule], model: Any, reason_against: Callable[[Any, Kernel], str]
 ) -> dict[Key, Choice]:
-    """A choice for every kernel of a flat tf_keras `model`, layer by layer.
+    """Return a choice for every kernel of a flat tf_keras `model`, in the order of its layers.
 
-    Where no rule matches, `reason_against(layer, kernel)` decides: "" chooses the kernel with the stage's own setting.
+    Args:
+        rules: the rules of the stage.
+        model: a flat tf_keras model.
+        reason_against: called with the layer and the kernel if no rule matches. Returns why the kernel is left out, or
+            "" to choose it with the setting True.
+
+    Returns:
+        Choices by layer and kernel name.
+
+    Raises:
+        RecipeError: a rule matches nothing or has no effect.
     """
     found = [(layer, kernels(layer)) for layer in model.layers if has_kernel(layer)]
     ruled = ruled_kernels(rules, found)
@@ -52,14 +62,14 @@ def choose_kernels(
         for kernel in of_layer:
             key = (layer.name, kernel.name)
             why = BY_RULE if key in ruled else reason_against(layer, kernel)
-            # A rule's 0 is a number, which the stage refuses or takes for "none". Words are refused by `Stage`.
+            # 0 from a rule is a number, which the stage rejects or reads as "none". `Stage` rejects strings.
             setting = cast("bool | float", ruled.get(key, not why))
             choices[key] = Choice(layer, kernel, setting, "" if setting is True else why)
     return choices
 
 
 def decisions_on_kernels(model: Any, does: Mapping[Key, str], why: Mapping[Key, str]) -> dict[str, Decision]:
-    """A decision for each layer of `model` with weights: `does` for the kernels treated, `why` for the others."""
+    """Return a decision per layer of `model` with weights, from `does` for changed kernels and `why` for the others."""
     return {layer.name: _decision(layer, does, why) for layer in model.layers if layer.weights}
 
 
@@ -76,7 +86,7 @@ def _decision(layer: Any, does: Mapping[Key, str], why: Mapping[Key, str]) -> De
 
 
 def _described(said: Mapping[str, str], form: str, names: list[str]) -> str:
-    """What is said of the kernels `names` of a layer; they are named only where there are several."""
+    """Join the descriptions of the kernels `names` of a layer; name the kernels only if there are several."""
     together: dict[str, list[str]] = {}
     for name, what in said.items():
         together.setdefault(what, []).append(name)
@@ -86,6 +96,6 @@ def _described(said: Mapping[str, str], form: str, names: list[str]) -> str:
 
 
 def notes_on(model: Any, done: str, decisions: Mapping[str, Decision]) -> list[str]:
-    """A line for each layer with a kernel, known or not, that is left alone: "not pruned: depth (spared ...)"."""
+    """Return a line for each layer with a kernel, known or not, that is unchanged: "not pruned: depth (spared ...)"."""
     concerned = (decisions[layer.name] for layer in model.layers if layer.name in decisions)
     return [f"not {done}: {d.layer} ({d.why})" for d in concerned if d.why and d.why != NO_KERNEL]

@@ -1,4 +1,4 @@
-"""BatchNormalization that the converter folds into the layer before it."""
+"""BatchNormalization layers that the converter folds into the preceding layer."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tfopt.stages.kernels.table import kernels
 
 
 def folded_into(batch_norm: Any) -> Any:
-    """The linear layer that `batch_norm` (a layer of a flat tf_keras model) is folded into, or None."""
+    """Return the linear layer into which `batch_norm` (of a flat tf_keras model) is folded, or None."""
     producers = [node.layer for node in batch_norm.inbound_nodes[0].parent_nodes]
     if len(batch_norm.inbound_nodes) != 1 or len(producers) != 1:
         return None
@@ -19,11 +19,11 @@ def folded_into(batch_norm: Any) -> Any:
 
 
 def make_scales_positive(model: Any) -> None:
-    """Turn negative scales of folded BatchNormalizations positive, in place, without changing what `model` computes.
+    """Make negative scales of folded BatchNormalizations positive, in place, without changing what `model` computes.
 
-    Folding multiplies a kernel's output channels by these scales: with both signs, each cluster c becomes c and
-    -c in the file, twice as many values. Where the scale of a channel is negative, its weights, bias, mean and
-    scale change their sign: gamma (w x + b - mean) = -gamma (-w x - b + mean).
+    Folding multiplies a kernel's output channels by these scales. If both signs occur, each cluster c becomes c and -c
+    in the file, which doubles the number of values. So where the scale of a channel is negative, its weights, bias,
+    mean and scale change sign: gamma (w x + b - mean) = -gamma (-w x - b + mean).
     """
     for layer in model.layers:
         if facts_of(layer).family != "batch_norm" or not layer.scale:
@@ -32,7 +32,7 @@ def make_scales_positive(model: Any) -> None:
         if source is None:
             continue
         sign = np.where(layer.gamma.numpy() < 0, -1.0, 1.0).astype(np.float32)
-        kernel = kernels(source)[-1]  # where there are two, the pointwise one makes the output channels
+        kernel = kernels(source)[-1]  # of two kernels, the pointwise one produces the output channels
         along = [1] * len(kernel.shape)
         if kernel.spared:
             along[-2:] = kernel.shape[-2:]  # channels and multiplier

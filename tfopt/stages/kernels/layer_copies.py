@@ -1,4 +1,4 @@
-"""Copies of single layers, ready to be put into a wrapper of TF-MOT's."""
+"""Copies of single layers for TF-MOT's wrappers."""
 
 from typing import Any
 
@@ -6,16 +6,17 @@ from tfopt.base.keras_compat import tf_keras
 
 
 def plain_copy(layer: Any) -> Any:
-    """A new layer like `layer`, with no weights yet."""
+    """Return a new layer with the config of `layer`, without weights."""
     custom = {type(part).__name__: type(part) for part in layer._flatten_layers()}
     with tf_keras().utils.custom_object_scope(custom):
         return layer.__class__.from_config(layer.get_config())
 
 
 def built_copy(layer: Any) -> Any:
-    """A new layer like `layer` (of a flat tf_keras model), built, frozen in the same parts, with the same weights.
+    """Return a built copy of `layer` (of a flat tf_keras model) with the same weights and the same frozen parts.
 
-    Built by calling it as the model calls `layer`: some layers, as MultiHeadAttention, know their weights only then.
+    The copy is built by calling it as the model calls `layer`: some layers, such as MultiHeadAttention, create their
+    weights only then.
     """
     import tensorflow as tf
 
@@ -34,16 +35,16 @@ def built_copy(layer: Any) -> Any:
 
 
 class KeepsCallContract:
-    """Mixin for a Keras `Wrapper` that calls `self.layer.call`: masks pass as if the layer stood there itself."""
+    """Mixin for a Keras `Wrapper` that calls `self.layer.call`, so that masks pass as if there were no wrapper."""
 
     layer: Any
 
     def adopt_call_contract(self) -> None:
-        """To be called once `self.layer` is set."""
+        """Copy the call contract of `self.layer`; call this after setting it."""
         self.supports_masking = self.layer.supports_masking
-        # Keras hands the mask to any call with **kwargs, also to that of a layer which does not take it.
+        # Keras passes the mask to any call with **kwargs, even if the layer does not accept it.
         self._call_spec.expects_mask_arg = self.layer._expects_mask_arg  # type: ignore[attr-defined]
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        """Return the mask that the copied layer would pass on."""
+        """Return the mask that the inner layer would pass on."""
         return self.layer.compute_mask(inputs, mask)

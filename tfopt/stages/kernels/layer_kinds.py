@@ -1,21 +1,21 @@
-"""What kind of layer it is, as far as stages care."""
+"""Properties of layers that stages depend on."""
 
 from typing import Any
 
 from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.kernels.table import kernels
 
-# Activations that TFLite computes inside the operator before.
+# Activations that TFLite fuses into the preceding operator.
 FUSED = ("relu", "relu6")
 
 
 def is_linear_layer(layer: Any) -> bool:
-    """True for a layer that multiplies with a kernel of its own, and may end with an activation."""
+    """Return whether `layer` itself owns a kernel; it may end with an activation."""
     return any(kernel.owner is layer for kernel in kernels(layer))
 
 
 def activation_of(layer: Any) -> str:
-    """Name of the activation that `layer` is or ends with: "linear" for none."""
+    """Return the name of the activation that `layer` is or ends with; "linear" for none."""
     facts = facts_of(layer)
     if facts.family != "activation" and not is_linear_layer(layer):
         return "linear"
@@ -32,12 +32,12 @@ def activation_of(layer: Any) -> str:
 
 
 def is_fused_activation(layer: Any) -> bool:
-    """True for a layer that is nothing but a ReLU or ReLU6."""
+    """Return whether `layer` is nothing but a ReLU or ReLU6."""
     return facts_of(layer).family == "activation" and activation_of(layer) in FUSED
 
 
 def has_float_output(layer: Any) -> bool:
-    """True when every call of `layer` gives float tensors only."""
+    """Return whether every call of `layer` returns only float tensors."""
     import tensorflow as tf
 
     outputs = [tensor for node in layer.inbound_nodes for tensor in tf.nest.flatten(node.outputs)]

@@ -1,4 +1,4 @@
-"""What a stage promises of a kernel, checked on the Keras model and again in the `.tflite`."""
+"""Promises that stages make about kernels, verified on the Keras model and again in the `.tflite`."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
@@ -18,15 +18,15 @@ class Promise(ABC):
 
     @property
     def place(self) -> str:
-        """Where it holds, for messages: "layer 'head'", "layer 'lstm', recurrent_kernel"."""
+        """The kernel's name for messages: "layer 'head'", "layer 'lstm', recurrent_kernel"."""
         return f"layer '{self.layer}'" + ("" if self.weight == "kernel" else f", {self.weight}")
 
     @abstractmethod
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
-        """None when `values` keeps the promise, else what is wrong, e.g. 'sparsity 0.48, promised 0.50'."""
+        """Return None if `values` keeps the promise, else what is wrong, e.g. 'sparsity 0.48, promised 0.50'."""
 
     def after_folding(self) -> "Promise":
-        """What is left of the promise when BatchNorm is folded into the kernel: a factor for each channel."""
+        """Return the promise that still holds after BatchNorm is folded in, which scales each channel."""
         return self
 
 
@@ -39,7 +39,7 @@ class Sparsity(Promise):
     @override
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
         del channel_axis
-        # TF-MOT rounds the number of kept weights, but to no less than one, and knows the target as a float32.
+        # TF-MOT rounds the number of kept weights, keeps at least one, and stores the target as float32.
         found = np.count_nonzero(values == 0)
         rounding = 0.5 + values.size * float(np.finfo(np.float32).eps)
         if found >= min(self.at_least * values.size - rounding, values.size - 1):
@@ -69,14 +69,14 @@ class Clusters(Promise):
 
 @dataclass(frozen=True)
 class MByN(Promise):
-    """At least m zeros in every n consecutive input channels (Nvidia's 2:4 pattern and its relatives)."""
+    """At least m zeros in every n consecutive input channels (Nvidia's 2:4 pattern and similar ones)."""
 
     m: int
     n: int
 
     @override
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
-        # The pattern runs along the inputs of an output channel, so put the output channels last as Keras does.
+        # The pattern runs along the inputs of an output channel, so put the output channels last, as Keras does.
         kernel = np.moveaxis(values, channel_axis, -1)
         if weight_statistics.m_by_n_holds(kernel, self.m, self.n):
             return None

@@ -1,4 +1,4 @@
-"""Ordered rules that say which layers a stage works on."""
+"""Ordered rules that select the layers a stage works on."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -8,21 +8,22 @@ from tfopt.errors import RecipeError
 
 Setting = bool | int | float | str
 Rule = tuple[str, Setting]
-"""A pattern and what holds for the layers it matches.
+"""A pattern and the setting for the layers it matches.
 
-The pattern is compared with a layer's name and with its class name; `*` and `?` are wildcards. A pattern with
-a slash is also compared with the name of each of its kernels behind its own: "lstm/recurrent_kernel",
-"*/depthwise_kernel". `False` leaves the layer alone, `True` uses the stage's own setting, a number replaces it.
+The pattern is matched against a layer's name and its class name; `*` and `?` are wildcards. A pattern with a slash is
+also matched against "layer/kernel" for each kernel: "lstm/recurrent_kernel", "*/depthwise_kernel". `False` leaves the
+layer unchanged, `True` uses the stage's own setting, a number replaces it.
 """
 
 Key = tuple[str, str]
-"""A kernel: the name of its layer, and its own in that layer."""
+"""A kernel: the name of its layer, and its own name within that layer."""
 
 
 def choose(rules: Iterable[Rule], layers: Iterable[Any], default: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Setting per layer name: the first rule that matches wins, else `default[name]`.
+    """Return the setting of each layer by name: that of the first matching rule, else `default[name]`.
 
-    Raises `RecipeError` for a rule that matches no layer, or only layers that an earlier rule took.
+    Raises:
+        RecipeError: a rule matches no layer, or only layers that earlier rules match.
     """
     layers, rules = list(layers), list(rules)
     matches = {pattern: [layer.name for layer in layers if _matches(pattern, layer)] for pattern, _ in rules}
@@ -31,10 +32,13 @@ def choose(rules: Iterable[Rule], layers: Iterable[Any], default: Mapping[str, S
 
 
 def ruled_kernels(rules: Iterable[Rule], layers: Iterable[tuple[Any, Iterable[Any]]]) -> dict[Key, Setting]:
-    """Setting of each kernel that some rule matches, given layers with their kernels (`table.Kernel`).
+    """Return the setting of each kernel that a rule matches, given layers with their kernels (`table.Kernel`).
 
-    A rule for a layer holds for all its kernels; but not for one that is spared, where it has others: that one a
-    rule must name. Raises `RecipeError` as `choose` does.
+    A rule for a layer applies to all its kernels. If a layer has both spared kernels and others, the spared ones are
+    excluded: a rule must name them.
+
+    Raises:
+        RecipeError: as in `choose`.
     """
     pairs, rules = [(layer, tuple(kernels)) for layer, kernels in layers], list(rules)
     matches = {pattern: [*_matched_kernels(pattern, pairs)] for pattern, _ in rules}

@@ -1,7 +1,7 @@
-"""Which weights of a tf_keras layer the stages work on: its kernels, by the attributes that hold them.
+"""Find the kernels of a tf_keras layer, the weights that stages work on, by the attributes that hold them.
 
-A custom layer takes part when its class has TF-MOT's own method `get_prunable_weights()`, which returns those of
-its variables (each an attribute of the layer) that may be pruned and clustered:
+A custom layer takes part if its class defines TF-MOT's method `get_prunable_weights()`. It returns the variables (each
+an attribute of the layer) that may be pruned and clustered:
 
     class Bilinear(tf_keras.layers.Layer):
         def get_prunable_weights(self):
@@ -22,7 +22,7 @@ def _layers(model: Any) -> Mapping[str, Any]:
     return {f"{layer.name}/": layer for layer in model.layers}
 
 
-# What holds any number of layers, by what their kernels' names begin with. Other parts of layers are in `LayerFacts`.
+# Layers with any number of inner layers: those layers by the prefix of their kernels' names. `LayerFacts` has the rest.
 INSIDE: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
     **dict.fromkeys(("Sequential", "Functional", "Model"), _layers),
     "StackedRNNCells": lambda layer: {f"{number}/": cell for number, cell in enumerate(layer.cells)},
@@ -36,9 +36,10 @@ class Kernel:
     Attributes:
         name: unique in its layer: "kernel", "forward/recurrent_kernel", "query/kernel".
         variable: the weight.
-        index: its position in `layer.get_weights()` now; freezing a part of a layer changes the order.
-        channel_axis: the axis over output channels, negative.
-        owner, attribute: the layer, cell or inner layer that holds it, and under which name.
+        index: its current position in `layer.get_weights()`; freezing a part of a layer changes the order.
+        channel_axis: the axis of the output channels, negative.
+        owner: the layer, cell or inner layer that holds it.
+        attribute: its attribute name in `owner`.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Kernel:
 
     @property
     def values(self) -> np.ndarray:
-        """The weight as a new array."""
+        """The weight, as a new array."""
         return np.array(self.variable)
 
     @property
@@ -60,10 +61,10 @@ class Kernel:
 
     @property
     def spared(self) -> bool:
-        """True where no stage touches the kernel unless a rule asks.
+        """Whether stages leave the kernel unchanged unless a rule selects it.
 
-        A depthwise kernel has one filter of k x k weights a channel: a few weights that every pixel passes through.
-        TF-MOT leaves them alone for the accuracy they cost ("big unrecoverable accuracy loss").
+        A depthwise kernel has only one k x k filter per channel. TF-MOT does not prune such kernels because of the
+        accuracy it costs ("big unrecoverable accuracy loss").
         """
         return self.attribute == "depthwise_kernel"
 
@@ -76,7 +77,7 @@ class _Place(NamedTuple):
 
 
 def kernels(layer: Any) -> tuple[Kernel, ...]:
-    """The kernels of a built layer, those of layers inside it included; empty where it has none."""
+    """Return the kernels of a built layer, including those of inner layers."""
     positions = {id(weight): index for index, weight in enumerate(layer.weights)}
     found = []
     for place in _places(layer):
@@ -88,12 +89,12 @@ def kernels(layer: Any) -> tuple[Kernel, ...]:
 
 
 def kernels_by_key(layers: Iterable[Any]) -> dict[tuple[str, str], Kernel]:
-    """The kernels of built `layers` by (name of the layer, name of the kernel), in the order of the layers."""
+    """Return the kernels of built `layers` by (layer name, kernel name), in the order of the layers."""
     return {(layer.name, kernel.name): kernel for layer in layers for kernel in kernels(layer)}
 
 
 def named_kernel(layer: Any, name: str) -> Kernel:
-    """The kernel `name` of a built layer. Raises `ModelError` where it has none of that name."""
+    """Return the kernel `name` of a built layer. Raise ModelError if it has no such kernel."""
     found = kernels(layer)
     for kernel in found:
         if kernel.name == name:
@@ -105,7 +106,7 @@ def named_kernel(layer: Any, name: str) -> Kernel:
 
 
 def has_kernel(layer: Any) -> bool:
-    """True when `layer` has a kernel that can be pruned or clustered."""
+    """Return whether `layer` has a kernel."""
     return any(True for _ in _places(layer))
 
 
@@ -123,7 +124,7 @@ def _places(layer: Any, prefix: str = "") -> Iterator[_Place]:
 
 
 def _attributes(layer: Any, variables: Any) -> Iterator[str]:
-    """The names under which a custom `layer` holds `variables`."""
+    """Yield the attribute names of `variables` in a custom `layer`."""
     for variable in variables:
         names = [name for name, value in vars(layer).items() if value is variable]
         if not names:
@@ -136,7 +137,7 @@ def _attributes(layer: Any, variables: Any) -> Iterator[str]:
 
 
 def require_kernels(model: Any, purpose: str) -> None:
-    """Raise `ModelError` when `model` has nothing to work on."""
+    """Raise ModelError if no layer of `model` has a kernel."""
     if not any(has_kernel(layer) for layer in model.layers):
         known = classes_with(lambda facts: facts.kernels and facts.family != "cell")
         raise ModelError(
@@ -147,5 +148,5 @@ def require_kernels(model: Any, purpose: str) -> None:
 
 
 def kernel_layers(model: Any) -> list[Any]:
-    """The layers of a flat tf_keras model that have a kernel."""
+    """Return the layers of a flat tf_keras model that have a kernel."""
     return [layer for layer in model.layers if has_kernel(layer)]

@@ -1,1 +1,1 @@
-"""Pruning: some weights become zero."""
+"""Pruning: set weights to zero."""

@@ -1,4 +1,4 @@
-"""How an overall sparsity is shared out among layers."""
+"""Distribute an overall sparsity over kernels."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -8,15 +8,15 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def erdos_renyi_kernel(shapes: Mapping[Name, tuple[int, ...]], sparsity: float) -> dict[Name, float]:
-    """Sparsity per kernel such that all kernels together have `sparsity`, large kernels the most.
+    """Return a sparsity per kernel so that all kernels together have `sparsity`, with the highest for large kernels.
 
-    The density of a kernel is proportional to (sum of its dimensions) / (product of its dimensions), at most
-    1: Erdős-Rényi-Kernel, Evci et al. 2020 (arXiv:1911.11134), section 3. A kernel of 3x3x64x64 so loses a
-    larger share than the first convolution or a 1x1 shortcut, which have few weights to spare.
+    The density of a kernel is proportional to (sum of its dimensions) / (product of its dimensions), capped at 1:
+    Erdős-Rényi-Kernel, Evci et al. 2020 (arXiv:1911.11134), section 3. Thus a 3x3x64x64 kernel loses a larger share
+    than the first convolution or a 1x1 shortcut, which have few weights to spare.
 
     Args:
         shapes: kernel shapes by name.
-        sparsity: overall share of zeros, 0 <= sparsity < 1.
+        sparsity: overall fraction of zeros, 0 <= sparsity < 1.
 
     Returns:
         Sparsity by name, each 0 <= s < 1.

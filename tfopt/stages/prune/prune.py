@@ -19,34 +19,36 @@ from tfopt.stages.prune.wrapper import Settings, hold_zeros, masked_weights, pru
 from tfopt.stages.stage import Stage
 
 DEFAULT_SPARSITY = 0.5
-# A polynomial ramp ends after this share of the steps; the rest lets the survivors recover at full sparsity.
+# A polynomial ramp ends after this share of the steps; in the rest, the remaining weights recover at full sparsity.
 RAMP = 0.7
-# How many times the mask is recomputed during the ramp, at most.
+# Maximum number of mask updates during the ramp.
 MASK_UPDATES = 100
 
 
 @config
 class Prune(Stage):
-    """Magnitude, random or threshold pruning through TF-MOT's wrapper and schedules.
+    """Magnitude, random or threshold pruning with TF-MOT's wrapper and schedules.
 
     Attributes:
-        final_sparsity: share of zeros in each kernel at the end, 0 <= s < 1 (0.5 when nothing else says it).
-            A rule `(pattern, number)` in `layers` replaces it for the layers it matches.
-        distribution: "uniform" gives every kernel `final_sparsity`; "erk" shares it out so that all kernels
-            together have it, large kernels the most (see `tfopt.stages.prune.distribution`).
-        initial_sparsity: share of zeros at `begin_step` of the polynomial schedule.
-        schedule: "polynomial" (from initial to final sparsity), "constant" (the full sparsity from
-            `begin_step` on, the mask still moving) or "one-shot" (one mask before the first step).
+        final_sparsity: fraction of zeros in each kernel at the end, 0 <= s < 1. Defaults to 0.5 unless another setting
+            decides the sparsity. A rule `(pattern, number)` in `layers` replaces it for the layers it matches.
+        distribution: "uniform" gives every kernel `final_sparsity`; "erk" distributes it so that all kernels together
+            have it, with the highest sparsity for large kernels (see `tfopt.stages.prune.distribution`).
+        initial_sparsity: fraction of zeros at `begin_step` of the polynomial schedule.
+        schedule: "polynomial" (from initial to final sparsity), "constant" (full sparsity from `begin_step` on; the
+            mask is still updated) or "one-shot" (one mask before the first step).
         power: exponent of the polynomial, 3 in the paper.
-        begin_step, end_step, frequency: in training steps. By default the schedule fits the steps that
-            `apply` is told, ends on a mask update, and leaves the last 30 % for recovery.
-        block_size: (height, width) of the blocks that fall together, for Dense kernels.
+        begin_step: the first training step of the schedule.
+        end_step: the last training step of the schedule. By default the schedule fits the steps passed to `apply`, ends
+            on a mask update, and leaves the last 30 % for recovery.
+        frequency: training steps between mask updates.
+        block_size: (height, width) of the blocks that are pruned together, for Dense kernels.
         block_pooling_type: how a block's importance is pooled, "AVG" or "MAX".
         sparsity_m_by_n: (m, n): m zeros in every n consecutive weights, e.g. (2, 4). One-shot.
-        importance: "magnitude"; "random" (a baseline); "threshold" (all weights under `threshold` fall; one-shot).
-        threshold: absolute value under which a weight falls, in units of the weight.
-        policy: "xnnpack" prunes only what XNNPACK's sparse inference accelerates (1x1 convolutions between
-            a 3x3 stride-2 stem and a global pooling with keepdims); another layout is an error.
+        importance: "magnitude", "random" (a baseline) or "threshold" (prune all weights below `threshold`; one-shot).
+        threshold: absolute value below which a weight is pruned, in units of the weight.
+        policy: "xnnpack" prunes only what XNNPACK's sparse inference accelerates (1x1 convolutions between a 3x3
+            stride-2 stem and a global pooling with keepdims); any other layout is an error.
         seed: of the random importance.
     """
 
@@ -119,7 +121,7 @@ class Prune(Stage):
     def promises(self, model: Any) -> list[Promise]:
         choices, targets = self._choices(model)
         if self.threshold is not None:
-            return []  # how many weights fall is the weights' own affair
+            return []  # the number of zeros depends on the weights
         if self.sparsity_m_by_n:
             m, n = self.sparsity_m_by_n
             return [MByN(layer=layer, weight=weight, m=m, n=n) for layer, weight in targets]
@@ -148,7 +150,7 @@ class Prune(Stage):
         return f"{self._share(shape, target):.0%} zeros".replace("%", " %")
 
     def _choices(self, model: Any) -> tuple[dict[Key, Choice], dict[Key, float]]:
-        """What holds for each kernel, and the target sparsity of those that are pruned."""
+        """Return the choice for each kernel, and the target sparsity of the pruned ones."""
         require_kernels(model, "prune")
         allowed = self._xnnpack(model) if self.policy == "xnnpack" else None
         choices = choose_kernels(self.layers, model, lambda layer, kernel: self._against(layer, kernel, allowed))
@@ -181,7 +183,7 @@ class Prune(Stage):
         return dict.fromkeys(shapes, self._target)
 
     def _against(self, layer: Any, kernel: Kernel, allowed: frozenset[str] | None) -> str:
-        """Why a kernel that no rule names is left alone; empty when it is pruned."""
+        """Return why a kernel that no rule matches is not pruned; "" if it is."""
         if allowed is not None:
             return "" if layer.name in allowed else "XNNPACK would not be faster"
         if kernel.spared:
@@ -198,7 +200,7 @@ class Prune(Stage):
         return self.block_size == (1, 1) or len(kernel.shape) == 2
 
     def _xnnpack(self, model: Any) -> frozenset[str]:
-        """Names of the layers that XNNPACK computes faster when they are sparse."""
+        """Return the names of the layers that XNNPACK computes faster when they are sparse."""
         policy = tfmot().sparsity.keras.PruneForLatencyOnXNNPack()
         try:
             policy.ensure_model_supports_pruning(model)
@@ -209,10 +211,10 @@ class Prune(Stage):
         return frozenset(layer.name for layer in model.layers if policy.allow_pruning(layer))
 
     def _share(self, shape: tuple[int, ...], target: float) -> float:
-        """The share of weights that fall when the share `target` of blocks (or of weights) falls, at least.
+        """Return the guaranteed fraction of zeros when the fraction `target` of the blocks (or weights) is pruned.
 
-        Blocks at the rim of a kernel that is no multiple of the block are smaller, so in the worst case
-        they are the ones that fall.
+        Edge blocks are smaller if the kernel's size is not a multiple of the block's. In the worst case, those are the
+        ones that are pruned.
         """
         if self.block_size == (1, 1):
             return target
@@ -224,7 +226,7 @@ class Prune(Stage):
             for row in range(rows)
             for column in range(columns)
         )
-        # The schedule knows the target as a float32.
+        # The schedule stores the target as float32.
         fallen = len(sizes) - max(round(len(sizes) * (1 - float(np.float32(target)))), 1)
         return sum(sizes[:fallen]) / (height * width)
 
@@ -244,7 +246,7 @@ class Prune(Stage):
         return wrapped
 
     def _settings(self, model: Any, targets: dict[Key, float], steps: int, *, zeros_too: bool) -> Settings:
-        """Keyword arguments of the pruning wrapper by layer name; with `zeros_too` for kernels that have zeros."""
+        """Return the pruning wrapper's arguments by layer name; with `zeros_too`, also for kernels that have zeros."""
         settings = zeros_held(model) if zeros_too else {}
         position = {layer.name: index for index, layer in enumerate(model.layers)}
         for (layer, weight), target in targets.items():
@@ -267,7 +269,7 @@ class Prune(Stage):
             return sparsity.ConstantSparsity(target, begin_step=1, end_step=1, frequency=1)
         end = self.end_step or max(self.begin_step + 1, round(RAMP * steps))
         frequency = self.frequency or max(1, (end - self.begin_step) // MASK_UPDATES)
-        if not self.end_step:  # end on a mask update: TF-MOT would stop short of the target otherwise
+        if not self.end_step:  # end on a mask update: otherwise TF-MOT would stop short of the target
             end = self.begin_step + (end - self.begin_step) // frequency * frequency
         if end > steps or end <= self.begin_step or (end - self.begin_step) % frequency:
             raise RecipeError(

@@ -1,4 +1,4 @@
-"""TF-MOT's pruning wrapper with a choice of importance, exact masks, several kernels, and zeros that can be held."""
+"""TF-MOT's pruning wrapper, extended: a choice of importance, exact masks, several kernels per layer, fixed zeros."""
 
 import functools
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module, unwrapped
 from tfopt.stages.kernels.layer_copies import KeepsCallContract, built_copy, plain_copy
 from tfopt.stages.kernels.table import kernel_layers, kernels, named_kernel
 
-# A step that no training reaches, as int64.
+# A step, as int64, that no training reaches.
 NEVER = 2**62
 
 Settings = dict[str, dict[str, Any]]
@@ -19,22 +19,22 @@ Settings = dict[str, dict[str, Any]]
 
 
 def wrap_for_pruning(flat_model: Any, settings: Settings) -> Any:
-    """A copy of `flat_model` whose layers named in `settings` are wrapped; weights copied."""
+    """Return a copy of `flat_model`, weights included, in which the layers named in `settings` are wrapped."""
     wrapped = tf_keras().models.clone_model(
         flat_model, clone_function=lambda layer: wrapped_copy(layer, settings.get(layer.name))
     )
     for source, target in zip(flat_model.layers, wrapped.layers, strict=True):
-        target.set_weights(source.get_weights())  # the wrapper passes them to the layer inside
+        target.set_weights(source.get_weights())  # a wrapper passes them to the inner layer
     return wrapped
 
 
 def wrapped_copy(layer: Any, settings: dict[str, Any] | None) -> Any:
-    """A new layer like `layer`, in a pruning wrapper unless `settings` is None; the weights of that are copied."""
+    """Return a copy of `layer` in a pruning wrapper, or a plain copy without weights if `settings` is None."""
     return plain_copy(layer) if settings is None else scored_pruning()(built_copy(layer), **settings)
 
 
 def masked_weights(layer: Any) -> list[np.ndarray]:
-    """Weights of a layer, wrapped or not; the last step of training may have moved masked ones off zero."""
+    """Return the weights of a layer, wrapped or not, masked again: the last training step may have moved zeros."""
     inside = unwrapped(layer)
     weights = [np.asarray(weight) for weight in inside.get_weights()]
     positions = {id(weight): index for index, weight in enumerate(inside.weights)}
@@ -44,12 +44,12 @@ def masked_weights(layer: Any) -> list[np.ndarray]:
 
 
 def pruned_layers(model: Any) -> list[Any]:
-    """The pruning wrappers of `model`."""
+    """Return the pruning wrappers of `model`."""
     return [layer for layer in model.layers if hasattr(layer, "pruning_vars")]
 
 
 def zeros_held(flat_model: Any) -> Settings:
-    """Settings that leave the masks alone where kernels have zeros."""
+    """Return wrapper settings that keep the masks of all kernels with zeros unchanged."""
     held: Settings = {}
     for layer in kernel_layers(flat_model):
         if names := [kernel.name for kernel in kernels(layer) if np.any(kernel.values == 0)]:
@@ -58,9 +58,11 @@ def zeros_held(flat_model: Any) -> Settings:
 
 
 def hold_zeros(wrapped: Any, *, scheduled: bool) -> None:
-    """Every kernel weight in a pruning wrapper that is zero now stays zero during `fit`.
+    """Keep every weight that is zero now, of kernels in pruning wrappers, at zero during `fit`.
 
-    `scheduled`: some wrapper still waits for TF-MOT's callback to start its schedule.
+    Args:
+        wrapped: a model with pruning wrappers; changed in place.
+        scheduled: whether TF-MOT's callback will still start the schedule of a wrapper.
     """
     for layer in pruned_layers(wrapped):
         for number, (weight, mask, _) in enumerate(layer.pruning_vars):
@@ -68,23 +70,26 @@ def hold_zeros(wrapped: Any, *, scheduled: bool) -> None:
             layer.pruning_obj.held[number] = held
             mask.assign(held)
         if not scheduled:
-            layer.pruning_step.assign(1)  # TF-MOT's wrapper refuses to train before its callback set it going
+            layer.pruning_step.assign(1)  # TF-MOT's wrapper refuses to train until its callback has started it
 
 
 @functools.cache
 def scored_pruning() -> Any:
-    """TF-MOT's pruning wrapper with a choice of importance. Made late: importing TF-MOT takes seconds."""
+    """Return the wrapper class `PruneByScore`. Created on first use, because importing TF-MOT takes seconds."""
     import tensorflow as tf
 
     wrapper = tfmot_module("sparsity.keras.pruning_wrapper").PruneLowMagnitude
     pruning = tfmot_module("sparsity.keras.pruning_impl").Pruning
 
     class ScoredPruning(pruning):  # type: ignore[misc, valid-type]
-        """Decides by `importance` which weights fall; the schedule of each kernel decides how many.
+        """Pruning that selects weights by `importance`; the schedule of each kernel decides how many.
 
-        `schedules` has one for each kernel, None for a kernel whose mask stays as it is. `held` is 0.0 where a
-        weight stays zero in any case, else 1.0; None for a kernel without such weights. `seeds` are those of the
-        random importance.
+        Attributes:
+            importance: see `Prune`.
+            threshold: see `Prune`.
+            schedules: one per kernel; None for a kernel whose mask does not change.
+            held: per kernel, 0.0 where a weight must stay zero, else 1.0; None for a kernel without such weights.
+            seeds: of the random importance, per kernel.
         """
 
         importance: str
@@ -113,9 +118,9 @@ def scored_pruning() -> Any:
                 mask = tf.cast(tf.abs(weights) >= self.threshold, weights.dtype)
                 return tf.cast(self.threshold, weights.dtype), mask
             if self.importance == "random":
-                # The same scores every time, so that a weight which fell once stays down as sparsity grows.
+                # The same scores every time, so that a pruned weight stays pruned as sparsity grows.
                 weights = tf.random.stateless_uniform(weights.shape, self.seeds[number])
-            # TF-MOT keeps all weights that equal the last one kept: in a kernel with many equal weights too many.
+            # TF-MOT keeps all weights equal to the last one kept: too many in a kernel with many equal weights.
             scores = tf.reshape(tf.abs(weights), [-1])
             sparsity = tf.cast(self.schedules[number](self._step_fn())[1], tf.float64)
             kept = tf.maximum(tf.round(scores.shape[0] * (1 - sparsity)), 1)
@@ -125,8 +130,8 @@ def scored_pruning() -> Any:
 
         @not_converted
         def _block_mask(self, weights: Any, number: int) -> Any:
-            # TF-MOT pads on all sides to pool, but at the far ends to mask: where a kernel is no multiple of the
-            # block, it would judge other blocks than fall.
+            # TF-MOT pads on all sides to pool, but only at the far ends to mask. If the kernel's size is not a multiple
+            # of the block's, it would score other blocks than it prunes.
             (rows, columns), (height, width) = weights.shape, self._block_size
             tiles = (-(-rows // height), height, -(-columns // width), width)
 
@@ -143,13 +148,17 @@ def scored_pruning() -> Any:
             return threshold, tf.repeat(tf.repeat(mask, height, axis=0), width, axis=1)[:rows, :columns]
 
     class PruneByScore(KeepsCallContract, wrapper):  # type: ignore[misc, valid-type]
-        """`PruneLowMagnitude` for several kernels, each with a schedule of its own.
+        """`PruneLowMagnitude` for several kernels, each with its own schedule.
 
         Args:
             layer: a built layer.
-            schedules: a TF-MOT schedule by kernel name, all with the same steps; None keeps the kernel's mask.
-            importance, threshold, seed: see `Prune`.
-            position: a number that no other layer's kernels have, for the random importance.
+            schedules: TF-MOT schedules by kernel name, all with the same steps; None keeps the kernel's mask.
+            importance: see `Prune`.
+            threshold: see `Prune`.
+            seed: see `Prune`.
+            position: a number unique to this layer's kernels, for the random importance.
+            sparsity_m_by_n: see `Prune`.
+            **kwargs: passed to `PruneLowMagnitude`.
         """
 
         def __init__(
@@ -163,7 +172,7 @@ def scored_pruning() -> Any:
             sparsity_m_by_n: Any = None,
             **kwargs: Any,
         ) -> None:
-            # TF-MOT's registry knows few layers; one that brings this method is taken as it is.
+            # TF-MOT's registry knows few layers; it accepts any layer with this method.
             layer.get_prunable_weights = lambda: [named_kernel(layer, name).variable for name in schedules]
             never = tfmot().sparsity.keras.ConstantSparsity(0.5, begin_step=NEVER, end_step=NEVER, frequency=1)
             due = next((schedule for schedule in schedules.values() if schedule is not None), never)
@@ -186,7 +195,7 @@ def scored_pruning() -> Any:
             del config["pruning_schedule"]  # one of `schedules`
             return {
                 **config,
-                "sparsity_m_by_n": self.sparsity_m_by_n,  # which TF-MOT's own get_config forgets
+                "sparsity_m_by_n": self.sparsity_m_by_n,  # missing in TF-MOT's get_config
                 "schedules": {name: plan and plan.get_config() for name, plan in self.schedules.items()},
                 "importance": self.importance,
                 "threshold": self.threshold,

@@ -1,4 +1,4 @@
-"""How far the 256 steps of an activation reach: to the extremes that it shows, or where rounding errs least."""
+"""Choose the range of an activation's 256 steps: its observed extremes, or the range with the least rounding error."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -14,7 +14,7 @@ ActivationRanges = Literal["max", "mse"]
 
 STEPS = 255
 _BINS = 4096
-# Ends that are tried, as fractions of the extremes; first one end, then the other, and again.
+# Candidate ends, as fractions of the extremes; the two ends are optimized in turn, in `_ROUNDS` rounds.
 _FRACTIONS = np.linspace(0.02, 1, 99)
 _ROUNDS = 2
 
@@ -25,9 +25,12 @@ Batches = Callable[[], Iterable[Any]]
 def with_ranges(
     flat_model: Any, batches: Callable[[], Iterable[Sequence[np.ndarray]]], activation_ranges: ActivationRanges
 ) -> Any:
-    """A copy of a flat tf_keras model that tells the converter where to round activations, with which ranges.
+    """Return a copy of a flat tf_keras model with quantizers that give the converter the ranges of its activations.
 
-    Weights are left to the converter. `batches` gives an array for each input; `activation_ranges` as for `set_ranges`.
+    Args:
+        flat_model: its weights are left to the converter.
+        batches: returns batches with one array per input.
+        activation_ranges: as for `set_ranges`.
     """
     graph = walk(flat_model, keep_names=True)
     model = quantized_model(graph, plan(graph, {}), lambda layer, treatment: [])
@@ -36,11 +39,11 @@ def with_ranges(
 
 
 def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges = "max") -> None:
-    """Give every quantizer of activations the range that the float model shows.
+    """Set the range of every activation quantizer to what the float model shows.
 
     Args:
-        model: as `quantized_model` makes it; changed in place.
-        batches: gives what the model is called with, float32; for "mse" asked twice.
+        model: from `quantized_model`; changed in place.
+        batches: returns batches of model inputs, float32; called twice for "mse".
         activation_ranges: "max", the extremes; "mse", the range with the least squared error of rounding and clipping.
     """
     seen = _extremes(model, batches)
@@ -53,9 +56,11 @@ def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges
 
 
 def least_squares_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """(low, high) of the 256 evenly spaced numbers, zero among them, that are nearest to `values` (float64).
+    """Return (low, high) of the 256 evenly spaced numbers, including zero, with the least squared rounding error.
 
-    `counts` says how often each occurs; the error is the mean of its squares.
+    Args:
+        values: float64.
+        counts: how often each value occurs.
     """
     shown = values[counts > 0]
     extremes = low, high = min(float(shown.min(initial=0)), 0.0), max(float(shown.max(initial=0)), 0.0)
@@ -77,7 +82,7 @@ def _error(values: np.ndarray, counts: np.ndarray, low: float, high: float) -> f
 
 
 class _Values:
-    """What passed one quantizer."""
+    """Statistics of the values that passed one quantizer."""
 
     def __init__(self, variables: dict[str, Any]) -> None:
         self.variables = variables

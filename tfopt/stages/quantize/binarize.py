@@ -1,4 +1,4 @@
-"""Binarize: train weights of two or three values, with int8 activations."""
+"""Binarize: train weights with two or three values, and int8 activations."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -14,19 +14,19 @@ from tfopt.stages.quantize.rounding import USUAL, Precision
 
 @config
 class Binarize(QuantizationAware):
-    """Weights -a, a, or -a, 0, a in the forward pass; the gradient passes straight through to the weights behind them.
+    """Use weights -a, a or -a, 0, a in the forward pass; gradients pass straight through to the latent weights.
 
-    In the file they are 4-bit integers -1, 0, 1, where operators read such, else 8-bit ones, with a scale for each
-    output channel; how small they are shows when the file is packed or deflated. Layers with little to save and much
-    to lose keep 8 bits: the first and the last one with weights, and depthwise ones.
+    The file stores them as 4-bit integers -1, 0, 1 if the operator supports it, else as 8-bit ones, with a scale per
+    output channel; the full saving shows only when the file is packed or deflated. Layers with little to save and much
+    to lose keep 8 bits: the first and last layers with weights, and depthwise layers.
 
-    A rule in `layers` says for a layer: True, these values; 8, keep 8 bits; and what `Quantize` knows besides.
+    A rule in `layers` can set True, to use these values; 8, to keep 8 bits; or any setting of `Quantize`.
 
     Attributes:
-        scheme: "xnor", a is the mean size of each output channel's weights (Rastegari et al. 2016, arXiv:1603.05279);
-            "binary_connect", one a for a kernel (Courbariaux et al. 2015, arXiv:1511.00363); "ternary", zero where a
-            weight is small (Li et al. 2016, arXiv:1605.04711).
-        spare_ends: keep 8 bits in the first and the last layer with weights, as all three papers do.
+        scheme: "xnor", where a is the mean absolute weight of each output channel (Rastegari et al. 2016,
+            arXiv:1603.05279); "binary_connect", with one a per kernel (Courbariaux et al. 2015, arXiv:1511.00363);
+            "ternary", where small weights become zero (Li et al. 2016, arXiv:1605.04711).
+        spare_ends: keep 8 bits in the first and last layers with weights, as all three papers do.
     """
 
     scheme: Literal["xnor", "binary_connect", "ternary"] = "ternary"

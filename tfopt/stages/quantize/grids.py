@@ -1,4 +1,4 @@
-"""The grids of a model's kernels: which weights share a step is what TFLite's operators make of it."""
+"""The grids of a model's kernels; TFLite's operators determine which weights share a step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,20 +26,25 @@ class Grid:
     steps: np.ndarray
 
     def integers(self, kernel: np.ndarray) -> np.ndarray:
-        """int8 of the shape of `kernel`: the k of the nearest numbers, halves to the even one, clipped."""
+        """Return the integers k nearest to `kernel`, clipped; int8, of the same shape. Ties go to the even integer."""
         return weight_ranges.on_grid(kernel, self.steps, self.bits)
 
     def values(self, kernel: np.ndarray) -> np.ndarray:
-        """float32 of the shape of `kernel`: the nearest numbers."""
+        """Return the grid values nearest to `kernel`; float32, of the same shape."""
         return self.of(self.integers(kernel))
 
     def of(self, integers: np.ndarray) -> np.ndarray:
-        """float32: step * k for each k in `integers`."""
+        """Return step * k for each k in `integers`; float32."""
         return np.asarray(self.steps * integers.astype(np.float32), np.float32)
 
 
 def grid_of(kernel: Kernel, bits: int, method: str = "mse") -> Grid:
-    """A grid with those steps that TFLite's operator has for `kernel`. Raises as `weight_ranges.steps` does."""
+    """Return a grid for `kernel` with separate steps where TFLite's operator has them.
+
+    Raises:
+        RecipeError: as in `weight_ranges.steps`.
+        ModelError: as in `weight_ranges.steps`.
+    """
     scales, values = scales_of(kernel), kernel.values
     found = weight_ranges.steps(values.reshape(scales.view or values.shape), bits, scales.axes, method)
     if scales.view:
@@ -48,15 +53,21 @@ def grid_of(kernel: Kernel, bits: int, method: str = "mse") -> Grid:
 
 
 def grids_of(model: Any, bits: Mapping[Key, int], method: str = "mse") -> dict[Key, Grid]:
-    """A grid for each kernel named in `bits`, in the order of the model's layers. Raises as `kernels_of` does."""
+    """Return a grid for each kernel in `bits`, in the order of the model's layers.
+
+    Raises:
+        RecipeError: as in `kernels_of` and `grid_of`.
+        ModelError: as in `grid_of`.
+    """
     found = kernels_of(model, bits)
     return {key: grid_of(kernel, bits[key], method) for key, kernel in found.items()}
 
 
 def kernels_of(model: Any, keys: Mapping[Key, Any]) -> dict[Key, Kernel]:
-    """The kernels `keys` of a flat tf_keras model, in the order of its layers.
+    """Return the kernels `keys` of a flat tf_keras model, in the order of its layers.
 
-    Raises RecipeError where the model has no kernel of such a name.
+    Raises:
+        RecipeError: the model has no kernel with one of these names.
     """
     known = kernels_by_key(model.layers)
     if missing := [key for key in keys if key not in known]:

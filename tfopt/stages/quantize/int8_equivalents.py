@@ -1,4 +1,4 @@
-"""The same computations in operators that TFLite has in int8, and that can be rounded in between."""
+"""Equivalent computations by operators that TFLite supports in int8, with intermediate results that can be rounded."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def elu(values: Any, alpha: float = 1.0) -> Any:
-    """max(x, 0) + alpha (exp(min(x, 0)) - 1): LiteRT's ELU is float only."""
+    """Return max(x, 0) + alpha (exp(min(x, 0)) - 1), since LiteRT's ELU is float only."""
     import tensorflow as tf
 
     return tf.nn.relu(values) + alpha * (tf.exp(tf.minimum(values, 0.0)) - 1.0)
 
 
 def selu(values: Any) -> Any:
-    """The scaled ELU of self-normalizing networks."""
+    """Return the scaled ELU of self-normalizing networks."""
     return SELU_SCALE * elu(values, SELU_ALPHA)
 
 
@@ -29,13 +29,13 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"elu": elu, "selu": selu}
 
 
 def activation(function: Any) -> Any:
-    """The int8 form of an activation of Keras, else `function` itself."""
+    """Return the int8 form of an activation of Keras if there is one, else `function` itself."""
     keras_own = str(getattr(function, "__module__", "")).startswith("tf_keras.")
     return ACTIVATIONS.get(getattr(function, "__name__", ""), function) if keras_own else function
 
 
 def layer(layer: Any, inputs: Any) -> Callable[[Any], Any] | None:
-    """What computes as `layer` of such `inputs`, in inference and training; None where the layer itself does well."""
+    """Return a function that computes what `layer` does for `inputs`, or None if the layer itself works in int8."""
     kind = type(layer).__name__
     if kind == "ELU":
         return lambda values: elu(values, float(layer.alpha))
@@ -49,10 +49,10 @@ def layer(layer: Any, inputs: Any) -> Callable[[Any], Any] | None:
 
 
 def averages_all(layer: Any, shape: Sequence[int | None]) -> bool:
-    """True for an average pooling whose only window covers all places of an input of `shape`, (batch, ..., channels).
+    """Return whether the only window of an average pooling covers all positions of an input (batch, ..., channels).
 
-    LiteRT's AVERAGE_POOL_2D gives its output the range of its input, whose extremes an average over many places does
-    not come near: most of the 256 steps are lost. MEAN has a range of its own.
+    LiteRT's AVERAGE_POOL_2D gives its output the range of its input. An average over many positions does not come near
+    the extremes of this range, so most of the 256 steps would be unused. MEAN has a separate output range.
     """
     given, window = tuple(shape)[1:-1], np.broadcast_to(layer.pool_size, len(shape) - 2)
     if layer.data_format != "channels_last" or None in given:
@@ -61,20 +61,20 @@ def averages_all(layer: Any, shape: Sequence[int | None]) -> bool:
 
 
 def always_averages_all(layer: Any) -> bool:
-    """True for such a layer in every call that the model makes of it."""
+    """Return whether `averages_all` holds in every call of `layer` in its model."""
     nodes = range(len(layer.inbound_nodes)) if facts_of(layer).family == "average_pooling" else ()
     return bool(nodes) and all(averages_all(layer, layer.get_input_shape_at(node)) for node in nodes)
 
 
 def mean_over_places(values: Any) -> Any:
-    """The mean over all axes but batch and channels, which stay as axes of size 1."""
+    """Return the mean over all axes except batch and channels, which are kept with size 1."""
     import tensorflow as tf
 
     return tf.reduce_mean(values, list(range(1, len(values.shape) - 1)), keepdims=True)
 
 
 def normalization(layer: Any, values: Any) -> Any:
-    """(x - mean) / deviation as one product and one sum: the converter leaves the difference in float."""
+    """Return (x - mean) / deviation as one product and one sum: the converter leaves the difference in float."""
     import tensorflow as tf
 
     factor = 1.0 / tf.maximum(tf.sqrt(layer.variance), tf_keras().backend.epsilon())
@@ -82,7 +82,7 @@ def normalization(layer: Any, values: Any) -> Any:
 
 
 def group_normalization(layer: Any, values: Any) -> Any:
-    """GroupNormalization over the last axis of `values` (batch, ..., channels), without SQUARED_DIFFERENCE."""
+    """Return GroupNormalization over the last axis of `values` (batch, ..., channels), without SQUARED_DIFFERENCE."""
     import tensorflow as tf
 
     sizes = [-1 if size is None else size for size in values.shape[1:]]
@@ -98,14 +98,20 @@ def group_normalization(layer: Any, values: Any) -> Any:
 
 
 def is_separable(layer: Any) -> bool:
-    """True for a layer that becomes two operators."""
+    """Return whether `layer` becomes a depthwise and a pointwise operator."""
     return facts_of(layer).family == "separable"
 
 
 def separable(layer: Any, inputs: Any, between: Callable[[Any], Any]) -> Any:
-    """What a SeparableConv1D or 2D computes of `inputs`, with `between` applied to what its depthwise half gives.
+    """Return the output of a SeparableConv1D or 2D with `between` applied to the output of its depthwise half.
 
-    `inputs`: (batch, steps, channels) or (batch, height, width, channels).
+    Args:
+        layer: built, in the data format "channels_last".
+        inputs: (batch, steps, channels) or (batch, height, width, channels).
+        between: maps the depthwise output to the pointwise input.
+
+    Raises:
+        ModelError: another data format.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""The integers that the weights of a finished model stand for, which the converter cannot tell from other numbers."""
+"""The integers that the weights of a finished model represent, which the converter cannot recover from the floats."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tfopt.stages.kernels.rules import Key
 
 @dataclass(frozen=True)
 class Integers:
-    """A kernel on a grid, each output channel times a step, or all channels (and what BatchNorm does to each).
+    """A kernel on a grid, with one step per output channel or one for all, times a folded BatchNorm's factor.
 
     Attributes:
         bits: 2 to 8.
@@ -25,14 +25,15 @@ class Integers:
 
 
 def remember_integers(model: Any, integers: Mapping[Key, Integers]) -> None:
-    """Say that kernels of `model` (flat tf_keras) stand for these."""
+    """Record the integers that kernels of `model` (flat tf_keras) represent."""
     annotate(model, integers=dict(integers))
 
 
 def integers_of(model: Any) -> dict[Key, Integers]:
-    """By layer and kernel, what the weights of `model` stand for, where the converter would choose other integers.
+    """Return, by layer and kernel, the integers of `model` that the converter would not choose itself.
 
-    `model` is what a stage's `apply` returned; of any other there are none.
+    Args:
+        model: the model that a stage's `apply` returned; any other has none.
     """
     known = annotations(model).integers
     if known is not None:

@@ -1,7 +1,7 @@
-"""Which layers are quantized, and how: decided on the flat graph, by what TFLite's int8 operators fuse and need.
+"""Plan which layers to quantize and how, on the flat graph, by what TFLite's int8 operators fuse and require.
 
-A linear layer, the BatchNormalization behind it and a ReLU behind that become one operator, so only the last of
-them rounds its output. What moves or selects values has one range for input and output, and rounds nothing.
+A linear layer, a BatchNormalization after it and a ReLU after that become one operator, so only the last of them rounds
+its output. Layers that only move or select values have the same range for input and output and do not round.
 """
 
 import collections
@@ -25,16 +25,16 @@ from tfopt.stages.kernels.table import Kernel, kernels
 from tfopt.stages.quantize.int8_equivalents import always_averages_all
 from tfopt.stages.quantize.quantizers import Scales
 
-# The same among operations that are carried along or that tf_keras wraps (`TFOpLambda`), lower case.
+# Operations, carried or wrapped by tf_keras (`TFOpLambda`), that only move or select values; lower case.
 PASSING_OPERATIONS = (
     "getitem", "strided_slice", "slice", "reshape", "transpose", "split", "expand_dims", "expanddims", "squeeze",
     "pad", "gather", "take", "tile", "repeat", "broadcast_to", "swapaxes", "moveaxis", "identity", "ravel", "flip",
     "roll", "stop_gradient", "max", "min", "amax", "amin", "reduce_max", "reduce_min", "unstack", "arraysplit",
     "rot90", "image.resize", "resize",
 )  # fmt: skip
-# What rules may say besides True and False.
+# Settings of rules besides True and False.
 WEIGHTS, OUTPUT = "weights", "output"
-# How many bits a weight may have; a .tflite stores them in 8, 4 or 2.
+# Allowed bits per weight; a .tflite stores them in 8, 4 or 2.
 BITS = range(2, 9)
 
 
@@ -43,13 +43,13 @@ class Treatment:
     """What happens to one layer.
 
     Attributes:
-        weights: its kernels are rounded.
-        bits: to so many bits each; None for as many as the stage says.
-        before: the values between its linear part and its activation are rounded.
-        output: its output is rounded.
-        config: registered name of a QuantizeConfig of the user's, which decides instead.
-        in_float: True where nothing is quantized although there would be something.
-        why: why so, "" where there is nothing to say.
+        weights: whether its kernels are rounded.
+        bits: bits per weight; None for the stage's setting.
+        before: whether the values between its linear part and its activation are rounded.
+        output: whether its output is rounded.
+        config: registered name of the user's QuantizeConfig, which replaces the settings above.
+        in_float: whether the layer stays in float although it could be quantized.
+        why: the reason, "" if there is none to report.
     """
 
     weights: bool = False
@@ -62,16 +62,23 @@ class Treatment:
 
     @property
     def quantizes(self) -> bool:
-        """True when anything of the layer is rounded."""
+        """Whether anything in the layer is rounded."""
         return self.weights or self.before or self.output or bool(self.config)
 
 
 def plan(graph: Graph, settings: Mapping[str, Setting]) -> dict[str, Treatment]:
-    """The treatment of each layer of a flat tf_keras model, by name.
+    """Return the treatment of each layer of a flat tf_keras model.
 
-    `settings`: for each layer True, False, a number of bits for its weights, "weights", "output" or the registered name
-    of a QuantizeConfig.
-    Raises RecipeError for another setting.
+    Args:
+        graph: of a flat tf_keras model.
+        settings: by layer name: True, False, a number of bits for its weights, "weights", "output" or the registered
+            name of a QuantizeConfig.
+
+    Returns:
+        Treatments by layer name.
+
+    Raises:
+        RecipeError: a setting is none of these.
     """
     for name, setting in settings.items():
         _check_setting(name, setting)
@@ -130,7 +137,7 @@ class _Planner:
         return Treatment(weights=weights, before=before, output=True)
 
     def _joined(self, name: str) -> str:
-        """Why the layer needs no range of its own: it becomes one operator, or one range, with what follows."""
+        """Return why the layer needs no separate range, "" if it does: it shares an operator or range with the next."""
         reasons = {self._joined_call(call) for call in self.calls[name]}
         return reasons.pop() if len(reasons) == 1 else ""
 
@@ -150,7 +157,7 @@ class _Planner:
         return ""
 
     def _folds(self, call: Call) -> bool:
-        """True for a BatchNormalization that the converter folds into the linear layer before it."""
+        """Return whether `call` is a BatchNormalization that the converter folds into the preceding linear layer."""
         if facts_of(call.leaf.layer).family != "batch_norm" or len(self.calls[call.leaf.name]) != 1:
             return False
         (given,) = refs_in([call.args, call.kwargs])
@@ -161,26 +168,26 @@ class _Planner:
         return (
             facts.folds_batch_norm
             and activation_of(before.leaf.layer) == "linear"
-            # On more axes, the converter puts a reshape between a Dense and what follows.
+            # With more axes, the converter puts a reshape between a Dense and what follows.
             and (facts.family != "dense" or given.shape is None or len(given.shape) == 2)
             and len(self.consumers[given]) == 1
             and len(self.calls[before.leaf.name]) == 1
         )
 
     def _fuses(self, call: Call) -> bool:
-        """True where TFLite fuses a ReLU behind `call` into its operator."""
+        """Return whether TFLite fuses a ReLU after `call` into its operator."""
         layer = call.leaf.layer
         linear = is_linear_layer(layer) and activation_of(layer) == "linear"
         return linear or facts_of(layer).fuses_activation
 
 
 def looked_up(graph: Graph) -> set[Ref]:
-    """The inputs of the model that are numbers of table rows, and such like, whatever their dtype."""
+    """Return the inputs of the model that are table indices or the like, whatever their dtype."""
     return {ref for call in graph.calls if facts_of(call.leaf.layer).looks_up for ref in refs_in(call.args)}
 
 
 def scales_of(kernel: Kernel) -> Scales:
-    """The scales that TFLite's operator has for a kernel."""
+    """Return the scales that TFLite's operator has for a kernel."""
     facts = facts_of(kernel.owner)
     if kernel.attribute == "depthwise_kernel":
         return Scales((-2, -1))
@@ -200,7 +207,7 @@ def _output_axes(equation: str, rank: int) -> tuple[int, ...]:
     inputs, rest = equation.replace(" ", "").replace("...", "").split(",")
     weight, output = rest.split("->")
     axes = tuple(axis - rank for axis, letter in enumerate(weight) if letter in output and letter not in inputs)
-    shared = any(letter in output and letter in inputs for letter in weight)  # a matrix for each batch: one scale
+    shared = any(letter in output and letter in inputs for letter in weight)  # one matrix per batch: a single scale
     return () if shared or len(weight) != rank else axes
 
 
@@ -217,7 +224,7 @@ def _passes(layer: Any) -> bool:
 
 
 def operation_of(layer: Any) -> str:
-    """Name of the operation, lower case, that a layer carries along: "reshape"; "" for an ordinary layer."""
+    """Return the name of the operation that a layer carries, lower case, e.g. "reshape"; "" for an ordinary layer."""
     kind = type(layer).__name__
     if kind == "SlicingOpLambda":
         return "getitem"
@@ -246,12 +253,12 @@ def _check_setting(name: str, setting: Setting) -> None:
 
 
 def config_class(name: str) -> Any:
-    """The user's QuantizeConfig class registered as `name` ("Package>Class"); None where none is."""
+    """Return the user's QuantizeConfig class registered as `name` ("Package>Class"), or None."""
     return registered_configs().get(name)
 
 
 def registered_configs() -> dict[str, Any]:
-    """The QuantizeConfig classes registered with tf_keras, by registered name."""
+    """Return the QuantizeConfig classes registered with tf_keras, by registered name."""
     base = tfmot_module("quantization.keras.quantize_config").QuantizeConfig
     known: Iterable[tuple[str, Any]] = tf_keras().saving.get_custom_objects().items()
     return {name: cls for name, cls in known if isinstance(cls, type) and issubclass(cls, base)}

@@ -1,4 +1,4 @@
-"""PostTraining: weights of 8 bits or fewer without training, from some hundred samples without labels."""
+"""PostTraining: quantize weights to 8 bits or fewer without training, from a few hundred unlabeled samples."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,25 +23,25 @@ from tfopt.stages.stage import Stage
 
 @config
 class PostTraining(Stage):
-    """Round the weights of convolutions and Dense layers so that the outputs change least.
+    """Round the weights of convolutions and Dense layers so that the outputs change as little as possible.
 
-    The ranges of activations come from representative data when the file is made. Nothing is trained: `epochs` is 0.
-    A rule in `layers` says for a layer: a number, so many bits; False, leave its weights to the converter (8 bits).
+    Activation ranges come from representative data when the file is written. Nothing is trained: `epochs` is 0. A rule
+    in `layers` can set a number, the bits of the layer's weights, or False, to leave them to the converter (8 bits).
 
     Attributes:
-        weight_bits: 2 to 8. A .tflite stores them in 4 bits where its operator can, else in 8.
-        weight_steps: where the steps between weights come from: "max", "mse" or "octav" (see `weight_ranges`).
+        weight_bits: bits per weight, 2 to 8. A .tflite stores them in 4 bits if the operator supports it, else in 8.
+        weight_steps: how the steps between weights are chosen: "max", "mse" or "octav" (see `weight_ranges`).
         rounding: "adaptive" (AdaRound, Nagel et al. 2020, arXiv:2004.10568) or "nearest".
-        bias_correction: take the mean error of each channel out of the biases (Nagel et al. 2019, arXiv:1906.04721).
-        equalization: bring the ranges of neighboring layers in line first (the same paper).
-        batchnorm_statistics: take the means and variances of BatchNormalization anew from the samples before that
-            (PreciseBN: Wu and Johnson 2021, arXiv:2105.07576). Worth much where training augmented its images; wrong
-            where layers were fine-tuned around statistics of other data.
-        calibration_samples: training inputs that all this is measured on.
-        iterations: of adaptive rounding, for each kernel.
+        bias_correction: subtract the mean error of each channel from the biases (Nagel et al. 2019, arXiv:1906.04721).
+        equalization: equalize the weight ranges of neighboring layers first (same paper).
+        batchnorm_statistics: before equalization, recompute the means and variances of BatchNormalization from the
+            samples (PreciseBN: Wu and Johnson 2021, arXiv:2105.07576). Useful if training augmented its images; wrong
+            if layers were fine-tuned around the statistics of other data.
+        calibration_samples: number of training inputs used for all of this.
+        iterations: of adaptive rounding, per kernel.
         seed: of adaptive rounding.
-        max_drop: gives every layer 4 or 8 bits, so that the accuracy falls by no more than this (0.01: one point).
-        max_bytes: the same, so that the file has no more bytes than this.
+        max_drop: choose 4 or 8 bits per layer so that accuracy drops by at most this much (0.01 is one point).
+        max_bytes: choose 4 or 8 bits per layer so that the file has at most this many bytes.
     """
 
     epochs: int = Field(default=0, ge=0, le=0)
@@ -73,11 +73,11 @@ class PostTraining(Stage):
 
     @override
     def for_dry_run(self) -> "PostTraining":
-        # Rounding to nearest makes the same file in an instant, with other numbers.
+        # Rounding to nearest quickly produces the same file, except for the numbers.
         return dataclasses.replace(self, rounding="nearest")
 
     def calibrate(self, model: Any, inputs: np.ndarray, *, progress: Callable[[str], None] | None = None) -> None:
-        """Round the weights of what `apply` returned, in place, as `inputs` (float32, batch first) tell."""
+        """Quantize the weights of `model`, which `apply` returned, in place, using `inputs` (float32, batch first)."""
         from tfopt.stages.quantize.posttraining.pipeline import quantize_weights
 
         bits = self._bits(model)
@@ -105,7 +105,7 @@ class PostTraining(Stage):
         return list(annotations(model).summary)
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """What happens to each layer of `model` (flat tf_keras), by layer name."""
+        """Return what happens to each layer of `model` (flat tf_keras), by layer name."""
         del keep
         bits = self._bits(model)
         does = {
@@ -120,7 +120,7 @@ class PostTraining(Stage):
         return flat_model
 
     def _bits(self, model: Any) -> dict[Key, int]:
-        """The bits of each kernel that is rounded."""
+        """Return the bits of each kernel that is rounded."""
         layers = [layer for layer in model.layers if facts_of(layer).low_bit]
         settings = choose(self.layers, layers, {layer.name: True for layer in layers})
         found = {}

@@ -1,4 +1,4 @@
-"""Quantization-aware training (Jacob et al. 2017, arXiv:1712.05877) with TF-MOT's quantizers: what stages share."""
+"""The base of stages for quantization-aware training (Jacob et al. 2017, arXiv:1712.05877), on TF-MOT's quantizers."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ from tfopt.stages.quantize.rounding import Precision
 from tfopt.stages.quantize.wrapper import Overrides, quantized_model
 from tfopt.stages.stage import Stage
 
-# The scheme for what earlier stages established, under the names of TF-MOT's collaborative optimization.
+# The scheme for the properties that earlier stages established, named as in TF-MOT's collaborative optimization.
 SCHEMES: dict[frozenset[str], Scheme] = {
     frozenset(): Scheme("QAT", zeros=False, clusters=False),
     frozenset({"sparsity"}): Scheme("PQAT", zeros=True, clusters=False),
@@ -38,11 +38,11 @@ Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 @config
 class QuantizationAware(Stage):
-    """What all stages share that train with int8 activations and weights of 8 bits or fewer in the forward pass.
+    """Base of stages that train with int8 activations and weights of 8 bits or fewer in the forward pass.
 
     Attributes:
-        calibration_samples: training inputs whose ranges the activation quantizers start from. TF-MOT
-            starts at -6..6 and needs thousands of steps to forget it.
+        calibration_samples: number of training inputs from which the activation quantizers take their initial ranges.
+            TF-MOT starts at -6..6 and needs thousands of steps to forget it.
     """
 
     calibration_samples: PositiveInt = 512
@@ -63,7 +63,7 @@ class QuantizationAware(Stage):
         return [f"{SCHEMES[keep].name}{kept}", *(f"left in float: {name} ({why})" for name, why in in_float.items())]
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """What is rounded in each layer of `model` (flat tf_keras), by layer name."""
+        """Return what is rounded in each layer of `model` (flat tf_keras), by layer name."""
         by_name = {layer.name: layer for layer in model.layers}
         treatments = self._plan(model)
         return {name: self._decision(by_name[name], treatment, SCHEMES[keep]) for name, treatment in treatments.items()}
@@ -74,7 +74,7 @@ class QuantizationAware(Stage):
         return plan(graph, choose(self.layers, layers, self._usual_settings(layers)))
 
     def _usual_settings(self, layers: Sequence[Any]) -> dict[str, Setting]:
-        """What holds for layers, in calling order, that no rule matches."""
+        """Return the settings of `layers` (in calling order) for which no rule matches."""
         return {layer.name: True for layer in layers}
 
     def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
@@ -89,11 +89,11 @@ class QuantizationAware(Stage):
         return quantized
 
     def _weight_quantizers(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Overrides:
-        """(owner, attribute, quantizer) for the kernels of a built layer; of those left in float, what holds them."""
+        """Return (owner, attribute, quantizer) for the kernels of a built layer; `HeldWeight` for those in float."""
         overrides: Overrides = []
         for kernel in kernels(layer):
             values, scales = kernel.values, scales_of(kernel)
-            per_channel = scales.axes == (-1,)  # clusters per channel are looked for in the last axis only
+            per_channel = scales.axes == (-1,)  # clusters per channel are detected in the last axis only
             structure = structure_of(values, scheme, output_channels_last=per_channel)
             if treatment.weights:
                 precision = self._precision(layer, treatment)
@@ -111,7 +111,7 @@ class QuantizationAware(Stage):
 
     @abstractmethod
     def _precision(self, layer: Any, treatment: Treatment) -> Precision:
-        """How finely the kernels of `layer` are rounded."""
+        """Return how finely the kernels of `layer` are rounded."""
 
     def _decision(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Decision:
         parts = [treatment.config] if treatment.config else []
@@ -125,9 +125,12 @@ class QuantizationAware(Stage):
         return Decision(layer.name, ", ".join(parts), why if parts or why else "nothing to round")
 
     def calibrate(self, model: Any, inputs: Samples, *, progress: Callable[[str], None] | None = None) -> None:
-        """Start every quantizer at the range that the float model shows on `inputs`.
+        """Initialize every activation quantizer with the range that the float model shows.
 
-        `inputs` are arrays, batch first: one, or a list or a dict of them for several inputs.
+        Args:
+            model: the model that `apply` returned; changed in place.
+            inputs: one array, batch first, or a list or dict of arrays for several inputs.
+            progress: not used.
         """
         del progress
         arrays = [np.asarray(array)[: self.calibration_samples] for array in flatten(inputs)]
@@ -136,7 +139,7 @@ class QuantizationAware(Stage):
         set_ranges(model, lambda: (batch[0] if len(batch) == 1 else _like(inputs, batch) for batch in batches))
 
     def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
-        """The weights as the file will hold them: kernels on their int8 grid."""
+        """Return the weights as the file will store them, with kernels on their grids."""
         del flat_layer
         rounded = {
             id(weight): np.asarray(quantizer(weight, False, weights=variables))

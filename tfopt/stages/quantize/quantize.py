@@ -1,4 +1,4 @@
-"""Quantize: train for int8, or for weights of fewer bits."""
+"""Quantize: train for int8, or for weights with fewer bits."""
 
 from typing import Any, ClassVar, Literal
 
@@ -15,27 +15,26 @@ from tfopt.stages.quantize.rounding import USUAL, Precision
 
 @config
 class Quantize(QuantizationAware):
-    """Train with the rounding to int8 activations, and weights of 8 bits or fewer, in the forward pass.
+    """Train with activations rounded to int8 and weights rounded to 8 bits or fewer in the forward pass.
 
-    Zeros and clusters that earlier stages established stay (see `quantization_aware.SCHEMES`). Clusters of a
-    whole kernel get one scale for the whole kernel, so that the int8 file holds no more different values than
-    the kernel.
+    Zeros and clusters from earlier stages are kept (see `quantization_aware.SCHEMES`). A kernel clustered as a whole
+    gets a single scale, so that the int8 file has no more different values than the kernel.
 
-    A rule in `layers` says for a layer: a number, so many bits for its weights; False, train it in float (the
-    converter may still quantize it from representative data); "weights" or "output", round no more than that; or
-    the registered name ("Package>Class") of a QuantizeConfig of your own, made known through
-    `tf_keras.saving.register_keras_serializable`, which is then made without arguments.
+    A rule in `layers` can set: a number, the bits of the layer's weights; False, to train the layer in float (the
+    converter may still quantize it from representative data); "weights" or "output", to round only these; or the
+    registered name ("Package>Class") of your own QuantizeConfig. Register it with
+    `tf_keras.saving.register_keras_serializable`; it is created without arguments.
 
     Attributes:
-        weight_bits: of every weight of a convolution or a Dense layer, 2 to 8. A .tflite stores them in 4 bits
-            where its operator can, else in 8. Clusters need 8.
-        weight_steps: where the steps between weights come from: "max", the largest weight of each output channel at any
-            time; "mse" or "octav", of the kernel that training begins with (`tfopt.stages.quantize.weight_ranges`);
-            "learned", trained along (LSQ, Esser et al. 2020, arXiv:1902.08153); "fixed_point", one power of two for the
+        weight_bits: bits per weight of convolutions and Dense layers, 2 to 8. A .tflite stores them in 4 bits if the
+            operator supports it, else in 8. Clusters need 8.
+        weight_steps: the source of the steps between weights: "max", the current largest weight of each output channel;
+            "mse" or "octav", computed from the initial kernel (see `tfopt.stages.quantize.weight_ranges`); "learned",
+            trained with the weights (LSQ, Esser et al. 2020, arXiv:1902.08153); "fixed_point", one power of two for the
             whole kernel.
-        fractional_bits: p of fixed-point weights round(w 2^p) / 2^p; None for as many as the largest weight allows.
-        max_drop: gives every layer 4 or 8 bits, so that the accuracy falls by no more than this (0.01: one point).
-        max_bytes: the same, so that the file has no more bytes than this.
+        fractional_bits: p of fixed-point weights round(w 2^p) / 2^p; None for the most that the largest weight allows.
+        max_drop: choose 4 or 8 bits per layer so that accuracy drops by at most this much (0.01 is one point).
+        max_bytes: choose 4 or 8 bits per layer so that the file has at most this many bytes.
     """
 
     weight_bits: int = Field(default=8, ge=BITS[0], le=BITS[-1])

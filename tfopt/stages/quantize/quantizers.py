@@ -1,10 +1,10 @@
-"""How weights are rounded while they are trained, and what of them stays: zeros and clusters.
+"""Round weights during training while keeping zeros and clusters.
 
-The rounding is plain arithmetic, and the converter is given its results as constants: weights on the very grid
-that it would choose itself, one scale per output channel, for every operator that has an int8 form.
-TF-MOT's FakeQuant operators reach only some of them (not Conv1D, a depthwise convolution only with one
-scale for all channels). Clustered kernels keep one scale: the file gets their integers after the conversion
-(`integers`). Kernels whose operator has one scale anyway are told by FakeQuant.
+Rounding is plain arithmetic, and the converter gets the results as constants. They lie on the grid that it would choose
+itself, with one scale per output channel, for every operator that has an int8 form. TF-MOT's FakeQuant operators work
+for only some of these (not for Conv1D, and for depthwise convolutions only with one scale for all channels). Clustered
+kernels keep a single scale: their integers are written to the file after the conversion (`integers`). Kernels whose
+operator has a single scale anyway use FakeQuant.
 """
 
 import functools
@@ -16,13 +16,13 @@ import numpy as np
 from tfopt.base.keras_compat import tf_keras, tfmot
 from tfopt.stages.quantize.rounding import ROUNDINGS, USUAL, Precision, Rounding
 
-# int8 weights without -128, as TFLite's specification asks for.
+# int8 weights without -128, as TFLite's specification requires.
 LEVELS = 127
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way to train for int8: by name, and what of a kernel it preserves."""
+    """A scheme of quantization-aware training: its name and what it preserves in a kernel."""
 
     name: str
     zeros: bool
@@ -31,12 +31,12 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Structure:
-    """What a kernel looks like when quantization begins.
+    """The zeros and clusters of a kernel when quantization begins.
 
     Attributes:
-        mask: 1.0 where the weight may differ from zero, else 0.0; None when zeros need not be kept.
-        centroids: the different values, shape (k,), or (channels, k) for clusters per channel, padded by
-            repeating a value; None when clusters need not be kept.
+        mask: 1.0 where the weight may differ from zero, else 0.0; None if zeros need not be kept.
+        centroids: the different values, shape (k,), or (channels, k) for clusters per channel, padded by repeating a
+            value; None if clusters need not be kept.
     """
 
     mask: np.ndarray | None = None
@@ -45,13 +45,13 @@ class Structure:
 
 @dataclass(frozen=True)
 class Scales:
-    """Which weights of a kernel share a scale in the file.
+    """How the weights of a kernel share scales in the file.
 
     Attributes:
-        axes: the axes (negative) of which each index has a scale of its own; () for one scale in all.
-        view: a shape in which the kernel has those axes; () for its own.
-        name: in words.
-        told_by_operator: whether the file must hear of one scale where others would be usual.
+        axes: the axes (negative) whose indices have separate scales; () for one scale for the whole kernel.
+        view: the shape to which the axes refer; () for the kernel's own shape.
+        name: a description for reports.
+        told_by_operator: whether a single scale must be passed to the file if separate ones are usual there.
     """
 
     axes: tuple[int, ...] = ()
@@ -61,7 +61,7 @@ class Scales:
 
 
 def structure_of(kernel: np.ndarray, scheme: Scheme, *, output_channels_last: bool) -> Structure:
-    """The zeros and clusters of `kernel` that `scheme` preserves."""
+    """Return the zeros and clusters of `kernel` that `scheme` preserves."""
     mask = (kernel != 0).astype(np.float32) if scheme.zeros and np.any(kernel == 0) else None
     centroids = _centroids(kernel, output_channels_last) if scheme.clusters else None
     return Structure(mask, centroids)
@@ -71,10 +71,10 @@ def _centroids(kernel: np.ndarray, output_channels_last: bool) -> np.ndarray | N
     whole = np.unique(kernel)
     channels = [np.unique(channel) for channel in np.moveaxis(kernel, -1, 0)]
     most = max(len(values) for values in channels)
-    # Half as many values as weights is no clustering worth keeping, and more than int8 has none can be kept.
+    # More values than half the weights are not worth keeping as clusters; more than int8 has cannot be kept.
     in_whole = len(whole) <= min(2 * LEVELS + 1, kernel.size // 2)
     in_channels = output_channels_last and most <= min(2 * LEVELS + 1, kernel[..., 0].size // 2)
-    # Clusters of the whole kernel are values that channels have in common; clusters per channel are hardly ever.
+    # Channels share the values of whole-kernel clusters, but hardly ever those of clusters per channel.
     own = np.count_nonzero(whole) > 0.9 * sum(np.count_nonzero(values) for values in channels)
     if in_whole and not (in_channels and own):
         return whole
@@ -85,26 +85,25 @@ def _centroids(kernel: np.ndarray, output_channels_last: bool) -> np.ndarray | N
 
 @functools.cache
 def kernel_quantizer() -> Any:
-    """The quantizer class. Made late: importing TF-MOT takes seconds."""
+    """Return the class `KernelQuantizer`. Created on first use, because importing TF-MOT takes seconds."""
     import tensorflow as tf
 
     base = tfmot().quantization.keras.quantizers.Quantizer
     constant = tf_keras().initializers.Constant
 
     class KernelQuantizer(base):  # type: ignore[misc, valid-type]
-        """Symmetric quantization of a kernel whose zeros and clusters stay.
+        """Symmetric quantization of a kernel that keeps its zeros and clusters.
 
-        While training, a clustered kernel is the nearest of the trained centroids for each weight; the
-        gradient reaches the centroids and, straight through, the weights behind them (as in TF-MOT). The
-        layer's own kernel variable always holds the current values, so that inference, the converter and
-        `strip` need to know nothing of clusters.
+        During training, a clustered kernel takes the nearest trained centroid for each weight. The gradient reaches the
+        centroids and, straight through, the latent weights (as in TF-MOT). The layer's kernel variable always holds the
+        current values, so inference, the converter and `strip` do not depend on clusters.
 
         Args:
             scales: which weights share a scale.
-            structure: what to keep.
+            structure: the zeros and clusters to keep.
             start: the kernel when training begins.
-            precision: how finely it is rounded; other than usual, the file has to be told of the steps.
-            kernel: its name in the layer.
+            precision: how finely to round; if it is not the usual one, the steps must be written to the file.
+            kernel: the name of the kernel in its layer.
         """
 
         def __init__(
@@ -136,7 +135,7 @@ def kernel_quantizer() -> Any:
             del kwargs
             kernel = inputs
             if training and "centroids" in weights:
-                # The latent weights are trained in the kernel's place; its own gradient is zero, not missing.
+                # The latent weights are trained instead of the kernel, whose gradient is zero, not missing.
                 kernel = self._clustered(weights["latent"], weights["centroids"]) + 0.0 * inputs
             if "mask" in weights:
                 kernel = kernel * weights["mask"]
@@ -154,44 +153,44 @@ def kernel_quantizer() -> Any:
             return ROUNDINGS[self.precision.weight_steps](self.precision, axes, self._view(self.start))
 
         def _view(self, kernel: Any) -> Any:
-            """`kernel` in the shape in which scales are shared along whole axes."""
+            """Return `kernel` in the shape in which scales are shared along whole axes."""
             if not self.scales.view:
                 return kernel
             return (np if isinstance(kernel, np.ndarray) else tf).reshape(kernel, self.scales.view)
 
         def keeps_one_scale(self) -> bool:
-            """True where the file must not give each channel its own scale, or clusters would multiply."""
+            """Return whether the kernel has a single scale; separate scales per channel would multiply its clusters."""
             centroids = self.structure.centroids
             return not self.scales.axes or (centroids is not None and centroids.ndim == 1)
 
         def needs_operator(self) -> bool:
-            """True where FakeQuant tells the converter of the scale: its operator has only one."""
+            """Return whether FakeQuant passes the scale to the converter, since the operator has a single scale."""
             return not self.scales.axes and self.scales.told_by_operator and self.precision.usual
 
         def needs_integers(self) -> bool:
-            """True where the converter would choose other integers, so that the file is given these."""
+            """Return whether the converter would choose other integers, so that these must be written to the file."""
             one_scale = bool(self.scales.axes) and self.keeps_one_scale() and self.scales.told_by_operator
             return one_scale or not self.precision.usual
 
         def keeps_scale(self) -> bool:
-            """True where the file has one scale for the kernel, or that times what BatchNorm does to a channel."""
+            """Return whether the file has the trained scale, times the factor of a folded BatchNorm per channel."""
             return self.precision.usual and (self.needs_operator() or self.needs_integers())
 
         def describe(self) -> str:
-            """In words, for the table of decisions."""
+            """Return a description for the table of decisions."""
             usual = self.precision.usual
             kind, steps = ("int8", "") if usual else (f"{self.precision.bits}-bit", f", {self.rounding.words}")
             return f"{kind} weights {'of one scale' if self.keeps_one_scale() else self.scales.name}{steps}"
 
         def integers(self, kernel: Any, weights: dict[str, Any]) -> np.ndarray:
-            """int8, of the shape of `kernel`: what its weights are rounded to, in steps."""
+            """Return the weights of `kernel` rounded, in steps; int8 of the same shape."""
             kernel = kernel * weights["mask"] if "mask" in weights else kernel
             view = self._view(tf.convert_to_tensor(kernel))
             found = self.rounding.integers(view, self.rounding.steps(view, weights))
             return np.asarray(found).astype(np.int8).reshape(kernel.shape)
 
         def _clustered(self, latent: Any, centroids: Any) -> Any:
-            if self.structure.mask is not None:  # pruned weights share a centroid, which stays zero
+            if self.structure.mask is not None:  # pruned weights share a centroid, which stays at zero
                 nearest_zero = tf.argmin(tf.abs(centroids), axis=-1)
                 centroids = centroids * (1.0 - tf.one_hot(nearest_zero, centroids.shape[-1]))
             centroids = tf.sort(centroids, axis=-1)
@@ -203,7 +202,7 @@ def kernel_quantizer() -> Any:
                 rows = tf.reshape(tf.experimental.numpy.moveaxis(latent, -1, 0), (centroids.shape[0], -1))
                 value = tf.gather(centroids, tf.searchsorted(borders, rows), batch_dims=1)
                 value = tf.experimental.numpy.moveaxis(tf.reshape(value, (-1, *latent.shape[:-1])), 0, -1)
-            return value + (latent - tf.stop_gradient(latent))  # in this order, exactly `value`
+            return value + (latent - tf.stop_gradient(latent))  # this order gives exactly `value`
 
         def get_config(self) -> dict[str, Any]:
             names = ("scales", "structure", "start", "precision", "kernel")
@@ -214,13 +213,13 @@ def kernel_quantizer() -> Any:
 
 @functools.cache
 def held_weight() -> Any:
-    """The quantizer class of a weight that stays in float. Made late, as above."""
+    """Return the class `HeldWeight`, the quantizer of weights that stay in float. Created on first use."""
     import tensorflow as tf
 
     base = tfmot().quantization.keras.quantizers.Quantizer
 
     class HeldWeight(base):  # type: ignore[misc, valid-type]
-        """No rounding: a clustered weight stays as it is, zeros of any other stay zero."""
+        """No rounding: clustered weights do not change; in others, zeros stay zero."""
 
         def __init__(self, structure: Structure, start: np.ndarray) -> None:
             self.structure, self.start = structure, start
@@ -241,7 +240,7 @@ def held_weight() -> Any:
         keeps_scale = needs_operator
 
         def describe(self) -> str:
-            """In words, for the table of decisions."""
+            """Return a description for the table of decisions."""
             return "zeros held" if self.structure.centroids is None else "weights frozen, to keep their clusters"
 
         def get_config(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""How a kernel becomes integers times steps while it is trained: where the steps come from, and what the gradient is.
+"""Methods that round a kernel to integers times steps during training: the source of the steps, and the gradient.
 
-A kernel is seen in the view of its scales (see `quantizers.Scales`); steps have 1 along the axes that share one.
+Kernels come in the view of their scales (see `quantizers.Scales`); steps have size 1 along the axes that share a step.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ class Precision:
     """How finely a kernel is rounded.
 
     Attributes:
-        bits: 8 or fewer; step * k for integers |k| <= 2^(bits - 1) - 1.
-        weight_steps: where the steps come from, a key of `ROUNDINGS`.
-        fractional_bits: of "fixed_point"; None for as many as the kernel leaves room for.
+        bits: 8 or fewer; values are step * k for integers |k| <= 2^(bits - 1) - 1.
+        weight_steps: the source of the steps, a key of `ROUNDINGS`.
+        fractional_bits: of "fixed_point"; None for the most that the kernel allows.
     """
 
     bits: int = 8
@@ -34,7 +34,7 @@ class Precision:
 
     @property
     def usual(self) -> bool:
-        """True for the rounding that the converter itself would choose."""
+        """Whether this is the rounding that the converter itself would choose."""
         return self.bits == 8 and self.weight_steps == "max"
 
 
@@ -42,11 +42,11 @@ USUAL = Precision()
 
 
 class Rounding:
-    """To the nearest integer within the levels; the gradient passes straight through (Bengio et al. 2013).
+    """Rounding to the nearest integer within the levels; gradients pass straight through (Bengio et al. 2013).
 
     Args:
         precision: see `Precision`.
-        axes: the axes, negative, of which each index has a step of its own; () for one step for all.
+        axes: the axes, negative, whose indices have separate steps; () for one step for all.
         start: the kernel when training begins, in its view.
     """
 
@@ -59,11 +59,11 @@ class Rounding:
         self.levels = levels(precision.bits)
 
     def variables(self) -> Mapping[str, np.ndarray]:
-        """What is trained besides the kernel: first values by name."""
+        """Return the initial values, by name, of what is trained besides the kernel."""
         return {}
 
     def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
-        """The steps for a kernel as it is now."""
+        """Return the steps for the current `kernel`."""
         import tensorflow as tf
 
         del trained
@@ -71,18 +71,18 @@ class Rounding:
         return tf.maximum(largest / self.levels, _TINY)  # a channel may be all zero
 
     def integers(self, kernel: Any, steps: Any) -> Any:
-        """The integers (as floats) that the kernel is rounded to."""
+        """Return the integers (as floats) to which the kernel is rounded."""
         import tensorflow as tf
 
         return tf.clip_by_value(tf.round(kernel / steps), -self.levels, self.levels)
 
     def rounded(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
-        """The kernel as the file will hold it."""
+        """Return the kernel as the file will store it."""
         steps = self.steps(kernel, trained)
         return self.integers(kernel, steps) * steps
 
     def in_training(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
-        """The same, with a gradient."""
+        """Return the rounded kernel, with a gradient."""
         import tensorflow as tf
 
         return kernel + tf.stop_gradient(self.rounded(kernel, trained) - kernel)
@@ -94,7 +94,7 @@ class Rounding:
 
 
 class Kept(Rounding):
-    """The steps that the kernel has at the beginning."""
+    """Rounding with the steps of the initial kernel."""
 
     words = "steps of the kernel at the beginning"
 
@@ -112,7 +112,7 @@ class Kept(Rounding):
 
 
 class FixedPoint(Kept):
-    """One step for all, a power of two: round(w * 2^p) / 2^p with p fractional bits."""
+    """Rounding with a single step, a power of two: round(w * 2^p) / 2^p with p fractional bits."""
 
     words = "fixed point"
 
@@ -122,10 +122,10 @@ class FixedPoint(Kept):
 
 
 class Learned(Kept):
-    """Steps that are trained along: LSQ (Esser et al. 2020, arXiv:1902.08153).
+    """Rounding with steps trained along with the weights: LSQ (Esser et al. 2020, arXiv:1902.08153).
 
-    They begin where the squared error is least; LSQ's own 2 <|w|> / sqrt(levels) is coarser, which short trainings do
-    not make up for.
+    They start where the squared error is least. LSQ's own 2 <|w|> / sqrt(levels) is coarser, and short trainings do not
+    make up for that.
     """
 
     words = "learned steps"
@@ -135,7 +135,7 @@ class Learned(Kept):
 
     @override
     def variables(self) -> Mapping[str, np.ndarray]:
-        # Relative to the first steps, so that an optimizer's steps are as small for them as they should be.
+        # Relative to the initial steps, so that the updates of an optimizer have the right size.
         return {"step": np.ones(self._steps.shape, np.float32)}
 
     @override
@@ -146,7 +146,10 @@ class Learned(Kept):
         return self._steps * tf.abs(trained["step"])
 
     def in_training(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
-        """Equations 1 to 3 and section 2.2: gradients of the steps, and of weights within the range only."""
+        """Return the rounded kernel with gradients for the steps, and for weights within the range only.
+
+        Equations 1 to 3 and section 2.2 of the paper.
+        """
         import tensorflow as tf
 
         weights_a_step = self.start.size / self._steps.size
@@ -158,9 +161,9 @@ class Learned(Kept):
 
 
 class Signs(Rounding):
-    """a * sign(w) with a = mean |w|: XNOR-Net's weights (Rastegari et al. 2016, arXiv:1603.05279, equation 6).
+    """Weights a * sign(w) with a = mean |w|: XNOR-Net (Rastegari et al. 2016, arXiv:1603.05279, equation 6).
 
-    The gradient passes where |w| <= 1, and the kernel stays there (Courbariaux et al. 2015, arXiv:1511.00363).
+    The gradient passes only where |w| <= 1, which bounds the weights (Courbariaux et al. 2015, arXiv:1511.00363).
     """
 
     words = "signs times their mean size"
@@ -188,9 +191,10 @@ class Signs(Rounding):
 
 
 class BareSigns(Signs):
-    """a * sign(w) with one a for the whole kernel, which is not trained: BinaryConnect (Courbariaux et al. 2015).
+    """Weights a * sign(w) with one untrained a for the whole kernel: BinaryConnect (Courbariaux et al. 2015).
 
-    There a is 1; here it is the deviation that the kernel begins with, which a BatchNormalization behind makes equal.
+    In the paper a is 1; here it is the root mean square of the initial kernel. With a BatchNormalization after the
+    layer, both are equivalent.
     """
 
     words = "signs"
@@ -203,9 +207,9 @@ class BareSigns(Signs):
 
 
 class Ternary(Signs):
-    """a * t with t in -1, 0, 1: Ternary Weight Networks (Li et al. 2016, arXiv:1605.04711, equations 5 and 6).
+    """Weights a * t with t in -1, 0, 1: Ternary Weight Networks (Li et al. 2016, arXiv:1605.04711, eq. 5 and 6).
 
-    t = 0 where |w| <= 0.7 mean |w|; a is the mean of |w| over the others.
+    t = 0 where |w| <= 0.7 mean |w|; a is the mean of |w| over the other weights.
     """
 
     words = "ternary"

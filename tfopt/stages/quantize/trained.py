@@ -1,4 +1,4 @@
-"""What is known of a model that was trained for quantization."""
+"""Facts about a model that was trained for quantization."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from tfopt.base.keras_compat import unwrapped
 
 
 def layers_left_in_float(model: Any) -> dict[str, str]:
-    """Why, by layer name, layers of what `Quantize.apply` returned are not quantized; {} for any other model."""
+    """Return, by layer name, why layers of a model from `Quantize.apply` are in float; {} for any other model."""
     return dict(annotations(model).layers_left_in_float)
 
 
 def layers_with_trained_scales(model: Any) -> set[str]:
-    """Layers of what `Quantize.apply` returned whose kernels have, in the file too, the scales they were trained with.
+    """Return the layers of a model from `Quantize.apply` whose kernels keep their trained scales in the file.
 
-    In the others, recurrent ones, the converter chooses a scale for each output channel or gate.
+    For the others (recurrent ones) the converter chooses a scale per output channel or gate.
     """
     return {
         unwrapped(layer).name
@@ -24,5 +24,5 @@ def layers_with_trained_scales(model: Any) -> set[str]:
 
 
 def is_quantization_aware(model: Any) -> bool:
-    """True for a model that `Quantize.apply` (or TF-MOT's `quantize_apply`) returned."""
+    """Return whether `model` came from `Quantize.apply` (or TF-MOT's `quantize_apply`)."""
     return any(hasattr(layer, "quantize_config") for layer in model.layers)

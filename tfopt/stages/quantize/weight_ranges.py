@@ -1,4 +1,4 @@
-"""Steps of symmetric integer grids for kernels: how far a grid of a few bits reaches, channel by channel.
+"""Choose the steps of symmetric integer grids for kernels, per channel.
 
 A grid of n bits holds step * k for the integers |k| <= 2^(n-1) - 1. A step that reaches the largest weight clips
 nothing, but rounds the many small weights coarsely; a smaller one clips some and rounds the rest finely.
@@ -13,39 +13,43 @@ from tfopt.errors import ModelError, RecipeError
 
 BITS = range(2, 9)
 
-# A channel that is all zero needs some step; that of other channels may not vanish either.
+# The smallest step: an all-zero channel needs one too, and no step may underflow to zero.
 _TINY = float(np.finfo(np.float32).tiny)
-# Reaches that are tried, as fractions of the largest weight. A little more than 1 can be best: the last level may lie
-# beyond the largest weight and those below hit theirs.
+# Reaches to try, as fractions of the largest weight. A little more than 1 can be best: the last level then lies beyond
+# the largest weight, but the levels below it fit better.
 _FRACTIONS = np.linspace(0.02, 1.1, 109)
 _REFINEMENTS = 20
 _OCTAV_ITERATIONS = 100
 
 
 def levels(bits: int) -> int:
-    """The largest integer of a grid of `bits` bits: 1, 3, 7, 15, 31, 63, 127. Raises RecipeError beyond 2 to 8."""
+    """Return the largest integer of a grid of `bits` bits: 1, 3, 7, 15, 31, 63 or 127.
+
+    Raises:
+        RecipeError: `bits` is not in 2 to 8.
+    """
     if bits not in BITS:
         raise RecipeError(f"Expected 2 to 8 bits for the weights of a kernel, got {bits!r}.")
     return int(2 ** (bits - 1) - 1)
 
 
 def steps(kernel: np.ndarray, bits: int, axes: tuple[int, ...], method: str) -> np.ndarray:
-    """The distance between neighbors of the grid that `kernel` is to be put on.
+    """Return the steps of the grid for `kernel`.
 
     Args:
         kernel: weights, float, of any shape.
         bits: 2 to 8.
-        axes: the axes, negative, of which each index has a step of its own; () for one step for all weights.
-        method: "max" reaches the largest weight. "mse" has the least squared error of rounding and clipping, by
-            search. "octav" has the least error where rounding is taken for uniform noise (Sakr et al. 2022,
-            arXiv:2206.06501, eq. 6), by its fixed-point iteration.
+        axes: the axes, negative, whose indices have separate steps; () for one step for all weights.
+        method: "max" reaches the largest weight. "mse" searches for the least squared error of rounding and clipping.
+            "octav" has the least error if rounding is modeled as uniform noise (Sakr et al. 2022, arXiv:2206.06501,
+            eq. 6), found by fixed-point iteration.
 
     Returns:
-        float32, positive, of the rank of `kernel`, with 1 along all axes but `axes`.
+        float32, positive, with the rank of `kernel` and size 1 along all axes except `axes`.
 
     Raises:
-        RecipeError: other bits or another method.
-        ModelError: weights that are not finite.
+        RecipeError: `bits` or `method` is not one of those above.
+        ModelError: a weight is not finite.
     """
     if method not in METHODS:
         raise RecipeError(f"Expected one of {', '.join(map(repr, METHODS))} as weight_steps, got {method!r}.")
@@ -58,10 +62,16 @@ def steps(kernel: np.ndarray, bits: int, axes: tuple[int, ...], method: str) -> 
 
 
 def fixed_point_step(kernel: np.ndarray, bits: int, fractional_bits: int | None = None) -> float:
-    """2^-p, the step of weights round(w 2^p) / 2^p with p fractional bits.
+    """Return 2^-p, the step of weights round(w 2^p) / 2^p with p fractional bits.
 
-    `fractional_bits` is p, negative for steps above 1; None for the largest with which no weight of `kernel` is
-    clipped by more than half a step. Raises RecipeError for other bits than 2 to 8.
+    Args:
+        kernel: weights, float, of any shape.
+        bits: 2 to 8.
+        fractional_bits: p, negative for steps above 1; None for the largest p that clips no weight of `kernel` by more
+            than half a step.
+
+    Raises:
+        RecipeError: `bits` is not in 2 to 8.
     """
     top, largest = levels(bits), float(np.abs(kernel).max(initial=0))
     if fractional_bits is None:
@@ -70,11 +80,22 @@ def fixed_point_step(kernel: np.ndarray, bits: int, fractional_bits: int | None 
 
 
 def affine_integers(weights: np.ndarray, bits: int, axes: tuple[int, ...] = ()) -> tuple[np.ndarray, ...]:
-    """Integers 0 .. 2^bits - 1 with round(w * scale + bias), from the smallest weight to the largest.
+    """Return affine integers round(w * scale + bias), from 0 for the smallest weight to 2^bits - 1 for the largest.
 
-    Returns (uint8 of the shape of `weights`, scale, bias), the latter float64 with 1 along all axes but `axes`, so that
-    w is about (integer - bias) / scale (Jacob et al. 2017, arXiv:1712.05877, equation 1, in which 1 / scale is S and
-    bias Z). LiteRT's integer operators take symmetric weights only; this is for other runtimes, and for packing.
+    A weight w is about (integer - bias) / scale (Jacob et al. 2017, arXiv:1712.05877, equation 1, in which 1 / scale is
+    S and bias is Z). LiteRT's integer operators accept symmetric weights only; this is for other runtimes and for
+    packing.
+
+    Args:
+        weights: float, of any shape.
+        bits: 2 to 8.
+        axes: the axes, negative, whose indices have separate scales; () for one scale for all weights.
+
+    Returns:
+        The integers, uint8 of the shape of `weights`; scale and bias, float64 with size 1 along all axes except `axes`.
+
+    Raises:
+        RecipeError: `bits` is not in 2 to 8.
     """
     levels(bits)
     exact = np.asarray(weights, np.float64)
@@ -85,7 +106,7 @@ def affine_integers(weights: np.ndarray, bits: int, axes: tuple[int, ...] = ()) 
 
 
 def on_grid(kernel: np.ndarray, steps: np.ndarray, bits: int) -> np.ndarray:
-    """int8 of the shape of `kernel`: the k for which step * k is nearest, halves to the even one, clipped."""
+    """Return the integers k whose step * k is nearest to `kernel`, clipped; int8. Ties go to the even integer."""
     top = levels(bits)
     return _rounded(np.asarray(kernel, np.float64), steps, top).astype(np.int8)
 
@@ -106,7 +127,7 @@ def _of_mse(weights: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndarra
 
 
 def _refined(weights: np.ndarray, best: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndarray:
-    """The step that is best for its integers, the integers nearest with it, and so on: the error only falls."""
+    """Alternate between the best step for the integers and the nearest integers for the step; the error only falls."""
     for _ in range(_REFINEMENTS):
         integers = _rounded(weights, best, top)
         squares = (integers**2).sum(axis=others, keepdims=True)
@@ -119,9 +140,9 @@ def _refined(weights: np.ndarray, best: np.ndarray, top: int, others: tuple[int,
 
 
 def _of_octav(weights: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndarray:
-    """With s the reach, noise s^2 / (12 top^2) for each rounded weight and (|w| - s)^2 for each clipped one.
+    """Minimize the noise s^2 / (12 top^2) of each rounded weight plus (|w| - s)^2 of each clipped one over the reach s.
 
-    Zeros are exact on every grid, so they make no noise. The paper's grid has 2^n levels, hence its 4^-n / 3.
+    Zeros are exact on every grid and add no noise. The paper's grid has 2^n levels, hence its 4^-n / 3.
     """
     noise, sizes = 1 / (12 * top**2), np.abs(weights)
     count = np.count_nonzero(sizes, axis=others, keepdims=True)
@@ -131,7 +152,7 @@ def _of_octav(weights: np.ndarray, top: int, others: tuple[int, ...]) -> np.ndar
         clipped = (sizes >= reach) & (sizes > 0)
         many = clipped.sum(axis=others, keepdims=True)
         total = np.where(clipped, sizes, 0).sum(axis=others, keepdims=True)
-        # Never beyond the largest weight, where nothing would be clipped and the next reach would be zero.
+        # Stay within the largest weight; beyond it nothing is clipped, and the next reach would be zero.
         following = np.minimum(total / np.maximum(many + noise * (count - many), _TINY), largest)
         if np.allclose(following, reach, rtol=1e-9, atol=0):
             break

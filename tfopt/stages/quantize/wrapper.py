@@ -1,4 +1,4 @@
-"""A flat tf_keras model with its layers in quantization wrappers, built as the plan says."""
+"""Build a flat tf_keras model with its layers in quantization wrappers, following the plan."""
 
 import functools
 import inspect
@@ -15,34 +15,40 @@ from tfopt.stages.quantize import int8_equivalents
 from tfopt.stages.quantize.plan import Treatment, config_class, looked_up
 
 Overrides = list[tuple[Any, str, Any]]
-"""(owner, attribute, what belongs there), e.g. a layer, "kernel" and the quantizer of that weight."""
+"""(owner, attribute, value), e.g. a layer, "kernel" and the quantizer of that weight."""
 
 
 def quantized_model(
     graph: Graph, treatments: Mapping[str, Treatment], quantizers: Callable[[Any, Treatment], Overrides]
 ) -> Any:
-    """The model of `graph` (of a flat tf_keras model) with the weights of its layers, wrapped as `treatments` says.
+    """Build the model of `graph` with wrapped copies of its layers, including their weights.
 
-    `quantizers(layer, treatment)` gives the weight quantizers of a built layer with its weights.
+    Args:
+        graph: of a flat tf_keras model.
+        treatments: what to quantize, by layer name.
+        quantizers: called with a built layer and its treatment; returns the quantizers of its weights.
+
+    Returns:
+        A new tf_keras model.
     """
     indices = looked_up(graph)
     inputs, tensors = {}, {}
     for spec in graph.inputs:
-        # The numbers of table rows may be given as floats; int8 could not tell 300 of them apart.
+        # Table indices may come as floats; int8 could not tell 300 of them apart.
         dtype = "int32" if spec.ref in indices and spec.dtype.startswith("float") else spec.dtype
         inputs[spec.ref] = tensors[spec.ref] = tf_keras().Input(batch_shape=spec.shape, dtype=dtype, name=spec.name)
         if dtype.startswith("float"):
             tensors[spec.ref] = _input_layer(spec.name)(tensors[spec.ref])
     layers = {leaf.name: _wrapped(leaf.layer, treatments[leaf.name], quantizers) for leaf in graph.leaves}
     _, outputs = replay(graph, tensors, lambda leaf, args, kwargs: layers[leaf.name](*args, **kwargs))
-    given = map_leaves(inputs.__getitem__, graph.inputs_struct)  # as they are before they are rounded
+    given = map_leaves(inputs.__getitem__, graph.inputs_struct)  # the inputs before rounding
     return tf_keras().Model(given, outputs, name=graph.name)
 
 
 def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatment], Overrides]) -> Any:
     copy = built_copy(layer)
     if hasattr(copy, "finalize_state"):
-        copy.finalize_state()  # Normalization computes with a copy of its weights
+        copy.finalize_state()  # Normalization computes with copies of its weights
     own_weights = tuple(copy.weights)
     if treatment.config:
         wrapper = tfmot_module("quantization.keras.quantize_wrapper").QuantizeWrapperV2
@@ -53,7 +59,7 @@ def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatm
             return copy
         outputs = len(_flat(layer.get_output_at(0))) if treatment.output else 0
         wrapped = int8_wrapper()(copy, weights, treatment.before, outputs)
-    object.__setattr__(wrapped, "own_weights", own_weights)  # TF-MOT's wrapper takes weights out of the layer
+    object.__setattr__(wrapped, "own_weights", own_weights)  # TF-MOT's wrapper removes weights from the layer
     return wrapped
 
 
@@ -80,7 +86,7 @@ class Point:
 
 
 def _either(training: Any, function: Callable[[bool], Any]) -> Any:
-    """`function(training)`; `training` is a tensor while Keras looks at a model's shapes."""
+    """Return `function(training)`; `training` is a tensor while Keras infers a model's shapes."""
     import tensorflow as tf
 
     if tf.is_tensor(training):
@@ -90,28 +96,29 @@ def _either(training: Any, function: Callable[[bool], Any]) -> Any:
 
 @functools.cache
 def int8_wrapper() -> Any:
-    """The wrapper class. Made late: importing TF-MOT takes seconds."""
+    """Return the wrapper class `Int8Wrapper`. Created on first use, because importing TF-MOT takes seconds."""
     base = tfmot_module("quantization.keras.quantize_wrapper").QuantizeWrapperV2
     no_config = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_configs").NoOpQuantizeConfig
     plain = tf_keras().layers.Layer
 
     class Int8Wrapper(base):  # type: ignore[misc, valid-type]
-        """TF-MOT's wrapper, for any layer.
+        """TF-MOT's quantization wrapper, extended to any layer.
 
-        TF-MOT's own leaves the inner layer without its kernel, trains kernels of frozen layers, takes one
-        output only, drops masks and regularizers of activity, and knows few activations.
+        TF-MOT's wrapper removes the kernel from the inner layer, trains the kernels of frozen layers, supports a single
+        output, drops masks and activity regularizers, and knows few activations.
 
         Args:
             layer: with its weights, if it has any.
-            weights: (owner, attribute, quantizer) of each weight that is rounded.
-            before: whether values are rounded between its linear part and its activation.
-            outputs: how many outputs are rounded: all, or 0.
+            weights: (owner, attribute, quantizer) of each weight to round.
+            before: whether to round the values between its linear part and its activation.
+            outputs: the number of outputs to round: all, or 0.
+            **kwargs: passed to TF-MOT's wrapper.
         """
 
         def __init__(self, layer: Any, weights: Overrides, before: bool, outputs: int, **kwargs: Any) -> None:
             super().__init__(layer, no_config(), **kwargs)
             self._rounds = (before, outputs)
-            object.__setattr__(self, "_given", weights)  # past Keras, which would track the layers in it twice
+            object.__setattr__(self, "_given", weights)  # bypasses Keras, which would track its layers twice
             self._supports_masking = layer.supports_masking
             self._parameters = inspect.signature(layer.call).parameters
 
@@ -137,7 +144,7 @@ def int8_wrapper() -> Any:
 
         @property
         def points(self) -> list[Point]:
-            """Where activations are rounded, in this order."""
+            """The places where activations are rounded, in this order."""
             return [point for point in (self.between, self.before, *self.after) if point is not None]
 
         def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
@@ -146,7 +153,7 @@ def int8_wrapper() -> Any:
             kwargs = {
                 key: value
                 for key, value in {"training": training, **kwargs}.items()
-                # Keras offers these two to every wrapper; the layer inside may not take them.
+                # Keras passes these two to every wrapper; the inner layer may not accept them.
                 if key not in ("training", "mask") or key in self._parameters
             }
             with override_attributes(self._roundings(training)):
@@ -163,7 +170,7 @@ def int8_wrapper() -> Any:
             return self.layer(inputs, **kwargs) if form is None else form(inputs)
 
         def _roundings(self, training: Any) -> Overrides:
-            """What takes the place of the layer's weights and activation during a call."""
+            """Return the rounded weights and activation that replace the layer's own during a call."""
             overrides: Overrides = []
             for (owner, attribute, _), (variable, quantizer, made) in zip(self._given, self._weight_vars, strict=True):
                 rounded = _either(training, functools.partial(_quantize, quantizer, variable, made))
@@ -194,8 +201,8 @@ def _quantize(quantizer: Any, variable: Any, made: Any, training: bool) -> Any:
 
 @contextmanager
 def override_attributes(overrides: Overrides) -> Iterator[None]:
-    """While this lasts, each (owner, attribute, value) holds, past Keras, which would track the value."""
-    missing = object()  # it is the class's, then
+    """Set each (owner, attribute, value) within the block, bypassing Keras, which would track the value."""
+    missing = object()  # the attribute is not set on the instance
     before = [(owner, attribute, vars(owner).get(attribute, missing)) for owner, attribute, _ in overrides]
     try:
         for owner, attribute, value in overrides:
@@ -211,10 +218,10 @@ def override_attributes(overrides: Overrides) -> Iterator[None]:
 
 @contextmanager
 def with_rounded_weights(model: Any) -> Iterator[None]:
-    """While this lasts, weights of `model` are what they are rounded to, instead of being rounded at each call.
+    """Replace the weights of `model` by their rounded values within the block, instead of rounding them at each call.
 
-    The converter wants weights that are constants, in a recurrent layer at the least. Weights of one scale go on
-    being rounded, by the operator that tells the converter of it.
+    The converter needs constant weights, at least in recurrent layers. Weights with a single scale are still rounded by
+    the operator that passes this scale to the converter.
     """
     overrides: Overrides = []
     values = []
@@ -240,9 +247,11 @@ def with_rounded_weights(model: Any) -> Iterator[None]:
 
 @contextmanager
 def observe_activations(model: Any, see: Callable[[dict[str, Any], np.ndarray], None]) -> Iterator[None]:
-    """While this lasts, activations pass `model`, called eagerly, unrounded.
+    """Observe activations instead of rounding them within the block; `model` must be called eagerly.
 
-    `see` is given the variables of each quantizer on their way, and the values that it would have rounded.
+    Args:
+        model: a model with quantization wrappers.
+        see: called for each quantizer with its variables and the values that it would round.
     """
 
     def look(inputs: Any, training: bool, weights: dict[str, Any]) -> Any:

@@ -1,1 +1,1 @@
-"""Weights of a few bits without training: ranges, rounding and corrections of a trained model."""
+"""Post-training quantization of weights: steps, rounding and corrections of a trained model."""

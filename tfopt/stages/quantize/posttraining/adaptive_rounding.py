@@ -1,8 +1,8 @@
-"""AdaRound: rounding up or down, learned (Nagel et al. 2020, arXiv:2004.10568).
+"""AdaRound: learn whether to round each weight up or down (Nagel et al. 2020, arXiv:2004.10568).
 
-Rounding each weight to the nearest number makes the least error in the weights, not in what the layer gives: errors
-of weights whose inputs go together can cancel. For one layer after another, up or down is learned from some thousand
-inputs, so that the outputs are what they were in float.
+Rounding to nearest minimizes the error of the weights, not that of the layer's outputs: errors of weights with
+correlated inputs can cancel. Layer by layer, the rounding directions are learned from about a thousand inputs, so that
+the outputs stay as they were in float.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from tfopt.stages.quantize.posttraining.rounding_problem import Problem, solve
 from tfopt.stages.quantize.posttraining.wiring import Wiring, gain_and_offset, is_channelwise_norm
 
 _ROWS = 16384
-_NUMBERS = 2**26  # of the inputs that are kept for one layer: 256 MB
+_NUMBERS = 2**26  # most input values kept for one layer: 256 MB
 _CEILINGS = {"relu": np.inf, "relu6": 6.0}
 
 
@@ -35,23 +35,26 @@ def adaptively_rounded(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Any:
-    """A copy of `model` with the kernels `grids` on their grids, rounded so that outputs of layers stay.
+    """Return a copy of `model` with kernels rounded to `grids` so that the outputs of layers change least.
 
-    The target is what the layer gives in float for inputs of the float model; its inputs are those that the layers
-    rounded before it make. A BatchNormalization and a ReLU or ReLU6 behind belong to the layer (section 3.4). Of a
-    convolution, random output positions are looked at. An output channel whose learned rounding is no better on them
-    is rounded to nearest. So is a kernel for which `cannot_learn` gives a reason.
+    The targets are the outputs of the layer in the float model; its inputs come from the layers already rounded. A
+    BatchNormalization and a ReLU or ReLU6 after the layer count as part of it (section 3.4). Convolutions are sampled
+    at random output positions. An output channel for which the learned rounding is no better there is rounded to
+    nearest. So is a kernel for which `cannot_learn` gives a reason.
 
     Args:
         model: a flat tf_keras model in float, channels last; not changed.
-        grids: the grid of each kernel that is rounded.
+        grids: the grid of each kernel to round.
         samples: typical inputs, float32 (n, ...), or a list, tuple or dict of arrays; n about 1024.
-        iterations: steps of Adam for each kernel, with 2048 outputs of each channel at a time.
-        seed: of the positions.
-        progress: told what became of each kernel.
+        iterations: steps of Adam per kernel, each on 2048 outputs per channel.
+        seed: of the random positions.
+        progress: called with a line of text for each kernel.
+
+    Returns:
+        A new model.
 
     Raises:
-        RecipeError: the model has no kernel of that name.
+        RecipeError: the model has no kernel with one of these names.
     """
     rounded, exact, rng = clone(model), clone(model), np.random.default_rng(seed)
     wiring = Wiring(exact)
@@ -71,7 +74,7 @@ def adaptively_rounded(
 
 
 def cannot_learn(layer: Any) -> str:
-    """Why the kernels of `layer` (of a flat tf_keras model) are rounded to nearest; "" where rounding is learned."""
+    """Return why the kernels of `layer` (flat tf_keras) are rounded to nearest, or "" if their rounding is learned."""
     if not facts_of(layer).is_patch_product:
         return f"rounding is not learned for {type(layer).__name__}"
     return "rounding is not learned for grouped convolutions" if getattr(layer, "groups", 1) != 1 else ""
@@ -102,7 +105,7 @@ def _problem(
 def _seen(
     rounded: Any, exact: Any, layer: Any, samples: Any, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `layer` sees at random positions in both models, (rows, kernel positions, input channels)."""
+    """Return the inputs of `layer` at random positions in both models, (rows, kernel positions, input channels)."""
     width = int(np.prod([*getattr(layer, "kernel_size", ()), layer.get_input_at(0).shape[-1]]))
     rows = max(min(_ROWS, _NUMBERS // (2 * width)), 1)
     total, mine, yours = count_of(samples) * len(layer.inbound_nodes), [], []
@@ -115,9 +118,9 @@ def _seen(
 
 
 def _behind(layer: Any, wiring: Wiring) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """What makes outputs of products: gain and offset of each output channel, and where values end above.
+    """Return gain and offset per output channel, and the ceiling of the ReLU that follows.
 
-    The last is None where they do not end below at zero: no ReLU follows.
+    The ceiling is None if no ReLU follows.
     """
     bias = np.asarray(layer.bias, np.float64) if layer.use_bias else np.zeros(1)
     gain, offset = np.ones(layer.get_output_at(0).shape[-1]), bias

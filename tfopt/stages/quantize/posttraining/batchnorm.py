@@ -1,7 +1,7 @@
-"""BatchNormalization's statistics, taken anew from typical samples (PreciseBN: Wu and Johnson 2021, arXiv:2105.07576).
+"""Recompute BatchNormalization statistics from typical samples (PreciseBN: Wu and Johnson 2021, arXiv:2105.07576).
 
-What a layer has kept from training are averages over augmented images and over weights that were still changing. Where
-the images it will meet are others, statistics of such images fit better; no labels are needed.
+The statistics from training are averages over augmented images and over weights that were still changing. If the images
+in use differ, statistics of such images fit better. No labels are needed.
 """
 
 from typing import Any
@@ -13,20 +13,23 @@ from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.quantize.posttraining.observing import batches_of
 from tfopt.stages.quantize.wrapper import Overrides, override_attributes
 
-# As many samples make the statistics that the layers behind see meanwhile.
+# Samples per batch; its statistics normalize the inputs of the layers that follow.
 _AT_ONCE = 128
 
 
 def reestimated(model: Any, samples: Any) -> tuple[Any, list[str]]:
-    """A copy of a flat tf_keras `model` with moving means and variances of `samples`, and the names of such layers.
+    """Return a copy of `model` with moving means and variances recomputed from `samples`.
 
-    Frozen layers and layers that are called in several places keep theirs. The mean is that of the batches of 128 that
-    the samples are read in, the variance that of all their values (section 3 there); everything else, dropout too,
-    works as in inference.
+    Frozen layers and layers called in several places keep theirs. The samples are read in batches of 128. The mean is
+    that of the batches, the variance that of all values (section 3 of the paper). All other layers, dropout included,
+    work as in inference.
 
     Args:
-        model: as `bridge.to_tf_keras` gives; not changed.
-        samples: typical inputs, float32 (n, ...), or a list, tuple or dict of arrays; some hundred at the least.
+        model: a flat tf_keras model, e.g. from `bridge.to_tf_keras`; not changed.
+        samples: typical inputs, float32 (n, ...), or a list, tuple or dict of arrays; at least a few hundred.
+
+    Returns:
+        The copy, and the names of the recomputed layers.
     """
     result = clone(model)
     norms = [layer for layer in result.layers if _takes_part(layer)]
@@ -52,7 +55,7 @@ def _takes_part(layer: Any) -> bool:
 
 
 def _as_in_training(norm: Any) -> Overrides:
-    """While these hold, `norm` works with the statistics of the batch, and keeps just these."""
+    """Return overrides under which `norm` uses the statistics of the batch and stores exactly these."""
     call = norm.call
 
     def with_own_statistics(inputs: Any, training: Any = None, mask: Any = None) -> Any:

@@ -1,7 +1,7 @@
 """Empirical bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
 
-Rounded weights shift the mean of what a layer gives, channel by channel. What is constant can be taken back by a
-constant that the layer has already, so it costs nothing.
+Rounded weights shift the mean of each output channel of a layer. Subtracting this constant from an existing bias costs
+nothing.
 """
 
 from typing import Any
@@ -16,17 +16,20 @@ from tfopt.stages.quantize.posttraining.wiring import Wiring, is_channelwise_nor
 
 
 def bias_corrected(quantized: Any, reference: Any, samples: Any) -> Any:
-    """A copy of `quantized` whose layers give, on average over `samples`, what those of `reference` give.
+    """Return a copy of `quantized` whose layers have the same mean outputs over `samples` as those of `reference`.
 
-    From input to output, for each layer whose kernels differ: the mean error of each output channel, before the
-    activation and behind the layers corrected so far, is taken from its bias, or else added to the moving mean of the
-    BatchNormalization behind it. A layer that has neither, one without a kernel of its own (recurrent, attention)
-    and one whose bias is not one number for each output channel are left as they are.
+    Layers whose kernels differ are corrected from input to output: the mean error of each output channel, before the
+    activation and after the corrections so far, is subtracted from the bias, or else added to the moving mean of the
+    BatchNormalization that follows. Layers with neither, layers that do not own a kernel themselves (recurrent,
+    attention) and layers whose bias is not one number per output channel do not change.
 
     Args:
         quantized: a flat tf_keras model; not changed.
         reference: the same model before its kernels were rounded; not changed.
-        samples: typical inputs, float32 (n, ...), or a list, tuple or dict of arrays; some hundred will do.
+        samples: typical inputs, float32 (n, ...), or a list, tuple or dict of arrays; a few hundred suffice.
+
+    Returns:
+        A new model.
     """
     corrected, exact = clone(quantized), clone(reference)
     wiring = Wiring(corrected)
@@ -40,7 +43,7 @@ def bias_corrected(quantized: Any, reference: Any, samples: Any) -> Any:
 
 
 def _constant(layer: Any, wiring: Wiring) -> tuple[Any, int] | None:
-    """The weight that takes the correction of `layer`, and the sign of the error in it."""
+    """Return the weight that corrects `layer` and the sign with which the error is added to it, or None."""
     if not is_linear_layer(layer):
         return None
     channels = (layer.get_output_at(0).shape[-1],)
@@ -58,7 +61,7 @@ def _differs(layer: Any, other: Any) -> bool:
 
 
 def _mean_error(corrected: Any, exact: Any, name: str, samples: Any) -> np.ndarray:
-    """The mean error before the activation, float64, one for each output channel."""
+    """Return the mean error before the activation, float64, per output channel."""
     total, count = np.zeros(1), 0
     layers = corrected.get_layer(name), exact.get_layer(name)
     for inputs in inputs_of((corrected, exact), name, samples):

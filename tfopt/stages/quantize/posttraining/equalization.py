@@ -1,7 +1,7 @@
 """Cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721, section 4.1).
 
-A channel between two linear layers may be scaled down in the first and up in the second: through a ReLU, the model
-computes the same. Scaled so that both have the same range there, no channel is lost among larger ones.
+A channel between two linear layers can be scaled down in the first and up in the second without changing the model,
+even with a ReLU in between. Equal ranges on both sides keep small channels from being lost among larger ones.
 """
 
 from dataclasses import dataclass
@@ -26,15 +26,14 @@ class _Pair:
 
 
 def equalized(model: Any) -> tuple[Any, list[tuple[str, str]]]:
-    """A copy of `model` that computes the same, with equal ranges on both sides of each channel.
+    """Return a copy of `model` that computes the same, with equal weight ranges on both sides of each channel.
 
     Args:
         model: a flat tf_keras model, channels last; not changed.
 
     Returns:
-        The copy, and the names of the layers of each pair: Dense, convolutions and depthwise convolutions with
-        nothing between them but BatchNormalization, (leaky) ReLU, pooling, padding and dropout. The list is empty
-        where there is no such pair.
+        The copy, and the names of the layers of each pair: Dense, convolutions and depthwise convolutions with only
+        BatchNormalization, (leaky) ReLU, pooling, padding and dropout in between.
     """
     copy = clone(model)
     pairs = _pairs(copy)
@@ -82,28 +81,28 @@ def _is_scalable(layer: Any) -> bool:
 
 
 def _scale(pair: _Pair, weights: dict[Any, np.ndarray]) -> np.ndarray:
-    """Eq. 11: s = sqrt(r1 r2) / r2 for each channel, r the largest weight, with BatchNormalization folded."""
+    """Return s = sqrt(r1 r2) / r2 per channel (eq. 11); r is the largest weight, with BatchNormalization folded."""
     first = np.abs(_outputs(pair.first, weights[pair.first])).max(axis=0)
     for norm in pair.norms:
         first = first * np.abs(gain_and_offset(norm)[0])
     second = np.abs(_inputs(weights[pair.second])).max(axis=(0, 2))
-    usable = (first > 0) & (second > 0)  # a channel that is cut off has no range
+    usable = (first > 0) & (second > 0)  # an unconnected channel has no range
     return np.sqrt(np.where(usable, first, 1) / np.where(usable, second, 1))
 
 
 def _outputs(layer: Any, kernel: np.ndarray) -> np.ndarray:
-    """`kernel` seen as (weights, output channels)."""
+    """Return a view of `kernel` as (weights, output channels)."""
     channels = kernel.shape[-2] * kernel.shape[-1] if facts_of(layer).family == "depthwise" else kernel.shape[-1]
     return kernel.reshape(-1, channels)
 
 
 def _inputs(kernel: np.ndarray) -> np.ndarray:
-    """`kernel` seen as (positions, input channels, outputs of each)."""
+    """Return a view of `kernel` as (positions, input channels, outputs of each)."""
     return kernel.reshape(-1, *kernel.shape[-2:])
 
 
 def _divide_additions(pair: _Pair, scale: np.ndarray) -> None:
-    """What is added to the outputs of the first layer. Gains of BatchNormalizations stay: their input is divided."""
+    """Divide the constants added after the first layer. BatchNormalization gains stay: their input is divided."""
     additions = [pair.first.bias] if pair.first.use_bias else []
     for norm in pair.norms:
         additions += [norm.moving_mean, *([norm.beta] if norm.center else [])]

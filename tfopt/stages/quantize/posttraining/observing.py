@@ -1,4 +1,4 @@
-"""What goes into a layer of a flat tf_keras model, and what its linear part makes of it."""
+"""Observe the inputs of a layer of a flat tf_keras model and the outputs of its linear part."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +12,12 @@ _AT_ONCE = 64
 
 
 def inputs_of(models: tuple[Any, ...], name: str, samples: Any) -> Iterator[list[Any]]:
-    """The inputs of the layer `name` in each of `models`, float32, batch by batch, and call by call where it has many.
+    """Yield the inputs of the layer `name` in each of `models`, float32, batch by batch for each call of the layer.
 
-    `samples`: what the models take, an array or, for several inputs, a list, tuple or dict of arrays.
+    Args:
+        models: flat tf_keras models with the same layers.
+        name: of the layer.
+        samples: an array or, for several inputs, a list, tuple or dict of arrays.
     """
     layers = [model.get_layer(name) for model in models]
     for call in range(len(layers[0].inbound_nodes)):
@@ -24,7 +27,7 @@ def inputs_of(models: tuple[Any, ...], name: str, samples: Any) -> Iterator[list
 
 
 def batches_of(samples: Any, at_once: int) -> Iterator[tuple[Any, int]]:
-    """`samples` in parts of `at_once`, as the model takes them, and how many there are in each."""
+    """Yield `samples` in batches of `at_once`, with the size of each batch."""
     import tensorflow as tf
 
     number = count_of(samples)
@@ -34,13 +37,13 @@ def batches_of(samples: Any, at_once: int) -> Iterator[tuple[Any, int]]:
 
 
 def linear_part(layer: Any, inputs: Any) -> Any:
-    """The output of `layer` without its activation."""
+    """Return the output of `layer` without its activation."""
     with override_attributes([(layer, "activation", lambda values: values)] if hasattr(layer, "activation") else []):
         return layer(inputs)
 
 
 def count_of(samples: Any) -> int:
-    """How many samples there are in an array or a struct of arrays."""
+    """Return the number of samples in an array or a struct of arrays."""
     import tensorflow as tf
 
     return len(tf.nest.flatten(samples)[0]) if not isinstance(samples, np.ndarray) else len(samples)

@@ -1,4 +1,4 @@
-"""Convolutions as matrix products: what they see at single output positions."""
+"""Convolutions as matrix products: the input patches at single output positions."""
 
 from typing import Any
 
@@ -8,9 +8,16 @@ from tfopt.graph.layer_facts import facts_of
 
 
 def places(layer: Any, shape: tuple[int, ...], count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Random output positions of `layer` for an input of `shape` (n, ..., channels): indices of all but the last axis.
+    """Return random output positions of `layer` as indices along all axes except the last.
 
-    Each at most once: fewer than `count` where there are not so many.
+    Args:
+        layer: Dense or a convolution.
+        shape: of its input, (n, ..., channels).
+        count: number of positions; fewer are returned if there are fewer.
+        rng: the source of randomness.
+
+    Returns:
+        One index array per axis; positions do not repeat.
     """
     outputs = (shape[0], *(size for size, _ in _outputs_and_padding(layer, shape)))
     total = int(np.prod(outputs))
@@ -18,7 +25,7 @@ def places(layer: Any, shape: tuple[int, ...], count: int, rng: np.random.Genera
 
 
 def patches(layer: Any, inputs: np.ndarray, where: tuple[np.ndarray, ...]) -> np.ndarray:
-    """The inputs that make the outputs at `where`, (len(where[0]), kernel positions, input channels)."""
+    """Return the input patches of the outputs at `where`, (len(where[0]), kernel positions, input channels)."""
     sizes, strides, dilations = _geometry(layer, inputs.ndim - 2)
     padding = [pad for _, pad in _outputs_and_padding(layer, inputs.shape)]
     padded = np.pad(inputs, [(0, 0), *padding, (0, 0)])
@@ -32,14 +39,14 @@ def patches(layer: Any, inputs: np.ndarray, where: tuple[np.ndarray, ...]) -> np
 
 
 def _geometry(layer: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Kernel size, strides and dilation; a Dense layer is a convolution of size 1."""
+    """Return kernel size, strides and dilation; a Dense layer is a convolution of size 1."""
     if facts_of(layer).family == "dense":
         return (1,) * rank, (1,) * rank, (1,) * rank
     return tuple(layer.kernel_size), tuple(layer.strides), tuple(layer.dilation_rate)
 
 
 def _outputs_and_padding(layer: Any, shape: tuple[int, ...]) -> list[tuple[int, tuple[int, int]]]:
-    """The number of outputs along each spatial axis, and the zeros before and behind."""
+    """Return, for each spatial axis, the number of outputs and the zero padding before and after."""
     found, mode = [], getattr(layer, "padding", "valid")
     for size, kernel, stride, dilation in zip(shape[1:-1], *_geometry(layer, len(shape) - 2), strict=True):
         extent = (kernel - 1) * dilation + 1

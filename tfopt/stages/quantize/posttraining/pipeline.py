@@ -1,4 +1,4 @@
-"""All of post-training quantization of weights, in order: statistics, equalization, grids, rounding, biases."""
+"""Post-training quantization of weights, in order: statistics, equalization, grids, rounding, biases."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -29,28 +29,28 @@ def quantize_weights(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Any, dict[Key, Grid], list[str]]:
-    """A copy of `model` with the kernels `bits` on grids of so many bits, made without training.
+    """Return a copy of `model` with quantized kernels, made without training.
 
     Args:
-        model: a flat tf_keras model, as `bridge.to_tf_keras` gives, channels last; not changed.
-        bits: 2 to 8 for each kernel, by (layer name, kernel name); others stay as they are.
-        samples: typical inputs as the model takes them, float32 (n, ...), or a list, tuple or dict of arrays; labels
-            are not needed. Some hundred for `bias_correction`, about 1024 for adaptive rounding.
+        model: a flat tf_keras model, e.g. from `bridge.to_tf_keras`, channels last; not changed.
+        bits: 2 to 8 per kernel, by (layer name, kernel name); other kernels do not change.
+        samples: typical inputs, float32 (n, ...), or a list, tuple or dict of arrays, without labels. A few hundred for
+            `bias_correction`, about 1024 for adaptive rounding.
         weight_steps: how the steps are chosen, see `weight_ranges.steps`.
-        rounding: to the "nearest" number, or up or down as learned from `samples` ("adaptive", AdaRound).
-        bias_correction: give each layer back its mean output (Nagel et al. 2019, section 4.2).
-        equalization: balance the channels between two layers first (section 4.1 there).
-        batchnorm_statistics: take those of BatchNormalization anew from `samples` first, see `batchnorm.reestimated`.
-        iterations: of adaptive rounding, for each kernel.
-        seed: of the positions that adaptive rounding looks at.
-        progress: told what becomes of each kernel.
+        rounding: "nearest", or "adaptive" to learn from `samples` whether to round up or down (AdaRound).
+        bias_correction: restore the mean outputs of each layer (Nagel et al. 2019, section 4.2).
+        equalization: first equalize the channels between pairs of layers (section 4.1 of the same paper).
+        batchnorm_statistics: before that, recompute BatchNormalization statistics, see `batchnorm.reestimated`.
+        iterations: of adaptive rounding, per kernel.
+        seed: of the random positions in adaptive rounding.
+        progress: called with a line of text for each kernel.
 
     Returns:
-        The model; the grid of each kernel in `bits`, on which its values are exactly; and what was done, in words.
+        The model; the grid of each kernel in `bits`, on which its values lie exactly; and a description of each step.
 
     Raises:
-        RecipeError: a kernel that the model does not have, other bits, another range or rounding.
-        ModelError: weights that are not finite.
+        RecipeError: a kernel that the model does not have, or unknown bits, steps or rounding.
+        ModelError: a weight is not finite.
     """
     if rounding not in ROUNDINGS:
         raise RecipeError(f"Expected {' or '.join(map(repr, ROUNDINGS))} as rounding, got {rounding!r}.")
@@ -77,7 +77,7 @@ def quantize_weights(
 
 
 def rounded_to_nearest(model: Any, grids: Mapping[Key, Grid]) -> Any:
-    """A copy of a flat tf_keras model with the kernels `grids` at the nearest numbers of their grids."""
+    """Return a copy of a flat tf_keras model with kernels rounded to the nearest values of their `grids`."""
     result = clone(model)
     for key, kernel in kernels_of(result, grids).items():
         kernel.variable.assign(grids[key].values(kernel.values))

@@ -1,4 +1,4 @@
-"""Learning to round one kernel: the optimization of AdaRound (Nagel et al. 2020, arXiv:2004.10568, eq. 21-25)."""
+"""Learn the rounding of one kernel: the optimization of AdaRound (Nagel et al. 2020, arXiv:2004.10568, eq. 21-25)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,26 +8,29 @@ import numpy as np
 from tfopt.base.keras_compat import tf_keras
 from tfopt.stages.quantize.weight_ranges import levels, on_grid
 
-_ZETA, _GAMMA = 1.1, -0.1  # how far the rectified sigmoid is stretched beyond 0 and 1
+_ZETA, _GAMMA = 1.1, -0.1  # the rectified sigmoid is stretched to these values before clipping
 _BETAS = 20.0, 2.0  # the exponent of the regularizer, from the end of the warm-up to the last iteration
 _WARM_UP = 0.2
-_WEIGHT = 5.0  # of the regularizer, against an error of each channel that starts near 1
+_WEIGHT = 5.0  # of the regularizer, relative to an error per channel that starts near 1
 _RATE = 3e-2  # of Adam
 _BATCH = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One kernel with what it sees: output = relu(gain * (inputs times kernel) + offset).
+    """One kernel with its inputs: output = relu(gain * (inputs times kernel) + offset).
 
     Attributes:
-        inputs, exact_inputs: float32 (rows, kernel positions, input channels), behind rounded and float layers.
-        kernel: float32 (kernel positions, input channels, outputs): of all input channels together or, `depthwise`,
-            of each.
-        steps: those of the grid, of the same shape.
-        bits: those of the grid.
-        gain, offset: float64, one for each output channel.
-        ceiling: where the ReLU ends, infinity for an ordinary one; None for no ReLU.
+        inputs: float32 (rows, kernel positions, input channels), from rounded layers.
+        exact_inputs: the same from float layers.
+        kernel: float32 (kernel positions, input channels, outputs); the outputs are of all input channels together or,
+            if `depthwise`, of each.
+        steps: of the grid, of the same shape.
+        bits: of the grid.
+        depthwise: whether each input channel has separate outputs.
+        gain: float64, per output channel.
+        offset: float64, per output channel.
+        ceiling: upper limit of the ReLU, infinity for an ordinary one; None for no ReLU.
         order: a random order of the rows.
     """
 
@@ -43,7 +46,7 @@ class Problem:
     order: np.ndarray
 
     def outputs(self, inputs: Any, kernel: Any) -> Any:
-        """(rows, output channels) in TensorFlow."""
+        """Return the outputs, (rows, output channels), as a tensor."""
         import tensorflow as tf
 
         if self.depthwise:
@@ -54,20 +57,24 @@ class Problem:
         return values if self.ceiling is None else tf.clip_by_value(values, 0.0, self.ceiling)
 
     def errors(self, targets: np.ndarray, integers: np.ndarray) -> np.ndarray:
-        """The mean squared error of each output channel for a rounded kernel."""
+        """Return the mean squared error per output channel for the rounded kernel `integers`."""
         kernel = (self.steps * integers).astype(np.float32)
         pieces = [self.outputs(piece, kernel).numpy() for piece in _pieces(self.inputs)]
         return np.asarray(((np.concatenate(pieces) - targets) ** 2).mean(axis=0, dtype=np.float64))
 
     def channelwise(self, values: np.ndarray) -> np.ndarray:
-        """One value for each output channel in the shape of the kernel's last axes."""
+        """Reshape one value per output channel to the shape of the kernel's last axes."""
         return values.reshape(self.kernel.shape[-2:] if self.depthwise else (1, -1))
 
 
 def solve(problem: Problem, iterations: int) -> tuple[np.ndarray, float, float]:
-    """int8 of the kernel's shape, and the mean squared error of the outputs to nearest and as learned.
+    """Learn the rounding of a kernel, separately for each output channel.
 
-    Each output channel is a problem of its own; one that learning made no better is rounded to nearest.
+    A channel that learning does not improve is rounded to nearest.
+
+    Returns:
+        The integers, int8 of the kernel's shape; the mean squared error of the outputs when rounded to nearest; and
+        that of the learned rounding.
     """
     pieces = _pieces(problem.exact_inputs)
     targets = np.concatenate([problem.outputs(piece, problem.kernel).numpy() for piece in pieces])
@@ -90,7 +97,7 @@ def _learned(problem: Problem, targets: np.ndarray, scale: np.ndarray, iteration
     optimizer.build([choice])
     inputs, targets = tf.constant(problem.inputs[problem.order]), tf.constant(targets[problem.order])
     batch = min(_BATCH, len(problem.order))
-    # Errors relative to that of rounding to nearest: no channel and no layer weighs more than another.
+    # Errors relative to those of rounding to nearest, so that all channels and layers have equal weight.
     weight = tf.constant(1 / (batch * np.maximum(scale, 1e-12 * max(scale.max(), 1e-30))), tf.float32)
     per_weight = _WEIGHT * len(problem.gain) / problem.kernel.size
 
@@ -115,14 +122,14 @@ def _learned(problem: Problem, targets: np.ndarray, scale: np.ndarray, iteration
 
 
 def _rectified(choice: Any) -> Any:
-    """Eq. 23: how far up, from 0 to 1."""
+    """Return how far to round up, from 0 to 1 (eq. 23)."""
     import tensorflow as tf
 
     return tf.clip_by_value(tf.sigmoid(choice) * (_ZETA - _GAMMA) + _GAMMA, 0.0, 1.0)
 
 
 def _logit(up: np.ndarray) -> np.ndarray:
-    """The choice that goes `up` so far."""
+    """Return the inverse of `_rectified`."""
     share = (up - _GAMMA) / (_ZETA - _GAMMA)
     return np.asarray(np.log(share / (1 - share)))
 

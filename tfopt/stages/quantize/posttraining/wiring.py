@@ -1,4 +1,4 @@
-"""What follows what in a flat tf_keras model, and what a BatchNormalization does to channels."""
+"""The connections between layers of a flat tf_keras model, and the per-channel effect of a BatchNormalization."""
 
 import collections
 from typing import Any
@@ -11,7 +11,7 @@ from tfopt.graph.walk import walk
 
 
 class Wiring:
-    """The layers of a flat tf_keras model by what they are joined to."""
+    """The connections between the layers of a flat tf_keras model."""
 
     def __init__(self, model: Any) -> None:
         graph = walk(model, keep_names=True)
@@ -25,9 +25,9 @@ class Wiring:
             self._takers[ref].append(None)
 
     def behind(self, layer: Any) -> Any | None:
-        """The layer that takes the output of `layer`; None unless it is all that does, and takes nothing else.
+        """Return the layer that follows `layer`, or None.
 
-        Both must be called once in the model.
+        It must be the only consumer of the output of `layer` and have no other input. Both must be called exactly once.
         """
         calls = self._calls[layer.name]
         if len(calls) != 1 or len(calls[0].outputs) != 1:
@@ -41,12 +41,12 @@ class Wiring:
 
 
 def is_channelwise_norm(layer: Any) -> bool:
-    """True for a BatchNormalization over the last axis."""
+    """Return whether `layer` is a BatchNormalization over the last axis."""
     return facts_of(layer).family == "batch_norm" and list(layer.axis) == [len(layer.input.shape) - 1]
 
 
 def gain_and_offset(norm: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What a BatchNormalization does to x in inference: gain * x + offset; float64, one for each channel."""
+    """Return gain and offset of a BatchNormalization in inference, gain * x + offset; float64, per channel."""
     variance, mean = (np.asarray(weight, np.float64) for weight in (norm.moving_variance, norm.moving_mean))
     gain = 1 / np.sqrt(variance + norm.epsilon)
     if norm.scale:
