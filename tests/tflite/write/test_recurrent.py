@@ -6,8 +6,8 @@ import pytest
 
 import tfopt
 from tfopt import bridge
+from tfopt.base.overrides import override_attributes
 from tfopt.errors import ModelError
-from tfopt.stages.quantize.wrapper import override_attributes
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.recurrent import maskings, recurrent_layers, unrolled
 

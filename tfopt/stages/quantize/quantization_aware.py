@@ -11,6 +11,7 @@ from typing_extensions import override
 from tfopt.base.annotations import annotate
 from tfopt.base.config import config
 from tfopt.base.keras_compat import unwrapped
+from tfopt.base.overrides import Overrides
 from tfopt.errors import RecipeError
 from tfopt.graph.types import flatten
 from tfopt.graph.walk import walk
@@ -21,7 +22,7 @@ from tfopt.stages.quantize.activation_ranges import set_ranges
 from tfopt.stages.quantize.plan import Treatment, plan, scales_of
 from tfopt.stages.quantize.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
 from tfopt.stages.quantize.rounding import Precision
-from tfopt.stages.quantize.wrapper import Overrides, quantized_model
+from tfopt.stages.quantize.wrapper import quantized_model
 from tfopt.stages.stage import Stage
 
 # The scheme for the properties that earlier stages established, named as in TF-MOT's collaborative optimization.

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module
+from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.graph.types import Graph, map_leaves, replay
 from tfopt.stages.kernels.layer_copies import built_copy
 from tfopt.stages.quantize import int8_equivalents
 from tfopt.stages.quantize.plan import Treatment, config_class, looked_up
-
-Overrides = list[tuple[Any, str, Any]]
-"""(owner, attribute, value), e.g. a layer, "kernel" and the quantizer of that weight."""
 
 
 def quantized_model(
@@ -197,23 +195,6 @@ def int8_wrapper() -> Any:
 
 def _quantize(quantizer: Any, variable: Any, made: Any, training: bool) -> Any:
     return quantizer(variable, training, weights=made)
-
-
-@contextmanager
-def override_attributes(overrides: Overrides) -> Iterator[None]:
-    """Set each (owner, attribute, value) within the block, bypassing Keras, which would track the value."""
-    missing = object()  # the attribute is not set on the instance
-    before = [(owner, attribute, vars(owner).get(attribute, missing)) for owner, attribute, _ in overrides]
-    try:
-        for owner, attribute, value in overrides:
-            object.__setattr__(owner, attribute, value)
-        yield
-    finally:
-        for owner, attribute, value in reversed(before):
-            if value is missing:
-                object.__delattr__(owner, attribute)
-            else:
-                object.__setattr__(owner, attribute, value)
 
 
 @contextmanager

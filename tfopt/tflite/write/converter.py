@@ -10,6 +10,7 @@ import numpy as np
 from tfopt import bridge
 from tfopt.base import native
 from tfopt.base.keras_compat import unwrapped
+from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
 from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import pack
@@ -17,7 +18,7 @@ from tfopt.graph.walk import walk
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
 from tfopt.stages.quantize.trained import is_quantization_aware
-from tfopt.stages.quantize.wrapper import Overrides, override_attributes, with_rounded_weights
+from tfopt.stages.quantize.wrapper import with_rounded_weights
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export

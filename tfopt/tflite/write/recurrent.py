@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import unwrapped
+from tfopt.base.overrides import Overrides
 from tfopt.bridge.policy import is_tf_keras
 from tfopt.graph.layer_facts import facts_of
-from tfopt.stages.quantize.wrapper import Overrides
 
 Call = Callable[..., Any]
 """(values of one step, states) -> (output, states)."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.bridge import clone
 from tfopt.graph.layer_facts import facts_of
 from tfopt.stages.quantize.posttraining.observing import batches_of
-from tfopt.stages.quantize.wrapper import Overrides, override_attributes
 
 # Samples per batch; its statistics normalize the inputs of the layers that follow.
 _AT_ONCE = 128

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
-from tfopt.stages.quantize.wrapper import override_attributes
+from tfopt.base.overrides import override_attributes
 
 _AT_ONCE = 64
 
