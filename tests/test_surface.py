@@ -46,7 +46,7 @@ def test_an_old_name_says_the_new_one_and_is_the_same(place, name):
     with pytest.warns(DeprecationWarning) as caught:
         assert getattr(tfopt, name) is wanted
     (warning,) = caught
-    assert str(warning.message) == f"tfopt.{name} moved to tfopt.{place}.{name}; the old name goes in 0.3.0."
+    assert str(warning.message) == f"tfopt.{name} moved to tfopt.{place}.{name}; the old name will be removed in 0.3.0."
     assert warning.filename == __file__
     assert wanted.__name__ == name
 

@@ -188,7 +188,7 @@ if not TYPE_CHECKING:  # lets a type checker report names that do not exist
             return getattr(importlib.import_module(f"tfopt.{_HOMES[name]}"), name)
         if name in _MOVED:
             place = f"tfopt.{_MOVED[name]}"
-            text = f"tfopt.{name} moved to {place}.{name}; the old name goes in 0.3.0."
+            text = f"tfopt.{name} moved to {place}.{name}; the old name will be removed in 0.3.0."
             warnings.warn(text, DeprecationWarning, stacklevel=2)
             return getattr(importlib.import_module(place), name)
         raise AttributeError(f"module 'tfopt' has no attribute {name!r}")

@@ -34,7 +34,10 @@ def test_a_field_under_its_old_name():
             made = kind(time=7)
         (warned,) = caught
         name = kind.__name__
-        assert str(warned.message) == f"{name}(time=...) is now {name}(minutes=...); the old name goes in 0.3.0."
+        assert (
+            str(warned.message)
+            == f"{name}(time=...) is now {name}(minutes=...); the old name will be removed in 0.3.0."
+        )
         assert Path(warned.filename) == Path(__file__)  # whoever uses it is shown
         assert made == kind(minutes=7)
         assert "time" not in {field.name for field in dataclasses.fields(made)}

@@ -195,7 +195,7 @@ def test_an_old_option_works_and_says_the_new_one():
         for old in (["--ranges", "mse"], ["--ranges=mse"]):
             done = CliRunner().invoke(group, [command, *old])
             assert (done.exit_code, done.stdout) == (0, "mse\n")
-            assert done.stderr == f"--ranges is now {new}; the old name goes in 0.3.0\n"
+            assert done.stderr == f"--ranges is now {new}; the old name will be removed in 0.3.0\n"
     done = CliRunner().invoke(group, ["other", "--ranges", "mse"])
     assert (done.stdout, done.stderr) == ("mse\n", "")
 
@@ -208,7 +208,7 @@ def test_an_old_option_of_a_recipe_script_works_and_says_the_new_one(monkeypatch
         cli.run_recipe(tfopt.Recipe(stages=()))
     assert ended.value.code == 0
     assert given[0]["preprocessing"] == "unit" and given[0]["teacher_preprocessing"] == "raw"
-    assert "--preprocess is now --preprocessing; the old name goes in 0.3.0\n" in capsys.readouterr().err
+    assert "--preprocess is now --preprocessing; the old name will be removed in 0.3.0\n" in capsys.readouterr().err
 
 
 def test_a_plot_in_no_format_is_refused_before_the_work(tmp_path):

@@ -129,7 +129,7 @@ def test_the_gate(source, tmp_path, least, code):
     assert done.exit_code == code, done.output
     assert ("wrote" in done.stdout) == (code == 0)
     if code:
-        assert f"below --min-accuracy {least:g}; it is in {tmp_path / 'out'}" in done.stderr
+        assert f"below --min-accuracy {least:g}. The results are in {tmp_path / 'out'}" in done.stderr
     assert (tmp_path / "out" / "model.tflite").exists()
 
 

@@ -37,7 +37,7 @@ def under_new_names(given: Mapping[str, Any], names: Mapping[str, str], where: s
 
 def warn_of(old: str, new: str, stacklevel: int) -> None:
     """Warn that `old` is now called `new`. `stacklevel` is as for `warnings.warn`; 1 is the caller of this function."""
-    text = f"{old} is now {new}; the old name goes in 0.3.0."
+    text = f"{old} is now {new}; the old name will be removed in 0.3.0."
     warnings.warn(text, DeprecationWarning, stacklevel=stacklevel + 1)
 
 

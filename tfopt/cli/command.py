@@ -21,7 +21,7 @@ RENAMED = {
 }
 UNEXPECTED = 3  # exit code
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+debug_option = click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
 
 
 class OneLineErrors(click.Command):
@@ -38,7 +38,9 @@ class OneLineErrors(click.Command):
         except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):
             raise  # rich raises SystemExit when the reader closes the pipe, as in `tfopt inspect FILE | head`
         except KeyboardInterrupt:
-            _fail("interrupted; no result was written. The same command goes on after the last finished stage", 130)
+            _fail(
+                "interrupted; no result was written. Run the command again to resume after the last finished stage", 130
+            )
         except BaseException as error:
             if ctx.params.get("debug"):
                 raise
@@ -68,7 +70,7 @@ def _under_new_name(arg: str, known: set[str]) -> str:
     new = next((new for new in RENAMED.get(old, ()) if new in known), None)
     if new is None or old in known:
         return arg
-    say(f"{old} is now {new}; the old name goes in 0.3.0", err=True)
+    say(f"{old} is now {new}; the old name will be removed in 0.3.0", err=True)
     return f"{new}{mark}{value}"
 
 
@@ -79,7 +81,7 @@ def explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, TfoptError):
         return str(error), 2
     return (
-        f"{type(error).__name__}: {error}. This should not happen; --debug before the command shows where.",
+        f"{type(error).__name__}: {error}. This should not happen; put --debug before the command to see where.",
         UNEXPECTED,
     )
 
@@ -95,7 +97,7 @@ def hush_tensorflow() -> None:
 
 
 allow_unsafe_option = click.option(
-    "--allow-unsafe", is_flag=True, help="Let the model file run Python code of its own. Only for files you trust."
+    "--allow-unsafe", is_flag=True, help="Let the model file run the Python code in it. Only for files you trust."
 )
 
 
@@ -103,10 +105,10 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every command with data takes."""
     options = [
         click.option("--preprocessing", type=click.Choice(PREPROCESSING),
-                     help="What images are fed as: raw 0..255, unit 0..1, symmetric -1..1 (default: raw; where the "
-                          "recipe transfers, what fits the source best)."),
+                     help="Range of the pixels: raw 0..255, unit 0..1, symmetric -1..1 (default: raw; if the recipe "
+                          "transfers, what suits the source best)."),
         click.option("--limit", type=click.IntRange(min=1),
-                     help="At most so many samples of each part, for a quick try."),
+                     help="Maximum number of samples in each part, for a quick try."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)

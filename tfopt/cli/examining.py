@@ -16,15 +16,15 @@ from tfopt.errors import PromiseError, RecipeError
 @click.option(
     "--recipe",
     type=click.Path(path_type=Path),
-    help="A .py with a `recipe`, or a recipe.json (default: prune, cluster, quantize).",
+    help="A .py that defines `recipe`, or a recipe.json (default: prune, cluster, quantize).",
 )
 @click.option(
     "--convert/--no-convert",
     default=True,
     show_default=True,
-    help="Also make the .tflite, with random calibration data, to see what it holds.",
+    help="Also convert to .tflite, with random calibration data, to see what the file contains.",
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all of it to this file too.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the result to this file.")
 @allow_unsafe_option
 def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | None, allow_unsafe: bool) -> None:
     """Show what a recipe will do to each layer of MODEL, without training.
@@ -72,7 +72,7 @@ def inspect(file: Path, allow_unsafe: bool) -> None:
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its test part is used.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of LiteRT.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads for LiteRT.")
 @allow_unsafe_option
 @shared_options
 def compare(
@@ -96,7 +96,8 @@ def compare(
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its training part is used.")
-@click.option("--feature-cache", type=click.Path(path_type=Path), help="Folder that keeps the features.")
+@click.option("--feature-cache", type=click.Path(path_type=Path),
+              help="Folder to keep features in for later runs (default: in memory).")  # fmt: skip
 @allow_unsafe_option
 @shared_options
 def rank(
@@ -134,12 +135,12 @@ def rank(
     type=float,
     default=10.0,
     show_default=True,
-    help="Signal to quantization noise, in decibels, below which a layer is called bad.",
+    help="Signal-to-quantization-noise ratio, in decibels, below which a layer counts as bad.",
 )
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 1),
-    help="Fail with exit code 1 when fewer of the test samples get the class that the model gives.",
+    help="Fail with exit code 1 if the file and the model agree on the class of a smaller share of the test samples.",
 )
 @allow_unsafe_option
 @shared_options
@@ -173,19 +174,24 @@ def verify(
         say(line)
     if min_agreement is not None:
         if found.agreement is None:
-            raise RecipeError("--min-agreement is for a classification.")
+            raise RecipeError("--min-agreement needs a classification task.")
         if found.agreement < min_agreement:
-            raise PromiseError(f"{found.agreement:.4f} of the samples get the same class, below {min_agreement:g}.")
+            raise PromiseError(
+                f"The file and the model agree on {found.agreement:.4f} of the samples, below --min-agreement "
+                f"{min_agreement:g}."
+            )
 
 
 @click.command()
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--data", help="An image folder, a .npz or 'digits'; its test part is used (default: no accuracy).")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of LiteRT.")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="In each, 50 runs of each file."
+    "--data", help="An image folder, a .npz or 'digits'; its test part is used (default: accuracy is not measured)."
 )
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers to this file too.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads for LiteRT.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds of 50 runs of each file."
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 @allow_unsafe_option
 @shared_options
 def bench(

@@ -20,46 +20,46 @@ TRIED = 2
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .tflite to write.")
-@click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option(
     "--weights",
     type=click.Choice(("float32", "float16", "int8", "int4")),
     default="int8",
     show_default=True,
-    help="int4 where LiteRT has operators for it, int8 elsewhere.",
+    help="int4 applies where LiteRT has operators for it; other weights are int8.",
 )
 @click.option(
     "--activations",
     type=click.Choice(("float32", "int8", "int16")),
-    help="int8 and int16 need --data (default: int8 with integer weights, else float32).",
+    help="int8 and int16 need --data (default: int8 with integer weights, otherwise float32).",
 )
-@click.option("--weight-only", is_flag=True, help="Integer weights that are computed with in float.")
+@click.option("--weight-only", is_flag=True, help="Store integer weights but compute in float.")
 @click.option(
     "--io",
     type=click.Choice(("float32", "int8", "uint8", "int16")),
-    help="What inputs and outputs hold (default: as the activations).",
+    help="Type of inputs and outputs (default: that of the activations).",
 )
-@click.option("--sparse", is_flag=True, help="Leave zeros out of the file, where LiteRT then still runs it.")
+@click.option("--sparse", is_flag=True, help="Leave zeros out of the file where LiteRT can still run it.")
 @click.option(
     "--data",
-    help="An image folder, a .npz or 'digits': the ranges come from its training part, the class names are written "
-    "into the file.",
+    help="An image folder, a .npz or 'digits'. Its training part gives the activation ranges; its class names are "
+    "written into the file.",
 )
 @click.option(
     "--calibration-samples",
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="Training inputs that the ranges come from.",
+    help="Number of training samples that give the activation ranges.",
 )
 @click.option(
     "--activation-ranges",
     type=click.Choice(("max", "mse")),
     default="max",
     show_default=True,
-    help="How far int8 activations reach: to the extremes of those inputs, or where the squared error is least.",
+    help="Range of int8 activations: up to the extremes over those samples, or the range of least squared error.",
 )
-@click.option("--compact/--no-compact", default=True, show_default=True, help="Leave out names of inner tensors.")
+@click.option("--compact/--no-compact", default=True, show_default=True, help="Leave out the names of inner tensors.")
 @allow_unsafe_option
 @shared_options
 def export(
@@ -91,12 +91,13 @@ def export(
     settings = Export(**asked)
     if settings.integer_only and not data:
         raise DataError(
-            f"{settings.activations} activations need training inputs for their ranges: name some with --data, or "
-            "choose --activations float32."
+            f"{settings.activations} activations need training samples to find their ranges: pass --data, or choose "
+            "--activations float32."
         )
     if out.is_dir() or (out.exists() and not overwrite):
-        kind = "is a folder" if out.is_dir() else "exists; replace it with --overwrite"
-        raise OutputError(f"{out} {kind}, or name another file with --out.")
+        if out.is_dir():
+            raise OutputError(f"{out} is a folder; name a file with --out.")
+        raise OutputError(f"{out} exists; replace it with --overwrite, or name another file with --out.")
     held, notes = export_file(model, out, settings, data, preprocessing, limit, allow_unsafe)
     print_table(held.table(f"{out}: {_in_words(settings)}"))
     for note in notes:

@@ -14,13 +14,14 @@ from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_opti
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its validation part is used.")
 @click.option(
-    "--bits", type=click.IntRange(2, 8), multiple=True, default=(8, 4, 2), show_default=True, help="May be repeated."
+    "--bits", type=click.IntRange(2, 8), multiple=True, default=(8, 4, 2), show_default=True, help="Can be repeated."
 )
 @click.option("--weight-steps", type=click.Choice(["max", "mse", "octav"]), default="mse", show_default=True,
-              help="Where the steps between weights come from.")  # fmt: skip
-@click.option("--samples", type=click.IntRange(min=1), default=2000, show_default=True, help="At most so many.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Write a picture to this file too (.png, .svg, .pdf).")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers to this file too.")
+              help="How to choose the steps between quantized weights.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(min=1), default=2000, show_default=True,
+              help="Maximum number of validation samples.")  # fmt: skip
+@click.option("--plot", type=click.Path(path_type=Path), help="Also write a plot to this file (.png, .svg, .pdf).")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 @allow_unsafe_option
 @shared_options
 def sensitivity(

@@ -36,7 +36,7 @@ def pack(file: Path, out: Path | None) -> None:
 @click.command()
 @FILE
 @click.option("--out", type=click.Path(path_type=Path), help="The .tflite (default: FILE without its last suffix).")
-@click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def unpack(file: Path, out: Path | None, overwrite: bool) -> None:
     """Restore the .tflite that `tfopt pack` packed, byte for byte."""
     from tfopt.base.files import write_atomically

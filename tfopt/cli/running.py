@@ -30,29 +30,31 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--model", "--source", "model",
                      help="A Keras model file, a SavedModel or a TF-Hub handle (default: a small CNN trained on the "
-                          "digits). Where the recipe transfers, it may be for another task."),
+                          "digits). If the recipe transfers, it may be for another task."),
         click.option("--data", help="An image folder or .npz (default: scikit-learn's handwritten digits)."),
         click.option("--out", type=click.Path(path_type=Path),
                      help="Folder for the results (default: saved_models/NAME)."),
-        click.option("--overwrite", is_flag=True, help="Replace what is in the --out folder."),
+        click.option("--overwrite", is_flag=True, help="Replace the contents of the --out folder."),
         click.option("--teacher", multiple=True,
-                     help="A model to learn from in every stage: a Keras file, a SavedModel, a .tflite or a folder "
-                          "that tfopt wrote. Several are averaged, or fused where they know different classes."),
+                     help="A model to distill from in every stage: a Keras file, a SavedModel, a .tflite or a folder "
+                          "that tfopt wrote. Several are averaged, or fused if they know different classes."),
         click.option("--teacher-classes", multiple=True, type=click.Path(path_type=Path),
-                     help="A text file with the class names of each --teacher in turn, one in a line."),
+                     help="A text file with the class names of a teacher, one per line; repeat it for each --teacher, "
+                          "in the same order."),
         click.option("--teacher-preprocessing", type=click.Choice(PREPROCESSING),
-                     help="What the teachers are fed (default: what the model is, or what their folder says)."),
+                     help="Range of the pixels for the teachers (default: that of the model, or what a teacher's "
+                          "folder says)."),
         click.option("--teacher-cache", type=click.Path(path_type=Path),
-                     help="Folder that keeps the teacher's answers for further runs (default: in memory)."),
+                     help="Folder to keep the teacher's answers in for later runs (default: in memory)."),
         click.option("--feature-cache", type=click.Path(path_type=Path),
-                     help="Folder that keeps the features of a transfer for further runs (default: in memory)."),
+                     help="Folder to keep the features of a transfer in for later runs (default: in memory)."),
         click.option("--min-accuracy", type=click.FloatRange(0, 1),
-                     help="Fail with exit code 1 when the file's accuracy on the test set is below."),
+                     help="Fail with exit code 1 if the file's accuracy on the test set is lower."),
         allow_unsafe_option,
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
-                     help="Multiply the epochs of every stage."),
-        click.option("--seed", type=click.IntRange(min=0), help="Another seed than the recipe's."),
-        click.option("--quiet", is_flag=True, help="No progress, only the report."),
+                     help="Multiply the epochs of every stage by this."),
+        click.option("--seed", type=click.IntRange(min=0), help="Random seed (default: the recipe's)."),
+        click.option("--quiet", is_flag=True, help="Show only the report, no progress."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -154,7 +156,7 @@ def _run(
     from tfopt.transfer.preprocessing import choose_preprocessing
 
     if data and not model:
-        raise RecipeError("--data needs --model: the default model knows the built-in digits only.")
+        raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
     out = out or Path("saved_models") / recipe.name
     prepare_folder(out, overwrite=overwrite)
     recipe = recipe.scaled(epochs_factor)
@@ -177,7 +179,7 @@ def _run(
             teacher, teacher_classes, teacher_preprocessing, dataset.class_names, allow_unsafe=allow_unsafe
         )
     if min_accuracy is not None and not task_of(dataset).has_classes:
-        raise RecipeError(f"--min-accuracy is for a classification; the data are for {dataset.task}.")
+        raise RecipeError(f"--min-accuracy needs a classification task; the data are for {dataset.task}.")
     checkpoint = out.with_name(f".{out.name}.checkpoint.npz")
     result = optimize(
         keras_model,
@@ -199,7 +201,9 @@ def _run(
 def _require_accuracy(result: Any, least: float, out: Path) -> None:
     found = result.report.rows[-1].metrics["accuracy"]
     if found < least:
-        raise PromiseError(f"The file's accuracy is {found:.4f}, below --min-accuracy {least:g}; it is in {out}.")
+        raise PromiseError(
+            f"The file's accuracy is {found:.4f}, below --min-accuracy {least:g}. The results are in {out}."
+        )
 
 
 def _examples(
@@ -212,12 +216,12 @@ def _examples(
     from tfopt.run.examples import digits_model, with_classes
 
     seed, distillation = recipe.training.seed, recipe.distillation
-    source, name = data, "model"
+    source, what = data, "model on the digits"
     if recipe.transfer is not None:
         source, data = with_classes(data, "01234"), with_classes(data, "56789")
-        name = "source on 0 to 4, for the task of 5 to 9,"
+        what = "source model on the digits 0 to 4; the task is 5 to 9"
     if distillation is None or not distillation.needs_teacher:
-        progress.say(f"training the default {name} of the digits")
+        progress.say(f"training the default {what}")
         return digits_model(source, seed=seed), data, None
     progress.say("training the default student on the digits")
     student = digits_model(source, width=0.4, seed=seed, name="student")
