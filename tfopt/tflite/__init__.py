@@ -1,1 +1,1 @@
-"""The `.tflite`: settings, reading it, proving what it holds, writing it."""
+"""`.tflite` files: their settings, and code to read, verify and write them."""

@@ -1,4 +1,4 @@
-"""A .tflite file as an object: what stands in it, what it predicts, how fast it is."""
+"""Read a .tflite file: its contents, predictions and latency."""
 
 from tfopt.tflite.read.model import Latency, LiteModel
 from tfopt.tflite.read.parts import Op, Port, Tensor, Weight

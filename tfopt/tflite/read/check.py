@@ -1,4 +1,4 @@
-"""Whether the parts of a .tflite fit together, before anything follows its indices or takes memory for its tensors."""
+"""Check that the parts of a .tflite fit together, before following its indices or allocating its tensors."""
 
 import math
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from tfopt.base.limits import GIB, LARGEST_TENSORS
 from tfopt.errors import ModelError
 from tfopt.tflite.read.parts import Op, Tensor
 
-# Operators that only unpack a weight on its way to the one that uses it.
+# Operators that only unpack a weight for the operator that uses it.
 UNPACKING = frozenset({"DEQUANTIZE", "DENSIFY"})
 _BYTES = {"int4": 1, "uint4": 1, "int2": 1, "int8": 1, "uint8": 1, "bool": 1, "int16": 2, "uint16": 2, "float16": 2,
           "bfloat16": 2, "int32": 4, "uint32": 4, "float32": 4, "complex128": 16}  # fmt: skip
-_MOST_BYTES = 8  # of the others, as far as they have a size
+_MOST_BYTES = 8  # of any other dtype of fixed size
 
 
 def check_indices(model: Any) -> None:
-    """Raise ValueError for an index in a `ModelT` that leads to nothing."""
+    """Raise ValueError for an index in a `ModelT` that is out of range."""
     codes, buffers = _length(model.operatorCodes), _length(model.buffers)
     if not _length(model.subgraphs):
         raise ValueError("it has no graph")
@@ -27,7 +27,7 @@ def check_indices(model: Any) -> None:
         _require([tensor.buffer for tensor in _items(subgraph.tensors)], buffers, "buffer")
         for op in _items(subgraph.operators):
             _require([op.opcodeIndex], codes, "operator code")
-            _require(op.inputs, tensors, "operand", least=-1)  # one left out
+            _require(op.inputs, tensors, "operand", least=-1)  # -1: omitted
             _require(op.outputs, tensors, "result", least=-1)
     for signature in _items(model.signatureDefs):
         _require([signature.subgraphIndex], len(model.subgraphs), "graph of a signature")
@@ -37,7 +37,7 @@ def check_indices(model: Any) -> None:
 
 
 def check_order(ops: Sequence[Op]) -> None:
-    """Raise ValueError where what unpacks a weight reads what is made after it, so that following it never ends."""
+    """Raise ValueError if an unpacking operator reads a later result, which would make following it endless."""
     makers = {(op.subgraph, output): op.index for op in ops for output in op.outputs}
     for op in ops:
         if op.name in UNPACKING and (not op.inputs or makers.get((op.subgraph, op.inputs[0]), -1) >= op.index):
@@ -45,7 +45,7 @@ def check_order(ops: Sequence[Op]) -> None:
 
 
 def check_sizes(tensors: Sequence[Tensor]) -> None:
-    """Raise ModelError for tensors that would take more memory than `LARGEST_TENSORS`; stored ones are in the file."""
+    """Raise ModelError if tensors need more memory than `LARGEST_TENSORS`; dense constants are already in the file."""
     total = sum(_bytes(tensor) for tensor in tensors if tensor.sparse or not tensor.constant)
     if total > LARGEST_TENSORS:
         largest = max(tensors, key=_bytes)

@@ -1,4 +1,4 @@
-"""The stored bytes of a constant as numbers."""
+"""Decode the stored bytes of a constant."""
 
 import math
 from typing import Any
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 
 def decoded(stored: bytes | NDArray[np.uint8], dtype: str, count: int) -> NDArray[Any]:
-    """Return the `count` values of a constant, flat; integers below 8 bits come as int8 or uint8.
+    """Return the `count` values of a constant, flat; integers below 8 bits as int8 or uint8.
 
-    Raises TypeError for a dtype that NumPy has not, such as "string".
+    Raises:
+        TypeError: NumPy does not have the dtype, e.g. "string".
     """
     raw = np.frombuffer(stored, np.uint8)
     bits = {"int4": 4, "uint4": 4, "int2": 2}.get(dtype)
@@ -20,14 +21,20 @@ def decoded(stored: bytes | NDArray[np.uint8], dtype: str, count: int) -> NDArra
 
 
 def densified(stored: NDArray[Any], sparsity: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return a sparsely stored constant in its `shape`; `sparsity` is a SparsityParametersT of the schema.
+    """Return a sparsely stored constant as a dense array.
 
-    The format is that of TACO (Kjolstad et al. 2017): the axes, some cut into blocks, in the order of traversal, each
-    dense or with the places of what is there. `stored` has the values in that order.
+    The format is that of TACO (Kjolstad et al. 2017): the axes, some split into blocks, in traversal order, each either
+    dense or with the indices of its entries.
 
-    Raises ValueError where the format has more places than the `shape`.
+    Args:
+        stored: the values, in that order.
+        sparsity: a SparsityParametersT of the schema.
+        shape: of the dense constant.
+
+    Raises:
+        ValueError: the format has more entries than `shape`.
     """
-    # What has been reached so far: its place on each axis passed, and its number on the last one.
+    # The entries reached so far: their index on each axis passed, and their number on the last one.
     number = np.zeros(1, np.int64)
     places: dict[int, NDArray[np.int64]] = {}
     sizes: dict[int, int] = {}
@@ -54,7 +61,7 @@ def densified(stored: NDArray[Any], sparsity: Any, shape: tuple[int, ...]) -> ND
 
 
 def _grown(number: NDArray[np.int64], level: Any) -> int:
-    """How many places there are after one more level, found before they are made."""
+    """Return the number of entries after one more level, before creating them."""
     if level.arraySegments is None:
         return len(number) * int(level.denseSize)
     ends = np.asarray(level.arraySegments.values, np.int64)

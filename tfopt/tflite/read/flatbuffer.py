@@ -1,4 +1,4 @@
-"""The flatbuffer of a .tflite as objects that can be changed, and back."""
+"""Unpack the flatbuffer of a .tflite into mutable objects, and pack them again."""
 
 import io
 import zipfile
@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from tfopt.base.reading import reading
 from tfopt.errors import ModelError
 
-# `force_align: 16` stands on buffers in the schema; its Python code ignores it, kernels may rely on it.
+# The schema has `force_align: 16` on buffers; its Python code ignores this, but kernels may rely on it.
 ALIGNMENT = 16
 
 
 def unpacked(data: bytes) -> Any:
-    """The file as a `ModelT` of the schema.
+    """Return the file as a `ModelT` of the schema.
 
-    Raises ModelError when `data` is not a .tflite, or has parts that a rewrite would lose: buffers or options outside
-    of the flatbuffer (files above 2 GB), or an appended archive of associated files.
+    Raises:
+        ModelError: `data` is not a .tflite, or has parts that a rewrite would lose: buffers or options outside the
+            flatbuffer (files above 2 GB), or an appended archive of associated files.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -34,14 +35,17 @@ def unpacked(data: bytes) -> Any:
 
 
 def rewritten(data: bytes, *changes: Callable[[Any, Any], bool]) -> bytes:
-    """Return a .tflite after `changes`, which are applied one after the other to every subgraph.
+    """Apply `changes`, one after the other, to every subgraph of a .tflite.
 
     Args:
         data: the file.
-        changes: each changes a subgraph (model, subgraph) in place and returns whether there was anything to change.
+        *changes: functions of (model, subgraph) that change the subgraph in place and return whether they did.
+
+    Returns:
+        The new file, or `data` if nothing changed.
 
     Raises:
-        ModelError: as `unpacked` does.
+        ModelError: as in `unpacked`.
     """
     model = unpacked(data)
     changed = [change(model, subgraph) for change in changes for subgraph in model.subgraphs]
@@ -49,14 +53,14 @@ def rewritten(data: bytes, *changes: Callable[[Any, Any], bool]) -> bytes:
 
 
 def packed(model: Any, size: int) -> bytes:
-    """The bytes of a `ModelT`; `size` is what they may be, to begin with."""
+    """Return the bytes of a `ModelT`; `size` is the initial size of the builder's buffer."""
     builder = _Builder(size)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]
-    """Writes a flatbuffer in which equal vectors and strings share one place and byte vectors are aligned."""
+    """A builder that stores equal vectors and strings once and aligns byte vectors."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -80,21 +84,21 @@ class _Builder(flatbuffers.Builder):  # type: ignore[misc]
 
 
 def operator_code(model: Any, kind: int, version: int) -> int:
-    """The index of the operator code for the builtin operator `kind`, added in `version` where the file has none."""
+    """Return the index of the operator code for the builtin operator `kind`; add it with `version` if missing."""
     from ai_edge_litert import schema_py_generated as schema
 
     for index, code in enumerate(model.operatorCodes):
         if kind_of(code) == kind:
             return index
     code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = kind  # below 127, where older readers look
+    code.builtinCode = code.deprecatedBuiltinCode = kind  # below 127; older readers look in the deprecated field
     code.version = version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
 
 
 def kind_of(code: Any) -> int:
-    """The builtin operator of an operator code, in either of the two places where files say it."""
+    """Return the builtin operator of an operator code, from whichever of its two fields the file uses."""
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
@@ -108,5 +112,5 @@ def _has_parts_outside(model: Any) -> bool:
 
 
 def items(vector: Any) -> Any:
-    """A vector of the schema, which gives None for an empty one."""
+    """Return a vector of the schema; the schema uses None for an empty one."""
     return () if vector is None else vector

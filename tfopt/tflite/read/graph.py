@@ -1,4 +1,4 @@
-"""What stands in a .tflite file: tensors, ops, weights. Read from its flatbuffer, before any delegate."""
+"""The tensors, ops and weights of a .tflite, read from its flatbuffer, before any delegate changes the graph."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tfopt.tflite.read.parts import Op, Port, Tensor, Weight
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 
-# op -> (operands that are weights, their axis of output channels, None where the layout has none fixed)
+# op -> (operands that are weights, their axis of output channels, None if the layout does not fix one)
 WEIGHT_OPERANDS: dict[str, tuple[tuple[int, ...], int | None]] = {
     "CONV_2D": ((1,), 0),  # OHWI
     "DEPTHWISE_CONV_2D": ((1,), 3),  # 1HWC
@@ -32,9 +32,13 @@ WEIGHT_OPERANDS: dict[str, tuple[tuple[int, ...], int | None]] = {
 
 
 class FileGraph:
-    """The flatbuffer of a .tflite file, all subgraphs. `data` must be whole: LiteRT has verified it.
+    """The graph of a .tflite file, with all its subgraphs.
 
-    Raises ModelError for indices that lead to nothing, and for tensors of more than `limits.LARGEST_TENSORS`.
+    Args:
+        data: the bytes of a file that LiteRT has verified.
+
+    Raises:
+        ModelError: an index is out of range, or tensors need more memory than `limits.LARGEST_TENSORS`.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -83,9 +87,10 @@ class FileGraph:
         return Port(name, index, shape, tensor.dtype, tensor.scales, tensor.zero_points)
 
     def values(self, tensor: Tensor) -> NDArray[Any]:
-        """Return a constant's values as stored, in its shape; read-only. Smaller integers come as 8-bit ones.
+        """Return the stored values of a constant in its shape, read-only; integers below 8 bits as int8 or uint8.
 
-        Raises ModelError for a tensor that is not a constant, or whose storage is not dense numbers.
+        Raises:
+            ModelError: the tensor is not a constant, or does not hold plain numbers.
         """
         raw = self._raw(tensor)
         stored = self._buffer(raw.buffer)
@@ -106,22 +111,22 @@ class FileGraph:
     def weights(self) -> list[Weight]:
         """Return the weights of the ops in `WEIGHT_OPERANDS`, each stored constant once.
 
-        A weight that reaches its op through DEQUANTIZE (as in float16 files) is found behind it.
+        This includes weights that reach their op through DEQUANTIZE (as in float16 files).
         """
         uses: dict[int, list[tuple[Tensor, Op, int | None]]] = {}
         for op, operand, axis in self._weight_operands():
             tensor = self._unpacked(op.subgraph, operand)
             if tensor is None or not (tensor.dtype in FLOATS or tensor.scales):
                 continue
-            # One buffer may serve several subgraphs (one for each signature); it is one weight.
+            # Several subgraphs (one per signature) may use the same buffer; it counts as one weight.
             uses.setdefault(self._raw(tensor).buffer, []).append((tensor, op, axis))
         return [self._weight(*used[0], tuple(op for _, op, _ in used)) for used in uses.values()]
 
     def float_tensors(self) -> list[str]:
-        """Return the names of the float tensors that ops read or write, in order; none means int8 everywhere.
+        """Return the names of the float tensors that ops read or write, in order; none means integers everywhere.
 
-        Not counted: QUANTIZE reading an input of the model and DEQUANTIZE writing an output. Every other op
-        on a float tensor computes in float.
+        QUANTIZE of an input of the model and DEQUANTIZE to an output do not count. Every other op on a float tensor
+        computes in float.
         """
         names: dict[str, None] = {}
         for op in self.ops:
@@ -147,7 +152,7 @@ class FileGraph:
                     yield op, op.inputs[position], axis
 
     def _unpacked(self, subgraph: int, index: int) -> Tensor | None:
-        """Return the constant at `index`, or the one that it is unpacked from; None when it is computed."""
+        """Return the constant at `index`, or the one from which it is unpacked; None if it is computed."""
         tensor = self.tensors[subgraph][index]
         while not tensor.constant:
             maker = self._makers.get((subgraph, tensor.index))
@@ -206,9 +211,9 @@ class FileGraph:
         return self.model.subgraphs[tensor.subgraph].tensors[tensor.index]
 
     def _buffer(self, index: int) -> NDArray[np.uint8] | None:
-        """Return the stored bytes of a buffer, not copied; None for one without, as every computed tensor's."""
+        """Return the stored bytes of a buffer without copying; None if it has none, like that of a computed tensor."""
         buffer = self.model.buffers[index]
-        if buffer.offset > 1:  # files above 2 GB keep their buffers behind the flatbuffer
+        if buffer.offset > 1:  # files above 2 GB store their buffers after the flatbuffer
             return np.frombuffer(self._data, np.uint8, buffer.size, buffer.offset)
         return None if buffer.data is None or len(buffer.data) == 0 else buffer.data
 
@@ -228,7 +233,7 @@ def _builtin_names() -> dict[int, str]:
 
 
 def _op_name(code: Any) -> str:
-    """Return an op's name; old files keep its number in a field of one byte, new ones in both."""
+    """Return an op's name; old files store its number in a one-byte field, new ones in both fields."""
     if code.customCode:
         return _text(code.customCode)
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
@@ -244,7 +249,7 @@ def _text(name: bytes | str | None) -> str:
 
 
 def _items(vector: Any) -> Any:
-    """Return a vector of the schema; the schema gives None for an empty one."""
+    """Return a vector of the schema; the schema uses None for an empty one."""
     return () if vector is None else vector
 
 

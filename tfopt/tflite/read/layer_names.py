@@ -1,4 +1,4 @@
-"""Which layers of the Keras model an operator of a `.tflite` comes from, by the names of its tensors."""
+"""Find the Keras layers that an operator of a `.tflite` comes from, by the names of its tensors."""
 
 import re
 from collections.abc import Iterable
@@ -6,40 +6,43 @@ from functools import cached_property
 
 from tfopt.tflite.read import LiteModel, Op, Tensor
 
-# What TF-MOT's wrappers put before the name of the layer inside.
+# The prefixes that TF-MOT's wrappers add to the name of the inner layer.
 WRAPPERS = ("quant_", "prune_low_magnitude_", "cluster_")
 
 
 def layer_pattern(layer: str, *, outermost: bool = False) -> re.Pattern[str]:
     """Return a pattern that finds a layer among the components of tensor names, each followed by "/" or ";".
 
-    A component is the layer's own name, or that of the wrapper it was trained in. `outermost` leaves out layers of that
-    name inside other layers: only the name of the model stands before it.
+    Args:
+        layer: name of the layer; the names of the wrappers it was trained in match too.
+        outermost: match only directly after the name of the model, not layers of the same name inside other layers.
     """
     start = r"(^|;)[^/;]+/" if outermost else r"(^|[/;])"
     return re.compile(rf"{start}({'|'.join(WRAPPERS)})?{re.escape(layer)}[/;]")
 
 
 class LayerNames:
-    """The layers of each operator of `lite`, a file whose tensors still have names (`Export(compact=False)`).
+    """Map the operators of a file to layers.
 
-    `layers` are the names of the flat model's layers, in calling order; they are asked for when needed.
+    Args:
+        lite: a file whose tensors still have names (`Export(compact=False)`).
+        layers: the names of the flat model's layers, in calling order; read on first use.
     """
 
     def __init__(self, lite: LiteModel, layers: Iterable[str]) -> None:
         self._lite, self._layers = lite, layers
 
     def of(self, op: Op) -> list[str]:
-        """The layers whose output or weights `op` has; none where the converter's own names tell nothing."""
+        """Return the layers whose output or weights `op` has; empty if the converter's names do not show them."""
         constant = [index for index in op.inputs if index >= 0 and self._tensors[op.subgraph, index].constant]
         return self._borne_by(op, [op.outputs[0], *constant])
 
     def giving(self, op: Op) -> list[str]:
-        """The layers whose output `op` has."""
+        """Return the layers whose output `op` has."""
         return self._borne_by(op, [op.outputs[0]])
 
     def near(self, op: Op) -> list[str]:
-        """As `of`; where that tells nothing, as of a signature's output, the layers that `op` reads from."""
+        """Return `of(op)`, or the layers that `op` reads from if that is empty, as for a signature's output."""
         return self.of(op) or self._borne_by(op, [index for index in op.inputs if index >= 0])
 
     @cached_property

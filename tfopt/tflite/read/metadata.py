@@ -1,7 +1,7 @@
-"""What a `.tflite` says of itself beside its graph: the names of its classes.
+"""Class names stored in a `.tflite`.
 
-They stand in a metadata buffer of the flatbuffer. The associated files of the TFLite Metadata schema are an archive
-behind it, which no rewrite of the file keeps.
+They are in a metadata buffer of the flatbuffer. The associated files of the TFLite Metadata schema would be an archive
+after the flatbuffer, which a rewrite of the file would lose.
 """
 
 import json
@@ -18,9 +18,14 @@ LABELS = b"tfopt.labels"
 
 
 def with_labels(data: bytes, names: Sequence[str]) -> bytes:
-    """The .tflite `data` with the class `names`, in the order of its outputs: a JSON list in UTF-8.
+    """Return the .tflite `data` with the class `names` as a JSON list in UTF-8, replacing older ones.
 
-    Those that it has are replaced. Raises ModelError as `flatbuffer.unpacked` does.
+    Args:
+        data: the file.
+        names: class names, in the order of the outputs.
+
+    Raises:
+        ModelError: as in `flatbuffer.unpacked`.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -34,7 +39,7 @@ def with_labels(data: bytes, names: Sequence[str]) -> bytes:
 
 
 def labels_of(model: Any) -> tuple[str, ...]:
-    """The class names in a `ModelT`; empty where it has none. Raises ModelError for what is no JSON list of names."""
+    """Return the class names in a `ModelT`, or (). Raise ModelError if the entry is not a JSON list of strings."""
     for entry in items(model.metadata):
         if entry.name == LABELS:
             with reading(lambda why: ModelError(f"The class names in the .tflite cannot be read ({why}).")):

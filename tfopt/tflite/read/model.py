@@ -1,4 +1,4 @@
-"""LiteModel: runs a .tflite through LiteRT, in the units of the model that it was made from."""
+"""LiteModel: run a .tflite with LiteRT, in the units of the original model."""
 
 import os
 import time
@@ -38,16 +38,21 @@ class Latency:
 
 
 class LiteModel:
-    """A .tflite file, packed (`tfopt.base.packing`) or not, given by its path or its bytes; `threads` are LiteRT's.
+    """A .tflite file, packed (`tfopt.base.packing`) or not.
 
-    A path is opened in a child process first (`tfopt.base.sandbox`), bytes are not: give the path of a file that may be
-    damaged, or made to do harm.
+    A path is first opened in a child process (`tfopt.base.sandbox`); bytes are not. Pass the path of a file that may be
+    damaged or malicious.
+
+    Args:
+        path_or_bytes: the path or the contents of the file.
+        threads: the number of LiteRT's threads.
 
     Attributes:
         data: the bytes of the file, unpacked.
-        notes: what was worth knowing when tfopt made the file; empty for a file that was opened.
+        notes: notes from the export by tfopt; empty for a file that was opened.
 
-    Raises ModelError when there is no such file, when it is not a .tflite, or when LiteRT cannot run it.
+    Raises:
+        ModelError: the file does not exist, is not a .tflite, or LiteRT cannot run it.
     """
 
     notes: tuple[str, ...] = ()
@@ -71,72 +76,80 @@ class LiteModel:
             raise ModelError(f"{name}: {error}") from error
 
     def _open(self) -> None:
-        interpreter = _interpreter(self.data, self.threads)  # verifies the flatbuffer that Graph reads
+        interpreter = _interpreter(self.data, self.threads)  # verifies the flatbuffer that FileGraph reads
         self._graph = FileGraph(self.data)
-        if not any(None in port.shape[1:] for port in self.inputs):  # else it needs a sample's shape
-            with native_noise_held():  # LiteRT tells which delegate it made
+        if not any(None in port.shape[1:] for port in self.inputs):  # otherwise it needs a sample's shape
+            with native_noise_held():  # LiteRT logs the delegate that it created
                 interpreter.allocate_tensors()
             own = tuple(tuple(axis or 1 for axis in port.shape) for port in self.inputs)
             self._interpreters[own] = interpreter
 
-    # What stands in the file
+    # Contents of the file
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """The size of the file in bytes."""
         return len(self.data)
 
     @cached_property
     def deflated(self) -> int:
-        """Bytes of the file after DEFLATE, see `deflated_bytes`."""
+        """The size of the file in bytes after DEFLATE, see `deflated_bytes`."""
         return deflated_bytes(self.data)
 
     @cached_property
     def inputs(self) -> tuple[Port, ...]:
-        """The inputs, in the order of the signature (the converter sorts it by name), else of the graph."""
+        """The inputs, in the order of the signature (which the converter sorts by name), else of the graph."""
         return self._graph.ports("inputs")
 
     @cached_property
     def outputs(self) -> tuple[Port, ...]:
-        """The outputs, in the order of the signature (the converter sorts it by name), else of the graph."""
+        """The outputs, in the order of the signature (which the converter sorts by name), else of the graph."""
         return self._graph.ports("outputs")
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the outputs, that tfopt wrote into the file; empty for none."""
+        """The class names that tfopt wrote into the file, in the order of the outputs, or ()."""
         return labels_of(self._graph.model)
 
     def tensors(self) -> list[Tensor]:
-        """All tensors of all subgraphs; nearly all files have one subgraph."""
+        """Return all tensors of all subgraphs; nearly all files have one subgraph."""
         return [tensor for subgraph in self._graph.tensors for tensor in subgraph]
 
     def ops(self) -> list[Op]:
-        """All operations of all subgraphs, in the order in which they run."""
+        """Return all operations of all subgraphs, in the order in which they run."""
         return list(self._graph.ops)
 
     def values(self, tensor: Tensor) -> NDArray[Any]:
-        """A constant's values as stored; raises ModelError for any other tensor. See `FileGraph.values`."""
+        """Return a constant's values as stored. Raise ModelError for any other tensor. See `FileGraph.values`."""
         return self._graph.values(tensor)
 
     def weights(self) -> list[Weight]:
-        """The constants that ops multiply or look up, each once. See `FileGraph.weights`."""
+        """Return the constants that ops multiply or look up, each once. See `FileGraph.weights`."""
         return self._graph.weights()
 
     def float_tensors(self) -> list[str]:
-        """Names of the float tensors that ops work on, but at the border. See `FileGraph.float_tensors`."""
+        """Return the names of the float tensors that ops compute with. See `FileGraph.float_tensors`."""
         return self._graph.float_tensors()
 
-    # What it does
+    # Running it
 
     def predict(self, x: Inputs, batch_size: int = 32) -> Any:
-        """Return the outputs for N samples: an array (N, ...), or a list of them in the order of `outputs`.
+        """Return the outputs for N samples.
 
-        `x` is (N, ...) in the model's real units, whatever the file stores: a quantized input is quantized
-        here (rounded half to even, as LiteRT's own QUANTIZE does, and clamped), a quantized output
-        dequantized to float32. A model of several inputs takes a list in the order of `inputs`, or a mapping
-        by name. Runs `batch_size` samples at a time if the graph can be resized, else as many as it was
-        made for. Raises DataError when `x` does not fit the inputs (the message has both shapes), ModelError
-        when LiteRT fails.
+        Quantized inputs are quantized here (rounded half to even, as in LiteRT's QUANTIZE, and clamped), and quantized
+        outputs are dequantized to float32.
+
+        Args:
+            x: (N, ...) in the model's real units, whatever the file stores. For several inputs, a list in the order of
+                `inputs` or a mapping by name.
+            batch_size: samples per run if the graph can be resized; otherwise the file's own batch size is used.
+
+        Returns:
+            An array (N, ...), or a list of arrays in the order of `outputs`.
+
+        Raises:
+            DataError: `x` does not fit the inputs.
+            ModelError: LiteRT fails.
         """
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1; got {batch_size}.")
@@ -157,15 +170,23 @@ class LiteModel:
         )
 
     def times(self, x: Inputs | None = None, *, runs: int = 50, warmup: int = 10) -> NDArray[np.float64]:
-        """Time the invocation, without copying in and out, for one sample: milliseconds (runs,), after `warmup`.
+        """Time invocations on one sample, without copying inputs and outputs.
 
-        `x` is a batch of at least one sample, of which the first is used; without it, random numbers (integer
-        inputs: zeros). A graph that cannot be resized to one sample is timed at its own batch size.
+        A graph that cannot be resized to one sample is timed at its own batch size.
+
+        Args:
+            x: a batch of at least one sample, of which the first is used; None for random numbers (zeros for integer
+                inputs that are not quantized).
+            runs: timed invocations.
+            warmup: untimed invocations before them.
+
+        Returns:
+            Milliseconds, (runs,).
         """
         return self._timed(x, runs, warmup)[0]
 
     def _timed(self, x: Inputs | None, runs: int, warmup: int) -> tuple[NDArray[np.float64], int]:
-        """Milliseconds of each invocation, and how many samples it was for."""
+        """Return the milliseconds of each invocation, and its batch size."""
         if runs < 1:
             raise DataError(f"A benchmark needs a run; got {runs}.")
         interpreter, batch = self._one_sample(x)
@@ -177,10 +198,17 @@ class LiteModel:
         return times[warmup:] * 1000, batch
 
     def signals(self, x: Inputs) -> dict[int, NDArray[Any]]:
-        """What each operation of the main graph gives for the samples `x`, in real units, by tensor index.
+        """Return the outputs of all operations of the main graph, in real units, by tensor index.
 
-        All of it in memory: pass few samples at a time. Runs without delegates, which keep to themselves what happens
-        inside of them. `x` and what is raised are those of `predict`.
+        All outputs are held in memory, so pass few samples at a time. Runs without delegates, which hide their
+        intermediate results.
+
+        Args:
+            x: as in `predict`.
+
+        Raises:
+            DataError: as in `predict`.
+            ModelError: as in `predict`.
         """
         stored = [quantized(array, port) for array, port in zip(self._checked_inputs(x), self.inputs, strict=True)]
         batch = self._usable_batch(len(stored[0]), stored)
@@ -198,7 +226,7 @@ class LiteModel:
         return {index: np.concatenate(arrays) for index, arrays in parts.items()}
 
     def _one_sample(self, x: Inputs | None) -> tuple[Any, int]:
-        """An interpreter that has just run the first sample of `x`, and its batch size."""
+        """Return an interpreter that has just run the first sample of `x`, and its batch size."""
         arrays = self._checked_inputs(self.random_sample() if x is None else x)
         if len(arrays[0]) == 0:
             raise DataError("A benchmark needs a sample; got none.")
@@ -208,7 +236,7 @@ class LiteModel:
         return self._interpreter(_shapes(batch, sample)), batch
 
     def _checked_inputs(self, x: Inputs) -> list[NDArray[Any]]:
-        """Return one array for each input, in the order of `inputs`; raises DataError if they do not fit."""
+        """Return one array per input, in the order of `inputs`. Raise DataError if they do not fit."""
         names = [port.name for port in self.inputs]
         if isinstance(x, Mapping):
             if set(x) != set(names):
@@ -229,10 +257,9 @@ class LiteModel:
         return arrays
 
     def _usable_batch(self, batch: int, stored: list[NDArray[Any]]) -> int:
-        """Return `batch` if the graph, resized to it, gives the same first and last row as unresized.
+        """Return `batch` if the graph gives the same first and last row after resizing, else its own batch size.
 
-        Else the batch size that the file was made for: a Reshape with a fixed first axis fails at a resize,
-        or mixes samples in silence.
+        After a resize, a Reshape with a fixed first axis fails or silently mixes samples.
         """
         own = self._own_batch
         key = _shapes(batch, stored)
@@ -258,13 +285,13 @@ class LiteModel:
 
     @property
     def _own_batch(self) -> int:
-        """The batch size that the file was made for; 1 where it left the batch free."""
+        """The batch size of the file; 1 if its batch axis is free."""
         return self.inputs[0].shape[0] or 1
 
     def _interpreter(self, shapes: Shapes) -> Any:
-        """Return an interpreter whose inputs have these shapes; raises what LiteRT raises."""
+        """Return an interpreter whose inputs have these shapes. LiteRT's exceptions are not caught."""
         if shapes not in self._interpreters:
-            # Each keeps its own packed weights and activations: a few, not one for every sequence length.
+            # Each has its own packed weights and activations: keep a few, not one per sequence length.
             if len(self._interpreters) >= 3:
                 self._interpreters.clear()
             self._interpreters[shapes] = self._fresh_interpreter(shapes, _interpreter(self.data, self.threads))
@@ -293,10 +320,10 @@ class LiteModel:
         return [dequantized(array[:count], port) for port, array in zip(self.outputs, outputs, strict=True)]
 
     def _invoke(self, interpreter: Any, batch: int, stored: list[NDArray[Any]]) -> None:
-        """Run `interpreter`, made for `batch` samples, on up to so many; missing ones repeat the last."""
+        """Run `interpreter`, which has the batch size `batch`, on at most that many samples, repeating the last one."""
         fillers = [np.repeat(array[-1:], batch - len(array), axis=0) for array in stored]
         try:
-            interpreter.reset_all_variables()  # a fused LSTM keeps its state from one invocation to the next
+            interpreter.reset_all_variables()  # a fused LSTM keeps its state between invocations
             for port, array, filler in zip(self.inputs, stored, fillers, strict=True):
                 interpreter.set_tensor(port.index, np.concatenate([array, filler]))
             interpreter.invoke()
@@ -304,7 +331,7 @@ class LiteModel:
             raise ModelError(_reason(error)) from error
 
     def random_sample(self) -> list[NDArray[Any]] | NDArray[Any]:
-        """Return one random sample for each input, over the whole range of a quantized one."""
+        """Return one random sample per input; quantized inputs use their full range."""
         rng = np.random.default_rng(0)
         return _single([noise(rng, port) for port in self.inputs])
 
@@ -317,7 +344,7 @@ def _read(path: Path) -> bytes:
 
 
 def _interpreter(data: bytes, threads: int, *, trace: bool = False) -> Any:
-    """A LiteRT interpreter; one for a `trace` keeps every tensor, and runs no delegate, which would hide them."""
+    """Return a LiteRT interpreter; with `trace`, it keeps every tensor and runs no delegate, which would hide some."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     if not trace:

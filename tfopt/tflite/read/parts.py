@@ -1,4 +1,4 @@
-"""The parts of a .tflite as plain values: tensors, operators, inputs and outputs, weights."""
+"""The parts of a .tflite as plain data: tensors, operators, inputs and outputs, weights."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +9,20 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of the graph. `shape` is as stored; real value = scale * (stored value - zero_point).
+    """A tensor of the graph. Real value = scale * (stored value - zero_point).
 
-    `scales` and `zero_points` hold nothing (not quantized), one number, or one for each slice along
-    `quantized_axis`. `bytes` is the size of a constant's values in the file, and 0 for all others; `sparse` that those
-    which are zero are left out of it.
+    Attributes:
+        index: in its subgraph.
+        name: of the tensor.
+        shape: as stored.
+        dtype: as stored.
+        scales: empty if not quantized, else one number, or one per slice along `quantized_axis`.
+        zero_points: as many as `scales`.
+        quantized_axis: see `scales`; None for fewer than two scales.
+        constant: whether its values are stored in the file.
+        bytes: size of a constant's values in the file; 0 for other tensors.
+        subgraph: index of its subgraph.
+        sparse: whether zeros are left out of the stored values.
     """
 
     index: int
@@ -31,7 +40,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Op:
-    """An operation; `inputs` and `outputs` are tensor indices in the same subgraph, -1 for one left out."""
+    """An operation; `inputs` and `outputs` are tensor indices in its subgraph, -1 for an omitted one."""
 
     index: int
     name: str
@@ -42,9 +51,15 @@ class Op:
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of the model: its name in the signature (else the tensor's), None for a free axis.
+    """An input or output of the model.
 
-    Real value = scales[0] * (stored value - zero_points[0]) where it is quantized; both are empty otherwise.
+    Attributes:
+        name: in the signature, else that of the tensor.
+        index: of its tensor.
+        shape: with None for a free axis.
+        dtype: as stored.
+        scales: one number if quantized, else empty: real value = scales[0] * (stored value - zero_points[0]).
+        zero_points: as many as `scales`.
     """
 
     name: str
@@ -57,10 +72,15 @@ class Port:
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant that an op multiplies or looks up: `values` as stored, `dequantized` in float32, one shape.
+    """A constant that an op multiplies or looks up.
 
-    `channel_axis` (not negative) is the axis of the output channels; None where the layout has none fixed. `readers`
-    are the operators that compute with it, in the order in which they run; it is the same constant for all of them.
+    Attributes:
+        tensor: the tensor that stores it.
+        op_name: of its first reader.
+        values: as stored.
+        dequantized: the real values, float32, of the same shape.
+        channel_axis: the axis of the output channels, not negative; None if the layout does not fix one.
+        readers: the operators that compute with it, in the order in which they run.
     """
 
     tensor: Tensor

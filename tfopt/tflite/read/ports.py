@@ -1,4 +1,4 @@
-"""Values on their way into a .tflite and out of it: real numbers here, what the file stores there."""
+"""Convert inputs and outputs between real numbers and the values that a .tflite stores."""
 
 from typing import Any
 
@@ -12,7 +12,8 @@ from tfopt.tflite.read.parts import Port, Tensor
 def quantized(array: NDArray[Any], port: Port) -> NDArray[Any]:
     """Return real values as the input stores them: clamp(round(x / scale) + zero_point).
 
-    Raises DataError for values that it cannot store: NaN, or fractions in an integer input.
+    Raises:
+        DataError: the input cannot store a value: NaN, infinity, or a fraction in an integer input.
     """
     dtype: np.dtype[Any] = np.dtype(port.dtype)
     if not np.issubdtype(dtype, np.integer):
@@ -30,19 +31,19 @@ def quantized(array: NDArray[Any], port: Port) -> NDArray[Any]:
 
 
 def dequantized(array: NDArray[Any], port: Port | Tensor) -> NDArray[Any]:
-    """Return a computed tensor in real units: scale * (stored - zero_point) in float32; as it is if not quantized."""
+    """Return a tensor in real units: scale * (stored - zero_point) in float32; unchanged if it is not quantized."""
     if not port.scales:
         return array
     return (array.astype(np.float32) - np.float32(port.zero_points[0])) * np.float32(port.scales[0])
 
 
 def nothing(port: Port) -> NDArray[Any]:
-    """Return what `dequantized` gives for no sample."""
+    """Return the result of `dequantized` for zero samples."""
     return dequantized(np.zeros((0, *(axis or 0 for axis in port.shape[1:])), port.dtype), port)
 
 
 def noise(rng: np.random.Generator, port: Port) -> NDArray[Any]:
-    """Return one random sample, in real units; zeros for integers, which are often an index into a table."""
+    """Return one random sample in real units; zeros for plain integers, which are often table indices."""
     shape = (1, *(axis or 1 for axis in port.shape[1:]))
     dtype: np.dtype[Any] = np.dtype(port.dtype)
     if not np.issubdtype(dtype, np.integer):

@@ -1,15 +1,15 @@
-"""What the sandbox does with a .tflite: read all of it and run it once. Run in the child alone."""
+"""The sandbox's trial of a .tflite: read all of it and run it once. Runs only in the child process."""
 
-from ai_edge_litert import interpreter as _loaded  # noqa: F401  before the limit on memory is set
+from ai_edge_litert import interpreter as _loaded  # noqa: F401  loaded before the memory limit is set
 
 from tfopt.errors import DataError, ModelError
 from tfopt.tflite.read.model import LiteModel
 
 
 def run(path: str) -> None:
-    """Read every weight of the .tflite at `path` and run it on one sample of noise.
+    """Read every weight of the .tflite at `path` and run it on one random sample.
 
-    A file that needs real inputs, as an index within its range, is read only: what it says then is for its caller.
+    Errors of the run are ignored: a file may need real inputs, e.g. an index within a range.
     """
     lite = LiteModel(path)
     lite.weights()

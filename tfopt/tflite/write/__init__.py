@@ -1,1 +1,1 @@
-"""A trained model as a `.tflite`."""
+"""Write a trained model as a `.tflite`."""

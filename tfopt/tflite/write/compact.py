@@ -1,4 +1,4 @@
-"""Rewrite a .tflite without the bytes and operators that running it does not need."""
+"""Rewrite a .tflite without bytes and operators that are not needed to run it."""
 
 import copy
 from typing import Any
@@ -7,18 +7,27 @@ import numpy as np
 
 from tfopt.tflite.read.flatbuffer import items, kind_of, operator_code, packed, unpacked
 
-# Written by the converter for those who debug it; nothing reads it to run the model.
+# Written by the converter for debugging only.
 DEBUG_METADATA = frozenset({b"CONVERSION_METADATA"})
 
 
 def compact(data: bytes, *, names: bool = False) -> bytes:
-    """Return a .tflite that computes the same, bit for bit, in fewer bytes.
+    """Return a smaller .tflite that computes the same, bit for bit.
 
-    Dropped: names of tensors inside the graph (`names=True` keeps them), the calibration ranges (min, max) of
-    quantized tensors, debug metadata, empty buffers. Equal vectors and strings are stored once. Kept: names
-    of inputs and outputs, signatures, all other metadata, every number that a kernel reads, aligned buffers.
-    Raises ModelError when `data` is not a .tflite, or holds parts that a rewrite would lose: buffers or
-    options outside of the flatbuffer (files above 2 GB), or an appended archive of associated files.
+    Removed are the names of inner tensors, the calibration ranges (min, max) of quantized tensors, debug metadata and
+    empty buffers. Equal vectors and strings are stored once. The names of inputs and outputs, signatures, all other
+    metadata, all numbers that kernels read and the alignment of buffers stay.
+
+    Args:
+        data: the file.
+        names: keep the names of inner tensors.
+
+    Returns:
+        The new file.
+
+    Raises:
+        ModelError: `data` is not a .tflite, or has parts that a rewrite would lose: buffers or options outside the
+            flatbuffer (files above 2 GB), or an appended archive of associated files.
     """
     model = unpacked(data)
     model.metadata = [entry for entry in items(model.metadata) if entry.name not in DEBUG_METADATA]
@@ -33,11 +42,10 @@ def compact(data: bytes, *, names: bool = False) -> bytes:
 
 
 def without_detours(model: Any, subgraph: Any) -> bool:
-    """Remove detours through float from a subgraph: DEQUANTIZE followed by nothing but QUANTIZE.
+    """Remove detours through float from a subgraph: DEQUANTIZE followed only by QUANTIZE. For `rewritten`.
 
-    The converter leaves them where two scales that it was given differ, by a rounding error for example. Where
-    all the difference is a rounding error (1e-5 of the scale), both operators go, and no integer changes; else a
-    single QUANTIZE goes from the one scale to the other. For `rewritten`.
+    The converter leaves them where two given scales differ. If they differ only by a rounding error (1e-5 of the
+    scale), both operators are removed, and no integer changes; otherwise a single QUANTIZE converts between the scales.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -74,11 +82,11 @@ def without_detours(model: Any, subgraph: Any) -> bool:
 
 
 def with_true_reversals(model: Any, subgraph: Any) -> bool:
-    """Make the REVERSE_V2 operators of a subgraph reverse values rather than integers.
+    """Make the REVERSE_V2 operators of a subgraph reverse values rather than integers. For `rewritten`.
 
-    Their kernel moves integers as they are, but the converter gives the output another scale than the input where
-    a Concatenate behind asks for it (Bidirectional with return_sequences): every number is then off by the ratio.
-    Here a QUANTIZE in front goes from the one scale to the other. For `rewritten`.
+    The kernel moves integers unchanged, but the converter gives the output a different scale than the input if a
+    following Concatenate needs it (Bidirectional with return_sequences). Every number is then off by the ratio of the
+    scales. A QUANTIZE inserted before the operator converts between them.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -115,7 +123,7 @@ def _same_scale(a: Any, b: Any) -> bool:
 
 
 def _drop_names(subgraph: Any) -> None:
-    """Remove the names of tensors that are no input or output, by which nobody can ask for them."""
+    """Remove the names of inner tensors, which are not needed to access inputs and outputs."""
     ends = {int(index) for index in (*items(subgraph.inputs), *items(subgraph.outputs))}
     for index, tensor in enumerate(items(subgraph.tensors)):
         if index not in ends:
@@ -123,7 +131,7 @@ def _drop_names(subgraph: Any) -> None:
 
 
 def _drop_empty_buffers(model: Any) -> None:
-    """Let all tensors without values share buffer 0, which converters keep empty; number the others anew."""
+    """Let all tensors without values share buffer 0, which converters leave empty, and renumber the other buffers."""
     if model.buffers[0].data is not None:
         return
     kept = [0, *(number for number, buffer in enumerate(model.buffers) if number and buffer.data is not None)]

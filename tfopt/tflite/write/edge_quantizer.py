@@ -1,4 +1,4 @@
-"""litert-quantizer, on a float `.tflite`: weights of 4 bits, and weights that are computed with in float."""
+"""Quantize a float `.tflite` with litert-quantizer: 4-bit weights, and integer weights for float computation."""
 
 import contextlib
 import io
@@ -17,18 +17,28 @@ EVERYWHERE = ".*"
 
 
 def quantized(data: bytes, settings: Export, samples: Iterable[Mapping[str, Any]] | None) -> bytes:
-    """The float .tflite `data`, which must have a signature, with weights and activations as `settings` say.
+    """Return a float .tflite with weights and activations quantized as in `settings`.
 
-    What has no form of 4 bits gets 8. What has no integer form at all stays float, in silence: see
-    `types.verify_types`. Ranges are the least and greatest values for the `samples`, without which
-    activations stay float. Raises ModelError when litert-quantizer fails.
+    Operators without a 4-bit form get 8 bits. Those without any integer form silently stay float;
+    `types.verify_types` detects them.
+
+    Args:
+        data: a float .tflite with a signature.
+        settings: the types of weights, activations, inputs and outputs.
+        samples: inputs by name, whose extremes give the activation ranges; None keeps activations in float.
+
+    Returns:
+        The quantized file.
+
+    Raises:
+        ModelError: litert-quantizer fails.
     """
     from litert_quantizer.quantizer import Quantizer
 
     recipe = _recipe(settings)
     progress = contextlib.redirect_stderr(io.StringIO())
     with warnings.catch_warnings(), native_noise_held(), progress:
-        warnings.simplefilter("ignore")  # about the memory that keeping all tensors takes
+        warnings.simplefilter("ignore")  # about the memory needed to keep all tensors
         try:
             ranges = _ranges(data, recipe, samples) if samples is not None else None
             quantizer = Quantizer(data, recipe.get_quantization_recipe())
@@ -39,7 +49,7 @@ def quantized(data: bytes, settings: Export, samples: Iterable[Mapping[str, Any]
 
 
 def _recipe(settings: Export) -> Any:
-    """8 bits wherever there is a form for it, then 4 where there is one; of two rules the last that can be wins."""
+    """Return a recipe: 8 bits where supported, then 4 where supported. The last rule that is supported wins."""
     from litert_quantizer.qtyping import TFLOperationName as Operator
     from litert_quantizer.recipe_manager import RecipeManager
 
@@ -64,7 +74,7 @@ def _recipe(settings: Export) -> Any:
 
 
 def _set_border(recipe: Any, end: Any, dtype: str) -> None:
-    """Let the inputs or outputs of the file hold "float32" or "uint8"."""
+    """Set the type of the inputs or outputs of the file to "float32" or "uint8"."""
     from litert_quantizer import qtyping
     from litert_quantizer.algorithm_manager import AlgorithmName
 
@@ -87,7 +97,7 @@ def _set_border(recipe: Any, end: Any, dtype: str) -> None:
 
 
 def _ranges(data: bytes, recipe: Any, samples: Iterable[Mapping[str, Any]]) -> Any:
-    """Of each tensor, in batches: `calibrate` makes a list of all that it is given."""
+    """Return the range of each tensor. Calibrates in batches, because `calibrate` holds all its samples in memory."""
     from litert_quantizer.calibrator import Calibrator
     from litert_quantizer.utils.qsv_utils import min_max_update
 

@@ -1,4 +1,4 @@
-"""What may crash of a conversion. Run in the child of `tfopt.base.native` alone; models and samples come by file."""
+"""The parts of a conversion that may crash. Runs only in the child of `tfopt.base.native`; data is passed in files."""
 
 import contextlib
 import itertools
@@ -22,20 +22,20 @@ Sample = dict[str, np.ndarray]
 
 
 def convert(folder: str, out: str, settings: dict[str, Any], samples: str | None) -> None:
-    """Convert the SavedModel `folder`, write the .tflite to `out`, and run it once on the first of the `samples`."""
+    """Convert the SavedModel `folder`, write the .tflite to `out`, and run it once on the first of `samples`."""
     asked, data = Export(**settings), _Samples(samples) if samples else None
     converter = _converter(folder)
     _finish(_converted(converter, asked, data), out, data)
 
 
 def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None) -> None:
-    """Quantize the float .tflite `model` by litert-quantizer, write the file to `out`, and run it once."""
+    """Quantize the float .tflite `model` with litert-quantizer, write the file to `out`, and run it once."""
     asked, data = Export(**settings), _Samples(samples) if samples else None
     _finish(edge_quantizer.quantized(Path(model).read_bytes(), asked, data), out, data)
 
 
 def _converter(folder: str) -> Any:
-    """Return TensorFlow's converter for a SavedModel; its own way to one, and `convert`, load the functions thrice."""
+    """Return TensorFlow's converter for a SavedModel; used as usual, it would load the functions three times."""
     from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
 
     class Converter(TFLiteSavedModelConverterV2):  # type: ignore[misc]
@@ -64,7 +64,7 @@ def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | Non
         converter.target_spec.supported_ops = [wide if settings.activations == "int16" else narrow]
         converter.representative_dataset = lambda: iter(samples)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about statistics for inputs, which `Quantize` has trained
+        warnings.simplefilter("ignore")  # about input statistics, which `Quantize` has trained
         data = bytes(converter.convert())
     if settings.integer_only:
         repairs = (without_detours, with_true_reversals, with_integer_comparisons, with_products_in_range)
@@ -73,7 +73,7 @@ def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | Non
 
 
 def _finish(data: bytes, out: str, samples: Iterable[Sample] | None) -> None:
-    """Write the file and run it once. What LiteRT says against it is for those who check it; a crash ends here."""
+    """Write the file and run it once, so that a crash happens here. Errors are left to later checks of the file."""
     Path(out).write_bytes(data)
     with contextlib.suppress(ModelError, DataError):
         lite = LiteModel(data)
@@ -82,7 +82,7 @@ def _finish(data: bytes, out: str, samples: Iterable[Sample] | None) -> None:
 
 
 class _Samples:
-    """Single samples by input name, read from the file that `write_samples` wrote, one at a time."""
+    """Single samples by input name, read one at a time from the file that `write_samples` wrote."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -94,7 +94,7 @@ class _Samples:
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """Write the samples to the .npz `path`, without holding all of them in memory."""
+    """Write the samples to the .npz `path` without holding all of them in memory."""
     with zipfile.ZipFile(path, "w") as archive:
         for number, sample in enumerate(samples):
             for name, array in sample.items():

@@ -1,4 +1,4 @@
-"""Repair int8 operators: comparisons that the converter leaves in float, products to which it gives no range."""
+"""Repair int8 operators: comparisons that the converter leaves in float, and products that it gives no range."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import numpy as np
 from tfopt.tflite.read.flatbuffer import items, kind_of
 
 _COMPARING = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
-_NOTHING = 1e-8  # at most this is the scale of what was zero in all samples: the converter takes 1e-6 for its range
-_RESCALING = ("ADD", "SUB", "MUL")  # they read the scale of each operand
-_VERSION = 2  # of these operators, from which on they take int8
+_NOTHING = 1e-8  # largest scale of a tensor that was zero in all samples: the converter uses 1e-6 as its range
+_RESCALING = ("ADD", "SUB", "MUL")  # these use the scale of each operand
+_VERSION = 2  # the first version of the comparing operators that supports int8
 
 
 def with_integer_comparisons(model: Any, subgraph: Any) -> bool:
-    """Compare int8 values of a subgraph with constants as they are, without DEQUANTIZE. For `rewritten`.
+    """Compare int8 values of a subgraph with constants directly, without DEQUANTIZE. For `rewritten`.
 
-    The constant is rounded to the scale of the values, which were rounded to it too: a value that was equal stays
-    equal, and one that was nearer than half a step becomes so.
+    The constant is rounded to the scale of the values, as they were: equal values stay equal, and values nearer than
+    half a step become equal.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -46,7 +46,7 @@ def with_integer_comparisons(model: Any, subgraph: Any) -> bool:
 
 
 def _integers(model: Any, subgraph: Any, operator: Any, unpacking: dict[int, Any]) -> np.ndarray | None:
-    """The operands of a comparison of a value with a constant as int8 tensors; None for any other."""
+    """Return the operands of a comparison of a value with a constant as int8 tensors; None for any other operator."""
     ends = [int(index) for index in operator.inputs]
     values = [number for number in (0, 1) if ends[number] in unpacking]
     constants = [number for number in (0, 1) if _data(model, subgraph.tensors[ends[number]]) is not None]
@@ -62,12 +62,12 @@ def _integers(model: Any, subgraph: Any, operator: Any, unpacking: dict[int, Any
 
 
 def _rounded(model: Any, constant: Any, like: Any) -> np.ndarray | None:
-    """Return a float constant as integers of the scale of the tensor `like`; None if that cannot hold it."""
+    """Return a float constant as integers with the scale of the tensor `like`, or None if its range is too small."""
     floats = np.frombuffer(np.asarray(_data(model, constant), np.uint8).tobytes(), np.float32)
     scale, zero = like.quantization.scale[0], like.quantization.zeroPoint[0]
     integers = np.asarray(np.rint(floats / scale) + zero)
-    # A constant at the end of the range may miss it by the rounding of the zero point. Clipped from further away, it
-    # would equal values that it does not equal.
+    # A constant at the end of the range may miss it by the rounding of the zero point. If one further away were
+    # clipped, it would equal values that differ from it.
     if np.any((integers < -129) | (integers > 128)):
         return None
     rounded: np.ndarray = np.clip(integers, -128, 127).astype(np.int8)
@@ -75,7 +75,7 @@ def _rounded(model: Any, constant: Any, like: Any) -> np.ndarray | None:
 
 
 def _added(model: Any, subgraph: Any, constant: Any, integers: np.ndarray, source: int) -> int:
-    """Add `integers` in place of a float constant, with the scale of the tensor `source`; return the index."""
+    """Add a tensor of `integers` to replace a float constant, with the scale of `source`; return its index."""
     from ai_edge_litert import schema_py_generated as schema
 
     made = schema.TensorT()
@@ -96,8 +96,8 @@ def _data(model: Any, tensor: Any) -> Any:
 def with_products_in_range(model: Any, subgraph: Any) -> bool:
     """Give products that were zero for all samples the range that their factors allow. For `rewritten`.
 
-    So is a state times the mask that would keep it, at a step that no sample masks. XNNPACK refuses scales as small as
-    the converter gives it, and any other value would be lost.
+    One example is a state times the mask that would keep it, at a step that no sample masks. XNNPACK rejects the tiny
+    scale that the converter chooses, and any nonzero value would be lost.
     """
     from ai_edge_litert import schema_py_generated as schema
 

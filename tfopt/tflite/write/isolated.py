@@ -1,4 +1,4 @@
-"""Convert in a child process, and say which layer was to blame where that dies."""
+"""Convert in a child process, and find the layer that makes it crash."""
 
 import dataclasses
 import tempfile
@@ -15,19 +15,19 @@ from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.in_child import write_samples
 
 SECONDS = 1800
-"""That a conversion may take, besides two for each sample."""
+"""The time limit of a conversion, plus 2 s per sample."""
 FOR_THE_SEARCH = 6
-"""Which part of that a conversion of part of the model may take, when the layer is looked for."""
+"""While searching for the layer, the time limit is divided by this."""
 _DOORS = "tfopt.tflite.write.in_child:"
 
 
 class Converter:
-    """Converts traced models with the same settings and samples; made by `isolated`.
+    """Converts traced models with the same settings and samples; created by `isolated`.
 
     Args:
-        settings: what the files hold.
-        samples: for the ranges of activations, None for float activations.
-        folder: for what passes between the processes; it outlives the converter.
+        settings: of the files.
+        samples: for the activation ranges; None for float activations.
+        folder: for the files exchanged between the processes; it must outlive the converter.
     """
 
     def __init__(self, settings: Export, samples: Calibration | None, folder: Path) -> None:
@@ -35,15 +35,15 @@ class Converter:
         self._stored: Path | None = None
 
     def convert(self, function: Any, holder: Any, *, hasty: bool = False) -> bytes:
-        """Return the .tflite of a concrete function whose variables `holder` keeps.
+        """Return the .tflite of a concrete function.
 
         Args:
             function: the concrete function.
             holder: the object that owns its variables.
-            hasty: within a `FOR_THE_SEARCH`th of the time.
+            hasty: divide the time limit by `FOR_THE_SEARCH`.
 
         Raises:
-            native.CrashError: the child died, or, as OverdueError, took too long.
+            native.CrashError: the child died, or took too long (OverdueError).
             native.FailedError: the converter raised an exception.
         """
         with tempfile.TemporaryDirectory(dir=self._folder) as place:
@@ -51,7 +51,13 @@ class Converter:
             return self._called("convert", Path(place, "out"), hasty, folder=place)
 
     def quantize(self, data: bytes) -> bytes:
-        """Return the float .tflite `data` as litert-quantizer rounds it. Raises what `convert` does, and ModelError."""
+        """Return the float .tflite `data` quantized by litert-quantizer.
+
+        Raises:
+            ModelError: litert-quantizer fails.
+            native.CrashError: as in `convert`.
+            native.FailedError: as in `convert`.
+        """
         with tempfile.TemporaryDirectory(dir=self._folder) as place:
             path = Path(place, "float")
             path.write_bytes(data)
@@ -75,13 +81,13 @@ class Converter:
         if self._stored is None:
             path = self._folder / "samples.npz"
             write_samples(path, self.samples)
-            self._stored = path  # only when it is whole
+            self._stored = path  # set only when the file is complete
         return str(self._stored)
 
 
 @contextmanager
 def isolated(settings: Export, samples: Calibration | None) -> Iterator[Converter]:
-    """Yield a `Converter`; its folder goes with the block."""
+    """Yield a `Converter` with a temporary folder that is deleted after the block."""
     with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
         yield Converter(settings, samples, Path(folder))
 
@@ -91,7 +97,7 @@ def _save(function: Any, holder: Any, folder: str) -> None:
 
     try:
         tf.saved_model.save(holder, folder, signatures={"serving_default": function})
-    except (AssertionError, ValueError):  # it reads variables that nobody keeps: constants will do
+    except (AssertionError, ValueError):  # it reads variables that `holder` does not track: use constants
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
@@ -99,11 +105,11 @@ def _save(function: Any, holder: Any, folder: str) -> None:
 
 
 def blamed_layer(flat_model: Any, crashes: Callable[[Any], bool]) -> Any:
-    """Return the first layer with which a flat tf_keras model crashes what is tried on it.
+    """Return the first layer of a flat tf_keras model that makes a conversion crash, found by bisection.
 
     Args:
-        flat_model: it crashes.
-        crashes: whether a model of the first layers alone, with all that they hand on, does so.
+        flat_model: a model that crashes.
+        crashes: returns whether a model of only the first layers crashes.
     """
     layers = [layer for layer, *_ in keras_internals.nodes(flat_model)]
     low, high = 0, len(layers)  # the first `low` calls do not crash, the first `high` do
@@ -114,7 +120,7 @@ def blamed_layer(flat_model: Any, crashes: Callable[[Any], bool]) -> Any:
 
 
 def _first(flat_model: Any, count: int) -> Any:
-    """Return the model of the first `count` calls of `flat_model`; all that no other of them reads is an output."""
+    """Return a model of the first `count` calls of `flat_model`, whose outputs are all tensors they do not read."""
     from tfopt.base.keras_compat import tf_keras
 
     calls = list(keras_internals.nodes(flat_model))[:count]

@@ -1,7 +1,7 @@
-"""Weights on grids of their own, put into an int8 .tflite: as they were trained or rounded, in as few bits as it can.
+"""Store weights in an int8 .tflite on the grids on which they were trained or rounded, in as few bits as possible.
 
-The converter knows one grid: 127 steps up to the largest weight of a channel. Weights on a coarser one it rounds once
-more, and stores in 8 bits. Here they get back the integers that they stand for, with the scale that these need.
+The converter knows a single grid: 127 steps up to the largest weight of a channel. It rounds weights on a coarser grid
+again and stores them in 8 bits. The functions here restore the integers that the weights represent, with their scales.
 """
 
 from collections.abc import Mapping
@@ -19,26 +19,29 @@ from tfopt.tflite.prove.kernels import FileKernel, locate
 from tfopt.tflite.read import LiteModel, Weight
 from tfopt.tflite.read.flatbuffer import items, packed, unpacked
 
-# What LiteRT's int8 operators read in 4 bits, and the version of the operator that says so.
+# The int8 operators of LiteRT that read 4-bit weights, and the operator version from which they do.
 INT4_OPERATORS = {"CONV_2D": 7, "FULLY_CONNECTED": 10}
 BIAS_OPERAND = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "CONV_3D": 2}
-# What LiteRT stores a single scale for where channels have the same.
+# The operators for which a single scale is stored if all channels have the same one.
 ONE_SCALE_OPERATORS = frozenset({"FULLY_CONNECTED"})
-# How far a weight of the file may lie from its grid, in steps of the file: half a step, for it was rounded once, and as
-# much for the scale, which is fitted to all of them.
+# The largest allowed distance of a weight in the file from its grid, in steps of the file: half a step for the rounding
+# by the converter, and as much for the scale, which is fitted to all weights.
 ROUNDED_ONCE = 1.0
 
 
 def store_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) -> tuple[bytes, list[str]]:
-    """Return the file `data` with these integers instead of those that the converter chose, and notes.
+    """Replace the integers that the converter chose for kernels in a file.
 
     Args:
-        data: a .tflite with int8 weights that the converter made of `model`.
-        model: a flat tf_keras model, as it is or wrapped for quantization.
-        integers: by layer and kernel. Tensors that the converter left in float stay so.
+        data: a .tflite with int8 weights that the converter made from `model`.
+        model: a flat tf_keras model, plain or wrapped for quantization.
+        integers: by layer and kernel. Tensors that the converter left in float stay in float.
+
+    Returns:
+        The new file, and notes.
 
     Raises:
-        PromiseError: a kernel is not in the file, or stands for other integers there.
+        PromiseError: a kernel is not in the file, or represents other integers there.
     """
     lite, rewritten = LiteModel(data), unpacked(data)
     in_bytes: list[str] = []
@@ -60,17 +63,17 @@ def store_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) ->
 
 
 def _locate(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> dict[Key, FileKernel]:
-    """Return where the kernels stand in the file, with their integers as what was wanted."""
+    """Locate the kernels in the file, with their integers as the wanted values."""
     known = kernels_by_key(map(unwrapped, model.layers))
     own = {key: replace(known[key], variable=found.values.astype(np.float32)) for key, found in integers.items()}
     return locate(lite, own)
 
 
 def _fit_scales(part: Weight, axis: int, integers: np.ndarray, place: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (integers, output channels first; the scale of each channel), as near to the file's weights as can be.
+    """Return (integers, output channels first; scale per channel) that fit the file's weights best.
 
-    The scale is not the step that they were trained with: the converter has multiplied each channel by a factor of
-    its BatchNormalization. Where one scale for all is as near, it is one.
+    A scale is not the step of training: the converter has multiplied each channel by the factor of its
+    BatchNormalization. If a single scale fits as well, all channels get it.
     """
     weights = np.moveaxis(part.dequantized, axis, 0).reshape(part.values.shape[axis], -1).astype(np.float64)
     squares, products = np.square(integers).sum(axis=1), (integers * weights).sum(axis=1)
@@ -80,8 +83,8 @@ def _fit_scales(part: Weight, axis: int, integers: np.ndarray, place: str) -> tu
     largest = np.abs(integers).max(axis=1)
     if together > 0 and np.all(np.abs(scales - together) * largest <= before / 2):
         scales = np.full(len(scales), together)
-    # A channel of zeros, or with a BatchNormalization of scale 0, has its bias alone: the converter gives it so small a
-    # scale that 4-bit kernels lose that. Any other will do.
+    # A channel of zeros, or with a BatchNormalization of scale 0, consists of its bias. The converter gives it such a
+    # small scale that 4-bit kernels lose the bias; any other scale works.
     scales = np.where(scales == 0, np.median(np.abs(scales[scales != 0])) if scales.any() else before, scales)
     off = np.abs(weights - scales[:, None] * integers).max(axis=1) / before
     if off.max() > ROUNDED_ONCE:
@@ -94,7 +97,7 @@ def _fit_scales(part: Weight, axis: int, integers: np.ndarray, place: str) -> tu
 
 
 def _store_kernel(model: Any, part: Weight, axis: int, rows: np.ndarray, scales: np.ndarray, bits: int) -> bool:
-    """Put `rows` into `model` instead of a part of a kernel. Return whether in fewer than 8 bits."""
+    """Replace one part of a kernel in `model` by `rows`. Return whether it is stored in fewer than 8 bits."""
     from ai_edge_litert import schema_py_generated as schema
 
     few = bits <= 4 and all(op.name in INT4_OPERATORS for op in part.readers)
@@ -120,14 +123,14 @@ def _store_kernel(model: Any, part: Weight, axis: int, rows: np.ndarray, scales:
 
 
 def _biases(part: Weight) -> set[int]:
-    """Return the tensors that the readers of `part` add to their products."""
+    """Return the indices of the biases of the operators that read `part`."""
     operands = ((op, BIAS_OPERAND.get(op.name)) for op in part.readers)
     found = {op.inputs[place] for op, place in operands if place is not None and place < len(op.inputs)}
     return found - {-1}
 
 
 def _shorten(scales: np.ndarray) -> np.ndarray:
-    """`scales` to 8 significant bits: weights of 4 bits do not notice, a deflated file is 2 bytes smaller for each."""
+    """Round `scales` to 8 significant bits, precise enough for 4-bit weights; each saves 2 bytes in a deflated file."""
     fraction, exponent = np.frexp(scales)
     return np.asarray(np.ldexp(np.rint(fraction * 2**8), exponent - 8))
 
@@ -142,11 +145,16 @@ def _set_scales(tensor: Any, scales: np.ndarray, axis: int) -> None:
 def _rescale_bias(model: Any, part: Weight, number: int, factors: np.ndarray, count: int) -> None:
     """Give a bias the scale of the input times that of the weights, so that it can be added to their products.
 
-    `count` is how many scales there are: one for each channel, or one.
+    Args:
+        model: the unpacked file; changed in place.
+        part: the part of a kernel whose scales changed.
+        number: index of the bias tensor.
+        factors: old scale / new scale, per channel.
+        count: number of scales: one per channel, or 1.
     """
     bias = model.subgraphs[part.tensor.subgraph].tensors[number]
     if bias.quantization is None or not len(items(bias.quantization.scale)):
-        return  # a float bias, of an operator that computes its sums in float
+        return  # a float bias: the operator adds in float
     before = np.broadcast_to(np.array(items(bias.quantization.scale), np.float64), len(factors))
     values = np.asarray(model.buffers[bias.buffer].data).view(np.int32)
     limits = np.iinfo(np.int32)
@@ -158,7 +166,7 @@ def _rescale_bias(model: Any, part: Weight, number: int, factors: np.ndarray, co
 
 
 def _set_data(model: Any, tensor: Any, data: np.ndarray) -> None:
-    """Give `tensor` a buffer of its own: equal constants may have shared one."""
+    """Store `data` for `tensor` in a new buffer; equal constants may have shared the old one."""
     from ai_edge_litert import schema_py_generated as schema
 
     old = tensor.buffer
@@ -170,7 +178,7 @@ def _set_data(model: Any, tensor: Any, data: np.ndarray) -> None:
 
 
 def packed_in_4_bits(values: np.ndarray) -> np.ndarray:
-    """uint8: two values -8..7 in a byte, the first in the lower half."""
+    """Pack two values -8..7 per byte, the first in the lower half; uint8."""
     flat = np.asarray(values, np.int8).reshape(-1)
     flat = np.append(flat, np.zeros(len(flat) % 2, np.int8)).view(np.uint8) & 15
     return np.asarray(flat[0::2] | flat[1::2] << 4, np.uint8)

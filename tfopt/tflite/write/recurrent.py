@@ -1,7 +1,7 @@
-"""Recurrent layers on their way into a .tflite: which of them the converter fuses, and all others step by step.
+"""Prepare recurrent layers for conversion: find those that the converter fuses, and unroll the others.
 
-TFLite has an operator for the textbook LSTM alone. Any other layer that loops becomes a WHILE, whose states stay in
-float, and with which the converter crashes when it looks for ranges in samples.
+TFLite has an operator only for the textbook LSTM. Any other loop becomes a WHILE, whose states stay in float and on
+which the converter crashes during calibration.
 """
 
 import functools
@@ -19,7 +19,7 @@ from tfopt.graph.layer_facts import facts_of
 Call = Callable[..., Any]
 """(values of one step, states) -> (output, states)."""
 Mask = Callable[[Any, Any], Any]
-"""(new value, old value or None for zeros) -> the one that holds after a step."""
+"""(new value, old value or None for zeros) -> the value after a step."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Recurrent:
     """A layer that loops over time steps.
 
     Attributes:
-        layer: the layer of the flat model that it is, or that it is in.
-        part: the layer that loops: of tf_keras, or of Keras 3 where it is carried along.
+        layer: the layer of the flat model that is or contains it.
+        part: the layer that loops: of tf_keras, or of Keras 3 if it is carried.
     """
 
     layer: Any
@@ -36,13 +36,13 @@ class Recurrent:
 
     @property
     def steps(self) -> int | None:
-        """How many steps it makes; None where the model leaves that free."""
+        """The number of time steps; None if the model leaves it free."""
         shape: tuple[int | None, ...] = _first(self.layer.get_input_shape_at(0))
         return shape[2 if facts_of(unwrapped(self.layer)).family == "time_distributed" else 1]
 
     @property
     def fused(self) -> bool:
-        """Whether the converter makes it one operator: an LSTM with what cuDNN asks of one, without mask and states."""
+        """Whether the converter fuses it into one operator: an LSTM that cuDNN supports, without masks and states."""
         part = self.part
         return (
             facts_of(part).one_operator
@@ -67,12 +67,12 @@ def recurrent_layers(flat_model: Any) -> list[Recurrent]:
 
 
 def unrolled(layers: Sequence[Recurrent], *, blended: bool = False) -> Overrides:
-    """Return what makes these layers compute step by step, each step a copy of the cell's operators.
+    """Return overrides that unroll these layers: each step becomes a copy of the cell's operators.
 
     Args:
         layers: of the model.
-        blended: keep a state where the mask is False by arithmetic, new * mask + old * (1 - mask). Choosing is exact,
-            but in int8 it needs one scale for old and new, which the converter cannot give to all cells.
+        blended: keep a state where the mask is False by arithmetic, new * mask + old * (1 - mask). Selecting is exact,
+            but in int8 it needs one scale for old and new values, which the converter cannot give to all cells.
     """
     return [
         (one.part, "inner_loop", _inner_loop(one.part, blended))
@@ -83,16 +83,16 @@ def unrolled(layers: Sequence[Recurrent], *, blended: bool = False) -> Overrides
 
 
 def maskings(flat_model: Any) -> Overrides:
-    """Return what makes `Masking` multiply by 1 or 0 chosen from constants: no int8 operator casts a bool.
+    """Return overrides that make `Masking` multiply by a constant 1 or 0, since no int8 operator casts a bool.
 
-    Choosing the values themselves would give the input the scale of the output, in which `mask_value` may be lost.
+    Selecting the values themselves would give the input the scale of the output, in which `mask_value` may be lost.
     """
     parts = [part for layer in flat_model.layers for part in layer._flatten_layers()]
     return [(part, "call", _masking(part)) for part in parts if type(part).__name__ == "Masking"]
 
 
 def repetitions(flat_model: Any) -> Overrides:
-    """Return what makes `RepeatVector` a PACK of one tensor, which microcontrollers run; they have no TILE."""
+    """Return overrides that turn `RepeatVector` into PACK, which microcontrollers support; they have no TILE."""
     layers = [unwrapped(layer) for layer in flat_model.layers]
     return [(layer, "call", _repetition(layer)) for layer in layers if type(layer).__name__ == "RepeatVector"]
 
@@ -119,7 +119,7 @@ def _masking(layer: Any) -> Call:
 
 
 def _call(layer: Any, blended: bool) -> Call:
-    """The `call` of a tf_keras layer."""
+    """Return the unrolled `call` of a tf_keras layer."""
     import tensorflow as tf
 
     def call(inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None, constants: Any = None):  # type: ignore[no-untyped-def]
@@ -137,12 +137,12 @@ def _call(layer: Any, blended: bool) -> Call:
 
 
 def _starts_from_zeros(layer: Any) -> bool:
-    """Whether zeros for one sample are as good as for all: cells of others may ask for the shape."""
+    """Return whether zero states of one sample can stand for all samples; custom cells may depend on the shape."""
     return type(layer).__module__.startswith("tf_keras.") and type(layer.cell).__module__.startswith("tf_keras.")
 
 
 def _inner_loop(layer: Any, blended: bool) -> Call:
-    """The `inner_loop` of a Keras 3 layer."""
+    """Return the unrolled `inner_loop` of a Keras 3 layer."""
     import tensorflow as tf
 
     def inner_loop(sequences: Any, initial_state: Any, mask: Any, training: Any = False) -> Any:
@@ -169,7 +169,7 @@ def _cell(layer: Any, training: Any, kwargs: dict[str, Any]) -> Call:
 def _loop(
     layer: Any, step: Call, inputs: Any, states: Any, masks: list[Mask] | None
 ) -> tuple[Any, list[Any], list[Any]]:
-    """(last output, all outputs, last states) of a cell over axis 1; where the mask is False, all stays as it was."""
+    """Return (last output, all outputs, last states) of a cell over axis 1; nothing changes where the mask is False."""
     import tensorflow as tf
 
     places = tf.unstack(inputs, axis=1)
@@ -197,14 +197,14 @@ def _loop(
 
 
 def _masks(mask: Any, blended: bool) -> list[Mask] | None:
-    """What takes the new value or keeps the old one, for each step of a boolean mask (batch, steps)."""
+    """Return, per step of a boolean mask (batch, steps), the function that chooses between new and old values."""
     import tensorflow as tf
 
     if mask is None:
         return None
     if not blended:
         return [functools.partial(_chosen, keep) for keep in tf.unstack(mask, axis=1)]
-    # Both shares in one tensor, so that its range is 0 to 1 whatever the samples mask.
+    # Both shares in one tensor, so that its range is always 0 to 1, whatever the samples mask.
     shares = tf.unstack(tf.where(mask[:, :, None], [1.0, 0.0], [0.0, 1.0]), axis=1)
     return [functools.partial(_blended, each) for each in shares]
 
@@ -212,7 +212,7 @@ def _masks(mask: Any, blended: bool) -> list[Mask] | None:
 def _chosen(keep: Any, new: Any, old: Any) -> Any:
     import tensorflow as tf
 
-    # A constant instead of `zeros_like`, which has no operator in int8.
+    # A constant instead of `zeros_like`, which has no int8 operator.
     return tf.where(_over(keep, new), new, tf.zeros((1, *new.shape[1:]), new.dtype) if old is None else old)
 
 
@@ -230,14 +230,14 @@ def _is_zero(state: Any) -> bool:
 
 
 def _over(each: Any, values: Any) -> Any:
-    """One value for each sample, in the rank of `values`."""
+    """Reshape one value per sample to the rank of `values`."""
     import tensorflow as tf
 
     return tf.reshape(each, (-1, *[1] * (len(values.shape) - 1)))
 
 
 def _first(struct: Any) -> Any:
-    """The first of several, which are a tensor's or shape's own and those of its initial states."""
+    """Return the first element of a list (those after it belong to initial states), or `struct` if it is not a list."""
     return struct[0] if isinstance(struct, list) else struct
 
 
