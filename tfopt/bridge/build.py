@@ -1,12 +1,14 @@
 """Conversion to tf_keras: build a new, flat model from the graph of another."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tfopt.base import keras_compat
 from tfopt.bridge import activations, carried, check, native, plans, policy, weights
 from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.errors import ModelError
-from tfopt.graph.types import Graph, Leaf, Ref, is_layer, replay
+from tfopt.graph.indices import Indices, index_inputs
+from tfopt.graph.types import Graph, GraphInput, Leaf, Ref, is_layer, replay
 from tfopt.graph.walk import walk
 
 
@@ -85,8 +87,9 @@ def plans_of(graph: Graph) -> dict[int, plans.Plan]:
 def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any:
     """Return the tf_keras model of `graph` with copied weights; `changes` overrides configs by flat layer name."""
     tf_keras = keras_compat.tf_keras()
+    indices = index_inputs(graph)
     tensors: dict[Ref, Any] = {
-        spec.ref: tf_keras.Input(batch_shape=spec.shape, dtype=policy.float_policy(spec.dtype), name=spec.name)
+        spec.ref: tf_keras.Input(batch_shape=spec.shape, dtype=_dtype(spec, indices), name=spec.name)
         for spec in graph.inputs
     }
     planned = plans_of(graph)
@@ -105,6 +108,12 @@ def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any
         if is_layer(leaf.layer) and not policy.is_tf_keras(leaf.layer):
             weights.copy_flags(leaf.layer, twins[id(leaf)])
     return model
+
+
+def _dtype(spec: GraphInput, indices: Mapping[Ref, Indices]) -> str:
+    """Return the dtype of an input; int32 for word indices, which Keras gives the dtype float32 by default."""
+    dtype = policy.float_policy(spec.dtype)
+    return "int32" if dtype.startswith("float") and spec.ref in indices and indices[spec.ref].only else dtype
 
 
 def copy_weights(leaf: Leaf, layer: Any, twin: Any, *, back: bool = False) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import policy
+from tfopt.graph.indices import index_inputs
 from tfopt.graph.types import Graph, GraphInput, Ref, refs_in
 
 _FREE_AXIS = 32  # size used for None in a shape
@@ -16,7 +17,7 @@ def sample_batch(graph: Graph) -> list[Any]:
 
     Floats are standard normal; before a Rescaling that shrinks values they are pixels (0 to 255), before a
     Normalization they have the mean and variance it expects, before a Discretization they lie around its bins. Before a
-    Masking, one step is padded. Integers are valid for every Embedding and encoding of the model. Strings come from a
+    Masking, one step is padded. Indices, also those of a float dtype, are valid for every table that they reach. Strings come from a
     vocabulary in the model plus one unknown word, as a TensorFlow tensor.
     """
     rng = np.random.default_rng(0)
@@ -26,14 +27,16 @@ def sample_batch(graph: Graph) -> list[Any]:
 def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput) -> Any:
     shape = [spec.shape[0] or _SAMPLES, *(size or _FREE_AXIS for size in spec.shape[1:])]
     first = [call.leaf.layer for call in graph.calls if spec.ref in _taken(call.args)]
-    kinds = {type(layer).__name__ for layer in first}
     if spec.dtype == "string":
         return _texts(rng, graph, shape)
     dtype = policy.float_policy(spec.dtype)
     if words := [layer for layer in first if type(layer).__name__ == "IntegerLookup"]:
         known = [0, *words[0].get_vocabulary(include_special_tokens=False)]
         return rng.choice(np.asarray(known), shape).astype(dtype)
-    if "Embedding" in kinds or not dtype.startswith("float"):
+    if found := index_inputs(graph).get(spec.ref):
+        low, high = (0, found.entries) if found.unchanged else (1, max(2, found.entries // 2))
+        return rng.integers(low, high, shape).astype(dtype)
+    if not dtype.startswith("float"):
         return rng.integers(0, _entries(graph), shape).astype(dtype)
     values = _floats(rng, first, shape).astype(dtype)
     for layer in first:

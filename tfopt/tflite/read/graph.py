@@ -15,6 +15,7 @@ from tfopt.tflite.read.decode import decoded, densified
 from tfopt.tflite.read.parts import Op, Port, Tensor, Weight
 
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
+_INTEGERS = frozenset({"int16", "int32", "int64", "uint32"})
 
 # op -> (operands that are weights, their axis of output channels, None if the layout does not fix one)
 WEIGHT_OPERANDS: dict[str, tuple[tuple[int, ...], int | None]] = {
@@ -29,6 +30,13 @@ WEIGHT_OPERANDS: dict[str, tuple[tuple[int, ...], int | None]] = {
     "GATHER": ((0,), -1),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": (tuple(range(1, 9)), 0),
 }
+
+
+# What hands on the values of its input in another shape or order.
+_MOVING = frozenset(
+    {"CONCATENATION", "EXPAND_DIMS", "PACK", "RESHAPE", "REVERSE_V2", "SLICE", "SPLIT", "SQUEEZE", "STRIDED_SLICE"}
+    | {"TILE", "TRANSPOSE", "UNPACK"}
+)
 
 
 class FileGraph:
@@ -135,6 +143,22 @@ class FileGraph:
             border = self._border(op)
             names.update({t.name: None for t in touched if t.dtype in FLOATS and t.index not in border})
         return list(names)
+
+    def index_inputs(self) -> set[int]:
+        """Return the float inputs of the first subgraph that are cast to integers: indices, such as words of a text."""
+        tensors = self.tensors[0]
+        inputs = {i for i in _ints(self.model.subgraphs[0].inputs) if tensors[i].dtype in FLOATS}
+        origins = {index: {index} for index in inputs}
+        found: set[int] = set()
+        for op in self.ops:
+            if op.subgraph != 0:
+                break
+            read = set().union(*(origins.get(index, ()) for index in op.inputs))
+            if op.name in _MOVING:
+                origins.update((output, read) for output in op.outputs)
+            elif op.name == "CAST" and any(tensors[output].dtype in _INTEGERS for output in op.outputs):
+                found |= read
+        return found
 
     def _border(self, op: Op) -> set[int]:
         subgraph = self.model.subgraphs[op.subgraph]

@@ -331,9 +331,10 @@ class LiteModel:
             raise ModelError(_reason(error)) from error
 
     def random_sample(self) -> list[NDArray[Any]] | NDArray[Any]:
-        """Return one random sample per input; quantized inputs use their full range."""
-        rng = np.random.default_rng(0)
-        return _single([noise(rng, port) for port in self.inputs])
+        """Return one random sample per input: zeros for indices, the full range for quantized inputs."""
+        rng, indices = np.random.default_rng(0), self._graph.index_inputs()
+        samples = [noise(rng, port) for port in self.inputs]
+        return _single([x * 0 if port.index in indices else x for x, port in zip(samples, self.inputs, strict=True)])
 
 
 def _read(path: Path) -> bytes:

@@ -108,9 +108,10 @@ class Calibration:
         types = [tensor.dtype.as_numpy_dtype for tensor in self._flat_model.inputs]
         number = 0
         for arrays in self._batches():
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 typed = [array.astype(dtype) for array, dtype in zip(arrays, types, strict=True)]
-            for name, array in zip(names, typed, strict=True):
+            for name, given, array in zip(names, arrays, typed, strict=True):
+                _check_whole(name, given, array, number)
                 _check_finite(name, array, number)
             number += len(typed[0])
             for row in range(len(typed[0])):
@@ -139,6 +140,18 @@ def _check_finite(name: str, array: np.ndarray, before: int) -> None:
         raise DataError(
             f"representative_data for the input '{name}' has NaN, infinity or a number beyond {array.dtype} in sample "
             f"{before + int(np.argmin(finite))}; expected finite numbers. Remove or replace it."
+        )
+
+
+def _check_whole(name: str, given: np.ndarray, array: np.ndarray, before: int) -> None:
+    """Raise DataError if the samples `given` for an input of integers, such as words of a text, are not integers."""
+    if given.dtype.kind != "f" or array.dtype.kind not in "iu":
+        return
+    whole = (given == array).reshape(len(array), -1).all(axis=1)
+    if not whole.all():
+        raise DataError(
+            f"representative_data for the input '{name}' must have {array.dtype} numbers, which the model looks up in a "
+            f"table; sample {before + int(np.argmin(whole))} has others. Pass the indices as they are, not scaled."
         )
 
 
