@@ -112,7 +112,7 @@ def test_the_smallest_of_several_tables_counts_and_each_input_has_its_own():
     ],
 )
 def test_what_reads_numbers_keeps_them(part, only):
-    graph, (indices,) = found(keras, part)
+    _, (indices,) = found(keras, part)
     assert indices.only == only
     model = keras.Sequential([keras.Input((6,)), embedding(keras)])
     assert to_tf_keras(model).inputs[0].dtype == "int32"

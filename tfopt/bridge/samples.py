@@ -17,8 +17,8 @@ def sample_batch(graph: Graph) -> list[Any]:
 
     Floats are standard normal; before a Rescaling that shrinks values they are pixels (0 to 255), before a
     Normalization they have the mean and variance it expects, before a Discretization they lie around its bins. Before a
-    Masking, one step is padded. Indices, also those of a float dtype, are valid for every table that they reach. Strings come from a
-    vocabulary in the model plus one unknown word, as a TensorFlow tensor.
+    Masking, one step is padded. Indices, also those of a float dtype, are valid for every table that they reach.
+    Strings come from a vocabulary in the model plus one unknown word, as a TensorFlow tensor.
     """
     rng = np.random.default_rng(0)
     return [_sample(rng, graph, spec) for spec in graph.inputs]

@@ -150,8 +150,8 @@ def _check_whole(name: str, given: np.ndarray, array: np.ndarray, before: int) -
     whole = (given == array).reshape(len(array), -1).all(axis=1)
     if not whole.all():
         raise DataError(
-            f"representative_data for the input '{name}' must have {array.dtype} numbers, which the model looks up in a "
-            f"table; sample {before + int(np.argmin(whole))} has others. Pass the indices as they are, not scaled."
+            f"representative_data for the input '{name}' must have {array.dtype} numbers, which the model looks up in "
+            f"a table; sample {before + int(np.argmin(whole))} has others. Pass the indices as they are, not scaled."
         )
 
 
