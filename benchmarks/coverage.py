@@ -231,13 +231,15 @@ def builders(autoencoder: Path | None) -> dict[str, Callable[[Any], Any]]:
 
 
 @click.command()
-@click.option("--autoencoder", type=click.Path(exists=True, path_type=Path), help="MLPerf Tiny's ad01.h5: a row more.")
-@click.option("--only", multiple=True, help="Only these rows (more than once).")
-@click.option("--again", is_flag=True, help="Also what benchmarks/results/coverage.json has already.")
+@click.option(
+    "--autoencoder", type=click.Path(exists=True, path_type=Path), help="MLPerf Tiny's ad01.h5, as another row."
+)
+@click.option("--only", multiple=True, help="Only this row (can be repeated).")
+@click.option("--again", is_flag=True, help="Also repeat jobs that benchmarks/results/coverage.json already has.")
 @click.option("--side", type=click.Choice(["tfopt", "tfmot"]), help="Only this side.")
-@click.option("--jobs", default=2, show_default=True, help="Processes at a time.")
-@click.option("--limit", default=1800, show_default=True, help="Seconds that one job may take.")
-@click.option("--job", nargs=2, hidden=True, help="Used by itself: one row of one side, as JSON.")
+@click.option("--jobs", default=2, show_default=True, help="Processes to run at a time.")
+@click.option("--limit", default=1800, show_default=True, help="Time limit for one job in seconds.")
+@click.option("--job", nargs=2, hidden=True, help="Internal: print one row of one side as JSON.")
 def main(
     autoencoder: Path | None,
     only: tuple[str, ...],
@@ -247,7 +249,7 @@ def main(
     limit: int,
     job: tuple[str, str] | None,
 ) -> None:
-    """Make docs/coverage.md."""
+    """Try every kind of model and write docs/coverage.md."""
     models = builders(autoencoder)
     if job:
         work = {"tfopt": with_tfopt, "tfmot": with_tfmot}[job[0]]
@@ -331,31 +333,30 @@ def _reason(row: dict[str, Any], column: str) -> str:
     return str(row.get("error", "")) if column == "all" else str(row.get(column, "")).replace("|", "/")
 
 
-_PROSE = """# What goes through
+_PROSE = """# What works
 
-Every family of `keras.applications` and models of other kinds, through each technique and into a file. Written by
-`python benchmarks/coverage.py --autoencoder ad01.h5`; do not edit.
+Each technique, and export to a file, tried on every family of `keras.applications` and on other kinds of models.
+Written by `python benchmarks/coverage.py --autoencoder ad01.h5`; do not edit.
 
-Beside each column of tfopt stands the same attempted with TF-MOT (or TensorFlow's converter) alone. tfopt gets the
-Keras 3 model; TF-MOT gets the same architecture built in tf_keras, since it refuses every Keras 3 model. Families at
-full depth, inputs of 32 to 75 pixels, ten classes; weights random, BatchNormalization with random statistics.
+Each column of tfopt is followed by the same attempt with TF-MOT (or TensorFlow's converter) alone. tfopt gets the
+Keras 3 model; TF-MOT gets the same architecture in tf_keras, since it rejects every Keras 3 model. The families have
+full depth, inputs of 32 to 75 pixels, ten classes, random weights and random BatchNormalization statistics.
 
-- **bridge**: largest difference between the Keras 3 model and its flat tf_keras model, relative to the largest output;
-  the weights came back to Keras 3 bit for bit.
-- **prune**, **cluster**: weights of rank 2 or more that have {sparsity} zeros, or at most {clusters} different values,
-  after {steps} steps of training (the biases of GRU and attention have rank 2 as well, and are not pruned). tfopt
-  leaves depthwise kernels alone by default, and found what it promised again in a `.tflite`; of TF-MOT no file was
-  asked.
-- **QAT**: quantization-aware training for {steps} steps; then how many tensors of the int8 file are float, and how
-  far its outputs are from the trained model's (mean squared difference as a share of their variance).
-- **float**, **dynamic**, **int8**: files made without training, and the same error. *dynamic* has int8 weights and
+- **bridge**: the largest difference between the outputs of the Keras 3 model and its flat tf_keras model, relative to
+  the largest output. The weights returned to Keras 3 bit for bit.
+- **prune**, **cluster**: how many weights of rank 2 or more have {sparsity} zeros, or at most {clusters} distinct
+  values, after {steps} training steps. The biases of GRU and attention have rank 2 too and are not pruned; tfopt leaves
+  depthwise kernels alone by default. tfopt also verified its promises in a `.tflite`; TF-MOT was not asked for a file.
+- **QAT**: {steps} steps of quantization-aware training; the number of float tensors in the int8 file, and its error
+  (mean squared difference from the trained model's outputs, as a fraction of their variance).
+- **float**, **dynamic**, **int8**: files made without training, with the same error. *dynamic* has int8 weights and
   float activations.
 
 {summary}
 
 {table}
 
-## What fails, and why
+## What fails and why
 
 {failures}
 
