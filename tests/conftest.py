@@ -1,4 +1,4 @@
-"""What several test modules share. TensorFlow stays quiet unless the environment says otherwise."""
+"""Shared fixtures. TensorFlow stays quiet unless the environment says otherwise."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module")
 def native_child(tmp_path_factory):
-    """Start the child for native code where it can import one more module; call this with its name and source."""
+    """Start the child for native code so that it can import one more module; call this with its name and source."""
     from tfopt.base import native, worker
 
     started = []
@@ -40,10 +40,10 @@ def native_child(tmp_path_factory):
 
 
 def _small_model(api):
-    """Each kind of kernel that the stages treat in a way of its own; a submodel; weights as after training.
+    """One kernel of each kind that the stages treat differently; a submodel; weights as after training.
 
-    `api` is `keras` or `tf_keras`. Kernels: `stem` (BatchNorm behind it), `inline` (ReLU inside), `apart` (ReLU
-    layer behind it), `conv` and the depthwise `depth` in the submodel, and the Dense `head`.
+    `api` is `keras` or `tf_keras`. Kernels: `stem` (before BatchNorm), `inline` (with a ReLU activation), `apart`
+    (before a ReLU layer), `conv` and the depthwise `depth` in the submodel, and the Dense `head`.
     """
     layers = api.layers
     inner = [
@@ -75,7 +75,7 @@ def _small_model(api):
         weights.append(drawn.astype("float32"))
     model.set_weights(weights)
     images = rng.normal(size=(64, 8, 8, 3)).astype("float32")
-    for _ in range(10):  # as training would, so that BatchNorm's moving statistics are those of its inputs
+    for _ in range(10):  # as after training: BatchNorm's moving statistics are those of its inputs
         model(images, training=True)
     return model
 
@@ -89,20 +89,20 @@ def _chained(api, shape, layers, name):
 
 @pytest.fixture(scope="session")
 def small_model():
-    """The function that makes the model, given the package: `keras` or `tf_keras`."""
+    """A function that makes the model with the given package, `keras` or `tf_keras`."""
     return _small_model
 
 
 @pytest.fixture(scope="session")
 def samples():
-    """256 images (8, 8, 3) and their classes, 0 to 3: which of two channels are bright on average."""
+    """256 images (8, 8, 3) and their classes, 0 to 3, given by which of two channels are bright on average."""
     x = np.random.default_rng(1).normal(size=(256, 8, 8, 3)).astype("float32")
     return x, (x.mean(axis=(1, 2))[:, :2] > 0) @ np.array([1, 2])
 
 
 @pytest.fixture
 def write_photos():
-    """A function that writes two classes of photos of 8x8, dark and light, each a folder below the one given."""
+    """A function that writes two classes of 8x8 photos, dark and light, each in a folder inside the given one."""
 
     def write(folder, count):
         rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, a reader sees the old content or the new one, and no leftovers."""
+"""A failed write leaves either the old content or the new one, and no leftovers."""
 
 from pathlib import Path
 

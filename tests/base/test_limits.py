@@ -1,4 +1,4 @@
-"""Small files that ask for much: each is refused with its limit, before the memory is taken."""
+"""Small files that would expand to huge ones are refused, naming the limit, before the memory is taken."""
 
 import gzip
 import io
@@ -48,7 +48,7 @@ def tflite(keras_model):
 
 @pytest.fixture
 def memory():
-    """A function that gives the most bytes of Python and NumPy since the test began."""
+    """A function that returns the peak of bytes allocated by Python and NumPy since the test began."""
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -72,7 +72,7 @@ def zstd_bomb():
 
 
 def gzip_bomb():
-    """320 MiB in 4 members, 320 kB: DEFLATE shrinks no further."""
+    """320 MiB in 4 members, 320 kB; DEFLATE cannot compress further."""
     return gzip.compress(HEAD) + 4 * gzip.compress(bytes(80 * MIB), 9)
 
 
@@ -85,7 +85,7 @@ def test_a_packed_file_that_grows_without_measure_is_refused(bomb, tmp_path, mem
     with pytest.raises(ModelError, match=rf"{path} would grow from .* to more than 268,435,456 bytes"):
         LiteModel(path)
     assert memory() - before < 3 * limits.HARMLESS_BYTES
-    assert models.kind(path) == "tflite"  # its first bytes are enough
+    assert models.kind(path) == "tflite"  # the first bytes are enough
 
 
 def test_all_frames_and_members_are_unpacked():
@@ -107,7 +107,7 @@ def test_the_limit_is_exact_and_what_would_not_be_unpacked_is_not_packed(monkeyp
     with pytest.raises(ModelError, match="at most 65,536 would be unpacked again"):
         pack(zeros + b"x")
     noise = HEAD + np.random.default_rng(0).integers(0, 256, 2**17, dtype="uint8").tobytes()
-    assert unpack(pack(noise).data) == noise  # above 64 kB, but not many times its size
+    assert unpack(pack(noise).data) == noise  # above 64 kB, but less than the allowed ratio
 
 
 # Arrays ------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def npz(path, claimed=None, **members):
         for name, content in members.items():
             archive.writestr(f"{name}.npy", content)
         for info in archive.infolist() if claimed else ():
-            info.file_size = claimed  # what the directory will say
+            info.file_size = claimed  # the size that the directory states
     return path
 
 
@@ -239,13 +239,13 @@ def deep(file):
 
 
 def huge_attribute(file):
-    """3,000 texts that are one of 1 MB, so that 3 GB would be read from 1 MB; h5py cannot write such, see `forged`."""
+    """3,000 strings that share one of 1 MB, so 1 MB of file reads as 3 GB; h5py cannot write this, see `forged`."""
     file.attrs["texts"] = [*("a" * 2999), "b" * MIB]
 
 
 def forged(path):
     data = bytearray(path.read_bytes())
-    last = data.index(struct.pack("<I", MIB))  # length, place of the heap, number in the heap: 16 bytes each
+    last = data.index(struct.pack("<I", MIB))  # length, address of the heap, index in the heap: 16 bytes each
     data[last - 2999 * 16 : last] = data[last : last + 16] * 2999
     path.write_bytes(data)
 
@@ -289,7 +289,7 @@ def test_hdf5_files_without_measure_are_refused(change, words, tmp_path, memory)
 
 
 def test_texts_of_variable_length_are_no_harm(tmp_path):
-    """Keras writes names in a fixed length; other programs write them like this."""
+    """Keras writes names with a fixed length; other programs write them like this."""
 
     def change(file):
         file.attrs["model_config"] = json.dumps(["x" * MIB])
@@ -371,7 +371,7 @@ def test_brackets_in_the_data_of_a_result(keras_file, tmp_path):
 
 
 def directory(number):
-    """A zip that is nothing but a directory of `number` empty members."""
+    """A zip that consists only of a directory of `number` empty members."""
     entry = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", *[0] * 6, 0, 0, 0, 1, *[0] * 4, 0, 0) + b"a"
     count = min(number, 2**16 - 1)
     return entry * number + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, len(entry) * number, 0, 0)
@@ -393,7 +393,7 @@ def test_a_zip_of_a_million_members_is_refused(number, tmp_path, memory):
 def test_the_end_of_a_zip_is_found_wherever_it_is(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("one", b"PK\x05\x06" * 10)  # no end of it
+        archive.writestr("one", b"PK\x05\x06" * 10)  # looks like the end record, but is not
     with archives.open_zip(path) as archive:
         assert archive.namelist() == ["one"]
     size = 4 * MIB
@@ -460,7 +460,7 @@ def changed(data, change):
 
 
 def computed(model):
-    """A tensor that an operator computes."""
+    """A tensor computed by an operator."""
     graph = model.subgraphs[0]
     return graph.tensors[graph.operators[0].outputs[0]]
 
@@ -490,7 +490,7 @@ def test_a_tflite_without_measure_is_refused(tflite, change, words, tmp_path):
 
 
 def test_indices_that_lead_to_nothing_are_refused(tflite):
-    """Read without LiteRT, which refuses some of them, and ends the process for others."""
+    """Read without LiteRT, which refuses some of them and crashes on others."""
     from tfopt.tflite.read.graph import FileGraph
 
     assert FileGraph(tflite).ops

@@ -1,4 +1,4 @@
-"""The child process for native code; the functions that it calls stand in a module of the test."""
+"""The child process for native code; the functions that it calls are in a module of the test."""
 
 import os
 import signal
@@ -92,7 +92,7 @@ def test_what_takes_too_long_is_ended(child):
 def test_an_interruption_ends_the_child(child):
     call("double", number=0)
     process = child.start()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest-xdist ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist workers ignore it
     threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""A packed .tflite: opened by the standard tools, the identical bytes back, and what the table says of bits."""
+"""Packed .tflite files: standard tools open them, the bytes come back unchanged, and the table counts bits."""
 
 import gzip
 

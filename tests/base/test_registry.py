@@ -1,4 +1,4 @@
-"""Names in a recipe.json, of tfopt's classes and of other people's."""
+"""Class names in a recipe.json, both tfopt's and those of other packages."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_a_class_that_is_not_registered_has_no_name(things):
         "Thing 'Mine' of the module 'acme.things' is not registered, so a recipe.json that names it could not be read. "
         'Put @tfopt.extend.register("acme") above its @config, with the name of the package to import before reading.'
     )
-    mine.__module__ = "__main__"  # which nobody can import
+    mine.__module__ = "__main__"  # nobody can import it
     with pytest.raises(RecipeError, match=r'Put @tfopt\.extend\.register\("package"\) above'):
         registered_name(mine)
     assert registered_name(register("acme")(mine)) == "acme>Mine"

@@ -38,7 +38,7 @@ def test_a_field_under_its_old_name():
             str(warned.message)
             == f"{name}(time=...) is now {name}(minutes=...); the old name will be removed in 0.3.0."
         )
-        assert Path(warned.filename) == Path(__file__)  # whoever uses it is shown
+        assert Path(warned.filename) == Path(__file__)  # the warning points at the caller
         assert made == kind(minutes=7)
         assert "time" not in {field.name for field in dataclasses.fields(made)}
     with pytest.warns(DeprecationWarning, match="Tea.time is now Tea.minutes") as caught:

@@ -1,4 +1,4 @@
-"""The child process in which files of strangers are opened first; the doors stand in a module of the test."""
+"""The child process that opens untrusted files first; the functions that it calls are in a module of the test."""
 
 import os
 import socket
@@ -35,7 +35,7 @@ def connect(path, port):
 
 @pytest.fixture
 def doors(tmp_path, monkeypatch):
-    """The sandbox, started afresh where it finds the doors."""
+    """A fresh sandbox that can import the test's functions."""
     (tmp_path / "doors.py").write_text(DOORS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     made = sandbox.Sandbox()
@@ -54,7 +54,7 @@ def test_a_file_that_opens_well_is_opened_once(doors):
     log.write_text("")
     sandbox.try_first("doors:once", log)
     changed = log.read_text()
-    sandbox.try_first("doors:once", log)  # it has changed meanwhile
+    sandbox.try_first("doors:once", log)  # it has changed since
     sandbox.try_first("doors:fine", doors)
     assert changed == "opened\n"
     assert log.read_text() == "opened\nopened\n"
@@ -113,7 +113,7 @@ def test_nothing_is_tried_inside_the_sandbox(doors, monkeypatch):
 
 
 def test_a_model_far_larger_than_its_file_is_refused(tmp_path):
-    """A config of some kilobytes that asks for 40 GB of weights."""
+    """A config of a few kilobytes that describes 40 GB of weights."""
     import json
     import zipfile
 
@@ -137,7 +137,7 @@ def test_a_model_far_larger_than_its_file_is_refused(tmp_path):
 
 
 def test_modules_beside_the_file_are_not_imported(doors, monkeypatch):
-    """A folder with a downloaded file may hold a json.py too."""
+    """A folder with a downloaded file may also contain a json.py."""
     monkeypatch.chdir(doors.parent)
     (doors.parent / "json.py").write_text("open('ran', 'w').close()")
     (doors.parent / "doors.py").rename(doors.parent / "elsewhere.py")

@@ -1,4 +1,4 @@
-"""Expected values are counted by hand, or come from NumPy in another way, or from published tables."""
+"""Expected values are counted by hand, computed differently in NumPy, or taken from published tables."""
 
 import zlib
 
@@ -28,7 +28,7 @@ def test_deflated_bytes_can_be_inflated_to_the_data() -> None:
 
 def test_zeros_in_blocks() -> None:
     weights = np.array([[0, 0, 1, 0], [0, 0, 1, 1], [1, 1, 0, 0]])
-    # Seven zeros; the top-left block of 2 x 2 and the cut block at the lower right hold six of them.
+    # Seven zeros; the top-left 2 x 2 block and the cut block at the lower right hold six of them.
     assert weight_statistics.zeros_in_blocks(weights, (2, 2)) == pytest.approx(6 / 7)
     assert weight_statistics.zeros_in_blocks(weights, (1, 1)) == 1.0
     assert weight_statistics.zeros_in_blocks(weights, (1, 4)) == 0.0

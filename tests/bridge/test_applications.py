@@ -1,11 +1,11 @@
-"""keras.applications: a constructor of each family, in small; the others differ in width and depth only."""
+"""keras.applications: one small constructor of each family; the others differ only in width and depth."""
 
 import numpy as np
 import pytest
 
 from tfopt import bridge
 
-# constructor, size of the image, further arguments, kinds of layers that the family alone has
+# constructor, image size, further arguments, kinds of layers that only this family has
 FAMILIES = [
     ("ConvNeXtTiny", 32, {}, {"LayerScale", "Normalization"}),
     ("DenseNet121", 32, {}, {"Concatenate"}),
@@ -25,7 +25,7 @@ FAMILIES = [
 
 
 def randomize(model):
-    """BatchNormalization with statistics of its own inputs and random factors; scales that are not tiny."""
+    """Set BatchNormalization statistics to those of its inputs, random factors, and scales that are not tiny."""
     rng = np.random.default_rng(0)
     inside = {"gamma": (0.5, 1.5), "beta": (-0.2, 0.2), "moving_mean": (-0.2, 0.2), "moving_variance": (0.5, 1.5)}
     for layer in model.layers:

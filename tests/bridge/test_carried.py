@@ -1,4 +1,4 @@
-"""Layers of Keras 3 without a twin, run inside tf_keras: weights, training, losses, random numbers, masks, files."""
+"""Keras 3 layers without a twin, run inside tf_keras: weights, training, losses, random numbers, masks, files."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ def custom():
 
     @keras.saving.register_keras_serializable("carried")
     class Statistics(keras.layers.Layer):
-        """Counts its training calls, adds a loss, holds a layer: y = (x + shift) * Dense(x)."""
+        """Count training calls, add a loss, contain a layer: y = (x + shift) * Dense(x)."""
 
         def __init__(self, units=3, **kwargs):
             super().__init__(**kwargs)
@@ -44,7 +44,7 @@ def custom():
             return {**super().get_config(), "units": self.units}
 
     class Noise(keras.layers.Layer):
-        """Dropout in a layer whose own call does not speak of training."""
+        """Dropout inside a layer whose own call has no training argument."""
 
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
@@ -54,7 +54,7 @@ def custom():
             return self.drop(x)
 
     class Sampled(keras.layers.Layer):
-        """Random in inference too, from Keras's global seed."""
+        """Random in inference as well, from Keras's global seed."""
 
         def call(self, x):
             return x + keras.random.normal(keras.ops.shape(x))
@@ -101,7 +101,7 @@ def test_training_updates_state_and_leaves_the_callers_layer_alone(custom):
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
     shift = next(w for w in flat.get_layer("own").weights if "shift" in w.name)
-    assert float(shift.numpy().min()) >= 0  # the constraint of Keras 3 holds
+    assert float(shift.numpy().min()) >= 0  # the Keras 3 constraint holds
 
 
 def test_losses_are_neither_lost_nor_doubled(custom):
@@ -153,7 +153,7 @@ def test_masks_go_through(custom):
     for ours, theirs in zip(flat(words), model(words), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
     kept, dropped = (np.asarray(a)[0] - np.asarray(b)[0] for a, b in zip(flat(words), flat(words[:, :2]), strict=True))
-    np.testing.assert_allclose(kept, 0, atol=1e-6)  # the padding is not seen
+    np.testing.assert_allclose(kept, 0, atol=1e-6)  # the padding is ignored
     assert np.abs(dropped).max() > 1e-4
 
 
@@ -330,7 +330,7 @@ def test_half_precision_is_carried_as_float32(custom):
 
 
 def test_every_layer_of_keras_crosses_in_a_known_way():
-    """A new Keras brings new layers: each must be placed."""
+    """A new Keras brings new layers: each must be assigned a way to cross."""
     import keras
 
     from tfopt.bridge import plans, twins

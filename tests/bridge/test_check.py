@@ -1,4 +1,4 @@
-"""The self-check at every crossing: what it runs the models on, what it finds, what it lets pass and why."""
+"""The self-check at every crossing: which inputs it uses, what it finds, what it lets pass and why."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tfopt.graph.walk import walk
 
 @pytest.fixture
 def wrong_leak(monkeypatch):
-    """Makes twins of LeakyReLU wrong."""
+    """Make twins of LeakyReLU wrong."""
     true_twin = table._translate
 
     def wrong(layer, accepted):
@@ -23,7 +23,7 @@ def wrong_leak(monkeypatch):
 
 
 def test_a_saturated_softmax_hides_nothing(wrong_leak):
-    """Both sides say [1, 0]: only what goes into the softmax tells them apart."""
+    """Both sides give [1, 0]; only the inputs of the softmax differ."""
     import keras
 
     head = keras.layers.Dense(2, activation="softmax", name="head")

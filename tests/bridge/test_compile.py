@@ -135,7 +135,7 @@ def test_metrics_are_new_and_equal(a, b):
 
 
 def two_outputs(api, wrap):
-    """Outputs named after a nested model where `wrap`: flat, they bear the names of its layers."""
+    """Outputs named after a nested model if `wrap`; the flat model names them after its layers."""
     inputs = api.Input((4,))
     head = api.Sequential([api.Input((4,)), api.layers.Dense(2, name="inner")], name="head")
     first = head(inputs) if wrap else api.layers.Dense(2, name="inner")(inputs)

@@ -1,4 +1,4 @@
-"""Every layer that both Kerases have: the twin gives equal outputs, there and back, with random weights."""
+"""Every layer that both Keras versions have: the twin gives equal outputs, there and back, with random weights."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ ACTIVATIONS = [
     "hard_shrink",
 ]  # fmt: skip
 
-# class, arguments, shape of an input without the batch axis
+# class, arguments, input shape without the batch axis
 SINGLE = [
     ("Dense", {"units": 3, "activation": "relu"}, VECTOR),
     ("Dense", {"units": 3, "use_bias": False, "activation": "softmax"}, IMAGE),
@@ -98,7 +98,7 @@ SINGLE = [
     ("Discretization", {"bin_boundaries": [-1.0, 0.0, 0.5]}, VECTOR),
     ("Discretization", {"bin_boundaries": [-1.0, 0.5], "output_mode": "one_hot"}, (1,)),
 ]
-# what the layer is made of, given the package; shape of an input
+# function of the package that makes the layer; input shape
 WRAPPING = {
     "RNN": (lambda k: k.layers.RNN(k.layers.LSTMCell(3), return_sequences=True), SERIES),
     "SimpleRNNCell": (lambda k: k.layers.RNN(k.layers.SimpleRNNCell(3)), SERIES),
@@ -133,7 +133,7 @@ MERGES = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Conca
 
 
 def random_weights(model, rng):
-    """Positive, so that they serve as variances too."""
+    """Positive, so that they can serve as variances too."""
     model.set_weights([rng.uniform(0.2, 1.0, w.shape).astype(w.dtype) for w in model.get_weights()])
 
 
@@ -300,7 +300,7 @@ def test_adapted_vocabulary_is_carried():
     import tensorflow as tf
 
     layer = keras.layers.StringLookup()
-    layer.adapt(["b", "b", "a", "b", "a", "c"])  # 0 is the unknown; the others by frequency
+    layer.adapt(["b", "b", "a", "b", "a", "c"])  # 0 is unknown; the others are sorted by frequency
     model = keras.Sequential([keras.Input((1,), dtype="string"), layer])
     flat_model = there_and_back(model, tf.constant([["c"], ["?"]]))
     np.testing.assert_array_equal(flat_model(tf.constant([["b"], ["a"], ["c"], ["?"]])), [[1], [2], [3], [0]])
@@ -378,7 +378,7 @@ def test_hard_sigmoid_is_that_of_keras_3():
 
     model = keras.Sequential([keras.Input((5,)), keras.layers.Activation("hard_sigmoid")])
     x = np.array([[-4.0, -1.5, 0.0, 1.2, 4.0]], "float32")
-    expected = [[0.0, 0.25, 0.5, 0.7, 1.0]]  # clip((x + 3) / 6, 0, 1); Keras 2 would say 0.2 for -1.5
+    expected = [[0.0, 0.25, 0.5, 0.7, 1.0]]  # clip((x + 3) / 6, 0, 1); Keras 2 gives 0.2 for -1.5
     np.testing.assert_allclose(bridge.to_tf_keras(model)(x).numpy(), expected, atol=1e-6)
 
 
@@ -418,7 +418,7 @@ def test_config_is_carried():
     assert type(dense.kernel_initializer).__name__ == "RandomNormal"
     assert dense.kernel_initializer.stddev == 0.3
     assert (float(dense.kernel_regularizer.l1), float(dense.kernel_regularizer.l2)) == pytest.approx((0.1, 0.2))
-    assert float(dense.bias_regularizer.l2) == pytest.approx(0.01)  # the default of both Kerases
+    assert float(dense.bias_regularizer.l2) == pytest.approx(0.01)  # the default of both Keras versions
     assert (dense.kernel_constraint.max_value, dense.kernel_constraint.axis) == (2.0, 0)
     assert (norm.momentum, norm.epsilon, norm.trainable) == (0.7, 0.02, False)
     assert (drop.rate, drop.seed) == (0.3, 5)

@@ -1,4 +1,4 @@
-"""Masks reach the layers that apply them in the caller's Keras, and no others."""
+"""Masks reach exactly the layers that apply them in the caller's Keras."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ UNITS, STEPS = 3, 5
 
 
 def with_states(api, kind):
-    """An RNN behind Masking that begins with given states. Keras 3 passes it no mask, tf_keras does."""
+    """An RNN with initial states behind Masking: Keras 3 passes it no mask, tf_keras does."""
     api.utils.set_random_seed(1)
     layers = api.layers
     steps = api.Input((STEPS, 2), name="steps")

@@ -1,4 +1,4 @@
-"""Operations of keras.ops, and of TensorFlow in tf_keras graphs: native layers where there are any, else carried."""
+"""Operations of keras.ops, and of TensorFlow in tf_keras graphs, become native layers or are carried."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tfopt.errors import ModelError
 IMAGE = (6, 6, 4)
 ONES = np.arange(1, 5, dtype="float32")
 
-# operation on x (and a second tensor y of the same shape), what it is in NumPy, class of the tf_keras layer
+# operation on x (and a second tensor y of the same shape), NumPy equivalent, class of the tf_keras layer
 NATIVE = {
     "Add": (lambda o, x, y: x + y, lambda x, y: x + y, "Add"),
     "Add, number": (lambda o, x, y: 3 + x, lambda x, y: 3 + x, "Rescaling"),
@@ -177,7 +177,7 @@ def test_a_model_of_operations_called_twice_gives_each_call_its_layer():
 
 
 def test_a_mask_ends_at_an_operation():
-    """keras.ops drops masks, layers of tf_keras would pass them on: then the LSTM would see one."""
+    """keras.ops drops masks, but tf_keras layers would pass them on to the LSTM."""
     import keras
 
     x = keras.Input((6,), dtype="int32")

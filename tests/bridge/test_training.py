@@ -1,4 +1,4 @@
-"""Training mode across the bridge: losses, updates and one step of SGD are the same in both Kerases."""
+"""Training mode across the bridge: losses, updates and one step of SGD are the same in both Keras versions."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def recurrent(k):
 
 
 class Attention:
-    """Layers and operations in a graph."""
+    """A graph of layers and operations."""
 
     def __new__(cls, k):
         inputs = k.Input((4, 6))
@@ -44,7 +44,7 @@ def model_of(name):
 
 
 def by_layer(model, like):
-    """The weights of the flat `model` in the order of those of `like`."""
+    """The weights of the flat `model`, in the order of those of `like`."""
     return bridge.to_keras(model, like).get_weights()
 
 
@@ -74,7 +74,7 @@ def test_a_step_of_sgd_is_the_same(name):
 
 
 def test_stochastic_depth_drops_whole_samples():
-    """Keeps with probability 0.75 and divides by it: 0 or 4/3, the same within a sample."""
+    """It keeps with probability 0.75 and divides by that: the factor is 0 or 4/3, the same within a sample."""
     from tfopt.bridge import native
 
     layer = native.classes("StochasticDepth")(0.25)

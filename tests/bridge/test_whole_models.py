@@ -19,7 +19,7 @@ needs_shared = pytest.mark.skipif(SHARED is None, reason="TFOPT_SHARED does not 
 
 @pytest.fixture(params=["keras", "tf_keras"])
 def api(request):
-    """Each test runs for either Keras."""
+    """Run each test in both Keras versions."""
     import keras
 
     return keras if request.param == "keras" else keras_compat.tf_keras()
@@ -114,7 +114,7 @@ def test_trainable_flags_are_carried(api):
     model.get_layer("join").trainable = False
     flat = bridge.to_tf_keras(model)
     frozen = {layer.name for layer in flat.layers if not layer.trainable}
-    # In tf_keras a frozen model freezes all in it, in Keras 3 the flag of the layer decides.
+    # In tf_keras a frozen model freezes everything in it; in Keras 3 the layer's own flag decides.
     inside = {"norm"} if keras_compat.is_tf_keras_model(model) else set()
     assert frozen == {"base_conv", "relu", "drop", "pool", "join"} | inside
     assert {layer.name for layer in bridge.clone(flat).layers if not layer.trainable} == frozen
@@ -188,7 +188,7 @@ def test_missing_layer_and_wrong_shape_are_named(api):
 
 
 def test_way_back_is_checked(api):
-    """The same names and shapes, but another activation: the weights fit, the model is another."""
+    """A different activation under the same names and shapes: the weights fit, but the model differs."""
     tf_keras = keras_compat.tf_keras()
     model = api.Sequential([api.Input((4,)), api.layers.Dense(3, name="one"), api.layers.Dense(2, name="two")])
     other = tf_keras.Sequential(
@@ -337,7 +337,7 @@ def test_sequential_built_late(api):
 
 
 def test_explicit_inference_mode():
-    """tf_keras obeys `base(x, training=False)` during fit; Keras 3 overrules it. Each twin does as its model."""
+    """tf_keras obeys `base(x, training=False)` during fit; Keras 3 overrides it. Each twin behaves like its model."""
     import keras
 
     for api, frozen in ((keras, False), (keras_compat.tf_keras(), True)):

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: exit codes, one line for an error, help, and files that are right."""
+"""The command line from the outside: exit codes, one-line errors, help, and the files that it writes."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ FILES = ["data.json", "model.keras", "model.tflite", "recipe.json", "report.json
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Each test works in a folder of its own; the variable that the command sets does not outlive it."""
+    """Run each test in a separate folder, and restore the variable that the command sets."""
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -35,7 +35,7 @@ def tfopt_command(*arguments):
 
 
 def failed(done, code, *told):
-    """One line on stderr, nothing on stdout, no traceback."""
+    """Check for one line on stderr, nothing on stdout and no traceback."""
     assert done.exit_code == code, done.output
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -47,7 +47,7 @@ def failed(done, code, *told):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A small Keras 3 model, the same as .h5 of tf_keras, its int8 .tflite, data, and a quick recipe."""
+    """A small Keras 3 model, the same as a tf_keras .h5, its int8 .tflite, data, and a quick recipe."""
     import keras
 
     folder = tmp_path_factory.mktemp("files")
@@ -112,7 +112,7 @@ def test_version():
 
 
 def test_a_pipe_that_is_closed_is_no_error_of_tfopt(tmp_path):
-    """As behind `tfopt inspect FILE | head`: rich ends with SystemExit."""
+    """As in `tfopt inspect FILE | head`, where rich raises SystemExit."""
     read, write = os.pipe()
     os.close(read)
     model, program = small_model_file(tmp_path), "from tfopt.cli import main; main()"
@@ -203,7 +203,7 @@ def test_a_bug_is_exit_code_3(files, tmp_path, monkeypatch):
 
 def test_debug_shows_the_traceback(files, tmp_path):
     done = tfopt_command("--debug", "run", tmp_path / "none.json")
-    assert done.exit_code == 1  # CliRunner's, for what Python would print
+    assert done.exit_code == 1  # from CliRunner, for an exception that Python would print
     assert isinstance(done.exception, tfopt.RecipeError)
     outside = subprocess.run(
         [sys.executable, "-m", "tfopt.cli", "--debug", "run", "none.json"], capture_output=True, text=True
@@ -401,7 +401,7 @@ def test_a_recipe_script_runs_for_real(files, tmp_path):
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """A student, two teachers that each know two classes (one as a file, one as a folder of tfopt's), and data."""
+    """A student, two teachers that each know two classes (one as a file, one as a result folder of tfopt), and data."""
     import keras
 
     folder = tmp_path_factory.mktemp("taught")

@@ -1,4 +1,4 @@
-"""`tfopt export` as a person meets it, and work in a process of its own."""
+"""`tfopt export` from the outside, and work in a separate process."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tfopt.tflite.read import LiteModel
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small model, data with class names, and files that are none."""
+    """A small model, data with class names, and files that are not models."""
     folder = tmp_path_factory.mktemp("export")
     layers, x = tf_keras().layers, np.random.default_rng(0).normal(size=(80, 8, 8, 1)).astype("float32")
     tf_keras().utils.set_random_seed(0)
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def here(monkeypatch):
-    """The command, quiet from the start."""
+    """Silence TensorFlow from the start."""
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
 
 

@@ -1,4 +1,4 @@
-"""Names from files reach the terminal as text: nothing in them is obeyed."""
+"""Names from files reach the terminal as text: it interprets nothing in them."""
 
 import io
 import re
@@ -33,7 +33,7 @@ OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066
         (EVIL, SHOWN),
         ("\t\x00\x7f", r"\t\x00\x7f"),
         ("\u200b\ufeff\u00ad\u200f\u2028\U000e0041", r"\u200b\ufeff\xad\u200f\u2028\U000e0041"),
-        ("\udcff", r"\udcff"),  # a byte of a file name that is no UTF-8
+        ("\udcff", r"\udcff"),  # a byte of a file name that is not UTF-8
         ("", ""),
         (3, "3"),
     ],
@@ -48,7 +48,7 @@ def test_lines_may_stay():
 
 
 def flat(text):
-    """The text without the lines of a table, and without those that wrapping made."""
+    """The text without table borders and line breaks."""
     return re.sub(r"[\s│┃]", "", text)
 
 
@@ -84,7 +84,7 @@ def test_what_results_print():
 
 @pytest.fixture(scope="module")
 def evil_tflite(tmp_path_factory):
-    """A file whose input, whose operator and whose classes bear such names."""
+    """A file whose input, operator and classes have such names."""
     import keras
 
     keras_model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -156,7 +156,7 @@ def test_the_line_and_the_bar_of_many_images(monkeypatch):
         stream.isatty = lambda terminal=terminal: terminal
         with images._progress(3000, EVIL) as advance:
             advance(3000)
-        assert r"a\x1b[2Jb\u202ec\nd\re\x9bf[red]g[/red]:smile:" in stream.getvalue()  # the bar cuts what is longer
+        assert r"a\x1b[2Jb\u202ec\nd\re\x9bf[red]g[/red]:smile:" in stream.getvalue()  # the bar cuts longer names
         assert "\x1b[2Jb" not in stream.getvalue() and "\u202e" not in stream.getvalue()
         stream.truncate(0)
 
@@ -172,7 +172,7 @@ def test_the_bar_of_a_teacher(monkeypatch):
 
 
 def test_errors_keep_what_they_say(tmp_path):
-    with pytest.raises(ModelError, match="x\x1b"):  # plain only where it is printed
+    with pytest.raises(ModelError, match="x\x1b"):  # escaped only when printed
         tfopt.load_model(tmp_path / "x\x1b")
     assert np.char.str_len(np.array([SHOWN]))[0] > len(EVIL)
 

@@ -1,4 +1,4 @@
-"""The data room: what is read, fed, split and refused; expectations from hand-made pixels and NumPy."""
+"""The data room: reading, feeding, splitting and errors; expected values from hand-made pixels and NumPy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def image_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: i
 
 
 def arrays(count: int = 100, classes: int = 4, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (n, 3) whose first value is the sample's index, so that they can be told apart; labels i % classes."""
+    """Inputs (n, 3) whose first value is the index of the sample, to tell them apart; labels i % classes."""
     x = np.random.default_rng(seed).normal(size=(count, 3)).astype(np.float32)
     x[:, 0] = np.arange(count)
     return x, np.arange(count) % classes
@@ -378,13 +378,13 @@ def test_an_npz_may_name_its_classes(tmp_path: Path) -> None:
     np.savez(tmp_path / "named.npz", x=x, y=y, class_names=["ash", "beech", "cedar", "date", "elm"])
     data = load_data(tmp_path / "named.npz")
     assert data.class_names == ("ash", "beech", "cedar", "date", "elm")
-    assert data.num_classes == 5  # the last of them has no sample
+    assert data.num_classes == 5  # the last class has no sample
     np.savez(tmp_path / "numbered.npz", x=x, y=y, class_names=[1, 2, 3, 4])
     with pytest.raises(DataError, match=r"class_names .* as strings"):
         load_data(tmp_path / "numbered.npz")
 
 
-# Bad input: one clear DataError each
+# Bad input: one clear DataError for each
 
 
 def bad_value(value: float) -> tuple[np.ndarray, np.ndarray]:
@@ -565,7 +565,7 @@ def test_bad_batches() -> None:
         Augmentation(shift=1.0)
 
 
-# The whole
+# A whole data set
 
 
 def test_describe_names_everything() -> None:

@@ -1,4 +1,4 @@
-"""Distilled models in both Kerases: what they minimize, what they leave alone, what they refuse."""
+"""Distilled models in both Keras versions: what they minimize, what they leave alone, what they refuse."""
 
 import subprocess
 import sys
@@ -49,13 +49,13 @@ def data():
 
 
 def compiled(model, package, rate=0.0, **kwargs):
-    """With a learning rate of 0, so that a step shows the loss and changes nothing."""
+    """Compile with a learning rate of 0, so that a step shows the loss and changes nothing."""
     model.compile(package.optimizers.SGD(rate), package.losses.SparseCategoricalCrossentropy(), **kwargs)
     return model
 
 
 def in_training(model, x):
-    """Output and conv features of a Keras model as its training mode gives them, without changing it."""
+    """The output and conv features of a Keras model in training mode, without changing it."""
     norm = model.get_layer("norm")
     before = norm.get_weights()
     package = keras if isinstance(model, keras.Model) else tf_keras()
@@ -109,7 +109,7 @@ def test_asked_once_and_asked_at_every_step_learn_the_same(api, data):
         compiled(distilled, api, rate=0.1).fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
         weights.append(student.get_weights())
     for once, always in zip(*weights, strict=True):
-        np.testing.assert_allclose(once, always, atol=2e-4)  # features are kept in half precision
+        np.testing.assert_allclose(once, always, atol=2e-4)  # features are stored in half precision
     assert any((a != b).any() for a, b in zip(weights[0], network(api).get_weights(), strict=True))
 
 
@@ -129,12 +129,12 @@ def test_the_student_runs_once_a_step_and_the_teacher_once_in_all(api, data):
 
     teacher_model = teacher_of()
     distilled = distill(student, teacher, Distillation(losses=(Hinton(), TeacherFree())))
-    compiled(distilled, api, run_eagerly=True).fit(x[:40], y[:40], batch_size=10, verbose=0)  # all that looks first
+    compiled(distilled, api, run_eagerly=True).fit(x[:40], y[:40], batch_size=10, verbose=0)  # inspects the teacher
     student.get_layer("conv").call = counted
     calls.update(teacher=0)
     distilled.fit(x[:40], y[:40], batch_size=10, epochs=2, verbose=0)
-    assert calls["student"] == 2 * 4 + 2  # and two looks at a few samples before the work starts
-    assert calls["teacher"] == 2 * 40  # those looks; its answers are known by now
+    assert calls["student"] == 2 * 4 + 2  # plus two for the inspection of a few samples before the start
+    assert calls["teacher"] == 2 * 40  # those of the inspection; its answers are cached by now
 
 
 def test_predict_evaluate_and_save_are_the_students_own(api, data, tmp_path):
@@ -252,7 +252,7 @@ def test_a_dataset_that_repeats_itself_is_asked_about_once(api, data):
     distilled = compiled(distill(network(api), teacher, Distillation(cache="always")), api)
     distilled.fit(batches, epochs=3, verbose=0)
     looked = sum(asked) - 48
-    assert 0 < looked <= 48  # the look at a few samples
+    assert 0 < looked <= 48  # the inspection of a few samples
     shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(48).batch(16)
     with pytest.raises(DataError, match="another order"):
         distilled.fit(shuffled, epochs=1, verbose=0)
@@ -272,7 +272,7 @@ def test_by_hand_within_a_stage(api, data, stage):
     compiled(distilled, tf_keras(), 0.05)
     logs = distilled.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=stage.callbacks()).history
     assert logs["fitnets"][-1] > 0
-    stripped = stage.strip(applied)  # raises where the promise does not hold
+    stripped = stage.strip(applied)  # raises if a promise does not hold
     assert isinstance(stripped, api.Model)
     kernel = stripped.get_layer("conv").get_weights()[0]
     assert (kernel != model.get_layer("conv").get_weights()[0]).any()
@@ -309,7 +309,7 @@ def test_l2_sp_starts_at_zero_and_pulls_back(api, data):
 
 
 def test_two_replicas_learn_what_one_does():
-    """In a process of its own: the number of devices is fixed once TensorFlow runs."""
+    """Runs in a separate process: the number of devices is fixed once TensorFlow starts."""
     code = """
 import numpy as np, tensorflow as tf, keras, sys
 two = [tf.config.LogicalDeviceConfiguration()] * 2

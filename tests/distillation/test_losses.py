@@ -47,7 +47,7 @@ SMALL = {"a": (2, 2, 3)}, {"x": (7,)}
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """What a loss is given, in float64; `weights` are those of its connectors."""
+    """The inputs of a loss in float64; `weights` are those of its connectors."""
 
     student: Any
     teacher: Any
@@ -71,7 +71,7 @@ def draw(shapes=SHAPES, seed=0, batch=BATCH):
     )
 
 
-# The references. Each takes the numbers and the config, and gives (batch,) or ().
+# The references. Each takes the numbers and the config, and returns (batch,) or ().
 
 
 def tempered(z, temperature):
@@ -136,7 +136,7 @@ def l2_sp(n):
 
 
 def area(x, axis, size):
-    """To `size` points, by way of the least common multiple of both sizes."""
+    """Resize to `size` points through the least common multiple of both sizes."""
     old = x.shape[axis]
     fine = np.repeat(x, math.lcm(old, size) // old, axis=axis)
     return np.mean(np.reshape(fine, (*x.shape[:axis], size, -1, *x.shape[axis + 1 :])), axis=axis + 1)
@@ -154,7 +154,7 @@ def of_pairs(n, layers):
 
 
 def connected(s, t, weights):
-    """The student's features at the teacher's width; takes what it uses of `weights`."""
+    """The student's features at the teacher's width; consumes the `weights` that it uses."""
     if s.shape[-1] == t.shape[-1]:
         return s
     kernel, bias = next(weights), next(weights)
@@ -239,11 +239,11 @@ def vid(n, layers, depth=3, initial_variance=5.0):
     return sum(terms)
 
 
-# Changes under which the losses do not change.
+# Changes that leave the losses unchanged.
 
 
 def change(**changes):
-    """Numbers -> Numbers with these fields changed; the students' features by one function for all layers."""
+    """Return a function of Numbers that changes these fields; for `mine`, the features of all layers."""
 
     def changed(n):
         return dataclasses.replace(n, **{
@@ -269,7 +269,7 @@ def rotated(x):
 
 
 def mixed(x):
-    """The channels turned."""
+    """The channels rotated."""
     return x @ scipy.stats.ortho_group.rvs(x.shape[-1], random_state=1)
 
 
@@ -308,8 +308,8 @@ def flat(n):
 class Row:
     """A loss in the table.
 
-    `changes`: the loss stays as it is under each. `zero`: it is 0 where student and teacher are equal. `bad`: configs
-    that are refused. `shapes`: of the features.
+    `changes`: none of them changes the loss. `zero`: the loss is 0 if student and teacher are equal. `bad`: invalid
+    configs. `shapes`: of the features.
     """
 
     reference: Callable[..., Any]
@@ -376,14 +376,14 @@ def loss_inputs(n, dtype="float32"):
 
 
 def expected(loss, n, connectors):
-    """The reference in float64, at the connectors' own weights."""
+    """The reference in float64, with the connectors' own weights."""
     config = {field.name: getattr(loss, field.name) for field in dataclasses.fields(loss) if field.name != "weight"}
     weights = tuple(np.array(w, "float64") for layer in connectors for w in layer.get_weights())
     return TABLE[type(loss)].reference(dataclasses.replace(n, weights=weights), **config)
 
 
 def with_gradients(loss, n, connectors=None, dtype="float32"):
-    """The loss and the gradients of its sum, by everything that trains."""
+    """The loss, and the gradients of its sum for everything that trains."""
     connectors = connect(loss, n) if connectors is None else connectors
     inputs = loss_inputs(n, dtype)
     with tf.GradientTape() as tape:
@@ -422,7 +422,7 @@ def test_value_is_that_of_the_paper(kind, api):
 
 @all_losses
 def test_default_config(kind):
-    """The papers' own constants stand in the references as defaults."""
+    """The defaults are the constants of the papers, which the references state."""
     loss, n = kind(**{key: value for key, value in TABLE[kind].config.items() if key == "layers"}), draw()
     connectors = connect(loss, n)
     value = loss(loss_inputs(n), connectors)
@@ -506,7 +506,7 @@ def test_half_precision_is_computed_in_full(kind):
 
 
 def opposite(x):
-    """One value a row, 1 or -1, so that the cosines are exactly so."""
+    """One value per row, 1 or -1, so that the cosines are exact."""
     return np.eye(1, x[0].size).reshape(x[:1].shape) * np.array([1, -1, 1, -1]).reshape(-1, *(1,) * (x.ndim - 1))
 
 
@@ -553,13 +553,13 @@ def test_extremes_stay_finite(kind):
         value, gradients = with_gradients(loss, n)
         assert np.isfinite(value).all(), name
         assert all(np.isfinite(gradient).all() for gradient in gradients), name
-        if name in ("constant", "zero", "zero both", "equal rows", "two equal rows"):  # where there is no direction
+        if name in ("constant", "zero", "zero both", "equal rows", "two equal rows"):  # with no direction
             assert all(np.abs(gradient).max() < 1e4 for gradient in gradients), name
 
 
 @pytest.mark.parametrize("kind", [StandardizedKD, DIST], ids=lambda kind: kind.label)
 def test_rounding_errors_have_no_direction(kind):
-    """Equal logits whose float32 mean is not what they are: the standard deviation is all rounding."""
+    """Equal logits whose float32 mean differs from them: the standard deviation consists of rounding errors."""
     teacher = tf.constant(np.random.default_rng(0).normal(size=(9, 7)), tf.float32)
     student = tf.constant(np.linspace(0.1, 0.9, 9)[:, None].repeat(7, axis=1), tf.float32)
     assert np.any(tf.reduce_mean(student, axis=-1) != student[:, 0])
@@ -664,7 +664,7 @@ def test_the_variance_does_not_vanish():
 
 
 def test_weights_of_the_papers():
-    """Of the term, and beside it of the loss on the labels."""
+    """Of the loss term, and of the loss on the labels next to it."""
     others = {Hinton: (0.9, 0.1), MultilabelKD: (0.9, 0.1), StandardizedKD: (9, 0.1), TeacherFree: (0.1, 0.9),
               BoundedRegression: (0.5, 1), L2: (1e-4, 1), L2SP: (0.1, 1), AttentionTransfer: (1000, 1),
               SimilarityPreserving: (3000, 1)}  # fmt: skip
@@ -680,7 +680,7 @@ def test_hint_phase():
 
 
 def three_classes(teacher, student):
-    """Logits of these probabilities, label 0."""
+    """Logits with these probabilities, label 0."""
     return LossInputs(tf.math.log([student]), tf.math.log([teacher]), tf.constant([[1.0, 0.0, 0.0]]))
 
 
@@ -716,7 +716,7 @@ def test_dkd_splits_the_divergence():
 
 
 def test_dist_sees_relations_only():
-    """Probabilities drawn to the uniform: by one share for all, or for each sample its own (inter-class alone)."""
+    """Probabilities moved toward uniform: all by the same amount, or each sample by its own (inter-class only)."""
     n = draw()
     q = tempered(n.student, 1.0)
     shares = np.linspace(0.2, 0.9, BATCH)[:, None]

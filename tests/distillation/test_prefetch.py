@@ -1,4 +1,4 @@
-"""A teacher that is asked ahead of its student: the same answers, of the teacher as it is at that moment."""
+"""A teacher that runs ahead of its student gives the same answers, with the weights it has at that moment."""
 
 import keras
 import numpy as np
@@ -55,7 +55,7 @@ def in_the_step(monkeypatch):
 
 
 def taught(api, data, teacher, *, as_dataset=False, distillation=LIVE, **fit):
-    """The weights of a student after two epochs, its logs, and whether the teacher was asked ahead."""
+    """The weights of a student after two epochs, its logs, and whether the teacher ran ahead."""
     x, y = data
     student = network(api)
     distilled = compiled(distill(student, teacher, distillation), api)

@@ -1,4 +1,4 @@
-"""Teachers that are no other model: mean teacher, mutual learning, born-again generations, early exits.
+"""Learning without another model as teacher: mean teacher, mutual learning, born-again generations, early exits.
 
 Expected numbers are float64 NumPy, written from the papers; gradients of a linear model are derived by hand.
 """
@@ -32,7 +32,7 @@ def api(request):
 
 @pytest.fixture(scope="module")
 def table():
-    """24 samples of 5 values, of 3 classes."""
+    """24 samples of 5 values in 3 classes."""
     rng = np.random.default_rng(3)
     return rng.normal(size=(24, 5)).astype("float32"), rng.integers(0, 3, 24)
 
@@ -46,7 +46,7 @@ def linear(api, seed=0, name="linear"):
 
 
 def network(api, seed=0):
-    """With BatchNorm, Dropout and probabilities."""
+    """A model with BatchNorm, Dropout and probabilities."""
     api.utils.set_random_seed(seed)
     layers = api.layers
     inner = [layers.Dense(8, activation="relu", name="first"), layers.BatchNormalization(name="norm")]
@@ -70,7 +70,7 @@ def values(weights, x):
 
 
 def hard_gradient(weights, x, y, sample_weight=1.0):
-    """Of the mean crossentropy with respect to the logits."""
+    """The gradient of the mean crossentropy with respect to the logits."""
     p = softmax(values(weights, x), axis=1)
     return (p - np.eye(3)[y]) * np.reshape(sample_weight * np.ones(len(x)), (-1, 1)) / len(x)
 
@@ -107,7 +107,7 @@ def test_ramp_follows_the_paper():
 
 
 def test_average_by_hand(api):
-    """The mean of all states until 1 / (t + 1) falls below 1 - decay; then exponential. Frozen weights are copied."""
+    """The mean of all states until 1 / (t + 1) falls below 1 - decay, then exponential. Frozen weights are copied."""
     model = network(api)
     model.get_layer("second").trainable = False
     average = Average(model, decay=0.6)
@@ -188,7 +188,7 @@ def test_gaps():
 
 @pytest.mark.parametrize("form", ["together", "marked", "dataset"])
 def test_one_step_by_hand(api, table, form):
-    """The loss, its terms, and the step: labels move by labeled samples, consistency by all, the teacher by none."""
+    """The loss, its terms and the step: labels use labeled samples, consistency all; the teacher gets no step."""
     import tensorflow as tf
 
     x, y = table
@@ -198,7 +198,7 @@ def test_one_step_by_hand(api, table, form):
     model = compiled(mean_teacher(student, MeanTeacher(ramp_up=0, weight=3.0)), api)
     model.teacher.set_weights(other)
     marked = np.where(np.arange(24) < labeled, y, -1)
-    whole = np.concatenate([sample_weight, np.full(18, 7, "float32")])  # those of unlabeled samples are not looked at
+    whole = np.concatenate([sample_weight, np.full(18, 7, "float32")])  # those of unlabeled samples are ignored
     if form == "together":
         history = model.fit(x[:6], y[:6], unlabeled=x[6:], sample_weight=sample_weight, batch_size=24, verbose=0)
     elif form == "marked":
@@ -223,7 +223,7 @@ def test_one_step_by_hand(api, table, form):
 
 
 def test_unlabeled_samples_leave_the_labels_alone(api, table):
-    """Without weight on consistency, training is that of the student on its labels, class weights and all."""
+    """Without weight on consistency, training equals that of the student on its labels, class weights included."""
     x, y = table
     plain, student = linear(api), linear(api)
     given = {"class_weight": {0: 1.0, 1: 3.0, 2: 0.5}, "epochs": 3, "verbose": 0, "shuffle": False}
@@ -277,7 +277,7 @@ def test_the_second_view_is_the_teachers(api, table):
 
 
 def test_noise_is_added_to_both_views(api):
-    """Of an untrained linear regression, the gap is the variance of the difference of two noises: 2 s^2 |w|^2."""
+    """For an untrained linear regression, the gap is the variance of the difference of two noises: 2 s^2 |w|^2."""
     student = linear(api)
     settings = MeanTeacher(ramp_up=0, weight=1.0, noise=0.5, task="regression")
     model = mean_teacher(student, settings)
@@ -367,7 +367,7 @@ def test_mean_teacher_refuses():
 
 
 def test_few_labels_and_the_mean_teacher():
-    """Two arcs with two labels each: agreement on unlabeled samples carries the labels along the arcs."""
+    """Two arcs with two labels each: agreement on unlabeled samples spreads the labels along the arcs."""
     import keras
 
     def arcs(angle, y):
@@ -415,7 +415,7 @@ def stages():
 
 @pytest.mark.parametrize("stage", stages(), ids=lambda stage: stage.__name__)
 def test_course_in_every_stage(images, small_model, stage):
-    """The promise holds, whatever `use`; and lending weights to the teacher leaves the student as it was."""
+    """The promise holds for every `use`, and lending weights to the teacher does not change the student."""
     plain = small_model(tf_keras())
     session = MeanTeacherSession(MeanTeacher(labeled=0.25, use="teacher"), images, augment=None, seed=0)
     step = stage(epochs=2)
@@ -428,20 +428,20 @@ def test_course_in_every_stage(images, small_model, stage):
     history = learner.fit(batches, epochs=2, verbose=0, callbacks=step.callbacks())
     assert history.history["consistency"][-1] > 0 and np.isfinite(history.history["loss"]).all()
     x = images.test.x(slice(0, 8))
-    own = np.asarray(model(x, training=False))  # brings what each pass computes anew (indices of clusters) up to date
+    own = np.asarray(model(x, training=False))  # updates what each pass recomputes (indices of clusters)
     before = model.get_weights()
     taught = np.asarray(learner.average.answers(x))
     same([model(x, training=False)], [own], 0)
     same(model.get_weights(), before, 0)
     if learner.average.model is None:
         assert np.abs(taught - own).max() > 1e-6
-    step.strip(model)  # raises where a promise does not hold
+    step.strip(model)  # raises if a promise does not hold
     assert all(isinstance(note, str) for note in [*session.notes(), *session.summary(history.history)])
     assert (learner.average.model is not None) == (stage.__name__ == "FineTune")
 
 
 def test_one_step_by_hand_in_a_wrapper(table):
-    """The student answers for its teacher with lent weights, and learns nothing from doing so."""
+    """The student answers for its teacher with lent weights, and learns nothing from that."""
     from tfopt.stages import FineTune
 
     x, y = table
@@ -476,13 +476,13 @@ def test_the_average_of_a_pruned_model_is_of_masked_weights_and_unmasked(images,
     kernel, mask, _ = wrapper.pruning_vars[0]
     average = Average(model, 0.9)
     x = images.test.x(slice(0, 8))
-    kernel.assign(kernel + 1.0)  # as a step moves masked weights off zero, until the next pass
+    kernel.assign(kernel + 1.0)  # because a step moves masked weights off zero until the next pass
     state = kernel.numpy()
     average.update()
     mean = next(mean for weight, mean in average._pairs if weight is kernel)
-    pruned = state - 1.0  # the start of the average: masked already
+    pruned = state - 1.0  # the start of the average: already masked
     np.testing.assert_allclose(mean.numpy(), (pruned + state * mask.numpy()) / 2, atol=1e-6)
-    mean.assign_add(5.0 * (1 - mask))  # what fell may live on in the teacher
+    mean.assign_add(5.0 * (1 - mask))  # pruned weights may survive in the teacher
     with_it = np.asarray(average.answers(x))
     mean.assign_sub(5.0 * (1 - mask))
     assert np.abs(np.asarray(average.answers(x)) - with_it).max() > 1e-3
@@ -546,7 +546,7 @@ def test_peer_gaps():
 
 
 def test_mutual_step_by_hand(api, table):
-    """Each student moves by its own loss alone: its peers are targets."""
+    """Each student moves by its own loss only: its peers are targets."""
     x, y = table
     weights = np.linspace(0.5, 1.5, 24).astype("float32")
     students = [linear(api, seed, f"peer{seed}") for seed in range(3)]
@@ -691,7 +691,7 @@ def test_exit_terms_by_hand(api, pictures):
 
 
 def test_exits_do_not_pull_at_what_teaches_them(api, pictures):
-    """The classifier, and the layer of the deepest features, move as without exits; the layers below do not."""
+    """The classifier and the layer of the deepest features move as without exits; the layers below do not."""
     x, y = pictures
     alone, student = convolutional(api), convolutional(api)
     compiled(alone, api).fit(x, y, batch_size=32, verbose=0)
@@ -759,7 +759,7 @@ def test_exits_refuse():
 
 
 def test_fresh_weights(api):
-    """New for each generation and layer, the same for the same seed; what training does not move stays."""
+    """New for each generation and layer, equal for equal seeds; what training does not move stays."""
     initial = api.initializers.HeNormal(seed=3)
     layers = api.layers
     scale = layers.Normalization()
@@ -782,7 +782,7 @@ def test_fresh_weights(api):
 
 
 def test_generations_and_interruption(images, tmp_path, monkeypatch):
-    """What an interrupted run leaves is taken up, and the result is that of a run in one go."""
+    """Resuming an interrupted run gives the same result as an uninterrupted one."""
     import keras
 
     from tfopt.training.settings import Training

@@ -1,4 +1,4 @@
-"""Distillation in a whole run: the same teacher and views in all stages, told in the report, kept in the recipe."""
+"""Distillation in a whole run: the same teacher and views in all stages, in the report and in the recipe."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from tfopt.errors import DataError, ModelError, RecipeError
 
 
 def pictures(count, seed):
-    """Images (8, 8, 1) of two classes: bright above, or bright below."""
+    """Images (8, 8, 1) of two classes: bright in the upper or in the lower half."""
     rng = np.random.default_rng(seed)
     y = np.arange(count) % 2
     x = rng.normal(size=(count, 8, 8, 1)).astype("float32")
@@ -58,7 +58,7 @@ RECIPE = tfopt.Recipe(
 
 
 class Counting:
-    """A teacher as a function; its logits are known sums of the pixels, so that answers can be matched with inputs."""
+    """A function as teacher; its logits are known sums of pixels, so that answers can be matched with inputs."""
 
     def __init__(self):
         self.asked = 0
@@ -120,7 +120,7 @@ def test_terms_and_teacher_are_in_the_report_and_the_recipe(data, teacher, tmp_p
     assert tfopt.Recipe.load(tmp_path / "out" / "recipe.json") == RECIPE
     for old, now in zip(before, student.get_weights(), strict=True):
         np.testing.assert_array_equal(old, now)
-    assert result.model.count_params() == student.count_params()  # neither teacher nor connectors are in it
+    assert result.model.count_params() == student.count_params()  # without teacher and connectors
 
 
 def test_a_teacher_without_a_distillation_teaches_by_hinton(data, teacher):

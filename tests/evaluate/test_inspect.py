@@ -1,4 +1,4 @@
-"""What `inspect` and `compare` say about files, against weights set by hand."""
+"""What `inspect` and `compare` report about files, against weights set by hand."""
 
 import zlib
 
@@ -16,7 +16,7 @@ X = RNG.normal(size=(80, 6, 6, 2)).astype("float32")
 
 
 def filled(package):
-    """A convolution with 12 zeros among 5 values, and, nested, a head of 3 x 4 ones."""
+    """A convolution with 12 zeros among 5 values, and a nested 3 x 4 head of ones."""
     layers = package.layers
     head = package.Sequential([package.Input((3,)), layers.Dense(4, name="out")], name="head")
     source = package.Input((6, 6, 2))
@@ -67,13 +67,13 @@ def test_operators_of_a_tflite(files, name, dtype):
     conv, out, mean = parts["CONV_2D"], parts["FULLY_CONNECTED"], parts["MEAN"]
     kernel = np.array(filled(tf_keras()).get_layer("conv").get_weights()[0])
     if dtype == "int8":
-        kernel = np.round(kernel / np.abs(kernel).max(axis=(0, 1, 2)) * 127)  # a scale for each channel
+        kernel = np.round(kernel / np.abs(kernel).max(axis=(0, 1, 2)) * 127)  # one scale per channel
     unique = len(np.unique(kernel))
     assert (conv.shape, conv.parameters, conv.sparsity, conv.dtype) == ("(1, 5, 5, 3)", 27, 0.5, dtype)
     assert conv.unique == unique
-    assert out.parameters in (12, 16)  # the converter leaves out a bias of zeros
+    assert out.parameters in (12, 16)  # the converter drops a bias of zeros
     assert (out.unique, out.dtype) == (1, dtype)
-    assert (mean.parameters, mean.sparsity, mean.dtype) == (0, None, dtype)  # its axes are no parameters
+    assert (mean.parameters, mean.sparsity, mean.dtype) == (0, None, dtype)  # axes are not parameters
 
 
 @pytest.mark.parametrize("name", ["model.keras", "int8.tflite"])
@@ -104,7 +104,7 @@ def column(table, index):
 
 
 def test_compare_tells_agreement_between_the_predictions(files, tmp_path):
-    """The second file gives the classes in reverse order, so it agrees where the first has no single winner: never."""
+    """The second file reverses the order of the four classes, so the two files never agree."""
     import keras
 
     labels = np.arange(80) % 4

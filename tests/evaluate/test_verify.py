@@ -1,4 +1,4 @@
-"""A file against its model: noise made by hand, so that every number is known; and files side by side."""
+"""A file against its model, with known noise made by hand; and a comparison of files."""
 
 import math
 
@@ -21,7 +21,7 @@ CONV, DENSE = RNG.uniform(0.1, 1, (3, 3, 2, 4)), RNG.normal(size=(4, 3))
 
 
 def model(conv=1.0, dense=1.0, units=3, activation=None):
-    """A convolution, a mean and a dense layer without biases, the kernels times these factors."""
+    """A convolution, a mean and a dense layer without biases, with kernels scaled by these factors."""
     import keras
 
     layers = keras.layers
@@ -65,7 +65,7 @@ def test_the_same_weights_have_no_noise(folder):
 
 
 def test_noise_by_hand(folder):
-    # 1.1 instead of 1: noise of a tenth of the values, 20 log10(10) dB; and what is off by half has 20 log10(2).
+    # 1.1 instead of 1: noise of a tenth of the values is 20 log10(10) dB; values off by half have 20 log10(2).
     found = verify_file(model(), folder / "dense_off.tflite", folder / "data.npz", least_db=25)
     first, mean, second = found.signals
     assert min(first.sqnr, mean.sqnr) > 100

@@ -1,4 +1,4 @@
-"""The rows of layer_facts hold for the layers of both Kerases; and nobody else keeps lists of classes."""
+"""The rows of layer_facts hold for the layers of both Keras versions, and no other module lists classes."""
 
 import ast
 import inspect
@@ -52,7 +52,7 @@ SEQUENCES = ("SimpleRNN", "LSTM", "GRU", "RNN", "Bidirectional", "TimeDistribute
 
 
 def class_of(api, name):
-    """The class that Keras calls so; None where this Keras has none."""
+    """The class that Keras exports under this name; None if this Keras has none."""
     if name in ("LayerScale", "StochasticDepth"):
         return native.classes(name) if api is not keras else None
     if name == "ConvLSTMCell":
@@ -100,7 +100,7 @@ def shape_of(name):
 
 
 def called(api, name):
-    """A built layer, what it was given and what it gave, arrays; 2 samples."""
+    """A built layer, its inputs and its outputs as arrays; 2 samples."""
     layer = layer_of(api, name)
     x = np.random.default_rng(0).normal(size=(2, *shape_of(name))).astype("float32")
     if facts_named(name).looks_up:
@@ -120,7 +120,7 @@ def called(api, name):
 
 
 def rows(holds):
-    """(keras, class name) for each class of either Keras whose row is such that `holds(row)`."""
+    """(keras, class name) for each class in either Keras whose row satisfies `holds`."""
     for name in classes_with(holds):
         for api in (keras, tf_keras()):
             yield pytest.param(api, name, id=f"{api.__name__}-{name}")
@@ -132,7 +132,7 @@ def exists(api, name):
 
 
 def test_every_class_is_one_of_keras():
-    """Except StochasticDepth and LayerScale, which keras.applications brings: tfopt has them for tf_keras."""
+    """Except StochasticDepth and LayerScale of keras.applications, which tfopt provides for tf_keras."""
     assert [name for name in FACTS if all(class_of(api, name) is None for api in (keras, tf_keras()))] == []
 
 
@@ -146,7 +146,7 @@ def test_kernels_and_the_axis_of_their_output_channels(api, name):
         kernels = {"kernel": kernels["depthwise_kernel"]}
     found = {attribute: getattr(layer, attribute) for attribute in kernels}
     named = {weight.name.split("/")[-1].split(":")[0] for weight in layer.weights}
-    assert named - {"bias"} == set(kernels)  # no large weight is forgotten
+    assert named - {"bias"} == set(kernels)  # no large weight is missing
     for attribute, axis in kernels.items():
         inner = name.startswith("Separable") and attribute == "depthwise_kernel"
         channels = x.shape[-1] if inner else outputs.shape[-1]
@@ -192,7 +192,7 @@ def test_what_passes_stays_in_range(api, name):
     _, x, outputs = called(api, name)
     assert min(x.min(), 0) <= outputs.min() and outputs.max() <= max(x.max(), 0)
     doubled = np.asarray(layer_of(api, name)(2 * x))
-    np.testing.assert_allclose(doubled, 2 * outputs, rtol=1e-5, atol=1e-6)  # no constants of its own but zeros
+    np.testing.assert_allclose(doubled, 2 * outputs, rtol=1e-5, atol=1e-6)  # its only constants are zeros
 
 
 @pytest.mark.parametrize(("api", "name"), rows(lambda row: row.absent))
@@ -228,7 +228,7 @@ def test_a_class_without_a_row():
     assert facts_of(Mine()) == facts_named("Mine") == LayerFacts()
 
 
-# Who may name layer classes with weights, and why; docs/architecture.md says it too.
+# Who may name layer classes with weights, and why; docs/architecture.md lists them too.
 NAMES_THEM = {
     "tfopt/graph/layer_facts.py": "the table",
     "tfopt/bridge/twins.py": "which namesakes compute the same in tf_keras, each tried by a test",

@@ -1,4 +1,4 @@
-"""Outputs of inner layers beside a model's own: in one pass, shared layers, whatever the nesting."""
+"""Outputs of inner layers next to a model's own: in one pass, with shared layers, at any nesting."""
 
 import keras
 import numpy as np
