@@ -1,7 +1,7 @@
-"""Nothing in a model file runs without the user's word: files made to attack, all of which must be refused.
+"""Nothing in a model file runs unless the user allows it: all attack files must be refused.
 
-Each file is built here, by hand. A file is refused where tfopt raises ModelError and the canary is untouched; that the
-files are real is shown by plain Keras and plain TensorFlow, which fall for them (`test_the_attacks_are_real`).
+Each file is built here, by hand. A file counts as refused if tfopt raises ModelError and the canary is untouched. Plain
+Keras and plain TensorFlow, which the files do attack, show that they are real (`test_the_attacks_are_real`).
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def canary(tmp_path):
 
 
 def restore() -> None:
-    """What an attack that got through may have changed in this process."""
+    """Restore what a successful attack may have changed in this process."""
     import keras
     from keras.src.backend.common import global_state
 
@@ -85,7 +85,7 @@ def test_every_foreign_object_in_every_place_is_refused(tmp_path, monkeypatch, k
         model_file(path, module.places(form)[place](module.objects(canary)[name]), kind)
         try:
             tfopt.load_model(path)
-            if not place.startswith("compile_") or canary.touched:  # how a model was compiled may be left out
+            if not place.startswith("compile_") or canary.touched:  # compile settings may be dropped
                 through[name] = "loaded"
         except ModelError:
             if canary.touched:
@@ -107,12 +107,12 @@ def test_functions_of_tensorflow_that_are_no_arithmetic_are_refused(tmp_path, cl
             tfopt.load_model(path)
             through.append(symbol)
         except ModelError as error:
-            if "allow_unsafe" not in str(error):  # a loader stumbled over it: it was looked up, or even called
+            if "allow_unsafe" not in str(error):  # a loader failed on it: it was looked up, or even called
                 through.append(symbol)
     assert not through
 
 
-# Operations of any SavedModel, all that TensorFlow knows.
+# Operations of any SavedModel: all that TensorFlow knows.
 
 REACHES_OUT = (
     "Abort", "Audio.*Summary", "Barrier", "BoostedTrees", "Checkpoint", "Collective", "Configure", "Dataset", "Debug",
@@ -124,7 +124,7 @@ REACHES_OUT = (
 
 @pytest.mark.parametrize("in_library", [False, True], ids=["in_the_graph", "in_a_function"])
 def test_operations_that_reach_out_are_refused_wherever_they_stand(tmp_path, in_library):
-    """None is found by trying: a SavedModel with one node of it is refused before TensorFlow sees it."""
+    """A SavedModel with one such node is refused before TensorFlow sees it."""
     names = [name for name in known_operations() if any(re.search(each, name) for each in REACHES_OUT)]
     assert len(names) > 250
     through = []
@@ -134,7 +134,7 @@ def test_operations_that_reach_out_are_refused_wherever_they_stand(tmp_path, in_
             tfopt.transfer.open_hub(tmp_path / "model")
             through.append(name)
         except ModelError as error:
-            if "cannot be loaded" in str(error):  # TensorFlow was asked
+            if "cannot be loaded" in str(error):  # TensorFlow was called
                 through.append(name)
     assert not through
 
@@ -147,11 +147,11 @@ def known_operations() -> list[str]:
     return sorted(name for name in snake if op_def_registry.get(name) is not None)
 
 
-# That the files are real, and that the user's word counts.
+# The files are real, and the user's permission counts.
 
 
 def test_the_attacks_are_real(tmp_path):
-    """Plain Keras without safe mode, and plain TensorFlow, do what each file wants, in a process of their own."""
+    """Plain Keras without safe mode, and plain TensorFlow, do what each file wants, in a separate process."""
     chosen = [attack for attack in ATTACKS if attack.proof]
     rows = []
     for number, attack in enumerate(chosen):
@@ -175,7 +175,7 @@ def test_the_attacks_are_real(tmp_path):
 def test_the_users_word_lets_code_run(name, tmp_path, canary):
     (attack,) = (each for each in ATTACKS if each.id == name)
     path = attack.written(tmp_path, canary)
-    with contextlib.suppress(ModelError):  # it has run by then; the file makes no model
+    with contextlib.suppress(ModelError):  # it has run by then; the file contains no model
         tfopt.load_model(path, allow_unsafe=True)
     assert canary.ran.exists()
 
@@ -205,7 +205,7 @@ def test_registered_classes_and_custom_objects_load(tmp_path, kind, form):
     # tf_keras cannot read back the functions that it writes into .h5 files.
     activation = "linear" if (kind, form) == ("tf_keras", ".h5") else own_function
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # .h5 is a format of the past to both
+        warnings.simplefilter("ignore")  # both consider .h5 a legacy format
         api.Sequential([api.Input((4,)), own(api)(), api.layers.Activation(activation)]).save(path)
     given = {"own_function": own_function}
     found = tfopt.load_model(path, custom_objects=given)(np.ones((1, 4)))
@@ -221,7 +221,7 @@ def own_function(x):
 
 @pytest.mark.parametrize("kind", ["keras3", "tf_keras"])
 def test_a_name_that_the_user_stands_for_covers_no_module_that_the_file_names(tmp_path, canary, kind):
-    """The user gives `Own`; the file asks for a class of that name in a module of its maker."""
+    """The user trusts `Own`; the file names a class of that name in the attacker's module."""
     import keras
 
     api, module = (keras, attacks_keras3) if kind == "keras3" else (keras_compat.tf_keras(), attacks_tf_keras)
@@ -236,7 +236,7 @@ def test_a_name_that_the_user_stands_for_covers_no_module_that_the_file_names(tm
             assert not canary.touched, (where, registered)
 
 
-# Other doors.
+# Other ways in
 
 
 @pytest.mark.parametrize("name", ["keras3.keras-calls_saved_model_by_path", "tf_keras.keras-calls_model_from_json",
@@ -304,7 +304,7 @@ def test_pickled_answers_of_a_teacher_do_not_run(tmp_path, canary):
 
     path = tmp_path / "view0-output.npy"
     path.write_bytes(attacks_archives.npy(attacks_archives.object_array(canary)) + bytes(4))
-    with pytest.raises((ValueError, OSError)):  # `Answers` computes such a view again
+    with pytest.raises((ValueError, OSError)):  # `Answers` recomputes such a view
         answers._opened(path, 1)
     assert not canary.touched
 
@@ -391,7 +391,7 @@ def test_a_file_of_tf_keras_that_says_it_is_of_keras3_is_refused(tmp_path, canar
 
 @pytest.mark.parametrize("place", ["root", "layer", "optimizer"])
 def test_a_lambda_does_not_import_its_module(tmp_path, canary, place):
-    """tf_keras looks for the class in the module that the file names, whatever the class is called."""
+    """tf_keras looks for the class in the module that the file names, whatever its name."""
     foreign = {"class_name": "Lambda", "module": canary.module, "registered_name": None, "config": {"function": None}}
     path = tmp_path / "m.keras"
     api = legacy_api()

@@ -1,4 +1,4 @@
-"""Damaged files of every kind end in one clear error with their path, and a damaged checkpoint is started over."""
+"""Damaged files of every kind give one clear error with their path; after a damaged checkpoint the run starts over."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def files(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("whole")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # .h5 is a format of the past to both
+        warnings.simplefilter("ignore")  # both consider .h5 a legacy format
         for name, package in (("k3", keras), ("tfk", keras_compat.tf_keras())):
             model = package.Sequential([package.Input((4,)), package.layers.Dense(3), package.layers.Dense(2)])
             model.compile("sgd", "mse")
@@ -50,7 +50,7 @@ def files(tmp_path_factory):
 
 
 def damage(data, seed):
-    """One of four kinds of damage, a function of the seed."""
+    """One of four kinds of damage, chosen by the seed."""
     rng = random.Random(seed)
     begin = rng.randrange(len(data))
     return (
@@ -62,7 +62,7 @@ def damage(data, seed):
 
 
 def in_member(data, seed):
-    """The zip with such damage inside of one of its members."""
+    """The zip with such damage inside one of its members."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     name = random.Random(seed).choice(sorted(parts))
@@ -75,7 +75,7 @@ def in_member(data, seed):
 
 
 def refused(path, read, kinds):
-    """Whether `read` refuses the file at `path`; any other error than of these `kinds`, or without its path, fails."""
+    """Return whether `read` refuses the file at `path`; fail on an error not of these `kinds`, or without the path."""
     try:
         read(path)
     except kinds as error:
@@ -101,7 +101,7 @@ def test_damage_is_one_clear_error(files, tmp_path, name, how):
         path = tmp_path / f"{seed}{(files / name).suffix}"
         path.write_bytes(how(data, seed))
         found += refused(path, *DOORS[path.suffix])
-    assert found >= len(SEEDS) // 4  # each that is cut is refused, at least
+    assert found >= len(SEEDS) // 4  # at least every truncated file is refused
 
 
 @pytest.mark.parametrize("name", ["k3.keras", "tfk.keras", "k3.h5", "tfk.h5"])
@@ -126,7 +126,7 @@ for path in sys.argv[1:]:
 
 
 def test_damaged_tflites(files, tmp_path):
-    """In a process of its own, which LiteRT may end."""
+    """In a separate process, which LiteRT may crash."""
     data = (files / "m.tflite").read_bytes()
     paths = [tmp_path / f"{seed}.tflite" for seed in range(100)]
     for seed, path in enumerate(paths):
@@ -267,7 +267,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, write):
 
 
 def misfit(path, key):
-    """What a checkpoint of this run cannot be, though it is whole: by name."""
+    """Undamaged contents that cannot be a checkpoint of this run, by name."""
     weights = {f"weight_{place}": np.ones(shape, "float32") for place, shape in enumerate(((6, 3), (3,)))}
     texts = {
         "other weights": (rows({}, RUN), {"weight_0": np.ones((2, 2))}),

@@ -1,4 +1,4 @@
-"""Harmless model files load without anybody's word: all that both Kerases offer, and files as others write them.
+"""Harmless model files load without permission: everything both Keras versions offer, and files written by others.
 
 `pytest -s` prints how many were tried. `benchmarks/harmless_files.py` tries all of `keras.applications`.
 """
@@ -31,13 +31,13 @@ def api_of(kind):
 
 def saved(model, path, **settings):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # .h5 is a format of the past to both
+        warnings.simplefilter("ignore")  # both consider .h5 a legacy format
         model.save(path, **settings)
     return path
 
 
 def check(model, path, **settings):
-    """The file at `path` loads as `model` was."""
+    """Check that the file at `path` loads as `model`."""
     loaded = tfopt.load_model(path, **settings)
     print(f"harmless file {next(_NUMBERS)}: {path.name}")
     assert [type(layer).__name__ for layer in loaded.layers] == [type(layer).__name__ for layer in model.layers]
@@ -119,7 +119,7 @@ def own_loss(y_true, y_pred):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_own_losses_and_metrics_in_the_compile_settings(tmp_path, kind, form):
-    """Such a file loads; how it was compiled is left out where nobody can tell."""
+    """Such a file loads; compile settings that cannot be resolved are dropped."""
     api = api_of(kind)
     model = api.Sequential([api.Input((4,)), api.layers.Dense(3)])
     model.compile("adam", own_loss, metrics=[own_loss])
@@ -169,7 +169,7 @@ def with_groups(part):
     return part
 
 
-# SavedModels.
+# SavedModels
 
 
 def folder_of_tf_keras(tmp_path, name="model"):
@@ -199,7 +199,7 @@ def test_a_saved_model_with_recurrent_layers(tmp_path):
 
 
 def test_a_saved_model_with_a_class_of_its_own(tmp_path):
-    """tf_keras revives such a layer from the graph: no code of the class is needed."""
+    """tf_keras revives such a layer from the graph, which needs no code of the class."""
     api = keras_compat.tf_keras()
 
     class Doubling(api.layers.Layer):
@@ -280,7 +280,7 @@ def test_modules_of_control_flow_and_random_numbers(tmp_path):
     np.testing.assert_array_equal(np.asarray(model(np.ones((1, 4), "float32"))), [[5.0] * 4])
 
 
-# Files of others, and of tfopt itself.
+# Files of others, and of tfopt itself
 
 
 def test_the_shared_models(shared):
@@ -296,7 +296,7 @@ def test_the_shared_models(shared):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_models_that_crossed_the_bridge(tmp_path, form):
-    """They hold tfopt's classes: carried layers and operations, and layers of its own."""
+    """They contain tfopt's classes: carried layers and operations, and its own layers."""
     import keras
 
     inputs = keras.Input((8, 8, 3))
@@ -311,13 +311,13 @@ def test_models_that_crossed_the_bridge(tmp_path, form):
 
 
 def test_models_that_tfmot_has_wrapped(tmp_path):
-    """Its classes are the caller's word, given as a scope or as custom objects."""
+    """The caller provides the classes, in a scope or as custom objects."""
     import tensorflow_model_optimization as tfmot
 
     api, sparsity = keras_compat.tf_keras(), tfmot.sparsity.keras
     model = api.Sequential([api.Input((4,)), api.layers.Dense(3), api.layers.Dense(2)])
     wrapped = sparsity.prune_low_magnitude(model)
-    given = {"ConstantSparsity": sparsity.ConstantSparsity}  # a .keras file says where that is, but not who vouches
+    given = {"ConstantSparsity": sparsity.ConstantSparsity}  # a .keras file names the module, but no one vouches for it
     for form in FORMS:
         path = saved(wrapped, tmp_path / f"wrapped{form}")
         with sparsity.prune_scope():

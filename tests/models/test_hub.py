@@ -1,4 +1,4 @@
-"""Modules come back as native layers that compute the same, or as one layer whose limits are said."""
+"""Modules come back as equivalent native layers, or as one layer with stated limits."""
 
 import hashlib
 import os
@@ -50,7 +50,7 @@ def weighty(model):
 
 
 class Module(tf.Module):
-    """A callable of one batch, saved without a word about Keras."""
+    """A callable of one batch, saved without Keras."""
 
     def __init__(self, function, variables, shape=(None, *SHAPE), dtype=tf.float32):
         super().__init__()
@@ -71,7 +71,7 @@ def saved(folder, function, variables=(), **given):
     return folder
 
 
-# One operation, or a few that belong together, as layers
+# One operation, or a few that belong together, as layers.
 
 KERNEL = variable("block/kernel", 3, 3, 4, 6)
 NARROW = variable("thin/kernel", 3, 3, 2, 6)
@@ -139,7 +139,7 @@ CASES = {
             variance=VARIANCE,
             is_training=False,
         )[0],
-        ["BatchNormalization"],  # of the same variables, so the same layer
+        ["BatchNormalization"],  # the same variables, so the same layer
     ),
     "norm_in_parts": (
         lambda x: tf.nn.batch_normalization(x, MEAN, VARIANCE, BETA, GAMMA, 2e-3),
@@ -229,7 +229,7 @@ CASES = {
 
 
 def closed(function):
-    """`function` and a kernel, without which nothing is made; an activation keeps them apart."""
+    """`function` and a kernel, without which nothing is built; an activation separates them."""
 
     def whole(x):
         y = tf.nn.elu(function(x))
@@ -241,7 +241,7 @@ def closed(function):
     return whole, {4: ["ELU", "Conv2D"], 3: ["ELU", "Flatten", "Dense"], 2: ["ELU", "Dense"]}
 
 
-# What the two Kerases call differently, and one of each family.
+# What the two Keras versions name differently, and one of each family.
 IN_TF_KERAS = (
     "conv_padded_by_itself", "conv_grouped", "conv_bias_relu6", "depthwise_dilated_valid", "norm_without_scale",
     "pixels", "pixels_per_channel", "gate", "concat", "average_pool", "pad", "mean_and_squeeze", "flatten",
@@ -278,7 +278,7 @@ def test_every_operation_of_the_table_is_tried():
     ],
 )
 def test_the_statistics_of_batch_normalization_come_back(function):
-    """And not a scale and an offset that are equal in inference, but train differently."""
+    """They do, rather than an equivalent scale and offset, which would train differently."""
     model, _ = rebuilt(traced(lambda x: conv(function(x))), keras, name="net")
     norm = model.get_layer("norm")
     for found, expected in zip(norm.get_weights(), (GAMMA, BETA, MEAN, VARIANCE), strict=True):
@@ -402,7 +402,7 @@ def test_layers_that_compute_otherwise_are_not_handed_out(monkeypatch):
     monkeypatch.setitem(table._TABLE, "Relu", twice)
     with pytest.raises(NoLayerError, match="other outputs, by up to"):
         rebuilt(traced(lambda x: tf.nn.relu(conv(x))), keras, name="net")
-    with pytest.raises(NoLayerError, match="other outputs"):  # which a softmax of large numbers would hide
+    with pytest.raises(NoLayerError, match="other outputs"):  # a softmax of large numbers would hide it
         rebuilt(traced(lambda x: tf.nn.softmax(tf.nn.relu(conv(x, KERNEL * 1e5)))), keras, name="net")
 
 
@@ -483,7 +483,7 @@ def stored(tmp_path_factory):
 
 @PACKAGES
 def test_layers_that_tf_keras_stored(stored, package):
-    """Dropout, a regularizer, a momentum and a recurrent layer: none of these is in the graph for inference."""
+    """Dropout, a regularizer, a momentum and a recurrent layer: the inference graph has none of these."""
     model, folder = stored
     module = open_hub(folder, package=package)
     assert module.native
@@ -572,13 +572,13 @@ def test_stages_work_on_the_layers(tmp_path, name):
             assert np.mean(kernel == 0) == 0.5
         elif name == "Cluster":
             assert len(np.unique(kernel)) == 3
-        else:  # one int8 scale for each output channel
+        else:  # one int8 scale per output channel
             steps = kernel / (np.abs(kernel).max(tuple(range(kernel.ndim - 1))) / 127)
             np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
 
 
 def test_stages_reach_the_layers_of_a_real_module(shared):
-    """MobileNet V1: 14 convolutions, one of them the first, and 13 depthwise ones, which Prune spares."""
+    """MobileNet V1: 14 convolutions, the first of them included, and 13 depthwise ones, which Prune leaves alone."""
     archive = shared / "models" / "hub" / "mobilenet_025_224_feature_vector.tar.gz"
     module = open_hub(archive)
     assert module.native
@@ -600,12 +600,12 @@ def test_stages_reach_the_layers_of_a_real_module(shared):
 
 
 def wavy(x):
-    """Nothing here has a layer but the Dense at the end."""
+    """A function with no equivalent layer except the Dense at the end."""
     return tf.math.sin(space(x)) @ HEAD
 
 
 class Drops(tf.Module):
-    """Tells training from inference: it has running statistics, and an offset while it is trained."""
+    """Distinguish training from inference: with running statistics, and an offset in training."""
 
     def __init__(self):
         super().__init__()
@@ -628,7 +628,7 @@ def drops(folder):
 
 
 def forgotten(monkeypatch):
-    """As in a process that has opened no module yet."""
+    """As in a process that has not opened any module yet."""
     monkeypatch.setattr(hub_layers, "_OPENED", set())
 
 
@@ -688,7 +688,7 @@ def test_a_keras_file_holds_the_module(tmp_path, monkeypatch):
         file.unlink() if file.is_file() else file.rmdir()
     loaded = keras.models.load_model(tmp_path / "whole.keras")
     np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
-    loaded.fit(x, np.ones((4, 2)), verbose=0)  # the module's variables are still those that are trained
+    loaded.fit(x, np.ones((4, 2)), verbose=0)  # the trained variables are still those of the module
     assert np.abs(loaded.predict(x, verbose=0) - expected).max() > 1e-4
     again = keras.models.clone_model(loaded)
     again.set_weights(loaded.get_weights())
@@ -738,7 +738,7 @@ def test_stages_work_around_it(tmp_path, package):
 
 
 def test_text_goes_in(tmp_path):
-    """A lookup table is no variable; it comes along with the module, and with a file that holds it."""
+    """A lookup table is not a variable; it travels with the module, and with a file that contains it."""
 
     class Words(tf.Module):
         def __init__(self):
@@ -835,7 +835,7 @@ def test_a_handle_is_found_in_the_cache(tmp_path, monkeypatch):
 
 def test_a_handle_without_network_names_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # with no server
     with pytest.raises(
         ModelError, match=r"needs the network.*cache.*TFHUB_CACHE_DIR.*folder or \.tar\.gz instead"
     ) as told:

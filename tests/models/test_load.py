@@ -1,4 +1,4 @@
-"""Model files are told apart by content; the names here lie on purpose."""
+"""Model files are identified by content; the file names here are misleading on purpose."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def is_kind(model, kind):
 
 def quietly(model, path):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # .h5 is a format of the past to both
+        warnings.simplefilter("ignore")  # both consider .h5 a legacy format
         model.save(path)
 
 
@@ -206,7 +206,7 @@ def test_custom_functions_need_the_users_word(tmp_path, kind):
 
 @pytest.mark.parametrize("function", ["io.write_file", "py_function", "raw_ops.WriteFile"])
 def test_tensorflow_functions_that_reach_out_are_refused(tmp_path, function):
-    """A config made by hand: TFOpLambda calls what the file names."""
+    """A handmade config: TFOpLambda calls what the file names."""
     import h5py
 
     api, path = keras_compat.tf_keras(), tmp_path / "m.h5"
@@ -295,7 +295,7 @@ def test_an_hdf5_file_that_grows_without_measure_is_refused(tmp_path, packed):
 
     def swell(where):
         with h5py.File(where, "a") as file:
-            file.create_dataset("huge", shape=(2**40,), dtype="float32", chunks=(2**20,))  # no byte of it is stored
+            file.create_dataset("huge", shape=(2**40,), dtype="float32", chunks=(2**20,))  # without a byte of the data
 
     if packed:
         inner = tmp_path / "inner.h5"

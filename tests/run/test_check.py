@@ -1,4 +1,4 @@
-"""check says what a recipe does, layer by layer, and it is what the stages and the file then do."""
+"""check says what a recipe does, layer by layer; the stages and the file then do just that."""
 
 import json
 
@@ -82,7 +82,7 @@ def test_the_last_column_is_what_the_file_holds(found):
     cells = {row.path: row.file for row in found.layers}
     assert cells["stem"] == "int8 CONV_2D"
     assert cells["inner/depth"] == "int8 DEPTHWISE_CONV_2D"
-    assert cells["stem_norm"] == "int8 CONV_2D"  # folded into the convolution, whose bias it has become
+    assert cells["stem_norm"] == "int8 CONV_2D"  # folded into the convolution as its bias
     assert cells["drop"] == ""
     assert "int8" in cells["head"]
     assert "FULLY_CONNECTED" in cells["head"]

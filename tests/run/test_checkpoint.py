@@ -1,4 +1,4 @@
-"""A run that is interrupted goes on where it stopped, and ends in the same file."""
+"""An interrupted run resumes where it stopped and produces the same file."""
 
 from types import SimpleNamespace
 
@@ -63,7 +63,7 @@ def test_weights_of_another_model_are_an_error(tmp_path, kept):
 
 
 class Twice(tf_keras().layers.Layer):
-    """A layer of the caller's own."""
+    """A custom layer of the caller."""
 
     def call(self, inputs):
         return 2 * inputs

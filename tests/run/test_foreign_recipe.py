@@ -1,4 +1,4 @@
-"""A recipe.json with a stage, a loss and a transfer of another package."""
+"""A recipe.json with a stage, a loss and a transfer from another package."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The whole way, once with all techniques; every number of the report computed a second time without tfopt."""
+"""Whole runs, one with all techniques; every number in the report is recomputed without tfopt."""
 
 import json
 import os
@@ -31,7 +31,7 @@ ROW = {
     "seconds": float,
     "notes": list,
 }
-KERNELS = [(16, 3, 3, 1), (16, 3, 3, 16), (10, 16)]  # in the layout of a .tflite: output channels first
+KERNELS = [(16, 3, 3, 1), (16, 3, 3, 16), (10, 16)]  # in the layout of .tflite: output channels first
 NUMBERS = 16 * 9 + 16 + 16 * 9 * 16 + 16 + 160 + 10
 
 
@@ -59,7 +59,7 @@ def interpreter(data):
 
 
 def run_tflite(data, x):
-    """Outputs in real units, sample by sample: quantize, invoke, dequantize by the book."""
+    """Outputs in real units, sample by sample: quantize, invoke, dequantize as specified."""
     opened = interpreter(data)
     (source,), (target,) = opened.get_input_details(), opened.get_output_details()
     rows = []
@@ -78,7 +78,7 @@ def run_tflite(data, x):
 
 
 def constants(data, shapes):
-    """The constants of these shapes in the file: LiteRT gives values for tensors that no input reaches."""
+    """The constants of these shapes in the file: LiteRT has values for tensors that depend on no input."""
     opened = interpreter(data)
     found = {}
     for detail in opened.get_tensor_details():
@@ -95,7 +95,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def trained(digits):
-    """A Keras 3 model that knows the digits, and a tf_keras model with the same weights."""
+    """A Keras 3 model that recognizes the digits, and a tf_keras model with the same weights."""
     import keras
 
     keras.utils.set_random_seed(3)
@@ -126,7 +126,7 @@ def variables():
 
 @pytest.fixture(scope="module")
 def run(digits, trained):
-    """The run, the files behind its rows, and what the caller's model and the process were before."""
+    """The run, the files behind its rows, and the state of the caller's model and the process before it."""
     model = trained["keras3"]
     before = [np.array(weight) for weight in model.get_weights()]
     flags = [layer.trainable for layer in model.layers]
@@ -189,7 +189,7 @@ def test_sizes_zeros_and_unique_weights_are_those_of_the_files(run):
         assert row.parameters == NUMBERS
         zeros = sum(int((kernel == 0).sum()) for kernel in kernels.values())
         biases_at_zero = NUMBERS - zeros - row.nonzero_parameters
-        assert 0 <= biases_at_zero <= sum((bias == 0).sum() for bias in biases.values()) + 16  # two of 16: one is seen
+        assert 0 <= biases_at_zero <= sum((bias == 0).sum() for bias in biases.values()) + 16  # `biases` has one of two
         assert row.latency_ms > 0
         assert row.seconds > 0
 
@@ -200,18 +200,18 @@ def test_the_file_holds_what_every_stage_promised(run):
         assert kernel.dtype == np.int8
         assert (kernel == 0).mean() >= 0.5 - 0.5 / kernel.size
         assert len(np.unique(kernel)) <= 8
-    details = Interpreter(model_content=data).get_tensor_details()  # unallocated: without scratch tensors
+    details = Interpreter(model_content=data).get_tensor_details()  # unallocated, so without scratch tensors
     assert {str(np.dtype(detail["dtype"])) for detail in details} <= {"int8", "int32"}
     pruned, clustered = (constants(run["files"][i][1], KERNELS) for i in (2, 3))
     for shape in KERNELS:
         assert (pruned[shape] == 0).mean() >= 0.5 - 0.5 / pruned[shape].size
         assert (clustered[shape] == 0).mean() >= 0.5 - 0.5 / clustered[shape].size
-        for channel in clustered[shape]:  # whose BatchNorm is folded: the kernel as a whole has more values
+        for channel in clustered[shape]:  # its BatchNorm is folded, so the whole kernel has more values
             assert len(np.unique(channel)) <= 8
 
 
 def test_the_model_that_comes_back_is_the_file(run, digits):
-    """A Keras 3 model whose kernels are, per channel, multiples of what the file holds."""
+    """A Keras 3 model whose kernels are, per channel, multiples of those in the file."""
     model = run["result"].model
     assert keras_compat.is_keras3_model(model)
     assert [layer.name for layer in model.layers] == ["stem", "norm", "relu", "pool", "body", "mean", "head"]
@@ -327,7 +327,7 @@ def test_save_is_all_or_nothing(run, tmp_path, monkeypatch, error):
 
 
 def blobs(classes=3, width=6, count=150, seed=0):
-    """Points around one center a class; any linear model can tell them apart."""
+    """Points around one center per class, which any linear model can separate."""
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(classes, width)) * 3
     labels = np.arange(count) % classes
@@ -428,7 +428,7 @@ TASKS = {
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_learns(task):
-    """From random weights: what training reaches proves that loss and labels fit each other."""
+    """From random weights: the accuracy after training proves that loss and labels match."""
     make, outputs, last, metric = TASKS[task]
     x, y = make()
     recipe = tfopt.Recipe(
@@ -468,7 +468,7 @@ def test_a_file_that_is_denser_than_promised_is_refused(monkeypatch):
 
     def denser(given, settings, data=None):
         count.append(1)
-        if len(count) > 2:  # not the rows before
+        if len(count) > 2:  # not the earlier rows
             given = keras.models.clone_model(model)
             given.set_weights(model.get_weights())
         return convert(given, settings, data)
@@ -506,7 +506,7 @@ def test_nan_while_training_stops_with_one_clear_error(capfd):
 
 @pytest.fixture
 def no_fit(monkeypatch):
-    """Training a tf_keras model is a failure of the test."""
+    """Fail the test if a tf_keras model is trained."""
 
     def fit(self, *args, **kwargs):
         raise AssertionError("fit was called")

@@ -1,4 +1,4 @@
-"""A recipe is data: it survives the file, refuses what it does not know, and what contradicts itself."""
+"""A recipe is data: it survives the file, and refuses unknown or contradictory settings."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ def one_line(text):
 
 
 def test_everything_holds_every_stage_and_every_kind_of_value():
-    last = {stage for stage in STAGES.builtin if stage.last}  # of which a recipe has one
+    last = {stage for stage in STAGES.builtin if stage.last}  # a recipe has only one
     assert {type(stage) for stage in EVERYTHING.stages} | last == set(STAGES.builtin)
     values = [value for stage in EVERYTHING.stages for value in dataclasses.asdict(stage).values()]
     assert {type(value) for value in values} >= {int, float, str, bool, tuple, type(None)}
@@ -233,7 +233,7 @@ def test_a_recipe_is_frozen():
 
 
 def test_an_old_recipe_json_is_read_under_the_names_of_then():
-    """Word by word what 0.2.0 wrote."""
+    """Verbatim what 0.2.0 wrote."""
     old = {"stages": [], "export": {"weights": "int8", "ranges": "mse"}}
     with pytest.warns(DeprecationWarning, match="Export.*activation_ranges"):
         assert Recipe.from_dict(old) == Recipe(stages=(), export=Export(activation_ranges="mse"))

@@ -1,4 +1,4 @@
-"""A stage may change the sizes of layers: everything around it takes that."""
+"""A stage may resize layers, and everything around it supports that."""
 
 import shutil
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from tfopt.stages.stage import Stage
 @register("test_resizing")
 @config
 class Halve(Stage):
-    """Keep the first half of the units of the layer 'hidden', and what the layer 'head' reads of them."""
+    """Keep the first half of the units of the layer 'hidden', and the matching inputs of the layer 'head'."""
 
     resizes: ClassVar[bool] = True
 
@@ -46,7 +46,7 @@ class Halve(Stage):
 
 
 FLOAT = tfopt.Export(weights="float32", activations="float32")
-SIZES = [(5, 6), (6, 4), (4, 3)]  # of the kernels below, after Halve: `hidden` has 8 units before
+SIZES = [(5, 6), (6, 4), (4, 3)]  # of the kernels below, after Halve; before, `hidden` has 8 units
 
 
 def layers_of(api):
@@ -80,7 +80,7 @@ def kernels(model):
 
 
 def in_numpy(arrays, x):
-    """The three layers computed by hand; `arrays`: kernel and bias of each."""
+    """The three layers in NumPy; `arrays`: kernel and bias of each."""
     for kernel, bias in (arrays[:2], arrays[2:4]):
         x = np.maximum(x @ kernel + bias, 0)
     x = np.exp(x @ arrays[4] + arrays[5])
@@ -168,7 +168,7 @@ def test_the_dry_run_and_check_try_each_stage_on_the_result_of_the_one_before(da
 
 @pytest.fixture(scope="module")
 def interrupted(data, tmp_path_factory):
-    """The file of a run that stopped after Halve, and what the whole run gives."""
+    """The file of a run that stopped after Halve, and the result of the whole run."""
     recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1)), export=FLOAT)
     file = tmp_path_factory.mktemp("kept") / "run.npz"
     train = optimize._Run._train

@@ -1,4 +1,4 @@
-"""Sensitivity and bits under a budget, on a model that has learned something."""
+"""Sensitivity and bits under a budget, on a trained model."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ from tfopt.stages.budget import Budget
 
 @pytest.fixture(scope="module")
 def data():
-    """Which quarter of the picture is bright: easy, and with something in every layer to lose."""
+    """Which quarter of the picture is bright: easy, but every layer has something to lose."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 4, 600)
     x = rng.normal(0, 0.6, (600, 8, 8, 3)).astype("float32")
@@ -53,7 +53,7 @@ def found(model, data):
 
 
 def test_each_kernel_is_tried_alone(model, data, found):
-    """By hand: the second layer in 2 bits, steps by search over a fine net."""
+    """By hand: the second layer in 2 bits, with steps from a fine search."""
     keys = list(dict.fromkeys((trial.layer, trial.weight) for trial in found.trials))
     assert [layer for layer, _ in keys] == ["first", "second", "depth", "hidden", "head"]
     copy = keras.models.clone_model(model)
@@ -96,7 +96,7 @@ def test_the_model_is_not_changed(model, data):
 
 
 def sizes(flat_model):
-    """The bytes of the kernels alone: what a file would have besides is the same for all choices."""
+    """The bytes of the kernels only: the rest of a file is the same for all choices."""
 
     def size(stage):
         bits = dict(stage.layers)
@@ -117,7 +117,7 @@ def test_bits_fall_until_the_file_is_small_enough(model, data):
         stage, notes = choose_bits(Quantize(max_bytes=int(share * all_8)), flat_model, data, size)
         assert size(stage) <= share * all_8
         fewer = Quantize(layers=stage.layers[:-1])
-        assert share == 1.0 or size(fewer) > share * all_8  # no more than needed
+        assert share == 1.0 or size(fewer) > share * all_8  # no more than necessary
         assert "4 bits in" in notes[0]
     assert stage.max_bytes and stage.weight_bits == 8
 
@@ -173,7 +173,7 @@ def test_a_budget_that_cannot_be_met_is_an_error_before_training_and_says_the_ne
 
 @pytest.mark.parametrize("names", [None, tuple(letter * 500 for letter in "abcd")], ids=["plain", "long names"])
 def test_the_file_of_a_run_keeps_the_budget(model, data, names):
-    data = dataclasses.replace(data, class_names=names)  # they stand in the file, too
+    data = dataclasses.replace(data, class_names=names)  # they are in the file as well
     free = tfopt.optimize(model, tfopt.Recipe(name="r", stages=(PostTraining(rounding="nearest"),)), data, quiet=True)
     most = free.lite.size - 600
     recipe = tfopt.Recipe(name="r", stages=(PostTraining(rounding="nearest", max_bytes=most),))

@@ -1,4 +1,4 @@
-"""What holds for every stage, and for the promises that they make."""
+"""What holds for every stage and for its promises."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ EACH = [
 
 
 def state_of(model):
-    """All that a caller could notice of a change."""
+    """Everything in which a caller could notice a change."""
     layers = {path: layer for _, layer, path in bridge.flat_layers(model)}
     return {
         "weights": [weight.tobytes() for weight in model.get_weights()],
@@ -42,7 +42,7 @@ def kernels(model):
 
 
 def outline(model):
-    """Names, kinds and order of the layers."""
+    """Names, kinds and order of layers."""
     return [(name, type(layer).__name__) for name, layer, _ in bridge.flat_layers(model)]
 
 
@@ -53,7 +53,7 @@ def stage(request):
 
 @pytest.fixture(scope="module", params=["keras", "tf_keras"])
 def trained(request, stage, small_model, samples):
-    """A compiled, partly frozen model of either Keras, before and after a stage that ran on it."""
+    """A compiled, partly frozen model of either Keras, before and after a stage ran on it."""
     api = keras if request.param == "keras" else keras_compat.tf_keras()
     model = small_model(api)
     model.get_layer("inner").get_layer("conv").trainable = False
@@ -98,7 +98,7 @@ def test_strip_gives_back_kind_and_architecture_with_other_weights(stage, traine
     trainable = {path: layer.trainable for _, layer, path in bridge.flat_layers(model)}
     assert {path: layer.trainable for _, layer, path in bridge.flat_layers(stripped)} == trainable
     assert not np.array_equal(kernels(stripped)["head"], kernels(model)["head"])
-    rounded = any(hasattr(layer, "quantize_config") for layer in wrapped.layers)  # activations: not so in `stripped`
+    rounded = any(hasattr(layer, "quantize_config") for layer in wrapped.layers)  # but `stripped` does not
     ours, theirs = stripped.predict(samples[0], verbose=0), wrapped.predict(samples[0], verbose=0)
     np.testing.assert_allclose(ours, theirs, atol=0.03 if rounded else 1e-5)
 
@@ -167,7 +167,7 @@ def test_a_stage_is_a_frozen_value_that_refuses_unknown_and_wrong_settings(kind)
 
 HALF = np.array([[0.0, 1.0, -0.0, 2.0], [3.0, 0.0, 4.0, 0.0]])  # half of it zero; columns are output channels
 RICH = np.array([[1.0, 5.0], [2.0, 6.0], [1.0, 6.0]])  # 4 different values, 2 in each column
-PATTERN = np.array([[1, 0], [0, 1], [0, 1], [2, 0], [3, 3]], float)  # 2:4 along the first axis, then a rest
+PATTERN = np.array([[1, 0], [0, 1], [0, 1], [2, 0], [3, 3]], float)  # 2:4 along the first axis, then a remainder
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_promises_on_arrays_made_by_hand(promise, values, axis, message):
 
 
 def test_a_target_that_float32_cannot_express_is_no_broken_promise():
-    # 0.7 is 0.69999999 as a float32: of 100 million weights, 1.2 fewer than 70 million are pruned.
+    # 0.7 is 0.69999999 as float32: of 100 million weights, 1.2 fewer than 70 million are pruned.
     values = np.ones(100_000_000, np.int8)
     values[: 70_000_000 - 2] = 0
     assert Sparsity("d", 0.7).broken(values, -1) is None

@@ -1,7 +1,7 @@
-"""Files made to attack: what they have in common, and how they are written by hand.
+"""What attack files have in common, and how to write them by hand.
 
-An attack file runs code, imports a module, or reads or writes a file of its maker's choice when a Keras or TensorFlow
-loads it without protection. `Canary` is what it does harm to: harmless, and easily seen.
+An attack file runs code, imports a module, or reads or writes a file that its author chose, when an unprotected Keras
+or TensorFlow loads it. `Canary` is the target: harmless and easy to check.
 """
 
 import atexit
@@ -40,7 +40,7 @@ class Thing:
 
 
 def _modules() -> Path:
-    """A folder from which this process and those that it starts can import."""
+    """A folder from which this process and its children can import."""
     folder = tempfile.mkdtemp(prefix="canaries-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     sys.path.append(folder)
@@ -48,16 +48,16 @@ def _modules() -> Path:
     return Path(folder)
 
 
-MODULES = _modules()  # now, while no test has started a process yet
+MODULES = _modules()  # now, before any test has started a process
 
 
 class Canary:
     """A folder in which attacks leave traces.
 
     Attributes:
-        ran: a file that is not there until an attack has run.
-        module: the name of a module that can be imported, and that makes `ran` when it is; it has `run` and `Thing`.
-        secret: a text file that no model file has any business to read.
+        ran: a file that does not exist until an attack has run.
+        module: the name of an importable module that creates `ran` on import; it has `run` and `Thing`.
+        secret: a text file that no model file has any reason to read.
     """
 
     def __init__(self, folder: Path, *, write: bool = True) -> None:
@@ -71,7 +71,7 @@ class Canary:
             self.secret.write_text(f"{SECRET}\nsecond\n")
 
     def importable(self, name: str) -> None:
-        """Make a module of the name `name` that leaves a trace when it is imported."""
+        """Make a module called `name` that leaves a trace when imported."""
         (MODULES / f"{name}.py").write_text(_MODULE.replace("{ran!r}", repr(str(self.ran))))
         sys.modules.pop(name, None)
 
@@ -81,17 +81,17 @@ class Canary:
 
     @property
     def shell(self) -> str:
-        """A command that makes `ran`."""
+        """A command that creates `ran`."""
         return f"touch {self.ran}"
 
     @property
     def code(self) -> Any:
-        """A function of one argument that makes `ran`, as a lambda."""
+        """A function of one argument that creates `ran`, as a lambda."""
         return eval(f"lambda x, *rest: __import__('pathlib').Path({str(self.ran)!r}).touch() or x")
 
     @property
     def bytecode(self) -> str:
-        """`code` as both Kerases write it: marshalled and base64."""
+        """`code` as both Keras versions write it: marshalled and base64."""
         return b64encode(marshal.dumps(self.code.__code__)).decode()
 
 
@@ -133,7 +133,7 @@ class Attack:
 
 
 def keras_file(path: Path, config: Any, kind: str, members: dict[str, bytes] | None = None) -> None:
-    """A `.keras` file with this config; the weights are those of a model without any, unless `members` has others."""
+    """A `.keras` file with this config; the weights are those of a model without any unless `members` has others."""
     members = members or {}
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": VERSIONS[kind], "date_saved": "2026-01-01"}))
@@ -176,10 +176,10 @@ def model_file(path: Path, config: Any, kind: str, **settings: Any) -> None:
 
 
 def in_the_name_of(registered: str, what: dict[str, Any]) -> dict[str, Any]:
-    """An object that says that it is registered under a name that tfopt or the caller stands for."""
+    """An object that claims to be registered under a name that tfopt or the caller trusts."""
     return {**what, "registered_name": registered}
 
 
 def function(module: str | None, name: str, registered: Any = "function") -> dict[str, Any]:
-    """A function as both Kerases serialize one; Keras looks at module and config, not at the registered name."""
+    """A function as both Keras versions serialize one; Keras uses the module and config, not the registered name."""
     return {"module": module, "class_name": "function", "config": name, "registered_name": registered}

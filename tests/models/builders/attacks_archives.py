@@ -1,4 +1,4 @@
-"""Attacks by the container: zip, tar, HDF5 and NumPy files that write, read or unpickle something else."""
+"""Attacks by container: zip, tar, HDF5 and NumPy files that write, read or unpickle something else."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from attacks_keras3 import sequential as sequential3
 from attacks_tf_keras import layer as layer2
 from attacks_tf_keras import sequential as sequential2
 
-# The name of each member, made of the path of the canary's file.
+# The name of each member, made from the path of the canary's file.
 OUTSIDE = {
     "parents": lambda path: "assets/" + "../" * 20 + str(path).lstrip("/"),
     "absolute": str,
@@ -28,7 +28,7 @@ OUTSIDE = {
 
 
 class Pickled:
-    """What runs a command when it is unpickled."""
+    """Run a command when unpickled."""
 
     def __init__(self, canary: Canary) -> None:
         self._command = canary.shell
@@ -73,7 +73,7 @@ def pickled_weights(kind: str) -> Any:
 
 
 def bomb_in_npz(path: Path, canary: Canary) -> None:
-    """A header of 2**42 numbers, and none of them."""
+    """A header that claims 2**42 numbers, without any."""
     memory = io.BytesIO()
     np.lib.format.write_array_header_1_0(memory, {"descr": "<f4", "fortran_order": False, "shape": (2**42,)})
     whole = io.BytesIO()
@@ -90,7 +90,7 @@ def outside(kind: str, where: str) -> Any:
 
 
 def weights(change: Any, in_keras: bool, kind: str) -> Any:
-    """A file in whose HDF5 part `change` of the open file and the canary has put something."""
+    """A file whose HDF5 part `change` has modified, given the open file and the canary."""
 
     def build(path: Path, canary: Canary) -> None:
         if not in_keras:
@@ -125,7 +125,7 @@ def huge(file: Any, canary: Canary) -> None:
 
 
 def two_in_one(path: Path, canary: Canary) -> None:
-    """HDF5 at its head and a zip archive at its tail: readers disagree which of the two the file is."""
+    """HDF5 at the head and a zip archive at the tail: readers disagree about which of the two the file is."""
     hdf5_file(path, harmless("tf_keras", ".h5"), "tf_keras")
     inner = path.with_name("inner.keras")
     keras_file(inner, dense("tf_keras"), "tf_keras", {OUTSIDE["parents"](canary.ran): b"x"})
@@ -133,7 +133,7 @@ def two_in_one(path: Path, canary: Canary) -> None:
 
 
 def two_configs(path: Path, canary: Canary) -> None:
-    """Two members of the name `config.json`."""
+    """Two members called `config.json`."""
     from attacks_keras3 import bytecode, lambda_layer
 
     keras_file(path, harmless("keras3"), "keras3")
@@ -163,7 +163,7 @@ def found() -> list[Attack]:
 
 
 def saved_model_in_assets(path: Path, canary: Canary) -> None:
-    """A `.keras` file with tfopt's layer for a SavedModel, whose copy of it writes a file when it is loaded."""
+    """A `.keras` file with tfopt's SavedModel layer, whose copy of it writes a file when loaded."""
     import tensorflow as tf
     from attacks_saved_model import on_load, saved
 
@@ -177,7 +177,7 @@ def saved_model_in_assets(path: Path, canary: Canary) -> None:
     with zipfile.ZipFile(inner) as archive, zipfile.ZipFile(path, "w") as changed:
         for name in archive.namelist():
             relative = name.partition("/saved_model_layer/")[2]
-            evil = canary.folder / "evil" / relative if relative else None  # the layer is the only one with assets
+            evil = canary.folder / "evil" / relative if relative else None  # only this layer has assets
             changed.writestr(name, evil.read_bytes() if evil and evil.is_file() else archive.read(name))
 
 

@@ -25,7 +25,7 @@ def sequential(form: str, *layers: Any, name: str = "model", shape: Any = (None,
 
 
 def functional(form: str, made: dict[str, Any], args: Any = None, kwargs: Any = None, **more: Any) -> dict[str, Any]:
-    """A model that calls the layer `made` with these arguments; its input is its output, too."""
+    """A model that calls the layer `made` with these arguments; its input is also its output."""
     node = {"args": [TENSOR] if args is None else args, "kwargs": kwargs or {}}
     layers = [
         {**layer(form, "InputLayer", INPUT), "name": "i", "inbound_nodes": []},
@@ -53,11 +53,11 @@ def relu() -> dict[str, Any]:
 
 
 def called_with(form: str, what: Any, inputs: Any, **arguments: Any) -> dict[str, Any]:
-    """A model that calls a function with values of the file's choice, as CVE-2025-8747 does."""
+    """A model that calls a function with values from the file, as in CVE-2025-8747."""
     return functional(form, lambda_layer(form, what, arguments=arguments), [], {"inputs": inputs})
 
 
-# Everything that is not one of Keras's own layers, functions and values, as an object in a config.
+# Anything other than Keras's own layers, functions and values, as an object in a config.
 def objects(canary: Canary) -> dict[str, Any]:
     module = canary.module
     return {
@@ -88,7 +88,7 @@ def objects(canary: Canary) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# Where a config holds objects; each makes a model's config of one.
+# Places where a config holds objects; each makes a model's config from one.
 def places(form: str) -> dict[str, Callable[[Any], Any]]:
     seq = lambda *layers: sequential(form, *layers)  # noqa: E731
     cell = lambda what: layer(form, "SimpleRNNCell", {"units": 2, "activation": what})  # noqa: E731
@@ -165,7 +165,7 @@ def places(form: str) -> dict[str, Callable[[Any], Any]]:
 
 
 def evil_saved_model(canary: Canary) -> str:
-    """The path of a SavedModel that writes a file when it is loaded."""
+    """The path of a SavedModel that writes a file when loaded."""
     from attacks_saved_model import on_load
 
     on_load(canary.folder / "saved_model", canary)
@@ -198,7 +198,7 @@ def found() -> list[Attack]:
         "ran", (".keras",))  # fmt: skip
     add("lambda_and_the_unsafe_switch", unsafe_first, "", (".keras",))
 
-    # Functions of Keras's own API that are no part of any model, called with what the file says.
+    # Functions of Keras's own API that belong to no model, called with arguments from the file.
     calls: dict[str, tuple[Any, Callable[[Canary], Any], Callable[[Canary], dict[str, Any]], str]] = {
         "plot_image_gallery": (
             function("keras.visualization", "plot_image_gallery", "plot_image_gallery"),
@@ -264,7 +264,7 @@ def found() -> list[Attack]:
             lambda form, c, what=what, first=first, rest=rest: called_with(form, what, first(c), **rest(c)), seen,
         )  # fmt: skip
 
-    # Layers that bring a program, or read a file, of the maker's choice.
+    # Layers that contain a program, or read a file, chosen by the attacker.
     programs = {
         "TFSMLayer": lambda c: {"filepath": evil_saved_model(c), "call_endpoint": "serving_default"},
         "TorchModuleWrapper": lambda c: {"module": {"class_name": "__bytes__", "config": {"value": "x"}}},
@@ -310,7 +310,7 @@ def found() -> list[Attack]:
 
 
 def unsafe_first(form: str, canary: Canary) -> Any:
-    """CVE-2025-9906: a first layer switches the protection off, a second one brings code."""
+    """CVE-2025-9906: a first layer switches the protection off, a second one contains code."""
     switch = lambda_layer(form, function("keras.config", "enable_unsafe_deserialization"))
     model = functional(form, switch, [], {"inputs": "x"})
     model["config"]["layers"].append({**lambda_layer(form, bytecode(canary)), "name": "second", "inbound_nodes": []})

@@ -1,4 +1,4 @@
-"""Attacks on the SavedModels of tf_keras: the metadata from which it makes layers again."""
+"""Attacks on the SavedModels of tf_keras: the metadata from which it rebuilds layers."""
 
 import atexit
 import functools
@@ -36,7 +36,7 @@ def base(wrapped: bool = False) -> Path:
 
 
 def changed(folder: Path, change: Callable[[Any, Any], Any], wrapped: bool = False) -> None:
-    """A copy of `base`; `change` of the identifier and the metadata of each node gives new metadata, or None."""
+    """A copy of `base`; `change` maps the identifier and metadata of each node to new metadata, or None."""
     keras_compat.tf_keras()
     from tf_keras.protobuf import saved_metadata_pb2
 
@@ -52,7 +52,7 @@ def changed(folder: Path, change: Callable[[Any, Any], Any], wrapped: bool = Fal
 
 
 def instead_of_flatten(what: Callable[[Canary], dict[str, Any]]) -> Callable[[Path, Canary], None]:
-    """The layer Flatten becomes another one, in its own node only."""
+    """Replace the Flatten layer, in its own node only."""
 
     def build(folder: Path, canary: Canary) -> None:
         new = what(canary)
@@ -68,13 +68,13 @@ def instead_of_flatten(what: Callable[[Canary], dict[str, Any]]) -> Callable[[Pa
 
 
 def residual_wrapper(folder: Path, canary: Canary) -> None:
-    """A wrapper of a cell with a function in bytecode, which runs while the model is put together."""
+    """A wrapper of a cell with a function in bytecode, which runs while the model is built."""
     code = {"residual_fn": raw(canary), "residual_fn_type": "lambda", "residual_fn_module": "os"}
 
     def change(node: Any, found: Any) -> Any:
         if found.get("class_name") == "ResidualWrapper":
             return {**found, "config": {**found["config"], **code}}
-        if node.node_path == "root":  # layers that were made already are found by their names alone
+        if node.node_path == "root":  # layers that already exist are found by name only
             for config in (found["config"], found["model_config"]["config"]):
                 wrapper = config["layers"][1]
                 wrapper.update({"class_name": "Flatten", "config": {"name": wrapper["name"]}})

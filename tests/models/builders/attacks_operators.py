@@ -1,4 +1,4 @@
-"""Attacks by name: layers of tf_keras that call whatever function of TensorFlow or tf_keras the file names."""
+"""Attacks by name: tf_keras layers that call any function of TensorFlow or tf_keras that the file names."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from attacks import Attack, Canary, function, in_the_name_of, model_file
 from attacks_tf_keras import FORMS, called, functional, lambda_layer, layer, raw, sequential
 
-# Functions of TensorFlow that reach out of it, or into the process, or that make an object of what they are given.
+# Functions of TensorFlow that reach outside it or into the process, or that build an object from their argument.
 DANGEROUS = (
     "compat.v1.app.run", "compat.v1.gfile.Copy", "compat.v1.gfile.DeleteRecursively", "compat.v1.gfile.FastGFile",
     "compat.v1.io.write_file", "compat.v1.load_op_library", "compat.v1.py_func", "compat.v1.read_file",
@@ -46,7 +46,7 @@ DANGEROUS = (
 
 
 def nested_model(form: str, canary: Canary) -> dict[str, Any]:
-    """A model of tf_keras with a Lambda layer that brings code in the way that `form` has."""
+    """A tf_keras model with a Lambda layer that contains code in the given `form`."""
     if form == ".h5":
         return sequential(form, lambda_layer(form, raw(canary), "lambda"))
     return sequential(form, lambda_layer(form, function(canary.module, "run")))
@@ -63,7 +63,7 @@ def found() -> list[Attack]:
             ))  # fmt: skip
 
     def calls(name: str, symbol: str, args: Any, proof: str = "ran", **more: Any) -> None:
-        """`args` of a canary gives the first argument and the others by name."""
+        """`args` maps a canary to the first argument and the others by name."""
         add(f"calls_{name}", lambda form, canary: called(form, symbol, *args(form, canary), **more), proof)
 
     written = lambda form, canary: (str(canary.ran), {"contents": "x"})  # noqa: E731
@@ -111,7 +111,7 @@ def found() -> list[Attack]:
         )  # fmt: skip
 
     add("lambda_bytecode", lambda form, c: sequential(form, lambda_layer(form, raw(c), "lambda")))
-    # Only the newer format looks at the registered name; the older one takes the class by its own name.
+    # Only the newer format uses the registered name; the older one finds the class by its own name.
     for lie in ("tfopt>ScaledAdd", "tfopt>Carried", "Dense", "keras>Dense"):
         add(
             f"lambda_bytecode_named_{lie.replace('>', '_')}",
@@ -183,7 +183,7 @@ def found() -> list[Attack]:
 
 
 def training() -> list[Attack]:
-    """Training configs of `.h5` files: names are looked up among everything that a module of tf_keras knows."""
+    """Training configs of `.h5` files: names are looked up among everything in a module of tf_keras."""
     made = []
 
     def gadget(canary: Canary, name: str, key: str) -> Any:
@@ -206,7 +206,7 @@ def training() -> list[Attack]:
 
 
 def tfopt_classes() -> list[Attack]:
-    """Classes that tfopt itself registers, used as a carrier."""
+    """Classes that tfopt itself registers, used as carriers."""
     keras3_lambda = lambda c: {  # noqa: E731
         "module": "keras.layers", "class_name": "Lambda", "registered_name": None,
         "config": {"name": "l", "arguments": {}, "function": {

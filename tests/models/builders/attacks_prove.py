@@ -1,6 +1,6 @@
-"""Run as a program: open attack files with plain Keras without its safe mode, and say which of them are real.
+"""Run as a program: open attack files with plain Keras without safe mode, and report which of them work.
 
-Reads a JSON list of [path, kind, folder of the canary, name of its module] and writes a list of what was seen.
+Read a JSON list of [path, kind, folder of the canary, name of its module] and write a list of what happened.
 """
 
 import json
@@ -17,7 +17,7 @@ def seen(path: str, kind: str, folder: str, module: str) -> str:
     for settings in ({"compile": True}, {"compile": False}):
         try:
             said = str(opened(path, kind, settings))
-        except BaseException as error:  # of any kind: the file is made to attack
+        except BaseException as error:  # of any kind, because the file is hostile
             said = f"{type(error).__name__}: {error}"
         if Path(folder, "ran").exists() or module in sys.modules:
             return "ran"
@@ -37,7 +37,7 @@ def changed_setting() -> bool:
 
 
 def opened(path: str, kind: str, settings: dict[str, bool]) -> object:
-    """What the model says of itself, or answers."""
+    """What the model reveals or answers."""
     import tensorflow as tf
 
     if kind == "saved_model":

@@ -1,4 +1,4 @@
-"""SavedModels made to attack: operations that reach out of the graph, wherever a SavedModel can hold them."""
+"""Hostile SavedModels: operations that reach outside the graph, anywhere a SavedModel can hold them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ RAW: Any = tf.raw_ops
 
 
 def saved(folder: Path, call: Callable[[Any], Any]) -> None:
-    """A module that computes `call` of a (1, 4) tensor when it is asked."""
+    """A module that computes `call` of a (1, 4) tensor when called."""
     module = tf.Module()
     spec = tf.TensorSpec((1, 4), tf.float32, name="x")
     module.__call__ = tf.function(call, input_signature=[spec], autograph=False)
@@ -24,13 +24,13 @@ def after(x: Any, *operations: Any) -> Any:
         return tf.identity(x)
 
 
-# What a call of the module does besides returning a tensor, by a name; the proof is what plain TensorFlow then does.
+# What a call of the module does besides returning a tensor, by name; the proof is what plain TensorFlow then does.
 def operations(canary: Canary) -> dict[str, tuple[Callable[[Any], Any], str]]:
     ran, secret = str(canary.ran), str(canary.secret)
     bytecode = canary.code
 
     def texts(x: Any, tensor: Any) -> Any:
-        return {"default": x, "found": tensor}  # as TF-Hub names the main output
+        return {"default": x, "found": tensor}  # TF-Hub's name for the main output
 
     def reduced(x: Any, dataset: Any) -> Any:
         return texts(x, dataset.reduce("", lambda a, b: a + b))
@@ -149,7 +149,7 @@ def sharding() -> Any:
 
 
 def on_load(folder: Path, canary: Canary) -> None:
-    """A module whose resource writes a file when it is initialized: on loading, before anybody calls anything."""
+    """A module whose resource writes a file when it is initialized: on loading, before any call."""
 
     from tensorflow.python.trackable.resource import CapturableResource
 
@@ -182,7 +182,7 @@ def in_a_nested_function(folder: Path, canary: Canary) -> None:
 
 
 def of_tf1(folder: Path, canary: Canary, *, first: bool) -> None:
-    """A module of the TF1 format that writes a file: as its init operation (`first`) or when it is asked."""
+    """A module in the TF1 format that writes a file: in its init operation (`first`) or when called."""
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
         x = v1.placeholder(tf.float32, (None, 4), name="x")
@@ -198,7 +198,7 @@ def of_tf1(folder: Path, canary: Canary, *, first: bool) -> None:
 
 
 def asset_elsewhere(folder: Path, canary: Canary) -> None:
-    """A vocabulary that the file says lies outside of its own folder."""
+    """A vocabulary that, according to the file, lies outside its folder."""
     inside = canary.folder / "words.txt"
     inside.write_text("word\n")
     module = tf.Module()
@@ -219,7 +219,7 @@ def asset_elsewhere(folder: Path, canary: Canary) -> None:
 
 
 def restored_from_elsewhere(folder: Path, canary: Canary) -> None:
-    """A module of the TF1 format that restores its variable from a checkpoint of somebody else."""
+    """A module in the TF1 format that restores its variable from someone else's checkpoint."""
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
         x = v1.placeholder(tf.float32, (None, 4), name="x")
@@ -253,7 +253,7 @@ def rewritten(folder: Path, change: Callable[[Any], None]) -> None:
 
 
 def with_operation(folder: Path, name: str, *, in_library: bool) -> None:
-    """A SavedModel with one node of the operation `name`, in its graph or in a function; it is not valid otherwise."""
+    """A SavedModel with one node of the operation `name`, in its graph or in a function; otherwise it is not valid."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel(saved_model_schema_version=1)

@@ -20,7 +20,7 @@ def sequential(form: str, *layers: Any, name: str = "model", shape: Any = (None,
 
 
 def functional(form: str, made: dict[str, Any], node: Any = None, **more: Any) -> dict[str, Any]:
-    """A model that calls the layer `made` as `node` says; its input is its output, too."""
+    """A model that calls the layer `made` according to `node`; its input is also its output."""
     layers = [
         {**layer(form, "InputLayer", INPUT), "name": "i", "inbound_nodes": []},
         {**made, "name": made.get("name") or made["config"]["name"], "inbound_nodes": [node or [["i", 0, 0, {}]]]},
@@ -41,7 +41,7 @@ def raw(canary: Canary) -> list[Any]:
 
 
 def called(form: str, symbol: str, first: Any, kwargs: Any = None, cls: str = "TFOpLambda") -> dict[str, Any]:
-    """A model that calls a function of TensorFlow with values of the file's choice."""
+    """A model that calls a function of TensorFlow with values from the file."""
     node = ["_CONSTANT_VALUE", -1, first, kwargs or {}]
     return functional(form, layer(form, cls, {"function": symbol, "trainable": True, "dtype": "float32"}), node)
 
@@ -68,7 +68,7 @@ def objects(canary: Canary) -> dict[str, Any]:
         "typespec_of_a_module": {
             "class_name": "__typespec__", "spec_name": "Thing", "module": module, "registered_name": None, "config": [],
         },
-        # tfopt registers classes and functions of these names; tf_keras looks for a class by its registered name alone.
+        # tfopt registers classes and functions with these names; tf_keras finds a class by its registered name only.
         "class_named_as_one_of_tfopt": {
             "module": module, "class_name": "tfopt>ScaledAdd", "config": {}, "registered_name": None,
         },

@@ -1,4 +1,4 @@
-"""Harmless models of either Keras, of all that it offers: layers, operations, settings, losses, metrics, optimizers."""
+"""Harmless models with everything either Keras offers: layers, operations, settings, losses, metrics, optimizers."""
 
 import inspect
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ SHAPES = {
     "vector": (4,), "sequence": (6, 4), "image": (16, 16, 3), "video": (4, 8, 8, 2), "volumes": (3, 4, 4, 4, 2),
     "signal": (2048, 1), "wave": (2048,),
 }  # fmt: skip
-# Layers by the input that they take, with the arguments that they need.
+# Layers by their input, with the arguments that they need.
 LAYERS: dict[str, dict[str, dict[str, Any]]] = {
     "vector": {
         "Activation": {"activation": "relu"}, "ActivityRegularization": {"l2": 0.1}, "AlphaDropout": {"rate": 0.1},
@@ -60,27 +60,27 @@ LAYERS: dict[str, dict[str, dict[str, Any]]] = {
     "wave": {"MelSpectrogram": {}},
 }  # fmt: skip
 MERGING = ("Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply", "Subtract")
-# Built by functions below, since they take other layers, or inputs of other types.
+# Built by functions below, because they take other layers, or inputs of other types.
 COMPOSED = (
     "AdditiveAttention", "Attention", "Bidirectional", "CategoryEncoding", "ConvLSTM1DCell", "DenseFeatures", "Dot",
     "Embedding", "GRUCell", "GroupQueryAttention", "HashedCrossing", "Hashing", "IntegerLookup", "LSTMCell",
     "MultiHeadAttention", "Pipeline", "RNN", "ReversibleEmbedding", "SimpleRNNCell", "SpectralNormalization",
     "StackedRNNCells", "StringLookup", "TextVectorization", "TimeDistributed",
 )  # fmt: skip
-# They call layers of their own, so each gets a model for itself.
+# They contain layers, so each gets a separate model.
 _ALONE = ("AugMix", "RandAugment", "RandomColorJitter")
-# Keras 3.15 cannot write or read these in `.h5` files itself, nor Equalization in any model ("part of a cycle").
+# Keras 3.15 cannot write or read these in `.h5` files, nor Equalization in any model ("part of a cycle").
 _NOT_IN_HDF5 = (
     "Attention", "RandomBrightness", "RandomColorDegeneration", "RandomPosterization", "RandomSaturation",
     "RandomSharpness", "Solarization",
 )  # fmt: skip
-# No layers that stand in a model by themselves, or such as bring a program.
+# Not layers to put into a model, or layers that contain a program.
 ABSTRACT = ("AbstractRNNCell", "Equalization", "InputLayer", "InputSpec", "Layer", "MaxNumBoundingBoxes", "Wrapper")
 REFUSED = ("FlaxLayer", "JaxLayer", "Lambda", "TFSMLayer", "TorchModuleWrapper")
 
 
 def classes(module: Any, base: type) -> list[str]:
-    """The names of all classes below `base` that a module offers, without aliases."""
+    """The names of all classes below `base` in a module, without aliases."""
     found = {}
     for name in sorted(dir(module)):
         each = getattr(module, name)
@@ -90,7 +90,7 @@ def classes(module: Any, base: type) -> list[str]:
 
 
 def layer_models(api: Any, form: str = ".keras") -> Iterator[tuple[str, Any]]:
-    """A model for each kind of input, in which every layer stands side by side with the others."""
+    """A model for each kind of input, with all its layers side by side."""
     not_here = (*_ALONE, *(_NOT_IN_HDF5 if form == ".h5" and hasattr(api, "ops") else ()))
     for kind, layers in LAYERS.items():
         inputs = api.Input(SHAPES[kind])
@@ -106,7 +106,7 @@ def layer_models(api: Any, form: str = ".keras") -> Iterator[tuple[str, Any]]:
 
 
 def operation_model(api: Any) -> tuple[Any, list[str]]:
-    """Every operation that takes one or two tensors and that the Keras can read back itself, and their names."""
+    """Every operation on one or two tensors that the Keras can read back itself, and their names."""
     import tensorflow as tf
 
     if hasattr(api, "ops"):
@@ -143,7 +143,7 @@ def composed(api: Any, not_here: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         layers.AdditiveAttention()([inputs, inputs]),
         layers.MultiHeadAttention(2, 2)(inputs, inputs),
     ]
-    if hasattr(layers, "RMSNormalization"):  # that of tf_keras 2.21 works inside of `tf.keras` only
+    if hasattr(layers, "RMSNormalization"):  # the one in tf_keras 2.21 works only inside `tf.keras`
         outputs.append(layers.SpectralNormalization(layers.Dense(2))(inputs))
     if "Attention" not in not_here:
         outputs.append(layers.Attention()([inputs, inputs]))
@@ -213,7 +213,7 @@ def metrics(api: Any) -> list[Any]:
         "PrecisionAtRecall": {"recall": 0.5}, "RecallAtPrecision": {"precision": 0.5},
         "SensitivityAtSpecificity": {"specificity": 0.5}, "SpecificityAtSensitivity": {"sensitivity": 0.5},
     }  # fmt: skip
-    plain = ("Mean", "MeanTensor", "Sum")  # of values, not of labels
+    plain = ("Mean", "MeanTensor", "Sum")  # of values, not labels
     names = [name for name in classes(api.metrics, api.metrics.Metric) if name not in plain]
     return [getattr(api.metrics, name)(**needed.get(name, {})) for name in names]
 
@@ -223,7 +223,7 @@ def losses(api: Any) -> list[Any]:
 
 
 def optimizers(api: Any) -> list[Any]:
-    """Every optimizer, the first ones with a schedule each for the learning rate."""
+    """Every optimizer, the first ones with a learning-rate schedule each."""
     schedules = api.optimizers.schedules
     rates = [
         schedules.CosineDecay(0.1, 10), schedules.CosineDecayRestarts(0.1, 10), schedules.ExponentialDecay(0.1, 10,
@@ -240,7 +240,7 @@ def optimizers(api: Any) -> list[Any]:
     return found
 
 
-# Functions that change how others are computed or differentiated, or speak of replicas.
+# Functions that change how others are computed or differentiated, or that need replicas.
 _NO_OPERATIONS = (
     "check_pinned", "compute_average_loss", "custom_gradient", "grad_pass_through", "recompute_grad",
     "scale_regularization_loss",
@@ -248,7 +248,7 @@ _NO_OPERATIONS = (
 
 
 def operations(modules: dict[str, Any], inputs: list[Any]) -> list[tuple[str, Any]]:
-    """What every function of `modules` makes of one tensor or of two: those that take them and give a tensor."""
+    """The result of every function in `modules` that accepts one or two tensors and returns a tensor."""
     found = []
     for prefix, module in modules.items():
         for name in sorted(set(dir(module)) - set(_NO_OPERATIONS)):

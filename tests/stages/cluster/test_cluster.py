@@ -175,7 +175,7 @@ def test_number_that_fits(values, per_channel, expected):
 @pytest.mark.parametrize("iterations", [1, 3, 20])
 def test_lloyd_is_scikit_learns_from_the_same_start(iterations):
     rng = np.random.default_rng(iterations)
-    values, start = rng.normal(size=500), rng.uniform(-2, 2, 7)  # in no order
+    values, start = rng.normal(size=500), rng.uniform(-2, 2, 7)  # unordered
     peer = KMeans(7, init=start[:, np.newaxis], n_init=1, max_iter=iterations, tol=0, algorithm="lloyd")
     peer.fit(values[:, np.newaxis])
     np.testing.assert_allclose(lloyd(values, start, iterations, False), peer.cluster_centers_[:, 0], atol=1e-9)
@@ -184,7 +184,7 @@ def test_lloyd_is_scikit_learns_from_the_same_start(iterations):
 def test_lloyd_by_hand():
     values = np.array([0.0, 0.1, 0.9, 1.0, 5.0])
     np.testing.assert_allclose(lloyd(values, [0.2, 2.0, -9.0], 1, False), [0.5, 5.0, -9.0])
-    # 0.04 stands for pruned weights; 0.9, 1.0 and 5.0 are nearer to the other.
+    # 0.04 represents pruned weights; 0.9, 1.0 and 5.0 are nearer to the other.
     np.testing.assert_allclose(lloyd(values, [0.04, 0.6], 1, True), [0.0, 6.9 / 3])
     np.testing.assert_array_equal(lloyd(values, [3.0, 1.0], 0, False), [3.0, 1.0])
 
@@ -193,7 +193,7 @@ def test_refined_centroids_minimise_the_error_where_no_step_improves_it():
     kernel = np.random.default_rng(5).normal(size=(30, 20))
     stage = Cluster(number_of_clusters=5, cluster_centroids_init="linear", lloyd_iterations=300)
     after = untrained(stage, dense(kernel)).get_layer("d").get_weights()[0]
-    for value in np.unique(after):  # a fixed point: each centroid is the mean of the weights it stands for
+    for value in np.unique(after):  # a fixed point: each centroid is the mean of its weights
         assert value == pytest.approx(kernel[after == value].mean(), abs=1e-5)
     start = np.linspace(kernel.min(), kernel.max(), 5)
     peer = KMeans(5, init=start[:, np.newaxis], n_init=1, max_iter=300, tol=0).fit(kernel.reshape(-1, 1))

@@ -1,4 +1,4 @@
-"""Rules are judged on plain stand-ins for layers: a name and a class name are all they look at."""
+"""Rules are tested on plain stand-ins for layers: they use only a name and a class name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""All kinds of layers with kernels: which weights they are, and pruning, clustering and fine-tuning of each."""
+"""All kinds of layers with kernels: which weights those are, and pruning, clustering and fine-tuning of each."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def bilinear():
 
 
 def each_layer():
-    """Name -> layer, the shape of its input without the batch, and its kernels: name -> shape."""
+    """Name -> layer, input shape without the batch axis, and kernels: name -> shape."""
     tf_keras = keras_compat.tf_keras()
     layers = tf_keras.layers
     line, image, volume = (6, 4), (6, 6, 3), (3, 6, 6, 1)
@@ -78,7 +78,7 @@ def each_layer():
 
 
 def zoo():
-    """One model with all of them side by side; `encoder` and `decoder` besides, which pass on state and mask."""
+    """One model with all of them side by side, plus `encoder` and `decoder`, which pass on state and mask."""
     layers = keras_compat.tf_keras().layers
     inputs = {
         shape: layers.Input(shape, dtype="int32" if shape == (5,) else "float32")
@@ -106,7 +106,7 @@ def zoo():
 
 
 def all_kernels(model):
-    """Of a flat plain model: (layer, kernel) -> values."""
+    """(layer, kernel) -> values, for a flat unwrapped model."""
     return {(layer.name, kernel.name): kernel.values for layer in model.layers for kernel in kernels(layer)}
 
 
@@ -122,7 +122,7 @@ def flat_model(model):
 
 @pytest.fixture(scope="module")
 def sizes(flat_model):
-    """(layer, kernel) -> number of weights, by the shapes written above."""
+    """(layer, kernel) -> number of weights, from the shapes written above."""
     found = {(name, kernel): int(np.prod(shape)) for name, (_, _, shapes) in each_layer().items()
              for kernel, shape in shapes.items()}  # fmt: skip
     return found | {
@@ -146,14 +146,14 @@ def data(model):
 
 
 def fitted(stage, model, data, keep=(), eager=False):
-    """After two steps; `eager` because tracing so many layers would take minutes: `small` is trained in a graph."""
+    """After two steps; `eager` because tracing so many layers would take minutes: `small` trains in a graph."""
     wrapped = stage.apply(model, steps=2, keep=keep)
     optimizer = keras_compat.tf_keras().optimizers.Adam(0.01)
     wrapped.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=eager)
     wrapped.fit(*data, batch_size=12, callbacks=stage.callbacks(), verbose=0)
     stripped = stage.strip(wrapped)
     same = stripped(data[0], training=False).numpy()
-    # The wrapped model masks, passes states and computes as the plain one does.
+    # The wrapped model masks, passes states and computes like the original.
     np.testing.assert_allclose(wrapped(data[0], training=False), same, atol=1e-6)
     assert np.ptp(same, axis=0).max() > 1e-3
     return stripped
@@ -202,7 +202,7 @@ def test_the_axis_of_output_channels(kind, axis):
 
 
 def test_frozen_parts_change_the_positions_not_the_kernels(model):
-    layer = model.get_layer("both")  # its backward part is frozen, which puts those weights last
+    layer = model.get_layer("both")  # the backward part is frozen, which puts those weights last
     assert [kernel.index for kernel in kernels(layer)] == [0, 1, 3, 4]
     layer = model.get_layer("each_model")  # its first Dense is frozen; order: b, norm, then a and the statistics
     a, b = kernels(layer)
@@ -263,7 +263,7 @@ def test_the_centroids_of_every_kernel_are_trained(sparse, clustered):
     start = all_kernels(stage.strip(stage.apply(sparse, steps=0, keep={"sparsity"})))
     after = all_kernels(clustered)
     still = {key for key, values in after.items() if np.array_equal(np.unique(values), np.unique(start[key]))}
-    # Attention over a causal mask of masked values may not reach all of its kernels; all others must move.
+    # Attention over a causal mask of masked values may not reach all of its kernels; all others must change.
     assert not {key for key in still if key[0] != "attention"}
 
 
@@ -345,7 +345,7 @@ def test_random_importance_draws_another_mask_for_each_kernel():
 
 
 def test_erk_shares_out_among_kernels_by_their_shapes():
-    # Two LSTMs of (5, 20) kernels, 100 weights each, and a Dense (5, 5): 425 weights, 170 stay at 60 %.
+    # Two LSTMs with (5, 20) kernels, 100 weights each, and a Dense (5, 5): of 425 weights, 170 remain at 60 %.
     # Densities a * 25/100 and a * 10/25: a * (4 * 25 + 10) = 170.
     found = one_shot(two_alike(), distribution="erk", final_sparsity=0.6)
     zeros = {key: np.count_nonzero(values == 0) for key, values in found.items()}

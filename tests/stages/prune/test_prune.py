@@ -23,7 +23,7 @@ def model(small_model):
 
 @pytest.fixture(scope="module")
 def sparse(model):
-    """80 % of each kernel but the depthwise one is zero."""
+    """80 % of each kernel is zero, except the depthwise one."""
     stage = Prune(final_sparsity=0.8, schedule="one-shot")
     return stage.strip(stage.apply(model, steps=0))
 
@@ -49,7 +49,7 @@ def dense(*shape, kernel=None, name="d"):
 
 
 def fitted(stage, model, samples, *, epochs=1, keep=(), callbacks=True, batches=4):
-    """The wrapped model after a fit of `batches` steps an epoch, of which `apply` was told the number."""
+    """The wrapped model after a fit of `batches` steps per epoch, a number that `apply` was given."""
     wrapped = stage.apply(model, steps=epochs * batches, keep=keep)
     wrapped.compile("sgd", "sparse_categorical_crossentropy")
     x, y = samples[0][: 16 * batches], samples[1][: 16 * batches]
@@ -194,7 +194,7 @@ def test_random_importance_is_reproducible_blind_to_magnitude_and_monotone():
 
 
 def test_erk_leaves_density_in_proportion_to_the_sum_over_the_product_of_dimensions():
-    # Kernels (20, 10) and (10, 4): 240 weights, 96 stay. Densities a * 30/200 and a * 14/40: a * (30 + 14) = 96.
+    # Kernels (20, 10) and (10, 4): 240 weights, 96 remain. Densities a * 30/200 and a * 14/40: a * (30 + 14) = 96.
     layers = keras_compat.tf_keras().layers
     model = keras_compat.tf_keras().Sequential(
         [layers.Input((20,)), layers.Dense(10, name="a"), layers.Dense(4, name="b")]
@@ -240,12 +240,12 @@ def test_the_weakest_blocks_fall_whole(pooling, shape, block):
         i, j = starts[index]
         expected[i : i + block[0], j : j + block[1]] = 1
     np.testing.assert_array_equal(masks(wrapped)["d"], expected)
-    stage.strip(wrapped)  # its promise holds, whichever blocks fell
+    stage.strip(wrapped)  # the promise holds, whichever blocks were pruned
 
 
 @pytest.mark.parametrize("share", [0.35, 0.45, 0.55, 0.65, 0.85])
 def test_the_promise_of_blocks_rounds_as_the_mask_does(share):
-    stage = Prune(block_size=(2, 2), schedule="one-shot", final_sparsity=share)  # 10 blocks: halves to be rounded
+    stage = Prune(block_size=(2, 2), schedule="one-shot", final_sparsity=share)  # 10 blocks, so halves must be rounded
     stage.strip(stage.apply(dense(20, 2), steps=0))
 
 
@@ -423,7 +423,7 @@ def test_single_settings_out_of_range_are_refused(settings):
 
 
 def xnnpack_model():
-    """The layout that XNNPACK's sparse inference wants."""
+    """The layout that XNNPACK's sparse inference needs."""
     layers = keras.layers
     return keras.Sequential(
         [

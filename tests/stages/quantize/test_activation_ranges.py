@@ -51,7 +51,7 @@ def test_nothing_but_zeros_has_a_range():
 
 @pytest.fixture(scope="module")
 def same():
-    """A model that gives back what it is given, and samples with long tails: two sets of them."""
+    """A model that returns its input, and two sets of samples with long tails."""
     inputs = keras.Input((16,), name="x")
     layer = keras.layers.Dense(16, kernel_initializer="identity", name="same")
     return keras.Model(inputs, layer(inputs)), *RNG.laplace(size=(2, 4096, 16)).astype("float32")
@@ -116,7 +116,7 @@ def averaging(pool, shape, **settings):
 
 
 def peaks(shape):
-    """Values that are mostly small, one in a hundred about 10: their mean over all places is far from the extremes."""
+    """Mostly small values, one in a hundred about 10: their mean over all places is far from the extremes."""
     x = RNG.exponential(0.1, size=(64, *shape))
     return np.where(RNG.random(x.shape) < 0.01, 10.0, x).astype("float32")
 
@@ -132,7 +132,7 @@ def test_an_average_over_all_places_has_a_range_of_its_own(shape, pool, trained)
         Quantize().calibrate(given, x)
     lite = tfopt.export_tflite(given, representative_data=None if trained else x)
     assert not lite.float_tensors() and "AVERAGE_POOL_2D" not in {op.name for op in lite.ops()}
-    # A step of the input is 10/255; the mean has 255 of its own, and so have the outputs.
+    # A step of the input is 10/255; the mean has separate steps of 1/255 of its range, and so do the outputs.
     assert np.abs(lite.predict(x) - exact).max() < 2.5 * exact.max() / 255 + 0.1 * 10 / 255
     np.testing.assert_allclose(model.predict(x, verbose=0), exact, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Rounding rules by the formulas of their papers in float64, and what of them stands in the file."""
+"""Rounding rules by the formulas of their papers in float64, and how the file stores them."""
 
 import keras
 import numpy as np

@@ -99,7 +99,7 @@ def branches(join, **options):
 def test_a_relu_that_is_not_the_only_consumer_leaves_both_their_ranges():
     layers = keras_compat.tf_keras().layers
     assert rounded(branches(lambda x, y: layers.Add(name="add")([x, y]))) == {"conv": "wo", "relu": "o", "add": "o"}
-    assert rounded(branches(lambda x, y: [x, y])) == {"conv": "wo", "relu": "o"}  # an output counts, too
+    assert rounded(branches(lambda x, y: [x, y])) == {"conv": "wo", "relu": "o"}  # an output counts as well
 
 
 def test_concatenated_tensors_share_the_range_of_the_whole_where_nothing_else_uses_them():
@@ -166,7 +166,7 @@ def test_what_litert_cannot_do_in_int8_is_left_in_float_with_the_reason():
         ("abc,cd->abd", (None, 5), (3, 4), (-1,)),
         ("abc,cde->abde", (None, 2, 5), (3, 4), (-2, -1)),  # heads of attention
         ("abcd,cde->abe", (None, 5), (3, 2, 4), (-1,)),  # and back
-        ("abc,bcd->abd", (None, 5), (3, 4), ()),  # a matrix of its own for each b: no scales per channel
+        ("abc,bcd->abd", (None, 5), (3, 4), ()),  # a separate matrix for each b, so no scales per channel
     ],
 )
 def test_scales_of_einsum_run_along_what_the_input_lacks(equation, output, shape, axes):

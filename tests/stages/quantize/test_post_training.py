@@ -1,4 +1,4 @@
-"""The stage PostTraining: what it promises of bits, looked up in the file."""
+"""The stage PostTraining: its promises about bits, verified in the file."""
 
 import json
 
@@ -34,7 +34,7 @@ def weight(lite, name):
 
 @pytest.fixture(scope="module")
 def four(model, samples):
-    """(stage, what it made, its file)"""
+    """(stage, its result, its file)"""
     stage = PostTraining(weight_bits=4, iterations=100)
     applied = rounded(stage, model, samples)
     return stage, applied, build(applied, INT8, samples[0])
@@ -49,7 +49,7 @@ def test_the_file_has_4_bit_weights_and_integers_only(four):
 def test_the_file_computes_what_the_rounded_model_does(four, samples):
     _, applied, lite = four
     expected = applied.predict(samples[0], verbose=0)
-    assert np.abs(lite.predict(samples[0]) - expected).max() < 0.05  # activations are rounded in the file alone
+    assert np.abs(lite.predict(samples[0]) - expected).max() < 0.05  # activations are rounded only in the file
 
 
 def test_it_is_nearer_to_the_float_model_than_plain_rounding(model, samples, four):
@@ -88,7 +88,7 @@ def test_zeros_stay(model, samples):
     sparse = prune.strip(prune.apply(model, steps=0))
     applied = rounded(PostTraining(weight_bits=4, iterations=50), sparse, samples, keep={"sparsity"})
     promises = prune.promises(bridge.to_tf_keras(sparse))
-    build(applied, INT8, samples[0], promises, bridge.to_tf_keras(applied))  # raises where one is broken
+    build(applied, INT8, samples[0], promises, bridge.to_tf_keras(applied))  # raises if one is broken
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Quantize. What the file holds is read back from the `.tflite`; ranges come from the float model itself."""
+"""Quantize. The contents of the file are read back from the `.tflite`; ranges come from the float model itself."""
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def fitted(stage, model, samples, keep=(), learning_rate=0.003):
 
 
 def shrunk(model, *stages):
-    """After `stages` without training, and what they promise."""
+    """The result of `stages` without training, and their promises."""
     keep, promises = set(), []
     for stage in stages:
         model = stage.strip(stage.apply(model, steps=0, keep=keep))
@@ -116,7 +116,7 @@ def test_the_file_holds_the_zeros_and_few_integers_in_the_whole_kernel_with_batc
         assert weight.values.dtype == np.int8
         assert np.unique(weight.values).size <= 6, name
         assert np.count_nonzero(weight.values == 0) >= np.count_nonzero(old[name] == 0), name
-    # A kernel without BatchNorm behind it is the same one, integer by integer.
+    # A kernel without BatchNorm after it is the same, integer by integer.
     kernel = np.moveaxis(kernels(after)["apart"], -1, 0)
     scale = np.abs(kernel).max() / 127
     np.testing.assert_array_equal(found["apart"].values, np.round(kernel / scale))
@@ -201,7 +201,7 @@ def calibrated(model, samples):
 
 
 def test_ranges_are_those_of_the_float_model_on_the_first_samples(calibrated, model, samples):
-    # Close, not equal: the kernels are rounded already.
+    # Close, not equal: the kernels are already rounded.
     # Where TF-MOT rounds: the input, after each ReLU, after pooling, and before the softmax.
     flat = bridge.to_tf_keras(model)
     ends = ["stem_relu", "inline", "apart_relu", "conv_relu", "depth_relu", "pool"]
@@ -258,7 +258,7 @@ def test_calibration_changes_ranges_only_and_leaves_nothing_behind(model, sample
 
 
 def patterns():
-    """What stock QAT refuses or leaves in float: BatchNorm in odd places, layers that only need an output range."""
+    """What stock QAT refuses or leaves in float: BatchNorm in unusual places, layers that only need an output range."""
     layers = keras_compat.tf_keras().layers
     inputs = layers.Input((8, 8, 4))
     x = layers.Rescaling(0.5, name="rescaling")(inputs)
@@ -347,7 +347,7 @@ def attention(layers):
 
 def table(layers):
     x = (layers.Embedding(300, 8), layers.GlobalAveragePooling1D(), layers.Dense(4))
-    return chained((12,), *x)  # of float32 inputs: int8 could not tell the rows apart
+    return chained((12,), *x)  # from float32 inputs; int8 could not distinguish the rows
 
 
 def two_inputs(layers):
@@ -374,8 +374,8 @@ def inputs_of(model, number=48):
     return drawn if len(drawn) > 1 else drawn[0]
 
 
-# The model; the largest difference of the file from the trained model, in parts of the outputs' spread: what
-# LiteRT's int8 operators round inside (normalizations, unusual activations, cells) the training does not see.
+# The model; the largest difference of the file from the trained model, relative to the outputs' spread: training does
+# not see what LiteRT's int8 operators round inside (normalizations, unusual activations, cells).
 LAYERS = {
     "lines": (lines, 0.05),
     "maps": (maps, 0.1),
@@ -485,7 +485,7 @@ def test_a_layer_without_int8_operator_trains_and_is_told_in_the_file(samples):
     assert "cube (LiteRT has no int8 operator for it)" in notes[0]
     assert Quantize().decisions(net)["cube"].why == "left in float: LiteRT has no int8 operator for it"
     with pytest.raises(PromiseError, match="float"):
-        build(net, INT8, x)  # without the decision it stays an error
+        build(net, INT8, x)  # without the decision it is still an error
 
 
 def test_decisions_say_what_is_rounded(model):
@@ -566,7 +566,7 @@ def test_half_precision_models_train_in_float32():
 
 
 def two_alike(gamma):
-    """Two convolutions of equal shape, each with BatchNorm, the first with the scale `gamma`; weights by chance."""
+    """Two convolutions of equal shape, each with BatchNorm, the first with the scale `gamma`; random weights."""
     layers = keras_compat.tf_keras().layers
     rng = np.random.default_rng(11)
     model = keras_compat.tf_keras().Sequential(
@@ -610,7 +610,7 @@ def test_a_kernel_that_is_not_in_the_file_is_missed_by_name():
 
 
 def test_negative_batch_norm_scales_do_not_double_the_clusters_of_the_file():
-    # Folding turns a channel's c into -c where the scale is negative: 5 clusters would become up to 10 integers.
+    # Folding turns a channel's c into -c if the scale is negative: 5 clusters would become up to 10 integers.
     model, promises = shrunk(two_alike(SIGNS), Cluster(number_of_clusters=5))
     wrapped = Quantize().apply(model, steps=1, keep={"clusters"})
     Quantize().calibrate(wrapped, np.random.default_rng(0).normal(size=(64, 6, 6, 8)).astype("float32"))

@@ -1,4 +1,4 @@
-"""What of a kernel the quantizers keep, on kernels made by hand."""
+"""What the quantizers keep of a kernel, on handmade kernels."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ CHANNEL = Scales((-1,))
 
 
 def quantized(structure, kernel, *, scales=CHANNEL, latent=None, training=True):
-    """(what a training step sees of `kernel`, the kernel after it)."""
+    """(what a training step sees of `kernel`, the kernel after it)"""
     import tensorflow as tf
 
     quantizer = kernel_quantizer()(scales, structure, kernel)
@@ -75,7 +75,7 @@ def quantized(structure, kernel, *, scales=CHANNEL, latent=None, training=True):
 
 
 def grid(values, largest):
-    """Rounded to 127 steps of `largest` on either side."""
+    """Round to 127 steps of `largest` on either side."""
     scale = largest / 127
     return np.round(values / scale) * scale
 
@@ -86,7 +86,7 @@ def test_a_kernel_with_zeros_is_rounded_with_a_scale_per_channel(training):
     mask = (RNG.random(kernel.shape) < 0.5).astype("float32")
     result, _ = quantized(Structure(mask=mask), kernel, training=training)
     largest = np.abs(kernel * mask).max(axis=(0, 1, 2))
-    largest[4] = 1.0  # all zero, whatever its scale
+    largest[4] = 1.0  # all zero, whatever the scale
     np.testing.assert_allclose(result, grid(kernel * mask, largest), atol=1e-6)
     assert np.all(result[mask == 0] == 0)
 

@@ -1,4 +1,4 @@
-"""Grids of a few bits: steps against brute force and another implementation, rounding, and which weights share one."""
+"""Grids of a few bits: steps against brute force and another implementation, rounding, and shared steps."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tfopt.stages.quantize.weight_ranges import BITS, METHODS, on_grid, steps
 
 
 def weights(shape=(3, 3, 8, 5), seed=0):
-    """Heavy-tailed, each output channel of another size."""
+    """Heavy-tailed, with output channels of different sizes."""
     rng = np.random.default_rng(seed)
     return (rng.laplace(size=shape) * np.geomspace(0.01, 10, shape[-1])).astype("float32")
 
@@ -59,14 +59,14 @@ def test_octav_agrees_with_litert_quantizer(bits):
 
     kernel, top = weights((64, 6)), 2 ** (bits - 1) - 1
     theirs = octav._guess_clipping_with_octav(
-        kernel, bits, 0, 100, 4.0**-bits * 12 * top**2  # what makes its noise that of a grid of 2 top + 1 levels
+        kernel, bits, 0, 100, 4.0**-bits * 12 * top**2  # the noise that a grid of 2 top + 1 levels has
     )  # fmt: skip
     np.testing.assert_allclose(steps(kernel, bits, (-1,), "octav") * top, theirs, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_hard_channels(method):
-    """All zero, one weight, all of one size, one outlier, next to nothing."""
+    """All zero, one weight, all of one size, one outlier, almost nothing."""
     kernel = np.zeros((20, 5), "float32")
     kernel[3, 1], kernel[:, 2], kernel[:, 3], kernel[:, 4] = -0.5, 0.25, 0.01, 1e-44
     kernel[0, 2], kernel[0, 3] = -0.25, 100

@@ -1,4 +1,4 @@
-"""AdaRound: patches against the layers themselves, the choice against brute force, and all of it on models."""
+"""AdaRound: patches against the layers, the choice against brute force, and whole models."""
 
 import itertools
 
@@ -51,7 +51,7 @@ def test_patches_times_kernel_is_the_layer(name):
     x = rng.normal(size=(3, *shape)).astype("float32")
     outputs = layer(x).numpy()
     where = places(layer, x.shape, 10_000, rng)
-    assert len(where[0]) == outputs[..., 0].size  # all there are
+    assert len(where[0]) == outputs[..., 0].size  # all of them
     seen, kernel = patches(layer, x, where), layer.get_weights()[0]
     kernel = kernel.reshape(-1, *kernel.shape[-2:])
     product = (
@@ -77,7 +77,7 @@ def correlated(inputs, count=2000):
 
 
 def test_two_inputs_that_go_together_share_their_errors():
-    """Both to nearest are 0; one up and one down are nearer to 0.8."""
+    """Both rounded to nearest give 0; one up and one down is closer to 0.8."""
     x = np.repeat(np.random.default_rng(0).normal(size=(500, 1)), 2, axis=1).astype("float32")
     grids = {("d", "kernel"): Grid(4, np.ones((1, 1), "float32"))}
     weights = adaptively_rounded(dense([[0.45], [0.35]]), grids, x, iterations=500).get_weights()[0]

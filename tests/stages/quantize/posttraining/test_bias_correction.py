@@ -1,4 +1,4 @@
-"""Bias correction: the means of all layers are those of the float model again."""
+"""Bias correction restores the means of the float model in all layers."""
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def test_each_layer_gets_its_mean_back(small_model, samples):
     result = bias_corrected(coarse, model, x)
     for old, new in zip(before, coarse.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    # `conv` and `depth` have no bias: the mean is that behind their BatchNormalization.
+    # `conv` and `depth` have no bias: the mean is that after their BatchNormalization.
     for name in ("stem_norm", "apart", "conv_norm", "depth_norm"):
         means = [
             tf_keras().Model(m.input, m.get_layer(name).output)(x).numpy().mean(axis=(0, 1, 2))

@@ -1,4 +1,4 @@
-"""Equalization: the same outputs, equal ranges; pairs and what is none."""
+"""Equalization: equal outputs and ranges; which layers form a pair and which do not."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tfopt.stages.quantize.posttraining.wiring import gain_and_offset
 
 
 def chain(*layers, shape=(8, 8, 3), seed=0):
-    """A model of `layers` with channels of unlike sizes."""
+    """A model of `layers` with channels of different sizes."""
     inputs = outputs = tf_keras().Input(shape)
     for layer in layers:
         outputs = layer(outputs)
@@ -72,7 +72,7 @@ def test_outputs_stay_and_ranges_become_equal(name):
 
 
 def test_the_scale_is_that_of_the_paper():
-    """Eq. 11, by hand, for two Dense layers."""
+    """Eq. 11 by hand, for two Dense layers."""
     model = chain(layers().Dense(2, name="a"), layers().ReLU(), layers().Dense(1, name="b"), shape=(2,))
     model.set_weights([np.array([[8.0, 1], [-2, 1]]), np.array([4.0, 4]), np.array([[0.5], [-4]]), np.zeros(1)])
     result, _ = equalized(model)
