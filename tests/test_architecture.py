@@ -1,4 +1,4 @@
-"""The house stands: imports point down, no circle closes, at any depth of folders."""
+"""The architecture holds: imports point down, and there is no circle, at any depth of folders."""
 
 import ast
 import graphlib
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# The rooms of each floor, lowest first: docs/architecture.md says what they are for. A file of a room imports files of
-# lower floors and of its own room; rooms side by side do not know each other.
+# The rooms of each floor, lowest first; docs/architecture.md says what they are for. A file of a room imports files of
+# lower floors and of its own room; rooms on the same floor do not know each other.
 FLOORS = (
     ("errors",),
     ("base",),
@@ -26,7 +26,7 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}
-# Floors inside of a room, lowest first.
+# Floors inside a room, lowest first.
 INSIDE = {"tflite": ("settings", "read", "prove", "write")}
 
 
@@ -43,13 +43,13 @@ class Arrow:
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """The file of each module of tfopt under `root`, by its dotted name; a package by the name of its folder."""
+    """The file of each module of tfopt under `root`, by dotted name; a package has the name of its folder."""
     paths = sorted((root / "tfopt").rglob("*.py"))
     return {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
 def arrows(root: Path) -> list[Arrow]:
-    """Every import of tfopt in tfopt: at the top, in functions, for type checkers alone, and by name."""
+    """Every import of tfopt in tfopt: at the top, in functions, for type checkers only, and by name."""
     known = modules(root)
     return [
         Arrow(source, target, f"{path.relative_to(root).as_posix()}:{line}")
@@ -60,7 +60,7 @@ def arrows(root: Path) -> list[Arrow]:
 
 
 def imported(tree: ast.Module, source: str, is_package: bool) -> Iterator[tuple[str, int]]:
-    """(dotted name, line) of all that `tree`, the module `source`, imports."""
+    """(dotted name, line) of everything that `tree`, the module `source`, imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -74,7 +74,7 @@ def imported(tree: ast.Module, source: str, is_package: bool) -> Iterator[tuple[
 
 
 def module_of(name: str, known: dict[str, Path]) -> str | None:
-    """The module that `name`, a module or something in one, comes from; None where it is not of tfopt."""
+    """The module that `name`, a module or something in one, comes from; None if it is not in tfopt."""
     parts = name.split(".")
     if parts[0] != "tfopt":
         return None
@@ -100,7 +100,7 @@ def climbs(found: list[Arrow]) -> list[str]:
 
 
 def climbs_inside(found: list[Arrow]) -> list[str]:
-    """The arrows in a room with floors of its own that do not point down, in words."""
+    """The arrows that do not point down in a room that has floors, in words."""
     said = []
     for arrow in found:
         parts = INSIDE.get(room(arrow.source), ())
@@ -114,7 +114,7 @@ def climbs_inside(found: list[Arrow]) -> list[str]:
 
 
 def circle(edges: dict[str, set[str]]) -> list[str]:
-    """The nodes of one circle, in order, the first again at the end; [] where there is none."""
+    """The nodes of one circle, in order, the first again at the end; [] if there is none."""
     try:
         graphlib.TopologicalSorter(edges).prepare()
     except graphlib.CycleError as error:
@@ -123,9 +123,9 @@ def circle(edges: dict[str, set[str]]) -> list[str]:
 
 
 def circles(found: list[Arrow], known: dict[str, Path]) -> list[str]:
-    """One circle between files, and one between the children of each folder, in words; [] where there are none.
+    """One circle between files, and one between the children of each folder, in words; [] if there are none.
 
-    A folder within a folder counts as one child, whatever is in it, `__init__.py` included.
+    A folder within a folder counts as one child, with everything in it, `__init__.py` included.
     """
     folders = sorted({module.rpartition(".")[0] for module in known} - {""})
     said = [] if not (way := circle(_edges(found))) else [f"files: {' -> '.join(way)}"]
@@ -185,7 +185,7 @@ def test_the_page_tells_the_same_floors():
 
 @pytest.fixture
 def small_house(tmp_path):
-    """A function that writes modules by dotted name and gives what is found in them."""
+    """A function that writes modules by dotted name and returns what is found in them."""
 
     def build(**sources):
         for name, text in {"tfopt": "", **sources}.items():

@@ -1,7 +1,7 @@
-"""The Python of the documentation runs as it stands: the blocks of a page in order, in one namespace.
+"""The Python of the documentation runs as is: the blocks of a page in order, in one namespace.
 
-What a page takes for granted (a model, data, files) is made here, by a function with the name of the page. What it
-leaves behind is looked at, where the page says what that is.
+A function named after the page makes what the page assumes (a model, data, files). It then checks the results that the
+page describes.
 """
 
 import re
@@ -28,7 +28,7 @@ PAGES = {page.stem.lower(): page for page in FILES if blocks(page)}
 
 
 def network(*names, classes=2, kind="softmax"):
-    """A small model of 8x8 color images with a convolution for each of `names`; seeded."""
+    """A small seeded model of 8x8 color images with a convolution for each of `names`."""
     keras.utils.set_random_seed(1)
     middle = [LAYERS.Conv2D(8, 3, padding="same", activation="relu", name=name) for name in names]
     top = [LAYERS.GlobalAveragePooling2D(), LAYERS.Dense(classes, activation=kind, name="head")]
@@ -39,10 +39,10 @@ def network(*names, classes=2, kind="softmax"):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, write_photos):
-    """Where a page runs: a folder with photos/, dark ones and light ones."""
+    """The folder in which a page runs, with photos/, dark ones and light ones."""
     write_photos(tmp_path / "photos", 50)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)  # modules that a page takes for granted
+    monkeypatch.syspath_prepend(tmp_path)  # modules that a page assumes
     return tmp_path
 
 
@@ -54,7 +54,7 @@ def photos():
 
 
 def of_bridge():
-    """Each block registers a twin, the second in place of the first: the last one counts."""
+    """Each block registers a twin in place of the previous one, so the last one counts."""
     names = {}
     yield names
     model = keras.Sequential([keras.Input((4,)), names["Scaled"](3.0)])

@@ -1,7 +1,7 @@
 """The form of error messages: a capital letter first, a full stop (or a question mark) last.
 
-A message may begin with the name of what it is about: a value (a path, a model), an option, an argument. It may end
-with another message behind a colon, or with advice that is a sentence.
+A message may begin with the name of its subject: a value (a path, a model), an option, an argument. It may end with
+another message after a colon, or with advice that is a sentence.
 """
 
 import ast
@@ -21,14 +21,14 @@ ENDS = re.compile(rf"""[.?]|(^|[:.;?] ){VALUE}""")
 
 
 def literal(node):
-    """The text of a message, with VALUE for what is put in; None for one that is made elsewhere."""
+    """The text of a message, with VALUE for what is inserted; None for one that is made elsewhere."""
     if isinstance(node, ast.JoinedStr):
         return "".join(part.value if isinstance(part, ast.Constant) else VALUE for part in node.values)
     return node.value if isinstance(node, ast.Constant) else None
 
 
 def messages(source):
-    """(line, text) of all that `source` raises of the classes of tfopt.errors."""
+    """(line, text) of every error of tfopt.errors that `source` raises."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CLASSES and node.args:
             text = literal(node.args[0])

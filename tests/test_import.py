@@ -1,4 +1,4 @@
-"""What importing tfopt does to a process: nothing, until TensorFlow is needed; and then as little as possible."""
+"""Importing tfopt changes nothing in a process until TensorFlow is needed, and then as little as possible."""
 
 import json
 import os
@@ -18,7 +18,7 @@ found = sorted(heavy & set(sys.modules))
 assert not found, found
 """
 
-# TensorFlow and its parts set variables of their own, so they are imported before the first look.
+# TensorFlow and its parts set environment variables, so they are imported first.
 RUN = """
 import json, os, sys
 import ai_edge_litert.interpreter, h5py, keras, sklearn, tensorflow as tf
@@ -75,7 +75,7 @@ def test_environment_and_tf_keras_stay_as_they_were():
 
 @pytest.mark.parametrize("name", tfopt.__all__)
 def test_every_public_name_is_what_it_says(name):
-    """Also when asked for twice: a submodule of the same name would take its place after the first time."""
+    """Also on the second access: a submodule of the same name would replace it after the first."""
     first = getattr(tfopt, name)
     assert callable(first)
     assert getattr(tfopt, name) is first

@@ -1,4 +1,4 @@
-"""What an installed tfopt gives besides its modules: types for a type checker, and `python -m tfopt`."""
+"""What an installed tfopt provides besides its modules: types for a type checker, and `python -m tfopt`."""
 
 import re
 import shutil
@@ -60,7 +60,7 @@ def run(*command, cwd):
 
 @pytest.fixture
 def environment(tmp_path):
-    """The Python of a fresh virtual environment that holds nothing but the wheel's files."""
+    """The Python of a fresh virtual environment that contains only the files of the wheel."""
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):

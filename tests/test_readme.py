@@ -1,4 +1,4 @@
-"""The Python of the README runs as it stands."""
+"""The Python of the README runs as is."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_every_snippet_is_run_below():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, write_photos):
-    """A folder with what the README talks of: model.keras and photos/, which the model tells apart."""
+    """A folder with what the README uses: model.keras and photos/, which the model can classify."""
     write_photos(tmp_path / "photos", 40)
     monkeypatch.chdir(tmp_path)
     layers = [

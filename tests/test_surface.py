@@ -15,7 +15,7 @@ from tfopt.transfer import TRANSFERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "names.md"
 NAMESPACES = ("extend", "losses", "self_taught", "training", "transfer")
-# Names of 0.1 by where they are now.
+# The names of 0.1, by where they are now.
 MOVED = {
     "losses": """AttentionTransfer BoundedRegression DIST DKD FSP FitNets Hinton L2 L2SP MultilabelKD PKT RKD
         RegressionKD SimilarityPreserving StandardizedKD TeacherFree VID""",
@@ -87,7 +87,7 @@ def test_every_loss_and_transfer_of_tfopt_is_in_its_namespace():
 
 
 def test_what_other_packages_build_from_is_in_one_place():
-    """The bases of all that a recipe.json names, what their methods give, and how to register them."""
+    """The bases of everything that a recipe.json names, what their methods return, and how to register them."""
     wanted = {"Stage", "Loss", "FeatureLoss", "Transfer", "LossInputs", "Transferred", "Promise", "Decision"}
     assert wanted | {"config", "register", "register_twin"} <= set(tfopt.extend.__all__)
 
@@ -107,12 +107,12 @@ def test_the_namespaces_are_there_after_import_tfopt_and_light():
 
 
 def test_the_page_has_every_name_where_it_is():
-    """The first cell of each row of docs/names.md has names; a name at the top stands without its namespace."""
+    """The first cell of each row of docs/names.md has names; a name at the top appears without its namespace."""
     rows = re.findall(r"^\| (`.*?`) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     listed = [name for row in rows for name in re.findall(r"`tfopt\.([\w.]+)`", row)]
     assert len(set(listed)) == len(listed)
     inside = [f"{place}.{name}" for place in NAMESPACES for name in getattr(tfopt, place).__all__]
-    tables = {"losses.LOSSES", "transfer.TRANSFERS"}  # of the registry, for tfopt's own files
+    tables = {"losses.LOSSES", "transfer.TRANSFERS"}  # in the registry, for tfopt's own files
     twice = {f"losses.{name}" for name in ("FeatureLoss", "LossInputs", "Loss")} | {
         "transfer.Transfer",
         "transfer.Transferred",

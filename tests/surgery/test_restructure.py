@@ -1,5 +1,8 @@
-"""restructure: architectures in other sizes. Expected shapes come from the same network written by hand in that size,
-from keras.applications, or from counting by hand."""
+"""restructure: architectures in other sizes.
+
+Expected shapes come from the same network written by hand in that size, from keras.applications, or from counting by
+hand.
+"""
 
 import keras
 import numpy as np
@@ -28,7 +31,7 @@ def shapes(model):
 
 
 def residual(api, *, size=(16, 16, 3), widths=(16, 32), blocks=(2, 1), classes=4, nested=False, names=None):
-    """A small ResNet; `names[stage]` names its blocks where they are not numbered from 1."""
+    """A small ResNet; `names[stage]` names its blocks if they are not numbered from 1."""
     layers = api.layers
 
     def norm(x, name):
@@ -165,7 +168,7 @@ def test_weights_depend_on_the_seed_alone(api):
         if layer.name.endswith(("_a", "_b"))
     }
     assert len(kernels) == 24
-    assert len(set(kernels.values())) == len(kernels)  # no two layers begin alike
+    assert len(set(kernels.values())) == len(kernels)  # no two layers start equal
 
 
 def test_weights_are_drawn_for_the_new_shape(api):
@@ -200,7 +203,7 @@ def test_the_model_given_stays_as_it_is(api):
 
 
 def test_depth_of_a_small_network_written_twice(api):
-    """The same computation, too: with the weights of the network written by hand, layer by layer."""
+    """The computation too is the same, with the weights of the network written by hand, layer by layer."""
     made = restructure(residual(api), depth=2)
     names = [["s0_1", "s0_2", "s0_2_repeat1", "s0_2_repeat2"], ["s1_1", "s1_1_repeat1"]]
     by_hand = residual(api, blocks=(4, 2), names=names)
@@ -209,7 +212,7 @@ def test_depth_of_a_small_network_written_twice(api):
     for layer in by_hand.layers:
         if layer.weights:
             own = layer.name
-            if "repeat" in own:  # the suffix stands behind the whole name
+            if "repeat" in own:  # the suffix follows the whole name
                 number = own[own.index("_repeat") :][:8]
                 own = own.replace(number, "") + number
             made.get_layer(own).set_weights(layer.get_weights())
@@ -227,12 +230,12 @@ def test_blocks_are_left_out(api):
     filled = transfer_weights(source, made)
     assert filled.counts["skipped"] == 0
     np.testing.assert_allclose(filled.model(images(), training=False), by_hand(images(), training=False), rtol=1e-4)
-    assert shapes(restructure(source, depth=0.01)) == shapes(residual(api, blocks=(1, 1)))  # of several one stays
+    assert shapes(restructure(source, depth=0.01)) == shapes(residual(api, blocks=(1, 1)))  # of several, one stays
     assert shapes(restructure(residual(api, blocks=(3, 1)), depth=0.4)) == shapes(residual(api, blocks=(1, 0)))
 
 
 def test_resnet8_of_mlperf_tiny(shared):
-    """Its first stage alone has a block without a projection; two more of it are 2 x 4,768 - 2 x 64 parameters."""
+    """Only its first stage has a block without a projection; two more of it are 2 x 4,768 - 2 x 64 parameters."""
     model = load_model(shared / "models" / "resnet8_cifar10.h5")
     (stage,) = repeatable_blocks(model, 3)
     assert (stage.shape, len(stage.blocks), stage.count) == ((32, 32, 16), 1, 3)
@@ -252,7 +255,7 @@ def test_resnet8_of_mlperf_tiny(shared):
         ("MobileNet", [1, 1, 5, 1]),  # Howard et al. 2017, table 1
         ("MobileNetV2", [1, 2, 3, 2, 2]),  # Sandler et al. 2018, table 2: n - 1 of each stage keep the shape
         ("ResNet50", [2, 3, 5, 2]),  # He et al. 2016, table 1, without the first of each stage
-        ("ResNet50V2", [1, 2, 4, 2]),  # likewise, and the last block of each stage is strided (keras.applications)
+        ("ResNet50V2", [1, 2, 4, 2]),  # likewise, and the last block of each stage has strides (keras.applications)
         ("EfficientNetB0", [1, 1, 2, 2, 3]),  # Tan & Le 2019, table 1, likewise
         ("DenseNet121", []),  # every layer adds channels
     ],
@@ -261,7 +264,7 @@ def test_blocks_of_known_networks(name, blocks):
     model = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3))
     stages = repeatable_blocks(model)
     assert [len(stage.blocks) for stage in stages] == blocks
-    ends = ("_add", "_out", "_relu")  # and not a normalization that belongs to what follows
+    ends = ("_add", "_out", "_relu")  # but not a normalization that belongs to what follows
     assert all(block[-1].endswith(ends) for stage in stages for block in stage.blocks)
 
 
@@ -333,7 +336,7 @@ def test_vocabularies_are_kept(api):
 
 
 def test_what_was_frozen_stays_frozen(api):
-    """Inside a frozen submodel (which in tf_keras freezes all in it) and inside a layer."""
+    """Inside a frozen submodel (which in tf_keras freezes everything in it) and inside a layer."""
     body = api.Sequential(
         [api.Input((5, 8)), api.layers.Dense(8, name="a"), api.layers.Dense(8, name="b")], name="body"
     )
@@ -383,7 +386,7 @@ def test_the_classifier_keeps_its_width(api):
     body = ending(api, layers.Dense(16, activation="relu"))
     apart = ending(api, layers.Dense(16), layers.ReLU())
     for model in (body, apart):
-        assert shapes(restructure(model, width=2)) == [(4, 16), (16,), (16, 32), (32,)]  # features, no answers
+        assert shapes(restructure(model, width=2)) == [(4, 16), (16,), (16, 32), (32,)]  # features, not a classifier
     with pytest.raises(ModelError, match="'ending' ends in features, not in a classifier"):
         restructure(body, classes=3)
     with pytest.raises(ModelError, match="'ending' ends in features"):
@@ -391,7 +394,7 @@ def test_the_classifier_keeps_its_width(api):
 
 
 def test_squeezenet_answers_through_relu_and_pooling(api):
-    """Its classifier is a convolution with ReLU behind it, pooled, under a softmax (Iandola et al. 2016)."""
+    """Its classifier is a convolution before a ReLU, pooled, with a softmax (Iandola et al. 2016)."""
     inputs = api.Input((8, 8, 3))
     x = api.layers.Conv2D(8, 3, activation="relu")(inputs)
     x = api.layers.GlobalAveragePooling2D()(api.layers.Conv2D(10, 1, activation="relu", name="answer")(x))
@@ -612,7 +615,7 @@ def test_a_custom_layer_of_its_own_width_is_named():
 
 
 def test_convnext_scales(api):
-    """LayerScale names its width, StochasticDepth grows from block to block."""
+    """LayerScale states its width, StochasticDepth grows from block to block."""
     make = api.applications.ConvNeXtTiny
     model = make(weights=None, input_shape=(32, 32, 3), include_preprocessing=False, classes=4)
     assert [len(stage.blocks) for stage in repeatable_blocks(model)] == [3, 3, 9, 3]  # Liu et al. 2022, section 2.2

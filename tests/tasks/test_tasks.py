@@ -1,4 +1,4 @@
-"""What tasks answer, and that nobody else asks for their names."""
+"""What tasks answer, and that no other module compares their names."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ TASKS_ROOM = ROOT / "tfopt" / "tasks"
 
 
 def names_in(text: str, names: set[str]) -> list[int]:
-    """The lines of the string literals in `text` that are one of `names`; text that merely has the word is none."""
+    """The lines of the string literals in `text` that equal one of `names`; merely containing one does not count."""
     return [n.lineno for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and n.value in names]
 
 
@@ -40,7 +40,7 @@ def test_a_name_of_a_task_is_found():
 
 
 def test_the_words_in_json():
-    """They stand in the reports and fingerprints that users have, and in their recipes."""
+    """They stand in the reports, fingerprints and recipes of users."""
     assert list(TASKS) == ["classification", "multilabel", "regression"]
 
 

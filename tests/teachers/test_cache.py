@@ -1,4 +1,4 @@
-"""A teacher's answers are computed once, kept whole or not at all, and never used for anything else."""
+"""A teacher's answers are computed once, stored completely or not at all, and never used for anything else."""
 
 import json
 import threading
@@ -38,7 +38,7 @@ def expected(x, seed=1, scale=1.0):
 
 
 class Batches:
-    """Counts how often it is asked for."""
+    """Count how often batches are requested."""
 
     def __init__(self, x=X, size=5):
         self.x, self.size, self.calls = x, size, 0
@@ -51,7 +51,7 @@ class Batches:
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
-    """Teachers are asked in several batches even here, of 16 at most."""
+    """Make teachers run in several batches of at most 16 even here."""
     monkeypatch.setattr("tfopt.teachers.batching._BATCH_BYTES", 1)
 
 
@@ -89,7 +89,7 @@ def test_a_folder_serves_later_runs(tmp_path):
     assert batches.calls == 0
     assert isinstance(found["output"], np.memmap)
     assert again.notes == []
-    assert len(files(tmp_path)) == 3  # meta.json and two arrays, and nothing beside them
+    assert len(files(tmp_path)) == 3  # meta.json, two arrays and nothing else
 
 
 def changed_teacher():
@@ -200,7 +200,7 @@ def test_an_interrupted_view_leaves_nothing(tmp_path):
 
     def interrupted():
         yield from Batches()()
-        seen[:] = files(tmp_path)  # the first 15 answers are being written by now
+        seen[:] = files(tmp_path)  # the first 15 answers are being written at this point
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -288,7 +288,7 @@ def test_precomputed_outputs_are_a_view(tmp_path):
     given = Precomputed(X, "logits")
     answers = Answers(given, ABOUT, 23, folder=tmp_path / "a")
     np.testing.assert_array_equal(answers.view(0, None)["output"], X)
-    assert not (tmp_path / "a").exists()  # the file they came from is the caller's
+    assert not (tmp_path / "a").exists()  # the file they came from belongs to the caller
     assert answers.bytes_per_view(None) == X.nbytes
     with pytest.raises(DataError, match="not for view 1 of augmented ones"):
         answers.view(1, None)
@@ -304,7 +304,7 @@ def test_what_the_answers_depend_on_is_plain():
 
 
 def test_runs_at_once_get_whole_answers(tmp_path):
-    """All begin at once, and write at once; nothing but the file system tells them of each other."""
+    """All start and write at the same time; they share only the file system."""
     together = threading.Barrier(3, timeout=60)
 
     def run(number):
@@ -328,7 +328,7 @@ def test_runs_at_once_get_whole_answers(tmp_path):
 
 
 def test_of_two_runs_with_different_keys_one_is_refused(tmp_path, monkeypatch):
-    """The other run claims the folder between this one's look and its own claim."""
+    """The other run claims the folder between this run's check and its own claim."""
     from tfopt.teachers import cache
 
     first = cache._write_first
@@ -344,7 +344,7 @@ def test_of_two_runs_with_different_keys_one_is_refused(tmp_path, monkeypatch):
 
 
 def test_two_keys_never_share_a_file(tmp_path):
-    """One that is still computing when its folder is deleted and taken by another run."""
+    """One run is still computing when another one deletes and claims its folder."""
     slow = Answers(teacher(), ABOUT, 23, folder=tmp_path)
     (tmp_path / "meta.json").unlink()
     other = Answers(teacher(), {**ABOUT, "data": "other"}, 23, folder=tmp_path)
@@ -375,7 +375,7 @@ def pipeline(change=None):
 
 
 def noisy(data):
-    # Not tf.random: where another test has set its global seed, that repeats itself.
+    # Not tf.random: it repeats itself once another test has set its global seed.
     rng = np.random.default_rng()
     return data.map(lambda x, y: (x + tf.ensure_shape(tf.numpy_function(rng.random, (), tf.float64), ()), y))
 

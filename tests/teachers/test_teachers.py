@@ -1,4 +1,4 @@
-"""Teachers of every make answer in logits, in the student's terms, and stay as they were."""
+"""Teachers of every kind answer in logits, in the student's terms, and stay unchanged."""
 
 import json
 from itertools import pairwise
@@ -30,7 +30,7 @@ def images(n=6, shape=(8, 8, 3), seed=0):
 
 
 def net(kind="keras", activation=None, classes=4, shape=(8, 8, 3), spread=3.0):
-    """A convolution with BatchNorm statistics that are not trivial, and a head of wide outputs."""
+    """A convolution with nontrivial BatchNorm statistics, and a head with a wide range of outputs."""
     api = package(kind)
     inputs = hidden = api.Input(shape)
     hidden = api.layers.Conv2D(5, 3, name="conv")(hidden)
@@ -65,7 +65,7 @@ def softmax(z):
 
 
 def state(model):
-    """All that must not change, as bytes and plain values."""
+    """Everything that must not change, as bytes and plain values."""
     weights = [np.asarray(v).tobytes() for v in model.weights]
     flags = [(layer.name, layer.trainable) for layer in (model, *model.layers)]
     return weights, flags, getattr(model, "optimizer", None), getattr(model, "loss", None), model.compiled if (
@@ -73,12 +73,12 @@ def state(model):
 
 
 def constant(outputs):
-    """A teacher of NumPy that gives these rows, repeated over the batch."""
+    """A teacher in NumPy that returns these rows, repeated over the batch."""
     rows = np.asarray(outputs, np.float32)
     return lambda x: np.resize(rows, (len(x), rows.shape[1]))
 
 
-# What is asked and what comes
+# Requests and answers
 
 
 @KERASES
@@ -152,7 +152,7 @@ def test_long_passes_are_seen_and_short_ones_are_not(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-# What it is made of
+# What a teacher can be made from
 
 
 def subclassed():
@@ -244,7 +244,7 @@ def test_files(files, name):
 def test_a_result_folder_tells_classes_and_preprocessing(files):
     teacher = Teacher(files / "result")
     assert teacher.class_names == ("cat", "dog", "owl")
-    x = images(5, (3,))  # what a student is fed of pixels / 255
+    x = images(5, (3,))  # what a student gets for pixels / 255
     answers = teacher.for_inputs("unit").resolved(x, "classification").predict(x, quiet=True)
     np.testing.assert_allclose(answers["output"], np.log(softmax(numpy_dense(dense(), 2 * x - 1))), atol=1e-5)
 
@@ -268,7 +268,7 @@ def test_a_saved_model_that_runs_python_is_refused(tmp_path):
 
 
 class Noisy(tf.Module):
-    """Adds 1 in training, nothing in inference; `told` says whether one can choose."""
+    """Add 1 in training, nothing in inference; `told` says whether the caller can choose."""
 
     def __init__(self, told):
         super().__init__()
@@ -303,7 +303,7 @@ def test_int8_probabilities_are_detected_and_floored_at_half_a_step():
     teacher = Teacher(lite).resolved(x, "classification")
     assert teacher.form == "softmax"
     p = lite.predict(x)
-    assert (p == 0).any()  # the case that the floor is for
+    assert (p == 0).any()  # the case that needs the lower limit
     step = 1 / 256  # TFLite's fixed scale of an int8 softmax
     np.testing.assert_allclose(
         teacher.predict(x, quiet=True)["output"], np.log(np.maximum(p.astype(np.float64), step / 2)), atol=1e-5
@@ -351,7 +351,7 @@ def test_a_function_must_give_a_row_for_each_sample():
         Teacher(lambda x: x.sum(axis=0)).resolved(images(5, (3,)), "classification")
 
 
-# It stays as it was
+# Teachers stay unchanged
 
 
 @KERASES
@@ -523,11 +523,11 @@ def test_probabilities_of_half_precision():
     np.testing.assert_allclose(teacher.predict(np.zeros((1, 2)), quiet=True)["output"], expected, atol=1e-5)
 
 
-# What it is fed
+# Inputs
 
 
 def seen(x, shape, **settings):
-    """What a teacher that takes `shape` is given, and the notes."""
+    """What a teacher that takes `shape` receives, and the notes."""
     inputs = keras.Input(shape)
     flat = keras.layers.Flatten()(inputs) if None not in shape else keras.layers.GlobalAveragePooling2D()(inputs)
     fed = settings.pop("fed", None)
@@ -583,7 +583,7 @@ def test_values_are_mapped_to_the_teachers_own_scale(own, student, factor, offse
     got, notes = seen(x, (4, 4, 3), preprocessing=own, fed=student)
     np.testing.assert_allclose(got, x.astype(np.float64) * factor + offset, rtol=1e-5)
     assert bool(notes) == ((factor, offset) != (1, 0))
-    np.testing.assert_array_equal(seen(x, (4, 4, 3), preprocessing=own)[0], x)  # nobody said what x is
+    np.testing.assert_array_equal(seen(x, (4, 4, 3), preprocessing=own)[0], x)  # the preprocessing of x is unknown
 
 
 def test_a_teacher_of_any_size_sees_what_its_preprocessing_says():
@@ -653,7 +653,7 @@ def test_a_name_for_each_output():
         Teacher(constant([[1, -2]]), class_names=["a", "b", "c"]).resolved(np.zeros((1, 2)), "classification")
 
 
-# Computed beforehand
+# Precomputed outputs
 
 
 def test_precomputed_outputs_are_handed_out_in_logits():
@@ -724,7 +724,7 @@ def pets_and_birds(weights=None):
 @pytest.mark.parametrize(("weights", "w"), [(None, (0.5, 0.5)), ([1, 4], (0.2, 0.8))])
 def test_a_union_of_classes(weights, w):
     p = softmax(A)[0]
-    r = softmax(B[:, [0, 2]])[0]  # given that it is no crow
+    r = softmax(B[:, [0, 2]])[0]  # given that it is not a crow
     q = np.array([r[1], w[0] * p[2] + w[1] * r[0], p[1], p[0]])
     np.testing.assert_allclose(answer(pets_and_birds(weights))[0], np.log(q / q.sum()), atol=1e-5)
     assert any("crow" in note for note in pets_and_birds().notes)

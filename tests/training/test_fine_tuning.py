@@ -21,7 +21,7 @@ from tfopt.training.schedules import cosine_schedule, one_cycle_schedule
 
 APIS = [keras, tf_keras()]
 BOTH = pytest.mark.parametrize("api", APIS, ids=["keras", "tf_keras"])
-# Of `small_model`, submodel "inner" opened, in calling order.
+# The layers of `small_model`, with the submodel "inner" opened, in calling order.
 WEIGHTED = ["stem", "stem_norm", "inline", "apart", "conv", "conv_norm", "depth", "depth_norm", "head"]
 NORMS = {"stem_norm", "conv_norm", "depth_norm"}
 
@@ -32,7 +32,7 @@ def model(request, small_model):
 
 
 def layers_of(model):
-    """Layers with weights by their own names, which are unique in `small_model`."""
+    """Layers with weights by name; the names are unique in `small_model`."""
     return {layer.name: layer for _, layer, _ in bridge.flat_layers(model) if layer.weights}
 
 
@@ -182,7 +182,7 @@ def two_layers(api):
 
 
 def gradients(kernels):
-    """Of the mean squared error of x @ a @ b."""
+    """The gradients of the mean squared error of x @ a @ b."""
     x, y = BATCH
     error = 2 * (x @ kernels[0] @ kernels[1] - y) / len(x)
     return [x.T @ error @ kernels[1].T, (x @ kernels[0]).T @ error]
@@ -232,7 +232,7 @@ STEPS = {
 @BOTH
 @pytest.mark.parametrize("name", STEPS)
 def test_each_layer_takes_steps_of_its_own_rate(api, name):
-    """The distance of "a" from "b" is 1, so that it learns at a quarter of the rate."""
+    """ "a" is at distance 1 from "b", so it learns at a quarter of the rate."""
     make, expected = STEPS[name]
     model = two_layers(api)
     model.compile(layer_rates(make(api, model), model, decay=0.25), "mse", jit_compile=False)
@@ -244,7 +244,7 @@ def test_each_layer_takes_steps_of_its_own_rate(api, name):
 @BOTH
 @pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Nadam", "Ftrl", "Lion", "AdamW"])
 def test_every_optimizer_goes_as_two_of_it_with_two_rates(api, name):
-    """What the update of a layer is does not depend on others, so each is compared with a run at its rate alone."""
+    """The update of a layer does not depend on other layers, so each is compared with a run at its own rate."""
     arrays = [part.astype("float32") for part in BATCH]
 
     def first_step(optimizer, model):
@@ -377,7 +377,7 @@ FORMULAS = {
 
 @pytest.mark.parametrize(("schedule", "warm_up"), FORMULAS)
 def test_schedules_of_a_recipe(schedule, warm_up):
-    """40 steps at 0.3, by the rate that plain gradient descent on f(w) = w falls at each step."""
+    """40 steps at 0.3: each step's rate follows from how far plain gradient descent on f(w) = w moves."""
     import tensorflow as tf
 
     settings = tfopt.Training(optimizer="sgd", schedule=schedule, warm_up=warm_up)
@@ -426,7 +426,7 @@ def test_schedules_of_values_out_of_range(rate, steps, warm_up):
 
 
 def fitted(stage, model, samples, keep=()):
-    """What `apply` gives after an epoch of plain gradient descent."""
+    """The result of `apply` after an epoch of plain gradient descent."""
     wrapped = stage.apply(model, steps=8, keep=keep)
     wrapped.compile(tf_keras().optimizers.SGD(0.05), "sparse_categorical_crossentropy")
     wrapped.fit(*samples, callbacks=stage.callbacks(), verbose=0)
@@ -506,7 +506,7 @@ DISTANCES = {"stem": 5, "stem_norm": 5, "inline": 4, "apart": 3, "conv": 2, "con
 
 
 def one_step(applied, data, learner=None):
-    """The first weight of each layer moves by so much when `train` takes one step of plain gradient descent."""
+    """Return how far the first weight of each layer moves in one step of plain gradient descent in `train`."""
     before = weights_of(applied)
     train(learner or applied, data.batches("train", 256), data, loss="sparse_categorical_crossentropy",
           training=tfopt.Training(optimizer="sgd", schedule="constant", batch_size=256), epochs=1,
@@ -522,13 +522,13 @@ def data(samples):
 
 @pytest.mark.parametrize("way", ["alone", "distilled", "compiled by the caller"])
 def test_layer_decay_reaches_the_optimizer(small_model, data, way):
-    """Of a run, of a run with terms on the parameters (which needs no teacher), and of a model that came compiled."""
+    """In a run, in a run with terms on the parameters (which needs no teacher), and for a model that came compiled."""
     source = small_model(keras)
     source.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
     steps = {}
     for decay in (1.0, 0.5):
         applied = FineTune(layer_decay=decay, batchnorm="frozen").apply(source, steps=1)
-        tf_keras().utils.set_random_seed(0)  # the model drops out
+        tf_keras().utils.set_random_seed(0)  # the model has Dropout
         if way == "compiled by the caller":
             before = weights_of(applied)
             x, y = data.train.x(), data.train.y()
@@ -604,7 +604,7 @@ def test_fine_tuning_gives_the_stages_of_the_rhythm():
 
 @pytest.fixture(scope="module")
 def run(small_model, samples):
-    """A whole run, gradual unfreezing and then clusters, and what each stage was given and gave."""
+    """A whole run, gradual unfreezing and then clusters, and the inputs and results of each stage."""
     model, seen = small_model(keras), []
     stages = (
         *fine_tuning(("depth", "inline"), epochs=1, learning_rate=0.01, batchnorm="frozen"),

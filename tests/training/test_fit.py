@@ -1,4 +1,4 @@
-"""Loss, optimizer and augmentation of a run, judged by values computed in NumPy."""
+"""Loss, optimizer and augmentation of a run, checked against values computed in NumPy."""
 
 import math
 
@@ -130,7 +130,7 @@ def test_unknown_optimizer(name):
 
 
 def test_cosine_goes_to_zero_and_constant_stays():
-    """Plain gradient descent on f(w) = w shows each step's rate: w falls by it."""
+    """Plain gradient descent on f(w) = w shows the rate of each step: w falls by it."""
     import tensorflow as tf
 
     for schedule, expected in (
@@ -159,7 +159,7 @@ def test_stop_at_nan(loss):
 
 
 def pictures(side):
-    """A bright dot in one half, on columns 1..2 or 5..6 of 8: the class is the half, or, with "any", the brightness."""
+    """A bright dot in one half, on columns 1..2 or 5..6 of 8. The class is the half or, with "any", the brightness."""
     images = np.zeros((200, 8, 8, 1), "float32")
     labels = np.arange(200) % 2
     for i, label in enumerate(labels):
@@ -169,7 +169,7 @@ def pictures(side):
 
 
 def judge(side):
-    """A model that is right about `pictures`: the halves' sums, or the sum against a threshold."""
+    """A model that classifies `pictures` correctly: by the sums of the halves, or the sum against a threshold."""
     package = tf_keras()
     model = package.Sequential([package.Input((8, 8, 1)), package.layers.Flatten(), package.layers.Dense(2)])
     kernel = np.zeros((8, 8, 2), "float32")
@@ -187,8 +187,8 @@ def test_augmentation_that_the_model_cannot_stand_is_left_out():
     data = tfopt.load_data(pictures("half"))
     wanted = tfopt.Training(horizontal_flip=True, shift=0.125)
     augmentation, notes = choose_augmentation(judge("half").predict, wanted, data)
-    assert not augmentation.horizontal_flip  # a mirrored image is of the other class
-    assert augmentation.shift == 0.125  # by one column: stays in its half
+    assert not augmentation.horizontal_flip  # a mirrored image belongs to the other class
+    assert augmentation.shift == 0.125  # by one column: it stays in its half
     assert len(notes) == 2
     assert "horizontal_flip left out: the untouched model has 0.000 on images so changed, 1.000" in notes[0]
     assert "augmented with shift=0.125" in notes[1]

@@ -33,14 +33,14 @@ def averages(values):
 
 
 def smooth(values):
-    """From the start; then up to the lowest point from there."""
+    """Smooth from the start, then up to the lowest point from there."""
     forwards = averages(values)
     falling = np.arange(len(values)) <= np.argmin(forwards)
     return np.concatenate([averages(forwards[falling][::-1])[::-1], forwards[~falling]])
 
 
 def descent(rates):
-    """Losses of gradient descent on the whole of X, each before the step of its rate; ended at 4 times the best."""
+    """Losses of gradient descent on all of X, each before the step with its rate; ended at 4 times the best."""
     inputs = np.hstack([X, np.ones((96, 1))]).astype(np.float64)
     parameters, losses, mean, best = np.zeros(5), [], 0.0, np.inf
     for step, rate in enumerate(rates):
@@ -98,7 +98,7 @@ def test_the_model_is_not_changed_and_its_compiled_settings_are_used(api):
 def test_data_of_every_kind(api):
     import tensorflow as tf
 
-    api.utils.set_random_seed(0)  # of an unlucky start the loss may not fall
+    api.utils.set_random_seed(0)  # from an unlucky start the loss may not fall
     labels = (X[:, 0] > 0).astype("int32")
     model = api.Sequential([api.Input((4,)), api.layers.Dense(2)], name="two")
     loss = api.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -1,4 +1,4 @@
-"""Features of a pretrained model: where they are taken, that they are kept, and the head that is trained on them."""
+"""Features of a pretrained model: where they are taken, how they are cached, and the head trained on them."""
 
 import io
 
@@ -28,7 +28,7 @@ def convolution(api, **kwargs):
 
 
 def after_conv(model, x):
-    """What the convolution `conv` of `model` gives, (batch, 4, 4, 5), by NumPy in float64."""
+    """The output of the convolution `conv` of `model`, (batch, 4, 4, 5), in NumPy with float64."""
     kernel, bias = model.get_layer("conv").get_weights()
     windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2)).astype(np.float64)
     return np.einsum("nhwcij,ijcf->nhwf", windows, kernel) + bias
@@ -40,7 +40,7 @@ def x():
 
 
 def ends(api):
-    """Ways in which a classifier ends, behind `conv`, and the path of what comes before it."""
+    """Classifiers after `conv`, and the path of what comes before each."""
     layers = api.layers
     return {
         "dense": [layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")],
@@ -148,7 +148,7 @@ def source():
 
 
 def said_by(run):
-    """What `run(progress)` says, without its bars."""
+    """What `run(progress)` prints, without its bars."""
     stream = io.StringIO()
     run(Progress(stream=stream))
     return stream.getvalue()
@@ -171,7 +171,7 @@ def test_views(images, source):
     assert len(features.train) == 3 * count
     assert len(features.test) == len(images.test)
     np.testing.assert_array_equal(features.train.y(), np.tile(images.train.y(), 3))
-    for name in ("validation", "test"):  # these are shown as they are
+    for name in ("validation", "test"):  # these are not augmented
         plain = feature_extractor(source).predict(images.split(name).x(), verbose=0)
         np.testing.assert_allclose(features.split(name).x(), plain, atol=1e-5)
     views = features.train.x().reshape(3, count, 5)
@@ -205,7 +205,7 @@ def test_features_are_kept_and_made_anew_when_stale(images, source, tmp_path):
     assert "data was" in said_by(extracted(changed, less))
 
 
-# A head on them
+# A head on features
 
 
 def labels_for(task, y):
@@ -262,7 +262,7 @@ def test_features_that_do_not_fit_into_memory_are_fed_in_batches(images, source,
     monkeypatch.setattr(feature_transfer, "BYTES_IN_MEMORY", 0)
     in_batches = settings.transferred(source, images, quiet=True)
     kernels = [made.model.get_layer("head").get_weights()[0] for made in (in_memory, in_batches)]
-    assert (kernels[0] != kernels[1]).any()  # shuffled otherwise
+    assert (kernels[0] != kernels[1]).any()  # shuffled differently
     same = [made.model.predict(images.test.x(), verbose=0).argmax(1) for made in (in_memory, in_batches)]
     assert (same[0] == same[1]).mean() > 0.9
 

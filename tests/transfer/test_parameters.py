@@ -1,5 +1,8 @@
-"""transfer_weights: which weight goes where, and what is said of it. Expected values by hand, or from the source model
-itself, whose outputs the target must give where all of its weights went over."""
+"""transfer_weights: which weight goes where, and the report on it.
+
+Expected values are written by hand or come from the source model, whose outputs the target must give if all of its
+weights were transferred.
+"""
 
 import keras
 import numpy as np
@@ -21,7 +24,7 @@ def api(request):
 
 
 def body(api, names=True):
-    """Conv, BatchNorm and Conv; without names as Keras calls them."""
+    """Conv, BatchNorm and Conv with automatic names."""
     layers = api.layers
     given = {"stem": {"name": "stem"}, "norm": {"name": "norm"}, "second": {"name": "second"}} if names else {}
     return [
@@ -177,7 +180,7 @@ def test_only_the_first_convolution_is_adapted():
 
 
 def test_channels_that_are_not_those_of_the_input_are_not_adapted(api):
-    """Grouped, where the kernel's inputs are a part of the channels; and channels that were places before."""
+    """Grouped, so that the kernel's inputs are some of the channels; and channels that used to be places."""
 
     def grouped(channels):
         return api.Sequential([api.Input((8, 8, channels)), api.layers.Conv2D(4, 3, groups=2, name="stem")])
@@ -202,7 +205,7 @@ def test_names_that_keras_made_up_are_matched_by_rank(api):
 
 
 def test_made_up_names_are_not_trusted_across_counters(api):
-    """All three kernels have one shape: conv2d_1 is the second layer there, the first here."""
+    """All three kernels have the same shape: conv2d_1 is the second layer there, the first here."""
 
     def model(first, seed):
         names = [f"conv2d_{number}" if number else "conv2d" for number in range(first, first + 3)]
@@ -450,7 +453,7 @@ def test_long_lists_are_cut_short():
 
 
 def test_a_rank_is_given_once():
-    """dense_1 would be second by rank, but the source's second is dense_2, which has found its namesake."""
+    """dense_1 would be second by rank, but the source's second is dense_2, which already has its namesake."""
     source, target = (
         keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4, name=name) for name in names)])
         for names in (("dense", "dense_2"), ("dense", "dense_1", "dense_2"))
@@ -482,7 +485,7 @@ def test_mobilenet_from_its_file(shared):
 
 
 def test_a_flat_twin_gives_back_what_it_got(api):
-    """Its layers bear other names where two had the same."""
+    """Its layers have other names if two had the same."""
     from tfopt import bridge
 
     inputs = api.Input((4,))

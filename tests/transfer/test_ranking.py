@@ -11,7 +11,7 @@ from tfopt.errors import DataError
 
 
 def source(name, seed, blind=False):
-    """Random features of an image; those of a blind model are of its noise alone."""
+    """Random features of an image; a blind model takes them only from the noise."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((4, 4, 3))
     x = keras.layers.Flatten()(inputs)

@@ -1,4 +1,4 @@
-"""Recipes that begin with a transfer: from a model for one task to a proven file for another."""
+"""Recipes that begin with a transfer: from a model for one task to a verified file for another."""
 
 import json
 
@@ -111,7 +111,7 @@ def test_features_are_kept_for_the_next_run(source, data, tmp_path):
 @pytest.mark.parametrize(("least", "code"), [(0.5, 0), (1.0, 1)])
 def test_the_gate(source, tmp_path, least, code):
     x, y = pictures(300, 1)
-    x[:20] = -x[:20]  # nobody gets all of them right
+    x[:20] = -x[:20]  # no model gets all of them right
     np.savez(tmp_path / "data.npz", x=x, y=y)
     source.save(tmp_path / "source.keras")
     recipe = recipe_of(tfopt.FineTune())
@@ -133,7 +133,7 @@ def test_the_gate(source, tmp_path, least, code):
     assert (tmp_path / "out" / "model.tflite").exists()
 
 
-# The other kinds
+# Other kinds of transfer
 
 
 def test_parameters(source, data):
@@ -158,7 +158,7 @@ def test_structure(source, data):
 
 @pytest.fixture(scope="module")
 def deep_source():
-    """Two convolutions that know left from right, trained on data of their own."""
+    """Two convolutions that distinguish left from right, trained on separate data."""
     keras.utils.set_random_seed(1)
     layers = [
         keras.layers.Conv2D(6, 3, activation="relu", name="low"),
@@ -175,7 +175,7 @@ def deep_source():
 
 
 def test_depth_study(deep_source, data, tmp_path):
-    """Each network has the layers that its name says, and the best one goes on."""
+    """Each network has the layers that its name says, and the best one is used."""
     transfer = tfopt.transfer.DepthStudy(places=2, epochs=4, learning_rate=0.01)
     recipe = recipe_of(transfer=transfer)
     result = tfopt.optimize(deep_source, recipe, data, feature_cache=tmp_path / "kept", quiet=True)
@@ -248,7 +248,7 @@ def test_no_augmentation_where_nobody_can_judge():
 
 
 def test_a_saved_model_as_source(source, data, tmp_path):
-    """Its layers come back from its graph, so that they can be pruned; the report says so."""
+    """Its layers are rebuilt from its graph, so that they can be pruned; the report says so."""
     source.export(tmp_path / "saved", verbose=False)
     recipe = recipe_of(tfopt.Prune(final_sparsity=0.5, epochs=3))
     result = tfopt.optimize(str(tmp_path / "saved"), recipe, data, quiet=True)
@@ -273,7 +273,7 @@ def test_images_are_fed_as_the_features_say_most():
     from tfopt.transfer.preprocessing import choose_preprocessing
 
     layers = keras.layers
-    # A feature is the mean pixel less 0.4, cut at 0 and at 0.3: alive for pixels of 0..1, always one end for others.
+    # A feature is the mean pixel minus 0.4, clipped at 0 and at 0.3: useful for pixels of 0..1, else always an end.
     source = keras.Sequential(
         [
             keras.Input((4, 4, 3)),

@@ -93,7 +93,7 @@ def test_leep_of_four_samples_by_hand():
 
 
 def test_leep_of_a_source_that_knows_the_classes_under_other_names_is_0():
-    assert leep(np.eye(5)[[4, 0, 2]][CLASSES], CLASSES + 10) == 0  # two of its five classes never come up
+    assert leep(np.eye(5)[[4, 0, 2]][CLASSES], CLASSES + 10) == 0  # two of its five classes never occur
 
 
 def test_leep_of_a_source_that_says_the_same_of_all_is_the_entropy_of_the_labels():
@@ -139,7 +139,7 @@ def test_h_score_of_separate_classes_is_their_number_less_one_and_scale_does_not
 
 
 def test_shrinkage_helps_where_samples_are_few():
-    """In 500 dimensions 60 samples can be told apart by anything: without shrinkage noise is as good as the truth."""
+    """In 500 dimensions anything separates 60 samples: without shrinkage, noise scores as well as the truth."""
     wide, noise = (RNG.normal(size=(60, 500)) for _ in range(2))
     wide[:, :8] += 3 * CENTERS[CLASSES]
     assert h_score(wide, CLASSES, shrinkage=0.0) == pytest.approx(h_score(noise, CLASSES, shrinkage=0.0))

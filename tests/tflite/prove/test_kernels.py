@@ -1,4 +1,4 @@
-"""Kernels are found by the layer they belong to, whatever they hold. Expected values: weights folded by hand."""
+"""Kernels are found by the layer they belong to, whatever values they have. Expected values: weights folded by hand."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def lines():
 
 
 def filled(model, seed):
-    """Random weights; BatchNormalization divides by the square roots of 0.5 to 2."""
+    """Set random weights; BatchNormalization divides by the square roots of 0.5 to 2."""
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         layer.set_weights([rng.normal(size=weight.shape) * 0.3 for weight in layer.get_weights()])
@@ -67,9 +67,9 @@ def filled(model, seed):
 
 @pytest.fixture(scope="module")
 def dead():
-    """Images where half the channels of `first` and three quarters of those of `depthwise` are all but switched off.
+    """Images where half the channels of `first` and three quarters of those of `depthwise` are almost switched off.
 
-    `second` and `third` have the same kernel but for one weight.
+    `second` and `third` have the same kernel except for one weight.
     """
     model = filled(images(), 0)
     for name, every in (("first_norm", 2), ("depthwise_norm", 4)):
@@ -98,7 +98,7 @@ def file_of_dead(request, dead):
 
 
 def by_channel(kernel):
-    """The kernel as (output channels, weights), in float64, as its layer has it."""
+    """The kernel as (output channels, weights), in float64, as in its layer."""
     values = kernel.values.astype(np.float64)
     if kernel.name.endswith("depthwise_kernel"):
         return values.reshape(-1, values.shape[-2] * values.shape[-1]).T
@@ -106,7 +106,7 @@ def by_channel(kernel):
 
 
 def factors(model, name):
-    """What BatchNormalization behind the layer `name` multiplies its channels by; ones without."""
+    """The factors of the BatchNormalization after the layer `name` for its channels; ones without it."""
     try:
         gamma, _, _, variance = model.get_layer(f"{name}_norm").get_weights()
     except ValueError:
@@ -124,7 +124,7 @@ def rows_in_file(place):
 
 
 def steps_in_file(place):
-    """The largest distance between neighbors that the tensors can hold."""
+    """The largest distance between neighbors that the tensors can represent."""
     return max((max(part.tensor.scales, default=0.0) for part in place.parts), default=0.0)
 
 
@@ -148,14 +148,14 @@ def test_near_twins_are_told_apart_by_who_reads_them(dead, file_of_dead):
 
 
 def test_a_layer_called_twice_is_found_in_both_forms(dead, file_of_dead):
-    # BatchNormalization stands behind its second call only.
+    # Only its second call has a BatchNormalization after it.
     place = find_kernels(file_of_dead, [dead.get_layer("shared")])["shared", "kernel"]
     plain = by_channel(kernels(dead.get_layer("shared"))[0])
     readers = [op.index for part in place.everywhere for op in part.parts[0].readers]
     assert len(readers) == 2
     folded = plain * factors(dead, "shared")
     forms = [min(np.abs(rows_in_file(one) - form).max() for one in place.everywhere) for form in (plain, folded)]
-    assert forms[0] < 0.05  # as it is; the other call has it folded, or MUL behind it
+    assert forms[0] < 0.05  # unchanged; the other call has it folded, or MUL after it
     assert len(place.everywhere) == 1 or forms[1] < 0.05
     found = {("shared", "kernel"): place}
     again = same_places(found, LiteModel(compact(file_of_dead.data)))["shared", "kernel"]
@@ -235,8 +235,8 @@ def test_a_name_alone_is_no_proof(dead, file_of_dead):
         ([[2, 4]], [[1, 2]], [0], 1, 1),  # twice the kernel
         ([[2, 4], [-3, 0]], [[1, 2], [1, 0]], [0, 0], 1, 7 / 29**0.5 / 6**0.5),  # another factor for each channel
         ([[3, 4]], [[4, -3]], [0], 0, 0),  # at right angles
-        ([[0, 0], [3, 4]], [[5, -7], [3, 4]], [0, 0], 1, 25 / 25 / (99 / 25) ** 0.5),  # a channel without values
-        ([[3, 4], [0, 5]], [[0, 0], [0, 1]], [0, 0], 0.5, 5 / 50**0.5),  # a channel that the kernel does not have
+        ([[0, 0], [3, 4]], [[5, -7], [3, 4]], [0, 0], 1, 25 / 25 / (99 / 25) ** 0.5),  # a channel of zeros
+        ([[3, 4], [0, 5]], [[0, 0], [0, 1]], [0, 0], 0.5, 5 / 50**0.5),  # a channel that is not in the kernel
         ([[3, 4]], [[4, 3]], [0], 24**2 / 25**2, 24 / 25),
         # 49 / 25 of error, of which 2 / 3 * 1.2^2 = 0.96 may be rounding.
         ([[3, 4]], [[4, 3]], [1.2], 1 - (49 / 25 - 0.96) / 25, 24 / 25),

@@ -17,7 +17,7 @@ FLOAT = Export(weights="float32", activations="float32")
 
 
 def models():
-    """Of each a model with a batch of one: a fused LSTM, a GRU in a loop, matrix products, and the rest."""
+    """Models with a batch of one: a fused LSTM, a GRU in a loop, matrix products, and the rest."""
     tf_keras = keras_compat.tf_keras()
     layers = tf_keras.layers
     line = layers.Input(batch_shape=(1, 6, 4), name="line")
@@ -69,7 +69,7 @@ def lite(model):
 
 
 def in_channels(kernel):
-    """The kernel with its output channels first and all else flat, sorted in each channel."""
+    """The kernel with its output channels first and the rest flat, sorted within each channel."""
     values = kernel.values
     if kernel.name.endswith("depthwise_kernel"):
         values = values.reshape(*values.shape[:-2], -1)
@@ -86,7 +86,7 @@ def test_every_kernel_is_found_whole(model, lite):
         for kernel in kernels(layer):
             values = found[layer.name, kernel.name].values
             assert values.size == kernel.values.size
-            if layer.name == "attention":  # the converter divides a kernel by the root of the size of the keys
+            if layer.name == "attention":  # the converter divides a kernel by the square root of the size of the keys
                 assert np.count_nonzero(values == 0) == np.count_nonzero(kernel.values == 0)
                 continue
             if layer.name in ("inputs_first", "inputs_last"):
@@ -134,7 +134,7 @@ def test_a_kernel_of_another_model_is_missed_by_layer_and_name(lite, model):
     other = models()
     with pytest.raises(PromiseError, match=r"The (recurrent_)?kernel of layer 'memory' was not found"):
         find_kernels(lite, [other.get_layer("memory")])
-    # One kernel of two is enough to be missed.
+    # One kernel of two is enough to break the promise.
     kernel, _ = kernels(other.get_layer("memory"))
     kernel.variable.assign(kernels(model.get_layer("memory"))[0].values)
     with pytest.raises(PromiseError, match="The recurrent_kernel of layer 'memory' was not found"):
@@ -147,7 +147,7 @@ def test_int8_gates_have_scales_of_their_own_so_clusters_hold_in_each_channel_on
     small = keras_compat.tf_keras().Sequential([layers.Input(batch_shape=(1, 3, 8)), layers.LSTM(16, name="memory")])
     rng = np.random.default_rng(1)
     weights = [rng.choice([-1.0, 0.0, 0.3], weight.shape) for weight in small.get_weights()]
-    for gate in range(4):  # another largest value, so another scale
+    for gate in range(4):  # a different largest value, so a different scale
         block = weights[1][:, 16 * gate : 16 * gate + 16]
         block[block < 0] = [-1.0, -0.5, -2.0, -0.7][gate]
     small.set_weights(weights)

@@ -1,4 +1,4 @@
-"""The types in a file beside those that were promised, on files of TensorFlow's own converter."""
+"""The types in a file against those that were promised, on files of TensorFlow's own converter."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tfopt.tflite.settings import Export
 
 @pytest.fixture(scope="module")
 def file():
-    """The function that makes an int8 file whose input and output have the given types."""
+    """A function that makes an int8 file whose input and output have the given types."""
     layers = tf_keras().layers
     tf_keras().utils.set_random_seed(2)
     model = tf_keras().Sequential([tf_keras().Input((6,), name="given"), layers.Dense(4, name="dense")])

@@ -1,4 +1,4 @@
-"""Expected values come from the weights that went into the converter, or from NumPy on the stored integers."""
+"""Expected values come from the converted weights, or from NumPy on the stored integers."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -206,7 +206,7 @@ def test_several_inputs_and_outputs_go_by_name_or_order(models: dict[str, LiteMo
     assert [port.name for port in model.inputs] == ["image", "token"]
     assert [port.name for port in model.outputs] == ["a_token", "b_image"]
     image, token = RNG.normal(size=(3, 6, 6, 2)).astype("f4"), np.array([2, 0, 6])
-    # The transposed convolution has a fixed output shape: this graph cannot be resized.
+    # The transposed convolution has a fixed output shape, so this graph cannot be resized.
     rows, images = model.predict({"token": token, "image": image}, batch_size=2)
     np.testing.assert_array_equal(rows, TABLE[token])
     assert images.shape == (3, 8, 8, 5)
@@ -222,7 +222,7 @@ def test_free_axes_take_any_size(models: dict[str, LiteModel]) -> None:
     assert model.inputs[0].shape == (None, None, None, 2)
     for size, reached in ((3, CONV[1:2, 1:2]), (5, CONV[:2, :2]), (8, CONV[:2, :2])):
         x = np.zeros((4, size, size, 2), "f4")
-        x[:, 1, 1, 0] = 1  # met by as many positions of the kernel as fit around it
+        x[:, 1, 1, 0] = 1  # used by as many kernel positions as fit around it
         expected = reached[:, :, 0].sum(axis=(0, 1))
         np.testing.assert_allclose(model.predict(x), np.tile(expected, (4, 1)), rtol=1e-5)
     with pytest.raises(ModelError, match="LiteRT cannot run it"):

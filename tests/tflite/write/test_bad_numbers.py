@@ -27,7 +27,7 @@ def test_weights_that_are_not_finite_are_named(value, export):
         tfopt.export_tflite(model, export=export, representative_data=X)
 
 
-# 1e39 is finite in float64, and infinite in float32.
+# 1e39 is finite in float64, but infinite in float32.
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
 @pytest.mark.parametrize("export", [Export(), Export(weights="int4"), Export(activation_ranges="mse")])
 def test_samples_that_are_not_finite_are_named(value, export):

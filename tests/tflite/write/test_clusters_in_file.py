@@ -1,4 +1,4 @@
-"""Clusters of a model trained for int8 are as many values in the file, whatever the converter makes of the layer."""
+"""Clusters of a model trained for int8 remain as many distinct values in the file, however the layer is converted."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ CLUSTERS = 6
 
 
 def model_of(kind):
-    """A model with BatchNormalization, of scales of both signs, directly behind each layer."""
+    """A model with BatchNormalization, with scales of both signs, directly after each layer."""
     keras = keras_compat.tf_keras()
     layers = keras.layers
     shape, middle = {
@@ -53,7 +53,7 @@ def test_as_many_values_as_clusters(kind, settings):
 
     for weight in lite.weights():
         assert np.unique(weight.values).size <= CLUSTERS
-    # What is stored is the kernel of the model, each output channel times some factor.
+    # The file stores the kernel of the model with each output channel times some factor.
     for key, place in find_kernels(lite, plain.layers).items():
         (part,), (axis,) = place.parts, place.axes
         stored = np.moveaxis(part.dequantized, axis, 0).reshape(part.values.shape[axis], -1)

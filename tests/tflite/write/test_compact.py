@@ -96,7 +96,7 @@ def test_the_shared_files(kind: str) -> None:
 
 
 def _with_detour(second):
-    """An int8 file that rounds to -3..3, then to `second`, then reshapes: the converter goes through float between."""
+    """An int8 file that rounds to -3..3, then to `second`, then reshapes; the converter uses float in between."""
     import tensorflow as tf
 
     rounded = tf.quantization.fake_quant_with_min_max_args
@@ -122,7 +122,7 @@ def test_detours_through_float_are_taken_out(second, expected):
     assert [op.name for op in after.ops()] == expected
     assert not after.float_tensors()
     x = np.linspace(-4, 4, 400, dtype="float32").reshape(100, 4)
-    # By hand: rounded to steps of 6/255, then to those of the second range; half a step off where it lies between.
+    # By hand: rounded to steps of 6/255, then to those of the second range; half a step off at the midpoints.
     low, high = second
     step, first = (high - low) / 255, np.clip(np.round(x / (6 / 255)) * (6 / 255), -3.0118, 2.9882)
     result = after.predict(x).reshape(100, 4)
@@ -171,5 +171,5 @@ def test_a_reversal_keeps_the_numbers():
         ]
     assert scales
     assert all(a == b for a, b in scales)
-    assert errors[1] < 8 / 255 + 0.01  # a step of the result's scale, one of the parts'
-    assert errors[0] > 1  # as the converter leaves it; when this fails, the repair is no longer needed
+    assert errors[1] < 8 / 255 + 0.01  # one step of the result's scale, one of the parts'
+    assert errors[0] > 1  # as the converter writes it; when this fails, the repair is no longer needed

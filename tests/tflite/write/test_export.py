@@ -23,7 +23,7 @@ def interpreter(data):
 
 
 def run_tflite(data, x):
-    """Outputs of a .tflite in real units, sample by sample: quantize, invoke, dequantize by the book."""
+    """Outputs of a .tflite in real units, sample by sample: quantize, invoke, dequantize as specified."""
     opened = interpreter(data)
     (source,), (target,) = opened.get_input_details(), opened.get_output_details()
     rows = []
@@ -42,7 +42,7 @@ def run_tflite(data, x):
 
 
 def dtypes(data):
-    """Of all tensors in the file; an allocated interpreter would list its scratch tensors, too."""
+    """The dtypes of all tensors in the file; an allocated interpreter would also list its scratch tensors."""
     return {str(np.dtype(detail["dtype"])) for detail in Interpreter(model_content=data).get_tensor_details()}
 
 
@@ -80,7 +80,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def expected(models):
-    """What the float model computes; the same in both Kerases."""
+    """The outputs of the float model, equal in both Keras versions."""
     import keras
 
     values = keras.ops.convert_to_numpy(models["keras3"](X, training=False))
@@ -158,7 +158,7 @@ def test_weights_alone_are_a_quarter(models):
 
 
 def test_representative_data_in_every_form(models):
-    """All hold the same 48 samples in the same order, so the files are the same to the byte."""
+    """All hold the same 48 samples in the same order, so the files are identical."""
     import tensorflow as tf
 
     y = np.zeros(len(X), "int64")
@@ -182,7 +182,7 @@ def test_representative_data_as_a_dataset(models, expected):
 
 
 def test_only_so_many_samples_are_used_for_calibration(models):
-    """Huge values after the first 16 samples would stretch the range of the input, -8..8 here, if they were read."""
+    """Huge values after the first 16 samples would stretch the range of the input, here -8..8, if they were read."""
     data = np.concatenate([X[:16], X[:16] * 1000])
     lite = tfopt.export_tflite(models["keras3"], export=tfopt.Export(calibration_samples=16), representative_data=data)
     scale, _ = interpreter(lite.data).get_input_details()[0]["quantization"]
@@ -191,7 +191,7 @@ def test_only_so_many_samples_are_used_for_calibration(models):
 
 
 def test_all_of_export_is_carried_out(models):
-    """Beside many values in -1..1, "mse" clips a single one of 100; without `compact` the file is larger."""
+    """With many values in -1..1, "mse" clips a single one of 100; without `compact` the file is larger."""
     data = np.concatenate([X.clip(-1, 1)] * 4)
     data[0, 0, 0, 0] = 100
     sizes, scales = {}, {}
@@ -404,7 +404,7 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
 
 @pytest.fixture(scope="module")
 def pair():
-    """Two inputs of unlike shape and range, in an order that is not that of their names."""
+    """Two inputs of different shape and range, in an order that is not that of their names."""
     layers = tf_keras().layers
     wide, narrow = layers.Input((6,), name="wide"), layers.Input((3,), name="narrow")
     x = layers.Concatenate()([layers.Dense(4, name="w")(wide), layers.Dense(4, name="n")(narrow)])
@@ -516,6 +516,6 @@ def test_int8_recurrent_layers_in_both_directions_are_as_exact_as_in_one(sequenc
     stage.calibrate(aware, x)
     for exported in (model, aware):
         got, wanted = tfopt.export_tflite(exported, representative_data=x).predict(x), model(x).numpy()
-        # An int8 LSTM in one direction errs by 2e-4 of the variance, 7e-4 unrolled. The converter's reversal has the
-        # scale of its input wrong (4e-2), its second LSTM operator other ranges (7e-2).
+        # An int8 LSTM in one direction has an error of 2e-4 of the variance, 7e-4 unrolled. The converter's reversal has
+        # the wrong scale of its input (4e-2), its second LSTM operator wrong ranges (7e-2).
         assert np.mean((got - wanted) ** 2) / np.var(wanted) < 2e-3

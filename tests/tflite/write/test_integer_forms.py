@@ -16,7 +16,7 @@ from tfopt.tflite.write.integer_forms import _rounded
         ([-0.004, 1.004], [-128, 127]),  # one step outside
         ([-0.0065], None),  # 1.66 steps
         ([5.0], None),
-        ([-0.1], None),  # -154: as -128 it would equal 0.0
+        ([-0.1], None),  # -154: clipped to -128, it would equal 0.0
         ([0.5, 1.1], None),
     ],
 )

@@ -1,4 +1,4 @@
-"""Conversions that end their process. The crash is one of the test's: the converter's own change with its version."""
+"""Conversions that crash their process. The test causes the crash: real crashes change with the converter's version."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ def convert(folder, **arguments):
 
 @pytest.fixture
 def crash_at_selu(native_child, monkeypatch):
-    """A child whose converter crashes for a model with the operation Selu."""
+    """A child whose converter crashes on a model with the operation Selu."""
     native_child("selu_doors", DOORS)
     monkeypatch.setattr(isolated, "_DOORS", "selu_doors:")
 
 
 def branches():
-    """Two branches; `culprit` is in the middle of one of them."""
+    """Two branches, with `culprit` in the middle of one."""
     layers = tf_keras().layers
     given = layers.Input((6,))
     left = layers.Dense(4, name="left")(given)
@@ -49,7 +49,7 @@ def test_a_child_that_is_killed_leaves_no_file_of_another_kind(monkeypatch):
     monkeypatch.setattr(native, "call", killed)
     with pytest.raises(ModelError, match=r"died \(killed\)\. Free memory and try again"):
         tfopt.export_tflite(branches(), export=tfopt.Export(weights="float32", activations="float32"))
-    assert len(calls) == 1  # not once more with a fixed batch
+    assert len(calls) == 1  # not a second time with a fixed batch
 
 
 def test_a_crash_names_the_layer_and_the_cause(crash_at_selu):

@@ -15,7 +15,7 @@ from tfopt.tflite.write.export import build
 from tfopt.tflite.write.low_bit_weights import packed_in_4_bits, store_integers
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
-# Where each kernel of the small model stands in the file: the axes of Keras in the order of the file's.
+# Where each kernel of the small model is in the file: the axes of Keras in the order of the file.
 ORDER = {"stem": (3, 0, 1, 2), "inline": (3, 0, 1, 2), "apart": (3, 0, 1, 2), "head": (1, 0)}
 
 
@@ -24,7 +24,7 @@ def model(small_model):
     made = small_model(keras)
     norm = made.get_layer("stem_norm")
     gamma, *others = norm.get_weights()
-    gamma[2] *= -1  # folded, it changes the sign of a channel
+    gamma[2] *= -1  # when folded, it changes the sign of a channel
     norm.set_weights([gamma, *others])
     head = made.get_layer("head")
     kernel, bias = head.get_weights()
@@ -34,7 +34,7 @@ def model(small_model):
 
 
 def quantized(model, samples, **settings):
-    """(what is to be exported, its file)"""
+    """(what is exported, its file)"""
     stage = Quantize(**settings)
     wrapped = stage.apply(model, steps=1)
     stage.calibrate(wrapped, samples[0])
@@ -49,7 +49,7 @@ def by_hand(kernel, bits):
 
 
 def stored(lite, name):
-    """Integers of the weight tensor of the layer `name`, from the bytes of its buffer; and its scales."""
+    """Integers of the weight tensor of the layer `name`, from the bytes of its buffer, and its scales."""
     (tensor,) = [w.tensor for w in lite.weights() if f"/{name}/" in f"/{w.tensor.name}/"]
     raw = lite._graph.model.subgraphs[0].tensors[tensor.index]
     data = lite._graph.model.buffers[raw.buffer].data
@@ -74,7 +74,7 @@ def test_the_file_holds_the_integers_of_the_grid_in_4_bits(model, four_bits, nam
         expected[2] *= -1
     np.testing.assert_array_equal(numbers, expected)
     assert len(scales) == len(numbers) and np.all(scales > 0)
-    # Short: of the 24 bits of a float32's fraction, the last 16 are zero.
+    # Short: the last 16 of the 24 bits of a float32's fraction are zero.
     assert not np.any(scales.astype(np.float32).view(np.uint32) & 0xFFFF)
 
 
@@ -98,7 +98,7 @@ def test_a_kernel_without_a_4_bit_operator_has_its_integers_in_8(four_bits):
 def test_the_file_computes_what_was_trained(model, samples, settings):
     wrapped, lite = quantized(model, samples, **settings)
     expected = wrapped.predict(samples[0], verbose=0)
-    # The file rounds the outputs to 1/256, and its inner values at the same places as the model.
+    # The file rounds the outputs to 1/256, and its inner values in the same places as the model.
     assert np.abs(lite.predict(samples[0]) - expected).max() < 0.03
 
 
@@ -171,7 +171,7 @@ def test_two_values_share_a_byte():
 
 
 def least_squares_steps(kernel, top):
-    """The step of each output channel with the least squared error, by a fine search."""
+    """The step of each output channel with the least squared error, from a fine search."""
     rows = kernel.reshape(-1, kernel.shape[-1]).T
     found = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Recurrent layers of every form: what they compute step by step, and as .tflite. Expected values come from Keras."""
+"""Recurrent layers of every form, step by step and as .tflite. Expected values come from Keras."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ K = keras.layers
 STEPS, FEATURES, UNITS, COUNT = 5, 3, 4, 32
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(COUNT, STEPS, FEATURES)).astype("float32")
-# Sequences of 2 to 5 steps, filled up with zeros; the first has a hole in the middle besides.
+# Sequences of 2 to 5 steps, padded with zeros; the first also has a hole in the middle.
 LENGTHS = 2 + np.arange(COUNT) % 4
 PADDED = np.where(np.arange(STEPS)[None, :, None] < LENGTHS[:, None, None], X, 0).astype("float32")
 PADDED[3, 2] = 0
@@ -94,7 +94,7 @@ LOOPS = {
     "lstm states in": (states_in, {"a": X, "b": STATES[0], "c": STATES[1]}),
     "convolutional": (lambda: sequential(K.Reshape((STEPS, FEATURES, 1)), K.ConvLSTM1D(4, 2, padding="same")), X),
 }
-# A form of each way through the code is converted, all of them are computed step by step.
+# One form for each path through the code is converted; all are computed step by step.
 CONVERTED = ("lstm relu", "lstm return_state", "lstm masked", "bidirectional masked", "gru words", "own cell masked",
              "encoder-decoder lstm", "lstm states in", "convolutional")  # fmt: skip
 
@@ -105,7 +105,7 @@ def seed():
 
 
 def noise(got, wanted):
-    """The mean squared difference as a share of the variance."""
+    """The mean squared difference as a fraction of the variance."""
     return np.mean((np.asarray(got) - wanted) ** 2) / np.var(wanted)
 
 
@@ -139,12 +139,12 @@ def test_int8_files_follow_keras(name):
     wanted = model.predict(data, verbose=0)
     lite = tfopt.export_tflite(model, representative_data=data)
     assert not lite.float_tensors()
-    # Measured 4e-4 to 1.2e-3: gates of eight bits over five steps.
+    # Measured 4e-4 to 1.2e-3: 8-bit gates over five steps.
     assert noise(lite.predict(data), wanted) < 4e-3
 
 
 def test_an_autoencoder_has_operators_of_microcontrollers():
-    """tensorflow/tflite-micro issue 2231: TILE is none of them."""
+    """tensorflow/tflite-micro issue 2231: TILE is not one of them."""
     decoder = [K.RepeatVector(STEPS), K.LSTM(UNITS, return_sequences=True), K.TimeDistributed(K.Dense(FEATURES))]
     model = sequential(K.LSTM(UNITS), *decoder)
     lite = tfopt.export_tflite(model, representative_data=X)
@@ -162,7 +162,7 @@ def test_float_files_are_exact():
 
 
 def test_a_mask_of_another_value_is_told_apart_in_int8():
-    """Padding is -1; features reach from -1 to 3, and zero is a value like others."""
+    """Padding is -1; features range from -1 to 3, and zero is a value like any other."""
     data = np.where(PADDED == 0, -1, np.abs(X)).astype("float32")
     data[::4, 0] = 0
     model = sequential(K.Masking(mask_value=-1.0), K.GRU(UNITS))

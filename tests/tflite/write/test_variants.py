@@ -1,4 +1,4 @@
-"""Every form of a .tflite: what stands in the file, read by LiteRT's own interpreter, and what it computes."""
+"""Every form of a .tflite: its contents, read by LiteRT's own interpreter, and its outputs."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ X = RNG.uniform(-1, 1, size=(64, 8, 8, 3)).astype("float32")
 
 
 def net(*middle):
-    """`middle` between a convolution and a Dense; outputs of about 1, whose spread is known."""
+    """`middle` between a convolution and a Dense; outputs of about 1, with known spread."""
     layers = tf_keras().layers
     tf_keras().utils.set_random_seed(2)
     return tf_keras().Sequential(
@@ -46,7 +46,7 @@ def nets():
 
 
 # settings; dtypes of conv and dense kernels, of the depthwise one; dtype of a computed tensor; of inputs and outputs;
-# bits that weigh most for the error
+# bits that dominate the error
 FORMS = {
     "float32": ({"weights": "float32", "activations": "float32"}, "float32", "float32", "float32", "float32", 20),
     "float16": ({"weights": "float16", "activations": "float32"}, "float16", "float16", "float32", "float32", 10),
@@ -78,14 +78,14 @@ def dtype_of(detail):
 
 
 def stored_types(data):
-    """The type of each tensor, by the flatbuffer's own accessors: the interpreter calls int4 int8."""
+    """The type of each tensor, by the flatbuffer's own accessors, since the interpreter reports int4 as int8."""
     tensors = schema.Model.GetRootAs(data).Subgraphs(0)
     names = {number: name.lower() for name, number in vars(schema.TensorType).items() if name.isupper()}
     return [names[tensors.Tensors(index).Type()] for index in range(tensors.TensorsLength())]
 
 
 def kernels_of(data):
-    """{shape as in the file: type} of what is stored in more than one dimension."""
+    """{shape as in the file: type} of tensors with more than one dimension."""
     interpreter, types = Interpreter(model_content=data), stored_types(data)
     computed = {index for op in interpreter._get_ops_details() for index in op["outputs"]}
     inputs = {detail["index"] for detail in interpreter.get_input_details()}
@@ -97,7 +97,7 @@ def kernels_of(data):
 
 
 def run_by_hand(data, x):
-    """Outputs in real units by the numbers of the file alone: q = x / scale + zero, x = (q - zero) scale."""
+    """Outputs in real units, from the numbers of the file only: q = x / scale + zero, x = (q - zero) scale."""
     interpreter = opened(data)
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
     rows = []
@@ -284,7 +284,7 @@ def test_the_number_of_samples_is_told_and_few_are_called_few(nets):
 
 
 def test_ranges_that_clip_what_was_held_out_are_told(nets):
-    """Of held-out inputs in -3..3, evenly, two thirds are out of the range of -1..1."""
+    """Of held-out inputs spread evenly over -3..3, two thirds are outside the range -1..1."""
     wide = np.random.default_rng(0).uniform(-3, 3, X[:32].shape).astype("float32")
     for settings in ({}, {"io": "float32"}, {"weights": "int4"}):
         notes = export.build(nets["conv"], Export(calibration_samples=64, **settings), np.concatenate([X, wide])).notes
@@ -295,7 +295,7 @@ def test_ranges_that_clip_what_was_held_out_are_told(nets):
 
 
 def test_samples_are_read_in_parts(nets):
-    """A tf.data of 10,000 batches, of which those are asked for that are needed."""
+    """A tf.data of 10,000 batches, of which only the needed ones are read."""
     import tensorflow as tf
 
     read = []
