@@ -516,6 +516,6 @@ def test_int8_recurrent_layers_in_both_directions_are_as_exact_as_in_one(sequenc
     stage.calibrate(aware, x)
     for exported in (model, aware):
         got, wanted = tfopt.export_tflite(exported, representative_data=x).predict(x), model(x).numpy()
-        # An int8 LSTM in one direction has an error of 2e-4 of the variance, 7e-4 unrolled. The converter's reversal has
+        # An int8 LSTM in one direction errs by 2e-4 of the variance, 7e-4 unrolled. The converter's reversal has
         # the wrong scale of its input (4e-2), its second LSTM operator wrong ranges (7e-2).
         assert np.mean((got - wanted) ** 2) / np.var(wanted) < 2e-3
