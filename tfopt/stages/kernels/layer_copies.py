@@ -23,8 +23,8 @@ def built_copy(layer: Any) -> Any:
     keras, copy, node = tf_keras(), plain_copy(layer), layer.inbound_nodes[0]
 
     def own(value: Any) -> Any:
-        is_tensor = hasattr(value, "_keras_history")
-        return keras.Input(batch_shape=value.shape, dtype=value.dtype) if is_tensor else value
+        # By type: `tf.shape` gives numbers without a batch.
+        return keras.Input(type_spec=value.type_spec) if hasattr(value, "_keras_history") else value
 
     args, kwargs = tf.nest.map_structure(own, (node.call_args, node.call_kwargs))
     copy(*args, **kwargs)

@@ -1,5 +1,6 @@
 """The converter, and how it is brought to convert: one traced function, several ways, its mistakes mended."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration, argument_names
 from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
 from tfopt.tflite.write.recurrent import maskings, recurrent_layers, repetitions, unrolled
+from tfopt.tflite.write.traced_forms import int8_forms
 
 # Steps of a recurrent layer up to which it may be unrolled into as many copies of its operators.
 UNROLLED_AT_MOST = 128
@@ -115,11 +117,14 @@ def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | N
     """The file of the first conversion strategy that leaves nothing in float, else of the one that leaves least."""
     found: list[tuple[int, bytes]] = []
     failures: list[tuple[Overrides, Trace, Exception]] = []
+    # `Quantize` has trained ranges for the operations as they are.
+    forms = int8_forms if samples is not None and not is_quantization_aware(flat_model) else contextlib.nullcontext
     with with_rounded_weights(flat_model), isolated(settings, samples) as converter:
         for overrides, trace in _strategies(flat_model, calibrated=samples is not None):
             try:
-                with override_attributes(overrides):
-                    data = converter.convert(*trace(flat_model, samples))
+                with override_attributes(overrides), forms():
+                    traced = trace(flat_model, samples)
+                data = converter.convert(*traced)
             except (DataError, native.NotStartedError):  # no other strategy helps
                 raise
             except (native.KilledError, native.OverdueError) as error:  # nor does it say anything about this one
@@ -131,6 +136,10 @@ def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | N
             found.append((floats, data))
             if not floats:
                 break
+        if not found and samples is not None and is_quantization_aware(flat_model):
+            # All ranges may be trained, and running it for others fails at a DIV whose divisor is stored as 0.
+            with contextlib.suppress(ModelError):
+                return _best_conversion(flat_model, settings, None)
         if not found:
             overrides, trace, why = failures[0]
             if isinstance(why, native.CrashError):

@@ -1,0 +1,82 @@
+"""Operations without a good int8 operator. Expected values are their formulas, in float64."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.base.keras_compat import tf_keras
+from tfopt.tflite.settings import FLOAT
+from tfopt.tflite.write.traced_forms import FORMS, int8_forms
+
+# From -8 to 8: exp of the largest is 2981, of whose 256 steps one is 12.
+X = np.random.default_rng(0).uniform(-8, 8, (64, 12)).astype("float32")
+WIDE = X.astype(np.float64)
+BELOW, ABOVE = np.minimum(WIDE, 0), np.maximum(WIDE, 0)
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+FORMULAS = {
+    "elu": ABOVE + np.exp(BELOW) - 1,
+    "selu": SELU_SCALE * (ABOVE + SELU_ALPHA * (np.exp(BELOW) - 1)),
+    "softplus": np.log1p(np.exp(WIDE)),
+    "celu": ABOVE + np.exp(BELOW) - 1,
+    "log_sigmoid": -np.log1p(np.exp(-WIDE)),
+    "soft_shrink": np.sign(WIDE) * np.maximum(np.abs(WIDE) - 0.5, 0),
+    "mish": WIDE * np.tanh(np.log1p(np.exp(WIDE))),
+}
+IN_BOTH = ("elu", "selu", "softplus")
+CASES = [(keras, name) for name in FORMULAS] + [(tf_keras(), name) for name in IN_BOTH]
+
+
+@pytest.mark.parametrize(("api", "name"), CASES)
+def test_activations_in_int8_keep_small_values(api, name):
+    inputs = api.Input((12,))
+    lite = tfopt.export_tflite(api.Model(inputs, api.layers.Activation(name)(inputs)), representative_data=X)
+    assert not lite.float_tensors()
+    error = lite.predict(X) - FORMULAS[name]
+    # Rounding three or four times in 256 steps over a range of 8 to 22; exp(x) over its own range errs by 6.
+    assert np.abs(error).max() < 0.2
+    assert np.mean(error**2) / np.var(FORMULAS[name]) < 1e-3
+
+
+@pytest.mark.parametrize("kind", [keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN])
+def test_cells_compute_with_the_same_forms(kind):
+    data = np.random.default_rng(0).normal(size=(48, 4, 3)).astype("float32")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4, 3)), kind(4, activation="elu")])
+    lite = tfopt.export_tflite(model, representative_data=data)
+    wanted = model.predict(data, verbose=0)
+    assert not lite.float_tensors()
+    assert np.mean((lite.predict(data) - wanted) ** 2) / np.var(wanted) < 4e-3
+
+
+def test_a_sign_by_hand_and_an_activation_inside_a_layer():
+    inputs = keras.Input((12,))
+    hidden = keras.layers.Dense(8, activation="elu")(-inputs)
+    model = keras.Model(inputs, keras.layers.ELU(alpha=0.7)(hidden))
+    lite = tfopt.export_tflite(model, representative_data=X)
+    kernel, bias = (weight.astype(np.float64) for weight in model.get_weights())
+    inner = -WIDE @ kernel + bias
+    inner = np.maximum(inner, 0) + np.exp(np.minimum(inner, 0)) - 1
+    wanted = np.maximum(inner, 0) + 0.7 * (np.exp(np.minimum(inner, 0)) - 1)
+    assert not lite.float_tensors()
+    assert np.mean((lite.predict(X) - wanted) ** 2) / np.var(wanted) < 1e-3
+
+
+def test_float_files_and_integers_keep_the_operations():
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((12,)), keras.layers.Activation("elu")])
+    assert [op.name for op in tfopt.export_tflite(model, export=FLOAT).ops()] == ["ELU"]
+
+    @tf.function
+    def both(x, n):
+        return -x, -n, tf.nn.softplus(x)
+
+    with int8_forms():
+        graph = both.get_concrete_function(tf.TensorSpec((3,), tf.float32), tf.TensorSpec((3,), tf.int32)).graph
+    kinds = [op.type for op in graph.get_operations()]
+    assert kinds.count("Neg") == 1
+    assert not set(kinds) & (set(FORMS) - {"Neg"})
+    x, n = np.array([-30.0, 0, 30], "float32"), np.array([-2, 0, 2], "int32")
+    for got, wanted in zip(both(x, n), (-x, -n, [0, np.log(2), 30]), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
