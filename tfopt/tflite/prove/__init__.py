@@ -1,1 +1,1 @@
-"""What a file holds, compared with what the stages promised."""
+"""Verify that a file holds what the settings and the stages promised."""

@@ -1,15 +1,15 @@
-"""Where the kernels of a Keras model stand in the `.tflite` made of it.
+"""Find the kernels of a Keras model in the `.tflite` made from it.
 
-1. Identity: the converter keeps the names of the traced layers in the names of its tensors, fused ones joined by ";".
-   The weights that bear a layer's name, on their own tensor or on the result of an operator that reads them, are its
-   candidates. Of a layer without any (fused LSTMs, files without names) every weight is a candidate.
-2. Content is the check: a candidate must be the kernel, each output channel times any factor, up to the rounding of the
-   file. BatchNormalization multiplies channels; one that is all but switched off holds nothing and proves nothing.
-3. Where several candidates pass, names of inner layers decide, then how well the numbers agree, then the order in which
-   layers are called and operators run.
+1. Identity: the converter keeps the names of the traced layers in the names of its tensors; those of fused layers are
+   joined by ";". The candidates for a layer are the weights that have its name on their tensor or on the result of an
+   operator that reads them. If there are none (fused LSTMs, files without names), every weight is a candidate.
+2. Content: a candidate must equal the kernel, with any factor per output channel, up to the rounding of the file.
+   BatchNormalization multiplies channels; a channel with a factor near zero proves nothing.
+3. If several candidates pass, the names of inner layers decide, then how well the numbers agree, then the order in
+   which layers are called and operators run.
 
-A kernel may stand in one tensor, gate by gate or group by group in several, and in several copies: a layer that is
-called twice may have BatchNormalization behind one of its calls. Two layers may share one tensor.
+A kernel may be stored in one tensor, in one per gate or group, or in several copies: a layer that is called twice may
+have a BatchNormalization after one of its calls. Two layers may share one tensor.
 """
 
 import math
@@ -30,22 +30,22 @@ from tfopt.tflite.read.layer_names import layer_pattern
 
 # Share of a tensor that its kernel must explain. Another layer's kernel of n weights per channel explains about 1 / n.
 ALIKE = 0.9
-# Shares that differ by less say nothing.
+# Smaller differences between shares are not significant.
 EQUAL = 1e-3
-# Relative rounding of a float16 weight, the coarsest float that files hold.
+# Relative rounding error of float16 weights, the coarsest floats in files.
 FLOAT_STEP = 2.0**-11
 _ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
 class FileKernel:
-    """Where a kernel stands in the file: in one tensor, or gate by gate in several.
+    """The place of a kernel in the file: one tensor, or one per gate or group.
 
     Attributes:
-        parts: the tensors, one for each block of output channels.
+        parts: the tensors, one per block of output channels.
         axes: the axis of output channels of each part.
-        wanted: the kernel itself in the layout of each part: (output channels, weights per channel).
-        copies: other places that hold the same kernel, for other calls of its layer.
+        wanted: the kernel itself, in the layout of each part: (output channels, weights per channel).
+        copies: other places that store the same kernel, for other calls of its layer.
     """
 
     parts: tuple[Weight, ...]
@@ -55,7 +55,7 @@ class FileKernel:
 
     @property
     def values(self) -> np.ndarray:
-        """All its stored numbers less their zero points, so that zero means zero; output channels first."""
+        """The stored integers or floats minus their zero points, output channels first."""
         centered = [_centered(part) for part in self.parts]
         return np.concatenate([np.moveaxis(part, axis, 0) for part, axis in zip(centered, self.axes, strict=True)])
 
@@ -70,28 +70,28 @@ class FileKernel:
         return (self, *self.copies)
 
     def within(self, weights: Mapping[tuple[int, int], Weight]) -> "FileKernel":
-        """Return the same place in another file of equal tensors: its weights by subgraph and index."""
+        """Return the same place in another file with the same tensors, given its weights by (subgraph, index)."""
         parts = tuple(weights[part.tensor.subgraph, part.tensor.index] for part in self.parts)
         return FileKernel(parts, self.axes, self.wanted, tuple(copy.within(weights) for copy in self.copies))
 
 
 def match_kernels(lite: LiteModel, layers: Iterable[Any]) -> dict[str, Weight]:
-    """Return the file's weight tensor by layer name, for layers with one kernel that the file holds in one tensor."""
+    """Return weight tensors by layer name, for layers with one kernel that is stored in one tensor."""
     return {layer: found.parts[0] for (layer, _), found in find_kernels(lite, layers).items()}
 
 
 def find_kernels(lite: LiteModel, layers: Iterable[Any], asked: Collection[Key] | None = None) -> dict[Key, FileKernel]:
-    """Return where the kernels of `layers` (all of them, or those `asked` for) stand in the file.
+    """Find the kernels of `layers` in the file, all of them or those in `asked`.
 
     Raises:
-        PromiseError: a kernel is not there.
+        PromiseError: a kernel is not in the file.
     """
     wanted = kernels_by_key(layers)
     return locate(lite, {key: kernel for key, kernel in wanted.items() if asked is None or key in asked})
 
 
 def locate(lite: LiteModel, wanted: Mapping[Key, Kernel]) -> dict[Key, FileKernel]:
-    """Return where the kernels `wanted` stand in the file; see `find_kernels`."""
+    """Find the kernels `wanted` in the file; see `find_kernels`."""
     shelf = _Shelf(lite)
     return {(layer, name): shelf.find(layer, kernel) for (layer, name), kernel in wanted.items()}
 
@@ -104,7 +104,7 @@ def same_places(found: Mapping[Key, FileKernel], lite: LiteModel) -> dict[Key, F
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
-    """A weight of the file seen with its output channels on `axis`; `order` is that of its first reader."""
+    """A weight of the file with its output channels on `axis`; `order` is the position of its first reader."""
 
     weight: Weight
     axis: int
@@ -117,7 +117,7 @@ class _Candidate:
 
     @cached_property
     def steps(self) -> np.ndarray:
-        """How far apart the values lie that each channel can hold: (channels,)."""
+        """The distance between the values that each channel can hold: (channels,)."""
         scales = np.asarray(self.weight.tensor.scales, np.float64)
         if not scales.size:
             return np.asarray(FLOAT_STEP * np.abs(self.rows).max(axis=1, initial=0), np.float64)
@@ -127,7 +127,7 @@ class _Candidate:
 
 @dataclass(frozen=True, order=True)
 class _Fit:
-    """How well a candidate fits a part of a kernel; the greatest is the best."""
+    """How well a candidate fits a part of a kernel; greater is better."""
 
     rank: tuple[float, ...]
     share: float = field(compare=False)
@@ -137,7 +137,7 @@ class _Fit:
 
 
 class _Shelf:
-    """The weights of a file by the shape (output channels, weights per channel) in which they can be compared."""
+    """The weights of a file by their shape for comparison, (output channels, weights per channel)."""
 
     def __init__(self, lite: LiteModel) -> None:
         self._by_shape: dict[tuple[int, int], list[_Candidate]] = {}
@@ -147,13 +147,13 @@ class _Shelf:
             results = [tensors[op.subgraph, output] for op in weight.readers for output in op.outputs]
             names = "".join(f"{name};" for name in (weight.tensor.name, *results))
             shape = weight.values.shape
-            # A matrix product holds its outputs last, or last but one where it is transposed.
+            # A matrix product has its outputs on the last axis, or on the second to last if transposed.
             for axis in (-1, -2)[: len(shape)] if weight.channel_axis is None else (weight.channel_axis,):
                 size = (shape[axis], weight.values.size // shape[axis])
                 self._by_shape.setdefault(size, []).append(_Candidate(weight, axis, weight.readers[0].index, names))
 
     def find(self, layer: str, kernel: Kernel) -> FileKernel:
-        """Return where `kernel` of `layer` stands. Raises PromiseError where it does not."""
+        """Find `kernel` of `layer`. Raise PromiseError if it is not in the file."""
         views, best = list(_views(kernel)), -1.0
         for bears in (layer_pattern(layer, outermost=True), layer_pattern(layer), None):
             found = [[self._fits(bears, kernel, part) for part in parts] for parts in views]
@@ -168,11 +168,11 @@ class _Shelf:
         )
 
     def _fits(self, bears: re.Pattern[str] | None, kernel: Kernel, part: np.ndarray) -> list[_Fit]:
-        """Return the best candidate and its copies: weights that bear the same names and fit as well."""
+        """Return the best candidate and its copies: weights with the same names that fit as well."""
         candidates = self._by_shape.get(part.shape, ())
         named = [one for one in candidates if bears is None or bears.search(one.names)]
         fits = sorted((self._fit(kernel, part, one) for one in named), reverse=True)
-        # Without a name to tell whose they are, others like it may belong to another layer.
+        # Without names, similar weights may belong to another layer.
         copies = [fit for fit in fits[1:] if bears and _as_good(fit, fits[0])]
         return [*fits[:1], *copies]
 
@@ -185,7 +185,7 @@ class _Shelf:
 
 
 def _inner_names(kernel: Kernel) -> list[str]:
-    """Return the names of the layers inside the kernel's layer that lead to it: ["query"] of "query/kernel"."""
+    """Return the names of the inner layers that lead to the kernel: ["query"] for "query/kernel"."""
     return kernel.name.split("/")[:-1]
 
 
@@ -198,7 +198,7 @@ def _least_share(fits: Sequence[Sequence[_Fit]]) -> float:
 
 
 def _place(fits: Sequence[Sequence[_Fit]]) -> FileKernel:
-    """Return the best fit of each part; the copies are numbered through, where parts have fewer they repeat."""
+    """Return the best fit of each part, with its copies; a part with fewer copies repeats its last one."""
 
     def numbered(number: int) -> FileKernel:
         chosen = [part[min(number, len(part) - 1)] for part in fits]
@@ -216,12 +216,12 @@ def explained(stored: np.ndarray, kernel: np.ndarray, steps: np.ndarray) -> tupl
     Args:
         stored: (output channels, weights per channel), float32, as in the file.
         kernel: the same shape and dtype, as in the model.
-        steps: (channels,), how far apart the values lie that a channel of the file can hold.
+        steps: (channels,), the distance between the values that a channel of the file can hold.
 
     Returns:
-        (the share of the tensor's sum of squares that the kernel explains when each channel may be multiplied by any
-        factor, rounding errors of one step at most allowed for: 1 at most, and 1 for a tensor of zeros; the cosine
-        between both when all channels have the same factor, without its sign).
+        The share of the tensor's sum of squares that the kernel explains if each channel may have any factor, allowing
+        for rounding errors of up to one step: at most 1, and 1 for a tensor of zeros. And the absolute cosine between
+        both if all channels have the same factor.
     """
     left = total = both = squares = 0.0
     for start in range(0, len(stored), _ROWS_AT_ONCE):
@@ -229,7 +229,7 @@ def explained(stored: np.ndarray, kernel: np.ndarray, steps: np.ndarray) -> tupl
         products, own = (np.einsum("cn,cn->c", part, wanted) for part in (rows, wanted))
         factors = np.divide(products, own, out=np.zeros_like(products), where=own > 0)
         errors = np.square(rows - factors[:, None] * wanted).sum(axis=1)
-        # Errors that are uniform between -1 and 1 step have a mean square of a third of the step's.
+        # Errors uniform between -1 and 1 step have a mean square of a third of the squared step.
         rounding = rows.shape[1] * np.square(steps[start : start + _ROWS_AT_ONCE]) / 3
         left += float(np.maximum(errors - rounding, 0).sum())
         total += float(np.square(rows).sum())
@@ -250,7 +250,7 @@ def _views(kernel: Kernel) -> Iterator[list[np.ndarray]]:
     if isinstance(groups, int) and groups > 1 and not len(whole) % groups:
         yield list(np.split(whole, groups))
     if facts.family == "einsum" or not facts.kernels:
-        # A product over any axes: the inputs may be several axes, first or last.
+        # A product over any axes: the inputs may be on several axes, first or last.
         for axes in range(1, values.ndim):
             matrix = values.reshape(int(np.prod(values.shape[:axes])), -1)
             yield [matrix.T]
@@ -269,7 +269,7 @@ def _rows(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _centered(weight: Weight) -> np.ndarray:
-    """Return the stored values less the zero points: exactly zero where the weight is."""
+    """Return the stored values minus the zero points, exactly zero where the weight is zero."""
     points = weight.tensor.zero_points
     if not any(points):
         return weight.values

@@ -1,4 +1,4 @@
-"""What stages promised of kernels, looked up in the `.tflite` that was written."""
+"""Verify in the written `.tflite` what stages promised about kernels."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,18 +18,18 @@ def verify_promises(
     trained_ranges: bool | Collection[str],
     places: Mapping[Key, FileKernel] | None = None,
 ) -> list[str]:
-    """Check in the file what the stages promised of the kernels of `flat_model`.
+    """Verify in the file the promises about the kernels of `flat_model`.
 
     Args:
         lite: the file.
         flat_model: the model whose kernels the promises are about.
-        promises: what must hold, in each tensor that holds the kernel.
-        trained_ranges: whether the full promise must hold, of all layers or of those named; see below.
-        places: where the kernels stand in the file, if that is known; see `promised_kernels`.
+        promises: must hold in each tensor that stores the kernel.
+        trained_ranges: whether the full promise must hold, for all layers or for the named ones; see below.
+        places: the kernels in the file, if known; see `promised_kernels`.
 
     Returns:
-        Notes on promises that hold per output channel only: the converter folds BatchNorm into the kernels, and a
-        separate scale for each channel makes different values of equal weights. Training with `Quantize` avoids that.
+        Notes on promises that hold only per output channel: the converter folds BatchNorm into the kernels, and with a
+        separate scale per channel, equal weights get different values. Training with `Quantize` avoids that.
 
     Raises:
         PromiseError: a kernel is not in the file, or a promise is broken; names layer, kernel and tensor.
@@ -52,10 +52,10 @@ def verify_promises(
 
 
 def promised_kernels(lite: LiteModel, flat_model: Any, promises: Sequence[Promise]) -> dict[Key, FileKernel]:
-    """Return where the kernels of `flat_model` that the promises are about stand in the file.
+    """Find the kernels of `flat_model` that the promises are about in the file.
 
     Raises:
-        PromiseError: a kernel is not there.
+        PromiseError: a kernel is not in the file.
     """
     promised = {promise.layer for promise in promises}
     asked = {(promise.layer, promise.weight) for promise in promises}
@@ -63,7 +63,7 @@ def promised_kernels(lite: LiteModel, flat_model: Any, promises: Sequence[Promis
 
 
 def _broken(promise: Promise, kernel: FileKernel) -> Iterator[tuple[str, FileKernel]]:
-    """Yield what is wrong with each place where the kernel stands."""
+    """Yield what is wrong in each place that stores the kernel, with the place."""
     for place in kernel.everywhere:
         if wrong := promise.broken(place.values, 0):
             yield wrong, place

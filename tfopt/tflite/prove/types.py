@@ -13,7 +13,7 @@ from tfopt.tflite.read.graph import FLOATS
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
 
-# What a file may hold where weights of a type were asked for. Those that `Quantize` trained in fewer bits may take 4.
+# The weight types that a file may hold, by requested type. Weights that `Quantize` trained in fewer bits may take 4.
 WEIGHTS = {"float32": {"float32"}, "float16": {"float16"}, "int8": {"int8", "int4"}, "int4": {"int4"}}
 # The converter keeps smaller kernels in float when activations are float.
 SMALL_KERNEL = 1024
@@ -24,7 +24,7 @@ NAMED_AT_MOST = 8
 
 @dataclass(frozen=True)
 class Contents:
-    """A file in numbers: weights by dtype, operators by the dtype of what they give, inputs and outputs in words."""
+    """A summary of a file: weights by dtype, operators by output dtype, and descriptions of inputs and outputs."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -35,7 +35,7 @@ class Contents:
     deflated: int
 
     def table(self, title: str) -> Any:
-        """As a `rich.table.Table`."""
+        """Return a `rich.table.Table`."""
         from rich.table import Table
 
         table = Table(title=title, title_justify="left", show_header=False)
@@ -54,7 +54,7 @@ class Contents:
 
 
 def contents(lite: LiteModel) -> Contents:
-    """Look into `lite`."""
+    """Summarize `lite`."""
     tensors = {(tensor.subgraph, tensor.index): tensor for tensor in lite.tensors()}
     weights: Counter[str] = Counter()
     for weight in lite.weights():
@@ -73,23 +73,26 @@ def contents(lite: LiteModel) -> Contents:
 
 
 def port_in_words(port: Port) -> str:
-    """An input or output as "name dtype (shape)", and what a stored number stands for."""
+    """Return an input or output as "name dtype (shape)", with its scale and zero point if quantized."""
     told = f"{port.name} {port.dtype} {port.shape}"
     return f"{told} x {port.scales[0]:.4g} from {port.zero_points[0]}" if port.scales else told
 
 
 def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str], names: LayerNames) -> list[str]:
-    """Compare the types in the file with those that `settings` ask for; return what is other, but allowed.
+    """Compare the types in the file with the requested ones.
 
     Args:
         lite: the file.
-        settings: what was asked for.
-        in_float: the layers that `Quantize` left in float, and why; then float operators are no error.
-        names: to say whose operators are meant.
+        settings: the requested types.
+        in_float: the layers that `Quantize` left in float, and why; float operators are allowed if there are any.
+        names: to name the layers of operators in messages.
+
+    Returns:
+        Notes on types that differ but are allowed.
 
     Raises:
-        PromiseError: other inputs or outputs; a float tensor, or one of another width, where activations are
-    integers; other weights, but 8 bits where 4 have no form.
+        PromiseError: the types of inputs or outputs differ; a tensor is float or of another width although activations
+            are integers; or weights differ, except for 8 bits where 4 bits are not supported.
     """
     if in_float:
         _verify_borders(lite, settings)
@@ -101,14 +104,14 @@ def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str],
 
 
 def verify_finite(lite: LiteModel, names: LayerNames) -> None:
-    """Check that the constants of the file are numbers: folding computes new ones.
+    """Check that the constants of the file are finite, since folding computes new ones.
 
     Args:
         lite: the file.
-        names: to say whose constants are meant.
+        names: to name the layers of constants in messages.
 
     Raises:
-        ModelError: a weight, or the scale of one, is NaN or infinite.
+        ModelError: a weight or its scale is NaN or infinite.
     """
     numbers = ((weight, weight.tensor.scales or weight.values) for weight in lite.weights())
     wrong = [weight for weight, values in numbers if not np.isfinite(np.asarray(values, np.float64)).all()]
@@ -121,7 +124,7 @@ def verify_finite(lite: LiteModel, names: LayerNames) -> None:
 
 
 def _verify_borders(lite: LiteModel, settings: Export) -> None:
-    """Inputs that are integers by nature, such as indices, have no scale, and stay what they are."""
+    """Check the types of inputs and outputs. Plain integers, such as indices, have no scale and are not checked."""
     for port in (*lite.inputs, *lite.outputs):
         if (port.scales or port.dtype in FLOATS) and port.dtype != settings.border:
             raise PromiseError(
@@ -183,14 +186,14 @@ def _weight_notes(lite: LiteModel, settings: Export, names: LayerNames) -> list[
 
 
 def _may_stay(rest: list[tuple[Weight, Op]], settings: Export) -> bool:
-    """Whether other weights than those asked for are worth a note only."""
+    """Return whether weights of other types than requested deserve only a note."""
     if settings.integer_only or settings.weights in ("float32", "float16"):
         return False
     return settings.by_edge_quantizer or all(np.prod(weight.tensor.shape) < SMALL_KERNEL for weight, _ in rest)
 
 
 def _computed_in_float(weights: list[tuple[Weight, Op, bool]], settings: Export, names: LayerNames) -> list[str]:
-    """What is to be said of integer weights under float activations, which may be computed with in either."""
+    """Return notes on integer weights with float activations, which operators may use in integers or in float."""
     if settings.integer_only or settings.weights in ("float32", "float16"):
         return []
     integer = [(op, unpacked) for weight, op, unpacked in weights if weight.tensor.dtype not in FLOATS]
@@ -209,7 +212,7 @@ def _sparse_note(found: list[tuple[Weight, Op]], names: LayerNames) -> str:
 
 
 def float_operators(lite: LiteModel) -> list[Op]:
-    """The operators that compute in float, but those that only change the type."""
+    """Return the operators that compute in float, except those that only change the type."""
     floats = set(lite.float_tensors())
     in_float = {(t.subgraph, t.index) for t in lite.tensors() if t.name in floats and t.dtype in FLOATS}
     return [
@@ -220,7 +223,7 @@ def float_operators(lite: LiteModel) -> list[Op]:
 
 
 def _float_notes(lite: LiteModel, settings: Export, in_float: Mapping[str, str], names: LayerNames) -> list[str]:
-    """What a reader should know of float operators in a file that was to be int8."""
+    """Return notes on float operators in a file that should be int8."""
     found = float_operators(lite)
     if not settings.integer_only or not found:
         return []
@@ -229,14 +232,14 @@ def _float_notes(lite: LiteModel, settings: Export, in_float: Mapping[str, str],
 
 
 def _operators(ops: Sequence[Op], names: LayerNames) -> str:
-    """Operators with their layers: "stem, head (CONV_2D)"; by their kinds alone where no tensor bears a name."""
+    """Return operators with their layers, "stem, head (CONV_2D)", or only their types if tensors have no names."""
     told = dict.fromkeys(f"{', '.join(names.near(op))} ({op.name})".strip() for op in ops)
     more = f" and {len(told) - NAMED_AT_MOST} more" if len(told) > NAMED_AT_MOST else ""
     return "; ".join(list(told)[:NAMED_AT_MOST]) + more
 
 
 def _readers(lite: LiteModel) -> dict[tuple[int, int], tuple[Op, bool]]:
-    """For each tensor that an operator reads, that operator, and whether a DEQUANTIZE stands between."""
+    """Return, for each tensor that an operator reads, this operator and whether a DEQUANTIZE is in between."""
     makers = {(op.subgraph, index): op for op in lite.ops() for index in op.outputs}
     readers: dict[tuple[int, int], tuple[Op, bool]] = {}
     for op in lite.ops():

@@ -1,4 +1,4 @@
-"""Training inputs that the ranges of activations come from: read batch by batch, and said something about."""
+"""Read the training inputs for activation ranges batch by batch, and report how well they cover the values."""
 
 import itertools
 import keyword
@@ -12,13 +12,13 @@ from tfopt.tflite.read import LiteModel, Op, Port, Tensor
 from tfopt.tflite.read.layer_names import LayerNames
 
 SAMPLES_AT_ONCE = 32
-# Below this, the extremes that a layer meets are mostly not among its samples.
+# With fewer samples, the extremes of a layer are usually not among its values.
 FEWEST_SAMPLES = 32
 # Samples without a part in the ranges, on which these are tried.
 HELD_OUT_SAMPLES = 32
-# Share of held-out values beyond a range from which on it is reported.
+# A larger share of held-out values out of range is reported.
 MOST_CLIPPED = 0.01
-# Operators whose greatest values are their own doing: what others only move or choose was at the end before.
+# Operators that compute new values; others only move or select values that may have been clipped before.
 COMPUTING = frozenset(
     {"ADD", "BATCH_MATMUL", "CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "DIV", "FULLY_CONNECTED", "LEAKY_RELU", "MUL"}
     | {"PRELU", "SUB", "SUM", "TRANSPOSE_CONV"}
@@ -27,14 +27,14 @@ RELU6_TOP = 6.0
 
 
 class Calibration:
-    """Up to `number` training inputs, read anew for every iteration, `SAMPLES_AT_ONCE` in memory at a time.
+    """Up to `number` training inputs, read again for every iteration, with `SAMPLES_AT_ONCE` in memory at a time.
+
+    After `bind`, iterating yields single samples, {name of the input in the file: array (1, ...) of its dtype}.
 
     Args:
-        data: an array (batch first), a tf.data of batches (inputs, or inputs and labels), a `tfopt.data.Dataset`; for
-            several inputs a list of arrays in their order or a dict by name.
-        number: at most so many.
-
-    Iterating gives single samples, {name of the input in the file: array (1, ...) of its dtype}; only after `bind`.
+        data: an array (batch first), a tf.data of batches (inputs, or inputs and labels), or a `tfopt.data.Dataset`;
+            for several inputs, a list of arrays in their order or a dict by name.
+        number: maximum number of samples.
     """
 
     def __init__(self, data: Any, number: int) -> None:
@@ -44,9 +44,10 @@ class Calibration:
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     def bind(self, flat_model: Any) -> "Calibration":
-        """Make the data those of `flat_model`. Raises DataError when they do not fit, or are none.
+        """Bind the data to the inputs of `flat_model`, set `shapes` (of one sample, without batch), and return self.
 
-        Sets `shapes`: of a sample for each input, by its name in the file, without the batch.
+        Raises:
+            DataError: the data does not fit the inputs, or has no samples.
         """
         self._flat_model = flat_model
         first = next(self._batches(), None)
@@ -68,7 +69,7 @@ class Calibration:
             yield sample
 
     def batches(self) -> Iterator[list[np.ndarray]]:
-        """The same samples together, `SAMPLES_AT_ONCE` or fewer: float32 arrays, one for each input."""
+        """Yield the same samples in batches of at most `SAMPLES_AT_ONCE`: float32 arrays, one per input."""
         left = self.number
         for arrays in self._batches():
             with np.errstate(over="ignore"):
@@ -90,7 +91,7 @@ class Calibration:
         return {name: np.concatenate([row[name] for row in rows]) for name in names} if rows else None
 
     def notes(self, named: LiteModel, names: LayerNames) -> list[str]:
-        """How many samples the ranges of the file `named` come from, and what these clip; nothing before `bind`."""
+        """Return notes on the number of samples used and on the values that the ranges of the file `named` clip."""
         if not self.count:
             return []
         few = f": few, below {FEWEST_SAMPLES}, so that ranges may be too narrow" if self.count < FEWEST_SAMPLES else ""
@@ -103,7 +104,7 @@ class Calibration:
         return told
 
     def _samples(self) -> Iterator[dict[str, np.ndarray]]:
-        """Single samples by input name: the converter has an order of inputs of its own."""
+        """Yield single samples by input name, since the converter orders inputs differently."""
         names = argument_names(self._flat_model)
         types = [tensor.dtype.as_numpy_dtype for tensor in self._flat_model.inputs]
         number = 0
@@ -118,7 +119,7 @@ class Calibration:
                 yield {name: array[row : row + 1] for name, array in zip(names, typed, strict=True)}
 
     def _batches(self) -> Iterator[list[np.ndarray]]:
-        """One array for each input."""
+        """Yield batches with one array per input."""
         if hasattr(self._data, "representative_batches"):
             for batch in self._data.representative_batches(self.number, SAMPLES_AT_ONCE):
                 yield per_input(self._flat_model, batch)
@@ -132,7 +133,7 @@ class Calibration:
 
 
 def _check_finite(name: str, array: np.ndarray, before: int) -> None:
-    """Raise DataError for NaN and infinity in samples of an input; there were `before` others before these."""
+    """Raise DataError for NaN or infinity in samples of an input, of which the first has the index `before`."""
     if array.dtype.kind != "f":
         return
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
@@ -156,12 +157,12 @@ def _check_whole(name: str, given: np.ndarray, array: np.ndarray, before: int) -
 
 
 def argument_names(flat_model: Any) -> list[str]:
-    """The names of the inputs in the file: those in Keras, but no words of Python, which signatures cannot take."""
+    """Return the names of the inputs in the file: those in Keras, except Python keywords, which signatures reject."""
     return [f"{name}_" if keyword.iskeyword(name) or name == "self" else name for name in flat_model.input_names]
 
 
 def per_input(flat_model: Any, inputs: Any) -> list[np.ndarray]:
-    """One array for each input of `flat_model`, whatever nest they come in."""
+    """Return one array per input of `flat_model`, from any structure of inputs."""
     names = flat_model.input_names
     if isinstance(inputs, Mapping):
         ordered = [inputs[name] for name in (names if set(names) == set(inputs) else sorted(inputs))]
@@ -176,10 +177,10 @@ def per_input(flat_model: Any, inputs: Any) -> list[np.ndarray]:
 
 
 def clipped_shares(lite: LiteModel, samples: Mapping[str, np.ndarray], names: LayerNames) -> dict[str, float]:
-    """Inputs and layers of an integer file of whose values for `samples` more than `MOST_CLIPPED` are out of range.
+    """Return the share of clipped values of inputs and layers of an integer file, if above `MOST_CLIPPED`.
 
-    An input's values are compared with its range. Of what is computed, those are counted that came to lie on an end of
-    their range which is not zero, as that of a ReLU, or the six of a ReLU6.
+    The values of an input are compared with its range. Computed values count if they lie at an end of their range,
+    unless that is zero, as for a ReLU, or the six of a ReLU6.
     """
     shares = {port.name: _outside(samples[port.name], range_) for port, range_ in _input_ranges(lite)}
     tensors = {tensor.index: tensor for tensor in lite.tensors() if tensor.subgraph == 0}
@@ -193,7 +194,7 @@ def clipped_shares(lite: LiteModel, samples: Mapping[str, np.ndarray], names: La
 
 
 def _input_ranges(lite: LiteModel) -> Iterator[tuple[Port, Tensor | Port]]:
-    """The inputs with what says their range: they themselves, or the tensor that they are at once rounded to."""
+    """Yield the inputs, each with the port or tensor that has its range: itself, or its immediately rounded value."""
     tensors = {tensor.index: tensor for tensor in lite.tensors() if tensor.subgraph == 0}
 
     def rounds(op: Op, port: Port) -> bool:
@@ -206,7 +207,7 @@ def _input_ranges(lite: LiteModel) -> Iterator[tuple[Port, Tensor | Port]]:
 
 
 def _ends(stored: Tensor | Port) -> tuple[float, float, float]:
-    """(least, greatest, step) of the real values that an integer tensor can hold."""
+    """Return (lowest, highest, step) of the real values that an integer tensor can hold."""
     limits, scale = np.iinfo(stored.dtype), stored.scales[0]
     low, high = (scale * (end - stored.zero_points[0]) for end in (limits.min, limits.max))
     return low, high, scale
