@@ -547,16 +547,16 @@ def test_what_a_decaying_stage_says(small_model):
     flat_model = bridge.to_tf_keras(small_model(keras))
     stage = FineTune(unfreeze_from="conv", layer_decay=0.5)
     said = {name: decision.does for name, decision in stage.decisions(flat_model).items()}
-    assert said["conv"] == said["conv_norm"] == "trained at 0.25 of the rate"
+    assert said["conv"] == said["conv_norm"] == "trained at 0.25 times the rate"
     assert said["head"] == "trained"
     assert stage.notes(flat_model) == [
         "trains 5 of 9 layers with weights",
-        "learning rates of the layers from 0.25 times to once that of the last one",
+        "layer learning rates from 0.25 to 1 times that of the last layer",
     ]
     assert FineTune().notes(flat_model) == []
     check = tfopt.check(small_model(keras), tfopt.Recipe(stages=(stage,)), convert=False)
     assert check.ok
-    assert {layer.path: layer.stages for layer in check.layers}["inner/depth"] == ("trained at 0.5 of the rate",)
+    assert {layer.path: layer.stages for layer in check.layers}["inner/depth"] == ("trained at 0.5 times the rate",)
     assert {layer.path: layer.stages for layer in check.layers}["stem"] == ("no: frozen",)
 
 
@@ -565,7 +565,7 @@ def test_what_a_decaying_stage_says(small_model):
     [
         ({"unfreeze_from": "heat"}, ModelError, r"has no layer 'heat' \(nearest: head"),
         ({"unfreeze_from": "inner/conw"}, ModelError, r"has no layer 'inner/conw'"),
-        ({"layers": (("*", False),)}, RecipeError, "leaves nothing of 'small' to train"),
+        ({"layers": (("*", False),)}, RecipeError, "nothing to train in 'small'"),
     ],
 )
 def test_a_stage_that_cannot_be_applied(small_model, settings, error, message):
@@ -647,7 +647,7 @@ def test_a_run_unfreezes_gradually_and_frees_all_again(run):
     assert trained(result.model) == trained(model) == set(WEIGHTED)
     notes = {number: row.notes for number, row in enumerate(result.report.rows)}
     assert notes[1][0] == "trains 1 of 9 layers with weights"
-    assert notes[3][1] == "learning rates of the layers from 0.656 times to once that of the last one"
+    assert notes[3][1] == "layer learning rates from 0.656 to 1 times that of the last layer"
 
 
 def test_a_wrong_layer_fails_before_anything_is_trained(small_model, samples, capfd):

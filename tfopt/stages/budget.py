@@ -20,10 +20,10 @@ class Budget:
     def require(self, before: float | None, after: float | None, size: int) -> None:
         """Raise PromiseError if a file of `size` bytes with the accuracy `after` exceeds a limit."""
         if self.max_bytes is not None and size > self.max_bytes:
-            raise PromiseError(f"The file has {size:,} bytes, more than max_bytes={self.max_bytes:,}.")
+            raise PromiseError(f"The file has {size:,} bytes, more than max_bytes={self.max_bytes:,}. Raise max_bytes.")
         if self.max_drop is None or before is None or after is None or before - after <= self.max_drop:
             return
         raise PromiseError(
-            f"The file's accuracy is {after:.4f} on the test set, {before - after:.4f} below the {before:.4f} of the "
-            f"model; max_drop={self.max_drop:g} was promised. Train longer, or allow more."
+            f"The file's accuracy on the test set is {after:.4f}, {before - after:.4f} below the model's {before:.4f}; "
+            f"max_drop={self.max_drop:g} was promised. Train longer, or raise max_drop."
         )

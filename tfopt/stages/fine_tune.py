@@ -93,7 +93,7 @@ class FineTune(Stage):
         said = [f"trains {sum(trained.values())} of {len(trained)} layers with weights"]
         if self.layer_decay < 1:
             lowest = min(f for leaf, f in rate_factors(model, self.layer_decay) if trained.get(leaf.name))
-            said.append(f"learning rates of the layers from {lowest:.3g} times to once that of the last one")
+            said.append(f"layer learning rates from {lowest:.3g} to 1 times that of the last layer")
         return said
 
     def _is_plain(self) -> bool:
@@ -112,7 +112,7 @@ class FineTune(Stage):
         settings = choose(self.layers, [layer for layer in flat_model.layers if layer.weights], trained)
         for name, setting in settings.items():
             if not isinstance(setting, bool):
-                raise RecipeError(f"FineTune trains a layer or not: a rule says True or False, not {setting}.")
+                raise RecipeError(f"Rules of FineTune must set True or False; got {setting}.")
             trained[name] = setting
         return {name: trained[name] for name in settings}
 
@@ -125,7 +125,7 @@ class FineTune(Stage):
     def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
         trained = self._trained(flat_model)
         if steps and not any(trained.values()):
-            raise RecipeError(f"FineTune leaves nothing of '{flat_model.name}' to train: every layer is frozen.")
+            raise RecipeError(f"FineTune has nothing to train in '{flat_model.name}': every layer is frozen.")
         self._set_flags(flat_model, trained)
         wrapped = flat_model
         if "sparsity" in keep:
@@ -191,4 +191,4 @@ def fine_tuning(
 
 
 def _rate_in_words(factor: float) -> str:
-    return "trained" if factor == 1 else f"trained at {factor:.3g} of the rate"
+    return "trained" if factor == 1 else f"trained at {factor:.3g} times the rate"

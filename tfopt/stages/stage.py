@@ -51,14 +51,14 @@ class Stage(ABC):
         super().__init_subclass__(**kwargs)
         for old, new in _RENAMED_METHODS.items():
             if old in vars(cls):
-                raise RecipeError(f"{cls.__name__}.{old} is called {new} from 0.2.0 on. Rename the method.")
+                raise RecipeError(f"{cls.__name__}.{old} was renamed to {new} in 0.2.0. Rename the method.")
 
     @field_validator("layers")
     @classmethod
     def _check_settings(cls, layers: tuple[Rule, ...]) -> tuple[Rule, ...]:
         for pattern, setting in layers:
             if isinstance(setting, str) and not cls.takes_words:
-                raise ValueError(f"the rule for '{pattern}' says {setting!r}; expected True, False or a number")
+                raise ValueError(f"the rule for '{pattern}' sets {setting!r}; expected True, False or a number")
         return layers
 
     def apply(self, model: Any, *, steps: int, keep: Iterable[str] = ()) -> Any:
@@ -83,7 +83,7 @@ class Stage(ABC):
                 f"It can keep: {', '.join(sorted(self.preserves)) or 'nothing'}. Put it earlier in the recipe."
             )
         if steps < 0:
-            raise RecipeError(f"Expected the number of training steps, 0 or more, as steps; got {steps}.")
+            raise RecipeError(f"Expected steps, the number of training steps, to be 0 or more; got {steps}.")
         wrapped = self._wrap(bridge.to_tf_keras(model), steps, keep)
         if bridge.is_compiled(model):
             bridge.compile_like(wrapped, model)
@@ -157,7 +157,7 @@ class Stage(ABC):
         if like is None:
             raise ModelError(
                 f"{type(self).__name__}.strip expects the model that {type(self).__name__}.apply returned; "
-                f"'{model.name}' is another one. Keep that object and fit it."
+                f"'{model.name}' is a different one. Fit the object that apply returned."
             )
         return like
 

@@ -86,7 +86,7 @@ def test_layers_left_alone_keep_their_zeros_too(sparse, samples):
     assert not np.array_equal(after["head"], before["head"])
     assert stage.notes(bridge.to_tf_keras(sparse)) == [
         "not clustered: stem (by rule)",
-        "not clustered: depth (spared by default for the accuracy it costs)",
+        "not clustered: depth (spared by default because it costs accuracy)",
         "not clustered: head (by rule)",
     ]
 
@@ -112,7 +112,7 @@ def test_rules_set_the_number_of_clusters(model):
 
 
 def test_depthwise_kernels_are_spared_and_the_notes_say_so(model):
-    noted = ["not clustered: depth (spared by default for the accuracy it costs)"]
+    noted = ["not clustered: depth (spared by default because it costs accuracy)"]
     assert Cluster().notes(bridge.to_tf_keras(model)) == noted
 
 
@@ -230,8 +230,8 @@ def test_refinement_per_channel_and_with_a_zero_centroid():
     ("settings", "message"),
     [
         ({"layers": (("nothing", 4),)}, "matches no layer"),
-        ({"layers": (("stem", 1),)}, "expected 2 clusters or more, got 1"),
-        ({"layers": (("stem", 3.5),)}, r"expected a whole number, got 3\.5"),
+        ({"layers": (("stem", 1),)}, "expected at least 2 clusters; got 1"),
+        ({"layers": (("stem", 3.5),)}, r"expected a whole number of clusters; got 3\.5"),
     ],
 )
 def test_rules_that_cannot_be_followed_are_refused(settings, message, model):
@@ -241,6 +241,6 @@ def test_rules_that_cannot_be_followed_are_refused(settings, message, model):
 
 @pytest.mark.parametrize("settings", [{"number_of_clusters": 2}, {"layers": (("head", 2),)}])
 def test_two_clusters_with_zeros_to_keep_are_refused_before_training(settings, model):
-    with pytest.raises(RecipeError, match="3 clusters or more"):
+    with pytest.raises(RecipeError, match="at least 3 clusters"):
         Cluster(**settings).apply(model, steps=1, keep={"sparsity"})
     Cluster(**settings).apply(model, steps=1)

@@ -9,7 +9,7 @@ from tfopt.errors import ModelError, RecipeError
 from tfopt.stages import Cluster, FineTune, Prune
 from tfopt.stages.kernels.table import has_kernel, kernels, named_kernel
 
-SPARED = "spared by default for the accuracy it costs"
+SPARED = "spared by default because it costs accuracy"
 
 
 def bilinear():
@@ -231,7 +231,7 @@ def test_a_hook_that_returns_what_is_no_attribute_is_refused():
 
     layer = Hidden()
     layer(keras_compat.tf_keras().Input((3,)))
-    with pytest.raises(ModelError, match="is no attribute of the layer"):
+    with pytest.raises(ModelError, match="is not an attribute of the layer"):
         kernels(layer)
 
 
@@ -400,7 +400,7 @@ def test_what_prune_says_of_each_layer(flat_model):
         "deep_image": ("", SPARED),
         "head": ("", "by rule"),
         "norm": ("", "no kernel"),
-        "slopes": ("", "no known kernel; a class of your own may name its kernels in get_prunable_weights()"),
+        "slopes": ("", "no known kernel; a custom class can name its kernels in get_prunable_weights()"),
     }
     assert {name: decided(stage, flat_model, name)[1:] for name in expected} == expected
     decisions = stage.decisions(flat_model)
@@ -414,9 +414,9 @@ def test_what_prune_says_of_each_layer(flat_model):
 def test_what_cluster_says_of_each_layer(flat_model):
     stage = Cluster(number_of_clusters=64, cluster_per_channel=True, layers=(("memory", 4),))
     expected = {
-        "wide": ("28 clusters (64 were asked for: it has no more different weights)", ""),
+        "wide": ("28 clusters (of 64 requested: it has no more different weights)", ""),
         "memory": ("4 clusters in kernel, recurrent_kernel", ""),
-        "conv_image": ("27 clusters per channel (64 were asked for: it has no more different weights)", ""),
+        "conv_image": ("27 clusters per channel (of 64 requested: it has no more different weights)", ""),
         "table": ("64 clusters", ""),
         "deep_line": ("", SPARED),
     }

@@ -254,7 +254,7 @@ def test_blocks_leave_convolutions_alone_and_say_so(model):
     stripped = stage.strip(stage.apply(model, steps=0))
     assert {name for name, number in zeros(stripped).items() if number} == {"head"}
     noted = {f"not pruned: {name} (block_size does not fit it)" for name in ("stem", "inline", "apart", "conv")}
-    spared = "not pruned: depth (spared by default for the accuracy it costs)"
+    spared = "not pruned: depth (spared by default because it costs accuracy)"
     assert set(stage.notes(bridge.to_tf_keras(model))) == noted | {spared}
 
 
@@ -356,7 +356,7 @@ def test_rules_choose_layers_and_targets(rules, expected, model):
 
 
 def test_depthwise_kernels_are_spared_and_the_notes_say_so(model):
-    noted = ["not pruned: depth (spared by default for the accuracy it costs)"]
+    noted = ["not pruned: depth (spared by default because it costs accuracy)"]
     assert Prune().notes(bridge.to_tf_keras(model)) == noted
 
 
@@ -365,7 +365,7 @@ def test_depthwise_kernels_are_spared_and_the_notes_say_so(model):
     [
         ({"layers": (("nothing", True),)}, "matches no layer"),
         ({"layers": (("*", True), ("stem", 0.9))}, "no effect"),
-        ({"layers": (("stem", 1.0),)}, "0 <= s < 1; the rule says 1.0"),
+        ({"layers": (("stem", 1.0),)}, "0 <= s < 1; the rule sets 1.0"),
         ({"layers": (("stem", -0.1),)}, "0 <= s < 1"),
         ({"layers": (("stem", True),), "block_size": (2, 2)}, r"'stem' \(Conv2D.*block_size"),
         ({"layers": (("depth", True),), "sparsity_m_by_n": (2, 4)}, r"'depth' \(DepthwiseConv2D.*sparsity_m_by_n"),
@@ -385,13 +385,13 @@ def test_rules_that_cannot_be_followed_are_refused(settings, message, model):
         ({"sparsity_m_by_n": (2, 4), "final_sparsity": 0.5}, "contradicts"),
         ({"sparsity_m_by_n": (4, 4)}, "needs m < n"),
         ({"sparsity_m_by_n": (2, 4), "importance": "random"}, "magnitude"),
-        ({"sparsity_m_by_n": (2, 4), "block_size": (2, 2)}, "two patterns"),
+        ({"sparsity_m_by_n": (2, 4), "block_size": (2, 2)}, "cannot be combined"),
         ({"sparsity_m_by_n": (2, 4), "layers": (("head", 0.9),)}, "True or False"),
         ({"importance": "threshold", "threshold": 0.1, "layers": (("head", 0.9),)}, "True or False"),
-        ({"initial_sparsity": 0.6}, "above final_sparsity 0.5"),
-        ({"initial_sparsity": 0.4, "final_sparsity": 0.3}, "above final_sparsity 0.3"),
-        ({"schedule": "one-shot", "end_step": 10}, "follows no schedule"),
-        ({"sparsity_m_by_n": (2, 4), "frequency": 10}, "follows no schedule"),
+        ({"initial_sparsity": 0.6}, r"final_sparsity \(0\.5\); got 0\.6"),
+        ({"initial_sparsity": 0.4, "final_sparsity": 0.3}, r"final_sparsity \(0\.3\); got 0\.4"),
+        ({"schedule": "one-shot", "end_step": 10}, "has no schedule"),
+        ({"sparsity_m_by_n": (2, 4), "frequency": 10}, "has no schedule"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
@@ -529,5 +529,5 @@ def test_fine_tuning_freezes_what_the_rules_switch_off(model, samples):
 
 
 def test_fine_tuning_takes_no_numbers(model):
-    with pytest.raises(RecipeError, match=r"True or False, not 0\.5"):
+    with pytest.raises(RecipeError, match=r"True or False; got 0\.5"):
         FineTune(layers=(("head", 0.5),)).apply(model, steps=1)

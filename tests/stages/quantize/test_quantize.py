@@ -469,7 +469,7 @@ def test_layers_left_in_float_by_rule_keep_zeros_and_clusters(model, samples):
     after = kernels(stage.strip(fitted(stage, before, samples, BOTH)))["conv"]
     np.testing.assert_array_equal(after, kernels(before)["conv"])
     decision = stage.decisions(bridge.to_tf_keras(before), BOTH)["conv"]
-    assert (decision.does, decision.why) == ("weights frozen, to keep their clusters", "left in float: by rule")
+    assert (decision.does, decision.why) == ("weights frozen to keep their clusters", "left in float: by rule")
     assert stage.notes(bridge.to_tf_keras(before), BOTH)[1:] == ["left in float: conv (by rule)"]
 
 

@@ -65,7 +65,7 @@ class Cluster(Stage):
         for key, number in numbers.items():
             per_channel = self._per_channel(choices[key].layer)
             fitting = number_that_fits(choices[key].kernel.values, number, per_channel)
-            few = "" if fitting == number else f" ({number} were asked for: it has no more different weights)"
+            few = "" if fitting == number else f" (of {number} requested: it has no more different weights)"
             does[key] = f"{fitting} clusters" + (" per channel" if per_channel else "") + few
         return decisions_on_kernels(model, does, {key: choice.why for key, choice in choices.items()})
 
@@ -84,11 +84,11 @@ class Cluster(Stage):
         }
         for (layer, _), number in numbers.items():
             if number < 2:
-                raise RecipeError(f"Layer '{layer}': expected 2 clusters or more, got {number}.")
+                raise RecipeError(f"Layer '{layer}': expected at least 2 clusters; got {number}.")
             if number != int(number):
-                raise RecipeError(f"Layer '{layer}': expected a whole number, got {number} clusters.")
+                raise RecipeError(f"Layer '{layer}': expected a whole number of clusters; got {number}.")
         if not numbers:
-            raise RecipeError("Cluster would leave every layer alone: its rules switch all of them off.")
+            raise RecipeError("Cluster would leave every layer unchanged: its rules exclude all of them.")
         return choices, {key: int(number) for key, number in numbers.items()}
 
     def _per_channel(self, layer: Any) -> bool:
@@ -100,7 +100,8 @@ class Cluster(Stage):
         _, numbers = self._choices(flat_model)
         if preserve and min(numbers.values()) < 3:
             raise RecipeError(
-                "Where zeros are kept, TF-MOT needs 3 clusters or more: zero, one below and one above; got 2."
+                "To keep zeros, TF-MOT needs at least 3 clusters: zero, one below and one above it; got 2. Allow more "
+                "clusters, or set preserve_sparsity=False."
             )
         make_scales_positive(flat_model)
         clusters: dict[str, dict[str, Any]] = {}

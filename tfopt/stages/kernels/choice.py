@@ -7,10 +7,10 @@ from typing import Any, cast
 from tfopt.stages.kernels.rules import Key, Rule, ruled_kernels
 from tfopt.stages.kernels.table import Kernel, has_kernel, kernels
 
-SPARED = "spared by default for the accuracy it costs"
+SPARED = "spared by default because it costs accuracy"
 BY_RULE = "by rule"
 NO_KERNEL = "no kernel"
-UNKNOWN = "no known kernel; a class of your own may name its kernels in get_prunable_weights()"
+UNKNOWN = "no known kernel; a custom class can name its kernels in get_prunable_weights()"
 
 
 @dataclass(frozen=True)

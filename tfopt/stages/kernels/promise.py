@@ -80,4 +80,4 @@ class MByN(Promise):
         kernel = np.moveaxis(values, channel_axis, -1)
         if weight_statistics.m_by_n_holds(kernel, self.m, self.n):
             return None
-        return f"fewer than {self.m} zeros in some {self.n} consecutive weights"
+        return f"fewer than {self.m} zeros in {self.n} consecutive weights"

@@ -130,7 +130,7 @@ def _attributes(layer: Any, variables: Any) -> Iterator[str]:
         if not names:
             raise ModelError(
                 f"{type(layer).__name__}.get_prunable_weights() of layer '{layer.name}' returns {variable.name}, which "
-                "is no attribute of the layer. Keep each such weight under an attribute of its own: "
+                "is not an attribute of the layer. Store each such weight in a separate attribute: "
                 "self.kernel = self.add_weight(...)."
             )
         yield names[0]
@@ -142,8 +142,7 @@ def require_kernels(model: Any, purpose: str) -> None:
         known = classes_with(lambda facts: facts.kernels and facts.family != "cell")
         raise ModelError(
             f"Nothing to {purpose}: the model '{model.name}' has no layer with a kernel. "
-            f"Expected at least one of {', '.join(known)}, or a layer "
-            "of these."
+            f"Expected at least one of {', '.join(known)}, or a layer that contains one."
         )
 
 

@@ -73,34 +73,37 @@ class Prune(Stage):
 
     def __post_init__(self) -> None:
         if (self.importance == "threshold") != (self.threshold is not None):
-            raise RecipeError('importance="threshold" and threshold=... belong together; give both or neither.')
+            raise RecipeError('importance="threshold" and threshold=... belong together; set both or neither.')
         if self.final_sparsity is not None and (self.threshold is not None or self.sparsity_m_by_n):
             raise RecipeError(
                 "final_sparsity contradicts threshold and sparsity_m_by_n, which decide the sparsity themselves; "
-                "leave it out."
+                "remove it."
             )
         if self.distribution != "uniform" and (self.threshold is not None or self.sparsity_m_by_n):
-            raise RecipeError(f'distribution="{self.distribution}" has nothing to share out with threshold or m by n.')
+            raise RecipeError(
+                f'distribution="{self.distribution}" cannot be combined with threshold or sparsity_m_by_n, which '
+                "decide the sparsity themselves; remove one of them."
+            )
         if self.sparsity_m_by_n and not self.sparsity_m_by_n[0] < self.sparsity_m_by_n[1]:
             raise RecipeError(f"sparsity_m_by_n=(m, n) needs m < n, e.g. (2, 4); got {self.sparsity_m_by_n}.")
         if self.sparsity_m_by_n and self.importance != "magnitude":
-            raise RecipeError('sparsity_m_by_n goes with importance="magnitude" only.')
+            raise RecipeError(f'sparsity_m_by_n requires importance="magnitude"; got "{self.importance}".')
         if self.sparsity_m_by_n and self.block_size != (1, 1):
-            raise RecipeError("sparsity_m_by_n and block_size are two patterns; give one of them.")
+            raise RecipeError("sparsity_m_by_n and block_size cannot be combined; remove one of them.")
         numbers = any(not isinstance(setting, bool) for _, setting in self.layers)
         if numbers and (self.sparsity_m_by_n or self.threshold is not None):
             raise RecipeError(
-                "With threshold or sparsity_m_by_n a rule says True or False: they decide the sparsity themselves; "
+                "With threshold or sparsity_m_by_n, which decide the sparsity, rules must set True or False; "
                 f"got {self.layers}."
             )
         if self._one_shot and (self.begin_step or self.end_step or self.frequency or self.initial_sparsity):
             raise RecipeError(
-                "One mask before the first step (one-shot, threshold, sparsity_m_by_n) follows no schedule: leave "
-                "initial_sparsity, begin_step, end_step and frequency out."
+                "One mask before the first step (one-shot, threshold, sparsity_m_by_n) has no schedule: remove "
+                "initial_sparsity, begin_step, end_step and frequency."
             )
         if self.initial_sparsity > self._target:
             raise RecipeError(
-                f"initial_sparsity {self.initial_sparsity} is above final_sparsity {self._target}; a schedule goes up."
+                f"initial_sparsity must not exceed final_sparsity ({self._target}); got {self.initial_sparsity}."
             )
 
     @property
@@ -164,17 +167,17 @@ class Prune(Stage):
             self._require_possible(choice, target)
         targets = {key: target for key, target in targets.items() if target > 0}
         if not targets:
-            raise RecipeError("Prune would leave every layer alone: its rules switch all of them off.")
+            raise RecipeError("Prune would leave every layer unchanged: its rules exclude all of them.")
         return choices, targets
 
     def _require_possible(self, choice: Choice, target: float) -> None:
         name, kernel = choice.layer.name, choice.kernel
         if not 0 <= target < 1:
-            raise RecipeError(f"Layer '{name}': a sparsity must lie in 0 <= s < 1; the rule says {target}.")
+            raise RecipeError(f"Layer '{name}': expected a sparsity 0 <= s < 1; the rule sets {target}.")
         if not self._pattern_fits(kernel):
             raise RecipeError(
-                f"Layer '{name}' ({type(choice.layer).__name__}, {kernel.name} {kernel.shape}) cannot be pruned by "
-                f"{self._pattern}. Take it out of the rules."
+                f"Layer '{name}' ({type(choice.layer).__name__}, {kernel.name} {kernel.shape}) cannot be pruned with "
+                f"{self._pattern}. Remove it from the rules."
             )
 
     def _shared_out(self, shapes: dict[Key, tuple[int, ...]]) -> dict[Key, float]:
@@ -206,7 +209,7 @@ class Prune(Stage):
             policy.ensure_model_supports_pruning(model)
         except ValueError as error:
             raise ModelError(
-                f'policy="xnnpack" cannot speed up this model: {error}. Leave the policy out to prune for size.'
+                f'policy="xnnpack" cannot speed up this model: {error}. Remove the policy to prune for size.'
             ) from error
         return frozenset(layer.name for layer in model.layers if policy.allow_pruning(layer))
 
@@ -235,7 +238,7 @@ class Prune(Stage):
         if steps == 0 and not self._one_shot:
             raise RecipeError(
                 f'schedule="{self.schedule}" needs training steps to reach its target and got none. '
-                'Give epochs, or schedule="one-shot".'
+                'Set epochs, or use schedule="one-shot".'
             )
         wrapped = wrap_for_pruning(flat_model, self._settings(flat_model, targets, steps, zeros_too="sparsity" in keep))
         if "sparsity" in keep:
@@ -275,7 +278,7 @@ class Prune(Stage):
             raise RecipeError(
                 f"The pruning schedule would never reach {target}: begin_step {self.begin_step}, end_step {end}, "
                 f"frequency {frequency}, but training runs {steps} steps. end_step must lie after begin_step, "
-                "within the steps, and a multiple of frequency after begin_step. Leave them out to have them computed."
+                "within the steps, and a multiple of frequency after begin_step. Omit them to have them computed."
             )
         if self.schedule == "constant":
             return sparsity.ConstantSparsity(target, begin_step=self.begin_step, end_step=end, frequency=frequency)
@@ -299,7 +302,7 @@ class Prune(Stage):
             if schedule is not None and zeros in (0, mask.shape.num_elements()):
                 raise RecipeError(
                     f"Threshold {self.threshold} prunes {'nothing' if zeros == 0 else 'all'} of layer "
-                    f"'{layer.layer.name}', {name}. Choose another, or leave the layer out with a rule."
+                    f"'{layer.layer.name}', {name}. Choose another threshold, or exclude the layer with a rule."
                 )
 
     def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
@@ -308,6 +311,6 @@ class Prune(Stage):
 
     def _advice(self) -> str:
         return (
-            "The fit must run the steps that apply() was told, with the stage's callbacks(): "
+            "Run fit for the steps that were passed to apply(), with the stage's callbacks: "
             "fit(..., callbacks=[*stage.callbacks()])."
         )

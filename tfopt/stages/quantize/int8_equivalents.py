@@ -124,7 +124,7 @@ def separable(layer: Any, inputs: Any, between: Callable[[Any], Any]) -> Any:
         inputs, depthwise, pointwise = inputs[:, tf.newaxis], depthwise[tf.newaxis], pointwise[tf.newaxis]
         strides, dilations = strides * 2, (1, *dilations)
     if layer.data_format != "channels_last":
-        raise ModelError(f"Layer '{layer.name}': quantization works on data_format='channels_last' only.")
+        raise ModelError(f"Layer '{layer.name}': quantization needs data_format='channels_last'; got 'channels_first'.")
     values = tf.nn.depthwise_conv2d(inputs, depthwise, (1, *strides, 1), padding, dilations=dilations)
     outputs = tf.nn.conv2d(between(values), pointwise, 1, "VALID")
     if line:

@@ -132,7 +132,7 @@ class _Planner:
             return Treatment(weights=weights, why=why)
         if activation in OWN_RANGE:
             before = is_linear_layer(layer)
-            return Treatment(weights=weights, before=before, why=f"TFLite gives {activation} its range")
+            return Treatment(weights=weights, before=before, why=f"TFLite fixes the range of {activation}")
         before = is_linear_layer(layer) and activation not in (*FUSED, "linear")
         return Treatment(weights=weights, before=before, output=True)
 
@@ -247,7 +247,7 @@ def _check_setting(name: str, setting: Setting) -> None:
     own = "".join(f", {known!r}" for known in registered_configs())
     raise RecipeError(
         f"Quantize has no setting {setting!r} for layer '{name}'. Known: True, False, 'weights', 'output', {BITS[0]} "
-        f"to {BITS[-1]} (bits of weights){own}. A QuantizeConfig of your own is known after "
+        f"to {BITS[-1]} (bits of weights){own}. Register your own QuantizeConfig with "
         "@tf_keras.saving.register_keras_serializable(package)."
     )
 

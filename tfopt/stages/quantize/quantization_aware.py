@@ -100,9 +100,9 @@ class QuantizationAware(Stage):
                 precision = self._precision(layer, treatment)
                 if structure.centroids is not None and not precision.usual:
                     raise RecipeError(
-                        f"Quantize keeps clusters with 8 bits and weight_steps='max' only; layer '{layer.name}' has "
-                        f"clusters and was to have {precision.bits} bits, weight_steps={precision.weight_steps!r}. "
-                        "Leave Cluster out: few bits are few values anyway."
+                        f"{type(self).__name__} keeps clusters only with 8 bits and weight_steps='max'; layer "
+                        f"'{layer.name}' has clusters, {precision.bits} bits and "
+                        f"weight_steps={precision.weight_steps!r}. Remove Cluster: few bits mean few values anyway."
                     )
                 quantizer = kernel_quantizer()(scales, structure, values, precision, kernel.name)
                 overrides.append((kernel.owner, kernel.attribute, quantizer))

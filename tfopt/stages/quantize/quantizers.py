@@ -180,7 +180,7 @@ def kernel_quantizer() -> Any:
             """Return a description for the table of decisions."""
             usual = self.precision.usual
             kind, steps = ("int8", "") if usual else (f"{self.precision.bits}-bit", f", {self.rounding.words}")
-            return f"{kind} weights {'of one scale' if self.keeps_one_scale() else self.scales.name}{steps}"
+            return f"{kind} weights {'with one scale' if self.keeps_one_scale() else self.scales.name}{steps}"
 
         def integers(self, kernel: Any, weights: dict[str, Any]) -> np.ndarray:
             """Return the weights of `kernel` rounded, in steps; int8 of the same shape."""
@@ -241,7 +241,7 @@ def held_weight() -> Any:
 
         def describe(self) -> str:
             """Return a description for the table of decisions."""
-            return "zeros held" if self.structure.centroids is None else "weights frozen, to keep their clusters"
+            return "zeros kept" if self.structure.centroids is None else "weights frozen to keep their clusters"
 
         def get_config(self) -> dict[str, Any]:
             return {"structure": self.structure, "start": self.start}

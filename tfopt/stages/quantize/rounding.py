@@ -96,7 +96,7 @@ class Rounding:
 class Kept(Rounding):
     """Rounding with the steps of the initial kernel."""
 
-    words = "steps of the kernel at the beginning"
+    words = "steps of the initial kernel"
 
     def __init__(self, precision: Precision, axes: tuple[int, ...], start: np.ndarray) -> None:
         super().__init__(precision, axes, start)
@@ -166,7 +166,7 @@ class Signs(Rounding):
     The gradient passes only where |w| <= 1, which bounds the weights (Courbariaux et al. 2015, arXiv:1511.00363).
     """
 
-    words = "signs times their mean size"
+    words = "signs times their mean magnitude"
 
     @override
     def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:

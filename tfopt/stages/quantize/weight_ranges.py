@@ -29,7 +29,7 @@ def levels(bits: int) -> int:
         RecipeError: `bits` is not in 2 to 8.
     """
     if bits not in BITS:
-        raise RecipeError(f"Expected 2 to 8 bits for the weights of a kernel, got {bits!r}.")
+        raise RecipeError(f"Expected 2 to 8 bits for the weights of a kernel; got {bits!r}.")
     return int(2 ** (bits - 1) - 1)
 
 
@@ -52,9 +52,9 @@ def steps(kernel: np.ndarray, bits: int, axes: tuple[int, ...], method: str) -> 
         ModelError: a weight is not finite.
     """
     if method not in METHODS:
-        raise RecipeError(f"Expected one of {', '.join(map(repr, METHODS))} as weight_steps, got {method!r}.")
+        raise RecipeError(f"Expected weight_steps to be one of {', '.join(map(repr, METHODS))}; got {method!r}.")
     if not np.isfinite(kernel).all():
-        raise ModelError("Expected a kernel of finite weights; it holds NaN or infinity. Was the training unstable?")
+        raise ModelError("Expected finite weights in a kernel; got NaN or infinity. Was the training unstable?")
     top, weights = levels(bits), np.asarray(kernel, np.float64)
     others = tuple(axis for axis in range(weights.ndim) if axis - weights.ndim not in axes)
     found = METHODS[method](weights, top, others)

@@ -138,7 +138,7 @@ def test_what_is_left_to_nearest():
     x = np.random.default_rng(0).normal(size=(6, 8, 4)).astype("float32")
     result, grids, notes = quantize_weights(model, keyed(model, 4), x, rounding="adaptive", bias_correction=False)
     unchanged(result, rounded_to_nearest(model, grids).get_weights())
-    assert "lstm/recurrent_kernel to nearest: rounding is not learned for LSTM" in notes
+    assert "lstm/recurrent_kernel rounded to nearest: rounding is not learned for LSTM" in notes
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "adaptive"])

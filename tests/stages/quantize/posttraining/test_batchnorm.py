@@ -73,7 +73,7 @@ def test_the_stage_rounds_what_has_the_new_statistics(model):
     plain.calibrate(applied, X)
     expected, _ = reestimated(model, X)
     np.testing.assert_allclose(applied.predict(X, verbose=0), expected.predict(X, verbose=0), atol=0.05)
-    assert "statistics from samples: first, second" in plain.summary(applied)
+    assert "statistics recomputed: first, second" in plain.summary(applied)
 
 
 def test_a_model_without_such_layers_is_told_of():
@@ -81,4 +81,4 @@ def test_a_model_without_such_layers_is_told_of():
     stage = PostTraining(rounding="nearest", batchnorm_statistics=True)
     applied = stage.apply(model, steps=0)
     stage.calibrate(applied, X.reshape(-1, 4)[:64])
-    assert "statistics from samples: no BatchNormalization takes part" in stage.summary(applied)
+    assert "statistics recomputed: none, no BatchNormalization qualifies" in stage.summary(applied)

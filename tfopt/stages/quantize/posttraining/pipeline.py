@@ -53,21 +53,23 @@ def quantize_weights(
         ModelError: a weight is not finite.
     """
     if rounding not in ROUNDINGS:
-        raise RecipeError(f"Expected {' or '.join(map(repr, ROUNDINGS))} as rounding, got {rounding!r}.")
+        raise RecipeError(f"Expected rounding to be {' or '.join(map(repr, ROUNDINGS))}; got {rounding!r}.")
     notes: list[str] = []
     exact = model
     if batchnorm_statistics:
         exact, norms = reestimated(model, samples)
-        notes.append(f"statistics from samples: {', '.join(norms) or 'no BatchNormalization takes part'}")
+        notes.append(f"statistics recomputed: {', '.join(norms) or 'none, no BatchNormalization qualifies'}")
     if equalization:
         exact, pairs = equalized(exact)
-        notes += [f"equalized: {first} -> {second}" for first, second in pairs] or ["no two layers to equalize"]
+        notes += [f"equalized: {first} -> {second}" for first, second in pairs] or ["equalized: no pair of layers"]
     grids = grids_of(exact, bits, weight_steps)
     if rounding == "nearest":
         result = rounded_to_nearest(exact, grids)
     else:
         notes += [
-            f"{'/'.join(key)} to nearest: {why}" for key in grids if (why := cannot_learn(exact.get_layer(key[0])))
+            f"{'/'.join(key)} rounded to nearest: {why}"
+            for key in grids
+            if (why := cannot_learn(exact.get_layer(key[0])))
         ]
         result = adaptively_rounded(exact, grids, samples, iterations=iterations, seed=seed, progress=progress)
     if bias_correction:
