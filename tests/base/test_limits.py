@@ -545,5 +545,5 @@ def test_a_sparse_format_with_more_places_than_the_shape_is_refused():
 
     dense = SimpleNamespace(arraySegments=None, denseSize=2**30)
     sparsity = SimpleNamespace(traversalOrder=[0, 1], dimMetadata=[dense, dense], blockMap=None)
-    with pytest.raises(ValueError, match="more places"):
+    with pytest.raises(ValueError, match="more entries"):
         densified(np.zeros(4), sparsity, (2, 2))

@@ -41,7 +41,7 @@ def check_order(ops: Sequence[Op]) -> None:
     makers = {(op.subgraph, output): op.index for op in ops for output in op.outputs}
     for op in ops:
         if op.name in UNPACKING and (not op.inputs or makers.get((op.subgraph, op.inputs[0]), -1) >= op.index):
-            raise ValueError(f"the operator {op.index} ({op.name}) reads nothing, or what is made after it")
+            raise ValueError(f"the operator {op.index} ({op.name}) reads nothing, or a later result")
 
 
 def check_sizes(tensors: Sequence[Tensor]) -> None:
@@ -50,7 +50,7 @@ def check_sizes(tensors: Sequence[Tensor]) -> None:
     if total > LARGEST_TENSORS:
         largest = max(tensors, key=_bytes)
         raise ModelError(
-            f"Its tensors would take {total / GIB:,.1f} GiB of memory, over the limit of {LARGEST_TENSORS / GIB:.4g} "
+            f"Its tensors need {total / GIB:,.1f} GiB of memory, over the limit of {LARGEST_TENSORS / GIB:.4g} "
             f"GiB; the largest, {largest.name!r}, is {largest.dtype} of shape {largest.shape}. Make the inputs smaller."
         )
 
@@ -62,7 +62,7 @@ def _bytes(tensor: Tensor) -> int:
 def _require(indices: Any, number: int, what: str, least: int = 0) -> None:
     for index in _items(indices):
         if not least <= index < number:
-            raise ValueError(f"the index {index} ({what}) leads to nothing: there are {number}")
+            raise ValueError(f"the index {index} ({what}) is out of range: there are {number}")
 
 
 def _length(vector: Any) -> int:

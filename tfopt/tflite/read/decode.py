@@ -41,7 +41,7 @@ def densified(stored: NDArray[Any], sparsity: Any, shape: tuple[int, ...]) -> ND
     for axis, level in zip(sparsity.traversalOrder, sparsity.dimMetadata, strict=True):
         axis = int(axis)
         if _grown(number, level) > math.prod(shape):
-            raise ValueError(f"the sparse format has more places than the shape {shape}")
+            raise ValueError(f"the sparse format has more entries than the shape {shape}")
         if level.arraySegments is None:
             counts = np.full(len(number), level.denseSize)
             along = np.tile(np.arange(level.denseSize), len(number))

@@ -30,7 +30,7 @@ def unpacked(data: bytes) -> Any:
     with reading(lambda why: ModelError(f"The .tflite is damaged ({why}); export it again.")):
         model = schema.ModelT.InitFromPackedBuf(data, 0)
     if _has_parts_outside(model) or zipfile.is_zipfile(io.BytesIO(data)):
-        raise ModelError("The .tflite has parts outside of its flatbuffer, which a rewrite would lose.")
+        raise ModelError("The .tflite has parts outside its flatbuffer, which a rewrite would lose.")
     return model
 
 

@@ -105,7 +105,7 @@ class FileGraph:
         if stored is None or not tensor.constant:
             raise ModelError(f"The tensor {tensor.name!r} is computed at run time; it has no stored values.")
         if raw.quantization is not None and raw.quantization.details is not None:
-            raise ModelError(f"The tensor {tensor.name!r} is quantized by blocks, which is not read here.")
+            raise ModelError(f"The tensor {tensor.name!r} is quantized in blocks, which is not supported.")
         count = math.prod(tensor.shape)
         try:
             flat = decoded(stored, tensor.dtype, count)

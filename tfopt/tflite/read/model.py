@@ -188,7 +188,7 @@ class LiteModel:
     def _timed(self, x: Inputs | None, runs: int, warmup: int) -> tuple[NDArray[np.float64], int]:
         """Return the milliseconds of each invocation, and its batch size."""
         if runs < 1:
-            raise DataError(f"A benchmark needs a run; got {runs}.")
+            raise DataError(f"Expected runs to be at least 1; got {runs}.")
         interpreter, batch = self._one_sample(x)
         times = np.empty(warmup + runs)
         for i in range(len(times)):
@@ -229,7 +229,7 @@ class LiteModel:
         """Return an interpreter that has just run the first sample of `x`, and its batch size."""
         arrays = self._checked_inputs(self.random_sample() if x is None else x)
         if len(arrays[0]) == 0:
-            raise DataError("A benchmark needs a sample; got none.")
+            raise DataError("A benchmark needs at least one sample; got none.")
         sample = [quantized(array[:1], port) for array, port in zip(arrays, self.inputs, strict=True)]
         batch = self._usable_batch(1, sample)
         self._run(batch, sample)
@@ -253,7 +253,7 @@ class LiteModel:
                     f"The input {port.name!r} expects shape ({', '.join(map(str, expected))}); got {array.shape}."
                 )
         if len({len(array) for array in arrays}) > 1:
-            raise DataError(f"The inputs {names} must hold as many samples each; got {[len(a) for a in arrays]}.")
+            raise DataError(f"The inputs {names} must have equal numbers of samples; got {[len(a) for a in arrays]}.")
         return arrays
 
     def _usable_batch(self, batch: int, stored: list[NDArray[Any]]) -> int:

@@ -26,7 +26,7 @@ def quantized(array: NDArray[Any], port: Port) -> NDArray[Any]:
         return np.asarray(np.clip(steps, limits.min, limits.max)).astype(dtype)
     stored = array.astype(dtype)
     if not np.array_equal(stored, array):
-        raise DataError(f"The input {port.name!r} takes {dtype} numbers; got values that are not.")
+        raise DataError(f"The input {port.name!r} takes {dtype} numbers; got values that {dtype} cannot hold.")
     return stored
 
 

@@ -58,7 +58,7 @@ def store_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) ->
                 if not _store_kernel(rewritten, part, axis, rows, scales, bits) and bits < 8:
                     in_bytes.append(key[0])
     names = ", ".join(dict.fromkeys(in_bytes))
-    notes = [f"fewer than 8 bits, stored in 8: {names} (no operator reads less)"] if in_bytes else []
+    notes = [f"fewer than 8 bits, stored in 8: {names} (no operator supports fewer)"] if in_bytes else []
     return packed(rewritten, len(data)), notes
 
 
@@ -90,7 +90,7 @@ def _fit_scales(part: Weight, axis: int, integers: np.ndarray, place: str) -> tu
     if off.max() > ROUNDED_ONCE:
         raise PromiseError(
             f"{place}: weights on a grid were promised, but the converter changed them: the tensor "
-            f"'{part.tensor.name}' is {off.max():.1f} of its steps off the grid. Are its weights shared or scaled?"
+            f"'{part.tensor.name}' is off the grid by {off.max():.1f} of its steps. Are its weights shared or scaled?"
         )
     signed = np.sign(scales)[:, None] * integers
     return signed.astype(np.int8), np.abs(scales)
