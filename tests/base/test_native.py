@@ -54,7 +54,7 @@ def test_errors_keep_their_class_and_others_their_text(child):
     [
         ("crash", {}, r"^segmentation fault \(loading\)$"),
         ("abort", {}, r"^abort \(Check failed: a == b\)$"),
-        ("kill", {}, "^killed by the system, as when memory runs out$"),
+        ("kill", {}, "^killed by the system, for example because memory ran out$"),
         ("leave", {"status": 3}, "^exit status 3$"),
     ],
 )

@@ -78,7 +78,7 @@ def test_files_are_known_packed_or_not(dense, tmp_path, packer):
 
 def test_a_packed_something_else_is_no_model(tmp_path):
     (tmp_path / "text.gz").write_bytes(gzip.compress(b"some text, of which there is enough"))
-    with pytest.raises(ModelError, match="no model file"):
+    with pytest.raises(ModelError, match="not a model file"):
         models.kind(tmp_path / "text.gz")
 
 
@@ -88,7 +88,7 @@ def test_entropy_by_hand(dense):
     assert entropy_bits(np.ones(7)) == 0
     bits = weight_bits(LiteModel(dense))
     assert (bits.number, bits.bytes, bits.entropy_bytes) == (512, 2048, pytest.approx(112))
-    assert "512 weights: 32.00 bits each, 3.12 with all of the file packed" in bits.describe(200)
+    assert "512 weights: 32.00 bits each, 3.12 with the whole file packed" in bits.describe(200)
     assert "1.75 bits (112 bytes)" in bits.describe(200)
 
 

@@ -64,14 +64,14 @@ def test_a_missing_package_is_named(things):
 
 def test_names_are_taken_once(things):
     register("acme")(derived(things, "Mine"))
-    with pytest.raises(RecipeError, match="'acme>Mine' is registered already"):
+    with pytest.raises(RecipeError, match="'acme>Mine' is already registered"):
         register("acme")(derived(things, "Mine"))
     register("other")(derived(things, "Mine"))
 
 
 @pytest.mark.parametrize("package", ["", "a>b", "1a", "a b", None])
 def test_bad_packages_are_refused(package):
-    with pytest.raises(RecipeError, match="Expected the name of a package"):
+    with pytest.raises(RecipeError, match="Expected the name of an importable package"):
         register(package)
 
 

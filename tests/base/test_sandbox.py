@@ -73,7 +73,7 @@ def test_the_path_in_an_error_is_the_one_given(doors, monkeypatch):
 
 @pytest.mark.parametrize("door", ["crash", "leave"])
 def test_a_crash_is_an_error_and_the_next_file_gets_another_child(doors, door):
-    with pytest.raises(ModelError, match="crashed the process that opened it first"):
+    with pytest.raises(ModelError, match="crashed the sandbox"):
         sandbox.try_first(f"doors:{door}", doors)
     sandbox.try_first("doors:fine", doors)
 

@@ -454,7 +454,7 @@ def test_registered_twin_as_a_function_and_bad_ones():
     flat = bridge.to_tf_keras(model)
     assert type(flat.get_layer("own")).__name__ == "Rescaling"
     bridge.register_twin(Half, lambda layer: keras_compat.tf_keras().layers.Rescaling(0.7))
-    with pytest.raises(ModelError, match="First to differ: layer 'own' \\(Half\\)"):
+    with pytest.raises(ModelError, match="First difference: layer 'own' \\(Half\\)"):
         bridge.to_tf_keras(model)
     with pytest.raises(ModelError, match="Keras 3 layer class first"):
         bridge.register_twin(keras_compat.tf_keras().layers.Dense, lambda layer: layer)

@@ -29,7 +29,7 @@ def test_a_saturated_softmax_hides_nothing(wrong_leak):
     head = keras.layers.Dense(2, activation="softmax", name="head")
     model = keras.Sequential([keras.Input((4,)), keras.layers.LeakyReLU(name="leak"), head])
     head.set_weights([np.zeros((4, 2)), np.array([100.0, 0.0])])
-    with pytest.raises(ModelError, match="First to differ: layer 'leak'"):
+    with pytest.raises(ModelError, match="First difference: layer 'leak'"):
         bridge.to_tf_keras(model)
 
 
@@ -51,7 +51,7 @@ def test_rounding_errors_that_the_model_multiplies_are_no_fault():
     for _ in range(40):
         x = x * 4 * (1 - x)
     model = keras.Model(inputs, x)
-    with pytest.warns(UserWarning, match="multiplies rounding errors"):
+    with pytest.warns(UserWarning, match="amplifies rounding errors"):
         flat = bridge.to_tf_keras(model)
     values = np.random.default_rng(1).normal(size=(4, 50)).astype("float32")
     assert np.abs(flat(values) - model(values)).max() > 0.1
@@ -93,7 +93,7 @@ def test_twins_may_differ_by_a_ten_thousandth_of_the_largest_output(error, equal
     if equal:
         bridge.to_tf_keras(model)
         return
-    with pytest.raises(ModelError, match="First to differ: layer 'doubled'"):
+    with pytest.raises(ModelError, match="First difference: layer 'doubled'"):
         bridge.to_tf_keras(model)
 
 

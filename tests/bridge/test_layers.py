@@ -452,7 +452,7 @@ def test_quantized_layer_is_refused():
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="q")])
     model.quantize("int8")
-    with pytest.raises(ModelError, match="quantized already"):
+    with pytest.raises(ModelError, match="already quantized"):
         bridge.to_tf_keras(model)
 
 
@@ -480,7 +480,7 @@ def test_self_check_catches_a_wrong_twin(monkeypatch):
     monkeypatch.setattr(table, "_translate", wrong)
     layers = [keras.layers.Dense(4), keras.layers.LeakyReLU(name="leak"), keras.layers.Dense(2)]
     with pytest.raises(
-        ModelError, match=r"First to differ: layer 'leak' \(LeakyReLU\) at 'leak', by up to \d.*allowed: 0.0001"
+        ModelError, match=r"First difference: layer 'leak' \(LeakyReLU\) at 'leak', by up to \d.*allowed: 0.0001"
     ):
         bridge.to_tf_keras(keras.Sequential([keras.Input((3,)), *layers]))
 

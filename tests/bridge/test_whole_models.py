@@ -194,7 +194,7 @@ def test_way_back_is_checked(api):
     other = tf_keras.Sequential(
         [tf_keras.Input((4,)), tf_keras.layers.Dense(3, "tanh", name="one"), tf_keras.layers.Dense(2, name="two")]
     )
-    with pytest.raises(ModelError, match="First to differ: layer 'one'"):
+    with pytest.raises(ModelError, match="First difference: layer 'one'"):
         bridge.to_keras(other, model)
 
 
@@ -321,7 +321,7 @@ def test_subclassed_models_that_cannot_be_traced(api):
             x = self.dense(x)
             return x if training else self.dense(x)
 
-    for cls, words in ((Branching, "could not be traced"), (TwoWays, "other things in training")):
+    for cls, words in ((Branching, "could not be traced"), (TwoWays, "behaves differently in training")):
         model = cls()
         model(np.ones((1, 2), "float32"))
         with pytest.raises(ModelError, match=rf"{words}.*two ways out.*functional model.*traceable"):

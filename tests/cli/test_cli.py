@@ -319,7 +319,7 @@ def test_inspect_tflite(files):
 def test_inspect_errors(files, tmp_path):
     failed(tfopt_command("inspect", tmp_path / "absent.keras"), 2, "absent.keras", "no such file")
     failed(tfopt_command("inspect", files["data.npz"]), 2, "data.npz")
-    failed(tfopt_command("inspect", files["recipe.py"]), 2, "recipe.py", "no model file")
+    failed(tfopt_command("inspect", files["recipe.py"]), 2, "recipe.py", "not a model file")
 
 
 def accuracy(kernel, files):

@@ -196,7 +196,7 @@ def test_pairs_keep_their_order() -> None:
     assert [len(data.train), len(data.validation), len(data.test)] == [30, 2, 3]
     assert len(load_data(((x, y), (x[:3], y[:3]))).test) == 3
     assert load_data(data) is data
-    with pytest.raises(DataError, match="given back as it is"):
+    with pytest.raises(DataError, match="returned unchanged"):
         load_data(data, preprocessing="unit")
 
 
@@ -423,7 +423,7 @@ IMAGES = np.zeros((20, 4, 4, 3), np.uint8)
         ({"train": X}, {}, "train as a pair"),
         ("no/such/folder", {}, "does not exist: no/such/folder"),
         ((X, Y), {"size": (8, 8)}, "uint8 images"),
-        ((X / 100, Y), {"preprocessing": "unit"}, "scaled already"),
+        ((X / 100, Y), {"preprocessing": "unit"}, "already scaled"),
         ((X, Y), {"preprocessing": "imagenet"}, "imagenet"),
         ((IMAGES, Y), {"size": (8, 8), "preprocessing": Preprocessing(size=(9, 9))}, "pass it once"),
         ((X, Y), {"validation": 1.5}, "validation as a fraction"),
@@ -520,7 +520,7 @@ def test_bad_part_folders(tmp_path: Path) -> None:
         load_data(tmp_path)
     image_folder(tmp_path / "test", ("cow",))
     image_folder(tmp_path / "extra", ("cow",))
-    with pytest.raises(DataError, match="got also extra"):
+    with pytest.raises(DataError, match="also got extra"):
         load_data(tmp_path)
     (tmp_path / "extra").rename(tmp_path / "val")
     image_folder(tmp_path / "validation", ("cow",))

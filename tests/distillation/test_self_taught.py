@@ -612,14 +612,14 @@ def test_regularisers_of_every_student_count(api, table):
 def test_mutual_refuses():
     import keras
 
-    with pytest.raises(ModelError, match="two students or more"):
+    with pytest.raises(ModelError, match="two or more students"):
         mutual([linear(keras)])
     with pytest.raises(ModelError, match="equal weights"):
         mutual([linear(keras, 1, "a"), linear(keras, 1, "b")])
     with pytest.raises(ModelError, match="share weights"):
         student = linear(keras)
         mutual([student, student])
-    with pytest.raises(ModelError, match="one Keras"):
+    with pytest.raises(ModelError, match="the same Keras"):
         mutual([linear(keras), linear(tf_keras(), 1)])
     narrow = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
     with pytest.raises(ModelError, match="same two or more classes"):

@@ -457,7 +457,7 @@ def test_an_asset_that_is_a_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "secret").write_text("secret\n")
     (folder / "assets" / "words.txt").unlink()
     (folder / "assets" / "words.txt").symlink_to(tmp_path / "secret")
-    with pytest.raises(ModelError, match=r"the link 'words\.txt' out of its folder"):
+    with pytest.raises(ModelError, match=r"the link 'words\.txt', which leads out of its folder"):
         models.check_graph(folder)
 
 

@@ -200,7 +200,7 @@ def test_a_config_in_hdf5_that_is_none(tmp_path, config):
         (RuntimeError("no\nsuch thing"), "RuntimeError: no such thing"),
         (OSError("truncated"), "truncated"),
         (EOFError(), "EOFError"),
-        (MemoryError(), "it asks for more memory than there is"),
+        (MemoryError(), "it needs more memory than is available"),
         (RecursionError("maximum"), "its parts are nested too deeply"),
         (ValueError("x" * 5000), "x" * 200),
     ],
@@ -305,7 +305,7 @@ def test_what_is_no_checkpoint_of_the_run_is_said_in_one_line_and_ignored(tmp_pa
     assert run._resume() == 1
     assert [row.step for row in run.report.rows] == ["original", "Prune"]
     assert weights[0].min() == 1
-    assert len(run.notes) == 7 and "going on after Prune" in capsys.readouterr().err
+    assert len(run.notes) == 7 and "resuming after Prune" in capsys.readouterr().err
 
 
 def test_a_run_with_a_damaged_checkpoint_ends_as_without(tmp_path):
@@ -356,5 +356,5 @@ def test_text_of_characters_that_do_not_exist(tmp_path):
     path = tmp_path / "d.npz"
     names = np.frombuffer(np.array([0x110000, 97], np.uint32).tobytes(), "<U1")
     np.savez(path, x=np.zeros((4, 2)), y=np.array([0, 1, 0, 1]), class_names=names)
-    with pytest.raises(DataError, match=r"d\.npz: class_names holds characters that do not exist"):
+    with pytest.raises(DataError, match=r"d\.npz: class_names contains invalid characters"):
         tfopt.load_data(path)

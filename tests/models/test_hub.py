@@ -342,7 +342,7 @@ REFUSED = {
         "no Keras layer is known for .*Abs.*RFFT.*ResizeBilinear",
     ),
     "channels first": (lambda x: tf.nn.conv2d(x, drawn(1, 1, 8, 2), 1, "VALID", data_format="NCHW"), "channels first"),
-    "computed kernel": (lambda x: conv(x, tf.reduce_mean(x) * KERNEL), "Conv2D with weights that it computes"),
+    "computed kernel": (lambda x: conv(x, tf.reduce_mean(x) * KERNEL), "Conv2D with computed weights"),
     "training mode": (
         lambda x: tf.raw_ops.FusedBatchNormV3(
             x=x, scale=GAMMA, offset=BETA, mean=MEAN, variance=VARIANCE, is_training=True
@@ -357,11 +357,14 @@ REFUSED = {
         "output 1 of FusedBatchNormV3",
     ),
     "mean over channels": (lambda x: tf.reduce_mean(x, [1, 3]), r"Mean over the axes \[1, 3\]"),
-    "padded channels": (lambda x: tf.pad(x, [[0, 0], [0, 0], [0, 0], [1, 0]]), "Pad of other axes"),
+    "padded channels": (
+        lambda x: tf.pad(x, [[0, 0], [0, 0], [0, 0], [1, 0]]),
+        "Pad of axes other than height and width",
+    ),
     "mirrored": (lambda x: tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT"), "MirrorPad"),
     "padded with ones": (
         lambda x: tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=1.0),
-        "PadV2 with other values",
+        "PadV2 with values other than zero",
     ),
     "an image added": (lambda x: x + drawn(8, 8, 4), r"AddV2 with a constant of shape \(8, 8, 4\)"),
     "widened": (lambda x: space(x) + drawn(3, 4), r"AddV2 with a constant of shape \(3, 4\)"),
@@ -400,9 +403,9 @@ def twice(operation, graph):
 
 def test_layers_that_compute_otherwise_are_not_handed_out(monkeypatch):
     monkeypatch.setitem(table._TABLE, "Relu", twice)
-    with pytest.raises(NoLayerError, match="other outputs, by up to"):
+    with pytest.raises(NoLayerError, match="different outputs, by up to"):
         rebuilt(traced(lambda x: tf.nn.relu(conv(x))), keras, name="net")
-    with pytest.raises(NoLayerError, match="other outputs"):  # a softmax of large numbers would hide it
+    with pytest.raises(NoLayerError, match="different outputs"):  # a softmax of large numbers would hide it
         rebuilt(traced(lambda x: tf.nn.softmax(tf.nn.relu(conv(x, KERNEL * 1e5)))), keras, name="net")
 
 
@@ -701,7 +704,7 @@ def test_a_file_opens_no_folder_that_it_names(tmp_path, monkeypatch):
     forgotten(monkeypatch)
     lost = type(layer).from_config(layer.get_config())
     lost.build_from_config(layer.get_build_config())
-    with pytest.raises(ModelError, match=r"is not here.*open_hub"):
+    with pytest.raises(ModelError, match=r"is not available.*open_hub"):
         lost(x)
     twin = hub_layers.saved_model_layer("tf_keras")
     with pytest.raises(ModelError, match="was not opened in this process"):
@@ -784,7 +787,7 @@ def test_a_tf1_module_is_for_inference(shared):
     folder = shared / "models" / "hub" / "tf1_half_plus_two.tar.gz"
     with pytest.raises(ModelError, match=r"cannot be trained: it has the TF1 format.*trainable=False"):
         hub_layer(folder)
-    with pytest.raises(ModelError, match="does not tell the shape of its inputs; pass"):
+    with pytest.raises(ModelError, match="does not state the shape of its inputs; pass"):
         hub_layer(folder, trainable=False)
     module = open_hub(folder, input_shape=(1,))
     assert not module.native
@@ -903,15 +906,15 @@ def with_two_inputs(tmp_path):
     [
         (lambda tmp_path: 3, "path of a folder or .tar.gz file, or as a handle.*got int"),
         (lambda tmp_path: tmp_path / "nowhere", "no such folder or file; give the folder"),
-        (lambda tmp_path: tmp_path, "holds no saved_model.pb, neither itself nor one folder below"),
+        (lambda tmp_path: tmp_path, "holds no saved_model.pb, neither directly nor one folder down"),
         (two, "holds several modules: a, b. Give one of them"),
-        (lambda tmp_path: write(tmp_path / "text.txt"), r"is no complete \.tar\.gz archive"),
-        (broken, r"is no complete \.tar\.gz archive"),
-        (escaping, "holds '../outside', which is no file or lies outside"),
-        (linked, "holds 'net', which is no file"),
+        (lambda tmp_path: write(tmp_path / "text.txt"), r"is not a complete \.tar\.gz archive"),
+        (broken, r"is not a complete \.tar\.gz archive"),
+        (escaping, "holds '../outside', which is not a file or lies outside"),
+        (linked, "holds 'net', which is not a file"),
         (damaged, "cannot be loaded"),
-        (without_function, "can neither be called with one tensor nor has it a signature"),
-        (with_code, "brings code that tfopt does not run from files: the operation EagerPyFunc"),
+        (without_function, "cannot be called with one tensor and has no signature"),
+        (with_code, "contains code that tfopt does not run from files: the operation EagerPyFunc"),
         (with_two_inputs, r"takes the inputs \['a', 'b'\]; expected one tensor"),
     ],
 )
@@ -923,7 +926,7 @@ def test_what_is_no_module_is_told_what_is_expected(tmp_path, make, words):
 def test_an_archive_that_swells_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("tfopt.models.hub.handle.HARMLESS_BYTES", 2**16)
     archive = packed(tmp_path / "bad.tar.gz", write(tmp_path / "zeros", bytes(2**20)))
-    with pytest.raises(ModelError, match=r"would grow from .* to 1,048,576 bytes when it is unpacked"):
+    with pytest.raises(ModelError, match=r"would grow from .* to 1,048,576 bytes when unpacked"):
         open_hub(archive)
 
 

@@ -153,10 +153,10 @@ def test_all_that_is_no_model(tmp_path):
         archive.writestr("metadata.json", json.dumps({"no": "version"}))
     (tmp_path / "folder").mkdir()
     for name, words in (
-        ("text.keras", "no model file"),
+        ("text.keras", "not a model file"),
         ("empty.h5", "is empty"),
         ("other.zip", "no metadata.json"),
-        ("bad.zip", "no .keras file"),
+        ("bad.zip", "not a .keras file"),
         ("folder", r"without saved_model\.pb"),
         ("nothing.keras", "no such file"),
     ):
@@ -243,7 +243,7 @@ def test_layers_that_run_programs_of_their_own_are_refused(tmp_path):
     path = tmp_path / "m.keras"
     small("keras3").save(path)
     rewrite(path, "config.json", lambda text: text.replace(b'"class_name": "Dense"', b'"class_name": "TFSMLayer"', 1))
-    with pytest.raises(ModelError, match="a TFSMLayer, which runs a program of its own at 'dense"):
+    with pytest.raises(ModelError, match="a TFSMLayer, which runs a program from the file at 'dense"):
         models.load_model(path)
 
 

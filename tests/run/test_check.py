@@ -118,7 +118,7 @@ def test_what_stops_the_recipe_is_a_problem_not_an_exception(model):
     assert "matches no layer" in found.problems[0]
     assert found.layers
     assert all(row.file is None for row in found.layers)
-    assert "cannot be carried out" in str(found)
+    assert "cannot run" in str(found)
 
 
 def test_a_model_that_cannot_be_bridged_keeps_its_reason():
@@ -143,4 +143,4 @@ def test_the_command_refuses_what_is_no_model(tmp_path):
     (tmp_path / "m.keras").write_text("nothing")
     done = CliRunner().invoke(main, ["check", str(tmp_path / "m.keras")])
     assert done.exit_code == 2
-    assert "no model file" in done.output
+    assert "not a model file" in done.output

@@ -84,7 +84,7 @@ def test_more_bits_are_less_noise(found):
 def test_it_is_a_table_and_a_picture(found, tmp_path):
     assert "second" in str(found) and "SQNR" in str(found)
     assert found.plot(tmp_path / "sensitivity.png").read_bytes()[1:4] == b"PNG"
-    with pytest.raises(OutputError, match=r"Cannot draw .*\.txt: 'txt' is no format for plots\. Name a file that ends"):
+    with pytest.raises(OutputError, match=r"Cannot draw .*\.txt: 'txt' is not a plot format\. Name a file that ends"):
         found.plot(tmp_path / "sensitivity.txt")
 
 

@@ -408,10 +408,10 @@ def test_answers_that_are_added_or_put_side_by_side(api):
     parts = [api.layers.Dense(3, name=name)(inputs) for name in ("one", "two")]
     assert restructure(api.Model(inputs, api.layers.Add()(parts)), classes=5, width=2).output_shape == (None, 5)
     joined = api.Model(inputs, api.layers.Concatenate(name="join")(parts))
-    with pytest.raises(ModelError, match=r"put together by layer 'join' \(Concatenate\)"):
+    with pytest.raises(ModelError, match=r"combined by layer 'join' \(Concatenate\)"):
         restructure(joined, classes=5)
     assert restructure(joined, width=2).output_shape == (None, 6)
-    with pytest.raises(ModelError, match=r"are those of one output; .* has 2"):
+    with pytest.raises(ModelError, match=r"need a model with one output; .* has 2"):
         restructure(api.Model(inputs, parts), classes=5)
 
 
@@ -433,7 +433,7 @@ def test_answers_that_are_added_or_put_side_by_side(api):
 )
 def test_target_of_a_reshape(given, made, now, expected):
     if expected is None:
-        with pytest.raises(ModelError, match="which says nothing about inputs of"):
+        with pytest.raises(ModelError, match="which does not apply to inputs of"):
             target_shape(given, made, now)
     else:
         assert target_shape(given, made, now) == expected
@@ -477,10 +477,12 @@ def test_operations_follow_or_are_named(api):
     conv, dense = last.get_layer("conv").get_weights(), last.layers[-1].get_weights()
     expected = ((x[:, -1] @ conv[0][0, 0] + conv[1]) * 2 + 1) @ dense[0] + dense[1]
     np.testing.assert_allclose(last(x), expected, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ModelError, match=r"Its arguments name places in an input of \(4, 4, 16\).*one of \(4, 4, 8\)"):
+    with pytest.raises(
+        ModelError, match=r"Its arguments refer to places in an input of \(4, 4, 16\).*one of \(4, 4, 8\)"
+    ):
         restructure(model(lambda x: x[..., :8]), width=0.5)
     assert shapes(restructure(model(lambda x: x[..., :8]), input_shape=(6, 6, 3)))[2] == (8, 2)
-    with pytest.raises(ModelError, match="name places in an input"):
+    with pytest.raises(ModelError, match="refer to places in an input"):
         restructure(model(lambda x: x[:, 1:3]), input_shape=(6, 6, 3))
 
 
@@ -498,14 +500,14 @@ def test_operations_do_not_share_nodes_with_the_model_given():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"width": 0}, "width is a factor above 0, got 0"),
-        ({"depth": float("inf")}, "depth is a factor above 0, got inf"),
+        ({"width": 0}, "width must be a factor above 0, got 0"),
+        ({"depth": float("inf")}, "depth must be a factor above 0, got inf"),
         ({"divisor": 0}, "got divisor=0"),
         ({"classes": 0}, "classes=0"),
-        ({"seed": -1}, "A seed is a whole number of 0 or more, got -1"),
+        ({"seed": -1}, "The seed must be a whole number of 0 or more, got -1"),
         ({"input_shape": (16, 16)}, r"input_shape of 3 axes like \(16, 16, 3\).* got \(16, 16\)"),
         ({"input_shape": (0, 16, 3)}, r"got \(0, 16, 3\)"),
-        ({"depth": 1.1}, r"depth=1.1 changes nothing: \[2, 1\] blocks in the stages of 'residual' stay as many"),
+        ({"depth": 1.1}, r"depth=1.1 changes nothing: the stages of 'residual' keep their \[2, 1\] blocks"),
     ],
 )
 def test_settings_out_of_range(wrong, says):
@@ -531,9 +533,9 @@ def test_what_an_architecture_does_not_allow_is_named(api):
         restructure(groups, width=0.5)
     assert shapes(restructure(groups, width=2))[2] == (48,)
     small = chained(api, (9, 9, 3), layers.Conv2D(8, 3, name="a"), layers.Conv2D(8, 5, name="b"), layers.Dense(2))
-    with pytest.raises(ModelError, match=r"layer 'b' \(Conv2D\) at 'b' cannot be made for inputs of \(4, 4, 8\)"):
+    with pytest.raises(ModelError, match=r"layer 'b' \(Conv2D\) at 'b' cannot be built for inputs of \(4, 4, 8\)"):
         restructure(small, input_shape=(6, 6, 3))
-    with pytest.raises(ModelError, match="'chain' has no block that could be repeated or left out"):
+    with pytest.raises(ModelError, match="'chain' has no block to repeat or leave out"):
         restructure(chained(api, (4,), layers.Dense(8, activation="relu"), layers.Dense(2)), depth=2)
 
 
@@ -562,7 +564,7 @@ def test_numbers_in_an_operation_are_not_spread(api):
     inputs = api.Input((4, 4, 3))
     model = api.Model(inputs, api.layers.Dense(2)(inputs * np.array([1.0, 2.0, 3.0], "float32")))
     with pytest.raises(
-        ModelError, match=r"holds numbers for inputs of \(4, 4, 3\), which make \(4, 4, 3\) of \(4, 4, 1\)"
+        ModelError, match=r"holds numbers for inputs of \(4, 4, 3\), which turn \(4, 4, 1\) into \(4, 4, 3\)"
     ):
         restructure(model, input_shape=(4, 4, 1))
     assert restructure(model, input_shape=(8, 8, 3)).output_shape == (None, 8, 8, 2)
@@ -610,7 +612,7 @@ def test_a_custom_layer_of_its_own_width_is_named():
 
     model = chained(keras, (4,), keras.layers.Dense(16), Wide(name="wide"), keras.layers.Dense(2))
     assert restructure(model, classes=3).output_shape == (None, 3)
-    with pytest.raises(ModelError, match=r"'wide' \(Wide\).* custom layer that makes 24 channels of 16 in its own way"):
+    with pytest.raises(ModelError, match=r"'wide' \(Wide\).* custom layer that turns 16 channels into 24 by itself"):
         restructure(model, width=0.5)
 
 

@@ -236,7 +236,7 @@ def test_a_teacher_that_changes_meanwhile_is_refused(tmp_path):
     answers.view(0, Batches())
     changing.set_weights([2 * w for w in changing.get_weights()])
     batches = Batches()
-    with pytest.raises(DataError, match="changed after its answers were begun"):
+    with pytest.raises(DataError, match="changed while its answers were being computed"):
         answers.view(1, batches)
     assert batches.calls == 0
 
@@ -245,7 +245,7 @@ def test_a_teacher_that_changes_meanwhile_is_refused(tmp_path):
         changing.set_weights([3 * w for w in changing.get_weights()])
 
     answers = Answers(Teacher(changing, outputs="logits"), ABOUT, 23, folder=tmp_path / "b")
-    with pytest.raises(DataError, match="changed after its answers were begun"):
+    with pytest.raises(DataError, match="changed while its answers were being computed"):
         answers.view(0, trained_meanwhile)
     assert files(tmp_path / "b") == ["meta.json"]
 
@@ -290,7 +290,7 @@ def test_precomputed_outputs_are_a_view(tmp_path):
     np.testing.assert_array_equal(answers.view(0, None)["output"], X)
     assert not (tmp_path / "a").exists()  # the file they came from belongs to the caller
     assert answers.bytes_per_view(None) == X.nbytes
-    with pytest.raises(DataError, match="not for view 1 of augmented ones"):
+    with pytest.raises(DataError, match="not for augmented view 1"):
         answers.view(1, None)
     with pytest.raises(DataError, match="each of the 24 training samples, got 23"):
         Answers(given, ABOUT, 24).view(0, None)
@@ -391,7 +391,7 @@ def seeded(data):
         (seeded, None),
         (lambda data: data.shuffle(20, seed=1, reshuffle_each_iteration=False), None),
         (lambda data: data.repeat(), None),
-        (lambda data: data.shuffle(12, seed=1), "same samples come in another order"),
+        (lambda data: data.shuffle(12, seed=1), "same samples come in a different order"),
         (noisy, "augmented without a seed"),
     ],
 )

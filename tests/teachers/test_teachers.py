@@ -252,7 +252,7 @@ def test_a_result_folder_tells_classes_and_preprocessing(files):
 def test_a_result_folder_whose_data_cannot_be_read_is_refused(files, tmp_path):
     (tmp_path / "model.keras").write_bytes((files / "new.keras").read_bytes())
     (tmp_path / "data.json").write_text('{"class_names": null}')
-    with pytest.raises(ModelError, match=r"data\.json does not tell .*give the path of model\.keras itself"):
+    with pytest.raises(ModelError, match=r"data\.json does not state .*give the path of model\.keras itself"):
         Teacher(tmp_path)
 
 
@@ -263,7 +263,7 @@ def test_a_saved_model_that_runs_python_is_refused(tmp_path):
         input_signature=[tf.TensorSpec((None, 3))],
     )
     tf.saved_model.save(module, str(tmp_path / "code"))
-    with pytest.raises(ModelError, match=r"brings code.*PyFunc"):
+    with pytest.raises(ModelError, match=r"contains code.*PyFunc"):
         Teacher(tmp_path / "code")
 
 
@@ -314,8 +314,8 @@ def test_int8_probabilities_are_detected_and_floored_at_half_a_step():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (7, "A teacher is a Keras 3 or tf_keras model.*got int"),
-        (lambda: keras.layers.Dense(3), "no model: make one of it"),
+        (7, "A teacher must be a Keras 3 or tf_keras model.*got int"),
+        (lambda: keras.layers.Dense(3), "not a model: make one from it"),
         (lambda: keras.Sequential([keras.layers.Dense(3)]), "has no weights yet"),
         ("nowhere.keras", "nowhere.keras: no such file"),
     ],
@@ -482,7 +482,7 @@ def test_the_form_of_outputs_is_told_by_their_values(outputs, task, said, form, 
     ("outputs", "task", "said", "message"),
     [
         (SIGMOIDS, "classification", "auto", r"sum to 1\.5 to 1\.8 in a row.*outputs=\"logits\""),
-        (Z, "classification", "probabilities", "said to give probabilities, but gives -3 to 2"),
+        (Z, "classification", "probabilities", "declared to give probabilities, but gives -3 to 2"),
         ([[np.nan, 0.0]], "classification", "auto", "'professor' answers with NaN or infinity for 1 of 1 samples"),
         ([[np.inf, 0.0]], "regression", "auto", "'professor' answers with NaN or infinity"),
     ],
@@ -639,8 +639,8 @@ def test_columns_are_ordered_by_name():
     ("names", "wanted", "message"),
     [
         (["cat", "dog"], ["cat", "dgo"], r"not know the class 'dgo' \(nearest: dog\)"),
-        (["cat", "dog"], ["cat", "cat"], "hold cat more than once"),
-        (["cat", "cat"], ["cat"], "hold cat more than once"),
+        (["cat", "dog"], ["cat", "cat"], "contain cat more than once"),
+        (["cat", "cat"], ["cat"], "contain cat more than once"),
     ],
 )
 def test_classes_that_cannot_be_mapped(names, wanted, message):
@@ -668,7 +668,7 @@ def test_precomputed_outputs_are_handed_out_in_logits():
         teacher.aligned(8)
     with pytest.raises(ModelError, match="not known yet"):
         given.aligned(7)
-    with pytest.raises(ModelError, match="outputs alone"):
+    with pytest.raises(ModelError, match="contain only outputs"):
         teacher.with_outputs(["conv"])
     with pytest.raises(ModelError, match="NaN"):
         Precomputed(np.array([[np.nan, 1.0]]))

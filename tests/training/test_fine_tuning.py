@@ -156,7 +156,7 @@ def test_a_name_in_two_submodels_needs_a_path():
 
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(1, name="head")(body("b")(body("a")(inputs))), name="twice")
-    with pytest.raises(ModelError, match=r"'dense' could be 2 places in 'twice'; give a path: a/dense, b/dense"):
+    with pytest.raises(ModelError, match=r"'dense' matches 2 layers in 'twice'; give a path: a/dense, b/dense"):
         frozen(model, "dense")
     copy = frozen(model, "a/dense")
     assert [layer.trainable for _, layer, _ in bridge.flat_layers(copy)] == [False, True, True]
@@ -349,7 +349,7 @@ def test_unsuitable_optimizers_models_and_decays(api):
             layer_rates("sgd", model, decay=decay)
     with pytest.raises(RecipeError, match="Unknown optimizer 'sdg'"):
         layer_rates("sdg", model, decay=0.5)
-    with pytest.raises(RecipeError, match=rf"an optimizer of {api.__name__}, as 'two' is of that; got .*SGD"):
+    with pytest.raises(RecipeError, match=rf"an optimizer of {api.__name__}, like 'two'; got .*SGD"):
         layer_rates(other.optimizers.SGD(0.1), model, decay=0.5)
     stranger = two_layers(api)
     stranger.compile(layer_rates("sgd", model, decay=0.5), "mse", jit_compile=False)

@@ -190,7 +190,7 @@ def test_augmentation_that_the_model_cannot_stand_is_left_out():
     assert not augmentation.horizontal_flip  # a mirrored image belongs to the other class
     assert augmentation.shift == 0.125  # by one column: it stays in its half
     assert len(notes) == 2
-    assert "horizontal_flip left out: the untouched model has 0.000 on images so changed, 1.000" in notes[0]
+    assert "horizontal_flip left out: the original model has 0.000 on images changed this way, 1.000" in notes[0]
     assert "augmented with shift=0.125" in notes[1]
     nothing, notes = choose_augmentation(judge("half").predict, tfopt.Training(horizontal_flip=True), data)
     assert nothing is None

@@ -182,7 +182,7 @@ def test_a_plot_of_another_kind_is_refused(tmp_path, name):
             RecipeError,
             "cannot be trained with this loss",
         ),
-        ({"loss": lambda y, p: -(p**2) - 1}, RecipeError, "The loss is -1 at step 1.*never below 0"),
+        ({"loss": lambda y, p: -(p**2) - 1}, RecipeError, "The loss is -1 at step 1.*needs losses of 0 or more"),
         (
             {"y": np.where(np.arange(96)[:, None] == 5, np.nan, VALUES)},
             RecipeError,

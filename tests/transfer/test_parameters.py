@@ -90,7 +90,7 @@ def test_the_result_is_like_the_target(api):
 def test_a_new_head_is_skipped_and_stays(api):
     source, target = network(api, outputs=7), network(api, outputs=5, seed=1)
     done = transfer_weights(source, target)
-    note = "another number of outputs: 5 here, 7 in the source"
+    note = "a different number of outputs: 5 here, 7 in the source"
     assert done.moves[-2:] == (
         Move("head", "kernel", "head", "skipped", note),
         Move("head", "bias", "head", "skipped", note),
@@ -243,7 +243,7 @@ def test_equal_names_in_two_branches_are_told_apart_by_their_paths(api):
     done = transfer_weights(source, single, strict=False)
     assert {move.note for move in done.moves} == {"the source has 2 layers of that name (a/fc, b/fc): give a mapping"}
     reverse = transfer_weights(single, source, strict=False)
-    assert {move.note for move in reverse.moves} == {"several layers here are called as 'fc': give a mapping"}
+    assert {move.note for move in reverse.moves} == {"several layers here share the name of 'fc': give a mapping"}
 
 
 def test_order(api):
@@ -322,7 +322,7 @@ def test_only_the_first_layers(first, taken):
         first = next(layer.name for layer in target.layers if "re_lu" in layer.name)
     done = transfer_weights(source, target, first=first)
     assert list(dict.fromkeys(move.layer for move in done.moves if move.status == "matched")) == taken
-    assert done.moves[-1].note == "behind the layers that were asked for"
+    assert done.moves[-1].note == "after the requested layers"
     np.testing.assert_array_equal(
         done.model.get_layer("head").get_weights()[0], target.get_layer("head").get_weights()[0]
     )
@@ -351,7 +351,7 @@ def test_nothing_that_fits_is_an_error_that_says_what_came_close():
         ModelError, match=r"'a' and 'a' correspond, but kernel is \(4, 3\) here, \(4, 4\) in the source"
     ):
         transfer_weights(model("a", "b"), model("a", "c", units=3))
-    with pytest.raises(ModelError, match="they have no class of layers in common"):
+    with pytest.raises(ModelError, match="because they have no layer class in common"):
         convolution = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
         transfer_weights(model("a"), convolution)
     assert transfer_weights(model("a", "b"), model("c", "d"), strict=False).counts["skipped"] == 4
@@ -436,10 +436,10 @@ def test_what_is_told():
     assert done.notes == (
         "9 weights: 6 matched, 1 adapted, 2 skipped",
         "stem adapted: input channels: 1 here, 3 in the source",
-        "head skipped: another number of outputs: 5 here, 7 in the source",
+        "head skipped: a different number of outputs: 5 here, 7 in the source",
     )
     only_first = transfer_weights(network(keras), network(keras, seed=1), first=1)
-    assert only_first.notes[1:] == ("norm, second, head skipped: behind the layers that were asked for",)
+    assert only_first.notes[1:] == ("norm, second, head skipped: after the requested layers",)
     said = str(done)
     assert "9 weights: 6 matched, 1 adapted, 2 skipped" in said
     (line,) = [line for line in said.splitlines() if "norm" in line]
@@ -462,7 +462,7 @@ def test_a_rank_is_given_once():
 
     pairs = by_name(walk(source), walk(target))
     assert [pair.source and pair.source.path for pair in pairs] == ["dense", None, "dense_2"]
-    assert pairs[1].note == "the source has no such Dense without a name of its own"
+    assert pairs[1].note == "the source has no matching Dense with an automatic name"
 
 
 def test_mobilenet_from_its_file(shared):

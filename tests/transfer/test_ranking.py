@@ -45,7 +45,7 @@ def test_the_better_source_comes_first(arrays, tmp_path):
     assert (first.features, first.parameters) == (6, 48 * 6 + 6)
     assert "seeing" in str(ranking)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-blind", "1-seeing"]
-    with pytest.raises(DataError, match="one source or more"):
+    with pytest.raises(DataError, match="at least one source"):
         tfopt.transfer.rank_sources([], arrays)
 
 

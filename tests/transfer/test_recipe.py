@@ -244,7 +244,7 @@ def test_no_augmentation_where_nobody_can_judge():
     larger = tfopt.load_data((np.concatenate([x, x], axis=1), y))
     recipe = recipe_of(transfer=tfopt.transfer.StructureTransfer(), horizontal_flip=True)
     notes = tfopt.optimize(fixed, recipe, larger, quiet=True).report.rows[0].notes
-    assert "no augmentation (horizontal_flip): no model can tell what is recognizable then" in notes
+    assert "no augmentation (horizontal_flip): there is no model to judge which images stay recognizable" in notes
 
 
 def test_a_saved_model_as_source(source, data, tmp_path):
@@ -289,4 +289,4 @@ def test_images_are_fed_as_the_features_say_most():
     images = tfopt.load_data(((115 + 20 * y[:, None, None, None] + noise).astype("uint8"), y))
     chosen, said = choose_preprocessing(source, images, None)
     assert chosen.preprocessing.scale == pytest.approx(1 / 255) and chosen.preprocessing.offset == 0
-    assert "fed as 'unit'" in said[0]
+    assert "preprocessing 'unit'" in said[0]

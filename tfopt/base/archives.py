@@ -50,7 +50,7 @@ def open_zip(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[zipfile.ZipFi
     else:
         size = _directory_bytes(path)
         path.seek(0)
-    too_many = f"an archive may have {MOST_MEMBERS:,} members, this one has"
+    too_many = f"an archive may have at most {MOST_MEMBERS:,} members; this one has"
     if size > MOST_MEMBERS * _ENTRY_BYTES:
         raise ValueError(f"{too_many} a directory of {size:,} bytes")
     with zipfile.ZipFile(path) as archive:
@@ -78,7 +78,7 @@ def _checked_text(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind == "U" and array.size:
         codes = np.frombuffer(array.astype(array.dtype.newbyteorder("=")).tobytes(), np.uint32)
         if codes.max(initial=0) > sys.maxunicode:
-            raise ValueError(f"{name} holds characters that do not exist")
+            raise ValueError(f"{name} contains invalid characters")
     return array
 
 

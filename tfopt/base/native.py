@@ -62,8 +62,8 @@ def call(door: str, seconds: float, **arguments: Any) -> Any:
         found = worker.of_this_process(child).ask({"door": door, "arguments": arguments}, seconds)
     except worker.NotStartedError as error:
         raise NotStartedError(
-            f"The process in which models are converted does not start: {error}. Free memory, or see what "
-            "`python -c 'import tensorflow'` says."
+            f"The process that converts models does not start: {error}. Free some memory, or check whether `python -c "
+            "'import tensorflow'` works."
         ) from error
     except worker.OverdueError as error:
         raise OverdueError(f"no answer within {seconds:.0f} seconds") from error

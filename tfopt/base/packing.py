@@ -38,8 +38,8 @@ def pack(data: bytes) -> Packed:
     packed = min((Packed(_gzipped(data), ".gz"), Packed(_zstd(data), ".zst")), key=lambda packed: len(packed.data))
     if len(data) > (most := _most(packed.data)):
         raise ModelError(
-            f"The .tflite of {len(data):,} bytes packs to {len(packed.data):,}, from which at most {most:,} would be "
-            "unpacked again. Keep it as it is."
+            f"The .tflite of {len(data):,} bytes packs to {len(packed.data):,}, and a packed file of that size may "
+            f"unpack to at most {most:,}. Keep it unpacked."
         )
     return packed
 
@@ -64,8 +64,8 @@ def unpack(data: bytes, name: str = "The packed .tflite") -> bytes:
             unpacked += piece
             if len(unpacked) > most:
                 raise ModelError(
-                    f"{name} would grow from {len(data):,} to more than {most:,} bytes when it is unpacked, which no "
-                    ".tflite does. Do not trust where it came from."
+                    f"{name} would grow from {len(data):,} to more than {most:,} bytes when unpacked, which no .tflite "
+                    "does. Do not trust where it came from."
                 )
     return bytes(unpacked)
 

@@ -15,7 +15,7 @@ def require_format(path: str | Path) -> None:
     suffix = Path(path).suffix.lstrip(".").lower()
     if suffix not in FigureCanvasBase.get_supported_filetypes():
         raise OutputError(
-            f"Cannot draw {path}: '{suffix}' is no format for plots. Name a file that ends in .png, .svg or .pdf."
+            f"Cannot draw {path}: '{suffix}' is not a plot format. Name a file that ends in .png, .svg or .pdf."
         )
 
 

@@ -33,7 +33,7 @@ class reading:  # noqa: N801 (it is used as a function is)
 def reason(error: Exception) -> str:
     """Return the message of an exception as one short line."""
     if isinstance(error, MemoryError):
-        return "it asks for more memory than there is"
+        return "it needs more memory than is available"
     if isinstance(error, RecursionError):
         return "its parts are nested too deeply"
     text = " ".join(str(error).split())[:_LONGEST_REASON]

@@ -45,7 +45,7 @@ class Kind(Generic[T]):
     def add(self, name: str, cls: type[T]) -> None:
         """Register `cls` under `name`. Raise `RecipeError` if the name is taken."""
         if name in self._classes:
-            raise RecipeError(f"{self.title} '{name}' is registered already. Give the class another name.")
+            raise RecipeError(f"{self.title} '{name}' is already registered. Give the class another name.")
         self._classes[name] = cls
 
     def named(self, name: Any) -> type[T]:
@@ -94,7 +94,7 @@ def register(package: str) -> Callable[[C], C]:
         RecipeError: the package name is invalid, the name is taken, or the class is not a config of a known kind.
     """
     if not isinstance(package, str) or not re.fullmatch(r"[^\W\d]\w*", package):
-        raise RecipeError(f"Expected the name of a package that can be imported, e.g. 'acme'; got {package!r}.")
+        raise RecipeError(f"Expected the name of an importable package, e.g. 'acme'; got {package!r}.")
 
     def add(cls: C) -> C:
         kind = next((kind for kind in _KINDS if isinstance(cls, type) and issubclass(cls, kind.base)), None)

@@ -29,7 +29,7 @@ def under_new_names(given: Mapping[str, Any], names: Mapping[str, str], where: s
         if old not in found:
             continue
         if new in found:
-            raise RecipeError(f"{where} got {new} and {old}, its old name. Leave out {old}.")
+            raise RecipeError(f"{where} got both {new} and {old}, its old name. Leave out {old}.")
         warn_of(f"{where}({old}=...)", f"{where}({new}=...)", stacklevel + 1)
         found[new] = found.pop(old)
     return found

@@ -82,8 +82,8 @@ class Sandbox(worker.Worker):
             answer = self.ask(request, seconds)
         except worker.NotStartedError as error:
             raise errors.ModelError(
-                f"The process in which files are opened first does not start: {error}. See what "
-                f"`{sys.executable} -c 'import tfopt'` says."
+                f"The sandbox that opens files does not start: {error}. Check whether `{sys.executable} -c 'import "
+                "tfopt'` works."
             ) from error
         except worker.OverdueError as error:
             raise errors.ModelError(
@@ -92,8 +92,8 @@ class Sandbox(worker.Worker):
             ) from error
         except worker.DiedError as error:
             raise errors.ModelError(
-                f"{path} crashed the process that opened it first, or took over {MEMORY / 2**30:.0f} GiB and eight "
-                "times its size. It is damaged or made to do so: copy or save it again, and do not trust its source."
+                f"{path} crashed the sandbox, or needed more memory than {MEMORY / 2**30:.0f} GiB plus eight times its "
+                "size. It is damaged or malicious: copy or save it again, and do not trust its source."
             ) from error
         if answer:
             raise _error(answer["error"], answer["message"].replace(str(path.absolute()), str(path)))

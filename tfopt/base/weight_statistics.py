@@ -73,7 +73,7 @@ def zeros_in_blocks(weights: ArrayLike, block_size: tuple[int, int]) -> float:
     height, width = block_size
     if matrix.ndim != 2 or height < 1 or width < 1:
         raise ModelError(
-            f"Blocks need weights of two axes and sizes of at least 1; got shape {array.shape} and "
+            f"Blocks need weights with two axes and sizes of at least 1; got shape {array.shape} and "
             f"block_size={tuple(block_size)}."
         )
     zero = matrix == 0

@@ -52,7 +52,7 @@ class DiedError(Exception):
             return f"exit status {self.status}"
         known = {"SIGSEGV": "segmentation fault", "SIGABRT": "abort", "SIGFPE": "division by zero",
                  "SIGBUS": "bus error", "SIGILL": "illegal instruction",
-                 "SIGKILL": "killed by the system, as when memory runs out"}  # fmt: skip
+                 "SIGKILL": "killed by the system, for example because memory ran out"}  # fmt: skip
         try:
             name = signal.Signals(-self.status).name
         except ValueError:

@@ -46,8 +46,8 @@ def to_keras(flat_model: Any, like: Any, *, resized: bool = False) -> Any:
             copy_weights(leaf, copies[id(leaf)].layer, source, back=True)
         elif leaf.layer.weights:
             raise ModelError(
-                f"The tf_keras model '{flat_model.name}' has no layer '{leaf.name}', whose weights "
-                f"'{leaf.path}' of '{like.name}' needs; pass what to_tf_keras(like) led to, stripped of wrappers."
+                f"The tf_keras model '{flat_model.name}' has no layer '{leaf.name}', whose weights '{leaf.path}' of "
+                f"'{like.name}' needs; pass the result of to_tf_keras(like), stripped of wrappers."
             )
     both = [leaf for leaf in graph.leaves if leaf.name in sources and id(leaf) in copies]
     named = {copies[id(leaf)].name: sources[leaf.name] for leaf in both}
@@ -68,7 +68,9 @@ def _matched(graph: Graph, copy: Graph) -> dict[int, Leaf]:
     if {leaf.path for leaf in theirs} == {leaf.path for leaf in ours}:
         return {id(leaf): by_path[leaf.path] for leaf in graph.leaves if leaf.path in by_path}
     if [type(leaf.layer).__name__ for leaf in ours] != [type(leaf.layer).__name__ for leaf in theirs]:
-        raise ModelError(f"Model '{graph.name}', rebuilt from its config, has other layers: it cannot go back.")
+        raise ModelError(
+            f"Model '{graph.name}' has different layers when rebuilt from its config, so it cannot be converted back."
+        )
     return {id(leaf): twin for leaf, twin in zip(ours, theirs, strict=True)}
 
 

@@ -71,22 +71,22 @@ def refuse(operation: Any, calls: list[Call]) -> None:
 
     if keras.config.backend() != "tensorflow":
         raise ModelError(
-            "It has no tf_keras twin and could only run as Keras 3 inside the tf_keras model, which takes Keras 3 "
-            f"on TensorFlow; its backend is {keras.config.backend()}: set KERAS_BACKEND=tensorflow, or register a "
-            "twin (tfopt.bridge.register_twin)."
+            "It has no tf_keras twin and could only run as Keras 3 inside the tf_keras model, which needs Keras 3 on "
+            f"TensorFlow; its backend is {keras.config.backend()}: set KERAS_BACKEND=tensorflow, or register a twin "
+            "(tfopt.bridge.register_twin)."
         )
     for given in (part for call in calls for part in flatten([call.args, call.kwargs])):
         if isinstance(given, (tf.Variable, keras.Variable)):
             raise ModelError(
-                "It is called with a variable that belongs to no layer, whose state cannot be carried over: "
-                "put it into a layer of its own (add_weight), or pass its value as an array."
+                "It is called with a variable that belongs to no layer, so its state cannot be carried over: put it "
+                "into a layer (add_weight), or pass its value as an array."
             )
     for each in [operation, *keras_internals.sublayers(operation, recursive=True)] if is_layer(operation) else []:
         for name, value in vars(each).items():
             if not name.startswith("_self_") and any(isinstance(part, tf.Variable) for part in _parts(value)):
                 raise ModelError(
-                    f"Its attribute '{name}' is a tf.Variable, state that Keras does not know as a weight, so that it "
-                    "cannot be carried over: make it with add_weight."
+                    f"Its attribute '{name}' is a tf.Variable that Keras does not track as a weight, so it cannot be "
+                    "carried over: create it with add_weight."
                 )
 
 

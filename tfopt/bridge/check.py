@@ -47,9 +47,9 @@ def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, pla
     if where is None and _is_noise(model, batch, expected, got, found[0]):
         return
     raise ModelError(
-        f"The twin of model '{graph.name}' gives other outputs, {found[0]}. "
-        f"First to differ: {where or 'no single layer does, only their sum'}. "
-        "Replace that layer, leave it out or register a twin for it (tfopt.bridge.register_twin), and please report it."
+        f"The twin of model '{graph.name}' gives different outputs, {found[0]}. First difference: "
+        f"{where or 'in no single layer, only in their sum'}. Replace that layer, leave it out or register a twin for "
+        "it (tfopt.bridge.register_twin), and please report it."
     )
 
 
@@ -64,8 +64,8 @@ def _is_noise(model: Any, batch: list[Any], expected: list[Any], got: list[Any],
     if max(map(_difference, expected, got)) > 10 * drift:
         return False
     warnings.warn(
-        f"the outputs of model '{plain(model.name)}' and of its twin differ {found}, although every layer by itself is "
-        f"equal: the model multiplies rounding errors (a relative change of its input by {_NUDGE:g} changes its "
+        f"the outputs of model '{plain(model.name)}' and of its twin differ {found}, although each layer alone gives "
+        f"equal outputs: the model amplifies rounding errors (a relative change of its input by {_NUDGE:g} changes its "
         f"output by {drift:.3g})",
         stacklevel=4,
     )
@@ -105,11 +105,11 @@ def _excess(a: np.ndarray, b: np.ndarray, tolerance: float) -> str:
     if a.shape != b.shape:
         return f"of shape {b.shape} where {a.shape} was expected"
     if a.dtype.kind in "OSU":
-        return "" if np.array_equal(a, b) else "in their texts"
+        return "" if np.array_equal(a, b) else "in their strings"
     a, b = a.astype(np.float64), b.astype(np.float64)
     finite = np.isfinite(a)
     if not np.array_equal(finite, np.isfinite(b)):
-        return "not finite where finite numbers were expected, or the other way round"
+        return "not finite where finite numbers were expected, or vice versa"
     if not finite.any():
         return ""
     allowed = tolerance * max(1.0, float(np.abs(a[finite]).max()))

@@ -182,7 +182,7 @@ class _Carrier:
                 allowed = _NEUTRAL.get(key, ())
                 if allowed is not None and value not in allowed:
                     raise ModelError(
-                        f"{cls.__name__}({key}={value!r}) has no equal in {self.package.__name__}; {_ADVICE}"
+                        f"{cls.__name__}({key}={value!r}) has no equivalent in {self.package.__name__}; {_ADVICE}"
                     )
             elif key in ("reduction", "learning_rate", "name", "jit_compile"):
                 arguments.update(self._special(kind, key, value))

@@ -53,7 +53,7 @@ def refuse_quantized(layer: Any) -> None:
     policy = policy_name(layer)
     if any(word in policy for word in _QUANTIZED):
         raise ModelError(
-            f"It is quantized already (dtype policy {policy!r}); start from the float model it was made from."
+            f"It is already quantized (dtype policy {policy!r}); start from the float model it was made from."
         )
 
 
@@ -61,8 +61,8 @@ def own_config(layer: Any) -> dict[str, Any]:
     """Return the config for a float32 copy of a tf_keras layer."""
     if type(layer).__name__ in ("AddLoss", "AddMetric"):
         raise ModelError(
-            "A loss or metric that model.add_loss or add_metric put into the graph cannot be carried over; "
-            "build the model without it and pass it to compile."
+            "A loss or metric added to the graph by model.add_loss or add_metric cannot be carried over; build the "
+            "model without it and pass it to compile."
         )
     config = dict(layer.get_config())
     config.pop("batch_input_shape", None)  # the flat model has its own inputs
@@ -100,7 +100,7 @@ def _translate(layer: Any, accepted: set[str]) -> dict[str, Any]:
 def _refuse_unless_neutral(key: str, value: Any) -> None:
     allowed = NEUTRAL.get(key, ())
     if allowed is not None and value not in allowed:
-        raise NoTwinError(f"tf_keras has no equal for its argument {key}={value!r}")
+        raise NoTwinError(f"tf_keras has no equivalent for its argument {key}={value!r}")
 
 
 def _object(table: str, value: Any) -> Any:

@@ -23,7 +23,7 @@ REFUSED = {
     "TorchModuleWrapper": "runs a PyTorch module",
     "TFSMLayer": "runs a SavedModel's own graph; load what it was saved from",
 }
-_INSTEAD = "replace it by a Keras layer, or register a twin (tfopt.bridge.register_twin)."
+_INSTEAD = "replace it with a Keras layer, or register a twin (tfopt.bridge.register_twin)."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +110,8 @@ def _made(leaf: Leaf, make: Callable[..., Any], **changes: Any) -> Any:
         raise ModelError(f"{policy.describe(leaf)}: {error}") from error
     except Exception as error:
         raise ModelError(
-            f"{policy.describe(leaf)} cannot be rebuilt in tf_keras from its config ({error}); "
-            "replace it by a supported layer or leave it out."
+            f"{policy.describe(leaf)} cannot be rebuilt in tf_keras from its config ({error}); replace it with a "
+            "supported layer or leave it out."
         ) from error
 
 
@@ -174,7 +174,7 @@ def _accepts(cls: Any, layer: Any, calls: list[Call]) -> None:
                 taken |= set(inspect.signature(vars(base)[method]).parameters)
     for call in calls:
         if unknown := set(call.kwargs) - taken:
-            raise NoTwinError(f"tf_keras has no equal for {', '.join(sorted(unknown))} in its call")
+            raise NoTwinError(f"tf_keras has no equivalent for {', '.join(sorted(unknown))} in its call")
         if any(ref.masked for ref in refs_in([call.args, call.kwargs])) and not layer.supports_masking:
             raise NoTwinError("it drops the mask of its input, which tf_keras refuses")
 
@@ -192,8 +192,8 @@ def _refuse_variables(calls: list[Call]) -> None:
 
     if any(isinstance(part, tf.Variable) for call in calls for part in flatten([call.args, call.kwargs])):
         raise ModelError(
-            "It is called with a tf.Variable that belongs to no layer, whose state cannot be carried over: put it "
-            "into a layer of its own (add_weight), or pass its value as a constant."
+            "It is called with a tf.Variable that belongs to no layer, so its state cannot be carried over: put it "
+            "into a layer (add_weight), or pass its value as a constant."
         )
 
 
@@ -222,7 +222,7 @@ def _native_inputs(call: Call) -> Any:
     native = operations.native_of_tensorflow if policy.is_tf_keras(call.leaf.layer) else operations.native
     found = native(call)
     if found is None:
-        raise ModelError("Its call is not the one it was planned for.")
+        raise ModelError("Its call is not the one that was planned.")
     return found.inputs
 
 
@@ -235,7 +235,7 @@ def _registered(layer: Any, twin: Any) -> Plan:
     def made(**changes: Any) -> Any:
         result = twin(layer)
         if not policy.is_tf_keras(result):
-            raise ModelError(f"Its registered twin must be a tf_keras layer, the function returned {result!r}.")
+            raise ModelError(f"Its registered twin must be a tf_keras layer; the function returned {result!r}.")
         return type(result).from_config({**result.get_config(), **changes})
 
     return Plan("registered twin", type(made()).__name__, made, _as_called)

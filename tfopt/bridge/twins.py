@@ -100,9 +100,9 @@ def _lookup(layer: Any, _: ToFlatModel) -> Made:
     config["vocabulary"] = layer.get_vocabulary(include_special_tokens=False) or None
     for name in ("standardize", "split"):
         if not isinstance(config.get(name), (str, type(None))):
-            raise NoTwinError(f"tf_keras has no equal for its argument {name}, a function")
+            raise NoTwinError(f"tf_keras has no equivalent for its argument {name}, a function")
     if config.get("output_mode") == "tf_idf":
-        raise NoTwinError("tf_keras has no equal for its argument output_mode='tf_idf'")
+        raise NoTwinError("tf_keras has no equivalent for its argument output_mode='tf_idf'")
     return cls, config
 
 

@@ -75,7 +75,7 @@ def read_dict(source: dict[str, Any]) -> Parts:
     """Read a dict with train and optionally validation and test; each a tf.data.Dataset or a pair (x, y)."""
     if "train" not in source or not set(source) <= set(NAMES):
         raise DataError(
-            f"Expected a dict with train and, if wanted, validation and test, got the keys "
+            "Expected a dict with train and, optionally, validation and test, got the keys "
             f"{sorted(map(str, source))}; rename them."
         )
     streams = [name for name, part in source.items() if is_tf_data(part)]
@@ -92,7 +92,7 @@ def tf_data_notes(names: list[str]) -> tuple[str, ...]:
     """Return notes about the parts that came as tf.data."""
     if not names:
         return ()
-    return (f"{', '.join(names)} read once from tf.data into memory, with whatever its pipeline did to the values",)
+    return (f"{', '.join(names)} read once from tf.data into memory, including what its pipeline does to the values",)
 
 
 def read_tf_data(name: str, data: Any) -> Pair:
@@ -121,8 +121,8 @@ def read_tf_data(name: str, data: Any) -> Pair:
         return _concatenated(name, data if batched else data.batch(256))
     except tf.errors.OpError as error:
         raise DataError(
-            f"Expected {name} as tf.data of samples of one shape and of the length it states, got: "
-            f"{error.message}; correct the pipeline."
+            f"Expected {name} as tf.data with samples of one shape and the length it states, got: {error.message}; "
+            "correct the pipeline."
         ) from error
 
 
@@ -135,7 +135,7 @@ def _concatenated(name: str, batches: Any) -> Pair:
         inputs.append(x)
         labels.append(y)
     if len({x.shape[1:] for x in inputs}) > 1:
-        raise DataError(f"Expected {name} samples of one shape, got batches that differ in it; resize them alike.")
+        raise DataError(f"Expected {name} samples of one shape, got batches of different shapes; resize them to one.")
     return np.concatenate(inputs), np.concatenate(labels)
 
 

@@ -44,15 +44,15 @@ def check_same_inputs(inputs: dict[str, np.ndarray]) -> None:
     forms = {name: (part.shape[1:], _kind(part)) for name, part in inputs.items()}
     if len(set(forms.values())) > 1:
         came = "; ".join(f"{name} has {kind} of shape {shape}" for name, (shape, kind) in forms.items())
-        raise DataError(f"Expected inputs of one shape and scale in all parts, got: {came}. Prepare them alike.")
+        raise DataError(f"Expected inputs of one shape and scale in all parts, got: {came}. Prepare them the same way.")
 
 
 def check_bytes(size: int, what: str) -> None:
     """Raise `DataError` if `what` would take more memory than a data set may."""
     if size > LARGEST_BYTES:
         raise DataError(
-            f"Expected at most {LARGEST_BYTES / 2**30:.0f} GiB of data, as it is held in memory, got about "
-            f"{size / 2**30:.1f} GiB from {what}; take fewer samples or smaller ones."
+            f"Expected at most {LARGEST_BYTES / 2**30:.0f} GiB of data, because it is held in memory; got about "
+            f"{size / 2**30:.1f} GiB from {what}; use fewer or smaller samples."
         )
 
 
@@ -86,7 +86,7 @@ def _advice(given: tuple[int, ...], expected: tuple[int | None, ...]) -> str:
     if len(expected) == 3 and len(given) == 2:
         return "add a channel axis: x[..., None]"
     if len(expected) != 3 or len(given) != 3:
-        return "reshape the data, or take a model for this shape"
+        return "reshape the data, or use a model for this shape"
     height, width, channels = expected
     hints = []
     if (height or given[0], width or given[1]) != given[:2]:
@@ -94,7 +94,7 @@ def _advice(given: tuple[int, ...], expected: tuple[int | None, ...]) -> str:
     if channels not in (None, given[2]):
         color = {1: "grayscale", 3: "rgb"}.get(channels)
         if color is None or given[2] not in (1, 3):
-            return f"give the data {channels} channels, or take a model with {given[2]}"
+            return f"give the data {channels} channels, or use a model with {given[2]}"
         hints.append(f'color="{color}"')
     return f"pass {' and '.join(hints)} to load_data"
 

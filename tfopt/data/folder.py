@@ -29,7 +29,7 @@ def read_folder(root: Path) -> Parts:
         return Parts({"train": pair}, f"image folder {root.resolve().name}", names, notes, files=True)
     if strangers:
         raise DataError(
-            f"Expected only train, validation (or val) and test in {root}, got also {_first(strangers)}; move them."
+            f"Expected only train, validation (or val) and test in {root}, also got {_first(strangers)}; move them."
         )
     if "train" not in parts:
         raise DataError(f"Expected a train folder in {root}, got {_first(sorted(parts))}; add it.")
@@ -84,7 +84,7 @@ def _subfolders(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
             f"Expected one folder per class in {folder}, got loose images: {_first(images)}; move them into one."
         )
     names = _first([path.name for path in loose])
-    return folders, (f"files in {folder.name} beside its folders left out: {names}",) if loose else ()
+    return folders, (f"ignored files next to the folders in {folder.name}: {names}",) if loose else ()
 
 
 def _first(names: list[str], count: int = 3) -> str:

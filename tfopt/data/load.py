@@ -66,8 +66,8 @@ def load_data(
     if isinstance(source, Dataset):
         if any(option is not None for option in (preprocessing, size, color, limit)):
             raise DataError(
-                "Expected no preprocessing, size, color or limit with a Dataset, which is given back as it "
-                "is; pass them where it is loaded."
+                "Expected no preprocessing, size, color or limit with a Dataset, which is returned unchanged; pass "
+                "them where you load it."
             )
         return source
     fed = _requested_preprocessing(preprocessing, size, color, digits=isinstance(source, str) and source == "digits")
@@ -118,15 +118,15 @@ def _check_classes(parts: Parts) -> None:
         key = name.strip().casefold()
         if key in names:
             raise DataError(
-                f"Expected a name of its own for each class, got {names[key]!r} and {name!r}; rename or join them."
+                f"Expected a distinct name for each class, got {names[key]!r} and {name!r}; rename or merge them."
             )
         names[key] = name
     if parts.files and parts.class_names and "test" not in parts.pairs:
         counts = np.bincount(parts.pairs["train"][1], minlength=len(parts.class_names))
         if alone := [name for name, count in zip(parts.class_names, counts, strict=True) if count < FEWEST_IMAGES]:
             raise DataError(
-                f"Expected at least {FEWEST_IMAGES} images in each class folder, one to learn from and one to be "
-                f"measured on; got one in {', '.join(alone)}. Add images, or remove the folder."
+                f"Expected at least {FEWEST_IMAGES} images in each class folder, one to train on and one to measure "
+                f"on; got one in {', '.join(alone)}. Add images, or remove the folder."
             )
 
 
@@ -140,8 +140,8 @@ def _requested_preprocessing(
     """Return the preprocessing that the arguments request together."""
     if digits and isinstance(preprocessing, str) and preprocessing != "raw":
         raise DataError(
-            f"The digits have pixels of 0..16, preprocessing {preprocessing!r} is for 0..255; leave it out "
-            "to feed pixel/16, or pass a Preprocessing of your own."
+            f"The digits have pixels of 0..16; preprocessing {preprocessing!r} is for 0..255. Leave it out to feed "
+            "pixel/16, or pass your own Preprocessing."
         )
     if preprocessing is None:
         preprocessing = Preprocessing(scale=1 / 16) if digits else Preprocessing()
@@ -183,7 +183,7 @@ def _check_inputs(parts: Parts, *, scaled: bool) -> None:
     if scaled and largest <= 1 and inputs["train"].dtype.kind == "f":
         raise DataError(
             f'Expected pixels of 0..255 for preprocessing "unit" or "symmetric", got floats of at most '
-            f"{largest:g}; leave preprocessing out, as they are scaled already."
+            f"{largest:g}; leave preprocessing out, because they are already scaled."
         )
 
 

@@ -88,7 +88,7 @@ class Preprocessing:
         """Return the inverse of `to_dict`; raise `DataError` for unknown keys."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise DataError(f"Expected the preprocessing keys {sorted(known)}, got also {unknown}.")
+            raise DataError(f"Expected the preprocessing keys {sorted(known)}, also got {unknown}.")
         return cls(**values)
 
 

@@ -60,8 +60,8 @@ def plan(
         count = min(count, largest or count)
         if count >= len(left):
             raise DataError(
-                f"Expected enough samples to split {name} off, got {len(left)} left for training; "
-                f"add samples or pass a {name} set of your own."
+                f"Expected enough samples to split {name} off, got {len(left)} left for training; add samples or pass "
+                f"your own {name} set."
             )
         picked = choose(count, groups["train"][left], _rng(seed, name))
         chosen[name] = ("train", left[picked])

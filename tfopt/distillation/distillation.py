@@ -36,7 +36,7 @@ class Distillation:
             said = " and ".join(f"{label} ({task})" for task, label in tasks.items())
             raise RecipeError(f"All losses on responses must be for one task; got {said}. Leave one out.")
         if not self.hard_weight and not self.needs_teacher:
-            raise RecipeError("Nothing is learned: alpha is 0 and no loss looks at a teacher. Give alpha above 0.")
+            raise RecipeError("Nothing is learned: alpha is 0 and no loss uses a teacher. Set alpha above 0.")
 
     @property
     def hard_weight(self) -> float:

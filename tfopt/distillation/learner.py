@@ -113,7 +113,7 @@ class Learner:
         given = inspect.signature(super().compile).bind(*args, **kwargs)  # type: ignore[misc]
         if given.arguments.pop("loss_weights", None) is not None:
             raise RecipeError(
-                "loss_weights are for models with several outputs; give the weights of the terms instead."
+                "loss_weights are for models with several outputs; set the weights of the losses instead."
             )
         judged = {name: given.arguments.pop(name, None) for name in ("loss", "metrics", "weighted_metrics")}
         super().compile(*given.args, **given.kwargs)  # type: ignore[misc]
@@ -335,7 +335,7 @@ def _watch_class(name: str) -> Any:
             wrong = [name for name in self._terms if not math.isfinite(float(logs.get(name, 0.0)))]
             raise RecipeError(
                 f"The loss is {float(logs['loss'])} after step {batch + 1} of this epoch; not finite: "
-                f"{', '.join(wrong) or 'a regulariser'}. Lower the learning rate or that term's weight, or look for "
+                f"{', '.join(wrong) or 'a regularizer'}. Lower the learning rate or that term's weight, or look for "
                 "extreme values in the data."
             )
 

@@ -34,7 +34,7 @@ def adapted_teacher(teacher: Any, distillation: Distillation | MeanTeacher, data
         ModelError: the teacher does not fit the data or the task.
     """
     if not distillation.needs_teacher and teacher is not None:
-        raise RecipeError("A teacher is given, but nothing in the recipe's distillation looks at one: leave it out.")
+        raise RecipeError("A teacher is given, but nothing in the recipe's distillation uses one: leave it out.")
     if isinstance(distillation, MeanTeacher):
         return None
     if distillation.task not in (None, data.task):
@@ -45,7 +45,7 @@ def adapted_teacher(teacher: Any, distillation: Distillation | MeanTeacher, data
     if not distillation.needs_teacher:
         return None
     if teacher is None:
-        raise RecipeError("The recipe's distillation needs a teacher: optimize(..., teacher=...), or --teacher.")
+        raise RecipeError("The recipe's distillation needs a teacher: pass optimize(..., teacher=...) or --teacher.")
     ready = as_teacher(teacher).for_inputs(data.preprocessing)
     if data.class_names and distillation.task is not None:
         ready = ready.for_classes(data.class_names)
@@ -142,7 +142,9 @@ class DistillationSession:
         if self.distillation.task is not None:
             said.append(f"teacher '{self.teacher.name}' on the test set: {self._measured(self.teacher)}")
         if self.answers is None and self.distillation.cache == "auto":
-            said.append(f"the teacher is asked at every step: all answers would take over {MEMORY / 2**30:.0f} GiB")
+            said.append(
+                f"the teacher runs at every step, because all its answers would take over {MEMORY / 2**30:.0f} GiB"
+            )
         return said
 
     def _measured(self, teacher: Answering) -> str:

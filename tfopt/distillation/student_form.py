@@ -19,7 +19,7 @@ def student_form(outputs: np.ndarray, task: str | None) -> Form:
         ModelError: NaN or infinity.
     """
     if not np.isfinite(outputs).all():
-        raise ModelError("Expected finite outputs; got NaN or infinity. Look at the weights and the inputs.")
+        raise ModelError("Expected finite outputs; got NaN or infinity. Check the weights and the inputs.")
     if task is None:
         return "values"
     return form_of(outputs, task_named(task), TOLERANCE) or "logits"

@@ -114,7 +114,7 @@ class TeacherTargets:
         else:
             raise DataError(
                 f"A distilled model is fitted on one array of inputs or a tf.data.Dataset; got {type(x).__name__}. "
-                "Turn it into one of these."
+                "Convert it to one of these."
             )
 
     def _check_fit_once(self, x: np.ndarray, y: np.ndarray | None) -> None:
@@ -173,8 +173,8 @@ class TeacherTargets:
             return
         if not steps:
             raise RecipeError(
-                "A hint stage is a share of all steps, but nobody knows how many the data has: give fit "
-                "steps_per_epoch, or a dataset of known cardinality."
+                "A hint stage is a fraction of all steps, whose number is unknown: pass fit steps_per_epoch or a "
+                "dataset of known cardinality."
             )
         import tensorflow as tf
 

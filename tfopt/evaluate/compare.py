@@ -35,7 +35,9 @@ def compare_files(
     files = [lite_of(path, threads=threads, allow_unsafe=allow_unsafe) for path in (a, b)]
     shapes = [file.inputs[0].shape[1:] for file in files]
     if shapes[0] != shapes[1]:
-        raise ModelError(f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}: nothing to compare.")
+        raise ModelError(
+            f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}, so they cannot be compared."
+        )
     dataset = data_for(files[0], data, preprocessing=preprocessing, limit=limit)
     predictions = [file.predict(dataset.test.x()) for file in files]
     task = task_of(dataset)
@@ -52,9 +54,9 @@ def compare_files(
     table.add_row("bytes", *(f"{file.size:,}" for file in files))
     table.add_row("deflated bytes", *(f"{file.deflated:,}" for file in files))
     table.add_row(
-        f"ms a sample, median ({threads} thread{'s' * (threads > 1)})", *(f"{t.median_ms:.3f}" for t in latencies)
+        f"ms per sample, median ({threads} thread{'s' * (threads > 1)})", *(f"{t.median_ms:.3f}" for t in latencies)
     )
-    table.add_row("ms a sample, p90", *(f"{t.p90_ms:.3f}" for t in latencies))
+    table.add_row("ms per sample, p90", *(f"{t.p90_ms:.3f}" for t in latencies))
     return table
 
 

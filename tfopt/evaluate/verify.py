@@ -86,21 +86,21 @@ class Verification:
     def lines(self) -> list[str]:
         """Return everything but the table as readable lines."""
         told = [
-            f"{self.samples:,} test samples: outputs differ by {self.largest:.4g} at most, {self.mean:.4g} on average"
+            f"{self.samples:,} test samples: outputs differ by at most {self.largest:.4g}, {self.mean:.4g} on average"
         ]
         if self.agreement is not None:
             told.append(f"same class: {self.agreement:.2%}")
         for name, (model, file) in self.metrics.items():
-            told.append(f"{name}: {model:.4f} the model, {file:.4f} the file")
+            told.append(f"{name}: model {model:.4f}, file {file:.4f}")
         if self.interval:
-            told[-1] += f" ({self.interval[0]:.4f} to {self.interval[1]:.4f} with 95 %)"
+            told[-1] += f" (95 % interval {self.interval[0]:.4f} to {self.interval[1]:.4f})"
         if self.not_compared:
-            told.append(f"without a counterpart in float: {', '.join(self.not_compared)}")
+            told.append(f"no float counterpart: {', '.join(self.not_compared)}")
         bad = self.first_bad
         told.append(
             f"every layer has at least {self.least_db:g} dB"
             if bad is None
-            else f"the first bad layer: {bad.layers} ({bad.operator}), {bad.sqnr:.1f} dB"
+            else f"first bad layer: {bad.layers} ({bad.operator}), {bad.sqnr:.1f} dB"
         )
         return told
 
@@ -131,10 +131,10 @@ def verify_file(
     own = [[tuple(port.shape[1:]) for port in ports] for ports in (lite.inputs, lite.outputs)]
     if [len(shapes) for shapes in ends] != [1, 1] or [len(shapes) for shapes in own] != [1, 1]:
         raise ModelError(
-            "Expected models of one input and one output; compare others in Python, with LiteModel.predict."
+            "Expected models with one input and one output; compare others in Python, with LiteModel.predict."
         )
     if not all(_same(one[0], other[0]) for one, other in zip(ends, own, strict=True)):
-        raise ModelError(f"The model and the file do not fit: (inputs, outputs) are {ends} and {own}.")
+        raise ModelError(f"The model and the file do not match: (inputs, outputs) are {ends} and {own}.")
     dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit)
     return _verified(loaded, lite, dataset, least_db)
 

@@ -34,8 +34,8 @@ def tapped(model: Any, layers: Sequence[str]) -> Any:
         inputs, outputs, features = _opened(model, layers)
     if len(flatten(outputs)) != 1:
         raise ModelError(
-            f"Model '{model.name}' has {len(flatten(outputs))} outputs; distillation works with one: pass a model "
-            "that gives the output which is to be learned."
+            f"Model '{model.name}' has {len(flatten(outputs))} outputs; distillation works with one: pass a model that "
+            "gives only the output to learn."
         )
     return keras_compat.keras_of(model).Model(inputs, [*flatten(outputs), *features], name=f"{model.name}_tapped")
 
@@ -87,5 +87,5 @@ def _only(name: str, calls: list[list[Any]]) -> Any:
     """Return the single output of the single call."""
     if len(calls) != 1 or len(calls[0]) != 1:
         what = f"is called {len(calls)} times" if len(calls) != 1 else f"has {len(calls[0])} outputs"
-        raise ModelError(f"Layer '{name}' {what}, so that its output is not one tensor; name another layer.")
+        raise ModelError(f"Layer '{name}' {what}, so its output is not one tensor; name another layer.")
     return calls[0][0]

@@ -9,8 +9,8 @@ from tfopt.graph import keras_internals
 from tfopt.graph.types import Ref, flatten, is_layer, map_leaves
 
 _WAYS_OUT = (
-    "The two ways out: build it as a functional model, keras.Model(inputs, outputs), from the same layers; "
-    "or make its `call` traceable: only layers and keras.ops on tensors, no `if` on `training` or on values"
+    "There are two ways out: build it as a functional model, keras.Model(inputs, outputs), from the same layers; or "
+    "make its `call` traceable: only layers and keras.ops on tensors, no `if` on `training` or on values"
 )
 
 
@@ -31,7 +31,7 @@ def trace(model: Any, where: str) -> Any:
     if model.built:
         raise ModelError(
             f"{where} is a subclassed model ({type(model).__name__} defines its own call), which could not be traced: "
-            f"Keras 3 itself failed to, when it built the model. {_WAYS_OUT}"
+            f"Keras 3 itself failed to trace it when it built the model. {_WAYS_OUT}"
         )
     raise ModelError(
         f"{where} is a subclassed model ({type(model).__name__} defines its own call) that is not built: "
@@ -100,7 +100,7 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
         ) from error
     if len({_drawing(network) for network in networks}) > 1:
         raise ModelError(
-            f"{where} is a subclassed model ({type(model).__name__}) that does other things in training than in "
+            f"{where} is a subclassed model ({type(model).__name__}) that behaves differently in training and "
             f"inference, so it has no single graph. {_WAYS_OUT}"
         )
     return networks[0]

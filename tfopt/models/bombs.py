@@ -124,7 +124,7 @@ def _bytes(count: int, kind: Any, longest: int) -> int:
 def _refuse_expansion(path: Path, stored: int, claimed: int) -> None:
     if claimed > room_for(stored):
         raise ModelError(
-            f"{path} would grow from {stored:,} to {claimed:,} bytes when it is read, over the limit of "
+            f"{path} would grow from {stored:,} to {claimed:,} bytes when read, over the limit of "
             f"{room_for(stored):,}, which no saved model does. Do not trust where it came from."
         )
 

@@ -47,7 +47,7 @@ def _file_kind(path: Path) -> str:
         return _hdf5_kind(path)
     if head[4:8] == _TFLITE or (is_packed(head) and unpacked_head(path.read_bytes(), str(path))[4:8] == _TFLITE):
         return "tflite"
-    what = "is empty" if not head else "is no model file that tfopt knows"
+    what = "is empty" if not head else "is not a model file that tfopt knows"
     raise ModelError(f"{path} {what}; expected a .keras file, an HDF5 file, a SavedModel folder or a .tflite file.")
 
 
@@ -60,9 +60,9 @@ def _zip_kind(path: Path) -> str:
         try:
             version = _json_in(archive, "metadata.json")["keras_version"]
         except (KeyError, TypeError) as error:
-            raise ModelError(f"{path} is a zip file but no .keras file: it has no metadata.json.") from error
+            raise ModelError(f"{path} is a zip file but not a .keras file: it has no metadata.json.") from error
         if "config.json" not in names:
-            raise ModelError(f"{path} is a zip file but no .keras file: it has no config.json.")
+            raise ModelError(f"{path} is a zip file but not a .keras file: it has no config.json.")
         _json_in(archive, "config.json")  # rejects JSON that is nested too deeply
         if _WEIGHTS in names:
             with archive.open(_WEIGHTS) as weights:
@@ -92,7 +92,7 @@ def _hdf5_kind(path: Path) -> str:
         return "weights"
     text = config.decode() if isinstance(config, bytes) else config
     if not isinstance(text, str):
-        raise TypeError(f"model_config is a text in honest files, here it is {type(text).__name__}")
+        raise TypeError(f"model_config must be a string; it is {type(text).__name__}")
     parse_json(text)  # rejects JSON that is nested too deeply
     if version is not None:
         return _of_version(version)

@@ -80,7 +80,8 @@ def check_graph(path: Path, tags: Sequence[str] | None = None) -> None:
     """
     if code := scan_graph(path):
         raise ModelError(
-            f"{path} brings code that tfopt does not run from files: {_listed(code)}. Save the model again without it."
+            f"{path} contains code that tfopt does not run from files: {_listed(code)}. Save the model again without "
+            "it."
         )
     sandbox.try_first("tfopt.models.trial:load_graph", path, tags=None if tags is None else list(tags))
 
@@ -92,10 +93,10 @@ def _listed(code: Sequence[str]) -> str:
 
 def _refusal(path: Path, code: Sequence[str]) -> str:
     return (
-        f"{path} brings code that tfopt does not run from files: {_listed(code)}. Replace a Lambda "
-        "layer by a built-in one (Rescaling, Activation ...) and save again; register a class or function of your own "
-        "(keras.saving.register_keras_serializable) or pass custom_objects={name: object}; or, where you trust the "
-        "file like a program, pass allow_unsafe=True (--allow-unsafe)."
+        f"{path} contains code that tfopt does not run from files: {_listed(code)}. Replace a Lambda layer with a "
+        "built-in one (Rescaling, Activation ...) and save again; register your own class or function "
+        "(keras.saving.register_keras_serializable) or pass custom_objects={name: object}; or, if you trust the "
+        "file as you would a program, pass allow_unsafe=True (--allow-unsafe)."
     )
 
 
@@ -121,7 +122,9 @@ def _with_weights(path: Path, like: Any) -> Any:
         except Exception as error:
             problems.append(error)
     said = "; ".join(" ".join(str(problem).split())[:200] for problem in problems)
-    raise ModelError(f"The weights in {path} do not fit the model '{like.name}' ({said}); pass the model they were of.")
+    raise ModelError(
+        f"The weights in {path} do not fit the model '{like.name}' ({said}); pass the model they came from."
+    )
 
 
 def _is_new_layout(path: Path) -> bool:

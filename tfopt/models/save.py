@@ -18,7 +18,7 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     if path.suffix != ".keras":
         raise ModelError(f"Expected a file name that ends in .keras, got {path.name}.")
     if not path.parent.is_dir():
-        raise ModelError(f"{path.parent}: no such folder; make it first.")
+        raise ModelError(f"{path.parent}: no such folder; create it first.")
     # Not tempfile, which would make the file readable by its owner only.
     temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.keras")
     try:

@@ -96,10 +96,10 @@ def born_again(
         RecipeError: settings out of range, or a loss that is not finite.
     """
     if generations < 1 or epochs < 1:
-        raise RecipeError(f"Expected 1 generation of 1 epoch or more, got {generations} of {epochs}.")
+        raise RecipeError(f"Expected at least 1 generation of at least 1 epoch, got {generations} of {epochs}.")
     training, distillation = training or Training(), distillation or Distillation()
     if not distillation.needs_teacher:
-        raise RecipeError("None of the losses looks at a teacher, so there is nothing to inherit; give one that does.")
+        raise RecipeError("None of the losses uses a teacher, so there is nothing to inherit; add one that does.")
     dataset = data if isinstance(data, Dataset) else load_data(data)
     return _Line(model, dataset, training, epochs, distillation, checkpoint, Progress(quiet=quiet)).run(generations)
 
@@ -122,7 +122,7 @@ class _Line:
         self.first = bridge.to_tf_keras(model)
         fit_to_model(data, self.first.input_shape[1:], self.first.output_shape[-1])
         self.loss = choose_loss(self.first, training, data)
-        self.augmentation, notes = choose_augmentation(self._answers, training, data, who="the model given")
+        self.augmentation, notes = choose_augmentation(self._answers, training, data, who="the given model")
         for note in notes:
             progress.say(note)
         about = {
@@ -136,7 +136,7 @@ class _Line:
     def run(self, generations: int) -> BornAgain:
         flat_models = [self.first]
         metrics = [self._measured(self.first)]
-        self._tell("the model given", metrics[0])
+        self._tell("the given model", metrics[0])
         for number in range(1, generations + 1):
             flat_model = self._kept(number)
             label = f"generation {number}/{generations}"

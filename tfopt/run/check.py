@@ -71,7 +71,7 @@ class Check:
         """Return the layers as a `rich.table.Table`."""
         from rich.table import Table
 
-        verdict = "the recipe can be carried out" if self.ok else "the recipe cannot be carried out"
+        verdict = "the recipe can run" if self.ok else "the recipe cannot run"
         table = Table(title=f"{self.model}: {len(self.layers)} layers; {verdict}", title_justify="left")
         for name in ("layer", "class", "bridged", *self.stages):
             table.add_column(name, overflow="fold")

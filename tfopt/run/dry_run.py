@@ -42,8 +42,8 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any)
     budget = recipe.stages[-1].budget if recipe.stages else None
     if budget and budget.max_bytes is not None and len(lite.data) > budget.max_bytes:
         raise RecipeError(
-            f"max_bytes={budget.max_bytes:,} cannot be met: with 4 bits wherever they save something the file has "
-            f"{len(lite.data):,} bytes. Allow that many, or begin with a smaller model."
+            f"max_bytes={budget.max_bytes:,} cannot be met: with 4 bits wherever that saves bytes, the file has "
+            f"{len(lite.data):,} bytes. Allow that many, or start with a smaller model."
         )
     return lite
 

@@ -100,7 +100,7 @@ class _Run:
         finished = self._resume()
         if not finished:
             transfer = self.recipe.transfer
-            self.progress.say(f"measuring the {'transferred' if transfer else 'untouched'} model")
+            self.progress.say(f"measuring the {'transferred' if transfer else 'original'} model")
             taught = self.session.notes() if self.session else []
             name = type(transfer).__name__ if transfer else "original"
             self._add_row(name, self.flat_model, FLOAT, [*self.data.describe(), *self.notes, *taught])
@@ -146,13 +146,13 @@ class _Run:
             self._require_rows_of_this_run(self.checkpoint, rows)
             self.flat_model = self.checkpoint.resumed(found, self.flat_model, resized=self._resized(rows))
         except DataError as error:
-            self.notes.append(f"{error} It is ignored: the run starts over.")
+            self.notes.append(f"{error} Ignoring it: the run starts over.")
             self.progress.say(self.notes[-1])
             return 0
         self.report.rows.extend(rows)
         done = len(rows) - 1  # the first row is the original model
         self.progress.say(
-            f"going on after {rows[-1].step}: {done} of {len(self.recipe.stages)} stages were done before"
+            f"resuming after {rows[-1].step}: {done} of {len(self.recipe.stages)} stages are already done"
         )
         return done
 
@@ -165,7 +165,7 @@ class _Run:
         steps = [type(stage).__name__ for stage in self.recipe.stages]
         metrics = set(task_named(self.data.task).formulas)
         if not rows or [row.step for row in rows[1:]] != steps[: len(rows) - 1]:
-            raise checkpoint.damaged("its rows are not those of the stages")
+            raise checkpoint.damaged("its rows do not match the stages")
         if any(set(row.metrics) != metrics for row in rows):
             raise checkpoint.damaged(f"its rows do not have the metrics {', '.join(sorted(metrics))}")
 

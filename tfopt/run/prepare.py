@@ -97,7 +97,7 @@ def prepare(
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
     steps = dataset.steps(recipe.training.batch_size)
     ready = adapted_teacher(teacher, recipe.distillation, dataset) if recipe.distillation else None
-    progress.say("checking that the recipe can be carried out")
+    progress.say("checking that the recipe can run")
     dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES))
     notes: tuple[str, ...] = ()
     files: Mapping[str, bytes] = {}
@@ -183,5 +183,5 @@ def _require_one_input_and_output(model: Any) -> None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(
             f"Optimize trains models with one input and one output; '{model.name}' has {len(model.inputs)} and "
-            f"{len(model.outputs)}. Use the stages by hand with your own fit: stage.apply, fit, stage.strip."
+            f"{len(model.outputs)}. Apply the stages by hand in your own fit: stage.apply, fit, stage.strip."
         )

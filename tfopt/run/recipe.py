@@ -114,7 +114,7 @@ class Recipe:
         """Return the recipe that `to_json` wrote. Raise RecipeError for anything else."""
         with reading(lambda why: RecipeError(f"The recipe is not valid JSON: {why}.")):
             values = parse_json(text)
-        with reading(lambda why: RecipeError(f"The recipe has a value that no recipe takes: {why}.")):
+        with reading(lambda why: RecipeError(f"The recipe has a value that no recipe accepts: {why}.")):
             return cls.from_dict(values)
 
     @classmethod

@@ -40,7 +40,7 @@ def transferred(
     said: list[str] = []
 
     def choose(model: Any) -> Any:
-        who = "a head on the features of images as they are"
+        who = "a head on the features of unchanged images"
         augment, notes = choose_augmentation(lambda x: model.predict(x, verbose=0), recipe.training, data, who=who)
         said.extend(notes)
         return augment

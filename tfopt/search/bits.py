@@ -49,7 +49,7 @@ def choose_bits(stage: Any, flat_model: Any, data: Dataset, size: Callable[[Any]
         )
     names = ", ".join(layer for layer, _ in order[:chosen]) or "none"
     said = (
-        f"4 bits in {chosen} of {len(order)} layers: {names}; with these rounded to nearest and all else in float, "
+        f"4 bits in {chosen} of {len(order)} layers: {names}; with these rounded to nearest and the rest in float, "
         f"{judge.metric} on {judge.samples:,} validation samples is worse by {loss(chosen):.4f}"
     )
     return _with_bits(stage, order[:chosen]), [said]

@@ -59,11 +59,15 @@ def body_of(
     place = _place_of(graph, wanted) if wanted else _behind_body(graph)
     source, left_out = graph.calls[place], graph.calls[place + 1 :]
     if len(source.outputs) != 1:
-        raise ModelError(f"Layer '{source.leaf.path}' has {len(source.outputs)} outputs; name one with a single one.")
+        raise ModelError(
+            f"Layer '{source.leaf.path}' has {len(source.outputs)} outputs; name a layer with a single output."
+        )
     used = _needed(graph, source.outputs[0])
     cut = Graph(graph.name, graph.inputs, used, graph.leaves, graph.inputs_struct, source.outputs[0])
     if input_shape is not None and len(graph.inputs) != 1:
-        raise ModelError(f"'{model.name}' has {len(graph.inputs)} inputs; another size can be given to one only.")
+        raise ModelError(
+            f"'{model.name}' has {len(graph.inputs)} inputs; only a model with one input can take another size."
+        )
     tensors: dict[Ref, Any] = {
         spec.ref: package.Input(
             batch_shape=spec.shape if input_shape is None else (None, *input_shape), dtype=spec.dtype, name=spec.name
@@ -77,7 +81,7 @@ def body_of(
             raise
         raise ModelError(
             f"'{model.name}' does not take inputs of {tuple(input_shape)}: {' '.join(str(error).split())[:200]}. Keep "
-            f"its own size {graph.inputs[0].shape[1:]}, or take features from a layer before."
+            f"its own size {graph.inputs[0].shape[1:]}, or take features from an earlier layer."
         ) from error
     paths = [call.leaf.path for call in left_out]
     return Body(package, inputs, _pooled(package, features, pooling), source.leaf.path, tuple(paths))
@@ -87,7 +91,7 @@ def _place_of(graph: Graph, name: str) -> int:
     """Return the number of the only call of the layer `name`."""
     places = [number for number, call in enumerate(graph.calls) if call.leaf.name == name]
     if len(places) != 1:
-        raise ModelError(f"Layer '{name}' is called {len(places)} times, so it has no one output; name another.")
+        raise ModelError(f"Layer '{name}' is called {len(places)} times, so it has no single output; name another.")
     return places[0]
 
 
@@ -95,7 +99,7 @@ def _behind_body(graph: Graph) -> int:
     """Return the number of the call that feeds the classifier, or of the last call if there is no classifier."""
     outputs = flatten(graph.outputs_struct)
     if len(outputs) != 1:
-        raise ModelError(f"'{graph.name}' has {len(outputs)} outputs; name the layer whose output the features are.")
+        raise ModelError(f"'{graph.name}' has {len(outputs)} outputs; name the layer that gives the features.")
     last = _maker(graph, outputs[0])
     answers = classifier(graph)
     classified = answers.alone and len(outputs[0].shape or ()) == 2

@@ -62,14 +62,14 @@ def deepened(graph: Graph, depth: float) -> Graph:
     found = runs(graph)
     if not found:
         raise ModelError(
-            f"'{graph.name}' has no block that could be repeated or left out, one that gives a tensor of the shape "
-            "that it takes: pass depth=1.0."
+            f"'{graph.name}' has no block to repeat or leave out, with an output of the same shape as its input: pass "
+            "depth=1.0."
         )
     before, counts = [len(run.blocks) for run in found], [_count(len(run.blocks), depth) for run in found]
     if counts == before:
         raise ModelError(
-            f"depth={depth:g} changes nothing: {before} blocks in the stages of '{graph.name}' stay as many; choose a "
-            "depth further from 1."
+            f"depth={depth:g} changes nothing: the stages of '{graph.name}' keep their {before} blocks; choose a depth "
+            "further from 1."
         )
     return _rebuilt(graph, found, counts)
 

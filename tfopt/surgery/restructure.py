@@ -67,11 +67,11 @@ def restructure(
 def _check(width: float, depth: float, divisor: int, classes: int | None, seed: int) -> None:
     for name, factor in (("width", width), ("depth", depth)):
         if not (factor > 0 and math.isfinite(factor)):
-            raise ModelError(f"{name} is a factor above 0, got {factor}; 1.0 keeps what there is.")
+            raise ModelError(f"{name} must be a factor above 0, got {factor}; 1.0 changes nothing.")
     if divisor < 1 or (classes is not None and classes < 1):
         raise ModelError(f"Expected a divisor and classes of 1 or more, got divisor={divisor} and classes={classes}.")
     if seed < 0:
-        raise ModelError(f"A seed is a whole number of 0 or more, got {seed}.")
+        raise ModelError(f"The seed must be a whole number of 0 or more, got {seed}.")
 
 
 def _check_answers(graph: Graph, answers: Classifier, classes: int | None, activation: str | None) -> None:
@@ -79,16 +79,16 @@ def _check_answers(graph: Graph, answers: Classifier, classes: int | None, activ
         return
     outputs = len(flatten(graph.outputs_struct))
     if outputs != 1:
-        raise ModelError(f"Classes and their activation are those of one output; '{graph.name}' has {outputs}.")
+        raise ModelError(f"Classes and activation need a model with one output; '{graph.name}' has {outputs}.")
     if not answers.alone:
         raise ModelError(
             f"'{graph.name}' ends in features, not in a classifier (a Dense layer or convolution with no other weights "
-            "and no ReLU behind it): leave out classes and activation, and put a head on it (tfopt.transfer.new_head)."
+            "and no ReLU after it): leave out classes and activation, and put a head on it (tfopt.transfer.new_head)."
         )
     if answers.joined is not None and classes is not None:
         raise ModelError(
-            f"The output of '{graph.name}' is put together by {policy.describe(answers.joined)}, so that no layer "
-            "alone has as many outputs as there are classes: leave out classes."
+            f"The output of '{graph.name}' is combined by {policy.describe(answers.joined)}, so no single layer has "
+            "one output per class: leave out classes."
         )
     if classes == 1 and (answers.activation if activation == "same" else activation) == "softmax":
         raise ModelError("The softmax of one output is always 1: pass activation='sigmoid', or None for scores.")
@@ -99,7 +99,7 @@ def _inputs(graph: Graph, input_shape: Sequence[int | None] | None) -> list[Grap
         return graph.inputs
     if len(graph.inputs) != 1:
         names = ", ".join(spec.name for spec in graph.inputs)
-        raise ModelError(f"input_shape is that of one input; '{graph.name}' has {len(graph.inputs)} ({names}).")
+        raise ModelError(f"input_shape needs a model with one input; '{graph.name}' has {len(graph.inputs)} ({names}).")
     (spec,) = graph.inputs
     shape = tuple(input_shape)
     if len(shape) != len(spec.shape) - 1 or any(size is not None and size < 1 for size in shape):
@@ -168,7 +168,7 @@ class _Builder:
         except Exception as error:
             shapes = [_size(part) for part in flatten(args) if hasattr(part, "shape")]
             raise ModelError(
-                f"{policy.describe(leaf)} cannot be made for inputs of {', '.join(map(str, shapes))}: "
+                f"{policy.describe(leaf)} cannot be built for inputs of {', '.join(map(str, shapes))}: "
                 f"{' '.join(str(error).split())[:300]}. Choose another input_shape, width or divisor, or change that "
                 "layer first."
             ) from error

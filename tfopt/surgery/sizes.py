@@ -38,7 +38,7 @@ def check_arguments(call: Call, given: Shape, now: Shape) -> None:
         cut = any(axis >= len(items) or not _takes_any_size(items[axis]) for axis in changed)
     if cut:
         raise ModelError(
-            f"Its arguments name places in an input of {given}, which say nothing about one of {now}: keep the sizes "
+            f"Its arguments refer to places in an input of {given}, which do not apply to one of {now}: keep the sizes "
             "that lead to it."
         )
 
@@ -48,8 +48,8 @@ def check_elementwise(call: Call, given: Shape, made: Shape, now: Shape, result:
     one = len(list(refs_in([call.args, call.kwargs]))) == 1
     if one and kind_of(call.leaf) in _ELEMENTWISE and given == made and result != now:
         raise ModelError(
-            f"It holds numbers for inputs of {given}, which make {result} of {now}: keep the channels that lead to it, "
-            "or give it a single number."
+            f"It holds numbers for inputs of {given}, which turn {now} into {result}: keep the channels that lead to "
+            "it, or give it a single number."
         )
 
 
@@ -59,8 +59,8 @@ def check_scaled(leaf: Leaf, given: Shape, made: Shape, result: Shape) -> None:
     custom = type(layer).__module__.partition(".")[0] not in ("keras", "tf_keras")
     if custom and layer.weights and made[-1:] not in (given[-1:], ()) and made[-1:] == result[-1:]:
         raise ModelError(
-            f"It is a custom layer that makes {made[-1]} channels of {given[-1]} in its own way, which a width "
-            "multiplier does not reach: pass width=1.0, or make it of layers of Keras."
+            f"It is a custom layer that turns {given[-1]} channels into {made[-1]} by itself, which a width multiplier "
+            "cannot change: pass width=1.0, or build it from Keras layers."
         )
 
 

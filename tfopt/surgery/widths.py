@@ -49,8 +49,8 @@ def scaled(kind: str, config: dict[str, Any], factor: float, divisor: int) -> di
         key = facts.width
         if key and facts.width_is == "fixed":
             raise ModelError(
-                f"Its {key} = {config.get(key)} does not follow a width multiplier: pass width=1.0, "
-                "or build the model anew in the width you want."
+                f"Its {key} = {config.get(key)} does not follow a width multiplier: pass width=1.0, or build the model "
+                "in the width you want."
             )
         return {**config, key: scaled_width(config[key], factor, divisor)} if key else config
 
@@ -125,8 +125,8 @@ def target_shape(given: Shape, made: Shape, now: Shape) -> tuple[int, ...]:
     sizes = [-1 if size is None else size for size in found or ()]
     if found is None or sizes.count(-1) > 1:
         raise ModelError(
-            f"It makes {made} of {given}, which says nothing about inputs of {now}: keep the sizes that lead to it, or "
-            "put a Flatten or a pooling in its place."
+            f"It turns {given} into {made}, which does not apply to inputs of {now}: keep the sizes that lead to it, "
+            "or use a Flatten or a pooling instead."
         )
     return tuple(sizes)
 
@@ -141,7 +141,7 @@ def _groups_of_norm(config: dict[str, Any], given: Shape, made: Shape, now: Shap
     if groups == given[axis]:  # one channel each
         return {**config, "groups": channels}
     if channels is not None and groups > 0 and channels % groups:
-        raise ModelError(f"Its {groups} groups do not divide {channels} channels: choose a width that they do divide.")
+        raise ModelError(f"Its {groups} groups do not divide {channels} channels: choose a width that they divide.")
     return config
 
 
@@ -164,7 +164,7 @@ def _rescaling(config: dict[str, Any], given: Shape, made: Shape, now: Shape) ->
     for key in ("scale", "offset"):
         if np.shape(config[key])[-1:] not in ((), (1,), now[-1:]):
             raise ModelError(
-                f"Its {key} holds {np.shape(config[key])[-1]} numbers for the channels of {given}, its new input is "
+                f"Its {key} holds {np.shape(config[key])[-1]} numbers for the channels of {given}; its new input is "
                 f"{now}: keep the channels that lead to it, or give it a single number."
             )
     return config

@@ -21,6 +21,6 @@ def fits_labels(loss: Any, labels: LabelForm) -> bool:
     if getattr(loss, "_fn_kwargs", {}).get("label_smoothing"):
         raise RecipeError(
             f"The model was compiled with {name} and label smoothing, which needs one-hot labels; the data has "
-            f"{labels} labels. Give one-hot labels, or the recipe a Training(loss=...)."
+            f"{labels} labels. Use one-hot labels, or set Training(loss=...) in the recipe."
         )
     return False

@@ -74,7 +74,7 @@ def agreement(a: ArrayLike, b: ArrayLike) -> float:
     """Return the share of samples for which two predictions of the same shape give the same class."""
     first, second = _checked(a), _checked(b)
     if first.shape != second.shape:
-        raise DataError(f"Predictions to compare must have one shape; got {first.shape} and {second.shape}.")
+        raise DataError(f"Predictions to compare must have the same shape; got {first.shape} and {second.shape}.")
     return float(np.mean(_classes(first) == _classes(second)))
 
 

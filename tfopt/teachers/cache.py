@@ -65,7 +65,7 @@ class Answers:
         quiet: bool = False,
     ) -> None:
         if count < 1:
-            raise DataError(f"Expected at least 1 sample to keep answers to, got {count}.")
+            raise DataError(f"Expected at least 1 sample to keep answers for, got {count}.")
         self.teacher, self.count = teacher, count
         self.notes: list[str] = []
         self._progress, self._quiet = progress, quiet
@@ -77,8 +77,8 @@ class Answers:
         if self._folder is not None:
             if teacher.fingerprint is None:
                 raise DataError(
-                    f"The answers of '{teacher.name}' are not kept in {folder}: it is a function, so nobody can tell "
-                    "whether it is the same the next time. Keep them in memory (no folder), or pass a model."
+                    f"The answers of '{teacher.name}' are not kept in {folder}: it is a function, so a change in it "
+                    "could not be detected. Keep them in memory (no folder), or pass a model."
                 )
             _claim(self._folder, self._key, teacher.name)
 
@@ -118,8 +118,8 @@ class Answers:
         if isinstance(self.teacher, Precomputed):
             if number:
                 raise DataError(
-                    f"The precomputed outputs '{self.teacher.name}' are for the inputs as they are, not for view "
-                    f"{number} of augmented ones. Leave augmentation out, or pass the teacher itself."
+                    f"The precomputed outputs '{self.teacher.name}' are for the unaugmented inputs, not for augmented "
+                    f"view {number}. Leave augmentation out, or pass the teacher itself."
                 )
             return self.teacher.aligned(self.count)
         self._check_unchanged()
@@ -147,21 +147,23 @@ class Answers:
                 advance(len(next(iter(rows.values()))))
             if done != self.count:
                 more = "more" if done > self.count else f"{done:,}"
-                raise DataError(f"Expected {self.count:,} samples in view {number}, got {more}; give each one once.")
+                raise DataError(
+                    f"Expected {self.count:,} samples in view {number}, got {more}; give each sample exactly once."
+                )
             self._check_unchanged()
             store.close()
         if isinstance(store, _Memory):
             return store.arrays
         found = self._found(number)
         if found is None:
-            raise OutputError(f"The answers in {self._folder} changed while they were written; is its disk sound?")
+            raise OutputError(f"The answers in {self._folder} changed while they were written. Check the disk.")
         return found
 
     def _check_unchanged(self) -> None:
         if _plain(self.teacher.identity) != self._key["teacher"]:
             raise DataError(
-                f"The teacher '{self.teacher.name}' changed after its answers were begun; answers to keep need a "
-                "teacher that is not trained meanwhile."
+                f"The teacher '{self.teacher.name}' changed while its answers were being computed; do not train it "
+                "during that time."
             )
 
     def _found(self, number: int) -> dict[str, np.ndarray] | None:
@@ -283,7 +285,7 @@ def _claim(folder: Path, key: dict[str, Any], name: str) -> None:
             raise DataError(f"{folder} is a file; expected a folder for the answers of '{name}'.")
         if folder.is_dir() and any(not file.name.startswith(".") and file.name != _META for file in folder.iterdir()):
             raise DataError(
-                f"{folder} holds files but no {_META}, so they are not answers that tfopt kept. Name another folder."
+                f"{folder} holds files but no {_META}, so it is not a folder of answers. Name another folder."
             )
         _write_first(meta, json.dumps({"teacher name": name, "key": key}, indent=2) + "\n")
     with reading(lambda why: DataError(f"{meta} cannot be read ({why}). Delete the folder {folder}, or name another.")):
@@ -362,9 +364,9 @@ def require_deterministic(dataset: Any, *, batches: int = 3) -> None:
         return
     rows = [sorted(row.tobytes() for x, *_ in elements for row in np.atleast_1d(x)) for elements in (first, second)]
     if rows[0] == rows[1]:
-        why = "the same samples come in another order the second time: it is shuffled"
+        why = "the same samples come in a different order the second time: it is shuffled"
     else:
-        why = "other values come the second time: it is shuffled, or augmented without a seed of its own"
+        why = "different values come the second time: it is shuffled, or augmented without a seed"
     raise DataError(
         f"The teacher's answers cannot be kept for this tf.data: {why}. Shuffle with "
         "reshuffle_each_iteration=False, augment with a seed (tfopt.Training), or let the teacher answer live."

@@ -12,7 +12,7 @@ def distinct(class_names: Sequence[str] | None, whose: str) -> tuple[str, ...] |
         return None
     names = tuple(str(name) for name in class_names)
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ModelError(f"The class names of {whose!r} hold {', '.join(twice)} more than once; rename one.")
+        raise ModelError(f"The class names of {whose!r} contain {', '.join(twice)} more than once; rename one.")
     return names
 
 

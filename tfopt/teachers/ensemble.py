@@ -63,8 +63,8 @@ class Ensemble(Answering):
             raise ModelError(f"An ensemble needs at least two teachers; got {len(self.teachers)}.")
         if stored := [teacher.name for teacher in self.teachers if isinstance(teacher, Precomputed)]:
             raise ModelError(
-                f"The precomputed outputs {', '.join(stored)} cannot answer with others: average the arrays yourself "
-                "and pass the one array."
+                f"The precomputed outputs {', '.join(stored)} cannot be combined with other teachers: average the "
+                "arrays yourself and pass the result."
             )
         self.name = name or " + ".join(teacher.name for teacher in self.teachers)
         self.weights = _checked_weights(weights, self.teachers)
@@ -106,7 +106,7 @@ class Ensemble(Answering):
         if layers or not response:
             raise ModelError(
                 f"The ensemble '{self.name}' has no layers to take features from ({', '.join(layers)}): its teachers "
-                "answer together in their response alone. Take features from one teacher."
+                "share only a response. Take features from one teacher."
             )
         return self
 
@@ -125,7 +125,7 @@ class Ensemble(Answering):
     @override
     def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:
         if task is None:
-            raise ModelError(f"The ensemble '{self.name}' answers with a response; asked for none.")
+            raise ModelError(f"The ensemble '{self.name}' gives only a response, but none was requested.")
         teachers = tuple(teacher.resolved(sample, task) for teacher in self.teachers)
         shapes = [teacher.shapes(np.shape(sample)[1:])[OUTPUT] for teacher in teachers]
         expected = shapes if self._known is None else [(int(known.sum()),) for known in self._known]
@@ -133,7 +133,7 @@ class Ensemble(Answering):
             if shape != own or (self._known is None and shape != shapes[0]):
                 raise ModelError(
                     f"The teacher '{teacher.name}' gives outputs of shape {shape}, where "
-                    f"{own if shape != own else shapes[0]} is expected, as the others or the class names have it. "
+                    f"{own if shape != own else shapes[0]} is expected because of the others or the class names. "
                     "Give each teacher its class_names, and the student's to the ensemble."
                 )
         return self._with(teachers=teachers, _task=task)
@@ -144,7 +144,7 @@ class Ensemble(Answering):
 
         if self._task is None:
             raise ModelError(
-                f"Whether the teachers of '{self.name}' give logits or probabilities is not known yet: take "
+                f"Whether the teachers of '{self.name}' give logits or probabilities is not known yet: call "
                 "ensemble.resolved(sample_inputs, task)."
             )
         outputs = [teacher.answers(x)[OUTPUT] for teacher in self.teachers]
@@ -180,7 +180,7 @@ class Ensemble(Answering):
             if differing := sorted(set(first.class_names or ()) ^ set(other.class_names or ())):
                 raise ModelError(
                     f"The teachers '{first.name}' and '{other.name}' know different classes ({', '.join(differing)}): "
-                    "give the student's, Ensemble(..., class_names=...)."
+                    "pass the student's, Ensemble(..., class_names=...)."
                 )
         self._map(first.class_names or ())
 
@@ -194,7 +194,9 @@ class Ensemble(Answering):
         for teacher in self.teachers:
             names = _all_names(teacher)
             if names is None:
-                notes.append(f"teacher '{teacher.name}' names no classes: taken to be the student's, in their order")
+                notes.append(
+                    f"teacher '{teacher.name}' has no class names: assumed to be the student's, in the same order"
+                )
                 teachers.append(teacher)
                 known.append(np.ones(len(wanted), bool))
                 continue

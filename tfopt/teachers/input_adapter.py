@@ -39,7 +39,7 @@ def way_between(given: Sequence[int | None], wanted: Shape | None, name: str) ->
     if not images or (given[2] != wanted[2] and (given[2], wanted[2]) not in ((1, 3), (3, 1), (given[2], None))):
         raise ModelError(
             f"The teacher '{name}' takes inputs of shape {tuple(wanted)}, the student is fed {tuple(given)}; images "
-            "are resized, and turned from gray to RGB or back, but nothing else is. Give a teacher for such inputs."
+            "can be resized and converted between gray and RGB, but nothing else. Use a teacher for such inputs."
         )
     notes = []
     channels = wanted[2] if wanted[2] not in (None, given[2]) else None

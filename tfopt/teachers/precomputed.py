@@ -62,8 +62,8 @@ class Precomputed(Answering):
     @override
     def answers(self, x: Any, labels: Any = None) -> dict[str, Any]:
         raise ModelError(
-            f"The outputs '{self.name}' were computed beforehand, for {len(self.outputs):,} samples, so they cannot "
-            "answer for others: keep the teacher's answers instead of asking live, or pass the teacher itself."
+            f"The outputs '{self.name}' were precomputed for {len(self.outputs):,} samples and cannot answer for "
+            "others: keep the answers instead of running the teacher at every step, or pass the teacher itself."
         )
 
     def aligned(self, count: int) -> dict[str, np.ndarray]:
@@ -75,7 +75,7 @@ class Precomputed(Answering):
                 f"Expected a precomputed output for each of the {count:,} training samples, got {len(self.outputs):,}."
             )
         if self._as_teacher.form is None:
-            raise ModelError(f"Whether '{self.name}' are logits or probabilities is not known yet: take resolved().")
+            raise ModelError(f"Whether '{self.name}' are logits or probabilities is not known yet: call resolved().")
         return {OUTPUT: self._as_teacher._logits(tf.constant(self.outputs)).numpy()}
 
     def first(self, count: int) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Precomputed(Answering):
     @override
     def with_outputs(self, layers: Sequence[str], *, response: bool = True) -> Self:
         if layers or not response:
-            raise ModelError(f"The precomputed '{self.name}' are outputs alone; features need the teacher itself.")
+            raise ModelError(f"The precomputed '{self.name}' contain only outputs; features need the teacher itself.")
         return self
 
     @override

@@ -89,8 +89,8 @@ class KerasSource(Source):
             raise ModelError(f"The model '{self.name}' has no weights yet: call it on a batch, or load its weights.")
         if any(getattr(part, "stateful", False) and hasattr(part, "cell") for part in _parts(model)):
             raise ModelError(
-                f"The model '{self.name}' has stateful recurrent layers: each answer would depend on those before. "
-                "Build it with stateful=False."
+                f"The model '{self.name}' has stateful recurrent layers: each answer would depend on the previous "
+                "ones. Build it with stateful=False."
             )
         self.model = model
         self._tapped: dict[tuple[str, ...], Any] = {}
@@ -175,7 +175,7 @@ class _NumpySource(Source):
         if self._width is None:
             # The number and the kind of outputs are known only when it runs.
             if not x.shape[1:].is_fully_defined():
-                raise ModelError(f"The teacher '{self.name}' is asked with inputs of shape {x.shape}; fix their size.")
+                raise ModelError(f"The teacher '{self.name}' gets inputs of shape {x.shape}; fix their size.")
             self._checked_answers(np.zeros((1, *x.shape[1:]), x.dtype.as_numpy_dtype))
         assert self._width is not None
         answers = tf.numpy_function(self._checked_answers, [x], [dtype for _, dtype in self._width])
@@ -267,13 +267,13 @@ def opened(what: Any, name: str | None = None, *, allow_unsafe: bool = False) ->
         return Opened(SavedSource(what, name or "SavedModel"))
     if any(kind.__name__ == "Layer" for kind in type(what).__mro__):
         raise ModelError(
-            f"The layer '{getattr(what, 'name', what)}' is no model: make one of it, keras.Sequential([layer])."
+            f"The layer '{getattr(what, 'name', what)}' is not a model: make one from it, keras.Sequential([layer])."
         )
     if callable(what):
         return Opened(CallableSource(what, name))
     raise ModelError(
-        "A teacher is a Keras 3 or tf_keras model, the path of a model file or of a result folder, a LiteModel, a "
-        f"SavedModel or a function of a batch; got {type(what).__name__}."
+        "A teacher must be a Keras 3 or tf_keras model, the path of a model file or of a result folder, a LiteModel, "
+        f"a SavedModel or a function of a batch; got {type(what).__name__}."
     )
 
 
@@ -287,8 +287,8 @@ def _from_path(path: Path, name: str | None, allow_unsafe: bool) -> Opened:
                     raise TypeError("class_names must be strings")
         except DataError as error:
             raise ModelError(
-                f"{path / 'data.json'} does not tell class names and preprocessing ({error}); give the path of "
-                "model.keras itself, and both by hand."
+                f"{path / 'data.json'} does not state the class names and preprocessing ({error}); give the path of "
+                "model.keras itself, and pass both by hand."
             ) from error
         source = KerasSource(models.load_model(path / "model.keras", allow_unsafe=allow_unsafe), name or path.name)
         return Opened(source, tuple(class_names) if class_names else None, preprocessing)

@@ -74,7 +74,7 @@ class Teacher(Answering):
         if self._own_names and self.class_names != self._own_names:
             left_out = [name for name in self._own_names if name not in (self.class_names or ())]
             also = f"; it also knows {', '.join(left_out)}, which the student does not: left out" if left_out else ""
-            found.append(f"the classes of teacher '{self.name}' are brought in order by name{also}")
+            found.append(f"the classes of teacher '{self.name}' are matched by name{also}")
         if self._sample is None:
             return tuple(found)
         found.extend(way_between(self._sample, self._wanted(), self.name).notes)
@@ -82,7 +82,9 @@ class Teacher(Answering):
         if (factor, offset) != (1, 0):
             found.append(f"teacher '{self.name}' is fed the student's values * {factor:.6g} {offset:+.6g}")
         if self.form in ("softmax", "sigmoid"):
-            found.append(f"teacher '{self.name}' gives probabilities ({self.form}); their logits are learned from")
+            found.append(
+                f"teacher '{self.name}' gives probabilities ({self.form}); the student learns from their logits"
+            )
         return tuple(found)
 
     @property
@@ -139,7 +141,7 @@ class Teacher(Answering):
         if values.ndim != 2:
             raise ModelError(
                 f"The teacher '{self.name}' gives outputs of shape {values.shape} for {len(values)} samples; expected "
-                f"(batch, classes) in a {task}. To learn from its layers alone, ask for no response."
+                f"(batch, classes) in a {task}. To learn only from its layers, request no response."
             )
         self._check_width(values.shape[1])
         tolerance = _tolerance(output.dtype, self.source.step, values.shape[1])
@@ -153,15 +155,15 @@ class Teacher(Answering):
         if self.outputs == "probabilities":
             if found == "logits":
                 raise ModelError(
-                    f"The teacher '{self.name}' was said to give probabilities, but gives {values.min():.4g} to "
-                    f'{values.max():.4g}; leave outputs="auto".'
+                    f"The teacher '{self.name}' was declared to give probabilities, but gives {values.min():.4g} to "
+                    f'{values.max():.4g}; use outputs="auto".'
                 )
             return found or "sigmoid"
         if found is None:
             sums = values.sum(axis=1)
             raise ModelError(
                 f"The teacher '{self.name}' gives values from 0 to 1 that sum to {sums.min():.4g} to {sums.max():.4g} "
-                'in a row, which may be logits, or one probability per class: say outputs="logits" or '
+                'in a row, which may be logits, or one probability per class: pass outputs="logits" or '
                 'outputs="probabilities".'
             )
         return found
@@ -173,8 +175,8 @@ class Teacher(Answering):
         del labels
         if self.form is None and self.response:
             raise ModelError(
-                f"Whether the teacher '{self.name}' gives logits or probabilities is not known yet: take "
-                'teacher.resolved(sample_inputs, task), or say outputs="logits" or "probabilities".'
+                f"Whether the teacher '{self.name}' gives logits or probabilities is not known yet: call "
+                'teacher.resolved(sample_inputs, task), or pass outputs="logits" or "probabilities".'
             )
         output, *features = self.source.ask(self._given(x), self.layers)
         found = {OUTPUT: self._logits(output)} if self.response else {}

@@ -21,7 +21,7 @@ def choose_augmentation(
     training: Training,
     data: Dataset,
     *,
-    who: str = "the untouched model",
+    who: str = "the original model",
 ) -> tuple[Augmentation | None, list[str]]:
     """Return the recipe's augmentation without transformations that `judge` cannot recognize, and notes.
 
@@ -36,7 +36,9 @@ def choose_augmentation(
     if len(data.input_shape) != 3 or not task_of(data).has_classes:
         return None, [f"no augmentation ({', '.join(wanted)}): it is for image classification only"]
     if judge is None:
-        return None, [f"no augmentation ({', '.join(wanted)}): no model can tell what is recognizable then"]
+        return None, [
+            f"no augmentation ({', '.join(wanted)}): there is no model to judge which images stay recognizable"
+        ]
     probe = data.validation.spread(PROBE)
     x, y = data.validation.x(probe), data.validation.y(probe)
     before = accuracy(judge(x), y)
@@ -48,7 +50,7 @@ def choose_augmentation(
         if name == "horizontal_flip":
             changed = x[:, :, ::-1]  # all of them; training mirrors half
         after = accuracy(judge(changed), y)
-        verdict = f"{who} has {after:.3f} on images so changed, {before:.3f} on them as they are"
+        verdict = f"{who} has {after:.3f} on images changed this way, {before:.3f} on unchanged ones"
         if after >= (1 - AUGMENTATION_MAY_COST) * before:
             kept[name] = value
             notes.append(f"augmented with {name}={value}: {verdict}")

@@ -82,8 +82,8 @@ def stop_at_nan(label: str) -> Any:
             loss = float((logs or {}).get("loss", 0.0))
             if not math.isfinite(loss):
                 raise RecipeError(
-                    f"{label}: the loss is {loss} after batch {batch + 1}, so nothing more can be learned. "
-                    "Lower the learning rate, or look for extreme values in the data."
+                    f"{label}: the loss is {loss} after batch {batch + 1}, so training cannot continue. Lower the "
+                    "learning rate, or look for extreme values in the data."
                 )
 
     return StopAtNaN()

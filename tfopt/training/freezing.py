@@ -120,7 +120,7 @@ def _span(leaves: Sequence[Leaf], name: str, model: str) -> tuple[int, int]:
         places = {f"/{paths[position]}/".partition(f"/{name}/")[0] for position in matches}
         if len(places) > 1:
             found = ", ".join(paths[position] for position in matches)
-            raise ModelError(f"'{name}' could be {len(places)} places in '{model}'; give a path: {found}")
+            raise ModelError(f"'{name}' matches {len(places)} layers in '{model}'; give a path: {found}")
         if matches:
             return matches[0], matches[-1]
     submodels = (str(parent) for path in paths for parent in list(PurePosixPath(path).parents)[:-1])

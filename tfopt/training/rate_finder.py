@@ -190,8 +190,8 @@ class _Sweep:
     def _take(self, loss: float, step: int) -> None:
         if loss < 0:
             raise RecipeError(
-                f"The loss is {loss:.4g} at step {step + 1}; the search compares losses with their best and needs one "
-                "that is never below 0. Add a constant to it, or give another loss."
+                f"The loss is {loss:.4g} at step {step + 1}; the search compares each loss with the lowest and needs "
+                "losses of 0 or more. Add a constant to the loss, or give another one."
             )
         if not math.isfinite(loss):
             self._stop(step, f"the loss is {loss}")
@@ -213,8 +213,8 @@ class _Sweep:
 def _steepest(rates: np.ndarray, smoothed: np.ndarray) -> float:
     if smoothed[0] - smoothed.min() <= LEAST_FALL * smoothed[0]:
         raise RecipeError(
-            f"The loss did not fall at any learning rate from {rates[0]:.3g} on. Look whether labels and loss fit the "
-            "model, or give a higher `highest`."
+            f"The loss did not fall at any learning rate from {rates[0]:.3g} on. Check that the labels and the loss "
+            "fit the model, or give a higher `highest`."
         )
     return float(rates[np.argmin(np.gradient(smoothed, np.log(rates)))])
 

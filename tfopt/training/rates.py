@@ -53,7 +53,7 @@ def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
         return type(optimizer)(layer_rates(inside, model, decay=decay), **config)
     if not isinstance(optimizer, package.optimizers.Optimizer):
         raise RecipeError(
-            f"layer_rates expects an optimizer of {package.__name__}, as '{model.name}' is of that; got "
+            f"layer_rates expects an optimizer of {package.__name__}, like '{model.name}'; got "
             f"{type(optimizer).__module__}.{type(optimizer).__name__}."
         )
     return _with_factors(optimizer, rate_factors(model, decay), model.name)

@@ -83,7 +83,7 @@ class DepthStudy(Transfer):
         cuts = self.cuts or chosen_cuts(fresh, self.places)
         for cut in cuts:
             transfer_weights(source, fresh, first=cut)  # raises for an unknown layer
-        return Transferred(fresh, (f"cut behind {', '.join(cuts)}",))
+        return Transferred(fresh, (f"cut after {', '.join(cuts)}",))
 
     def transferred(
         self,
@@ -108,10 +108,10 @@ class DepthStudy(Transfer):
         best = max(runs, key=lambda run: run.validation)
         flat_model = bridge.to_tf_keras(study.fresh)
         flat_model.set_weights(best.weights)
-        note = f"{best.kind} cut behind '{best.cut}'" if best.cut else "nothing taken over"
+        note = f"{best.kind} cut after '{best.cut}'" if best.cut else "nothing transferred"
         chosen = f"best on the validation images: {note}"
         told = [
-            f"{run.kind}{f' behind {run.cut}' if run.cut else ''}: {run.validation:.4f} validation, {run.test:.4f} test"
+            f"{run.kind}{f' after {run.cut}' if run.cut else ''}: {run.validation:.4f} validation, {run.test:.4f} test"
             for run in runs
         ]
         files = {"depth_study.json": _as_json(runs), "depth_study.png": _plotted(runs)}
@@ -164,7 +164,7 @@ class _Study:
         label = f"{number + 1}/{1 + len(KINDS) * len(self.cuts)} {kind}{f' {cut}' if cut else ''}"
         path = None if self.folder is None else self.folder / f"depth_study-{self.key}-{number}.npz"
         if path is not None and path.exists():
-            with reading(lambda why: DataError(f"{path} is damaged ({why}); delete it, and it is computed again.")):
+            with reading(lambda why: DataError(f"{path} is damaged ({why}); delete it to compute it again.")):
                 kept = read_npz(path)
                 weights = [kept[f"weight_{place}"] for place in range(len(kept) - 1)]
                 validation, test = map(float, kept["accuracies"])
@@ -214,8 +214,8 @@ def _plotted(runs: Sequence[Trained]) -> bytes:
     for kind, style in zip(KINDS, ("r--o", "r-o", "b--s", "b-s"), strict=True):
         axes.plot(cuts, [100 * run.test for run in runs if run.kind == kind], style, label=kind)
     axes.axhline(100 * runs[0].test, color="k", linewidth=1, label="B, from scratch")
-    axes.set_xlabel("cut behind")
-    axes.set_ylabel("% right on the test set")
+    axes.set_xlabel("cut after")
+    axes.set_ylabel("% correct on the test set")
     axes.tick_params(axis="x", rotation=30)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -118,7 +118,7 @@ def _kept(
     except StaleAnswersError as error:
         assert folder is not None
         if progress is not None:
-            progress.say(f"the kept features are stale ({error}); computing them anew")
+            progress.say(f"the cached features are stale ({error}); computing them again")
         shutil.rmtree(folder)
         return Answers(teacher, about, count, folder=folder, progress=progress, **shown)
 

@@ -161,7 +161,7 @@ def _unshared(pair: Pair) -> Pair:
     """Return `pair`; unmatch it if its source shares a name with several target layers and a path with another."""
     if pair.source is None or pair.source.path == pair.target.path:
         return pair
-    return Pair(pair.target, None, f"several layers here are called as '{pair.source.path}': give a mapping")
+    return Pair(pair.target, None, f"several layers here share the name of '{pair.source.path}': give a mapping")
 
 
 def _by_rank(pair: Pair, ours: dict[str, list[Leaf]], theirs: dict[str, list[Leaf]], taken: set[int]) -> Pair:
@@ -171,5 +171,9 @@ def _by_rank(pair: Pair, ours: dict[str, list[Leaf]], theirs: dict[str, list[Lea
     own = kind(pair.target)
     rank, others = ours[own].index(pair.target), theirs.get(own, [])
     if rank >= len(others) or id(others[rank]) in taken:
-        return Pair(pair.target, None, f"the source has no such {own} without a name of its own")
-    return Pair(pair.target, others[rank], f"names made up by Keras: taken as {own} number {rank + 1} of such")
+        return Pair(pair.target, None, f"the source has no matching {own} with an automatic name")
+    return Pair(
+        pair.target,
+        others[rank],
+        f"automatic names: matched as number {rank + 1} among the {own} layers with such names",
+    )

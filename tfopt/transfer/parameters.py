@@ -112,7 +112,7 @@ class _Plan:
         leaf, source = pair.target, pair.source
         own = weights_of(leaf.layer)
         if id(leaf) not in self.chosen:
-            return _skipped(leaf, None, own, "behind the layers that were asked for")
+            return _skipped(leaf, None, own, "after the requested layers")
         if source is None:
             return _skipped(leaf, None, own, pair.note)
         if kind(leaf) != kind(source) and isinstance(self.match, str):
@@ -137,7 +137,7 @@ class _Plan:
             (name, _shape(a), _shape(b)) for name, a, b in pairs if b is not None and _shape(a) != _shape(b)
         )
         if self.heads >= {id(leaf), id(source)} and ours[:-1] == theirs[:-1]:
-            return f"another number of outputs: {ours[-1]} here, {theirs[-1]} in the source"
+            return f"a different number of outputs: {ours[-1]} here, {theirs[-1]} in the source"
         return f"{name} is {ours} here, {theirs} in the source"
 
     def check_mapped(self) -> None:
@@ -241,7 +241,7 @@ def _closest(ours: list[Leaf], theirs: list[Leaf]) -> str:
         if kind(a) == kind(b)
     ]
     if not alike:
-        return "none, they have no class of layers in common"
+        return "none, because they have no layer class in common"
     _, _, a, b = max(alike, key=lambda row: (row[0], -row[1]))
     return f"the names '{a.path}' and '{b.path}' ({kind(a)})"
 

@@ -33,4 +33,6 @@ def choose_preprocessing(source: Any, data: Dataset, input_shape: Sequence[int] 
     }
     best = max(scores, key=lambda name: scores[name])
     told = ", ".join(f"{name} {score:.3f}" for name, score in scores.items())
-    return ways[best], [f"images are fed as '{best}', for the highest LogME of the features of {len(chosen)}: {told}"]
+    return ways[best], [
+        f"preprocessing '{best}' gives the features with the highest LogME on {len(chosen)} images: {told}"
+    ]

@@ -93,7 +93,7 @@ def rank_sources(
     """
     sources, progress = list(sources), Progress(quiet=quiet)
     if not sources:
-        raise DataError("Expected one source or more to rank, got none.")
+        raise DataError("Expected at least one source to rank, got none.")
     scores = [
         _score(
             number, source, data, preprocessing, limit, None if cache is None else Path(cache), progress, allow_unsafe

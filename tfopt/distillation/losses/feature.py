@@ -46,8 +46,8 @@ class FeatureLoss(Loss):
             )
             if len(shapes[0]) != len(shapes[1]):
                 raise ModelError(
-                    f"{what}: it bridges unlike sizes and widths, not unlike numbers of axes. "
-                    "Choose two layers with the same number of axes."
+                    f"{what}: it bridges different sizes and widths, but not different numbers of axes. Choose two "
+                    "layers with the same number of axes."
                 )
             if len(shapes[0]) < 1 + spatial:
                 expected = "(height, width, channels) or (steps, channels)" if spatial else "(..., channels)"

@@ -34,7 +34,7 @@ def number_of_classes(logits: Any, who: str) -> int:
     if number is None or number < 2:
         raise ModelError(
             f"{who} compares the probabilities of at least two classes; the student's logits have shape "
-            f"{tuple(logits.shape)}. Take MultilabelKD for a single probability."
+            f"{tuple(logits.shape)}. Use MultilabelKD for a single probability."
         )
     return int(number)
 

@@ -68,10 +68,10 @@ def early_exits(model: Any, layers: Sequence[str], settings: EarlyExits | None =
     settings = settings or EarlyExits()
     layers = list(layers)
     if not layers or len(set(layers)) < len(layers):
-        raise RecipeError(f"Expected the names of one layer or more, each once; got {layers}.")
+        raise RecipeError(f"Expected the names of one or more layers, each once; got {layers}.")
     output = on_rest(model)
     if output.ndim != 2 or output.shape[1] < 2:
-        raise ModelError(f"Early exits are for classifiers, outputs (batch, classes); got {output.shape}.")
+        raise ModelError(f"Early exits need a classifier with outputs (batch, classes); got {output.shape}.")
     form = student_form(output, Classification.kind)
     return model_class(_Exits, keras_of(model).__name__)(model, layers, settings, form)
 
@@ -87,7 +87,9 @@ class _Exits(Learner):
         self._form, self._layers_of_exits = form, tuple(layers)
         deepest = settings.deepest or _deepest(student, layers[0])
         if deepest in layers:
-            raise ModelError(f"The exit '{deepest}' is at the deepest features; leave it out: the model ends there.")
+            raise ModelError(
+                f"The exit '{deepest}' is at the deepest features, where the model itself ends; leave it out."
+            )
         self._tapped = tapped(student, [*layers, deepest])
         features = list(self._tapped.outputs[1:])
         classes = int(self._tapped.outputs[0].shape[-1])
@@ -156,7 +158,9 @@ def _head(api: Any, name: str, shape: tuple[int | None, ...], width: int, classe
     """A model from a feature (..., channels) to [bottleneck feature (..., width), output (classes,)]."""
     layers, axes = api.layers, len(shape) - 1
     if not 0 <= axes <= 3:
-        raise ModelError(f"The output of layer '{name}' has shape {shape}; an exit takes (channels,) to 3 axes more.")
+        raise ModelError(
+            f"The output of layer '{name}' has shape {shape}; an exit takes (channels,) and up to 3 more axes."
+        )
     inputs = api.Input(shape)
     if axes:
         narrow: Any = getattr(layers, f"Conv{axes}D")(width, 1, use_bias=False, name="bottleneck")
@@ -178,5 +182,7 @@ def _deepest(model: Any, first: str) -> str:
     before = calls[: weighted[-1]] if weighted else []
     paths = [call.leaf.path for call in before if len(call.outputs[0].shape or ()) == wanted]
     if not paths:
-        raise ModelError(f"'{model.name}' has no features like those of '{first}' before its classifier; say deepest=.")
+        raise ModelError(
+            f"'{model.name}' has no features like those of '{first}' before its classifier; pass deepest=."
+        )
     return paths[-1]

@@ -77,7 +77,7 @@ class MeanTeacher:
 
     def __post_init__(self) -> None:
         if self.consistency == "kl" and not task_named(self.task).has_probabilities:
-            raise RecipeError('Values of a regression have no divergence: take consistency="mse".')
+            raise RecipeError('Regression outputs have no divergence: use consistency="mse".')
 
     @property
     def full_weight(self) -> float:
@@ -134,8 +134,8 @@ def mean_teacher(student: Any, settings: MeanTeacher | None = None) -> Any:
     settings = settings or MeanTeacher()
     if settings.labeled < 1:
         raise RecipeError(
-            f"labeled={settings.labeled} is for recipes, where tfopt holds the data; here mark unlabeled samples "
-            "by -1 or NaN, or give fit(..., unlabeled=x)."
+            f"labeled={settings.labeled} is for recipes, where tfopt holds the data; here mark unlabeled samples with "
+            "-1 or NaN, or call fit(..., unlabeled=x)."
         )
     return model_class(_MeanTaught, keras_of(student).__name__)(student, settings)
 
@@ -154,8 +154,8 @@ class _MeanTaught(Learner):
         """The average as a model, kept up to date. Raises ModelError for a student that a stage has wrapped."""
         if self.average.model is None:
             raise ModelError(
-                f"'{self.student.name}' is wrapped for training, so that its average is no plain model; strip the "
-                "student and go on with that."
+                f"'{self.student.name}' is wrapped for training, so its average is not a plain model; strip the "
+                "student and use the result."
             )
         return self.average.model
 
@@ -186,14 +186,16 @@ class _MeanTaught(Learner):
         x, extra = arguments["x"], self._unlabeled
         if isinstance(x, tf.data.Dataset):
             if extra is not None:
-                raise DataError("Beside a tf.data.Dataset, unlabeled samples go into it, with the label -1 or NaN.")
+                raise DataError(
+                    "With a tf.data.Dataset, put unlabeled samples into the dataset, with the label -1 or NaN."
+                )
             arguments["x"] = x if is_mixed(x) else of_dataset(x)
         elif hasattr(x, "shape"):
             of_arrays(arguments, extra, self.settings.batch_share)
         else:
             raise DataError(
-                f"A mean teacher is fitted on one array of inputs or a tf.data.Dataset; got {type(x).__name__}. Turn "
-                "it into one of these."
+                f"A mean teacher is fitted on one array of inputs or a tf.data.Dataset; got {type(x).__name__}. "
+                "Convert it to one of these."
             )
         self.check_fit(first_inputs(arguments["x"]))
         self._first_epoch = arguments["initial_epoch"]
@@ -240,7 +242,9 @@ class _MeanTaught(Learner):
 
     def _response(self) -> "Response":
         if self.response is None:
-            raise ModelError("What the student's outputs are is not known yet: train it by fit.")
+            raise ModelError(
+                "Whether the student gives logits or probabilities is not known yet: train it with fit first."
+            )
         return self.response
 
 
@@ -293,8 +297,8 @@ class Ramp:
             return
         if not steps:
             raise RecipeError(
-                "ramp_up is a share of all steps, but nobody knows how many the data has: give fit steps_per_epoch, a "
-                "dataset of known cardinality, or ramp_up=0."
+                "ramp_up is a fraction of all steps, whose number is unknown: pass fit steps_per_epoch or a dataset "
+                "of known cardinality, or set ramp_up=0."
             )
         self._start_and_length.assign([float(steps_taken.numpy()) - first_epoch * steps, self._share * epochs * steps])
 

@@ -44,7 +44,7 @@ class MeanTeacherSession:
         seed: int,
     ) -> None:
         if settings.task != data.task:
-            raise RecipeError(f"The data is for {data.task}: take MeanTeacher(task={data.task!r}).")
+            raise RecipeError(f"The data is for {data.task}: use MeanTeacher(task={data.task!r}).")
         self.settings, self.data, self.augment = settings, data, augment
         self.labeled, self.unlabeled = _parted(data, settings.labeled, seed)
         self._learner: Any = None
@@ -60,8 +60,8 @@ class MeanTeacherSession:
         said = [f"mean teacher: {len(self.labeled):,} of {all_of_them:,} training labels used, the same in all stages"]
         if self.augment is None and not self.settings.noise:
             said.append(
-                "no augmentation and no noise: student and mean teacher see the same inputs, so that they differ by "
-                "the model's own Dropout and past weights alone"
+                "no augmentation and no noise: student and mean teacher see the same inputs, so they differ only by "
+                "the model's Dropout and past weights"
             )
         return said
 
@@ -75,9 +75,12 @@ class MeanTeacherSession:
         learner = self._learner
         mean = self._measured(learner.average.answers)
         if learner.hands_over:
-            return f"the model goes on with the mean of its weights: {mean} on the validation set"
+            return f"continuing with the mean of the model's weights: {mean} on the validation set"
         own = self._measured(lambda x: learner.student(x, training=False))
-        return f"on the validation set the model has {own}, the mean of its weights {mean}; the model's own go on"
+        return (
+            f"on the validation set the model has {own}, the mean of its weights {mean}; continuing with the model's "
+            "own weights"
+        )
 
     def _measured(self, ask: Any) -> str:
         validation = self.data.validation
@@ -98,7 +101,7 @@ class MeanTeacherSession:
         del epochs
         train, augment = self.data.train, self.augment
         if batch_size < 2 and len(self.unlabeled):
-            raise RecipeError("A batch holds labeled and unlabeled samples; give a batch_size of 2 or more.")
+            raise RecipeError("A batch holds labeled and unlabeled samples; pass a batch_size of 2 or more.")
         sizes = len(self.labeled), len(self.unlabeled), batch_size
         each = labeled_per_batch(*sizes, self.settings.batch_share)
 

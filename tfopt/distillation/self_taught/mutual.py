@@ -40,10 +40,12 @@ def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.
     if not temperature > 0 or not weight >= 0:
         raise RecipeError(f"Expected temperature above 0 and weight of at least 0, got {temperature} and {weight}.")
     if len(students) < 2:
-        raise ModelError(f"Mutual learning takes two students or more, got {len(students)}.")
+        raise ModelError(f"Mutual learning needs two or more students, got {len(students)}.")
     kinds = {keras_of(student).__name__ for student in students}
     if len(kinds) > 1:
-        raise ModelError("All students must be of one Keras, got Keras 3 and tf_keras; convert one (tfopt.bridge).")
+        raise ModelError(
+            "All students must be of the same Keras, got Keras 3 and tf_keras; convert one (tfopt.bridge)."
+        )
     forms = _forms(students)
     _check_unlike(students)
     return model_class(_Mutual, kinds.pop())(students, forms, float(temperature), float(weight))
@@ -54,7 +56,8 @@ def _forms(students: list[Any]) -> list[Any]:
     shapes = {student.name: output.shape[1:] for student, output in zip(students, outputs, strict=True)}
     if len({output.shape[1:] for output in outputs}) > 1 or outputs[0].ndim < 2 or outputs[0].shape[-1] < 2:
         raise ModelError(
-            f"The students of mutual learning give probabilities of the same two or more classes; got outputs {shapes}."
+            "Students in mutual learning must give probabilities of the same two or more classes; got outputs "
+            f"{shapes}."
         )
     forms = []
     for student, output in zip(students, outputs, strict=True):
@@ -74,8 +77,8 @@ def _check_unlike(students: list[Any]) -> None:
             alike = [a.shape for a in ours] == [b.shape for b in theirs]
             if alike and all((a == b).all() for a, b in zip(ours, theirs, strict=True)):
                 raise ModelError(
-                    f"The students '{other.name}' and '{one.name}' start with equal weights, so that neither has "
-                    "anything to teach the other; initialize them with different seeds."
+                    f"The students '{other.name}' and '{one.name}' start with equal weights, so neither has anything "
+                    "to teach the other; initialize them with different seeds."
                 )
 
 

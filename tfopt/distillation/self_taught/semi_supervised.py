@@ -47,7 +47,7 @@ def of_dataset(dataset: Any) -> Any:
 
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) < 2:
-        raise DataError("Expected batches (x, y), labels of -1 or NaN where there are none; got x alone.")
+        raise DataError("Expected batches (x, y), with labels of -1 or NaN for unlabeled samples; got x alone.")
 
     def split(x: Any, y: Any, *rest: Any) -> Any:
         views = x if isinstance(x, tuple | list) else (x,)
@@ -78,7 +78,7 @@ def of_arrays(arguments: dict[str, Any], extra: Any, share: float) -> None:
     """
     x, y, weights = arguments["x"], arguments["y"], arguments["sample_weight"]
     if y is None:
-        raise DataError("Expected labels y, -1 or NaN where there are none; got None.")
+        raise DataError("Expected labels y, with -1 or NaN for unlabeled samples; got None.")
     x, y = _single(x), _single(y)
     has = ~_unlabeled(y)
     if has.all() and extra is None:
@@ -92,7 +92,7 @@ def of_arrays(arguments: dict[str, Any], extra: Any, share: float) -> None:
         raise DataError(f"Expected labeled and unlabeled samples, got {len(x)} and {len(others)}.")
     batch = arguments["batch_size"] or DEFAULT_BATCH
     if batch < 2:
-        raise DataError("A batch holds labeled and unlabeled samples; give a batch_size of 2 or more.")
+        raise DataError("A batch holds labeled and unlabeled samples; pass a batch_size of 2 or more.")
     labeled = labeled_per_batch(len(x), len(others), batch, share)
     whole = max(math.ceil(len(x) / labeled), math.ceil(len(others) / (batch - labeled)))
     kept = [x, y] if weights is None else [x, y, weights]

@@ -76,8 +76,8 @@ class SavedFunction:
         signatures = dict(self.module.signatures)
         if not signatures:
             raise ModelError(
-                f"The module '{self.name}' can neither be called with one tensor nor has it a signature, so there is "
-                "nothing to compute with; save it again with model.export(path), or a tf.Module with a traced __call__."
+                f"The module '{self.name}' cannot be called with one tensor and has no signature, so there is nothing "
+                "to compute with; save it again with model.export(path), or a tf.Module with a traced __call__."
             )
         self.signature = next((name for name in _SIGNATURES if name in signatures), next(iter(signatures)))
         function = signatures[self.signature]
@@ -174,8 +174,9 @@ def _loaded(folder: Path) -> tuple[bool, Any]:
         return tf1, tf.saved_model.load(str(folder), tags=wanted)
     except (OSError, ValueError, RuntimeError, LookupError, DecodeError, tf.errors.OpError) as error:
         raise ModelError(
-            f"The SavedModel in {folder} cannot be loaded ({' '.join(str(error).split())[:300]}). Where it names an "
-            "operation that is not registered, import the package that brings it first; else get the module again."
+            f"The SavedModel in {folder} cannot be loaded ({' '.join(str(error).split())[:300]}). If it names an "
+            "operation that is not registered, import the package that provides it first; otherwise get the module "
+            "again."
         ) from error
 
 

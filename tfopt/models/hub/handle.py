@@ -28,7 +28,7 @@ def folder_of(handle: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(handle, str | os.PathLike):
         raise ModelError(
-            "A TF-Hub module is given as the path of a folder or .tar.gz file, or as a handle (URL); got "
+            "Expected a TF-Hub module as the path of a folder or .tar.gz file, or as a handle (URL); got "
             f"{type(handle).__name__}."
         )
     path = Path(handle)
@@ -53,7 +53,7 @@ def _inside(folder: Path, handle: str) -> Path:
     if found:
         raise ModelError(f"{handle} holds several modules: {', '.join(each.name for each in found)}. Give one of them.")
     raise ModelError(
-        f"{handle} holds no {_GRAPH}, neither itself nor one folder below; expected the folder of a SavedModel."
+        f"{handle} holds no {_GRAPH}, neither directly nor one folder down; expected the folder of a SavedModel."
     )
 
 
@@ -76,7 +76,7 @@ def _unpacked(path: Path) -> Path:
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{path} is no complete .tar.gz archive ({reason}); give the folder of a SavedModel or its .tar.gz, "
+            f"{path} is not a complete .tar.gz archive ({reason}); give the folder of a SavedModel or its .tar.gz, "
             "downloaded or packed again."
         ) from error
     return folder
@@ -88,14 +88,14 @@ def _refuse(path: Path, members: list[tarfile.TarInfo]) -> None:
         name = PurePosixPath(member.name)
         if not (member.isfile() or member.isdir()) or name.is_absolute() or ".." in name.parts:
             raise ModelError(
-                f"{path} holds '{member.name}', which is no file or lies outside: a module has files and folders of "
-                "its own. Do not trust where it came from."
+                f"{path} holds '{member.name}', which is not a file or lies outside: a module holds only its own files "
+                "and folders. Do not trust where it came from."
             )
     size = sum(member.size for member in members)
     if size > max(HARMLESS_BYTES, MOST_EXPANSION * path.stat().st_size):
         raise ModelError(
-            f"{path} would grow from {path.stat().st_size:,} to {size:,} bytes when it is unpacked, which no module "
-            "does. Do not trust where it came from."
+            f"{path} would grow from {path.stat().st_size:,} to {size:,} bytes when unpacked, which no module does. Do "
+            "not trust where it came from."
         )
 
 
@@ -103,8 +103,8 @@ def _resolved(handle: str) -> Path:
     hub = keras_compat.hub()
     cache = hub.resolver.tfhub_cache_dir(use_temp=True)
     elsewhere = (
-        f"It was looked for in TF-Hub's cache folder {cache} (set TFHUB_CACHE_DIR to use another). Or download it on "
-        "another machine, and give its folder or .tar.gz instead of the handle."
+        f"tfopt looked for it in TF-Hub's cache folder {cache} (set TFHUB_CACHE_DIR to use another). You can also "
+        "download it on another machine and give its folder or .tar.gz instead of the handle."
     )
     try:
         folder = Path(hub.resolve(handle))
@@ -113,5 +113,5 @@ def _resolved(handle: str) -> Path:
     except Exception as error:  # each protocol has its own errors
         raise ModelError(f"{handle} needs the network, which does not answer ({error}). {elsewhere}") from error
     if not folder.is_dir():
-        raise ModelError(f"TF-Hub resolves {handle} to {folder}, which is no folder here. {elsewhere}")
+        raise ModelError(f"TF-Hub resolves {handle} to {folder}, which is not a folder here. {elsewhere}")
     return folder

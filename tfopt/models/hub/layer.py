@@ -57,7 +57,7 @@ def _keras3_class() -> Any:
         def __init__(self, folder: str, sample_shape: Sequence[int | None] | None = None, **kwargs: Any) -> None:
             super().__init__(autocast=False, **kwargs)
             if keras.config.backend() != "tensorflow":
-                raise ModelError(f"A SavedModel runs on TensorFlow alone; Keras runs on {keras.config.backend()}.")
+                raise ModelError(f"A SavedModel runs only on TensorFlow; Keras runs on {keras.config.backend()}.")
             self.supports_jit = False
             self._folder = folder
             self._sample_shape = sample_shape
@@ -128,8 +128,8 @@ def _keras3_class() -> Any:
         def _here(self) -> SavedFunction:
             if self._function is None:
                 raise ModelError(
-                    f"The SavedModel of the layer '{self.name}' is not here: {self._folder} was not opened in this "
-                    "process, and the model did not come from a .keras file. Open the module with open_hub first."
+                    f"The SavedModel of the layer '{self.name}' is not available: {self._folder} was not opened in "
+                    "this process, and the model did not come from a .keras file. Open the module with open_hub first."
                 )
             return self._function
 

@@ -98,7 +98,7 @@ def open_hub(
     frozen = function.frozen_because()
     if trainable and frozen:
         raise ModelError(
-            f"The module '{name}' cannot be trained: {frozen}, and it cannot be rebuilt of Keras layers "
+            f"The module '{name}' cannot be trained: {frozen}, and it cannot be rebuilt from Keras layers "
             f"({'; '.join(notes)}). Pass trainable=False to use it as it is."
         )
     model = _one_layer(folder, function, package, name, input_shape, trainable is not False and not frozen)
@@ -135,7 +135,7 @@ def _one_layer(
     api, spec = _package(package), function.spec
     if spec.shape.rank is None:
         raise ModelError(
-            f"The module '{name}' does not tell the shape of its inputs; pass that of one sample, such as "
+            f"The module '{name}' does not state the shape of its inputs; pass that of one sample, such as "
             "input_shape=(224, 224, 3)."
         )
     shape = None if input_shape is None else list(input_shape)
@@ -145,17 +145,17 @@ def _one_layer(
 
 
 def _limits(function: SavedFunction, package: Package, frozen: str) -> tuple[str, ...]:
-    notes = ["it runs as the SavedModel that it is: no stage prunes, clusters or quantizes its weights"]
+    notes = ["it runs as a SavedModel: no stage prunes, clusters or quantizes its weights"]
     if frozen:
         notes.append(f"its weights cannot be trained: {frozen}")
     elif function.training is None:
-        notes.append("it is trained as in inference: it does not tell the two apart, so nothing is dropped")
+        notes.append("it trains as in inference: it does not distinguish the two, so nothing is dropped")
     if function.spec.shape[0] is not None:
-        notes.append(f"it takes {function.spec.shape[0]} samples at a time, no more and no fewer")
+        notes.append(f"it takes exactly {function.spec.shape[0]} samples at a time")
     if getattr(function.module, "regularization_losses", None):
-        notes.append("the regularization losses that it brings are not added in training")
+        notes.append("its regularization losses are not added in training")
     if package == "tf_keras":
-        notes.append("files of the model name its folder, and are loaded where that has been opened")
+        notes.append("saved models name its folder and load only where that folder has been opened")
     return tuple(notes)
 
 

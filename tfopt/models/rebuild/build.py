@@ -44,7 +44,7 @@ def build(program: Program, package: Any, shape: Sequence[int | None], name: str
                 live.set_weights(layer.weights)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise NoLayerError(f"Keras refuses {layer.kind} in the place of '{layer.path}' ({reason})") from error
+            raise NoLayerError(f"Keras refuses {layer.kind} in place of '{layer.path}' ({reason})") from error
         shared[key] = live, layer.weights
     return package.Model(inputs, tensors[id(program.output)], name=_clean(name))
 
@@ -109,7 +109,7 @@ def check_equal(model: Any, function: Callable[[Any], Any], batch: int | None) -
     given = model.inputs[0]
     dtype = tf.as_dtype(given.dtype)
     if not (dtype.is_floating or dtype.is_integer):
-        raise NoLayerError(f"layers for inputs of {dtype.name} cannot be tried on random ones")
+        raise NoLayerError(f"layers for {dtype.name} inputs cannot be checked on random samples")
     rng = np.random.default_rng(0)
     shape = (batch or _SAMPLES, *(size or _FREE_AXIS for size in given.shape[1:]))
     for low in (0.0, -1.0):
@@ -124,4 +124,4 @@ def check_equal(model: Any, function: Callable[[Any], Any], batch: int | None) -
         allowed = TOLERANCE * max(float(np.abs(expected).max(initial=0)), 1e-3)
         difference = float(np.abs(expected.astype(np.float64) - got).max(initial=0))
         if not difference <= allowed:  # also true for NaN
-            raise NoLayerError(f"the layers give other outputs, by up to {difference:.3g} (allowed: {allowed:.1g})")
+            raise NoLayerError(f"the layers give different outputs, by up to {difference:.3g} (allowed: {allowed:.1g})")

@@ -48,7 +48,7 @@ def in_keras(flat: Any, package: Any, shape: Sequence[int | None], name: str) ->
         raise NoLayerError(f"the layers that tf_keras stored in it cannot be used: {error}") from error
     except Exception as error:  # Keras may raise anything for an argument that it does not accept
         reason = " ".join(str(error).split())[:200]
-        raise NoLayerError(f"the layers that tf_keras stored in it cannot be made again ({reason})") from error
+        raise NoLayerError(f"the layers that tf_keras stored in it cannot be rebuilt ({reason})") from error
     return package.Model(flatten(inputs)[0], flatten(outputs)[0], name=name)
 
 
@@ -63,18 +63,18 @@ def _in_keras3(layer: Any) -> Any:
 
     kind = type(layer).__name__
     if kind not in SAME_NAME or not type(layer).__module__.startswith("tf_keras."):
-        raise NoLayerError(f"Keras 3 has no equal for '{layer.name}' ({kind})")
+        raise NoLayerError(f"Keras 3 has no equivalent for '{layer.name}' ({kind})")
     cls = getattr(keras.layers, kind)
     accepted, defaults = init_arguments(cls), inspect.signature(type(layer).__init__).parameters
     config: dict[str, Any] = {}
     for key, value in layer.get_config().items():
         name = _RENAMED_BACK.get((kind, key), key)
         if value == "hard_sigmoid":
-            raise NoLayerError(f"Keras 3 has no equal for the hard_sigmoid of tf_keras in '{layer.name}'")
+            raise NoLayerError(f"Keras 3 has no equivalent for the hard_sigmoid of tf_keras in '{layer.name}'")
         if name in accepted and not key.endswith("_initializer"):  # the weights are copied
             config[name] = value
         elif name not in accepted and key in defaults and value != defaults[key].default:
-            raise NoLayerError(f"Keras 3 has no equal for {key}={value!r} of '{layer.name}' ({kind})")
+            raise NoLayerError(f"Keras 3 has no equivalent for {key}={value!r} of '{layer.name}' ({kind})")
     if facts_of(layer).family == "batch_norm":
         (config["axis"],) = flatten(list(config["axis"]) if isinstance(config["axis"], list) else config["axis"])
     return cls(**{**config, "dtype": policy_name(layer)})

@@ -45,4 +45,4 @@ def _notes(program: Program) -> tuple[str, ...]:
     fixed = {v.name for layer in program.layers if not layer.weights for v in layer.variables if v.trainable}
     if not fixed:
         return ()
-    return (f"training does not change what the module holds as {', '.join(sorted(fixed))}: numbers in a Rescaling",)
+    return (f"training does not change {', '.join(sorted(fixed))}, which became constants of a Rescaling",)

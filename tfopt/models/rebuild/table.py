@@ -116,7 +116,7 @@ def _pool(kind: str) -> Maker:
         size, strides = operation.get_attr("ksize"), operation.get_attr("strides")
         before, padding = padding_of(operation)
         if before or size[0] != 1 or size[3] != 1:
-            raise NoLayerError(f"{operation.type} with padding of its own or across channels")
+            raise NoLayerError(f"{operation.type} with explicit padding or across channels")
         config = {"pool_size": tuple(size[1:3]), "strides": tuple(strides[1:3]), "padding": padding}
         return Made([operation.inputs[0]], [Layer(f"{kind}Pooling2D", config)])
 
@@ -139,10 +139,10 @@ def _over_space(kind: str) -> Maker:
 def _pad(operation: Any, graph: Frozen) -> Made:
     x, *constants = operation.inputs
     if not all(map(graph.is_constant, constants)) or (len(constants) == 2 and np.any(graph.value(constants[1]))):
-        raise NoLayerError(f"{operation.type} with other values than zeros")
+        raise NoLayerError(f"{operation.type} with values other than zero")
     widths = [(int(a), int(b)) for a, b in graph.value(constants[0])]
     if len(widths) != 4 or any((*widths[0], *widths[3])):
-        raise NoLayerError(f"{operation.type} of other axes than height and width")
+        raise NoLayerError(f"{operation.type} of axes other than height and width")
     return Made([x], zero_padding(widths[1], widths[2]))
 
 

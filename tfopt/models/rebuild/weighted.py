@@ -12,7 +12,7 @@ def constants(operation: Any, graph: Frozen, *positions: int) -> tuple[list[np.n
     """Return the constants among the inputs at `positions`, and the variables they come from."""
     tensors = [operation.inputs[position] for position in positions]
     if not all(map(graph.is_constant, tensors)):
-        raise NoLayerError(f"{operation.type} with weights that it computes")
+        raise NoLayerError(f"{operation.type} with computed weights")
     return [graph.value(tensor) for tensor in tensors], tuple(v for t in tensors for v in graph.variables(t))
 
 
@@ -91,7 +91,7 @@ def matrix(operation: Any, graph: Frozen) -> Made:
     flags = ("transpose_a", "transpose_b") if operation.type == "MatMul" else ("adj_x", "adj_y")
     (kernel,), variables = constants(operation, graph, 1)
     if operation.get_attr(flags[0]) or kernel.ndim != 2:
-        raise NoLayerError(f"{operation.type} of another form than inputs times weights")
+        raise NoLayerError(f"{operation.type} of a form other than inputs times weights")
     kernel = kernel.T if operation.get_attr(flags[1]) else kernel
     config = {"units": kernel.shape[1], "use_bias": False}
     return Made([operation.inputs[0]], [Layer("Dense", config, [kernel], variables)])

@@ -85,5 +85,5 @@ def _attributes(path: Path) -> tuple[str | bytes, str | bytes]:
         found = (file.attrs.get("model_config"), file.attrs.get("training_config"))
     for each in found:
         if not isinstance(each, str | bytes | None):
-            raise ModelError(f"{path} holds a configuration that is not a text. Copy or save the file again.")
+            raise ModelError(f"{path} holds a configuration that is not text. Copy or save the file again.")
     return found[0] or "null", found[1] or "null"

@@ -174,7 +174,7 @@ def _suspicion(part: dict[str, Any], known: Known) -> str:
     vouched = looked_up is not None and known(looked_up)
     same = registered is None or registered.rpartition(">")[2] == cls
     if cls in _PROGRAMS:
-        return f"a {cls}, which runs a program of its own"
+        return f"a {cls}, which runs a program from the file"
     if cls not in allowed.CLASSES and cls != "Lambda":
         return "" if vouched and (same or known(cls)) else f"the custom class '{registered or cls}'"
     if registered not in (None, cls) and not (vouched and same):

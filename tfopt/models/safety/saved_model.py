@@ -38,7 +38,7 @@ def scan_graph(folder: Path) -> list[str]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror or error}). Check its permissions.") from error
     found = [f"a second graph, {name}" for name in OTHER_FORMS if (folder / name).exists()]
-    found += [f"the link '{each.name}' out of its folder" for each in _links_out(folder)]
+    found += [f"the link '{each.name}', which leads out of its folder" for each in _links_out(folder)]
     return found + scan_content(content, path)
 
 
