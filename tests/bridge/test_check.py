@@ -103,3 +103,39 @@ def test_excess_scales_with_the_largest_output():
     assert "0.006" in check._excess(a, a + 0.006, 1e-4)
     assert "finite" in check._excess(a, np.array([np.nan, 50.0]), 1e-4)
     assert "shape" in check._excess(a, a[:1], 1e-4)
+
+
+def test_layers_that_are_random_by_default_are_compared_in_inference():
+    """Keras 3's augmentation layers, called alone, are random, and `RandomCrop` gives other shapes."""
+    import keras
+
+    class Wrapped(keras.layers.Layer):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.inner = keras.layers.RandomBrightness(0.9, value_range=(0, 1))
+
+        def call(self, x):
+            return self.inner(x)
+
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((8, 8, 3)), layers.RandomFlip(), layers.RandomCrop(6, 6), Wrapped(),
+        layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax"),
+    ])  # fmt: skip
+    for _ in range(3):
+        flat = bridge.to_tf_keras(model)
+    x = np.random.default_rng(0).uniform(0, 1, (4, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(flat.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
+    assert np.abs(flat(x, training=True) - flat(x, training=True)).max() > 1e-3
+
+
+def test_a_layer_whose_shape_in_inference_is_not_that_of_the_model_is_named():
+    """Keras 3's RandomCrop promises crops but leaves the images whole in inference: no Keras can predict with this."""
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((8, 8, 3)), layers.RandomCrop(6, 6, name="crop"), layers.Flatten(), layers.Dense(3)
+    ])  # fmt: skip
+    with pytest.raises(ModelError, match=r"'crop' \(RandomCrop\).*\(None, 8, 8, 3\).*\(None, 6, 6, 3\)"):
+        bridge.to_tf_keras(model)

@@ -198,15 +198,17 @@ def test_compiled_loss_is_data():
         assert described["config"]["delta"] == 0.5
 
 
-def test_what_has_no_twin_is_named():
+def test_what_keras_3_lacks_is_named():
     keras, tf_keras = kerases().values()
-    target = small(tf_keras)
 
-    class Mine(keras.losses.Loss):
+    class Mine(tf_keras.losses.Loss):
         def call(self, y, p):
             return (y - p) ** 2
 
-    class Rate(keras.optimizers.schedules.LearningRateSchedule):
+    class OwnMean(tf_keras.metrics.Mean):
+        pass
+
+    class Rate(tf_keras.optimizers.schedules.LearningRateSchedule):
         def __call__(self, step):
             return 0.1
 
@@ -214,17 +216,148 @@ def test_what_has_no_twin_is_named():
             return {}
 
     for settings, words in (
-        ({"optimizer": "muon" if hasattr(keras.optimizers, "Muon") else keras.optimizers.Lamb()}, "Muon|Lamb"),
-        ({"optimizer": keras.optimizers.SGD(Rate())}, "Rate"),
-        ({"optimizer": keras.optimizers.SGD(gradient_accumulation_steps=4)}, "gradient_accumulation_steps=4"),
-        ({"loss": "circle"}, "circle"),
+        ({"optimizer": tf_keras.optimizers.SGD(Rate())}, "Rate"),
         ({"loss": Mine()}, "Mine"),
-        ({"metrics": [keras.metrics.R2Score(), keras.metrics.PearsonCorrelation()]}, "PearsonCorrelation"),
+        ({"metrics": [tf_keras.metrics.R2Score(), OwnMean()]}, "OwnMean"),
     ):
-        source = small(keras)
+        source = small(tf_keras)
         source.compile(**{"optimizer": "sgd", "loss": "mse", **settings})
         with pytest.raises(ModelError, match=rf"({words}).*compile the result yourself"):
-            bridge.compile_like(target, source)
+            bridge.compile_like(small(keras), source)
+
+
+def own_keras3(keras, reduction="sum_over_batch_size"):
+    class Cubes(keras.losses.Loss):
+        def call(self, y, p):
+            return keras.ops.mean(keras.ops.abs(y - p) ** 3, axis=-1)
+
+    return Cubes(reduction=reduction)
+
+
+CARRIED_LOSSES = {
+    "object": lambda keras: keras.losses.Dice(),
+    "name": lambda keras: "tversky",
+    "sum": lambda keras: own_keras3(keras, "sum"),
+    "weighted mean": lambda keras: keras.losses.MeanSquaredError(reduction="mean_with_sample_weight"),
+    "own class": own_keras3,
+}
+
+
+@pytest.mark.parametrize("name", CARRIED_LOSSES)
+def test_a_loss_that_tf_keras_lacks_runs_as_keras_3(name):
+    keras, _ = kerases().values()
+    model, rng = small(keras, activation="softmax"), np.random.default_rng(0)
+    model.compile("sgd", CARRIED_LOSSES[name](keras))
+    x, y = rng.normal(size=(24, 4)).astype("float32"), np.eye(3, dtype="float32")[rng.integers(0, 3, 24)]
+    weights = rng.uniform(0, 1, 24).astype("float32")
+    flat = bridge.to_tf_keras(model)
+    for sample_weight in (None, weights):
+        wanted = model.evaluate(x, y, 8, sample_weight=sample_weight, verbose=0)
+        assert flat.evaluate(x, y, 8, sample_weight=sample_weight, verbose=0) == pytest.approx(wanted, rel=1e-5)
+    for each in (model, flat):  # one step of descent: the gradient is that of Keras 3
+        each.train_on_batch(x, y)
+    for ours, theirs in zip(model.get_weights(), flat.get_weights(), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-6)
+
+
+def test_metrics_that_tf_keras_lacks_run_as_keras_3():
+    keras, _ = kerases().values()
+
+    @keras.saving.register_keras_serializable("tests")
+    class Batches(keras.metrics.Metric):
+        def __init__(self, name="batches", **settings):
+            super().__init__(name=name, **settings)
+            self.count = self.add_weight(name="count", initializer="zeros")
+
+        def update_state(self, y, p, sample_weight=None):
+            self.count.assign_add(1.0)
+
+        def result(self):
+            return self.count
+
+    model, rng = small(keras), np.random.default_rng(0)
+    own = Batches()
+    model.compile("sgd", "mse", metrics=[keras.metrics.PearsonCorrelation(), own])
+    x, y = rng.normal(size=(24, 4)).astype("float32"), rng.normal(size=(24, 3)).astype("float32")
+    flat = bridge.to_tf_keras(model)
+    for _ in range(2):  # evaluate starts from zero each time
+        found = flat.evaluate(x, y, 8, verbose=0, return_dict=True)
+    assert found["batches"] == 3
+    assert float(own.result()) == 0  # the caller's metric is not touched
+    wanted = model.evaluate(x, y, 8, verbose=0, return_dict=True)["pearson_correlation"]
+    assert found["pearson_correlation"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_schedule_that_tf_keras_lacks_runs_as_keras_3():
+    keras, tf_keras = kerases().values()
+
+    class Falling(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.5 / (1 + keras.ops.cast(step, "float32"))
+
+        def get_config(self):
+            return {}
+
+    source, target = small(keras), small(tf_keras)
+    source.compile(keras.optimizers.SGD(Falling(), momentum=0.8), "mse")
+    assert bridge.compile_like(target, source) == ()
+    assert target.optimizer.get_config()["momentum"] == pytest.approx(0.8)
+    rates = []
+    for _ in range(3):
+        target.train_on_batch(np.ones((2, 4), "float32"), np.ones((2, 3), "float32"))
+        rates.append(float(target.optimizer.learning_rate))  # that of the last step
+    assert rates == pytest.approx([0.5, 0.25, 0.5 / 3])
+
+
+def test_an_optimizer_that_tf_keras_lacks_is_replaced_and_said():
+    keras, tf_keras = kerases().values()
+
+    class Mine(keras.optimizers.SGD):
+        pass
+
+    for optimizer, used, words in (
+        (keras.optimizers.Muon(0.03), ("Adam", 0.03), "no optimizer Muon: Adam with its learning rate"),
+        (Mine(0.2, momentum=0.7), ("SGD", 0.2), "no optimizer Mine: SGD with its settings"),
+        (keras.optimizers.AdamW(0.1, gradient_accumulation_steps=4), ("AdamW", 0.1), "gradient_accumulation_steps=4"),
+        (keras.optimizers.AdamW(0.1, loss_scale_factor=8.0), ("AdamW", 0.1), ""),
+    ):
+        source, target = small(keras), small(tf_keras)
+        source.compile(optimizer, "mse")
+        notes = bridge.compile_like(target, source)
+        assert type(target.optimizer).__name__ == used[0]
+        assert float(target.optimizer.learning_rate) == pytest.approx(used[1])
+        assert [words in note for note in notes] == ([True] if words else [])
+        if type(optimizer) is Mine:
+            assert target.optimizer.get_config()["momentum"] == pytest.approx(0.7)
+
+
+def test_a_metric_that_cannot_be_copied_is_left_out_and_said():
+    for api in kerases().values():
+
+        class Fixed(api.metrics.Mean):
+            def __init__(self, level):
+                super().__init__(name="fixed")
+                self.level = level
+
+            def get_config(self):
+                return {}
+
+        source, target = small(api), small(kerases()["tf_keras"])
+        source.compile("sgd", "mse", metrics=["mae", Fixed(2)])
+        (note,) = bridge.compile_like(target, source)
+        assert "the metric Fixed is left out" in note
+        target.evaluate(np.ones((2, 4)), np.ones((2, 3)), verbose=0)
+        assert [metric.name for metric in target.metrics] == ["loss", "mae"]
+
+
+def test_a_stage_says_what_it_trains_with():
+    import tfopt
+
+    keras, _ = kerases().values()
+    model = small(keras)
+    model.compile(keras.optimizers.Muon(0.01), "mse")
+    with pytest.warns(UserWarning, match="no optimizer Muon"):
+        tfopt.Prune().apply(model, steps=1)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,12 @@ def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any
     inputs, outputs = replay(graph, tensors, run, lambda call: planned[id(call.leaf)].arguments(call))
     model = tf_keras.Model(inputs, outputs, name=graph.name)
     for leaf in graph.leaves:
-        copy_weights(leaf, leaf.layer, twins[id(leaf)])
+        try:
+            copy_weights(leaf, leaf.layer, twins[id(leaf)])
+        except ModelError as error:
+            if other := _of_other_shape(graph, twins):
+                raise ModelError(f"{error} {other}.") from error
+            raise
         if is_layer(leaf.layer) and not policy.is_tf_keras(leaf.layer):
             weights.copy_flags(leaf.layer, twins[id(leaf)])
     return model
@@ -114,6 +119,21 @@ def _dtype(spec: GraphInput, indices: Mapping[Ref, Indices]) -> str:
     """Return the dtype of an input; int32 for word indices, which Keras gives the dtype float32 by default."""
     dtype = policy.float_policy(spec.dtype)
     return "int32" if dtype.startswith("float") and spec.ref in indices and indices[spec.ref].only else dtype
+
+
+def _of_other_shape(graph: Graph, twins: dict[int, Any]) -> str:
+    """Name the first layer whose twin gives another shape than the model was built for; "" if there is none."""
+    for call in graph.calls:
+        twin = twins[id(call.leaf)]
+        shapes = [tuple(twin.output_shape)] if is_layer(call.leaf.layer) and len(twin.inbound_nodes) == 1 else []
+        for shape, ref in zip(shapes, call.outputs, strict=False):
+            wanted = tuple(ref.shape or shape)
+            if len(shape) != len(wanted) or any(a and b and a != b for a, b in zip(shape, wanted, strict=True)):
+                return (
+                    f"In inference, {policy.describe(call.leaf)} gives the shape {shape}, where the model was built "
+                    f"for {wanted}: replace that layer, or leave it out"
+                )
+    return ""
 
 
 def copy_weights(leaf: Leaf, layer: Any, twin: Any, *, back: bool = False) -> None:

@@ -12,7 +12,7 @@ from tfopt.bridge import policy, samples
 from tfopt.bridge.plans import Arguments, Plan
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.types import Graph, Ref, flatten, map_leaves, pack, refs_in
+from tfopt.graph.types import Graph, Ref, flatten, is_layer, map_leaves, pack, refs_in
 from tfopt.graph.walk import graph_network
 
 PlansOf = Callable[[Graph], dict[int, Plan]]  # the plan of each leaf of a graph, by its `id`
@@ -188,4 +188,6 @@ def _call(layer: Any, arguments: Arguments, values: dict[Ref, Any], keep: bool =
         return tf.convert_to_tensor(values[leaf]) if ours else values[leaf]  # tf_keras rejects arrays as states
 
     args, kwargs = map_leaves(value, arguments)
+    if is_layer(layer) and (keras_internals.takes_training(layer) or not ours):  # every Keras 3 layer takes it
+        kwargs = {"training": False, **kwargs}  # augmentation layers called without it are random
     return [output if keep else _numpy(output) for output in flatten(layer(*args, **kwargs))]

@@ -1,5 +1,8 @@
 """Transfer of compile settings between models of either Keras.
 
+tf_keras runs the Keras 3 losses, metrics and schedules that it lacks (`carried_settings`). For an optimizer that it
+lacks it gets another one, and `compile_like` returns a note on that.
+
 All settings are passed by keyword: the third positional argument of `compile` is `metrics` in tf_keras and
 `loss_weights` in Keras 3. Not transferred: `jit_compile`, because XLA slows CPU training threefold, and
 `steps_per_execution`, which only affects speed and breaks callbacks that must run at every step.
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
+from tfopt.bridge import carried_settings
 from tfopt.bridge.layers import init_arguments
 from tfopt.errors import ModelError
 from tfopt.graph.walk import graph_network
@@ -20,7 +24,7 @@ _TO_KERAS3 = {"auto": "sum_over_batch_size"}
 _TO_TF_KERAS = {"mean": "sum_over_batch_size"}
 # Arguments that the other Keras lacks -> values at which dropping them changes nothing; None: any value.
 _NEUTRAL: dict[str, tuple[Any, ...] | None] = {
-    "loss_scale_factor": (None,),
+    "loss_scale_factor": None,  # gradients are divided by it again
     "gradient_accumulation_steps": (None,),
     "jit_compile": None,
     "is_legacy_optimizer": None,
@@ -30,6 +34,7 @@ _NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "dtype": None,
     "name": None,
 }
+_REDUCTIONS = ("sum_over_batch_size", "sum", "none", "auto", None)
 _ACCURACY = ("accuracy", "acc", "crossentropy", "ce")  # resolved by `compile` from the output shape
 
 
@@ -38,15 +43,20 @@ def is_compiled(model: Any) -> bool:
     return bool(getattr(model, "compiled", False) or getattr(model, "_is_compiled", False))
 
 
-def compile_like(target: Any, source: Any) -> None:
+def compile_like(target: Any, source: Any) -> tuple[str, ...]:
     """Compile `target` with the settings of `source`; each may be of either Keras.
 
     Transferred are the optimizer (its configuration with the current learning rate or its schedule, not its slot
     variables), loss, loss weights, metrics and weighted metrics without their state, and `run_eagerly`. Python
-    functions pass through. Settings keyed by output name are matched by output order.
+    functions pass through. Settings keyed by output name are matched by output order. A loss, metric or schedule that
+    tf_keras lacks runs as Keras 3.
+
+    Returns:
+        A note on each setting that `target` has in another form: the optimizer that stands in for one that tf_keras
+        lacks, arguments of an optimizer and metrics that are left out.
 
     Raises:
-        ModelError: `source` is not compiled, or a setting, named in the message, has no equivalent in the other Keras.
+        ModelError: `source` is not compiled, or a setting, named in the message, has no equivalent in Keras 3.
     """
     if not is_compiled(source):
         raise ModelError(f"Model '{source.name}' is not compiled: call model.compile(...) first.")
@@ -56,10 +66,11 @@ def compile_like(target: Any, source: Any) -> None:
         optimizer=carry.optimizer(source.optimizer),
         loss=carry.nested("losses", settings.get("loss")),
         loss_weights=carry.renamed(settings.get("loss_weights")),
-        metrics=carry.nested("metrics", settings.get("metrics")),
-        weighted_metrics=carry.nested("metrics", settings.get("weighted_metrics")),
+        metrics=carry.metrics(settings.get("metrics")),
+        weighted_metrics=carry.metrics(settings.get("weighted_metrics")),
         run_eagerly=bool(settings.get("run_eagerly")),
     )
+    return tuple(carry.notes)
 
 
 def compiled_loss(model: Any) -> Any:
@@ -109,11 +120,13 @@ def _output_names(model: Any) -> list[str]:
 
 
 class _Carrier:
-    """Finder of the equivalent of each setting of `source` in the Keras of `target`."""
+    """Finder of the equivalent of each setting of `source` in the Keras of `target`; `notes` says what it replaced."""
 
     def __init__(self, source: Any, target: Any) -> None:
+        self.notes: list[str] = []
         self.to_keras3 = keras_compat.is_keras3_model(target)
         self.same = self.to_keras3 == keras_compat.is_keras3_model(source)
+        self.carries = not self.same and not self.to_keras3
         if self.to_keras3:
             import keras
 
@@ -137,6 +150,54 @@ class _Carrier:
             return [self.nested(kind, item) for item in value]
         if value is None:
             return None
+        try:
+            return self._equal(kind, value)
+        except ModelError:
+            if not self.carries:
+                raise
+        return self._carried(kind, value)
+
+    def metrics(self, value: Any) -> Any:
+        """Return the setting of metrics, without those that cannot be copied."""
+        return _without_lost(self.nested("metrics", value))
+
+    def optimizer(self, optimizer: Any) -> Any:
+        """Return a new optimizer with the configuration of `optimizer`."""
+        if optimizer is None:
+            raise ModelError(f"The model is compiled without an optimizer; {_ADVICE}")
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # loss scaling only matters in half precision
+        if not self.carries:
+            return self._by_config("optimizers", optimizer)
+        bases = _public_bases(optimizer)
+        known = (getattr(self.package.optimizers, base.__name__, None) for base in bases)
+        cls = next((found for found in known if found is not None), self.package.optimizers.Adam)
+        arguments = self._optimizer_arguments(cls, optimizer)
+        if cls.__name__ != type(optimizer).__name__:
+            shared = "settings" if cls.__name__ in (base.__name__ for base in bases) else "learning rate"
+            self.notes.append(
+                f"tf_keras has no optimizer {type(optimizer).__name__}: {cls.__name__} with its {shared} is used "
+                "instead; compile the result yourself to use another"
+            )
+        return cls(**arguments)
+
+    def _optimizer_arguments(self, cls: Any, optimizer: Any) -> dict[str, Any]:
+        config = _config(optimizer)
+        if cls.__name__ not in (base.__name__ for base in _public_bases(optimizer)):  # arguments mean other things
+            config = {"learning_rate": config["learning_rate"]}
+        accepted = init_arguments(cls)
+        lost = [key for key in config if key not in accepted and not _is_neutral(key, config[key])]
+        for key in lost:
+            self.notes.append(f"{cls.__name__} of tf_keras has no {key}={config[key]!r}, which is left out")
+        kept = {key: value for key, value in config.items() if key not in lost}
+        schedule = carried_settings.schedule_of(optimizer)
+        try:
+            return self._arguments("optimizers", cls, kept)
+        except ModelError:  # a schedule that tf_keras lacks
+            kept.pop("learning_rate")
+            carried = carried_settings.as_schedule(schedule)
+            return {**self._arguments("optimizers", cls, kept), "learning_rate": carried}
+
+    def _equal(self, kind: str, value: Any) -> Any:
         if isinstance(value, str):
             return self._by_name(kind, value)
         if isinstance(value, type):
@@ -145,12 +206,27 @@ class _Carrier:
             return self._by_config(kind, value)
         return self._by_name(kind, value.__name__) if _package(value) and not self.same else value
 
-    def optimizer(self, optimizer: Any) -> Any:
-        """Return a new optimizer with the configuration of `optimizer`."""
-        if optimizer is None:
-            raise ModelError(f"The model is compiled without an optimizer; {_ADVICE}")
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # loss scaling only matters in half precision
-        return self._by_config("optimizers", optimizer)
+    def _carried(self, kind: str, value: Any) -> Any:
+        """Return a tf_keras object that runs the Keras 3 setting `value`."""
+        import keras
+
+        found = getattr(keras, kind).get(value)
+        if not hasattr(found, "get_config"):
+            return found  # a function of tensors
+        if kind == "losses":
+            return carried_settings.as_loss(found)
+        copied = self._copied_metric(found)
+        return _LOST if copied is _LOST else carried_settings.as_metric(copied)
+
+    def _copied_metric(self, metric: Any) -> Any:
+        try:
+            return type(metric).from_config(metric.get_config())
+        except Exception as error:
+            self.notes.append(
+                f"the metric {type(metric).__name__} is left out: its get_config and from_config do not copy it "
+                f"({error})"
+            )
+            return _LOST
 
     def _by_name(self, kind: str, name: str) -> Any:
         if not (kind == "metrics" and name in _ACCURACY):
@@ -161,6 +237,8 @@ class _Carrier:
         return name
 
     def _by_config(self, kind: str, thing: Any) -> Any:
+        if self.same and kind == "metrics":
+            return self._copied_metric(thing)
         if self.same:
             # A loss has no state to copy, and Keras 3's Huber omits its delta from get_config.
             return thing if kind == "losses" else type(thing).from_config(thing.get_config())
@@ -179,8 +257,7 @@ class _Carrier:
         accepted, arguments = init_arguments(cls), {}
         for key, value in config.items():
             if key not in accepted:
-                allowed = _NEUTRAL.get(key, ())
-                if allowed is not None and value not in allowed:
+                if not _is_neutral(key, value):
                     raise ModelError(
                         f"{cls.__name__}({key}={value!r}) has no equivalent in {self.package.__name__}; {_ADVICE}"
                     )
@@ -193,6 +270,8 @@ class _Carrier:
     def _special(self, kind: str, key: str, value: Any) -> dict[str, Any]:
         if key == "reduction":
             value = (_TO_KERAS3 if self.to_keras3 else _TO_TF_KERAS).get(value, value)
+            if value not in _REDUCTIONS:
+                raise ModelError(f"The reduction {value!r} has no equal in {self.package.__name__}; {_ADVICE}")
         elif key == "learning_rate":
             value = self._learning_rate(value)
         elif key == "jit_compile":
@@ -211,3 +290,24 @@ class _Carrier:
 
     def _missing(self, kind: str, name: str) -> ModelError:
         return ModelError(f"'{name}' is not among the {kind} of {self.package.__name__}; {_ADVICE}")
+
+
+_LOST = object()  # stands for a metric that cannot be copied
+
+
+def _without_lost(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_lost(item) for key, item in value.items() if item is not _LOST}
+    if isinstance(value, list):
+        return [_without_lost(item) for item in value if item is not _LOST]
+    return None if value is _LOST else value
+
+
+def _is_neutral(key: str, value: Any) -> bool:
+    allowed = _NEUTRAL.get(key, ())
+    return allowed is None or value in allowed
+
+
+def _public_bases(optimizer: Any) -> list[type]:
+    """Return the class of `optimizer` and those above it, without the base class of all optimizers."""
+    return [base for base in type(optimizer).__mro__ if base.__name__ not in ("Optimizer", "object")]

@@ -1,5 +1,6 @@
 """The contract of all stages and their shared conversion between Keras 3 and tf_keras."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import field
@@ -86,7 +87,8 @@ class Stage(ABC):
             raise RecipeError(f"Expected steps, the number of training steps, to be 0 or more; got {steps}.")
         wrapped = self._wrap(bridge.to_tf_keras(model), steps, keep)
         if bridge.is_compiled(model):
-            bridge.compile_like(wrapped, model)
+            for note in bridge.compile_like(wrapped, model):
+                warnings.warn(note, stacklevel=2)
         bridge.remember(wrapped, model)
         return wrapped
 
