@@ -173,7 +173,7 @@ def test_no_circle_closes(house):
     assert not found, "\n".join(found)
 
 
-def test_the_page_tells_the_same_floors():
+def test_the_page_lists_the_same_floors():
     """A row of the table in docs/architecture.md begins `| 3 | `graph/` |`."""
     told: dict[str, int] = {}
     for line in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines():

@@ -41,7 +41,7 @@ def test_every_name_of_the_last_release_is_somewhere():
 
 
 @pytest.mark.parametrize(("place", "name"), OLD)
-def test_an_old_name_says_the_new_one_and_is_the_same(place, name):
+def test_an_old_name_is_the_same_object_and_names_the_new_one(place, name):
     wanted = getattr(importlib.import_module(f"tfopt.{place}"), name)
     with pytest.warns(DeprecationWarning) as caught:
         assert getattr(tfopt, name) is wanted

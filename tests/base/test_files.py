@@ -108,7 +108,7 @@ def test_output_folder_keeps_the_old_one_on_any_failure(tmp_path: Path, error: t
     assert names(tmp_path) == ["one"]
 
 
-def test_output_folder_replaces_the_old_one_only_if_told(tmp_path: Path) -> None:
+def test_output_folder_replaces_the_old_one_only_on_request(tmp_path: Path) -> None:
     target = tmp_path / "one"
     target.mkdir()
     (target / "old").touch()

@@ -262,7 +262,7 @@ def one_chunk(file):
 
 
 @pytest.mark.parametrize("change", [cycle, soft_cycle])
-def test_links_that_lead_in_circles_are_no_harm(change, tmp_path):
+def test_links_in_circles_do_no_harm(change, tmp_path):
     assert models.kind(hdf5(tmp_path / "m.h5", change)) == "tf_keras"
     with pytest.raises(ModelError):
         models.load_model(tmp_path / "m.h5")
@@ -288,7 +288,7 @@ def test_hdf5_files_without_measure_are_refused(change, words, tmp_path, memory)
     assert memory() < 100 * MIB
 
 
-def test_texts_of_variable_length_are_no_harm(tmp_path):
+def test_strings_of_variable_length_do_no_harm(tmp_path):
     """Keras writes names with a fixed length; other programs write them like this."""
 
     def change(file):
@@ -524,7 +524,7 @@ def test_indices_that_lead_to_nothing_are_refused(tflite):
             FileGraph(changed(tflite, change))
 
 
-def test_class_names_in_a_tflite_that_are_none(tflite):
+def test_invalid_class_names_in_a_tflite(tflite):
     from tfopt.tflite.read.metadata import with_labels
 
     named = with_labels(tflite, ["a", "b"])

@@ -59,13 +59,13 @@ def test_errors_keep_their_class_and_others_their_text(child):
     ],
 )
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_death_says_its_cause_and_the_next_call_gets_another_child(child, function, arguments, cause):
+def test_a_crash_names_its_cause_and_the_next_call_gets_another_child(child, function, arguments, cause):
     with pytest.raises(native.CrashError, match=cause):
         call(function, **arguments)
     assert call("double", number=1)["twice"] == 2
 
 
-def test_a_death_from_outside_is_told_from_a_crash(child):
+def test_a_kill_from_outside_is_distinguished_from_a_crash(child):
     with pytest.raises(native.KilledError):
         call("kill")
     with pytest.raises(native.CrashError) as crash:
@@ -74,7 +74,7 @@ def test_a_death_from_outside_is_told_from_a_crash(child):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sessions")
-def test_the_child_has_its_own_session_so_that_ctrl_c_reaches_the_caller_alone(child):
+def test_the_child_has_its_own_session_so_that_ctrl_c_reaches_only_the_caller(child):
     call("double", number=0)
     assert os.getsid(child.start().pid) != os.getsid(0)
 
@@ -108,5 +108,5 @@ def test_inside_the_child_functions_are_called_directly(monkeypatch):
     assert native.call("os:getpid", 1) == os.getpid()
 
 
-def test_the_last_line_of_a_child_is_none_of_a_stack_trace():
+def test_the_last_line_of_a_child_is_not_from_a_stack_trace():
     assert worker.DiedError(-6, "a\nb\n    @ 0x1234 stack").last_line == "b"

@@ -76,7 +76,7 @@ def test_files_are_known_packed_or_not(dense, tmp_path, packer):
     assert LiteModel(path).data == dense.read_bytes()
 
 
-def test_a_packed_something_else_is_no_model(tmp_path):
+def test_packed_other_content_is_not_a_model(tmp_path):
     (tmp_path / "text.gz").write_bytes(gzip.compress(b"some text, of which there is enough"))
     with pytest.raises(ModelError, match="not a model file"):
         models.kind(tmp_path / "text.gz")

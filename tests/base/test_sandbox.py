@@ -136,7 +136,7 @@ def test_a_model_far_larger_than_its_file_is_refused(tmp_path):
         load_model(path)
 
 
-def test_modules_beside_the_file_are_not_imported(doors, monkeypatch):
+def test_modules_next_to_the_file_are_not_imported(doors, monkeypatch):
     """A folder with a downloaded file may also contain a json.py."""
     monkeypatch.chdir(doors.parent)
     (doors.parent / "json.py").write_text("open('ran', 'w').close()")
@@ -147,7 +147,7 @@ def test_modules_beside_the_file_are_not_imported(doors, monkeypatch):
     assert not (doors.parent / "ran").exists()
 
 
-def test_a_sandbox_that_does_not_start_is_no_fault_of_the_file(doors, monkeypatch):
+def test_a_sandbox_that_does_not_start_is_not_blamed_on_the_file(doors, monkeypatch):
     for executable in (None, *["/bin/true"] * 20):  # it may end before or after the request is written
         monkeypatch.setattr(sys, "executable", executable)
         with pytest.raises(ModelError, match="does not start"):

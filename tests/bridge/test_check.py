@@ -42,7 +42,7 @@ def test_a_difference_inside_of_a_nested_model_is_located(wrong_leak):
         bridge.to_tf_keras(model)
 
 
-def test_rounding_errors_that_the_model_multiplies_are_no_fault():
+def test_rounding_errors_that_the_model_amplifies_are_not_an_error():
     """The logistic map doubles a difference at every step; x / 3 and x * (1/3) differ in the last bit."""
     import keras
 

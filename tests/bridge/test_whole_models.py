@@ -98,7 +98,7 @@ def test_nothing_is_shared_with_the_callers_model(api):
     assert_same_state(model, before)
 
 
-def test_flat_layers_tells_name_layer_and_path(api):
+def test_flat_layers_gives_name_layer_and_path(api):
     model = nested(api)
     rows = {name: (layer, path) for name, layer, path in bridge.flat_layers(model)}
     assert rows["base_conv"][1] == "middle/base/conv"

@@ -111,7 +111,7 @@ def test_version():
     assert (done.exit_code, tfopt.__version__ in done.stdout) == (0, True)
 
 
-def test_a_pipe_that_is_closed_is_no_error_of_tfopt(tmp_path):
+def test_a_closed_pipe_is_not_an_error_of_tfopt(tmp_path):
     """As in `tfopt inspect FILE | head`, where rich raises SystemExit."""
     read, write = os.pipe()
     os.close(read)

@@ -44,7 +44,7 @@ def failed(done, code, *told):
         assert part in line
 
 
-def test_the_command_writes_the_file_and_says_what_it_holds(folder, tmp_path):
+def test_the_command_writes_the_file_and_shows_its_contents(folder, tmp_path):
     out = tmp_path / "new" / "m.tflite"
     done = export(
         folder / "model.h5", "--data", folder / "data.npz", "--out", out, "--weights", "int4", "--io", "uint8"
@@ -100,7 +100,7 @@ def test_few_samples_are_noted(folder, tmp_path, here):
 @pytest.mark.parametrize(
     ("name", "told"), [("text.tflite", "not a .tflite"), ("garbage.tflite", "LiteRT cannot run it")]
 )
-def test_files_that_are_none_are_refused_in_one_line(name, told, folder):
+def test_files_of_another_kind_are_refused_in_one_line(name, told, folder):
     with pytest.raises(ModelError, match=told) as caught:
         LiteModel(folder / name)
     assert "\n" not in str(caught.value)

@@ -177,7 +177,7 @@ def test_errors_keep_what_they_say(tmp_path):
     assert np.char.str_len(np.array([SHOWN]))[0] > len(EVIL)
 
 
-def test_an_old_option_works_and_says_the_new_one():
+def test_an_old_option_works_and_names_the_new_one():
     """The same old option became different ones in different commands."""
     import click
     from click.testing import CliRunner
@@ -200,7 +200,7 @@ def test_an_old_option_works_and_says_the_new_one():
     assert (done.stdout, done.stderr) == ("mse\n", "")
 
 
-def test_an_old_option_of_a_recipe_script_works_and_says_the_new_one(monkeypatch, capsys):
+def test_an_old_option_of_a_recipe_script_works_and_names_the_new_one(monkeypatch, capsys):
     given = []
     monkeypatch.setattr(cli.running, "_run", lambda recipe, example_teacher, **options: given.append(options))
     monkeypatch.setattr(sys, "argv", ["prune.py", "--preprocess", "unit", "--teacher-preprocess=raw"])

@@ -100,7 +100,7 @@ def test_weights_of_samples_and_classes_count_in_every_part(api, data, kind):
     assert logs["hinton"][0] == pytest.approx(0.9 * soft.mean(), rel=1e-4)
 
 
-def test_asked_once_and_asked_at_every_step_learn_the_same(api, data):
+def test_cached_and_live_teachers_teach_the_same(api, data):
     x, y = data
     weights = []
     for cache in ("auto", "never"):
@@ -232,14 +232,14 @@ def test_half_precision(data):
     assert logs["loss"][-1] < logs["loss"][0]
 
 
-def test_a_validation_split_is_judged_by_labels_alone(api, data):
+def test_a_validation_split_is_evaluated_on_labels_only(api, data):
     x, y = data
     distilled = compiled(distill(network(api), teacher_of()), api)
     logs = distilled.fit(x, y, batch_size=12, validation_split=0.25, verbose=0).history
     assert logs["val_loss"][0] == pytest.approx(distilled.evaluate(x[36:], y[36:], verbose=0), rel=1e-5)
 
 
-def test_a_dataset_that_repeats_itself_is_asked_about_once(api, data):
+def test_a_dataset_that_repeats_itself_is_answered_once(api, data):
     x, y = data
     asked = []
 
@@ -289,7 +289,7 @@ def test_distil_on_one_task_then_take_a_new_head(api, data):
     compiled(target, api, 0.1).fit(x, (y + 2) % 5, epochs=1, verbose=0)
 
 
-def test_across_class_sets_by_features_alone(api, data):
+def test_across_class_sets_with_features_only(api, data):
     x, y = data
     teacher = teacher_of(classes=11)
     with pytest.raises(ModelError, match=r"gives \(3,\) for a sample, the teacher \(11,\)"):

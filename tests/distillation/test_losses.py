@@ -625,7 +625,7 @@ def test_flow_between_unlike_axes():
 
 
 @pytest.mark.parametrize("kind", [FitNets, FSP, VID], ids=lambda kind: kind.label)
-def test_connectors_start_alike_and_bear_their_names(kind):
+def test_connectors_start_equal_and_have_their_names(kind):
     for api in (keras, keras_compat.tf_keras()):
         loss, n = kind(layers=PAIRS), draw()
         first, second = connect(loss, n, api), connect(loss, n, api)
@@ -645,7 +645,7 @@ def test_connectors_compute_in_float32_under_a_half_precision_policy():
     assert {layer.compute_dtype for layer in connectors} == {"float32"}
 
 
-def test_the_variance_starts_as_told():
+def test_the_variance_starts_as_configured():
     loss, n = VID(layers=PAIR, initial_variance=3.0), draw()
     *_, variance = connect(loss, n)
     loss(loss_inputs(n), connect(loss, n))
@@ -735,7 +735,7 @@ def test_label_smoothing_is_a_teacher_made_by_hand():
 
 
 @pytest.mark.parametrize("kind", [DKD, TeacherFree], ids=lambda kind: kind.label)
-def test_one_class_is_no_choice(kind):
+def test_one_class_is_not_enough(kind):
     one = tf.zeros((3, 1))
     with pytest.raises(ModelError, match=r"at least two.*\(3, 1\)"):
         kind()(LossInputs(one, one, one), [])

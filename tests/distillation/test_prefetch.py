@@ -86,7 +86,7 @@ def test_the_student_learns_what_it_learns_from_the_live_teacher(api, data, as_d
         np.testing.assert_allclose(logs[name], live_logs[name], rtol=1e-4, err_msg=name)
 
 
-def test_an_ensemble_that_looks_at_labels_is_asked_ahead(data, monkeypatch):
+def test_an_ensemble_that_uses_labels_runs_ahead(data, monkeypatch):
     def experts():
         names = [("a", "b", "c"), ("c", "b", "a")]
         return Ensemble([Teacher(teacher_of(seed=s), class_names=n) for s, n in zip((5, 6), names, strict=True)])
@@ -171,7 +171,7 @@ def test_whatever_fit_is_told(api, data, fit):
     assert ("val_loss" in logs) == ("steps_per_epoch" not in fit)
 
 
-def test_code_is_asked_within_the_step(data):
+def test_code_runs_within_the_step(data):
     teacher = teacher_of()
     _, _, was_ahead = taught(keras, data, lambda x: np.asarray(teacher(x)), distillation=Distillation(cache="never"))
     assert not was_ahead

@@ -249,7 +249,7 @@ def test_labels_marked_by_nan(api, table):
         model.fit(x, targets, verbose=0)
 
 
-def test_a_batch_without_labels_teaches_by_consistency_alone(api, table):
+def test_a_batch_without_labels_trains_by_consistency_only(api, table):
     import tensorflow as tf
 
     x, y = table

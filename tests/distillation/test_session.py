@@ -96,7 +96,7 @@ def test_each_image_comes_with_the_answer_to_that_very_view(data, augment):
     assert augment is None or (seen[0] != seen[1]).any()
 
 
-def test_the_teacher_is_asked_about_each_view_once_for_all_stages(data):
+def test_the_teacher_answers_each_view_once_for_all_stages(data):
     counting = Counting()
     recipe = dataclasses.replace(RECIPE, distillation=Distillation(views=2))
     tfopt.optimize(network(3, 0, "student"), recipe, data, teacher=counting, quiet=True)
@@ -150,7 +150,7 @@ def test_answers_on_disk_serve_the_next_run_and_no_other_teacher(data, teacher, 
         )
 
 
-def test_an_interrupted_run_goes_on_with_its_teacher_only(data, teacher, tmp_path):
+def test_an_interrupted_run_resumes_only_with_its_teacher(data, teacher, tmp_path):
     class StopError(Exception):
         pass
 

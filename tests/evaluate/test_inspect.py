@@ -103,7 +103,7 @@ def column(table, index):
     return list(table.columns[index].cells)
 
 
-def test_compare_tells_agreement_between_the_predictions(files, tmp_path):
+def test_compare_reports_the_agreement_of_predictions(files, tmp_path):
     """The second file reverses the order of the four classes, so the two files never agree."""
     import keras
 

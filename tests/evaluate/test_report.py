@@ -81,7 +81,7 @@ def test_json():
     assert again["rows"][1]["notes"] == []
 
 
-def test_empty_report_is_no_error():
+def test_empty_report_is_not_an_error():
     assert "step" in str(Report({}))
     assert json.loads(Report({}).to_json()) == {"recipe": {}, "rows": []}
 

@@ -98,7 +98,7 @@ def test_every_foreign_object_in_every_place_is_refused(tmp_path, monkeypatch, k
 
 @pytest.mark.parametrize("form", attacks_tf_keras.FORMS)
 @pytest.mark.parametrize("cls", ["TFOpLambda", "SlicingOpLambda"])
-def test_functions_of_tensorflow_that_are_no_arithmetic_are_refused(tmp_path, cls, form):
+def test_functions_of_tensorflow_that_are_not_arithmetic_are_refused(tmp_path, cls, form):
     through = []
     for number, symbol in enumerate(attacks_operators.DANGEROUS):
         path = tmp_path / f"{number}{form}"

@@ -181,7 +181,7 @@ def test_an_encrypted_zip(files, tmp_path):
 
 
 @pytest.mark.parametrize("config", [b"\xff\xfe", 3, [1, 2], "{", ""])
-def test_a_config_in_hdf5_that_is_none(tmp_path, config):
+def test_an_invalid_config_in_hdf5(tmp_path, config):
     import h5py
 
     with h5py.File(tmp_path / "m.h5", "w") as file:

@@ -198,7 +198,7 @@ def test_a_saved_model_with_recurrent_layers(tmp_path):
     check(model, saved(model, tmp_path / "recurrent", save_format="tf"))
 
 
-def test_a_saved_model_with_a_class_of_its_own(tmp_path):
+def test_a_saved_model_with_a_custom_class(tmp_path):
     """tf_keras revives such a layer from the graph, which needs no code of the class."""
     api = keras_compat.tf_keras()
 

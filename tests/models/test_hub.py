@@ -401,7 +401,7 @@ def twice(operation, graph):
     return Made([operation.inputs[0]], [Layer("ReLU"), Layer("Affine", steps=(Step("mul", 2.0),))])
 
 
-def test_layers_that_compute_otherwise_are_not_handed_out(monkeypatch):
+def test_layers_that_compute_something_else_are_not_returned(monkeypatch):
     monkeypatch.setitem(table._TABLE, "Relu", twice)
     with pytest.raises(NoLayerError, match="different outputs, by up to"):
         rebuilt(traced(lambda x: tf.nn.relu(conv(x))), keras, name="net")
@@ -918,7 +918,7 @@ def with_two_inputs(tmp_path):
         (with_two_inputs, r"takes the inputs \['a', 'b'\]; expected one tensor"),
     ],
 )
-def test_what_is_no_module_is_told_what_is_expected(tmp_path, make, words):
+def test_what_is_not_a_module_gets_an_error_that_names_what_is_expected(tmp_path, make, words):
     with pytest.raises(ModelError, match=words):
         open_hub(make(tmp_path))
 

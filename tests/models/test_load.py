@@ -45,7 +45,7 @@ def quietly(model, path):
 
 @pytest.mark.parametrize("kind", ["keras3", "tf_keras"])
 @pytest.mark.parametrize(("ending", "lie"), [(".keras", ".h5"), (".h5", ".keras"), (".keras", ""), (".h5", ".tflite")])
-def test_kind_is_told_by_content(tmp_path, kind, ending, lie):
+def test_kind_is_identified_by_content(tmp_path, kind, ending, lie):
     model = small(kind)
     quietly(model, tmp_path / f"true{ending}")
     path = shutil.move(tmp_path / f"true{ending}", tmp_path / f"lie{lie}")
@@ -72,7 +72,7 @@ def test_saved_model_without_layers(tmp_path):
         models.load_model(tmp_path / "out")
 
 
-def test_tflite_is_told_what_takes_it(tmp_path):
+def test_a_tflite_named_keras_points_to_inspect(tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(b"\x1c\x00\x00\x00TFL3" + bytes(100))
     assert models.kind(path) == "tflite"
@@ -144,7 +144,7 @@ def test_flipped_bits(tmp_path):
         models.load_model(path)
 
 
-def test_all_that_is_no_model(tmp_path):
+def test_everything_that_is_not_a_model(tmp_path):
     (tmp_path / "text.keras").write_text("hello, this is no model")
     (tmp_path / "empty.h5").write_bytes(b"")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:

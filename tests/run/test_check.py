@@ -88,7 +88,7 @@ def test_the_last_column_is_what_the_file_holds(found):
     assert "FULLY_CONNECTED" in cells["head"]
 
 
-def test_names_that_contain_each_other_are_told_apart():
+def test_names_that_contain_each_other_are_distinguished():
     import keras
 
     layers = keras.layers
@@ -139,7 +139,7 @@ def test_the_command(rule, code, model, tmp_path):
     assert ("problem: " in done.output) is bool(code)
 
 
-def test_the_command_refuses_what_is_no_model(tmp_path):
+def test_the_command_refuses_what_is_not_a_model(tmp_path):
     (tmp_path / "m.keras").write_text("nothing")
     done = CliRunner().invoke(main, ["check", str(tmp_path / "m.keras")])
     assert done.exit_code == 2

@@ -78,7 +78,7 @@ def test_a_whole_model_comes_back_with_the_layers_of_the_caller(tmp_path):
     np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
-def test_an_interrupted_run_goes_on_and_ends_in_the_same_file(tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_and_ends_in_the_same_file(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 6)).astype("float32"), rng.integers(0, 3, 200)
     data = tfopt.load_data((x, y))

@@ -150,7 +150,7 @@ def test_unknown_or_wrong_is_refused_by_name_in_one_line(text, named):
         assert part in str(caught.value)
 
 
-def test_all_findings_are_told_at_once():
+def test_all_findings_are_reported_at_once():
     with pytest.raises(RecipeError, match=r"Prune\.epochs = -1.*; Prune\.power = 0"):
         Recipe.from_json('{"stages": [{"stage": "Prune", "epochs": -1, "power": 0}]}')
 

@@ -185,7 +185,7 @@ def interrupted(data, tmp_path_factory):
     return recipe, file, tfopt.optimize(network(keras), recipe, data, quiet=True).lite.data
 
 
-def test_a_run_goes_on_after_a_stage_that_resized(data, interrupted, monkeypatch, tmp_path):
+def test_a_run_resumes_after_a_stage_that_resized(data, interrupted, monkeypatch, tmp_path):
     recipe, kept, whole = interrupted
     file = tmp_path / "run.npz"
     shutil.copy(kept, file)
@@ -213,7 +213,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("make", BAD.values(), ids=BAD)
-def test_a_checkpoint_with_a_model_of_no_such_run_is_an_error(tmp_path, make):
+def test_a_checkpoint_with_a_model_of_another_run_is_an_error(tmp_path, make):
     start = bridge.to_tf_keras(network(keras))
     checkpoint = Checkpoint(tmp_path / "run.npz", "key")
     model = make(tmp_path / "other.keras")

@@ -165,7 +165,7 @@ def test_a_loss_of_accuracy_is_spent_where_it_buys_most(model, data):
     assert len(nothing_lost.layers) <= len(all_lost.layers) == 4
 
 
-def test_a_budget_that_cannot_be_met_is_an_error_before_training_and_says_the_nearest(model, data):
+def test_a_budget_that_cannot_be_met_is_an_error_before_training_that_names_the_nearest(model, data):
     recipe = tfopt.Recipe(name="r", stages=(Quantize(max_bytes=500),))
     with pytest.raises(RecipeError, match=r"max_bytes=500 cannot be met: .* the file has [\d,]+ bytes"):
         tfopt.optimize(model, recipe, data, quiet=True)

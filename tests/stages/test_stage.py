@@ -197,7 +197,7 @@ def test_promises_on_arrays_made_by_hand(promise, values, axis, message):
     assert promise.broken(values, axis) == message
 
 
-def test_a_target_that_float32_cannot_express_is_no_broken_promise():
+def test_a_target_that_float32_cannot_express_is_not_a_broken_promise():
     # 0.7 is 0.69999999 as float32: of 100 million weights, 1.2 fewer than 70 million are pruned.
     values = np.ones(100_000_000, np.int8)
     values[: 70_000_000 - 2] = 0

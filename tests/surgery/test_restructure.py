@@ -601,7 +601,7 @@ def test_custom_layers_and_subclassed_models():
     assert shapes(restructure(model, width=0.5, classes=3)) == [(4, 8), (8,), (8,), (8, 3), (3,)]
 
 
-def test_a_custom_layer_of_its_own_width_is_named():
+def test_a_custom_layer_with_a_fixed_width_is_named():
     @keras.saving.register_keras_serializable("tests_structure")
     class Wide(keras.layers.Layer):
         def build(self, shape):

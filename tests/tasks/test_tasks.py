@@ -21,7 +21,7 @@ def names_in(text: str, names: set[str]) -> list[int]:
     return [n.lineno for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and n.value in names]
 
 
-def test_the_name_of_a_task_stands_in_its_own_room_alone():
+def test_the_name_of_a_task_appears_only_in_its_room():
     files = [path for path in (ROOT / "tfopt").rglob("*.py") if TASKS_ROOM not in path.parents]
     found = [
         f"{path.relative_to(ROOT)}:{line}"

@@ -131,7 +131,7 @@ def test_answers_to_something_else_are_refused_by_what_differs(changes, parts, t
     assert str(error.value).count(" was ") == len(parts)
 
 
-def test_a_name_is_no_part_of_the_key(tmp_path):
+def test_a_name_is_not_part_of_the_key(tmp_path):
     Answers(teacher(), ABOUT, 23, folder=tmp_path).view(0, Batches())
     renamed = Teacher(model(), outputs="logits", name="other").with_outputs(["hidden"])
     check(Answers(renamed, ABOUT, 23, folder=tmp_path).view(0, None))
@@ -250,7 +250,7 @@ def test_a_teacher_that_changes_meanwhile_is_refused(tmp_path):
     assert files(tmp_path / "b") == ["meta.json"]
 
 
-def test_room_is_asked_for_before_anything_is_written(tmp_path, monkeypatch):
+def test_disk_space_is_checked_before_anything_is_written(tmp_path, monkeypatch):
     answers = Answers(teacher(), ABOUT, 23, folder=tmp_path)
     assert answers.bytes_per_view(X[:4]) == 23 * (2 * 4 + 5 * 2)
 
@@ -357,7 +357,7 @@ def test_two_keys_never_share_a_file(tmp_path):
 # Fingerprints of inputs, and pipelines that change
 
 
-def test_arrays_are_told_apart():
+def test_arrays_are_distinguished():
     base = array_about(X)
     assert base["shape"] == [23, 3]
     assert base == array_about(np.asfortranarray(X))

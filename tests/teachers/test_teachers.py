@@ -110,7 +110,7 @@ def test_probabilities_are_detected_and_become_their_logarithms(kind):
     assert "probabilities" in teacher.notes[0]
 
 
-def test_features_alone():
+def test_features_only():
     teacher = Teacher(net()).with_outputs(["pool"], response=False)
     assert list(teacher.predict(images(), quiet=True)) == ["pool"]
 
@@ -135,7 +135,7 @@ def test_predict_sees_weights_that_changed_since():
     np.testing.assert_allclose(teacher.predict(x, quiet=True)["output"], numpy_dense(model, x), atol=1e-5)
 
 
-def test_no_samples_are_no_answers_and_a_bad_batch_size_is_refused():
+def test_no_samples_give_no_answers_and_a_bad_batch_size_is_refused():
     teacher = Teacher(dense(), outputs="logits")
     with pytest.raises(DataError, match="batch_size of 1 or above, got 0"):
         teacher.predict(images(4, (3,)), batch_size=0, quiet=True)
@@ -241,7 +241,7 @@ def test_files(files, name):
     assert teacher.fingerprint == as_teacher(str(files / name)).fingerprint is not None
 
 
-def test_a_result_folder_tells_classes_and_preprocessing(files):
+def test_a_result_folder_states_classes_and_preprocessing(files):
     teacher = Teacher(files / "result")
     assert teacher.class_names == ("cat", "dog", "owl")
     x = images(5, (3,))  # what a student gets for pixels / 255
@@ -339,7 +339,7 @@ def test_models_that_do_not_fit_one_question_and_one_answer(kind):
         Teacher(api.Model(steps, api.layers.LSTM(2, stateful=True)(steps)))
 
 
-def test_layers_are_asked_of_what_has_some():
+def test_layers_need_a_source_that_has_them():
     with pytest.raises(ModelError, match="no layers to take features from"):
         Teacher(lambda x: x).with_outputs(["conv"])
     with pytest.raises(ModelError, match=r"no layer 'convv' \(nearest: conv"):
@@ -430,7 +430,7 @@ def test_keras_does_not_track_a_teacher(kind):
 
 
 @KERASES
-def test_a_fingerprint_is_of_weights_and_architecture_alone(kind, tmp_path):
+def test_a_fingerprint_depends_only_on_weights_and_architecture(kind, tmp_path):
     api = package(kind)
     teacher = Teacher(dense(kind))
     first = teacher.fingerprint
@@ -471,7 +471,7 @@ SIGMOIDS = [[0.9, 0.8, 0.1], [0.2, 0.7, 0.6]]
         ([[1.0, 0.0]], "multilabel", "auto", "sigmoid", [[np.log(2.0**24 - 1), -np.log(2.0**24 - 1)]]),
     ],
 )  # fmt: skip
-def test_the_form_of_outputs_is_told_by_their_values(outputs, task, said, form, expected):
+def test_the_form_of_outputs_is_inferred_from_their_values(outputs, task, said, form, expected):
     teacher = Teacher(constant(outputs), outputs=said).resolved(np.zeros((len(outputs), 2)), task)
     assert teacher.form == form
     x = np.zeros((len(outputs), 2), "float32")
@@ -492,7 +492,7 @@ def test_outputs_that_cannot_be_understood(outputs, task, said, message):
         Teacher(constant(outputs), outputs=said, name="professor").resolved(np.zeros((len(outputs), 2)), task)
 
 
-def test_a_feature_map_is_no_response_of_a_classification():
+def test_a_feature_map_is_not_a_classification_response():
     backbone = keras.Model(*(lambda m: (m.inputs, m.get_layer("relu").output))(net()))
     with pytest.raises(ModelError, match=r"shape \(6, 6, 6, 5\) for 6 samples; expected \(batch, classes\)"):
         Teacher(backbone).resolved(images(), "classification")
@@ -656,7 +656,7 @@ def test_a_name_for_each_output():
 # Precomputed outputs
 
 
-def test_precomputed_outputs_are_handed_out_in_logits():
+def test_precomputed_outputs_are_returned_as_logits():
     p = softmax(np.random.default_rng(0).normal(size=(7, 3)))
     given = Precomputed(p.astype("float32"), class_names=["a", "b", "c"])
     teacher = given.resolved(np.zeros((1, 2)), "classification").for_classes(["c", "a", "b"])

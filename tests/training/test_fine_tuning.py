@@ -65,7 +65,7 @@ def moved(before, after):
         (8, "head"),
     ],
 )
-def test_frozen_up_to_a_layer_trained_behind_it(model, until, first):
+def test_frozen_up_to_a_layer_and_trained_after_it(model, until, first):
     upper = set(WEIGHTED[WEIGHTED.index(first) :])
     assert trained(frozen(model, until)) == upper
     assert trained(frozen(model, until, batchnorm="frozen")) == upper - NORMS
@@ -78,7 +78,7 @@ def test_unfrozen_from_a_layer_on(model, since, first):
     assert trained(unfrozen(frozen(model), since)) == upper
 
 
-def test_a_copy_with_the_same_weights_compiled_alike_and_nothing_shared(model, samples):
+def test_a_copy_has_the_same_weights_and_compile_settings_and_shares_nothing(model, samples):
     api = keras if is_keras3_model(model) else tf_keras()
     model.compile(api.optimizers.SGD(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"])
     before, optimizer = weights_of(model), model.optimizer
@@ -231,7 +231,7 @@ STEPS = {
 
 @BOTH
 @pytest.mark.parametrize("name", STEPS)
-def test_each_layer_takes_steps_of_its_own_rate(api, name):
+def test_each_layer_steps_at_its_own_rate(api, name):
     """ "a" is at distance 1 from "b", so it learns at a quarter of the rate."""
     make, expected = STEPS[name]
     model = two_layers(api)
@@ -446,7 +446,7 @@ def fitted(stage, model, samples, keep=()):
         ({"unfreeze_from": "conv", "layers": (("stem", True), ("depth*", False))}, "conv", {"depth", "depth_norm"}),
     ],
 )
-def test_a_stage_moves_what_it_says_and_leaves_no_flag_behind(model, samples, settings, first, held):
+def test_a_stage_moves_what_it_says_and_restores_the_flags(model, samples, settings, first, held):
     stage = FineTune(**settings)
     expected = set(WEIGHTED[WEIGHTED.index(first) :]) - held
     expected |= {pattern for pattern, on in stage.layers if on}

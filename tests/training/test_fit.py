@@ -104,7 +104,7 @@ def test_the_recipes_loss_wins():
         loss_for(model, ONE_HOT, loss="crossentropie")
 
 
-def test_sigmoids_that_do_not_sum_to_one_are_no_probabilities_of_classes():
+def test_sigmoids_that_do_not_sum_to_one_are_not_class_probabilities():
     loss = loss_for(net(last="sigmoid"), CLASSES)
     assert float(loss(CLASSES, LOGITS)) == pytest.approx(SURPRISE, rel=1e-4)
 
@@ -205,7 +205,7 @@ def test_augmentation_that_changes_nothing_for_the_model_is_kept():
     assert "augmented with horizontal_flip=True" in notes[0]
 
 
-def test_no_augmentation_wanted_none_said():
+def test_no_augmentation_gives_no_notes():
     assert choose_augmentation(judge("any").predict, tfopt.Training(), tfopt.load_data(pictures("any"))) == (None, [])
 
 

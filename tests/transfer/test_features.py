@@ -184,7 +184,7 @@ def test_views(images, source):
         extract_features(feature_extractor(source), images, views=3, quiet=True)
 
 
-def test_features_are_kept_and_made_anew_when_stale(images, source, tmp_path):
+def test_features_are_cached_and_recomputed_when_stale(images, source, tmp_path):
     extractor = feature_extractor(source)
     first = extract_features(extractor, images, cache=tmp_path / "kept", quiet=True)
     assert isinstance(first.train.inputs.base, np.memmap) or isinstance(first.train.inputs, np.memmap)

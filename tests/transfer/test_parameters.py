@@ -162,7 +162,7 @@ def test_an_image_of_equal_channels_gives_the_same_answer(api, old, new):
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
-def test_input_channels_are_left_alone_if_not_asked_for():
+def test_input_channels_are_left_alone_unless_requested():
     source, target = network(keras), network(keras, channels=1, seed=1)
     done = transfer_weights(source, target, adapt=False)
     assert done.moves[0].note == "kernel is (3, 3, 1, 4) here, (3, 3, 3, 4) in the source"
@@ -223,7 +223,7 @@ def test_made_up_names_are_not_trusted_across_counters(api):
     ]
 
 
-def test_equal_names_in_two_branches_are_told_apart_by_their_paths(api):
+def test_equal_names_in_two_branches_are_distinguished_by_their_paths(api):
     def model(branches, seed, outer=None):
         inputs = api.Input((4,))
         parts = [

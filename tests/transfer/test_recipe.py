@@ -195,7 +195,7 @@ def test_depth_study(deep_source, data, tmp_path):
     assert (tmp_path / "out" / "depth_study.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_interrupted_depth_study_goes_on(deep_source, data, tmp_path, monkeypatch):
+def test_an_interrupted_depth_study_resumes(deep_source, data, tmp_path, monkeypatch):
     from tfopt.transfer import depth_study
 
     transfer = tfopt.transfer.DepthStudy(places=1, epochs=1)
@@ -237,7 +237,7 @@ def test_a_model_that_knows_nothing_yet_does_not_judge_augmentation(source, data
     assert [note for note in notes if note.startswith("augmentation horizontal_flip left out: a head on the features")]
 
 
-def test_no_augmentation_where_nobody_can_judge():
+def test_no_augmentation_without_a_judge():
     layers = [keras.layers.Flatten(), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(6)]
     fixed = keras.Sequential([keras.Input((8, 8, 3)), *layers])
     x, y = pictures(200, 2)

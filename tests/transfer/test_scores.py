@@ -69,7 +69,7 @@ def rotated(features):
 
 
 @pytest.mark.parametrize("score", [logme, h_score, lambda f, y: h_score(f, y, shrinkage=0.0)])
-def test_rotation_changes_nothing_and_what_tells_the_classes_ranks_above_noise(score):
+def test_rotation_changes_nothing_and_informative_features_rank_above_noise(score):
     assert score(rotated(GOOD), CLASSES) == pytest.approx(score(GOOD, CLASSES), rel=1e-6)
     mixed = GOOD + 1.5 * NOISE
     assert score(GOOD, CLASSES) > score(mixed, CLASSES) > score(NOISE, CLASSES)
@@ -96,7 +96,7 @@ def test_leep_of_a_source_that_knows_the_classes_under_other_names_is_0():
     assert leep(np.eye(5)[[4, 0, 2]][CLASSES], CLASSES + 10) == 0  # two of its five classes never occur
 
 
-def test_leep_of_a_source_that_says_the_same_of_all_is_the_entropy_of_the_labels():
+def test_leep_of_a_constant_source_is_the_entropy_of_the_labels():
     labels = np.array([0, 0, 0, 1])
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert leep(np.tile([0.2, 0.3, 0.5], (4, 1)), labels) == pytest.approx(-entropy)

@@ -58,6 +58,6 @@ def test_a_rule_that_matches_nothing_is_refused_with_the_names_it_could_match(pa
         (("stem", 0.1), ("stem_2", 0.2), ("Conv2D", 0.3)),
     ],
 )
-def test_a_rule_behind_others_that_leave_it_nothing_is_refused(rules):
+def test_a_rule_after_others_that_leave_it_nothing_is_refused(rules):
     with pytest.raises(RecipeError, match="no effect: earlier rules already cover"):
         choose(rules, LAYERS, DEFAULT)

@@ -218,7 +218,7 @@ def test_a_kernel_is_found_by_name_or_missed_with_the_names_there_are(model):
         named_kernel(layer, "bias")
 
 
-def test_a_hook_that_returns_what_is_no_attribute_is_refused():
+def test_a_hook_that_returns_something_other_than_an_attribute_is_refused():
     class Hidden(keras_compat.tf_keras().layers.Layer):
         def build(self, shape):
             self.all = {"one": self.add_weight(name="one", shape=(shape[-1], 2))}
@@ -423,7 +423,7 @@ def test_what_cluster_says_of_each_layer(flat_model):
     assert {name: decided(stage, flat_model, name)[1:] for name in expected} == expected
 
 
-def test_patterns_that_do_not_fit_are_told(flat_model):
+def test_patterns_that_do_not_fit_are_reported(flat_model):
     assert decided(Prune(block_size=(2, 2)), flat_model, "conv_image")[1:] == ("", "block_size does not fit it")
     assert decided(Prune(sparsity_m_by_n=(2, 4)), flat_model, "wide")[1] == "2 zeros in 4 weights"
     assert decided(Prune(sparsity_m_by_n=(2, 4)), flat_model, "table")[1:] == ("", "sparsity_m_by_n does not fit it")

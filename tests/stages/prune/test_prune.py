@@ -169,7 +169,7 @@ def test_equal_weights_fall_one_by_one():
 
 
 @pytest.mark.parametrize(("shape", "fallen"), [((8, 1), 7), ((1, 1), 0), ((3, 1), 2)])
-def test_at_least_one_weight_stays_and_that_is_no_broken_promise(shape, fallen):
+def test_at_least_one_weight_stays_and_that_is_not_a_broken_promise(shape, fallen):
     stage = Prune(final_sparsity=0.97, schedule="one-shot")
     stripped = stage.strip(stage.apply(dense(*shape), steps=0))
     assert np.count_nonzero(stripped.get_weights()[0] == 0) == fallen

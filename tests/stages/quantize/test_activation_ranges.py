@@ -123,7 +123,7 @@ def peaks(shape):
 
 @pytest.mark.parametrize("shape, pool", [((8, 8, 4), 8), ((8, 8, 4), (8, 8)), ((64, 4), 64), ((6, 8, 4), (6, 8))])
 @pytest.mark.parametrize("trained", [False, True])
-def test_an_average_over_all_places_has_a_range_of_its_own(shape, pool, trained):
+def test_an_average_over_all_places_has_a_separate_range(shape, pool, trained):
     model, x = averaging(pool, shape), peaks(shape)
     exact = x.astype(np.float64).mean(axis=tuple(range(1, x.ndim - 1)))
     given = model

@@ -65,7 +65,7 @@ def test_shapes_as_tensors_can_be_quantized(function, samples, wanted):
 
 
 @pytest.mark.parametrize("name", ["softsign", "largest"])
-def test_division_by_what_is_computed(name):
+def test_division_by_a_computed_tensor(name):
     """LiteRT's DIV refuses a divisor that is stored as 0, which is the middle of its range, when ranges are found."""
     ops = keras.ops
     inputs = keras.Input((6,))

@@ -112,7 +112,7 @@ def test_concatenated_tensors_share_the_range_of_the_whole_where_nothing_else_us
     assert found == {"a": "w", "b": "wo", "s": "wb", "r": "", "joined": "o", "f": ""}
 
 
-def test_a_relu_behind_a_sum_is_part_of_it():
+def test_a_relu_after_a_sum_is_part_of_it():
     layers = keras_compat.tf_keras().layers
     inputs = keras_compat.tf_keras().Input((4,))
     x = layers.Add(name="add")([layers.Dense(4, name="dense")(inputs), inputs])

@@ -153,7 +153,7 @@ def test_zeros_stay_through_training_when_there_are_no_clusters(model, samples):
     assert all(np.any(lost[name][old[name] == 0]) for name in KERNELS)
 
 
-def test_a_structure_is_kept_only_where_asked_for(model):
+def test_a_structure_is_kept_only_on_request(model):
     before, _ = shrunk(model, SPARSE, Cluster(number_of_clusters=6))
     for keep in SCHEMES:
         [(_, quantizer, _)] = wrapper(Quantize().apply(before, steps=1, keep=keep), "conv")._weight_vars
@@ -473,7 +473,7 @@ def test_layers_left_in_float_by_rule_keep_zeros_and_clusters(model, samples):
     assert stage.notes(bridge.to_tf_keras(before), BOTH)[1:] == ["left in float: conv (by rule)"]
 
 
-def test_a_layer_without_int8_operator_trains_and_is_told_in_the_file(samples):
+def test_a_layer_without_int8_operator_trains_and_is_noted_in_the_file(samples):
     layers = keras_compat.tf_keras().layers
     net = chained((4, 4, 4, 2), layers.Conv3D(3, 2, name="cube"), layers.ReLU(), layers.Flatten(), layers.Dense(2))
     wrapped = Quantize().apply(net, steps=1)
@@ -543,7 +543,7 @@ def test_masks_reach_the_layers_that_ask_for_them():
     np.testing.assert_allclose(wrapped.predict(rows, verbose=0), net.predict(rows, verbose=0), atol=0.03)
 
 
-def test_regularizers_of_layers_go_on_working():
+def test_regularizers_of_layers_keep_working():
     layers = keras_compat.tf_keras().layers
     net = chained((4,), layers.Dense(3, kernel_regularizer="l2", activity_regularizer="l1", name="dense"))
     wrapped = Quantize().apply(net, steps=1)
@@ -590,7 +590,7 @@ SIGNS = np.array([1, -1, 1, 1, -1, 1, 1, 1])
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8"])
-def test_kernels_of_equal_shape_are_told_apart_after_folding(weights):
+def test_kernels_of_equal_shape_are_distinguished_after_folding(weights):
     model = two_alike(SIGNS)
     x = np.random.default_rng(0).normal(size=(32, 6, 6, 8)).astype("float32")
     lite = build(model, Export(weights=weights, activations=weights), x)
@@ -639,7 +639,7 @@ def test_without_any_training_the_stripped_kernels_are_those_of_the_model_rounde
         assert np.all(np.abs(after - before) <= step / 2 + 1e-6)
 
 
-def test_the_report_is_told_the_scheme_and_what_it_keeps():
+def test_the_report_names_the_scheme_and_what_it_keeps():
     model = two_alike(SIGNS)
     assert Quantize().notes(model) == ["QAT"]
     assert Quantize().notes(model, BOTH) == ["PCQAT, keeps clusters and sparsity"]

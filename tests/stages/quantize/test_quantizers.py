@@ -105,7 +105,7 @@ def test_scales_run_along_their_axes(shape, scales, others):
     np.testing.assert_allclose(result, grid(kernel, np.abs(kernel).max(axis=others, keepdims=True)), atol=1e-6)
 
 
-def test_a_gate_of_an_lstm_has_a_scale_of_its_own():
+def test_each_gate_of_an_lstm_has_a_separate_scale():
     kernel = (RNG.normal(size=(3, 8)) * np.repeat([1, 5, 0.1, 2], 2)).astype("float32")  # 2 units
     result, _ = quantized(Structure(), kernel, scales=Scales((-2,), (3, 4, 2), "per gate"))
     for gate in range(4):

@@ -141,7 +141,7 @@ def test_each_convolution_is_found_folded_or_not_with_dead_channels_and_near_twi
             assert off < allowed, f"{layer}, {name}: {off}"
 
 
-def test_near_twins_are_told_apart_by_who_reads_them(dead, file_of_dead):
+def test_near_twins_are_distinguished_by_who_reads_them(dead, file_of_dead):
     found = find_kernels(file_of_dead, [dead.get_layer("third"), dead.get_layer("second")])
     second, third = (found[name, "kernel"].parts[0].readers[0].index for name in ("second", "third"))
     assert second < third
@@ -223,7 +223,7 @@ def test_layers_with_one_and_the_same_kernel_share_the_tensor():
         np.testing.assert_allclose(rows_in_file(place), weights[0].reshape(-1, 8).T, rtol=1e-6)
 
 
-def test_a_name_alone_is_no_proof(dead, file_of_dead):
+def test_a_name_alone_is_not_proof(dead, file_of_dead):
     other = filled(images(), 9)
     with pytest.raises(PromiseError, match=r"The kernel of layer 'second' was not found .*best match 0\.\d\d, needed"):
         find_kernels(file_of_dead, [other.get_layer("second")])

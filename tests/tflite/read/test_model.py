@@ -189,7 +189,7 @@ def test_int8_weights_are_the_float_ones_within_half_a_step(models: dict[str, Li
     assert (np.abs(weight.dequantized - DENSE.T) <= steps / 2 * 1.001).all()
 
 
-def test_float16_weights_are_found_behind_dequantize(models: dict[str, LiteModel]) -> None:
+def test_float16_weights_are_found_through_dequantize(models: dict[str, LiteModel]) -> None:
     (weight,) = models["float16"].weights()
     assert (weight.tensor.dtype, weight.op_name) == ("float16", "FULLY_CONNECTED")
     np.testing.assert_array_equal(weight.dequantized, DENSE.T.astype("f2").astype("f4"))
@@ -247,7 +247,7 @@ def test_benchmark_times_one_sample(models: dict[str, LiteModel]) -> None:
         assert (latency.threads, latency.runs, latency.batch) == (1, 5, 1)
 
 
-def test_refuses_what_is_no_model(tmp_path: Path) -> None:
+def test_refuses_what_is_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="No such file"):
         LiteModel(tmp_path / "none.tflite")
     with pytest.raises(ModelError, match=r"not a \.tflite"):

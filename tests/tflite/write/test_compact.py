@@ -58,7 +58,7 @@ def test_ends_weights_and_ops_are_kept(original: bytes) -> None:
         assert (old.tensor.scales, old.tensor.zero_points) == (new.tensor.scales, new.tensor.zero_points)
 
 
-def test_names_are_kept_when_asked(original: bytes) -> None:
+def test_names_are_kept_on_request(original: bytes) -> None:
     kept = LiteModel(compact(original, names=True))
     assert [tensor.name for tensor in kept.tensors()] == [tensor.name for tensor in LiteModel(original).tensors()]
     assert kept.size > len(compact(original))

@@ -181,7 +181,7 @@ def test_representative_data_as_a_dataset(models, expected):
     assert np.abs(run_tflite(lite.data, X) - expected).max() < 0.15
 
 
-def test_only_so_many_samples_are_used_for_calibration(models):
+def test_calibration_uses_at_most_the_given_number_of_samples(models):
     """Huge values after the first 16 samples would stretch the range of the input, here -8..8, if they were read."""
     data = np.concatenate([X[:16], X[:16] * 1000])
     lite = tfopt.export_tflite(models["keras3"], export=tfopt.Export(calibration_samples=16), representative_data=data)
@@ -230,7 +230,7 @@ def test_settings_as_arguments_work_for_one_release(models, tmp_path):
     assert {port.dtype for port in old.inputs} == {"uint8"}
 
 
-def test_settings_are_in_export_alone(models):
+def test_settings_are_only_in_export(models):
     with pytest.raises(RecipeError, match="Expected all settings in Export; got an Export and io beside it"):
         tfopt.export_tflite(models["keras3"], export=Export(), io="uint8")
     for given in ("int8", {"io": "uint8"}):
@@ -351,7 +351,7 @@ def test_promises_are_looked_up_in_the_file(monkeypatch):
             export.build(model, settings, None, held, flat_model)
 
 
-def test_a_kernel_that_is_not_in_the_file_is_told(monkeypatch):
+def test_a_kernel_that_is_not_in_the_file_is_reported(monkeypatch):
     import keras
 
     from tfopt.stages.kernels.promise import Sparsity

@@ -214,7 +214,7 @@ def test_learned_steps_are_trained(model, samples):
     assert isinstance(lite, LiteModel)
 
 
-def test_inspect_tells_the_type_that_is_stored(four_bits, tmp_path):
+def test_inspect_shows_the_stored_type(four_bits, tmp_path):
     from tfopt.evaluate.inspect import inspect_file
 
     path = tmp_path / "model.tflite"

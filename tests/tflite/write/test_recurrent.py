@@ -161,7 +161,7 @@ def test_float_files_are_exact():
         np.testing.assert_allclose(lite.predict(data), model.predict(data, verbose=0), atol=1e-5)
 
 
-def test_a_mask_of_another_value_is_told_apart_in_int8():
+def test_a_mask_of_another_value_is_distinguished_in_int8():
     """Padding is -1; features range from -1 to 3, and zero is a value like any other."""
     data = np.where(PADDED == 0, -1, np.abs(X)).astype("float32")
     data[::4, 0] = 0

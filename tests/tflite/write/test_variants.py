@@ -274,7 +274,7 @@ def test_sparse_kernels_that_litert_does_not_run_are_one_clear_error():
 # Calibration, labels, contents --------------------------------------------------------------------
 
 
-def test_the_number_of_samples_is_told_and_few_are_called_few(nets):
+def test_the_number_of_samples_is_reported_and_few_are_noted(nets):
     (told,) = export.build(nets["conv"], Export(), X).notes
     assert told == "ranges of activations from 64 training samples"
     (told,) = export.build(nets["conv"], Export(), X[:5]).notes
@@ -283,7 +283,7 @@ def test_the_number_of_samples_is_told_and_few_are_called_few(nets):
         tfopt.export_tflite(nets["conv"], representative_data=X[:0])
 
 
-def test_ranges_that_clip_what_was_held_out_are_told(nets):
+def test_ranges_that_clip_held_out_values_are_reported(nets):
     """Of held-out inputs spread evenly over -3..3, two thirds are outside the range -1..1."""
     wide = np.random.default_rng(0).uniform(-3, 3, X[:32].shape).astype("float32")
     for settings in ({}, {"io": "float32"}, {"weights": "int4"}):

@@ -44,7 +44,7 @@ def test_all_samples_count_the_same_in_whatever_batches(model):
     np.testing.assert_allclose(found.get_layer("first").moving_variance, values.var(axis=0), rtol=1e-3)
 
 
-def test_a_layer_behind_sees_the_new_statistics_and_no_dropout(model):
+def test_a_later_layer_sees_the_new_statistics_and_no_dropout(model):
     x = X[:100]
     found, _ = reestimated(model, x)
     values = convolved(model, x)
@@ -76,7 +76,7 @@ def test_the_stage_rounds_what_has_the_new_statistics(model):
     assert "statistics recomputed: first, second" in plain.summary(applied)
 
 
-def test_a_model_without_such_layers_is_told_of():
+def test_a_model_without_such_layers_is_reported():
     model = tf_keras().Sequential([tf_keras().Input((4,)), tf_keras().layers.Dense(2)])
     stage = PostTraining(rounding="nearest", batchnorm_statistics=True)
     applied = stage.apply(model, steps=0)

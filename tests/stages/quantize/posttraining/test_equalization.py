@@ -115,7 +115,7 @@ def test_no_pair_no_change(between):
         np.testing.assert_array_equal(value, old)
 
 
-def test_a_branch_is_no_pair():
+def test_a_branch_is_not_a_pair():
     k = layers()
     inputs = tf_keras().Input((8, 8, 3))
     first = k.Conv2D(4, 3, padding="same", activation="relu")(inputs)
