@@ -18,7 +18,13 @@ class RecipeError(TfoptError):
 
 
 class PromiseError(TfoptError):
-    """A result that breaks a promise of the recipe (sparsity, clusters, int8)."""
+    """A result that breaks a promise (sparsity, clusters, int8, the outputs of the model).
+
+    Attributes:
+        data: the `.tflite` that breaks it, if there is one.
+    """
+
+    data: bytes | None = None
 
 
 class OutputError(TfoptError):

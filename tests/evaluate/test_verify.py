@@ -137,8 +137,14 @@ def run(*arguments):
 def test_on_the_command_line(folder, tmp_path):
     files = (folder / "model.keras", folder / "conv_off.tflite")
     done = run("verify", *files, "--data", folder / "data.npz", "--min-agreement", "0.9")
-    assert done.exit_code == 0, done.output
-    assert "first bad layer: first (CONV_2D), 6.0 dB" in done.output
+    assert done.exit_code == 1, done.output
+    assert "first bad layer: first (CONV_2D), 6.0 dB" in done.stdout
+    assert "no layer has 10 dB" in done.stderr and "output second: noise" in done.stderr
+    # Differences of half of each value; the mean of a channel counts, its variance is what they are measured by.
+    outputs = model().predict(X, verbose=0).astype(np.float64)
+    assert f"noise {np.square(outputs / 2).mean(axis=0).sum() / outputs.var(axis=0).sum():.2g}" in done.output
+    sound = run("verify", files[0], folder / "int8.tflite", "--data", folder / "data.npz", "--min-agreement", "0.9")
+    assert sound.exit_code == 0, sound.output
     flipped = exported(tmp_path, "flipped.tflite", model(dense=-1.0))
     refused = run("verify", files[0], flipped, "--data", folder / "data.npz", "--min-agreement", "0.9")
     assert refused.exit_code == 1 and "below --min-agreement 0.9" in refused.output

@@ -12,8 +12,8 @@ _FREE_AXIS = 32  # size used for None in a shape
 _SAMPLES = 2
 
 
-def sample_batch(graph: Graph) -> list[Any]:
-    """Return one seeded array per input, [2, ...] in the input's dtype; free axes get size 32.
+def sample_batch(graph: Graph, count: int = _SAMPLES) -> list[Any]:
+    """Return one seeded array per input, [count, ...] in the input's dtype; free axes get size 32.
 
     Floats are standard normal; before a Rescaling that shrinks values they are pixels (0 to 255), before a
     Normalization they have the mean and variance it expects, before a Discretization they lie around its bins. Before a
@@ -21,11 +21,11 @@ def sample_batch(graph: Graph) -> list[Any]:
     Strings come from a vocabulary in the model plus one unknown word, as a TensorFlow tensor.
     """
     rng = np.random.default_rng(0)
-    return [_sample(rng, graph, spec) for spec in graph.inputs]
+    return [_sample(rng, graph, spec, count) for spec in graph.inputs]
 
 
-def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput) -> Any:
-    shape = [spec.shape[0] or _SAMPLES, *(size or _FREE_AXIS for size in spec.shape[1:])]
+def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput, count: int) -> Any:
+    shape = [spec.shape[0] or count, *(size or _FREE_AXIS for size in spec.shape[1:])]
     first = [call.leaf.layer for call in graph.calls if spec.ref in _taken(call.args)]
     if spec.dtype == "string":
         return _texts(rng, graph, shape)

@@ -100,6 +100,10 @@ allow_unsafe_option = click.option(
     "--allow-unsafe", is_flag=True, help="Let the model file run the Python code in it. Only for files you trust."
 )
 
+allow_drift_option = click.option(
+    "--allow-drift", is_flag=True, help="Write the file even where it computes something else than the model; say so."
+)
+
 
 def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every command with data takes."""

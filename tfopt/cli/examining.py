@@ -159,7 +159,8 @@ def verify(
     \b
     tfopt verify model.keras saved_models/photos/model.tflite --data photos/
 
-    The table lists the signal-to-quantization-noise ratio of each layer; the line below names the first bad layer.
+    The table lists the signal-to-quantization-noise ratio of each layer; the line below names the first bad layer. The
+    exit code is 1 if the outputs differ too much, if no layer is good, or if the file only guesses.
     """
     from tfopt.base.stderr import load_tensorflow_quietly
 
@@ -172,14 +173,17 @@ def verify(
     print_table(found.table())
     for line in found.lines():
         say(line)
+    problems = list(found.problems)
     if min_agreement is not None:
         if found.agreement is None:
             raise RecipeError("--min-agreement needs a classification task.")
         if found.agreement < min_agreement:
-            raise PromiseError(
-                f"The file and the model agree on {found.agreement:.4f} of the samples, below --min-agreement "
-                f"{min_agreement:g}."
+            problems.append(
+                f"the file and the model agree on {found.agreement:.4f} of the samples, below --min-agreement "
+                f"{min_agreement:g}"
             )
+    if problems:
+        raise PromiseError(f"The file does not compute what the model does: {'; '.join(problems)}.")
 
 
 @click.command()

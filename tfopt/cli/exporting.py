@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfopt.base import native
-from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_options
+from tfopt.cli.command import allow_drift_option, allow_unsafe_option, print_table, say, shared_options
 from tfopt.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ TRIED = 2
     help="Range of int8 activations: up to the extremes over those samples, or the range of least squared error.",
 )
 @click.option("--compact/--no-compact", default=True, show_default=True, help="Leave out the names of inner tensors.")
+@allow_drift_option
 @allow_unsafe_option
 @shared_options
 def export(
@@ -82,7 +83,8 @@ def export(
     tfopt export model.keras --out model.tflite --weights int4 --weight-only
     tfopt export model.keras --out model.tflite --weights float16
 
-    If the file would not hold what the options promise, the exit code is 1 and nothing is written.
+    If the file would not hold what the options promise, the exit code is 1 and nothing is written. If it does not
+    compute what MODEL does, the exit code is 1 and it is written as NAME.failed.tflite.
     """
     from tfopt.tflite.settings import Export
 
@@ -121,18 +123,16 @@ def export_file(
 
     native.start()
     load_tensorflow_quietly()
-    from tfopt.base.files import write_atomically
     from tfopt.data.for_model import data_for
     from tfopt.models import load_model
     from tfopt.tflite.prove.types import contents
-    from tfopt.tflite.write.export import build
+    from tfopt.tflite.write.export import build, write_proven
 
     loaded = load_model(model, allow_unsafe=allow_unsafe)
     source = data_for(loaded, data, preprocessing=preprocessing, limit=limit) if data else None
     if settings.integer_only and settings.calibration_samples > TRIED:
-        build(loaded, dataclasses.replace(settings, calibration_samples=TRIED), source)
-    lite = build(loaded, settings, source)
-    write_atomically(out, lite.data)
+        build(loaded, dataclasses.replace(settings, calibration_samples=TRIED), source, proven=False)
+    lite = write_proven(out, loaded, settings, source)
     return contents(lite), lite.notes
 
 

@@ -1,5 +1,6 @@
 """`tfopt run`, and the command line of recipe scripts."""
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from tfopt.cli.command import (
     SETTINGS,
     UNEXPECTED,
     OneLineErrors,
+    allow_drift_option,
     allow_unsafe_option,
     debug_option,
     explained,
@@ -50,6 +52,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Folder to keep the features of a transfer in for later runs (default: in memory)."),
         click.option("--min-accuracy", type=click.FloatRange(0, 1),
                      help="Fail with exit code 1 if the file's accuracy on the test set is lower."),
+        allow_drift_option,
         allow_unsafe_option,
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
                      help="Multiply the epochs of every stage by this."),
@@ -134,6 +137,7 @@ def _run(
     quiet: bool,
     preprocessing: str | None,
     limit: int | None,
+    allow_drift: bool,
     allow_unsafe: bool,
     teacher: tuple[str, ...],
     teacher_classes: tuple[Path, ...],
@@ -153,6 +157,7 @@ def _run(
     from tfopt.run.optimize import optimize
     from tfopt.tasks import task_of
     from tfopt.teachers.load import load_teacher
+    from tfopt.tflite.write.proof import kept_beside
     from tfopt.transfer.preprocessing import choose_preprocessing
 
     if data and not model:
@@ -161,6 +166,8 @@ def _run(
     prepare_folder(out, overwrite=overwrite)
     recipe = recipe.scaled(epochs_factor)
     recipe = recipe if seed is None else recipe.seeded(seed)
+    if allow_drift:
+        recipe = dataclasses.replace(recipe, export=dataclasses.replace(recipe.export, allow_drift=True))
     progress = Progress(quiet=quiet)
     if model:
         keras_model = model_from(model, allow_unsafe=allow_unsafe)
@@ -181,16 +188,19 @@ def _run(
     if min_accuracy is not None and not task_of(dataset).has_classes:
         raise RecipeError(f"--min-accuracy needs a classification task; the data are for {dataset.task}.")
     checkpoint = out.with_name(f".{out.name}.checkpoint.npz")
-    result = optimize(
-        keras_model,
-        recipe,
-        dataset,
-        teacher=taught,
-        quiet=quiet,
-        checkpoint=checkpoint,
-        teacher_cache=teacher_cache,
-        feature_cache=feature_cache,
-    )
+    try:
+        result = optimize(
+            keras_model,
+            recipe,
+            dataset,
+            teacher=taught,
+            quiet=quiet,
+            checkpoint=checkpoint,
+            teacher_cache=teacher_cache,
+            feature_cache=feature_cache,
+        )
+    except PromiseError as error:
+        raise kept_beside(error, out.with_name(f"{out.name}.tflite")) from error
     result.save(out, overwrite=overwrite)
     click.echo(str(result.report))
     if min_accuracy is not None:

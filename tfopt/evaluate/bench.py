@@ -99,7 +99,8 @@ def lite_of(path: str | Path, *, threads: int = 1, allow_unsafe: bool = False) -
     """
     if models.kind(path) == "tflite":
         return LiteModel(path, threads=threads)
-    return LiteModel(build(models.load_model(path, allow_unsafe=allow_unsafe), FLOAT).data, threads=threads)
+    model = models.load_model(path, allow_unsafe=allow_unsafe)
+    return LiteModel(build(model, FLOAT, proven=False).data, threads=threads)
 
 
 # A separate process that loads only LiteRT. Linux can reset the peak, so the imports, which need more than a

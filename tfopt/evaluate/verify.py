@@ -1,6 +1,5 @@
 """Verify a `.tflite` against its Keras model: outputs, accuracy, and the signal in every layer."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,34 +9,21 @@ import numpy as np
 from tfopt import bridge, models
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import plain, rendered
-from tfopt.base.weight_statistics import decibels
 from tfopt.data import Dataset
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
+from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement, wilson_interval
-from tfopt.tflite.read import LiteModel, Op
-from tfopt.tflite.read.layer_names import LayerNames
+from tfopt.tflite.prove.outputs import OutputProof, compare_output, most_noise, output_step
+from tfopt.tflite.prove.signals import LEAST_DB, Signal
+from tfopt.tflite.prove.signals import layer_signals as signals_of
+from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.converter import convert
 
 # Number of test samples for the comparison of layer outputs.
 SIGNAL_SAMPLES = 256
-SAMPLES_AT_ONCE = 32
-# Signal-to-quantization-noise ratio in decibels below which a layer is bad: noise at a tenth of the power.
-LEAST_DB = 10.0
-
-
-@dataclass(frozen=True)
-class Signal:
-    """The output of an operator of the file compared with float: `sqnr` in decibels, infinite if equal.
-
-    10 log10(sum(x^2) / sum((x - y)^2)) over all values of the samples, including the noise of all operators before it.
-    """
-
-    layers: str
-    operator: str
-    sqnr: float
 
 
 @dataclass(frozen=True)
@@ -52,6 +38,8 @@ class Verification:
         interval: 95% confidence interval of the file's accuracy (Wilson); None if the task has no classes.
         signals: of the operators, from input to output.
         not_compared: operators of the file without a counterpart in the float model.
+        output: noise and classes beside what a file of its weights may have, see `tfopt.tflite.prove.outputs`.
+        chance: accuracy of naming the most frequent class; None where the file is better, or the model is not.
         least_db: the threshold below which a layer is bad.
     """
 
@@ -63,12 +51,24 @@ class Verification:
     interval: tuple[float, float] | None
     signals: tuple[Signal, ...]
     not_compared: tuple[str, ...]
+    output: OutputProof
+    chance: float | None = None
     least_db: float = LEAST_DB
 
     @property
     def first_bad(self) -> Signal | None:
         """The first layer whose signal is below `least_db`."""
         return next((signal for signal in self.signals if signal.sqnr < self.least_db), None)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the file is not the model, in words; empty for a sound file."""
+        told = [f"output {self.output.name}: {failure}" for failure in self.output.failures]
+        if self.signals and all(signal.sqnr < self.least_db for signal in self.signals):
+            told.append(f"no layer has {self.least_db:g} dB")
+        if self.chance is not None:
+            told.append(f"its accuracy is that of guessing the most frequent class, {self.chance:.4f}")
+        return tuple(told)
 
     def table(self) -> Any:
         """Return the signals as a `rich.table.Table`."""
@@ -94,6 +94,7 @@ class Verification:
             told.append(f"{name}: model {model:.4f}, file {file:.4f}")
         if self.interval:
             told[-1] += f" (95 % interval {self.interval[0]:.4f} to {self.interval[1]:.4f})"
+        told.append(f"output {self.output}")
         if self.not_compared:
             told.append(f"no float counterpart: {', '.join(self.not_compared)}")
         bad = self.first_bad
@@ -147,9 +148,19 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
     x, y = data.test.x(), data.test.y()
     expected = np.asarray(model.predict(x, batch_size=64, verbose=0))
     found = lite.predict(x)
+    (port,) = lite.outputs
     difference = np.abs(found.astype(np.float64) - expected)
     task = task_of(data)
+    output = compare_output(
+        port.name,
+        expected,
+        found,
+        most_noise=most_noise(weight.tensor.dtype for weight in lite.weights()),
+        classes=task.has_classes,
+        step=output_step(lite, port),
+    )
     values = [task.metrics(outputs, y) for outputs in (expected, found)]
+    before, after = (each.get("accuracy", 0.0) for each in values)
     signals, missing = layer_signals(model, lite, x[data.test.spread(SIGNAL_SAMPLES)])
     return Verification(
         samples=len(x),
@@ -160,6 +171,8 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
         interval=wilson_interval(round(values[1]["accuracy"] * len(x)), len(x)) if task.has_classes else None,
         signals=tuple(signals),
         not_compared=tuple(missing),
+        output=output,
+        chance=guessing(y) if task.has_classes and at_chance(before, after, y) else None,
         least_db=least_db,
     )
 
@@ -172,41 +185,5 @@ def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Sign
     """
     flat_model = bridge.to_tf_keras(model)
     reference = LiteModel(convert(flat_model, FLOAT))
-    pairs, missing = _pairs(reference, lite)
-    power, noise = np.zeros(len(pairs)), np.zeros(len(pairs))
-    for start in range(0, len(x), SAMPLES_AT_ONCE):
-        expected, found = (file.signals(x[start : start + SAMPLES_AT_ONCE]) for file in (reference, lite))
-        for number, (one, other) in enumerate(pairs):
-            true, got = (values[op.outputs[0]].astype(np.float64) for values, op in ((expected, one), (found, other)))
-            power[number] += np.square(true).sum()
-            noise[number] += np.square(true - got.reshape(true.shape)).sum()
-    names = LayerNames(reference, [layer.name for layer in flat_model.layers])
-    last = flat_model.output_names[0]  # its name in the file comes from the signature
-    signals = [
-        Signal(", ".join(names.giving(one)) or last, other.name, decibels(*energies))
-        for (one, other), *energies in zip(pairs, power, noise, strict=True)
-    ]
-    return signals, missing
-
-
-def _pairs(reference: LiteModel, lite: LiteModel) -> tuple[list[tuple[Op, Op]], list[str]]:
-    """Return matching operators of both files, and names of the unmatched ones of `lite`."""
-    ours, theirs = (_listed(model) for model in (reference, lite))
-    matcher = difflib.SequenceMatcher(None, [key for key, _ in ours], [key for key, _ in theirs], autojunk=False)
-    pairs = [
-        (ours[block.a + step][1], theirs[block.b + step][1])
-        for block in matcher.get_matching_blocks()
-        for step in range(block.size)
-    ]
-    paired = {op.index for _, op in pairs}
-    return pairs, [f"{op.name} ({op.index})" for _, op in theirs if op.index not in paired]
-
-
-def _listed(lite: LiteModel) -> list[tuple[tuple[str, tuple[int, ...]], Op]]:
-    """Return the main graph's operators, except type conversions, each with the key that identifies it."""
-    shapes = {tensor.index: tensor.shape for tensor in lite.tensors() if tensor.subgraph == 0}
-    return [
-        ((op.name, shapes[op.outputs[0]][1:]), op)
-        for op in lite.ops()
-        if op.subgraph == 0 and op.name not in ("QUANTIZE", "DEQUANTIZE", "CAST") and op.outputs
-    ]
+    layers = [layer.name for layer in flat_model.layers]
+    return signals_of(reference, lite, x, layers, flat_model.output_names[0])

@@ -7,7 +7,8 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base.keras_compat import tf_keras
-from tfopt.errors import DataError
+from tfopt.errors import DataError, PromiseError
+from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.dry_run import established_before
@@ -215,7 +216,7 @@ class _Run:
             quick = chosen.for_dry_run()
             model = quick.apply(self.flat_model, steps=1, keep=keep)
             quick.calibrate(model, samples)
-            return build(model, self.recipe.export, self.data).size  # with the class names of the final file
+            return build(model, self.recipe.export, self.data, proven=False).size  # with the class names of the final file
 
         return choose_bits(stage, self.flat_model, self.data, size)
 
@@ -238,11 +239,33 @@ class _Run:
         name = f"exported {settings.weights}"
         row = measured_row(name, lite, self.data, seconds=time.perf_counter() - started, notes=notes)
         self.report.rows.append(row)
+        self._require_more_than_guessing(lite)
         return lite
+
+    def _require_more_than_guessing(self, lite: LiteModel) -> None:
+        if not task_of(self.data).has_classes:
+            return
+        rows, labels = self.report.rows, self.data.test.y()
+        before, after = (row.metrics["accuracy"] for row in (rows[0], rows[-1]))
+        if not at_chance(before, after, labels):
+            return
+        said = (
+            f"the file's accuracy is {after:.4f}, that of naming the most frequent class is {guessing(labels):.4f}; "
+            f"before the first stage it was {before:.4f}"
+        )
+        if self.recipe.export.allow_drift:
+            rows[-1].notes.append(f"allowed: {said}")
+            return
+        error = PromiseError(
+            f"Expected a file that does its task; {said}. Look at the rows of the report, train the stages for longer "
+            "or with a smaller learning rate, or accept it with allow_drift=True (--allow-drift)."
+        )
+        error.data = lite.data
+        raise error
 
     def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
         started = time.perf_counter() if started is None else started
-        lite = build(model, settings)
+        lite = build(model, settings, proven=False)
         row = measured_row(step, lite, self.data, seconds=time.perf_counter() - started, notes=notes)
         self.report.rows.append(row)
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())

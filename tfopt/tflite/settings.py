@@ -38,6 +38,8 @@ class Export:
             the squared error of rounding and clipping is least, so that rare extremes do not cost the others their
             steps.
         compact: leave out what running the file does not need, such as the names of inner tensors.
+        allow_drift: make a note, not an error, of outputs that differ from the model's by more than files of
+            these weights may (docs/export.md).
 
     Raises `RecipeError` for what contradicts itself.
     """
@@ -50,6 +52,7 @@ class Export:
     calibration_samples: PositiveInt = CALIBRATION_SAMPLES
     activation_ranges: ActivationRanges = "max"
     compact: bool = True
+    allow_drift: bool = False
 
     renamed: ClassVar[dict[str, str]] = {"ranges": "activation_ranges"}
 

@@ -184,7 +184,8 @@ def test_representative_data_as_a_dataset(models, expected):
 def test_calibration_uses_at_most_the_given_number_of_samples(models):
     """Huge values after the first 16 samples would stretch the range of the input, here -8..8, if they were read."""
     data = np.concatenate([X[:16], X[:16] * 1000])
-    lite = tfopt.export_tflite(models["keras3"], export=tfopt.Export(calibration_samples=16), representative_data=data)
+    settings = tfopt.Export(calibration_samples=16, allow_drift=True)  # the rest is clipped
+    lite = tfopt.export_tflite(models["keras3"], export=settings, representative_data=data)
     scale, _ = interpreter(lite.data).get_input_details()[0]["quantization"]
     span = X[:16].max() - X[:16].min()
     assert scale == pytest.approx(span / 255, rel=0.02)
@@ -196,7 +197,9 @@ def test_all_of_export_is_carried_out(models):
     data[0, 0, 0, 0] = 100
     sizes, scales = {}, {}
     for ranges, compact in (("max", True), ("mse", False)):
-        settings = Export(activation_ranges=ranges, compact=compact, calibration_samples=len(data))
+        settings = Export(
+            activation_ranges=ranges, compact=compact, calibration_samples=len(data), allow_drift=True
+        )  # a single value of 100 costs all others their steps
         lite = tfopt.export_tflite(models["keras3"], export=settings, representative_data=data)
         scales[ranges] = interpreter(lite.data).get_input_details()[0]["quantization"][0]
         sizes[compact] = lite.size
@@ -207,17 +210,20 @@ def test_all_of_export_is_carried_out(models):
 
 def test_the_notes_come_with_the_file(models, tmp_path):
     path = tmp_path / "m.tflite"
-    told = ("ranges of activations from 32 training samples",)
     settings = Export(calibration_samples=32)
-    assert tfopt.export_tflite(models["keras3"], export=settings, representative_data=X[:32]).notes == told
-    assert tfopt.export_tflite(models["keras3"], path, settings, representative_data=X[:32]).notes == told
+    ranges, compared = tfopt.export_tflite(models["keras3"], export=settings, representative_data=X[:32]).notes
+    assert ranges == "ranges of activations from 32 training samples"
+    assert compared.startswith("compared with the model on 32 samples, those of the ranges among them: 'dense' noise")
+    told = tfopt.export_tflite(models["keras3"], path, settings, representative_data=X[:32]).notes
+    assert told == (ranges, compared)
     assert tfopt.LiteModel(path).notes == ()
 
 
 def test_settings_as_arguments_work_for_one_release(models, tmp_path):
     path = tmp_path / "m.tflite"
+    data = np.tile(X[::4], (4, 1, 1, 1))  # the first 16 are like all others
     with pytest.warns(DeprecationWarning) as caught:
-        old = tfopt.export_tflite(models["keras3"], path, io="uint8", calibration_samples=16, representative_data=X)
+        old = tfopt.export_tflite(models["keras3"], path, io="uint8", calibration_samples=16, representative_data=data)
     (warning,) = [warning for warning in caught if "tfopt" in str(warning.message)]
     assert str(warning.message) == (
         "tfopt.export_tflite(io=..., calibration_samples=...) moved to "
@@ -226,7 +232,7 @@ def test_settings_as_arguments_work_for_one_release(models, tmp_path):
     )
     assert warning.filename == __file__
     export = Export(io="uint8", calibration_samples=16)
-    assert old.data == tfopt.export_tflite(models["keras3"], export=export, representative_data=X).data
+    assert old.data == tfopt.export_tflite(models["keras3"], export=export, representative_data=data).data
     assert {port.dtype for port in old.inputs} == {"uint8"}
 
 
@@ -337,8 +343,8 @@ def test_promises_are_looked_up_in_the_file(monkeypatch):
     flat_model = tfopt.bridge.to_tf_keras(model)
     held = [Clusters(layer="few", at_most=4), Sparsity(layer="half", at_least=0.5)]
     settings = Export(weights="float32", activations="float32")
-    assert export.build(model, settings, None, held, flat_model).notes == ()
-    (about_ranges,) = export.build(model, Export(), X, held, flat_model).notes
+    assert export.build(model, settings, None, held, flat_model, proven=False).notes == ()
+    (about_ranges,) = export.build(model, Export(), X, held, flat_model, proven=False).notes
     assert "64 training samples" in about_ranges
     rng = np.random.default_rng(0)
     for layer, told in (("few", "different weights"), ("half", "sparsity 0.")):
@@ -389,7 +395,7 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
     model.set_weights([few, gamma, np.zeros(4), np.zeros(4), np.ones(4)])
     flat_model = tfopt.bridge.to_tf_keras(model)
     settings = Export(weights="float32", activations="float32")
-    notes = export.build(model, settings, None, [Clusters(layer="few", at_most=3)], flat_model).notes
+    notes = export.build(model, settings, None, [Clusters(layer="few", at_most=3)], flat_model, proven=False).notes
     assert len(set(notes)) == 1
     assert notes[0].startswith("few: holds in each output channel")
     lite = LiteModel(export.convert(model, settings))

@@ -14,7 +14,7 @@ from tfopt.tflite.read.layer_names import LayerNames
 SAMPLES_AT_ONCE = 32
 # With fewer samples, the extremes of a layer are usually not among its values.
 FEWEST_SAMPLES = 32
-# Samples without a part in the ranges, on which these are tried.
+# Samples without a part in the ranges, on which these are tried; fewer prove nothing.
 HELD_OUT_SAMPLES = 32
 # A larger share of held-out values out of range is reported.
 MOST_CLIPPED = 0.01
@@ -81,14 +81,30 @@ class Calibration:
             if left <= 0:
                 return
 
-    def held_out(self) -> dict[str, np.ndarray] | None:
-        """Up to `HELD_OUT_SAMPLES` other samples by input name: of the validation part, or behind the last one."""
+    def held_out(self, count: int) -> dict[str, np.ndarray] | None:
+        """Return up to `count` other samples by input name: of the validation part, or behind the last one."""
         names = argument_names(self._flat_model)
         if hasattr(self._data, "representative_batches"):
-            validation = self._data.validation
-            return {names[0]: validation.x(validation.spread(HELD_OUT_SAMPLES))}
-        rows = list(itertools.islice(self._samples(), self.number, self.number + HELD_OUT_SAMPLES))
-        return {name: np.concatenate([row[name] for row in rows]) for name in names} if rows else None
+            part = self._data.validation if len(self._data.validation) else self._data.test
+            return {names[0]: part.x(part.spread(count))} if len(part) else None
+        return self._rows(self.number, count)
+
+    def for_proof(self, count: int) -> tuple[dict[str, np.ndarray], bool]:
+        """Return up to `count` samples by input name, and whether they are held out, if that many exist."""
+        held_out = self.held_out(count)
+        if held_out is not None and len(next(iter(held_out.values()))) >= HELD_OUT_SAMPLES:
+            return held_out, True
+        if hasattr(self._data, "representative_batches"):
+            return {argument_names(self._flat_model)[0]: self._data.representative(count)}, False
+        rows = self._rows(0, count)
+        assert rows is not None  # `bind` saw one
+        return rows, False
+
+    def _rows(self, start: int, count: int) -> dict[str, np.ndarray] | None:
+        rows = list(itertools.islice(self._samples(), start, start + count))
+        if not rows:
+            return None
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def notes(self, named: LiteModel, names: LayerNames) -> list[str]:
         """Return notes on the number of samples used and on the values that the ranges of the file `named` clip."""
@@ -97,7 +113,7 @@ class Calibration:
         few = f": few, below {FEWEST_SAMPLES}, so that ranges may be too narrow" if self.count < FEWEST_SAMPLES else ""
         samples = "sample" if self.count == 1 else "samples"
         told = [f"ranges of activations from {self.count} training {samples}{few}"]
-        held_out = self.held_out()
+        held_out = self.held_out(HELD_OUT_SAMPLES)
         if held_out and (clipped := clipped_shares(named, held_out, names)):
             shares = ", ".join(f"{name} {share:.1%}" for name, share in clipped.items())
             told.append(f"more than {MOST_CLIPPED:.0%} of the values of held-out samples are out of range: {shares}")
@@ -121,7 +137,7 @@ class Calibration:
     def _batches(self) -> Iterator[list[np.ndarray]]:
         """Yield batches with one array per input."""
         if hasattr(self._data, "representative_batches"):
-            for batch in self._data.representative_batches(self.number, SAMPLES_AT_ONCE):
+            for batch in self._data.representative_batches(max(self.number, 1), SAMPLES_AT_ONCE):
                 yield per_input(self._flat_model, batch)
         elif hasattr(self._data, "as_numpy_iterator"):
             for element in self._data.as_numpy_iterator():

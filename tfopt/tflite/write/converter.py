@@ -34,10 +34,11 @@ Trace = Callable[[Any, Calibration | None], tuple[Any, Any]]
 """Makes a concrete function of a flat tf_keras model; returns it with what keeps its variables."""
 
 
-def convert(model: Any, settings: Export, representative_data: Any = None) -> bytes:
+def convert(model: Any, settings: Export, representative_data: Any = None, flat_model: Any = None) -> bytes:
     """The bytes of the `.tflite`, unchecked.
 
-    Its batch is free, unless the graph can only be converted, or only be all int8, with a batch of one.
+    Its batch is free, unless the graph can only be converted, or only be all int8, with a batch of one. `flat_model` is
+    `model` as `flat_twin` gives it, where that is there already.
     """
     native.start()  # it imports TensorFlow while the model is brought over and traced
     aware = is_quantization_aware(model)
@@ -46,7 +47,7 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
             f"The model '{model.name}' was trained for int8 weights and activations. Export it so, or give the float "
             f"model for {settings.weights} weights and {settings.activations} activations."
         )
-    flat_model = model if aware else bridge.to_tf_keras(model)
+    flat_model = flat_twin(model) if flat_model is None else flat_model
     _check_weights(flat_model)
     samples = None
     if settings.integer_only and (representative_data is not None or not aware):
@@ -57,6 +58,11 @@ def convert(model: Any, settings: Export, representative_data: Any = None) -> by
     with override_attributes(overrides):
         make = _by_edge_quantizer if settings.by_edge_quantizer else _best_conversion
         return make(flat_model, settings, samples)
+
+
+def flat_twin(model: Any) -> Any:
+    """The flat tf_keras model that is converted: `model` itself after `Quantize`."""
+    return model if is_quantization_aware(model) else bridge.to_tf_keras(model)
 
 
 def _with_ranges(flat_model: Any, samples: Calibration, settings: Export) -> Any:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from tfopt import bridge
+from tfopt.base import native
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import unwrapped
-from tfopt.errors import ModelError, RecipeError
+from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.graph.walk import is_model
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
@@ -22,8 +23,9 @@ from tfopt.tflite.read.metadata import with_labels
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.compact import compact
-from tfopt.tflite.write.converter import convert, load_and_check
+from tfopt.tflite.write.converter import convert, flat_twin, load_and_check
 from tfopt.tflite.write.low_bit_weights import store_integers
+from tfopt.tflite.write.proof import kept_beside, prove
 
 
 class _Old(TypedDict, total=False):
@@ -63,7 +65,9 @@ def export_tflite(
 
     Raises:
         RecipeError: the settings contradict each other.
-        PromiseError: the file does not hold what was asked for; the message names tensors and layers.
+        PromiseError: the file does not hold what was asked for, or does not compute what the model does, which
+            `Export(allow_drift=True)` allows; the message names tensors and layers. A file that computes something else
+            is kept beside `path`, as NAME.failed.tflite.
         DataError: int8 or int16 activations without representative data, or data that does not fit the inputs.
         ModelError: the converter cannot make a file of it; the message names operators that TFLite does not support.
         OutputError: the file cannot be written.
@@ -86,13 +90,22 @@ def export_tflite(
     settings = Export(**old) if export is None else export  # type: ignore[arg-type]
     if not isinstance(settings, Export):
         raise RecipeError(f'Expected an Export, e.g. tfopt.Export(weights="int8"); got {export!r}.')
-    lite = build(model, settings, representative_data)
     if path is None:
-        return lite
-    write_atomically(Path(path), lite.data)
+        return build(model, settings, representative_data)
+    lite = write_proven(Path(path), model, settings, representative_data)
     written = LiteModel(path)
     written.notes = lite.notes
     return written
+
+
+def write_proven(path: Path, model: Any, settings: Export, representative_data: Any = None) -> LiteModel:
+    """`build` the file and write it to `path`; one that drifts from `model` is kept beside it, and is an error."""
+    try:
+        lite = build(model, settings, representative_data)
+    except PromiseError as error:
+        raise kept_beside(error, path) from error
+    write_atomically(path, lite.data)
+    return lite
 
 
 def build(
@@ -101,6 +114,8 @@ def build(
     representative_data: Any = None,
     promises: Sequence[Promise] = (),
     flat_model: Any = None,
+    *,
+    proven: bool = True,
 ) -> LiteModel:
     """Convert `model` and check the file; return it with notes, see `verify_promises` and `verify_types`.
 
@@ -110,7 +125,9 @@ def build(
     calibration = None
     if settings.integer_only and representative_data is not None:
         calibration = Calibration(representative_data, settings.calibration_samples)
-    data, notes = convert(model, settings, calibration), list[str]()
+    native.start()  # it imports TensorFlow while the model crosses the bridge
+    twin = flat_twin(model)
+    data, notes = convert(model, settings, calibration, twin), list[str]()
     integers = integers_of(model) if settings.weights == "int8" else {}
     if settings.activations != "int8":  # where sums are in float, fewer bits have no operators
         integers = {key: found for key, found in integers.items() if found.bits == 8}
@@ -131,7 +148,8 @@ def build(
         )
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
-    lite.notes = (*notes, *promised, *found, *calibrated)
+    compared = prove(model, twin, named, lite, settings, representative_data) if proven else []
+    lite.notes = (*notes, *promised, *found, *calibrated, *compared)
     return lite
 
 

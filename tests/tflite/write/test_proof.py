@@ -1,0 +1,123 @@
+"""Files that compute something else than their model are refused, kept beside and explained."""
+
+import os
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import tfopt
+from tfopt import cli
+from tfopt.base import native, worker
+from tfopt.base.keras_compat import tf_keras
+from tfopt.errors import ModelError, PromiseError
+from tfopt.tflite.prove import sides
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.settings import Export
+
+RNG = np.random.default_rng(4)
+X = RNG.normal(size=(300, 6)).astype("float32")
+INT8 = Export(calibration_samples=200)
+
+
+def detector(*, apart):
+    """Four boxes in pixels and two scores from 0 to 1, in one output or `apart`."""
+    layers = tf_keras().layers
+    tf_keras().utils.set_random_seed(1)
+    given = layers.Input((6,), name="given")
+    hidden = layers.Dense(16, activation="relu", name="hidden")(given)
+    boxes = layers.Rescaling(640.0, name="pixels")(layers.Dense(4, activation="sigmoid", name="boxes")(hidden))
+    scores = layers.Dense(2, activation="sigmoid", name="scores")(hidden)
+    ends = [boxes, scores] if apart else layers.Concatenate(name="head")([boxes, scores])
+    return tf_keras().Model(given, ends, name="detector")
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """The error for boxes and scores of one scale, and the folder where the file was to be."""
+    folder = tmp_path_factory.mktemp("refused")
+    with pytest.raises(PromiseError) as caught:
+        tfopt.export_tflite(detector(apart=False), folder / "model.tflite", INT8, representative_data=X)
+    return caught.value, folder
+
+
+def test_scores_that_drown_beside_boxes_are_refused(refused):
+    message = str(refused[0])
+    for part in ("'detector'", "on 100 held-out samples", "output 'head': channel ", "(at most 0.1)"):
+        assert part in message
+    for part in ("One scale serves all of 'head'", "layer: ", "dB", "allow_drift=True (--allow-drift)", "int16"):
+        assert part in message
+
+
+def test_the_refused_file_is_kept_beside(refused):
+    error, folder = refused
+    assert [path.name for path in folder.iterdir()] == ["model.failed.tflite"]
+    assert str(folder / "model.failed.tflite") in str(error)
+    kept = LiteModel(folder / "model.failed.tflite")
+    assert kept.data == error.data
+    # It is what the message says: its step is wider than the scores vary.
+    scores = detector(apart=False).predict(X, verbose=0)[:, 4:]
+    assert kept.outputs[0].scales[0] > 3 * scores.std(axis=0).max()
+
+
+def test_drift_can_be_accepted(refused, tmp_path):
+    form = Export(calibration_samples=200, allow_drift=True)
+    lite = tfopt.export_tflite(detector(apart=False), tmp_path / "model.tflite", form, representative_data=X)
+    assert lite.data == refused[0].data
+    assert any(note.startswith("allowed to differ from the model: output 'head': channel") for note in lite.notes)
+
+
+def test_the_same_with_two_outputs_is_sound():
+    model = detector(apart=True)
+    lite = tfopt.export_tflite(model, None, INT8, representative_data=X)
+    (note,) = (note for note in lite.notes if "compared" in note)
+    assert "on 100 held-out samples" in note
+    # The figure, computed again: squared differences of all channels by their variances.
+    wanted, got = model.predict(X[200:], verbose=0)[1].astype(float), lite.predict(X[200:])[1].astype(float)
+    share = np.square(got - wanted).mean(axis=0).sum() / wanted.var(axis=0).sum()
+    assert f"'scores' noise {share:.2g}" in note
+
+
+def test_outputs_are_told_apart_by_name():
+    layers = tf_keras().layers
+    tf_keras().utils.set_random_seed(2)
+    given = layers.Input((6,))
+    ends = [layers.Dense(3, name="zebra")(given), layers.Dense(3, name="ant")(given)]  # the file sorts them
+    lite = tfopt.export_tflite(tf_keras().Model(given, ends), None, Export(weights="float32", activations="float32"))
+    (note,) = lite.notes
+    assert "256 made-up inputs" in note and "'zebra' noise" in note and "'ant' noise" in note
+
+
+def test_a_crash_of_the_finished_file_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "crash_doors.py").write_text("import os\n\ndef predict(**arguments):\n    os.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sides, "_DOORS", "crash_doors:")
+    child = worker.Worker("tfopt.base.native:serve", native._ENVIRONMENT)
+    monkeypatch.setitem(native._CHILDREN, os.getpid(), child)
+    model = tf_keras().Sequential([tf_keras().Input((6,)), tf_keras().layers.Dense(2)])
+    with pytest.raises(ModelError, match=r"ends the process that runs it \(abort"):
+        tfopt.export_tflite(model, tmp_path / "m.tflite", Export(weights="float32", activations="float32"))
+    assert not (tmp_path / "m.tflite").exists()
+    child.stop()
+
+
+def test_a_model_that_is_random_in_inference_is_not_compared():
+    layers = tf_keras().layers
+    given = layers.Input((6,))
+    noisy = layers.Lambda(lambda x: x + tf_keras().backend.random_normal(tf_keras().backend.shape(x)))(given)
+    lite = tfopt.export_tflite(
+        tf_keras().Model(given, noisy), None, Export(weights="float32", activations="float32"), representative_data=X
+    )
+    assert any("random" in note for note in lite.notes)
+
+
+def test_the_command_refuses_and_accepts(tmp_path, monkeypatch):
+    detector(apart=False).save(tmp_path / "model.h5")
+    np.savez(tmp_path / "data.npz", x=X, y=np.zeros((300, 6), "float32"))
+    arguments = ["export", str(tmp_path / "model.h5"), "--data", str(tmp_path / "data.npz")]
+    done = CliRunner().invoke(cli.main, [*arguments, "--out", str(tmp_path / "out.tflite")])
+    assert done.exit_code == 1, done.output
+    assert "out.failed.tflite" in done.stderr and not (tmp_path / "out.tflite").exists()
+    done = CliRunner().invoke(cli.main, [*arguments, "--out", str(tmp_path / "out.tflite"), "--allow-drift"])
+    assert done.exit_code == 0, done.output
+    assert "note: allowed to differ from the model" in done.stdout and (tmp_path / "out.tflite").exists()

@@ -1,0 +1,37 @@
+"""Whether a file has forgotten its task: its accuracy is that of guessing, the model's is not."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tfopt.tasks.metrics import wilson_interval
+
+
+def guessing(labels: ArrayLike) -> float:
+    """Return the accuracy of always naming the most frequent class.
+
+    Args:
+        labels: class numbers (N, ...), or one-hot (N, ..., C) in float.
+    """
+    array = np.asarray(labels)
+    if array.ndim > 1 and array.shape[-1] > 1 and array.dtype.kind == "f":
+        array = array.argmax(axis=-1)
+    _, counts = np.unique(array, return_counts=True)
+    return float(counts.max() / array.size)
+
+
+def at_chance(before: float, after: float, labels: ArrayLike) -> bool:
+    """Whether accuracy fell from one that is better than guessing to one that is not; both beyond doubt.
+
+    Args:
+        before: accuracy of the model.
+        after: accuracy of the file.
+        labels: of the samples that both were measured on.
+
+    Returns:
+        True where the 95 % interval (Wilson) of `before` lies above guessing and above that of `after`, which does not.
+    """
+    count = len(np.asarray(labels))
+    low_before, _ = wilson_interval(round(before * count), count)
+    low_after, high_after = wilson_interval(round(after * count), count)
+    chance = guessing(labels)
+    return low_before > chance >= low_after and high_after < low_before

@@ -1,0 +1,84 @@
+"""Both sides of the proof: the outputs of the Keras model and, from a child process, those of the file."""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfopt.base import native
+from tfopt.bridge.check import run
+from tfopt.errors import ModelError
+from tfopt.tflite.prove.signals import Signal
+from tfopt.tflite.read import LiteModel
+
+Samples = Mapping[str, NDArray[Any]]
+"""Arrays, samples first, by the names of the inputs in the file."""
+AT_ONCE = 32
+SECONDS = 600
+"""That a file may take for the samples of a proof."""
+_DOORS = "tfopt.tflite.prove.in_child:"
+
+
+def keras_outputs(model: Any, samples: Samples, batch: int | None = None) -> list[NDArray[Any]]:
+    """Return the outputs of `model`, of either Keras, in their order.
+
+    Args:
+        model: its inputs have the order of `samples`.
+        samples: for its inputs.
+        batch: how many samples it takes at once; None for any number.
+    """
+    arrays, size = list(samples.values()), batch or AT_ONCE
+    count = len(arrays[0])
+    parts = []
+    for start in range(0, count, size):
+        rows = [array[start : start + size] for array in arrays]
+        left = len(rows[0])
+        if batch and left < batch:
+            rows = [np.concatenate([array, np.repeat(array[-1:], batch - left, axis=0)]) for array in rows]
+        parts.append([output[:left] for output in run(model, rows)])
+    return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+
+def file_outputs(lite: LiteModel, samples: Samples) -> dict[str, NDArray[Any]]:
+    """Return the outputs of the file by name, run in a child process.
+
+    Raises:
+        ModelError: LiteRT cannot run the file, or its process dies.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
+        _write(folder, samples, model=lite)
+        arguments = {name: str(Path(folder, name)) for name in ("model", "samples.npz", "out.npz")}
+        try:
+            native.call(_DOORS + "predict", SECONDS, **{name.partition(".")[0]: at for name, at in arguments.items()})
+        except native.CrashError as error:
+            raise ModelError(
+                f"The .tflite ends the process that runs it ({error}), so it is of no use. Choose other activations or "
+                "weights, or replace the layer that LiteRT does not run."
+            ) from error
+        except native.FailedError as error:
+            raise ModelError(f"The .tflite does not run: {error} Choose other activations or weights.") from error
+        with np.load(arguments["out.npz"]) as file:
+            return {port.name: file[str(number)] for number, port in enumerate(lite.outputs)}
+
+
+def file_signals(reference: bytes, lite: LiteModel, samples: Samples, layers: Sequence[str], last: str) -> list[Signal]:
+    """Return `layer_signals`, run in a child process; none where that does not work."""
+    with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
+        _write(folder, samples, model=lite)
+        Path(folder, "reference").write_bytes(reference)
+        paths = {"reference": "reference", "model": "model", "samples": "samples.npz"}
+        arguments = {name: str(Path(folder, file)) for name, file in paths.items()}
+        try:
+            rows = native.call(_DOORS + "signals", SECONDS, **arguments, layers=list(layers), last=last)
+        except (native.CrashError, native.FailedError, ModelError):
+            return []
+    return [Signal(where, operator, math.inf if value is None else value) for where, operator, value in rows]
+
+
+def _write(folder: str, samples: Samples, *, model: LiteModel) -> None:
+    Path(folder, "model").write_bytes(model.data)
+    np.savez(Path(folder, "samples.npz"), **dict(samples))  # type: ignore[arg-type]

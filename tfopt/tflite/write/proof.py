@@ -1,0 +1,162 @@
+"""Prove that a finished file computes what its model does, or say where it first does not."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt.base.files import write_atomically
+from tfopt.base.keras_compat import unwrapped
+from tfopt.bridge.samples import sample_batch
+from tfopt.data import Dataset
+from tfopt.errors import PromiseError, TfoptError
+from tfopt.graph.walk import walk
+from tfopt.stages.quantize.trained import is_quantization_aware
+from tfopt.tasks import task_of
+from tfopt.tflite.prove.outputs import OutputProof, compare_output, most_noise, output_step
+from tfopt.tflite.prove.sides import Samples, file_outputs, file_signals, keras_outputs
+from tfopt.tflite.prove.signals import LEAST_DB
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.settings import FLOAT, Export
+from tfopt.tflite.write.calibration import Calibration, argument_names
+from tfopt.tflite.write.converter import convert
+
+SAMPLES, FEWEST_SAMPLES = 256, 32
+MOST_VALUES = 2**20
+"""Numbers in all samples together: of large inputs fewer are taken."""
+RANDOM_INPUTS = 0.5
+"""Most noise on made-up inputs, which are no evidence for a refusal: a file above it follows its model nowhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evidence:
+    """The samples of a proof: where they come from, in words, and whether they are data."""
+
+    samples: Samples
+    words: str
+    real: bool
+
+
+def prove(model: Any, flat_model: Any, named: LiteModel, lite: LiteModel, settings: Export, data: Any) -> list[str]:
+    """Compare what `lite` computes with what `model` does; run it in a child process for the first time.
+
+    Args:
+        model: the caller's.
+        flat_model: the same as a flat tf_keras model; the file has its names.
+        named: the file with the names of inner tensors.
+        lite: the file that is written.
+        settings: what it holds; they set the floors.
+        data: the caller's samples, or None.
+
+    Returns:
+        Notes: the figures, and what `allow_drift` let pass.
+
+    Raises:
+        PromiseError: an output is below a floor and `settings` do not allow it. Its `data` are the file.
+        ModelError: LiteRT cannot run the file.
+    """
+    evidence = _evidence(model, flat_model, settings, data)
+    found = file_outputs(lite, evidence.samples)
+    expected = keras_outputs(model, evidence.samples, flat_model.inputs[0].shape[0])
+    most = most_noise([settings.weights]) if evidence.real else RANDOM_INPUTS
+    ports = {port.name: port for port in lite.outputs}
+    classes = isinstance(data, Dataset) and task_of(data).has_classes
+    proofs = [
+        compare_output(name, want, found[name], most_noise=most, classes=classes, step=output_step(lite, ports[name]))
+        for name, want in zip(output_names(flat_model), expected, strict=True)
+    ]
+    notes = [f"compared with the model on {evidence.words}: {'; '.join(map(str, proofs))}"]
+    bad = [proof for proof in proofs if proof.failures]
+    if not bad:
+        return notes
+    if _is_random(model, flat_model, evidence, expected):
+        return ["not compared with the model, which gives random outputs: they differ from one run to the next"]
+    said = _in_words(bad, model, flat_model, named, evidence)
+    if settings.allow_drift:
+        return [*notes, f"allowed to differ from the model: {said}"]
+    error = PromiseError(
+        f"The file does not compute what the model '{model.name}' does, on {evidence.words}: {said}. "
+        f"{_advice(settings, flat_model)}"
+    )
+    error.data = lite.data
+    raise error
+
+
+def kept_beside(error: PromiseError, path: Path) -> PromiseError:
+    """Write the file that `error` is about beside `path`, and return the error that says where."""
+    if error.data is None:
+        return error
+    place = path.with_name(f"{path.stem}.failed.tflite")
+    write_atomically(place, error.data)
+    told = PromiseError(f"{error} The file is kept as {place}.")
+    told.data = error.data
+    return told
+
+
+def output_names(flat_model: Any) -> list[str]:
+    """The names of the outputs in the file, in the order of the model: those from before layers were wrapped."""
+    inside = {layer.name: unwrapped(layer).name for layer in flat_model.layers}
+    return [inside.get(name, name) for name in flat_model.output_names]
+
+
+def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evidence:
+    """Samples that the converter did not see, the same if there are too few, or made-up ones without data."""
+    graph = walk(model)
+    size = sum(int(np.prod([axis or 1 for axis in spec.shape[1:]])) for spec in graph.inputs)
+    count = int(np.clip(MOST_VALUES // max(size, 1), FEWEST_SAMPLES, SAMPLES))
+    if data is None:
+        arrays = sample_batch(graph, count)
+        samples = dict(zip(argument_names(flat_model), arrays, strict=True))
+        return _Evidence(samples, f"{len(arrays[0])} made-up inputs, for want of data", real=False)
+    seen = settings.calibration_samples if settings.integer_only else 0
+    samples, held_out = Calibration(data, seen).bind(flat_model).for_proof(count)
+    number = len(next(iter(samples.values())))
+    words = f"{number} {'held-out samples' if held_out else 'samples, those of the ranges among them'}"
+    return _Evidence(samples, words, real=True)
+
+
+def _is_random(model: Any, flat_model: Any, evidence: _Evidence, expected: list[Any]) -> bool:
+    """Whether the model itself gives other outputs the second time, so that nothing can be compared."""
+    again = keras_outputs(model, evidence.samples, flat_model.inputs[0].shape[0])
+    pairs = zip(output_names(flat_model), expected, again, strict=True)
+    return any(compare_output(name, one, two, most_noise=1e-3).failures for name, one, two in pairs)
+
+
+def _in_words(bad: list[OutputProof], model: Any, flat_model: Any, named: LiteModel, evidence: _Evidence) -> str:
+    told = "; ".join(f"output '{proof.name}': {', '.join(proof.failures)}" for proof in bad)
+    narrow = next((proof for proof in bad if proof.narrower_than_a_step), None)
+    if narrow is not None and narrow.channel is not None:
+        told += (
+            f". One scale serves all of '{narrow.name}': its step is {narrow.step:.3g}, and channel {narrow.channel} "
+            f"varies by {narrow.deviation:.3g}: make outputs of the parts that it is concatenated from"
+        )
+    return told + _first_bad_layer(flat_model, named, evidence)
+
+
+def _first_bad_layer(flat_model: Any, named: LiteModel, evidence: _Evidence) -> str:
+    """The layer where the file first differs, as a sentence; "" where that cannot be found out."""
+    try:
+        reference = convert(flat_model, FLOAT)
+    except TfoptError:
+        return ""
+    layers = [unwrapped(layer).name for layer in flat_model.layers]
+    signals = file_signals(reference, named, evidence.samples, layers, output_names(flat_model)[0])
+    if not signals:
+        return ""
+    first = next((signal for signal in signals if signal.sqnr < LEAST_DB), None)
+    words, shown = ("first bad", first) if first else ("worst", min(signals, key=lambda signal: signal.sqnr))
+    return f". The {words} layer: {shown.layers} ({shown.operator}), {shown.sqnr:.1f} dB signal to noise"
+
+
+def _advice(settings: Export, flat_model: Any) -> str:
+    """What to do about it, in sentences."""
+    ways = []
+    if settings.weights == "int4":
+        ways.append('weights="int8" or tfopt.PostTraining(weight_bits=4)')
+    if settings.activations == "int8" and not is_quantization_aware(flat_model):
+        ways.append('activations="int16"')
+    if settings.integer_only:
+        ways.append("more calibration samples, drawn at random")
+    tried = f"Try {', or '.join(ways)}, or accept" if ways else "Replace the layer, or accept"
+    return f"{tried} it with allow_drift=True (--allow-drift)."
