@@ -216,7 +216,8 @@ class _Run:
             quick = chosen.for_dry_run()
             model = quick.apply(self.flat_model, steps=1, keep=keep)
             quick.calibrate(model, samples)
-            return build(model, self.recipe.export, self.data, proven=False).size  # with the class names of the final file
+            lite = build(model, self.recipe.export, self.data, proven=False)
+            return lite.size  # with the class names of the final file
 
         return choose_bits(stage, self.flat_model, self.data, size)
 

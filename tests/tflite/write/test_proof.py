@@ -1,14 +1,11 @@
 """Files that compute something else than their model are refused, kept beside and explained."""
 
-import os
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import tfopt
 from tfopt import cli
-from tfopt.base import native, worker
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError, PromiseError
 from tfopt.tflite.prove import sides
@@ -88,17 +85,21 @@ def test_outputs_are_told_apart_by_name():
     assert "256 made-up inputs" in note and "'zebra' noise" in note and "'ant' noise" in note
 
 
-def test_a_crash_of_the_finished_file_is_an_error(tmp_path, monkeypatch):
-    (tmp_path / "crash_doors.py").write_text("import os\n\ndef predict(**arguments):\n    os.abort()\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(sides, "_DOORS", "crash_doors:")
-    child = worker.Worker("tfopt.base.native:serve", native._ENVIRONMENT)
-    monkeypatch.setitem(native._CHILDREN, os.getpid(), child)
+@pytest.mark.parametrize(
+    ("door", "words"),
+    [
+        ("os.abort()", r"The process that ran the \.tflite died \(abort"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed .*Free memory"),
+    ],
+)
+def test_a_crash_of_the_finished_file_is_an_error(native_child, tmp_path, monkeypatch, door, words):
+    module = "crash_doors_abort" if "abort" in door else "crash_doors_kill"
+    native_child(module, f"import os, signal\n\ndef predict(**arguments):\n    {door}\n")
+    monkeypatch.setattr(sides, "_DOORS", f"{module}:")
     model = tf_keras().Sequential([tf_keras().Input((6,)), tf_keras().layers.Dense(2)])
-    with pytest.raises(ModelError, match=r"ends the process that runs it \(abort"):
+    with pytest.raises(ModelError, match=words):
         tfopt.export_tflite(model, tmp_path / "m.tflite", Export(weights="float32", activations="float32"))
     assert not (tmp_path / "m.tflite").exists()
-    child.stop()
 
 
 def test_a_model_that_is_random_in_inference_is_not_compared():

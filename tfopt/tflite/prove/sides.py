@@ -54,10 +54,19 @@ def file_outputs(lite: LiteModel, samples: Samples) -> dict[str, NDArray[Any]]:
         arguments = {name: str(Path(folder, name)) for name in ("model", "samples.npz", "out.npz")}
         try:
             native.call(_DOORS + "predict", SECONDS, **{name.partition(".")[0]: at for name, at in arguments.items()})
+        except native.KilledError as error:
+            raise ModelError(
+                f"The process that ran the .tflite was killed ({error}). Free memory and try again."
+            ) from error
+        except native.OverdueError as error:
+            raise ModelError(
+                f"The .tflite gave {error} for the samples of the proof. Try again when the machine is free, or pass "
+                "smaller samples."
+            ) from error
         except native.CrashError as error:
             raise ModelError(
-                f"The .tflite ends the process that runs it ({error}), so it is of no use. Choose other activations or "
-                "weights, or replace the layer that LiteRT does not run."
+                f"The process that ran the .tflite died ({error}): the file is of no use. Choose other activations or "
+                "weights, or replace the layer that LiteRT cannot run."
             ) from error
         except native.FailedError as error:
             raise ModelError(f"The .tflite does not run: {error} Choose other activations or weights.") from error
