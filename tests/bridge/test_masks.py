@@ -44,3 +44,23 @@ def test_the_samples_of_the_check_have_a_masked_step():
     model = keras.Sequential([keras.Input((STEPS, 2)), keras.layers.Masking(-2.0), keras.layers.LSTM(UNITS)])
     (x,) = sample_batch(walk(model))
     assert (x == -2).all(axis=-1).tolist() == [[False] * 4 + [True], [False] * 5]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])
+def test_attention_over_a_list_of_masked_tensors_is_masked(api, causal):
+    steps = api.Input((STEPS, 2))
+    masked = api.layers.Masking()(steps)
+    model = api.Model(steps, api.layers.Attention()([masked, masked], use_causal_mask=causal))
+    x = np.random.default_rng(0).normal(size=(4, STEPS, 2)).astype("float32")
+    x[:, 3:] = 0
+    scores = np.einsum("nqd,nkd->nqk", x, x, dtype=np.float64)
+    scores[:, :, 3:] = -np.inf
+    if causal:
+        scores[:, *np.triu_indices(STEPS, 1)] = -np.inf
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    expected = weights / weights.sum(axis=-1, keepdims=True) @ x
+    expected[:, 3:] = 0
+    flat_model = bridge.to_tf_keras(model)
+    for copy in (model, flat_model, bridge.clone(flat_model), bridge.to_keras(flat_model, like=model)):
+        np.testing.assert_allclose(copy.predict(x, verbose=0), expected, atol=1e-6)

@@ -170,6 +170,11 @@ class _Walker:
         self.calls.append(Call(leaf, args, kwargs, tuple(outputs)))
 
 
+def _tensors(args: Any, kwargs: dict[str, Any]) -> int:
+    """Return how many arguments of a call are tensors, or lists of them."""
+    return sum(any(hasattr(part, "shape") for part in flatten(value)) for value in (*args, *kwargs.values()))
+
+
 def _meant(layer: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the `kwargs` of a call without those that have no effect."""
     said = {key: value for key, value in kwargs.items() if value is not None}
@@ -186,7 +191,7 @@ def _meant(layer: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
             del said["mask"]
     # Without a word, both apply the masks that tensors carry, but Keras 3 for a single tensor argument only: not to an
     # RNN with an `initial_state`. What is recorded for tf_keras was passed.
-    ignores = "mask" not in kwargs if keras3 else kwargs.get("mask", masks) is None
+    ignores = "mask" not in kwargs and _tensors(args, kwargs) > 1 if keras3 else kwargs.get("mask", masks) is None
     if ignores and any(mask is not None for mask in masks) and "mask" in keras_internals.call_names(layer)[0]:
         said["mask"] = None
     return said
