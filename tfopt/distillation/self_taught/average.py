@@ -84,7 +84,7 @@ class Average:
 
 
 def copied(model: Any) -> Any:
-    """A model like `model`, of the same Keras, with weights of its own, equal now. Raises ModelError."""
+    """Return a copy of `model` in the same Keras, with separate, equal weights. Raise ModelError if that fails."""
     api = keras_of(model)
     custom = {type(layer).__name__: type(layer) for layer in model._flatten_layers(include_self=False)}
     try:
