@@ -271,7 +271,7 @@ class _Carrier:
         if key == "reduction":
             value = (_TO_KERAS3 if self.to_keras3 else _TO_TF_KERAS).get(value, value)
             if value not in _REDUCTIONS:
-                raise ModelError(f"The reduction {value!r} has no equal in {self.package.__name__}; {_ADVICE}")
+                raise ModelError(f"The reduction {value!r} has no equivalent in {self.package.__name__}; {_ADVICE}")
         elif key == "learning_rate":
             value = self._learning_rate(value)
         elif key == "jit_compile":
