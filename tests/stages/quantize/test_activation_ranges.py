@@ -63,7 +63,7 @@ def test_rare_extremes_do_not_cost_the_others_their_steps(same):
     for ranges in ("max", "mse"):
         lite = build(model, Export(activation_ranges=ranges, calibration_samples=4096), samples)
         assert not lite.float_tensors() and {w.tensor.dtype for w in lite.weights()} == {"int8"}
-        assert "ranges of activations from 4096 training samples" in lite.notes
+        assert "activation ranges from 4096 training samples" in lite.notes
         errors[ranges] = np.square(lite.predict(others) - others).mean()
         assert [port.name for port in lite.outputs] == ["same"]
     assert errors["mse"] < 0.95 * errors["max"]

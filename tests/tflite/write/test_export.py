@@ -212,7 +212,7 @@ def test_the_notes_come_with_the_file(models, tmp_path):
     path = tmp_path / "m.tflite"
     settings = Export(calibration_samples=32)
     ranges, compared = tfopt.export_tflite(models["keras3"], export=settings, representative_data=X[:32]).notes
-    assert ranges == "ranges of activations from 32 training samples"
+    assert ranges == "activation ranges from 32 training samples"
     assert compared.startswith("compared with the model on 32 samples, those of the ranges among them: 'dense' noise")
     told = tfopt.export_tflite(models["keras3"], path, settings, representative_data=X[:32]).notes
     assert told == (ranges, compared)
@@ -228,7 +228,7 @@ def test_settings_as_arguments_work_for_one_release(models, tmp_path):
     assert str(warning.message) == (
         "tfopt.export_tflite(io=..., calibration_samples=...) moved to "
         "tfopt.export_tflite(model, path, tfopt.Export(io=..., calibration_samples=...)); "
-        "the old arguments go in 0.3.0."
+        "the old arguments will be removed in 0.3.0."
     )
     assert warning.filename == __file__
     export = Export(io="uint8", calibration_samples=16)
@@ -237,7 +237,7 @@ def test_settings_as_arguments_work_for_one_release(models, tmp_path):
 
 
 def test_settings_are_only_in_export(models):
-    with pytest.raises(RecipeError, match="Expected all settings in Export; got an Export and io beside it"):
+    with pytest.raises(RecipeError, match="Expected all settings in Export; got an Export and also io"):
         tfopt.export_tflite(models["keras3"], export=Export(), io="uint8")
     for given in ("int8", {"io": "uint8"}):
         with pytest.raises(RecipeError, match=r"Expected an Export, e\.g\. .*; got "):
@@ -397,7 +397,7 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
     settings = Export(weights="float32", activations="float32")
     notes = export.build(model, settings, None, [Clusters(layer="few", at_most=3)], flat_model, proven=False).notes
     assert len(set(notes)) == 1
-    assert notes[0].startswith("few: holds in each output channel")
+    assert notes[0].startswith("few: holds only within each output channel")
     lite = LiteModel(export.convert(model, settings))
     with pytest.raises(PromiseError, match="few"):
         verify_promises(lite, flat_model, [Clusters(layer="few", at_most=3)], trained_ranges=True)
@@ -469,7 +469,7 @@ def test_operators_that_tflite_has_not_are_named():
 
     inputs = tf_keras().Input((8,))
     model = tf_keras().Model(inputs, tf.math.betainc(tf.nn.sigmoid(inputs), 0.5, tf.nn.sigmoid(inputs)))
-    with pytest.raises(ModelError, match=r"needs operators that TFLite has not .*Betainc") as caught:
+    with pytest.raises(ModelError, match=r"uses operators TFLite does not support .*Betainc") as caught:
         tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32"))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400

@@ -193,8 +193,8 @@ def test_recipes_of_before_still_load():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, r"In float are: wave \(SIN\)"),
-        ({"weights": "int4"}, r"In float are: wave \(SIN\)"),
+        ({}, r"Float operators: wave \(SIN\)"),
+        ({"weights": "int4"}, r"Float operators: wave \(SIN\)"),
         ({"activations": "int16"}, "no operator SIN for int16 activations.* in wave"),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_file_of_other_types_is_refused(nets, monkeypatch):
     convert = export.convert
     for made, asked, told in [
         ({"weights": "int4"}, {"weights": "int8", "io": "float32"}, "float32 inputs and outputs were promised"),
-        ({"activations": "int16"}, {}, "int8 activations were promised, but .*stem.* give int16"),
+        ({"activations": "int16"}, {}, "int8 activations were promised, but .*stem.* produce int16"),
         ({}, {"weights": "int4"}, "int4 weights were promised, but no operator.*stem"),
         ({"weights": "float16", "activations": "float32"}, {"weights": "float32", "activations": "float32"}, "float16"),
         ({"activations": "float32", "weight_only": True}, {"weights": "int4", "activations": "float32"}, "no operator"),
@@ -266,7 +266,7 @@ def test_sparse_kernels_that_litert_does_not_run_are_one_clear_error():
     layers = tf_keras().layers
     model = pruned(tf_keras().Sequential([tf_keras().Input((64,)), layers.Dense(64), layers.Dense(32)]), 0.9)
     x = RNG.normal(size=(64, 64)).astype("float32")
-    with pytest.raises(ModelError, match="does not run the file with sparse weights; leave out sparse") as caught:
+    with pytest.raises(ModelError, match="cannot run the file with sparse weights; remove sparse=True") as caught:
         tfopt.export_tflite(model, export=tfopt.Export(sparse=True), representative_data=x)
     assert "\n" not in str(caught.value)
 
@@ -276,10 +276,10 @@ def test_sparse_kernels_that_litert_does_not_run_are_one_clear_error():
 
 def test_the_number_of_samples_is_reported_and_few_are_noted(nets):
     (told,) = export.build(nets["conv"], Export(), X).notes
-    assert told == "ranges of activations from 64 training samples"
+    assert told == "activation ranges from 64 training samples"
     (told,) = export.build(nets["conv"], Export(), X[:5]).notes
-    assert "5 training samples: few, below 32" in told
-    with pytest.raises(DataError, match="holds no sample"):
+    assert "5 training samples (few, below 32" in told
+    with pytest.raises(DataError, match="has no samples"):
         tfopt.export_tflite(nets["conv"], representative_data=X[:0])
 
 

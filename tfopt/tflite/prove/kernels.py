@@ -164,7 +164,7 @@ class _Shelf:
                 return _place(fits)
         raise PromiseError(
             f"The {kernel.name} of layer '{layer}' was not found in the exported file (best match {max(best, 0):.2f}, "
-            f"needed {ALIKE}), so its promises cannot be verified. Is the file made of this model?"
+            f"needed {ALIKE}), so its promises cannot be verified. Was the file made from this model?"
         )
 
     def _fits(self, bears: re.Pattern[str] | None, kernel: Kernel, part: np.ndarray) -> list[_Fit]:

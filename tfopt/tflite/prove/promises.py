@@ -47,7 +47,7 @@ def verify_promises(
                     f"The exported file breaks a promise: {promise.place}, tensor '{kernel.name}': {wrong}."
                 )
             where = promise.layer if promise.weight == "kernel" else f"{promise.layer}, {promise.weight}"
-            notes.append(f"{where}: holds in each output channel of the file only ({wrong})")
+            notes.append(f"{where}: holds only within each output channel of the file ({wrong})")
     return list(dict.fromkeys(notes))
 
 

@@ -1,4 +1,4 @@
-"""What a `.tflite` holds, tensor by tensor, beside what was asked for."""
+"""Compare the types of the tensors in a `.tflite` with the requested ones."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -118,8 +118,8 @@ def verify_finite(lite: LiteModel, names: LayerNames) -> None:
     if wrong:
         of = _operators([op for weight in wrong for op in weight.readers[:1]], names)
         raise ModelError(
-            f"The converter made weights of NaN or infinity from finite ones, in {of}. Look for a BatchNormalization "
-            "there whose moving_variance is negative, or for weights that are too large for their type."
+            f"The converter turned finite weights into NaN or infinity, in {of}. Look there for a BatchNormalization "
+            "with a negative moving_variance, or for weights that are too large for their type."
         )
 
 
@@ -137,7 +137,7 @@ def _verify_activations(lite: LiteModel, settings: Export, names: LayerNames) ->
         of = _operators(float_operators(lite), names)
         raise PromiseError(
             f"{settings.activations} everywhere was promised, but {len(floats)} tensors of the .tflite are float: "
-            f"{', '.join(floats[:5])}. In float are: {of}. Pass representative_data (training inputs), replace the "
+            f"{', '.join(floats[:5])}. Float operators: {of}. Pass representative_data (training inputs), replace the "
             'layers, or export with activations="float32".'
         )
     tensors = {(tensor.subgraph, tensor.index): tensor for tensor in lite.tensors()}
@@ -151,7 +151,7 @@ def _verify_activations(lite: LiteModel, settings: Export, names: LayerNames) ->
     if other:
         kinds = sorted({tensors[op.subgraph, op.outputs[0]].dtype for op in other})
         raise PromiseError(
-            f"{settings.activations} activations were promised, but {_operators(other, names)} give "
+            f"{settings.activations} activations were promised, but {_operators(other, names)} produce "
             f"{', '.join(kinds)} in the file. Replace the layers, or export with other activations."
         )
 
@@ -176,7 +176,7 @@ def _weight_notes(lite: LiteModel, settings: Export, names: LayerNames) -> list[
         )
     notes = []
     if narrow:
-        notes.append(f"int8 weights, since there is no operator for 4 bits: {_operators(narrow, names)}")
+        notes.append(f"int8 weights, since no operator supports 4 bits: {_operators(narrow, names)}")
     if rest:
         notes.append(f"{rest[0][0].tensor.dtype} weights left: {_operators([op for _, op in rest], names)}")
     notes += _computed_in_float(weights, settings, names)
@@ -198,16 +198,16 @@ def _computed_in_float(weights: list[tuple[Weight, Op, bool]], settings: Export,
         return []
     integer = [(op, unpacked) for weight, op, unpacked in weights if weight.tensor.dtype not in FLOATS]
     if settings.weight_only and (direct := [op for op, unpacked in integer if not unpacked]):
-        raise PromiseError(f"Weights alone were to be integers, but {_operators(direct, names)} compute with them.")
+        raise PromiseError(f"Weight-only integers were promised, but {_operators(direct, names)} compute with them.")
     in_float = [op for op, unpacked in integer if unpacked]
     if settings.weight_only or not in_float:
         return []
-    return [f"integer weights, but computed in float, since there is no other operator: {_operators(in_float, names)}"]
+    return [f"integer weights, but computed in float, since no integer operator exists: {_operators(in_float, names)}"]
 
 
 def _sparse_note(found: list[tuple[Weight, Op]], names: LayerNames) -> str:
     if not found:
-        return "no kernel has so many zeros that it is stored sparsely"
+        return "no kernel has enough zeros to be stored sparsely"
     return f"stored sparsely: {_operators([op for _, op in found], names)}"
 
 

@@ -52,7 +52,7 @@ class Calibration:
         self._flat_model = flat_model
         first = next(self._batches(), None)
         if first is None or not len(first[0]):
-            raise DataError("representative_data holds no sample; int8 and int16 activations need some for ranges.")
+            raise DataError("representative_data has no samples; int8 and int16 activations need some for ranges.")
         for array, tensor in zip(first, flat_model.inputs, strict=True):
             sizes = zip(tensor.shape[1:], array.shape[1:], strict=False)
             if array.ndim != len(tensor.shape) or any(size not in (None, given) for size, given in sizes):
@@ -110,9 +110,9 @@ class Calibration:
         """Return notes on the number of samples used and on the values that the ranges of the file `named` clip."""
         if not self.count:
             return []
-        few = f": few, below {FEWEST_SAMPLES}, so that ranges may be too narrow" if self.count < FEWEST_SAMPLES else ""
+        few = f" (few, below {FEWEST_SAMPLES}: ranges may be too narrow)" if self.count < FEWEST_SAMPLES else ""
         samples = "sample" if self.count == 1 else "samples"
-        told = [f"ranges of activations from {self.count} training {samples}{few}"]
+        told = [f"activation ranges from {self.count} training {samples}{few}"]
         held_out = self.held_out(HELD_OUT_SAMPLES)
         if held_out and (clipped := clipped_shares(named, held_out, names)):
             shares = ", ".join(f"{name} {share:.1%}" for name, share in clipped.items())
@@ -155,8 +155,8 @@ def _check_finite(name: str, array: np.ndarray, before: int) -> None:
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if not finite.all():
         raise DataError(
-            f"representative_data for the input '{name}' has NaN, infinity or a number beyond {array.dtype} in sample "
-            f"{before + int(np.argmin(finite))}; expected finite numbers. Remove or replace it."
+            f"representative_data for the input '{name}' has NaN, infinity or a number too large for {array.dtype} in "
+            f"sample {before + int(np.argmin(finite))}; expected finite numbers. Remove or replace it."
         )
 
 
@@ -187,7 +187,7 @@ def per_input(flat_model: Any, inputs: Any) -> list[np.ndarray]:
     if len(ordered) != len(names):
         raise DataError(
             f"The model '{flat_model.name}' has {len(names)} inputs, {names}; the representative_data has "
-            f"{len(ordered)}. Give one array for each, as a list in that order or as a dict by name."
+            f"{len(ordered)}. Pass one array for each, as a list in that order or as a dict by name."
         )
     return [np.asarray(array) for array in ordered]
 

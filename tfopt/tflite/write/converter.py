@@ -44,7 +44,7 @@ def convert(model: Any, settings: Export, representative_data: Any = None, flat_
     aware = is_quantization_aware(model)
     if aware and (settings.by_edge_quantizer or settings.activations == "int16"):
         raise RecipeError(
-            f"The model '{model.name}' was trained for int8 weights and activations. Export it so, or give the float "
+            f"The model '{model.name}' was trained for int8 weights and activations. Export it so, or pass the float "
             f"model for {settings.weights} weights and {settings.activations} activations."
         )
     flat_model = flat_twin(model) if flat_model is None else flat_model
@@ -163,7 +163,7 @@ def load_and_check(data: bytes, settings: Export) -> LiteModel:
     except ModelError as error:
         if not settings.sparse:
             raise
-        raise ModelError(f"LiteRT does not run the file with sparse weights; leave out sparse: {error}") from error
+        raise ModelError(f"LiteRT cannot run the file with sparse weights; remove sparse=True: {error}") from error
     return lite
 
 
@@ -183,9 +183,9 @@ def _strategies(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, T
     if calibrated and loops and not short:
         names = dict.fromkeys(unwrapped(one.layer).name for one in loops)
         raise ModelError(
-            f"The converter cannot make int8 activations of {', '.join(names)}: other recurrent layers than a plain "
-            "LSTM (tanh, sigmoid, bias, no mask, no states in or out) must be unrolled, over "
-            f"{UNROLLED_AT_MOST} fixed steps at most; got {steps} (None: free). Give the Input a shorter, fixed "
+            f"The converter does not support int8 activations for {', '.join(names)}: recurrent layers other than a "
+            "plain LSTM (tanh, sigmoid, bias, no mask, no states in or out) must be unrolled, over at most "
+            f"{UNROLLED_AT_MOST} fixed steps; got {steps} (None: free). Give the Input a shorter, fixed "
             'length, use a plain LSTM, or choose activations="float32".'
         )
     masks = maskings(flat_model) if calibrated else []
@@ -210,8 +210,8 @@ def _batch_of_one(flat_model: Any, samples: Calibration | None) -> tuple[Any, An
         shapes = [(1, *samples.shapes[name]) for name in argument_names(flat_model)]
     if any(None in shape for shape in shapes):
         raise ModelError(
-            f"The model '{flat_model.name}' has inputs of free size, {shapes}, which it cannot be converted with: pass "
-            "representative_data of the size that it will get, or give its Input that shape."
+            f"The model '{flat_model.name}' has inputs of free size, {shapes}, and cannot be converted with them: pass "
+            "representative_data of the sizes in use, or fix them in its Input."
         )
     return _traced(flat_model, shapes)
 
@@ -276,7 +276,7 @@ def _index_out_of_range(flat_model: Any) -> DataError:
     tables = "; ".join(f"'{name}' has rows 0 to {count - 1}" for name, count in rows.items())
     return DataError(
         f"representative_data has an index for which the model '{flat_model.name}' has no row"
-        f"{f' ({tables})' if tables else ''}. Expected indices of rows that there are: correct the data or its "
+        f"{f' ({tables})' if tables else ''}. Expected indices of existing rows: correct the data or its "
         "vocabulary."
     )
 
@@ -300,13 +300,13 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
     if ops := re.findall(r"(?:TF Select|Flex|Custom) ops: ([^\n]+)", text):
         names = ", ".join(dict.fromkeys(name.strip() for found in ops for name in found.split(",")))
         return ModelError(
-            f"The model '{flat_model.name}' needs operators that TFLite has not ({names}), and LiteRT runs no others "
-            "(no SELECT_TF_OPS). Replace the layers that use them."
+            f"The model '{flat_model.name}' uses operators TFLite does not support ({names}), and LiteRT runs no "
+            "others (no SELECT_TF_OPS). Replace the layers that use them."
         )
     if unsupported := re.search(r"not yet supported for op: '(\w+)'", text):
         return _without_operator(flat_model, settings, unsupported[1])
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return ModelError(f"The converter cannot make a .tflite of the model '{flat_model.name}': {first[:400]}")
+    return ModelError(f"The converter cannot convert the model '{flat_model.name}': {first[:400]}")
 
 
 def _without_operator(flat_model: Any, settings: Export, kind: str) -> ModelError:

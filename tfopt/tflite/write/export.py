@@ -83,10 +83,10 @@ def export_tflite(
         )
     if old:
         if export is not None:
-            raise RecipeError(f"Expected all settings in Export; got an Export and {', '.join(old)} beside it.")
+            raise RecipeError(f"Expected all settings in Export; got an Export and also {', '.join(old)}.")
         given = ", ".join(f"{name}=..." for name in old)
         text = f"tfopt.export_tflite({given}) moved to tfopt.export_tflite(model, path, tfopt.Export({given}))"
-        warnings.warn(f"{text}; the old arguments go in 0.3.0.", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{text}; the old arguments will be removed in 0.3.0.", DeprecationWarning, stacklevel=2)
     settings = Export(**old) if export is None else export  # type: ignore[arg-type]
     if not isinstance(settings, Export):
         raise RecipeError(f'Expected an Export, e.g. tfopt.Export(weights="int8"); got {export!r}.')
