@@ -1,4 +1,4 @@
-"""What a `.tflite` should hold."""
+"""Settings for the contents of a `.tflite`."""
 
 from typing import ClassVar, Literal
 
@@ -10,38 +10,38 @@ from tfopt.stages.quantize.activation_ranges import ActivationRanges
 
 CALIBRATION_SAMPLES = 256
 
-# What inputs and outputs can hold, by activations.
+# The types that inputs and outputs can have, by activations.
 BORDERS = {"float32": ("float32",), "int8": ("int8", "uint8", "float32"), "int16": ("int16", "float32")}
 
 
 @config
 class Export:
-    """What the `.tflite` holds.
+    """The contents of a `.tflite`.
 
     | weights | activations | weight_only | |
     |---|---|---|---|
     | "float32", "float16" | "float32" | | computed in float |
     | "int8", "int4" | "float32" | False | dynamic range: activations are rounded while the file runs |
-    | "int8", "int4" | "float32" | True | weights are unpacked, and computed with in float |
+    | "int8", "int4" | "float32" | True | weights are unpacked and computed with in float |
     | "int8", "int4" | "int8", "int16" | | integers everywhere |
 
     Attributes:
-        weights: as stored; "int4" where LiteRT has operators for it, in Conv2D and Dense above all, "int8" elsewhere.
+        weights: as stored; "int4" uses 4 bits where LiteRT supports it, mainly in Conv2D and Dense, and 8 elsewhere.
         activations: int8 and int16 need training data for the ranges, unless the model comes from `Quantize`, which
             trains for int8 weights and activations.
-        weight_only: integer weights for the sake of bytes alone.
-        io: what inputs and outputs hold: "float32", "int8", "uint8" or "int16"; None follows the activations.
-        sparse: leave zeros out of the file (EXPERIMENTAL_SPARSITY), in kernels that have enough of them; for files that
-            LiteRT then still runs, which is tried. Not for int4 weights and weight_only.
-        calibration_samples: training inputs that the ranges come from (without `Quantize`).
-        activation_ranges: how far int8 activations reach: "max", to the extremes that those samples show; "mse", where
-            the squared error of rounding and clipping is least, so that rare extremes do not cost the others their
-            steps.
+        weight_only: use integer weights only to save bytes.
+        io: type of inputs and outputs: "float32", "int8", "uint8" or "int16"; None is that of the activations.
+        sparse: leave zeros out of the file (EXPERIMENTAL_SPARSITY) in kernels that have enough of them. LiteRT must be
+            able to run the file, which is tested. Not for int4 weights and weight_only.
+        calibration_samples: number of training inputs for the activation ranges (without `Quantize`).
+        activation_ranges: of int8 activations: "max", the extremes of those samples; "mse", the range with the least
+            squared error of rounding and clipping, so that rare extremes do not cost precision elsewhere.
         compact: leave out what running the file does not need, such as the names of inner tensors.
         allow_drift: make a note, not an error, of outputs that differ from the model's by more than files of
             these weights may (docs/export.md).
 
-    Raises `RecipeError` for what contradicts itself.
+    Raises:
+        RecipeError: settings contradict each other.
     """
 
     weights: Literal["float32", "float16", "int8", "int4"] = "int8"
@@ -90,12 +90,12 @@ class Export:
 
     @property
     def border(self) -> str:
-        """What inputs and outputs hold."""
+        """The type of inputs and outputs."""
         return self.io or self.activations
 
     @property
     def by_edge_quantizer(self) -> bool:
-        """Whether the converter has no form for it, but litert-quantizer has."""
+        """Whether litert-quantizer must make the file, since the converter cannot."""
         return self.weight_only or self.weights == "int4"
 
 

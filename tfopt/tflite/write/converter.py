@@ -1,4 +1,4 @@
-"""The converter, and how it is brought to convert: one traced function, several ways, its mistakes mended."""
+"""Convert Keras to TFLite: trace one function, try several converter strategies and keep the best file."""
 
 import contextlib
 import dataclasses
@@ -28,10 +28,10 @@ from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
 from tfopt.tflite.write.recurrent import maskings, recurrent_layers, repetitions, unrolled
 from tfopt.tflite.write.traced_forms import int8_forms
 
-# Steps of a recurrent layer up to which it may be unrolled into as many copies of its operators.
+# Maximum number of steps up to which a recurrent layer is unrolled; each step copies its operators.
 UNROLLED_AT_MOST = 128
 Trace = Callable[[Any, Calibration | None], tuple[Any, Any]]
-"""Makes a concrete function of a flat tf_keras model; returns it with what keeps its variables."""
+"""Traces a flat tf_keras model; returns the concrete function and the object that keeps its variables."""
 
 
 def convert(model: Any, settings: Export, representative_data: Any = None, flat_model: Any = None) -> bytes:
@@ -77,7 +77,7 @@ def _with_ranges(flat_model: Any, samples: Calibration, settings: Export) -> Any
 
 
 def _check_weights(flat_model: Any) -> None:
-    """Raise ModelError for weights that are no finite numbers: no scale can hold them."""
+    """Raise ModelError for weights that are NaN or infinite, which no scale can represent."""
     for layer in flat_model.layers:
         for weight in layer.weights:
             values = weight.numpy()
@@ -100,7 +100,7 @@ def _by_edge_quantizer(flat_model: Any, settings: Export, samples: Calibration |
 
 
 def _pooling_as_mean(flat_model: Any) -> Overrides:
-    """MEAN in the place of averages over all of an input. What `Quantize` has wrapped sees to that itself."""
+    """Return overrides that replace averages over the whole input by MEAN. `Quantize` wrappers do this themselves."""
     return [(layer, "call", mean_over_places) for layer in flat_model.layers if always_averages_all(layer)]
 
 
@@ -133,7 +133,7 @@ def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | N
                 data = converter.convert(*traced)
             except (DataError, native.NotStartedError):  # no other strategy helps
                 raise
-            except (native.KilledError, native.OverdueError) as error:  # nor does it say anything about this one
+            except (native.KilledError, native.OverdueError) as error:  # not the fault of this strategy
                 raise _explained(flat_model, settings, error) from error
             except Exception as error:
                 failures.append((overrides, trace, error))
@@ -155,7 +155,7 @@ def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | N
 
 
 def load_and_check(data: bytes, settings: Export) -> LiteModel:
-    """The file `data`; what LiteRT does not always run, it must run. Raises ModelError where it does not."""
+    """Return the file `data`, after a trial run if its weights are sparse. Raise ModelError if LiteRT cannot run it."""
     try:
         lite = LiteModel(data)
         if settings.sparse:
@@ -198,7 +198,7 @@ def _strategies(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, T
 
 
 def _free_batch(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:
-    """The traced model for batches of any size, unless the model says otherwise."""
+    """Trace the model for batches of any size, unless its inputs fix the size."""
     del samples
     return _traced(flat_model, [tuple(tensor.shape) for tensor in flat_model.inputs])
 
@@ -217,7 +217,7 @@ def _batch_of_one(flat_model: Any, samples: Calibration | None) -> tuple[Any, An
 
 
 def _traced(flat_model: Any, shapes: Sequence[tuple[int | None, ...]]) -> tuple[Any, Any]:
-    """(the model as one traced function for inputs of these shapes, what keeps its variables)."""
+    """Return the model traced as one function for inputs of these shapes, and the object that keeps its variables."""
     import tensorflow as tf
 
     specs = [
@@ -225,7 +225,7 @@ def _traced(flat_model: Any, shapes: Sequence[tuple[int | None, ...]]) -> tuple[
         for shape, tensor, name in zip(shapes, flat_model.inputs, argument_names(flat_model), strict=True)
     ]
     struct = walk(flat_model, keep_names=True).inputs_struct
-    # Outputs are called as before their layers were wrapped.
+    # Outputs keep the names they had before their layers were wrapped.
     inside = {layer.name: unwrapped(layer).name for layer in flat_model.layers}
     names = [inside.get(name, name) for name in flat_model.output_names]
 
@@ -242,7 +242,7 @@ def _traced(flat_model: Any, shapes: Sequence[tuple[int | None, ...]]) -> tuple[
 def _crashed(
     flat_model: Any, converter: Converter, overrides: Overrides, trace: Trace, crash: native.CrashError
 ) -> ModelError:
-    """Say which layer makes the process of the conversion die."""
+    """Return an error that names the layer on which the conversion process dies."""
 
     def crashes(part: Any) -> bool:
         try:
@@ -250,11 +250,11 @@ def _crashed(
                 converter.convert(*trace(part, converter.samples), hasty=True)
         except (native.NotStartedError, native.KilledError):
             raise
-        except native.OverdueError:  # slow, which is another matter
+        except native.OverdueError:  # slow, but not a crash
             return False
         except native.CrashError:
             return True
-        except Exception:  # it does not convert either, but says so
+        except Exception:  # fails, but does not crash
             return False
         return False
 
@@ -267,7 +267,7 @@ def _crashed(
 
 
 def _index_out_of_range(flat_model: Any) -> DataError:
-    """Say which layers look up rows, and how many they have."""
+    """Return an error that names the layers with lookup tables and their numbers of rows."""
     rows = {
         unwrapped(layer).name: int(unwrapped(layer).input_dim)
         for layer in flat_model.layers
@@ -286,7 +286,7 @@ def _in_words(settings: Export) -> str:
 
 
 def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception:
-    """The converter's pages of text as one line."""
+    """Return the error to raise for the converter's long message."""
     if "gather index out of bounds" in str(error):
         return _index_out_of_range(flat_model)
     if isinstance(error, TfoptError):
@@ -310,7 +310,7 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
 
 
 def _without_operator(flat_model: Any, settings: Export, kind: str) -> ModelError:
-    """There is no `kind` of operator for the activations: says which layers need it."""
+    """Return an error that names the layers that need the operator `kind`, which the activations do not support."""
     lite = LiteModel(_best_conversion(flat_model, _in_float(settings), None))
     names = LayerNames(lite, [layer.name for layer in flat_model.layers])
     layers = [layer for op in lite.ops() if op.name == kind for layer in names.near(op)]

@@ -1,4 +1,4 @@
-"""A trained model as a `.tflite`, proven: what was asked for is looked up in the file that was written."""
+"""Export a trained model as a `.tflite` and verify that the file holds what was requested."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from tfopt.tflite.write.proof import kept_beside, prove
 
 
 class _Old(TypedDict, total=False):
-    """What 0.1 took beside `representative_data`; goes in 0.3.0."""
+    """The keyword arguments of 0.1, to be removed in 0.3.0."""
 
     weights: str
     activations: str
@@ -47,7 +47,7 @@ def export_tflite(
     representative_data: Any = None,
     **old: Unpack[_Old],
 ) -> LiteModel:
-    """Convert `model`, write the file atomically, open it with LiteRT and check what it holds.
+    """Convert `model`, write the file atomically, open it with LiteRT and verify its contents.
 
     Args:
         model: a Keras 3 or tf_keras model, or what `Quantize.apply` returned, after training.
@@ -57,11 +57,11 @@ def export_tflite(
             batches (inputs, or inputs and labels), or a `tfopt.Dataset`. For several inputs a list of arrays in their
             order, or a dict by name. After `Quantize` most models need none; it serves tensors that no trained range
             covers.
-        **old: deprecated; settings of `Export`, which belong into `export`.
+        **old: deprecated; settings of `Export`, which belong in `export`.
 
     Returns:
-        The file. Its `notes` say what else is worth knowing: how ranges were found, layers that stay in float, weights
-        that are stored in another form.
+        The file. Its `notes` report how ranges were found, which layers stay in float, and which weights are stored in
+        another form.
 
     Raises:
         RecipeError: the settings contradict each other.
@@ -154,7 +154,7 @@ def build(
 
 
 def _layers(model: Any) -> Iterator[str]:
-    """The names of the flat model's layers, looked up when they are asked for."""
+    """Yield the names of the flat model's layers, lazily."""
     if is_quantization_aware(model):
         yield from (unwrapped(layer).name for layer in model.layers)
     else:
@@ -162,7 +162,7 @@ def _layers(model: Any) -> Iterator[str]:
 
 
 def _labeled(data: bytes, source: Any) -> bytes:
-    """The file with the class names that `source` tells, where they are those of its only output."""
+    """Return the file with the class names of `source`, if they fit its only output."""
     names = getattr(source, "class_names", None)
     if not names:
         return data
