@@ -1,4 +1,4 @@
-"""Running a finished file. Done in the child of `tfopt.base.native` alone; models and samples come by file."""
+"""Run a finished file. Runs only in the child of `tfopt.base.native`; models and samples are passed in files."""
 
 from collections.abc import Sequence
 from pathlib import Path

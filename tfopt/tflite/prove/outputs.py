@@ -1,18 +1,19 @@
-"""What a `.tflite` computes beside what its Keras model computes, output by output and channel by channel.
+"""Compare the outputs of a `.tflite` with those of its Keras model, per output and per channel.
 
-For E[n, c], what Keras gives in channel c (of the last axis) at sample and place n, and F[n, c], what the file gives:
+Let E[n, c] be the output of Keras in channel c (of the last axis) at sample and position n, and F[n, c] that of the
+file:
 
-- noise of a channel: mean((F - E)^2) / var(E). Of a yes-or-no decision at the mean of a Gaussian channel, noise v turns
-  atan(sqrt(v)) / pi: a tenth of them for v = 0.1, a seventh for v = 0.25.
-- Errors of `FREE_STEPS` int8 steps over the channel's own range (from zero on, and all of [0, 1] for probabilities) are
-  always allowed: less cannot be asked of int8. A channel that varies by less than `NARROW_STEPS` such steps, as in an
-  untrained model, counts in the sum over all channels only, where the steps are those over the range of all; so do
-  all channels, if none varies by more than that.
-- Of few values the variance is known badly, so its upper bound counts (chi-squared, by Wilson and Hilferty 1931).
-- Classes are compared where the model is sure: where its two best scores are further apart than allowed noise turns.
-- A channel that has `FEWEST_VALUES` different values or fewer, where its own int8 scale would show many, has collapsed.
+- The noise of a channel is mean((F - E)^2) / var(E). For yes-or-no decisions at the mean of a Gaussian channel, noise v
+  flips a share of atan(sqrt(v)) / pi: a tenth for v = 0.1, a seventh for v = 0.25.
+- Errors of `FREE_STEPS` int8 steps over the channel's own range (including zero, and all of [0, 1] for probabilities)
+  are always allowed, since int8 cannot do better. A channel that varies by less than `NARROW_STEPS` such steps, as in
+  an untrained model, counts only in the sum over all channels, with steps over the range of all channels. If no channel
+  varies by more than that, all count only there.
+- The variance of few values is uncertain, so its upper bound is used (chi-squared, by Wilson and Hilferty 1931).
+- Classes are compared where the model is sure: where its two best scores differ by more than the allowed noise flips.
+- A channel has collapsed if it has at most `FEWEST_VALUES` different values, but would have many on its own int8 scale.
 
-Who runs the two sides is `sides.py`.
+`sides.py` runs both sides.
 """
 
 import math
@@ -26,42 +27,43 @@ from tfopt.tasks.metrics import wilson_interval
 from tfopt.tflite.read import LiteModel, Port
 
 MOST_NOISE = {"int4": 0.25, "int8": 0.1}
-"""By the narrowest weights of a file. Rounding Gaussian weights to 4 bits costs 1.5 % of each layer's power."""
+"""By the narrowest weight type of a file. Rounding Gaussian weights to 4 bits costs 1.5 % of each layer's power."""
 MOST_FLOAT_NOISE = 1e-3
 LEAST_AGREEMENT = 0.9
-"""Share of the places the model is sure of that must get its class: noise of 0.1 leaves as many yes-or-no decisions."""
+"""Least share of sure positions with the same class; noise of 0.1 preserves as many yes-or-no decisions."""
 INT8_STEPS = 255
 FREE_STEPS = 2.0
 """Root mean square of an error that is always allowed, in int8 steps over the channel's own range."""
 NARROW_STEPS = 4.0
-"""Standard deviation, in the same steps, from which on a channel is judged by itself: a Gaussian one has 40 to 60."""
+"""Least standard deviation, in the same steps, of a channel that is checked by itself; a Gaussian one has 40 to 60."""
 CLEAR = 2 * math.sqrt(2)
 """Two standard deviations of the difference of two scores, in standard deviations of one."""
 FEWEST_VALUES, MANY_VALUES = 3, 16
-"""As many different values at most are a collapse, where the channel's own int8 scale shows as many as this."""
+"""A channel has collapsed with at most the first number of different values, if its own int8 scale has the second."""
 DEVIATIONS = 2.0
-"""Of the upper bound of a variance."""
+"""Standard deviations from the estimate of a variance to its upper bound."""
 MOST_ROWS = 2**18
-"""Samples and places of an output that are looked at, evenly spread."""
+"""Most samples and positions of an output that are compared, evenly spread."""
 
 SUM_TOLERANCE = 0.02
-"""By which probabilities, perhaps in steps of 1/256, may miss a sum of 1."""
+"""Allowed deviation of the sum of probabilities from 1; they may be in steps of 1/256."""
 _UNKNOWN = 1e12
 Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class OutputProof:
-    """How far an output of the file is from the model's.
+    """The difference between an output of the file and that of the model.
 
     Attributes:
         name: of the output.
-        noise: of all channels: summed squared differences by summed variances. 0 is equal.
-        channel, channel_noise: the channel that is worst beside what it may be.
-        agreement: share of places with the same class, where the model is sure; None for what are no classes.
-        sure: how many places that is.
-        failures: what is below its floor, in words; empty for a sound output.
-        narrow: how many channels vary by less than `NARROW_STEPS` steps of int8, so that little is proven of them.
+        noise: of all channels: summed squared differences / summed variances; 0 if equal.
+        channel: the worst channel, relative to its limit.
+        channel_noise: the noise of that channel.
+        agreement: share of sure positions with the same class; None if the output has no classes.
+        sure: the number of positions where the model is sure.
+        failures: descriptions of exceeded limits; empty for a good output.
+        narrow: number of channels that vary by less than `NARROW_STEPS` int8 steps, for which little is proven.
         step: of the file's scale; None in float.
         deviation: standard deviation of the worst channel in Keras.
     """
@@ -94,13 +96,13 @@ class OutputProof:
 
 
 def most_noise(dtypes: Iterable[str]) -> float:
-    """Return the noise that an output channel of a file with weights of these types may have."""
+    """Return the largest allowed noise of an output channel for a file with weights of these types."""
     held = set(dtypes)
     return next((noise for dtype, noise in MOST_NOISE.items() if dtype in held), MOST_FLOAT_NOISE)
 
 
 def output_step(lite: LiteModel, port: Port) -> float | None:
-    """Return the scale of an output, or of the integers that it is made from at last; None where all is float."""
+    """Return the scale of an output, or of the integers from which it is dequantized; None if it is float."""
     if port.scales:
         return port.scales[0]
     scales = {tensor.index: tensor.scales for tensor in lite.tensors() if tensor.subgraph == 0}
@@ -121,14 +123,14 @@ def compare_output(
 
     Args:
         name: of the output.
-        expected: what Keras gives, (samples, ..., channels) or (samples,).
-        found: what the file gives, of the same shape and in the same units.
-        most_noise: of a channel, as a share of its variance.
-        classes: whether the channels are scores of classes; probabilities are recognized by their sum.
-        step: of the scale with which the file stores it.
+        expected: the output of Keras, (samples, ..., channels) or (samples,).
+        found: the output of the file, of the same shape and in the same units.
+        most_noise: largest allowed noise of a channel, relative to its variance.
+        classes: whether the channels are class scores; probabilities are recognized by their sum.
+        step: of the file's scale.
 
     Returns:
-        The figures, and what is below its floor.
+        The figures and the exceeded limits.
     """
     if expected.shape != found.shape:
         return OutputProof(name, math.inf, failures=(f"shape {found.shape} instead of {expected.shape}",))
@@ -152,7 +154,7 @@ def _compare(name: str, want: Matrix, got: Matrix, most_noise: float, classes: b
     allowed = most_noise * variances * _uncertainty(count - 1) + free
     common = _own_steps(want.reshape(-1, 1))[0]
     wide = variances > np.square(NARROW_STEPS * own_steps)
-    wide &= variances.max() > np.square(NARROW_STEPS * common)  # else nothing varies beside what it is
+    wide &= variances.max() > np.square(NARROW_STEPS * common)  # otherwise all channels are nearly constant
     worst = int(np.argmax(np.where(wide, errors / np.maximum(allowed, np.finfo(float).tiny), -1)))
     sure, same = _classes(want, got, most_noise * variances + free) if classes or _is_distribution(want) else (0, 0)
 
@@ -181,7 +183,7 @@ def _compare(name: str, want: Matrix, got: Matrix, most_noise: float, classes: b
 
 
 def _compare_integers(name: str, expected: NDArray[np.generic], found: NDArray[np.generic]) -> OutputProof:
-    """Integers, such as the number of a class: they are equal, or not."""
+    """Compare integers, such as class indices, for equality."""
     same, count = int((expected == found).sum()), expected.size
     bad = count and wilson_interval(same, count)[1] < LEAST_AGREEMENT
     failure = f"{same / max(count, 1):.1%} of {count:,} numbers are equal (at least {LEAST_AGREEMENT:.0%})"
@@ -191,7 +193,7 @@ def _compare_integers(name: str, expected: NDArray[np.generic], found: NDArray[n
 
 
 def _rows(array: NDArray[np.generic]) -> Matrix:
-    """(samples and places, channels) in float64, at most `MOST_ROWS` of them."""
+    """Return the array as (samples and positions, channels), float64, with at most `MOST_ROWS` rows."""
     rows = array.reshape(-1, array.shape[-1] if array.ndim > 1 else 1)
     if len(rows) > MOST_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).astype(int)]
@@ -199,9 +201,9 @@ def _rows(array: NDArray[np.generic]) -> Matrix:
 
 
 def _own_steps(want: Matrix) -> Matrix:
-    """The int8 step of each channel in a tensor with no other: its range, zero included, in 255 parts.
+    """Return the int8 step that each channel would have alone: its range, including zero, divided by 255.
 
-    Outputs in [0, 1] are probabilities: LiteRT's softmax and sigmoid give them that range whatever they use of it.
+    Outputs in [0, 1] count as probabilities: LiteRT's softmax and sigmoid always give them that full range.
     """
     if want.min() >= 0 and want.max() <= 1:
         return np.full(want.shape[1], 1 / INT8_STEPS)
@@ -209,7 +211,7 @@ def _own_steps(want: Matrix) -> Matrix:
 
 
 def _uncertainty(freedom: int) -> float:
-    """The upper bound of a variance that was estimated with this many degrees of freedom, as its multiple."""
+    """Return the upper bound of a variance estimated with this many degrees of freedom, as a multiple of it."""
     if freedom < 1:
         return _UNKNOWN
     spread = 2 / (9 * freedom)
@@ -218,7 +220,7 @@ def _uncertainty(freedom: int) -> float:
 
 
 def _is_distribution(want: Matrix) -> bool:
-    """Whether each row is a distribution over two classes or more."""
+    """Return whether each row is a distribution over at least two classes."""
     return bool(
         want.shape[1] > 1
         and want.min() >= 0
@@ -228,7 +230,7 @@ def _is_distribution(want: Matrix) -> bool:
 
 
 def _classes(want: Matrix, got: Matrix, allowed: Matrix) -> tuple[int, int]:
-    """(places where the model is sure of its class, those of them where the file gives the same)."""
+    """Return the number of positions where the model is sure of its class, and how many of them agree in the file."""
     if want.shape[1] < 2:
         return 0, 0
     second, first = np.partition(want, -2, axis=1)[:, -2:].T
@@ -244,7 +246,7 @@ def _collapsed(want: Matrix, got: Matrix, own_steps: Matrix, names: NDArray[np.i
 
 
 def _distinct(values: Matrix) -> NDArray[np.int_]:
-    """How many different values each channel has."""
+    """Return the number of different values in each channel."""
     return np.asarray((np.diff(np.sort(values, axis=0), axis=0) != 0).sum(axis=0) + 1)
 
 

@@ -19,7 +19,7 @@ Samples = Mapping[str, NDArray[Any]]
 """Arrays, samples first, by the names of the inputs in the file."""
 AT_ONCE = 32
 SECONDS = 600
-"""That a file may take for the samples of a proof."""
+"""Time limit of a file for the samples of a proof."""
 _DOORS = "tfopt.tflite.prove.in_child:"
 
 
@@ -27,9 +27,9 @@ def keras_outputs(model: Any, samples: Samples, batch: int | None = None) -> lis
     """Return the outputs of `model`, of either Keras, in their order.
 
     Args:
-        model: its inputs have the order of `samples`.
+        model: with inputs in the order of `samples`.
         samples: for its inputs.
-        batch: how many samples it takes at once; None for any number.
+        batch: the fixed batch size of the model; None if it is free.
     """
     arrays, size = list(samples.values()), batch or AT_ONCE
     count = len(arrays[0])
@@ -75,7 +75,7 @@ def file_outputs(lite: LiteModel, samples: Samples) -> dict[str, NDArray[Any]]:
 
 
 def file_signals(reference: bytes, lite: LiteModel, samples: Samples, layers: Sequence[str], last: str) -> list[Signal]:
-    """Return `layer_signals`, run in a child process; none where that does not work."""
+    """Return `layer_signals`, run in a child process; empty if that fails."""
     with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
         _write(folder, samples, model=lite)
         Path(folder, "reference").write_bytes(reference)

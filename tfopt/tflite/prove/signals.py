@@ -1,4 +1,4 @@
-"""The signal to quantization noise in every layer of a file."""
+"""Signal-to-quantization-noise ratios of all layers of a file."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,12 +34,12 @@ def layer_signals(
     """Return the `Signal` of each operator of `lite`, and the operators that have no counterpart.
 
     Args:
-        reference: the float file of the same model, whose tensors bear the names of layers. The counterparts are found
-            in it by the order of operators and the shapes of what they give.
+        reference: the float file of the same model, whose tensors have the names of layers. Counterparts are matched by
+            the order of operators and the shapes of their outputs.
         lite: the file.
-        x: samples, as `LiteModel.predict` takes them.
+        x: samples, as in `LiteModel.predict`.
         layers: the names of the flat model's layers.
-        last: the layer that gives the output, whose name in the file is the signature's.
+        last: the output layer, since its tensor has the name of the signature's output.
     """
     pairs, missing = _pairs(reference, lite)
     power, noise = np.zeros(len(pairs)), np.zeros(len(pairs))
@@ -58,7 +58,7 @@ def layer_signals(
 
 
 def _parts(x: Inputs) -> Iterator[Inputs]:
-    """`x`, `SAMPLES_AT_ONCE` at a time."""
+    """Yield `x` in parts of `SAMPLES_AT_ONCE` samples."""
     arrays = dict(x) if isinstance(x, Mapping) else {"": np.asarray(x)}
     for start in range(0, len(np.asarray(next(iter(arrays.values())))), SAMPLES_AT_ONCE):
         part = {name: np.asarray(array)[start : start + SAMPLES_AT_ONCE] for name, array in arrays.items()}

@@ -14,7 +14,7 @@ from tfopt.tflite.read.layer_names import LayerNames
 SAMPLES_AT_ONCE = 32
 # With fewer samples, the extremes of a layer are usually not among its values.
 FEWEST_SAMPLES = 32
-# Samples without a part in the ranges, on which these are tried; fewer prove nothing.
+# Samples not used for the ranges, on which they are tested; fewer prove nothing.
 HELD_OUT_SAMPLES = 32
 # A larger share of held-out values out of range is reported.
 MOST_CLIPPED = 0.01
@@ -82,7 +82,7 @@ class Calibration:
                 return
 
     def held_out(self, count: int) -> dict[str, np.ndarray] | None:
-        """Return up to `count` other samples by input name: of the validation part, or behind the last one."""
+        """Return up to `count` other samples by input name, from the validation or test part, or after the last one."""
         names = argument_names(self._flat_model)
         if hasattr(self._data, "representative_batches"):
             part = self._data.validation if len(self._data.validation) else self._data.test

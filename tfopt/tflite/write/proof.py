@@ -1,4 +1,4 @@
-"""Prove that a finished file computes what its model does, or say where it first does not."""
+"""Prove that a finished file computes the same as its model, or find the first layer that differs."""
 
 import dataclasses
 from pathlib import Path
@@ -24,14 +24,14 @@ from tfopt.tflite.write.converter import convert
 
 SAMPLES, FEWEST_SAMPLES = 256, 32
 MOST_VALUES = 2**20
-"""Numbers in all samples together: of large inputs fewer are taken."""
+"""Most numbers in all samples together; for large inputs, fewer samples are used."""
 RANDOM_INPUTS = 0.5
-"""Most noise on made-up inputs, which are no evidence for a refusal: a file above it follows its model nowhere."""
+"""Most noise on made-up inputs. The limit is loose, since they prove little; a file above it does not work at all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Evidence:
-    """The samples of a proof: where they come from, in words, and whether they are data."""
+    """The samples of a proof, a description of their origin, and whether they are real data."""
 
     samples: Samples
     words: str
@@ -39,21 +39,21 @@ class _Evidence:
 
 
 def prove(model: Any, flat_model: Any, named: LiteModel, lite: LiteModel, settings: Export, data: Any) -> list[str]:
-    """Compare what `lite` computes with what `model` does; run it in a child process for the first time.
+    """Compare the outputs of `lite` with those of `model`; its first run is in a child process.
 
     Args:
-        model: the caller's.
-        flat_model: the same as a flat tf_keras model; the file has its names.
+        model: the caller's model.
+        flat_model: the same as a flat tf_keras model, whose names the file has.
         named: the file with the names of inner tensors.
-        lite: the file that is written.
-        settings: what it holds; they set the floors.
+        lite: the file to write.
+        settings: of the file; they determine the limits.
         data: the caller's samples, or None.
 
     Returns:
-        Notes: the figures, and what `allow_drift` let pass.
+        Notes: the figures, and the differences that `allow_drift` accepted.
 
     Raises:
-        PromiseError: an output is below a floor and `settings` do not allow it. Its `data` are the file.
+        PromiseError: an output exceeds a limit and `settings` do not allow it. Its `data` is the file.
         ModelError: LiteRT cannot run the file.
     """
     evidence = _evidence(model, flat_model, settings, data)
@@ -84,7 +84,7 @@ def prove(model: Any, flat_model: Any, named: LiteModel, lite: LiteModel, settin
 
 
 def kept_beside(error: PromiseError, path: Path) -> PromiseError:
-    """Write the file that `error` is about beside `path`, and return the error that says where."""
+    """Write the file in `error` next to `path`, and return an error that names its place."""
     if error.data is None:
         return error
     place = path.with_name(f"{path.stem}.failed.tflite")
@@ -95,13 +95,13 @@ def kept_beside(error: PromiseError, path: Path) -> PromiseError:
 
 
 def output_names(flat_model: Any) -> list[str]:
-    """The names of the outputs in the file, in the order of the model: those from before layers were wrapped."""
+    """Return the names of the outputs in the file, those from before wrapping, in the order of the model."""
     inside = {layer.name: unwrapped(layer).name for layer in flat_model.layers}
     return [inside.get(name, name) for name in flat_model.output_names]
 
 
 def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evidence:
-    """Samples that the converter did not see, the same if there are too few, or made-up ones without data."""
+    """Return samples that the converter did not see, those it saw if too few are left, or made-up ones if no data."""
     graph = walk(model)
     size = sum(int(np.prod([axis or 1 for axis in spec.shape[1:]])) for spec in graph.inputs)
     count = int(np.clip(MOST_VALUES // max(size, 1), FEWEST_SAMPLES, SAMPLES))
@@ -117,7 +117,7 @@ def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evid
 
 
 def _is_random(model: Any, flat_model: Any, evidence: _Evidence, expected: list[Any]) -> bool:
-    """Whether the model itself gives other outputs the second time, so that nothing can be compared."""
+    """Return whether the model gives different outputs in a second run, so that a comparison is impossible."""
     again = keras_outputs(model, evidence.samples, flat_model.inputs[0].shape[0])
     pairs = zip(output_names(flat_model), expected, again, strict=True)
     return any(compare_output(name, one, two, most_noise=1e-3).failures for name, one, two in pairs)
@@ -135,7 +135,7 @@ def _in_words(bad: list[OutputProof], model: Any, flat_model: Any, named: LiteMo
 
 
 def _first_bad_layer(flat_model: Any, named: LiteModel, evidence: _Evidence) -> str:
-    """The layer where the file first differs, as a sentence; "" where that cannot be found out."""
+    """Return a sentence that names the first layer where the file differs, or "" if it cannot be found."""
     try:
         reference = convert(flat_model, FLOAT)
     except TfoptError:
@@ -150,7 +150,7 @@ def _first_bad_layer(flat_model: Any, named: LiteModel, evidence: _Evidence) -> 
 
 
 def _advice(settings: Export, flat_model: Any) -> str:
-    """What to do about it, in sentences."""
+    """Return advice on what to do."""
     ways = []
     if settings.weights == "int4":
         ways.append('weights="int8" or tfopt.PostTraining(weight_bits=4)')

@@ -1,7 +1,7 @@
-"""Operations that int8 has no operator for, or only a poor one, replaced by equal forms while a model is traced.
+"""Replace operations without a good int8 operator by equivalent forms while a model is traced.
 
-By operation and not by layer: so they are found in activations, cells of recurrent layers and custom code alike.
-`_create_op_internal` is private in TensorFlow; `tests/tflite/write/test_traced_forms.py` notices a change.
+Working on operations instead of layers covers activations, cells of recurrent layers and custom code alike.
+`_create_op_internal` is private in TensorFlow; `tests/tflite/write/test_traced_forms.py` detects changes to it.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,21 +14,21 @@ from tfopt.stages.quantize.int8_equivalents import SELU_ALPHA, SELU_SCALE
 
 
 def _below_zero(values: Any) -> Any:
-    """min(x, 0) = -max(-x, 0). MINIMUM has one range for input and output, so it would clip x for all its readers."""
+    """Return min(x, 0) as -max(-x, 0). MINIMUM has one range for input and output, so x would be clipped everywhere."""
     import tensorflow as tf
 
     return -1.0 * tf.nn.relu(-1.0 * values)
 
 
 def _elu(values: Any, alpha: float = 1.0) -> Any:
-    """max(x, 0) + alpha (exp(min(x, 0)) - 1)."""
+    """Return max(x, 0) + alpha (exp(min(x, 0)) - 1)."""
     import tensorflow as tf
 
     return tf.nn.relu(values) + alpha * (tf.exp(_below_zero(values)) - 1.0)
 
 
 def _softplus(values: Any) -> Any:
-    """log(1 + exp(x)) without exp of large values, which would take the whole range: max(x, 0) + log(1 + exp(-|x|))."""
+    """Return log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)): exp of large values would use up the range."""
     import tensorflow as tf
 
     return tf.nn.relu(values) + tf.math.log(1.0 + tf.exp(-1.0 * tf.abs(values)))
@@ -40,8 +40,8 @@ def _expm1(values: Any) -> Any:
     return tf.exp(values) - 1.0
 
 
-# The converter makes Selu, Softplus and Expm1 of exp(x), whose range is that of its largest value; Elu and Neg are
-# operators in float alone.
+# The converter builds Selu, Softplus and Expm1 from exp(x), whose range is that of its largest value; Elu and Neg are
+# float-only operators.
 FORMS: dict[str, Callable[[Any], Any]] = {
     "Elu": _elu,
     "Expm1": _expm1,
@@ -52,7 +52,7 @@ FORMS: dict[str, Callable[[Any], Any]] = {
 
 
 def _beside_zero(inputs: Any) -> Any:
-    """Return the one of two operands that is not the constant 0; None if neither is or both are."""
+    """Return the operand of two that is not the constant 0; None if both or neither of them is 0."""
     import tensorflow as tf
 
     values = [tf.get_static_value(each) for each in inputs]
