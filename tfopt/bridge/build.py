@@ -25,8 +25,9 @@ def to_tf_keras(model: Any) -> Any:
             batch, gives different outputs.
     """
     graph = walk(model)
-    result = build(graph)
-    check.check_equal(graph, model, {layer.name: layer for layer in result.layers}, result, plans_of)
+    planned = plans_of(graph)
+    result = build(graph, planned)
+    check.check_equal(graph, model, {layer.name: layer for layer in result.layers}, result, lambda _: planned)
     if is_compiled(model):
         compile_like(result, model)
     return result
@@ -84,15 +85,20 @@ def plans_of(graph: Graph) -> dict[int, plans.Plan]:
     return plans.plans(graph, to_flat_model)
 
 
-def build(graph: Graph, changes: dict[str, dict[str, Any]] | None = None) -> Any:
-    """Return the tf_keras model of `graph` with copied weights; `changes` overrides configs by flat layer name."""
+def build(
+    graph: Graph, planned: dict[int, plans.Plan] | None = None, *, changes: dict[str, dict[str, Any]] | None = None
+) -> Any:
+    """Return the tf_keras model of `graph` with copied weights.
+
+    `planned` is the result of `plans_of(graph)`, where it is at hand; `changes` overrides configs by flat layer name.
+    """
     tf_keras = keras_compat.tf_keras()
     indices = index_inputs(graph)
     tensors: dict[Ref, Any] = {
         spec.ref: tf_keras.Input(batch_shape=spec.shape, dtype=_dtype(spec, indices), name=spec.name)
         for spec in graph.inputs
     }
-    planned = plans_of(graph)
+    planned = planned or plans_of(graph)
     twins = {id(leaf): planned[id(leaf)].make(**(changes or {}).get(leaf.name, {})) for leaf in graph.leaves}
 
     def run(leaf: Leaf, args: list[Any], kwargs: dict[str, Any]) -> Any:

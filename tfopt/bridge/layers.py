@@ -1,5 +1,6 @@
 """Translation of Keras 3 layer configs to tf_keras."""
 
+import functools
 import inspect
 from typing import Any
 
@@ -76,7 +77,7 @@ def translated(layer: Any, cls: Any) -> dict[str, Any]:
     return _translate(layer, init_arguments(cls))
 
 
-def _translate(layer: Any, accepted: set[str]) -> dict[str, Any]:
+def _translate(layer: Any, accepted: frozenset[str]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for key, value in layer.get_config().items():
         key = RENAMED.get((type(layer).__name__, key), key)
@@ -119,7 +120,8 @@ def _object(table: str, value: Any) -> Any:
     return cls(**config)
 
 
-def init_arguments(cls: Any) -> set[str]:
+@functools.lru_cache(maxsize=1024)  # reading a signature takes longer than all else in a plan
+def init_arguments(cls: Any) -> frozenset[str]:
     """Return the keyword arguments that `cls(...)` accepts, including those its bases accept through **kwargs."""
     names = {"name", "trainable", "dtype"} if hasattr(cls, "add_weight") else set()
     for base in cls.__mro__:
@@ -129,4 +131,4 @@ def init_arguments(cls: Any) -> set[str]:
         names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind == p.VAR_KEYWORD for p in parameters) or base.__name__ == "Layer":
             break
-    return names - {"self"}
+    return frozenset(names - {"self"})

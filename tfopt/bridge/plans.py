@@ -167,16 +167,22 @@ def _from_arguments(cls: Any, config: dict[str, Any], **changes: Any) -> Any:
 
 def _accepts(cls: Any, layer: Any, calls: list[Call]) -> None:
     """Raise NoTwinError for calls with arguments that `cls` does not accept, and for masks that it would reject."""
+    for call in calls:
+        if unknown := set(call.kwargs) - _call_arguments(cls):
+            raise NoTwinError(f"tf_keras has no equivalent for {', '.join(sorted(unknown))} in its call")
+        if any(ref.masked for ref in refs_in([call.args, call.kwargs])) and not layer.supports_masking:
+            raise NoTwinError("it drops the mask of its input, which tf_keras refuses")
+
+
+@functools.lru_cache(maxsize=1024)
+def _call_arguments(cls: Any) -> frozenset[str]:
+    """Return the names of the arguments that a layer of `cls` may be called with."""
     taken: set[str] = set()
     for base in cls.__mro__:
         for method in ("call", "__call__"):
             if method in vars(base) and base.__name__ not in ("Layer", "Module"):
                 taken |= set(inspect.signature(vars(base)[method]).parameters)
-    for call in calls:
-        if unknown := set(call.kwargs) - taken:
-            raise NoTwinError(f"tf_keras has no equivalent for {', '.join(sorted(unknown))} in its call")
-        if any(ref.masked for ref in refs_in([call.args, call.kwargs])) and not layer.supports_masking:
-            raise NoTwinError("it drops the mask of its input, which tf_keras refuses")
+    return frozenset(taken)
 
 
 def _of_tf_keras(layer: Any, calls: list[Call]) -> Plan:
