@@ -12,6 +12,7 @@ from tfopt.tasks import task_of
 from tfopt.training.rates import as_remembered
 from tfopt.training.schedules import scheduled
 from tfopt.training.settings import Training
+from tfopt.training.variables import build_metric, build_optimizer
 
 
 def train(
@@ -40,10 +41,12 @@ def train(
     optimizer = make_optimizer(
         training, learning_rate or training.learning_rate, epochs * data.steps(training.batch_size)
     )
+    student = getattr(learner, "student", learner)
+    metric = build_metric(task_of(data).keras_metric, batches.element_spec[1].shape, student.outputs[0].shape)
     learner.compile(
-        optimizer=as_remembered(optimizer, getattr(learner, "student", learner)),
+        optimizer=build_optimizer(as_remembered(optimizer, student), learner),
         loss=loss,
-        metrics=[task_of(data).keras_metric],
+        metrics=[metric],
     )
     lines = progress.callback(label)
     try:

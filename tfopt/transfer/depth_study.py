@@ -29,6 +29,7 @@ from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import accuracy
 from tfopt.training.freezing import frozen, layers_in_order
+from tfopt.training.variables import build_metric, build_optimizer
 from tfopt.transfer.parameters import transfer_weights
 from tfopt.transfer.transfer import Augment, Transfer, Transferred
 
@@ -189,10 +190,12 @@ class _Study:
         steps = settings.epochs * data.steps(settings.batch_size)
         rate = package.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
         loss = task_of(data).loss(logits=False)
-        flat_model.compile(package.optimizers.Adam(rate, jit_compile=False), loss, metrics=["accuracy"])
         batches = data.batches(
             "train", settings.batch_size, shuffle=True, seed=settings.seed + number, augment=self.augment
         )
+        optimizer = build_optimizer(package.optimizers.Adam(rate, jit_compile=False), flat_model)
+        metric = build_metric("accuracy", batches.element_spec[1].shape, flat_model.output_shape)
+        flat_model.compile(optimizer, loss, metrics=[metric])
         lines = [self.progress.callback(label)] if self.progress is not None else []
         flat_model.fit(batches, epochs=settings.epochs, callbacks=lines, verbose=0)
         found = [accuracy(flat_model.predict(part.x(), verbose=0), part.y()) for part in (data.validation, data.test)]

@@ -16,6 +16,7 @@ from tfopt.errors import RecipeError
 from tfopt.models.sources import model_from
 from tfopt.surgery.body import Body, Pooling, body_of
 from tfopt.tasks import task_of
+from tfopt.training.variables import build_metric, build_optimizer
 from tfopt.transfer.features import features_of
 from tfopt.transfer.head import Head, with_head
 from tfopt.transfer.transfer import Augment, Transfer, Transferred
@@ -118,9 +119,9 @@ class FeatureTransfer(Transfer):
         steps = self.epochs * features.steps(self.batch_size)
         rate = package.optimizers.schedules.CosineDecay(self.learning_rate, steps)
         task = task_of(features)
-        flat_head.compile(
-            package.optimizers.Adam(rate, jit_compile=False), task.loss(logits=True), metrics=[task.keras_metric]
-        )
+        optimizer = build_optimizer(package.optimizers.Adam(rate, jit_compile=False), flat_head)
+        metric = build_metric(task.keras_metric, features.train.y(slice(1)).shape, flat_head.output_shape)
+        flat_head.compile(optimizer, task.loss(logits=True), metrics=[metric])
         lines = [progress.callback("head")] if progress is not None else []
         history = flat_head.fit(**self._fit_arguments(features), epochs=self.epochs, callbacks=lines, verbose=0).history
         if not np.isfinite(history["loss"][-1]):

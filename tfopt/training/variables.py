@@ -1,0 +1,37 @@
+"""Create the variables of the optimizer and the metrics before `fit`.
+
+tf_keras creates them in the first training step, and TensorFlow traces a step that creates variables twice.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfopt.base.keras_compat import tf_keras
+
+
+def build_optimizer(optimizer: Any, model: Any) -> Any:
+    """Return the tf_keras `optimizer`, with its variables for everything that `model` trains."""
+    with model.distribute_strategy.scope():
+        optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def build_metric(name: str, labels: Sequence[int | None], outputs: Sequence[int | None]) -> Any:
+    """Return the metric that tf_keras makes of `name`, with its variables.
+
+    Args:
+        name: a name that `compile` takes.
+        labels: the shape of the labels, with the batch axis.
+        outputs: the shape of the model's output, with the batch axis.
+    """
+    metrics = tf_keras().metrics
+    function = metrics.get(_accuracy(labels, outputs) if name == "accuracy" else name)
+    return metrics.MeanMetricWrapper(function, name=name)
+
+
+def _accuracy(labels: Sequence[int | None], outputs: Sequence[int | None]) -> str:
+    """Return which accuracy tf_keras means by "accuracy", which depends on the shapes."""
+    if outputs[-1] == 1:
+        return "binary_accuracy"
+    sparse = len(labels) < len(outputs) or labels[-1] == 1
+    return "sparse_categorical_accuracy" if sparse else "categorical_accuracy"
