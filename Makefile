@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # As many test processes as cores, but each imports TensorFlow: about 1.5 GB.
 WORKERS ?= 2
+# worksteal gives each process whole runs of files, so what a file's tests share is made once and not in every process.
 
 .PHONY: run test lint clean
 
@@ -11,7 +12,7 @@ run: $(VENV)/installed
 	$(BIN)/tfopt run recipes/deep_compression.py --overwrite
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

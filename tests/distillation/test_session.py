@@ -57,6 +57,14 @@ RECIPE = tfopt.Recipe(
 )
 
 
+@pytest.fixture(scope="module")
+def whole(data, teacher):
+    """A student, its weights before, and what an uninterrupted run of RECIPE made of it."""
+    student = network(3, 0, "student")
+    before = student.get_weights()
+    return student, before, tfopt.optimize(student, RECIPE, data, teacher=teacher, quiet=True)
+
+
 class Counting:
     """A function as teacher; its logits are known sums of pixels, so that answers can be matched with inputs."""
 
@@ -105,10 +113,8 @@ def test_the_teacher_answers_each_view_once_for_all_stages(data):
     assert counting.asked == 2 * 96 + 2 * 64 * 4 + 64 + 2 + 3 * 32 + 64
 
 
-def test_terms_and_teacher_are_in_the_report_and_the_recipe(data, teacher, tmp_path):
-    student = network(3, 0, "student")
-    before = student.get_weights()
-    result = tfopt.optimize(student, RECIPE, data, teacher=teacher, quiet=True)
+def test_terms_and_teacher_are_in_the_report_and_the_recipe(data, teacher, whole, tmp_path):
+    student, before, result = whole
     notes = [" ".join(row.notes) for row in result.report.rows]
     right = np.mean(teacher.predict(data.test.x(), verbose=0).argmax(1) == data.test.y())
     assert f"teacher 'teacher' on the test set: accuracy {right:.4f}" in notes[0]
@@ -150,7 +156,9 @@ def test_answers_on_disk_serve_the_next_run_and_no_other_teacher(data, teacher, 
         )
 
 
-def test_an_interrupted_run_resumes_only_with_its_teacher(data, teacher, tmp_path):
+def test_an_interrupted_run_resumes_only_with_its_teacher(data, teacher, whole, tmp_path):
+    *_, uninterrupted = whole
+
     class StopError(Exception):
         pass
 
@@ -177,16 +185,15 @@ def test_an_interrupted_run_resumes_only_with_its_teacher(data, teacher, tmp_pat
         finally:
             _Run._keep = kept
 
-    whole = run(teacher)
     with pytest.raises(StopError):
         run(teacher, stop=True)
     resumed = run(teacher)
-    assert resumed.lite.data == whole.lite.data
-    assert resumed.report.rows[1].seconds != whole.report.rows[1].seconds  # kept from the interrupted run
+    assert resumed.lite.data == uninterrupted.lite.data
+    assert resumed.report.rows[1].seconds != uninterrupted.report.rows[1].seconds  # kept from the interrupted run
     with pytest.raises(StopError):
         run(teacher, stop=True)
     other = run(network(8, 9, "other"))
-    assert other.lite.data != whole.lite.data
+    assert other.lite.data != uninterrupted.lite.data
 
 
 def test_what_cannot_be_taught_fails_before_training(data, teacher):
