@@ -5,6 +5,10 @@ import pytest
 import tensorflow as tf
 
 from tfopt.base.keras_compat import tf_keras
+from tfopt.base.progress import Progress
+from tfopt.data import load_data
+from tfopt.training.fit import train
+from tfopt.training.settings import Training
 from tfopt.training.variables import build_metric, build_optimizer
 
 SHAPES = {  # outputs of the model, labels of a batch of 6, name of the metric
@@ -48,3 +52,14 @@ def test_the_step_is_traced_once_and_nothing_else_changes(case):
     assert SHAPES[case][2] in after
     for one, other in zip(weights, same, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_stage_traces_its_step_once():
+    rng = np.random.default_rng(0)
+    data = load_data((rng.normal(size=(60, 4)).astype("float32"), np.arange(60) % 3))
+    model, traced = model_of(3), []
+    step = model.train_step
+    model.train_step = lambda batch: traced.append(1) or step(batch)
+    settings = {"loss": "sparse_categorical_crossentropy", "training": Training(), "epochs": 2, "label": "stage"}
+    train(model, data.batches("train", 8, shuffle=True), data, **settings, progress=Progress(quiet=True))
+    assert traced == [1]
