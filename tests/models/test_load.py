@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -409,3 +410,86 @@ def test_files_of_others(name, kind):
     assert models.kind(path) == kind
     if kind != "tflite":
         assert is_kind(models.load_model(path), kind)
+
+
+def with_backslashes(path):
+    """Rewrite the `.keras` or `.weights.h5` file `path` as Keras 2 wrote it on Windows: `layers\\dense/vars`."""
+    import io
+    import zipfile
+
+    def rewritten(data):
+        written = io.BytesIO()
+        with h5py.File(io.BytesIO(data), "r") as source, h5py.File(written, "w") as target:
+
+            def put(name, item):
+                if isinstance(item, h5py.Group) and "vars" in item:
+                    source.copy(item["vars"], target.require_group(name.replace("/", "\\")), name="vars")
+
+            source.visititems(put)
+            if "vars" in source:
+                source.copy("vars", target)
+        return written.getvalue()
+
+    if not zipfile.is_zipfile(path):
+        path.write_bytes(rewritten(path.read_bytes()))
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, rewritten(data) if name.endswith(".h5") else data)
+
+
+def test_files_that_keras_2_wrote_on_windows(tmp_path):
+    """https://github.com/keras-team/keras/issues/18528; nested, so that backslashes occur at two depths."""
+    api = kerases()["tf_keras"]
+    inner = api.Sequential([api.Input((4,)), api.layers.Dense(3), api.layers.Dense(5)])
+    model = api.Sequential([api.Input((4,)), inner, api.layers.Dense(2)])
+    whole, weights = tmp_path / "w.keras", tmp_path / "w.weights.h5"
+    model.save(whole)
+    model.save_weights(weights)
+    for path in (whole, weights):
+        with_backslashes(path)
+    with pytest.raises(ValueError, match="variables"):
+        api.models.load_model(whole)
+    before = whole.read_bytes()
+    like = api.models.clone_model(model)
+    for loaded in (models.load_model(whole), models.load_model(weights, like=like)):
+        for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert whole.read_bytes() == before
+
+
+@pytest.mark.parametrize("like", ["keras3", "tf_keras"])
+@pytest.mark.parametrize(("kind", "name"), [("keras3", "x.keras"), ("tf_keras", "x.keras"), ("tf_keras", "x.h5")])
+def test_like_takes_the_weights_of_a_whole_file(tmp_path, kind, name, like):
+    model, other = small(kind), small(like)
+    model.save(tmp_path / name)
+    before = other.get_weights()
+    loaded = models.load_model(tmp_path / name, like=other)
+    assert is_kind(loaded, like)
+    for ours, theirs, untouched, kept in zip(
+        loaded.get_weights(), model.get_weights(), other.get_weights(), before, strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(untouched, kept)
+
+
+def test_files_of_keras_1(tmp_path):
+    """Its configuration has other names (`output_dim`), which no later Keras reads; its weights are read."""
+    path, rng = tmp_path / "one.h5", np.random.default_rng(0)
+    kernel, bias = rng.normal(size=(4, 3)).astype("float32"), rng.normal(size=3).astype("float32")
+    layer = {"class_name": "Dense", "config": {"name": "d", "output_dim": 3, "batch_input_shape": [None, 4]}}
+    with h5py.File(path, "w") as file:
+        file.attrs["keras_version"] = b"1.2.2"
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": [layer]}).encode()
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = [b"d"]
+        group.create_group("d").attrs["weight_names"] = [b"d_W", b"d_b"]
+        group["d"]["d_W"], group["d"]["d_b"] = kernel, bias
+    with pytest.raises(ModelError, match=r"is of Keras 1.*like=model"):
+        models.load_model(path)
+    for api in kerases().values():
+        like = api.Sequential([api.Input((4,)), api.layers.Dense(3, name="d")])
+        loaded = models.load_model(path, like=like)
+        np.testing.assert_allclose(loaded.predict(np.eye(4), verbose=0), kernel + bias, atol=1e-6)

@@ -39,10 +39,10 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
 
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
-    from tfopt.models import load_model
+    from tfopt.models.sources import model_from
     from tfopt.run.check import check as check_model
 
-    loaded = load_model(model, allow_unsafe=allow_unsafe)
+    loaded = model_from(model, allow_unsafe=allow_unsafe)
     found = check_model(loaded, load_recipe(recipe)[0] if recipe else None, convert=convert)
     if json_file:
         write_atomically(json_file, found.to_json())
@@ -157,7 +157,7 @@ def verify(
     """Compare the .tflite FILE with the Keras MODEL it was made from: outputs, accuracy, and every layer.
 
     \b
-    tfopt verify model.keras saved_models/photos/model.tflite --data photos/
+    tfopt verify saved_models/photos/model.keras saved_models/photos/model.tflite --data photos/
 
     The table lists the signal-to-quantization-noise ratio of each layer; the line below names the first bad layer. The
     exit code is 1 if the outputs differ too much, if no layer is good, or if the file only guesses.

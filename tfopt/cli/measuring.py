@@ -49,10 +49,10 @@ def sensitivity(
     load_tensorflow_quietly()
     from tfopt.base.files import write_atomically
     from tfopt.data.for_model import data_for
-    from tfopt.models import load_model
+    from tfopt.models.sources import model_from
     from tfopt.search import sensitivity
 
-    loaded = load_model(model, allow_unsafe=allow_unsafe)
+    loaded = model_from(model, allow_unsafe=allow_unsafe)
     dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit)
     with click.progressbar(label="trials", file=sys.stderr, length=1) as bar:
         found = sensitivity.sensitivity(

@@ -14,6 +14,7 @@ from tfopt import models
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
+from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
@@ -99,7 +100,7 @@ def lite_of(path: str | Path, *, threads: int = 1, allow_unsafe: bool = False) -
     """
     if models.kind(path) == "tflite":
         return LiteModel(path, threads=threads)
-    model = models.load_model(path, allow_unsafe=allow_unsafe)
+    model = model_from(path, allow_unsafe=allow_unsafe)
     return LiteModel(build(model, FLOAT, proven=False).data, threads=threads)
 
 

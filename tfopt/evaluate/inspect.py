@@ -11,6 +11,7 @@ from tfopt.base.reading import reading
 from tfopt.base.terminal import plain
 from tfopt.base.weight_statistics import deflated_bytes, entropy_bits, sparsity, unique_weights
 from tfopt.errors import ModelError
+from tfopt.models.sources import model_from
 from tfopt.tflite.prove.types import port_in_words
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.parameters import bias_tensors
@@ -93,7 +94,7 @@ def inspect_file(path: str | Path, *, allow_unsafe: bool = False) -> Inspection:
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
     content = _content(path)
-    parts = _keras_parts(models.load_model(path, allow_unsafe=allow_unsafe))
+    parts = _keras_parts(model_from(path, allow_unsafe=allow_unsafe))
     return Inspection(str(path), kind, parts, len(content), deflated_bytes(content))
 
 

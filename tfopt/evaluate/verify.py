@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import bridge, models
+from tfopt import bridge
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import plain, rendered
 from tfopt.data import Dataset
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.chance import at_chance, guessing
+from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement, wilson_interval
 from tfopt.tflite.prove.outputs import OutputProof, compare_output, most_noise, output_step
@@ -126,7 +127,7 @@ def verify_file(
         ModelError: the two differ in inputs or outputs.
         DataError: data that does not fit.
     """
-    loaded = models.load_model(model, allow_unsafe=allow_unsafe) if isinstance(model, str | Path) else model
+    loaded = model_from(model, allow_unsafe=allow_unsafe)
     lite = file if isinstance(file, LiteModel) else LiteModel(file)
     ends = [[tuple(end.shape[1:]) for end in ends] for ends in (loaded.inputs, loaded.outputs)]
     own = [[tuple(port.shape[1:]) for port in ports] for ports in (lite.inputs, lite.outputs)]

@@ -16,6 +16,7 @@ from tfopt.base import keras_compat, sandbox
 from tfopt.errors import ModelError
 from tfopt.models.content import kind
 from tfopt.models.safety import scan_file, scan_graph
+from tfopt.models.windows import WEIGHTS, weights_of, with_slashes
 
 _MOST_NAMED = 5  # findings listed in a message
 _MISSING = re.compile(r"(?:Could not locate|Unknown) ((?:class|function|layer|object):? '[^']+')")
@@ -34,8 +35,9 @@ def load_model(
 
     Args:
         path: identified by content, not by name.
-        like: for a weights-only file: a model of either Keras with the matching architecture. It is not changed; the
-            result is of the same Keras.
+        like: a model of either Keras with the architecture of the one in the file. Only the weights are read, from a
+            weights-only file or a whole one, whose configuration and code are not. `like` is not changed; the result is
+            of the same Keras.
         custom_objects: classes and functions by name that the file refers to, as in Keras. Those registered with
             `register_keras_serializable` need not be given.
         allow_unsafe: let the file run Python code (Lambda layers, pickled functions). Only for files that you trust
@@ -51,14 +53,18 @@ def load_model(
             f"{path} is a .tflite file, which holds no Keras model: use `tfopt inspect` on it, and give the "
             "Keras model it was made from here."
         )
+    if like is not None:
+        return _with_weights_of(path, found, like)
     if found == "saved_model":
         raise ModelError(
-            f"{path} is a SavedModel without Keras layers (no keras_metadata.pb), so its layers cannot be "
-            "compressed: give the model as a .keras file, or save it with tf_keras."
+            f"{path} is a SavedModel without Keras layers (no keras_metadata.pb), so load_model cannot "
+            "restore them: give the folder to `tfopt.optimize` or a command, which rebuild the layers from its graph."
         )
     if found == "weights":
-        sandbox.try_first("tfopt.models.trial:read_weights", path)
-        return _with_weights(path, like)
+        raise ModelError(
+            f"{path} holds weights only, no model: build the model in Python and pass it, load_model(path, "
+            "like=model), or save it whole."
+        )
     given = dict(custom_objects or {})
     if allow_unsafe:
         return _load(path, found, given, safe=False)
@@ -100,16 +106,29 @@ def _refusal(path: Path, code: Sequence[str]) -> str:
     )
 
 
-def _with_weights(path: Path, like: Any) -> Any:
-    """Return a model like `like` with the weights in `path`, read by whichever Keras can."""
-    if like is None:
+def _with_weights_of(path: Path, found: str, like: Any) -> Any:
+    """Return a model like `like` with the weights of a file of kind `found`."""
+    if path.is_dir():
         raise ModelError(
-            f"{path} holds weights only, no model: build the model in Python and pass it, load_model(path, "
-            "like=model), or save it whole."
+            f"{path} is a SavedModel, of which no weights can be read alone: leave out like, or save the weights "
+            "(model.save_weights)."
         )
+    try:
+        with weights_of(path) as weights:
+            sandbox.try_first("tfopt.models.trial:read_weights", weights)
+            with with_slashes(weights) as source:
+                return _with_weights(path, source, like)
+    except KeyError as error:  # weights in an .npz, as Keras 2.11 wrote them
+        raise ModelError(
+            f"{path}, of kind {found}, has no {WEIGHTS}, where its weights were expected: leave out like."
+        ) from error
+
+
+def _with_weights(path: Path, weights: Path, like: Any) -> Any:
+    """Return a model like `like` with the `weights` of `path`, read by whichever Keras can."""
     flat = bridge.to_tf_keras(like)
     problems = []
-    with _named_by_content(path, ".weights.h5" if _is_new_layout(path) else ".h5") as source, _quiet():
+    with _named_by_content(weights, ".weights.h5" if _is_new_layout(weights) else ".h5") as source, _quiet():
         try:
             model = bridge.to_keras(flat, like)
             model.load_weights(source)
@@ -132,7 +151,7 @@ def _is_new_layout(path: Path) -> bool:
     import h5py
 
     with h5py.File(path, "r") as file:
-        return "layer_names" not in file.attrs
+        return "layer_names" not in file.attrs and "model_weights" not in file
 
 
 def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool, compiled: bool = True) -> Any:
@@ -147,7 +166,7 @@ def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool,
         loader = keras_compat.tf_keras().models.load_model
         bridge.register_classes()
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(_named_by_content(path))
+        source = stack.enter_context(_named_by_content(stack.enter_context(with_slashes(path))))
         stack.enter_context(_quiet())
         settings: dict[str, Any] = {"custom_objects": custom_objects, "safe_mode": safe}
         for compiling in (True, False) if compiled else (False,):
@@ -155,7 +174,23 @@ def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool,
                 return loader(source, compile=compiling, **settings)
             except Exception as error:
                 problem = error
+        if _is_of_keras1(path):
+            raise ModelError(
+                f"{path} is of Keras 1, whose configuration no later Keras reads ({str(problem)[:100]}): build the "
+                "model in Python and pass it, load_model(path, like=model); the weights are read."
+            ) from problem
         raise _cannot_load(path, problem) from problem
+
+
+def _is_of_keras1(path: Path) -> bool:
+    """Return whether the file has the layout of Keras 1, which wrote its version from 1.2 on."""
+    import h5py
+
+    if path.is_dir() or zipfile.is_zipfile(path):
+        return False
+    with h5py.File(path, "r") as file:
+        version = file.attrs.get("keras_version", b"")
+    return (version.decode() if isinstance(version, bytes) else str(version)).startswith("1.")
 
 
 def _cannot_load(path: Path, error: Exception) -> ModelError:

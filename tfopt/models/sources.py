@@ -26,8 +26,31 @@ def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
             f"{type(source).__name__}."
         )
     path = Path(source)
-    if path.exists() and (path.is_file() and not path.name.endswith((".tar.gz", ".tgz"))):
+    if not path.exists() and "://" not in str(source):
+        raise ModelError(
+            f"{source}: no such file or folder. Give the path of a model file or SavedModel folder, or a TF-Hub handle "
+            "(a URL such as https://tfhub.dev/...)."
+        )
+    if path.is_file() and not path.name.endswith((".tar.gz", ".tgz")):
         return models.load_model(path, allow_unsafe=allow_unsafe)
+    if (path / "saved_model.pb").is_file() and models.kind(path) == "tf_keras":
+        return _of_tf_keras(path, allow_unsafe)
+    return _module(source)
+
+
+def _of_tf_keras(folder: Path, allow_unsafe: bool) -> Any:
+    """Return the model that tf_keras stored in a SavedModel, or else its graph as native layers."""
+    try:
+        return models.load_model(folder, allow_unsafe=allow_unsafe)
+    except ModelError as error:
+        try:
+            return _module(folder)
+        except ModelError:
+            raise error from None
+
+
+def _module(source: str | os.PathLike[str]) -> Any:
+    """Return the model of a SavedModel without Keras layers or of a TF-Hub module, with notes on it."""
     from tfopt.models.hub import open_hub
 
     module = open_hub(source)

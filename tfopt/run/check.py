@@ -2,14 +2,14 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from tfopt import bridge, models
+from tfopt import bridge
 from tfopt.base.terminal import plain, rendered
 from tfopt.bridge.check import sample_batch
 from tfopt.errors import TfoptError
 from tfopt.graph.walk import walk
+from tfopt.models.sources import model_from
 from tfopt.run.dry_run import dry_run, established_before, resized, samples_of
 from tfopt.run.recipe import Recipe
 from tfopt.stages import Cluster, Prune, Quantize
@@ -106,7 +106,7 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
         ModelError: `model` is not a model, or a file that cannot be loaded. Problems of the recipe itself are in
             `Check.problems`.
     """
-    model = models.load_model(model) if isinstance(model, str | Path) else model
+    model = model_from(model)
     recipe = recipe or Recipe(stages=(Prune(), Cluster(), Quantize()), name="default")
     crossings = bridge.crossings(model)
     problems: list[str] = []

@@ -17,7 +17,7 @@ from tfopt.base.weight_statistics import decibels
 from tfopt.data import Dataset, fit_to_model, load_data
 from tfopt.errors import DataError
 from tfopt.graph.layer_facts import facts_of
-from tfopt.models import load_model
+from tfopt.models.sources import model_from
 from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, kernels_by_key
 from tfopt.stages.quantize.grids import grid_of
@@ -144,7 +144,7 @@ def sensitivity(
         ModelError, DataError: for what cannot be measured.
         RecipeError: for other bits or ranges.
     """
-    loaded = load_model(model) if isinstance(model, str | Path) else model
+    loaded = model_from(model)
     flat_model = bridge.to_tf_keras(loaded)
     dataset = data if isinstance(data, Dataset) else load_data(data)
     fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1])
