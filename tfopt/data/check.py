@@ -96,7 +96,7 @@ def _advice(given: tuple[int, ...], expected: tuple[int | None, ...]) -> str:
         if color is None or given[2] not in (1, 3):
             return f"give the data {channels} channels, or use a model with {given[2]}"
         hints.append(f'color="{color}"')
-    return f"pass {' and '.join(hints)} to load_data"
+    return f"give images in that form, or in Python pass {' and '.join(hints)} to load_data"
 
 
 def _kind(array: np.ndarray) -> str:

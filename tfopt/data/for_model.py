@@ -1,11 +1,19 @@
 """Data in the form that a model expects."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
+from tfopt.data.images import convert_images
+from tfopt.data.samples import Split
+from tfopt.data.split import NAMES
+
+_COLORS: dict[int | None, Literal["rgb", "grayscale"]] = {1: "grayscale", 3: "rgb"}
 
 
 @renamed_arguments(preprocess="preprocessing")
@@ -29,13 +37,34 @@ def data_for(
     if isinstance(source, Dataset):
         return source
     shape = tuple(input_shape or tuple(model.inputs[0].shape)[1:])
-    is_folder = isinstance(source, str | Path) and Path(source).is_dir()
+    is_path = isinstance(source, str | Path)
+    is_folder = is_path and Path(source).is_dir()
     if not is_folder or len(shape) != 3:
         named = Preprocessing.named(preprocessing) if preprocessing else None
-        return load_data(source, preprocessing=named, limit=limit)
+        data = load_data(source, preprocessing=named, limit=limit)
+        return _converted(data, shape) if is_path and Path(source).suffix == ".npz" else data
     size = (shape[0], shape[1]) if shape[0] and shape[1] else None
-    colors: dict[int, Literal["rgb", "grayscale"]] = {1: "grayscale", 3: "rgb"}
-    color = colors.get(shape[2])
+    color = _COLORS.get(shape[2])
     return load_data(
         source, preprocessing=Preprocessing.named(preprocessing or "raw"), size=size, color=color, limit=limit
     )
+
+
+def _converted(data: Dataset, shape: tuple[int | None, ...]) -> Dataset:
+    """Return uint8 images of `data` in the size and colors of `shape`; other inputs unchanged."""
+    given = data.input_shape
+    is_image = data.train.inputs.dtype == np.uint8 and len(given) == len(shape) == 3 and given[-1] in (1, 3)
+    color = _COLORS.get(shape[-1])
+    if not is_image or color is None:
+        return data
+    size = (shape[0] or given[0], shape[1] or given[1])
+    if (*size, shape[-1]) == given:
+        return data
+    fed = dataclasses.replace(data.preprocessing, size=size, color=color)
+    splits: dict[str, Any] = {name: _converted_split(data.split(name), fed, name) for name in NAMES}
+    note = f"images of {given} converted to {(*size, shape[-1])}, as the model expects"
+    return dataclasses.replace(data, **splits, notes=(*data.notes, note))
+
+
+def _converted_split(split: Split, fed: Preprocessing, name: str) -> Split:
+    return Split(convert_images(split.inputs, fed, name), split.labels, fed)
