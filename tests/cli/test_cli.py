@@ -484,3 +484,90 @@ def test_sensitivity_is_a_table_a_picture_and_numbers(files, tmp_path):
     assert [trial["bits"] for trial in trials] == [8, 2] * (len(trials) // 2)
     assert trials[0]["sqnr"] > trials[1]["sqnr"] + 20
     failed(tfopt_command("sensitivity", files["model.keras"], "--data", "missing.npz"), 2, "missing.npz")
+
+
+# files as people have them --------------------------------------------------------------------------
+
+
+def test_a_saved_model_without_keras_layers_in_every_command(tmp_path):
+    """Each rebuilds its layers from its graph, as `run` does."""
+    import keras
+
+    layers, rng = keras.layers, np.random.default_rng(0)
+    model = keras.Sequential(
+        [keras.Input((6, 6, 1)), layers.Conv2D(3, 3, activation="relu"), layers.Flatten(), layers.Dense(2, "softmax")]
+    )
+    folder, data, file = tmp_path / "saved", tmp_path / "d.npz", tmp_path / "m.tflite"
+    model.export(folder, verbose=False)
+    np.savez(data, x=rng.uniform(0, 1, (40, 6, 6, 1)).astype("float32"), y=np.arange(40) % 2)
+    for command in (
+        ("export", folder, "--out", file, "--data", data),
+        ("check", folder, "--no-convert"),
+        ("inspect", folder),
+        ("verify", folder, file, "--data", data),
+        ("compare", folder, file, "--data", data),
+        ("bench", folder, file, "--data", data, "--rounds", 1),
+        ("sensitivity", folder, "--data", data, "--bits", 8),
+    ):
+        done = tfopt_command(*command)
+        assert done.exit_code == 0, (command, done.output)
+    assert "Conv2D" in tfopt_command("inspect", folder).stdout
+
+
+def test_npz_images_get_the_size_and_colors_of_the_model(tmp_path):
+    """As those of folders do. The model gives the mean brightness: gray 100 and 200 are 0.39 and 0.78."""
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((6, 8, 3)), layers.Rescaling(1 / 255), layers.GlobalAveragePooling2D(), layers.Dense(2)
+    ])  # fmt: skip
+    model.layers[-1].set_weights([np.tile([[-1.0, 1.0]], (3, 1)), np.array([1.8, -1.8])])  # brighter than 0.6?
+    model.save(tmp_path / "m.keras")
+    y = np.arange(40) % 2
+    x = np.where(y[:, None, None, None] == 1, 200, 100).astype(np.uint8) * np.ones((1, 9, 5, 1), np.uint8)
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    np.savez(tmp_path / "floats.npz", x=x.astype("float32"), y=y)
+    float32 = ("--activations", "float32", "--weights", "float32")
+    done = tfopt_command("export", tmp_path / "m.keras", "--out", tmp_path / "m.tflite", *float32)
+    assert done.exit_code == 0, done.output
+    done = tfopt_command("bench", tmp_path / "m.tflite", "--data", tmp_path / "d.npz", "--json", tmp_path / "b.json")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "b.json").read_text())[0]["metrics"]["accuracy"] == 1.0
+
+
+def test_a_failed_run_leaves_no_folder(files, tmp_path):
+    run = ("run", files["recipe.json"], "--data", files["data.npz"], "--out", tmp_path / "new" / "out")
+    failed(tfopt_command(*run, "--model", tmp_path / "absent.keras"), 2, "absent.keras: no such file or folder")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    failed(tfopt_command(*run[:-1], tmp_path / "mine", "--model", tmp_path / "absent.keras"), 2)
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_pack_and_export_do_not_overwrite_or_rename(files, tmp_path):
+    packed = tmp_path / "p.zst"
+    packed.write_bytes(b"mine")
+    failed(tfopt_command("pack", files["sparse.tflite"], "--out", packed), 2, "exists", "--overwrite")
+    assert packed.read_bytes() == b"mine"
+    assert tfopt_command("pack", files["sparse.tflite"], "--out", packed, "--overwrite").exit_code == 0
+    assert packed.read_bytes() != b"mine"
+    failed(tfopt_command("export", files["model.keras"], "--out", tmp_path / "m.keras"), 2, "ends in .tflite")
+    failed(tfopt_command("export", tmp_path / "none.keras", "--out", tmp_path / "m.tflite"), 2, "none.keras")
+
+
+def test_the_epochs_factor_reaches_the_head_of_a_transfer():
+    recipe = tfopt.Recipe(stages=(tfopt.Prune(epochs=4),), transfer=tfopt.transfer.FeatureTransfer(epochs=30))
+    scaled = recipe.scaled(0.1)
+    assert (scaled.stages[0].epochs, scaled.transfer.epochs) == (1, 3)
+
+
+def test_old_names_in_a_recipe_are_said(files, tmp_path):
+    values = json.loads(files["recipe.json"].read_text())
+    values["export"]["ranges"] = values["export"].pop("activation_ranges")
+    (tmp_path / "old.json").write_text(json.dumps(values))
+    program = "from tfopt.cli import main; main()"
+    arguments = ["check", str(files["model.keras"]), "--recipe", str(tmp_path / "old.json"), "--no-convert"]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "activation_ranges" in done.stderr

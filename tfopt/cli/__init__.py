@@ -6,7 +6,7 @@ or usage; 3 a bug in tfopt; 130 interrupted. Only commands that need TensorFlow 
 
 import click
 
-from tfopt.cli.command import SETTINGS, Group, debug_option, hush_tensorflow
+from tfopt.cli.command import SETTINGS, Group, debug_option, hush_tensorflow, show_deprecations
 from tfopt.cli.examining import bench, check, compare, inspect, rank, verify
 from tfopt.cli.exporting import export
 from tfopt.cli.measuring import sensitivity
@@ -25,6 +25,7 @@ def main(debug: bool) -> None:
     """Compress a trained Keras model into a small, verified .tflite."""
     del debug  # read by `OneLineErrors`
     hush_tensorflow()
+    show_deprecations()
 
 
 for command in COMMANDS:

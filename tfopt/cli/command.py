@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +97,12 @@ def hush_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+def show_deprecations() -> None:
+    """Show the deprecation warnings of tfopt, as for old names in a recipe.json; Python hides them by default."""
+    if not sys.warnoptions:
+        warnings.filterwarnings("default", category=DeprecationWarning, message=r".*0\.3\.0")
+
+
 allow_unsafe_option = click.option(
     "--allow-unsafe", is_flag=True, help="Let the model file run the Python code in it. Only for files you trust."
 )
@@ -109,8 +116,7 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every command with data takes."""
     options = [
         click.option("--preprocessing", type=click.Choice(PREPROCESSING),
-                     help="Range of the pixels: raw 0..255, unit 0..1, symmetric -1..1 (default: raw; if the recipe "
-                          "transfers, what suits the source best)."),
+                     help="Range of the pixels: raw 0..255, unit 0..1, symmetric -1..1 (default: raw)."),
         click.option("--limit", type=click.IntRange(min=1),
                      help="Maximum number of samples in each part, for a quick try."),
     ]  # fmt: skip

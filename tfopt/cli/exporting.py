@@ -7,7 +7,7 @@ import click
 
 from tfopt.base import native
 from tfopt.cli.command import allow_drift_option, allow_unsafe_option, print_table, say, shared_options
-from tfopt.errors import DataError, OutputError
+from tfopt.errors import DataError, ModelError, OutputError
 
 if TYPE_CHECKING:
     from tfopt.tflite.prove.types import Contents
@@ -88,6 +88,10 @@ def export(
     """
     from tfopt.tflite.settings import Export
 
+    if not model.exists():
+        raise ModelError(f"{model}: no such file or folder. Check the path of the model.")
+    if out.suffix != ".tflite" and not out.is_dir():
+        raise OutputError(f"Expected a file name that ends in .tflite after --out, got {out}.")
     integers = asked["weights"] in ("int8", "int4") and not asked["weight_only"]
     asked["activations"] = asked["activations"] or ("int8" if integers else "float32")
     settings = Export(**asked)
@@ -124,11 +128,11 @@ def export_file(
     native.start()
     load_tensorflow_quietly()
     from tfopt.data.for_model import data_for
-    from tfopt.models import load_model
+    from tfopt.models.sources import model_from
     from tfopt.tflite.prove.types import contents
     from tfopt.tflite.write.export import build, write_proven
 
-    loaded = load_model(model, allow_unsafe=allow_unsafe)
+    loaded = model_from(model, allow_unsafe=allow_unsafe)
     source = data_for(loaded, data, preprocessing=preprocessing, limit=limit) if data else None
     if settings.integer_only and settings.calibration_samples > TRIED:
         build(loaded, dataclasses.replace(settings, calibration_samples=TRIED), source, proven=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from tfopt.cli.command import say
+from tfopt.errors import OutputError
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
@@ -12,7 +13,8 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 @click.command()
 @FILE
 @click.option("--out", type=click.Path(path_type=Path), help="The packed file (default: FILE.zst or FILE.gz).")
-def pack(file: Path, out: Path | None) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
+def pack(file: Path, out: Path | None, overwrite: bool) -> None:
     """Entropy-code a .tflite with zstd or gzip, whichever gives fewer bytes.
 
     \b
@@ -28,6 +30,7 @@ def pack(file: Path, out: Path | None) -> None:
     lite = LiteModel(file)
     packed = packing.pack(lite.data)
     out = out or file.with_name(file.name + packed.suffix)
+    _require_free(out, overwrite)
     write_atomically(out, packed.data)
     say(f"{file}: {lite.size:,} bytes; {out}: {len(packed.data):,} bytes ({len(packed.data) / lite.size:.1%})")
     say(weight_bits(lite).describe(len(packed.data)))
@@ -40,12 +43,15 @@ def pack(file: Path, out: Path | None) -> None:
 def unpack(file: Path, out: Path | None, overwrite: bool) -> None:
     """Restore the .tflite that `tfopt pack` packed, byte for byte."""
     from tfopt.base.files import write_atomically
-    from tfopt.errors import OutputError
     from tfopt.tflite.read import LiteModel
 
     lite = LiteModel(file)
     out = out or file.with_suffix("" if file.suffix in (".gz", ".zst") else ".tflite")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists; name another file with --out, or replace it with --overwrite.")
+    _require_free(out, overwrite)
     write_atomically(out, lite.data)
     say(f"wrote {out}: {lite.size:,} bytes")
+
+
+def _require_free(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists; name another file with --out, or replace it with --overwrite.")

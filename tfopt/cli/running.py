@@ -1,8 +1,9 @@
 """`tfopt run`, and the command line of recipe scripts."""
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from tfopt.cli.command import (
     hush_tensorflow,
     say,
     shared_options,
+    show_deprecations,
 )
 from tfopt.errors import PromiseError, RecipeError
 
@@ -55,7 +57,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         allow_drift_option,
         allow_unsafe_option,
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
-                     help="Multiply the epochs of every stage by this."),
+                     help="Multiply the epochs of every stage, and of the head of a transfer, by this."),
         click.option("--seed", type=click.IntRange(min=0), help="Random seed (default: the recipe's)."),
         click.option("--quiet", is_flag=True, help="Show only the report, no progress."),
     ]  # fmt: skip
@@ -95,6 +97,7 @@ def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
     def command(debug: bool, **options: Any) -> None:
         del debug
         hush_tensorflow()
+        show_deprecations()
         _run(recipe, example_teacher, **options)
 
     command.main(prog_name=Path(sys.argv[0]).name)
@@ -124,13 +127,39 @@ def load_recipe(path: Path) -> tuple["Recipe", Any]:
     return recipe, names.get("example_teacher")
 
 
-def _run(
+def _run(recipe: "Recipe", example_teacher: Any = None, *, out: Path | None, **options: Any) -> None:
+    """Run `recipe` into the folder `out`, which is not left behind empty if the run fails."""
+    from tfopt.base.stderr import load_tensorflow_quietly
+
+    load_tensorflow_quietly()
+    from tfopt.base.files import prepare_folder
+
+    if options["data"] and not options["model"]:
+        raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
+    out = out or Path("saved_models") / recipe.name
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    prepare_folder(out, overwrite=options["overwrite"])
+    try:
+        _run_into(out, recipe, example_teacher, **options)
+    except BaseException:
+        _remove_empty(new)
+        raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those of `folders`, from the innermost outwards, that a failed run has made and left empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it is not empty
+            folder.rmdir()
+
+
+def _run_into(
+    out: Path,
     recipe: "Recipe",
-    example_teacher: Any = None,
+    example_teacher: Any,
     *,
     model: str | None,
     data: str | None,
-    out: Path | None,
     overwrite: bool,
     epochs_factor: float,
     seed: int | None,
@@ -146,10 +175,6 @@ def _run(
     feature_cache: Path | None,
     min_accuracy: float | None,
 ) -> None:
-    from tfopt.base.stderr import load_tensorflow_quietly
-
-    load_tensorflow_quietly()
-    from tfopt.base.files import prepare_folder
     from tfopt.base.progress import Progress
     from tfopt.data import load_data
     from tfopt.data.for_model import data_for
@@ -160,10 +185,6 @@ def _run(
     from tfopt.tflite.write.proof import kept_beside
     from tfopt.transfer.preprocessing import choose_preprocessing
 
-    if data and not model:
-        raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
-    out = out or Path("saved_models") / recipe.name
-    prepare_folder(out, overwrite=overwrite)
     recipe = recipe.scaled(epochs_factor)
     recipe = recipe if seed is None else recipe.seeded(seed)
     if allow_drift:

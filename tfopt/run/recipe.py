@@ -59,12 +59,15 @@ class Recipe:
             )
 
     def scaled(self, epochs_factor: float) -> "Recipe":
-        """Return the same recipe with all epochs multiplied (at least 1 where there was 1)."""
+        """Return the same recipe with all epochs multiplied, also of a transfer's head (at least 1 each)."""
         stages = tuple(
             dataclasses.replace(stage, epochs=max(1, round(stage.epochs * epochs_factor)) if stage.epochs else 0)
             for stage in self.stages
         )
-        return dataclasses.replace(self, stages=stages)
+        transfer: Any = self.transfer
+        if (epochs := getattr(transfer, "epochs", 0)) > 0:
+            transfer = dataclasses.replace(transfer, epochs=max(1, round(epochs * epochs_factor)))
+        return dataclasses.replace(self, stages=stages, transfer=transfer)
 
     def seeded(self, seed: int) -> "Recipe":
         """Return the same recipe with another seed."""
