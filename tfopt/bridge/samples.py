@@ -10,6 +10,8 @@ from tfopt.graph.types import Graph, GraphInput, Ref, refs_in
 
 _FREE_AXIS = 32  # size used for None in a shape
 _SAMPLES = 2
+MASKS = ("mask", "attention_mask")
+"""Arguments of layers that take 1 to keep and 0 to mask."""
 
 
 def sample_batch(graph: Graph, count: int = _SAMPLES) -> list[Any]:
@@ -17,8 +19,9 @@ def sample_batch(graph: Graph, count: int = _SAMPLES) -> list[Any]:
 
     Floats are standard normal; before a Rescaling that shrinks values they are pixels (0 to 255), before a
     Normalization they have the mean and variance it expects, before a Discretization they lie around its bins. Before a
-    Masking, one step is padded. Indices, also those of a float dtype, are valid for every table that they reach.
-    Strings come from a vocabulary in the model plus one unknown word, as a TensorFlow tensor.
+    Masking, one step is padded; what is passed as a mask is 0 and 1. Indices, also those of a float dtype, are valid
+    for every table that they reach. Strings come from a vocabulary in the model plus one unknown word, as a TensorFlow
+    tensor.
     """
     rng = np.random.default_rng(0)
     return [_sample(rng, graph, spec, count) for spec in graph.inputs]
@@ -33,6 +36,10 @@ def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput, count: int
     if words := [layer for layer in first if type(layer).__name__ == "IntegerLookup"]:
         known = [0, *words[0].get_vocabulary(include_special_tokens=False)]
         return rng.choice(np.asarray(known), shape).astype(dtype)
+    if any(spec.ref in refs_in([call.kwargs.get(name) for name in MASKS]) for call in graph.calls):
+        mask = rng.integers(0, 2, shape)
+        mask[..., 0] = 1  # where all is masked, the two differ
+        return mask.astype(dtype)
     if found := index_inputs(graph).get(spec.ref):
         low, high = (0, found.entries) if found.unchanged else (1, max(2, found.entries // 2))
         return rng.integers(low, high, shape).astype(dtype)

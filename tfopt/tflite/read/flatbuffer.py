@@ -97,6 +97,15 @@ def operator_code(model: Any, kind: int, version: int) -> int:
     return len(model.operatorCodes) - 1
 
 
+def drop_unused_codes(model: Any) -> None:
+    """Remove operator codes that no operator has: TensorFlow's calibrator does not open a file with such."""
+    operators = [operator for subgraph in model.subgraphs for operator in items(subgraph.operators)]
+    used = sorted({operator.opcodeIndex for operator in operators})
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+    for operator in operators:
+        operator.opcodeIndex = used.index(operator.opcodeIndex)
+
+
 def kind_of(code: Any) -> int:
     """Return the builtin operator of an operator code, from whichever of its two fields the file uses."""
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))

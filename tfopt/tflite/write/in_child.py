@@ -17,6 +17,7 @@ from tfopt.tflite.settings import Export
 from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
 from tfopt.tflite.write.integer_forms import with_integer_comparisons, with_products_in_range
+from tfopt.tflite.write.masks import with_near_masks
 
 Sample = dict[str, np.ndarray]
 
@@ -36,12 +37,27 @@ def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None
 
 def _converter(folder: str) -> Any:
     """Return TensorFlow's converter for a SavedModel; used as usual, it would load the functions three times."""
+    import tensorflow as tf
+    from tensorflow.lite.python.convert import mlir_quantize
     from tensorflow.lite.python.lite import TFLiteSavedModelConverterV2
+    from tensorflow.lite.python.optimize import calibrator
 
     class Converter(TFLiteSavedModelConverterV2):  # type: ignore[misc]
         def convert(self) -> bytes:
             graph, _, _ = self._load_saved_model(self.saved_model_dir, self._saved_model_tags)
             return bytes(self._convert_from_saved_model(graph))
+
+        def _quantize(self, result: bytes, *types: Any) -> bytes:
+            """Return the float .tflite `result` in integers; of `types`, the first three are those of TensorFlow."""
+            input_type, output_type, activations_type = types[:3]
+            calibrated = with_near_masks(bytes(result), self._calibrated)
+            if activations_type == tf.int16:
+                return bytes(super()._quantize(calibrated, *types))
+            return bytes(mlir_quantize(calibrated, input_data_type=input_type, output_data_type=output_type))
+
+        def _calibrated(self, data: bytes) -> bytes:
+            measured = calibrator.Calibrator(calibrator.add_intermediate_tensors(data))
+            return bytes(measured.calibrate(self.representative_dataset))
 
     return Converter(folder, {"serve"}, ["serving_default"])
 
