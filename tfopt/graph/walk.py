@@ -11,6 +11,7 @@ from tfopt.graph.types import Call, Graph, GraphInput, Leaf, Ref, flatten, is_la
 # TF-MOT splits a SeparableConv into layers named `conv2d`, `depthwise_conv2d` and so on, even if the model already has
 # layers of these names; tf_keras then loops forever in `from_config`.
 _AUTO_NAME = re.compile(r"(separable_|depthwise_)?conv[12]d(_\d+)?|sepconv1d_\w+")
+_PREFIX = "own_"
 
 
 def is_model(layer: object) -> bool:
@@ -230,7 +231,7 @@ def _unique_names(leaves: list[Leaf], inputs: list[str], keep_names: bool) -> li
     def claim(candidates: list[str]) -> str:
         names = [_clean(candidate) for candidate in candidates]
         if separable and not keep_names:
-            names = [f"own_{name}" if _AUTO_NAME.fullmatch(name) else name for name in names]
+            names = [f"{_PREFIX}{name}" if _AUTO_NAME.fullmatch(name) else name for name in names]
         number, name = 1, next((name for name in names if name not in taken), names[-1])
         while name in taken:
             number += 1
@@ -243,6 +244,12 @@ def _unique_names(leaves: list[Leaf], inputs: list[str], keep_names: bool) -> li
         parts = leaf.path.split("/")
         leaf.name = claim(["_".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)])
     return input_names
+
+
+def caller_name(name: str) -> str:
+    """Return the caller's name of a layer that `walk` has renamed because of a SeparableConv, else `name` itself."""
+    before = name.removeprefix(_PREFIX)
+    return before if _AUTO_NAME.fullmatch(before) else name
 
 
 def _clean(name: str) -> str:

@@ -61,3 +61,21 @@ def test_a_rule_that_matches_nothing_is_refused_with_the_names_it_could_match(pa
 def test_a_rule_after_others_that_leave_it_nothing_is_refused(rules):
     with pytest.raises(RecipeError, match="no effect: earlier rules already cover"):
         choose(rules, LAYERS, DEFAULT)
+
+
+def test_rules_go_by_the_callers_names_beside_a_separable_convolution():
+    import keras
+
+    from tfopt import Prune
+    from tfopt.bridge import to_tf_keras
+
+    layers = [keras.layers.SeparableConv2D(2, 1, name="split"), keras.layers.Conv2D(2, 1, name="conv2d_7")]
+    model = keras.Sequential([keras.Input((4, 4, 2)), *layers])
+    flat = to_tf_keras(model)
+    assert "own_conv2d_7" in {layer.name for layer in flat.layers}
+    for pattern in ("conv2d_7", "own_conv2d_7"):
+        chosen = choose([(pattern, 0.25)], flat.layers, {layer.name: True for layer in flat.layers})
+        assert chosen["own_conv2d_7"] == 0.25
+        assert chosen["split"] is True
+        stage = Prune(final_sparsity=0.5, layers=((f"{pattern}/kernel", 0.25),))
+        stage.apply(model, steps=2)  # raises where the rule matches nothing

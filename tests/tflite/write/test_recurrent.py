@@ -84,6 +84,7 @@ LOOPS = {
     "lstm words": (lambda: words(K.LSTM(UNITS, return_sequences=True)), WORDS),
     "bidirectional masked": (lambda: sequential(K.Masking(), K.Bidirectional(K.LSTM(UNITS))), PADDED),
     "gru": (lambda: sequential(K.GRU(UNITS, reset_after=False)), X),
+    "gru reset before": (lambda: sequential(K.Masking(), K.GRU(UNITS, reset_after=False)), PADDED),
     "gru masked": (lambda: sequential(K.Masking(), K.GRU(UNITS, return_sequences=True)), PADDED),
     "gru words": (lambda: words(K.Bidirectional(K.GRU(UNITS, return_sequences=True))), WORDS),
     "stacked cells": (lambda: sequential(K.RNN([K.LSTMCell(UNITS), K.GRUCell(UNITS)])), X),
@@ -96,7 +97,7 @@ LOOPS = {
 }
 # One form for each path through the code is converted; all are computed step by step.
 CONVERTED = ("lstm relu", "lstm return_state", "lstm masked", "bidirectional masked", "gru words", "own cell masked",
-             "encoder-decoder lstm", "lstm states in", "convolutional")  # fmt: skip
+             "gru reset before", "encoder-decoder lstm", "lstm states in", "convolutional")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +142,44 @@ def test_int8_files_follow_keras(name):
     assert not lite.float_tensors()
     # Measured 4e-4 to 1.2e-3: 8-bit gates over five steps.
     assert noise(lite.predict(data), wanted) < 4e-3
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 8.0])
+def test_lstm_operators_compute_right_whatever_the_size_of_their_states(scale):
+    """LiteRT has no int8 tanh of a cell state whose scale is below 2^-15: outputs were at the end of their range."""
+    model = sequential(K.LSTM(3, return_sequences=True), K.LSTM(UNITS), K.Dense(2))
+    model.set_weights([weight * scale for weight in model.get_weights()])
+    lite = tfopt.export_tflite(model, representative_data=X)
+    assert [op.name for op in lite.ops()].count("UNIDIRECTIONAL_SEQUENCE_LSTM") == 2
+    assert noise(lite.predict(X), model.predict(X, verbose=0)) < 1e-2
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+def test_bidirectional_lstms_are_two_operators(sequences):
+    """CONCATENATION gives both outputs one scale, and LiteRT takes the hidden states to have it too."""
+    model = sequential(K.Bidirectional(K.LSTM(UNITS, return_sequences=sequences)), K.Dense(2))
+    lite = tfopt.export_tflite(model, representative_data=X)
+    assert not lite.float_tensors()
+    assert [op.name for op in lite.ops()].count("UNIDIRECTIONAL_SEQUENCE_LSTM") == 2
+    assert noise(lite.predict(X), model.predict(X, verbose=0)) < 2e-3  # measured 3e-4; was 5e-3 to 0.8
+
+
+@pytest.mark.parametrize("kind", [K.LSTM, K.GRU])
+def test_float_files_leave_the_number_of_steps_free(kind):
+    source, target = keras.Input((None,), dtype="int32", name="a"), keras.Input((None, FEATURES), name="b")
+    _, *states = kind(UNITS, return_state=True)(K.Embedding(9, 3, mask_zero=True)(source))
+    model = keras.Model([source, target], kind(UNITS, return_sequences=True)(target, initial_state=states))
+    lite = tfopt.export_tflite(model, export=FLOAT)
+    for steps in (STEPS, 3):
+        data = {"a": WORDS[:, :steps], "b": X[:, : steps - 1]}
+        np.testing.assert_allclose(lite.predict(data), model.predict(data, verbose=0), atol=1e-5)
+
+
+def test_stateful_layers_are_refused():
+    inputs = keras.Input(batch_shape=(1, STEPS, FEATURES))
+    model = keras.Model(inputs, K.GRU(UNITS, stateful=True, name="going_on")(inputs))
+    with pytest.raises(ModelError, match=r"going_on are stateful.*stateful=False.*return_state=True"):
+        tfopt.export_tflite(model, export=FLOAT)
 
 
 def test_an_autoencoder_has_operators_of_microcontrollers():

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from tfopt.errors import RecipeError
+from tfopt.graph.walk import caller_name
 
 Setting = bool | int | float | str
 Rule = tuple[str, Setting]
@@ -50,7 +51,7 @@ def _matched_kernels(pattern: str, layers: list[tuple[Any, tuple[Any, ...]]]) ->
         whole = _matches(pattern, layer)
         only_spared = all(kernel.spared for kernel in kernels)
         for kernel in kernels:
-            by_name = "/" in pattern and fnmatchcase(f"{layer.name}/{kernel.name}", pattern)
+            by_name = "/" in pattern and any(fnmatchcase(f"{name}/{kernel.name}", pattern) for name in _names(layer))
             if by_name or (whole and (only_spared or not kernel.spared)):
                 yield layer.name, kernel.name
 
@@ -77,4 +78,9 @@ def _first_match(rules: list[Rule], matches: Mapping[str, list[Any]], layers: li
 
 
 def _matches(pattern: str, layer: Any) -> bool:
-    return fnmatchcase(layer.name, pattern) or fnmatchcase(type(layer).__name__, pattern)
+    return any(fnmatchcase(name, pattern) for name in (*_names(layer), type(layer).__name__))
+
+
+def _names(layer: Any) -> tuple[str, str]:
+    """The name in the flat model and the caller's, which differ beside a SeparableConv."""
+    return layer.name, caller_name(layer.name)

@@ -13,7 +13,6 @@ from tfopt.base import native
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
-from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.activation_ranges import with_ranges
@@ -25,7 +24,7 @@ from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration, argument_names
 from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
-from tfopt.tflite.write.recurrent import maskings, recurrent_layers, repetitions, unrolled
+from tfopt.tflite.write.recurrent import check_states, maskings, recurrent_layers, repetitions, unrolled
 from tfopt.tflite.write.traced_forms import int8_forms
 
 # Maximum number of steps up to which a recurrent layer is unrolled; each step copies its operators.
@@ -49,6 +48,7 @@ def convert(model: Any, settings: Export, representative_data: Any = None, flat_
         )
     flat_model = flat_twin(model) if flat_model is None else flat_model
     _check_weights(flat_model)
+    check_states(recurrent_layers(flat_model))
     samples = None
     if settings.integer_only and (representative_data is not None or not aware):
         samples = _calibration(representative_data, settings).bind(flat_model)
@@ -192,8 +192,6 @@ def _strategies(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, T
     strategies: list[tuple[Overrides, Trace]] = [(masks, _batch_of_one)] if not (calibrated and loops) else []
     if short:
         strategies.append((masks + unrolled(layers, blended=calibrated), _free_batch))
-    if calibrated and any("backward/" in facts_of(unwrapped(one.layer)).parts for one in layers):
-        strategies.reverse()  # of two LSTM operators side by side, the converter gives one poor ranges
     return strategies
 
 
@@ -204,15 +202,10 @@ def _free_batch(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]
 
 
 def _batch_of_one(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:
-    """The traced model for a batch of one, with other free sizes as in `samples`."""
+    """The traced model for a batch of one, with other free sizes as in `samples`, else free."""
     shapes = [(1, *tensor.shape[1:]) for tensor in flat_model.inputs]
     if samples is not None:
         shapes = [(1, *samples.shapes[name]) for name in argument_names(flat_model)]
-    if any(None in shape for shape in shapes):
-        raise ModelError(
-            f"The model '{flat_model.name}' has inputs of free size, {shapes}, and cannot be converted with them: pass "
-            "representative_data of the sizes in use, or fix them in its Input."
-        )
     return _traced(flat_model, shapes)
 
 

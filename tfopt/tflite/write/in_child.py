@@ -16,7 +16,7 @@ from tfopt.tflite.read.flatbuffer import rewritten
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
-from tfopt.tflite.write.integer_forms import with_integer_comparisons, with_products_in_range
+from tfopt.tflite.write.integer_forms import REPAIRS
 from tfopt.tflite.write.masks import with_near_masks
 
 Sample = dict[str, np.ndarray]
@@ -83,8 +83,7 @@ def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | Non
         warnings.simplefilter("ignore")  # about input statistics, which `Quantize` has trained
         data = bytes(converter.convert())
     if settings.integer_only:
-        repairs = (without_detours, with_true_reversals, with_integer_comparisons, with_products_in_range)
-        data = rewritten(data, *repairs)
+        data = rewritten(data, without_detours, with_true_reversals, *REPAIRS)
     return data
 
 

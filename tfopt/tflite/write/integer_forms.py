@@ -1,4 +1,4 @@
-"""Repair int8 operators: comparisons that the converter leaves in float, and products that it gives no range."""
+"""Repair int8 operators: comparisons left in float, products without a range, states of LSTMs."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ from tfopt.tflite.read.flatbuffer import items, kind_of
 _COMPARING = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
 _NOTHING = 1e-8  # largest scale of a tensor that was zero in all samples: the converter uses 1e-6 as its range
 _RESCALING = ("ADD", "SUB", "MUL")  # these use the scale of each operand
+_HIDDEN_STATE, _CELL_STATE, _HIDDEN_SCALE = 18, 19, 4  # operands of an LSTM operator, and one of its intermediates
+_CELL_SCALES = 2.0**-15, 2.0**-9  # between which LiteRT has a tanh of an int16 cell state
 _VERSION = 2  # the first version of the comparing operators that supports int8
 
 
@@ -93,6 +95,34 @@ def _data(model: Any, tensor: Any) -> Any:
     return model.buffers[tensor.buffer].data
 
 
+def with_right_lstm_states(model: Any, subgraph: Any) -> bool:
+    """Give the states of int8 LSTM operators the scales with which LiteRT computes right. For `rewritten`.
+
+    The converter gives the cell state the least power of two that holds it. For a state below 0.5, LiteRT has no tanh,
+    and the outputs are whatever memory held; from 64 on, tanh is 1 anyway. Where the output has been given another
+    scale than the hidden state, as before a CONCATENATION, LiteRT mixes them up: both are the output.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = schema.BuiltinOperator
+    changed = False
+    for operator in items(subgraph.operators):
+        if kind_of(model.operatorCodes[operator.opcodeIndex]) != kinds.UNIDIRECTIONAL_SEQUENCE_LSTM:
+            continue
+        output = subgraph.tensors[int(operator.outputs[0])].quantization
+        cell = subgraph.tensors[int(operator.inputs[_CELL_STATE])]
+        if cell.type != schema.TensorType.INT16 or output is None:
+            continue
+        scale = np.clip(cell.quantization.scale, *_CELL_SCALES).astype(np.float32)
+        changed |= bool(np.any(scale != cell.quantization.scale))
+        cell.quantization.scale = scale
+        for index in (operator.inputs[_HIDDEN_STATE], items(operator.intermediates)[_HIDDEN_SCALE]):
+            hidden = subgraph.tensors[int(index)].quantization
+            changed |= bool(hidden.scale[0] != output.scale[0] or hidden.zeroPoint[0] != output.zeroPoint[0])
+            hidden.scale, hidden.zeroPoint = output.scale, output.zeroPoint
+    return changed
+
+
 def with_products_in_range(model: Any, subgraph: Any) -> bool:
     """Give products that were zero for all samples the range that their factors allow. For `rewritten`.
 
@@ -132,3 +162,6 @@ def _set_range(tensor: Any, low: float, high: float) -> None:
     scale = (high - low) / 255
     tensor.quantization.scale = np.array([scale], np.float32)
     tensor.quantization.zeroPoint = np.array([round(-128 - low / scale)], np.int64)
+
+
+REPAIRS = (with_integer_comparisons, with_products_in_range, with_right_lstm_states)

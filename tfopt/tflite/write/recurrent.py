@@ -14,6 +14,7 @@ import numpy as np
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides
 from tfopt.bridge.policy import is_tf_keras
+from tfopt.errors import ModelError
 from tfopt.graph.layer_facts import facts_of
 
 Call = Callable[..., Any]
@@ -74,12 +75,49 @@ def unrolled(layers: Sequence[Recurrent], *, blended: bool = False) -> Overrides
         blended: keep a state where the mask is False by arithmetic, new * mask + old * (1 - mask). Selecting is exact,
             but in int8 it needs one scale for old and new values, which the converter cannot give to all cells.
     """
-    return [
+    loops = [
         (one.part, "inner_loop", _inner_loop(one.part, blended))
         if not is_tf_keras(one.part)
         else (one.part, "call", _call(one.part, blended))
         for one in layers
     ]
+    cells = [cell for one in layers for cell in getattr(one.part.cell, "cells", [one.part.cell])]
+    return loops + [(cell, "call", _reset_before(cell)) for cell in cells if _resets_before(cell)]
+
+
+def check_states(layers: Sequence[Recurrent]) -> None:
+    """Raise ModelError for layers that go on from the states of the last call, which a file does not keep."""
+    if kept := [unwrapped(one.layer).name for one in layers if one.part.stateful]:
+        raise ModelError(
+            f"The layers {', '.join(dict.fromkeys(kept))} are stateful, but a .tflite keeps no states from one call to "
+            "the next. Build the model with stateful=False; where it must go on, make the states inputs and outputs of "
+            "the model (initial_state=..., return_state=True)."
+        )
+
+
+def _resets_before(cell: Any) -> bool:
+    return is_tf_keras(cell) and type(cell).__name__ == "GRUCell" and not cell.reset_after
+
+
+def _reset_before(cell: Any) -> Call:
+    """The `call` of a GRUCell without `reset_after`; its own splits off an empty tensor, which has no range in int8."""
+    import tensorflow as tf
+
+    def call(values: Any, states: Any, training: Any = None) -> Any:
+        (state,) = tf.nest.flatten(states)
+        given = tf.matmul(values, cell.kernel)
+        if cell.use_bias:
+            given = given + cell.bias
+        for_update, for_reset, for_candidate = tf.split(given, 3, axis=-1)
+        gates = cell.recurrent_kernel[:, : 2 * cell.units]
+        update_state, reset_state = tf.split(tf.matmul(state, gates), 2, axis=-1)
+        update = cell.recurrent_activation(for_update + update_state)
+        reset = cell.recurrent_activation(for_reset + reset_state)
+        candidate = tf.matmul(reset * state, cell.recurrent_kernel[:, 2 * cell.units :])
+        after = update * state + (1 - update) * cell.activation(for_candidate + candidate)
+        return after, [after]
+
+    return call
 
 
 def maskings(flat_model: Any) -> Overrides:
