@@ -226,5 +226,5 @@ def test_trained_for_int8_they_follow_the_model():
 def test_long_loops_of_an_lstm_are_refused_by_structure():
     long = np.zeros((2, 200, 3), "float32")
     model = keras.Sequential([keras.Input((200, 3)), K.LSTM(4, activation="relu", name="slow")])
-    with pytest.raises(ModelError, match=r"int8 activations of slow.*128 fixed steps.*\[200\].*float32"):
+    with pytest.raises(ModelError, match=r"int8 activations for slow.*128 fixed steps.*\[200\].*float32"):
         tfopt.export_tflite(model, representative_data=long)
