@@ -6,6 +6,7 @@ import pytest
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
+from tfopt.errors import DataError
 
 X = np.random.default_rng(0).normal(size=(96, 6)).astype("float32")
 IMAGES = np.random.default_rng(0).normal(size=(40, 4, 4, 6)).astype("float32")
@@ -76,3 +77,13 @@ def test_division_by_a_computed_tensor(name):
     given, computed = divisors[name]
     model = keras.Model(inputs, keras.layers.Dense(2, name="head")(inputs / (given + 1.0)))
     assert noise(in_int8(model, X).predict(X), through_head(model, X / (computed + 1.0))) < 2e-3
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e39])
+def test_calibration_samples_that_are_not_finite_are_named(value):
+    stage = tfopt.Quantize()
+    aware = stage.apply(keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)]), steps=1)
+    samples = X.astype("float64")
+    samples[40, 2] = value
+    with pytest.raises(DataError, match="sample 40 has NaN, infinity or a number beyond float32"):
+        stage.calibrate(aware, samples)

@@ -12,7 +12,7 @@ from tfopt.base.annotations import annotate
 from tfopt.base.config import config
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides
-from tfopt.errors import RecipeError
+from tfopt.errors import DataError, RecipeError
 from tfopt.graph.types import flatten
 from tfopt.graph.walk import walk
 from tfopt.stages.kernels.choice import Decision
@@ -132,9 +132,13 @@ class QuantizationAware(Stage):
             model: the model that `apply` returned; changed in place.
             inputs: one array, batch first, or a list or dict of arrays for several inputs.
             progress: not used.
+
+        Raises:
+            DataError: a sample is not finite in float32, so that no range holds it.
         """
         del progress
         arrays = [np.asarray(array)[: self.calibration_samples] for array in flatten(inputs)]
+        _check_finite(arrays)
         starts = range(0, len(arrays[0]), CALIBRATION_BATCH)
         batches = [[array[start : start + CALIBRATION_BATCH] for array in arrays] for start in starts]
         set_ranges(model, lambda: (batch[0] if len(batch) == 1 else _like(inputs, batch) for batch in batches))
@@ -148,6 +152,19 @@ class QuantizationAware(Stage):
         }
         weights = getattr(layer, "own_weights", unwrapped(layer).weights)
         return [rounded.get(id(weight), np.asarray(weight)) for weight in weights]
+
+
+def _check_finite(arrays: list[np.ndarray]) -> None:
+    for array in arrays:
+        if array.dtype.kind != "f":
+            continue
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array.astype(np.float32)).reshape(len(array), -1).all(axis=1)
+        if not finite.all():
+            raise DataError(
+                f"Expected finite calibration samples; sample {int(np.argmin(finite))} has NaN, infinity or a number "
+                "beyond float32. Remove or replace it."
+            )
 
 
 def _like(inputs: Any, batch: list[np.ndarray]) -> Any:
