@@ -60,6 +60,17 @@ TRIED = 2
     help="Range of int8 activations: up to the extremes over those samples, or the range of least squared error.",
 )
 @click.option("--compact/--no-compact", default=True, show_default=True, help="Leave out the names of inner tensors.")
+@click.option(
+    "--max-noise",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Most noise of an output, as a share of its variance; the fewest operators of an int8 file stay in float.",
+)
+@click.option(
+    "--mixed/--no-mixed",
+    default=True,
+    show_default=True,
+    help="Leave operators of an int8 file in float where it would not compute what MODEL does.",
+)
 @allow_drift_option
 @allow_unsafe_option
 @shared_options
@@ -135,7 +146,7 @@ def export_file(
     loaded = model_from(model, allow_unsafe=allow_unsafe)
     source = data_for(loaded, data, preprocessing=preprocessing, limit=limit) if data else None
     if settings.integer_only and settings.calibration_samples > TRIED:
-        build(loaded, dataclasses.replace(settings, calibration_samples=TRIED), source, proven=False)
+        build(loaded, dataclasses.replace(settings, calibration_samples=TRIED, max_noise=None), source, proven=False)
     lite = write_proven(out, loaded, settings, source)
     return contents(lite), lite.notes
 

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from tfopt.base.config import config
 from tfopt.errors import RecipeError
@@ -37,6 +37,11 @@ class Export:
         activation_ranges: of int8 activations: "max", the extremes of those samples; "mse", the range with the least
             squared error of rounding and clipping, so that rare extremes do not cost precision elsewhere.
         compact: leave out what running the file does not need, such as the names of inner tensors.
+        max_noise: the most noise of an output, or of one of its channels, as a share of its variance; the fewest
+            operators of an int8 file stay in float for it, and a note lists them. None is the limit of
+            docs/export.md, for which operators stay in float only if `mixed` allows it.
+        mixed: leave operators, inputs and outputs (unless `io` names their type) in float where int8 would break that
+            limit; False makes it an error.
         allow_drift: make a note, not an error, of outputs that differ from the model's by more than files of
             these weights may (docs/export.md).
 
@@ -52,6 +57,8 @@ class Export:
     calibration_samples: PositiveInt = CALIBRATION_SAMPLES
     activation_ranges: ActivationRanges = "max"
     compact: bool = True
+    max_noise: PositiveFloat | None = None
+    mixed: bool = True
     allow_drift: bool = False
 
     renamed: ClassVar[dict[str, str]] = {"ranges": "activation_ranges"}
@@ -82,6 +89,17 @@ class Export:
                 f'activation_ranges="{self.activation_ranges}" needs int8 weights and activations; got {weights} '
                 f"weights and {activations} activations."
             )
+
+        if self.max_noise is not None and not self.may_mix:
+            raise RecipeError(
+                f"max_noise needs int8 weights and activations, mixed=True and sparse=False; got {weights} weights, "
+                f"{activations} activations, mixed={self.mixed} and sparse={self.sparse}."
+            )
+
+    @property
+    def may_mix(self) -> bool:
+        """Whether operators may stay in float for the sake of the outputs."""
+        return self.mixed and self.activations == "int8" and self.weights == "int8" and not self.sparse
 
     @property
     def integer_only(self) -> bool:

@@ -14,7 +14,7 @@ from tfopt.tflite.settings import Export
 
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=(300, 6)).astype("float32")
-INT8 = Export(calibration_samples=200)
+INT8 = Export(calibration_samples=200, mixed=False)
 
 
 def detector(*, apart):
@@ -115,7 +115,7 @@ def test_a_model_that_is_random_in_inference_is_not_compared():
 def test_the_command_refuses_and_accepts(tmp_path, monkeypatch):
     detector(apart=False).save(tmp_path / "model.h5")
     np.savez(tmp_path / "data.npz", x=X, y=np.zeros((300, 6), "float32"))
-    arguments = ["export", str(tmp_path / "model.h5"), "--data", str(tmp_path / "data.npz")]
+    arguments = ["export", str(tmp_path / "model.h5"), "--data", str(tmp_path / "data.npz"), "--no-mixed"]
     done = CliRunner().invoke(cli.main, [*arguments, "--out", str(tmp_path / "out.tflite")])
     assert done.exit_code == 1, done.output
     assert "out.failed.tflite" in done.stderr and not (tmp_path / "out.tflite").exists()

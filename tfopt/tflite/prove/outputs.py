@@ -118,6 +118,7 @@ def compare_output(
     most_noise: float,
     classes: bool = False,
     step: float | None = None,
+    free_steps: float = FREE_STEPS,
 ) -> OutputProof:
     """Compare one output of a file with the model's.
 
@@ -128,6 +129,7 @@ def compare_output(
         most_noise: largest allowed noise of a channel, relative to its variance.
         classes: whether the channels are class scores; probabilities are recognized by their sum.
         step: of the file's scale.
+        free_steps: errors that always pass, in int8 steps over the channel's own range.
 
     Returns:
         The figures and the exceeded limits.
@@ -143,13 +145,21 @@ def compare_output(
     want, got = np.where(known, want, 0), np.where(known, got, 0)
     if not want.size:
         return OutputProof(name, 0.0)
-    return _compare(name, want, got, most_noise, classes, step)
+    return _compare(name, want, got, most_noise, classes, step, free_steps)
 
 
-def _compare(name: str, want: Matrix, got: Matrix, most_noise: float, classes: bool, step: float | None) -> OutputProof:
+def _compare(
+    name: str,
+    want: Matrix,
+    got: Matrix,
+    most_noise: float,
+    classes: bool,
+    step: float | None,
+    free_steps: float,
+) -> OutputProof:
     errors, variances = np.square(got - want).mean(axis=0), want.var(axis=0)
     own_steps = _own_steps(want)
-    free = np.square(FREE_STEPS * own_steps)
+    free = np.square(free_steps * own_steps)
     count, channels = want.shape
     allowed = most_noise * variances * _uncertainty(count - 1) + free
     common = _own_steps(want.reshape(-1, 1))[0]
@@ -160,7 +170,7 @@ def _compare(name: str, want: Matrix, got: Matrix, most_noise: float, classes: b
 
     def failures() -> Iterator[str]:
         total = most_noise * variances.sum() * _uncertainty((count - 1) * channels)
-        if errors.sum() > total + channels * np.square(FREE_STEPS * common):
+        if errors.sum() > total + channels * np.square(free_steps * common):
             yield f"noise {_ratio(errors.sum(), variances.sum()):.2g} (at most {most_noise:g})"
         if channels > 1 and wide[worst] and errors[worst] > allowed[worst]:
             yield f"channel {worst} has noise {_ratio(errors[worst], variances[worst]):.2g} (at most {most_noise:g})"

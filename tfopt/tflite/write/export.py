@@ -1,5 +1,7 @@
 """Export a trained model as a `.tflite` and verify that the file holds what was requested."""
 
+import dataclasses
+import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,14 +11,15 @@ from tfopt import bridge
 from tfopt.base import native
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import unwrapped
-from tfopt.errors import ModelError, PromiseError, RecipeError
+from tfopt.errors import ModelError, PromiseError, RecipeError, TfoptError
 from tfopt.graph.walk import is_model
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
 from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float, layers_with_trained_scales
 from tfopt.tflite.prove.kernels import same_places
+from tfopt.tflite.prove.outputs import most_noise
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
-from tfopt.tflite.prove.types import verify_finite, verify_types
+from tfopt.tflite.prove.types import float_operators, verify_finite, verify_types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.read.metadata import with_labels
@@ -26,6 +29,9 @@ from tfopt.tflite.write.compact import compact
 from tfopt.tflite.write.converter import convert, flat_twin, load_and_check
 from tfopt.tflite.write.low_bit_weights import store_integers
 from tfopt.tflite.write.proof import kept_beside, prove
+
+SHARES_OF_NOISE = (0.5, 0.1, 0.02)
+"""Shares of the allowed noise that operators are left in float for, one after the other: held-out samples show more."""
 
 
 class _Old(TypedDict, total=False):
@@ -122,20 +128,71 @@ def build(
     `flat_model` is the flat tf_keras model whose kernels the `promises` are about. Class names of a `Dataset` are
     written into the file. Raises what `export_tflite` does.
     """
+    make = functools.partial(_built, model, data=representative_data, promises=promises, flat_model=flat_model)
+    error: PromiseError | None = None
+    if settings.max_noise is None:
+        try:
+            return make(settings, proven=proven)
+        except PromiseError as why:
+            if why.data is None or not _may_mix(model, settings):
+                raise
+            error = why
+    for share in SHARES_OF_NOISE:
+        try:
+            return make(_with_limit(settings, share), proven=proven, max_noise=settings.max_noise)
+        except PromiseError as why:
+            error = error or why
+            if why.data is None:
+                break
+        except TfoptError:
+            if error is None:
+                raise
+            break
+    assert error is not None
+    raise error
+
+
+def _with_limit(settings: Export, share: float) -> Export:
+    """Return settings by which operators stay in float until the noise is a `share` of what is allowed."""
+    limit = settings.max_noise or most_noise([settings.weights])
+    return dataclasses.replace(settings, max_noise=limit * share, activation_ranges="max")
+
+
+def _may_mix(model: Any, settings: Export) -> bool:
+    """Whether leaving operators in float may help: not where a stage has decided on the integers."""
+    return (
+        settings.may_mix and settings.max_noise is None and not is_quantization_aware(model) and not integers_of(model)
+    )
+
+
+def _built(
+    model: Any,
+    settings: Export,
+    *,
+    data: Any,
+    promises: Sequence[Promise],
+    flat_model: Any,
+    proven: bool,
+    max_noise: float | None = None,
+) -> LiteModel:
+    """Return the file of `settings`, checked, and compared with the model to within `max_noise` (None: as usual)."""
     calibration = None
-    if settings.integer_only and representative_data is not None:
-        calibration = Calibration(representative_data, settings.calibration_samples)
+    if settings.integer_only and data is not None:
+        calibration = Calibration(data, settings.calibration_samples)
     native.start()  # it imports TensorFlow while the model crosses the bridge
     twin = flat_twin(model)
-    data, notes = convert(model, settings, calibration, twin), list[str]()
+    content, notes = convert(model, settings, calibration, twin), list[str]()
     integers = integers_of(model) if settings.weights == "int8" else {}
     if settings.activations != "int8":  # where sums are in float, fewer bits have no operators
         integers = {key: found for key, found in integers.items() if found.bits == 8}
     if integers and settings.activations != "int16" and not settings.by_edge_quantizer:
-        data, notes = store_integers(data, model, integers)
-    named = load_and_check(_labeled(data, representative_data), settings)
+        content, notes = store_integers(content, model, integers)
+    named = load_and_check(_labeled(content, data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
+    asked = settings.border
+    if settings.max_noise is not None:
+        settings, in_float = _as_mixed(settings, named, names)
     verify_finite(named, names)
     # The file with names first, for the sake of the messages; then the one that is written.
     found = verify_types(named, settings, in_float, names)
@@ -146,11 +203,21 @@ def build(
         promised = verify_promises(
             file, flat_model, promises, trained_ranges=layers_with_trained_scales(model), places=found_in
         )
+    if settings.max_noise is not None and settings.border == "float32" != asked:
+        found.append(f"inputs and outputs are float32, since as {asked} they would lose too much")
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
-    compared = prove(model, twin, named, lite, settings, representative_data) if proven else []
+    compared = prove(model, twin, named, lite, settings, data, max_noise=max_noise) if proven else []
     lite.notes = (*notes, *promised, *found, *calibrated, *compared)
     return lite
+
+
+def _as_mixed(settings: Export, named: LiteModel, names: LayerNames) -> tuple[Export, dict[str, str]]:
+    """Return the settings of a file that may hold float operators, and the layers of these with the reason."""
+    if any(port.dtype == "float32" for port in (*named.inputs, *named.outputs)):
+        settings = dataclasses.replace(settings, io="float32")
+    why = f"for noise of at most {settings.max_noise:g}"
+    return settings, {layer: why for op in float_operators(named) for layer in names.near(op) or [op.name]}
 
 
 def _layers(model: Any) -> Iterator[str]:

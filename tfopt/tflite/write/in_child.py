@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
 from tfopt.tflite.write.integer_forms import REPAIRS
 from tfopt.tflite.write.masks import with_near_masks
+from tfopt.tflite.write.selective import with_float_operators
 
 Sample = dict[str, np.ndarray]
 
@@ -25,7 +26,7 @@ Sample = dict[str, np.ndarray]
 def convert(folder: str, out: str, settings: dict[str, Any], samples: str | None) -> None:
     """Convert the SavedModel `folder`, write the .tflite to `out`, and run it once on the first of `samples`."""
     asked, data = Export(**settings), _Samples(samples) if samples else None
-    converter = _converter(folder)
+    converter = _converter(folder, asked)
     _finish(_converted(converter, asked, data), out, data)
 
 
@@ -35,7 +36,7 @@ def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None
     _finish(edge_quantizer.quantized(Path(model).read_bytes(), asked, data), out, data)
 
 
-def _converter(folder: str) -> Any:
+def _converter(folder: str, settings: Export) -> Any:
     """Return TensorFlow's converter for a SavedModel; used as usual, it would load the functions three times."""
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
@@ -53,7 +54,25 @@ def _converter(folder: str) -> Any:
             calibrated = with_near_masks(bytes(result), self._calibrated)
             if activations_type == tf.int16:
                 return bytes(super()._quantize(calibrated, *types))
-            return bytes(mlir_quantize(calibrated, input_data_type=input_type, output_data_type=output_type))
+
+            def quantize(left: Sequence[str], float_border: bool) -> bytes:
+                data = mlir_quantize(
+                    calibrated,
+                    input_data_type=tf.float32 if float_border else input_type,
+                    output_data_type=tf.float32 if float_border else output_type,
+                    denylisted_nodes=list(left) or None,
+                )
+                return bytes(data)
+
+            if settings.max_noise is None:
+                return quantize((), False)
+            return with_float_operators(
+                bytes(result),
+                lambda *chosen: _repaired(quantize(*chosen)),
+                self.representative_dataset(),
+                most=settings.max_noise,
+                free_border=settings.io is None,
+            )
 
         def _calibrated(self, data: bytes) -> bytes:
             measured = calibrator.Calibrator(calibrator.add_intermediate_tensors(data))
@@ -82,9 +101,11 @@ def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about input statistics, which `Quantize` has trained
         data = bytes(converter.convert())
-    if settings.integer_only:
-        data = rewritten(data, without_detours, with_true_reversals, *REPAIRS)
-    return data
+    return _repaired(data) if settings.integer_only else data
+
+
+def _repaired(data: bytes) -> bytes:
+    return rewritten(data, without_detours, with_true_reversals, *REPAIRS)
 
 
 def _finish(data: bytes, out: str, samples: Iterable[Sample] | None) -> None:

@@ -38,7 +38,16 @@ class _Evidence:
     real: bool
 
 
-def prove(model: Any, flat_model: Any, named: LiteModel, lite: LiteModel, settings: Export, data: Any) -> list[str]:
+def prove(
+    model: Any,
+    flat_model: Any,
+    named: LiteModel,
+    lite: LiteModel,
+    settings: Export,
+    data: Any,
+    *,
+    max_noise: float | None = None,
+) -> list[str]:
     """Compare the outputs of `lite` with those of `model`; its first run is in a child process.
 
     Args:
@@ -48,6 +57,7 @@ def prove(model: Any, flat_model: Any, named: LiteModel, lite: LiteModel, settin
         lite: the file to write.
         settings: of the file; they determine the limits.
         data: the caller's samples, or None.
+        max_noise: the limit, without any free errors; None for the usual one.
 
     Returns:
         Notes: the figures, and the differences that `allow_drift` accepted.
@@ -60,10 +70,11 @@ def prove(model: Any, flat_model: Any, named: LiteModel, lite: LiteModel, settin
     found = file_outputs(lite, evidence.samples)
     expected = keras_outputs(model, evidence.samples, flat_model.inputs[0].shape[0])
     most = most_noise([settings.weights]) if evidence.real else RANDOM_INPUTS
+    limits = {"most_noise": most} if max_noise is None else {"most_noise": max_noise, "free_steps": 0.0}
     ports = {port.name: port for port in lite.outputs}
     classes = isinstance(data, Dataset) and task_of(data).has_classes
     proofs = [
-        compare_output(name, want, found[name], most_noise=most, classes=classes, step=output_step(lite, ports[name]))
+        compare_output(name, want, found[name], classes=classes, step=output_step(lite, ports[name]), **limits)
         for name, want in zip(output_names(flat_model), expected, strict=True)
     ]
     notes = [f"compared with the model on {evidence.words}: {'; '.join(map(str, proofs))}"]
@@ -154,6 +165,10 @@ def _advice(settings: Export, flat_model: Any) -> str:
     ways = []
     if settings.weights == "int4":
         ways.append('weights="int8" or tfopt.PostTraining(weight_bits=4)')
+    if settings.activations == "int8" and settings.io not in (None, "float32"):
+        ways.append('io="float32"')
+    if settings.activations == "int8" and not settings.mixed:
+        ways.append("mixed=True")
     if settings.activations == "int8" and not is_quantization_aware(flat_model):
         ways.append('activations="int16"')
     if settings.integer_only:

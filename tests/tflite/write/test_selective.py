@@ -1,0 +1,117 @@
+"""Selective precision: the fewest operators stay in float, they are listed, and the file is proven."""
+
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.base.keras_compat import tf_keras
+from tfopt.errors import PromiseError, RecipeError
+from tfopt.tflite.prove.outputs import OutputProof
+from tfopt.tflite.settings import Export
+from tfopt.tflite.write.selective import _Search
+
+RNG = np.random.default_rng(0)
+SPREADS, MEANS = (90, 60, 2, 0.05, 40, 15), (50, -80, 1, 0.3, 180, -140)
+RAW = np.stack([RNG.normal(mean, spread, 600) for spread, mean in zip(SPREADS, MEANS, strict=True)], 1)
+RAW = RAW.astype("float32")
+STRICT = Export(mixed=False)
+
+
+@pytest.fixture(scope="module")
+def raw_model():
+    """A model whose Normalization makes features of like size from unlike ones."""
+    tf_keras().utils.set_random_seed(0)
+    layers = tf_keras().layers
+    scale = layers.Normalization(name="scaling")
+    scale.adapt(RAW)
+    given = tf_keras().Input((6,), name="given")
+    hidden = layers.Dense(16, activation="relu", name="first")(scale(given))
+    return tf_keras().Model(given, layers.Dense(2, name="last")(hidden))
+
+
+def noise(model, lite, x):
+    expected, found = model.predict(x, verbose=0).astype(float), lite.predict(x).astype(float)
+    return (np.square(found - expected).mean(axis=0) / expected.var(axis=0)).max()
+
+
+def test_raw_features_stay_in_float_up_to_their_scaling(raw_model):
+    lite = tfopt.export_tflite(raw_model, None, representative_data=RAW)
+    assert noise(raw_model, lite, RAW) < 0.02
+    dtypes = {
+        weight.tensor.dtype for weight in lite.weights() if weight.values.ndim == 2 and weight.values.shape[0] > 1
+    }
+    assert dtypes == {"int8"}  # the Dense layers
+    (listed,) = (note for note in lite.notes if note.startswith("float operators"))
+    assert "scaling" in listed and "first" not in listed and "last" not in listed
+    assert any(note.startswith("inputs and outputs are float32") for note in lite.notes)
+
+
+@pytest.mark.parametrize(("form", "advice"), [(STRICT, "mixed=True"), (Export(io="int8"), 'io="float32"')])
+def test_who_wants_integers_only_gets_them_or_an_error(raw_model, form, advice):
+    with pytest.raises(PromiseError, match=r"noise .* \(at most 0\.1\)") as caught:
+        tfopt.export_tflite(raw_model, None, form, representative_data=RAW)
+    assert advice in str(caught.value)
+
+
+def test_the_limit_is_proven_on_held_out_samples(raw_model):
+    lite = tfopt.export_tflite(raw_model, None, Export(max_noise=1e-5), representative_data=RAW)
+    assert noise(raw_model, lite, RAW[256:]) < 1e-5
+    assert any("'last' noise" in note for note in lite.notes)
+
+
+def test_what_is_good_enough_stays_int8():
+    layers = tf_keras().layers
+    tf_keras().utils.set_random_seed(1)
+    x = RNG.normal(size=(300, 6)).astype("float32")
+    model = tf_keras().Sequential([tf_keras().Input((6,)), layers.Dense(8, activation="relu"), layers.Dense(2)])
+    limited, plain = (
+        tfopt.export_tflite(model, None, form, representative_data=x) for form in (Export(max_noise=0.05), Export())
+    )
+    assert limited.data == plain.data
+
+
+def test_boxes_and_scores_in_one_output_stay_apart():
+    layers = tf_keras().layers
+    tf_keras().utils.set_random_seed(1)
+    x = RNG.normal(size=(300, 6)).astype("float32")
+    given = tf_keras().Input((6,))
+    hidden = layers.Dense(16, activation="relu", name="hidden")(given)
+    boxes = layers.Rescaling(640.0)(layers.Dense(4, activation="sigmoid")(hidden))
+    scores = layers.Dense(2, activation="sigmoid")(hidden)
+    model = tf_keras().Model(given, layers.Concatenate(name="head")([boxes, scores]))
+    lite = tfopt.export_tflite(model, None, representative_data=x)
+    assert noise(model, lite, x) < 0.02
+    assert any("CONCATENATION" in note for note in lite.notes if note.startswith("float operators"))
+
+
+class KnownNoises(_Search):
+    """A search in which the noise of each operator is known, and noises add up."""
+
+    def __init__(self, noises, most):
+        self._noises, self._most, self.measured = noises, most, 0
+        self._operators = [[f"operator {number}"] for number in range(len(noises))]
+        self._made = frozenset
+
+    def _proofs(self, data):
+        self.measured += 1
+        found = sum(noise for number, noise in enumerate(self._noises) if number not in data)
+        return [OutputProof("output", found, failures=("noise",) if found > self._most else ())]
+
+
+def test_the_fewest_operators_by_hand():
+    noises = [1e-5] * 200
+    noises[3], noises[150], noises[151] = 0.5, 0.02, 0.004
+    search = KnownNoises(noises, most=0.007)
+    assert search.fewest() == ["operator 3", "operator 150"]  # 0.002 + 0.004 are left
+    assert search.measured < 60  # not each of 200
+    assert KnownNoises(noises, most=0.003).fewest() == ["operator 3", "operator 150", "operator 151"]
+    assert KnownNoises([0.1] * 5, most=1e-9).fewest() == [f"operator {number}" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"activations": "float32"}, {"activations": "int16"}, {"weights": "int4"}, {"mixed": False}, {"sparse": True}],
+)
+def test_a_limit_is_for_int8(other):
+    with pytest.raises(RecipeError, match="max_noise needs int8"):
+        Export(max_noise=0.01, **other)

@@ -1,0 +1,137 @@
+"""Selective precision: leave the fewest operators of an int8 file in float so that its noise stays below a limit.
+
+The noise of an operator is what the file shows when this operator alone is int8; noises of several add up, roughly. So
+the operators with most noise are left in float first. Blocks of operators are measured before single ones, and only
+blocks with noise are divided.
+"""
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfopt.tflite.prove.outputs import OutputProof, compare_output
+from tfopt.tflite.read import LiteModel
+
+SAMPLES = 128
+"""Calibration samples on which files are compared."""
+BLOCKS = 16
+"""Blocks of operators that are measured first."""
+SECONDS = 600
+"""After which the search ends with what it has found."""
+ROUGH = 2.0
+"""Multiple of the limit from which on the sum of noises says that the file is not good enough."""
+
+Quantize = Callable[[Sequence[str], bool], bytes]
+"""(outputs of the operators that stay in float, whether inputs and outputs are float32) -> .tflite."""
+
+
+def with_float_operators(
+    reference: bytes,
+    quantize: Quantize,
+    samples: Iterable[Mapping[str, NDArray[Any]]],
+    *,
+    most: float,
+    free_border: bool,
+) -> bytes:
+    """Return the int8 file with the fewest operators in float whose outputs have at most the noise `most`.
+
+    If no choice of operators is good enough, the file with the best one is returned.
+
+    Args:
+        reference: the float file.
+        quantize: makes the int8 file.
+        samples: single samples by input name, for the comparison.
+        most: noise of an output, or a channel of it, as a share of its variance.
+        free_border: inputs and outputs become float32 where they lose too much as integers.
+    """
+    search = _Search(reference, quantize, samples, most, free_border)
+    whole = quantize((), False)
+    if search.is_sound(whole):
+        return whole
+    if free_border and search.is_sound(whole := quantize((), True)):
+        return whole
+    left = search.fewest()
+    as_asked = quantize(left, False)
+    return as_asked if not free_border or search.is_sound(as_asked) else quantize(left, True)
+
+
+class _Search:
+    def __init__(
+        self,
+        reference: bytes,
+        quantize: Quantize,
+        samples: Iterable[Mapping[str, NDArray[Any]]],
+        most: float,
+        free_border: bool,
+    ) -> None:
+        lite = LiteModel(reference)
+        rows = list(itertools.islice(samples, SAMPLES))
+        self._samples = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        self._most, self._expected = most, self._outputs(lite)
+        tensors = {tensor.index: tensor for tensor in lite.tensors() if tensor.subgraph == 0}
+        self._operators = [
+            [tensors[end].name for end in op.outputs]
+            for op in lite.ops()
+            if op.subgraph == 0 and any(tensors[end].dtype == "float32" for end in op.outputs)
+        ]
+        self._made: Callable[[Iterable[int]], bytes] = lambda left: quantize(self._names(left), free_border)
+
+    def fewest(self) -> list[str]:
+        """Return the outputs of the operators that stay in float."""
+        left: list[int] = []
+        until = time.monotonic() + SECONDS
+        for number, rest in self._by_noise():
+            left.append(number)
+            if time.monotonic() > until:
+                return self._names(left)
+            if rest <= ROUGH * self._most and self.is_sound(self._made(left)):
+                break
+        if len(left) <= BLOCKS:
+            for number in list(left):
+                fewer = [other for other in left if other != number]
+                if self.is_sound(self._made(fewer)):
+                    left = fewer
+        return self._names(left)
+
+    def is_sound(self, data: bytes) -> bool:
+        """Return whether all outputs of a file are within the limit."""
+        return not any(proof.failures for proof in self._proofs(data))
+
+    def _by_noise(self) -> Iterator[tuple[int, float]]:
+        """Return the operators, those with most noise first, each with the sum of the noises of those behind it."""
+        waiting: list[tuple[float, list[int]]] = []
+        self._push(waiting, np.arange(len(self._operators)), BLOCKS)
+        while waiting:
+            _, block = heapq.heappop(waiting)
+            if len(block) == 1:
+                yield block[0], -sum(noise for noise, _ in waiting)
+            else:
+                self._push(waiting, np.asarray(block), 2)
+
+    def _push(self, waiting: list[tuple[float, list[int]]], numbers: NDArray[np.int_], parts: int) -> None:
+        """Add blocks of operators with the (negative) noise that each has if all others are float."""
+        for part in np.array_split(numbers, min(parts, len(numbers))):
+            block = [int(number) for number in part]
+            others = set(range(len(self._operators))) - set(block)
+            proofs = self._proofs(self._made(others))
+            heapq.heappush(waiting, (-max(max(proof.noise, proof.channel_noise) for proof in proofs), block))
+
+    def _proofs(self, data: bytes) -> list[OutputProof]:
+        found = self._outputs(LiteModel(data))
+        return [
+            compare_output(name, want, found[name], most_noise=self._most, free_steps=0)
+            for name, want in self._expected.items()
+        ]
+
+    def _names(self, numbers: Iterable[int]) -> list[str]:
+        return [name for number in sorted(numbers) for name in self._operators[number]]
+
+    def _outputs(self, lite: LiteModel) -> dict[str, NDArray[Any]]:
+        found = lite.predict(self._samples)
+        arrays = found if isinstance(found, list) else [found]
+        return {port.name: array for port, array in zip(lite.outputs, arrays, strict=True)}
