@@ -17,6 +17,7 @@ import tfopt
 from tfopt import cli
 from tfopt.base.keras_compat import tf_keras
 from tfopt.cli.running import load_recipe
+from tfopt.errors import ModelError
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import export
 
@@ -571,3 +572,19 @@ def test_old_names_in_a_recipe_are_said(files, tmp_path):
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "activation_ranges" in done.stderr
+
+
+def test_a_full_disk_is_no_fault_of_the_model(files, monkeypatch):
+    """The error that names the model is one with the cause; the cause is said."""
+    import errno
+
+    from tfopt.evaluate import inspect
+
+    def full(*_, **__):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise ModelError("The model cannot be loaded.") from error
+
+    monkeypatch.setattr(inspect, "inspect_file", full)
+    failed(tfopt_command("inspect", files["model.keras"]), 2, "No space is left", "TMPDIR")

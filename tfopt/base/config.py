@@ -62,10 +62,36 @@ def _old_attribute(made: Any, old: str, new: str) -> Any:
     return getattr(made, new)
 
 
+# What pydantic found, by the beginning of its kind -> what was expected, with its own terms in braces.
+_EXPECTED = {
+    "greater_than_equal": "expected a number of at least {ge}",
+    "greater_than": "expected a number above {gt}",
+    "less_than_equal": "expected a number of at most {le}",
+    "less_than": "expected a number below {lt}",
+    "finite_number": "expected a finite number",
+    "literal_error": "expected {expected}",
+    "unexpected_keyword_argument": "there is no such setting",
+    "missing": "this setting is missing",
+    "int_": "expected a whole number",
+    "float_": "expected a number",
+    "bool_": "expected True or False",
+    "string_": "expected a text",
+    "tuple_": "expected a list or tuple",
+    "list_": "expected a list or tuple",
+    "dict_": "expected a dict",
+}
+
+
 def explain(error: ValidationError, where: str) -> str:
     """Return pydantic's findings in one line: where, what came, what was expected."""
     findings = [
-        f"{'.'.join(str(part) for part in (where, *problem['loc']))} = {problem['input']!r}: {problem['msg']}"
+        f"{'.'.join(str(part) for part in (where, *problem['loc']))} = {problem['input']!r}: {_expected(problem)}"
         for problem in error.errors()
     ]
     return "; ".join(findings) + "."
+
+
+def _expected(problem: Any) -> str:
+    words = next((words for kind, words in _EXPECTED.items() if problem["type"].startswith(kind)), None)
+    text = words.format(**problem.get("ctx", {})) if words else problem["msg"]
+    return str(text).removeprefix("Value error, ").rstrip(".")

@@ -5,10 +5,12 @@ unless `tf.keras` was used before, turns `tf.keras` into Keras 2. So no other mo
 directly: the functions below import them late and leave `os.environ` and `tf.keras` unchanged.
 """
 
+import contextlib
 import functools
 import importlib
 import os
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -64,6 +66,21 @@ def hub() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it imports pkg_resources, which emits a warning
         return _import_quietly("tensorflow_hub")
+
+
+@contextlib.contextmanager
+def float32_layers() -> Iterator[None]:
+    """Make new tf_keras layers float32 within the block (or decorated function), whatever the global policy is.
+
+    The flat model computes in float32 throughout; layers that TF-MOT puts around its layers take the global policy.
+    """
+    precision = tf_keras().mixed_precision
+    before = precision.global_policy()
+    precision.set_global_policy("float32")
+    try:
+        yield
+    finally:
+        precision.set_global_policy(before)
 
 
 def is_tf_keras_model(model: object) -> bool:

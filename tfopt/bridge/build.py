@@ -1,5 +1,6 @@
 """Conversion to tf_keras: build a new, flat model from the graph of another."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,6 +86,7 @@ def plans_of(graph: Graph) -> dict[int, plans.Plan]:
     return plans.plans(graph, to_flat_model)
 
 
+@keras_compat.float32_layers()
 def build(
     graph: Graph, planned: dict[int, plans.Plan] | None = None, *, changes: dict[str, dict[str, Any]] | None = None
 ) -> Any:
@@ -108,7 +110,7 @@ def build(
             raise ModelError(f"{policy.describe(leaf)}: tf_keras refuses its input ({error}).") from error
 
     inputs, outputs = replay(graph, tensors, run, lambda call: planned[id(call.leaf)].arguments(call))
-    model = tf_keras.Model(inputs, outputs, name=graph.name)
+    model = tf_keras.Model(inputs, outputs, name=_valid_name(graph.name))
     for leaf in graph.leaves:
         try:
             copy_weights(leaf, leaf.layer, twins[id(leaf)])
@@ -119,6 +121,12 @@ def build(
         if is_layer(leaf.layer) and not policy.is_tf_keras(leaf.layer):
             weights.copy_flags(leaf.layer, twins[id(leaf)])
     return model
+
+
+def _valid_name(name: str) -> str:
+    """Return `name` with "_" for what TensorFlow refuses in the name of a scope, which the model's name becomes."""
+    name = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", name)
+    return name if re.match(r"[A-Za-z0-9.]", name) else f"m{name}"
 
 
 def _dtype(spec: GraphInput, indices: Mapping[Ref, Indices]) -> str:

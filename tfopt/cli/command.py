@@ -1,7 +1,9 @@
 """What all commands share: one-line errors, exit codes and common options."""
 
+import errno
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -77,6 +79,12 @@ def _under_new_name(arg: str, known: set[str]) -> str:
 
 def explained(error: BaseException) -> tuple[str, int]:
     """Return the message for `error` and the exit code that goes with it."""
+    if _is_full(error):
+        return (
+            f"No space is left for temporary files in {tempfile.gettempdir()}, or for the output. Free some, or set "
+            "TMPDIR to a folder on another disk.",
+            2,
+        )
     if isinstance(error, PromiseError):
         return str(error), 1
     if isinstance(error, TfoptError):
@@ -85,6 +93,15 @@ def explained(error: BaseException) -> tuple[str, int]:
         f"{type(error).__name__}: {error}. This should not happen; put --debug before the command to see where.",
         UNEXPECTED,
     )
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Return whether a full disk caused `error`."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _fail(message: str, code: int) -> None:

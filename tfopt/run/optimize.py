@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import bridge
-from tfopt.base.keras_compat import tf_keras
+from tfopt.base.keras_compat import float32_layers, tf_keras
 from tfopt.errors import DataError, PromiseError
 from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
@@ -72,6 +72,7 @@ def optimize(
     return carry_out(prepared)
 
 
+@float32_layers()
 def carry_out(prepared: Prepared) -> Result:
     """Train, measure and export a prepared run; the second half of `optimize`.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base.annotations import annotations
+from tfopt.base.keras_compat import float32_layers
 from tfopt.base.progress import Progress
 from tfopt.data import Dataset, fit_to_model
 from tfopt.data.for_model import data_for
@@ -59,6 +60,7 @@ class Prepared:
     progress: Progress
 
 
+@float32_layers()
 def prepare(
     model: Any,
     recipe: Recipe,

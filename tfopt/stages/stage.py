@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveFloat, field_validator
 
 from tfopt import bridge
 from tfopt.base.config import config
-from tfopt.base.keras_compat import unwrapped, wrapped_layers
+from tfopt.base.keras_compat import float32_layers, unwrapped, wrapped_layers
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages.budget import Budget
 from tfopt.stages.kernels.choice import Decision
@@ -62,6 +62,7 @@ class Stage(ABC):
                 raise ValueError(f"the rule for '{pattern}' sets {setting!r}; expected True, False or a number")
         return layers
 
+    @float32_layers()
     def apply(self, model: Any, *, steps: int, keep: Iterable[str] = ()) -> Any:
         """Return a new tf_keras model, ready to `compile` and `fit`.
 

@@ -1,0 +1,28 @@
+"""Errors of configs: each says which setting, what came and what was expected, in tfopt's words."""
+
+import pytest
+
+import tfopt
+from tfopt.errors import RecipeError
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tfopt.Prune(final_sparsity=2), "Prune.final_sparsity = 2: expected a number "),
+        (lambda: tfopt.Prune(epochs=-1), "Prune.epochs = -1: expected a number of at least 0."),
+        (lambda: tfopt.Prune(epochs=1.5), "Prune.epochs = 1.5: expected a whole number."),
+        (lambda: tfopt.Prune(epochs="many"), "Prune.epochs = 'many': expected a whole number."),
+        (lambda: tfopt.Prune(learning_rate=0), "Prune.learning_rate = 0: expected a number above 0"),
+        (lambda: tfopt.Prune(sparsity=0.5), "Prune.sparsity = 0.5: there is no such setting."),
+        (lambda: tfopt.Export(weights="int3"), "Export.weights = 'int3': expected 'float32', "),
+        (lambda: tfopt.Export(sparse="perhaps"), "Export.sparse = 'perhaps': expected True or False."),
+        (lambda: tfopt.Training(learning_rate=float("inf")), "Training.learning_rate = inf: expected a finite number."),
+    ],
+)
+def test_messages_in_plain_words(make, message):
+    with pytest.raises(RecipeError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
+    for foreign in ("Input should", "Value error", "keyword argument", "pydantic"):
+        assert foreign not in str(caught.value)
