@@ -7,13 +7,13 @@ from typing import Any, Literal
 from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
-from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.lookup import named
-from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, refs_in, replay
+from tfopt.graph.types import Call, Graph, Ref, refs_in, replay
 from tfopt.graph.walk import walk
-from tfopt.surgery.classifier import classifier
+from tfopt.surgery.ending import feature_ref, inner_features
 
 Pooling = Literal["auto", "average", "max", "flatten"]
+WIDEST = 2**14  # features of several depths for one sample
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Body:
         features: Keras tensor (batch, width).
         source: path of the layer that outputs the features, before pooling.
         left_out: paths of the unused layers.
+        widths: number of features of each depth, the deepest first.
     """
 
     package: Any
@@ -33,6 +34,7 @@ class Body:
     features: Any
     source: str
     left_out: tuple[str, ...]
+    widths: tuple[int, ...]
 
     @property
     def width(self) -> int:
@@ -42,7 +44,8 @@ class Body:
     def describe(self) -> str:
         """Return a description in words."""
         behind = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
-        return f"features: {self.width} values from '{self.source}'{behind}"
+        before = f" and {len(self.widths) - 1} depths before it" if len(self.widths) > 1 else ""
+        return f"features: {self.width} values from '{self.source}'{before}{behind}"
 
 
 def body_of(
@@ -51,8 +54,13 @@ def body_of(
     layer: str | None = None,
     pooling: Pooling = "auto",
     input_shape: Sequence[int] | None = None,
+    depths: int | None = 1,
 ) -> Body:
-    """Return the body of a model; see `feature_extractor` for the arguments."""
+    """Return the body of a model; see `feature_extractor` for the arguments.
+
+    With several `depths`, the averages over all positions of that many tensors before follow the features, the deepest
+    first: those that a layer with a kernel reads. None takes all, up to a total width of `WIDEST`.
+    """
     wanted = None if layer is None else named(walk(model), layer, model.name).name
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
     package, graph = keras_compat.keras_of(copy), walk(copy)
@@ -63,7 +71,9 @@ def body_of(
             f"Layer '{source.leaf.path}' has {len(source.outputs)} outputs; name a layer with a single output."
         )
     used = _needed(graph, source.outputs[0])
-    cut = Graph(graph.name, graph.inputs, used, graph.leaves, graph.inputs_struct, source.outputs[0])
+    last = source.outputs[0]
+    others = [] if depths == 1 else inner_features(graph, last)[: None if depths is None else depths - 1]
+    cut = Graph(graph.name, graph.inputs, used, graph.leaves, graph.inputs_struct, [last, *others])
     if input_shape is not None and len(graph.inputs) != 1:
         raise ModelError(
             f"'{model.name}' has {len(graph.inputs)} inputs; only a model with one input can take another size."
@@ -75,7 +85,7 @@ def body_of(
         for spec in graph.inputs
     }
     try:
-        inputs, features = replay(cut, tensors, lambda leaf, args, kwargs: leaf.layer(*args, **kwargs))
+        inputs, made = replay(cut, tensors, lambda leaf, args, kwargs: leaf.layer(*args, **kwargs))
     except (ValueError, TypeError) as error:
         if input_shape is None:
             raise
@@ -84,7 +94,13 @@ def body_of(
             f"its own size {graph.inputs[0].shape[1:]}, or take features from an earlier layer."
         ) from error
     paths = [call.leaf.path for call in left_out]
-    return Body(package, inputs, _pooled(package, features, pooling), source.leaf.path, tuple(paths))
+    parts = [_pooled(package, made[0], pooling)]
+    for number, tensor in enumerate(made[1:], start=1):
+        if sum(part.shape[-1] for part in parts) + tensor.shape[-1] > WIDEST:
+            break
+        parts.append(_pooled(package, tensor, "average", f"_{number}"))
+    features = package.layers.Concatenate(name="features_of_depths")(parts) if len(parts) > 1 else parts[0]
+    return Body(package, inputs, features, source.leaf.path, tuple(paths), tuple(int(part.shape[-1]) for part in parts))
 
 
 def _place_of(graph: Graph, name: str) -> int:
@@ -96,29 +112,9 @@ def _place_of(graph: Graph, name: str) -> int:
 
 
 def _behind_body(graph: Graph) -> int:
-    """Return the number of the call that feeds the classifier, or of the last call if there is no classifier."""
-    outputs = flatten(graph.outputs_struct)
-    if len(outputs) != 1:
-        raise ModelError(f"'{graph.name}' has {len(outputs)} outputs; name the layer that gives the features.")
-    last = _maker(graph, outputs[0])
-    answers = classifier(graph)
-    classified = answers.alone and len(outputs[0].shape or ()) == 2
-    if classified and [*map(_sees_all_channels, answers.heads)] == [True]:
-        head = graph.calls[_place_of(graph, answers.heads[0].name)]
-        last = _maker(graph, next(refs_in(head.args)))
-    if last is None:
-        raise ModelError(f"'{graph.name}' has no layers before its classifier, so it has no features.")
-    return graph.calls.index(last)
-
-
-def _sees_all_channels(head: Leaf) -> bool:
-    """Return True if a head reads all channels of one position, and nothing else."""
-    family = facts_of(head.layer).family
-    return family == "dense" or (family == "convolution" and set(head.layer.kernel_size) == {1})
-
-
-def _maker(graph: Graph, ref: Ref) -> Call | None:
-    return next((call for call in graph.calls if ref in call.outputs), None)
+    """Return the number of the call that makes the features."""
+    ref = feature_ref(graph)
+    return next(number for number, call in enumerate(graph.calls) if ref in call.outputs)
 
 
 def _needed(graph: Graph, ref: Ref) -> list[Call]:
@@ -131,8 +127,8 @@ def _needed(graph: Graph, ref: Ref) -> list[Call]:
     return kept[::-1]
 
 
-def _pooled(package: Any, features: Any, pooling: Pooling) -> Any:
-    """Return (batch, ..., channels) pooled to (batch, width)."""
+def _pooled(package: Any, features: Any, pooling: Pooling, suffix: str = "") -> Any:
+    """Return (batch, ..., channels) pooled to (batch, width) by a layer whose name ends in `suffix`."""
     layers, positions = package.layers, tuple(features.shape)[1:-1]
     if not positions:
         return features
@@ -141,8 +137,8 @@ def _pooled(package: Any, features: Any, pooling: Pooling) -> Any:
     if pooling == "flatten":
         if None in positions:
             raise ModelError(f"Features of free size {tuple(features.shape)} cannot be flattened; pool them.")
-        return layers.Flatten(name="features_flat")(features)
+        return layers.Flatten(name=f"features_flat{suffix}")(features)
     if len(positions) > 3:
         raise ModelError(f"Features of shape {tuple(features.shape)[1:]} have too many axes to pool; flatten them.")
     kind = "Average" if pooling == "average" else "Max"
-    return getattr(layers, f"Global{kind}Pooling{len(positions)}D")(name="features_pool")(features)
+    return getattr(layers, f"Global{kind}Pooling{len(positions)}D")(name=f"features_pool{suffix}")(features)

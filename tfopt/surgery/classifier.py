@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
 from tfopt.surgery.widths import width_of
 
@@ -38,7 +39,7 @@ class Classifier:
     def activation(self) -> str:
         """The last activation of the predictions; "linear" if there is none."""
         found = self.squashing or self.heads
-        return _activation(found[0].layer) or "linear" if found else "linear"
+        return activation_of(found[0].layer) or "linear" if found else "linear"
 
 
 def classifier(graph: Graph) -> Classifier:
@@ -58,7 +59,7 @@ def classifier(graph: Graph) -> Classifier:
             alone = False
             continue
         leaf = call.leaf
-        nearest = nearest or _activation(leaf.layer)
+        nearest = nearest or activation_of(leaf.layer)
         if width_of(leaf.layer) is not None:
             if nearest in _HIDDEN:
                 alone = False
@@ -67,7 +68,7 @@ def classifier(graph: Graph) -> Classifier:
         elif is_layer(leaf.layer) and leaf.layer.weights:
             alone = False
         else:
-            if nearest in _SQUASHING and _activation(leaf.layer) == nearest and leaf not in squashing:
+            if nearest in _SQUASHING and activation_of(leaf.layer) == nearest and leaf not in squashing:
                 squashing.append(leaf)
             joined = leaf if type(leaf.layer).__name__ == "Concatenate" else joined
             ways.extend((given, nearest) for given in _tensors(call) if (given, nearest) not in ways)
@@ -78,12 +79,24 @@ def _tensors(call: Call) -> list[Ref]:
     return list(refs_in([call.args, call.kwargs]))
 
 
-def _activation(layer: Any) -> str:
+def activation_of(layer: Any) -> str:
     """Return the activation that `layer`, or an operation, applies to its output, in lower case; "" for none."""
+    if facts_of(layer).family == "time_distributed":
+        layer = layer.layer
     function = getattr(layer, "activation", None)
     if function is not None:
         name = getattr(function, "__name__", type(function).__name__)
     else:
         name = getattr(layer, "symbol", None) or type(layer).__name__  # tf_keras wraps TensorFlow functions
     name = name.rpartition(".")[2].replace("_", "").lower()
-    return name if name in _HIDDEN or name in _SQUASHING else ""
+    return name if is_hidden(name) or is_squashing(name) else ""
+
+
+def is_hidden(activation: str) -> bool:
+    """Return whether the name of `activation_of` is an activation of inner layers."""
+    return activation in _HIDDEN
+
+
+def is_squashing(activation: str) -> bool:
+    """Return whether the name of `activation_of` is an activation of predictions."""
+    return activation in _SQUASHING
