@@ -7,7 +7,7 @@ import tfopt
 
 recipe = tfopt.Recipe(
     name="feature_transfer",
-    transfer=tfopt.transfer.FeatureTransfer(epochs=30, head=tfopt.transfer.Head(dropout=0.2)),
+    transfer=tfopt.transfer.FeatureTransfer(),
     stages=(
         tfopt.FineTune(epochs=12),
         tfopt.Prune(final_sparsity=0.5, epochs=12),

@@ -65,7 +65,7 @@ class Recipe:
             for stage in self.stages
         )
         transfer: Any = self.transfer
-        if (epochs := getattr(transfer, "epochs", 0)) > 0:
+        if epochs := getattr(transfer, "epochs", None):
             transfer = dataclasses.replace(transfer, epochs=max(1, round(epochs * epochs_factor)))
         return dataclasses.replace(self, stages=stages, transfer=transfer)
 

@@ -15,15 +15,13 @@ from tfopt.run.recipe import Recipe
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.transfer import FeatureTransfer, Transferred
 
-JUDGE_EPOCHS = 20
-
 
 def judge_from(source: Any, data: Dataset) -> Callable[[np.ndarray], np.ndarray] | None:
     """Return a function from inputs of `data` to scores (n, classes): a linear head on the features of `source`.
 
     The head is trained at the first call. None if `source` does not accept such inputs.
     """
-    settings = FeatureTransfer(input_shape=data.input_shape, epochs=JUDGE_EPOCHS)
+    settings = FeatureTransfer(input_shape=data.input_shape)
     try:
         settings.untrained(source, data)
     except ModelError:

@@ -12,8 +12,10 @@ from pydantic import Field, PositiveInt
 from tfopt.base.config import config
 from tfopt.base.registry import registered_name
 from tfopt.data import Augmentation, Dataset
+from tfopt.surgery.output_scale import predict_values
 from tfopt.surgery.restructure import restructure
 from tfopt.tasks import task_of
+from tfopt.tasks.scaling import TargetScale
 
 Augment = Augmentation | Callable[[Any], Augmentation | None] | None
 
@@ -85,10 +87,11 @@ class Transfer(ABC):
     def fresh(self, model: Any, data: Dataset, *, number: int = 0, **sizes: Any) -> Any:
         """Return the architecture of `model` for the task of `data`, with weights drawn from seed and `number`.
 
-        `sizes` are further arguments of `restructure`.
+        `sizes` are further arguments of `restructure`. A model for values begins with outputs of the mean and deviation
+        of the training targets, if it ends in one linear layer.
         """
         task = task_of(data)
-        return restructure(
+        fresh = restructure(
             model,
             input_shape=self.input_shape or data.input_shape,
             classes=task.outputs,
@@ -96,6 +99,9 @@ class Transfer(ABC):
             seed=self.seed + number,
             **sizes,
         )
+        if not task.has_probabilities:
+            predict_values(fresh, TargetScale.of(data.train.labels))
+        return fresh
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict with the class name under "kind"."""
