@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -81,6 +82,27 @@ def test_preprocessing_refuses(fields: dict[str, Any]) -> None:
         Preprocessing(**fields)
     with pytest.raises(DataError, match="named"):
         Preprocessing.named("imagenet")
+
+
+def test_preprocessing_of_each_channel() -> None:
+    """The values that Keras documents for its modes "caffe" and "torch", for one pixel of red, green and blue."""
+    pixel = np.array([[[[255, 128, 0]]]], np.uint8)
+    caffe, torch = Preprocessing.named("caffe"), Preprocessing.named("torch")
+    np.testing.assert_allclose(caffe.apply(pixel).ravel(), [0 - 103.939, 128 - 116.779, 255 - 123.68], rtol=1e-6)
+    expected = [(1 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (0 - 0.406) / 0.225]
+    np.testing.assert_allclose(torch.apply(pixel).ravel(), expected, rtol=1e-5)
+    assert caffe.describe() == "inputs, fed as float32 value * (1) + (-103.939, -116.779, -123.68), blue first"
+    for each in (caffe, torch):
+        assert Preprocessing.from_dict(json.loads(json.dumps(each.to_dict()))) == each
+        with pytest.raises(DataError, match="3 channels"):
+            each.apply(pixel[..., :1])
+    fed = load_data((np.repeat(pixel, 20, 0), np.arange(20) % 2), size=(1, 1)).with_preprocessing("caffe")
+    assert fed.preprocessing.size == (1, 1) and fed.preprocessing.order == "bgr"
+    assert fed.with_preprocessing("unit").preprocessing.order == "rgb"
+    with pytest.raises(DataError, match="as many scales as offsets"):
+        Preprocessing(scale=(1.0, 2.0), offset=(1.0, 2.0, 3.0))
+    with pytest.raises(DataError, match="order"):
+        Preprocessing(order="gbr")  # type: ignore[arg-type]
 
 
 # Sources

@@ -586,6 +586,18 @@ def test_values_are_mapped_to_the_teachers_own_scale(own, student, factor, offse
     np.testing.assert_array_equal(seen(x, (4, 4, 3), preprocessing=own)[0], x)  # the preprocessing of x is unknown
 
 
+@pytest.mark.parametrize("student", ["raw", "symmetric", "torch"])
+def test_a_teacher_in_bgr_sees_its_own_channels(student):
+    """By way of the pixels, whatever the student is fed."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
+    got, notes = seen(Preprocessing.named(student).apply(pixels), (4, 4, 3), preprocessing="caffe", fed=student)
+    expected = pixels[..., ::-1].astype(np.float64) - [103.939, 116.779, 123.68]
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+    assert "red and blue swapped" in notes[0]
+    back, _ = seen(expected.astype("float32"), (4, 4, 3), preprocessing=student, fed="caffe")
+    np.testing.assert_allclose(back, Preprocessing.named(student).apply(pixels), atol=1e-3)
+
+
 def test_a_teacher_of_any_size_sees_what_its_preprocessing_says():
     x = images(2, (8, 8, 1))
     got, _ = seen(x, (None, None, 3), preprocessing=Preprocessing(size=(4, 4), color="rgb"))

@@ -6,6 +6,7 @@ They live beside the model, not in it: Keras tracks a model set as an attribute 
 import dataclasses
 import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -17,6 +18,7 @@ class Annotations:
         origin: returns the caller's model that it came from, so that it can be converted back.
         layer_decay: the learning-rate decay per layer that its optimizer should apply.
         notes: remarks for a report.
+        path: the file or folder that it was read from.
         summary: a description of what a stage did to it.
         integers: what the weights of its kernels represent, by layer and kernel.
         layers_left_in_float: the layers that are not quantized, and why.
@@ -25,6 +27,7 @@ class Annotations:
     origin: Callable[[], Any] | None = None
     layer_decay: float = 1.0
     notes: tuple[str, ...] = ()
+    path: Path | None = None
     summary: tuple[str, ...] = ()
     integers: Mapping[Any, Any] | None = None
     layers_left_in_float: Mapping[str, str] = dataclasses.field(default_factory=dict)

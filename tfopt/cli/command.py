@@ -15,7 +15,7 @@ from tfopt.base import terminal
 from tfopt.base.terminal import plain
 from tfopt.errors import PromiseError, TfoptError
 
-PREPROCESSING = ("raw", "unit", "symmetric")
+PREPROCESSING = ("raw", "unit", "symmetric", "caffe", "torch")
 # Old option -> its new names; each command has at most one of them.
 RENAMED = {
     "--preprocess": ("--preprocessing",),

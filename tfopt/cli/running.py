@@ -195,7 +195,7 @@ def _run_into(
         shape = recipe.transfer.input_shape if recipe.transfer else None
         dataset = data_for(keras_model, data or "digits", preprocessing=preprocessing, limit=limit, input_shape=shape)
         if recipe.transfer and preprocessing is None:
-            dataset, said = choose_preprocessing(keras_model, dataset, shape)
+            dataset, said = choose_preprocessing(keras_model, dataset, shape, getattr(recipe.transfer, "layer", None))
             for line in said:
                 progress.say(line)
         taught = None

@@ -132,8 +132,7 @@ class Dataset:
 
     def with_preprocessing(self, name: str) -> Dataset:
         """Return the same samples, scaled by `Preprocessing.named(name)`; size and colors stay unchanged."""
-        named = Preprocessing.named(name)
-        preprocessing = replace(self.preprocessing, scale=named.scale, offset=named.offset)
+        preprocessing = self.preprocessing.rescaled(name)
         train, validation, test = (replace(self.split(part), preprocessing=preprocessing) for part in NAMES)
         return replace(self, train=train, validation=validation, test=test)
 

@@ -51,8 +51,8 @@ def load_data(
             (train, validation, test) pairs; a dict of pairs or tf.data with train, validation, test; a finite
             tf.data.Dataset of (x, y), batched or not, that fits in memory (up to 8 GiB); or a Dataset, returned
             unchanged.
-        preprocessing: "raw" (the default: values unchanged), "unit" (x/255), "symmetric" (x/127.5 - 1), or a custom
-            one. The digits, 0..16, default to pixel/16.
+        preprocessing: "raw" (the default: values unchanged), "unit" (x/255), "symmetric" (x/127.5 - 1), "caffe" or
+            "torch" (see `Preprocessing.named`), or a custom one. The digits, 0..16, default to pixel/16.
         size: (height, width) to resize images to.
         color: "rgb" or "grayscale"; None keeps the color of the images.
         seed: of every split.
@@ -92,7 +92,7 @@ def _loaded(
     """Check and split what was read. Raise `DataError` as `load_data` does."""
     _check_classes(parts)
     if not parts.files:  # files are checked when they are listed and when they are decoded
-        _check_inputs(parts, scaled=preprocessing in ("unit", "symmetric"))
+        _check_inputs(parts, scaled=isinstance(preprocessing, str) and preprocessing != "raw")
     labels, task, label_notes = understand({name: y for name, (_, y) in parts.pairs.items()}, parts.class_names)
     groups = {name: task.groups(part) for name, part in labels.items()}
     chosen, split_notes = plan(groups, validation=validation, test=test, seed=seed, limit=limit)
@@ -182,7 +182,7 @@ def _check_inputs(parts: Parts, *, scaled: bool) -> None:
     largest = max(float(np.abs(x).max()) for x in inputs.values())
     if scaled and largest <= 1 and inputs["train"].dtype.kind == "f":
         raise DataError(
-            f'Expected pixels of 0..255 for preprocessing "unit" or "symmetric", got floats of at most '
+            f"Expected pixels of 0..255 for this preprocessing, got floats of at most "
             f"{largest:g}; leave preprocessing out, because they are already scaled."
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,18 +11,33 @@ import numpy as np
 from tfopt.errors import DataError
 
 Color = Literal["rgb", "grayscale"]
-NAMED = {"raw": (1.0, 0.0), "unit": (1 / 255, 0.0), "symmetric": (1 / 127.5, -1.0)}
+Order = Literal["rgb", "bgr"]
+Factor = float | tuple[float, ...]
+
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in 0..1, red, green, blue
+NAMED: dict[str, dict[str, Any]] = {
+    "raw": {"scale": 1.0, "offset": 0.0},
+    "unit": {"scale": 1 / 255, "offset": 0.0},
+    "symmetric": {"scale": 1 / 127.5, "offset": -1.0},
+    "caffe": {"scale": 1.0, "offset": (-103.939, -116.779, -123.68), "order": "bgr"},
+    "torch": {
+        "scale": tuple(1 / (255 * deviation) for deviation in _DEVIATION),
+        "offset": tuple(-mean / deviation for mean, deviation in zip(_MEAN, _DEVIATION, strict=True)),
+    },
+}
+"""The ways of feeding pixels that have a name. The last three are the modes "tf", "caffe" and "torch" of Keras."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Model inputs as `pixel * scale + offset` in float32, from images of `size` and `color`.
+    """Model inputs as `pixel * scale + offset` in float32, from images of `size`, `color` and channel `order`.
 
     Args:
         size: (height, width) that images are resized to, bilinear with antialiasing; None keeps their size.
         color: "rgb" or "grayscale" (ITU-R 601-2 luma); None keeps the channels.
-        scale: factor on every value; finite and not 0.
-        offset: added after the factor; finite.
+        scale: factor on every value, or one for each channel in the order fed; finite and not 0.
+        offset: added after the factor, likewise; finite.
+        order: of the colors fed, "rgb" or "bgr"; images are read as RGB.
 
     Raises:
         DataError: a field is out of these ranges.
@@ -30,8 +45,9 @@ class Preprocessing:
 
     size: tuple[int, int] | None = None
     color: Color | None = None
-    scale: float = 1.0
-    offset: float = 0.0
+    scale: Factor = 1.0
+    offset: Factor = 0.0
+    order: Order = "rgb"
 
     def __post_init__(self) -> None:
         """Raise `DataError` for a field that no image can satisfy."""
@@ -39,27 +55,57 @@ class Preprocessing:
             object.__setattr__(self, "size", _checked_size(self.size))
         if self.color not in (None, "rgb", "grayscale"):
             raise DataError(f'Expected color "rgb", "grayscale" or None, got {self.color!r}.')
-        if not (math.isfinite(self.scale) and math.isfinite(self.offset)) or self.scale == 0:
+        if self.order not in ("rgb", "bgr"):
+            raise DataError(f'Expected order "rgb" or "bgr", got {self.order!r}.')
+        if not all(math.isfinite(value) for value in (*_each(self.scale), *_each(self.offset))) or 0 in _each(
+            self.scale
+        ):
             raise DataError(
                 f"Expected a finite scale other than 0 and a finite offset, got {self.scale} and {self.offset}."
             )
+        if len({len(values) for values in (self.scale, self.offset) if isinstance(values, tuple)}) > 1:
+            raise DataError(f"Expected as many scales as offsets, got {self.scale} and {self.offset}.")
 
     @classmethod
     def named(cls, name: str) -> Preprocessing:
-        """Return a preprocessing for pixels 0..255: "raw" (unchanged), "unit" (x/255) or "symmetric" (x/127.5 - 1)."""
+        """Return a preprocessing for pixels 0..255.
+
+        "raw" leaves them unchanged, "unit" is x/255, "symmetric" x/127.5 - 1; "caffe" has BGR order and subtracts the
+        mean of ImageNet, "torch" is (x/255 - mean) / deviation of ImageNet.
+        """
         if name not in NAMED:
             raise DataError(f"Expected a preprocessing named {', '.join(NAMED)}, got {name!r}.")
-        scale, offset = NAMED[name]
-        return cls(scale=scale, offset=offset)
+        return cls(**NAMED[name])
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether it treats the channels of RGB images differently."""
+        return self.order != "rgb" or isinstance(self.scale, tuple) or isinstance(self.offset, tuple)
+
+    def rescaled(self, name: str) -> Preprocessing:
+        """Return `Preprocessing.named(name)` with the size and color of this one."""
+        return replace(self.named(name), size=self.size, color=self.color)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Return `values * scale + offset` in float32 as a new array; reading has already applied size and color."""
         fed = values.astype(np.float32)
+        if self.per_channel:
+            self._check_channels(fed.shape)
+        if self.order == "bgr":
+            fed = np.ascontiguousarray(fed[..., ::-1])
         if self.scale != 1:
-            fed *= np.float32(self.scale)
+            fed *= np.asarray(self.scale, np.float32)
         if self.offset != 0:
-            fed += np.float32(self.offset)
+            fed += np.asarray(self.offset, np.float32)
         return fed
+
+    def _check_channels(self, shape: tuple[int, ...]) -> None:
+        wanted = max(len(_each(self.scale)), len(_each(self.offset)), 3 if self.order == "bgr" else 1)
+        if len(shape) < 2 or shape[-1] != wanted:
+            raise DataError(
+                f"Expected inputs of {wanted} channels for a preprocessing of each channel, got shape {shape}; pass "
+                'color="rgb", or another preprocessing.'
+            )
 
     def describe(self) -> str:
         """Return a description such as "RGB images resized to 32x32, fed as float32 pixel/127.5 - 1"."""
@@ -70,6 +116,11 @@ class Preprocessing:
         return f"{subject}, fed as float32 {self._formula('pixel' if images else 'value')}"
 
     def _formula(self, unit: str) -> str:
+        if self.per_channel:
+            order = ", blue first" if self.order == "bgr" else ""
+            scale, offset = (", ".join(f"{value:.6g}" for value in _each(part)) for part in (self.scale, self.offset))
+            return f"{unit} * ({scale}) + ({offset}){order}"
+        assert isinstance(self.scale, int | float) and isinstance(self.offset, int | float)
         factor = "" if self.scale == 1 else f" * {self.scale:g}"
         divisor = f"{1 / self.scale:.6g}"
         if factor and math.isclose(float(divisor), 1 / self.scale, rel_tol=1e-9):
@@ -89,7 +140,12 @@ class Preprocessing:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise DataError(f"Expected the preprocessing keys {sorted(known)}, also got {unknown}.")
-        return cls(**values)
+        plain: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in values.items()}
+        return cls(**plain)
+
+
+def _each(factor: Factor) -> tuple[float, ...]:
+    return factor if isinstance(factor, tuple) else (factor,)
 
 
 def _checked_size(size: Any) -> tuple[int, int]:

@@ -31,6 +31,13 @@ def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
             f"{source}: no such file or folder. Give the path of a model file or SavedModel folder, or a TF-Hub handle "
             "(a URL such as https://tfhub.dev/...)."
         )
+    model = _read(source, path, allow_unsafe)
+    if path.exists():
+        annotate(model, path=path)
+    return model
+
+
+def _read(source: str | os.PathLike[str], path: Path, allow_unsafe: bool) -> Any:
     if path.is_file() and not path.name.endswith((".tar.gz", ".tgz")):
         return models.load_model(path, allow_unsafe=allow_unsafe)
     if (path / "saved_model.pb").is_file() and models.kind(path) == "tf_keras":

@@ -78,9 +78,10 @@ class Teacher(Answering):
         if self._sample is None:
             return tuple(found)
         found.extend(way_between(self._sample, self._wanted(), self.name).notes)
-        factor, offset = self._scaling()
-        if (factor, offset) != (1, 0):
-            found.append(f"teacher '{self.name}' is fed the student's values * {factor:.6g} {offset:+.6g}")
+        factor, offset, swapped = self._scaling()
+        if (factor, offset, swapped) != (1, 0, False):
+            order = ", red and blue swapped," if swapped else ""
+            found.append(f"teacher '{self.name}' is fed the student's values{order} * {_numbers(factor, offset)}")
         if self.form in ("softmax", "sigmoid"):
             found.append(
                 f"teacher '{self.name}' gives probabilities ({self.form}); the student learns from their logits"
@@ -90,12 +91,17 @@ class Teacher(Answering):
     @property
     @override
     def identity(self) -> dict[str, Any]:
-        factor, offset = self._scaling()
+        factor, offset, swapped = self._scaling()
         return {
             "fingerprint": self.fingerprint,
             "form": self.form,
             "columns": None if self._columns is None else list(self._columns),
-            "fed": {"size": self._wanted_size(), "factor": factor, "offset": offset},
+            "fed": {
+                "size": self._wanted_size(),
+                "factor": factor,
+                "offset": offset,
+                **({"swapped": True} if swapped else {}),
+            },
             "layers": list(self.layers),
             "response": self.response,
         }
@@ -210,18 +216,28 @@ class Teacher(Answering):
         x = tf.cast(x, tf.float32)
         if self._sample is not None and not x.shape[1:].is_fully_defined():
             x = tf.ensure_shape(x, (None, *self._sample))
-        factor, offset = self._scaling()
+        factor, offset, swapped = self._scaling()
+        x = x[..., ::-1] if swapped else x
         if (factor, offset) != (1, 0):
             x = x * factor + offset
         return way_between(tuple(x.shape)[1:], self._wanted(), self.name).apply(x)
 
-    def _scaling(self) -> tuple[float, float]:
-        """Return the factor and offset from the student's scale, via pixels, to the teacher's."""
+    def _scaling(self) -> tuple[Any, Any, bool]:
+        """Return the way from the student's scale, via pixels, to the teacher's.
+
+        Factor and offset, one number each or one for each of the teacher's channels, and whether red and blue swap
+        before.
+        """
         own, student = self.preprocessing, self._student
         if own is None or student is None:
-            return 1.0, 0.0
-        factor = own.scale / student.scale
-        return factor, own.offset - student.offset * factor
+            return 1.0, 0.0, False
+        swapped = own.order != student.order
+        scale, shift = (
+            np.asarray(each)[..., ::-1] if swapped and np.ndim(each) else np.asarray(each)
+            for each in (student.scale, student.offset)
+        )
+        factor = np.asarray(own.scale) / scale
+        return factor.tolist(), (np.asarray(own.offset) - shift * factor).tolist(), swapped
 
     def _wanted(self) -> Shape | None:
         """Return the input shape of the source; where it is free, the size and colors of its preprocessing."""
@@ -241,6 +257,12 @@ def _tolerance(dtype: Any, step: float | None, classes: int) -> Tolerance:
     """Return the rounding tolerance of probabilities: in sum, half a step for each class."""
     sums = classes * step / 2 + 1e-3 if step else {"float16": 1e-2, "bfloat16": 5e-2}.get(dtype.name, 1e-3)
     return Tolerance(sums=sums, bounds=1e-6)
+
+
+def _numbers(factor: Any, offset: Any) -> str:
+    if np.ndim(factor) == np.ndim(offset) == 0:
+        return f"{factor:.6g} {offset:+.6g}"
+    return " + ".join("(" + ", ".join(f"{value:.6g}" for value in np.ravel(part)) + ")" for part in (factor, offset))
 
 
 def _as_preprocessing(given: Preprocessing | str) -> Preprocessing:
