@@ -49,7 +49,7 @@ def small(api, *first, outputs=3):
 def test_a_model_that_scales_its_inputs_says_what_it_takes(api, inside, expected):
     data, (note,) = choose_preprocessing(small(api, *inside(api.layers)), images_of(), None)
     assert data.preprocessing == images_of().with_preprocessing(expected).preprocessing
-    assert note.startswith(f"images are fed as '{expected}': the model scales its inputs itself")
+    assert note.startswith(f"preprocessing '{expected}': the model scales its inputs itself")
 
 
 def test_what_stands_beside_the_model_wins(tmp_path):
@@ -59,7 +59,7 @@ def test_what_stands_beside_the_model_wins(tmp_path):
     data, (note,) = choose_preprocessing(model_from(tmp_path / "model.keras"), images_of(), None)
     assert (data.preprocessing.scale, data.preprocessing.offset) == ((0.1, 0.2, 0.3), -1.0)
     assert (data.preprocessing.order, data.preprocessing.size) == ("bgr", (8, 8))
-    assert "data.json beside the model states" in note
+    assert "preprocessing of data.json beside the model: " in note
     (tmp_path / "data.json").write_text('{"preprocessing": {"factor": 3}}')
     with pytest.raises(DataError, match=r"data\.json"):
         choose_preprocessing(model_from(tmp_path / "model.keras"), images_of(), None)
@@ -91,7 +91,7 @@ def test_a_pretrained_architecture_is_fed_as_it_was_trained():
     x = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3)).astype("uint8")
     data, (note,) = choose_preprocessing(mobilenet(1000), load_data((x, np.arange(30) % 2)), None)
     assert data.preprocessing.scale == pytest.approx(1 / 127.5) and data.preprocessing.offset == -1
-    assert "which the MobileNet of keras.applications was trained with" in note
+    assert "'symmetric': the MobileNet of keras.applications was trained with it" in note
 
 
 def test_the_same_architecture_for_other_classes_is_measured():
@@ -99,8 +99,8 @@ def test_the_same_architecture_for_other_classes_is_measured():
     x = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3)).astype("uint8")
     data, notes = choose_preprocessing(mobilenet(2), load_data((x, np.arange(60) % 2)), None)
     assert data.preprocessing.scale == pytest.approx(1 / 127.5)
-    assert "as the MobileNet of keras.applications, whose structure the model has" in notes[0]
-    assert "the preprocessing is a guess" in notes[1] and "--preprocessing" in notes[1]
+    assert "as for the MobileNet of keras.applications, whose structure the model has" in notes[0]
+    assert "'symmetric' is a guess" in notes[1] and "--preprocessing" in notes[1]
 
 
 def clipping(order=None):
@@ -137,7 +137,7 @@ def test_a_tie_is_said_and_the_user_asked():
     source = keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.Dense(8, name="same")(x)))
     _, notes = choose_preprocessing(source, images_of(channels=1), None)
     assert "raw: LogME" in notes[0] and "caffe" not in notes[0]  # gray images have no order of colors
-    assert "nearly tied; if it is wrong, state it: --preprocessing" in notes[1]
+    assert "nearly tied with" in notes[1] and "if it is wrong, state it: --preprocessing" in notes[1]
 
 
 def test_data_that_states_its_preprocessing_is_left_alone():

@@ -13,7 +13,7 @@ from tfopt.base import keras_compat
 from tfopt.base.config import config
 from tfopt.data import Dataset, fit_to_model
 from tfopt.data.split import choose
-from tfopt.errors import ModelError, RecipeError
+from tfopt.errors import RecipeError
 from tfopt.models.sources import model_from
 from tfopt.surgery.body import Body, Pooling, body_of
 from tfopt.tasks import task_of
@@ -155,11 +155,6 @@ class FeatureTransfer(Transfer):
         why = self._why_adam(products, can_fit(task, train.labels) and train.inputs.nbytes <= BYTES_IN_MEMORY)
         if why:
             return self._trained_head(model, width, features, why, progress)
-        if not np.isfinite(train.inputs).all():
-            raise ModelError(
-                f"Expected finite features, got NaN or infinity from '{model.name}'; look for extreme weights in the "
-                "source and extreme values in the data."
-            )
         found = fit_linear_head(train.x(), train.y(), task, seed=self.seed, views=self.views)
         model.layers[-1].set_weights([found.kernel, found.bias])
         return [f"head fitted on {len(train):,} features: {found.note}"]

@@ -53,22 +53,22 @@ def choose_preprocessing(
     try:
         extractor = feature_extractor(source, layer=layer, input_shape=input_shape)
     except ModelError as error:
-        return data, [f"images are fed as they are, since no features can tell how the model was trained: {error}"]
+        return data, [f"preprocessing 'raw', because no features can show what the model was trained with: {error}"]
     taken = extractor.input_shape[1:]
     if len(taken) != 3 or any(size not in (None, own) for size, own in zip(taken, data.input_shape, strict=True)):
         return data, []
     graph = walk(source)
     if stated := _stated_beside(annotations(source).path):
-        return _fed(data, stated), [f"images are fed as data.json beside the model states: {stated.describe()}"]
+        return _fed(data, stated), [f"preprocessing of data.json beside the model: {stated.describe()}"]
     images = data.train.inputs[data.train.spread(16)]
     if name := _rescaled_inside(graph, images):
-        why = f"images are fed as '{name}': the model scales its inputs itself; {ADVICE}"
+        why = f"preprocessing '{name}': the model scales its inputs itself; {ADVICE}"
         return data.with_preprocessing(name), [why]
     known = known_architecture(graph)
     if known and data.input_shape[-1] != 3 and Preprocessing.named(known[1]).per_channel:
         known = None
     if known and _is_pretrained(graph):
-        why = f"images are fed as '{known[1]}', which the {known[0]} of keras.applications was trained with; {ADVICE}"
+        why = f"preprocessing '{known[1]}': the {known[0]} of keras.applications was trained with it; {ADVICE}"
         return data.with_preprocessing(known[1]), [why]
     return _measured(extractor, data, known)
 
@@ -180,13 +180,13 @@ def _measured(extractor: Any, data: Dataset, known: tuple[str, str] | None) -> t
     highest = max(probes, key=lambda name: probes[name].logme)
     near += [highest] if highest not in (best, *near) else []
     said = "; ".join(f"{name}: {probe}" for name, probe in probes.items())
-    chosen, why = best, "the lowest cross-validated loss"
+    chosen, why = best, "lowest cross-validated loss"
     if known and near and known[1] in (best, *near):
-        chosen, why = known[1], f"as the {known[0]} of keras.applications, whose structure the model has"
-    notes = [f"images are fed as '{chosen}', {why} on features of {len(rows)} images ({said})"]
+        chosen, why = known[1], f"as for the {known[0]} of keras.applications, whose structure the model has"
+    notes = [f"preprocessing '{chosen}': {why}; linear heads on features of {len(rows)} images: {said}"]
     if near:
         rivals = ", ".join(name for name in (best, *near) if name != chosen)
-        notes.append(f"the preprocessing is a guess: '{chosen}' and {rivals} are nearly tied; {ADVICE}")
+        notes.append(f"preprocessing '{chosen}' is a guess, because it is nearly tied with {rivals}; {ADVICE}")
     return data.with_preprocessing(chosen), notes
 
 
