@@ -122,7 +122,9 @@ def _rescaled_inside(graph: Graph, images: np.ndarray) -> str | None:
     ways = [name for name in NAMED if not Preprocessing.named(name).per_channel]
     distances = {name: _distance(reached(Preprocessing.named(name).apply(wide))) for name in ways}
     best, second, *_ = sorted(distances, key=lambda name: distances[name])
-    distinct = distances[second] - distances[best] > SAME_SCALE
+    # Layers that undo any scale, such as a unit norm, give raw and scaled pixels alike.
+    gaps = (distances[second] - distances[best], abs(distances["raw"] - distances["unit"]))
+    distinct = min(gaps) > SAME_SCALE
     return best if distances[best] < WELL_SCALED and distinct else None
 
 
