@@ -42,6 +42,7 @@ def folder(tmp_path, monkeypatch, write_photos):
     """The folder in which a page runs, with photos/, dark ones and light ones."""
     write_photos(tmp_path / "photos", 50)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tfopt.stages.Stage.epochs_on", lambda stage, steps: stage.epochs)  # the photos are easy
     monkeypatch.syspath_prepend(tmp_path)  # modules that a page assumes
     return tmp_path
 
@@ -150,6 +151,12 @@ def of_transfer():
     assert names["extractor"].output_shape == (None, 8)
     assert names["made"].model.output_shape == (None, 2)
     assert names["model"].output_shape == (None, 3)
+
+
+def of_training():
+    names = {}
+    yield names
+    assert names["recipe"].max_drop == 0.03 and names["recipe"].stages[0].retry == "lower"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -70,10 +70,11 @@ def files(tmp_path_factory):
         model.save(folder / name)
     model.set_weights([np.where(np.abs(kernel) < 1, 0, kernel), bias])
     tfopt.export_tflite(model, folder / "sparse.tflite", representative_data=x)
-    recipe = tfopt.Recipe(stages=(tfopt.Cluster(number_of_clusters=4, epochs=2),), name="quick")
+    recipe = tfopt.Recipe(stages=(tfopt.Cluster(number_of_clusters=4, epochs=2, min_steps=0),), name="quick")
     (folder / "recipe.json").write_text(recipe.to_json())
     (folder / "recipe.py").write_text(
-        "import tfopt\nrecipe = tfopt.Recipe(name='quick', stages=(tfopt.Cluster(number_of_clusters=4, epochs=2),))\n"
+        "import tfopt\nstages = (tfopt.Cluster(number_of_clusters=4, epochs=2, min_steps=0),)\n"
+        "recipe = tfopt.Recipe(name='quick', stages=stages)\n"
     )
     return {path.name: path for path in folder.iterdir()} | {"x": x, "y": y, "kernel": kernel, "bias": bias}
 
@@ -388,7 +389,7 @@ def test_every_recipe_is_a_script_and_a_file(path, monkeypatch, capsys):
 
 def test_a_recipe_script_runs_for_real(files, tmp_path):
     arguments = ("--model", files["model.keras"], "--data", files["data.npz"], "--out", tmp_path / "out")
-    done = script(RECIPES / "quantize_aware.py", *arguments, "--epochs-factor", 0.3, "--limit", 60)
+    done = script(RECIPES / "quantize_aware.py", *arguments, "--epochs-factor", 0.01, "--limit", 60)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     assert "exported int8" in done.stdout
@@ -399,6 +400,30 @@ def test_a_recipe_script_runs_for_real(files, tmp_path):
     assert again.returncode == 2
     assert again.stderr.startswith("error: The folder")
     assert not list((tmp_path / "here").iterdir())
+
+
+def test_repeats_give_mean_and_spread(files, tmp_path):
+    arguments = ("--model", files["model.keras"], "--data", files["data.npz"], "--out", tmp_path / "out", "--seed", 3)
+    done = tfopt_command("run", files["recipe.json"], *arguments, "--repeats", 2, "--epochs-factor", 0.1, "--quiet")
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["repeats.json", "seed_3", "seed_4"]
+    found = json.loads((tmp_path / "out" / "repeats.json").read_text())
+    reports = [json.loads((tmp_path / "out" / f"seed_{seed}" / "report.json").read_text()) for seed in (3, 4)]
+    assert [report["recipe"]["training"]["seed"] for report in reports] == found["seeds"] == [3, 4]
+    first, second = (report["rows"][-1]["metrics"]["accuracy"] for report in reports)
+    assert found["steps"][-1]["mean"]["accuracy"] == pytest.approx((first + second) / 2)
+    assert f"{(first + second) / 2:.4f} ±" in done.stdout
+
+
+def test_a_failed_guard_is_exit_code_1_and_results_are_there(files, tmp_path):
+    ruinous = tfopt.Recipe(stages=(tfopt.Prune(final_sparsity=0.9, schedule="one-shot", epochs=0),), name="ruinous")
+    (tmp_path / "ruinous.json").write_text(ruinous.to_json())
+    arguments = ("--model", files["model.keras"], "--data", files["data.npz"], "--out", tmp_path / "out")
+    done = tfopt_command("run", tmp_path / "ruinous.json", *arguments, "--quiet")
+    assert done.exit_code == 1, done.output
+    assert "Prune (not kept)" in done.stdout
+    assert "error: Prune ended the run: accuracy " in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*FILES, "Prune_not_kept.keras"])
 
 
 # Teachers -----------------------------------------------------------------------------------------

@@ -52,7 +52,11 @@ def teacher(data):
 
 
 RECIPE = tfopt.Recipe(
-    stages=(tfopt.FineTune(epochs=3), tfopt.Prune(final_sparsity=0.5, epochs=2), tfopt.Quantize(epochs=1)),
+    stages=(
+        tfopt.FineTune(epochs=3),
+        tfopt.Prune(final_sparsity=0.5, epochs=2, min_steps=0),
+        tfopt.Quantize(epochs=1, min_steps=0),
+    ),
     training=tfopt.Training(horizontal_flip=True, shift=0.125, batch_size=16, learning_rate=1e-2),
     distillation=Distillation(losses=(Hinton(), FitNets(layers=(("conv", "conv"),))), views=2),
 )

@@ -10,7 +10,7 @@ import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError
 from tfopt.evaluate.report import Row
-from tfopt.run import optimize
+from tfopt.run import step
 from tfopt.run.checkpoint import Checkpoint, Kept, run_key
 
 ROW = Row(
@@ -87,25 +87,26 @@ def test_an_interrupted_run_resumes_and_ends_in_the_same_file(tmp_path, monkeypa
         [keras.Input((6,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3, activation="softmax")]
     )
     recipe = tfopt.Recipe(
-        stages=(tfopt.Prune(epochs=1), tfopt.Cluster(number_of_clusters=4, epochs=1)),
+        stages=(tfopt.Prune(epochs=1, min_steps=0), tfopt.Cluster(number_of_clusters=4, epochs=1, min_steps=0)),
         export=tfopt.Export(weights="float32", activations="float32"),
+        max_drop=None,
     )
     whole = tfopt.optimize(model, recipe, data, quiet=True)
     file = tmp_path / "run.npz"
-    train = optimize._Run._train
+    train = step.StageRunner.train
 
     def interrupted(run, stage, position, *rest):
         if position == 1:
             raise KeyboardInterrupt
         return train(run, stage, position, *rest)
 
-    monkeypatch.setattr(optimize._Run, "_train", interrupted)
+    monkeypatch.setattr(step.StageRunner, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
     assert file.exists()
 
     trained = []
-    monkeypatch.setattr(optimize._Run, "_train", lambda run, *rest: trained.append(rest[1]) or train(run, *rest))
+    monkeypatch.setattr(step.StageRunner, "train", lambda run, *rest: trained.append(rest[1]) or train(run, *rest))
     resumed = tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
     assert trained == [1]
     assert [row.step for row in resumed.report.rows] == [row.step for row in whole.report.rows]

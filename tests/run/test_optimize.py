@@ -111,11 +111,12 @@ RECIPE = tfopt.Recipe(
     name="all",
     stages=(
         tfopt.FineTune(epochs=1, layers=(("norm", False),)),
-        tfopt.Prune(final_sparsity=0.5, epochs=1),
-        tfopt.Cluster(number_of_clusters=8, epochs=1),
-        tfopt.Quantize(epochs=1),
+        tfopt.Prune(final_sparsity=0.5, epochs=1, min_steps=0),
+        tfopt.Cluster(number_of_clusters=8, epochs=1, min_steps=0),
+        tfopt.Quantize(epochs=1, min_steps=0),
     ),
     training=tfopt.Training(horizontal_flip=True, batch_size=32, seed=4),
+    max_drop=None,
 )
 STEPS = ["original", "FineTune", "Prune", "Cluster", "exported int8"]
 
@@ -254,7 +255,7 @@ def test_notes_say_what_was_decided(run):
 
 def test_report_json_follows_the_schema(saved):
     report = json.loads((saved / "report.json").read_text())
-    assert set(report) == {"recipe", "rows"}
+    assert set(report) == {"recipe", "rows", "verdict"}
     assert report["recipe"] == json.loads((saved / "recipe.json").read_text())
     assert [row["step"] for row in report["rows"]] == STEPS
     for row in report["rows"]:
@@ -342,7 +343,7 @@ def dense_net(package, outputs=3, last=None, width=6, seed=0):
     )
 
 
-CLUSTER = tfopt.Recipe(stages=(tfopt.Cluster(number_of_clusters=4, epochs=1),))
+CLUSTER = tfopt.Recipe(stages=(tfopt.Cluster(number_of_clusters=4, epochs=1, min_steps=0),))
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def test_json_round_trip_of_the_stages_that_end_a_recipe(stage):
 
 def test_json_is_what_a_person_would_write():
     written = json.loads(Recipe(stages=(Prune(final_sparsity=0.25), Quantize()), name="mine").to_json())
-    assert set(written) == {"name", "stages", "training", "export", "distillation", "transfer"}
+    assert set(written) == {"name", "max_drop", "stages", "training", "export", "distillation", "transfer"}
     assert written["name"] == "mine"
     assert [stage["stage"] for stage in written["stages"]] == ["Prune", "Quantize"]
     assert written["stages"][0]["final_sparsity"] == 0.25

@@ -14,7 +14,7 @@ from tfopt.base.config import config
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.registry import register
 from tfopt.errors import DataError, ModelError
-from tfopt.run import optimize
+from tfopt.run import step
 from tfopt.run.checkpoint import Checkpoint, Kept
 from tfopt.run.prepare import prepare
 from tfopt.stages.stage import Stage
@@ -127,7 +127,7 @@ def test_a_stage_that_does_not_say_that_it_resizes_is_refused(x):
 
 
 def test_the_file_has_the_sizes_and_computes_what_the_model_does(data, x):
-    recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1)), export=FLOAT)
+    recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1, min_steps=0)), export=FLOAT)
     result = tfopt.optimize(network(keras), recipe, data, quiet=True)
     assert [kernel.shape for kernel in kernels(result.model)] == SIZES
     assert isinstance(result.model, keras.Sequential)
@@ -169,9 +169,9 @@ def test_the_dry_run_and_check_try_each_stage_on_the_result_of_the_one_before(da
 @pytest.fixture(scope="module")
 def interrupted(data, tmp_path_factory):
     """The file of a run that stopped after Halve, and the result of the whole run."""
-    recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1)), export=FLOAT)
+    recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1, min_steps=0)), export=FLOAT)
     file = tmp_path_factory.mktemp("kept") / "run.npz"
-    train = optimize._Run._train
+    train = step.StageRunner.train
 
     def stops(run, stage, position, *rest):
         if position == 1:
@@ -179,7 +179,7 @@ def interrupted(data, tmp_path_factory):
         return train(run, stage, position, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimize._Run, "_train", stops)
+        patch.setattr(step.StageRunner, "train", stops)
         with pytest.raises(KeyboardInterrupt):
             tfopt.optimize(network(keras), recipe, data, quiet=True, checkpoint=file)
     return recipe, file, tfopt.optimize(network(keras), recipe, data, quiet=True).lite.data
@@ -190,8 +190,8 @@ def test_a_run_resumes_after_a_stage_that_resized(data, interrupted, monkeypatch
     file = tmp_path / "run.npz"
     shutil.copy(kept, file)
     trained = []
-    train = optimize._Run._train
-    monkeypatch.setattr(optimize._Run, "_train", lambda run, *rest: trained.append(rest[1]) or train(run, *rest))
+    train = step.StageRunner.train
+    monkeypatch.setattr(step.StageRunner, "train", lambda run, *rest: trained.append(rest[1]) or train(run, *rest))
     resumed = tfopt.optimize(network(keras), recipe, data, quiet=True, checkpoint=file)
     assert trained == [1]
     assert resumed.lite.data == whole

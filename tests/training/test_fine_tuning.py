@@ -608,7 +608,7 @@ def run(small_model, samples):
     model, seen = small_model(keras), []
     stages = (
         *fine_tuning(("depth", "inline"), epochs=1, learning_rate=0.01, batchnorm="frozen"),
-        Cluster(epochs=1, number_of_clusters=4),
+        Cluster(epochs=1, min_steps=0, number_of_clusters=4),
     )
 
     @dataclasses.dataclass
@@ -623,12 +623,14 @@ def run(small_model, samples):
     patch = pytest.MonkeyPatch()
     for kind in (FineTune, Cluster):
         watch = Watch(kind.strip)
+        patch.setattr(kind, "holds_after", lambda self, steps: steps)  # keep the last epoch, to see what it changed
         patch.setattr(kind, "strip", lambda self, applied, watch=watch: watch(self, applied))
     recipe = tfopt.Recipe(
         stages=stages,
         training=tfopt.Training(optimizer="sgd", learning_rate=0.05, schedule="one_cycle", batch_size=32),
         export=tfopt.Export(weights="float32", activations="float32"),
         distillation=tfopt.Distillation(losses=(tfopt.losses.L2SP(weight=0.01),)),
+        max_drop=None,
     )
     result = tfopt.optimize(model, recipe, tfopt.load_data(samples), quiet=True)
     patch.undo()

@@ -52,7 +52,7 @@ def recipe_of(*stages, transfer=TRANSFER, **training):
 def test_a_file_for_the_new_task(source, data, tmp_path):
     before = source.get_weights()
     result = tfopt.optimize(
-        source, recipe_of(tfopt.Prune(final_sparsity=0.5, epochs=3), tfopt.Quantize()), data, quiet=True
+        source, recipe_of(tfopt.Prune(final_sparsity=0.5, epochs=3, min_steps=0), tfopt.Quantize()), data, quiet=True
     )
     first, *_, last = result.report.rows
     assert first.step == "FeatureTransfer"
@@ -250,7 +250,7 @@ def test_no_augmentation_without_a_judge():
 def test_a_saved_model_as_source(source, data, tmp_path):
     """Its layers are rebuilt from its graph, so that they can be pruned; the report says so."""
     source.export(tmp_path / "saved", verbose=False)
-    recipe = recipe_of(tfopt.Prune(final_sparsity=0.5, epochs=3))
+    recipe = recipe_of(tfopt.Prune(final_sparsity=0.5, epochs=3, min_steps=0))
     result = tfopt.optimize(str(tmp_path / "saved"), recipe, data, quiet=True)
     assert f"the module {tmp_path / 'saved'} as native layers" in result.report.rows[0].notes
     convolution = next(layer for layer in result.model.layers if type(layer).__name__ == "Conv2D")

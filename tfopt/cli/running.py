@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,6 +60,8 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
                      help="Multiply the epochs of every stage, and of the head of a transfer, by this."),
         click.option("--seed", type=click.IntRange(min=0), help="Random seed (default: the recipe's)."),
+        click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True,
+                     help="Run with this many seeds, one folder each, and report mean and standard deviation."),
         click.option("--quiet", is_flag=True, help="Show only the report, no progress."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -163,6 +166,7 @@ def _run_into(
     overwrite: bool,
     epochs_factor: float,
     seed: int | None,
+    repeats: int,
     quiet: bool,
     preprocessing: str | None,
     limit: int | None,
@@ -208,25 +212,59 @@ def _run_into(
         )
     if min_accuracy is not None and not task_of(dataset).has_classes:
         raise RecipeError(f"--min-accuracy needs a classification task; the data are for {dataset.task}.")
-    checkpoint = out.with_name(f".{out.name}.checkpoint.npz")
-    try:
-        result = optimize(
-            keras_model,
-            recipe,
-            dataset,
-            teacher=taught,
-            quiet=quiet,
-            checkpoint=checkpoint,
-            teacher_cache=teacher_cache,
-            feature_cache=feature_cache,
-        )
-    except PromiseError as error:
-        raise kept_beside(error, out.with_name(f"{out.name}.tflite")) from error
-    result.save(out, overwrite=overwrite)
+
+    def carried_out(recipe: "Recipe", out: Path) -> Any:
+        try:
+            result = optimize(
+                keras_model,
+                recipe,
+                dataset,
+                teacher=taught,
+                quiet=quiet,
+                checkpoint=out.with_name(f".{out.name}.checkpoint.npz"),
+                teacher_cache=teacher_cache,
+                feature_cache=feature_cache,
+            )
+        except PromiseError as error:
+            raise kept_beside(error, out.with_name(f"{out.name}.tflite")) from error
+        result.save(out, overwrite=overwrite)
+        return result
+
+    if repeats > 1:
+        _repeat(carried_out, recipe, repeats, out, min_accuracy)
+        return
+    result = carried_out(recipe, out)
     click.echo(str(result.report))
+    _require_success(result, min_accuracy, out)
+    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+
+
+def _repeat(
+    carried_out: Callable[["Recipe", Path], Any], recipe: "Recipe", repeats: int, out: Path, min_accuracy: float | None
+) -> None:
+    """Carry out `recipe` with `repeats` seeds, each into a folder in `out`, and print mean and spread."""
+    from tfopt.base.files import write_atomically
+    from tfopt.base.terminal import rendered
+    from tfopt.run.repeats import spread, table
+
+    seeds = [recipe.training.seed + number for number in range(repeats)]
+    results = {}
+    for number, seed in enumerate(seeds, 1):
+        say(f"run {number} of {repeats}, seed {seed}")
+        results[out / f"seed_{seed}"] = carried_out(recipe.seeded(seed), out / f"seed_{seed}")
+    steps = spread([result.report for result in results.values()])
+    write_atomically(out / "repeats.json", json.dumps({"seeds": seeds, "steps": steps}, indent=2) + "\n")
+    click.echo(rendered(table(steps, f"{recipe.name}: mean and standard deviation of {repeats} seeds"), width=100))
+    for folder, result in results.items():
+        _require_success(result, min_accuracy, folder)
+    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+
+
+def _require_success(result: Any, min_accuracy: float | None, out: Path) -> None:
+    if not result.verdict.ok:
+        raise PromiseError(f"{result.verdict.text} All results are in {out}.")
     if min_accuracy is not None:
         _require_accuracy(result, min_accuracy, out)
-    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
 
 
 def _require_accuracy(result: Any, least: float, out: Path) -> None:

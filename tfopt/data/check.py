@@ -71,6 +71,7 @@ def fit_to_model(dataset: Dataset, input_shape: tuple[int | None, ...], num_outp
             f"The model expects inputs of shape {expected}, the data has {given}; {_advice(given, expected)}."
         )
     if dataset.labels == "sparse":
+        _check_named_classes(dataset.class_names, num_outputs)
         for name in NAMES:
             check_range(name, dataset.split(name).labels, max(num_outputs, 2))
         return
@@ -80,6 +81,18 @@ def fit_to_model(dataset: Dataset, input_shape: tuple[int | None, ...], num_outp
             f"The model has {num_outputs} outputs, the labels ({dataset.task}) have {width} values per "
             "sample; give the model an output for each, or correct the labels."
         )
+
+
+def _check_named_classes(names: tuple[str, ...] | None, num_outputs: int) -> None:
+    """Raise `DataError` unless there is an output for each class. Unnamed classes may be some of the model's."""
+    if names is None or len(names) == num_outputs or (num_outputs == 1 and len(names) == 2):
+        return
+    first = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    raise DataError(
+        f"The model has {num_outputs:,} outputs, the data has {len(names):,} classes ({first}). To train the model for "
+        "them, use a recipe with a transfer, e.g. recipes/feature_transfer.py; otherwise bring data with the model's "
+        "classes, one folder for each."
+    )
 
 
 def _advice(given: tuple[int, ...], expected: tuple[int | None, ...]) -> str:

@@ -122,6 +122,9 @@ class DistillationSession:
 
         return answers.view(view, inputs)
 
+    keeps_any_epoch = True
+    """Whether the student may get the weights of an earlier epoch."""
+
     @property
     def identity(self) -> Any:
         """Plain values that identify this teacher; None without one."""

@@ -44,14 +44,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The rows from the original model to the exported file, and the recipe."""
+    """The recipe, the rows from the original model to the exported file, and the verdict, which may be empty."""
 
     recipe: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
+    verdict: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe and the rows as plain data."""
-        return {"recipe": self.recipe, "rows": [dataclasses.asdict(row) for row in self.rows]}
+        """Return the recipe, the rows and the verdict as plain data."""
+        return {"recipe": self.recipe, "rows": [dataclasses.asdict(row) for row in self.rows], "verdict": self.verdict}
 
     def to_json(self) -> str:
         """Return `to_dict` as indented JSON that ends in a newline."""
@@ -85,6 +86,8 @@ class Report:
         for row in self.rows:
             for note in row.notes:
                 console.print(terminal.plain(f"{row.step}: {note}"))
+        if self.verdict:
+            console.print(terminal.plain(self.verdict))
         return str(console.file.getvalue()).rstrip()
 
 

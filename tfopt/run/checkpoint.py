@@ -54,7 +54,7 @@ class Checkpoint:
             ModelError: the model cannot be written.
         """
         if resized:
-            arrays: dict[str, Any] = {"model": np.frombuffer(_as_file(flat_model), np.uint8)}
+            arrays: dict[str, Any] = {"model": np.frombuffer(as_file(flat_model), np.uint8)}
         else:
             arrays = {f"weight_{i}": weight for i, weight in enumerate(flat_model.get_weights())}
         rows_as_json = json.dumps([dataclasses.asdict(row) for row in rows])
@@ -136,7 +136,8 @@ def run_key(recipe: dict[str, Any], fingerprint: str, weights: list[np.ndarray])
     return digest.hexdigest()
 
 
-def _as_file(model: Any) -> bytes:
+def as_file(model: Any) -> bytes:
+    """Return `model` as the contents of a `.keras` file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         save_model(model, path)

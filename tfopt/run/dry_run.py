@@ -63,7 +63,7 @@ def _applied(
     stage = stage.for_dry_run()
     if stage.budget and stage.budget.max_bytes is not None:
         stage = with_fewest_bits(stage, flat_model)
-    applied = stage.apply(flat_model, steps=stage.epochs * steps_per_epoch, keep=keep)
+    applied = stage.apply(flat_model, steps=stage.epochs_on(steps_per_epoch) * steps_per_epoch, keep=keep)
     if stage.last or stage.resizes:
         stage.calibrate(applied, samples)
     return stage, applied

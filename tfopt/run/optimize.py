@@ -1,21 +1,24 @@
 """optimize: the loop from a trained model to a verified, smaller file."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tfopt import bridge
-from tfopt.base.keras_compat import float32_layers, tf_keras
+from tfopt.base.keras_compat import float32_layers
 from tfopt.errors import DataError, PromiseError
 from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
-from tfopt.run.checkpoint import Checkpoint
+from tfopt.run.checkpoint import Checkpoint, as_file
 from tfopt.run.dry_run import established_before
-from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared, prepare
+from tfopt.run.guard import Guard, Verdict, predictor
+from tfopt.run.prepare import Prepared, prepare
 from tfopt.run.recipe import Recipe
+from tfopt.run.remarks import recalls
 from tfopt.run.result import Result, described
-from tfopt.search.bits import choose_bits
+from tfopt.run.step import StageRunner, Step
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
 from tfopt.tasks import task_named, task_of
@@ -23,7 +26,6 @@ from tfopt.tasks.metrics import agreement
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build
-from tfopt.training.fit import train
 
 
 def optimize(
@@ -96,9 +98,13 @@ class _Run:
         self.recipe, self.data, self.progress = prepared.recipe, prepared.data, prepared.progress
         self.session, self.checkpoint = prepared.session, prepared.checkpoint
         self.flat_model, self.notes = prepared.flat_model, list(prepared.notes)
+        self.files, self.verdict = prepared.files, Verdict()
+        self.guard = Guard(self.data, self.recipe.max_drop)
+        self.runner = StageRunner(prepared, self.guard)
         self.report = Report(self.recipe.to_dict())
 
     def result(self) -> Result:
+        self.guard.accept(self.guard.judge(predictor(self.flat_model)))
         finished = self._resume()
         if not finished:
             transfer = self.recipe.transfer
@@ -106,31 +112,64 @@ class _Run:
             taught = self.session.notes() if self.session else []
             name = type(transfer).__name__ if transfer else "original"
             self._add_row(name, self.flat_model, FLOAT, [*self.data.describe(), *self.notes, *taught])
-        before = established_before(self.recipe)
-        promises: list[Promise] = []
-        trained = self.flat_model
-        started = time.perf_counter()
-        notes: list[str] = []
+        promises, final, notes, started = self._carry_out_stages(finished)
+        lite = self._export(final, promises, notes, started)
+        if self.verdict.ok:
+            self._require_budget()
+        model = bridge.to_keras(self.flat_model, like=self.prepared.model, resized=self._resized(self.report.rows))
+        if self.checkpoint:
+            self.checkpoint.remove()
+        self.report = dataclasses.replace(self.report, verdict=self.verdict.text)
+        return Result(model, lite, self.report, self.recipe, described(self.data), self.files, self.verdict)
+
+    def _carry_out_stages(self, finished: int) -> tuple[list[Promise], Any, list[str], float]:
+        """Carry out the stages after the first `finished` ones, or those before one that fails its guard.
+
+        Returns:
+            The promises that hold, the model to export, and the notes and the start of the row of the file.
+        """
+        before, promises = established_before(self.recipe), list[Promise]()
+        final, notes, started = self.flat_model, list[str](), time.perf_counter()
         for position, stage in enumerate(self.recipe.stages):
-            started = time.perf_counter()
             if position >= finished:
-                stage, notes = self._within_budget(stage, before[position])
-                notes += stage.notes(self.flat_model, before[position])
-                trained, learned = self._train(stage, position, before[position])
-                notes += learned
-                self.flat_model = stage.strip(trained)
+                started = time.perf_counter()
+                step = self._guarded(stage, position, before[position])
+                if step is None:
+                    return promises, self.flat_model, [], time.perf_counter()
+                stage, final, notes, self.flat_model = step.stage, step.trained, step.notes, step.flat_model
             promises = [*promises, *stage.promises(self.flat_model)]
             if position >= finished and not stage.last:  # the last row is the exported file
                 self._add_row(type(stage).__name__, self.flat_model, FLOAT, notes, started)
                 self._keep()
                 started, notes = time.perf_counter(), []
-        final = trained if self.recipe.stages and self.recipe.stages[-1].last else self.flat_model
-        lite = self._export(final, promises, notes, started)
-        self._require_budget()
-        model = bridge.to_keras(self.flat_model, like=self.prepared.model, resized=self._resized(self.report.rows))
-        if self.checkpoint:
-            self.checkpoint.remove()
-        return Result(model, lite, self.report, self.recipe, described(self.data), self.prepared.files)
+            if not stage.last:
+                final = self.flat_model
+        return promises, final, notes, started
+
+    def _guarded(self, stage: Stage, position: int, keep: frozenset[str]) -> Step | None:
+        """Return `stage` carried out on the current model, if needed by a second, gentler try; None if both fail."""
+        started, name = time.perf_counter(), type(stage).__name__
+        step = self.runner.step(stage, position, self.flat_model, keep)
+        if self.guard.too_low(step.judged):
+            first = self.guard.compared(step.judged)
+            gentler = stage.gentler(stage.learning_rate or self.recipe.training.learning_rate)
+            if gentler is not None:
+                self.progress.say(f"{name}: {first}; trying once more, gentler")
+                second = self.runner.step(gentler, position, self.flat_model, keep)
+                step = max(step, second, key=lambda each: each.judged.quality)
+                step = dataclasses.replace(step, notes=[*step.notes, f"tried twice; the first time: {first}"])
+        if not self.guard.fails(step.judged):
+            self.guard.accept(step.judged)
+            return step
+        self._add_row(f"{name} (not kept)", step.flat_model, FLOAT, step.notes, started)
+        self.files = {**self.files, f"{name}_not_kept.keras": as_file(step.flat_model)}
+        self.verdict = Verdict(
+            ok=False,
+            text=f"{name} ended the run: {self.guard.compared(step.judged)}; max_drop={self.guard.max_drop:g}. "
+            "The file holds the model before that stage. Lower the target, train longer on more data, or "
+            "allow more with Recipe(max_drop=...).",
+        )
+        return None
 
     def _keep(self) -> None:
         if self.checkpoint:
@@ -152,6 +191,7 @@ class _Run:
             self.progress.say(self.notes[-1])
             return 0
         self.report.rows.extend(rows)
+        self.guard.accept(self.guard.judge(predictor(self.flat_model)))
         done = len(rows) - 1  # the first row is the original model
         self.progress.say(
             f"resuming after {rows[-1].step}: {done} of {len(self.recipe.stages)} stages are already done"
@@ -171,57 +211,6 @@ class _Run:
         if any(set(row.metrics) != metrics for row in rows):
             raise checkpoint.damaged(f"its rows do not have the metrics {', '.join(sorted(metrics))}")
 
-    def _train(self, stage: Stage, position: int, keep: frozenset[str]) -> tuple[Any, list[str]]:
-        """Return the trained result of `stage.apply`, and notes."""
-        training = self.recipe.training
-        tf_keras().utils.set_random_seed(training.seed + position)  # so that a resumed run repeats the whole one
-        steps = stage.epochs * self.prepared.steps_per_epoch
-        model = stage.apply(self.flat_model, steps=steps, keep=keep)
-        wanted = max(CALIBRATION_SAMPLES, stage.samples_wanted)
-        label = f"{position + 1}/{len(self.recipe.stages)} {type(stage).__name__}"
-
-        def say(done: str) -> None:
-            self.progress.say(f"{label} {done}")
-
-        stage.calibrate(model, self.data.representative(wanted, seed=training.seed), progress=say)
-        if not steps:
-            return model, stage.summary(model)
-        learner = self.session.student(model) if self.session else model
-        size, seed = training.batch_size, training.seed + position
-        if self.session:
-            batches = self.session.batches(size, seed=seed, epochs=stage.epochs)
-        else:
-            batches = self.data.batches("train", size, shuffle=True, seed=seed, augment=self.prepared.augmentation)
-        recorded = train(
-            learner,
-            batches,
-            self.data,
-            loss=self.prepared.loss,
-            training=training,
-            epochs=stage.epochs,
-            learning_rate=stage.learning_rate,
-            progress=self.progress,
-            label=label,
-            callbacks=stage.callbacks(),
-        )
-        return model, [*stage.summary(model), *(self.session.summary(recorded) if self.session else [])]
-
-    def _within_budget(self, stage: Stage, keep: frozenset[str]) -> tuple[Stage, list[str]]:
-        """Return `stage` with its measured choices made, and notes on them."""
-        if stage.budget is None:
-            return stage, []
-        self.progress.say("choosing the bits of each layer")
-        samples = self.data.representative(CALIBRATION_SAMPLES)
-
-        def size(chosen: Stage) -> int:
-            quick = chosen.for_dry_run()
-            model = quick.apply(self.flat_model, steps=1, keep=keep)
-            quick.calibrate(model, samples)
-            lite = build(model, self.recipe.export, self.data, proven=False)
-            return lite.size  # with the class names of the final file
-
-        return choose_bits(stage, self.flat_model, self.data, size)
-
     def _require_budget(self) -> None:
         budget = self.recipe.stages[-1].budget if self.recipe.stages else None
         if budget is not None:
@@ -239,10 +228,26 @@ class _Run:
             same = agreement(lite.predict(x), model.predict(x, verbose=0))
             notes.append(f"the file and the Keras model agree on {same:.1%} of {len(x):,} test samples")
         name = f"exported {settings.weights}"
+        if said := recalls(self.data, lite.predict):
+            notes.append(said)
         row = measured_row(name, lite, self.data, seconds=time.perf_counter() - started, notes=notes)
         self.report.rows.append(row)
-        self._require_more_than_guessing(lite)
+        self._judge_file(lite)
+        if self.verdict.ok:
+            self._require_more_than_guessing(lite)
         return lite
+
+    def _judge_file(self, lite: LiteModel) -> None:
+        """Complete the verdict: judge the exported file, unless a stage has failed, and say what nobody can tell."""
+        judged = self.guard.judge(lite.predict)
+        if self.verdict.ok and self.guard.fails(judged):
+            self.verdict = Verdict(
+                ok=False,
+                text=f"The exported file fell: {self.guard.compared(judged)}; max_drop={self.guard.max_drop:g}. "
+                "Keep more layers in float, or allow more with Recipe(max_drop=...).",
+            )
+        texts = [text for text in (self.verdict.text, self.guard.doubt()) if text]
+        self.verdict = dataclasses.replace(self.verdict, text=" ".join(texts))
 
     def _require_more_than_guessing(self, lite: LiteModel) -> None:
         if not task_of(self.data).has_classes:

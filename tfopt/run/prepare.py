@@ -17,10 +17,12 @@ from tfopt.errors import ModelError
 from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.run.dry_run import dry_run
+from tfopt.run.guard import predictor
 from tfopt.run.recipe import Recipe
+from tfopt.run.remarks import remarks
 from tfopt.run.start import judge_from, transferred
 from tfopt.training.augmentation import choose_augmentation
-from tfopt.training.fit import make_optimizer
+from tfopt.training.fit import class_weights, make_optimizer
 from tfopt.training.loss import choose_loss
 
 # Number of training inputs for a stage's `calibrate`.
@@ -97,6 +99,7 @@ def prepare(
     dataset, start, flat_model = _start(source, recipe, data)
     loss = choose_loss(flat_model, recipe.training, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
+    class_weights(recipe.training, dataset)  # fail now for a task without classes
     steps = dataset.steps(recipe.training.batch_size)
     ready = adapted_teacher(teacher, recipe.distillation, dataset) if recipe.distillation else None
     progress.say("checking that the recipe can run")
@@ -107,6 +110,9 @@ def prepare(
         made = transferred(recipe, source, dataset, cache=feature_cache, progress=progress)
         start, notes, files = made.model, made.notes, made.files
         flat_model = bridge.to_tf_keras(start)
+    said = remarks(dataset, flat_model.output_shape[-1], None if recipe.transfer or ready else predictor(flat_model))
+    for remark in said:
+        progress.say(f"note: {remark}")
     augmentation, tried = _augmentation(recipe, dataset, flat_model, ready, source)
     session = _session(recipe, ready, dataset, augmentation, teacher_cache, progress)
     if session:
@@ -120,7 +126,7 @@ def prepare(
         steps_per_epoch=steps,
         augmentation=augmentation,
         session=session,
-        notes=(*annotations(source).notes, *notes, *tried),
+        notes=(*annotations(source).notes, *said, *notes, *tried),
         files=files,
         checkpoint=_checkpoint(checkpoint, recipe, session, dataset, source if recipe.transfer else flat_model),
         progress=progress,

@@ -10,6 +10,7 @@ from tfopt import models
 from tfopt.base.files import output_folder, write_atomically
 from tfopt.data import Dataset
 from tfopt.evaluate.report import Report
+from tfopt.run.guard import Verdict
 from tfopt.run.recipe import Recipe
 from tfopt.tflite.read import LiteModel
 
@@ -25,6 +26,7 @@ class Result:
         recipe: as it was carried out.
         data: description of the data set and the preprocessing, in words.
         files: other files to save, by name.
+        verdict: whether the run kept the quality of the model.
     """
 
     model: Any
@@ -33,6 +35,7 @@ class Result:
     recipe: Recipe
     data: dict[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
+    verdict: Verdict = field(default_factory=Verdict)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write `model.tflite`, `model.keras`, `recipe.json`, `report.json` and `data.json` into `folder`.

@@ -72,6 +72,10 @@ class FineTune(Stage):
         return applied
 
     @override
+    def holds_after(self, steps: int) -> int:
+        return 0
+
+    @override
     def callbacks(self) -> list[Any]:
         return [tfmot().sparsity.keras.UpdatePruningStep()]
 

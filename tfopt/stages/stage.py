@@ -3,8 +3,8 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import field
-from typing import Any, ClassVar
+from dataclasses import field, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, field_validator
@@ -28,12 +28,17 @@ class Stage(ABC):
 
     Attributes:
         epochs: passes over the training data; 0 changes the model without training.
+        min_steps: train for more epochs if these have fewer steps (batches) than this, as on small data sets.
         learning_rate: replaces the recipe's learning rate during this stage.
+        retry: the second try if the model becomes worse by more than `Recipe.max_drop`: "longer", at half the rate for
+            twice the epochs; "lower", with a lower target, if the stage has one; "never".
         layers: ordered rules `(pattern, setting)`, see `tfopt.stages.kernels.rules`; the first match wins.
     """
 
     epochs: NonNegativeInt = 1
     learning_rate: PositiveFloat | None = None
+    min_steps: NonNegativeInt = 0
+    retry: Literal["longer", "lower", "never"] = "longer"
     layers: tuple[Rule, ...] = field(default=())
 
     establishes: ClassVar[str | None] = None
@@ -61,6 +66,35 @@ class Stage(ABC):
             if isinstance(setting, str) and not cls.takes_words:
                 raise ValueError(f"the rule for '{pattern}' sets {setting!r}; expected True, False or a number")
         return layers
+
+    def epochs_on(self, steps_per_epoch: int) -> int:
+        """Return the number of epochs on data with so many steps per epoch: `epochs`, or more for `min_steps`."""
+        return max(self.epochs, -(-self.min_steps // steps_per_epoch)) if self.epochs else 0
+
+    def gentler(self, learning_rate: float) -> "Stage | None":
+        """Return this stage for a second try, given the learning rate of the first; None for no second try."""
+        if self.retry == "lower":
+            return self._with_lower_target
+        if self.retry == "never" or not self.epochs:
+            return None
+        return replace(self, learning_rate=learning_rate / 2, epochs=2 * self.epochs, min_steps=2 * self.min_steps)
+
+    @property
+    def _with_lower_target(self) -> "Stage | None":
+        """This stage with a lower target; None if it has no target."""
+        return None
+
+    def holds_after(self, steps: int) -> int:
+        """Return the step of a training of `steps` steps from which on weights may be kept, because promises hold.
+
+        0 stands for the start. By default only the end of the training counts.
+        """
+        return steps
+
+    def __post_init__(self) -> None:
+        """Raise RecipeError for settings that contradict each other."""
+        if self.retry == "lower" and self._with_lower_target is None:
+            raise RecipeError(f'{type(self).__name__} has no target to lower. Set retry="longer" or "never".')
 
     @float32_layers()
     def apply(self, model: Any, *, steps: int, keep: Iterable[str] = ()) -> Any:

@@ -16,7 +16,7 @@ class Multilabel(Task):
     kind = "multilabel"
     activation = "sigmoid"
     formulas: ClassVar[Mapping[str, Metric]] = {"binary_accuracy": binary_accuracy}
-    keras_metric = "accuracy"
+    keras_metric = "binary_accuracy"
 
     def loss(self, *, logits: bool, outputs: int | None = None) -> Any:
         """Return the binary crossentropy."""

@@ -1,18 +1,40 @@
-"""Train a stage: the loss, the optimizer, and the fit."""
+"""Train a stage: the loss, the optimizer, the fit, and what is kept of it."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tfopt.base.keras_compat import tf_keras
+from tfopt.base.overrides import override_attributes
 from tfopt.base.progress import Progress
 from tfopt.data import Dataset
 from tfopt.errors import RecipeError
 from tfopt.tasks import task_of
+from tfopt.training import batchnorm
+from tfopt.training.best import Score, keep_best
 from tfopt.training.rates import as_remembered
 from tfopt.training.schedules import scheduled
 from tfopt.training.settings import Training
 from tfopt.training.variables import build_metric, build_optimizer
+
+# Moving averages this close to the precise statistics change no prediction worth a validation.
+LAG = 0.02
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out of a training.
+
+    Attributes:
+        history: of `fit`: a value per epoch by name.
+        notes: what was kept, in words.
+    """
+
+    history: dict[str, list[float]]
+    notes: list[str]
 
 
 def train(
@@ -27,40 +49,110 @@ def train(
     label: str,
     learning_rate: float | None = None,
     callbacks: Sequence[Any] = (),
-) -> dict[str, list[float]]:
-    """Compile `learner` (tf_keras) and fit it on `batches`, the training part of `data`, with a line per epoch.
+    keep_from: int | None = None,
+) -> Trained:
+    """Compile `learner` (tf_keras), fit it on `batches`, the training part of `data`, and keep what validates best.
 
-    `learning_rate` replaces that of `training`; `label` is the prefix of the lines.
+    That is the best epoch, and the better statistics of its BatchNormalizations: the moving averages, or those of the
+    training data.
+
+    Args:
+        learner: the model, or a learner with it as `student`.
+        batches: for one epoch.
+        data: gives the validation part, too.
+        loss: on the labels.
+        training: the settings.
+        epochs: passes over `batches`, 1 or more.
+        progress: gets a line per epoch.
+        label: the prefix of these lines.
+        learning_rate: replaces that of `training`.
+        callbacks: of the stage.
+        keep_from: the number of steps after which an epoch may be kept; 0 may also keep the start. None keeps the last.
 
     Returns:
-        The history of `fit`.
+        The history and notes.
 
     Raises:
         RecipeError: the loss is not finite.
     """
-    optimizer = make_optimizer(
-        training, learning_rate or training.learning_rate, epochs * data.steps(training.batch_size)
-    )
-    student = getattr(learner, "student", learner)
-    metric = build_metric(task_of(data).keras_metric, batches.element_spec[1].shape, student.outputs[0].shape)
-    learner.compile(
-        optimizer=build_optimizer(as_remembered(optimizer, student), learner),
-        loss=loss,
-        metrics=[metric],
+    model, task, per_epoch = getattr(learner, "student", learner), task_of(data), data.steps(training.batch_size)
+    steps = epochs * per_epoch
+    optimizer = make_optimizer(training, learning_rate or training.learning_rate, steps)
+    metric = build_metric(task.keras_metric, batches.element_spec[1].shape, model.outputs[0].shape)
+    learner.compile(optimizer=build_optimizer(as_remembered(optimizer, model), learner), loss=loss, metrics=[metric])
+    validation = data.batches("validation", 256)
+
+    def score() -> Score:
+        logs = learner.evaluate(validation, verbose=0, return_dict=True)
+        return Score.of(logs, task.keras_metric, smaller_is_better=task.smaller_is_better)
+
+    best = keep_best(
+        model,
+        task.keras_metric,
+        smaller_is_better=task.smaller_is_better,
+        first_epoch=epochs if keep_from is None else max(1, min(math.ceil(keep_from / per_epoch), epochs)),
+        start=score() if keep_from == 0 else None,
+        patience=training.patience,
     )
     lines = progress.callback(label)
-    try:
-        history = learner.fit(
-            batches,
-            epochs=epochs,
-            validation_data=data.batches("validation", 256),
-            callbacks=[*callbacks, stop_at_nan(label), lines],
-            verbose=0,
-        )
-    finally:
-        lines.stop()  # tf_keras does not notify its callbacks of an interruption
-    recorded: dict[str, list[float]] = history.history
-    return recorded
+    few = training.batchnorm == "auto" and len(data.train) < batchnorm.FEW
+    fixed = batchnorm.in_inference_mode(model) if few or training.batchnorm == "frozen" else []
+    with override_attributes(fixed or batchnorm.fitting_momentum(model, steps)):
+        try:
+            history = learner.fit(
+                batches,
+                epochs=epochs,
+                validation_data=validation,
+                callbacks=[*callbacks, stop_at_nan(label), best, lines],
+                class_weight=class_weights(training, data),
+                verbose=0,
+            )
+        finally:
+            lines.stop()  # tf_keras does not notify its callbacks of an interruption
+    notes = [best.restore(), *(_better_statistics(model, data, training.seed, score) if best.epoch != 0 else [])]
+    return Trained(history.history, [note for note in notes if note])
+
+
+def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list[str]:
+    """Keep the BatchNormalization statistics of `model` that validate better, and return a note if there is a choice.
+
+    The alternative to the moving averages are the statistics of the training data.
+    """
+    norms = batchnorm.updated_norms(model)
+    if not norms:
+        return []
+    averages = batchnorm.statistics_of(norms)
+    samples = min(len(data.train), batchnorm.SAMPLES)
+    batches = data.batches("train", 128, shuffle=True, seed=seed).take(-(-samples // 128))
+    batchnorm.recompute_statistics(model, ((x, int(x.shape[0])) for x, _ in batches))
+    precise = batchnorm.statistics_of(norms)
+    if (far := batchnorm.lag(norms, averages, precise)) < LAG:
+        batchnorm.set_statistics(norms, averages)
+        return []
+    theirs = score()
+    batchnorm.set_statistics(norms, averages)
+    ours = score()
+    compared = f"{ours.metric:.4f} with moving averages, {theirs.metric:.4f} with statistics of {samples:,} samples"
+    if theirs <= ours:
+        return [f"BatchNormalization keeps its moving averages (they lag by {far:.2f}; validation: {compared})"]
+    batchnorm.set_statistics(norms, precise)
+    return [f"BatchNormalization statistics recomputed (the moving averages lag by {far:.2f}; validation: {compared})"]
+
+
+def class_weights(training: Training, data: Dataset) -> dict[int, float] | None:
+    """Return the weight of each class in the training data, see `Training.class_weight`; None for equal weights.
+
+    Raises:
+        RecipeError: weights are asked for, but samples have no classes.
+    """
+    if training.class_weight is None:
+        return None
+    task = task_of(data)
+    if not task.has_classes:
+        raise RecipeError(f'class_weight="balanced" is for a classification; the data are for {data.task}.')
+    counts = np.bincount(task.groups(data.train.labels), minlength=task.outputs)
+    present = np.count_nonzero(counts)
+    return {number: len(data.train) / (present * max(int(count), 1)) for number, count in enumerate(counts)}
 
 
 def make_optimizer(training: Training, learning_rate: float, steps: int) -> Any:

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
-
 from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
@@ -13,6 +11,7 @@ from tfopt.graph import keras_internals
 from tfopt.graph.lookup import missing
 from tfopt.graph.types import Leaf, is_layer
 from tfopt.graph.walk import walk
+from tfopt.training.batchnorm import has_seen_data
 
 BatchNorm = Literal["frozen", "train"]
 
@@ -100,12 +99,7 @@ def first_trained(leaves: Sequence[Leaf], name: str, model: str) -> int:
 def pretrained_batchnorms(layer: Any, package: Any) -> list[Any]:
     """Return the BatchNorms in `layer`, inclusive, that have seen data; `package` is `keras` or `tf_keras`."""
     parts = [layer, *keras_internals.sublayers(layer, recursive=True)]
-    return [part for part in parts if isinstance(part, package.layers.BatchNormalization) and _has_seen_data(part)]
-
-
-def _has_seen_data(norm: Any) -> bool:
-    mean, variance = (np.asarray(weight) for weight in (norm.moving_mean, norm.moving_variance))
-    return bool(np.any(mean != 0) or np.any(variance != 1))
+    return [part for part in parts if isinstance(part, package.layers.BatchNormalization) and has_seen_data(part)]
 
 
 def _span(leaves: Sequence[Leaf], name: str, model: str) -> tuple[int, int]:

@@ -21,6 +21,13 @@ class Training:
         batch_size: samples per step.
         loss: a tf_keras loss by name; None uses the compiled loss, else one that fits labels and outputs.
         seed: of shuffling, augmentation and everything else random.
+        patience: end a stage after this many epochs without a better one on validation; None trains all of them. The
+            best epoch is kept in either case.
+        class_weight: "balanced" multiplies the loss of each sample by n / (k * c), for n samples of k classes, c of
+            which have its class. For classifications.
+        batchnorm: "frozen" trains with the statistics that pretrained BatchNormalizations have, "train" with those of
+            each batch; "auto" freezes them with fewer than 1,000 training samples. In any case the statistics that
+            validate best are kept in the end.
         horizontal_flip, shift: random augmentation of training images: mirroring, and shifts by up to this fraction of
             height and width. Each is dropped, with a note in the report, if the given model does not recognize images
             changed in that way.
@@ -33,5 +40,8 @@ class Training:
     batch_size: PositiveInt = 64
     loss: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
+    class_weight: Literal["balanced"] | None = None
+    batchnorm: Literal["auto", "train", "frozen"] = "auto"
+    patience: PositiveInt | None = None
     horizontal_flip: bool = False
     shift: NonNegativeFloat = Field(default=0.0, lt=1)

@@ -49,6 +49,9 @@ class MeanTeacherSession:
         self.labeled, self.unlabeled = _parted(data, settings.labeled, seed)
         self._learner: Any = None
 
+    keeps_any_epoch = False
+    """Whether the student may get the weights of an earlier epoch; here it gets an average at the end."""
+
     @property
     def identity(self) -> Any:
         """None: there is no teacher beside the recipe."""

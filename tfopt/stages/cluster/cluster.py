@@ -1,6 +1,7 @@
 """Cluster: limit the number of different weights per kernel (Han et al. 2015, arXiv:1510.00149, section 3)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,6 +22,11 @@ from tfopt.stages.kernels.table import kernels, require_kernels
 from tfopt.stages.prune.wrapper import hold_zeros, masked_weights, wrapped_copy, zeros_held
 from tfopt.stages.stage import Stage
 
+# Weights up to this fraction of the largest one are nearly zero.
+NEAR_ZERO = 1e-3
+# A kernel with at least this fraction of such weights, or with a channel of nothing else, gets a cluster at zero.
+NOISE = 0.05
+
 
 @config
 class Cluster(Stage):
@@ -37,9 +43,11 @@ class Cluster(Stage):
         cluster_per_channel: use `number_of_clusters` for each output channel of a Conv2D instead of for the whole
             kernel: more accurate at the same number, but with far more different values for the entropy coder.
         lloyd_iterations: k-means steps from the initial centroids before training; 0 trains the initial ones.
-        preserve_sparsity: True keeps zeros, False does not; None keeps them if an earlier stage made them.
+        preserve_sparsity: give zeros a cluster, and weights that are nearly zero too, if a kernel has many of them or a
+            channel without others. None does so in kernels with at least 3 clusters; True refuses fewer.
     """
 
+    min_steps: NonNegativeInt = 100
     number_of_clusters: int = Field(default=16, ge=2)
     cluster_centroids_init: Literal["kmeans++", "linear", "density-based", "random"] = "kmeans++"
     cluster_per_channel: bool = False
@@ -48,6 +56,16 @@ class Cluster(Stage):
 
     establishes: ClassVar[str | None] = "clusters"
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
+
+    @property
+    @override
+    def _with_lower_target(self) -> "Cluster":
+        rules = tuple((name, rule if isinstance(rule, bool) else 2 * rule) for name, rule in self.layers)
+        return replace(self, number_of_clusters=2 * self.number_of_clusters, layers=rules, retry="never")
+
+    @override
+    def holds_after(self, steps: int) -> int:
+        return 0
 
     @override
     def promises(self, model: Any) -> list[Promise]:
@@ -96,9 +114,9 @@ class Cluster(Stage):
 
     def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps
-        preserve = "sparsity" in keep if self.preserve_sparsity is None else self.preserve_sparsity
         _, numbers = self._choices(flat_model)
-        if preserve and min(numbers.values()) < 3:
+        preserve = self.preserve_sparsity is not False
+        if (self.preserve_sparsity or (preserve and "sparsity" in keep)) and min(numbers.values()) < 3:
             raise RecipeError(
                 "To keep zeros, TF-MOT needs at least 3 clusters: zero, one below and one above it; got 2. Allow more "
                 "clusters, or set preserve_sparsity=False."
@@ -107,6 +125,8 @@ class Cluster(Stage):
         clusters: dict[str, dict[str, Any]] = {}
         for (layer, weight), number in numbers.items():
             clusters.setdefault(layer, {})[weight] = number
+        if preserve:
+            _zero_what_is_nearly(flat_model, numbers)
         held = zeros_held(flat_model) if preserve else {}
 
         def wrap(layer: Any) -> Any:
@@ -133,7 +153,7 @@ class Cluster(Stage):
 
     def _settings(self, layer: Any, values: np.ndarray, number: int, preserve: bool) -> dict[str, Any]:
         """Return TF-MOT's settings for one kernel."""
-        preserve = preserve and bool(np.any(values == 0))
+        preserve = preserve and number > 2 and bool(np.any(values == 0))
         fitting = number_that_fits(values, number, self._per_channel(layer))
         init = tfmot().clustering.keras.CentroidInitialization
         methods = {
@@ -152,6 +172,22 @@ class Cluster(Stage):
     def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
         del flat_layer
         return clustered_weights(layer) if hasattr(layer, "cluster_centroids") else masked_weights(layer)
+
+
+def _zero_what_is_nearly(flat_model: Any, numbers: Mapping[Key, int]) -> None:
+    """Set the near-zero weights of kernels to be clustered to zero, in place, where they are more than noise.
+
+    Otherwise they move to the nearest centroid. The channels of a dead BatchNormalization have no others, and it
+    multiplies them by up to 1 / sqrt(epsilon): a model whose dead channels come alive fails.
+    """
+    for layer in flat_model.layers:
+        for kernel in kernels(layer) if any(name == layer.name for name, _ in numbers) else ():
+            if numbers.get((layer.name, kernel.name), 0) < 3:
+                continue
+            tiny = np.abs(kernel.values) <= NEAR_ZERO * np.abs(kernel.values).max()
+            rest = tuple(axis for axis in range(tiny.ndim) if axis != kernel.channel_axis % tiny.ndim)
+            if np.all(tiny, axis=rest).any() or tiny.mean() >= NOISE:
+                kernel.variable.assign(np.where(tiny, 0, kernel.values))
 
 
 def number_that_fits(values: np.ndarray, number: int, per_channel: bool) -> int:

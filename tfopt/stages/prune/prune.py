@@ -1,5 +1,6 @@
 """Prune: set the least important weights to zero and train the others (Zhu & Gupta 2017, arXiv:1710.01878)."""
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ from tfopt.stages.prune.wrapper import Settings, hold_zeros, masked_weights, pru
 from tfopt.stages.stage import Stage
 
 DEFAULT_SPARSITY = 0.5
+# The sparsity of a second try with a lower target, relative to that of the first.
+LOWER = 0.75
 # A polynomial ramp ends after this share of the steps; in the rest, the remaining weights recover at full sparsity.
 RAMP = 0.7
 # Maximum number of mask updates during the ramp.
@@ -52,6 +55,7 @@ class Prune(Stage):
         seed: of the random importance.
     """
 
+    min_steps: NonNegativeInt = 300
     final_sparsity: float | None = Field(default=None, ge=0, lt=1)
     distribution: Literal["uniform", "erk"] = "uniform"
     initial_sparsity: float = Field(default=0.0, ge=0, lt=1)
@@ -72,6 +76,7 @@ class Prune(Stage):
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.importance == "threshold") != (self.threshold is not None):
             raise RecipeError('importance="threshold" and threshold=... belong together; set both or neither.')
         if self.final_sparsity is not None and (self.threshold is not None or self.sparsity_m_by_n):
@@ -115,6 +120,18 @@ class Prune(Stage):
     @property
     def _one_shot(self) -> bool:
         return self.schedule == "one-shot" or self.importance == "threshold" or self.sparsity_m_by_n is not None
+
+    @property
+    @override
+    def _with_lower_target(self) -> "Prune | None":
+        if self.threshold is not None or self.sparsity_m_by_n:
+            return None
+        rules = tuple((name, LOWER * rule if isinstance(rule, float) else rule) for name, rule in self.layers)
+        return replace(self, final_sparsity=LOWER * self._target, layers=rules, retry="never")
+
+    @override
+    def holds_after(self, steps: int) -> int:
+        return 0 if self._one_shot else self._ramp(steps)[0] + 1
 
     @override
     def callbacks(self) -> list[Any]:
@@ -270,10 +287,7 @@ class Prune(Stage):
         sparsity = tfmot().sparsity.keras
         if self._one_shot:
             return sparsity.ConstantSparsity(target, begin_step=1, end_step=1, frequency=1)
-        end = self.end_step or max(self.begin_step + 1, round(RAMP * steps))
-        frequency = self.frequency or max(1, (end - self.begin_step) // MASK_UPDATES)
-        if not self.end_step:  # end on a mask update: otherwise TF-MOT would stop short of the target
-            end = self.begin_step + (end - self.begin_step) // frequency * frequency
+        end, frequency = self._ramp(steps)
         if end > steps or end <= self.begin_step or (end - self.begin_step) % frequency:
             raise RecipeError(
                 f"The pruning schedule would never reach {target}: begin_step {self.begin_step}, end_step {end}, "
@@ -290,6 +304,14 @@ class Prune(Stage):
             power=self.power,
             frequency=frequency,
         )
+
+    def _ramp(self, steps: int) -> tuple[int, int]:
+        """Return the last step of the schedule, and the steps between mask updates."""
+        end = self.end_step or max(self.begin_step + 1, round(RAMP * steps))
+        frequency = self.frequency or max(1, (end - self.begin_step) // MASK_UPDATES)
+        if not self.end_step:  # end on a mask update: otherwise TF-MOT would stop short of the target
+            end = self.begin_step + (end - self.begin_step) // frequency * frequency
+        return end, frequency
 
     def _prune_now(self, layer: Any) -> None:
         layer.pruning_step.assign(1)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from typing_extensions import override
 
 from tfopt.base.annotations import annotate
@@ -46,11 +46,16 @@ class QuantizationAware(Stage):
             TF-MOT starts at -6..6 and needs thousands of steps to forget it.
     """
 
+    min_steps: NonNegativeInt = 100
     calibration_samples: PositiveInt = 512
 
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity", "clusters"})
     last: ClassVar[bool] = True
     takes_words: ClassVar[bool] = True
+
+    @override
+    def holds_after(self, steps: int) -> int:
+        return 0
 
     @property
     @override

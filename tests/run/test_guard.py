@@ -1,0 +1,160 @@
+"""The guard: drops by hand, and runs that it ends."""
+
+import json
+
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.run.examples import digits_model
+from tfopt.run.guard import Guard
+
+
+def classes(n):
+    """A Dataset whose validation part has n samples x = label, of two classes."""
+    y = np.arange(n) % 2
+    part = (y[:, None].astype("float32"), y)
+    return tfopt.load_data((part, part, part))
+
+
+def wrong_in(data, wrong):
+    """A function that answers right on the validation samples, but for those with the numbers `wrong`."""
+    labels = data.validation.y().copy()
+    labels[list(wrong)] = 1 - labels[list(wrong)]
+    return lambda x: np.eye(2)[labels]
+
+
+def test_a_drop_is_measured_from_the_best_before():
+    data = classes(100)
+    guard = Guard(data, 0.05)
+    for wrong in (range(20), range(4), range(8)):
+        guard.accept(guard.judge(wrong_in(data, wrong)))
+    assert not guard.too_low(guard.judge(wrong_in(data, range(9))))  # 0.96 -> 0.91
+    low = guard.judge(wrong_in(data, range(10)))
+    assert low.metric == pytest.approx(0.90) and guard.too_low(low)
+    assert guard.compared(low) == "accuracy 0.9000 on 100 validation samples, 0.9600 before"
+    assert not Guard(data, None).too_low(low)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "certain"),
+    # (lost - gained) / 50 over its standard error, sqrt((lost + gained - (lost - gained)^2 / 50)) / 50, against 1.645
+    [(4, 1, False), (6, 1, True), (3, 0, True), (20, 14, False), (30, 14, True)],
+)
+def test_a_drop_within_chance_is_not_certain(lost, gained, certain):
+    data = classes(50)
+    guard = Guard(data, 0.05)
+    best = guard.judge(wrong_in(data, range(gained)))
+    other = guard.judge(wrong_in(data, range(50 - lost, 50)))
+    score = (lost - gained) / np.sqrt(lost + gained - (lost - gained) ** 2 / 50)
+    assert (score > 1.645) == certain
+    assert best.certainly_above(other) == certain
+
+
+def test_values_are_measured_in_errors_of_the_mean():
+    y = np.array([0.0, 10.0, 0.0, 10.0], "float32")
+    part = (y[:, None], y[:, None])
+    data = tfopt.load_data((part, part, part))
+    guard = Guard(data, 0.05)
+    judged = guard.judge(lambda x: x + 1.0)
+    guess = {"mse": 25.0, "mae": 5.0}
+    assert judged.metric == pytest.approx(1.0)
+    assert 1 - judged.quality in (pytest.approx(1 / guess["mse"]), pytest.approx(1 / guess["mae"]))
+
+
+def test_few_samples_are_said_to_be_few():
+    """Wilson 1927 for 45 of 50: (0.7864, 0.9565); for 4,900 of 5,000: narrower than 0.01."""
+    data = classes(50)
+    guard = Guard(data, 0.05)
+    guard.accept(guard.judge(wrong_in(data, range(5))))
+    assert guard.doubt() == (
+        "50 validation samples are too few to tell a drop of 0.05: an accuracy of 0.9000 stands for 0.7864 to 0.9565 "
+        "(95 %)"
+    )
+    data = classes(2000)
+    guard = Guard(data, 0.05)
+    guard.accept(guard.judge(wrong_in(data, range(40))))
+    assert guard.doubt() == ""
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return tfopt.load_data("digits")
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    return digits_model(digits, epochs=8)
+
+
+def run(model, digits, *stages, **recipe):
+    return tfopt.optimize(model, tfopt.Recipe(stages=stages, **recipe), digits, quiet=True)
+
+
+RUINOUS = tfopt.Prune(final_sparsity=0.98, schedule="one-shot", epochs=0)
+
+
+def test_a_ruinous_stage_ends_the_run_and_nothing_is_lost(model, digits, tmp_path):
+    result = run(
+        model, digits, tfopt.Prune(final_sparsity=0.05, schedule="one-shot", epochs=0), RUINOUS, tfopt.Quantize()
+    )
+    assert not result.verdict.ok
+    assert result.verdict.text.startswith("Prune ended the run: accuracy 0.")
+    assert [row.step for row in result.report.rows] == ["original", "Prune", "Prune (not kept)", "exported int8"]
+    first, kept, pruned, exported = (row.metrics["accuracy"] for row in result.report.rows)
+    assert pruned < first - 0.05 and exported > kept - 0.02
+    kept = [w for w in result.model.get_weights() if w.ndim > 1]
+    assert all(0.04 <= (kernel == 0).mean() < 0.3 for kernel in kept)
+    folder = result.save(tmp_path / "out")
+    assert json.loads((folder / "report.json").read_text())["verdict"] == result.verdict.text
+    lost = tfopt.load_model(folder / "Prune_not_kept.keras")
+    kernels = [w for w in lost.get_weights() if w.ndim > 1]
+    assert all((kernel == 0).mean() > 0.9 for kernel in kernels)
+
+
+def test_no_guard_without_max_drop(model, digits):
+    result = run(model, digits, RUINOUS, max_drop=None, export=tfopt.Export(allow_drift=True))
+    assert result.verdict.ok and result.verdict.text == ""
+    assert [row.step for row in result.report.rows] == ["original", "Prune", "exported int8"]
+
+
+def test_a_lower_target_on_the_second_try(model, digits):
+    stage = tfopt.Prune(final_sparsity=0.96, schedule="one-shot", epochs=1, min_steps=0, retry="lower")
+    result = run(model, digits, stage, training=tfopt.Training(learning_rate=1e-6))
+    pruned = result.report.rows[1]
+    if result.verdict.ok:
+        assert any(note.startswith("tried twice; the first time: accuracy 0.") for note in pruned.notes)
+    kernels = [w for w in result.model.get_weights() if w.ndim > 1]
+    assert not all((kernel == 0).mean() > 0.9 for kernel in kernels)
+
+
+@pytest.mark.parametrize(
+    ("stage", "gentler"),
+    [
+        (tfopt.Quantize(epochs=3, min_steps=50), tfopt.Quantize(epochs=6, min_steps=100, learning_rate=5e-4)),
+        (tfopt.Quantize(epochs=0), None),
+        (tfopt.Quantize(epochs=3, retry="never"), None),
+        (
+            tfopt.Prune(final_sparsity=0.8, layers=(("a", 0.4), ("b", False)), retry="lower"),
+            tfopt.Prune(final_sparsity=0.6, layers=(("a", 0.3), ("b", False)), retry="never"),
+        ),
+        (
+            tfopt.Cluster(number_of_clusters=8, layers=(("a", 4), ("b", True)), retry="lower"),
+            tfopt.Cluster(number_of_clusters=16, layers=(("a", 8), ("b", True)), retry="never"),
+        ),
+    ],
+)
+def test_second_tries(stage, gentler):
+    found = stage.gentler(1e-3)
+    if isinstance(stage, tfopt.Prune):
+        assert found.final_sparsity == pytest.approx(0.6) and dict(found.layers)["a"] == pytest.approx(0.3)
+        assert dict(found.layers)["b"] is False and found.retry == "never"
+    else:
+        assert found == gentler
+
+
+def test_a_stage_without_a_target_cannot_lower_it():
+    with pytest.raises(tfopt.errors.RecipeError, match=r"^Quantize has no target to lower\."):
+        tfopt.Quantize(retry="lower")
+    with pytest.raises(tfopt.errors.RecipeError, match=r"^Prune has no target to lower\."):
+        tfopt.Prune(sparsity_m_by_n=(2, 4), retry="lower")

@@ -1,0 +1,82 @@
+"""Remarks before training, on data made by hand."""
+
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.errors import DataError, RecipeError
+from tfopt.run.remarks import recalls, remarks
+from tfopt.training.fit import class_weights
+
+RNG = np.random.default_rng(0)
+
+
+def data_of(counts, test=None):
+    """`counts` training samples of each class; validation and test have five of each, unless `test` is given."""
+    y = np.repeat(np.arange(len(counts)), counts)
+    few = np.repeat(np.arange(len(counts)), 5)
+    parts = [(RNG.normal(size=(len(labels), 2)).astype("float32"), labels) for labels in (y, few, few)]
+    return tfopt.load_data((*parts[:2], test or parts[2]))
+
+
+def test_nothing_to_remark_on_ordinary_data():
+    assert remarks(data_of([20, 20, 20]), 3) == []
+
+
+def test_samples_in_two_parts():
+    train = RNG.normal(size=(30, 2)).astype("float32")
+    labels = np.arange(30) % 3
+    data = tfopt.load_data(((train, labels), (RNG.normal(size=(9, 2)), labels[:9]), (train[10:16], labels[10:16])))
+    assert remarks(data, 3) == ["6 of 6 test samples are in the training data, too: they test memory"]
+
+
+def test_classes_that_the_labels_do_not_show():
+    assert remarks(data_of([20, 20]), 1000) == ["the labels show 2 of the model's 1,000 classes"]
+
+
+def test_imbalance_and_rare_classes():
+    said = remarks(data_of([90, 20, 3]), 3)
+    assert said[0].startswith("imbalanced: 90 training samples of class 0, 3 of class 2; Training(class_weight=")
+    assert said[1].startswith("class 2 has 3 training samples: too few")
+    assert remarks(data_of([79, 20]), 2) == []  # less than four times as many
+
+
+def test_recalls_by_hand():
+    data = data_of([90, 20])
+    answers = np.array([0, 0, 0, 0, 1, 0, 0, 1, 1, 0])  # right: four of five, two of five
+    assert recalls(data, lambda x: np.eye(2)[answers]) == (
+        "balanced accuracy 0.6000; recall by class: class 0 0.800, class 1 0.400"
+    )
+    assert recalls(data, lambda x: answers[:, None] * 0.8).startswith("balanced accuracy 0.6000")
+    assert recalls(data_of([30, 20]), lambda x: np.eye(2)[answers]) == ""
+
+
+@pytest.mark.parametrize(("right", "said"), [(15, False), (8, True), (5, True)])
+def test_a_model_that_guesses(right, said):
+    """15 validation samples of three classes: five right are chance, and nine may be."""
+    data = data_of([20, 20, 20])
+    answers = data.validation.y().copy()
+    answers[right:] = (answers[right:] + 1) % 3
+    found = remarks(data, 3, lambda x: np.eye(3)[answers])
+    assert [text.startswith("the model guesses: accuracy") for text in found] == [True] * said
+
+
+def test_balanced_class_weights_by_hand():
+    data = data_of([60, 30, 10])
+    assert class_weights(tfopt.Training(class_weight="balanced"), data) == pytest.approx(
+        {0: 100 / 180, 1: 100 / 90, 2: 100 / 30}
+    )
+    assert class_weights(tfopt.Training(), data) is None
+    values = tfopt.load_data((RNG.normal(size=(40, 2)), RNG.normal(size=(40, 1))))
+    with pytest.raises(RecipeError, match=r"^class_weight=\"balanced\" is for a classification; the data are for"):
+        class_weights(tfopt.Training(class_weight="balanced"), values)
+
+
+def test_named_classes_must_be_the_models(write_photos, tmp_path, small_model):
+    """Two folders of photos for a model of four classes used to be accepted in silence."""
+    import keras
+
+    write_photos(tmp_path / "photos", 20)
+    recipe = tfopt.Recipe(stages=(tfopt.Quantize(),))
+    with pytest.raises(DataError, match=r"^The model has 4 outputs, the data has 2 classes \(dark, light\)\. "):
+        tfopt.optimize(small_model(keras), recipe, tmp_path / "photos", quiet=True)

@@ -1,0 +1,74 @@
+"""The best epoch, from logs written by hand."""
+
+import numpy as np
+import pytest
+
+from tfopt.base.keras_compat import tf_keras
+from tfopt.training.best import Score, keep_best
+
+
+def after(logs, metric="accuracy", smaller_is_better=False, first_epoch=1, start=None, patience=None):
+    """The kept epoch and the callback, where epoch n ends with all weights at n; 0 are the weights at the start."""
+    package = tf_keras()
+    model = package.Sequential([package.Input((1,)), package.layers.Dense(1)])
+    model.set_weights([np.zeros((1, 1)), np.zeros(1)])
+    start = start and Score(*start)
+    callback = keep_best(
+        model, metric, smaller_is_better=smaller_is_better, first_epoch=first_epoch, start=start, patience=patience
+    )
+    callback.set_model(model)
+    model.stop_training = False
+    for epoch, (value, loss) in enumerate(logs):
+        model.set_weights([np.full((1, 1), epoch + 1), np.full(1, epoch + 1)])
+        callback.on_epoch_end(epoch, {f"val_{metric}": value, "val_loss": loss, metric: 0.0, "loss": 0.0})
+        if model.stop_training:
+            break
+    note = callback.restore()
+    kernel, bias = model.get_weights()
+    assert kernel[0, 0] == bias[0]
+    return int(bias[0]), callback, note
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("logs", "kept"),
+    [
+        ([(0.5, 1), (0.9, 1), (0.7, 1)], 2),
+        ([(0.5, 1), (0.7, 1), (0.9, 1)], 3),
+        ([(0.9, 0.4), (0.9, 0.2), (0.9, 0.3)], 2),  # equal metrics: the lower loss
+        ([(0.9, 0.4), (0.9, 0.4)], 1),
+        ([(NAN, 0.1), (0.1, 9), (NAN, 0.1)], 2),
+    ],
+)
+def test_highest_metric_then_lowest_loss(logs, kept):
+    assert after(logs)[0] == kept
+
+
+def test_errors_are_better_when_small():
+    assert after([(3.0, 1), (1.0, 1), (2.0, 1)], metric="mae", smaller_is_better=True)[0] == 2
+
+
+def test_epochs_before_the_promise_holds_do_not_count():
+    kept, _, note = after([(0.99, 1), (0.98, 1), (0.6, 1), (0.7, 1), (0.65, 1)], first_epoch=3)
+    assert kept == 4
+    assert note == "kept epoch 4 of 5: accuracy 0.7000 on validation"
+
+
+def test_the_start_is_kept_if_no_epoch_is_better():
+    kept, _, note = after([(0.7, 0.1), (0.8, 0.1)], start=(0.8, -0.05))
+    assert kept == 0
+    assert note == "kept the weights from before the training: no epoch was better than accuracy 0.8000 on validation"
+    assert after([(0.7, 0.1), (0.81, 0.9)], start=(0.8, -0.05))[0] == 2
+
+
+def test_the_last_epoch_alone_is_no_choice():
+    kept, _, note = after([(0.9, 1), (0.5, 1)], first_epoch=2)
+    assert (kept, note) == (2, "")
+
+
+def test_patience_counts_from_the_first_epoch_that_may_be_kept():
+    logs = [(0.9, 1)] * 2 + [(0.5, 1), (0.6, 1), (0.4, 1), (0.3, 1), (0.99, 1)]
+    kept, callback, _ = after(logs, first_epoch=3, patience=2)
+    assert (kept, callback.last) == (4, 6)

@@ -1,0 +1,108 @@
+"""Remarks on data and model before training: what does not keep a run from starting, but may spoil it."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from tfopt.data import Dataset, Split
+from tfopt.run.guard import Guard
+from tfopt.tasks import task_of
+from tfopt.tasks.metrics import wilson_interval
+
+# A class with this many times the samples of another one makes a data set imbalanced.
+IMBALANCED = 4
+# Fewer training samples per class than this leave too little for a validation part.
+FEW = 5
+
+
+def remarks(data: Dataset, outputs: int, predict: Any = None) -> list[str]:
+    """Return remarks in words.
+
+    Args:
+        data: preprocessed for the model.
+        outputs: number of the model's outputs.
+        predict: maps inputs to outputs of a model that should know the task already; None if there is none.
+    """
+    found = _shared_samples(data)
+    if not task_of(data).has_classes:
+        return found
+    counts = np.bincount(_class_numbers(data, data.train), minlength=data.num_classes or 0)
+    if data.labels == "sparse" and outputs > len(counts):
+        found.append(f"the labels show {len(counts):,} of the model's {outputs:,} classes")
+    found += _counts(counts, data.class_names)
+    return [*found, *(_guesses(data, predict) if predict else [])]
+
+
+def recalls(data: Dataset, predict: Any) -> str:
+    """Return balanced accuracy and the recalls on the test part, if the classes of `data` are imbalanced; else "".
+
+    Balanced accuracy is the mean of the recalls of all classes in the test part. `predict` maps inputs to outputs.
+    """
+    if not task_of(data).has_classes or not _imbalanced(np.bincount(_class_numbers(data, data.train))):
+        return ""
+    truth, outputs = _class_numbers(data, data.test), np.asarray(predict(data.test.x()))
+    chosen = outputs.argmax(axis=-1) if outputs.shape[-1] > 1 else (outputs.reshape(-1) > 0.5).astype(int)
+    by_class = {int(c): float(np.mean(chosen[truth == c] == c)) for c in np.unique(truth)}
+    listed = ", ".join(f"{_name(c, data.class_names)} {value:.3f}" for c, value in by_class.items())
+    return f"balanced accuracy {np.mean(list(by_class.values())):.4f}; recall by class: {listed}"
+
+
+def _shared_samples(data: Dataset) -> list[str]:
+    """Remark on samples of validation and test that are in train, too: they measure memory."""
+    train = _digests(data.train)
+    found = []
+    for name in ("validation", "test"):
+        part = _digests(data.split(name))
+        if shared := sum(digest in train for digest in part):
+            found.append(f"{shared:,} of {len(part):,} {name} samples are in the training data, too: they test memory")
+    return found
+
+
+def _digests(part: Split) -> list[bytes]:
+    return [hashlib.blake2b(np.ascontiguousarray(sample).tobytes(), digest_size=16).digest() for sample in part.inputs]
+
+
+def _counts(counts: np.ndarray, names: tuple[str, ...] | None) -> list[str]:
+    found = []
+    present = np.flatnonzero(counts)
+    fewest, most = present[counts[present].argmin()], present[counts[present].argmax()]
+    if _imbalanced(counts):
+        found.append(
+            f"imbalanced: {counts[most]:,} training samples of {_name(most, names)}, {counts[fewest]:,} of "
+            f'{_name(fewest, names)}; Training(class_weight="balanced") gives all classes the same weight'
+        )
+    if counts[fewest] < FEW:
+        found.append(
+            f"{_name(fewest, names)} has {counts[fewest]} training samples: too few to learn it, or to tell on "
+            "validation data whether it was learned"
+        )
+    return found
+
+
+def _imbalanced(counts: np.ndarray) -> bool:
+    present = counts[counts > 0]
+    return len(present) > 1 and int(present.max()) >= IMBALANCED * int(present.min())
+
+
+def _guesses(data: Dataset, predict: Any) -> list[str]:
+    """Remark on a model that is no better than always naming the most frequent class."""
+    guard = Guard(data, None)
+    accuracy, labels = guard.judge(predict).metric, _class_numbers(data, data.validation)
+    often = float(np.bincount(labels).max() / len(labels))
+    low, _ = wilson_interval(round(accuracy * len(labels)), len(labels))
+    if low > often:
+        return []
+    return [
+        f"the model guesses: accuracy {accuracy:.4f} on {len(labels):,} validation samples, where naming the most "
+        f"frequent class has {often:.4f}. The usual causes are the preprocessing ({data.preprocessing.describe()}), "
+        "the order of the classes and the size of the images"
+    ]
+
+
+def _class_numbers(data: Dataset, part: Split) -> np.ndarray:
+    return task_of(data).groups(part.labels)
+
+
+def _name(number: Any, names: tuple[str, ...] | None) -> str:
+    return f"'{names[number]}'" if names else f"class {number}"

@@ -1,0 +1,121 @@
+"""One stage of a run: choose its bits, train it, strip it and judge it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tfopt.base.keras_compat import tf_keras
+from tfopt.run.guard import Guard, Judged, predictor
+from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
+from tfopt.search.bits import choose_bits
+from tfopt.stages import Stage
+from tfopt.tflite.write.export import build
+from tfopt.training.fit import train
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage that has been carried out.
+
+    Attributes:
+        stage: with its measured choices made.
+        trained: what `apply` returned, trained.
+        flat_model: the same without wrappers.
+        notes: for the report.
+        judged: on validation data.
+    """
+
+    stage: Stage
+    trained: Any
+    flat_model: Any
+    notes: list[str]
+    judged: Judged
+
+
+class StageRunner:
+    """Carries out stages of a prepared run.
+
+    Args:
+        prepared: the run.
+        guard: judges the results.
+    """
+
+    def __init__(self, prepared: Prepared, guard: Guard) -> None:
+        self._run, self._guard = prepared, guard
+
+    def step(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]) -> Step:
+        """Return the result of `stage`, the one at `position` of the recipe, on `flat_model`.
+
+        Args:
+            stage: to carry out.
+            position: decides the seed.
+            flat_model: the result of the stages before; not changed.
+            keep: what they established.
+
+        Raises:
+            PromiseError: the training did not reach the stage's target.
+        """
+        stage, notes = self._within_budget(stage, flat_model, keep)
+        notes += stage.notes(flat_model, keep)
+        trained, learned = self.train(stage, position, flat_model, keep)
+        judged = self._guard.judge(predictor(trained))
+        return Step(stage, trained, stage.strip(trained), [*notes, *learned], judged)
+
+    def train(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]) -> tuple[Any, list[str]]:
+        """Return the trained result of `stage.apply`, and notes."""
+        training = self._run.recipe.training
+        tf_keras().utils.set_random_seed(training.seed + position)  # so that a resumed run repeats the whole one
+        epochs = stage.epochs_on(self._run.steps_per_epoch)
+        steps = epochs * self._run.steps_per_epoch
+        model = stage.apply(flat_model, steps=steps, keep=keep)
+        wanted = max(CALIBRATION_SAMPLES, stage.samples_wanted)
+        label = f"{position + 1}/{len(self._run.recipe.stages)} {type(stage).__name__}"
+
+        def say(done: str) -> None:
+            self._run.progress.say(f"{label} {done}")
+
+        stage.calibrate(model, self._run.data.representative(wanted, seed=training.seed), progress=say)
+        if not steps:
+            return model, stage.summary(model)
+        learner = self._run.session.student(model) if self._run.session else model
+        size, seed = training.batch_size, training.seed + position
+        if self._run.session:
+            batches = self._run.session.batches(size, seed=seed, epochs=epochs)
+        else:
+            batches = self._run.data.batches("train", size, shuffle=True, seed=seed, augment=self._run.augmentation)
+        trained = train(
+            learner,
+            batches,
+            self._run.data,
+            loss=self._run.loss,
+            training=training,
+            epochs=epochs,
+            learning_rate=stage.learning_rate,
+            progress=self._run.progress,
+            label=label,
+            callbacks=stage.callbacks(),
+            keep_from=self._keep_from(stage, steps),
+        )
+        more = f"{epochs} epochs instead of {stage.epochs}, for min_steps={stage.min_steps}"
+        notes = [more] if epochs > stage.epochs else []
+        taught = self._run.session.summary(trained.history) if self._run.session else []
+        return model, [*notes, *trained.notes, *stage.summary(model), *taught]
+
+    def _keep_from(self, stage: Stage, steps: int) -> int | None:
+        """Return the step from which on `train` may keep an epoch; None if only the last one counts."""
+        return stage.holds_after(steps) if self._run.session is None or self._run.session.keeps_any_epoch else None
+
+    def _within_budget(self, stage: Stage, flat_model: Any, keep: frozenset[str]) -> tuple[Stage, list[str]]:
+        """Return `stage` with its measured choices made, and notes on them."""
+        if stage.budget is None:
+            return stage, []
+        self._run.progress.say("choosing the bits of each layer")
+        samples = self._run.data.representative(CALIBRATION_SAMPLES)
+
+        def size(chosen: Stage) -> int:
+            quick = chosen.for_dry_run()
+            model = quick.apply(flat_model, steps=1, keep=keep)
+            quick.calibrate(model, samples)
+            lite = build(model, self._run.recipe.export, self._run.data, proven=False)
+            return lite.size  # with the class names of the final file
+
+        return choose_bits(stage, flat_model, self._run.data, size)
