@@ -114,7 +114,7 @@ def test_load_reads_a_file(tmp_path):
         ("[]", ["list"]),
         ('{"stages": [{"stage": "Prune", "final_sparsit": 0.5}]}', ["Prune.final_sparsit", "0.5"]),
         ('{"stages": [{"stage": "Prune", "final_sparsity": "much"}]}', ["Prune.final_sparsity", "'much'"]),
-        ('{"stages": [{"stage": "Prune", "final_sparsity": 1.0}]}', ["Prune.final_sparsity", "1.0", "less than 1"]),
+        ('{"stages": [{"stage": "Prune", "final_sparsity": 1.0}]}', ["Prune.final_sparsity", "1.0", "below 1"]),
         ('{"stages": [{"stage": "Prune", "final_sparsity": NaN}]}', ["Prune.final_sparsity", "nan"]),
         ('{"stages": [{"stage": "Prune", "epochs": -1}]}', ["Prune.epochs", "-1"]),
         ('{"stages": [{"stage": "Prune", "epochs": 1.5}]}', ["Prune.epochs", "1.5"]),
