@@ -98,7 +98,7 @@ def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
     import tfopt
     from tfopt import bridge
     from tfopt.tflite.settings import Export
-    from tfopt.tflite.write.export import build as export
+    from tfopt.tflite.write.export import build_file as export
 
     keras.utils.set_random_seed(SEED)
     model = build(keras)

@@ -72,9 +72,9 @@ def edge_quantizer(float_file: bytes, images: Any, recipe: str, **settings: Any)
 def peers(model: Any, data: Any, images: Any) -> dict[str, Callable[[], bytes]]:
     """Return the functions that make the files, by name."""
     from tfopt.tflite.settings import Export
-    from tfopt.tflite.write.export import build
+    from tfopt.tflite.write.export import build_file
 
-    float_file = build(model, Export(weights="float32", activations="float32", compact=False)).data
+    float_file = build_file(model, Export(weights="float32", activations="float32", compact=False)).data
 
     def tfopt_file(recipe: Any) -> bytes:
         import tfopt

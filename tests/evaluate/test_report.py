@@ -8,7 +8,7 @@ import pytest
 import tfopt
 from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 
 ROWS = [
     Row(
@@ -99,7 +99,7 @@ def test_measured_row_counts_kernels_and_biases_once():
     hidden = np.maximum(x @ first.reshape(6, 4) + np.array([0.0, 1.0, 2.0, 3.0]), 0)
     labels = (hidden @ second).argmax(axis=1)
     labels[:10] = 1 - labels[:10]
-    lite = build(model, Export(weights="float32", activations="float32"))
+    lite = build_file(model, Export(weights="float32", activations="float32"))
     data = tfopt.load_data(((x, labels), (x, labels)))
     row = measured_row("hand", lite, data, seconds=2.5, notes=["n"], latency=False)
     assert row.metrics == {"accuracy": pytest.approx(0.8)}

@@ -141,12 +141,14 @@ def export_file(
     from tfopt.data.for_model import data_for
     from tfopt.models.sources import model_from
     from tfopt.tflite.prove.types import contents
-    from tfopt.tflite.write.export import build, write_proven
+    from tfopt.tflite.write.export import build_file, write_proven
 
     loaded = model_from(model, allow_unsafe=allow_unsafe)
     source = data_for(loaded, data, preprocessing=preprocessing, limit=limit) if data else None
     if settings.integer_only and settings.calibration_samples > TRIED:
-        build(loaded, dataclasses.replace(settings, calibration_samples=TRIED, max_noise=None), source, proven=False)
+        build_file(
+            loaded, dataclasses.replace(settings, calibration_samples=TRIED, max_noise=None), source, proven=False
+        )
     lite = write_proven(out, loaded, settings, source)
     return contents(lite), lite.notes
 

@@ -18,7 +18,7 @@ from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 
 ROUNDS, RUNS = 5, 50
 
@@ -101,7 +101,7 @@ def lite_of(path: str | Path, *, threads: int = 1, allow_unsafe: bool = False) -
     if models.kind(path) == "tflite":
         return LiteModel(path, threads=threads)
     model = model_from(path, allow_unsafe=allow_unsafe)
-    return LiteModel(build(model, FLOAT, proven=False).data, threads=threads)
+    return LiteModel(build_file(model, FLOAT, proven=False).data, threads=threads)
 
 
 # A separate process that loads only LiteRT. Linux can reset the peak, so the imports, which need more than a

@@ -10,7 +10,7 @@ from tfopt.run.recipe import Recipe
 from tfopt.search.bits import with_fewest_bits
 from tfopt.stages import Stage
 from tfopt.tflite.read import LiteModel
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 
 
 def established_before(recipe: Recipe) -> list[frozenset[str]]:
@@ -38,7 +38,7 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any)
         if recipe.distillation:
             shapes(applied, recipe.distillation.layers("student"))  # raises for an unknown layer
         flat_model = applied if stage.last else stage.untrained_result(applied)
-    lite = build(flat_model, recipe.export, samples, proven=False)
+    lite = build_file(flat_model, recipe.export, samples, proven=False)
     budget = recipe.stages[-1].budget if recipe.stages else None
     if budget and budget.max_bytes is not None and len(lite.data) > budget.max_bytes:
         raise RecipeError(

@@ -25,7 +25,7 @@ from tfopt.tasks import task_named, task_of
 from tfopt.tasks.metrics import agreement
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 
 
 def optimize(
@@ -221,7 +221,7 @@ class _Run:
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:
         settings = self.recipe.export
         self.progress.say("exporting")
-        lite = build(model, settings, self.data, promises, self.flat_model)
+        lite = build_file(model, settings, self.data, promises, self.flat_model)
         notes = [*notes, *lite.notes]
         if task_of(self.data).has_classes:
             x = self.data.test.x(self.data.test.spread(1000))
@@ -272,7 +272,7 @@ class _Run:
 
     def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
         started = time.perf_counter() if started is None else started
-        lite = build(model, settings, proven=False)
+        lite = build_file(model, settings, proven=False)
         row = measured_row(step, lite, self.data, seconds=time.perf_counter() - started, notes=notes)
         self.report.rows.append(row)
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())

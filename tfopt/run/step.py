@@ -8,7 +8,7 @@ from tfopt.run.guard import Guard, Judged, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
 from tfopt.search.bits import choose_bits
 from tfopt.stages import Stage
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 from tfopt.training.fit import train
 
 
@@ -115,7 +115,7 @@ class StageRunner:
             quick = chosen.for_dry_run()
             model = quick.apply(flat_model, steps=1, keep=keep)
             quick.calibrate(model, samples)
-            lite = build(model, self._run.recipe.export, self._run.data, proven=False)
+            lite = build_file(model, self._run.recipe.export, self._run.data, proven=False)
             return lite.size  # with the class names of the final file
 
         return choose_bits(stage, flat_model, self._run.data, size)

@@ -12,7 +12,7 @@ from tfopt.stages import Quantize
 from tfopt.stages.quantize.activation_ranges import least_squares_range
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 
 RNG = np.random.default_rng(5)
 
@@ -61,7 +61,7 @@ def test_rare_extremes_do_not_cost_the_others_their_steps(same):
     model, samples, others = same
     errors = {}
     for ranges in ("max", "mse"):
-        lite = build(model, Export(activation_ranges=ranges, calibration_samples=4096), samples)
+        lite = build_file(model, Export(activation_ranges=ranges, calibration_samples=4096), samples)
         assert not lite.float_tensors() and {w.tensor.dtype for w in lite.weights()} == {"int8"}
         assert "activation ranges from 4096 training samples" in lite.notes
         errors[ranges] = np.square(lite.predict(others) - others).mean()
@@ -71,7 +71,7 @@ def test_rare_extremes_do_not_cost_the_others_their_steps(same):
 
 def test_ranges_of_the_file_are_the_best_for_the_samples(same):
     model, samples, _ = same
-    lite = build(model, Export(activation_ranges="mse", calibration_samples=64), samples)
+    lite = build_file(model, Export(activation_ranges="mse", calibration_samples=64), samples)
     scale, _ = Interpreter(model_content=lite.data).get_input_details()[0]["quantization"]
     given = samples[:64].astype(np.float64).reshape(-1)
     tried = np.linspace(0.3, 1, 36)
@@ -85,7 +85,7 @@ def test_several_inputs():
     outputs = keras.layers.Concatenate()([pooled, keras.layers.Dense(4, "tanh", name="side")(right)])
     model = keras.Model({"left": left, "right": right}, outputs)
     samples = {"left": RNG.random((80, 6, 6, 3), np.float32), "right": RNG.random((80, 4), np.float32)}
-    lite = build(model, Export(activation_ranges="mse"), samples)
+    lite = build_file(model, Export(activation_ranges="mse"), samples)
     assert not lite.float_tensors()
     assert np.abs(lite.predict(samples) - model.predict(samples, verbose=0)).max() < 0.03
 
@@ -164,5 +164,5 @@ def test_a_layer_that_averages_all_in_one_of_its_calls_stays_as_it_is(sizes):
 
 
 def test_float_files_keep_the_pooling():
-    lite = build(averaging(8, (8, 8, 4)), Export(weights="float32", activations="float32"))
+    lite = build_file(averaging(8, (8, 8, 4)), Export(weights="float32", activations="float32"))
     assert "AVERAGE_POOL_2D" in {op.name for op in LiteModel(lite.data).ops()}

@@ -11,7 +11,7 @@ from tfopt.stages import Binarize, Quantize
 from tfopt.stages.quantize.rounding import ROUNDINGS, Precision
 from tfopt.stages.quantize.weight_ranges import affine_integers, fixed_point_step
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
 KERNEL = np.random.default_rng(3).normal(0, 0.4, (3, 3, 5, 4)).astype("float32")
@@ -98,7 +98,7 @@ def trained(stage, model, samples):
 @pytest.mark.parametrize(("scheme", "values"), [("ternary", {-1, 0, 1}), ("xnor", {-1, 1})])
 def test_the_file_holds_two_or_three_values(model, samples, scheme, values):
     wrapped = trained(Binarize(scheme=scheme), model, samples)
-    lite = build(wrapped, INT8, samples[0])
+    lite = build_file(wrapped, INT8, samples[0])
     by_name = {name: w for w in lite.weights() for name in ("stem", "inline", "apart", "depth", "head")
                if f"/{name}/" in f"/{w.tensor.name}/"}  # fmt: skip
     for name in ("inline", "apart"):
@@ -120,7 +120,7 @@ def test_fixed_point_weights_stand_in_the_file(model, samples):
     stripped = Quantize(weight_steps="fixed_point", fractional_bits=5).strip(wrapped)
     kernel = stripped.get_layer("inline").get_weights()[0]
     np.testing.assert_array_equal(kernel * 32, np.rint(kernel * 32))
-    lite = build(wrapped, INT8, samples[0])
+    lite = build_file(wrapped, INT8, samples[0])
     inline = next(w for w in lite.weights() if "/inline/" in f"/{w.tensor.name}/")
     np.testing.assert_array_equal(inline.values, (kernel * 32).transpose(3, 0, 1, 2))
 

@@ -11,7 +11,7 @@ from tfopt.errors import RecipeError
 from tfopt.run.recipe import Recipe
 from tfopt.stages import Cluster, PostTraining, Prune
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
 NAMES = ("stem", "inline", "apart", "head")
@@ -37,7 +37,7 @@ def four(model, samples):
     """(stage, its result, its file)"""
     stage = PostTraining(weight_bits=4, iterations=100)
     applied = rounded(stage, model, samples)
-    return stage, applied, build(applied, INT8, samples[0])
+    return stage, applied, build_file(applied, INT8, samples[0])
 
 
 def test_the_file_has_4_bit_weights_and_integers_only(four):
@@ -76,7 +76,7 @@ def test_the_stripped_model_is_the_rounded_one(model, four, samples):
 
 def test_rules_choose_bits_or_leave_a_layer_to_the_converter(model, samples):
     stage = PostTraining(weight_bits=4, rounding="nearest", layers=(("stem", 8), ("head", False), ("inline", 2)))
-    lite = build(rounded(stage, model, samples), INT8, samples[0])
+    lite = build_file(rounded(stage, model, samples), INT8, samples[0])
     assert weight(lite, "stem").tensor.dtype == weight(lite, "head").tensor.dtype == "int8"
     assert np.abs(weight(lite, "inline").values).max() == 1
     decisions = stage.decisions(bridge.to_tf_keras(model))
@@ -88,7 +88,7 @@ def test_zeros_stay(model, samples):
     sparse = prune.strip(prune.apply(model, steps=0))
     applied = rounded(PostTraining(weight_bits=4, iterations=50), sparse, samples, keep={"sparsity"})
     promises = prune.promises(bridge.to_tf_keras(sparse))
-    build(applied, INT8, samples[0], promises, bridge.to_tf_keras(applied))  # raises if one is broken
+    build_file(applied, INT8, samples[0], promises, bridge.to_tf_keras(applied))  # raises if one is broken
 
 
 @pytest.mark.parametrize(

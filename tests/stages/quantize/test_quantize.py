@@ -13,7 +13,7 @@ from tfopt.stages.kernels.promise import Clusters
 from tfopt.stages.quantize.quantization_aware import SCHEMES
 from tfopt.tflite.prove.kernels import match_kernels
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 
 KERNELS = ("stem", "inline", "apart", "conv", "head")
 INT8 = Export(weights="int8", activations="int8")
@@ -68,7 +68,7 @@ def whole_case(model, samples):
     before, promises = shrunk(model, SPARSE, Cluster(number_of_clusters=6))
     wrapped = fitted(Quantize(), before, samples, BOTH)
     after = Quantize().strip(wrapped)
-    lite = build(wrapped, INT8, None, promises, bridge.to_tf_keras(after))
+    lite = build_file(wrapped, INT8, None, promises, bridge.to_tf_keras(after))
     return before, wrapped, after, lite, lite.notes
 
 
@@ -294,7 +294,7 @@ def test_awkward_layers_are_quantized_to_the_last_tensor_and_keep_zeros():
     Quantize().calibrate(wrapped, x)
     after = Quantize().strip(wrapped)
     assert {layer.name for layer in after.layers} == set(before)
-    lite = build(wrapped, INT8, x, promises, bridge.to_tf_keras(after))
+    lite = build_file(wrapped, INT8, x, promises, bridge.to_tf_keras(after))
     assert not lite.float_tensors()
     expected = sparse.predict(x, verbose=0)
     assert np.abs(lite.predict(x) - expected).mean() < 0.1 * np.abs(expected).mean()
@@ -400,7 +400,7 @@ def test_all_kinds_of_layers_become_int8_and_the_file_computes_what_was_trained(
     x = rng.integers(0, 300, (48, 12)).astype("float32") if kind == "table" else inputs_of(model)
     wrapped = Quantize().apply(model, steps=1)
     Quantize().calibrate(wrapped, x)
-    lite = build(wrapped, INT8, x)
+    lite = build_file(wrapped, INT8, x)
     assert not lite.float_tensors()
     assert not lite.notes
     trained, plain = as_list(wrapped.predict(x, verbose=0)), as_list(model.predict(x, verbose=0))
@@ -427,7 +427,7 @@ def test_depthwise_channels_of_unlike_sizes_each_keep_their_precision():
     assert np.all(np.abs(stripped - kernel) <= step / 2 * 1.001)
     x = np.random.default_rng(1).normal(size=(32, 6, 6, 3)).astype("float32")
     Quantize().calibrate(wrapped, x)
-    lite = build(wrapped, INT8, x)
+    lite = build_file(wrapped, INT8, x)
     [weight] = lite.weights()
     np.testing.assert_allclose(sorted(weight.tensor.scales), sorted(step.ravel()), rtol=1e-4)
 
@@ -479,13 +479,13 @@ def test_a_layer_without_int8_operator_trains_and_is_noted_in_the_file(samples):
     wrapped = Quantize().apply(net, steps=1)
     x = np.random.default_rng(0).normal(size=(32, 4, 4, 4, 2)).astype("float32")
     Quantize().calibrate(wrapped, x)
-    notes = build(wrapped, INT8, x).notes
+    notes = build_file(wrapped, INT8, x).notes
     assert len(notes) == 1
     assert "CONV_3D" in notes[0]
     assert "cube (LiteRT has no int8 operator for it)" in notes[0]
     assert Quantize().decisions(net)["cube"].why == "left in float: LiteRT has no int8 operator for it"
     with pytest.raises(PromiseError, match="float"):
-        build(net, INT8, x)  # without the decision it is still an error
+        build_file(net, INT8, x)  # without the decision it is still an error
 
 
 def test_decisions_say_what_is_rounded(model):
@@ -593,7 +593,7 @@ SIGNS = np.array([1, -1, 1, 1, -1, 1, 1, 1])
 def test_kernels_of_equal_shape_are_distinguished_after_folding(weights):
     model = two_alike(SIGNS)
     x = np.random.default_rng(0).normal(size=(32, 6, 6, 8)).astype("float32")
-    lite = build(model, Export(weights=weights, activations=weights), x)
+    lite = build_file(model, Export(weights=weights, activations=weights), x)
     found = match_kernels(lite, [model.get_layer("second"), model.get_layer("first")])
     for name, weight in found.items():
         gamma, _, _, variance = model.get_layer(f"{name}_norm").get_weights()
@@ -604,7 +604,7 @@ def test_kernels_of_equal_shape_are_distinguished_after_folding(weights):
 def test_a_kernel_that_is_not_in_the_file_is_missed_by_name():
     model, other = two_alike(SIGNS), two_alike(SIGNS)
     other.get_layer("first").set_weights([np.random.default_rng(5).normal(size=(3, 3, 8, 8))])
-    lite = build(model, Export(weights="float32", activations="float32"))
+    lite = build_file(model, Export(weights="float32", activations="float32"))
     with pytest.raises(PromiseError, match="kernel of layer 'first' was not found"):
         match_kernels(lite, [other.get_layer("first")])
 
@@ -615,7 +615,7 @@ def test_negative_batch_norm_scales_do_not_double_the_clusters_of_the_file():
     wrapped = Quantize().apply(model, steps=1, keep={"clusters"})
     Quantize().calibrate(wrapped, np.random.default_rng(0).normal(size=(64, 6, 6, 8)).astype("float32"))
     stripped = bridge.to_tf_keras(Quantize().strip(wrapped))
-    lite = build(wrapped, INT8, None, promises, stripped)
+    lite = build_file(wrapped, INT8, None, promises, stripped)
     assert [p for p in promises if p.layer == "first"] == [Clusters("first", 5)]
     assert np.unique(match_kernels(lite, [stripped.get_layer("first")])["first"].values).size <= 5
 

@@ -9,7 +9,7 @@ from tfopt.stages import Cluster, Quantize
 from tfopt.stages.kernels.table import kernels
 from tfopt.tflite.prove.kernels import find_kernels
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 
 CLUSTERS = 6
 
@@ -49,7 +49,7 @@ def test_as_many_values_as_clusters(kind, settings):
     wrapped = quantize.apply(clustered, steps=1, keep=frozenset({"clusters"}))
     quantize.calibrate(wrapped, x)
     plain = bridge.to_tf_keras(quantize.strip(wrapped))
-    lite = build(wrapped, settings, x, promises, plain)
+    lite = build_file(wrapped, settings, x, promises, plain)
 
     for weight in lite.weights():
         assert np.unique(weight.values).size <= CLUSTERS

@@ -528,3 +528,14 @@ def test_int8_recurrent_layers_in_both_directions_are_as_exact_as_in_one(sequenc
         # An int8 LSTM in one direction errs by 2e-4 of the variance, 7e-4 unrolled. The converter's reversal has
         # the wrong scale of its input (4e-2), its second LSTM operator wrong ranges (7e-2).
         assert np.mean((got - wanted) ** 2) / np.var(wanted) < 2e-3
+
+
+def test_build_works_for_one_release():
+    """Scripts take the file and the notes from it."""
+    from tfopt.tflite.write.export import build
+
+    package = tf_keras()
+    model = package.Sequential([package.Input((3,)), package.layers.Dense(2)])
+    with pytest.warns(DeprecationWarning, match=r"^build is now build_file"):
+        lite, notes = build(model, Export(weights="float32", activations="float32"))
+    assert notes == list(lite.notes)

@@ -11,7 +11,7 @@ from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.stages.quantize.integers import Integers, integers_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.export import build
+from tfopt.tflite.write.export import build_file
 from tfopt.tflite.write.low_bit_weights import packed_in_4_bits, store_integers
 
 INT8 = Export(weights="int8", activations="int8", compact=False)
@@ -38,7 +38,7 @@ def quantized(model, samples, **settings):
     stage = Quantize(**settings)
     wrapped = stage.apply(model, steps=1)
     stage.calibrate(wrapped, samples[0])
-    return wrapped, build(wrapped, INT8, samples[0])
+    return wrapped, build_file(wrapped, INT8, samples[0])
 
 
 def by_hand(kernel, bits):
@@ -134,7 +134,7 @@ def test_zeros_stay_zero(model, samples):
     wrapped = stage.apply(sparse, steps=1, keep={"sparsity"})
     stage.calibrate(wrapped, samples[0])
     promises = prune.promises(bridge.to_tf_keras(sparse))
-    lite = build(wrapped, INT8, samples[0], promises, bridge.to_tf_keras(stage.strip(wrapped)))
+    lite = build_file(wrapped, INT8, samples[0], promises, bridge.to_tf_keras(stage.strip(wrapped)))
     kernel = sparse.get_layer("inline").get_weights()[0]
     assert np.all(stored(lite, "inline")[0][(kernel == 0).transpose(ORDER["inline"])] == 0)
 
@@ -210,7 +210,7 @@ def test_learned_steps_are_trained(model, samples):
     wrapped.compile(tf_keras().optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     wrapped.fit(samples[0][:64], samples[1][:64], batch_size=16, verbose=0)
     assert len(steps) == 6 and all(np.mean(step.numpy() != 1) > 0.5 for step in steps)
-    lite = build(wrapped, INT8, samples[0])
+    lite = build_file(wrapped, INT8, samples[0])
     assert isinstance(lite, LiteModel)
 
 

@@ -97,7 +97,7 @@ def export_tflite(
     if not isinstance(settings, Export):
         raise RecipeError(f'Expected an Export, e.g. tfopt.Export(weights="int8"); got {export!r}.')
     if path is None:
-        return build(model, settings, representative_data)
+        return build_file(model, settings, representative_data)
     lite = write_proven(Path(path), model, settings, representative_data)
     written = LiteModel(path)
     written.notes = lite.notes
@@ -107,14 +107,14 @@ def export_tflite(
 def write_proven(path: Path, model: Any, settings: Export, representative_data: Any = None) -> LiteModel:
     """`build` the file and write it to `path`; one that drifts from `model` is kept beside it, and is an error."""
     try:
-        lite = build(model, settings, representative_data)
+        lite = build_file(model, settings, representative_data)
     except PromiseError as error:
         raise kept_beside(error, path) from error
     write_atomically(path, lite.data)
     return lite
 
 
-def build(
+def build_file(
     model: Any,
     settings: Export,
     representative_data: Any = None,
@@ -150,6 +150,13 @@ def build(
             break
     assert error is not None
     raise error
+
+
+def build(model: Any, settings: Export, representative_data: Any = None) -> tuple[LiteModel, list[str]]:
+    """Return the file of `build_file` and its notes. Works for one release: the notes are `LiteModel.notes`."""
+    warnings.warn("build is now build_file and returns the file alone; its notes are in .notes.", DeprecationWarning, 2)
+    lite = build_file(model, settings, representative_data)
+    return lite, list(lite.notes)
 
 
 def _with_limit(settings: Export, share: float) -> Export:
