@@ -122,7 +122,7 @@ def test_what_stops_the_recipe_is_a_problem_not_an_exception(model):
 
 
 def test_a_model_that_cannot_be_bridged_keeps_its_reason():
-    with pytest.raises(ModelError, match="Expected a Keras 3 or tf_keras model"):
+    with pytest.raises(ModelError, match="Expected a Keras model, the path of one, or a TF-Hub handle"):
         tfopt.check(object(), RECIPE)
 
 

@@ -21,10 +21,7 @@ def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
     if is_model(source):
         return source
     if not isinstance(source, str | os.PathLike):
-        raise ModelError(
-            "Expected a Keras model, the path of one, or a TF-Hub handle to transfer from; got "
-            f"{type(source).__name__}."
-        )
+        raise ModelError(f"Expected a Keras model, the path of one, or a TF-Hub handle; got {type(source).__name__}.")
     path = Path(source)
     if not path.exists() and "://" not in str(source):
         raise ModelError(
