@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
-from tfopt.base.overrides import override_attributes
+from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.base.progress import Progress
 from tfopt.data import Dataset
 from tfopt.errors import RecipeError
@@ -76,11 +76,10 @@ def train(
         RecipeError: the loss is not finite.
     """
     model, task, per_epoch = getattr(learner, "student", learner), task_of(data), data.steps(training.batch_size)
-    steps = epochs * per_epoch
+    steps, validation = epochs * per_epoch, data.batches("validation", 256)
     optimizer = make_optimizer(training, learning_rate or training.learning_rate, steps)
     metric = build_metric(task.keras_metric, batches.element_spec[1].shape, model.outputs[0].shape)
     learner.compile(optimizer=build_optimizer(as_remembered(optimizer, model), learner), loss=loss, metrics=[metric])
-    validation = data.batches("validation", 256)
 
     def score() -> Score:
         logs = learner.evaluate(validation, verbose=0, return_dict=True)
@@ -95,9 +94,7 @@ def train(
         patience=training.patience,
     )
     lines = progress.callback(label)
-    few = training.batchnorm == "auto" and len(data.train) < batchnorm.FEW
-    fixed = batchnorm.in_inference_mode(model) if few or training.batchnorm == "frozen" else []
-    with override_attributes(fixed or batchnorm.fitting_momentum(model, steps)):
+    with override_attributes(_statistics_in_training(model, training, len(data.train), steps)):
         try:
             history = learner.fit(
                 batches,
@@ -111,6 +108,13 @@ def train(
             lines.stop()  # tf_keras does not notify its callbacks of an interruption
     notes = [best.restore(), *(_better_statistics(model, data, training.seed, score) if best.epoch != 0 else [])]
     return Trained(history.history, [note for note in notes if note])
+
+
+def _statistics_in_training(model: Any, training: Training, samples: int, steps: int) -> Overrides:
+    """Return what makes the BatchNormalizations of `model` work in training as `Training.batchnorm` says."""
+    few = training.batchnorm == "auto" and samples < batchnorm.FEW
+    fixed = batchnorm.in_inference_mode(model) if few or training.batchnorm == "frozen" else []
+    return [*fixed, *batchnorm.fitting_momentum(model, steps)]
 
 
 def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list[str]:
