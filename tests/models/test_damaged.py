@@ -288,8 +288,12 @@ def test_what_is_no_checkpoint_of_the_run_is_said_in_one_line_and_ignored(tmp_pa
     weights = [np.zeros((6, 3), "float32"), np.zeros(3, "float32")]
     run = object.__new__(loop._Run)
     run.flat_model = SimpleNamespace(
-        get_weights=lambda: weights, set_weights=lambda new: weights.__setitem__(slice(2), new)
+        get_weights=lambda: weights,
+        set_weights=lambda new: weights.__setitem__(slice(2), new),
+        predict=lambda x, verbose: x,
     )
+    judged: list[object] = []
+    run.guard = SimpleNamespace(judge=lambda predict: predict, accept=judged.append)
     run.recipe, run.data = tfopt.Recipe(stages=(tfopt.Prune(epochs=1),)), SimpleNamespace(task="classification")
     run.checkpoint, run.progress = Checkpoint(tmp_path / "run.npz", "key"), Progress()
     run.report, run.notes = Report({}), []
@@ -305,6 +309,7 @@ def test_what_is_no_checkpoint_of_the_run_is_said_in_one_line_and_ignored(tmp_pa
     assert run._resume() == 1
     assert [row.step for row in run.report.rows] == ["original", "Prune"]
     assert weights[0].min() == 1
+    assert len(judged) == 1
     assert len(run.notes) == 7 and "resuming after Prune" in capsys.readouterr().err
 
 

@@ -452,7 +452,7 @@ def test_reshapes_follow_or_are_named(api):
     assert shapes(restructure(model(16, (16, 16)), width=0.5)) == shapes(model(8, (16, 8)))
     made = restructure(model(16, (16, 16)), input_shape=(6, 6, 3))
     assert made.get_layer("rows").output.shape[1:] == (36, 16)
-    with pytest.raises(ModelError, match=r"layer 'rows' \(Reshape\) at 'rows': It makes \(8, 32\) of \(4, 4, 16\)"):
+    with pytest.raises(ModelError, match=r"layer 'rows' \(Reshape\) at 'rows': It turns \(4, 4, 16\) into \(8, 32\)"):
         restructure(model(16, (8, 32)), width=0.5)
 
 
