@@ -27,7 +27,7 @@ def test_samples_in_two_parts():
     train = RNG.normal(size=(30, 2)).astype("float32")
     labels = np.arange(30) % 3
     data = tfopt.load_data(((train, labels), (RNG.normal(size=(9, 2)), labels[:9]), (train[10:16], labels[10:16])))
-    assert remarks(data, 3) == ["6 of 6 test samples are in the training data, too: they test memory"]
+    assert remarks(data, 3) == ["6 of 6 test samples are in the training data, too: data leakage"]
 
 
 def test_classes_that_the_labels_do_not_show():

@@ -23,4 +23,6 @@ def test_mean_and_sample_deviation_of_the_steps_that_all_runs_have():
     assert original["deviation"] == {"accuracy": 0.0, "bytes": 0.0} and original["runs"] == 2
     assert exported["mean"] == pytest.approx({"accuracy": 0.75, "bytes": 42})
     assert exported["deviation"] == pytest.approx({"accuracy": (2 * 0.05**2) ** 0.5, "bytes": 8**0.5})
+    twice = report(("FineTune", 0.5, 1), ("FineTune", 0.8, 1))
+    assert [step["mean"]["accuracy"] for step in spread([twice])] == [0.5, 0.8]
     assert spread([first])[2]["deviation"]["accuracy"] == 0.0

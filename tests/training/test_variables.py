@@ -63,3 +63,9 @@ def test_a_stage_traces_its_step_once():
     settings = {"loss": "sparse_categorical_crossentropy", "training": Training(), "epochs": 2, "label": "stage"}
     train(model, data.batches("train", 8, shuffle=True), data, **settings, progress=Progress(quiet=True))
     assert traced == [1]
+
+
+def test_a_binary_accuracy_of_logits_has_the_threshold_zero():
+    metric = build_metric("accuracy", (None, 1), (None, 1), logits=True)
+    metric.update_state([[1.0], [0.0], [1.0], [0.0]], [[0.2], [-0.2], [0.4], [0.1]])
+    assert float(metric.result()) == 0.75

@@ -54,7 +54,7 @@ def index_inputs(graph: Graph) -> dict[Ref, Indices]:
 def _indices(graph: Graph, start: Ref) -> Indices | None:
     moved, computed = {start}, set[Ref]()
     sizes: list[int] = []
-    unchanged = only = start not in set(refs_in(graph.outputs_struct))
+    unchanged = only = True
     for call in graph.calls:
         read = set(refs_in([call.args, call.kwargs]))
         if not read & (moved | computed):
@@ -72,6 +72,7 @@ def _indices(graph: Graph, start: Ref) -> Indices | None:
             only = False
         else:
             only &= kind in _COMPARES
+    only &= not (moved | computed) & set(refs_in(graph.outputs_struct))
     return Indices(min(sizes), unchanged, only and unchanged) if sizes else None
 
 

@@ -28,11 +28,13 @@ class Kept:
         weights: of the flat model; empty if `model` contains them.
         rows: of the report so far.
         model: the flat model as a `.keras` file, if a stage may have resized it.
+        recipe: as JSON, with the stages as they were carried out; "" if unknown.
     """
 
     weights: list[np.ndarray]
     rows: list[Row]
     model: bytes | None = None
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,14 @@ class Checkpoint:
     path: Path
     key: str
 
-    def save(self, flat_model: Any, rows: list[Row], *, resized: bool = False) -> None:
+    def save(self, flat_model: Any, rows: list[Row], *, resized: bool = False, recipe: str = "") -> None:
         """Write the weights of the flat model after a stage and the report so far, atomically.
 
         Args:
             flat_model: of tf_keras, without wrappers.
             rows: the report so far.
             resized: write the whole model, because layer sizes may have changed.
+            recipe: as JSON, with the stages as they were carried out.
 
         Raises:
             ModelError: the model cannot be written.
@@ -59,7 +62,7 @@ class Checkpoint:
             arrays = {f"weight_{i}": weight for i, weight in enumerate(flat_model.get_weights())}
         rows_as_json = json.dumps([dataclasses.asdict(row) for row in rows])
         with atomic_path(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, key=self.key, rows=rows_as_json, **arrays)
+            np.savez(file, key=self.key, rows=rows_as_json, recipe=recipe, **arrays)
 
     def load(self) -> Kept | None:
         """Return what `save` wrote last; None if there is nothing, or the file belongs to another run.
@@ -79,7 +82,8 @@ class Checkpoint:
         rows = TypeAdapter(list[Row]).validate_json(str(stored["rows"]), strict=True)
         number = sum(name.startswith("weight_") for name in stored)
         model = stored["model"].astype(np.uint8).tobytes() if "model" in stored else None
-        return Kept([stored[f"weight_{i}"] for i in range(number)], rows, model)
+        recipe = str(stored["recipe"]) if "recipe" in stored else ""
+        return Kept([stored[f"weight_{i}"] for i in range(number)], rows, model, recipe)
 
     def resumed(self, kept: Kept, start: Any, *, resized: bool) -> Any:
         """Return the flat model to resume with.

@@ -58,12 +58,13 @@ class Guard:
     Args:
         data: preprocessed for the models.
         max_drop: how much worse than the best model before it a model may be, in `Judged.quality`; None: any.
+        logits: whether models output logits rather than probabilities.
     """
 
-    def __init__(self, data: Dataset, max_drop: float | None) -> None:
-        self.max_drop = math.inf if max_drop is None else max_drop
+    def __init__(self, data: Dataset, max_drop: float | None, *, logits: bool = False) -> None:
+        self.max_drop, self._logits = math.inf if max_drop is None else max_drop, logits
         self._task, self._x, self._y = task_of(data), data.validation.x(), data.validation.y()
-        self._name = next(iter(self._task.formulas))
+        self._name = self._task.keras_metric  # that of `train`
         guess = np.broadcast_to(data.train.y().mean(axis=0), self._y.shape)
         self._guess = self._metric(guess, self._y) if self._task.smaller_is_better else 0.0
         self._best: Judged | None = None
@@ -71,6 +72,8 @@ class Guard:
     def judge(self, predict: Callable[[np.ndarray], Any]) -> Judged:
         """Return the quality of the model whose `predict` maps inputs (N, ...) to outputs (N, ..., C)."""
         outputs = np.asarray(predict(self._x))
+        if np.isnan(outputs).any():
+            return Judged(math.nan, -math.inf, None)
         metric = self._metric(outputs, self._y)
         if self._task.smaller_is_better:
             return Judged(metric, 1 - metric / max(self._guess, np.finfo(np.float64).tiny), None)
@@ -113,7 +116,7 @@ class Guard:
         )
 
     def _metric(self, outputs: np.ndarray, labels: np.ndarray) -> float:
-        return self._task.metrics(outputs, labels)[self._name]
+        return self._task.metrics(outputs, labels, logits=self._logits)[self._name]
 
 
 def predictor(model: Any) -> Any:

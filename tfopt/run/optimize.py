@@ -8,10 +8,10 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base.keras_compat import float32_layers
-from tfopt.errors import DataError, PromiseError
+from tfopt.errors import DataError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
-from tfopt.run.checkpoint import Checkpoint, as_file
+from tfopt.run.checkpoint import Checkpoint, Kept, as_file
 from tfopt.run.dry_run import established_before
 from tfopt.run.guard import Guard, Verdict, predictor
 from tfopt.run.prepare import Prepared, prepare
@@ -99,8 +99,9 @@ class _Run:
         self.session, self.checkpoint = prepared.session, prepared.checkpoint
         self.flat_model, self.notes = prepared.flat_model, list(prepared.notes)
         self.files, self.verdict = prepared.files, Verdict()
-        self.guard = Guard(self.data, self.recipe.max_drop)
+        self.guard = Guard(self.data, self.recipe.max_drop, logits=prepared.logits)
         self.runner = StageRunner(prepared, self.guard)
+        self.stages = list(self.recipe.stages)  # as they are carried out
         self.report = Report(self.recipe.to_dict())
 
     def result(self) -> Result:
@@ -119,8 +120,9 @@ class _Run:
         model = bridge.to_keras(self.flat_model, like=self.prepared.model, resized=self._resized(self.report.rows))
         if self.checkpoint:
             self.checkpoint.remove()
-        self.report = dataclasses.replace(self.report, verdict=self.verdict.text)
-        return Result(model, lite, self.report, self.recipe, described(self.data), self.files, self.verdict)
+        recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages))
+        self.report = Report(recipe.to_dict(), self.report.rows, self.verdict.text)
+        return Result(model, lite, self.report, recipe, described(self.data), self.files, self.verdict)
 
     def _carry_out_stages(self, finished: int) -> tuple[list[Promise], Any, list[str], float]:
         """Carry out the stages after the first `finished` ones, or those before one that fails its guard.
@@ -130,7 +132,7 @@ class _Run:
         """
         before, promises = established_before(self.recipe), list[Promise]()
         final, notes, started = self.flat_model, list[str](), time.perf_counter()
-        for position, stage in enumerate(self.recipe.stages):
+        for position, stage in enumerate(self.stages):
             if position >= finished:
                 started = time.perf_counter()
                 step = self._guarded(stage, position, before[position])
@@ -155,9 +157,7 @@ class _Run:
             gentler = stage.gentler(stage.learning_rate or self.recipe.training.learning_rate)
             if gentler is not None:
                 self.progress.say(f"{name}: {first}; trying once more, gentler")
-                second = self.runner.step(gentler, position, self.flat_model, keep)
-                step = max(step, second, key=lambda each: each.judged.quality)
-                step = dataclasses.replace(step, notes=[*step.notes, f"tried twice; the first time: {first}"])
+                step = self._second_try(step, gentler, position, keep)
         if not self.guard.fails(step.judged):
             self.guard.accept(step.judged)
             return step
@@ -171,9 +171,23 @@ class _Run:
         )
         return None
 
+    def _second_try(self, first: Step, gentler: Stage, position: int, keep: frozenset[str]) -> Step:
+        """Return the better one of two tries of a stage, with a note on both."""
+        try:
+            second = self.runner.step(gentler, position, self.flat_model, keep)
+        except TfoptError as error:
+            return dataclasses.replace(first, notes=[*first.notes, f"a second try failed: {error}"])
+        better, kept = (second, "second") if second.judged.quality > first.judged.quality else (first, "first")
+        if better is second:
+            self.stages[position] = gentler
+        tried = f"first: {self.guard.compared(first.judged)}; second: {self.guard.compared(second.judged)}"
+        return dataclasses.replace(better, notes=[*better.notes, f"tried twice, kept the {kept}; {tried}"])
+
     def _keep(self) -> None:
         if self.checkpoint:
-            self.checkpoint.save(self.flat_model, self.report.rows, resized=self._resized(self.report.rows))
+            resized = self._resized(self.report.rows)
+            carried = dataclasses.replace(self.recipe, stages=tuple(self.stages)).to_json()
+            self.checkpoint.save(self.flat_model, self.report.rows, resized=resized, recipe=carried)
 
     def _resume(self) -> int:
         """Resume an interrupted run; return the number of finished stages."""
@@ -185,6 +199,7 @@ class _Run:
                 return 0
             rows = found.rows
             self._require_rows_of_this_run(self.checkpoint, rows)
+            self.stages = self._carried_out(found)
             self.flat_model = self.checkpoint.resumed(found, self.flat_model, resized=self._resized(rows))
         except DataError as error:
             self.notes.append(f"{error} Ignoring it: the run starts over.")
@@ -197,6 +212,15 @@ class _Run:
             f"resuming after {rows[-1].step}: {done} of {len(self.recipe.stages)} stages are already done"
         )
         return done
+
+    def _carried_out(self, found: Kept) -> list[Stage]:
+        """Return the stages as the interrupted run carried them out: a second try may have changed one."""
+        if not found.recipe or not self.checkpoint:
+            return self.stages
+        try:
+            return list(Recipe.from_json(found.recipe).stages)
+        except TfoptError as error:
+            raise self.checkpoint.damaged("its recipe cannot be read") from error
 
     def _resized(self, rows: list[Row]) -> bool:
         """Return True if one of the stages in `rows` may have changed layer sizes."""
@@ -221,14 +245,14 @@ class _Run:
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:
         settings = self.recipe.export
         self.progress.say("exporting")
-        lite = build_file(model, settings, self.data, promises, self.flat_model)
+        lite = self._file(model, promises)
         notes = [*notes, *lite.notes]
         if task_of(self.data).has_classes:
             x = self.data.test.x(self.data.test.spread(1000))
             same = agreement(lite.predict(x), model.predict(x, verbose=0))
             notes.append(f"the file and the Keras model agree on {same:.1%} of {len(x):,} test samples")
         name = f"exported {settings.weights}"
-        if said := recalls(self.data, lite.predict):
+        if said := recalls(self.data, lite.predict, self.prepared.logits):
             notes.append(said)
         row = measured_row(name, lite, self.data, seconds=time.perf_counter() - started, notes=notes)
         self.report.rows.append(row)
@@ -236,6 +260,17 @@ class _Run:
         if self.verdict.ok:
             self._require_more_than_guessing(lite)
         return lite
+
+    def _file(self, model: Any, promises: Sequence[Promise]) -> LiteModel:
+        """Return the file; after a failed stage, one in float if the recipe's export is not possible without it."""
+        try:
+            return build_file(model, self.recipe.export, self.data, promises, self.flat_model)
+        except PromiseError as error:
+            if self.verdict.ok:
+                raise
+            text = f"{self.verdict.text} The file is in float: {error}"
+            self.verdict = dataclasses.replace(self.verdict, text=text)
+            return build_file(model, FLOAT, self.data, promises, self.flat_model)
 
     def _judge_file(self, lite: LiteModel) -> None:
         """Complete the verdict: judge the exported file, unless a stage has failed, and say what nobody can tell."""

@@ -23,7 +23,7 @@ from tfopt.run.remarks import remarks
 from tfopt.run.start import judge_from, transferred
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import class_weights, make_optimizer
-from tfopt.training.loss import choose_loss
+from tfopt.training.loss import choose_loss, gives_logits
 
 # Number of training inputs for a stage's `calibrate`.
 CALIBRATION_SAMPLES = 512
@@ -39,6 +39,7 @@ class Prepared:
         recipe: the recipe to carry out; it has a distillation if there is a teacher.
         data: preprocessed for the model.
         loss: on the labels.
+        logits: whether the model outputs logits rather than probabilities.
         steps_per_epoch: batches in one pass over the training data.
         augmentation: of training images; None for none.
         session: supervision beside the labels; None without a distillation.
@@ -53,6 +54,7 @@ class Prepared:
     recipe: Recipe
     data: Dataset
     loss: Any
+    logits: bool
     steps_per_epoch: int
     augmentation: Any
     session: Session | None
@@ -97,7 +99,7 @@ def prepare(
         recipe = dataclasses.replace(recipe, distillation=Distillation())
     recipe.to_dict()  # fail now for a class that recipe.json cannot name
     dataset, start, flat_model = _start(source, recipe, data)
-    loss = choose_loss(flat_model, recipe.training, dataset)
+    loss, logits = choose_loss(flat_model, recipe.training, dataset), gives_logits(flat_model, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
     class_weights(recipe.training, dataset)  # fail now for a task without classes
     steps = dataset.steps(recipe.training.batch_size)
@@ -110,7 +112,9 @@ def prepare(
         made = transferred(recipe, source, dataset, cache=feature_cache, progress=progress)
         start, notes, files = made.model, made.notes, made.files
         flat_model = bridge.to_tf_keras(start)
-    said = remarks(dataset, flat_model.output_shape[-1], None if recipe.transfer or ready else predictor(flat_model))
+    said = remarks(
+        dataset, flat_model.output_shape[-1], None if recipe.transfer or ready else predictor(flat_model), logits
+    )
     for remark in said:
         progress.say(f"note: {remark}")
     augmentation, tried = _augmentation(recipe, dataset, flat_model, ready, source)
@@ -123,6 +127,7 @@ def prepare(
         recipe=recipe,
         data=dataset,
         loss=loss,
+        logits=logits,
         steps_per_epoch=steps,
         augmentation=augmentation,
         session=session,

@@ -16,13 +16,14 @@ IMBALANCED = 4
 FEW = 5
 
 
-def remarks(data: Dataset, outputs: int, predict: Any = None) -> list[str]:
+def remarks(data: Dataset, outputs: int, predict: Any = None, logits: bool = False) -> list[str]:
     """Return remarks in words.
 
     Args:
         data: preprocessed for the model.
         outputs: number of the model's outputs.
         predict: maps inputs to outputs of a model that should know the task already; None if there is none.
+        logits: whether these outputs are logits.
     """
     found = _shared_samples(data)
     if not task_of(data).has_classes:
@@ -31,10 +32,10 @@ def remarks(data: Dataset, outputs: int, predict: Any = None) -> list[str]:
     if data.labels == "sparse" and outputs > len(counts):
         found.append(f"the labels show {len(counts):,} of the model's {outputs:,} classes")
     found += _counts(counts, data.class_names)
-    return [*found, *(_guesses(data, predict) if predict else [])]
+    return [*found, *(_guesses(data, predict, logits) if predict else [])]
 
 
-def recalls(data: Dataset, predict: Any) -> str:
+def recalls(data: Dataset, predict: Any, logits: bool = False) -> str:
     """Return balanced accuracy and the recalls on the test part, if the classes of `data` are imbalanced; else "".
 
     Balanced accuracy is the mean of the recalls of all classes in the test part. `predict` maps inputs to outputs.
@@ -42,7 +43,9 @@ def recalls(data: Dataset, predict: Any) -> str:
     if not task_of(data).has_classes or not _imbalanced(np.bincount(_class_numbers(data, data.train))):
         return ""
     truth, outputs = _class_numbers(data, data.test), np.asarray(predict(data.test.x()))
-    chosen = outputs.argmax(axis=-1) if outputs.shape[-1] > 1 else (outputs.reshape(-1) > 0.5).astype(int)
+    chosen = (
+        outputs.argmax(axis=-1) if outputs.shape[-1] > 1 else (outputs.reshape(-1) > (0 if logits else 0.5)).astype(int)
+    )
     by_class = {int(c): float(np.mean(chosen[truth == c] == c)) for c in np.unique(truth)}
     listed = ", ".join(f"{_name(c, data.class_names)} {value:.3f}" for c, value in by_class.items())
     return f"balanced accuracy {np.mean(list(by_class.values())):.4f}; recall by class: {listed}"
@@ -50,17 +53,19 @@ def recalls(data: Dataset, predict: Any) -> str:
 
 def _shared_samples(data: Dataset) -> list[str]:
     """Remark on samples of validation and test that are in train, too: they measure memory."""
-    train = _digests(data.train)
+    train = set(_digests(data.train))
     found = []
     for name in ("validation", "test"):
         part = _digests(data.split(name))
         if shared := sum(digest in train for digest in part):
-            found.append(f"{shared:,} of {len(part):,} {name} samples are in the training data, too: they test memory")
+            found.append(f"{shared:,} of {len(part):,} {name} samples are in the training data, too: data leakage")
     return found
 
 
 def _digests(part: Split) -> list[bytes]:
-    return [hashlib.blake2b(np.ascontiguousarray(sample).tobytes(), digest_size=16).digest() for sample in part.inputs]
+    wanted = np.float32 if part.inputs.dtype.kind == "f" else part.inputs.dtype
+    samples = (np.ascontiguousarray(sample, wanted) for sample in part.inputs)
+    return [hashlib.blake2b(sample.tobytes(), digest_size=16).digest() for sample in samples]
 
 
 def _counts(counts: np.ndarray, names: tuple[str, ...] | None) -> list[str]:
@@ -85,9 +90,9 @@ def _imbalanced(counts: np.ndarray) -> bool:
     return len(present) > 1 and int(present.max()) >= IMBALANCED * int(present.min())
 
 
-def _guesses(data: Dataset, predict: Any) -> list[str]:
+def _guesses(data: Dataset, predict: Any, logits: bool) -> list[str]:
     """Remark on a model that is no better than always naming the most frequent class."""
-    guard = Guard(data, None)
+    guard = Guard(data, None, logits=logits)
     accuracy, labels = guard.judge(predict).metric, _class_numbers(data, data.validation)
     often = float(np.bincount(labels).max() / len(labels))
     low, _ = wilson_interval(round(accuracy * len(labels)), len(labels))

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from tfopt.evaluate.report import Report
+from tfopt.evaluate.report import Report, Row
 
 
 def spread(reports: Sequence[Report]) -> list[dict[str, Any]]:
@@ -15,12 +15,20 @@ def spread(reports: Sequence[Report]) -> list[dict[str, Any]]:
     Returns:
         A plain dict per step: "step", "runs", and "mean" and "deviation" by name.
     """
-    steps = [row.step for row in reports[0].rows if all(row.step in _steps(report) for report in reports)]
-    return [_of_step(step, reports) for step in steps]
+    found = [_by_occurrence(report) for report in reports]
+    shared = [key for key in found[0] if all(key in each for each in found)]
+    return [_of_step(key[0], [each[key] for each in found]) for key in shared]
 
 
-def _of_step(step: str, reports: Sequence[Report]) -> dict[str, Any]:
-    rows = [next(row for row in report.rows if row.step == step) for report in reports]
+def _by_occurrence(report: Report) -> dict[tuple[str, int], Row]:
+    """Return the rows by step and number: a recipe may have several stages of one class."""
+    rows: dict[tuple[str, int], Row] = {}
+    for row in report.rows:
+        rows[row.step, sum(step == row.step for step, _ in rows)] = row
+    return rows
+
+
+def _of_step(step: str, rows: Sequence[Row]) -> dict[str, Any]:
     values = {name: [row.metrics[name] for row in rows] for name in rows[0].metrics}
     values["bytes"] = [float(row.bytes) for row in rows]
     return {
@@ -48,7 +56,3 @@ def table(steps: Sequence[dict[str, Any]], title: str) -> Any:
 
 def _cell(mean: float, deviation: float, name: str) -> str:
     return f"{mean:,.0f} ± {deviation:,.0f}" if name == "bytes" else f"{mean:.4f} ± {deviation:.4f}"
-
-
-def _steps(report: Report) -> set[str]:
-    return {row.step for row in report.rows}

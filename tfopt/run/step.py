@@ -94,6 +94,7 @@ class StageRunner:
             label=label,
             callbacks=stage.callbacks(),
             keep_from=self._keep_from(stage, steps),
+            logits=self._run.logits,
         )
         more = f"{epochs} epochs instead of {stage.epochs}, for min_steps={stage.min_steps}"
         notes = [more] if epochs > stage.epochs else []

@@ -50,6 +50,7 @@ def train(
     learning_rate: float | None = None,
     callbacks: Sequence[Any] = (),
     keep_from: int | None = None,
+    logits: bool = False,
 ) -> Trained:
     """Compile `learner` (tf_keras), fit it on `batches`, the training part of `data`, and keep what validates best.
 
@@ -68,6 +69,7 @@ def train(
         learning_rate: replaces that of `training`.
         callbacks: of the stage.
         keep_from: the number of steps after which an epoch may be kept; 0 may also keep the start. None keeps the last.
+        logits: whether the model outputs logits rather than probabilities.
 
     Returns:
         The history and notes.
@@ -78,7 +80,7 @@ def train(
     model, task, per_epoch = getattr(learner, "student", learner), task_of(data), data.steps(training.batch_size)
     steps, validation = epochs * per_epoch, data.batches("validation", 256)
     optimizer = make_optimizer(training, learning_rate or training.learning_rate, steps)
-    metric = build_metric(task.keras_metric, batches.element_spec[1].shape, model.outputs[0].shape)
+    metric = build_metric(task.keras_metric, batches.element_spec[1].shape, model.outputs[0].shape, logits=logits)
     learner.compile(optimizer=build_optimizer(as_remembered(optimizer, model), learner), loss=loss, metrics=[metric])
 
     def score() -> Score:

@@ -6,7 +6,7 @@ from tfopt import bridge
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data import Dataset
 from tfopt.errors import RecipeError
-from tfopt.tasks import Task, task_of
+from tfopt.tasks import task_of
 from tfopt.tasks.loss import fits_labels
 from tfopt.tasks.responses import Tolerance, form_of
 from tfopt.training.settings import Training
@@ -32,11 +32,13 @@ def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
 
 
 def _loss_for_labels(model: Any, data: Dataset) -> Any:
+    return task_of(data).loss(logits=gives_logits(model, data), outputs=model.output_shape[-1])
+
+
+def gives_logits(model: Any, data: Dataset) -> bool:
+    """Return whether `model` (tf_keras) outputs logits, for a task with probabilities."""
     task = task_of(data)
-    logits = task.has_probabilities and not _gives_probabilities(model, data, task)
-    return task.loss(logits=logits, outputs=model.output_shape[-1])
-
-
-def _gives_probabilities(model: Any, data: Dataset, task: Task) -> bool:
+    if not task.has_probabilities:
+        return False
     outputs = model(data.validation.x(slice(0, 64)), training=False).numpy()
-    return form_of(outputs, task, TOLERANCE) in ("softmax", "sigmoid")
+    return form_of(outputs, task, TOLERANCE) not in ("softmax", "sigmoid")

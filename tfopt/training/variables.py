@@ -16,16 +16,22 @@ def build_optimizer(optimizer: Any, model: Any) -> Any:
     return optimizer
 
 
-def build_metric(name: str, labels: Sequence[int | None], outputs: Sequence[int | None]) -> Any:
+def build_metric(
+    name: str, labels: Sequence[int | None], outputs: Sequence[int | None], *, logits: bool = False
+) -> Any:
     """Return the metric that tf_keras makes of `name`, with its variables.
 
     Args:
         name: a name that `compile` takes.
         labels: the shape of the labels, with the batch axis.
         outputs: the shape of the model's output, with the batch axis.
+        logits: whether the output is a logit: a binary accuracy then has the threshold 0 instead of 0.5.
     """
     metrics = tf_keras().metrics
-    function = metrics.get(_accuracy(labels, outputs) if name == "accuracy" else name)
+    kind = _accuracy(labels, outputs) if name == "accuracy" else name
+    if kind == "binary_accuracy":
+        return metrics.BinaryAccuracy(name=name, threshold=0.0 if logits else 0.5)
+    function = metrics.get(kind)
     return metrics.MeanMetricWrapper(function, name=name)
 
 

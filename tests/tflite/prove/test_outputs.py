@@ -156,3 +156,16 @@ def test_integers_and_shapes():
     (failure,) = compare(signal(2), signal(3)).failures
     assert failure == "shape (256, 3) instead of (256, 2)"
     assert math.isinf(compare(signal(2), signal(3)).noise)
+
+
+def test_small_values_are_no_probabilities():
+    """A dead output of values near 0.005 is no rounding of [0, 1], unless the file says so by its scale of 1/256."""
+    values = np.random.default_rng(0).uniform(0, 0.005, (400, 1))
+    assert compare(values, np.zeros_like(values), most_noise=0.05).failures
+    assert not compare(values, np.zeros_like(values), most_noise=0.05, step=1 / 256).failures
+
+
+def test_a_limit_without_free_errors_holds():
+    values = np.random.default_rng(0).normal(size=(2000, 1))
+    other = values + np.sqrt(3e-3) * np.random.default_rng(1).normal(size=(2000, 1))
+    assert compare(values, other, most_noise=1e-3, free_steps=0.0).failures

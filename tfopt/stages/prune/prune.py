@@ -127,7 +127,8 @@ class Prune(Stage):
         if self.threshold is not None or self.sparsity_m_by_n:
             return None
         rules = tuple((name, LOWER * rule if isinstance(rule, float) else rule) for name, rule in self.layers)
-        return replace(self, final_sparsity=LOWER * self._target, layers=rules, retry="never")
+        initial, final = LOWER * self.initial_sparsity, LOWER * self._target
+        return replace(self, initial_sparsity=initial, final_sparsity=final, layers=rules, retry="never")
 
     @override
     def holds_after(self, steps: int) -> int:

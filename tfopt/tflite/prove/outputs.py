@@ -158,11 +158,12 @@ def _compare(
     free_steps: float,
 ) -> OutputProof:
     errors, variances = np.square(got - want).mean(axis=0), want.var(axis=0)
-    own_steps = _own_steps(want)
+    full = _has_full_range(want, step)
+    own_steps = _own_steps(want, full)
     free = np.square(free_steps * own_steps)
     count, channels = want.shape
     allowed = most_noise * variances * _uncertainty(count - 1) + free
-    common = _own_steps(want.reshape(-1, 1))[0]
+    common = _own_steps(want.reshape(-1, 1), full)[0]
     wide = variances > np.square(NARROW_STEPS * own_steps)
     wide &= variances.max() > np.square(NARROW_STEPS * common)  # otherwise all channels are nearly constant
     worst = int(np.argmax(np.where(wide, errors / np.maximum(allowed, np.finfo(float).tiny), -1)))
@@ -210,12 +211,22 @@ def _rows(array: NDArray[np.generic]) -> Matrix:
     return rows.astype(np.float64)
 
 
-def _own_steps(want: Matrix) -> Matrix:
+def _has_full_range(want: Matrix, step: float | None) -> bool:
+    """Return whether int8 gives the outputs the full range of [0, 1], as LiteRT does to softmax and sigmoid.
+
+    They are distributions, or the file's scale `step` is that of such an operator, 1/256.
+    """
+    if want.min() < 0 or want.max() > 1:
+        return False
+    return _is_distribution(want) or (step is not None and math.isclose(step, 1 / 256, rel_tol=1e-3))
+
+
+def _own_steps(want: Matrix, full: bool) -> Matrix:
     """Return the int8 step that each channel would have alone: its range, including zero, divided by 255.
 
-    Outputs in [0, 1] count as probabilities: LiteRT's softmax and sigmoid always give them that full range.
+    With `full` that range is [0, 1].
     """
-    if want.min() >= 0 and want.max() <= 1:
+    if full:
         return np.full(want.shape[1], 1 / INT8_STEPS)
     return np.asarray((np.maximum(want.max(axis=0), 0) - np.minimum(want.min(axis=0), 0)) / INT8_STEPS)
 

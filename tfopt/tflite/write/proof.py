@@ -70,7 +70,9 @@ def prove(
     found = file_outputs(lite, evidence.samples)
     expected = keras_outputs(model, evidence.samples, flat_model.inputs[0].shape[0])
     most = most_noise([settings.weights]) if evidence.real else RANDOM_INPUTS
-    limits = {"most_noise": most} if max_noise is None else {"most_noise": max_noise, "free_steps": 0.0}
+    limits = {"most_noise": most if max_noise is None else max_noise}
+    if max_noise is not None or settings.weights in ("float32", "float16"):
+        limits["free_steps"] = 0.0  # int8 cannot do better, floats can
     ports = {port.name: port for port in lite.outputs}
     classes = isinstance(data, Dataset) and task_of(data).has_classes
     proofs = [
