@@ -57,7 +57,7 @@ def measured(name: str, model: Any, runs: int) -> list[list[str]]:
             whole = []
             for _ in range(runs + 1):
                 started = time.perf_counter()
-                export.build(model, settings, x)
+                export.build_file(model, settings, x)
                 whole.append(time.perf_counter() - started)
             proving = float(np.median(spent[-runs:]))
             converting = float(np.median(whole[-runs:])) - proving

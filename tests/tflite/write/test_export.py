@@ -124,7 +124,7 @@ def test_each_form_is_in_the_file_and_close_to_the_model(kind, form, models, exp
 
 @pytest.mark.parametrize("compact", [True, False])
 def test_int8_everywhere_means_no_float_at_all(compact, models):
-    lite = export.build(models["keras3"], Export(compact=compact), X)
+    lite = export.build_file(models["keras3"], Export(compact=compact), X)
     assert dtypes(lite.data) <= {"int8", "int32"}
 
 
@@ -343,8 +343,8 @@ def test_promises_are_looked_up_in_the_file(monkeypatch):
     flat_model = tfopt.bridge.to_tf_keras(model)
     held = [Clusters(layer="few", at_most=4), Sparsity(layer="half", at_least=0.5)]
     settings = Export(weights="float32", activations="float32")
-    assert export.build(model, settings, None, held, flat_model, proven=False).notes == ()
-    (about_ranges,) = export.build(model, Export(), X, held, flat_model, proven=False).notes
+    assert export.build_file(model, settings, None, held, flat_model, proven=False).notes == ()
+    (about_ranges,) = export.build_file(model, Export(), X, held, flat_model, proven=False).notes
     assert "64 training samples" in about_ranges
     rng = np.random.default_rng(0)
     for layer, told in (("few", "different weights"), ("half", "sparsity 0.")):
@@ -354,7 +354,7 @@ def test_promises_are_looked_up_in_the_file(monkeypatch):
         denser.get_layer(layer).set_weights(values)
         monkeypatch.setattr(export, "convert", lambda *args, denser=denser: float_bytes(denser))
         with pytest.raises(PromiseError, match=f"layer '{layer}', tensor '.+': .*{told}"):
-            export.build(model, settings, None, held, flat_model)
+            export.build_file(model, settings, None, held, flat_model)
 
 
 def test_a_kernel_that_is_not_in_the_file_is_reported(monkeypatch):
@@ -367,7 +367,7 @@ def test_a_kernel_that_is_not_in_the_file_is_reported(monkeypatch):
     other.get_layer("half").set_weights([np.random.default_rng(9).normal(size=values[0].shape), values[1]])
     monkeypatch.setattr(export, "convert", lambda *args: float_bytes(other))
     with pytest.raises(PromiseError, match="kernel of layer 'half' was not found"):
-        export.build(
+        export.build_file(
             model,
             Export(weights="float32", activations="float32"),
             None,
@@ -395,7 +395,7 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
     model.set_weights([few, gamma, np.zeros(4), np.zeros(4), np.ones(4)])
     flat_model = tfopt.bridge.to_tf_keras(model)
     settings = Export(weights="float32", activations="float32")
-    notes = export.build(model, settings, None, [Clusters(layer="few", at_most=3)], flat_model, proven=False).notes
+    notes = export.build_file(model, settings, None, [Clusters(layer="few", at_most=3)], flat_model, proven=False).notes
     assert len(set(notes)) == 1
     assert notes[0].startswith("few: holds only within each output channel")
     lite = LiteModel(export.convert(model, settings))

@@ -121,7 +121,7 @@ def run_by_hand(data, x):
 def test_each_form_is_in_the_file_and_computes_what_its_bits_allow(kind, form, nets):
     settings, kernel, spared, computed, border, bits = FORMS[form]
     data = X if settings.get("activations", "int8") != "float32" else None
-    lite = export.build(nets[kind], Export(**settings, compact=False), data)
+    lite = export.build_file(nets[kind], Export(**settings, compact=False, allow_drift=True), data)
     for file in (lite, LiteModel(tfopt.tflite.write.compact.compact(lite.data))):
         interpreter = opened(file.data)
         ends = (*interpreter.get_input_details(), *interpreter.get_output_details())
@@ -153,7 +153,7 @@ def test_each_form_is_in_the_file_and_computes_what_its_bits_allow(kind, form, n
 def test_dynamic_int8_is_of_large_kernels_and_says_what_it_leaves(nets):
     layers = tf_keras().layers
     model = net(layers.Conv2D(24, 3, name="large"))
-    lite = export.build(model, Export(activations="float32"))
+    lite = export.build_file(model, Export(activations="float32"))
     assert kernels_of(lite.data) == {(8, 3, 3, 3): "float32", (24, 3, 3, 8): "int8", (5, 24): "float32"}
     assert any("float32 weights left" in note and "stem" in note and "head" in note for note in lite.notes)
     assert np.abs(lite.predict(X) - model(X)).max() < 3 * np.abs(model(X)).max() / 2**7
@@ -252,7 +252,7 @@ def test_sparse_kernels_are_smaller_run_and_are_read_back():
     layers = tf_keras().layers
     model = pruned(net(layers.Conv2D(32, 1, name="wide"), layers.Conv2D(32, 1, name="point")))
     dense = tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32"))
-    lite = export.build(model, Export(weights="float32", activations="float32", sparse=True))
+    lite = export.build_file(model, Export(weights="float32", activations="float32", sparse=True))
     assert lite.size < 0.8 * dense.size
     np.testing.assert_allclose(run_by_hand(lite.data, X), model(X), atol=1e-5)
     assert any(note.startswith("stored sparsely") and "point" in note for note in lite.notes)
@@ -275,9 +275,9 @@ def test_sparse_kernels_that_litert_does_not_run_are_one_clear_error():
 
 
 def test_the_number_of_samples_is_reported_and_few_are_noted(nets):
-    (told,) = export.build(nets["conv"], Export(), X).notes
+    told, _ = export.build_file(nets["conv"], Export(), X).notes
     assert told == "activation ranges from 64 training samples"
-    (told,) = export.build(nets["conv"], Export(), X[:5]).notes
+    told, _ = export.build_file(nets["conv"], Export(), X[:5]).notes
     assert "5 training samples (few, below 32" in told
     with pytest.raises(DataError, match="has no samples"):
         tfopt.export_tflite(nets["conv"], representative_data=X[:0])
@@ -287,7 +287,8 @@ def test_ranges_that_clip_held_out_values_are_reported(nets):
     """Of held-out inputs spread evenly over -3..3, two thirds are outside the range -1..1."""
     wide = np.random.default_rng(0).uniform(-3, 3, X[:32].shape).astype("float32")
     for settings in ({}, {"io": "float32"}, {"weights": "int4"}):
-        notes = export.build(nets["conv"], Export(calibration_samples=64, **settings), np.concatenate([X, wide])).notes
+        settings = Export(calibration_samples=64, allow_drift=True, **settings)
+        notes = export.build_file(nets["conv"], settings, np.concatenate([X, wide])).notes
         (told,) = [note for note in notes if "out of range" in note]
         share = float(told.split("image ")[1].split("%")[0])
         assert share == pytest.approx(100 * 2 / 3, abs=2)
