@@ -296,7 +296,7 @@ def test_what_is_no_checkpoint_of_the_run_is_said_in_one_line_and_ignored(tmp_pa
     run.guard = SimpleNamespace(judge=lambda predict: predict, accept=judged.append)
     run.recipe, run.data = tfopt.Recipe(stages=(tfopt.Prune(epochs=1),)), SimpleNamespace(task="classification")
     run.checkpoint, run.progress = Checkpoint(tmp_path / "run.npz", "key"), Progress()
-    run.report, run.notes = Report({}), []
+    run.report, run.notes, run.stages = Report({}), [], list(run.recipe.stages)
     names = []
     for name in misfit(run.checkpoint.path, "key"):
         assert run._resume() == 0, name

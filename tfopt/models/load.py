@@ -22,6 +22,10 @@ _MOST_NAMED = 5  # findings listed in a message
 _MISSING = re.compile(r"(?:Could not locate|Unknown) ((?:class|function|layer|object):? '[^']+')")
 
 
+class UnsafeFileError(ModelError):
+    """A file contains code that tfopt does not run."""
+
+
 def load_model(
     path: str | os.PathLike[str],
     *,
@@ -73,7 +77,7 @@ def load_model(
         bridge.register_classes()  # models that crossed the bridge may refer to them
     findings = scan_file(path, found, given)
     if findings.code:
-        raise ModelError(_refusal(path, findings.code))
+        raise UnsafeFileError(_refusal(path, findings.code))
     if not findings.vouched:  # the sandbox lacks the caller's classes and functions
         sandbox.try_first("tfopt.models.trial:load", path)
     return _load(path, found, {**given, **findings.vouched}, safe=True, compiled=findings.compiles)

@@ -46,6 +46,8 @@ def _of_tf_keras(folder: Path, allow_unsafe: bool) -> Any:
     """Return the model that tf_keras stored in a SavedModel, or else its graph as native layers."""
     try:
         return models.load_model(folder, allow_unsafe=allow_unsafe)
+    except models.UnsafeFileError:
+        raise
     except ModelError as error:
         try:
             return _module(folder)
