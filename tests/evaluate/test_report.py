@@ -63,7 +63,7 @@ def test_notes_stand_below_as_they_are():
 def test_json():
     report = Report({"name": "mine", "stages": []}, ROWS)
     again = json.loads(report.to_json())
-    assert set(again) == {"recipe", "rows"}
+    assert set(again) == {"recipe", "rows", "verdict"}
     assert again["recipe"] == {"name": "mine", "stages": []}
     assert again["rows"][0] == {
         "step": "original",
@@ -83,7 +83,7 @@ def test_json():
 
 def test_empty_report_is_not_an_error():
     assert "step" in str(Report({}))
-    assert json.loads(Report({}).to_json()) == {"recipe": {}, "rows": []}
+    assert json.loads(Report({}).to_json()) == {"recipe": {}, "rows": [], "verdict": ""}
 
 
 def test_measured_row_counts_kernels_and_biases_once():

@@ -232,7 +232,8 @@ def test_a_class_without_a_row():
 NAMES_THEM = {
     "tfopt/graph/layer_facts.py": "the table",
     "tfopt/bridge/twins.py": "which namesakes compute the same in tf_keras, each tried by a test",
-    "tfopt/bridge/samples.py": "what each class can be fed",
+    "tfopt/graph/indices.py": "which layers and operations look up rows of a table",
+    "tfopt/transfer/architectures.py": "the layers by which families of keras.applications are recognized",
     "tfopt/models/rebuild/weighted.py": "operations of a graph, and the layers made of them",
     "tfopt/models/rebuild/table.py": "operations of a graph, some named as layers are",
 }

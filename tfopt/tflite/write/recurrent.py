@@ -96,7 +96,7 @@ def check_states(layers: Sequence[Recurrent]) -> None:
 
 
 def _resets_before(cell: Any) -> bool:
-    return is_tf_keras(cell) and type(cell).__name__ == "GRUCell" and not cell.reset_after
+    return is_tf_keras(cell) and getattr(cell, "reset_after", True) is False  # only a GRU cell has it
 
 
 def _reset_before(cell: Any) -> Call:
