@@ -201,7 +201,7 @@ def test_names_that_keras_made_up_are_matched_by_rank(api):
     done = transfer_weights(source, target)
     assert done.counts == {"matched": 9, "adapted": 0, "skipped": 0}
     np.testing.assert_allclose(done.model(images(), training=False), source(images(), training=False), rtol=1e-5)
-    assert "Conv2D number 2" in done.moves[6].note
+    assert "number 2 among the Conv2D layers" in done.moves[6].note
 
 
 def test_made_up_names_are_not_trusted_across_counters(api):
