@@ -97,9 +97,11 @@ def explained(error: BaseException) -> tuple[str, int]:
 
 def _is_full(error: BaseException | None) -> bool:
     """Return whether a full disk caused `error`."""
-    while error is not None:
+    seen = set[int]()  # an error may be raised from itself
+    while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
     return False
 
