@@ -236,7 +236,7 @@ def bad_recipes(folder):
         ("nothing.py", ["must define `recipe", "NoneType"]),
         ("typo.py", ["does not run", "Recip"]),
         ("syntax.py", ["does not run", "SyntaxError", "line 1"]),
-        ("value.py", ["Prune.final_sparsity = 2", "less than 1"]),
+        ("value.py", ["Prune.final_sparsity = 2", "below 1.0"]),
         ("order.py", ["Quantize must be the last stage"]),
         ("broken.json", ["not valid JSON"]),
         ("unknown.json", ["'Shrink'"]),
