@@ -403,19 +403,6 @@ def test_a_recipe_script_runs_for_real(files, tmp_path):
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_repeats_give_mean_and_spread(files, tmp_path):
-    arguments = ("--model", files["model.keras"], "--data", files["data.npz"], "--out", tmp_path / "out", "--seed", 3)
-    done = tfopt_command("run", files["recipe.json"], *arguments, "--repeats", 2, "--epochs-factor", 0.1, "--quiet")
-    assert done.exit_code == 0, done.output
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["repeats.json", "seed_3", "seed_4"]
-    found = json.loads((tmp_path / "out" / "repeats.json").read_text())
-    reports = [json.loads((tmp_path / "out" / f"seed_{seed}" / "report.json").read_text()) for seed in (3, 4)]
-    assert [report["recipe"]["training"]["seed"] for report in reports] == found["seeds"] == [3, 4]
-    first, second = (report["rows"][-1]["metrics"]["accuracy"] for report in reports)
-    assert found["steps"][-1]["mean"]["accuracy"] == pytest.approx((first + second) / 2)
-    assert f"{(first + second) / 2:.4f} ±" in done.stdout
-
-
 def test_a_failed_guard_is_exit_code_1_and_results_are_there(files, tmp_path):
     ruinous = tfopt.Recipe(stages=(tfopt.Prune(final_sparsity=0.9, schedule="one-shot", epochs=0),), name="ruinous")
     (tmp_path / "ruinous.json").write_text(ruinous.to_json())

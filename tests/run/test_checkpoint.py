@@ -1,5 +1,6 @@
 """An interrupted run resumes where it stopped and produces the same file."""
 
+import errno
 from types import SimpleNamespace
 
 import keras
@@ -78,10 +79,11 @@ def test_a_whole_model_comes_back_with_the_layers_of_the_caller(tmp_path):
     np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
-def test_an_interrupted_run_resumes_and_ends_in_the_same_file(tmp_path, monkeypatch):
+@pytest.fixture
+def small_run():
+    """The arguments of `optimize` for a run of two stages that takes a second."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 6)).astype("float32"), rng.integers(0, 3, 200)
-    data = tfopt.load_data((x, y))
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [keras.Input((6,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3, activation="softmax")]
@@ -91,7 +93,11 @@ def test_an_interrupted_run_resumes_and_ends_in_the_same_file(tmp_path, monkeypa
         export=tfopt.Export(weights="float32", activations="float32"),
         max_drop=None,
     )
-    whole = tfopt.optimize(model, recipe, data, quiet=True)
+    return model, recipe, tfopt.load_data((x, y))
+
+
+def test_an_interrupted_run_resumes_and_ends_in_the_same_file(tmp_path, monkeypatch, small_run):
+    whole = tfopt.optimize(*small_run, quiet=True)
     file = tmp_path / "run.npz"
     train = step.StageRunner.train
 
@@ -102,13 +108,34 @@ def test_an_interrupted_run_resumes_and_ends_in_the_same_file(tmp_path, monkeypa
 
     monkeypatch.setattr(step.StageRunner, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+        tfopt.optimize(*small_run, quiet=True, checkpoint=file)
     assert file.exists()
 
     trained = []
     monkeypatch.setattr(step.StageRunner, "train", lambda run, *rest: trained.append(rest[1]) or train(run, *rest))
-    resumed = tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+    resumed = tfopt.optimize(*small_run, quiet=True, checkpoint=file)
     assert trained == [1]
     assert [row.step for row in resumed.report.rows] == [row.step for row in whole.report.rows]
     assert resumed.lite.data == whole.lite.data
-    assert not file.exists()
+
+
+def full_disk(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_the_checkpoint_stays_until_the_results_are_written(tmp_path, monkeypatch, small_run):
+    file, folder = tmp_path / "run.npz", tmp_path / "out"
+    result = tfopt.optimize(*small_run, quiet=True, checkpoint=file)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("tfopt.run.result.write_atomically", full_disk)
+        result.save(folder)
+    assert file.exists() and not folder.exists()
+    result.save(folder)
+    assert not file.exists() and (folder / "model.tflite").read_bytes() == result.lite.data
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch, small_run, capsys):
+    monkeypatch.setattr(Checkpoint, "save", full_disk)
+    result = tfopt.optimize(*small_run, checkpoint=tmp_path / "run.npz")
+    assert [row.step for row in result.report.rows] == ["original", "Prune", "Cluster", "exported float32"]
+    assert "no checkpoint was written ([Errno 28] No space left on device)" in capsys.readouterr().err

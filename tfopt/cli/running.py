@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,10 +23,13 @@ from tfopt.cli.command import (
     shared_options,
     show_deprecations,
 )
-from tfopt.errors import PromiseError, RecipeError
+from tfopt.cli.outcome import carried_out, require_success
+from tfopt.cli.repeating import repeat
+from tfopt.errors import RecipeError
 
 if TYPE_CHECKING:
     from tfopt.data import Dataset
+    from tfopt.run.prepare import Prepared
     from tfopt.run.recipe import Recipe
 
 
@@ -183,10 +185,9 @@ def _run_into(
     from tfopt.data import load_data
     from tfopt.data.for_model import data_for
     from tfopt.models.sources import model_from
-    from tfopt.run.optimize import optimize
+    from tfopt.run.prepare import prepare
     from tfopt.tasks import task_of
     from tfopt.teachers.load import load_teacher
-    from tfopt.tflite.write.proof import kept_beside
     from tfopt.transfer.preprocessing import choose_preprocessing
 
     recipe = recipe.scaled(epochs_factor)
@@ -213,66 +214,26 @@ def _run_into(
     if min_accuracy is not None and not task_of(dataset).has_classes:
         raise RecipeError(f"--min-accuracy needs a classification task; the data are for {dataset.task}.")
 
-    def carried_out(recipe: "Recipe", out: Path) -> Any:
-        try:
-            result = optimize(
-                keras_model,
-                recipe,
-                dataset,
-                teacher=taught,
-                quiet=quiet,
-                checkpoint=out.with_name(f".{out.name}.checkpoint.npz"),
-                teacher_cache=teacher_cache,
-                feature_cache=feature_cache,
-            )
-        except PromiseError as error:
-            raise kept_beside(error, out.with_name(f"{out.name}.tflite")) from error
-        result.save(out, overwrite=overwrite)
-        return result
+    def prepared(recipe: "Recipe", out: Path) -> "Prepared":
+        return prepare(
+            keras_model,
+            recipe,
+            dataset,
+            teacher=taught,
+            quiet=quiet,
+            checkpoint=out.with_name(f".{out.name}.checkpoint.npz"),
+            teacher_cache=teacher_cache,
+            feature_cache=feature_cache,
+        )
 
     if repeats > 1:
-        _repeat(carried_out, recipe, repeats, out, min_accuracy)
+        repeat(prepared, recipe, repeats, out, overwrite=overwrite, min_accuracy=min_accuracy)
         return
-    result = carried_out(recipe, out)
+    result = carried_out(prepared(recipe, out), out)
     click.echo(str(result.report))
-    _require_success(result, min_accuracy, out)
+    result.save(out, overwrite=overwrite)
+    require_success(result.report, result.verdict, min_accuracy, out)
     say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
-
-
-def _repeat(
-    carried_out: Callable[["Recipe", Path], Any], recipe: "Recipe", repeats: int, out: Path, min_accuracy: float | None
-) -> None:
-    """Carry out `recipe` with `repeats` seeds, each into a folder in `out`, and print mean and spread."""
-    from tfopt.base.files import write_atomically
-    from tfopt.base.terminal import rendered
-    from tfopt.run.repeats import spread, table
-
-    seeds = [recipe.training.seed + number for number in range(repeats)]
-    results = {}
-    for number, seed in enumerate(seeds, 1):
-        say(f"run {number} of {repeats}, seed {seed}")
-        results[out / f"seed_{seed}"] = carried_out(recipe.seeded(seed), out / f"seed_{seed}")
-    steps = spread([result.report for result in results.values()])
-    write_atomically(out / "repeats.json", json.dumps({"seeds": seeds, "steps": steps}, indent=2) + "\n")
-    click.echo(rendered(table(steps, f"{recipe.name}: mean and standard deviation of {repeats} seeds"), width=100))
-    for folder, result in results.items():
-        _require_success(result, min_accuracy, folder)
-    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
-
-
-def _require_success(result: Any, min_accuracy: float | None, out: Path) -> None:
-    if not result.verdict.ok:
-        raise PromiseError(f"{result.verdict.text} All results are in {out}.")
-    if min_accuracy is not None:
-        _require_accuracy(result, min_accuracy, out)
-
-
-def _require_accuracy(result: Any, least: float, out: Path) -> None:
-    found = result.report.rows[-1].metrics["accuracy"]
-    if found < least:
-        raise PromiseError(
-            f"The file's accuracy is {found:.4f}, below --min-accuracy {least:g}. The results are in {out}."
-        )
 
 
 def _examples(

@@ -7,9 +7,12 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from tfopt.base import terminal
 from tfopt.base.weight_statistics import unique_weights
 from tfopt.data import Dataset
+from tfopt.errors import DataError
 from tfopt.tasks import task_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.parameters import parameters_of
@@ -57,6 +60,18 @@ class Report:
     def to_json(self) -> str:
         """Return `to_dict` as indented JSON that ends in a newline."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """Return the report that `to_json` wrote.
+
+        Raises:
+            DataError: it is not the JSON of a report.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            raise DataError(f"This is not the JSON of a report: {error.errors()[0]['msg']}.") from error
 
     def table(self) -> Any:
         """Return the rows as a `rich.table.Table`."""

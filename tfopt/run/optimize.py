@@ -8,7 +8,7 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base.keras_compat import float32_layers
-from tfopt.errors import DataError, PromiseError, TfoptError
+from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.run.checkpoint import Checkpoint, Kept, as_file
@@ -50,7 +50,7 @@ def optimize(
             anything `Teacher` accepts, a `Teacher` or an `Ensemble`. It is not changed.
         quiet: no progress on stderr.
         checkpoint: a file that keeps the result of each stage. After an interruption, calling `optimize` again with the
-            same recipe, model, teacher and data resumes after the last finished stage.
+            same recipe, model, teacher and data resumes after the last finished stage. `Result.save` removes it.
         teacher_cache: a folder that keeps the teacher's answers for further runs; None keeps them in memory.
         feature_cache: the same for the features of a transfer.
 
@@ -118,11 +118,10 @@ class _Run:
         if self.verdict.ok:
             self._require_budget()
         model = bridge.to_keras(self.flat_model, like=self.prepared.model, resized=self._resized(self.report.rows))
-        if self.checkpoint:
-            self.checkpoint.remove()
         recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages))
         self.report = Report(recipe.to_dict(), self.report.rows, self.verdict.text)
-        return Result(model, lite, self.report, recipe, described(self.data), self.files, self.verdict)
+        data = described(self.data)
+        return Result(model, lite, self.report, recipe, data, self.files, self.verdict, self.checkpoint)
 
     def _carry_out_stages(self, finished: int) -> tuple[list[Promise], Any, list[str], float]:
         """Carry out the stages after the first `finished` ones, or those before one that fails its guard.
@@ -187,7 +186,10 @@ class _Run:
         if self.checkpoint:
             resized = self._resized(self.report.rows)
             carried = dataclasses.replace(self.recipe, stages=tuple(self.stages)).to_json()
-            self.checkpoint.save(self.flat_model, self.report.rows, resized=resized, recipe=carried)
+            try:
+                self.checkpoint.save(self.flat_model, self.report.rows, resized=resized, recipe=carried)
+            except (OSError, OutputError) as error:  # a full disk, say: the training is worth more than its checkpoint
+                self.progress.say(f"note: no checkpoint was written ({error}); the run goes on")
 
     def _resume(self) -> int:
         """Resume an interrupted run; return the number of finished stages."""

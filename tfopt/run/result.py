@@ -10,6 +10,7 @@ from tfopt import models
 from tfopt.base.files import output_folder, write_atomically
 from tfopt.data import Dataset
 from tfopt.evaluate.report import Report
+from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import Verdict
 from tfopt.run.recipe import Recipe
 from tfopt.tflite.read import LiteModel
@@ -27,6 +28,7 @@ class Result:
         data: description of the data set and the preprocessing, in words.
         files: other files to save, by name.
         verdict: whether the run kept the quality of the model.
+        checkpoint: what `save` removes once everything is written; None if the run had none.
     """
 
     model: Any
@@ -36,6 +38,7 @@ class Result:
     data: dict[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=Verdict)
+    checkpoint: Checkpoint | None = None
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write `model.tflite`, `model.keras`, `recipe.json`, `report.json` and `data.json` into `folder`.
@@ -59,6 +62,8 @@ class Result:
                 write_atomically(new / "labels.txt", "\n".join(names) + "\n")
             for name, content in self.files.items():
                 write_atomically(new / name, content)
+        if self.checkpoint:
+            self.checkpoint.remove()
         return Path(folder)
 
 
