@@ -205,6 +205,25 @@ def test_augmentation_that_changes_nothing_for_the_model_is_kept():
     assert "augmented with horizontal_flip=True" in notes[0]
 
 
+def test_augmentation_is_halved_before_it_is_left_out():
+    data = tfopt.load_data(pictures("half"))
+    augmentation, notes = choose_augmentation(judge("half").predict, tfopt.Training(shift=0.375), data)
+    assert augmentation.transformations == {"shift": 0.1875}  # one column of 8, where 3 reach the other half
+    assert notes[0].startswith("augmented with shift=0.1875: the original model has 1.000")
+
+
+def test_one_strength_sets_all_transformations_that_are_not_set():
+    data = tfopt.load_data(pictures("any"))
+    wanted = tfopt.Training(augmentation=1, shift=0.125, at_once=3)
+    augmentation, notes = choose_augmentation(judge("any").predict, wanted, data)
+    assert augmentation.horizontal_flip and augmentation.shift == 0.125 and augmentation.at_once == 3
+    assert not augmentation.brightness  # the class is the brightness
+    assert [note.split("=")[0].split()[-1] for note in notes if note.startswith("augmented")] == list(
+        augmentation.transformations
+    )
+    assert any(note.startswith("augmentation brightness left out") for note in notes)
+
+
 def test_no_augmentation_gives_no_notes():
     assert choose_augmentation(judge("any").predict, tfopt.Training(), tfopt.load_data(pictures("any"))) == (None, [])
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfopt.data.augmentation import COLUMNS
 from tfopt.errors import DataError
 
 if TYPE_CHECKING:
@@ -78,8 +79,14 @@ def make_batches(
         return split.x(chosen), split.y(chosen), drawn(view)[chosen], *more.values()
 
     def batch(epoch: tf.Tensor, step: tf.Tensor) -> tuple[Any, Any]:
-        types = (np.float32, split.labels.dtype, np.int32, *(array.dtype for array in beside.values()))
-        shapes = (split.inputs.shape[1:], split.labels.shape[1:], (3,), *(array.shape[1:] for array in beside.values()))
+        types = (np.float32, split.labels.dtype, np.float32, *(array.dtype for array in beside.values()))
+        changes = (len(COLUMNS),)
+        shapes = (
+            split.inputs.shape[1:],
+            split.labels.shape[1:],
+            changes,
+            *(found.shape[1:] for found in beside.values()),
+        )
         tensors = tf.numpy_function(gather, (epoch, step), types)
         for tensor, shape in zip(tensors, shapes, strict=True):
             tensor.set_shape((batch_size if drop_remainder else None, *shape))
@@ -110,14 +117,14 @@ def view_inputs(
 
 
 def _drawn(split: Split, augment: Augmentation | None, seed: int) -> Callable[[int], np.ndarray]:
-    """Return a function from view to the augmentation of each sample, int32 (n, 3)."""
+    """Return a function from view to the augmentation of each sample, float32 (n, columns)."""
     if augment is not None:
         augment.draw(0, split.inputs.shape[1:], seed)  # raises if the inputs are not images
 
     @lru_cache(maxsize=2)
     def draw(view: int) -> np.ndarray:
         if augment is None:
-            return np.zeros((len(split), 3), np.int32)
+            return np.zeros((len(split), len(COLUMNS)), np.float32)
         return augment.draw(len(split), split.inputs.shape[1:], [seed, view, AUGMENTATION])
 
     return draw

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from tfopt.base.config import config
 
@@ -28,9 +28,10 @@ class Training:
         batchnorm: "frozen" trains with the statistics that pretrained BatchNormalizations have, "train" with those of
             each batch; "auto" freezes them with fewer than 1,000 training samples. In any case the statistics that
             validate best are kept in the end.
-        horizontal_flip, shift: random augmentation of training images: mirroring, and shifts by up to this fraction of
-            height and width. Each is dropped, with a note in the report, if the given model does not recognize images
-            changed in that way.
+        augmentation: the strength of random augmentation of training images, from 0 (none) to 1; 0.5 is usual. It
+            sets the transformations below, unless they are set. Each is halved or dropped, with a note in the report,
+            if the given model does not recognize images changed in that way.
+        horizontal_flip, shift, rotation, zoom, brightness, contrast, cutout, at_once: see `Augmentation`.
     """
 
     optimizer: str = "adam"
@@ -43,5 +44,12 @@ class Training:
     class_weight: Literal["balanced"] | None = None
     batchnorm: Literal["auto", "train", "frozen"] = "auto"
     patience: PositiveInt | None = None
+    augmentation: float = Field(default=0.0, ge=0, le=1)
     horizontal_flip: bool = False
-    shift: NonNegativeFloat = Field(default=0.0, lt=1)
+    shift: float = Field(default=0.0, ge=0, lt=1)
+    rotation: float = Field(default=0.0, ge=0, le=180)
+    zoom: float = Field(default=0.0, ge=0, lt=1)
+    brightness: float = Field(default=0.0, ge=0, le=1)
+    contrast: float = Field(default=0.0, ge=0, le=1)
+    cutout: float = Field(default=0.0, ge=0, lt=1)
+    at_once: PositiveInt | None = None
