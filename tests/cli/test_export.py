@@ -72,6 +72,13 @@ def test_forms(options, dtypes, folder, tmp_path, here):
     assert {weight.tensor.dtype for weight in LiteModel(tmp_path / "m.tflite").weights()} == dtypes
 
 
+@pytest.mark.parametrize(("options", "size"), [([], 1), (["--batch", "static"], 1), (["--batch", "dynamic"], None)])
+def test_the_batch_is_static_unless_asked(options, size, folder, tmp_path, here):
+    done = export(folder / "model.h5", "--activations", "float32", "--out", tmp_path / "m.tflite", *options)
+    assert done.exit_code == 0, done.output
+    assert LiteModel(tmp_path / "m.tflite").inputs[0].shape == (size, 8, 8, 1)
+
+
 def test_what_cannot_work_is_one_line_and_leaves_nothing(folder, tmp_path, here):
     model, data, out = folder / "model.h5", ("--data", folder / "data.npz"), ("--out", tmp_path / "m.tflite")
     failed(export(model, *out), 2, "int8 activations need", "--data", "--activations float32")

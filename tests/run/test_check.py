@@ -144,3 +144,11 @@ def test_the_command_refuses_what_is_not_a_model(tmp_path):
     done = CliRunner().invoke(main, ["check", str(tmp_path / "m.keras")])
     assert done.exit_code == 2
     assert "not a model file" in done.output
+
+
+def test_a_promise_that_the_file_would_break_is_a_problem_before_training(model, monkeypatch):
+    # The converter's own integers: a scale for each channel makes other values of equal weights.
+    monkeypatch.setattr(export, "store_integers", lambda data, *_: (data, []))
+    found = tfopt.check(model, RECIPE)
+    assert not found.ok
+    assert any("breaks a promise" in problem and "different weights" in problem for problem in found.problems)

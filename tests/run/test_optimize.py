@@ -467,7 +467,7 @@ def test_a_file_that_is_denser_than_promised_is_refused(monkeypatch):
     convert = export.convert
     count = []
 
-    def denser(given, settings, data=None, flat_model=None):
+    def denser(given, settings, data=None, flat_model=None, **_):
         count.append(1)
         if len(count) > 2:  # not the earlier rows
             given = keras.models.clone_model(model)
@@ -485,7 +485,7 @@ def test_a_float_file_where_int8_was_promised_is_refused(monkeypatch):
     import keras
 
     convert = export.convert
-    monkeypatch.setattr(export, "convert", lambda model, settings, *_: convert(model, FLOAT))
+    monkeypatch.setattr(export, "convert", lambda model, settings, *_, **_more: convert(model, FLOAT))
     with pytest.raises(PromiseError, match=r"tensors of the \.tflite are float: .+"):
         tfopt.optimize(dense_net(keras), tfopt.Recipe(stages=()), blobs(), quiet=True)
 

@@ -36,7 +36,7 @@ EVERYTHING = Recipe(
         Quantize(calibration_samples=7),
     ),
     training=Training(optimizer="adamw", loss="mse", batch_size=5, seed=11, horizontal_flip=True, shift=0.1),
-    export=Export(io="float32", calibration_samples=9, compact=False),
+    export=Export(io="float32", calibration_samples=9, batch="dynamic", compact=False),
     distillation=Distillation(
         losses=(Hinton(temperature=2.0), FitNets(layers=(("a", "b"),), two_stage=0.25)),
         alpha=0.3,

@@ -17,6 +17,8 @@ MASKS = ("mask", "attention_mask")
 def sample_batch(graph: Graph, count: int = _SAMPLES) -> list[Any]:
     """Return one seeded array per input, [count, ...] in the input's dtype; free axes get size 32.
 
+    If an input has a batch size, it replaces `count`, since all inputs have equally many samples.
+
     Floats are standard normal; before a Rescaling that shrinks values they are pixels (0 to 255), before a
     Normalization they have the mean and variance it expects, before a Discretization they lie around its bins. Before a
     Masking, one step is padded; what is passed as a mask is 0 and 1. Indices, also those of a float dtype, are valid
@@ -24,6 +26,7 @@ def sample_batch(graph: Graph, count: int = _SAMPLES) -> list[Any]:
     tensor.
     """
     rng = np.random.default_rng(0)
+    count = next((size for spec in graph.inputs if (size := spec.shape[0] or 1) > 1), count)
     return [_sample(rng, graph, spec, count) for spec in graph.inputs]
 
 

@@ -59,6 +59,13 @@ TRIED = 2
     show_default=True,
     help="Range of int8 activations: up to the extremes over those samples, or the range of least squared error.",
 )
+@click.option(
+    "--batch",
+    type=click.Choice(("static", "dynamic")),
+    default="static",
+    show_default=True,
+    help="One sample per invocation, with the fewest operators, or any number of samples.",
+)
 @click.option("--compact/--no-compact", default=True, show_default=True, help="Leave out the names of inner tensors.")
 @click.option(
     "--max-noise",

@@ -9,6 +9,8 @@ from tfopt.graph.taps import shapes
 from tfopt.run.recipe import Recipe
 from tfopt.search.bits import with_fewest_bits
 from tfopt.stages import Stage
+from tfopt.stages.kernels.promise import Promise
+from tfopt.stages.kernels.table import named_kernel
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.write.export import build_file
 
@@ -31,14 +33,19 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any)
     one. `samples` are inputs for the ranges, float32 arrays, batch first: one, or a list with one per input.
 
     Raises:
-        ModelError, RecipeError, DataError, PromiseError: as training and export would.
+        ModelError, RecipeError, DataError: as training and export would.
+        PromiseError: the file would break a promise of a stage. Only promises that hold without training are tried.
     """
+    promises: list[Promise] = []
+    last = flat_model
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         stage, applied = _applied(stage, flat_model, steps_per_epoch, keep, samples)
         if recipe.distillation:
             shapes(applied, recipe.distillation.layers("student"))  # raises for an unknown layer
-        flat_model = applied if stage.last else stage.untrained_result(applied)
-    lite = build_file(flat_model, recipe.export, samples, proven=False)
+        flat_model = stage.untrained_result(applied)
+        promises += [promise for promise in stage.promises(flat_model) if _holds(promise, flat_model)]
+        last = applied if stage.last else flat_model
+    lite = build_file(last, recipe.export, samples, promises, flat_model, proven=False)
     budget = recipe.stages[-1].budget if recipe.stages else None
     if budget and budget.max_bytes is not None and len(lite.data) > budget.max_bytes:
         raise RecipeError(
@@ -46,6 +53,11 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any)
             f"{len(lite.data):,} bytes. Allow that many, or start with a smaller model."
         )
     return lite
+
+
+def _holds(promise: Promise, flat_model: Any) -> bool:
+    kernel = named_kernel(flat_model.get_layer(promise.layer), promise.weight)
+    return promise.broken(kernel.values, kernel.channel_axis) is None
 
 
 def resized(stage: Stage, flat_model: Any, keep: frozenset[str], samples: Any) -> Any:

@@ -180,14 +180,16 @@ class Stage(ABC):
     def untrained_result(self, model: Any) -> Any:
         """Return the flat tf_keras model for the next stage of a dry run, without checking promises.
 
+        It should keep the promises of this stage as far as possible without training, so that the dry run shows whether
+        the next stages and the file keep them.
+
         Args:
             model: the untrained model that `apply` returned for a flat tf_keras model.
 
         Returns:
-            The model that `apply` was given, or a resized one if this stage resizes.
+            A new model without wrappers.
         """
-        like = self._origin(model)
-        return self._stripped(model, like) if self.resizes else like
+        return self._stripped(model, self._origin(model))
 
     def _origin(self, model: Any) -> Any:
         like = bridge.origin(model)

@@ -36,6 +36,9 @@ class Export:
         calibration_samples: number of training inputs for the activation ranges (without `Quantize`).
         activation_ranges: of int8 activations: "max", the extremes of those samples; "mse", the range with the least
             squared error of rounding and clipping, so that rare extremes do not cost precision elsewhere.
+        batch: "static" makes the file for one sample at a time, or for the batch size that the model's Input has: fewer
+            operators, since no shape is computed, and BatchNormalization is folded into more layers. "dynamic" leaves
+            the batch free. `LiteModel` takes any number of samples in both cases.
         compact: leave out what running the file does not need, such as the names of inner tensors.
         max_noise: the most noise of an output, or of one of its channels, as a share of its variance; the fewest
             operators of an int8 file stay in float for it, and a note lists them. None is the limit of
@@ -56,6 +59,7 @@ class Export:
     sparse: bool = False
     calibration_samples: PositiveInt = CALIBRATION_SAMPLES
     activation_ranges: ActivationRanges = "max"
+    batch: Literal["static", "dynamic"] = "static"
     compact: bool = True
     max_noise: PositiveFloat | None = None
     mixed: bool = True

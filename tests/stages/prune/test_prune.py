@@ -531,3 +531,15 @@ def test_fine_tuning_freezes_what_the_rules_switch_off(model, samples):
 def test_fine_tuning_takes_no_numbers(model):
     with pytest.raises(RecipeError, match=r"True or False; got 0\.5"):
         FineTune(layers=(("head", 0.5),)).apply(model, steps=1)
+
+
+@pytest.mark.parametrize("schedule", ["polynomial", "constant", "one-shot"])
+def test_a_dry_run_goes_on_with_the_zeros_that_training_would_make(schedule):
+    tf_keras = keras_compat.tf_keras()
+    model = tf_keras.Sequential([tf_keras.Input((8,)), tf_keras.layers.Dense(5, name="a")])
+    stage = Prune(final_sparsity=0.75, schedule=schedule)
+    before = model.get_weights()[0]
+    kernel = stage.untrained_result(stage.apply(model, steps=100)).get_layer("a").get_weights()[0]
+    kept = np.abs(before) >= np.sort(np.abs(before).ravel())[-10]  # a quarter of 40
+    np.testing.assert_array_equal(kernel, np.where(kept, before, 0))
+    np.testing.assert_array_equal(model.get_weights()[0], before)

@@ -207,6 +207,60 @@ def test_equal_kernels_of_three_layers_go_by_their_names_then_by_their_order():
         for number, layer in enumerate(same, 1):
             stored = found[layer.name, "kernel"].parts[0].dequantized
             np.testing.assert_allclose(stored, number * kernel.T, rtol=1e-4, atol=1e-5)
+            assert len(found[layer.name, "kernel"].everywhere) == 1  # the others are other layers', not copies
+
+
+def test_an_inner_layer_of_the_same_name_and_kernel_is_another_one():
+    layers, rng = keras_compat.tf_keras().layers, np.random.default_rng(4)
+    line = layers.Input(batch_shape=(1, 6, 8))
+    x = layers.MultiHeadAttention(2, 4, use_bias=False, name="attention")(line, line)
+    outer = layers.Dense(8, use_bias=False, name="query")
+    model = keras_compat.tf_keras().Model(line, outer(x))
+    kernel = rng.normal(size=(8, 8))
+    attention = model.get_layer("attention")
+    # One kernel up to a factor, which content cannot tell apart: query 1, key 3, value 5, output 7, outer 2.
+    inner = {"query": 1, "key": 3, "value": 5, "attention_output": 7}
+    shapes = [weight.shape for weight in attention.get_weights()]
+    attention.set_weights(
+        [factor * kernel.reshape(shape) for factor, shape in zip(inner.values(), shapes, strict=True)]
+    )
+    outer.set_weights([2 * kernel])
+    lite = lite_of(model, FLOAT)
+
+    def largest(*asked):
+        """The largest weight in each place of the first kernel that is `asked` for, over that of `kernel`."""
+        places = find_kernels(lite, model.layers, asked)[asked[0]].everywhere
+        return [np.abs(rows_in_file(place)).max() / np.abs(kernel).max() for place in places]
+
+    np.testing.assert_allclose(largest(("query", "kernel")), [2], rtol=1e-5)
+    # The converter multiplies the query by 1 / sqrt(4), the size of a head.
+    assert largest(("attention", "query/kernel")) in (pytest.approx([1]), pytest.approx([0.5]))
+    for name in ("key", "value", "attention_output"):
+        np.testing.assert_allclose(largest(("attention", f"{name}/kernel")), [inner[name]], rtol=1e-5, err_msg=name)
+
+
+def test_a_grouped_kernel_may_stand_group_by_group():
+    import tensorflow as tf
+
+    layers, rng = keras_compat.tf_keras().layers, np.random.default_rng(5)
+    kernel = rng.normal(size=(3, 3, 2, 6)).astype("float32")
+
+    class Split(layers.Layer):
+        """What a converter makes of a grouped convolution for which it has no operator."""
+
+        def call(self, x):
+            parts = zip(tf.split(x, 3, axis=-1), np.split(kernel, 3, axis=-1), strict=True)
+            return tf.concat([tf.nn.conv2d(part, weights, 1, "VALID") for part, weights in parts], axis=-1)
+
+    image = layers.Input(batch_shape=(1, 5, 5, 6))
+    lite = lite_of(keras_compat.tf_keras().Model(image, Split(name="grouped")(image)), FLOAT)
+    whole = layers.Conv2D(6, 3, groups=3, use_bias=False, name="grouped")
+    whole(image)
+    whole.set_weights([kernel])
+    place = find_kernels(lite, [whole])["grouped", "kernel"]
+    assert len(place.parts) == 3 and len(place.everywhere) == 1
+    np.testing.assert_allclose(rows_in_file(place), kernel.reshape(18, 6).T, rtol=1e-6)
+    np.testing.assert_allclose(place.values, np.moveaxis(kernel, -1, 0), rtol=1e-6)
 
 
 def test_layers_with_one_and_the_same_kernel_share_the_tensor():

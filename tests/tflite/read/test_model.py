@@ -233,6 +233,15 @@ def test_a_graph_that_mixes_samples_runs_one_by_one(models: dict[str, LiteModel]
     np.testing.assert_array_equal(models["mixing"].predict(SAMPLES), 0 * SAMPLES)
 
 
+def test_equal_samples_do_not_hide_that_a_graph_mixes_them(models: dict[str, LiteModel]) -> None:
+    model = LiteModel(models["mixing"].data)
+    np.testing.assert_array_equal(model.predict(SAMPLES[[2] * 7]), 0 * SAMPLES)
+    np.testing.assert_array_equal(model.predict(SAMPLES), 0 * SAMPLES)
+    model = LiteModel(models["mixing"].data)
+    ends_alike = SAMPLES[[0, 1, 2, 3, 0]]
+    np.testing.assert_array_equal(model.predict(ends_alike), 0 * ends_alike)
+
+
 def test_a_wrong_shape_is_refused_with_both(models: dict[str, LiteModel]) -> None:
     for wrong in (SAMPLES[0], SAMPLES[:, :5], SAMPLES[None]):
         with pytest.raises(DataError, match=r"\(N, 6\)") as caught:

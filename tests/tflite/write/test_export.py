@@ -279,7 +279,7 @@ def test_nothing_is_left_where_the_path_cannot_be_written(models, tmp_path):
 def test_an_older_file_stays_when_the_export_fails(models, tmp_path, monkeypatch):
     path = tmp_path / "model.tflite"
     path.write_bytes(b"old")
-    monkeypatch.setattr(export, "convert", lambda *args: float_bytes(models["keras3"]))
+    monkeypatch.setattr(export, "convert", lambda *args, **_: float_bytes(models["keras3"]))
     with pytest.raises(PromiseError):
         tfopt.export_tflite(models["keras3"], path, representative_data=X)
     assert path.read_bytes() == b"old"
@@ -295,7 +295,7 @@ CONVERT = export.convert  # before any test replaces it
 
 @pytest.mark.parametrize("activations", ["float32", "int8"])
 def test_a_float_file_where_int8_was_promised_is_refused_by_tensor(models, monkeypatch, activations):
-    monkeypatch.setattr(export, "convert", lambda *args: float_bytes(models["keras3"]))
+    monkeypatch.setattr(export, "convert", lambda *args, **_: float_bytes(models["keras3"]))
     with pytest.raises(PromiseError) as caught:
         tfopt.export_tflite(models["keras3"], export=tfopt.Export(activations=activations), representative_data=X)
     named = [detail["name"] for detail in interpreter(float_bytes(models["keras3"])).get_tensor_details()]
@@ -311,7 +311,7 @@ def test_int8_weights_do_not_hide_float_activations(monkeypatch):
     x = RNG.normal(size=(16, 64)).astype("float32")
     hybrid = CONVERT(model, Export(activations="float32"))
     assert "int8" in dtypes(hybrid)
-    monkeypatch.setattr(export, "convert", lambda *args: hybrid)
+    monkeypatch.setattr(export, "convert", lambda *args, **_: hybrid)
     with pytest.raises(PromiseError, match=r"int8 everywhere was promised, but \d+ tensors"):
         tfopt.export_tflite(model, representative_data=x)
 
@@ -354,7 +354,7 @@ def test_promises_are_looked_up_in_the_file(monkeypatch):
         values = denser.get_layer(layer).get_weights()
         values[0] = values[0] + rng.uniform(0.01, 0.02, values[0].shape)
         denser.get_layer(layer).set_weights(values)
-        monkeypatch.setattr(export, "convert", lambda *args, denser=denser: float_bytes(denser))
+        monkeypatch.setattr(export, "convert", lambda *args, denser=denser, **_: float_bytes(denser))
         with pytest.raises(PromiseError, match=f"layer '{layer}', tensor '.+': .*{told}"):
             export.build_file(model, settings, None, held, flat_model)
 
@@ -367,7 +367,7 @@ def test_a_kernel_that_is_not_in_the_file_is_reported(monkeypatch):
     model, other = pruned_and_clustered(keras), pruned_and_clustered(keras)
     values = other.get_layer("half").get_weights()
     other.get_layer("half").set_weights([np.random.default_rng(9).normal(size=values[0].shape), values[1]])
-    monkeypatch.setattr(export, "convert", lambda *args: float_bytes(other))
+    monkeypatch.setattr(export, "convert", lambda *args, **_: float_bytes(other))
     with pytest.raises(PromiseError, match="kernel of layer 'half' was not found"):
         export.build_file(
             model,

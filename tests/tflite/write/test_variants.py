@@ -232,7 +232,7 @@ def test_a_file_of_other_types_is_refused(nets, monkeypatch):
         ({"activations": "float32", "weight_only": True}, {"weights": "int4", "activations": "float32"}, "no operator"),
     ]:
         data = convert(nets["conv"], Export(**made), None if "float32" in made.values() else X)
-        monkeypatch.setattr(export, "convert", lambda *args, data=data: data)
+        monkeypatch.setattr(export, "convert", lambda *args, data=data, **_: data)
         with pytest.raises(PromiseError, match=told):
             tfopt.export_tflite(nets["conv"], export=tfopt.Export(**asked), representative_data=X)
 
@@ -330,7 +330,7 @@ def test_class_names_are_in_the_file_and_its_signature_stays(nets, tmp_path):
         assert "Ähre" in bytes(found.Buffers(entries[b"tfopt.labels"]).DataAsNumpy()).decode()
         assert opened(lite.data).get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": ["head"]}}
         inspected = inspect_file(tmp_path / "m.tflite").table().title
-        assert "Ähre" in inspected and "image int8 (None, 8, 8, 3)" in inspected
+        assert "Ähre" in inspected and "image int8 (1, 8, 8, 3)" in inspected
     assert tfopt.export_tflite(nets["conv"], representative_data=X).labels == ()
 
 
@@ -340,4 +340,4 @@ def test_contents_count_what_is_there(nets):
     )
     assert held.weights == {"int4": 8 * 27 + 12 * 8 + 60, "int8": 72}
     assert held.operators == {"int8": 5}
-    assert held.inputs[0].startswith("image int8 (None, 8, 8, 3) x 0.0078")
+    assert held.inputs[0].startswith("image int8 (1, 8, 8, 3) x 0.0078")

@@ -15,7 +15,12 @@ def folded_into(batch_norm: Any) -> Any:
         return None
     (producer,) = producers
     foldable = facts_of(producer).folds_batch_norm and producer.activation.__name__ == "linear"
-    return producer if foldable and len(producer.outbound_nodes) == 1 else None
+    return producer if foldable and scales_channels(batch_norm) and len(producer.outbound_nodes) == 1 else None
+
+
+def scales_channels(batch_norm: Any) -> bool:
+    """Return whether a built BatchNormalization has one scale per index of the last axis, as kernels have."""
+    return list(np.atleast_1d(batch_norm.axis)) == [batch_norm.input_spec.ndim - 1]
 
 
 def make_scales_positive(model: Any) -> None:

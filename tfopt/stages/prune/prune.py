@@ -332,6 +332,14 @@ class Prune(Stage):
         del flat_layer
         return masked_weights(layer)
 
+    @override
+    def untrained_result(self, model: Any) -> Any:
+        # A schedule makes zeros during training; here all come at once.
+        if self._one_shot:
+            return super().untrained_result(model)
+        at_once = replace(self, schedule="one-shot", initial_sparsity=0.0, begin_step=0, end_step=None, frequency=None)
+        return super().untrained_result(at_once.apply(self._origin(model), steps=1, keep={"sparsity"}))
+
     def _advice(self) -> str:
         return (
             "Run fit for the steps that were passed to apply(), with the stage's callbacks: "

@@ -13,6 +13,7 @@ from tfopt.base.keras_compat import tf_keras, tfmot_module
 from tfopt.errors import RecipeError
 from tfopt.graph.layer_facts import OWN_RANGE, facts_of
 from tfopt.graph.types import Call, Graph, Ref, refs_in
+from tfopt.stages.kernels.folding import scales_channels
 from tfopt.stages.kernels.layer_kinds import (
     FUSED,
     activation_of,
@@ -168,8 +169,7 @@ class _Planner:
         return (
             facts.folds_batch_norm
             and activation_of(before.leaf.layer) == "linear"
-            # With more axes, the converter puts a reshape between a Dense and what follows.
-            and (facts.family != "dense" or given.shape is None or len(given.shape) == 2)
+            and scales_channels(call.leaf.layer)
             and len(self.consumers[given]) == 1
             and len(self.calls[before.leaf.name]) == 1
         )

@@ -1,5 +1,6 @@
 """LiteModel: run a .tflite with LiteRT, in the units of the original model."""
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -212,6 +213,13 @@ class LiteModel:
         """
         stored = [quantized(array, port) for array, port in zip(self._checked_inputs(x), self.inputs, strict=True)]
         batch = self._usable_batch(len(stored[0]), stored)
+        if batch != self._own_batch:
+            # Without delegates, TRANSPOSE_CONV refuses another batch than that of the file.
+            with contextlib.suppress(ModelError):
+                return self._signals(batch, stored)
+        return self._signals(self._own_batch, stored)
+
+    def _signals(self, batch: int, stored: list[NDArray[Any]]) -> dict[int, NDArray[Any]]:
         interpreter = self._fresh_interpreter(_shapes(batch, stored), _interpreter(self.data, self.threads, trace=True))
         tensors = self._graph.tensors[0]
         computed = [tensors[index] for op in self.ops() if op.subgraph == 0 for index in op.outputs]
@@ -257,25 +265,28 @@ class LiteModel:
         return arrays
 
     def _usable_batch(self, batch: int, stored: list[NDArray[Any]]) -> int:
-        """Return `batch` if the graph gives the same first and last row after resizing, else its own batch size.
+        """Return `batch` if the graph gives the same two unlike rows after resizing, else its own batch size.
 
-        After a resize, a Reshape with a fixed first axis fails or silently mixes samples.
+        After a resize, a Reshape with a fixed first axis fails or silently mixes samples. Equal rows cannot show it.
         """
         own = self._own_batch
         key = _shapes(batch, stored)
         if batch == own:
             return own
         if key not in self._batches:
-            self._batches[key] = batch if self._resizes(batch, own, [array[:batch] for array in stored]) else own
+            rows = [array[:batch] for array in stored]
+            unlike = _unlike_first(rows)
+            if unlike is None and batch > 1:
+                return own
+            self._batches[key] = batch if self._resizes(batch, own, rows, {0, unlike or 0}) else own
         return self._batches[key]
 
-    def _resizes(self, batch: int, own: int, stored: list[NDArray[Any]]) -> bool:
+    def _resizes(self, batch: int, own: int, stored: list[NDArray[Any]], compared: set[int]) -> bool:
         try:
             resized = self._run(batch, stored)
         except ModelError:
             return False
-        last = len(stored[0]) - 1
-        for row in {0, last}:
+        for row in compared:
             expected = self._run(own, [array[row : row + 1] for array in stored])
             for port, got, want in zip(self.outputs, resized, expected, strict=True):
                 step = 2 * port.scales[0] if port.scales else 1e-3 * float(np.abs(want).max(initial=0))
@@ -289,7 +300,7 @@ class LiteModel:
         return self.inputs[0].shape[0] or 1
 
     def _interpreter(self, shapes: Shapes) -> Any:
-        """Return an interpreter whose inputs have these shapes. LiteRT's exceptions are not caught."""
+        """Return an interpreter whose inputs have these shapes. Raise ModelError if LiteRT cannot make one."""
         if shapes not in self._interpreters:
             # Each has its own packed weights and activations: keep a few, not one per sequence length.
             if len(self._interpreters) >= 3:
@@ -298,18 +309,18 @@ class LiteModel:
         return self._interpreters[shapes]
 
     def _fresh_interpreter(self, shapes: Shapes, interpreter: Any) -> Any:
-        for port, shape in zip(self.inputs, shapes, strict=True):
-            interpreter.resize_tensor_input(port.index, shape)
-        interpreter.allocate_tensors()
+        try:
+            for port, shape in zip(self.inputs, shapes, strict=True):
+                interpreter.resize_tensor_input(port.index, shape)
+            interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(_reason(error)) from error
         return interpreter
 
     def _run(self, batch: int, stored: list[NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the outputs, in real units, for up to `batch` samples."""
         count = len(stored[0])
-        try:
-            interpreter = self._interpreter(_shapes(batch, stored))
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(_reason(error)) from error
+        interpreter = self._interpreter(_shapes(batch, stored))
         self._invoke(interpreter, batch, stored)
         outputs = [interpreter.get_tensor(port.index) for port in self.outputs]
         for port, array in zip(self.outputs, outputs, strict=True):
@@ -366,6 +377,13 @@ def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     if len(shape) != len(expected) or not shape:
         return False
     return all(axis in (None, size) for size, axis in zip(shape[1:], expected[1:], strict=True))
+
+
+def _unlike_first(arrays: list[NDArray[Any]]) -> int | None:
+    """Return the last row in which any of `arrays` differs from its first row; None if there is none."""
+    unlike = [np.any((array != array[:1]).reshape(len(array), -1), axis=1) for array in arrays]
+    rows = np.flatnonzero(np.any(unlike, axis=0))
+    return int(rows[-1]) if len(rows) else None
 
 
 def _shapes(batch: int, stored: list[NDArray[Any]]) -> Shapes:

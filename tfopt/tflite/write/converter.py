@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,6 @@ from tfopt.base import native
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
-from tfopt.graph.types import pack
-from tfopt.graph.walk import walk
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
 from tfopt.stages.quantize.trained import is_quantization_aware
@@ -22,22 +20,30 @@ from tfopt.stages.quantize.wrapper import with_rounded_weights
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.calibration import Calibration, argument_names
+from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
-from tfopt.tflite.write.recurrent import check_states, maskings, recurrent_layers, repetitions, unrolled
+from tfopt.tflite.write.recurrent import check_states, recurrent_layers, repetitions
+from tfopt.tflite.write.strategies import Strategy, strategies_for
 from tfopt.tflite.write.traced_forms import int8_forms
 
-# Maximum number of steps up to which a recurrent layer is unrolled; each step copies its operators.
-UNROLLED_AT_MOST = 128
-Trace = Callable[[Any, Calibration | None], tuple[Any, Any]]
-"""Traces a flat tf_keras model; returns the concrete function and the object that keeps its variables."""
 
+def convert(
+    model: Any,
+    settings: Export,
+    representative_data: Any = None,
+    flat_model: Any = None,
+    *,
+    breaks: Callable[[bytes], bool] = lambda data: False,
+) -> bytes:
+    """Return the bytes of the `.tflite`, unchecked.
 
-def convert(model: Any, settings: Export, representative_data: Any = None, flat_model: Any = None) -> bytes:
-    """The bytes of the `.tflite`, unchecked.
-
-    Its batch is free, unless the graph can only be converted, or only be all int8, with a batch of one. `flat_model` is
-    `model` as `flat_twin` gives it, where that is there already.
+    Args:
+        model: a Keras 3 or tf_keras model, or what `Quantize.apply` returned.
+        settings: what the file holds. A dynamic batch becomes a static one if the model can only be converted, or only
+            be all integers, or only keep its promises with that.
+        representative_data: training inputs, as for `export_tflite`.
+        flat_model: `model` as `flat_twin` gives it, if that is there already.
+        breaks: whether a file breaks a promise, so that another way to convert the model is tried.
     """
     native.start()  # it imports TensorFlow while the model is brought over and traced
     aware = is_quantization_aware(model)
@@ -56,8 +62,7 @@ def convert(model: Any, settings: Export, representative_data: Any = None, flat_
             flat_model = _with_ranges(flat_model, samples, settings)
     overrides = _pooling_as_mean(flat_model) + repetitions(flat_model) if settings.activations == "int8" else []
     with override_attributes(overrides):
-        make = _by_edge_quantizer if settings.by_edge_quantizer else _best_conversion
-        return make(flat_model, settings, samples)
+        return _best_conversion(flat_model, settings, samples, breaks)
 
 
 def flat_twin(model: Any) -> Any:
@@ -90,15 +95,6 @@ def _check_weights(flat_model: Any) -> None:
                 )
 
 
-def _by_edge_quantizer(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
-    data = _best_conversion(flat_model, _in_float(settings), None)
-    with isolated(settings, samples) as converter:
-        try:
-            return converter.quantize(data)
-        except (native.CrashError, native.FailedError, ModelError) as error:
-            raise _explained(flat_model, settings, error) from error
-
-
 def _pooling_as_mean(flat_model: Any) -> Overrides:
     """Return overrides that replace averages over the whole input by MEAN. `Quantize` wrappers do this themselves."""
     return [(layer, "call", mean_over_places) for layer in flat_model.layers if always_averages_all(layer)]
@@ -119,37 +115,80 @@ def _calibration(data: Any, settings: Export) -> Calibration:
     return data if isinstance(data, Calibration) else Calibration(data, settings.calibration_samples)
 
 
-def _best_conversion(flat_model: Any, settings: Export, samples: Calibration | None) -> bytes:
-    """The file of the first conversion strategy that leaves nothing in float, else of the one that leaves least."""
-    found: list[tuple[int, bytes]] = []
-    failures: list[tuple[Overrides, Trace, Exception]] = []
-    # `Quantize` has trained ranges for the operations as they are.
-    forms = int8_forms if samples is not None and not is_quantization_aware(flat_model) else contextlib.nullcontext
-    with with_rounded_weights(flat_model), isolated(settings, samples) as converter:
-        for overrides, trace in _strategies(flat_model, calibrated=samples is not None):
+@dataclasses.dataclass(frozen=True)
+class _Maker:
+    """Makes files in different ways.
+
+    Attributes:
+        converter: makes the file, in float if there is a quantizer.
+        quantizer: quantizes it; None if the converter does.
+        samples: for the ranges.
+        forms: holds, while a model is traced, operations in a form that the converter can quantize.
+    """
+
+    converter: Converter
+    quantizer: Converter | None
+    samples: Calibration | None
+    forms: Callable[[], contextlib.AbstractContextManager[None]]
+
+    def make(self, flat_model: Any, strategy: Strategy, *, hasty: bool = False) -> bytes:
+        with override_attributes(strategy.overrides), self.forms():
+            traced = strategy.trace(flat_model, self.samples)
+        data = self.converter.convert(*traced, hasty=hasty)
+        return self.quantizer.quantize(data, hasty=hasty) if self.quantizer else data
+
+
+@contextlib.contextmanager
+def _maker(flat_model: Any, settings: Export, samples: Calibration | None) -> Iterator[_Maker]:
+    with isolated(settings, samples) as converter:
+        if settings.by_edge_quantizer:
+            with isolated(_in_float(settings), None) as in_float:
+                yield _Maker(in_float, converter, samples, contextlib.nullcontext)
+            return
+        # `Quantize` has trained ranges for the operations as they are.
+        calibrated = samples is not None and not is_quantization_aware(flat_model)
+        yield _Maker(converter, None, samples, int8_forms if calibrated else contextlib.nullcontext)
+
+
+def _best_conversion(
+    flat_model: Any,
+    settings: Export,
+    samples: Calibration | None,
+    breaks: Callable[[bytes], bool] = lambda data: False,
+) -> bytes:
+    """Return the first file that breaks no promise and has no float tensor, else the best one.
+
+    The strategies come with the fewest operators first. The best file is the one with the fewest broken promises, then
+    float tensors, then operators.
+    """
+    found: list[tuple[tuple[bool, int, int], bytes]] = []
+    failures: list[tuple[Strategy, Exception]] = []
+    with with_rounded_weights(flat_model), _maker(flat_model, settings, samples) as maker:
+        strategies = strategies_for(flat_model, settings, calibrated=samples is not None)
+        for strategy in strategies:
             try:
-                with override_attributes(overrides), forms():
-                    traced = trace(flat_model, samples)
-                data = converter.convert(*traced)
+                data = maker.make(flat_model, strategy)
             except (DataError, native.NotStartedError):  # no other strategy helps
                 raise
             except (native.KilledError, native.OverdueError) as error:  # not the fault of this strategy
                 raise _explained(flat_model, settings, error) from error
             except Exception as error:
-                failures.append((overrides, trace, error))
+                failures.append((strategy, error))
                 continue
-            floats = len(load_and_check(data, settings).float_tensors()) if settings.integer_only else 0
-            found.append((floats, data))
-            if not floats:
+            lite = load_and_check(data, settings)
+            floats = len(lite.float_tensors()) if settings.integer_only else 0
+            broken = len(strategies) > 1 and breaks(data)
+            found.append(((broken, floats, len(lite.ops())), data))
+            if not broken and not floats:
                 break
         if not found and samples is not None and is_quantization_aware(flat_model):
             # All ranges may be trained, and running it for others fails at a DIV whose divisor is stored as 0.
             with contextlib.suppress(ModelError):
-                return _best_conversion(flat_model, settings, None)
+                return _best_conversion(flat_model, settings, None, breaks)
         if not found:
-            overrides, trace, why = failures[0]
+            strategy, why = failures[0]
             if isinstance(why, native.CrashError):
-                raise _crashed(flat_model, converter, overrides, trace, why) from why
+                raise _crashed(flat_model, maker, strategy, settings, why) from why
             raise _explained(flat_model, settings, why) from why
     return min(found, key=lambda one: one[0])[1]
 
@@ -167,80 +206,14 @@ def load_and_check(data: bytes, settings: Export) -> LiteModel:
     return lite
 
 
-def _strategies(flat_model: Any, *, calibrated: bool) -> list[tuple[Overrides, Trace]]:
-    """How to try the conversion, best first: what holds meanwhile, and what makes the converter.
-
-    A shape that is asked for, as by Conv2DTranspose, stays float where the batch is free. A recurrent layer needs
-    a fixed batch, or must be unrolled: only a plain LSTM is one operator. Loops of others keep float states,
-    and crash the converter (the whole process) when it looks for their ranges in samples (`calibrated`).
-    """
-    layers = recurrent_layers(flat_model)
-    if not layers:
-        return [([], _free_batch), ([], _batch_of_one)]
-    loops = [one for one in layers if not one.fused]
-    steps = [one.steps for one in layers]
-    short = all(number is not None and number <= UNROLLED_AT_MOST for number in steps)
-    if calibrated and loops and not short:
-        names = dict.fromkeys(unwrapped(one.layer).name for one in loops)
-        raise ModelError(
-            f"The converter does not support int8 activations for {', '.join(names)}: recurrent layers other than a "
-            "plain LSTM (tanh, sigmoid, bias, no mask, no states in or out) must be unrolled, over at most "
-            f"{UNROLLED_AT_MOST} fixed steps; got {steps} (None: free). Give the Input a shorter, fixed "
-            'length, use a plain LSTM, or choose activations="float32".'
-        )
-    masks = maskings(flat_model) if calibrated else []
-    strategies: list[tuple[Overrides, Trace]] = [(masks, _batch_of_one)] if not (calibrated and loops) else []
-    if short:
-        strategies.append((masks + unrolled(layers, blended=calibrated), _free_batch))
-    return strategies
-
-
-def _free_batch(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:
-    """Trace the model for batches of any size, unless its inputs fix the size."""
-    del samples
-    return _traced(flat_model, [tuple(tensor.shape) for tensor in flat_model.inputs])
-
-
-def _batch_of_one(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:
-    """The traced model for a batch of one, with other free sizes as in `samples`, else free."""
-    shapes = [(1, *tensor.shape[1:]) for tensor in flat_model.inputs]
-    if samples is not None:
-        shapes = [(1, *samples.shapes[name]) for name in argument_names(flat_model)]
-    return _traced(flat_model, shapes)
-
-
-def _traced(flat_model: Any, shapes: Sequence[tuple[int | None, ...]]) -> tuple[Any, Any]:
-    """Return the model traced as one function for inputs of these shapes, and the object that keeps its variables."""
-    import tensorflow as tf
-
-    specs = [
-        tf.TensorSpec(shape, tensor.dtype, name)
-        for shape, tensor, name in zip(shapes, flat_model.inputs, argument_names(flat_model), strict=True)
-    ]
-    struct = walk(flat_model, keep_names=True).inputs_struct
-    # Outputs keep the names they had before their layers were wrapped.
-    inside = {layer.name: unwrapped(layer).name for layer in flat_model.layers}
-    names = [inside.get(name, name) for name in flat_model.output_names]
-
-    def run(*inputs: Any) -> dict[str, Any]:
-        outputs = flat_model(pack(struct, list(inputs)), training=False)
-        return dict(zip(names, tf.nest.flatten(outputs), strict=True))
-
-    traced = tf.function(run, autograph=False)
-    holder = tf.Module()
-    holder.variables_of_the_model = list(flat_model.variables)
-    return traced.get_concrete_function(*specs), holder
-
-
 def _crashed(
-    flat_model: Any, converter: Converter, overrides: Overrides, trace: Trace, crash: native.CrashError
+    flat_model: Any, maker: _Maker, strategy: Strategy, settings: Export, crash: native.CrashError
 ) -> ModelError:
     """Return an error that names the layer on which the conversion process dies."""
 
     def crashes(part: Any) -> bool:
         try:
-            with override_attributes(overrides):
-                converter.convert(*trace(part, converter.samples), hasty=True)
+            maker.make(part, strategy, hasty=True)
         except (native.NotStartedError, native.KilledError):
             raise
         except native.OverdueError:  # slow, but not a crash
@@ -253,7 +226,7 @@ def _crashed(
 
     layer = unwrapped(blamed_layer(flat_model, crashes))
     return ModelError(
-        f"The process that converted the model '{flat_model.name}' to {_in_words(converter.settings)} died ({crash}) "
+        f"The process that converted the model '{flat_model.name}' to {_in_words(settings)} died ({crash}) "
         f"at the layer '{layer.name}' ({type(layer).__name__}). Replace the layer, or choose other weights or "
         "activations."
     )

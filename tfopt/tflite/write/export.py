@@ -188,12 +188,17 @@ def _built(
         calibration = Calibration(data, settings.calibration_samples)
     native.start()  # it imports TensorFlow while the model crosses the bridge
     twin = flat_twin(model)
-    content, notes = convert(model, settings, calibration, twin), list[str]()
-    integers = integers_of(model) if settings.weights == "int8" else {}
-    if settings.activations != "int8":  # where sums are in float, fewer bits have no operators
-        integers = {key: found for key, found in integers.items() if found.bits == 8}
-    if integers and settings.activations != "int16" and not settings.by_edge_quantizer:
-        content, notes = store_integers(content, model, integers)
+    trained_ranges = layers_with_trained_scales(model)
+
+    def breaks(made: bytes) -> bool:
+        try:
+            lite = LiteModel(_with_integers(made, model, settings)[0])
+            verify_promises(lite, flat_model, promises, trained_ranges=trained_ranges)
+        except PromiseError:
+            return True
+        return False
+
+    content, notes = _with_integers(convert(model, settings, calibration, twin, breaks=breaks), model, settings)
     named = load_and_check(_labeled(content, data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
@@ -207,16 +212,37 @@ def _built(
     # Names tell where the kernels are; the file without them has the same tensors.
     places = promised_kernels(named, flat_model, promises) if promises else {}
     for file, found_in in ((named, places), (lite, same_places(places, lite))):
-        promised = verify_promises(
-            file, flat_model, promises, trained_ranges=layers_with_trained_scales(model), places=found_in
-        )
+        promised = verify_promises(file, flat_model, promises, trained_ranges=trained_ranges, places=found_in)
     if settings.max_noise is not None and settings.border == "float32" != asked:
         found.append(f"inputs and outputs are float32, since as {asked} they would lose too much")
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
+    notes += _about_sizes(settings, twin, lite)
     compared = prove(model, twin, named, lite, settings, data, max_noise=max_noise) if proven else []
     lite.notes = (*notes, *promised, *found, *calibrated, *compared)
     return lite
+
+
+def _with_integers(data: bytes, model: Any, settings: Export) -> tuple[bytes, list[str]]:
+    """Return a file with the integers that the weights of `model` stand for, where it has any, and notes."""
+    integers = integers_of(model) if settings.weights == "int8" else {}
+    if settings.activations != "int8":  # where sums are in float, fewer bits have no operators
+        integers = {key: found for key, found in integers.items() if found.bits == 8}
+    if integers and settings.activations != "int16" and not settings.by_edge_quantizer:
+        return store_integers(data, model, integers)
+    return data, []
+
+
+def _about_sizes(settings: Export, twin: Any, lite: LiteModel) -> Iterator[str]:
+    """Yield notes on sizes of the inputs that were to stay free, and could not."""
+    given = next((tensor.shape[0] for tensor in twin.inputs if tensor.shape[0]), None)
+    if settings.batch == "dynamic" and given:
+        yield f"made for {given} samples at a time: the model's Input fixes its batch size"
+    elif settings.batch == "dynamic" and any(port.shape[0] is not None for port in lite.inputs):
+        yield "made for one sample at a time: with a free batch it cannot be converted as asked"
+    if any(None in tensor.shape[1:] for tensor in twin.inputs) and not any(None in p.shape[1:] for p in lite.inputs):
+        shapes = ", ".join(str(port.shape) for port in lite.inputs)
+        yield f"made for inputs of the samples' size, {shapes}: with free sizes it cannot be converted as asked"
 
 
 def _as_mixed(settings: Export, named: LiteModel, names: LayerNames) -> tuple[Export, dict[str, str]]:

@@ -16,6 +16,7 @@ from tfopt.tflite.read.flatbuffer import rewritten
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
+from tfopt.tflite.write.float_forms import without_block_moves, without_unread_parts
 from tfopt.tflite.write.integer_forms import REPAIRS
 from tfopt.tflite.write.masks import with_near_masks
 from tfopt.tflite.write.selective import with_float_operators
@@ -33,7 +34,14 @@ def convert(folder: str, out: str, settings: dict[str, Any], samples: str | None
 def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None) -> None:
     """Quantize the float .tflite `model` with litert-quantizer, write the file to `out`, and run it once."""
     asked, data = Export(**settings), _Samples(samples) if samples else None
-    _finish(edge_quantizer.quantized(Path(model).read_bytes(), asked, data), out, data)
+    given = Path(model).read_bytes()
+    _finish(edge_quantizer.quantized(_prepared(given, asked) if asked.integer_only else given, asked, data), out, data)
+
+
+def _prepared(data: bytes, settings: Export) -> bytes:
+    """Return a float .tflite with operators in forms that can be quantized as `settings` say."""
+    moves = (without_block_moves,) if settings.by_edge_quantizer or settings.activations == "int16" else ()
+    return rewritten(data, without_unread_parts, *moves)
 
 
 def _converter(folder: str, settings: Export) -> Any:
@@ -51,7 +59,8 @@ def _converter(folder: str, settings: Export) -> Any:
         def _quantize(self, result: bytes, *types: Any) -> bytes:
             """Return the float .tflite `result` in integers; of `types`, the first three are those of TensorFlow."""
             input_type, output_type, activations_type = types[:3]
-            calibrated = with_near_masks(bytes(result), self._calibrated)
+            result = _prepared(bytes(result), settings)
+            calibrated = with_near_masks(result, self._calibrated)
             if activations_type == tf.int16:
                 return bytes(super()._quantize(calibrated, *types))
 
@@ -67,7 +76,7 @@ def _converter(folder: str, settings: Export) -> Any:
             if settings.max_noise is None:
                 return quantize((), False)
             return with_float_operators(
-                bytes(result),
+                result,
                 lambda *chosen: _repaired(quantize(*chosen)),
                 self.representative_dataset(),
                 most=settings.max_noise,

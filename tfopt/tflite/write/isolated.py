@@ -50,8 +50,12 @@ class Converter:
             _save(function, holder, place)
             return self._called("convert", Path(place, "out"), hasty, folder=place)
 
-    def quantize(self, data: bytes) -> bytes:
+    def quantize(self, data: bytes, *, hasty: bool = False) -> bytes:
         """Return the float .tflite `data` quantized by litert-quantizer.
+
+        Args:
+            data: the file.
+            hasty: as in `convert`.
 
         Raises:
             ModelError: litert-quantizer fails.
@@ -61,7 +65,7 @@ class Converter:
         with tempfile.TemporaryDirectory(dir=self._folder) as place:
             path = Path(place, "float")
             path.write_bytes(data)
-            return self._called("quantize", Path(place, "out"), False, model=str(path))
+            return self._called("quantize", Path(place, "out"), hasty, model=str(path))
 
     def _called(self, door: str, out: Path, hasty: bool, **arguments: Any) -> bytes:
         seconds = SECONDS + (2 * self.samples.number if self.samples else 0)

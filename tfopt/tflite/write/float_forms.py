@@ -1,0 +1,161 @@
+"""Prepare the converter's float graph for quantization: operators it would leave in float in another form."""
+
+from typing import Any
+
+import numpy as np
+
+from tfopt.tflite.read.flatbuffer import items, kind_of, operator_code
+
+_VERSION = 2  # of SLICE, from which on it takes int8
+
+
+def without_unread_parts(model: Any, subgraph: Any) -> bool:
+    """Read the parts of a SPLIT one by one, as SLICE, where an operator reads only some of them. For `rewritten`.
+
+    The converter leaves a SPLIT with an unread result in float, in some runs but not in others. LSTMs that start from
+    zeros have one: nothing is left of the gate that is multiplied by the first state.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    read = {int(index) for operator in items(subgraph.operators) for index in items(operator.inputs)}
+    read |= {int(index) for index in items(subgraph.outputs)}
+    operators: list[Any] = []
+    changed = False
+    for operator in list(items(subgraph.operators)):
+        kind = kind_of(model.operatorCodes[operator.opcodeIndex])
+        parts = [int(index) for index in items(operator.outputs)]
+        if kind == schema.BuiltinOperator.SPLIT and not read.issuperset(parts):
+            operators += _slices(model, subgraph, operator, [part in read for part in parts])
+            changed = True
+        else:
+            operators.append(operator)
+    subgraph.operators = operators
+    return changed
+
+
+def _slices(model: Any, subgraph: Any, split: Any, wanted: list[bool]) -> list[Any]:
+    """Return operators that give the `wanted` results of `split`; only `split` itself if its axis is not stored."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    axis_tensor, source = (int(index) for index in split.inputs)
+    stored = model.buffers[subgraph.tensors[axis_tensor].buffer].data
+    rank = len(items(subgraph.tensors[source].shape))
+    if stored is None or not rank:
+        return [split]
+    axis = int(np.frombuffer(np.asarray(stored, np.uint8).tobytes(), np.int32)[0]) % rank
+    slices = []
+    for number, (part, needed) in enumerate(zip(split.outputs, wanted, strict=True)):
+        if not needed:
+            continue
+        width = int(subgraph.tensors[int(part)].shape[axis])
+        begin, size = np.zeros(rank, np.int32), np.full(rank, -1, np.int32)  # -1: all that follows
+        begin[axis], size[axis] = number * width, width
+        operator = schema.OperatorT()
+        operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.SLICE, version=_VERSION)
+        operator.builtinOptionsType = schema.BuiltinOptions.SliceOptions
+        operator.builtinOptions = schema.SliceOptionsT()
+        operator.inputs = np.array([source, *(_added(model, subgraph, values) for values in (begin, size))], np.int32)
+        operator.outputs = np.array([part], np.int32)
+        slices.append(operator)
+    return slices
+
+
+def without_block_moves(model: Any, subgraph: Any) -> bool:
+    """Make RESHAPE, TRANSPOSE and RESHAPE of DEPTH_TO_SPACE and SPACE_TO_DEPTH of fixed sizes. For `rewritten`.
+
+    They have no form with int16 activations, and litert-quantizer leaves them in float.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = schema.BuiltinOperator
+    operators: list[Any] = []
+    changed = False
+    for operator in list(items(subgraph.operators)):
+        kind = kind_of(model.operatorCodes[operator.opcodeIndex])
+        ends = [subgraph.tensors[int(index)] for index in (operator.inputs[0], operator.outputs[0])]
+        free = any(int(size) < 0 for end in ends for size in items(end.shapeSignature))
+        if kind not in (kinds.DEPTH_TO_SPACE, kinds.SPACE_TO_DEPTH) or free:
+            operators.append(operator)
+            continue
+        batch, height, width, channels = (int(size) for size in ends[0].shape)
+        size = int(operator.builtinOptions.blockSize)
+        # The rows of a block are one axis, its columns are one with the channels; rows and columns of blocks swap.
+        if kind == kinds.DEPTH_TO_SPACE:
+            split = (batch * height, width, size, channels // size)
+        else:
+            split = (batch * height // size, size, width // size, size * channels)
+        operators += _moves(model, subgraph, operator, split)
+        changed = True
+    subgraph.operators = operators
+    if changed:
+        _drop_unused_codes(model)
+    return changed
+
+
+def _drop_unused_codes(model: Any) -> None:
+    """Remove kinds of operators that the file no longer has: the converter looks each up for the new types."""
+    operators = [operator for subgraph in model.subgraphs for operator in items(subgraph.operators)]
+    used = sorted({int(operator.opcodeIndex) for operator in operators})
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+    for operator in operators:
+        operator.opcodeIndex = used.index(operator.opcodeIndex)
+
+
+def _moves(model: Any, subgraph: Any, operator: Any, split: tuple[int, int, int, int]) -> list[Any]:
+    """Return operators that reshape the input of `operator` to `split`, swap the middle axes, and reshape."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    source, target = int(operator.inputs[0]), int(operator.outputs[0])
+    swapped = (split[0], split[2], split[1], split[3])
+    between = [_like(subgraph, subgraph.tensors[source], shape) for shape in (split, swapped)]
+    axes = _added(model, subgraph, np.array([0, 2, 1, 3], np.int32))
+    transpose = schema.OperatorT()
+    transpose.opcodeIndex = operator_code(model, schema.BuiltinOperator.TRANSPOSE, version=1)
+    transpose.builtinOptionsType = schema.BuiltinOptions.TransposeOptions
+    transpose.builtinOptions = schema.TransposeOptionsT()
+    transpose.inputs = np.array([between[0], axes], np.int32)
+    transpose.outputs = np.array([between[1]], np.int32)
+    shape = np.array(subgraph.tensors[target].shape, np.int32)
+    return [
+        _reshape(model, subgraph, source, between[0], np.array(split, np.int32)),
+        transpose,
+        _reshape(model, subgraph, between[1], target, shape),
+    ]
+
+
+def _reshape(model: Any, subgraph: Any, source: int, target: int, shape: np.ndarray) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    operator = schema.OperatorT()
+    operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.RESHAPE, version=1)
+    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+    operator.builtinOptions = schema.ReshapeOptionsT()
+    operator.builtinOptions.newShape = shape
+    operator.inputs = np.array([source, _added(model, subgraph, shape)], np.int32)
+    operator.outputs = np.array([target], np.int32)
+    return operator
+
+
+def _like(subgraph: Any, tensor: Any, shape: tuple[int, ...]) -> int:
+    """Add a tensor of the type of `tensor` to the subgraph, and return its index."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = schema.TensorT()
+    made.shape, made.type, made.buffer = np.array(shape, np.int32), tensor.type, 0
+    made.name = (tensor.name or b"") + f"_moved{len(subgraph.tensors)}".encode()  # litert-quantizer: unique
+    subgraph.tensors.append(made)
+    return len(subgraph.tensors) - 1
+
+
+def _added(model: Any, subgraph: Any, values: np.ndarray) -> int:
+    """Add a constant int32 vector to the subgraph, and return its index."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = schema.TensorT()
+    made.shape, made.type = np.array(values.shape, np.int32), schema.TensorType.INT32
+    made.name = f"constant{len(subgraph.tensors)}".encode()
+    made.buffer = len(model.buffers)
+    model.buffers.append(schema.BufferT())
+    model.buffers[-1].data = values.view(np.uint8)
+    subgraph.tensors.append(made)
+    return len(subgraph.tensors) - 1
