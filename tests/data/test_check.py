@@ -88,14 +88,19 @@ def test_parts_have_one_shape_and_scale():
         (images[:, :1], r"train has uint8 of shape \(2, 2\); test has uint8 of shape \(1, 2\)"),
         (images.astype(np.float32), r"train has uint8 of shape \(2, 2\); test has floats of shape \(2, 2\)"),
         (images.astype(np.int32), "test has int32"),
+        (images.astype(bool), "test has bool"),
     ):
         with pytest.raises(DataError, match=words):
             check_same_inputs({"train": images, "test": other})
 
 
 def test_data_must_fit_into_memory(monkeypatch):
+    monkeypatch.setattr(check, "LARGEST_BYTES", 11 * 2**28)
+    with pytest.raises(DataError, match="at most 3 GiB of data"):  # 2.75
+        check_bytes(2**32, "a folder")
     monkeypatch.setattr(check, "LARGEST_BYTES", 3 * 2**30)
     check_bytes(3 * 2**30, "a folder")
+    check_bytes(1, "a folder")
     with pytest.raises(DataError, match=r"at most 3 GiB of data.*got about 3\.0 GiB from a folder;"):
         check_bytes(3 * 2**30 + 1, "a folder")
     with pytest.raises(DataError, match=r"at most 3 GiB of data.*got about 4\.5 GiB from a folder;"):
@@ -124,7 +129,11 @@ def test_inputs_that_fit(given, expected):
         ((4,), (4, 6, 1), "reshape the data, or use a model for this shape"),
         ((4, 6, 3), (4, 6), "reshape the data, or use a model for this shape"),
         ((4, 6, 3, 1), (4, 6, 3), "reshape the data, or use a model for this shape"),
+        ((4, 6), (4, 6, 1, 1), "reshape the data, or use a model for this shape"),
         ((4, 6), (4, 5), "reshape the data, or use a model for this shape"),
+        ((4, 6, 3), (4, 6, 3, 1), "reshape the data, or use a model for this shape"),
+        ((4, 6, 3), (None, 6, 1), 'in Python pass color="grayscale" to load_data'),
+        ((4, 6, 3), (4, None, 1), 'in Python pass color="grayscale" to load_data'),
         ((4, 6, 3), (8, 9, 3), r"pass size=\(8, 9\) to load_data"),
         ((4, 6, 3), (8, None, 3), r"pass size=\(8, 6\) to load_data"),
         ((4, 6, 3), (None, 9, 3), r"pass size=\(4, 9\) to load_data"),

@@ -143,6 +143,8 @@ def test_a_limit_keeps_the_shares_of_classes_and_is_stated():
     [
         ({"validation": 0.0}, "validation as a fraction between 0 and 1, got 0.0"),
         ({"validation": 1.0}, "validation as a fraction between 0 and 1, got 1.0"),
+        ({"validation": -0.5}, "validation as a fraction between 0 and 1, got -0.5"),
+        ({"test": 1.5}, "test as a fraction between 0 and 1, got 1.5"),
         ({"test": 0.0}, "test as a fraction between 0 and 1, got 0.0"),
         ({"test": 1.0}, "test as a fraction between 0 and 1, got 1.0"),
         ({"test": float("nan")}, "test as a fraction between 0 and 1, got nan"),

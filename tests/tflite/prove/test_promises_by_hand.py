@@ -35,6 +35,7 @@ def test_nothing_is_promised():
 @pytest.mark.parametrize("strict", [True, False, {"layer"}, set(), {"another"}])
 def test_promises_that_hold(strict):
     assert verified(TWO_EACH, Clusters("layer", 3), strict) == []
+    assert verified(place([[1, 1, 1], [2, 2, 2]]), Clusters("layer", 1, per_channel=True), strict) == []
 
 
 @pytest.mark.parametrize("strict", [False, set(), {"another"}])
@@ -43,7 +44,9 @@ def test_what_folding_weakens_is_a_note(strict):
         "layer: holds only within each output channel of the file (3 different weights in the kernel, promised at most "
         "2)"
     ]
-    assert verified(TWO_EACH, Clusters("layer", 2, weight="recurrent"), strict)[0].startswith("layer, recurrent: holds")
+    for weight in ("recurrent_kernel", "depthwise_kernel"):
+        (note,) = verified(TWO_EACH, Clusters("layer", 2, weight=weight), strict)
+        assert note.startswith(f"layer, {weight}: holds")
 
 
 @pytest.mark.parametrize("strict", [True, {"layer"}, {"another", "layer"}])

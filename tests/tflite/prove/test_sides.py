@@ -44,6 +44,12 @@ def test_a_model_runs_in_batches_and_all_samples_come_back(ran, count, batch, si
         np.testing.assert_array_equal(ran[-1][0][left:], np.repeat(samples["a"][-1:], batch - left, axis=0))
 
 
+def test_a_model_of_one_input(monkeypatch):
+    monkeypatch.setattr(sides, "run", lambda model, rows: [2 * rows[0]])
+    (found,) = sides.keras_outputs("a model", {"a": np.arange(70.0)})
+    np.testing.assert_array_equal(found, 2 * np.arange(70.0))
+
+
 def test_a_file_runs_in_the_child(monkeypatch):
     asked = {}
 

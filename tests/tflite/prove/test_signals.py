@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tfopt.tflite.prove.signals import Signal, layer_signals
+from tfopt.base.weight_statistics import decibels
+from tfopt.tflite.prove.signals import LEAST_DB, Signal, layer_signals
 from tfopt.tflite.read import Op, Tensor
 
 
@@ -88,9 +89,44 @@ def test_inputs_in_both_forms(x):
         np.testing.assert_array_equal(np.concatenate(lite.batches), X)
 
 
+def test_a_bad_layer_has_noise_above_a_tenth_of_its_power():
+    assert pytest.approx(decibels(10, 1)) == LEAST_DB
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(["MUL"], []), ([], ["MUL"]), (["MUL"], ["DIV"]), (["SUB"] * 3, ["DIV"])])
+def test_operators_after_others_that_have_no_counterpart(ours, theirs):
+    """What is in both files, after what is not, is compared pair by pair: each adds its own number to x."""
+
+    def chain(before):
+        common = [("ADD", f"layer{number}", (1, 4), plus(number)) for number in range(3)]
+        return File(*((name, "x", (1, 4), plus(9)) for name in before), *common)
+
+    found, _ = layer_signals(chain(ours), chain(theirs), X, ["layer0", "layer1", "layer2"], "")
+    assert [(one.layers, one.sqnr) for one in found] == [(f"layer{number}", math.inf) for number in range(3)]
+
+
+def test_long_files_of_equal_operators_are_compared():
+    reference, lite = (File(*[("ADD", "one", (1, 4), plus(0))] * 250) for _ in range(2))
+    found, missing = layer_signals(reference, lite, X[:1], ["one"], "")
+    assert (len(found), missing) == (250, [])
+
+
+def test_the_first_result_of_an_operator_is_compared():
+    def split(noise):
+        file = File(("SPLIT", "one", (1, 2), lambda x: x[:, :2] + noise))
+        file._ops = [Op(0, "SPLIT", (0,), (1, 2))]
+        file._tensors.append(Tensor(2, "half", (1, 3), "float32", (), (), None, False, 0))
+        first = file.signals
+        file.signals = lambda x: first(x) | {2: x[:, 1:] * np.nan}
+        return file
+
+    (found,), _ = layer_signals(split(0), split(0.2), X, ["one"], "")
+    assert found.sqnr == pytest.approx(20, abs=1e-4)
+
+
 def test_operators_pair_by_name_and_shape_in_their_order():
     reference = File(
-        ("ADD", "one", (1, 4), plus(1)), ("MUL", "two", (1, 2, 2), plus(2)), ("ADD", "three", (1, 4), plus(3)),
+        ("ADD", "one", (1, 4), plus(1)), ("MUL", "two", (1, 2), lambda x: x[:, :2]), ("ADD", "three", (1, 4), plus(3)),
         ("SUB", "four", (1, 4), plus(4)),
     )  # fmt: skip
     lite = File(

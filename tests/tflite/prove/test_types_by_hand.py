@@ -197,11 +197,12 @@ def test_activations_of_another_width(activations):
     file, other = File(activations), {"int8": "int16", "int16": "int8"}[activations]
     file.layer("one", gives=activations)
     file.layer("two", gives=other)
-    file.layer("three", gives="uint8")
+    parts = [file.tensor("net/three/out", "uint8"), file.tensor("net/three/out2", activations)]
+    file.op("SPLIT", [0], parts)
     with pytest.raises(PromiseError) as caught:
         file.verified(Export(activations=activations))
     assert str(caught.value) == (
-        f"{activations} activations were promised, but two (CONV_2D); three (CONV_2D) produce {other}, uint8 in the "
+        f"{activations} activations were promised, but two (CONV_2D); three (SPLIT) produce {other}, uint8 in the "
         "file. Replace the layers, or export with other activations."
     )
 
@@ -283,7 +284,8 @@ def test_a_file_in_which_no_weight_has_the_form(settings):
 def test_small_kernels_of_a_dynamic_file_may_all_stay():
     file = File("float32")
     file.layer("one", "float32", "float32")
-    assert file.verified(DYNAMIC) == ["float32 weights left: one (CONV_2D)"]
+    file.layer("two", "float16", "float32")
+    assert file.verified(DYNAMIC) == ["float32, float16 weights left: one (CONV_2D); two (CONV_2D)"]
 
 
 def test_eight_bits_instead_of_four_are_a_note():

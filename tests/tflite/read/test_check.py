@@ -25,6 +25,9 @@ def model():
 
 def test_a_whole_file():
     check.check_indices(model())
+    omitted = model()
+    omitted.subgraphs[0].operators[0].outputs = [-1, 1]
+    check.check_indices(omitted)
     bare = model()
     bare.signatureDefs = bare.subgraphs[1].operators = bare.subgraphs[1].inputs = None  # as flatbuffers says "none"
     check.check_indices(bare)
@@ -93,6 +96,7 @@ def test_unpacking_follows_results_backwards():
     forwards = [Op(0, "DENSIFY", (0,), (1,)), Op(1, "DEQUANTIZE", (1,), (2,)), Op(2, "ADD", (2, 2), (3,))]
     check.check_order(forwards)
     check.check_order([Op(0, "DEQUANTIZE", (1,), (2,)), Op(1, "ADD", (0, 0), (1,), subgraph=1)])  # of another graph
+    check.check_order([Op(0, "DENSIFY", (0, 2), (1,)), Op(1, "ADD", (1, 1), (2,))])  # unpacks its first operand only
     check.check_order([Op(0, "ADD", (2, 2), (1,)), Op(1, "ADD", (1, 1), (2,))])  # nothing follows it
 
 
@@ -130,18 +134,19 @@ def tensor(shape, dtype="float32", *, constant=False, sparse=False, name="t"):
     ],
 )
 def test_memory_of_tensors(monkeypatch, tensors, size):
-    monkeypatch.setattr(check, "LARGEST_TENSORS", size)
-    check.check_sizes(tensors)
+    for enough in (size, size + 1):
+        monkeypatch.setattr(check, "LARGEST_TENSORS", enough)
+        check.check_sizes(tensors)
     monkeypatch.setattr(check, "LARGEST_TENSORS", size - 1)
     with pytest.raises(ModelError, match="over the limit"):
         check.check_sizes(tensors)
 
 
 def test_the_largest_tensor_is_named(monkeypatch):
-    monkeypatch.setattr(check, "LARGEST_TENSORS", 2**31)
+    monkeypatch.setattr(check, "LARGEST_TENSORS", 5 * 2**29)
     with pytest.raises(ModelError) as caught:
         check.check_sizes([tensor((2**29,), "int8"), tensor((2**29, 2), name="big"), tensor((2**20,))])
     assert str(caught.value) == (
-        "Its tensors need 4.5 GiB of memory, over the limit of 2 GiB; the largest, 'big', is float32 of shape "
+        "Its tensors need 4.5 GiB of memory, over the limit of 2.5 GiB; the largest, 'big', is float32 of shape "
         "(536870912, 2). Make the inputs smaller."
     )

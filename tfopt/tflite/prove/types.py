@@ -178,7 +178,8 @@ def _weight_notes(lite: LiteModel, settings: Export, names: LayerNames) -> list[
     if narrow:
         notes.append(f"int8 weights, since no operator supports 4 bits: {_operators(narrow, names)}")
     if rest:
-        notes.append(f"{rest[0][0].tensor.dtype} weights left: {_operators([op for _, op in rest], names)}")
+        kinds = ", ".join(dict.fromkeys(weight.tensor.dtype for weight, _ in rest))
+        notes.append(f"{kinds} weights left: {_operators([op for _, op in rest], names)}")
     notes += _computed_in_float(weights, settings, names)
     if settings.sparse:
         notes.append(_sparse_note([(weight, op) for weight, op, _ in weights if weight.tensor.sparse], names))
