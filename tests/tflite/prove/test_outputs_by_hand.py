@@ -141,17 +141,18 @@ def test_a_ratio():
 # The limits themselves
 
 
-@pytest.mark.parametrize("free_steps", [0.0, 2.0, 9.0])
+@pytest.mark.parametrize("free_steps", [0.0, None, 9.0])
 @pytest.mark.parametrize("noise", [0.1, 0.25])
 @pytest.mark.parametrize("channel", [0, 1])
 def test_the_limit_of_a_channel(noise, free_steps, channel):
     scales = (1.0, 1.2)
     want, variance = signal(*scales), scales[channel] ** 2
-    limit = noise * variance * upper(255) + (free_steps * own_range(want[:, channel]) / 255) ** 2
+    steps, given = (2.0, {}) if free_steps is None else (free_steps, {"free_steps": free_steps})
+    limit = noise * variance * upper(255) + (steps * own_range(want[:, channel]) / 255) ** 2
     for share in (INSIDE, OUTSIDE):
         squares = [0.0, 0.0]
         squares[channel] = share * limit
-        proof = compare(want, want + errors(*squares), noise, free_steps=free_steps)
+        proof = compare(want, want + errors(*squares), noise, **given)
         found = share * limit / variance
         assert (proof.channel, proof.narrow) == (channel, 0)
         assert (proof.channel_noise, proof.deviation) == (pytest.approx(found), pytest.approx(scales[channel]))
