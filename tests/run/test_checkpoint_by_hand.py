@@ -56,6 +56,18 @@ def test_a_resized_model_is_kept_whole(file, monkeypatch):
     assert (kept.weights, kept.rows, kept.model, kept.recipe) == ([], [ROW], b"\x00the model\xff", "")
 
 
+def test_a_model_as_the_contents_of_a_file(monkeypatch):
+    places = []
+
+    def save_model(model, path):
+        places.append(path)
+        path.write_bytes(model.encode())
+
+    monkeypatch.setattr(checkpoints, "save_model", save_model)
+    assert checkpoints.as_file("a model") == b"a model"
+    assert places[0].suffix == ".keras" and not places[0].parent.exists()
+
+
 def test_a_checkpoint_of_before_has_no_recipe(file):
     np.savez(file.path, key="key", rows="[]", weight_0=np.ones(2))
     assert file.load().recipe == ""
@@ -64,7 +76,7 @@ def test_a_checkpoint_of_before_has_no_recipe(file):
 def test_only_the_same_run_loads(file):
     assert file.load() is None
     file.save(Model(), [ROW])
-    assert Checkpoint(file.path, "another").load() is None and Checkpoint(file.path, "ke").load() is None
+    assert all(Checkpoint(file.path, key).load() is None for key in ("another", "ke", "keys", "other", ""))
     assert Checkpoint(file.path, "key").load().rows == [ROW]
 
 

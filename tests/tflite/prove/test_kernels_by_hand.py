@@ -7,6 +7,7 @@ from tfopt.errors import PromiseError
 from tfopt.stages.kernels.table import Kernel
 from tfopt.tflite.prove.kernels import (
     FileKernel,
+    _Candidate,
     explained,
     find_kernels,
     locate,
@@ -201,6 +202,22 @@ def test_equal_kernels_go_by_the_order_of_layers_and_operators():
     assert all(place.copies == () for place in places.values())
 
 
+def test_the_first_reader_is_the_order_of_a_weight():
+    early, late = weight("x", VALUES.T, order=3), weight("y", VALUES.T, order=5)
+    readers = (*early.readers, Op(9, "FULLY_CONNECTED", (3,), (103,)))
+    early = Weight(early.tensor, early.op_name, early.values, early.dequantized, 0, readers=readers)
+    assert names(found(File(late, early), kernel(VALUES))) == ["x"]
+
+
+def test_a_share_decides_before_names_and_factors():
+    """A weight that the kernel explains whole, with a factor and sign per channel, against one of like numbers."""
+    whole = weight("net/attention/key/e", (VALUES * [1, -2, 3, -4]).T, order=1)
+    similar = weight("net/attention/query/e", nearly(0.95))
+    place = found(File(similar, whole), kernel(VALUES, name="query/kernel"), "attention")
+    assert names(place) == ["net/attention/key/e"]
+    assert names(found(File(similar, whole), kernel(VALUES), "attention")) == ["net/attention/key/e"]
+
+
 def test_a_copy_is_taken_too():
     same = [weight(f"net/first/{number}", VALUES.T, order=number) for number in range(2)]
     wanted = {("first", "kernel"): kernel(VALUES), ("second", "kernel"): kernel(VALUES)}
@@ -287,13 +304,24 @@ def test_a_part_with_fewer_copies_repeats_its_last():
         np.testing.assert_array_equal(np.concatenate(one.wanted), VALUES.T.astype("f"))
 
 
+def test_parts_with_two_and_three_places():
+    left, right = VALUES[:, :2].T, VALUES[:, 2:].T
+    place = found(File(*parts_of([left, right, 3 * left, 2 * left, 5 * right])), kernel(VALUES, "Conv2D", groups=2))
+    numbers = [[part.tensor.name[-1] for part in one.parts] for one in place.everywhere]
+    assert numbers == [["0", "1"], ["2", "4"], ["3", "4"]]
+
+
 def test_products_over_any_axes():
     values = RNG.normal(size=(2, 3, 5))
     for rows in (values.reshape(2, 15), values.reshape(6, 5), values.reshape(2, 15).T, values.reshape(6, 5).T):
         for kind in ("EinsumDense", "Custom"):
             np.testing.assert_allclose(found(File(*parts_of([rows])), kernel(values, kind)).values, rows.astype("f"))
-    with pytest.raises(PromiseError):
-        found(File(*parts_of([values.reshape(2, 15)])), kernel(values, "Conv2D"))
+    for kind, axis in (("Conv2D", -1), ("Conv2DTranspose", -2), ("Embedding", -1)):
+        with pytest.raises(PromiseError):
+            found(File(*parts_of([values.reshape(2, 15)])), kernel(values, kind, axis=axis))
+    for row in (values.reshape(1, 30), values.reshape(30, 1)):
+        with pytest.raises(PromiseError):
+            found(File(*parts_of([row])), kernel(values, "EinsumDense"))
 
 
 def test_depthwise_kernels_have_channels_times_multiplier():
@@ -305,6 +333,13 @@ def test_depthwise_kernels_have_channels_times_multiplier():
     np.testing.assert_allclose(place.values.reshape(8, 9), np.array(expected, "f"))
     with pytest.raises(PromiseError):
         found(File(*parts_of(np.split(np.array(expected), 4))), wanted)
+
+
+def test_depthwise_kernels_of_one_dimension():
+    values = RNG.normal(size=(5, 4, 2))
+    wanted = kernel(values, "DepthwiseConv1D", name="depthwise_kernel", attribute="depthwise_kernel", axis=-2)
+    expected = [values[:, channel, copy] for channel in range(4) for copy in range(2)]
+    np.testing.assert_allclose(rows_of(wanted), np.array(expected, "f"))
 
 
 def test_transposed_kernels_have_outputs_on_the_second_to_last_axis():
@@ -350,6 +385,23 @@ def test_the_steps_of_the_file_may_be_rounding():
             found(File(stored), kernel(values))
 
 
+@pytest.mark.parametrize(
+    ("scales", "steps"),
+    [
+        ((), [0.5 * 2**-11, 0.25 * 2**-11, 0]),  # the relative error of float16
+        ((0.3,), [0.3] * 3),
+        ((0.1, 0.2, 0.3), [0.1, 0.2, 0.3]),
+        ((0.1, 0.4), [0.4] * 3),  # along the other axis
+        ((0.1, 0.4, 0.2, 0.3), [0.4] * 3),
+    ],
+)
+def test_steps_of_channels(scales, steps):
+    stored = weight("x", [[0.5, -0.1], [0.1, -0.25], [0, 0]], scales=scales)
+    found = _Candidate(stored, 0, 0, "").steps
+    np.testing.assert_allclose(found, steps, rtol=1e-6)
+    assert found.dtype == np.float64 and found.shape == (3,)
+
+
 def test_float16_may_be_rounding():
     values = np.ones((64, 4), np.float32)
     signs = np.where(np.indices((64, 4)).sum(axis=0) % 2, 1.0, -1.0)
@@ -382,6 +434,7 @@ def test_a_kernel_of_zeros_explains_nothing():
     assert explained(ones, zeros, np.zeros(2)) == (0, 0)
     assert explained(zeros, ones, np.zeros(2)) == (1, 1)
     assert explained(-ones, ones, np.zeros(2)) == (1, 1)  # of either sign
+    assert explained(ones, ones / 8, np.zeros(2)) == (1, 1)  # of any size
 
 
 # Several kernels, and other files

@@ -133,6 +133,12 @@ def test_rows_are_samples_and_positions(monkeypatch):
     assert outputs._rows(np.arange(11)).ravel().tolist() == [0, 2, 5, 7, 10]
 
 
+def test_a_proof_of_nothing():
+    nothing = OutputProof("a", 0.0, None, 0.0, None, 0, (), 0, None, 0.0)
+    assert OutputProof("a", 0.0) == nothing
+    assert compare(np.zeros((0, 2)), np.zeros((0, 2))) == OutputProof("out", 0.0)
+
+
 def test_a_ratio():
     assert outputs._ratio(2, 4) == 0.5 and outputs._ratio(0, 0) == 0
     assert outputs._ratio(2, 0) == math.inf and outputs._ratio(0, 3) == 0
@@ -172,6 +178,18 @@ def test_the_limit_of_all_channels(scales, free_steps):
         assert proof.noise == pytest.approx(noise)
         total = [failure for failure in proof.failures if failure.startswith("noise")]
         assert total == ([f"noise {noise:.2g} (at most 0.1)"] if share > 1 else [])
+
+
+@pytest.mark.parametrize("share", [INSIDE, OUTSIDE])
+def test_few_samples_widen_the_limits(share):
+    """Twelve samples have 11 degrees of freedom, and all values of three channels 33."""
+    want = signal(1.0, 1.0, 1.0)[:12]
+    want = (want - want.mean(axis=0)) / want.std(axis=0)
+    off = np.where(np.arange(12) % 2, 1.0, -1.0)[:, None]
+    proof = compare(want, want + np.sqrt(share * 0.1 * np.array([upper(11), 0, 0])) * off, free_steps=0.0)
+    assert bool(proof.failures) == (share > 1)
+    proof = compare(want, want + np.sqrt(share * 0.1 * upper(33)) * off, free_steps=0.0)
+    assert bool(proof.failures) == (share > 1)
 
 
 def test_one_channel_has_no_limit_of_its_own():
