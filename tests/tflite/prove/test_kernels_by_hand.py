@@ -230,11 +230,16 @@ def test_a_copy_is_taken_too():
 
 
 def test_a_product_has_its_outputs_on_either_of_the_last_axes():
-    for stored, axis in ((VALUES.T, 0), (VALUES, 1), (VALUES[None].repeat(1, 0), 2)):
+    for stored, axis in ((VALUES.T, 0), (VALUES, 1), (VALUES[None], 2), (VALUES.T[None], 1)):
         place = found(File(weight("net/dense/kernel", stored, axis=None)), kernel(VALUES))
         assert place.axes[0] % np.ndim(stored) == axis
         np.testing.assert_allclose(place.values.reshape(4, 6), VALUES.T.astype("f"))
         np.testing.assert_array_equal(place.wanted[0], VALUES.T.astype("f"))
+
+
+def test_a_symmetric_kernel_fits_on_both_axes():
+    symmetric = VALUES @ VALUES.T
+    assert found(File(weight("net/dense/kernel", symmetric, axis=None)), kernel(symmetric)).axes == (-1,)
 
 
 def test_the_axis_of_the_operator_holds():

@@ -106,21 +106,22 @@ def test_operators_after_others_that_have_no_counterpart(ours, theirs):
 
 
 def test_long_files_of_equal_operators_are_compared():
-    reference, lite = (File(*[("ADD", "one", (1, 4), plus(0))] * 250) for _ in range(2))
+    common = [("ADD", "one", (1, 4), plus(0))] * 250
+    reference, lite = (File((first, "one", (1, 4), plus(0)), *common) for first in ("MUL", "DIV"))
     found, missing = layer_signals(reference, lite, X[:1], ["one"], "")
-    assert (len(found), missing) == (250, [])
+    assert (len(found), missing) == (250, ["DIV (0)"])
 
 
 def test_the_first_result_of_an_operator_is_compared():
-    def split(noise):
+    def split(noise, other):
         file = File(("SPLIT", "one", (1, 2), lambda x: x[:, :2] + noise))
         file._ops = [Op(0, "SPLIT", (0,), (1, 2))]
-        file._tensors.append(Tensor(2, "half", (1, 3), "float32", (), (), None, False, 0))
+        file._tensors.append(Tensor(2, "half", (1, other), "float32", (), (), None, False, 0))
         first = file.signals
         file.signals = lambda x: first(x) | {2: x[:, 1:] * np.nan}
         return file
 
-    (found,), _ = layer_signals(split(0), split(0.2), X, ["one"], "")
+    (found,), _ = layer_signals(split(0, 3), split(0.2, 5), X, ["one"], "")
     assert found.sqnr == pytest.approx(20, abs=1e-4)
 
 

@@ -299,6 +299,13 @@ def test_eight_bits_instead_of_four_are_a_note():
     ]
 
 
+def test_unsigned_bytes_are_no_eight_bits_instead_of_four():
+    file = File("float32")
+    file.layer("one", "int4", "float32")
+    file.layer("two", "uint8", "float32")
+    assert file.verified(FOUR) == ["uint8 weights left: two (CONV_2D)"]
+
+
 def test_eight_bits_instead_of_four_beside_integers():
     file = File()
     file.layer("one", "int4")
@@ -394,7 +401,7 @@ def test_float_operators_are_those_that_compute():
     assert float_operators(file) == [reads, gives]
 
 
-@pytest.mark.parametrize(("count", "more"), [(8, ""), (9, " and 1 more"), (12, " and 4 more")])
+@pytest.mark.parametrize(("count", "more"), [(8, ""), (9, " and 1 more"), (17, " and 9 more")])
 def test_at_most_eight_operators_are_named(count, more):
     file = File()
     layers = [f"layer{number}" for number in range(count)]

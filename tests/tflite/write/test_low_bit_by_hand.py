@@ -134,6 +134,7 @@ def test_short_scales_have_8_significant_bits(scale, short):
         ([Op(0, "CONV_3D", (0, 1, 2), (9,))], {2}),
         ([Op(0, "TRANSPOSE_CONV", (0, 1, 2, 3), (9,))], {3}),
         ([Op(0, "TRANSPOSE_CONV", (0, 1, 2), (9,))], set()),
+        ([Op(0, "TRANSPOSE_CONV", (0, 1), (9,))], set()),
         ([Op(0, DENSE, (0, 1), (9,))], set()),
         ([Op(0, DENSE, (0, 1, -1), (9,))], set()),
         ([Op(0, "BATCH_MATMUL", (0, 1, 2), (9,))], set()),
