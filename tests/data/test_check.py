@@ -15,6 +15,7 @@ X = np.zeros((4, 2), np.float32)
 @pytest.mark.parametrize("kind", ["bool", "int8", "uint16", "int64", "float16", "float32", "float64"])
 def test_numbers_of_every_kind_are_inputs(kind):
     check_pair("train", np.ones((4, 2), kind), np.arange(4))
+    check_pair("train", np.ones((4, 2, 2, 3), kind), np.arange(4))
 
 
 @pytest.mark.parametrize(
