@@ -16,6 +16,7 @@ from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
+from tfopt.tasks.responses import FLOAT32, are_logits
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build_file
@@ -71,8 +72,9 @@ def benchmark_files(
         if len(set(shapes.values())) > 1:
             raise ModelError(f"The files take inputs of different shapes, {shapes}: no data fit all of them.")
         dataset = data_for(lites[0], data, preprocessing=preprocessing, limit=limit)
-        x, y = dataset.test.x(), dataset.test.y()
-        metrics = [task_of(dataset).metrics(lite.predict(x), y) for lite in lites]
+        x, y, task = dataset.test.x(), dataset.test.y(), task_of(dataset)
+        outputs = [lite.predict(x) for lite in lites]
+        metrics = [task.metrics(each, y, logits=are_logits(each, task, FLOAT32)) for each in outputs]
         samples = x[:1]
     times: list[list[np.ndarray]] = [[] for _ in lites]
     for _ in range(rounds):

@@ -9,6 +9,7 @@ from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement
+from tfopt.tasks.responses import FLOAT32, are_logits
 from tfopt.tflite.read import Latency, LiteModel
 
 ROUNDS = 5
@@ -41,7 +42,11 @@ def compare_files(
     dataset = data_for(files[0], data, preprocessing=preprocessing, limit=limit)
     predictions = [file.predict(dataset.test.x()) for file in files]
     task = task_of(dataset)
-    metrics = [task.metrics(prediction, dataset.test.y()) for prediction in predictions]
+    logits = [are_logits(prediction, task, FLOAT32) for prediction in predictions]
+    metrics = [
+        task.metrics(prediction, dataset.test.y(), logits=how)
+        for prediction, how in zip(predictions, logits, strict=True)
+    ]
     latencies = _latencies(files)
     table = Table(title=f"{len(dataset.test):,} test samples, {dataset.preprocessing.describe()}", title_justify="left")
     table.add_column("")
@@ -50,7 +55,7 @@ def compare_files(
     for name in metrics[0]:
         table.add_row(name, *(f"{values[name]:.4f}" for values in metrics))
     if task.has_classes:
-        table.add_row("agreement", "", f"{agreement(*predictions):.4f}")
+        table.add_row("agreement", "", f"{agreement(*predictions, logits=tuple(logits)):.4f}")
     table.add_row("bytes", *(f"{file.size:,}" for file in files))
     table.add_row("deflated bytes", *(f"{file.deflated:,}" for file in files))
     table.add_row(

@@ -107,16 +107,26 @@ class Report:
 
 
 def measured_row(
-    step: str, lite: LiteModel, data: Dataset, *, seconds: float, notes: list[str], latency: bool = True
+    step: str,
+    lite: LiteModel,
+    data: Dataset,
+    *,
+    seconds: float,
+    notes: list[str],
+    latency: bool = True,
+    logits: bool = False,
 ) -> Row:
-    """Return the measurements of a file: metrics on the full test set, size, and the latency of one sample."""
+    """Return the measurements of a file: metrics on the full test set, size, and the latency of one sample.
+
+    `logits` says whether the file outputs logits rather than probabilities.
+    """
     # Accuracy uses all cores, to save time; latency uses one thread.
     predictions = LiteModel(lite.data, threads=os.cpu_count() or 1).predict(data.test.x())
     kernels = [weight.values for weight in lite.weights()]
     parameters = parameters_of(lite)
     return Row(
         step=step,
-        metrics=task_of(data).metrics(predictions, data.test.y()),
+        metrics=task_of(data).metrics(predictions, data.test.y(), logits=logits),
         parameters=sum(values.size for values in parameters),
         nonzero_parameters=sum(int((values != 0).sum()) for values in parameters),
         max_unique_weights=max((unique_weights(values) for values in kernels), default=0),

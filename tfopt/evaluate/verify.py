@@ -16,6 +16,7 @@ from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement, wilson_interval
+from tfopt.tasks.responses import FLOAT32, are_logits
 from tfopt.tflite.prove.outputs import OutputProof, compare_output, most_noise, output_step
 from tfopt.tflite.prove.signals import LEAST_DB, Signal
 from tfopt.tflite.prove.signals import layer_signals as signals_of
@@ -160,14 +161,15 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
         classes=task.has_classes,
         step=output_step(lite, port),
     )
-    values = [task.metrics(outputs, y) for outputs in (expected, found)]
+    logits = are_logits(expected, task, FLOAT32)
+    values = [task.metrics(outputs, y, logits=logits) for outputs in (expected, found)]
     before, after = (each.get("accuracy", 0.0) for each in values)
     signals, missing = layer_signals(model, lite, x[data.test.spread(SIGNAL_SAMPLES)])
     return Verification(
         samples=len(x),
         largest=float(difference.max()),
         mean=float(difference.mean()),
-        agreement=agreement(expected, found) if task.has_classes else None,
+        agreement=agreement(expected, found, logits=logits) if task.has_classes else None,
         metrics={name: (values[0][name], values[1][name]) for name in values[0]},
         interval=wilson_interval(round(values[1]["accuracy"] * len(x)), len(x)) if task.has_classes else None,
         signals=tuple(signals),

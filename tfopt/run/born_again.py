@@ -26,7 +26,7 @@ from tfopt.tasks import task_of
 from tfopt.teachers.ensemble import as_teacher
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import train
-from tfopt.training.loss import choose_loss
+from tfopt.training.loss import choose_loss, gives_logits
 from tfopt.training.settings import Training
 
 # Separates the random numbers of initial weights from others with the same seed.
@@ -121,7 +121,7 @@ class _Line:
         self.distillation, self.progress = distillation, progress
         self.first = bridge.to_tf_keras(model)
         fit_to_model(data, self.first.input_shape[1:], self.first.output_shape[-1])
-        self.loss = choose_loss(self.first, training, data)
+        self.loss, self.logits = choose_loss(self.first, training, data), gives_logits(self.first, data)
         self.augmentation, notes = choose_augmentation(self._answers, training, data, who="the given model")
         for note in notes:
             progress.say(note)
@@ -168,6 +168,7 @@ class _Line:
             epochs=self.epochs,
             progress=self.progress,
             label=label,
+            logits=self.logits,
         )
         return flat_model
 
@@ -176,7 +177,7 @@ class _Line:
 
     def _measured(self, flat_model: Any) -> dict[str, float]:
         outputs = flat_model.predict(self.data.test.x(), verbose=0)
-        return {name: float(value) for name, value in task_of(self.data).metrics(outputs, self.data.test.y()).items()}
+        return task_of(self.data).metrics(outputs, self.data.test.y(), logits=self.logits)
 
     def _tell(self, label: str, metrics: dict[str, float]) -> None:
         self.progress.say(f"{label}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())} (test)")

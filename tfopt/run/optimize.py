@@ -251,13 +251,12 @@ class _Run:
         notes = [*notes, *lite.notes]
         if task_of(self.data).has_classes:
             x = self.data.test.x(self.data.test.spread(1000))
-            same = agreement(lite.predict(x), model.predict(x, verbose=0))
+            same = agreement(lite.predict(x), model.predict(x, verbose=0), logits=self.prepared.logits)
             notes.append(f"the file and the Keras model agree on {same:.1%} of {len(x):,} test samples")
         name = f"exported {settings.weights}"
         if said := recalls(self.data, lite.predict, self.prepared.logits):
             notes.append(said)
-        row = measured_row(name, lite, self.data, seconds=time.perf_counter() - started, notes=notes)
-        self.report.rows.append(row)
+        self.report.rows.append(self._measured(name, lite, notes, started))
         self._judge_file(lite)
         if self.verdict.ok:
             self._require_more_than_guessing(lite)
@@ -310,7 +309,11 @@ class _Run:
     def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
         started = time.perf_counter() if started is None else started
         lite = build_file(model, settings, proven=False)
-        row = measured_row(step, lite, self.data, seconds=time.perf_counter() - started, notes=notes)
+        row = self._measured(step, lite, notes, started)
         self.report.rows.append(row)
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())
         self.progress.say(f"{step}: {metrics}, {row.deflated_bytes:,} bytes deflated")
+
+    def _measured(self, step: str, lite: LiteModel, notes: list[str], started: float) -> Row:
+        seconds = time.perf_counter() - started
+        return measured_row(step, lite, self.data, seconds=seconds, notes=notes, logits=self.prepared.logits)

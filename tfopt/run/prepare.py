@@ -112,6 +112,7 @@ def prepare(
         made = transferred(recipe, source, dataset, cache=feature_cache, progress=progress)
         start, notes, files = made.model, made.notes, made.files
         flat_model = bridge.to_tf_keras(start)
+        loss, logits = choose_loss(flat_model, recipe.training, dataset), gives_logits(flat_model, dataset)
     said = remarks(
         dataset, flat_model.output_shape[-1], None if recipe.transfer or ready else predictor(flat_model), logits
     )

@@ -22,6 +22,7 @@ from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, kernels_by_key
 from tfopt.stages.quantize.grids import grid_of
 from tfopt.tasks import task_of
+from tfopt.tasks.responses import FLOAT32, are_logits
 
 SAMPLES = 2000
 # In decibels, for equal outputs: beyond the precision of float32.
@@ -179,7 +180,8 @@ class Judge:
             raise DataError("Expected validation samples to measure on, got none.")
         self.samples = len(self.x)
         self.outputs = self._predict()
-        metrics = self.task.metrics(self.outputs, self.y)
+        self.logits = are_logits(self.outputs, self.task, FLOAT32)
+        metrics = self.task.metrics(self.outputs, self.y, logits=self.logits)
         self.metric = next(iter(metrics))
         self.before = metrics[self.metric]
 
@@ -194,7 +196,7 @@ class Judge:
         for (kernel, _), values in zip(chosen, before, strict=True):
             kernel.variable.assign(values)
         noise, power = np.square(outputs - self.outputs).sum(), np.square(self.outputs).sum()
-        return self.task.metrics(outputs, self.y)[self.metric], min(EQUAL, decibels(power, noise))
+        return self.task.metrics(outputs, self.y, logits=self.logits)[self.metric], min(EQUAL, decibels(power, noise))
 
     def loss(self, after: float) -> float:
         """Return how much worse `after` is than the float model; regression errors grow."""

@@ -1,7 +1,7 @@
 """Metrics of predictions, in NumPy."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -11,32 +11,61 @@ from numpy.typing import ArrayLike, NDArray
 from tfopt.errors import DataError
 
 
-def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
+def threshold(*, logits: bool) -> float:
+    """Return the output above which a binary answer is yes: 0 for logits, 0.5 for probabilities."""
+    return 0.0 if logits else 0.5
+
+
+def predicted_classes(predictions: ArrayLike, *, logits: bool = False) -> NDArray[np.integer]:
+    """Return the predicted class numbers.
+
+    Args:
+        predictions: (N, ..., C) with C > 1, of which the largest wins; or (N, 1) or (N,), for class 1 against 0.
+        logits: whether predictions are logits rather than probabilities; it matters to a single output only.
+
+    Returns:
+        (N, ...) for C > 1, else (N,).
+
+    Raises:
+        DataError: there are NaNs, or no samples.
+    """
+    scores = _checked(predictions)
+    if _has_classes(scores):
+        return np.asarray(np.argmax(scores, axis=-1))
+    return (scores.reshape(len(scores), -1)[:, 0] > threshold(logits=logits)).astype(np.int64)
+
+
+def accuracy(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> float:
     """Return the share of samples whose predicted class is the label's, in [0, 1].
 
-    `predictions`: (N, ..., C) with C > 1, probabilities or logits, of which the largest wins; or (N, 1) or (N,), the
-    probability of class 1, with threshold 0.5 (logits would need threshold 0, and the two cannot be told apart, so pass
-    probabilities). `labels`: class numbers (N, ...) or (N, ..., 1), or one-hot (N, ..., C).
+    Args:
+        predictions: as in `predicted_classes`.
+        labels: class numbers (N, ...) or (N, ..., 1), or one-hot (N, ..., C).
+        logits: whether predictions are logits rather than probabilities.
 
     Raises:
         DataError: the shapes do not match, or there are NaNs.
     """
     scores, truth = _checked(predictions), np.asarray(labels)
+    chosen = predicted_classes(scores, logits=logits)
     if not _has_classes(scores):
-        return float(np.mean(_classes(scores) == (_aligned(scores, truth).reshape(len(scores)) > 0.5)))
-    return float(np.mean(_classes(scores) == _class_numbers(scores, truth)))
+        return float(np.mean(chosen == (_aligned(scores, truth).reshape(len(scores)) > 0.5)))
+    return float(np.mean(chosen == _class_numbers(scores, truth)))
 
 
-def binary_accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Return the share of elements with (prediction > 0.5) == (label > 0.5), each label counted separately.
+def binary_accuracy(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> float:
+    """Return the share of elements that are above the threshold exactly where the label is 1, each label separately.
 
-    Both are (N, L), probabilities and {0, 1}.
+    Args:
+        predictions: (N, L).
+        labels: (N, L), 0 or 1.
+        logits: whether predictions are logits rather than probabilities.
 
     Raises:
         DataError: the shapes differ, or there are NaNs.
     """
     scores = _checked(predictions)
-    return float(np.mean((scores > 0.5) == (_aligned(scores, np.asarray(labels)) > 0.5)))
+    return float(np.mean((scores > threshold(logits=logits)) == (_aligned(scores, np.asarray(labels)) > 0.5)))
 
 
 def mean_squared_error(predictions: ArrayLike, labels: ArrayLike) -> float:
@@ -70,18 +99,24 @@ def top_k_accuracy(predictions: ArrayLike, labels: ArrayLike, k: int = 5) -> flo
     return float(np.mean((scores > own).sum(axis=-1) < k))
 
 
-def agreement(a: ArrayLike, b: ArrayLike) -> float:
-    """Return the share of samples for which two predictions of the same shape give the same class."""
+def agreement(a: ArrayLike, b: ArrayLike, *, logits: bool | Sequence[bool] = False) -> float:
+    """Return the share of samples for which two predictions of the same shape give the same class.
+
+    `logits` says whether predictions are logits rather than probabilities, of both or of each.
+    """
     first, second = _checked(a), _checked(b)
     if first.shape != second.shape:
         raise DataError(f"Predictions to compare must have the same shape; got {first.shape} and {second.shape}.")
-    return float(np.mean(_classes(first) == _classes(second)))
+    how = (logits, logits) if isinstance(logits, bool) else logits
+    classes = [predicted_classes(each, logits=form) for each, form in zip((first, second), how, strict=True)]
+    return float(np.mean(classes[0] == classes[1]))
 
 
-Metric = Callable[[ArrayLike, ArrayLike], float]
+Metric = Callable[..., float]
+"""Of predictions and labels; for a task with probabilities, it also takes `logits=`."""
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the confidence interval of a proportion, given `successes` in `n` independent samples.
 
     Wilson 1927: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), where z is the normal quantile of
@@ -113,13 +148,6 @@ def _checked(predictions: ArrayLike) -> NDArray[np.floating]:
 
 def _has_classes(scores: NDArray[np.floating]) -> bool:
     return scores.ndim > 1 and scores.shape[-1] > 1
-
-
-def _classes(scores: NDArray[np.floating]) -> NDArray[np.integer]:
-    """Return class numbers: (N, ..., C) -> (N, ...); (N, 1) or (N,) -> 0 or 1 in (N,)."""
-    if _has_classes(scores):
-        return np.asarray(np.argmax(scores, axis=-1))
-    return (scores.reshape(len(scores), -1)[:, 0] > 0.5).astype(np.int64)
 
 
 def _class_numbers(scores: NDArray[np.floating], labels: NDArray[Any]) -> NDArray[Any]:

@@ -21,6 +21,10 @@ class Tolerance:
     bounds: float = 0.0
 
 
+# For the rounding of float32.
+FLOAT32 = Tolerance(sums=1e-3 + 1e-5)
+
+
 def form_of(outputs: np.ndarray, task: Task | type[Task], tolerance: Tolerance) -> Form | None:
     """Return the form of the `outputs` (N, ..., C) of a model for `task`, judged by their range and sums.
 
@@ -35,6 +39,11 @@ def form_of(outputs: np.ndarray, task: Task | type[Task], tolerance: Tolerance) 
         return "sigmoid"
     sums = outputs.sum(axis=-1, dtype=np.float64)
     return "softmax" if bool(np.all(np.abs(sums - 1) <= tolerance.sums)) else None
+
+
+def are_logits(outputs: np.ndarray, task: Task | type[Task], tolerance: Tolerance) -> bool:
+    """Return whether the `outputs` (N, ..., C) of a model for `task` are logits; False for a task of values."""
+    return task.has_probabilities and form_of(outputs, task, tolerance) not in ("softmax", "sigmoid")
 
 
 def as_logits(outputs: Any, form: Form, floor: float = FLOOR) -> Any:

@@ -70,14 +70,13 @@ class Task(ABC):
         Args:
             predictions: (N, ..., C), probabilities or values.
             labels: in a form that the formulas in `tfopt.tasks.metrics` accept.
-            logits: whether predictions are logits; for metrics with threshold 0.5 they become probabilities.
+            logits: whether predictions are logits rather than probabilities.
 
         Raises:
             DataError: the shapes do not match, or there are NaNs.
         """
-        if logits and cls.has_probabilities and not cls.exclusive(np.shape(predictions)[-1]):
-            predictions = 1 / (1 + np.exp(-np.asarray(predictions, np.float64)))
-        return {name: formula(predictions, labels) for name, formula in cls.formulas.items()}
+        how = {"logits": logits} if cls.has_probabilities else {}
+        return {name: formula(predictions, labels, **how) for name, formula in cls.formulas.items()}
 
     def groups(self, labels: np.ndarray) -> np.ndarray:
         """Return the class of each sample (N,), for stratified splits; all 0 if samples have no single class."""

@@ -8,11 +8,11 @@ from tfopt.data import Dataset
 from tfopt.errors import RecipeError
 from tfopt.tasks import task_of
 from tfopt.tasks.loss import fits_labels
-from tfopt.tasks.responses import Tolerance, form_of
+from tfopt.tasks.responses import FLOAT32, are_logits
 from tfopt.training.settings import Training
 
-# Tolerance for the sum of float32 probabilities; all other outputs need a loss for logits.
-TOLERANCE = Tolerance(sums=1e-3 + 1e-5)
+# Samples that a model sees at once to show the form of its outputs.
+AT_ONCE = 64
 
 
 def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
@@ -36,9 +36,12 @@ def _loss_for_labels(model: Any, data: Dataset) -> Any:
 
 
 def gives_logits(model: Any, data: Dataset) -> bool:
-    """Return whether `model` (tf_keras) outputs logits, for a task with probabilities."""
+    """Return whether `model` (tf_keras) outputs logits, for a task with probabilities, judged by some samples."""
     task = task_of(data)
     if not task.has_probabilities:
         return False
-    outputs = model(data.validation.x(slice(0, 64)), training=False).numpy()
-    return form_of(outputs, task, TOLERANCE) not in ("softmax", "sigmoid")
+    samples = [data.validation.x(slice(0, AT_ONCE))]
+    if not task.exclusive(model.output_shape[-1]):  # the logits of a few samples may all lie between 0 and 1
+        chosen = data.train.spread(4 * AT_ONCE)
+        samples += [data.train.x(chosen[start : start + AT_ONCE]) for start in range(0, len(chosen), AT_ONCE)]
+    return any(are_logits(model(x, training=False).numpy(), task, FLOAT32) for x in samples)

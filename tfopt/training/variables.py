@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfopt.base.keras_compat import tf_keras
+from tfopt.tasks.metrics import threshold
 
 
 def build_optimizer(optimizer: Any, model: Any) -> Any:
@@ -30,7 +31,7 @@ def build_metric(
     metrics = tf_keras().metrics
     kind = _accuracy(labels, outputs) if name == "accuracy" else name
     if kind == "binary_accuracy":
-        return metrics.BinaryAccuracy(name=name, threshold=0.0 if logits else 0.5)
+        return metrics.BinaryAccuracy(name=name, threshold=threshold(logits=logits))
     function = metrics.get(kind)
     return metrics.MeanMetricWrapper(function, name=name)
 
