@@ -1,6 +1,7 @@
 """The guard: drops by hand, and runs that it ends."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -38,18 +39,72 @@ def test_a_drop_is_measured_from_the_best_before():
 
 
 @pytest.mark.parametrize(
-    ("lost", "gained", "certain"),
-    # (lost - gained) / 50 over its standard error, sqrt((lost + gained - (lost - gained)^2 / 50)) / 50, against 1.645
-    [(4, 1, False), (6, 1, True), (3, 0, True), (20, 14, False), (30, 14, True)],
+    ("n", "lost", "gained", "certain"),
+    [
+        (1, 1, 0, False),  # 0.5
+        (5, 2, 0, False),  # 0.25
+        (20, 3, 0, False),  # 0.125
+        (50, 4, 0, False),  # 0.0625
+        (5, 5, 0, True),  # 0.031
+        (50, 5, 0, True),
+        (50, 4, 1, False),  # 6/32
+        (50, 6, 1, False),  # 8/128 = 0.0625
+        (50, 7, 1, True),  # 9/256 = 0.035
+        (50, 20, 14, False),
+        (50, 30, 14, True),
+    ],
 )
-def test_a_drop_within_chance_is_not_certain(lost, gained, certain):
-    data = classes(50)
-    guard = Guard(data, 0.05)
+def test_a_drop_within_chance_is_not_certain(n, lost, gained, certain):
+    """Chance is a fair coin for each answer that one model has right and the other wrong."""
+    data = classes(n)
+    guard = Guard(data, 0.01)
     best = guard.judge(wrong_in(data, range(gained)))
-    other = guard.judge(wrong_in(data, range(50 - lost, 50)))
-    score = (lost - gained) / np.sqrt(lost + gained - (lost - gained) ** 2 / 50)
-    assert (score > 1.645) == certain
-    assert best.certainly_above(other) == certain
+    other = guard.judge(wrong_in(data, range(n - lost, n)))
+    tail = sum(math.comb(lost + gained, i) for i in range(lost, lost + gained + 1)) / 2 ** (lost + gained)
+    assert (tail <= 0.05) == certain
+    guard.accept(best)
+    assert guard.too_low(other)
+    assert best.certainly_above(other) == guard.fails(other) == certain
+
+
+def values(labels):
+    """A Dataset whose inputs are its labels, in three equal parts."""
+    part = (np.asarray(labels, "float32")[:, None],) * 2
+    return tfopt.load_data((part, part, part))
+
+
+@pytest.mark.parametrize(("worse", "certain"), [(1, False), (4, False), (5, True), (30, True)])
+def test_values_may_be_off_by_chance(worse, certain):
+    """Ten times the error of guessing on some samples, and a little less error than before on all others."""
+    data = values(np.arange(30) % 2)  # always answering 0.5 is off by 0.5
+    guard = Guard(data, 0.05)
+    guard.accept(guard.judge(lambda x: x + 0.001))
+    low = guard.judge(lambda x: x + 5.0 * (np.arange(30) < worse)[:, None])
+    assert low.quality == pytest.approx(1 - worse / 30 * 10)
+    assert guard.too_low(low) and guard.fails(low) == certain
+
+
+def test_labels_that_do_not_exclude_each_other_may_be_wrong_by_chance():
+    y = np.stack([np.arange(12) % 2, np.arange(12) % 3 == 0], 1).astype("int32")
+    part = (y.astype("float32"), y)
+    data = tfopt.load_data((part, part, part))
+    guard = Guard(data, 0.05)
+    guard.accept(guard.judge(lambda x: x))
+    for worse, certain in ((4, False), (5, True)):  # both labels of so many samples: 0.5^4, 0.5^5
+        low = guard.judge(lambda x, worse=worse: np.where((np.arange(12) < worse)[:, None], 1 - x, x))
+        assert low.metric == pytest.approx(1 - worse / 12)
+        assert guard.too_low(low) and guard.fails(low) == certain
+
+
+@pytest.mark.parametrize(("label", "unit"), [(4.0, 4.0), (0.3, 0.3), (0.0, 1.0)])
+def test_labels_that_are_all_the_same(label, unit):
+    """The mean has no error, up to rounding, so that of answering 0 is the unit."""
+    data = values(np.full(20, label))
+    guard = Guard(data, 0.05)
+    guard.accept(guard.judge(lambda x: x + 0.65))
+    again = guard.judge(lambda x: x + 0.65 + 1e-6)
+    assert again.quality == pytest.approx(1 - 0.65 / unit, abs=1e-4)
+    assert not guard.too_low(again)
 
 
 def test_values_are_measured_in_errors_of_the_mean():
@@ -61,18 +116,42 @@ def test_values_are_measured_in_errors_of_the_mean():
 
 
 def test_few_samples_are_said_to_be_few():
-    """Wilson 1927 for 45 of 50: (0.7864, 0.9565); for 4,900 of 5,000: narrower than 0.01."""
+    """Wilson 1927 for 45 of 50: (0.7864, 0.9565); for 1,960 of 2,000: narrower than 0.02."""
     data = classes(50)
     guard = Guard(data, 0.05)
     guard.accept(guard.judge(wrong_in(data, range(5))))
     assert guard.doubt() == (
-        "50 validation samples are too few to tell a drop of 0.05: an accuracy of 0.9000 stands for 0.7864 to 0.9565 "
-        "(95 %)"
+        "50 validation samples are too few to tell a drop of 0.05: the accuracy is 0.9000, and its 95 % interval is "
+        "0.7864 to 0.9565"
     )
     data = classes(2000)
     guard = Guard(data, 0.05)
     guard.accept(guard.judge(wrong_in(data, range(40))))
     assert guard.doubt() == ""
+    for n, said in ((1, "1 validation sample is too few"), (4, "4 validation samples are too few")):
+        guard = Guard(classes(n), 0.05)
+        guard.accept(guard.judge(wrong_in(classes(n), ())))
+        assert guard.doubt() == f"{said} to tell a drop of 0.05: at least 5 are needed to tell any drop from chance"
+
+
+def test_few_samples_of_other_tasks_are_said_to_be_few():
+    """Values: the mean error plus and minus 1.96 standard errors. Labels: as if samples were right or wrong."""
+    data = values(np.arange(30) % 2)
+    guard, errors = Guard(data, 0.05), np.where(np.arange(30) % 3, 0.1, 0.4)[:, None]
+    guard.accept(guard.judge(lambda x: x + errors))
+    margin = 1.959964 * errors.std(ddof=1) / np.sqrt(30)
+    assert margin * 2 > 0.05 * 0.5
+    assert guard.doubt() == (
+        "30 validation samples are too few to tell a drop of 0.05: the mae is 0.2000, and its 95 % interval is "
+        f"{0.2 - margin:.4f} to {0.2 + margin:.4f}"
+    )
+    guard.max_drop = 2.1 * margin / 0.5
+    assert guard.doubt() == ""
+    y = np.stack([np.arange(50) % 2, np.arange(50) % 2], 1)
+    part = (y.astype("float32"), y)
+    guard = Guard(tfopt.load_data((part, part, part)), 0.05)
+    guard.accept(guard.judge(lambda x: np.concatenate([1 - x[:5], x[5:]])))
+    assert guard.doubt().endswith("the binary_accuracy is 0.9000, and its 95 % interval is 0.7864 to 0.9565")
 
 
 @pytest.fixture(scope="module")

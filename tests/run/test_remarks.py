@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import tfopt
 from tfopt.errors import DataError, RecipeError
@@ -51,14 +52,41 @@ def test_recalls_by_hand():
     assert recalls(data_of([30, 20]), lambda x: np.eye(2)[answers]) == ""
 
 
-@pytest.mark.parametrize(("right", "said"), [(15, False), (8, True), (5, True)])
+GUESSES = "the model guesses: accuracy"
+UNSURE = "the validation data cannot tell whether the model does more than guess: accuracy"
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        (15, None),
+        (9, None),
+        (8, UNSURE),
+        (7, UNSURE),
+        (6, GUESSES),
+        (5, GUESSES),
+    ],
+)
 def test_a_model_that_guesses(right, said):
-    """15 validation samples of three classes: five right are chance, and nine may be."""
+    """15 validation samples of three classes: a third is chance, two thirds are half of what guessing gets wrong."""
     data = data_of([20, 20, 20])
     answers = data.validation.y().copy()
     answers[right:] = (answers[right:] + 1) % 3
     found = remarks(data, 3, lambda x: np.eye(3)[answers])
-    assert [text.startswith("the model guesses: accuracy") for text in found] == [True] * said
+    better = scipy.stats.binomtest(right, 15, 1 / 3, alternative="greater").pvalue <= 0.05
+    worse = scipy.stats.binomtest(right, 15, 2 / 3, alternative="less").pvalue <= 0.05
+    assert (better, worse) == (said is None, bool(said) and "guesses" in said)
+    assert [text.startswith(said) for text in found] == [True] * (said is not None)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_few_samples_do_not_show_that_a_model_guesses(count):
+    """One sample of a class, named right: guessing has it right, too."""
+    part = (np.ones((count, 2), "float32"), np.zeros(count, int))
+    train = (RNG.normal(size=(40, 2)).astype("float32"), np.arange(40) % 2)
+    (found,) = remarks(tfopt.load_data((train, part, train)), 2, lambda x: np.eye(2)[[0] * count])[-1:]
+    samples = "1 validation sample" if count == 1 else f"{count} validation samples"
+    assert found == f"{UNSURE} 1.0000 on {samples}, where naming the most frequent class has 1.0000"
 
 
 def test_balanced_class_weights_by_hand():

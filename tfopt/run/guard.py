@@ -4,16 +4,19 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from tfopt.base.words import counted
 from tfopt.data import Dataset
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import wilson_interval
+from tfopt.tasks.significance import FEWEST, LEVEL, paired_test
 
-# A drop is certain if chance explains it in at most 5 % of all cases: a one-sided quantile of the normal distribution.
-CERTAIN = 1.645
+# Labels that differ by less than this fraction of their size are all the same, up to rounding.
+SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,21 @@ class Judged:
     """The quality of a model on the validation data.
 
     Attributes:
-        metric: the first metric of the task.
+        metric: the first metric of the task; NaN if the outputs of the model are not numbers.
         quality: larger is better, in units of `max_drop`: the accuracy; for values, 1 minus the ratio of the error to
-            that of always answering the mean training label.
-        right: for classes, which answers are right, (N,) bool; else None.
+            that of always answering the mean training label. Minus infinity if the metric is not finite.
+        by_sample: the quality on each sample, (N,); None if the metric is not finite.
     """
 
     metric: float
     quality: float
-    right: np.ndarray | None
+    by_sample: np.ndarray | None
 
     def certainly_above(self, other: "Judged") -> bool:
-        """Return whether this is better than `other` by more than chance: by a paired test, if answers can be right."""
-        if self.right is None or other.right is None:
+        """Return whether this is better than `other` by more than chance, in a paired test on the samples."""
+        if self.by_sample is None or other.by_sample is None:
             return self.quality > other.quality
-        lost = self.right.astype(np.float64) - other.right
-        return float(lost.mean()) > CERTAIN * float(lost.std()) / math.sqrt(len(lost))
+        return paired_test(self.by_sample - other.by_sample) <= LEVEL
 
 
 class Guard:
@@ -65,22 +67,17 @@ class Guard:
         self.max_drop, self._logits = math.inf if max_drop is None else max_drop, logits
         self._task, self._x, self._y = task_of(data), data.validation.x(), data.validation.y()
         self._name = self._task.keras_metric  # that of `train`
-        guess = np.broadcast_to(data.train.y().mean(axis=0), self._y.shape)
-        self._guess = self._metric(guess, self._y) if self._task.smaller_is_better else 0.0
+        self._unit = self._error_of_guessing(data.train.y()) if self._task.smaller_is_better else 1.0
         self._best: Judged | None = None
 
     def judge(self, predict: Callable[[np.ndarray], Any]) -> Judged:
         """Return the quality of the model whose `predict` maps inputs (N, ...) to outputs (N, ..., C)."""
         outputs = np.asarray(predict(self._x))
-        if np.isnan(outputs).any():
-            return Judged(math.nan, -math.inf, None)
-        metric = self._metric(outputs, self._y)
-        if self._task.smaller_is_better:
-            return Judged(metric, 1 - metric / max(self._guess, np.finfo(np.float64).tiny), None)
-        if not self._task.has_classes:
-            return Judged(metric, metric, None)
+        metric = math.nan if np.isnan(outputs).any() else self._metric(outputs, self._y)
+        if not math.isfinite(metric):
+            return Judged(metric, -math.inf, None)
         each = [self._metric(outputs[i : i + 1], self._y[i : i + 1]) for i in range(len(outputs))]
-        return Judged(metric, metric, np.array(each) == 1)
+        return Judged(metric, self._quality(metric), self._quality(np.array(each)))
 
     def accept(self, judged: Judged) -> None:
         """Compare later models with this one, if it is the best so far."""
@@ -98,22 +95,46 @@ class Guard:
     def compared(self, judged: Judged) -> str:
         """Return the metrics of the best so far and of `judged`, in words."""
         best = "?" if self._best is None else f"{self._best.metric:.4f}"
-        return f"{self._name} {judged.metric:.4f} on {len(self._y):,} validation samples, {best} before"
+        return f"{self._name} {judged.metric:.4f} on {self._samples}, {best} before"
 
     def doubt(self) -> str:
         """Return why the validation data cannot tell a drop of `max_drop`; empty if they can.
 
-        They cannot if the 95 % interval of the accuracy (Wilson 1927) is wider than the drop.
+        They cannot if they are fewer than 5, or if the 95 % interval of the quality is wider than the drop.
         """
-        if self._best is None or self._best.right is None or math.isinf(self.max_drop):
+        best, count = self._best, len(self._y)
+        if best is None or best.by_sample is None or math.isinf(self.max_drop):
             return ""
-        low, high = wilson_interval(int(self._best.right.sum()), len(self._y))
-        if high - low <= self.max_drop:
+        few = f"{self._samples} {'is' if count == 1 else 'are'} too few to tell a drop of {self.max_drop:g}"
+        if count < FEWEST:
+            return f"{few}: at least {FEWEST} are needed to tell any drop from chance"
+        low, high = self._interval(best.metric, best.by_sample)
+        if high - low <= self.max_drop * self._unit:
             return ""
-        return (
-            f"{len(self._y):,} validation samples are too few to tell a drop of {self.max_drop:g}: an {self._name} of "
-            f"{self._best.metric:.4f} stands for {low:.4f} to {high:.4f} (95 %)"
-        )
+        return f"{few}: the {self._name} is {best.metric:.4f}, and its 95 % interval is {low:.4f} to {high:.4f}"
+
+    def _interval(self, metric: float, by_sample: np.ndarray) -> tuple[float, float]:
+        """Return the 95 % interval of a metric.
+
+        For a share it is that of Wilson 1927, as if each sample were right or wrong as a whole; for an error, the mean
+        plus and minus 1.96 standard errors.
+        """
+        if not self._task.smaller_is_better:
+            return wilson_interval(metric * len(by_sample), len(by_sample))
+        margin = NormalDist().inv_cdf(0.975) * self._unit * float(by_sample.std(ddof=1)) / math.sqrt(len(by_sample))
+        return metric - margin, metric + margin
+
+    @property
+    def _samples(self) -> str:
+        return counted(len(self._y), "validation sample")
+
+    def _quality(self, metric: Any) -> Any:
+        return 1 - metric / self._unit if self._task.smaller_is_better else metric
+
+    def _error_of_guessing(self, labels: np.ndarray) -> float:
+        """Return the error of always answering the mean of `labels`; if all are the same, that of answering 0, or 1."""
+        error, size = (self._metric(np.broadcast_to(guess, labels.shape), labels) for guess in (labels.mean(axis=0), 0))
+        return error if error > SAME * size else size or 1.0
 
     def _metric(self, outputs: np.ndarray, labels: np.ndarray) -> float:
         return self._task.metrics(outputs, labels, logits=self._logits)[self._name]

@@ -1,14 +1,17 @@
 """Remarks on data and model before training: what does not keep a run from starting, but may spoil it."""
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
 
+from tfopt.base.words import counted
 from tfopt.data import Dataset, Split
 from tfopt.run.guard import Guard
 from tfopt.tasks import task_of
-from tfopt.tasks.metrics import wilson_interval
+from tfopt.tasks.metrics import predicted_classes
+from tfopt.tasks.significance import LEVEL, binomial_tail
 
 # A class with this many times the samples of another one makes a data set imbalanced.
 IMBALANCED = 4
@@ -42,10 +45,8 @@ def recalls(data: Dataset, predict: Any, logits: bool = False) -> str:
     """
     if not task_of(data).has_classes or not _imbalanced(np.bincount(_class_numbers(data, data.train))):
         return ""
-    truth, outputs = _class_numbers(data, data.test), np.asarray(predict(data.test.x()))
-    chosen = (
-        outputs.argmax(axis=-1) if outputs.shape[-1] > 1 else (outputs.reshape(-1) > (0 if logits else 0.5)).astype(int)
-    )
+    truth, outputs = _class_numbers(data, data.test), predict(data.test.x())
+    chosen = predicted_classes(outputs, logits=logits)
     by_class = {int(c): float(np.mean(chosen[truth == c] == c)) for c in np.unique(truth)}
     listed = ", ".join(f"{_name(c, data.class_names)} {value:.3f}" for c, value in by_class.items())
     return f"balanced accuracy {np.mean(list(by_class.values())):.4f}; recall by class: {listed}"
@@ -79,8 +80,8 @@ def _counts(counts: np.ndarray, names: tuple[str, ...] | None) -> list[str]:
         )
     if counts[fewest] < FEW:
         found.append(
-            f"{_name(fewest, names)} has {counts[fewest]} training samples: too few to learn it, or to tell on "
-            "validation data whether it was learned"
+            f"{_name(fewest, names)} has {counted(counts[fewest], 'training sample')}: too few to learn it, or to tell "
+            "on validation data whether it was learned"
         )
     return found
 
@@ -91,16 +92,25 @@ def _imbalanced(counts: np.ndarray) -> bool:
 
 
 def _guesses(data: Dataset, predict: Any, logits: bool) -> list[str]:
-    """Remark on a model that is no better than always naming the most frequent class."""
-    guard = Guard(data, None, logits=logits)
-    accuracy, labels = guard.judge(predict).metric, _class_numbers(data, data.validation)
-    often = float(np.bincount(labels).max() / len(labels))
-    low, _ = wilson_interval(round(accuracy * len(labels)), len(labels))
-    if low > often:
+    """Remark on a model that is no better than always naming the most frequent class, or may not be.
+
+    Both are exact binomial tests. A model guesses if chance explains what it gets right, but would not explain it for
+    a model that is right on half of what guessing gets wrong.
+    """
+    labels = _class_numbers(data, data.validation)
+    accuracy, count = Guard(data, None, logits=logits).judge(predict).metric, len(labels)
+    often = float(np.bincount(labels).max() / count)
+    if math.isnan(accuracy) or binomial_tail(round(accuracy * count), count, often) <= LEVEL:
         return []
+    compared = (
+        f"accuracy {accuracy:.4f} on {counted(count, 'validation sample')}, where naming the most frequent class has "
+        f"{often:.4f}"
+    )
+    wrong, good = count - round(accuracy * count), (1 + often) / 2
+    if often == 1 or binomial_tail(wrong, count, 1 - good) > LEVEL:
+        return [f"the validation data cannot tell whether the model does more than guess: {compared}"]
     return [
-        f"the model guesses: accuracy {accuracy:.4f} on {len(labels):,} validation samples, where naming the most "
-        f"frequent class has {often:.4f}. The usual causes are the preprocessing ({data.preprocessing.describe()}), "
+        f"the model guesses: {compared}. The usual causes are the preprocessing ({data.preprocessing.describe()}), "
         "the order of the classes and the size of the images"
     ]
 

@@ -1,0 +1,53 @@
+"""Whether chance explains a difference: exact tests for few samples."""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+# Chance does not explain what happens by chance in at most 5 % of all cases.
+LEVEL = 0.05
+# No paired test is significant on fewer samples than this: 0.5^4 > 0.05 >= 0.5^5.
+FEWEST = 5
+# The signs of this many differences are enumerated: 4,096 cases.
+ENUMERATED = 12
+
+
+def binomial_tail(successes: int, n: int, p: float = 0.5) -> float:
+    """Return the probability of `successes` or more in `n` independent trials, each with the probability `p`."""
+    if successes <= 0:
+        return 1.0
+    if p <= 0 or p >= 1:
+        return float(p >= 1 and successes <= n)
+    terms = (
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * math.log(p) + (n - i) * math.log1p(-p)
+        for i in range(successes, n + 1)
+    )
+    return min(1.0, math.fsum(map(math.exp, terms)))
+
+
+def paired_test(differences: ArrayLike) -> float:
+    """Return the probability that paired differences have so large a mean by chance (one-sided p-value).
+
+    By chance, each difference has either sign, independently of the others (Fisher's randomization test). If all have
+    the same size, e.g. between answers that are right or wrong, this is the exact sign test, which is McNemar's exact
+    test on the answers that differ. Otherwise the signs of the 12 largest are enumerated, and the sum of the others
+    counts as normal, so the test is exact for up to 12 differences that are not 0.
+
+    Args:
+        differences: (N,), finite; 0 where two models are equally good.
+    """
+    given = np.asarray(differences, np.float64)
+    sizes = np.sort(np.abs(given[given != 0]))[::-1]
+    if not sizes.size:
+        return 1.0
+    if sizes[-1] == sizes[0]:
+        return binomial_tail(int((given > 0).sum()), sizes.size)
+    sums = np.zeros(1)
+    for size in sizes[:ENUMERATED]:
+        sums = np.concatenate([sums - size, sums + size])
+    missing = given.sum() - sums  # what the other differences would have to add
+    deviation = math.sqrt(np.square(sizes[ENUMERATED:]).sum())
+    if not deviation:
+        return float(np.mean(missing <= 1e-9 * sizes.sum()))  # up to rounding
+    return float(np.mean([math.erfc(each / deviation / math.sqrt(2)) / 2 for each in missing]))
