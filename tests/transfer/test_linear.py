@@ -178,6 +178,9 @@ def test_difference_in_standard_errors():
     worse = np.array([1.0, 3, 1, 3])  # mean 2, deviation 1, standard error 1/2
     assert linear.worse_by(worse, better) == pytest.approx(4)
     assert linear.worse_by(better, better) == 0
+    assert linear.worse_by(np.full(4, 0.25), better) == np.inf  # all are worse by the same
+    assert linear.worse_by(better, np.full(4, 0.25)) == -np.inf
+    assert linear.worse_by(np.ones(1), np.zeros(1)) == 0  # nobody knows
 
 
 def test_folds_are_spread_over_classes_and_keep_views_together():

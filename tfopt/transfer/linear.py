@@ -4,6 +4,7 @@ Both minimize a convex loss to the end, so there is no learning rate, no number 
 few samples the L2 penalty matters most, and the training samples alone can choose it.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -132,10 +133,15 @@ def can_fit(task: Task, labels: np.ndarray) -> bool:
 
 
 def worse_by(losses: np.ndarray, best: np.ndarray) -> float:
-    """Return how much higher `losses` (n,) are than those of `best` on the same samples, in standard errors."""
+    """Return how much higher `losses` (n,) are than those of `best` on the same samples, in standard errors.
+
+    Differences that are all the same have no error: they are infinitely many. A single sample says nothing: 0.
+    """
     differences = losses - best
-    error = float(differences.std() / np.sqrt(len(differences)))
-    return float(differences.mean()) / error if error > 0 else 0.0
+    mean, error = float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
+    if error > 0:
+        return mean / error
+    return math.copysign(math.inf, mean) if mean and len(differences) > 1 else 0.0
 
 
 def folds_of(groups: np.ndarray, seed: int, views: int = 1) -> list[np.ndarray]:
