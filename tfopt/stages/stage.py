@@ -84,6 +84,10 @@ class Stage(ABC):
         """This stage with a lower target; None if it has no target."""
         return None
 
+    def seeded(self, seed: int) -> "Stage":
+        """Return this stage with `seed` if it has a field `seed` that is None, else unchanged."""
+        return replace(self, seed=seed) if getattr(self, "seed", 0) is None else self  # type: ignore[call-arg]
+
     def holds_after(self, steps: int) -> int:
         """Return the step of a training of `steps` steps from which on weights may be kept, because promises hold.
 

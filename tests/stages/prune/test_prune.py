@@ -274,6 +274,33 @@ def test_m_by_n_holds_along_the_inputs_of_every_kernel(m, n, model):
         np.testing.assert_array_equal(np.moveaxis(kernel, -2, -1).reshape(rows.shape), expected, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("stage", "steps"),
+    [
+        (Prune(final_sparsity=0.8), 20),
+        (Prune(final_sparsity=0.8, end_step=10, frequency=5), 20),
+        (Prune(final_sparsity=0.8, begin_step=3, end_step=20), 20),
+        (Prune(final_sparsity=0.8, schedule="constant", begin_step=4), 20),
+        (Prune(final_sparsity=0.8, schedule="constant", end_step=16, frequency=4), 20),
+    ],
+)
+def test_the_first_step_after_which_the_target_holds(stage, steps):
+    """100 x 200 weights, whose masks are counted after each batch; a step before the end has a smaller target."""
+    keras = keras_compat.tf_keras()
+    model = keras.Sequential([keras.layers.Input((100,)), keras.layers.Dense(200, name="wide")])
+    wrapped, counted = stage.apply(model, steps=steps), []
+
+    class Count(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            (layer,) = (layer for layer in self.model.layers if hasattr(layer, "pruning_vars"))
+            counted.append(int((layer.pruning_vars[0][1].numpy() == 0).sum()))
+
+    wrapped.compile("sgd", "mse")
+    x = np.ones((steps, 100), "float32")
+    wrapped.fit(x, np.ones((steps, 200)), batch_size=1, callbacks=[*stage.callbacks(), Count()], verbose=0)
+    assert stage.holds_after(steps) == 1 + counted.index(16000)
+
+
 def test_m_by_n_holds_after_training(model, samples):
     stage = Prune(sparsity_m_by_n=(2, 4))
     stripped = stage.strip(fitted(stage, model, samples))

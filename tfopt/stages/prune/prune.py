@@ -52,7 +52,7 @@ class Prune(Stage):
         threshold: absolute value below which a weight is pruned, in units of the weight.
         policy: "xnnpack" prunes only what XNNPACK's sparse inference accelerates (1x1 convolutions between a 3x3
             stride-2 stem and a global pooling with keepdims); any other layout is an error.
-        seed: of the random importance.
+        seed: of the random importance. None: the seed of the recipe's training, or 0 if applied by hand.
     """
 
     min_steps: NonNegativeInt = 300
@@ -70,7 +70,7 @@ class Prune(Stage):
     importance: Literal["magnitude", "random", "threshold"] = "magnitude"
     threshold: PositiveFloat | None = None
     policy: Literal["xnnpack"] | None = None
-    seed: int = 0
+    seed: int | None = None
 
     establishes: ClassVar[str | None] = "sparsity"
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
@@ -132,7 +132,11 @@ class Prune(Stage):
 
     @override
     def holds_after(self, steps: int) -> int:
-        return 0 if self._one_shot else self._ramp(steps)[0] + 1
+        if self._one_shot:
+            return 0
+        end, frequency = self._ramp(steps)
+        # TF-MOT counts steps from 1. A constant sparsity holds from the first update of the mask on.
+        return (self.begin_step or frequency) if self.schedule == "constant" else end
 
     @override
     def callbacks(self) -> list[Any]:
@@ -279,7 +283,7 @@ class Prune(Stage):
                 "sparsity_m_by_n": self.sparsity_m_by_n,
                 "importance": self.importance,
                 "threshold": self.threshold,
-                "seed": self.seed,
+                "seed": self.seed or 0,
                 "position": position[layer] << 16,
             }
         return settings

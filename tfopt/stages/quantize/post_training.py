@@ -39,7 +39,7 @@ class PostTraining(Stage):
             if layers were fine-tuned around the statistics of other data.
         calibration_samples: number of training inputs used for all of this.
         iterations: of adaptive rounding, per kernel.
-        seed: of adaptive rounding.
+        seed: of adaptive rounding. None: the seed of the recipe's training, or 0 if applied by hand.
         max_drop: choose 4 or 8 bits per layer so that accuracy drops by at most this much (0.01 is one point).
         max_bytes: choose 4 or 8 bits per layer so that the file has at most this many bytes.
     """
@@ -53,7 +53,7 @@ class PostTraining(Stage):
     batchnorm_statistics: bool = False
     calibration_samples: PositiveInt = 1024
     iterations: PositiveInt = 2000
-    seed: int = Field(default=0, ge=0)
+    seed: int | None = Field(default=None, ge=0)
     max_drop: float | None = Field(default=None, gt=0, lt=1)
     max_bytes: PositiveInt | None = None
 
@@ -91,7 +91,7 @@ class PostTraining(Stage):
             equalization=self.equalization,
             batchnorm_statistics=self.batchnorm_statistics,
             iterations=self.iterations,
-            seed=self.seed,
+            seed=self.seed or 0,
             progress=progress,
         )
         model.set_weights(rounded.get_weights())
