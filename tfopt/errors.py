@@ -17,6 +17,10 @@ class RecipeError(TfoptError):
     """A recipe that contradicts itself or that the model cannot follow."""
 
 
+class DivergedError(RecipeError):
+    """A training whose loss, weights or outputs are no finite numbers."""
+
+
 class PromiseError(TfoptError):
     """A result that breaks a promise (sparsity, clusters, int8, the outputs of the model).
 

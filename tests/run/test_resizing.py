@@ -126,6 +126,24 @@ def test_a_stage_that_does_not_say_that_it_resizes_is_refused(x):
         Silent().strip(Silent().apply(network(keras), steps=1))
 
 
+def test_a_resizing_stage_that_is_not_kept_resizes_nothing(data, monkeypatch):
+    """The model before it comes back as it was; that after it is written with its sizes."""
+    from tfopt.run.guard import Guard
+
+    monkeypatch.setattr(Guard, "fails", lambda guard, evaluation: guard.best is not None)
+    resized, to_keras = [], bridge.to_keras
+
+    def spy(model, **how):
+        resized.append(how.get("resized"))
+        return to_keras(model, **how)
+
+    monkeypatch.setattr(bridge, "to_keras", spy)
+    result = tfopt.optimize(network(keras), tfopt.Recipe(stages=(Halve(epochs=0),), export=FLOAT), data, quiet=True)
+    assert [row.step for row in result.report.rows] == ["original", "Halve (not kept)", "exported float32"]
+    assert [kernel.shape for kernel in kernels(result.model)] == [(5, 6), (6, 8), (8, 3)]
+    assert resized[-2:] == [True, False]  # the file of the stage, the result
+
+
 def test_the_file_has_the_sizes_and_computes_what_the_model_does(data, x):
     recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1, min_steps=0)), export=FLOAT)
     result = tfopt.optimize(network(keras), recipe, data, quiet=True)

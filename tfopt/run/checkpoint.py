@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from tfopt import bridge
 from tfopt.base.archives import read_npz
 from tfopt.base.files import atomic_path
 from tfopt.base.keras_compat import is_tf_keras_model
@@ -18,6 +20,7 @@ from tfopt.base.reading import reading
 from tfopt.errors import DataError, ModelError
 from tfopt.evaluate.report import Row
 from tfopt.models import load_model, save_model
+from tfopt.run.guard import Judged
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Kept:
         rows: of the report so far.
         model: the flat model as a `.keras` file, if a stage may have resized it.
         recipe: as JSON, with the stages as they were carried out; "" if unknown.
+        best: the best model so far on validation data; None if unknown.
     """
 
     weights: list[np.ndarray]
     rows: list[Row]
     model: bytes | None = None
     recipe: str = ""
+    best: Judged | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,15 @@ class Checkpoint:
     path: Path
     key: str
 
-    def save(self, flat_model: Any, rows: list[Row], *, resized: bool = False, recipe: str = "") -> None:
+    def save(
+        self,
+        flat_model: Any,
+        rows: list[Row],
+        *,
+        resized: bool = False,
+        recipe: str = "",
+        best: Judged | None = None,
+    ) -> None:
         """Write the weights of the flat model after a stage and the report so far, atomically.
 
         Args:
@@ -52,6 +65,7 @@ class Checkpoint:
             rows: the report so far.
             resized: write the whole model, because layer sizes may have changed.
             recipe: as JSON, with the stages as they were carried out.
+            best: the best model so far on validation data.
 
         Raises:
             ModelError: the model cannot be written.
@@ -60,6 +74,8 @@ class Checkpoint:
             arrays: dict[str, Any] = {"model": np.frombuffer(as_file(flat_model), np.uint8)}
         else:
             arrays = {f"weight_{i}": weight for i, weight in enumerate(flat_model.get_weights())}
+        if best is not None and best.by_sample is not None:
+            arrays |= {"best": np.array([best.metric, best.quality]), "best_by_sample": best.by_sample}
         rows_as_json = json.dumps([dataclasses.asdict(row) for row in rows])
         with atomic_path(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, key=self.key, rows=rows_as_json, recipe=recipe, **arrays)
@@ -83,18 +99,25 @@ class Checkpoint:
         number = sum(name.startswith("weight_") for name in stored)
         model = stored["model"].astype(np.uint8).tobytes() if "model" in stored else None
         recipe = str(stored["recipe"]) if "recipe" in stored else ""
-        return Kept([stored[f"weight_{i}"] for i in range(number)], rows, model, recipe)
+        weights = [stored[f"weight_{i}"] for i in range(number)]
+        return Kept(weights, rows, model, recipe, self._best(stored) if "best" in stored else None)
+
+    def _best(self, stored: Mapping[str, np.ndarray]) -> Judged:
+        numbers, by_sample = stored["best"].astype(np.float64), stored["best_by_sample"].astype(np.float64)
+        if numbers.shape != (2,) or by_sample.ndim != 1 or not np.isfinite([*numbers, *by_sample]).all():
+            raise self.damaged("the evaluation of its best model cannot be read")
+        return Judged(float(numbers[0]), float(numbers[1]), by_sample)
 
     def resumed(self, kept: Kept, start: Any, *, resized: bool) -> Any:
         """Return the flat model to resume with.
 
         Args:
             kept: from `load`.
-            start: the flat model that the run began with. It takes the kept weights, unless stages resized it.
+            start: the flat model that the run began with. It is not changed.
             resized: whether a finished stage may have changed layer sizes.
 
         Returns:
-            The flat model.
+            A flat model with the kept weights.
 
         Raises:
             DataError: the kept model does not have the layers of `start`.
@@ -104,8 +127,9 @@ class Checkpoint:
         shapes = [weight.shape for weight in start.get_weights()]
         if [w.shape for w in kept.weights] != shapes or any(w.dtype.kind not in "biuf" for w in kept.weights):
             raise self.damaged("its weights do not fit the model")
-        start.set_weights(kept.weights)
-        return start
+        model = bridge.clone(start)
+        model.set_weights(kept.weights)
+        return model
 
     def _whole_model(self, kept: Kept, start: Any) -> Any:
         if kept.model is None:

@@ -61,12 +61,15 @@ class Guard:
         data: preprocessed for the models.
         max_drop: how much worse than the best model before it a model may be, in `Judged.quality`; None: any.
         logits: whether models output logits rather than probabilities.
+
+    Attributes:
+        metric: its name.
     """
 
     def __init__(self, data: Dataset, max_drop: float | None, *, logits: bool = False) -> None:
         self.max_drop, self._logits = math.inf if max_drop is None else max_drop, logits
         self._task, self._x, self._y = task_of(data), data.validation.x(), data.validation.y()
-        self._name = self._task.keras_metric  # that of `train`
+        self.metric = self._task.keras_metric  # that of `train`
         self._unit = self._error_of_guessing(data.train.y()) if self._task.smaller_is_better else 1.0
         self._best: Judged | None = None
 
@@ -78,6 +81,11 @@ class Guard:
             return Judged(metric, -math.inf, None)
         each = [self._metric(outputs[i : i + 1], self._y[i : i + 1]) for i in range(len(outputs))]
         return Judged(metric, self._quality(metric), self._quality(np.array(each)))
+
+    @property
+    def best(self) -> Judged | None:
+        """The best evaluation so far, with which later ones are compared."""
+        return self._best
 
     def accept(self, judged: Judged) -> None:
         """Compare later models with this one, if it is the best so far."""
@@ -95,7 +103,7 @@ class Guard:
     def compared(self, judged: Judged) -> str:
         """Return the metrics of the best so far and of `judged`, in words."""
         best = "?" if self._best is None else f"{self._best.metric:.4f}"
-        return f"{self._name} {judged.metric:.4f} on {self._samples}, {best} before"
+        return f"{self.metric} {judged.metric:.4f} on {self._samples}, {best} before"
 
     def doubt(self) -> str:
         """Return why the validation data cannot tell a drop of `max_drop`; empty if they can.
@@ -111,7 +119,7 @@ class Guard:
         low, high = self._interval(best.metric, best.by_sample)
         if high - low <= self.max_drop * self._unit:
             return ""
-        return f"{few}: the {self._name} is {best.metric:.4f}, and its 95 % interval is {low:.4f} to {high:.4f}"
+        return f"{few}: the {self.metric} is {best.metric:.4f}, and its 95 % interval is {low:.4f} to {high:.4f}"
 
     def _interval(self, metric: float, by_sample: np.ndarray) -> tuple[float, float]:
         """Return the 95 % interval of a metric.
@@ -137,7 +145,7 @@ class Guard:
         return error if error > SAME * size else size or 1.0
 
     def _metric(self, outputs: np.ndarray, labels: np.ndarray) -> float:
-        return self._task.metrics(outputs, labels, logits=self._logits)[self._name]
+        return self._task.metrics(outputs, labels, logits=self._logits)[self.metric]
 
 
 def predictor(model: Any) -> Any:

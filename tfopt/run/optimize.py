@@ -8,17 +8,19 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base.keras_compat import float32_layers
+from tfopt.base.words import counted
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.run.checkpoint import Checkpoint, Kept, as_file
 from tfopt.run.dry_run import established_before
-from tfopt.run.guard import Guard, Verdict, predictor
+from tfopt.run.guard import Guard, Judged, Verdict, predictor
 from tfopt.run.prepare import Prepared, prepare
 from tfopt.run.recipe import Recipe
 from tfopt.run.remarks import recalls
 from tfopt.run.result import Result, described
 from tfopt.run.step import StageRunner, Step
+from tfopt.run.tries import carried_out
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
 from tfopt.tasks import task_named, task_of
@@ -102,29 +104,30 @@ class _Run:
         self.guard = Guard(self.data, self.recipe.max_drop, logits=prepared.logits)
         self.runner = StageRunner(prepared, self.guard)
         self.stages = list(self.recipe.stages)  # as they are carried out
+        self.finished = 0  # number of stages
         self.report = Report(self.recipe.to_dict())
 
     def result(self) -> Result:
         self.guard.accept(self.guard.judge(predictor(self.flat_model)))
-        finished = self._resume()
-        if not finished:
+        self._resume()
+        if not self.finished:
             transfer = self.recipe.transfer
             self.progress.say(f"measuring the {'transferred' if transfer else 'original'} model")
             taught = self.session.notes() if self.session else []
             name = type(transfer).__name__ if transfer else "original"
             self._add_row(name, self.flat_model, FLOAT, [*self.data.describe(), *self.notes, *taught])
-        promises, final, notes, started = self._carry_out_stages(finished)
+        promises, final, notes, started = self._carry_out_stages()
         lite = self._export(final, promises, notes, started)
         if self.verdict.ok:
-            self._require_budget()
-        model = bridge.to_keras(self.flat_model, like=self.prepared.model, resized=self._resized(self.report.rows))
+            self._judge_budget()
+        model = self._as_given(self.flat_model, self.finished)
         recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages))
         self.report = Report(recipe.to_dict(), self.report.rows, self.verdict.text)
         data = described(self.data)
         return Result(model, lite, self.report, recipe, data, self.files, self.verdict, self.checkpoint)
 
-    def _carry_out_stages(self, finished: int) -> tuple[list[Promise], Any, list[str], float]:
-        """Carry out the stages after the first `finished` ones, or those before one that fails its guard.
+    def _carry_out_stages(self) -> tuple[list[Promise], Any, list[str], float]:
+        """Carry out the stages that are not finished, or those before one that fails its guard.
 
         Returns:
             The promises that hold, the model to export, and the notes and the start of the row of the file.
@@ -132,14 +135,15 @@ class _Run:
         before, promises = established_before(self.recipe), list[Promise]()
         final, notes, started = self.flat_model, list[str](), time.perf_counter()
         for position, stage in enumerate(self.stages):
-            if position >= finished:
+            if new := position >= self.finished:
                 started = time.perf_counter()
                 step = self._guarded(stage, position, before[position])
                 if step is None:
                     return promises, self.flat_model, [], time.perf_counter()
                 stage, final, notes, self.flat_model = step.stage, step.trained, step.notes, step.flat_model
+                self.finished += 1
             promises = [*promises, *stage.promises(self.flat_model)]
-            if position >= finished and not stage.last:  # the last row is the exported file
+            if new and not stage.last:  # the last row is the exported file
                 self._add_row(type(stage).__name__, self.flat_model, FLOAT, notes, started)
                 self._keep()
                 started, notes = time.perf_counter(), []
@@ -150,70 +154,62 @@ class _Run:
     def _guarded(self, stage: Stage, position: int, keep: frozenset[str]) -> Step | None:
         """Return `stage` carried out on the current model, if needed by a second, gentler try; None if both fail."""
         started, name = time.perf_counter(), type(stage).__name__
-        step = self.runner.step(stage, position, self.flat_model, keep)
-        if self.guard.too_low(step.judged):
-            first = self.guard.compared(step.judged)
-            gentler = stage.gentler(stage.learning_rate or self.recipe.training.learning_rate)
-            if gentler is not None:
-                self.progress.say(f"{name}: {first}; trying once more, gentler")
-                step = self._second_try(step, gentler, position, keep)
-        if not self.guard.fails(step.judged):
-            self.guard.accept(step.judged)
-            return step
-        self._add_row(f"{name} (not kept)", step.flat_model, FLOAT, step.notes, started)
-        self.files = {**self.files, f"{name}_not_kept.keras": as_file(step.flat_model)}
-        self.verdict = Verdict(
-            ok=False,
-            text=f"{name} ended the run: {self.guard.compared(step.judged)}; max_drop={self.guard.max_drop:g}. "
-            "The file holds the model before that stage. Lower the target, train longer on more data, or "
-            "allow more with Recipe(max_drop=...).",
+        outcome = carried_out(
+            stage,
+            lambda variant: self.runner.step(variant, position, self.flat_model, keep),
+            self.guard,
+            learning_rate=self.recipe.training.learning_rate,
+            say=lambda line: self.progress.say(f"{name}: {line}"),
         )
+        self.stages[position] = outcome.stage
+        if outcome.step and not outcome.failure:
+            self.guard.accept(outcome.step.judged)
+            return outcome.step
+        if outcome.step:
+            self._add_row(f"{name} (not kept)", outcome.step.flat_model, FLOAT, outcome.step.notes, started)
+            lost = self._as_given(outcome.step.flat_model, position + 1)
+            self.files = {**self.files, f"{name}_not_kept.keras": as_file(lost)}
+        self.verdict = Verdict(ok=False, text=f"{name} ended the run: {outcome.failure}")
         return None
 
-    def _second_try(self, first: Step, gentler: Stage, position: int, keep: frozenset[str]) -> Step:
-        """Return the better one of two tries of a stage, with a note on both."""
-        try:
-            second = self.runner.step(gentler, position, self.flat_model, keep)
-        except TfoptError as error:
-            return dataclasses.replace(first, notes=[*first.notes, f"a second try failed: {error}"])
-        better, kept = (second, "second") if second.judged.quality > first.judged.quality else (first, "first")
-        if better is second:
-            self.stages[position] = gentler
-        tried = f"first: {self.guard.compared(first.judged)}; second: {self.guard.compared(second.judged)}"
-        return dataclasses.replace(better, notes=[*better.notes, f"tried twice, kept the {kept}; {tried}"])
+    def _as_given(self, flat_model: Any, stages: int) -> Any:
+        """Return the result of the first `stages` stages in the Keras of the caller's model."""
+        return bridge.to_keras(flat_model, like=self.prepared.model, resized=self._resized(stages))
 
     def _keep(self) -> None:
         if self.checkpoint:
-            resized = self._resized(self.report.rows)
+            resized = self._resized(self.finished)
             carried = dataclasses.replace(self.recipe, stages=tuple(self.stages)).to_json()
             try:
-                self.checkpoint.save(self.flat_model, self.report.rows, resized=resized, recipe=carried)
+                self.checkpoint.save(
+                    self.flat_model, self.report.rows, resized=resized, recipe=carried, best=self.guard.best
+                )
             except (OSError, OutputError) as error:  # a full disk, say: the training is worth more than its checkpoint
                 self.progress.say(f"note: no checkpoint was written ({error}); the run goes on")
 
-    def _resume(self) -> int:
-        """Resume an interrupted run; return the number of finished stages."""
+    def _resume(self) -> None:
+        """Resume an interrupted run, if there is one."""
         if not self.checkpoint:
-            return 0
+            return
         try:
             found = self.checkpoint.load()
             if not found:
-                return 0
+                return
             rows = found.rows
             self._require_rows_of_this_run(self.checkpoint, rows)
+            best = self._best_so_far(self.checkpoint, found)
             self.stages = self._carried_out(found)
-            self.flat_model = self.checkpoint.resumed(found, self.flat_model, resized=self._resized(rows))
+            self.flat_model = self.checkpoint.resumed(found, self.flat_model, resized=self._resized(len(rows) - 1))
         except DataError as error:
             self.notes.append(f"{error} Ignoring it: the run starts over.")
             self.progress.say(self.notes[-1])
-            return 0
+            return
         self.report.rows.extend(rows)
-        self.guard.accept(self.guard.judge(predictor(self.flat_model)))
-        done = len(rows) - 1  # the first row is the original model
+        self.guard.accept(best or self.guard.judge(predictor(self.flat_model)))
+        self.finished = len(rows) - 1  # the first row is the original model
         self.progress.say(
-            f"resuming after {rows[-1].step}: {done} of {len(self.recipe.stages)} stages are already done"
+            f"resuming after {rows[-1].step}: {self.finished} of {len(self.recipe.stages)} stages are already done"
         )
-        return done
 
     def _carried_out(self, found: Kept) -> list[Stage]:
         """Return the stages as the interrupted run carried them out: a second try may have changed one."""
@@ -224,9 +220,17 @@ class _Run:
         except TfoptError as error:
             raise self.checkpoint.damaged("its recipe cannot be read") from error
 
-    def _resized(self, rows: list[Row]) -> bool:
-        """Return True if one of the stages in `rows` may have changed layer sizes."""
-        return any(stage.resizes for stage in self.recipe.stages[: len(rows) - 1])
+    def _best_so_far(self, checkpoint: Checkpoint, found: Kept) -> Judged | None:
+        """Return the evaluation of the best model before the interruption; None if it is not known."""
+        if found.best is None or found.best.by_sample is None:
+            return None
+        if len(found.best.by_sample) != len(self.data.validation):
+            raise checkpoint.damaged("the evaluation of its best model does not fit the validation data")
+        return found.best
+
+    def _resized(self, stages: int) -> bool:
+        """Return True if one of the first `stages` stages may have changed layer sizes."""
+        return any(stage.resizes for stage in self.recipe.stages[:stages])
 
     def _require_rows_of_this_run(self, checkpoint: Checkpoint, rows: list[Row]) -> None:
         """Raise DataError unless the rows are those of the first stages."""
@@ -237,12 +241,20 @@ class _Run:
         if any(set(row.metrics) != metrics for row in rows):
             raise checkpoint.damaged(f"its rows do not have the metrics {', '.join(sorted(metrics))}")
 
-    def _require_budget(self) -> None:
+    def _judge_budget(self) -> None:
         budget = self.recipe.stages[-1].budget if self.recipe.stages else None
-        if budget is not None:
-            rows = self.report.rows
-            before, after = (row.metrics.get("accuracy") for row in (rows[0], rows[-1]))
+        if budget is None:
+            return
+        rows = self.report.rows
+        before, after = (row.metrics.get("accuracy") for row in (rows[0], rows[-1]))
+        try:
             budget.require(before, after, rows[-1].bytes)
+        except PromiseError as error:
+            self._fail(str(error))
+
+    def _fail(self, text: str) -> None:
+        """Let the run fail with `text`, before what the verdict says already."""
+        self.verdict = Verdict(ok=False, text=f"{text} {self.verdict.text}".strip())
 
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:
         settings = self.recipe.export
@@ -252,14 +264,14 @@ class _Run:
         if task_of(self.data).has_classes:
             x = self.data.test.x(self.data.test.spread(1000))
             same = agreement(lite.predict(x), model.predict(x, verbose=0), logits=self.prepared.logits)
-            notes.append(f"the file and the Keras model agree on {same:.1%} of {len(x):,} test samples")
+            notes.append(f"the file and the Keras model agree on {same:.1%} of {counted(len(x), 'test sample')}")
         name = f"exported {settings.weights}"
         if said := recalls(self.data, lite.predict, self.prepared.logits):
             notes.append(said)
         self.report.rows.append(self._measured(name, lite, notes, started))
         self._judge_file(lite)
         if self.verdict.ok:
-            self._require_more_than_guessing(lite)
+            self._judge_guessing()
         return lite
 
     def _file(self, model: Any, promises: Sequence[Promise]) -> LiteModel:
@@ -285,7 +297,8 @@ class _Run:
         texts = [text for text in (self.verdict.text, self.guard.doubt()) if text]
         self.verdict = dataclasses.replace(self.verdict, text=" ".join(texts))
 
-    def _require_more_than_guessing(self, lite: LiteModel) -> None:
+    def _judge_guessing(self) -> None:
+        """Let the run fail if the file guesses on the test data, and the model before the first stage does not."""
         if not task_of(self.data).has_classes:
             return
         rows, labels = self.report.rows, self.data.test.y()
@@ -299,12 +312,10 @@ class _Run:
         if self.recipe.export.allow_drift:
             rows[-1].notes.append(f"allowed: {said}")
             return
-        error = PromiseError(
+        self._fail(
             f"Expected a file that does its task; {said}. Look at the rows of the report, train the stages for longer "
             "or with a smaller learning rate, or accept it with allow_drift=True (--allow-drift)."
         )
-        error.data = lite.data
-        raise error
 
     def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
         started = time.perf_counter() if started is None else started

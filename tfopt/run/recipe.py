@@ -25,7 +25,7 @@ class Recipe:
 
     A stage whose model is worse than the best one before it by more than `max_drop`, on validation data, is tried once
     more, gentler; then it ends the run. The unit is accuracy (0.05 is five points) or, for values, the error of always
-    answering the mean label. None allows any drop.
+    answering the mean training label. None allows any drop.
 
     If the given model is for another task, `transfer` defines how it is adapted before the first stage.
 
@@ -39,7 +39,7 @@ class Recipe:
     export: Export = dataclasses.field(default_factory=Export)
     distillation: Distillation | MeanTeacher | None = None
     transfer: SerializeAsAny[Transfer] | None = None
-    max_drop: float | None = Field(default=0.05, gt=0)
+    max_drop: float | None = Field(default=0.05, gt=0, allow_inf_nan=False)
     name: str = Field(default="recipe", pattern=r"^\w[\w .-]*$")
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class Recipe:
         return dataclasses.replace(self, stages=stages, transfer=transfer)
 
     def seeded(self, seed: int) -> "Recipe":
-        """Return the same recipe with another seed, for the training and for a transfer."""
+        """Return the same recipe with another seed, for training, a transfer, and stages that set no seed."""
         transfer = dataclasses.replace(self.transfer, seed=seed) if self.transfer else None
         return dataclasses.replace(self, training=dataclasses.replace(self.training, seed=seed), transfer=transfer)
 

@@ -1,15 +1,18 @@
 """One stage of a run: choose its bits, train it, strip it and judge it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from tfopt.base.keras_compat import tf_keras
+from tfopt.errors import DivergedError
 from tfopt.run.guard import Guard, Judged, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
 from tfopt.search.bits import choose_bits
 from tfopt.stages import Stage
 from tfopt.tflite.write.export import build_file
 from tfopt.training.fit import train
+from tfopt.training.settings import SEEDS
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,25 @@ class StageRunner:
 
         Raises:
             PromiseError: the training did not reach the stage's target.
+            DivergedError: the loss, the weights or the outputs are not finite.
         """
         stage, notes = self._within_budget(stage, flat_model, keep)
         notes += stage.notes(flat_model, keep)
-        trained, learned = self.train(stage, position, flat_model, keep)
+        seeded = stage.seeded(self._run.recipe.training.seed)
+        trained, learned = self.train(seeded, position, flat_model, keep)
         judged = self._guard.judge(predictor(trained))
+        if not math.isfinite(judged.metric):
+            raise DivergedError(
+                f"{type(stage).__name__}: the {self._guard.metric} of the trained model is {judged.metric} on "
+                "validation data. Lower the learning rate, or look for extreme values in the data."
+            )
         return Step(stage, trained, stage.strip(trained), [*notes, *learned], judged)
 
     def train(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]) -> tuple[Any, list[str]]:
         """Return the trained result of `stage.apply`, and notes."""
         training = self._run.recipe.training
-        tf_keras().utils.set_random_seed(training.seed + position)  # so that a resumed run repeats the whole one
+        seed = (training.seed + position) % SEEDS
+        tf_keras().utils.set_random_seed(seed)  # so that a resumed run repeats the whole one
         epochs = stage.epochs_on(self._run.steps_per_epoch)
         steps = epochs * self._run.steps_per_epoch
         model = stage.apply(flat_model, steps=steps, keep=keep)
@@ -77,7 +88,7 @@ class StageRunner:
         if not steps:
             return model, stage.summary(model)
         learner = self._run.session.student(model) if self._run.session else model
-        size, seed = training.batch_size, training.seed + position
+        size = training.batch_size
         if self._run.session:
             batches = self._run.session.batches(size, seed=seed, epochs=epochs)
         else:

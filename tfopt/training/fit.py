@@ -10,8 +10,9 @@ import numpy as np
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.base.progress import Progress
+from tfopt.base.words import counted
 from tfopt.data import Dataset
-from tfopt.errors import RecipeError
+from tfopt.errors import DivergedError, RecipeError
 from tfopt.tasks import task_of
 from tfopt.training import batchnorm
 from tfopt.training.best import Score, keep_best
@@ -75,7 +76,7 @@ def train(
         The history and notes.
 
     Raises:
-        RecipeError: the loss is not finite.
+        DivergedError: the loss or the weights are not finite.
     """
     model, task, per_epoch = getattr(learner, "student", learner), task_of(data), data.steps(training.batch_size)
     steps, validation = epochs * per_epoch, data.batches("validation", 256)
@@ -108,8 +109,20 @@ def train(
             )
         finally:
             lines.stop()  # tf_keras does not notify its callbacks of an interruption
-    notes = [best.restore(), *(_better_statistics(model, data, training.seed, score) if best.epoch != 0 else [])]
+    kept = best.restore()
+    _require_finite(model, label)
+    notes = [kept, *(_better_statistics(model, data, training.seed, score) if best.epoch != 0 else [])]
     return Trained(history.history, [note for note in notes if note])
+
+
+def _require_finite(model: Any, label: str) -> None:
+    """Raise DivergedError for NaN or infinity in the weights: the last step may put them there after a finite loss."""
+    if all(np.isfinite(weight.numpy()).all() for weight in model.trainable_weights):
+        return
+    raise DivergedError(
+        f"{label}: weights are NaN or infinite after the training. Lower the learning rate, or look for extreme values "
+        "in the data."
+    )
 
 
 def _statistics_in_training(model: Any, training: Training, samples: int, steps: int) -> Overrides:
@@ -138,7 +151,8 @@ def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list
     theirs = score()
     batchnorm.set_statistics(norms, averages)
     ours = score()
-    compared = f"{ours.metric:.4f} with moving averages, {theirs.metric:.4f} with statistics of {samples:,} samples"
+    of_samples = f"statistics of {counted(samples, 'sample')}"
+    compared = f"{ours.metric:.4f} with moving averages, {theirs.metric:.4f} with {of_samples}"
     if theirs <= ours:
         return [f"BatchNormalization keeps its moving averages (they lag by {far:.2f}; validation: {compared})"]
     batchnorm.set_statistics(norms, precise)
@@ -174,7 +188,7 @@ def make_optimizer(training: Training, learning_rate: float, steps: int) -> Any:
 
 
 def stop_at_nan(label: str) -> Any:
-    """Return a tf_keras callback that raises RecipeError at the first batch whose loss is NaN or infinite."""
+    """Return a tf_keras callback that raises DivergedError at the first batch whose loss is NaN or infinite."""
 
     class StopAtNaN(tf_keras().callbacks.Callback):  # type: ignore[misc]
         _supports_tf_logs = True  # see `EpochLines`
@@ -182,7 +196,7 @@ def stop_at_nan(label: str) -> Any:
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             loss = float((logs or {}).get("loss", 0.0))
             if not math.isfinite(loss):
-                raise RecipeError(
+                raise DivergedError(
                     f"{label}: the loss is {loss} after batch {batch + 1}, so training cannot continue. Lower the "
                     "learning rate, or look for extreme values in the data."
                 )

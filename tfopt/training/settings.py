@@ -6,6 +6,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from tfopt.base.config import config
 
+# Seeds are below this number, as TensorFlow's are.
+SEEDS = 2**32
+
 
 @config
 class Training:
@@ -40,7 +43,7 @@ class Training:
     warm_up: float | None = Field(default=None, ge=0, lt=1)
     batch_size: PositiveInt = 64
     loss: str | None = None
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
     class_weight: Literal["balanced"] | None = None
     batchnorm: Literal["auto", "train", "frozen"] = "auto"
     patience: PositiveInt | None = None

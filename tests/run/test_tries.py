@@ -1,0 +1,257 @@
+"""Stages whose training goes wrong, what is compared after an interruption, and verdicts on the file."""
+
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.base.keras_compat import tf_keras
+from tfopt.errors import DataError, DivergedError, RecipeError
+from tfopt.run.checkpoint import Checkpoint
+from tfopt.run.guard import Guard, Judged
+from tfopt.run.step import StageRunner, Step
+from tfopt.run.tries import carried_out
+from tfopt.stages.budget import Budget
+from tfopt.tflite.settings import FLOAT
+
+RNG = np.random.default_rng(0)
+CENTERS = RNG.normal(size=(3, 6)) * 3
+Y = np.arange(150) % 3
+X = (CENTERS[Y] + RNG.normal(size=(150, 6))).astype("float32")
+SGD = tfopt.Training(optimizer="sgd", schedule="constant", batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tfopt.load_data(((X, Y), (X[:60], Y[:60]), (X, Y)))
+
+
+def nearest(package=keras):
+    """A model that names the nearest center."""
+    layers = [package.Input((6,)), package.layers.Dense(3, "softmax", name="nearest")]
+    model = package.Sequential(layers, name="small")
+    model.set_weights([CENTERS.T.astype("float32"), (-(CENTERS**2).sum(axis=1) / 2).astype("float32")])
+    return model
+
+
+def run(data, *stages, model=None, **recipe):
+    recipe = tfopt.Recipe(stages=stages, export=FLOAT, **recipe)
+    return tfopt.optimize(model or nearest(), recipe, data, quiet=True)
+
+
+# Training that diverges ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_drop", [0.05, None])
+def test_what_came_before_a_training_that_diverges_is_kept(data, tmp_path, max_drop):
+    """The loss is finite in the only batch; the weights are not after it."""
+    stage = tfopt.Prune(final_sparsity=0.2, epochs=1, min_steps=0, learning_rate=1e39)
+    training = tfopt.Training(optimizer="sgd", schedule="constant", batch_size=150)
+    pruned = tfopt.Prune(final_sparsity=0.1, schedule="one-shot", epochs=0)
+    result = run(data, pruned, stage, training=training, max_drop=max_drop)
+    assert not result.verdict.ok
+    text = result.verdict.text
+    assert text.startswith("Prune ended the run: 2/2 Prune: weights are NaN") and "; second try: 2/2 Prune: " in text
+    assert "The file holds the model before that stage." in text and "max_drop=" not in text
+    assert [row.step for row in result.report.rows] == ["original", "Prune", "exported float32"]
+    assert result.report.rows[-1].metrics == result.report.rows[1].metrics
+    kernel, _ = result.model.get_weights()
+    assert (kernel == 0).sum() == 2  # a tenth of 18
+    result.save(tmp_path / "out")
+
+
+def test_a_gentler_try_may_succeed(data, monkeypatch):
+    train = StageRunner.train
+
+    def diverges_once(run, stage, *rest):
+        if stage.learning_rate is None:
+            raise DivergedError("The loss is inf.")
+        return train(run, stage, *rest)
+
+    monkeypatch.setattr(StageRunner, "train", diverges_once)
+    result = run(data, tfopt.FineTune(epochs=1, min_steps=0), training=SGD)
+    assert result.verdict.ok
+    notes = result.report.rows[1].notes
+    tried = "tried twice, kept the second; first: The loss is inf.; second: accuracy"
+    assert any(note.startswith(tried) for note in notes)
+    assert "settings of the second try: epochs 2 instead of 1, learning_rate 0.0005 instead of the default" in notes
+    assert result.recipe.stages[0].epochs == 2
+
+
+def steps(**outcomes):
+    """A function that gives the step of a stage, or raises its error, by its `retry`."""
+
+    def try_stage(stage):
+        found = outcomes[stage.retry]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    return try_stage
+
+
+@pytest.fixture
+def guard(data):
+    guard = Guard(data, 0.05)
+    guard.accept(judged(60))
+    return guard
+
+
+def judged(right):
+    by_sample = (np.arange(60) < right).astype(float)
+    return Judged(float(by_sample.mean()), float(by_sample.mean()), by_sample)
+
+
+def step(stage, right):
+    return Step(stage, None, None, ["a note"], judged(right))
+
+
+LOWER = tfopt.Prune(final_sparsity=0.8, retry="lower")  # its second try has retry="never"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kept", "failure"),
+    [
+        (59, None, 59, ""),
+        (40, 58, 58, ""),
+        (40, 50, 50, "accuracy 0.8333 on 60 validation samples, 1.0000 before; max_drop=0.05. "),
+        (40, 30, 40, "accuracy 0.6667 on 60 validation samples, 1.0000 before; max_drop=0.05. "),
+        (40, DivergedError("It is nan."), 40, "accuracy 0.6667 on "),
+        (DivergedError("It is inf."), 58, 58, ""),
+        (DivergedError("It is inf."), DivergedError("It is nan."), None, "It is inf; second try: It is nan. The file"),
+        (DivergedError("It is inf."), DataError("It is bad."), None, "It is inf; second try: It is bad. The file"),
+    ],
+)
+def test_two_tries(guard, first, second, kept, failure):
+    results = [each if not isinstance(each, int) else step(LOWER, each) for each in (first, second)]
+    said = []
+    outcome = carried_out(LOWER, steps(lower=results[0], never=results[1]), guard, learning_rate=0.1, say=said.append)
+    assert outcome.failure.startswith(failure) and bool(outcome.failure) == bool(failure)
+    assert (outcome.step and round(outcome.step.judged.metric * 60)) == kept
+    assert bool(said) == (second is not None)
+    took_second = isinstance(second, int) and kept == second
+    assert outcome.stage.final_sparsity == pytest.approx(0.6 if took_second else 0.8)
+    if took_second:
+        assert outcome.step.notes[-1].startswith("settings of the second try: ")
+        assert "final_sparsity 0.6 instead of 0.8" in outcome.step.notes[-1]
+
+
+def test_other_errors_of_the_first_try_are_errors(guard):
+    with pytest.raises(RecipeError, match="It is wrong"):
+        carried_out(LOWER, steps(lower=RecipeError("It is wrong.")), guard, learning_rate=0.1, say=print)
+
+
+# Comparison after an interruption -----------------------------------------------------------------
+
+
+def test_a_resumed_run_compares_with_the_best_of_all_stages(data, tmp_path, monkeypatch):
+    """0.80, 0.90, 0.87 | 0.83: seven points below the best, four below the last, above the original."""
+    pruned = tfopt.Prune(final_sparsity=0.1, schedule="one-shot", epochs=0)
+    recipe = tfopt.Recipe(stages=(pruned,) * 3, export=FLOAT)
+    data = tfopt.load_data(((X, Y), (X[:100], Y[:100]), (X, Y)))
+    answers = iter([80, 90, 87, KeyboardInterrupt(), 80, 83, 80])
+
+    def scripted(guard, predict):
+        right = next(answers)
+        if isinstance(right, BaseException):
+            raise right
+        by_sample = (np.arange(100) < right).astype(float)
+        return Judged(right / 100, right / 100, by_sample)
+
+    monkeypatch.setattr(Guard, "judge", scripted)
+    monkeypatch.setattr("tfopt.run.prepare.data_warnings", lambda *_: [], raising=False)
+    monkeypatch.setattr("tfopt.run.prepare.remarks", lambda *_: [], raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        tfopt.optimize(nearest(), recipe, data, quiet=True, checkpoint=tmp_path / "run.npz")
+    result = tfopt.optimize(nearest(), recipe, data, quiet=True, checkpoint=tmp_path / "run.npz")
+    assert result.verdict.text.startswith(
+        "Prune ended the run: accuracy 0.8300 on 100 validation samples, 0.9000 before"
+    )
+
+
+def test_the_best_evaluation_comes_back_or_is_an_error(tmp_path):
+    weights = SimpleNamespace(get_weights=lambda: [np.ones(2)])
+    checkpoint = Checkpoint(tmp_path / "run.npz", "key")
+    best = Judged(0.5, 0.25, np.array([0.0, 0.5]))
+    checkpoint.save(weights, [], best=best)
+    found = checkpoint.load().best
+    assert (found.metric, found.quality, found.by_sample.tolist()) == (0.5, 0.25, [0.0, 0.5])
+    checkpoint.save(weights, [], best=Judged(0.5, 0.25, np.array([[0.0]])))
+    with pytest.raises(DataError, match=r"is damaged \(the evaluation of its best model cannot be read\)"):
+        checkpoint.load()
+    checkpoint.save(weights, [])
+    assert checkpoint.load().best is None
+
+
+def test_resuming_does_not_change_the_model_that_the_run_began_with(tmp_path):
+    start, other = nearest(tf_keras()), nearest(tf_keras())
+    other.set_weights([2 * weight for weight in start.get_weights()])
+    before = [weight.copy() for weight in start.get_weights()]
+    checkpoint = Checkpoint(tmp_path / "run.npz", "key")
+    checkpoint.save(other, [])
+    resumed = checkpoint.resumed(checkpoint.load(), start, resized=False)
+    for weight, old, new in zip(start.get_weights(), before, resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, old)
+        np.testing.assert_array_equal(new, 2 * old)
+
+
+# Verdicts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", [keras, tf_keras()], ids=["keras", "tf_keras"])
+def test_a_stage_that_is_not_kept_is_in_the_keras_of_the_model(data, tmp_path, package):
+    ruinous = tfopt.Prune(final_sparsity=0.95, schedule="one-shot", epochs=0)
+    result = run(data, ruinous, model=nearest(package))
+    assert [row.step for row in result.report.rows][1] == "Prune (not kept)"
+    result.save(tmp_path / "out")
+    kept = package.models.load_model(tmp_path / "out" / "Prune_not_kept.keras")
+    assert isinstance(kept, package.Sequential) and (kept.get_weights()[0] == 0).sum() == 17
+
+
+def test_a_file_that_guesses_is_a_verdict(data, monkeypatch):
+    ruinous = tfopt.Prune(final_sparsity=0.95, schedule="one-shot", epochs=0)
+    monkeypatch.setattr("tfopt.run.optimize.at_chance", lambda *_: True)
+    result = run(data, ruinous, max_drop=None)
+    assert not result.verdict.ok
+    assert result.verdict.text.startswith("Expected a file that does its task; the file's accuracy is 0.")
+    assert result.report.verdict == result.verdict.text and result.model is not None
+
+
+def test_a_budget_that_is_not_kept_is_a_verdict(data, monkeypatch):
+    monkeypatch.setattr(tfopt.Prune, "budget", Budget(None, 10))
+    monkeypatch.setattr("tfopt.run.prepare.dry_run", lambda *_: None)
+    monkeypatch.setattr(StageRunner, "_within_budget", lambda run, stage, *_: (stage, []))
+    result = run(data, tfopt.Prune(final_sparsity=0.1, schedule="one-shot", epochs=0))
+    assert not result.verdict.ok
+    assert result.verdict.text.startswith(f"The file has {len(result.lite.data):,} bytes, more than max_bytes=10.")
+
+
+def test_a_drop_is_finite():
+    with pytest.raises(RecipeError, match=r"max_drop.*finite"):
+        tfopt.Recipe(stages=(), max_drop=float("inf"))
+
+
+# Seeds --------------------------------------------------------------------------------------------
+
+
+def test_the_last_seed_of_all_wraps_around(data):
+    stages = (tfopt.FineTune(epochs=1, min_steps=0),) * 2
+    training = tfopt.Training(seed=2**32 - 1, batch_size=64)
+    assert run(data, *stages, training=training, max_drop=None).verdict.ok
+
+
+def zeros(result):
+    return np.flatnonzero(result.model.get_weights()[0] == 0).tolist()
+
+
+def test_the_seed_of_a_recipe_is_that_of_stages_without_one(data):
+    """Which weights fall at random depends on the seed; of 18 weights, nine may fall in 48,620 ways."""
+    random = {"importance": "random", "schedule": "one-shot", "epochs": 0}
+    recipe = tfopt.Recipe(stages=(tfopt.Prune(**random),), export=FLOAT, max_drop=None)
+    drawn = [zeros(tfopt.optimize(nearest(), recipe.seeded(seed), data, quiet=True)) for seed in (0, 1)]
+    own = tfopt.Recipe(stages=(tfopt.Prune(**random, seed=1),), export=FLOAT, max_drop=None)
+    assert drawn[0] != drawn[1] == zeros(tfopt.optimize(nearest(), own.seeded(7), data, quiet=True))
+    assert tfopt.PostTraining().seeded(3).seed == 3 and tfopt.PostTraining(seed=0).seeded(3).seed == 0
+    assert tfopt.Cluster().seeded(3) == tfopt.Cluster()
