@@ -213,6 +213,7 @@ def test_a_run_resumes_after_a_stage_that_resized(data, interrupted, monkeypatch
     resumed = tfopt.optimize(network(keras), recipe, data, quiet=True, checkpoint=file)
     assert trained == [1]
     assert resumed.lite.data == whole
+    resumed.save(tmp_path / "out")
     assert not file.exists()
 
 
