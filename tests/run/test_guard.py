@@ -30,9 +30,9 @@ def test_a_drop_is_measured_from_the_best_before():
     data = classes(100)
     guard = Guard(data, 0.05)
     for wrong in (range(20), range(4), range(8)):
-        guard.accept(guard.judge(wrong_in(data, wrong)))
-    assert not guard.too_low(guard.judge(wrong_in(data, range(9))))  # 0.96 -> 0.91
-    low = guard.judge(wrong_in(data, range(10)))
+        guard.accept(guard.evaluate(wrong_in(data, wrong)))
+    assert not guard.too_low(guard.evaluate(wrong_in(data, range(9))))  # 0.96 -> 0.91
+    low = guard.evaluate(wrong_in(data, range(10)))
     assert low.metric == pytest.approx(0.90) and guard.too_low(low)
     assert guard.compared(low) == "accuracy 0.9000 on 100 validation samples, 0.9600 before"
     assert not Guard(data, None).too_low(low)
@@ -58,8 +58,8 @@ def test_a_drop_within_chance_is_not_certain(n, lost, gained, certain):
     """Chance is a fair coin for each answer that one model has right and the other wrong."""
     data = classes(n)
     guard = Guard(data, 0.01)
-    best = guard.judge(wrong_in(data, range(gained)))
-    other = guard.judge(wrong_in(data, range(n - lost, n)))
+    best = guard.evaluate(wrong_in(data, range(gained)))
+    other = guard.evaluate(wrong_in(data, range(n - lost, n)))
     tail = sum(math.comb(lost + gained, i) for i in range(lost, lost + gained + 1)) / 2 ** (lost + gained)
     assert (tail <= 0.05) == certain
     guard.accept(best)
@@ -78,8 +78,8 @@ def test_values_may_be_off_by_chance(worse, certain):
     """Ten times the error of guessing on some samples, and a little less error than before on all others."""
     data = values(np.arange(30) % 2)  # always answering 0.5 is off by 0.5
     guard = Guard(data, 0.05)
-    guard.accept(guard.judge(lambda x: x + 0.001))
-    low = guard.judge(lambda x: x + 5.0 * (np.arange(30) < worse)[:, None])
+    guard.accept(guard.evaluate(lambda x: x + 0.001))
+    low = guard.evaluate(lambda x: x + 5.0 * (np.arange(30) < worse)[:, None])
     assert low.quality == pytest.approx(1 - worse / 30 * 10)
     assert guard.too_low(low) and guard.fails(low) == certain
 
@@ -89,9 +89,9 @@ def test_labels_that_do_not_exclude_each_other_may_be_wrong_by_chance():
     part = (y.astype("float32"), y)
     data = tfopt.load_data((part, part, part))
     guard = Guard(data, 0.05)
-    guard.accept(guard.judge(lambda x: x))
+    guard.accept(guard.evaluate(lambda x: x))
     for worse, certain in ((4, False), (5, True)):  # both labels of so many samples: 0.5^4, 0.5^5
-        low = guard.judge(lambda x, worse=worse: np.where((np.arange(12) < worse)[:, None], 1 - x, x))
+        low = guard.evaluate(lambda x, worse=worse: np.where((np.arange(12) < worse)[:, None], 1 - x, x))
         assert low.metric == pytest.approx(1 - worse / 12)
         assert guard.too_low(low) and guard.fails(low) == certain
 
@@ -101,8 +101,8 @@ def test_labels_that_are_all_the_same(label, unit):
     """The mean has no error, up to rounding, so that of answering 0 is the unit."""
     data = values(np.full(20, label))
     guard = Guard(data, 0.05)
-    guard.accept(guard.judge(lambda x: x + 0.65))
-    again = guard.judge(lambda x: x + 0.65 + 1e-6)
+    guard.accept(guard.evaluate(lambda x: x + 0.65))
+    again = guard.evaluate(lambda x: x + 0.65 + 1e-6)
     assert again.quality == pytest.approx(1 - 0.65 / unit, abs=1e-4)
     assert not guard.too_low(again)
 
@@ -110,27 +110,27 @@ def test_labels_that_are_all_the_same(label, unit):
 def test_values_are_measured_in_errors_of_the_mean():
     y = np.array([0.0, 10.0, 0.0, 10.0], "float32")
     part = (y[:, None], y[:, None])
-    judged = Guard(tfopt.load_data((part, part, part)), 0.05).judge(lambda x: x + np.array([[1], [1], [1], [5]]))
-    assert judged.metric == pytest.approx(2.0)  # mean absolute error
-    assert judged.quality == pytest.approx(1 - 2 / 5)  # the mean of the labels is off by 5
+    evaluation = Guard(tfopt.load_data((part, part, part)), 0.05).evaluate(lambda x: x + np.array([[1], [1], [1], [5]]))
+    assert evaluation.metric == pytest.approx(2.0)  # mean absolute error
+    assert evaluation.quality == pytest.approx(1 - 2 / 5)  # the mean of the labels is off by 5
 
 
 def test_few_samples_are_said_to_be_few():
     """Wilson 1927 for 45 of 50: (0.7864, 0.9565); for 1,960 of 2,000: narrower than 0.02."""
     data = classes(50)
     guard = Guard(data, 0.05)
-    guard.accept(guard.judge(wrong_in(data, range(5))))
+    guard.accept(guard.evaluate(wrong_in(data, range(5))))
     assert guard.doubt() == (
         "50 validation samples are too few to tell a drop of 0.05: the accuracy is 0.9000, and its 95 % interval is "
         "0.7864 to 0.9565"
     )
     data = classes(2000)
     guard = Guard(data, 0.05)
-    guard.accept(guard.judge(wrong_in(data, range(40))))
+    guard.accept(guard.evaluate(wrong_in(data, range(40))))
     assert guard.doubt() == ""
     for n, said in ((1, "1 validation sample is too few"), (4, "4 validation samples are too few")):
         guard = Guard(classes(n), 0.05)
-        guard.accept(guard.judge(wrong_in(classes(n), ())))
+        guard.accept(guard.evaluate(wrong_in(classes(n), ())))
         assert guard.doubt() == f"{said} to tell a drop of 0.05: at least 5 are needed to tell any drop from chance"
 
 
@@ -138,7 +138,7 @@ def test_few_samples_of_other_tasks_are_said_to_be_few():
     """Values: the mean error plus and minus 1.96 standard errors. Labels: as if samples were right or wrong."""
     data = values(np.arange(30) % 2)
     guard, errors = Guard(data, 0.05), np.where(np.arange(30) % 3, 0.1, 0.4)[:, None]
-    guard.accept(guard.judge(lambda x: x + errors))
+    guard.accept(guard.evaluate(lambda x: x + errors))
     margin = 1.959964 * errors.std(ddof=1) / np.sqrt(30)
     assert margin * 2 > 0.05 * 0.5
     assert guard.doubt() == (
@@ -150,7 +150,7 @@ def test_few_samples_of_other_tasks_are_said_to_be_few():
     y = np.stack([np.arange(50) % 2, np.arange(50) % 2], 1)
     part = (y.astype("float32"), y)
     guard = Guard(tfopt.load_data((part, part, part)), 0.05)
-    guard.accept(guard.judge(lambda x: np.concatenate([1 - x[:5], x[5:]])))
+    guard.accept(guard.evaluate(lambda x: np.concatenate([1 - x[:5], x[5:]])))
     assert guard.doubt().endswith("the binary_accuracy is 0.9000, and its 95 % interval is 0.7864 to 0.9565")
 
 
@@ -241,15 +241,15 @@ def test_a_second_try_that_fails_keeps_the_first(model, digits, monkeypatch):
 
 def test_outputs_that_are_no_numbers_are_the_worst():
     guard = Guard(classes(20), 0.05)
-    guard.accept(guard.judge(wrong_in(classes(20), ())))
-    assert guard.fails(guard.judge(lambda x: np.full((len(x), 2), np.nan)))
+    guard.accept(guard.evaluate(wrong_in(classes(20), ())))
+    assert guard.fails(guard.evaluate(lambda x: np.full((len(x), 2), np.nan)))
 
 
 def test_logits_of_one_output_have_the_threshold_zero():
     data = classes(40)
     logits = (data.validation.y() - 0.5)[:, None] * 0.8  # right, but never above 0.5
-    assert Guard(data, 0.05, logits=True).judge(lambda x: logits).metric == 1.0
-    assert Guard(data, 0.05).judge(lambda x: logits).metric == 0.5
+    assert Guard(data, 0.05, logits=True).evaluate(lambda x: logits).metric == 1.0
+    assert Guard(data, 0.05).evaluate(lambda x: logits).metric == 0.5
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, DivergedError, RecipeError
 from tfopt.run.checkpoint import Checkpoint
-from tfopt.run.guard import Guard, Judged
+from tfopt.run.guard import Evaluation, Guard
 from tfopt.run.step import StageRunner, Step
 from tfopt.run.tries import carried_out
 from tfopt.stages.budget import Budget
@@ -95,17 +95,17 @@ def steps(**outcomes):
 @pytest.fixture
 def guard(data):
     guard = Guard(data, 0.05)
-    guard.accept(judged(60))
+    guard.accept(evaluation(60))
     return guard
 
 
-def judged(right):
+def evaluation(right):
     by_sample = (np.arange(60) < right).astype(float)
-    return Judged(float(by_sample.mean()), float(by_sample.mean()), by_sample)
+    return Evaluation(float(by_sample.mean()), float(by_sample.mean()), by_sample)
 
 
 def step(stage, right):
-    return Step(stage, None, None, ["a note"], judged(right))
+    return Step(stage, None, None, ["a note"], evaluation(right))
 
 
 LOWER = tfopt.Prune(final_sparsity=0.8, retry="lower")  # its second try has retry="never"
@@ -129,7 +129,7 @@ def test_two_tries(guard, first, second, kept, failure):
     said = []
     outcome = carried_out(LOWER, steps(lower=results[0], never=results[1]), guard, learning_rate=0.1, say=said.append)
     assert outcome.failure.startswith(failure) and bool(outcome.failure) == bool(failure)
-    assert (outcome.step and round(outcome.step.judged.metric * 60)) == kept
+    assert (outcome.step and round(outcome.step.evaluation.metric * 60)) == kept
     assert bool(said) == (second is not None)
     took_second = isinstance(second, int) and kept == second
     assert outcome.stage.final_sparsity == pytest.approx(0.6 if took_second else 0.8)
@@ -158,9 +158,9 @@ def test_a_resumed_run_compares_with_the_best_of_all_stages(data, tmp_path, monk
         if isinstance(right, BaseException):
             raise right
         by_sample = (np.arange(100) < right).astype(float)
-        return Judged(right / 100, right / 100, by_sample)
+        return Evaluation(right / 100, right / 100, by_sample)
 
-    monkeypatch.setattr(Guard, "judge", scripted)
+    monkeypatch.setattr(Guard, "evaluate", scripted)
     monkeypatch.setattr("tfopt.run.prepare.data_warnings", lambda *_: [], raising=False)
     monkeypatch.setattr("tfopt.run.prepare.remarks", lambda *_: [], raising=False)
     with pytest.raises(KeyboardInterrupt):
@@ -174,11 +174,11 @@ def test_a_resumed_run_compares_with_the_best_of_all_stages(data, tmp_path, monk
 def test_the_best_evaluation_comes_back_or_is_an_error(tmp_path):
     weights = SimpleNamespace(get_weights=lambda: [np.ones(2)])
     checkpoint = Checkpoint(tmp_path / "run.npz", "key")
-    best = Judged(0.5, 0.25, np.array([0.0, 0.5]))
+    best = Evaluation(0.5, 0.25, np.array([0.0, 0.5]))
     checkpoint.save(weights, [], best=best)
     found = checkpoint.load().best
     assert (found.metric, found.quality, found.by_sample.tolist()) == (0.5, 0.25, [0.0, 0.5])
-    checkpoint.save(weights, [], best=Judged(0.5, 0.25, np.array([[0.0]])))
+    checkpoint.save(weights, [], best=Evaluation(0.5, 0.25, np.array([[0.0]])))
     with pytest.raises(DataError, match=r"is damaged \(the evaluation of its best model cannot be read\)"):
         checkpoint.load()
     checkpoint.save(weights, [])

@@ -20,7 +20,7 @@ from tfopt.base.reading import reading
 from tfopt.errors import DataError, ModelError
 from tfopt.evaluate.report import Row
 from tfopt.models import load_model, save_model
-from tfopt.run.guard import Judged
+from tfopt.run.guard import Evaluation
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Kept:
     rows: list[Row]
     model: bytes | None = None
     recipe: str = ""
-    best: Judged | None = None
+    best: Evaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Checkpoint:
         *,
         resized: bool = False,
         recipe: str = "",
-        best: Judged | None = None,
+        best: Evaluation | None = None,
     ) -> None:
         """Write the weights of the flat model after a stage and the report so far, atomically.
 
@@ -102,11 +102,11 @@ class Checkpoint:
         weights = [stored[f"weight_{i}"] for i in range(number)]
         return Kept(weights, rows, model, recipe, self._best(stored) if "best" in stored else None)
 
-    def _best(self, stored: Mapping[str, np.ndarray]) -> Judged:
+    def _best(self, stored: Mapping[str, np.ndarray]) -> Evaluation:
         numbers, by_sample = stored["best"].astype(np.float64), stored["best_by_sample"].astype(np.float64)
         if numbers.shape != (2,) or by_sample.ndim != 1 or not np.isfinite([*numbers, *by_sample]).all():
             raise self.damaged("the evaluation of its best model cannot be read")
-        return Judged(float(numbers[0]), float(numbers[1]), by_sample)
+        return Evaluation(float(numbers[0]), float(numbers[1]), by_sample)
 
     def resumed(self, kept: Kept, start: Any, *, resized: bool) -> Any:
         """Return the flat model to resume with.

@@ -24,8 +24,9 @@ class Verdict:
     """Whether a run kept the quality of its model.
 
     Attributes:
-        ok: False if a stage or the file dropped by more than `Recipe.max_drop`.
-        text: what dropped, or what the validation data cannot tell; may be empty.
+        ok: False if a stage or the file dropped by more than `Recipe.max_drop`, a training diverged, or the file guesses
+            or misses its budget.
+        text: what failed, or what the validation data cannot tell; may be empty.
     """
 
     ok: bool = True
@@ -33,7 +34,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """The quality of a model on the validation data.
 
     Attributes:
@@ -47,7 +48,7 @@ class Judged:
     quality: float
     by_sample: np.ndarray | None
 
-    def certainly_above(self, other: "Judged") -> bool:
+    def certainly_above(self, other: "Evaluation") -> bool:
         """Return whether this is better than `other` by more than chance, in a paired test on the samples."""
         if self.by_sample is None or other.by_sample is None:
             return self.quality > other.quality
@@ -55,11 +56,11 @@ class Judged:
 
 
 class Guard:
-    """Judge models on the validation part of `data`, and remember the best.
+    """Evaluate models on the validation part of `data`, and remember the best.
 
     Args:
         data: preprocessed for the models.
-        max_drop: how much worse than the best model before it a model may be, in `Judged.quality`; None: any.
+        max_drop: how much worse than the best model before it a model may be, in `Evaluation.quality`; None: any.
         logits: whether models output logits rather than probabilities.
 
     Attributes:
@@ -71,39 +72,39 @@ class Guard:
         self._task, self._x, self._y = task_of(data), data.validation.x(), data.validation.y()
         self.metric = self._task.keras_metric  # that of `train`
         self._unit = self._error_of_guessing(data.train.y()) if self._task.smaller_is_better else 1.0
-        self._best: Judged | None = None
+        self._best: Evaluation | None = None
 
-    def judge(self, predict: Callable[[np.ndarray], Any]) -> Judged:
+    def evaluate(self, predict: Callable[[np.ndarray], Any]) -> Evaluation:
         """Return the quality of the model whose `predict` maps inputs (N, ...) to outputs (N, ..., C)."""
         outputs = np.asarray(predict(self._x))
         metric = math.nan if np.isnan(outputs).any() else self._metric(outputs, self._y)
         if not math.isfinite(metric):
-            return Judged(metric, -math.inf, None)
+            return Evaluation(metric, -math.inf, None)
         each = [self._metric(outputs[i : i + 1], self._y[i : i + 1]) for i in range(len(outputs))]
-        return Judged(metric, self._quality(metric), self._quality(np.array(each)))
+        return Evaluation(metric, self._quality(metric), self._quality(np.array(each)))
 
     @property
-    def best(self) -> Judged | None:
+    def best(self) -> Evaluation | None:
         """The best evaluation so far, with which later ones are compared."""
         return self._best
 
-    def accept(self, judged: Judged) -> None:
+    def accept(self, evaluation: Evaluation) -> None:
         """Compare later models with this one, if it is the best so far."""
-        if self._best is None or judged.quality > self._best.quality:
-            self._best = judged
+        if self._best is None or evaluation.quality > self._best.quality:
+            self._best = evaluation
 
-    def too_low(self, judged: Judged) -> bool:
-        """Return whether `judged` is below the best so far by more than allowed."""
-        return self._best is not None and self._best.quality - judged.quality > self.max_drop
+    def too_low(self, evaluation: Evaluation) -> bool:
+        """Return whether `evaluation` is below the best so far by more than allowed."""
+        return self._best is not None and self._best.quality - evaluation.quality > self.max_drop
 
-    def fails(self, judged: Judged) -> bool:
-        """Return whether `judged` is too low, and chance does not explain it."""
-        return self.too_low(judged) and self._best is not None and self._best.certainly_above(judged)
+    def fails(self, evaluation: Evaluation) -> bool:
+        """Return whether `evaluation` is too low, and chance does not explain it."""
+        return self.too_low(evaluation) and self._best is not None and self._best.certainly_above(evaluation)
 
-    def compared(self, judged: Judged) -> str:
-        """Return the metrics of the best so far and of `judged`, in words."""
+    def compared(self, evaluation: Evaluation) -> str:
+        """Return the metrics of the best so far and of `evaluation`, in words."""
         best = "?" if self._best is None else f"{self._best.metric:.4f}"
-        return f"{self.metric} {judged.metric:.4f} on {self._samples}, {best} before"
+        return f"{self.metric} {evaluation.metric:.4f} on {self._samples}, {best} before"
 
     def doubt(self) -> str:
         """Return why the validation data cannot tell a drop of `max_drop`; empty if they can.

@@ -14,7 +14,7 @@ from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.run.checkpoint import Checkpoint, Kept, as_file
 from tfopt.run.dry_run import established_before
-from tfopt.run.guard import Guard, Judged, Verdict, predictor
+from tfopt.run.guard import Evaluation, Guard, Verdict, predictor
 from tfopt.run.prepare import Prepared, prepare
 from tfopt.run.recipe import Recipe
 from tfopt.run.remarks import recalls
@@ -108,7 +108,7 @@ class _Run:
         self.report = Report(self.recipe.to_dict())
 
     def result(self) -> Result:
-        self.guard.accept(self.guard.judge(predictor(self.flat_model)))
+        self.guard.accept(self.guard.evaluate(predictor(self.flat_model)))
         self._resume()
         if not self.finished:
             transfer = self.recipe.transfer
@@ -119,7 +119,7 @@ class _Run:
         promises, final, notes, started = self._carry_out_stages()
         lite = self._export(final, promises, notes, started)
         if self.verdict.ok:
-            self._judge_budget()
+            self._check_budget()
         model = self._as_given(self.flat_model, self.finished)
         recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages))
         self.report = Report(recipe.to_dict(), self.report.rows, self.verdict.text)
@@ -163,7 +163,7 @@ class _Run:
         )
         self.stages[position] = outcome.stage
         if outcome.step and not outcome.failure:
-            self.guard.accept(outcome.step.judged)
+            self.guard.accept(outcome.step.evaluation)
             return outcome.step
         if outcome.step:
             self._add_row(f"{name} (not kept)", outcome.step.flat_model, FLOAT, outcome.step.notes, started)
@@ -205,7 +205,7 @@ class _Run:
             self.progress.say(self.notes[-1])
             return
         self.report.rows.extend(rows)
-        self.guard.accept(best or self.guard.judge(predictor(self.flat_model)))
+        self.guard.accept(best or self.guard.evaluate(predictor(self.flat_model)))
         self.finished = len(rows) - 1  # the first row is the original model
         self.progress.say(
             f"resuming after {rows[-1].step}: {self.finished} of {len(self.recipe.stages)} stages are already done"
@@ -220,7 +220,7 @@ class _Run:
         except TfoptError as error:
             raise self.checkpoint.damaged("its recipe cannot be read") from error
 
-    def _best_so_far(self, checkpoint: Checkpoint, found: Kept) -> Judged | None:
+    def _best_so_far(self, checkpoint: Checkpoint, found: Kept) -> Evaluation | None:
         """Return the evaluation of the best model before the interruption; None if it is not known."""
         if found.best is None or found.best.by_sample is None:
             return None
@@ -241,7 +241,7 @@ class _Run:
         if any(set(row.metrics) != metrics for row in rows):
             raise checkpoint.damaged(f"its rows do not have the metrics {', '.join(sorted(metrics))}")
 
-    def _judge_budget(self) -> None:
+    def _check_budget(self) -> None:
         budget = self.recipe.stages[-1].budget if self.recipe.stages else None
         if budget is None:
             return
@@ -269,9 +269,9 @@ class _Run:
         if said := recalls(self.data, lite.predict, self.prepared.logits):
             notes.append(said)
         self.report.rows.append(self._measured(name, lite, notes, started))
-        self._judge_file(lite)
+        self._check_file(lite)
         if self.verdict.ok:
-            self._judge_guessing()
+            self._check_guessing()
         return lite
 
     def _file(self, model: Any, promises: Sequence[Promise]) -> LiteModel:
@@ -285,19 +285,19 @@ class _Run:
             self.verdict = dataclasses.replace(self.verdict, text=text)
             return build_file(model, FLOAT, self.data, promises, self.flat_model)
 
-    def _judge_file(self, lite: LiteModel) -> None:
-        """Complete the verdict: judge the exported file, unless a stage has failed, and say what nobody can tell."""
-        judged = self.guard.judge(lite.predict)
-        if self.verdict.ok and self.guard.fails(judged):
+    def _check_file(self, lite: LiteModel) -> None:
+        """Complete the verdict: evaluate the exported file, unless a stage has failed, and say what nobody can tell."""
+        evaluation = self.guard.evaluate(lite.predict)
+        if self.verdict.ok and self.guard.fails(evaluation):
             self.verdict = Verdict(
                 ok=False,
-                text=f"The exported file fell: {self.guard.compared(judged)}; max_drop={self.guard.max_drop:g}. "
+                text=f"The exported file fell: {self.guard.compared(evaluation)}; max_drop={self.guard.max_drop:g}. "
                 "Keep more layers in float, or allow more with Recipe(max_drop=...).",
             )
         texts = [text for text in (self.verdict.text, self.guard.doubt()) if text]
         self.verdict = dataclasses.replace(self.verdict, text=" ".join(texts))
 
-    def _judge_guessing(self) -> None:
+    def _check_guessing(self) -> None:
         """Let the run fail if the file guesses on the test data, and the model before the first stage does not."""
         if not task_of(self.data).has_classes:
             return

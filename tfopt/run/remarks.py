@@ -98,7 +98,7 @@ def _guesses(data: Dataset, predict: Any, logits: bool) -> list[str]:
     a model that is right on half of what guessing gets wrong.
     """
     labels = _class_numbers(data, data.validation)
-    accuracy, count = Guard(data, None, logits=logits).judge(predict).metric, len(labels)
+    accuracy, count = Guard(data, None, logits=logits).evaluate(predict).metric, len(labels)
     often = float(np.bincount(labels).max() / count)
     if math.isnan(accuracy) or binomial_tail(round(accuracy * count), count, often) <= LEVEL:
         return []

@@ -1,4 +1,4 @@
-"""One stage of a run: choose its bits, train it, strip it and judge it."""
+"""One stage of a run: choose its bits, train it, strip it and evaluate it."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DivergedError
-from tfopt.run.guard import Guard, Judged, predictor
+from tfopt.run.guard import Evaluation, Guard, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
 from tfopt.search.bits import choose_bits
 from tfopt.stages import Stage
@@ -24,14 +24,14 @@ class Step:
         trained: what `apply` returned, trained.
         flat_model: the same without wrappers.
         notes: for the report.
-        judged: on validation data.
+        evaluation: on validation data.
     """
 
     stage: Stage
     trained: Any
     flat_model: Any
     notes: list[str]
-    judged: Judged
+    evaluation: Evaluation
 
 
 class StageRunner:
@@ -39,7 +39,7 @@ class StageRunner:
 
     Args:
         prepared: the run.
-        guard: judges the results.
+        guard: evaluates the results.
     """
 
     def __init__(self, prepared: Prepared, guard: Guard) -> None:
@@ -62,13 +62,13 @@ class StageRunner:
         notes += stage.notes(flat_model, keep)
         seeded = stage.seeded(self._run.recipe.training.seed)
         trained, learned = self.train(seeded, position, flat_model, keep)
-        judged = self._guard.judge(predictor(trained))
-        if not math.isfinite(judged.metric):
+        evaluation = self._guard.evaluate(predictor(trained))
+        if not math.isfinite(evaluation.metric):
             raise DivergedError(
-                f"{type(stage).__name__}: the {self._guard.metric} of the trained model is {judged.metric} on "
+                f"{type(stage).__name__}: the {self._guard.metric} of the trained model is {evaluation.metric} on "
                 "validation data. Lower the learning rate, or look for extreme values in the data."
             )
-        return Step(stage, trained, stage.strip(trained), [*notes, *learned], judged)
+        return Step(stage, trained, stage.strip(trained), [*notes, *learned], evaluation)
 
     def train(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]) -> tuple[Any, list[str]]:
         """Return the trained result of `stage.apply`, and notes."""

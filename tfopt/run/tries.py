@@ -33,7 +33,7 @@ def carried_out(
     Args:
         stage: to carry out.
         try_stage: trains a variant of it on the model before it.
-        guard: judges the tries.
+        guard: evaluates the tries.
         learning_rate: of the stages that set none.
         say: gets a line before the second try.
 
@@ -43,9 +43,9 @@ def carried_out(
     first: Step | None
     try:
         first = try_stage(stage)
-        if not guard.too_low(first.judged):
+        if not guard.too_low(first.evaluation):
             return Outcome(stage, first)
-        rejected = guard.compared(first.judged)
+        rejected = guard.compared(first.evaluation)
     except DivergedError as error:
         first, rejected = None, str(error)
     gentler = stage.gentler(stage.learning_rate or learning_rate)
@@ -57,8 +57,8 @@ def carried_out(
     except TfoptError as error:
         kept = first and _with_notes(first, f"a second try failed: {error}")
         return Outcome(stage, kept, _failure(kept, guard, f"{rejected.rstrip('.')}; second try: {error}"))
-    tried = f"first: {rejected}; second: {guard.compared(second.judged)}"
-    if first is not None and second.judged.quality <= first.judged.quality:
+    tried = f"first: {rejected}; second: {guard.compared(second.evaluation)}"
+    if first is not None and second.evaluation.quality <= first.evaluation.quality:
         first = _with_notes(first, f"tried twice, kept the first; {tried}")
         return Outcome(stage, first, _failure(first, guard, rejected))
     second = _with_notes(second, f"tried twice, kept the second; {tried}", _changes(stage, gentler))
@@ -69,10 +69,10 @@ def _failure(step: Step | None, guard: Guard, rejected: str) -> str:
     """Return why the run ends; empty if the guard accepts `step`."""
     if step is None:
         return f"{rejected} The file holds the model before that stage."
-    if not guard.fails(step.judged):
+    if not guard.fails(step.evaluation):
         return ""
     return (
-        f"{guard.compared(step.judged)}; max_drop={guard.max_drop:g}. The file holds the model before that stage. "
+        f"{guard.compared(step.evaluation)}; max_drop={guard.max_drop:g}. The file holds the model before that stage. "
         "Lower the target, train longer on more data, or allow more with Recipe(max_drop=...)."
     )
 
