@@ -120,18 +120,18 @@ def test_few_samples_are_said_to_be_few():
     data = classes(50)
     guard = Guard(data, 0.05)
     guard.accept(guard.evaluate(wrong_in(data, range(5))))
-    assert guard.doubt() == (
+    assert guard.too_few_samples() == (
         "50 validation samples are too few to tell a drop of 0.05: the accuracy is 0.9000, and its 95 % interval is "
         "0.7864 to 0.9565"
     )
     data = classes(2000)
     guard = Guard(data, 0.05)
     guard.accept(guard.evaluate(wrong_in(data, range(40))))
-    assert guard.doubt() == ""
+    assert guard.too_few_samples() == ""
     for n, said in ((1, "1 validation sample is too few"), (4, "4 validation samples are too few")):
         guard = Guard(classes(n), 0.05)
         guard.accept(guard.evaluate(wrong_in(classes(n), ())))
-        assert guard.doubt() == f"{said} to tell a drop of 0.05: at least 5 are needed to tell any drop from chance"
+        assert guard.too_few_samples() == f"{said} to tell a drop of 0.05: at least 5 are needed to tell any drop from chance"
 
 
 def test_few_samples_of_other_tasks_are_said_to_be_few():
@@ -141,17 +141,17 @@ def test_few_samples_of_other_tasks_are_said_to_be_few():
     guard.accept(guard.evaluate(lambda x: x + errors))
     margin = 1.959964 * errors.std(ddof=1) / np.sqrt(30)
     assert margin * 2 > 0.05 * 0.5
-    assert guard.doubt() == (
+    assert guard.too_few_samples() == (
         "30 validation samples are too few to tell a drop of 0.05: the mae is 0.2000, and its 95 % interval is "
         f"{0.2 - margin:.4f} to {0.2 + margin:.4f}"
     )
     guard.max_drop = 2.1 * margin / 0.5
-    assert guard.doubt() == ""
+    assert guard.too_few_samples() == ""
     y = np.stack([np.arange(50) % 2, np.arange(50) % 2], 1)
     part = (y.astype("float32"), y)
     guard = Guard(tfopt.load_data((part, part, part)), 0.05)
     guard.accept(guard.evaluate(lambda x: np.concatenate([1 - x[:5], x[5:]])))
-    assert guard.doubt().endswith("the binary_accuracy is 0.9000, and its 95 % interval is 0.7864 to 0.9565")
+    assert guard.too_few_samples().endswith("the binary_accuracy is 0.9000, and its 95 % interval is 0.7864 to 0.9565")
 
 
 @pytest.fixture(scope="module")

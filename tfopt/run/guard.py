@@ -106,7 +106,7 @@ class Guard:
         best = "?" if self._best is None else f"{self._best.metric:.4f}"
         return f"{self.metric} {evaluation.metric:.4f} on {self._samples}, {best} before"
 
-    def doubt(self) -> str:
+    def too_few_samples(self) -> str:
         """Return why the validation data cannot tell a drop of `max_drop`; empty if they can.
 
         They cannot if they are fewer than 5, or if the 95 % interval of the quality is wider than the drop.

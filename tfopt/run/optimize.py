@@ -294,7 +294,7 @@ class _Run:
                 text=f"The exported file fell: {self.guard.compared(evaluation)}; max_drop={self.guard.max_drop:g}. "
                 "Keep more layers in float, or allow more with Recipe(max_drop=...).",
             )
-        texts = [text for text in (self.verdict.text, self.guard.doubt()) if text]
+        texts = [text for text in (self.verdict.text, self.guard.too_few_samples()) if text]
         self.verdict = dataclasses.replace(self.verdict, text=" ".join(texts))
 
     def _check_guessing(self) -> None:
