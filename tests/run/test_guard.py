@@ -131,7 +131,8 @@ def test_few_samples_are_said_to_be_few():
     for n, said in ((1, "1 validation sample is too few"), (4, "4 validation samples are too few")):
         guard = Guard(classes(n), 0.05)
         guard.accept(guard.evaluate(wrong_in(classes(n), ())))
-        assert guard.too_few_samples() == f"{said} to tell a drop of 0.05: at least 5 are needed to tell any drop from chance"
+        few = f"{said} to tell a drop of 0.05: at least 5 are needed to tell any drop from chance"
+        assert guard.too_few_samples() == few
 
 
 def test_few_samples_of_other_tasks_are_said_to_be_few():

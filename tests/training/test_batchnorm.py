@@ -105,10 +105,10 @@ def test_lag_is_one_if_means_shift_by_a_deviation():
     norm = tf_keras().layers.BatchNormalization(epsilon=0.0)
     precise = [(np.array([1.0, 2.0]), np.array([4.0, 9.0]))]
     shifted = [(np.array([3.0, 5.0]), np.array([4.0, 9.0]))]  # by 2 and by 3: once each deviation
-    assert batchnorm.lag([norm], shifted, precise) == pytest.approx(np.sqrt((1 + 1 + 0 + 0) / 4))
+    assert batchnorm.statistics_shift([norm], shifted, precise) == pytest.approx(np.sqrt((1 + 1 + 0 + 0) / 4))
     wider = [(np.array([1.0, 2.0]), np.array([16.0, 36.0]))]  # twice each deviation
-    assert batchnorm.lag([norm], wider, precise) == pytest.approx(np.sqrt((0 + 0 + 1 + 1) / 4))
-    assert batchnorm.lag([norm], precise, precise) == 0
+    assert batchnorm.statistics_shift([norm], wider, precise) == pytest.approx(np.sqrt((0 + 0 + 1 + 1) / 4))
+    assert batchnorm.statistics_shift([norm], precise, precise) == 0
 
 
 @pytest.mark.parametrize(("steps", "momentum"), [(5, 0.5), (48, 1 - 1 / 4.8), (500, 0.98), (1000, 0.99), (5000, 0.99)])
@@ -125,7 +125,7 @@ def test_momentum_fits_the_number_of_steps(steps, momentum):
 ])  # fmt: skip
 def test_which_statistics_are_used_in_training(batchnorm_, seen, samples, moves, monkeypatch):
     """Statistics that the training uses and does not change are those from before."""
-    monkeypatch.setattr("tfopt.training.fit.LAG", np.inf)  # keep what the training has made
+    monkeypatch.setattr("tfopt.training.fit.SMALL_SHIFT", np.inf)  # keep what the training has made
     rng = np.random.default_rng(2)
     data = tfopt.load_data((rng.normal(3, 2, (samples, 4)).astype("float32"), rng.integers(0, 3, samples)))
     model = net()
@@ -164,7 +164,9 @@ def test_lagging_averages_are_replaced_if_that_validates_better():
         gamma, beta, mean, variance = model.get_layer(name).get_weights()
         model.get_layer(name).set_weights([gamma, beta, mean + 3, 9 * variance])
     notes = trained(model, tfopt.load_data((x, labels)), "frozen").notes
-    assert len(notes) == 1 and notes[0].startswith("BatchNormalization statistics recomputed (the moving averages lag")
+    assert len(notes) == 1 and notes[0].startswith(
+        "BatchNormalization statistics recomputed (moving averages are off by"
+    )
     for pairs in zip(right, found_in(model), strict=True):
         for expected, got in zip(*pairs, strict=True):
             np.testing.assert_allclose(got, expected, rtol=0.2, atol=0.2)

@@ -24,8 +24,8 @@ class Verdict:
     """Whether a run kept the quality of its model.
 
     Attributes:
-        ok: False if a stage or the file dropped by more than `Recipe.max_drop`, a training diverged, or the file guesses
-            or misses its budget.
+        ok: False if a stage or the file dropped by more than `Recipe.max_drop`, if a training diverged, or if the file
+            guesses or misses its budget.
         text: what failed, or what the validation data cannot tell; may be empty.
     """
 

@@ -85,7 +85,7 @@ def recompute_statistics(model: Any, batches: Iterable[tuple[Any, int]]) -> list
     return [norm for norm, fits in zip(norms, recomputed, strict=True) if fits]
 
 
-def lag(norms: Sequence[Any], kept: Statistics, precise: Statistics) -> float:
+def statistics_shift(norms: Sequence[Any], kept: Statistics, precise: Statistics) -> float:
     """Return how far `kept` statistics are from `precise` ones, at the layer where they are farthest apart.
 
     For one layer it is the root mean square, over channels, of the shift of the mean in standard deviations and of the

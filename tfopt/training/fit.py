@@ -22,7 +22,7 @@ from tfopt.training.settings import Training
 from tfopt.training.variables import build_metric, build_optimizer
 
 # Moving averages this close to the precise statistics change no prediction worth a validation.
-LAG = 0.02
+SMALL_SHIFT = 0.02
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list
     batches = data.batches("train", 128, shuffle=True, seed=seed).take(-(-samples // 128))
     batchnorm.recompute_statistics(model, ((x, int(x.shape[0])) for x, _ in batches))
     precise = batchnorm.statistics_of(norms)
-    if (far := batchnorm.lag(norms, averages, precise)) < LAG:
+    if (shift := batchnorm.statistics_shift(norms, averages, precise)) < SMALL_SHIFT:
         batchnorm.set_statistics(norms, averages)
         return []
     theirs = score()
@@ -154,9 +154,11 @@ def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list
     of_samples = f"statistics of {counted(samples, 'sample')}"
     compared = f"{ours.metric:.4f} with moving averages, {theirs.metric:.4f} with {of_samples}"
     if theirs <= ours:
-        return [f"BatchNormalization keeps its moving averages (they lag by {far:.2f}; validation: {compared})"]
+        return [f"BatchNormalization keeps its moving averages (they are off by {shift:.2f}; validation: {compared})"]
     batchnorm.set_statistics(norms, precise)
-    return [f"BatchNormalization statistics recomputed (the moving averages lag by {far:.2f}; validation: {compared})"]
+    return [
+        f"BatchNormalization statistics recomputed (moving averages are off by {shift:.2f}; validation: {compared})"
+    ]
 
 
 def class_weights(training: Training, data: Dataset) -> dict[int, float] | None:
