@@ -13,11 +13,11 @@ from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.run.checkpoint import Checkpoint, Kept, as_file
+from tfopt.run.data_warnings import recalls
 from tfopt.run.dry_run import established_before
 from tfopt.run.guard import Evaluation, Guard, Verdict, predictor
 from tfopt.run.prepare import Prepared, prepare
 from tfopt.run.recipe import Recipe
-from tfopt.run.remarks import recalls
 from tfopt.run.result import Result, described
 from tfopt.run.step import StageRunner, Step
 from tfopt.run.tries import carried_out

@@ -16,10 +16,10 @@ from tfopt.distillation.session import Session, adapted_teacher, session_for
 from tfopt.errors import ModelError
 from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
+from tfopt.run.data_warnings import data_warnings
 from tfopt.run.dry_run import dry_run
 from tfopt.run.guard import predictor
 from tfopt.run.recipe import Recipe
-from tfopt.run.remarks import remarks
 from tfopt.run.start import judge_from, transferred
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import class_weights, make_optimizer
@@ -113,11 +113,11 @@ def prepare(
         start, notes, files = made.model, made.notes, made.files
         flat_model = bridge.to_tf_keras(start)
         loss, logits = choose_loss(flat_model, recipe.training, dataset), gives_logits(flat_model, dataset)
-    said = remarks(
+    said = data_warnings(
         dataset, flat_model.output_shape[-1], None if recipe.transfer or ready else predictor(flat_model), logits
     )
-    for remark in said:
-        progress.say(f"note: {remark}")
+    for warning in said:
+        progress.say(f"note: {warning}")
     augmentation, tried = _augmentation(recipe, dataset, flat_model, ready, source)
     session = _session(recipe, ready, dataset, augmentation, teacher_cache, progress)
     if session:

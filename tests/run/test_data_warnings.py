@@ -1,4 +1,4 @@
-"""Remarks before training, on data made by hand."""
+"""Warnings before training, on data made by hand."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import scipy.stats
 
 import tfopt
 from tfopt.errors import DataError, RecipeError
-from tfopt.run.remarks import recalls, remarks
+from tfopt.run.data_warnings import data_warnings, recalls
 from tfopt.training.fit import class_weights
 
 RNG = np.random.default_rng(0)
@@ -20,26 +20,26 @@ def data_of(counts, test=None):
     return tfopt.load_data((*parts[:2], test or parts[2]))
 
 
-def test_nothing_to_remark_on_ordinary_data():
-    assert remarks(data_of([20, 20, 20]), 3) == []
+def test_nothing_to_warn_of_in_ordinary_data():
+    assert data_warnings(data_of([20, 20, 20]), 3) == []
 
 
 def test_samples_in_two_parts():
     train = RNG.normal(size=(30, 2)).astype("float32")
     labels = np.arange(30) % 3
     data = tfopt.load_data(((train, labels), (RNG.normal(size=(9, 2)), labels[:9]), (train[10:16], labels[10:16])))
-    assert remarks(data, 3) == ["6 of 6 test samples are in the training data, too: data leakage"]
+    assert data_warnings(data, 3) == ["6 of 6 test samples are in the training data, too: data leakage"]
 
 
 def test_classes_that_the_labels_do_not_show():
-    assert remarks(data_of([20, 20]), 1000) == ["the labels show 2 of the model's 1,000 classes"]
+    assert data_warnings(data_of([20, 20]), 1000) == ["the labels show 2 of the model's 1,000 classes"]
 
 
 def test_imbalance_and_rare_classes():
-    said = remarks(data_of([90, 20, 3]), 3)
+    said = data_warnings(data_of([90, 20, 3]), 3)
     assert said[0].startswith("imbalanced: 90 training samples of class 0, 3 of class 2; Training(class_weight=")
     assert said[1].startswith("class 2 has 3 training samples: too few")
-    assert remarks(data_of([79, 20]), 2) == []  # less than four times as many
+    assert data_warnings(data_of([79, 20]), 2) == []  # less than four times as many
 
 
 def test_recalls_by_hand():
@@ -72,7 +72,7 @@ def test_a_model_that_guesses(right, said):
     data = data_of([20, 20, 20])
     answers = data.validation.y().copy()
     answers[right:] = (answers[right:] + 1) % 3
-    found = remarks(data, 3, lambda x: np.eye(3)[answers])
+    found = data_warnings(data, 3, lambda x: np.eye(3)[answers])
     better = scipy.stats.binomtest(right, 15, 1 / 3, alternative="greater").pvalue <= 0.05
     worse = scipy.stats.binomtest(right, 15, 2 / 3, alternative="less").pvalue <= 0.05
     assert (better, worse) == (said is None, bool(said) and "guesses" in said)
@@ -84,7 +84,7 @@ def test_few_samples_do_not_show_that_a_model_guesses(count):
     """One sample of a class, named right: guessing has it right, too."""
     part = (np.ones((count, 2), "float32"), np.zeros(count, int))
     train = (RNG.normal(size=(40, 2)).astype("float32"), np.arange(40) % 2)
-    (found,) = remarks(tfopt.load_data((train, part, train)), 2, lambda x: np.eye(2)[[0] * count])[-1:]
+    (found,) = data_warnings(tfopt.load_data((train, part, train)), 2, lambda x: np.eye(2)[[0] * count])[-1:]
     samples = "1 validation sample" if count == 1 else f"{count} validation samples"
     assert found == f"{UNSURE} 1.0000 on {samples}, where naming the most frequent class has 1.0000"
 

@@ -1,4 +1,4 @@
-"""Remarks on data and model before training: what does not keep a run from starting, but may spoil it."""
+"""Warnings about data and model before training: what does not keep a run from starting, but may spoil it."""
 
 import hashlib
 import math
@@ -19,8 +19,8 @@ IMBALANCED = 4
 FEW = 5
 
 
-def remarks(data: Dataset, outputs: int, predict: Any = None, logits: bool = False) -> list[str]:
-    """Return remarks in words.
+def data_warnings(data: Dataset, outputs: int, predict: Any = None, logits: bool = False) -> list[str]:
+    """Return warnings in words.
 
     Args:
         data: preprocessed for the model.
@@ -53,7 +53,7 @@ def recalls(data: Dataset, predict: Any, logits: bool = False) -> str:
 
 
 def _shared_samples(data: Dataset) -> list[str]:
-    """Remark on samples of validation and test that are in train, too: they measure memory."""
+    """Warn of samples of validation and test that are in train, too: they measure memory."""
     train = set(_digests(data.train))
     found = []
     for name in ("validation", "test"):
@@ -92,7 +92,7 @@ def _imbalanced(counts: np.ndarray) -> bool:
 
 
 def _guesses(data: Dataset, predict: Any, logits: bool) -> list[str]:
-    """Remark on a model that is no better than always naming the most frequent class, or may not be.
+    """Warn of a model that is no better than always naming the most frequent class, or may not be.
 
     Both are exact binomial tests. A model guesses if chance explains what it gets right, but would not explain it for
     a model that is right on half of what guessing gets wrong.
