@@ -18,6 +18,7 @@ from tfopt.stages.kernels.choice import Decision
 from tfopt.stages.kernels.rules import choose
 from tfopt.stages.prune.wrapper import hold_zeros, masked_weights, wrap_for_pruning, zeros_held
 from tfopt.stages.stage import Stage
+from tfopt.training.averaging import averaged_weights
 from tfopt.training.freezing import BatchNorm, first_trained, last_with_weights, layers_in_order, pretrained_batchnorms
 from tfopt.training.rates import as_remembered, rate_factors
 
@@ -41,11 +42,14 @@ class FineTune(Stage):
             `tfopt.training.frozen`.
         layer_decay: each layer is trained at the learning rate times `layer_decay ** distance`, where the last layer
             has distance 0; see `tfopt.training.layer_rates`.
+        ema_momentum: validate and keep the exponential moving average of the weights with this momentum, e.g. 0.99;
+            None keeps the weights themselves.
     """
 
     unfreeze_from: str | None = None
     batchnorm: BatchNorm = "train"
     layer_decay: float = Field(default=1.0, gt=0, le=1)
+    ema_momentum: float | None = Field(default=None, gt=0, lt=1)
 
     preserves: ClassVar[frozenset[str]] = frozenset({"sparsity"})
 
@@ -77,7 +81,8 @@ class FineTune(Stage):
 
     @override
     def callbacks(self) -> list[Any]:
-        return [tfmot().sparsity.keras.UpdatePruningStep()]
+        averaged = [averaged_weights(self.ema_momentum)] if self.ema_momentum else []
+        return [tfmot().sparsity.keras.UpdatePruningStep(), *averaged]
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         """Return which layers of `model` (flat tf_keras) are trained and at what rate, by layer name."""
@@ -91,10 +96,11 @@ class FineTune(Stage):
 
     @override
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+        averaged = [f"keeps the moving average of the weights ({self.ema_momentum:g})"] if self.ema_momentum else []
         if self._is_plain():
-            return super().notes(model, keep)
+            return [*super().notes(model, keep), *averaged]
         trained = self._trained(model)
-        said = [f"trains {sum(trained.values())} of {len(trained)} layers with weights"]
+        said = [*averaged, f"trains {sum(trained.values())} of {len(trained)} layers with weights"]
         if self.layer_decay < 1:
             lowest = min(f for leaf, f in rate_factors(model, self.layer_decay) if trained.get(leaf.name))
             said.append(f"layer learning rates from {lowest:.3g} to 1 times that of the last layer")
