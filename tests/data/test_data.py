@@ -144,7 +144,7 @@ def test_folder_gives_the_pixels_of_its_files(tmp_path: Path) -> None:
 def test_folder_without_parts_is_split(tmp_path: Path) -> None:
     data = load_data(str(image_folder(tmp_path, classes=("a", "b", "train"), count=20)))
     assert data.class_names == ("a", "b", "train")
-    assert [len(data.split(name)) for name in ("train", "validation", "test")] == [43, 5, 12]
+    assert [len(data.split(name)) for name in ("train", "validation", "test")] == [38, 10, 12]
     assert np.bincount(data.test.y()).tolist() == [4, 4, 4]
     for split in (data.train, data.validation, data.test):
         assert (split.x()[:, 0, 0, 0] == 40 * split.y()).all()
@@ -258,8 +258,16 @@ def test_split_is_seeded_disjoint_and_stratified() -> None:
     assert ids(same.test) == ids(one.test)
     assert ids(other.test) != ids(one.test)
     assert np.bincount(one.test.y()).tolist() == [140, 50, 10]
-    assert np.bincount(one.validation.y()).tolist() == [56, 20, 4]
+    assert np.bincount(one.validation.y()).tolist() == [112, 40, 8]  # a fifth of 800
     assert one.fingerprint == same.fingerprint != other.fingerprint
+
+
+def test_the_part_for_validation_is_larger_with_few_samples() -> None:
+    for samples, expected in ((10, 2), (999, 200), (1000, 100), (30_000, 2000)):
+        x = np.zeros((samples, 1), np.float32)
+        y = np.arange(samples) % 2
+        assert len(load_data(((x, y), (x[:2], y[:2]))).validation) == expected
+    assert len(load_data(((x[:50], y[:50]), (x[:2], y[:2])), validation=0.1).validation) == 5
 
 
 def test_validation_is_capped_and_limit_is_stated() -> None:
@@ -308,7 +316,7 @@ def collect(batches: Any) -> list[np.ndarray]:
 
 def test_batches_cover_every_sample_once_per_epoch() -> None:
     x, y = arrays(100)
-    data = load_data(((x, y), (x[:9], y[:9])))
+    data = load_data(((x, y), (x[:9], y[:9])), validation=0.1)
     batches = data.batches("train", 16, shuffle=True, seed=3)
     assert int(batches.cardinality()) == data.steps(16) == 6
     epochs = []
@@ -592,7 +600,7 @@ def test_bad_batches() -> None:
 
 def test_describe_names_everything() -> None:
     lines = "\n".join(load_data((IMAGES, Y), preprocessing="unit", color="rgb").describe())
-    for words in ("14 train, 2 validation, 4 test", "4 classes", "pixel/255", "RGB", "no test data", "arrays"):
+    for words in ("13 train, 3 validation, 4 test", "4 classes", "pixel/255", "RGB", "no test data", "arrays"):
         assert words in lines
 
 

@@ -7,14 +7,20 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.training.best import Score, keep_best
 
 
-def after(logs, metric="accuracy", smaller_is_better=False, first_epoch=1, start=None, patience=None):
+def after(logs, metric="accuracy", smaller_is_better=False, first_epoch=1, start=None, patience=None, samples=10**9):
     """The kept epoch and the callback, where epoch n ends with all weights at n; 0 are the weights at the start."""
     package = tf_keras()
     model = package.Sequential([package.Input((1,)), package.layers.Dense(1)])
     model.set_weights([np.zeros((1, 1)), np.zeros(1)])
     start = start and Score(*start)
     callback = keep_best(
-        model, metric, smaller_is_better=smaller_is_better, first_epoch=first_epoch, start=start, patience=patience
+        model,
+        metric,
+        smaller_is_better=smaller_is_better,
+        samples=samples,
+        first_epoch=first_epoch,
+        start=start,
+        patience=patience,
     )
     callback.set_model(model)
     model.stop_training = False
@@ -44,6 +50,20 @@ NAN = float("nan")
 )
 def test_highest_metric_then_lowest_loss(logs, kept):
     assert after(logs)[0] == kept
+
+
+@pytest.mark.parametrize(
+    ("logs", "kept"),
+    [
+        ([(0.80, 0.5), (0.85, 0.6)], 1),  # one standard error of 0.8 on 20 samples is 0.0894
+        ([(0.80, 0.5), (0.85, 0.4)], 2),
+        ([(0.80, 0.5), (0.75, 0.4)], 2),
+        ([(0.80, 0.5), (0.90, 0.6)], 2),  # more than a standard error
+        ([(0.80, 0.5), (0.70, 0.4)], 1),
+    ],
+)
+def test_with_few_samples_the_loss_decides_within_a_standard_error(logs, kept):
+    assert after(logs, samples=20)[0] == kept
 
 
 def test_errors_are_better_when_small():

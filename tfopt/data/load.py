@@ -39,7 +39,7 @@ def load_data(
     size: tuple[int, int] | None = None,
     color: Color | None = None,
     seed: int = 0,
-    validation: float = 0.1,
+    validation: float | None = None,
     test: float = 0.2,
     limit: int | None = None,
 ) -> Dataset:
@@ -56,7 +56,8 @@ def load_data(
         size: (height, width) to resize images to.
         color: "rgb" or "grayscale"; None keeps the color of the images.
         seed: of every split.
-        validation: fraction of train to split off if there is no validation part, at most 2,000 samples.
+        validation: fraction of train to split off if there is no validation part, at most 2,000 samples; None for a
+            tenth, or a fifth of fewer than 1,000.
         test: fraction of train to split off if there is no test part.
         limit: the most samples in each of train, validation and test, spread over the classes.
 
@@ -85,7 +86,7 @@ def _loaded(
     preprocessing: str | Preprocessing | None,
     *,
     seed: int,
-    validation: float,
+    validation: float | None,
     test: float,
     limit: int | None,
 ) -> Dataset:

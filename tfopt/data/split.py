@@ -8,6 +8,8 @@ from tfopt.errors import DataError
 
 NAMES = ("train", "validation", "test")
 LARGEST_VALIDATION = 2000
+# With fewer training samples than this, a tenth of them would say too little about a model.
+FEW = 1000
 Plan = dict[str, tuple[str, np.ndarray]]
 
 
@@ -32,13 +34,14 @@ def choose(count: int, groups: np.ndarray, rng: np.random.Generator, *, even: bo
 
 
 def plan(
-    groups: dict[str, np.ndarray], *, validation: float, test: float, seed: int, limit: int | None
+    groups: dict[str, np.ndarray], *, validation: float | None, test: float, seed: int, limit: int | None
 ) -> tuple[Plan, tuple[str, ...]]:
     """Choose the samples of train, validation and test: (name of the part they come from, their indices).
 
     Args:
         groups: the class of each sample, integers (n,), per existing part ("train" always exists).
-        validation: fraction of train to split off if there is no validation part, at most 2,000 samples.
+        validation: fraction of train to split off if there is no validation part, at most 2,000 samples; None for a
+            tenth, or a fifth of fewer than 1,000.
         test: fraction of train to split off if there is no test part.
         seed: for every choice; the same seed gives the same split.
         limit: the most samples in each of the three.
@@ -56,6 +59,7 @@ def plan(
         if name in chosen:
             continue
         left = chosen["train"][1]
+        fraction = fraction or (0.2 if len(left) < FEW else 0.1)
         count = max(1, round(fraction * len(left)))
         count = min(count, largest or count)
         if count >= len(left):
@@ -83,9 +87,9 @@ def _rng(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
 
 
-def _check_options(*, validation: float, test: float, seed: int, limit: int | None) -> None:
+def _check_options(*, validation: float | None, test: float, seed: int, limit: int | None) -> None:
     for name, fraction in (("validation", validation), ("test", test)):
-        if not 0 < fraction < 1:
+        if fraction is not None and not 0 < fraction < 1:
             raise DataError(f"Expected {name} as a fraction between 0 and 1, got {fraction}.")
     if seed < 0:
         raise DataError(f"Expected a seed of 0 or above, got {seed}.")

@@ -2,31 +2,47 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tfopt.base.keras_compat import tf_keras
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Score:
-    """The quality of a model on validation data; a better one is larger.
+    """The quality of a model on validation data.
 
     Attributes:
         rank: the metric, negated if it is an error.
-        negative_loss: decides between equal metrics.
+        negative_loss: decides between metrics that are as good as equal.
+        noise: a standard error of the metric.
     """
 
     rank: float
     negative_loss: float
+    noise: float = 0.0
 
     @classmethod
-    def of(cls, logs: Mapping[str, Any], metric: str, *, smaller_is_better: bool, prefix: str = "") -> "Score":
-        """Return the score in the `logs` of Keras. NaN is worse than any number."""
+    def of(
+        cls, logs: Mapping[str, Any], metric: str, *, smaller_is_better: bool, samples: int, prefix: str = ""
+    ) -> "Score":
+        """Return the score in the `logs` of Keras on `samples` samples. NaN is worse than any number."""
         value, loss = (float(logs[prefix + name]) for name in (metric, "loss"))
         rank = -value if smaller_is_better else value
-        return cls(*(-math.inf if math.isnan(part) else part for part in (rank, -loss)))
+        noise = 0.0 if smaller_is_better else math.sqrt(max(value * (1 - value), 0.0) / samples)
+        rank, negative_loss = (-math.inf if math.isnan(part) else part for part in (rank, -loss))
+        return cls(rank, negative_loss, noise)
+
+    def better_than(self, other: "Score") -> bool:
+        """Return whether the metric is larger by more than the noise of `other`, or as good as equal with a lower loss.
+
+        An accuracy on few samples says less than their loss: of 20 samples one more is right by chance. The rule of one
+        standard error is from Breiman et al. 1984, Classification and Regression Trees, section 3.4.3.
+        """
+        if abs(self.rank - other.rank) <= other.noise:
+            return self.negative_loss > other.negative_loss
+        return self.rank > other.rank
 
     @property
     def metric(self) -> float:
@@ -39,6 +55,7 @@ def keep_best(
     metric: str,
     *,
     smaller_is_better: bool,
+    samples: int,
     first_epoch: int,
     start: Score | None = None,
     patience: int | None = None,
@@ -49,11 +66,15 @@ def keep_best(
         model: the model whose weights are kept, perhaps inside the one that is fitted.
         metric: as Keras logs it.
         smaller_is_better: whether `metric` is an error.
+        samples: number of validation samples.
         first_epoch: the first epoch, from 1, whose weights may be kept; before it a stage's promise does not hold yet.
         start: the score of the untrained model, if its weights may be kept.
         patience: stop after this many epochs without a better one, counted from `first_epoch`; None never stops.
     """
-    return _callback_class()(model, metric, smaller_is_better, first_epoch, start, patience)
+    read = functools.partial(
+        Score.of, metric=metric, smaller_is_better=smaller_is_better, samples=samples, prefix="val_"
+    )
+    return _callback_class()(model, metric, read, first_epoch, start, patience)
 
 
 @functools.cache
@@ -67,13 +88,13 @@ def _callback_class() -> Any:
             self,
             kept: Any,
             metric: str,
-            smaller_is_better: bool,
+            read: Callable[[Any], Score],
             first_epoch: int,
             start: Score | None,
             patience: int | None,
         ) -> None:
             super().__init__()
-            self._kept, self._metric, self._smaller_is_better = kept, metric, smaller_is_better
+            self._kept, self._metric, self._read = kept, metric, read
             self._first_epoch, self._patience = first_epoch, patience
             self.best: Score | None = start
             self.epoch: int | None = None if start is None else 0
@@ -84,8 +105,8 @@ def _callback_class() -> Any:
             self.last = epoch + 1
             if self.last < self._first_epoch:
                 return
-            score = Score.of(logs, self._metric, smaller_is_better=self._smaller_is_better, prefix="val_")
-            if self.best is None or score > self.best:
+            score = self._read(logs)
+            if self.best is None or score.better_than(self.best):
                 self.best, self.epoch, self._weights = score, self.last, self._kept.get_weights()
             elif self._patience and self.last - max(self.epoch or 0, self._first_epoch) >= self._patience:
                 self.model.stop_training = True

@@ -86,12 +86,13 @@ def train(
 
     def score() -> Score:
         logs = learner.evaluate(validation, verbose=0, return_dict=True)
-        return Score.of(logs, task.keras_metric, smaller_is_better=task.smaller_is_better)
+        return Score.of(logs, task.keras_metric, smaller_is_better=task.smaller_is_better, samples=len(data.validation))
 
     best = keep_best(
         model,
         task.keras_metric,
         smaller_is_better=task.smaller_is_better,
+        samples=len(data.validation),
         first_epoch=epochs if keep_from is None else max(1, min(math.ceil(keep_from / per_epoch), epochs)),
         start=score() if keep_from == 0 else None,
         patience=training.patience,
@@ -153,7 +154,7 @@ def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list
     ours = score()
     of_samples = f"statistics of {counted(samples, 'sample')}"
     compared = f"{ours.metric:.4f} with moving averages, {theirs.metric:.4f} with {of_samples}"
-    if theirs <= ours:
+    if not theirs.better_than(ours):
         return [f"BatchNormalization keeps its moving averages (they are off by {shift:.2f}; validation: {compared})"]
     batchnorm.set_statistics(norms, precise)
     return [
