@@ -16,7 +16,7 @@ from tfopt.stages import Cluster, FineTune, Prune
 from tfopt.stages.fine_tune import fine_tuning
 from tfopt.training.fit import make_optimizer, train
 from tfopt.training.freezing import frozen, unfrozen
-from tfopt.training.rates import layer_rates
+from tfopt.training.rates import for_target_scale, layer_rates
 from tfopt.training.schedules import cosine_schedule, one_cycle_schedule
 
 APIS = [keras, tf_keras()]
@@ -239,6 +239,39 @@ def test_each_layer_steps_at_its_own_rate(api, name):
     model.fit(*(part.astype("float32") for part in BATCH), epochs=5, batch_size=2, verbose=0)
     for weights, kernel in zip(model.get_weights(), expected(), strict=True):
         np.testing.assert_allclose(weights, kernel, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("mean, deviation", [(70.0, 40.0), (0.0, 1e-4)])
+@pytest.mark.parametrize("optimizer", ["Adam", "RMSprop", "Lion"])
+def test_the_rate_of_the_last_layer_trains_as_on_normalized_targets(optimizer, mean, deviation):
+    package, rng = tf_keras(), np.random.default_rng(3)
+    x, normalized = rng.normal(size=(8, 3)).astype("float32"), rng.normal(size=(8, 1)).astype("float32")
+    start = [rng.normal(size=shape) for shape in ((3, 4), (4,), (4, 1), (1,))]
+    trained = []
+    for last, labels in ((1.0, normalized), (deviation, mean + deviation * normalized)):
+        model = package.Sequential([package.Input((3,)), package.layers.Dense(4, "tanh"), package.layers.Dense(1)])
+        offset = 0 if last == 1 else mean
+        model.set_weights([*start[:2], start[2] * last, start[3] * last + offset])
+        made = getattr(package.optimizers, optimizer)(0.01)
+        model.compile(for_target_scale(made, model, last), "mse")
+        model.fit(x, labels, epochs=6, batch_size=4, shuffle=False, verbose=0)
+        trained.append(model.get_weights())
+    small, large = trained
+    assert np.abs(small[2] - start[2]).max() > 0.03
+    for i, (scale, offset) in enumerate([(1, 0), (1, 0), (deviation, 0), (deviation, mean)]):
+        np.testing.assert_allclose(large[i], small[i] * scale + offset, rtol=1e-3, atol=1e-3 * scale)
+
+
+def test_target_scale_leaves_what_it_does_not_fit():
+    package = tf_keras()
+    squashed = package.Sequential([package.Input((3,)), package.layers.Dense(1, "sigmoid")])
+    scaled = package.Sequential([package.Input((3,)), package.layers.Dense(1), package.layers.Rescaling(50.0)])
+    plain = package.Sequential([package.Input((3,)), package.layers.Dense(1)])
+    adam, sgd = package.optimizers.Adam(), package.optimizers.SGD()
+    assert for_target_scale(adam, squashed, 9.0) is adam
+    assert for_target_scale(adam, scaled, 9.0) is adam
+    assert for_target_scale(sgd, plain, 9.0) is sgd
+    assert for_target_scale(adam, plain, 9.0) is not adam
 
 
 @BOTH

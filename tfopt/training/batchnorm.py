@@ -131,7 +131,8 @@ def _traced(model: Any, x: Any) -> Any:
     import tensorflow as tf
 
     specs = tf.nest.map_structure(lambda array: tf.TensorSpec([None, *array.shape[1:]], array.dtype), x)
-    return tf.function(lambda inputs: model(inputs, training=False), input_signature=[specs])
+    traced = tf.function(lambda inputs: model(inputs, training=False), input_signature=[specs])
+    return traced.get_concrete_function()  # without TensorFlow's warning of one function for each model
 
 
 def _as_in_training(norm: Any, calls: dict[int, int]) -> Overrides:

@@ -14,9 +14,10 @@ from tfopt.base.words import counted
 from tfopt.data import Dataset
 from tfopt.errors import DivergedError, RecipeError
 from tfopt.tasks import task_of
+from tfopt.tasks.scaling import TargetScale
 from tfopt.training import batchnorm
 from tfopt.training.best import Score, keep_best
-from tfopt.training.rates import as_remembered
+from tfopt.training.rates import as_remembered, for_target_scale
 from tfopt.training.schedules import scheduled
 from tfopt.training.settings import Training
 from tfopt.training.variables import build_metric, build_optimizer
@@ -80,9 +81,12 @@ def train(
     """
     model, task, per_epoch = getattr(learner, "student", learner), task_of(data), data.steps(training.batch_size)
     steps, validation = epochs * per_epoch, data.batches("validation", 256)
-    optimizer = make_optimizer(training, learning_rate or training.learning_rate, steps)
+    optimizer = as_remembered(make_optimizer(training, learning_rate or training.learning_rate, steps), model)
+    if task.smaller_is_better:
+        deviations = TargetScale.of(data.train.labels).deviation
+        optimizer = for_target_scale(optimizer, model, float(np.exp(np.log(deviations).mean())))
     metric = build_metric(task.keras_metric, batches.element_spec[1].shape, model.outputs[0].shape, logits=logits)
-    learner.compile(optimizer=build_optimizer(as_remembered(optimizer, model), learner), loss=loss, metrics=[metric])
+    learner.compile(optimizer=build_optimizer(optimizer, learner), loss=loss, metrics=[metric])
 
     def score() -> Score:
         logs = learner.evaluate(validation, verbose=0, return_dict=True)

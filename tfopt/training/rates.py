@@ -12,6 +12,10 @@ from tfopt.errors import RecipeError
 from tfopt.graph.types import Graph, Leaf, Ref, is_layer, refs_in
 from tfopt.graph.walk import walk
 
+# Optimizers of tf_keras whose steps do not depend on the scale of gradients, and what a layer without activation has.
+ADAPTIVE = ("Adam", "Adamax", "Nadam", "RMSprop", "Lion")  # AdamW's weight decay would be scaled, too
+LINEAR = ("linear", "NoneType")
+
 
 def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
     """Return a new optimizer like `optimizer` that trains each layer of `model` at its rate times `decay ** distance`.
@@ -70,6 +74,43 @@ def as_remembered(optimizer: Any, model: Any) -> Any:
     """Return `optimizer`, or `layer_rates` of it if a decay is recorded for `model`."""
     decay = annotations(model).layer_decay
     return optimizer if decay == 1 else layer_rates(optimizer, model, decay=decay)
+
+
+def for_target_scale(optimizer: Any, model: Any, deviation: float) -> Any:
+    """Return `optimizer` with the rate of the last layer times `deviation`, the standard deviation of the targets.
+
+    With Adam and its relatives, which are invariant to the scale of gradients, this is training on normalized targets:
+    if k' = k / deviation outputs normalized values, a step of one rate in k' is one of `deviation` times that in k. The
+    rate of others, e.g. SGD, already depends on that scale. Layer rates stay. Gradients of a squared error are
+    `deviation ** 2` times those of normalized targets, so `epsilon` must not be larger than that.
+
+    Args:
+        optimizer: of tf_keras, new.
+        model: flat, perhaps with a stage's wrappers; see `layer_rates`.
+        deviation: above 0.
+
+    Returns:
+        The optimizer; unchanged if the outputs do not come from one linear layer with a kernel.
+    """
+    package = keras_compat.keras_of(model)
+    adaptive = tuple(getattr(package.optimizers, name) for name in ADAPTIVE)
+    graph = walk(model, keep_names=True)
+    last = [call.leaf for call in graph.calls if set(call.outputs) & set(refs_in(graph.outputs_struct))]
+    if not isinstance(optimizer, adaptive) or len(last) != 1 or not _is_linear(last[0]):
+        return optimizer
+    decay = annotations(model).layer_decay
+    of_last = {True: deviation, False: 1.0}
+    factors = [(leaf, f * of_last[leaf.layer is last[0].layer]) for leaf, f in rate_factors(model, decay)]
+    rated = _with_factors(optimizer, factors, model.name)
+    if hasattr(rated, "epsilon"):
+        under_the_root = isinstance(optimizer, package.optimizers.RMSprop)  # where gradients are squared
+        rated.epsilon *= min(deviation ** (4 if under_the_root else 2), 1.0)
+    return rated
+
+
+def _is_linear(leaf: Leaf) -> bool:
+    activation = getattr(keras_compat.unwrapped(leaf.layer), "activation", None)
+    return _has_kernel(leaf) and getattr(activation, "__name__", type(activation).__name__) in LINEAR
 
 
 def _distances(graph: Graph) -> dict[int, int]:
