@@ -145,7 +145,7 @@ def test_a_resizing_stage_that_is_not_kept_resizes_nothing(data, monkeypatch):
 
 
 def test_the_file_has_the_sizes_and_computes_what_the_model_does(data, x):
-    recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1, min_steps=0)), export=FLOAT)
+    recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1, min_steps=0)), export=FLOAT, max_drop=None)
     result = tfopt.optimize(network(keras), recipe, data, quiet=True)
     assert [kernel.shape for kernel in kernels(result.model)] == SIZES
     assert isinstance(result.model, keras.Sequential)
@@ -187,7 +187,7 @@ def test_the_dry_run_and_check_try_each_stage_on_the_result_of_the_one_before(da
 @pytest.fixture(scope="module")
 def interrupted(data, tmp_path_factory):
     """The file of a run that stopped after Halve, and the result of the whole run."""
-    recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1, min_steps=0)), export=FLOAT)
+    recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1, min_steps=0)), export=FLOAT, max_drop=None)
     file = tmp_path_factory.mktemp("kept") / "run.npz"
     train = step.StageRunner.train
 
