@@ -136,6 +136,7 @@ def test_inputs_that_fit(given, expected):
         ((4, 6, 3), (None, 6, 1), 'in Python pass color="grayscale" to load_data'),
         ((4, 6, 3), (4, None, 1), 'in Python pass color="grayscale" to load_data'),
         ((4, 6, 3), (8, 9, 3), r"pass size=\(8, 9\) to load_data"),
+        ((4, 6, 3), (2, 3, 3), r"pass size=\(2, 3\) to load_data"),
         ((4, 6, 3), (8, None, 3), r"pass size=\(8, 6\) to load_data"),
         ((4, 6, 3), (None, 9, 3), r"pass size=\(4, 9\) to load_data"),
         ((4, 6, 3), (8, 6, None), r"pass size=\(8, 6\) to load_data"),
@@ -194,3 +195,5 @@ def test_other_labels_have_as_many_values_as_outputs():
     fit_to_model(data_of((7,), np.zeros(4), form="values"), (7,), 1)
     with pytest.raises(DataError, match=r"has 5 outputs, the labels \(a task\) have 6 values per sample"):
         fit_to_model(data_of((7,), np.zeros((4, 2, 3)), form="values"), (7,), 5)
+    with pytest.raises(DataError, match=r"has 5 outputs, the labels \(a task\) have 3 values per sample"):
+        fit_to_model(data_of((7,), np.zeros((4, 3)), form="one-hot"), (7,), 5)

@@ -214,6 +214,19 @@ def test_new_data_replace_the_old():
     assert content(model, 0) == [5, 6, 7] and content(model, 1) == [3]
     assert len(model.buffers) == 4 and model.buffers[1].data is None  # nobody reads it now
 
+    low_bit._set_data(model, model.subgraphs[0].tensors[1], stored([8]).data)
+    assert content(model, 1) == [8] and model.buffers[2].data is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 16])
+def test_each_byte_has_two_values(count):
+    values = np.arange(-8, 8)[:count]
+    found = low_bit.packed_in_4_bits(values.reshape(1, -1))
+    assert found.dtype == np.uint8 and len(found) == (count + 1) // 2
+    halves = [half for byte in found.tolist() for half in (byte % 16, byte // 16)]
+    assert [half - 16 if half > 7 else half for half in halves[:count]] == values.tolist()
+    assert halves[count:] == [0] * (count % 2)
+
 
 def test_data_that_others_share_stay_for_them():
     model = file(([1, 2], [1.0]), ([3], [1.0]))
