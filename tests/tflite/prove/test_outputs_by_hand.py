@@ -290,6 +290,19 @@ def test_numbers_that_are_no_floats_are_compared_for_equality(kind):
     assert compare(values, 1 - values.astype("int8")).failures == ("0.0% of 100 numbers are equal (at least 90%)",)
 
 
+def test_what_is_constant_and_equal_is_good_without_free_errors():
+    values = np.full((COUNT, 2), 3.0)
+    assert compare(values, values, free_steps=0.0).failures == ()
+    (failure,) = compare(values, values + 1e-3, free_steps=0.0).failures
+    assert failure == "noise inf (at most 0.1)"
+
+
+def test_a_single_number():
+    for found, same in ((5, 1), (6, 0)):
+        proof = compare(np.array([5]), np.array([found]))
+        assert (proof.agreement, proof.noise, proof.sure) == (same, 1 - same, 1)
+
+
 def test_nothing_to_compare():
     proof = compare(np.zeros((0, 3)), np.zeros((0, 3)))
     assert (proof.noise, proof.failures) == (0, ())
