@@ -214,8 +214,9 @@ def test_new_data_replace_the_old():
     assert content(model, 0) == [5, 6, 7] and content(model, 1) == [3]
     assert len(model.buffers) == 4 and model.buffers[1].data is None  # nobody reads it now
 
+    model = file(([1, 2], [1.0]), ([3], [1.0]))
     low_bit._set_data(model, model.subgraphs[0].tensors[1], stored([8]).data)
-    assert content(model, 1) == [8] and model.buffers[2].data is None
+    assert content(model, 0) == [1, 2] and content(model, 1) == [8] and model.buffers[2].data is None
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 16])
