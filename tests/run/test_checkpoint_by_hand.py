@@ -11,6 +11,7 @@ from tfopt.errors import DataError, ModelError
 from tfopt.evaluate.report import Row
 from tfopt.run import checkpoint as checkpoints
 from tfopt.run.checkpoint import Checkpoint, Kept, run_key
+from tfopt.run.guard import Evaluation
 
 ROW = Row(
     step="Prune", metrics={"accuracy": 0.5}, parameters=4, nonzero_parameters=2, max_unique_weights=3, bytes=9,
@@ -103,14 +104,54 @@ def test_a_gap_in_the_weights_is_damage(file):
         file.load()
 
 
+# The best model so far
+
+
+def test_the_best_evaluation_comes_back(file):
+    file.save(Model(), [ROW], best=Evaluation(0.75, -2.5, np.array([1.0, 0.0, 1.0])))
+    best = file.load().best
+    assert (best.metric, best.quality, best.by_sample.tolist()) == (0.75, -2.5, [1.0, 0.0, 1.0])
+    assert best.by_sample.dtype == np.float64 and type(best.metric) is type(best.quality) is float
+
+
+@pytest.mark.parametrize("best", [None, Evaluation(0.75, 0.5, None)])
+def test_an_evaluation_without_samples_is_not_kept(file, best):
+    file.save(Model(), [ROW], best=best)
+    assert file.load().best is None
+    with np.load(file.path) as stored:
+        assert "best" not in stored.files and "best_by_sample" not in stored.files
+
+
+@pytest.mark.parametrize(
+    ("numbers", "by_sample"),
+    [
+        ([0.5], [1.0]),
+        ([0.5, 0.5, 0.5], [1.0]),
+        ([[0.5, 0.5]], [1.0]),
+        ([0.5, 0.5], 1.0),
+        ([0.5, 0.5], [[1.0]]),
+        ([np.nan, 0.5], [1.0]),
+        ([0.5, np.inf], [1.0]),
+        ([0.5, 0.5], [1.0, np.nan]),
+    ],
+)
+def test_an_evaluation_that_is_none_is_damage(file, numbers, by_sample):
+    np.savez(file.path, key="key", rows="[]", best=np.array(numbers), best_by_sample=np.array(by_sample))
+    with pytest.raises(DataError, match=r"is damaged \(.*the evaluation of its best model cannot be read"):
+        file.load()
+
+
 # Resuming
 
 
 @pytest.mark.parametrize("kind", ["bool", "int8", "uint8", "float16", "float32"])
-def test_weights_are_set(file, kind):
+def test_a_clone_gets_the_weights(file, monkeypatch, kind):
+    clones = []
+    monkeypatch.setattr(checkpoints.bridge, "clone", lambda model: clones.append(Model(*model.weights)) or clones[-1])
     start, kept = Model(np.zeros((2, 3)), np.zeros(1)), [np.ones((2, 3), kind), np.ones(1, kind)]
-    assert file.resumed(Kept(kept, [ROW]), start, resized=False) is start
-    assert start.weights is kept
+    before = start.weights
+    assert file.resumed(Kept(kept, [ROW]), start, resized=False) is clones[0]
+    assert clones[0].weights is kept and start.weights is before
 
 
 @pytest.mark.parametrize(
