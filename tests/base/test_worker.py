@@ -35,6 +35,7 @@ def served(request): return globals()[request["name"]](*request["values"])
 def serve(): worker.answer(served, lambda: None)
 def serve_late(): worker.answer(served, lambda: time.sleep(100))
 def serve_never(): print("Why it does not start.", file=sys.stderr); sys.exit(4)
+def serve_a_while(): say("Why it does not start."); time.sleep(2); sys.exit(4)
 def serve_silently(): sys.exit(5)
 def serve_loudly(): worker.answer(served, lambda: say("loading"))
 """
@@ -149,6 +150,16 @@ def test_a_child_that_is_overdue_or_interrupted_is_stopped(child, monkeypatch):
 def test_a_child_that_does_not_start_says_why(child, serve, words):
     with pytest.raises(NotStartedError, match=words):
         ask(child(serve), "echo", 1)
+
+
+def test_words_from_before_the_first_request_explain_why_a_child_does_not_start(child):
+    one = child("serve_a_while")
+    one.start()
+    end = time.monotonic() + 30
+    while not one._said() and time.monotonic() < end:
+        time.sleep(0.05)
+    with pytest.raises(NotStartedError, match=r"^exit status 4; Why it does not start\.$"):
+        ask(one, "echo", 1)
 
 
 def test_a_child_that_starts_too_slowly(child, monkeypatch):
