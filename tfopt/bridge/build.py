@@ -92,7 +92,7 @@ def build(
 ) -> Any:
     """Return the tf_keras model of `graph` with copied weights.
 
-    `planned` is the result of `plans_of(graph)`, where it is at hand; `changes` overrides configs by flat layer name.
+    `planned` is the result of `plans_of(graph)`, if it is known; `changes` overrides configs by flat layer name.
     """
     tf_keras = keras_compat.tf_keras()
     indices = index_inputs(graph)

@@ -7,7 +7,7 @@ from typing import Any
 from tfopt.graph.keras_internals import call_names
 from tfopt.graph.types import Call, Graph, Ref, refs_in
 
-# What hands on the values of its input in another shape, order or dtype: layers, operations of `keras.ops`, and the
+# What passes on the values of its input in another shape, order or dtype: layers, operations of `keras.ops`, and the
 # last part of the names of TensorFlow's functions in tf_keras graphs.
 _MOVES = frozenset(
     {"Concatenate", "Cropping1D", "Flatten", "Identity", "Permute", "RepeatVector", "Reshape"}

@@ -68,7 +68,7 @@ class Stage(ABC):
         return layers
 
     def epochs_on(self, steps_per_epoch: int) -> int:
-        """Return the number of epochs on data with so many steps per epoch: `epochs`, or more for `min_steps`."""
+        """Return the number of epochs on data with this many steps per epoch: `epochs`, or more for `min_steps`."""
         return max(self.epochs, -(-self.min_steps // steps_per_epoch)) if self.epochs else 0
 
     def gentler(self, learning_rate: float) -> "Stage | None":

@@ -82,7 +82,7 @@ def test_outputs_are_told_apart_by_name():
     ends = [layers.Dense(3, name="zebra")(given), layers.Dense(3, name="ant")(given)]  # the file sorts them
     lite = tfopt.export_tflite(tf_keras().Model(given, ends), None, Export(weights="float32", activations="float32"))
     (note,) = lite.notes
-    assert "256 made-up inputs" in note and "'zebra' noise" in note and "'ant' noise" in note
+    assert "256 synthetic inputs" in note and "'zebra' noise" in note and "'ant' noise" in note
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ WEIGHT_OPERANDS: dict[str, tuple[tuple[int, ...], int | None]] = {
 }
 
 
-# What hands on the values of its input in another shape or order.
+# What passes on the values of its input in another shape or order.
 _MOVING = frozenset(
     {"CONCATENATION", "EXPAND_DIMS", "PACK", "RESHAPE", "REVERSE_V2", "SLICE", "SPLIT", "SQUEEZE", "STRIDED_SLICE"}
     | {"TILE", "TRANSPOSE", "UNPACK"}

@@ -284,7 +284,7 @@ def _values(model: Any, tensor: Any) -> np.ndarray | None:
 
 def _replace(model: Any, tensor: Any, change: Callable[[np.ndarray], np.ndarray]) -> None:
     values = _values(model, tensor)
-    if values is not None:  # in a buffer of its own: others may read the old one
+    if values is not None:  # in a new buffer: others may read the old one
         tensor.buffer = _buffer(model, change(values))
 
 

@@ -26,7 +26,7 @@ SAMPLES, FEWEST_SAMPLES = 256, 32
 MOST_VALUES = 2**20
 """Most numbers in all samples together; for large inputs, fewer samples are used."""
 RANDOM_INPUTS = 0.5
-"""Most noise on made-up inputs. The limit is loose, since they prove little; a file above it does not work at all."""
+"""The most noise on synthetic inputs. The limit is loose, since they prove little; a file above it does not work at all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +114,14 @@ def output_names(flat_model: Any) -> list[str]:
 
 
 def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evidence:
-    """Return samples that the converter did not see, those it saw if too few are left, or made-up ones if no data."""
+    """Return samples that the converter did not see, those it saw if too few are left, or synthetic ones without data."""
     graph = walk(model)
     size = sum(int(np.prod([axis or 1 for axis in spec.shape[1:]])) for spec in graph.inputs)
     count = int(np.clip(MOST_VALUES // max(size, 1), FEWEST_SAMPLES, SAMPLES))
     if data is None:
         arrays = sample_batch(graph, count)
         samples = dict(zip(argument_names(flat_model), arrays, strict=True))
-        return _Evidence(samples, f"{len(arrays[0])} made-up inputs, for want of data", real=False)
+        return _Evidence(samples, f"{len(arrays[0])} synthetic inputs, as there are no data", real=False)
     seen = settings.calibration_samples if settings.integer_only else 0
     samples, held_out = Calibration(data, seen).bind(flat_model).for_proof(count)
     number = len(next(iter(samples.values())))
