@@ -42,8 +42,8 @@ def choose_preprocessing(
     In this order: what a `data.json` beside the model's file states; pixels as they are, if the model rescales or
     normalizes them itself; what the architectures of `keras.applications` were trained with. Otherwise the named kind
     of preprocessing whose features predict the labels of some training images best, by the cross-validated loss of a
-    linear head; a near-tie is reported. It applies only to 8-bit images without preprocessing that `source` accepts; other
-    data is unchanged. `layer` is where features are taken, as in `feature_extractor`.
+    linear head; a near-tie is reported. It applies only to 8-bit images without preprocessing that `source` accepts;
+    other data is unchanged. `layer` is where features are taken, as in `feature_extractor`.
     """
     given = data.preprocessing
     plain = (given.scale, given.offset, given.order) == (1, 0, "rgb")

@@ -26,7 +26,7 @@ SAMPLES, FEWEST_SAMPLES = 256, 32
 MOST_VALUES = 2**20
 """Most numbers in all samples together; for large inputs, fewer samples are used."""
 RANDOM_INPUTS = 0.5
-"""The most noise on synthetic inputs. The limit is loose, since they prove little; a file above it does not work at all."""
+"""Most noise on synthetic inputs. They prove little, so the limit is loose; a file above it does not work at all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def output_names(flat_model: Any) -> list[str]:
 
 
 def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evidence:
-    """Return samples that the converter did not see, those it saw if too few are left, or synthetic ones without data."""
+    """Return samples that the converter did not see, those it saw if too few are left, or synthetic ones."""
     graph = walk(model)
     size = sum(int(np.prod([axis or 1 for axis in spec.shape[1:]])) for spec in graph.inputs)
     count = int(np.clip(MOST_VALUES // max(size, 1), FEWEST_SAMPLES, SAMPLES))
