@@ -8,6 +8,7 @@ import numpy as np
 from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.plan import plan
+from tfopt.stages.quantize.ranges import empty, set_range
 from tfopt.stages.quantize.wrapper import observe_activations, quantized_model
 
 ActivationRanges = Literal["max", "mse"]
@@ -39,7 +40,7 @@ def with_ranges(
 
 
 def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges = "max") -> None:
-    """Set the range of every activation quantizer to what the float model shows.
+    """Set the range of every activation quantizer to what the float model shows; of outputs that share one, the last.
 
     Args:
         model: from `quantized_model`; changed in place.
@@ -51,8 +52,11 @@ def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges
         for values in _histograms(model, batches, seen):
             values.low, values.high = least_squares_range(values.sums / np.maximum(values.counts, 1), values.counts)
     for values in seen.values():
-        values.variables["min_var"].assign(values.low)
-        values.variables["max_var"].assign(values.high)
+        set_range(values.variables, values.low, values.high)
+    for layer in model.layers:
+        if getattr(layer, "shares_with", ""):
+            for point in layer.after:
+                empty(point.variables)
 
 
 def least_squares_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:

@@ -33,6 +33,7 @@ PASSING_OPERATIONS = (
     "roll", "stop_gradient", "max", "min", "amax", "amin", "reduce_max", "reduce_min", "unstack", "arraysplit",
     "rot90", "image.resize", "resize",
 )  # fmt: skip
+_SHARED = "range of "
 # Settings of rules besides True and False.
 WEIGHTS, OUTPUT = "weights", "output"
 # Allowed bits per weight; a .tflite stores them in 8, 4 or 2.
@@ -48,6 +49,8 @@ class Treatment:
         bits: bits per weight; None for the stage's setting.
         before: whether the values between its linear part and its activation are rounded.
         output: whether its output is rounded.
+        shares_with: the next layer, which rounds the output instead; "" for none. If that layer stays in float after
+            all, this one rounds its output itself.
         config: registered name of the user's QuantizeConfig, which replaces the settings above.
         in_float: whether the layer stays in float although it could be quantized.
         why: the reason, "" if there is none to report.
@@ -57,6 +60,7 @@ class Treatment:
     bits: int | None = None
     before: bool = False
     output: bool = False
+    shares_with: str = ""
     config: str = ""
     in_float: bool = False
     why: str = ""
@@ -130,7 +134,8 @@ class _Planner:
             return Treatment()
         weights, activation = bool(kernels(layer)), activation_of(layer)
         if why := self._joined(name):
-            return Treatment(weights=weights, why=why)
+            next_layer = why.removeprefix(_SHARED) if why.startswith(_SHARED) else ""
+            return Treatment(weights=weights, shares_with=next_layer, why=why)
         if activation in OWN_RANGE:
             before = is_linear_layer(layer)
             return Treatment(weights=weights, before=before, why=f"TFLite fixes the range of {activation}")
@@ -154,7 +159,7 @@ class _Planner:
         if self._fuses(call) and is_fused_activation(follower.layer):
             return f"fused with {follower.name}"
         if facts_of(follower.layer).joins_ranges and not _has_own_range(layer):
-            return f"range of {follower.name}"
+            return f"{_SHARED}{follower.name}"
         return ""
 
     def _folds(self, call: Call) -> bool:
@@ -231,7 +236,7 @@ def operation_of(layer: Any) -> str:
     if kind == "TFOpLambda":
         return str(layer.get_config()["function"]).lower()
     if kind == "Carried":
-        return str(layer.get_config().get("class_name", "")).lower()
+        return type(layer.operation).__name__.lower()
     return ""
 
 

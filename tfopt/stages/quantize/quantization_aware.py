@@ -22,6 +22,7 @@ from tfopt.stages.quantize.activation_ranges import set_ranges
 from tfopt.stages.quantize.plan import Treatment, plan, scales_of
 from tfopt.stages.quantize.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
 from tfopt.stages.quantize.rounding import Precision
+from tfopt.stages.quantize.unlike_scales import leave_unrounded, places_left_in_float
 from tfopt.stages.quantize.wrapper import quantized_model
 from tfopt.stages.stage import Stage
 
@@ -115,6 +116,10 @@ class QuantizationAware(Stage):
                 overrides.append((kernel.owner, kernel.attribute, held_weight()(structure, values)))
         return overrides
 
+    @override
+    def summary(self, model: Any) -> list[str]:
+        return [f"left in float: {name} ({why})" for name, why in places_left_in_float(model).items()]
+
     @abstractmethod
     def _precision(self, layer: Any, treatment: Treatment) -> Precision:
         """Return how finely the kernels of `layer` are rounded."""
@@ -133,6 +138,8 @@ class QuantizationAware(Stage):
     def calibrate(self, model: Any, inputs: Samples, *, progress: Callable[[str], None] | None = None) -> None:
         """Initialize every activation quantizer with the range that the float model shows.
 
+        Inputs, concatenations and outputs whose channels are too unlike for one int8 scale stay in float.
+
         Args:
             model: the model that `apply` returned; changed in place.
             inputs: one array, batch first, or a list or dict of arrays for several inputs.
@@ -146,7 +153,9 @@ class QuantizationAware(Stage):
         _check_finite(arrays)
         starts = range(0, len(arrays[0]), CALIBRATION_BATCH)
         batches = [[array[start : start + CALIBRATION_BATCH] for array in arrays] for start in starts]
-        set_ranges(model, lambda: (batch[0] if len(batch) == 1 else _like(inputs, batch) for batch in batches))
+        given = [batch[0] if len(batch) == 1 else _like(inputs, batch) for batch in batches]
+        set_ranges(model, lambda: given)
+        leave_unrounded(model, lambda: given)
 
     def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
         """Return the weights as the file will store them, with kernels on their grids."""

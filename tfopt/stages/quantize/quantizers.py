@@ -8,6 +8,7 @@ operator has a single scale anyway use FakeQuant.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,8 @@ def kernel_quantizer() -> Any:
             kernel: str = "kernel",
         ) -> None:
             self.scales, self.structure, self.start = scales, structure, start
+            # Whether its layer computes in float, so that nothing is rounded.
+            self.in_float: Callable[[], bool] = lambda: False
             self.precision, self.kernel = precision, kernel
 
         def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
@@ -141,6 +144,8 @@ def kernel_quantizer() -> Any:
                 kernel = kernel * weights["mask"]
             if training and "centroids" in weights:
                 inputs.assign(kernel)
+            if self.in_float():
+                return kernel
             if self.needs_operator():
                 high = tf.reduce_max(tf.abs(tf.stop_gradient(kernel)))
                 return tf.quantization.fake_quant_with_min_max_vars(kernel, -high, high, narrow_range=True)
@@ -165,12 +170,13 @@ def kernel_quantizer() -> Any:
 
         def needs_operator(self) -> bool:
             """Return whether FakeQuant passes the scale to the converter, since the operator has a single scale."""
-            return not self.scales.axes and self.scales.told_by_operator and self.precision.usual
+            one_scale = not self.scales.axes and self.scales.told_by_operator and self.precision.usual
+            return one_scale and not self.in_float()
 
         def needs_integers(self) -> bool:
             """Return whether the converter would choose other integers, so that these must be written to the file."""
             one_scale = bool(self.scales.axes) and self.keeps_one_scale() and self.scales.told_by_operator
-            return one_scale or not self.precision.usual
+            return (one_scale or not self.precision.usual) and not self.in_float()
 
         def keeps_scale(self) -> bool:
             """Return whether the file has the trained scale, times the factor of a folded BatchNorm per channel."""

@@ -2,18 +2,19 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module
+from tfopt.base.keras_compat import tf_keras, tfmot_module
 from tfopt.base.overrides import Overrides, override_attributes
-from tfopt.graph.types import Graph, map_leaves, replay
+from tfopt.graph.types import Graph, Ref, map_leaves, refs_in, replay
 from tfopt.stages.kernels.layer_copies import built_copy
 from tfopt.stages.quantize import int8_equivalents
 from tfopt.stages.quantize.plan import Treatment, config_class, looked_up
+from tfopt.stages.quantize.ranges import apart, empty, has_range, range_quantizer
 
 
 def quantized_model(
@@ -38,9 +39,37 @@ def quantized_model(
         if dtype.startswith("float"):
             tensors[spec.ref] = _input_layer(spec.name)(tensors[spec.ref])
     layers = {leaf.name: _wrapped(leaf.layer, treatments[leaf.name], quantizers) for leaf in graph.leaves}
+    _connect(graph, layers, {ref: tensor._keras_history.layer for ref, tensor in tensors.items()})
     _, outputs = replay(graph, tensors, lambda leaf, args, kwargs: layers[leaf.name](*args, **kwargs))
     given = map_leaves(inputs.__getitem__, graph.inputs_struct)  # the inputs before rounding
     return tf_keras().Model(given, outputs, name=graph.name)
+
+
+def _connect(graph: Graph, layers: Mapping[str, Any], before: Mapping[Ref, Any]) -> None:
+    """Tell each wrapper which layers make its inputs, looking through layers without a wrapper.
+
+    Args:
+        graph: of the flat model.
+        layers: by name, wrapped or not.
+        before: the layers that round the inputs of the model.
+    """
+    sources: dict[Ref, tuple[Any, ...]] = {ref: (layer,) for ref, layer in before.items()}
+    for call in graph.calls:
+        layer = layers[call.leaf.name]
+        if getattr(layer, "shares_with", ""):
+            object.__setattr__(layer, "next_layer", layers[layer.shares_with])
+        given = tuple(source for ref in refs_in([call.args, call.kwargs]) for source in sources.get(ref, ()))
+        if hasattr(layer, "sources"):
+            layer.sources.extend(given)
+            given = (layer,)
+        sources.update(dict.fromkeys(call.outputs, given))
+
+
+def gives_float(layer: Any) -> bool:
+    """Return whether a layer of a model with quantization wrappers gives values that are left unrounded."""
+    if (variables := getattr(layer, "quantizer_vars", None)) is not None:  # TF-MOT's layer for an input
+        return not has_range(variables)
+    return bool(getattr(layer, "gives_float", False))
 
 
 def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatment], Overrides]) -> Any:
@@ -53,23 +82,17 @@ def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatm
         wrapped = wrapper(copy, config_class(treatment.config)())
     else:
         weights = quantizers(copy, treatment)
-        if not treatment.quantizes and not weights:
+        if not treatment.quantizes and not treatment.shares_with and not weights:
             return copy
-        outputs = len(_flat(layer.get_output_at(0))) if treatment.output else 0
-        wrapped = int8_wrapper()(copy, weights, treatment.before, outputs)
+        outputs = len(_flat(layer.get_output_at(0))) if treatment.output or treatment.shares_with else 0
+        wrapped = int8_wrapper()(copy, weights, treatment.before, outputs, treatment.shares_with)
     object.__setattr__(wrapped, "own_weights", own_weights)  # TF-MOT's wrapper removes weights from the layer
     return wrapped
 
 
 def _input_layer(name: str) -> Any:
     layer = tfmot_module("quantization.keras.quantize_layer").QuantizeLayer
-    return layer(_range_quantizer(), name=f"quantize_{name}")
-
-
-def _range_quantizer() -> Any:
-    return tfmot().quantization.keras.quantizers.MovingAverageQuantizer(
-        num_bits=8, per_axis=False, symmetric=False, narrow_range=False
-    )
+    return layer(range_quantizer(unrounded=apart), name=f"quantize_{name}")
 
 
 class Point:
@@ -110,13 +133,21 @@ def int8_wrapper() -> Any:
             weights: (owner, attribute, quantizer) of each weight to round.
             before: whether to round the values between its linear part and its activation.
             outputs: the number of outputs to round: all, or 0.
+            shares_with: the next layer, if it rounds the output instead: the ranges here are empty at first.
             **kwargs: passed to TF-MOT's wrapper.
         """
 
-        def __init__(self, layer: Any, weights: Overrides, before: bool, outputs: int, **kwargs: Any) -> None:
+        def __init__(
+            self, layer: Any, weights: Overrides, before: bool, outputs: int, shares_with: str, **kwargs: Any
+        ) -> None:
             super().__init__(layer, no_config(), **kwargs)
-            self._rounds = (before, outputs)
+            self._rounds, self.shares_with = (before, outputs), shares_with
+            self.after: Sequence[Point] = ()
             object.__setattr__(self, "_given", weights)  # bypasses Keras, which would track its layers twice
+            object.__setattr__(self, "sources", [])
+            object.__setattr__(self, "next_layer", None)
+            for _, _, quantizer in weights:
+                quantizer.in_float = lambda: self.is_in_float
             self._supports_masking = layer.supports_masking
             self._parameters = inspect.signature(layer.call).parameters
 
@@ -135,15 +166,40 @@ def int8_wrapper() -> Any:
             self.between = self._point("between") if weight_vars and int8_equivalents.is_separable(self.layer) else None
             self.before = self._point("pre_activation") if before else None
             self.after = [self._point(f"output_{number}") for number in range(outputs)]
+            if self.shares_with:
+                for point in self.after:
+                    empty(point.variables)
 
         def _point(self, name: str) -> Point:
-            quantizer = _range_quantizer()
+            quantizer = range_quantizer()
             return Point(quantizer, quantizer.build(None, name, self))
 
         @property
         def points(self) -> list[Point]:
             """The places where activations are rounded, in this order."""
             return [point for point in (self.between, self.before, *self.after) if point is not None]
+
+        @property
+        def is_unrounded(self) -> bool:
+            """Whether its outputs are float although it could round them."""
+            return not self.is_dormant and not all(has_range(point.variables) for point in self.after)
+
+        @property
+        def is_dormant(self) -> bool:
+            """Whether the next layer rounds its outputs."""
+            return self.next_layer is not None and not self.next_layer.is_unrounded
+
+        @property
+        def is_in_float(self) -> bool:
+            """Whether it computes with float inputs, since these are left unrounded."""
+            return any(gives_float(source) for source in self.sources)
+
+        @property
+        def gives_float(self) -> bool:
+            """Whether its outputs are left unrounded."""
+            if self.after:
+                return self.is_in_float if self.is_dormant else self.is_unrounded
+            return self.before is None and self.is_in_float
 
         def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
             if training is None:
@@ -154,6 +210,8 @@ def int8_wrapper() -> Any:
                 # Keras passes these two to every wrapper; the inner layer may not accept them.
                 if key not in ("training", "mask") or key in self._parameters
             }
+            if self.is_unrounded:
+                inputs = _map_tensors(apart, inputs)
             with override_attributes(self._roundings(training)):
                 outputs = self._outputs(inputs, training, kwargs)
             after = iter(self.after)
@@ -235,10 +293,26 @@ def observe_activations(model: Any, see: Callable[[dict[str, Any], np.ndarray], 
         see: called for each quantizer with its variables and the values that it would round.
     """
 
-    def look(inputs: Any, training: bool, weights: dict[str, Any]) -> Any:
-        del training
+    def look(inputs: Any, weights: dict[str, Any]) -> Any:
         see(weights, inputs.numpy())
         return inputs
+
+    with replace_rounding(model, look):
+        yield
+
+
+@contextmanager
+def replace_rounding(model: Any, function: Callable[[Any, dict[str, Any]], Any]) -> Iterator[None]:
+    """Replace the rounding of activations within the block; `model` must be called eagerly.
+
+    Args:
+        model: a model with quantization wrappers.
+        function: maps the values that a quantizer would round, and its variables, to what follows them.
+    """
+
+    def look(inputs: Any, training: bool, weights: dict[str, Any]) -> Any:
+        del training
+        return function(inputs, weights)
 
     overrides: Overrides = []
     for layer in model.layers:

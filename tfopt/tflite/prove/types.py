@@ -128,7 +128,8 @@ def _verify_borders(lite: LiteModel, settings: Export) -> None:
     for port in (*lite.inputs, *lite.outputs):
         if (port.scales or port.dtype in FLOATS) and port.dtype != settings.border:
             raise PromiseError(
-                f"{settings.border} inputs and outputs were promised, but '{port.name}' is {port.dtype} in the file."
+                f"{settings.border} inputs and outputs were promised, but '{port.name}' is {port.dtype} in the file. "
+                f'Export with io="{port.dtype}".'
             )
 
 

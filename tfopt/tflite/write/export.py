@@ -1,5 +1,6 @@
 """Export a trained model as a `.tflite` and verify that the file holds what was requested."""
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -16,6 +17,7 @@ from tfopt.graph.walk import is_model
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
 from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float, layers_with_trained_scales
+from tfopt.stages.quantize.unlike_scales import has_float_ends
 from tfopt.tflite.prove.kernels import same_places
 from tfopt.tflite.prove.outputs import most_noise
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
@@ -137,6 +139,10 @@ def build_file(
             if why.data is None or not _may_mix(model, settings):
                 raise
             error = why
+        if is_quantization_aware(model):
+            with contextlib.suppress(TfoptError):
+                return make(settings, proven=proven, only_trained=True)
+            raise error
     for share in SHARES_OF_NOISE:
         try:
             return make(_with_limit(settings, share), proven=proven, max_noise=settings.max_noise)
@@ -167,9 +173,8 @@ def _with_limit(settings: Export, share: float) -> Export:
 
 def _may_mix(model: Any, settings: Export) -> bool:
     """Whether leaving operators in float may help: not where a stage has decided on the integers."""
-    return (
-        settings.may_mix and settings.max_noise is None and not is_quantization_aware(model) and not integers_of(model)
-    )
+    decided = bool(integers_of(model)) and not is_quantization_aware(model)
+    return settings.may_mix and settings.max_noise is None and not decided
 
 
 def _built(
@@ -181,12 +186,19 @@ def _built(
     flat_model: Any,
     proven: bool,
     max_noise: float | None = None,
+    only_trained: bool = False,
 ) -> LiteModel:
-    """Return the file of `settings`, checked, and compared with the model to within `max_noise` (None: as usual)."""
+    """Return the file of `settings`, checked, and compared with the model to within `max_noise` (None: as usual).
+
+    With `only_trained`, operators for which `Quantize` has trained no range stay in float.
+    """
     calibration = None
     if settings.integer_only and data is not None:
         calibration = Calibration(data, settings.calibration_samples)
     native.start()  # it imports TensorFlow while the model crosses the bridge
+    asked = settings.border
+    if settings.io is None and settings.integer_only and has_float_ends(model):
+        settings = dataclasses.replace(settings, io="float32")
     twin = flat_twin(model)
     trained_ranges = layers_with_trained_scales(model)
 
@@ -198,13 +210,16 @@ def _built(
             return True
         return False
 
-    content, notes = _with_integers(convert(model, settings, calibration, twin, breaks=breaks), model, settings)
+    ranges = None if only_trained else calibration
+    content, notes = _with_integers(convert(model, settings, ranges, twin, breaks=breaks), model, settings)
     named = load_and_check(_labeled(content, data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
-    asked = settings.border
     if settings.max_noise is not None:
-        settings, in_float = _as_mixed(settings, named, names)
+        settings, in_float = _as_mixed(settings, named, names, f"for noise of at most {settings.max_noise:g}")
+    elif only_trained:
+        settings, more = _as_mixed(settings, named, names, "a range that samples give would change what it computes")
+        in_float = {**more, **in_float}
     verify_finite(named, names)
     # The file with names first, for the sake of the messages; then the one that is written.
     found = verify_types(named, settings, in_float, names)
@@ -213,7 +228,7 @@ def _built(
     places = promised_kernels(named, flat_model, promises) if promises else {}
     for file, found_in in ((named, places), (lite, same_places(places, lite))):
         promised = verify_promises(file, flat_model, promises, trained_ranges=trained_ranges, places=found_in)
-    if settings.max_noise is not None and settings.border == "float32" != asked:
+    if settings.border == "float32" != asked:
         found.append(f"inputs and outputs are float32, since as {asked} they would lose too much")
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
@@ -245,11 +260,10 @@ def _about_sizes(settings: Export, twin: Any, lite: LiteModel) -> Iterator[str]:
         yield f"made for inputs of the samples' size, {shapes}: with free sizes it cannot be converted as asked"
 
 
-def _as_mixed(settings: Export, named: LiteModel, names: LayerNames) -> tuple[Export, dict[str, str]]:
+def _as_mixed(settings: Export, named: LiteModel, names: LayerNames, why: str) -> tuple[Export, dict[str, str]]:
     """Return the settings of a file that may hold float operators, and the layers of these with the reason."""
     if any(port.dtype == "float32" for port in (*named.inputs, *named.outputs)):
         settings = dataclasses.replace(settings, io="float32")
-    why = f"for noise of at most {settings.max_noise:g}"
     return settings, {layer: why for op in float_operators(named) for layer in names.near(op) or [op.name]}
 
 

@@ -20,6 +20,7 @@ from tfopt.tflite.write.float_forms import without_block_moves, without_unread_p
 from tfopt.tflite.write.integer_forms import REPAIRS
 from tfopt.tflite.write.masks import with_near_masks
 from tfopt.tflite.write.selective import with_float_operators
+from tfopt.tflite.write.unrounded import float_outputs, without_marks
 
 Sample = dict[str, np.ndarray]
 
@@ -60,7 +61,7 @@ def _converter(folder: str, settings: Export) -> Any:
             """Return the float .tflite `result` in integers; of `types`, the first three are those of TensorFlow."""
             input_type, output_type, activations_type = types[:3]
             result = _prepared(bytes(result), settings)
-            calibrated = with_near_masks(result, self._calibrated)
+            calibrated, in_float = with_near_masks(result, self._calibrated), float_outputs(result)
             if activations_type == tf.int16:
                 return bytes(super()._quantize(calibrated, *types))
 
@@ -69,7 +70,7 @@ def _converter(folder: str, settings: Export) -> Any:
                     calibrated,
                     input_data_type=tf.float32 if float_border else input_type,
                     output_data_type=tf.float32 if float_border else output_type,
-                    denylisted_nodes=list(left) or None,
+                    denylisted_nodes=[*left, *in_float] or None,
                 )
                 return bytes(data)
 
@@ -114,7 +115,7 @@ def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | Non
 
 
 def _repaired(data: bytes) -> bytes:
-    return rewritten(data, without_detours, with_true_reversals, *REPAIRS)
+    return rewritten(data, without_marks, without_detours, with_true_reversals, *REPAIRS)
 
 
 def _finish(data: bytes, out: str, samples: Iterable[Sample] | None) -> None:

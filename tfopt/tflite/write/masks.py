@@ -91,7 +91,11 @@ def _flags(calibrated: bytes) -> set[bytes]:
 
 def _with_selected_flags(model: Any, subgraph: Any, flags: set[bytes]) -> bool:
     """Choose 1 or 0 by the integers that the tensors `flags` are cast from. For `rewritten`."""
-    return _select(model, subgraph, lambda source, target: target.name in flags)
+    from ai_edge_litert import schema_py_generated as schema
+
+    types = schema.TensorType
+    floats = (types.FLOAT16, types.FLOAT32, types.FLOAT64)  # these may lie between 0 and 1
+    return _select(model, subgraph, lambda source, target: target.name in flags and source.type not in floats)
 
 
 def _with_selected_bools(model: Any, subgraph: Any) -> bool:
