@@ -99,12 +99,12 @@ class LiteModel:
 
     @cached_property
     def inputs(self) -> tuple[Port, ...]:
-        """The inputs, in the order of the signature (which the converter sorts by name), else of the graph."""
+        """The inputs, in the order of the signature, else of the graph: in files of tfopt, that of the Keras model."""
         return self._graph.ports("inputs")
 
     @cached_property
     def outputs(self) -> tuple[Port, ...]:
-        """The outputs, in the order of the signature (which the converter sorts by name), else of the graph."""
+        """The outputs, in the order of the signature, else of the graph: in files of tfopt, that of the Keras model."""
         return self._graph.ports("outputs")
 
     @cached_property

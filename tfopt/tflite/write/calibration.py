@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.keras_compat import unwrapped
 from tfopt.errors import DataError
 from tfopt.tflite.read import LiteModel, Op, Port, Tensor
 from tfopt.tflite.read.layer_names import LayerNames
@@ -175,6 +176,12 @@ def _check_whole(name: str, given: np.ndarray, array: np.ndarray, before: int) -
 def argument_names(flat_model: Any) -> list[str]:
     """Return the names of the inputs in the file: those in Keras, except Python keywords, which signatures reject."""
     return [f"{name}_" if keyword.iskeyword(name) or name == "self" else name for name in flat_model.input_names]
+
+
+def output_names(flat_model: Any) -> list[str]:
+    """Return the names of the outputs in the file, those from before wrapping, in the order of the model."""
+    inside = {layer.name: unwrapped(layer).name for layer in flat_model.layers}
+    return [inside.get(name, name) for name in flat_model.output_names]
 
 
 def per_input(flat_model: Any, inputs: Any) -> list[np.ndarray]:

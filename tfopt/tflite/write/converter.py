@@ -20,8 +20,9 @@ from tfopt.stages.quantize.wrapper import with_rounded_weights
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.calibration import Calibration
+from tfopt.tflite.write.calibration import Calibration, argument_names, output_names
 from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
+from tfopt.tflite.write.ports_in_order import in_order
 from tfopt.tflite.write.recurrent import check_states, recurrent_layers, repetitions
 from tfopt.tflite.write.strategies import Strategy, strategies_for
 from tfopt.tflite.write.traced_forms import int8_forms
@@ -62,7 +63,8 @@ def convert(
             flat_model = _with_ranges(flat_model, samples, settings)
     overrides = _pooling_as_mean(flat_model) + repetitions(flat_model) if settings.activations == "int8" else []
     with override_attributes(overrides):
-        return _best_conversion(flat_model, settings, samples, breaks)
+        data = _best_conversion(flat_model, settings, samples, breaks)
+    return in_order(data, argument_names(flat_model), output_names(flat_model))
 
 
 def flat_twin(model: Any) -> Any:

@@ -19,7 +19,7 @@ from tfopt.tflite.prove.sides import Samples, file_outputs, file_signals, keras_
 from tfopt.tflite.prove.signals import LEAST_DB
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
-from tfopt.tflite.write.calibration import Calibration, argument_names
+from tfopt.tflite.write.calibration import Calibration, argument_names, output_names
 from tfopt.tflite.write.converter import convert
 
 SAMPLES, FEWEST_SAMPLES = 256, 32
@@ -105,12 +105,6 @@ def kept_beside(error: PromiseError, path: Path) -> PromiseError:
     told = PromiseError(f"{error} The file is kept as {place}.")
     told.data = error.data
     return told
-
-
-def output_names(flat_model: Any) -> list[str]:
-    """Return the names of the outputs in the file, those from before wrapping, in the order of the model."""
-    inside = {layer.name: unwrapped(layer).name for layer in flat_model.layers}
-    return [inside.get(name, name) for name in flat_model.output_names]
 
 
 def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evidence:

@@ -10,7 +10,7 @@ from tfopt.errors import ModelError
 from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.calibration import Calibration, argument_names
+from tfopt.tflite.write.calibration import Calibration, argument_names, output_names
 from tfopt.tflite.write.recurrent import maskings, recurrent_layers, unrolled
 
 # Maximum number of steps up to which a recurrent layer is unrolled; each step copies its operators.
@@ -99,9 +99,7 @@ def _traced(flat_model: Any, shapes: Sequence[tuple[int | None, ...]]) -> tuple[
         for shape, tensor, name in zip(shapes, flat_model.inputs, argument_names(flat_model), strict=True)
     ]
     struct = walk(flat_model, keep_names=True).inputs_struct
-    # Outputs keep the names they had before their layers were wrapped.
-    inside = {layer.name: unwrapped(layer).name for layer in flat_model.layers}
-    names = [inside.get(name, name) for name in flat_model.output_names]
+    names = output_names(flat_model)
 
     def run(*inputs: Any) -> dict[str, Any]:
         outputs = flat_model(pack(struct, list(inputs)), training=False)
