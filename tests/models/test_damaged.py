@@ -285,31 +285,29 @@ def misfit(path, key):
 
 
 def test_what_is_no_checkpoint_of_the_run_is_said_in_one_line_and_ignored(tmp_path, capsys):
-    weights = [np.zeros((6, 3), "float32"), np.zeros(3, "float32")]
+    package = keras_compat.tf_keras()
     run = object.__new__(loop._Run)
-    run.flat_model = SimpleNamespace(
-        get_weights=lambda: weights,
-        set_weights=lambda new: weights.__setitem__(slice(2), new),
-        predict=lambda x, verbose: x,
-    )
-    judged: list[object] = []
-    run.guard = SimpleNamespace(judge=lambda predict: predict, accept=judged.append)
+    run.flat_model = package.Sequential([package.Input((6,)), package.layers.Dense(3)])
+    accepted: list[object] = []
+    run.guard = SimpleNamespace(evaluate=lambda predict: predict, accept=accepted.append)
     run.recipe, run.data = tfopt.Recipe(stages=(tfopt.Prune(epochs=1),)), SimpleNamespace(task="classification")
     run.checkpoint, run.progress = Checkpoint(tmp_path / "run.npz", "key"), Progress()
-    run.report, run.notes, run.stages = Report({}), [], list(run.recipe.stages)
+    run.report, run.notes, run.stages, run.finished = Report({}), [], list(run.recipe.stages), 0
     names = []
     for name in misfit(run.checkpoint.path, "key"):
-        assert run._resume() == 0, name
+        run._resume()
+        assert run.finished == 0, name
         names.append(name)
         (said,) = capsys.readouterr().err.splitlines()
         assert said.startswith(f"The checkpoint {run.checkpoint.path} is damaged (") and "starts over" in said
         assert run.notes[-1] == said and not run.report.rows
     assert len(run.notes) == len(names) == 7
     stored(run.checkpoint.path, "key", weight_0=np.ones((6, 3), "float32"), weight_1=np.ones(3, "float32"))
-    assert run._resume() == 1
+    run._resume()
+    assert run.finished == 1
     assert [row.step for row in run.report.rows] == ["original", "Prune"]
-    assert weights[0].min() == 1
-    assert len(judged) == 1
+    assert run.flat_model.get_weights()[0].min() == 1
+    assert len(accepted) == 1
     assert len(run.notes) == 7 and "resuming after Prune" in capsys.readouterr().err
 
 
@@ -327,6 +325,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_without(tmp_path):
     result = tfopt.optimize(model, recipe, data, checkpoint=path, quiet=True)
     assert any(f"The checkpoint {path} is damaged" in note for note in result.report.rows[0].notes)
     assert result.lite.data == tfopt.optimize(model, recipe, data, quiet=True).lite.data
+    result.save(tmp_path / "out")
     assert not path.exists()
 
 

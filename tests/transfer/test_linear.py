@@ -245,12 +245,12 @@ def test_which_heads_are_fitted_and_which_trained(source, monkeypatch):
     def note(**settings):
         return FeatureTransfer(**settings).transferred(source, data, quiet=True).notes[1]
 
-    assert note().startswith("head fitted on 43 features: multinomial logistic regression, C = ")
-    assert "43 features for 1 epochs of Adam, as epochs or learning_rate is given" in note(epochs=1)
+    assert note().startswith("head fitted on 38 features: multinomial logistic regression, C = ")
+    assert "38 features for 1 epochs of Adam, as epochs or learning_rate is given" in note(epochs=1)
     assert "as it has hidden layers or dropout" in note(head=Head(dropout=0.1), epochs=1)
-    monkeypatch.setattr("tfopt.transfer.feature_transfer.FEW", 43 * 8 * 3 - 1)
+    monkeypatch.setattr("tfopt.transfer.feature_transfer.FEW", 38 * 8 * 3 - 1)
     monkeypatch.setattr("tfopt.transfer.feature_transfer.EPOCHS", 3)
-    assert "for 3 epochs of Adam, as samples x features x outputs = 1,032 is over 1,031" in note()
+    assert "for 3 epochs of Adam, as samples x features x outputs = 912 is over 911" in note()
 
 
 def test_the_fitted_head_is_in_the_model(source):
