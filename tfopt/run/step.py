@@ -65,7 +65,7 @@ class StageRunner:
         evaluation = self._guard.evaluate(predictor(trained))
         if not math.isfinite(evaluation.metric):
             raise DivergedError(
-                f"{type(stage).__name__}: the {self._guard.metric} of the trained model is {evaluation.metric} on "
+                f"The {self._guard.metric} of the trained model is {evaluation.metric} on "
                 "validation data. Lower the learning rate, or look for extreme values in the data."
             )
         return Step(stage, trained, stage.strip(trained), [*notes, *learned], evaluation)
