@@ -18,7 +18,7 @@ class RecipeError(TfoptError):
 
 
 class DivergedError(RecipeError):
-    """A training whose loss, weights or outputs are no finite numbers."""
+    """A training whose loss, weights or outputs are not finite."""
 
 
 class PromiseError(TfoptError):

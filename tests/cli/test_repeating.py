@@ -88,8 +88,8 @@ def test_a_seed_that_breaks_a_promise_leaves_the_others_and_the_table(command, s
     assert ended.exit_code == 1
     assert names(tmp_path / "out") == ["repeats.json", "seed_3.failed.tflite", "seed_4"]
     assert "mean and standard deviation of seed 4" in ended.stdout
-    told = "error: 1 of 2 seeds failed. Seed 3: The file broke. The file is kept as "
-    assert told + f"{tmp_path / 'out' / 'seed_3.failed.tflite'}." in ended.stderr
+    kept = tmp_path / "out" / "seed_3.failed.tflite"
+    assert f"error: 1 of 2 seeds failed. Seed 3: The file broke. The file is kept as {kept}." in ended.stderr
 
 
 def test_an_old_folder_is_replaced_as_a_whole(command, tmp_path):

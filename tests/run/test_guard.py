@@ -90,7 +90,7 @@ def test_labels_that_do_not_exclude_each_other_may_be_wrong_by_chance():
     data = tfopt.load_data((part, part, part))
     guard = Guard(data, 0.05)
     guard.accept(guard.evaluate(lambda x: x))
-    for worse, certain in ((4, False), (5, True)):  # both labels of so many samples: 0.5^4, 0.5^5
+    for worse, certain in ((4, False), (5, True)):  # both labels of 4 or 5 samples: 0.5^4, 0.5^5
         low = guard.evaluate(lambda x, worse=worse: np.where((np.arange(12) < worse)[:, None], 1 - x, x))
         assert low.metric == pytest.approx(1 - worse / 12)
         assert guard.too_low(low) and guard.fails(low) == certain

@@ -12,7 +12,7 @@ from tfopt.errors import DataError, DivergedError, RecipeError
 from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import Evaluation, Guard
 from tfopt.run.step import StageRunner, Step
-from tfopt.run.tries import carried_out
+from tfopt.run.tries import carry_out_stage
 from tfopt.stages.budget import Budget
 from tfopt.tflite.settings import FLOAT
 
@@ -127,7 +127,9 @@ LOWER = tfopt.Prune(final_sparsity=0.8, retry="lower")  # its second try has ret
 def test_two_tries(guard, first, second, kept, failure):
     results = [each if not isinstance(each, int) else step(LOWER, each) for each in (first, second)]
     said = []
-    outcome = carried_out(LOWER, steps(lower=results[0], never=results[1]), guard, learning_rate=0.1, say=said.append)
+    outcome = carry_out_stage(
+        LOWER, steps(lower=results[0], never=results[1]), guard, learning_rate=0.1, say=said.append
+    )
     assert outcome.failure.startswith(failure) and bool(outcome.failure) == bool(failure)
     assert (outcome.step and round(outcome.step.evaluation.metric * 60)) == kept
     assert bool(said) == (second is not None)
@@ -140,7 +142,7 @@ def test_two_tries(guard, first, second, kept, failure):
 
 def test_other_errors_of_the_first_try_are_errors(guard):
     with pytest.raises(RecipeError, match="It is wrong"):
-        carried_out(LOWER, steps(lower=RecipeError("It is wrong.")), guard, learning_rate=0.1, say=print)
+        carry_out_stage(LOWER, steps(lower=RecipeError("It is wrong.")), guard, learning_rate=0.1, say=print)
 
 
 # Comparison after an interruption -----------------------------------------------------------------

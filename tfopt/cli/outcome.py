@@ -1,8 +1,9 @@
-"""How a run ends on the command line: its file kept if it breaks a promise, and its exit code."""
+"""How a run ends on the command line: its file kept if it breaks a promise, its exit code, its last line."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfopt.cli.command import say
 from tfopt.errors import PromiseError
 
 if TYPE_CHECKING:
@@ -36,3 +37,8 @@ def require_success(report: "Report", verdict: "Verdict", min_accuracy: float | 
         raise PromiseError(
             f"The file's accuracy is {found:.4f}, below --min-accuracy {min_accuracy:g}. The results are in {out}."
         )
+
+
+def say_written(out: Path) -> None:
+    """Print the names of the results in `out` to stderr."""
+    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tfopt.cli.command import say
-from tfopt.cli.outcome import carried_out, require_success
+from tfopt.cli.outcome import carried_out, require_success, say_written
 from tfopt.errors import DataError, PromiseError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def repeat(
     _write(unfinished, out, reports, recipe.name, overwrite=overwrite)
     if failures:
         raise PromiseError(f"{len(failures)} of {repeats} seeds failed. {' '.join(failures)}")
-    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+    say_written(out)
 
 
 def _run(prepared: "Prepared", folder: Path) -> tuple["Report", "Verdict"]:
@@ -80,7 +80,7 @@ def _run(prepared: "Prepared", folder: Path) -> tuple["Report", "Verdict"]:
 
 
 def _finished(mark: Path, folder: Path, key: str) -> tuple["Report", "Verdict"] | None:
-    """Return report and verdict of the run with this `key` in `folder`; None if it has not finished."""
+    """Return the report and the verdict of the run in `folder`, or None unless a run with this `key` finished there."""
     from tfopt.evaluate.report import Report
     from tfopt.run.guard import Verdict
 
@@ -91,7 +91,7 @@ def _finished(mark: Path, folder: Path, key: str) -> tuple["Report", "Verdict"] 
         report = Report.from_json((folder / "report.json").read_text(encoding="utf-8"))
         return report, Verdict(**found["verdict"])
     except (OSError, ValueError, KeyError, TypeError, DataError):
-        return None  # it is run again
+        return None  # damaged, or from another version: run it again
 
 
 def _write(unfinished: Path, out: Path, reports: dict[int, "Report"], name: str, *, overwrite: bool) -> None:

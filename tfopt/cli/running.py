@@ -19,11 +19,10 @@ from tfopt.cli.command import (
     debug_option,
     explained,
     hush_tensorflow,
-    say,
     shared_options,
     show_deprecations,
 )
-from tfopt.cli.outcome import carried_out, require_success
+from tfopt.cli.outcome import carried_out, require_success, say_written
 from tfopt.cli.repeating import repeat
 from tfopt.errors import RecipeError
 
@@ -233,7 +232,7 @@ def _run_into(
     click.echo(str(result.report))
     result.save(out, overwrite=overwrite)
     require_success(result.report, result.verdict, min_accuracy, out)
-    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+    say_written(out)
 
 
 def _examples(

@@ -20,7 +20,7 @@ from tfopt.run.prepare import Prepared, prepare
 from tfopt.run.recipe import Recipe
 from tfopt.run.result import Result, described
 from tfopt.run.step import StageRunner, Step
-from tfopt.run.tries import carried_out
+from tfopt.run.tries import carry_out_stage
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
 from tfopt.tasks import task_named, task_of
@@ -154,7 +154,7 @@ class _Run:
     def _guarded(self, stage: Stage, position: int, keep: frozenset[str]) -> Step | None:
         """Return `stage` carried out on the current model, if needed by a second, gentler try; None if both fail."""
         started, name = time.perf_counter(), type(stage).__name__
-        outcome = carried_out(
+        outcome = carry_out_stage(
             stage,
             lambda variant: self.runner.step(variant, position, self.flat_model, keep),
             self.guard,

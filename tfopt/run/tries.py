@@ -25,7 +25,7 @@ class Outcome:
     failure: str = ""
 
 
-def carried_out(
+def carry_out_stage(
     stage: Stage, try_stage: Callable[[Stage], Step], guard: Guard, *, learning_rate: float, say: Callable[[str], None]
 ) -> Outcome:
     """Carry out `stage`, with a second try if the first is too low or diverges, and return what came of it.

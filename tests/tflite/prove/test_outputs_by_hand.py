@@ -223,7 +223,7 @@ def test_allowed_errors_make_a_channel_less_bad():
 
 @pytest.mark.parametrize(("steps", "narrow"), [(3.98, 2), (4.02, 1)])
 def test_a_channel_that_hardly_varies_counts_only_in_the_sum(steps, narrow):
-    """Channel 0 varies around 1000 by this many of its own steps; channel 2 is constant."""
+    """Channel 0 varies around 1000 by this many steps of its scale; channel 2 is constant."""
     unit = signal(1.0)[:, 0]
     scale = steps * 1000 / (255 - steps * unit.max())
     want = np.stack([1000 + scale * unit, signal(100.0, seed=1)[:, 0], np.full(COUNT, 7.0)], axis=1)
