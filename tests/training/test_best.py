@@ -1,5 +1,7 @@
 """The best epoch, from logs written by hand."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -16,8 +18,7 @@ def after(logs, metric="accuracy", smaller_is_better=False, first_epoch=1, start
     callback = keep_best(
         model,
         metric,
-        smaller_is_better=smaller_is_better,
-        samples=samples,
+        functools.partial(Score.of, metric=metric, smaller_is_better=smaller_is_better, samples=samples),
         first_epoch=first_epoch,
         start=start,
         patience=patience,
@@ -64,6 +65,13 @@ def test_highest_metric_then_lowest_loss(logs, kept):
 )
 def test_with_few_samples_the_loss_decides_within_a_standard_error(logs, kept):
     assert after(logs, samples=20)[0] == kept
+
+
+def test_the_metric_does_not_drift_away_from_the_best_one():
+    """One standard error of 0.8 on 100 samples is 0.04: 0.76 is as good, 0.72 is not, whatever its loss."""
+    assert after([(0.80, 0.5), (0.765, 0.4), (0.73, 0.3)], samples=100)[0] == 2
+    assert after([(0.80, 0.5), (0.765, 0.4), (0.78, 0.3)], samples=100)[0] == 3
+    assert after([(0.765, 0.4), (0.80, 0.5), (0.83, 0.6)], samples=100)[0] == 3  # 0.765 is 0.065 below 0.83
 
 
 def test_errors_are_better_when_small():

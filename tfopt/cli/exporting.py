@@ -64,7 +64,7 @@ TRIED = 2
     type=click.Choice(("static", "dynamic")),
     default="static",
     show_default=True,
-    help="One sample per invocation, with the fewest operators, or any number of samples.",
+    help="static: one sample per invocation, fewest operators; dynamic: any number of samples.",
 )
 @click.option("--compact/--no-compact", default=True, show_default=True, help="Leave out the names of inner tensors.")
 @click.option(

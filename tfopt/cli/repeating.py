@@ -1,5 +1,6 @@
 """`tfopt run --repeats`: one recipe with several seeds, a folder each, and their mean and spread in one table."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -42,23 +43,26 @@ def repeat(
         min_accuracy: that each file must reach; None for any.
 
     Raises:
-        PromiseError: a seed failed; what the others gave is written.
+        PromiseError: a seed failed; the results of the others are written.
     """
+    from tfopt.training.settings import SEEDS
+
     unfinished = out.with_name(f".{out.name}.repeats")
     reports: dict[int, Report] = {}
     failures: list[str] = []
-    for number in range(repeats):
-        seed = (recipe.training.seed + number) % 2**32
-        say(f"run {number + 1} of {repeats}, seed {seed}")
+    seeds = [(recipe.training.seed + number) % SEEDS for number in range(repeats)]
+    for number, seed in enumerate(seeds, 1):
+        say(f"run {number} of {repeats}, seed {seed}")
         folder = unfinished / f"seed_{seed}"
+        prepared = prepare(recipe.seeded(seed), folder)  # what it refuses, it refuses for any seed
         try:
-            report, verdict = _run(prepare(recipe.seeded(seed), folder), folder)
+            report, verdict = _run(prepared, folder)
             reports[seed] = report
             require_success(report, verdict, min_accuracy, out / folder.name)
         except PromiseError as error:
             failures.append(f"Seed {seed}: {error}".replace(str(unfinished), str(out)))
             say(failures[-1])
-    _write(unfinished, out, reports, recipe.name, overwrite=overwrite)
+    _write(unfinished, out, seeds, reports, recipe.name, overwrite=overwrite)
     if failures:
         raise PromiseError(f"{len(failures)} of {repeats} seeds failed. {' '.join(failures)}")
     say_written(out)
@@ -72,10 +76,10 @@ def _run(prepared: "Prepared", folder: Path) -> tuple["Report", "Verdict"]:
     if (found := _finished(mark, folder, key)) is not None:
         say(f"the results are already in {folder}")
         return found
+    folder.with_suffix(".failed.tflite").unlink(missing_ok=True)  # of an interrupted command
     result = carried_out(prepared, folder)
     result.save(folder, overwrite=True)
-    verdict = {"ok": result.verdict.ok, "text": result.verdict.text}
-    write_atomically(mark, json.dumps({"key": key, "verdict": verdict}))
+    write_atomically(mark, json.dumps({"key": key, "verdict": dataclasses.asdict(result.verdict)}))
     return result.report, result.verdict
 
 
@@ -94,7 +98,9 @@ def _finished(mark: Path, folder: Path, key: str) -> tuple["Report", "Verdict"] 
         return None  # damaged, or from another version: run it again
 
 
-def _write(unfinished: Path, out: Path, reports: dict[int, "Report"], name: str, *, overwrite: bool) -> None:
+def _write(
+    unfinished: Path, out: Path, seeds: list[int], reports: dict[int, "Report"], name: str, *, overwrite: bool
+) -> None:
     """Move all results to `out`, with mean and spread, and print the table."""
     from tfopt.base.files import output_folder, write_atomically
     from tfopt.base.terminal import rendered
@@ -104,7 +110,8 @@ def _write(unfinished: Path, out: Path, reports: dict[int, "Report"], name: str,
     if steps:
         which = f"seed {', '.join(map(str, reports))}"
         click.echo(rendered(table(steps, f"{name}: mean and standard deviation of {which}"), width=100))
-    kept = [*(unfinished / f"seed_{seed}" for seed in reports), *unfinished.glob("*.failed.tflite")]
+    failed = (unfinished / f"seed_{seed}.failed.tflite" for seed in seeds)
+    kept = [*(unfinished / f"seed_{seed}" for seed in reports), *(file for file in failed if file.exists())]
     with output_folder(out, overwrite=overwrite) as new:
         for place in kept:
             copy = shutil.copytree if place.is_dir() else shutil.copy2

@@ -16,7 +16,7 @@ from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
-from tfopt.tasks.responses import FLOAT32, are_logits
+from tfopt.tasks.responses import are_logits
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build_file
@@ -74,7 +74,7 @@ def benchmark_files(
         dataset = data_for(lites[0], data, preprocessing=preprocessing, limit=limit)
         x, y, task = dataset.test.x(), dataset.test.y(), task_of(dataset)
         outputs = [lite.predict(x) for lite in lites]
-        metrics = [task.metrics(each, y, logits=are_logits(each, task, FLOAT32)) for each in outputs]
+        metrics = [task.metrics(each, y, logits=are_logits(each, task)) for each in outputs]
         samples = x[:1]
     times: list[list[np.ndarray]] = [[] for _ in lites]
     for _ in range(rounds):

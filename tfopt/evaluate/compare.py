@@ -9,7 +9,7 @@ from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement
-from tfopt.tasks.responses import FLOAT32, are_logits
+from tfopt.tasks.responses import are_logits
 from tfopt.tflite.read import Latency, LiteModel
 
 ROUNDS = 5
@@ -42,7 +42,7 @@ def compare_files(
     dataset = data_for(files[0], data, preprocessing=preprocessing, limit=limit)
     predictions = [file.predict(dataset.test.x()) for file in files]
     task = task_of(dataset)
-    logits = [are_logits(prediction, task, FLOAT32) for prediction in predictions]
+    logits = [are_logits(prediction, task) for prediction in predictions]
     metrics = [
         task.metrics(prediction, dataset.test.y(), logits=how)
         for prediction, how in zip(predictions, logits, strict=True)

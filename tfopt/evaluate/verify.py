@@ -16,7 +16,7 @@ from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement, wilson_interval
-from tfopt.tasks.responses import FLOAT32, are_logits
+from tfopt.tasks.responses import are_logits
 from tfopt.tflite.prove.outputs import OutputProof, compare_output, most_noise, output_step
 from tfopt.tflite.prove.signals import LEAST_DB, Signal
 from tfopt.tflite.prove.signals import layer_signals as signals_of
@@ -161,7 +161,7 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
         classes=task.has_classes,
         step=output_step(lite, port),
     )
-    logits = are_logits(expected, task, FLOAT32)
+    logits = are_logits(expected, task)
     values = [task.metrics(outputs, y, logits=logits) for outputs in (expected, found)]
     before, after = (each.get("accuracy", 0.0) for each in values)
     signals, missing = layer_signals(model, lite, x[data.test.spread(SIGNAL_SAMPLES)])

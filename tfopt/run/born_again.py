@@ -27,7 +27,7 @@ from tfopt.teachers.ensemble import as_teacher
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import train
 from tfopt.training.loss import choose_loss, gives_logits
-from tfopt.training.settings import Training
+from tfopt.training.settings import SEEDS, Training
 
 # Separates the random numbers of initial weights from others with the same seed.
 WEIGHTS = 3
@@ -152,7 +152,7 @@ class _Line:
         return BornAgain((self.model, *born), tuple(metrics))
 
     def _trained(self, number: int, teacher: Any, label: str) -> Any:
-        training, seed = self.training, (self.training.seed + number) % 2**32
+        training, seed = self.training, (self.training.seed + number) % SEEDS
         tf_keras().utils.set_random_seed(seed)
         flat_model = bridge.to_tf_keras(reinitialized(self.model, [self.training.seed, number]))
         asked = adapted_teacher(teacher, self.distillation, self.data)

@@ -22,7 +22,7 @@ from tfopt.stages.kernels.rules import Key
 from tfopt.stages.kernels.table import Kernel, kernels_by_key
 from tfopt.stages.quantize.grids import grid_of
 from tfopt.tasks import task_of
-from tfopt.tasks.responses import FLOAT32, are_logits
+from tfopt.tasks.responses import are_logits
 
 SAMPLES = 2000
 # In decibels, for equal outputs: beyond the precision of float32.
@@ -180,7 +180,7 @@ class Judge:
             raise DataError("Expected validation samples to measure on, got none.")
         self.samples = len(self.x)
         self.outputs = self._predict()
-        self.logits = are_logits(self.outputs, self.task, FLOAT32)
+        self.logits = are_logits(self.outputs, self.task)
         metrics = self.task.metrics(self.outputs, self.y, logits=self.logits)
         self.metric = next(iter(metrics))
         self.before = metrics[self.metric]

@@ -41,9 +41,9 @@ def form_of(outputs: np.ndarray, task: Task | type[Task], tolerance: Tolerance) 
     return "softmax" if bool(np.all(np.abs(sums - 1) <= tolerance.sums)) else None
 
 
-def are_logits(outputs: np.ndarray, task: Task | type[Task], tolerance: Tolerance) -> bool:
+def are_logits(outputs: np.ndarray, task: Task | type[Task]) -> bool:
     """Return whether the `outputs` (N, ..., C) of a model for `task` are logits; False for a task of values."""
-    return task.has_probabilities and form_of(outputs, task, tolerance) not in ("softmax", "sigmoid")
+    return task.has_probabilities and form_of(outputs, task, FLOAT32) not in ("softmax", "sigmoid")
 
 
 def as_logits(outputs: Any, form: Form, floor: float = FLOOR) -> Any:

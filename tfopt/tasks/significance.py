@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Chance does not explain what happens by chance in at most 5 % of all cases.
+# The significance level: chance produces what counts as a difference in at most 5 % of cases.
 LEVEL = 0.05
 # No paired test is significant on fewer samples than this: 0.5^4 > 0.05 >= 0.5^5.
 FEWEST = 5

@@ -30,19 +30,24 @@ class Score:
         """Return the score in the `logs` of Keras on `samples` samples. NaN is worse than any number."""
         value, loss = (float(logs[prefix + name]) for name in (metric, "loss"))
         rank = -value if smaller_is_better else value
-        noise = 0.0 if smaller_is_better else math.sqrt(max(value * (1 - value), 0.0) / samples)
+        noise = 0.0 if smaller_is_better or math.isnan(value) else math.sqrt(max(value * (1 - value), 0.0) / samples)
         rank, negative_loss = (-math.inf if math.isnan(part) else part for part in (rank, -loss))
         return cls(rank, negative_loss, noise)
 
-    def better_than(self, other: "Score") -> bool:
-        """Return whether the metric is larger by more than the noise of `other`, or as good as equal with a lower loss.
+    def better_than(self, other: "Score", top: "Score | None" = None) -> bool:
+        """Return whether this is as good as the best metric, and `other` is not or has a higher loss.
 
-        An accuracy on few samples says less than their loss: of 20 samples one more is right by chance. The rule of one
-        standard error is from Breiman et al. 1984, Classification and Regression Trees, section 3.4.3.
+        As good is what is lower by one standard error at most: of 20 samples one more is right by chance, so an
+        accuracy on few samples says less than their loss. The rule is from Breiman et al. 1984, Classification and
+        Regression Trees, section 3.4.3.
+
+        Args:
+            other: to compare with.
+            top: the one with the best metric of all so far; None for the better one of the two.
         """
-        if abs(self.rank - other.rank) <= other.noise:
-            return self.negative_loss > other.negative_loss
-        return self.rank > other.rank
+        top = top or max(self, other, key=lambda score: score.rank)
+        good, other_good = (score.rank >= top.rank - top.noise for score in (self, other))
+        return good and (not other_good or self.negative_loss > other.negative_loss)
 
     @property
     def metric(self) -> float:
@@ -53,9 +58,8 @@ class Score:
 def keep_best(
     model: Any,
     metric: str,
+    read: Callable[..., Score],
     *,
-    smaller_is_better: bool,
-    samples: int,
     first_epoch: int,
     start: Score | None = None,
     patience: int | None = None,
@@ -65,15 +69,11 @@ def keep_best(
     Args:
         model: the model whose weights are kept, perhaps inside the one that is fitted.
         metric: as Keras logs it.
-        smaller_is_better: whether `metric` is an error.
-        samples: number of validation samples.
+        read: `Score.of` for this metric and the validation data, of logs and `prefix`.
         first_epoch: the first epoch, from 1, whose weights may be kept; before it a stage's promise does not hold yet.
         start: the score of the untrained model, if its weights may be kept.
         patience: stop after this many epochs without a better one, counted from `first_epoch`; None never stops.
     """
-    read = functools.partial(
-        Score.of, metric=metric, smaller_is_better=smaller_is_better, samples=samples, prefix="val_"
-    )
     return _callback_class()(model, metric, read, first_epoch, start, patience)
 
 
@@ -88,7 +88,7 @@ def _callback_class() -> Any:
             self,
             kept: Any,
             metric: str,
-            read: Callable[[Any], Score],
+            read: Callable[..., Score],
             first_epoch: int,
             start: Score | None,
             patience: int | None,
@@ -97,6 +97,7 @@ def _callback_class() -> Any:
             self._kept, self._metric, self._read = kept, metric, read
             self._first_epoch, self._patience = first_epoch, patience
             self.best: Score | None = start
+            self._top = start  # the score with the best metric
             self.epoch: int | None = None if start is None else 0
             self.last = 0
             self._weights = None if start is None else kept.get_weights()
@@ -105,8 +106,10 @@ def _callback_class() -> Any:
             self.last = epoch + 1
             if self.last < self._first_epoch:
                 return
-            score = self._read(logs)
-            if self.best is None or score.better_than(self.best):
+            score = self._read(logs, prefix="val_")
+            if self._top is None or score.rank > self._top.rank:
+                self._top = score
+            if self.best is None or score.better_than(self.best, self._top):
                 self.best, self.epoch, self._weights = score, self.last, self._kept.get_weights()
             elif self._patience and self.last - max(self.epoch or 0, self._first_epoch) >= self._patience:
                 self.model.stop_training = True

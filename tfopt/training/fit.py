@@ -1,5 +1,6 @@
 """Train a stage: the loss, the optimizer, the fit, and what is kept of it."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,15 +89,17 @@ def train(
     metric = build_metric(task.keras_metric, batches.element_spec[1].shape, model.outputs[0].shape, logits=logits)
     learner.compile(optimizer=build_optimizer(optimizer, learner), loss=loss, metrics=[metric])
 
+    read = functools.partial(
+        Score.of, metric=task.keras_metric, smaller_is_better=task.smaller_is_better, samples=len(data.validation)
+    )
+
     def score() -> Score:
-        logs = learner.evaluate(validation, verbose=0, return_dict=True)
-        return Score.of(logs, task.keras_metric, smaller_is_better=task.smaller_is_better, samples=len(data.validation))
+        return read(learner.evaluate(validation, verbose=0, return_dict=True))
 
     best = keep_best(
         model,
         task.keras_metric,
-        smaller_is_better=task.smaller_is_better,
-        samples=len(data.validation),
+        read,
         first_epoch=epochs if keep_from is None else max(1, min(math.ceil(keep_from / per_epoch), epochs)),
         start=score() if keep_from == 0 else None,
         patience=training.patience,

@@ -8,7 +8,7 @@ from tfopt.data import Dataset
 from tfopt.errors import RecipeError
 from tfopt.tasks import task_of
 from tfopt.tasks.loss import fits_labels
-from tfopt.tasks.responses import FLOAT32, are_logits
+from tfopt.tasks.responses import are_logits
 from tfopt.training.settings import Training
 
 # Samples that a model sees at once to show the form of its outputs.
@@ -44,4 +44,4 @@ def gives_logits(model: Any, data: Dataset) -> bool:
     if not task.exclusive(model.output_shape[-1]):  # the logits of a few samples may all lie between 0 and 1
         chosen = data.train.spread(4 * AT_ONCE)
         samples += [data.train.x(chosen[start : start + AT_ONCE]) for start in range(0, len(chosen), AT_ONCE)]
-    return any(are_logits(model(x, training=False).numpy(), task, FLOAT32) for x in samples)
+    return any(are_logits(model(x, training=False).numpy(), task) for x in samples)

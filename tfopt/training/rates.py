@@ -99,8 +99,10 @@ def for_target_scale(optimizer: Any, model: Any, deviation: float) -> Any:
     if not isinstance(optimizer, adaptive) or len(last) != 1 or not _is_linear(last[0]):
         return optimizer
     decay = annotations(model).layer_decay
-    of_last = {True: deviation, False: 1.0}
-    factors = [(leaf, f * of_last[leaf.layer is last[0].layer]) for leaf, f in rate_factors(model, decay)]
+    factors = [
+        (leaf, factor * (deviation if leaf.layer is last[0].layer else 1.0))
+        for leaf, factor in rate_factors(model, decay)
+    ]
     rated = _with_factors(optimizer, factors, model.name)
     if hasattr(rated, "epsilon"):
         under_the_root = isinstance(optimizer, package.optimizers.RMSprop)  # where gradients are squared

@@ -29,6 +29,7 @@ from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import accuracy
 from tfopt.training.freezing import frozen, layers_in_order
+from tfopt.training.settings import SEEDS
 from tfopt.training.variables import build_metric, build_optimizer
 from tfopt.transfer.parameters import transfer_weights
 from tfopt.transfer.transfer import Augment, Transfer, Transferred
@@ -185,7 +186,7 @@ class _Study:
     def _fitted(self, model: Any, number: int, label: str) -> tuple[float, float, list[np.ndarray]]:
         """Return validation and test accuracy of `model` after training, and its weights."""
         settings, data, package = self.settings, self.data, keras_compat.tf_keras()
-        package.utils.set_random_seed((settings.seed + number) % 2**32)
+        package.utils.set_random_seed((settings.seed + number) % SEEDS)
         flat_model = bridge.to_tf_keras(model)
         steps = settings.epochs * data.steps(settings.batch_size)
         rate = package.optimizers.schedules.CosineDecay(settings.learning_rate, steps)

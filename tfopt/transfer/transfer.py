@@ -16,6 +16,7 @@ from tfopt.surgery.output_scale import predict_values
 from tfopt.surgery.restructure import restructure
 from tfopt.tasks import task_of
 from tfopt.tasks.scaling import TargetScale
+from tfopt.training.settings import SEEDS
 
 Augment = Augmentation | Callable[[Any], Augmentation | None] | None
 
@@ -45,7 +46,7 @@ class Transfer(ABC):
     """
 
     input_shape: tuple[PositiveInt, ...] | None = None
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
 
     learns: ClassVar[bool] = False
     """True if `transferred` has trained on the new task, so that its model can judge augmentations."""

@@ -9,6 +9,7 @@ from tfopt import bridge
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import PromiseError
 from tfopt.stages.quantize.trained import layers_left_in_float
+from tfopt.stages.quantize.wrapper import gives_float
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.export import build_file
 
@@ -252,3 +253,17 @@ def test_a_batch_normalization_that_is_not_folded_computes_as_in_training():
     lite = tfopt.export_tflite(wrapped, None, NAMED, representative_data=FINE)
     assert noise(wrapped.predict(FINE, verbose=0), lite.predict(FINE)) < 0.02
     assert noise(model.predict(FINE, verbose=0), lite.predict(FINE)) < 0.1
+
+
+def test_many_residual_blocks_without_ranges_are_walked_once():
+    """Each block doubles the number of ways back to the input: of 60 blocks nobody could walk them all."""
+    values = inputs = keras.Input((3,), name="raw")
+    for number in range(60):
+        values = keras.layers.Add(name=f"add{number}")([values, keras.layers.Dense(3, name=f"dense{number}")(values)])
+    model = keras.Model(inputs, values)
+    stage = tfopt.Quantize(layers=(("add*", False), ("dense*", "weights")))
+    wrapped = stage.apply(model, steps=1)
+    stage.calibrate(wrapped, RAW)
+    wrappers = [layer for layer in wrapped.layers if hasattr(layer, "sources")]
+    assert [len(layer.sources) for layer in wrappers] == list(range(1, 61)), "the input, and each block before it, once"
+    assert not gives_float(*wrapped.layers)

@@ -40,7 +40,9 @@ def with_ranges(
 
 
 def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges = "max") -> None:
-    """Set the range of every activation quantizer to what the float model shows; of outputs that share one, the last.
+    """Set the range of every activation quantizer to what the float model shows.
+
+    Of layers that share a range, the last has it.
 
     Args:
         model: from `quantized_model`; changed in place.

@@ -7,7 +7,7 @@ output of the model.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from tfopt.base.keras_compat import unwrapped
 from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Ref, flatten, refs_in
 from tfopt.graph.walk import walk
-from tfopt.stages.quantize.activation_ranges import set_ranges
+from tfopt.stages.quantize.activation_ranges import Batches, set_ranges
 from tfopt.stages.quantize.plan import operation_of
 from tfopt.stages.quantize.ranges import empty, has_range, set_range
 from tfopt.stages.quantize.wrapper import gives_float, observe_activations, replace_rounding
@@ -30,7 +30,6 @@ NARROW_STEPS = 4.0
 COMPARED = 2
 """Batches on which outputs are compared."""
 _JOINING = ("concat", "concatenate", "concat_v2", "stack", "hstack", "vstack", "dstack")
-Batches = Callable[[], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def places_left_in_float(model: Any) -> dict[str, str]:
 
 def has_float_ends(model: Any) -> bool:
     """Return whether an input or output of the model is float, since values are left unrounded."""
-    return any(gives_float(layer) for layer in (*_input_layers(model), *_last_layers(model)))
+    return gives_float(*_input_layers(model), *_last_layers(model))
 
 
 def _places(model: Any) -> list[Place]:
@@ -124,11 +123,13 @@ def _last_layers(model: Any) -> Iterator[Any]:
     """Yield the layers whose values are outputs of the model, perhaps in another shape."""
     graph = walk(model, keep_names=True)
     made_by = {ref: call for call in graph.calls for ref in call.outputs}
+    seen: set[Ref] = set()
 
     def behind(ref: Ref) -> Iterator[Any]:
         call = made_by.get(ref)
-        if call is None:
+        if call is None or ref in seen:
             return
+        seen.add(ref)
         yield call.leaf.layer
         if not hasattr(call.leaf.layer, "points"):  # it only passes values on
             for before in refs_in(call.args):

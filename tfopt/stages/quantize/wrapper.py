@@ -58,18 +58,31 @@ def _connect(graph: Graph, layers: Mapping[str, Any], before: Mapping[Ref, Any])
         layer = layers[call.leaf.name]
         if getattr(layer, "shares_with", ""):
             object.__setattr__(layer, "next_layer", layers[layer.shares_with])
-        given = tuple(source for ref in refs_in([call.args, call.kwargs]) for source in sources.get(ref, ()))
+        found = (source for ref in refs_in([call.args, call.kwargs]) for source in sources.get(ref, ()))
+        given = tuple(dict.fromkeys(found))  # each once: the branches of a residual block share theirs
         if hasattr(layer, "sources"):
             layer.sources.extend(given)
             given = (layer,)
         sources.update(dict.fromkeys(call.outputs, given))
 
 
-def gives_float(layer: Any) -> bool:
-    """Return whether a layer of a model with quantization wrappers gives values that are left unrounded."""
-    if (variables := getattr(layer, "quantizer_vars", None)) is not None:  # TF-MOT's layer for an input
-        return not has_range(variables)
-    return bool(getattr(layer, "gives_float", False))
+def gives_float(*layers: Any) -> bool:
+    """Return whether one of these layers of a model with quantization wrappers gives values that are left unrounded."""
+    seen, waiting = set[int](), list(layers)
+    while waiting:
+        layer = waiting.pop()
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        if (variables := getattr(layer, "quantizer_vars", None)) is not None:  # TF-MOT's layer for an input
+            found: bool | None = not has_range(variables)
+        else:
+            found = getattr(layer, "gives_float", False)
+        if found:
+            return True
+        if found is None:
+            waiting.extend(layer.sources)
+    return False
 
 
 def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatment], Overrides]) -> Any:
@@ -192,14 +205,14 @@ def int8_wrapper() -> Any:
         @property
         def is_in_float(self) -> bool:
             """Whether it computes with float inputs, since these are left unrounded."""
-            return any(gives_float(source) for source in self.sources)
+            return gives_float(*self.sources)
 
         @property
-        def gives_float(self) -> bool:
-            """Whether its outputs are left unrounded."""
+        def gives_float(self) -> bool | None:
+            """Whether its outputs are left unrounded; None if its inputs decide."""
             if self.after:
-                return self.is_in_float if self.is_dormant else self.is_unrounded
-            return self.before is None and self.is_in_float
+                return None if self.is_dormant else self.is_unrounded
+            return None if self.before is None else False
 
         def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
             if training is None:

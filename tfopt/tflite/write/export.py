@@ -12,6 +12,7 @@ from tfopt import bridge
 from tfopt.base import native
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import unwrapped
+from tfopt.base.words import counted
 from tfopt.errors import ModelError, PromiseError, RecipeError, TfoptError
 from tfopt.graph.walk import is_model
 from tfopt.stages.kernels.promise import Promise
@@ -252,7 +253,7 @@ def _about_sizes(settings: Export, twin: Any, lite: LiteModel) -> Iterator[str]:
     """Yield notes on sizes of the inputs that were to stay free, and could not."""
     given = next((tensor.shape[0] for tensor in twin.inputs if tensor.shape[0]), None)
     if settings.batch == "dynamic" and given:
-        yield f"made for {given} samples at a time: the model's Input fixes its batch size"
+        yield f"made for {counted(given, 'sample')} at a time: the model's Input fixes its batch size"
     elif settings.batch == "dynamic" and any(port.shape[0] is not None for port in lite.inputs):
         yield "made for one sample at a time: with a free batch it cannot be converted as asked"
     if any(None in tensor.shape[1:] for tensor in twin.inputs) and not any(None in p.shape[1:] for p in lite.inputs):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import items, kind_of, operator_code
+from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, operator_code
 
 _VERSION = 2  # of SLICE, from which on it takes int8
 
@@ -88,17 +88,8 @@ def without_block_moves(model: Any, subgraph: Any) -> bool:
         changed = True
     subgraph.operators = operators
     if changed:
-        _drop_unused_codes(model)
+        drop_unused_codes(model)
     return changed
-
-
-def _drop_unused_codes(model: Any) -> None:
-    """Remove kinds of operators that the file no longer has: the converter looks each up for the new types."""
-    operators = [operator for subgraph in model.subgraphs for operator in items(subgraph.operators)]
-    used = sorted({int(operator.opcodeIndex) for operator in operators})
-    model.operatorCodes = [model.operatorCodes[index] for index in used]
-    for operator in operators:
-        operator.opcodeIndex = used.index(operator.opcodeIndex)
 
 
 def _moves(model: Any, subgraph: Any, operator: Any, split: tuple[int, int, int, int]) -> list[Any]:

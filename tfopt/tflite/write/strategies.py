@@ -64,19 +64,19 @@ def strategies_for(flat_model: Any, settings: Export, *, calibrated: bool) -> li
 
 
 def _free_batch(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:
-    """The traced model for batches of any size, unless the model says otherwise."""
+    """Return the traced model for batches of any size, unless the model says otherwise."""
     del samples
     return _traced(flat_model, [tuple(tensor.shape) for tensor in flat_model.inputs])
 
 
 def _static_batch(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:
-    """The traced model for a batch of one, or of the size that the model's inputs have; other sizes may be free."""
+    """Return the traced model for a batch of one, or of the size its inputs have; other sizes may be free."""
     del samples
     return _traced(flat_model, _with_batch(flat_model))
 
 
 def _sizes_of_samples(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:
-    """The traced model for a batch as in `_static_batch`, with other free sizes as in `samples`, else free."""
+    """Return the traced model for a batch as in `_static_batch`, with other free sizes as in `samples`, else free."""
     shapes = _with_batch(flat_model)
     if samples is not None:
         names = argument_names(flat_model)
