@@ -224,6 +224,15 @@ def test_one_strength_sets_all_transformations_that_are_not_set():
     assert any(note.startswith("augmentation brightness left out") for note in notes)
 
 
+def test_what_a_recipe_turns_off_stays_off_at_any_strength():
+    data = tfopt.load_data(pictures("any"))
+    wanted = tfopt.Training(augmentation=1, horizontal_flip=False, shift=0, rotation=0, zoom=0, cutout=0)
+    augmentation, notes = choose_augmentation(judge("any").predict, wanted, data)
+    tried = {word for note in notes for word in ("flip", "shift", "rotation", "zoom", "cutout") if word in note}
+    assert not tried and any("contrast" in note for note in notes)
+    assert augmentation is None or set(augmentation.transformations) <= {"brightness", "contrast"}
+
+
 def test_no_augmentation_gives_no_notes():
     assert choose_augmentation(judge("any").predict, tfopt.Training(), tfopt.load_data(pictures("any"))) == (None, [])
 

@@ -65,6 +65,7 @@ class Guard:
 
     Attributes:
         metric: its name.
+        best: the best evaluation so far, with which later ones are compared; None before the first.
     """
 
     def __init__(self, data: Dataset, max_drop: float | None, *, logits: bool = False) -> None:
@@ -72,7 +73,7 @@ class Guard:
         self._task, self._x, self._y = task_of(data), data.validation.x(), data.validation.y()
         self.metric = self._task.keras_metric  # that of `train`
         self._unit = self._error_of_guessing(data.train.y()) if self._task.smaller_is_better else 1.0
-        self._best: Evaluation | None = None
+        self.best: Evaluation | None = None
 
     def evaluate(self, predict: Callable[[np.ndarray], Any]) -> Evaluation:
         """Return the quality of the model whose `predict` maps inputs (N, ...) to outputs (N, ..., C)."""
@@ -83,27 +84,22 @@ class Guard:
         each = [self._metric(outputs[i : i + 1], self._y[i : i + 1]) for i in range(len(outputs))]
         return Evaluation(metric, self._quality(metric), self._quality(np.array(each)))
 
-    @property
-    def best(self) -> Evaluation | None:
-        """The best evaluation so far, with which later ones are compared."""
-        return self._best
-
     def accept(self, evaluation: Evaluation) -> None:
         """Compare later models with this one, if it is the best so far."""
-        if self._best is None or evaluation.quality > self._best.quality:
-            self._best = evaluation
+        if self.best is None or evaluation.quality > self.best.quality:
+            self.best = evaluation
 
     def too_low(self, evaluation: Evaluation) -> bool:
         """Return whether `evaluation` is below the best so far by more than allowed."""
-        return self._best is not None and self._best.quality - evaluation.quality > self.max_drop
+        return self.best is not None and self.best.quality - evaluation.quality > self.max_drop
 
     def fails(self, evaluation: Evaluation) -> bool:
         """Return whether `evaluation` is too low, and chance does not explain it."""
-        return self.too_low(evaluation) and self._best is not None and self._best.certainly_above(evaluation)
+        return self.too_low(evaluation) and self.best is not None and self.best.certainly_above(evaluation)
 
     def compared(self, evaluation: Evaluation) -> str:
         """Return the metrics of the best so far and of `evaluation`, in words."""
-        best = "?" if self._best is None else f"{self._best.metric:.4f}"
+        best = "?" if self.best is None else f"{self.best.metric:.4f}"
         return f"{self.metric} {evaluation.metric:.4f} on {self._samples}, {best} before"
 
     def too_few_samples(self) -> str:
@@ -111,7 +107,7 @@ class Guard:
 
         They cannot if they are fewer than 5, or if the 95 % interval of the quality is wider than the drop.
         """
-        best, count = self._best, len(self._y)
+        best, count = self.best, len(self._y)
         if best is None or best.by_sample is None or math.isinf(self.max_drop):
             return ""
         few = f"{self._samples} {'is' if count == 1 else 'are'} too few to tell a drop of {self.max_drop:g}"

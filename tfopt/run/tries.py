@@ -47,16 +47,16 @@ def carry_out_stage(
             return Outcome(stage, first)
         rejected = guard.compared(first.evaluation)
     except DivergedError as error:
-        first, rejected = None, str(error)
+        first, rejected = None, str(error).rstrip(".")
     gentler = stage.gentler(stage.learning_rate or learning_rate)
     if gentler is None:
         return Outcome(stage, first, _failure(first, guard, rejected))
-    say(f"{rejected.rstrip('.')}; trying once more, gentler")
+    say(f"{rejected}; trying once more, gentler")
     try:
         second = try_stage(gentler)
     except TfoptError as error:
         kept = first and _with_notes(first, f"a second try failed: {error}")
-        return Outcome(stage, kept, _failure(kept, guard, f"{rejected.rstrip('.')}; second try: {error}"))
+        return Outcome(stage, kept, _failure(kept, guard, f"{rejected}; second try: {str(error).rstrip('.')}"))
     tried = f"first: {rejected}; second: {guard.compared(second.evaluation)}"
     if first is not None and second.evaluation.quality <= first.evaluation.quality:
         first = _with_notes(first, f"tried twice, kept the first; {tried}")
@@ -68,7 +68,7 @@ def carry_out_stage(
 def _failure(step: Step | None, guard: Guard, rejected: str) -> str:
     """Return why the run ends; empty if the guard accepts `step`."""
     if step is None:
-        return f"{rejected} The file holds the model before that stage."
+        return f"{rejected}. The file holds the model before that stage."
     if not guard.fails(step.evaluation):
         return ""
     return (

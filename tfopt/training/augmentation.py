@@ -44,9 +44,10 @@ def choose_augmentation(
 
 def _wanted(training: Training) -> Augmentation:
     """Return the transformations of `training`: those that it sets, and the others at its strength."""
-    own = Augmentation(**{name: getattr(training, name) for name in TRANSFORMATIONS})
-    everything = {**Augmentation.of_strength(training.augmentation).transformations, **own.transformations}
-    return Augmentation(**everything, at_once=training.at_once)
+    own = {name: getattr(training, name) for name in TRANSFORMATIONS}
+    own = {name: value for name, value in own.items() if value is not None}
+    at_strength = Augmentation.of_strength(training.augmentation).transformations
+    return Augmentation(**{**at_strength, **own}, at_once=training.at_once)
 
 
 class _Trial:

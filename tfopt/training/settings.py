@@ -32,7 +32,7 @@ class Training:
             each batch; "auto" freezes them with fewer than 1,000 training samples. In any case the statistics that
             validate best are kept in the end.
         augmentation: the strength of random augmentation of training images, from 0 (none) to 1; 0.5 is usual. It
-            sets the transformations below, unless they are set. Each is halved or dropped, with a note in the report,
+            sets those of the transformations below that are None. Each is halved or dropped, with a note in the report,
             if the given model does not recognize images changed in that way.
         horizontal_flip, shift, rotation, zoom, brightness, contrast, cutout, at_once: see `Augmentation`.
     """
@@ -48,11 +48,11 @@ class Training:
     batchnorm: Literal["auto", "train", "frozen"] = "auto"
     patience: PositiveInt | None = None
     augmentation: float = Field(default=0.0, ge=0, le=1)
-    horizontal_flip: bool = False
-    shift: float = Field(default=0.0, ge=0, lt=1)
-    rotation: float = Field(default=0.0, ge=0, le=180)
-    zoom: float = Field(default=0.0, ge=0, lt=1)
-    brightness: float = Field(default=0.0, ge=0, le=1)
-    contrast: float = Field(default=0.0, ge=0, le=1)
-    cutout: float = Field(default=0.0, ge=0, lt=1)
+    horizontal_flip: bool | None = None
+    shift: float | None = Field(default=None, ge=0, lt=1)
+    rotation: float | None = Field(default=None, ge=0, le=180)
+    zoom: float | None = Field(default=None, ge=0, lt=1)
+    brightness: float | None = Field(default=None, ge=0, le=1)
+    contrast: float | None = Field(default=None, ge=0, le=1)
+    cutout: float | None = Field(default=None, ge=0, lt=1)
     at_once: PositiveInt | None = None

@@ -10,6 +10,7 @@ from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.converter import convert
 from tfopt.tflite.write.export import build_file
+from tfopt.tflite.write.strategies import strategies_for
 
 
 def layers():
@@ -170,6 +171,24 @@ def test_a_strategy_that_keeps_the_promises_is_preferred():
     assert batch(dynamic) == 1
     assert batch(lambda data: not dynamic(data)) is None
     assert batch(lambda data: True) == 1  # equally bad; fewer operators
+
+
+@pytest.mark.parametrize(
+    "shape, batch, fixed_batch, calibrated, ways",
+    [
+        ((4,), "static", None, True, ["static"]),
+        ((4,), "dynamic", None, True, ["free", "static"]),
+        ((4,), "dynamic", 2, True, ["free"]),
+        ((None, 4), "static", None, True, ["static", "samples"]),
+        ((None, 4), "static", None, False, ["static"]),
+        ((None, 4), "dynamic", None, True, ["free", "static", "samples"]),
+    ],
+)
+def test_no_way_is_tried_twice(shape, batch, fixed_batch, calibrated, ways):
+    model = model_of(shape, layers().Dense(2), batch=fixed_batch)
+    found = strategies_for(model, Export(batch=batch), calibrated=calibrated)
+    names = {"free": "_free_batch", "static": "_static_batch", "samples": "_sizes_of_samples"}
+    assert [strategy.trace.__name__ for strategy in found] == [names[way] for way in ways]
 
 
 @pytest.mark.parametrize("weights, activations", [("int4", "int8"), ("int4", "int16"), ("int8", "int16")])

@@ -42,8 +42,13 @@ def strategies_for(flat_model: Any, settings: Export, *, calibrated: bool) -> li
     layers, dynamic = recurrent_layers(flat_model), settings.batch == "dynamic"
     usual = _free_batch if dynamic else _static_batch
     if not layers:
-        free = any(None in tensor.shape[0 if dynamic else 1 :] for tensor in flat_model.inputs)
-        return [Strategy([], trace) for trace in (usual, *([_sizes_of_samples] if free else []))]
+        shapes = [tuple(tensor.shape) for tensor in flat_model.inputs]
+        ways: list[Trace] = [usual]
+        if dynamic and any(shape[0] is None for shape in shapes):
+            ways.append(_static_batch)
+        if calibrated and any(None in shape[1:] for shape in shapes):
+            ways.append(_sizes_of_samples)
+        return [Strategy([], trace) for trace in ways]
     loops = [one for one in layers if not one.fused]
     crashes = calibrated and loops and not settings.by_edge_quantizer
     steps = [one.steps for one in layers]
