@@ -1,5 +1,6 @@
 """Stages whose training goes wrong, what is compared after an interruption, and verdicts on the file."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import keras
@@ -15,6 +16,7 @@ from tfopt.run.step import StageRunner, Step
 from tfopt.run.tries import carry_out_stage
 from tfopt.stages.budget import Budget
 from tfopt.tflite.settings import FLOAT
+from tfopt.training.rate_finder import find_learning_rate
 
 RNG = np.random.default_rng(0)
 CENTERS = RNG.normal(size=(3, 6)) * 3
@@ -78,6 +80,50 @@ def test_a_gentler_try_may_succeed(data, monkeypatch):
     assert any(note.startswith(tried) for note in notes)
     assert "settings of the second try: epochs 2 instead of 1, learning_rate 0.0005 instead of the default" in notes
     assert result.recipe.stages[0].epochs == 2
+
+
+# The learning rate of a range test ----------------------------------------------------------------
+
+
+def untrained():
+    keras.utils.set_random_seed(3)
+    return keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, "softmax", kernel_initializer="zeros")])
+
+
+def test_a_stage_without_a_rate_starts_with_that_of_a_range_test(data):
+    """It is that of the model before the stage, of the same loss and samples."""
+    training = tfopt.Training(optimizer="sgd", range_test=True, batch_size=50, learning_rate=1e-6)
+    stages = tfopt.FineTune(epochs=1, min_steps=0), tfopt.FineTune(epochs=1, min_steps=0, learning_rate=0.5)
+    result = run(data, *stages, model=untrained(), training=training)
+    found = find_learning_rate(
+        untrained(), data, loss="sparse_categorical_crossentropy", optimizer="sgd", batch_size=50, quiet=True
+    )
+    assert f"learning rate {found.suggestion:.3g}, found by a range test" in result.report.rows[1].notes
+    assert result.report.rows[1].metrics["accuracy"] > 0.9  # with 1e-6 it would stay at a third
+    assert not any("range test" in note for note in result.report.rows[2].notes)
+    assert result.recipe.stages[0].learning_rate is None
+
+
+def test_the_recipes_rate_is_used_where_no_rate_lowers_the_loss(data):
+    perfect = nearest()
+    perfect.set_weights([100 * weight for weight in perfect.get_weights()])  # its loss is 0
+    training = tfopt.Training(optimizer="sgd", range_test=True, learning_rate=1e-4)
+    result = run(data, tfopt.FineTune(epochs=1, min_steps=0), model=perfect, training=training)
+    assert any(
+        note.startswith("learning rate 0.0001, since the range test found none: ")
+        for note in result.report.rows[1].notes
+    )
+
+
+def test_the_second_try_halves_the_rate_that_was_found(guard):
+    stage, rates = tfopt.FineTune(epochs=1), []
+
+    def try_stage(variant):
+        rates.append(variant.learning_rate)
+        return step(dataclasses.replace(variant, learning_rate=variant.learning_rate or 0.2), 20)
+
+    carry_out_stage(stage, try_stage, guard, learning_rate=0.5, say=lambda line: None)
+    assert rates == [None, 0.1]
 
 
 def steps(**outcomes):

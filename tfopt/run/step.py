@@ -1,17 +1,18 @@
 """One stage of a run: choose its bits, train it, strip it and evaluate it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfopt.base.keras_compat import tf_keras
-from tfopt.errors import DivergedError
+from tfopt.errors import DivergedError, TfoptError
 from tfopt.run.guard import Evaluation, Guard, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
 from tfopt.search.bits import choose_bits
 from tfopt.stages import Stage
 from tfopt.tflite.write.export import build_file
 from tfopt.training.fit import train
+from tfopt.training.rate_finder import find_learning_rate
 from tfopt.training.settings import SEEDS
 
 
@@ -20,7 +21,7 @@ class Step:
     """A stage that has been carried out.
 
     Attributes:
-        stage: with its measured choices made.
+        stage: with its measured choices made, such as bits and a learning rate.
         trained: what `apply` returned, trained.
         flat_model: the same without wrappers.
         notes: for the report.
@@ -59,7 +60,8 @@ class StageRunner:
             DivergedError: the loss, the weights or the outputs are not finite.
         """
         stage, notes = self._within_budget(stage, flat_model, keep)
-        notes += stage.notes(flat_model, keep)
+        stage, more = self._at_found_rate(stage, flat_model)
+        notes += [*more, *stage.notes(flat_model, keep)]
         seeded = stage.seeded(self._run.recipe.training.seed)
         trained, learned = self.train(seeded, position, flat_model, keep)
         evaluation = self._guard.evaluate(predictor(trained))
@@ -115,6 +117,26 @@ class StageRunner:
     def _keep_from(self, stage: Stage, steps: int) -> int | None:
         """Return the step from which on `train` may keep an epoch; None if only the last one counts."""
         return stage.holds_after(steps) if self._run.session is None or self._run.session.keeps_any_epoch else None
+
+    def _at_found_rate(self, stage: Stage, flat_model: Any) -> tuple[Stage, list[str]]:
+        """Return `stage` with the learning rate of a range test, if it needs one, and a note on it."""
+        training = self._run.recipe.training
+        if not training.range_test or stage.learning_rate or not stage.epochs:
+            return stage, []
+        self._run.progress.say("looking for a learning rate")
+        try:
+            found = find_learning_rate(
+                flat_model,
+                self._run.data,
+                loss=self._run.loss,
+                optimizer=training.optimizer,
+                batch_size=min(training.batch_size, len(self._run.data.train)),
+                seed=training.seed,
+                quiet=True,
+            ).suggestion
+        except TfoptError as error:
+            return stage, [f"learning rate {training.learning_rate:g}, since the range test found none: {error}"]
+        return replace(stage, learning_rate=found), [f"learning rate {found:.3g}, found by a range test"]
 
     def _within_budget(self, stage: Stage, flat_model: Any, keep: frozenset[str]) -> tuple[Stage, list[str]]:
         """Return `stage` with its measured choices made, and notes on them."""

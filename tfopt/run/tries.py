@@ -48,7 +48,7 @@ def carry_out_stage(
         rejected = guard.compared(first.evaluation)
     except DivergedError as error:
         first, rejected = None, str(error).rstrip(".")
-    gentler = stage.gentler(stage.learning_rate or learning_rate)
+    gentler = stage.gentler((first.stage if first else stage).learning_rate or learning_rate)
     if gentler is None:
         return Outcome(stage, first, _failure(first, guard, rejected))
     say(f"{rejected}; trying once more, gentler")

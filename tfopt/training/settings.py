@@ -17,6 +17,9 @@ class Training:
     Attributes:
         optimizer: a tf_keras optimizer by name.
         learning_rate: at the start of each stage, unless the stage sets one.
+        range_test: let `find_learning_rate` choose the rate of each stage that sets none, on the model before it and
+            the training data. `learning_rate` is used where no rate lowers the loss. It helps models that have much to
+            learn; one that is nearly trained tells little.
         schedule: of the learning rate within each stage: "cosine" (down to zero, Loshchilov & Hutter 2016), "one_cycle"
             (up, then down far below the start, Smith & Topin 2017) or "constant"; see `tfopt.training.schedules`.
         warm_up: fraction of each stage's steps in which the rate rises to `learning_rate`; None: 0.3 for one cycle,
@@ -39,6 +42,7 @@ class Training:
 
     optimizer: str = "adam"
     learning_rate: PositiveFloat = 1e-3
+    range_test: bool = False
     schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
     warm_up: float | None = Field(default=None, ge=0, lt=1)
     batch_size: PositiveInt = 64
