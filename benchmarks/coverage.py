@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import kinds
 import numpy as np
 import zoo
 from common import RESULTS, versions
@@ -146,11 +147,13 @@ def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
         settings = Export(weights=weights, activations=activations)  # type: ignore[arg-type]
         lite = export(plain, settings, x)
         floats = f"{len(lite.float_tensors())} float, " if settings.integer_only else ""
-        return f"{floats}{len(lite.data):,} bytes, {_error(lite, plain, x)}"
+        return f"{floats}{len(lite.ops())} operators, {len(lite.data):,} bytes, {_error(lite, plain, x)}"
 
     attempt(row, "float", lambda: exported("float32", "float32"))
     attempt(row, "dynamic", lambda: exported("int8", "float32"))
     attempt(row, "int8", lambda: exported("int8", "int8"))
+    attempt(row, "int16", lambda: exported("int8", "int16"))
+    attempt(row, "int4", lambda: exported("int4", "float32"))
     return row
 
 
@@ -216,7 +219,8 @@ def with_tfmot(build: Callable[[Any], Any]) -> dict[str, Any]:
     def int8() -> str:
         model = fresh()
         lite = to_int8(model)
-        return f"{len(lite.float_tensors())} float, {_error(lite, model, samples(model))}"
+        said = f"{len(lite.float_tensors())} float, {len(lite.ops())} operators, {len(lite.data):,} bytes"
+        return f"{said}, {_error(lite, model, samples(model))}"
 
     attempt(row, "prune", pruned)
     attempt(row, "cluster", clustered)
@@ -227,7 +231,7 @@ def with_tfmot(build: Callable[[Any], Any]) -> dict[str, Any]:
 
 def builders(autoencoder: Path | None) -> dict[str, Callable[[Any], Any]]:
     own = {"Autoencoder ad01.h5": zoo.autoencoder(autoencoder)} if autoencoder else {}
-    return {**zoo.APPLICATIONS, **zoo.ZOO, **own}
+    return {**zoo.APPLICATIONS, **zoo.ZOO, **kinds.KINDS, **own}
 
 
 @click.command()
@@ -286,7 +290,7 @@ def write_page(kept: dict[str, dict[str, Any]], names: list[str]) -> None:
     ours, theirs = kept.get("tfopt", {}), kept.get("tfmot", {})
     header = [
         "model", "parameters", "bridge", "prune", "TF-MOT", "cluster", "TF-MOT", "QAT", "TF-MOT",
-        "float", "dynamic", "int8", "plain converter",
+        "float", "dynamic", "int8", "plain converter", "int8, int16 activations", "int4, float activations",
     ]  # fmt: skip
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     failures = []
@@ -296,6 +300,7 @@ def write_page(kept: dict[str, dict[str, Any]], names: list[str]) -> None:
         for column in ("prune", "cluster", "qat"):
             cells += [_cell(row, column), _cell(other, column)]
         cells += [_cell(row, column) for column in ("float", "dynamic", "int8")] + [_cell(other, "int8")]
+        cells += [_cell(row, column) for column in ("int16", "int4")]
         lines.append(f"| {' | '.join(cells)} |")
         failures += [
             f"- {name}, {side}, {column}: {_reason(of, column)}"
@@ -349,8 +354,8 @@ full depth, inputs of 32 to 75 pixels, ten classes, random weights and random Ba
   depthwise kernels alone by default. tfopt also verified its promises in a `.tflite`; TF-MOT was not asked for a file.
 - **QAT**: {steps} steps of quantization-aware training; the number of float tensors in the int8 file, and its error
   (mean squared difference from the trained model's outputs, as a fraction of their variance).
-- **float**, **dynamic**, **int8**: files made without training, with the same error. *dynamic* has int8 weights and
-  float activations.
+- **float**, **dynamic**, **int8** and what follows: files made without training, with the same error. *dynamic* has
+  int8 weights and float activations.
 
 {summary}
 
