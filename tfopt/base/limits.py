@@ -11,7 +11,7 @@ can form cycles. Files that honest programs write stay far below these limits.
 | members of an archive | `MOST_MEMBERS` | `tfopt.base.archives` |
 | arrays of a .npz, images of a folder, tf.data | `LARGEST_DATA` | `tfopt.base.archives`, `tfopt.data` |
 | pixels of one image | `LARGEST_IMAGE` | `tfopt.data.images` |
-| class numbers | `MOST_CLASSES` | `tfopt.data.labels` |
+| class numbers | `MOST_CLASSES` | `tfopt.tasks.labels` |
 | JSON text, and its nesting depth | `LARGEST_JSON`, `DEEPEST_JSON` | `tfopt.base.reading` |
 | groups, data sets and attributes of an HDF5 file | `MOST_OBJECTS`, `DEEPEST_GROUP` | `tfopt.models.bombs` |
 """

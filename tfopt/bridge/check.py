@@ -38,7 +38,7 @@ def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, pla
     expected, got = run(model, batch), run(other, batch)
     tolerance = HALF_TOLERANCE if any(policy.is_half(leaf.layer) for leaf in graph.leaves) else TOLERANCE
     if len(expected) != len(got):
-        raise ModelError(f"Model '{graph.name}' has {len(expected)} outputs, its twin has {len(got)}.")
+        raise ModelError(f"Model '{graph.name}' has {len(expected)} outputs, its conversion has {len(got)}.")
     sides = [(expected, got), *_before_squashing(graph, twins, batch, plans_of)]
     found = [words for side in sides for a, b in zip(*side, strict=True) if (words := _excess(a, b, tolerance))]
     if not found:
@@ -47,7 +47,7 @@ def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, pla
     if where is None and _is_noise(model, batch, expected, got, found[0]):
         return
     raise ModelError(
-        f"The twin of model '{graph.name}' gives different outputs, {found[0]}. First difference: "
+        f"The conversion of model '{graph.name}' gives different outputs, {found[0]}. First difference: "
         f"{where or 'in no single layer, only in their sum'}. Replace that layer, leave it out or register a twin for "
         "it (tfopt.bridge.register_twin), and please report it."
     )
@@ -64,7 +64,7 @@ def _is_noise(model: Any, batch: list[Any], expected: list[Any], got: list[Any],
     if max(map(_difference, expected, got)) > 10 * drift:
         return False
     warnings.warn(
-        f"the outputs of model '{plain(model.name)}' and of its twin differ {found}, although each layer alone gives "
+        f"the outputs of '{plain(model.name)}' and of its conversion differ {found}, although each layer alone gives "
         f"equal outputs: the model amplifies rounding errors (a relative change of its input by {_NUDGE:g} changes its "
         f"output by {drift:.3g})",
         stacklevel=4,

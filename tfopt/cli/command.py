@@ -127,7 +127,7 @@ allow_unsafe_option = click.option(
 )
 
 allow_drift_option = click.option(
-    "--allow-drift", is_flag=True, help="Write the file even where it computes something else than the model; say so."
+    "--allow-drift", is_flag=True, help="Write the file even if its outputs differ from the model; note the difference."
 )
 
 

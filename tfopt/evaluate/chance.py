@@ -20,7 +20,7 @@ def guessing(labels: ArrayLike) -> float:
 
 
 def at_chance(before: float, after: float, labels: ArrayLike) -> bool:
-    """Whether accuracy fell from one that is better than guessing to one that is not; both beyond doubt.
+    """Return whether accuracy fell from significantly better than guessing to no better than guessing.
 
     Args:
         before: accuracy of the model.

@@ -64,7 +64,7 @@ class Verification:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why the file is not the model, in words; empty for a sound file."""
+        """The reasons why the file does not match the model; empty if it does."""
         told = [f"output {self.output.name}: {failure}" for failure in self.output.failures]
         if self.signals and all(signal.sqnr < self.least_db for signal in self.signals):
             told.append(f"no layer has {self.least_db:g} dB")

@@ -53,7 +53,7 @@ def recalls(data: Dataset, predict: Any, logits: bool = False) -> str:
 
 
 def _shared_samples(data: Dataset) -> list[str]:
-    """Warn of samples of validation and test that are in train, too: they measure memory."""
+    """Warn of validation and test samples that are also in the training data: they reward memorization."""
     train = set(_digests(data.train))
     found = []
     for name in ("validation", "test"):

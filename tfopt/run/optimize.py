@@ -253,7 +253,7 @@ class _Run:
             self._fail(str(error))
 
     def _fail(self, text: str) -> None:
-        """Let the run fail with `text`, before what the verdict says already."""
+        """Mark the run as failed, with `text` before the current text of the verdict."""
         self.verdict = Verdict(ok=False, text=f"{text} {self.verdict.text}".strip())
 
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:

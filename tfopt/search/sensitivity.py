@@ -143,7 +143,7 @@ def sensitivity(
 
     Raises:
         ModelError, DataError: for what cannot be measured.
-        RecipeError: for other bits or ranges.
+        RecipeError: for other `bits` or `weight_steps`.
     """
     loaded = model_from(model)
     flat_model = bridge.to_tf_keras(loaded)

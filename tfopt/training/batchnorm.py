@@ -136,7 +136,7 @@ def _traced(model: Any, x: Any) -> Any:
 
 
 def _as_in_training(norm: Any, calls: dict[int, int]) -> Overrides:
-    """Return what makes `norm` normalize by the statistics of the batch, and keep just these."""
+    """Return overrides that make `norm` normalize by the batch statistics and store only those."""
     call = norm.call
 
     @not_converted

@@ -1,4 +1,4 @@
-"""What all losses on the outputs of inner layers share: the pairs of layers, and bridges between unlike shapes."""
+"""The base of all losses on inner layers: pairs of layers, and connectors between different shapes."""
 
 from collections.abc import Mapping
 from typing import Any

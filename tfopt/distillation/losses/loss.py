@@ -17,7 +17,7 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class LossInputs:
-    """One batch as the losses see it; float32 tensors, whatever the precision of the models.
+    """The inputs of a loss for one batch, as float32 tensors whatever the precision of the models.
 
     Attributes:
         student, teacher: (batch, classes) logits; (batch, ...) values in a regression. The teacher's is None where
@@ -49,7 +49,7 @@ class Loss(ABC):
     label: ClassVar[str]
     """What the term is called in the logs."""
     task: ClassVar[TaskName | None] = None
-    """The kind of response that is compared; None where the response is not looked at."""
+    """The task whose responses are compared; None if the response is not used."""
     alpha: ClassVar[float] = 1.0
     """Weight that the paper gives the loss on the labels beside this term."""
     needs_teacher: ClassVar[bool] = True
@@ -70,7 +70,7 @@ class Loss(ABC):
         return 0.0
 
     def connectors(self, layers: Any, student: Mapping[str, Shape], teacher: Mapping[str, Shape]) -> list[Any]:
-        """New Keras layers that the term trains with the student, e.g. to bridge unlike widths.
+        """Return new Keras layers to train with the student, e.g. to connect different widths.
 
         `layers` is `keras.layers` or `tf_keras.layers`; shapes are by layer name, without the batch axis. Raises
         `ModelError` where the shapes cannot be compared.
@@ -80,7 +80,7 @@ class Loss(ABC):
 
     @abstractmethod
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
-        """The term before its weight: (batch,), one value a sample, or () where it is a matter of the whole batch.
+        """Return the unweighted term: (batch,), one value per sample, or () if it is defined on the whole batch.
 
         `connectors` are the layers that `connectors` made.
         """

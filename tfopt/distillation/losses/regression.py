@@ -18,7 +18,7 @@ class RegressionKD(Loss):
 
     Attributes:
         huber: takes half the square up to this difference and grows linearly beyond (Huber 1964), so that a teacher
-            far off at one sample does not rule the batch; None takes the plain square.
+            far off on one sample does not dominate the batch; None uses the squared error.
     """
 
     huber: PositiveFloat | None = None

@@ -46,7 +46,7 @@ class RKD(FeatureLoss):
 
 
 def _differences(features: Any) -> Any:
-    """Of each two samples, (batch, ...) -> (batch, batch, values). Not by way of the Gram matrix, which cancels."""
+    """Return pairwise differences: (batch, batch, values). A Gram matrix would suffer from cancellation."""
     rows = as_rows(features)
     return rows[None] - rows[:, None]
 

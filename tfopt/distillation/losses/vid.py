@@ -45,7 +45,7 @@ class VID(FeatureLoss):
         ]
 
     def _layers_of_pair(self, layers: Any, name: str, width: Any) -> list[Any]:
-        """Those of the mean in order, and at last a Dense whose kernel is what the variances come from.
+        """Return the convolutions for the mean, in order, then a Dense whose kernel determines the variances.
 
         A stock layer, fed with a constant, so that one file serves both Kerases.
         """

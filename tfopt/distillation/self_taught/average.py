@@ -10,7 +10,7 @@ from tfopt.errors import ModelError
 
 
 class Average:
-    """The EMA of a student's weights, and what it answers.
+    """The exponential moving average of a student's weights, and its outputs.
 
     A plain student gets a copy, `model`, that holds the average. A student in TF-MOT's wrappers cannot be copied with
     all that the wrappers know, so `model` is None: there the student itself answers, lent the averaged weights, and
@@ -76,7 +76,7 @@ class Average:
             twin.assign(tf.convert_to_tensor(weight))
 
     def hand_over(self) -> None:
-        """Gives the student the averaged weights."""
+        """Copy the averaged weights into the student."""
         import tensorflow as tf
 
         for weight, mean in self._pairs:

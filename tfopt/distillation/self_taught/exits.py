@@ -30,7 +30,7 @@ class EarlyExits:
     from the labels alone, with weight 1.
 
     Attributes:
-        alpha: share of what the final output says, against the labels (the authors' code: 0.3).
+        alpha: weight of the final output relative to the labels (0.3 in the authors' code).
         temperature: T, by which logits are divided where outputs are compared.
         hint: weight of the distance between the deepest features and those of an exit (the authors' code: 0.03).
         deepest: the layer whose output is F_final; None takes the last one before the classifier whose output has as
@@ -44,7 +44,7 @@ class EarlyExits:
 
 
 def early_exits(model: Any, layers: Sequence[str], settings: EarlyExits | None = None) -> Any:
-    """A model whose `fit` trains `model` together with a classifier on the output of each of `layers`.
+    """Return a model whose `fit` trains `model` together with a classifier on the output of each of `layers`.
 
     A head brings a feature to the width of the deepest ones by a 1x1 convolution with BatchNorm and ReLU, which is what
     the hint compares, then pools it and classifies it; it gives logits or probabilities, as the model does.
@@ -99,13 +99,13 @@ class _Exits(Learner):
         ]
 
     def exits(self) -> Any:
-        """A plain model of the same Keras with the outputs [exit, ..., final], to save, export or train further."""
+        """Return an ordinary model of the same Keras with outputs [exit, ..., final], to save, export or train."""
         outputs = [self._exit_output(place) for place in range(len(self.heads))]
         api = keras_of(self.student)
         return api.Model(self._tapped.inputs, [*outputs, self._tapped.outputs[0]], name=f"{self.student.name}_exits")
 
     def exit(self, layer: str) -> Any:
-        """A plain, smaller model of the same Keras that ends at the exit of `layer`. Raises ModelError."""
+        """Return a smaller model of the same Keras that ends at the exit of `layer`. Raise ModelError if unknown."""
         if layer not in self._layers_of_exits:
             raise missing(layer, f"exits of {self.student.name}", self._layers_of_exits)
         place = self._layers_of_exits.index(layer)

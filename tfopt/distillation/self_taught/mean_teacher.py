@@ -1,13 +1,13 @@
 """mean_teacher: a student taught by the average of its own weights (Tarvainen & Valpola 2017, arXiv:1703.01780).
 
-What the paper leaves open, or does in another way:
+Choices that the paper leaves open or makes differently:
 
 - The teacher answers in inference mode: BatchNorm by its moving statistics, no Dropout, no augmentation layers. The
-  paper found noise on the teacher's side of little use beside noise on the student's (section 3.4).
+  paper found that noise in the teacher helps little if the student has noise too (section 3.4).
 - BatchNorm's moving statistics are averaged as the weights are, so that both speak of the same steps. All other
   state (clusters' indices, ranges of quantizers, seeds) is the student's as it is.
 - While a student is pruned, the average is one of masked weights, and is not masked itself: what falls fades out of it.
-  The student's mask of the moment on the weights of a while ago would make a teacher that never was a student.
+  Applying the student's current mask to older weights would yield a teacher that no student ever was.
 - The loss on the labels is a mean over the labeled samples of a batch. The authors' code divides it, and for few
   labels the weight of consistency too, by all samples; the ratio is the same.
 """
@@ -81,7 +81,7 @@ class MeanTeacher:
 
     @property
     def full_weight(self) -> float:
-        """`weight`, or what None stands for."""
+        """`weight`, or its default if None."""
         if self.weight is not None:
             return self.weight
         return MSE_WEIGHT if self.consistency == "mse" else KL_WEIGHT
@@ -97,17 +97,17 @@ class MeanTeacher:
         return ()
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict; says its class under "kind"."""
+        """Return a JSON-ready dict with the class name under "kind"."""
         return {"kind": "MeanTeacher", **dataclasses.asdict(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "MeanTeacher":
-        """What `to_dict` wrote. Raises `RecipeError` for unknown keys and values."""
+        """Return the settings that `to_dict` wrote. Raise `RecipeError` for unknown keys and values."""
         return cls(**{key: value for key, value in values.items() if key != "kind"})
 
 
 def mean_teacher(student: Any, settings: MeanTeacher | None = None) -> Any:
-    """A model whose `fit` trains `student` on labels, and on agreeing with the average of its own past weights.
+    """Return a model whose `fit` trains `student` on labels and on consistency with its averaged weights.
 
     Compile it as you would the student. `predict`, `evaluate`, `save`, `save_weights` and `export` are the student's
     own; `teacher` is the average as a model of the same Keras, kept up to date, and `teacher_model()` a copy of it.
@@ -160,12 +160,12 @@ class _MeanTaught(Learner):
         return self.average.model
 
     def teacher_model(self) -> Any:
-        """A copy of `teacher` as it is now, that later training does not change."""
+        """Return a copy of the current `teacher`, which later training does not change."""
         return copied(self.teacher)
 
     @renamed_arguments(unlabelled="unlabeled")
     def fit(self, x: Any = None, y: Any = None, *args: Any, unlabeled: Any = None, **kwargs: Any) -> Any:
-        """As Keras's; `unlabeled` are more inputs (n, ...). See `mean_teacher`."""
+        """Fit as Keras does; `unlabeled` holds additional inputs (n, ...). See `mean_teacher`."""
         self._unlabeled = unlabeled
         try:
             history = super().fit(x, y, *args, **kwargs)
@@ -243,7 +243,7 @@ class _MeanTaught(Learner):
     def _response(self) -> "Response":
         if self.response is None:
             raise ModelError(
-                "Whether the student gives logits or probabilities is not known yet: train it with fit first."
+                "Expected a trained mean teacher: fit determines whether outputs are logits. Call fit first."
             )
         return self.response
 
@@ -292,7 +292,7 @@ class Ramp:
         self._start_and_length = tf.Variable([0.0, 1.0], trainable=False)
 
     def on_fit_begin(self, steps_taken: Any, epochs: int, steps: int | None, first_epoch: int) -> None:
-        """To be called when `fit` begins; raises RecipeError where its length is unknown."""
+        """Record the start of `fit`. Raise RecipeError if its length is unknown."""
         if not self._share:
             return
         if not steps:

@@ -58,7 +58,7 @@ class MeanTeacherSession:
         return None
 
     def notes(self) -> list[str]:
-        """What a reader of the report should know."""
+        """Return notes for the report."""
         all_of_them = len(self.data.train)
         said = [f"mean teacher: {len(self.labeled):,} of {all_of_them:,} training labels used, the same in all stages"]
         if self.augment is None and not self.settings.noise:
@@ -131,7 +131,7 @@ class MeanTeacherSession:
 
 
 def _parted(data: Dataset, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of labeled and unlabeled training samples: evenly from all classes, as far as it goes."""
+    """Return indices of labeled and unlabeled training samples, spread over classes as evenly as possible."""
     everyone = np.arange(len(data.train))
     if share == 1:
         return everyone, everyone[:0]

@@ -14,7 +14,7 @@ from tfopt.tasks.responses import as_logits
 
 
 def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.0) -> Any:
-    """A model whose `fit` trains all `students` at once, each on the labels and on what its peers say.
+    """Return a model whose `fit` trains all `students` at once, each on the labels and its peers' outputs.
 
     Student k minimizes its loss on the labels + weight / (K - 1) * sum over the others l of
     T^2 KL(p_l || p_k) (equations 6 and 7, where T = 1); the peers' p_l are targets, without a gradient. All take their
@@ -30,7 +30,7 @@ def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.
         students: two or more Keras 3 models, or tf_keras models, with the same inputs and (batch, ..., classes)
             outputs, logits or probabilities, which may differ in all else. They are trained in place.
         temperature: T, by which logits are divided where students are compared.
-        weight: of what the peers say, beside the labels.
+        weight: of the loss on the peers' outputs, added to the loss on the labels.
 
     Raises:
         ModelError: students that cannot be compared, or that start with equal weights: these never differ.

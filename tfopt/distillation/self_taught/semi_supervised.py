@@ -1,4 +1,4 @@
-"""Data of which a part has labels: told apart, and mixed in every batch.
+"""Partly labeled data: separate labeled and unlabeled samples, and mix both in every batch.
 
 In the batches made here, x is {"inputs": labeled samples, UNLABELED: the others} and y has labels alone, so that
 losses, metrics and class weights see labeled samples only, whatever they are.
@@ -149,7 +149,7 @@ def _held_out(x: np.ndarray, y: np.ndarray, weights: Any, share: float, given: A
 
 
 def labeled_per_batch(labeled: int, unlabeled: int, batch: int, share: float) -> int:
-    """How many samples of a batch are labeled: `share` of it, or what share the data has, if that is more."""
+    """Return the number of labeled samples per batch: `share` of it, or the data's own share if larger."""
     if not unlabeled:
         return batch
     return min(max(round(batch * max(share, labeled / (labeled + unlabeled))), 1), batch - 1)
@@ -198,7 +198,7 @@ def mixed_batches(
 
 
 def _chooser(count: int, each: int, seed: int | None, stream: int) -> Callable[[int], np.ndarray]:
-    """Gives the `each` numbers below `count` of a step, from one permutation after the other."""
+    """Return a function from a step to `each` numbers below `count`, drawn from successive permutations."""
 
     @lru_cache(maxsize=4)
     def order(turn: int) -> np.ndarray:

@@ -82,5 +82,5 @@ def _matches(pattern: str, layer: Any) -> bool:
 
 
 def _names(layer: Any) -> tuple[str, str]:
-    """The name in the flat model and the caller's, which differ beside a SeparableConv."""
+    """Return the names in the flat and in the caller's model, which differ next to a SeparableConv."""
     return layer.name, caller_name(layer.name)

@@ -68,7 +68,7 @@ def convert(
 
 
 def flat_twin(model: Any) -> Any:
-    """The flat tf_keras model that is converted: `model` itself after `Quantize`."""
+    """Return the flat tf_keras model to convert: `model` itself after `Quantize`."""
     return model if is_quantization_aware(model) else bridge.to_tf_keras(model)
 
 

@@ -173,7 +173,7 @@ def _with_limit(settings: Export, share: float) -> Export:
 
 
 def _may_mix(model: Any, settings: Export) -> bool:
-    """Whether leaving operators in float may help: not where a stage has decided on the integers."""
+    """Return whether leaving operators in float may help: not if a stage has chosen the integers."""
     decided = bool(integers_of(model)) and not is_quantization_aware(model)
     return settings.may_mix and settings.max_noise is None and not decided
 
@@ -240,7 +240,7 @@ def _built(
 
 
 def _with_integers(data: bytes, model: Any, settings: Export) -> tuple[bytes, list[str]]:
-    """Return a file with the integers that the weights of `model` stand for, where it has any, and notes."""
+    """Return the file with the integers that the weights of `model` represent, if any, and notes."""
     integers = integers_of(model) if settings.weights == "int8" else {}
     if settings.activations != "int8":  # where sums are in float, fewer bits have no operators
         integers = {key: found for key, found in integers.items() if found.bits == 8}

@@ -1,4 +1,4 @@
-"""Bring the masks of attention near the scores that they mask, on the float file before its ranges are measured.
+"""Move attention-mask constants close to the scores they mask, in the float file, before calibration.
 
 A mask adds -1e9 to the scores, or selects it instead of them. One int8 scale over both has steps of 4e6, and all scores
 become equal. For softmax, a constant just below the scores does the same: with lo and hi the extremes of the scores of
@@ -251,7 +251,7 @@ class _Graph:
                 found.scores.append(self._tensors[end].name)
 
     def _is_masked(self, tensor: int) -> bool:
-        """Whether a far constant has a part in it."""
+        """Return whether a far constant contributes to it."""
         _, inputs = self._made_from(tensor)
         return any(self._is_far(end) or self._is_masked(end) for end in inputs)
 

@@ -1,4 +1,4 @@
-"""The ways to convert a model: which layers compute in another form meanwhile, and for which shapes it is traced."""
+"""Conversion strategies: which layers compute in an equivalent form, and the shapes to trace with."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
