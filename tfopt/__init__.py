@@ -4,9 +4,12 @@ The names a recipe needs are here; the rest are in `tfopt.losses`, `tfopt.transf
 `tfopt.self_taught` and `tfopt.extend`. Importing tfopt is cheap: the first name that needs TensorFlow imports it.
 """
 
+import functools
 import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
+
+from tfopt.base import late_classes
 
 if TYPE_CHECKING:
     from tfopt import extend, losses, self_taught, training, transfer
@@ -162,6 +165,22 @@ _HOMES = {
     }.items()
     for name in names.split()
 }
+
+# The functions that make the layer classes of trained models; files name them.
+_LAYERS = {
+    "ClusterKernels": ("stages.cluster.wrapper", "cluster_kernels"),
+    "Int8Input": ("stages.quantize.wrapper", "int8_input"),
+    "Int8Wrapper": ("stages.quantize.wrapper", "int8_wrapper"),
+    "PruneByScore": ("stages.prune.wrapper", "scored_pruning"),
+}
+
+
+def _made(home: str, maker: str) -> Any:
+    return getattr(importlib.import_module(f"tfopt.{home}"), maker)()
+
+
+for _name, _place in _LAYERS.items():
+    late_classes.provide(_name, functools.partial(_made, *_place))
 
 # Names of 0.1 that have moved; removed in 0.3.0.
 _MOVED = {

@@ -21,7 +21,6 @@ class Annotations:
         path: the file or folder that it was read from.
         summary: a description of what a stage did to it.
         integers: what the weights of its kernels represent, by layer and kernel.
-        layers_left_in_float: the layers that are not quantized, and why.
     """
 
     origin: Callable[[], Any] | None = None
@@ -30,7 +29,6 @@ class Annotations:
     path: Path | None = None
     summary: tuple[str, ...] = ()
     integers: Mapping[Any, Any] | None = None
-    layers_left_in_float: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _NOTHING = Annotations()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import bridge
-from tfopt.base import keras_compat, sandbox
+from tfopt.base import keras_compat, late_classes, sandbox
 from tfopt.errors import ModelError
 from tfopt.models.content import kind
 from tfopt.models.safety import scan_file, scan_graph
@@ -169,6 +169,8 @@ def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool,
     else:
         loader = keras_compat.tf_keras().models.load_model
         bridge.register_classes()
+        if not safe:  # otherwise the scan has made the classes that the file names
+            late_classes.ensure_all()
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_named_by_content(stack.enter_context(with_slashes(path))))
         stack.enter_context(_quiet())

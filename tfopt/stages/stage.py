@@ -15,6 +15,7 @@ from tfopt.base.keras_compat import float32_layers, unwrapped, wrapped_layers
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages.budget import Budget
 from tfopt.stages.kernels.choice import Decision
+from tfopt.stages.kernels.layer_copies import without_wrappers
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.kernels.rules import Rule
 from tfopt.stages.kernels.table import named_kernel
@@ -197,6 +198,8 @@ class Stage(ABC):
 
     def _origin(self, model: Any) -> Any:
         like = bridge.origin(model)
+        if like is None and any(unwrapped(layer) is not layer for layer in model.layers):
+            return without_wrappers(model)  # from a file
         if like is None:
             raise ModelError(
                 f"{type(self).__name__}.strip expects the model that {type(self).__name__}.apply returned; "

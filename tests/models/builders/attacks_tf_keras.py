@@ -35,6 +35,14 @@ def lambda_layer(form: str, what: Any, kind: str = "function", **config: Any) ->
     return layer(form, "Lambda", {"function": what, "function_type": kind, **rest, "arguments": {}, **config})
 
 
+def wrapped(form: str, what: Any, argument: Any = 'tensor ["float32", [null, 4]]') -> dict[str, Any]:
+    """A model with a wrapper of tfopt's quantization, which calls the layer `what` with an argument from the file."""
+    config = {"before": False, "outputs": 0, "shares_with": "", "why": "", "weights": [], "call": [[argument], {}]}
+    name = "tfopt>Int8Wrapper"
+    more = {} if form == ".h5" else {"registered_name": name}
+    return sequential(form, layer(form, name, {"layer": what, **config}, "tfopt.stages.quantize.wrapper", **more))
+
+
 def raw(canary: Canary) -> list[Any]:
     """A Python lambda in a Lambda layer of the type "lambda"."""
     return [canary.bytecode, None, None]
@@ -125,6 +133,9 @@ def places(form: str) -> dict[str, Callable[[Any], Any]]:
         "dtype_policy": lambda what: seq(dense(dtype=what)),
         "build_config": lambda what: sequential(form, dense(), build_config={"input_shape": [None, 4], "deep": what}),
         "activation_layer": lambda what: seq(layer(form, "Activation", {"activation": what})),
+        "wrapper_of_a_stage": lambda what: wrapped(form, what),
+        "wrapper_of_a_stage_around_a_lambda": lambda what: wrapped(form, lambda_layer(form, what)),
+        "call_of_a_wrapper": lambda what: wrapped(form, dense(), what),
         "unknown_key_of_a_layer": lambda what: seq({**dense(), "also": what}),
         "unknown_key_of_a_config": lambda what: seq(dense(also=what)),
     }  # fmt: skip

@@ -497,7 +497,7 @@ def test_the_wrappers_config_is_complete():
     random = Prune(importance="random", seed=5, final_sparsity=0.4)
     config = pruned_layers(random.apply(dense(8, 4), steps=10))[0].get_config()
     assert (config["importance"], config["seed"], config["threshold"]) == ("random", 5, None)
-    assert json.loads(json.dumps(config["schedules"]))["kernel"]["config"]["final_sparsity"] == 0.4
+    assert json.loads(json.dumps(config["schedules"]))["kernel"]["final_sparsity"] == 0.4
 
 
 # Zeros that are there already --------------------------------------------------------------------

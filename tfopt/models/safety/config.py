@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tfopt.base import keras_compat
+from tfopt.base import keras_compat, late_classes
 from tfopt.base.limits import DEEPEST_JSON
 from tfopt.base.reading import parse_json, reading
 from tfopt.errors import ModelError
@@ -88,7 +88,12 @@ def _registry(kind: str) -> Callable[[str], Any]:
     else:
         api = keras_compat.tf_keras()
     registered: Callable[[str], Any] = api.saving.get_registered_object
-    return registered
+
+    def found(name: str) -> Any:
+        late_classes.ensure(name)
+        return registered(name)
+
+    return found
 
 
 def _findings(part: Any, where: str, known: Known, scan: Scan, depth: int, key: str = "") -> Iterator[tuple[str, str]]:

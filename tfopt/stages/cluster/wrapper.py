@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
-from tfopt.stages.kernels.layer_copies import KeepsCallContract
+from tfopt.stages.kernels.layer_copies import KeepsCallContract, call_of, restored
 from tfopt.stages.kernels.table import named_kernel
 
 
@@ -17,6 +17,7 @@ def cluster_kernels() -> Any:
     wrapper = tfmot_module("clustering.keras.cluster_wrapper").ClusterWeights
     init_of = tfmot_module("clustering.keras.cluster_config").CentroidInitialization
 
+    @tf_keras().saving.register_keras_serializable("tfopt")
     class ClusterKernels(KeepsCallContract, wrapper):  # type: ignore[misc, valid-type]
         """`ClusterWeights` for layers that TF-MOT's registry does not know.
 
@@ -45,16 +46,34 @@ def cluster_kernels() -> Any:
             super().__init__(layer, number_of_clusters=most, cluster_per_channel=cluster_per_channel, **kwargs)
             self.clusters = {name: dict(settings) for name, settings in clusters.items()}
             self.held = tuple(held)
-            self.held_masks: dict[str, np.ndarray] = {}
+            self.held_masks: dict[str, Any] = {}
             self.adopt_call_contract()
 
         def build(self, input_shape: Any) -> None:
             self.layer.clusterable_in_turn = self._in_turn
             super().build(input_shape)
+            # Weights of this layer, so that files hold them.
             self.held_masks = {
-                name: (kernel.values != 0).astype(kernel.values.dtype)
-                for name, kernel in ((name, named_kernel(self.layer, name)) for name in self.held)
+                name: self._constant(f"held_{name}", named_kernel(self.layer, name).values != 0, np.float32)
+                for name in self.held
             }
+            for name, mask in self.sparsity_masks.items():
+                self.sparsity_masks[name] = self._constant(f"mask_{name}", mask, np.float32)
+            for name, place in self.zero_idx.items():
+                self.zero_idx[name] = self._constant(f"zero_{name}", place, np.int64)
+
+        def _constant(self, name: str, values: Any, dtype: Any) -> Any:
+            array = np.asarray(values).astype(dtype)
+            constant = tf_keras().initializers.Constant(array)
+            return self.add_weight(name, array.shape, dtype, initializer=constant, trainable=False)
+
+        @property
+        def trainable_weights(self) -> list[Any]:
+            return _once(super().trainable_weights)  # TF-MOT lists a kernel twice
+
+        @property
+        def non_trainable_weights(self) -> list[Any]:
+            return _once(super().non_trainable_weights)
 
         def _in_turn(self) -> Iterator[tuple[str, Any]]:
             """Yield each kernel after setting TF-MOT's attributes for it, which TF-MOT reads kernel by kernel."""
@@ -105,14 +124,22 @@ def cluster_kernels() -> Any:
         def get_config(self) -> dict[str, Any]:
             config = tf_keras().layers.Wrapper.get_config(self)
             own = {"clusters": self.clusters, "held": self.held, "cluster_per_channel": self.cluster_per_channel}
-            return {**config, **own}
+            return {**config, **own, "call": call_of(self)}
 
         @classmethod
-        def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-            layer = tf_keras().layers.deserialize(config["layer"], custom_objects=custom_objects)
+        def from_config(cls, config: dict[str, Any]) -> Any:
+            config = dict(config)
+            # Centroids come from the file; k-means fails on kernels that have no values yet.
+            linear = {"cluster_centroids_init": init_of.LINEAR.value}
+            config["clusters"] = {name: {**settings, **linear} for name, settings in config["clusters"].items()}
+            layer = restored(config.pop("layer"), config.pop("call"))
             return cls(**{**config, "layer": layer})
 
     return ClusterKernels
+
+
+def _once(weights: list[Any]) -> list[Any]:
+    return list({id(weight): weight for weight in weights}.values())
 
 
 def _make_clusterable(layer: Any) -> None:
@@ -133,5 +160,5 @@ def clustered_weights(wrapper: Any) -> list[np.ndarray]:
     for name in wrapper.clusters:
         weights[named_kernel(wrapper.layer, name).index] = np.asarray(wrapper.clustered(name))
     for name, mask in wrapper.held_masks.items():
-        weights[named_kernel(wrapper.layer, name).index] *= mask
+        weights[named_kernel(wrapper.layer, name).index] *= mask.numpy()
     return weights

@@ -1,8 +1,15 @@
 """Copies of single layers for TF-MOT's wrappers."""
 
+import json
 from typing import Any
 
-from tfopt.base.keras_compat import tf_keras
+import numpy as np
+
+from tfopt.base.keras_compat import tf_keras, unwrapped
+from tfopt.graph.types import map_leaves, replay
+from tfopt.graph.walk import walk
+
+_TENSOR = "tensor "  # begins the text that stands for a tensor
 
 
 def plain_copy(layer: Any) -> Any:
@@ -32,6 +39,65 @@ def built_copy(layer: Any) -> Any:
         part_copy.trainable = part.trainable
     copy.set_weights(layer.get_weights())
     return copy
+
+
+def without_wrappers(model: Any) -> Any:
+    """Return a flat tf_keras model of the layers inside the wrappers of `model`, with their weights."""
+    graph = walk(model, keep_names=True)
+    copies = {leaf.name: _inner_copy(leaf.layer) for leaf in graph.leaves}
+    inputs = {
+        spec.ref: tf_keras().Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in graph.inputs
+    }
+    tensors = dict(inputs)
+    _, outputs = replay(graph, tensors, lambda leaf, args, kwargs: copies[leaf.name](*args, **kwargs))
+    return tf_keras().Model(map_leaves(inputs.__getitem__, graph.inputs_struct), outputs, name=graph.name)
+
+
+def _inner_copy(layer: Any) -> Any:
+    if hasattr(layer, "quantizer_vars"):  # TF-MOT's layer for the inputs
+        return lambda values: values
+    return built_copy(layer) if unwrapped(layer) is layer else plain_copy(unwrapped(layer))
+
+
+def call_of(wrapper: Any) -> Any:
+    """Return how the model first calls a wrapped layer, as JSON: (arguments, keyword arguments)."""
+    node = wrapper.inbound_nodes[0]
+
+    def saved(part: Any) -> Any:
+        if hasattr(part, "_keras_history"):
+            return f"{_TENSOR}{json.dumps([part.dtype.name, list(part.shape)])}"
+        if hasattr(part, "__array__"):
+            return np.asarray(part).tolist()
+        return part if isinstance(part, bool | int | float | str) else None
+
+    return map_leaves(saved, [list(node.call_args), dict(node.call_kwargs)])
+
+
+def restored(config: dict[str, Any], call: Any) -> Any:
+    """Return the layer that a wrapper's config holds, built; its weights have no values yet.
+
+    Args:
+        config: of the layer, serialized.
+        call: from `call_of`; None to leave the layer unbuilt.
+    """
+    import tensorflow as tf
+
+    keras = tf_keras()
+
+    def made(part: Any) -> Any:
+        if not isinstance(part, str) or not part.startswith(_TENSOR):
+            return part
+        dtype, shape = json.loads(part.removeprefix(_TENSOR))
+        return keras.Input(type_spec=tf.TensorSpec(shape, dtype))
+
+    # HDF5 files name registered classes without their package.
+    registered = keras.saving.get_custom_objects().items()
+    with keras.utils.custom_object_scope({name.rpartition(">")[2]: cls for name, cls in registered}):
+        layer = keras.layers.deserialize(config)
+    if call is not None:
+        args, kwargs = map_leaves(made, call)
+        layer(*args, **kwargs)
+    return layer
 
 
 class KeepsCallContract:

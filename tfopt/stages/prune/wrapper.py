@@ -1,14 +1,15 @@
 """TF-MOT's pruning wrapper, extended: a choice of importance, exact masks, several kernels per layer, fixed zeros."""
 
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfopt.base.decorators import not_converted
 from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module, unwrapped
-from tfopt.stages.kernels.layer_copies import KeepsCallContract, built_copy, plain_copy
+from tfopt.stages.kernels.layer_copies import KeepsCallContract, built_copy, call_of, plain_copy, restored
 from tfopt.stages.kernels.table import kernel_layers, kernels, named_kernel
 
 # A step, as int64, that no training reaches.
@@ -67,10 +68,24 @@ def hold_zeros(wrapped: Any, *, scheduled: bool) -> None:
     for layer in pruned_layers(wrapped):
         for number, (weight, mask, _) in enumerate(layer.pruning_vars):
             held = (weight.numpy() != 0).astype(mask.dtype.as_numpy_dtype)
-            layer.pruning_obj.held[number] = held
+            layer.hold(number, held)
             mask.assign(held)
         if not scheduled:
             layer.pruning_step.assign(1)  # TF-MOT's wrapper refuses to train until its callback has started it
+
+
+def _saved(schedule: Any) -> dict[str, Any] | None:
+    """Return the settings of a schedule of TF-MOT, without "class_name": a model file may name layers only."""
+    return None if schedule is None else {"kind": type(schedule).__name__, **schedule.get_config()["config"]}
+
+
+def _schedule(saved: Mapping[str, Any] | None) -> Any:
+    if saved is None:
+        return None
+    sparsity = tfmot().sparsity.keras
+    kinds = {kind.__name__: kind for kind in (sparsity.ConstantSparsity, sparsity.PolynomialDecay)}
+    settings = dict(saved)
+    return kinds[settings.pop("kind")].from_config(settings)
 
 
 @functools.cache
@@ -95,7 +110,7 @@ def scored_pruning() -> Any:
         importance: str
         threshold: float | None
         schedules: list[Any]
-        held: list[np.ndarray | None]
+        held: list[Any]
         seeds: list[tuple[int, int]]
 
         @not_converted
@@ -147,6 +162,7 @@ def scored_pruning() -> Any:
             threshold, mask = self._mask(pooled, number)
             return threshold, tf.repeat(tf.repeat(mask, height, axis=0), width, axis=1)[:rows, :columns]
 
+    @tf_keras().saving.register_keras_serializable("tfopt")
     class PruneByScore(KeepsCallContract, wrapper):  # type: ignore[misc, valid-type]
         """`PruneLowMagnitude` for several kernels, each with its own schedule.
 
@@ -158,6 +174,7 @@ def scored_pruning() -> Any:
             seed: see `Prune`.
             position: a number unique to this layer's kernels, for the random importance.
             sparsity_m_by_n: see `Prune`.
+            held: the numbers of the kernels for which `hold` will be called; their zeros are a weight of this layer.
             **kwargs: passed to `PruneLowMagnitude`.
         """
 
@@ -170,6 +187,7 @@ def scored_pruning() -> Any:
             seed: int = 0,
             position: int = 0,
             sparsity_m_by_n: Any = None,
+            held: Sequence[int] = (),
             **kwargs: Any,
         ) -> None:
             # TF-MOT's registry knows few layers; it accepts any layer with this method.
@@ -179,6 +197,7 @@ def scored_pruning() -> Any:
             super().__init__(layer, pruning_schedule=due, sparsity_m_by_n=sparsity_m_by_n, **kwargs)
             self.schedules = dict(schedules)
             self.importance, self.threshold, self.seed, self.position = importance, threshold, seed, position
+            self._held = list(held)
             self.adopt_call_contract()
 
         def build(self, input_shape: Any) -> None:
@@ -189,6 +208,24 @@ def scored_pruning() -> Any:
             pruning.schedules = list(self.schedules.values())
             pruning.held = [None] * len(self.schedules)
             pruning.seeds = [(self.seed, self.position + number) for number in range(len(self.schedules))]
+            for number in self._held:
+                self.hold(number, np.ones(self.pruning_vars[number][1].shape, np.float32))
+
+        def add_weight(self, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
+            # TF-MOT calls the masks of all kernels "mask"; HDF5 needs different names.
+            taken = {weight.name.rpartition("/")[2].partition(":")[0] for weight in self._non_trainable_weights}
+            free = (f"{name}_{number}" if number else name for number in itertools.count())
+            return super().add_weight(next(each for each in free if each not in taken), *args, **kwargs)
+
+        def hold(self, number: int, held: np.ndarray) -> None:
+            """Keep weights of a kernel at zero: those for which `held` is 0.0 instead of 1.0."""
+            masks = self.pruning_obj.held
+            if masks[number] is None:
+                masks[number] = self.add_weight(
+                    f"held_{number}", held.shape, self.pruning_vars[number][1].dtype, trainable=False
+                )
+                self._held = sorted({*self._held, number})
+            masks[number].assign(held)
 
         def get_config(self) -> dict[str, Any]:
             config = super().get_config()
@@ -196,22 +233,20 @@ def scored_pruning() -> Any:
             return {
                 **config,
                 "sparsity_m_by_n": self.sparsity_m_by_n,  # missing in TF-MOT's get_config
-                "schedules": {name: plan and plan.get_config() for name, plan in self.schedules.items()},
+                "schedules": {name: _saved(plan) for name, plan in self.schedules.items()},
+                "held": list(self._held),
                 "importance": self.importance,
                 "threshold": self.threshold,
                 "seed": self.seed,
                 "position": self.position,
+                "call": call_of(self),
             }
 
         @classmethod
         def from_config(cls, config: dict[str, Any]) -> Any:
-            keras, sparsity = tf_keras(), tfmot().sparsity.keras
             config = dict(config)
-            known = {kind.__name__: kind for kind in (sparsity.ConstantSparsity, sparsity.PolynomialDecay)}
-            config["schedules"] = {
-                name: plan and keras.utils.deserialize_keras_object(plan, custom_objects=known)
-                for name, plan in config["schedules"].items()
-            }
-            return cls(**{**config, "layer": keras.layers.deserialize(config["layer"])})
+            schedules = {name: _schedule(plan) for name, plan in config["schedules"].items()}
+            layer = restored(config.pop("layer"), config.pop("call"))
+            return cls(**{**config, "schedules": schedules, "layer": layer})
 
     return PruneByScore

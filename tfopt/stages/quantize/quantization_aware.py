@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 from typing_extensions import override
 
-from tfopt.base.annotations import annotate
 from tfopt.base.config import config
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides
@@ -87,13 +86,11 @@ class QuantizationAware(Stage):
     def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps
         treatments, scheme = self._plan(flat_model), SCHEMES[keep]
-        quantized = quantized_model(
+        return quantized_model(
             walk(flat_model, keep_names=True),
             treatments,
             lambda layer, treatment: self._weight_quantizers(layer, treatment, scheme),
         )
-        annotate(quantized, layers_left_in_float={name: t.why for name, t in treatments.items() if t.in_float})
-        return quantized
 
     def _weight_quantizers(self, layer: Any, treatment: Treatment, scheme: Scheme) -> Overrides:
         """Return (owner, attribute, quantizer) for the kernels of a built layer; `HeldWeight` for those in float."""
@@ -113,7 +110,7 @@ class QuantizationAware(Stage):
                 quantizer = kernel_quantizer()(scales, structure, values, precision, kernel.name)
                 overrides.append((kernel.owner, kernel.attribute, quantizer))
             elif structure.mask is not None or structure.centroids is not None:
-                overrides.append((kernel.owner, kernel.attribute, held_weight()(structure, values)))
+                overrides.append((kernel.owner, kernel.attribute, held_weight()(structure, values, kernel.name)))
         return overrides
 
     @override

@@ -7,8 +7,9 @@ kernels keep a single scale: their integers are written to the file after the co
 operator has a single scale anyway use FakeQuant.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,7 @@ def kernel_quantizer() -> Any:
             start: the kernel when training begins.
             precision: how finely to round; if it is not the usual one, the steps must be written to the file.
             kernel: the name of the kernel in its layer.
+            fixed: see `Rounding`.
         """
 
         def __init__(
@@ -114,7 +116,9 @@ def kernel_quantizer() -> Any:
             start: np.ndarray,
             precision: Precision = USUAL,
             kernel: str = "kernel",
+            fixed: np.ndarray | None = None,
         ) -> None:
+            self._fixed = fixed
             self.scales, self.structure, self.start = scales, structure, start
             # Whether its layer computes in float, so that nothing is rounded.
             self.in_float: Callable[[], bool] = lambda: False
@@ -155,7 +159,7 @@ def kernel_quantizer() -> Any:
         @functools.cached_property
         def rounding(self) -> Rounding:
             axes = () if self.keeps_one_scale() else self.scales.axes
-            return ROUNDINGS[self.precision.weight_steps](self.precision, axes, self._view(self.start))
+            return ROUNDINGS[self.precision.weight_steps](self.precision, axes, self._view(self.start), self._fixed)
 
         def _view(self, kernel: Any) -> Any:
             """Return `kernel` in the shape in which scales are shared along whole axes."""
@@ -211,34 +215,57 @@ def kernel_quantizer() -> Any:
             return value + (latent - tf.stop_gradient(latent))  # this order gives exactly `value`
 
         def get_config(self) -> dict[str, Any]:
-            names = ("scales", "structure", "start", "precision", "kernel")
-            return {name: getattr(self, name) for name in names}
+            """Return what `quantizer_from` needs besides the weights of the wrapper."""
+            mask, centroids, fixed = self.structure.mask, self.structure.centroids, self.rounding.fixed
+            return {
+                "kernel": self.kernel,
+                "shape": list(self.start.shape),
+                "scales": dataclasses.asdict(self.scales),
+                "precision": dataclasses.asdict(self.precision),
+                "mask": mask is not None,
+                "centroids": None if centroids is None else list(centroids.shape),
+                "fixed": None if fixed is None else np.asarray(fixed).tolist(),
+            }
 
     return KernelQuantizer
+
+
+def quantizer_from(config: Mapping[str, Any]) -> Any:
+    """Return a quantizer like the one that gave `config`; the values of its kernel come with the weights."""
+    shape = tuple(config["shape"])
+    mask = np.ones(shape, np.float32) if config["mask"] else None
+    centroids = None if config["centroids"] is None else np.zeros(config["centroids"], np.float32)
+    structure, start = Structure(mask, centroids), np.ones(shape, np.float32)
+    if "scales" not in config:
+        return held_weight()(structure, start, config["kernel"])
+    fixed = None if config["fixed"] is None else np.asarray(config["fixed"], np.float32)
+    saved = config["scales"]
+    scales = Scales(tuple(saved["axes"]), tuple(saved["view"]), saved["name"], saved["told_by_operator"])
+    precision = Precision(**config["precision"])
+    return kernel_quantizer()(scales, structure, start, precision, config["kernel"], fixed)
 
 
 @functools.cache
 def held_weight() -> Any:
     """Return the class `HeldWeight`, the quantizer of weights that stay in float. Created on first use."""
-    import tensorflow as tf
-
     base = tfmot().quantization.keras.quantizers.Quantizer
 
     class HeldWeight(base):  # type: ignore[misc, valid-type]
         """No rounding: clustered weights do not change; in others, zeros stay zero."""
 
-        def __init__(self, structure: Structure, start: np.ndarray) -> None:
-            self.structure, self.start = structure, start
+        def __init__(self, structure: Structure, start: np.ndarray, kernel: str) -> None:
+            self.structure, self.start, self.kernel = structure, start, kernel
 
         def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
-            del tensor_shape, name, layer
-            return {}
+            key, value = ("mask", self.structure.mask) if self.structure.centroids is None else ("start", self.start)
+            initial = tf_keras().initializers.Constant(value)
+            return {key: layer.add_weight(f"{name}_{key}", shape=tensor_shape, initializer=initial, trainable=False)}
 
         def __call__(self, inputs: Any, training: bool, weights: dict[str, Any], **kwargs: Any) -> Any:
-            del training, weights, kwargs
-            if self.structure.centroids is None:
-                return inputs * self.structure.mask
-            return tf.constant(self.start) + 0.0 * inputs  # its gradient is zero, not missing
+            del training, kwargs
+            if "mask" in weights:
+                return inputs * weights["mask"]
+            return weights["start"] + 0.0 * inputs  # its gradient is zero, not missing
 
         def needs_operator(self) -> bool:
             return False
@@ -250,6 +277,12 @@ def held_weight() -> Any:
             return "zeros kept" if self.structure.centroids is None else "weights frozen to keep their clusters"
 
         def get_config(self) -> dict[str, Any]:
-            return {"structure": self.structure, "start": self.start}
+            mask, centroids = self.structure.mask, self.structure.centroids
+            return {
+                "kernel": self.kernel,
+                "shape": list(self.start.shape),
+                "mask": mask is not None,
+                "centroids": None if centroids is None else list(centroids.shape),
+            }
 
     return HeldWeight

@@ -48,15 +48,23 @@ class Rounding:
         precision: see `Precision`.
         axes: the axes, negative, whose indices have separate steps; () for one step for all.
         start: the kernel when training begins, in its view.
+        fixed: what `start` has decided before, from a file; None to compute it.
     """
 
     words: ClassVar[str] = "steps up to the largest weight"
 
-    def __init__(self, precision: Precision, axes: tuple[int, ...], start: np.ndarray) -> None:
+    def __init__(
+        self, precision: Precision, axes: tuple[int, ...], start: np.ndarray, fixed: np.ndarray | None = None
+    ) -> None:
         self.precision, self.start = precision, start
         self.axes = axes
         self.others = tuple(axis for axis in range(start.ndim) if axis - start.ndim not in axes)
         self.levels = levels(precision.bits)
+        self.fixed = self._first() if fixed is None else fixed
+
+    def _first(self) -> np.ndarray | None:
+        """Return what the initial kernel decides for the whole training; None if nothing."""
+        return None
 
     def variables(self) -> Mapping[str, np.ndarray]:
         """Return the initial values, by name, of what is trained besides the kernel."""
@@ -98,12 +106,14 @@ class Kept(Rounding):
 
     words = "steps of the initial kernel"
 
-    def __init__(self, precision: Precision, axes: tuple[int, ...], start: np.ndarray) -> None:
-        super().__init__(precision, axes, start)
-        self._steps = self._first()
-
+    @override
     def _first(self) -> np.ndarray:
         return steps_of(self.start, self.precision.bits, self.axes, self.precision.weight_steps)
+
+    @property
+    def _steps(self) -> np.ndarray:
+        assert self.fixed is not None
+        return self.fixed
 
     @override
     def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
@@ -200,10 +210,14 @@ class BareSigns(Signs):
     words = "signs"
 
     @override
-    def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
-        del kernel, trained
+    def _first(self) -> np.ndarray:
         size = max(float(np.sqrt(np.mean(np.square(self.start)))), _TINY)
         return np.full((1,) * self.start.ndim, size, np.float32)
+
+    @override
+    def steps(self, kernel: Any, trained: Mapping[str, Any]) -> Any:
+        del kernel, trained
+        return self.fixed
 
 
 class Ternary(Signs):

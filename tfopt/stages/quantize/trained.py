@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import unwrapped
 from tfopt.stages.quantize.unlike_scales import places_left_in_float
 
 
 def layers_left_in_float(model: Any) -> dict[str, str]:
     """Return, by layer name, why layers of a model from `Quantize.apply` are in float; {} for any other model."""
-    return {**annotations(model).layers_left_in_float, **places_left_in_float(model)}
+    left = {unwrapped(layer).name: layer.why for layer in model.layers if getattr(layer, "why", "")}
+    return {**left, **places_left_in_float(model)}
 
 
 def layers_with_trained_scales(model: Any) -> set[str]:

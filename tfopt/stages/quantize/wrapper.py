@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.base.keras_compat import tf_keras, tfmot_module
+from tfopt.base.keras_compat import tf_keras, tfmot_module, unwrapped
 from tfopt.base.overrides import Overrides, override_attributes
-from tfopt.graph.types import Graph, Ref, map_leaves, refs_in, replay
-from tfopt.stages.kernels.layer_copies import built_copy
+from tfopt.graph.types import Graph, map_leaves, replay
+from tfopt.stages.kernels.layer_copies import built_copy, call_of, restored
+from tfopt.stages.kernels.table import named_kernel
 from tfopt.stages.quantize import int8_equivalents
 from tfopt.stages.quantize.plan import Treatment, config_class, looked_up
+from tfopt.stages.quantize.quantizers import quantizer_from
 from tfopt.stages.quantize.ranges import apart, empty, has_range, range_quantizer
 
 
@@ -39,31 +41,9 @@ def quantized_model(
         if dtype.startswith("float"):
             tensors[spec.ref] = _input_layer(spec.name)(tensors[spec.ref])
     layers = {leaf.name: _wrapped(leaf.layer, treatments[leaf.name], quantizers) for leaf in graph.leaves}
-    _connect(graph, layers, {ref: tensor._keras_history.layer for ref, tensor in tensors.items()})
     _, outputs = replay(graph, tensors, lambda leaf, args, kwargs: layers[leaf.name](*args, **kwargs))
     given = map_leaves(inputs.__getitem__, graph.inputs_struct)  # the inputs before rounding
     return tf_keras().Model(given, outputs, name=graph.name)
-
-
-def _connect(graph: Graph, layers: Mapping[str, Any], before: Mapping[Ref, Any]) -> None:
-    """Tell each wrapper which layers make its inputs, looking through layers without a wrapper.
-
-    Args:
-        graph: of the flat model.
-        layers: by name, wrapped or not.
-        before: the layers that round the inputs of the model.
-    """
-    sources: dict[Ref, tuple[Any, ...]] = {ref: (layer,) for ref, layer in before.items()}
-    for call in graph.calls:
-        layer = layers[call.leaf.name]
-        if getattr(layer, "shares_with", ""):
-            object.__setattr__(layer, "next_layer", layers[layer.shares_with])
-        found = (source for ref in refs_in([call.args, call.kwargs]) for source in sources.get(ref, ()))
-        given = tuple(dict.fromkeys(found))  # each once: the branches of a residual block share theirs
-        if hasattr(layer, "sources"):
-            layer.sources.extend(given)
-            given = (layer,)
-        sources.update(dict.fromkeys(call.outputs, given))
 
 
 def gives_float(*layers: Any) -> bool:
@@ -74,15 +54,30 @@ def gives_float(*layers: Any) -> bool:
         if id(layer) in seen:
             continue
         seen.add(id(layer))
-        if (variables := getattr(layer, "quantizer_vars", None)) is not None:  # TF-MOT's layer for an input
-            found: bool | None = not has_range(variables)
-        else:
-            found = getattr(layer, "gives_float", False)
-        if found:
+        if found := getattr(layer, "gives_float", False):
             return True
         if found is None:
             waiting.extend(layer.sources)
     return False
+
+
+def _sources(layer: Any) -> list[Any]:
+    """Return the layers that round, or could round, the inputs of a layer in its model; each once."""
+    found, seen, waiting = [], set[int](), _layers_before(layer)
+    while waiting:
+        before = waiting.pop()
+        if id(before) in seen:
+            continue
+        seen.add(id(before))
+        if hasattr(type(before), "gives_float"):
+            found.append(before)
+        else:
+            waiting.extend(_layers_before(before))
+    return found
+
+
+def _layers_before(layer: Any) -> list[Any]:
+    return [parent.layer for node in layer.inbound_nodes for parent in node.parent_nodes]
 
 
 def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatment], Overrides]) -> Any:
@@ -95,17 +90,45 @@ def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatm
         wrapped = wrapper(copy, config_class(treatment.config)())
     else:
         weights = quantizers(copy, treatment)
-        if not treatment.quantizes and not treatment.shares_with and not weights:
+        if not (treatment.quantizes or treatment.shares_with or treatment.in_float or weights):
             return copy
         outputs = len(_flat(layer.get_output_at(0))) if treatment.output or treatment.shares_with else 0
-        wrapped = int8_wrapper()(copy, weights, treatment.before, outputs, treatment.shares_with)
+        why = treatment.why if treatment.in_float else ""
+        wrapped = int8_wrapper()(copy, weights, treatment.before, outputs, treatment.shares_with, why)
     object.__setattr__(wrapped, "own_weights", own_weights)  # TF-MOT's wrapper removes weights from the layer
     return wrapped
 
 
 def _input_layer(name: str) -> Any:
-    layer = tfmot_module("quantization.keras.quantize_layer").QuantizeLayer
-    return layer(range_quantizer(unrounded=apart), name=f"quantize_{name}")
+    return int8_input()(name=f"quantize_{name}")
+
+
+@functools.cache
+def int8_input() -> Any:
+    """Return TF-MOT's layer for the inputs of a model, as a class that files can name. Created on first use."""
+    base = tfmot_module("quantization.keras.quantize_layer").QuantizeLayer
+
+    @tf_keras().saving.register_keras_serializable("tfopt")
+    class Int8Input(base):  # type: ignore[misc, valid-type]
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(range_quantizer(unrounded=apart), **kwargs)
+
+        def build(self, input_shape: Any) -> None:
+            super().build(input_shape)
+            self.built = True  # TF-MOT leaves this to Keras, which builds it twice when it loads a file
+
+        @property
+        def gives_float(self) -> bool:
+            return not has_range(self.quantizer_vars)
+
+        def get_config(self) -> dict[str, Any]:
+            return dict(tf_keras().layers.Layer.get_config(self))
+
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> Any:
+            return cls(**config)
+
+    return Int8Input
 
 
 class Point:
@@ -133,8 +156,9 @@ def int8_wrapper() -> Any:
     """Return the wrapper class `Int8Wrapper`. Created on first use, because importing TF-MOT takes seconds."""
     base = tfmot_module("quantization.keras.quantize_wrapper").QuantizeWrapperV2
     no_config = tfmot_module("quantization.keras.default_8bit.default_8bit_quantize_configs").NoOpQuantizeConfig
-    plain = tf_keras().layers.Layer
+    plain, plain_wrapper = tf_keras().layers.Layer, tf_keras().layers.Wrapper
 
+    @tf_keras().saving.register_keras_serializable("tfopt")
     class Int8Wrapper(base):  # type: ignore[misc, valid-type]
         """TF-MOT's quantization wrapper, extended to any layer.
 
@@ -147,18 +171,18 @@ def int8_wrapper() -> Any:
             before: whether to round the values between its linear part and its activation.
             outputs: the number of outputs to round: all, or 0.
             shares_with: the next layer, if it rounds the output instead: the ranges here are empty at first.
+            why: why the layer is in float although it could be quantized; "" if it is not.
             **kwargs: passed to TF-MOT's wrapper.
         """
 
         def __init__(
-            self, layer: Any, weights: Overrides, before: bool, outputs: int, shares_with: str, **kwargs: Any
+            self, layer: Any, weights: Overrides, before: bool, outputs: int, shares_with: str, why: str, **kwargs: Any
         ) -> None:
             super().__init__(layer, no_config(), **kwargs)
             self._rounds, self.shares_with = (before, outputs), shares_with
             self.after: Sequence[Point] = ()
             object.__setattr__(self, "_given", weights)  # bypasses Keras, which would track its layers twice
-            object.__setattr__(self, "sources", [])
-            object.__setattr__(self, "next_layer", None)
+            self.why = why
             for _, _, quantizer in weights:
                 quantizer.in_float = lambda: self.is_in_float
             self._supports_masking = layer.supports_masking
@@ -200,7 +224,16 @@ def int8_wrapper() -> Any:
         @property
         def is_dormant(self) -> bool:
             """Whether the next layer rounds its outputs."""
-            return self.next_layer is not None and not self.next_layer.is_unrounded
+            return bool(self.shares_with) and not any(
+                node.layer.is_unrounded
+                for node in self.outbound_nodes
+                if unwrapped(node.layer).name == self.shares_with
+            )
+
+        @property
+        def sources(self) -> list[Any]:
+            """The layers that round its inputs, or could."""
+            return _sources(self)
 
         @property
         def is_in_float(self) -> bool:
@@ -255,6 +288,30 @@ def int8_wrapper() -> Any:
 
         def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
             return self.layer.compute_mask(inputs, mask)
+
+        def get_config(self) -> dict[str, Any]:
+            before, outputs = self._rounds
+            return {
+                **plain_wrapper.get_config(self),
+                "call": call_of(self) if self.own_weights else None,
+                "weights": [quantizer.get_config() for _, _, quantizer in self._given],
+                "before": before,
+                "outputs": outputs,
+                "shares_with": self.shares_with,
+                "why": self.why,
+            }
+
+        @classmethod
+        def from_config(cls, config: dict[str, Any]) -> Any:
+            config = dict(config)
+            layer = restored(config.pop("layer"), config.pop("call"))
+            own_weights, places = tuple(layer.weights), []
+            for saved in config.pop("weights"):
+                kernel = named_kernel(layer, saved["kernel"])
+                places.append((kernel.owner, kernel.attribute, quantizer_from(saved)))
+            made = cls(layer, places, **config)
+            object.__setattr__(made, "own_weights", own_weights)
+            return made
 
         trainable_weights = plain.trainable_weights
         non_trainable_weights = plain.non_trainable_weights
