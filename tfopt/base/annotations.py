@@ -21,6 +21,7 @@ class Annotations:
         path: the file or folder that it was read from.
         summary: a description of what a stage did to it.
         integers: what the weights of its kernels represent, by layer and kernel.
+        samples: some of the training inputs with which it was calibrated.
     """
 
     origin: Callable[[], Any] | None = None
@@ -29,6 +30,7 @@ class Annotations:
     path: Path | None = None
     summary: tuple[str, ...] = ()
     integers: Mapping[Any, Any] | None = None
+    samples: Any = None
 
 
 _NOTHING = Annotations()

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 from typing_extensions import override
 
+from tfopt.base.annotations import annotate
 from tfopt.base.config import config
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides
@@ -33,6 +34,8 @@ SCHEMES: dict[frozenset[str], Scheme] = {
     frozenset({"sparsity", "clusters"}): Scheme("PCQAT", zeros=True, clusters=True),
 }
 CALIBRATION_BATCH = 64
+KEPT_SAMPLES = 64
+"""Calibration samples kept for the export, for ranges inside layers that training does not round."""
 
 Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
@@ -153,6 +156,8 @@ class QuantizationAware(Stage):
         given = [batch[0] if len(batch) == 1 else _like(inputs, batch) for batch in batches]
         set_ranges(model, lambda: given)
         leave_unrounded(model, lambda: given)
+        kept = [array[:KEPT_SAMPLES].copy() for array in arrays]
+        annotate(model, samples=kept[0] if len(kept) == 1 else _like(inputs, kept))
 
     def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
         """Return the weights as the file will store them, with kernels on their grids."""

@@ -10,12 +10,13 @@ import numpy as np
 
 from tfopt import bridge
 from tfopt.base import native
+from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
-from tfopt.stages.quantize.trained import is_quantization_aware
+from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float
 from tfopt.stages.quantize.wrapper import with_rounded_weights
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
@@ -64,7 +65,20 @@ def convert(
     overrides = _pooling_as_mean(flat_model) + repetitions(flat_model) if settings.activations == "int8" else []
     with override_attributes(overrides):
         data = _best_conversion(flat_model, settings, samples, breaks)
+        if samples is None and (kept := _kept_samples(flat_model, settings, data)) is not None:
+            data = _best_conversion(flat_model, settings, kept, breaks)
     return in_order(data, argument_names(flat_model), output_names(flat_model))
+
+
+def _kept_samples(flat_model: Any, settings: Export, data: bytes) -> Calibration | None:
+    """Return the samples with which `flat_model` was calibrated, if its file `data` has float values by no decision.
+
+    They are inside layers, such as the squares of a norm, where training rounds nothing.
+    """
+    kept = annotations(flat_model).samples
+    if kept is None or not settings.integer_only or layers_left_in_float(flat_model):
+        return None
+    return _calibration(kept, settings).bind(flat_model) if LiteModel(data).float_tensors() else None
 
 
 def flat_twin(model: Any) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, operator_code
 
 _VERSION = 2  # of SLICE, from which on it takes int8
+_KEEPING = (53, 114)  # CAST, which marks values that stay unrounded, and QUANTIZE
 
 
 def without_unread_parts(model: Any, subgraph: Any) -> bool:
@@ -58,6 +59,98 @@ def _slices(model: Any, subgraph: Any, split: Any, wanted: list[bool]) -> list[A
         operator.outputs = np.array([part], np.int32)
         slices.append(operator)
     return slices
+
+
+def with_products_for_squares(model: Any, subgraph: Any) -> bool:
+    """Make each float SQUARE a MUL, since SQUARE has no int8 form. For `rewritten`."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds, changed = schema.BuiltinOperator, False
+    for operator in items(subgraph.operators):
+        kind, source = kind_of(model.operatorCodes[operator.opcodeIndex]), int(operator.inputs[0])
+        if kind != kinds.SQUARE or subgraph.tensors[source].type != schema.TensorType.FLOAT32:
+            continue
+        operator.opcodeIndex = operator_code(model, kinds.MUL, version=1)
+        operator.inputs = np.array([source, source], np.int32)
+        operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()
+        changed = True
+    if changed:
+        drop_unused_codes(model)
+    return changed
+
+
+def with_rounded_reads(model: Any, subgraph: Any) -> bool:
+    """Let all readers of a value that is rounded read the rounded one. For `rewritten`.
+
+    After `Quantize`, a value may be rounded for one reader and not for another: the mean of a layer, and the same mean
+    inside a variance, are one operator. It would stay in float.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds, types = schema.BuiltinOperator, schema.TensorType
+    operators = [(kind_of(model.operatorCodes[each.opcodeIndex]), each) for each in items(subgraph.operators)]
+    read = {int(end) for kind, each in operators if kind not in _KEEPING for end in items(each.inputs)}
+    made = {int(end) for _, each in operators for end in items(each.outputs)}
+    rounding = {int(each.inputs[0]): each for kind, each in operators if kind == kinds.QUANTIZE}
+    shared = {end for end in read & made & set(rounding) if subgraph.tensors[end].type == types.FLOAT32}
+    floats = {end: _float_like(subgraph, end) for end in sorted(shared)}
+    moved = {id(rounding[end]) for end in shared}
+    subgraph.operators = []
+    for kind, operator in operators:
+        if id(operator) in moved:
+            continue
+        if kind not in _KEEPING:
+            ends = (int(end) for end in items(operator.inputs))
+            operator.inputs = np.array([floats.get(end, end) for end in ends], np.int32)
+        subgraph.operators.append(operator)
+        for end in (int(end) for end in items(operator.outputs) if int(end) in shared):
+            back = _retyped(model, int(rounding[end].outputs[0]), floats[end], kinds.DEQUANTIZE)
+            subgraph.operators += [rounding[end], back]
+    return bool(shared)
+
+
+def with_float_divisions(model: Any, subgraph: Any) -> bool:
+    """Make each int8 DIV a float one, between DEQUANTIZE and QUANTIZE, which the quantizer fuses. For `rewritten`.
+
+    After `Quantize`, a DIV whose ranges are trained is int8 before other ranges are measured. TensorFlow's calibrator
+    fails there for any divisor that is stored as 0, whatever number this stands for.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds, types = schema.BuiltinOperator, schema.TensorType
+    operators: list[Any] = []
+    for operator in list(items(subgraph.operators)):
+        kind, target = kind_of(model.operatorCodes[operator.opcodeIndex]), int(operator.outputs[0])
+        if kind != kinds.DIV or subgraph.tensors[target].type != types.INT8:
+            operators.append(operator)
+            continue
+        inputs = [int(index) for index in operator.inputs]
+        floats = [_float_like(subgraph, index) for index in (*inputs, target)]
+        operator.inputs, operator.outputs = np.array(floats[:2], np.int32), np.array(floats[2:], np.int32)
+        operators += [_retyped(model, *ends, kinds.DEQUANTIZE) for ends in zip(inputs, floats, strict=False)]
+        operators += [operator, _retyped(model, floats[2], target, kinds.QUANTIZE)]
+    changed = len(operators) > len(items(subgraph.operators))
+    subgraph.operators = operators
+    return changed
+
+
+def _float_like(subgraph: Any, index: int) -> int:
+    """Add a float tensor of the shape of another one to the subgraph, and return its index."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = _like(subgraph, subgraph.tensors[index], subgraph.tensors[index].shape)
+    subgraph.tensors[made].type = schema.TensorType.FLOAT32
+    subgraph.tensors[made].shapeSignature = subgraph.tensors[index].shapeSignature
+    return made
+
+
+def _retyped(model: Any, source: int, target: int, kind: int) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    operator = schema.OperatorT()
+    operator.opcodeIndex = operator_code(model, kind, version=2)
+    operator.inputs, operator.outputs = np.array([source], np.int32), np.array([target], np.int32)
+    return operator
 
 
 def without_block_moves(model: Any, subgraph: Any) -> bool:
@@ -150,3 +243,6 @@ def _added(model: Any, subgraph: Any, values: np.ndarray) -> int:
     model.buffers[-1].data = values.view(np.uint8)
     subgraph.tensors.append(made)
     return len(subgraph.tensors) - 1
+
+
+FORMS = (without_unread_parts, with_products_for_squares, with_rounded_reads, with_float_divisions)

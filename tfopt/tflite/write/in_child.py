@@ -16,8 +16,8 @@ from tfopt.tflite.read.flatbuffer import rewritten
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
-from tfopt.tflite.write.float_forms import without_block_moves, without_unread_parts
-from tfopt.tflite.write.integer_forms import REPAIRS
+from tfopt.tflite.write.float_forms import FORMS, without_block_moves
+from tfopt.tflite.write.integer_forms import REPAIRS, with_fixed_ranges
 from tfopt.tflite.write.masks import with_near_masks
 from tfopt.tflite.write.selective import with_float_operators
 from tfopt.tflite.write.unrounded import float_outputs, without_marks
@@ -42,7 +42,7 @@ def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None
 def _prepared(data: bytes, settings: Export) -> bytes:
     """Return a float .tflite with operators in forms that can be quantized as `settings` say."""
     moves = (without_block_moves,) if settings.by_edge_quantizer or settings.activations == "int16" else ()
-    return rewritten(data, without_unread_parts, *moves)
+    return rewritten(data, *FORMS, with_fixed_ranges, *moves)
 
 
 def _converter(folder: str, settings: Export) -> Any:

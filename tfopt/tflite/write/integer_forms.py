@@ -1,16 +1,25 @@
 """Repair int8 operators: comparisons left in float, products without a range, states of LSTMs."""
 
+import copy
 from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import items, kind_of
+from tfopt.tflite.read.flatbuffer import items, kind_of, operator_code
 
 _COMPARING = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
 _NOTHING = 1e-8  # largest scale of a tensor that was zero in all samples: the converter uses 1e-6 as its range
 _RESCALING = ("ADD", "SUB", "MUL")  # these use the scale of each operand
 _HIDDEN_STATE, _CELL_STATE, _HIDDEN_SCALE = 18, 19, 4  # operands of an LSTM operator, and one of its intermediates
 _CELL_SCALES = 2.0**-15, 2.0**-9  # between which LiteRT has a tanh of an int16 cell state
+# Scale and zero point of outputs for which LiteRT allows no other, and their types.
+_FIXED = {
+    "SOFTMAX": (1 / 256, -128),
+    "LOGISTIC": (1 / 256, -128),
+    "TANH": (1 / 128, 0),
+    "L2_NORMALIZATION": (1 / 128, 0),
+}
+_TYPES = np.float32, np.int64
 _VERSION = 2  # the first version of the comparing operators that supports int8
 
 
@@ -164,4 +173,92 @@ def _set_range(tensor: Any, low: float, high: float) -> None:
     tensor.quantization.zeroPoint = np.array([round(-128 - low / scale)], np.int64)
 
 
-REPAIRS = (with_integer_comparisons, with_products_in_range, with_right_lstm_states)
+def with_divisors_off_zero(model: Any, subgraph: Any) -> bool:
+    """Keep int8 divisors of one sign one step away from zero. For `rewritten`.
+
+    A divisor below half a step is stored as zero, and LiteRT ends the invocation with an error.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = schema.BuiltinOperator
+    operators: list[Any] = []
+    for operator in list(items(subgraph.operators)):
+        divisor = int(operator.inputs[1]) if kind_of(model.operatorCodes[operator.opcodeIndex]) == kinds.DIV else -1
+        tensor = subgraph.tensors[divisor]
+        if divisor >= 0 and tensor.type == schema.TensorType.INT8 and _data(model, tensor) is None:
+            zero = int(tensor.quantization.zeroPoint[0])
+            if zero in (-128, 127):
+                kind, nearest = (kinds.MAXIMUM, zero + 1) if zero < 0 else (kinds.MINIMUM, zero - 1)
+                operators.append(_bounded(model, subgraph, divisor, kind, nearest))
+                operator.inputs = np.array([operator.inputs[0], operators[-1].outputs[0]], np.int32)
+        operators.append(operator)
+    changed = len(operators) > len(items(subgraph.operators))
+    subgraph.operators = operators
+    return changed
+
+
+def _bounded(model: Any, subgraph: Any, source: int, kind: int, bound: int) -> Any:
+    """Return a MAXIMUM or MINIMUM of an int8 tensor and an integer of its scale, with a new output."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    constant = copy.copy(subgraph.tensors[source])
+    constant.shape, constant.shapeSignature = np.array([], np.int32), None
+    number = _added(model, subgraph, constant, np.array([bound], np.int8), source)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = operator_code(model, kind, version=2)
+    operator.builtinOptionsType = schema.BuiltinOptions.MaximumMinimumOptions
+    operator.builtinOptions = schema.MaximumMinimumOptionsT()
+    operator.inputs = np.array([source, number], np.int32)
+    operator.outputs = np.array([_beside(subgraph, source, b"_bounded")], np.int32)
+    return operator
+
+
+def with_fixed_ranges(model: Any, subgraph: Any) -> bool:
+    """Give int8 operators with a fixed output scale that scale, and rescale behind them. For `rewritten`.
+
+    The converter makes a SOFTMAX of exp(x) / sum(exp(x)) written by hand, whose output has the range trained for the
+    division. LiteRT refuses it.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    fixed = {getattr(schema.BuiltinOperator, name): scale for name, scale in _FIXED.items()}
+    operators: list[Any] = []
+    for operator in list(items(subgraph.operators)):
+        operators.append(operator)
+        kind, target = kind_of(model.operatorCodes[operator.opcodeIndex]), int(operator.outputs[0])
+        tensor = subgraph.tensors[target]
+        if kind not in fixed or tensor.type != schema.TensorType.INT8 or _is_scaled(tensor, *fixed[kind]):
+            continue
+        made = _beside(subgraph, target, b"_fixed")
+        right = subgraph.tensors[made].quantization = schema.QuantizationParametersT()
+        right.scale, right.zeroPoint = (np.array([end], kind) for end, kind in zip(fixed[kind], _TYPES, strict=True))
+        operator.outputs = np.array([made], np.int32)
+        rescaling = schema.OperatorT()
+        rescaling.opcodeIndex = operator_code(model, schema.BuiltinOperator.QUANTIZE, version=2)
+        rescaling.inputs, rescaling.outputs = np.array([made], np.int32), np.array([target], np.int32)
+        operators.append(rescaling)
+    changed = len(operators) > len(items(subgraph.operators))
+    subgraph.operators = operators
+    return changed
+
+
+def _is_scaled(tensor: Any, scale: float, zero: int) -> bool:
+    given = tensor.quantization
+    return bool(np.isclose(given.scale[0], scale, rtol=1e-3)) and int(given.zeroPoint[0]) == zero
+
+
+def _beside(subgraph: Any, index: int, ending: bytes) -> int:
+    """Add a tensor like another one, without content, to the subgraph, and return its index."""
+    made = copy.copy(subgraph.tensors[index])
+    made.buffer, made.name = 0, (made.name or b"") + ending
+    subgraph.tensors.append(made)
+    return len(subgraph.tensors) - 1
+
+
+REPAIRS = (
+    with_integer_comparisons,
+    with_products_in_range,
+    with_right_lstm_states,
+    with_divisors_off_zero,
+    with_fixed_ranges,
+)
