@@ -14,7 +14,7 @@ MASKS = ("mask", "attention_mask")
 """Arguments of layers that take 1 to keep and 0 to mask."""
 
 
-def sample_batch(graph: Graph, count: int = _SAMPLES) -> list[Any]:
+def sample_batch(graph: Graph, count: int = _SAMPLES, seed: int = 0) -> list[Any]:
     """Return one seeded array per input, [count, ...] in the input's dtype; free axes get size 32.
 
     If an input has a batch size, it replaces `count`, since all inputs have equally many samples.
@@ -25,7 +25,7 @@ def sample_batch(graph: Graph, count: int = _SAMPLES) -> list[Any]:
     for every table that they reach. Strings come from a vocabulary in the model plus one unknown word, as a TensorFlow
     tensor.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     count = next((size for spec in graph.inputs if (size := spec.shape[0] or 1) > 1), count)
     return [_sample(rng, graph, spec, count) for spec in graph.inputs]
 

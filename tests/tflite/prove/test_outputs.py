@@ -169,3 +169,12 @@ def test_a_limit_without_free_errors_holds():
     values = np.random.default_rng(0).normal(size=(2000, 1))
     other = values + np.sqrt(3e-3) * np.random.default_rng(1).normal(size=(2000, 1))
     assert compare(values, other, most_noise=1e-3, free_steps=0.0).failures
+
+
+@pytest.mark.parametrize("error, rounding, fails", [(5e-6, None, False), (5e-5, None, True), (5e-4, 1e-3, False)])
+def test_rounding_is_not_noise_where_an_output_is_constant(error, rounding, fails):
+    """The softmax of one class is 1, and in the file 1 + 1e-7: all of its variance."""
+    want = np.full((20, 1), 3.0)
+    given = {} if rounding is None else {"rounding": rounding}
+    proof = compare_output("ones", want, want + 3 * error, most_noise=1e-3, free_steps=0.0, **given)
+    assert bool(proof.failures) == fails

@@ -122,3 +122,12 @@ def test_the_command_refuses_and_accepts(tmp_path, monkeypatch):
     done = CliRunner().invoke(cli.main, [*arguments, "--out", str(tmp_path / "out.tflite"), "--allow-drift"])
     assert done.exit_code == 0, done.output
     assert "note: allowed to differ from the model" in done.stdout and (tmp_path / "out.tflite").exists()
+
+
+@pytest.mark.parametrize("batch, inputs", [(1, 256), (100, 300)])
+def test_a_fixed_batch_size_leaves_enough_synthetic_inputs(batch, inputs):
+    """With one input of one number there would be no variance, and rounding would be all noise."""
+    api = tf_keras()
+    layers = [api.layers.Input((40,), batch_size=batch), api.layers.Dense(50, "tanh"), api.layers.Dense(1)]
+    lite = tfopt.export_tflite(api.Sequential(layers), None, Export(weights="float32", activations="float32"))
+    assert any(f"on {inputs} synthetic inputs" in note for note in lite.notes)

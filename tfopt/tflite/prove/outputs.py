@@ -34,6 +34,8 @@ LEAST_AGREEMENT = 0.9
 INT8_STEPS = 255
 FREE_STEPS = 2.0
 """Root mean square of an error that is always allowed, in int8 steps over the channel's own range."""
+ROUNDING, FLOAT16_ROUNDING = 1e-5, 1e-3
+"""Root mean square of an error that is always allowed for rounding, relative to the largest value of the channel."""
 NARROW_STEPS = 4.0
 """Least standard deviation, in the same steps, of a channel that is checked by itself; a Gaussian one has 40 to 60."""
 CLEAR = 2 * math.sqrt(2)
@@ -119,6 +121,7 @@ def compare_output(
     classes: bool = False,
     step: float | None = None,
     free_steps: float = FREE_STEPS,
+    rounding: float = ROUNDING,
 ) -> OutputProof:
     """Compare one output of a file with the model's.
 
@@ -130,6 +133,7 @@ def compare_output(
         classes: whether the channels are class scores; probabilities are recognized by their sum.
         step: of the file's scale.
         free_steps: errors that always pass, in int8 steps over the channel's own range.
+        rounding: errors that always pass, relative to the largest value of the channel.
 
     Returns:
         The figures and the exceeded limits.
@@ -145,7 +149,7 @@ def compare_output(
     want, got = np.where(known, want, 0), np.where(known, got, 0)
     if not want.size:
         return OutputProof(name, 0.0)
-    return _compare(name, want, got, most_noise, classes, step, free_steps)
+    return _compare(name, want, got, most_noise, classes, step, free_steps, rounding)
 
 
 def _compare(
@@ -156,11 +160,13 @@ def _compare(
     classes: bool,
     step: float | None,
     free_steps: float,
+    rounding: float,
 ) -> OutputProof:
     errors, variances = np.square(got - want).mean(axis=0), want.var(axis=0)
     full = _has_full_range(want, step)
     own_steps = _own_steps(want, full)
-    free = np.square(free_steps * own_steps)
+    rounded = np.square(rounding * np.abs(want).max(axis=0))
+    free = np.square(free_steps * own_steps) + rounded
     count, channels = want.shape
     allowed = most_noise * variances * _uncertainty(count - 1) + free
     common = _own_steps(want.reshape(-1, 1), full)[0]
@@ -171,7 +177,7 @@ def _compare(
 
     def failures() -> Iterator[str]:
         total = most_noise * variances.sum() * _uncertainty((count - 1) * channels)
-        if errors.sum() > total + channels * np.square(free_steps * common):
+        if errors.sum() > total + channels * np.square(free_steps * common) + rounded.sum():
             yield f"noise {_ratio(errors.sum(), variances.sum()):.2g} (at most {most_noise:g})"
         if channels > 1 and wide[worst] and errors[worst] > allowed[worst]:
             yield f"channel {worst} has noise {_ratio(errors[worst], variances[worst]):.2g} (at most {most_noise:g})"

@@ -55,7 +55,9 @@ def _slices(model: Any, subgraph: Any, split: Any, wanted: list[bool]) -> list[A
         operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.SLICE, version=_VERSION)
         operator.builtinOptionsType = schema.BuiltinOptions.SliceOptions
         operator.builtinOptions = schema.SliceOptionsT()
-        operator.inputs = np.array([source, *(_added(model, subgraph, values) for values in (begin, size))], np.int32)
+        operator.inputs = np.array(
+            [source, *(added_constant(model, subgraph, values) for values in (begin, size))], np.int32
+        )
         operator.outputs = np.array([part], np.int32)
         slices.append(operator)
     return slices
@@ -138,7 +140,7 @@ def _float_like(subgraph: Any, index: int) -> int:
     """Add a float tensor of the shape of another one to the subgraph, and return its index."""
     from ai_edge_litert import schema_py_generated as schema
 
-    made = _like(subgraph, subgraph.tensors[index], subgraph.tensors[index].shape)
+    made = added_like(subgraph, subgraph.tensors[index], subgraph.tensors[index].shape)
     subgraph.tensors[made].type = schema.TensorType.FLOAT32
     subgraph.tensors[made].shapeSignature = subgraph.tensors[index].shapeSignature
     return made
@@ -191,8 +193,8 @@ def _moves(model: Any, subgraph: Any, operator: Any, split: tuple[int, int, int,
 
     source, target = int(operator.inputs[0]), int(operator.outputs[0])
     swapped = (split[0], split[2], split[1], split[3])
-    between = [_like(subgraph, subgraph.tensors[source], shape) for shape in (split, swapped)]
-    axes = _added(model, subgraph, np.array([0, 2, 1, 3], np.int32))
+    between = [added_like(subgraph, subgraph.tensors[source], shape) for shape in (split, swapped)]
+    axes = added_constant(model, subgraph, np.array([0, 2, 1, 3], np.int32))
     transpose = schema.OperatorT()
     transpose.opcodeIndex = operator_code(model, schema.BuiltinOperator.TRANSPOSE, version=1)
     transpose.builtinOptionsType = schema.BuiltinOptions.TransposeOptions
@@ -215,12 +217,12 @@ def _reshape(model: Any, subgraph: Any, source: int, target: int, shape: np.ndar
     operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
     operator.builtinOptions = schema.ReshapeOptionsT()
     operator.builtinOptions.newShape = shape
-    operator.inputs = np.array([source, _added(model, subgraph, shape)], np.int32)
+    operator.inputs = np.array([source, added_constant(model, subgraph, shape)], np.int32)
     operator.outputs = np.array([target], np.int32)
     return operator
 
 
-def _like(subgraph: Any, tensor: Any, shape: tuple[int, ...]) -> int:
+def added_like(subgraph: Any, tensor: Any, shape: tuple[int, ...]) -> int:
     """Add a tensor of the type of `tensor` to the subgraph, and return its index."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -231,12 +233,13 @@ def _like(subgraph: Any, tensor: Any, shape: tuple[int, ...]) -> int:
     return len(subgraph.tensors) - 1
 
 
-def _added(model: Any, subgraph: Any, values: np.ndarray) -> int:
-    """Add a constant int32 vector to the subgraph, and return its index."""
+def added_constant(model: Any, subgraph: Any, values: np.ndarray) -> int:
+    """Add a constant vector, int32 or float32, to the subgraph, and return its index."""
     from ai_edge_litert import schema_py_generated as schema
 
     made = schema.TensorT()
-    made.shape, made.type = np.array(values.shape, np.int32), schema.TensorType.INT32
+    made.shape = np.array(values.shape, np.int32)
+    made.type = schema.TensorType.INT32 if values.dtype == np.int32 else schema.TensorType.FLOAT32
     made.name = f"constant{len(subgraph.tensors)}".encode()
     made.buffer = len(model.buffers)
     model.buffers.append(schema.BufferT())

@@ -17,6 +17,7 @@ from tfopt.tflite.settings import Export
 from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
 from tfopt.tflite.write.float_forms import FORMS, without_block_moves
+from tfopt.tflite.write.int16_forms import with_int16_forms
 from tfopt.tflite.write.integer_forms import REPAIRS, with_fixed_ranges
 from tfopt.tflite.write.masks import with_near_masks
 from tfopt.tflite.write.selective import with_float_operators
@@ -41,8 +42,12 @@ def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None
 
 def _prepared(data: bytes, settings: Export) -> bytes:
     """Return a float .tflite with operators in forms that can be quantized as `settings` say."""
-    moves = (without_block_moves,) if settings.by_edge_quantizer or settings.activations == "int16" else ()
-    return rewritten(data, *FORMS, with_fixed_ranges, *moves)
+    changes = [*FORMS, with_fixed_ranges]
+    if settings.by_edge_quantizer or settings.activations == "int16":
+        changes.append(without_block_moves)
+    if settings.activations == "int16" and not settings.by_edge_quantizer:
+        changes.append(with_int16_forms)
+    return rewritten(data, *changes)
 
 
 def _converter(folder: str, settings: Export) -> Any:

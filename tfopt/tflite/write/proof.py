@@ -11,10 +11,11 @@ from tfopt.base.keras_compat import unwrapped
 from tfopt.bridge.samples import sample_batch
 from tfopt.data import Dataset
 from tfopt.errors import PromiseError, TfoptError
+from tfopt.graph.types import Graph
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.trained import is_quantization_aware
 from tfopt.tasks import task_of
-from tfopt.tflite.prove.outputs import OutputProof, compare_output, most_noise, output_step
+from tfopt.tflite.prove.outputs import FLOAT16_ROUNDING, OutputProof, compare_output, most_noise, output_step
 from tfopt.tflite.prove.sides import Samples, file_outputs, file_signals, keras_outputs
 from tfopt.tflite.prove.signals import LEAST_DB
 from tfopt.tflite.read import LiteModel
@@ -73,6 +74,8 @@ def prove(
     limits = {"most_noise": most if max_noise is None else max_noise}
     if max_noise is not None or settings.weights in ("float32", "float16"):
         limits["free_steps"] = 0.0  # int8 cannot do better, floats can
+    if settings.weights == "float16":
+        limits["rounding"] = FLOAT16_ROUNDING
     ports = {port.name: port for port in lite.outputs}
     classes = isinstance(data, Dataset) and task_of(data).has_classes
     proofs = [
@@ -113,7 +116,7 @@ def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evid
     size = sum(int(np.prod([axis or 1 for axis in spec.shape[1:]])) for spec in graph.inputs)
     count = int(np.clip(MOST_VALUES // max(size, 1), FEWEST_SAMPLES, SAMPLES))
     if data is None:
-        arrays = sample_batch(graph, count)
+        arrays = _synthetic(graph, count)
         samples = dict(zip(argument_names(flat_model), arrays, strict=True))
         return _Evidence(samples, f"{len(arrays[0])} synthetic inputs, as there are no data", real=False)
     seen = settings.calibration_samples if settings.integer_only else 0
@@ -121,6 +124,14 @@ def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evid
     number = len(next(iter(samples.values())))
     words = f"{number} {'held-out samples' if held_out else 'samples, those of the ranges among them'}"
     return _Evidence(samples, words, real=True)
+
+
+def _synthetic(graph: Graph, count: int) -> list[Any]:
+    """Return `count` random samples for each input, or the next multiple of the batch size that an input fixes."""
+    parts = [sample_batch(graph, count)]
+    while sum(len(part[0]) for part in parts) < count:
+        parts.append(sample_batch(graph, count, seed=len(parts)))
+    return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
 def _is_random(model: Any, flat_model: Any, evidence: _Evidence, expected: list[Any]) -> bool:

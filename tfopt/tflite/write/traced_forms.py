@@ -1,10 +1,11 @@
-"""Replace operations without a good int8 operator by equivalent forms while a model is traced.
+"""Replace operations without a good integer operator by equivalent forms while a model is traced.
 
 Working on operations instead of layers covers activations, cells of recurrent layers and custom code alike.
 `_create_op_internal` is private in TensorFlow; `tests/tflite/write/test_traced_forms.py` detects changes to it.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +41,13 @@ def _expm1(values: Any) -> Any:
     return tf.exp(values) - 1.0
 
 
+def _erf(values: Any) -> Any:
+    """Return erf(x) to 5e-4, by which GELU is x (1 + tanh(...)) / 2 (Hendrycks & Gimpel 2016, section 2)."""
+    import tensorflow as tf
+
+    return tf.tanh(2 / math.sqrt(math.pi) * (values + 2 * 0.044715 * values * values * values))
+
+
 # The converter builds Selu, Softplus and Expm1 from exp(x), whose range is that of its largest value; Elu and Neg are
 # float-only operators.
 FORMS: dict[str, Callable[[Any], Any]] = {
@@ -48,6 +56,12 @@ FORMS: dict[str, Callable[[Any], Any]] = {
     "Neg": lambda values: -1.0 * values,
     "Selu": lambda values: SELU_SCALE * _elu(values, SELU_ALPHA),
     "Softplus": _softplus,
+}
+# Also for int16 activations, for which there is no GELU.
+INT16_FORMS: dict[str, Callable[[Any], Any]] = {
+    **FORMS,
+    "Erf": _erf,
+    "Erfc": lambda values: 1.0 - _erf(values),
 }
 
 
@@ -61,14 +75,14 @@ def _beside_zero(inputs: Any) -> Any:
 
 
 @contextmanager
-def int8_forms() -> Iterator[None]:
-    """Trace functions in the block with `FORMS` instead of these operations on float tensors."""
+def integer_forms(forms: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
+    """Trace functions in the block with `forms` instead of these operations on float tensors."""
     from tensorflow.python.framework.func_graph import FuncGraph
 
     original = FuncGraph._create_op_internal
 
     def create(graph: Any, op_type: str, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        form, operand = FORMS.get(op_type), inputs[0] if len(inputs) == 1 else None
+        form, operand = forms.get(op_type), inputs[0] if len(inputs) == 1 else None
         if op_type == "Minimum":
             form, operand = _below_zero, _beside_zero(inputs)
         if form is None or operand is None or not operand.dtype.is_floating:

@@ -1,0 +1,141 @@
+"""Make operators without a right form for int16 activations of operators that have one, in the float graph."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, operator_code
+from tfopt.tflite.write.float_forms import added_constant, added_like
+
+
+def with_int16_forms(model: Any, subgraph: Any) -> bool:
+    """Make ADD, SUB, MUL, RSQRT and MEAN of other operators, such as those of normalization layers. For `rewritten`.
+
+    With int16 activations SQUARED_DIFFERENCE, HARD_SWISH and L2_NORMALIZATION have no form, SUM computes something
+    else, and a SUB from a constant of zeros aborts the process (TensorFlow 2.21).
+    """
+    forms = _Forms(model, subgraph)
+    before = list(items(subgraph.operators))
+    made = [forms.of(operator) for operator in before]
+    if not any(made):
+        return False
+    subgraph.operators = [one for new, old in zip(made, before, strict=True) for one in new or [old]]
+    drop_unused_codes(model)
+    return True
+
+
+class _Forms:
+    """Makes the replacements of the operators of a subgraph."""
+
+    def __init__(self, model: Any, subgraph: Any) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self._model, self._subgraph, self._kinds = model, subgraph, schema.BuiltinOperator
+        self._float, self._activations = schema.TensorType.FLOAT32, schema.ActivationFunctionType
+        self._makers = {
+            self._kinds.SQUARED_DIFFERENCE: self._squared_difference,
+            self._kinds.SUB: self._difference,
+            self._kinds.SUM: self._sum,
+            self._kinds.HARD_SWISH: self._hard_swish,
+            self._kinds.L2_NORMALIZATION: self._unit_length,
+        }
+
+    def of(self, operator: Any) -> list[Any]:
+        """Return operators that compute the same as `operator`; [] to keep it."""
+        make = self._makers.get(self._kind(operator))
+        output = int(operator.outputs[0])
+        if make is None or self._subgraph.tensors[output].type != self._float:
+            return []
+        return make(operator, [int(index) for index in items(operator.inputs)], output)
+
+    def _squared_difference(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
+        del operator
+        between = self._like(output)
+        return [self._operator("SUB", inputs, between), self._operator("MUL", [between, between], output)]
+
+    def _difference(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
+        zeros, other = inputs
+        if not self._is_zero(zeros) or self._shape(other) != self._shape(output):
+            return []
+        return [self._operator("MUL", [other, self._number(-1)], output, _fused(operator))]
+
+    def _sum(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
+        if any(size < 0 for index in (inputs[0], output) for size in self._signature(index)):
+            return []  # how many values are summed is not known
+        summands = math.prod(self._shape(inputs[0])) // max(1, math.prod(self._shape(output)))
+        average = self._like(output)
+        mean = self._operator("MEAN", inputs, average)
+        mean.builtinOptionsType, mean.builtinOptions = operator.builtinOptionsType, operator.builtinOptions
+        return [mean, self._operator("MUL", [average, self._number(summands)], output)]
+
+    def _hard_swish(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
+        """Make x min(max(x + 3, 0), 6) / 6."""
+        del operator
+        gate, product = self._like(output), self._like(output)
+        return [
+            self._operator("ADD", [*inputs, self._number(3)], gate, self._activations.RELU6),
+            self._operator("MUL", [*inputs, gate], product),
+            self._operator("MUL", [product, self._number(1 / 6)], output),
+        ]
+
+    def _unit_length(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
+        """Make x / sqrt(sum of x^2 over the last axis), as x / sqrt(mean of x^2) times a constant."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        shape = self._shape(output)
+        if _fused(operator) or len(shape) < 2 or any(size < 0 for size in self._signature(output)[-1:]):
+            return []
+        square, narrow = self._like(output), (*shape[:-1], 1)
+        average, inverse = (added_like(self._subgraph, self._subgraph.tensors[output], narrow) for _ in range(2))
+        last = added_constant(self._model, self._subgraph, np.array([len(shape) - 1], np.int32))
+        mean = self._operator("MEAN", [square, last], average)
+        mean.builtinOptionsType, mean.builtinOptions = schema.BuiltinOptions.ReducerOptions, schema.ReducerOptionsT()
+        mean.builtinOptions.keepDims = True
+        scaled = self._like(output)
+        return [
+            self._operator("MUL", [*inputs, *inputs], square),
+            mean,
+            self._operator("RSQRT", [average], inverse),
+            self._operator("MUL", [*inputs, inverse], scaled),
+            self._operator("MUL", [scaled, self._number(1 / math.sqrt(shape[-1]))], output),
+        ]
+
+    def _operator(self, name: str, inputs: list[int], output: int, fused: int = 0) -> Any:
+        """Return a new operator; `fused` is the number of its activation function."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        operator = schema.OperatorT()
+        operator.opcodeIndex = operator_code(self._model, getattr(self._kinds, name), version=1)
+        if name in ("ADD", "SUB", "MUL"):
+            options = f"{name.capitalize()}Options"
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, options)
+            operator.builtinOptions = getattr(schema, f"{options}T")()
+            operator.builtinOptions.fusedActivationFunction = fused
+        operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
+        return operator
+
+    def _kind(self, operator: Any) -> int:
+        return kind_of(self._model.operatorCodes[operator.opcodeIndex])
+
+    def _like(self, tensor: int) -> int:
+        return added_like(self._subgraph, self._subgraph.tensors[tensor], self._shape(tensor))
+
+    def _number(self, value: float) -> int:
+        return added_constant(self._model, self._subgraph, np.array([value], np.float32))
+
+    def _shape(self, tensor: int) -> tuple[int, ...]:
+        return tuple(int(size) for size in items(self._subgraph.tensors[tensor].shape))
+
+    def _signature(self, tensor: int) -> list[int]:
+        """Return the sizes of the tensor, -1 where they are free; [] if all are fixed."""
+        return [int(size) for size in items(self._subgraph.tensors[tensor].shapeSignature)]
+
+    def _is_zero(self, tensor: int) -> bool:
+        """Return whether the tensor is a constant of zeros."""
+        stored = self._model.buffers[self._subgraph.tensors[tensor].buffer].data
+        return stored is not None and len(stored) > 0 and not np.any(np.asarray(stored))
+
+
+def _fused(operator: Any) -> int:
+    return int(operator.builtinOptions.fusedActivationFunction)
