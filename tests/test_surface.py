@@ -88,7 +88,7 @@ def test_every_loss_and_transfer_of_tfopt_is_in_its_namespace():
 
 def test_what_other_packages_build_from_is_in_one_place():
     """The bases of everything that a recipe.json names, what their methods return, and how to register them."""
-    wanted = {"Stage", "Loss", "FeatureLoss", "Transfer", "LossInputs", "Transferred", "Promise", "Decision"}
+    wanted = {"Stage", "Loss", "FeatureLoss", "Transfer", "LossInputs", "Transferred", "Promise", "Decision", "Task"}
     assert wanted | {"config", "register", "register_twin"} <= set(tfopt.extend.__all__)
 
 

@@ -1,4 +1,4 @@
-"""Building blocks for third-party stages, losses, transfers and layer twins: `@tfopt.extend.register("acme")`."""
+"""Bases of stages, losses, transfers, tasks and layer twins in other packages: `@tfopt.extend.register("acme")`."""
 
 from tfopt.base.config import config
 from tfopt.base.registry import register
@@ -7,6 +7,7 @@ from tfopt.distillation.losses import FeatureLoss, Loss, LossInputs
 from tfopt.stages import Stage
 from tfopt.stages.kernels.choice import Decision
 from tfopt.stages.kernels.promise import Clusters, MByN, Promise, Sparsity
+from tfopt.tasks import Task
 from tfopt.transfer import Transfer, Transferred
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Promise",
     "Sparsity",
     "Stage",
+    "Task",
     "Transfer",
     "Transferred",
     "config",

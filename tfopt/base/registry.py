@@ -1,4 +1,4 @@
-"""Names of stages, losses and transfers in a recipe.json: "Prune", or "package>Name" for third-party classes."""
+"""Names of stages, losses, transfers and tasks in JSON: "Prune", or "package>Name" for third-party classes."""
 
 import dataclasses
 import re
@@ -14,7 +14,7 @@ _KINDS: "list[Kind[Any]]" = []
 
 
 class Kind(Generic[T]):
-    """All classes of one kind, by their names in a recipe.json: a live view, in order of registration.
+    """All classes of one kind, by their names in JSON: a live view, in order of registration.
 
     Args:
         title: the name of the kind in errors, e.g. "Stage".
@@ -25,7 +25,7 @@ class Kind(Generic[T]):
 
     def __init__(self, title: str, words: str, base: Any, builtin: Iterable[type[T]]) -> None:
         self.title, self.words, self.base = title, words, base
-        self._classes = {cls.__name__: cls for cls in builtin}
+        self._classes = {self.bare_name(cls): cls for cls in builtin}
         _KINDS.append(self)
 
     def __iter__(self) -> Iterator[type[T]]:
@@ -41,6 +41,21 @@ class Kind(Generic[T]):
     def builtin(self) -> tuple[type[T], ...]:
         """The classes of tfopt, without those of other packages."""
         return tuple(cls for name, cls in self._classes.items() if ">" not in name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all classes."""
+        return tuple(self._classes)
+
+    def bare_name(self, cls: type[T]) -> str:
+        """Return the name of a class of tfopt."""
+        return cls.__name__
+
+    def full_name(self, package: str, cls: type[T]) -> str:
+        """Return the name of a class of another package. Raise `RecipeError` if it is not a config."""
+        if "__dataclass_fields__" not in vars(cls) or not dataclasses.is_dataclass(cls):
+            raise RecipeError(f"{cls.__name__} is not a config yet. Put @register above @config.")
+        return f"{package}>{cls.__name__}"
 
     def add(self, name: str, cls: type[T]) -> None:
         """Register `cls` under `name`. Raise `RecipeError` if the name is taken."""
@@ -85,13 +100,14 @@ def registered_name(cls: type) -> str:
 
 
 def register(package: str) -> Callable[[C], C]:
-    """Return a class decorator that registers a Stage, Loss or Transfer as "package>Name", for recipe.json.
+    """Return a class decorator that registers a Stage, Loss, Transfer or Task as "package>Name", for recipe.json.
 
     Args:
         package: the package to import before reading a recipe.json that names the class.
 
     Raises:
-        RecipeError: the package name is invalid, the name is taken, or the class is not a config of a known kind.
+        RecipeError: the package name is invalid, the name is taken, the class is of no known kind, a stage, loss or
+            transfer is not a config, or the `kind` of a task does not begin with "package>".
     """
     if not isinstance(package, str) or not re.fullmatch(r"[^\W\d]\w*", package):
         raise RecipeError(f"Expected the name of an importable package, e.g. 'acme'; got {package!r}.")
@@ -101,9 +117,7 @@ def register(package: str) -> Callable[[C], C]:
         if kind is None:
             titles = ", ".join(kind.title for kind in _KINDS)
             raise RecipeError(f"Expected a class that derives from one of {titles}; got {cls!r}.")
-        if "__dataclass_fields__" not in vars(cls) or not dataclasses.is_dataclass(cls):
-            raise RecipeError(f"{cls.__name__} is not a config yet. Put @register above @config.")
-        kind.add(f"{package}>{cls.__name__}", cls)
+        kind.add(kind.full_name(package, cls), cls)
         return cls
 
     return add

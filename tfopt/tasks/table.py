@@ -1,22 +1,50 @@
 """All tasks, and the lookup of a data set's task."""
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from pydantic import AfterValidator
+from typing_extensions import override
 
-from tfopt.errors import DataError
+from tfopt.base.registry import Kind
+from tfopt.errors import DataError, RecipeError
 from tfopt.tasks.classification import Classification
 from tfopt.tasks.multilabel import Multilabel
 from tfopt.tasks.regression import Regression
 from tfopt.tasks.task import LabelForm, Task
 
-TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Multilabel, Regression)}
-"""The tasks by their names in JSON."""
 
-if TYPE_CHECKING:
-    TaskName = str
-else:  # validated by the classes that `tfopt.base.config.config` makes
-    TaskName = Literal[tuple(TASKS)]
+class _Tasks(Kind[Task]):
+    """Tasks have their names in JSON as `kind`, since data sets and losses name them."""
+
+    @override
+    def bare_name(self, cls: type[Task]) -> str:
+        return cls.kind
+
+    @override
+    def full_name(self, package: str, cls: type[Task]) -> str:
+        kind = getattr(cls, "kind", None)
+        if not isinstance(kind, str) or not kind.startswith(f"{package}>"):
+            raise RecipeError(
+                f"Expected the kind of the task {cls.__name__} to begin with '{package}>', got {kind!r}; "
+                f'write kind = "{package}>{cls.__name__.lower()}".'
+            )
+        return kind
+
+
+TASKS = _Tasks("Task", "task", Task, (Classification, Multilabel, Regression))
+"""All tasks, with those of other packages."""
+
+
+def _known(kind: str) -> str:
+    try:
+        return task_named(kind).kind
+    except DataError as error:
+        raise ValueError(str(error)) from None
+
+
+TaskName = Annotated[str, AfterValidator(_known)]
+"""The `kind` of a task."""
 
 
 class _Samples(Protocol):
@@ -50,9 +78,12 @@ class Labeled(Protocol):
 
 def task_named(kind: str) -> type[Task]:
     """Return the class of the task called `kind`. Raise `DataError` if there is none."""
-    if kind not in TASKS:
-        raise DataError(f"Unknown task {kind!r}; expected one of {', '.join(TASKS)}.")
-    return TASKS[kind]
+    try:
+        return TASKS.named(kind)
+    except RecipeError as error:
+        if ">" in kind:  # of a package to import first
+            raise DataError(str(error)) from None
+        raise DataError(f"Unknown task {kind!r}; expected one of {', '.join(TASKS.names)}.") from None
 
 
 def task_of(data: Labeled) -> Task:

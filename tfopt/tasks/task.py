@@ -29,13 +29,13 @@ class Task(ABC):
     shape: tuple[int, ...] = ()
 
     kind: ClassVar[str]
-    """Name of the task in JSON, in messages and in `Dataset.task`."""
+    """Name of the task in JSON, in messages and in `Dataset.task`; "package>name" in another package."""
     activation: ClassVar[str]
     """Activation of the output layer."""
     formulas: ClassVar[Mapping[str, Metric]]
     """Metrics by name; the first decides which model is better."""
     keras_metric: ClassVar[str]
-    """Metric that Keras computes during training."""
+    """Metric that Keras computes during training; one of `formulas`, under the same name."""
     has_classes: ClassVar[bool] = False
     """Whether each sample belongs to one class."""
     has_probabilities: ClassVar[bool] = True
