@@ -23,6 +23,8 @@ class Tolerance:
 
 # For the rounding of float32.
 FLOAT32 = Tolerance(sums=1e-3 + 1e-5)
+# For half precision, and for int8 in steps of 1/256.
+INT8 = Tolerance(sums=0.02 + 1e-5)
 
 
 def form_of(outputs: np.ndarray, task: Task | type[Task], tolerance: Tolerance) -> Form | None:

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tfopt.tasks import Classification
 from tfopt.tasks.metrics import wilson_interval
+from tfopt.tasks.responses import INT8, form_of
 from tfopt.tflite.read import LiteModel, Port
 
 MOST_NOISE = {"int4": 0.25, "int8": 0.1}
@@ -47,8 +49,6 @@ DEVIATIONS = 2.0
 MOST_ROWS = 2**18
 """Most samples and positions of an output that are compared, evenly spread."""
 
-SUM_TOLERANCE = 0.02
-"""Allowed deviation of the sum of probabilities from 1; they may be in steps of 1/256."""
 _UNKNOWN = 1e12
 Matrix = NDArray[np.float64]
 
@@ -248,12 +248,7 @@ def _uncertainty(freedom: int) -> float:
 
 def _is_distribution(want: Matrix) -> bool:
     """Return whether each row is a distribution over at least two classes."""
-    return bool(
-        want.shape[1] > 1
-        and want.min() >= 0
-        and want.max() <= 1
-        and np.allclose(want.sum(axis=1), 1, atol=SUM_TOLERANCE)
-    )
+    return form_of(want, Classification, INT8) == "softmax"
 
 
 def _classes(want: Matrix, got: Matrix, allowed: Matrix) -> tuple[int, int]:
