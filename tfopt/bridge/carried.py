@@ -6,6 +6,7 @@ current weights, so several copies of a model share one object, which may be the
 
 import functools
 import json
+import re
 import uuid
 import weakref
 from typing import Any
@@ -157,7 +158,8 @@ def carried_class() -> Any:
         """Run a Keras 3 layer or operation (`held`) on its inputs, a tensor or a list of tensors.
 
         `calls` holds a template for each way the model calls it; a call selects one by its argument `template`. This
-        layer has the `weights` of the Keras 3 layer in the same order: `carried_weights`.
+        layer has the `weights` of the Keras 3 layer in the same order: `carried_weights`. Each is also an attribute, so
+        that stages can replace its value in a call.
         """
 
         def __init__(self, held: Any, calls: list[str], **kwargs: Any) -> None:
@@ -167,6 +169,7 @@ def carried_class() -> Any:
             self._compute_output_and_mask_jointly = True  # Keras 3 sets the mask on the output itself
             self.supports_masking = True
             self._carried: Any = ()
+            self._attributes = ""  # of the weights, in their order, as for `_calls`
 
         @property
         def operation(self) -> Any:
@@ -182,7 +185,25 @@ def carried_class() -> Any:
             operation = self.operation
             if is_layer(operation):
                 self._carried = tuple(self._weight(variable) for variable in operation.weights)
+            self._attributes = "\n".join(map(self._attribute_of, self._carried))
             super().build(input_shape)
+
+        def get_prunable_weights(self) -> list[Any]:
+            """Return the kernels for TF-MOT and the stages: those that the Keras 3 class names, else by their name."""
+            operation = self.operation
+            if not hasattr(type(operation), "get_prunable_weights"):
+                return [weight for weight in self._carried if _is_kernel(weight)]
+            own = dict(zip(map(id, operation.weights), self._carried, strict=True))
+            return [own[id(variable)] for variable in operation.get_prunable_weights()]
+
+        def _attribute_of(self, weight: Any) -> str:
+            """Make `weight` an attribute under the name that it has inside the Keras 3 layer; return that name."""
+            path = weight.name.partition(":")[0].removeprefix(f"{self.name}/")
+            name = re.sub(r"\W", "_", path).strip("_")
+            while hasattr(self, name):
+                name += "_"
+            setattr(self, name, weight)
+            return name
 
         def _weight(self, variable: Any) -> Any:
             value = np.asarray(variable)
@@ -214,7 +235,7 @@ def carried_class() -> Any:
                 with keras.StatelessScope(state_mapping=_fresh_seeds([keras_internals.global_seed()])):
                     return _whole_precision(operation(*args, **kwargs))
             kwargs["training"] = _as_bool(training)
-            lent = [tf.convert_to_tensor(weight) for weight in self._carried]
+            lent = [tf.convert_to_tensor(getattr(self, name)) for name in self._attributes.split("\n") if name]
             seeds = [keras_internals.global_seed(), *_seeds_of(operation)]
             mapping = [*zip(operation.weights, lent, strict=True), *_fresh_seeds(seeds)]
             with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
@@ -235,6 +256,11 @@ def carried_class() -> Any:
             return {**super().get_config(), "held": self._held.config, "calls": self._calls.split("\n")}
 
     return Carried
+
+
+def _is_kernel(weight: Any) -> bool:
+    """Return whether a weight is trained, has a matrix or more, and is called a kernel."""
+    return bool(weight.trainable) and len(weight.shape) > 1 and weight.name.partition(":")[0].endswith("kernel")
 
 
 def _seeds_of(layer: Any) -> list[Any]:
