@@ -32,7 +32,11 @@ x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
 y = (x[:, 0] > 0).astype("int64")
 model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(2)])
 recipe = tfopt.Recipe(
-    stages=(tfopt.Prune(schedule="one-shot", epochs=0), tfopt.Cluster(number_of_clusters=4, epochs=1), tfopt.Quantize())
+    stages=(
+        tfopt.Prune(schedule="one-shot", epochs=0),
+        tfopt.Cluster(number_of_clusters=4, epochs=1, min_steps=0),
+        tfopt.Quantize(epochs=1, min_steps=0),
+    )
 )
 result = tfopt.optimize(model, recipe, (x, y), quiet=True)
 changed = {{k for k in before.keys() | os.environ.keys() if before.get(k) != os.environ.get(k)}}

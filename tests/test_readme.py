@@ -21,7 +21,7 @@ def test_every_snippet_is_run_below():
 @pytest.fixture
 def folder(tmp_path, monkeypatch, write_photos):
     """A folder with what the README uses: model.keras and photos/, which the model can classify."""
-    write_photos(tmp_path / "photos", 40)
+    write_photos(tmp_path / "photos", 400)  # with fewer, stages train for many more epochs to have enough steps
     monkeypatch.chdir(tmp_path)
     layers = [
         keras.Input((8, 8, 3)),

@@ -319,7 +319,7 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_without(tmp_path):
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, activation="softmax")])
     export = tfopt.Export(weights="float32", activations="float32")
-    recipe = tfopt.Recipe(stages=(tfopt.Prune(epochs=1),), export=export)
+    recipe = tfopt.Recipe(stages=(tfopt.Prune(epochs=1, min_steps=0),), export=export)
     path = tmp_path / "run.npz"
     path.write_text("hello")
     result = tfopt.optimize(model, recipe, data, checkpoint=path, quiet=True)

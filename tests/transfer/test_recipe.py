@@ -1,5 +1,6 @@
 """Recipes that begin with a transfer: from a model for one task to a verified file for another."""
 
+import dataclasses
 import json
 
 import keras
@@ -52,7 +53,10 @@ def recipe_of(*stages, transfer=TRANSFER, **training):
 def test_a_file_for_the_new_task(source, data, tmp_path):
     before = source.get_weights()
     result = tfopt.optimize(
-        source, recipe_of(tfopt.Prune(final_sparsity=0.5, epochs=3, min_steps=0), tfopt.Quantize()), data, quiet=True
+        source,
+        recipe_of(tfopt.Prune(final_sparsity=0.5, epochs=3, min_steps=0), tfopt.Quantize(epochs=1, min_steps=0)),
+        data,
+        quiet=True,
     )
     first, *_, last = result.report.rows
     assert first.step == "FeatureTransfer"
@@ -101,7 +105,7 @@ def test_what_the_stages_cannot_do_is_told_before_features_are_computed(source, 
 
 
 def test_features_are_kept_for_the_next_run(source, data, tmp_path):
-    recipe = recipe_of()
+    recipe = recipe_of(transfer=dataclasses.replace(TRANSFER, epochs=2))
     runs = [tfopt.optimize(source, recipe, data, feature_cache=tmp_path / "kept", quiet=True) for _ in range(2)]
     assert len(list((tmp_path / "kept").glob("*.npy"))) == 1
     outputs = [run.model.predict(data.test.x(), verbose=0) for run in runs]
@@ -176,7 +180,7 @@ def deep_source():
 
 def test_depth_study(deep_source, data, tmp_path):
     """Each network has the layers that its name says, and the best one is used."""
-    transfer = tfopt.transfer.DepthStudy(places=2, epochs=4, learning_rate=0.01)
+    transfer = tfopt.transfer.DepthStudy(places=2, epochs=2, learning_rate=0.01)
     recipe = recipe_of(transfer=transfer)
     result = tfopt.optimize(deep_source, recipe, data, feature_cache=tmp_path / "kept", quiet=True)
     rows = json.loads(result.files["depth_study.json"])
