@@ -66,6 +66,21 @@ def test_no_tensorflow_without_need(statement):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_folder_that_is_not_empty_is_refused_without_tensorflow(tmp_path):
+    (tmp_path / "recipe.json").write_text(tfopt.Recipe(stages=()).to_json())
+    arguments = ["run", str(tmp_path / "recipe.json"), "--out", str(tmp_path)]
+    refused = f"""
+from tfopt.cli import main
+try:
+    main({arguments})
+except SystemExit as ended:
+    assert ended.code == 2
+"""
+    done = python(LIGHT.format(statement=refused))
+    assert done.returncode == 0, done.stderr
+    assert "is not empty" in done.stderr
+
+
 def test_environment_and_tf_keras_stay_as_they_were():
     done = python(RUN.format(touch=False))
     assert done.returncode == 0, done.stderr

@@ -451,8 +451,7 @@ def teach(taught, recipe, *more):
 
 
 def test_a_teacher_on_the_command_line(taught, tmp_path):
-    shorter = ("--epochs-factor", 0.2)
-    done = teach(taught, "distill.py", "--teacher", taught / "all.keras", "--out", tmp_path / "out", *shorter)
+    done = teach(taught, "distill.py", "--teacher", taught / "all.keras", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
     assert "distilled from 'all'" in " ".join(rows[1]["notes"])
@@ -464,7 +463,7 @@ def test_teachers_of_different_classes_are_fused(taught, tmp_path):
     teachers = ("--teacher", taught / "ba.keras", "--teacher", taught / "cd.keras")
     names = ("--teacher-classes", taught / "ba.txt", "--teacher-classes", taught / "cd.txt")
     recipe, _ = load_recipe(RECIPES / "fuse_teachers.py")
-    quick = dataclasses.replace(recipe.scaled(0.2), training=tfopt.Training(learning_rate=0.1, batch_size=16))
+    quick = dataclasses.replace(recipe, training=tfopt.Training(learning_rate=0.1, batch_size=16))
     (tmp_path / "quick.json").write_text(quick.to_json())
     done = teach(taught, tmp_path / "quick.json", *teachers, *names, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output

@@ -53,7 +53,8 @@ def teacher(data):
 
 RECIPE = tfopt.Recipe(
     stages=(
-        tfopt.Prune(final_sparsity=0.5, epochs=3, min_steps=0),
+        tfopt.FineTune(epochs=3),
+        tfopt.Prune(final_sparsity=0.5, epochs=2, min_steps=0),
         tfopt.Quantize(epochs=1, min_steps=0),
     ),
     training=tfopt.Training(horizontal_flip=True, shift=0.125, batch_size=16, learning_rate=1e-2),
@@ -112,9 +113,9 @@ def test_the_teacher_answers_each_view_once_for_all_stages(data):
     counting = Counting()
     recipe = dataclasses.replace(RECIPE, distillation=Distillation(views=2))
     tfopt.optimize(network(3, 0, "student"), recipe, data, teacher=counting, quiet=True)
-    # Four epochs in two stages. Besides the two views: a few samples, twice, at the start and for each stage; those
+    # Six epochs in three stages. Besides the two views: a few samples, twice, at the start and for each stage; those
     # that tell logits from probabilities; two for their size; the validation set, three times, for augmentation; test.
-    assert counting.asked == 2 * 96 + 2 * 64 * 3 + 64 + 2 + 3 * 32 + 64
+    assert counting.asked == 2 * 96 + 2 * 64 * 4 + 64 + 2 + 3 * 32 + 64
 
 
 def test_terms_and_teacher_are_in_the_report_and_the_recipe(data, teacher, whole, tmp_path):

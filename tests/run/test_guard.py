@@ -199,7 +199,7 @@ def test_no_guard_without_max_drop(model, digits):
 @pytest.fixture(scope="module")
 def lowered(model, digits, tmp_path_factory):
     """A run whose first stage is kept with a lower target, interrupted after it and resumed."""
-    stage = tfopt.Prune(final_sparsity=0.98, schedule="one-shot", epochs=2, min_steps=0, retry="lower")
+    stage = tfopt.Prune(final_sparsity=0.98, schedule="one-shot", epochs=6, min_steps=0, retry="lower")
     recipe = tfopt.Recipe(stages=(stage, tfopt.FineTune(epochs=1)), max_drop=0.3)
     file, train = tmp_path_factory.mktemp("lowered") / "run.npz", StageRunner.train
 

@@ -133,10 +133,8 @@ def load_recipe(path: Path) -> tuple["Recipe", Any]:
 
 def _run(recipe: "Recipe", example_teacher: Any = None, *, out: Path | None, **options: Any) -> None:
     """Run `recipe` into the folder `out`, which is not left behind empty if the run fails."""
-    from tfopt.base.stderr import load_tensorflow_quietly
-
-    load_tensorflow_quietly()
     from tfopt.base.files import prepare_folder
+    from tfopt.base.stderr import load_tensorflow_quietly
 
     if options["data"] and not options["model"]:
         raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
@@ -144,6 +142,7 @@ def _run(recipe: "Recipe", example_teacher: Any = None, *, out: Path | None, **o
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     prepare_folder(out, overwrite=options["overwrite"])
     try:
+        load_tensorflow_quietly()  # takes seconds, so after what may fail without it
         _run_into(out, recipe, example_teacher, **options)
     except BaseException:
         _remove_empty(new)
