@@ -106,8 +106,12 @@ def test_what_the_stages_cannot_do_is_told_before_features_are_computed(source, 
 
 def test_features_are_kept_for_the_next_run(source, data, tmp_path):
     recipe = recipe_of(transfer=dataclasses.replace(TRANSFER, epochs=2))
-    runs = [tfopt.optimize(source, recipe, data, feature_cache=tmp_path / "kept", quiet=True) for _ in range(2)]
-    assert len(list((tmp_path / "kept").glob("*.npy"))) == 1
+    runs, written = [], []
+    for _ in range(2):
+        runs.append(tfopt.optimize(source, recipe, data, feature_cache=tmp_path / "kept", quiet=True))
+        (file,) = (tmp_path / "kept").glob("*.npy")
+        written.append((file.name, file.stat().st_mtime_ns))
+    assert written[0] == written[1]  # stale features would be computed and written again
     outputs = [run.model.predict(data.test.x(), verbose=0) for run in runs]
     np.testing.assert_array_equal(*outputs)
 
