@@ -189,4 +189,4 @@ def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Sign
     flat_model = bridge.to_tf_keras(model)
     reference = LiteModel(convert(flat_model, FLOAT))
     layers = [layer.name for layer in flat_model.layers]
-    return signals_of(reference, lite, x, layers, flat_model.output_names[0])
+    return signals_of(reference, lite, x, layers, flat_model.output_names)

@@ -96,13 +96,13 @@ def test_signals_come_from_the_child(monkeypatch):
         assert (door, seconds) == ("tfopt.tflite.prove.in_child:signals", 600)
         assert Path(arguments["reference"]).read_bytes() == b"a float file"
         assert Path(arguments["model"]).read_bytes() == b"a file"
-        assert (arguments["layers"], arguments["last"]) == (["one", "two"], "two")
+        assert (arguments["layers"], arguments["outputs"]) == (["one", "two"], ["two"])
         with np.load(arguments["samples"]) as samples:
             np.testing.assert_array_equal(samples["b"], SAMPLES["b"])
         return [["one", "ADD", 12.5], ["two", "MUL", None]]  # as JSON has no infinity
 
     monkeypatch.setattr(native, "call", call)
-    found = sides.file_signals(b"a float file", LITE, SAMPLES, ("one", "two"), "two")
+    found = sides.file_signals(b"a float file", LITE, SAMPLES, ("one", "two"), ["two"])
     assert found == [Signal("one", "ADD", 12.5), Signal("two", "MUL", math.inf)]
 
 
@@ -112,7 +112,7 @@ def test_signals_come_from_the_child(monkeypatch):
 )  # fmt: skip
 def test_signals_only_explain_so_without_them_the_proof_goes_on(monkeypatch, error):
     monkeypatch.setattr(native, "call", failing(error))
-    assert sides.file_signals(b"", LITE, SAMPLES, (), "") == []
+    assert sides.file_signals(b"", LITE, SAMPLES, (), ()) == []
 
 
 class Doubling:
@@ -138,8 +138,8 @@ def test_the_child_writes_outputs_by_number(monkeypatch, tmp_path, data, keys):
 
 
 def test_the_child_gives_signals_as_rows(monkeypatch, tmp_path):
-    def layer_signals(reference, lite, x, layers, last):
-        assert (reference.data, lite.data, layers, last) == (b"float", b"int8", ["one"], "two")
+    def layer_signals(reference, lite, x, layers, outputs):
+        assert (reference.data, lite.data, layers, outputs) == (b"float", b"int8", ["one"], ["two"])
         np.testing.assert_array_equal(x["a"], SAMPLES["a"])
         return [Signal("one", "ADD", 3.0), Signal("two", "MUL", 4.0)], ["no counterpart"]
 
@@ -149,4 +149,4 @@ def test_the_child_gives_signals_as_rows(monkeypatch, tmp_path):
     (tmp_path / "int8").write_bytes(b"int8")
     np.savez(tmp_path / "samples.npz", **SAMPLES)
     paths = [str(tmp_path / name) for name in ("float", "int8", "samples.npz")]
-    assert in_child.signals(*paths, ["one"], "two") == [("one", "ADD", 3.0), ("two", "MUL", 4.0)]
+    assert in_child.signals(*paths, ["one"], ["two"]) == [("one", "ADD", 3.0), ("two", "MUL", 4.0)]

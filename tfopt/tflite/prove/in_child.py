@@ -17,10 +17,12 @@ def predict(model: str, samples: str, out: str) -> None:
     np.savez(out, **{str(number): array for number, array in enumerate(arrays)})
 
 
-def signals(reference: str, model: str, samples: str, layers: Sequence[str], last: str) -> list[tuple[Any, ...]]:
+def signals(
+    reference: str, model: str, samples: str, layers: Sequence[str], outputs: Sequence[str]
+) -> list[tuple[Any, ...]]:
     """Return (layers, operator, decibels) of each operator, see `layer_signals`."""
     one, other = (LiteModel(Path(path).read_bytes()) for path in (reference, model))
-    found, _ = layer_signals(one, other, _read(samples), layers, last)
+    found, _ = layer_signals(one, other, _read(samples), layers, outputs)
     return [(signal.layers, signal.operator, signal.sqnr) for signal in found]
 
 

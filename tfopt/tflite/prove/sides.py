@@ -74,7 +74,9 @@ def file_outputs(lite: LiteModel, samples: Samples) -> dict[str, NDArray[Any]]:
             return {port.name: file[str(number)] for number, port in enumerate(lite.outputs)}
 
 
-def file_signals(reference: bytes, lite: LiteModel, samples: Samples, layers: Sequence[str], last: str) -> list[Signal]:
+def file_signals(
+    reference: bytes, lite: LiteModel, samples: Samples, layers: Sequence[str], outputs: Sequence[str]
+) -> list[Signal]:
     """Return `layer_signals`, run in a child process; empty if that fails."""
     with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
         _write(folder, samples, model=lite)
@@ -82,7 +84,7 @@ def file_signals(reference: bytes, lite: LiteModel, samples: Samples, layers: Se
         paths = {"reference": "reference", "model": "model", "samples": "samples.npz"}
         arguments = {name: str(Path(folder, file)) for name, file in paths.items()}
         try:
-            rows = native.call(_DOORS + "signals", SECONDS, **arguments, layers=list(layers), last=last)
+            rows = native.call(_DOORS + "signals", SECONDS, **arguments, layers=list(layers), outputs=list(outputs))
         except (native.CrashError, native.FailedError, ModelError):
             return []
     return [Signal(where, operator, math.inf if value is None else value) for where, operator, value in rows]

@@ -1,19 +1,24 @@
 """Signal-to-quantization-noise ratios of all layers of a file."""
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tfopt.base.weight_statistics import decibels
-from tfopt.tflite.read import LiteModel, Op
+from tfopt.tflite.prove.pairing import paired
+from tfopt.tflite.prove.steps import Step
+from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.read.model import Inputs
 
 SAMPLES_AT_ONCE = 32
 # Signal-to-quantization-noise ratio in decibels below which a layer is bad: noise at a tenth of the power.
 LEAST_DB = 10.0
+
+
+Value = tuple[Step, int]
+"""A step of a file and the tensor that stores its result."""
 
 
 @dataclass(frozen=True)
@@ -29,32 +34,61 @@ class Signal:
 
 
 def layer_signals(
-    reference: LiteModel, lite: LiteModel, x: Inputs, layers: Sequence[str], last: str
+    reference: LiteModel, lite: LiteModel, x: Inputs, layers: Sequence[str], outputs: Sequence[str]
 ) -> tuple[list[Signal], list[str]]:
     """Return the `Signal` of each operator of `lite`, and the operators that have no counterpart.
 
     Args:
-        reference: the float file of the same model, whose tensors have the names of layers. Counterparts are matched by
-            the order of operators and the shapes of their outputs.
+        reference: the float file of the same model, whose tensors have the names of layers. See
+            `tfopt.tflite.prove.pairing` for how counterparts are found.
         lite: the file.
         x: samples, as in `LiteModel.predict`.
         layers: the names of the flat model's layers.
-        last: the output layer, since its tensor has the name of the signature's output.
+        outputs: the names of the flat model's output layers, whose tensors have the names of the signature's outputs.
     """
-    pairs, missing = _pairs(reference, lite)
+    pairs, missing = _comparable(*paired(reference, lite, layers))
     power, noise = np.zeros(len(pairs)), np.zeros(len(pairs))
     for part in _parts(x):
         expected, found = (file.signals(part) for file in (reference, lite))
-        for number, (one, other) in enumerate(pairs):
-            true, got = (values[op.outputs[0]].astype(np.float64) for values, op in ((expected, one), (found, other)))
+        for number, ((_, one), (_, other)) in enumerate(pairs):
+            true, got = expected[one].astype(np.float64), found[other].astype(np.float64)
             power[number] += np.square(true).sum()
             noise[number] += np.square(true - got.reshape(true.shape)).sum()
-    names = LayerNames(reference, layers)
+    names, ends = LayerNames(reference, layers), _ends(reference, outputs)
     signals = [
-        Signal(", ".join(names.giving(one)) or last, other.name, decibels(*energies))
-        for (one, other), *energies in zip(pairs, power, noise, strict=True)
+        Signal(
+            ", ".join(names.giving(one.op)) or ends.get(made) or _behind(names, one), other.op.name, decibels(*energies)
+        )
+        for ((one, made), (other, _)), *energies in zip(pairs, power, noise, strict=True)
     ]
     return signals, missing
+
+
+def _comparable(
+    pairs: Sequence[tuple[Step, Step]], alone: Sequence[Step]
+) -> tuple[list[tuple[Value, Value]], list[str]]:
+    """Return the pairs whose results both files store, and the names of the operators of `lite` without any."""
+    found = [
+        ((one, one.tensor), (other, other.tensor))
+        for one, other in pairs
+        if one.tensor is not None and other.tensor is not None
+    ]
+    compared = {other.op.index for _, (other, _) in found}
+    missing = {step.op.index: step.op.name for step in (*alone, *(other for _, other in pairs))}
+    return found, [f"{name} ({index})" for index, name in sorted(missing.items()) if index not in compared]
+
+
+def _ends(reference: LiteModel, outputs: Sequence[str]) -> dict[int, str]:
+    """Return the output layers by the tensors of their results."""
+    ports = reference.outputs
+    named = {port.name for port in ports} == set(outputs)
+    return {port.index: port.name if named else name for port, name in zip(ports, outputs, strict=False)}
+
+
+def _behind(names: LayerNames, step: Step) -> str:
+    """Return words for a step whose result has no layer's name."""
+    near = ", ".join(names.near(step.op))
+    return f"after {near}" if near else "unnamed"
 
 
 def _parts(x: Inputs) -> Iterator[Inputs]:
@@ -63,26 +97,3 @@ def _parts(x: Inputs) -> Iterator[Inputs]:
     for start in range(0, len(np.asarray(next(iter(arrays.values())))), SAMPLES_AT_ONCE):
         part = {name: np.asarray(array)[start : start + SAMPLES_AT_ONCE] for name, array in arrays.items()}
         yield part if isinstance(x, Mapping) else part[""]
-
-
-def _pairs(reference: LiteModel, lite: LiteModel) -> tuple[list[tuple[Op, Op]], list[str]]:
-    """Return matching operators of both files, and names of the unmatched ones of `lite`."""
-    ours, theirs = (_listed(model) for model in (reference, lite))
-    matcher = difflib.SequenceMatcher(None, [key for key, _ in ours], [key for key, _ in theirs], autojunk=False)
-    pairs = [
-        (ours[block.a + step][1], theirs[block.b + step][1])
-        for block in matcher.get_matching_blocks()
-        for step in range(block.size)
-    ]
-    paired = {op.index for _, op in pairs}
-    return pairs, [f"{op.name} ({op.index})" for _, op in theirs if op.index not in paired]
-
-
-def _listed(lite: LiteModel) -> list[tuple[tuple[str, tuple[int, ...]], Op]]:
-    """Return the main graph's operators, except type conversions, each with the key that identifies it."""
-    shapes = {tensor.index: tensor.shape for tensor in lite.tensors() if tensor.subgraph == 0}
-    return [
-        ((op.name, shapes[op.outputs[0]][1:]), op)
-        for op in lite.ops()
-        if op.subgraph == 0 and op.name not in ("QUANTIZE", "DEQUANTIZE", "CAST") and op.outputs
-    ]

@@ -37,6 +37,8 @@ _MOVING = frozenset(
     {"CONCATENATION", "EXPAND_DIMS", "PACK", "RESHAPE", "REVERSE_V2", "SLICE", "SPLIT", "SQUEEZE", "STRIDED_SLICE"}
     | {"TILE", "TRANSPOSE", "UNPACK"}
 )
+# Options that depend on the precision of a file.
+_NOT_SETTINGS = frozenset({"fusedActivationFunction", "asymmetricQuantizeInputs", "weightsFormat", "quantizedBiasType"})
 
 
 class FileGraph:
@@ -144,6 +146,24 @@ class FileGraph:
             names.update({t.name: None for t in touched if t.dtype in FLOATS and t.index not in border})
         return list(names)
 
+    def activation(self, op: Op) -> str:
+        """Return the activation that is fused into `op`, e.g. "RELU"; "" if there is none."""
+        number = getattr(self._raw_op(op).builtinOptions, "fusedActivationFunction", 0) or 0
+        return _activations()[number] if number else ""
+
+    def settings(self, op: Op) -> dict[str, Any]:
+        """Return the settings of `op` other than its activation: its options and its small integer constants."""
+        options = vars(self._raw_op(op).builtinOptions) if self._raw_op(op).builtinOptions else {}
+        found = {name: value for name, value in options.items() if np.isscalar(value) and name not in _NOT_SETTINGS}
+        for place, index in enumerate(op.inputs):
+            tensor = self.tensors[op.subgraph][index] if index >= 0 else None
+            if tensor and tensor.constant and tensor.dtype in _INTEGERS and not tensor.scales and tensor.bytes < 256:
+                found[str(place)] = self.values(tensor).tolist()
+        return found
+
+    def _raw_op(self, op: Op) -> Any:
+        return self.model.subgraphs[op.subgraph].operators[op.index]
+
     def index_inputs(self) -> set[int]:
         """Return the float inputs of the first subgraph that are cast to integers: indices, such as words of a text."""
         tensors = self.tensors[0]
@@ -247,6 +267,13 @@ def _dtypes() -> dict[int, str]:
     from ai_edge_litert.schema_py_generated import TensorType
 
     return {value: name.lower() for name, value in vars(TensorType).items() if name.isupper()}
+
+
+@cache
+def _activations() -> dict[int, str]:
+    from ai_edge_litert.schema_py_generated import ActivationFunctionType
+
+    return {value: name for name, value in vars(ActivationFunctionType).items() if name.isupper()}
 
 
 @cache

@@ -132,6 +132,14 @@ class LiteModel:
         """Return the names of the float tensors that ops compute with. See `FileGraph.float_tensors`."""
         return self._graph.float_tensors()
 
+    def activation(self, op: Op) -> str:
+        """Return the activation that is fused into `op`, e.g. "RELU"; "" if there is none."""
+        return self._graph.activation(op)
+
+    def settings(self, op: Op) -> dict[str, Any]:
+        """Return the settings of `op` other than its activation, e.g. strides. See `FileGraph.settings`."""
+        return self._graph.settings(op)
+
     # Running it
 
     def predict(self, x: Inputs, batch_size: int = 32) -> Any:

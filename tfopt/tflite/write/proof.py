@@ -159,7 +159,7 @@ def _first_bad_layer(flat_model: Any, named: LiteModel, evidence: _Evidence) -> 
     except TfoptError:
         return ""
     layers = [unwrapped(layer).name for layer in flat_model.layers]
-    signals = file_signals(reference, named, evidence.samples, layers, output_names(flat_model)[0])
+    signals = file_signals(reference, named, evidence.samples, layers, output_names(flat_model))
     if not signals:
         return ""
     first = next((signal for signal in signals if signal.sqnr < LEAST_DB), None)
