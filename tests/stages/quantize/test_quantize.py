@@ -1,5 +1,7 @@
 """Quantize. The contents of the file are read back from the `.tflite`; ranges come from the float model itself."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -351,6 +353,23 @@ def attention(layers):
     return keras_compat.tf_keras().Model(inputs, x)
 
 
+def cross_attention(layers, key=False, residual=False):
+    """Six steps look into five others. Each tensor has one reader, except a value that is the key, too."""
+    query, value = layers.Input((6, 8), name="query"), layers.Input((5, 8), name="value")
+    given = [query, value, *([layers.Input((5, 8), name="key")] if key else [])]
+    x = layers.MultiHeadAttention(2, 4)(*given)
+    x = layers.Add()([query, x]) if residual else x
+    return keras_compat.tf_keras().Model(given, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+
+
+def masked_cross_attention(layers):
+    query, value = layers.Input((6, 8), name="query"), layers.Input((5, 8), name="value")
+    x, scores = layers.MultiHeadAttention(2, 4)(
+        layers.Dense(8, activation="relu")(query), value, use_causal_mask=True, return_attention_scores=True
+    )
+    return keras_compat.tf_keras().Model([query, value], [layers.Dense(3)(x), scores])
+
+
 def table(layers):
     x = (layers.Embedding(300, 8), layers.GlobalAveragePooling1D(), layers.Dense(4))
     return chained((12,), *x)  # from float32 inputs; int8 could not distinguish the rows
@@ -386,11 +405,64 @@ LAYERS = {
     "lines": (lines, 0.05),
     "maps": (maps, 0.1),
     "attention": (attention, 0.1),
+    "query and value": (cross_attention, 0.03),
+    "query, value and key": (functools.partial(cross_attention, key=True), 0.03),
+    "query with a residual": (functools.partial(cross_attention, key=True, residual=True), 0.03),
+    "query and value, masked": (masked_cross_attention, 0.1),
     "table": (table, 0.05),
     "two inputs": (two_inputs, 0.03),
     "memory": (memory, 0.1),
     "gates": (gates, 0.1),
 }
+
+
+@pytest.mark.parametrize("rule", [False, "weights", "output"])
+def test_cross_attention_that_a_rule_excludes_has_a_file(rule):
+    model = cross_attention(keras_compat.tf_keras().layers)
+    stage, x = Quantize(layers=(("multi_head*", rule),)), inputs_of(model)
+    wrapped = stage.apply(model, steps=1)
+    stage.calibrate(wrapped, x)
+    lite = build_file(wrapped, INT8, x)
+    assert not lite.float_tensors()
+    trained = wrapped.predict(x, verbose=0)
+    got = lite.predict(dict(zip(model.input_names, x, strict=True)))
+    assert np.abs(got - trained).max() < 0.03 * np.ptp(trained)
+
+
+def test_cross_attention_trains_and_strips_and_the_file_follows_the_trained_model():
+    """The class depends on which of five steps the query asks for, so both inputs have to be learned."""
+    rng = np.random.default_rng(3)
+    asked, value = rng.integers(0, 5, 384), rng.normal(size=(384, 5, 8)).astype("float32")
+    value[:, :, :5] = np.eye(5)  # the key: which step it is
+    query = np.zeros((384, 6, 8), np.float32)
+    query[:, :, :5] = np.eye(5)[asked][:, None]
+    y = (value[np.arange(384), asked, 7] > 0).astype(int)
+    api = keras_compat.tf_keras()
+    api.utils.set_random_seed(0)
+    model = cross_attention(api.layers)
+    loss = api.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(api.optimizers.Adam(0.02), loss, metrics=["accuracy"])
+    model.fit([query, value], y, epochs=12, batch_size=32, verbose=0)
+    before = model.evaluate([query, value], y, verbose=0)[1]
+    stage = Quantize()
+    wrapped = stage.apply(model, steps=36)
+    stage.calibrate(wrapped, [query, value])
+    wrapped.compile(api.optimizers.Adam(0.003), loss, metrics=["accuracy"])
+    kernel = next(w for w in wrapped.weights if "query/kernel" in w.name).numpy()
+    wrapped.fit([query, value], y, epochs=3, batch_size=32, verbose=0, callbacks=stage.callbacks())
+    after = next(w for w in wrapped.weights if "query/kernel" in w.name).numpy()
+    assert (kernel != after)[:5].all()  # the other features of the query are 0
+    trained = wrapped.predict([query, value], verbose=0)
+    lite = build_file(wrapped, INT8, [query, value])
+    got = lite.predict({"query": query, "value": value})
+    assert not lite.float_tensors() and not findings(lite)
+    assert before > 0.9 and (got.argmax(axis=1) == y).mean() > before - 0.02
+    assert np.square(got - trained).mean() < 1e-3 * trained.var()  # 30 dB
+    stripped = stage.strip(wrapped)
+    kinds = {type(layer).__name__ for layer in stripped.layers}
+    assert "MultiHeadAttention" in kinds and not any("Wrapper" in kind for kind in kinds)
+    plain = stripped.predict([query, value], verbose=0)
+    assert np.square(plain - trained).mean() < 1e-2 * trained.var()  # it holds the rounded kernels, not the ranges
 
 
 @pytest.mark.parametrize("kind", LAYERS)

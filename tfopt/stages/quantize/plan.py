@@ -5,6 +5,7 @@ its output. Layers that only move or select values have the same range for input
 """
 
 import collections
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,6 +50,7 @@ class Treatment:
         bits: bits per weight; None for the stage's setting.
         before: whether the values between its linear part and its activation are rounded.
         output: whether its output is rounded.
+        inner: attributes of inner layers whose outputs are rounded, too.
         shares_with: the next layer, which rounds the output instead; "" for none. If that layer stays in float after
             all, this one rounds its output itself.
         config: registered name of the user's QuantizeConfig, which replaces the settings above.
@@ -60,6 +62,7 @@ class Treatment:
     bits: int | None = None
     before: bool = False
     output: bool = False
+    inner: tuple[str, ...] = ()
     shares_with: str = ""
     config: str = ""
     in_float: bool = False
@@ -68,7 +71,7 @@ class Treatment:
     @property
     def quantizes(self) -> bool:
         """Whether anything in the layer is rounded."""
-        return self.weights or self.before or self.output or bool(self.config)
+        return self.weights or self.before or self.output or bool(self.inner) or bool(self.config)
 
 
 def plan(graph: Graph, settings: Mapping[str, Setting]) -> dict[str, Treatment]:
@@ -115,11 +118,12 @@ class _Planner:
         if not isinstance(setting, bool | str):
             return replace(usual, bits=int(setting))
         if setting is False:
-            return Treatment(in_float=usual.quantizes, why="by rule")
+            return Treatment(in_float=usual.quantizes, inner=usual.inner, why="by rule")
         if setting == WEIGHTS:
-            return Treatment(weights=bool(kernels(layer)), why="weights only, by rule")
+            return Treatment(weights=bool(kernels(layer)), inner=usual.inner, why="weights only, by rule")
         if setting == OUTPUT:
-            return Treatment(before=usual.before, output=has_float_output(layer), why="output only, by rule")
+            output = has_float_output(layer)
+            return Treatment(before=usual.before, output=output, inner=usual.inner, why="output only, by rule")
         return Treatment(config=str(setting), why="by rule")
 
     def _usual(self, name: str, layer: Any) -> Treatment:
@@ -140,7 +144,25 @@ class _Planner:
             before = is_linear_layer(layer)
             return Treatment(weights=weights, before=before, why=f"TFLite fixes the range of {activation}")
         before = is_linear_layer(layer) and activation not in (*FUSED, "linear")
-        return Treatment(weights=weights, before=before, output=True)
+        return Treatment(weights=weights, before=before, output=True, inner=self._sole_readers(name, layer))
+
+    def _sole_readers(self, name: str, layer: Any) -> tuple[str, ...]:
+        """Return the inner layers that are the only readers of a tensor, such as the query's in cross-attention.
+
+        The converter hands them the integers of that tensor although they have neither integer weights nor a range
+        for their output, and LiteRT refuses the file. With two readers it converts back to float in between.
+        """
+        parts = {part.strip("/"): attribute for part, attribute in facts_of(layer).parts.items()}
+        found: dict[str, None] = {}
+        for call in self.calls[name] if "query" in parts else ():
+            given = inspect.signature(layer.call).bind(*call.args, **call.kwargs).arguments
+            given["key"] = given["value"] if given.get("key") is None else given["key"]
+            read = {part: given[part] for part in parts if part in given}
+            for part, ref in read.items():
+                others = [after for after in self.consumers[ref] if after is not call]
+                if not others and list(read.values()).count(ref) == 1:
+                    found[parts[part]] = None
+        return tuple(found)
 
     def _joined(self, name: str) -> str:
         """Return why the layer needs no separate range, "" if it does: it shares an operator or range with the next."""

@@ -130,6 +130,8 @@ class QuantizationAware(Stage):
         parts += dict.fromkeys(quantizer.describe() for _, _, quantizer in quantizers)
         if treatment.before:
             parts.append("int8 before its activation")
+        if treatment.inner:
+            parts.append(f"int8 behind {', '.join(attribute.strip('_') for attribute in treatment.inner)}")
         if treatment.output:
             parts.append("int8 output")
         why = f"left in float: {treatment.why}" if treatment.in_float else treatment.why

@@ -94,7 +94,7 @@ def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatm
             return copy
         outputs = len(_flat(layer.get_output_at(0))) if treatment.output or treatment.shares_with else 0
         why = treatment.why if treatment.in_float else ""
-        wrapped = int8_wrapper()(copy, weights, treatment.before, outputs, treatment.shares_with, why)
+        wrapped = int8_wrapper()(copy, weights, treatment.before, outputs, treatment.shares_with, why, treatment.inner)
     object.__setattr__(wrapped, "own_weights", own_weights)  # TF-MOT's wrapper removes weights from the layer
     return wrapped
 
@@ -172,14 +172,24 @@ def int8_wrapper() -> Any:
             outputs: the number of outputs to round: all, or 0.
             shares_with: the next layer, if it rounds the output instead: the ranges here are empty at first.
             why: why the layer is in float although it could be quantized; "" if it is not.
+            inner: attributes of inner layers whose outputs are rounded, too.
             **kwargs: passed to TF-MOT's wrapper.
         """
 
         def __init__(
-            self, layer: Any, weights: Overrides, before: bool, outputs: int, shares_with: str, why: str, **kwargs: Any
+            self,
+            layer: Any,
+            weights: Overrides,
+            before: bool,
+            outputs: int,
+            shares_with: str,
+            why: str,
+            inner: Sequence[str] = (),
+            **kwargs: Any,
         ) -> None:
             super().__init__(layer, no_config(), **kwargs)
-            self._rounds, self.shares_with = (before, outputs), shares_with
+            self._rounds, self.shares_with = (before, outputs, tuple(inner)), shares_with
+            self.inner: Mapping[str, Point] = {}
             self.after: Sequence[Point] = ()
             object.__setattr__(self, "_given", weights)  # bypasses Keras, which would track its layers twice
             self.why = why
@@ -199,9 +209,10 @@ def int8_wrapper() -> Any:
                 name = f"{attribute}_{number}" if number else attribute
                 weight_vars.append((variable, quantizer, quantizer.build(variable.shape, name, self)))
             object.__setattr__(self, "_weight_vars", weight_vars)
-            before, outputs = self._rounds
+            before, outputs, inner = self._rounds
             self.between = self._point("between") if weight_vars and int8_equivalents.is_separable(self.layer) else None
             self.before = self._point("pre_activation") if before else None
+            self.inner = {attribute: self._point(f"inner{attribute}") for attribute in inner}
             self.after = [self._point(f"output_{number}") for number in range(outputs)]
             if self.shares_with:
                 for point in self.after:
@@ -214,7 +225,8 @@ def int8_wrapper() -> Any:
         @property
         def points(self) -> list[Point]:
             """The places where activations are rounded, in this order."""
-            return [point for point in (self.between, self.before, *self.after) if point is not None]
+            points = (self.between, self.before, *self.inner.values(), *self.after)
+            return [point for point in points if point is not None]
 
         @property
         def is_unrounded(self) -> bool:
@@ -281,6 +293,9 @@ def int8_wrapper() -> Any:
                 activation, before = int8_equivalents.activation(self.layer.activation), self.before
                 rounded = activation if before is None else lambda values: activation(before(values, training))
                 overrides.append((self.layer, "activation", rounded))
+            for attribute, point in self.inner.items() if not self.is_in_float else ():
+                rounded = functools.partial(point, training=training)
+                overrides.append((getattr(self.layer, attribute), "activation", rounded))
             return overrides
 
         def compute_output_shape(self, input_shape: Any) -> Any:
@@ -290,7 +305,7 @@ def int8_wrapper() -> Any:
             return self.layer.compute_mask(inputs, mask)
 
         def get_config(self) -> dict[str, Any]:
-            before, outputs = self._rounds
+            before, outputs, inner = self._rounds
             return {
                 **plain_wrapper.get_config(self),
                 "call": call_of(self) if self.own_weights else None,
@@ -299,6 +314,7 @@ def int8_wrapper() -> Any:
                 "outputs": outputs,
                 "shares_with": self.shares_with,
                 "why": self.why,
+                "inner": list(inner),
             }
 
         @classmethod
