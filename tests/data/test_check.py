@@ -162,6 +162,30 @@ def test_class_numbers_fit_the_outputs():
             fit_to_model(data_of((7,), [0, top]), (7,), outputs)
 
 
+@pytest.mark.parametrize(
+    ("labels", "form", "outputs", "places"),
+    [
+        (np.zeros((4, 2, 3), int), "sparse", 5, (2, 3)),
+        (np.zeros((4, 2, 3), int), "sparse", 1, (None, 3)),
+        (np.zeros((4, 2, 3, 5)), "one-hot", 5, (2, None)),
+        ([0, 1], "sparse", 2, (1, 1)),
+    ],
+)
+def test_places_that_fit(labels, form, outputs, places):
+    fit_to_model(data_of((7,), labels, form=form), (7,), outputs, places)
+    with pytest.raises(DataError, match="gives classes for places of shape"):
+        fit_to_model(data_of((7,), labels, form=form), (7,), outputs, (*places, 2))
+
+
+def test_places_that_do_not_fit():
+    with pytest.raises(DataError, match=r"places of shape \(4, 4\), the labels have \(2, 3\)"):
+        fit_to_model(data_of((7,), np.zeros((4, 2, 3), int)), (7,), 5, (4, 4))
+    with pytest.raises(DataError, match=r"places of shape \(\), the labels have \(2, 3\)"):
+        fit_to_model(data_of((7,), np.zeros((4, 2, 3), int)), (7,), 5)
+    with pytest.raises(DataError, match=r"places of shape \(4, 4\), the labels have \(\)"):
+        fit_to_model(data_of((7,), [0, 1]), (7,), 5, (4, 4))
+
+
 def test_every_part_has_class_numbers_for_the_outputs():
     data = data_of((7,), [0, 1])
     data.split = lambda name: SimpleNamespace(labels=np.array([0, 1 + (name == "test")]))

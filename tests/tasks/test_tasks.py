@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfopt.errors import DataError
-from tfopt.tasks import TASKS, Classification, Multilabel, Regression, task_named, task_of
+from tfopt.tasks import TASKS, Classification, Multilabel, Regression, Segmentation, task_named, task_of
 from tfopt.tasks.labels import understand
 from tfopt.tasks.responses import Tolerance, form_of
 
@@ -41,7 +41,7 @@ def test_a_name_of_a_task_is_found():
 
 def test_the_words_in_json():
     """They stand in the reports, fingerprints and recipes of users."""
-    assert list(TASKS.names) == ["classification", "multilabel", "regression"]
+    assert list(TASKS.names) == ["classification", "multilabel", "regression", "segmentation"]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,13 @@ def test_the_words_in_json():
         (np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0]]), Multilabel("values", 3, (3,)), 3, [0, 0, 0]),
         (np.array([0.5, 1.5, 2.5]), Regression("values", None), 1, [0, 0, 0]),
         (np.ones((3, 2, 4)) / 2, Regression("values", None, (2, 4)), 8, [0, 0, 0]),
+        (np.arange(12).reshape(3, 2, 2) % 5, Segmentation("sparse", 5, (2, 2)), 5, [0, 0, 0]),
+        (np.arange(12).reshape(3, 2, 2, 1) % 5, Segmentation("sparse", 5, (2, 2)), 5, [0, 0, 0]),
+        (np.arange(12).reshape(3, 4, 1) % 5, Segmentation("sparse", 5, (4,)), 5, [0, 0, 0]),
+        (np.eye(3)[np.arange(12).reshape(3, 2, 2) % 3], Segmentation("one-hot", 3, (2, 2, 3)), 3, [0, 0, 0]),
+        (np.ones((3, 2, 2, 1)), Segmentation("sparse", 2, (2, 2)), 2, [0, 0, 0]),  # a mask of floats
+        (np.zeros((3, 2, 2), bool), Segmentation("sparse", 2, (2, 2)), 2, [0, 0, 0]),
+        (np.ones((3, 2, 2, 1)) / 2, Regression("values", None, (2, 2, 1)), 4, [0, 0, 0]),
     ],
 )
 def test_the_task_that_labels_ask_for(labels, expected, outputs, groups):
@@ -90,6 +97,30 @@ def test_losses_of_probabilities_by_hand():
     assert float(Multilabel("values", 3, (3,)).loss(logits=False)(np.array([[1.0, 0, 0]]), p)) == pytest.approx(
         (np.log(2) + 2 * np.log(4 / 3)) / 3, rel=1e-5
     )
+
+
+def test_metrics_of_places_by_hand():
+    """Labels 0 0 1 / 2 1 1, answers 0 1 1 / 2 2 1: intersections 1, 2, 1 and unions 2, 4, 2."""
+    labels, answers = np.array([[[0, 0, 1]], [[2, 1, 1]]]), np.array([[[0, 1, 1]], [[2, 2, 1]]])
+    for truth in (labels, labels[..., None], np.eye(4)[labels]):
+        found = task_named("segmentation").metrics(np.eye(4)[answers], truth)
+        assert found == {"accuracy": pytest.approx(4 / 6), "mean_iou": pytest.approx(0.5)}  # class 3 does not occur
+
+
+@pytest.mark.parametrize("logits", [False, True])
+def test_metrics_of_a_mask_by_hand(logits):
+    """Three of four places are right; the mask has an intersection of 1 and a union of 2, the rest 2 and 3."""
+    outputs = np.array([[[0.9, 0.6], [0.1, 0.2]]])[..., None] - (0.5 if logits else 0)
+    for labels in (np.array([[[1, 0], [0, 0]]]), np.array([[[1.0, 0], [0, 0]]])[..., None]):
+        found = task_named("segmentation").metrics(outputs, labels, logits=logits)
+        assert found == {"accuracy": 0.75, "mean_iou": pytest.approx((1 / 2 + 2 / 3) / 2)}
+
+
+def test_a_place_has_a_class_within_the_classes():
+    labels = {"train": np.zeros((2, 3, 3), int), "test": np.zeros((2, 3, 3), int)}
+    labels["train"][0, 0, 0], labels["test"][1, 2, 0] = 2, 255
+    with pytest.raises(DataError, match=r"test labels within 0\.\.2 .* got 1 outside, .* at index 1, 2, 0: 255;"):
+        understand(labels, None)
 
 
 def test_metrics_of_logits():

@@ -209,7 +209,7 @@ def _run_into(
         taught = load_teacher(
             teacher, teacher_classes, teacher_preprocessing, dataset.class_names, allow_unsafe=allow_unsafe
         )
-    if min_accuracy is not None and not task_of(dataset).has_classes:
+    if min_accuracy is not None and not task_of(dataset).scores_classes:
         raise RecipeError(f"--min-accuracy needs a classification task; the data are for {dataset.task}.")
 
     def prepared(recipe: "Recipe", out: Path) -> "Prepared":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,13 +57,16 @@ def check_bytes(size: int, what: str) -> None:
         )
 
 
-def fit_to_model(dataset: Dataset, input_shape: tuple[int | None, ...], num_outputs: int) -> None:
+def fit_to_model(
+    dataset: Dataset, input_shape: tuple[int | None, ...], num_outputs: int, places: Sequence[int | None] = ()
+) -> None:
     """Raise `DataError` unless the inputs and labels of `dataset` fit a model.
 
     Args:
         dataset: the data.
         input_shape: the shape of one input, without the batch axis; None stands for any size.
         num_outputs: width of the model's output. A single output takes class numbers 0 and 1.
+        places: the other axes of the model's output, e.g. (height, width) of a segmentation; None stands for any size.
     """
     given, expected = dataset.input_shape, tuple(input_shape)
     fits = len(given) == len(expected) and all(e in (None, g) for g, e in zip(given, expected, strict=True))
@@ -70,16 +74,32 @@ def fit_to_model(dataset: Dataset, input_shape: tuple[int | None, ...], num_outp
         raise DataError(
             f"The model expects inputs of shape {expected}, the data has {given}; {_advice(given, expected)}."
         )
+    _check_places(dataset, places)
     if dataset.labels == "sparse":
         _check_named_classes(dataset.class_names, num_outputs)
         for name in NAMES:
             check_range(name, dataset.split(name).labels, max(num_outputs, 2))
         return
-    width = math.prod(dataset.train.labels.shape[1:])
+    own = dataset.train.labels.shape[1:]
+    width = own[-1] if dataset.labels == "one-hot" else math.prod(own)
     if width != num_outputs:
         raise DataError(
             f"The model has {num_outputs} outputs, the labels ({dataset.task}) have {width} values per "
             "sample; give the model an output for each, or correct the labels."
+        )
+
+
+def _check_places(dataset: Dataset, places: Sequence[int | None]) -> None:
+    """Raise `DataError` unless a class for each place of the labels meets an output for each place."""
+    if dataset.labels == "values":
+        return
+    own = dataset.train.labels.shape[1:] if dataset.labels == "sparse" else dataset.train.labels.shape[1:-1]
+    if (own or any(size != 1 for size in places)) and not (
+        len(own) == len(places) and all(size in (None, mine) for size, mine in zip(places, own, strict=True))
+    ):
+        raise DataError(
+            f"The model gives classes for places of shape {tuple(places)}, the labels have {own}; () is one class for "
+            "the whole sample. Bring labels for the outputs of the model, or a model for these labels."
         )
 
 

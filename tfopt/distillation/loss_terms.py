@@ -83,11 +83,10 @@ def _float32(named: Any) -> dict[str, Any]:
 
 
 def as_targets(labels: Any, outputs: Any) -> Any:
-    """Return labels as float32 in the shape of `outputs` (batch, classes); class numbers become one-hot."""
+    """Return labels as float32 in the shape of `outputs` (batch, ..., classes); class numbers become one-hot."""
     import tensorflow as tf
 
-    classes = outputs.shape[-1]
-    sparse = labels.shape.rank == 1 or (labels.shape.rank == 2 and labels.shape[-1] == 1 and classes > 1)
-    if sparse and classes > 1:
-        return tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), classes)
+    classes, missing = outputs.shape[-1], outputs.shape.rank - labels.shape.rank
+    if classes > 1 and (missing == 1 or (missing == 0 and labels.shape[-1] == 1)):
+        labels = tf.one_hot(tf.cast(tf.reshape(labels, tf.shape(outputs)[:-1]), tf.int32), classes)
     return tf.reshape(tf.cast(labels, tf.float32), tf.shape(outputs))

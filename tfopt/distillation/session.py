@@ -14,7 +14,7 @@ from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
 from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK, TARGETS
 from tfopt.errors import RecipeError
-from tfopt.tasks import task_of
+from tfopt.tasks import task_named, task_of
 from tfopt.teachers.base import Answering
 from tfopt.teachers.cache import Answers
 from tfopt.teachers.ensemble import as_teacher
@@ -37,7 +37,7 @@ def adapted_teacher(teacher: Any, distillation: Distillation | MeanTeacher, data
         raise RecipeError("A teacher is given, but nothing in the recipe's distillation uses one: leave it out.")
     if isinstance(distillation, MeanTeacher):
         return None
-    if distillation.task not in (None, data.task):
+    if distillation.task not in (None, task_named(data.task).responses):
         raise RecipeError(
             f"The loss '{distillation.labels()[0]}' is for {distillation.task}, the data is for {data.task}. Choose a "
             "loss for that task."

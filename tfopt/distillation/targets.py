@@ -8,6 +8,7 @@ import numpy as np
 from tfopt.distillation.loss_terms import Terms
 from tfopt.distillation.prefetch import BATCHES, Prefetcher, batches_of
 from tfopt.errors import DataError, ModelError, RecipeError
+from tfopt.tasks import task_of_responses
 from tfopt.teachers import Answers, Precomputed, array_about, require_deterministic
 
 TARGETS = "tfopt_targets"
@@ -56,12 +57,13 @@ class TeacherTargets:
         """
         distillation = self.terms.distillation
         self.terms.resolve(x)
+        outputs = self.terms.run(x, training=False)
         answers: Mapping[str, Any] = {}
         if self.teacher is not None:
-            self.teacher = self.teacher.resolved(np.asarray(x), distillation.task)
+            task = distillation.task and task_of_responses(distillation.task, outputs[0].shape.rank)
+            self.teacher = self.teacher.resolved(np.asarray(x), task)
             known = isinstance(self.teacher, Precomputed)
             answers = self.teacher.first(len(x)) if known else self.answers_for(x, y)
-        outputs = self.terms.run(x, training=False)
         if "output" in answers and answers["output"].shape != outputs[0].shape:
             ours, theirs = (tuple(response.shape)[1:] for response in (outputs[0], answers["output"]))
             raise ModelError(

@@ -54,7 +54,7 @@ def compare_files(
     table.add_column(str(b), justify="right", overflow="fold")
     for name in metrics[0]:
         table.add_row(name, *(f"{values[name]:.4f}" for values in metrics))
-    if task.has_classes:
+    if task.scores_classes:
         table.add_row("agreement", "", f"{agreement(*predictions, logits=tuple(logits)):.4f}")
     table.add_row("bytes", *(f"{file.size:,}" for file in files))
     table.add_row("deflated bytes", *(f"{file.deflated:,}" for file in files))

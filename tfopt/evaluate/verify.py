@@ -158,7 +158,7 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
         expected,
         found,
         most_noise=most_noise(weight.tensor.dtype for weight in lite.weights()),
-        classes=task.has_classes,
+        classes=task.scores_classes,
         step=output_step(lite, port),
     )
     logits = are_logits(expected, task)
@@ -169,7 +169,7 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
         samples=len(x),
         largest=float(difference.max()),
         mean=float(difference.mean()),
-        agreement=agreement(expected, found, logits=logits) if task.has_classes else None,
+        agreement=agreement(expected, found, logits=logits) if task.scores_classes else None,
         metrics={name: (values[0][name], values[1][name]) for name in values[0]},
         interval=wilson_interval(round(values[1]["accuracy"] * len(x)), len(x)) if task.has_classes else None,
         signals=tuple(signals),

@@ -120,7 +120,7 @@ class _Line:
         self.model, self.data, self.training, self.epochs = model, data, training, epochs
         self.distillation, self.progress = distillation, progress
         self.first = bridge.to_tf_keras(model)
-        fit_to_model(data, self.first.input_shape[1:], self.first.output_shape[-1])
+        fit_to_model(data, self.first.input_shape[1:], self.first.output_shape[-1], self.first.output_shape[1:-1])
         self.loss, self.logits = choose_loss(self.first, training, data), gives_logits(self.first, data)
         self.augmentation, notes = choose_augmentation(self._answers, training, data, who="the given model")
         for note in notes:

@@ -13,7 +13,7 @@ from tfopt.data import Dataset, fit_to_model
 from tfopt.data.for_model import data_for
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import Session, adapted_teacher, session_for
-from tfopt.errors import ModelError
+from tfopt.errors import ModelError, RecipeError
 from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.run.data_warnings import data_warnings
@@ -21,6 +21,7 @@ from tfopt.run.dry_run import dry_run
 from tfopt.run.guard import predictor
 from tfopt.run.recipe import Recipe
 from tfopt.run.start import judge_from, transferred
+from tfopt.tasks import task_of
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import class_weights, make_optimizer
 from tfopt.training.loss import choose_loss, gives_logits
@@ -145,10 +146,11 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
     flat_model = bridge.to_tf_keras(source)
     dataset = data_for(flat_model, data, input_shape=transfer.input_shape if transfer else None)
     if transfer:
+        _require_one_answer(dataset)
         start = transfer.untrained(source, dataset).model
         flat_model = bridge.to_tf_keras(start)
     _require_one_input_and_output(flat_model)
-    fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1])
+    fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1], flat_model.output_shape[1:-1])
     return dataset, start, flat_model
 
 
@@ -191,6 +193,14 @@ def _checkpoint(
         return None
     about = {"recipe": recipe.to_dict(), "teacher": session.identity if session else None}
     return Checkpoint(Path(path), run_key(about, data.fingerprint, started_from.get_weights()))
+
+
+def _require_one_answer(data: Dataset) -> None:
+    if places := task_of(data).places:
+        raise RecipeError(
+            "A transfer makes models that give one answer for each sample; the labels have a class for each of "
+            f"{places} places. Leave the transfer out and pass a model that gives a class for each place."
+        )
 
 
 def _require_one_input_and_output(model: Any) -> None:

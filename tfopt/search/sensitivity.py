@@ -148,7 +148,7 @@ def sensitivity(
     loaded = model_from(model)
     flat_model = bridge.to_tf_keras(loaded)
     dataset = data if isinstance(data, Dataset) else load_data(data)
-    fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1])
+    fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1], flat_model.output_shape[1:-1])
     judge = Judge(flat_model, dataset, samples)
     found = low_bit_kernels(flat_model)
     trials = []

@@ -3,7 +3,8 @@
 from tfopt.tasks.classification import Classification
 from tfopt.tasks.multilabel import Multilabel
 from tfopt.tasks.regression import Regression
-from tfopt.tasks.table import TASKS, TaskName, task_named, task_of
+from tfopt.tasks.segmentation import Segmentation
+from tfopt.tasks.table import TASKS, TaskName, task_named, task_of, task_of_responses
 from tfopt.tasks.task import LabelForm, Task
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "LabelForm",
     "Multilabel",
     "Regression",
+    "Segmentation",
     "Task",
     "TaskName",
     "task_named",
     "task_of",
+    "task_of_responses",
 ]

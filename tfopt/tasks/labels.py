@@ -7,6 +7,7 @@ from tfopt.errors import DataError
 from tfopt.tasks.classification import Classification
 from tfopt.tasks.multilabel import Multilabel
 from tfopt.tasks.regression import Regression
+from tfopt.tasks.segmentation import Segmentation
 from tfopt.tasks.task import Task
 
 Arrays = dict[str, np.ndarray]
@@ -16,24 +17,20 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
     """Return the labels of all parts in one form, their task, and notes on anything odd.
 
     Integers (n,) or (n, 1) are classes (returned as int32 (n,)); 0/1 rows (n, k) that all sum to 1 are one-hot classes;
-    other 0/1 rows are several classes at once; floats are values (these three as float32).
+    other 0/1 rows are several classes at once; floats are values (these three as float32). With more axes, e.g. (n, h,
+    w) or (n, h, w, 1), integers are the classes of places (as int32 (n, h, w)), and so are floats of 0 and 1 whose last
+    axis has length 1; 0/1 vectors (n, ..., k) that all sum to 1 are one-hot classes of places (as float32).
 
     Raises:
         DataError: the labels are of another kind, not finite, or outside the classes.
     """
     parts = {name: _numbers(name, values) for name, values in parts.items()}
     _check_alike(parts)
+    if _are_places(parts):
+        return _places(parts, class_names)
     joined = np.concatenate(list(parts.values()))
     if joined.ndim == 1 and joined.dtype.kind != "f":
-        number = len(class_names) if class_names else int(parts["train"].max()) + 1
-        if number > MOST_CLASSES:
-            raise DataError(
-                f"Expected class numbers below {MOST_CLASSES:,}, got {number - 1:,}; number the classes 0, 1, 2, ..., "
-                "or pass floats for values to regress."
-            )
-        for name, values in parts.items():
-            check_range(name, values, number)
-        sparse = {name: values.astype(np.int32) for name, values in parts.items()}
+        sparse, number = _classes(parts, class_names)
         return sparse, Classification("sparse", number), _missing(sparse["train"], number)
     parts = {name: values.astype(np.float32) for name, values in parts.items()}
     if joined.ndim == 2 and joined.shape[1] > 1 and np.isin(joined, (0, 1)).all():
@@ -43,7 +40,7 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
     if joined.dtype.kind != "f":
         raise DataError(
             f"Expected class numbers (n,), 0/1 rows (n, classes) or float values, got integers of shape "
-            f"{joined.shape}; for regression pass floats."
+            f"{joined.shape}; for regression pass floats, for a class per step add an axis: labels[..., None]."
         )
     whole = bool((joined == np.round(joined)).all())
     note = "the labels are whole numbers stored as floats, taken as values to regress: pass integers for classes"
@@ -51,14 +48,57 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
 
 
 def check_range(name: str, labels: np.ndarray, number: int) -> None:
-    """Raise `DataError` if class numbers (n,) are not all within 0..number-1."""
-    outside = np.flatnonzero((labels < 0) | (labels >= number))
-    if len(outside):
+    """Raise `DataError` if class numbers (n, ...) are not all within 0..number-1."""
+    outside = (labels < 0) | (labels >= number)
+    if outside.any():
+        first = np.argwhere(outside)[0]
+        where = ", ".join(map(str, first))
         raise DataError(
-            f"Expected {name} labels within 0..{number - 1} ({number} classes), got {len(outside):,} "
-            f"outside, the first at index {outside[0]}: {labels[outside[0]]}; correct the labels or the "
+            f"Expected {name} labels within 0..{number - 1} ({number} classes), got {int(outside.sum()):,} "
+            f"outside, the first at index {where}: {labels[tuple(first)]}; correct the labels or the "
             "number of classes."
         )
+
+
+def _classes(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arrays, int]:
+    """Return class numbers as int32, and the number of classes; raise `DataError` for numbers out of range."""
+    number = len(class_names) if class_names else int(parts["train"].max()) + 1
+    if number > MOST_CLASSES:
+        raise DataError(
+            f"Expected class numbers below {MOST_CLASSES:,}, got {number - 1:,}; number the classes 0, 1, 2, ..., "
+            "or pass floats for values to regress."
+        )
+    for name, values in parts.items():
+        check_range(name, values, number)
+    return {name: values.astype(np.int32) for name, values in parts.items()}, number
+
+
+def _are_places(parts: Arrays) -> bool:
+    """Return whether labels of three or more axes are classes: integers, one-hot vectors, or masks of 0 and 1."""
+    first = next(iter(parts.values()))
+    if first.ndim < 3:
+        return False
+    whole = all(np.isin(values, (0, 1)).all() for values in parts.values())
+    return first.dtype.kind != "f" or (whole and (first.shape[-1] == 1 or _are_one_hot(parts)))
+
+
+def _are_one_hot(parts: Arrays) -> bool:
+    return all(
+        values.shape[-1] > 1 and np.isin(values, (0, 1)).all() and bool((values.sum(axis=-1) == 1).all())
+        for values in parts.values()
+    )
+
+
+def _places(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arrays, Task, tuple[str, ...]]:
+    """Return the labels of places: class numbers (n, *places), or one-hot (n, *places, classes)."""
+    shape = parts["train"].shape[1:]
+    if _are_one_hot(parts):
+        return {name: y.astype(np.float32) for name, y in parts.items()}, Segmentation("one-hot", shape[-1], shape), ()
+    if shape[-1] == 1:
+        parts = {name: values[..., 0] for name, values in parts.items()}
+    sparse, number = _classes(parts, class_names)
+    number = max(number, 2)  # a mask tells two classes apart, even if it is empty
+    return sparse, Segmentation("sparse", number, sparse["train"].shape[1:]), _missing(sparse["train"], number)
 
 
 def _numbers(name: str, labels: np.ndarray) -> np.ndarray:

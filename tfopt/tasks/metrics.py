@@ -20,11 +20,11 @@ def predicted_classes(predictions: ArrayLike, *, logits: bool = False) -> NDArra
     """Return the predicted class numbers.
 
     Args:
-        predictions: (N, ..., C) with C > 1, of which the largest wins; or (N, 1) or (N,), for class 1 against 0.
+        predictions: (N, ..., C) with C > 1, of which the largest wins; or (N, ..., 1) or (N,), for class 1 against 0.
         logits: whether predictions are logits rather than probabilities; it matters to a single output only.
 
     Returns:
-        (N, ...) for C > 1, else (N,).
+        (N, ...), or (N,).
 
     Raises:
         DataError: there are NaNs, or no samples.
@@ -32,7 +32,7 @@ def predicted_classes(predictions: ArrayLike, *, logits: bool = False) -> NDArra
     scores = _checked(predictions)
     if _has_classes(scores):
         return np.asarray(np.argmax(scores, axis=-1))
-    return (scores.reshape(len(scores), -1)[:, 0] > threshold(logits=logits)).astype(np.int64)
+    return (_single(scores) > threshold(logits=logits)).astype(np.int64)
 
 
 def accuracy(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> float:
@@ -49,8 +49,32 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False)
     scores, truth = _checked(predictions), np.asarray(labels)
     chosen = predicted_classes(scores, logits=logits)
     if not _has_classes(scores):
-        return float(np.mean(chosen == (_aligned(scores, truth).reshape(len(scores)) > 0.5)))
+        return float(np.mean(chosen == (_single(_aligned(scores, truth)) > 0.5)))
     return float(np.mean(chosen == _class_numbers(scores, truth)))
+
+
+def mean_iou(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> float:
+    """Return the mean over classes of intersection over union, in [0, 1], over all places of all samples.
+
+    For each class, the number of places where prediction and label name it, divided by those where at least one does
+    (Jaccard index). Classes that neither names do not count.
+
+    Args:
+        predictions: as in `predicted_classes`.
+        labels: as in `accuracy`.
+        logits: whether predictions are logits rather than probabilities.
+
+    Raises:
+        DataError: the shapes do not match, or there are NaNs.
+    """
+    scores, truth = _checked(predictions), np.asarray(labels)
+    chosen = predicted_classes(scores, logits=logits).ravel()
+    wide = _has_classes(scores)
+    true = (_class_numbers(scores, truth) if wide else _single(_aligned(scores, truth)) > 0.5).ravel().astype(np.int64)
+    number = max(int(chosen.max()), int(true.max())) + 1
+    both, one, other = (np.bincount(each, minlength=number) for each in (true[chosen == true], chosen, true))
+    union = one + other - both
+    return float(np.mean(both[union > 0] / union[union > 0]))
 
 
 def binary_accuracy(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> float:
@@ -148,6 +172,11 @@ def _checked(predictions: ArrayLike) -> NDArray[np.floating]:
 
 def _has_classes(scores: NDArray[np.floating]) -> bool:
     return scores.ndim > 1 and scores.shape[-1] > 1
+
+
+def _single(scores: NDArray[Any]) -> NDArray[Any]:
+    """Return (N, ..., 1) or (N,) without the last axis: (N, ...) or (N,)."""
+    return scores.reshape(scores.shape[:-1]) if scores.ndim > 1 else scores
 
 
 def _class_numbers(scores: NDArray[np.floating], labels: NDArray[Any]) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from tfopt.errors import DataError, RecipeError
 from tfopt.tasks.classification import Classification
 from tfopt.tasks.multilabel import Multilabel
 from tfopt.tasks.regression import Regression
+from tfopt.tasks.segmentation import Segmentation
 from tfopt.tasks.task import LabelForm, Task
 
 
@@ -32,7 +33,7 @@ class _Tasks(Kind[Task]):
         return kind
 
 
-TASKS = _Tasks("Task", "task", Task, (Classification, Multilabel, Regression))
+TASKS = _Tasks("Task", "task", Task, (Classification, Multilabel, Regression, Segmentation))
 """All tasks, with those of other packages."""
 
 
@@ -84,6 +85,15 @@ def task_named(kind: str) -> type[Task]:
         if ">" in kind:  # of a package to import first
             raise DataError(str(error)) from None
         raise DataError(f"Unknown task {kind!r}; expected one of {', '.join(TASKS.names)}.") from None
+
+
+def task_of_responses(kind: str, axes: int) -> TaskName:
+    """Return the task whose responses, with that many axes, losses for the task `kind` compare.
+
+    With more than two axes, a classification is that of places.
+    """
+    found = (task.kind for task in TASKS if task.has_places and task.responses == kind)
+    return next(found, kind) if axes > 2 else kind
 
 
 def task_of(data: Labeled) -> Task:

@@ -38,15 +38,35 @@ class Task(ABC):
     """Metric that Keras computes during training; one of `formulas`, under the same name."""
     has_classes: ClassVar[bool] = False
     """Whether each sample belongs to one class."""
+    has_places: ClassVar[bool] = False
+    """Whether each place of a sample, e.g. a pixel, belongs to one class."""
     has_probabilities: ClassVar[bool] = True
     """Whether outputs are probabilities or logits, rather than values."""
     smaller_is_better: ClassVar[bool] = False
     """Whether the metrics are errors."""
+    responses: ClassVar[str]
+    """Name of the task whose responses have the same form; by default the task itself. Losses are for responses."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let the responses of a task be its own, unless it names another."""
+        super().__init_subclass__(**kwargs)
+        if "responses" not in vars(cls):
+            cls.responses = getattr(cls, "kind", "")  # `register` says what is missing
 
     @property
     def outputs(self) -> int:
-        """Number of outputs of a model for the task."""
+        """Number of outputs of a model for the task; for each place, if there are places."""
         return self.num_classes or prod(self.shape)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The axes of a sample's output before the classes, e.g. (height, width); () for one answer per sample."""
+        return ()
+
+    @property
+    def scores_classes(self) -> bool:
+        """Whether the channels of an output are scores of classes, for the sample or for each place."""
+        return self.has_classes or self.has_places
 
     @classmethod
     def exclusive(cls, outputs: int) -> bool:

@@ -144,17 +144,18 @@ class Teacher(Answering):
         known = self._with(_sample=sample.shape[1:], form="values")
         if task is None or not task_named(task).has_probabilities or not self.response:
             return known
-        if values.ndim != 2:
+        if values.ndim != 2 and not (values.ndim > 2 and task_named(task).has_places):
+            expected = "(batch, ..., classes)" if task_named(task).has_places else "(batch, classes)"
             raise ModelError(
                 f"The teacher '{self.name}' gives outputs of shape {values.shape} for {len(values)} samples; expected "
-                f"(batch, classes) in a {task}. To learn only from its layers, request no response."
+                f"{expected} in a {task}. To learn only from its layers, request no response."
             )
-        self._check_width(values.shape[1])
-        tolerance = _tolerance(output.dtype, self.source.step, values.shape[1])
+        self._check_width(values.shape[-1])
+        tolerance = _tolerance(output.dtype, self.source.step, values.shape[-1])
         return known._with(form=self._form_of(values, task_named(task), tolerance))
 
     def _form_of(self, values: np.ndarray, task: type[Task], tolerance: Tolerance) -> Form:
-        """Return the form of the outputs (n, classes): as declared in `outputs`, or else inferred from their values."""
+        """Return the form of the outputs (n, ..., classes): as declared in `outputs`, or else inferred."""
         if self.outputs == "logits":
             return "logits"
         found = form_of(values, task, tolerance)
@@ -166,7 +167,7 @@ class Teacher(Answering):
                 )
             return found or "sigmoid"
         if found is None:
-            sums = values.sum(axis=1)
+            sums = values.sum(axis=-1)
             raise ModelError(
                 f"The teacher '{self.name}' gives values from 0 to 1 that sum to {sums.min():.4g} to {sums.max():.4g} "
                 'in a row, which may be logits, or one probability per class: pass outputs="logits" or '

@@ -77,7 +77,7 @@ def prove(
     if settings.weights == "float16":
         limits["rounding"] = FLOAT16_ROUNDING
     ports = {port.name: port for port in lite.outputs}
-    classes = isinstance(data, Dataset) and task_of(data).has_classes
+    classes = isinstance(data, Dataset) and task_of(data).scores_classes
     proofs = [
         compare_output(name, want, found[name], classes=classes, step=output_step(lite, ports[name]), **limits)
         for name, want in zip(output_names(flat_model), expected, strict=True)
