@@ -1,18 +1,20 @@
 """distill: a student and its teacher as one model to compile and fit, in the student's Keras."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Row, StepResult, model_class
 from tfopt.distillation.loss_terms import Terms
+from tfopt.distillation.several import Settings, Several
 from tfopt.distillation.targets import TARGETS, TeacherTargets, has_targets
 from tfopt.errors import RecipeError
 from tfopt.graph.taps import probe_for
 from tfopt.teachers import as_teacher
 
 
-def distill(student: Any, teacher: Any = None, distillation: Distillation | None = None) -> Any:
+def distill(student: Any, teacher: Any = None, distillation: Settings = None) -> Any:
     """Return a model whose `fit` trains `student` to imitate `teacher`; compile it like the student.
 
     The model uses the student's Keras; its `predict`, `evaluate`, `save`, `save_weights` and `export` act on the
@@ -23,7 +25,10 @@ def distill(student: Any, teacher: Any = None, distillation: Distillation | None
     Args:
         student: a Keras 3 or tf_keras model, also one that a stage's `apply` returned. It is trained in place.
         teacher: anything `Teacher` accepts, a `Teacher` or an `Ensemble`. It is not changed. None if no loss needs one.
-        distillation: `Distillation()` if None.
+        distillation: `Distillation()` if None. For a student with several inputs or outputs: for all outputs, or a dict
+            by output; None chooses for each output by its loss when the model is compiled: `Hinton` for classes,
+            `MultilabelKD` for binary labels, `RegressionKD` for values. Outputs that a dict leaves out learn from
+            labels only. Its teacher is a Keras model with the same inputs and outputs, by name or else by position.
 
     Returns:
         The model to compile and fit.
@@ -32,6 +37,8 @@ def distill(student: Any, teacher: Any = None, distillation: Distillation | None
         ModelError: student and teacher whose outputs or layers cannot be compared.
         RecipeError: a loss needs a teacher, and none is given.
     """
+    if isinstance(distillation, Mapping) or _has_several(student):
+        return model_class(Several, keras_of(student).__name__)(student, teacher, distillation)
     distillation = distillation or Distillation()
     if distillation.needs_teacher and teacher is None:
         label = next(loss.label for loss in distillation.losses if loss.needs_teacher)
@@ -44,6 +51,11 @@ def distill(student: Any, teacher: Any = None, distillation: Distillation | None
         shapes = asked.resolved(probe, None).shapes(probe.shape[1:])
     targets = TeacherTargets(asked, Terms(student, distillation, shapes))
     return model_class(_Distilled, keras_of(student).__name__)(targets)
+
+
+def _has_several(student: Any) -> bool:
+    """Return whether a built model has more than one input or output."""
+    return max(len(getattr(student, side, None) or ()) for side in ("inputs", "outputs")) > 1
 
 
 class _Distilled(Learner):

@@ -56,7 +56,7 @@ class Learner:
 
     def __init__(self, student: Any, name: str, rows: Sequence[Row], terms: Sequence[str]) -> None:
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)  # type: ignore[call-arg]
-        self.ledger = _Ledger(keras_of(student), tuple(rows), tuple(terms))
+        self.ledger = Ledger(keras_of(student), tuple(rows), tuple(terms))
         self.built = True
 
     # What subclasses define
@@ -189,7 +189,7 @@ class Learner:
         raise NotImplementedError
 
 
-class _Ledger:
+class Ledger:
     """Losses, metrics and their epoch means; a plain object, so that Keras does not track its contents."""
 
     def __init__(self, api: Any, rows: tuple[Row, ...], terms: tuple[str, ...]) -> None:
@@ -251,6 +251,7 @@ class _Ledger:
 
     @property
     def metrics(self) -> list[Any]:
+        """All metrics, which Keras resets each epoch."""
         own = (metric for judge in self._judges for metric in judge.metrics if metric.name != "loss")
         return [*self._means.values(), *own]
 
