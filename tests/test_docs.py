@@ -93,11 +93,23 @@ def test_every_place_that_a_page_names_exists(page):
     assert [place for place in named if not (ROOT / place).exists()] == []
 
 
+def detector(width):
+    layers, inputs = keras.layers, {name: keras.Input((3,), name=name) for name in ("left", "right")}
+    x = layers.Dense(width)(layers.Concatenate()(list(inputs.values())))
+    ends = {"kind": (3, "softmax"), "tags": (4, "sigmoid"), "place": (2, None)}
+    return keras.Model(inputs, {name: layers.Dense(*end, name=name)(x) for name, end in ends.items()})
+
+
 def of_distill():
     for name in ("teacher", "cats", "dogs"):
         network("teacher_layer").save(f"{name}.keras")
     names = {**photos(), "student": network("student_layer"), "teacher": network("teacher_layer")}
+    names |= {"detector": detector(4), "large_detector": detector(8)}
+    names |= {"left": np.ones((8, 3)), "right": np.zeros((8, 3))}
+    names |= {"kinds": np.arange(8) % 3, "tags": np.ones((8, 4)), "places": np.zeros((8, 2))}
     yield names
+    logged = names["distilled"].history.history
+    assert {"hard_loss_kind", "hinton_kind", "multilabel_kd_tags", "regression_kd_place"} < set(logged)
     assert names["result"].report.rows[-1].nonzero_parameters < names["result"].report.rows[0].parameters
     assert names["teacher"].class_names == ("fox", "lion", "tiger", "wolf")
 
