@@ -14,11 +14,14 @@ import tensorflow as tf
 import tfopt
 from tfopt import bridge
 from tfopt.base import keras_compat
+from tfopt.base.annotations import annotations
 from tfopt.errors import ModelError
-from tfopt.models.hub import folder_of, hub_layer, open_hub
+from tfopt.models.hub import folder_of, hub_layer, open_hub, with_native_layers
 from tfopt.models.hub import layer as hub_layers
 from tfopt.models.rebuild import NoLayerError, rebuilt, table
 from tfopt.models.rebuild.layer import Layer, Made, Step
+from tfopt.models.sources import model_from
+from tfopt.stages import Prune
 
 SHAPE = (8, 8, 4)
 PACKAGES = pytest.mark.parametrize("package", ["keras", "tf_keras"])
@@ -947,6 +950,7 @@ def test_importing_it_loads_no_tensorflow_and_the_door_leaves_no_trace():
     code = """
 import os, sys
 from tfopt.base import keras_compat
+from tfopt.base.annotations import annotations
 import tfopt.models.hub
 assert not {"tensorflow", "keras", "tf_keras", "tensorflow_hub"} & set(sys.modules)
 import tensorflow as tf, keras
@@ -960,3 +964,110 @@ assert tf.keras.__version__.startswith("3.")
         [sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def module_of_raw_operations(tmp_path_factory):
+    """A SavedModel whose variables Keras does not know."""
+    folder = tmp_path_factory.mktemp("hub") / "raw"
+
+    class Raw(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = tf.Variable(drawn(3, 3, 2, 6, seed=1), name="conv/kernel")
+            self.bias = tf.Variable(drawn(6, seed=2), name="conv/bias")
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 2), tf.float32, name="x")])
+        def __call__(self, x):
+            x = tf.nn.bias_add(tf.nn.conv2d(x, self.kernel, 1, "SAME"), self.bias)
+            return tf.reduce_mean(tf.nn.relu(x), [1, 2])
+
+    tf.saved_model.save(Raw(), str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def module_of_layers(tmp_path_factory):
+    api = keras_compat.tf_keras()
+    api.utils.set_random_seed(3)
+    layers = api.layers
+    net = api.Sequential([
+        api.Input((8, 8, 2)), layers.Conv2D(6, 3, name="conv"), layers.BatchNormalization(name="norm"), layers.ReLU(),
+        layers.GlobalAveragePooling2D(),
+    ])  # fmt: skip
+    folder = tmp_path_factory.mktemp("hub") / "layers"
+    net.save(folder, save_format="tf")
+    return folder
+
+
+def with_module(folder, form, trainable=True):
+    """A tf_keras model with a `hub.KerasLayer` in the middle, in a Sequential, a graph, or a model within."""
+    api, hub = keras_compat.tf_keras(), keras_compat.hub()
+    api.utils.set_random_seed(1)
+    layer, layers = hub.KerasLayer(str(folder), trainable=trainable, name="module"), api.layers
+    head = layers.Dense(3, name="head")
+    if form == "Sequential":
+        return api.Sequential([api.Input((8, 8, 2)), layers.Rescaling(0.5), layer, head])
+    inputs = api.Input((8, 8, 2))
+    inner = layer(layers.Rescaling(0.5)(inputs))
+    if form == "nested":
+        return api.Sequential([api.Input((8, 8, 2)), api.Model(inputs, inner), head])
+    return api.Model(inputs, [head(inner), layers.Dense(2, name="other")(inner)])
+
+
+@pytest.mark.parametrize("form", ["Sequential", "graph", "nested"])
+@pytest.mark.parametrize("kind", ["layers", "raw"])
+def test_a_module_inside_a_model_becomes_native_layers(module_of_layers, module_of_raw_operations, kind, form):
+    model = with_module(module_of_layers if kind == "layers" else module_of_raw_operations, form)
+    for variable in model.trainable_variables:  # as after training: not the weights of the folder
+        variable.assign(variable + 0.1 * drawn(*variable.shape, seed=7))
+    x = drawn(5, 8, 8, 2, seed=4)
+    expected, before = model(x, training=False), [w.copy() for w in model.get_weights()]
+    native = with_native_layers(model)
+    for one, other in zip(tf.nest.flatten(expected), tf.nest.flatten(native(x, training=False)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    found = [type(layer).__name__ for layer in native._flatten_layers()]
+    assert "Conv2D" in found and "KerasLayer" not in found
+    assert all((one == other).all() for one, other in zip(before, model.get_weights(), strict=True))
+
+
+def test_stages_and_files_reach_the_module_inside_a_model(module_of_layers, tmp_path):
+    model = with_module(module_of_layers, "Sequential")
+    stage = Prune(final_sparsity=0.5)
+    wrapped = stage.apply(model, steps=2)
+    x = drawn(32, 8, 8, 2, seed=4)
+    wrapped.compile("adam", "mse")
+    wrapped.fit(x, np.zeros((32, 3)), batch_size=16, epochs=1, verbose=0, callbacks=stage.callbacks())
+    stripped = stage.strip(wrapped)
+    kernels = [
+        layer.get_weights()[0] for layer in stripped._flatten_layers() if type(layer).__name__ in ("Conv2D", "Dense")
+    ]
+    assert [kernel.shape for kernel in kernels] == [(3, 3, 2, 6), (6, 3)]
+    assert all(np.mean(kernel == 0) >= 0.49 for kernel in kernels)
+    lite = tfopt.export_tflite(model, tmp_path / "model.tflite", tfopt.Export(), representative_data=x)
+    assert not lite.float_tensors()
+    np.testing.assert_allclose(lite.predict(x), model.predict(x, verbose=0), atol=0.1)
+
+
+def test_a_run_says_that_a_module_became_layers(module_of_layers):
+    model = with_module(module_of_layers, "Sequential", trainable=False)
+    source = model_from(model)
+    assert any("'module' as native layers" in note for note in annotations(source).notes)
+    frozen = [layer for layer in source._flatten_layers() if type(layer).__name__ == "Conv2D"]
+    assert len(frozen) == 1 and not frozen[0].trainable and source.get_layer("head").trainable
+
+
+def test_a_module_inside_a_model_that_cannot_be_rebuilt_is_named(tmp_path):
+    class Odd(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = tf.Variable(drawn(2, 2), name="weight")
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 2), tf.float32, name="x")])
+        def __call__(self, x):
+            return tf.reduce_mean(tf.math.bessel_i0(x @ self.weight), [1, 2])
+
+    tf.saved_model.save(Odd(), str(tmp_path / "odd"))
+    model = with_module(tmp_path / "odd", "graph")
+    with pytest.raises(ModelError, match=r"TF-Hub layer 'module' cannot be rebuilt .*BesselI0"):
+        Prune().apply(model, steps=2)

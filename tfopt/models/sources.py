@@ -19,7 +19,7 @@ def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
         ModelError: the source is something else or cannot be read.
     """
     if is_model(source):
-        return source
+        return _native(source)
     if not isinstance(source, str | os.PathLike):
         raise ModelError(f"Expected a Keras model, the path of one, or a TF-Hub handle; got {type(source).__name__}.")
     path = Path(source)
@@ -28,7 +28,7 @@ def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
             f"{source}: no such file or folder. Give the path of a model file or SavedModel folder, or a TF-Hub handle "
             "(a URL such as https://tfhub.dev/...)."
         )
-    model = _read(source, path, allow_unsafe)
+    model = _native(_read(source, path, allow_unsafe))
     if path.exists():
         annotate(model, path=path)
     return model
@@ -40,6 +40,16 @@ def _read(source: str | os.PathLike[str], path: Path, allow_unsafe: bool) -> Any
     if (path / "saved_model.pb").is_file() and models.kind(path) == "tf_keras":
         return _of_tf_keras(path, allow_unsafe)
     return _module(source)
+
+
+def _native(model: Any) -> Any:
+    """Return `model` with native layers in place of TF-Hub modules, as far as possible, with notes on them."""
+    from tfopt.models.hub import native_if_possible
+
+    native, notes = native_if_possible(model)
+    if notes:
+        annotate(native, notes=notes)
+    return native
 
 
 def _of_tf_keras(folder: Path, allow_unsafe: bool) -> Any:

@@ -13,6 +13,7 @@ from tfopt import bridge
 from tfopt.base.config import config
 from tfopt.base.keras_compat import float32_layers, unwrapped, wrapped_layers
 from tfopt.errors import ModelError, PromiseError, RecipeError
+from tfopt.models.hub import with_native_layers
 from tfopt.stages.budget import Budget
 from tfopt.stages.kernels.choice import Decision
 from tfopt.stages.kernels.layer_copies import without_wrappers
@@ -125,6 +126,7 @@ class Stage(ABC):
             )
         if steps < 0:
             raise RecipeError(f"Expected steps, the number of training steps, to be 0 or more; got {steps}.")
+        model = with_native_layers(model)
         wrapped = self._wrap(bridge.to_tf_keras(model), steps, keep)
         if bridge.is_compiled(model):
             for note in bridge.compile_like(wrapped, model):

@@ -15,6 +15,7 @@ from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
+from tfopt.models.hub import native_if_possible
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
 from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float
@@ -84,7 +85,7 @@ def _kept_samples(flat_model: Any, settings: Export, data: bytes) -> Calibration
 
 def flat_twin(model: Any) -> Any:
     """Return the flat tf_keras model to convert: `model` itself after `Quantize`."""
-    return model if is_quantization_aware(model) else bridge.to_tf_keras(model)
+    return model if is_quantization_aware(model) else bridge.to_tf_keras(native_if_possible(model)[0])
 
 
 def _with_ranges(flat_model: Any, samples: Calibration, settings: Export) -> Any:
