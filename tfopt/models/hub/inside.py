@@ -8,7 +8,7 @@ from tfopt.base.keras_compat import is_tf_keras_model, tf_keras
 from tfopt.errors import ModelError
 from tfopt.graph.types import Ref, replay
 from tfopt.graph.walk import is_model, walk
-from tfopt.models.rebuild import rebuilt
+from tfopt.models.rebuild import NoLayerError, rebuilt
 
 
 def is_hub_layer(layer: Any) -> bool:
@@ -82,7 +82,7 @@ def _native(layer: Any, name: str) -> Any:
     try:
         function = tf.function(call, autograph=False).get_concrete_function(tf.TensorSpec(given.shape, given.dtype))
         if len(function.outputs) != 1:
-            raise ModelError(f"it gives {len(function.outputs)} outputs")
+            raise NoLayerError(f"it gives {len(function.outputs)} outputs")
         native, _ = rebuilt(function, tf_keras(), name=name)
     except ModelError as error:
         raise ModelError(_refusal(name, str(error))) from error
