@@ -51,15 +51,6 @@ def tfmot_module(path: str) -> Any:
 
 
 @functools.cache
-def layer_table() -> frozenset[str]:
-    """Return the names by which tf_keras finds layers in old configs. The table is private in 2.19 to 2.21."""
-    tf_keras()
-    serialization = importlib.import_module("tf_keras.src.layers.serialization")
-    serialization.populate_deserializable_objects()
-    return frozenset(serialization.LOCAL.ALL_OBJECTS)
-
-
-@functools.cache
 def hub() -> Any:
     """Return the package `tensorflow_hub`."""
     tf_keras()

@@ -82,7 +82,7 @@ def refuse(operation: Any, calls: list[Call]) -> None:
                 "It is called with a variable that belongs to no layer, so its state cannot be carried over: put it "
                 "into a layer (add_weight), or pass its value as an array."
             )
-    for each in [operation, *keras_internals.sublayers(operation, recursive=True)] if is_layer(operation) else []:
+    for each in keras_internals.flat_layers(operation) if is_layer(operation) else []:
         for name, value in vars(each).items():
             if not name.startswith("_self_") and any(isinstance(part, tf.Variable) for part in _parts(value)):
                 raise ModelError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError
+from tfopt.graph.keras_internals import rate_schedule
 
 # Keras 3 reductions -> those of tf_keras; the others divide by a sum of weights.
 _REDUCTIONS = {"sum": "sum", "none": "none", None: "none"}
@@ -32,8 +33,8 @@ def as_schedule(schedule: Any) -> Any:
 
 def schedule_of(optimizer: Any) -> Any:
     """Return the learning-rate schedule of a Keras 3 optimizer, or None for a constant rate."""
-    rate = getattr(optimizer, "_learning_rate", None)
-    return rate if callable(rate) and hasattr(rate, "get_config") else None
+    schedule = rate_schedule(optimizer)
+    return schedule if hasattr(schedule, "get_config") else None
 
 
 def _on_tensorflow(setting: Any) -> Any:

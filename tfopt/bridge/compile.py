@@ -16,6 +16,7 @@ from tfopt.base import keras_compat
 from tfopt.bridge import carried_settings
 from tfopt.bridge.layers import init_arguments
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
 from tfopt.graph.walk import graph_network
 
 _ADVICE = "compile the result yourself, or pass it by the name of a built-in one."
@@ -40,7 +41,7 @@ _ACCURACY = ("accuracy", "acc", "crossentropy", "ce")  # resolved by `compile` f
 
 def is_compiled(model: Any) -> bool:
     """Return whether `model`, of either Keras, is compiled."""
-    return bool(getattr(model, "compiled", False) or getattr(model, "_is_compiled", False))
+    return keras_internals.compiled_before(model)
 
 
 def compile_like(target: Any, source: Any) -> tuple[str, ...]:
@@ -95,9 +96,8 @@ def _described(loss: Any) -> Any:
 
 
 def _settings(model: Any) -> dict[str, Any]:
-    # The public get_compile_config() turns Python functions into bare names that cannot be read back.
-    config = getattr(model, "_compile_config", None)
-    return dict(config.config) if config is not None else {"loss": model.loss}
+    settings = keras_internals.compile_settings(model)
+    return {"loss": model.loss} if settings is None else settings
 
 
 def _package(thing: Any) -> str:
@@ -108,8 +108,8 @@ def _package(thing: Any) -> str:
 
 
 def _config(thing: Any) -> dict[str, Any]:
-    """Return the complete config of an optimizer, loss or metric; built-in losses omit some arguments from theirs."""
-    config = {**getattr(thing, "_fn_kwargs", {}), **thing.get_config()}
+    """Return the complete config of an optimizer, loss or metric."""
+    config = {**keras_internals.loss_arguments(thing), **thing.get_config()}
     config.pop("fn", None)  # implied by the class
     return config
 

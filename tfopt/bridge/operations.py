@@ -28,7 +28,7 @@ class Native:
 def native(call: Call) -> Native | None:
     """Return the tf_keras layer equivalent to this call of a Keras 3 operation, or None."""
     operation = call.leaf.layer
-    build = _TABLE.get(type(operation).__name__) if type(operation).__module__.startswith("keras.src.") else None
+    build = _TABLE.get(type(operation).__name__) if keras_internals.is_part_of_keras3(operation) else None
     if build is None:
         return None
     given = inspect.signature(operation.call).bind(*call.args, **call.kwargs).arguments

@@ -11,7 +11,7 @@ from tfopt.bridge import carried, layers, operations, policy, state, twins
 from tfopt.bridge.activations import NoTwinError
 from tfopt.bridge.twins import ToFlatModel
 from tfopt.errors import ModelError
-from tfopt.graph.keras_internals import sublayers
+from tfopt.graph import keras_internals
 from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
 
 Arguments = tuple[list[Any], dict[str, Any]]
@@ -124,7 +124,7 @@ def _plan(leaf: Leaf, calls: list[Call], to_flat_model: ToFlatModel) -> Plan:
         found = operations.native(call)
         return _native(found) if found else _carried(leaf, calls, "operation")
     layers.refuse_quantized(layer)
-    if type(layer).__name__ in REFUSED and type(layer).__module__.startswith("keras.src."):
+    if type(layer).__name__ in REFUSED and keras_internals.is_part_of_keras3(layer):
         raise ModelError(f"It {REFUSED[type(layer).__name__]}: {_INSTEAD}")
     for base in type(layer).__mro__:
         if base in _TWINS:
@@ -204,7 +204,7 @@ def _refuse_variables(calls: list[Call]) -> None:
 
 
 def _from_config(layer: Any, config: dict[str, Any], **changes: Any) -> Any:
-    inside = {type(each).__name__: type(each) for each in sublayers(layer, recursive=True)}
+    inside = {type(each).__name__: type(each) for each in keras_internals.sublayers(layer, recursive=True)}
     custom = {name: cls for name, cls in inside.items() if not cls.__module__.startswith("tf_keras.")}
     with keras_compat.tf_keras().saving.custom_object_scope(custom):
         twin = type(layer).from_config({**config, **changes})

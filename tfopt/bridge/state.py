@@ -3,6 +3,7 @@
 from typing import Any
 
 from tfopt.base.keras_compat import unwrapped
+from tfopt.graph.keras_internals import flat_layers
 
 
 def copy(layer: Any, twin: Any) -> None:
@@ -17,7 +18,7 @@ def copy(layer: Any, twin: Any) -> None:
 
 def moved_ids(model: Any) -> set[int]:
     """Return the ids of the weights that training updates: trainable ones and BatchNorm's moving statistics."""
-    layers = [unwrapped(layer) for layer in model._flatten_layers()]
+    layers = [unwrapped(layer) for layer in flat_layers(model)]
     norms = [layer for layer in layers if hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")]
     statistics = [part for norm in norms for part in (norm.moving_mean, norm.moving_variance)]
     return {id(weight) for weight in (*model.trainable_weights, *statistics)}
@@ -25,6 +26,6 @@ def moved_ids(model: Any) -> set[int]:
 
 def finalize(model: Any) -> None:
     """Update what layers derive from weights, after assignment: Normalization computes with a copy."""
-    for layer in model._flatten_layers():
+    for layer in flat_layers(model):
         if hasattr(layer, "finalize_state") and layer.weights:
             layer.finalize_state()

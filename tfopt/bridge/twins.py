@@ -11,6 +11,7 @@ from tfopt.base import keras_compat
 from tfopt.bridge import native, policy
 from tfopt.bridge.activations import NoTwinError
 from tfopt.bridge.layers import translated
+from tfopt.graph import keras_internals
 from tfopt.graph.walk import is_model
 
 # Keras 3 layers whose namesake in tf_keras computes the same. To add one, name it here, put the config keys that
@@ -148,7 +149,7 @@ def keras3_twin(layer: Any, to_flat_model: ToFlatModel) -> Made:
     Raises:
         NoTwinError: there is no equivalent, or none with this layer's arguments.
     """
-    if not type(layer).__module__.startswith("keras.src."):
+    if not keras_internals.is_part_of_keras3(layer):
         raise NoTwinError("a custom layer")
     if build := BUILDERS.get(type(layer).__name__):
         return build(layer, to_flat_model)

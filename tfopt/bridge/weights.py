@@ -40,7 +40,7 @@ def copy(layer: Any, twin: Any, *, back: bool = False) -> None:
         source, target = (twin_variable, variable) if back else (variable, twin_variable)
         target.assign(np.asarray(_numpy(source)).astype(_dtype(target), copy=False))
     given = layer if back else twin
-    for each in [given, *keras_internals.sublayers(given, recursive=True)]:
+    for each in keras_internals.flat_layers(given):
         if hasattr(each, "finalize_state") and each.weights:
             each.finalize_state()  # Normalization computes with a copy of its weights
 

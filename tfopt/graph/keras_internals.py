@@ -1,9 +1,11 @@
-"""All non-public parts of either Keras that the bridge reads.
+"""All non-public parts of either Keras that tfopt reads: the only file that names them.
 
-pyproject.toml pins the tested versions because of this file. Nothing here is ever modified, with one exception:
-`traced` removes the nodes that tracing a subclassed model leaves on its layers.
+pyproject.toml pins the tested versions because of this file; tests/graph/test_keras_internals.py tests each function.
+The caller's models are never modified, with one exception: `traced` removes the nodes that tracing a subclassed model
+leaves on its layers.
 """
 
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -49,9 +51,19 @@ def input_name(tensor: Any) -> str:
     return str(layer.name if layer is not None else tensor.name)
 
 
+def is_symbolic(value: Any) -> bool:
+    """Return whether `value` is a symbolic tensor of a functional model."""
+    return hasattr(value, "_keras_history")
+
+
 def mask(tensor: Any) -> Any:
     """Return the Keras mask of `tensor`, or None."""
     return getattr(tensor, "_keras_mask", None)
+
+
+def set_mask(tensor: Any, values: Any) -> None:
+    """Make `values` the Keras mask of `tensor`."""
+    tensor._keras_mask = values
 
 
 def same_values(ours: list[Any], theirs: list[Any]) -> bool:
@@ -87,6 +99,35 @@ def takes_training(layer: Any) -> bool:
     return bool(getattr(layer, "_expects_training_arg", False))
 
 
+def is_keras3_layer(layer: Any) -> bool:
+    """Return whether a `layer` of either Keras is a Keras 3 one."""
+    return not hasattr(layer, "_call_spec")
+
+
+def is_part_of_keras3(thing: Any) -> bool:
+    """Return whether Keras 3 itself defines the class of a layer or operation."""
+    return type(thing).__module__.startswith("keras.src.")
+
+
+def model_classes(model: Any) -> tuple[Any, Any]:
+    """Return the classes Sequential and Functional of the Keras of `model`."""
+    if keras_compat.is_keras3_model(model):
+        from keras.src.models.functional import Functional
+        from keras.src.models.sequential import Sequential
+
+        return Sequential, Functional
+    package = keras_compat.tf_keras()
+    return package.Sequential, package.src.engine.functional.Functional
+
+
+def take_masks_as(wrapper: Any, layer: Any) -> None:
+    """Let the call of a tf_keras `wrapper` get a mask if that of `layer` accepts one.
+
+    Keras passes the mask to any call with **kwargs, even if the layer does not accept it.
+    """
+    wrapper._call_spec.expects_mask_arg = layer._expects_mask_arg
+
+
 def own_variables(layer: Any) -> list[Any]:
     """Return the weights that `layer` itself created: no sublayer weights, no random seeds."""
     if hasattr(layer, "_trainable_variables"):
@@ -99,7 +140,7 @@ def own_variables(layer: Any) -> list[Any]:
 
 def made_trainable(layer: Any, variable: Any) -> bool:
     """Return whether a Keras 3 layer, or one inside it, created `variable` as trainable, even if it is frozen now."""
-    return any(v is variable for each in [layer, *sublayers(layer, recursive=True)] for v in each._trainable_variables)
+    return any(v is variable for each in flat_layers(layer) for v in each._trainable_variables)
 
 
 def sublayers(layer: Any, recursive: bool = False) -> list[Any]:
@@ -108,11 +149,85 @@ def sublayers(layer: Any, recursive: bool = False) -> list[Any]:
     return list({id(each): each for each in found}.values())
 
 
+def flat_layers(layer: Any) -> list[Any]:
+    """Return `layer` and all layers below it, in order of creation."""
+    return [layer, *sublayers(layer, recursive=True)]
+
+
+def detached(operation: Any, name: str) -> Any:
+    """Return a copy of a Keras 3 `operation` called `name`, without the calls that the original has in a graph."""
+    copy = object.__new__(type(operation))  # copy.copy uses a config, which not all operations have
+    vars(copy).update(vars(operation) | {"name": name, "_inbound_nodes": [], "_outbound_nodes": []})
+    return copy
+
+
+def causal_padding(layer: Any, inputs: Any) -> Any:
+    """Return the paddings of a causal tf_keras convolution for `inputs`, as `tf.pad` takes them."""
+    return layer._compute_causal_padding(inputs)
+
+
+def matches_gpu_kernel(layer: Any) -> bool:
+    """Return whether the settings of a recurrent tf_keras `layer` are those of the textbook, which cuDNN computes."""
+    return bool(getattr(layer, "_could_use_gpu_kernel", False))
+
+
+def loop_inputs(layer: Any, inputs: Any, initial_state: Any, constants: Any) -> tuple[Any, Any, Any]:
+    """Return inputs, first states and constants of a recurrent tf_keras `layer`, as its `call` begins."""
+    layer._maybe_reset_cell_dropout_mask(layer.cell)
+    given, states, constants = layer._process_inputs(inputs, initial_state, constants)
+    return given, states, constants
+
+
+def compiled_before(model: Any) -> bool:
+    """Return whether `model`, of either Keras, is compiled."""
+    return bool(getattr(model, "compiled", False) or getattr(model, "_is_compiled", False))
+
+
+def compile_settings(model: Any) -> dict[str, Any] | None:
+    """Return the arguments of the last `compile`, or None if `model` does not keep them.
+
+    The public get_compile_config() turns Python functions into bare names that cannot be read back.
+    """
+    config = getattr(model, "_compile_config", None)
+    return None if config is None else dict(config.config)
+
+
+def loss_arguments(loss: Any) -> dict[str, Any]:
+    """Return the arguments of the function behind a loss or metric; built-in ones omit some from their configs."""
+    return dict(getattr(loss, "_fn_kwargs", {}))
+
+
+def rate_schedule(optimizer: Any) -> Any:
+    """Return the learning-rate schedule of an optimizer of either Keras, or None for a constant rate."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    return rate if callable(rate) else None
+
+
+def variable_key(optimizer: Any, variable: Any) -> Any:
+    """Return the key under which an optimizer of either Keras remembers `variable`."""
+    return optimizer._var_key(variable)
+
+
+def decay_exclusions(optimizer: Any) -> dict[str, Any]:
+    """Return the attributes, part of no config, in which an optimizer keeps what has no weight decay."""
+    return {name: value for name, value in vars(optimizer).items() if name.startswith("_exclude_from_weight_decay")}
+
+
 def global_seed() -> Any:
     """Return the variable that seeds Keras 3's random operations that have no seed."""
     from keras.src.random.seed_generator import global_seed_generator
 
     return global_seed_generator().state
+
+
+@functools.cache
+def layer_table() -> frozenset[str]:
+    """Return the names by which tf_keras finds layers in old configs."""
+    keras_compat.tf_keras()
+    from tf_keras.src.layers import serialization
+
+    serialization.populate_deserializable_objects()
+    return frozenset(serialization.LOCAL.ALL_OBJECTS)
 
 
 def loading_safely() -> bool:

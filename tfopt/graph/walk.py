@@ -30,7 +30,7 @@ def graph_network(model: Any, path: str = "") -> Any:
         raise ModelError(f"Expected a Keras 3 or tf_keras model, got {type(model).__name__}.")
     if is_subclassed(model):
         return tracing.trace(model, where)
-    sequential, _ = _model_classes(model)
+    sequential, _ = keras_internals.model_classes(model)
     if not isinstance(model, sequential):
         return model
     network = keras_internals.sequential_network(model)
@@ -44,20 +44,10 @@ def graph_network(model: Any, path: str = "") -> Any:
 
 def is_subclassed(model: Any) -> bool:
     """Return whether `model` defines its own `call`, so that its graph must be traced."""
-    sequential, functional = _model_classes(model)
+    sequential, functional = keras_internals.model_classes(model)
     if isinstance(model, sequential):
         return type(model).call is not sequential.call
     return not isinstance(model, functional) or type(model).call is not functional.call
-
-
-def _model_classes(model: Any) -> tuple[Any, Any]:
-    if keras_compat.is_keras3_model(model):
-        from keras.src.models.functional import Functional
-        from keras.src.models.sequential import Sequential
-
-        return Sequential, Functional
-    tf_keras = keras_compat.tf_keras()
-    return tf_keras.Sequential, tf_keras.src.engine.functional.Functional
 
 
 def walk(model: Any, keep_names: bool = False) -> Graph:
@@ -181,7 +171,7 @@ def _meant(layer: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     said = {key: value for key, value in kwargs.items() if value is not None}
     if not is_layer(layer):
         return said
-    keras3 = not hasattr(layer, "_call_spec")
+    keras3 = keras_internals.is_keras3_layer(layer)
     masks = [keras_internals.mask(tensor) for tensor in flatten(list(args))]
     if keras3:
         # Keras 3 writes `training=False` into nodes on its own (Dropout) and overrides even the caller's value when the

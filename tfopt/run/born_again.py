@@ -20,6 +20,7 @@ from tfopt.data.dataset import Dataset
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import DistillationSession, adapted_teacher
 from tfopt.errors import ModelError, RecipeError
+from tfopt.graph.keras_internals import flat_layers, sublayers
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.surgery.reinitialize import fresh as renewed
 from tfopt.tasks import task_of
@@ -210,7 +211,7 @@ def reinitialized(model: Any, seed: Sequence[int]) -> Any:
         ModelError: a model that cannot be rebuilt from its config.
     """
     api = keras_of(model)
-    custom = {type(layer).__name__: type(layer) for layer in model._flatten_layers(include_self=False)}
+    custom = {type(layer).__name__: type(layer) for layer in sublayers(model, recursive=True)}
     try:
         config = renewed(model.get_config(), np.random.default_rng([*seed, WEIGHTS]))
         with api.utils.custom_object_scope(custom):
@@ -226,7 +227,7 @@ def reinitialized(model: Any, seed: Sequence[int]) -> Any:
         if id(old) not in moved:
             new.assign(np.asarray(old))
     finalize(fresh)
-    for old, new in zip(model._flatten_layers(), fresh._flatten_layers(), strict=True):
+    for old, new in zip(flat_layers(model), flat_layers(fresh), strict=True):
         if new.trainable != old.trainable:
             new.trainable = old.trainable
     return fresh

@@ -151,7 +151,7 @@ class _Builder:
             spec.ref: self.package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in inputs
         }
         own = [leaf.layer for leaf in self.graph.leaves if is_layer(leaf.layer)]
-        inside = [type(each) for layer in own for each in (layer, *keras_internals.sublayers(layer, recursive=True))]
+        inside = [type(each) for layer in own for each in keras_internals.flat_layers(layer)]
         name = self.package.__name__
         custom = {kind.__name__: kind for kind in inside if kind.__module__.partition(".")[0] != name}
         with self.package.utils.custom_object_scope(custom), keras_internals.trusting_scope(name == "keras"):
@@ -201,9 +201,7 @@ class _Builder:
     def _layer(self, leaf: Leaf, given: Shape, made: Shape, now: Shape) -> Any:
         """Return a new layer for `leaf`, or its operation detached from the caller's graph."""
         if not is_layer(leaf.layer):
-            own = object.__new__(type(leaf.layer))  # copy.copy uses a config, which not all operations have
-            vars(own).update(vars(leaf.layer) | {"name": leaf.name, "_inbound_nodes": [], "_outbound_nodes": []})
-            return own
+            return keras_internals.detached(leaf.layer, leaf.name)
         config = self.edits.config(leaf, self.numbers[id(leaf)], given, made, now)
         if "query_shape" in config:  # from_config of tf_keras would build the layer for its old shapes
             return type(leaf.layer)(**{key: value for key, value in config.items() if key not in _SHAPES_OF_ATTENTION})

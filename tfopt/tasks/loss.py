@@ -18,7 +18,7 @@ def fits_labels(loss: Any, labels: LabelForm) -> bool:
         return True
     if family.startswith("sparse") == (labels == "sparse"):
         return True
-    if getattr(loss, "_fn_kwargs", {}).get("label_smoothing"):
+    if hasattr(loss, "get_config") and loss.get_config().get("label_smoothing"):
         raise RecipeError(
             f"The model was compiled with {name} and label smoothing, which needs one-hot labels; the data has "
             f"{labels} labels. Use one-hot labels, or set Training(loss=...) in the recipe."

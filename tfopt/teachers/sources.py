@@ -19,6 +19,7 @@ from tfopt.base import keras_compat
 from tfopt.base.reading import parse_json, reading
 from tfopt.data import Preprocessing
 from tfopt.errors import DataError, ModelError
+from tfopt.graph.keras_internals import sublayers
 from tfopt.graph.taps import tapped
 from tfopt.tflite.read import LiteModel
 
@@ -320,7 +321,7 @@ def _cores() -> int:
 
 def _parts(model: Any) -> Iterator[Any]:
     """Yield the layers of `model` and of its submodels."""
-    return iter(model._flatten_layers(include_self=False, recursive=True))
+    return iter(sublayers(model, recursive=True))
 
 
 def _architecture(model: Any) -> str:

@@ -33,7 +33,7 @@ def updated_norms(model: Any) -> list[Any]:
     These are all but the frozen ones.
     """
     inside = [unwrapped(layer) for layer in model.layers]
-    parts = [part for layer in inside for part in (layer, *keras_internals.sublayers(layer, recursive=True))]
+    parts = [part for layer in inside for part in keras_internals.flat_layers(layer)]
     found = [part for part in parts if facts_of(part).family == "batch_norm" and part.trainable]
     return list({id(norm): norm for norm in found if not getattr(norm, "renorm", False)}.values())
 

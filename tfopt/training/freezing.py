@@ -98,7 +98,7 @@ def first_trained(leaves: Sequence[Leaf], name: str, model: str) -> int:
 
 def pretrained_batchnorms(layer: Any, package: Any) -> list[Any]:
     """Return the BatchNorms in `layer`, inclusive, that have seen data; `package` is `keras` or `tf_keras`."""
-    parts = [layer, *keras_internals.sublayers(layer, recursive=True)]
+    parts = keras_internals.flat_layers(layer)
     return [part for part in parts if isinstance(part, package.layers.BatchNormalization) and has_seen_data(part)]
 
 
@@ -138,7 +138,7 @@ def _trained_from(model: Any, leaves: Sequence[Leaf], first: int, batchnorm: Bat
         raise ModelError(f'Expected batchnorm="frozen" or "train"; got {batchnorm!r}.')
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
     package = keras_compat.keras_of(model)
-    for part in [copy, *keras_internals.sublayers(copy, recursive=True)]:
+    for part in keras_internals.flat_layers(copy):
         part.trainable = True  # one by one: Keras 3 does not recurse if a model already has this flag
     for position, layer in enumerate(_counterparts(leaves, layers_in_order(copy))):
         if position < first:

@@ -16,6 +16,7 @@ from tfopt.base.plots import save_figure
 from tfopt.base.terminal import rendered
 from tfopt.data import Dataset
 from tfopt.errors import DataError, RecipeError
+from tfopt.graph import keras_internals
 from tfopt.graph.types import flatten, map_leaves
 
 # Decay of the moving average of the losses, and the minimum number of losses for a curve.
@@ -258,7 +259,7 @@ def _compiled_copy(model: Any, loss: Any, optimizer: Any, lowest: float) -> Any:
     copy = bridge.to_keras(bridge.to_tf_keras(model), like=model)
     settings: dict[str, Any] = {"loss": loss}
     if loss is None:
-        compiled = copy._compile_config.config  # there is no public API that keeps Python functions
+        compiled = keras_internals.compile_settings(copy) or {}
         settings = {key: compiled.get(key) for key in ("loss", "loss_weights")}
     if optimizer is None:
         optimizer = copy.optimizer if bridge.is_compiled(copy) else "adam"

@@ -9,6 +9,7 @@ from tfopt.base import keras_compat
 from tfopt.base.annotations import annotations
 from tfopt.base.decorators import not_converted
 from tfopt.errors import RecipeError
+from tfopt.graph import keras_internals
 from tfopt.graph.types import Graph, Leaf, Ref, is_layer, refs_in
 from tfopt.graph.walk import walk
 
@@ -134,15 +135,15 @@ def _has_kernel(leaf: Leaf) -> bool:
 
 def _with_factors(optimizer: Any, factors: list[tuple[Leaf, float]], model: str) -> Any:
     config = optimizer.get_config()
-    if callable(optimizer._learning_rate):
-        config["learning_rate"] = optimizer._learning_rate  # a schedule whose class may not be registered
+    if (schedule := keras_internals.rate_schedule(optimizer)) is not None:
+        config["learning_rate"] = schedule  # its class may not be registered
     kind: Any = type(optimizer)
     rated = _rated(getattr(kind, "unrated", kind)).made(config)
-    rated.factors = {rated._var_key(w): f for leaf, f in factors for w in leaf.layer.weights if hasattr(w, "assign")}
+    key = keras_internals.variable_key
+    rated.factors = {key(rated, w): f for leaf, f in factors for w in leaf.layer.weights if hasattr(w, "assign")}
     rated.rated_model = model
-    for name, value in vars(optimizer).items():
-        if name.startswith("_exclude_from_weight_decay"):  # not part of any config
-            setattr(rated, name, value)
+    for name, value in keras_internals.decay_exclusions(optimizer).items():
+        setattr(rated, name, value)
     return rated
 
 
@@ -179,7 +180,7 @@ def _rated(plain: Any) -> Any:
             plain.learning_rate.fset(self, rate)
 
         def build(self, variables: Any) -> None:
-            if not any(self._var_key(variable) in self.factors for variable in variables):
+            if not any(keras_internals.variable_key(self, variable) in self.factors for variable in variables):
                 raise RecipeError(
                     f"This optimizer has the layer rates of '{self.rated_model}', but trains variables of another "
                     "model. Call layer_rates with the model that you compile."
@@ -199,7 +200,7 @@ def _rated(plain: Any) -> Any:
 
         @contextmanager
         def _at(self, variable: Any) -> Iterator[None]:
-            self._factor = self.factors.get(self._var_key(variable), 1.0)
+            self._factor = self.factors.get(keras_internals.variable_key(self, variable), 1.0)
             try:
                 yield
             finally:

@@ -7,6 +7,7 @@ from tfopt.base.keras_compat import keras_of, unwrapped
 from tfopt.bridge.state import finalize, moved_ids
 from tfopt.distillation.learner import replicas
 from tfopt.errors import ModelError
+from tfopt.graph.keras_internals import sublayers
 
 
 class Average:
@@ -86,7 +87,7 @@ class Average:
 def copied(model: Any) -> Any:
     """Return a copy of `model` in the same Keras, with separate, equal weights. Raise ModelError if that fails."""
     api = keras_of(model)
-    custom = {type(layer).__name__: type(layer) for layer in model._flatten_layers(include_self=False)}
+    custom = {type(layer).__name__: type(layer) for layer in sublayers(model, recursive=True)}
     try:
         with api.utils.custom_object_scope(custom):
             copy = api.models.clone_model(model)

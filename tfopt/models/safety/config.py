@@ -14,6 +14,7 @@ from tfopt.base import keras_compat, late_classes
 from tfopt.base.limits import DEEPEST_JSON
 from tfopt.base.reading import parse_json, reading
 from tfopt.errors import ModelError
+from tfopt.graph.keras_internals import layer_table
 from tfopt.models.safety import allowed
 
 # Keys whose values name functions or objects, in every layer, loss and metric of both Kerases.
@@ -127,7 +128,7 @@ def _is_found(cls: Any) -> bool:
     """Return whether tf_keras resolves the name `cls` to a class or function when it loads a SavedModel."""
     if not isinstance(cls, str) or not _CLASS_NAME.fullmatch(cls) or cls in allowed.CLASSES:
         return True
-    return cls in keras_compat.layer_table() or keras_compat.tf_keras().saving.get_registered_object(cls) is not None
+    return cls in layer_table() or keras_compat.tf_keras().saving.get_registered_object(cls) is not None
 
 
 def _place(part: dict[str, Any], where: str, depth: int) -> str:

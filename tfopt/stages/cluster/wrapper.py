@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
+from tfopt.graph.keras_internals import takes_training
 from tfopt.stages.kernels.layer_copies import KeepsCallContract, call_of, restored
 from tfopt.stages.kernels.table import named_kernel
 
@@ -108,7 +109,7 @@ def cluster_kernels() -> Any:
 
         def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
             places = {name: named_kernel(self.layer, name) for name in (*self.clusters, *self.held_masks)}
-            if self.layer._call_spec.expects_training_arg:
+            if takes_training(self.layer):
                 kwargs["training"] = training
             try:
                 for name, place in places.items():

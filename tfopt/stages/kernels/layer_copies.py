@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, unwrapped
+from tfopt.graph import keras_internals
 from tfopt.graph.types import map_leaves, replay
 from tfopt.graph.walk import walk
 
@@ -14,7 +15,7 @@ _TENSOR = "tensor "  # begins the text that stands for a tensor
 
 def plain_copy(layer: Any) -> Any:
     """Return a new layer with the config of `layer`, without weights."""
-    custom = {type(part).__name__: type(part) for part in layer._flatten_layers()}
+    custom = {type(part).__name__: type(part) for part in keras_internals.flat_layers(layer)}
     with tf_keras().utils.custom_object_scope(custom):
         return layer.__class__.from_config(layer.get_config())
 
@@ -31,11 +32,12 @@ def built_copy(layer: Any) -> Any:
 
     def own(value: Any) -> Any:
         # By type: `tf.shape` gives numbers without a batch.
-        return keras.Input(type_spec=value.type_spec) if hasattr(value, "_keras_history") else value
+        return keras.Input(type_spec=value.type_spec) if keras_internals.is_symbolic(value) else value
 
     args, kwargs = tf.nest.map_structure(own, (node.call_args, node.call_kwargs))
     copy(*args, **kwargs)
-    for part, part_copy in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
+    parts = (keras_internals.flat_layers(each) for each in (layer, copy))
+    for part, part_copy in zip(*parts, strict=True):
         part_copy.trainable = part.trainable
     copy.set_weights(layer.get_weights())
     return copy
@@ -64,7 +66,7 @@ def call_of(wrapper: Any) -> Any:
     node = wrapper.inbound_nodes[0]
 
     def saved(part: Any) -> Any:
-        if hasattr(part, "_keras_history"):
+        if keras_internals.is_symbolic(part):
             return f"{_TENSOR}{json.dumps([part.dtype.name, list(part.shape)])}"
         if hasattr(part, "__array__"):
             return np.asarray(part).tolist()
@@ -108,8 +110,7 @@ class KeepsCallContract:
     def adopt_call_contract(self) -> None:
         """Copy the call contract of `self.layer`; call this after setting it."""
         self.supports_masking = self.layer.supports_masking
-        # Keras passes the mask to any call with **kwargs, even if the layer does not accept it.
-        self._call_spec.expects_mask_arg = self.layer._expects_mask_arg  # type: ignore[attr-defined]
+        keras_internals.take_masks_as(self, self.layer)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Return the mask that the inner layer would pass on."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfopt.base.decorators import not_converted
 from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module, unwrapped
+from tfopt.graph.keras_internals import own_variables
 from tfopt.stages.kernels.layer_copies import KeepsCallContract, built_copy, call_of, plain_copy, restored
 from tfopt.stages.kernels.table import kernel_layers, kernels, named_kernel
 
@@ -213,7 +214,7 @@ def scored_pruning() -> Any:
 
         def add_weight(self, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
             # TF-MOT calls the masks of all kernels "mask"; HDF5 needs different names.
-            taken = {weight.name.rpartition("/")[2].partition(":")[0] for weight in self._non_trainable_weights}
+            taken = {weight.name.rpartition("/")[2].partition(":")[0] for weight in own_variables(self)}
             free = (f"{name}_{number}" if number else name for number in itertools.count())
             return super().add_weight(next(each for each in free if each not in taken), *args, **kwargs)
 

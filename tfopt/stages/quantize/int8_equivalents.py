@@ -7,6 +7,7 @@ import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError
+from tfopt.graph.keras_internals import causal_padding
 from tfopt.graph.layer_facts import facts_of
 
 # Klambauer et al. 2017, arXiv:1706.02515, equation 2.
@@ -119,7 +120,7 @@ def separable(layer: Any, inputs: Any, between: Callable[[Any], Any]) -> Any:
     depthwise, pointwise, padding = layer.depthwise_kernel, layer.pointwise_kernel, layer.padding.upper()
     strides, dilations = tuple(layer.strides), tuple(layer.dilation_rate)
     if padding == "CAUSAL":
-        inputs, padding = tf.pad(inputs, layer._compute_causal_padding(inputs)), "VALID"
+        inputs, padding = tf.pad(inputs, causal_padding(layer, inputs)), "VALID"
     if line:  # one row high
         inputs, depthwise, pointwise = inputs[:, tf.newaxis], depthwise[tf.newaxis], pointwise[tf.newaxis]
         strides, dilations = strides * 2, (1, *dilations)

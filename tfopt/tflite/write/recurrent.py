@@ -15,6 +15,7 @@ from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides
 from tfopt.bridge.policy import is_tf_keras
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
 from tfopt.graph.layer_facts import facts_of
 
 Call = Callable[..., Any]
@@ -47,7 +48,7 @@ class Recurrent:
         part = self.part
         return (
             facts_of(part).one_operator
-            and bool(getattr(part, "_could_use_gpu_kernel", False))
+            and keras_internals.matches_gpu_kernel(part)
             and not part.return_state
             and not part.stateful
             and not part.unroll
@@ -60,7 +61,7 @@ def recurrent_layers(flat_model: Any) -> list[Recurrent]:
     """Return all layers of a flat tf_keras model that loop over time steps."""
     found = []
     for layer in flat_model.layers:
-        for part in layer._flatten_layers():
+        for part in keras_internals.flat_layers(layer):
             for each in (part, getattr(part, "operation", None)):
                 if hasattr(each, "unroll") and hasattr(each, "cell"):
                     found.append(Recurrent(layer, each))
@@ -125,7 +126,7 @@ def maskings(flat_model: Any) -> Overrides:
 
     Selecting the values themselves would give the input the scale of the output, in which `mask_value` may be lost.
     """
-    parts = [part for layer in flat_model.layers for part in layer._flatten_layers()]
+    parts = [part for layer in flat_model.layers for part in keras_internals.flat_layers(layer)]
     return [(part, "call", _masking(part)) for part in parts if type(part).__name__ == "Masking"]
 
 
@@ -150,7 +151,7 @@ def _masking(layer: Any) -> Call:
     def call(inputs: Any) -> Any:
         keep = tf.reduce_any(tf.not_equal(inputs, layer.mask_value), axis=-1)
         outputs = inputs * tf.where(keep[..., None], tf.ones((), inputs.dtype), tf.zeros((), inputs.dtype))
-        outputs._keras_mask = keep
+        keras_internals.set_mask(outputs, keep)
         return outputs
 
     return call
@@ -161,8 +162,7 @@ def _call(layer: Any, blended: bool) -> Call:
     import tensorflow as tf
 
     def call(inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None, constants: Any = None):  # type: ignore[no-untyped-def]
-        layer._maybe_reset_cell_dropout_mask(layer.cell)
-        given, states, constants = layer._process_inputs(inputs, initial_state, constants)
+        given, states, constants = keras_internals.loop_inputs(layer, inputs, initial_state, constants)
         if initial_state is None and given is inputs and not layer.stateful and _starts_from_zeros(layer):
             states = layer.get_initial_state(tf.zeros((1, *given.shape[1:]), given.dtype))  # constants
         kwargs = {"constants": constants} if constants else {}
