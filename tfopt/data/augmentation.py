@@ -79,7 +79,7 @@ class Augmentation:
 
     @classmethod
     def of_strength(cls, strength: float) -> Augmentation:
-        """Return all transformations with this strength, from 0 (none) to 1; 0.5 is usual."""
+        """Return all transformations with `strength` from 0 (none) to 1; 0.5 is usual."""
         wanted = {name: value * strength for name, value in FULL_STRENGTH.items()}
         return cls(**{**wanted, "horizontal_flip": strength > 0})
 
@@ -132,7 +132,7 @@ class Augmentation:
                 drawn[column] = np.where(left_out, same, drawn[column])
 
     def apply(self, images: Any, drawn: Any) -> Any:
-        """Apply `drawn`, from `draw`, to images float32 (n, height, width, channels) and return them."""
+        """Return `images` float32 (n, height, width, channels) after the changes `drawn` by `draw`."""
         change = {name: drawn[:, position] for position, name in enumerate(COLUMNS)}
         if self.horizontal_flip:
             images = _flip(images, change["mirrored"])

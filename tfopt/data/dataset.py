@@ -85,14 +85,14 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, name: str) -> Split:
-        """Return the split called "train", "validation" or "test"; raise `DataError` for another name."""
+        """Return the split called `name`: "train", "validation" or "test"; raise `DataError` for another."""
         if name not in NAMES:
             raise DataError(f"Expected a split named {', '.join(NAMES)}, got {name!r}.")
         split: Split = getattr(self, name)
         return split
 
     def steps(self, batch_size: int) -> int:
-        """Return the batches per epoch of train; the last one may be smaller."""
+        """Return the number of training batches per epoch; the last of `batch_size` samples may be smaller."""
         return count_steps(len(self.train), batch_size)
 
     def batches(
@@ -131,17 +131,17 @@ class Dataset:
         )
 
     def with_preprocessing(self, name: str) -> Dataset:
-        """Return the same samples, scaled by `Preprocessing.named(name)`; size and colors stay unchanged."""
+        """Return the same samples, scaled as the preprocessing called `name` says; size and colors stay unchanged."""
         preprocessing = self.preprocessing.rescaled(name)
         train, validation, test = (replace(self.split(part), preprocessing=preprocessing) for part in NAMES)
         return replace(self, train=train, validation=validation, test=test)
 
     def representative(self, n: int, seed: int = 0) -> np.ndarray:
-        """Return `n` training inputs (or all), float32 (n, ...), spread over the classes as evenly as possible."""
+        """Return `n` training inputs (or all), float32 (n, ...), spread evenly over the classes, drawn with `seed`."""
         return self.train.x(self._representative(n, seed))
 
     def representative_batches(self, n: int, batch_size: int, seed: int = 0) -> Iterator[np.ndarray]:
-        """Yield the inputs of `representative`, with `batch_size` samples in memory at a time."""
+        """Yield the inputs of `representative` for `n` and `seed`, with `batch_size` samples in memory at a time."""
         chosen = self._representative(n, seed)
         for start in range(0, len(chosen), batch_size):
             yield self.train.x(chosen[start : start + batch_size])

@@ -70,8 +70,12 @@ class Preprocessing:
     def named(cls, name: str) -> Preprocessing:
         """Return a preprocessing for pixels 0..255.
 
-        "raw" leaves them unchanged, "unit" is x/255, "symmetric" x/127.5 - 1; "caffe" has BGR order and subtracts the
-        mean of ImageNet, "torch" is (x/255 - mean) / deviation of ImageNet.
+        Args:
+            name: "raw" leaves them unchanged, "unit" is x/255, "symmetric" x/127.5 - 1; "caffe" has BGR order and
+                subtracts the mean of ImageNet, "torch" is (x/255 - mean) / deviation of ImageNet.
+
+        Raises:
+            DataError: another name.
         """
         if name not in NAMED:
             raise DataError(f"Expected a preprocessing named {', '.join(NAMED)}, got {name!r}.")
@@ -83,7 +87,7 @@ class Preprocessing:
         return self.order != "rgb" or isinstance(self.scale, tuple) or isinstance(self.offset, tuple)
 
     def rescaled(self, name: str) -> Preprocessing:
-        """Return `Preprocessing.named(name)` with the size and color of this one."""
+        """Return the preprocessing called `name`, with the size and color of this one."""
         return replace(self.named(name), size=self.size, color=self.color)
 
     def apply(self, values: np.ndarray) -> np.ndarray:
@@ -136,7 +140,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Return the inverse of `to_dict`; raise `DataError` for unknown keys."""
+        """Return the preprocessing whose `values` `to_dict` wrote; raise `DataError` for unknown keys."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise DataError(f"Expected the preprocessing keys {sorted(known)}, also got {unknown}.")

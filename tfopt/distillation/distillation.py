@@ -54,7 +54,7 @@ class Distillation:
         return any(loss.needs_teacher for loss in self.losses)
 
     def layers(self, side: Literal["student", "teacher"]) -> tuple[str, ...]:
-        """Return the layers of student or teacher whose outputs are compared, without duplicates."""
+        """Return the layers whose outputs are compared on a `side`, "student" or "teacher", without duplicates."""
         place = ("student", "teacher").index(side)
         return tuple(dict.fromkeys(pair[place] for loss in self.losses for pair in loss.pairs))
 
@@ -73,7 +73,7 @@ class Distillation:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Distillation":
-        """Return the distillation that `to_dict` wrote. Raise RecipeError for unknown losses, keys and values."""
+        """Return the distillation whose `values` `to_dict` wrote. Raise RecipeError for unknown losses and values."""
         given = values.get("losses", ())
         if not isinstance(given, list | tuple):
             raise RecipeError(f"Distillation needs a list of 'losses'; got {given!r}.")

@@ -48,8 +48,8 @@ def load_model(
             like a program.
 
     Raises:
-        ModelError: the file is damaged or not a model, or holds code (named by its path in the model); the message
-            says what to do.
+        ModelError: the file is damaged or not a model; the message says what to do.
+        UnsafeFileError: the file holds code, named by its path in the model; a `ModelError` too.
     """
     path, found = Path(path), kind(path)
     if found == "tflite":

@@ -64,7 +64,7 @@ class Recipe:
             )
 
     def scaled(self, epochs_factor: float) -> "Recipe":
-        """Return the same recipe with all epochs and `min_steps` multiplied, also of a transfer's head.
+        """Return the same recipe with all epochs and `min_steps` times `epochs_factor`, also of a transfer's head.
 
         At least 1 epoch is left where there was 1.
         """
@@ -82,7 +82,7 @@ class Recipe:
         return dataclasses.replace(self, stages=stages, transfer=transfer)
 
     def seeded(self, seed: int) -> "Recipe":
-        """Return the same recipe with another seed, for training, a transfer, and stages that set no seed."""
+        """Return the same recipe with `seed` for training, a transfer, and stages that set no seed."""
         transfer = dataclasses.replace(self.transfer, seed=seed) if self.transfer else None
         return dataclasses.replace(self, training=dataclasses.replace(self.training, seed=seed), transfer=transfer)
 
@@ -108,7 +108,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """Return the recipe that `to_dict` wrote. Raise RecipeError for unknown stages, keys and values."""
+        """Return the recipe whose `values` `to_dict` wrote. Raise RecipeError for unknown stages, keys and values."""
         if not isinstance(values, dict):
             raise RecipeError(f"A recipe must be a JSON object with 'stages'; got {type(values).__name__}.")
         stages = values.get("stages")
@@ -128,7 +128,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
-        """Return the recipe that `to_json` wrote. Raise RecipeError for anything else."""
+        """Return the recipe whose `text` `to_json` wrote. Raise RecipeError for anything else."""
         with reading(lambda why: RecipeError(f"The recipe is not valid JSON: {why}.")):
             values = parse_json(text)
         with reading(lambda why: RecipeError(f"The recipe has a value that no recipe accepts: {why}.")):
@@ -136,7 +136,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
-        """Read a `recipe.json`. Raise RecipeError, with the name of the file, for anything else."""
+        """Return the recipe in the file `path`, a `recipe.json`. Raise RecipeError for anything else."""
         try:
             with reading(lambda why: RecipeError(f"{why}.")):
                 text = Path(path).read_text(encoding="utf-8")

@@ -73,7 +73,7 @@ class Sensitivity:
         return tuple(sorted({trial.bits for trial in self.trials}, reverse=True))
 
     def of(self, key: Key, bits: int) -> Trial:
-        """Return the trial of one kernel at `bits`."""
+        """Return the trial of the kernel `key`, (layer, weight), at `bits`."""
         return next(t for t in self.trials if (t.layer, t.weight) == key and t.bits == bits)
 
     def table(self) -> Any:

@@ -70,11 +70,11 @@ class Stage(ABC):
         return layers
 
     def epochs_on(self, steps_per_epoch: int) -> int:
-        """Return the number of epochs on data with this many steps per epoch: `epochs`, or more for `min_steps`."""
+        """Return the number of epochs for `steps_per_epoch`: `epochs`, or more for `min_steps`."""
         return max(self.epochs, -(-self.min_steps // steps_per_epoch)) if self.epochs else 0
 
     def gentler(self, learning_rate: float) -> "Stage | None":
-        """Return this stage for a second try, given the learning rate of the first; None for no second try."""
+        """Return this stage for a second try, given the `learning_rate` of the first; None for no second try."""
         if self.retry == "lower":
             return self._with_lower_target
         if self.retry == "never" or not self.epochs:
@@ -260,7 +260,7 @@ class Stage(ABC):
         return {layer.name: Decision(layer.name) for layer in model.layers if layer.weights}
 
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
-        """Return notes for the report on this stage and `model`, e.g. the layers it leaves unchanged."""
+        """Return notes on `model` for the report, e.g. the layers that stay unchanged; `keep` as in `apply`."""
         del model, keep
         return []
 

@@ -39,6 +39,10 @@ def repeatable_blocks(model: Any, depth: float = 1.0) -> tuple[BlockGroup, ...]:
     the layer after it; neighbors that always repeat together, such as attention and MLP, form one block. Layers that
     are also called elsewhere and the classifier belong to none.
 
+    Args:
+        model: of either Keras.
+        depth: the factor on the number of blocks.
+
     Raises:
         ModelError: a model that is not built.
     """

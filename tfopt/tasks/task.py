@@ -70,7 +70,7 @@ class Task(ABC):
 
     @classmethod
     def exclusive(cls, outputs: int) -> bool:
-        """Return whether the probabilities of that many outputs sum to 1, as softmax outputs do."""
+        """Return whether the probabilities of a number of `outputs` sum to 1, as softmax outputs do."""
         del outputs
         return False
 
@@ -99,5 +99,5 @@ class Task(ABC):
         return {name: formula(predictions, labels, **how) for name, formula in cls.formulas.items()}
 
     def groups(self, labels: np.ndarray) -> np.ndarray:
-        """Return the class of each sample (N,), for stratified splits; all 0 if samples have no single class."""
+        """Return the class of each sample of `labels`, (N,), for stratified splits; 0 if samples have no one class."""
         return np.zeros(len(labels), np.int32)

@@ -67,7 +67,12 @@ class Precomputed(Answering):
         )
 
     def aligned(self, count: int) -> dict[str, np.ndarray]:
-        """Return the answers, float32 (count, ...). Raise DataError if their number differs from `count`."""
+        """Return the answers, float32 (count, ...).
+
+        Raises:
+            DataError: their number differs from `count`.
+            ModelError: called before `resolved`, which determines whether they are logits.
+        """
         import tensorflow as tf
 
         if len(self.outputs) != count:

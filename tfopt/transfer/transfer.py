@@ -53,7 +53,7 @@ class Transfer(ABC):
 
     @abstractmethod
     def untrained(self, source: Any, data: Dataset) -> Transferred:
-        """Return the model of `transferred` before training: a fast way to check that it works."""
+        """Return the model of `transferred` for `source` and `data` before training: a fast check that it works."""
 
     def transferred(
         self,

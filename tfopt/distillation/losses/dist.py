@@ -45,7 +45,7 @@ class DIST(Loss):
 
 
 def _distance(one: Any, other: Any) -> Any:
-    """1 - Pearson's r of the rows, averaged: (rows, values) -> ()."""
+    """Return 1 - Pearson's r of the rows, averaged: (rows, values) -> ()."""
     import tensorflow as tf
 
     return 1 - tf.reduce_mean(tf.reduce_sum(centered_unit(one) * centered_unit(other), axis=-1))

@@ -53,7 +53,7 @@ class DKD(Loss):
 
 
 def _label_or_not(logits: Any, is_label: Any) -> Any:
-    """Logarithms of the probabilities of the label and of all other classes together: (..., 2)."""
+    """Return the logarithms of the probabilities of the label and of all other classes together: (..., 2)."""
     import tensorflow as tf
 
     at_label = tf.reduce_logsumexp(_only(logits, is_label), axis=-1)
@@ -62,14 +62,14 @@ def _label_or_not(logits: Any, is_label: Any) -> Any:
 
 
 def _among_others(logits: Any, is_label: Any) -> Any:
-    """Logarithms of the probabilities of the other classes given that it is one of them; the label stays very low."""
+    """Return the log-probabilities of the other classes, given that it is one of them; the label stays very low."""
     import tensorflow as tf
 
     return tf.nn.log_softmax(_only(logits, ~is_label))
 
 
 def _only(logits: Any, kept: Any) -> Any:
-    """`logits` with the classes not `kept` at a value whose exponential is zero, and so is its gradient."""
+    """Return `logits` with the classes not `kept` at a value whose exponential is zero, and so is its gradient."""
     import tensorflow as tf
 
     return tf.where(kept, logits, -1e30)

@@ -30,14 +30,24 @@ class FeatureLoss(Loss):
         return self.layers
 
     def features(self, loss_inputs: LossInputs) -> list[tuple[Any, Any]]:
-        """What both models gave for each pair, in float32."""
+        """Return the features of both models in `loss_inputs` for each pair, in float32."""
         return [
             (to_float(loss_inputs.student_features[student]), to_float(loss_inputs.teacher_features[teacher]))
             for student, teacher in self.layers
         ]
 
     def check(self, student: Mapping[str, Shape], teacher: Mapping[str, Shape], spatial: bool, widths: bool) -> None:
-        """Raise `ModelError` for a pair of unlike ranks; without spatial axes, or a width, where one is needed."""
+        """Raise an error for layers that the loss cannot compare.
+
+        Args:
+            student: shapes without the batch axis, by layer name.
+            teacher: the same of the teacher.
+            spatial: whether the loss needs spatial axes.
+            widths: whether the loss needs fixed numbers of channels.
+
+        Raises:
+            ModelError: a pair has different ranks, or lacks spatial axes or a width.
+        """
         for mine, yours in self.layers:
             shapes = student[mine], teacher[yours]
             what = (
@@ -57,7 +67,7 @@ class FeatureLoss(Loss):
 
 
 def bridge_width(layers: Any, name: str, student: Shape, teacher: Shape) -> Any:
-    """A 1x1 convolution (a Dense on the last axis) to the teacher's width, or an Identity where widths are equal.
+    """Return a 1x1 convolution (a Dense on the last axis) to the teacher's width, or an Identity for equal widths.
 
     It computes in float32 whatever the global policy, and starts equal in every run.
     """
@@ -67,6 +77,6 @@ def bridge_width(layers: Any, name: str, student: Shape, teacher: Shape) -> Any:
 
 
 def seeded_dense(layers: Any, units: Any, name: str, **options: Any) -> Any:
-    """A float32 Dense of `layers` with Glorot's initial weights (Glorot & Bengio 2010), the same ones each time."""
+    """Return a float32 Dense of `layers` with Glorot's initial weights (Glorot & Bengio 2010), always the same."""
     seeded = {"class_name": "GlorotUniform", "config": {"seed": 0}}
     return layers.Dense(units, name=name, dtype="float32", **{"kernel_initializer": seeded, **options})

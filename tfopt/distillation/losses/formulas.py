@@ -7,14 +7,14 @@ from tfopt.errors import ModelError
 
 
 def to_float(values: Any) -> Any:
-    """`values` as a float32 tensor, e.g. from float16, where a squared feature soon overflows."""
+    """Return `values` as a float32 tensor; in float16, squared features soon overflow."""
     import tensorflow as tf
 
     return tf.cast(values, tf.float32)
 
 
 def as_rows(features: Any) -> Any:
-    """(batch, ...) -> (batch, values) in float32."""
+    """Return (batch, ...) as (batch, values) in float32."""
     import tensorflow as tf
 
     features = to_float(features)
@@ -22,14 +22,14 @@ def as_rows(features: Any) -> Any:
 
 
 def per_sample(values: Any) -> Any:
-    """(batch, ...) -> (batch,): the mean over all other axes."""
+    """Return the mean over all axes but the first: (batch, ...) -> (batch,)."""
     import tensorflow as tf
 
     return tf.reduce_mean(values, axis=list(range(1, values.shape.rank)))
 
 
 def number_of_classes(logits: Any, who: str) -> int:
-    """The size of the last axis. Raises `ModelError` where there is nothing to choose between."""
+    """Return the size of the last axis. Raise `ModelError` if it is 1, so that there is nothing to choose between."""
     number = logits.shape[-1]
     if number is None or number < 2:
         raise ModelError(
@@ -40,21 +40,21 @@ def number_of_classes(logits: Any, who: str) -> int:
 
 
 def kl_divergence(log_p: Any, log_q: Any) -> Any:
-    """KL(p || q) over the last axis, from the logarithms of both: (..., classes) -> (...)."""
+    """Return KL(p || q) over the last axis, from the logarithms of both: (..., classes) -> (...)."""
     import tensorflow as tf
 
     return tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
 
 
 def kl_of_logits(teacher: Any, student: Any) -> Any:
-    """KL(softmax(teacher) || softmax(student)) over the last axis: (..., classes) -> (...)."""
+    """Return KL(softmax(teacher) || softmax(student)) over the last axis: (..., classes) -> (...)."""
     import tensorflow as tf
 
     return kl_divergence(tf.nn.log_softmax(teacher), tf.nn.log_softmax(student))
 
 
 def tempered_kl(teacher: Any, student: Any, temperature: float) -> Any:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)) over the last axis: (..., classes) -> (...).
+    """Return T^2 KL(softmax(teacher / T) || softmax(student / T)) over the last axis: (..., classes) -> (...).
 
     The square keeps the size of the gradients where it is at T = 1 (Hinton et al. 2015, arXiv:1503.02531, section 2).
     """
@@ -62,7 +62,7 @@ def tempered_kl(teacher: Any, student: Any, temperature: float) -> Any:
 
 
 def root(squares: Any) -> Any:
-    """The square root, with gradient 0 instead of infinity at 0 (that of a distance between equal points)."""
+    """Return the square root, with gradient 0 instead of infinity at 0 (that of a distance between equal points)."""
     import tensorflow as tf
 
     live = squares > 1e-24
@@ -70,7 +70,7 @@ def root(squares: Any) -> Any:
 
 
 def unit(vectors: Any) -> Any:
-    """The vectors of the last axis at length 1; a zero vector stays zero and gets no gradient."""
+    """Return the vectors of the last axis at length 1; a zero vector stays zero and gets no gradient."""
     import tensorflow as tf
 
     squares = tf.reduce_sum(tf.square(vectors), axis=-1, keepdims=True)
@@ -79,7 +79,7 @@ def unit(vectors: Any) -> Any:
 
 
 def centered_unit(vectors: Any) -> Any:
-    """The vectors of the last axis without their mean, at length 1, so that a product of two is Pearson's r.
+    """Return the vectors of the last axis without their mean, at length 1: the product of two is Pearson's r.
 
     A vector whose values are equal up to what float32 rounds has no direction: zero, without a gradient.
     """
@@ -92,7 +92,7 @@ def centered_unit(vectors: Any) -> Any:
 
 
 def huber(errors: Any, delta: float = 1.0) -> Any:
-    """Half the square of an error, linear beyond `delta` (Huber 1964); elementwise."""
+    """Return half the square of an error, linear beyond `delta` (Huber 1964); elementwise."""
     import tensorflow as tf
 
     size = tf.abs(errors)
@@ -100,7 +100,7 @@ def huber(errors: Any, delta: float = 1.0) -> Any:
 
 
 def shrink_to_smaller(one: Any, other: Any) -> tuple[Any, Any]:
-    """Two (batch, spatial..., channels) features at the smaller size of each spatial axis, by area averaging."""
+    """Return two (batch, spatial..., channels) features at the smaller size of each spatial axis, by area averaging."""
     import tensorflow as tf
 
     for axis in range(1, one.shape.rank - 1):
@@ -115,7 +115,7 @@ def shrink_to_smaller(one: Any, other: Any) -> tuple[Any, Any]:
 
 
 def _averaged(features: Any, axis: int, size: Any, target: Any) -> Any:
-    """`features` with `target` equal stretches of `axis` instead of `size` points, each the mean over its stretch.
+    """Return `features` with the means of `target` equal stretches of `axis` instead of its `size` points.
 
     A point on the border of two stretches counts for each by its share, so all points count alike.
     """
@@ -133,7 +133,7 @@ def _averaged(features: Any, axis: int, size: Any, target: Any) -> Any:
 
 
 def total(terms: Sequence[Any]) -> Any:
-    """The sum of equally shaped float32 terms, at least one."""
+    """Return the sum of equally shaped float32 terms, at least one."""
     import tensorflow as tf
 
     return tf.add_n(list(terms))

@@ -63,7 +63,7 @@ class FSP(FeatureLoss):
 
 
 def _flow(one: Any, other: Any) -> Any:
-    """(batch, ..., m) and (batch, ..., n) -> (batch, m, n)."""
+    """Return the flow (batch, m, n) between (batch, ..., m) and (batch, ..., n)."""
     import tensorflow as tf
 
     ends = (tf.reshape(end, (tf.shape(end)[0], -1, end.shape[-1])) for end in shrink_to_smaller(one, other))

@@ -65,15 +65,20 @@ class Loss(ABC):
     def hint_phase(self) -> float:
         """The share of the training steps, from the first on, in which this term alone is trained.
 
-        After them it stops counting. 0: it counts throughout, beside the others.
+        It stops counting after them. 0: it counts throughout, in addition to the others.
         """
         return 0.0
 
     def connectors(self, layers: Any, student: Mapping[str, Shape], teacher: Mapping[str, Shape]) -> list[Any]:
         """Return new Keras layers to train with the student, e.g. to connect different widths.
 
-        `layers` is `keras.layers` or `tf_keras.layers`; shapes are by layer name, without the batch axis. Raises
-        `ModelError` where the shapes cannot be compared.
+        Args:
+            layers: `keras.layers` or `tf_keras.layers`.
+            student: shapes without the batch axis, by layer name.
+            teacher: the same of the teacher.
+
+        Raises:
+            ModelError: the shapes cannot be compared.
         """
         del layers, student, teacher
         return []

@@ -40,7 +40,7 @@ class MultilabelKD(Loss):
 
 
 def _log_yes_no(logits: Any) -> Any:
-    """Logarithms of the probabilities of yes and no: (...) -> (..., 2)."""
+    """Return the logarithms of the probabilities of yes and no: (...) -> (..., 2)."""
     import tensorflow as tf
 
     return tf.stack([-tf.nn.softplus(-logits), -tf.nn.softplus(logits)], axis=-1)

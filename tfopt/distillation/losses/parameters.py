@@ -13,7 +13,7 @@ from tfopt.distillation.losses.loss import Loss, LossInputs
 
 @config
 class L2(Loss):
-    """Half the sum of the squares of all kernels (section 3; the weight is its alpha): ().
+    """Return half the sum of the squares of all kernels (section 3; the weight is its alpha): ().
 
     Kernels are the parameters with two axes or more; biases and BatchNorm's scales are left free. It adds to
     whatever regularizers the student's layers have.
@@ -53,7 +53,7 @@ class L2SP(Loss):
 
 
 def _half_squares(tensors: Iterable[Any]) -> Any:
-    """Half the sum of all squares, 0 of none: ()."""
+    """Return half the sum of all squares, 0 of none: ()."""
     import tensorflow as tf
 
     return sum((tf.reduce_sum(tf.square(to_float(tensor))) for tensor in tensors), tf.constant(0.0)) / 2

@@ -36,7 +36,7 @@ class PKT(FeatureLoss):
 
 
 def _log_neighbors(features: Any) -> Any:
-    """Logarithms of the probabilities, those of a sample itself very low: (batch, ...) -> (batch, batch)."""
+    """Return log-probabilities, those of a sample itself very low: (batch, ...) -> (batch, batch)."""
     import tensorflow as tf
 
     rows = unit(as_rows(features))

@@ -52,7 +52,7 @@ def _differences(features: Any) -> Any:
 
 
 def _distances(differences: Any) -> Any:
-    """In units of the mean over pairs of two samples; all 0 where all samples are equal: (batch, batch)."""
+    """Return the distances in units of their mean over pairs; 0 if all samples are equal: (batch, batch)."""
     import tensorflow as tf
 
     distances = root(tf.reduce_sum(tf.square(differences), axis=-1))
@@ -62,7 +62,7 @@ def _distances(differences: Any) -> Any:
 
 
 def _cosines(differences: Any) -> Any:
-    """At the first sample, between the directions to the second and to the third: (batch, batch, batch)."""
+    """Return the cosines at the first sample between the directions to two others: (batch, batch, batch)."""
     import tensorflow as tf
 
     directions = unit(differences)

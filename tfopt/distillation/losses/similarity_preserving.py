@@ -38,7 +38,7 @@ class SimilarityPreserving(FeatureLoss):
 
 
 def _similarities(features: Any) -> Any:
-    """(batch, ...) -> (batch, batch)."""
+    """Return the similarities of the samples: (batch, ...) -> (batch, batch)."""
     import tensorflow as tf
 
     rows = as_rows(features)

@@ -40,7 +40,7 @@ class Average:
         self._kept = [(weight, twin) for weight, twin, moves in paired if not moves]
 
     def answers(self, x: Any) -> Any:
-        """The teacher's outputs for x (batch, ...), in inference mode."""
+        """Return the teacher's outputs for x (batch, ...), in inference mode."""
         import tensorflow as tf
 
         if self.model is not None:
@@ -56,7 +56,7 @@ class Average:
         return outputs
 
     def update(self) -> None:
-        """After a step of the student."""
+        """Update the average after a step of the student."""
         if replicas() == 1:
             self._update()
         else:
@@ -101,7 +101,7 @@ def copied(model: Any) -> Any:
 
 
 def _once_for_all_replicas(change: Callable[[], None]) -> None:
-    """`change` as the cross-replica context of tf.distribute sees it: there a variable is one."""
+    """Run `change` in the cross-replica context of tf.distribute, where a variable is one."""
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()

@@ -134,7 +134,7 @@ class _Exits(Learner):
         return StepResult(outputs, [mean_over_samples(gap, sample_weight) for gap in gaps])
 
     def _all(self, x: Any, *, training: bool) -> tuple[list[Any], list[Any], Any]:
-        """Outputs (final, exits), bottleneck features of the exits, and the deepest features."""
+        """Return the outputs (final, exits), the bottleneck features of the exits, and the deepest features."""
         import tensorflow as tf
 
         final, *inner, deepest = tf.nest.flatten(self._tapped(x, training=training))
@@ -143,7 +143,7 @@ class _Exits(Learner):
 
 
 def hint(target: Any, feature: Any) -> Any:
-    """(batch,): the mean squared distance between two (batch, ..., channels) features.
+    """Return (batch,): the mean squared distance between two (batch, ..., channels) features.
 
     A larger feature map is compared by its averages over equal stretches, as in `FitNets`.
     """
@@ -155,7 +155,7 @@ def hint(target: Any, feature: Any) -> Any:
 
 
 def _head(api: Any, name: str, shape: tuple[int | None, ...], width: int, classes: int, form: Form) -> Any:
-    """A model from a feature (..., channels) to [bottleneck feature (..., width), output (classes,)]."""
+    """Return a model from a feature (..., channels) to [bottleneck feature (..., width), output (classes,)]."""
     layers, axes = api.layers, len(shape) - 1
     if not 0 <= axes <= 3:
         raise ModelError(
@@ -174,7 +174,7 @@ def _head(api: Any, name: str, shape: tuple[int | None, ...], width: int, classe
 
 
 def _deepest(model: Any, first: str) -> str:
-    """The path of the last layer before the classifier whose output has as many axes as that of layer `first`."""
+    """Return the path of the last layer before the classifier whose output has as many axes as layer `first`'s."""
     wanted = len(tapped(model, [first]).outputs[1].shape)
     graph = walk(model, keep_names=True)
     calls = [call for call in graph.calls if is_layer(call.leaf.layer)]

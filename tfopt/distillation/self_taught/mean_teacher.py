@@ -92,7 +92,7 @@ class MeanTeacher:
         return False
 
     def layers(self, side: Literal["student", "teacher"]) -> tuple[str, ...]:
-        """None: outputs alone are compared."""
+        """Return no layers for either `side`: only outputs are compared."""
         del side
         return ()
 
@@ -102,7 +102,7 @@ class MeanTeacher:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "MeanTeacher":
-        """Return the settings that `to_dict` wrote. Raise `RecipeError` for unknown keys and values."""
+        """Return the settings whose `values` `to_dict` wrote. Raise `RecipeError` for unknown keys and values."""
         return cls(**{key: value for key, value in values.items() if key != "kind"})
 
 
@@ -201,7 +201,7 @@ class _MeanTaught(Learner):
         self._first_epoch = arguments["initial_epoch"]
 
     def check_fit(self, x: Any) -> None:
-        """See from a few inputs (n, ...) whether the student gives logits or probabilities. Raises ModelError."""
+        """Determine from a few inputs (n, ...) whether the student gives logits. Raise ModelError if it cannot."""
         if self.settings.noise and not np.issubdtype(np.asarray(x).dtype, np.floating):
             raise RecipeError(f"noise={self.settings.noise} cannot be added to inputs of {np.asarray(x).dtype}.")
         outputs = np.asarray(self.student(x, training=False)).astype(np.float32)
@@ -261,7 +261,7 @@ class Response:
     consistency: Literal["mse", "kl"]
 
     def gaps(self, student: Any, teacher: Any) -> Any:
-        """(batch,): the mean squared error of the probabilities, or KL(teacher || student); float32."""
+        """Return (batch,): the mean squared error of the probabilities, or KL(teacher || student); float32."""
         import tensorflow as tf
 
         if self.consistency == "mse":
@@ -303,7 +303,7 @@ class Ramp:
         self._start_and_length.assign([float(steps_taken.numpy()) - first_epoch * steps, self._share * epochs * steps])
 
     def share(self, steps_taken: Any) -> Any:
-        """From exp(-5) to 1, by exp(-5 (1 - x)^2) (section 3.1 and appendix B)."""
+        """Return the share of the weight, from exp(-5) to 1, by exp(-5 (1 - x)^2) (section 3.1 and appendix B)."""
         import tensorflow as tf
 
         if not self._share:

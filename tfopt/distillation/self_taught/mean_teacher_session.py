@@ -69,7 +69,7 @@ class MeanTeacherSession:
         return said
 
     def summary(self, history: dict[str, list[float]]) -> list[str]:
-        """The loss terms at the end of a stage, and how good the average was, as a note."""
+        """Return the loss terms at the end of a stage, and the quality of the average as a note."""
         names = [name for name in ("loss", "hard_loss", "consistency") if name in history]
         values = ", ".join(f"{name} {history[name][-1]:.4g}" for name in names)
         return [f"taught by the mean of its own weights; terms in the last epoch: {values}", self._compared()]
@@ -94,13 +94,13 @@ class MeanTeacherSession:
         return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
     def student(self, model: Any) -> Any:
-        """`model` (as a stage's `apply` gives it) as one to compile and fit on `batches`."""
+        """Return a model to compile and fit on `batches`, for the `model` that a stage's `apply` returned."""
         self._learner = mean_teacher(model, dataclasses.replace(self.settings, labeled=1.0))
         self._learner.check_fit(self.data.train.x(slice(0, LOOK)))
         return self._learner
 
     def batches(self, batch_size: int, *, seed: int, epochs: int) -> Any:
-        """Training batches in an order of `seed`, as many an epoch as the data has, whatever the share of labels."""
+        """Return training batches in an order of `seed`, as many per epoch as the data has."""
         del epochs
         train, augment = self.data.train, self.augment
         if batch_size < 2 and len(self.unlabeled):
@@ -123,7 +123,7 @@ class MeanTeacherSession:
         return mixed_batches(gather, *sizes, each, steps=self.data.steps(batch_size), seed=seed).map(views)
 
     def _drawn(self, count: int, seed: int, step: int) -> list[np.ndarray]:
-        """What augmentation does to the samples of a batch in the two views."""
+        """Return what augmentation does to the samples of a batch in the two views."""
         if self.augment is None:
             return []
         shape = self.data.input_shape

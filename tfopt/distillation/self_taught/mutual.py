@@ -107,7 +107,7 @@ class _Mutual(Learner):
 
 
 def peer_gaps(logits: Sequence[Any], temperature: float) -> list[Any]:
-    """For each student, (batch,): the mean over its peers of T^2 KL(peer || student); gradients flow to it alone."""
+    """Return, for each student, the mean over its peers of T^2 KL(peer || student), (batch,), with gradients to it."""
     import tensorflow as tf
 
     gaps = []

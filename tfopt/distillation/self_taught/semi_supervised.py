@@ -22,14 +22,14 @@ DEFAULT_BATCH = 32
 
 
 def is_mixed(dataset: Any) -> bool:
-    """True for batches as they are made here."""
+    """Return True for batches that this file made."""
     spec = dataset.element_spec
     first = spec[0] if isinstance(spec, tuple) else spec
     return isinstance(first, dict) and UNLABELED in first
 
 
 def first_inputs(x: Any) -> Any:
-    """A few inputs of arrays or of a dataset, as an array."""
+    """Return a few inputs of arrays or of a dataset, as an array."""
     if hasattr(x, "element_spec"):
         element = next(iter(x.take(1)))
         x = element[0] if isinstance(element, tuple) else element
@@ -39,7 +39,7 @@ def first_inputs(x: Any) -> Any:
 
 
 def of_dataset(dataset: Any) -> Any:
-    """Batches (x, y[, sample_weight]) with labels of -1 or NaN, x an input or two views, as mixed batches.
+    """Return batches (x, y[, sample_weight]) with labels of -1 or NaN, x an input or two views, as mixed batches.
 
     Raises DataError for batches without labels.
     """
@@ -64,7 +64,7 @@ def of_dataset(dataset: Any) -> Any:
 
 
 def _unlabeled_rows(y: Any) -> Any:
-    """(batch,) bool: integers of -1, or NaN."""
+    """Return which labels are missing, (batch,) bool: integers of -1, or NaN."""
     import tensorflow as tf
 
     marked = tf.math.is_nan(y) if y.dtype.is_floating else tf.equal(y, tf.cast(-1, y.dtype))
@@ -112,7 +112,7 @@ def of_arrays(arguments: dict[str, Any], extra: Any, share: float) -> None:
 
 
 def _single(array: Any) -> np.ndarray:
-    """An array, float64 as float32, as Keras takes arrays."""
+    """Return an array, float64 as float32, as Keras takes arrays."""
     found = np.asarray(array)
     return found.astype(np.float32) if found.dtype == np.float64 else found
 
@@ -139,7 +139,7 @@ def _like(extra: Any, x: np.ndarray) -> np.ndarray:
 
 
 def _held_out(x: np.ndarray, y: np.ndarray, weights: Any, share: float, given: Any) -> tuple[Any, ...]:
-    """Training and validation as Keras splits them: the last samples are for validation."""
+    """Return training and validation data as Keras splits them: the last samples are for validation."""
     first = math.floor(len(x) * (1 - share))
     if given is not None:
         return x, y, weights, given
@@ -165,7 +165,7 @@ def mixed_batches(
     steps: int,
     seed: int | None,
 ) -> Any:
-    """One epoch of `steps` batches per iteration, a `tf.data.Dataset` of what `gather` gives.
+    """Return a `tf.data.Dataset` of what `gather` gives: one epoch of `steps` batches per iteration.
 
     `gather(step, indices, indices)` gets the number of the batch, counted over all epochs, `of_first` numbers below
     `first` and the rest of the batch below `second`. Each kind comes in random order, all of it before any again;

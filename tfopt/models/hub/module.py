@@ -48,7 +48,15 @@ def hub_layer(
 ) -> Any:
     """Return the model of `open_hub`, which a Functional or Sequential model can use like a layer.
 
-    Unlike `open_hub`, this raises for a module that cannot be trained, unless `trainable=False`.
+    Args:
+        handle: as in `open_hub`, like the other arguments.
+        trainable: a module that cannot be trained is an error, unless this is False.
+        input_shape: of a sample.
+        name: of the model.
+        package: "keras" or "tf_keras".
+
+    Raises:
+        ModelError: as in `open_hub`, or the module cannot be trained.
     """
     return open_hub(handle, trainable=trainable, input_shape=input_shape, name=name, package=package).model
 

@@ -23,7 +23,12 @@ class Promise(ABC):
 
     @abstractmethod
     def broken(self, values: np.ndarray, channel_axis: int) -> str | None:
-        """Return None if `values` keeps the promise, else what is wrong, e.g. 'sparsity 0.48, promised 0.50'."""
+        """Return None if a kernel keeps the promise, else what is wrong, e.g. 'sparsity 0.48, promised 0.50'.
+
+        Args:
+            values: of the kernel.
+            channel_axis: the axis of its output channels.
+        """
 
     def after_folding(self) -> "Promise":
         """Return the promise that still holds after BatchNorm is folded in, which scales each channel."""

@@ -121,7 +121,7 @@ class LiteModel:
         return list(self._graph.ops)
 
     def values(self, tensor: Tensor) -> NDArray[Any]:
-        """Return a constant's values as stored. Raise ModelError for any other tensor. See `FileGraph.values`."""
+        """Return the stored values of a constant `tensor`. Raise ModelError for any other. See `FileGraph.values`."""
         return self._graph.values(tensor)
 
     def weights(self) -> list[Weight]:
@@ -172,7 +172,7 @@ class LiteModel:
         return _single([np.concatenate(arrays) for arrays in zip(*parts, strict=True)])
 
     def benchmark(self, x: Inputs | None = None, *, runs: int = 50, warmup: int = 10) -> Latency:
-        """Time one sample, see `times`."""
+        """Return the latency of one sample; `x`, `runs`, `warmup` and errors as in `times`."""
         milliseconds, batch = self._timed(x, runs, warmup)
         return Latency(
             float(np.median(milliseconds)), float(np.percentile(milliseconds, 90)), self.threads, runs, batch

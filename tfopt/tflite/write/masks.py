@@ -277,7 +277,7 @@ def _extremes(quantization: Any) -> tuple[float, float] | None:
 
 
 def _values(model: Any, tensor: Any) -> np.ndarray | None:
-    """The numbers of a float32 constant."""
+    """Return the numbers of a float32 constant."""
     from ai_edge_litert import schema_py_generated as schema
 
     data = model.buffers[tensor.buffer].data

@@ -101,7 +101,7 @@ def _resets_before(cell: Any) -> bool:
 
 
 def _reset_before(cell: Any) -> Call:
-    """The `call` of a GRUCell without `reset_after`; its own splits off an empty tensor, which has no range in int8."""
+    """Return the `call` of a GRUCell without `reset_after`; Keras's splits off an empty tensor, without a range."""
     import tensorflow as tf
 
     def call(values: Any, states: Any, training: Any = None) -> Any:
