@@ -256,7 +256,7 @@ def test_the_command_line_refuses_too(name, tmp_path, canary):
                                   "tf_keras-metadata_lambda_in_time_distributed", "saved_model-on_load",
                                   "saved_model-operation_PrintV2", "saved_model-of_tf1_at_first"])  # fmt: skip
 def test_a_teachers_file_is_refused_too(name, tmp_path, canary):
-    from tfopt.teachers.sources import opened as open_teacher
+    from tfopt.teachers.sources import open_source as open_teacher
 
     (attack,) = (each for each in ATTACKS if each.id == name)
     path = attack.written(tmp_path, canary)

@@ -635,7 +635,7 @@ def drops(folder):
 
 def forgotten(monkeypatch):
     """As in a process that has not opened any module yet."""
-    monkeypatch.setattr(hub_layers, "_OPENED", set())
+    monkeypatch.setattr(hub_layers, "_ALLOWED", set())
 
 
 @PACKAGES

@@ -25,12 +25,12 @@ _SQUASHING = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "keras3_hard_sigmoid
 sample_batch = samples.sample_batch
 
 
-def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, plans_of: PlansOf) -> None:
+def check_equal(graph: Graph, model: Any, converted: dict[str, Any], other: Any, plans_of: PlansOf) -> None:
     """Raise ModelError unless `model` (with the flat graph `graph`) and `other` give equal outputs.
 
     Both run in inference mode on 2 seeded samples (see `samples.sample_batch`) and may differ by 1e-4 of
     max(1, largest output). Where a layer squashes the output (softmax, sigmoid), its input is compared too: 1e-4 of a
-    probability says little. `twins` maps flat names to layers of `other`, to find the first layer that differs;
+    probability says little. `converted` maps flat names to layers of `other`, to find the first layer that differs;
     `plans_of` returns their plans. If all layers agree and only the outputs differ, because `model` itself amplifies
     rounding errors, a warning is issued instead; a model that is random even in inference is compared by layer only.
     """
@@ -39,11 +39,11 @@ def check_equal(graph: Graph, model: Any, twins: dict[str, Any], other: Any, pla
     tolerance = HALF_TOLERANCE if any(policy.is_half(leaf.layer) for leaf in graph.leaves) else TOLERANCE
     if len(expected) != len(got):
         raise ModelError(f"Model '{graph.name}' has {len(expected)} outputs, its conversion has {len(got)}.")
-    sides = [(expected, got), *_before_squashing(graph, twins, batch, plans_of)]
+    sides = [(expected, got), *_before_squashing(graph, converted, batch, plans_of)]
     found = [words for side in sides for a, b in zip(*side, strict=True) if (words := _excess(a, b, tolerance))]
     if not found:
         return
-    where = _first_difference(graph, twins, batch, tolerance, plans_of)
+    where = _first_difference(graph, converted, batch, tolerance, plans_of)
     if where is None and _is_noise(model, batch, expected, got, found[0]):
         return
     raise ModelError(
@@ -118,7 +118,7 @@ def _excess(a: np.ndarray, b: np.ndarray, tolerance: float) -> str:
 
 
 def _first_difference(
-    graph: Graph, twins: dict[str, Any], batch: list[Any], tolerance: float, plans_of: PlansOf
+    graph: Graph, converted: dict[str, Any], batch: list[Any], tolerance: float, plans_of: PlansOf
 ) -> str | None:
     """Compare layer by layer, feeding both sides the left side's values, so that only the culprit differs."""
     planned = plans_of(graph)
@@ -126,9 +126,9 @@ def _first_difference(
     for call in graph.calls:
         layer, arguments = call.leaf.layer, (call.args, call.kwargs)
         outputs = _call(layer, arguments, values)
-        twin = twins.get(call.leaf.name)
-        if twin is not None:
-            theirs = _call(twin, planned[id(call.leaf)].arguments(call), values)
+        layer = converted.get(call.leaf.name)
+        if layer is not None:
+            theirs = _call(layer, planned[id(call.leaf)].arguments(call), values)
             for a, b, again in zip(outputs, theirs, _call(layer, arguments, values), strict=True):
                 random = _difference(a, again) > 0
                 if (excess := _excess(a, b, tolerance)) and not random:
@@ -138,19 +138,21 @@ def _first_difference(
 
 
 def _before_squashing(
-    graph: Graph, twins: dict[str, Any], batch: list[Any], plans_of: PlansOf
+    graph: Graph, converted: dict[str, Any], batch: list[Any], plans_of: PlansOf
 ) -> list[tuple[list[Any], list[Any]]]:
-    """Return the inputs of the squashing output layers on both sides; nothing if twins are missing."""
+    """Return the inputs of the squashing output layers on both sides; nothing if a converted layer is missing."""
     outputs = set(refs_in(graph.outputs_struct))
     wanted: list[Ref] = []
     for call in graph.calls:
         if outputs.intersection(call.outputs) and _squashes(call.leaf.layer):
             wanted += [ref for ref in refs_in(call.args) if "float" in ref.dtype]
     planned = plans_of(graph) if wanted else {}
-    if not wanted or any(type(twins.get(leaf.name)).__name__ != planned[id(leaf)].twin for leaf in graph.leaves):
+    if not wanted or any(type(converted.get(leaf.name)).__name__ != planned[id(leaf)].twin for leaf in graph.leaves):
         return []
     ours = _values(graph, batch, wanted, lambda call: (call.leaf.layer, (call.args, call.kwargs)))
-    theirs = _values(graph, batch, wanted, lambda call: (twins[call.leaf.name], planned[id(call.leaf)].arguments(call)))
+    theirs = _values(
+        graph, batch, wanted, lambda call: (converted[call.leaf.name], planned[id(call.leaf)].arguments(call))
+    )
     return [(ours, theirs)]
 
 

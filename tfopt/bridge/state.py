@@ -6,14 +6,14 @@ from tfopt.base.keras_compat import unwrapped
 from tfopt.graph.keras_internals import flat_layers
 
 
-def copy(layer: Any, twin: Any) -> None:
-    """Copy the vocabulary or bin boundaries of `layer` to `twin`, made from its config in the same Keras."""
+def copy(layer: Any, target: Any) -> None:
+    """Copy the vocabulary or bin boundaries of `layer` to `target`, made from its config in the same Keras."""
     if type(layer).__name__ in ("StringLookup", "IntegerLookup", "TextVectorization"):
         vocabulary = layer.get_vocabulary(include_special_tokens=False)
-        if vocabulary and twin.get_vocabulary(include_special_tokens=False) != vocabulary:
-            twin.set_vocabulary(vocabulary)
+        if vocabulary and target.get_vocabulary(include_special_tokens=False) != vocabulary:
+            target.set_vocabulary(vocabulary)
     elif type(layer).__name__ == "Discretization":
-        twin.bin_boundaries = layer.bin_boundaries
+        target.bin_boundaries = layer.bin_boundaries
 
 
 def moved_ids(model: Any) -> set[int]:

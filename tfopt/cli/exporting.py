@@ -89,7 +89,7 @@ def export(
     preprocessing: str | None,
     limit: int | None,
     allow_unsafe: bool,
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Convert MODEL, any Keras model file, to a .tflite, and show what it contains.
 
@@ -110,9 +110,9 @@ def export(
         raise ModelError(f"{model}: no such file or folder. Check the path of the model.")
     if out.suffix != ".tflite" and not out.is_dir():
         raise OutputError(f"Expected a file name that ends in .tflite after --out, got {out}.")
-    integers = asked["weights"] in ("int8", "int4") and not asked["weight_only"]
-    asked["activations"] = asked["activations"] or ("int8" if integers else "float32")
-    settings = Export(**asked)
+    integers = options["weights"] in ("int8", "int4") and not options["weight_only"]
+    options["activations"] = options["activations"] or ("int8" if integers else "float32")
+    settings = Export(**options)
     if settings.integer_only and not data:
         raise DataError(
             f"{settings.activations} activations need training samples to find their ranges: pass --data, or choose "

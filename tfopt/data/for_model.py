@@ -60,11 +60,11 @@ def _converted(data: Dataset, shape: tuple[int | None, ...]) -> Dataset:
     size = (shape[0] or given[0], shape[1] or given[1])
     if (*size, shape[-1]) == given:
         return data
-    fed = dataclasses.replace(data.preprocessing, size=size, color=color)
-    splits: dict[str, Any] = {name: _converted_split(data.split(name), fed, name) for name in NAMES}
+    preprocessing = dataclasses.replace(data.preprocessing, size=size, color=color)
+    splits: dict[str, Any] = {name: _converted_split(data.split(name), preprocessing, name) for name in NAMES}
     note = f"images of {given} converted to {(*size, shape[-1])}, as the model expects"
     return dataclasses.replace(data, **splits, notes=(*data.notes, note))
 
 
-def _converted_split(split: Split, fed: Preprocessing, name: str) -> Split:
-    return Split(convert_images(split.inputs, fed, name), split.labels, fed)
+def _converted_split(split: Split, preprocessing: Preprocessing, name: str) -> Split:
+    return Split(convert_images(split.inputs, preprocessing, name), split.labels, preprocessing)

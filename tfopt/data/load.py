@@ -71,9 +71,11 @@ def load_data(
                 "them where you load it."
             )
         return source
-    fed = _requested_preprocessing(preprocessing, size, color, digits=isinstance(source, str) and source == "digits")
+    applied = _requested_preprocessing(
+        preprocessing, size, color, digits=isinstance(source, str) and source == "digits"
+    )
     try:
-        return _loaded(_read(source), fed, preprocessing, seed=seed, validation=validation, test=test, limit=limit)
+        return _loaded(_read(source), applied, preprocessing, seed=seed, validation=validation, test=test, limit=limit)
     except DataError as error:
         if not isinstance(source, Path | str) or source == "digits" or str(source) in str(error):
             raise
@@ -82,7 +84,7 @@ def load_data(
 
 def _loaded(
     parts: Parts,
-    fed: Preprocessing,
+    applied: Preprocessing,
     preprocessing: str | Preprocessing | None,
     *,
     seed: int,
@@ -97,9 +99,9 @@ def _loaded(
     labels, task, label_notes = understand({name: y for name, (_, y) in parts.pairs.items()}, parts.class_names)
     groups = {name: task.groups(part) for name, part in labels.items()}
     chosen, split_notes = plan(groups, validation=validation, test=test, seed=seed, limit=limit)
-    inputs, fed, image_notes = _inputs(parts, chosen, fed)
+    inputs, applied, image_notes = _inputs(parts, chosen, applied)
     splits = {
-        name: Split(inputs[name], _take(labels[origin], indices), fed) for name, (origin, indices) in chosen.items()
+        name: Split(inputs[name], _take(labels[origin], indices), applied) for name, (origin, indices) in chosen.items()
     }
     return Dataset(
         **splits,

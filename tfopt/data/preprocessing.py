@@ -92,16 +92,16 @@ class Preprocessing:
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Return `values * scale + offset` in float32 as a new array; reading has already applied size and color."""
-        fed = values.astype(np.float32)
+        result = values.astype(np.float32)
         if self.per_channel:
-            self._check_channels(fed.shape)
+            self._check_channels(result.shape)
         if self.order == "bgr":
-            fed = np.ascontiguousarray(fed[..., ::-1])
+            result = np.ascontiguousarray(result[..., ::-1])
         if self.scale != 1:
-            fed *= np.asarray(self.scale, np.float32)
+            result *= np.asarray(self.scale, np.float32)
         if self.offset != 0:
-            fed += np.asarray(self.offset, np.float32)
-        return fed
+            result += np.asarray(self.offset, np.float32)
+        return result
 
     def _check_channels(self, shape: tuple[int, ...]) -> None:
         wanted = max(len(_each(self.scale)), len(_each(self.offset)), 3 if self.order == "bgr" else 1)

@@ -43,13 +43,13 @@ def distill(student: Any, teacher: Any = None, distillation: Settings = None) ->
     if distillation.needs_teacher and teacher is None:
         label = next(loss.label for loss in distillation.losses if loss.needs_teacher)
         raise RecipeError(f"The loss '{label}' needs a teacher: give one, or choose losses that need none.")
-    asked, shapes, layers = None, {}, distillation.layers("teacher")
+    adapted, shapes, layers = None, {}, distillation.layers("teacher")
     if distillation.needs_teacher:
-        asked = as_teacher(teacher).with_outputs(layers, response=distillation.task is not None)
-    if asked is not None and layers:
+        adapted = as_teacher(teacher).with_outputs(layers, response=distillation.task is not None)
+    if adapted is not None and layers:
         probe = probe_for(student)
-        shapes = asked.resolved(probe, None).shapes(probe.shape[1:])
-    targets = TeacherTargets(asked, Terms(student, distillation, shapes))
+        shapes = adapted.resolved(probe, None).shapes(probe.shape[1:])
+    targets = TeacherTargets(adapted, Terms(student, distillation, shapes))
     return model_class(_Distilled, keras_of(student).__name__)(targets)
 
 

@@ -115,9 +115,9 @@ class Learner:
             raise RecipeError(
                 "loss_weights are for models with several outputs; set the weights of the losses instead."
             )
-        judged = {name: given.arguments.pop(name, None) for name in ("loss", "metrics", "weighted_metrics")}
+        compiled = {name: given.arguments.pop(name, None) for name in ("loss", "metrics", "weighted_metrics")}
         super().compile(*given.args, **given.kwargs)  # type: ignore[misc]
-        self.ledger.judge(**judged, run_eagerly=bool(given.arguments.get("run_eagerly")))
+        self.ledger.judge(**compiled, run_eagerly=bool(given.arguments.get("run_eagerly")))
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Fit as Keras does. Raise RecipeError, naming the term, at the first loss that is not finite."""

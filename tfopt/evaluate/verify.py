@@ -65,12 +65,12 @@ class Verification:
     @property
     def problems(self) -> tuple[str, ...]:
         """The reasons why the file does not match the model; empty if it does."""
-        told = [f"output {self.output.name}: {failure}" for failure in self.output.failures]
+        lines = [f"output {self.output.name}: {failure}" for failure in self.output.failures]
         if self.signals and all(signal.sqnr < self.least_db for signal in self.signals):
-            told.append(f"no layer has {self.least_db:g} dB")
+            lines.append(f"no layer has {self.least_db:g} dB")
         if self.chance is not None:
-            told.append(f"its accuracy is that of guessing the most frequent class, {self.chance:.4f}")
-        return tuple(told)
+            lines.append(f"its accuracy is that of guessing the most frequent class, {self.chance:.4f}")
+        return tuple(lines)
 
     def table(self) -> Any:
         """Return the signals as a `rich.table.Table`."""
@@ -87,25 +87,25 @@ class Verification:
 
     def lines(self) -> list[str]:
         """Return everything but the table as readable lines."""
-        told = [
+        lines = [
             f"{self.samples:,} test samples: outputs differ by at most {self.largest:.4g}, {self.mean:.4g} on average"
         ]
         if self.agreement is not None:
-            told.append(f"same class: {self.agreement:.2%}")
+            lines.append(f"same class: {self.agreement:.2%}")
         for name, (model, file) in self.metrics.items():
-            told.append(f"{name}: model {model:.4f}, file {file:.4f}")
+            lines.append(f"{name}: model {model:.4f}, file {file:.4f}")
         if self.interval:
-            told[-1] += f" (95 % interval {self.interval[0]:.4f} to {self.interval[1]:.4f})"
-        told.append(f"output {self.output}")
+            lines[-1] += f" (95 % interval {self.interval[0]:.4f} to {self.interval[1]:.4f})"
+        lines.append(f"output {self.output}")
         if self.not_compared:
-            told.append(f"no float counterpart: {', '.join(self.not_compared)}")
+            lines.append(f"no float counterpart: {', '.join(self.not_compared)}")
         bad = self.first_bad
-        told.append(
+        lines.append(
             f"every layer has at least {self.least_db:g} dB"
             if bad is None
             else f"first bad layer: {bad.layers} ({bad.operator}), {bad.sqnr:.1f} dB"
         )
-        return told
+        return lines
 
     def __str__(self) -> str:
         return "\n".join([rendered(self.table(), 120).rstrip(), *map(plain, self.lines())])

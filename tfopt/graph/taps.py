@@ -31,7 +31,7 @@ def tapped(model: Any, layers: Sequence[str]) -> Any:
         inputs, outputs = keras_internals.structs(network)
         features = [_only(name, [flatten(node) for node in _made(network, surface[name])]) for name in layers]
     else:
-        inputs, outputs, features = _opened(model, layers)
+        inputs, outputs, features = _flat_calls(model, layers)
     if len(flatten(outputs)) != 1:
         raise ModelError(
             f"Model '{model.name}' has {len(flatten(outputs))} outputs; distillation works with one: pass a model that "
@@ -68,7 +68,7 @@ def _made(network: Any, layer: Any) -> list[Any]:
     return [outputs for called, _, _, outputs in keras_internals.nodes(network) if called is layer]
 
 
-def _opened(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
+def _flat_calls(model: Any, layers: Sequence[str]) -> tuple[Any, Any, list[Any]]:
     """Return inputs, outputs and features of a model whose submodels must be opened: call all layers again, flat."""
     graph = walk(model, keep_names=True)
     wanted = [named(graph, name, model.name).layer for name in layers]

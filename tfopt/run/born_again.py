@@ -156,9 +156,9 @@ class _Line:
         training, seed = self.training, (self.training.seed + number) % SEEDS
         tf_keras().utils.set_random_seed(seed)
         flat_model = bridge.to_tf_keras(reinitialized(self.model, [self.training.seed, number]))
-        asked = adapted_teacher(teacher, self.distillation, self.data)
+        adapted = adapted_teacher(teacher, self.distillation, self.data)
         session = DistillationSession(
-            self.distillation, asked, self.data, augment=self.augmentation, seed=seed, progress=self.progress
+            self.distillation, adapted, self.data, augment=self.augmentation, seed=seed, progress=self.progress
         )
         train(
             session.student(flat_model),

@@ -216,11 +216,11 @@ def _size(tensor: Any) -> Shape:
     return () if shape is None or getattr(shape, "rank", 0) is None else tuple(shape)[1:]
 
 
-def _keep_statistics(layer: Any, twin: Any) -> None:
+def _keep_statistics(layer: Any, target: Any) -> None:
     """Copy the statistics that a Normalization `layer` was adapted to."""
-    old, new = ([tuple(weight.shape) for weight in each.weights] for each in (layer, twin))
+    old, new = ([tuple(weight.shape) for weight in each.weights] for each in (layer, target))
     if old == new:
-        weights.copy(layer, twin)
+        weights.copy(layer, target)
         return
     mean, variance = (np.asarray(weight) for weight in layer.weights[:2])
     if (mean != 0).any() or (variance != 1).any():

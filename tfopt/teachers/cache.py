@@ -175,7 +175,7 @@ class Answers:
             return None
         try:
             with reading(DataError):
-                return {name: _opened(path, self.count) for name, path in paths.items()}
+                return {name: _loaded(path, self.count) for name, path in paths.items()}
         except DataError as error:
             self.notes.append(f"view {number} in {self._folder} is damaged ({error}): computed again")
             return None
@@ -260,7 +260,7 @@ class _Disk:
             self._files[name], self._sums[name] = file, 0
 
 
-def _opened(path: Path, count: int) -> np.ndarray:
+def _loaded(path: Path, count: int) -> np.ndarray:
     """Return the array in `path`, memory-mapped. Raise ValueError unless it is what was written for `count` samples."""
     array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.shape[:1] != (count,):
@@ -289,8 +289,8 @@ def _claim(folder: Path, key: dict[str, Any], name: str) -> None:
             )
         _write_first(meta, json.dumps({"teacher name": name, "key": key}, indent=2) + "\n")
     with reading(lambda why: DataError(f"{meta} cannot be read ({why}). Delete the folder {folder}, or name another.")):
-        told = parse_json(meta.read_text())["key"]
-    if differing := list(_differences(told, key)):
+        stored = parse_json(meta.read_text())["key"]
+    if differing := list(_differences(stored, key)):
         raise StaleAnswersError(
             f"{folder} holds answers for something else: {'; '.join(differing)}. Delete the folder, or name another."
         )

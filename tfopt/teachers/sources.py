@@ -240,15 +240,15 @@ class CallableSource(_NumpySource):
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A source, with the metadata stored beside it."""
+class OpenSource:
+    """A source, with the metadata stored next to it."""
 
     source: Source
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
 
 
-def opened(what: Any, name: str | None = None, *, allow_unsafe: bool = False) -> Opened:
+def open_source(what: Any, name: str | None = None, *, allow_unsafe: bool = False) -> OpenSource:
     """Return the source for `what`: a model, a path, a `LiteModel`, a loaded SavedModel or a function of a batch.
 
     `allow_unsafe` lets a model file run Python code.
@@ -257,33 +257,33 @@ def opened(what: Any, name: str | None = None, *, allow_unsafe: bool = False) ->
         ModelError: an unsupported object, or a file that cannot be read.
     """
     if isinstance(what, Source):
-        return Opened(what)
+        return OpenSource(what)
     if isinstance(what, str | os.PathLike):
         return _from_path(Path(what), name, allow_unsafe)
     if keras_compat.is_keras3_model(what) or keras_compat.is_tf_keras_model(what):
-        return Opened(KerasSource(what, name))
+        return OpenSource(KerasSource(what, name))
     if isinstance(what, LiteModel):
-        return Opened(LiteSource(what, name))
+        return OpenSource(LiteSource(what, name))
     if hasattr(what, "signatures") and hasattr(what, "graph_debug_info"):
-        return Opened(SavedSource(what, name or "SavedModel"))
+        return OpenSource(SavedSource(what, name or "SavedModel"))
     if any(kind.__name__ == "Layer" for kind in type(what).__mro__):
         raise ModelError(
             f"The layer '{getattr(what, 'name', what)}' is not a model: make one from it, keras.Sequential([layer])."
         )
     if callable(what):
-        return Opened(CallableSource(what, name))
+        return OpenSource(CallableSource(what, name))
     raise ModelError(
         "A teacher must be a Keras 3 or tf_keras model, the path of a model file or of a result folder, a LiteModel, "
         f"a SavedModel or a function of a batch; got {type(what).__name__}."
     )
 
 
-def _from_path(path: Path, name: str | None, allow_unsafe: bool) -> Opened:
+def _from_path(path: Path, name: str | None, allow_unsafe: bool) -> OpenSource:
     if (path / "model.keras").is_file() and (path / "data.json").is_file():
         try:
             with reading(DataError):
-                told = parse_json((path / "data.json").read_text(encoding="utf-8"))
-                class_names, preprocessing = told["class_names"], Preprocessing.from_dict(told["preprocessing"])
+                stored = parse_json((path / "data.json").read_text(encoding="utf-8"))
+                class_names, preprocessing = stored["class_names"], Preprocessing.from_dict(stored["preprocessing"])
                 if not all(isinstance(each, str) for each in class_names or ()):
                     raise TypeError("class_names must be strings")
         except DataError as error:
@@ -292,13 +292,13 @@ def _from_path(path: Path, name: str | None, allow_unsafe: bool) -> Opened:
                 "model.keras itself, and pass both by hand."
             ) from error
         source = KerasSource(models.load_model(path / "model.keras", allow_unsafe=allow_unsafe), name or path.name)
-        return Opened(source, tuple(class_names) if class_names else None, preprocessing)
+        return OpenSource(source, tuple(class_names) if class_names else None, preprocessing)
     kind, name = models.kind(path), name or path.stem
     if kind == "tflite":
-        return Opened(LiteSource(LiteModel(path), name))
+        return OpenSource(LiteSource(LiteModel(path), name))
     if kind == "saved_model":
-        return Opened(_from_saved_model(path, name))
-    return Opened(KerasSource(models.load_model(path, allow_unsafe=allow_unsafe), name))
+        return OpenSource(_from_saved_model(path, name))
+    return OpenSource(KerasSource(models.load_model(path, allow_unsafe=allow_unsafe), name))
 
 
 def _from_saved_model(path: Path, name: str) -> SavedSource:

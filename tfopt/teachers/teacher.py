@@ -13,7 +13,7 @@ from tfopt.tasks.responses import FLOOR, Form, Tolerance, form_of, log_odds, log
 from tfopt.teachers.base import OUTPUT, Answering
 from tfopt.teachers.class_names import distinct, unknown_class
 from tfopt.teachers.input_adapter import way_between
-from tfopt.teachers.sources import Shape, Source, opened
+from tfopt.teachers.sources import Shape, Source, open_source
 
 # By output dtype: half the smallest positive probability, and half the distance from 1 to the value below it.
 _HALF_STEPS = {"float16": (2.0**-25, 2.0**-12), "bfloat16": (FLOOR, 2.0**-9)}
@@ -50,7 +50,7 @@ class Teacher(Answering):
     ) -> None:
         if outputs not in ("auto", "logits", "probabilities"):
             raise ModelError(f'Expected outputs "auto", "logits" or "probabilities", got {outputs!r}.')
-        found = opened(source, name, allow_unsafe=allow_unsafe)
+        found = open_source(source, name, allow_unsafe=allow_unsafe)
         self.source: Source = found.source
         self.name = name or found.source.name
         self.outputs = outputs

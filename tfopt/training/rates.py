@@ -148,16 +148,16 @@ def _with_factors(optimizer: Any, factors: list[tuple[Leaf, float]], model: str)
 
 
 @functools.cache
-def _rated(plain: Any) -> Any:
-    """Return a subclass of the optimizer class `plain`, of either Keras, with factors."""
+def _rated(base: Any) -> Any:
+    """Return a subclass of the optimizer class `base`, of either Keras, with factors."""
 
-    class Rated(plain):  # type: ignore[misc]
+    class Rated(base):  # type: ignore[misc]
         """An optimizer that updates each variable at the learning rate times its factor.
 
         Keras 3 passes the learning rate to `update_step`; tf_keras, and weight decay in both, look it up.
         """
 
-        unrated = plain
+        unrated = base
         factors: Mapping[str, float]  # by variable
         rated_model: str
         _factor = 1.0  # of the variable being updated
@@ -168,16 +168,16 @@ def _rated(plain: Any) -> Any:
 
         @classmethod
         def from_config(cls, *args: Any, **kwargs: Any) -> Any:
-            return plain.from_config(*args, **kwargs)  # factors belong to one model's variables
+            return base.from_config(*args, **kwargs)  # factors belong to one model's variables
 
         @property
         def learning_rate(self) -> Any:
-            rate = plain.learning_rate.fget(self)
+            rate = base.learning_rate.fget(self)
             return rate if self._factor == 1 else rate * self._factor
 
         @learning_rate.setter
         def learning_rate(self, rate: Any) -> None:
-            plain.learning_rate.fset(self, rate)
+            base.learning_rate.fset(self, rate)
 
         def build(self, variables: Any) -> None:
             if not any(keras_internals.variable_key(self, variable) in self.factors for variable in variables):
@@ -206,6 +206,6 @@ def _rated(plain: Any) -> Any:
             finally:
                 self._factor = 1.0
 
-    # Files and the bridge record the visible class: the plain one loads without tfopt and exists in both Kerases.
-    Rated.__module__, Rated.__name__, Rated.__qualname__ = plain.__module__, plain.__name__, plain.__qualname__
+    # Files and the bridge record the visible class: the base loads without tfopt and exists in both Kerases.
+    Rated.__module__, Rated.__name__, Rated.__qualname__ = base.__module__, base.__name__, base.__qualname__
     return Rated

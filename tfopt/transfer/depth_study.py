@@ -112,12 +112,12 @@ class DepthStudy(Transfer):
         flat_model.set_weights(best.weights)
         note = f"{best.kind} cut after '{best.cut}'" if best.cut else "nothing transferred"
         chosen = f"best on the validation images: {note}"
-        told = [
+        notes = [
             f"{run.kind}{f' after {run.cut}' if run.cut else ''}: {run.validation:.4f} validation, {run.test:.4f} test"
             for run in runs
         ]
         files = {"depth_study.json": _as_json(runs), "depth_study.png": _plotted(runs)}
-        return Transferred(bridge.to_keras(flat_model, like=study.fresh), (chosen, *told), files)
+        return Transferred(bridge.to_keras(flat_model, like=study.fresh), (chosen, *notes), files)
 
 
 def chosen_cuts(model: Any, places: int) -> tuple[str, ...]:

@@ -206,8 +206,10 @@ class FeatureTransfer(Transfer):
         for layer, values in weights.items():
             model.get_layer(layer).set_weights(list(values))
         metric, unit = task.keras_metric, "" if scale is None else " in standard deviations of the targets"
-        told = ", ".join(f"{name} {history[name][-1]:.4f}" for name in ("loss", metric, f"val_{metric}"))
-        return [f"head trained on {len(features.train):,} features for {epochs} epochs of Adam, as {why}: {told}{unit}"]
+        figures = ", ".join(f"{name} {history[name][-1]:.4f}" for name in ("loss", metric, f"val_{metric}"))
+        return [
+            f"head trained on {len(features.train):,} features for {epochs} epochs of Adam, as {why}: {figures}{unit}"
+        ]
 
     def _fit_arguments(self, features: Dataset) -> dict[str, Any]:
         """Return the arguments of `fit` for the features of both parts: arrays, or batches if they are too large."""

@@ -56,11 +56,11 @@ def extract_features(
         ModelError: the extractor does not accept the data.
         OutputError: the disk is full.
     """
-    parts, told = features_of(
+    parts, notes = features_of(
         extractor, data, NAMES, views=views, augment=augment, seed=seed, cache=cache, progress=progress, quiet=quiet
     )
     train, validation, test = (parts[name] for name in NAMES)
-    return dataclasses.replace(data, train=train, validation=validation, test=test, notes=(*data.notes, *told))
+    return dataclasses.replace(data, train=train, validation=validation, test=test, notes=(*data.notes, *notes))
 
 
 def features_of(

@@ -176,11 +176,11 @@ def _validated(
     losses: list[np.ndarray] = []
     qualities: list[np.ndarray] = []
     for solutions in zip(*paths, strict=True):
-        judged = np.empty((2, len(x)))
+        evaluated = np.empty((2, len(x)))
         for solved, held in zip(solutions, folds, strict=True):
-            judged[:, held] = kind.judged(solved.scores(x[held]), targets[held])
-        losses.append(judged[0])
-        qualities.append(judged[1])
+            evaluated[:, held] = kind.evaluated(solved.scores(x[held]), targets[held])
+        losses.append(evaluated[0])
+        qualities.append(evaluated[1])
         if len(losses) - 1 - _lowest(losses) >= PATIENCE:
             break
     return losses, qualities
@@ -209,7 +209,7 @@ class _Kind:
         """Yield the solution for each penalty."""
         raise NotImplementedError
 
-    def judged(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def evaluated(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Return loss and quality of each sample: (2, n)."""
         raise NotImplementedError
 
@@ -241,7 +241,7 @@ class _Classes(_Kind):
         whole[:, found], offsets[found] = kernel, bias
         return _Solved(whole, offsets)
 
-    def judged(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def evaluated(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         top = scores.max(axis=1, keepdims=True)
         normalizer = top[:, 0] + np.log(np.exp(scores - top).sum(axis=1))
         loss = normalizer - scores[np.arange(len(scores)), targets]
@@ -257,7 +257,7 @@ class _Labels(_Kind):
             kernels, biases = zip(*parts, strict=True)
             yield _Solved(np.hstack(kernels), np.concatenate(biases))
 
-    def judged(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def evaluated(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         loss = np.logaddexp(0, scores) - targets * scores
         return np.stack([loss.mean(axis=1), ((scores > 0) == (targets > 0.5)).mean(axis=1)])
 
@@ -282,7 +282,7 @@ class _Values(_Kind):
             fitted = Ridge(alpha=penalty * len(x)).fit(x, targets)
             yield _Solved(np.atleast_2d(fitted.coef_).T, np.atleast_1d(fitted.intercept_))
 
-    def judged(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def evaluated(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         error = scores - targets
         return np.stack([(error**2).mean(axis=1), np.abs(error * self.scale.deviation).mean(axis=1)])
 

@@ -252,8 +252,8 @@ def _filled(target: Any, graph: Graph, steps: list[_Step]) -> Any:
     flat_model = bridge.to_tf_keras(target)
     for leaf in graph.leaves:
         if is_layer(leaf.layer):
-            for variable, twin_variable in weights.pairs(leaf.layer, flat_model.get_layer(leaf.name)):
+            for variable, flat_variable in weights.pairs(leaf.layer, flat_model.get_layer(leaf.name)):
                 if id(variable) in values:
-                    twin_variable.assign(values[id(variable)])
+                    flat_variable.assign(values[id(variable)])
     finalize(flat_model)
     return bridge.to_keras(flat_model, like=target)

@@ -89,8 +89,8 @@ def _stated_beside(path: Path | None) -> Preprocessing | None:
         return None
     try:
         with reading(lambda why: DataError(f"{why}.")):
-            told = parse_json(file.read_text(encoding="utf-8"))
-            stated = told.get("preprocessing") if isinstance(told, dict) else None
+            stored = parse_json(file.read_text(encoding="utf-8"))
+            stated = stored.get("preprocessing") if isinstance(stored, dict) else None
             return None if stated is None else Preprocessing.from_dict(stated)
     except DataError as error:
         raise DataError(f"{file} states no preprocessing that can be read; correct or remove it. {error}") from error
@@ -175,8 +175,8 @@ def _measured(extractor: Any, data: Dataset, known: tuple[str, str] | None) -> t
     """Return `data` fed in the way whose features predict the labels best, and notes."""
     rows = np.random.default_rng(0).permutation(len(data.train))[:LOOKED_AT]
     named = {name: Preprocessing.named(name) for name in NAMED}
-    fed = {name: each for name, each in named.items() if data.input_shape[-1] == 3 or not each.per_channel}
-    probes = {name: _probe(extractor, data.with_preprocessing(name), rows) for name in fed}
+    candidates = {name: each for name, each in named.items() if data.input_shape[-1] == 3 or not each.per_channel}
+    probes = {name: _probe(extractor, data.with_preprocessing(name), rows) for name in candidates}
     best = min(probes, key=lambda name: probes[name].loss)
     near = [name for name in probes if name != best and probes[name].worse_by(probes[best]) < CLEAR]
     highest = max(probes, key=lambda name: probes[name].logme)

@@ -54,8 +54,8 @@ class TransferredWeights:
         for move in self.moves:
             if move.status != "matched":
                 alike.setdefault((move.status, move.note), {})[move.layer] = None
-        told = (f"{_listed(list(layers))} {status}: {note}" for (status, note), layers in alike.items())
-        return (f"{len(self.moves)} weights: {said}", *told)
+        lines = (f"{_listed(list(layers))} {status}: {note}" for (status, note), layers in alike.items())
+        return (f"{len(self.moves)} weights: {said}", *lines)
 
     def table(self) -> Any:
         """Return a `rich.table.Table` with one row for the weights of a layer that share a status."""

@@ -141,7 +141,7 @@ def test_the_mask_is_as_far_below_the_scores_as_softmax_needs():
     in_float = Export(weights="float32", activations="float32", compact=False)
     data = tfopt.export_tflite(tf_keras().Model([scores, mask], masked), None, in_float).data
     model = unpacked(data)
-    (found,) = masks._Graph(model, 0).softmaxes()
+    (found,) = masks._Subgraph(model, 0).softmaxes()
     (name,) = found.scores
     assert b"x" in name
     (number,) = found.added
@@ -163,4 +163,4 @@ def test_large_numbers_that_mask_nothing_stay():
     scores = tf_keras().Input((4,), name="x")
     in_float = Export(weights="float32", activations="float32")
     model = tf_keras().Model(scores, layers.Softmax()(layers.Rescaling(2000.0)(scores)))
-    assert list(masks._Graph(unpacked(tfopt.export_tflite(model, None, in_float).data), 0).softmaxes()) == []
+    assert list(masks._Subgraph(unpacked(tfopt.export_tflite(model, None, in_float).data), 0).softmaxes()) == []

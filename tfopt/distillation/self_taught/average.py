@@ -34,10 +34,10 @@ class Average:
             self._pairs = [(w, tf.Variable(w, trainable=False)) for w in weights if id(w) in moving]
             return
         self.model = copied(student)
-        twins = zip(weights, self.model.weights, strict=True)
-        paired = [(weight, twin, id(weight) in moving) for weight, twin in twins]
-        self._pairs = [(weight, twin) for weight, twin, moves in paired if moves]
-        self._kept = [(weight, twin) for weight, twin, moves in paired if not moves]
+        means = zip(weights, self.model.weights, strict=True)
+        paired = [(weight, mean, id(weight) in moving) for weight, mean in means]
+        self._pairs = [(weight, mean) for weight, mean, moves in paired if moves]
+        self._kept = [(weight, mean) for weight, mean, moves in paired if not moves]
 
     def answers(self, x: Any) -> Any:
         """Return the teacher's outputs for x (batch, ...), in inference mode."""
@@ -73,8 +73,8 @@ class Average:
                 now = now * tf.cast(self._masks[id(weight)], now.dtype)
             keep = tf.cast(decay, before.dtype)
             mean.assign(keep * before + (1 - keep) * tf.cast(now, before.dtype))
-        for weight, twin in self._kept:
-            twin.assign(tf.convert_to_tensor(weight))
+        for weight, mean in self._kept:
+            mean.assign(tf.convert_to_tensor(weight))
 
     def hand_over(self) -> None:
         """Copy the averaged weights into the student."""

@@ -16,13 +16,13 @@ from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.models.hub.function import SavedFunction
 
-_OPENED: set[str] = set()  # folders opened in this process, by the user or through a model file
+_ALLOWED: set[str] = set()  # folders opened in this process, by the user or through a model file
 
 
 def saved_model_layer(package: str) -> Any:
     """Return the layer class of `package` (`keras` or `tf_keras`) that wraps a SavedModel; registers both classes.
 
-    Its arguments are `folder`, the path of a SavedModel as returned by `opened`, and `sample_shape`, which fills in
+    Its arguments are `folder`, the path of a SavedModel from `allow_folder`, and `sample_shape`, which fills in
     axes that the module leaves open. Its weights are the variables of the module. In training it uses the module's
     training function, if there is one; with `trainable=False` it never does. Losses that the module adds are ignored.
 
@@ -33,9 +33,9 @@ def saved_model_layer(package: str) -> Any:
     return _keras3_class() if package == "keras" else _tf_keras_class()
 
 
-def opened(folder: Path) -> str:
+def allow_folder(folder: Path) -> str:
     """Allow `folder`, named by the user, and return it as the layers expect it. They open no other folder."""
-    _OPENED.add(str(folder.resolve()))
+    _ALLOWED.add(str(folder.resolve()))
     return str(folder.resolve())
 
 
@@ -62,7 +62,7 @@ def _keras3_class() -> Any:
             self._folder = folder
             self._sample_shape = sample_shape
             self._function: SavedFunction | None = None
-            if folder in _OPENED:
+            if folder in _ALLOWED:
                 function = SavedFunction(Path(folder), sample_shape)
                 self._add_weights([(v.name, v.numpy(), v.trainable) for v in function.variables])
                 self._output = [list(function.output_shape), function.inference.outputs[0].dtype.name]
@@ -115,7 +115,7 @@ def _keras3_class() -> Any:
             function = SavedFunction(kept, self._sample_shape)
             if [tuple(v.shape) for v in function.variables] != [tuple(v.shape) for v in self._carried]:
                 raise ModelError(f"The SavedModel in the file is not that of the layer '{self.name}': save it again.")
-            self._folder = opened(kept)
+            self._folder = allow_folder(kept)
             self._compute_with(function)
 
         def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:
@@ -147,7 +147,7 @@ def _tf_keras_class() -> Any:
 
         def __init__(self, folder: str, sample_shape: Sequence[int | None] | None = None, **kwargs: Any) -> None:
             super().__init__(autocast=False, **kwargs)
-            if folder not in _OPENED:
+            if folder not in _ALLOWED:
                 raise ModelError(
                     f"The layer '{self.name}' needs the SavedModel in {folder}, which was not opened in this process: "
                     "call open_hub on that folder first."

@@ -14,7 +14,7 @@ from tfopt.base import keras_compat
 from tfopt.errors import ModelError
 from tfopt.models.hub.function import SavedFunction, fingerprint
 from tfopt.models.hub.handle import folder_of
-from tfopt.models.hub.layer import opened, saved_model_layer
+from tfopt.models.hub.layer import allow_folder, saved_model_layer
 from tfopt.models.rebuild import check_equal, in_keras, rebuilt
 
 Package = Literal["keras", "tf_keras"]
@@ -94,7 +94,7 @@ def open_hub(
     function = SavedFunction(folder, input_shape)
     name = name or _name(handle)
     notes: list[str] = []
-    for native in _ways(folder):
+    for native in _strategies(folder):
         try:
             model, limits = native(folder, function, package, name)
         except ModelError as error:
@@ -113,7 +113,7 @@ def open_hub(
     return HubModule(model, False, (*notes, *_limits(function, package, frozen)), fingerprint(folder))
 
 
-def _ways(folder: Path) -> tuple[Any, ...]:
+def _strategies(folder: Path) -> tuple[Any, ...]:
     """Return the functions that give native layers, in the order in which they are tried."""
     return (_from_stored, _from_graph) if models.kind(folder) == "tf_keras" else (_from_graph,)
 
@@ -147,7 +147,7 @@ def _one_layer(
             "input_shape=(224, 224, 3)."
         )
     shape = None if input_shape is None else list(input_shape)
-    layer = saved_model_layer(package)(opened(folder), shape, name="module", trainable=trainable)
+    layer = saved_model_layer(package)(allow_folder(folder), shape, name="module", trainable=trainable)
     inputs = api.Input(batch_shape=tuple(spec.shape), dtype=spec.dtype.name, name="input")
     return api.Model(inputs, layer(inputs), name=name)
 

@@ -13,7 +13,7 @@ from tfopt.graph.walk import walk
 _TENSOR = "tensor "  # begins the text that stands for a tensor
 
 
-def plain_copy(layer: Any) -> Any:
+def unbuilt_copy(layer: Any) -> Any:
     """Return a new layer with the config of `layer`, without weights."""
     custom = {type(part).__name__: type(part) for part in keras_internals.flat_layers(layer)}
     with tf_keras().utils.custom_object_scope(custom):
@@ -28,7 +28,7 @@ def built_copy(layer: Any) -> Any:
     """
     import tensorflow as tf
 
-    keras, copy, node = tf_keras(), plain_copy(layer), layer.inbound_nodes[0]
+    keras, copy, node = tf_keras(), unbuilt_copy(layer), layer.inbound_nodes[0]
 
     def own(value: Any) -> Any:
         # By type: `tf.shape` gives numbers without a batch.
@@ -58,7 +58,7 @@ def without_wrappers(model: Any) -> Any:
 def _inner_copy(layer: Any) -> Any:
     if hasattr(layer, "quantizer_vars"):  # TF-MOT's layer for the inputs
         return lambda values: values
-    return built_copy(layer) if unwrapped(layer) is layer else plain_copy(unwrapped(layer))
+    return built_copy(layer) if unwrapped(layer) is layer else unbuilt_copy(unwrapped(layer))
 
 
 def call_of(wrapper: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from tfopt.base.decorators import not_converted
 from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module, unwrapped
 from tfopt.graph.keras_internals import own_variables
-from tfopt.stages.kernels.layer_copies import KeepsCallContract, built_copy, call_of, plain_copy, restored
+from tfopt.stages.kernels.layer_copies import KeepsCallContract, built_copy, call_of, restored, unbuilt_copy
 from tfopt.stages.kernels.table import kernel_layers, kernels, named_kernel
 
 # A step, as int64, that no training reaches.
@@ -32,7 +32,7 @@ def wrap_for_pruning(flat_model: Any, settings: Settings) -> Any:
 
 def wrapped_copy(layer: Any, settings: dict[str, Any] | None) -> Any:
     """Return a copy of `layer` in a pruning wrapper, or a plain copy without weights if `settings` is None."""
-    return plain_copy(layer) if settings is None else scored_pruning()(built_copy(layer), **settings)
+    return unbuilt_copy(layer) if settings is None else scored_pruning()(built_copy(layer), **settings)
 
 
 def masked_weights(layer: Any) -> list[np.ndarray]:

@@ -80,14 +80,14 @@ def match_kernels(lite: LiteModel, layers: Iterable[Any]) -> dict[str, Weight]:
     return {layer: found.parts[0] for (layer, _), found in find_kernels(lite, layers).items()}
 
 
-def find_kernels(lite: LiteModel, layers: Iterable[Any], asked: Collection[Key] | None = None) -> dict[Key, FileKernel]:
-    """Find the kernels of `layers` in the file, all of them or those in `asked`.
+def find_kernels(lite: LiteModel, layers: Iterable[Any], keys: Collection[Key] | None = None) -> dict[Key, FileKernel]:
+    """Find the kernels of `layers` in the file, all of them or those in `keys`.
 
     Raises:
         PromiseError: a kernel is not in the file.
     """
     wanted = kernels_by_key(layers)
-    return locate(lite, {key: kernel for key, kernel in wanted.items() if asked is None or key in asked})
+    return locate(lite, {key: kernel for key, kernel in wanted.items() if keys is None or key in keys})
 
 
 def locate(lite: LiteModel, wanted: Mapping[Key, Kernel]) -> dict[Key, FileKernel]:

@@ -58,8 +58,8 @@ def promised_kernels(lite: LiteModel, flat_model: Any, promises: Sequence[Promis
         PromiseError: a kernel is not in the file.
     """
     promised = {promise.layer for promise in promises}
-    asked = {(promise.layer, promise.weight) for promise in promises}
-    return find_kernels(lite, [layer for layer in flat_model.layers if layer.name in promised], asked)
+    keys = {(promise.layer, promise.weight) for promise in promises}
+    return find_kernels(lite, [layer for layer in flat_model.layers if layer.name in promised], keys)
 
 
 def _broken(promise: Promise, kernel: FileKernel) -> Iterator[tuple[str, FileKernel]]:

@@ -47,9 +47,9 @@ class Contents:
             "classes": ", ".join(self.labels),
             "bytes": f"{self.bytes:,}, {self.deflated:,} deflated",
         }
-        for name, told in rows.items():
-            if told:
-                table.add_row(name, told)
+        for name, text in rows.items():
+            if text:
+                table.add_row(name, text)
         return table
 
 
@@ -74,8 +74,8 @@ def contents(lite: LiteModel) -> Contents:
 
 def port_in_words(port: Port) -> str:
     """Return an input or output as "name dtype (shape)", with its scale and zero point if quantized."""
-    told = f"{port.name} {port.dtype} {port.shape}"
-    return f"{told} x {port.scales[0]:.4g} from {port.zero_points[0]}" if port.scales else told
+    text = f"{port.name} {port.dtype} {port.shape}"
+    return f"{text} x {port.scales[0]:.4g} from {port.zero_points[0]}" if port.scales else text
 
 
 def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str], names: LayerNames) -> list[str]:
@@ -158,21 +158,21 @@ def _verify_activations(lite: LiteModel, settings: Export, names: LayerNames) ->
 
 
 def _weight_notes(lite: LiteModel, settings: Export, names: LayerNames) -> list[str]:
-    asked = settings.weights
+    expected = settings.weights
     readers = _readers(lite)
     weights = [(weight, *readers[weight.tensor.subgraph, weight.tensor.index]) for weight in lite.weights()]
-    other = [(weight, op) for weight, op, _ in weights if weight.tensor.dtype not in WEIGHTS[asked]]
-    narrow = [op for weight, op in other if asked == "int4" and weight.tensor.dtype == "int8"]
+    other = [(weight, op) for weight, op, _ in weights if weight.tensor.dtype not in WEIGHTS[expected]]
+    narrow = [op for weight, op in other if expected == "int4" and weight.tensor.dtype == "int8"]
     rest = [(weight, op) for weight, op in other if op not in narrow]
     if rest and not _may_stay(rest, settings):
         weight, op = max(rest, key=lambda one: one[0].values.size)
         raise PromiseError(
-            f"{asked} weights were promised, but {weight.tensor.name} is {weight.tensor.dtype}: the converter has no "
-            f"{asked} form for it. It is read by {_operators([op], names)}."
+            f"{expected} weights were promised, but {weight.tensor.name} is {weight.tensor.dtype}: the converter has "
+            f"no {expected} form for it. It is read by {_operators([op], names)}."
         )
     if weights and len(other) == len(weights) and settings.by_edge_quantizer:
         raise PromiseError(
-            f"{asked} weights were promised, but no operator of the file has a form for them: "
+            f"{expected} weights were promised, but no operator of the file has a form for them: "
             f"{_operators([op for _, op in other], names)}."
         )
     notes = []
@@ -235,9 +235,9 @@ def _float_notes(lite: LiteModel, settings: Export, in_float: Mapping[str, str],
 
 def _operators(ops: Sequence[Op], names: LayerNames) -> str:
     """Return operators with their layers, "stem, head (CONV_2D)", or only their types if tensors have no names."""
-    told = dict.fromkeys(f"{', '.join(names.near(op))} ({op.name})".strip() for op in ops)
-    more = f" and {len(told) - NAMED_AT_MOST} more" if len(told) > NAMED_AT_MOST else ""
-    return "; ".join(list(told)[:NAMED_AT_MOST]) + more
+    named = dict.fromkeys(f"{', '.join(names.near(op))} ({op.name})".strip() for op in ops)
+    more = f" and {len(named) - NAMED_AT_MOST} more" if len(named) > NAMED_AT_MOST else ""
+    return "; ".join(list(named)[:NAMED_AT_MOST]) + more
 
 
 def _readers(lite: LiteModel) -> dict[tuple[int, int], tuple[Op, bool]]:

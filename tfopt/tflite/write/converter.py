@@ -46,7 +46,7 @@ def convert(
         settings: what the file holds. A dynamic batch becomes a static one if the model can only be converted, or only
             be all integers, or only keep its promises with that.
         representative_data: training inputs, as for `export_tflite`.
-        flat_model: `model` as `flat_twin` gives it, if that is there already.
+        flat_model: the result of `model_to_convert(model)`, if it is there already.
         breaks: whether a file breaks a promise, so that another way to convert the model is tried.
     """
     native.start()  # it imports TensorFlow while the model is brought over and traced
@@ -56,7 +56,7 @@ def convert(
             f"The model '{model.name}' was trained for int8 weights and activations. Export it so, or pass the float "
             f"model for {settings.weights} weights and {settings.activations} activations."
         )
-    flat_model = flat_twin(model) if flat_model is None else flat_model
+    flat_model = model_to_convert(model) if flat_model is None else flat_model
     _check_weights(flat_model)
     check_states(recurrent_layers(flat_model))
     samples = None
@@ -83,7 +83,7 @@ def _kept_samples(flat_model: Any, settings: Export, data: bytes) -> Calibration
     return _calibration(kept, settings).bind(flat_model) if LiteModel(data).float_tensors() else None
 
 
-def flat_twin(model: Any) -> Any:
+def model_to_convert(model: Any) -> Any:
     """Return the flat tf_keras model to convert: `model` itself after `Quantize`."""
     return model if is_quantization_aware(model) else bridge.to_tf_keras(native_if_possible(model)[0])
 

@@ -29,7 +29,7 @@ from tfopt.tflite.read.metadata import with_labels
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.compact import compact
-from tfopt.tflite.write.converter import convert, flat_twin, load_and_check
+from tfopt.tflite.write.converter import convert, load_and_check, model_to_convert
 from tfopt.tflite.write.low_bit_weights import store_integers
 from tfopt.tflite.write.proof import kept_beside, prove
 
@@ -197,22 +197,22 @@ def _built(
     if settings.integer_only and data is not None:
         calibration = Calibration(data, settings.calibration_samples)
     native.start()  # it imports TensorFlow while the model crosses the bridge
-    asked = settings.border
+    border = settings.border
     if settings.io is None and settings.integer_only and has_float_ends(model):
         settings = dataclasses.replace(settings, io="float32")
-    twin = flat_twin(model)
+    to_convert = model_to_convert(model)
     trained_ranges = layers_with_trained_scales(model)
 
     def breaks(made: bytes) -> bool:
         try:
-            lite = LiteModel(_with_integers(made, model, settings)[0])
+            lite = LiteModel(_with_stored_integers(made, model, settings)[0])
             verify_promises(lite, flat_model, promises, trained_ranges=trained_ranges)
         except PromiseError:
             return True
         return False
 
     ranges = None if only_trained else calibration
-    content, notes = _with_integers(convert(model, settings, ranges, twin, breaks=breaks), model, settings)
+    content, notes = _with_stored_integers(convert(model, settings, ranges, to_convert, breaks=breaks), model, settings)
     named = load_and_check(_labeled(content, data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
@@ -229,17 +229,17 @@ def _built(
     places = promised_kernels(named, flat_model, promises) if promises else {}
     for file, found_in in ((named, places), (lite, same_places(places, lite))):
         promised = verify_promises(file, flat_model, promises, trained_ranges=trained_ranges, places=found_in)
-    if settings.border == "float32" != asked:
-        found.append(f"inputs and outputs are float32, since as {asked} they would lose too much")
+    if settings.border == "float32" != border:
+        found.append(f"inputs and outputs are float32, since as {border} they would lose too much")
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
-    notes += _about_sizes(settings, twin, lite)
-    compared = prove(model, twin, named, lite, settings, data, max_noise=max_noise) if proven else []
+    notes += _about_sizes(settings, to_convert, lite)
+    compared = prove(model, to_convert, named, lite, settings, data, max_noise=max_noise) if proven else []
     lite.notes = (*notes, *promised, *found, *calibrated, *compared)
     return lite
 
 
-def _with_integers(data: bytes, model: Any, settings: Export) -> tuple[bytes, list[str]]:
+def _with_stored_integers(data: bytes, model: Any, settings: Export) -> tuple[bytes, list[str]]:
     """Return the file with the integers that the weights of `model` represent, if any, and notes."""
     integers = integers_of(model) if settings.weights == "int8" else {}
     if settings.activations != "int8":  # where sums are in float, fewer bits have no operators
@@ -249,14 +249,16 @@ def _with_integers(data: bytes, model: Any, settings: Export) -> tuple[bytes, li
     return data, []
 
 
-def _about_sizes(settings: Export, twin: Any, lite: LiteModel) -> Iterator[str]:
+def _about_sizes(settings: Export, flat_model: Any, lite: LiteModel) -> Iterator[str]:
     """Yield notes on sizes of the inputs that were to stay free, and could not."""
-    given = next((tensor.shape[0] for tensor in twin.inputs if tensor.shape[0]), None)
+    given = next((tensor.shape[0] for tensor in flat_model.inputs if tensor.shape[0]), None)
     if settings.batch == "dynamic" and given:
         yield f"made for {counted(given, 'sample')} at a time: the model's Input fixes its batch size"
     elif settings.batch == "dynamic" and any(port.shape[0] is not None for port in lite.inputs):
         yield "made for one sample at a time: with a free batch it cannot be converted as asked"
-    if any(None in tensor.shape[1:] for tensor in twin.inputs) and not any(None in p.shape[1:] for p in lite.inputs):
+    if any(None in tensor.shape[1:] for tensor in flat_model.inputs) and not any(
+        None in p.shape[1:] for p in lite.inputs
+    ):
         shapes = ", ".join(str(port.shape) for port in lite.inputs)
         yield f"made for inputs of the samples' size, {shapes}: with free sizes it cannot be converted as asked"
 

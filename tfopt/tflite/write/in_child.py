@@ -28,16 +28,18 @@ Sample = dict[str, np.ndarray]
 
 def convert(folder: str, out: str, settings: dict[str, Any], samples: str | None) -> None:
     """Convert the SavedModel `folder`, write the .tflite to `out`, and run it once on the first of `samples`."""
-    asked, data = Export(**settings), _Samples(samples) if samples else None
-    converter = _converter(folder, asked)
-    _finish(_converted(converter, asked, data), out, data)
+    export, data = Export(**settings), _Samples(samples) if samples else None
+    converter = _converter(folder, export)
+    _finish(_converted(converter, export, data), out, data)
 
 
 def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None) -> None:
     """Quantize the float .tflite `model` with litert-quantizer, write the file to `out`, and run it once."""
-    asked, data = Export(**settings), _Samples(samples) if samples else None
+    export, data = Export(**settings), _Samples(samples) if samples else None
     given = Path(model).read_bytes()
-    _finish(edge_quantizer.quantized(_prepared(given, asked) if asked.integer_only else given, asked, data), out, data)
+    _finish(
+        edge_quantizer.quantized(_prepared(given, export) if export.integer_only else given, export, data), out, data
+    )
 
 
 def _prepared(data: bytes, settings: Export) -> bytes:

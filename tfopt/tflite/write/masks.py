@@ -35,7 +35,7 @@ def with_near_masks(data: bytes, calibrate: Calibrate) -> bytes:
     """
     data = rewritten(data, _with_selected_bools)
     model = unpacked(data)
-    found = [softmax for number in range(len(model.subgraphs)) for softmax in _Graph(model, number).softmaxes()]
+    found = [softmax for number in range(len(model.subgraphs)) for softmax in _Subgraph(model, number).softmaxes()]
     for softmax in found:
         softmax.replace(model, 0.0, 0.0)
     calibrated = rewritten(calibrate(packed(model, len(data)) if found else data), _with_ranges_of_sources)
@@ -213,7 +213,7 @@ class _Softmax:
                 tensor.quantization.min = np.maximum(tensor.quantization.min, np.float32(self.low))
 
 
-class _Graph:
+class _Subgraph:
     """A subgraph of a float model."""
 
     def __init__(self, model: Any, number: int) -> None:

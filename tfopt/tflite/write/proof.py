@@ -105,9 +105,9 @@ def kept_beside(error: PromiseError, path: Path) -> PromiseError:
         return error
     place = path.with_name(f"{path.stem}.failed.tflite")
     write_atomically(place, error.data)
-    told = PromiseError(f"{error} The file is kept as {place}.")
-    told.data = error.data
-    return told
+    kept = PromiseError(f"{error} The file is kept as {place}.")
+    kept.data = error.data
+    return kept
 
 
 def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evidence:
@@ -142,14 +142,14 @@ def _is_random(model: Any, flat_model: Any, evidence: _Evidence, expected: list[
 
 
 def _in_words(bad: list[OutputProof], model: Any, flat_model: Any, named: LiteModel, evidence: _Evidence) -> str:
-    told = "; ".join(f"output '{proof.name}': {', '.join(proof.failures)}" for proof in bad)
+    text = "; ".join(f"output '{proof.name}': {', '.join(proof.failures)}" for proof in bad)
     narrow = next((proof for proof in bad if proof.narrower_than_a_step), None)
     if narrow is not None and narrow.channel is not None:
-        told += (
+        text += (
             f". One scale serves all of '{narrow.name}': its step is {narrow.step:.3g}, and channel {narrow.channel} "
             f"varies by {narrow.deviation:.3g}: make outputs of the parts that it is concatenated from"
         )
-    return told + _first_bad_layer(flat_model, named, evidence)
+    return text + _first_bad_layer(flat_model, named, evidence)
 
 
 def _first_bad_layer(flat_model: Any, named: LiteModel, evidence: _Evidence) -> str:

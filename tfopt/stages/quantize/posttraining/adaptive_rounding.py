@@ -62,14 +62,14 @@ def adaptively_rounded(
         grid, layer = grids[key], exact.get_layer(key[0])
         if why := cannot_learn(layer):
             kernel.variable.assign(grid.values(kernel.values))
-            told = f"rounded to nearest: {why}"
+            text = f"rounded to nearest: {why}"
         else:
             problem = _problem(rounded, exact, kernel, grid, wiring, samples, rng)
             integers, before, after = solve(problem, iterations)
             kernel.variable.assign(grid.of(integers.reshape(kernel.shape)))
-            told = f"mean squared error {before:.3g} with rounding to nearest, {after:.3g} with learned rounding"
+            text = f"mean squared error {before:.3g} with rounding to nearest, {after:.3g} with learned rounding"
         if progress is not None:
-            progress(f"{'/'.join(key)}: {told}")
+            progress(f"{'/'.join(key)}: {text}")
     return rounded
 
 
