@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 # worksteal gives each process whole runs of files, so what a file's tests share is made once and not in every process.
 
-.PHONY: run test lint clean
+.PHONY: run test test-slow lint clean
 
 run: $(VENV)/installed
 	$(BIN)/tfopt run recipes/deep_compression.py --overwrite
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
+
+# Whole runs and exhaustive tables, of which the other tests cover the parts.
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
