@@ -261,6 +261,7 @@ def one_chunk(file):
     file.create_dataset("x", (1,), "float32", maxshape=(None,), chunks=(2**28,), compression="gzip")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [cycle, soft_cycle])
 def test_links_in_circles_do_no_harm(change, tmp_path):
     assert models.kind(hdf5(tmp_path / "m.h5", change)) == "tf_keras"
@@ -478,6 +479,7 @@ def no_graph(model):
     model.subgraphs = []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"), [(huge, r"4,096.0 GiB of memory, over the limit of 8 GiB"), (no_graph, "cannot run it")]
 )

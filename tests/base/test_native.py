@@ -49,6 +49,7 @@ def test_errors_keep_their_class_and_others_their_text(child):
         call("fail")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "arguments", "cause"),
     [
@@ -73,6 +74,7 @@ def test_a_kill_from_outside_is_distinguished_from_a_crash(child):
     assert crash.type is native.CrashError
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sessions")
 def test_the_child_has_its_own_session_so_that_ctrl_c_reaches_only_the_caller(child):
     call("double", number=0)
@@ -88,6 +90,7 @@ def test_what_takes_too_long_is_ended(child):
     assert process.poll() is not None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_an_interruption_ends_the_child(child):
     call("double", number=0)

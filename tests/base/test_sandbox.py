@@ -154,6 +154,7 @@ def test_a_sandbox_that_does_not_start_is_not_blamed_on_the_file(doors, monkeypa
             sandbox.try_first("doors:fine", doors)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_the_child_ends_with_its_parent_even_in_the_middle_of_a_file(doors):
     program = (

@@ -34,6 +34,7 @@ def randomize(model):
                 weight.assign(rng.uniform(*inside.get(weight.name, (0.5, 1.5)), weight.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "arguments", "kinds"), FAMILIES, ids=[row[0] for row in FAMILIES])
 def test_family_crosses_without_keras_3_inside(name, size, arguments, kinds):
     import keras

@@ -220,6 +220,7 @@ def test_converts_to_tflite(custom):
     np.testing.assert_allclose(LiteModel(content).predict(x), model(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_in_another_process(custom, tmp_path):
     import keras
 

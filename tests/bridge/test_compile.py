@@ -94,6 +94,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_one_step_of_sgd_agrees(a, b, loss):
@@ -243,6 +244,7 @@ CARRIED_LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CARRIED_LOSSES)
 def test_a_loss_that_tf_keras_lacks_runs_as_keras_3(name):
     keras, _ = kerases().values()

@@ -178,6 +178,7 @@ def test_dot_has_equal_twin():
     there_and_back(model, *rng.normal(size=(2, 3, *SERIES)).astype("float32"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRAPPING)
 def test_layers_around_layers_have_equal_twins(name):
     import keras
@@ -249,6 +250,7 @@ def test_embedding_has_equal_twin():
     there_and_back(model, np.arange(15, dtype="int32").reshape(3, 5) % 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["LSTM", "Bidirectional", "MultiHeadAttention", "GlobalAveragePooling1D"])
 def test_masks_are_passed_on(after):
     """What follows the first 0 of a sentence has no influence."""

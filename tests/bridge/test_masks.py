@@ -23,6 +23,7 @@ def with_states(api, kind):
     return api.Model([steps, *states], outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
 @pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])
 def test_an_rnn_with_states_is_masked_as_in_its_own_keras(api, kind):

@@ -48,6 +48,7 @@ def by_layer(model, like):
     return bridge.to_keras(model, like).get_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "recurrent", "attention"])
 def test_a_step_of_sgd_is_the_same(name):
     import keras

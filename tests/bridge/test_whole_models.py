@@ -434,6 +434,7 @@ def test_no_environment_changes():
     assert os.environ.get("TF_USE_LEGACY_KERAS") == before
 
 
+@pytest.mark.slow
 @needs_shared
 def test_mobilenet_of_imagenet():
     from tfopt.models import load_model
@@ -478,6 +479,7 @@ def test_loss_in_the_graph_is_not_dropped_in_silence():
         bridge.to_tf_keras(model)
 
 
+@pytest.mark.slow
 def test_mobilenet_v2_inside_a_sequential():
     import keras
 

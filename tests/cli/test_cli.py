@@ -115,6 +115,7 @@ def test_version():
     assert (done.exit_code, tfopt.__version__ in done.stdout) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_not_an_error_of_tfopt(tmp_path):
     """As in `tfopt inspect FILE | head`, where rich raises SystemExit."""
     read, write = os.pipe()
@@ -152,6 +153,7 @@ def test_run_writes_all_files_and_prints_the_report(files, recipe, tmp_path):
     assert "epoch 2" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_saved_recipe_runs_again_to_the_same_file(files, tmp_path):
     first = small_run(files, "--out", tmp_path / "a", "--quiet", "--epochs-factor", 0.5)
     assert (first.exit_code, first.stderr) == (0, "")
@@ -163,6 +165,7 @@ def test_a_saved_recipe_runs_again_to_the_same_file(files, tmp_path):
     assert (tmp_path / "a" / "model.tflite").read_bytes() == (tmp_path / "b" / "model.tflite").read_bytes()
 
 
+@pytest.mark.slow
 def test_run_goes_to_saved_models_by_default_and_keeps_what_is_there(files):
     assert small_run(files, "--quiet").exit_code == 0
     assert sorted(path.name for path in Path("saved_models/quick").iterdir()) == FILES
@@ -388,6 +391,7 @@ def test_every_recipe_is_a_script_and_a_file(path, monkeypatch, capsys):
     assert tfopt.Recipe.from_json(recipe.to_json()) == recipe
 
 
+@pytest.mark.slow
 def test_a_recipe_script_runs_for_real(files, tmp_path):
     arguments = ("--model", files["model.keras"], "--data", files["data.npz"], "--out", tmp_path / "out")
     done = script(RECIPES / "quantize_aware.py", *arguments, "--epochs-factor", 0.01, "--limit", 60)
@@ -450,6 +454,7 @@ def teach(taught, recipe, *more):
     )
 
 
+@pytest.mark.slow
 def test_a_teacher_on_the_command_line(taught, tmp_path):
     done = teach(taught, "distill.py", "--teacher", taught / "all.keras", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
@@ -459,6 +464,7 @@ def test_a_teacher_on_the_command_line(taught, tmp_path):
     assert json.loads((tmp_path / "out" / "recipe.json").read_text())["distillation"]["losses"][0]["loss"] == "Hinton"
 
 
+@pytest.mark.slow
 def test_teachers_of_different_classes_are_fused(taught, tmp_path):
     teachers = ("--teacher", taught / "ba.keras", "--teacher", taught / "cd.keras")
     names = ("--teacher-classes", taught / "ba.txt", "--teacher-classes", taught / "cd.txt")
@@ -576,6 +582,7 @@ def test_the_epochs_factor_reaches_the_head_of_a_transfer():
     assert (scaled.stages[0].epochs, scaled.transfer.epochs) == (1, 3)
 
 
+@pytest.mark.slow
 def test_old_names_in_a_recipe_are_said(files, tmp_path):
     values = json.loads(files["recipe.json"].read_text())
     values["export"]["ranges"] = values["export"].pop("activation_ranges")

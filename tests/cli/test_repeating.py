@@ -54,6 +54,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_resumes_with_the_seed_that_has_not_finished(command, seeds, tmp_path):
     done, fail = seeds
     fail[4] = KeyboardInterrupt()
@@ -72,6 +73,7 @@ def test_an_interrupted_command_resumes_with_the_seed_that_has_not_finished(comm
     assert f"{(first + second) / 2:.4f} ±" in ended.stdout
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_take_the_results_of_an_interrupted_command(command, seeds):
     done, fail = seeds
     fail[4] = KeyboardInterrupt()
@@ -80,6 +82,7 @@ def test_other_settings_do_not_take_the_results_of_an_interrupted_command(comman
     assert done == [3, 4, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_seed_that_breaks_a_promise_leaves_the_others_and_the_table(command, seeds, tmp_path):
     broken = PromiseError("The file broke.")
     broken.data = b"TFL3"
@@ -92,6 +95,7 @@ def test_a_seed_that_breaks_a_promise_leaves_the_others_and_the_table(command, s
     assert f"error: 1 of 2 seeds failed. Seed 3: The file broke. The file is kept as {kept}." in ended.stderr
 
 
+@pytest.mark.slow
 def test_an_old_folder_is_replaced_as_a_whole(command, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old.txt").write_text("old")

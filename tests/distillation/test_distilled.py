@@ -86,6 +86,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(api, data):
     assert logs["loss"][0] == pytest.approx(0.1 * hard.mean() + 0.7 * soft.mean() + penalty, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sample_weight", "class_weight"])
 def test_weights_of_samples_and_classes_count_in_every_part(api, data, kind):
     x, y = data
@@ -100,6 +101,7 @@ def test_weights_of_samples_and_classes_count_in_every_part(api, data, kind):
     assert logs["hinton"][0] == pytest.approx(0.9 * soft.mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_cached_and_live_teachers_teach_the_same(api, data):
     x, y = data
     weights = []
@@ -137,6 +139,7 @@ def test_the_student_runs_once_a_step_and_the_teacher_once_in_all(api, data):
     assert calls["teacher"] == 2 * 40  # those of the inspection; its answers are cached by now
 
 
+@pytest.mark.slow
 def test_predict_evaluate_and_save_are_the_students_own(api, data, tmp_path):
     x, y = data
     student = network(api)
@@ -165,6 +168,7 @@ def test_predict_evaluate_and_save_are_the_students_own(api, data, tmp_path):
     np.testing.assert_array_equal(other.predict(x, verbose=0), student.predict(x, verbose=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher_api", APIS)
 @pytest.mark.parametrize("cache", ["auto", "never"])
 def test_the_teacher_is_left_as_it_was(api, data, teacher_api, cache):
@@ -258,6 +262,7 @@ def test_a_dataset_that_repeats_itself_is_answered_once(api, data):
         distilled.fit(shuffled, epochs=1, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage",
     [tfopt.Prune(final_sparsity=0.5), tfopt.Cluster(number_of_clusters=4), tfopt.Quantize(), tfopt.FineTune()],
@@ -308,6 +313,7 @@ def test_l2_sp_starts_at_zero_and_pulls_back(api, data):
     assert first == 0 < second
 
 
+@pytest.mark.slow
 def test_two_replicas_learn_what_one_does():
     """Runs in a separate process: the number of devices is fixed once TensorFlow starts."""
     code = """

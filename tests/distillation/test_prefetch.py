@@ -67,6 +67,7 @@ def taught(api, data, teacher, *, as_dataset=False, distillation=LIVE, **fit):
     return student.get_weights(), logs, distilled.targets._prefetcher is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_dataset", [False, True], ids=["arrays", "dataset"])
 @pytest.mark.parametrize("weights", [None, "sample_weight", "class_weight"])
 def test_the_student_learns_what_it_learns_from_the_live_teacher(api, data, as_dataset, weights, monkeypatch):
@@ -99,6 +100,7 @@ def test_an_ensemble_that_uses_labels_runs_ahead(data, monkeypatch):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_assigned_between_two_fits_are_seen(api, data):
     x, y = data
     teacher = teacher_of()
@@ -112,6 +114,7 @@ def test_weights_assigned_between_two_fits_are_seen(api, data):
     assert after != pytest.approx(before, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_weights_that_change_within_a_fit_are_seen_at_the_next_step(api, data, monkeypatch):
     def logs_of(teacher):
         class Change(api.callbacks.Callback):
@@ -156,6 +159,7 @@ def test_the_teacher_is_neither_changed_nor_saved(api, data, tmp_path):
     assert len(api.models.load_model(tmp_path / "student.keras").weights) == len(student.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fit",
     [{"validation_split": 0.25}, {"steps_per_epoch": 2}, {"validation_data": True}],

@@ -132,6 +132,7 @@ def test_average_by_hand(api):
     assert sum(kept) == 2
 
 
+@pytest.mark.slow
 def test_teacher_is_the_average_of_what_fit_passed_through(api, table):
     x, y = table
     seen = []
@@ -186,6 +187,7 @@ def test_gaps():
         np.testing.assert_allclose(gaps.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["together", "marked", "dataset"])
 def test_one_step_by_hand(api, table, form):
     """The loss, its terms and the step: labels use labeled samples, consistency all; the teacher gets no step."""
@@ -307,6 +309,7 @@ def test_mixed_batches_show_everything_before_anything_again():
     assert [list(first.numpy()) for first, _ in again] == [shown[0][:2], shown[0][2:4], shown[0][4:6]]
 
 
+@pytest.mark.slow
 def test_mean_teacher_is_the_student_to_whoever_uses_it(api, table, tmp_path):
     x, y = table
     student = network(api)
@@ -366,6 +369,7 @@ def test_mean_teacher_refuses():
         model.fit(x, y, sample_weight=np.full(8, np.inf, "float32"), verbose=0)
 
 
+@pytest.mark.slow
 def test_few_labels_and_the_mean_teacher():
     """Two arcs with two labels each: agreement on unlabeled samples spreads the labels along the arcs."""
     import keras
@@ -413,6 +417,7 @@ def stages():
     return {stage: stage for stage in (FineTune, Prune, Cluster, Quantize)}.values()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", stages(), ids=lambda stage: stage.__name__)
 def test_course_in_every_stage(images, small_model, stage):
     """The promise holds for every `use`, and lending weights to the teacher does not change the student."""
@@ -569,6 +574,7 @@ def test_mutual_step_by_hand(api, table):
     np.testing.assert_allclose(logs["loss"], total, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_mutual_is_the_first_student_to_whoever_uses_it(api, table, tmp_path):
     x, y = table
     students = [network(api, 1), network(api, 2)]
@@ -656,6 +662,7 @@ def pictures():
     return rng.normal(size=(32, 8, 8, 1)).astype("float32"), rng.integers(0, 3, 32)
 
 
+@pytest.mark.slow
 def test_exit_terms_by_hand(api, pictures):
     x, y = pictures
     weights = np.linspace(0.2, 2, 32).astype("float32")
@@ -708,6 +715,7 @@ def test_exits_do_not_pull_at_what_teaches_them(api, pictures):
     assert len(model.trainable_variables) == len(student.trainable_variables) + len(heads)
 
 
+@pytest.mark.slow
 def test_models_of_exits(api, pictures, tmp_path):
     x, y = pictures
     student = convolutional(api)
@@ -781,6 +789,7 @@ def test_fresh_weights(api):
     same([first.layers[0](x)], [np.asarray(model.layers[0](x))], 0)
 
 
+@pytest.mark.slow
 def test_generations_and_interruption(images, tmp_path, monkeypatch):
     """Resuming an interrupted run gives the same result as an uninterrupted one."""
     import keras

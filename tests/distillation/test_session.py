@@ -109,6 +109,7 @@ def test_each_image_comes_with_the_answer_to_that_very_view(data, augment):
     assert augment is None or (seen[0] != seen[1]).any()
 
 
+@pytest.mark.slow
 def test_the_teacher_answers_each_view_once_for_all_stages(data):
     counting = Counting()
     recipe = dataclasses.replace(RECIPE, distillation=Distillation(views=2))
@@ -118,6 +119,7 @@ def test_the_teacher_answers_each_view_once_for_all_stages(data):
     assert counting.asked == 2 * 96 + 2 * 64 * 4 + 64 + 2 + 3 * 32 + 64
 
 
+@pytest.mark.slow
 def test_terms_and_teacher_are_in_the_report_and_the_recipe(data, teacher, whole, tmp_path):
     student, before, result = whole
     notes = [" ".join(row.notes) for row in result.report.rows]
@@ -140,6 +142,7 @@ def test_a_teacher_without_a_distillation_teaches_by_hinton(data, teacher):
     assert result.recipe.distillation == Distillation()
 
 
+@pytest.mark.slow
 def test_answers_on_disk_serve_the_next_run_and_no_other_teacher(data, teacher, tmp_path):
     recipe = dataclasses.replace(RECIPE, stages=(tfopt.FineTune(epochs=2),))
     weights = []
@@ -161,6 +164,7 @@ def test_answers_on_disk_serve_the_next_run_and_no_other_teacher(data, teacher, 
         )
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_only_with_its_teacher(data, teacher, whole, tmp_path):
     *_, uninterrupted = whole
     stopped = []
@@ -220,6 +224,7 @@ def test_what_cannot_be_taught_fails_before_training(data, teacher):
         tfopt.optimize(student, recipe, data, teacher=wide, quiet=True)
 
 
+@pytest.mark.slow
 def test_regression_is_taught_too(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 4)).astype("float32")

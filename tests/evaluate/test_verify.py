@@ -121,6 +121,7 @@ def test_files_side_by_side(folder):
     assert without[0].metrics == {}
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_weights(folder):
     import keras
 

@@ -311,6 +311,7 @@ def test_what_is_no_checkpoint_of_the_run_is_said_in_one_line_and_ignored(tmp_pa
     assert len(run.notes) == 7 and "resuming after Prune" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_ends_as_without(tmp_path):
     import keras
 

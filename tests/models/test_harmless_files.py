@@ -54,6 +54,7 @@ def test_no_layer_is_forgotten(kind):
     assert set(harmless.classes(api.layers, api.layers.Layer)) <= known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_layer(tmp_path, kind, form):
@@ -64,6 +65,7 @@ def test_every_layer(tmp_path, kind, form):
     print(f"{tried} layers of {kind} in {form}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "form"), [("keras3", ".keras"), ("tf_keras", ".keras"), ("tf_keras", ".h5")])
 def test_every_operation(tmp_path, kind, form):
     """Keras 3 cannot read back its operations from `.h5`."""
@@ -72,6 +74,7 @@ def test_every_operation(tmp_path, kind, form):
     print(f"{len(names)} operations of {kind} in {form}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_initializer_regularizer_constraint_and_activation(tmp_path, kind, form):
@@ -79,6 +82,7 @@ def test_every_initializer_regularizer_constraint_and_activation(tmp_path, kind,
     check(model, saved(model, tmp_path / f"settings{form}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_loss_metric_optimizer_and_schedule(tmp_path, kind, form):
@@ -129,6 +133,7 @@ def test_own_losses_and_metrics_in_the_compile_settings(tmp_path, kind, form):
     assert loaded.optimizer is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_applications(tmp_path, kind, form):
@@ -139,6 +144,7 @@ def test_small_applications(tmp_path, kind, form):
         check(model, saved(model, tmp_path / f"{name}{form}"))
 
 
+@pytest.mark.slow
 def test_a_file_as_teachable_machine_writes_it(tmp_path):
     """A `.h5` of tf_keras: a Sequential of a Sequential around a Functional MobileNet, and of a Sequential head."""
     api = keras_compat.tf_keras()
@@ -283,6 +289,7 @@ def test_modules_of_control_flow_and_random_numbers(tmp_path):
 # Files of others, and of tfopt itself
 
 
+@pytest.mark.slow
 def test_the_shared_models(shared):
     for file in sorted((shared / "models").glob("*.h5")) + sorted((shared / "models").glob("*.keras")):
         assert tfopt.load_model(file).count_params() > 0

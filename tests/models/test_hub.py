@@ -393,6 +393,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_stands_in_the_way_is_named(case):
     function, words = REFUSED[case]
@@ -487,6 +488,7 @@ def stored(tmp_path_factory):
     return model, folder
 
 
+@pytest.mark.slow
 @PACKAGES
 def test_layers_that_tf_keras_stored(stored, package):
     """Dropout, a regularizer, a momentum and a recurrent layer: the inference graph has none of these."""
@@ -583,6 +585,7 @@ def test_stages_work_on_the_layers(tmp_path, name):
             np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_stages_reach_the_layers_of_a_real_module(shared):
     """MobileNet V1: 14 convolutions, the first of them included, and 13 depthwise ones, which Prune leaves alone."""
     archive = shared / "models" / "hub" / "mobilenet_025_224_feature_vector.tar.gz"
@@ -723,6 +726,7 @@ def test_a_file_of_tf_keras_names_the_folder(tmp_path):
     np.testing.assert_allclose(loaded.predict(x, verbose=0), module.model.predict(x, verbose=0), atol=1e-6)
 
 
+@pytest.mark.slow
 @PACKAGES
 def test_stages_work_around_it(tmp_path, package):
     """The head is pruned; the module's own weights are trained, carried over the bridge and back."""
@@ -946,6 +950,7 @@ def test_an_unknown_package(tmp_path):
         open_hub(tmp_path, package="torch")
 
 
+@pytest.mark.slow
 def test_importing_it_loads_no_tensorflow_and_the_door_leaves_no_trace():
     code = """
 import os, sys

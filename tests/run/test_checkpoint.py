@@ -123,6 +123,7 @@ def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 def test_the_checkpoint_stays_until_the_results_are_written(tmp_path, monkeypatch, small_run):
     file, folder = tmp_path / "run.npz", tmp_path / "out"
     result = tfopt.optimize(*small_run, quiet=True, checkpoint=file)
@@ -134,6 +135,7 @@ def test_the_checkpoint_stays_until_the_results_are_written(tmp_path, monkeypatc
     assert not file.exists() and (folder / "model.tflite").read_bytes() == result.lite.data
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch, small_run, capsys):
     monkeypatch.setattr(Checkpoint, "save", full_disk)
     result = tfopt.optimize(*small_run, checkpoint=tmp_path / "run.npz")

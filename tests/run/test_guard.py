@@ -190,6 +190,7 @@ def test_a_ruinous_stage_ends_the_run_and_nothing_is_lost(model, digits, tmp_pat
     assert all((kernel == 0).mean() > 0.9 for kernel in kernels)
 
 
+@pytest.mark.slow
 def test_no_guard_without_max_drop(model, digits):
     result = run(model, digits, RUINOUS, max_drop=None, export=tfopt.Export(allow_drift=True))
     assert result.verdict.ok and result.verdict.text == ""
@@ -215,6 +216,7 @@ def lowered(model, digits, tmp_path_factory):
     return tfopt.optimize(model, recipe, digits, quiet=True, checkpoint=file)
 
 
+@pytest.mark.slow
 def test_a_lower_target_on_the_second_try_is_what_was_carried_out(lowered):
     """98 % are too many; 73.5 %, three quarters of them, are kept, promised and recorded, after an interruption too."""
     assert lowered.verdict.ok
@@ -225,6 +227,7 @@ def test_a_lower_target_on_the_second_try_is_what_was_carried_out(lowered):
     assert all(0.70 < share < 0.80 for share in shares)
 
 
+@pytest.mark.slow
 def test_a_second_try_that_fails_keeps_the_first(model, digits, monkeypatch):
     train = StageRunner.train
 

@@ -356,6 +356,7 @@ def seeded_files():
     return [tfopt.optimize(model, CLUSTER.seeded(seed), data, quiet=True) for seed in (1, 1, 2)]
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_bytes_and_another_one_others(seeded_files):
     first, again, other = (result.lite.data for result in seeded_files)
     assert first == again
@@ -375,6 +376,7 @@ def test_tf_keras_in_tf_keras_out():
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_a_path_will_do(tmp_path):
     import keras
 
@@ -683,6 +685,7 @@ def test_images_of_another_size_are_brought_to_the_models(tmp_path):
     assert 0.1 < resized.train.x().max() <= 1
 
 
+@pytest.mark.slow
 def test_progress_is_on_stderr_and_quiet_is_quiet(capsys):
     recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=2),))
     tfopt.optimize(dense_net(tf_keras()), recipe, blobs())

@@ -145,6 +145,7 @@ def test_a_resizing_stage_that_is_not_kept_resizes_nothing(data, monkeypatch):
     assert resized[-2:] == [True, False]  # the file of the stage, the result
 
 
+@pytest.mark.slow
 def test_the_file_has_the_sizes_and_computes_what_the_model_does(data, x):
     recipe = tfopt.Recipe(stages=(Halve(epochs=1), tfopt.Prune(epochs=1, min_steps=0)), export=FLOAT, max_drop=None)
     result = tfopt.optimize(network(keras), recipe, data, quiet=True)
@@ -204,6 +205,7 @@ def interrupted(data, tmp_path_factory):
     return recipe, file, tfopt.optimize(network(keras), recipe, data, quiet=True).lite.data
 
 
+@pytest.mark.slow
 def test_a_run_resumes_after_a_stage_that_resized(data, interrupted, monkeypatch, tmp_path):
     recipe, kept, whole = interrupted
     file = tmp_path / "run.npz"

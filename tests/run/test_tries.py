@@ -46,6 +46,7 @@ def run(data, *stages, model=None, **recipe):
 # Training that diverges ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_drop", [0.05, None])
 def test_what_came_before_a_training_that_diverges_is_kept(data, tmp_path, max_drop):
     """The loss is finite in the only batch; the weights are not after it."""
@@ -247,6 +248,7 @@ def test_resuming_does_not_change_the_model_that_the_run_began_with(tmp_path):
 # Verdicts -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", [keras, tf_keras()], ids=["keras", "tf_keras"])
 def test_a_stage_that_is_not_kept_is_in_the_keras_of_the_model(data, tmp_path, package):
     ruinous = tfopt.Prune(final_sparsity=0.95, schedule="one-shot", epochs=0)
@@ -283,6 +285,7 @@ def test_a_drop_is_finite():
 # Seeds --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_last_seed_of_all_wraps_around(data):
     stages = (tfopt.FineTune(epochs=1, min_steps=0),) * 2
     training = tfopt.Training(seed=2**32 - 1, batch_size=64)
@@ -293,6 +296,7 @@ def zeros(result):
     return np.flatnonzero(result.model.get_weights()[0] == 0).tolist()
 
 
+@pytest.mark.slow
 def test_the_seed_of_a_recipe_is_that_of_stages_without_one(data):
     """Which weights fall at random depends on the seed; of 18 weights, nine may fall in 48,620 ways."""
     random = {"importance": "random", "schedule": "one-shot", "epochs": 0}

@@ -52,6 +52,7 @@ def found(model, data):
     return sensitivity(model, data, bits=(8, 4, 2))
 
 
+@pytest.mark.slow
 def test_each_kernel_is_tried_alone(model, data, found):
     """By hand: the second layer in 2 bits, with steps from a fine search."""
     keys = list(dict.fromkeys((trial.layer, trial.weight) for trial in found.trials))
@@ -171,6 +172,7 @@ def test_a_budget_that_cannot_be_met_is_an_error_before_training_that_names_the_
         tfopt.optimize(model, recipe, data, quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [None, tuple(letter * 500 for letter in "abcd")], ids=["plain", "long names"])
 def test_the_file_of_a_run_keeps_the_budget(model, data, names):
     data = dataclasses.replace(data, class_names=names)  # they are in the file as well

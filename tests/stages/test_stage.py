@@ -69,6 +69,7 @@ def test_the_table_names_every_stage():
     assert {type(param.values[0]) for param in EACH} == set(STAGES.builtin)
 
 
+@pytest.mark.slow
 def test_the_callers_model_is_unchanged_and_shares_nothing(trained):
     _, model, before, wrapped, _, stripped = trained
     assert state_of(model) == before
@@ -76,6 +77,7 @@ def test_the_callers_model_is_unchanged_and_shares_nothing(trained):
     assert own.isdisjoint(id(weight) for weight in [*wrapped.weights, *stripped.weights])
 
 
+@pytest.mark.slow
 def test_a_compiled_model_comes_back_compiled_and_ready_to_fit(trained, samples):
     api, _, _, wrapped, history, stripped = trained
     assert set(history) == {"loss", "accuracy"}
@@ -88,6 +90,7 @@ def test_a_compiled_model_comes_back_compiled_and_ready_to_fit(trained, samples)
     stripped.set_weights(weights)
 
 
+@pytest.mark.slow
 def test_strip_gives_back_kind_and_architecture_with_other_weights(stage, trained, samples):
     api, model, _, wrapped, _, stripped = trained
     assert isinstance(stripped, api.Model)
@@ -103,6 +106,7 @@ def test_strip_gives_back_kind_and_architecture_with_other_weights(stage, traine
     np.testing.assert_allclose(ours, theirs, atol=0.03 if rounded else 1e-5)
 
 
+@pytest.mark.slow
 def test_saving_keeps_every_weight_bit_for_bit(trained, tmp_path):
     api, _, _, _, _, stripped = trained
     stripped.save(tmp_path / "plain.keras")

@@ -78,6 +78,7 @@ BODIES = {
 CASES = [(make, case) for make in BODIES for case in make(keras.layers)]
 
 
+@pytest.mark.slow
 @APIS
 @pytest.mark.parametrize(("make", "case"), CASES, ids=[case for _, case in CASES])
 def test_features_come_from_before_the_last_kernel(api, make, case):

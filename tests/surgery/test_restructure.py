@@ -83,6 +83,7 @@ def test_mobilenet_is_the_one_of_that_alpha(api):
     np.testing.assert_allclose(np.sum(made(images((96, 96, 1)), training=False), axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments"), [("MobileNetV2", {"alpha": 0.35}), ("MobileNetV3Small", {"alpha": 0.75}), ("VGG16", {})]
 )
@@ -96,6 +97,7 @@ def test_another_input_and_other_classes(api, name, arguments):
     assert shapes(made) == shapes(make(weights=None, input_shape=(64, 96, 1), classes=7, **arguments))
 
 
+@pytest.mark.slow
 def test_width_of_a_small_network_written_twice(api):
     made = restructure(residual(api, widths=(32, 64)), width=0.5)
     assert shapes(made) == shapes(residual(api, widths=(16, 32)))
@@ -220,6 +222,7 @@ def test_depth_of_a_small_network_written_twice(api):
     np.testing.assert_allclose(made(images(), training=False), by_hand(images(), training=False), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_blocks_are_left_out(api):
     source = residual(api, blocks=(4, 2))
     made = restructure(source, depth=0.5)
@@ -249,6 +252,7 @@ def test_resnet8_of_mlperf_tiny(shared):
     assert made.output_shape == (None, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "blocks"),
     [
@@ -281,6 +285,7 @@ def transformer(api, depth, before=True):
     return api.Model(inputs, layers.Dense(3, "softmax")(layers.GlobalAveragePooling1D()(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["norm before", "norm behind"])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_attention_and_mlp_are_one_block(api, depth, before):
@@ -616,6 +621,7 @@ def test_a_custom_layer_with_a_fixed_width_is_named():
         restructure(model, width=0.5)
 
 
+@pytest.mark.slow
 def test_convnext_scales(api):
     """LayerScale states its width, StochasticDepth grows from block to block."""
     make = api.applications.ConvNeXtTiny

@@ -180,6 +180,7 @@ def gone(path):
     path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [cut, emptied, turned, shortened, gone])
 @pytest.mark.parametrize("what", ["output", "feature0"])
 def test_a_damaged_view_is_computed_again(damage, what, tmp_path):

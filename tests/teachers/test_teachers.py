@@ -196,6 +196,7 @@ def quantization_aware():
     return wrapped, lambda x: np.asarray(wrapped(x, training=False), np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [subclassed, nested, function_of_numpy, function_of_tensorflow, fixed_batch, quantization_aware]
 )

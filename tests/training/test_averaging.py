@@ -46,6 +46,7 @@ def test_validation_and_the_end_have_the_average_and_training_the_weights(valida
         np.testing.assert_allclose(history["val_loss"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_stage_keeps_zeros_and_says_so():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(120, 4)).astype("float32"), rng.integers(0, 2, 120)

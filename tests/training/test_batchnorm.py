@@ -119,6 +119,7 @@ def test_momentum_fits_the_number_of_steps(steps, momentum):
     assert model.get_layer("norm").momentum == 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batchnorm_", "seen", "samples", "moves"), [
     ("frozen", True, 200, False), ("frozen", False, 200, True), ("train", True, 200, True),
     ("auto", True, 200, False), ("auto", True, 1500, True), ("auto", False, 200, True),

@@ -51,6 +51,7 @@ def moved(before, after):
 # Freezing -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("until", "first"),
     [
@@ -71,6 +72,7 @@ def test_frozen_up_to_a_layer_and_trained_after_it(model, until, first):
     assert trained(frozen(model, until, batchnorm="frozen")) == upper - NORMS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("since", "first"), [(None, "stem"), ("apart", "apart"), ("inner", "conv"), ("drop", "head")])
 def test_unfrozen_from_a_layer_on(model, since, first):
     upper = set(WEIGHTED[WEIGHTED.index(first) :])
@@ -95,6 +97,7 @@ def test_a_copy_has_the_same_weights_and_compile_settings_and_shares_nothing(mod
     assert model.optimizer is optimizer
 
 
+@pytest.mark.slow
 def test_frozen_batchnorms_keep_statistics_and_run_in_inference_mode(model, samples):
     x, y = samples
     moves = {}
@@ -229,6 +232,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("name", STEPS)
 def test_each_layer_steps_at_its_own_rate(api, name):
@@ -241,6 +245,7 @@ def test_each_layer_steps_at_its_own_rate(api, name):
         np.testing.assert_allclose(weights, kernel, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mean, deviation", [(70.0, 40.0), (0.0, 1e-4)])
 @pytest.mark.parametrize("optimizer", ["Adam", "RMSprop", "Lion"])
 def test_the_rate_of_the_last_layer_trains_as_on_normalized_targets(optimizer, mean, deviation):
@@ -274,6 +279,7 @@ def test_target_scale_leaves_what_it_does_not_fit():
     assert for_target_scale(adam, plain, 9.0) is not adam
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Nadam", "Ftrl", "Lion", "AdamW"])
 def test_every_optimizer_goes_as_two_of_it_with_two_rates(api, name):
@@ -294,6 +300,7 @@ def test_every_optimizer_goes_as_two_of_it_with_two_rates(api, name):
     assert not np.allclose(rated[0], fast[0], rtol=1e-2)
 
 
+@pytest.mark.slow
 @BOTH
 def test_distance_is_the_longest_way_and_frozen_layers_count(api):
     """x -> stem -> norm -> (left -> [twice] -> , right) -> add -> head: the stem is 3 kernels from the output."""
@@ -466,6 +473,7 @@ def fitted(stage, model, samples, keep=()):
     return wrapped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "first", "held"),
     [
@@ -509,6 +517,7 @@ def test_without_unfreeze_from_the_models_own_flags_hold_and_with_it_they_do_not
     assert trained(stripped) == {"head"}
 
 
+@pytest.mark.slow
 def test_zeros_stay_and_frozen_layers_too(model, samples):
     sparse = Prune(final_sparsity=0.5, schedule="one-shot").strip(
         Prune(final_sparsity=0.5, schedule="one-shot").apply(model, steps=1)
@@ -553,6 +562,7 @@ def data(samples):
     return tfopt.load_data((samples[0][:200], samples[1][:200]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["alone", "distilled", "compiled by the caller"])
 def test_layer_decay_reaches_the_optimizer(small_model, data, way):
     """In a run, in a run with terms on the parameters (which needs no teacher), and for a model that came compiled."""
@@ -670,6 +680,7 @@ def run(small_model, samples):
     return model, weights_of(model), seen, result
 
 
+@pytest.mark.slow
 def test_a_run_unfreezes_gradually_and_frees_all_again(run):
     model, before, seen, result = run
     body = [{"head"}, {"depth", "head"}, {"inline", "apart", "conv", "depth", "head"}]

@@ -77,6 +77,7 @@ def all_of(model):
     return state, [layer.trainable for layer in model.layers], id(model.optimizer), bridge.is_compiled(model)
 
 
+@pytest.mark.slow
 @BOTH
 def test_the_model_is_not_changed_and_its_compiled_settings_are_used(api):
     schedule = api.optimizers.schedules.ExponentialDecay(0.5, 10, 0.5)
@@ -94,6 +95,7 @@ def test_the_model_is_not_changed_and_its_compiled_settings_are_used(api):
     np.testing.assert_allclose(default.losses, adam.losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 @BOTH
 def test_data_of_every_kind(api):
     import tensorflow as tf

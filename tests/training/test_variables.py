@@ -44,6 +44,7 @@ def fitted(outputs, labels, metric, prepared):
     return history, model.get_weights(), len(traced)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SHAPES)
 def test_the_step_is_traced_once_and_nothing_else_changes(case):
     (before, weights, twice), (after, same, once) = (fitted(*SHAPES[case], prepared) for prepared in (False, True))

@@ -114,6 +114,7 @@ def test_layers_that_are_not_there(x):
         feature_extractor(source, layer="conw")
 
 
+@pytest.mark.slow
 def test_imagenet_weights(shared):
     path = shared / "models" / "mobilenet_025_224_imagenet.keras"
     source = keras.models.load_model(path)
@@ -124,6 +125,7 @@ def test_imagenet_weights(shared):
     assert feature_extractor(path, input_shape=(96, 96, 3)).output_shape == (None, 256)
 
 
+@pytest.mark.slow
 def test_a_hub_module_is_used_to_its_end(shared):
     archive = shared / "models" / "hub" / "mobilenet_025_224_feature_vector.tar.gz"
     photos = np.random.default_rng(0).uniform(0, 1, (2, 224, 224, 3)).astype("float32")
@@ -217,6 +219,7 @@ def labels_for(task, y):
     }[task]
 
 
+@pytest.mark.slow
 @APIS
 @pytest.mark.parametrize("task", ["classification", "one-hot", "multilabel", "regression"])
 def test_the_whole_model_is_extractor_and_head(api, task):
@@ -247,6 +250,7 @@ def test_the_whole_model_is_extractor_and_head(api, task):
     assert "left out" in made.notes[0]
 
 
+@pytest.mark.slow
 def test_same_seed_same_model(images, source):
     def kernel(seed):
         made = FeatureTransfer(epochs=2, seed=seed).transferred(source, images, quiet=True)
@@ -256,6 +260,7 @@ def test_same_seed_same_model(images, source):
     assert (kernel(1) != kernel(2)).any()
 
 
+@pytest.mark.slow
 def test_features_that_do_not_fit_into_memory_are_fed_in_batches(images, source, monkeypatch):
     settings = FeatureTransfer(epochs=20, learning_rate=0.05)
     in_memory = settings.transferred(source, images, quiet=True)

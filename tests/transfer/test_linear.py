@@ -48,6 +48,7 @@ def best_strength(x, y, folds):
     return linear.STRENGTHS[best], losses[best], hits[best]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "width", "classes", "spread"), [(90, 6, 3, 0.7), (40, 100, 4, 0.15), (60, 5, 2, 0.7)]
 )
@@ -222,6 +223,7 @@ def source():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{}, {"head": Head(hidden=(16,)), "epochs": 40, "learning_rate": 0.03, "batch_size": 16}],
@@ -238,6 +240,7 @@ def test_an_age_of_50_is_not_missed_by_49(source, settings):
     assert ("ridge" in made.notes[1]) == (not settings)
 
 
+@pytest.mark.slow
 def test_which_heads_are_fitted_and_which_trained(source, monkeypatch):
     x, y = blobs(60, 8, 3)
     data = load_data((x, y))
@@ -306,6 +309,7 @@ def test_features_of_several_depths():
     np.testing.assert_allclose(found, np.hstack([low @ last + 1, low]), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("last", "depths"), [([[1, 2, 3], [0, 0, 0]], 2), ([[1, 0, 0], [0, 1, 0]], 1)])
 def test_cross_validation_chooses_how_many_depths(last, depths):
     """The last features do not see the second channel, or all that there is."""

@@ -369,6 +369,7 @@ def test_layers_of_another_class_are_not_mixed_up(api):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", APIS)
 def test_layers_around_layers(api, other):
     def model(api, seed):
@@ -465,6 +466,7 @@ def test_a_rank_is_given_once():
     assert pairs[1].note == "the source has no matching Dense with an automatic name"
 
 
+@pytest.mark.slow
 def test_mobilenet_from_its_file(shared):
     source = load_model(shared / "models" / "mobilenet_025_224_imagenet.keras")
     target = keras.applications.MobileNet(weights=None, alpha=0.25, classes=5, input_shape=(64, 64, 1))

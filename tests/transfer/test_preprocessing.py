@@ -67,6 +67,7 @@ def test_what_stands_beside_the_model_wins(tmp_path):
     assert "scales its inputs itself" in choose_preprocessing(tmp_path / "model.keras", images_of(), None)[1][0]
 
 
+@pytest.mark.slow
 @APIS
 @pytest.mark.parametrize(
     ("name", "settings", "mode"),
@@ -94,6 +95,7 @@ def test_a_pretrained_architecture_is_fed_as_it_was_trained():
     assert "'symmetric': the MobileNet of keras.applications was trained with it" in note
 
 
+@pytest.mark.slow
 def test_the_same_architecture_for_other_classes_is_measured():
     """Somebody trained it on something, fed in some way: here noise tells nothing, so its structure decides."""
     x = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3)).astype("uint8")

@@ -50,6 +50,7 @@ def recipe_of(*stages, transfer=TRANSFER, **training):
     )
 
 
+@pytest.mark.slow
 def test_a_file_for_the_new_task(source, data, tmp_path):
     before = source.get_weights()
     result = tfopt.optimize(
@@ -82,6 +83,7 @@ def test_round_trip():
         tfopt.Recipe.from_dict(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upright", [True, False])
 def test_augmentation_of_views_is_tried_first(source, data, upright):
     x, y = pictures(300, 1)
@@ -104,6 +106,7 @@ def test_what_the_stages_cannot_do_is_told_before_features_are_computed(source, 
         tfopt.optimize(source, recipe_of(transfer=tfopt.transfer.FeatureTransfer(layer="konv")), data, quiet=True)
 
 
+@pytest.mark.slow
 def test_features_are_kept_for_the_next_run(source, data, tmp_path):
     recipe = recipe_of(transfer=dataclasses.replace(TRANSFER, epochs=2))
     runs, written = [], []
@@ -116,6 +119,7 @@ def test_features_are_kept_for_the_next_run(source, data, tmp_path):
     np.testing.assert_array_equal(*outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least", "code"), [(0.5, 0), (1.0, 1)])
 def test_the_gate(source, tmp_path, least, code):
     x, y = pictures(300, 1)
@@ -157,6 +161,7 @@ def test_parameters(source, data):
     assert result.model.output_shape == (None, 2)
 
 
+@pytest.mark.slow
 def test_structure(source, data):
     transfer = tfopt.transfer.StructureTransfer(width=0.5, divisor=2)
     result = tfopt.optimize(source, recipe_of(tfopt.FineTune(epochs=15), transfer=transfer), data, quiet=True)
@@ -182,6 +187,7 @@ def deep_source():
     return model
 
 
+@pytest.mark.slow
 def test_depth_study(deep_source, data, tmp_path):
     """Each network has the layers that its name says, and the best one is used."""
     transfer = tfopt.transfer.DepthStudy(places=2, epochs=2, learning_rate=0.01)
@@ -203,6 +209,7 @@ def test_depth_study(deep_source, data, tmp_path):
     assert (tmp_path / "out" / "depth_study.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_an_interrupted_depth_study_resumes(deep_source, data, tmp_path, monkeypatch):
     from tfopt.transfer import depth_study
 
@@ -234,6 +241,7 @@ def test_bad_studies(deep_source, data):
         tfopt.transfer.DepthStudy().untrained(deep_source, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "transfer",
     [tfopt.transfer.ParameterTransfer(), tfopt.transfer.StructureTransfer()],
@@ -255,6 +263,7 @@ def test_no_augmentation_without_a_judge():
     assert "no augmentation (horizontal_flip): there is no model to judge which images stay recognizable" in notes
 
 
+@pytest.mark.slow
 def test_a_saved_model_as_source(source, data, tmp_path):
     """Its layers are rebuilt from its graph, so that they can be pruned; the report says so."""
     source.export(tmp_path / "saved", verbose=False)

@@ -49,6 +49,7 @@ def untrained(stage, model, keep=()):
     return stage.strip(stage.apply(model, steps=0, keep=keep))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("init", "keep"), [(INITS[0], ()), *((init, ("sparsity",)) for init in INITS)], ids=lambda value: str(value)
 )
@@ -77,6 +78,7 @@ def test_zeros_can_be_preserved_although_no_stage_made_them(sparse):
     assert all(np.all(after[name][before[name] == 0] == 0) for name in KERNELS)
 
 
+@pytest.mark.slow
 def test_layers_left_alone_keep_their_zeros_too(sparse, samples):
     stage = Cluster(number_of_clusters=6, layers=(("head", False), ("stem", False)))
     before, after = kernels(sparse), kernels(stage.strip(fitted(stage, sparse, samples, {"sparsity"})))
@@ -91,6 +93,7 @@ def test_layers_left_alone_keep_their_zeros_too(sparse, samples):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [(), ("sparsity",)], ids=["dense", "sparse"])
 def test_clusters_per_channel(keep, model, sparse, samples):
     stage = Cluster(number_of_clusters=4, cluster_per_channel=True)
@@ -130,6 +133,7 @@ def test_a_frozen_layer_is_clustered(samples):
     assert not stripped.get_layer("d").trainable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("keep", [(), ("sparsity",)], ids=["dense", "sparse"])
 @pytest.mark.parametrize(

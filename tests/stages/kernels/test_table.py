@@ -172,6 +172,7 @@ def clustered(sparse, data):
 # Which weights -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_kernels_of_each_layer(flat_model):
     for name, (_, _, expected) in each_layer().items():
         layer = flat_model.get_layer(name)
@@ -242,11 +243,13 @@ def depthwise(key):
     return key[1] == "depthwise_kernel"
 
 
+@pytest.mark.slow
 def test_every_kernel_reaches_its_sparsity(sparse, sizes):
     found = {key: np.count_nonzero(values == 0) for key, values in all_kernels(sparse).items()}
     assert found == {key: 0 if depthwise(key) else size - max(1, round(size * 0.4)) for key, size in sizes.items()}
 
 
+@pytest.mark.slow
 def test_every_kernel_gets_its_clusters_and_keeps_its_zeros(sparse, clustered, sizes):
     before, after = (all_kernels(each) for each in (sparse, clustered))
     assert set(after) == set(sizes)
@@ -258,6 +261,7 @@ def test_every_kernel_gets_its_clusters_and_keeps_its_zeros(sparse, clustered, s
         np.testing.assert_array_equal(values[before[key] == 0], 0, err_msg=str(key))
 
 
+@pytest.mark.slow
 def test_the_centroids_of_every_kernel_are_trained(sparse, clustered):
     stage = Cluster(number_of_clusters=5)
     start = all_kernels(stage.strip(stage.apply(sparse, steps=0, keep={"sparsity"})))
@@ -291,6 +295,7 @@ def trained(stage, model):
     return all_kernels(stage.strip(wrapped))
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_zeros_of_every_kernel(small):
     before, after = all_kernels(small), trained(FineTune(), small)
     for key, values in after.items():
@@ -298,6 +303,7 @@ def test_fine_tuning_keeps_the_zeros_of_every_kernel(small):
         assert np.count_nonzero(values != before[key]) > 0.4 * values.size
 
 
+@pytest.mark.slow
 def test_a_kernel_left_alone_in_a_clustered_layer_keeps_its_zeros(small):
     stage = Cluster(number_of_clusters=5, layers=(("memory/kernel", False), ("both/*/kernel", 4)))
     before, after = all_kernels(small), trained(stage, small)
@@ -313,6 +319,7 @@ def test_a_kernel_left_alone_in_a_clustered_layer_keeps_its_zeros(small):
     assert np.count_nonzero(after["memory", "kernel"] != before["memory", "kernel"]) > 40
 
 
+@pytest.mark.slow
 def test_pruning_one_kernel_of_a_layer_holds_the_zeros_of_the_other(small):
     stage = Prune(final_sparsity=0.8, layers=(("memory/kernel", True), ("*", False)))
     before, after = all_kernels(small), trained(stage, small)
@@ -334,6 +341,7 @@ def two_alike():
     return model
 
 
+@pytest.mark.slow
 def test_random_importance_draws_another_mask_for_each_kernel():
     found = one_shot(two_alike(), importance="random")
     masks = [found[layer, name] == 0 for layer in ("first", "second") for name in ("kernel", "recurrent_kernel")]

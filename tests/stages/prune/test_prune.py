@@ -64,6 +64,7 @@ def schedule_of(stage, steps):
     return pruned_layers(stage.apply(dense(8, 4), steps=steps))[0].pruning_schedule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 50, 101, 143, 150, 286, 1001])
 @pytest.mark.parametrize(
     "settings",
@@ -118,6 +119,7 @@ def test_a_schedule_without_steps_is_refused(schedule):
         Prune(schedule=schedule).apply(dense(8, 4), steps=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["polynomial", "constant", "one-shot"])
 @pytest.mark.parametrize("batches", [1, 3])
 def test_each_kernel_reaches_the_target_in_a_fit_of_few_steps(schedule, batches, model, samples):
@@ -328,6 +330,7 @@ def odd_layers():
     )
 
 
+@pytest.mark.slow
 def test_layers_that_tfmot_refuses_are_pruned_or_noted():
     model = odd_layers()
     stage = Prune(schedule="one-shot", final_sparsity=0.75)
@@ -347,6 +350,7 @@ def test_layers_that_tfmot_refuses_are_pruned_or_noted():
     assert all(f"not pruned: {name} (" in notes for name in ("depthwise1d", "separable", "prelu"))
 
 
+@pytest.mark.slow
 def test_m_by_n_leaves_layers_alone_whose_inputs_its_mask_would_not_follow():
     model = odd_layers()
     stage = Prune(sparsity_m_by_n=(2, 4))

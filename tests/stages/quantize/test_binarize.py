@@ -95,6 +95,7 @@ def trained(stage, model, samples):
     return wrapped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "values"), [("ternary", {-1, 0, 1}), ("xnor", {-1, 1})])
 def test_the_file_holds_two_or_three_values(model, samples, scheme, values):
     wrapped = trained(Binarize(scheme=scheme), model, samples)

@@ -90,6 +90,7 @@ def test_the_schemes_are_named_as_in_tfmots_collaborative_optimization():
     assert set(SCHEMES) == {frozenset(keep) for keep in ((), ("sparsity",), ("clusters",), BOTH)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["plain_case", "whole_case"])
 def test_every_kernel_lies_on_an_int8_grid_after_strip(case, request):
     plain = request.getfixturevalue(case)[2]
@@ -135,6 +136,7 @@ def test_the_file_computes_what_the_trained_model_does(whole_case, samples):
     np.testing.assert_allclose(lite.predict(samples[0]), wrapped.predict(samples[0], verbose=0), atol=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [frozenset({"clusters"}), BOTH], ids=["CQAT", "PCQAT"])
 def test_clusters_per_channel_stay_per_channel(keep, model, samples):
     stages = [SPARSE] * ("sparsity" in keep) + [Cluster(number_of_clusters=4, cluster_per_channel=True)]
@@ -149,6 +151,7 @@ def test_clusters_per_channel_stay_per_channel(keep, model, samples):
             assert np.all(after[name][kernels(before)[name] == 0] == 0)
 
 
+@pytest.mark.slow
 def test_zeros_stay_through_training_when_there_are_no_clusters(model, samples):
     before, promises = shrunk(model, SPARSE)
     after = Quantize().strip(fitted(Quantize(), before, samples, {"sparsity"}))
@@ -535,6 +538,7 @@ def test_frozen_layers_stay_as_they_are(model, samples):
     assert np.abs(after - frozen.get_layer("apart").get_weights()[0]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_layers_left_in_float_by_rule_keep_zeros_and_clusters(model, samples):
     before, _ = shrunk(model, SPARSE)
     stage = Quantize(layers=(("conv", False),))
@@ -611,6 +615,7 @@ def test_a_quantize_config_of_the_users_own_is_named_by_a_rule():
         Quantize(layers=(("dense", "mine>Fine"),)).apply(net, steps=1)
 
 
+@pytest.mark.slow
 def test_masks_reach_the_layers_that_ask_for_them():
     layers = keras_compat.tf_keras().layers
     net = chained((6,), layers.Embedding(5, 4, mask_zero=True), layers.Dense(4), layers.LSTM(3), dtype="int32")

@@ -65,6 +65,7 @@ def raw_columns():
     return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Concatenate()(parts)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [raw_dense, raw_normalization, raw_columns])
 @pytest.mark.parametrize("given", [False, True], ids=["trained ranges", "samples too"])
 def test_raw_features_stay_in_float(build, given):
@@ -124,6 +125,7 @@ def concatenated(parts):
     return tf.concat(parts, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Concatenate", "tf.concat", "two stages"])
 @pytest.mark.parametrize("given", [False, True], ids=["trained ranges", "samples too"])
 def test_a_detection_head_stays_in_float(kind, given):
@@ -255,6 +257,7 @@ def test_a_batch_normalization_that_is_not_folded_computes_as_in_training():
     assert noise(model.predict(FINE, verbose=0), lite.predict(FINE)) < 0.1
 
 
+@pytest.mark.slow
 def test_many_residual_blocks_without_ranges_are_walked_once():
     """Each block doubles the number of ways back to the input: of 60 blocks nobody could walk them all."""
     values = inputs = keras.Input((3,), name="raw")

@@ -29,6 +29,7 @@ def test_max_reaches_the_largest_weight_of_each_channel(bits):
     np.testing.assert_allclose(found[0, 0, 0], np.abs(kernel).max(axis=(0, 1, 2)) / (2 ** (bits - 1) - 1), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", BITS)
 def test_mse_is_as_good_as_a_dense_search(bits):
     kernel = weights().astype("float64")

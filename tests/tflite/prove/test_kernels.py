@@ -174,6 +174,7 @@ def test_promises_hold_or_break_in_each_place(dead, file_of_dead, name):
         verify_promises(file_of_dead, dead, [Clusters(name, 2, weight=kernel.name)], trained_ranges=False)
 
 
+@pytest.mark.slow
 def test_kernels_of_one_shape_in_sequences_are_found_with_names_and_without(sequences):
     for settings in (FLOAT, INT8):
         named = lite_of(sequences, settings)

@@ -78,6 +78,7 @@ def in_channels(kernel):
     return np.sort(np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1), axis=1)
 
 
+@pytest.mark.slow
 def test_every_kernel_is_found_whole(model, lite):
     layers = [layer for layer in model.layers if layer.weights]
     found = find_kernels(lite, layers)

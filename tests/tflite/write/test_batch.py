@@ -144,6 +144,7 @@ FOLDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDED)
 def test_after_quantize_batch_normalization_is_part_of_the_layer_before(name):
     shape, make, operators = FOLDED[name]

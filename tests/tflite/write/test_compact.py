@@ -39,6 +39,7 @@ def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return converter.convert()
 
 
+@pytest.mark.slow
 def test_outputs_are_bit_identical_and_bytes_fewer(original: bytes) -> None:
     small = compact(original)
     assert len(small) < 0.9 * len(original)

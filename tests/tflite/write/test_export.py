@@ -99,6 +99,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["keras3", "tf_keras"])
 def test_each_form_is_in_the_file_and_close_to_the_model(kind, form, models, expected, tmp_path):
@@ -507,6 +508,7 @@ def test_loops_that_crash_the_converter_are_unrolled(layer):
     np.testing.assert_allclose(lite.predict(x), model(x), atol=0.1)
 
 
+@pytest.mark.slow
 def test_long_loops_are_refused_before_they_crash():
     keras = tf_keras()
     model = keras.Sequential([keras.Input((500, 4)), keras.layers.GRU(5, name="slow")])
@@ -515,6 +517,7 @@ def test_long_loops_are_refused_before_they_crash():
     assert tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32")).float_tensors()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sequences", [True, False])
 def test_int8_recurrent_layers_in_both_directions_are_as_exact_as_in_one(sequences):
     keras = tf_keras()

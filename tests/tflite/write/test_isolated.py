@@ -52,6 +52,7 @@ def test_a_child_that_is_killed_leaves_no_file_of_another_kind(monkeypatch):
     assert len(calls) == 1  # not a second time with a fixed batch
 
 
+@pytest.mark.slow
 def test_a_crash_names_the_layer_and_the_cause(crash_at_selu):
     model, x = branches(), np.ones((4, 6), "float32")
     with pytest.raises(

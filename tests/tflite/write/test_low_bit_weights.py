@@ -86,6 +86,7 @@ def test_a_kernel_without_a_4_bit_operator_has_its_integers_in_8(four_bits):
     assert any("stored in 8: depth" in note for note in notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -201,6 +202,7 @@ def test_learned_steps_have_the_gradient_of_lsq(model):
     np.testing.assert_allclose(by_weight, np.where(np.abs(ratio) < 7, 1.0, 0.0) * np.arange(8), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_learned_steps_are_trained(model, samples):
     from tfopt.base.keras_compat import tf_keras
 

@@ -116,6 +116,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(FORMS)))
 def test_masked_forms_are_right_in_int8_throughout(number):
     api = (keras, tf_keras())[number % 2]  # both have all forms; each form in one of them

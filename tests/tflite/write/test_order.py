@@ -40,6 +40,7 @@ def flat(outputs):
     return [leaf for each in outputs for leaf in (flat(each) if isinstance(each, (list, tuple)) else [each])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("struct", STRUCTURES)
 @pytest.mark.parametrize("kind", ["float", "int8", "int4 weights", "trained"])
 def test_by_index_and_by_name(struct, kind):

@@ -85,6 +85,7 @@ def test_outputs_are_told_apart_by_name():
     assert "256 synthetic inputs" in note and "'zebra' noise" in note and "'ant' noise" in note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("door", "words"),
     [
@@ -102,6 +103,7 @@ def test_a_crash_of_the_finished_file_is_an_error(native_child, tmp_path, monkey
     assert not (tmp_path / "m.tflite").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_random_in_inference_is_not_compared():
     layers = tf_keras().layers
     given = layers.Input((6,))

@@ -114,6 +114,7 @@ def flat_inputs(data):
     return list(data.values()) if isinstance(data, dict) else data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTBOOK | LOOPS)
 @pytest.mark.parametrize("blended", [False, True])
 def test_step_by_step_they_compute_the_same(name, blended):
@@ -127,12 +128,14 @@ def test_step_by_step_they_compute_the_same(name, blended):
     np.testing.assert_allclose(flat(flat_inputs(data), training=False), wanted, atol=1e-5)  # and afterwards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTBOOK | LOOPS)
 def test_what_the_converter_fuses_is_known_by_structure(name):
     flat = bridge.to_tf_keras((TEXTBOOK | LOOPS)[name][0]())
     assert all(one.fused for one in recurrent_layers(flat)) == (name in TEXTBOOK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONVERTED)
 def test_int8_files_follow_keras(name):
     make, data = LOOPS[name]
@@ -144,6 +147,7 @@ def test_int8_files_follow_keras(name):
     assert noise(lite.predict(data), wanted) < 4e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.4, 1.0, 8.0])
 def test_lstm_operators_compute_right_whatever_the_size_of_their_states(scale):
     """LiteRT has no int8 tanh of a cell state whose scale is below 2^-15: outputs were at the end of their range."""
@@ -154,6 +158,7 @@ def test_lstm_operators_compute_right_whatever_the_size_of_their_states(scale):
     assert noise(lite.predict(X), model.predict(X, verbose=0)) < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sequences", [False, True])
 def test_bidirectional_lstms_are_two_operators(sequences):
     """CONCATENATION gives both outputs one scale, and LiteRT takes the hidden states to have it too."""
@@ -164,6 +169,7 @@ def test_bidirectional_lstms_are_two_operators(sequences):
     assert noise(lite.predict(X), model.predict(X, verbose=0)) < 2e-3  # measured 3e-4; was 5e-3 to 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [K.LSTM, K.GRU])
 def test_float_files_leave_the_number_of_steps_free(kind):
     source, target = keras.Input((None,), dtype="int32", name="a"), keras.Input((None, FEATURES), name="b")
@@ -192,6 +198,7 @@ def test_an_autoencoder_has_operators_of_microcontrollers():
     assert noise(lite.predict(X), model.predict(X, verbose=0)) < 4e-3
 
 
+@pytest.mark.slow
 def test_float_files_are_exact():
     for name in ("lstm masked", "encoder-decoder lstm"):
         make, data = LOOPS[name]
@@ -213,6 +220,7 @@ def test_a_mask_of_another_value_is_distinguished_in_int8():
     assert noise(lite.predict(zeros), model.predict(zeros, verbose=0)) < 4e-3
 
 
+@pytest.mark.slow
 def test_trained_for_int8_they_follow_the_model():
     make, data = LOOPS["lstm masked"]
     stage = tfopt.Quantize()

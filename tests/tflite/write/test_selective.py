@@ -46,6 +46,7 @@ def test_raw_features_stay_in_float_up_to_their_scaling(raw_model):
     assert any(note.startswith("inputs and outputs are float32") for note in lite.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "advice"), [(STRICT, "mixed=True"), (Export(io="int8"), 'io="float32"')])
 def test_who_wants_integers_only_gets_them_or_an_error(raw_model, form, advice):
     with pytest.raises(PromiseError, match=r"noise .* \(at most 0\.1\)") as caught:

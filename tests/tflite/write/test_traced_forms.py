@@ -38,6 +38,7 @@ def test_activations_in_int8_keep_small_values(api, name):
     assert np.mean(error**2) / np.var(FORMULAS[name]) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN])
 def test_cells_compute_with_the_same_forms(kind):
     data = np.random.default_rng(0).normal(size=(48, 4, 3)).astype("float32")

@@ -105,6 +105,7 @@ def test_nearly_the_best_of_all_choices(activation):
     assert learned.sum() < best.sum() + 0.1 * (nearest.sum() - best.sum())
 
 
+@pytest.mark.slow
 def test_a_model_of_all_sorts(small_model, samples):
     model, x = to_tf_keras(small_model(tf_keras())), samples[0]
     grids, before, told = grids_of(model, keyed(model, 3)), model.get_weights(), []
