@@ -21,9 +21,15 @@ def masked_words(api: Any) -> Any:
     """Word 0 is padding, for the attention and for the average."""
     layers = api.layers
     words = api.Input((12,), dtype="int32")
-    x = layers.Embedding(50, 16, mask_zero=True)(words)
+    x = _embedded(api, words, 16)
     x = layers.MultiHeadAttention(2, 8)(x, x)
     return api.Model(words, layers.Dense(CLASSES)(layers.GlobalAveragePooling1D()(x)))
+
+
+def _embedded(api: Any, words: Any, width: int) -> Any:
+    """Return vectors as large as trained ones; Keras starts with values below 0.05."""
+    spread = api.initializers.RandomUniform(-1.0, 1.0, seed=0)
+    return api.layers.Embedding(50, width, mask_zero=True, embeddings_initializer=spread)(words)
 
 
 def cross_attention(api: Any) -> Any:
@@ -40,7 +46,7 @@ def recurrent(make: Callable[[Any], Any], masked: bool = False) -> Callable[[Any
         layers = api.layers
         if masked:
             inputs = api.Input((12,), dtype="int32")
-            x = layers.Embedding(50, 8, mask_zero=True)(inputs)
+            x = _embedded(api, inputs, 8)
         else:
             inputs = x = api.Input((12, 8))
         x = make(layers)(x)
