@@ -139,6 +139,7 @@ def test_masks(api):
     x = api.Input((3, 2))
     masked = api.layers.Masking()(x)
     assert internals.mask(x) is None and internals.mask(masked) is not None
+    assert type(internals.maker(masked)).__name__ == "Masking" and internals.maker(tf.zeros(3)) is None
     values = tf.ones((1, 3))
     internals.set_mask(values, values > 0)
     assert internals.mask(values).numpy().all()

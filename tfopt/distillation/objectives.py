@@ -12,6 +12,7 @@ from tfopt.distillation.loss_terms import as_targets
 from tfopt.distillation.losses import Hinton, LossInputs, MultilabelKD, RegressionKD
 from tfopt.distillation.student_form import student_form
 from tfopt.errors import ModelError, RecipeError
+from tfopt.graph import keras_internals
 from tfopt.tasks.responses import Form, as_logits
 
 # The loss on responses for each kind of loss on labels, by words in its name.
@@ -142,7 +143,6 @@ def _fitting(loss: Any, activation: str) -> Any:
 
 def _activation(model: Any, number: int) -> str:
     """Return the name of the activation of the layer that gives an output, "" if it has none."""
-    layers = getattr(model, "outputs", [])
-    history = getattr(layers[number], "_keras_history", None) if number < len(layers) else None
-    layer = history[0] if history else None
+    outputs = getattr(model, "outputs", [])
+    layer = keras_internals.maker(outputs[number]) if number < len(outputs) else None
     return str(getattr(getattr(layer, "activation", None), "__name__", ""))

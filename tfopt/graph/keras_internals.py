@@ -56,6 +56,12 @@ def is_symbolic(value: Any) -> bool:
     return hasattr(value, "_keras_history")
 
 
+def maker(tensor: Any) -> Any:
+    """Return the layer or operation that made a symbolic `tensor`; None for any other tensor."""
+    history = getattr(tensor, "_keras_history", None)
+    return history[0] if history else None
+
+
 def mask(tensor: Any) -> Any:
     """Return the Keras mask of `tensor`, or None."""
     return getattr(tensor, "_keras_mask", None)

@@ -6,6 +6,7 @@ from typing import Any
 from tfopt import bridge
 from tfopt.base.keras_compat import is_tf_keras_model, tf_keras
 from tfopt.errors import ModelError
+from tfopt.graph import keras_internals
 from tfopt.graph.types import Ref, replay
 from tfopt.graph.walk import is_model, walk
 from tfopt.models.rebuild import NoLayerError, rebuilt
@@ -21,7 +22,7 @@ def hub_layers(model: Any) -> list[Any]:
     if not is_tf_keras_model(model):  # Keras 3 takes none
         return []
     with contextlib.suppress(Exception):  # a subclassed model that is not built: whoever needs its graph says so
-        return [layer for layer in model._flatten_layers(include_self=False, recursive=True) if is_hub_layer(layer)]
+        return [layer for layer in keras_internals.sublayers(model, recursive=True) if is_hub_layer(layer)]
     return []
 
 
