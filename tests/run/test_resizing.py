@@ -244,6 +244,7 @@ def test_a_checkpoint_with_a_model_of_another_run_is_an_error(tmp_path, make):
         checkpoint.resumed(kept, start, resized=True)
 
 
+@pytest.mark.slow
 def test_another_run_is_not_taken_up(data, interrupted):
     recipe, file, _ = interrupted
     for seed, there in ((recipe.training.seed, True), (7, False)):

@@ -72,6 +72,7 @@ def outputs(model, x=X):
     return np.asarray(model(x, training=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_it_goes_on_where_it_was(case, tmp_path):
     stage, before, ending = CASES[case]
@@ -150,6 +151,7 @@ def tensorflow_operations(api):
 STAGES = [CASES[name][0] for name in ("prune", "cluster", "quantize")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "model", "ending"),
     [
@@ -167,6 +169,7 @@ def test_other_layers(stage, model, ending, tmp_path):
     np.testing.assert_array_equal(outputs(again, x), outputs(wrapped, x))
 
 
+@pytest.mark.slow
 def test_another_process_needs_nothing_but_tfopt(tmp_path):
     stage = tfopt.Quantize()
     wrapped = applied(stage, build(keras), set())

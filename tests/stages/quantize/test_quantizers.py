@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tfopt.base.keras_compat import tf_keras
 from tfopt.stages.quantize.quantization_aware import SCHEMES
 from tfopt.stages.quantize.quantizers import Scales, Structure, held_weight, kernel_quantizer, structure_of
 
@@ -134,10 +135,13 @@ def test_a_weight_left_in_float_keeps_its_zeros_or_its_clusters():
 
     mask = (WHOLE != 0).astype("float32")
     moved = tf.Variable(WHOLE + np.float32(0.3))
-    zeros = held_weight()(Structure(mask=mask), WHOLE)(moved, True, weights={})
-    np.testing.assert_allclose(zeros, (WHOLE + 0.3) * mask, atol=1e-6)
-    clusters = held_weight()(Structure(mask=mask, centroids=VALUES), WHOLE)(moved, True, weights={})
-    np.testing.assert_array_equal(clusters, WHOLE)
+
+    def held(structure):
+        quantizer = held_weight()(structure, WHOLE, "kernel")
+        return quantizer(moved, True, weights=quantizer.build(WHOLE.shape, "kernel", tf_keras().layers.Layer()))
+
+    np.testing.assert_allclose(held(Structure(mask=mask)), (WHOLE + 0.3) * mask, atol=1e-6)
+    np.testing.assert_array_equal(held(Structure(mask=mask, centroids=VALUES)), WHOLE)
 
 
 def test_pruned_weights_stay_zero_whatever_centroids_and_latent_weights_do():

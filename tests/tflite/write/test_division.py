@@ -56,6 +56,7 @@ def model_of(form):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["samples", "trained", "trained, without samples"])
 @pytest.mark.parametrize("name", FORMS)
 def test_it_is_int8_and_right(name, way):
