@@ -305,7 +305,7 @@ def test_pickled_answers_of_a_teacher_do_not_run(tmp_path, canary):
     path = tmp_path / "view0-output.npy"
     path.write_bytes(attacks_archives.npy(attacks_archives.object_array(canary)) + bytes(4))
     with pytest.raises((ValueError, OSError)):  # `Answers` recomputes such a view
-        answers._opened(path, 1)
+        answers._loaded(path, 1)
     assert not canary.touched
 
 
