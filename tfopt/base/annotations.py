@@ -1,6 +1,6 @@
 """Notes that tfopt keeps about a model object while the object lives.
 
-They live beside the model, not in it: Keras tracks a model set as an attribute as a layer, with its weights.
+They live next to the model, not in it: Keras tracks a model set as an attribute as a layer, with its weights.
 """
 
 import dataclasses

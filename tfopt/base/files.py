@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders: each is written beside its target, then renamed into place."""
+"""Atomic writes of files and folders: each is written next to its target, then renamed into place."""
 
 import os
 import shutil
@@ -72,7 +72,7 @@ def prepare_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Pat
 
 @contextmanager
 def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """Yield a new folder beside `path` for the block to fill; rename it to `path` when the block succeeds.
+    """Yield a new folder next to `path` for the block to fill; rename it to `path` when the block succeeds.
 
     Only then delete an older folder at `path`. When the block raises or is interrupted, delete the new folder and keep
     the old one.

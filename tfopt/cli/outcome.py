@@ -17,7 +17,7 @@ def carried_out(prepared: "Prepared", out: Path) -> "Result":
     """Return the result of a prepared run.
 
     Raises:
-        PromiseError: the training or the file breaks a promise; the file, if there is one, is kept beside `out`.
+        PromiseError: the training or the file breaks a promise; the file, if there is one, is kept next to `out`.
     """
     from tfopt.run.optimize import carry_out
     from tfopt.tflite.write.proof import kept_beside

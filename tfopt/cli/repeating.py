@@ -31,7 +31,7 @@ def repeat(
 ) -> None:
     """Carry out `recipe` with `repeats` seeds, write all results to `out`, and print mean and spread.
 
-    Until the last run has ended, the results are in a hidden folder beside `out`. After an interruption, the same
+    Until the last run has ended, the results are in a hidden folder next to `out`. After an interruption, the same
     command skips the seeds that have finished. A seed that breaks a promise does not stop the others.
 
     Args:

@@ -1,4 +1,4 @@
-"""The teacher's answers that pass through `fit` beside the inputs, computed once or at every step."""
+"""The teacher's answers that pass through `fit` with the inputs, computed once or at every step."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from tfopt.teachers import Answers, Precomputed, array_about, require_determinis
 
 TARGETS = "tfopt_targets"
 """Batches with answers have x = {"inputs": x, TARGETS: {"output": ..., layer: ...}}; y stays unchanged."""
-# The key beside prefetched answers of the checksum that shows whether the teacher has changed.
+# The key, next to prefetched answers, of the checksum that shows whether the teacher has changed.
 WEIGHTS = "tfopt_weights"
 # Number of samples examined before training starts.
 LOOK = 64

@@ -40,7 +40,7 @@ class Verification:
         interval: 95% confidence interval of the file's accuracy (Wilson); None if the task has no classes.
         signals: of the operators, from input to output.
         not_compared: operators of the file without a counterpart in the float model.
-        output: noise and classes beside what a file of its weights may have, see `tfopt.tflite.prove.outputs`.
+        output: noise and classes compared with what a file of its weights may have, see `tfopt.tflite.prove.outputs`.
         chance: accuracy of naming the most frequent class; None where the file is better, or the model is not.
         least_db: the threshold below which a layer is bad.
     """

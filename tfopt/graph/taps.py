@@ -1,4 +1,4 @@
-"""Outputs of inner layers beside a model's own, in one pass, at any nesting."""
+"""Outputs of inner layers in addition to a model's own, in one pass, at any nesting."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -43,7 +43,7 @@ class Prepared:
         logits: whether the model outputs logits rather than probabilities.
         steps_per_epoch: batches in one pass over the training data.
         augmentation: of training images; None for none.
-        session: supervision beside the labels; None without a distillation.
+        session: supervision in addition to the labels; None without a distillation.
         notes: for the first row of the report.
         files: files that the transfer adds to the result, by name.
         checkpoint: for finished stages; may be None.

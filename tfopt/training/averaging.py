@@ -8,7 +8,7 @@ from tfopt.base.keras_compat import tf_keras
 def averaged_weights(momentum: float) -> Any:
     """Return a tf_keras callback that validates with, and in the end leaves, the average of the weights.
 
-    The average moves by 1 - min(momentum, (1 + t) / (10 + t)) towards the trained weights in step t, as that of
+    The average moves by 1 - min(momentum, (1 + t) / (10 + t)) toward the trained weights in step t, as that of
     `tf.train.ExponentialMovingAverage`: short trainings are averaged over their last tenth. Weights that are zero
     throughout stay zero. Training itself goes on from the trained weights.
 

@@ -108,7 +108,7 @@ def fitting_momentum(model: Any, steps: int) -> Overrides:
 
 
 def in_inference_mode(model: Any) -> Overrides:
-    """Return what makes `model` keep and use the moving statistics in training, too, where they have seen data."""
+    """Return what makes `model` keep and use the moving statistics also in training, where they have seen data."""
 
     def fixed(norm: Any) -> Any:
         call = norm.call

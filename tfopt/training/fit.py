@@ -63,7 +63,7 @@ def train(
     Args:
         learner: the model, or a learner with it as `student`.
         batches: for one epoch.
-        data: gives the validation part, too.
+        data: also gives the validation part.
         loss: on the labels.
         training: the settings.
         epochs: passes over `batches`, 1 or more.

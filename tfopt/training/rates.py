@@ -14,7 +14,7 @@ from tfopt.graph.types import Graph, Leaf, Ref, is_layer, refs_in
 from tfopt.graph.walk import walk
 
 # Optimizers of tf_keras whose steps do not depend on the scale of gradients, and what a layer without activation has.
-ADAPTIVE = ("Adam", "Adamax", "Nadam", "RMSprop", "Lion")  # AdamW's weight decay would be scaled, too
+ADAPTIVE = ("Adam", "Adamax", "Nadam", "RMSprop", "Lion")  # AdamW's weight decay would be scaled as well
 LINEAR = ("linear", "NoneType")
 
 

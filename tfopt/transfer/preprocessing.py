@@ -1,4 +1,4 @@
-"""The preprocessing of the source of a transfer: stated beside it, recognized, or measured."""
+"""The preprocessing of the source of a transfer: stated next to it, recognized, or measured."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def choose_preprocessing(
 ) -> tuple[Dataset, list[str]]:
     """Return `data` with the preprocessing that `source` was most likely trained with, and notes.
 
-    In this order: what a `data.json` beside the model's file states; pixels as they are, if the model rescales or
+    In this order: what a `data.json` next to the model's file states; pixels as they are, if the model rescales or
     normalizes them itself; what the architectures of `keras.applications` were trained with. Otherwise the named kind
     of preprocessing whose features predict the labels of some training images best, by the cross-validated loss of a
     linear head; a near-tie is reported. It applies only to 8-bit images without preprocessing that `source` accepts;
@@ -83,7 +83,7 @@ def _fed(data: Dataset, stated: Preprocessing) -> Dataset:
 
 
 def _stated_beside(path: Path | None) -> Preprocessing | None:
-    """Return the preprocessing in the `data.json` beside the model file `path`; None if there is none."""
+    """Return the preprocessing in the `data.json` next to the model file `path`; None if there is none."""
     file = None if path is None else (path if path.is_dir() else path.parent) / "data.json"
     if file is None or not file.is_file():
         return None

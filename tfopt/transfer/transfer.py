@@ -28,7 +28,7 @@ class Transferred:
     Attributes:
         model: a plain model of the source's Keras.
         notes: in words, for a report.
-        files: files to save beside the result, by name.
+        files: files to save next to the result, by name.
     """
 
     model: Any

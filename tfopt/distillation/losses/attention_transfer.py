@@ -17,7 +17,7 @@ class AttentionTransfer(FeatureLoss):
     """The mean squared difference of the attention maps, each at length 1 (section 3.1): (batch,).
 
     An attention map is the sum of squares over the channels, one value a position, so widths may differ; maps of
-    unlike sizes are compared at the smaller one. Equation 2 writes the norm of the difference; this is the authors'
+    different sizes are compared at the smaller one. Equation 2 writes the norm of the difference; this is the authors'
     code, whose beta of 1000 over the number of positions and samples is the default weight. It needs layers with
     spatial axes.
     """

@@ -17,7 +17,7 @@ class FitNets(FeatureLoss):
     """Half the mean squared error between hint and guided layer (equation 3): (batch,).
 
     The paper sums over the values; the mean makes one weight fit all shapes. Its regressor is the connector here, a
-    1x1 convolution where widths differ; unlike sizes are bridged by shrinking the larger to the smaller.
+    1x1 convolution where widths differ; different sizes are bridged by shrinking the larger to the smaller.
 
     Attributes:
         two_stage: share of the training steps in which the hint alone is trained, after which it stops counting, as

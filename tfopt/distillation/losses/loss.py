@@ -38,7 +38,7 @@ class LossInputs:
 
 @config
 class Loss(ABC):
-    """One term that the student minimizes beside the loss on the labels: a frozen config and its formula.
+    """One term that the student minimizes in addition to the loss on the labels: a frozen config and its formula.
 
     Attributes:
         weight: factor of the term in the sum.
@@ -51,7 +51,7 @@ class Loss(ABC):
     task: ClassVar[TaskName | None] = None
     """The task whose responses are compared; None if the response is not used."""
     alpha: ClassVar[float] = 1.0
-    """Weight that the paper gives the loss on the labels beside this term."""
+    """Weight that the paper gives the loss on the labels when this term is added."""
     needs_teacher: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     needs_parameters: ClassVar[bool] = False

@@ -17,7 +17,7 @@ class MultilabelKD(Loss):
     """T^2 KL between the Bernoulli distributions of each label, averaged over labels: (batch, labels) -> (batch,).
 
     The probability of a label is sigmoid(logit / T). This is `Hinton` for each label by itself, each one a choice
-    between two classes; the mean goes with Keras's binary cross-entropy. It serves a single probability, too.
+    between two classes; the mean goes with Keras's binary cross-entropy. It also serves a single probability.
 
     Attributes:
         temperature: T, by which both logits are divided.

@@ -22,7 +22,7 @@ def cluster_kernels() -> Any:
     class ClusterKernels(KeepsCallContract, wrapper):  # type: ignore[misc, valid-type]
         """`ClusterWeights` for layers that TF-MOT's registry does not know.
 
-        While the layer runs, its kernel attributes hold the clustered tensors; afterwards they hold the variables
+        While the layer runs, its kernel attributes hold the clustered tensors; afterward they hold the variables
         again. TF-MOT's wrapper leaves the tensors there, so the layer loses these weights.
 
         Args:

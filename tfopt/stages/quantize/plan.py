@@ -50,7 +50,7 @@ class Treatment:
         bits: bits per weight; None for the stage's setting.
         before: whether the values between its linear part and its activation are rounded.
         output: whether its output is rounded.
-        inner: attributes of inner layers whose outputs are rounded, too.
+        inner: attributes of inner layers whose outputs are also rounded.
         shares_with: the next layer, which rounds the output instead; "" for none. If that layer stays in float after
             all, this one rounds its output itself.
         config: registered name of the user's QuantizeConfig, which replaces the settings above.

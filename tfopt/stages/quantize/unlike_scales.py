@@ -1,6 +1,6 @@
 """Find values for which one int8 scale is not enough, and leave them in float.
 
-They are inputs (raw features), concatenations, outputs (boxes in pixels beside scores) and what a BatchNormalization
+They are inputs (raw features), concatenations, outputs (boxes in pixels next to scores) and what a BatchNormalization
 scales channel by channel, if their channels differ in size by so much that the step of the common scale is coarse for
 one. Training cannot bring back what such a step loses. A channel counts if rounding these values alone changes an
 output of the model.

@@ -172,7 +172,7 @@ def int8_wrapper() -> Any:
             outputs: the number of outputs to round: all, or 0.
             shares_with: the next layer, if it rounds the output instead: the ranges here are empty at first.
             why: why the layer is in float although it could be quantized; "" if it is not.
-            inner: attributes of inner layers whose outputs are rounded, too.
+            inner: attributes of inner layers whose outputs are also rounded.
             **kwargs: passed to TF-MOT's wrapper.
         """
 

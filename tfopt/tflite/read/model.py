@@ -273,7 +273,7 @@ class LiteModel:
         return arrays
 
     def _usable_batch(self, batch: int, stored: list[NDArray[Any]]) -> int:
-        """Return `batch` if the graph gives the same two unlike rows after resizing, else its own batch size.
+        """Return `batch` if the graph gives the same two different rows after resizing, else its own batch size.
 
         After a resize, a Reshape with a fixed first axis fails or silently mixes samples. Equal rows cannot show it.
         """

@@ -76,7 +76,7 @@ def export_tflite(
         RecipeError: the settings contradict each other.
         PromiseError: the file does not hold what was asked for, or does not compute what the model does, which
             `Export(allow_drift=True)` allows; the message names tensors and layers. A file that computes something else
-            is kept beside `path`, as NAME.failed.tflite.
+            is kept next to `path`, as NAME.failed.tflite.
         DataError: int8 or int16 activations without representative data, or data that does not fit the inputs.
         ModelError: the converter cannot make a file of it; the message names operators that TFLite does not support.
         OutputError: the file cannot be written.
