@@ -126,9 +126,9 @@ def _first_difference(
     for call in graph.calls:
         layer, arguments = call.leaf.layer, (call.args, call.kwargs)
         outputs = _call(layer, arguments, values)
-        layer = converted.get(call.leaf.name)
-        if layer is not None:
-            theirs = _call(layer, planned[id(call.leaf)].arguments(call), values)
+        other = converted.get(call.leaf.name)
+        if other is not None:
+            theirs = _call(other, planned[id(call.leaf)].arguments(call), values)
             for a, b, again in zip(outputs, theirs, _call(layer, arguments, values), strict=True):
                 random = _difference(a, again) > 0
                 if (excess := _excess(a, b, tolerance)) and not random:
