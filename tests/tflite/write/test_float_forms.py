@@ -7,7 +7,7 @@ import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.flatbuffer import rewritten
-from tfopt.tflite.write.float_forms import without_block_moves, without_unread_parts
+from tfopt.tflite.write.float_forms import with_products, without_block_moves, without_unread_parts
 
 FLOAT = tfopt.Export(weights="float32", activations="float32")
 
@@ -106,3 +106,22 @@ def test_blocks_move_to_the_same_places(move):
     assert [op.name for op in changed.ops()] == ["CONV_2D", "RESHAPE", "TRANSPOSE", "RESHAPE"]
     np.testing.assert_array_equal(changed.predict(x), lite.predict(x))
     np.testing.assert_allclose(changed.predict(x), moved(model.layers[1](x).numpy(), move), atol=1e-5)
+
+
+def test_float_squares_and_signs_become_products_and_integers_stay():
+    import tensorflow as tf
+
+    class Signs(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((1, 6), tf.float32), tf.TensorSpec((1, 6), tf.int32)])
+        def run(self, x, n):
+            return {"square": tf.square(x), "sign": -x, "whole": -n}
+
+    module = Signs()
+    data = tf.lite.TFLiteConverter.from_concrete_functions([module.run.get_concrete_function()], module).convert()
+    assert collections.Counter(op.name for op in LiteModel(data).ops()) == {"SQUARE": 1, "NEG": 2}
+    changed = LiteModel(rewritten(data, with_products))
+    assert collections.Counter(op.name for op in changed.ops()) == {"MUL": 2, "NEG": 1}
+    x, n = np.arange(-3, 3, dtype="float32")[None], np.arange(-3, 3, dtype="int32")[None]
+    got = changed.predict({"x": x, "n": n})
+    for one, wanted in zip(got, (-x, x**2, -n), strict=True):
+        np.testing.assert_array_equal(one, wanted)

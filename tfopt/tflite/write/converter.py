@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,7 +27,7 @@ from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
 from tfopt.tflite.write.ports_in_order import in_order
 from tfopt.tflite.write.recurrent import check_states, recurrent_layers, repetitions
 from tfopt.tflite.write.strategies import Strategy, strategies_for
-from tfopt.tflite.write.traced_forms import FORMS, INT16_FORMS, integer_forms
+from tfopt.tflite.write.traced_forms import integer_forms
 
 
 def convert(
@@ -165,8 +164,7 @@ def _maker(flat_model: Any, settings: Export, samples: Calibration | None) -> It
             return
         # `Quantize` has trained ranges for the operations as they are.
         calibrated = samples is not None and not is_quantization_aware(flat_model)
-        forms = functools.partial(integer_forms, INT16_FORMS if settings.activations == "int16" else FORMS)
-        yield _Maker(converter, None, samples, forms if calibrated else contextlib.nullcontext)
+        yield _Maker(converter, None, samples, integer_forms if calibrated else contextlib.nullcontext)
 
 
 def _best_conversion(

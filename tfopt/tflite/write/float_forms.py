@@ -63,17 +63,21 @@ def _slices(model: Any, subgraph: Any, split: Any, wanted: list[bool]) -> list[A
     return slices
 
 
-def with_products_for_squares(model: Any, subgraph: Any) -> bool:
-    """Make each float SQUARE a MUL, since SQUARE has no int8 form. For `rewritten`."""
+def with_products(model: Any, subgraph: Any) -> bool:
+    """Make each float SQUARE and NEG a MUL, since they have no integer form. For `rewritten`.
+
+    Not while a model is traced: the converter knows GELU by its NEG.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     kinds, changed = schema.BuiltinOperator, False
     for operator in items(subgraph.operators):
         kind, source = kind_of(model.operatorCodes[operator.opcodeIndex]), int(operator.inputs[0])
-        if kind != kinds.SQUARE or subgraph.tensors[source].type != schema.TensorType.FLOAT32:
+        if kind not in (kinds.SQUARE, kinds.NEG) or subgraph.tensors[source].type != schema.TensorType.FLOAT32:
             continue
+        factor = source if kind == kinds.SQUARE else added_constant(model, subgraph, np.array([-1], np.float32))
         operator.opcodeIndex = operator_code(model, kinds.MUL, version=1)
-        operator.inputs = np.array([source, source], np.int32)
+        operator.inputs = np.array([source, factor], np.int32)
         operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()
         changed = True
     if changed:
@@ -248,4 +252,4 @@ def added_constant(model: Any, subgraph: Any, values: np.ndarray) -> int:
     return len(subgraph.tensors) - 1
 
 
-FORMS = (without_unread_parts, with_products_for_squares, with_rounded_reads, with_float_divisions)
+FORMS = (without_unread_parts, with_products, with_rounded_reads, with_float_divisions)

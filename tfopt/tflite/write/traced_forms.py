@@ -4,8 +4,7 @@ Working on operations instead of layers covers activations, cells of recurrent l
 `_create_op_internal` is private in TensorFlow; `tests/tflite/write/test_traced_forms.py` detects changes to it.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,27 +40,13 @@ def _expm1(values: Any) -> Any:
     return tf.exp(values) - 1.0
 
 
-def _erf(values: Any) -> Any:
-    """Return erf(x) to 5e-4, by which GELU is x (1 + tanh(...)) / 2 (Hendrycks & Gimpel 2016, section 2)."""
-    import tensorflow as tf
-
-    return tf.tanh(2 / math.sqrt(math.pi) * (values + 2 * 0.044715 * values * values * values))
-
-
-# The converter builds Selu, Softplus and Expm1 from exp(x), whose range is that of its largest value; Elu and Neg are
-# float-only operators.
+# The converter builds Selu, Softplus and Expm1 from exp(x), whose range is that of its largest value; Elu is an operator
+# for floats only.
 FORMS: dict[str, Callable[[Any], Any]] = {
     "Elu": _elu,
     "Expm1": _expm1,
-    "Neg": lambda values: -1.0 * values,
     "Selu": lambda values: SELU_SCALE * _elu(values, SELU_ALPHA),
     "Softplus": _softplus,
-}
-# Also for int16 activations, for which there is no GELU.
-INT16_FORMS: dict[str, Callable[[Any], Any]] = {
-    **FORMS,
-    "Erf": _erf,
-    "Erfc": lambda values: 1.0 - _erf(values),
 }
 
 
@@ -75,14 +60,14 @@ def _beside_zero(inputs: Any) -> Any:
 
 
 @contextmanager
-def integer_forms(forms: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
-    """Trace functions in the block with `forms` instead of these operations on float tensors."""
+def integer_forms() -> Iterator[None]:
+    """Trace functions in the block with `FORMS` instead of these operations on float tensors."""
     from tensorflow.python.framework.func_graph import FuncGraph
 
     original = FuncGraph._create_op_internal
 
     def create(graph: Any, op_type: str, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        form, operand = forms.get(op_type), inputs[0] if len(inputs) == 1 else None
+        form, operand = FORMS.get(op_type), inputs[0] if len(inputs) == 1 else None
         if op_type == "Minimum":
             form, operand = _below_zero, _beside_zero(inputs)
         if form is None or operand is None or not operand.dtype.is_floating:
