@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flatbuffers
@@ -95,6 +95,39 @@ def operator_code(model: Any, kind: int, version: int) -> int:
     code.version = version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
+
+
+def new_operator(
+    model: Any, kind: int, inputs: Sequence[int], outputs: Sequence[int], options: Any = None, version: int = 1
+) -> Any:
+    """Return an operator to insert into a subgraph.
+
+    Args:
+        model: gets the operator's code.
+        kind: the builtin operator.
+        inputs: indices of tensors.
+        outputs: indices of tensors.
+        options: the operator's options, e.g. a `MulOptionsT`.
+        version: of the code, if the model does not have it yet.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    operator = schema.OperatorT()
+    operator.opcodeIndex = operator_code(model, kind, version)
+    operator.inputs, operator.outputs = (np.array(ends, np.int32) for ends in (inputs, outputs))
+    if options is not None:
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        operator.builtinOptions = options
+    return operator
+
+
+def added_buffer(model: Any, values: np.ndarray) -> int:
+    """Add a buffer with the bytes of `values` to the model, and return its index."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model.buffers.append(schema.BufferT())
+    model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
+    return len(model.buffers) - 1
 
 
 def drop_unused_codes(model: Any) -> None:

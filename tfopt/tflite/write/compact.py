@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import items, kind_of, operator_code, packed, unpacked
+from tfopt.tflite.read.flatbuffer import items, kind_of, new_operator, packed, unpacked
 
 # Written by the converter for debugging only.
 DEBUG_METADATA = frozenset({b"CONVERSION_METADATA"})
@@ -101,12 +101,9 @@ def with_true_reversals(model: Any, subgraph: Any) -> bool:
                 between.name = (source.name or b"") + b"_rescaled"
                 between.quantization = target.quantization
                 subgraph.tensors.append(between)
-                rescale = schema.OperatorT()
-                rescale.opcodeIndex = operator_code(model, schema.BuiltinOperator.QUANTIZE, version=2)  # int8 to int8
-                rescale.inputs = np.array([operator.inputs[0]], np.int32)
-                rescale.outputs = np.array([len(subgraph.tensors) - 1], np.int32)
-                operator.inputs = np.array([len(subgraph.tensors) - 1, *operator.inputs[1:]], np.int32)
-                operators.append(rescale)
+                made, kind = len(subgraph.tensors) - 1, schema.BuiltinOperator.QUANTIZE  # int8 to int8
+                operators.append(new_operator(model, kind, [operator.inputs[0]], [made], version=2))
+                operator.inputs = np.array([made, *operator.inputs[1:]], np.int32)
         operators.append(operator)
     changed = len(operators) > len(items(subgraph.operators))
     subgraph.operators = operators

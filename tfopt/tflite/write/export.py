@@ -108,7 +108,7 @@ def export_tflite(
 
 
 def write_proven(path: Path, model: Any, settings: Export, representative_data: Any = None) -> LiteModel:
-    """Write the file that `build` makes to `path`; one that drifts from `model` is kept next to it, and is an error."""
+    """Write the file of `build_file` to `path`; one that drifts from `model` is kept next to it and is an error."""
     try:
         lite = build_file(model, settings, representative_data)
     except PromiseError as error:

@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, operator_code
+from tfopt.tflite.read.flatbuffer import added_buffer, drop_unused_codes, items, kind_of, new_operator, operator_code
 
 _VERSION = 2  # of SLICE, from which on it takes int8
-_KEEPING = (53, 114)  # CAST, which marks values that stay unrounded, and QUANTIZE
 
 
 def without_unread_parts(model: Any, subgraph: Any) -> bool:
@@ -51,15 +50,9 @@ def _slices(model: Any, subgraph: Any, split: Any, wanted: list[bool]) -> list[A
         width = int(subgraph.tensors[int(part)].shape[axis])
         begin, size = np.zeros(rank, np.int32), np.full(rank, -1, np.int32)  # -1: all that follows
         begin[axis], size[axis] = number * width, width
-        operator = schema.OperatorT()
-        operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.SLICE, version=_VERSION)
-        operator.builtinOptionsType = schema.BuiltinOptions.SliceOptions
-        operator.builtinOptions = schema.SliceOptionsT()
-        operator.inputs = np.array(
-            [source, *(added_constant(model, subgraph, values) for values in (begin, size))], np.int32
-        )
-        operator.outputs = np.array([part], np.int32)
-        slices.append(operator)
+        inputs = [source, *(added_constant(model, subgraph, values) for values in (begin, size))]
+        kind, options = schema.BuiltinOperator.SLICE, schema.SliceOptionsT()
+        slices.append(new_operator(model, kind, inputs, [part], options, _VERSION))
     return slices
 
 
@@ -95,7 +88,8 @@ def with_rounded_reads(model: Any, subgraph: Any) -> bool:
 
     kinds, types = schema.BuiltinOperator, schema.TensorType
     operators = [(kind_of(model.operatorCodes[each.opcodeIndex]), each) for each in items(subgraph.operators)]
-    read = {int(end) for kind, each in operators if kind not in _KEEPING for end in items(each.inputs)}
+    keeping = (kinds.CAST, kinds.QUANTIZE)  # a CAST marks values that stay unrounded
+    read = {int(end) for kind, each in operators if kind not in keeping for end in items(each.inputs)}
     made = {int(end) for _, each in operators for end in items(each.outputs)}
     rounding = {int(each.inputs[0]): each for kind, each in operators if kind == kinds.QUANTIZE}
     shared = {end for end in read & made & set(rounding) if subgraph.tensors[end].type == types.FLOAT32}
@@ -105,12 +99,12 @@ def with_rounded_reads(model: Any, subgraph: Any) -> bool:
     for kind, operator in operators:
         if id(operator) in moved:
             continue
-        if kind not in _KEEPING:
+        if kind not in keeping:
             ends = (int(end) for end in items(operator.inputs))
             operator.inputs = np.array([floats.get(end, end) for end in ends], np.int32)
         subgraph.operators.append(operator)
         for end in (int(end) for end in items(operator.outputs) if int(end) in shared):
-            back = _retyped(model, int(rounding[end].outputs[0]), floats[end], kinds.DEQUANTIZE)
+            back = new_operator(model, kinds.DEQUANTIZE, rounding[end].outputs, [floats[end]], version=2)
             subgraph.operators += [rounding[end], back]
     return bool(shared)
 
@@ -133,8 +127,11 @@ def with_float_divisions(model: Any, subgraph: Any) -> bool:
         inputs = [int(index) for index in operator.inputs]
         floats = [_float_like(subgraph, index) for index in (*inputs, target)]
         operator.inputs, operator.outputs = np.array(floats[:2], np.int32), np.array(floats[2:], np.int32)
-        operators += [_retyped(model, *ends, kinds.DEQUANTIZE) for ends in zip(inputs, floats, strict=False)]
-        operators += [operator, _retyped(model, floats[2], target, kinds.QUANTIZE)]
+        operators += [
+            new_operator(model, kinds.DEQUANTIZE, [source], [made], version=2)
+            for source, made in zip(inputs, floats, strict=False)
+        ]
+        operators += [operator, new_operator(model, kinds.QUANTIZE, floats[2:], [target], version=2)]
     changed = len(operators) > len(items(subgraph.operators))
     subgraph.operators = operators
     return changed
@@ -148,15 +145,6 @@ def _float_like(subgraph: Any, index: int) -> int:
     subgraph.tensors[made].type = schema.TensorType.FLOAT32
     subgraph.tensors[made].shapeSignature = subgraph.tensors[index].shapeSignature
     return made
-
-
-def _retyped(model: Any, source: int, target: int, kind: int) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
-
-    operator = schema.OperatorT()
-    operator.opcodeIndex = operator_code(model, kind, version=2)
-    operator.inputs, operator.outputs = np.array([source], np.int32), np.array([target], np.int32)
-    return operator
 
 
 def without_block_moves(model: Any, subgraph: Any) -> bool:
@@ -199,12 +187,8 @@ def _moves(model: Any, subgraph: Any, operator: Any, split: tuple[int, int, int,
     swapped = (split[0], split[2], split[1], split[3])
     between = [added_like(subgraph, subgraph.tensors[source], shape) for shape in (split, swapped)]
     axes = added_constant(model, subgraph, np.array([0, 2, 1, 3], np.int32))
-    transpose = schema.OperatorT()
-    transpose.opcodeIndex = operator_code(model, schema.BuiltinOperator.TRANSPOSE, version=1)
-    transpose.builtinOptionsType = schema.BuiltinOptions.TransposeOptions
-    transpose.builtinOptions = schema.TransposeOptionsT()
-    transpose.inputs = np.array([between[0], axes], np.int32)
-    transpose.outputs = np.array([between[1]], np.int32)
+    kind, options = schema.BuiltinOperator.TRANSPOSE, schema.TransposeOptionsT()
+    transpose = new_operator(model, kind, [between[0], axes], [between[1]], options)
     shape = np.array(subgraph.tensors[target].shape, np.int32)
     return [
         _reshape(model, subgraph, source, between[0], np.array(split, np.int32)),
@@ -216,14 +200,10 @@ def _moves(model: Any, subgraph: Any, operator: Any, split: tuple[int, int, int,
 def _reshape(model: Any, subgraph: Any, source: int, target: int, shape: np.ndarray) -> Any:
     from ai_edge_litert import schema_py_generated as schema
 
-    operator = schema.OperatorT()
-    operator.opcodeIndex = operator_code(model, schema.BuiltinOperator.RESHAPE, version=1)
-    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
-    operator.builtinOptions = schema.ReshapeOptionsT()
-    operator.builtinOptions.newShape = shape
-    operator.inputs = np.array([source, added_constant(model, subgraph, shape)], np.int32)
-    operator.outputs = np.array([target], np.int32)
-    return operator
+    options = schema.ReshapeOptionsT()
+    options.newShape = shape
+    inputs = [source, added_constant(model, subgraph, shape)]
+    return new_operator(model, schema.BuiltinOperator.RESHAPE, inputs, [target], options)
 
 
 def added_like(subgraph: Any, tensor: Any, shape: tuple[int, ...]) -> int:
@@ -245,9 +225,7 @@ def added_constant(model: Any, subgraph: Any, values: np.ndarray) -> int:
     made.shape = np.array(values.shape, np.int32)
     made.type = schema.TensorType.INT32 if values.dtype == np.int32 else schema.TensorType.FLOAT32
     made.name = f"constant{len(subgraph.tensors)}".encode()
-    made.buffer = len(model.buffers)
-    model.buffers.append(schema.BufferT())
-    model.buffers[-1].data = values.view(np.uint8)
+    made.buffer = added_buffer(model, values)
     subgraph.tensors.append(made)
     return len(subgraph.tensors) - 1
 

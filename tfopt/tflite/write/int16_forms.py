@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, operator_code
+from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, new_operator
 from tfopt.tflite.write.float_forms import added_constant, added_like
 
 
@@ -65,8 +65,7 @@ class _Forms:
             return []  # how many values are summed is not known
         summands = math.prod(self._shape(inputs[0])) // max(1, math.prod(self._shape(output)))
         average = self._like(output)
-        mean = self._operator("MEAN", inputs, average)
-        mean.builtinOptionsType, mean.builtinOptions = operator.builtinOptionsType, operator.builtinOptions
+        mean = new_operator(self._model, self._kinds.MEAN, inputs, [average], operator.builtinOptions)
         return [mean, self._operator("MUL", [average, self._number(summands)], output)]
 
     def _hard_swish(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
@@ -89,9 +88,9 @@ class _Forms:
         square, narrow = self._like(output), (*shape[:-1], 1)
         average, inverse = (added_like(self._subgraph, self._subgraph.tensors[output], narrow) for _ in range(2))
         last = added_constant(self._model, self._subgraph, np.array([len(shape) - 1], np.int32))
-        mean = self._operator("MEAN", [square, last], average)
-        mean.builtinOptionsType, mean.builtinOptions = schema.BuiltinOptions.ReducerOptions, schema.ReducerOptionsT()
-        mean.builtinOptions.keepDims = True
+        options = schema.ReducerOptionsT()
+        options.keepDims = True
+        mean = new_operator(self._model, self._kinds.MEAN, [square, last], [average], options)
         scaled = self._like(output)
         return [
             self._operator("MUL", [*inputs, *inputs], square),
@@ -105,15 +104,11 @@ class _Forms:
         """Return a new operator; `fused` is the number of its activation function."""
         from ai_edge_litert import schema_py_generated as schema
 
-        operator = schema.OperatorT()
-        operator.opcodeIndex = operator_code(self._model, getattr(self._kinds, name), version=1)
+        options = None
         if name in ("ADD", "SUB", "MUL"):
-            options = f"{name.capitalize()}Options"
-            operator.builtinOptionsType = getattr(schema.BuiltinOptions, options)
-            operator.builtinOptions = getattr(schema, f"{options}T")()
-            operator.builtinOptions.fusedActivationFunction = fused
-        operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
-        return operator
+            options = getattr(schema, f"{name.capitalize()}OptionsT")()
+            options.fusedActivationFunction = fused
+        return new_operator(self._model, getattr(self._kinds, name), inputs, [output], options)
 
     def _kind(self, operator: Any) -> int:
         return kind_of(self._model.operatorCodes[operator.opcodeIndex])

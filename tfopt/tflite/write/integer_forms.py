@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import items, kind_of, operator_code
+from tfopt.tflite.read.flatbuffer import added_buffer, items, kind_of, new_operator
 
 _COMPARING = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
 _NOTHING = 1e-8  # largest scale of a tensor that was zero in all samples: the converter uses 1e-6 as its range
@@ -93,9 +93,7 @@ def _added(model: Any, subgraph: Any, constant: Any, integers: np.ndarray, sourc
     made.shape, made.type = constant.shape, schema.TensorType.INT8
     made.quantization = subgraph.tensors[source].quantization
     made.name = (constant.name or b"") + b"_rounded"
-    made.buffer = len(model.buffers)
-    model.buffers.append(schema.BufferT())
-    model.buffers[-1].data = integers.view(np.uint8)
+    made.buffer = added_buffer(model, integers)
     subgraph.tensors.append(made)
     return len(subgraph.tensors) - 1
 
@@ -204,13 +202,8 @@ def _bounded(model: Any, subgraph: Any, source: int, kind: int, bound: int) -> A
     constant = copy.copy(subgraph.tensors[source])
     constant.shape, constant.shapeSignature = np.array([], np.int32), None
     number = _added(model, subgraph, constant, np.array([bound], np.int8), source)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = operator_code(model, kind, version=2)
-    operator.builtinOptionsType = schema.BuiltinOptions.MaximumMinimumOptions
-    operator.builtinOptions = schema.MaximumMinimumOptionsT()
-    operator.inputs = np.array([source, number], np.int32)
-    operator.outputs = np.array([_beside(subgraph, source, b"_bounded")], np.int32)
-    return operator
+    bounded = _like(subgraph, source, b"_bounded")
+    return new_operator(model, kind, [source, number], [bounded], schema.MaximumMinimumOptionsT(), version=2)
 
 
 def with_fixed_ranges(model: Any, subgraph: Any) -> bool:
@@ -229,14 +222,11 @@ def with_fixed_ranges(model: Any, subgraph: Any) -> bool:
         tensor = subgraph.tensors[target]
         if kind not in fixed or tensor.type != schema.TensorType.INT8 or _is_scaled(tensor, *fixed[kind]):
             continue
-        made = _beside(subgraph, target, b"_fixed")
+        made = _like(subgraph, target, b"_fixed")
         right = subgraph.tensors[made].quantization = schema.QuantizationParametersT()
         right.scale, right.zeroPoint = (np.array([end], kind) for end, kind in zip(fixed[kind], _TYPES, strict=True))
         operator.outputs = np.array([made], np.int32)
-        rescaling = schema.OperatorT()
-        rescaling.opcodeIndex = operator_code(model, schema.BuiltinOperator.QUANTIZE, version=2)
-        rescaling.inputs, rescaling.outputs = np.array([made], np.int32), np.array([target], np.int32)
-        operators.append(rescaling)
+        operators.append(new_operator(model, schema.BuiltinOperator.QUANTIZE, [made], [target], version=2))
     changed = len(operators) > len(items(subgraph.operators))
     subgraph.operators = operators
     return changed
@@ -247,7 +237,7 @@ def _is_scaled(tensor: Any, scale: float, zero: int) -> bool:
     return bool(np.isclose(given.scale[0], scale, rtol=1e-3)) and int(given.zeroPoint[0]) == zero
 
 
-def _beside(subgraph: Any, index: int, ending: bytes) -> int:
+def _like(subgraph: Any, index: int, ending: bytes) -> int:
     """Add a tensor like another one, without content, to the subgraph, and return its index."""
     made = copy.copy(subgraph.tensors[index])
     made.buffer, made.name = 0, (made.name or b"") + ending

@@ -14,7 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, operator_code, packed, rewritten, unpacked
+from tfopt.tflite.read.flatbuffer import (
+    added_buffer,
+    drop_unused_codes,
+    items,
+    kind_of,
+    new_operator,
+    operator_code,
+    packed,
+    rewritten,
+    unpacked,
+)
 
 FAR = 1000.0
 """Constants at least this large may be masks; scores are smaller."""
@@ -141,14 +151,9 @@ def _as_bool(model: Any, subgraph: Any, cast: Any) -> Any:
     target.type, target.name, target.buffer = schema.TensorType.BOOL, (target.name or b"") + b"_bool", 0
     target.quantization = None
     subgraph.tensors.append(target)
-    made = schema.OperatorT()
-    made.opcodeIndex = cast.opcodeIndex
-    made.inputs = np.array([cast.inputs[0]], np.int32)
-    made.outputs = np.array([len(subgraph.tensors) - 1], np.int32)
-    made.builtinOptionsType, made.builtinOptions = schema.BuiltinOptions.CastOptions, schema.CastOptionsT()
-    made.builtinOptions.inDataType = subgraph.tensors[int(cast.inputs[0])].type
-    made.builtinOptions.outDataType = schema.TensorType.BOOL
-    return made
+    options = schema.CastOptionsT()
+    options.inDataType, options.outDataType = subgraph.tensors[int(cast.inputs[0])].type, schema.TensorType.BOOL
+    return new_operator(model, schema.BuiltinOperator.CAST, [cast.inputs[0]], [len(subgraph.tensors) - 1], options)
 
 
 @dataclass
@@ -289,7 +294,7 @@ def _values(model: Any, tensor: Any) -> np.ndarray | None:
 def _replace(model: Any, tensor: Any, change: Callable[[np.ndarray], np.ndarray]) -> None:
     values = _values(model, tensor)
     if values is not None:  # in a new buffer: others may read the old one
-        tensor.buffer = _buffer(model, change(values))
+        tensor.buffer = added_buffer(model, np.asarray(change(values), np.float32))
 
 
 def _constant(model: Any, subgraph: Any, value: float, name: bytes | None) -> int:
@@ -298,14 +303,6 @@ def _constant(model: Any, subgraph: Any, value: float, name: bytes | None) -> in
     made = schema.TensorT()
     made.shape, made.type = np.array([], np.int32), schema.TensorType.FLOAT32
     made.name = (name or b"") + (b"_one" if value else b"_zero")
-    made.buffer = _buffer(model, np.array([value], np.float32))
+    made.buffer = added_buffer(model, np.array([value], np.float32))
     subgraph.tensors.append(made)
     return len(subgraph.tensors) - 1
-
-
-def _buffer(model: Any, values: np.ndarray) -> int:
-    from ai_edge_litert import schema_py_generated as schema
-
-    model.buffers.append(schema.BufferT())
-    model.buffers[-1].data = np.frombuffer(np.asarray(values, np.float32).tobytes(), np.uint8)
-    return len(model.buffers) - 1
