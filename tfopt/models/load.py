@@ -49,7 +49,7 @@ def load_model(
 
     Raises:
         ModelError: the file is damaged or not a model; the message says what to do.
-        UnsafeFileError: the file holds code, named by its path in the model; a `ModelError` too.
+        UnsafeFileError: the file holds code, named by its path in the model; it is a `ModelError`.
     """
     path, found = Path(path), kind(path)
     if found == "tflite":

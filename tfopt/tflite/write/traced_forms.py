@@ -40,8 +40,8 @@ def _expm1(values: Any) -> Any:
     return tf.exp(values) - 1.0
 
 
-# The converter builds Selu, Softplus and Expm1 from exp(x), whose range is that of its largest value; Elu has no integer
-# form.
+# The converter builds Selu, Softplus and Expm1 from exp(x), whose range is that of its largest value; Elu is for floats
+# only.
 FORMS: dict[str, Callable[[Any], Any]] = {
     "Elu": _elu,
     "Expm1": _expm1,
