@@ -7,9 +7,9 @@ equal operators, and a wrong pair looks like a bad layer. Operators of one kind 
 2. by the names of their layers, or by their kernels, which the precision of a file hardly changes;
 3. by one of the two sides, or by order, where nothing contradicts.
 
-Parallel operators that read the same values are told apart by names, settings, the operators that read them, kernels,
-and order, in this sequence. All pairs have the same order in both graphs. What remains has no counterpart: no pair is
-better than a wrong one.
+Names, settings, the operators that read them, kernels and order, in this sequence, distinguish parallel operators that
+read the same values. All pairs have the same order in both graphs. What remains has no counterpart: no pair is better
+than a wrong one.
 """
 
 import difflib

@@ -17,10 +17,6 @@ SAMPLES_AT_ONCE = 32
 LEAST_DB = 10.0
 
 
-Value = tuple[Step, int]
-"""A step of a file and the tensor that stores its result."""
-
-
 @dataclass(frozen=True)
 class Signal:
     """The output of an operator of the file compared with float: `sqnr` in decibels, infinite if equal.
@@ -46,36 +42,26 @@ def layer_signals(
         layers: the names of the flat model's layers.
         outputs: the names of the flat model's output layers, whose tensors have the names of the signature's outputs.
     """
-    pairs, missing = _comparable(*paired(reference, lite, layers))
-    power, noise = np.zeros(len(pairs)), np.zeros(len(pairs))
+    found, alone = paired(reference, lite, layers)
+    energies: dict[int, np.ndarray] = {}
     for part in _parts(x):
-        expected, found = (file.signals(part) for file in (reference, lite))
-        for number, ((_, one), (_, other)) in enumerate(pairs):
-            true, got = expected[one].astype(np.float64), found[other].astype(np.float64)
-            power[number] += np.square(true).sum()
-            noise[number] += np.square(true - got.reshape(true.shape)).sum()
+        ours, theirs = (file.signals(part) for file in (reference, lite))
+        for number, (one, other) in enumerate(found):
+            if one.tensor in ours and other.tensor in theirs:  # else it is not stored
+                true, got = ours[one.tensor].astype(np.float64), theirs[other.tensor].astype(np.float64)
+                squares = np.square(true).sum(), np.square(true - got.reshape(true.shape)).sum()
+                energies[number] = energies.get(number, 0.0) + np.array(squares)
     names, ends = LayerNames(reference, layers), _ends(reference, outputs)
-    signals = [
-        Signal(
-            ", ".join(names.giving(one.op)) or ends.get(made) or _behind(names, one), other.op.name, decibels(*energies)
-        )
-        for ((one, made), (other, _)), *energies in zip(pairs, power, noise, strict=True)
-    ]
-    return signals, missing
+    signals = [_signal(names, ends, *found[number], *energies[number]) for number in sorted(energies)]
+    compared = {found[number][1].op.index for number in energies}
+    missing = {step.op.index: step.op.name for step in (*alone, *(other for _, other in found))}
+    return signals, [f"{name} ({index})" for index, name in sorted(missing.items()) if index not in compared]
 
 
-def _comparable(
-    pairs: Sequence[tuple[Step, Step]], alone: Sequence[Step]
-) -> tuple[list[tuple[Value, Value]], list[str]]:
-    """Return the pairs whose results both files store, and the names of the operators of `lite` without any."""
-    found = [
-        ((one, one.tensor), (other, other.tensor))
-        for one, other in pairs
-        if one.tensor is not None and other.tensor is not None
-    ]
-    compared = {other.op.index for _, (other, _) in found}
-    missing = {step.op.index: step.op.name for step in (*alone, *(other for _, other in pairs))}
-    return found, [f"{name} ({index})" for index, name in sorted(missing.items()) if index not in compared]
+def _signal(names: LayerNames, ends: Mapping[int, str], one: Step, other: Step, power: float, noise: float) -> Signal:
+    made = -1 if one.tensor is None else one.tensor
+    layers = ", ".join(names.giving(one.op)) or ends.get(made) or _behind(names, one)
+    return Signal(layers, other.op.name, decibels(power, noise))
 
 
 def _ends(reference: LiteModel, outputs: Sequence[str]) -> dict[int, str]:

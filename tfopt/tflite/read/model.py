@@ -209,8 +209,8 @@ class LiteModel:
     def signals(self, x: Inputs) -> dict[int, NDArray[Any]]:
         """Return the outputs of all operations of the main graph, in real units, by tensor index.
 
-        All outputs are held in memory, so pass few samples at a time. Runs without delegates, which hide their
-        intermediate results.
+        Those that LiteRT does not keep, such as some states of a loop, are missing. All others are held in memory, so
+        pass few samples at a time. Runs without delegates, which hide their intermediate results.
 
         Args:
             x: as in `predict`.
@@ -236,10 +236,13 @@ class LiteModel:
             rows = [array[start : start + batch] for array in stored]
             self._invoke(interpreter, batch, rows)
             for tensor in computed:
-                array = interpreter.get_tensor(tensor.index)
+                try:
+                    array = interpreter.get_tensor(tensor.index)
+                except ValueError:  # LiteRT keeps no result of some operators, such as the states of a loop
+                    continue
                 batched = array.ndim > 0 and len(array) == batch
                 parts[tensor.index].append(dequantized(array[: len(rows[0])] if batched else array[None], tensor))
-        return {index: np.concatenate(arrays) for index, arrays in parts.items()}
+        return {index: np.concatenate(arrays) for index, arrays in parts.items() if arrays}
 
     def _one_sample(self, x: Inputs | None) -> tuple[Any, int]:
         """Return an interpreter that has just run the first sample of `x`, and its batch size."""
