@@ -1,5 +1,7 @@
 """Operators without a form for int16 activations, made of others: equal in float, and right in the int16 file."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -27,7 +29,8 @@ FUNCTIONS = {
 
 def float_file(function, batch=1):
     inputs = tf_keras().Input((6, 8), batch_size=batch)
-    return tfopt.export_tflite(tf_keras().Model(inputs, function(inputs)), None, FLOAT)
+    settings = FLOAT if batch else dataclasses.replace(FLOAT, batch="dynamic")
+    return tfopt.export_tflite(tf_keras().Model(inputs, function(inputs)), None, settings)
 
 
 @pytest.mark.parametrize("kind", FUNCTIONS)
@@ -82,7 +85,15 @@ def test_integers_stay():
     assert rewritten(data, with_int16_forms) == data
 
 
+def test_a_sum_over_an_axis_of_fixed_size_with_any_batch():
+    lite = float_file(lambda x: tf.reduce_sum(x, 2), batch=None)
+    assert lite.inputs[0].shape[0] is None and "SUM" in [op.name for op in lite.ops()]
+    names = [op.name for op in LiteModel(rewritten(lite.data, with_int16_forms)).ops()]
+    assert "SUM" not in names and {"MEAN", "MUL"} <= set(names)
+
+
 LAYERS = {
+    "one group": keras.layers.GroupNormalization(1, scale=False),
     "LayerNormalization": keras.layers.LayerNormalization(),
     "GroupNormalization": keras.layers.GroupNormalization(2),
     "UnitNormalization": keras.layers.UnitNormalization(),

@@ -218,7 +218,7 @@ def added_like(subgraph: Any, tensor: Any, shape: tuple[int, ...]) -> int:
 
 
 def added_constant(model: Any, subgraph: Any, values: np.ndarray) -> int:
-    """Add a constant vector, int32 or float32, to the subgraph, and return its index."""
+    """Add a constant, int32 or float32, to the subgraph, and return its index."""
     from ai_edge_litert import schema_py_generated as schema
 
     made = schema.TensorT()

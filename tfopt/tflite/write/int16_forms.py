@@ -56,14 +56,16 @@ class _Forms:
 
     def _difference(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
         zeros, other = inputs
-        if not self._is_zero(zeros) or self._shape(other) != self._shape(output):
+        if not self._is_zero(zeros):
             return []
-        return [self._operator("MUL", [other, self._number(-1)], output, _fused(operator))]
+        minus = np.full(self._shape(zeros), -1, np.float32)  # in this shape, since it may be larger than the other
+        return [self._operator("MUL", [other, self._constant(minus)], output, _fused(operator))]
 
     def _sum(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
-        if any(size < 0 for index in (inputs[0], output) for size in self._signature(index)):
+        axes, sizes = self._stored(inputs[1]), self._signature(inputs[0]) or self._shape(inputs[0])
+        if axes is None or any(sizes[axis] < 0 for axis in axes.view(np.int32)):
             return []  # how many values are summed is not known
-        summands = math.prod(self._shape(inputs[0])) // max(1, math.prod(self._shape(output)))
+        summands = math.prod(sizes[axis] for axis in axes.view(np.int32))
         average = self._like(output)
         mean = new_operator(self._model, self._kinds.MEAN, inputs, [average], operator.builtinOptions)
         return [mean, self._operator("MUL", [average, self._number(summands)], output)]
@@ -117,7 +119,10 @@ class _Forms:
         return added_like(self._subgraph, self._subgraph.tensors[tensor], self._shape(tensor))
 
     def _number(self, value: float) -> int:
-        return added_constant(self._model, self._subgraph, np.array([value], np.float32))
+        return self._constant(np.array([value], np.float32))
+
+    def _constant(self, values: np.ndarray) -> int:
+        return added_constant(self._model, self._subgraph, values)
 
     def _shape(self, tensor: int) -> tuple[int, ...]:
         return tuple(int(size) for size in items(self._subgraph.tensors[tensor].shape))
@@ -128,8 +133,13 @@ class _Forms:
 
     def _is_zero(self, tensor: int) -> bool:
         """Return whether the tensor is a constant of zeros."""
-        stored = self._model.buffers[self._subgraph.tensors[tensor].buffer].data
-        return stored is not None and len(stored) > 0 and not np.any(np.asarray(stored))
+        stored = self._stored(tensor)
+        return stored is not None and not stored.any()
+
+    def _stored(self, tensor: int) -> np.ndarray | None:
+        """Return the bytes of a constant; None for any other tensor."""
+        data = self._model.buffers[self._subgraph.tensors[tensor].buffer].data
+        return np.asarray(data, np.uint8) if data is not None and len(data) else None
 
 
 def _fused(operator: Any) -> int:
