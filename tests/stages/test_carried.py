@@ -6,6 +6,7 @@ import pytest
 
 import tfopt
 from tfopt import bridge
+from tfopt.errors import ModelError
 from tfopt.stages.kernels.table import kernels
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
@@ -50,6 +51,35 @@ def model_with(layer):
 def test_the_kernels_are_those_that_the_class_names_else_those_called_so(layer, found):
     flat_model = bridge.to_tf_keras(model_with(layer))
     assert {kernel.name: kernel.shape for kernel in kernels(flat_model.layers[1])} == found
+
+
+@pytest.mark.parametrize(
+    "returned", [None, 3, ["kernel"], [np.zeros((2, 2))], "raise"], ids=["None", "number", "name", "array", "raise"]
+)
+def test_a_method_that_returns_no_weights_of_the_layer_is_named(returned):
+    @keras.saving.register_keras_serializable("carried kernels")
+    class Wrong(Mixing):
+        def get_prunable_weights(self):
+            if returned == "raise":
+                raise ZeroDivisionError
+            return returned
+
+    with pytest.raises(ModelError, match=r"Wrong\.get_prunable_weights\(\) of layer 'odd' to return a list of weights"):
+        tfopt.Prune().apply(model_with(Wrong(name="odd")), steps=4)
+
+
+@pytest.mark.parametrize("stage", [tfopt.Prune(), tfopt.Cluster(), tfopt.Quantize()], ids=lambda s: type(s).__name__)
+def test_kernels_of_half_precision_are_left_alone(stage):
+    @keras.saving.register_keras_serializable("carried kernels")
+    class Half(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(name="kernel", shape=(shape[-1], 5), dtype="bfloat16")
+
+        def call(self, x):
+            return x @ keras.ops.cast(self.kernel, "float32")
+
+    _, stripped = trained(stage, model_with(Half()))
+    assert len(np.unique(np.asarray(stripped.layers[1].kernel, np.float32))) > 20
 
 
 def trained(stage, model):

@@ -189,12 +189,22 @@ def carried_class() -> Any:
             super().build(input_shape)
 
         def get_prunable_weights(self) -> list[Any]:
-            """Return the kernels for TF-MOT and the stages: those that the Keras 3 class names, else by their name."""
+            """Return the float32 kernels for the stages: those that the Keras 3 class names, else by their name."""
+            chosen = filter(_is_kernel, self._carried)
+            if hasattr(type(self.operation), "get_prunable_weights"):
+                chosen = self._named_by_class()
+            return [weight for weight in chosen if weight.dtype == "float32"]
+
+        def _named_by_class(self) -> Any:
             operation = self.operation
-            if not hasattr(type(operation), "get_prunable_weights"):
-                return [weight for weight in self._carried if _is_kernel(weight)]
             own = dict(zip(map(id, operation.weights), self._carried, strict=True))
-            return [own[id(variable)] for variable in operation.get_prunable_weights()]
+            try:
+                return [own[id(variable)] for variable in operation.get_prunable_weights()]
+            except Exception as error:
+                raise ModelError(
+                    f"Expected {type(operation).__name__}.get_prunable_weights() of layer '{operation.name}' to return "
+                    f"a list of weights of the layer; got {type(error).__name__}: {error}. Return [self.kernel], say."
+                ) from error
 
         def _attribute_of(self, weight: Any) -> str:
             """Make `weight` an attribute under the name that it has inside the Keras 3 layer; return that name."""
