@@ -10,7 +10,7 @@ import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
-from tfopt.errors import ModelError, RecipeError
+from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.losses import FitNets, Hinton, MultilabelKD, RegressionKD
 
 APIS = {"keras": keras, "tf_keras": tf_keras()}
@@ -249,3 +249,33 @@ def test_what_does_not_fit(data):
     three = keras.Model(inputs, {name: keras.layers.Dense(2, name=name)(joined) for name in LOSSES})
     with pytest.raises(ModelError, match=r"inputs .* the teacher takes left, middle, other, .* left, right"):
         fitted(three)
+
+
+def test_settings_and_data_of_the_wrong_kind_are_said(data):
+    x, _ = data
+    student, teacher = network(keras, 4), network(keras, 9, seed=5)
+
+    def compiled(distillation=None):
+        distilled = distill(student, teacher, distillation)
+        distilled.compile(keras.optimizers.SGD(0.0), loss=LOSSES, metrics={"kind": "accuracy"})
+        return distilled
+
+    for wrong in ("hinton", {"kind": None}, {"kind": "hinton"}):
+        with pytest.raises(RecipeError, match="Expected a Distillation, or a dict of one for each output; got"):
+            compiled(wrong)
+    empty = tf.data.Dataset.from_tensor_slices((x, {name: np.zeros(N) for name in LOSSES})).batch(8).take(0)
+    with pytest.raises(DataError, match="is empty"):
+        compiled().fit(empty, verbose=0)
+    twice = keras.Model(student.input, [student.output["kind"], student.output["kind"]])
+    with pytest.raises(ModelError, match="different names, got kind, kind"):
+        distill(twice, teacher)
+
+
+def test_one_metric_of_an_output_needs_no_list(api, data):
+    x, y = data
+    distilled = distill(network(api, 4), network(api, 9, seed=5))
+    distilled.compile(api.optimizers.SGD(0.0), loss=LOSSES, metrics={"kind": "accuracy"})
+    distilled.fit(x, y, epochs=1, verbose=0)
+    found = distilled.evaluate(x, y, verbose=0, return_dict=True)
+    right = np.asarray(distilled.predict(x, verbose=0)["kind"]).argmax(-1) == y["kind"].reshape(-1)
+    assert found["accuracy_kind"] == pytest.approx(right.mean(), abs=1e-6)

@@ -106,6 +106,9 @@ def chosen(
     Raises:
         RecipeError: a name is no output, a loss does not fit an output, or nothing tells what fits.
     """
+    for each in given.values() if isinstance(given, Mapping) else () if given is None else (given,):
+        if not isinstance(each, Distillation):
+            raise RecipeError(f"Expected a Distillation, or a dict of one for each output; got {each!r}.")
     if isinstance(given, Mapping):
         if unknown := [name for name in given if name not in outputs]:
             raise RecipeError(

@@ -34,6 +34,11 @@ class Ports:
                 f"The {side} of '{model.name}' are nested; expected one tensor, a list, or a dict of them. Distill a "
                 "model with a flat structure."
             )
+        if len(set(self.names)) < len(self.names):
+            raise ModelError(
+                f"The {side} of '{model.name}' must have different names, got {', '.join(self.names)}. Give each layer "
+                "a name, or distill a model that has each of them once."
+            )
 
     def named(self, given: Any, what: str) -> Named:
         """Return `given`, in any of the forms that Keras takes, by name. Raise `DataError` if it does not fit."""

@@ -137,7 +137,9 @@ class Lesson:
 
         x = arguments["x"]
         if isinstance(x, tf.data.Dataset):
-            element = next(iter(x.take(1)))
+            element = next(iter(x.take(1)), None)
+            if element is None:
+                raise DataError("The tf.data.Dataset is empty; expected batches (x, y).")
             self._check(element[0] if isinstance(element, tuple) else element)
             return
         try:
@@ -186,7 +188,7 @@ class OutputLedger(Ledger):
         self._own_losses = loss
         self._judges = [self._api.Model() for _ in self.rows]
         for name, judge in zip(self._outputs.names, self._judges, strict=True):
-            own = {"metrics": metrics[name], "weighted_metrics": weighted_metrics[name]}
+            own = {"metrics": _listed(metrics[name]), "weighted_metrics": _listed(weighted_metrics[name])}
             judge.compile(loss=loss[name], **own, run_eagerly=run_eagerly)
 
     def hard_losses(self, y: Any, outputs: Sequence[Any], sample_weight: Any) -> list[Any]:
@@ -221,6 +223,11 @@ class OutputLedger(Ledger):
         names = self._outputs.names
         rows = zip(self.rows, outputs, self._judges, names, strict=True)
         return [(row, out, judge, labels.get(name), weights.get(name), name) for row, out, judge, name in rows]
+
+
+def _listed(metrics: Any) -> Any:
+    """Return metrics as Keras takes them for one output: a single one in a list."""
+    return metrics if metrics is None or isinstance(metrics, list | tuple) else [metrics]
 
 
 def by_output(outputs: Ports, given: Any, what: str) -> dict[str, Any]:
