@@ -9,7 +9,8 @@ from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.plan import plan
 from tfopt.stages.quantize.ranges import empty, set_range
-from tfopt.stages.quantize.wrapper import observe_activations, quantized_model
+from tfopt.stages.quantize.replaced_rounding import observe_activations
+from tfopt.stages.quantize.wrapped_model import quantized_model
 
 ActivationRanges = Literal["max", "mse"]
 

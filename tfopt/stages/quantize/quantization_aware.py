@@ -23,7 +23,7 @@ from tfopt.stages.quantize.plan import Treatment, plan, scales_of
 from tfopt.stages.quantize.quantizers import Scheme, held_weight, kernel_quantizer, structure_of
 from tfopt.stages.quantize.rounding import Precision
 from tfopt.stages.quantize.unlike_scales import leave_unrounded, places_left_in_float
-from tfopt.stages.quantize.wrapper import quantized_model
+from tfopt.stages.quantize.wrapped_model import quantized_model
 from tfopt.stages.stage import Stage
 
 # The scheme for the properties that earlier stages established, named as in TF-MOT's collaborative optimization.

@@ -20,7 +20,8 @@ from tfopt.graph.walk import walk
 from tfopt.stages.quantize.activation_ranges import Batches, set_ranges
 from tfopt.stages.quantize.plan import operation_of
 from tfopt.stages.quantize.ranges import empty, has_range, set_range
-from tfopt.stages.quantize.wrapper import gives_float, observe_activations, replace_rounding
+from tfopt.stages.quantize.replaced_rounding import observe_activations, replace_rounding
+from tfopt.stages.quantize.wrapper import gives_float
 
 MOST_NOISE = 0.05
 """Largest noise of a channel, relative to its variance: half of what the proof of a file allows."""

@@ -1,49 +1,17 @@
-"""Build a flat tf_keras model with its layers in quantization wrappers, following the plan."""
+"""The layers of a model with quantization: a wrapper for any layer, and the layer that rounds an input."""
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module, unwrapped
 from tfopt.base.overrides import Overrides, override_attributes
-from tfopt.graph.types import Graph, map_leaves, replay
-from tfopt.stages.kernels.layer_copies import built_copy, call_of, restored
+from tfopt.stages.kernels.layer_copies import call_of, restored
 from tfopt.stages.kernels.table import named_kernel
 from tfopt.stages.quantize import int8_equivalents
-from tfopt.stages.quantize.plan import Treatment, config_class, looked_up
 from tfopt.stages.quantize.quantizers import quantizer_from
 from tfopt.stages.quantize.ranges import apart, empty, has_range, range_quantizer
-
-
-def quantized_model(
-    graph: Graph, treatments: Mapping[str, Treatment], quantizers: Callable[[Any, Treatment], Overrides]
-) -> Any:
-    """Build the model of `graph` with wrapped copies of its layers, including their weights.
-
-    Args:
-        graph: of a flat tf_keras model.
-        treatments: what to quantize, by layer name.
-        quantizers: called with a built layer and its treatment; returns the quantizers of its weights.
-
-    Returns:
-        A new tf_keras model.
-    """
-    indices = looked_up(graph)
-    inputs, tensors = {}, {}
-    for spec in graph.inputs:
-        # Table indices may come as floats; int8 could not tell 300 of them apart.
-        dtype = "int32" if spec.ref in indices and spec.dtype.startswith("float") else spec.dtype
-        inputs[spec.ref] = tensors[spec.ref] = tf_keras().Input(batch_shape=spec.shape, dtype=dtype, name=spec.name)
-        if dtype.startswith("float"):
-            tensors[spec.ref] = _input_layer(spec.name)(tensors[spec.ref])
-    layers = {leaf.name: _wrapped(leaf.layer, treatments[leaf.name], quantizers) for leaf in graph.leaves}
-    _, outputs = replay(graph, tensors, lambda leaf, args, kwargs: layers[leaf.name](*args, **kwargs))
-    given = map_leaves(inputs.__getitem__, graph.inputs_struct)  # the inputs before rounding
-    return tf_keras().Model(given, outputs, name=graph.name)
 
 
 def gives_float(*layers: Any) -> bool:
@@ -78,29 +46,6 @@ def _sources(layer: Any) -> list[Any]:
 
 def _layers_before(layer: Any) -> list[Any]:
     return [parent.layer for node in layer.inbound_nodes for parent in node.parent_nodes]
-
-
-def _wrapped(layer: Any, treatment: Treatment, quantizers: Callable[[Any, Treatment], Overrides]) -> Any:
-    copy = built_copy(layer)
-    if hasattr(copy, "finalize_state"):
-        copy.finalize_state()  # Normalization computes with copies of its weights
-    own_weights = tuple(copy.weights)
-    if treatment.config:
-        wrapper = tfmot_module("quantization.keras.quantize_wrapper").QuantizeWrapperV2
-        wrapped = wrapper(copy, config_class(treatment.config)())
-    else:
-        weights = quantizers(copy, treatment)
-        if not (treatment.quantizes or treatment.shares_with or treatment.in_float or weights):
-            return copy
-        outputs = len(_flat(layer.get_output_at(0))) if treatment.output or treatment.shares_with else 0
-        why = treatment.why if treatment.in_float else ""
-        wrapped = int8_wrapper()(copy, weights, treatment.before, outputs, treatment.shares_with, why, treatment.inner)
-    object.__setattr__(wrapped, "own_weights", own_weights)  # TF-MOT's wrapper removes weights from the layer
-    return wrapped
-
-
-def _input_layer(name: str) -> Any:
-    return int8_input()(name=f"quantize_{name}")
 
 
 @functools.cache
@@ -341,84 +286,7 @@ def _quantize(quantizer: Any, variable: Any, made: Any, training: bool) -> Any:
     return quantizer(variable, training, weights=made)
 
 
-@contextmanager
-def with_rounded_weights(model: Any) -> Iterator[None]:
-    """Replace the weights of `model` by their rounded values within the block, instead of rounding them at each call.
-
-    The converter needs constant weights, at least in recurrent layers. Weights with a single scale are still rounded by
-    the operator that passes this scale to the converter.
-    """
-    overrides: Overrides = []
-    values = []
-    for layer in model.layers:
-        pairs = list(zip(getattr(layer, "_given", ()), getattr(layer, "_weight_vars", ()), strict=False))
-        loose = [pair for pair in pairs if not pair[0][2].needs_operator()]
-        values += [(variable, variable.numpy(), quantizer, made) for _, (variable, quantizer, made) in loose]
-        kept = [pair for pair in pairs if pair not in loose]
-        if loose:
-            overrides += [
-                (layer, "_given", [given for given, _ in kept]),
-                (layer, "_weight_vars", [v for _, v in kept]),
-            ]
-    for variable, before, quantizer, made in values:
-        variable.assign(quantizer(before, False, weights=made))
-    try:
-        with override_attributes(overrides):
-            yield
-    finally:
-        for variable, before, _, _ in values:
-            variable.assign(before)
-
-
-@contextmanager
-def observe_activations(model: Any, see: Callable[[dict[str, Any], np.ndarray], None]) -> Iterator[None]:
-    """Observe activations instead of rounding them within the block; `model` must be called eagerly.
-
-    Args:
-        model: a model with quantization wrappers.
-        see: called for each quantizer with its variables and the values that it would round.
-    """
-
-    def look(inputs: Any, weights: dict[str, Any]) -> Any:
-        see(weights, inputs.numpy())
-        return inputs
-
-    with replace_rounding(model, look):
-        yield
-
-
-@contextmanager
-def replace_rounding(model: Any, function: Callable[[Any, dict[str, Any]], Any]) -> Iterator[None]:
-    """Replace the rounding of activations within the block; `model` must be called eagerly.
-
-    Args:
-        model: a model with quantization wrappers.
-        function: maps the values that a quantizer would round, and its variables, to what follows them.
-    """
-
-    def look(inputs: Any, training: bool, weights: dict[str, Any]) -> Any:
-        del training
-        return function(inputs, weights)
-
-    overrides: Overrides = []
-    for layer in model.layers:
-        if getattr(layer, "quantizer", None) is not None:  # TF-MOT's layer for the model's inputs
-            overrides.append((layer, "quantizer", look))
-        if getattr(layer, "_output_quantizers", None):
-            overrides.append((layer, "_output_quantizers", [look]))
-        for point in (*getattr(layer, "points", ()), *getattr(layer, "_quantize_activations", ())):
-            overrides.append((point, "quantizer", look))
-    with override_attributes(overrides):
-        yield
-
-
 def _map_tensors(function: Callable[[Any], Any], struct: Any) -> Any:
     import tensorflow as tf
 
     return tf.nest.map_structure(function, struct)
-
-
-def _flat(struct: Any) -> list[Any]:
-    import tensorflow as tf
-
-    return list(tf.nest.flatten(struct))

@@ -17,8 +17,8 @@ from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
 from tfopt.models.hub import native_if_possible
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
+from tfopt.stages.quantize.replaced_rounding import with_rounded_weights
 from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float
-from tfopt.stages.quantize.wrapper import with_rounded_weights
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
