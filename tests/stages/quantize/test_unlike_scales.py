@@ -86,6 +86,19 @@ def test_raw_features_stay_in_float(build, given):
     assert not any(op.name == "CAST" for op in lite.ops())
 
 
+def test_what_a_normalization_scales_stays_in_float():
+    """The values become unlike inside the model: the input itself has one scale for all columns."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((3,), name="fine")
+    raw = keras.layers.Rescaling(SIZES.tolist(), OFFSETS.tolist(), name="raw")(inputs)
+    norm = keras.layers.Normalization(mean=OFFSETS, variance=SIZES**2, name="norm")(raw)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dense(8, "relu")(norm)))
+    _, wrapped = quantized(model, FINE)
+    lite = tfopt.export_tflite(wrapped, None, NAMED, representative_data=FINE)
+    assert noise(model.predict(FINE, verbose=0), lite.predict(FINE)) < 0.02
+    assert any("left in float: raw (its channels" in note for note in lite.notes)
+
+
 def test_the_kernel_that_reads_raw_features_is_not_rounded():
     model = raw_dense()
     stage, wrapped = quantized(model, RAW)

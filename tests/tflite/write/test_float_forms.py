@@ -7,7 +7,12 @@ import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.flatbuffer import rewritten
-from tfopt.tflite.write.float_forms import with_products, without_block_moves, without_unread_parts
+from tfopt.tflite.write.float_forms import (
+    with_merged_factors,
+    with_products,
+    without_block_moves,
+    without_unread_parts,
+)
 
 FLOAT = tfopt.Export(weights="float32", activations="float32")
 
@@ -53,6 +58,47 @@ def test_an_lstm_unrolled_from_zeros_has_no_unread_tensor(sequences):
     assert read.issuperset(index for op in lite.ops() for index in op.outputs)
     wanted = model(x).numpy()
     assert np.mean((lite.predict(x) - wanted) ** 2) < 2e-3 * np.var(wanted)
+
+
+def scaled_file(function):
+    """A file of `function` on rows of four."""
+    inputs = tf_keras().Input((6, 4), batch_size=1)
+    return tfopt.export_tflite(tf_keras().Model(inputs, function(inputs)), None, FLOAT)
+
+
+def steps(first, second, between=lambda x: x):
+    """A Rescaling, what is `between`, and another Rescaling, which the converter keeps apart."""
+    rescale = tf_keras().layers.Rescaling
+    return lambda x: rescale(second)(between(rescale(first)(x)))
+
+
+SIZES, INVERSE = [0.01, 1.0, 100.0, 1e4], [50.0, 2.0, 0.02, 2e-4]
+
+
+def test_factors_are_merged():
+    lite = scaled_file(steps(SIZES, INVERSE))
+    assert [op.name for op in lite.ops()] == ["MUL", "MUL"]
+    changed = LiteModel(rewritten(lite.data, with_merged_factors))
+    assert [op.name for op in changed.ops()] == ["MUL"]
+    x = np.random.default_rng(0).normal(size=(3, 6, 4)).astype("float32")
+    np.testing.assert_allclose(changed.predict(x), x.astype(np.float64) * [0.5, 2, 2, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: [y := tf_keras().layers.Rescaling(SIZES)(x), tf_keras().layers.Rescaling(INVERSE)(y)],
+        lambda x: (y := tf_keras().layers.Rescaling(SIZES)(x)) + tf_keras().layers.Rescaling(INVERSE)(y),
+        steps(SIZES, INVERSE, tf_keras().layers.ReLU()),
+        steps(SIZES, INVERSE, lambda x: x - 1.0),
+        steps([1e30, 1.0, 1.0, 1.0], [1e30, 1.0, 1.0, 1.0]),
+        steps([1e-30, 1.0, 1.0, 1.0], [1e-30, 1.0, 1.0, 1.0]),
+    ],
+    ids=["an output", "another reader", "a ReLU between", "a difference between", "too large", "too small"],
+)
+def test_factors_are_not_merged(function):
+    data = scaled_file(function).data
+    assert rewritten(data, with_merged_factors) == data
 
 
 def blocks(move, size=2, batch=1):

@@ -114,9 +114,11 @@ def _joins(layer: Any) -> bool:
 
 
 def _before_scaling(model: Any) -> Iterator[Any]:
-    """Yield the layers whose output goes to a BatchNormalization that is not folded."""
+    """Yield the layers whose output goes to a BatchNormalization that is not folded, or to a Normalization."""
     for layer in model.layers:
-        if facts_of(unwrapped(layer)).family == "batch_norm" and getattr(layer, "after", None):
+        inner = unwrapped(layer)
+        scales = facts_of(inner).family == "batch_norm" or type(inner).__name__ == "Normalization"
+        if scales and getattr(layer, "after", None):
             yield from layer.sources
 
 

@@ -148,6 +148,7 @@ def _verify_activations(lite: LiteModel, settings: Export, names: LayerNames) ->
         op
         for op, tensor in computed
         if tensor.scales and tensor.dtype != settings.activations and tensor.index not in ends
+        if not _reads_rescaled_weights(op, lite, tensors)
     ]
     if other:
         kinds = sorted({tensors[op.subgraph, op.outputs[0]].dtype for op in other})
@@ -155,6 +156,14 @@ def _verify_activations(lite: LiteModel, settings: Export, names: LayerNames) ->
             f"{settings.activations} activations were promised, but {_operators(other, names)} produce "
             f"{', '.join(kinds)} in the file. Replace the layers, or export with other activations."
         )
+
+
+def _reads_rescaled_weights(op: Op, lite: LiteModel, tensors: Mapping[tuple[int, int], Any]) -> bool:
+    """Return whether `op` looks up rows of weights that a QUANTIZE brings to the type of the activations."""
+    if op.name != "GATHER" or not tensors[op.subgraph, op.inputs[0]].constant:
+        return False
+    readers = [reader for reader in lite.ops() if reader.subgraph == op.subgraph and op.outputs[0] in reader.inputs]
+    return bool(readers) and all(reader.name == "QUANTIZE" for reader in readers)
 
 
 def _weight_notes(lite: LiteModel, settings: Export, names: LayerNames) -> list[str]:

@@ -1,11 +1,13 @@
 """Prepare the converter's float graph for quantization: operators it would leave in float in another form."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from tfopt.tflite.read.flatbuffer import added_buffer, drop_unused_codes, items, kind_of, new_operator, operator_code
 
+_LARGEST = float(np.finfo(np.float32).max)
 _VERSION = 2  # of SLICE, from which on it takes int8
 
 
@@ -76,6 +78,49 @@ def with_products(model: Any, subgraph: Any) -> bool:
     if changed:
         drop_unused_codes(model)
     return changed
+
+
+def with_merged_factors(model: Any, subgraph: Any) -> bool:
+    """Multiply by constants one after the other only once, by their product. For `rewritten`.
+
+    A Rescaling and a Normalization give the channels sizes in between that one scale may not hold.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    mul, readers = schema.BuiltinOperator.MUL, Counter(int(end) for end in items(subgraph.outputs))
+    for operator in items(subgraph.operators):
+        readers.update(int(end) for end in items(operator.inputs))
+    scaled: dict[int, tuple[Any, int, np.ndarray]] = {}
+    merged = []
+    for operator in items(subgraph.operators):
+        if kind_of(model.operatorCodes[operator.opcodeIndex]) != mul:
+            continue
+        source, factor = _factor(model, subgraph, operator)
+        if factor is not None and source in scaled and readers[source] == 1:
+            first, origin, before = scaled[source]
+            product = before.astype(np.float64) * factor
+            if np.abs(product).max(initial=0) < _LARGEST and (product.astype(np.float32) != 0).all():
+                source, factor = origin, product.astype(np.float32)
+                operator.inputs = np.array([source, added_constant(model, subgraph, factor)], np.int32)
+                merged.append(id(first))
+        if factor is not None and not operator.builtinOptions.fusedActivationFunction:
+            scaled[int(operator.outputs[0])] = operator, source, factor
+    subgraph.operators = [operator for operator in items(subgraph.operators) if id(operator) not in merged]
+    return bool(merged)
+
+
+def _factor(model: Any, subgraph: Any, operator: Any) -> tuple[int, np.ndarray | None]:
+    """Return what a MUL multiplies, and the float constant by which it does; None if there is none."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    ends = [int(end) for end in operator.inputs]
+    for source, other in (ends, ends[::-1]):
+        tensor = subgraph.tensors[other]
+        stored = model.buffers[tensor.buffer].data
+        if tensor.type == schema.TensorType.FLOAT32 and stored is not None and len(stored):
+            values = np.frombuffer(np.asarray(stored, np.uint8).tobytes(), np.float32)
+            return source, values.reshape([int(size) for size in items(tensor.shape)])
+    return ends[0], None
 
 
 def with_rounded_reads(model: Any, subgraph: Any) -> bool:
@@ -230,4 +275,4 @@ def added_constant(model: Any, subgraph: Any, values: np.ndarray) -> int:
     return len(subgraph.tensors) - 1
 
 
-FORMS = (without_unread_parts, with_products, with_rounded_reads, with_float_divisions)
+FORMS = (without_unread_parts, with_products, with_merged_factors, with_rounded_reads, with_float_divisions)

@@ -17,6 +17,13 @@ from tfopt.tflite.settings import Export
 from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
 from tfopt.tflite.write.float_forms import FORMS, without_block_moves
+from tfopt.tflite.write.int16_choices import (
+    is_about_integers,
+    with_int8_tables,
+    with_int16_casts,
+    with_int16_choices,
+    with_ranges_of_integers,
+)
 from tfopt.tflite.write.int16_forms import with_int16_forms
 from tfopt.tflite.write.integer_forms import REPAIRS, with_fixed_ranges
 from tfopt.tflite.write.masks import with_near_masks
@@ -47,8 +54,6 @@ def _prepared(data: bytes, settings: Export) -> bytes:
     changes = [*FORMS, with_fixed_ranges]
     if settings.by_edge_quantizer or settings.activations == "int16":
         changes.append(without_block_moves)
-    if settings.activations == "int16" and not settings.by_edge_quantizer:
-        changes.append(with_int16_forms)
     return rewritten(data, *changes)
 
 
@@ -70,7 +75,9 @@ def _converter(folder: str, settings: Export) -> Any:
             result = _prepared(bytes(result), settings)
             calibrated, in_float = with_near_masks(result, self._calibrated), float_outputs(result)
             if activations_type == tf.int16:
-                return bytes(super()._quantize(calibrated, *types))
+                prepared = rewritten(calibrated, with_int16_forms, with_int16_choices, with_ranges_of_integers)
+                data = self._in_int16(prepared, *types)
+                return rewritten(data, with_int16_casts, with_int8_tables)
 
             def quantize(left: Sequence[str], float_border: bool) -> bytes:
                 data = mlir_quantize(
@@ -90,6 +97,16 @@ def _converter(folder: str, settings: Export) -> Any:
                 most=settings.max_noise,
                 free_border=settings.io is None,
             )
+
+        def _in_int16(self, prepared: bytes, *types: Any) -> bytes:
+            """Allow floats where only operators on integers and bools have no int16 form: these are none."""
+            try:
+                return bytes(super()._quantize(prepared, *types))
+            except RuntimeError as error:
+                if not is_about_integers(prepared, str(error)):
+                    raise
+            borders, after = types[:4], types[5:]  # between them is whether floats are allowed
+            return bytes(super()._quantize(prepared, *borders, True, *after))
 
         def _calibrated(self, data: bytes) -> bytes:
             measured = calibrator.Calibrator(calibrator.add_intermediate_tensors(data))

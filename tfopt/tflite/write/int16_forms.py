@@ -39,6 +39,7 @@ class _Forms:
             self._kinds.SUM: self._sum,
             self._kinds.HARD_SWISH: self._hard_swish,
             self._kinds.L2_NORMALIZATION: self._unit_length,
+            self._kinds.DIV: self._quotient,
         }
 
     def of(self, operator: Any) -> list[Any]:
@@ -101,6 +102,29 @@ class _Forms:
             self._operator("MUL", [*inputs, inverse], scaled),
             self._operator("MUL", [scaled, self._number(1 / math.sqrt(shape[-1]))], output),
         ]
+
+    def _quotient(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
+        """Make x / y of r = 1 / sqrt(y), as x r r; where y may be negative, of r = 1 / sqrt(y^2), as (x r) (y r)."""
+        dividend, divisor = inputs
+        if self._stored(divisor) is not None:
+            return []  # TensorFlow multiplies by a constant
+        inverse, scaled, second = self._like(divisor), self._like(output), self._like(divisor)
+        if self._is_positive(divisor):
+            roots, second = [self._operator("RSQRT", [divisor], inverse)], inverse
+        else:
+            square = self._like(divisor)
+            roots = [
+                self._operator("MUL", [divisor, divisor], square),
+                self._operator("RSQRT", [square], inverse),
+                self._operator("MUL", [divisor, inverse], second),
+            ]
+        first = self._operator("MUL", [dividend, inverse], scaled)
+        return [*roots, first, self._operator("MUL", [scaled, second], output, _fused(operator))]
+
+    def _is_positive(self, tensor: int) -> bool:
+        """Return whether all values of the tensor were positive in calibration."""
+        ranges = self._subgraph.tensors[tensor].quantization
+        return ranges is not None and bool(len(items(ranges.min))) and float(ranges.min[0]) > 0
 
     def _operator(self, name: str, inputs: list[int], output: int, fused: int = 0) -> Any:
         """Return a new operator; `fused` is the number of its activation function."""

@@ -1,0 +1,232 @@
+"""Prepare comparisons, choices and masks for int16 activations, for which TensorFlow has no operators.
+
+A comparison becomes whether a difference is not 0, a choice a sum of products with 1 or 0, which the bool looks up in a
+table. Integers and bools stay as they are.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, new_operator
+from tfopt.tflite.write.float_forms import added_constant, added_like
+
+COMPARISONS = ("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
+
+
+def with_int16_choices(model: Any, subgraph: Any) -> bool:
+    """Compare differences of floats with 0, and choose by products with 1 and 0. For `rewritten`."""
+    choices = _Choices(model, subgraph)
+    before = list(items(subgraph.operators))
+    made = [choices.of(operator) for operator in before]
+    if not any(made):
+        return False
+    subgraph.operators = [one for new, old in zip(made, before, strict=True) for one in new or [old]]
+    drop_unused_codes(model)
+    return True
+
+
+def with_ranges_of_integers(model: Any, subgraph: Any) -> bool:
+    """Give integers and bools a range: TensorFlow asks for it, but does not use it. For `rewritten`."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    for tensor in subgraph.tensors:
+        if tensor.type != schema.TensorType.FLOAT32 and _stored(model, tensor) is None:
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.min, tensor.quantization.max = (np.array([end], np.float32) for end in (0, 1))
+    return True
+
+
+def with_int16_casts(model: Any, subgraph: Any) -> bool:
+    """Cast int16 values to bool directly, instead of their floats. For `rewritten`, after quantization."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds, types = schema.BuiltinOperator, schema.TensorType
+    sources = {
+        int(operator.outputs[0]): int(operator.inputs[0])
+        for operator in items(subgraph.operators)
+        if kind_of(model.operatorCodes[operator.opcodeIndex]) == kinds.DEQUANTIZE
+    }
+    freed = set[int]()
+    for operator in items(subgraph.operators):
+        value, target = int(operator.inputs[0]), int(operator.outputs[0])
+        is_cast = kind_of(model.operatorCodes[operator.opcodeIndex]) == kinds.CAST
+        if is_cast and value in sources and subgraph.tensors[target].type == types.BOOL:
+            freed.add(value)
+            operator.inputs = np.array([sources[value]], np.int32)
+            operator.builtinOptions.inDataType = types.INT16
+    read = {int(index) for operator in items(subgraph.operators) for index in operator.inputs}
+    unread = freed - read - set(map(int, subgraph.outputs))
+    subgraph.operators = [one for one in items(subgraph.operators) if int(one.outputs[0]) not in unread]
+    drop_unused_codes(model)
+    return bool(freed)
+
+
+def with_int8_tables(model: Any, subgraph: Any) -> bool:
+    """Read rows from int8 tables, and rescale them to int16. For `rewritten`, after quantization.
+
+    TensorFlow stores the tables in int16, because they have the type of what is looked up.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    operators: list[Any] = []
+    for operator in items(subgraph.operators):
+        operators.append(operator)
+        if kind_of(model.operatorCodes[operator.opcodeIndex]) != schema.BuiltinOperator.GATHER:
+            continue
+        table, output = subgraph.tensors[int(operator.inputs[0])], int(operator.outputs[0])
+        stored = _stored(model, table)
+        if table.type != schema.TensorType.INT16 or stored is None:
+            continue
+        rows, index = (
+            _narrowed(model, subgraph, int(operator.inputs[0]), stored.view(np.int16)),
+            added_like(subgraph, subgraph.tensors[output], tuple(subgraph.tensors[output].shape)),
+        )
+        narrow = subgraph.tensors[index]
+        narrow.type, narrow.quantization = schema.TensorType.INT8, subgraph.tensors[rows].quantization
+        narrow.shapeSignature = subgraph.tensors[output].shapeSignature
+        operator.inputs, operator.outputs = np.array([rows, operator.inputs[1]], np.int32), np.array([index], np.int32)
+        operators.append(new_operator(model, schema.BuiltinOperator.QUANTIZE, [index], [output], version=2))
+    changed = len(operators) > len(items(subgraph.operators))
+    subgraph.operators = operators
+    return changed
+
+
+def _narrowed(model: Any, subgraph: Any, tensor: int, values: np.ndarray) -> int:
+    """Return the index of an int8 constant with nearly the values of an int16 one."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    wide = subgraph.tensors[tensor]
+    step = max(float(np.abs(values.astype(np.int32)).max()) / 127, 1.0)  # of the narrow one, in wide steps
+    made = subgraph.tensors[added_constant(model, subgraph, np.zeros(tuple(wide.shape), np.float32))]
+    made.type, made.name = schema.TensorType.INT8, wide.name
+    made.quantization = schema.QuantizationParametersT()
+    made.quantization.scale = np.array([float(wide.quantization.scale[0]) * step], np.float32)
+    made.quantization.zeroPoint = np.array([0], np.int64)
+    model.buffers[made.buffer].data = np.rint(values / step).astype(np.int8).view(np.uint8)
+    return len(subgraph.tensors) - 1
+
+
+def is_about_integers(data: bytes, refusal: str) -> bool:
+    """Return whether TensorFlow refuses int16 only for operators of the float .tflite `data` without float values."""
+    refused = set(re.findall(r"not yet supported for op: '(\w+)'", refusal))
+    lite = LiteModel(data)
+    dtypes = {(tensor.subgraph, tensor.index): tensor.dtype for tensor in lite.tensors()}
+    for operator in lite.ops():
+        ends = [dtypes[operator.subgraph, index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
+        if operator.name in refused and "float32" in ends and (operator.name, ends[-1]) != ("CAST", "bool"):
+            return False
+    return bool(refused)
+
+
+class _Choices:
+    """Makes the replacements of the operators of a subgraph."""
+
+    def __init__(self, model: Any, subgraph: Any) -> None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        self._model, self._subgraph, self._kinds = model, subgraph, schema.BuiltinOperator
+        self._schema, self._types = schema, schema.TensorType
+        self._comparisons = {getattr(self._kinds, name) for name in COMPARISONS}
+
+    def of(self, operator: Any) -> list[Any]:
+        """Return operators that compute the same as `operator`; [] to keep it."""
+        kind = kind_of(self._model.operatorCodes[operator.opcodeIndex])
+        inputs, output = [int(index) for index in items(operator.inputs)], int(operator.outputs[0])
+        if kind in self._comparisons and self._type(inputs[0]) == self._types.FLOAT32:
+            return self._comparison(operator, kind, inputs, output)
+        if kind in (self._kinds.SELECT, self._kinds.SELECT_V2) and self._type(output) == self._types.FLOAT32:
+            by_row = kind == self._kinds.SELECT and self._shape(inputs[0]) != self._shape(output)
+            return [] if by_row else self._choice(inputs, output)
+        return []
+
+    def _comparison(self, operator: Any, kind: int, inputs: list[int], output: int) -> list[Any]:
+        """Make a > b of whether relu(a - b) is not 0, the others of it; TensorFlow aborts at some comparisons."""
+        kinds = self._kinds
+        if kind in (kinds.LESS, kinds.GREATER_EQUAL):
+            inputs = inputs[::-1]
+        relu = self._schema.ActivationFunctionType.RELU
+        one_sided = kind not in (kinds.EQUAL, kinds.NOT_EQUAL)
+        difference, made = self._difference(inputs, self._shape(output), relu if one_sided else 0)
+        if kind in (kinds.GREATER, kinds.LESS, kinds.NOT_EQUAL):
+            return [*made, self._cast(difference, output)]
+        opposite = self._like(output, self._types.BOOL)
+        return [
+            *made,
+            self._cast(difference, opposite),
+            new_operator(self._model, kinds.LOGICAL_NOT, [opposite], [output]),
+        ]
+
+    def _difference(self, inputs: list[int], shape: tuple[int, ...], fused: int) -> tuple[int, list[Any]]:
+        """Return a tensor of a - b with a fused activation, and the operators for it; without SUB where one is 0."""
+        difference = self._float(shape)
+        zeros = [value is not None and not value.any() for value in map(self._values, inputs)]
+        if not any(zeros):
+            return difference, [self._arithmetic("SUB", inputs, difference, fused)]
+        sign = self._constant(np.full(shape if all(zeros) else (1,), -1 if zeros[0] else 1, np.float32))
+        return difference, [self._arithmetic("MUL", [inputs[int(zeros[0])], sign], difference, fused)]
+
+    def _cast(self, source: int, target: int) -> Any:
+        options = self._schema.CastOptionsT()
+        options.inDataType, options.outDataType = self._type(source), self._type(target)
+        return new_operator(self._model, self._kinds.CAST, [source], [target], options)
+
+    def _choice(self, inputs: list[int], output: int) -> list[Any]:
+        """Make `yes * on + no * off`, with 1 or 0 for `on` where the condition holds; only one product beside zeros."""
+        condition, *chosen = inputs
+        number = self._like(condition, self._types.INT32)
+        made, products = [self._cast(condition, number)], []
+        for index, table in zip(chosen, ((0.0, 1.0), (1.0, 0.0)), strict=True):
+            value = self._values(index)
+            if value is None or value.any():
+                weight = self._like(condition, self._types.FLOAT32)
+                products.append(self._float(np.broadcast_shapes(self._shape(index), self._shape(condition))))
+                made += [
+                    self._looked_up(table, number, weight),
+                    self._arithmetic("MUL", [index, weight], products[-1]),
+                ]
+        if len(products) == 2:
+            return [*made, self._arithmetic("ADD", products, output)]
+        ones = self._constant(np.ones(self._shape(output), np.float32))  # TensorFlow aborts at a sum with zeros
+        return [*made, *(self._arithmetic("MUL", [product, ones], output) for product in products)]
+
+    def _looked_up(self, table: tuple[float, float], number: int, output: int) -> Any:
+        rows = self._constant(np.array(table, np.float32))
+        return new_operator(self._model, self._kinds.GATHER, [rows, number], [output], self._schema.GatherOptionsT())
+
+    def _arithmetic(self, name: str, inputs: list[int], output: int, fused: int = 0) -> Any:
+        options = getattr(self._schema, f"{name.capitalize()}OptionsT")()
+        options.fusedActivationFunction = fused
+        return new_operator(self._model, getattr(self._kinds, name), inputs, [output], options)
+
+    def _float(self, shape: tuple[int, ...]) -> int:
+        made = self._schema.TensorT()
+        made.type = self._types.FLOAT32
+        return added_like(self._subgraph, made, shape)
+
+    def _like(self, tensor: int, dtype: int) -> int:
+        made = added_like(self._subgraph, self._subgraph.tensors[tensor], self._shape(tensor))
+        self._subgraph.tensors[made].type = dtype
+        return made
+
+    def _constant(self, values: np.ndarray) -> int:
+        return added_constant(self._model, self._subgraph, values)
+
+    def _type(self, tensor: int) -> int:
+        return int(self._subgraph.tensors[tensor].type)
+
+    def _shape(self, tensor: int) -> tuple[int, ...]:
+        return tuple(int(size) for size in items(self._subgraph.tensors[tensor].shape))
+
+    def _values(self, tensor: int) -> np.ndarray | None:
+        """Return the numbers of a float constant; None for any other tensor."""
+        stored = _stored(self._model, self._subgraph.tensors[tensor])
+        return None if stored is None else stored.view(np.float32)
+
+
+def _stored(model: Any, tensor: Any) -> np.ndarray | None:
+    """Return the bytes of a constant; None for any other tensor."""
+    data = model.buffers[tensor.buffer].data
+    return np.asarray(data, np.uint8) if data is not None and len(data) else None
