@@ -148,8 +148,12 @@ def test_a_limit_keeps_the_shares_of_classes_and_is_stated():
         ({"test": 0.0}, "test as a fraction between 0 and 1, got 0.0"),
         ({"test": 1.0}, "test as a fraction between 0 and 1, got 1.0"),
         ({"test": float("nan")}, "test as a fraction between 0 and 1, got nan"),
-        ({"seed": -1}, "a seed of 0 or above, got -1"),
-        ({"limit": 0}, "a limit of at least 1 sample, got 0"),
+        ({"seed": -1}, "an integer seed of 0 or above, got -1"),
+        ({"seed": 1.5}, "an integer seed of 0 or above, got 1.5"),
+        ({"limit": 0}, "a limit of at least 1 sample, an integer, got 0"),
+        ({"limit": "10"}, "a limit of at least 1 sample, an integer, got '10'"),
+        ({"test": ([1], [2])}, "test as a fraction between 0 and 1, got a tuple. Pass your own parts"),
+        ({"validation": True}, "validation as a fraction between 0 and 1, got a bool"),
     ],
 )
 def test_options_out_of_bounds(options, message):

@@ -2,11 +2,13 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
+from tfopt.bridge.carried_settings import as_loss
 from tfopt.errors import RecipeError
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import make_optimizer, stop_at_nan
@@ -88,10 +90,60 @@ def test_compiled_crossentropy_that_fits_is_kept_as_it_is():
     assert loss_for(model, CLASSES) is loss
 
 
-def test_label_smoothing_cannot_be_switched():
+def test_label_smoothing_on_class_numbers():
     model = net()
-    model.compile("sgd", tf_keras().losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1))
-    with pytest.raises(RecipeError, match=r"label smoothing.*one-hot"):
+    model.compile("sgd", tf_keras().losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.3))
+    expected = -((ONE_HOT * 0.7 + 0.1) * np.log(PROBABILITIES)).sum(axis=1).mean()
+    assert float(loss_for(model, CLASSES)(CLASSES, LOGITS)) == pytest.approx(expected, rel=1e-4)
+
+
+WEIGHTS = np.linspace(0, 2, 60).astype("float32")
+BY_HAND = {
+    "mse": np.square(ONE_HOT - PROBABILITIES).mean(axis=1),
+    "kl_divergence": -np.log(PROBABILITIES[np.arange(60), CLASSES]),
+    "hinge": np.maximum(1 - (2 * ONE_HOT - 1) * PROBABILITIES, 0).mean(axis=1),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("form", ["by name", "of the recipe", "function", "class", "Keras 3"])
+def test_losses_for_each_output_on_class_numbers(name, form):
+    losses = (keras if form == "Keras 3" else tf_keras()).losses
+    classes = {"mse": "MeanSquaredError", "kl_divergence": "KLDivergence", "hinge": "Hinge"}
+    model = net(last="softmax")
+    if form == "of the recipe":
+        loss = loss_for(model, CLASSES, loss=name)
+    else:
+        given = {"by name": name, "function": losses.get(name)}.get(form) or getattr(losses, classes[name])()
+        model.compile("sgd", as_loss(given) if form == "Keras 3" else given)
+        loss = loss_for(model, CLASSES)
+    for shape in (60, (60, 1)):
+        got = loss(CLASSES.reshape(shape), PROBABILITIES)
+        assert float(got) == pytest.approx(BY_HAND[name].mean(), rel=1e-4)
+    got = loss(CLASSES, PROBABILITIES, WEIGHTS)
+    assert float(got) == pytest.approx((BY_HAND[name] * WEIGHTS).mean(), rel=1e-4)
+
+
+def test_a_loss_of_the_user_gets_the_labels_as_they_are():
+    def mse(y_true, y_pred):  # named as one of Keras
+        import tensorflow as tf
+
+        return tf.reduce_mean(tf.square(tf.cast(y_true, "float32") - tf.cast(tf.argmax(y_pred, -1), "float32")), -1)
+
+    model = net()
+    model.compile("sgd", mse)
+    assert loss_for(model, CLASSES) is mse
+
+
+def test_a_loss_that_cannot_be_computed_is_an_error_before_training():
+    def distance(y_true, y_pred):
+        import tensorflow as tf
+
+        return tf.reduce_mean(tf.reshape(y_true, (-1, 7)) - y_pred)
+
+    model = net()
+    model.compile("sgd", distance)
+    with pytest.raises(RecipeError, match=r"The loss distance cannot .* labels int32 \(\) and outputs \(3,\)"):
         loss_for(model, CLASSES)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 
 from tfopt.errors import DataError
@@ -89,9 +91,18 @@ def _rng(seed: int, purpose: str) -> np.random.Generator:
 
 def _check_options(*, validation: float | None, test: float, seed: int, limit: int | None) -> None:
     for name, fraction in (("validation", validation), ("test", test)):
+        if fraction is not None and (isinstance(fraction, bool) or not isinstance(fraction, numbers.Real)):
+            raise DataError(
+                f"Expected {name} as a fraction between 0 and 1, got a {type(fraction).__name__}. Pass your own parts "
+                'in the source: {"train": (x, y), "validation": (x, y), "test": (x, y)}.'
+            )
         if fraction is not None and not 0 < fraction < 1:
             raise DataError(f"Expected {name} as a fraction between 0 and 1, got {fraction}.")
-    if seed < 0:
-        raise DataError(f"Expected a seed of 0 or above, got {seed}.")
-    if limit is not None and limit < 1:
-        raise DataError(f"Expected a limit of at least 1 sample, got {limit}.")
+    if not _is_integer(seed) or seed < 0:
+        raise DataError(f"Expected an integer seed of 0 or above, got {seed!r}.")
+    if limit is not None and (not _is_integer(limit) or limit < 1):
+        raise DataError(f"Expected a limit of at least 1 sample, an integer, got {limit!r}.")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

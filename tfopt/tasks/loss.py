@@ -1,26 +1,82 @@
-"""Check of a loss against the form of the labels."""
+"""Losses and the form of the labels: class numbers, or one value for each output."""
 
+import functools
 from typing import Any
 
-from tfopt.errors import RecipeError
+from tfopt.base.keras_compat import tf_keras
 from tfopt.tasks.task import LabelForm
 
 
 def fits_labels(loss: Any, labels: LabelForm) -> bool:
-    """Return False for a crossentropy that only expects another label encoding; `Task.loss` gives the right one.
-
-    Raises:
-        RecipeError: no loss for these labels computes the same.
-    """
+    """Return False for a crossentropy that only expects another label encoding; `Task.loss` gives the right one."""
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
     family = name.lower().replace("_", "")
-    if "categoricalcrossentropy" not in family:
+    if "categoricalcrossentropy" not in family or family.startswith("sparse") == (labels == "sparse"):
         return True
-    if family.startswith("sparse") == (labels == "sparse"):
-        return True
-    if hasattr(loss, "get_config") and loss.get_config().get("label_smoothing"):
-        raise RecipeError(
-            f"The model was compiled with {name} and label smoothing, which needs one-hot labels; the data has "
-            f"{labels} labels. Use one-hot labels, or set Training(loss=...) in the recipe."
-        )
-    return False
+    smooth = hasattr(loss, "get_config") and loss.get_config().get("label_smoothing")
+    return bool(smooth)  # the other encoding has no loss that smooths
+
+
+def compares_with_outputs(loss: Any) -> bool:
+    """Return whether `loss` is a loss of Keras that compares each output with a label of its own, as most do."""
+    loss = getattr(loss, "loss", loss)  # of Keras 3, run by tf_keras
+    found = (_functions if callable(loss) and hasattr(loss, "__name__") else _classes)().get(_name(loss))
+    own = loss if hasattr(loss, "__name__") else type(loss)
+    return found is not None and own in found and not _name(loss).lower().startswith("sparse")
+
+
+def _name(loss: Any) -> str:
+    return str(getattr(loss, "__name__", type(loss).__name__))
+
+
+def _packages() -> tuple[Any, Any]:
+    import keras
+
+    return tf_keras().losses, keras.losses
+
+
+@functools.cache
+def _functions() -> dict[str, tuple[Any, ...]]:
+    named = [value for package in _packages() for value in vars(package).values()]
+    return _by_name([value for value in named if callable(value) and not isinstance(value, type)])
+
+
+@functools.cache
+def _classes() -> dict[str, tuple[Any, ...]]:
+    named = [value for package in _packages() for value in vars(package).values()]
+    return _by_name([value for value in named if isinstance(value, type)])
+
+
+def _by_name(losses: list[Any]) -> dict[str, tuple[Any, ...]]:
+    return {name: tuple(one for one in losses if one.__name__ == name) for name in {one.__name__ for one in losses}}
+
+
+@functools.cache
+def one_hot_loss() -> Any:
+    """Return the class of losses on class numbers that compute another loss on one-hot labels."""
+    import tensorflow as tf
+
+    base: Any = tf_keras().losses.Loss
+
+    class OneHotLoss(base):  # type: ignore[misc]
+        """Encodes class numbers (batch, ...) or (batch, ..., 1) as one value for each output.
+
+        Args:
+            loss: a tf_keras loss, or a function of labels and outputs.
+        """
+
+        def __init__(self, loss: Any) -> None:
+            super().__init__(getattr(loss, "reduction", "auto"), _name(loss))
+            self.loss = loss
+
+        def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            if len(y_true.shape) == len(y_pred.shape):
+                y_true = tf.squeeze(y_true, -1)
+            one_hot = tf.one_hot(tf.cast(y_true, tf.int32), y_pred.shape[-1], dtype=y_pred.dtype)
+            compute = self.loss if isinstance(self.loss, base) else super().__call__
+            return compute(one_hot, y_pred, sample_weight)
+
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            return self.loss(y_true, y_pred)
+
+    return OneHotLoss

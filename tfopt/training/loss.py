@@ -7,12 +7,13 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.data import Dataset
 from tfopt.errors import RecipeError
 from tfopt.tasks import task_of
-from tfopt.tasks.loss import fits_labels
+from tfopt.tasks.loss import compares_with_outputs, fits_labels, one_hot_loss
 from tfopt.tasks.responses import are_logits
 from tfopt.training.settings import Training
 
 # Samples that a model sees at once to show the form of its outputs.
 AT_ONCE = 64
+FEW = 4
 
 
 def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
@@ -23,12 +24,37 @@ def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
     """
     if training.loss is not None:
         try:
-            return tf_keras().losses.get(training.loss)
+            return _checked(tf_keras().losses.get(training.loss), model, data)
         except ValueError as error:
             raise RecipeError(f"Unknown loss {training.loss!r}. Give the name of a tf_keras loss.") from error
     if bridge.is_compiled(model) and model.loss is not None and fits_labels(model.loss, data.labels):
-        return model.loss
+        return _checked(model.loss, model, data)
     return _loss_for_labels(model, data)
+
+
+def _checked(loss: Any, model: Any, data: Dataset) -> Any:
+    """Return `loss`, on one-hot labels if it needs them and the data have class numbers.
+
+    Raises:
+        RecipeError: it cannot be computed from the labels and the outputs of `model`.
+    """
+    if isinstance(loss, list | dict):
+        return loss
+    function = tf_keras().losses.get(loss)
+    if data.labels == "sparse" and model.output_shape[-1] > 1 and compares_with_outputs(function):
+        loss = function = one_hot_loss()(function)
+    outputs, labels = model(data.train.x(slice(0, FEW)), training=False), data.train.y(slice(0, FEW))
+    try:
+        function(labels[:, None] if labels.ndim == 1 else labels, outputs)  # as Keras gives them to a loss
+    except Exception as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RecipeError(
+            f"The loss {name} cannot be computed from labels {labels.dtype} {labels.shape[1:]} and outputs "
+            f"{tuple(outputs.shape[1:])} of a sample: {reason} Give the data the labels that it expects, or set "
+            "Training(loss=...) in the recipe."
+        ) from error
+    return loss
 
 
 def _loss_for_labels(model: Any, data: Dataset) -> Any:
