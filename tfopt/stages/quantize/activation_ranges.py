@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tfopt.base.byte_values import ByteValues
 from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.plan import plan
@@ -43,7 +44,7 @@ def with_ranges(
 def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges = "max") -> None:
     """Set the range of every activation quantizer to what the float model shows.
 
-    Of layers that share a range, the last has it.
+    Of layers that share a range, the last has it. An input of bytes has the range of all bytes.
 
     Args:
         model: from `quantized_model`; changed in place.
@@ -57,6 +58,11 @@ def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges
     for values in seen.values():
         set_range(values.variables, values.low, values.high)
     for layer in model.layers:
+        if getattr(layer, "quantizer_vars", None):  # of an input
+            found = seen[id(layer.quantizer_vars["min_var"])].bytes.range
+            layer.held = found is not None
+            if found is not None:
+                set_range(layer.quantizer_vars, *found)
         if getattr(layer, "shares_with", ""):
             for point in layer.after:
                 empty(point.variables)
@@ -95,9 +101,11 @@ class _Values:
         self.variables = variables
         self.low = self.high = 0.0  # zero must be representable: padding and ReLU need it
         self.counts, self.sums = np.zeros(_BINS), np.zeros(_BINS)
+        self.bytes = ByteValues()
 
     def widen(self, values: np.ndarray) -> None:
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        self.bytes.see(values)
 
     def count(self, values: np.ndarray) -> None:
         exact = values.astype(np.float64).reshape(-1)

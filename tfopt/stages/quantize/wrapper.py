@@ -55,8 +55,16 @@ def int8_input() -> Any:
 
     @tf_keras().saving.register_keras_serializable("tfopt")
     class Int8Input(base):  # type: ignore[misc, valid-type]
-        def __init__(self, **kwargs: Any) -> None:
+        """Rounds an input.
+
+        Args:
+            held: whether training leaves the range as it is, since it is that of bytes.
+            **kwargs: passed to Keras.
+        """
+
+        def __init__(self, held: bool = False, **kwargs: Any) -> None:
             super().__init__(range_quantizer(unrounded=apart), **kwargs)
+            self.held = held
 
         def build(self, input_shape: Any) -> None:
             super().build(input_shape)
@@ -66,8 +74,11 @@ def int8_input() -> Any:
         def gives_float(self) -> bool:
             return not has_range(self.quantizer_vars)
 
+        def call(self, inputs: Any, training: Any = None) -> Any:
+            return super().call(inputs, training=False if self.held else training)
+
         def get_config(self) -> dict[str, Any]:
-            return dict(tf_keras().layers.Layer.get_config(self))
+            return {**tf_keras().layers.Layer.get_config(self), "held": self.held}
 
         @classmethod
         def from_config(cls, config: dict[str, Any]) -> Any:

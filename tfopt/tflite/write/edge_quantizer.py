@@ -7,9 +7,13 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from tfopt.base.stderr import native_noise_held
 from tfopt.errors import ModelError
+from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
+from tfopt.tflite.write.byte_inputs import byte_ranges
 
 SIGNATURE = "serving_default"
 SAMPLES_AT_ONCE = 32
@@ -40,7 +44,7 @@ def quantized(data: bytes, settings: Export, samples: Iterable[Mapping[str, Any]
     with warnings.catch_warnings(), native_noise_held(), progress:
         warnings.simplefilter("ignore")  # about the memory needed to keep all tensors
         try:
-            ranges = _ranges(data, recipe, samples) if samples is not None else None
+            ranges = _ranges(data, recipe, samples, settings) if samples is not None else None
             quantizer = Quantizer(data, recipe.get_quantization_recipe())
             return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -96,7 +100,7 @@ def _set_border(recipe: Any, end: Any, dtype: str) -> None:
     )
 
 
-def _ranges(data: bytes, recipe: Any, samples: Iterable[Mapping[str, Any]]) -> Any:
+def _ranges(data: bytes, recipe: Any, samples: Iterable[Mapping[str, Any]], settings: Export) -> Any:
     """Return the range of each tensor. Calibrates in batches, because `calibrate` holds all its samples in memory."""
     from litert_quantizer.calibrator import Calibrator
     from litert_quantizer.utils.qsv_utils import min_max_update
@@ -105,4 +109,12 @@ def _ranges(data: bytes, recipe: Any, samples: Iterable[Mapping[str, Any]]) -> A
     left = iter(samples)
     while some := list(itertools.islice(left, SAMPLES_AT_ONCE)):
         calibrator.calibrate({SIGNATURE: some}, recipe)
-    return calibrator.get_model_qsvs()
+    ranges = calibrator.get_model_qsvs()
+    found = byte_ranges(samples) if settings.activations == "int8" else {}
+    if found:
+        lite = LiteModel(data)
+        names = {tensor.index: tensor.name for tensor in lite.tensors() if tensor.subgraph == 0}
+        for port in lite.inputs:
+            ends = zip(("min", "max"), found.get(port.name, ()), strict=False)
+            ranges[names[port.index]].update({end: np.full_like(ranges[names[port.index]][end], v) for end, v in ends})
+    return ranges

@@ -15,6 +15,7 @@ from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.flatbuffer import rewritten
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write import edge_quantizer
+from tfopt.tflite.write.byte_inputs import byte_ranges, with_input_ranges
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
 from tfopt.tflite.write.float_forms import FORMS, without_block_moves
 from tfopt.tflite.write.int16_choices import (
@@ -74,6 +75,7 @@ def _converter(folder: str, settings: Export) -> Any:
             input_type, output_type, activations_type = types[:3]
             result = _prepared(bytes(result), settings)
             calibrated, in_float = with_near_masks(result, self._calibrated), float_outputs(result)
+            calibrated = with_input_ranges(calibrated, byte_ranges(self.representative_dataset()))
             if activations_type == tf.int16:
                 prepared = rewritten(calibrated, with_int16_forms, with_int16_choices, with_ranges_of_integers)
                 data = self._in_int16(prepared, *types)

@@ -1,0 +1,47 @@
+"""Recognize inputs that were bytes, such as pixels, and give the range whose 256 steps hold each byte exactly."""
+
+import math
+
+import numpy as np
+
+Range = tuple[float, float]
+# Ranges of the bytes 0 to 255: as they are, divided by 255, and between -1 and 1.
+_RAW, _UNIT, _SYMMETRIC = (0.0, 255.0), (0.0, 1.0), (-1.0, 1.0)
+_TOLERANCE = 1e-3
+"""Of the recognition, in steps; float32 has 24 bits."""
+_NEARLY = 0.9
+"""Share of its range that an image must fill whose values lie between the steps, such as a resized one."""
+_IMAGE_AXES, _COLORS = 4, (1, 3, 4)
+
+
+class ByteValues:
+    """The values of an input, batch by batch."""
+
+    def __init__(self) -> None:
+        self._low, self._high = math.inf, -math.inf
+        self._is_image = True
+        self._on_steps = dict.fromkeys((_RAW, _UNIT, _SYMMETRIC), True)
+
+    def see(self, values: np.ndarray) -> None:
+        """Take a batch (samples, ...) into account."""
+        if not values.size:
+            return
+        self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
+        self._is_image = self._is_image and values.ndim == _IMAGE_AXES and values.shape[-1] in _COLORS
+        for form, fits in self._on_steps.items():
+            self._on_steps[form] = fits and _is_on_steps(values, form)
+
+    @property
+    def range(self) -> Range | None:
+        """(low, high) of the bytes 0 and 255; None if the values are no bytes."""
+        form = _SYMMETRIC if self._low < 0 else _UNIT if self._high <= 1 else _RAW
+        low, high = form
+        if not low <= self._low <= self._high <= high:
+            return None
+        fills = self._high >= _NEARLY * high and (low == 0 or self._low <= _NEARLY * low)
+        return form if self._on_steps[form] or (self._is_image and fills) else None
+
+
+def _is_on_steps(values: np.ndarray, form: Range) -> bool:
+    steps = (values.astype(np.float64) - form[0]) / ((form[1] - form[0]) / 255)
+    return bool(np.all(np.abs(steps - np.rint(steps)) < _TOLERANCE))
