@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tfopt.base.keras_compat import tf_keras
+from tfopt.data.mixup import mixed
 from tfopt.errors import DivergedError, TfoptError
 from tfopt.run.guard import Evaluation, Guard, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
@@ -95,6 +96,7 @@ class StageRunner:
             batches = self._run.session.batches(size, seed=seed, epochs=epochs)
         else:
             batches = self._run.data.batches("train", size, shuffle=True, seed=seed, augment=self._run.augmentation)
+            batches = mixed(batches, training.mixup, seed) if training.mixup else batches
         trained = train(
             learner,
             batches,

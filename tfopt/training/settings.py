@@ -37,6 +37,8 @@ class Training:
         augmentation: the strength of random augmentation of training images, from 0 (none) to 1; 0.5 is usual. It
             sets those of the transformations below that are None. Each is halved or dropped, with a note in the report,
             if the given model does not recognize images changed in that way.
+        mixup: train on mixtures of two samples and their labels (Zhang et al. 2018, arXiv:1710.09412): alpha of the
+            beta distribution of their shares; 0.2 is usual, 0 is none. Not with a teacher.
         horizontal_flip, shift, rotation, zoom, brightness, contrast, cutout, at_once: see `Augmentation`.
     """
 
@@ -52,6 +54,7 @@ class Training:
     batchnorm: Literal["auto", "train", "frozen"] = "auto"
     patience: PositiveInt | None = None
     augmentation: float = Field(default=0.0, ge=0, le=1)
+    mixup: float = Field(default=0.0, ge=0, le=10)
     horizontal_flip: bool | None = None
     shift: float | None = Field(default=None, ge=0, lt=1)
     rotation: float | None = Field(default=None, ge=0, le=180)

@@ -1,0 +1,69 @@
+"""Train on mixtures of two samples and their labels (mixup: Zhang et al. 2018, arXiv:1710.09412)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfopt.data.dataset import Dataset
+from tfopt.errors import RecipeError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def for_mixup(data: Dataset, outputs: int) -> Dataset:
+    """Return `data` with labels that can be mixed: one-hot instead of class numbers.
+
+    Args:
+        data: the samples.
+        outputs: of the model.
+
+    Raises:
+        RecipeError: the labels cannot be mixed.
+    """
+    if data.labels != "sparse":
+        return data
+    if data.train.labels.ndim > 1 or data.num_classes is None or outputs < data.num_classes:
+        raise RecipeError(
+            "Training(mixup=...) mixes one-hot labels, one for each output of the model; the data have class numbers "
+            f"{data.train.labels.shape[1:]} and the model has {outputs} outputs. Leave mixup out."
+        )
+    rows = np.eye(outputs, dtype=np.float32)
+    train, validation, test = (
+        replace(part, labels=rows[part.labels]) for part in (data.train, data.validation, data.test)
+    )
+    return replace(data, train=train, validation=validation, test=test, labels="one-hot")
+
+
+def mixed(batches: tf.data.Dataset, alpha: float, seed: int) -> tf.data.Dataset:
+    """Return `batches` of (x, y) in which each sample is mixed with another one of its batch.
+
+    Args:
+        batches: x (batch, ...) and y (batch, ...), float32.
+        alpha: of the beta distribution of the share of the other sample, which is at most a half. Small numbers mix
+            little; 0.2 is usual.
+        seed: of the shares and of the pairs.
+    """
+    import tensorflow as tf
+
+    def mix(number: Any, batch: Any) -> Any:
+        x, y = batch
+        count, number = tf.shape(x)[:1], tf.cast(number, tf.int64)
+        gammas = [tf.random.stateless_gamma(count, (seed, number + (turn << 32)), alpha) for turn in (1, 2)]
+        share = gammas[0] / tf.maximum(gammas[0] + gammas[1], np.finfo(np.float32).tiny)
+        share = tf.minimum(share, 1 - share)
+        other = tf.random.experimental.stateless_shuffle(tf.range(count[0]), (seed, number))
+        return _mixed(x, other, share), _mixed(y, other, share)
+
+    numbered = batches.enumerate()
+    return numbered.map(mix, num_parallel_calls=2, deterministic=True).prefetch(2)
+
+
+def _mixed(values: Any, other: Any, share: Any) -> Any:
+    import tensorflow as tf
+
+    share = tf.reshape(share, (-1, *(1,) * (len(values.shape) - 1)))
+    return values * (1 - share) + tf.gather(values, other) * share
