@@ -1,5 +1,6 @@
 """An interrupted run resumes where it stopped and produces the same file."""
 
+import dataclasses
 import errno
 from types import SimpleNamespace
 
@@ -117,6 +118,45 @@ def test_an_interrupted_run_resumes_and_ends_in_the_same_file(tmp_path, monkeypa
     assert trained == [1]
     assert [row.step for row in resumed.report.rows] == [row.step for row in whole.report.rows]
     assert resumed.lite.data == whole.lite.data
+
+
+def killed(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stages", [0, 1], ids=["Quantize alone", "after Prune"])
+def test_a_run_interrupted_while_it_exports_does_not_train_again(tmp_path, monkeypatch, small_run, stages):
+    model, recipe, data = small_run
+    last = tfopt.Quantize(epochs=1, min_steps=0)
+    recipe = dataclasses.replace(recipe, stages=(*recipe.stages[:stages], last), export=tfopt.Export())
+    whole = tfopt.optimize(model, recipe, data, quiet=True)
+    file = tmp_path / "run.npz"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("tfopt.run.optimize._Run._export", killed)
+        tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+
+    monkeypatch.setattr(step, "train", killed)
+    resumed = tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+    assert resumed.lite.data == whole.lite.data
+    assert [row.notes for row in resumed.report.rows] == [row.notes for row in whole.report.rows]
+    assert resumed.verdict == whole.verdict
+
+
+def test_a_trained_stage_that_does_not_fit_is_trained_again(tmp_path, monkeypatch, small_run):
+    model, recipe, data = small_run
+    recipe = dataclasses.replace(recipe, stages=(tfopt.Quantize(epochs=1, min_steps=0),), export=tfopt.Export())
+    file = tmp_path / "run.npz"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("tfopt.run.optimize._Run._export", killed)
+        tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+    stored = dict(np.load(file))
+    stored["trained_1"] = stored["trained_1"][..., None]
+    np.savez(file, **stored)
+    trained = []
+    train = step.train
+    monkeypatch.setattr(step, "train", lambda *given, **more: trained.append(1) or train(*given, **more))
+    assert tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file).verdict.ok
+    assert trained == [1]
 
 
 def full_disk(*_, **__):

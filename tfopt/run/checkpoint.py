@@ -24,6 +24,14 @@ from tfopt.run.guard import Evaluation
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What the training of the last stage gave: the weights of the result of `apply`, and the notes."""
+
+    weights: list[np.ndarray]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class Kept:
     """The contents of a checkpoint.
 
@@ -33,6 +41,7 @@ class Kept:
         model: the flat model as a `.keras` file, if a stage may have resized it.
         recipe: as JSON, with the stages as they were carried out; "" if unknown.
         best: the best model so far on validation data; None if unknown.
+        trained: the last stage, whose file was not written; None if it was not trained.
     """
 
     weights: list[np.ndarray]
@@ -40,6 +49,7 @@ class Kept:
     model: bytes | None = None
     recipe: str = ""
     best: Evaluation | None = None
+    trained: Trained | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Checkpoint:
         resized: bool = False,
         recipe: str = "",
         best: Evaluation | None = None,
+        trained: Trained | None = None,
     ) -> None:
         """Write the weights of the flat model after a stage and the report so far, atomically.
 
@@ -66,6 +77,7 @@ class Checkpoint:
             resized: write the whole model, because layer sizes may have changed.
             recipe: as JSON, with the stages as they were carried out.
             best: the best model so far on validation data.
+            trained: the last stage, after `flat_model`.
 
         Raises:
             ModelError: the model cannot be written.
@@ -76,6 +88,9 @@ class Checkpoint:
             arrays = {f"weight_{i}": weight for i, weight in enumerate(flat_model.get_weights())}
         if best is not None and best.by_sample is not None:
             arrays |= {"best": np.array([best.metric, best.quality]), "best_by_sample": best.by_sample}
+        if trained is not None:
+            arrays |= {f"trained_{i}": weight for i, weight in enumerate(trained.weights)}
+            arrays["trained_notes"] = json.dumps(trained.notes)
         rows_as_json = json.dumps([dataclasses.asdict(row) for row in rows])
         with atomic_path(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, key=self.key, rows=rows_as_json, recipe=recipe, **arrays)
@@ -96,11 +111,10 @@ class Checkpoint:
         if str(stored["key"]) != self.key:
             return None
         rows = TypeAdapter(list[Row]).validate_json(str(stored["rows"]), strict=True)
-        number = sum(name.startswith("weight_") for name in stored)
         model = stored["model"].astype(np.uint8).tobytes() if "model" in stored else None
         recipe = str(stored["recipe"]) if "recipe" in stored else ""
-        weights = [stored[f"weight_{i}"] for i in range(number)]
-        return Kept(weights, rows, model, recipe, self._best(stored) if "best" in stored else None)
+        best = self._best(stored) if "best" in stored else None
+        return Kept(_numbered(stored, "weight_"), rows, model, recipe, best, _trained(stored))
 
     def _best(self, stored: Mapping[str, np.ndarray]) -> Evaluation:
         numbers, by_sample = stored["best"].astype(np.float64), stored["best_by_sample"].astype(np.float64)
@@ -152,6 +166,18 @@ class Checkpoint:
     def remove(self) -> None:
         """Remove the file: the run is complete."""
         self.path.unlink(missing_ok=True)
+
+
+def _numbered(stored: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
+    count = sum(name.startswith(prefix) and name.removeprefix(prefix).isdigit() for name in stored)
+    return [stored[f"{prefix}{i}"] for i in range(count)]
+
+
+def _trained(stored: Mapping[str, np.ndarray]) -> Trained | None:
+    if "trained_notes" not in stored:
+        return None
+    notes = TypeAdapter(list[str]).validate_json(str(stored["trained_notes"]), strict=True)
+    return Trained(_numbered(stored, "trained_"), notes)
 
 
 def run_key(recipe: dict[str, Any], fingerprint: str, weights: list[np.ndarray]) -> str:

@@ -12,7 +12,7 @@ from tfopt.base.words import counted
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
-from tfopt.run.checkpoint import Checkpoint, Kept, as_file
+from tfopt.run.checkpoint import Checkpoint, Kept, Trained, as_file
 from tfopt.run.data_warnings import recalls
 from tfopt.run.dry_run import established_before
 from tfopt.run.guard import Evaluation, Guard, Verdict, predictor
@@ -105,12 +105,13 @@ class _Run:
         self.runner = StageRunner(prepared, self.guard)
         self.stages = list(self.recipe.stages)  # as they are carried out
         self.finished = 0  # number of stages
+        self.trained: Trained | None = None  # the stage after them, whose file an interrupted run has not written
         self.report = Report(self.recipe.to_dict())
 
     def result(self) -> Result:
         self.guard.accept(self.guard.evaluate(predictor(self.flat_model)))
         self._resume()
-        if not self.finished:
+        if not self.report.rows:
             transfer = self.recipe.transfer
             self.progress.say(f"measuring the {'transferred' if transfer else 'original'} model")
             taught = self.session.notes() if self.session else []
@@ -137,9 +138,12 @@ class _Run:
         for position, stage in enumerate(self.stages):
             if new := position >= self.finished:
                 started = time.perf_counter()
-                step = self._guarded(stage, position, before[position])
+                step = self._restored(stage, position, before[position])
+                step = step or self._guarded(stage, position, before[position])
                 if step is None:
                     return promises, self.flat_model, [], time.perf_counter()
+                if stage.last and stage.epochs:  # exporting may take long, too
+                    self._keep(Trained(step.trained.get_weights(), step.notes))
                 stage, final, notes, self.flat_model = step.stage, step.trained, step.notes, step.flat_model
                 self.finished += 1
             promises = [*promises, *stage.promises(self.flat_model)]
@@ -172,17 +176,32 @@ class _Run:
         self.verdict = Verdict(ok=False, text=f"{name} ended the run: {outcome.failure}")
         return None
 
+    def _restored(self, stage: Stage, position: int, keep: frozenset[str]) -> Step | None:
+        """Return the last stage as it was trained before an interruption; None if it was not."""
+        if self.trained is None or not stage.last:
+            return None
+        step = self.runner.restored(stage, position, self.flat_model, keep, self.trained)
+        if step is not None:
+            self.progress.say(f"{type(stage).__name__} is trained already")
+            self.guard.accept(step.evaluation)
+        return step
+
     def _as_given(self, flat_model: Any, stages: int) -> Any:
         """Return the result of the first `stages` stages in the Keras of the caller's model."""
         return bridge.to_keras(flat_model, like=self.prepared.model, resized=self._resized(stages))
 
-    def _keep(self) -> None:
+    def _keep(self, trained: Trained | None = None) -> None:
         if self.checkpoint:
             resized = self._resized(self.finished)
             carried = dataclasses.replace(self.recipe, stages=tuple(self.stages)).to_json()
             try:
                 self.checkpoint.save(
-                    self.flat_model, self.report.rows, resized=resized, recipe=carried, best=self.guard.best
+                    self.flat_model,
+                    self.report.rows,
+                    resized=resized,
+                    recipe=carried,
+                    best=self.guard.best,
+                    trained=trained,
                 )
             except (OSError, OutputError) as error:  # a full disk, say: the training is worth more than its checkpoint
                 self.progress.say(f"note: no checkpoint was written ({error}); the run goes on")
@@ -206,6 +225,7 @@ class _Run:
             return
         self.report.rows.extend(rows)
         self.guard.accept(best or self.guard.evaluate(predictor(self.flat_model)))
+        self.trained = found.trained
         self.finished = len(rows) - 1  # the first row is the original model
         self.progress.say(
             f"resuming after {rows[-1].step}: {self.finished} of {len(self.recipe.stages)} stages are already done"

@@ -7,6 +7,7 @@ from typing import Any
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data.mixup import mixed
 from tfopt.errors import DivergedError, TfoptError
+from tfopt.run.checkpoint import Trained
 from tfopt.run.guard import Evaluation, Guard, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
 from tfopt.search.bits import choose_bits
@@ -75,19 +76,11 @@ class StageRunner:
 
     def train(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]) -> tuple[Any, list[str]]:
         """Return the trained result of `stage.apply`, and notes."""
-        training = self._run.recipe.training
-        seed = (training.seed + position) % SEEDS
-        tf_keras().utils.set_random_seed(seed)  # so that a resumed run repeats the whole one
+        training, seed = self._run.recipe.training, self._seed(position)
+        label = f"{position + 1}/{len(self._run.recipe.stages)} {type(stage).__name__}"
+        model = self._applied(stage, position, flat_model, keep, label)
         epochs = stage.epochs_on(self._run.steps_per_epoch)
         steps = epochs * self._run.steps_per_epoch
-        model = stage.apply(flat_model, steps=steps, keep=keep)
-        wanted = max(CALIBRATION_SAMPLES, stage.samples_wanted)
-        label = f"{position + 1}/{len(self._run.recipe.stages)} {type(stage).__name__}"
-
-        def say(done: str) -> None:
-            self._run.progress.say(f"{label} {done}")
-
-        stage.calibrate(model, self._run.data.representative(wanted, seed=training.seed), progress=say)
         if not steps:
             return model, stage.summary(model)
         learner = self._run.session.student(model) if self._run.session else model
@@ -97,7 +90,7 @@ class StageRunner:
         else:
             batches = self._run.data.batches("train", size, shuffle=True, seed=seed, augment=self._run.augmentation)
             batches = mixed(batches, training.mixup, seed) if training.mixup else batches
-        trained = train(
+        fitted = train(
             learner,
             batches,
             self._run.data,
@@ -113,8 +106,44 @@ class StageRunner:
         )
         more = f"{epochs} epochs instead of {stage.epochs}, for min_steps={stage.min_steps}"
         notes = [more] if epochs > stage.epochs else []
-        taught = self._run.session.summary(trained.history) if self._run.session else []
-        return model, [*notes, *trained.notes, *stage.summary(model), *taught]
+        taught = self._run.session.summary(fitted.history) if self._run.session else []
+        return model, [*notes, *fitted.notes, *stage.summary(model), *taught]
+
+    def _seed(self, position: int) -> int:
+        return (self._run.recipe.training.seed + position) % SEEDS
+
+    def _applied(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], label: str) -> Any:
+        """Return the result of `stage.apply`, calibrated."""
+        training = self._run.recipe.training
+        tf_keras().utils.set_random_seed(self._seed(position))  # so that a resumed run repeats the whole one
+        steps = stage.epochs_on(self._run.steps_per_epoch) * self._run.steps_per_epoch
+        model = stage.apply(flat_model, steps=steps, keep=keep)
+        wanted = max(CALIBRATION_SAMPLES, stage.samples_wanted)
+
+        def say(done: str) -> None:
+            self._run.progress.say(f"{label} {done}")
+
+        stage.calibrate(model, self._run.data.representative(wanted, seed=training.seed), progress=say)
+        return model
+
+    def restored(
+        self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], kept: Trained
+    ) -> Step | None:
+        """Return a stage that was trained before an interruption; None if the weights do not fit it.
+
+        Args:
+            stage: as it was carried out, with its measured choices.
+            position: number of stages before it.
+            flat_model: its start.
+            keep: the properties it must keep.
+            kept: what its training gave.
+        """
+        model = self._applied(stage.seeded(self._run.recipe.training.seed), position, flat_model, keep, "restoring")
+        if [weight.shape for weight in model.get_weights()] != [weight.shape for weight in kept.weights]:
+            return None
+        model.set_weights(kept.weights)
+        evaluation = self._guard.evaluate(predictor(model))
+        return Step(stage, model, stage.strip(model), list(kept.notes), evaluation)
 
     def _keep_from(self, stage: Stage, steps: int) -> int | None:
         """Return the step from which on `train` may keep an epoch; None if only the last one counts."""
