@@ -37,6 +37,7 @@ from tfopt.distillation.losses import (
     StandardizedKD,
     TeacherFree,
 )
+from tfopt.distillation.losses.loss import Loss
 from tfopt.errors import ModelError, RecipeError
 
 BATCH, CLASSES = 4, 5
@@ -757,3 +758,15 @@ def test_parameters_may_be_variables_of_either_keras(api):
     assert L2SP()(given, []) == 0
     np.testing.assert_allclose(L2()(given, []), (start[0] ** 2).sum() / 2, rtol=1e-6)
     assert L2()(LossInputs(None), []) == 0
+
+
+def test_a_loss_without_a_label_has_its_name():
+    class LogitL1(Loss):
+        def __call__(self, loss_inputs, connectors):
+            return 0.0
+
+    class Labeled(Loss):
+        label = "mine"
+
+    assert LogitL1.label == "logit_l1" and Labeled.label == "mine"
+    assert not Loss.label

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+import tfopt
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.losses import FitNets, Hinton
 from tfopt.errors import RecipeError
@@ -245,3 +246,8 @@ def test_an_old_recipe_json_is_read_under_the_names_of_then():
         old = {"stages": [{"stage": kind.__name__, "ranges": steps}]}
         with pytest.warns(DeprecationWarning, match=f"{kind.__name__}.*weight_steps"):
             assert Recipe.from_dict(old) == Recipe(stages=(kind(weight_steps=steps),))
+
+
+def test_a_stage_is_not_a_recipe():
+    with pytest.raises(RecipeError, match=r"Expected a tfopt\.Recipe, got a Prune"):
+        tfopt.optimize(None, tfopt.Prune(), None)

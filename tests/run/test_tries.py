@@ -77,7 +77,7 @@ def test_a_gentler_try_may_succeed(data, monkeypatch):
     result = run(data, tfopt.FineTune(epochs=1, min_steps=0), training=SGD)
     assert result.verdict.ok
     notes = result.report.rows[1].notes
-    tried = "tried twice, kept the second; first: The loss is inf; second: accuracy"
+    tried = "tried twice, the second was better; first: The loss is inf; second: accuracy"
     assert any(note.startswith(tried) for note in notes)
     assert "settings of the second try: epochs 2 instead of 1, learning_rate 0.0005 instead of the default" in notes
     assert result.recipe.stages[0].epochs == 2

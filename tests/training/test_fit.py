@@ -261,7 +261,7 @@ def test_augmentation_is_halved_before_it_is_left_out():
     data = tfopt.load_data(pictures("half"))
     augmentation, notes = choose_augmentation(judge("half").predict, tfopt.Training(shift=0.375), data)
     assert augmentation.transformations == {"shift": 0.1875}  # one column of 8, where 3 reach the other half
-    assert notes[0].startswith("augmented with shift=0.1875: the original model has 1.000")
+    assert notes[0].startswith("augmented with shift=0.1875, half of 0.375: the original model has 1.000")
 
 
 def test_one_strength_sets_all_transformations_that_are_not_set():

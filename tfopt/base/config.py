@@ -1,7 +1,9 @@
 """Configs: frozen, keyword-only, validated on construction."""
 
+import difflib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +15,8 @@ from tfopt.errors import RecipeError
 
 C = TypeVar("C")
 
+MOST_SHOWN = 80
+"""Characters of a wrong value that a message shows."""
 SETTINGS = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -34,7 +38,7 @@ def config(cls: type[C]) -> type[C]:
         try:
             make(self, *args, **kwargs)
         except ValidationError as error:
-            raise RecipeError(explain(error, cls.__name__)) from error
+            raise RecipeError(explain(error, cls.__name__, [field.name for field in fields(checked)])) from error
 
     checked.__init__ = init
     made: type[C] = checked
@@ -82,13 +86,31 @@ _EXPECTED = {
 }
 
 
-def explain(error: ValidationError, where: str) -> str:
-    """Return pydantic's findings in one line: where, what came, what was expected."""
-    findings = [
-        f"{'.'.join(str(part) for part in (where, *problem['loc']))} = {problem['input']!r}: {_expected(problem)}"
-        for problem in error.errors()
-    ]
-    return "; ".join(findings) + "."
+def explain(error: ValidationError, where: str, names: Iterable[str] = ()) -> str:
+    """Return pydantic's findings in one line: where, what came, what was expected.
+
+    Args:
+        error: what pydantic raised.
+        where: the name of what was checked.
+        names: of its settings, to suggest one for a name that does not exist.
+    """
+    return "; ".join(_finding(problem, where, names) for problem in error.errors()) + "."
+
+
+def _finding(problem: Any, where: str, names: Iterable[str]) -> str:
+    place = ".".join(str(part) for part in (where, *problem["loc"]))
+    if isinstance(problem["input"], ArgsKwargs):  # all arguments, where one is missing
+        return f"{place}: {_expected(problem)}"
+    expected = _expected(problem)
+    if problem["type"] == "unexpected_keyword_argument" and len(problem["loc"]) == 1:
+        near = difflib.get_close_matches(str(problem["loc"][0]), [*names], n=1)
+        expected += f"; the nearest one is {near[0]}" if near else ""
+    return f"{place} = {shortened(repr(problem['input']))}: {expected}"
+
+
+def shortened(text: str) -> str:
+    """Return `text`, cut in the middle if it is long."""
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 20]} ... {text[-15:]}"
 
 
 def _expected(problem: Any) -> str:

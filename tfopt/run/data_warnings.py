@@ -111,7 +111,7 @@ def _guesses(data: Dataset, predict: Any, logits: bool) -> list[str]:
         return [f"the validation data cannot tell whether the model does more than guess: {compared}"]
     return [
         f"the model guesses: {compared}. The usual causes are the preprocessing ({data.preprocessing.describe()}), "
-        "the order of the classes and the size of the images"
+        "the order of the classes, the size of the images, and BatchNormalization statistics of other data"
     ]
 
 

@@ -314,8 +314,8 @@ class _Run:
                 text=f"The exported file fell: {self.guard.compared(evaluation)}; max_drop={self.guard.max_drop:g}. "
                 "Keep more layers in float, or allow more with Recipe(max_drop=...).",
             )
-        texts = [text for text in (self.verdict.text, self.guard.too_few_samples()) if text]
-        self.verdict = dataclasses.replace(self.verdict, text=" ".join(texts))
+        if self.verdict.ok:  # a drop that is found is beyond chance
+            self.verdict = Verdict(text=self.guard.too_few_samples())
 
     def _check_guessing(self) -> None:
         """Let the run fail if the file guesses on the test data, and the model before the first stage does not."""

@@ -96,6 +96,10 @@ def prepare(
     Raises:
         ModelError, DataError, RecipeError: what cannot work.
     """
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"Expected a tfopt.Recipe, got a {type(recipe).__name__}. A stage goes in Recipe(stages=(...,))."
+        )
     source, progress = model_from(model), Progress(quiet=quiet)
     if teacher is not None and recipe.distillation is None:
         recipe = dataclasses.replace(recipe, distillation=Distillation())

@@ -59,9 +59,9 @@ def carry_out_stage(
         return Outcome(stage, kept, _failure(kept, guard, f"{rejected}; second try: {str(error).rstrip('.')}"))
     tried = f"first: {rejected}; second: {guard.compared(second.evaluation)}"
     if first is not None and second.evaluation.quality <= first.evaluation.quality:
-        first = _with_notes(first, f"tried twice, kept the first; {tried}")
+        first = _with_notes(first, f"tried twice, the first was better; {tried}")
         return Outcome(stage, first, _failure(first, guard, rejected))
-    second = _with_notes(second, f"tried twice, kept the second; {tried}", _changes(stage, gentler))
+    second = _with_notes(second, f"tried twice, the second was better; {tried}", _changes(stage, gentler))
     return Outcome(gentler, second, _failure(second, guard, rejected))
 
 

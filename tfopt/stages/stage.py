@@ -127,7 +127,9 @@ class Stage(ABC):
         if steps < 0:
             raise RecipeError(f"Expected steps, the number of training steps, to be 0 or more; got {steps}.")
         model = with_native_layers(model)
-        wrapped = self._wrap(bridge.to_tf_keras(model), steps, keep)
+        flat_model = bridge.to_tf_keras(model)
+        wrapped = self._wrap(flat_model, steps, keep)
+        wrapped.output_names = list(flat_model.output_names)  # not those of wrappers, for targets by name
         if bridge.is_compiled(model):
             for note in bridge.compile_like(wrapped, model):
                 warnings.warn(note, stacklevel=2)

@@ -70,7 +70,10 @@ class Export:
     def __post_init__(self) -> None:
         weights, activations = self.weights, self.activations
         if self.integer_only and weights not in ("int8", "int4"):
-            raise RecipeError(f"{activations} activations need int8 or int4 weights; got {weights} weights.")
+            raise RecipeError(
+                f"{activations} activations need int8 or int4 weights; got {weights} weights. Set "
+                'activations="float32" for a file that computes in float.'
+            )
         if self.weight_only and (self.integer_only or weights not in ("int8", "int4")):
             raise RecipeError(
                 f"weight_only needs int8 or int4 weights and float32 activations; got {weights} weights and "

@@ -66,7 +66,8 @@ class _Trial:
             after = accuracy(self._judge(self._changed(name, setting)), self._y)
             verdict = f"{self._who} has {after:.3f} on images changed this way, {self._before:.3f} on unchanged ones"
             if after >= (1 - AUGMENTATION_MAY_COST) * self._before:
-                self.notes.append(f"augmented with {name}={setting}: {verdict}")
+                halved = "" if setting == value else f", half of {value}"
+                self.notes.append(f"augmented with {name}={setting}{halved}: {verdict}")
                 return setting
         self.notes.append(f"augmentation {name} left out: {verdict}")
         return None

@@ -159,8 +159,10 @@ def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list
     theirs = score()
     batchnorm.set_statistics(norms, averages)
     ours = score()
-    of_samples = f"statistics of {counted(samples, 'sample')}"
-    compared = f"{ours.metric:.4f} with moving averages, {theirs.metric:.4f} with {of_samples}"
+    compared = (
+        f"{ours.metric:.4f}, loss {-ours.negative_loss:.4f}, with moving averages; {theirs.metric:.4f}, loss "
+        f"{-theirs.negative_loss:.4f}, with statistics of {counted(samples, 'sample')}"
+    )
     if not theirs.better_than(ours):
         return [f"BatchNormalization keeps its moving averages (they are off by {shift:.2f}; validation: {compared})"]
     batchnorm.set_statistics(norms, precise)

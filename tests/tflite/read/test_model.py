@@ -293,3 +293,9 @@ def test_a_fused_lstm_starts_afresh_for_every_sample() -> None:
     assert "UNIDIRECTIONAL_SEQUENCE_LSTM" in {op.name for op in model.ops()}
     x = RNG.normal(size=(4, 5, 4)).astype("f4")
     np.testing.assert_allclose(model.predict(x), np.concatenate([network(x[i : i + 1]) for i in range(4)]), atol=1e-5)
+
+
+def test_it_is_shown_in_a_line(models: dict[str, LiteModel]) -> None:
+    lite = models["float"]
+    [shown] = repr(lite).splitlines()
+    assert shown.startswith(f"LiteModel({lite.inputs[0].name} float32 ") and f"{lite.size:,} bytes" in shown

@@ -1,5 +1,6 @@
 """The contract of all distillation losses, and what they see of a batch."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,8 +47,8 @@ class Loss(ABC):
 
     weight: NonNegativeFloat = 1.0
 
-    label: ClassVar[str]
-    """What the term is called in the logs."""
+    label: ClassVar[str] = ""
+    """What the term is called in the logs; by default the name of the class in snake case."""
     task: ClassVar[TaskName | None] = None
     """The task whose responses are compared; None if the response is not used."""
     alpha: ClassVar[float] = 1.0
@@ -55,6 +56,11 @@ class Loss(ABC):
     needs_teacher: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     needs_parameters: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.label:
+            cls.label = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:

@@ -85,6 +85,12 @@ class LiteModel:
             own = tuple(tuple(axis or 1 for axis in port.shape) for port in self.inputs)
             self._interpreters[own] = interpreter
 
+    def __repr__(self) -> str:
+        """Return the inputs, outputs, number of operators and size, not the bytes."""
+        sides = (self.inputs, self.outputs)
+        ends = (", ".join(f"{port.name} {port.dtype} {port.shape}" for port in ports) for ports in sides)
+        return f"LiteModel({' -> '.join(ends)}; {len(self.ops())} operators, {self.size:,} bytes)"
+
     # Contents of the file
 
     @property

@@ -1,0 +1,40 @@
+"""A wrapped model has the output names of the given one, for targets and losses by name."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfopt
+
+X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+TARGETS = {"kind": np.arange(32) % 3, "place": X[:, :2]}
+STAGES = [
+    tfopt.Prune(final_sparsity=0.5),
+    tfopt.Cluster(number_of_clusters=4),
+    tfopt.Quantize(),
+    tfopt.Binarize(),
+    tfopt.FineTune(),
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(8, activation="relu")(inputs)
+    heads = {
+        "kind": keras.layers.Dense(3, activation="softmax", name="kind")(hidden),
+        "place": keras.layers.Dense(2, name="place")(hidden),
+    }
+    model = keras.Model(inputs, [heads["kind"], heads["place"]])
+    model.compile("sgd", {"kind": "sparse_categorical_crossentropy", "place": "mse"})
+    return model
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: type(stage).__name__)
+def test_targets_by_name(model, stage):
+    wrapped = stage.apply(model, steps=2)
+    history = wrapped.fit(X, TARGETS, epochs=1, verbose=0, callbacks=stage.callbacks()).history
+    assert {"kind_loss", "place_loss"} <= set(history)
+    lite = tfopt.export_tflite(stage.strip(wrapped), None, tfopt.Export(weights="float32", activations="float32"))
+    assert [port.name for port in lite.outputs] == ["kind", "place"]
