@@ -137,6 +137,21 @@ def test_a_fit_without_the_callbacks_dies(model, samples):
         fitted(Prune(), model, samples, callbacks=False)
 
 
+def test_a_call_in_training_mode_before_fit_changes_nothing(samples):
+    """TF-MOT's wrapper refuses it; it shows what augmentation and dropout do."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dropout(0.5), keras.layers.Dense(4)])
+    wrapped = Prune(final_sparsity=0.5).apply(model, steps=4)
+    before, x = wrapped.get_weights(), np.ones((64, 6), "float32")
+    first, second = (np.asarray(wrapped(x, training=True)) for _ in range(2))
+    assert not np.allclose(first, second)
+    for old, new in zip(before, wrapped.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    with pytest.raises(Exception, match="UpdatePruningStep"):
+        wrapped.compile("sgd", "mse")
+        wrapped.fit(x, np.zeros((64, 4)), verbose=0)
+
+
 def test_a_fit_that_is_too_short_breaks_the_promise_at_strip(model, samples):
     stage = Prune()
     wrapped = stage.apply(model, steps=1000)

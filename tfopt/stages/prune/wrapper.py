@@ -9,6 +9,7 @@ import numpy as np
 
 from tfopt.base.decorators import not_converted
 from tfopt.base.keras_compat import tf_keras, tfmot, tfmot_module, unwrapped
+from tfopt.base.overrides import override_attributes
 from tfopt.graph.keras_internals import own_variables
 from tfopt.stages.kernels.layer_copies import KeepsCallContract, built_copy, call_of, restored, unbuilt_copy
 from tfopt.stages.kernels.table import kernel_layers, kernels, named_kernel
@@ -217,6 +218,19 @@ def scored_pruning() -> Any:
             taken = {weight.name.rpartition("/")[2].partition(":")[0] for weight in own_variables(self)}
             free = (f"{name}_{number}" if number else name for number in itertools.count())
             return super().add_weight(next(each for each in free if each not in taken), *args, **kwargs)
+
+        def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
+            step = self.pruning_step
+            if not (tf.executing_eagerly() and training and int(step) < 0):
+                return super().call(inputs, training=training, **kwargs)
+            # A call in training mode before `fit`, to look at augmentation or dropout, which TF-MOT refuses.
+            with override_attributes([(self.pruning_obj, "conditional_mask_update", tf.no_op)]):
+                before = int(step)
+                step.assign(0)
+                try:
+                    return super().call(inputs, training=training, **kwargs)
+                finally:
+                    step.assign(before)
 
         def hold(self, number: int, held: np.ndarray) -> None:
             """Keep weights of a kernel at zero: those for which `held` is 0.0 instead of 1.0."""
