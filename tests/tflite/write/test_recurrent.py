@@ -236,3 +236,21 @@ def test_long_loops_of_an_lstm_are_refused_by_structure():
     model = keras.Sequential([keras.Input((200, 3)), K.LSTM(4, activation="relu", name="slow")])
     with pytest.raises(ModelError, match=r"int8 activations for slow.*128 fixed steps.*\[200\].*float32"):
         tfopt.export_tflite(model, representative_data=long)
+
+
+def test_a_note_where_int8_does_not_pay():
+    """Twelve copies of the operators of a cell are larger than one loop in float."""
+    package = keras
+    x = np.random.default_rng(0).normal(size=(40, 12, 8)).astype("float32")
+
+    def exported(layer, **settings):
+        model = package.Sequential([package.Input((12, 8)), layer])
+        return tfopt.export_tflite(model, None, tfopt.Export(**settings), representative_data=x)
+
+    unrolled = exported(package.layers.LSTM(6, activation="relu"))
+    loop = exported(package.layers.LSTM(6, activation="relu"), weights="float32", activations="float32")
+    [note] = [note for note in unrolled.notes if note.startswith("recurrent layers: ")]
+    assert f" {unrolled.size:,} bytes and" in note
+    floats = int(note.partition("in float32 ")[2].split(" bytes")[0].replace(",", ""))
+    assert floats == pytest.approx(loop.size, abs=64) and floats < unrolled.size
+    assert not any("recurrent" in note for note in (*loop.notes, *exported(package.layers.Dense(6)).notes))

@@ -117,7 +117,8 @@ def _pooling_as_mean(flat_model: Any) -> Overrides:
     return [(layer, "call", mean_over_places) for layer in flat_model.layers if always_averages_all(layer)]
 
 
-def _in_float(settings: Export) -> Export:
+def in_float(settings: Export) -> Export:
+    """Return the settings of the same file in float."""
     return dataclasses.replace(
         settings, weights="float32", activations="float32", weight_only=False, io=None, sparse=False
     )
@@ -159,8 +160,8 @@ class _Maker:
 def _maker(flat_model: Any, settings: Export, samples: Calibration | None) -> Iterator[_Maker]:
     with isolated(settings, samples) as converter:
         if settings.by_edge_quantizer:
-            with isolated(_in_float(settings), None) as in_float:
-                yield _Maker(in_float, converter, samples, contextlib.nullcontext)
+            with isolated(in_float(settings), None) as float_converter:
+                yield _Maker(float_converter, converter, samples, contextlib.nullcontext)
             return
         # `Quantize` has trained ranges for the operations as they are.
         calibrated = samples is not None and not is_quantization_aware(flat_model)
@@ -294,7 +295,7 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
 
 def _without_operator(flat_model: Any, settings: Export, kind: str) -> ModelError:
     """Return an error that names the layers that need the operator `kind`, which the activations do not support."""
-    lite = LiteModel(_best_conversion(flat_model, _in_float(settings), None))
+    lite = LiteModel(_best_conversion(flat_model, in_float(settings), None))
     names = LayerNames(lite, [layer.name for layer in flat_model.layers])
     layers = [layer for op in lite.ops() if op.name == kind for layer in names.near(op)]
     return ModelError(

@@ -30,6 +30,7 @@ from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.compact import compact
 from tfopt.tflite.write.converter import convert, load_and_check, model_to_convert
+from tfopt.tflite.write.float_rival import compared_with_float
 from tfopt.tflite.write.low_bit_weights import store_integers
 from tfopt.tflite.write.proof import kept_beside, prove
 
@@ -234,6 +235,8 @@ def _built(
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
     notes += _about_sizes(settings, to_convert, lite)
+    if proven and calibration and not is_quantization_aware(model):
+        notes += compared_with_float(model, to_convert, lite, settings, calibration)
     compared = prove(model, to_convert, named, lite, settings, data, max_noise=max_noise) if proven else []
     lite.notes = (*notes, *promised, *found, *calibrated, *compared)
     return lite
