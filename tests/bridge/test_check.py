@@ -139,3 +139,41 @@ def test_a_layer_whose_shape_in_inference_is_not_that_of_the_model_is_named():
     ])  # fmt: skip
     with pytest.raises(ModelError, match=r"'crop' \(RandomCrop\).*\(None, 8, 8, 3\).*\(None, 6, 6, 3\)"):
         bridge.to_tf_keras(model)
+
+
+def test_strings_must_be_equal():
+    words = np.array([b"a", b"b"], object)
+    assert not check._excess(words, words.copy(), 1e-4)
+    assert check._excess(words, words[::-1], 1e-4) == "in their strings"
+
+
+def test_a_missing_output_is_an_error(monkeypatch):
+    import keras
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [keras.layers.Dense(2)(inputs), keras.layers.Dense(3)(inputs)])
+    run, runs = check.run, []
+
+    def shorter(one, batch):
+        runs.append(one)
+        outputs = run(one, batch)
+        return outputs if one is model else [*outputs, outputs[0]]
+
+    monkeypatch.setattr(check, "run", shorter)
+    with pytest.raises(ModelError, match="has 2 outputs, its conversion has 3"):
+        bridge.to_tf_keras(model)
+
+
+def test_a_difference_that_the_model_does_not_amplify_is_an_error(monkeypatch):
+    """A hundred times what rounding explains: an output off by 1e-3, of a model with hardly any drift."""
+    import keras
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    run = check.run
+    monkeypatch.setattr(
+        check, "run", lambda one, batch: [output + (0 if one is model else 1e-3) for output in run(one, batch)]
+    )
+    monkeypatch.setattr(check, "_first_difference", lambda *_: None)
+    with pytest.raises(ModelError, match="in no single layer, only in their sum"):
+        bridge.to_tf_keras(model)

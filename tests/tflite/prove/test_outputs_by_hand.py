@@ -401,3 +401,18 @@ def test_the_step_of_an_output(ops, step):
     lite = SimpleNamespace(tensors=lambda: tensors, ops=lambda: ops)
     assert output_step(lite, Port("out", 3, (1,), "float32", (), ())) == step
     assert output_step(lite, Port("out", 3, (1,), "int8", (0.125,), (0,))) == 0.125
+
+
+def test_the_same_numbers_in_another_shape_are_not_the_same():
+    values = np.arange(12.0).reshape(4, 3)
+    proof = compare_output("out", values, values.reshape(3, 4), most_noise=0.1)
+    assert proof.failures == ("shape (3, 4) instead of (4, 3)",)
+
+
+def test_rounding_is_free_within_each_channel():
+    """A thousandth of the largest value of its own channel, not of a channel a thousand times larger."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(200, 2)) * [1000.0, 1.0]
+    errors = rng.normal(size=(200, 2)) * [0.0, 0.5]
+    proof = compare_output("out", values, values + errors, most_noise=1e-3, free_steps=0.0, rounding=1e-3)
+    assert any("channel 1" in failure for failure in proof.failures)
