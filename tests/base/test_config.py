@@ -17,6 +17,11 @@ from tfopt.errors import RecipeError
         (lambda: tfopt.Prune(sparsity=0.5), "Prune.sparsity = 0.5: there is no such setting; the nearest one is "),
         (lambda: tfopt.Prune(colour=1), "Prune.colour = 1: there is no such setting."),
         (lambda: tfopt.Recipe(name="q"), "Recipe.stages: this setting is missing."),
+        (lambda: tfopt.FineTune(1), "FineTune takes its settings by name, as in FineTune("),
+        (
+            lambda: tfopt.Export("int8"),
+            "Export takes its settings by name, as in Export(weights=...); got 'int8' without",
+        ),
         (lambda: tfopt.Recipe(), "Recipe.stages: this setting is missing."),
         (
             lambda: tfopt.Prune(epochs="x" * 500),

@@ -65,7 +65,9 @@ def test_a_missing_package_is_named(things):
 def test_names_are_taken_once(things):
     register("acme")(derived(things, "Mine"))
     with pytest.raises(RecipeError, match="'acme>Mine' is already registered"):
-        register("acme")(derived(things, "Mine"))
+        other = derived(things, "Mine")
+        other.__module__ = "acme.other"
+        register("acme")(other)
     register("other")(derived(things, "Mine"))
 
 
@@ -80,3 +82,15 @@ def test_what_is_no_config_of_a_known_kind_is_refused(things):
         register("acme")(int)
     with pytest.raises(RecipeError, match="Put @register above @config"):
         register("acme")(type("Bare", (things.base,), {}))
+
+
+def test_the_same_class_defined_again_takes_the_place_of_the_first(things):
+    """As by a reload of its module, or of a cell of a notebook."""
+    first, second = (register("acme")(derived(things, "Mine")) for _ in range(2))
+    assert things.named("acme>Mine") is second and first not in things
+
+
+@pytest.mark.parametrize("package", ["class", "tfopt", "a b", ""])
+def test_names_that_are_no_packages_of_others(things, package):
+    with pytest.raises(RecipeError, match="Expected the name of an importable package"):
+        register(package)(derived(things, "Mine"))

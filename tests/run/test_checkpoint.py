@@ -10,7 +10,7 @@ import pytest
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
-from tfopt.errors import DataError
+from tfopt.errors import DataError, OutputError
 from tfopt.evaluate.report import Row
 from tfopt.run import step
 from tfopt.run.checkpoint import Checkpoint, Kept, run_key
@@ -39,21 +39,38 @@ def test_another_run_is_not_taken_up(tmp_path):
     assert Checkpoint(tmp_path / "none.npz", "key").load() is None
 
 
+def model_of(weights, layers=()):
+    return SimpleNamespace(layers=layers, get_weights=lambda: weights)
+
+
+def dense(**settings):
+    return tf_keras().layers.Dense(3, **settings)
+
+
 @pytest.mark.parametrize(
     "other",
     [
-        ({"stages": 2}, "data", [np.zeros(3)]),
-        ({"stages": 1}, "else", [np.zeros(3)]),
-        ({"stages": 1}, "data", [np.ones(3)]),
-        ({"stages": 1}, "data", [np.zeros((3, 1))]),
+        ({"stages": 2}, "data", model_of([np.zeros(3)])),
+        ({"stages": 1}, "else", model_of([np.zeros(3)])),
+        ({"stages": 1}, "data", model_of([np.ones(3)])),
+        ({"stages": 1}, "data", model_of([np.zeros((3, 1))])),
+        ({"stages": 1}, "data", model_of([np.zeros(3)], [dense()])),
     ],
 )
-def test_recipe_data_and_weights_make_the_run(other):
-    assert run_key({"stages": 1}, "data", [np.zeros(3)]) != run_key(*other)
+def test_recipe_data_and_model_make_the_run(other):
+    assert run_key({"stages": 1}, "data", model_of([np.zeros(3)])) != run_key(*other)
+
+
+def test_the_settings_of_layers_make_the_run_and_their_names_do_not():
+    keys = [
+        run_key({}, "data", model_of([], [layer]))
+        for layer in (dense(activation="relu"), dense(activation="relu"), dense(activation="tanh"), dense())
+    ]
+    assert keys[0] == keys[1] and len(set(keys)) == 3
 
 
 def test_the_order_of_settings_makes_no_other_run():
-    assert run_key({"a": 1, "b": 2}, "data", []) == run_key({"b": 2, "a": 1}, "data", [])
+    assert run_key({"a": 1, "b": 2}, "data", model_of([])) == run_key({"b": 2, "a": 1}, "data", model_of([]))
 
 
 @pytest.mark.parametrize("kept", [[np.zeros((3, 2), "f4")], [np.zeros((2, 3), "U1")], []], ids=["shape", "text", "few"])
@@ -157,6 +174,30 @@ def test_a_trained_stage_that_does_not_fit_is_trained_again(tmp_path, monkeypatc
     monkeypatch.setattr(step, "train", lambda *given, **more: trained.append(1) or train(*given, **more))
     assert tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file).verdict.ok
     assert trained == [1]
+
+
+@pytest.mark.parametrize("place", ["a file/run.npz", "a folder"])
+def test_a_checkpoint_that_cannot_be_written_is_found_first(tmp_path, small_run, place):
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "a folder").mkdir()
+    with pytest.raises(OutputError, match=r"The checkpoint .* cannot be written"):
+        tfopt.optimize(*small_run, quiet=True, checkpoint=tmp_path / place)
+
+
+def test_a_damaged_checkpoint_leaves_the_stages_alone(tmp_path, monkeypatch, small_run):
+    """Its recipe has another target, but its weights do not fit."""
+    model, recipe, data = small_run
+    file, train = tmp_path / "run.npz", step.StageRunner.train
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(step.StageRunner, "train", lambda run, *rest: killed() if rest[1] else train(run, *rest))
+        tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+    stored = dict(np.load(file))
+    other = dataclasses.replace(
+        recipe, stages=(tfopt.Prune(final_sparsity=0.1, epochs=1, min_steps=0), *recipe.stages[1:])
+    )
+    np.savez(file, **{**stored, "recipe": other.to_json(), "weight_0": np.zeros((2, 2), "float32")})
+    result = tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+    assert result.recipe.stages == recipe.stages
 
 
 def full_disk(*_, **__):

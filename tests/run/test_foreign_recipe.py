@@ -187,7 +187,8 @@ def test_a_task_has_the_name_of_its_package_as_kind(counts):
     assert task_named("acme>counts") is counts and counts in TASKS and counts not in TASKS.builtin
     with pytest.raises(DataError, match="Task 'other>counts' is not registered; import the package 'other' first"):
         task_named("other>counts")
+    other = type("Other", (counts,), {})
     with pytest.raises(RecipeError, match="already registered"):
-        register("acme")(counts)
+        register("acme")(other)
     with pytest.raises(RecipeError, match=r"begin with 'other>', got 'acme>counts'; write kind = \"other>counts\"\."):
         register("other")(counts)

@@ -35,8 +35,14 @@ def config(cls: type[C]) -> type[C]:
 
     @functools.wraps(make)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if args:
+            first = next((field.name for field in fields(checked)), "name")
+            raise RecipeError(
+                f"{cls.__name__} takes its settings by name, as in {cls.__name__}({first}=...); got "
+                f"{shortened(repr(args[0]))} without one."
+            )
         try:
-            make(self, *args, **kwargs)
+            make(self, **kwargs)
         except ValidationError as error:
             raise RecipeError(explain(error, cls.__name__, [field.name for field in fields(checked)])) from error
 

@@ -1,7 +1,7 @@
 """Names of stages, losses, transfers and tasks in JSON: "Prune", or "package>Name" for third-party classes."""
 
 import dataclasses
-import re
+import keyword
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -58,8 +58,12 @@ class Kind(Generic[T]):
         return f"{package}>{cls.__name__}"
 
     def add(self, name: str, cls: type[T]) -> None:
-        """Register `cls` under `name`. Raise `RecipeError` if the name is taken."""
-        if name in self._classes:
+        """Register `cls` under `name`. Raise `RecipeError` if another class has it.
+
+        The same class defined again, by a reload or in a notebook, takes the place of the first.
+        """
+        known = self._classes.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise RecipeError(f"{self.title} '{name}' is already registered. Give the class another name.")
         self._classes[name] = cls
 
@@ -109,7 +113,7 @@ def register(package: str) -> Callable[[C], C]:
         RecipeError: the package name is invalid, the name is taken, the class is of no known kind, a stage, loss or
             transfer is not a config, or the `kind` of a task does not begin with "package>".
     """
-    if not isinstance(package, str) or not re.fullmatch(r"[^\W\d]\w*", package):
+    if not isinstance(package, str) or not package.isidentifier() or keyword.iskeyword(package) or package == "tfopt":
         raise RecipeError(f"Expected the name of an importable package, e.g. 'acme'; got {package!r}.")
 
     def add(cls: C) -> C:

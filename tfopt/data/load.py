@@ -148,6 +148,11 @@ def _requested_preprocessing(
         )
     if preprocessing is None:
         preprocessing = Preprocessing(scale=1 / 16) if digits else Preprocessing()
+    if not isinstance(preprocessing, str | Preprocessing):
+        raise DataError(
+            f"Expected preprocessing as a name (raw, unit, symmetric, caffe, torch) or a Preprocessing, got "
+            f"{preprocessing!r}."
+        )
     if isinstance(preprocessing, str):
         preprocessing = Preprocessing.named(preprocessing)
     for name, given in (("size", size), ("color", color)):

@@ -51,6 +51,8 @@ def load_model(
         ModelError: the file is damaged or not a model; the message says what to do.
         UnsafeFileError: the file holds code, named by its path in the model; it is a `ModelError`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ModelError(f"Expected the path of a model file, got a {type(path).__name__}.")
     path, found = Path(path), kind(path)
     if found == "tflite":
         raise ModelError(

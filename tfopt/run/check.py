@@ -11,7 +11,7 @@ from tfopt.errors import TfoptError
 from tfopt.graph.walk import walk
 from tfopt.models.sources import model_from
 from tfopt.run.dry_run import dry_run, established_before, resized, samples_of
-from tfopt.run.recipe import Recipe
+from tfopt.run.recipe import Recipe, require_recipe
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
@@ -106,8 +106,9 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
         ModelError: `model` is not a model, or a file that cannot be loaded. Problems of the recipe itself are in
             `Check.problems`.
     """
+    recipe = Recipe(stages=(Prune(), Cluster(), Quantize()), name="default") if recipe is None else recipe
+    require_recipe(recipe)
     model = model_from(model)
-    recipe = recipe or Recipe(stages=(Prune(), Cluster(), Quantize()), name="default")
     crossings = bridge.crossings(model)
     problems: list[str] = []
     notes: list[str] = []
@@ -120,7 +121,7 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
     else:
         cells = _decided(flat_model, recipe, problems)
         if convert and not problems:
-            lite = _dry_run(flat_model, recipe, problems, notes)
+            lite = _dry_run(flat_model, recipe, problems, notes, model)
     try:
         recipe.to_dict()
     except TfoptError as error:
@@ -160,11 +161,11 @@ def _in_words(decision: Any) -> str:
     return decision.does or (f"no: {decision.why}" if decision.why else "")
 
 
-def _dry_run(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[str]) -> LiteModel | None:
+def _dry_run(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[str], like: Any) -> LiteModel | None:
     # Tensor names show which layer an operator belongs to.
     named = replace(recipe, export=replace(recipe.export, compact=False))
     try:
-        lite = dry_run(flat_model, named, STEPS_PER_EPOCH, samples_of(sample_batch(walk(flat_model))))
+        lite = dry_run(flat_model, named, STEPS_PER_EPOCH, samples_of(sample_batch(walk(flat_model))), like=like)
     except TfoptError as error:
         problems.append(str(error))
         return None

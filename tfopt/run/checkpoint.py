@@ -180,14 +180,31 @@ def _trained(stored: Mapping[str, np.ndarray]) -> Trained | None:
     return Trained(_numbered(stored, "trained_"), notes)
 
 
-def run_key(recipe: dict[str, Any], fingerprint: str, weights: list[np.ndarray]) -> str:
-    """Return the SHA-256 that identifies a run: recipe, data and the original model's weights."""
+def run_key(recipe: dict[str, Any], fingerprint: str, model: Any) -> str:
+    """Return the SHA-256 that identifies a run: recipe, data and the original model, its layers and weights."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     digest.update(fingerprint.encode())
-    for weight in weights:
+    for layer in model.layers:
+        digest.update(json.dumps(_settings(layer), sort_keys=True, default=lambda one: type(one).__name__).encode())
+    for weight in model.get_weights():
         digest.update(str(weight.shape).encode())
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
+
+
+def _settings(layer: Any) -> list[Any]:
+    """Return the class and the settings of a layer, without names, which Keras numbers consecutively."""
+
+    def unnamed(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {str(key): unnamed(value) for key, value in part.items() if key not in ("name", "registered_name")}
+        return [unnamed(each) for each in part] if isinstance(part, list | tuple) else part
+
+    try:
+        settings = layer.get_config()
+    except Exception:  # of the caller's class
+        settings = {}
+    return [type(layer).__name__, unnamed(settings)]
 
 
 def as_file(model: Any) -> bytes:
@@ -200,8 +217,11 @@ def as_file(model: Any) -> bytes:
 
 def _own_classes(model: Any) -> dict[str, Any]:
     """Return the caller's layer classes, which come from neither tf_keras nor tfopt, by name."""
-    kinds = {type(layer) for layer in model.layers}
-    return {kind.__name__: kind for kind in kinds if kind.__module__.partition(".")[0] not in ("tf_keras", "tfopt")}
+    layers = [one for layer in model.layers for one in (layer, getattr(layer, "operation", None))]  # what it carries
+    kinds = {type(layer) for layer in layers if layer is not None}
+    return {
+        kind.__name__: kind for kind in kinds if kind.__module__.partition(".")[0] not in ("tf_keras", "tfopt", "keras")
+    }
 
 
 def _outline(model: Any) -> Any:

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.errors import RecipeError
+from tfopt import bridge
+from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.taps import shapes
 from tfopt.run.recipe import Recipe
 from tfopt.search.bits import with_fewest_bits
@@ -26,11 +27,16 @@ def established_before(recipe: Recipe) -> list[frozenset[str]]:
     return before
 
 
-def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any) -> LiteModel:
+def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any, *, like: Any = None) -> LiteModel:
     """Apply every stage of `recipe` to a flat tf_keras model and export it; return the file.
 
-    `flat_model` is the model before the first stage, not changed; each stage is applied to the result of the previous
-    one. `samples` are inputs for the ranges, float32 arrays, batch first: one, or a list with one per input.
+    Args:
+        flat_model: the model before the first stage. It is not changed; each stage is applied to the result of the
+            previous one.
+        recipe: the stages.
+        steps_per_epoch: of training.
+        samples: inputs for the ranges, float32 arrays, batch first: one, or a list with one per input.
+        like: the caller's model, to whose Keras the result of stages that resize is brought back.
 
     Raises:
         ModelError, RecipeError, DataError: as training and export would.
@@ -40,11 +46,14 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any)
     last = flat_model
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         stage, applied = _applied(stage, flat_model, steps_per_epoch, keep, samples)
+        _require_outputs(stage, applied, flat_model)
         if recipe.distillation:
             shapes(applied, recipe.distillation.layers("student"))  # raises for an unknown layer
         flat_model = stage.untrained_result(applied)
         promises += [promise for promise in stage.promises(flat_model) if _holds(promise, flat_model)]
         last = applied if stage.last else flat_model
+    if like is not None and any(stage.resizes for stage in recipe.stages):
+        bridge.to_keras(flat_model, like=like, resized=True)
     lite = build_file(last, recipe.export, samples, promises, flat_model, proven=False)
     budget = recipe.stages[-1].budget if recipe.stages else None
     if budget and budget.max_bytes is not None and len(lite.data) > budget.max_bytes:
@@ -53,6 +62,16 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any)
             f"{len(lite.data):,} bytes. Allow that many, or start with a smaller model."
         )
     return lite
+
+
+def _require_outputs(stage: Stage, applied: Any, flat_model: Any) -> None:
+    """Raise `ModelError` if the result of `stage.apply` has other outputs than the model."""
+    before, after = ([tuple(output.shape) for output in model.outputs] for model in (flat_model, applied))
+    if before != after:
+        raise ModelError(
+            f"{type(stage).__name__}.apply changes the outputs of '{flat_model.name}': expected shapes {before}, got "
+            f"{after}. A stage may resize layers, not outputs."
+        )
 
 
 def _holds(promise: Promise, flat_model: Any) -> bool:

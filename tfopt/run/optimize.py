@@ -217,8 +217,9 @@ class _Run:
             rows = found.rows
             self._require_rows_of_this_run(self.checkpoint, rows)
             best = self._best_so_far(self.checkpoint, found)
-            self.stages = self._carried_out(found)
+            stages = self._carried_out(found)
             self.flat_model = self.checkpoint.resumed(found, self.flat_model, resized=self._resized(len(rows) - 1))
+            self.stages = stages
         except DataError as error:
             self.notes.append(f"{error} Ignoring it: the run starts over.")
             self.progress.say(self.notes[-1])

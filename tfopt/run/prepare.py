@@ -1,6 +1,7 @@
 """Prepare a run: everything that can fail before the stages are trained."""
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from tfopt.data.for_model import data_for
 from tfopt.data.mixup import for_mixup
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import Session, adapted_teacher, session_for
-from tfopt.errors import ModelError, RecipeError
+from tfopt.errors import ModelError, OutputError, RecipeError
 from tfopt.models.sources import model_from
 from tfopt.run.checkpoint import Checkpoint, run_key
 from tfopt.run.data_warnings import data_warnings
 from tfopt.run.dry_run import dry_run
 from tfopt.run.guard import predictor
-from tfopt.run.recipe import Recipe
+from tfopt.run.recipe import Recipe, require_json, require_recipe
 from tfopt.run.start import judge_from, transferred
 from tfopt.tasks import task_of
 from tfopt.training.augmentation import choose_augmentation
@@ -96,14 +97,11 @@ def prepare(
     Raises:
         ModelError, DataError, RecipeError: what cannot work.
     """
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(
-            f"Expected a tfopt.Recipe, got a {type(recipe).__name__}. A stage goes in Recipe(stages=(...,))."
-        )
+    require_recipe(recipe)
     source, progress = model_from(model), Progress(quiet=quiet)
     if teacher is not None and recipe.distillation is None:
         recipe = dataclasses.replace(recipe, distillation=Distillation())
-    recipe.to_dict()  # fail now for a class that recipe.json cannot name
+    require_json(recipe)
     dataset, start, flat_model = _start(source, recipe, data)
     if recipe.training.mixup:
         if recipe.distillation:
@@ -117,7 +115,7 @@ def prepare(
     steps = dataset.steps(recipe.training.batch_size)
     ready = adapted_teacher(teacher, recipe.distillation, dataset) if recipe.distillation else None
     progress.say("checking that the recipe can run")
-    dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES))
+    dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
     notes: tuple[str, ...] = ()
     files: Mapping[str, bytes] = {}
     if recipe.transfer:
@@ -202,8 +200,21 @@ def _checkpoint(
 ) -> Checkpoint | None:
     if not path:
         return None
+    _require_writable(Path(path))
     about = {"recipe": recipe.to_dict(), "teacher": session.identity if session else None}
-    return Checkpoint(Path(path), run_key(about, data.fingerprint, started_from.get_weights()))
+    return Checkpoint(Path(path), run_key(about, data.fingerprint, started_from))
+
+
+def _require_writable(path: Path) -> None:
+    """Raise `OutputError` for a checkpoint that cannot be written."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"The checkpoint {path} cannot be written: {error}. Give another path.") from error
 
 
 def _require_one_answer(data: Dataset) -> None:

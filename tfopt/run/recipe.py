@@ -145,6 +145,31 @@ class Recipe:
             raise RecipeError(f"Cannot read the recipe {path}: {error}") from error
 
 
+def require_recipe(recipe: object) -> None:
+    """Raise `RecipeError` for anything else, such as a stage or the path of a recipe.json."""
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"Expected a tfopt.Recipe, got a {type(recipe).__name__}. Stages go in Recipe(stages=(...,)); "
+            "Recipe.load reads a recipe.json."
+        )
+
+
+def require_json(recipe: Recipe) -> None:
+    """Raise `RecipeError` if a recipe.json cannot hold `recipe`, or would hold another one."""
+    try:
+        text = recipe.to_json()
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"The recipe '{recipe.name}' cannot be written as JSON: {error}. Settings must be numbers, texts, "
+            "booleans, None, or tuples and dicts of these."
+        ) from error
+    if Recipe.from_json(text).to_json() != text:
+        raise RecipeError(
+            f"The recipe '{recipe.name}' changes when it is read from its JSON. Settings of a stage, loss or transfer "
+            "must be numbers, texts, booleans, None, or tuples and dicts of these."
+        )
+
+
 def _transfer(values: dict[str, Any]) -> Transfer:
     return TRANSFERS.named(values.get("kind"))(**{key: value for key, value in values.items() if key != "kind"})
 

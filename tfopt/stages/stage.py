@@ -1,5 +1,6 @@
 """The contract of all stages and their shared conversion between Keras 3 and tf_keras."""
 
+import numbers
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from pydantic import NonNegativeInt, PositiveFloat, field_validator
 
 from tfopt import bridge
 from tfopt.base.config import config
-from tfopt.base.keras_compat import float32_layers, unwrapped, wrapped_layers
+from tfopt.base.keras_compat import float32_layers, is_tf_keras_model, unwrapped, wrapped_layers
 from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.models.hub import with_native_layers
 from tfopt.stages.budget import Budget
@@ -118,17 +119,21 @@ class Stage(ABC):
             ModelError: the model cannot be bridged, or a layer is not supported.
             RecipeError: a rule matches nothing, or this stage cannot keep a property in `keep`.
         """
+        if isinstance(keep, str):
+            raise RecipeError(f'Expected keep to be a set of properties, e.g. {{"{keep}"}}; got the text {keep!r}.')
         keep = frozenset(keep)
         if lost := keep - self.preserves:
             raise RecipeError(
                 f"{type(self).__name__} cannot keep {', '.join(sorted(lost))}. "
                 f"It can keep: {', '.join(sorted(self.preserves)) or 'nothing'}. Put it earlier in the recipe."
             )
-        if steps < 0:
-            raise RecipeError(f"Expected steps, the number of training steps, to be 0 or more; got {steps}.")
+        if not isinstance(steps, numbers.Integral) or steps < 0:
+            raise RecipeError(f"Expected steps, the number of training steps, to be 0 or more; got {steps!r}.")
         model = with_native_layers(model)
         flat_model = bridge.to_tf_keras(model)
         wrapped = self._wrap(flat_model, steps, keep)
+        if not is_tf_keras_model(wrapped):
+            raise ModelError(f"{type(self).__name__}._wrap must return a tf_keras model; it returned {wrapped!r:.80}.")
         wrapped.output_names = list(flat_model.output_names)  # not those of wrappers, for targets by name
         if bridge.is_compiled(model):
             for note in bridge.compile_like(wrapped, model):
@@ -183,6 +188,10 @@ class Stage(ABC):
         """
         like = self._origin(model)
         flat_model = self._stripped(model, like)
+        if not is_tf_keras_model(flat_model):
+            raise ModelError(
+                f"{type(self).__name__}._stripped must return a tf_keras model; it returned {flat_model!r:.80}."
+            )
         self._verify_flat_model(flat_model)
         return bridge.to_keras(flat_model, like=like, resized=self.resizes)
 

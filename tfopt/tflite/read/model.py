@@ -59,6 +59,10 @@ class LiteModel:
     notes: tuple[str, ...] = ()
 
     def __init__(self, path_or_bytes: str | os.PathLike[str] | bytes, *, threads: int = 1) -> None:
+        if not isinstance(path_or_bytes, str | os.PathLike | bytes):
+            raise ModelError(f"Expected the path or the bytes of a .tflite, got a {type(path_or_bytes).__name__}.")
+        if threads < 1:
+            raise ModelError(f"Expected threads of at least 1, got {threads}.")
         name = "These bytes" if isinstance(path_or_bytes, bytes) else str(path_or_bytes)
         self.data = unpack(path_or_bytes if isinstance(path_or_bytes, bytes) else _read(Path(path_or_bytes)), name)
         if self.data[4:8] != b"TFL3":

@@ -2,6 +2,7 @@
 
 import itertools
 import keyword
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,6 +40,8 @@ class Calibration:
     """
 
     def __init__(self, data: Any, number: int) -> None:
+        if isinstance(data, str | os.PathLike):
+            raise DataError(f"representative_data must be samples, not a path; got {str(data)!r}. Use tfopt.load_data.")
         self._data, self.number = data, number
         self._flat_model: Any = None
         self.count = 0

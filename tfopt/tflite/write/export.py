@@ -175,8 +175,7 @@ def _with_limit(settings: Export, share: float) -> Export:
 
 def _may_mix(model: Any, settings: Export) -> bool:
     """Return whether leaving operators in float may help: not if a stage has chosen the integers."""
-    decided = bool(integers_of(model)) and not is_quantization_aware(model)
-    return settings.may_mix and settings.max_noise is None and not decided
+    return settings.may_mix and settings.max_noise is None
 
 
 def _built(
