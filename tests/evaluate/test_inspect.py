@@ -1,5 +1,6 @@
 """What `inspect` and `compare` report about files, against weights set by hand."""
 
+import gzip
 import zlib
 
 import numpy as np
@@ -57,6 +58,20 @@ def test_layers_of_a_keras_model(files, name, kind):
     assert (out.kind, out.parameters, out.sparsity, out.unique) == ("Dense", 16, 0.0, 1)
     (mean,) = [part for part in found.parts if part.name == "mean"]
     assert (mean.parameters, mean.sparsity, mean.unique) == (0, None, None)
+
+
+def test_a_packed_file_has_two_sizes(files, tmp_path):
+    """By gzip, not by `pack`."""
+    content = (files / "int8.tflite").read_bytes()
+    (tmp_path / "m.tflite.gz").write_bytes(packed := gzip.compress(content))
+    found = inspect_file(tmp_path / "m.tflite.gz")
+    assert (found.packed_bytes, found.bytes) == (len(packed), len(content))
+    weights = 27 - 3 + 16 - 4  # without biases
+    title = found.table().title
+    assert f" {len(packed):,} bytes packed, unpacked {len(content):,} bytes, " in title
+    assert f"{8 * len(packed) / weights:.2f} with the whole file packed" in title
+    plain = inspect_file(files / "int8.tflite")
+    assert plain.packed_bytes is None and " packed, unpacked" not in plain.table().title
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float.tflite", "float32"), ("int8.tflite", "int8")])

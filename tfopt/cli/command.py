@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,7 @@ debug_option = click.option("--debug", is_flag=True, help="Show the full traceba
 
 
 class OneLineErrors(click.Command):
-    """A command that prints errors as one line (a traceback with --debug) and accepts options under their old names."""
+    """A command that takes old option names too and prints errors as one line, with --debug below a traceback."""
 
     @override
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -46,7 +47,7 @@ class OneLineErrors(click.Command):
             )
         except BaseException as error:
             if ctx.params.get("debug"):
-                raise
+                click.echo(plain(traceback.format_exc().rstrip(), lines=True), err=True)
             _fail(*explained(error))
 
 

@@ -27,7 +27,9 @@ from tfopt.errors import PromiseError, RecipeError
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the result to this file.")
 @allow_unsafe_option
 def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | None, allow_unsafe: bool) -> None:
-    """Show what a recipe will do to each layer of MODEL, without training.
+    """Show what a recipe will do to MODEL, without training.
+
+    The table has a row for each layer, up to the operators of the .tflite.
 
     \b
     tfopt check model.keras
@@ -59,7 +61,10 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
 @click.argument("file", type=click.Path(path_type=Path))
 @allow_unsafe_option
 def inspect(file: Path, allow_unsafe: bool) -> None:
-    """Show the contents of FILE: layers or operators, parameters, sparsity, distinct values, dtypes, bytes."""
+    """Show what FILE contains, by layer or operator.
+
+    The table lists parameters, sparsity, distinct values and dtypes; the lines above it, the bytes.
+    """
     from tfopt.base.stderr import load_tensorflow_quietly
     from tfopt.evaluate.inspect import inspect_file
 
@@ -78,7 +83,9 @@ def inspect(file: Path, allow_unsafe: bool) -> None:
 def compare(
     a: Path, b: Path, data: str, threads: int, allow_unsafe: bool, preprocessing: str | None, limit: int | None
 ) -> None:
-    """Compare two model files on the same test set: accuracy, agreement, bytes, latency.
+    """Compare two model files on the same test set.
+
+    The table lists accuracy, agreement, bytes and latency.
 
     A Keras model is converted to a float .tflite and measured as that.
     """
@@ -108,7 +115,9 @@ def rank(
     preprocessing: str | None,
     limit: int | None,
 ) -> None:
-    """Rank SOURCES to transfer from by how well their features predict the labels, without training.
+    """Rank SOURCES to transfer from, without training.
+
+    The best are those whose features predict the labels best.
 
     \b
     tfopt rank mobilenet.keras resnet.keras hub_module/ --data photos/
@@ -154,7 +163,9 @@ def verify(
     preprocessing: str | None,
     limit: int | None,
 ) -> None:
-    """Compare the .tflite FILE with the Keras MODEL it was made from: outputs, accuracy, and every layer.
+    """Compare the .tflite FILE with the Keras MODEL it was made from.
+
+    Outputs, accuracy and the signal in every layer are compared.
 
     \b
     tfopt verify saved_models/photos/model.keras saved_models/photos/model.tflite --data photos/
@@ -208,7 +219,9 @@ def bench(
     preprocessing: str | None,
     limit: int | None,
 ) -> None:
-    """Benchmark model FILES, alternating between them: latency, peak memory, accuracy, bytes.
+    """Benchmark model FILES: latency, memory, accuracy, bytes.
+
+    They run in turn, so that background load affects all of them alike.
 
     \b
     tfopt bench float.tflite int8.tflite model.tflite.zst --data photos/ --threads 2

@@ -91,7 +91,9 @@ def export(
     allow_unsafe: bool,
     **options: Any,
 ) -> None:
-    """Convert MODEL, any Keras model file, to a .tflite, and show what it contains.
+    """Convert MODEL, any Keras model file, to a .tflite.
+
+    The table shows what the file contains.
 
     \b
     tfopt export model.keras --out model.tflite --data photos/                      # int8 everywhere

@@ -36,7 +36,9 @@ def sensitivity(
     preprocessing: str | None,
     limit: int | None,
 ) -> None:
-    """Quantize one kernel of the Keras MODEL at a time to fewer bits, and show what that costs in accuracy and signal.
+    """Measure what fewer bits cost, kernel by kernel.
+
+    One kernel of the Keras MODEL at a time is quantized; the table shows the loss of accuracy and of signal.
 
     \b
     tfopt sensitivity model.keras --data photos/ --plot sensitivity.png
@@ -53,8 +55,10 @@ def sensitivity(
     from tfopt.search import sensitivity
 
     loaded = model_from(model, allow_unsafe=allow_unsafe)
+    sensitivity.require_measurable(loaded)
     dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit)
-    with click.progressbar(label="trials", file=sys.stderr, length=1) as bar:
+    in_log = not sys.stderr.isatty()  # where click would print the label alone
+    with click.progressbar(label="kernels at fewer bits", file=sys.stderr, length=1, hidden=in_log) as bar:
         found = sensitivity.sensitivity(
             loaded,
             dataset,

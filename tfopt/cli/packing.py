@@ -15,7 +15,9 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The packed file (default: FILE.zst or FILE.gz).")
 @click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
 def pack(file: Path, out: Path | None, overwrite: bool) -> None:
-    """Entropy-code a .tflite with zstd or gzip, whichever gives fewer bytes.
+    """Entropy-code a .tflite with zstd or gzip.
+
+    Whichever gives fewer bytes is used.
 
     \b
     tfopt pack saved_models/photos/model.tflite
@@ -41,7 +43,10 @@ def pack(file: Path, out: Path | None, overwrite: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The .tflite (default: FILE without its last suffix).")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def unpack(file: Path, out: Path | None, overwrite: bool) -> None:
-    """Restore the .tflite that `tfopt pack` packed, byte for byte."""
+    """Restore the .tflite that `tfopt pack` packed.
+
+    It is the same file, byte for byte.
+    """
     from tfopt.base.files import write_atomically
     from tfopt.tflite.read import LiteModel
 

@@ -74,7 +74,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @_run_options
 def run(recipe: Path, **options: Any) -> None:
-    """Run RECIPE (a .py that defines `recipe`, or a recipe.json) and write a verified model.tflite.
+    """Run RECIPE and write a verified model.tflite.
+
+    RECIPE is a .py that defines `recipe`, or a recipe.json.
 
     \b
     tfopt run recipes/deep_compression.py
@@ -228,7 +230,8 @@ def _run_into(
         repeat(prepared, recipe, repeats, out, overwrite=overwrite, min_accuracy=min_accuracy)
         return
     result = carried_out(prepared(recipe, out), out)
-    click.echo(str(result.report))
+    shown = result.report if result.verdict.ok else dataclasses.replace(result.report, verdict="")  # the error says it
+    click.echo(str(shown))
     result.save(out, overwrite=overwrite)
     require_success(result.report, result.verdict, min_accuracy, out)
     say_written(out)

@@ -1,10 +1,18 @@
 """Data from any source as one `Dataset`: train, validation, test. TensorFlow is imported only when needed."""
 
 from tfopt.data.augmentation import Augmentation
-from tfopt.data.check import fit_to_model
+from tfopt.data.check import fit_to_model, require_one_input_and_output
 from tfopt.data.dataset import Dataset
 from tfopt.data.load import load_data
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.samples import Split
 
-__all__ = ["Augmentation", "Dataset", "Preprocessing", "Split", "fit_to_model", "load_data"]
+__all__ = [
+    "Augmentation",
+    "Dataset",
+    "Preprocessing",
+    "Split",
+    "fit_to_model",
+    "load_data",
+    "require_one_input_and_output",
+]

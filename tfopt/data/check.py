@@ -1,16 +1,16 @@
-"""Checks of data before a model sees it; every failure is a `DataError`."""
+"""Checks of data before a model sees it; a failure is a `DataError`, or a `ModelError` for a model no data fit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfopt.base.limits import LARGEST_DATA
 from tfopt.data.split import NAMES
-from tfopt.errors import DataError
+from tfopt.errors import DataError, ModelError
 from tfopt.tasks.labels import check_range
 
 if TYPE_CHECKING:
@@ -54,6 +54,21 @@ def check_bytes(size: int, what: str) -> None:
         raise DataError(
             f"Expected at most {LARGEST_BYTES / 2**30:.0f} GiB of data, because it is held in memory; got about "
             f"{size / 2**30:.1f} GiB from {what}; use fewer or smaller samples."
+        )
+
+
+def require_one_input_and_output(model: Any, name: object, instead: str) -> None:
+    """Raise `ModelError` unless `model` has one input and one output.
+
+    Args:
+        model: a Keras model or a `LiteModel`.
+        name: of the model in the message.
+        instead: what to do with other models.
+    """
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ModelError(
+            f"Expected a model with one input and one output, but {name} has {len(model.inputs)} and "
+            f"{len(model.outputs)}; {instead}."
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfopt import models
 from tfopt.base.renamed import renamed_arguments
+from tfopt.data import require_one_input_and_output
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.models.sources import model_from
@@ -61,13 +62,15 @@ def benchmark_files(
     latency is measured on random numbers. `allow_unsafe` lets model files run Python code.
 
     Raises:
-        ModelError: a file that cannot be run.
+        ModelError: a file that cannot be run; with `data`, one that has several inputs or outputs.
         DataError: data that does not fit.
     """
     lites = [lite_of(file, threads=threads, allow_unsafe=allow_unsafe) for file in files]
     samples = None
     metrics: list[dict[str, float]] = [{} for _ in lites]
     if data is not None:
+        for file, lite in zip(files, lites, strict=True):
+            require_one_input_and_output(lite, file, "measure others without data (--data)")
         shapes = {str(file): lite.inputs[0].shape[1:] for file, lite in zip(files, lites, strict=True)}
         if len(set(shapes.values())) > 1:
             raise ModelError(f"The files take inputs of different shapes, {shapes}: no data fit all of them.")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tfopt.base.renamed import renamed_arguments
+from tfopt.data import require_one_input_and_output
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of
@@ -30,10 +31,16 @@ def compare_files(
 
     Latencies are measured in turn, A B A B ..., so background load affects both equally. `allow_unsafe` lets model
     files run Python code.
+
+    Raises:
+        ModelError: a file that cannot be run, or has several inputs or outputs; inputs of different shapes.
+        DataError: data that does not fit.
     """
     from rich.table import Table
 
     files = [lite_of(path, threads=threads, allow_unsafe=allow_unsafe) for path in (a, b)]
+    for file, path in zip(files, (a, b), strict=True):
+        require_one_input_and_output(file, path, "compare others in Python, with LiteModel.predict")
     shapes = [file.inputs[0].shape[1:] for file in files]
     if shapes[0] != shapes[1]:
         raise ModelError(

@@ -35,7 +35,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The contents of a file: its parts, and its size in bytes, raw and after zlib at level 9."""
+    """The contents of a file: its parts, and its size in bytes, raw and after zlib at level 9.
+
+    `packed_bytes` is the size on disk of a file that `tfopt pack` made, of which `bytes` is the unpacked size.
+    """
 
     path: str
     kind: str
@@ -46,16 +49,18 @@ class Inspection:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    packed_bytes: int | None = None
 
     def table(self) -> Any:
         """Return the parts as a `rich.table.Table`."""
         from rich.table import Table
 
         total = sum(part.parameters for part in self.parts)
-        sizes = f"{total:,} parameters, {self.bytes:,} bytes, {self.deflated_bytes:,} deflated"
+        packed = "" if self.packed_bytes is None else f"{self.packed_bytes:,} bytes packed, unpacked "
+        sizes = f"{total:,} parameters, {packed}{self.bytes:,} bytes, {self.deflated_bytes:,} deflated"
         title = plain(f"{self.path}: {self.kind}, {sizes}")
         if self.weights is not None:
-            title += f"\n{self.weights.describe(self.deflated_bytes)}"
+            title += f"\n{self.weights.describe(self.packed_bytes or self.deflated_bytes)}"
         if self.inputs:
             title += "\n" + plain(f"{'; '.join(self.inputs)} -> {'; '.join(self.outputs)}")
         if self.labels:
@@ -109,6 +114,7 @@ def _lite_inspection(path: Path, lite: LiteModel) -> Inspection:
         inputs=tuple(map(port_in_words, lite.inputs)),
         outputs=tuple(map(port_in_words, lite.outputs)),
         labels=lite.labels,
+        packed_bytes=size if (size := path.stat().st_size) != lite.size else None,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tfopt import bridge
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import plain, rendered
-from tfopt.data import Dataset
+from tfopt.data import Dataset, require_one_input_and_output
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.chance import at_chance, guessing
@@ -130,12 +130,10 @@ def verify_file(
     """
     loaded = model_from(model, allow_unsafe=allow_unsafe)
     lite = file if isinstance(file, LiteModel) else LiteModel(file)
+    for each, name in ((loaded, f"'{loaded.name}'"), (lite, "the file")):
+        require_one_input_and_output(each, name, "compare others in Python, with LiteModel.predict")
     ends = [[tuple(end.shape[1:]) for end in ends] for ends in (loaded.inputs, loaded.outputs)]
     own = [[tuple(port.shape[1:]) for port in ports] for ports in (lite.inputs, lite.outputs)]
-    if [len(shapes) for shapes in ends] != [1, 1] or [len(shapes) for shapes in own] != [1, 1]:
-        raise ModelError(
-            "Expected models with one input and one output; compare others in Python, with LiteModel.predict."
-        )
     if not all(_same(one[0], other[0]) for one, other in zip(ends, own, strict=True)):
         raise ModelError(f"The model and the file do not match: (inputs, outputs) are {ends} and {own}.")
     dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit)

@@ -11,6 +11,7 @@ from tfopt.errors import TfoptError
 from tfopt.graph.walk import walk
 from tfopt.models.sources import model_from
 from tfopt.run.dry_run import dry_run, established_before, resized, samples_of
+from tfopt.run.prepare import why_by_hand
 from tfopt.run.recipe import Recipe, require_recipe
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.tflite.read import LiteModel
@@ -50,6 +51,7 @@ class Check:
         layers: the layers in calling order.
         problems: why the recipe cannot be carried out; empty if it can.
         notes: other findings, e.g. operators that stay in float.
+        by_hand: True if `optimize` does not train such models, so the stages must be applied by hand.
     """
 
     model: str
@@ -57,10 +59,11 @@ class Check:
     layers: tuple[CheckedLayer, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    by_hand: bool = False
 
     @property
     def ok(self) -> bool:
-        """True if the recipe can be carried out."""
+        """True if the recipe can be carried out; see `by_hand` for how."""
         return not self.problems
 
     def to_json(self) -> str:
@@ -71,8 +74,7 @@ class Check:
         """Return the layers as a `rich.table.Table`."""
         from rich.table import Table
 
-        verdict = "the recipe can run" if self.ok else "the recipe cannot run"
-        table = Table(title=f"{self.model}: {len(self.layers)} layers; {verdict}", title_justify="left")
+        table = Table(title=f"{self.model}: {len(self.layers)} layers; {self._verdict}", title_justify="left")
         for name in ("layer", "class", "bridged", *self.stages):
             table.add_column(name, overflow="fold")
         with_file = any(layer.file is not None for layer in self.layers)
@@ -82,6 +84,12 @@ class Check:
             row = [layer.path, layer.kind, layer.bridged, *layer.stages]
             table.add_row(*row, *([layer.file or ""] if with_file else []))
         return table
+
+    @property
+    def _verdict(self) -> str:
+        if not self.ok:
+            return "the recipe cannot run"
+        return "the stages can be applied by hand" if self.by_hand else "the recipe can run"
 
     def __str__(self) -> str:
         lines = [f"problem: {line}" for line in self.problems] + [f"note: {line}" for line in self.notes]
@@ -137,7 +145,9 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
         for crossing in crossings
     )
     stages = tuple(type(stage).__name__ for stage in recipe.stages)
-    return Check(model.name, stages, layers, tuple(dict.fromkeys(problems)), tuple(notes))
+    by_hand = "" if recipe.transfer else why_by_hand(model)  # a transfer makes another model
+    notes = [by_hand, *notes] if by_hand else notes
+    return Check(model.name, stages, layers, tuple(dict.fromkeys(problems)), tuple(notes), bool(by_hand))
 
 
 def _decided(flat_model: Any, recipe: Recipe, problems: list[str]) -> list[dict[str, str]]:

@@ -158,7 +158,8 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
         _require_one_answer(dataset)
         start = transfer.untrained(source, dataset).model
         flat_model = bridge.to_tf_keras(start)
-    _require_one_input_and_output(flat_model)
+    if why := why_by_hand(flat_model):
+        raise ModelError(why)
     fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1], flat_model.output_shape[1:-1])
     return dataset, start, flat_model
 
@@ -225,9 +226,12 @@ def _require_one_answer(data: Dataset) -> None:
         )
 
 
-def _require_one_input_and_output(model: Any) -> None:
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ModelError(
-            f"Optimize trains models with one input and one output; '{model.name}' has {len(model.inputs)} and "
-            f"{len(model.outputs)}. Apply the stages by hand in your own fit: stage.apply, fit, stage.strip."
-        )
+def why_by_hand(model: Any) -> str:
+    """Return why `optimize` does not train `model`, and what does; empty if it does."""
+    if len(model.inputs) == len(model.outputs) == 1:
+        return ""
+    return (
+        f"Optimize and `tfopt run` train models with one input and one output; '{model.name}' has "
+        f"{len(model.inputs)} and {len(model.outputs)}. Apply the stages by hand in your own fit: stage.apply, fit, "
+        "stage.strip; with a teacher, tfopt.distill trains it."
+    )

@@ -14,7 +14,7 @@ from tfopt.base.plots import save_figure
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import rendered
 from tfopt.base.weight_statistics import decibels
-from tfopt.data import Dataset, fit_to_model, load_data
+from tfopt.data import Dataset, fit_to_model, load_data, require_one_input_and_output
 from tfopt.errors import DataError
 from tfopt.graph.layer_facts import facts_of
 from tfopt.models.sources import model_from
@@ -146,6 +146,7 @@ def sensitivity(
         RecipeError: for other `bits` or `weight_steps`.
     """
     loaded = model_from(model)
+    require_measurable(loaded)
     flat_model = bridge.to_tf_keras(loaded)
     dataset = data if isinstance(data, Dataset) else load_data(data)
     fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1], flat_model.output_shape[1:-1])
@@ -160,6 +161,12 @@ def sensitivity(
             if progress is not None:
                 progress(len(trials), len(found) * len(bits))
     return Sensitivity(judge.metric, judge.before, judge.samples, tuple(trials))
+
+
+def require_measurable(model: Any) -> None:
+    """Raise `ModelError` unless the Keras `model` has one input and one output."""
+    instead = "export others with fewer bits and compare in Python, with LiteModel.predict"
+    require_one_input_and_output(model, f"'{model.name}'", instead)
 
 
 def low_bit_kernels(flat_model: Any) -> dict[Key, Kernel]:

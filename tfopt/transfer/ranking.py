@@ -114,12 +114,12 @@ def _score(
     allow_unsafe: bool,
 ) -> Score:
     model = model_from(source, allow_unsafe=allow_unsafe)
+    name = model.name if source is model else Path(str(source)).name
     dataset = data_for(model, data, preprocessing=preprocessing, limit=limit)
     if preprocessing is None:
         dataset, said = choose_preprocessing(model, dataset, None)
         for line in said:
-            progress.say(line)
-    name = model.name if source is model else Path(str(source)).name
+            progress.say(f"{name}: {line}")
     extractor = feature_extractor(model)
     folder = None if cache is None else cache / f"{number}-{name}"
     parts, _ = features_of(

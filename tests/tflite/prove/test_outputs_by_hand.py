@@ -364,6 +364,9 @@ def test_a_proof_in_words():
         "'a' noise 1e-05, worst channel 3: 0.1, same class 98.8% of 1,234 sure ones, 2 channels vary by less than 4 "
         "int8 steps of their own range"
     )
+    assert str(OutputProof("a", 0.5, narrow=1)).endswith(
+        ", 1 channel varies by less than 4 int8 steps of its own range"
+    )
 
 
 @pytest.mark.parametrize(

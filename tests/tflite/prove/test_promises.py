@@ -161,7 +161,7 @@ def test_int8_gates_have_scales_of_their_own_so_clusters_hold_in_each_channel_on
     assert verify_promises(lite, small, [promise], trained_ranges=True) == []
     few = Clusters("memory", 3, weight="recurrent_kernel")
     (note,) = verify_promises(lite, small, [few], trained_ranges={"other"})
-    assert note.startswith("memory, recurrent_kernel: holds only within each output channel")
+    assert note.startswith("memory, recurrent_kernel: the promise is kept within each output channel")
     with pytest.raises(PromiseError, match="layer 'memory', recurrent_kernel"):
         verify_promises(lite, small, [few], trained_ranges={"memory"})
 

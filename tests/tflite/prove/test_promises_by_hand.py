@@ -41,12 +41,12 @@ def test_promises_that_hold(strict):
 @pytest.mark.parametrize("strict", [False, set(), {"another"}])
 def test_what_folding_weakens_is_a_note(strict):
     assert verified(TWO_EACH, Clusters("layer", 2), strict) == [
-        "layer: holds only within each output channel of the file (3 different weights in the kernel, promised at most "
-        "2)"
+        "layer: the promise is kept within each output channel of the file, but not over all channels, because their "
+        "scales differ (3 different weights in the kernel, promised at most 2)"
     ]
     for weight in ("recurrent_kernel", "depthwise_kernel"):
         (note,) = verified(TWO_EACH, Clusters("layer", 2, weight=weight), strict)
-        assert note.startswith(f"layer, {weight}: holds")
+        assert note.startswith(f"layer, {weight}: the promise is kept within")
 
 
 @pytest.mark.parametrize("strict", [True, {"layer"}, {"another", "layer"}])

@@ -113,7 +113,7 @@ def test_contents_by_hand():
         "inputs": "given uint8 (None, 4) x 0.5 from 3",
         "outputs": "result uint8 (None, 4) x 0.5 from 3",
         "weights": "19 int8, 7 float32 sparse",
-        "operators giving": "2 int8, 2 float32, 1 int16",
+        "operators by output type": "2 int8, 2 float32, 1 int16",
         "bytes": "12,345, 6,789 deflated",
     }
 
@@ -125,7 +125,7 @@ def test_a_table_of_a_file_without_weights_but_with_classes():
     names, values = (list(column.cells) for column in table.columns)
     assert dict(zip(names, values, strict=True))["weights"] == "none"
     assert dict(zip(names, values, strict=True))["classes"] == "cat, dog"
-    assert "operators giving" not in names
+    assert "operators by output type" not in names
 
 
 @pytest.mark.parametrize(

@@ -400,7 +400,7 @@ def test_folding_batch_norm_weakens_a_promise_only_to_its_channels():
     settings = Export(weights="float32", activations="float32")
     notes = export.build_file(model, settings, None, [Clusters(layer="few", at_most=3)], flat_model, proven=False).notes
     assert len(set(notes)) == 1
-    assert notes[0].startswith("few: holds only within each output channel")
+    assert notes[0].startswith("few: the promise is kept within each output channel")
     lite = LiteModel(export.convert(model, settings))
     with pytest.raises(PromiseError, match="few"):
         verify_promises(lite, flat_model, [Clusters(layer="few", at_most=3)], trained_ranges=True)

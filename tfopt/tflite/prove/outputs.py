@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tfopt.base.words import counted
 from tfopt.tasks import Classification
 from tfopt.tasks.metrics import wilson_interval
 from tfopt.tasks.responses import INT8, form_of
@@ -93,7 +94,9 @@ class OutputProof:
         if self.agreement is not None:
             parts.append(f"same class {self.agreement:.1%} of {self.sure:,} sure ones")
         if self.narrow:
-            parts.append(f"{self.narrow} channels vary by less than {NARROW_STEPS:g} int8 steps of their own range")
+            vary, own = ("varies", "its") if self.narrow == 1 else ("vary", "their")
+            channels = f"{counted(self.narrow, 'channel')} {vary}"
+            parts.append(f"{channels} by less than {NARROW_STEPS:g} int8 steps of {own} own range")
         return ", ".join(parts)
 
 

@@ -47,7 +47,10 @@ def verify_promises(
                     f"The exported file breaks a promise: {promise.place}, tensor '{kernel.name}': {wrong}."
                 )
             where = promise.layer if promise.weight == "kernel" else f"{promise.layer}, {promise.weight}"
-            notes.append(f"{where}: holds only within each output channel of the file ({wrong})")
+            notes.append(
+                f"{where}: the promise is kept within each output channel of the file, but not over all channels, "
+                f"because their scales differ ({wrong})"
+            )
     return list(dict.fromkeys(notes))
 
 

@@ -43,7 +43,7 @@ class Contents:
             "inputs": "; ".join(self.inputs),
             "outputs": "; ".join(self.outputs),
             "weights": _counted(self.weights) or "none",
-            "operators giving": _counted(self.operators),
+            "operators by output type": _counted(self.operators),
             "classes": ", ".join(self.labels),
             "bytes": f"{self.bytes:,}, {self.deflated:,} deflated",
         }

@@ -1,0 +1,103 @@
+"""What the commands say: help in 80 columns, tracebacks with --debug, nothing twice and nothing without a subject."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import tfopt
+from tfopt import cli
+from tfopt.cli.outcome import require_success
+from tfopt.errors import PromiseError
+from tfopt.evaluate.report import Report
+from tfopt.run.guard import Verdict
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def tfopt_command(*arguments):
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model that is right on its data, the data, and images with a model for them."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("messages")
+    rng = np.random.default_rng(0)
+    centers, y = rng.normal(size=(3, 6)) * 3, np.arange(240) % 3
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, "softmax", name="nearest")], name="small")
+    model.set_weights([centers.T, -(centers**2).sum(axis=1) / 2])
+    model.save(folder / "model.keras")
+    np.savez(folder / "data.npz", x=(centers[y] + 0.1 * rng.normal(size=(240, 6))).astype("float32"), y=y)
+    for name in ("one", "two"):
+        inner = [keras.layers.Flatten(), keras.layers.Dense(8, "relu"), keras.layers.Dense(3, "softmax")]
+        keras.Sequential([keras.Input((4, 4, 3)), *inner]).save(folder / f"{name}.keras")
+    np.savez(folder / "images.npz", x=rng.integers(0, 256, (240, 4, 4, 3)).astype(np.uint8), y=y)
+    return folder
+
+
+def test_the_summaries_of_all_commands_are_whole_in_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = CliRunner().invoke(cli.main, ["--help"], terminal_width=80)
+    summaries = done.stdout.split("Commands:\n")[1].splitlines()
+    assert len(summaries) == len(cli.main.commands)
+    for line in summaries:
+        assert line.endswith(".") and not line.endswith("..."), line
+        assert len(line) <= 80
+
+
+@pytest.mark.parametrize("error", ["absent.json", "wrong.json"])
+def test_debug_adds_a_traceback_and_keeps_the_exit_code(error, tmp_path):
+    (tmp_path / "wrong.json").write_text('{"stages": [{"stage": "Shrink"}]}')
+    plain, debug = tfopt_command("run", error), tfopt_command("--debug", "run", error)
+    assert plain.exit_code == debug.exit_code == 2
+    assert "Traceback" not in plain.stderr
+    assert debug.stderr.startswith("Traceback (most recent call last):\n") and "RecipeError: " in debug.stderr
+    assert debug.stderr.endswith(plain.stderr)
+
+
+def test_debug_keeps_the_exit_code_of_a_broken_promise(folder, monkeypatch):
+    from tfopt.evaluate import inspect
+
+    def broken(*_, **__):
+        raise PromiseError("It is \x1b[2J broken.")
+
+    monkeypatch.setattr(inspect, "inspect_file", broken)
+    done = tfopt_command("--debug", "inspect", folder / "model.keras")
+    assert done.exit_code == 1
+    assert "Traceback" in done.stderr and "\x1b" not in done.stderr
+
+
+def test_what_ended_a_run_is_said_once(folder):
+    ruinous = tfopt.Recipe(stages=(tfopt.Prune(final_sparsity=0.9, schedule="one-shot", epochs=0),), name="ruinous")
+    (folder / "ruinous.json").write_text(ruinous.to_json())
+    files = ("--model", folder / "model.keras", "--data", folder / "data.npz")
+    done = tfopt_command("run", folder / "ruinous.json", *files, "--quiet")
+    assert done.exit_code == 1, done.output
+    assert done.output.count("Prune ended the run") == 1
+    assert done.stderr.startswith("error: Prune ended the run: accuracy ")
+    assert done.stderr.endswith(". All results are in saved_models/ruinous.\n")
+
+
+@pytest.mark.parametrize("text", ["It fell to 0.85", "It fell to 0.85."])
+def test_a_verdict_ends_with_one_full_stop(text):
+    with pytest.raises(PromiseError, match=r"^It fell to 0\.85\. All results are in oc\.$"):
+        require_success(Report({}), Verdict(ok=False, text=text), None, Path("oc"))
+
+
+def test_sensitivity_prints_no_label_into_a_log(folder):
+    done = tfopt_command("sensitivity", folder / "model.keras", "--data", folder / "data.npz", "--bits", 8)
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+
+
+def test_rank_names_the_source_of_each_preprocessing(folder):
+    done = tfopt_command("rank", folder / "one.keras", folder / "two.keras", "--data", folder / "images.npz")
+    assert done.exit_code == 0, done.output
+    said = [line for line in done.stderr.splitlines() if "preprocessing '" in line]
+    assert {line.split(": preprocessing")[0] for line in said} == {"one.keras", "two.keras"}
