@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tfopt
+from tfopt import bridge
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, OutputError
 from tfopt.evaluate.report import Row
@@ -222,3 +223,28 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monk
     result = tfopt.optimize(*small_run, checkpoint=tmp_path / "run.npz")
     assert [row.step for row in result.report.rows] == ["original", "Prune", "Cluster", "exported float32"]
     assert "no checkpoint was written ([Errno 28] No space left on device)" in capsys.readouterr().err
+
+
+class Swish(keras.layers.Layer):
+    """A Keras 3 layer of the caller, which tf_keras carries, and which no file may name."""
+
+    def call(self, inputs):
+        return inputs * keras.ops.sigmoid(inputs)
+
+
+def test_a_carried_layer_does_not_change_the_key():
+    def built():
+        return bridge.to_tf_keras(keras.Sequential([keras.Input((2,)), Swish(), keras.layers.Dense(3)]))
+
+    first, second = built(), built()
+    second.set_weights(first.get_weights())
+    assert run_key({}, "data", first) == run_key({}, "data", second)
+
+
+def test_a_whole_model_comes_back_with_what_it_carries(tmp_path):
+    model = bridge.to_tf_keras(keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), Swish(name="swish")]))
+    checkpoint = Checkpoint(tmp_path / "run.npz", "key")
+    checkpoint.save(model, [ROW], resized=True)
+    again = checkpoint.resumed(checkpoint.load(), model, resized=True)
+    x = np.ones((4, 2), "float32")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))

@@ -22,6 +22,8 @@ from tfopt.evaluate.report import Row
 from tfopt.models import load_model, save_model
 from tfopt.run.guard import Evaluation
 
+_NAMES = ("name", "registered_name", "key")
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -193,11 +195,11 @@ def run_key(recipe: dict[str, Any], fingerprint: str, model: Any) -> str:
 
 
 def _settings(layer: Any) -> list[Any]:
-    """Return the class and the settings of a layer, without names, which Keras numbers consecutively."""
+    """Return the class and the settings of a layer, without names, which Keras numbers, and keys of what is carried."""
 
     def unnamed(part: Any) -> Any:
         if isinstance(part, Mapping):
-            return {str(key): unnamed(value) for key, value in part.items() if key not in ("name", "registered_name")}
+            return {str(key): unnamed(value) for key, value in part.items() if key not in _NAMES}
         return [unnamed(each) for each in part] if isinstance(part, list | tuple) else part
 
     try:
