@@ -110,3 +110,48 @@ def test_files_of_another_kind_are_refused_in_one_line(name, told, folder):
     with pytest.raises(ModelError, match=told) as caught:
         LiteModel(folder / name)
     assert "\n" not in str(caught.value)
+
+
+def test_inputs_alone_are_enough_for_ranges(folder, tmp_path, here):
+    """All rows but the first 40 have values from -1 to 3, so that is the range of 20 rows from all over the file."""
+    x = np.zeros((80, 8, 8, 1), "float32")
+    x[40:] = np.linspace(-1, 3, 64).reshape(8, 8, 1)
+    for keys in ({"x": x}, {"x_train": x}):
+        np.savez(tmp_path / "x.npz", **keys)
+        options = ("--overwrite", "--calibration-samples", 20, "--io", "int8")
+        done = export(folder / "model.h5", "--data", tmp_path / "x.npz", "--out", tmp_path / "m.tflite", *options)
+        assert done.exit_code == 0, done.output
+        (port,) = LiteModel(tmp_path / "m.tflite").inputs
+        assert port.scales[0] == pytest.approx(4 / 255, rel=1e-3)
+
+
+def test_images_alone_are_converted_and_scaled_as_those_with_labels(folder, tmp_path, here):
+    x = np.random.default_rng(0).integers(0, 256, (50, 12, 9, 3)).astype(np.uint8)
+    np.savez(tmp_path / "x.npz", x=x)
+    options = ("--preprocessing", "unit", "--limit", 40, "--io", "int8")
+    done = export(folder / "model.h5", "--data", tmp_path / "x.npz", "--out", tmp_path / "m.tflite", *options)
+    assert done.exit_code == 0, done.output
+    assert "activation ranges from 40 training samples" in done.stdout
+    (port,) = LiteModel(tmp_path / "m.tflite").inputs
+    assert port.scales[0] <= 1 / 255 * 1.001
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"x": np.full((4, 8, 8, 1), np.nan)}, "NaN"),
+        ({"x": np.array(["a", "b"])}, "numbers"),
+        ({"x": np.zeros((4, 5, 5, 2), "float32")}, "(None, 8, 8, 1)"),
+        ({"x": np.zeros((4, 8, 8, 1)), "other": np.zeros(4)}, "x and y"),
+    ],
+)
+def test_bad_inputs_alone(arrays, told, folder, tmp_path, here):
+    np.savez(tmp_path / "x.npz", **arrays)
+    done = export(folder / "model.h5", "--data", tmp_path / "x.npz", "--out", tmp_path / "m.tflite")
+    failed(done, 2, told)
+
+
+def test_accuracy_needs_labels(folder, tmp_path, here):
+    np.savez(tmp_path / "x.npz", x=np.zeros((40, 8, 8, 1), "float32"))
+    done = CliRunner().invoke(cli.main, ["sensitivity", str(folder / "model.h5"), "--data", str(tmp_path / "x.npz")])
+    failed(done, 2, "Expected labels next to the inputs", "got x alone", "Only `tfopt export --data` needs no labels.")

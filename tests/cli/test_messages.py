@@ -101,3 +101,13 @@ def test_rank_names_the_source_of_each_preprocessing(folder):
     assert done.exit_code == 0, done.output
     said = [line for line in done.stderr.splitlines() if "preprocessing '" in line]
     assert {line.split(": preprocessing")[0] for line in said} == {"one.keras", "two.keras"}
+
+
+def test_missing_data_are_named_where_the_digits_do_not_fit(folder, tmp_path):
+    (tmp_path / "r.json").write_text(tfopt.Recipe(stages=(tfopt.Prune(),)).to_json())
+    digits = "--data is missing, so the data are the built-in digits."
+    done = tfopt_command("run", "r.json", "--model", folder / "one.keras")
+    assert done.exit_code == 2
+    assert f"error: {digits} The model expects inputs of shape (4, 4, 3), the data has (8, 8, 1)" in done.stderr
+    done = tfopt_command("run", "r.json", "--model", folder / "one.keras", "--data", folder / "data.npz")
+    assert done.exit_code == 2 and "(6,)" in done.stderr and digits not in done.stderr

@@ -75,8 +75,8 @@ class Kind(Generic[T]):
         package, mark, _ = name.partition(">") if isinstance(name, str) else ("", "", "")
         if mark and package.isidentifier():
             raise RecipeError(
-                f"{self.title} '{name}' is not registered; import the package '{package}' first, "
-                f"or use one of: {known}."
+                f"{self.title} '{name}' is not registered; import the package '{package}' first (on the command line, "
+                f"tfopt --import {package} COMMAND ...), or use one of: {known}."
             )
         raise RecipeError(f"Unknown {self.words} {name!r}. Known: {known}.")
 

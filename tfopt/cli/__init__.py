@@ -6,7 +6,7 @@ or usage; 3 a bug in tfopt; 130 interrupted. Only commands that need TensorFlow 
 
 import click
 
-from tfopt.cli.command import SETTINGS, Group, debug_option, hush_tensorflow, show_deprecations
+from tfopt.cli.command import SETTINGS, Group, debug_option, hush_tensorflow, import_packages, show_deprecations
 from tfopt.cli.examining import bench, check, compare, inspect, rank, verify
 from tfopt.cli.exporting import export
 from tfopt.cli.measuring import sensitivity
@@ -20,12 +20,21 @@ COMMANDS = (run, export, check, inspect, compare, verify, bench, sensitivity, ra
 
 @click.group(cls=Group, context_settings=SETTINGS)
 @debug_option
+@click.option(
+    "--import",
+    "packages",
+    metavar="PACKAGE",
+    multiple=True,
+    help="Import a package first, from the current folder or installed, for the stages, losses and layers that it "
+    "registers. Can be repeated.",
+)
 @click.version_option(package_name="tfopt")
-def main(debug: bool) -> None:
+def main(debug: bool, packages: tuple[str, ...]) -> None:
     """Compress a trained Keras model into a small, verified .tflite."""
     del debug  # read by `OneLineErrors`
     hush_tensorflow()
     show_deprecations()
+    import_packages(packages)
 
 
 for command in COMMANDS:

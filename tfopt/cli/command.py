@@ -1,20 +1,24 @@
 """What all commands share: one-line errors, exit codes and common options."""
 
+import contextlib
 import errno
+import importlib
 import os
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 from typing_extensions import override
 
 from tfopt.base import terminal
+from tfopt.base.stderr import native_noise_held
 from tfopt.base.terminal import plain
-from tfopt.errors import PromiseError, TfoptError
+from tfopt.errors import PromiseError, RecipeError, TfoptError
 
 PREPROCESSING = ("raw", "unit", "symmetric", "caffe", "torch")
 # Old option -> its new names; each command has at most one of them.
@@ -110,6 +114,33 @@ def _is_full(error: BaseException | None) -> bool:
 def _fail(message: str, code: int) -> None:
     say(f"error: {' '.join(message.split())}", err=True)
     raise click.exceptions.Exit(code)
+
+
+@contextlib.contextmanager
+def foreign_code(failure: str) -> Iterator[None]:
+    """Turn what the user's code raises within this block into a RecipeError that begins with `failure`."""
+    try:
+        yield
+    except Exception as error:
+        if explained(error)[1] != UNEXPECTED:
+            raise
+        raise RecipeError(f"{failure}: {type(error).__name__}: {error}.") from error
+
+
+def import_packages(names: Iterable[str]) -> None:
+    """Import packages, from the current folder too, so that what they register is known.
+
+    Raises:
+        RecipeError: one cannot be imported.
+    """
+    for name in names:
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.insert(0, here)
+        with (
+            foreign_code(f"--import cannot import '{name}' from the current folder or the installed packages"),
+            native_noise_held(),
+        ):
+            importlib.import_module(name)
 
 
 def hush_tensorflow() -> None:

@@ -42,8 +42,8 @@ TRIED = 2
 @click.option("--sparse", is_flag=True, help="Leave zeros out of the file where LiteRT can still run it.")
 @click.option(
     "--data",
-    help="An image folder, a .npz or 'digits'. Its training part gives the activation ranges; its class names are "
-    "written into the file.",
+    help="An image folder, a .npz (x alone is enough) or 'digits'. Its training part gives the activation ranges; its "
+    "class names are written into the file.",
 )
 @click.option(
     "--calibration-samples",
@@ -147,13 +147,13 @@ def export_file(
 
     native.start()
     load_tensorflow_quietly()
-    from tfopt.data.for_model import data_for
+    from tfopt.data.for_model import representative_for
     from tfopt.models.sources import model_from
     from tfopt.tflite.prove.types import contents
     from tfopt.tflite.write.export import build_file, write_proven
 
     loaded = model_from(model, allow_unsafe=allow_unsafe)
-    source = data_for(loaded, data, preprocessing=preprocessing, limit=limit) if data else None
+    source = representative_for(loaded, data, preprocessing=preprocessing, limit=limit) if data else None
     if settings.integer_only and settings.calibration_samples > TRIED:
         build_file(
             loaded, dataclasses.replace(settings, calibration_samples=TRIED, max_noise=None), source, proven=False

@@ -12,19 +12,18 @@ import click
 from tfopt.cli.command import (
     PREPROCESSING,
     SETTINGS,
-    UNEXPECTED,
     OneLineErrors,
     allow_drift_option,
     allow_unsafe_option,
     debug_option,
-    explained,
+    foreign_code,
     hush_tensorflow,
     shared_options,
     show_deprecations,
 )
 from tfopt.cli.outcome import carried_out, require_success, say_written
 from tfopt.cli.repeating import repeat
-from tfopt.errors import RecipeError
+from tfopt.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from tfopt.data import Dataset
@@ -121,12 +120,9 @@ def load_recipe(path: Path) -> tuple["Recipe", Any]:
         )
     import runpy
 
-    try:
+    sys.path.insert(0, str(path.resolve().parent))  # as `python recipe.py` does
+    with foreign_code(f"{path} does not run"):
         names = runpy.run_path(str(path))
-    except Exception as error:
-        if explained(error)[1] != UNEXPECTED:
-            raise
-        raise RecipeError(f"{path} does not run: {type(error).__name__}: {error}.") from error
     recipe = names.get("recipe")
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path} must define `recipe = tfopt.Recipe(...)`; found {type(recipe).__name__}.")
@@ -215,16 +211,21 @@ def _run_into(
         raise RecipeError(f"--min-accuracy needs a classification task; the data are for {dataset.task}.")
 
     def prepared(recipe: "Recipe", out: Path) -> "Prepared":
-        return prepare(
-            keras_model,
-            recipe,
-            dataset,
-            teacher=taught,
-            quiet=quiet,
-            checkpoint=out.with_name(f".{out.name}.checkpoint.npz"),
-            teacher_cache=teacher_cache,
-            feature_cache=feature_cache,
-        )
+        try:
+            return prepare(
+                keras_model,
+                recipe,
+                dataset,
+                teacher=taught,
+                quiet=quiet,
+                checkpoint=out.with_name(f".{out.name}.checkpoint.npz"),
+                teacher_cache=teacher_cache,
+                feature_cache=feature_cache,
+            )
+        except DataError as error:
+            if data or not model:
+                raise
+            raise DataError(f"--data is missing, so the data are the built-in digits. {error}") from error
 
     if repeats > 1:
         repeat(prepared, recipe, repeats, out, overwrite=overwrite, min_accuracy=min_accuracy)

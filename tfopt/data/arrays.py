@@ -16,6 +16,8 @@ from tfopt.errors import DataError
 
 _NPZ_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 
+_INPUTS_ALONE = ({"x"}, {"x_train"})
+
 
 def read_digits() -> Parts:
     """Return scikit-learn's handwritten digits: 1,797 images, uint8 (8, 8, 1) in 0..16, ten classes."""
@@ -45,6 +47,11 @@ def read_npz(path: Path) -> Parts:
         for x, y in ((f"x_{ending}", f"y_{ending}") for ending in endings):
             if name not in pairs and x in arrays and y in arrays:
                 pairs[name] = (arrays.pop(x), arrays.pop(y))
+    if "train" not in pairs and set(arrays) in _INPUTS_ALONE:
+        raise DataError(
+            f"Expected labels next to the inputs in {path}, got {', '.join(arrays)} alone; save them as y or y_train. "
+            "Only `tfopt export --data` needs no labels."
+        )
     if "train" not in pairs:
         raise DataError(
             f"Expected the keys x_train and y_train (and x_test, y_test, x_val, y_val), or x and y, in "
@@ -56,6 +63,18 @@ def read_npz(path: Path) -> Parts:
     notes = (f"keys left out: {', '.join(sorted(arrays))}",) if arrays else ()
     class_names = None if names is None else tuple(map(str, names))
     return Parts(pairs, f"file {path.name}", class_names, notes)
+
+
+def read_inputs_alone(path: Path) -> np.ndarray | None:
+    """Return the array of a .npz file that has x or x_train and nothing else; None for other files."""
+    try:
+        with reading(lambda why: DataError(why)):
+            if set(archives.npz_headers(path)) not in _INPUTS_ALONE:
+                return None
+            (inputs,) = archives.read_npz(path).values()
+            return inputs
+    except DataError:
+        return None  # `read_npz` says why
 
 
 def read_arrays(source: Any) -> Parts:

@@ -21,18 +21,23 @@ _ROWS_AT_ONCE = 4096
 
 
 def check_pair(name: str, inputs: np.ndarray, labels: np.ndarray) -> None:
-    """Raise `DataError` unless inputs (n, ...), n > 0, are finite as float32 and match the labels in number."""
+    """Raise `DataError` unless the inputs pass `check_inputs` and match the labels in number."""
+    if labels.ndim and inputs.ndim > 1 and len(inputs) != len(labels):
+        raise DataError(
+            f"Expected as many {name} labels as inputs, got {len(inputs):,} inputs and {len(labels):,} "
+            "labels; pair them up."
+        )
+    check_inputs(name, inputs)
+
+
+def check_inputs(name: str, inputs: np.ndarray) -> None:
+    """Raise `DataError` unless inputs (n, ...), n > 0, are numbers, finite as float32."""
     if inputs.dtype.kind not in "biuf":
         raise DataError(f"Expected {name} inputs as numbers, got dtype {inputs.dtype}; encode them as numbers first.")
     if inputs.ndim < 2:
         raise DataError(
             f"Expected {name} inputs of shape (n, ...), at least two axes, got {inputs.shape}; reshape "
             "single values to (n, 1)."
-        )
-    if labels.ndim and len(inputs) != len(labels):
-        raise DataError(
-            f"Expected as many {name} labels as inputs, got {len(inputs):,} inputs and {len(labels):,} "
-            "labels; pair them up."
         )
     if inputs.size == 0:
         raise DataError(f"Expected samples in {name}, got inputs of shape {inputs.shape}; add some.")

@@ -9,6 +9,8 @@ import numpy as np
 
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
+from tfopt.data.arrays import read_inputs_alone
+from tfopt.data.check import check_inputs
 from tfopt.data.images import convert_images
 from tfopt.data.samples import Split
 from tfopt.data.split import NAMES
@@ -50,20 +52,51 @@ def data_for(
     )
 
 
+def representative_for(model: Any, source: Any, *, preprocessing: str | None = None, limit: int | None = None) -> Any:
+    """Return samples for the ranges of a file: what `data_for` does, or the inputs of a .npz that has no labels.
+
+    Args:
+        model: a Keras model.
+        source: as for `data_for`.
+        preprocessing: as for `data_for`.
+        limit: the most samples in each part.
+
+    Returns:
+        A `Dataset`; for a .npz with x alone, its inputs as `model` takes them, float32 (n, ...), in random order.
+    """
+    is_npz = isinstance(source, str | Path) and Path(source).suffix == ".npz"
+    inputs = read_inputs_alone(Path(source)) if is_npz else None
+    if inputs is None:
+        return data_for(model, source, preprocessing=preprocessing, limit=limit)
+    check_inputs(str(source), inputs)
+    chosen = inputs[np.random.default_rng(0).permutation(len(inputs))[:limit]]
+    named = Preprocessing.named(preprocessing or "raw")
+    wanted = _for_shape(chosen, named, tuple(model.inputs[0].shape)[1:])
+    return named.apply(convert_images(chosen, wanted, str(source)) if wanted else chosen)
+
+
 def _converted(data: Dataset, shape: tuple[int | None, ...]) -> Dataset:
     """Return uint8 images of `data` in the size and colors of `shape`; other inputs unchanged."""
-    given = data.input_shape
-    is_image = data.train.inputs.dtype == np.uint8 and len(given) == len(shape) == 3 and given[-1] in (1, 3)
-    color = _COLORS.get(shape[-1])
-    if not is_image or color is None:
+    preprocessing = _for_shape(data.train.inputs, data.preprocessing, shape)
+    if preprocessing is None:
         return data
+    splits: dict[str, Any] = {name: _converted_split(data.split(name), preprocessing, name) for name in NAMES}
+    made = splits["train"].inputs.shape[1:]
+    note = f"images of {data.input_shape} converted to {made}, as the model expects"
+    return dataclasses.replace(data, **splits, notes=(*data.notes, note))
+
+
+def _for_shape(inputs: np.ndarray, preprocessing: Preprocessing, shape: tuple[int | None, ...]) -> Preprocessing | None:
+    """Return `preprocessing` with the size and colors of `shape`; None for inputs that need or allow no conversion."""
+    given = inputs.shape[1:]
+    is_image = inputs.dtype == np.uint8 and len(given) == len(shape) == 3 and given[-1] in (1, 3)
+    color = _COLORS.get(shape[-1]) if is_image else None
+    if color is None:
+        return None
     size = (shape[0] or given[0], shape[1] or given[1])
     if (*size, shape[-1]) == given:
-        return data
-    preprocessing = dataclasses.replace(data.preprocessing, size=size, color=color)
-    splits: dict[str, Any] = {name: _converted_split(data.split(name), preprocessing, name) for name in NAMES}
-    note = f"images of {given} converted to {(*size, shape[-1])}, as the model expects"
-    return dataclasses.replace(data, **splits, notes=(*data.notes, note))
+        return None
+    return dataclasses.replace(preprocessing, size=size, color=color)
 
 
 def _converted_split(split: Split, preprocessing: Preprocessing, name: str) -> Split:

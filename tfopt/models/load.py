@@ -107,8 +107,9 @@ def _refusal(path: Path, code: Sequence[str]) -> str:
     return (
         f"{path} contains code that tfopt does not run from files: {_listed(code)}. Replace a Lambda layer with a "
         "built-in one (Rescaling, Activation ...) and save again; register your own class or function "
-        "(keras.saving.register_keras_serializable) or pass custom_objects={name: object}; or, if you trust the "
-        "file as you would a program, pass allow_unsafe=True (--allow-unsafe)."
+        "(keras.saving.register_keras_serializable) and import the package that does so first (on the command line, "
+        "tfopt --import PACKAGE COMMAND ...), or pass custom_objects={name: object}; or, if you trust the file as you "
+        "would a program, pass allow_unsafe=True (--allow-unsafe)."
     )
 
 
