@@ -9,7 +9,7 @@ from tfopt.tflite.read import Op, Port, Tensor, Weight
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
 
-INT8 = Export()
+INT8, INT16 = Export(), Export(activations="int16")
 DYNAMIC = Export(activations="float32")
 FOUR = Export(weights="int4", activations="float32")
 UNPACKED = Export(weight_only=True, activations="float32")
@@ -205,6 +205,43 @@ def test_activations_of_another_width(activations):
         f"{activations} activations were promised, but two (CONV_2D); three (SPLIT) produce {other}, uint8 in the "
         "file. Replace the layers, or export with other activations."
     )
+
+
+def looking_up(readers=("QUANTIZE",), *, kind="GATHER", constant=True):
+    """A 16x8 file in which int8 rows go to `readers`; another graph has a reader of a tensor of the same number."""
+    file = File("int16")
+    table = file.tensor("table", "int8", constant=constant)
+    numbers = file.tensor("numbers", "int32", scales=(), constant=not constant)
+    rows = file.tensor("rows", "int8")
+    file.op(kind, [table, numbers], [rows])
+    for reader in readers:
+        file.op(reader, [rows], [file.tensor(f"of {reader}", "int16")])
+    for _ in range(rows + 2):
+        file.tensor("elsewhere", "int16", subgraph=1)
+    file.op("ADD", [rows], [rows + 1], subgraph=1)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("file", "allowed"),
+    [
+        (looking_up(), True),
+        (looking_up(["QUANTIZE", "QUANTIZE"]), True),
+        (looking_up([]), False),
+        (looking_up(["ADD"]), False),
+        (looking_up(["RESHAPE"]), False),
+        (looking_up(["QUANTIZE", "ADD"]), False),
+        (looking_up(kind="ADD"), False),
+        (looking_up(kind="RESHAPE"), False),
+        (looking_up(constant=False), False),
+    ],
+)
+def test_rows_of_an_int8_table_that_are_rescaled(file, allowed):
+    if allowed:
+        assert file.verified(INT16) == []
+        return
+    with pytest.raises(PromiseError, match=r"int16 activations were promised, but .* produce int8"):
+        file.verified(INT16)
 
 
 def test_an_end_may_have_another_width_than_the_activations():
