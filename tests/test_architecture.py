@@ -173,6 +173,53 @@ def test_no_circle_closes(house):
     assert not found, "\n".join(found)
 
 
+# Files that import by a name in a variable, which `arrows` cannot follow, and the names in them.
+BY_NAME = {
+    *("tfopt", "tfopt.base.keras_compat", "tfopt.base.worker", "tfopt.models.load"),
+    *("tfopt.cli.command", "tfopt.cli.running"),  # packages and recipes of the user
+}
+IMPORTERS = {"importlib", "import_module", "__import__", "imp", "runpy", "pkgutil", "exec", "eval"}
+
+
+def importers(tree: ast.Module) -> set[str]:
+    """The names in a file with which it could import by name, and "tfopt" if it imports the package as a whole."""
+    found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - {"tfopt"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module in IMPORTERS:
+            found |= {alias.name for alias in node.names}
+    return found & {*IMPORTERS, "tfopt"}
+
+
+def test_only_some_files_import_by_name():
+    found = {name for name, path in modules(ROOT).items() if importers(ast.parse(path.read_text(encoding="utf-8")))}
+    assert found == BY_NAME
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('tfopt.models.load')",
+        "from importlib import import_module as load\nload('tfopt.' + room)",
+        "import importlib as i\ni.import_module(f'tfopt.{room}.load')",
+        "from importlib import resources, import_module\nimport_module(name)",
+        "import runpy\nrunpy.run_module('tfopt.models.load')",
+        "exec('import tfopt.models.load')",
+        "import tfopt.errors\ntfopt.optimize",
+        "import tfopt",
+    ],
+)
+def test_an_import_by_name_is_found(text):
+    assert importers(ast.parse(text))
+
+
+def test_resources_and_parts_of_the_package_are_no_imports_by_name():
+    assert not importers(
+        ast.parse("from importlib import resources\nfrom tfopt.errors import ModelError\nmodel.eval()")
+    )
+
+
 def test_the_page_lists_the_same_floors():
     """A row of the table in docs/architecture.md begins `| 3 | `graph/` |`."""
     told: dict[str, int] = {}
