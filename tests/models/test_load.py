@@ -1,5 +1,6 @@
 """Model files are identified by content; the file names here are misleading on purpose."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 from tfopt import models
 from tfopt.base import keras_compat
-from tfopt.errors import ModelError
+from tfopt.errors import ModelError, OutputError
 
 SHARED = os.environ.get("TFOPT_SHARED")
 needs_shared = pytest.mark.skipif(SHARED is None, reason="TFOPT_SHARED does not say where the models are")
@@ -374,16 +375,23 @@ def current_umask():
     return mask
 
 
-def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "expected", "words"),
+    [
+        (RuntimeError("no config."), ModelError, r"cannot be saved: no config\.$"),
+        (OSError(errno.ENOSPC, "No space left"), OutputError, r"Cannot write .*m\.keras: No space left\.$"),
+    ],
+)
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch, error, expected, words):
     model, path = small("keras3"), tmp_path / "m.keras"
     path.write_text("an older file")
 
     def half(self, where):
         Path(where).write_text("half")
-        raise RuntimeError("disk full")
+        raise error
 
     monkeypatch.setattr(type(model), "save", half)
-    with pytest.raises(ModelError, match="cannot be saved: disk full"):
+    with pytest.raises(expected, match=words):
         models.save_model(model, path)
     assert path.read_text() == "an older file"
     assert [p.name for p in tmp_path.iterdir()] == ["m.keras"]

@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tfopt.errors import ModelError
+from tfopt.errors import ModelError, OutputError
 
 
 def save_model(model: Any, path: str | os.PathLike[str]) -> None:
@@ -13,6 +13,7 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ModelError: the name does not end in `.keras`, the folder does not exist, or the model cannot be saved.
+        OutputError: the file cannot be written, e.g. because the disk is full.
     """
     path = Path(path)
     if path.suffix != ".keras":
@@ -24,7 +25,10 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     try:
         model.save(temporary)
         temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
     except Exception as error:
-        raise ModelError(f"The model '{getattr(model, 'name', '?')}' cannot be saved: {error}") from error
+        reason = str(error).rstrip(".")
+        raise ModelError(f"The model '{getattr(model, 'name', '?')}' cannot be saved: {reason}.") from error
     finally:
         temporary.unlink(missing_ok=True)
