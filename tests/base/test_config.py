@@ -17,6 +17,8 @@ from tfopt.errors import RecipeError
         (lambda: tfopt.Prune(sparsity=0.5), "Prune.sparsity = 0.5: there is no such setting; the nearest one is "),
         (lambda: tfopt.Prune(colour=1), "Prune.colour = 1: there is no such setting."),
         (lambda: tfopt.Recipe(name="q"), "Recipe.stages: this setting is missing."),
+        (lambda: tfopt.Recipe(stages=(), training=3), "Recipe.training = 3: expected a Training."),
+        (lambda: tfopt.Recipe(stages=(3,)), "Recipe.stages.0 = 3: expected a Stage."),
         (lambda: tfopt.FineTune(1), "FineTune takes its settings by name, as in FineTune("),
         (
             lambda: tfopt.Export("int8"),

@@ -11,6 +11,7 @@ import tfopt
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError, RecipeError
+from tfopt.run.step import texts
 
 X, Y = np.random.default_rng(0).normal(size=(60, 6)).astype("float32"), np.arange(60) % 3
 
@@ -95,3 +96,17 @@ def test_wrong_arguments_of_apply_and_check(model):
 def test_wrong_types_are_errors_of_tfopt(call):
     with pytest.raises(tfopt.errors.TfoptError, match="Expected"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("notes", "expected"), [(None, []), ("", []), ("abc", ["abc"]), (["a", "b"], ["a", "b"]), ((1,), ["1"])]
+)
+def test_notes_of_any_form(notes, expected):
+    assert texts(notes) == expected
+
+
+def test_a_stage_without_notes_and_callbacks(model, monkeypatch):
+    for name in ("notes", "summary", "callbacks"):
+        monkeypatch.setattr(tfopt.FineTune, name, lambda *_: None)
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1, min_steps=0),), max_drop=None)
+    assert [row.step for row in tfopt.optimize(model, recipe, (X, Y), quiet=True).report.rows][1] == "FineTune"

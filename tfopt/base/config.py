@@ -82,6 +82,8 @@ _EXPECTED = {
     "literal_error": "expected {expected}",
     "unexpected_keyword_argument": "there is no such setting",
     "missing": "this setting is missing",
+    "dataclass_type": "expected a {class_name}",
+    "is_instance_of": "expected a {class}",
     "int_": "expected a whole number",
     "float_": "expected a number",
     "bool_": "expected True or False",
