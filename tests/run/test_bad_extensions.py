@@ -26,7 +26,7 @@ class Bad(tfopt.FineTune):
     def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
         layers = tf_keras().layers
         if self.made == "narrow":
-            return tf_keras().Model(flat_model.inputs, layers.Dense(2)(flat_model.outputs[0]))
+            return tf_keras().Model(flat_model.inputs, layers.Dense(2, name="narrow")(flat_model.outputs[0]))
         return {"nothing": None, "text": "x", "keras 3": keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])}[
             self.made
         ]
