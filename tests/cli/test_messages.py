@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 def test_the_summaries_of_all_commands_are_whole_in_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    done = CliRunner().invoke(cli.main, ["--help"], terminal_width=80)
+    done = tfopt_command("--help")
     summaries = done.stdout.split("Commands:\n")[1].splitlines()
     assert len(summaries) == len(cli.main.commands)
     for line in summaries:

@@ -163,7 +163,7 @@ def verify(
     preprocessing: str | None,
     limit: int | None,
 ) -> None:
-    """Compare the .tflite FILE with the Keras MODEL it was made from.
+    """Compare the .tflite FILE with its Keras MODEL.
 
     Outputs, accuracy and the signal in every layer are compared.
 
