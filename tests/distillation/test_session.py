@@ -177,8 +177,8 @@ def test_an_interrupted_run_resumes_only_with_its_teacher(data, teacher, whole, 
 
         kept = _Run._keep
 
-        def keep(self):
-            kept(self)
+        def keep(self, *trained):
+            kept(self, *trained)
             if stop:
                 stopped.append(self.finished)
                 raise StopError

@@ -132,7 +132,7 @@ class _Line:
             "epochs": epochs,
         }
         self._folder = None if checkpoint is None else Path(checkpoint)
-        self._key = run_key(about, data.fingerprint, self.first.get_weights())
+        self._key = run_key(about, data.fingerprint, self.first)
 
     def run(self, generations: int) -> BornAgain:
         flat_models = [self.first]
