@@ -365,7 +365,7 @@ full depth, inputs of 32 to 75 pixels, ten classes, random weights and random Ba
   (mean squared difference from the trained model's outputs, as a fraction of their variance).
 - **float**, **dynamic**, **int8** and what follows: files made without training, with the same error. *dynamic* has
   int8 weights and float activations. *int4*: `PostTraining(weight_bits=4, rounding="nearest")`; how many of the
-  weights have 4 bits, since not every operator takes them.
+  weights have 4 bits, since not every operator takes them. An empty cell was not tried.
 
 {summary}
 
