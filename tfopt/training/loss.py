@@ -24,9 +24,10 @@ def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
     """
     if training.loss is not None:
         try:
-            return _checked(tf_keras().losses.get(training.loss), model, data)
+            loss = tf_keras().losses.get(training.loss)
         except ValueError as error:
             raise RecipeError(f"Unknown loss {training.loss!r}. Give the name of a tf_keras loss.") from error
+        return _checked(loss, model, data)
     if bridge.is_compiled(model) and model.loss is not None and fits_labels(model.loss, data.labels):
         return _checked(model.loss, model, data)
     return _loss_for_labels(model, data)

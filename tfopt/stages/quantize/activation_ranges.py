@@ -1,6 +1,6 @@
 """Choose the range of an activation's 256 steps: its observed extremes, or the range with the least rounding error."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -51,18 +51,20 @@ def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges
         batches: returns batches of model inputs, float32; called twice for "mse".
         activation_ranges: "max", the extremes; "mse", the range with the least squared error of rounding and clipping.
     """
-    seen = _extremes(model, batches)
+    inputs = [layer for layer in model.layers if getattr(layer, "quantizer_vars", None)]
+    pixels = {id(layer.quantizer_vars["min_var"]): ByteValues() for layer in inputs}
+    seen = _extremes(model, batches, pixels)
     if activation_ranges == "mse":
         for values in _histograms(model, batches, seen):
             values.low, values.high = least_squares_range(values.sums / np.maximum(values.counts, 1), values.counts)
     for values in seen.values():
         set_range(values.variables, values.low, values.high)
+    for layer in inputs:
+        found = pixels[id(layer.quantizer_vars["min_var"])].range
+        layer.held = found is not None
+        if found is not None:
+            set_range(layer.quantizer_vars, *found)
     for layer in model.layers:
-        if getattr(layer, "quantizer_vars", None):  # of an input
-            found = seen[id(layer.quantizer_vars["min_var"])].bytes.range
-            layer.held = found is not None
-            if found is not None:
-                set_range(layer.quantizer_vars, *found)
         if getattr(layer, "shares_with", ""):
             for point in layer.after:
                 empty(point.variables)
@@ -101,11 +103,9 @@ class _Values:
         self.variables = variables
         self.low = self.high = 0.0  # zero must be representable: padding and ReLU need it
         self.counts, self.sums = np.zeros(_BINS), np.zeros(_BINS)
-        self.bytes = ByteValues()
 
     def widen(self, values: np.ndarray) -> None:
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-        self.bytes.see(values)
 
     def count(self, values: np.ndarray) -> None:
         exact = values.astype(np.float64).reshape(-1)
@@ -114,11 +114,14 @@ class _Values:
         self.sums += np.bincount(bins, exact, minlength=_BINS)
 
 
-def _extremes(model: Any, batches: Batches) -> dict[int, _Values]:
+def _extremes(model: Any, batches: Batches, pixels: Mapping[int, ByteValues]) -> dict[int, _Values]:
     seen: dict[int, _Values] = {}
 
     def see(variables: dict[str, Any], values: np.ndarray) -> None:
-        seen.setdefault(id(variables["min_var"]), _Values(variables)).widen(values)
+        key = id(variables["min_var"])
+        seen.setdefault(key, _Values(variables)).widen(values)
+        if key in pixels:
+            pixels[key].see(values)
 
     with observe_activations(model, see):
         for batch in batches():

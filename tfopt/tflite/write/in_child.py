@@ -75,11 +75,12 @@ def _converter(folder: str, settings: Export) -> Any:
             input_type, output_type, activations_type = types[:3]
             result = _prepared(bytes(result), settings)
             calibrated, in_float = with_near_masks(result, self._calibrated), float_outputs(result)
-            calibrated = with_input_ranges(calibrated, byte_ranges(self.representative_dataset()))
             if activations_type == tf.int16:
                 prepared = rewritten(calibrated, with_int16_forms, with_int16_choices, with_ranges_of_integers)
                 data = self._in_int16(prepared, *types)
                 return rewritten(data, with_int16_casts, with_int8_tables)
+
+            calibrated = with_input_ranges(calibrated, byte_ranges(self.representative_dataset()))
 
             def quantize(left: Sequence[str], float_border: bool) -> bytes:
                 data = mlir_quantize(
