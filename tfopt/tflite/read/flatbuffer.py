@@ -97,6 +97,12 @@ def operator_code(model: Any, kind: int, version: int) -> int:
     return len(model.operatorCodes) - 1
 
 
+def stored(model: Any, tensor: Any) -> NDArray[np.uint8] | None:
+    """Return the bytes of a constant tensor; None for any other tensor."""
+    data = model.buffers[tensor.buffer].data
+    return np.asarray(data, np.uint8) if data is not None and len(data) else None
+
+
 def new_operator(
     model: Any, kind: int, inputs: Sequence[int], outputs: Sequence[int], options: Any = None, version: int = 1
 ) -> Any:

@@ -5,7 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import added_buffer, drop_unused_codes, items, kind_of, new_operator, operator_code
+from tfopt.tflite.read.flatbuffer import (
+    added_buffer,
+    drop_unused_codes,
+    items,
+    kind_of,
+    new_operator,
+    operator_code,
+    stored,
+)
 
 _LARGEST = float(np.finfo(np.float32).max)
 _VERSION = 2  # of SLICE, from which on it takes int8
@@ -40,11 +48,11 @@ def _slices(model: Any, subgraph: Any, split: Any, wanted: list[bool]) -> list[A
     from ai_edge_litert import schema_py_generated as schema
 
     axis_tensor, source = (int(index) for index in split.inputs)
-    stored = model.buffers[subgraph.tensors[axis_tensor].buffer].data
+    found = stored(model, subgraph.tensors[axis_tensor])
     rank = len(items(subgraph.tensors[source].shape))
-    if stored is None or not rank:
+    if found is None or not rank:
         return [split]
-    axis = int(np.frombuffer(np.asarray(stored, np.uint8).tobytes(), np.int32)[0]) % rank
+    axis = int(np.frombuffer(found.tobytes(), np.int32)[0]) % rank
     slices = []
     for number, (part, needed) in enumerate(zip(split.outputs, wanted, strict=True)):
         if not needed:
@@ -116,9 +124,9 @@ def _factor(model: Any, subgraph: Any, operator: Any) -> tuple[int, np.ndarray |
     ends = [int(end) for end in operator.inputs]
     for source, other in (ends, ends[::-1]):
         tensor = subgraph.tensors[other]
-        stored = model.buffers[tensor.buffer].data
-        if tensor.type == schema.TensorType.FLOAT32 and stored is not None and len(stored):
-            values = np.frombuffer(np.asarray(stored, np.uint8).tobytes(), np.float32)
+        found = stored(model, tensor)
+        if tensor.type == schema.TensorType.FLOAT32 and found is not None:
+            values = np.frombuffer(found.tobytes(), np.float32)
             return source, values.reshape([int(size) for size in items(tensor.shape)])
     return ends[0], None
 

@@ -8,24 +8,19 @@ import re
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from tfopt.tflite.read import LiteModel
-from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, new_operator
+from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, new_operator, stored
 from tfopt.tflite.write.float_forms import added_constant, added_like
+from tfopt.tflite.write.replacements import Replacements
 
 COMPARISONS = ("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
 
 
 def with_int16_choices(model: Any, subgraph: Any) -> bool:
     """Compare differences of floats with 0, and choose by products with 1 and 0. For `rewritten`."""
-    choices = _Choices(model, subgraph)
-    before = list(items(subgraph.operators))
-    made = [choices.of(operator) for operator in before]
-    if not any(made):
-        return False
-    subgraph.operators = [one for new, old in zip(made, before, strict=True) for one in new or [old]]
-    drop_unused_codes(model)
-    return True
+    return _Choices(model, subgraph).made()
 
 
 def with_ranges_of_integers(model: Any, subgraph: Any) -> bool:
@@ -33,7 +28,7 @@ def with_ranges_of_integers(model: Any, subgraph: Any) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
     for tensor in subgraph.tensors:
-        if tensor.type != schema.TensorType.FLOAT32 and _stored(model, tensor) is None:
+        if tensor.type != schema.TensorType.FLOAT32 and stored(model, tensor) is None:
             tensor.quantization = schema.QuantizationParametersT()
             tensor.quantization.min, tensor.quantization.max = (np.array([end], np.float32) for end in (0, 1))
     return True
@@ -77,11 +72,11 @@ def with_int8_tables(model: Any, subgraph: Any) -> bool:
         if kind_of(model.operatorCodes[operator.opcodeIndex]) != schema.BuiltinOperator.GATHER:
             continue
         table, output = subgraph.tensors[int(operator.inputs[0])], int(operator.outputs[0])
-        stored = _stored(model, table)
-        if table.type != schema.TensorType.INT16 or stored is None:
+        found = stored(model, table)
+        if table.type != schema.TensorType.INT16 or found is None:
             continue
         rows, index = (
-            _narrowed(model, subgraph, int(operator.inputs[0]), stored.view(np.int16)),
+            _narrowed(model, subgraph, int(operator.inputs[0]), found.view(np.int16)),
             added_like(subgraph, subgraph.tensors[output], tuple(subgraph.tensors[output].shape)),
         )
         narrow = subgraph.tensors[index]
@@ -121,21 +116,15 @@ def is_about_integers(data: bytes, refusal: str) -> bool:
     return bool(refused)
 
 
-class _Choices:
-    """Makes the replacements of the operators of a subgraph."""
-
-    def __init__(self, model: Any, subgraph: Any) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        self._model, self._subgraph, self._kinds = model, subgraph, schema.BuiltinOperator
-        self._schema, self._types = schema, schema.TensorType
-        self._comparisons = {getattr(self._kinds, name) for name in COMPARISONS}
-
+class _Choices(Replacements):
+    @override
     def of(self, operator: Any) -> list[Any]:
-        """Return operators that compute the same as `operator`; [] to keep it."""
-        kind = kind_of(self._model.operatorCodes[operator.opcodeIndex])
+        kind = self._kind(operator)
         inputs, output = [int(index) for index in items(operator.inputs)], int(operator.outputs[0])
-        if kind in self._comparisons and self._type(inputs[0]) == self._types.FLOAT32:
+        if (
+            kind in {getattr(self._kinds, name) for name in COMPARISONS}
+            and self._type(inputs[0]) == self._types.FLOAT32
+        ):
             return self._comparison(operator, kind, inputs, output)
         if kind in (self._kinds.SELECT, self._kinds.SELECT_V2) and self._type(output) == self._types.FLOAT32:
             by_row = kind == self._kinds.SELECT and self._shape(inputs[0]) != self._shape(output)
@@ -143,11 +132,11 @@ class _Choices:
         return []
 
     def _comparison(self, operator: Any, kind: int, inputs: list[int], output: int) -> list[Any]:
-        """Make a > b of whether relu(a - b) is not 0, the others of it; TensorFlow aborts at some comparisons."""
+        """Compare relu(a - b) or a - b with 0 instead, since TensorFlow aborts on some comparisons."""
         kinds = self._kinds
         if kind in (kinds.LESS, kinds.GREATER_EQUAL):
             inputs = inputs[::-1]
-        relu = self._schema.ActivationFunctionType.RELU
+        relu = self._activations.RELU
         one_sided = kind not in (kinds.EQUAL, kinds.NOT_EQUAL)
         difference, made = self._difference(inputs, self._shape(output), relu if one_sided else 0)
         if kind in (kinds.GREATER, kinds.LESS, kinds.NOT_EQUAL):
@@ -162,11 +151,11 @@ class _Choices:
     def _difference(self, inputs: list[int], shape: tuple[int, ...], fused: int) -> tuple[int, list[Any]]:
         """Return a tensor of a - b with a fused activation, and the operators for it; without SUB where one is 0."""
         difference = self._float(shape)
-        zeros = [value is not None and not value.any() for value in map(self._values, inputs)]
+        zeros = [self._is_zero(index) for index in inputs]
         if not any(zeros):
-            return difference, [self._arithmetic("SUB", inputs, difference, fused)]
+            return difference, [self._operator("SUB", inputs, difference, fused)]
         sign = self._constant(np.full(shape if all(zeros) else (1,), -1 if zeros[0] else 1, np.float32))
-        return difference, [self._arithmetic("MUL", [inputs[int(zeros[0])], sign], difference, fused)]
+        return difference, [self._operator("MUL", [inputs[int(zeros[0])], sign], difference, fused)]
 
     def _cast(self, source: int, target: int) -> Any:
         options = self._schema.CastOptionsT()
@@ -179,54 +168,25 @@ class _Choices:
         number = self._like(condition, self._types.INT32)
         made, products = [self._cast(condition, number)], []
         for index, table in zip(chosen, ((0.0, 1.0), (1.0, 0.0)), strict=True):
-            value = self._values(index)
-            if value is None or value.any():
+            if not self._is_zero(index):
                 weight = self._like(condition, self._types.FLOAT32)
                 products.append(self._float(np.broadcast_shapes(self._shape(index), self._shape(condition))))
                 made += [
                     self._looked_up(table, number, weight),
-                    self._arithmetic("MUL", [index, weight], products[-1]),
+                    self._operator("MUL", [index, weight], products[-1]),
                 ]
+        if not products:
+            return []
         if len(products) == 2:
-            return [*made, self._arithmetic("ADD", products, output)]
+            return [*made, self._operator("ADD", products, output)]
         ones = self._constant(np.ones(self._shape(output), np.float32))  # TensorFlow aborts at a sum with zeros
-        return [*made, *(self._arithmetic("MUL", [product, ones], output) for product in products)]
+        return [*made, *(self._operator("MUL", [product, ones], output) for product in products)]
 
     def _looked_up(self, table: tuple[float, float], number: int, output: int) -> Any:
         rows = self._constant(np.array(table, np.float32))
         return new_operator(self._model, self._kinds.GATHER, [rows, number], [output], self._schema.GatherOptionsT())
 
-    def _arithmetic(self, name: str, inputs: list[int], output: int, fused: int = 0) -> Any:
-        options = getattr(self._schema, f"{name.capitalize()}OptionsT")()
-        options.fusedActivationFunction = fused
-        return new_operator(self._model, getattr(self._kinds, name), inputs, [output], options)
-
     def _float(self, shape: tuple[int, ...]) -> int:
         made = self._schema.TensorT()
         made.type = self._types.FLOAT32
         return added_like(self._subgraph, made, shape)
-
-    def _like(self, tensor: int, dtype: int) -> int:
-        made = added_like(self._subgraph, self._subgraph.tensors[tensor], self._shape(tensor))
-        self._subgraph.tensors[made].type = dtype
-        return made
-
-    def _constant(self, values: np.ndarray) -> int:
-        return added_constant(self._model, self._subgraph, values)
-
-    def _type(self, tensor: int) -> int:
-        return int(self._subgraph.tensors[tensor].type)
-
-    def _shape(self, tensor: int) -> tuple[int, ...]:
-        return tuple(int(size) for size in items(self._subgraph.tensors[tensor].shape))
-
-    def _values(self, tensor: int) -> np.ndarray | None:
-        """Return the numbers of a float constant; None for any other tensor."""
-        stored = _stored(self._model, self._subgraph.tensors[tensor])
-        return None if stored is None else stored.view(np.float32)
-
-
-def _stored(model: Any, tensor: Any) -> np.ndarray | None:
-    """Return the bytes of a constant; None for any other tensor."""
-    data = model.buffers[tensor.buffer].data
-    return np.asarray(data, np.uint8) if data is not None and len(data) else None

@@ -4,9 +4,11 @@ import math
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
-from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, new_operator
-from tfopt.tflite.write.float_forms import added_constant, added_like
+from tfopt.tflite.read.flatbuffer import items, new_operator
+from tfopt.tflite.write.float_forms import added_like
+from tfopt.tflite.write.replacements import Replacements
 
 
 def with_int16_forms(model: Any, subgraph: Any) -> bool:
@@ -15,24 +17,12 @@ def with_int16_forms(model: Any, subgraph: Any) -> bool:
     With int16 activations SQUARED_DIFFERENCE, HARD_SWISH and L2_NORMALIZATION have no form, SUM computes something
     else, and a SUB from a constant of zeros aborts the process (TensorFlow 2.21).
     """
-    forms = _Forms(model, subgraph)
-    before = list(items(subgraph.operators))
-    made = [forms.of(operator) for operator in before]
-    if not any(made):
-        return False
-    subgraph.operators = [one for new, old in zip(made, before, strict=True) for one in new or [old]]
-    drop_unused_codes(model)
-    return True
+    return _Forms(model, subgraph).made()
 
 
-class _Forms:
-    """Makes the replacements of the operators of a subgraph."""
-
+class _Forms(Replacements):
     def __init__(self, model: Any, subgraph: Any) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        self._model, self._subgraph, self._kinds = model, subgraph, schema.BuiltinOperator
-        self._float, self._activations = schema.TensorType.FLOAT32, schema.ActivationFunctionType
+        super().__init__(model, subgraph)
         self._makers = {
             self._kinds.SQUARED_DIFFERENCE: self._squared_difference,
             self._kinds.SUB: self._difference,
@@ -42,11 +32,11 @@ class _Forms:
             self._kinds.DIV: self._quotient,
         }
 
+    @override
     def of(self, operator: Any) -> list[Any]:
-        """Return operators that compute the same as `operator`; [] to keep it."""
         make = self._makers.get(self._kind(operator))
         output = int(operator.outputs[0])
-        if make is None or self._subgraph.tensors[output].type != self._float:
+        if make is None or self._type(output) != self._types.FLOAT32:
             return []
         return make(operator, [int(index) for index in items(operator.inputs)], output)
 
@@ -83,15 +73,13 @@ class _Forms:
 
     def _unit_length(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
         """Make x / sqrt(sum of x^2 over the last axis), as x / sqrt(mean of x^2) times a constant."""
-        from ai_edge_litert import schema_py_generated as schema
-
         shape = self._shape(output)
         if _fused(operator) or len(shape) < 2 or any(size < 0 for size in self._signature(output)[-1:]):
             return []
         square, narrow = self._like(output), (*shape[:-1], 1)
         average, inverse = (added_like(self._subgraph, self._subgraph.tensors[output], narrow) for _ in range(2))
-        last = added_constant(self._model, self._subgraph, np.array([len(shape) - 1], np.int32))
-        options = schema.ReducerOptionsT()
+        last = self._constant(np.array([len(shape) - 1], np.int32))
+        options = self._schema.ReducerOptionsT()
         options.keepDims = True
         mean = new_operator(self._model, self._kinds.MEAN, [square, last], [average], options)
         scaled = self._like(output)
@@ -126,44 +114,9 @@ class _Forms:
         ranges = self._subgraph.tensors[tensor].quantization
         return ranges is not None and bool(len(items(ranges.min))) and float(ranges.min[0]) > 0
 
-    def _operator(self, name: str, inputs: list[int], output: int, fused: int = 0) -> Any:
-        """Return a new operator; `fused` is the number of its activation function."""
-        from ai_edge_litert import schema_py_generated as schema
-
-        options = None
-        if name in ("ADD", "SUB", "MUL"):
-            options = getattr(schema, f"{name.capitalize()}OptionsT")()
-            options.fusedActivationFunction = fused
-        return new_operator(self._model, getattr(self._kinds, name), inputs, [output], options)
-
-    def _kind(self, operator: Any) -> int:
-        return kind_of(self._model.operatorCodes[operator.opcodeIndex])
-
-    def _like(self, tensor: int) -> int:
-        return added_like(self._subgraph, self._subgraph.tensors[tensor], self._shape(tensor))
-
-    def _number(self, value: float) -> int:
-        return self._constant(np.array([value], np.float32))
-
-    def _constant(self, values: np.ndarray) -> int:
-        return added_constant(self._model, self._subgraph, values)
-
-    def _shape(self, tensor: int) -> tuple[int, ...]:
-        return tuple(int(size) for size in items(self._subgraph.tensors[tensor].shape))
-
     def _signature(self, tensor: int) -> list[int]:
         """Return the sizes of the tensor, -1 where they are free; [] if all are fixed."""
         return [int(size) for size in items(self._subgraph.tensors[tensor].shapeSignature)]
-
-    def _is_zero(self, tensor: int) -> bool:
-        """Return whether the tensor is a constant of zeros."""
-        stored = self._stored(tensor)
-        return stored is not None and not stored.any()
-
-    def _stored(self, tensor: int) -> np.ndarray | None:
-        """Return the bytes of a constant; None for any other tensor."""
-        data = self._model.buffers[self._subgraph.tensors[tensor].buffer].data
-        return np.asarray(data, np.uint8) if data is not None and len(data) else None
 
 
 def _fused(operator: Any) -> int:

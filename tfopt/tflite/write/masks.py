@@ -23,6 +23,7 @@ from tfopt.tflite.read.flatbuffer import (
     operator_code,
     packed,
     rewritten,
+    stored,
     unpacked,
 )
 
@@ -285,10 +286,10 @@ def _values(model: Any, tensor: Any) -> np.ndarray | None:
     """Return the numbers of a float32 constant."""
     from ai_edge_litert import schema_py_generated as schema
 
-    data = model.buffers[tensor.buffer].data
-    if data is None or tensor.type != schema.TensorType.FLOAT32:
+    found = stored(model, tensor)
+    if found is None or tensor.type != schema.TensorType.FLOAT32:
         return None
-    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), np.float32)
+    return np.frombuffer(found.tobytes(), np.float32)
 
 
 def _replace(model: Any, tensor: Any, change: Callable[[np.ndarray], np.ndarray]) -> None:
