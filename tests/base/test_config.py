@@ -15,7 +15,7 @@ from tfopt.errors import RecipeError
         (lambda: tfopt.Prune(epochs="many"), "Prune.epochs = 'many': expected a whole number."),
         (lambda: tfopt.Prune(learning_rate=0), "Prune.learning_rate = 0: expected a number above 0"),
         (lambda: tfopt.Prune(sparsity=0.5), "Prune.sparsity = 0.5: there is no such setting; the nearest one is "),
-        (lambda: tfopt.Prune(colour=1), "Prune.colour = 1: there is no such setting."),
+        (lambda: tfopt.Prune(color=1), "Prune.color = 1: there is no such setting."),
         (lambda: tfopt.Recipe(name="q"), "Recipe.stages: this setting is missing."),
         (lambda: tfopt.Recipe(stages=(), training=3), "Recipe.training = 3: expected a Training."),
         (lambda: tfopt.Recipe(stages=(3,)), "Recipe.stages.0 = 3: expected a Stage."),

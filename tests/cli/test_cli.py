@@ -37,14 +37,14 @@ def tfopt_command(*arguments):
     return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
 
 
-def failed(done, code, *told):
+def failed(done, code, *words):
     """Check for one line on stderr, nothing on stdout and no traceback."""
     assert done.exit_code == code, done.output
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert "Traceback" not in line
-    for part in told:
+    for part in words:
         assert part in line
 
 
@@ -231,7 +231,7 @@ def bad_recipes(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "words"),
     [
         ("nothing.py", ["must define `recipe", "NoneType"]),
         ("typo.py", ["does not run", "Recip"]),
@@ -246,8 +246,8 @@ def bad_recipes(folder):
         (".", [".py or .json"]),
     ],
 )
-def test_bad_recipes(tmp_path, name, told):
-    failed(tfopt_command("run", bad_recipes(tmp_path) / name), 2, *told)
+def test_bad_recipes(tmp_path, name, words):
+    failed(tfopt_command("run", bad_recipes(tmp_path) / name), 2, *words)
 
 
 def test_bad_models_and_data(files, tmp_path, monkeypatch):

@@ -37,10 +37,10 @@ def export(*arguments):
     return CliRunner().invoke(cli.main, ["export", *map(str, arguments)])
 
 
-def failed(done, code, *told):
+def failed(done, code, *words):
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     (line,) = done.stderr.splitlines()
-    for part in ("error: ", *told):
+    for part in ("error: ", *words):
         assert part in line
 
 
@@ -104,10 +104,10 @@ def test_few_samples_are_noted(folder, tmp_path, here):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("text.tflite", "not a .tflite"), ("garbage.tflite", "LiteRT cannot run it")]
+    ("name", "words"), [("text.tflite", "not a .tflite"), ("garbage.tflite", "LiteRT cannot run it")]
 )
-def test_files_of_another_kind_are_refused_in_one_line(name, told, folder):
-    with pytest.raises(ModelError, match=told) as caught:
+def test_files_of_another_kind_are_refused_in_one_line(name, words, folder):
+    with pytest.raises(ModelError, match=words) as caught:
         LiteModel(folder / name)
     assert "\n" not in str(caught.value)
 
@@ -137,7 +137,7 @@ def test_images_alone_are_converted_and_scaled_as_those_with_labels(folder, tmp_
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "words"),
     [
         ({"x": np.full((4, 8, 8, 1), np.nan)}, "NaN"),
         ({"x": np.array(["a", "b"])}, "numbers"),
@@ -145,10 +145,10 @@ def test_images_alone_are_converted_and_scaled_as_those_with_labels(folder, tmp_
         ({"x": np.zeros((4, 8, 8, 1)), "other": np.zeros(4)}, "x and y"),
     ],
 )
-def test_bad_inputs_alone(arrays, told, folder, tmp_path, here):
+def test_bad_inputs_alone(arrays, words, folder, tmp_path, here):
     np.savez(tmp_path / "x.npz", **arrays)
     done = export(folder / "model.h5", "--data", tmp_path / "x.npz", "--out", tmp_path / "m.tflite")
-    failed(done, 2, told)
+    failed(done, 2, words)
 
 
 def test_accuracy_needs_labels(folder, tmp_path, here):

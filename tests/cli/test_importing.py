@@ -83,14 +83,14 @@ def test_a_model_of_an_unknown_package_names_the_option(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "words"),
     [
         ("nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
         ("broken_on_import", "ZeroDivisionError: division by zero"),
         (".relative", "TypeError"),
     ],
 )
-def test_what_cannot_be_imported_is_one_line(name, told, tmp_path):
+def test_what_cannot_be_imported_is_one_line(name, words, tmp_path):
     (tmp_path / "broken_on_import.py").write_text("1 / 0\n")
     done = tfopt_command("--import", name, "run", "absent.json")
     assert done.exit_code == 2
@@ -98,7 +98,7 @@ def test_what_cannot_be_imported_is_one_line(name, told, tmp_path):
     assert line.startswith(
         f"error: --import cannot import '{name}' from the current folder or the installed packages: "
     )
-    assert told in line
+    assert words in line
 
 
 def test_a_recipe_script_imports_what_is_beside_it(tmp_path):

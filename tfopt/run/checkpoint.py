@@ -26,7 +26,7 @@ _NAMES = ("name", "registered_name", "key")
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedStage:
     """What the training of the last stage gave: the weights of the result of `apply`, and the notes."""
 
     weights: list[np.ndarray]
@@ -51,7 +51,7 @@ class Kept:
     model: bytes | None = None
     recipe: str = ""
     best: Evaluation | None = None
-    trained: Trained | None = None
+    trained: TrainedStage | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Checkpoint:
         resized: bool = False,
         recipe: str = "",
         best: Evaluation | None = None,
-        trained: Trained | None = None,
+        trained: TrainedStage | None = None,
     ) -> None:
         """Write the weights of the flat model after a stage and the report so far, atomically.
 
@@ -175,11 +175,11 @@ def _numbered(stored: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]
     return [stored[f"{prefix}{i}"] for i in range(count)]
 
 
-def _trained(stored: Mapping[str, np.ndarray]) -> Trained | None:
+def _trained(stored: Mapping[str, np.ndarray]) -> TrainedStage | None:
     if "trained_notes" not in stored:
         return None
     notes = TypeAdapter(list[str]).validate_json(str(stored["trained_notes"]), strict=True)
-    return Trained(_numbered(stored, "trained_"), notes)
+    return TrainedStage(_numbered(stored, "trained_"), notes)
 
 
 def run_key(recipe: dict[str, Any], fingerprint: str, model: Any) -> str:

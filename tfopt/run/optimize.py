@@ -12,7 +12,7 @@ from tfopt.base.words import counted
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
-from tfopt.run.checkpoint import Checkpoint, Kept, Trained, as_file
+from tfopt.run.checkpoint import Checkpoint, Kept, TrainedStage, as_file
 from tfopt.run.data_warnings import recalls
 from tfopt.run.dry_run import established_before
 from tfopt.run.guard import Evaluation, Guard, Verdict, predictor
@@ -105,7 +105,7 @@ class _Run:
         self.runner = StageRunner(prepared, self.guard)
         self.stages = list(self.recipe.stages)  # as they are carried out
         self.finished = 0  # number of stages
-        self.trained: Trained | None = None  # the stage after them, whose file an interrupted run has not written
+        self.trained: TrainedStage | None = None  # the last stage, if an interrupted run trained it
         self.report = Report(self.recipe.to_dict())
 
     def result(self) -> Result:
@@ -143,7 +143,7 @@ class _Run:
                 if step is None:
                     return promises, self.flat_model, [], time.perf_counter()
                 if stage.last and stage.epochs:  # exporting may take long, too
-                    self._keep(Trained(step.trained.get_weights(), step.notes))
+                    self._keep(TrainedStage(step.trained.get_weights(), step.notes))
                 stage, final, notes, self.flat_model = step.stage, step.trained, step.notes, step.flat_model
                 self.finished += 1
             promises = [*promises, *stage.promises(self.flat_model)]
@@ -190,7 +190,7 @@ class _Run:
         """Return the result of the first `stages` stages in the Keras of the caller's model."""
         return bridge.to_keras(flat_model, like=self.prepared.model, resized=self._resized(stages))
 
-    def _keep(self, trained: Trained | None = None) -> None:
+    def _keep(self, trained: TrainedStage | None = None) -> None:
         if self.checkpoint:
             resized = self._resized(self.finished)
             carried = dataclasses.replace(self.recipe, stages=tuple(self.stages)).to_json()

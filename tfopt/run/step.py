@@ -7,7 +7,7 @@ from typing import Any
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data.mixup import mixed
 from tfopt.errors import DivergedError, TfoptError
-from tfopt.run.checkpoint import Trained
+from tfopt.run.checkpoint import TrainedStage
 from tfopt.run.guard import Evaluation, Guard, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
 from tfopt.search.bits import choose_bits
@@ -127,7 +127,7 @@ class StageRunner:
         return model
 
     def restored(
-        self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], kept: Trained
+        self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], kept: TrainedStage
     ) -> Step | None:
         """Return a stage that was trained before an interruption; None if the weights do not fit it.
 

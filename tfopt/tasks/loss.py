@@ -9,7 +9,7 @@ from tfopt.tasks.task import LabelForm
 
 def fits_labels(loss: Any, labels: LabelForm) -> bool:
     """Return False for a crossentropy that only expects another label encoding; `Task.loss` gives the right one."""
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    name = loss if isinstance(loss, str) else _name(loss)
     family = name.lower().replace("_", "")
     if "categoricalcrossentropy" not in family or family.startswith("sparse") == (labels == "sparse"):
         return True
@@ -18,37 +18,23 @@ def fits_labels(loss: Any, labels: LabelForm) -> bool:
 
 
 def compares_with_outputs(loss: Any) -> bool:
-    """Return whether `loss` is a loss of Keras that compares each output with a label of its own, as most do."""
+    """Return whether `loss` is a built-in Keras loss that expects one label per output, as most do."""
     loss = getattr(loss, "loss", loss)  # of Keras 3, run by tf_keras
-    found = (_functions if callable(loss) and hasattr(loss, "__name__") else _classes)().get(_name(loss))
     own = loss if hasattr(loss, "__name__") else type(loss)
-    return found is not None and own in found and not _name(loss).lower().startswith("sparse")
+    return own in _built_in() and not own.__name__.lower().startswith("sparse")
+
+
+@functools.cache
+def _built_in() -> frozenset[Any]:
+    """Return the loss functions and classes of both Keras versions."""
+    import keras
+
+    packages = (tf_keras().losses, keras.losses)
+    return frozenset(value for package in packages for value in vars(package).values() if callable(value))
 
 
 def _name(loss: Any) -> str:
     return str(getattr(loss, "__name__", type(loss).__name__))
-
-
-def _packages() -> tuple[Any, Any]:
-    import keras
-
-    return tf_keras().losses, keras.losses
-
-
-@functools.cache
-def _functions() -> dict[str, tuple[Any, ...]]:
-    named = [value for package in _packages() for value in vars(package).values()]
-    return _by_name([value for value in named if callable(value) and not isinstance(value, type)])
-
-
-@functools.cache
-def _classes() -> dict[str, tuple[Any, ...]]:
-    named = [value for package in _packages() for value in vars(package).values()]
-    return _by_name([value for value in named if isinstance(value, type)])
-
-
-def _by_name(losses: list[Any]) -> dict[str, tuple[Any, ...]]:
-    return {name: tuple(one for one in losses if one.__name__ == name) for name in {one.__name__ for one in losses}}
 
 
 @functools.cache

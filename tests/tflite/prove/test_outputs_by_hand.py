@@ -413,7 +413,7 @@ def test_the_same_numbers_in_another_shape_are_not_the_same():
 
 
 def test_rounding_is_free_within_each_channel():
-    """A thousandth of the largest value of its own channel, not of a channel a thousand times larger."""
+    """The limit is a thousandth of the channel's largest value, even beside a channel a thousand times larger."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(200, 2)) * [1000.0, 1.0]
     errors = rng.normal(size=(200, 2)) * [0.0, 0.5]

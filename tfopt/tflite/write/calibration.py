@@ -116,12 +116,12 @@ class Calibration:
             return []
         few = f" (few, below {FEWEST_SAMPLES}: ranges may be too narrow)" if self.count < FEWEST_SAMPLES else ""
         samples = "sample" if self.count == 1 else "samples"
-        told = [f"activation ranges from {self.count} training {samples}{few}"]
+        lines = [f"activation ranges from {self.count} training {samples}{few}"]
         held_out = self.held_out(HELD_OUT_SAMPLES)
         if held_out and (clipped := clipped_shares(named, held_out, names)):
             shares = ", ".join(f"{name} {share:.1%}" for name, share in clipped.items())
-            told.append(f"more than {MOST_CLIPPED:.0%} of the values of held-out samples are out of range: {shares}")
-        return told
+            lines.append(f"more than {MOST_CLIPPED:.0%} of the values of held-out samples are out of range: {shares}")
+        return lines
 
     def _samples(self) -> Iterator[dict[str, np.ndarray]]:
         """Yield single samples by input name, since the converter orders inputs differently."""
