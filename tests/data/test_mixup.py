@@ -74,3 +74,5 @@ def test_a_run_with_mixtures():
     assert result.report.rows[-1].metrics["accuracy"] > 0.9
     with pytest.raises(RecipeError, match="A teacher answers samples, not mixtures"):
         tfopt.optimize(model, recipe, (x, labels), teacher=model, quiet=True)
+    with pytest.raises(RecipeError, match="A teacher answers samples, not mixtures"):
+        tfopt.self_taught.born_again(model, (x, labels), training=training, quiet=True)

@@ -38,6 +38,18 @@ def for_mixup(data: Dataset, outputs: int) -> Dataset:
     return replace(data, train=train, validation=validation, test=test, labels="one-hot")
 
 
+def require_no_mixup(alpha: float) -> None:
+    """Raise `RecipeError` if a run with a teacher is to mix samples.
+
+    Args:
+        alpha: `Training.mixup`.
+    """
+    if alpha:
+        raise RecipeError(
+            "A teacher answers samples, not mixtures of them: leave out Training(mixup=...) or the teacher."
+        )
+
+
 def mixed(batches: tf.data.Dataset, alpha: float, seed: int) -> tf.data.Dataset:
     """Return `batches` of (x, y) in which each sample is mixed with another one of its batch.
 

@@ -17,6 +17,7 @@ from tfopt.base.progress import Progress
 from tfopt.bridge.state import finalize, moved_ids
 from tfopt.data import fit_to_model, load_data
 from tfopt.data.dataset import Dataset
+from tfopt.data.mixup import require_no_mixup
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import DistillationSession, adapted_teacher
 from tfopt.errors import ModelError, RecipeError
@@ -99,6 +100,7 @@ def born_again(
     if generations < 1 or epochs < 1:
         raise RecipeError(f"Expected at least 1 generation of at least 1 epoch, got {generations} of {epochs}.")
     training, distillation = training or Training(), distillation or Distillation()
+    require_no_mixup(training.mixup)
     if not distillation.needs_teacher:
         raise RecipeError("None of the losses uses a teacher, so there is nothing to inherit; add one that does.")
     dataset = data if isinstance(data, Dataset) else load_data(data)

@@ -12,7 +12,7 @@ from tfopt.base.keras_compat import float32_layers
 from tfopt.base.progress import Progress
 from tfopt.data import Dataset, fit_to_model
 from tfopt.data.for_model import data_for
-from tfopt.data.mixup import for_mixup
+from tfopt.data.mixup import for_mixup, require_no_mixup
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import Session, adapted_teacher, session_for
 from tfopt.errors import ModelError, OutputError, RecipeError
@@ -103,11 +103,9 @@ def prepare(
         recipe = dataclasses.replace(recipe, distillation=Distillation())
     require_json(recipe)
     dataset, start, flat_model = _start(source, recipe, data)
+    if recipe.distillation:
+        require_no_mixup(recipe.training.mixup)
     if recipe.training.mixup:
-        if recipe.distillation:
-            raise RecipeError(
-                "A teacher answers samples, not mixtures of them: leave out Training(mixup=...) or the teacher."
-            )
         dataset = for_mixup(dataset, flat_model.output_shape[-1])
     loss, logits = choose_loss(flat_model, recipe.training, dataset), gives_logits(flat_model, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
