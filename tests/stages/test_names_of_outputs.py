@@ -5,16 +5,11 @@ import numpy as np
 import pytest
 
 import tfopt
+from tfopt.stages import STAGES
 
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 TARGETS = {"kind": np.arange(32) % 3, "place": X[:, :2]}
-STAGES = [
-    tfopt.Prune(final_sparsity=0.5),
-    tfopt.Cluster(number_of_clusters=4),
-    tfopt.Quantize(),
-    tfopt.Binarize(),
-    tfopt.FineTune(),
-]
+TRAINED = [made for stage in STAGES.builtin if (made := stage()).epochs]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +26,7 @@ def model():
     return model
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: type(stage).__name__)
+@pytest.mark.parametrize("stage", TRAINED, ids=lambda stage: type(stage).__name__)
 def test_targets_by_name(model, stage):
     wrapped = stage.apply(model, steps=2)
     history = wrapped.fit(X, TARGETS, epochs=1, verbose=0, callbacks=stage.callbacks()).history
