@@ -197,7 +197,7 @@ def test_broken_promise_is_exit_code_1(files, tmp_path, monkeypatch):
     convert = export.convert
     float_only = Export(weights="float32", activations="float32")
     monkeypatch.setattr(export, "convert", lambda model, settings, *_, **_more: convert(model, float_only))
-    monkeypatch.setattr(export, "_may_mix", lambda *_: False)  # leaving more in float would not help
+    monkeypatch.setattr(Export, "may_mix", False)  # leaving more in float would not help
     done = small_run(files, "--out", tmp_path / "out", "--quiet", "--epochs-factor", 0.1)
     failed(done, 1, "int8", "float")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

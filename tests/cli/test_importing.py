@@ -87,11 +87,13 @@ def test_a_model_of_an_unknown_package_names_the_option(tmp_path):
     [
         ("nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
         ("broken_on_import", "ZeroDivisionError: division by zero"),
+        ("leaving_on_import", "SystemExit: 7"),
         (".relative", "TypeError"),
     ],
 )
 def test_what_cannot_be_imported_is_one_line(name, words, tmp_path):
     (tmp_path / "broken_on_import.py").write_text("1 / 0\n")
+    (tmp_path / "leaving_on_import.py").write_text("raise SystemExit(7)\n")
     done = tfopt_command("--import", name, "run", "absent.json")
     assert done.exit_code == 2
     (line,) = done.stderr.splitlines()

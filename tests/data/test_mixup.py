@@ -7,6 +7,7 @@ import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data.mixup import for_mixup, mixed
 from tfopt.errors import RecipeError
+from tfopt.run import step
 
 ROWS = np.eye(40, dtype="float32")  # samples that show which two were mixed, and by which shares
 
@@ -46,6 +47,16 @@ def test_the_same_seed_gives_the_same_mixtures():
     assert not np.array_equal(first[0][:, :20], first[1][:, 20:]), "batches differ"
 
 
+def test_each_iteration_mixes_otherwise():
+    data = mixed(batches(size=20), 0.5, 3)
+    assert data.cardinality() == 2
+    first, second = ([y.numpy() for _, y in data] for _ in range(2))
+    assert not np.array_equal(first[0], second[0])
+    again = mixed(batches(size=20), 0.5, 3)
+    for expected in (first, second):
+        np.testing.assert_array_equal([y.numpy() for _, y in again], expected)
+
+
 def test_class_numbers_become_one_hot():
     numbers = np.arange(60) % 3
     data = for_mixup(tfopt.load_data((np.random.default_rng(0).normal(size=(60, 4)), numbers)), 4)
@@ -61,7 +72,23 @@ def test_two_classes_with_one_output_cannot_be_mixed():
         for_mixup(data, 1)
 
 
-def test_a_run_with_mixtures():
+def test_words_and_losses_of_class_numbers_cannot_be_mixed():
+    keras = tf_keras()
+    words, labels = np.random.default_rng(0).integers(0, 9, (60, 6)).astype("int32"), np.arange(60) % 3
+    layers = [keras.layers.Embedding(9, 4), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3, "softmax")]
+    reader = keras.Sequential([keras.Input((6,)), *layers])
+    stages = (tfopt.FineTune(epochs=1),)
+    with pytest.raises(RecipeError, match="looks its inputs up in a table"):
+        tfopt.optimize(reader, tfopt.Recipe(stages=stages, training=tfopt.Training(mixup=0.2)), (words, labels))
+    plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, "softmax")])
+    training = tfopt.Training(mixup=0.2, loss="sparse_categorical_crossentropy")
+    with pytest.raises(RecipeError, match="give 'categorical_crossentropy'"):
+        tfopt.optimize(plain, tfopt.Recipe(stages=stages, training=training), (words, labels))
+
+
+def test_a_run_with_mixtures(monkeypatch):
+    asked = []
+    monkeypatch.setattr(step, "mixed", lambda data, *settings: asked.append(settings) or mixed(data, *settings))
     keras = tf_keras()
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
@@ -71,6 +98,7 @@ def test_a_run_with_mixtures():
     training = tfopt.Training(mixup=0.2, learning_rate=0.01)
     recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=20),), training=training)
     result = tfopt.optimize(model, recipe, (x, labels), quiet=True)
+    assert asked == [(0.2, 0)]
     assert result.report.rows[-1].metrics["accuracy"] > 0.9
     with pytest.raises(RecipeError, match="A teacher answers samples, not mixtures"):
         tfopt.optimize(model, recipe, (x, labels), teacher=model, quiet=True)

@@ -1,5 +1,6 @@
 """Stages of other packages that break the contract are found before training."""
 
+import re
 from typing import Any
 
 import keras
@@ -11,7 +12,6 @@ import tfopt
 from tfopt.base.config import config
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError, RecipeError
-from tfopt.run.step import texts
 
 X, Y = np.random.default_rng(0).normal(size=(60, 6)).astype("float32"), np.arange(60) % 3
 
@@ -99,14 +99,12 @@ def test_wrong_types_are_errors_of_tfopt(call):
 
 
 @pytest.mark.parametrize(
-    ("notes", "expected"), [(None, []), ("", []), ("abc", ["abc"]), (["a", "b"], ["a", "b"]), ((1,), ["1"])]
+    ("name", "returned"),
+    [("notes", None), ("notes", "abc"), ("notes", [1]), ("summary", None), ("summary", ("abc",)), ("callbacks", None)],
 )
-def test_notes_of_any_form(notes, expected):
-    assert texts(notes) == expected
-
-
-def test_a_stage_without_notes_and_callbacks(model, monkeypatch):
-    for name in ("notes", "summary", "callbacks"):
-        monkeypatch.setattr(tfopt.FineTune, name, lambda *_: None)
-    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1, min_steps=0),), max_drop=None)
-    assert [row.step for row in tfopt.optimize(model, recipe, (X, Y), quiet=True).report.rows][1] == "FineTune"
+def test_what_is_no_list(model, monkeypatch, name, returned):
+    monkeypatch.setattr(tfopt.FineTune, name, lambda *_: returned)
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1),))
+    words = rf"FineTune\.{name} must return a list.*returned {re.escape(repr(returned))}"
+    with pytest.raises(RecipeError, match=words):
+        tfopt.optimize(model, recipe, (X, Y), quiet=True)

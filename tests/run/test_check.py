@@ -38,6 +38,24 @@ def found(model):
     return result
 
 
+def test_a_subclassed_model():
+    import keras
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.head = keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.head(self.wide(x))
+
+    model = Own()
+    model(np.zeros((1, 5), "float32"))
+    found = tfopt.check(model)
+    assert found.ok and not found.by_hand
+    assert [row.kind for row in found.layers] == ["Dense", "Dense"]
+
+
 def test_every_layer_has_a_row_with_its_path(found, model):
     inner = model.get_layer("inner")
     expected = [layer.name for layer in model.layers if layer.name not in ("inner", model.layers[0].name)]

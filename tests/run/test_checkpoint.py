@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 from types import SimpleNamespace
 
 import keras
@@ -14,7 +15,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, OutputError
 from tfopt.evaluate.report import Row
 from tfopt.run import step
-from tfopt.run.checkpoint import Checkpoint, Kept, run_key
+from tfopt.run.checkpoint import Checkpoint, Kept, run_key, structure_of
 
 ROW = Row(
     step="Prune", metrics={"accuracy": 0.5}, parameters=4, nonzero_parameters=2, max_unique_weights=3, bytes=9,
@@ -40,38 +41,71 @@ def test_another_run_is_not_taken_up(tmp_path):
     assert Checkpoint(tmp_path / "none.npz", "key").load() is None
 
 
-def model_of(weights, layers=()):
-    return SimpleNamespace(layers=layers, get_weights=lambda: weights)
-
-
-def dense(**settings):
-    return tf_keras().layers.Dense(3, **settings)
+WEIGHTS = [np.zeros(3)]
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        ({"stages": 2}, "data", model_of([np.zeros(3)])),
-        ({"stages": 1}, "else", model_of([np.zeros(3)])),
-        ({"stages": 1}, "data", model_of([np.ones(3)])),
-        ({"stages": 1}, "data", model_of([np.zeros((3, 1))])),
-        ({"stages": 1}, "data", model_of([np.zeros(3)], [dense()])),
+        ({"stages": 2}, "data", [], WEIGHTS),
+        ({"stages": 1}, "else", [], WEIGHTS),
+        ({"stages": 1}, "data", ["Dense"], WEIGHTS),
+        ({"stages": 1}, "data", [], [np.ones(3)]),
+        ({"stages": 1}, "data", [], [np.zeros((3, 1))]),
     ],
 )
 def test_recipe_data_and_model_make_the_run(other):
-    assert run_key({"stages": 1}, "data", model_of([np.zeros(3)])) != run_key(*other)
-
-
-def test_the_settings_of_layers_make_the_run_and_their_names_do_not():
-    keys = [
-        run_key({}, "data", model_of([], [layer]))
-        for layer in (dense(activation="relu"), dense(activation="relu"), dense(activation="tanh"), dense())
-    ]
-    assert keys[0] == keys[1] and len(set(keys)) == 3
+    assert run_key({"stages": 1}, "data", [], WEIGHTS) != run_key(*other)
 
 
 def test_the_order_of_settings_makes_no_other_run():
-    assert run_key({"a": 1, "b": 2}, "data", model_of([])) == run_key({"b": 2, "a": 1}, "data", model_of([]))
+    assert run_key({"a": 1, "b": 2}, "data", [], []) == run_key({"b": 2, "a": 1}, "data", [], [])
+
+
+def wired(package=keras, join=None, *, activation="relu", shared=False, swapped=False, name=None):
+    inputs = package.Input((3,))
+    first = package.layers.Dense(3, activation=activation, name=name)
+    second = first if shared else package.layers.Dense(3)
+    branches = [first(inputs), second(inputs)]
+    return package.Model(inputs, (join or package.layers.Concatenate())(branches[::-1] if swapped else branches))
+
+
+def as_json(model):
+    return json.dumps(structure_of(model), sort_keys=True)
+
+
+@pytest.mark.parametrize("package", [keras, tf_keras()], ids=["keras", "tf_keras"])
+def test_settings_and_wiring_make_the_structure_and_names_do_not(package):
+    models = [
+        wired(package),
+        wired(package, activation="tanh"),
+        wired(package, swapped=True),
+        wired(package, shared=True),
+        wired(package, package.layers.Add()),
+        wired(package, package.layers.Concatenate(axis=0)),
+    ]
+    assert len(set(map(as_json, models))) == len(models)
+    assert as_json(models[0]) == as_json(wired(package, name="own"))
+
+
+def test_constants_in_a_call_make_the_structure():
+    def shifted(*numbers):
+        inputs = keras.Input((2,))
+        return keras.Model(inputs, keras.ops.add(inputs, np.array(numbers, "float32")))
+
+    assert as_json(shifted(1, 2)) == as_json(shifted(1, 2)) != as_json(shifted(1, 3))
+
+
+def test_a_layer_without_config_counts_by_its_class():
+    class Silent(keras.layers.Layer):
+        def get_config(self):
+            raise NotImplementedError
+
+        def call(self, inputs):
+            return inputs
+
+    [layers, _, _] = structure_of(keras.Sequential([keras.Input((2,)), Silent()]))
+    assert layers[-1] == ["Silent", {}]
 
 
 @pytest.mark.parametrize("kept", [[np.zeros((3, 2), "f4")], [np.zeros((2, 3), "U1")], []], ids=["shape", "text", "few"])
@@ -237,8 +271,7 @@ def test_a_carried_layer_does_not_change_the_key():
         return bridge.to_tf_keras(keras.Sequential([keras.Input((2,)), Swish(), keras.layers.Dense(3)]))
 
     first, second = built(), built()
-    second.set_weights(first.get_weights())
-    assert run_key({}, "data", first) == run_key({}, "data", second)
+    assert as_json(first) == as_json(second)
 
 
 def test_a_whole_model_comes_back_with_what_it_carries(tmp_path):

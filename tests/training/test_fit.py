@@ -71,6 +71,23 @@ def test_compiled_loss_is_carried():
     assert float(loss_for(model, ONE_HOT)(ONE_HOT, LOGITS)) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("loss", [["mae"], {"out": "mae"}, "mae"])
+def test_a_compiled_loss_in_a_list_or_dict(loss):
+    package = tf_keras()
+    model = package.Sequential([package.Input((4,)), package.layers.Dense(3, name="out")])
+    model.compile("sgd", loss)
+    assert loss_for(model, ONE_HOT) == "mae"
+    one_hot = loss_for(model, CLASSES)
+    assert float(np.mean(one_hot(CLASSES[:, None], ONE_HOT * 0.5))) == pytest.approx(0.5 / 3)
+
+
+def test_more_losses_than_outputs():
+    model = net()
+    model.compile("sgd", ["mae", "mse"])
+    with pytest.raises(RecipeError, match=r"compiled with 2 losses and has one output\. Compile it with one"):
+        loss_for(model, ONE_HOT)
+
+
 @pytest.mark.parametrize("last", [None, "softmax"])
 @pytest.mark.parametrize(
     ("compiled", "labels"),

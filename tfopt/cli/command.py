@@ -121,7 +121,7 @@ def foreign_code(failure: str) -> Iterator[None]:
     """Turn what the user's code raises within this block into a RecipeError that begins with `failure`."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if explained(error)[1] != UNEXPECTED:
             raise
         raise RecipeError(f"{failure}: {type(error).__name__}: {error}.") from error

@@ -1,7 +1,7 @@
 """Data from any source as one `Dataset`: train, validation, test. TensorFlow is imported only when needed."""
 
 from tfopt.data.augmentation import Augmentation
-from tfopt.data.check import fit_to_model, require_one_input_and_output
+from tfopt.data.check import fit_to_model, has_one_input_and_output, require_one_input_and_output
 from tfopt.data.dataset import Dataset
 from tfopt.data.load import load_data
 from tfopt.data.preprocessing import Preprocessing
@@ -13,6 +13,7 @@ __all__ = [
     "Preprocessing",
     "Split",
     "fit_to_model",
+    "has_one_input_and_output",
     "load_data",
     "require_one_input_and_output",
 ]

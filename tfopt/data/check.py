@@ -62,6 +62,11 @@ def check_bytes(size: int, what: str) -> None:
         )
 
 
+def has_one_input_and_output(model: Any) -> bool:
+    """Return whether a Keras model or a `LiteModel` has one input and one output."""
+    return len(model.inputs) == len(model.outputs) == 1
+
+
 def require_one_input_and_output(model: Any, name: object, instead: str) -> None:
     """Raise `ModelError` unless `model` has one input and one output.
 
@@ -70,7 +75,7 @@ def require_one_input_and_output(model: Any, name: object, instead: str) -> None
         name: of the model in the message.
         instead: what to do with other models.
     """
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
+    if not has_one_input_and_output(model):
         raise ModelError(
             f"Expected a model with one input and one output, but {name} has {len(model.inputs)} and "
             f"{len(model.outputs)}; {instead}."

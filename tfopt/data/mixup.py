@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,25 +54,37 @@ def require_no_mixup(alpha: float) -> None:
 def mixed(batches: tf.data.Dataset, alpha: float, seed: int) -> tf.data.Dataset:
     """Return `batches` of (x, y) in which each sample is mixed with another one of its batch.
 
+    Each iteration mixes otherwise; two data sets with the same `seed` mix alike.
+
     Args:
         batches: x (batch, ...) and y (batch, ...), float32.
         alpha: of the beta distribution of the share of the other sample, which is at most a half. Small numbers mix
             little; 0.2 is usual.
-        seed: of the shares and of the pairs.
+        seed: of the shares and of the pairs, 0 to 2**32 - 1.
     """
     import tensorflow as tf
 
-    def mix(number: Any, batch: Any) -> Any:
+    iterations = itertools.count()
+
+    def mix(iteration: Any, number: Any, batch: Any) -> Any:
         x, y = batch
-        count, number = tf.shape(x)[:1], tf.cast(number, tf.int64)
-        gammas = [tf.random.stateless_gamma(count, (seed, number + (turn << 32)), alpha) for turn in (1, 2)]
+        count, place = tf.shape(x)[:1], number + iteration * 2**32
+        gammas = [tf.random.stateless_gamma(count, (seed + turn * 2**32, place), alpha) for turn in (1, 2)]
         share = gammas[0] / tf.maximum(gammas[0] + gammas[1], np.finfo(np.float32).tiny)
         share = tf.minimum(share, 1 - share)
-        other = tf.random.experimental.stateless_shuffle(tf.range(count[0]), (seed, number))
+        other = tf.random.experimental.stateless_shuffle(tf.range(count[0]), (seed, place))
         return _mixed(x, other, share), _mixed(y, other, share)
 
-    numbered = batches.enumerate()
-    return numbered.map(mix, num_parallel_calls=2, deterministic=True).prefetch(2)
+    def iteration_of(start: Any) -> Any:
+        return tf.ensure_shape(tf.numpy_function(lambda: np.int64(next(iterations)), (), tf.int64), start.shape)
+
+    def mixtures(iteration: Any) -> tf.data.Dataset:
+        return batches.enumerate().map(
+            lambda number, batch: mix(iteration, number, batch), num_parallel_calls=2, deterministic=True
+        )
+
+    started = tf.data.Dataset.range(1).map(iteration_of).flat_map(mixtures)
+    return started.apply(tf.data.experimental.assert_cardinality(batches.cardinality())).prefetch(2)
 
 
 def _mixed(values: Any, other: Any, share: Any) -> Any:

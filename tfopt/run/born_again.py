@@ -22,7 +22,7 @@ from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import DistillationSession, adapted_teacher
 from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.keras_internals import flat_layers, sublayers
-from tfopt.run.checkpoint import Checkpoint, run_key
+from tfopt.run.checkpoint import Checkpoint, run_key, structure_of
 from tfopt.surgery.reinitialize import fresh as renewed
 from tfopt.tasks import task_of
 from tfopt.teachers.ensemble import as_teacher
@@ -134,7 +134,7 @@ class _Line:
             "epochs": epochs,
         }
         self._folder = None if checkpoint is None else Path(checkpoint)
-        self._key = run_key(about, data.fingerprint, self.first)
+        self._key = run_key(about, data.fingerprint, structure_of(self.first), self.first.get_weights())
 
     def run(self, generations: int) -> BornAgain:
         flat_models = [self.first]

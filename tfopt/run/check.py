@@ -121,12 +121,13 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
     problems: list[str] = []
     notes: list[str] = []
     cells: list[dict[str, str]] = []
-    lite = None
+    lite, by_hand = None, ""
     try:
         flat_model = bridge.to_tf_keras(model)
     except TfoptError as error:
         problems.append(str(error))
     else:
+        by_hand = "" if recipe.transfer else why_by_hand(flat_model)  # a transfer makes another model
         cells = _decided(flat_model, recipe, problems)
         if convert and not problems:
             lite = _dry_run(flat_model, recipe, problems, notes, model)
@@ -145,7 +146,6 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
         for crossing in crossings
     )
     stages = tuple(type(stage).__name__ for stage in recipe.stages)
-    by_hand = "" if recipe.transfer else why_by_hand(model)  # a transfer makes another model
     notes = [by_hand, *notes] if by_hand else notes
     return Check(model.name, stages, layers, tuple(dict.fromkeys(problems)), tuple(notes), bool(by_hand))
 

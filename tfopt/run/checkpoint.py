@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from tfopt.base.keras_compat import is_tf_keras_model
 from tfopt.base.reading import reading
 from tfopt.errors import DataError, ModelError
 from tfopt.evaluate.report import Row
+from tfopt.graph.types import Ref
+from tfopt.graph.walk import walk
 from tfopt.models import load_model, save_model
 from tfopt.run.guard import Evaluation
 
@@ -182,31 +184,54 @@ def _trained(stored: Mapping[str, np.ndarray]) -> TrainedStage | None:
     return TrainedStage(_numbered(stored, "trained_"), notes)
 
 
-def run_key(recipe: dict[str, Any], fingerprint: str, model: Any) -> str:
-    """Return the SHA-256 that identifies a run: recipe, data and the original model, its layers and weights."""
+def run_key(recipe: dict[str, Any], fingerprint: str, structure: Any, weights: Sequence[np.ndarray]) -> str:
+    """Return the SHA-256 that identifies a run.
+
+    Args:
+        recipe: as plain data.
+        fingerprint: of the data.
+        structure: of the original model, from `structure_of`.
+        weights: of the original model.
+    """
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
     digest.update(fingerprint.encode())
-    for layer in model.layers:
-        digest.update(json.dumps(_settings(layer), sort_keys=True, default=lambda one: type(one).__name__).encode())
-    for weight in model.get_weights():
+    digest.update(json.dumps(structure, sort_keys=True).encode())
+    for weight in weights:
         digest.update(str(weight.shape).encode())
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
 
 
+def structure_of(model: Any) -> Any:
+    """Return the layers of a model, their settings and how they are connected, as plain data.
+
+    Names are left out, because Keras numbers them, and so are the keys of what is carried.
+    """
+    graph = walk(model)
+    places = {id(leaf): place for place, leaf in enumerate(graph.leaves)}
+    layers = [_settings(leaf.layer) for leaf in graph.leaves]
+    calls = [[places[id(call.leaf)], _unnamed([call.args, call.kwargs, call.outputs])] for call in graph.calls]
+    return [layers, calls, _unnamed([graph.inputs_struct, graph.outputs_struct])]
+
+
 def _settings(layer: Any) -> list[Any]:
-    """Return the class and the settings of a layer, without names, which Keras numbers, and keys of what is carried."""
-
-    def unnamed(part: Any) -> Any:
-        if isinstance(part, Mapping):
-            return {str(key): unnamed(value) for key, value in part.items() if key not in _NAMES}
-        return [unnamed(each) for each in part] if isinstance(part, list | tuple) else part
-
     try:
         settings = layer.get_config()
     except Exception:  # of the caller's class
         settings = {}
-    return [type(layer).__name__, unnamed(settings)]
+    return [type(layer).__name__, _unnamed(settings)]
+
+
+def _unnamed(part: Any) -> Any:
+    if isinstance(part, Mapping):
+        return {str(key): _unnamed(value) for key, value in part.items() if key not in _NAMES}
+    if isinstance(part, list | tuple):
+        return [_unnamed(each) for each in part]
+    if isinstance(part, Ref):
+        return {"tensor": part.number}
+    if isinstance(part, np.ndarray | np.generic):
+        return part.tolist()
+    return part if part is None or isinstance(part, bool | int | float | str) else type(part).__name__
 
 
 def as_file(model: Any) -> bytes:

@@ -47,6 +47,7 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any,
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         stage, applied = _applied(stage, flat_model, steps_per_epoch, keep, samples)
         _require_outputs(stage, applied, flat_model)
+        _require_lists(stage, applied, flat_model, keep)
         if recipe.distillation:
             shapes(applied, recipe.distillation.layers("student"))  # raises for an unknown layer
         flat_model = stage.untrained_result(applied)
@@ -72,6 +73,21 @@ def _require_outputs(stage: Stage, applied: Any, flat_model: Any) -> None:
             f"{type(stage).__name__}.apply changes the outputs of '{flat_model.name}': expected shapes {before}, got "
             f"{after}. A stage may resize layers, not outputs."
         )
+
+
+def _require_lists(stage: Stage, applied: Any, flat_model: Any, keep: frozenset[str]) -> None:
+    """Raise `RecipeError` if a method of the stage, of another package maybe, returns no list where one is expected."""
+    returned = {
+        "notes": stage.notes(flat_model, keep),
+        "summary": stage.summary(applied),
+        "callbacks": stage.callbacks(),
+    }
+    for name, value in returned.items():
+        if not isinstance(value, list) or (name != "callbacks" and not all(isinstance(one, str) for one in value)):
+            raise RecipeError(
+                f"{type(stage).__name__}.{name} must return a list{'' if name == 'callbacks' else ' of texts'}; it "
+                f"returned {value!r}."
+            )
 
 
 def _holds(promise: Promise, flat_model: Any) -> bool:

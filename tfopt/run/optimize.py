@@ -143,7 +143,7 @@ class _Run:
                 if step is None:
                     return promises, self.flat_model, [], time.perf_counter()
                 if stage.last and stage.epochs:  # exporting may take long, too
-                    self._keep(TrainedStage(step.trained.get_weights(), step.notes))
+                    self._keep(step)
                 stage, final, notes, self.flat_model = step.stage, step.trained, step.notes, step.flat_model
                 self.finished += 1
             promises = [*promises, *stage.promises(self.flat_model)]
@@ -190,8 +190,10 @@ class _Run:
         """Return the result of the first `stages` stages in the Keras of the caller's model."""
         return bridge.to_keras(flat_model, like=self.prepared.model, resized=self._resized(stages))
 
-    def _keep(self, trained: TrainedStage | None = None) -> None:
+    def _keep(self, last: Step | None = None) -> None:
+        """Write the checkpoint; `last` is the last stage, whose file is not written yet."""
         if self.checkpoint:
+            trained = TrainedStage(last.trained.get_weights(), last.notes) if last else None
             resized = self._resized(self.finished)
             carried = dataclasses.replace(self.recipe, stages=tuple(self.stages)).to_json()
             try:

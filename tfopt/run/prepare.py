@@ -10,14 +10,16 @@ from tfopt import bridge
 from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.progress import Progress
-from tfopt.data import Dataset, fit_to_model
+from tfopt.data import Dataset, fit_to_model, has_one_input_and_output
 from tfopt.data.for_model import data_for
 from tfopt.data.mixup import for_mixup, require_no_mixup
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import Session, adapted_teacher, session_for
 from tfopt.errors import ModelError, OutputError, RecipeError
+from tfopt.graph.indices import index_inputs
+from tfopt.graph.walk import walk
 from tfopt.models.sources import model_from
-from tfopt.run.checkpoint import Checkpoint, run_key
+from tfopt.run.checkpoint import Checkpoint, run_key, structure_of
 from tfopt.run.data_warnings import data_warnings
 from tfopt.run.dry_run import dry_run
 from tfopt.run.guard import predictor
@@ -103,10 +105,7 @@ def prepare(
         recipe = dataclasses.replace(recipe, distillation=Distillation())
     require_json(recipe)
     dataset, start, flat_model = _start(source, recipe, data)
-    if recipe.distillation:
-        require_no_mixup(recipe.training.mixup)
-    if recipe.training.mixup:
-        dataset = for_mixup(dataset, flat_model.output_shape[-1])
+    dataset = _for_mixup(dataset, recipe, flat_model)
     loss, logits = choose_loss(flat_model, recipe.training, dataset), gives_logits(flat_model, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
     class_weights(recipe.training, dataset)  # fail now for a task without classes
@@ -162,6 +161,30 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
     return dataset, start, flat_model
 
 
+def _for_mixup(data: Dataset, recipe: Recipe, flat_model: Any) -> Dataset:
+    """Return the data with labels that can be mixed, if the recipe mixes samples.
+
+    Raises:
+        RecipeError: the recipe, the labels or the inputs do not allow it.
+    """
+    training = recipe.training
+    if recipe.distillation:
+        require_no_mixup(training.mixup)
+    if not training.mixup:
+        return data
+    if isinstance(training.loss, str) and training.loss.startswith("sparse_"):
+        raise RecipeError(
+            f"Training(mixup=...) mixes one-hot labels; the loss {training.loss!r} expects class numbers. Leave "
+            f"out the loss, or give {training.loss.removeprefix('sparse_')!r}."
+        )
+    if index_inputs(walk(flat_model)):
+        raise RecipeError(
+            f"Training(mixup=...) averages inputs, but '{flat_model.name}' looks its inputs up in a table, such as the "
+            "numbers of words. Leave mixup out."
+        )
+    return for_mixup(data, flat_model.output_shape[-1])
+
+
 def _augmentation(recipe: Recipe, data: Dataset, flat_model: Any, teacher: Any, source: Any) -> tuple[Any, list[str]]:
     """Return the augmentation of training images, judged by the best model: a teacher, else the model itself.
 
@@ -201,7 +224,8 @@ def _checkpoint(
         return None
     _require_writable(Path(path))
     about = {"recipe": recipe.to_dict(), "teacher": session.identity if session else None}
-    return Checkpoint(Path(path), run_key(about, data.fingerprint, started_from))
+    key = run_key(about, data.fingerprint, structure_of(started_from), started_from.get_weights())
+    return Checkpoint(Path(path), key)
 
 
 def _require_writable(path: Path) -> None:
@@ -226,7 +250,7 @@ def _require_one_answer(data: Dataset) -> None:
 
 def why_by_hand(model: Any) -> str:
     """Return why `optimize` does not train `model`, and what does; empty if it does."""
-    if len(model.inputs) == len(model.outputs) == 1:
+    if has_one_input_and_output(model):
         return ""
     return (
         f"Optimize and `tfopt run` train models with one input and one output; '{model.name}' has "

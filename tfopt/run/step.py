@@ -63,7 +63,7 @@ class StageRunner:
         """
         stage, notes = self._within_budget(stage, flat_model, keep)
         stage, more = self._at_found_rate(stage, flat_model)
-        notes += [*more, *texts(stage.notes(flat_model, keep))]
+        notes += [*more, *stage.notes(flat_model, keep)]
         seeded = stage.seeded(self._run.recipe.training.seed)
         trained, learned = self.train(seeded, position, flat_model, keep)
         evaluation = self._guard.evaluate(predictor(trained))
@@ -82,7 +82,7 @@ class StageRunner:
         epochs = stage.epochs_on(self._run.steps_per_epoch)
         steps = epochs * self._run.steps_per_epoch
         if not steps:
-            return model, texts(stage.summary(model))
+            return model, stage.summary(model)
         learner = self._run.session.student(model) if self._run.session else model
         size = training.batch_size
         if self._run.session:
@@ -100,14 +100,14 @@ class StageRunner:
             learning_rate=stage.learning_rate,
             progress=self._run.progress,
             label=label,
-            callbacks=stage.callbacks() or (),
+            callbacks=stage.callbacks(),
             keep_from=self._keep_from(stage, steps),
             logits=self._run.logits,
         )
         more = f"{epochs} epochs instead of {stage.epochs}, for min_steps={stage.min_steps}"
         notes = [more] if epochs > stage.epochs else []
         taught = self._run.session.summary(fitted.history) if self._run.session else []
-        return model, [*notes, *fitted.notes, *texts(stage.summary(model)), *taught]
+        return model, [*notes, *fitted.notes, *stage.summary(model), *taught]
 
     def _seed(self, position: int) -> int:
         return (self._run.recipe.training.seed + position) % SEEDS
@@ -184,10 +184,3 @@ class StageRunner:
             return lite.size  # with the class names of the final file
 
         return choose_bits(stage, flat_model, self._run.data, size)
-
-
-def texts(notes: Any) -> list[str]:
-    """Return the notes of a stage, of another package maybe, as a list: a text alone is one note, None is none."""
-    if notes is None or isinstance(notes, str):
-        return [notes] if notes else []
-    return [str(note) for note in notes]

@@ -28,9 +28,17 @@ def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
         except ValueError as error:
             raise RecipeError(f"Unknown loss {training.loss!r}. Give the name of a tf_keras loss.") from error
         return _checked(loss, model, data)
-    if bridge.is_compiled(model) and model.loss is not None and fits_labels(model.loss, data.labels):
-        return _checked(model.loss, model, data)
+    compiled = _of_single_output(model.loss) if bridge.is_compiled(model) else None
+    if compiled is not None and fits_labels(compiled, data.labels):
+        return _checked(compiled, model, data)
     return _loss_for_labels(model, data)
+
+
+def _of_single_output(loss: Any) -> Any:
+    """Return the loss that a list or dict with one entry, such as `compile(loss=["mse"])`, holds."""
+    while isinstance(loss, list | tuple | dict) and len(loss) == 1:
+        [loss] = loss.values() if isinstance(loss, dict) else loss
+    return loss
 
 
 def _checked(loss: Any, model: Any, data: Dataset) -> Any:
@@ -39,8 +47,11 @@ def _checked(loss: Any, model: Any, data: Dataset) -> Any:
     Raises:
         RecipeError: it cannot be computed from the labels and the outputs of `model`.
     """
-    if isinstance(loss, list | dict):
-        return loss
+    if isinstance(loss, list | tuple | dict):
+        raise RecipeError(
+            f"'{model.name}' is compiled with {len(loss)} losses and has one output. Compile it with one, or set "
+            "Training(loss=...) in the recipe."
+        )
     function = tf_keras().losses.get(loss)
     if data.labels == "sparse" and model.output_shape[-1] > 1 and compares_with_outputs(function):
         loss = function = one_hot_loss()(function)

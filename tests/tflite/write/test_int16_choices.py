@@ -11,8 +11,8 @@ import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError, PromiseError
 from tfopt.tflite.read import LiteModel
-from tfopt.tflite.read.flatbuffer import rewritten
-from tfopt.tflite.write.int16_choices import is_about_integers, with_int16_choices
+from tfopt.tflite.read.flatbuffer import new_operator, rewritten, stored
+from tfopt.tflite.write.int16_choices import is_about_integers, with_int8_tables, with_int16_choices
 
 FLOAT = tfopt.Export(weights="float32", activations="float32")
 INT16 = tfopt.Export(activations="int16")
@@ -26,6 +26,10 @@ CHOICES = {
     "values or zero": lambda x: tf.where(x >= x[:, ::-1], x, 0.0),
     "zero or values": lambda x: tf.where(x <= 0.0, 0.0, x),
     "rows by their first value": lambda x: tf.where(x[..., :1] > 0.0, x, -x),
+    "where a value is 0": lambda x: tf.where(tf.equal(tf.nn.relu(x), 0.0), -1.0, x),
+    "where a value is not 0": lambda x: tf.where(tf.not_equal(tf.zeros(8), tf.nn.relu(x)), x, -1.0),
+    "against more zeros than values": lambda x: tf.where(x[:, :1] > tf.zeros((1, 6, 8)), x, -x),
+    "more zeros against values": lambda x: tf.where(tf.zeros((1, 6, 8)) > x[:, :1], x, -x),
     "5 axes": lambda x: tf.where((y := tf.reshape(x, (-1, 2, 3, 2, 4))) > 0.5, y, -1.0),
 }
 
@@ -99,6 +103,59 @@ def test_a_lookup_table_has_8_bits():
     assert stored.tensor.dtype == "int8"
     assert np.abs(stored.values).max() == 127
     np.testing.assert_allclose(stored.values * (np.abs(want).max() / 127), want, atol=np.abs(want).max() / 250)
+
+
+def test_a_table_of_two_lookups_is_stored_once():
+    first, second = (keras.Input((6,), dtype="int32", name=name) for name in ("first", "second"))
+    table = keras.layers.Embedding(300, 8)
+    model = keras.Model([first, second], keras.layers.Dense(3)(table(first) * table(second)))
+    samples = [np.random.default_rng(seed).integers(0, 300, (64, 6)).astype("int32") for seed in (0, 1)]
+    lite = tfopt.export_tflite(model, None, INT16, representative_data=samples)
+    readers = [op for op in lite.ops() if op.name == "GATHER"]
+    assert len(readers) == 2 and len({op.inputs[0] for op in readers}) == 1
+    assert len(lite.data) < 2 * 300 * 8, "no table of int16 values is left"
+    want, got = model.predict(samples, verbose=0), lite.predict(samples)
+    assert np.mean((got - want) ** 2) < 1e-3 * np.var(want)
+
+
+def test_a_table_that_is_a_kernel_too_stays_in_int16():
+    from ai_edge_litert import schema_py_generated as schema
+
+    table = new_tensor("table", (4, 2), scale=0.5)
+    rows, same = new_tensor("rows", (3, 2), scale=0.5), new_tensor("same", (4, 2), scale=0.5)
+    model, subgraph = schema.ModelT(), schema.SubGraphT()
+    values = np.array([[254, -254], [127, 64], [0, 1], [2, -1]], np.int16)
+    model.buffers, model.operatorCodes, model.subgraphs = [schema.BufferT() for _ in range(2)], [], [subgraph]
+    model.buffers[1].data, table.buffer = values.reshape(-1).view(np.uint8), 1
+    subgraph.tensors = [table, new_tensor("numbers", (3,)), rows, same]
+    lookup = new_operator(model, schema.BuiltinOperator.GATHER, [0, 1], [2])
+    subgraph.operators = [lookup, new_operator(model, schema.BuiltinOperator.ABS, [0], [3])]
+    assert with_int8_tables(model, subgraph)
+    np.testing.assert_array_equal(stored(model, table).view(np.int16), values.reshape(-1))
+    narrow = subgraph.tensors[int(lookup.inputs[0])]
+    assert narrow.quantization.scale == [1.0], "127 steps reach 254 of the wide ones"
+    np.testing.assert_array_equal(stored(model, narrow).view(np.int8), [127, -127, 64, 32, 0, 0, 1, 0])
+
+
+def new_tensor(name, shape, scale=None):
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = schema.TensorT()
+    made.name, made.shape, made.buffer = name.encode(), np.array(shape, np.int32), 0
+    made.type = schema.TensorType.INT32 if scale is None else schema.TensorType.INT16
+    if scale is not None:
+        made.quantization = schema.QuantizationParametersT()
+        made.quantization.scale = np.array([scale], np.float32)
+    return made
+
+
+def test_two_values_that_are_computed_are_not_compared_for_equality():
+    """A step of int16 is too coarse to tell equal values from others."""
+    inputs = keras.Input((6, 8))
+    equal = keras.layers.Lambda(lambda x: keras.ops.equal(keras.ops.abs(x), x), name="same")(inputs)
+    model = keras.Model(inputs, keras.ops.cast(equal, "float32") * inputs)
+    with pytest.raises(ModelError, match=r"EQUAL.* same"):
+        tfopt.export_tflite(model, None, INT16, representative_data=X)
 
 
 def test_an_operator_without_a_form_is_named():

@@ -210,12 +210,12 @@ def test_a_float_bias_is_left_alone(scales):
 
 def test_new_data_replace_the_old():
     model = file(([1, 2], [1.0]), ([3], [1.0]))
-    low_bit._set_data(model, model.subgraphs[0].tensors[0], stored([5, 6, 7]).data)
+    low_bit.set_data(model, model.subgraphs[0].tensors[0], stored([5, 6, 7]).data)
     assert content(model, 0) == [5, 6, 7] and content(model, 1) == [3]
     assert len(model.buffers) == 4 and model.buffers[1].data is None  # nobody reads it now
 
     model = file(([1, 2], [1.0]), ([3], [1.0]))
-    low_bit._set_data(model, model.subgraphs[0].tensors[1], stored([8]).data)
+    low_bit.set_data(model, model.subgraphs[0].tensors[1], stored([8]).data)
     assert content(model, 0) == [1, 2] and content(model, 1) == [8] and model.buffers[2].data is None
 
 
@@ -232,11 +232,11 @@ def test_each_byte_has_two_values(count):
 def test_data_that_others_share_stay_for_them():
     model = file(([1, 2], [1.0]), ([3], [1.0]))
     model.subgraphs[0].tensors[1].buffer = 1
-    low_bit._set_data(model, model.subgraphs[0].tensors[0], stored([5]).data)
+    low_bit.set_data(model, model.subgraphs[0].tensors[0], stored([5]).data)
     assert (content(model, 0), content(model, 1)) == ([5], [1, 2])
     other = file(([1, 2], [1.0]))
     other.subgraphs.append(SimpleNamespace(tensors=[SimpleNamespace(buffer=1)]))
-    low_bit._set_data(other, other.subgraphs[0].tensors[0], stored([5]).data)
+    low_bit.set_data(other, other.subgraphs[0].tensors[0], stored([5]).data)
     assert other.buffers[1].data is not None
 
 

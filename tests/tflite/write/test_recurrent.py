@@ -1,5 +1,7 @@
 """Recurrent layers of every form, step by step and as .tflite. Expected values come from Keras."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from tfopt import bridge
 from tfopt.base.overrides import override_attributes
 from tfopt.errors import ModelError
 from tfopt.tflite.settings import FLOAT
+from tfopt.tflite.write import float_rival
 from tfopt.tflite.write.recurrent import maskings, recurrent_layers, unrolled
 
 K = keras.layers
@@ -254,3 +257,31 @@ def test_a_note_where_int8_does_not_pay():
     floats = int(note.partition("in float32 ")[2].split(" bytes")[0].replace(",", ""))
     assert floats == pytest.approx(loop.size, abs=64) and floats < unrolled.size
     assert not any("recurrent" in note for note in (*loop.notes, *exported(package.layers.Dense(6)).notes))
+
+
+def test_files_are_timed_in_turns(monkeypatch):
+    """Rounds take 3, 1 and 2 ms for the first file, and 5, 9 and 6 ms for the second: the medians are 2 and 6."""
+    seconds = iter(np.cumsum([0, 3, 0, 5, 0, 1, 0, 9, 0, 2, 0, 6]) / 1000)
+    monkeypatch.setattr(float_rival.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(float_rival, "ROUNDS", 3)
+    asked = []
+    files = [SimpleNamespace(predict=lambda x, name=name: asked.append((name, x))) for name in "ab"]
+    assert float_rival._milliseconds(files, "x") == pytest.approx([2, 6])
+    assert asked == [("a", "x"), ("b", "x")] * 3
+
+
+@pytest.mark.parametrize(
+    ("size", "times", "said"),
+    [(99, (10.9, 10), False), (99, (11, 10), True), (100, (1, 10), True)],
+    ids=["smaller", "slower", "no smaller"],
+)
+def test_a_note_where_the_float_file_is_as_small_or_faster(monkeypatch, size, times, said):
+    monkeypatch.setattr(float_rival, "recurrent_layers", lambda _: ["lstm"])
+    monkeypatch.setattr(float_rival, "convert", lambda *_, **__: b"")
+    monkeypatch.setattr(float_rival, "compact", lambda data: data)
+    monkeypatch.setattr(float_rival, "LiteModel", lambda _: SimpleNamespace(size=100))
+    monkeypatch.setattr(float_rival, "_milliseconds", lambda *_: list(times))
+    lite = SimpleNamespace(size=size)
+    notes = float_rival.compared_with_float(None, None, lite, tfopt.Export(), [X[:1]])
+    ours, theirs = f"{size} bytes and {times[0]:.2f} ms a sample in int8", "in float32 100 bytes and 10.00 ms"
+    assert notes == ([f"recurrent layers: {ours}; {theirs}"] if said else [])

@@ -103,6 +103,18 @@ def stored(model: Any, tensor: Any) -> NDArray[np.uint8] | None:
     return np.asarray(data, np.uint8) if data is not None and len(data) else None
 
 
+def set_data(model: Any, tensor: Any, data: np.ndarray) -> None:
+    """Store `data` for `tensor` in a new buffer; equal constants may have shared the old one."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    old = tensor.buffer
+    tensor.buffer = len(model.buffers)
+    model.buffers.append(schema.BufferT())
+    model.buffers[-1].data = np.ascontiguousarray(data)
+    if not any(t.buffer == old for subgraph in model.subgraphs for t in subgraph.tensors):
+        model.buffers[old].data = None
+
+
 def new_operator(
     model: Any, kind: int, inputs: Sequence[int], outputs: Sequence[int], options: Any = None, version: int = 1
 ) -> Any:

@@ -20,10 +20,12 @@ def byte_ranges(samples: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Range]
 
 def with_input_ranges(calibrated: bytes, ranges: Mapping[str, Range]) -> bytes:
     """Return a float .tflite with ranges in which inputs have other ranges, given by name."""
+    if not ranges:
+        return calibrated
     model = unpacked(calibrated)
     for signature in items(model.signatureDefs):
         for end in items(signature.inputs):
             quantization = model.subgraphs[signature.subgraphIndex].tensors[end.tensorIndex].quantization
             if (found := ranges.get(end.name.decode())) is not None and quantization is not None:
                 quantization.min, quantization.max = (np.array([value], np.float32) for value in found)
-    return packed(model, len(calibrated)) if ranges else calibrated
+    return packed(model, len(calibrated))

@@ -138,7 +138,7 @@ def build_file(
         try:
             return make(settings, proven=proven)
         except PromiseError as why:
-            if why.data is None or not _may_mix(model, settings):
+            if why.data is None or not settings.may_mix:
                 raise
             error = why
         if is_quantization_aware(model):
@@ -171,11 +171,6 @@ def _with_limit(settings: Export, share: float) -> Export:
     """Return settings by which operators stay in float until the noise is a `share` of what is allowed."""
     limit = settings.max_noise or most_noise([settings.weights])
     return dataclasses.replace(settings, max_noise=limit * share, activation_ranges="max")
-
-
-def _may_mix(model: Any, settings: Export) -> bool:
-    """Return whether leaving operators in float may help: not if a stage has chosen the integers."""
-    return settings.may_mix and settings.max_noise is None
 
 
 def _built(

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tfopt.errors import TfoptError
@@ -38,17 +39,21 @@ def compared_with_float(
         rival = LiteModel(compact(convert(model, in_float(settings), flat_model=flat_model)))
     except TfoptError:  # then there is no choice
         return []
-    sample = next(iter(samples))
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for file, seconds in zip((lite, rival), times, strict=True):
-            started = time.perf_counter()
-            file.predict(sample)
-            seconds.append(time.perf_counter() - started)
-    ours, theirs = (1000 * statistics.median(seconds) for seconds in times)
+    ours, theirs = _milliseconds([lite, rival], next(iter(samples)))
     if lite.size < rival.size and ours < NOTABLY * theirs:
         return []
     return [
         f"recurrent layers: {lite.size:,} bytes and {ours:.2f} ms a sample in {settings.activations}; in float32 "
         f"{rival.size:,} bytes and {theirs:.2f} ms"
     ]
+
+
+def _milliseconds(files: Sequence[LiteModel], sample: Any) -> list[float]:
+    """Return the median time that each file takes for `sample`, measured in turns."""
+    seconds: list[list[float]] = [[] for _ in files]
+    for _ in range(ROUNDS):
+        for file, own in zip(files, seconds, strict=True):
+            started = time.perf_counter()
+            file.predict(sample)
+            own.append(time.perf_counter() - started)
+    return [1000 * statistics.median(own) for own in seconds]

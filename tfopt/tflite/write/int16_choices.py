@@ -11,8 +11,8 @@ import numpy as np
 from typing_extensions import override
 
 from tfopt.tflite.read import LiteModel
-from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, new_operator, stored
-from tfopt.tflite.write.float_forms import added_constant, added_like
+from tfopt.tflite.read.flatbuffer import drop_unused_codes, items, kind_of, new_operator, set_data, stored
+from tfopt.tflite.write.float_forms import added_like
 from tfopt.tflite.write.replacements import Replacements
 
 COMPARISONS = ("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
@@ -66,42 +66,66 @@ def with_int8_tables(model: Any, subgraph: Any) -> bool:
     """
     from ai_edge_litert import schema_py_generated as schema
 
+    def reads_table(operator: Any) -> bool:
+        is_gather = kind_of(model.operatorCodes[operator.opcodeIndex]) == schema.BuiltinOperator.GATHER
+        return is_gather and _is_wide_table(model, subgraph.tensors[int(operator.inputs[0])])
+
+    before = list(items(subgraph.operators))
+    lookups = [operator for operator in before if reads_table(operator)]
+    read_otherwise = {
+        int(index)
+        for operator in before
+        for index in (operator.inputs[1:] if operator in lookups else items(operator.inputs))
+    }
+    narrow: dict[int, int] = {}  # by the index of the wide table
     operators: list[Any] = []
-    for operator in items(subgraph.operators):
+    for operator in before:
         operators.append(operator)
-        if kind_of(model.operatorCodes[operator.opcodeIndex]) != schema.BuiltinOperator.GATHER:
-            continue
-        table, output = subgraph.tensors[int(operator.inputs[0])], int(operator.outputs[0])
-        found = stored(model, table)
-        if table.type != schema.TensorType.INT16 or found is None:
-            continue
-        rows, index = (
-            _narrowed(model, subgraph, int(operator.inputs[0]), found.view(np.int16)),
-            added_like(subgraph, subgraph.tensors[output], tuple(subgraph.tensors[output].shape)),
-        )
-        narrow = subgraph.tensors[index]
-        narrow.type, narrow.quantization = schema.TensorType.INT8, subgraph.tensors[rows].quantization
-        narrow.shapeSignature = subgraph.tensors[output].shapeSignature
-        operator.inputs, operator.outputs = np.array([rows, operator.inputs[1]], np.int32), np.array([index], np.int32)
-        operators.append(new_operator(model, schema.BuiltinOperator.QUANTIZE, [index], [output], version=2))
-    changed = len(operators) > len(items(subgraph.operators))
+        if operator in lookups:
+            table = int(operator.inputs[0])
+            if table not in narrow:
+                narrow[table] = _narrowed(model, subgraph, table, copied=table in read_otherwise)
+            operators.append(_rescaling(model, subgraph, operator, narrow[table]))
     subgraph.operators = operators
-    return changed
+    return bool(lookups)
 
 
-def _narrowed(model: Any, subgraph: Any, tensor: int, values: np.ndarray) -> int:
-    """Return the index of an int8 constant with nearly the values of an int16 one."""
+def _is_wide_table(model: Any, tensor: Any) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
-    wide = subgraph.tensors[tensor]
+    return tensor.type == schema.TensorType.INT16 and stored(model, tensor) is not None
+
+
+def _narrowed(model: Any, subgraph: Any, table: int, *, copied: bool) -> int:
+    """Store an int16 constant, or a copy of it, in int8 with nearly the same values; return the index of its tensor."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    tensor = subgraph.tensors[table]
+    values = np.asarray(model.buffers[tensor.buffer].data, np.uint8).view(np.int16)
+    scale = float(tensor.quantization.scale[0])
     step = max(float(np.abs(values.astype(np.int32)).max()) / 127, 1.0)  # of the narrow one, in wide steps
-    made = subgraph.tensors[added_constant(model, subgraph, np.zeros(tuple(wide.shape), np.float32))]
-    made.type, made.name = schema.TensorType.INT8, wide.name
-    made.quantization = schema.QuantizationParametersT()
-    made.quantization.scale = np.array([float(wide.quantization.scale[0]) * step], np.float32)
-    made.quantization.zeroPoint = np.array([0], np.int64)
-    model.buffers[made.buffer].data = np.rint(values / step).astype(np.int8).view(np.uint8)
-    return len(subgraph.tensors) - 1
+    if copied:
+        table = added_like(subgraph, tensor, tuple(tensor.shape))
+        tensor = subgraph.tensors[table]
+    tensor.type, tensor.quantization = schema.TensorType.INT8, schema.QuantizationParametersT()
+    tensor.quantization.scale = np.array([scale * step], np.float32)
+    tensor.quantization.zeroPoint = np.array([0], np.int64)
+    set_data(model, tensor, np.rint(values / step).astype(np.int8).view(np.uint8))
+    return table
+
+
+def _rescaling(model: Any, subgraph: Any, lookup: Any, table: int) -> Any:
+    """Let `lookup` read the int8 `table`, and return the operator that makes its rows int16."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    output = int(lookup.outputs[0])
+    wide = subgraph.tensors[output]
+    index = added_like(subgraph, wide, tuple(wide.shape))
+    rows = subgraph.tensors[index]
+    rows.type, rows.quantization = schema.TensorType.INT8, subgraph.tensors[table].quantization
+    rows.shapeSignature = wide.shapeSignature
+    lookup.inputs, lookup.outputs = np.array([table, lookup.inputs[1]], np.int32), np.array([index], np.int32)
+    return new_operator(model, schema.BuiltinOperator.QUANTIZE, [index], [output], version=2)
 
 
 def is_about_integers(data: bytes, refusal: str) -> bool:
@@ -138,6 +162,8 @@ class _Choices(Replacements):
             inputs = inputs[::-1]
         relu = self._activations.RELU
         one_sided = kind not in (kinds.EQUAL, kinds.NOT_EQUAL)
+        if not one_sided and not any(map(self._is_zero, inputs)):
+            return []  # the steps of a difference are too coarse to tell equal values from others
         difference, made = self._difference(inputs, self._shape(output), relu if one_sided else 0)
         if kind in (kinds.GREATER, kinds.LESS, kinds.NOT_EQUAL):
             return [*made, self._cast(difference, output)]
@@ -154,8 +180,10 @@ class _Choices(Replacements):
         zeros = [self._is_zero(index) for index in inputs]
         if not any(zeros):
             return difference, [self._operator("SUB", inputs, difference, fused)]
-        sign = self._constant(np.full(shape if all(zeros) else (1,), -1 if zeros[0] else 1, np.float32))
-        return difference, [self._operator("MUL", [inputs[int(zeros[0])], sign], difference, fused)]
+        zero, other = inputs if zeros[0] else inputs[::-1]
+        # In the shape of the zeros, which may be larger than the other one.
+        sign = self._constant(np.full(self._shape(zero), -1 if zeros[0] else 1, np.float32))
+        return difference, [self._operator("MUL", [other, sign], difference, fused)]
 
     def _cast(self, source: int, target: int) -> Any:
         options = self._schema.CastOptionsT()

@@ -17,7 +17,7 @@ from tfopt.stages.kernels.table import kernels_by_key
 from tfopt.stages.quantize.integers import Integers
 from tfopt.tflite.prove.kernels import FileKernel, locate
 from tfopt.tflite.read import LiteModel, Weight
-from tfopt.tflite.read.flatbuffer import items, packed, unpacked
+from tfopt.tflite.read.flatbuffer import items, packed, set_data, unpacked
 
 # The int8 operators of LiteRT that read 4-bit weights, and the operator version from which they do.
 INT4_OPERATORS = {"CONV_2D": 7, "FULLY_CONNECTED": 10}
@@ -106,7 +106,7 @@ def _store_kernel(model: Any, part: Weight, axis: int, rows: np.ndarray, scales:
     values = np.moveaxis(rows.reshape(first), 0, axis)
     tensor = model.subgraphs[part.tensor.subgraph].tensors[part.tensor.index]
     tensor.type = schema.TensorType.INT4 if few else schema.TensorType.INT8
-    _set_data(model, tensor, packed_in_4_bits(values) if few else values.reshape(-1).view(np.uint8))
+    set_data(model, tensor, packed_in_4_bits(values) if few else values.reshape(-1).view(np.uint8))
     before = np.broadcast_to(np.array(part.tensor.scales, np.float64), len(scales))
     scales = _shorten(scales) if few else scales
     factors = before / scales
@@ -159,22 +159,10 @@ def _rescale_bias(model: Any, part: Weight, number: int, factors: np.ndarray, co
     values = np.asarray(model.buffers[bias.buffer].data).view(np.int32)
     limits = np.iinfo(np.int32)
     rescaled = np.clip(np.rint(values * factors), limits.min, limits.max).astype(np.int32)
-    _set_data(model, bias, rescaled.view(np.uint8))
+    set_data(model, bias, rescaled.view(np.uint8))
     bias.quantization.scale = (before / factors).astype(np.float32)[:count]
     bias.quantization.zeroPoint = np.zeros(count, np.int64)
     bias.quantization.quantizedDimension = 0
-
-
-def _set_data(model: Any, tensor: Any, data: np.ndarray) -> None:
-    """Store `data` for `tensor` in a new buffer; equal constants may have shared the old one."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    old = tensor.buffer
-    tensor.buffer = len(model.buffers)
-    model.buffers.append(schema.BufferT())
-    model.buffers[-1].data = np.ascontiguousarray(data)
-    if not any(t.buffer == old for subgraph in model.subgraphs for t in subgraph.tensors):
-        model.buffers[old].data = None
 
 
 def packed_in_4_bits(values: np.ndarray) -> np.ndarray:
