@@ -70,13 +70,13 @@ TRIED = 2
 @click.option(
     "--max-noise",
     type=click.FloatRange(min=0, min_open=True),
-    help="Most noise of an output, as a share of its variance; the fewest operators of an int8 file stay in float.",
+    help="Most noise of an output, as a share of its variance; the fewest operators of an integer file stay in float.",
 )
 @click.option(
     "--mixed/--no-mixed",
     default=True,
     show_default=True,
-    help="Leave operators of an int8 file in float where it would not compute what MODEL does.",
+    help="Leave operators in float that have no integer form, or where integers would not compute what MODEL does.",
 )
 @allow_drift_option
 @allow_unsafe_option

@@ -41,10 +41,10 @@ class Export:
             the batch free. `LiteModel` takes any number of samples in both cases.
         compact: leave out what running the file does not need, such as the names of inner tensors.
         max_noise: the most noise of an output, or of one of its channels, as a share of its variance; the fewest
-            operators of an int8 file stay in float for it, and a note lists them. None is the limit of
+            operators of an integer file stay in float for it, and a note lists them. None is the limit of
             docs/export.md, for which operators stay in float only if `mixed` allows it.
-        mixed: leave operators, inputs and outputs (unless `io` names their type) in float where int8 would break that
-            limit; False makes it an error.
+        mixed: leave operators, inputs and outputs (unless `io` names their type) in float where integers would break
+            that limit, and operators that have no integer form, such as SIN; False makes it an error.
         allow_drift: make a note, not an error, of outputs that differ from the model's by more than files of
             these weights may (docs/export.md).
 
@@ -99,14 +99,14 @@ class Export:
 
         if self.max_noise is not None and not self.may_mix:
             raise RecipeError(
-                f"max_noise needs int8 weights and activations, mixed=True and sparse=False; got {weights} weights, "
+                f"max_noise needs int8 weights, integer activations, mixed=True and sparse=False; got {weights} weights, "
                 f"{activations} activations, mixed={self.mixed} and sparse={self.sparse}."
             )
 
     @property
     def may_mix(self) -> bool:
         """Whether operators may stay in float for the sake of the outputs."""
-        return self.mixed and self.activations == "int8" and self.weights == "int8" and not self.sparse
+        return self.mixed and self.integer_only and self.weights == "int8" and not self.sparse
 
     @property
     def integer_only(self) -> bool:

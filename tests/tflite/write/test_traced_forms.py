@@ -9,7 +9,7 @@ import pytest
 import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.tflite.settings import FLOAT
-from tfopt.tflite.write.traced_forms import FORMS, integer_forms
+from tfopt.tflite.write.traced_forms import FORMS, LACKING, supported_forms
 
 # From -8 to 8: exp of the largest is 2981, of whose 256 steps one is 12.
 X = np.random.default_rng(0).uniform(-8, 8, (64, 12)).astype("float32")
@@ -77,7 +77,7 @@ def test_float_files_and_integers_keep_the_operations():
     def both(x, n):
         return tf.nn.elu(x), -n, tf.nn.softplus(x)
 
-    with integer_forms():
+    with supported_forms(integers=True):
         graph = both.get_concrete_function(tf.TensorSpec((3,), tf.float32), tf.TensorSpec((3,), tf.int32)).graph
     kinds = [op.type for op in graph.get_operations()]
     assert kinds.count("Neg") == 1

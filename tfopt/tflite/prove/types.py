@@ -222,6 +222,33 @@ def _sparse_note(found: list[tuple[Weight, Op]], names: LayerNames) -> str:
     return f"stored sparsely: {_operators([op for _, op in found], names)}"
 
 
+# Operators that the converter has no int8 form for, though they compute with floats.
+WITHOUT_INT8 = frozenset(
+    {"ATAN2", "CAST", "CEIL", "CONV_3D", "CONV_3D_TRANSPOSE", "COS", "CUMSUM", "ELU", "FLOOR", "FLOOR_DIV", "FLOOR_MOD"}
+    | {"LOCAL_RESPONSE_NORMALIZATION", "NEG", "POW", "RFFT2D", "ROUND", "SCATTER_ND", "SEGMENT_SUM", "SIGN", "SIN"}
+    | {"UNSORTED_SEGMENT_MAX", "UNSORTED_SEGMENT_MIN", "UNSORTED_SEGMENT_PROD", "UNSORTED_SEGMENT_SUM", "ZEROS_LIKE"}
+)
+
+
+def operators_without_form(lite: LiteModel, settings: Export) -> list[Op]:
+    """Return the float operators of a file that have no integer form; [] if others are in float, or all are.
+
+    An operator that passes values on in the scale of its inputs is in float beside one without an integer form.
+    """
+    floats = float_operators(lite)
+    if settings.activations == "int16":  # the quantizer goes by the operator alone
+        without, rest = floats, list[Op]()
+    else:
+        without = [op for op in floats if op.name in WITHOUT_INT8]
+        rest = [op for op in floats if op.name not in WITHOUT_INT8]
+    reached = {(op.subgraph, end) for op in without for end in (*op.inputs, *op.outputs)}
+    while beside := [op for op in rest if reached.intersection((op.subgraph, e) for e in (*op.inputs, *op.outputs))]:
+        rest = [op for op in rest if op not in beside]
+        reached |= {(op.subgraph, end) for op in beside for end in (*op.inputs, *op.outputs)}
+    computes = [op for op in lite.ops() if op.name not in CHANGES_TYPE]
+    return [] if rest or len(floats) == len(computes) else without
+
+
 def float_operators(lite: LiteModel) -> list[Op]:
     """Return the operators that compute in float, except those that only change the type."""
     floats = set(lite.float_tensors())

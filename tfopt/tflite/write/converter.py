@@ -27,7 +27,7 @@ from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
 from tfopt.tflite.write.ports_in_order import in_order
 from tfopt.tflite.write.recurrent import check_states, recurrent_layers, repetitions
 from tfopt.tflite.write.strategies import Strategy, strategies_for
-from tfopt.tflite.write.traced_forms import integer_forms
+from tfopt.tflite.write.traced_forms import supported_forms
 
 
 def convert(
@@ -141,16 +141,16 @@ class _Maker:
         converter: makes the file, in float if there is a quantizer.
         quantizer: quantizes it; None if the converter does.
         samples: for the ranges.
-        forms: holds, while a model is traced, operations in a form that the converter can quantize.
+        integers: whether a model is traced in forms that the converter can quantize.
     """
 
     converter: Converter
     quantizer: Converter | None
     samples: Calibration | None
-    forms: Callable[[], contextlib.AbstractContextManager[None]]
+    integers: bool
 
     def make(self, flat_model: Any, strategy: Strategy, *, hasty: bool = False) -> bytes:
-        with override_attributes(strategy.overrides), self.forms():
+        with override_attributes(strategy.overrides), supported_forms(integers=self.integers):
             traced = strategy.trace(flat_model, self.samples)
         data = self.converter.convert(*traced, hasty=hasty)
         return self.quantizer.quantize(data, hasty=hasty) if self.quantizer else data
@@ -161,11 +161,11 @@ def _maker(flat_model: Any, settings: Export, samples: Calibration | None) -> It
     with isolated(settings, samples) as converter:
         if settings.by_edge_quantizer:
             with isolated(in_float(settings), None) as float_converter:
-                yield _Maker(float_converter, converter, samples, contextlib.nullcontext)
+                yield _Maker(float_converter, converter, samples, integers=False)
             return
         # `Quantize` has trained ranges for the operations as they are.
         calibrated = samples is not None and not is_quantization_aware(flat_model)
-        yield _Maker(converter, None, samples, integer_forms if calibrated else contextlib.nullcontext)
+        yield _Maker(converter, None, samples, integers=calibrated)
 
 
 def _best_conversion(

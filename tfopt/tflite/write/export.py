@@ -22,7 +22,7 @@ from tfopt.stages.quantize.unlike_scales import has_float_ends
 from tfopt.tflite.prove.kernels import same_places
 from tfopt.tflite.prove.outputs import most_noise
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
-from tfopt.tflite.prove.types import float_operators, verify_finite, verify_types
+from tfopt.tflite.prove.types import float_operators, operators_without_form, verify_finite, verify_types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.read.metadata import with_labels
@@ -216,6 +216,10 @@ def _built(
     elif only_trained:
         settings, more = _as_mixed(settings, named, names, "a range that samples give would change what it computes")
         in_float = {**more, **in_float}
+    elif not in_float and settings.mixed and (without_form := operators_without_form(named, settings)):
+        why = f"there is no {settings.activations} operator"
+        settings, _ = _as_mixed(settings, named, names, why)
+        in_float = {layer: why for op in without_form for layer in names.near(op) or [op.name]}
     verify_finite(named, names)
     # The file with names first, for the sake of the messages; then the one that is written.
     found = verify_types(named, settings, in_float, names)

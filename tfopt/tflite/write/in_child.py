@@ -18,6 +18,7 @@ from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.byte_inputs import byte_ranges, with_input_ranges
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
 from tfopt.tflite.write.float_forms import FORMS, without_block_moves
+from tfopt.tflite.write.float_islands import with_float_islands
 from tfopt.tflite.write.int16_choices import (
     is_about_integers,
     with_int8_tables,
@@ -75,18 +76,21 @@ def _converter(folder: str, settings: Export) -> Any:
             input_type, output_type, activations_type = types[:3]
             result = _prepared(bytes(result), settings)
             calibrated, in_float = with_near_masks(result, self._calibrated), float_outputs(result)
-            if activations_type == tf.int16:
-                prepared = rewritten(calibrated, with_int16_forms, with_int16_choices, with_ranges_of_integers)
-                data = self._in_int16(prepared, *types)
-                return rewritten(data, with_int16_casts, with_int8_tables)
-
-            calibrated = with_input_ranges(calibrated, byte_ranges(self.representative_dataset()))
+            wide = activations_type == tf.int16
+            if wide:
+                result = rewritten(calibrated, with_int16_forms, with_int16_choices, with_ranges_of_integers)
+            else:
+                calibrated = with_input_ranges(calibrated, byte_ranges(self.representative_dataset()))
 
             def quantize(left: Sequence[str], float_border: bool) -> bytes:
+                border = (tf.float32, tf.float32) if float_border else (input_type, output_type)
+                if wide:
+                    data = rewritten(self._in_int16(result, *border, *types[2:]), with_int16_casts, with_int8_tables)
+                    return with_float_islands(data, result, left) if left else data
                 data = mlir_quantize(
                     calibrated,
-                    input_data_type=tf.float32 if float_border else input_type,
-                    output_data_type=tf.float32 if float_border else output_type,
+                    input_data_type=border[0],
+                    output_data_type=border[1],
                     denylisted_nodes=[*left, *in_float] or None,
                 )
                 return bytes(data)
@@ -102,11 +106,12 @@ def _converter(folder: str, settings: Export) -> Any:
             )
 
         def _in_int16(self, prepared: bytes, *types: Any) -> bytes:
-            """Allow floats where only operators on integers and bools have no int16 form: these are none."""
+            """Allow floats where operators have no int16 form: those on integers and bools, and others if mixed."""
             try:
                 return bytes(super()._quantize(prepared, *types))
             except RuntimeError as error:
-                if not is_about_integers(prepared, str(error)):
+                lacks_form = settings.mixed and "not yet supported for op" in str(error)
+                if not lacks_form and not is_about_integers(prepared, str(error)):
                     raise
             borders, after = types[:4], types[5:]  # between them is whether floats are allowed
             return bytes(super()._quantize(prepared, *borders, True, *after))

@@ -30,6 +30,8 @@ class _Forms(Replacements):
             self._kinds.HARD_SWISH: self._hard_swish,
             self._kinds.L2_NORMALIZATION: self._unit_length,
             self._kinds.DIV: self._quotient,
+            self._kinds.PRELU: self._bent,
+            self._kinds.SQRT: self._root,
         }
 
     @override
@@ -108,6 +110,30 @@ class _Forms(Replacements):
             ]
         first = self._operator("MUL", [dividend, inverse], scaled)
         return [*roots, first, self._operator("MUL", [scaled, second], output, _fused(operator))]
+
+    def _bent(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
+        """Make PReLU, x or a x below 0, as (1 + a) / 2 x + (1 - a) / 2 |x|."""
+        del operator
+        values, slopes = inputs
+        found = self._stored(slopes)
+        if found is None:
+            return []
+        slope = found.view(np.float32).reshape(self._shape(slopes))
+        size, straight, folded = self._like(output), self._like(output), self._like(output)
+        return [
+            self._operator("ABS", [values], size),
+            self._operator("MUL", [values, self._constant((1 + slope) / 2)], straight),
+            self._operator("MUL", [size, self._constant((1 - slope) / 2)], folded),
+            self._operator("ADD", [straight, folded], output),
+        ]
+
+    def _root(self, operator: Any, inputs: list[int], output: int) -> list[Any]:
+        """Make sqrt(x) as x / sqrt(x), unless x may be 0."""
+        del operator
+        if not self._is_positive(inputs[0]):
+            return []
+        inverse = self._like(output)
+        return [self._operator("RSQRT", inputs, inverse), self._operator("MUL", [*inputs, inverse], output)]
 
     def _is_positive(self, tensor: int) -> bool:
         """Return whether all values of the tensor were positive in calibration."""

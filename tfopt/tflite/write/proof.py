@@ -174,7 +174,7 @@ def _advice(settings: Export, flat_model: Any) -> str:
         ways.append('weights="int8" or tfopt.PostTraining(weight_bits=4)')
     if settings.activations == "int8" and settings.io not in (None, "float32"):
         ways.append('io="float32"')
-    if settings.activations == "int8" and not settings.mixed:
+    if settings.integer_only and not settings.mixed:
         ways.append("mixed=True")
     if settings.activations == "int8" and not is_quantization_aware(flat_model):
         ways.append('activations="int16"')

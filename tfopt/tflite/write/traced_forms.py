@@ -1,16 +1,20 @@
-"""Replace operations without a good integer operator by equivalent forms while a model is traced.
+"""Replace operations that a file cannot hold, or not well in integers, by equivalent forms while a model is traced.
 
 Working on operations instead of layers covers activations, cells of recurrent layers and custom code alike.
 `_create_op_internal` is private in TensorFlow; `tests/tflite/write/test_traced_forms.py` detects changes to it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from tfopt.stages.quantize.int8_equivalents import SELU_ALPHA, SELU_SCALE
+
+
+Form = Callable[..., Any]
+"""(the operation's inputs) -> a tensor that is equal; None to keep the operation."""
 
 
 def _below_zero(values: Any) -> Any:
@@ -40,39 +44,123 @@ def _expm1(values: Any) -> Any:
     return tf.exp(values) - 1.0
 
 
+def _never(values: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.zeros_like(values, tf.bool)
+
+
+def _minimum(first: Any, second: Any) -> Any:
+    """Return min(x, 0) in another form; None if neither or both of the operands are 0."""
+    import tensorflow as tf
+
+    values = [tf.get_static_value(each) for each in (first, second)]
+    zeros = [value is not None and not np.any(value) and np.ndim(value) == 0 for value in values]
+    if zeros[0] == zeros[1]:
+        return None
+    return _below_zero(second if zeros[0] else first)
+
+
+def _power(values: Any, exponent: Any) -> Any:
+    """Return x^n as products for n = 3 and 4: POW has no integer form. None for other exponents."""
+    import tensorflow as tf
+
+    number = tf.get_static_value(exponent)
+    if number is None or np.ndim(number) or number not in (3, 4):
+        return None
+    square = values * values
+    return square * (values if number == 3 else square)
+
+
+def _erf(values: Any) -> Any:
+    """Return erf(x) with an absolute error of at most 1.5e-7 (Abramowitz and Stegun 1964, 7.1.26)."""
+    import tensorflow as tf
+
+    size = tf.abs(values)
+    share = 1.0 / (1.0 + 0.3275911 * size)
+    total = 0.0
+    for factor in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        total = (total + factor) * share
+    return tf.sign(values) * (1.0 - total * tf.exp(-size * size))
+
+
+def _inverse(name: str) -> Form:
+    """Return asin, acos or atan of x as an angle between two sides."""
+
+    def angle(values: Any) -> Any:
+        import tensorflow as tf
+
+        if name == "Atan":
+            return tf.atan2(values, tf.ones_like(values))
+        other = tf.sqrt(1.0 - values * values)
+        return tf.atan2(values, other) if name == "Asin" else tf.atan2(other, values)
+
+    return angle
+
+
+def _tan(values: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.sin(values) / tf.cos(values)
+
+
+def _cosh(values: Any, sign: float = 1.0) -> Any:
+    import tensorflow as tf
+
+    return 0.5 * tf.exp(values) + sign * 0.5 * tf.exp(-values)
+
+
+def _first_places(condition: Any, chosen: Any, values: Any) -> Any:
+    """Return x where Keras 3 puts the least negative number instead of -0, for argmax and argmin to tell it from 0.
+
+    It looks at the bits of x for that, which no operator of a file does.
+    """
+    import tensorflow as tf
+
+    del condition
+    number = tf.get_static_value(chosen)
+    is_least = number is not None and np.ndim(number) == 0 and number == -np.finfo(np.float32).tiny
+    return tf.identity(values) if is_least else None
+
+
+# What LiteRT has no operator for.
+LACKING: dict[str, Form] = {
+    "Acos": _inverse("Acos"),
+    "Asin": _inverse("Asin"),
+    "Atan": _inverse("Atan"),
+    "Cosh": _cosh,
+    "Erf": _erf,
+    "SelectV2": _first_places,
+    "Sinh": lambda values: _cosh(values, -1.0),
+    "Tan": _tan,
+}
 # The converter builds Selu, Softplus and Expm1 from exp(x), whose range is that of its largest value; Elu is for floats
-# only.
-FORMS: dict[str, Callable[[Any], Any]] = {
+# only. Integers are never NaN.
+FORMS: dict[str, Form] = {
     "Elu": _elu,
     "Expm1": _expm1,
+    "IsNan": _never,
+    "Minimum": _minimum,
+    "Pow": _power,
     "Selu": lambda values: SELU_SCALE * _elu(values, SELU_ALPHA),
     "Softplus": _softplus,
 }
 
 
-def _beside_zero(inputs: Any) -> Any:
-    """Return the operand of two that is not the constant 0; None if both or neither of them is 0."""
-    import tensorflow as tf
-
-    values = [tf.get_static_value(each) for each in inputs]
-    zeros = [value is not None and not np.any(value) and np.ndim(value) == 0 for value in values]
-    return inputs[zeros.index(False)] if any(zeros) and not all(zeros) else None
-
-
 @contextmanager
-def integer_forms() -> Iterator[None]:
-    """Trace functions in the block with `FORMS` instead of these operations on float tensors."""
+def supported_forms(*, integers: bool) -> Iterator[None]:
+    """Trace functions in the block with `LACKING`, and for integers `FORMS`, instead of operations on float tensors."""
     from tensorflow.python.framework.func_graph import FuncGraph
 
+    forms: Mapping[str, Form] = {**LACKING, **FORMS} if integers else LACKING
     original = FuncGraph._create_op_internal
 
-    def create(graph: Any, op_type: str, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        form, operand = FORMS.get(op_type), inputs[0] if len(inputs) == 1 else None
-        if op_type == "Minimum":
-            form, operand = _below_zero, _beside_zero(inputs)
-        if form is None or operand is None or not operand.dtype.is_floating:
+    def create(graph: Any, op_type: str, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        form = forms.get(op_type)
+        if form is None or not inputs[-1].dtype.is_floating:
             return original(graph, op_type, inputs, *args, **kwargs)
-        return form(graph.capture(operand)).op
+        made = form(*map(graph.capture, inputs))
+        return original(graph, op_type, inputs, *args, **kwargs) if made is None else made.op
 
     FuncGraph._create_op_internal = create
     try:
