@@ -99,8 +99,8 @@ class Export:
 
         if self.max_noise is not None and not self.may_mix:
             raise RecipeError(
-                f"max_noise needs int8 weights, integer activations, mixed=True and sparse=False; got {weights} weights, "
-                f"{activations} activations, mixed={self.mixed} and sparse={self.sparse}."
+                f"max_noise needs int8 weights, integer activations, mixed=True and sparse=False; got {weights} "
+                f"weights, {activations} activations, mixed={self.mixed} and sparse={self.sparse}."
             )
 
     @property

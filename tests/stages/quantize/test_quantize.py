@@ -1,5 +1,6 @@
 """Quantize. The contents of the file are read back from the `.tflite`; ranges come from the float model itself."""
 
+import dataclasses
 import functools
 
 import keras
@@ -565,8 +566,9 @@ def test_a_layer_without_int8_operator_trains_and_is_noted_in_the_file(samples):
     assert "CONV_3D" in note
     assert "cube (LiteRT has no int8 operator for it)" in note
     assert Quantize().decisions(net)["cube"].why == "left in float: LiteRT has no int8 operator for it"
+    assert note in build_file(net, INT8, x).notes, "as after training"
     with pytest.raises(PromiseError, match="float"):
-        build_file(net, INT8, x)  # without the decision it is still an error
+        build_file(net, dataclasses.replace(INT8, mixed=False), x)
 
 
 def test_decisions_say_what_is_rounded(model):

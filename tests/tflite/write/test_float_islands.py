@@ -82,11 +82,11 @@ def test_raw_features_of_unlike_scale_stay_in_float():
     x = np.stack([rng.normal(mean, spread, 400) for mean, spread in ((50, 900), (0.3, 0.002), (-140, 15))], 1)
     x = x.astype("float32")
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((3,)), K.Dense(16, "relu"), K.BatchNormalization(), K.Dense(4)])
+    model = keras.Sequential([keras.Input((3,)), K.Dense(16, "relu", name="wide"), K.BatchNormalization(), K.Dense(4)])
     kernel = model.layers[0].get_weights()[0] / x.std(axis=0)[:, None]
     model.layers[0].set_weights([kernel, -x.mean(axis=0) @ kernel])
     lite = tfopt.export_tflite(model, None, tfopt.Export(activations="int16"), representative_data=x[:256])
-    [note] = [note for note in lite.notes if note.startswith("float operators in the file: dense (FULLY_CONNECTED)")]
+    [note] = [note for note in lite.notes if note.startswith("float operators in the file: wide (FULLY_CONNECTED)")]
     assert "for noise of at most" in note and lite.inputs[0].dtype == "float32"
     assert noise([lite.predict(x)], [model.predict(x, verbose=0)]) < 0.02
     with pytest.raises(tfopt.errors.PromiseError, match="mixed=True"):

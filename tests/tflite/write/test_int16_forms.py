@@ -25,6 +25,7 @@ FUNCTIONS = {
     "HARD_SWISH": lambda x: x * tf.nn.relu6(x + 3.0) * (1 / 6),
     "L2_NORMALIZATION": lambda x: tf.math.l2_normalize(x, -1),
     "DIV": lambda x: x / (x[:, :1] - 5.0),
+    "PRELU": tf_keras().layers.PReLU("random_normal", shared_axes=[1]),
 }
 
 
@@ -42,7 +43,7 @@ def test_the_new_operators_compute_the_same_in_float(kind):
     constants = {tensor.index for tensor in changed.tensors() if tensor.constant}
     assert not any(op.name == kind and (kind != "SUB" or op.inputs[0] in constants) for op in changed.ops())
     moves = {"STRIDED_SLICE", "RESHAPE", "TRANSPOSE"}
-    assert {op.name for op in changed.ops()} <= {"ADD", "SUB", "MUL", "RSQRT", "MEAN", *moves}
+    assert {op.name for op in changed.ops()} <= {"ABS", "ADD", "SUB", "MUL", "RSQRT", "MEAN", *moves}
     np.testing.assert_allclose(changed.predict(X), FUNCTIONS[kind](X), rtol=1e-5, atol=1e-6)
 
 
@@ -102,6 +103,9 @@ LAYERS = {
     "hard_silu": keras.layers.Activation("hard_silu"),
     "softsign": keras.layers.Lambda(lambda x: x / (1.0 + keras.ops.abs(x))),
     "a negative divisor": keras.layers.Lambda(lambda x: x / (-1.0 - keras.ops.abs(x[:, :1]))),
+    "PReLU": keras.layers.PReLU("random_normal"),
+    "PReLU of zeros": keras.layers.PReLU(shared_axes=[1, 2]),
+    "standard deviation": keras.layers.Lambda(lambda x: keras.ops.std(x, axis=1)),
     "by hand": keras.layers.Lambda(lambda x: (x - x[:, :1]) / keras.ops.sqrt(keras.ops.var(x, -1, keepdims=True) + 1)),
 }
 

@@ -85,3 +85,67 @@ def test_float_files_and_integers_keep_the_operations():
     x, n = np.array([-30.0, 0, 30], "float32"), np.array([-2, 0, 2], "int32")
     for got, wanted in zip(both(x, n), ([-1, 0, 30], -n, [0, np.log(2), 30]), strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def names(lite):
+    return [op.name for op in lite.ops()]
+
+
+UNIT = np.random.default_rng(1).uniform(-0.95, 0.95, (64, 12)).astype("float32")
+LACKED = {
+    "arccos": np.arccos, "arcsin": np.arcsin, "arctan": np.arctan, "cosh": np.cosh, "sinh": np.sinh, "tan": np.tan,
+    "erf": np.vectorize(math.erf),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LACKED)
+def test_what_litert_has_no_operator_for(name):
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, 2 * getattr(keras.ops, name)(inputs))
+    want = 2 * LACKED[name](UNIT.astype(np.float64))
+    np.testing.assert_allclose(tfopt.export_tflite(model, export=FLOAT).predict(UNIT), want, atol=2e-6)
+    lite = tfopt.export_tflite(model, representative_data=UNIT)
+    assert np.mean((lite.predict(UNIT) - want) ** 2) < 1e-2 * np.var(want)
+
+
+def test_each_lacking_operation_is_tried():
+    assert len(LACKED) == len(LACKING) - 1, "the other one is SelectV2, of argmax"
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+def test_places_of_extremes_in_one_operator(name):
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, getattr(keras.ops, name)(inputs, axis=-1))
+    want = getattr(np, name)(X, axis=-1)
+    lite = tfopt.export_tflite(model, export=FLOAT)
+    assert names(lite) == [{"argmax": "ARG_MAX", "argmin": "ARG_MIN"}[name]]
+    np.testing.assert_array_equal(lite.predict(X), want)
+    assert np.mean(tfopt.export_tflite(model, representative_data=X).predict(X) == want) > 0.9
+
+
+def test_a_choice_of_other_numbers_stays():
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, keras.ops.where(inputs > 0, -1e-30, inputs))
+    got = tfopt.export_tflite(model, export=FLOAT).predict(X)
+    np.testing.assert_array_equal(got, np.where(X > 0, np.float32(-1e-30), X))
+
+
+@pytest.mark.parametrize(("exponent", "operators"), [(3, 2), (4, 2)])
+@pytest.mark.parametrize("activations", ["int8", "int16"])
+def test_small_powers_are_products(exponent, operators, activations):
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, keras.ops.power(inputs, exponent))
+    settings = tfopt.Export(activations=activations)
+    lite = tfopt.export_tflite(model, None, settings, representative_data=UNIT)
+    assert names(lite) == ["MUL"] * operators
+    want = UNIT.astype(np.float64) ** exponent
+    assert np.mean((lite.predict(UNIT) - want) ** 2) < {"int8": 5e-3, "int16": 1e-6}[activations] * np.var(want)
+
+
+def test_integers_are_never_nan():
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, keras.ops.logaddexp(inputs, 2 * inputs))
+    lite = tfopt.export_tflite(model, representative_data=X)
+    assert not lite.float_tensors() and not {"SELECT_V2", "NOT_EQUAL"} & set(names(lite))
+    want = np.logaddexp(WIDE, 2 * WIDE)
+    assert np.mean((lite.predict(X) - want) ** 2) < 1e-2 * np.var(want)

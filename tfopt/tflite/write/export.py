@@ -217,7 +217,7 @@ def _built(
         settings, more = _as_mixed(settings, named, names, "a range that samples give would change what it computes")
         in_float = {**more, **in_float}
     elif not in_float and settings.mixed and (without_form := operators_without_form(named, settings)):
-        why = f"there is no {settings.activations} operator"
+        why = f"LiteRT has no {settings.activations} operator for it"
         settings, _ = _as_mixed(settings, named, names, why)
         in_float = {layer: why for op in without_form for layer in names.near(op) or [op.name]}
     verify_finite(named, names)

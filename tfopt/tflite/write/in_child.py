@@ -72,8 +72,12 @@ def _converter(folder: str, settings: Export) -> Any:
             return bytes(self._convert_from_saved_model(graph))
 
         def _quantize(self, result: bytes, *types: Any) -> bytes:
-            """Return the float .tflite `result` in integers; of `types`, the first three are those of TensorFlow."""
-            input_type, output_type, activations_type = types[:3]
+            """Return the float .tflite `result` in integers; the third of `types` is that of the activations.
+
+            The types of inputs and outputs are those of `settings`: for int16, TensorFlow would force them on a file
+            that has kept floats.
+            """
+            activations_type, border = types[2], getattr(tf, settings.border)
             result = _prepared(bytes(result), settings)
             calibrated, in_float = with_near_masks(result, self._calibrated), float_outputs(result)
             wide = activations_type == tf.int16
@@ -83,14 +87,14 @@ def _converter(folder: str, settings: Export) -> Any:
                 calibrated = with_input_ranges(calibrated, byte_ranges(self.representative_dataset()))
 
             def quantize(left: Sequence[str], float_border: bool) -> bytes:
-                border = (tf.float32, tf.float32) if float_border else (input_type, output_type)
+                end = tf.float32 if float_border else border
                 if wide:
-                    data = rewritten(self._in_int16(result, *border, *types[2:]), with_int16_casts, with_int8_tables)
+                    data = rewritten(self._in_int16(result, end, end, *types[2:]), with_int16_casts, with_int8_tables)
                     return with_float_islands(data, result, left) if left else data
                 data = mlir_quantize(
                     calibrated,
-                    input_data_type=border[0],
-                    output_data_type=border[1],
+                    input_data_type=end,
+                    output_data_type=end,
                     denylisted_nodes=[*left, *in_float] or None,
                 )
                 return bytes(data)
@@ -133,7 +137,7 @@ def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | Non
         converter.optimizations = [*converter.optimizations, optimize.EXPERIMENTAL_SPARSITY]
     if settings.weights == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if settings.border != "float32":
+    if settings.border != "float32" and settings.activations != "int16":
         converter.inference_input_type = converter.inference_output_type = getattr(tf, settings.border)
     if samples is not None:
         wide = operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8

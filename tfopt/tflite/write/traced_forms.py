@@ -12,7 +12,6 @@ import numpy as np
 
 from tfopt.stages.quantize.int8_equivalents import SELU_ALPHA, SELU_SCALE
 
-
 Form = Callable[..., Any]
 """(the operation's inputs) -> a tensor that is equal; None to keep the operation."""
 
