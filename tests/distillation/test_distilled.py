@@ -407,3 +407,35 @@ def test_a_teacher_with_its_own_classes(api, data):
     soft = divergence(np.log(probabilities), teacher_of(classes=5).predict(x, verbose=0)[:, [2, 4, 1]].astype(float), 4)
     logs = compiled(distill(student, teacher), api).fit(x, y, batch_size=48, verbose=0).history
     assert logs["hinton"][0] == pytest.approx(0.9 * soft.mean(), rel=1e-4)
+
+
+def of_one_output(api, activation, width=1):
+    layers = [api.layers.Dense(4, activation="relu"), api.layers.Dense(width, activation=activation)]
+    return api.Sequential([api.Input((6,)), *layers])
+
+
+@pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])
+def test_a_probability_is_taught_as_two_classes(api):
+    """KL of the two Bernoulli distributions whose log-odds are those of the models, divided by T = 4, times T^2."""
+    api.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    teacher, student = of_one_output(api, "sigmoid"), of_one_output(api, "sigmoid")
+    p, q = (
+        1 / (1 + np.exp(-(np.log(y) - np.log1p(-y)) / 4))
+        for y in (model.predict(x, verbose=0).astype(np.float64) for model in (teacher, student))
+    )
+    expected = 0.9 * 16 * np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+    model = tfopt.distill(student, teacher)
+    model.compile(api.optimizers.SGD(0.0), "binary_crossentropy")
+    found = model.fit(x, np.ones((64, 1)), batch_size=64, epochs=1, verbose=0).history["hinton"][0]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("activation", "width", "loss", "name"),
+    [(None, 1, "mse", "RegressionKD"), ("sigmoid", 3, "binary_crossentropy", "MultilabelKD")],
+)
+def test_the_default_is_for_classes(activation, width, loss, name):
+    student, teacher = (of_one_output(keras, activation, width) for _ in range(2))
+    with pytest.raises(RecipeError, match=rf"Pass Distillation\(losses=\(tfopt\.losses\.{name}\(\),\)\)"):
+        tfopt.distill(student, teacher).compile("adam", loss)

@@ -11,9 +11,10 @@ import tfopt
 from tfopt.data import Augmentation
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.losses import FitNets, Hinton, RegressionKD
-from tfopt.distillation.session import DistillationSession, adapted_teacher
+from tfopt.distillation.session import DistillationSession, adapted_teacher, default_distillation
 from tfopt.distillation.targets import TARGETS
 from tfopt.errors import DataError, ModelError, RecipeError
+from tfopt.tasks import task_named
 
 
 def pictures(count, seed):
@@ -241,3 +242,18 @@ def test_regression_is_taught_too(tmp_path):
     rows = tfopt.optimize(student, recipe, (x, y), teacher=teacher, quiet=True).report.rows
     assert rows[-1].metrics["mse"] < 0.1 * rows[0].metrics["mse"]
     assert "teacher 'exact' on the test set: mse 0.0000" in " ".join(rows[0].notes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "loss"),
+    [
+        (np.arange(60) % 3, "hinton"),
+        (np.arange(120).reshape(60, 2) % 3 % 2, "multilabel_kd"),
+        (np.linspace(0, 1, 60), "regression_kd"),
+    ],
+)
+def test_the_task_chooses_the_default(labels, loss):
+    data = tfopt.load_data((np.ones((60, 4), "float32"), labels))
+    [found] = default_distillation(data).losses
+    assert found.label == loss
+    assert found.task == task_named(data.task).responses

@@ -81,6 +81,37 @@ def test_a_compiled_loss_in_a_list_or_dict(loss):
     assert float(np.mean(one_hot(CLASSES[:, None], ONE_HOT * 0.5))) == pytest.approx(0.5 / 3)
 
 
+def dice(labels, outputs):
+    """1 - 2 |A B| / (|A| + |B|), over the axes of (batch, height, width, 1)."""
+    import tensorflow as tf
+
+    both, all_ = tf.reduce_sum(labels * outputs, (1, 2, 3)), tf.reduce_sum(labels + outputs, (1, 2, 3))
+    return 1.0 - 2.0 * both / all_
+
+
+@pytest.mark.parametrize(
+    ("loss", "by"),
+    [("binary_crossentropy", "compile"), ("binary_crossentropy", "recipe"), ("mse", "recipe"), (dice, "compile")],
+)
+def test_two_classes_at_each_place_of_one_output(loss, by):
+    package = tf_keras()
+    x = RNG.random((40, 5, 5, 1)).astype("float32")
+    masks = (x > 0.5).astype("float32")
+    model = package.Sequential([package.Input((5, 5, 1)), package.layers.Conv2D(1, 1, activation="sigmoid")])
+    if by == "compile":
+        model.compile("sgd", loss)
+    data = tfopt.load_data((x, masks))
+    found = choose_loss(model, tfopt.Training(loss=None if by == "compile" else loss), data)
+    outputs = model.predict(data.train.x(), verbose=0)
+    given = data.train.y()[..., None] if data.train.y().ndim == 3 else data.train.y()
+    want = {
+        "binary_crossentropy": lambda: -np.mean(np.log(np.where(given, outputs, 1 - outputs))),
+        "mse": lambda: np.mean((given - outputs) ** 2),
+        dice: lambda: np.mean(1 - 2 * (given * outputs).sum((1, 2, 3)) / (given + outputs).sum((1, 2, 3))),
+    }[loss]()
+    assert float(found(data.train.y(), outputs)) == pytest.approx(float(want), rel=1e-5)
+
+
 def test_more_losses_than_outputs():
     model = net()
     model.compile("sgd", ["mae", "mse"])

@@ -14,8 +14,8 @@ def describe(leaf: Leaf) -> str:
 
 
 def float_policy(name: str) -> str:
-    """Return `name` of a dtype or dtype policy, with half precision replaced by float32."""
-    return "float32" if any(half in name for half in _HALF) else name
+    """Return `name` of a dtype or dtype policy, with half and double precision replaced by float32."""
+    return "float32" if any(other in name for other in (*_HALF, "float64")) else name
 
 
 def is_half(layer: Any) -> bool:

@@ -7,6 +7,7 @@ from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Row, StepResult, model_class
 from tfopt.distillation.loss_terms import Terms
+from tfopt.distillation.objectives import require_classes
 from tfopt.distillation.several import Settings, Several
 from tfopt.distillation.targets import TARGETS, TeacherTargets, has_targets
 from tfopt.errors import RecipeError
@@ -39,7 +40,7 @@ def distill(student: Any, teacher: Any = None, distillation: Settings = None) ->
     """
     if isinstance(distillation, Mapping) or _has_several(student):
         return model_class(Several, keras_of(student).__name__)(student, teacher, distillation)
-    distillation = distillation or Distillation()
+    by_default, distillation = distillation is None, distillation or Distillation()
     if distillation.needs_teacher and teacher is None:
         label = next(loss.label for loss in distillation.losses if loss.needs_teacher)
         raise RecipeError(f"The loss '{label}' needs a teacher: give one, or choose losses that need none.")
@@ -50,7 +51,7 @@ def distill(student: Any, teacher: Any = None, distillation: Settings = None) ->
         probe = probe_for(student)
         shapes = adapted.resolved(probe, None).shapes(probe.shape[1:])
     targets = TeacherTargets(adapted, Terms(student, distillation, shapes))
-    return model_class(_Distilled, keras_of(student).__name__)(targets)
+    return model_class(_Distilled, keras_of(student).__name__)(targets, by_default)
 
 
 def _has_several(student: Any) -> bool:
@@ -61,16 +62,22 @@ def _has_several(student: Any) -> bool:
 class _Distilled(Learner):
     """A student trained on its teacher's answers."""
 
-    def __init__(self, targets: TeacherTargets) -> None:
+    def __init__(self, targets: TeacherTargets, by_default: bool) -> None:
         terms = targets.terms
         name = f"distilled_{terms.student.name}"
         super().__init__(terms.student, name, [Row(weight=targets.hard_weight)], terms.labels)
         self.student = terms.student
         self.connectors = terms.connectors
+        self.by_default = by_default
         self.targets = targets  # a plain object: Keras neither tracks nor saves its contents
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         return self.student(inputs["inputs"] if has_targets(inputs) else inputs, training=training)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        super().compile(*args, **kwargs)
+        if self.by_default:
+            require_classes(self.ledger.loss, self.student)
 
     def prepare_fit(self, arguments: dict[str, Any]) -> None:
         with self.distribute_strategy.scope():  # type: ignore[attr-defined]  # connectors are built meanwhile

@@ -199,7 +199,7 @@ class Ledger:
         self._terms = terms
         self._means = {name: api.metrics.Mean(name=name) for name in ("loss", *self.tracked)}
         self._judges: list[Any] = []
-        self._loss: Any = None
+        self.loss: Any = None
 
     def judge(self, loss: Any, metrics: Any, weighted_metrics: Any, run_eagerly: bool) -> None:
         """Give each row a separate loss and metrics, held by an otherwise empty model."""
@@ -210,7 +210,7 @@ class Ledger:
             kind = self._api.metrics.Metric
             return map_leaves(lambda m: type(m).from_config(m.get_config()) if isinstance(m, kind) else m, given)
 
-        self._loss = loss
+        self.loss = loss
         self._judges = [self._api.Model() for _ in self.rows]
         for judge in self._judges:
             judge.compile(
@@ -221,7 +221,7 @@ class Ledger:
         """Return the compiled loss of each row; 0 where it is not needed."""
         import tensorflow as tf
 
-        if (y is None or self._loss is None) and not any(row.weight for row in self.rows):
+        if (y is None or self.loss is None) and not any(row.weight for row in self.rows):
             return [tf.zeros(()) for _ in outputs]
         if y is None:
             raise DataError(

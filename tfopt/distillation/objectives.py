@@ -134,6 +134,23 @@ def chosen(
     return {name: dataclasses.replace(given) for name in outputs}
 
 
+def require_classes(loss: Any, model: Any) -> None:
+    """Raise `RecipeError` if a student that gets `Distillation()` by default does not learn classes.
+
+    Args:
+        loss: compiled.
+        model: the student, with one output.
+    """
+    fitting = _fitting(loss, _activation(model, 0))
+    decides = model.output_shape[-1] == 1 and isinstance(fitting, MultilabelKD)  # between two classes
+    if fitting is not None and fitting.task != Hinton.task and not decides:
+        name = type(fitting).__name__
+        raise RecipeError(
+            f"'{model.name}' learns {fitting.task}, and Distillation() compares classes. Pass "
+            f"Distillation(losses=(tfopt.losses.{name}(),))."
+        )
+
+
 def _fitting(loss: Any, activation: str) -> Any:
     """Return the loss on responses for an output, by its loss on labels or else its activation; None if unclear."""
     words = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")

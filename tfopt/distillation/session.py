@@ -10,6 +10,9 @@ from tfopt.data import Augmentation, Dataset
 from tfopt.data.batches import Views, view_inputs
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
+from tfopt.distillation.losses.hinton import Hinton
+from tfopt.distillation.losses.multilabel import MultilabelKD
+from tfopt.distillation.losses.regression import RegressionKD
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
 from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK, TARGETS
@@ -51,6 +54,12 @@ def adapted_teacher(teacher: Any, distillation: Distillation | MeanTeacher, data
         ready = ready.for_classes(data.class_names)
     ready = ready.with_outputs(distillation.layers("teacher"), response=distillation.task is not None)
     return ready.resolved(data.train.x(slice(0, LOOK)), data.task)
+
+
+def default_distillation(data: Dataset) -> Distillation:
+    """Return the distillation for the task of `data`: `Hinton`, `MultilabelKD` or `RegressionKD`."""
+    fitting = {loss.task: loss for loss in (Hinton(), MultilabelKD(), RegressionKD())}
+    return Distillation(losses=(fitting[task_named(data.task).responses],))
 
 
 class DistillationSession:

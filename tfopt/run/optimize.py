@@ -48,8 +48,8 @@ def optimize(
             `recipe.transfer` it is the source, which may be for another task.
         recipe: the stages, their training and the export.
         data: a `Dataset`, or anything `load_data` accepts.
-        teacher: a model to learn from in every stage, according to `recipe.distillation` (default `Distillation()`):
-            anything `Teacher` accepts, a `Teacher` or an `Ensemble`. It is not changed.
+        teacher: a model to learn from in every stage, according to `recipe.distillation` (by default the usual loss for
+            the task): anything `Teacher` accepts, a `Teacher` or an `Ensemble`. It is not changed.
         quiet: no progress on stderr.
         checkpoint: a file that keeps the result of each stage. After an interruption, calling `optimize` again with the
             same recipe, model, teacher and data resumes after the last finished stage. `Result.save` removes it.

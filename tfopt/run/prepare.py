@@ -13,8 +13,7 @@ from tfopt.base.progress import Progress
 from tfopt.data import Dataset, fit_to_model, has_one_input_and_output
 from tfopt.data.for_model import data_for
 from tfopt.data.mixup import for_mixup, require_no_mixup
-from tfopt.distillation.distillation import Distillation
-from tfopt.distillation.session import Session, adapted_teacher, session_for
+from tfopt.distillation.session import Session, adapted_teacher, default_distillation, session_for
 from tfopt.errors import ModelError, OutputError, RecipeError
 from tfopt.graph.indices import index_inputs
 from tfopt.graph.walk import walk
@@ -101,10 +100,10 @@ def prepare(
     """
     require_recipe(recipe)
     source, progress = model_from(model), Progress(quiet=quiet)
-    if teacher is not None and recipe.distillation is None:
-        recipe = dataclasses.replace(recipe, distillation=Distillation())
     require_json(recipe)
     dataset, start, flat_model = _start(source, recipe, data)
+    if teacher is not None and recipe.distillation is None:
+        recipe = dataclasses.replace(recipe, distillation=default_distillation(dataset))
     dataset = _for_mixup(dataset, recipe, flat_model)
     loss, logits = choose_loss(flat_model, recipe.training, dataset), gives_logits(flat_model, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name

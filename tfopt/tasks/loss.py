@@ -47,6 +47,8 @@ def one_hot_loss() -> Any:
     class OneHotLoss(base):  # type: ignore[misc]
         """Encodes class numbers (batch, ...) or (batch, ..., 1) as one value for each output.
 
+        Two classes of one output become 0 and 1.
+
         Args:
             loss: a tf_keras loss, or a function of labels and outputs.
         """
@@ -58,9 +60,12 @@ def one_hot_loss() -> Any:
         def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
             if len(y_true.shape) == len(y_pred.shape):
                 y_true = tf.squeeze(y_true, -1)
-            one_hot = tf.one_hot(tf.cast(y_true, tf.int32), y_pred.shape[-1], dtype=y_pred.dtype)
+            if y_pred.shape[-1] == 1:
+                labels = tf.cast(y_true[..., None], y_pred.dtype)
+            else:
+                labels = tf.one_hot(tf.cast(y_true, tf.int32), y_pred.shape[-1], dtype=y_pred.dtype)
             compute = self.loss if isinstance(self.loss, base) else super().__call__
-            return compute(one_hot, y_pred, sample_weight)
+            return compute(labels, y_pred, sample_weight)
 
         def call(self, y_true: Any, y_pred: Any) -> Any:
             return self.loss(y_true, y_pred)

@@ -53,7 +53,7 @@ def _checked(loss: Any, model: Any, data: Dataset) -> Any:
             "Training(loss=...) in the recipe."
         )
     function = tf_keras().losses.get(loss)
-    if data.labels == "sparse" and model.output_shape[-1] > 1 and compares_with_outputs(function):
+    if data.labels == "sparse" and _needs_one_value_per_output(function, model.output_shape):
         loss = function = one_hot_loss()(function)
     outputs, labels = model(data.train.x(slice(0, FEW)), training=False), data.train.y(slice(0, FEW))
     try:
@@ -67,6 +67,12 @@ def _checked(loss: Any, model: Any, data: Dataset) -> Any:
             "Training(loss=...) in the recipe."
         ) from error
     return loss
+
+
+def _needs_one_value_per_output(loss: Any, output_shape: tuple[int | None, ...]) -> bool:
+    if output_shape[-1] == 1:
+        return len(output_shape) > 2  # Keras gives labels (batch,) a last axis, but not those of places
+    return compares_with_outputs(loss)
 
 
 def _loss_for_labels(model: Any, data: Dataset) -> Any:

@@ -627,6 +627,34 @@ def test_masks_reach_the_layers_that_ask_for_them():
     np.testing.assert_allclose(wrapped.predict(rows, verbose=0), net.predict(rows, verbose=0), atol=0.03)
 
 
+class WordsAndPlaces(keras.layers.Layer):
+    """Embeds words, and gives the mask itself, as in Keras's tutorial on transformers."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.words = keras.layers.Embedding(5, 4, mask_zero=True)
+
+    def call(self, inputs):
+        return self.words(inputs)
+
+    def compute_mask(self, inputs, mask=None):
+        return self.words.compute_mask(inputs)
+
+
+def test_masks_of_own_layers_pass():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,), dtype="int32")
+    averages = keras.layers.GlobalAveragePooling1D()(WordsAndPlaces(name="words")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(averages))
+    model.layers[1].words.set_weights([np.random.default_rng(0).normal(size=(5, 4))])
+    wrapped = Quantize().apply(model, steps=1)
+    rows = np.array([[1, 2, 3, 0, 0, 0], [1, 2, 0, 0, 0, 0], [4, 3, 2, 1, 2, 3]])
+    Quantize().calibrate(wrapped, rows)
+    np.testing.assert_allclose(wrapped.predict(rows, verbose=0), model.predict(rows, verbose=0), atol=0.05)
+    lite = build_file(wrapped, INT8, np.repeat(rows, 20, axis=0))
+    np.testing.assert_allclose(lite.predict(rows), model.predict(rows, verbose=0), atol=0.05)
+
+
 def test_regularizers_of_layers_keep_working():
     layers = keras_compat.tf_keras().layers
     net = chained((4,), layers.Dense(3, kernel_regularizer="l2", activity_regularizer="l1", name="dense"))

@@ -16,8 +16,8 @@ from tfopt.tasks import Classification, TaskName
 class Hinton(Loss):
     """T^2 KL(softmax(teacher / T) || softmax(student / T)) for each sample (section 2): (batch,).
 
-    Logits are (batch, classes); further axes between the two, e.g. of a segmentation, are averaged over. The loss on
-    the labels counts 0.1 and this term 0.9, the usual choice on CIFAR.
+    Logits are (batch, classes), or (batch, 1) of two classes; further axes between the two, e.g. of a segmentation, are
+    averaged over. The loss on the labels counts 0.1 and this term 0.9, the usual choice on CIFAR.
 
     Attributes:
         temperature: T, by which both logits are divided.
@@ -33,4 +33,12 @@ class Hinton(Loss):
     @override
     def __call__(self, loss_inputs: LossInputs, connectors: Sequence[Any]) -> Any:
         del connectors
-        return per_sample(tempered_kl(to_float(loss_inputs.teacher), to_float(loss_inputs.student), self.temperature))
+        teacher, student = (_of_classes(to_float(z)) for z in (loss_inputs.teacher, loss_inputs.student))
+        return per_sample(tempered_kl(teacher, student, self.temperature))
+
+
+def _of_classes(logits: Any) -> Any:
+    """Return a logit for each class: of a single output, which decides between two, 0 and itself."""
+    import tensorflow as tf
+
+    return tf.concat([tf.zeros_like(logits), logits], axis=-1) if logits.shape[-1] == 1 else logits

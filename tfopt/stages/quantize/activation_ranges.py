@@ -58,7 +58,8 @@ def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges
         for values in _histograms(model, batches, seen):
             values.low, values.high = least_squares_range(values.sums / np.maximum(values.counts, 1), values.counts)
     for values in seen.values():
-        set_range(values.variables, values.low, values.high)
+        # LiteRT refuses the scale of a range from 0 to 0, which layers have whose units are all dead.
+        set_range(values.variables, values.low, values.high if values.high > values.low else 1.0)
     for layer in inputs:
         found = pixels[id(layer.quantizer_vars["min_var"])].range
         layer.held = found is not None

@@ -7,6 +7,7 @@ from typing import Any
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module, unwrapped
 from tfopt.base.overrides import Overrides, override_attributes
+from tfopt.graph import keras_internals
 from tfopt.stages.kernels.layer_copies import call_of, restored
 from tfopt.stages.kernels.table import named_kernel
 from tfopt.stages.quantize import int8_equivalents
@@ -152,6 +153,8 @@ def int8_wrapper() -> Any:
             for _, _, quantizer in weights:
                 quantizer.in_float = lambda: self.is_in_float
             self._supports_masking = layer.supports_masking
+            # A carried Keras 3 layer sets the masks of its outputs itself.
+            self._compute_output_and_mask_jointly = getattr(layer, "_compute_output_and_mask_jointly", False)
             self._parameters = inspect.signature(layer.call).parameters
 
         def build(self, input_shape: Any) -> None:
@@ -229,7 +232,9 @@ def int8_wrapper() -> Any:
             with override_attributes(self._roundings(training)):
                 outputs = self._outputs(inputs, training, kwargs)
             after = iter(self.after)
-            return _map_tensors(lambda t: next(after)(t, training), outputs) if self.after else outputs
+            return (
+                _map_tensors(lambda t: _with_mask_of(t, next(after)(t, training)), outputs) if self.after else outputs
+            )
 
         def _outputs(self, inputs: Any, training: Any, kwargs: dict[str, Any]) -> Any:
             if self.between is not None:
@@ -295,6 +300,13 @@ def int8_wrapper() -> Any:
 
 def _quantize(quantizer: Any, variable: Any, made: Any, training: bool) -> Any:
     return quantizer(variable, training, weights=made)
+
+
+def _with_mask_of(tensor: Any, rounded: Any) -> Any:
+    mask = keras_internals.mask(tensor)
+    if mask is not None:
+        keras_internals.set_mask(rounded, mask)
+    return rounded
 
 
 def _map_tensors(function: Callable[[Any], Any], struct: Any) -> Any:

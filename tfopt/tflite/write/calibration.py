@@ -18,6 +18,8 @@ SAMPLES_AT_ONCE = 32
 FEWEST_SAMPLES = 32
 # Samples not used for the ranges, on which they are tested; fewer prove nothing.
 HELD_OUT_SAMPLES = 32
+# Those that a generator is read for in addition, to prove the outputs on.
+PROOF_SAMPLES = 256
 # A larger share of held-out values out of range is reported.
 MOST_CLIPPED = 0.01
 # Operators that compute new values; others only move or select values that may have been clipped before.
@@ -150,6 +152,44 @@ class Calibration:
             arrays = per_input(self._flat_model, self._data)
             for start in range(0, len(arrays[0]) if arrays[0].ndim else 1, SAMPLES_AT_ONCE):
                 yield [array[start : start + SAMPLES_AT_ONCE] if array.ndim else array for array in arrays]
+
+
+def without_generator(data: Any, number: int) -> Any:
+    """Return `data`, or the samples of a generator as arrays: one, a list with one per input, or a dict.
+
+    Args:
+        data: as for `Calibration`; or, as for TFLiteConverter, a generator of lists or dicts with a batch of each
+            input, or the function that makes it.
+        number: of samples to read for the ranges; `PROOF_SAMPLES` more are read to prove the outputs on.
+
+    Raises:
+        DataError: there are none, or they are no arrays of one form.
+    """
+    if not callable(data) and not isinstance(data, Iterator):
+        return data
+    found: list[Any] = []
+    count = 0
+    for batch in data() if callable(data) else data:
+        parts = batch if isinstance(batch, Mapping) else dict(enumerate(batch)) if _is_list(batch) else {0: batch}
+        found.append({name: np.asarray(part) for name, part in parts.items()})
+        count += len(next(iter(found[-1].values()), ()))
+        if count >= number + PROOF_SAMPLES:
+            break
+    try:
+        arrays = {name: np.concatenate([each[name] for each in found]) for name in (found[0] if found else ())}
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"Expected a generator of batches of one form, each a list with an array per input; {error}."
+        ) from error
+    if not arrays:
+        raise DataError("The generator of representative_data gives no samples.")
+    if all(isinstance(name, str) for name in arrays):
+        return arrays
+    return list(arrays.values()) if len(arrays) > 1 else arrays[0]
+
+
+def _is_list(batch: Any) -> bool:
+    return isinstance(batch, list | tuple)
 
 
 def _check_finite(name: str, array: np.ndarray, before: int) -> None:

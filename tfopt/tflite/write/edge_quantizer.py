@@ -110,6 +110,9 @@ def _ranges(data: bytes, recipe: Any, samples: Iterable[Mapping[str, Any]], sett
     while some := list(itertools.islice(left, SAMPLES_AT_ONCE)):
         calibrator.calibrate({SIGNATURE: some}, recipe)
     ranges = calibrator.get_model_qsvs()
+    for ends in ranges.values():
+        if not np.any(ends["min"]) and not np.any(ends["max"]):  # of a layer whose units are all dead
+            ends["max"] = np.ones_like(ends["max"])
     found = byte_ranges(samples) if settings.activations == "int8" else {}
     if found:
         lite = LiteModel(data)

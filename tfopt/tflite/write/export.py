@@ -27,7 +27,7 @@ from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.read.metadata import with_labels
 from tfopt.tflite.settings import Export
-from tfopt.tflite.write.calibration import Calibration
+from tfopt.tflite.write.calibration import Calibration, without_generator
 from tfopt.tflite.write.compact import compact
 from tfopt.tflite.write.converter import convert, load_and_check, model_to_convert
 from tfopt.tflite.write.float_rival import compared_with_float
@@ -132,6 +132,7 @@ def build_file(
     `flat_model` is the flat tf_keras model whose kernels the `promises` are about. Class names of a `Dataset` are
     written into the file. Raises what `export_tflite` does.
     """
+    representative_data = without_generator(representative_data, settings.calibration_samples)
     make = functools.partial(_built, model, data=representative_data, promises=promises, flat_model=flat_model)
     error: PromiseError | None = None
     if settings.max_noise is None:

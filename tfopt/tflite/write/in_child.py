@@ -27,7 +27,7 @@ from tfopt.tflite.write.int16_choices import (
     with_ranges_of_integers,
 )
 from tfopt.tflite.write.int16_forms import with_int16_forms
-from tfopt.tflite.write.integer_forms import REPAIRS, with_fixed_ranges
+from tfopt.tflite.write.integer_forms import REPAIRS, with_fixed_ranges, with_nonempty_ranges
 from tfopt.tflite.write.masks import with_near_masks
 from tfopt.tflite.write.selective import with_float_operators
 from tfopt.tflite.write.unrounded import float_outputs, without_marks
@@ -84,6 +84,7 @@ def _converter(folder: str, settings: Export) -> Any:
             if wide:
                 result = rewritten(calibrated, with_int16_forms, with_int16_choices, with_ranges_of_integers)
             else:
+                calibrated = rewritten(calibrated, with_nonempty_ranges)
                 calibrated = with_input_ranges(calibrated, byte_ranges(self.representative_dataset()))
 
             def quantize(left: Sequence[str], float_border: bool) -> bytes:

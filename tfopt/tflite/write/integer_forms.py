@@ -232,6 +232,20 @@ def with_fixed_ranges(model: Any, subgraph: Any) -> bool:
     return changed
 
 
+def with_nonempty_ranges(model: Any, subgraph: Any) -> bool:
+    """Give tensors that were 0 in all samples the range 0 to 1. For `rewritten`, after calibration.
+
+    A layer whose units are all dead has such outputs. LiteRT refuses the scale that the converter gives them.
+    """
+    del model
+    changed, least = False, float(np.finfo(np.float32).tiny)  # the calibrator's start for a maximum
+    for tensor in items(subgraph.tensors):
+        ranges = tensor.quantization
+        if ranges is not None and len(items(ranges.min)) == 1 and 0 <= ranges.min[0] <= ranges.max[0] <= least:
+            ranges.max, changed = np.array([1.0], np.float32), True
+    return changed
+
+
 def _is_scaled(tensor: Any, scale: float, zero: int) -> bool:
     given = tensor.quantization
     return bool(np.isclose(given.scale[0], scale, rtol=1e-3)) and int(given.zeroPoint[0]) == zero
