@@ -470,6 +470,20 @@ def test_mixed_precision_becomes_float32():
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("package", ["keras", "tf_keras"])
+def test_double_precision_becomes_float32(package):
+    import keras
+
+    api = keras if package == "keras" else keras_compat.tf_keras()
+    inputs = api.Input((4, 4, 2), dtype="float64")
+    made = api.layers.BatchNormalization(dtype="float64")(api.layers.Conv2D(3, 3, dtype="float64")(inputs))
+    model = api.Model(inputs, api.layers.Flatten(dtype="float64")(made * 2.0))
+    flat_model = bridge.to_tf_keras(model)
+    assert {tensor.dtype.name for tensor in (*flat_model.inputs, *flat_model.outputs)} == {"float32"}
+    x = np.random.default_rng(0).normal(size=(5, 4, 4, 2))
+    np.testing.assert_allclose(flat_model.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
+
+
 def test_self_check_catches_a_wrong_twin(monkeypatch):
     import keras
 

@@ -108,3 +108,16 @@ def test_measured_row_counts_kernels_and_biases_once():
     assert row.max_unique_weights == 8
     assert row.latency_ms is None
     assert (row.seconds, row.notes, row.step) == (2.5, ["n"], "hand")
+
+
+def test_a_file_for_images_of_any_size_is_timed_on_one_of_the_data():
+    import keras
+
+    inputs = keras.Input((None, None, 1))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(pooled))
+    x = np.random.default_rng(0).random((40, 5, 5, 1)).astype("float32")
+    data = tfopt.load_data((x, np.arange(40) % 2))
+    lite = build_file(model, Export(weights="float32", activations="float32"), data)
+    assert lite.inputs[0].shape[1:] == (None, None, 1)
+    assert measured_row("float", lite, data, seconds=1.0, notes=[]).latency_ms > 0

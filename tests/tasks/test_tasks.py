@@ -9,7 +9,7 @@ import pytest
 
 from tfopt.errors import DataError
 from tfopt.tasks import TASKS, Classification, Multilabel, Regression, Segmentation, task_named, task_of
-from tfopt.tasks.labels import understand
+from tfopt.tasks.labels import check_range, understand
 from tfopt.tasks.responses import Tolerance, form_of
 
 ROOT = Path(__file__).parents[2]
@@ -154,3 +154,16 @@ def test_outputs_may_be_outside_by_the_tolerance():
     outputs = np.array([[1.0625, -0.0625]], "float32")
     assert form_of(outputs, Classification, Tolerance(0, bounds=0.0625)) == "softmax"
     assert form_of(outputs, Classification, Tolerance(0, bounds=0.0624)) == "logits"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ([1, 2, 3], r"they begin at 1: subtract 1\.$"),
+        ([-1, 1], r"as 0 and 1: \(labels \+ 1\) // 2\.$"),
+        ([0, 4], "number of classes"),
+    ],
+)
+def test_what_to_do_about_class_numbers(numbers, words):
+    with pytest.raises(DataError, match=words):
+        check_range("train", np.array(numbers), 3 if max(numbers) > 1 else 2)

@@ -55,9 +55,17 @@ def check_range(name: str, labels: np.ndarray, number: int) -> None:
         where = ", ".join(map(str, first))
         raise DataError(
             f"Expected {name} labels within 0..{number - 1} ({number} classes), got {int(outside.sum()):,} "
-            f"outside, the first at index {where}: {labels[tuple(first)]}; correct the labels or the "
-            "number of classes."
+            f"outside, the first at index {where}: {labels[tuple(first)]}; {_correction(labels, number)}."
         )
+
+
+def _correction(labels: np.ndarray, number: int) -> str:
+    values = np.unique(labels)
+    if values[0] == 1 and values[-1] == number:
+        return "they begin at 1: subtract 1"
+    if set(values) == {-1, 1}:
+        return "give the two classes as 0 and 1: (labels + 1) // 2"
+    return "correct the labels or the number of classes"
 
 
 def _classes(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arrays, int]:

@@ -75,3 +75,35 @@ def test_arguments_in_the_wrong_place_are_named_before_the_work():
     for wrong in (None, "model.keras", K.Dense(3)):
         with pytest.raises(ModelError, match=r"Expected a Keras 3 or tf_keras model, got \w+; tfopt.load_model"):
             tfopt.export_tflite(wrong)
+
+
+@pytest.mark.parametrize("settings", [{}, {"activation_ranges": "mse"}, {"weights": "int4"}, {"activations": "int16"}])
+def test_a_layer_whose_units_are_all_dead(settings):
+    """Its outputs have the range 0 to 0, for which there is no scale."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    dead = keras.layers.Dense(2, activation="relu", bias_initializer=keras.initializers.Constant(-99.0))(inputs)
+    joined = keras.layers.Concatenate()([dead, keras.layers.Dense(3)(inputs)])
+    model = keras.Model(inputs, keras.layers.Dense(2)(joined))
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    lite = tfopt.export_tflite(model, None, Export(**settings), representative_data=x)
+    want = model.predict(x, verbose=0)
+    assert np.mean((lite.predict(x) - want) ** 2) < 0.05 * np.var(want)
+
+
+def test_dead_units_in_training_for_int8():
+    inputs = keras.Input((4,))
+    dead = keras.layers.Dense(2, activation="relu", bias_initializer=keras.initializers.Constant(-99.0))(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(dead))
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    stage = tfopt.Quantize()
+    wrapped = stage.apply(model, steps=1)
+    stage.calibrate(wrapped, x)
+    np.testing.assert_array_equal(tfopt.export_tflite(wrapped).predict(x), 0)
+
+
+@pytest.mark.parametrize("stage", [tfopt.Prune(), tfopt.Cluster()], ids=["Prune", "Cluster"])
+def test_a_model_that_was_not_stripped(stage):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(64, name="wide"), keras.layers.Dense(3)])
+    with pytest.raises(ModelError, match=r"the wrappers of a stage, around wide, .*stage\.strip\(model\)"):
+        tfopt.export_tflite(stage.apply(model, steps=10), representative_data=np.ones((40, 6), "float32"))

@@ -444,6 +444,32 @@ def test_representative_data_that_does_not_fit_the_inputs(pair):
         tfopt.export_tflite(model, representative_data=[wide[:, 0], narrow])
 
 
+@pytest.mark.parametrize("called", [True, False], ids=["function", "generator"])
+@pytest.mark.parametrize("form", [list, dict], ids=["list", "dict"])
+def test_a_generator_as_for_tensorflows_converter(form, called, pair):
+    model, inputs = pair[0], {"wide": pair[1], "narrow": pair[2]}
+    names = list(inputs)
+
+    def samples():
+        for row in range(32):
+            parts = {name: array[row : row + 1] for name, array in inputs.items()}
+            yield parts if form is dict else [parts[name] for name in names]
+
+    settings = Export(calibration_samples=20)
+    lite = tfopt.export_tflite(model, None, settings, representative_data=samples if called else samples())
+    again = tfopt.export_tflite(model, None, settings, representative_data=inputs)
+    assert lite.data == again.data and lite.notes == again.notes
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [([], "gives no samples"), ([[np.zeros((1, 4))], [np.zeros((1, 5))]], "batches of one form")],
+)
+def test_generators_that_do_not_fit(batches, words, pair):
+    with pytest.raises(DataError, match=words):
+        tfopt.export_tflite(pair[0], representative_data=iter(batches))
+
+
 def recurrent(steps):
     layers = tf_keras().layers
     inputs = layers.Input((steps, 3))

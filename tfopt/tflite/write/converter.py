@@ -280,6 +280,12 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
             f"The process that converted the model '{flat_model.name}' to {_in_words(settings)} died ({error}). Free "
             "memory and try again, or choose other weights or activations."
         )
+    wrapped = [unwrapped(layer).name for layer in flat_model.layers if unwrapped(layer) is not layer]
+    if wrapped and not is_quantization_aware(flat_model):
+        return ModelError(
+            f"'{flat_model.name}' still has the wrappers of a stage, around {', '.join(wrapped[:3])}. Pass what "
+            "stage.strip(model) returns."
+        )
     text = str(error)
     if ops := re.findall(r"(?:TF Select|Flex|Custom) ops: ([^\n]+)", text):
         names = ", ".join(dict.fromkeys(name.strip() for found in ops for name in found.split(",")))

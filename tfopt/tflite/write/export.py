@@ -62,11 +62,12 @@ def export_tflite(
     Args:
         model: a Keras 3 or tf_keras model, or what `Quantize.apply` returned, after training.
         path: the file to write; None keeps it in memory.
-        export: what the file holds; None is `Export()`, int8 everywhere.
+        export: what the file holds; None is `Export()`, int8 weights and activations.
         representative_data: training inputs for int8 and int16 ranges: a float32 array (batch first), a tf.data of
             batches (inputs, or inputs and labels), or a `tfopt.Dataset`. For several inputs a list of arrays in their
-            order, or a dict by name. After `Quantize` most models need none; it serves tensors that no trained range
-            covers.
+            order, or a dict by name. As for TFLiteConverter, it may be a generator of lists or dicts with a batch of
+            each, or a function that makes it. After `Quantize` most models need none; it serves tensors that no trained
+            range covers.
         **old: deprecated; settings of `Export`, which belong in `export`.
 
     Returns:
