@@ -285,3 +285,30 @@ def test_a_note_where_the_float_file_is_as_small_or_faster(monkeypatch, size, ti
     notes = float_rival.compared_with_float(None, None, lite, tfopt.Export(), [X[:1]])
     ours, theirs = f"{size} bytes and {times[0]:.2f} ms a sample in int8", "in float32 100 bytes and 10.00 ms"
     assert notes == ([f"recurrent layers: {ours}; {theirs}"] if said else [])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"weights": "float32", "activations": "float32"}, {}, {"activations": "int16"}],
+    ids=["float32", "int8", "int16"],
+)
+def test_states_of_an_encoder_that_gives_its_sequence_too(settings):
+    """LiteRT opens the file with loops, and does not run it."""
+    keras.utils.set_random_seed(0)
+    source, target = keras.Input((6, 4)), keras.Input((5, 4))
+    _, *states = K.LSTM(8, return_state=True, return_sequences=True)(source)
+    model = keras.Model([source, target], K.Dense(3)(K.LSTM(8)(target, initial_state=states)))
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(96, steps, 4)).astype("float32") for steps in (6, 5)]
+    lite = tfopt.export_tflite(model, None, tfopt.Export(**settings), representative_data=x)
+    want = model.predict(x, verbose=0)
+    assert np.mean((lite.predict(x) - want) ** 2) < 2e-3 * np.var(want)
+
+
+def test_an_lstm_behind_another_layer_in_int16():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6, 4)), K.Dense(5), K.LSTM(8), K.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(96, 6, 4)).astype("float32")
+    lite = tfopt.export_tflite(model, None, tfopt.Export(activations="int16"), representative_data=x)
+    want = model.predict(x, verbose=0)
+    assert not lite.float_tensors() and np.mean((lite.predict(x) - want) ** 2) < 1e-3 * np.var(want)

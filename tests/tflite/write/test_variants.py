@@ -345,3 +345,39 @@ def test_contents_count_what_is_there(nets):
     assert held.weights == {"int4": 8 * 27 + 12 * 8 + 60, "int8": 72}
     assert held.operators == {"int8": 5}
     assert held.inputs[0].startswith("image int8 (1, 8, 8, 3) x 0.0078")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"weights": "int4"}, {"activations": "float32", "weight_only": True}], ids=["int4", "weight-only"]
+)
+def test_weights_of_a_quarter_of_a_mebibyte(settings):
+    """litert-quantizer stores larger buffers behind the flatbuffer."""
+    tf_keras().utils.set_random_seed(0)
+    layers = tf_keras().layers
+    model = tf_keras().Sequential([tf_keras().Input((512,)), layers.Dense(1100, "relu"), layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(64, 512)).astype("float32")
+    lite = tfopt.export_tflite(model, None, tfopt.Export(**settings), representative_data=x)
+    want = model.predict(x, verbose=0)
+    assert np.mean((lite.predict(x) - want) ** 2) < 0.05 * np.var(want)
+    assert max(weight.values.size for weight in lite.weights()) == 512 * 1100
+    assert lite.size < 512 * 1100 * (0.55 if settings.get("weights") == "int4" else 1.05)
+
+
+@pytest.mark.parametrize("settings", [{}, {"activations": "int16"}], ids=["int8", "int16"])
+def test_an_input_that_must_be_float_makes_the_ends_float(settings):
+    """The mask is cast to bool, which integers with a scale cannot be."""
+    keras = tf_keras()
+    values, mask = keras.Input((6, 4)), keras.Input((6,))
+    chosen = keras.layers.Lambda(lambda given: where(*given))([keras.layers.Dense(4)(values), mask])
+    model = keras.Model([values, mask], chosen)
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(64, 6, 4)).astype("float32"), (rng.normal(size=(64, 6)) > 0).astype("float32")]
+    lite = tfopt.export_tflite(model, None, tfopt.Export(**settings), representative_data=x)
+    want = model.predict(x, verbose=0)
+    assert np.mean((lite.predict(x) - want) ** 2) < 2e-3 * np.var(want)
+
+
+def where(values, mask):
+    import tensorflow as tf
+
+    return tf.where(tf.cast(mask, "bool")[..., None], values, 0.0)

@@ -224,8 +224,33 @@ def _sparse_note(found: list[tuple[Weight, Op]], names: LayerNames) -> str:
 
 # Operators that the converter has no int8 form for, though they compute with floats.
 WITHOUT_INT8 = frozenset(
-    {"ATAN2", "CAST", "CEIL", "CONV_3D", "CONV_3D_TRANSPOSE", "COS", "CUMSUM", "ELU", "FLOOR", "FLOOR_DIV", "FLOOR_MOD"}
-    | {"LOCAL_RESPONSE_NORMALIZATION", "NEG", "POW", "RFFT2D", "ROUND", "SCATTER_ND", "SEGMENT_SUM", "SIGN", "SIN"}
+    {
+        "ATAN2",
+        "BUCKETIZE",
+        "CAST",
+        "CEIL",
+        "CONV_3D",
+        "CONV_3D_TRANSPOSE",
+        "COS",
+        "CUMSUM",
+        "DYNAMIC_UPDATE_SLICE",
+        "ELU",
+        "FLOOR",
+        "FLOOR_DIV",
+        "FLOOR_MOD",
+    }
+    | {
+        "LOCAL_RESPONSE_NORMALIZATION",
+        "NEG",
+        "POW",
+        "RFFT2D",
+        "ROUND",
+        "SCATTER_ND",
+        "SEGMENT_SUM",
+        "SIGN",
+        "SIN",
+        "TOPK_V2",
+    }
     | {"UNSORTED_SEGMENT_MAX", "UNSORTED_SEGMENT_MIN", "UNSORTED_SEGMENT_PROD", "UNSORTED_SEGMENT_SUM", "ZEROS_LIKE"}
 )
 

@@ -14,14 +14,16 @@ from tfopt.errors import ModelError
 
 # The schema has `force_align: 16` on buffers; its Python code ignores this, but kernels may rely on it.
 ALIGNMENT = 16
+# The offsets inside a flatbuffer are signed 32-bit numbers.
+LARGEST = 2**31 - 1
 
 
 def unpacked(data: bytes) -> Any:
     """Return the file as a `ModelT` of the schema.
 
     Raises:
-        ModelError: `data` is not a .tflite, or has parts that a rewrite would lose: buffers or options outside the
-            flatbuffer (files above 2 GB), or an appended archive of associated files.
+        ModelError: `data` is not a .tflite, or has parts that a rewrite would lose: options outside the flatbuffer, or
+            an appended archive of associated files; or it is too large for a flatbuffer (2 GB).
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -29,6 +31,7 @@ def unpacked(data: bytes) -> Any:
         raise ModelError(f"Not a .tflite: bytes 4 to 8 must be b'TFL3'; they are {data[4:8]!r}.")
     with reading(lambda why: ModelError(f"The .tflite is damaged ({why}); export it again.")):
         model = schema.ModelT.InitFromPackedBuf(data, 0)
+    _bring_buffers_in(model, data)
     if _has_parts_outside(model) or zipfile.is_zipfile(io.BytesIO(data)):
         raise ModelError("The .tflite has parts outside its flatbuffer, which a rewrite would lose.")
     return model
@@ -162,13 +165,19 @@ def kind_of(code: Any) -> int:
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
+def _bring_buffers_in(model: Any, data: bytes) -> None:
+    """Read the buffers that stand after the flatbuffer, as large ones do in files of litert-quantizer."""
+    for buffer in model.buffers:
+        if buffer.offset > 1:
+            if len(data) > LARGEST or buffer.offset + buffer.size > len(data):
+                raise ModelError("The .tflite is damaged, or too large to be rewritten: its weights lie outside of it.")
+            buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+
+
 def _has_parts_outside(model: Any) -> bool:
     operators = [op for subgraph in model.subgraphs for op in items(subgraph.operators)]
-    return (
-        any(buffer.offset > 1 for buffer in model.buffers)
-        or any(op.largeCustomOptionsOffset > 1 for op in operators)
-        or bool(items(model.externalBuffers))
-    )
+    return any(op.largeCustomOptionsOffset > 1 for op in operators) or bool(items(model.externalBuffers))
 
 
 def items(vector: Any) -> Any:

@@ -186,6 +186,9 @@ def _best_conversion(
         for strategy in strategies:
             try:
                 data = maker.make(flat_model, strategy)
+                lite = load_and_check(data, settings)
+                if len(strategies) > 1:  # some ways make files that open and do not run
+                    lite.predict(lite.random_sample() if samples is None else next(iter(samples)))
             except (DataError, native.NotStartedError):  # no other strategy helps
                 raise
             except (native.KilledError, native.OverdueError) as error:  # not the fault of this strategy
@@ -193,7 +196,6 @@ def _best_conversion(
             except Exception as error:
                 failures.append((strategy, error))
                 continue
-            lite = load_and_check(data, settings)
             floats = len(lite.float_tensors()) if settings.integer_only else 0
             broken = len(strategies) > 1 and breaks(data)
             found.append(((broken, floats, len(lite.ops())), data))

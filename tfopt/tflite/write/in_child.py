@@ -90,7 +90,8 @@ def _converter(folder: str, settings: Export) -> Any:
             def quantize(left: Sequence[str], float_border: bool) -> bytes:
                 end = tf.float32 if float_border else border
                 if wide:
-                    data = rewritten(self._in_int16(result, end, end, *types[2:]), with_int16_casts, with_int8_tables)
+                    data = self._with_float_ends(result, end, *types[2:])
+                    data = rewritten(data, with_int16_casts, with_int8_tables)
                     return with_float_islands(data, result, left) if left else data
                 data = mlir_quantize(
                     calibrated,
@@ -109,6 +110,15 @@ def _converter(folder: str, settings: Export) -> Any:
                 most=settings.max_noise,
                 free_border=settings.io is None,
             )
+
+        def _with_float_ends(self, prepared: bytes, end: Any, *types: Any) -> bytes:
+            """Leave inputs and outputs in float where one of them must be, unless the settings name their type."""
+            try:
+                return self._in_int16(prepared, end, end, *types)
+            except RuntimeError as error:
+                if settings.io is not None or not settings.mixed or "Unsupported input type" not in str(error):
+                    raise
+            return self._in_int16(prepared, tf.float32, tf.float32, *types)
 
         def _in_int16(self, prepared: bytes, *types: Any) -> bytes:
             """Allow floats where operators have no int16 form: those on integers and bools, and others if mixed."""

@@ -21,7 +21,7 @@ SAMPLES = 128
 """Calibration samples on which files are compared."""
 BLOCKS = 16
 """Blocks of operators that are measured first."""
-SECONDS = 600
+SECONDS = 120
 """After which the search ends with what it has found."""
 ROUGH = 2.0
 """Multiple of the limit from which on the sum of noises says that the file is not good enough."""
