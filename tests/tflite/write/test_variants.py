@@ -381,3 +381,28 @@ def where(values, mask):
     import tensorflow as tf
 
     return tf.where(tf.cast(mask, "bool")[..., None], values, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "wide"),
+    [("LeakyReLU", 0), ("Softplus", 0), ("Maximum", 0), ("GRU", 2 * 8 * 24), ("LSTM", 2 * 8 * 32)],
+)
+def test_4_bits_where_litert_quantizer_lacks_an_operator(layer, wide):
+    layers = tf_keras().layers
+    tf_keras().utils.set_random_seed(0)
+    made = {
+        "LeakyReLU": lambda: layers.LeakyReLU(),
+        "Softplus": lambda: layers.Activation("softplus"),
+        "Maximum": lambda: layers.GlobalMaxPooling1D(),
+        "GRU": lambda: layers.GRU(8),
+        "LSTM": lambda: layers.LSTM(8),
+    }[layer]()
+    model = tf_keras().Sequential([tf_keras().Input((6, 4)), layers.Dense(8), made, layers.Flatten(), layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(96, 6, 4)).astype("float32")
+    lite = tfopt.export_tflite(model, None, tfopt.Export(weights="int4"), representative_data=x)
+    want = model.predict(x, verbose=0)
+    assert not lite.float_tensors() and np.mean((lite.predict(x) - want) ** 2) < 0.1 * np.var(want)
+    sizes = [(weight.values.size, weight.tensor.dtype) for weight in lite.weights()]
+    assert sum(dtype == "int4" for _, dtype in sizes) == 2, "the two Dense layers"
+    assert sum(size for size, dtype in sizes if dtype == "int8") >= wide
+    assert any("weights in 8 bits" in note for note in lite.notes) == bool(wide)

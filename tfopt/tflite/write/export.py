@@ -22,7 +22,7 @@ from tfopt.stages.quantize.unlike_scales import has_float_ends
 from tfopt.tflite.prove.kernels import same_places
 from tfopt.tflite.prove.outputs import most_noise
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
-from tfopt.tflite.prove.types import float_operators, operators_without_form, verify_finite, verify_types
+from tfopt.tflite.prove.types import contents, float_operators, operators_without_form, verify_finite, verify_types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.read.metadata import with_labels
@@ -31,6 +31,7 @@ from tfopt.tflite.write.calibration import Calibration, without_generator
 from tfopt.tflite.write.compact import compact
 from tfopt.tflite.write.converter import convert, load_and_check, model_to_convert
 from tfopt.tflite.write.float_rival import compared_with_float
+from tfopt.tflite.write.four_bits import rounded_to_4_bits
 from tfopt.tflite.write.low_bit_weights import store_integers
 from tfopt.tflite.write.proof import kept_beside, prove
 
@@ -134,6 +135,8 @@ def build_file(
     written into the file. Raises what `export_tflite` does.
     """
     representative_data = without_generator(representative_data, settings.calibration_samples)
+    if settings.weights == "int4" and settings.activations == "int8" and not is_quantization_aware(model):
+        return _in_4_bits(model, settings, representative_data, promises, flat_model, proven=proven)
     make = functools.partial(_built, model, data=representative_data, promises=promises, flat_model=flat_model)
     error: PromiseError | None = None
     if settings.max_noise is None:
@@ -160,6 +163,31 @@ def build_file(
             break
     assert error is not None
     raise error
+
+
+def _in_4_bits(
+    model: Any, settings: Export, data: Any, promises: Sequence[Promise], flat_model: Any, *, proven: bool
+) -> LiteModel:
+    """Return the file of litert-quantizer, or that of the converter with stored integers if there is none."""
+    make = functools.partial(_built, data=data, promises=promises, flat_model=flat_model)
+    strict = dataclasses.replace(settings, mixed=False)
+    try:
+        return make(model, strict, proven=proven)
+    except (ModelError, PromiseError) as why:
+        if data is None or (isinstance(why, PromiseError) and why.data is not None):
+            raise
+        error = why
+    try:
+        rounded, others = rounded_to_4_bits(model, data, settings)
+        lite = make(rounded, others, proven=False)
+    except TfoptError:
+        raise error from None
+    weights = contents(lite).weights
+    if wide := weights.get("int8", 0):
+        lite.notes = (*lite.notes, f"{wide:,} of {sum(weights.values()):,} weights in 8 bits: no operator takes fewer")
+    if proven:
+        lite.notes = (*lite.notes, *prove(model, model_to_convert(model), lite, lite, settings, data))
+    return lite
 
 
 def build(model: Any, settings: Export, representative_data: Any = None) -> tuple[LiteModel, list[str]]:

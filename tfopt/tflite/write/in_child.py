@@ -112,7 +112,7 @@ def _converter(folder: str, settings: Export) -> Any:
             )
 
         def _with_float_ends(self, prepared: bytes, end: Any, *types: Any) -> bytes:
-            """Leave inputs and outputs in float where one of them must be, unless the settings name their type."""
+            """Keep inputs and outputs in float where one of them must be, unless the settings name their type."""
             try:
                 return self._in_int16(prepared, end, end, *types)
             except RuntimeError as error:
