@@ -22,6 +22,7 @@ from tfopt.tflite.prove.signals import LEAST_DB, Signal
 from tfopt.tflite.prove.signals import layer_signals as signals_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
+from tfopt.tflite.write.calibration import output_names
 from tfopt.tflite.write.converter import convert
 
 # Number of test samples for the comparison of layer outputs.
@@ -187,4 +188,4 @@ def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Sign
     flat_model = bridge.to_tf_keras(model)
     reference = LiteModel(convert(flat_model, FLOAT))
     layers = [layer.name for layer in flat_model.layers]
-    return signals_of(reference, lite, x, layers, flat_model.output_names)
+    return signals_of(reference, lite, x, layers, output_names(flat_model))

@@ -55,7 +55,7 @@ def test_by_index_and_by_name(struct, kind):
         settings = FLOAT if kind == "float" else Export(weights=weights, io="float32")
         lite = tfopt.export_tflite(model, None, settings, representative_data=X)
     assert [port.name for port in lite.inputs] == [f"in_{name}" for name in NAMES]
-    assert [port.name for port in lite.outputs] == list(NAMES)
+    assert [port.name for port in lite.outputs] == (["a", "b", "c"] if struct == "dict" else list(NAMES))
     want = [(number + 1) * x for number, x in enumerate(X)]
     for one, other in zip(flat(model.predict(X, verbose=0)), want, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
@@ -83,3 +83,21 @@ def test_an_output_that_is_an_input_of_another_keeps_its_place():
     assert [port.name for port in lite.outputs] == ["z_first", "a_second"]
     for got, want in zip(lite.predict(X[0]), model.predict(X[0], verbose=0), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", [None, tfopt.Quantize()], ids=["after training", "in training"])
+def test_outputs_of_a_dict_have_its_keys(stage):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(8)(inputs)
+    model = keras.Model(inputs, {"zeta": keras.layers.Dense(2)(hidden), "alpha": keras.layers.Dense(3)(hidden)})
+    x = np.random.default_rng(0).normal(size=(96, 4)).astype("float32")
+    made = model
+    if stage is not None:
+        made = stage.apply(model, steps=1)
+        stage.calibrate(made, x)
+    lite = tfopt.export_tflite(made, representative_data=x)
+    want = model.predict(x, verbose=0)
+    assert sorted(port.name for port in lite.outputs) == ["alpha", "zeta"]
+    for port, got in zip(lite.outputs, lite.predict(x), strict=True):
+        assert np.mean((got - want[port.name]) ** 2) < 0.02 * np.var(want[port.name])

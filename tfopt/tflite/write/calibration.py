@@ -10,6 +10,8 @@ import numpy as np
 
 from tfopt.base.keras_compat import unwrapped
 from tfopt.errors import DataError
+from tfopt.graph import keras_internals
+from tfopt.graph.types import flatten
 from tfopt.tflite.read import LiteModel, Op, Port, Tensor
 from tfopt.tflite.read.layer_names import LayerNames
 
@@ -222,7 +224,13 @@ def argument_names(flat_model: Any) -> list[str]:
 
 
 def output_names(flat_model: Any) -> list[str]:
-    """Return the names of the outputs in the file, those from before wrapping, in the order of the model."""
+    """Return the names of the outputs in the file, in the order of the model: the keys of a dict, else those of layers.
+
+    The layers are those from before wrapping.
+    """
+    _, struct = keras_internals.structs(flat_model)
+    if isinstance(struct, dict) and set(map(type, struct)) == {str} and len(flatten(struct)) == len(struct):
+        return sorted(struct)
     inside = {layer.name: unwrapped(layer).name for layer in flat_model.layers}
     return [inside.get(name, name) for name in flat_model.output_names]
 
