@@ -56,6 +56,20 @@ def test_a_subclassed_model():
     assert [row.kind for row in found.layers] == ["Dense", "Dense"]
 
 
+@pytest.mark.parametrize("held", ["input", "output"])
+def test_an_input_or_output_in_a_dict(held):
+    import keras
+
+    inputs = keras.Input((5,), name="x")
+    made = keras.layers.Dense(3, activation="softmax")(inputs)
+    model = keras.Model({"x": inputs} if held == "input" else inputs, {"y": made} if held == "output" else made)
+    data = (np.random.default_rng(0).normal(size=(60, 5)).astype("float32"), np.arange(60) % 3)
+    with pytest.raises(ModelError, match=r"in a dict or list\. Take them out: keras\.Model\(model\.inputs\[0\]"):
+        tfopt.optimize(model, tfopt.Recipe(stages=()), data, quiet=True)
+    flat = keras.Model(model.inputs[0], model.outputs[0])
+    assert tfopt.optimize(flat, tfopt.Recipe(stages=()), data, quiet=True).lite.size
+
+
 def test_every_layer_has_a_row_with_its_path(found, model):
     inner = model.get_layer("inner")
     expected = [layer.name for layer in model.layers if layer.name not in ("inner", model.layers[0].name)]

@@ -250,7 +250,12 @@ def _require_one_answer(data: Dataset) -> None:
 def why_by_hand(model: Any) -> str:
     """Return why `optimize` does not train `model`, and what does; empty if it does."""
     if has_one_input_and_output(model):
-        return ""
+        if not any(isinstance(shape, dict | list) for shape in (model.input_shape, model.output_shape)):
+            return ""
+        return (
+            f"Optimize and `tfopt run` train models of tensors; '{model.name}' has its input or output in a dict or "
+            "list. Take them out: keras.Model(model.inputs[0], model.outputs[0])."
+        )
     return (
         f"Optimize and `tfopt run` train models with one input and one output; '{model.name}' has "
         f"{len(model.inputs)} and {len(model.outputs)}. Apply the stages by hand in your own fit: stage.apply, fit, "
