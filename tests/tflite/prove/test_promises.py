@@ -29,6 +29,7 @@ def models():
         layers.LSTM(5, unroll=True, name="unrolled")(line),
         layers.Bidirectional(layers.LSTM(5), name="both")(line),
         layers.GRU(5, name="gated")(line),
+        layers.GRU(5, reset_after=False, name="reset_first")(line),
         layers.RNN(cells, name="stack")(line),
         layers.ConvLSTM2D(3, 3, name="conv_memory")(clip),
         layers.MultiHeadAttention(2, 3, name="attention")(line, value=line),

@@ -249,6 +249,8 @@ def _views(kernel: Kernel) -> Iterator[list[np.ndarray]]:
     groups = facts.gates or getattr(kernel.owner, "groups", 1)
     if isinstance(groups, int) and groups > 1 and not len(whole) % groups:
         yield list(np.split(whole, groups))
+    if facts.gates == 3 and not len(whole) % 3:  # of a GRU with reset_after=False, whose last gate comes later
+        yield list(np.split(whole, [2 * len(whole) // 3]))
     if facts.family == "einsum" or not facts.kernels:
         # A product over any axes: the inputs may be on several axes, first or last.
         for axes in range(1, values.ndim):
