@@ -198,7 +198,7 @@ def test_recipes_of_before_still_load():
         ({"activations": "int16"}, "no operator SIN for int16 activations.* in wave"),
     ],
 )
-def test_operators_without_an_integer_form_stay_in_float_or_are_an_error(settings, told):
+def test_operators_without_an_integer_form_stay_in_float_unless_mixed_is_off(settings, told):
     model = net(tf_keras().layers.Lambda(sine, name="wave"))
     lite = tfopt.export_tflite(model, export=tfopt.Export(**settings, allow_drift=True), representative_data=X)
     kind = settings.get("activations", "int8")

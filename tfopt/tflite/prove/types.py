@@ -238,8 +238,6 @@ WITHOUT_INT8 = frozenset(
         "FLOOR",
         "FLOOR_DIV",
         "FLOOR_MOD",
-    }
-    | {
         "LOCAL_RESPONSE_NORMALIZATION",
         "NEG",
         "POW",
@@ -250,8 +248,12 @@ WITHOUT_INT8 = frozenset(
         "SIGN",
         "SIN",
         "TOPK_V2",
+        "UNSORTED_SEGMENT_MAX",
+        "UNSORTED_SEGMENT_MIN",
+        "UNSORTED_SEGMENT_PROD",
+        "UNSORTED_SEGMENT_SUM",
+        "ZEROS_LIKE",
     }
-    | {"UNSORTED_SEGMENT_MAX", "UNSORTED_SEGMENT_MIN", "UNSORTED_SEGMENT_PROD", "UNSORTED_SEGMENT_SUM", "ZEROS_LIKE"}
 )
 
 

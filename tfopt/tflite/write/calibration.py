@@ -20,7 +20,7 @@ SAMPLES_AT_ONCE = 32
 FEWEST_SAMPLES = 32
 # Samples not used for the ranges, on which they are tested; fewer prove nothing.
 HELD_OUT_SAMPLES = 32
-# Those that a generator is read for in addition, to prove the outputs on.
+# Most samples on which the outputs are proven; a generator is read for that many more.
 PROOF_SAMPLES = 256
 # A larger share of held-out values out of range is reported.
 MOST_CLIPPED = 0.01
@@ -172,7 +172,10 @@ def without_generator(data: Any, number: int) -> Any:
     found: list[Any] = []
     count = 0
     for batch in data() if callable(data) else data:
-        parts = batch if isinstance(batch, Mapping) else dict(enumerate(batch)) if _is_list(batch) else {0: batch}
+        if isinstance(batch, Mapping):
+            parts = dict(batch)
+        else:
+            parts = dict(enumerate(batch if isinstance(batch, list | tuple) else [batch]))
         found.append({name: np.asarray(part) for name, part in parts.items()})
         count += len(next(iter(found[-1].values()), ()))
         if count >= number + PROOF_SAMPLES:
@@ -188,10 +191,6 @@ def without_generator(data: Any, number: int) -> Any:
     if all(isinstance(name, str) for name in arrays):
         return arrays
     return list(arrays.values()) if len(arrays) > 1 else arrays[0]
-
-
-def _is_list(batch: Any) -> bool:
-    return isinstance(batch, list | tuple)
 
 
 def _check_finite(name: str, array: np.ndarray, before: int) -> None:

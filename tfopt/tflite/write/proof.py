@@ -20,10 +20,10 @@ from tfopt.tflite.prove.sides import Samples, file_outputs, file_signals, keras_
 from tfopt.tflite.prove.signals import LEAST_DB
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
-from tfopt.tflite.write.calibration import Calibration, argument_names, output_names
+from tfopt.tflite.write.calibration import PROOF_SAMPLES, Calibration, argument_names, output_names
 from tfopt.tflite.write.converter import convert
 
-SAMPLES, FEWEST_SAMPLES = 256, 32
+FEWEST_SAMPLES = 32
 MOST_VALUES = 2**20
 """Most numbers in all samples together; for large inputs, fewer samples are used."""
 RANDOM_INPUTS = 0.5
@@ -114,7 +114,7 @@ def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evid
     """Return samples that the converter did not see, those it saw if too few are left, or synthetic ones."""
     graph = walk(model)
     size = sum(int(np.prod([axis or 1 for axis in spec.shape[1:]])) for spec in graph.inputs)
-    count = int(np.clip(MOST_VALUES // max(size, 1), FEWEST_SAMPLES, SAMPLES))
+    count = int(np.clip(MOST_VALUES // max(size, 1), FEWEST_SAMPLES, PROOF_SAMPLES))
     if data is None:
         arrays = _synthetic(graph, count)
         samples = dict(zip(argument_names(flat_model), arrays, strict=True))
