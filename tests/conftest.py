@@ -10,6 +10,14 @@ import pytest
 from PIL import Image
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Seed Python, NumPy and both Kerases, so that a test draws the same weights alone and in any order."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of models and data that are too large for the repository."""

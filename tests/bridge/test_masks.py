@@ -47,6 +47,52 @@ def test_the_samples_of_the_check_have_a_masked_step():
     assert (x == -2).all(axis=-1).tolist() == [[False] * 4 + [True], [False] * 5]
 
 
+WORDS = np.array([[1, 2, 3, 0, 0], [0, 0, 0, 0, 0], [4, 0, 5, 6, 1]], np.int32)
+
+
+def attended(x, keep, layer):
+    """Attention of one head over `x` (n, steps, d) in float64; where no key is kept, all keys have probability 0."""
+    kernels = {w.path.split("/")[-2] + "." + w.name: np.asarray(w, np.float64) for w in layer.weights}
+    query, key, value = (
+        x @ kernels[f"{part}.kernel"][:, 0] + kernels[f"{part}.bias"][0] for part in ("query", "key", "value")
+    )
+    powers = np.exp(query @ key.swapaxes(1, 2) / np.sqrt(query.shape[-1])) * keep
+    probabilities = powers / np.maximum(powers.sum(axis=-1, keepdims=True), 1e-300)
+    out = probabilities @ value @ kernels["attention_output.kernel"][0] + kernels["attention_output.bias"]
+    return out, probabilities[:, None]
+
+
+@pytest.mark.parametrize("asked", ["dropout", "scores"])
+def test_a_padded_query_attends_to_nothing_as_in_keras_3(asked):
+    inputs = keras.Input((STEPS,), dtype="int32")
+    embedding = keras.layers.Embedding(9, 4, mask_zero=True)
+    attention = keras.layers.MultiHeadAttention(1, 4, dropout=0.1 if asked == "dropout" else 0.0)
+    words = embedding(inputs)
+    model = keras.Model(inputs, attention(words, words, return_attention_scores=asked == "scores"))
+    for weight in model.weights:
+        if weight.shape:
+            weight.assign(np.random.default_rng(len(weight.shape)).normal(size=weight.shape))
+    kept = WORDS != 0
+    x = np.asarray(embedding.embeddings, np.float64)[WORDS]
+    out, scores = attended(x, kept[:, :, None] & kept[:, None, :], attention)
+    flat_model = bridge.to_tf_keras(model)
+    for copy in (model, flat_model, bridge.clone(flat_model), bridge.to_keras(flat_model, like=model)):
+        got = copy.predict(WORDS, verbose=0)
+        got = got if isinstance(got, (list, tuple)) else [got]
+        for mine, theirs in zip(got, (out, scores), strict=False):
+            np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float32"])
+def test_softmax_gives_nothing_where_all_is_masked(dtype):
+    scores, mask = keras.Input((3,)), keras.Input((3,), dtype=dtype)
+    model = keras.Model([scores, mask], keras.layers.Softmax()(scores, mask=mask))
+    given = [np.log([[1.0, 3.0, 4.0]] * 2, dtype="float32"), np.array([[1, 1, 0], [0, 0, 0]], dtype)]
+    flat_model = bridge.to_tf_keras(model)
+    for copy in (model, flat_model, bridge.clone(flat_model)):
+        np.testing.assert_allclose(copy.predict(given, verbose=0), [[0.25, 0.75, 0], [0, 0, 0]], atol=1e-6)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])
 def test_attention_over_a_list_of_masked_tensors_is_masked(api, causal):

@@ -19,11 +19,12 @@ ROOT = Path(__file__).parents[2]
 TESTED = {"keras": "3.15", "tf_keras": "2.21"}
 ONLY_HERE = "tfopt/graph/keras_internals.py"
 NAMES = """
-    _call_spec _compile_config _compute_causal_padding _could_use_gpu_kernel _expects_mask_arg _expects_training_arg
-    _flat_arguments _flatten_layers _fn_kwargs _functional _has_explicit_input_shape _inbound_nodes _inputs_struct
-    _is_compiled _is_graph_network _keras_history _keras_mask _learning_rate _maybe_reset_cell_dropout_mask
-    _nested_inputs _nested_outputs _nodes_by_depth _non_trainable_variables _non_trainable_weights _outbound_nodes
-    _outputs_struct _process_inputs _trainable_variables _trainable_weights _var_key"""
+    _build_attention _call_spec _compile_config _compute_causal_padding _could_use_gpu_kernel _expects_mask_arg
+    _expects_training_arg _flat_arguments _flatten_layers _fn_kwargs _functional _has_explicit_input_shape
+    _inbound_nodes _inputs_struct _is_compiled _is_graph_network _keras_history _keras_mask _learning_rate
+    _maybe_reset_cell_dropout_mask _nested_inputs _nested_outputs _nodes_by_depth _non_trainable_variables
+    _non_trainable_weights _outbound_nodes _outputs_struct _process_inputs _trainable_variables
+    _trainable_weights _var_key"""
 PRIVATE = frozenset(NAMES.split())
 OWN = {"tfopt/bridge/compile.py": {"_learning_rate"}}  # methods of tfopt of the same names
 
@@ -237,6 +238,18 @@ def test_parts_of_keras_3():
     dense.trainable = False
     assert internals.made_trainable(dense, dense.kernel)
     assert tuple(internals.global_seed().shape) == (2,)
+
+
+@with_tested_versions
+def test_attention_takes_its_softmax_from_a_subclass():
+    class Even(internals.attention_class()):
+        def make_softmax(self, axis, dtype):
+            assert (tuple(axis), dtype.name) == ((3,), "float32")
+            return lambda scores, mask=None: tf.ones_like(scores) / scores.shape[-1]
+
+    x = tf.random.normal((2, 4, 3))
+    _, scores = Even(2, 3)(x, x, return_attention_scores=True)
+    np.testing.assert_array_equal(scores, np.full((2, 2, 4, 4), 0.25))
 
 
 def test_every_function_is_tested():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfopt.base import keras_compat
-from tfopt.bridge import activations, carried, check, native, plans, policy, weights
+from tfopt.bridge import activations, carried, check, masked_softmax, native, plans, policy, weights
 from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.errors import ModelError
 from tfopt.graph.indices import Indices, index_inputs
@@ -73,6 +73,7 @@ def register_classes() -> None:
     """Register in tf_keras tfopt's classes and functions that a flat model may hold, so that files with them load."""
     activations.registered()
     native.classes("LayerScale")
+    masked_softmax.classes()
     carried.carried_class()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfopt.base import keras_compat
-from tfopt.bridge import carried, layers, operations, policy, state, twins
+from tfopt.bridge import carried, layers, masked_softmax, operations, policy, state, twins
 from tfopt.bridge.activations import NoTwinError
 from tfopt.bridge.twins import ToFlatModel
 from tfopt.errors import ModelError
@@ -131,6 +131,8 @@ def _plan(leaf: Leaf, calls: list[Call], to_flat_model: ToFlatModel) -> Plan:
             return _registered(layer, _TWINS[base])
     try:
         cls, config = twins.keras3_twin(layer, to_flat_model)
+        if masking := masked_softmax.class_for(layer, calls):
+            cls, config = masking, {**config, "zeros": masked_softmax.gives_zeros(layer, calls)}
         _accepts(cls, layer, calls)
     except NoTwinError as why:
         return _carried(leaf, calls, str(why))
@@ -190,7 +192,10 @@ def _of_tf_keras(layer: Any, calls: list[Call]) -> Plan:
         return _native(found)
     config = layers.own_config(layer)
     _refuse_variables(calls)
-    return Plan("same", type(layer).__name__, functools.partial(_from_config, layer, config), _as_called)
+    masking = masked_softmax.class_for(layer, calls) if layer.__module__.startswith("tf_keras.") else None
+    return Plan(
+        "same", type(layer).__name__, functools.partial(_from_config, layer, masking or type(layer), config), _as_called
+    )
 
 
 def _refuse_variables(calls: list[Call]) -> None:
@@ -203,11 +208,11 @@ def _refuse_variables(calls: list[Call]) -> None:
         )
 
 
-def _from_config(layer: Any, config: dict[str, Any], **changes: Any) -> Any:
+def _from_config(layer: Any, cls: Any, config: dict[str, Any], **changes: Any) -> Any:
     inside = {type(each).__name__: type(each) for each in keras_internals.sublayers(layer, recursive=True)}
     custom = {name: cls for name, cls in inside.items() if not cls.__module__.startswith("tf_keras.")}
     with keras_compat.tf_keras().saving.custom_object_scope(custom):
-        twin = type(layer).from_config({**config, **changes})
+        twin = cls.from_config({**config, **changes})
     state.copy(layer, twin)
     return twin
 

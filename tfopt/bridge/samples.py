@@ -40,12 +40,13 @@ def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput, count: int
         known = [0, *words[0].get_vocabulary(include_special_tokens=False)]
         return rng.choice(np.asarray(known), shape).astype(dtype)
     if any(spec.ref in refs_in([call.kwargs.get(name) for name in MASKS]) for call in graph.calls):
-        mask = rng.integers(0, 2, shape)
-        mask[..., 0] = 1  # where all is masked, the two differ
-        return mask.astype(dtype)
+        return rng.integers(0, 2, shape).astype(dtype)
     if found := index_inputs(graph).get(spec.ref):
         low, high = (0, found.entries) if found.unchanged else (1, max(2, found.entries // 2))
-        return rng.integers(low, high, shape).astype(dtype)
+        indices = rng.integers(low, high, shape)
+        if found.unchanged:
+            indices[0, ..., -1] = 0  # a padded word, where there is a mask
+        return indices.astype(dtype)
     if not dtype.startswith("float"):
         return rng.integers(0, _entries(graph), shape).astype(dtype)
     values = _floats(rng, first, shape).astype(dtype)

@@ -134,6 +134,18 @@ def take_masks_as(wrapper: Any, layer: Any) -> None:
     wrapper._call_spec.expects_mask_arg = layer._expects_mask_arg
 
 
+def attention_class() -> Any:
+    """Return a subclass of tf_keras's MultiHeadAttention whose subclasses define `make_softmax(axis=, dtype=)`."""
+    base: Any = keras_compat.tf_keras().layers.MultiHeadAttention
+
+    class WithSoftmax(base):  # type: ignore[misc]
+        def _build_attention(self, rank: int) -> None:
+            super()._build_attention(rank)
+            self._softmax: Any = self.make_softmax(axis=self._softmax.axis, dtype=self._dtype_policy)
+
+    return WithSoftmax
+
+
 def own_variables(layer: Any) -> list[Any]:
     """Return the weights that `layer` itself created: no sublayer weights, no random seeds."""
     if hasattr(layer, "_trainable_variables"):
