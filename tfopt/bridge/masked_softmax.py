@@ -12,16 +12,13 @@ from tfopt.base import keras_compat
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Call, refs_in
 
-_NAMES = ("Softmax", "MultiHeadAttention")
 _MASKS = ("mask", "attention_mask", "query_mask", "value_mask", "key_mask", "use_causal_mask")
 _FUSED_RANK = 3  # (samples, steps, channels), for which Keras 3 has one function for all of attention
 
 
 def class_for(layer: Any, calls: list[Call]) -> Any:
     """Return the class of the twin of a `layer` of either Keras that has masked `calls`; None for any other layer."""
-    if type(layer).__name__ not in _NAMES or not any(map(_is_masked, calls)):
-        return None
-    return classes()[type(layer).__name__]
+    return classes().get(type(layer).__name__) if any(map(_is_masked, calls)) else None
 
 
 def gives_zeros(layer: Any, calls: list[Call]) -> bool:
@@ -99,4 +96,4 @@ def classes() -> dict[str, Any]:
         def get_config(self) -> dict[str, Any]:
             return {**super().get_config(), "zeros": self.zeros}
 
-    return {"Softmax": Softmax, "MultiHeadAttention": MultiHeadAttention}
+    return {cls.__name__: cls for cls in (Softmax, MultiHeadAttention)}
