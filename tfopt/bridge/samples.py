@@ -37,7 +37,9 @@ def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput, count: int
         return _texts(rng, graph, shape)
     dtype = policy.float_policy(spec.dtype)
     if words := [layer for layer in first if type(layer).__name__ == "IntegerLookup"]:
-        known = [0, *words[0].get_vocabulary(include_special_tokens=False)]
+        known = words[0].get_vocabulary(include_special_tokens=False)
+        if words[0].num_oov_indices or words[0].mask_token == 0:
+            known = [0, *known]
         return rng.choice(np.asarray(known), shape).astype(dtype)
     if any(spec.ref in refs_in([call.kwargs.get(name) for name in MASKS]) for call in graph.calls):
         return rng.integers(0, 2, shape).astype(dtype)
@@ -45,7 +47,7 @@ def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput, count: int
         low, high = (0, found.entries) if found.unchanged else (1, max(2, found.entries // 2))
         indices = rng.integers(low, high, shape)
         if found.unchanged:
-            indices[0, ..., -1] = 0  # a padded word, where there is a mask
+            indices.reshape(shape[0], -1)[0, -1] = 0  # a padded word, where there is a mask
         return indices.astype(dtype)
     if not dtype.startswith("float"):
         return rng.integers(0, _entries(graph), shape).astype(dtype)

@@ -271,6 +271,12 @@ def _in_words(settings: Export) -> str:
     return f"{settings.weights} weights and {settings.activations} activations"
 
 
+def _instead_of(operators: str) -> str:
+    if "LookupTable" in operators or "String" in operators:
+        return "Look words up before the model, and pass it their numbers: its part behind the lookup converts."
+    return "Replace the layers that use them."
+
+
 def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception:
     """Return the error to raise for the converter's long message."""
     if "gather index out of bounds" in str(error):
@@ -293,7 +299,7 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
         names = ", ".join(dict.fromkeys(name.strip() for found in ops for name in found.split(",")))
         return ModelError(
             f"The model '{flat_model.name}' uses operators TFLite does not support ({names}), and LiteRT runs no "
-            "others (no SELECT_TF_OPS). Replace the layers that use them."
+            f"others (no SELECT_TF_OPS). {_instead_of(names)}"
         )
     if unsupported := re.search(r"not yet supported for op: '(\w+)'", text):
         return _without_operator(flat_model, settings, unsupported[1])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.stages.quantize.int8_equivalents import SELU_ALPHA, SELU_SCALE
+from tfopt.tflite.write.category_forms import compared_lookups, counted
 
 Form = Callable[..., Any]
 """(the operation's inputs) -> a tensor that is equal; None to keep the operation."""
@@ -148,21 +149,26 @@ FORMS: dict[str, Form] = {
 
 @contextmanager
 def supported_forms(*, integers: bool) -> Iterator[None]:
-    """Trace functions in the block with `LACKING`, and for integers `FORMS`, instead of operations on float tensors."""
+    """Trace functions in the block with `LACKING`, and for integers `FORMS`, instead of operations on float tensors.
+
+    Categories are counted and looked up by `category_forms`.
+    """
     from tensorflow.python.framework.func_graph import FuncGraph
 
     forms: Mapping[str, Form] = {**LACKING, **FORMS} if integers else LACKING
     original = FuncGraph._create_op_internal
 
     def create(graph: Any, op_type: str, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        form = forms.get(op_type)
-        if form is None or not inputs[-1].dtype.is_floating:
-            return original(graph, op_type, inputs, *args, **kwargs)
-        made = form(*map(graph.capture, inputs))
+        made = None
+        if op_type == "DenseBincount":
+            made = counted(*map(graph.capture, inputs), binary=kwargs["attrs"]["binary_output"].b)
+        elif op_type in forms and inputs[-1].dtype.is_floating:
+            made = forms[op_type](*map(graph.capture, inputs))
         return original(graph, op_type, inputs, *args, **kwargs) if made is None else made.op
 
     FuncGraph._create_op_internal = create
     try:
-        yield
+        with compared_lookups():
+            yield
     finally:
         FuncGraph._create_op_internal = original
