@@ -18,13 +18,13 @@ WORDS = """
     Decode Delete Describe Determine Distill Divide Do Download Draw Drop Empty End Enter Entropy-code Escape
     Estimate Evaluate Execute Exit Expand Export Extract Fail Fill Find Fit Flatten Fold Follow Forget Format Freeze
     Fuse Get Give Group Hand Hold Implement Import Infer Initialize Insert Inspect Install Invert Join Keep Learn
-    Let Limit List Load Locate Log Lower Make Map Mark Match Measure Merge Minimize Mix Move Multiply Name Normalize
-    Note Observe Open Order Override Pack Pad Pair Parse Pass Patch Place Plan Plot Predict Prepare Preserve Print
-    Produce Prune Put Quantize Raise Rank Read Rebuild Recompute Record Reduce Refuse Register Reject Release Remove
-    Rename Render Replace Report Reset Reshape Resolve Restore Resume Return Rotate Round Run Save Scale Scan Score
-    Select Send Serve Set Shift Show Silence Skip Sort Split Stack Start Stop Store Strip Suggest Summarize Suppress
-    Take Tell Time Trace Train Translate Trim Try Tune Turn Undo Unpack Unroll Update Use Validate Verify Wait Walk
-    Warn Wrap Write Yield
+    Let Limit List Load Locate Log Look Lower Make Map Mark Match Measure Merge Minimize Mix Move Multiply Name
+    Normalize Note Observe Open Order Override Pack Pad Pair Parse Pass Patch Place Plan Plot Predict Prepare
+    Preserve Print Produce Prune Put Quantize Raise Rank Read Rebuild Recompute Record Reduce Refuse Register Reject
+    Release Remove Rename Render Replace Report Reset Reshape Resolve Restore Resume Return Rotate Round Run Save
+    Scale Scan Score Select Send Serve Set Shift Show Silence Skip Sort Split Stack Start Stop Store Strip Suggest
+    Summarize Suppress Take Tell Time Trace Train Translate Trim Try Tune Turn Undo Unpack Unroll Update Use
+    Validate Verify Wait Walk Warn Wrap Write Yield
 """
 VERBS = frozenset(WORDS.split())
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -91,5 +91,5 @@ def test_a_table_of_looked_up_integers_in_integers(activations):
 def test_words_stay_outside():
     inputs = keras.Input((1,), dtype="string")
     model = keras.Model(inputs, keras.layers.StringLookup(vocabulary=["a", "b"])(inputs))
-    with pytest.raises(ModelError, match="LookupTableFindV2.*Look words up before the model"):
+    with pytest.raises(ModelError, match=r"LookupTableFindV2.*Look words up before the model"):
         tfopt.export_tflite(model, None, FLOAT)
