@@ -9,6 +9,10 @@ class ModelError(TfoptError):
     """A model that cannot be read, bridged or compressed as requested."""
 
 
+class CannotRunError(ModelError):
+    """A `.tflite` that LiteRT cannot run."""
+
+
 class DataError(TfoptError):
     """Data that cannot be read or does not fit the model."""
 

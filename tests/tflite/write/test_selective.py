@@ -5,7 +5,7 @@ import pytest
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
-from tfopt.errors import PromiseError, RecipeError
+from tfopt.errors import CannotRunError, PromiseError, RecipeError
 from tfopt.tflite.prove.outputs import OutputProof
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.selective import _Search
@@ -52,6 +52,34 @@ def test_who_wants_integers_only_gets_them_or_an_error(raw_model, form, advice):
     with pytest.raises(PromiseError, match=r"noise .* \(at most 0\.1\)") as caught:
         tfopt.export_tflite(raw_model, None, form, representative_data=RAW)
     assert advice in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def offset_model():
+    """A model and features for which XNNPACK refuses the int8 file: the first layer shrinks its input 400 times."""
+    x = np.stack([RNG.normal(1000, 0.1, 400), RNG.normal(-50000, 40, 400)], 1).astype("float32")
+    layers = tf_keras().layers
+    scale = layers.BatchNormalization(name="scaling")
+    chain = [layers.InputLayer((2,)), scale, layers.Dense(8, activation="relu", name="first"), layers.Dense(1)]
+    model = tf_keras().Sequential(chain)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
+    scale.set_weights([np.ones(2), np.zeros(2), x.mean(0), x.var(0)])
+    return model, x
+
+
+def test_what_litert_cannot_run_stays_in_float(offset_model):
+    model, x = offset_model
+    lite = tfopt.export_tflite(model, None, representative_data=x)
+    assert noise(model, lite, x) < 0.02
+    assert any("scaling" in note and "float operators" in note for note in lite.notes)
+
+
+@pytest.mark.slow
+def test_an_error_says_what_litert_cannot_run(offset_model):
+    model, x = offset_model
+    with pytest.raises(CannotRunError, match=r"LiteRT can run .*XNNPACK.*mixed=True.*choose other weights"):
+        tfopt.export_tflite(model, None, STRICT, representative_data=x)
 
 
 def test_the_limit_is_proven_on_held_out_samples(raw_model):

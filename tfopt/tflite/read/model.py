@@ -17,7 +17,7 @@ from tfopt.base.packing import unpack
 from tfopt.base.reading import reading
 from tfopt.base.stderr import native_noise_held
 from tfopt.base.weight_statistics import deflated_bytes
-from tfopt.errors import DataError, ModelError
+from tfopt.errors import CannotRunError, DataError, ModelError
 from tfopt.tflite.read.graph import FileGraph
 from tfopt.tflite.read.metadata import labels_of
 from tfopt.tflite.read.parts import Op, Port, Tensor, Weight
@@ -75,10 +75,10 @@ class LiteModel:
         self._interpreters: dict[Shapes, Any] = {}
         self._batches: dict[Shapes, int] = {}
         try:
-            with reading(lambda why: ModelError(f"LiteRT cannot run it: {why}")):
+            with reading(lambda why: CannotRunError(f"LiteRT cannot run it: {why}")):
                 self._open()
         except ModelError as error:
-            raise ModelError(f"{name}: {error}") from error
+            raise type(error)(f"{name}: {error}") from error
 
     def _open(self) -> None:
         interpreter = _interpreter(self.data, self.threads)  # verifies the flatbuffer that FileGraph reads
@@ -335,7 +335,7 @@ class LiteModel:
                 interpreter.resize_tensor_input(port.index, shape)
             interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise ModelError(_reason(error)) from error
+            raise CannotRunError(_reason(error)) from error
         return interpreter
 
     def _run(self, batch: int, stored: list[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -360,7 +360,7 @@ class LiteModel:
                 interpreter.set_tensor(port.index, np.concatenate([array, filler]))
             interpreter.invoke()
         except (RuntimeError, ValueError) as error:
-            raise ModelError(_reason(error)) from error
+            raise CannotRunError(_reason(error)) from error
 
     def random_sample(self) -> list[NDArray[Any]] | NDArray[Any]:
         """Return one random sample per input: zeros for indices, the full range for quantized inputs."""

@@ -13,7 +13,7 @@ from tfopt.base import native
 from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides, override_attributes
-from tfopt.errors import DataError, ModelError, RecipeError, TfoptError
+from tfopt.errors import CannotRunError, DataError, ModelError, RecipeError, TfoptError
 from tfopt.models.hub import native_if_possible
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
@@ -281,6 +281,12 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
     """Return the error to raise for the converter's long message."""
     if "gather index out of bounds" in str(error):
         return _index_out_of_range(flat_model)
+    if isinstance(error, CannotRunError):
+        allow = "" if settings.mixed else "allow float operators (mixed=True), or "
+        return CannotRunError(
+            f"The model '{flat_model.name}' has no file with {_in_words(settings)} that LiteRT can run "
+            f"({str(error).partition(': ')[2]}): {allow}choose other weights or activations."
+        )
     if isinstance(error, TfoptError):
         return error
     if isinstance(error, native.CrashError):

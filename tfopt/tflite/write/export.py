@@ -13,7 +13,7 @@ from tfopt.base import native
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.words import counted
-from tfopt.errors import ModelError, PromiseError, RecipeError, TfoptError
+from tfopt.errors import CannotRunError, ModelError, PromiseError, RecipeError, TfoptError
 from tfopt.graph.walk import is_model
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
@@ -138,12 +138,16 @@ def build_file(
     if settings.weights == "int4" and settings.activations == "int8" and not is_quantization_aware(model):
         return _in_4_bits(model, settings, representative_data, promises, flat_model, proven=proven)
     make = functools.partial(_built, model, data=representative_data, promises=promises, flat_model=flat_model)
-    error: PromiseError | None = None
+    error: PromiseError | CannotRunError | None = None
     if settings.max_noise is None:
         try:
             return make(settings, proven=proven)
         except PromiseError as why:
             if why.data is None or not settings.may_mix:
+                raise
+            error = why
+        except CannotRunError as why:  # e.g. where scales are too unlike for its kernels
+            if not settings.may_mix or representative_data is None:
                 raise
             error = why
         if is_quantization_aware(model):

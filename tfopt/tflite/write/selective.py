@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tfopt.errors import CannotRunError
 from tfopt.tflite.prove.outputs import OutputProof, compare_output
 from tfopt.tflite.read import LiteModel
 
@@ -100,7 +101,8 @@ class _Search:
 
     def is_sound(self, data: bytes) -> bool:
         """Return whether all outputs of a file are within the limit."""
-        return not any(proof.failures for proof in self._proofs(data))
+        proofs = self._proofs(data)
+        return bool(proofs) and not any(proof.failures for proof in proofs)
 
     def _by_noise(self) -> Iterator[tuple[int, float]]:
         """Return the operators, those with most noise first, each with the sum of the noises of those behind it."""
@@ -119,10 +121,15 @@ class _Search:
             block = [int(number) for number in part]
             others = set(range(len(self._operators))) - set(block)
             proofs = self._proofs(self._made(others))
-            heapq.heappush(waiting, (-max(max(proof.noise, proof.channel_noise) for proof in proofs), block))
+            noises = [max(proof.noise, proof.channel_noise) for proof in proofs] or [np.inf]
+            heapq.heappush(waiting, (-max(noises), block))
 
     def _proofs(self, data: bytes) -> list[OutputProof]:
-        found = self._outputs(LiteModel(data))
+        """Return the proof of each output; nothing if LiteRT cannot run the file."""
+        try:
+            found = self._outputs(LiteModel(data))
+        except CannotRunError:
+            return []
         return [
             compare_output(name, want, found[name], most_noise=self._most, free_steps=0)
             for name, want in self._expected.items()
