@@ -495,3 +495,19 @@ def test_mobilenet_v2_inside_a_sequential():
     np.testing.assert_allclose(np.asarray(flat(x)), np.asarray(model(x)), atol=1e-4)
     for ours, theirs in zip(bridge.to_keras(flat, model).get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_model_with_a_function_of_the_users_comes_back(api):
+    """Neither Keras finds a function by its name that nobody registered."""
+
+    def squared(values):
+        return values * values
+
+    inputs = api.Input((3,))
+    hidden = api.layers.Dense(4, activation=squared, kernel_regularizer=api.regularizers.L2(0.1))(inputs)
+    model = api.Model(inputs, api.layers.Activation(squared)(hidden))
+    flat_model = bridge.to_tf_keras(model)
+    x = np.arange(6, dtype="float32").reshape(2, 3)
+    back = bridge.to_keras(flat_model, model)
+    kernel, bias = (np.asarray(weight, np.float64) for weight in model.get_weights())
+    np.testing.assert_allclose(back.predict(x, verbose=0), (x @ kernel + bias) ** 4, rtol=1e-5)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
-from tfopt.bridge import check, state
+from tfopt.bridge import check, policy, state
 from tfopt.bridge.build import copy_weights, plans_of
 from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.errors import ModelError
@@ -84,7 +84,7 @@ def _copy_of(model: Any, graph: Graph) -> Any:
         scope = keras.saving.CustomObjectScope
     package = "keras" if keras3 else "tf_keras"
     things = [leaf.layer for leaf in graph.leaves] + keras_internals.sublayers(model, recursive=True)
-    custom = {type(t).__name__: type(t) for t in things if type(t).__module__.partition(".")[0] != package}
+    custom = policy.custom_objects(things, package)
     try:
         with scope(custom), keras_internals.trusting_scope(keras3):
             if is_subclassed(model):

@@ -209,8 +209,7 @@ def _refuse_variables(calls: list[Call]) -> None:
 
 
 def _from_config(layer: Any, cls: Any, config: dict[str, Any], **changes: Any) -> Any:
-    inside = {type(each).__name__: type(each) for each in keras_internals.sublayers(layer, recursive=True)}
-    custom = {name: cls for name, cls in inside.items() if not cls.__module__.startswith("tf_keras.")}
+    custom = policy.custom_objects(keras_internals.flat_layers(layer), "tf_keras")
     with keras_compat.tf_keras().saving.custom_object_scope(custom):
         twin = cls.from_config({**config, **changes})
     state.copy(layer, twin)

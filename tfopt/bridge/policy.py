@@ -1,5 +1,7 @@
 """Common queries about a layer: its dtype policy, its Keras, its name for messages."""
 
+import types
+from collections.abc import Iterable
 from typing import Any
 
 from tfopt.base import keras_compat
@@ -32,3 +34,13 @@ def policy_name(layer: Any) -> str:
 def is_tf_keras(layer: Any) -> bool:
     """Return whether the layer is of tf_keras."""
     return isinstance(layer, keras_compat.tf_keras().layers.Layer)
+
+
+def custom_objects(layers: Iterable[Any], package: str) -> dict[str, Any]:
+    """Return the classes of `layers` and the functions they hold, such as activations, that `package` does not define.
+
+    A Keras that rebuilds the layers needs them by their names.
+    """
+    parts: list[Any] = [part for layer in layers for part in (type(layer), *vars(layer).values())]
+    own = [part for part in parts if isinstance(part, (type, types.FunctionType))]
+    return {part.__name__: part for part in own if part.__module__.partition(".")[0] != package}
