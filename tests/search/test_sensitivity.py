@@ -200,3 +200,16 @@ def test_both_numbers_are_proved_on_the_file(budget, numbers, said):
     else:
         with pytest.raises(PromiseError, match=said):
             budget.require(*numbers)
+
+
+def test_kernels_that_stay_in_8_bits_are_named():
+    keras.utils.set_random_seed(0)
+    series = keras.Sequential(
+        [keras.Input((4, 2)), keras.layers.LSTM(3, name="memory"), keras.layers.Dense(2, name="last")]
+    )
+    rng = np.random.default_rng(0)
+    data = tfopt.load_data((rng.normal(size=(60, 4, 2)).astype("float32"), rng.integers(0, 2, 60)))
+    measured = tfopt.sensitivity(series, data, bits=[4])
+    assert [trial.layer for trial in measured.trials] == ["last"]
+    assert measured.left_out == (("memory", "kernel"), ("memory", "recurrent_kernel"))
+    assert "8 bits: memory, memory/recurrent_kernel" in " ".join(str(measured).split())

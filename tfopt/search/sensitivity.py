@@ -60,12 +60,14 @@ class Sensitivity:
         before: of the float model.
         samples: number of samples measured.
         trials: layer by layer, from input to output.
+        left_out: kernels that no file can hold in fewer than 8 bits, such as those of an LSTM, as (layer, weight).
     """
 
     metric: str
     before: float
     samples: int
     trials: tuple[Trial, ...]
+    left_out: tuple[Key, ...] = ()
 
     @property
     def bits(self) -> tuple[int, ...]:
@@ -81,7 +83,9 @@ class Sensitivity:
         from rich.table import Table
 
         title = f"one kernel at a time: loss of {self.metric} ({self.before:.4f} in float, {self.samples:,} samples)"
-        table = Table(title=title, title_justify="left")
+        others = ", ".join(map(_described, self.left_out))
+        caption = f"not tried, since a file holds them in 8 bits: {others}" if others else None
+        table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
         table.add_column("kernel", overflow="fold")
         for bits in self.bits:
             for column in (f"{bits} bits: loss", "SQNR, dB", "bytes"):
@@ -160,7 +164,8 @@ def sensitivity(
             trials.append(Trial(*key, number, after, judge.loss(after), sqnr, size))
             if progress is not None:
                 progress(len(trials), len(found) * len(bits))
-    return Sensitivity(judge.metric, judge.before, judge.samples, tuple(trials))
+    left_out = tuple(key for key in kernels_by_key(flat_model.layers) if key not in found)
+    return Sensitivity(judge.metric, judge.before, judge.samples, tuple(trials), left_out)
 
 
 def require_measurable(model: Any) -> None:
