@@ -121,7 +121,7 @@ FACTS: Mapping[str, LayerFacts] = {
                            m_by_n=True),
     "GRUCell": LayerFacts(family="cell", kernels=_CELL, gates=3, width="units", width_is="state", scales="loop",
                           m_by_n=True),
-    "ConvLSTMCell": LayerFacts(family="cell", kernels=_CELL, gates=4, data_format=True),
+    "ConvLSTMCell": LayerFacts(family="cell", kernels=_CELL, scales="loop", gates=4, data_format=True),
     "RNN": LayerFacts(family="recurrent", parts={"": "cell"}),
     "SimpleRNN": LayerFacts(family="recurrent", parts={"": "cell"}, width="units", width_is="state"),
     "LSTM": LayerFacts(family="recurrent", parts={"": "cell"}, width="units", width_is="state", one_operator=True),

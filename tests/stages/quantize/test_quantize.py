@@ -732,6 +732,24 @@ def test_negative_batch_norm_scales_do_not_double_the_clusters_of_the_file():
     assert np.unique(match_kernels(lite, [stripped.get_layer("first")])["first"].values).size <= 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["SimpleRNN", "LSTM", "GRU", "ConvLSTM1D"])
+@pytest.mark.parametrize("first", [SPARSE, Cluster(number_of_clusters=6)], ids=["sparsity", "clusters"])
+def test_recurrent_kernels_keep_their_promises_in_the_file(kind, first):
+    keras.utils.set_random_seed(0)
+    shape = (3, 5, 2) if "Conv" in kind else (3, 4)
+    recurrent = getattr(keras.layers, kind)(*((4, 3) if "Conv" in kind else (6,)))
+    model = keras.Sequential([keras.Input(shape), recurrent, keras.layers.Flatten(), keras.layers.Dense(3)])
+    model, promises = shrunk(model, first)
+    assert {p.weight for p in promises} == {"kernel", "recurrent_kernel"}
+    wrapped = Quantize().apply(model, steps=1, keep={first.establishes})
+    Quantize().calibrate(wrapped, np.random.default_rng(0).normal(size=(64, *shape)).astype("float32"))
+    stripped = bridge.to_tf_keras(Quantize().strip(wrapped))
+    build_file(
+        wrapped, INT8, None, promises, stripped
+    )  # raises for a kernel that is not in the file, or not as promised
+
+
 def test_scales_turned_positive_compute_the_same():
     model = two_alike(SIGNS)
     x = np.random.default_rng(1).normal(size=(4, 6, 6, 8)).astype("float32")
