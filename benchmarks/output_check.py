@@ -43,10 +43,10 @@ def measured(name: str, model: Any, runs: int) -> list[list[str]]:
     proof = export.prove
     spent: list[float] = []
 
-    def timed(*args: Any) -> list[str]:
+    def timed(*args: Any, **options: Any) -> list[str]:
         started = time.perf_counter()
         try:
-            return proof(*args)
+            return proof(*args, **options)
         finally:
             spent.append(time.perf_counter() - started)
 
@@ -82,7 +82,7 @@ def main(files: tuple[Path, ...], runs: int) -> None:
     for name in BUILT_IN:
         keras.utils.set_random_seed(SEED)
         model = zoo.ZOO[name](keras)
-        zoo.randomise(model, SEED)
+        zoo.randomize(model, SEED)
         rows += measured(name, model, runs)
     for file in files:
         rows += measured(file.stem, load_model(file), runs)

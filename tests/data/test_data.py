@@ -524,12 +524,81 @@ def test_bad_folders(tmp_path: Path) -> None:
     save(tmp_path / "dog" / "tall.png", np.zeros((9, 4, 3)))
     expect(r"one size, got 4x4 in .*0\.png and 9x4 in .*tall\.png; pass size=")
     assert load_data(tmp_path, size=(4, 4)).input_shape == (4, 4, 3)
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "dog" / "tall.png")
-    expect("8-bit image, got mode I;16 in .*tall.png")
+    (tmp_path / "dog" / "tall.png").unlink()
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "dog" / "tall.tif")
+    expect("8 or 16 bits, got mode F in .*tall.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_as_a_viewer_shows_them(tmp_path: Path, orientation: int) -> None:
+    """The eight cases of the EXIF standard (JEITA CP-3451, 4.6.4): which pixel of the file is at the top left."""
+    shown = np.arange(0, 240, 5, np.uint8).reshape(4, 4, 3)[:, :3]  # 4 high, 3 wide
+    stored = {
+        1: shown,
+        2: shown[:, ::-1],
+        3: shown[::-1, ::-1],
+        4: shown[::-1],
+        5: shown.transpose(1, 0, 2),
+        6: np.rot90(shown, 1),
+        7: np.rot90(shown.transpose(1, 0, 2), 2),
+        8: np.rot90(shown, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("cat", "dog"):
+        (tmp_path / kind).mkdir()
+        for number in range(3):
+            Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / kind / f"{number}.png", exif=exif)
+    data = load_data(tmp_path)
+    np.testing.assert_array_equal(data.train.x()[0], shown)
+    assert any("turned" in note for note in data.notes) == (orientation > 1)
+
+
+def test_16_bits_become_8(tmp_path: Path) -> None:
+    values = np.array([[0, 128, 129, 32896], [65535, 257, 25700, 65406]], np.uint16)
+    for kind in ("cat", "dog"):
+        (tmp_path / kind).mkdir()
+        for number, suffix in enumerate((".png", ".tif", ".png")):
+            Image.fromarray(values).save(tmp_path / kind / f"{number}{suffix}")
+    data = load_data(tmp_path)
+    expected = np.round(values / 257)  # 65535 / 255
+    for image in data.train.x():
+        np.testing.assert_array_equal(image[..., 0], expected)
+    assert data.preprocessing.color == "grayscale"
+
+
+def test_other_modes_and_formats_are_rgb(tmp_path: Path) -> None:
+    rgb = Image.fromarray(np.full((4, 4, 3), (200, 100, 50), np.uint8))
+    made = {"a.jpg": rgb.convert("CMYK"), "b.gif": rgb.convert("P"), "c.png": rgb.convert("RGBA"), "d.tiff": rgb}
+    made |= {"e.webp": rgb, "f.jfif": rgb}
+    for kind in ("cat", "dog"):
+        (tmp_path / kind).mkdir()
+        for name, image in made.items():
+            image.save(tmp_path / kind / name, **({"format": "JPEG"} if name.endswith("jfif") else {}))
+    data = load_data(tmp_path)
+    pixels = np.concatenate([data.train.x(), data.validation.x(), data.test.x()]).astype(int)
+    assert len(pixels) == 12 and np.abs(pixels - (200, 100, 50)).max() < 8  # JPEG and palettes are not exact
+
+
+@pytest.mark.parametrize("names", [("Train", "TEST"), ("training", "testing"), ("train", "valid", "test")])
+def test_parts_have_the_names_that_people_use(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        image_folder(tmp_path / name, ("cat", "dog"))
+    data = load_data(tmp_path)
+    assert data.class_names == ("cat", "dog") and len(data.test)
+
+
+def test_what_systems_leave_in_folders_is_left_out(tmp_path: Path) -> None:
+    image_folder(tmp_path, ("cat", "dog"))
+    for name in ("desktop.ini", "cat/Thumbs.db"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
+    notes = " ".join(load_data(tmp_path).notes)
+    assert all(name in notes for name in ("desktop.ini", "Thumbs.db", "__MACOSX"))
 
 
 @pytest.mark.parametrize("keep", [0, 4, 40, 300])
-@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "gif", "webp"])
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "gif", "webp", "tif"])
 def test_a_corrupt_image_is_named(tmp_path: Path, kind: str, keep: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
     for name in ("a", "b"):
@@ -554,7 +623,7 @@ def test_bad_part_folders(tmp_path: Path) -> None:
         load_data(tmp_path)
     (tmp_path / "extra").rename(tmp_path / "val")
     image_folder(tmp_path / "validation", ("cow",))
-    with pytest.raises(DataError, match="got both"):
+    with pytest.raises(DataError, match="got test, train, val, validation"):
         load_data(tmp_path)
 
 

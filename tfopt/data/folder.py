@@ -1,4 +1,4 @@
-"""Image folders: one folder per class, directly or below train, validation and test."""
+"""Image folders: one folder per class, directly or below train, validation and test, in any case."""
 
 from __future__ import annotations
 
@@ -9,32 +9,41 @@ import numpy as np
 from tfopt.data.parts import Pair, Parts
 from tfopt.errors import DataError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-_PART_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # by Windows and macOS, in any case
 
 
 def read_folder(root: Path) -> Parts:
     """List the images of `root` without decoding them: classes and files by name, hidden ones left out.
+
+    A note names what operating systems leave in folders, such as Thumbs.db, which is left out too.
 
     Raises:
         DataError: no class folders, only one class, an empty class, other files or folders among the images, or
             classes that differ between train, validation and test.
     """
     folders, notes = _subfolders(root)
-    parts = {_PART_NAMES[folder.name]: folder for folder in folders if folder.name in _PART_NAMES}
-    strangers = [folder.name for folder in folders if folder.name not in _PART_NAMES]
+    parts = {part: folder for folder in folders if (part := _PART_NAMES.get(folder.name.lower()))}
+    strangers = [folder.name for folder in folders if folder.name.lower() not in _PART_NAMES]
     # A class may be called "train", too: it then holds images, not folders, and is one of several classes.
     if not parts or (strangers and not any(path.is_dir() for part in parts.values() for path in part.iterdir())):
         names, pair, notes = _classes(root)
         return Parts({"train": pair}, f"image folder {root.resolve().name}", names, notes, files=True)
     if strangers:
         raise DataError(
-            f"Expected only train, validation (or val) and test in {root}, also got {_first(strangers)}; move them."
+            f"Expected only train, validation and test (or training, val, valid, testing) in {root}, also got "
+            f"{_first(strangers)}; move them."
         )
     if "train" not in parts:
         raise DataError(f"Expected a train folder in {root}, got {_first(sorted(parts))}; add it.")
     if len(folders) > len(parts):
-        raise DataError(f"Expected either val or validation in {root}, got both; keep one.")
+        found = _first([folder.name for folder in folders], 6)
+        raise DataError(f"Expected one folder for each of train, validation and test in {root}, got {found}.")
     read = {name: _classes(folder) for name, folder in parts.items()}
     notes += tuple(note for _, _, more in read.values() for note in more)
     expected = read["train"][0]
@@ -57,34 +66,45 @@ def _classes(folder: Path) -> tuple[tuple[str, ...], Pair, tuple[str, ...]]:
         raise DataError(
             f"Expected at least two class folders in {folder}, got {found}; put the images into one folder per class."
         )
-    images = [_images(each) for each in classes]
+    listed = [_images(each) for each in classes]
+    images = [files for files, _ in listed]
+    notes += tuple(note for _, more in listed for note in more)
     paths = np.array([path for group in images for path in group], dtype=object)
     labels = np.repeat(np.arange(len(classes)), [len(group) for group in images])
     return tuple(each.name for each in classes), (paths, labels), notes
 
 
-def _images(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _entries(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Return what is in a folder, by name, and a note on what the operating system has left there."""
+    seen = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    left = [path.name for path in seen if path.name.lower() in _LEFT_BY_SYSTEMS]
+    notes = (f"ignored in {folder.name}, left by the operating system: {_first(left)}",) if left else ()
+    return [path for path in seen if path.name not in left], notes
+
+
+def _images(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    files, notes = _entries(folder)
     if not files:
         raise DataError(f"Expected images in the class folder {folder}, got none; add some or remove the folder.")
     if others := [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]:
         raise DataError(
             f"Expected only images ({', '.join(IMAGE_SUFFIXES)}) in {folder}, got {_first(others)}; move them."
         )
-    return files
+    return files, notes
 
 
 def _subfolders(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     """Return subfolders by name and a note on loose files; loose images have no class and are an error."""
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    entries, notes = _entries(folder)
     folders = [path for path in entries if path.is_dir()]
     loose = [path for path in entries if not path.is_dir()]
     if images := [path.name for path in loose if path.suffix.lower() in IMAGE_SUFFIXES]:
         raise DataError(
             f"Expected one folder per class in {folder}, got loose images: {_first(images)}; move them into one."
         )
-    names = _first([path.name for path in loose])
-    return folders, (f"ignored files next to the folders in {folder.name}: {names}",) if loose else ()
+    if loose:
+        notes += (f"ignored files next to the folders in {folder.name}: {_first([path.name for path in loose])}",)
+    return folders, notes
 
 
 def _first(names: list[str], count: int = 3) -> str:

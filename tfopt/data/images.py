@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Size = tuple[int, int]
-Decoded = tuple[np.ndarray, str]  # the pixels, and the mode of the file
+Decoded = tuple[np.ndarray, str, bool]  # the pixels, the mode of the file, and whether it was turned
 _MODES: dict[Color, str] = {"rgb": "RGB", "grayscale": "L"}
-_GRAY = ("1", "L")
+_GRAY = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N")
+_SIXTEEN_BITS = "I;16"
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for a quarter turn
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 # The formats that `folder.IMAGE_SUFFIXES` allows; other Pillow readers start programs (EPS: Ghostscript).
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _CHUNK = 64  # files per task; makes the overhead negligible next to decoding
 _MANY = 2000  # reading this many takes long enough to show progress
 
@@ -42,14 +44,15 @@ def read_images(
     """Decode `files` to uint8 (n, height, width, channels), in their order.
 
     Without `preprocessing.color` the images become grayscale if all of them are, else RGB; without `preprocessing.size`
-    they must all have the same size. As in Keras and TensorFlow, pixels are read as stored: EXIF rotation is not
-    applied, transparency is dropped, and only the first frame of an animation is read.
+    they must all have the same size. Photos are turned as their EXIF orientation says, as viewers and phones show them
+    (Keras and TensorFlow do not). 16 bits become 8, transparency is dropped, and only the first frame of an animation
+    is read.
 
     Returns:
         The pixels, the preprocessing with size and color filled in, and notes on conversions.
 
     Raises:
-        DataError: a file is not a readable 8-bit image, sizes differ, or the pixels exceed the memory limit.
+        DataError: a file is not a readable image of 8 or 16 bits, sizes differ, or the pixels exceed the memory limit.
     """
     size = preprocessing.size or _size_of(files[0])
     check_bytes(len(files) * size[0] * size[1] * (1 if preprocessing.color == "grayscale" else 3), source)
@@ -57,15 +60,18 @@ def read_images(
     decode = partial(_decode, size=size, color=preprocessing.color, reference=reference)
     images: deque[np.ndarray] = deque()
     modes: Counter[str] = Counter()
-    for pixels, mode in _in_threads(decode, files, source):
+    turned = 0
+    for pixels, mode, was_turned in _in_threads(decode, files, source):
         images.append(pixels)
         modes[mode] += 1
+        turned += was_turned
     color = preprocessing.color or ("grayscale" if set(modes) <= set(_GRAY) else "rgb")
     shape = (len(files), *size, 3 if color == "rgb" else 1)
     stacked = np.empty(shape, np.uint8)
     for pixels in stacked:
         pixels[...] = images.popleft()  # one by one, to hold each only once in memory; gray fills all channels
-    return stacked, replace(preprocessing, size=size, color=color), _notes(modes, color)
+    notes = (f"{turned:,} of {len(files):,} images are turned as their EXIF orientation says",) if turned else ()
+    return stacked, replace(preprocessing, size=size, color=color), (*_notes(modes, color), *notes)
 
 
 def convert_images(images: np.ndarray, preprocessing: Preprocessing, name: str) -> np.ndarray:
@@ -98,26 +104,44 @@ def _pixels(image: Image.Image, size: Size, color: Color | None) -> np.ndarray:
     """Return uint8 (height, width, 1 or 3); without `color` grayscale stays grayscale."""
     from PIL import Image
 
-    image = image.convert(_MODES[color or ("grayscale" if image.mode in _GRAY else "rgb")])
+    wanted = _MODES[color or ("grayscale" if image.mode in _GRAY else "rgb")]
+    if image.mode.startswith(_SIXTEEN_BITS):  # Pillow would clip them at 255
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    image = image.convert(wanted)
     if image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(*size, -1)
 
 
 def _decode(file: Path, *, size: Size, color: Color | None, reference: tuple[Path, Size] | None) -> Decoded:
+    from PIL import ImageOps
+
     with _open(file) as image:
-        if image.mode.startswith(("I", "F")):
-            raise DataError(f"Expected an 8-bit image, got mode {image.mode} in {file}; convert it to 8 bits.")
-        if reference and image.size != (size[1], size[0]):
+        if image.mode in ("I", "F"):
+            raise DataError(
+                f"Expected an image of 8 or 16 bits, got mode {image.mode} in {file}; convert it to 8 bits."
+            )
+        with reading(partial(_unreadable, file)):  # a PNG may have its EXIF data behind the pixels
+            turned, shown = _orientation(image) in range(2, 9), _shown_size(image)
+        if reference and shown != size:
             first, (height, width) = reference
             raise DataError(
-                f"Expected images of one size, got {height}x{width} in {first} and "
-                f"{image.height}x{image.width} in {file}; pass size=(height, width) to resize all of them."
+                f"Expected images of one size, got {height}x{width} in {first} and {shown[0]}x{shown[1]} in {file}; "
+                "pass size=(height, width) to resize all of them."
             )
         mode = "P with transparency" if image.mode == "P" and "transparency" in image.info else image.mode
         with reading(partial(_unreadable, file)):
-            pixels = _pixels(image, size, color)
-        return pixels, mode
+            pixels = _pixels(ImageOps.exif_transpose(image) if turned else image, size, color)
+        return pixels, mode, turned
+
+
+def _orientation(image: Image.Image) -> int:
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _shown_size(image: Image.Image) -> Size:
+    """Return (height, width) of an image as it is to be seen."""
+    return image.size if _orientation(image) in _ON_ITS_SIDE else (image.height, image.width)
 
 
 def _open(file: Path) -> Image.Image:
@@ -139,8 +163,8 @@ def _unreadable(file: Path, why: str) -> DataError:
 
 
 def _size_of(file: Path) -> Size:
-    with _open(file) as image:
-        return image.height, image.width
+    with _open(file) as image, reading(partial(_unreadable, file)):
+        return _shown_size(image)
 
 
 def _notes(modes: Counter[str], color: Color) -> tuple[str, ...]:
