@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,9 +62,10 @@ class DiedError(Exception):
 
     @property
     def last_line(self) -> str:
-        """The last line that is not part of a stack trace; "" if there is none."""
+        """The last line that is neither of a stack trace nor information or a warning of TensorFlow; "" for none."""
         lines = [line.strip() for line in self.said.splitlines()]
         lines = [line for line in lines if line and not line.startswith(("@", "***", "PC:", "#"))]
+        lines = [line for line in lines if not re.match(r"[IW]\d{4} ", line) and "fully_quantize:" not in line]
         return lines[-1][:300] if lines else ""
 
 

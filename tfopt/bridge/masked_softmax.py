@@ -9,6 +9,7 @@ import functools
 from typing import Any
 
 from tfopt.base import keras_compat
+from tfopt.bridge.activations import NoTwinError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Call, refs_in
 
@@ -22,12 +23,19 @@ def class_for(layer: Any, calls: list[Call]) -> Any:
 
 
 def gives_zeros(layer: Any, calls: list[Call]) -> bool:
-    """Return whether a Keras 3 `layer` gives probabilities of 0 in masked `calls` where everything is masked."""
+    """Return whether a Keras 3 `layer` gives probabilities of 0 in masked `calls` where everything is masked.
+
+    Raises:
+        NoTwinError: in some of them.
+    """
     if not _keras3_gives_zeros():
         return False
     if type(layer).__name__ == "Softmax" or layer.get_config()["dropout"] > 0:
         return True
-    return any(_scores_are_made(_arguments(call)) for call in calls)
+    found = {_scores_are_made(_arguments(call)) for call in calls if _is_masked(call)}
+    if len(found) > 1:
+        raise NoTwinError("some of its calls return attention scores, for which Keras masks in another way")
+    return found.pop()
 
 
 def _scores_are_made(arguments: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ the functions return None, and the operation is carried as it is (`carried.py`).
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -163,6 +164,8 @@ def _shape_only(operation: Any, given: dict[str, Any]) -> Native | None:
     if x.shape is None or made.shape is None or not made.shape or x.shape[0] != made.shape[0]:
         return None
     if None in made.shape[1:] or None in x.shape[1:] or x.shape[0] is not None:
+        return None
+    if math.prod(made.shape[1:]) != math.prod(x.shape[1:]):  # it moves values from one sample to another
         return None
     return Native("Reshape", {"target_shape": list(made.shape[1:])}, x)
 

@@ -84,7 +84,9 @@ def mixed(batches: tf.data.Dataset, alpha: float, seed: int) -> tf.data.Dataset:
         )
 
     started = tf.data.Dataset.range(1).map(iteration_of).flat_map(mixtures)
-    return started.apply(tf.data.experimental.assert_cardinality(batches.cardinality())).prefetch(2)
+    if (number := int(batches.cardinality())) >= 0:
+        started = started.apply(tf.data.experimental.assert_cardinality(number))
+    return started.prefetch(2)
 
 
 def _mixed(values: Any, other: Any, share: Any) -> Any:

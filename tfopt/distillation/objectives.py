@@ -141,7 +141,10 @@ def require_classes(loss: Any, model: Any) -> None:
         loss: compiled.
         model: the student, with one output.
     """
-    fitting = _fitting(loss, _activation(model, 0))
+    activation = _activation(model, 0)
+    if activation == "softmax" or (activation == "sigmoid" and model.output_shape[-1] == 1):
+        return  # classes, whatever loss trains them
+    fitting = _fitting(loss[0] if isinstance(loss, list | tuple) and len(loss) == 1 else loss, activation)
     decides = model.output_shape[-1] == 1 and isinstance(fitting, MultilabelKD)  # between two classes
     if fitting is not None and fitting.task != Hinton.task and not decides:
         name = type(fitting).__name__

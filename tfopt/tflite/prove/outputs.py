@@ -16,6 +16,7 @@ file:
 `sides.py` runs both sides.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ MOST_NOISE = {"int4": 0.25, "int8": 0.1}
 MOST_FLOAT_NOISE = 1e-3
 LEAST_AGREEMENT = 0.9
 """Least share of sure positions with the same class; noise of 0.1 preserves as many yes-or-no decisions."""
+LEAST_EQUAL = 0.99
+"""Least share of equal integers, such as class indices, of a file that computes in float."""
 INT8_STEPS = 255
 FREE_STEPS = 2.0
 """Root mean square of an error that is always allowed, in int8 steps over the channel's own range."""
@@ -69,6 +72,7 @@ class OutputProof:
         narrow: number of channels that vary by less than `NARROW_STEPS` int8 steps, for which little is proven.
         step: of the file's scale; None in float.
         deviation: standard deviation of the worst channel in Keras.
+        unknown: share of the values that the model gives as NaN or infinity, and that are not compared.
     """
 
     name: str
@@ -81,6 +85,7 @@ class OutputProof:
     narrow: int = 0
     step: float | None = None
     deviation: float = 0.0
+    unknown: float = 0.0
 
     @property
     def narrower_than_a_step(self) -> bool:
@@ -97,6 +102,8 @@ class OutputProof:
             vary, own = ("varies", "its") if self.narrow == 1 else ("vary", "their")
             channels = f"{counted(self.narrow, 'channel')} {vary}"
             parts.append(f"{channels} by less than {NARROW_STEPS:g} int8 steps of {own} own range")
+        if self.unknown:
+            parts.append(f"{self.unknown:.1%} of the values not compared: the model gives NaN or infinity")
         return ", ".join(parts)
 
 
@@ -144,15 +151,19 @@ def compare_output(
     if expected.shape != found.shape:
         return OutputProof(name, math.inf, failures=(f"shape {found.shape} instead of {expected.shape}",))
     if expected.dtype.kind in "iub":
-        return _compare_integers(name, expected, found)
+        exact = most_noise <= MOST_FLOAT_NOISE
+        return _compare_integers(name, expected, found, LEAST_EQUAL if exact else LEAST_AGREEMENT)
     want, got = (_rows(array) for array in (expected, found))
+    if not want.size:
+        return OutputProof(name, 0.0)
     known = np.isfinite(want)
     if not np.isfinite(got[known]).all():
         return OutputProof(name, math.inf, failures=("NaN or infinity where the model gives finite numbers",))
+    if not known.any():
+        return OutputProof(name, math.inf, failures=("the model gives NaN or infinity alone",))
     want, got = np.where(known, want, 0), np.where(known, got, 0)
-    if not want.size:
-        return OutputProof(name, 0.0)
-    return _compare(name, want, got, most_noise, classes, step, free_steps, rounding)
+    proof = _compare(name, want, got, most_noise, classes, step, free_steps, rounding)
+    return dataclasses.replace(proof, unknown=float(1 - known.mean()))
 
 
 def _compare(
@@ -202,18 +213,29 @@ def _compare(
     )
 
 
-def _compare_integers(name: str, expected: NDArray[np.generic], found: NDArray[np.generic]) -> OutputProof:
+def _compare_integers(
+    name: str, expected: NDArray[np.generic], found: NDArray[np.generic], least: float
+) -> OutputProof:
     """Compare integers, such as class indices, for equality."""
     same, count = int((expected == found).sum()), expected.size
-    bad = count and wilson_interval(same, count)[1] < LEAST_AGREEMENT
-    failure = f"{same / max(count, 1):.1%} of {count:,} numbers are equal (at least {LEAST_AGREEMENT:.0%})"
+    bad = count and wilson_interval(same, count)[1] < least
+    failure = f"{same / max(count, 1):.1%} of {count:,} numbers are equal (at least {least:.0%})"
     return OutputProof(
         name, 1 - same / max(count, 1), agreement=same / max(count, 1), sure=count, failures=(failure,) if bad else ()
     )
 
 
 def _rows(array: NDArray[np.generic]) -> Matrix:
-    """Return the array as (samples and positions, channels), float64, with at most `MOST_ROWS` rows."""
+    """Return the array as (samples and positions, channels), float64, with at most `MOST_ROWS` rows.
+
+    A complex channel becomes two.
+    """
+    if np.iscomplexobj(array):
+        array = (
+            np.concatenate([array.real, array.imag], axis=-1)
+            if array.ndim > 1
+            else np.stack([array.real, array.imag], 1)
+        )
     rows = array.reshape(-1, array.shape[-1] if array.ndim > 1 else 1)
     if len(rows) > MOST_ROWS:
         rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).astype(int)]

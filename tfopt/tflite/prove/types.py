@@ -1,7 +1,7 @@
 """Compare the types of the tensors in a `.tflite` with the requested ones."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,19 @@ SMALL_KERNEL = 1024
 UNPACKING = frozenset({"DEQUANTIZE", "DENSIFY"})
 CHANGES_TYPE = frozenset({"QUANTIZE", "DEQUANTIZE"})
 NAMED_AT_MOST = 8
+# Operators that the converter has no int8 form for, though they compute with floats.
+_WITHOUT_INT8 = """
+    ATAN2 BUCKETIZE CAST CEIL COMPLEX_ABS CONV_3D CONV_3D_TRANSPOSE COS CUMSUM DYNAMIC_UPDATE_SLICE ELU FLOOR FLOOR_DIV
+    FLOOR_MOD LOCAL_RESPONSE_NORMALIZATION NEG IMAG POW REAL RFFT2D ROUND SCATTER_ND SEGMENT_SUM SIGN SIN TOPK_V2
+    UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_SUM ZEROS_LIKE"""
+WITHOUT_INT8 = frozenset(_WITHOUT_INT8.split())
+# Operators whose results have the scale of their inputs: beside a float operator they are in float too.
+_PASSING = """
+    ARG_MAX ARG_MIN AVERAGE_POOL_2D BATCH_TO_SPACE_ND BROADCAST_TO CONCATENATION DEPTH_TO_SPACE EXPAND_DIMS GATHER
+    GATHER_ND MAXIMUM MAX_POOL_2D MINIMUM MIRROR_PAD PACK PAD PADV2 REDUCE_MAX REDUCE_MIN RELU RELU6 RESHAPE
+    RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_V2 SELECT SELECT_V2 SLICE SPACE_TO_BATCH_ND SPACE_TO_DEPTH
+    SPLIT SPLIT_V SQUEEZE STRIDED_SLICE TILE TRANSPOSE UNPACK"""
+PASSING = frozenset(_PASSING.split())
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str],
     Args:
         lite: the file.
         settings: the requested types.
-        in_float: the layers that `Quantize` left in float, and why; float operators are allowed if there are any.
+        in_float: the layers that are left in float, and why; float operators are allowed if there are any.
         names: to name the layers of operators in messages.
 
     Returns:
@@ -94,13 +107,13 @@ def verify_types(lite: LiteModel, settings: Export, in_float: Mapping[str, str],
         PromiseError: the types of inputs or outputs differ; a tensor is float or of another width although activations
             are integers; or weights differ, except for 8 bits where 4 bits are not supported.
     """
-    if in_float:
-        _verify_borders(lite, settings)
-        return _float_notes(lite, settings, in_float, names)
+    floats = frozenset(float_operators(lite) if in_float else ())
     if settings.integer_only:
-        _verify_activations(lite, settings, names)
+        if not in_float:
+            _verify_no_floats(lite, settings, names)
+        _verify_activations(lite, settings, names, floats)
     _verify_borders(lite, settings)
-    return _weight_notes(lite, settings, names)
+    return [*_float_notes(floats, settings, in_float, names), *_weight_notes(lite, settings, names, floats)]
 
 
 def verify_finite(lite: LiteModel, names: LayerNames) -> None:
@@ -133,7 +146,7 @@ def _verify_borders(lite: LiteModel, settings: Export) -> None:
             )
 
 
-def _verify_activations(lite: LiteModel, settings: Export, names: LayerNames) -> None:
+def _verify_no_floats(lite: LiteModel, settings: Export, names: LayerNames) -> None:
     if floats := lite.float_tensors():
         of = _operators(float_operators(lite), names)
         raise PromiseError(
@@ -141,13 +154,17 @@ def _verify_activations(lite: LiteModel, settings: Export, names: LayerNames) ->
             f"{', '.join(floats[:5])}. Float operators: {of}. Pass representative_data (training inputs), replace the "
             'layers, or export with activations="float32".'
         )
+
+
+def _verify_activations(lite: LiteModel, settings: Export, names: LayerNames, floats: Collection[Op]) -> None:
+    """Check the types of what all operators but `floats` compute."""
     tensors = {(tensor.subgraph, tensor.index): tensor for tensor in lite.tensors()}
     ends = {port.index for port in (*lite.inputs, *lite.outputs)}
     computed = [(op, tensors[op.subgraph, op.outputs[0]]) for op in lite.ops() if op.outputs]
     other = [
         op
         for op, tensor in computed
-        if tensor.scales and tensor.dtype != settings.activations and tensor.index not in ends
+        if op not in floats and tensor.scales and tensor.dtype != settings.activations and tensor.index not in ends
         if not _reads_rescaled_weights(op, lite, tensors)
     ]
     if other:
@@ -166,10 +183,12 @@ def _reads_rescaled_weights(op: Op, lite: LiteModel, tensors: Mapping[tuple[int,
     return bool(readers) and all(reader.name == "QUANTIZE" for reader in readers)
 
 
-def _weight_notes(lite: LiteModel, settings: Export, names: LayerNames) -> list[str]:
+def _weight_notes(lite: LiteModel, settings: Export, names: LayerNames, floats: Collection[Op]) -> list[str]:
+    """Check the types of the weights that all operators but `floats` read, and return notes on them."""
     expected = settings.weights
     readers = _readers(lite)
-    weights = [(weight, *readers[weight.tensor.subgraph, weight.tensor.index]) for weight in lite.weights()]
+    read = [(weight, *readers[weight.tensor.subgraph, weight.tensor.index]) for weight in lite.weights()]
+    weights = [(weight, op, unpacked) for weight, op, unpacked in read if op not in floats]
     other = [(weight, op) for weight, op, _ in weights if weight.tensor.dtype not in WEIGHTS[expected]]
     narrow = [op for weight, op in other if expected == "int4" and weight.tensor.dtype == "int8"]
     rest = [(weight, op) for weight, op in other if op not in narrow]
@@ -222,45 +241,10 @@ def _sparse_note(found: list[tuple[Weight, Op]], names: LayerNames) -> str:
     return f"stored sparsely: {_operators([op for _, op in found], names)}"
 
 
-# Operators that the converter has no int8 form for, though they compute with floats.
-WITHOUT_INT8 = frozenset(
-    {
-        "ATAN2",
-        "BUCKETIZE",
-        "CAST",
-        "CEIL",
-        "CONV_3D",
-        "CONV_3D_TRANSPOSE",
-        "COS",
-        "CUMSUM",
-        "DYNAMIC_UPDATE_SLICE",
-        "ELU",
-        "FLOOR",
-        "FLOOR_DIV",
-        "FLOOR_MOD",
-        "LOCAL_RESPONSE_NORMALIZATION",
-        "NEG",
-        "POW",
-        "RFFT2D",
-        "ROUND",
-        "SCATTER_ND",
-        "SEGMENT_SUM",
-        "SIGN",
-        "SIN",
-        "TOPK_V2",
-        "UNSORTED_SEGMENT_MAX",
-        "UNSORTED_SEGMENT_MIN",
-        "UNSORTED_SEGMENT_PROD",
-        "UNSORTED_SEGMENT_SUM",
-        "ZEROS_LIKE",
-    }
-)
-
-
 def operators_without_form(lite: LiteModel, settings: Export) -> list[Op]:
     """Return the float operators of a file that have no integer form; [] if others are in float, or all are.
 
-    An operator that passes values on in the scale of its inputs is in float beside one without an integer form.
+    An operator of `PASSING` is in float beside one without an integer form.
     """
     floats = float_operators(lite)
     if settings.activations == "int16":  # the quantizer goes by the operator alone
@@ -269,11 +253,19 @@ def operators_without_form(lite: LiteModel, settings: Export) -> list[Op]:
         without = [op for op in floats if op.name in WITHOUT_INT8]
         rest = [op for op in floats if op.name not in WITHOUT_INT8]
     reached = {(op.subgraph, end) for op in without for end in (*op.inputs, *op.outputs)}
-    while beside := [op for op in rest if reached.intersection((op.subgraph, e) for e in (*op.inputs, *op.outputs))]:
+    while beside := [op for op in rest if op.name in PASSING and _touches(op, reached)]:
         rest = [op for op in rest if op not in beside]
         reached |= {(op.subgraph, end) for op in beside for end in (*op.inputs, *op.outputs)}
-    computes = [op for op in lite.ops() if op.name not in CHANGES_TYPE]
-    return [] if rest or len(floats) == len(computes) else without
+    return [] if rest or computes_in_float(lite) else without
+
+
+def _touches(op: Op, places: Collection[tuple[int, int]]) -> bool:
+    return any((op.subgraph, end) in places for end in (*op.inputs, *op.outputs))
+
+
+def computes_in_float(lite: LiteModel) -> bool:
+    """Return whether no operator of a file computes with integers."""
+    return len(float_operators(lite)) == sum(op.name not in CHANGES_TYPE for op in lite.ops())
 
 
 def float_operators(lite: LiteModel) -> list[Op]:
@@ -287,12 +279,14 @@ def float_operators(lite: LiteModel) -> list[Op]:
     ]
 
 
-def _float_notes(lite: LiteModel, settings: Export, in_float: Mapping[str, str], names: LayerNames) -> list[str]:
-    """Return notes on float operators in a file that should be int8."""
-    found = float_operators(lite)
+def _float_notes(
+    found: Collection[Op], settings: Export, in_float: Mapping[str, str], names: LayerNames
+) -> Sequence[str]:
+    """Return notes on the float operators `found` in a file with integer activations."""
     if not settings.integer_only or not found:
         return []
     layers = ", ".join(f"{name} ({why})" for name, why in in_float.items())
+    found = sorted(found, key=lambda op: (op.subgraph, op.index))
     return [f"float operators in the file: {_operators(found, names)}; left in float: {layers}"]
 
 

@@ -16,6 +16,8 @@ from tfopt.errors import ModelError
 ALIGNMENT = 16
 # The offsets inside a flatbuffer are signed 32-bit numbers.
 LARGEST = 2**31 - 1
+BIAS_OPERAND = {"CONV_2D": 2, "CONV_3D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
+"""The operators that add a bias, and which of their operands it is."""
 
 
 def unpacked(data: bytes) -> Any:

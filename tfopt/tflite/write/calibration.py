@@ -1,9 +1,11 @@
 """Read the training inputs for activation ranges batch by batch, and report how well they cover the values."""
 
+import functools
+import inspect
 import itertools
 import keyword
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -167,30 +169,65 @@ def without_generator(data: Any, number: int) -> Any:
     Raises:
         DataError: there are none, or they are no arrays of one form.
     """
-    if not callable(data) and not isinstance(data, Iterator):
+    if not isinstance(data, Iterator) and not inspect.isroutine(data) and not isinstance(data, functools.partial):
         return data
-    found: list[Any] = []
+    found: list[dict[Any, np.ndarray]] = []
     count = 0
-    for batch in data() if callable(data) else data:
-        if isinstance(batch, Mapping):
-            parts = dict(batch)
-        else:
-            parts = dict(enumerate(batch if isinstance(batch, list | tuple) else [batch]))
-        found.append({name: np.asarray(part) for name, part in parts.items()})
-        count += len(next(iter(found[-1].values()), ()))
+    for batch in data if isinstance(data, Iterator) else _started(data):
+        found.append(_parts(batch))
+        if found[-1].keys() != found[0].keys():
+            raise DataError(f"{_BATCHES}, got {list(found[-1])} after {list(found[0])}.")
+        count += len(next(iter(found[-1].values())))
         if count >= number + PROOF_SAMPLES:
             break
-    try:
-        arrays = {name: np.concatenate([each[name] for each in found]) for name in (found[0] if found else ())}
-    except (KeyError, ValueError) as error:
-        raise DataError(
-            f"Expected a generator of batches of one form, each a list with an array per input; {error}."
-        ) from error
-    if not arrays:
+    if not count:
         raise DataError("The generator of representative_data gives no samples.")
+    try:
+        arrays = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+    except ValueError as error:
+        raise DataError(f"{_BATCHES}; {error}.") from error
     if all(isinstance(name, str) for name in arrays):
         return arrays
     return list(arrays.values()) if len(arrays) > 1 else arrays[0]
+
+
+_BATCHES = "Expected a generator of batches of one form, each a list (or dict) with an array per input, without labels"
+
+
+def _started(function: Any) -> Any:
+    try:
+        made = function()
+    except TypeError as error:
+        raise DataError(f"{_BATCHES}; its function cannot be called without arguments: {error}.") from error
+    if not isinstance(made, Iterable):
+        raise DataError(f"{_BATCHES}; its function returns {type(made).__name__}.")
+    return made
+
+
+def _parts(batch: Any) -> dict[Any, np.ndarray]:
+    """Return the arrays of a batch, by position or by name. Raise DataError unless they have equally many samples."""
+    given = dict(batch) if isinstance(batch, Mapping) else batch
+    if not isinstance(given, dict):
+        given = dict(enumerate(given if isinstance(given, list | tuple) else [given]))
+    if isinstance(batch, tuple) and any(isinstance(part, Mapping | list | tuple) for part in given.values()):
+        raise DataError(f"{_BATCHES}; got a tuple of structures. For inputs and labels, yield the inputs alone.")
+    try:
+        arrays = {name: np.asarray(part) for name, part in given.items()}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{_BATCHES}; {error}.") from error
+    wrong = [array for array in arrays.values() if array.ndim == 0 or array.dtype.kind not in "biufSUO"]
+    if wrong or not arrays or any(array.dtype == object and array.ndim == 0 for array in arrays.values()):
+        raise DataError(f"{_BATCHES}, got {' and '.join(map(_described, given.values())) or 'an empty one'}.")
+    if len({len(array) for array in arrays.values()}) > 1:
+        shapes = ", ".join(str(array.shape) for array in arrays.values())
+        raise DataError(
+            f"Expected equally many samples of all inputs in a batch of representative_data, got arrays of {shapes}."
+        )
+    return arrays
+
+
+def _described(part: Any) -> str:
+    return f"{type(part).__name__} {part!r}"[:60]
 
 
 def _check_finite(name: str, array: np.ndarray, before: int) -> None:
@@ -238,15 +275,43 @@ def per_input(flat_model: Any, inputs: Any) -> list[np.ndarray]:
     """Return one array per input of `flat_model`, from any structure of inputs."""
     names = flat_model.input_names
     if isinstance(inputs, Mapping):
-        ordered = [inputs[name] for name in (names if set(names) == set(inputs) else sorted(inputs))]
+        ordered = [inputs[key] for key in _keys(flat_model, inputs)]
     else:
-        ordered = list(inputs) if len(names) > 1 and isinstance(inputs, (list, tuple)) else [inputs]
+        several = isinstance(inputs, (list, tuple)) and (len(names) > 1 or len(inputs) == 1)
+        ordered = list(inputs) if several else [inputs]
     if len(ordered) != len(names):
         raise DataError(
             f"The model '{flat_model.name}' has {len(names)} inputs, {names}; the representative_data has "
             f"{len(ordered)}. Pass one array for each, as a list in that order or as a dict by name."
         )
-    return [np.asarray(array) for array in ordered]
+    try:
+        arrays = [np.asarray(array) for array in ordered]
+    except ValueError as error:
+        raise DataError(
+            f"Expected an array of samples for each input of '{flat_model.name}' as representative_data, without "
+            f"labels; {error}."
+        ) from error
+    if objects := [
+        each for each, array in zip(ordered, arrays, strict=True) if array.ndim == 0 and array.dtype == object
+    ]:
+        raise DataError(
+            "Expected arrays, a tf.data of batches, a tfopt.Dataset or a generator as representative_data, got "
+            f"{type(objects[0]).__name__}."
+        )
+    return arrays
+
+
+def _keys(flat_model: Any, inputs: Mapping[str, Any]) -> list[str]:
+    """Return the keys of `inputs` in the order of the model's inputs: their names, or the keys of a dict of inputs."""
+    if set(inputs) == set(flat_model.input_names):
+        return list(flat_model.input_names)
+    struct, _ = keras_internals.structs(flat_model)
+    if isinstance(struct, dict) and set(struct) == set(inputs):
+        return sorted(inputs)
+    raise DataError(
+        f"The inputs of the model '{flat_model.name}' are {flat_model.input_names}; representative_data has "
+        f"{list(inputs)}. Use these names."
+    )
 
 
 def clipped_shares(lite: LiteModel, samples: Mapping[str, np.ndarray], names: LayerNames) -> dict[str, float]:

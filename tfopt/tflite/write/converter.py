@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
 from tfopt.tflite.write.ports_in_order import in_order
 from tfopt.tflite.write.recurrent import check_states, recurrent_layers, repetitions
 from tfopt.tflite.write.strategies import Strategy, strategies_for
-from tfopt.tflite.write.traced_forms import supported_forms
+from tfopt.tflite.write.traced_forms import PARTS_OF_OPERATORS, supported_forms
 
 
 def convert(
@@ -150,7 +150,16 @@ class _Maker:
     integers: bool
 
     def make(self, flat_model: Any, strategy: Strategy, *, hasty: bool = False) -> bytes:
-        with override_attributes(strategy.overrides), supported_forms(integers=self.integers):
+        """Return the file, in which operations that are mere parts of an operator are that operator if possible."""
+        try:
+            return self._made(flat_model, strategy, hasty, PARTS_OF_OPERATORS)
+        except native.FailedError as error:
+            if not any(f"tf.{name}" in str(error) for name in PARTS_OF_OPERATORS):
+                raise
+        return self._made(flat_model, strategy, hasty, ())
+
+    def _made(self, flat_model: Any, strategy: Strategy, hasty: bool, without: Collection[str]) -> bytes:
+        with override_attributes(strategy.overrides), supported_forms(integers=self.integers, without=without):
             traced = strategy.trace(flat_model, self.samples)
         data = self.converter.convert(*traced, hasty=hasty)
         return self.quantizer.quantize(data, hasty=hasty) if self.quantizer else data
@@ -187,8 +196,8 @@ def _best_conversion(
             try:
                 data = maker.make(flat_model, strategy)
                 lite = load_and_check(data, settings)
-                if len(strategies) > 1:  # some ways make files that open and do not run
-                    lite.predict(lite.random_sample() if samples is None else next(iter(samples)))
+                if len(strategies) > 1 and (tried := _sample(lite, samples)) is not None:
+                    lite.predict(tried)  # some ways make files that open and do not run
             except (DataError, native.NotStartedError):  # no other strategy helps
                 raise
             except (native.KilledError, native.OverdueError) as error:  # not the fault of this strategy
@@ -211,6 +220,13 @@ def _best_conversion(
                 raise _crashed(flat_model, maker, strategy, settings, why) from why
             raise _explained(flat_model, settings, why) from why
     return min(found, key=lambda one: one[0])[1]
+
+
+def _sample(lite: LiteModel, samples: Calibration | None) -> Any:
+    """Return a sample to run a file on; None if there are no data and nobody knows which sizes its inputs may have."""
+    if samples is not None:
+        return next(iter(samples))
+    return None if any(None in port.shape[1:] for port in lite.inputs) else lite.random_sample()
 
 
 def load_and_check(data: bytes, settings: Export) -> LiteModel:

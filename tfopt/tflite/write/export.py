@@ -22,7 +22,14 @@ from tfopt.stages.quantize.unlike_scales import has_float_ends
 from tfopt.tflite.prove.kernels import same_places
 from tfopt.tflite.prove.outputs import most_noise
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
-from tfopt.tflite.prove.types import contents, float_operators, operators_without_form, verify_finite, verify_types
+from tfopt.tflite.prove.types import (
+    computes_in_float,
+    contents,
+    float_operators,
+    operators_without_form,
+    verify_finite,
+    verify_types,
+)
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.read.metadata import with_labels
@@ -31,7 +38,7 @@ from tfopt.tflite.write.calibration import Calibration, without_generator
 from tfopt.tflite.write.compact import compact
 from tfopt.tflite.write.converter import convert, load_and_check, model_to_convert
 from tfopt.tflite.write.float_rival import compared_with_float
-from tfopt.tflite.write.four_bits import rounded_to_4_bits
+from tfopt.tflite.write.four_bits import layers_in_8_bits, rounded_to_4_bits
 from tfopt.tflite.write.low_bit_weights import store_integers
 from tfopt.tflite.write.proof import kept_beside, prove
 
@@ -183,14 +190,20 @@ def _in_4_bits(
         error = why
     try:
         rounded, others = rounded_to_4_bits(model, data, settings)
+        lite = make(rounded, dataclasses.replace(others, compact=False), proven=False)
+        if wide := layers_in_8_bits(lite, rounded):  # rounding them would cost accuracy and save nothing
+            rounded, _ = rounded_to_4_bits(model, data, settings, wide)
         lite = make(rounded, others, proven=False)
     except TfoptError:
         raise error from None
     weights = contents(lite).weights
-    if wide := weights.get("int8", 0):
-        lite.notes = (*lite.notes, f"{wide:,} of {sum(weights.values()):,} weights in 8 bits: no operator takes fewer")
+    total, narrow = sum(weights.values()), weights.get("int4", 0)
+    if narrow < total:
+        others_held = f"{total - narrow:,} of {total:,} weights in 8 bits or in float: no operator takes fewer"
+        lite.notes = (*lite.notes, others_held)
     if proven:
-        lite.notes = (*lite.notes, *prove(model, model_to_convert(model), lite, lite, settings, data))
+        held = dataclasses.replace(settings, weights="int4" if narrow else "int8")
+        lite.notes = (*lite.notes, *prove(model, model_to_convert(model), lite, lite, held, data))
     return lite
 
 
@@ -246,6 +259,7 @@ def _built(
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
     if settings.max_noise is not None:
+        _require_integers(named, settings)
         settings, in_float = _as_mixed(settings, named, names, f"for noise of at most {settings.max_noise:g}")
     elif only_trained:
         settings, more = _as_mixed(settings, named, names, "a range that samples give would change what it computes")
@@ -296,6 +310,16 @@ def _about_sizes(settings: Export, flat_model: Any, lite: LiteModel) -> Iterator
     ):
         shapes = ", ".join(str(port.shape) for port in lite.inputs)
         yield f"made for inputs of the samples' size, {shapes}: with free sizes it cannot be converted as asked"
+
+
+def _require_integers(named: LiteModel, settings: Export) -> None:
+    """Raise PromiseError if a file with integers has come to compute in float alone."""
+    if computes_in_float(named):
+        raise PromiseError(
+            f"{settings.activations} activations were promised, but for noise of at most {settings.max_noise:g} every "
+            'operator has to stay in float. Export with activations="float32", or give what ranges need: calibration '
+            "samples like the data of the device."
+        )
 
 
 def _as_mixed(settings: Export, named: LiteModel, names: LayerNames, why: str) -> tuple[Export, dict[str, str]]:

@@ -40,6 +40,25 @@ def with_float_islands(quantized: bytes, reference: bytes, outputs: Collection[s
     return packed(model, len(quantized))
 
 
+def outputs_without_scale(quantized: bytes) -> list[str]:
+    """Return the results of operators with a constant whose scale is infinite, by tensor name.
+
+    Their input was 0 in all samples, as behind a layer whose units are all dead.
+    """
+    model = unpacked(quantized)
+    subgraph = model.subgraphs[0]
+    tensors = list(items(subgraph.tensors))
+    lost = {number for number, tensor in enumerate(tensors) if not np.isfinite(_scales(tensor)).all()}
+    reading = [
+        operator for operator in items(subgraph.operators) if lost.intersection(map(int, items(operator.inputs)))
+    ]
+    return [_name(tensors[int(operator.outputs[0])]) for operator in reading]
+
+
+def _scales(tensor: Any) -> np.ndarray:
+    return np.asarray(items(tensor.quantization.scale) if tensor.quantization else (), np.float64)
+
+
 class _Islands:
     def __init__(self, model: Any, subgraph: Any, floats: Any) -> None:
         from ai_edge_litert import schema_py_generated as schema

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.byte_inputs import byte_ranges, with_input_ranges
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
 from tfopt.tflite.write.float_forms import FORMS, without_block_moves
-from tfopt.tflite.write.float_islands import with_float_islands
+from tfopt.tflite.write.float_islands import outputs_without_scale, with_float_islands
 from tfopt.tflite.write.int16_choices import (
     is_about_integers,
     with_int8_tables,
@@ -27,7 +28,7 @@ from tfopt.tflite.write.int16_choices import (
     with_ranges_of_integers,
 )
 from tfopt.tflite.write.int16_forms import with_int16_forms
-from tfopt.tflite.write.integer_forms import REPAIRS, with_fixed_ranges, with_nonempty_ranges
+from tfopt.tflite.write.integer_forms import REPAIRS, with_fixed_ranges, with_nonempty_ranges, with_own_biases
 from tfopt.tflite.write.masks import with_near_masks
 from tfopt.tflite.write.selective import with_float_operators
 from tfopt.tflite.write.unrounded import float_outputs, without_marks
@@ -82,7 +83,8 @@ def _converter(folder: str, settings: Export) -> Any:
             calibrated, in_float = with_near_masks(result, self._calibrated), float_outputs(result)
             wide = activations_type == tf.int16
             if wide:
-                result = rewritten(calibrated, with_int16_forms, with_int16_choices, with_ranges_of_integers)
+                changes = with_own_biases, with_int16_forms, with_int16_choices, with_ranges_of_integers
+                result = rewritten(calibrated, *changes)
             else:
                 calibrated = rewritten(calibrated, with_nonempty_ranges)
                 calibrated = with_input_ranges(calibrated, byte_ranges(self.representative_dataset()))
@@ -92,6 +94,8 @@ def _converter(folder: str, settings: Export) -> Any:
                 if wide:
                     data = self._with_float_ends(result, end, *types[2:])
                     data = rewritten(data, with_int16_casts, with_int8_tables)
+                    if settings.mixed:
+                        left = [*left, *outputs_without_scale(data)]
                     return with_float_islands(data, result, left) if left else data
                 data = mlir_quantize(
                     calibrated,
@@ -116,7 +120,8 @@ def _converter(folder: str, settings: Export) -> Any:
             try:
                 return self._in_int16(prepared, end, end, *types)
             except RuntimeError as error:
-                if settings.io is not None or not settings.mixed or "Unsupported input type" not in str(error):
+                cannot = re.search(r"Unsupported (input|output) type", str(error))
+                if settings.io is not None or not settings.mixed or not cannot:
                     raise
             return self._in_int16(prepared, tf.float32, tf.float32, *types)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import added_buffer, items, kind_of, new_operator
+from tfopt.tflite.read.flatbuffer import BIAS_OPERAND, added_buffer, items, kind_of, new_operator, stored
 
 _COMPARING = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
 _NOTHING = 1e-8  # largest scale of a tensor that was zero in all samples: the converter uses 1e-6 as its range
@@ -243,6 +243,30 @@ def with_nonempty_ranges(model: Any, subgraph: Any) -> bool:
         ranges = tensor.quantization
         if ranges is not None and len(items(ranges.min)) == 1 and 0 <= ranges.min[0] <= ranges.max[0] <= least:
             ranges.max, changed = np.array([1.0], np.float32), True
+    return changed
+
+
+def with_own_biases(model: Any, subgraph: Any) -> bool:
+    """Give each call of a layer that is called several times a bias of its own. For `rewritten`, before int16.
+
+    Its scale is that of the inputs times that of the weights, so each call needs another; TensorFlow's 16x8 quantizer
+    gives all of them that of one call.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    operands = {getattr(schema.BuiltinOperator, name): place for name, place in BIAS_OPERAND.items()}
+    read: set[int] = set()
+    changed = False
+    for operator in items(subgraph.operators):
+        place = operands.get(kind_of(model.operatorCodes[operator.opcodeIndex]))
+        if place is None or len(items(operator.inputs)) <= place or (bias := int(operator.inputs[place])) < 0:
+            continue
+        if bias in read and (values := stored(model, subgraph.tensors[bias])) is not None:
+            own = _like(subgraph, bias, f"_call{len(subgraph.tensors)}".encode())
+            subgraph.tensors[own].buffer = added_buffer(model, values)
+            operator.inputs = np.array([*operator.inputs[:place], own, *operator.inputs[place + 1 :]], np.int32)
+            changed = True
+        read.add(bias)
     return changed
 
 

@@ -17,11 +17,10 @@ from tfopt.stages.kernels.table import kernels_by_key
 from tfopt.stages.quantize.integers import Integers
 from tfopt.tflite.prove.kernels import FileKernel, locate
 from tfopt.tflite.read import LiteModel, Weight
-from tfopt.tflite.read.flatbuffer import items, packed, set_data, unpacked
+from tfopt.tflite.read.flatbuffer import BIAS_OPERAND, items, packed, set_data, unpacked
 
 # The int8 operators of LiteRT that read 4-bit weights, and the operator version from which they do.
 INT4_OPERATORS = {"CONV_2D": 7, "FULLY_CONNECTED": 10}
-BIAS_OPERAND = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "CONV_3D": 2}
 # The operators for which a single scale is stored if all channels have the same one.
 ONE_SCALE_OPERATORS = frozenset({"FULLY_CONNECTED"})
 # The largest allowed distance of a weight in the file from its grid, in steps of the file: half a step for the rounding

@@ -82,12 +82,16 @@ def prove(
         compare_output(name, want, found[name], classes=classes, step=output_step(lite, ports[name]), **limits)
         for name, want in zip(output_names(flat_model), expected, strict=True)
     ]
-    notes = [f"compared with the model on {evidence.words}: {'; '.join(map(str, proofs))}"]
-    bad = [proof for proof in proofs if proof.failures]
+    random = _random_outputs(model, flat_model, evidence, expected) if any(p.failures for p in proofs) else set()
+    compared = [proof for proof in proofs if proof.name not in random]
+    notes = [f"compared with the model on {evidence.words}: {'; '.join(map(str, compared))}"] if compared else []
+    if random:
+        notes.append(
+            f"not compared, since the model itself gives other values in each run: {', '.join(sorted(random))}"
+        )
+    bad = [proof for proof in compared if proof.failures]
     if not bad:
         return notes
-    if _is_random(model, flat_model, evidence, expected):
-        return ["not compared with the model, which gives random outputs: they differ from one run to the next"]
     said = _in_words(bad, model, flat_model, named, evidence)
     if settings.allow_drift:
         return [*notes, f"allowed to differ from the model: {said}"]
@@ -134,11 +138,11 @@ def _synthetic(graph: Graph, count: int) -> list[Any]:
     return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
-def _is_random(model: Any, flat_model: Any, evidence: _Evidence, expected: list[Any]) -> bool:
-    """Return whether the model gives different outputs in a second run, so that a comparison is impossible."""
+def _random_outputs(model: Any, flat_model: Any, evidence: _Evidence, expected: list[Any]) -> set[str]:
+    """Return the outputs for which the model gives different values in a second run: nothing can be compared there."""
     again = keras_outputs(model, evidence.samples, flat_model.inputs[0].shape[0])
     pairs = zip(output_names(flat_model), expected, again, strict=True)
-    return any(compare_output(name, one, two, most_noise=1e-3).failures for name, one, two in pairs)
+    return {name for name, one, two in pairs if compare_output(name, one, two, most_noise=1e-3).failures}
 
 
 def _in_words(bad: list[OutputProof], model: Any, flat_model: Any, named: LiteModel, evidence: _Evidence) -> str:

@@ -4,7 +4,7 @@ Working on operations instead of layers covers activations, cells of recurrent l
 `_create_op_internal` is private in TensorFlow; `tests/tflite/write/test_traced_forms.py` detects changes to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,9 +45,26 @@ def _expm1(values: Any) -> Any:
 
 
 def _never(values: Any) -> Any:
+    """Return False everywhere: integers are never NaN. None for values of an input, which may be float and missing."""
     import tensorflow as tf
 
-    return tf.zeros_like(values, tf.bool)
+    return None if _is_given(values) else tf.zeros_like(values, tf.bool)
+
+
+_MOVES = """
+    Cast ConcatV2 ExpandDims GatherV2 Identity Pack Reshape Slice Split SplitV Squeeze StridedSlice Tile Transpose
+    Unpack"""
+
+
+def _is_given(values: Any) -> bool:
+    """Return whether a tensor holds values of an input of the traced function as they are."""
+    waiting = [values]
+    while waiting:
+        op = waiting.pop().op
+        if op.type == "Placeholder":
+            return True
+        waiting += op.inputs if op.type in _MOVES.split() else []
+    return False
 
 
 def _minimum(first: Any, second: Any) -> Any:
@@ -113,16 +130,23 @@ def _cosh(values: Any, sign: float = 1.0) -> Any:
 def _first_places(condition: Any, chosen: Any, values: Any) -> Any:
     """Return x where Keras 3 puts the least negative number instead of -0, for argmax and argmin to tell it from 0.
 
-    It looks at the bits of x for that, which no operator of a file does.
+    It looks at the bits of x for that, which no operator of a file does. None for any other choice.
     """
     import tensorflow as tf
 
-    del condition
     number = tf.get_static_value(chosen)
     is_least = number is not None and np.ndim(number) == 0 and number == -np.finfo(np.float32).tiny
-    return tf.identity(values) if is_least else None
+    return tf.identity(values) if is_least and _looks_at_bits(condition) else None
 
 
+def _looks_at_bits(condition: Any) -> bool:
+    """Return whether a condition is x == 0 and (bits of x & sign) < 0."""
+    parts = [each.op for each in condition.op.inputs] if condition.op.type == "LogicalAnd" else []
+    return any(part.type == "Less" and part.inputs[0].op.type == "BitwiseAnd" for part in parts)
+
+
+PARTS_OF_OPERATORS = frozenset({"Erf"})
+"""Operations that LiteRT lacks, unless the converter finds a whole operator around them: GELU written by hand."""
 # What LiteRT has no operator for.
 LACKING: dict[str, Form] = {
     "Acos": _inverse("Acos"),
@@ -148,14 +172,15 @@ FORMS: dict[str, Form] = {
 
 
 @contextmanager
-def supported_forms(*, integers: bool) -> Iterator[None]:
+def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterator[None]:
     """Trace functions in the block with `LACKING`, and for integers `FORMS`, instead of operations on float tensors.
 
-    Categories are counted and looked up by `category_forms`.
+    Categories are counted and looked up by `category_forms`. Operations `without` a form stay as they are.
     """
     from tensorflow.python.framework.func_graph import FuncGraph
 
     forms: Mapping[str, Form] = {**LACKING, **FORMS} if integers else LACKING
+    forms = {name: form for name, form in forms.items() if name not in without}
     original = FuncGraph._create_op_internal
 
     def create(graph: Any, op_type: str, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
