@@ -30,9 +30,11 @@ class PromiseError(TfoptError):
 
     Attributes:
         data: the `.tflite` that breaks it, if there is one.
+        layer: the layer that breaks it, if a single one does.
     """
 
     data: bytes | None = None
+    layer: str | None = None
 
 
 class OutputError(TfoptError):

@@ -38,7 +38,7 @@ from tfopt.tflite.write.calibration import Calibration, without_generator
 from tfopt.tflite.write.compact import compact
 from tfopt.tflite.write.converter import convert, load_and_check, model_to_convert
 from tfopt.tflite.write.float_rival import compared_with_float
-from tfopt.tflite.write.four_bits import layers_in_8_bits, rounded_to_4_bits
+from tfopt.tflite.write.four_bits import rounded_to_4_bits
 from tfopt.tflite.write.low_bit_weights import store_integers
 from tfopt.tflite.write.proof import kept_beside, prove
 
@@ -185,15 +185,12 @@ def _in_4_bits(
     try:
         return make(model, strict, proven=proven)
     except (ModelError, PromiseError) as why:
-        if data is None or (isinstance(why, PromiseError) and why.data is not None):
+        if data is None:
             raise
         error = why
+    flat = model_to_convert(model)
     try:
-        rounded, others = rounded_to_4_bits(model, data, settings)
-        lite = make(rounded, dataclasses.replace(others, compact=False), proven=False)
-        if wide := layers_in_8_bits(lite, rounded):  # rounding them would cost accuracy and save nothing
-            rounded, _ = rounded_to_4_bits(model, data, settings, wide)
-        lite = make(rounded, others, proven=False)
+        lite = make(*rounded_to_4_bits(flat, data, settings, functools.partial(make, proven=False)), proven=False)
     except TfoptError:
         raise error from None
     weights = contents(lite).weights
@@ -203,7 +200,7 @@ def _in_4_bits(
         lite.notes = (*lite.notes, others_held)
     if proven:
         held = dataclasses.replace(settings, weights="int4" if narrow else "int8")
-        lite.notes = (*lite.notes, *prove(model, model_to_convert(model), lite, lite, held, data))
+        lite.notes = (*lite.notes, *prove(model, flat, lite, lite, held, data))
     return lite
 
 

@@ -53,7 +53,7 @@ def store_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) ->
                 if not part.tensor.scales or number in done:
                     continue
                 done.add(number)
-                rows, scales = _fit_scales(part, axis, wanted, "/".join(key))
+                rows, scales = _fit_scales(part, axis, wanted, key)
                 if not _store_kernel(rewritten, part, axis, rows, scales, bits) and bits < 8:
                     in_bytes.append(key[0])
     names = ", ".join(dict.fromkeys(in_bytes))
@@ -68,7 +68,7 @@ def _locate(lite: LiteModel, model: Any, integers: Mapping[Key, Integers]) -> di
     return locate(lite, own)
 
 
-def _fit_scales(part: Weight, axis: int, integers: np.ndarray, place: str) -> tuple[np.ndarray, np.ndarray]:
+def _fit_scales(part: Weight, axis: int, integers: np.ndarray, key: Key) -> tuple[np.ndarray, np.ndarray]:
     """Return (integers, output channels first; scale per channel) that fit the file's weights best.
 
     A scale is not the step of training: the converter has multiplied each channel by the factor of its
@@ -87,10 +87,12 @@ def _fit_scales(part: Weight, axis: int, integers: np.ndarray, place: str) -> tu
     scales = np.where(scales == 0, np.median(np.abs(scales[scales != 0])) if scales.any() else before, scales)
     off = np.abs(weights - scales[:, None] * integers).max(axis=1) / before
     if off.max() > ROUNDED_ONCE:
-        raise PromiseError(
-            f"{place}: weights on a grid were promised, but the converter changed them: the tensor "
+        error = PromiseError(
+            f"{'/'.join(key)}: weights on a grid were promised, but the converter changed them: the tensor "
             f"'{part.tensor.name}' is off the grid by {off.max():.1f} of its steps. Are its weights shared or scaled?"
         )
+        error.layer = key[0]
+        raise error
     signed = np.sign(scales)[:, None] * integers
     return signed.astype(np.int8), np.abs(scales)
 

@@ -46,7 +46,10 @@ def _constant(layer: Any, wiring: Wiring) -> tuple[Any, int] | None:
     """Return the weight that corrects `layer` and the sign with which the error is added to it, or None."""
     if not is_linear_layer(layer):
         return None
-    channels = (layer.get_output_at(0).shape[-1],)
+    output = layer.get_output_at(0)
+    if not hasattr(output, "shape"):  # several outputs
+        return None
+    channels = (output.shape[-1],)
     if getattr(layer, "use_bias", True) and getattr(layer, "bias", None) is not None:
         return (layer.bias, -1) if tuple(layer.bias.shape) == channels else None
     norm = wiring.behind(layer)
