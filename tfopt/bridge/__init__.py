@@ -1,7 +1,7 @@
 """Keras 3 <-> tf_keras: equivalent models in the other Keras, sharing no layer with the caller's model."""
 
 from tfopt.base.annotations import origin, remember
-from tfopt.bridge.back import to_keras
+from tfopt.bridge.back import require_rebuildable, to_keras
 from tfopt.bridge.build import clone, crossings, flat_layers, register_classes, to_tf_keras
 from tfopt.bridge.compile import compile_like, compiled_loss, is_compiled
 from tfopt.bridge.plans import Crossing, register_twin
@@ -18,6 +18,7 @@ __all__ = [
     "register_classes",
     "register_twin",
     "remember",
+    "require_rebuildable",
     "to_keras",
     "to_tf_keras",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
+from tfopt.base.terminal import plain
 from tfopt.bridge import check, policy, state
 from tfopt.bridge.build import copy_weights, plans_of
 from tfopt.bridge.compile import compile_like, is_compiled
@@ -57,6 +58,12 @@ def to_keras(flat_model: Any, like: Any, *, resized: bool = False) -> Any:
     return result
 
 
+def require_rebuildable(model: Any) -> None:
+    """Raise `ModelError` if a Keras 3 `model` cannot be rebuilt from its config, as `to_keras` does after training."""
+    if keras_compat.is_keras3_model(model):
+        _copy_of(model, walk(model))
+
+
 def _matched(graph: Graph, copy: Graph) -> dict[int, Leaf]:
     """Return the leaf of `copy` for each leaf of `graph`, by `id`: at the same path, or else in the same position.
 
@@ -93,7 +100,12 @@ def _copy_of(model: Any, graph: Graph) -> Any:
             if not copy.built:
                 copy.build(model.input_shape)
     except Exception as error:
-        raise ModelError(f"Model '{model.name}' cannot be rebuilt from its config: {error}") from error
+        said = " ".join(plain(str(error).partition("config=")[0]).split())
+        raise ModelError(
+            f"Model '{model.name}' cannot be rebuilt from its config, which stages need in order to return a model like "
+            f"it: {said} A layer of your own needs get_config with all arguments of its __init__, and an __init__ that "
+            "passes **kwargs on to super().__init__."
+        ) from error
     _copy_flags(model, copy)
     return copy
 

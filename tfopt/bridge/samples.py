@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.bridge import policy
-from tfopt.graph.indices import index_inputs
+from tfopt.graph.indices import index_inputs, moved_from
 from tfopt.graph.types import Graph, GraphInput, Ref, refs_in
 
 _FREE_AXIS = 32  # size used for None in a shape
@@ -41,7 +41,8 @@ def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput, count: int
         if words[0].num_oov_indices or words[0].mask_token == 0:
             known = [0, *known]
         return rng.choice(np.asarray(known), shape).astype(dtype)
-    if any(spec.ref in refs_in([call.kwargs.get(name) for name in MASKS]) for call in graph.calls):
+    masks = {ref for call in graph.calls for ref in refs_in([call.kwargs.get(name) for name in MASKS])}
+    if masks & moved_from(graph, spec.ref):
         return rng.integers(0, 2, shape).astype(dtype)
     if found := index_inputs(graph).get(spec.ref):
         low, high = (0, found.entries) if found.unchanged else (1, max(2, found.entries // 2))

@@ -51,6 +51,15 @@ def index_inputs(graph: Graph) -> dict[Ref, Indices]:
     return {ref: indices for ref, indices in found.items() if indices is not None}
 
 
+def moved_from(graph: Graph, start: Ref) -> set[Ref]:
+    """Return the tensors that hold values of `start` as they are, in whatever shape, order or dtype."""
+    found = {start}
+    for call in graph.calls:
+        if _kind(call) in _MOVES and found & set(refs_in([call.args, call.kwargs])):
+            found.update(call.outputs)
+    return found
+
+
 def _indices(graph: Graph, start: Ref) -> Indices | None:
     moved, computed = {start}, set[Ref]()
     sizes: list[int] = []

@@ -36,7 +36,7 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any,
         recipe: the stages.
         steps_per_epoch: of training.
         samples: inputs for the ranges, float32 arrays, batch first: one, or a list with one per input.
-        like: the caller's model, to whose Keras the result of stages that resize is brought back.
+        like: the caller's model, to whose Keras the result is brought back; that is tried.
 
     Raises:
         ModelError, RecipeError, DataError: as training and export would.
@@ -55,6 +55,8 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any,
         last = applied if stage.last else flat_model
     if like is not None and any(stage.resizes for stage in recipe.stages):
         bridge.to_keras(flat_model, like=like, resized=True)
+    elif like is not None:
+        bridge.require_rebuildable(like)
     lite = build_file(last, recipe.export, samples, promises, flat_model, proven=False)
     budget = recipe.stages[-1].budget if recipe.stages else None
     if budget and budget.max_bytes is not None and len(lite.data) > budget.max_bytes:

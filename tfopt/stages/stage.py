@@ -130,6 +130,7 @@ class Stage(ABC):
         if not isinstance(steps, numbers.Integral) or steps < 0:
             raise RecipeError(f"Expected steps, the number of training steps, to be 0 or more; got {steps!r}.")
         model = with_native_layers(model)
+        bridge.require_rebuildable(model)
         flat_model = bridge.to_tf_keras(model)
         wrapped = self._wrap(flat_model, steps, keep)
         if not is_tf_keras_model(wrapped):

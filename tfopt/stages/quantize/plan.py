@@ -227,7 +227,7 @@ def scales_of(kernel: Kernel) -> Scales:
         return Scales((-1,), told_by_operator=False)  # FakeQuant of weights inside a loop does not convert
     if facts.scales == "channel":
         return Scales((kernel.channel_axis,))
-    return Scales()
+    return Scales(certain=bool(facts.kernels))
 
 
 def _output_axes(equation: str, rank: int) -> tuple[int, ...]:

@@ -54,12 +54,14 @@ class Scales:
         view: the shape to which the axes refer; () for the kernel's own shape.
         name: a description for reports.
         told_by_operator: whether a single scale must be passed to the file if separate ones are usual there.
+        certain: whether the operator has this many scales; that of a layer of another package may have more.
     """
 
     axes: tuple[int, ...] = ()
     view: tuple[int, ...] = ()
     name: str = "per channel"
     told_by_operator: bool = True
+    certain: bool = True
 
 
 def structure_of(kernel: np.ndarray, scheme: Scheme, *, output_channels_last: bool) -> Structure:
@@ -179,7 +181,8 @@ def kernel_quantizer() -> Any:
 
         def needs_integers(self) -> bool:
             """Return whether the converter would choose other integers, so that these must be written to the file."""
-            one_scale = bool(self.scales.axes) and self.keeps_one_scale() and self.scales.told_by_operator
+            several = bool(self.scales.axes) or (not self.scales.certain and self.structure.centroids is not None)
+            one_scale = several and self.keeps_one_scale() and self.scales.told_by_operator
             return (one_scale or not self.precision.usual) and not self.in_float()
 
         def keeps_scale(self) -> bool:
@@ -240,7 +243,7 @@ def quantizer_from(config: Mapping[str, Any]) -> Any:
         return held_weight()(structure, start, config["kernel"])
     fixed = None if config["fixed"] is None else np.asarray(config["fixed"], np.float32)
     saved = config["scales"]
-    scales = Scales(tuple(saved["axes"]), tuple(saved["view"]), saved["name"], saved["told_by_operator"])
+    scales = Scales(**{**saved, "axes": tuple(saved["axes"]), "view": tuple(saved["view"])})
     precision = Precision(**config["precision"])
     return kernel_quantizer()(scales, structure, start, precision, config["kernel"], fixed)
 
