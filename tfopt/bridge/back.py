@@ -100,11 +100,11 @@ def _copy_of(model: Any, graph: Graph) -> Any:
             if not copy.built:
                 copy.build(model.input_shape)
     except Exception as error:
-        said = " ".join(plain(str(error).partition("config=")[0]).split())
+        said = plain(" ".join(str(error).split()).partition(". ")[0])
         raise ModelError(
-            f"Model '{model.name}' cannot be rebuilt from its config, which stages need in order to return a model like "
-            f"it: {said} A layer of your own needs get_config with all arguments of its __init__, and an __init__ that "
-            "passes **kwargs on to super().__init__."
+            f"Model '{model.name}' cannot be rebuilt from its config, which is needed to return a model like it: {said}. "
+            "A layer of your own needs get_config with all arguments of its __init__, and an __init__ that passes "
+            "**kwargs on to super().__init__."
         ) from error
     _copy_flags(model, copy)
     return copy
