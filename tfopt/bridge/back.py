@@ -102,7 +102,7 @@ def _copy_of(model: Any, graph: Graph) -> Any:
     except Exception as error:
         said = plain(" ".join(str(error).split()).partition(". ")[0])
         raise ModelError(
-            f"Model '{model.name}' cannot be rebuilt from its config, which is needed to return a model like it: {said}. "
+            f"Model '{model.name}' cannot be rebuilt from its config, as is needed to return one like it: {said}. "
             "A layer of your own needs get_config with all arguments of its __init__, and an __init__ that passes "
             "**kwargs on to super().__init__."
         ) from error
