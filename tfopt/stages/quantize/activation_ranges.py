@@ -8,6 +8,7 @@ import numpy as np
 from tfopt.base.byte_values import ByteValues
 from tfopt.graph.types import pack
 from tfopt.graph.walk import walk
+from tfopt.stages.quantize.mask_ranges import FAR, masked_scores
 from tfopt.stages.quantize.plan import plan
 from tfopt.stages.quantize.ranges import empty, set_range
 from tfopt.stages.quantize.replaced_rounding import observe_activations
@@ -23,6 +24,28 @@ _ROUNDS = 2
 
 
 Batches = Callable[[], Iterable[Any]]
+
+
+class _Values:
+    """Statistics of the values that passed one quantizer."""
+
+    def __init__(self, variables: dict[str, Any]) -> None:
+        self.variables = variables
+        self.low = self.high = 0.0  # zero must be representable: padding and ReLU need it
+        self.least = self.most = 0.0  # of the values that no mask has sent far away
+        self.counts, self.sums = np.zeros(_BINS), np.zeros(_BINS)
+
+    def widen(self, values: np.ndarray) -> None:
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        near = values[values > -FAR]
+        self.least = min(self.least, float(near.min(initial=0)))
+        self.most = max(self.most, float(near.max(initial=0)))
+
+    def count(self, values: np.ndarray) -> None:
+        exact = values.astype(np.float64).reshape(-1)
+        bins = np.clip((exact - self.low) * (_BINS / max(self.high - self.low, 1e-30)), 0, _BINS - 1).astype(np.int64)
+        self.counts += np.bincount(bins, minlength=_BINS)
+        self.sums += np.bincount(bins, exact, minlength=_BINS)
 
 
 def with_ranges(
@@ -60,6 +83,7 @@ def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges
     for values in seen.values():
         # LiteRT refuses the scale of a range from 0 to 0, which layers have whose units are all dead.
         set_range(values.variables, values.low, values.high if values.high > values.low else 1.0)
+    _bring_masks_near(model, seen)
     for layer in inputs:
         found = pixels[id(layer.quantizer_vars["min_var"])].range
         layer.held = found is not None
@@ -69,6 +93,34 @@ def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges
         if getattr(layer, "shares_with", ""):
             for point in layer.after:
                 empty(point.variables)
+
+
+def _bring_masks_near(model: Any, seen: Mapping[int, _Values]) -> None:
+    """Let the ranges of masked scores begin where softmax gives nothing, and hold them there."""
+    for found in masked_scores(model):
+        scores = _masked(found.scores, seen)
+        if scores is None:
+            continue
+        low = found.low(scores.least)
+        farthest = scores.most - low  # brings any score there
+        _hold(found.scores, scores, low, farthest)
+        for operand in found.operands:
+            if (mask := _masked(operand, seen)) is not None:
+                _hold(operand, mask, -farthest, farthest)
+
+
+def _masked(layer: Any, seen: Mapping[int, _Values]) -> _Values | None:
+    """Return the statistics of the only output of `layer`, or input, if it has values that a mask has sent away."""
+    variables = [point.variables for point in getattr(layer, "after", ())] or [getattr(layer, "quantizer_vars", None)]
+    values = seen.get(id(variables[0]["min_var"])) if len(variables) == 1 and variables[0] else None
+    return values if values is not None and values.low <= -FAR else None
+
+
+def _hold(layer: Any, values: _Values, low: float, farthest: float) -> None:
+    set_range(values.variables, low, max(values.most, 0.0))
+    for place in getattr(layer, "after", None) or [layer]:
+        place.held = True
+    layer.farthest = farthest
 
 
 def least_squares_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
@@ -95,24 +147,6 @@ def _error(values: np.ndarray, counts: np.ndarray, low: float, high: float) -> f
     zero = np.rint(-low / step)
     rounded = (np.clip(np.rint(values / step) + zero, 0, STEPS) - zero) * step
     return float(np.sum(counts * (rounded - values) ** 2))
-
-
-class _Values:
-    """Statistics of the values that passed one quantizer."""
-
-    def __init__(self, variables: dict[str, Any]) -> None:
-        self.variables = variables
-        self.low = self.high = 0.0  # zero must be representable: padding and ReLU need it
-        self.counts, self.sums = np.zeros(_BINS), np.zeros(_BINS)
-
-    def widen(self, values: np.ndarray) -> None:
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-
-    def count(self, values: np.ndarray) -> None:
-        exact = values.astype(np.float64).reshape(-1)
-        bins = np.clip((exact - self.low) * (_BINS / max(self.high - self.low, 1e-30)), 0, _BINS - 1).astype(np.int64)
-        self.counts += np.bincount(bins, minlength=_BINS)
-        self.sums += np.bincount(bins, exact, minlength=_BINS)
 
 
 def _extremes(model: Any, batches: Batches, pixels: Mapping[int, ByteValues]) -> dict[int, _Values]:

@@ -44,6 +44,8 @@ def layer(layer: Any, inputs: Any) -> Callable[[Any], Any] | None:
         return lambda values: group_normalization(layer, values)
     if kind == "Normalization" and not layer.invert:
         return lambda values: normalization(layer, values)
+    if kind == "Rescaling" and np.all(np.equal(layer.scale, -1)):  # 1 - mask: as -mask + 1 it misses 0 by half a step
+        return lambda values: layer.offset - values
     if facts_of(layer).family == "average_pooling" and averages_all(layer, inputs.shape):
         return mean_over_places
     return None

@@ -10,7 +10,7 @@ from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.graph import keras_internals
 from tfopt.stages.kernels.layer_copies import call_of, restored
 from tfopt.stages.kernels.table import named_kernel
-from tfopt.stages.quantize import int8_equivalents
+from tfopt.stages.quantize import int8_equivalents, mask_ranges
 from tfopt.stages.quantize.quantizers import quantizer_from
 from tfopt.stages.quantize.ranges import apart, empty, has_range, range_quantizer
 
@@ -89,13 +89,19 @@ def int8_input() -> Any:
 
 
 class Point:
-    """A place in a layer where values are rounded: a quantizer and its variables."""
+    """A place in a layer where values are rounded: a quantizer and its variables.
+
+    Attributes:
+        held: whether training leaves the range as it is.
+    """
 
     def __init__(self, quantizer: Any, variables: dict[str, Any]) -> None:
-        self.quantizer, self.variables = quantizer, variables
+        self.quantizer, self.variables, self.held = quantizer, variables, False
 
     def __call__(self, values: Any, training: Any) -> Any:
         """Return `values` rounded by the quantizer."""
+        if self.held:
+            return self.quantizer(values, False, weights=self.variables)
         return _either(training, lambda mode: self.quantizer(values, mode, weights=self.variables))
 
 
@@ -130,6 +136,8 @@ def int8_wrapper() -> Any:
             shares_with: the next layer, if it rounds the output instead: the ranges here are empty at first.
             why: why the layer is in float although it could be quantized; "" if it is not.
             inner: attributes of inner layers whose outputs are also rounded.
+            held: numbers of the outputs whose ranges training leaves as they are.
+            farthest: the largest size of its constants, for a layer that masks scores; None for any other.
             **kwargs: passed to TF-MOT's wrapper.
         """
 
@@ -142,10 +150,13 @@ def int8_wrapper() -> Any:
             shares_with: str,
             why: str,
             inner: Sequence[str] = (),
+            held: Sequence[int] = (),
+            farthest: float | None = None,
             **kwargs: Any,
         ) -> None:
             super().__init__(layer, no_config(), **kwargs)
             self._rounds, self.shares_with = (before, outputs, tuple(inner)), shares_with
+            self._held, self.farthest = tuple(held), farthest
             self.inner: Mapping[str, Point] = {}
             self.after: Sequence[Point] = ()
             object.__setattr__(self, "_given", weights)  # bypasses Keras, which would track its layers twice
@@ -173,6 +184,8 @@ def int8_wrapper() -> Any:
             self.before = self._point("pre_activation") if before else None
             self.inner = {attribute: self._point(f"inner{attribute}") for attribute in inner}
             self.after = [self._point(f"output_{number}") for number in range(outputs)]
+            for number in self._held:
+                self.after[number].held = True
             if self.shares_with:
                 for point in self.after:
                     empty(point.variables)
@@ -227,6 +240,8 @@ def int8_wrapper() -> Any:
                 # Keras passes these two to every wrapper; the inner layer may not accept them.
                 if key not in ("training", "mask") or key in self._parameters
             }
+            if self.farthest is not None:
+                kwargs = {key: mask_ranges.brought_near(value, self.farthest) for key, value in kwargs.items()}
             if self.is_unrounded:
                 inputs = _map_tensors(apart, inputs)
             with override_attributes(self._roundings(training)):
@@ -246,7 +261,9 @@ def int8_wrapper() -> Any:
 
         def _roundings(self, training: Any) -> Overrides:
             """Return the rounded weights and activation that replace the layer's own during a call."""
-            overrides: Overrides = []
+            overrides: Overrides = (
+                [] if self.farthest is None else mask_ranges.near_constants(self.layer, self.farthest)
+            )
             for (owner, attribute, _), (variable, quantizer, made) in zip(self._given, self._weight_vars, strict=True):
                 rounded = _either(training, functools.partial(_quantize, quantizer, variable, made))
                 overrides.append((owner, attribute, rounded))
@@ -276,6 +293,8 @@ def int8_wrapper() -> Any:
                 "shares_with": self.shares_with,
                 "why": self.why,
                 "inner": list(inner),
+                "held": [number for number, point in enumerate(self.after) if point.held],
+                "farthest": self.farthest,
             }
 
         @classmethod

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.stages.quantize.mask_ranges import FAR, HALF_STEP
 from tfopt.tflite.read.flatbuffer import (
     added_buffer,
     drop_unused_codes,
@@ -27,10 +28,6 @@ from tfopt.tflite.read.flatbuffer import (
     unpacked,
 )
 
-FAR = 1000.0
-"""Constants at least this large may be masks; scores are smaller."""
-HALF_STEP = 512
-"""Probabilities below one part in this are zero in int8."""
 _ADDING, _SELECTING = ("ADD", "SUB"), ("SELECT", "SELECT_V2")
 _MOVING = ("RESHAPE", "TRANSPOSE", "EXPAND_DIMS", "SQUEEZE")
 Calibrate = Callable[[bytes], bytes]
