@@ -14,8 +14,10 @@ from PIL import Image
 def _seeded():
     """Seed Python, NumPy and both Kerases, so that a test draws the same weights alone and in any order."""
     import keras
+    import tf_keras
 
     keras.utils.set_random_seed(0)
+    tf_keras.utils.set_random_seed(0)  # which has a generator of its own after its first seed
 
 
 @pytest.fixture(scope="session")

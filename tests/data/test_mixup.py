@@ -104,3 +104,8 @@ def test_a_run_with_mixtures(monkeypatch):
         tfopt.optimize(model, recipe, (x, labels), teacher=model, quiet=True)
     with pytest.raises(RecipeError, match="A teacher answers samples, not mixtures"):
         tfopt.self_taught.born_again(model, (x, labels), training=training, quiet=True)
+
+
+def test_batches_of_unknown_number():
+    filtered = batches(size=8).filter(lambda x, y: True)
+    assert len(list(mixed(filtered, 0.2, 0))) == 5

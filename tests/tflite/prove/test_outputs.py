@@ -141,9 +141,19 @@ def test_what_is_not_finite():
     values[3, 0] = np.nan
     found = np.where(np.isnan(values), 7.0, values)
     assert not compare(values, found).failures  # the model says nothing there
+    assert "0.2% of the values not compared" in str(compare(values, found))  # 1 of 512
     found[5, 1] = np.inf
     (failure,) = compare(values, found).failures
     assert "NaN or infinity" in failure
+    (failure,) = compare(values * np.nan, values * np.nan).failures
+    assert failure == "the model gives NaN or infinity alone"
+
+
+def test_complex_numbers_are_compared_in_both_parts():
+    values = signal(2)[:, 0] + 1j * signal(2)[:, 1]
+    assert not compare(values, values).failures
+    assert compare(values, values.real + 0j).failures
+    assert compare(np.stack([values] * 2, axis=1), np.stack([values.real + 0j] * 2, axis=1)).failures
 
 
 def test_integers_and_shapes():
@@ -152,7 +162,12 @@ def test_integers_and_shapes():
     off = numbers.copy()
     off[:30] += 1
     (failure,) = compare(numbers, off).failures
-    assert "70.0% of 100 numbers are equal" in failure
+    assert "70.0% of 100 numbers are equal (at least 90%)" in failure
+    off = np.arange(1000)
+    off[:30] += 1
+    assert not compare(np.arange(1000), off).failures
+    (failure,) = compare(np.arange(1000), off, most_noise=1e-3).failures  # a file that computes in float
+    assert "97.0% of 1,000 numbers are equal (at least 99%)" in failure
     (failure,) = compare(signal(2), signal(3)).failures
     assert failure == "shape (256, 3) instead of (256, 2)"
     assert math.isinf(compare(signal(2), signal(3)).noise)

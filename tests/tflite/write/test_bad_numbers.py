@@ -88,7 +88,22 @@ def test_a_layer_whose_units_are_all_dead(settings):
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     lite = tfopt.export_tflite(model, None, Export(**settings), representative_data=x)
     want = model.predict(x, verbose=0)
+    assert not lite.float_tensors()
     assert np.mean((lite.predict(x) - want) ** 2) < 0.05 * np.var(want)
+
+
+def test_in_int16_what_reads_dead_units_alone_stays_in_float():
+    """TensorFlow gives its kernel an infinite scale."""
+    inputs = keras.Input((4,))
+    dead = keras.layers.Dense(2, activation="relu", bias_initializer=keras.initializers.Constant(-99.0))(inputs)
+    read = keras.layers.Dense(3, bias_initializer="ones")(dead)
+    model = keras.Model(
+        inputs, keras.layers.Dense(2)(keras.layers.Concatenate()([read, keras.layers.Dense(3)(inputs)]))
+    )
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    lite = tfopt.export_tflite(model, None, Export(activations="int16"), representative_data=x)
+    want = model.predict(x, verbose=0)
+    assert np.mean((lite.predict(x) - want) ** 2) < 1e-3 * np.var(want)
 
 
 def test_dead_units_in_training_for_int8():

@@ -470,6 +470,33 @@ def test_generators_that_do_not_fit(batches, words, pair):
         tfopt.export_tflite(pair[0], representative_data=iter(batches))
 
 
+def needs_an_argument(path):
+    yield np.zeros((1, 4))
+
+
+ROW = np.zeros((1, 3))
+BAD_SAMPLES = {
+    "labels": (iter([(ROW, np.zeros(1))]), "without labels"),
+    "another array later": (iter([[ROW], [ROW, ROW]]), "batches of one form"),
+    "unlike numbers": (iter([[ROW, np.zeros((2, 3))]]), r"equally many samples .* \(1, 3\), \(2, 3\)"),
+    "numbers": (iter([3.0]), "an array per input, .* got float 3.0"),
+    "nothing": (iter([None]), "got NoneType None"),
+    "a function with an argument": (needs_an_argument, "cannot be called without arguments: .*path"),
+    "a function that returns nothing": (lambda: None, "returns NoneType"),
+    "a class": (tf_keras().Sequential, "Expected arrays, a tf.data"),
+    "an object": (object(), "Expected arrays, a tf.data .* got object"),
+    "other names": ({"x": ROW}, r"inputs of the model .* are \['given'\]; representative_data has \['x'\]"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SAMPLES)
+def test_bad_samples_are_one_clear_error(kind):
+    samples, words = BAD_SAMPLES[kind]
+    model = tf_keras().Sequential([tf_keras().Input((3,), name="given"), tf_keras().layers.Dense(2)])
+    with pytest.raises(DataError, match=words):
+        tfopt.export_tflite(model, representative_data=samples)
+
+
 def recurrent(steps):
     layers = tf_keras().layers
     inputs = layers.Input((steps, 3))

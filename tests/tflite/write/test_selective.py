@@ -83,8 +83,8 @@ def test_an_error_says_what_litert_cannot_run(offset_model):
 
 
 def test_the_limit_is_proven_on_held_out_samples(raw_model):
-    lite = tfopt.export_tflite(raw_model, None, Export(max_noise=1e-5), representative_data=RAW)
-    assert noise(raw_model, lite, RAW[256:]) < 1e-5
+    lite = tfopt.export_tflite(raw_model, None, Export(max_noise=0.01), representative_data=RAW)
+    assert noise(raw_model, lite, RAW[256:]) < 0.01
     assert any("'last' noise" in note for note in lite.notes)
 
 
@@ -144,3 +144,29 @@ def test_the_fewest_operators_by_hand():
 def test_a_limit_is_for_integers(other):
     with pytest.raises(RecipeError, match="max_noise needs int8"):
         Export(max_noise=0.01, **other)
+
+
+def test_a_file_without_integers_is_no_int8_file():
+    layers = tf_keras().layers
+    model = tf_keras().Sequential([tf_keras().Input((8, 8, 2)), layers.Conv2D(4, 3), layers.MaxPooling2D()])
+    x = np.random.default_rng(0).normal(size=(300, 8, 8, 2)).astype("float32")
+    with pytest.raises(PromiseError, match=r"noise of at most 1e-12 every operator has to stay in float"):
+        tfopt.export_tflite(model, None, Export(max_noise=1e-12), representative_data=x)
+
+
+@pytest.mark.slow
+def test_an_operator_in_float_does_not_excuse_the_weights_of_others():
+    """DEPTHWISE_CONV_2D has no 4-bit form, with or without a LeakyReLU, which has no int16 form, behind it."""
+    layers = tf_keras().layers
+    x = np.random.default_rng(0).normal(size=(300, 8, 8, 4)).astype("float32")
+    export = Export(weights="int4", activations="int16")
+    for behind in ([], [layers.LeakyReLU()]):
+        model = tf_keras().Sequential([tf_keras().Input((8, 8, 4)), layers.DepthwiseConv2D(3), *behind])
+        with pytest.raises(PromiseError, match=r"no operator of the file has a form for them: .*DEPTHWISE_CONV_2D"):
+            tfopt.export_tflite(model, None, export, representative_data=x)
+    more = [layers.DepthwiseConv2D(3), layers.LeakyReLU(), layers.Flatten(), layers.Dense(3)]
+    lite = tfopt.export_tflite(
+        tf_keras().Sequential([tf_keras().Input((8, 8, 4)), *more]), None, export, representative_data=x
+    )
+    assert any("int8 weights, since no operator supports 4 bits" in note for note in lite.notes)
+    assert any("LEAKY_RELU" in note for note in lite.notes)

@@ -374,6 +374,7 @@ def test_an_input_that_must_be_float_makes_the_ends_float(settings):
     x = [rng.normal(size=(64, 6, 4)).astype("float32"), (rng.normal(size=(64, 6)) > 0).astype("float32")]
     lite = tfopt.export_tflite(model, None, tfopt.Export(**settings), representative_data=x)
     want = model.predict(x, verbose=0)
+    assert {port.dtype for port in (*lite.inputs, *lite.outputs)} == {"float32"}
     assert np.mean((lite.predict(x) - want) ** 2) < 2e-3 * np.var(want)
 
 

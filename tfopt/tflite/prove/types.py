@@ -264,8 +264,9 @@ def _touches(op: Op, places: Collection[tuple[int, int]]) -> bool:
 
 
 def computes_in_float(lite: LiteModel) -> bool:
-    """Return whether no operator of a file computes with integers."""
-    return len(float_operators(lite)) == sum(op.name not in CHANGES_TYPE for op in lite.ops())
+    """Return whether no operator of a file computes new values from integers."""
+    floats = float_operators(lite)
+    return all(op in floats for op in lite.ops() if op.name not in CHANGES_TYPE | PASSING)
 
 
 def float_operators(lite: LiteModel) -> list[Op]:

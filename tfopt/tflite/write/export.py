@@ -256,7 +256,7 @@ def _built(
     lite = LiteModel(compact(named.data)) if settings.compact else named
     in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
     if settings.max_noise is not None:
-        _require_integers(named, settings)
+        _require_integers(named, settings, max_noise)
         settings, in_float = _as_mixed(settings, named, names, f"for noise of at most {settings.max_noise:g}")
     elif only_trained:
         settings, more = _as_mixed(settings, named, names, "a range that samples give would change what it computes")
@@ -309,13 +309,13 @@ def _about_sizes(settings: Export, flat_model: Any, lite: LiteModel) -> Iterator
         yield f"made for inputs of the samples' size, {shapes}: with free sizes it cannot be converted as asked"
 
 
-def _require_integers(named: LiteModel, settings: Export) -> None:
+def _require_integers(named: LiteModel, settings: Export, max_noise: float | None) -> None:
     """Raise PromiseError if a file with integers has come to compute in float alone."""
     if computes_in_float(named):
+        limit = settings.max_noise if max_noise is None else max_noise
         raise PromiseError(
-            f"{settings.activations} activations were promised, but for noise of at most {settings.max_noise:g} every "
-            'operator has to stay in float. Export with activations="float32", or give what ranges need: calibration '
-            "samples like the data of the device."
+            f"{settings.activations} activations were promised, but for noise of at most {limit:g} every operator has "
+            'to stay in float. Allow more, or export with activations="float32".'
         )
 
 

@@ -1,0 +1,194 @@
+"""Models as they are found in public repositories, shrunken: each has broken an export once."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfopt
+from tfopt import Export
+from tfopt.base.keras_compat import tf_keras
+from tfopt.errors import PromiseError
+from tfopt.tflite.prove.types import contents
+from tfopt.tflite.settings import FLOAT
+
+L, ops = keras.layers, keras.ops
+INT4, INT16 = Export(weights="int4"), Export(activations="int16")
+
+
+def draw(*shape):
+    return np.random.default_rng(0).normal(size=(320, *shape)).astype("float32")
+
+
+def noise(model, lite, x):
+    """The largest noise of an output: mean squared error / variance."""
+    wanted, got = model.predict(x, verbose=0), lite.predict(x)
+    pairs = zip(wanted, got, strict=True) if isinstance(wanted, list) else [(wanted, got)]
+    return max(float(np.mean((a - b) ** 2) / np.var(a)) for a, b in pairs)
+
+
+def chained(x, *layers):
+    return keras.Sequential([keras.Input(x.shape[1:]), *layers])
+
+
+def test_a_layer_that_is_called_twice_has_a_bias_for_each_call():
+    """16x8: the scale of a bias is that of its inputs, which differ 20 times between the calls."""
+    shared = L.Dense(8, activation="relu", bias_initializer=keras.initializers.Constant(1.5))
+    inputs = [keras.Input((6,), name="a"), keras.Input((6,), name="b")]
+    model = keras.Model(inputs, L.Dense(3)(L.Concatenate()(list(map(shared, inputs)))))
+    x = [draw(6), draw(6)[::-1] * 0.05]
+    lite = tfopt.export_tflite(model, None, Export(activations="int16", mixed=False), representative_data=x)
+    assert noise(model, lite, x) < 1e-3  # with one bias for both: 2.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("export", [FLOAT, Export(), INT16], ids=["float", "int8", "int16"])
+def test_steps_that_move_into_the_batch_and_back(export):
+    inputs = keras.Input((6, 6))
+    hidden = ops.reshape(L.Dense(5)(ops.reshape(inputs, (-1, 6))), (-1, 6, 5))
+    model, x = keras.Model(inputs, L.Dense(3)(L.Flatten()(hidden))), draw(6, 6)
+    assert noise(model, tfopt.export_tflite(model, None, export, representative_data=x), x) < 2e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])
+@pytest.mark.parametrize("export", [FLOAT, Export()], ids=["float", "int8"])
+def test_a_float_mask_that_changes_its_shape_first(api, export):
+    steps, mask = api.Input((8, 12), name="x"), api.Input((8,), name="y")
+    attended = api.layers.MultiHeadAttention(2, 6)(steps, steps, attention_mask=api.layers.Reshape((1, 8))(mask))
+    model = api.Model([steps, mask], api.layers.Dense(2)(api.layers.Flatten()(attended)))
+    kept = np.arange(8) < np.random.default_rng(1).integers(2, 9, (320, 1))
+    x = [draw(8, 12), kept.astype("float32")]
+    assert noise(model, tfopt.export_tflite(model, None, export, representative_data=x), x) < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("export", [Export(), INT16, INT4], ids=["int8", "int16", "int4"])
+def test_a_spectrum_stays_in_float(export):
+    def spectrum(wave):
+        return tf.abs(tf.signal.stft(wave, frame_length=64, frame_step=32))
+
+    x = draw(256)
+    model = chained(x, L.Lambda(spectrum, output_shape=(7, 33)), L.Conv1D(4, 3, activation="relu"), L.Flatten())
+    lite = tfopt.export_tflite(model, None, export, representative_data=x)
+    assert noise(model, lite, x) < 0.05
+    assert any("RFFT2D" in note and "no int" in note for note in lite.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", ["sin", "floor", "sign", "cumsum"])
+def test_an_output_of_an_operator_without_an_int16_form(last):
+    x = draw(6)
+    function = {"sin": tf.sin, "floor": tf.floor, "sign": tf.sign, "cumsum": lambda v: tf.cumsum(v, axis=-1)}[last]
+    model = chained(x, L.Dense(4), L.Lambda(function, output_shape=(4,)))
+    lite = tfopt.export_tflite(model, None, INT16, representative_data=x)
+    assert lite.outputs[0].dtype == "float32" and noise(model, lite, x) < 0.05
+
+
+def test_a_dynamic_batch_of_free_sizes():
+    model = keras.Sequential([keras.Input((None, None, 1)), L.Conv2D(4, 3), L.Conv2D(4, 3)])
+    lite = tfopt.export_tflite(model, None, Export(weights="float32", activations="float32", batch="dynamic"))
+    x = draw(9, 7, 1)[:3]
+    np.testing.assert_allclose(lite.predict(x), model.predict(x, verbose=0), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("export", [FLOAT, Export(), INT16], ids=["float", "int8", "int16"])
+def test_gelu_by_hand_is_one_operator(export):
+    x = draw(6)
+    model = chained(x, L.Dense(4), L.Lambda(lambda v: 0.5 * v * (1 + tf.math.erf(v / 1.41421356)), output_shape=(4,)))
+    lite = tfopt.export_tflite(model, None, export, representative_data=x)
+    assert sum(op.name == "GELU" for op in lite.ops()) == 1 and noise(model, lite, x) < 0.05
+
+
+# int4
+
+
+class WithSine(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = L.Dense(8), L.Dense(3)
+
+    def call(self, x):
+        return self.last(ops.sin(self.first(x)))
+
+
+class Pair(L.Layer):
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def call(self, x):
+        made = self.dense(x)
+        return made, ops.sin(made)
+
+
+class Batched(L.Layer):
+    def build(self, shape):
+        self.table = self.add_weight(shape=(4, shape[-1], 5), name="table")
+
+    def call(self, x):
+        return ops.sum(ops.matmul(x, self.table), axis=1)
+
+
+def subclassed():
+    model, x = WithSine(), draw(6)
+    model(x[:2])
+    return model, x
+
+
+def with_a_pair():
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, L.Dense(3)(ops.add(*Pair()(inputs)))), draw(6)
+
+
+def with_a_batched_constant():
+    return chained(draw(4, 9, 6), Batched(), L.Flatten(), L.Dense(3)), draw(4, 9, 6)
+
+
+def with_a_folded_norm():
+    """The converter multiplies the BatchNormalization into the kernel behind it, whose values leave their grid."""
+    model = chained(draw(6, 4), L.BatchNormalization(), L.Dense(8, activation="selu"), L.Flatten(), L.Dense(3))
+    rng = np.random.default_rng(0)
+    model.layers[0].set_weights([rng.uniform(0.5, 1.5, 4) for _ in range(4)])
+    return model, draw(6, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [subclassed, with_a_pair, with_a_batched_constant, with_a_folded_norm])
+def test_int4_where_litert_quantizer_lacks_something(made):
+    model, x = made()
+    lite = tfopt.export_tflite(model, None, INT4, representative_data=x)
+    assert noise(model, lite, x) < 0.05
+    assert contents(lite).weights["int4"] > 0
+
+
+@pytest.mark.slow
+def test_int4_rounds_only_what_a_file_can_hold_in_4_bits():
+    x = draw(8, 8, 4)
+    model = chained(x, L.DepthwiseConv2D(3), L.LeakyReLU(), L.Conv2D(4, 3))
+    lite = tfopt.export_tflite(model, None, INT4, representative_data=x)
+    assert contents(lite).weights == {"int8": 36, "int4": 144}
+    assert any(note.startswith("36 of 180 weights in 8 bits") for note in lite.notes)
+    depthwise = next(weight for weight in lite.weights() if weight.tensor.dtype == "int8")
+    assert np.unique(depthwise.values).size > 20  # 4 bits have 16 values, times 4 channels with scales of their own
+    without = chained(x, L.DepthwiseConv2D(3), L.LeakyReLU())
+    lite = tfopt.export_tflite(without, None, INT4, representative_data=x)
+    assert noise(without, lite, x) < 2e-3  # as in int8
+
+
+@pytest.mark.slow
+def test_the_file_of_the_other_converter_is_proven_too(monkeypatch):
+    from tfopt.tflite.write import four_bits
+
+    rounded = four_bits._rounded
+
+    def broken(*arguments):
+        model = rounded(*arguments)
+        model.layers[-1].set_weights([weight * 0 for weight in model.layers[-1].get_weights()])
+        return model
+
+    monkeypatch.setattr(four_bits, "_rounded", broken)
+    x = draw(6)
+    with pytest.raises(PromiseError):
+        tfopt.export_tflite(chained(x, L.Dense(8), L.LeakyReLU(), L.Dense(3)), None, INT4, representative_data=x)
