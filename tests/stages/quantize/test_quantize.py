@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
+import tfopt
 from tfopt import bridge
 from tfopt.base import keras_compat
-from tfopt.errors import PromiseError, RecipeError
+from tfopt.errors import ModelError, PromiseError, RecipeError
 from tfopt.stages import Cluster, Prune, Quantize
 from tfopt.stages.kernels.folding import make_scales_positive
 from tfopt.stages.kernels.promise import Clusters
@@ -773,3 +774,102 @@ def test_the_report_names_the_scheme_and_what_it_keeps():
     model = two_alike(SIGNS)
     assert Quantize().notes(model) == ["QAT"]
     assert Quantize().notes(model, BOTH) == ["PCQAT, keeps clusters and sparsity"]
+
+
+def masked_by_hand(api, far):
+    """One head of attention over 8 words, with a mask in the caller's own operations, as in BERT."""
+    layers, words = api.layers, 8
+    given, mask = api.Input((words, 12), name="x"), api.Input((words,), name="y")
+    query, key, value = (layers.Dense(12)(layers.LayerNormalization()(given)) for _ in range(3))
+    scores = layers.Dot(axes=(2, 2))([query, key]) / 3.5 + layers.Reshape((1, words))((1.0 - mask) * far)
+    attended = layers.Dot(axes=(2, 1))([layers.Softmax()(scores), value])
+    return api.Model([given, mask], layers.Dense(2)(layers.Flatten()(attended)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("far", [-1e4, -1e9])
+@pytest.mark.parametrize("api", [keras, keras_compat.tf_keras()], ids=["keras", "tf_keras"])
+def test_masks_by_hand_do_not_take_the_scale_of_the_scores(api, far, tmp_path):
+    model, stage = masked_by_hand(api, far), Quantize()
+    rng = np.random.default_rng(0)
+    kept = np.arange(8) < rng.integers(2, 9, (256, 1))
+    x = [rng.normal(size=(256, 8, 12)).astype("float32"), kept.astype("float32")]
+    wanted = model.predict(x, verbose=0)
+    wrapped = stage.apply(model, steps=16)
+    stage.calibrate(wrapped, x)
+
+    def noise(values):
+        return np.mean((values - wanted) ** 2) / wanted.var()
+
+    assert noise(wrapped.predict(x, verbose=0)) < 0.01  # 0.3 to 0.5 with one scale
+    wrapped.compile("adam", "mse")
+    wrapped.fit(x, wanted, epochs=2, verbose=0)
+    ranges = {w.name: np.asarray(w) for w in wrapped.weights if "add" in w.name and "min" in w.name}
+    assert ranges and all(value > -100 for value in ranges.values())  # training has not found the mask either
+    lite = tfopt.export_tflite(wrapped, None, INT8)
+    assert noise(lite.predict(dict(zip("xy", x, strict=True)))) < 0.01
+    assert not lite.float_tensors()
+    wrapped.save(tmp_path / "wrapped.keras")
+    loaded = tfopt.load_model(tmp_path / "wrapped.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), wrapped.predict(x, verbose=0))
+
+
+def test_a_range_of_masked_scores_begins_where_softmax_gives_nothing():
+    """Scores from -2 to 3 over 8 keys: from -2 - ln(512 * 8) to 3, and the mask from -(3 + 2 + ln(512 * 8)) to 0."""
+    layers = keras_compat.tf_keras().layers
+    scores, mask = layers.Input((8,), name="x"), layers.Input((8,), name="y")
+    model = keras_compat.tf_keras().Model([scores, mask], layers.Softmax()(layers.Add()([scores, mask])))
+    stage = Quantize()
+    wrapped = stage.apply(model, steps=1)
+    x = np.tile(np.array([-2, 3, 0, 0, 1, 1, 1, 1], "float32"), (16, 1))
+    y = np.where(np.arange(8) < 6, 0, -1e9).astype("float32") * np.ones((16, 1), "float32")
+    stage.calibrate(wrapped, [x, y])
+    low = -2 - np.log(512 * 8)
+    added = wrapper(wrapped, "add").after[0].variables
+    assert (float(added["min_var"]), float(added["max_var"])) == (pytest.approx(low), 3.0)
+    given = next(layer for layer in wrapped.layers if layer.name.endswith("y") and hasattr(layer, "quantizer_vars"))
+    assert float(given.quantizer_vars["min_var"]) == pytest.approx(low - 3)
+    probabilities = wrapped.predict([x, y], verbose=0)
+    assert probabilities[:, 6:].max() < 1 / 512 and probabilities[:, :6].sum(axis=1) == pytest.approx(1, abs=1 / 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(6,), (5, 6)])
+def test_clusters_in_a_layer_of_the_users_stay_in_the_file(shape):
+    class FeedForward(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.first = keras.layers.Dense(16, activation="relu", name="first")
+            self.last = keras.layers.Dense(16, name="last")
+
+        def call(self, x):
+            return x + self.last(self.first(x))
+
+    hidden = FeedForward(name="own")(keras.layers.Dense(16)(inputs := keras.Input(shape)))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(hidden)))
+    model, promises = shrunk(model, SPARSE, Cluster(number_of_clusters=8))
+    assert "own" in {promise.layer for promise in promises}
+    wrapped = Quantize().apply(model, steps=1, keep=BOTH)
+    Quantize().calibrate(wrapped, np.random.default_rng(0).normal(size=(64, *shape)).astype("float32"))
+    build_file(wrapped, INT8, None, promises, bridge.to_tf_keras(Quantize().strip(wrapped)))
+
+
+def test_a_model_that_cannot_be_rebuilt_is_refused_before_training():
+    class NoKwargs(keras.layers.Layer):
+        def __init__(self, units):
+            super().__init__()
+            self.units = units
+
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], self.units))
+
+        def call(self, x):
+            return keras.ops.matmul(x, self.kernel)
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(NoKwargs(4)(inputs)))
+    with pytest.raises(ModelError, match=r"cannot be rebuilt from its config.*NoKwargs.*passes \*\*kwargs on"):
+        Prune().apply(model, steps=1)
+    assert any(
+        "cannot be rebuilt" in problem for problem in tfopt.check(model, tfopt.Recipe(stages=[Prune()])).problems
+    )
