@@ -97,10 +97,10 @@ def test_weights_may_be_a_step_off_the_grid(step, words):
     # Integers of equal squares: the scale of (2.25, 1.75) / 2 is 1, so that both are 0.25 off.
     kernel, integers = part([[2.25, 1.75], [2.0, 2.0]], (step, 1.0)), np.array([[2, 2], [2, 2]])
     if words is None:
-        low_bit._fit_scales(kernel, 0, integers, "layer/kernel")
+        low_bit._fit_scales(kernel, 0, integers, ("layer", "kernel"))
         return
     with pytest.raises(PromiseError) as caught:
-        low_bit._fit_scales(kernel, 0, integers, "layer/kernel")
+        low_bit._fit_scales(kernel, 0, integers, ("layer", "kernel"))
     assert str(caught.value) == (
         "layer/kernel: weights on a grid were promised, but the converter changed them: the tensor 'net/t0' is off the "
         f"grid by {words} of its steps. Are its weights shared or scaled?"
