@@ -50,6 +50,12 @@ def attempt(row: dict[str, Any], column: str, work: Callable[[], Any]) -> Any:
     return row[column]
 
 
+def takes_pixels(model: Any) -> bool:
+    """Return whether the model begins by scaling pixels from 0 to 255, which makes other numbers nearly constant."""
+    first = next((layer for layer in model.layers if type(layer).__name__ == "Rescaling"), None)
+    return first is not None and float(np.max(first.scale)) < 0.1
+
+
 def samples(model: Any) -> Any:
     """Return random inputs for `model` (tf_keras): a list with one array per input, or a single array."""
     rng = np.random.default_rng(SEED)
@@ -57,7 +63,8 @@ def samples(model: Any) -> Any:
     for tensor in model.inputs:
         shape = (STEPS * BATCH, *tensor.shape[1:])
         integer = not tensor.dtype.is_floating
-        arrays.append(rng.integers(0, 50, shape).astype("int32") if integer else rng.normal(size=shape).astype("f"))
+        values = rng.uniform(0, 255, shape) if takes_pixels(model) else rng.normal(size=shape)
+        arrays.append(rng.integers(0, 50, shape).astype("int32") if integer else values.astype("f"))
     return arrays[0] if len(arrays) == 1 else arrays
 
 
