@@ -1,9 +1,11 @@
 """Seconds that the proof of the outputs adds to an export; writes benchmarks/results/output_check.md.
 
-    python benchmarks/output_check.py --model mobilenet_025_224_imagenet.keras --model resnet8_cifar10.h5
+    python benchmarks/output_check.py --images cifar10/test --model resnet8_cifar10.h5 raw
 
-Each model is exported `--runs` times with 256 calibration samples, after one export that starts the child process. The
-conversion is all of the export but the proof: bridge, tracing, conversion, calibration and the checks of the file.
+A model of a file gets the images, fed as the word behind it says; the others random numbers. Each model is exported
+`--runs` times with 256 calibration samples, after one export that starts the child process. The conversion is all of
+the export but the proof: bridge, tracing, conversion, calibration and the checks of the file. A proof that fails takes
+longer, since it looks for the layer.
 """
 
 import os
@@ -22,6 +24,14 @@ SEED, SAMPLES = 0, 512
 BUILT_IN = ("LSTM", "Transformer block", "U-Net", "Conv1D and relatives", "Nested three deep")
 
 
+def photos(folder: Path, preprocessing: str, flat_model: Any) -> np.ndarray:
+    """The pixels of a folder of images as the model gets them."""
+    import tfopt
+
+    data = tfopt.load_data(folder, size=flat_model.input_shape[1:3], preprocessing=preprocessing, limit=2 * SAMPLES)
+    return data.preprocessing.apply(data.train.x()[:SAMPLES])
+
+
 def inputs_of(flat_model: Any) -> Any:
     """Random inputs, float or small integers, as a list of one array for each input, or a bare array."""
     rng = np.random.default_rng(SEED)
@@ -33,13 +43,13 @@ def inputs_of(flat_model: Any) -> Any:
     return arrays[0] if len(arrays) == 1 else arrays
 
 
-def measured(name: str, model: Any, runs: int) -> list[list[str]]:
+def measured(name: str, model: Any, runs: int, x: Any = None) -> list[list[str]]:
     """Rows of one model: its forms, with the median seconds of conversion and proof."""
     import tfopt
     from tfopt import bridge
     from tfopt.tflite.write import export
 
-    x = inputs_of(bridge.to_tf_keras(model))
+    x = inputs_of(bridge.to_tf_keras(model)) if x is None else x
     proof = export.prove
     spent: list[float] = []
 
@@ -70,12 +80,14 @@ def measured(name: str, model: Any, runs: int) -> list[list[str]]:
 
 
 @click.command()
-@click.option("--model", "files", multiple=True, type=click.Path(exists=True, path_type=Path), help="A Keras file.")
+@click.option("--model", "files", nargs=2, multiple=True, help="A Keras file, and how its images are fed.")
+@click.option("--images", type=click.Path(exists=True, path_type=Path), help="A folder for these files.")
 @click.option("--runs", default=3, show_default=True, help="Exports of each form; the median counts.")
-def main(files: tuple[Path, ...], runs: int) -> None:
+def main(files: tuple[tuple[str, str], ...], images: Path | None, runs: int) -> None:
     """Measure and publish."""
     import keras
 
+    from tfopt import bridge
     from tfopt.models import load_model
 
     rows = []
@@ -84,16 +96,19 @@ def main(files: tuple[Path, ...], runs: int) -> None:
         model = zoo.ZOO[name](keras)
         zoo.randomize(model, SEED)
         rows += measured(name, model, runs)
-    for file in files:
-        rows += measured(file.stem, load_model(file), runs)
+    for file, preprocessing in files:
+        model = load_model(file)
+        assert images is not None
+        rows += measured(Path(file).stem, model, runs, photos(images, preprocessing, bridge.to_tf_keras(model)))
     publish(
         "output_check",
         "Seconds that the proof of the outputs adds to an export",
         ["model", "activations", "conversion, s", "proof, s", "share"],
         rows,
         [
-            f"python benchmarks/output_check.py {' '.join(f'--model {file.name}' for file in files)} --runs {runs}",
-            f"{SAMPLES} random inputs, 256 of them for the ranges; medians of {runs} runs; seed {SEED}; "
+            f"python benchmarks/output_check.py {' '.join(f'--model {Path(f).name} {how}' for f, how in files)} "
+            f"--images {images.name if images else None} --runs {runs}",
+            f"{SAMPLES} inputs, 256 of them for the ranges; medians of {runs} runs; seed {SEED}; "
             f"{os.cpu_count()} CPU cores, shared with other work",
         ],
     )

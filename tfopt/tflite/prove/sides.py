@@ -17,7 +17,8 @@ from tfopt.tflite.read import LiteModel
 
 Samples = Mapping[str, NDArray[Any]]
 """Arrays, samples first, by the names of the inputs in the file."""
-AT_ONCE = 32
+AT_ONCE, VALUES_AT_ONCE = 32, 2**19
+"""The least samples in a batch for Keras, and the numbers in a batch of more; small batches take longer."""
 SECONDS = 600
 """Time limit of a file for the samples of a proof."""
 _DOORS = "tfopt.tflite.prove.in_child:"
@@ -31,7 +32,8 @@ def keras_outputs(model: Any, samples: Samples, batch: int | None = None) -> lis
         samples: for its inputs.
         batch: the fixed batch size of the model; None if it is free.
     """
-    arrays, size = list(samples.values()), batch or AT_ONCE
+    arrays = list(samples.values())
+    size = batch or max(AT_ONCE, VALUES_AT_ONCE // max(1, sum(array[0].size for array in arrays)))
     count = len(arrays[0])
     parts = []
     for start in range(0, count, size):
