@@ -167,7 +167,8 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that every command with data takes."""
     options = [
         click.option("--preprocessing", type=click.Choice(PREPROCESSING),
-                     help="Range of the pixels: raw 0..255, unit 0..1, symmetric -1..1 (default: raw)."),
+                     help="Range of the pixels: raw 0..255, unit 0..1, symmetric -1..1 (default: what a data.json "
+                          "beside the model says, or a transfer recognizes, else raw)."),
         click.option("--limit", type=click.IntRange(min=1),
                      help="Maximum number of samples in each part, for a quick try."),
     ]  # fmt: skip

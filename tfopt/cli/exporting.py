@@ -96,7 +96,7 @@ def export(
     The table shows what the file contains.
 
     \b
-    tfopt export model.keras --out model.tflite --data photos/                      # int8 everywhere
+    tfopt export model.keras --out model.tflite --data photos/                      # int8
     tfopt export model.keras --out model.tflite --data photos/ --weights int4 --io uint8
     tfopt export model.keras --out model.tflite --data photos/ --activations int16
     tfopt export model.keras --out model.tflite --activations float32               # dynamic range
@@ -147,19 +147,23 @@ def export_file(
 
     native.start()
     load_tensorflow_quietly()
+    from tfopt.data import Dataset
     from tfopt.data.for_model import representative_for
     from tfopt.models.sources import model_from
     from tfopt.tflite.prove.types import contents
     from tfopt.tflite.write.export import build_file, write_proven
 
     loaded = model_from(model, allow_unsafe=allow_unsafe)
-    source = representative_for(loaded, data, preprocessing=preprocessing, limit=limit) if data else None
+    source = None
+    if data:
+        source = representative_for(loaded, data, preprocessing=preprocessing, limit=limit, beside=[model])
     if settings.integer_only and settings.calibration_samples > TRIED:
         build_file(
             loaded, dataclasses.replace(settings, calibration_samples=TRIED, max_noise=None), source, proven=False
         )
     lite = write_proven(out, loaded, settings, source)
-    return contents(lite), lite.notes
+    fed = [f"samples: {source.preprocessing.describe()}"] if isinstance(source, Dataset) else []
+    return contents(lite), (*fed, *lite.notes)
 
 
 def _in_words(settings: "Export") -> str:

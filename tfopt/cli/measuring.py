@@ -56,7 +56,7 @@ def sensitivity(
 
     loaded = model_from(model, allow_unsafe=allow_unsafe)
     sensitivity.require_measurable(loaded)
-    dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit)
+    dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit, beside=[model])
     in_log = not sys.stderr.isatty()  # where click would print the label alone
     with click.progressbar(label="kernels at fewer bits", file=sys.stderr, length=1, hidden=in_log) as bar:
         found = sensitivity.sensitivity(

@@ -82,10 +82,10 @@ def run(recipe: Path, **options: Any) -> None:
     tfopt run recipes/prune.py --model model.keras --data photos/ --out saved_models/photos
 
     A .py recipe runs as a Python program, so only use one from someone you trust. A recipe.json is data and never
-    runs code.
+    runs code. Images are fed as a data.json beside the model or the recipe.json says, unless --preprocessing does.
     """
     loaded, example_teacher = load_recipe(recipe)
-    _run(loaded, example_teacher, **options)
+    _run(loaded, example_teacher, file=recipe if recipe.suffix == ".json" else None, **options)
 
 
 def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
@@ -159,6 +159,7 @@ def _run_into(
     recipe: "Recipe",
     example_teacher: Any,
     *,
+    file: Path | None = None,
     model: str | None,
     data: str | None,
     overwrite: bool,
@@ -194,7 +195,10 @@ def _run_into(
     if model:
         keras_model = model_from(model, allow_unsafe=allow_unsafe)
         shape = recipe.transfer.input_shape if recipe.transfer else None
-        dataset = data_for(keras_model, data or "digits", preprocessing=preprocessing, limit=limit, input_shape=shape)
+        places = [] if recipe.transfer else [model, file]  # a transfer looks for itself
+        dataset = data_for(
+            keras_model, data or "digits", preprocessing=preprocessing, limit=limit, input_shape=shape, beside=places
+        )
         if recipe.transfer and preprocessing is None:
             dataset, said = choose_preprocessing(keras_model, dataset, shape, getattr(recipe.transfer, "layer", None))
             for line in said:

@@ -1,15 +1,17 @@
 """Data in the form that a model expects."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from tfopt.base.progress import Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.arrays import read_inputs_alone
+from tfopt.data.beside import fed_as_beside
 from tfopt.data.check import check_inputs
 from tfopt.data.images import convert_images
 from tfopt.data.samples import Split
@@ -26,8 +28,12 @@ def data_for(
     preprocessing: str | None = None,
     limit: int | None = None,
     input_shape: Sequence[int] | None = None,
+    beside: Iterable[Any] = (),
+    quiet: bool = False,
 ) -> Dataset:
     """Return `load_data(source)` with images converted to the size and colors that `model` expects.
+
+    Without `preprocessing`, images are fed as a `data.json` beside the model says, if there is one.
 
     Args:
         model: a Keras model or a `LiteModel`.
@@ -35,9 +41,22 @@ def data_for(
         preprocessing: the name of a `Preprocessing` ("raw", "unit", "symmetric").
         limit: the most samples in each part.
         input_shape: overrides the model's input shape.
+        beside: paths of the model, its file or recipe, next to which a `data.json` may be.
+        quiet: do not print what a `data.json` has to say; it is in the notes of the result in any case.
     """
     if isinstance(source, Dataset):
         return source
+    data = _loaded(model, source, preprocessing, limit, input_shape)
+    data, note = fed_as_beside(data, beside, asked=preprocessing is not None)
+    if not note:
+        return data
+    Progress(quiet=quiet).say(f"note: {note}")
+    return dataclasses.replace(data, notes=(*data.notes, note))
+
+
+def _loaded(
+    model: Any, source: Any, preprocessing: str | None, limit: int | None, input_shape: Sequence[int] | None
+) -> Dataset:
     shape = tuple(input_shape or tuple(model.inputs[0].shape)[1:])
     is_path = isinstance(source, str | Path)
     is_folder = is_path and Path(source).is_dir()
@@ -52,7 +71,14 @@ def data_for(
     )
 
 
-def representative_for(model: Any, source: Any, *, preprocessing: str | None = None, limit: int | None = None) -> Any:
+def representative_for(
+    model: Any,
+    source: Any,
+    *,
+    preprocessing: str | None = None,
+    limit: int | None = None,
+    beside: Iterable[Any] = (),
+) -> Any:
     """Return samples for the ranges of a file: what `data_for` does, or the inputs of a .npz that has no labels.
 
     Args:
@@ -60,6 +86,7 @@ def representative_for(model: Any, source: Any, *, preprocessing: str | None = N
         source: as for `data_for`.
         preprocessing: as for `data_for`.
         limit: the most samples in each part.
+        beside: as for `data_for`.
 
     Returns:
         A `Dataset`; for a .npz with x alone, its inputs as `model` takes them, float32 (n, ...), in random order.
@@ -67,7 +94,7 @@ def representative_for(model: Any, source: Any, *, preprocessing: str | None = N
     is_npz = isinstance(source, str | Path) and Path(source).suffix == ".npz"
     inputs = read_inputs_alone(Path(source)) if is_npz else None
     if inputs is None:
-        return data_for(model, source, preprocessing=preprocessing, limit=limit)
+        return data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
     check_inputs(str(source), inputs)
     chosen = inputs[np.random.default_rng(0).permutation(len(inputs))[:limit]]
     named = Preprocessing.named(preprocessing or "raw")

@@ -46,7 +46,7 @@ def compare_files(
         raise ModelError(
             f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}, so they cannot be compared."
         )
-    dataset = data_for(files[0], data, preprocessing=preprocessing, limit=limit)
+    dataset = data_for(files[0], data, preprocessing=preprocessing, limit=limit, beside=(a, b))
     predictions = [file.predict(dataset.test.x()) for file in files]
     task = task_of(dataset)
     logits = [are_logits(prediction, task) for prediction in predictions]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge
+from tfopt.base.annotations import annotations
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import plain, rendered
 from tfopt.data import Dataset, require_one_input_and_output
@@ -137,7 +138,8 @@ def verify_file(
     own = [[tuple(port.shape[1:]) for port in ports] for ports in (lite.inputs, lite.outputs)]
     if not all(_same(one[0], other[0]) for one, other in zip(ends, own, strict=True)):
         raise ModelError(f"The model and the file do not match: (inputs, outputs) are {ends} and {own}.")
-    dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit)
+    places = (annotations(loaded).path, file)
+    dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit, beside=places)
     return _verified(loaded, lite, dataset, least_db)
 
 

@@ -149,7 +149,8 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
     """Return the data preprocessed for the model, and the model for the dry run: in the caller's Keras, and flat."""
     transfer, start = recipe.transfer, source
     flat_model = bridge.to_tf_keras(source)
-    dataset = data_for(flat_model, data, input_shape=transfer.input_shape if transfer else None)
+    shape = transfer.input_shape if transfer else None
+    dataset = data_for(flat_model, data, input_shape=shape, beside=[annotations(source).path], quiet=True)
     if transfer:
         _require_one_answer(dataset)
         start = transfer.untrained(source, dataset).model

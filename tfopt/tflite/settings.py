@@ -23,7 +23,7 @@ class Export:
     | "float32", "float16" | "float32" | | computed in float |
     | "int8", "int4" | "float32" | False | dynamic range: activations are rounded while the file runs |
     | "int8", "int4" | "float32" | True | weights are unpacked and computed with in float |
-    | "int8", "int4" | "int8", "int16" | | integers everywhere |
+    | "int8", "int4" | "int8", "int16" | | integers, except what `mixed` leaves in float |
 
     Attributes:
         weights: as stored; "int4" uses 4 bits where LiteRT supports it, mainly in Conv2D and Dense, and 8 elsewhere.

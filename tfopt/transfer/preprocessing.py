@@ -2,16 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfopt.base.annotations import annotations
-from tfopt.base.reading import parse_json, reading
 from tfopt.data import Dataset, Preprocessing
+from tfopt.data.beside import fed_as, stated_beside
 from tfopt.data.preprocessing import NAMED
-from tfopt.errors import DataError, ModelError
+from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Graph, is_layer, refs_in, replay
@@ -58,8 +57,8 @@ def choose_preprocessing(
     if len(taken) != 3 or any(size not in (None, own) for size, own in zip(taken, data.input_shape, strict=True)):
         return data, []
     graph = walk(source)
-    if stated := _stated_beside(annotations(source).path):
-        return _fed(data, stated), [f"preprocessing of data.json beside the model: {stated.describe()}"]
+    if stated := stated_beside(annotations(source).path):
+        return fed_as(data, stated), [f"preprocessing of data.json beside the model: {stated.describe()}"]
     images = data.train.inputs[data.train.spread(16)]
     if name := _rescaled_inside(graph, images):
         why = f"preprocessing '{name}': the model scales its inputs itself; {ADVICE}"
@@ -71,29 +70,6 @@ def choose_preprocessing(
         why = f"preprocessing '{known[1]}': the {known[0]} of keras.applications was trained with it; {ADVICE}"
         return data.with_preprocessing(known[1]), [why]
     return _measured(extractor, data, known)
-
-
-def _fed(data: Dataset, stated: Preprocessing) -> Dataset:
-    """Return `data` fed as `stated`, in its own size and color."""
-    preprocessing = dataclasses.replace(stated, size=data.preprocessing.size, color=data.preprocessing.color)
-    train, validation, test = (
-        dataclasses.replace(part, preprocessing=preprocessing) for part in (data.train, data.validation, data.test)
-    )
-    return dataclasses.replace(data, train=train, validation=validation, test=test)
-
-
-def _stated_beside(path: Path | None) -> Preprocessing | None:
-    """Return the preprocessing in the `data.json` next to the model file `path`; None if there is none."""
-    file = None if path is None else (path if path.is_dir() else path.parent) / "data.json"
-    if file is None or not file.is_file():
-        return None
-    try:
-        with reading(lambda why: DataError(f"{why}.")):
-            stored = parse_json(file.read_text(encoding="utf-8"))
-            stated = stored.get("preprocessing") if isinstance(stored, dict) else None
-            return None if stated is None else Preprocessing.from_dict(stated)
-    except DataError as error:
-        raise DataError(f"{file} states no preprocessing that can be read; correct or remove it. {error}") from error
 
 
 def _rescaled_inside(graph: Graph, images: np.ndarray) -> str | None:

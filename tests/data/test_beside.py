@@ -1,0 +1,66 @@
+"""Images are fed as a `data.json` beside the model says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tfopt.data import Preprocessing, load_data
+from tfopt.data.beside import fed_as_beside, stated_beside
+from tfopt.data.for_model import data_for
+from tfopt.errors import DataError
+
+
+@pytest.fixture
+def data():
+    x = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3)).astype("uint8")
+    return load_data((x, np.arange(40) % 2))
+
+
+def beside(folder, preprocessing="symmetric"):
+    (folder / "data.json").write_text(json.dumps({"preprocessing": Preprocessing.named(preprocessing).to_dict()}))
+    return folder / "model.tflite"
+
+
+def test_it_is_read_beside_a_file_or_in_a_folder(tmp_path):
+    assert stated_beside(tmp_path / "model.tflite") is None
+    file = beside(tmp_path)
+    for place in (file, str(file), tmp_path):
+        assert stated_beside(place) == Preprocessing.named("symmetric")
+    assert stated_beside(None) is None and stated_beside(b"bytes of a file") is None
+    (tmp_path / "data.json").write_text('{"preprocessing": 3}')
+    with pytest.raises(DataError, match=r"data\.json states no preprocessing"):
+        stated_beside(file)
+
+
+def test_images_are_fed_so(data, tmp_path):
+    file = beside(tmp_path)
+    fed, note = fed_as_beside(data, [tmp_path / "none" / "a.keras", file], asked=False)
+    pixels = data.test.x().astype(np.float64)
+    np.testing.assert_allclose(fed.test.x(), pixels / 127.5 - 1, atol=1e-6)
+    assert note.endswith(f"as data.json beside {file} says")
+    assert fed_as_beside(fed, [file], asked=False) == (fed, "")
+
+
+def test_what_was_asked_for_stays_and_is_told(data, tmp_path):
+    fed, note = fed_as_beside(data, [beside(tmp_path)], asked=True)
+    assert fed is data and "as asked; data.json beside" in note and "127.5" in note
+
+
+def test_other_data_than_images_is_unchanged(tmp_path):
+    numbers = load_data((np.random.default_rng(0).normal(size=(40, 3)).astype("float32"), np.arange(40) % 2))
+    assert fed_as_beside(numbers, [beside(tmp_path)], asked=False) == (numbers, "")
+
+
+def test_it_is_printed_and_kept_in_the_notes(tmp_path, write_photos, capsys):
+    import keras
+
+    write_photos(tmp_path / "photos", 5)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    data = data_for(model, tmp_path / "photos", beside=[beside(tmp_path)])
+    assert data.preprocessing.scale == pytest.approx(1 / 127.5) and data.train.x().min() < 0
+    printed = capsys.readouterr().err
+    assert "note: RGB images" in printed and printed.strip().removeprefix("note: ").split()[0] in data.notes[-1]
+    data_for(model, tmp_path / "photos", beside=[tmp_path / "model.tflite"], quiet=True)
+    assert "note" not in capsys.readouterr().err
+    assert data_for(model, tmp_path / "photos", preprocessing="unit", beside=[tmp_path]).preprocessing.offset == 0
