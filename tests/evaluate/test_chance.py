@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tfopt.evaluate.chance import at_chance, guessing
+from tfopt.data import load_data
+from tfopt.evaluate.chance import at_chance, guessing, tell_of_other_classes
 
 LABELS = np.arange(200) % 4
 
@@ -27,3 +28,12 @@ def test_guessing_is_the_share_of_the_most_frequent_class():
 )
 def test_chance(before, after, forgotten):
     assert at_chance(before, after, LABELS) is forgotten
+
+
+@pytest.mark.parametrize(("classes", "outputs", "told"), [(5, 1000, True), (5, 5, False), (2, 1, False), (2, 3, True)])
+def test_other_classes_than_those_of_the_data_are_told(classes, outputs, told, capsys):
+    data = load_data((np.zeros((60, 3), "float32"), np.arange(60) % classes))
+    tell_of_other_classes(data, np.zeros((7, outputs)), "model.tflite")
+    said = capsys.readouterr().err
+    assert (f"the {outputs:,} outputs of model.tflite are not the {classes} classes" in said) == told
+    assert told or not said

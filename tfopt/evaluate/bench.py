@@ -15,6 +15,7 @@ from tfopt.base.renamed import renamed_arguments
 from tfopt.data import require_one_input_and_output
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
+from tfopt.evaluate.chance import tell_of_other_classes
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.responses import are_logits
@@ -77,6 +78,8 @@ def benchmark_files(
         dataset = data_for(lites[0], data, preprocessing=preprocessing, limit=limit, beside=files)
         x, y, task = dataset.test.x(), dataset.test.y(), task_of(dataset)
         outputs = [lite.predict(x) for lite in lites]
+        for each, file in zip(outputs, files, strict=True):
+            tell_of_other_classes(dataset, each, file)
         metrics = [task.metrics(each, y, logits=are_logits(each, task)) for each in outputs]
         samples = x[:1]
     times: list[list[np.ndarray]] = [[] for _ in lites]

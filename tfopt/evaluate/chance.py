@@ -1,8 +1,10 @@
-"""Whether a file has forgotten its task: its accuracy is that of guessing, the model's is not."""
+"""Whether an accuracy means something: a file has forgotten its task, or the data are of another one."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfopt.base.progress import Progress
+from tfopt.data import Dataset
 from tfopt.tasks.metrics import wilson_interval
 
 
@@ -17,6 +19,16 @@ def guessing(labels: ArrayLike) -> float:
         array = array.argmax(axis=-1)
     _, counts = np.unique(array, return_counts=True)
     return float(counts.max() / array.size)
+
+
+def tell_of_other_classes(data: Dataset, outputs: ArrayLike, name: object) -> None:
+    """Print a note if `outputs`, of the file or model `name`, are not one for each class of `data`."""
+    count = np.asarray(outputs).shape[-1]
+    if data.num_classes and count != data.num_classes and not (count == 1 and data.num_classes == 2):
+        Progress().say(
+            f"note: the {count:,} outputs of {name} are not the {data.num_classes:,} classes of the data: its accuracy "
+            "on them means nothing. A transfer (recipes/feature_transfer.py) makes a model for these classes"
+        )
 
 
 def at_chance(before: float, after: float, labels: ArrayLike) -> bool:

@@ -8,6 +8,7 @@ from tfopt.data import require_one_input_and_output
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of
+from tfopt.evaluate.chance import tell_of_other_classes
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement
 from tfopt.tasks.responses import are_logits
@@ -48,6 +49,8 @@ def compare_files(
         )
     dataset = data_for(files[0], data, preprocessing=preprocessing, limit=limit, beside=(a, b))
     predictions = [file.predict(dataset.test.x()) for file in files]
+    for prediction, path in zip(predictions, (a, b), strict=True):
+        tell_of_other_classes(dataset, prediction, path)
     task = task_of(dataset)
     logits = [are_logits(prediction, task) for prediction in predictions]
     metrics = [

@@ -13,7 +13,7 @@ from tfopt.base.terminal import plain, rendered
 from tfopt.data import Dataset, require_one_input_and_output
 from tfopt.data.for_model import data_for
 from tfopt.errors import ModelError
-from tfopt.evaluate.chance import at_chance, guessing
+from tfopt.evaluate.chance import at_chance, guessing, tell_of_other_classes
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement, wilson_interval
@@ -153,6 +153,7 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
     found = lite.predict(x)
     (port,) = lite.outputs
     difference = np.abs(found.astype(np.float64) - expected)
+    tell_of_other_classes(data, found, "the file")
     task = task_of(data)
     output = compare_output(
         port.name,
