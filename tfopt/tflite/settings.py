@@ -110,7 +110,7 @@ class Export:
 
     @property
     def integer_only(self) -> bool:
-        """Whether no operator may compute in float."""
+        """Whether operators compute with integers, except those that `mixed` leaves in float."""
         return self.activations != "float32"
 
     @property

@@ -254,17 +254,10 @@ def _built(
     content, notes = _with_stored_integers(convert(model, settings, ranges, to_convert, breaks=breaks), model, settings)
     named = load_and_check(_labeled(content, data), settings)
     lite = LiteModel(compact(named.data)) if settings.compact else named
-    in_float, names = layers_left_in_float(model), LayerNames(named, _layers(model))
+    names = LayerNames(named, _layers(model))
     if settings.max_noise is not None:
         _require_integers(named, settings, max_noise)
-        settings, in_float = _as_mixed(settings, named, names, f"for noise of at most {settings.max_noise:g}")
-    elif only_trained:
-        settings, more = _as_mixed(settings, named, names, "a range that samples give would change what it computes")
-        in_float = {**more, **in_float}
-    elif not in_float and settings.mixed and (without_form := operators_without_form(named, settings)):
-        why = f"LiteRT has no {settings.activations} operator for it"
-        settings, _ = _as_mixed(settings, named, names, why)
-        in_float = {layer: why for op in without_form for layer in names.near(op) or [op.name]}
+    settings, in_float = _allowed_floats(settings, model, named, names, only_trained=only_trained)
     verify_finite(named, names)
     # The file with names first, for the sake of the messages; then the one that is written.
     found = verify_types(named, settings, in_float, names)
@@ -283,6 +276,23 @@ def _built(
     compared = prove(model, to_convert, named, lite, settings, data, max_noise=max_noise) if proven else []
     lite.notes = (*notes, *promised, *found, *calibrated, *compared)
     return lite
+
+
+def _allowed_floats(
+    settings: Export, model: Any, named: LiteModel, names: LayerNames, *, only_trained: bool
+) -> tuple[Export, dict[str, str]]:
+    """Return the settings of a file that may hold float operators, and the layers of these with the reason, if any."""
+    in_float = layers_left_in_float(model)
+    if settings.max_noise is not None:
+        return _as_mixed(settings, named, names, f"for noise of at most {settings.max_noise:g}")
+    if only_trained:
+        settings, more = _as_mixed(settings, named, names, "a range that samples give would change what it computes")
+        return settings, {**more, **in_float}
+    if not in_float and settings.mixed and (without_form := operators_without_form(named, settings)):
+        why = f"LiteRT has no {settings.activations} operator for it"
+        settings, _ = _as_mixed(settings, named, names, why)
+        return settings, {layer: why for op in without_form for layer in names.near(op) or [op.name]}
+    return settings, in_float
 
 
 def _with_stored_integers(data: bytes, model: Any, settings: Export) -> tuple[bytes, list[str]]:

@@ -1,6 +1,6 @@
-"""Selective precision: leave the fewest operators of an int8 file in float so that its noise stays below a limit.
+"""Selective precision: leave the fewest operators of an integer file in float so that its noise stays below a limit.
 
-The noise of an operator is what the file shows when this operator alone is int8; noises of several add up, roughly. So
+The noise of an operator is what the file shows when this operator alone has integers; noises of several add up, roughly. So
 the operators with most noise are left in float first. Blocks of operators are measured before single ones, and only
 blocks with noise are divided.
 """
@@ -39,13 +39,13 @@ def with_float_operators(
     most: float,
     free_border: bool,
 ) -> bytes:
-    """Return the int8 file with the fewest operators in float whose outputs have at most the noise `most`.
+    """Return the integer file with the fewest operators in float whose outputs have at most the noise `most`.
 
     If no choice of operators is good enough, the file with the best one is returned.
 
     Args:
         reference: the float file.
-        quantize: makes the int8 file.
+        quantize: makes the integer file.
         samples: single samples by input name, for the comparison.
         most: noise of an output, or a channel of it, as a share of its variance.
         free_border: inputs and outputs become float32 where they lose too much as integers.
