@@ -17,19 +17,12 @@ from tfopt.errors import CannotRunError, ModelError, PromiseError, RecipeError, 
 from tfopt.graph.walk import is_model
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
-from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float, layers_with_trained_scales
+from tfopt.stages.quantize.trained import is_quantization_aware, layers_with_trained_scales
 from tfopt.stages.quantize.unlike_scales import has_float_ends
 from tfopt.tflite.prove.kernels import same_places
 from tfopt.tflite.prove.outputs import most_noise
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
-from tfopt.tflite.prove.types import (
-    computes_in_float,
-    contents,
-    float_operators,
-    operators_without_form,
-    verify_finite,
-    verify_types,
-)
+from tfopt.tflite.prove.types import contents, verify_finite, verify_types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.read.metadata import with_labels
@@ -40,6 +33,7 @@ from tfopt.tflite.write.converter import convert, load_and_check, model_to_conve
 from tfopt.tflite.write.float_rival import compared_with_float
 from tfopt.tflite.write.four_bits import rounded_to_4_bits
 from tfopt.tflite.write.low_bit_weights import store_integers
+from tfopt.tflite.write.mixed import allowed_floats, require_integers
 from tfopt.tflite.write.proof import kept_beside, prove
 
 SHARES_OF_NOISE = (0.5, 0.1, 0.02)
@@ -256,8 +250,8 @@ def _built(
     lite = LiteModel(compact(named.data)) if settings.compact else named
     names = LayerNames(named, _layers(model))
     if settings.max_noise is not None:
-        _require_integers(named, settings, max_noise)
-    settings, in_float = _allowed_floats(settings, model, named, names, only_trained=only_trained)
+        require_integers(named, settings, max_noise)
+    settings, in_float = allowed_floats(settings, model, named, names, only_trained=only_trained)
     verify_finite(named, names)
     # The file with names first, for the sake of the messages; then the one that is written.
     found = verify_types(named, settings, in_float, names)
@@ -276,23 +270,6 @@ def _built(
     compared = prove(model, to_convert, named, lite, settings, data, max_noise=max_noise) if proven else []
     lite.notes = (*notes, *promised, *found, *calibrated, *compared)
     return lite
-
-
-def _allowed_floats(
-    settings: Export, model: Any, named: LiteModel, names: LayerNames, *, only_trained: bool
-) -> tuple[Export, dict[str, str]]:
-    """Return the settings of a file that may hold float operators, and the layers of these with the reason, if any."""
-    in_float = layers_left_in_float(model)
-    if settings.max_noise is not None:
-        return _as_mixed(settings, named, names, f"for noise of at most {settings.max_noise:g}")
-    if only_trained:
-        settings, more = _as_mixed(settings, named, names, "a range that samples give would change what it computes")
-        return settings, {**more, **in_float}
-    if not in_float and settings.mixed and (without_form := operators_without_form(named, settings)):
-        why = f"LiteRT has no {settings.activations} operator for it"
-        settings, _ = _as_mixed(settings, named, names, why)
-        return settings, {layer: why for op in without_form for layer in names.near(op) or [op.name]}
-    return settings, in_float
 
 
 def _with_stored_integers(data: bytes, model: Any, settings: Export) -> tuple[bytes, list[str]]:
@@ -317,23 +294,6 @@ def _about_sizes(settings: Export, flat_model: Any, lite: LiteModel) -> Iterator
     ):
         shapes = ", ".join(str(port.shape) for port in lite.inputs)
         yield f"made for inputs of the samples' size, {shapes}: with free sizes it cannot be converted as asked"
-
-
-def _require_integers(named: LiteModel, settings: Export, max_noise: float | None) -> None:
-    """Raise PromiseError if a file with integers has come to compute in float alone."""
-    if computes_in_float(named):
-        limit = settings.max_noise if max_noise is None else max_noise
-        raise PromiseError(
-            f"{settings.activations} activations were promised, but for noise of at most {limit:g} every operator has "
-            'to stay in float. Allow more, or export with activations="float32".'
-        )
-
-
-def _as_mixed(settings: Export, named: LiteModel, names: LayerNames, why: str) -> tuple[Export, dict[str, str]]:
-    """Return the settings of a file that may hold float operators, and the layers of these with the reason."""
-    if any(port.dtype == "float32" for port in (*named.inputs, *named.outputs)):
-        settings = dataclasses.replace(settings, io="float32")
-    return settings, {layer: why for op in float_operators(named) for layer in names.near(op) or [op.name]}
 
 
 def _layers(model: Any) -> Iterator[str]:

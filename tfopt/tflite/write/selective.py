@@ -1,7 +1,7 @@
 """Selective precision: leave the fewest operators of an integer file in float so that its noise stays below a limit.
 
-The noise of an operator is what the file shows when this operator alone has integers; noises of several add up, roughly. So
-the operators with most noise are left in float first. Blocks of operators are measured before single ones, and only
+The noise of an operator is what the file shows when this operator alone has integers; noises of several roughly add up.
+So the operators with most noise are left in float first. Blocks of operators are measured before single ones, and only
 blocks with noise are divided.
 """
 
