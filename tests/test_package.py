@@ -1,5 +1,6 @@
 """What an installed tfopt provides besides its modules: types for a type checker, and `python -m tfopt`."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -65,7 +66,8 @@ def environment(tmp_path):
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "tfopt", source / "tfopt", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tfopt", "recipes"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     assert run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path).returncode == 0
     (packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
     flags = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", packages)
@@ -84,6 +86,20 @@ def test_a_type_checker_sees_the_types_of_the_installed_package(environment, tmp
     assert len(found) == len(EXPECTED), done.stdout + done.stderr
     for line, expected in zip(found, EXPECTED, strict=True):
         assert re.fullmatch(f"user.py:{expected}", line)
+
+
+def test_recipes_come_with_the_wheel(environment, tmp_path):
+    (packages,) = (environment.parent.parent / "lib").glob("python*/site-packages")
+    code = "from tfopt.cli.shipped import shipped_recipes as a; print(*(f'{n}={p}' for n, p in a().items()))"
+    env = {**os.environ, "PYTHONPATH": str(packages)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+    )
+    found = dict(line.split("=") for line in done.stdout.split())
+    assert found.keys() == {file.stem for file in (ROOT / "recipes").glob("*.py")}, done.stderr
+    for name, file in found.items():
+        assert ROOT not in Path(file).parents
+        assert Path(file).read_text(encoding="utf-8") == (ROOT / "recipes" / f"{name}.py").read_text(encoding="utf-8")
 
 
 def test_one_version_everywhere():

@@ -1,4 +1,4 @@
-"""The command line: run | export | check | inspect | compare | verify | bench | sensitivity | rank | pack | unpack.
+"""The command line: run, export, check, measure and pack; `COMMANDS` lists all commands.
 
 Exit codes: 0 success; 1 a promise does not hold in the file, or `check` finds that the recipe cannot run; 2 bad input
 or usage; 3 a bug in tfopt; 130 interrupted. Only commands that need TensorFlow import it.
@@ -12,10 +12,11 @@ from tfopt.cli.exporting import export
 from tfopt.cli.measuring import sensitivity
 from tfopt.cli.packing import pack, unpack
 from tfopt.cli.running import run, run_recipe
+from tfopt.cli.shipped import recipes
 
 __all__ = ["main", "run_recipe"]
 
-COMMANDS = (run, export, check, inspect, compare, verify, bench, sensitivity, rank, pack, unpack)
+COMMANDS = (run, recipes, export, check, inspect, compare, verify, bench, sensitivity, rank, pack, unpack)
 
 
 @click.group(cls=Group, context_settings=SETTINGS)

@@ -23,6 +23,7 @@ from tfopt.cli.command import (
 )
 from tfopt.cli.outcome import carried_out, require_success, say_written
 from tfopt.cli.repeating import repeat
+from tfopt.cli.shipped import recipe_file
 from tfopt.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -75,15 +76,17 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def run(recipe: Path, **options: Any) -> None:
     """Run RECIPE and write a verified model.tflite.
 
-    RECIPE is a .py that defines `recipe`, or a recipe.json.
+    RECIPE is the name of one that comes with tfopt (see `tfopt recipes`), a .py that defines `recipe`, or a
+    recipe.json.
 
     \b
-    tfopt run recipes/deep_compression.py
-    tfopt run recipes/prune.py --model model.keras --data photos/ --out saved_models/photos
+    tfopt run deep_compression
+    tfopt run prune --model model.keras --data photos/ --out saved_models/photos
 
     A .py recipe runs as a Python program, so only use one from someone you trust. A recipe.json is data and never
     runs code. Images are fed as a data.json beside the model or the recipe.json says, unless --preprocessing does.
     """
+    recipe = recipe_file(recipe)
     loaded, example_teacher = load_recipe(recipe)
     _run(loaded, example_teacher, file=recipe if recipe.suffix == ".json" else None, **options)
 
@@ -109,15 +112,15 @@ def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
 
 
 def load_recipe(path: Path) -> tuple["Recipe", Any]:
-    """Return the recipe, and the function that makes its teacher for the digits (None if it has none)."""
+    """Return the recipe, and the function that makes its teacher for the digits (None if it has none).
+
+    `path` may be the name of one that comes with tfopt.
+    """
     from tfopt.run.recipe import Recipe
 
+    path = recipe_file(path)
     if path.suffix == ".json":
         return Recipe.load(path), None
-    if path.suffix != ".py" or not path.is_file():
-        raise RecipeError(
-            f"Expected a recipe .py or .json, got {path}{'' if path.exists() else ', which does not exist'}."
-        )
     import runpy
 
     sys.path.insert(0, str(path.resolve().parent))  # as `python recipe.py` does

@@ -1,0 +1,54 @@
+"""Recipes by name, from any folder."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tfopt import cli
+from tfopt.cli.running import load_recipe
+from tfopt.cli.shipped import recipe_file, shipped_recipes
+from tfopt.errors import RecipeError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_all_recipes_are_listed_with_what_they_do():
+    done = CliRunner().invoke(cli.main, ["recipes"])
+    assert done.exit_code == 0
+    for file in (ROOT / "recipes").glob("*.py"):
+        assert f" {file.stem} " in done.stdout
+    assert "Prune half the weights during training" in done.stdout and str(ROOT / "recipes") in done.stdout
+
+
+def test_a_name_is_the_recipe_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert recipe_file(Path("prune")) == ROOT / "recipes" / "prune.py"
+    recipe, _ = load_recipe(Path("prune"))
+    assert recipe.name == "prune"
+
+
+def test_own_files_come_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("prune.py").write_text("import tfopt\nrecipe = tfopt.Recipe(name='own', stages=(tfopt.Prune(epochs=1),))\n")
+    assert load_recipe(Path("prune.py"))[0].name == "own"
+    Path("prune").mkdir()
+    with pytest.raises(RecipeError, match=r"got prune\. Did you mean"):
+        recipe_file(Path("prune"))
+
+
+@pytest.mark.parametrize(
+    ("given", "near"), [("deep_compresion", "deep_compression"), ("recipes/prun.py", "prune"), ("distil", "distill")]
+)
+def test_a_wrong_name_lists_the_nearest(given, near, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.main, ["run", given])
+    assert done.exit_code == 2
+    assert f"got {given}, which does not exist. Did you mean {near}" in done.stderr and "`tfopt recipes`" in done.stderr
+
+
+def test_nothing_like_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"which does not exist\. `tfopt recipes` lists them"):
+        recipe_file(Path("zzz.py"))
+    assert len(shipped_recipes()) > 10
