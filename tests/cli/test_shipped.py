@@ -52,3 +52,17 @@ def test_nothing_like_it(tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match=r"which does not exist\. `tfopt recipes` lists them"):
         recipe_file(Path("zzz.py"))
     assert len(shipped_recipes()) > 10
+
+
+def test_settings_of_a_recipe_on_the_command_line(tmp_path, monkeypatch):
+    import tfopt
+    from tfopt.cli.running import _as_set
+
+    recipe = tfopt.Recipe(stages=(tfopt.Prune(epochs=1),))
+    changed = _as_set(recipe, ("stages.Prune.epochs=4",), "uint8", 16)
+    assert (changed.stages[0].epochs, changed.export.io, changed.training.batch_size) == (4, "uint8", 16)
+    assert _as_set(recipe, (), None, None) is recipe
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.main, ["run", "prune", "--set", "stages.0.final_sparsty=0.7"])
+    assert done.exit_code == 2 and "none of final_sparsity" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -58,6 +58,13 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Fail with exit code 1 if the file's accuracy on the test set is lower."),
         allow_drift_option,
         allow_unsafe_option,
+        click.option("--set", "assignments", metavar="PLACE=VALUE", multiple=True,
+                     help="Change a setting of the recipe, e.g. stages.0.final_sparsity=0.7, stages.Quantize.epochs=2 "
+                          "or training.seed=1. Can be repeated."),
+        click.option("--io", type=click.Choice(["float32", "int8", "uint8", "int16"]),
+                     help="Type of the file's inputs and outputs (default: the recipe's)."),
+        click.option("--batch-size", type=click.IntRange(min=1),
+                     help="Samples per training step (default: the recipe's)."),
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
                      help="Multiply the epochs of every stage, and of the head of a transfer, by this."),
         click.option("--seed", type=click.IntRange(min=0), help="Random seed (default: the recipe's)."),
@@ -140,6 +147,7 @@ def _run(recipe: "Recipe", example_teacher: Any = None, *, out: Path | None, **o
     if options["data"] and not options["model"]:
         raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
     out = out or Path("saved_models") / recipe.name
+    recipe = _as_set(recipe, options.pop("assignments"), options.pop("io"), options.pop("batch_size"))
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     prepare_folder(out, overwrite=options["overwrite"])
     try:
@@ -148,6 +156,15 @@ def _run(recipe: "Recipe", example_teacher: Any = None, *, out: Path | None, **o
     except BaseException:
         _remove_empty(new)
         raise
+
+
+def _as_set(recipe: "Recipe", assignments: tuple[str, ...], io: str | None, batch_size: int | None) -> "Recipe":
+    """Return `recipe` with what the options change."""
+    from tfopt.run.assignments import with_assignments
+
+    short = {"export.io": io, "training.batch_size": batch_size}
+    named = [f"{place}={value}" for place, value in short.items() if value is not None]
+    return with_assignments(recipe, [*assignments, *named]) if assignments or named else recipe
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

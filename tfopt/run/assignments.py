@@ -1,0 +1,66 @@
+"""Change single settings of a recipe by their place in its JSON: stages.0.final_sparsity=0.7."""
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from tfopt.errors import RecipeError
+from tfopt.run.recipe import Recipe
+
+
+def with_assignments(recipe: Recipe, texts: Iterable[str]) -> Recipe:
+    """Return `recipe` with other settings.
+
+    Args:
+        recipe: not changed.
+        texts: PLACE=VALUE each. A place is a chain of names of the recipe.json, joined by points; a stage has its
+            number or its name. A value is JSON (0.7, true, null, [1, 4]) or a bare word.
+
+    Raises:
+        RecipeError: there is no such place, or the setting does not accept the value.
+    """
+    values = recipe.to_dict()
+    for text in texts:
+        place, mark, value = text.partition("=")
+        if not mark or not place:
+            raise RecipeError(
+                f"Expected a setting as PLACE=VALUE, e.g. stages.0.epochs=2 or export.io=uint8; got {text}."
+            )
+        _assign(values, place.split("."), _value(value), place)
+    return Recipe.from_json(json.dumps(values))
+
+
+def _assign(values: Any, keys: list[str], value: Any, place: str) -> None:
+    for number, key in enumerate(keys):
+        index = _index(values, key, place)
+        if number == len(keys) - 1:
+            values[index] = value
+        else:
+            values = values[index]
+
+
+def _index(values: Any, key: str, place: str) -> Any:
+    """Return the index of `key` in a list or dict of the recipe."""
+    if isinstance(values, list):
+        names = [str(each.get("stage", number)) if isinstance(each, dict) else "" for number, each in enumerate(values)]
+        known = {**{str(number): number for number in range(len(values))}, **_unique(names)}
+    elif isinstance(values, dict):
+        known = {name: name for name in values}
+    else:
+        raise RecipeError(f"The recipe has no setting {place}: nothing is below {values!r}.")
+    if key not in known:
+        near = difflib.get_close_matches(key, known, cutoff=0.5) or list(known)
+        raise RecipeError(f"The recipe has no setting {place}: '{key}' is none of {', '.join(near)}.")
+    return known[key]
+
+
+def _unique(names: list[str]) -> dict[str, int]:
+    return {name: names.index(name) for name in names if name and names.count(name) == 1}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
