@@ -1,5 +1,7 @@
 """Selective precision: the fewest operators stay in float, they are listed, and the file is proven."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import CannotRunError, PromiseError, RecipeError
 from tfopt.tflite.prove.outputs import OutputProof
 from tfopt.tflite.settings import Export
+from tfopt.tflite.write import selective
 from tfopt.tflite.write.selective import _Search
 
 RNG = np.random.default_rng(0)
@@ -135,6 +138,18 @@ def test_the_fewest_operators_by_hand():
     assert search.measured < 60  # not each of 200
     assert KnownNoises(noises, most=0.003).fewest() == ["operator 3", "operator 150", "operator 151"]
     assert KnownNoises([0.1] * 5, most=1e-9).fewest() == [f"operator {number}" for number in range(5)]
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(3, 12), (200, 6)])
+def test_a_search_of_slow_conversions_ends(seconds, left, monkeypatch):
+    """Each look at the clock takes a second here. Of 16 blocks of 12 operators the first has most noise."""
+    ticks = itertools.count()
+    monkeypatch.setattr(selective, "SECONDS", seconds)
+    monkeypatch.setattr(selective.time, "monotonic", lambda: float(next(ticks)))
+    search = KnownNoises([0.1] * 6 + [1e-5] * 186, most=1e-4)
+    found = search.fewest()
+    assert search.measured <= seconds
+    assert found[:left] == [f"operator {number}" for number in range(left)]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ blocks with noise are divided.
 
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ SAMPLES = 128
 BLOCKS = 16
 """Blocks of operators that are measured first."""
 SECONDS = 120
-"""After which the search ends with what it has found."""
+"""After which the search ends with what it has found; large models may not even have all blocks measured."""
 ROUGH = 2.0
 """Multiple of the limit from which on the sum of noises says that the file is not good enough."""
 
@@ -81,14 +82,15 @@ class _Search:
             if op.subgraph == 0 and any(tensors[end].dtype == "float32" for end in op.outputs)
         ]
         self._made: Callable[[Iterable[int]], bytes] = lambda left: quantize(self._names(left), free_border)
+        self._until = math.inf
 
     def fewest(self) -> list[str]:
         """Return the outputs of the operators that stay in float."""
         left: list[int] = []
-        until = time.monotonic() + SECONDS
-        for number, rest in self._by_noise():
-            left.append(number)
-            if time.monotonic() > until:
+        self._until = time.monotonic() + SECONDS
+        for numbers, rest in self._by_noise():
+            left += numbers
+            if self._is_late():
                 return self._names(left)
             if rest <= ROUGH * self._most and self.is_sound(self._made(left)):
                 break
@@ -104,20 +106,28 @@ class _Search:
         proofs = self._proofs(data)
         return bool(proofs) and not any(proof.failures for proof in proofs)
 
-    def _by_noise(self) -> Iterator[tuple[int, float]]:
-        """Return the operators, those with most noise first, each with the sum of the noises of those behind it."""
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._until
+
+    def _by_noise(self) -> Iterator[tuple[list[int], float]]:
+        """Yield the operators, those with most noise first, each with the sum of the noises of those behind it.
+
+        When time is up, the block with most noise comes as a whole.
+        """
         waiting: list[tuple[float, list[int]]] = []
         self._push(waiting, np.arange(len(self._operators)), BLOCKS)
         while waiting:
             _, block = heapq.heappop(waiting)
-            if len(block) == 1:
-                yield block[0], -sum(noise for noise, _ in waiting)
+            if len(block) == 1 or self._is_late():
+                yield block, -sum(noise for noise, _ in waiting)
             else:
                 self._push(waiting, np.asarray(block), 2)
 
     def _push(self, waiting: list[tuple[float, list[int]]], numbers: NDArray[np.int_], parts: int) -> None:
         """Add blocks of operators with the (negative) noise that each has if all others are float."""
         for part in np.array_split(numbers, min(parts, len(numbers))):
+            if self._is_late():
+                return
             block = [int(number) for number in part]
             others = set(range(len(self._operators))) - set(block)
             proofs = self._proofs(self._made(others))
