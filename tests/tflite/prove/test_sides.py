@@ -33,7 +33,8 @@ def ran(monkeypatch):
     ("count", "batch", "sizes"),
     [(70, None, [32, 32, 6]), (32, None, [32]), (5, 5, [5]), (7, 3, [3, 3, 3]), (2, 4, [4]), (40, 33, [33, 33])],
 )
-def test_a_model_runs_in_batches_and_all_samples_come_back(ran, count, batch, sizes):
+def test_a_model_runs_in_batches_and_all_samples_come_back(ran, count, batch, sizes, monkeypatch):
+    monkeypatch.setattr(sides, "VALUES_AT_ONCE", 4)  # a sample has 4 numbers
     samples = {"a": np.arange(2.0 * count).reshape(count, 2), "b": np.full((count, 2), 100.0)}
     total, double = sides.keras_outputs("a model", samples, batch)
     np.testing.assert_array_equal(total, samples["a"] + 100)
@@ -42,6 +43,13 @@ def test_a_model_runs_in_batches_and_all_samples_come_back(ran, count, batch, si
     if batch and count % batch:  # the last sample fills the batch up
         left = count % batch
         np.testing.assert_array_equal(ran[-1][0][left:], np.repeat(samples["a"][-1:], batch - left, axis=0))
+
+
+def test_small_samples_run_in_large_batches(ran, monkeypatch):
+    monkeypatch.setattr(sides, "VALUES_AT_ONCE", 200)
+    samples = {"a": np.ones((110, 2)), "b": np.ones((110, 2))}
+    sides.keras_outputs("a model", samples)
+    assert [len(rows[0]) for rows in ran] == [50, 50, 10]
 
 
 def test_a_model_of_one_input(monkeypatch):

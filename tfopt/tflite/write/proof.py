@@ -1,6 +1,7 @@
 """Prove that a finished file computes the same as its model, or find the first layer that differs."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tfopt.base.keras_compat import unwrapped
 from tfopt.bridge.samples import sample_batch
 from tfopt.data import Dataset
 from tfopt.errors import PromiseError, TfoptError
-from tfopt.graph.types import Graph
+from tfopt.graph.types import Graph, refs_in
 from tfopt.graph.walk import walk
 from tfopt.stages.quantize.trained import is_quantization_aware
 from tfopt.tasks import task_of
@@ -26,6 +27,8 @@ from tfopt.tflite.write.converter import convert
 FEWEST_SAMPLES = 32
 MOST_VALUES = 2**20
 """Most numbers in all samples together; for large inputs, fewer samples are used."""
+MOST_PLACES = 2**15
+"""Most positions of an output, such as the pixels of masks, in all samples together: so many prove enough."""
 RANDOM_INPUTS = 0.5
 """Most noise on synthetic inputs. They prove little, so the limit is loose; a file above it does not work at all."""
 
@@ -118,7 +121,10 @@ def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evid
     """Return samples that the converter did not see, those it saw if too few are left, or synthetic ones."""
     graph = walk(model)
     size = sum(int(np.prod([axis or 1 for axis in spec.shape[1:]])) for spec in graph.inputs)
-    count = int(np.clip(MOST_VALUES // max(size, 1), FEWEST_SAMPLES, PROOF_SAMPLES))
+    shapes = [ref.shape or () for ref in refs_in(graph.outputs_struct)]
+    places = max((math.prod(axis or 1 for axis in shape[1:-1]) for shape in shapes), default=1)
+    most = min(MOST_VALUES // max(size, 1), MOST_PLACES // max(places, 1))
+    count = int(np.clip(most, FEWEST_SAMPLES, PROOF_SAMPLES))
     if data is None:
         arrays = _synthetic(graph, count)
         samples = dict(zip(argument_names(flat_model), arrays, strict=True))
