@@ -23,7 +23,7 @@ FEWEST_SAMPLES = 32
 # Samples not used for the ranges, on which they are tested; fewer prove nothing.
 HELD_OUT_SAMPLES = 32
 # Most samples on which the outputs are proven; a generator is read for that many more.
-PROOF_SAMPLES = 256
+PROOF_SAMPLES = 128
 # A larger share of held-out values out of range is reported.
 MOST_CLIPPED = 0.01
 # Operators that compute new values; others only move or select values that may have been clipped before.
