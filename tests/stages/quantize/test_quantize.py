@@ -818,14 +818,14 @@ def test_a_range_of_masked_scores_begins_where_softmax_gives_nothing():
     """Scores from -2 to 3 over 8 keys: from -2 - ln(512 * 8) to 3, and the mask from -(3 + 2 + ln(512 * 8)) to 0."""
     layers = keras_compat.tf_keras().layers
     scores, mask = layers.Input((8,), name="x"), layers.Input((8,), name="y")
-    model = keras_compat.tf_keras().Model([scores, mask], layers.Softmax()(layers.Add()([scores, mask])))
+    model = keras_compat.tf_keras().Model([scores, mask], layers.Softmax()(layers.Add(name="sum")([scores, mask])))
     stage = Quantize()
     wrapped = stage.apply(model, steps=1)
     x = np.tile(np.array([-2, 3, 0, 0, 1, 1, 1, 1], "float32"), (16, 1))
     y = np.where(np.arange(8) < 6, 0, -1e9).astype("float32") * np.ones((16, 1), "float32")
     stage.calibrate(wrapped, [x, y])
     low = -2 - np.log(512 * 8)
-    added = wrapper(wrapped, "add").after[0].variables
+    added = wrapper(wrapped, "sum").after[0].variables
     assert (float(added["min_var"]), float(added["max_var"])) == (pytest.approx(low), 3.0)
     given = [layer.quantizer_vars for layer in wrapped.layers if getattr(layer, "quantizer_vars", None)]
     assert [float(each["min_var"]) for each in given] == [-2.0, pytest.approx(low - 3)]
