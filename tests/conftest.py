@@ -17,7 +17,7 @@ def _seeded():
     import tf_keras
 
     keras.utils.set_random_seed(0)
-    tf_keras.utils.set_random_seed(0)  # which has a generator of its own after its first seed
+    tf_keras.utils.set_random_seed(0)  # once seeded, it keeps its own generator
 
 
 @pytest.fixture(scope="session")

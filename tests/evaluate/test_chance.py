@@ -30,10 +30,12 @@ def test_chance(before, after, forgotten):
     assert at_chance(before, after, LABELS) is forgotten
 
 
-@pytest.mark.parametrize(("classes", "outputs", "told"), [(5, 1000, True), (5, 5, False), (2, 1, False), (2, 3, True)])
-def test_other_classes_than_those_of_the_data_are_told(classes, outputs, told, capsys):
+@pytest.mark.parametrize(
+    ("classes", "outputs", "reported"), [(5, 1000, True), (5, 5, False), (2, 1, False), (2, 3, True)]
+)
+def test_outputs_that_are_not_the_classes_are_reported(classes, outputs, reported, capsys):
     data = load_data((np.zeros((60, 3), "float32"), np.arange(60) % classes))
     tell_of_other_classes(data, np.zeros((7, outputs)), "model.tflite")
     said = capsys.readouterr().err
-    assert (f"the {outputs:,} outputs of model.tflite are not the {classes} classes" in said) == told
-    assert told or not said
+    assert (f"the {outputs:,} outputs of model.tflite are not the {classes} classes" in said) == reported
+    assert reported or not said

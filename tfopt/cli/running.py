@@ -217,7 +217,13 @@ def _run_into(
         shape = recipe.transfer.input_shape if recipe.transfer else None
         places = [] if recipe.transfer else [model, file]  # a transfer looks for itself
         dataset = data_for(
-            keras_model, data or "digits", preprocessing=preprocessing, limit=limit, input_shape=shape, beside=places
+            keras_model,
+            data or "digits",
+            preprocessing=preprocessing,
+            limit=limit,
+            input_shape=shape,
+            beside=places,
+            quiet=quiet,
         )
         if recipe.transfer and preprocessing is None:
             dataset, said = choose_preprocessing(keras_model, dataset, shape, getattr(recipe.transfer, "layer", None))

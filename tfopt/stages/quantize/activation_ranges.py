@@ -97,6 +97,8 @@ def set_ranges(model: Any, batches: Batches, activation_ranges: ActivationRanges
 
 def _bring_masks_near(model: Any, seen: Mapping[int, _Values]) -> None:
     """Let the ranges of masked scores begin where softmax gives nothing, and hold them there."""
+    if all(values.low > -FAR for values in seen.values()):
+        return
     for found in masked_scores(model):
         scores = _masked(found.scores, seen)
         if scores is None:

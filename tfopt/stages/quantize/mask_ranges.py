@@ -1,4 +1,4 @@
-"""Ranges of attention scores to which a model adds a mask, such as (1 - mask) * -1e9, in operations of its own.
+"""Ranges of attention scores that a model masks itself, for example by adding (1 - mask) * -1e9.
 
 One int8 scale over scores and masked scores has steps of 4e6, and all scores become equal. For softmax, a number just
 below the scores does what -1e9 does: with lo the least of the scores of S keys, masked ones at lo - ln(512 S) have less
@@ -7,14 +7,14 @@ than half an int8 step of the probability together. A range that begins there cl
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides
-from tfopt.graph.types import Call, Graph, Ref, refs_in
+from tfopt.graph.types import Call, Ref, refs_in
 from tfopt.graph.walk import walk
 from tfopt.stages.kernels.layer_kinds import activation_of, is_linear_layer
 from tfopt.stages.quantize.plan import PASSING_OPERATIONS, operation_of
@@ -38,7 +38,7 @@ class MaskedScores:
 
     scores: Any
     keys: int
-    operands: tuple[Any, ...] = field(default=())
+    operands: tuple[Any, ...]
 
     def low(self, least: float) -> float:
         """Return where masked scores lie if the others are at least `least`."""
@@ -67,21 +67,21 @@ def masked_scores(model: Any) -> Iterator[MaskedScores]:
     for call in graph.calls:
         if _is_softmax(call.leaf.layer):
             for ref in refs_in(call.args):
-                yield from _before(graph, makers, ref, (ref.shape or (1,))[-1] or 1)
+                yield from _before(makers, ref, (ref.shape or (1,))[-1] or 1)
 
 
-def _before(graph: Graph, makers: dict[Ref, Call], ref: Ref, keys: int) -> Iterator[MaskedScores]:
+def _before(makers: dict[Ref, Call], ref: Ref, keys: int) -> Iterator[MaskedScores]:
     call = makers.get(ref)
     if call is None:
         return
     if _passes(call.leaf.layer):
         for source in refs_in(call.args):
-            yield from _before(graph, makers, source, keys)
+            yield from _before(makers, source, keys)
     elif _masks(call.leaf.layer):
         sources = [_maker(makers, source) for source in refs_in([call.args, call.kwargs])]
         yield MaskedScores(call.leaf.layer, keys, tuple(source for source in sources if source is not None))
         for source in refs_in([call.args, call.kwargs]):
-            yield from _before(graph, makers, source, keys)
+            yield from _before(makers, source, keys)
 
 
 def _maker(makers: dict[Ref, Call], ref: Ref) -> Any:

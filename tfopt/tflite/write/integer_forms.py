@@ -247,7 +247,7 @@ def with_nonempty_ranges(model: Any, subgraph: Any) -> bool:
 
 
 def with_own_biases(model: Any, subgraph: Any) -> bool:
-    """Give each call of a layer that is called several times a bias of its own. For `rewritten`, before int16.
+    """Give every call of a shared layer its own bias. For `rewritten`, before int16.
 
     Its scale is that of the inputs times that of the weights, so each call needs another; TensorFlow's 16x8 quantizer
     gives all of them that of one call.
