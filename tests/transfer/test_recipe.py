@@ -95,6 +95,20 @@ def test_augmentation_of_views_is_tried_first(source, data, upright):
     assert any(note.startswith("augmentation horizontal_flip left out") for note in notes) == (not upright)
 
 
+@pytest.mark.slow
+def test_few_images_are_seen_in_several_views(source, tmp_path):
+    """300 images that a mirror does not change: 8 views of each for the head, kept for the next run with the others."""
+    x, y = pictures(300, 1)
+    data = tfopt.load_data((x.swapaxes(1, 2).copy(), y))
+    recipe = recipe_of(transfer=tfopt.transfer.FeatureTransfer(), horizontal_flip=True)
+    written = []
+    for _ in range(2):
+        result = tfopt.optimize(source, recipe, data, feature_cache=tmp_path / "kept", quiet=True)
+        assert any(f"head fitted on {8 * len(data.train):,} features" in n for n in result.report.rows[0].notes)
+        written.append([(file.name, file.stat().st_mtime_ns) for file in sorted((tmp_path / "kept").rglob("*.npy"))])
+    assert len(written[0]) == 2 and written[0] == written[1]
+
+
 def test_what_the_stages_cannot_do_is_told_before_features_are_computed(source, data, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("features were computed")

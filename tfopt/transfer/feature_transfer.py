@@ -26,6 +26,7 @@ from tfopt.transfer.transfer import Augment, Transfer, Transferred
 
 EPOCHS, LEARNING_RATE = 30, 5e-3  # of Adam
 FEW = 2**24  # samples x features (at most as many as samples) x outputs that a head is fitted on, not trained
+FEW_IMAGES = 1000  # below it, several views of each image make a better head
 CLEAR = 1.0  # standard errors by which more depths must be better than fewer
 BYTES_IN_MEMORY = 2**29  # up to this size, `fit` gets the features as arrays, without an input pipeline
 
@@ -48,8 +49,9 @@ class FeatureTransfer(Transfer):
         epochs: of Adam, passes over the features of the training images, all views of them; 30 if None.
         learning_rate: of Adam at the start; it decays to zero along a cosine. 0.005 if None.
         batch_size: of Adam, features per step.
-        views: number of augmented views of each training image, each computed once; 1 uses the images unchanged. For
-            new augmentation in every epoch, train with a frozen body instead: `FineTune`.
+        views: number of augmented views of each training image, each computed once; 1 uses the images unchanged. None
+            takes up to 8 where there is augmentation and fewer than 1,000 training images, as far as a head can still
+            be fitted. For new augmentation in every epoch, train with a frozen body instead: `FineTune`.
     """
 
     layer: str | None = None
@@ -59,7 +61,7 @@ class FeatureTransfer(Transfer):
     epochs: PositiveInt | None = None
     learning_rate: PositiveFloat | None = None
     batch_size: PositiveInt = 64
-    views: PositiveInt = 1
+    views: PositiveInt | None = None
 
     learns: ClassVar[bool] = True
 
@@ -90,25 +92,27 @@ class FeatureTransfer(Transfer):
     ) -> Transferred:
         """Return the body of `source` with a head trained on `data`.
 
-        `augment` is required for several views; `cache` keeps the features, see `extract_features`. A loss that is not
-        finite raises RecipeError.
+        `augment` is required to ask for several views; `cache` keeps the features, see `extract_features`. A loss that
+        is not finite raises RecipeError.
         """
         source = model_from(source)
-        if self.views > 1 and callable(augment):
+        body = self._body(source, None if self.depths == "auto" else 1)
+        views = self._number_of_views(data, body, augment)
+        if views > 1 and callable(augment):
             plain = dataclasses.replace(self, views=1).transferred(
                 source, data, cache=cache, progress=progress, quiet=quiet
             )
             if (augment := augment(plain.model)) is None:
                 return plain
-        body = self._body(source, None if self.depths == "auto" else 1)
+            cache = cache and Path(cache, "views")  # beside the features of unchanged images
         model = self._whole(body, data, source.name)
         extractor = body.package.Model(body.inputs, body.features, name=source.name)
         features, _ = features_of(
             extractor,
             data,
             ("train", "validation"),
-            views=self.views,
-            augment=None if self.views == 1 or callable(augment) else augment,
+            views=views,
+            augment=None if views == 1 or callable(augment) else augment,
             seed=self.seed,
             cache=cache,
             progress=progress,
@@ -118,19 +122,30 @@ class FeatureTransfer(Transfer):
         seen = dataclasses.replace(data, train=train, validation=validation, test=validation)  # test is never read
         notes: list[str] = []
         if len(body.widths) > 1:
-            depths, notes = self._chosen_depths(body.widths, seen)
+            depths, notes = self._chosen_depths(body.widths, seen, views)
             body = self._body(source, depths)
             model = self._whole(body, data, source.name)
             seen = _narrowed(seen, body.width)
-        learned = self._learned(model, body.width, seen, progress)
+        learned = self._learned(model, body.width, seen, views, progress)
         return Transferred(model, (body.describe(), *notes, *learned))
 
-    def _chosen_depths(self, widths: Sequence[int], features: Dataset) -> tuple[int, list[str]]:
+    def _number_of_views(self, data: Dataset, body: Body, augment: Augment) -> int:
+        """Return `views`; if it is None, 1 or as many as make a better head from few images."""
+        if self.views is not None:
+            return self.views
+        count = len(data.train)
+        if augment is None or count >= FEW_IMAGES:
+            return 1
+        width, outputs = sum(body.widths), task_of(data).outputs
+        allowed = [views for views in (2, 4, 8) if _products(views * count, width, outputs) <= FEW]
+        return max(allowed, default=1)
+
+    def _chosen_depths(self, widths: Sequence[int], features: Dataset, views: int) -> tuple[int, list[str]]:
         """Return the fewest depths whose cross-validated loss is the lowest or not clearly higher, and notes.
 
         The loss is that of a linear head on the unchanged training samples, as many as are few.
         """
-        task, count = task_of(features), len(features.train) // self.views
+        task, count = task_of(features), len(features.train) // views
         if not can_fit(task, features.train.labels):
             return 1, []
         limit = max(1, FEW // (sum(widths) * task.outputs))
@@ -147,15 +162,14 @@ class FeatureTransfer(Transfer):
         said = ", ".join(f"{depths}: {loss.mean():.4f}" for depths, loss in losses.items())
         return best, [f"features of {best} depths: cross-validated loss by number of depths {said}"]
 
-    def _learned(self, model: Any, width: int, features: Dataset, progress: Any) -> list[str]:
+    def _learned(self, model: Any, width: int, features: Dataset, views: int, progress: Any) -> list[str]:
         """Fit or train the head of `model`; return notes."""
         train, task = features.train, task_of(features)
-        # An L2 penalty lets features be rotated into as many dimensions as there are samples.
-        products = len(train) * min(len(train), width) * task.outputs
+        products = _products(len(train), width, task.outputs)
         why = self._why_adam(products, can_fit(task, train.labels) and train.inputs.nbytes <= BYTES_IN_MEMORY)
         if why:
             return self._trained_head(model, width, features, why, progress)
-        found = fit_linear_head(train.x(), train.y(), task, seed=self.seed, views=self.views)
+        found = fit_linear_head(train.x(), train.y(), task, seed=self.seed, views=views)
         model.layers[-1].set_weights([found.kernel, found.bias])
         return [f"head fitted on {len(train):,} features: {found.note}"]
 
@@ -224,6 +238,11 @@ class FeatureTransfer(Transfer):
             "validation_data": (validation.x(), validation.y()),
             "validation_batch_size": 1024,
         }
+
+
+def _products(count: int, width: int, outputs: int) -> int:
+    """Return the work of fitting a head: an L2 penalty lets features rotate into as many dimensions as samples."""
+    return count * min(count, width) * outputs
 
 
 def _normalized(features: Dataset, scale: TargetScale) -> Dataset:
