@@ -7,7 +7,7 @@ import pytest
 
 from tfopt.data import Preprocessing, load_data
 from tfopt.data.beside import fed_as_beside, stated_beside
-from tfopt.data.for_model import data_for
+from tfopt.data.for_model import data_for, representative_for
 from tfopt.errors import DataError
 
 
@@ -18,6 +18,7 @@ def data():
 
 
 def beside(folder, preprocessing="symmetric"):
+    folder.mkdir(exist_ok=True)
     (folder / "data.json").write_text(json.dumps({"preprocessing": Preprocessing.named(preprocessing).to_dict()}))
     return folder / "model.tflite"
 
@@ -28,9 +29,27 @@ def test_it_is_read_beside_a_file_or_in_a_folder(tmp_path):
     for place in (file, str(file), tmp_path):
         assert stated_beside(place) == Preprocessing.named("symmetric")
     assert stated_beside(None) is None and stated_beside(b"bytes of a file") is None
-    (tmp_path / "data.json").write_text('{"preprocessing": 3}')
+    (tmp_path / "data.json").write_text('{"preprocessing": {"scale": "x"}}')
     with pytest.raises(DataError, match=r"data\.json states no preprocessing"):
         stated_beside(file)
+
+
+@pytest.mark.parametrize("text", ['{"preprocessing": "unit"}', '{"a": 1}\n{"a": 2}\n', "[]", "nothing"])
+def test_a_data_json_of_somebody_else_states_nothing(text, tmp_path):
+    (tmp_path / "data.json").write_text(text)
+    assert stated_beside(tmp_path / "model.keras") is None
+
+
+def test_a_name_that_no_folder_holds():
+    with pytest.raises(DataError, match="too long"):
+        stated_beside("x" * 300)
+
+
+def test_the_first_statement_counts_and_others_are_told(data, tmp_path):
+    places = [beside(tmp_path / name, kind) for name, kind in (("a", "symmetric"), ("b", "unit"))]
+    fed, note = fed_as_beside(data, places, asked=False)
+    assert fed.preprocessing.scale == Preprocessing.named("symmetric").scale
+    assert f"beside {places[0]} says; data.json beside {places[1]} says otherwise: " in note and "/255" in note
 
 
 def test_images_are_fed_so(data, tmp_path):
@@ -64,3 +83,17 @@ def test_it_is_printed_and_kept_in_the_notes(tmp_path, write_photos, capsys):
     data_for(model, tmp_path / "photos", beside=[tmp_path / "model.tflite"], quiet=True)
     assert "note" not in capsys.readouterr().err
     assert data_for(model, tmp_path / "photos", preprocessing="unit", beside=[tmp_path]).preprocessing.offset == 0
+
+
+def test_images_without_labels_are_fed_so(tmp_path, capsys):
+    import keras
+
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3)).astype("uint8")
+    np.savez(tmp_path / "x.npz", x=images)
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    samples, fed = representative_for(model, tmp_path / "x.npz", beside=[beside(tmp_path)])
+    assert samples.min() < -0.9 and samples.max() <= 1 and "127.5" in fed
+    assert "as data.json beside" in capsys.readouterr().err
+    samples, fed = representative_for(model, tmp_path / "x.npz", beside=[beside(tmp_path)], preprocessing="raw")
+    assert samples.max() > 200 and "127.5" not in fed
+    assert "as asked; data.json beside" in capsys.readouterr().err

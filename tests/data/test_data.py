@@ -529,8 +529,9 @@ def test_bad_folders(tmp_path: Path) -> None:
     expect("8 or 16 bits, got mode F in .*tall.tif")
 
 
+@pytest.mark.parametrize("ending", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photos_are_turned_as_a_viewer_shows_them(tmp_path: Path, orientation: int) -> None:
+def test_photos_are_turned_as_a_viewer_shows_them(tmp_path: Path, orientation: int, ending: str) -> None:
     """The eight cases of the EXIF standard (JEITA CP-3451, 4.6.4): which pixel of the file is at the top left."""
     shown = np.arange(0, 240, 5, np.uint8).reshape(4, 4, 3)[:, :3]  # 4 high, 3 wide
     stored = {
@@ -548,7 +549,7 @@ def test_photos_are_turned_as_a_viewer_shows_them(tmp_path: Path, orientation: i
     for kind in ("cat", "dog"):
         (tmp_path / kind).mkdir()
         for number in range(3):
-            Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / kind / f"{number}.png", exif=exif)
+            Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / kind / f"{number}.{ending}", exif=exif)
     data = load_data(tmp_path)
     np.testing.assert_array_equal(data.train.x()[0], shown)
     assert any("turned" in note for note in data.notes) == (orientation > 1)

@@ -147,23 +147,21 @@ def export_file(
 
     native.start()
     load_tensorflow_quietly()
-    from tfopt.data import Dataset
     from tfopt.data.for_model import representative_for
     from tfopt.models.sources import model_from
     from tfopt.tflite.prove.types import contents
     from tfopt.tflite.write.export import build_file, write_proven
 
     loaded = model_from(model, allow_unsafe=allow_unsafe)
-    source = None
+    source, fed = None, ""
     if data:
-        source = representative_for(loaded, data, preprocessing=preprocessing, limit=limit, beside=[model])
+        source, fed = representative_for(loaded, data, preprocessing=preprocessing, limit=limit, beside=[model])
     if settings.integer_only and settings.calibration_samples > TRIED:
         build_file(
             loaded, dataclasses.replace(settings, calibration_samples=TRIED, max_noise=None), source, proven=False
         )
     lite = write_proven(out, loaded, settings, source)
-    fed = [f"samples: {source.preprocessing.describe()}"] if isinstance(source, Dataset) else []
-    return contents(lite), (*fed, *lite.notes)
+    return contents(lite), (*([f"samples: {fed}"] if fed else []), *lite.notes)
 
 
 def _in_words(settings: "Export") -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.limits import LARGEST_JSON
 from tfopt.base.reading import parse_json, reading
 from tfopt.data.dataset import Dataset
 from tfopt.data.preprocessing import Preprocessing
@@ -16,20 +17,24 @@ from tfopt.errors import DataError
 def stated_beside(path: Any) -> Preprocessing | None:
     """Return the preprocessing in the `data.json` next to a file, or in a folder; None if there is none.
 
-    Anything but a path has none.
+    Anything but a path has none, and so does a `data.json` of somebody else, which may hold anything.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the statement cannot be read.
     """
-    place = Path(path) if isinstance(path, str | Path) else None
-    file = None if place is None else (place if place.is_dir() else place.parent) / "data.json"
-    if file is None or not file.is_file():
+    if not isinstance(path, str | Path):
         return None
+    file = Path(path)
     try:
         with reading(lambda why: DataError(f"{why}.")):
-            stored = parse_json(file.read_text(encoding="utf-8"))
+            file = (file if file.is_dir() else file.parent) / "data.json"
+            if not file.is_file() or file.stat().st_size > LARGEST_JSON:
+                return None
+            if b'"preprocessing"' not in (text := file.read_bytes()):
+                return None
+            stored = parse_json(text)
             stated = stored.get("preprocessing") if isinstance(stored, dict) else None
-            return None if stated is None else Preprocessing.from_dict(stated)
+            return Preprocessing.from_dict(stated) if isinstance(stated, dict) else None
     except DataError as error:
         raise DataError(f"{file} states no preprocessing that can be read; correct or remove it. {error}") from error
 
@@ -51,16 +56,29 @@ def fed_as_beside(data: Dataset, places: Iterable[Any], *, asked: bool) -> tuple
         places: paths of models, files and recipes; the first that has a `data.json` counts.
         asked: whether the caller has chosen the preprocessing, which then stays: the note only tells.
     """
-    if data.train.inputs.dtype != np.uint8 or len(data.input_shape) != 3:
+    if not are_images(data.train.inputs):
         return data, ""
-    for place in places:
-        if (stated := stated_beside(place)) is None:
-            continue
-        fed = fed_as(data, stated)
-        if fed.preprocessing == data.preprocessing:
-            return data, ""
-        if asked:
-            own = data.preprocessing.describe()
-            return data, f"{own}, as asked; data.json beside {place} says otherwise: {fed.preprocessing.describe()}"
-        return fed, f"{fed.preprocessing.describe()}, as data.json beside {place} says"
-    return data, ""
+    stated, note = preprocessing_beside(data.preprocessing, places, asked=asked)
+    return (data if stated == data.preprocessing else fed_as(data, stated)), note
+
+
+def are_images(inputs: np.ndarray) -> bool:
+    """Return whether `inputs` are 8-bit images, which a `data.json` says how to feed."""
+    return inputs.dtype == np.uint8 and inputs.ndim == 4
+
+
+def preprocessing_beside(own: Preprocessing, places: Iterable[Any], *, asked: bool) -> tuple[Preprocessing, str]:
+    """Return what `fed_as_beside` feeds images with, instead of `own`, and its note."""
+    found = [
+        (place, dataclasses.replace(stated, size=own.size, color=own.color))
+        for place in places
+        if (stated := stated_beside(place)) is not None
+    ]
+    if not found:
+        return own, ""
+    first, fed = (None, own) if asked else found[0]
+    others = [(place, stated) for place, stated in found if stated != fed]
+    if fed == own and not others:
+        return own, ""
+    said = [f"{fed.describe()}, as {'asked' if asked else f'data.json beside {first} says'}"]
+    return fed, "; ".join(said + [f"data.json beside {place} says otherwise: {it.describe()}" for place, it in others])

@@ -11,7 +11,7 @@ from tfopt.base.progress import Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.arrays import read_inputs_alone
-from tfopt.data.beside import fed_as_beside
+from tfopt.data.beside import are_images, fed_as_beside, preprocessing_beside
 from tfopt.data.check import check_inputs
 from tfopt.data.images import convert_images
 from tfopt.data.samples import Split
@@ -78,7 +78,7 @@ def representative_for(
     preprocessing: str | None = None,
     limit: int | None = None,
     beside: Iterable[Any] = (),
-) -> Any:
+) -> tuple[Any, str]:
     """Return samples for the ranges of a file: what `data_for` does, or the inputs of a .npz that has no labels.
 
     Args:
@@ -89,17 +89,23 @@ def representative_for(
         beside: as for `data_for`.
 
     Returns:
-        A `Dataset`; for a .npz with x alone, its inputs as `model` takes them, float32 (n, ...), in random order.
+        A `Dataset`, or the inputs of a .npz with x alone as `model` takes them, float32 (n, ...), in random order; and
+        how they are fed.
     """
     is_npz = isinstance(source, str | Path) and Path(source).suffix == ".npz"
     inputs = read_inputs_alone(Path(source)) if is_npz else None
     if inputs is None:
-        return data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
+        data = data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
+        return data, data.preprocessing.describe()
     check_inputs(str(source), inputs)
     chosen = inputs[np.random.default_rng(0).permutation(len(inputs))[:limit]]
     named = Preprocessing.named(preprocessing or "raw")
+    if are_images(chosen):
+        named, note = preprocessing_beside(named, beside, asked=preprocessing is not None)
+        if note:
+            Progress().say(f"note: {note}")
     wanted = _for_shape(chosen, named, tuple(model.inputs[0].shape)[1:])
-    return named.apply(convert_images(chosen, wanted, str(source)) if wanted else chosen)
+    return named.apply(convert_images(chosen, wanted, str(source)) if wanted else chosen), named.describe()
 
 
 def _converted(data: Dataset, shape: tuple[int | None, ...]) -> Dataset:

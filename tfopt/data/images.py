@@ -141,7 +141,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _shown_size(image: Image.Image) -> Size:
     """Return (height, width) of an image as it is to be seen."""
-    return image.size if _orientation(image) in _ON_ITS_SIDE else (image.height, image.width)
+    turned = _orientation(image) in _ON_ITS_SIDE and image.format != "TIFF"  # Pillow has turned the size of a TIFF
+    return image.size if turned else (image.height, image.width)
 
 
 def _open(file: Path) -> Image.Image:
