@@ -1,5 +1,6 @@
 """The way back: a model in the caller's Keras and architecture, with the weights of a flat tf_keras model."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,7 +97,10 @@ def _copy_of(model: Any, graph: Graph) -> Any:
         with scope(custom), keras_internals.trusting_scope(keras3):
             if is_subclassed(model):
                 return _revived(model, graph)
-            copy = type(model).from_config(model.get_config())
+            if keras3 and not policy.are_named(things):
+                copy = _cloned(model)
+            else:
+                copy = type(model).from_config(model.get_config())
             if not copy.built:
                 copy.build(model.input_shape)
     except Exception as error:
@@ -108,6 +112,19 @@ def _copy_of(model: Any, graph: Graph) -> Any:
         ) from error
     _copy_flags(model, copy)
     return copy
+
+
+def _cloned(model: Any) -> Any:
+    """Return a new Keras 3 model whose layers get the functions of those of `model`, which no config can name."""
+    import keras
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        values = {} if isinstance(layer, keras.layers.Lambda) else {key: getattr(layer, key, None) for key in config}
+        functions = {key: value for key, value in values.items() if inspect.isfunction(value)}
+        return type(layer).from_config({**config, **functions})
+
+    return keras.models.clone_model(model, clone_function=clone, recursive=True)
 
 
 def _revived(model: Any, graph: Graph) -> Any:

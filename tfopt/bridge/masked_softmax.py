@@ -83,9 +83,14 @@ def classes() -> dict[str, Any]:
         def call(self, inputs: Any, mask: Any = None) -> Any:
             if mask is None:
                 return super().call(inputs)
+            mask = tf.convert_to_tensor(mask)
             kept = mask if mask.dtype == tf.bool else tf.cast(mask, inputs.dtype) > 0.5
             outputs = super().call(inputs, kept)
             return tf.where(kept, outputs, tf.zeros((), outputs.dtype)) if self.zeros else outputs
+
+        def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+            del inputs
+            return None if mask is None else tf.convert_to_tensor(mask)  # Keras marks it, which no array allows
 
         def get_config(self) -> dict[str, Any]:
             return {**super().get_config(), "zeros": self.zeros}

@@ -41,6 +41,17 @@ def custom_objects(layers: Iterable[Any], package: str) -> dict[str, Any]:
 
     A Keras that rebuilds the layers needs them by their names.
     """
+    return {part.__name__: part for part in _own_parts(layers, package)}
+
+
+def are_named(layers: Iterable[Any]) -> bool:
+    """Return whether a config can name the functions in Keras 3 `layers`: no lambdas, and no two of one name."""
+    parts = _own_parts((layer for layer in layers if type(layer).__name__ != "Lambda"), "keras")
+    by_name = {part.__name__: part for part in parts}
+    return "<lambda>" not in by_name and all(by_name[part.__name__] is part for part in parts)
+
+
+def _own_parts(layers: Iterable[Any], package: str) -> list[Any]:
     parts: list[Any] = [part for layer in layers for part in (type(layer), *vars(layer).values())]
     own = [part for part in parts if isinstance(part, (type, types.FunctionType))]
-    return {part.__name__: part for part in own if part.__module__.partition(".")[0] != package}
+    return [part for part in own if part.__module__.partition(".")[0] != package]

@@ -192,3 +192,49 @@ def test_the_file_of_the_other_converter_is_proven_too(monkeypatch):
     x = draw(6)
     with pytest.raises(PromiseError):
         tfopt.export_tflite(chained(x, L.Dense(8), L.LeakyReLU(), L.Dense(3)), None, INT4, representative_data=x)
+
+
+def test_an_output_of_nothing_but_nan_is_no_random_output():
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, ops.log(-1.0 - ops.square(L.Dense(4)(inputs))))
+    with pytest.raises(PromiseError, match="the model gives NaN or infinity alone"):
+        tfopt.export_tflite(model, None, FLOAT, representative_data=draw(8))
+
+
+def test_a_limit_of_noise_where_no_operator_computes():
+    model, x = chained(draw(8, 8, 3), L.MaxPooling2D(), L.Flatten()), draw(8, 8, 3)
+    assert noise(model, tfopt.export_tflite(model, None, Export(max_noise=0.05), representative_data=x), x) < 0.05
+
+
+def test_a_softmax_with_a_constant_mask():
+    inputs, x = keras.Input((8,)), draw(8)
+    kept = np.array([[1, 1, 1, 1, 0, 0, 1, 1]], bool)
+    model = keras.Model(inputs, L.Dense(2)(L.Softmax()(inputs, mask=kept)))
+    assert noise(model, tfopt.export_tflite(model, None, Export(), representative_data=x), x) < 5e-3
+
+
+def times(factor):
+    def scaled(values):
+        return values * factor
+
+    return scaled
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [L.Dense(6, activation=lambda v: ops.maximum(v, 0.1 * v)), L.Dense(2)],
+        [L.Dense(6, activation=times(-3.0)), L.Dense(2, activation=times(2.0))],
+        [keras.Sequential([L.Dense(6, activation=lambda v: v * 2)]), L.Lambda(lambda v: v * 3), L.Dense(2)],
+    ],
+    ids=["lambda", "two of one name", "nested"],
+)
+def test_functions_that_no_config_can_name(layers):
+    model, x = chained(draw(8), *layers), draw(8)
+    stage = tfopt.Prune()
+    wrapped = stage.apply(model, steps=5)
+    wrapped.compile("adam", "mse")
+    wrapped.fit(x, np.zeros((320, 2)), epochs=1, verbose=0, callbacks=stage.callbacks())
+    stripped = stage.strip(wrapped)
+    np.testing.assert_allclose(stripped.predict(x, verbose=0), wrapped.predict(x, verbose=0), rtol=1e-5, atol=1e-5)
+    assert stripped.layers[-1].activation is model.layers[-1].activation
