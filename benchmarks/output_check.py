@@ -98,7 +98,8 @@ def main(files: tuple[tuple[str, str], ...], images: Path | None, runs: int) -> 
         rows += measured(name, model, runs)
     for file, preprocessing in files:
         model = load_model(file)
-        assert images is not None
+        if images is None:
+            raise click.UsageError("--model needs --images.")
         rows += measured(Path(file).stem, model, runs, photos(images, preprocessing, bridge.to_tf_keras(model)))
     publish(
         "output_check",

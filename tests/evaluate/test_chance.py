@@ -39,3 +39,8 @@ def test_outputs_that_are_not_the_classes_are_reported(classes, outputs, reporte
     said = capsys.readouterr().err
     assert (f"the {outputs:,} outputs of model.tflite are not the {classes} classes" in said) == reported
     assert reported or not said
+
+
+def test_one_number_for_each_sample_is_one_output(capsys):
+    tell_of_other_classes(load_data((np.zeros((60, 3), "float32"), np.arange(60) % 2)), np.zeros(60), "model.tflite")
+    assert not capsys.readouterr().err

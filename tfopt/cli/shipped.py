@@ -33,7 +33,7 @@ def recipe_file(given: Path) -> Path:
     if given.suffix in (".py", ".json") and given.is_file():
         return given
     known = shipped_recipes()
-    if given.parent == Path() and given.name in known and not given.exists():
+    if given.parent == Path() and given.name in known and not given.is_file():
         return known[given.name]
     if given.suffix == ".json":
         return given  # it says itself what is wrong

@@ -23,7 +23,8 @@ def guessing(labels: ArrayLike) -> float:
 
 def tell_of_other_classes(data: Dataset, outputs: ArrayLike, name: object) -> None:
     """Print a note if `outputs`, of the file or model `name`, are not one for each class of `data`."""
-    count = np.asarray(outputs).shape[-1]
+    shape = np.shape(outputs)
+    count = shape[-1] if len(shape) > 1 else 1
     if data.num_classes and count != data.num_classes and not (count == 1 and data.num_classes == 2):
         Progress().say(
             f"note: the {count:,} outputs of {name} are not the {data.num_classes:,} classes of the data: its accuracy "

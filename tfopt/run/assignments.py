@@ -20,7 +20,7 @@ def with_assignments(recipe: Recipe, texts: Iterable[str]) -> Recipe:
     Raises:
         RecipeError: there is no such place, or the setting does not accept the value.
     """
-    values = recipe.to_dict()
+    values = json.loads(recipe.to_json())
     for text in texts:
         place, mark, value = text.partition("=")
         if not mark or not place:

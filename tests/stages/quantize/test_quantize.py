@@ -814,6 +814,35 @@ def test_masks_by_hand_do_not_take_the_scale_of_the_scores(api, far, tmp_path):
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), wrapped.predict(x, verbose=0))
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.2])
+def test_distances_as_scores_are_no_masks(spread):
+    """softmax(-|x - c|^2), as in networks of prototypes: scores far below -1,000, or on both sides of it."""
+    rng = np.random.default_rng(0)
+    centers, kinds = rng.uniform(0, 255 * spread, (5, 8)).astype("float32"), rng.integers(0, 5, 400)
+    x = (centers[kinds] + rng.normal(0, 40 * spread, (400, 8))).astype("float32")
+    given = keras.Input((8,))
+    squares = keras.ops.sum(keras.ops.square(given), axis=-1, keepdims=True)
+    products = keras.layers.Dense(5, name="products")(given)
+    model = keras.Model(given, keras.ops.softmax(keras.ops.subtract(products, squares)))
+    model.get_layer("products").set_weights([2 * centers.T, -(centers**2).sum(axis=1)])
+    stage = Quantize()
+    wrapped = stage.apply(model, steps=1)
+    stage.calibrate(wrapped, x)
+    wanted, found = (net.predict(x, verbose=0).argmax(axis=-1) for net in (model, wrapped))
+    assert np.mean(wanted == found) > 0.97  # 0.2 as masks
+
+
+def test_a_rescaling_that_turns_bytes_around():
+    inputs = keras.Input((4,), dtype="uint8")
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Rescaling(-1.0, 255.0)(inputs)))
+    x = np.random.default_rng(0).integers(0, 256, (64, 4)).astype("uint8")
+    stage = Quantize()
+    wrapped = stage.apply(model, steps=1)
+    stage.calibrate(wrapped, x)
+    wanted = model.predict(x, verbose=0)
+    assert np.mean((wrapped.predict(x, verbose=0) - wanted) ** 2) < 1e-3 * wanted.var()
+
+
 def test_a_range_of_masked_scores_begins_where_softmax_gives_nothing():
     """Scores from -2 to 3 over 8 keys: from -2 - ln(512 * 8) to 3, and the mask from -(3 + 2 + ln(512 * 8)) to 0."""
     layers = keras_compat.tf_keras().layers

@@ -1,5 +1,6 @@
 """Choose the range of an activation's 256 steps: its observed extremes, or the range with the least rounding error."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ _BINS = 4096
 # Candidate ends, as fractions of the extremes; the two ends are optimized in turn, in `_ROUNDS` rounds.
 _FRACTIONS = np.linspace(0.02, 1, 99)
 _ROUNDS = 2
-
+_BETWEEN = -FAR / 2  # a mask of -1,000 sends scores to both sides of that
+_GAP = 10  # times as far away as the least score: what a mask sends away; distances as scores have no such gap
 
 Batches = Callable[[], Iterable[Any]]
 
@@ -32,14 +34,23 @@ class _Values:
     def __init__(self, variables: dict[str, Any]) -> None:
         self.variables = variables
         self.low = self.high = 0.0  # zero must be representable: padding and ReLU need it
-        self.least = self.most = 0.0  # of the values that no mask has sent far away
+        self.least = self.most = 0.0  # of the near values, which no mask has sent away
+        self.nearest, self.any_near = -math.inf, False  # of the far values; whether there are near ones
         self.counts, self.sums = np.zeros(_BINS), np.zeros(_BINS)
 
     def widen(self, values: np.ndarray) -> None:
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-        near = values[values > -FAR]
-        self.least = min(self.least, float(near.min(initial=0)))
-        self.most = max(self.most, float(near.max(initial=0)))
+        near = values > _BETWEEN
+        self.least = min(self.least, float(values.min(where=near, initial=0)))
+        self.most = max(self.most, float(values.max(where=near, initial=0)))
+        self.nearest = max(self.nearest, float(values.max(where=~near, initial=-math.inf)))
+        self.any_near |= bool(near.any())
+
+    @property
+    def masked(self) -> bool:
+        """Whether a mask has sent values away: far ones with nothing between them and the others, or one far value."""
+        apart = self.low <= -FAR and self.nearest <= _GAP * self.least
+        return apart and (self.any_near or self.nearest == self.low)
 
     def count(self, values: np.ndarray) -> None:
         exact = values.astype(np.float64).reshape(-1)
@@ -101,7 +112,7 @@ def _bring_masks_near(model: Any, seen: Mapping[int, _Values]) -> None:
         return
     for found in masked_scores(model):
         scores = _masked(found.scores, seen)
-        if scores is None:
+        if scores is None or not scores.any_near:
             continue
         low = found.low(scores.least)
         farthest = scores.most - low  # brings any score there
@@ -112,10 +123,10 @@ def _bring_masks_near(model: Any, seen: Mapping[int, _Values]) -> None:
 
 
 def _masked(layer: Any, seen: Mapping[int, _Values]) -> _Values | None:
-    """Return the statistics of the only output of `layer`, or input, if it has values that a mask has sent away."""
+    """Return the statistics of the only output of `layer`, or input, if a mask has sent some of its values away."""
     variables = [point.variables for point in getattr(layer, "after", ())] or [getattr(layer, "quantizer_vars", None)]
     values = seen.get(id(variables[0]["min_var"])) if len(variables) == 1 and variables[0] else None
-    return values if values is not None and values.low <= -FAR else None
+    return values if values is not None and values.masked else None
 
 
 def _hold(layer: Any, values: _Values, low: float, farthest: float) -> None:

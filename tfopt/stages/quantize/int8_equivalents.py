@@ -35,6 +35,13 @@ def activation(function: Any) -> Any:
     return ACTIVATIONS.get(getattr(function, "__name__", ""), function) if keras_own else function
 
 
+def subtracted_from(offset: Any, values: Any, dtype: str) -> Any:
+    """Return `offset` - `values` as floats; they may be integers."""
+    import tensorflow as tf
+
+    return tf.cast(offset, dtype) - tf.cast(values, dtype)
+
+
 def layer(layer: Any, inputs: Any) -> Callable[[Any], Any] | None:
     """Return a function that computes what `layer` does for `inputs`, or None if the layer itself works in int8."""
     kind = type(layer).__name__
@@ -45,7 +52,7 @@ def layer(layer: Any, inputs: Any) -> Callable[[Any], Any] | None:
     if kind == "Normalization" and not layer.invert:
         return lambda values: normalization(layer, values)
     if kind == "Rescaling" and np.all(np.equal(layer.scale, -1)):  # 1 - mask: as -mask + 1 it misses 0 by half a step
-        return lambda values: layer.offset - values
+        return lambda values: subtracted_from(layer.offset, values, layer.compute_dtype)
     if facts_of(layer).family == "average_pooling" and averages_all(layer, inputs.shape):
         return mean_over_places
     return None

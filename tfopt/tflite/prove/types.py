@@ -264,9 +264,9 @@ def _touches(op: Op, places: Collection[tuple[int, int]]) -> bool:
 
 
 def computes_in_float(lite: LiteModel) -> bool:
-    """Return whether no operator of a file computes new values from integers."""
-    floats = float_operators(lite)
-    return all(op in floats for op in lite.ops() if op.name not in CHANGES_TYPE | PASSING)
+    """Return whether the operators of a file that compute new values do so in float; False if none computes any."""
+    floats, computing = float_operators(lite), [op for op in lite.ops() if op.name not in CHANGES_TYPE | PASSING]
+    return bool(computing) and all(op in floats for op in computing)
 
 
 def float_operators(lite: LiteModel) -> list[Op]:

@@ -196,9 +196,10 @@ _BATCHES = "Expected a generator of batches of one form, each a list (or dict) w
 
 def _started(function: Any) -> Any:
     try:
-        made = function()
+        inspect.signature(function).bind()
     except TypeError as error:
         raise DataError(f"{_BATCHES}; its function cannot be called without arguments: {error}.") from error
+    made = function()
     if not isinstance(made, Iterable):
         raise DataError(f"{_BATCHES}; its function returns {type(made).__name__}.")
     return made

@@ -19,6 +19,7 @@ from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
 from tfopt.stages.quantize.replaced_rounding import with_rounded_weights
 from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float
+from tfopt.tflite.prove.sides import file_outputs
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
@@ -196,8 +197,8 @@ def _best_conversion(
             try:
                 data = maker.make(flat_model, strategy)
                 lite = load_and_check(data, settings)
-                if len(strategies) > 1 and (tried := _sample(lite, samples)) is not None:
-                    lite.predict(tried)  # some ways make files that open and do not run
+                if len(strategies) > 1 and (tried := _sample(lite, samples)):
+                    file_outputs(lite, tried)  # some ways make files that open and do not run
             except (DataError, native.NotStartedError):  # no other strategy helps
                 raise
             except (native.KilledError, native.OverdueError) as error:  # not the fault of this strategy
@@ -222,11 +223,15 @@ def _best_conversion(
     return min(found, key=lambda one: one[0])[1]
 
 
-def _sample(lite: LiteModel, samples: Calibration | None) -> Any:
-    """Return a sample to run a file on; None if there are no data and nobody knows which sizes its inputs may have."""
+def _sample(lite: LiteModel, samples: Calibration | None) -> dict[str, np.ndarray]:
+    """Return inputs to run a file on, by name; none without data if nobody knows which sizes its inputs may have."""
     if samples is not None:
         return next(iter(samples))
-    return None if any(None in port.shape[1:] for port in lite.inputs) else lite.random_sample()
+    if any(None in port.shape[1:] for port in lite.inputs):
+        return {}
+    drawn = lite.random_sample()
+    arrays = drawn if isinstance(drawn, list) else [drawn]
+    return {port.name: array for port, array in zip(lite.inputs, arrays, strict=True)}
 
 
 def load_and_check(data: bytes, settings: Export) -> LiteModel:
