@@ -45,6 +45,7 @@ def cluster_kernels() -> Any:
             _make_clusterable(layer)
             most = max(settings["number_of_clusters"] for settings in clusters.values())
             super().__init__(layer, number_of_clusters=most, cluster_per_channel=cluster_per_channel, **kwargs)
+            self._name = layer.name  # as the caller knows it
             self.clusters = {name: dict(settings) for name, settings in clusters.items()}
             self.held = tuple(held)
             self.held_masks: dict[str, Any] = {}

@@ -197,6 +197,7 @@ def scored_pruning() -> Any:
             never = tfmot().sparsity.keras.ConstantSparsity(0.5, begin_step=NEVER, end_step=NEVER, frequency=1)
             due = next((schedule for schedule in schedules.values() if schedule is not None), never)
             super().__init__(layer, pruning_schedule=due, sparsity_m_by_n=sparsity_m_by_n, **kwargs)
+            self._name = layer.name  # as the caller knows it
             self.schedules = dict(schedules)
             self.importance, self.threshold, self.seed, self.position = importance, threshold, seed, position
             self._held = list(held)

@@ -155,6 +155,7 @@ def int8_wrapper() -> Any:
             **kwargs: Any,
         ) -> None:
             super().__init__(layer, no_config(), **kwargs)
+            self._name = layer.name  # as the caller knows it
             self._rounds, self.shares_with = (before, outputs, tuple(inner)), shares_with
             self._held, self.farthest = tuple(held), farthest
             self.inner: Mapping[str, Point] = {}
