@@ -120,7 +120,9 @@ def _cloned(model: Any) -> Any:
 
     def clone(layer: Any) -> Any:
         config = layer.get_config()
-        values = {} if isinstance(layer, keras.layers.Lambda) else {key: getattr(layer, key, None) for key in config}
+        if isinstance(layer, keras.layers.Lambda):
+            return type(layer)(**{**config, **keras_internals.parts_of_lambda(layer)})
+        values = {key: getattr(layer, key, None) for key in config}
         functions = {key: value for key, value in values.items() if inspect.isfunction(value)}
         return type(layer).from_config({**config, **functions})
 

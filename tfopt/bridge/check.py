@@ -2,7 +2,7 @@
 
 import collections
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,21 +20,20 @@ PlansOf = Callable[[Graph], dict[int, Plan]]  # the plan of each leaf of a graph
 TOLERANCE = 1e-4  # relative to max(1, largest output); float32 flat models differ by 1e-7 to 1e-5
 HALF_TOLERANCE = 2e-2  # if one side computes in float16 or bfloat16 (8 to 11 bits of mantissa)
 _NUDGE = 1e-6  # a relative error that float32 may accumulate halfway through a deep model
+_LONGEST_REASON = 300
 _SQUASHING = ("softmax", "sigmoid", "tanh", "hard_sigmoid", "keras3_hard_sigmoid")
-
-sample_batch = samples.sample_batch
 
 
 def check_equal(graph: Graph, model: Any, converted: dict[str, Any], other: Any, plans_of: PlansOf) -> None:
     """Raise ModelError unless `model` (with the flat graph `graph`) and `other` give equal outputs.
 
-    Both run in inference mode on 2 seeded samples (see `samples.sample_batch`) and may differ by 1e-4 of
+    Both run in inference mode on 2 seeded samples (see `runnable_batch`) and may differ by 1e-4 of
     max(1, largest output). Where a layer squashes the output (softmax, sigmoid), its input is compared too: 1e-4 of a
     probability says little. `converted` maps flat names to layers of `other`, to find the first layer that differs;
     `plans_of` returns their plans. If all layers agree and only the outputs differ, because `model` itself amplifies
     rounding errors, a warning is issued instead; a model that is random even in inference is compared by layer only.
     """
-    batch = sample_batch(graph)
+    batch = runnable_batch((model, other), graph)
     expected, got = run(model, batch), run(other, batch)
     tolerance = HALF_TOLERANCE if any(policy.is_half(leaf.layer) for leaf in graph.leaves) else TOLERANCE
     if len(expected) != len(got):
@@ -72,9 +71,34 @@ def _is_noise(model: Any, batch: list[Any], expected: list[Any], got: list[Any],
     return True
 
 
+def runnable_batch(models: Sequence[Any], graph: Graph, count: int = 2, seed: int = 0) -> list[Any]:
+    """Return `samples.sample_batch(graph, count, seed)`, or small numbers if one of the `models` fails for that.
+
+    Raises:
+        ModelError: one fails for both.
+    """
+    batch = samples.sample_batch(graph, count, seed)
+    try:
+        for model in models:
+            run(model, batch)
+    except Exception:
+        batch = samples.sample_batch(graph, count, seed, small=True)
+        try:
+            for model in models:
+                run(model, batch)
+        except Exception as error:
+            said = plain(" ".join(str(error).split())[:_LONGEST_REASON])
+            raise ModelError(f"Model '{graph.name}' fails for made-up inputs: {said}") from error
+    return batch
+
+
 def run(model: Any, batch: list[Any]) -> list[np.ndarray]:
     """Return the outputs of `model` in inference mode, flattened, as NumPy arrays."""
     struct, _ = keras_internals.structs(graph_network(model))
+    if not all(isinstance(part, np.ndarray) for part in batch):  # strings, beside which Keras 3 refuses arrays
+        import tensorflow as tf
+
+        batch = [tf.convert_to_tensor(part) for part in batch]
     return [_numpy(output) for output in flatten(model(pack(struct, list(batch)), training=False))]
 
 

@@ -110,8 +110,9 @@ def _made(leaf: Leaf, make: Callable[..., Any], **changes: Any) -> Any:
         raise ModelError(f"{policy.describe(leaf)}: {error}") from error
     except Exception as error:
         raise ModelError(
-            f"{policy.describe(leaf)} cannot be rebuilt in tf_keras from its config ({error}); replace it with a "
-            "supported layer or leave it out."
+            f"{policy.describe(leaf)} cannot be rebuilt in tf_keras from its config ({' '.join(str(error).split())}). "
+            "A layer of your own needs get_config with all arguments of its __init__, and an __init__ that passes "
+            "**kwargs on to super().__init__; replace any other with a supported layer, or leave it out."
         ) from error
 
 

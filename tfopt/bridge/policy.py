@@ -46,7 +46,7 @@ def custom_objects(layers: Iterable[Any], package: str) -> dict[str, Any]:
 
 def are_named(layers: Iterable[Any]) -> bool:
     """Return whether a config can name the functions in Keras 3 `layers`: no lambdas, and no two of one name."""
-    parts = _own_parts((layer for layer in layers if type(layer).__name__ != "Lambda"), "keras")
+    parts = _own_parts(layers, "keras")
     by_name = {part.__name__: part for part in parts}
     return "<lambda>" not in by_name and all(by_name[part.__name__] is part for part in parts)
 

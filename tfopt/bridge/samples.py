@@ -14,7 +14,7 @@ MASKS = ("mask", "attention_mask")
 """Arguments of layers that take 1 to keep and 0 to mask."""
 
 
-def sample_batch(graph: Graph, count: int = _SAMPLES, seed: int = 0) -> list[Any]:
+def sample_batch(graph: Graph, count: int = _SAMPLES, seed: int = 0, *, small: bool = False) -> list[Any]:
     """Return one seeded array per input, [count, ...] in the input's dtype; free axes get size 32.
 
     If an input has a batch size, it replaces `count`, since all inputs have equally many samples.
@@ -23,14 +23,14 @@ def sample_batch(graph: Graph, count: int = _SAMPLES, seed: int = 0) -> list[Any
     Normalization they have the mean and variance it expects, before a Discretization they lie around its bins. Before a
     Masking, one step is padded; what is passed as a mask is 0 and 1. Indices, also those of a float dtype, are valid
     for every table that they reach. Strings come from a vocabulary in the model plus one unknown word, as a TensorFlow
-    tensor.
+    tensor. With `small`, all numbers are 1 or 2, for models that compute indices from them.
     """
     rng = np.random.default_rng(seed)
     count = next((size for spec in graph.inputs if (size := spec.shape[0] or 1) > 1), count)
-    return [_sample(rng, graph, spec, count) for spec in graph.inputs]
+    return [_sample(rng, graph, spec, count, small) for spec in graph.inputs]
 
 
-def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput, count: int) -> Any:
+def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput, count: int, small: bool) -> Any:
     shape = [spec.shape[0] or count, *(size or _FREE_AXIS for size in spec.shape[1:])]
     first = [call.leaf.layer for call in graph.calls if spec.ref in _taken(call.args)]
     if spec.dtype == "string":
@@ -44,6 +44,8 @@ def _sample(rng: np.random.Generator, graph: Graph, spec: GraphInput, count: int
     masks = {ref for call in graph.calls for ref in refs_in([call.kwargs.get(name) for name in MASKS])}
     if masks & moved_from(graph, spec.ref):
         return rng.integers(0, 2, shape).astype(dtype)
+    if small:
+        return rng.integers(1, 3, shape).astype(dtype)
     if found := index_inputs(graph).get(spec.ref):
         low, high = (0, found.entries) if found.unchanged else (1, max(2, found.entries // 2))
         indices = rng.integers(low, high, shape)

@@ -172,6 +172,11 @@ def flat_layers(layer: Any) -> list[Any]:
     return [layer, *sublayers(layer, recursive=True)]
 
 
+def parts_of_lambda(layer: Any) -> dict[str, Any]:
+    """Return the arguments of a Keras 3 Lambda that may be functions, as they are."""
+    return {"function": layer.function, "mask": layer.mask, "output_shape": layer._output_shape}
+
+
 def detached(operation: Any, name: str) -> Any:
     """Return a copy of a Keras 3 `operation` called `name`, without the calls that the original has in a graph."""
     copy = object.__new__(type(operation))  # copy.copy uses a config, which not all operations have

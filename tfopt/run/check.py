@@ -6,7 +6,7 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base.terminal import plain, rendered
-from tfopt.bridge.check import sample_batch
+from tfopt.bridge.check import runnable_batch
 from tfopt.errors import TfoptError
 from tfopt.graph.walk import walk
 from tfopt.models.sources import model_from
@@ -153,7 +153,7 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
 def _decided(flat_model: Any, recipe: Recipe, problems: list[str]) -> list[dict[str, str]]:
     """Return, for each stage, its decisions in words, by flat layer name."""
     columns = []
-    samples = samples_of(sample_batch(walk(flat_model)))
+    samples = samples_of(runnable_batch((flat_model,), walk(flat_model)))
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         try:
             decisions = stage.decisions(flat_model, keep)
@@ -175,7 +175,8 @@ def _dry_run(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[s
     # Tensor names show which layer an operator belongs to.
     named = replace(recipe, export=replace(recipe.export, compact=False))
     try:
-        lite = dry_run(flat_model, named, STEPS_PER_EPOCH, samples_of(sample_batch(walk(flat_model))), like=like)
+        samples = samples_of(runnable_batch((flat_model,), walk(flat_model)))
+        lite = dry_run(flat_model, named, STEPS_PER_EPOCH, samples, like=like)
     except TfoptError as error:
         problems.append(str(error))
         return None

@@ -177,11 +177,12 @@ def test_a_strategy_that_keeps_the_promises_is_preferred():
 @pytest.mark.parametrize(
     "shape, batch, fixed_batch, calibrated, ways",
     [
-        ((4,), "static", None, True, ["static"]),
+        ((4,), "static", None, True, ["static", "free"]),
+        ((4,), "static", 2, True, ["static"]),
         ((4,), "dynamic", None, True, ["free", "static"]),
         ((4,), "dynamic", 2, True, ["free"]),
-        ((None, 4), "static", None, True, ["static", "samples"]),
-        ((None, 4), "static", None, False, ["static"]),
+        ((None, 4), "static", None, True, ["static", "samples", "free"]),
+        ((None, 4), "static", None, False, ["static", "free"]),
         ((None, 4), "dynamic", None, True, ["free", "static", "samples"]),
     ],
 )
@@ -190,6 +191,7 @@ def test_no_way_is_tried_twice(shape, batch, fixed_batch, calibrated, ways):
     found = strategies_for(model, Export(batch=batch), calibrated=calibrated)
     names = {"free": "_free_batch", "static": "_static_batch", "samples": "_sizes_of_samples"}
     assert [strategy.trace.__name__ for strategy in found] == [names[way] for way in ways]
+    assert [strategy.rescue for strategy in found] == [batch == "static" and way == "free" for way in ways]
 
 
 @pytest.mark.parametrize("weights, activations", [("int4", "int8"), ("int4", "int16"), ("int8", "int16")])

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tfopt
 from tfopt import Export
 from tfopt.base.keras_compat import tf_keras
-from tfopt.errors import PromiseError
+from tfopt.errors import DataError, ModelError, PromiseError
 from tfopt.tflite.prove.types import contents
 from tfopt.tflite.settings import FLOAT
 
@@ -238,3 +238,68 @@ def test_functions_that_no_config_can_name(layers):
     stripped = stage.strip(wrapped)
     np.testing.assert_allclose(stripped.predict(x, verbose=0), wrapped.predict(x, verbose=0), rtol=1e-5, atol=1e-5)
     assert stripped.layers[-1].activation is model.layers[-1].activation
+
+
+def test_channel_attention_is_trained_for_int8():
+    """CBAM: the converter takes a Dense output (1, 1, 1, n) for a bias, and fails to add it to another one."""
+    inputs, x = keras.Input((6, 6, 4)), draw(6, 6, 4)
+    shared = L.Dense(4)
+    pooled = [L.Reshape((1, 1, 4))(pool()(inputs)) for pool in (L.GlobalAveragePooling2D, L.GlobalMaxPooling2D)]
+    gates = L.Activation("sigmoid")(L.Add()(list(map(shared, pooled))))
+    model, stage = keras.Model(inputs, L.Multiply()([inputs, gates])), tfopt.Quantize()
+    wrapped = stage.apply(model, steps=1)
+    stage.calibrate(wrapped, x)
+    assert noise(model, tfopt.export_tflite(wrapped, None, Export()), x) < 5e-3
+
+
+def unlike(count=300):
+    sizes, offsets = np.array([1, 10, 100, 1000, 1e4, 0.1]), np.array([0, 100, 5, 1e4, 0, 3])
+    return (np.random.default_rng(0).normal(size=(count, 6)) * sizes + offsets).astype("float32")
+
+
+def normalized(kind):
+    x = unlike()
+    first = L.Normalization() if kind == "Normalization" else L.BatchNormalization()
+    model = chained(x, first, L.Dense(16, activation="relu"), L.Dense(2))
+    if kind == "Normalization":
+        first.adapt(x)
+    else:
+        first.set_weights([np.ones(6), np.zeros(6), x.mean(axis=0), x.var(axis=0)])
+    return model, x
+
+
+@pytest.mark.parametrize("kind", ["Normalization", "BatchNormalization"])
+def test_raw_features_in_4_bits(kind):
+    model, x = normalized(kind)
+    assert noise(model, tfopt.export_tflite(model, None, INT4, representative_data=x), x) < 0.1
+
+
+def test_one_hot_words_in_4_bits():
+    inputs = keras.Input((20,), dtype="int32")
+    hidden = L.Conv1D(16, 3, activation="relu")(ops.one_hot(inputs, 30))
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalMaxPooling1D()(hidden)))
+    x = np.random.default_rng(0).integers(0, 30, (300, 20)).astype("int32")
+    assert noise(model, tfopt.export_tflite(model, None, INT4, representative_data=x), x) < 0.15
+
+
+def test_texts_and_numbers_side_by_side():
+    word, age = keras.Input((1,), name="word", dtype="string"), keras.Input((1,), name="age")
+    looked_up = L.StringLookup(vocabulary=["n", "f"], output_mode="one_hot")(word)
+    model = keras.Model([word, age], L.Dense(1)(L.concatenate([looked_up, age])))
+    with pytest.raises(ModelError, match="Look words up before the model"):
+        tfopt.export_tflite(model, None, FLOAT)
+
+
+def test_texts_as_samples():
+    lookup = L.TextVectorization(10, output_sequence_length=4)
+    lookup.adapt(["a b c", "b c d"])
+    words = keras.Input((1,), dtype="string")
+    model = keras.Model(words, L.Dense(2)(L.Flatten()(L.Embedding(10, 4)(lookup(words)))))
+    with pytest.raises(DataError, match="LiteRT has no texts: look words up before the model"):
+        tfopt.export_tflite(model, None, Export(), representative_data=np.array([["a b"], ["c d"]] * 20, object))
+
+
+def test_a_file_that_goes_on_from_its_last_states_says_so():
+    model = chained(draw(12, 4), L.LSTM(8), L.Dense(3))
+    notes = tfopt.export_tflite(model, None, FLOAT, representative_data=draw(12, 4)).notes
+    assert any("goes on from the last states" in note and "reset_all_variables()" in note for note in notes)

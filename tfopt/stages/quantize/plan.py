@@ -12,6 +12,7 @@ from typing import Any
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
 from tfopt.errors import RecipeError
+from tfopt.graph.index_values import index_values
 from tfopt.graph.layer_facts import OWN_RANGE, facts_of
 from tfopt.graph.types import Call, Graph, Ref, refs_in
 from tfopt.stages.kernels.folding import scales_channels
@@ -96,6 +97,7 @@ def plan(graph: Graph, settings: Mapping[str, Setting]) -> dict[str, Treatment]:
 class _Planner:
     def __init__(self, graph: Graph, settings: Mapping[str, Setting]) -> None:
         self.graph, self.settings = graph, settings
+        self.indices = index_values(graph)
         self.calls: dict[str, list[Call]] = collections.defaultdict(list)
         self.consumers: dict[Ref, list[Call | None]] = collections.defaultdict(list)  # None: an output of the model
         self.made_by: dict[Ref, Call] = {}
@@ -130,6 +132,8 @@ class _Planner:
         facts = facts_of(layer)
         if facts.no_int8:
             return Treatment(in_float=True, why=facts.no_int8)
+        if any(self.indices.intersection(call.outputs) for call in self.calls[name]):
+            return Treatment(in_float=True, why="its values become indices")
         if facts.family == "embedding":
             return Treatment(weights=True, why="its output has the range of its weights")
         if facts.family == "recurrent":

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tfopt.base.keras_compat import unwrapped
-from tfopt.stages.quantize.unlike_scales import places_left_in_float
+from tfopt.stages.quantize.unlike_scales import leaves_ends_in_float, places_left_in_float
 
 
 def layers_left_in_float(model: Any) -> dict[str, str]:
@@ -22,6 +22,14 @@ def layers_with_trained_scales(model: Any) -> set[str]:
         for layer in model.layers
         if (given := getattr(layer, "_given", ())) and all(quantizer.keeps_scale() for _, _, quantizer in given)
     }
+
+
+def has_float_ends(model: Any) -> bool:
+    """Return whether a model from `Quantize.apply` has a float input or output: one without a range, or indices."""
+    if not is_quantization_aware(model):
+        return False
+    rounded = [layer for layer in model.layers if getattr(layer, "quantizer_vars", None)]
+    return len(rounded) < sum(tensor.dtype.is_floating for tensor in model.inputs) or leaves_ends_in_float(model)
 
 
 def is_quantization_aware(model: Any) -> bool:

@@ -86,8 +86,8 @@ def places_left_in_float(model: Any) -> dict[str, str]:
     }
 
 
-def has_float_ends(model: Any) -> bool:
-    """Return whether an input or output of the model is float, since values are left unrounded."""
+def leaves_ends_in_float(model: Any) -> bool:
+    """Return whether an input or output of the model is float, since its values are left unrounded."""
     return gives_float(*_input_layers(model), *_last_layers(model))
 
 

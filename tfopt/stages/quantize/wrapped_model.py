@@ -5,6 +5,7 @@ from typing import Any
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
 from tfopt.base.overrides import Overrides
+from tfopt.graph.index_values import index_values
 from tfopt.graph.types import Graph, map_leaves, replay
 from tfopt.stages.kernels.layer_copies import built_copy
 from tfopt.stages.quantize.plan import Treatment, config_class, looked_up
@@ -24,13 +25,13 @@ def quantized_model(
     Returns:
         A new tf_keras model.
     """
-    indices = looked_up(graph)
+    indices, exact = looked_up(graph), index_values(graph)
     inputs, tensors = {}, {}
     for spec in graph.inputs:
         # Table indices may come as floats; int8 could not tell 300 of them apart.
         dtype = "int32" if spec.ref in indices and spec.dtype.startswith("float") else spec.dtype
         inputs[spec.ref] = tensors[spec.ref] = tf_keras().Input(batch_shape=spec.shape, dtype=dtype, name=spec.name)
-        if dtype.startswith("float"):
+        if dtype.startswith("float") and spec.ref not in exact:
             tensors[spec.ref] = int8_input()(name=f"quantize_{spec.name}")(tensors[spec.ref])
     layers = {leaf.name: _wrapped(leaf.layer, treatments[leaf.name], quantizers) for leaf in graph.leaves}
     _, outputs = replay(graph, tensors, lambda leaf, args, kwargs: layers[leaf.name](*args, **kwargs))

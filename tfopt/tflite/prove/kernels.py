@@ -162,10 +162,12 @@ class _Shelf:
             if best >= ALIKE:
                 self._taken.update(id(fit.candidate.weight) for part in fits for fit in part)
                 return _place(fits)
-        raise PromiseError(
+        error = PromiseError(
             f"The {kernel.name} of layer '{layer}' was not found in the exported file (best match {max(best, 0):.2f}, "
             f"needed {ALIKE}), so its promises cannot be verified. Was the file made from this model?"
         )
+        error.layer = layer
+        raise error
 
     def _fits(self, bears: re.Pattern[str] | None, kernel: Kernel, part: np.ndarray) -> list[_Fit]:
         """Return the best candidate and its copies: weights with the same names that fit as well."""

@@ -250,8 +250,9 @@ def operators_without_form(lite: LiteModel, settings: Export) -> list[Op]:
     if settings.activations == "int16":  # the quantizer goes by the operator alone
         without, rest = floats, list[Op]()
     else:
-        without = [op for op in floats if op.name in WITHOUT_INT8]
-        rest = [op for op in floats if op.name not in WITHOUT_INT8]
+        exact = lite.index_values().makers  # a scale would round indices
+        without = [op for op in floats if op.name in WITHOUT_INT8 or op in exact]
+        rest = [op for op in floats if op not in without]
     reached = {(op.subgraph, end) for op in without for end in (*op.inputs, *op.outputs)}
     while beside := [op for op in rest if op.name in PASSING and _touches(op, reached)]:
         rest = [op for op in rest if op not in beside]

@@ -32,11 +32,6 @@ WEIGHT_OPERANDS: dict[str, tuple[tuple[int, ...], int | None]] = {
 }
 
 
-# What passes on the values of its input in another shape or order.
-_MOVING = frozenset(
-    {"CONCATENATION", "EXPAND_DIMS", "PACK", "RESHAPE", "REVERSE_V2", "SLICE", "SPLIT", "SQUEEZE", "STRIDED_SLICE"}
-    | {"TILE", "TRANSPOSE", "UNPACK"}
-)
 # Options that depend on the precision of a file.
 _NOT_SETTINGS = frozenset({"fusedActivationFunction", "asymmetricQuantizeInputs", "weightsFormat", "quantizedBiasType"})
 
@@ -163,22 +158,6 @@ class FileGraph:
 
     def _raw_op(self, op: Op) -> Any:
         return self.model.subgraphs[op.subgraph].operators[op.index]
-
-    def index_inputs(self) -> set[int]:
-        """Return the float inputs of the first subgraph that are cast to integers: indices, such as words of a text."""
-        tensors = self.tensors[0]
-        inputs = {i for i in _ints(self.model.subgraphs[0].inputs) if tensors[i].dtype in FLOATS}
-        origins = {index: {index} for index in inputs}
-        found: set[int] = set()
-        for op in self.ops:
-            if op.subgraph != 0:
-                break
-            read = set().union(*(origins.get(index, ()) for index in op.inputs))
-            if op.name in _MOVING:
-                origins.update((output, read) for output in op.outputs)
-            elif op.name == "CAST" and any(tensors[output].dtype in _INTEGERS for output in op.outputs):
-                found |= read
-        return found
 
     def _border(self, op: Op) -> set[int]:
         subgraph = self.model.subgraphs[op.subgraph]

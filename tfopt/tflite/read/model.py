@@ -19,6 +19,7 @@ from tfopt.base.stderr import native_noise_held
 from tfopt.base.weight_statistics import deflated_bytes
 from tfopt.errors import CannotRunError, DataError, ModelError
 from tfopt.tflite.read.graph import FileGraph
+from tfopt.tflite.read.index_values import IndexValues, index_values
 from tfopt.tflite.read.metadata import labels_of
 from tfopt.tflite.read.parts import Op, Port, Tensor, Weight
 from tfopt.tflite.read.ports import dequantized, noise, nothing, quantized
@@ -129,6 +130,10 @@ class LiteModel:
     def ops(self) -> list[Op]:
         """Return all operations of all subgraphs, in the order in which they run."""
         return list(self._graph.ops)
+
+    def index_values(self) -> IndexValues:
+        """Return what the first subgraph makes indices of, such as the numbers of words."""
+        return index_values(self._graph.ops, {tensor.index: tensor for tensor in self._graph.tensors[0]})
 
     def values(self, tensor: Tensor) -> NDArray[Any]:
         """Return the stored values of a constant `tensor`. Raise ModelError for any other. See `FileGraph.values`."""
@@ -364,7 +369,7 @@ class LiteModel:
 
     def random_sample(self) -> list[NDArray[Any]] | NDArray[Any]:
         """Return one random sample per input: zeros for indices, the full range for quantized inputs."""
-        rng, indices = np.random.default_rng(0), self._graph.index_inputs()
+        rng, indices = np.random.default_rng(0), self.index_values().tensors
         samples = [noise(rng, port) for port in self.inputs]
         return _single([x * 0 if port.index in indices else x for x, port in zip(samples, self.inputs, strict=True)])
 

@@ -299,6 +299,11 @@ def per_input(flat_model: Any, inputs: Any) -> list[np.ndarray]:
             "Expected arrays, a tf.data of batches, a tfopt.Dataset or a generator as representative_data, got "
             f"{type(objects[0]).__name__}."
         )
+    if texts := [name for name, array in zip(names, arrays, strict=True) if array.dtype.kind in "OSU"]:
+        raise DataError(
+            f"Expected numbers for each input as representative_data, got texts or objects for '{texts[0]}'. LiteRT "
+            "has no texts: look words up before the model, and pass it their numbers."
+        )
     return arrays
 
 

@@ -193,11 +193,14 @@ def _best_conversion(
     failures: list[tuple[Strategy, Exception]] = []
     with with_rounded_weights(flat_model), _maker(flat_model, settings, samples) as maker:
         strategies = strategies_for(flat_model, settings, calibrated=samples is not None)
+        several = sum(not strategy.rescue for strategy in strategies) > 1
         for strategy in strategies:
+            if strategy.rescue and (found or not isinstance(failures[-1][1], native.FailedError)):
+                break
             try:
                 data = maker.make(flat_model, strategy)
                 lite = load_and_check(data, settings)
-                if len(strategies) > 1 and (tried := _sample(lite, samples)):
+                if several and (tried := _sample(lite, samples)):
                     file_outputs(lite, tried)  # some ways make files that open and do not run
             except (DataError, native.NotStartedError):  # no other strategy helps
                 raise
@@ -207,7 +210,7 @@ def _best_conversion(
                 failures.append((strategy, error))
                 continue
             floats = len(lite.float_tensors()) if settings.integer_only else 0
-            broken = len(strategies) > 1 and breaks(data)
+            broken = several and breaks(data)
             found.append(((broken, floats, len(lite.ops())), data))
             if not broken and not floats:
                 break

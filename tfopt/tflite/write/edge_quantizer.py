@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,7 +21,14 @@ SAMPLES_AT_ONCE = 32
 EVERYWHERE = ".*"
 
 
-def quantized(data: bytes, settings: Export, samples: Iterable[Mapping[str, Any]] | None) -> bytes:
+def quantized(
+    data: bytes,
+    settings: Export,
+    samples: Iterable[Mapping[str, Any]] | None,
+    *,
+    in_float: Iterable[str] = (),
+    border: str | None = None,
+) -> bytes:
     """Return a float .tflite with weights and activations quantized as in `settings`.
 
     Operators without a 4-bit form get 8 bits. Those without any integer form silently stay float;
@@ -30,6 +38,8 @@ def quantized(data: bytes, settings: Export, samples: Iterable[Mapping[str, Any]
         data: a float .tflite with a signature.
         settings: the types of weights, activations, inputs and outputs.
         samples: inputs by name, whose extremes give the activation ranges; None keeps activations in float.
+        in_float: results of operators that stay float, by tensor name.
+        border: the type of inputs and outputs, if it is not that of the settings.
 
     Returns:
         The quantized file.
@@ -37,9 +47,13 @@ def quantized(data: bytes, settings: Export, samples: Iterable[Mapping[str, Any]
     Raises:
         ModelError: litert-quantizer fails.
     """
+    from litert_quantizer.algorithm_manager import AlgorithmName
+    from litert_quantizer.qtyping import TFLOperationName as Operator
     from litert_quantizer.quantizer import Quantizer
 
-    recipe = _recipe(settings)
+    recipe = _recipe(settings, border or settings.border)
+    for name in in_float:
+        recipe.add_quantization_config(re.escape(name), Operator.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
     progress = contextlib.redirect_stderr(io.StringIO())
     with warnings.catch_warnings(), native_noise_held(), progress:
         warnings.simplefilter("ignore")  # about the memory needed to keep all tensors
@@ -52,7 +66,7 @@ def quantized(data: bytes, settings: Export, samples: Iterable[Mapping[str, Any]
             raise ModelError(f"The model cannot be converted by litert-quantizer: {said}") from error
 
 
-def _recipe(settings: Export) -> Any:
+def _recipe(settings: Export, border: str) -> Any:
     """Return a recipe: 8 bits where supported, then 4 where supported. The last rule that is supported wins."""
     from litert_quantizer.qtyping import TFLOperationName as Operator
     from litert_quantizer.recipe_manager import RecipeManager
@@ -71,9 +85,9 @@ def _recipe(settings: Export) -> Any:
             recipe.add_weight_only_config(EVERYWHERE, operator, bits)
         else:
             recipe.add_dynamic_config(EVERYWHERE, operator, bits)
-    if settings.integer_only and settings.border != settings.activations:
+    if settings.integer_only and border != settings.activations:
         for end in (Operator.INPUT, Operator.OUTPUT):
-            _set_border(recipe, end, settings.border)
+            _set_border(recipe, end, border)
     return recipe
 
 

@@ -17,8 +17,7 @@ from tfopt.errors import CannotRunError, ModelError, PromiseError, RecipeError, 
 from tfopt.graph.walk import is_model
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.quantize.integers import integers_of
-from tfopt.stages.quantize.trained import is_quantization_aware, layers_with_trained_scales
-from tfopt.stages.quantize.unlike_scales import has_float_ends
+from tfopt.stages.quantize.trained import has_float_ends, is_quantization_aware, layers_with_trained_scales
 from tfopt.tflite.prove.kernels import same_places
 from tfopt.tflite.prove.outputs import most_noise
 from tfopt.tflite.prove.promises import promised_kernels, verify_promises
@@ -34,10 +33,14 @@ from tfopt.tflite.write.float_rival import compared_with_float
 from tfopt.tflite.write.four_bits import rounded_to_4_bits
 from tfopt.tflite.write.low_bit_weights import store_integers
 from tfopt.tflite.write.mixed import allowed_floats, require_integers
-from tfopt.tflite.write.proof import kept_beside, prove
+from tfopt.tflite.write.proof import COMPARED, kept_beside, prove
 
 SHARES_OF_NOISE = (0.5, 0.1, 0.02)
 """Shares of the allowed noise that operators are left in float for, one after the other: held-out samples show more."""
+
+
+KEEPING_STATES = ("BIDIRECTIONAL_SEQUENCE_LSTM", "SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM")
+"""Operators whose states are variables of the interpreter."""
 
 
 class _Old(TypedDict, total=False):
@@ -138,7 +141,14 @@ def build_file(
     representative_data = without_generator(representative_data, settings.calibration_samples)
     if settings.weights == "int4" and settings.activations == "int8" and not is_quantization_aware(model):
         return _in_4_bits(model, settings, representative_data, promises, flat_model, proven=proven)
-    make = functools.partial(_built, model, data=representative_data, promises=promises, flat_model=flat_model)
+    return _in_floats_where_needed(model, settings, representative_data, promises, flat_model, proven=proven)
+
+
+def _in_floats_where_needed(
+    model: Any, settings: Export, data: Any, promises: Sequence[Promise], flat_model: Any, *, proven: bool
+) -> LiteModel:
+    """Return the file of `settings`, with the fewest operators in float that make it compute what `model` does."""
+    make = functools.partial(_built, model, data=data, promises=promises, flat_model=flat_model)
     error: PromiseError | CannotRunError | None = None
     if settings.max_noise is None:
         try:
@@ -148,7 +158,7 @@ def build_file(
                 raise
             error = why
         except CannotRunError as why:  # e.g. where scales are too unlike for its kernels
-            if not settings.may_mix or representative_data is None:
+            if not settings.may_mix or data is None:
                 raise
             error = why
         if is_quantization_aware(model):
@@ -159,6 +169,8 @@ def build_file(
         try:
             return make(_with_limit(settings, share), proven=proven, max_noise=settings.max_noise)
         except PromiseError as why:
+            if why.layer:
+                raise
             error = error or why
             if why.data is None:
                 break
@@ -184,7 +196,11 @@ def _in_4_bits(
         error = why
     flat = model_to_convert(model)
     try:
-        lite = make(*rounded_to_4_bits(flat, data, settings, functools.partial(make, proven=False)), proven=False)
+        mixed = functools.partial(
+            _in_floats_where_needed, data=data, promises=promises, flat_model=flat_model, proven=False
+        )
+        rounded, others = rounded_to_4_bits(flat, data, settings, mixed)
+        lite = mixed(rounded, others, proven=proven)
     except TfoptError:
         raise error from None
     weights = contents(lite).weights
@@ -194,7 +210,8 @@ def _in_4_bits(
         lite.notes = (*lite.notes, others_held)
     if proven:
         held = dataclasses.replace(settings, weights="int4" if narrow else "int8")
-        lite.notes = (*lite.notes, *prove(model, flat, lite, lite, held, data))
+        said = [note for note in lite.notes if not note.startswith(COMPARED)]  # with the rounded model
+        lite.notes = (*said, *prove(model, flat, lite, lite, held, data))
     return lite
 
 
@@ -264,7 +281,7 @@ def _built(
         found.append(f"inputs and outputs are float32, since as {border} they would lose too much")
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
-    notes += _about_sizes(settings, to_convert, lite)
+    notes += [*_about_sizes(settings, to_convert, lite), *_about_states(named, names)]
     if proven and calibration and not is_quantization_aware(model):
         notes += compared_with_float(model, to_convert, lite, settings, calibration)
     compared = prove(model, to_convert, named, lite, settings, data, max_noise=max_noise) if proven else []
@@ -294,6 +311,17 @@ def _about_sizes(settings: Export, flat_model: Any, lite: LiteModel) -> Iterator
     ):
         shapes = ", ".join(str(port.shape) for port in lite.inputs)
         yield f"made for inputs of the samples' size, {shapes}: with free sizes it cannot be converted as asked"
+
+
+def _about_states(named: LiteModel, names: LayerNames) -> Iterator[str]:
+    """Yield a note on operators whose states LiteRT keeps from one run to the next."""
+    keeping = [op for op in named.ops() if op.name in KEEPING_STATES]
+    if keeping:
+        layers = dict.fromkeys(layer for op in keeping for layer in names.near(op) or [op.name])
+        yield (
+            f"LiteRT goes on from the last states of {', '.join(layers)}: call the interpreter's reset_all_variables() "
+            "before each new sample, as tfopt does"
+        )
 
 
 def _layers(model: Any) -> Iterator[str]:

@@ -20,6 +20,7 @@ from tfopt.tflite.write.byte_inputs import byte_ranges, with_input_ranges
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
 from tfopt.tflite.write.float_forms import FORMS, without_block_moves
 from tfopt.tflite.write.float_islands import outputs_without_scale, with_float_islands
+from tfopt.tflite.write.index_values import border_for, exact_values, with_exact_indices
 from tfopt.tflite.write.int16_choices import (
     is_about_integers,
     with_int8_tables,
@@ -47,9 +48,13 @@ def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None
     """Quantize the float .tflite `model` with litert-quantizer, write the file to `out`, and run it once."""
     export, data = Export(**settings), _Samples(samples) if samples else None
     given = Path(model).read_bytes()
-    _finish(
-        edge_quantizer.quantized(_prepared(given, export) if export.integer_only else given, export, data), out, data
-    )
+    if not export.integer_only:
+        _finish(edge_quantizer.quantized(given, export, data), out, data)
+        return
+    prepared = _prepared(given, export)
+    exact, indices = exact_values(prepared)
+    made = edge_quantizer.quantized(prepared, export, data, in_float=exact, border=border_for(export, indices))
+    _finish(with_exact_indices(made), out, data)
 
 
 def _prepared(data: bytes, settings: Export) -> bytes:
@@ -78,9 +83,11 @@ def _converter(folder: str, settings: Export) -> Any:
             The types of inputs and outputs are those of `settings`: for int16, TensorFlow would force them on a file
             that has kept floats.
             """
-            activations_type, border = types[2], getattr(tf, settings.border)
+            activations_type = types[2]
             result = _prepared(bytes(result), settings)
-            calibrated, in_float = with_near_masks(result, self._calibrated), float_outputs(result)
+            exact, indices = exact_values(result)
+            own_border = getattr(tf, border_for(settings, indices))
+            calibrated, in_float = with_near_masks(result, self._calibrated), [*float_outputs(result), *exact]
             wide = activations_type == tf.int16
             if wide:
                 changes = with_own_biases, with_int16_forms, with_int16_choices, with_ranges_of_integers
@@ -90,12 +97,12 @@ def _converter(folder: str, settings: Export) -> Any:
                 calibrated = with_input_ranges(calibrated, byte_ranges(self.representative_dataset()))
 
             def quantize(left: Sequence[str], float_border: bool) -> bytes:
-                end = tf.float32 if float_border else border
+                end = tf.float32 if float_border else own_border
                 if wide:
                     data = self._with_float_ends(result, end, *types[2:])
                     data = rewritten(data, with_int16_casts, with_int8_tables)
                     if settings.mixed:
-                        left = [*left, *outputs_without_scale(data)]
+                        left = [*left, *exact, *outputs_without_scale(data)]
                     return with_float_islands(data, result, left) if left else data
                 data = mlir_quantize(
                     calibrated,
@@ -167,6 +174,7 @@ def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | Non
 
 
 def _repaired(data: bytes) -> bytes:
+    data = with_exact_indices(data)
     return rewritten(data, without_marks, without_detours, with_true_reversals, *REPAIRS)
 
 

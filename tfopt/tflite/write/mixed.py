@@ -32,7 +32,12 @@ def allowed_floats(
     if not in_float and settings.mixed and (without_form := operators_without_form(named, settings)):
         why = f"LiteRT has no {settings.activations} operator for it"
         settings, _ = _as_mixed(settings, named, names, why)
-        return settings, {layer: why for op in without_form for layer in names.near(op) or [op.name]}
+        exact = named.index_values().makers
+        return settings, {
+            layer: "its values become indices" if op in exact else why
+            for op in without_form
+            for layer in names.near(op) or [op.name]
+        }
     return settings, in_float
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import unwrapped
-from tfopt.bridge.samples import sample_batch
+from tfopt.bridge.check import runnable_batch
 from tfopt.data import Dataset
 from tfopt.errors import PromiseError, TfoptError
 from tfopt.graph.types import Graph, refs_in
@@ -24,6 +25,7 @@ from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.calibration import PROOF_SAMPLES, Calibration, argument_names, output_names
 from tfopt.tflite.write.converter import convert
 
+COMPARED = "compared with the model"
 FEWEST_SAMPLES = 32
 MOST_VALUES = 2**20
 """Most numbers in all samples together; for large inputs, fewer samples are used."""
@@ -87,7 +89,7 @@ def prove(
     ]
     random = _random_outputs(model, flat_model, evidence, expected) if any(p.failures for p in proofs) else set()
     compared = [proof for proof in proofs if proof.name not in random]
-    notes = [f"compared with the model on {evidence.words}: {'; '.join(map(str, compared))}"] if compared else []
+    notes = [f"{COMPARED} on {evidence.words}: {'; '.join(map(str, compared))}"] if compared else []
     if random:
         notes.append(
             f"not compared, since the model itself gives other values in each run: {', '.join(sorted(random))}"
@@ -126,7 +128,7 @@ def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evid
     most = min(MOST_VALUES // max(size, 1), MOST_PLACES // max(places, 1))
     count = int(np.clip(most, FEWEST_SAMPLES, PROOF_SAMPLES))
     if data is None:
-        arrays = _synthetic(graph, count)
+        arrays = _synthetic((model, flat_model), graph, count)
         samples = dict(zip(argument_names(flat_model), arrays, strict=True))
         return _Evidence(samples, f"{len(arrays[0])} synthetic inputs, as there are no data", real=False)
     seen = settings.calibration_samples if settings.integer_only else 0
@@ -136,11 +138,11 @@ def _evidence(model: Any, flat_model: Any, settings: Export, data: Any) -> _Evid
     return _Evidence(samples, words, real=True)
 
 
-def _synthetic(graph: Graph, count: int) -> list[Any]:
+def _synthetic(models: Sequence[Any], graph: Graph, count: int) -> list[Any]:
     """Return `count` random samples for each input, or the next multiple of the batch size that an input fixes."""
-    parts = [sample_batch(graph, count)]
+    parts = [runnable_batch(models, graph, count)]
     while sum(len(part[0]) for part in parts) < count:
-        parts.append(sample_batch(graph, count, seed=len(parts)))
+        parts.append(runnable_batch(models, graph, count, seed=len(parts)))
     return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 

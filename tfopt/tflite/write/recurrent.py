@@ -90,9 +90,9 @@ def check_states(layers: Sequence[Recurrent]) -> None:
     """Raise ModelError for layers that go on from the states of the last call, which a file does not keep."""
     if kept := [unwrapped(one.layer).name for one in layers if one.part.stateful]:
         raise ModelError(
-            f"The layers {', '.join(dict.fromkeys(kept))} are stateful, but a .tflite keeps no states from one call to "
-            "the next. Build the model with stateful=False; where it must go on, make the states inputs and outputs of "
-            "the model (initial_state=..., return_state=True)."
+            f"The layers {', '.join(dict.fromkeys(kept))} are stateful, but not every .tflite keeps states from one "
+            "call to the next. Build the model with stateful=False; where it must go on, make the states inputs and "
+            "outputs of the model (initial_state=..., return_state=True)."
         )
 
 

@@ -26,10 +26,12 @@ class Strategy:
     Attributes:
         overrides: what layers compute instead while the model is traced.
         trace: traces it.
+        rescue: whether it is tried only where the converter has failed for all before it.
     """
 
     overrides: Overrides
     trace: Trace
+    rescue: bool = False
 
 
 def strategies_for(flat_model: Any, settings: Export, *, calibrated: bool) -> list[Strategy]:
@@ -48,7 +50,11 @@ def strategies_for(flat_model: Any, settings: Export, *, calibrated: bool) -> li
             ways.append(_static_batch)
         if calibrated and any(None in shape[1:] for shape in shapes):
             ways.append(_sizes_of_samples)
-        return [Strategy([], trace) for trace in ways]
+        found = [Strategy([], trace) for trace in ways]
+        if not dynamic and any(shape[0] is None for shape in shapes):
+            # The converter takes (1, 1, 1, n) for a bias, and fails to add it to another one.
+            found.append(Strategy([], _free_batch, rescue=True))
+        return found
     loops = [one for one in layers if not one.fused]
     crashes = calibrated and loops and not settings.by_edge_quantizer
     steps = [one.steps for one in layers]

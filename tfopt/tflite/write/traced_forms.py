@@ -171,6 +171,13 @@ FORMS: dict[str, Form] = {
 }
 
 
+def _sum_of_integers(values: Any, bias: Any, layout: bytes) -> Any:
+    """Return a BiasAdd of integers, which Keras 3 makes of a sum with a vector, as a sum; None for channels first."""
+    import tensorflow as tf
+
+    return tf.raw_ops.AddV2(x=values, y=bias) if layout == b"NHWC" else None
+
+
 @contextmanager
 def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterator[None]:
     """Trace functions in the block with `LACKING`, and for integers `FORMS`, instead of operations on float tensors.
@@ -187,6 +194,9 @@ def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterato
         made = None
         if op_type == "DenseBincount":
             made = counted(*map(graph.capture, inputs), binary=kwargs["attrs"]["binary_output"].b)
+        elif op_type == "BiasAdd" and not inputs[-1].dtype.is_floating:
+            values, bias = map(graph.capture, inputs)
+            made = _sum_of_integers(values, bias, kwargs["attrs"]["data_format"].s)
         elif op_type in forms and inputs[-1].dtype.is_floating:
             made = forms[op_type](*map(graph.capture, inputs))
         return original(graph, op_type, inputs, *args, **kwargs) if made is None else made.op

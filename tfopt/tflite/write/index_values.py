@@ -1,0 +1,73 @@
+"""Keep in float what becomes indices: a scale would round them, and the file would read other rows of its tables."""
+
+from typing import Any
+
+import numpy as np
+
+from tfopt.errors import ModelError
+from tfopt.tflite.read.flatbuffer import items, kind_of, packed, unpacked
+from tfopt.tflite.read.graph import FileGraph
+from tfopt.tflite.read.index_values import index_values, unrounded
+from tfopt.tflite.settings import Export
+
+
+def exact_values(data: bytes) -> tuple[list[str], list[str]]:
+    """Return what stays float in an integer file made of a float .tflite, by tensor name.
+
+    Returns:
+        The results of operators that become indices, and the inputs that do.
+    """
+    graph = FileGraph(data)
+    tensors = dict(enumerate(graph.tensors[0]))
+    found = index_values(graph.ops, tensors)
+    made = [tensors[output].name for op in found.makers for output in op.outputs]
+    return made, [port.name for port in graph.ports("inputs") if port.index in found.tensors]
+
+
+def border_for(settings: Export, inputs: list[str]) -> str:
+    """Return the type of the inputs and outputs of a file whose `inputs` become indices.
+
+    Raises:
+        ModelError: the settings ask for another type than float32.
+    """
+    if not inputs or settings.border == "float32":
+        return settings.border
+    if settings.io is not None:
+        raise ModelError(
+            f"The values of {', '.join(inputs)} become indices into a table, and {settings.io} would round them. Leave "
+            'io out for float32 inputs, or give that input of the model dtype="int32".'
+        )
+    return "float32"
+
+
+def with_exact_indices(data: bytes) -> bytes:
+    """Return an integer file whose indices are made of floats before these are rounded, not after."""
+    graph = FileGraph(data)
+    tensors = dict(enumerate(graph.tensors[0]))
+    made_by = {output: op for op in graph.ops if op.subgraph == 0 for output in op.outputs}
+    found = index_values(graph.ops, tensors)
+    changed = {
+        op.index: exact
+        for op in (*found.casts, *found.makers)
+        if (exact := [end if end < 0 else unrounded(end, made_by, tensors) for end in op.inputs]) != list(op.inputs)
+    }
+    if not changed:
+        return data
+    model = unpacked(data)
+    subgraph = model.subgraphs[0]
+    for index, inputs in changed.items():
+        subgraph.operators[index].inputs = np.array(inputs, np.int32)
+    while unread := _unread(model, subgraph):
+        subgraph.operators = [operator for operator in items(subgraph.operators) if id(operator) not in unread]
+    return packed(model, len(data))
+
+
+def _unread(model: Any, subgraph: Any) -> set[int]:
+    """Return the ids of operators that only change the type of values, and whose result nothing reads."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = {schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE}
+    read = {int(end) for each in items(subgraph.operators) for end in items(each.inputs)}
+    read |= {int(end) for end in items(subgraph.outputs)}
+    typing = [each for each in items(subgraph.operators) if kind_of(model.operatorCodes[each.opcodeIndex]) in kinds]
+    return {id(each) for each in typing if int(each.outputs[0]) not in read}
