@@ -143,6 +143,17 @@ def of_prune():
     yield {}
 
 
+def of_own_fit():
+    """The promise holds in the file and in the best epoch that the page saves."""
+    names = {}
+    yield names
+    kernel = names["sparse"].layers[0].kernel.numpy()
+    assert np.mean(kernel == 0) == 0.5 and Path("log.csv").is_file()
+    again = names["stage"].strip(tfopt.load_model("best.keras"))
+    assert np.mean(again.layers[1].get_weights()[0] == 0) == 0.5
+    assert np.mean(names["lite"].weights()[0].values == 0) >= 0.5
+
+
 def of_quantize():
     dense = tfopt.Prune(final_sparsity=0.5, schedule="one-shot")
     names = photos()

@@ -241,6 +241,26 @@ def test_parts_of_keras_3():
 
 
 @with_tested_versions
+def test_parts_of_callbacks_and_metrics():
+    assert internals.is_default(keras.callbacks.Callback().on_epoch_end)
+    assert not internals.is_default(keras.callbacks.EarlyStopping().on_epoch_end)
+    assert internals.is_default(tf_keras().callbacks.Callback().on_train_batch_end)
+    assert internals.metric_direction("accuracy") == "max" and internals.metric_direction("MeanSquaredError") == "min"
+    assert internals.metric_direction("nothing like it") == ""
+    assert internals.profiled_batches(keras.callbacks.TensorBoard("board")) == (0, 0)
+    assert internals.profiled_batches(keras.callbacks.TensorBoard("board", profile_batch=(0, 3))) == (0, 3)
+
+
+@with_tested_versions
+def test_parts_of_a_lambda():
+    def double(values):
+        return 2 * values
+
+    layer = keras.layers.Lambda(double, output_shape=(3,))
+    assert internals.parts_of_lambda(layer) == {"function": double, "mask": None, "output_shape": (3,)}
+
+
+@with_tested_versions
 def test_attention_takes_its_softmax_from_a_subclass():
     class Even(internals.attention_class()):
         def make_softmax(self, axis, dtype):

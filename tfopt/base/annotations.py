@@ -21,6 +21,7 @@ class Annotations:
         path: the file or folder that it was read from.
         summary: a description of what a stage did to it.
         integers: what the weights of its kernels represent, by layer and kernel.
+        fitting: what its stage asks of its training.
         samples: some of the training inputs with which it was calibrated.
     """
 
@@ -30,6 +31,7 @@ class Annotations:
     path: Path | None = None
     summary: tuple[str, ...] = ()
     integers: Mapping[Any, Any] | None = None
+    fitting: Any = None
     samples: Any = None
 
 

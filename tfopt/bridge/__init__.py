@@ -4,10 +4,13 @@ from tfopt.base.annotations import origin, remember
 from tfopt.bridge.back import require_rebuildable, to_keras
 from tfopt.bridge.build import clone, crossings, flat_layers, register_classes, to_tf_keras
 from tfopt.bridge.compile import compile_like, compiled_loss, is_compiled
+from tfopt.bridge.fitting import Fitting, accept_keras3
 from tfopt.bridge.plans import Crossing, register_twin
 
 __all__ = [
     "Crossing",
+    "Fitting",
+    "accept_keras3",
     "clone",
     "compile_like",
     "compiled_loss",

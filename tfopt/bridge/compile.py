@@ -8,6 +8,7 @@ All settings are passed by keyword: the third positional argument of `compile` i
 `steps_per_execution`, which only affects speed and breaks callbacks that must run at every step.
 """
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def compile_like(target: Any, source: Any) -> tuple[str, ...]:
     if not is_compiled(source):
         raise ModelError(f"Model '{source.name}' is not compiled: call model.compile(...) first.")
     settings = _settings(source)
-    carry = _Carrier(source, target)
+    carry = Carrier.between(source, target)
     target.compile(
         optimizer=carry.optimizer(source.optimizer),
         loss=carry.nested("losses", settings.get("loss")),
@@ -119,24 +120,35 @@ def _output_names(model: Any) -> list[str]:
     return list(graph_network(model).output_names)
 
 
-class _Carrier:
-    """Finder of the equivalent of each setting of `source` in the Keras of `target`; `notes` says what it replaced."""
+class Carrier:
+    """Finder of the equivalent of each setting in another Keras; `notes` says what it replaced.
 
-    def __init__(self, source: Any, target: Any) -> None:
+    Args:
+        to_keras3: the Keras of the result.
+        same: whether the settings are of that Keras.
+        names: the names of outputs, in the settings and in the result, where they differ.
+    """
+
+    def __init__(self, *, to_keras3: bool, same: bool = False, names: dict[str, str] | None = None) -> None:
         self.notes: list[str] = []
-        self.to_keras3 = keras_compat.is_keras3_model(target)
-        self.same = self.to_keras3 == keras_compat.is_keras3_model(source)
-        self.carries = not self.same and not self.to_keras3
-        if self.to_keras3:
+        self.to_keras3, self.same, self.names = to_keras3, same, names or {}
+        self.carries = not same and not to_keras3
+        if to_keras3:
             import keras
 
             self.package: Any = keras
         else:
             self.package = keras_compat.tf_keras()
+
+    @classmethod
+    def between(cls, source: Any, target: Any) -> "Carrier":
+        """Return the carrier from the settings of one model to another model."""
+        to_keras3 = keras_compat.is_keras3_model(target)
         names = zip(_output_names(source), _output_names(target), strict=True)
         # Keras 3 and tf_keras both use the keys themselves when a model returns a dict.
         structured = isinstance(getattr(source, "output", None), dict)
-        self.names = {} if structured else dict(names)
+        same = to_keras3 == keras_compat.is_keras3_model(source)
+        return cls(to_keras3=to_keras3, same=same, names={} if structured else dict(names))
 
     def renamed(self, value: Any) -> Any:
         """Return `value` with the source's output names in keys replaced by the target's."""
@@ -196,6 +208,22 @@ class _Carrier:
             kept.pop("learning_rate")
             carried = carried_settings.as_schedule(schedule)
             return {**self._arguments("optimizers", cls, kept), "learning_rate": carried}
+
+    def own(self, kind: str, value: Any) -> Any:
+        """Return a setting with its parts of Keras 3 replaced, and all others as they are. `kind` as in `nested`."""
+        if isinstance(value, dict):
+            return {key: self.own(kind, item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return _without_lost([self.own(kind, item) for item in value])
+        return self.nested(kind, value) if _is_of_keras3(kind, value) else value
+
+    def own_optimizer(self, optimizer: Any) -> Any:
+        """Return an optimizer of Keras 3 as one of tf_keras, any other as it is."""
+        if not _is_of_keras3("optimizers", optimizer):
+            return optimizer
+        import keras
+
+        return self.optimizer(keras.optimizers.get(optimizer))
 
     def _equal(self, kind: str, value: Any) -> Any:
         if isinstance(value, str):
@@ -293,6 +321,24 @@ class _Carrier:
 
 
 _LOST = object()  # stands for a metric that cannot be copied
+
+
+def _is_of_keras3(kind: str, value: Any) -> bool:
+    """Return whether a loss, metric or optimizer is of Keras 3, or a name that tf_keras does not know."""
+    import keras
+
+    bases = {"losses": keras.losses.Loss, "metrics": keras.metrics.Metric, "optimizers": keras.optimizers.Optimizer}
+    if isinstance(value, str):
+        if kind == "metrics" and value in _ACCURACY:
+            return False
+        try:
+            getattr(keras_compat.tf_keras(), kind).get(value)
+        except (ValueError, TypeError):
+            return True
+        return False
+    if isinstance(value, type):
+        return issubclass(value, bases[kind])
+    return isinstance(value, bases[kind]) or (inspect.isfunction(value) and _package(value) == "keras")
 
 
 def _without_lost(value: Any) -> Any:

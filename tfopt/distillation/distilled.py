@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tfopt.base.keras_compat import keras_of
+from tfopt.base.annotations import annotations
+from tfopt.base.keras_compat import is_tf_keras_model, keras_of
+from tfopt.bridge import accept_keras3
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Row, StepResult, model_class
 from tfopt.distillation.loss_terms import Terms
@@ -39,7 +41,7 @@ def distill(student: Any, teacher: Any = None, distillation: Settings = None) ->
         RecipeError: a loss needs a teacher, and none is given.
     """
     if isinstance(distillation, Mapping) or _has_several(student):
-        return model_class(Several, keras_of(student).__name__)(student, teacher, distillation)
+        return _accepting(model_class(Several, keras_of(student).__name__)(student, teacher, distillation), student)
     by_default, distillation = distillation is None, distillation or Distillation()
     if distillation.needs_teacher and teacher is None:
         label = next(loss.label for loss in distillation.losses if loss.needs_teacher)
@@ -51,7 +53,14 @@ def distill(student: Any, teacher: Any = None, distillation: Settings = None) ->
         probe = probe_for(student)
         shapes = adapted.resolved(probe, None).shapes(probe.shape[1:])
     targets = TeacherTargets(adapted, Terms(student, distillation, shapes))
-    return model_class(_Distilled, keras_of(student).__name__)(targets, by_default)
+    return _accepting(model_class(_Distilled, keras_of(student).__name__)(targets, by_default), student)
+
+
+def _accepting(distilled: Any, student: Any) -> Any:
+    """Return `distilled`; in tf_keras it takes what belongs to Keras 3, and trains as the student's stage asks."""
+    if is_tf_keras_model(student):
+        accept_keras3(distilled, annotations(student).fitting)
+    return distilled
 
 
 def _has_several(student: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Graph, Ref, replay
 
 _COMPUTING = frozenset(
@@ -12,10 +13,6 @@ _MOVING = frozenset(
     {"BroadcastTo", "ConcatV2", "ExpandDims", "GatherV2", "Identity", "Pack", "Reshape", "ReverseV2", "Slice", "Split"}
     | {"SplitV", "Squeeze", "StopGradient", "StridedSlice", "Tile", "Transpose", "Unpack"}
 )
-
-
-# Layers of tf_keras that make integers of their input.
-_TABLES = frozenset({"CategoryEncoding", "Embedding", "IntegerLookup"})
 
 
 def index_values(graph: Graph) -> set[Ref]:
@@ -59,4 +56,4 @@ def _sources(operations: list[Any]) -> set[str]:
 def _may_look_up(layer: Any) -> bool:
     kind, symbol = type(layer), str(getattr(layer, "symbol", ""))
     own = not kind.__module__.startswith("tf_keras.") or kind.__name__ == "Lambda"
-    return own or kind.__name__ in _TABLES or symbol.rpartition(".")[2] == "cast"
+    return own or facts_of(layer).looks_up or symbol.rpartition(".")[2] == "cast"

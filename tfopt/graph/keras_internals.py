@@ -172,6 +172,27 @@ def flat_layers(layer: Any) -> list[Any]:
     return [layer, *sublayers(layer, recursive=True)]
 
 
+def is_default(method: Any) -> bool:
+    """Return whether a method of a callback of either Keras is that of the base class, which does nothing."""
+    return bool(getattr(method, "_is_default", False))
+
+
+def metric_direction(name: str) -> str:
+    """Return "max" or "min" for a metric of Keras 3, by its name or that of its class; "" if that is unknown."""
+    import keras
+
+    try:
+        found = keras.metrics.get(name)
+    except ValueError:
+        return ""
+    return {"up": "max", "down": "min"}.get(getattr(found, "_direction", ""), "")
+
+
+def profiled_batches(callback: Any) -> tuple[int, int]:
+    """Return the first and the last batch that a TensorBoard of Keras 3 profiles; (0, 0) for none."""
+    return callback._start_batch, callback._stop_batch
+
+
 def parts_of_lambda(layer: Any) -> dict[str, Any]:
     """Return the arguments of a Keras 3 Lambda that may be functions, as they are."""
     return {"function": layer.function, "mask": layer.mask, "output_shape": layer._output_shape}

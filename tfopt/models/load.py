@@ -180,9 +180,13 @@ def _load(path: Path, found: str, custom_objects: dict[str, Any], *, safe: bool,
         settings: dict[str, Any] = {"custom_objects": custom_objects, "safe_mode": safe}
         for compiling in (True, False) if compiled else (False,):
             try:
-                return loader(source, compile=compiling, **settings)
+                model = loader(source, compile=compiling, **settings)
             except Exception as error:
                 problem = error
+                continue
+            if found != "keras3" and any(keras_compat.unwrapped(layer) is not layer for layer in model.layers):
+                bridge.accept_keras3(model)  # what `apply` of a stage returned
+            return model
         if _is_of_keras1(path):
             raise ModelError(
                 f"{path} is of Keras 1, whose configuration no later Keras reads ({str(problem)[:100]}): build the "

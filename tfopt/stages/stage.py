@@ -140,6 +140,7 @@ class Stage(ABC):
             for note in bridge.compile_like(wrapped, model):
                 warnings.warn(note, stacklevel=2)
         bridge.remember(wrapped, model)
+        bridge.accept_keras3(wrapped, bridge.Fitting(self.callbacks, self.holds_after(steps)))
         return wrapped
 
     def calibrate(self, model: Any, inputs: np.ndarray, *, progress: Callable[[str], None] | None = None) -> None:

@@ -1,0 +1,227 @@
+"""The caller's own `fit`: what `apply` returns takes losses, metrics, optimizers, callbacks and data of Keras 3."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.base.keras_compat import tf_keras
+from tfopt.bridge.callbacks import direction
+from tfopt.errors import ModelError, RecipeError
+from tfopt.stages import STAGES
+
+X = np.random.default_rng(0).normal(size=(256, 8)).astype("float32")
+Y = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0)
+STEPS = 8  # an epoch has, of 32 samples
+TRAINED = [made for stage in STAGES.builtin if (made := stage()).epochs]
+PRUNE = tfopt.Prune(final_sparsity=0.5)
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(16, "relu", name="first"), keras.layers.Dense(3, "softmax", name="last")]
+    return keras.Sequential([keras.Input((8,)), *layers])
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self):
+        super().__init__()
+        self.epochs = 0
+
+    def __len__(self):
+        return STEPS
+
+    def __getitem__(self, number):
+        part = slice(32 * number, 32 * number + 32)
+        return X[part], Y[part]
+
+    def on_epoch_end(self):
+        self.epochs += 1
+
+
+class Losses(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.batches, self.epochs = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches.append(logs["loss"])
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append((epoch, logs["val_accuracy"]))
+
+
+@pytest.mark.parametrize("stage", TRAINED, ids=lambda stage: type(stage).__name__)
+def test_a_script_for_keras_3(stage, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    wrapped = stage.apply(network(), steps=4 * STEPS)
+    wrapped.compile(
+        keras.optimizers.AdamW(1e-2),
+        keras.losses.SparseCategoricalCrossentropy(),
+        metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2, name="top_2")],
+    )
+    stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=9, restore_best_weights=True)
+    seen, data = Losses(), Batches()
+    history = wrapped.fit(
+        data,
+        validation_data=(X, Y),
+        epochs=4,
+        verbose=0,
+        callbacks=[
+            stopping,
+            seen,
+            keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "val_accuracy", save_best_only=True),
+            keras.callbacks.ModelCheckpoint(tmp_path / "last.h5"),
+            keras.callbacks.ModelCheckpoint(tmp_path / "last.weights.h5", save_weights_only=True),
+            keras.callbacks.TensorBoard(tmp_path / "board", histogram_freq=1),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+            keras.callbacks.ReduceLROnPlateau(),
+            keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
+            keras.callbacks.TerminateOnNaN(),
+            keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+        ],
+    ).history
+    assert {"loss", "accuracy", "top_2", "val_loss", "val_accuracy", "val_top_2"} <= set(history)
+    assert len(seen.batches) == 4 * STEPS and [epoch for epoch, _ in seen.epochs] == [0, 1, 2, 3]
+    assert np.allclose([value for _, value in seen.epochs], history["val_accuracy"])
+    assert data.epochs == 4 and list((tmp_path / "board" / "train").iterdir())
+    with (tmp_path / "log.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+    # The best epoch whose promise holds is kept, and its file is the same.
+    first = stage.holds_after(4 * STEPS)
+    held = [value for epoch, value in enumerate(history["val_accuracy"], 1) if epoch * STEPS >= first]
+    assert stopping.best == pytest.approx(max(held))
+    stripped = stage.strip(wrapped)
+    assert [layer.name for layer in wrapped.layers if layer.weights and "quantize_" not in layer.name] == [
+        "first",
+        "last",
+    ]
+    if any(hasattr(layer, "layer") for layer in wrapped.layers):
+        again = tfopt.load_model(tmp_path / "best.keras")
+        np.testing.assert_array_equal(again.predict(X, verbose=0), wrapped.predict(X, verbose=0))
+        again.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy())  # also after loading
+        again.fit(Batches(), verbose=0, callbacks=[keras.callbacks.History(), *stage.callbacks()])
+        tfopt.load_model(tmp_path / "last.h5")
+    wrapped.load_weights(tmp_path / "last.weights.h5")
+    stripped.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    assert stripped.evaluate(X, Y, verbose=0)[1] == pytest.approx(stopping.best, abs=0.02)
+
+
+def test_the_stage_brings_its_callbacks():
+    wrapped = PRUNE.apply(network(), steps=2 * STEPS)
+    wrapped.compile("sgd", "sparse_categorical_crossentropy")
+    wrapped.fit(X, Y, epochs=1, verbose=0)
+    wrapped.fit(X, Y, epochs=1, verbose=0, callbacks=PRUNE.callbacks())  # given, and not called twice
+    assert np.mean(PRUNE.strip(wrapped).get_layer("first").kernel.numpy() == 0) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])
+def test_early_stopping_waits_for_the_promise(api, capfd):
+    """Nothing improves without a learning rate: after 5 epochs of the ramp it stops `patience` epochs later."""
+    stage = tfopt.Prune(final_sparsity=0.5, end_step=5 * STEPS, frequency=1)
+    wrapped = stage.apply(network(), steps=20 * STEPS)
+    wrapped.compile(api.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    stopping = api.callbacks.EarlyStopping("loss", patience=2, min_delta=10.0, restore_best_weights=True)
+    history = wrapped.fit(X, Y, epochs=20, verbose=2, callbacks=[stopping]).history
+    assert len(history["loss"]) == 5 + 2
+    assert "EarlyStopping begins after 40 steps, when the promise of the stage holds" in capfd.readouterr().err
+    stage.strip(wrapped)  # PromiseError if an epoch of the ramp were restored
+
+
+class Scaled(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return 10.0 * keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+
+@keras.saving.register_keras_serializable("own_fit")
+class Share(keras.metrics.Metric):
+    def __init__(self, name="share", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.total = self.add_weight(name="total", initializer="zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.total.assign_add(keras.ops.sum(keras.ops.cast(keras.ops.argmax(y_pred, -1) == 0, "float32")))
+
+    def result(self):
+        return self.total
+
+
+def test_own_losses_and_metrics():
+    wrapped = tfopt.Cluster(number_of_clusters=4).apply(network(), steps=STEPS)
+    wrapped.compile("sgd", Scaled(), metrics=[Share()])
+    got = wrapped.evaluate(X, Y, verbose=0, return_dict=True)
+    scores = wrapped.predict(X, verbose=0)
+    assert got["loss"] == pytest.approx(-10 * np.log(scores[np.arange(256), Y].astype("float64")).mean(), rel=1e-4)
+    assert got["share"] == (scores.argmax(axis=1) == 0).sum()
+
+
+def test_what_tf_keras_lacks_is_replaced_with_a_word():
+    wrapped = tfopt.Quantize().apply(network(), steps=STEPS)
+    with pytest.warns(UserWarning, match="no optimizer Muon: Adam with its learning rate"):
+        wrapped.compile(keras.optimizers.Muon(1e-3), "sparse_categorical_crossentropy", jit_compile="auto")
+    assert float(wrapped.optimizer.learning_rate) == pytest.approx(1e-3)
+
+
+def test_the_order_of_compile_differs():
+    wrapped = PRUNE.apply(network(), steps=STEPS)
+    with pytest.raises(RecipeError, match="by name"):
+        wrapped.compile("sgd", "sparse_categorical_crossentropy", ["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("callback", "said"),
+    [
+        (keras.callbacks.SwapEMAWeights(), "SwapEMAWeights works on models of Keras 3 only.*use_ema=True"),
+        (print, "Expected callbacks of Keras 3 or tf_keras, got builtin_function_or_method"),
+    ],
+)
+def test_callbacks_that_cannot_work(callback, said):
+    wrapped = PRUNE.apply(network(), steps=STEPS)
+    wrapped.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(RecipeError, match=said):
+        wrapped.fit(X, Y, callbacks=[callback])
+
+
+class Peeking(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        print(self.model.get_compile_config_of_keras_3())
+
+
+def test_a_callback_that_needs_keras_3_is_named():
+    wrapped = PRUNE.apply(network(), steps=STEPS)
+    wrapped.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ModelError, match="The callback Peeking uses what only Keras 3 has"):
+        wrapped.fit(X, Y, verbose=0, callbacks=Peeking())
+
+
+@pytest.mark.parametrize(
+    ("monitor", "wanted"),
+    [
+        ("val_loss", "min"),
+        ("val_head_loss", "min"),
+        ("val_accuracy", "max"),
+        ("mean_absolute_error", "min"),
+        ("val_error", "min"),
+        ("val_hits", "max"),
+        ("my_acc", "max"),
+    ],
+)
+def test_what_is_better(monitor, wanted):
+    metrics = tf_keras().metrics
+    model = tf_keras().Sequential([tf_keras().Input((8,)), tf_keras().layers.Dense(1, name="head")])
+    model.compile("sgd", "mse", metrics=[metrics.MeanSquaredError(name="error"), metrics.AUC(name="hits")])
+    model.evaluate(X[:2], X[:2, :1], verbose=0)
+    assert direction(monitor, model) == wanted
+
+
+def test_a_student_that_is_pruned_meanwhile():
+    student = PRUNE.apply(network(), steps=3 * STEPS)
+    teacher = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    distilled = tfopt.distill(student, teacher)
+    distilled.compile(keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(), metrics=["accuracy"])
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=9, restore_best_weights=True)
+    distilled.fit(X, Y, validation_data=(X, Y), epochs=3, verbose=0, callbacks=[stopping])
+    assert stopping.best_epoch == 2
+    PRUNE.strip(student)

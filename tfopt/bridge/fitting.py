@@ -1,0 +1,162 @@
+"""`compile` and `fit` of a tf_keras model with the losses, metrics, optimizers, callbacks and data of either Keras."""
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tfopt.base import keras_compat
+from tfopt.base.annotations import annotate, annotations
+from tfopt.base.progress import Progress
+from tfopt.bridge.callbacks import as_tf_keras_callback
+from tfopt.bridge.compile import Carrier
+from tfopt.errors import RecipeError
+
+_BY_POSITION = 2  # optimizer and loss; what follows has another order in the other Keras
+_KINDS = {"loss": "losses", "metrics": "metrics", "weighted_metrics": "metrics"}
+_OF_KERAS3_ALONE = ("auto_scale_loss", "jit_compile")
+
+
+@dataclass
+class Fitting:
+    """What a stage asks of the training of its model.
+
+    Attributes:
+        callbacks: returns the callbacks that each `fit` needs.
+        holds_after: the number of steps after which the promise of the stage holds, so that weights may be kept.
+        seen: steps so far.
+    """
+
+    callbacks: Callable[[], Iterable[Any]] = list
+    holds_after: int = 0
+    seen: int = 0
+
+
+def accept_keras3(model: Any, fitting: Fitting | None = None) -> None:
+    """Let `compile`, `fit`, `evaluate` and `predict` of a tf_keras `model` take what belongs to Keras 3, in place.
+
+    Args:
+        model: a tf_keras model.
+        fitting: of the stage; None for that which is known of the model, or none.
+    """
+    fitting = fitting or annotations(model).fitting or Fitting()
+    annotate(model, fitting=fitting)
+    kind = type(model)
+    model.compile = functools.wraps(kind.compile)(functools.partial(_compile, model))
+    model.fit = functools.wraps(kind.fit)(functools.partial(_fit, model, fitting))
+    for name in ("evaluate", "predict"):
+        method = getattr(kind, name)
+        setattr(model, name, functools.wraps(method)(functools.partial(_run, model, name)))
+
+
+def _compile(model: Any, *args: Any, **kwargs: Any) -> None:
+    if len(args) > _BY_POSITION:
+        raise RecipeError(
+            "Pass what follows optimizer and loss to compile by name, as in compile(optimizer, loss, metrics=[...]): "
+            "Keras 3 and tf_keras have another order."
+        )
+    arguments = {**dict(zip(("optimizer", "loss"), args, strict=False)), **kwargs}
+    carrier = Carrier(to_keras3=False)
+    for name in _OF_KERAS3_ALONE:
+        if arguments.get(name) in ("auto", True, None) and name in arguments:
+            arguments.pop(name)
+    for name, kind in _KINDS.items():
+        if name in arguments:
+            arguments[name] = carrier.own(kind, arguments[name])
+    if "optimizer" in arguments:
+        arguments["optimizer"] = carrier.own_optimizer(arguments["optimizer"])
+    type(model).compile(model, **arguments)
+    for note in carrier.notes:
+        warnings.warn(note, stacklevel=3)
+
+
+def _fit(model: Any, fitting: Fitting, *args: Any, **kwargs: Any) -> Any:
+    bound = inspect.signature(keras_compat.tf_keras().Model.fit).bind(model, *args, **kwargs)
+    given = bound.arguments
+    callbacks = _listed(given.get("callbacks"))
+    kinds = tuple(map(type, callbacks))
+    callbacks += [needed for needed in fitting.callbacks() if type(needed) not in kinds]
+    before, start = fitting.seen, _iterations(model)
+
+    def waits() -> bool:
+        fitting.seen = before + _iterations(model) - start
+        return fitting.seen < fitting.holds_after
+
+    waiting = [callback for callback in callbacks if fitting.holds_after and _keeps_best(callback)]
+    if waiting and before < fitting.holds_after and given.get("verbose", "auto"):
+        names = " and ".join(dict.fromkeys(type(callback).__name__ for callback in waiting))
+        Progress().say(f"{names} begins after {fitting.holds_after:,} steps, when the promise of the stage holds")
+    given["callbacks"] = [as_tf_keras_callback(each, waits if each in waiting else None) for each in callbacks]
+    _take_data(given)
+    try:
+        return type(model).fit(*bound.args, **bound.kwargs)
+    finally:
+        waits()
+
+
+def _run(model: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    """Run `evaluate` or `predict`."""
+    bound = inspect.signature(getattr(keras_compat.tf_keras().Model, name)).bind(model, *args, **kwargs)
+    callbacks = bound.arguments.get("callbacks")
+    if not isinstance(callbacks, keras_compat.tf_keras().callbacks.CallbackList):  # that of a running `fit`
+        bound.arguments["callbacks"] = list(map(as_tf_keras_callback, _listed(callbacks)))
+    _take_data(bound.arguments)
+    return getattr(type(model), name)(*bound.args, **bound.kwargs)
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    if callbacks is None:
+        return []
+    inner = getattr(callbacks, "callbacks", callbacks)  # of a CallbackList
+    return list(inner) if isinstance(inner, list | tuple) else [inner]
+
+
+def _keeps_best(callback: Any) -> bool:
+    """Return whether a callback ends the training by, or keeps the weights of, its best epoch."""
+    return hasattr(callback, "restore_best_weights") or bool(getattr(callback, "save_best_only", False))
+
+
+def _iterations(model: Any) -> int:
+    return int(model.optimizer.iterations) if getattr(model, "optimizer", None) is not None else 0
+
+
+def _take_data(arguments: dict[str, Any]) -> None:
+    """Replace data sets of Keras 3 among the arguments."""
+    for name in ("x", "validation_data"):
+        if name in arguments:
+            arguments[name] = _as_sequence(arguments[name])
+
+
+def _as_sequence(data: Any) -> Any:
+    """Return a `keras.utils.PyDataset` as a tf_keras Sequence; anything else as it is."""
+    import keras
+
+    if not isinstance(data, keras.utils.PyDataset):
+        return data
+    if data.num_batches is None:
+        raise RecipeError("A PyDataset without an end cannot be fed to a tf_keras model. Give it a num_batches.")
+    return _sequence_class()(data)
+
+
+@functools.cache
+def _sequence_class() -> Any:
+    base: Any = keras_compat.tf_keras().utils.Sequence
+
+    class Sequence(base):  # type: ignore[misc]
+        """The batches of a `keras.utils.PyDataset`."""
+
+        def __init__(self, data: Any) -> None:
+            self._data = data
+
+        def __len__(self) -> int:
+            return int(self._data.num_batches)
+
+        def __getitem__(self, index: int) -> Any:
+            return self._data[index]
+
+        def on_epoch_end(self) -> None:
+            self._data.on_epoch_end()
+
+    return Sequence
