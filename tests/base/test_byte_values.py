@@ -23,7 +23,8 @@ def range_of(*batches):
         (BYTES.astype("float32"), (0, 255)),
         (BYTES.reshape(5, -1), (0, 255)),
         (BYTES / np.float32(255), (0, 1)),
-        (BYTES / np.float32(127.5) - 1, None),  # 0 would lie between two bytes
+        (BYTES / np.float32(127.5) - 1, (-1, 1)),
+        ((BYTES / np.float32(127.5) - 1).reshape(5, -1), None),  # between -1 and 1 lies much else than pixels
         (BYTES * np.float32(1 / 255), (0, 1)),
         ([[0.0, 1.0]], (0, 1)),
         ([[0, 2]], (0, 255)),
@@ -33,7 +34,8 @@ def range_of(*batches):
         (RESIZED, None),
         (RESIZED * 1.2, (0, 255)),
         (RESIZED / 210, (0, 1)),
-        (RESIZED / 95 - 1.15, None),
+        (RESIZED / 95 - 1.15, (-1, 1)),
+        (RESIZED / 105 - 1.15, None),
         ((RESIZED * 1.2).reshape(5, -1), None),
         (np.repeat(RESIZED * 1.2, 2, axis=-1), None),
         (np.random.default_rng(0).normal(size=(9, 4)), None),

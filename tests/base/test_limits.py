@@ -527,9 +527,10 @@ def test_indices_that_lead_to_nothing_are_refused(tflite):
 
 
 def test_invalid_class_names_in_a_tflite(tflite):
-    from tfopt.tflite.read.metadata import with_labels
+    from tfopt.tflite.read.metadata import OLD_LABELS
+    from tfopt.tflite.write.metadata import with_entry
 
-    named = with_labels(tflite, ["a", "b"])
+    named = with_entry(tflite, OLD_LABELS, b'["a", "b"]')
     assert LiteModel(named).labels == ("a", "b")
     for text in (BRACKETS.encode(), b"\xff\xfe", b"3", b'[["a"]]', b"[1]", b'{"a": 1}', b"["):
 

@@ -1,6 +1,7 @@
 """Names from files reach the terminal as text: it interprets nothing in them."""
 
 import io
+import json
 import re
 import sys
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ from tfopt.evaluate.report import Report, Row
 from tfopt.run.check import Check, CheckedLayer
 from tfopt.tflite.read.flatbuffer import packed as as_flatbuffer
 from tfopt.tflite.read.flatbuffer import unpacked as from_flatbuffer
-from tfopt.tflite.read.metadata import with_labels
+from tfopt.tflite.read.metadata import OLD_LABELS
+from tfopt.tflite.write.metadata import with_entry
 
 EVIL = "a\x1b[2Jb\u202ec\nd\re\x9bf[red]g[/red]:smile:\u2066h"
 SHOWN = r"a\x1b[2Jb\u202ec\nd\re\x9bf[red]g[/red]:smile:\u2066h"
@@ -89,7 +91,7 @@ def evil_tflite(tmp_path_factory):
 
     keras_model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     data = tfopt.export_tflite(keras_model, export=tfopt.Export(weights="float32", activations="float32")).data
-    model = from_flatbuffer(with_labels(data, [EVIL, "b"]))
+    model = from_flatbuffer(with_entry(data, OLD_LABELS, json.dumps([EVIL, "b"]).encode()))
     model.signatureDefs = None
     for tensor in model.subgraphs[0].tensors:
         tensor.name = EVIL

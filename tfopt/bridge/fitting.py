@@ -119,7 +119,8 @@ def _keeps_best(callback: Any) -> bool:
 
 
 def _iterations(model: Any) -> int:
-    return int(model.optimizer.iterations) if getattr(model, "optimizer", None) is not None else 0
+    optimizer = getattr(model, "optimizer", None)
+    return 0 if optimizer is None else int(optimizer.iterations.numpy())
 
 
 def _take_data(arguments: dict[str, Any]) -> None:

@@ -17,13 +17,15 @@ from tfopt.errors import DataError
 def stated_beside(path: Any) -> Preprocessing | None:
     """Return the preprocessing in the `data.json` next to a file, or in a folder; None if there is none.
 
-    Anything but a path has none, and so does a `data.json` of somebody else, which may hold anything.
+    A file that says it itself is asked with its attribute `preprocessing`. A `data.json` of somebody else states
+    nothing, whatever it holds.
 
     Raises:
         DataError: the statement cannot be read.
     """
     if not isinstance(path, str | Path):
-        return None
+        own = getattr(path, "preprocessing", None)
+        return own if isinstance(own, Preprocessing) else None
     file = Path(path)
     try:
         with reading(lambda why: DataError(f"{why}.")):
@@ -53,7 +55,7 @@ def fed_as_beside(data: Dataset, places: Iterable[Any], *, asked: bool) -> tuple
 
     Args:
         data: other data than 8-bit images is unchanged.
-        places: paths of models, files and recipes; the first that has a `data.json` counts.
+        places: paths of models, files and recipes, or files that say it themselves; the first that says it counts.
         asked: whether the caller has chosen the preprocessing, which then stays: the note only tells.
     """
     if not are_images(data.train.inputs):
@@ -80,5 +82,9 @@ def preprocessing_beside(own: Preprocessing, places: Iterable[Any], *, asked: bo
     others = [(place, stated) for place, stated in found if stated != fed]
     if fed == own and not others:
         return own, ""
-    said = [f"{fed.describe()}, as {'asked' if asked else f'data.json beside {first} says'}"]
-    return fed, "; ".join(said + [f"data.json beside {place} says otherwise: {it.describe()}" for place, it in others])
+    said = [f"{fed.describe()}, as {'asked' if asked else f'{_source(first)} says'}"]
+    return fed, "; ".join(said + [f"{_source(place)} says otherwise: {it.describe()}" for place, it in others])
+
+
+def _source(place: Any) -> str:
+    return f"data.json beside {place}" if isinstance(place, str | Path) else "the file itself"

@@ -75,7 +75,7 @@ def benchmark_files(
         shapes = {str(file): lite.inputs[0].shape[1:] for file, lite in zip(files, lites, strict=True)}
         if len(set(shapes.values())) > 1:
             raise ModelError(f"The files take inputs of different shapes, {shapes}: no data fit all of them.")
-        dataset = data_for(lites[0], data, preprocessing=preprocessing, limit=limit, beside=files)
+        dataset = data_for(lites[0], data, preprocessing=preprocessing, limit=limit, beside=(*files, *lites))
         x, y, task = dataset.test.x(), dataset.test.y(), task_of(dataset)
         outputs = [lite.predict(x) for lite in lites]
         for each, file in zip(outputs, files, strict=True):

@@ -47,7 +47,7 @@ def compare_files(
         raise ModelError(
             f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}, so they cannot be compared."
         )
-    dataset = data_for(files[0], data, preprocessing=preprocessing, limit=limit, beside=(a, b))
+    dataset = data_for(files[0], data, preprocessing=preprocessing, limit=limit, beside=(a, b, *files))
     predictions = [file.predict(dataset.test.x()) for file in files]
     for prediction, path in zip(predictions, (a, b), strict=True):
         tell_of_other_classes(dataset, prediction, path)

@@ -138,7 +138,7 @@ def verify_file(
     own = [[tuple(port.shape[1:]) for port in ports] for ports in (lite.inputs, lite.outputs)]
     if not all(_same(one[0], other[0]) for one, other in zip(ends, own, strict=True)):
         raise ModelError(f"The model and the file do not match: (inputs, outputs) are {ends} and {own}.")
-    places = (annotations(loaded).path, file)
+    places = (annotations(loaded).path, file, lite)
     dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit, beside=places)
     return _verified(loaded, lite, dataset, least_db)
 

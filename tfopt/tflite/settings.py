@@ -30,7 +30,8 @@ class Export:
         activations: int8 and int16 need training data for the ranges, unless the model comes from `Quantize`, which
             trains for int8 weights and activations.
         weight_only: use integer weights only to save bytes.
-        io: type of inputs and outputs: "float32", "int8", "uint8" or "int16"; None is that of the activations.
+        io: type of inputs and outputs: "float32", "int8", "uint8" or "int16"; None is that of the activations, and for
+            a `Dataset` of photos "uint8", as apps feed them: a pixel goes in as it is.
         sparse: leave zeros out of the file (EXPERIMENTAL_SPARSITY) in kernels that have enough of them. LiteRT must be
             able to run the file, which is tested. Not for int4 weights and weight_only.
         calibration_samples: number of training inputs for the activation ranges (without `Quantize`).

@@ -17,10 +17,11 @@ from tfopt.base.packing import unpack
 from tfopt.base.reading import reading
 from tfopt.base.stderr import native_noise_held
 from tfopt.base.weight_statistics import deflated_bytes
+from tfopt.data import Preprocessing
 from tfopt.errors import CannotRunError, DataError, ModelError
 from tfopt.tflite.read.graph import FileGraph
 from tfopt.tflite.read.index_values import IndexValues, index_values
-from tfopt.tflite.read.metadata import labels_of
+from tfopt.tflite.read.metadata import FileMetadata, metadata_of
 from tfopt.tflite.read.parts import Op, Port, Tensor, Weight
 from tfopt.tflite.read.ports import dequantized, noise, nothing, quantized
 
@@ -119,9 +120,19 @@ class LiteModel:
         return self._graph.ports("outputs")
 
     @cached_property
+    def metadata(self) -> FileMetadata:
+        """What the file says about its classes and its images. Raises ModelError if it cannot be read."""
+        return metadata_of(self._graph.model, self.data)
+
+    @property
     def labels(self) -> tuple[str, ...]:
-        """The class names that tfopt wrote into the file, in the order of the outputs, or ()."""
-        return labels_of(self._graph.model)
+        """The class names in the file, in the order of the outputs, or ()."""
+        return self.metadata.labels
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How images were fed as floats, if the file says so."""
+        return self.metadata.preprocessing
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors of all subgraphs; nearly all files have one subgraph."""

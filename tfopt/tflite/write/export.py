@@ -24,7 +24,6 @@ from tfopt.tflite.prove.promises import promised_kernels, verify_promises
 from tfopt.tflite.prove.types import contents, verify_finite, verify_types
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
-from tfopt.tflite.read.metadata import with_labels
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration, without_generator
 from tfopt.tflite.write.compact import compact
@@ -32,7 +31,9 @@ from tfopt.tflite.write.converter import convert, load_and_check, model_to_conve
 from tfopt.tflite.write.float_rival import compared_with_float
 from tfopt.tflite.write.four_bits import rounded_to_4_bits
 from tfopt.tflite.write.low_bit_weights import store_integers
+from tfopt.tflite.write.metadata import with_metadata
 from tfopt.tflite.write.mixed import allowed_floats, require_integers
+from tfopt.tflite.write.photo_ends import with_photo_ends
 from tfopt.tflite.write.proof import COMPARED, kept_beside, prove
 
 SHARES_OF_NOISE = (0.5, 0.1, 0.02)
@@ -263,8 +264,10 @@ def _built(
 
     ranges = None if only_trained else calibration
     content, notes = _with_stored_integers(convert(model, settings, ranges, to_convert, breaks=breaks), model, settings)
-    named = load_and_check(_labeled(content, data), settings)
-    lite = LiteModel(compact(named.data)) if settings.compact else named
+    if settings.io is None and settings.activations == "int8" and (apps := with_photo_ends(content, data)) != content:
+        content, settings = apps, dataclasses.replace(settings, io="uint8")
+    named = load_and_check(content, settings)
+    lite = LiteModel(with_metadata(compact(named.data) if settings.compact else named.data, data))
     names = LayerNames(named, _layers(model))
     if settings.max_noise is not None:
         require_integers(named, settings, max_noise)
@@ -330,12 +333,3 @@ def _layers(model: Any) -> Iterator[str]:
         yield from (unwrapped(layer).name for layer in model.layers)
     else:
         yield from (name for name, _, _ in bridge.flat_layers(model))
-
-
-def _labeled(data: bytes, source: Any) -> bytes:
-    """Return the file with the class names of `source`, if they fit its only output."""
-    names = getattr(source, "class_names", None)
-    if not names:
-        return data
-    outputs = LiteModel(data).outputs
-    return with_labels(data, names) if [port.shape[-1:] for port in outputs] == [(len(names),)] else data

@@ -1,0 +1,125 @@
+"""Write class names, and how images are fed, into a `.tflite` in the metadata format that apps read."""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfopt.data import Dataset, Preprocessing
+from tfopt.tflite.read import LiteModel, metadata
+from tfopt.tflite.read.flatbuffer import items, packed, unpacked
+
+_PARSER_VERSION = "1.0.0"  # has all that is written here
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # so that equal models make equal files
+
+
+def with_metadata(data: bytes, source: Any) -> bytes:
+    """Return the .tflite `data` with what `source`, a Dataset, says about its only input and output.
+
+    These are the class names, if the output has one number for each, and color, size and normalization of images, in
+    the public schema of TensorFlow Lite's metadata; the names are in an archive behind the file. A file with neither,
+    and one for other data, is unchanged.
+    """
+    if not isinstance(source, Dataset):
+        return data
+    lite = LiteModel(data)
+    labels = labels_for(source, lite)
+    image = _image(source.preprocessing, lite) if source.train.inputs.dtype == np.uint8 else None
+    if len(lite.inputs) != 1 or not (labels or image):
+        return data
+    output: dict[int, Any] = {metadata.TENSOR_NAME: lite.outputs[0].name}
+    if labels:
+        file = {metadata.FILE_NAME: metadata.LABELS_FILE, metadata.FILE_KIND: np.int8(metadata.AXIS_LABELS)}
+        output[metadata.FILES] = [file]
+    subgraph = {
+        metadata.INPUTS: [{metadata.TENSOR_NAME: lite.inputs[0].name, **(image or {})}],
+        metadata.OUTPUTS: [output, *({metadata.TENSOR_NAME: port.name} for port in lite.outputs[1:])],
+    }
+    described = {metadata.SUBGRAPHS: [subgraph], metadata.NEEDED_VERSION: _PARSER_VERSION}
+    written = with_entry(data, metadata.NAME, _flatbuffer(described))
+    return _with_archive(written, labels) if labels else written
+
+
+def labels_for(source: Dataset, lite: LiteModel) -> tuple[str, ...]:
+    """Return the class names of `source` if the only output of the file has one number for each, else ()."""
+    names = tuple(source.class_names or ())
+    fits = [port.shape[-1:] for port in lite.outputs] == [(len(names),)]
+    plain = not any("\n" in name or "\r" in name for name in names)  # a line each
+    return names if fits and plain else ()
+
+
+def _image(preprocessing: Preprocessing, lite: LiteModel) -> dict[int, Any] | None:
+    """Return what an image as input is, and how it is normalized; None for what the schema cannot say."""
+    shape = lite.inputs[0].shape
+    colors = {1: metadata.GRAYSCALE, 3: metadata.RGB}
+    if len(shape) != 4 or shape[-1] not in colors or preprocessing.order != "rgb":
+        return None
+    properties: dict[int, Any] = {metadata.COLOR: np.int8(colors[shape[-1]])}
+    if shape[1] and shape[2]:
+        properties[metadata.SIZE] = {0: np.uint32(shape[2]), 1: np.uint32(shape[1])}  # width, height
+    factors = (np.atleast_1d(np.asarray(part, float)) for part in (preprocessing.scale, preprocessing.offset))
+    scale, offset = np.broadcast_arrays(*factors)
+    normalization = {metadata.MEAN: (-offset / scale).tolist(), metadata.STD: (1 / scale).tolist()}
+    return {
+        metadata.CONTENT: {0: np.int8(metadata.IMAGE), 1: properties},
+        metadata.STEPS: [{0: np.int8(metadata.NORMALIZATION), 1: normalization}],
+    }
+
+
+def with_entry(data: bytes, name: bytes, content: bytes) -> bytes:
+    """Return the .tflite `data` with one more metadata entry."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = unpacked(data)
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(content, np.uint8)
+    entry.name, entry.buffer = name, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*items(model.metadata), entry]
+    return packed(model, len(data))
+
+
+def _with_archive(data: bytes, labels: Sequence[str]) -> bytes:
+    """Return the file with an archive behind it that has the labels, a line each."""
+    stream = io.BytesIO(data)
+    with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo(metadata.LABELS_FILE, _ZIP_DATE), "\n".join(labels) + "\n")
+    return stream.getvalue()
+
+
+def _flatbuffer(table: Mapping[int, Any]) -> bytes:
+    """Return a flatbuffer of nested tables, by the numbers of their fields: texts, numbers of NumPy, tables, lists."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(256)
+    builder.Finish(_written(builder, table), file_identifier=metadata.IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _written(builder: Any, table: Mapping[int, Any]) -> int:
+    # Tables and texts lie outside of the table that refers to them, so they come first.
+    apart = {slot: _apart(builder, value) for slot, value in table.items() if not isinstance(value, np.generic)}
+    builder.StartObject(max(table) + 1)
+    for slot, place in apart.items():
+        builder.PrependUOffsetTRelativeSlot(slot, place, 0)
+    for slot, value in table.items():
+        if isinstance(value, np.int8):
+            builder.PrependInt8Slot(slot, int(value), 0)
+        elif isinstance(value, np.uint32):
+            builder.PrependUint32Slot(slot, int(value), 0)
+    return int(builder.EndObject())
+
+
+def _apart(builder: Any, value: Any) -> int:
+    if isinstance(value, str):
+        return int(builder.CreateString(value))
+    if isinstance(value, Mapping):
+        return _written(builder, value)
+    tables = isinstance(value[0], Mapping)
+    parts = [_written(builder, part) for part in value] if tables else value
+    builder.StartVector(4, len(parts), 4)
+    for part in reversed(parts):
+        (builder.PrependUOffsetTRelative if tables else builder.PrependFloat32)(part)
+    return int(builder.EndVector())
