@@ -54,6 +54,33 @@ def photos():
     return {"data": data, "inputs": parts["x"], **parts}
 
 
+def of_android():
+    """The scores of the bytes are those of the values, and the model's best class comes out."""
+    names = {"model": network("stem")}
+    yield names
+    data, lite = names["data"], names["lite"]
+    assert (lite.labels, lite.inputs[0].dtype) == (("dark", "light"), "uint8")
+    assert lite.preprocessing.describe() == "inputs, fed as float32 value/127.5 - 1"
+    np.testing.assert_allclose(names["scores"], lite.predict(data.test.x()[:1])[0], atol=0.02)  # off by half a step
+    assert names["best"] == lite.labels[int(names["model"].predict(data.test.x()[:1], verbose=0).argmax())]
+
+
+def of_ios():
+    names = {"model": network("stem")}
+    yield names
+    assert (names["port"].dtype, names["port"].scales, names["port"].zero_points) == ("uint8", (1 / 256,), (0,))
+    np.testing.assert_allclose(names["scores"], names["same"], atol=1e-6)
+
+
+def of_microcontroller():
+    names = {"model": network("stem")}
+    yield names
+    assert names["operators"] == ["CONV_2D", "FULLY_CONNECTED", "MEAN", "SOFTMAX"]
+    numbers = re.findall(r"\d+", Path("model_data.cc").read_text().partition("{")[2].partition("}")[0])
+    assert bytes(map(int, numbers)) == names["lite"].data
+    np.testing.assert_allclose(names["scores"], names["lite"].predict(names["data"].test.x()[:1])[0], atol=1e-6)
+
+
 def of_bridge():
     """Each block registers a twin in place of the previous one, so the last one counts."""
     names = {}

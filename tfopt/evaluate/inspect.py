@@ -45,10 +45,11 @@ class Inspection:
     parts: list[Part]
     bytes: int
     deflated_bytes: int
-    weights: "WeightBits | None" = None  # of a .tflite; so are inputs, outputs (in words) and class names
+    weights: "WeightBits | None" = None  # of a .tflite; so are inputs, outputs (in words), class names, how it is fed
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    fed: str = ""
     packed_bytes: int | None = None
 
     def table(self) -> Any:
@@ -63,6 +64,8 @@ class Inspection:
             title += f"\n{self.weights.describe(self.packed_bytes or self.deflated_bytes)}"
         if self.inputs:
             title += "\n" + plain(f"{'; '.join(self.inputs)} -> {'; '.join(self.outputs)}")
+        if self.fed:
+            title += "\n" + plain(self.fed)
         if self.labels:
             title += "\n" + plain(f"{len(self.labels)} classes: {', '.join(self.labels)}")
         table = Table(title=title, title_justify="left")
@@ -113,6 +116,7 @@ def _lite_inspection(path: Path, lite: LiteModel) -> Inspection:
         weights=weight_bits(lite),
         inputs=tuple(map(port_in_words, lite.inputs)),
         outputs=tuple(map(port_in_words, lite.outputs)),
+        fed=lite.preprocessing.describe() if lite.preprocessing else "",
         labels=lite.labels,
         packed_bytes=size if (size := path.stat().st_size) != lite.size else None,
     )
