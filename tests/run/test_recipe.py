@@ -9,7 +9,7 @@ import tfopt
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.losses import FitNets, Hinton
 from tfopt.errors import RecipeError
-from tfopt.run.recipe import Recipe
+from tfopt.run.recipe import Recipe, as_recipe
 from tfopt.stages import STAGES, Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
 from tfopt.tflite.settings import Export
 from tfopt.training.settings import Training
@@ -248,6 +248,13 @@ def test_an_old_recipe_json_is_read_under_the_names_of_then():
             assert Recipe.from_dict(old) == Recipe(stages=(kind(weight_steps=steps),))
 
 
-def test_a_stage_is_not_a_recipe():
-    with pytest.raises(RecipeError, match=r"Expected a tfopt\.Recipe, got a Prune"):
-        tfopt.optimize(None, tfopt.Prune(), None)
+@pytest.mark.parametrize("given", [tfopt.Prune(), [tfopt.Prune()], (tfopt.Prune(), tfopt.Quantize())])
+def test_stages_alone_are_a_recipe(given):
+    stages = tuple(given) if isinstance(given, list | tuple) else (given,)
+    assert as_recipe(given) == Recipe(stages=stages)
+
+
+@pytest.mark.parametrize("given", ["recipe.json", [], [tfopt.Prune], tfopt.Prune, None])
+def test_what_is_no_recipe(given):
+    with pytest.raises(RecipeError, match=r"Expected a tfopt\.Recipe, a stage or a list of stages; got a"):
+        tfopt.optimize(None, given, None)

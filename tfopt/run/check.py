@@ -1,6 +1,7 @@
 """check: report what a recipe will do to each layer of a model, before any training."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,8 +13,8 @@ from tfopt.graph.walk import walk
 from tfopt.models.sources import model_from
 from tfopt.run.dry_run import dry_run, established_before, resized, samples_of
 from tfopt.run.prepare import why_by_hand
-from tfopt.run.recipe import Recipe, require_recipe
-from tfopt.stages import Cluster, Prune, Quantize
+from tfopt.run.recipe import Recipe, as_recipe
+from tfopt.stages import Cluster, Prune, Quantize, Stage
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 
@@ -96,7 +97,7 @@ class Check:
         return "\n".join([rendered(self.table(), 160), *map(plain, lines)])
 
 
-def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> Check:
+def check(model: Any, recipe: Recipe | Stage | Sequence[Stage] | None = None, *, convert: bool = True) -> Check:
     """Report what `recipe` will do to each layer of `model`. Nothing is trained, and `model` is not changed.
 
     This is a dry run: every stage is applied to the untrained flat model of `model`, and the `.tflite` is made with
@@ -104,7 +105,7 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
 
     Args:
         model: a Keras 3 or tf_keras model, or the path of one.
-        recipe: the default prunes, clusters and quantizes with the stages' defaults.
+        recipe: or a stage, or a list of stages; the default prunes, clusters and quantizes with the stages' defaults.
         convert: False skips the `.tflite`, which takes seconds to minutes.
 
     Returns:
@@ -114,8 +115,8 @@ def check(model: Any, recipe: Recipe | None = None, *, convert: bool = True) -> 
         ModelError: `model` is not a model, or a file that cannot be loaded. Problems of the recipe itself are in
             `Check.problems`.
     """
-    recipe = Recipe(stages=(Prune(), Cluster(), Quantize()), name="default") if recipe is None else recipe
-    require_recipe(recipe)
+    default = Recipe(stages=(Prune(), Cluster(), Quantize()), name="default")
+    recipe = default if recipe is None else as_recipe(recipe)
     model = model_from(model)
     crossings = bridge.crossings(model)
     problems: list[str] = []

@@ -32,7 +32,7 @@ from tfopt.tflite.write.export import build_file
 
 def optimize(
     model: Any,
-    recipe: Recipe,
+    recipe: Recipe | Stage | Sequence[Stage],
     data: Any,
     *,
     teacher: Any = None,
@@ -46,7 +46,7 @@ def optimize(
     Args:
         model: a Keras 3 or tf_keras model, the path of one, or a TF-Hub handle. It is not changed. With
             `recipe.transfer` it is the source, which may be for another task.
-        recipe: the stages, their training and the export.
+        recipe: the stages, their training and the export; or a stage or a list of stages, for the defaults.
         data: a `Dataset`, or anything `load_data` accepts.
         teacher: a model to learn from in every stage, according to `recipe.distillation` (by default the usual loss for
             the task): anything `Teacher` accepts, a `Teacher` or an `Ensemble`. It is not changed.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from tfopt.run.checkpoint import Checkpoint, run_key, structure_of
 from tfopt.run.data_warnings import data_warnings
 from tfopt.run.dry_run import dry_run
 from tfopt.run.guard import predictor
-from tfopt.run.recipe import Recipe, require_json, require_recipe
+from tfopt.run.recipe import Recipe, as_recipe, require_json
 from tfopt.run.start import judge_from, transferred
+from tfopt.stages import Stage
 from tfopt.tasks import task_of
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import class_weights, make_optimizer
@@ -71,7 +72,7 @@ class Prepared:
 @float32_layers()
 def prepare(
     model: Any,
-    recipe: Recipe,
+    recipe: Recipe | Stage | Sequence[Stage],
     data: Any,
     *,
     teacher: Any = None,
@@ -98,7 +99,7 @@ def prepare(
     Raises:
         ModelError, DataError, RecipeError: what cannot work.
     """
-    require_recipe(recipe)
+    recipe = as_recipe(recipe)
     source, progress = model_from(model), Progress(quiet=quiet)
     require_json(recipe)
     dataset, start, flat_model = _start(source, recipe, data)

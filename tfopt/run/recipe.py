@@ -145,13 +145,17 @@ class Recipe:
             raise RecipeError(f"Cannot read the recipe {path}: {error}") from error
 
 
-def require_recipe(recipe: object) -> None:
-    """Raise `RecipeError` for anything else, such as a stage or the path of a recipe.json."""
-    if not isinstance(recipe, Recipe):
+def as_recipe(recipe: object) -> Recipe:
+    """Return `recipe`, or one of the stage or stages that it is. Raise `RecipeError` for anything else."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    stages = tuple(recipe) if isinstance(recipe, list | tuple) else (recipe,)
+    if not stages or not all(isinstance(stage, Stage) for stage in stages):
         raise RecipeError(
-            f"Expected a tfopt.Recipe, got a {type(recipe).__name__}. Stages go in Recipe(stages=(...,)); "
-            "Recipe.load reads a recipe.json."
+            f"Expected a tfopt.Recipe, a stage or a list of stages; got a {type(recipe).__name__}. Recipe.load reads a "
+            "recipe.json."
         )
+    return Recipe(stages=stages)
 
 
 def require_json(recipe: Recipe) -> None:

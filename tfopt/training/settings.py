@@ -1,13 +1,16 @@
 """The settings of training."""
 
+import difflib
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from tfopt.base.config import config
 
 # Seeds are below this number, as TensorFlow's are.
 SEEDS = 2**32
+# Those of tf_keras, which takes seconds to import.
+OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lion", "nadam", "rmsprop", "sgd")
 
 
 @config
@@ -63,3 +66,11 @@ class Training:
     contrast: float | None = Field(default=None, ge=0, le=1)
     cutout: float | None = Field(default=None, ge=0, lt=1)
     at_once: PositiveInt | None = None
+
+    @field_validator("optimizer")
+    @classmethod
+    def _check_optimizer(cls, name: str) -> str:
+        if name.lower() not in OPTIMIZERS:
+            near = difflib.get_close_matches(name.lower(), OPTIMIZERS, n=1) or OPTIMIZERS
+            raise ValueError(f"tf_keras has no such optimizer; expected {' or '.join(near)}")
+        return name
