@@ -97,3 +97,17 @@ def test_images_without_labels_are_fed_so(tmp_path, capsys):
     samples, fed = representative_for(model, tmp_path / "x.npz", beside=[beside(tmp_path)], preprocessing="raw")
     assert samples.max() > 200 and "127.5" not in fed
     assert "as asked; data.json beside" in capsys.readouterr().err
+
+
+def test_a_folder_of_images_without_classes(tmp_path, write_photos):
+    """Sizes and colors are those of the model; the order is drawn, and a limit takes some of them."""
+    import keras
+
+    write_photos(tmp_path / "photos", 6)
+    (tmp_path / "loose").mkdir()
+    for number, file in enumerate(sorted((tmp_path / "photos").rglob("*.png"))):
+        file.rename(tmp_path / "loose" / f"{number}.png")
+    model = keras.Sequential([keras.Input((5, 7, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    samples, fed = representative_for(model, tmp_path / "loose", preprocessing="unit", limit=10)
+    assert samples.shape == (10, 5, 7, 1) and samples.dtype == np.float32 and 0 <= samples.min() <= samples.max() <= 1
+    assert "/255" in fed

@@ -58,6 +58,13 @@ def read_folder(root: Path) -> Parts:
     return Parts(pairs, f"image folder {root.resolve().name}", expected, notes, files=True)
 
 
+def loose_images(root: Path) -> list[Path]:
+    """Return the images of a folder that has no folders, and so no classes; none for any other folder."""
+    entries = [] if not root.is_dir() else _entries(root)[0]
+    images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES]
+    return images if not any(path.is_dir() for path in entries) else []
+
+
 def _classes(folder: Path) -> tuple[tuple[str, ...], Pair, tuple[str, ...]]:
     """Return the class names, the image paths with their class numbers, and notes."""
     classes, notes = _subfolders(folder)

@@ -13,7 +13,8 @@ from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.arrays import read_inputs_alone
 from tfopt.data.beside import are_images, fed_as_beside, preprocessing_beside
 from tfopt.data.check import check_inputs
-from tfopt.data.images import convert_images
+from tfopt.data.folder import loose_images
+from tfopt.data.images import convert_images, read_images
 from tfopt.data.samples import Split
 from tfopt.data.split import NAMES
 
@@ -79,7 +80,7 @@ def representative_for(
     limit: int | None = None,
     beside: Iterable[Any] = (),
 ) -> tuple[Any, str]:
-    """Return samples for the ranges of a file: what `data_for` does, or the inputs of a .npz that has no labels.
+    """Return samples for the ranges of a file: what `data_for` does, or inputs that have no labels.
 
     Args:
         model: a Keras model.
@@ -89,11 +90,10 @@ def representative_for(
         beside: as for `data_for`.
 
     Returns:
-        A `Dataset`, or the inputs of a .npz with x alone as `model` takes them, float32 (n, ...), in random order; and
-        how they are fed.
+        A `Dataset`, or the inputs of a .npz with x alone, or of a folder of images without class folders, as `model`
+        takes them, float32 (n, ...), in random order; and how they are fed.
     """
-    is_npz = isinstance(source, str | Path) and Path(source).suffix == ".npz"
-    inputs = read_inputs_alone(Path(source)) if is_npz else None
+    inputs = _inputs_alone(Path(source), model, limit) if isinstance(source, str | Path) else None
     if inputs is None:
         data = data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
         return data, data.preprocessing.describe()
@@ -106,6 +106,20 @@ def representative_for(
             Progress().say(f"note: {note}")
     wanted = _for_shape(chosen, named, tuple(model.inputs[0].shape)[1:])
     return named.apply(convert_images(chosen, wanted, str(source)) if wanted else chosen), named.describe()
+
+
+def _inputs_alone(path: Path, model: Any, limit: int | None) -> np.ndarray | None:
+    """Return inputs without labels: of a .npz, or the images of a folder, at most `limit`; None for other data."""
+    if path.suffix == ".npz":
+        return read_inputs_alone(path)
+    files = loose_images(path)
+    shape = tuple(model.inputs[0].shape)[1:]
+    if not files or len(shape) != 3:
+        return None
+    drawn = [files[number] for number in np.random.default_rng(0).permutation(len(files))[:limit]]
+    size = (int(shape[0]), int(shape[1])) if shape[0] and shape[1] else None
+    pixels, _, _ = read_images(drawn, Preprocessing(size=size, color=_COLORS.get(shape[2])), str(path))
+    return pixels
 
 
 def _converted(data: Dataset, shape: tuple[int | None, ...]) -> Dataset:
