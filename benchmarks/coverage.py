@@ -56,6 +56,16 @@ def takes_pixels(model: Any) -> bool:
     return first is not None and float(np.max(first.scale)) < 0.1
 
 
+def photo_like(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Return images of a few soft patches of color with some noise, 0 to 255: their means differ as those of photos."""
+    import tensorflow as tf
+
+    count, height, width, channels = shape
+    patches = rng.uniform(0, 255, (count, 4, 4, channels)) * rng.uniform(0.3, 1, (count, 1, 1, 1))
+    smooth = tf.image.resize(patches, (height, width), "bicubic").numpy()
+    return np.clip(smooth + rng.normal(0, 10, shape), 0, 255)
+
+
 def samples(model: Any) -> Any:
     """Return random inputs for `model` (tf_keras): a list with one array per input, or a single array."""
     rng = np.random.default_rng(SEED)
@@ -63,7 +73,7 @@ def samples(model: Any) -> Any:
     for tensor in model.inputs:
         shape = (STEPS * BATCH, *tensor.shape[1:])
         integer = not tensor.dtype.is_floating
-        values = rng.uniform(0, 255, shape) if takes_pixels(model) else rng.normal(size=shape)
+        values = photo_like(rng, shape) if takes_pixels(model) else rng.normal(size=shape)
         arrays.append(rng.integers(0, 50, shape).astype("int32") if integer else values.astype("f"))
     return arrays[0] if len(arrays) == 1 else arrays
 
