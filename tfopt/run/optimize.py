@@ -288,7 +288,8 @@ class _Run:
             x = self.data.test.x(self.data.test.spread(1000))
             same = agreement(lite.predict(x), model.predict(x, verbose=0), logits=self.prepared.logits)
             notes.append(f"the file and the Keras model agree on {same:.1%} of {counted(len(x), 'test sample')}")
-        name = f"exported {settings.weights}"
+        held = {weight.tensor.dtype for weight in lite.weights()}
+        name = f"exported {'int4' if 'int4' in held else settings.weights}"
         if said := recalls(self.data, lite.predict, self.prepared.logits):
             notes.append(said)
         self.report.rows.append(self._measured(name, lite, notes, started))

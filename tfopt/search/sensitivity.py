@@ -100,9 +100,9 @@ class Sensitivity:
         """Write a plot of the losses and SQNR by kernel; the suffix of `path` selects the format."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9, 6), layout="constrained")
-        losses, signals = figure.subplots(2, 1, sharex=True)
         names = [_described(key) for key in dict.fromkeys((t.layer, t.weight) for t in self.trials)]
+        figure = Figure(figsize=(max(9.0, 0.25 * len(names)), 6), layout="constrained")  # inches; a label needs 0.25
+        losses, signals = figure.subplots(2, 1, sharex=True)
         for bits in self.bits:
             trials = [trial for trial in self.trials if trial.bits == bits]
             losses.plot(names, [trial.drop for trial in trials], marker="o", label=f"{bits} bits")
@@ -111,7 +111,7 @@ class Sensitivity:
         signals.set_ylabel("SQNR of the outputs, dB")
         losses.axhline(0, color="gray", linewidth=0.5)
         losses.legend()
-        signals.tick_params(axis="x", rotation=60)
+        signals.set_xticks(range(len(names)), names, rotation=60, horizontalalignment="right", rotation_mode="anchor")
         return save_figure(figure, path)
 
     def to_dict(self) -> dict[str, Any]:
