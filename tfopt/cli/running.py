@@ -255,7 +255,11 @@ def _run_into(
         except DataError as error:
             if data or not model:
                 raise
-            raise DataError(f"--data is missing, so the data are the built-in digits. {error}") from error
+            reason = str(error).partition("; give images")[0].rstrip(".")
+            raise DataError(
+                f"--data is missing, so the data are the built-in digits. {reason}. Give --data, such as a folder of "
+                "photos with a folder for each class."
+            ) from error
 
     if repeats > 1:
         repeat(prepared, recipe, repeats, out, overwrite=overwrite, min_accuracy=min_accuracy)

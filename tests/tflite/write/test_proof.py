@@ -11,6 +11,7 @@ from tfopt.errors import ModelError, PromiseError
 from tfopt.tflite.prove import sides
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
+from tfopt.tflite.write import proof
 
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=(300, 6)).astype("float32")
@@ -152,3 +153,21 @@ def test_a_random_output_does_not_excuse_the_others():
     lite = tfopt.export_tflite(model, None, Export(activations="int16", io="float32"), representative_data=x)
     wanted = x.astype(np.float64) @ kernel
     assert np.mean((lite.predict(x)[0] - wanted) ** 2) < 0.1 * wanted.var()  # 0.4 if it is not compared
+
+
+@pytest.mark.parametrize(("noise", "refused"), [(0.12, True), (0.09, False)])
+def test_noise_near_the_limit_is_judged_on_more_samples(noise, refused):
+    """A kernel that is off by a factor 1 + e has the noise e^2. On 128 samples 0.125 still passes, on 512 0.113."""
+    layers = tf_keras().layers
+    tf_keras().utils.set_random_seed(0)
+    model = tf_keras().Sequential([tf_keras().Input((4,)), layers.Dense(1, use_bias=False, name="line")])
+    other = tf_keras().models.clone_model(model)
+    other.set_weights([weight * (1 + noise**0.5) for weight in model.get_weights()])
+    x = np.random.default_rng(0).normal(size=(900, 4)).astype("float32")
+    lite = tfopt.export_tflite(other, None, Export(), representative_data=x)
+    if refused:
+        with pytest.raises(PromiseError, match=r"on 512 held-out samples: output 'line': noise 0\.1[12]"):
+            proof.prove(model, model, lite, lite, Export(), x)
+    else:
+        (note,) = proof.prove(model, model, lite, lite, Export(), x)
+        assert "on 128 held-out samples" in note or "on 512 held-out samples" in note
