@@ -80,7 +80,7 @@ def test_wrong_arguments_of_apply_and_check(model):
             tfopt.Prune().apply(model, steps=wrong)
     with pytest.raises(RecipeError, match="got the text 'sparsity'"):
         tfopt.Cluster().apply(model, steps=1, keep="sparsity")
-    with pytest.raises(RecipeError, match=r"Expected a tfopt\.Recipe, got a str"):
+    with pytest.raises(RecipeError, match=r"Expected a tfopt\.Recipe, a stage or a list of stages; got a str"):
         tfopt.check(model, "recipe.json")
 
 

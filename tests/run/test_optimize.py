@@ -579,11 +579,6 @@ def test_unknown_loss(no_fit):
     refused(RecipeError, dense_net(tf_keras()), blobs(), "'crossentropie'", recipe=recipe)
 
 
-def test_unknown_optimizer(no_fit):
-    recipe = tfopt.Recipe(stages=TUNE.stages, training=tfopt.Training(optimizer="adammm"))
-    refused(RecipeError, dense_net(tf_keras()), blobs(), "'adammm'", "adamw", recipe=recipe)
-
-
 def test_loss_that_the_other_keras_does_not_know(no_fit):
     """It crosses the bridge and gets as far as the training."""
     import keras

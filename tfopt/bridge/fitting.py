@@ -16,7 +16,6 @@ from tfopt.errors import RecipeError
 
 _BY_POSITION = 2  # optimizer and loss; what follows has another order in the other Keras
 _KINDS = {"loss": "losses", "metrics": "metrics", "weighted_metrics": "metrics"}
-_OF_KERAS3_ALONE = ("auto_scale_loss", "jit_compile")
 
 
 @dataclass
@@ -59,9 +58,9 @@ def _compile(model: Any, *args: Any, **kwargs: Any) -> None:
         )
     arguments = {**dict(zip(("optimizer", "loss"), args, strict=False)), **kwargs}
     carrier = Carrier(to_keras3=False)
-    for name in _OF_KERAS3_ALONE:
-        if arguments.get(name) in ("auto", True, None) and name in arguments:
-            arguments.pop(name)
+    arguments.pop("auto_scale_loss", None)  # of Keras 3 alone
+    if arguments.get("jit_compile") == "auto":
+        arguments.pop("jit_compile")
     for name, kind in _KINDS.items():
         if name in arguments:
             arguments[name] = carrier.own(kind, arguments[name])

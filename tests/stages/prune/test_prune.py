@@ -132,9 +132,11 @@ def test_each_kernel_reaches_the_target_in_a_fit_of_few_steps(schedule, batches,
 # Fits that go wrong ------------------------------------------------------------------------------
 
 
-def test_a_fit_without_the_callbacks_dies(model, samples):
+def test_a_loop_without_the_callbacks_dies(model, samples):
+    wrapped = Prune().apply(model, steps=4)
+    wrapped.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(Exception, match="UpdatePruningStep"):
-        fitted(Prune(), model, samples, callbacks=False)
+        wrapped.train_on_batch(samples[0][:32], samples[1][:32])
 
 
 def test_a_call_in_training_mode_before_fit_changes_nothing(samples):
@@ -149,7 +151,7 @@ def test_a_call_in_training_mode_before_fit_changes_nothing(samples):
         np.testing.assert_array_equal(old, new)
     with pytest.raises(Exception, match="UpdatePruningStep"):
         wrapped.compile("sgd", "mse")
-        wrapped.fit(x, np.zeros((64, 4)), verbose=0)
+        wrapped.train_on_batch(x, np.zeros((64, 4)))
 
 
 def test_a_fit_that_is_too_short_breaks_the_promise_at_strip(model, samples):
