@@ -83,7 +83,7 @@ def test_outputs_are_told_apart_by_name():
     ends = [layers.Dense(3, name="zebra")(given), layers.Dense(3, name="ant")(given)]  # the file sorts them
     lite = tfopt.export_tflite(tf_keras().Model(given, ends), None, Export(weights="float32", activations="float32"))
     (note,) = lite.notes
-    assert "128 synthetic inputs" in note and "'zebra' noise" in note and "'ant' noise" in note
+    assert "64 synthetic inputs" in note and "'zebra' noise" in note and "'ant' noise" in note
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ def test_the_command_refuses_and_accepts(tmp_path, monkeypatch):
     assert "note: allowed to differ from the model" in done.stdout and (tmp_path / "out.tflite").exists()
 
 
-@pytest.mark.parametrize("batch, inputs", [(1, 128), (100, 200)])
+@pytest.mark.parametrize("batch, inputs", [(1, 64), (50, 100)])
 def test_a_fixed_batch_size_leaves_enough_synthetic_inputs(batch, inputs):
     """With one input of one number there would be no variance, and rounding would be all noise."""
     api = tf_keras()
