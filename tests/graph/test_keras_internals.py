@@ -246,7 +246,11 @@ def test_parts_of_callbacks_and_metrics():
     assert not internals.is_default(keras.callbacks.EarlyStopping().on_epoch_end)
     assert internals.is_default(tf_keras().callbacks.Callback().on_train_batch_end)
     assert internals.metric_direction("accuracy") == "max" and internals.metric_direction("MeanSquaredError") == "min"
-    assert internals.metric_direction("nothing like it") == ""
+    assert internals.metric_direction("nothing like it") == "" == internals.metric_direction("MeanMetricWrapper")
+    assert internals.metric_direction(keras.metrics.PearsonCorrelation()) == "max"
+    assert internals.monitors_by_itself(keras.callbacks.EarlyStopping("val_accuracy"))
+    assert not internals.monitors_by_itself(keras.callbacks.EarlyStopping("val_accuracy", mode="max"))
+    assert not internals.monitors_by_itself(keras.callbacks.CSVLogger("log.csv"))
     assert internals.profiled_batches(keras.callbacks.TensorBoard("board")) == (0, 0)
     assert internals.profiled_batches(keras.callbacks.TensorBoard("board", profile_batch=(0, 3))) == (0, 3)
 

@@ -205,7 +205,7 @@ def test_a_callback_that_needs_keras_3_is_named():
         ("mean_absolute_error", "min"),
         ("val_error", "min"),
         ("val_hits", "max"),
-        ("my_acc", "max"),
+        ("my_acc", None),
     ],
 )
 def test_what_is_better(monitor, wanted):
@@ -213,7 +213,11 @@ def test_what_is_better(monitor, wanted):
     model = tf_keras().Sequential([tf_keras().Input((8,)), tf_keras().layers.Dense(1, name="head")])
     model.compile("sgd", "mse", metrics=[metrics.MeanSquaredError(name="error"), metrics.AUC(name="hits")])
     model.evaluate(X[:2], X[:2, :1], verbose=0)
-    assert direction(monitor, model) == wanted
+    if wanted is None:
+        with pytest.raises(RecipeError, match=r"Give the callback mode="):
+            direction(monitor, model)
+    else:
+        assert direction(monitor, model) == wanted
 
 
 def test_a_student_that_is_pruned_meanwhile():
@@ -225,3 +229,76 @@ def test_a_student_that_is_pruned_meanwhile():
     distilled.fit(X, Y, validation_data=(X, Y), epochs=3, verbose=0, callbacks=[stopping])
     assert stopping.best_epoch == 2
     PRUNE.strip(student)
+
+
+class Unlike(keras.metrics.Metric):
+    """It has no config with its argument, so that nothing can copy it."""
+
+    def __init__(self, wanted):
+        super().__init__(name="unlike")
+        self.wanted = wanted
+        self.total = self.add_weight(name="total", initializer="zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.total.assign_add(keras.ops.sum(keras.ops.cast(keras.ops.argmax(y_pred, -1) != self.wanted, "float32")))
+
+    def result(self):
+        return self.total
+
+
+def test_a_metric_that_cannot_be_copied_is_used_itself():
+    wrapped = PRUNE.apply(network(), steps=STEPS)
+    metric = Unlike(0)
+    wrapped.compile(
+        "sgd", "sparse_categorical_crossentropy", metrics=[metric, keras.metrics.MeanMetricWrapper(shares, "shares")]
+    )
+    got = wrapped.evaluate(X, Y, verbose=0, return_dict=True)
+    scores = wrapped.predict(X, verbose=0)
+    assert got["unlike"] == (scores.argmax(axis=1) != 0).sum() == float(metric.result())
+    assert got["shares"] == pytest.approx(scores[:, 0].mean(), rel=1e-5)
+
+
+def shares(y_true, y_pred):
+    return y_pred[:, 0]
+
+
+@pytest.mark.parametrize(("loss", "metrics"), [("nonsense", None), ("mse", ["nonsense"])])
+def test_names_that_neither_keras_knows(loss, metrics):
+    wrapped = PRUNE.apply(network(), steps=STEPS)
+    with pytest.raises(ModelError, match=r"'nonsense' is not among the (losses|metrics)"):
+        wrapped.compile("sgd", loss, metrics=metrics)
+
+
+def test_a_metric_of_keras_3_alone_has_its_direction():
+    wrapped = tfopt.FineTune().apply(network(), steps=STEPS)
+    wrapped.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy", Upward()])
+    stopping = keras.callbacks.EarlyStopping("val_upward", patience=9)
+    wrapped.fit(X, Y, validation_data=(X, Y), verbose=0, callbacks=[stopping])
+    assert stopping.mode == "max"
+
+
+class Upward(Share):
+    def __init__(self):
+        super().__init__("upward")
+        self._direction = "up"
+
+
+@pytest.mark.parametrize("name", ["auc", "recall", "f1_score"])
+def test_metrics_by_names_of_keras_3(name):
+    wrapped = tfopt.FineTune().apply(network(), steps=STEPS)
+    wrapped.compile("sgd", "categorical_crossentropy", metrics=[name])
+    assert name in wrapped.fit(X, np.eye(3, dtype="float32")[Y], verbose=0).history
+
+
+def test_checkpoints_within_an_epoch_wait_too(tmp_path):
+    stage = tfopt.Prune(final_sparsity=0.5, end_step=STEPS + 4, frequency=1)
+    wrapped = stage.apply(network(), steps=4 * STEPS)
+    wrapped.compile("sgd", "sparse_categorical_crossentropy")
+    saved = tf_keras().callbacks.ModelCheckpoint(
+        str(tmp_path / "{epoch}.keras"), "loss", save_best_only=True, save_freq=4, mode="min"
+    )
+    wrapped.fit(X, Y, epochs=3, verbose=0, callbacks=[saved])
+    files = sorted(tmp_path.glob("*.keras"))
+    assert files and not (tmp_path / "1.keras").exists()
+    for file in files:
+        stage.strip(tfopt.load_model(file))

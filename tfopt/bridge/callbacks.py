@@ -23,7 +23,7 @@ _REFUSED = {
 
 # Those with a twin in tf_keras, and no state that a caller would read: their settings.
 _SETTINGS = {
-    "BackupAndRestore": ("backup_dir", "save_freq"),
+    "BackupAndRestore": ("backup_dir", "save_freq", "delete_checkpoint"),
     "TensorBoard": (
         *("log_dir", "histogram_freq", "write_graph", "write_images", "write_steps_per_second", "update_freq"),
         *("embeddings_freq", "embeddings_metadata"),
@@ -87,9 +87,10 @@ def _delegate_class() -> Any:
             self._asked(self.callback.set_model, model)
 
         def hand_on(self, hook: str, *args: Any) -> None:
-            if hook == "on_epoch_end" and self._waits is not None and self._waits():
+            ends = hook in ("on_epoch_end", "on_train_batch_end")
+            if ends and self._waits is not None and self._waits():
                 return
-            if hook in ("on_epoch_end", "on_train_batch_end") and getattr(self.callback, "mode", None) == "auto":
+            if ends and keras_internals.monitors_by_itself(self.callback):
                 self.callback.mode = direction(self.callback.monitor, self.model)
             self._asked(getattr(self.callback, hook), *args)
 
@@ -128,6 +129,9 @@ def direction(monitor: str, model: Any) -> str:
     """Return "min" or "max" for a quantity that is monitored during the training of a tf_keras model.
 
     A callback of Keras 3 asks the metrics of the model, which tf_keras does not tell.
+
+    Raises:
+        RecipeError: nobody knows.
     """
     name = monitor.removeprefix("val_")
     for output in model.output_names or ():
@@ -135,7 +139,7 @@ def direction(monitor: str, model: Any) -> str:
     if name.endswith("loss"):
         return "min"
     known = [metric for metric in model.metrics if metric.name in (name, monitor.removeprefix("val_"))]
-    for named in (name, *(type(metric).__name__ for metric in known)):
-        if found := keras_internals.metric_direction(named):
+    for named in (*known, name, *(type(metric).__name__ for metric in known)):
+        if found := keras_internals.metric_direction(getattr(named, "carried", named)):
             return found
-    return "max" if "acc" in name or name.endswith("auc") else "min"
+    raise RecipeError(f'Nobody knows whether more of \'{monitor}\' is better. Give the callback mode="max" or "min".')

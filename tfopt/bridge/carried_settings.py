@@ -92,6 +92,10 @@ def _metric_class() -> Any:
             super().__init__(name=metric.name)
             self._metric: Callable[[], Any] = lambda: metric  # as an attribute, tf_keras would look for layers in it
 
+        @property
+        def carried(self) -> Any:
+            return self._metric()
+
         def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
             self._metric().update_state(y_true, y_pred, sample_weight=sample_weight)
 

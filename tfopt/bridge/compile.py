@@ -215,7 +215,16 @@ class Carrier:
             return {key: self.own(kind, item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return _without_lost([self.own(kind, item) for item in value])
-        return self.nested(kind, value) if _is_of_keras3(kind, value) else value
+        if not _is_of_keras3(kind, value):
+            return value
+        import keras
+
+        try:
+            return self._equal(kind, value)
+        except ModelError:
+            if isinstance(value, keras.metrics.Metric):
+                return carried_settings.as_metric(value)  # the caller may read its state
+            return self._carried(kind, value)
 
     def own_optimizer(self, optimizer: Any) -> Any:
         """Return an optimizer of Keras 3 as one of tf_keras, any other as it is."""
@@ -238,7 +247,14 @@ class Carrier:
         """Return a tf_keras object that runs the Keras 3 setting `value`."""
         import keras
 
-        found = getattr(keras, kind).get(value)
+        try:
+            found = getattr(keras, kind).get(value)
+        except ValueError as error:
+            raise self._missing(kind, str(value)) from error
+        if isinstance(found, str):
+            raise self._missing(kind, found)
+        if isinstance(value, str) and isinstance(found, keras.metrics.Metric):  # as in the logs of Keras 3
+            found = type(found).from_config({**found.get_config(), "name": value})
         if not hasattr(found, "get_config"):
             return found  # a function of tensors
         if kind == "losses":
@@ -259,9 +275,11 @@ class Carrier:
     def _by_name(self, kind: str, name: str) -> Any:
         if not (kind == "metrics" and name in _ACCURACY):
             try:
-                getattr(self.package, kind).get(name)
+                found = getattr(self.package, kind).get(name)
             except (ValueError, TypeError) as error:
                 raise self._missing(kind, name) from error
+            if isinstance(found, str):
+                raise self._missing(kind, name)
         return name
 
     def _by_config(self, kind: str, thing: Any) -> Any:
@@ -271,7 +289,7 @@ class Carrier:
             # A loss has no state to copy, and Keras 3's Huber omits its delta from get_config.
             return thing if kind == "losses" else type(thing).from_config(thing.get_config())
         cls = self._find(kind, type(thing).__name__) if _package(type(thing)) else None
-        if cls is None:
+        if cls is None or "fn" in init_arguments(cls):  # a wrapper of any function
             raise self._missing(kind, type(thing).__name__)
         return cls(**self._arguments(kind, cls, _config(thing)))
 
@@ -332,10 +350,10 @@ def _is_of_keras3(kind: str, value: Any) -> bool:
         if kind == "metrics" and value in _ACCURACY:
             return False
         try:
-            getattr(keras_compat.tf_keras(), kind).get(value)
+            found = getattr(keras_compat.tf_keras(), kind).get(value)
         except (ValueError, TypeError):
             return True
-        return False
+        return isinstance(found, str)  # as it comes back for an unknown metric
     if isinstance(value, type):
         return issubclass(value, bases[kind])
     return isinstance(value, bases[kind]) or (inspect.isfunction(value) and _package(value) == "keras")

@@ -76,7 +76,8 @@ def _fit(model: Any, fitting: Fitting, *args: Any, **kwargs: Any) -> Any:
     given = bound.arguments
     callbacks = _listed(given.get("callbacks"))
     kinds = tuple(map(type, callbacks))
-    callbacks += [needed for needed in fitting.callbacks() if type(needed) not in kinds]
+    # First, so that the others see, and save, what the stage does to the weights.
+    callbacks = [*(needed for needed in fitting.callbacks() if type(needed) not in kinds), *callbacks]
     before, start = fitting.seen, _iterations(model)
 
     def waits() -> bool:

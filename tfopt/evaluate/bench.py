@@ -75,13 +75,13 @@ def benchmark_files(
         shapes = {str(file): lite.inputs[0].shape[1:] for file, lite in zip(files, lites, strict=True)}
         if len(set(shapes.values())) > 1:
             raise ModelError(f"The files take inputs of different shapes, {shapes}: no data fit all of them.")
-        dataset = data_for(lites[0], data, preprocessing=preprocessing, limit=limit, beside=(*files, *lites))
-        x, y, task = dataset.test.x(), dataset.test.y(), task_of(dataset)
-        outputs = [lite.predict(x) for lite in lites]
-        for each, file in zip(outputs, files, strict=True):
-            tell_of_other_classes(dataset, each, file)
-        metrics = [task.metrics(each, y, logits=are_logits(each, task)) for each in outputs]
-        samples = x[:1]
+        for number, (file, lite) in enumerate(zip(files, lites, strict=True)):  # each is fed as it says
+            dataset = data_for(lite, data, preprocessing=preprocessing, limit=limit, beside=(file, lite))
+            x, task = dataset.test.x(), task_of(dataset)
+            outputs = lite.predict(x)
+            tell_of_other_classes(dataset, outputs, file)
+            metrics[number] = task.metrics(outputs, dataset.test.y(), logits=are_logits(outputs, task))
+            samples = x[:1]
     times: list[list[np.ndarray]] = [[] for _ in lites]
     for _ in range(rounds):
         for lite, kept in zip(lites, times, strict=True):

@@ -6,12 +6,25 @@ from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Graph, Ref, replay
 
 _COMPUTING = frozenset(
-    {"Abs", "Add", "AddV2", "BiasAdd", "Cast", "Ceil", "Floor", "FloorDiv", "FloorMod", "Maximum", "Minimum", "Mul"}
-    | {"Neg", "RealDiv", "Rint", "Round", "Select", "SelectV2", "Sub"}
+    {"Abs", "Add", "AddN", "AddV2", "BiasAdd", "Cast", "Ceil", "Cumsum", "Floor", "FloorDiv", "FloorMod", "Max"}
+    | {"Maximum", "Min", "Minimum", "Mul", "Neg", "Pow", "Prod", "RealDiv", "Relu", "Rint", "Round", "Select"}
+    | {"SelectV2", "Square", "Sub", "Sum"}
 )
 _MOVING = frozenset(
-    {"BroadcastTo", "ConcatV2", "ExpandDims", "GatherV2", "Identity", "Pack", "Reshape", "ReverseV2", "Slice", "Split"}
-    | {"SplitV", "Squeeze", "StopGradient", "StridedSlice", "Tile", "Transpose", "Unpack"}
+    {
+        "BroadcastTo",
+        "ConcatV2",
+        "ExpandDims",
+        "GatherV2",
+        "Identity",
+        "Pack",
+        "Reshape",
+        "Pad",
+        "PadV2",
+        "ReverseV2",
+        "Slice",
+    }
+    | {"GatherNd", "Split", "SplitV", "Squeeze", "StopGradient", "StridedSlice", "Tile", "Transpose", "Unpack"}
 )
 
 

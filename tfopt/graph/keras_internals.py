@@ -177,14 +177,24 @@ def is_default(method: Any) -> bool:
     return bool(getattr(method, "_is_default", False))
 
 
-def metric_direction(name: str) -> str:
-    """Return "max" or "min" for a metric of Keras 3, by its name or that of its class; "" if that is unknown."""
+def monitors_by_itself(callback: Any) -> bool:
+    """Return whether a callback of Keras 3 monitors a quantity, and is to find out whether more of it is better."""
     import keras
 
-    try:
-        found = keras.metrics.get(name)
-    except ValueError:
-        return ""
+    kinds = (keras.callbacks.EarlyStopping, keras.callbacks.ModelCheckpoint, keras.callbacks.ReduceLROnPlateau)
+    return isinstance(callback, kinds) and callback.mode == "auto" and callback.monitor_op is None
+
+
+def metric_direction(metric: Any) -> str:
+    """Return "max" or "min" for a metric of Keras 3, or the name of one or its class; "" if that is unknown."""
+    import keras
+
+    found = metric
+    if isinstance(metric, str):
+        try:
+            found = keras.metrics.get(metric)
+        except (ValueError, TypeError):
+            return ""
     return {"up": "max", "down": "min"}.get(getattr(found, "_direction", ""), "")
 
 

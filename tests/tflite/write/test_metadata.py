@@ -148,8 +148,7 @@ def test_images_are_fed_as_the_file_says(tmp_path, write_photos, capsys):
 def test_damaged_metadata_is_one_error():
     lite = tfopt.export_tflite(model_of(), None, FLOAT, representative_data=photos("unit"))
     plain = lite.data[: lite.data.rfind(b"PK\x03\x04")]
-    with pytest.raises(ModelError, match="cannot be read"):
-        _ = LiteModel(plain).labels  # the archive is gone
+    assert LiteModel(plain).labels == () and LiteModel(plain).preprocessing is not None  # the archive is gone
     model = unpacked(plain)
     stored = bytearray(entry_of(lite.data))
     model.metadata = [entry for entry in model.metadata if entry.name != NAME]
@@ -164,3 +163,16 @@ def test_damaged_metadata_is_one_error():
             assert isinstance(lite.labels, tuple)
         except ModelError as error:
             assert "cannot be read" in str(error)
+
+
+def test_one_tensor_as_two_outputs():
+    inputs = keras.Input((8, 10, 3))
+    outputs = model_of()(inputs)
+    lite = tfopt.export_tflite(keras.Model(inputs, [outputs, outputs]), None, representative_data=photos("unit"))
+    assert lite.inputs[0].dtype == "uint8" and {port.dtype for port in lite.outputs} == {"uint8"}
+
+
+@pytest.mark.parametrize("preprocessing", ["torch", "caffe"])
+def test_what_is_fed_by_channel_is_told(preprocessing):
+    lite = tfopt.export_tflite(model_of(), None, tfopt.Export(io="uint8"), representative_data=photos(preprocessing))
+    assert any("uint8 input takes values of" in note and "not bytes of pixels" in note for note in lite.notes)

@@ -7,12 +7,26 @@ from tfopt.tflite.read.parts import Op, Tensor
 
 _INTEGERS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
 _COMPUTING = frozenset(
-    {"ABS", "ADD", "CAST", "CEIL", "DIV", "FLOOR", "FLOOR_DIV", "FLOOR_MOD", "MAXIMUM", "MINIMUM", "MUL", "NEG"}
-    | {"ROUND", "SELECT", "SELECT_V2", "SUB"}
+    {"ABS", "ADD", "ADD_N", "CAST", "CEIL", "CUMSUM", "DIV", "FLOOR", "FLOOR_DIV", "FLOOR_MOD", "MAXIMUM", "MINIMUM"}
+    | {"MUL", "NEG", "POW", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "RELU", "ROUND", "SELECT", "SELECT_V2"}
+    | {"SQUARE", "SUB", "SUM"}
 )
 _COMPARING = frozenset({"EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL"})
 _MOVING = frozenset(
-    {"BROADCAST_TO", "CONCATENATION", "EXPAND_DIMS", "GATHER", "PACK", "RESHAPE", "REVERSE_V2", "SLICE", "SPLIT"}
+    {
+        "BROADCAST_TO",
+        "CONCATENATION",
+        "EXPAND_DIMS",
+        "GATHER",
+        "GATHER_ND",
+        "PACK",
+        "PAD",
+        "PADV2",
+        "RESHAPE",
+        "REVERSE_V2",
+        "SLICE",
+        "SPLIT",
+    }
     | {"SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK"}
 )
 

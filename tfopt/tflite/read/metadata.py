@@ -52,8 +52,8 @@ def metadata_of(model: Any, data: bytes) -> FileMetadata:
     Raises:
         ModelError: they cannot be read.
     """
-    entries = {bytes(entry.name): entry.buffer for entry in items(model.metadata)}
     with reading(lambda why: ModelError(f"The class names and other metadata of the .tflite cannot be read ({why}).")):
+        entries = {bytes(entry.name or b""): entry.buffer for entry in items(model.metadata)}
         if OLD_LABELS in entries:
             return FileMetadata(_old_labels(bytes(model.buffers[entries[OLD_LABELS]].data)))
         if NAME not in entries:
@@ -75,13 +75,15 @@ def _read(stored: bytes, data: bytes) -> FileMetadata:
     subgraph = next(iter(_Table.root(stored).tables(SUBGRAPHS)), None)
     if subgraph is None:
         return FileMetadata()
-    given, made = (list(subgraph.tables(side)) for side in (INPUTS, OUTPUTS))
-    files = [file for tensor in made for file in tensor.tables(FILES) if file.number(FILE_KIND) == AXIS_LABELS]
-    labels = _labels(data, files[0].text(FILE_NAME)) if len(made) == 1 and files else ()
-    return FileMetadata(labels, _preprocessing(given[0]) if len(given) == 1 else None)
+    given, made = (subgraph.tables(side) for side in (INPUTS, OUTPUTS))
+    files = made[0].tables(FILES) if len(made) == 1 else []
+    name = next((file.text(FILE_NAME) for file in files if file.number(FILE_KIND) == AXIS_LABELS), "")
+    return FileMetadata(_labels(data, name), _preprocessing(given[0]) if len(given) == 1 else None)
 
 
 def _labels(data: bytes, name: str) -> tuple[str, ...]:
+    if not name or not zipfile.is_zipfile(io.BytesIO(data)):  # a tool that rewrites a file loses what is behind it
+        return ()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if archive.getinfo(name).file_size > LARGEST_JSON:
             raise ValueError(f"{name} is too large")
@@ -97,7 +99,7 @@ def _preprocessing(tensor: "_Table") -> Preprocessing | None:
     if content is None or content.number(0) != IMAGE or options is None:
         return None
     mean, std = (options.floats(slot) for slot in (MEAN, STD))
-    if not len(mean) or len(mean) != len(std):
+    if not len(mean) or len(mean) != len(std) or not np.isfinite([*mean, *std]).all() or not np.all(std):
         return None
     scale = tuple(float(1 / np.float64(value)) for value in std)
     offset = tuple(float(-np.float64(low) / np.float64(value)) for low, value in zip(mean, std, strict=True))

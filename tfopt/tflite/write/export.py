@@ -13,6 +13,7 @@ from tfopt.base import native
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.words import counted
+from tfopt.data import Dataset
 from tfopt.errors import CannotRunError, ModelError, PromiseError, RecipeError, TfoptError
 from tfopt.graph.walk import is_model
 from tfopt.stages.kernels.promise import Promise
@@ -33,7 +34,7 @@ from tfopt.tflite.write.four_bits import rounded_to_4_bits
 from tfopt.tflite.write.low_bit_weights import store_integers
 from tfopt.tflite.write.metadata import with_metadata
 from tfopt.tflite.write.mixed import allowed_floats, require_integers
-from tfopt.tflite.write.photo_ends import with_photo_ends
+from tfopt.tflite.write.photo_ends import is_fed_by_channel, with_photo_ends
 from tfopt.tflite.write.proof import COMPARED, kept_beside, prove
 
 SHARES_OF_NOISE = (0.5, 0.1, 0.02)
@@ -282,6 +283,10 @@ def _built(
         promised = verify_promises(file, flat_model, promises, trained_ranges=trained_ranges, places=found_in)
     if settings.border == "float32" != border:
         found.append(f"inputs and outputs are float32, since as {border} they would lose too much")
+    if isinstance(data, Dataset) and is_fed_by_channel(data) and settings.border in ("int8", "uint8"):
+        found.append(
+            f"the {settings.border} input takes values of '{data.preprocessing.describe()}', not bytes of pixels"
+        )
     # After `Quantize`, samples serve only what it has trained no range for.
     calibrated = calibration.notes(named, names) if calibration and not is_quantization_aware(model) else []
     notes += [*_about_sizes(settings, to_convert, lite), *_about_states(named, names)]

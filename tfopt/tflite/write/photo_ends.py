@@ -30,7 +30,7 @@ def with_photo_ends(data: bytes, source: Any) -> bytes:
     model = unpacked(data)
     subgraph = model.subgraphs[0]
     before = [_quantize(model, subgraph, int(end), into=True) for end in items(subgraph.inputs)]
-    after = [_quantize(model, subgraph, int(end), into=False) for end in items(subgraph.outputs)]
+    after = [_quantize(model, subgraph, end, into=False) for end in dict.fromkeys(map(int, subgraph.outputs))]
     subgraph.operators = [*before, *items(subgraph.operators), *after]
     moved_in = {int(op.outputs[0]): int(op.inputs[0]) for op in before}
     moved_out = {int(op.inputs[0]): int(op.outputs[0]) for op in after}
@@ -42,6 +42,11 @@ def with_photo_ends(data: bytes, source: Any) -> bytes:
         for moved, entries in ((moved_in, signature.inputs), (moved_out, signature.outputs)):
             _move(moved, items(entries))
     return packed(model, len(data))
+
+
+def is_fed_by_channel(source: Dataset) -> bool:
+    """Return whether photos are fed in a way that no scale of bytes can stand for."""
+    return source.train.inputs.dtype == np.uint8 and source.preprocessing.per_channel
 
 
 def _takes_pixels(port: Port, source: Dataset) -> bool:
