@@ -33,8 +33,7 @@ def check_equal(graph: Graph, model: Any, converted: dict[str, Any], other: Any,
     `plans_of` returns their plans. If all layers agree and only the outputs differ, because `model` itself amplifies
     rounding errors, a warning is issued instead; a model that is random even in inference is compared by layer only.
     """
-    batch = runnable_batch((model, other), graph)
-    expected, got = run(model, batch), run(other, batch)
+    batch, (expected, got) = runnable_batch((model, other), graph)
     tolerance = HALF_TOLERANCE if any(policy.is_half(leaf.layer) for leaf in graph.leaves) else TOLERANCE
     if len(expected) != len(got):
         raise ModelError(f"Model '{graph.name}' has {len(expected)} outputs, its conversion has {len(got)}.")
@@ -71,25 +70,27 @@ def _is_noise(model: Any, batch: list[Any], expected: list[Any], got: list[Any],
     return True
 
 
-def runnable_batch(models: Sequence[Any], graph: Graph, count: int = 2, seed: int = 0) -> list[Any]:
+def runnable_batch(
+    models: Sequence[Any], graph: Graph, count: int = 2, seed: int = 0
+) -> tuple[list[Any], list[list[np.ndarray]]]:
     """Return `samples.sample_batch(graph, count, seed)`, or small numbers if one of the `models` fails for that.
+
+    Returns:
+        The batch, and what each model gives for it.
 
     Raises:
         ModelError: one fails for both.
     """
     batch = samples.sample_batch(graph, count, seed)
     try:
-        for model in models:
-            run(model, batch)
+        return batch, [run(model, batch) for model in models]
     except Exception:
         batch = samples.sample_batch(graph, count, seed, small=True)
-        try:
-            for model in models:
-                run(model, batch)
-        except Exception as error:
-            said = plain(" ".join(str(error).split())[:_LONGEST_REASON])
-            raise ModelError(f"Model '{graph.name}' fails for made-up inputs: {said}") from error
-    return batch
+    try:
+        return batch, [run(model, batch) for model in models]
+    except Exception as error:
+        said = plain(" ".join(str(error).split())[:_LONGEST_REASON])
+        raise ModelError(f"Model '{graph.name}' fails for made-up inputs: {said}") from error
 
 
 def run(model: Any, batch: list[Any]) -> list[np.ndarray]:

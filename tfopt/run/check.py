@@ -154,7 +154,7 @@ def check(model: Any, recipe: Recipe | Stage | Sequence[Stage] | None = None, *,
 def _decided(flat_model: Any, recipe: Recipe, problems: list[str]) -> list[dict[str, str]]:
     """Return, for each stage, its decisions in words, by flat layer name."""
     columns = []
-    samples = samples_of(runnable_batch((flat_model,), walk(flat_model)))
+    samples = samples_of(runnable_batch((flat_model,), walk(flat_model))[0])
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         try:
             decisions = stage.decisions(flat_model, keep)
@@ -176,7 +176,7 @@ def _dry_run(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[s
     # Tensor names show which layer an operator belongs to.
     named = replace(recipe, export=replace(recipe.export, compact=False))
     try:
-        samples = samples_of(runnable_batch((flat_model,), walk(flat_model)))
+        samples = samples_of(runnable_batch((flat_model,), walk(flat_model))[0])
         lite = dry_run(flat_model, named, STEPS_PER_EPOCH, samples, like=like)
     except TfoptError as error:
         problems.append(str(error))

@@ -162,9 +162,9 @@ def _evidence(model: Any, flat_model: Any, settings: Export, data: Any, number: 
 
 def _synthetic(models: Sequence[Any], graph: Graph, count: int) -> list[Any]:
     """Return `count` random samples for each input, or the next multiple of the batch size that an input fixes."""
-    parts = [runnable_batch(models, graph, count)]
+    parts = [runnable_batch(models, graph, count)[0]]
     while sum(len(part[0]) for part in parts) < count:
-        parts.append(runnable_batch(models, graph, count, seed=len(parts)))
+        parts.append(runnable_batch(models, graph, count, seed=len(parts))[0])
     return parts[0] if len(parts) == 1 else [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
