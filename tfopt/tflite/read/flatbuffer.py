@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import flatbuffers
@@ -160,6 +160,24 @@ def drop_unused_codes(model: Any) -> None:
     model.operatorCodes = [model.operatorCodes[index] for index in used]
     for operator in operators:
         operator.opcodeIndex = used.index(operator.opcodeIndex)
+
+
+def drop_unread(model: Any, subgraph: Any, kinds: Collection[str]) -> None:
+    """Remove the operators of these kinds from a subgraph whose first output nothing reads, until none is left."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    numbers = {getattr(schema.BuiltinOperator, kind) for kind in kinds}
+    while True:
+        operators = list(items(subgraph.operators))
+        read = {int(end) for each in operators for end in items(each.inputs)} | set(map(int, items(subgraph.outputs)))
+        kept = [
+            each
+            for each in operators
+            if int(each.outputs[0]) in read or kind_of(model.operatorCodes[each.opcodeIndex]) not in numbers
+        ]
+        subgraph.operators = kept
+        if len(kept) == len(operators):
+            return
 
 
 def kind_of(code: Any) -> int:

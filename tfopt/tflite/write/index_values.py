@@ -1,11 +1,9 @@
 """Keep in float what becomes indices: a scale would round them, and the file would read other rows of its tables."""
 
-from typing import Any
-
 import numpy as np
 
 from tfopt.errors import ModelError
-from tfopt.tflite.read.flatbuffer import items, kind_of, packed, unpacked
+from tfopt.tflite.read.flatbuffer import drop_unread, packed, unpacked
 from tfopt.tflite.read.graph import FileGraph
 from tfopt.tflite.read.index_values import index_values, unrounded
 from tfopt.tflite.settings import Export
@@ -57,17 +55,5 @@ def with_exact_indices(data: bytes) -> bytes:
     subgraph = model.subgraphs[0]
     for index, inputs in changed.items():
         subgraph.operators[index].inputs = np.array(inputs, np.int32)
-    while unread := _unread(model, subgraph):
-        subgraph.operators = [operator for operator in items(subgraph.operators) if id(operator) not in unread]
+    drop_unread(model, subgraph, ("DEQUANTIZE", "QUANTIZE"))
     return packed(model, len(data))
-
-
-def _unread(model: Any, subgraph: Any) -> set[int]:
-    """Return the ids of operators that only change the type of values, and whose result nothing reads."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    kinds = {schema.BuiltinOperator.QUANTIZE, schema.BuiltinOperator.DEQUANTIZE}
-    read = {int(end) for each in items(subgraph.operators) for end in items(each.inputs)}
-    read |= {int(end) for end in items(subgraph.outputs)}
-    typing = [each for each in items(subgraph.operators) if kind_of(model.operatorCodes[each.opcodeIndex]) in kinds]
-    return {id(each) for each in typing if int(each.outputs[0]) not in read}

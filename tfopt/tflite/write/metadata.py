@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from tfopt.data import Dataset, Preprocessing
-from tfopt.tflite.read import LiteModel, metadata
+from tfopt.data.beside import are_images
+from tfopt.tflite.read import Port, metadata
 from tfopt.tflite.read.flatbuffer import items, packed, unpacked
+from tfopt.tflite.read.graph import FileGraph
 
 _PARSER_VERSION = "1.0.0"  # has all that is written here
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # so that equal models make equal files
@@ -24,35 +26,36 @@ def with_metadata(data: bytes, source: Any) -> bytes:
     """
     if not isinstance(source, Dataset):
         return data
-    lite = LiteModel(data)
-    labels = labels_for(source, lite)
-    image = _image(source.preprocessing, lite) if source.train.inputs.dtype == np.uint8 else None
-    if len(lite.inputs) != 1 or not (labels or image):
+    graph = FileGraph(data)
+    given, made = graph.ports("inputs"), graph.ports("outputs")
+    labels = labels_for(source, made)
+    image = _image(source.preprocessing, given[0]) if are_images(source.train.inputs) else None
+    if len(given) != 1 or not (labels or image):
         return data
-    output: dict[int, Any] = {metadata.TENSOR_NAME: lite.outputs[0].name}
+    output: dict[int, Any] = {metadata.TENSOR_NAME: made[0].name}
     if labels:
         file = {metadata.FILE_NAME: metadata.LABELS_FILE, metadata.FILE_KIND: np.int8(metadata.AXIS_LABELS)}
         output[metadata.FILES] = [file]
     subgraph = {
-        metadata.INPUTS: [{metadata.TENSOR_NAME: lite.inputs[0].name, **(image or {})}],
-        metadata.OUTPUTS: [output, *({metadata.TENSOR_NAME: port.name} for port in lite.outputs[1:])],
+        metadata.INPUTS: [{metadata.TENSOR_NAME: given[0].name, **(image or {})}],
+        metadata.OUTPUTS: [output, *({metadata.TENSOR_NAME: port.name} for port in made[1:])],
     }
     described = {metadata.SUBGRAPHS: [subgraph], metadata.NEEDED_VERSION: _PARSER_VERSION}
     written = with_entry(data, metadata.NAME, _flatbuffer(described))
     return _with_archive(written, labels) if labels else written
 
 
-def labels_for(source: Dataset, lite: LiteModel) -> tuple[str, ...]:
-    """Return the class names of `source` if the only output of the file has one number for each, else ()."""
+def labels_for(source: Dataset, made: Sequence[Port]) -> tuple[str, ...]:
+    """Return the class names of `source` if `made`, the only output of a file, has one number for each, else ()."""
     names = tuple(source.class_names or ())
-    fits = [port.shape[-1:] for port in lite.outputs] == [(len(names),)]
+    fits = [port.shape[-1:] for port in made] == [(len(names),)]
     plain = not any("\n" in name or "\r" in name for name in names)  # a line each
     return names if fits and plain else ()
 
 
-def _image(preprocessing: Preprocessing, lite: LiteModel) -> dict[int, Any] | None:
+def _image(preprocessing: Preprocessing, port: Port) -> dict[int, Any] | None:
     """Return what an image as input is, and how it is normalized; None for what the schema cannot say."""
-    shape = lite.inputs[0].shape
+    shape = port.shape
     colors = {1: metadata.GRAYSCALE, 3: metadata.RGB}
     if len(shape) != 4 or shape[-1] not in colors or preprocessing.order != "rgb":
         return None

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from tfopt.data import Dataset
-from tfopt.tflite.read import LiteModel, Port
+from tfopt.data.beside import are_images
+from tfopt.tflite.read import Port
 from tfopt.tflite.read.flatbuffer import items, new_operator, packed, unpacked
+from tfopt.tflite.read.graph import FileGraph
 
 _CENTER = 128  # what the zero points of uint8 and int8 differ by
 _SHARE = 0.01  # by which the scale of the file may differ from that of a pixel
@@ -19,13 +21,13 @@ def with_photo_ends(data: bytes, source: Any) -> bytes:
 
     A byte goes in as it is: the scale is that of a pixel. Files with other ends, and for other data, are unchanged.
     """
-    if not isinstance(source, Dataset) or source.train.inputs.dtype != np.uint8 or source.train.inputs.ndim != 4:
+    if not isinstance(source, Dataset) or not are_images(source.train.inputs):
         return data
-    lite = LiteModel(data)
-    ends = (*lite.inputs, *lite.outputs)
-    if len(lite.inputs) != 1 or any(port.dtype != "int8" or len(port.scales) != 1 for port in ends):
+    graph = FileGraph(data)
+    given, made = graph.ports("inputs"), graph.ports("outputs")
+    if len(given) != 1 or any(port.dtype != "int8" or len(port.scales) != 1 for port in (*given, *made)):
         return data
-    if source.preprocessing.per_channel or not _takes_pixels(lite.inputs[0], source):
+    if source.preprocessing.per_channel or not _takes_pixels(given[0], source):
         return data
     model = unpacked(data)
     subgraph = model.subgraphs[0]
@@ -38,7 +40,7 @@ def with_photo_ends(data: bytes, source: Any) -> bytes:
         np.array([moved[int(end)] for end in ends], np.int32)
         for moved, ends in ((moved_in, subgraph.inputs), (moved_out, subgraph.outputs))
     )
-    for signature in items(model.signatureDefs):
+    for signature in (each for each in items(model.signatureDefs) if each.subgraphIndex == 0):
         for moved, entries in ((moved_in, signature.inputs), (moved_out, signature.outputs)):
             _move(moved, items(entries))
     return packed(model, len(data))
@@ -46,7 +48,7 @@ def with_photo_ends(data: bytes, source: Any) -> bytes:
 
 def is_fed_by_channel(source: Dataset) -> bool:
     """Return whether photos are fed in a way that no scale of bytes can stand for."""
-    return source.train.inputs.dtype == np.uint8 and source.preprocessing.per_channel
+    return are_images(source.train.inputs) and source.preprocessing.per_channel
 
 
 def _takes_pixels(port: Port, source: Dataset) -> bool:

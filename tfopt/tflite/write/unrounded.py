@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.tflite.read.flatbuffer import items, kind_of, unpacked
+from tfopt.tflite.read.flatbuffer import drop_unread, items, kind_of, unpacked
 
 
 def float_outputs(data: bytes) -> list[str]:
@@ -33,8 +33,8 @@ def without_marks(model: Any, subgraph: Any) -> bool:
     for operator, ends in zip(items(subgraph.operators), sources, strict=True):
         if ends != [int(index) for index in items(operator.inputs)]:
             operator.inputs, changed = np.array(ends, np.int32), True
-    while changed and (unread := marks.unread()):
-        subgraph.operators = [operator for operator in items(subgraph.operators) if id(operator) not in unread]
+    if changed:
+        drop_unread(model, subgraph, ("CAST", "DEQUANTIZE", "QUANTIZE"))
     return changed
 
 
@@ -69,19 +69,6 @@ class _Marks:
         if wide is None or wide not in self._made_by or not self.widens(self._made_by[wide]):
             return None
         return self._input(wide, "CAST")
-
-    def unread(self) -> set[int]:
-        """Return the ids of operators that change types and whose output nothing reads."""
-        from ai_edge_litert import schema_py_generated as schema
-
-        kinds = {getattr(schema.BuiltinOperator, name) for name in ("CAST", "DEQUANTIZE", "QUANTIZE")}
-        read = {int(end) for each in items(self._subgraph.operators) for end in items(each.inputs)}
-        read |= {int(end) for end in items(self._subgraph.outputs)}
-        return {
-            id(each)
-            for each in items(self._subgraph.operators)
-            if self.kind(each) in kinds and int(each.outputs[0]) not in read
-        }
 
     def _input(self, index: int, kind: str) -> int | None:
         """Return the input of the operator that makes the tensor `index`, if it is of this kind."""
