@@ -3,7 +3,7 @@
     python benchmarks/mediapipe_apps.py --source mobilenet.keras --photos flowers/ --python mediapipe-env/bin/python
 
 A head on features is trained on the photos and exported as `tfopt run` does, in int8 (the default) and in float.
-MediaPipe needs an environment of its own (pip install mediapipe). Both get the same pixels of 100 test photos. Writes
+Install mediapipe in a separate environment (pip install mediapipe). Both get the same pixels of 100 test photos. Writes
 benchmarks/results/mediapipe_apps.md.
 """
 

@@ -28,7 +28,7 @@ def network():
 class Batches(keras.utils.PyDataset):
     def __init__(self):
         super().__init__()
-        self.epochs = 0
+        self.epochs, self.begun = 0, 0
 
     def __len__(self):
         return STEPS
@@ -36,6 +36,9 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, number):
         part = slice(32 * number, 32 * number + 32)
         return X[part], Y[part]
+
+    def on_epoch_begin(self):
+        self.begun += 1
 
     def on_epoch_end(self):
         self.epochs += 1
@@ -86,7 +89,7 @@ def test_a_script_for_keras_3(stage, tmp_path):
     assert {"loss", "accuracy", "top_2", "val_loss", "val_accuracy", "val_top_2"} <= set(history)
     assert len(seen.batches) == 4 * STEPS and [epoch for epoch, _ in seen.epochs] == [0, 1, 2, 3]
     assert np.allclose([value for _, value in seen.epochs], history["val_accuracy"])
-    assert data.epochs == 4 and list((tmp_path / "board" / "train").iterdir())
+    assert data.epochs == data.begun == 4 and list((tmp_path / "board" / "train").iterdir())
     with (tmp_path / "log.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4
     # The best epoch whose promise holds is kept, and its file is the same.
@@ -260,6 +263,11 @@ def test_a_metric_that_cannot_be_copied_is_used_itself():
 
 def shares(y_true, y_pred):
     return y_pred[:, 0]
+
+
+def test_an_optimizer_that_neither_keras_knows():
+    with pytest.raises(ModelError, match="'nonsense' is not among the optimizers"):
+        PRUNE.apply(network(), steps=STEPS).compile("nonsense", "mse")
 
 
 @pytest.mark.parametrize(("loss", "metrics"), [("nonsense", None), ("mse", ["nonsense"])])

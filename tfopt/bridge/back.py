@@ -126,7 +126,15 @@ def _cloned(model: Any) -> Any:
         functions = {key: value for key, value in values.items() if inspect.isfunction(value)}
         return type(layer).from_config({**config, **functions})
 
-    return keras.models.clone_model(model, clone_function=clone, recursive=True)
+    # Of a functional model, `clone_model` would name the inputs after their tensors.
+    inputs = None if isinstance(model, keras.Sequential) else map_leaves(_input_like, model.input)
+    return keras.models.clone_model(model, input_tensors=inputs, clone_function=clone, recursive=True)
+
+
+def _input_like(tensor: Any) -> Any:
+    import keras
+
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=keras_internals.input_name(tensor))
 
 
 def _revived(model: Any, graph: Graph) -> Any:

@@ -232,7 +232,10 @@ class Carrier:
             return optimizer
         import keras
 
-        return self.optimizer(keras.optimizers.get(optimizer))
+        try:
+            return self.optimizer(keras.optimizers.get(optimizer))
+        except ValueError as error:
+            raise self._missing("optimizers", str(optimizer)) from error
 
     def _equal(self, kind: str, value: Any) -> Any:
         if isinstance(value, str):

@@ -89,6 +89,7 @@ def _fit(model: Any, fitting: Fitting, *args: Any, **kwargs: Any) -> Any:
         names = " and ".join(dict.fromkeys(type(callback).__name__ for callback in waiting))
         Progress().say(f"{names} begins after {fitting.holds_after:,} steps, when the promise of the stage holds")
     given["callbacks"] = [as_tf_keras_callback(each, waits if each in waiting else None) for each in callbacks]
+    given["callbacks"] += _starting_epochs(given.get("x"))
     _take_data(given)
     try:
         return type(model).fit(*bound.args, **bound.kwargs)
@@ -128,6 +129,16 @@ def _take_data(arguments: dict[str, Any]) -> None:
     for name in ("x", "validation_data"):
         if name in arguments:
             arguments[name] = _as_sequence(arguments[name])
+
+
+def _starting_epochs(data: Any) -> list[Any]:
+    """Return a callback that tells a PyDataset that an epoch begins, which tf_keras does not."""
+    import keras
+
+    if not isinstance(data, keras.utils.PyDataset):
+        return []
+    tell = keras_compat.tf_keras().callbacks.LambdaCallback
+    return [tell(on_epoch_begin=lambda epoch, logs: data.on_epoch_begin())]
 
 
 def _as_sequence(data: Any) -> Any:

@@ -79,11 +79,19 @@ def preprocessing_beside(own: Preprocessing, places: Iterable[Any], *, asked: bo
     if not found:
         return own, ""
     first, fed = (None, own) if asked else found[0]
-    others = [(place, stated) for place, stated in found if stated != fed]
+    others = [(place, stated) for place, stated in found if not _is_same(stated, fed)]
     if fed == own and not others:
         return own, ""
     said = [f"{fed.describe()}, as {'asked' if asked else f'{_source(first)} says'}"]
     return fed, "; ".join(said + [f"{_source(place)} says otherwise: {it.describe()}" for place, it in others])
+
+
+def _is_same(one: Preprocessing, other: Preprocessing) -> bool:
+    """Return whether two feed alike, up to the rounding of float32, in which a file states it."""
+    if (one.order, one.size, one.color) != (other.order, other.size, other.color):
+        return False
+    pairs = ((one.scale, other.scale), (one.offset, other.offset))
+    return all(np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-6, atol=0) for a, b in pairs)
 
 
 def _source(place: Any) -> str:

@@ -11,20 +11,9 @@ _COMPUTING = frozenset(
     | {"SelectV2", "Square", "Sub", "Sum"}
 )
 _MOVING = frozenset(
-    {
-        "BroadcastTo",
-        "ConcatV2",
-        "ExpandDims",
-        "GatherV2",
-        "Identity",
-        "Pack",
-        "Reshape",
-        "Pad",
-        "PadV2",
-        "ReverseV2",
-        "Slice",
-    }
-    | {"GatherNd", "Split", "SplitV", "Squeeze", "StopGradient", "StridedSlice", "Tile", "Transpose", "Unpack"}
+    {"BroadcastTo", "ConcatV2", "ExpandDims", "GatherNd", "GatherV2", "Identity", "Pack", "Pad", "PadV2", "Reshape"}
+    | {"ReverseV2", "Slice", "Split", "SplitV", "Squeeze", "StopGradient", "StridedSlice", "Tile", "Transpose"}
+    | {"Unpack"}
 )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import zipfile
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 
 import tfopt
 from tfopt.data import Preprocessing
+from tfopt.data.beside import fed_as_beside
 from tfopt.errors import ModelError
 from tfopt.evaluate.compare import compare_files
 from tfopt.tflite.read import LiteModel
@@ -176,3 +178,25 @@ def test_one_tensor_as_two_outputs():
 def test_what_is_fed_by_channel_is_told(preprocessing):
     lite = tfopt.export_tflite(model_of(), None, tfopt.Export(io="uint8"), representative_data=photos(preprocessing))
     assert any("uint8 input takes values of" in note and "not bytes of pixels" in note for note in lite.notes)
+
+
+def test_names_as_windows_writes_them():
+    lite = tfopt.export_tflite(model_of(), None, FLOAT, representative_data=photos("unit"))
+    stream = io.BytesIO(lite.data[: lite.data.rfind(b"PK\x03\x04")])
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.writestr("labels.txt", "\ufeffrose\r\ntülip\r\ndaisy flower\r\n")
+    assert LiteModel(stream.getvalue()).labels == NAMES
+
+
+def test_a_file_and_a_data_json_that_say_the_same_agree(tmp_path):
+    """The file states it in float32."""
+    lite = tfopt.export_tflite(model_of(), None, FLOAT, representative_data=photos("torch"))
+    (tmp_path / "data.json").write_text(json.dumps({"preprocessing": Preprocessing.named("torch").to_dict()}))
+    _, note = fed_as_beside(photos("raw"), [tmp_path / "model.tflite", lite], asked=False)
+    assert "data.json beside" in note and "otherwise" not in note
+    _, note = fed_as_beside(photos("raw"), [tmp_path / "model.tflite", photos_of_another_kind()], asked=False)
+    assert "the file itself says otherwise" in note
+
+
+def photos_of_another_kind():
+    return tfopt.export_tflite(model_of(), None, FLOAT, representative_data=photos("unit"))

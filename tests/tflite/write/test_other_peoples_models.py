@@ -252,6 +252,16 @@ def test_channel_attention_is_trained_for_int8():
     assert noise(model, tfopt.export_tflite(wrapped, None, Export()), x) < 5e-3
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_inputs_keep_their_names_beside_a_lambda(named):
+    left, right = (keras.Input((4,), name=name if named else None) for name in ("left", "right"))
+    hidden = L.Dense(3, activation=lambda v: ops.maximum(v, 0.1 * v))(L.concatenate([left, right]))
+    model, stage = keras.Model({"a": left, "b": right}, L.Dense(2)(hidden)), tfopt.Prune(schedule="one-shot")
+    stripped = stage.strip(stage.apply(model, steps=0))
+    assert [layer.name for layer in stripped.layers] == [layer.name for layer in model.layers]
+    assert set(stripped.input) == {"a", "b"}
+
+
 def unlike(count=300):
     sizes, offsets = np.array([1, 10, 100, 1000, 1e4, 0.1]), np.array([0, 100, 5, 1e4, 0, 3])
     return (np.random.default_rng(0).normal(size=(count, 6)) * sizes + offsets).astype("float32")

@@ -87,7 +87,7 @@ def _labels(data: bytes, name: str) -> tuple[str, ...]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if archive.getinfo(name).file_size > LARGEST_JSON:
             raise ValueError(f"{name} is too large")
-        text = archive.read(name).decode()
+        text = archive.read(name).decode("utf-8-sig").replace("\r\n", "\n")  # as Windows writes it
     return tuple(text.removesuffix("\n").split("\n"))
 
 
