@@ -154,3 +154,21 @@ def test_accuracy_needs_labels(folder, tmp_path, here):
     np.savez(tmp_path / "x.npz", x=np.zeros((40, 8, 8, 1), "float32"))
     done = CliRunner().invoke(cli.main, ["sensitivity", str(folder / "model.h5"), "--data", str(tmp_path / "x.npz")])
     failed(done, 2, "Expected labels next to the inputs", "got x alone", "Only `tfopt export --data` needs no labels.")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [(4, "the 4 outputs of the model are not the 3 classes of the data"), (3, "the model guesses: accuracy 0.")],
+)
+def test_data_that_the_model_does_not_know(tmp_path, outputs, said):
+    """Squares whose brightness is their class; the model names the first class whatever it sees."""
+    keras, y = tf_keras(), np.arange(900) % 3
+    x = np.zeros((900, 6, 6, 3), "uint8") + (100 * y[:, None, None, None]).astype("uint8")
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    head = keras.layers.Dense(outputs)
+    model = keras.Sequential([keras.Input((6, 6, 3)), keras.layers.GlobalAveragePooling2D(), head])
+    head.set_weights([np.full((3, outputs), 0.01) * np.arange(1, outputs + 1), 30.0 * (np.arange(outputs) == 0)])
+    model.save(tmp_path / "m.h5")
+    done = export(tmp_path / "m.h5", "--data", tmp_path / "data.npz", "--out", tmp_path / "m.tflite")
+    assert done.exit_code == 0, done.output
+    assert f"note: {said}" in done.output

@@ -439,3 +439,73 @@ def test_the_default_is_for_classes(activation, width, loss, name):
     student, teacher = (of_one_output(keras, activation, width) for _ in range(2))
     with pytest.raises(RecipeError, match=rf"Pass Distillation\(losses=\(tfopt\.losses\.{name}\(\),\)\)"):
         tfopt.distill(student, teacher).compile("adam", loss)
+
+
+class Numbered(keras.utils.PyDataset):
+    """Batches of 8 sentences, of 5 words in the first, one more in each that follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.epochs = [], 0
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, number):
+        self.read.append(number)
+        rng = np.random.default_rng(number)
+        return rng.integers(0, 9, (8, 5 + number)), rng.integers(0, 2, 8)
+
+    def on_epoch_end(self):
+        self.epochs += 1
+
+
+def reader(api):
+    layers = [api.layers.Embedding(9, 4), api.layers.GlobalAveragePooling1D(), api.layers.Dense(2, "softmax")]
+    return api.Sequential([api.Input((None,), dtype="int32"), *layers])
+
+
+@pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])
+def test_batches_by_number_and_of_any_length(api):
+    distilled = tfopt.distill(reader(api), reader(keras))
+    distilled.compile("sgd", "sparse_categorical_crossentropy")
+    data = Numbered()
+    history = distilled.fit(data, epochs=2, verbose=0).history
+    assert len(history["hinton"]) == 2 and data.epochs == 2
+    assert sorted(data.read[-6:]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_sentences_that_tf_data_pads():
+    words = tf.data.Dataset.range(1, 20).map(lambda n: (tf.ones([n], tf.int32), n % 2)).padded_batch(4)
+    distilled = tfopt.distill(reader(keras), reader(keras))
+    distilled.compile("sgd", "sparse_categorical_crossentropy")
+    assert np.isfinite(distilled.fit(words, verbose=0).history["loss"][0])
+
+
+def test_data_that_cannot_be_read_twice():
+    distilled = tfopt.distill(reader(keras), reader(keras))
+    distilled.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(DataError, match=r"PyDataset; got generator\. Convert it, as with tf\.data\.Dataset"):
+        distilled.fit((batch for batch in [Numbered()[0]]), steps_per_epoch=1)
+
+
+def test_a_batch_alone():
+    student = reader(keras)
+    distilled = tfopt.distill(student, reader(keras))
+    distilled.compile("sgd", "sparse_categorical_crossentropy")
+    before = student.get_weights()
+    distilled.train_on_batch(*Numbered()[0])
+    assert any((ours != theirs).any() for ours, theirs in zip(before, student.get_weights(), strict=True))
+
+
+def test_a_distilled_model_stands_for_its_student():
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    stage = tfopt.Prune(schedule="one-shot")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2, "softmax")])
+    distilled = tfopt.distill(stage.apply(model, steps=1), model)
+    stripped = stage.strip(distilled)
+    assert np.mean(stripped.layers[0].kernel.numpy() == 0) == 0.5
+    lite = tfopt.export_tflite(tfopt.distill(stripped, model), representative_data=x)
+    assert np.abs(lite.predict(x) - stripped.predict(x, verbose=0)).max() < 0.03
+    with pytest.raises(ModelError, match=r"Apply Prune to the student first"):
+        stage.apply(distilled, steps=1)

@@ -241,6 +241,20 @@ def test_parts_of_keras_3():
 
 
 @with_tested_versions
+def test_losses_of_outputs():
+    layers = tf_keras().layers
+    layer = layers.Dense(2, activity_regularizer="l2")
+    layer(tf_keras().Input((3,)))
+    assert len(layer.losses) == 1
+    internals.forget_losses(layer)
+    assert layer.losses == []
+    other = layers.ReLU()
+    internals.regularize_output_as(other, layer)
+    other(np.full((2, 3), 2, "float32"))
+    assert [float(loss) for loss in other.losses] == [pytest.approx(0.01 * 3 * 4)]
+
+
+@with_tested_versions
 def test_parts_of_callbacks_and_metrics():
     assert internals.is_default(keras.callbacks.Callback().on_epoch_end)
     assert not internals.is_default(keras.callbacks.EarlyStopping().on_epoch_end)

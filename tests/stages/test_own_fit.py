@@ -310,3 +310,71 @@ def test_checkpoints_within_an_epoch_wait_too(tmp_path):
     assert files and not (tmp_path / "1.keras").exists()
     for file in files:
         stage.strip(tfopt.load_model(file))
+
+
+@pytest.mark.parametrize("stage", [PRUNE, tfopt.Cluster(number_of_clusters=32), tfopt.Quantize()])
+def test_activity_regularizers_keep_their_loss(stage, tmp_path):
+    """0.5 times the mean over the samples of the sum of squares, which Keras adds to the loss, once."""
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, activity_regularizer=keras.regularizers.L2(0.5))]
+    )
+    model.compile("sgd", "mse")
+    wrapped = stage.apply(model, steps=STEPS)
+    stage.calibrate(wrapped, X)
+    outputs, targets = wrapped.predict(X, verbose=0).astype("float64"), np.zeros((256, 16), "float32")
+    wanted = (outputs**2).mean() + 0.5 * (outputs**2).sum(axis=1).mean()
+    assert wrapped.evaluate(X, targets, verbose=0) == pytest.approx(wanted, rel=1e-3)
+    wrapped.save(tmp_path / "kept.keras")
+    again = tfopt.load_model(tmp_path / "kept.keras")
+    again.compile("sgd", "mse")
+    assert again.evaluate(X, targets, verbose=0) == pytest.approx(wanted, rel=1e-3)
+    wrapped.fit(X, targets, verbose=0)
+
+
+def test_training_batch_by_batch():
+    """TF-MOT's wrapper refuses to train without the events of its callback."""
+    stage = tfopt.Prune(final_sparsity=0.5, end_step=3, frequency=1)
+    wrapped = stage.apply(network(), steps=4)
+    wrapped.compile("sgd", "sparse_categorical_crossentropy")
+    for _ in range(4):
+        wrapped.train_on_batch(X, Y)
+    assert np.mean(stage.strip(wrapped).get_layer("first").kernel.numpy() == 0) == pytest.approx(0.5, abs=0.01)
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_an_own_train_step_is_not_dropped_without_a_word():
+    layers = network()
+    model = OwnStep(layers.inputs, layers.outputs)
+    with pytest.warns(UserWarning, match=r"OwnStep\.train_step will not run"):
+        PRUNE.apply(model, steps=STEPS)
+    with pytest.warns(UserWarning, match=r"OwnStep\.train_step will not run"):
+        tfopt.distill(model, network())
+
+
+@pytest.mark.filterwarnings("error:.*will not run")
+def test_usual_models_train_as_usual():
+    PRUNE.apply(network(), steps=STEPS)
+    PRUNE.apply(tf_keras().Sequential([tf_keras().layers.Dense(2, input_shape=(3,))]), steps=STEPS)
+
+
+def test_f1_scores_take_labels_of_integers():
+    wrapped = PRUNE.apply(network(), steps=STEPS)
+    wrapped.compile("sgd", "categorical_crossentropy", metrics=[keras.metrics.F1Score(average="macro")])
+    got = wrapped.evaluate(X, np.eye(3, dtype="int64")[Y], verbose=0, return_dict=True)["f1_score"]
+    chosen = wrapped.predict(X, verbose=0).argmax(axis=1)
+    hits = np.array([((chosen == c) & (c == Y)).sum() for c in range(3)])
+    wanted = 2 * hits / (np.bincount(chosen, minlength=3) + np.bincount(Y, minlength=3))
+    assert got == pytest.approx(wanted.mean(), rel=1e-5)
+
+
+def test_ranges_that_strip_has_lost_are_missed():
+    stage = tfopt.Quantize()
+    wrapped = stage.apply(network(), steps=STEPS)
+    stage.calibrate(wrapped, X)
+    stripped = stage.strip(wrapped)
+    with pytest.warns(UserWarning, match="the ranges that Quantize has trained are not in the model"):
+        tfopt.export_tflite(stripped, representative_data=X)

@@ -23,6 +23,8 @@ class Annotations:
         integers: what the weights of its kernels represent, by layer and kernel.
         fitting: what its stage asks of its training.
         samples: some of the training inputs with which it was calibrated.
+        stripped_of: the stage whose trained ranges it has lost.
+        student: the model that it trains, which counts wherever a result is wanted.
     """
 
     origin: Callable[[], Any] | None = None
@@ -33,6 +35,8 @@ class Annotations:
     integers: Mapping[Any, Any] | None = None
     fitting: Any = None
     samples: Any = None
+    stripped_of: str = ""
+    student: Any = None
 
 
 _NOTHING = Annotations()

@@ -4,7 +4,7 @@ from tfopt.base.annotations import origin, remember
 from tfopt.bridge.back import require_rebuildable, to_keras
 from tfopt.bridge.build import clone, crossings, flat_layers, register_classes, to_tf_keras
 from tfopt.bridge.compile import compile_like, compiled_loss, is_compiled
-from tfopt.bridge.fitting import Fitting, accept_keras3
+from tfopt.bridge.fitting import Fitting, accept_keras3, said_of_own_training
 from tfopt.bridge.plans import Crossing, register_twin
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "register_twin",
     "remember",
     "require_rebuildable",
+    "said_of_own_training",
     "to_keras",
     "to_tf_keras",
 ]

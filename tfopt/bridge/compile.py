@@ -36,6 +36,8 @@ _NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "dtype": None,
     "name": None,
 }
+# Metrics of both, of which that of tf_keras takes only labels of its own type.
+_STRICTER = ("F1Score", "FBetaScore")
 _REDUCTIONS = ("sum_over_batch_size", "sum", "none", "auto", None)
 _ACCURACY = ("accuracy", "acc", "crossentropy", "ce")  # resolved by `compile` from the output shape
 
@@ -292,6 +294,8 @@ class Carrier:
             # A loss has no state to copy, and Keras 3's Huber omits its delta from get_config.
             return thing if kind == "losses" else type(thing).from_config(thing.get_config())
         cls = self._find(kind, type(thing).__name__) if _package(type(thing)) else None
+        if self.carries and type(thing).__name__ in _STRICTER:
+            cls = None
         if cls is None or "fn" in init_arguments(cls):  # a wrapper of any function
             raise self._missing(kind, type(thing).__name__)
         return cls(**self._arguments(kind, cls, _config(thing)))

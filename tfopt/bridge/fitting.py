@@ -15,6 +15,7 @@ from tfopt.bridge.compile import Carrier
 from tfopt.errors import RecipeError
 
 _BY_POSITION = 2  # optimizer and loss; what follows has another order in the other Keras
+_OWN_TRAINING = ("train_step", "compute_loss")
 _KINDS = {"loss": "losses", "metrics": "metrics", "weighted_metrics": "metrics"}
 
 
@@ -33,6 +34,23 @@ class Fitting:
     seen: int = 0
 
 
+def said_of_own_training(model: Any) -> str:
+    """Return a line on the parts of `fit` that the class of `model` defines itself, which tfopt does not run; or ""."""
+    kind = type(model)
+    own = [name for name in _OWN_TRAINING if not _is_of_a_keras(getattr(kind, name, None))]
+    if not own:
+        return ""
+    names = " and ".join(f"{kind.__name__}.{name}" for name in own)
+    return (
+        f"{names} will not run: tfopt trains with the compiled loss, in the usual `fit`. To train in another way, "
+        "write a loop with tf.GradientTape over what `apply` returns"
+    )
+
+
+def _is_of_a_keras(function: Any) -> bool:
+    return function is None or str(function.__module__).partition(".")[0] in ("keras", "tf_keras", "tfopt")
+
+
 def accept_keras3(model: Any, fitting: Fitting | None = None) -> None:
     """Let `compile`, `fit`, `evaluate` and `predict` of a tf_keras `model` take what belongs to Keras 3, in place.
 
@@ -45,6 +63,7 @@ def accept_keras3(model: Any, fitting: Fitting | None = None) -> None:
     kind = type(model)
     model.compile = functools.wraps(kind.compile)(functools.partial(_compile, model))
     model.fit = functools.wraps(kind.fit)(functools.partial(_fit, model, fitting))
+    model.train_on_batch = functools.wraps(kind.train_on_batch)(functools.partial(_train_on_batch, model, fitting))
     for name in ("evaluate", "predict"):
         method = getattr(kind, name)
         setattr(model, name, functools.wraps(method)(functools.partial(_run, model, name)))
@@ -95,6 +114,21 @@ def _fit(model: Any, fitting: Fitting, *args: Any, **kwargs: Any) -> Any:
         return type(model).fit(*bound.args, **bound.kwargs)
     finally:
         waits()
+
+
+def _train_on_batch(model: Any, fitting: Fitting, *args: Any, **kwargs: Any) -> Any:
+    """Train on one batch among the events of the stage's callbacks, as in `fit`."""
+    callbacks = list(fitting.callbacks())
+    for callback in callbacks:
+        callback.set_model(model)
+        callback.on_train_begin()
+        callback.on_train_batch_begin(0)
+    result = type(model).train_on_batch(model, *args, **kwargs)
+    for callback in callbacks:
+        callback.on_train_batch_end(0)
+        callback.on_epoch_end(0)
+    fitting.seen += 1
+    return result
 
 
 def _run(model: Any, name: str, *args: Any, **kwargs: Any) -> Any:

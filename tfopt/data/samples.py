@@ -36,6 +36,11 @@ class Split:
         """Return the labels of all samples, or of those at `indices`."""
         return self.labels if indices is None else self.labels[indices]
 
+    def some(self, n: int) -> Split:
+        """Return `n` of the samples (all, if fewer), evenly spaced."""
+        chosen = self.spread(n)
+        return Split(self.inputs[chosen], self.labels[chosen], self.preprocessing)
+
     def spread(self, n: int) -> np.ndarray:
         """Return indices of `n` samples (all, if fewer), evenly spaced: image folders come sorted by class."""
         return np.linspace(0, len(self), min(n, len(self)), endpoint=False).astype(np.int64)

@@ -1,11 +1,12 @@
 """distill: a student and its teacher as one model to compile and fit, in the student's Keras."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from tfopt.base.annotations import annotations
+from tfopt.base.annotations import annotate, annotations
 from tfopt.base.keras_compat import is_tf_keras_model, keras_of
-from tfopt.bridge import accept_keras3
+from tfopt.bridge import accept_keras3, said_of_own_training
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Row, StepResult, model_class
 from tfopt.distillation.loss_terms import Terms
@@ -58,6 +59,9 @@ def distill(student: Any, teacher: Any = None, distillation: Settings = None) ->
 
 def _accepting(distilled: Any, student: Any) -> Any:
     """Return `distilled`; in tf_keras it takes what belongs to Keras 3, and trains as the student's stage asks."""
+    annotate(distilled, student=student)
+    if said := said_of_own_training(student):
+        warnings.warn(said, stacklevel=3)
     if is_tf_keras_model(student):
         accept_keras3(distilled, annotations(student).fitting)
     return distilled
@@ -91,6 +95,9 @@ class _Distilled(Learner):
     def prepare_fit(self, arguments: dict[str, Any]) -> None:
         with self.distribute_strategy.scope():  # type: ignore[attr-defined]  # connectors are built meanwhile
             self.targets.prepare_fit(arguments)
+
+    def prepare_batch(self, x: Any, y: Any) -> None:
+        self.targets.look_once(x, y)
 
     def on_fit_begin(self, epochs: int, steps: int | None) -> None:
         self.targets.start(self.optimizer, epochs, steps)  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfopt.base.keras_compat import keras_of
+from tfopt.distillation.batches import stream_batches
 from tfopt.errors import DataError, RecipeError
 from tfopt.graph.types import map_leaves
 
@@ -83,6 +84,9 @@ class Learner:
     def prepare_fit(self, arguments: dict[str, Any]) -> None:
         """Change the `arguments` of a `fit`, by name, in place."""
 
+    def prepare_batch(self, x: Any, y: Any) -> None:
+        """Run before `train_on_batch`."""
+
     # Delegated to the student
 
     def call(self, inputs: Any, training: Any = None) -> Any:
@@ -123,9 +127,15 @@ class Learner:
         """Fit as Keras does. Raise RecipeError, naming the term, at the first loss that is not finite."""
         given = inspect.signature(super().fit).bind(x, y, *args, **kwargs)  # type: ignore[misc]
         given.apply_defaults()
+        stream_batches(given.arguments)
         self.prepare_fit(given.arguments)
         given.arguments["callbacks"] = self._with_watch(given.arguments["callbacks"])
         return super().fit(*given.args, **given.kwargs)  # type: ignore[misc]
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch as Keras does."""
+        self.prepare_batch(x, y)
+        return super().train_on_batch(x, y, *args, **kwargs)  # type: ignore[misc]
 
     @property
     def metrics(self) -> list[Any]:

@@ -56,6 +56,10 @@ class Several(Learner):
         self.lesson.prepare_fit(arguments)
 
     @override
+    def prepare_batch(self, x: Any, y: Any) -> None:
+        self.lesson.look_once(x)
+
+    @override
     def with_targets(self, x: Any, y: Any) -> Any:
         """Return `x` with the teacher's answers, computed now unless they came with it."""
         del y
@@ -83,6 +87,7 @@ class Lesson:
         self._objectives: dict[str, Objective] = {}
         self._weights: dict[str, float] = {}
         self._labeled: set[str] = set()
+        self._looked = False
 
     def prepare(self, losses: Mapping[str, Any], weights: Mapping[str, Any], student: Any) -> None:
         """Choose what each output learns, given the compiled losses and their weights, by output."""
@@ -146,14 +151,21 @@ class Lesson:
             named = {name: np.asarray(array) for name, array in self.inputs.named(x, "inputs").items()}
         except TypeError as error:
             raise DataError(
-                f"A distilled model is fitted on arrays or a tf.data.Dataset; got {type(x).__name__}. Convert it."
+                f"A distilled model is fitted on arrays, a tf.data.Dataset or a PyDataset; got {type(x).__name__}. "
+                "Convert it, as with tf.data.Dataset.from_generator."
             ) from error
         self._check(self.inputs.packed({name: array[:LOOK] for name, array in named.items()}))
         if self._teacher is not None and self._caches():
             arguments["x"] = {"inputs": self.inputs.packed(named), TARGETS: self._once(named)}
 
+    def look_once(self, x: Any) -> None:
+        """Check the outputs of both models on the first batch."""
+        if not self._looked:
+            self._check(x)
+
     def _check(self, x: Any) -> None:
         """Raise `ModelError`, naming the output, if the responses to a few samples cannot be compared."""
+        self._looked = True
         answers = self.answers(x)
         outputs = self.outputs.named(self._student(x, training=False), "outputs")
         for name, objective in self._objectives.items():

@@ -75,6 +75,11 @@ class TeacherTargets:
 
         self.terms(answers, None if y is None else tf.convert_to_tensor(y), outputs, None)  # builds the connectors
 
+    def look_once(self, x: Any, y: Any = None) -> None:
+        """Run `check_fit` on the first samples of a batch, unless that was done for other samples before."""
+        if self._looked_at is None:
+            self._check_fit_once(np.asarray(x)[:LOOK], None if y is None else np.asarray(y)[:LOOK])
+
     def answers_for(self, x: Any, y: Any = None) -> dict[str, Any]:
         """Return the teacher's answers to a batch; works inside and outside a graph."""
         return {} if self.teacher is None else dict(self.teacher.answers(x, labels=y))
@@ -115,8 +120,8 @@ class TeacherTargets:
                 )
         else:
             raise DataError(
-                f"A distilled model is fitted on one array of inputs or a tf.data.Dataset; got {type(x).__name__}. "
-                "Convert it to one of these."
+                "A distilled model is fitted on one array of inputs, a tf.data.Dataset or a PyDataset; got "
+                f"{type(x).__name__}. Convert it, as with tf.data.Dataset.from_generator."
             )
 
     def _check_fit_once(self, x: np.ndarray, y: np.ndarray | None) -> None:
@@ -132,7 +137,8 @@ class TeacherTargets:
         self._check_fit_once(*sample)
         if self.terms.distillation.cache == "always" and self.teacher is not None:
             return _with_answers(dataset, self.answers_for)
-        return self._prefetched(dataset) if self._can_prefetch(*sample) else dataset
+        alike = _has_fixed_sizes(dataset)  # a teacher that answers ahead is traced for samples of one size
+        return self._prefetched(dataset) if alike and self._can_prefetch(*sample) else dataset
 
     def _can_prefetch(self, x: np.ndarray, y: np.ndarray | None) -> bool:
         if (
@@ -202,6 +208,14 @@ class TeacherTargets:
 def _dataset_has_targets(dataset: Any) -> bool:
     spec = dataset.element_spec
     return has_targets(spec[0] if isinstance(spec, tuple) else spec)
+
+
+def _has_fixed_sizes(dataset: Any) -> bool:
+    """Return whether all samples of a `tf.data.Dataset` of batches have the same size."""
+    import tensorflow as tf
+
+    shapes = (getattr(spec, "shape", None) for spec in tf.nest.flatten(dataset.element_spec))
+    return all(shape is not None and shape[1:].is_fully_defined() for shape in shapes)
 
 
 def _first(dataset: Any) -> tuple[Any, Any]:

@@ -23,13 +23,20 @@ def guessing(labels: ArrayLike) -> float:
 
 def tell_of_other_classes(data: Dataset, outputs: ArrayLike, name: object) -> None:
     """Print a note if `outputs`, of the file or model `name`, are not one for each class of `data`."""
+    if said := other_classes(data, outputs, name):
+        Progress().say(f"note: {said}")
+
+
+def other_classes(data: Dataset, outputs: ArrayLike, name: object) -> str:
+    """Return a note if `outputs`, of the file or model `name`, are not one for each class of `data`; else ""."""
     shape = np.shape(outputs)
     count = shape[-1] if len(shape) > 1 else 1
-    if data.num_classes and count != data.num_classes and not (count == 1 and data.num_classes == 2):
-        Progress().say(
-            f"note: the {count:,} outputs of {name} are not the {data.num_classes:,} classes of the data: its accuracy "
-            "on them means nothing. A transfer (recipes/feature_transfer.py) makes a model for these classes"
-        )
+    if not data.num_classes or count == data.num_classes or (count == 1 and data.num_classes == 2):
+        return ""
+    return (
+        f"the {count:,} outputs of {name} are not the {data.num_classes:,} classes of the data: its accuracy on them "
+        "means nothing. A transfer (recipes/feature_transfer.py) makes a model for these classes"
+    )
 
 
 def at_chance(before: float, after: float, labels: ArrayLike) -> bool:

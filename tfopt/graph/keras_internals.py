@@ -134,6 +134,17 @@ def take_masks_as(wrapper: Any, layer: Any) -> None:
     wrapper._call_spec.expects_mask_arg = layer._expects_mask_arg
 
 
+def regularize_output_as(wrapper: Any, layer: Any) -> None:
+    """Let a tf_keras `wrapper`, which calls `layer.call`, add the loss of the activity regularizer of `layer`."""
+    wrapper._activity_regularizer = layer._activity_regularizer
+
+
+def forget_losses(layer: Any) -> None:
+    """Forget the losses of the first call of a tf_keras `layer`, on a tensor that is in no model."""
+    for each in flat_layers(layer):
+        each._losses, each._callable_losses = [], []
+
+
 def attention_class() -> Any:
     """Return a subclass of tf_keras's MultiHeadAttention whose subclasses define `make_softmax(axis=, dtype=)`."""
     base: Any = keras_compat.tf_keras().layers.MultiHeadAttention

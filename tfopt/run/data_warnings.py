@@ -35,7 +35,7 @@ def data_warnings(data: Dataset, outputs: int, predict: Any = None, logits: bool
     if data.labels == "sparse" and outputs > len(counts):
         found.append(f"the labels show {len(counts):,} of the model's {outputs:,} classes")
     found += _counts(counts, data.class_names)
-    return [*found, *(_guesses(data, predict, logits) if predict else [])]
+    return [*found, *(guesses(data, predict, logits) if predict else [])]
 
 
 def recalls(data: Dataset, predict: Any, logits: bool = False) -> str:
@@ -91,7 +91,7 @@ def _imbalanced(counts: np.ndarray) -> bool:
     return len(present) > 1 and int(present.max()) >= IMBALANCED * int(present.min())
 
 
-def _guesses(data: Dataset, predict: Any, logits: bool) -> list[str]:
+def guesses(data: Dataset, predict: Any, logits: bool) -> list[str]:
     """Warn of a model that is no better than always naming the most frequent class, or may not be.
 
     Both are exact binomial tests. A model guesses if chance explains what it gets right, but would not explain it for

@@ -123,6 +123,8 @@ def prepare(
     said = data_warnings(
         dataset, flat_model.output_shape[-1], None if recipe.transfer or ready else predictor(flat_model), logits
     )
+    if own := bridge.said_of_own_training(source):
+        said.append(own)
     for warning in said:
         progress.say(f"note: {warning}")
     augmentation, tried = _augmentation(recipe, dataset, flat_model, ready, source)

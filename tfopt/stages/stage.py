@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, field_validator
 
 from tfopt import bridge
+from tfopt.base.annotations import annotate, annotations
 from tfopt.base.config import config
 from tfopt.base.keras_compat import float32_layers, is_tf_keras_model, unwrapped, wrapped_layers
 from tfopt.errors import ModelError, PromiseError, RecipeError
@@ -129,6 +130,13 @@ class Stage(ABC):
             )
         if not isinstance(steps, numbers.Integral) or steps < 0:
             raise RecipeError(f"Expected steps, the number of training steps, to be 0 or more; got {steps!r}.")
+        if annotations(model).student is not None:
+            raise ModelError(
+                f"'{model.name}' comes from tfopt.distill. Apply {type(self).__name__} to the student first; then let "
+                "tfopt.distill train what `apply` returned."
+            )
+        if said := bridge.said_of_own_training(model):
+            warnings.warn(said, stacklevel=2)
         model = with_native_layers(model)
         bridge.require_rebuildable(model)
         flat_model = bridge.to_tf_keras(model)
@@ -179,7 +187,7 @@ class Stage(ABC):
         """Remove the wrappers after `fit` and return a plain model in the Keras of the model given to `apply`.
 
         Args:
-            model: the trained model that `apply` returned.
+            model: the trained model that `apply` returned, or the `distill` of it.
 
         Returns:
             A new model without wrappers.
@@ -188,6 +196,7 @@ class Stage(ABC):
             ModelError: `model` did not come from `apply`.
             PromiseError: training did not reach a target of this stage.
         """
+        model = annotations(model).student or model
         like = self._origin(model)
         flat_model = self._stripped(model, like)
         if not is_tf_keras_model(flat_model):
@@ -195,7 +204,10 @@ class Stage(ABC):
                 f"{type(self).__name__}._stripped must return a tf_keras model; it returned {flat_model!r:.80}."
             )
         self._verify_flat_model(flat_model)
-        return bridge.to_keras(flat_model, like=like, resized=self.resizes)
+        result = bridge.to_keras(flat_model, like=like, resized=self.resizes)
+        if self.last:
+            annotate(result, stripped_of=type(self).__name__)
+        return result
 
     def untrained_result(self, model: Any) -> Any:
         """Return the flat tf_keras model for the next stage of a dry run, without checking promises.

@@ -215,13 +215,14 @@ class Teacher(Answering):
         import tensorflow as tf
 
         x = tf.cast(x, tf.float32)
-        if self._sample is not None and not x.shape[1:].is_fully_defined():
+        wanted = self._wanted()
+        if self._sample is not None and not _has_needed_sizes(x, wanted or (None,) * len(self._sample)):
             x = tf.ensure_shape(x, (None, *self._sample))
         factor, offset, swapped = self._scaling()
         x = x[..., ::-1] if swapped else x
         if (factor, offset) != (1, 0):
             x = x * factor + offset
-        return way_between(tuple(x.shape)[1:], self._wanted(), self.name).apply(x)
+        return way_between(tuple(x.shape)[1:], wanted, self.name).apply(x)
 
     def _scaling(self) -> tuple[Any, Any, bool]:
         """Return the way from the student's scale, via pixels, to the teacher's.
@@ -252,6 +253,12 @@ class Teacher(Answering):
     def _wanted_size(self) -> list[int | None] | None:
         wanted = self._wanted()
         return None if wanted is None else list(wanted)
+
+
+def _has_needed_sizes(x: Any, wanted: Shape) -> bool:
+    """Return whether `x` has all sizes that `wanted` does not leave free; those may differ between batches."""
+    known = x.shape.rank == len(wanted) + 1
+    return known and all(need is None or size is not None for size, need in zip(x.shape[1:], wanted, strict=True))
 
 
 def _tolerance(dtype: Any, step: float | None, classes: int) -> Tolerance:

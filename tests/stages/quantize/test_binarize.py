@@ -1,5 +1,7 @@
 """Rounding rules by the formulas of their papers in float64, and how the file stores them."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -129,3 +131,14 @@ def test_fixed_point_weights_stand_in_the_file(model, samples):
 def test_zeros_are_not_kept(model):
     with pytest.raises(RecipeError, match="cannot keep sparsity"):
         Binarize().apply(model, steps=1, keep={"sparsity"})
+
+
+def test_a_model_of_ends_alone_keeps_8_bits():
+    model = tf_keras().Sequential([tf_keras().layers.Dense(4, input_shape=(3,)), tf_keras().layers.Dense(2)])
+    with pytest.warns(UserWarning, match=r"Binarize leaves 8 bits in all layers of .* Set spare_ends=False"):
+        Binarize().apply(model, steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        Binarize(spare_ends=False).apply(model, steps=1)
+        Binarize(layers=(("*", True),)).apply(model, steps=1)
+    assert any("leaves 8 bits" in note for note in Binarize().notes(bridge.to_tf_keras(model)))

@@ -36,6 +36,7 @@ def built_copy(layer: Any) -> Any:
 
     args, kwargs = tf.nest.map_structure(own, (node.call_args, node.call_kwargs))
     copy(*args, **kwargs)
+    keras_internals.forget_losses(copy)
     parts = (keras_internals.flat_layers(each) for each in (layer, copy))
     for part, part_copy in zip(*parts, strict=True):
         part_copy.trainable = part.trainable
@@ -99,6 +100,7 @@ def restored(config: dict[str, Any], call: Any) -> Any:
     if call is not None:
         args, kwargs = map_leaves(made, call)
         layer(*args, **kwargs)
+        keras_internals.forget_losses(layer)
     return layer
 
 
@@ -111,6 +113,7 @@ class KeepsCallContract:
         """Copy the call contract of `self.layer`; call this after setting it."""
         self.supports_masking = self.layer.supports_masking
         keras_internals.take_masks_as(self, self.layer)
+        keras_internals.regularize_output_as(self, self.layer)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Return the mask that the inner layer would pass on."""

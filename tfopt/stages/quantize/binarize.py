@@ -1,7 +1,10 @@
 """Binarize: train weights with two or three values, and int8 activations."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
+
+from typing_extensions import override
 
 from tfopt.base.config import config
 from tfopt.graph.layer_facts import facts_of
@@ -38,6 +41,30 @@ class Binarize(QuantizationAware):
         ends = [layer.name for layer in layers if has_kernel(layer)]
         kept = {ends[0], ends[-1]} if ends and self.spare_ends else set()
         return {layer.name: 8 if layer.name in kept else True for layer in layers}
+
+    @override
+    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+        return [*super().notes(model, keep), *self._said_of_nothing(model)]
+
+    @override
+    def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
+        for said in self._said_of_nothing(flat_model):
+            warnings.warn(said, stacklevel=3)
+        return super()._wrap(flat_model, steps, keep)
+
+    def _said_of_nothing(self, flat_model: Any) -> list[str]:
+        """Return a line if no layer gets two or three values."""
+        by_name = {layer.name: layer for layer in flat_model.layers}
+        if not all(self._keeps(by_name[name], treatment) for name, treatment in self._plan(flat_model).items()):
+            return []
+        return [
+            f"Binarize leaves 8 bits in all layers of '{flat_model.name}': in the first and the last with weights, in "
+            "depthwise ones, and where a rule says so. Set spare_ends=False to change that"
+        ]
+
+    def _keeps(self, layer: Any, treatment: Treatment) -> bool:
+        """Return whether the weights of `layer` stay as `Quantize` would have them."""
+        return not treatment.config and (not treatment.weights or self._precision(layer, treatment).usual)
 
     def _precision(self, layer: Any, treatment: Treatment) -> Precision:
         facts = facts_of(layer)

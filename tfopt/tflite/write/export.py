@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 
 from tfopt import bridge
 from tfopt.base import native
+from tfopt.base.annotations import annotations
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.words import counted
@@ -67,7 +68,8 @@ def export_tflite(
     """Convert `model`, write the file atomically, open it with LiteRT and verify its contents.
 
     Args:
-        model: a Keras 3 or tf_keras model, or what `Quantize.apply` returned, after training.
+        model: a Keras 3 or tf_keras model, what `Quantize.apply` returned, after training, or what `distill` returned,
+            which stands for its student.
         path: the file to write; None keeps it in memory.
         export: what the file holds; None is `Export()`, int8 weights and activations.
         representative_data: training inputs for int8 and int16 ranges: a float32 array (batch first), a tf.data of
@@ -108,6 +110,13 @@ def export_tflite(
     settings = Export(**old) if export is None else export  # type: ignore[arg-type]
     if not isinstance(settings, Export):
         raise RecipeError(f'Expected an Export, e.g. tfopt.Export(weights="int8"); got {export!r}.')
+    model = annotations(model).student or model
+    if settings.integer_only and (stage := annotations(model).stripped_of):
+        warnings.warn(
+            f"the ranges that {stage} has trained are not in the model that strip returned, so the file gets others "
+            "from the samples. Export the model that apply returned, after fit.",
+            stacklevel=2,
+        )
     if path is None:
         return build_file(model, settings, representative_data)
     lite = write_proven(Path(path), model, settings, representative_data)
