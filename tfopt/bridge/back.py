@@ -11,9 +11,10 @@ from tfopt.base.terminal import plain
 from tfopt.bridge import check, policy, state
 from tfopt.bridge.build import copy_weights, plans_of
 from tfopt.bridge.compile import compile_like, is_compiled
+from tfopt.bridge.plans import Plan
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.types import Graph, Leaf, is_layer, map_leaves, replay
+from tfopt.graph.types import Call, Graph, Leaf, is_layer, map_leaves, replay
 from tfopt.graph.walk import graph_network, is_model, is_subclassed, walk
 
 
@@ -72,6 +73,8 @@ def _matched(graph: Graph, copy: Graph) -> dict[int, Leaf]:
     Keras 3 writes masks differently in a rebuilt model.
     """
     ours, theirs = ([leaf for leaf in side.leaves if is_layer(leaf.layer)] for side in (graph, copy))
+    operations = {leaf.name for leaf in graph.leaves if not is_layer(leaf.layer)}
+    theirs = [leaf for leaf in theirs if leaf.path not in operations]  # see `_layer_instead`
     by_path = {leaf.path: leaf for leaf in copy.leaves}
     if {leaf.path for leaf in theirs} == {leaf.path for leaf in ours}:
         return {id(leaf): by_path[leaf.path] for leaf in graph.leaves if leaf.path in by_path}
@@ -148,17 +151,30 @@ def _revived(model: Any, graph: Graph) -> Any:
     return copy
 
 
-def _replayed(model: Any, graph: Graph, sizes: Mapping[str, dict[str, Any]] | None = None) -> Any:
+def _replayed(
+    model: Any,
+    graph: Graph,
+    sizes: Mapping[str, dict[str, Any]] | None = None,
+    instead: Mapping[str, tuple[Any, Plan]] | None = None,
+) -> Any:
     """Return the flat functional model of `graph` in the Keras of `model`, with new layers under their flat names.
 
-    `sizes` overrides layer configs, by flat name.
+    `sizes` overrides layer configs, by flat name; `instead` has layers that stand for operations, with their plans.
     """
     package = keras_compat.keras_of(model)
     tensors: dict[Any, Any] = {
         spec.ref: package.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name) for spec in graph.inputs
     }
-    copies = {id(leaf): _new_layer(leaf, (sizes or {}).get(leaf.name, {})) for leaf in graph.leaves}
-    inputs, outputs = replay(graph, tensors, lambda leaf, args, kwargs: copies[id(leaf)](*args, **kwargs))
+    instead = instead or {}
+    copies = {
+        id(leaf): instead[leaf.name][0] if leaf.name in instead else _new_layer(leaf, (sizes or {}).get(leaf.name, {}))
+        for leaf in graph.leaves
+    }
+
+    def arguments(call: Call) -> tuple[list[Any], dict[str, Any]]:
+        return instead[call.leaf.name][1].arguments(call) if call.leaf.name in instead else (call.args, call.kwargs)
+
+    inputs, outputs = replay(graph, tensors, lambda leaf, args, kwargs: copies[id(leaf)](*args, **kwargs), arguments)
     return package.Model(inputs, outputs, name=graph.name)
 
 
@@ -166,8 +182,15 @@ def _new_layer(leaf: Leaf, sizes: dict[str, Any]) -> Any:
     """Return a layer like that of `leaf` with the given `sizes`; an operation, which is stateless, is reused."""
     if not is_layer(leaf.layer):
         return leaf.layer
-    config = {**leaf.layer.get_config(), **sizes, "name": leaf.name, "trainable": leaf.trainable}
+    config = {**_unbuilt(leaf.layer.get_config()), **sizes, "name": leaf.name, "trainable": leaf.trainable}
     return type(leaf.layer).from_config(config)
+
+
+def _unbuilt(config: Any) -> Any:
+    """Return a config without the shapes for which inner layers were built."""
+    if isinstance(config, dict):
+        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+    return [_unbuilt(value) for value in config] if isinstance(config, list) else config
 
 
 def _is_resized(graph: Graph, sources: Mapping[str, Any]) -> bool:
@@ -186,8 +209,14 @@ def _resized_copy(model: Any, graph: Graph, sources: Mapping[str, Any]) -> Any:
     planned = plans_of(graph)
     leaves = [leaf for leaf in graph.leaves if leaf.name in sources and is_layer(leaf.layer)]
     sizes = {leaf.name: _new_sizes(leaf, planned[id(leaf)].make(), sources[leaf.name]) for leaf in leaves}
-    result = _replayed(model, graph, sizes)
     package = keras_compat.keras_of(model)
+    instead = {
+        leaf.name: (layer, planned[id(leaf)])
+        for leaf in graph.leaves
+        if leaf.name in sources and not is_layer(leaf.layer)
+        if (layer := _layer_instead(leaf.name, planned[id(leaf)].make(), sources[leaf.name], package)) is not None
+    }
+    result = _replayed(model, graph, sizes, instead)
     if type(model) is not package.Sequential or any(is_model(layer) for layer in model.layers):
         return result
     first = package.Input(batch_shape=graph.inputs[0].shape, dtype=graph.inputs[0].dtype, name=graph.inputs[0].name)
@@ -200,15 +229,40 @@ def _new_sizes(leaf: Leaf, before: Any, after: Any) -> dict[str, Any]:
 
     Both Kerases use the same names for them. Flags and axes are not sizes.
     """
-    old, new = before.get_config(), after.get_config()
-    shared = (leaf.layer.get_config().keys() & old.keys() & new.keys()) - {"axis", "name"}
-    return {key: new[key] for key in shared if _is_size(new[key]) and new[key] != old[key]}
+    return _changed_sizes(_unbuilt(leaf.layer.get_config()), before.get_config(), after.get_config())
+
+
+def _changed_sizes(own: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sizes that differ between `old` and `new`, also within the configs of inner layers."""
+    found: dict[str, Any] = {}
+    for key in (own.keys() & old.keys() & new.keys()) - {"axis", "name"}:
+        if _is_size(new[key]) and new[key] != old[key]:
+            found[key] = new[key]
+        elif all(isinstance(each, dict) and isinstance(each.get("config"), dict) for each in (own[key], new[key])):
+            inner = [each[key]["config"] for each in (own, old, new)]
+            if sizes := _changed_sizes(inner[0], inner[1], inner[2]):
+                found[key] = {**own[key], "config": {**inner[0], **sizes}}
+    return found
 
 
 def _is_size(value: Any) -> bool:
+    """Return whether a setting is a size, or numbers of which each belongs to a channel."""
     if isinstance(value, list | tuple):
-        return all(map(_is_size, value))
+        return (bool(value) and all(map(_is_size, value))) or _are_numbers(value)
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, float) or _are_numbers(each) for each in value)
+
+
+def _layer_instead(name: str, before: Any, after: Any, package: Any) -> Any:
+    """Return a layer in the caller's Keras for an operation whose sizes have changed; None if they have not."""
+    old, new = before.get_config(), after.get_config()
+    changed = {key: value for key, value in new.items() if key not in ("name", "trainable", "dtype")}
+    if hasattr(after, "carried_weights") or all(old.get(key) == value for key, value in changed.items()):
+        return None
+    return getattr(package.layers, type(after).__name__)(**changed, name=name)
 
 
 def _zeros(tensor: Any) -> np.ndarray:

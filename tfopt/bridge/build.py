@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from tfopt.base import keras_compat
 from tfopt.bridge import activations, carried, check, masked_softmax, native, plans, policy, weights
 from tfopt.bridge.compile import compile_like, is_compiled
@@ -89,11 +91,16 @@ def plans_of(graph: Graph) -> dict[int, plans.Plan]:
 
 @keras_compat.float32_layers()
 def build(
-    graph: Graph, planned: dict[int, plans.Plan] | None = None, *, changes: dict[str, dict[str, Any]] | None = None
+    graph: Graph,
+    planned: dict[int, plans.Plan] | None = None,
+    *,
+    changes: Mapping[str, dict[str, Any]] | None = None,
+    values: Mapping[str, list[np.ndarray]] | None = None,
 ) -> Any:
     """Return the tf_keras model of `graph` with copied weights.
 
-    `planned` is the result of `plans_of(graph)`, if it is known; `changes` overrides configs by flat layer name.
+    `planned` is the result of `plans_of(graph)`, if it is known; `changes` overrides configs by flat layer name, and
+    `values` all weights of a layer of a flat model.
     """
     tf_keras = keras_compat.tf_keras()
     indices = index_inputs(graph)
@@ -114,7 +121,10 @@ def build(
     model = tf_keras.Model(inputs, outputs, name=_valid_name(graph.name))
     for leaf in graph.leaves:
         try:
-            copy_weights(leaf, leaf.layer, twins[id(leaf)])
+            if leaf.name in (values or {}):
+                twins[id(leaf)].set_weights(values[leaf.name])  # type: ignore[index]
+            else:
+                copy_weights(leaf, leaf.layer, twins[id(leaf)])
         except ModelError as error:
             if other := _of_other_shape(graph, twins):
                 raise ModelError(f"{error} {other}.") from error

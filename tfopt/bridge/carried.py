@@ -4,6 +4,7 @@ The weights are tf_keras weights. The Keras 3 object only computes, inside a `ke
 current weights, so several copies of a model share one object, which may be the caller's.
 """
 
+import dataclasses
 import functools
 import json
 import re
@@ -145,6 +146,16 @@ def tensors_of(call: Call) -> list[Ref]:
     return list(refs_in([call.args, call.kwargs]))
 
 
+def call_inside(call: Call) -> Call | None:
+    """Return what a call of a `Carried` layer calls: a Keras 3 layer or operation; None for any other layer."""
+    layer = call.leaf.layer
+    if not hasattr(layer, "carried_weights"):
+        return None
+    text, held = layer.template_of(call.kwargs.get("template", 0))
+    args, kwargs = _filled(text, flatten(call.args), held.constants)
+    return Call(dataclasses.replace(call.leaf, layer=held.operation), args, kwargs, call.outputs)
+
+
 @functools.cache
 def carried_class() -> Any:
     """Return the class `Carried`, a subclass of tf_keras's Layer, created on first use."""
@@ -180,6 +191,10 @@ def carried_class() -> Any:
         def carried_weights(self) -> list[Any]:
             """This layer's weights in the order of `operation.weights`."""
             return list(self._carried)
+
+        def template_of(self, number: int) -> tuple[str, Held]:
+            """Return one of the templates, and what it is for."""
+            return self._calls.split("\n")[number], self._held
 
         def build(self, input_shape: Any) -> None:
             operation = self.operation
@@ -238,8 +253,8 @@ def carried_class() -> Any:
         def _run(self, inputs: Any, training: Any, template: int) -> Any:
             import keras
 
-            operation, held = self.operation, self._held
-            text = self._calls.split("\n")[template]
+            operation = self.operation
+            text, held = self.template_of(template)
             args, kwargs = _filled(text, flatten(inputs), held.constants)
             if not is_layer(operation):
                 with keras.StatelessScope(state_mapping=_fresh_seeds([keras_internals.global_seed()])):

@@ -62,6 +62,8 @@ def _classes() -> dict[str, Any]:
     class ScaledAdd(layer_class):  # type: ignore[misc]
         """a + scale * b for inputs [a, b]: CustomScaleLayer of InceptionResNetV2."""
 
+        tfopt_channels = "merge"
+
         def __init__(self, scale: float, **kwargs: Any) -> None:
             super().__init__(**kwargs)
             self.scale = scale

@@ -103,7 +103,7 @@ def _named_plan(leaf: Leaf, calls: list[Call], to_flat_model: ToFlatModel) -> Pl
     return dataclasses.replace(plan, make=functools.partial(_made, leaf, plan.make))
 
 
-def _made(leaf: Leaf, make: Callable[..., Any], **changes: Any) -> Any:
+def _made(leaf: Leaf, make: Callable[..., Any], /, **changes: Any) -> Any:
     try:
         return make(name=leaf.name, trainable=leaf.trainable or not is_layer(leaf.layer), **changes)
     except ModelError as error:
@@ -164,7 +164,7 @@ def _how(layer: Any, cls: Any) -> str:
     return "renamed arguments" if renamed else "same"
 
 
-def _from_arguments(cls: Any, config: dict[str, Any], **changes: Any) -> Any:
+def _from_arguments(cls: Any, config: dict[str, Any], /, **changes: Any) -> Any:
     return cls(**{**config, **changes})
 
 
@@ -209,7 +209,7 @@ def _refuse_variables(calls: list[Call]) -> None:
         )
 
 
-def _from_config(layer: Any, cls: Any, config: dict[str, Any], **changes: Any) -> Any:
+def _from_config(layer: Any, cls: Any, config: dict[str, Any], /, **changes: Any) -> Any:
     custom = policy.custom_objects(keras_internals.flat_layers(layer), "tf_keras")
     with keras_compat.tf_keras().saving.custom_object_scope(custom):
         twin = cls.from_config({**config, **changes})

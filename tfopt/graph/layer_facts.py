@@ -40,6 +40,8 @@ class LayerFacts:
         m_by_n: whether TF-MOT's m:n masks run along its inputs.
         clusters_per_channel: whether TF-MOT clusters each of its channels separately.
         activation: the activation, if the class implies one.
+        channels: what becomes of the channels of its input, see `tfopt.surgery.channels.rules`; "" if the family says
+            it, or nobody knows.
     """
 
     family: Family = "other"
@@ -64,6 +66,7 @@ class LayerFacts:
     m_by_n: bool = False
     clusters_per_channel: bool = False
     activation: str = ""
+    channels: str = ""
 
     @property
     def is_patch_product(self) -> bool:
@@ -135,55 +138,61 @@ FACTS: Mapping[str, LayerFacts] = {
     "Bidirectional": LayerFacts(family="recurrent",
                                 parts={"forward/": "forward_layer", "backward/": "backward_layer"}),
     "TimeDistributed": LayerFacts(family="time_distributed", parts={"": "layer"}),
-    "MultiHeadAttention": LayerFacts(parts=_ATTENTION, width="key_dim", width_is="fixed"),
+    "Attention": LayerFacts(channels="dot"),
+    "MultiHeadAttention": LayerFacts(channels="attention", parts=_ATTENTION, width="key_dim", width_is="fixed"),
     "GroupedQueryAttention": LayerFacts(width="head_dim", width_is="fixed"),
 
     "BatchNormalization": LayerFacts(family="batch_norm", mixes_channels=False, fuses_activation=True),
-    "LayerNormalization": LayerFacts(mixes_channels=False),
-    "GroupNormalization": LayerFacts(mixes_channels=False),
-    "RMSNormalization": LayerFacts(mixes_channels=False),
-    "UnitNormalization": LayerFacts(mixes_channels=False),
+    "LayerNormalization": LayerFacts(channels="norm", mixes_channels=False),
+    "GroupNormalization": LayerFacts(channels="groups", mixes_channels=False),
+    "RMSNormalization": LayerFacts(channels="norm", mixes_channels=False),
+    "UnitNormalization": LayerFacts(channels="length", mixes_channels=False),
     "Normalization": LayerFacts(mixes_channels=False),
-    "LayerScale": LayerFacts(mixes_channels=False),
+    "Rescaling": LayerFacts(channels="numbers"),
+    "LayerScale": LayerFacts(channels="weighted", mixes_channels=False),
 
-    "Activation": LayerFacts(family="activation"),
-    "ReLU": LayerFacts(family="activation", activation="relu"),
-    "Softmax": LayerFacts(family="activation", activation="softmax"),
-    "LeakyReLU": LayerFacts(scalable=True),
-    "PReLU": LayerFacts(scalable=True, mixes_channels=False),
+    "Activation": LayerFacts(channels="alone", family="activation"),
+    "ReLU": LayerFacts(channels="alone", family="activation", activation="relu"),
+    "Softmax": LayerFacts(channels="softmax", family="activation", activation="softmax"),
+    "ELU": LayerFacts(channels="alone"),
+    "LeakyReLU": LayerFacts(channels="alone", scalable=True),
+    "PReLU": LayerFacts(channels="weighted", scalable=True, mixes_channels=False),
 
-    "Add": LayerFacts(fuses_activation=True),
-    "Subtract": LayerFacts(fuses_activation=True),
-    "Multiply": LayerFacts(fuses_activation=True),
-    "Concatenate": LayerFacts(joins_ranges=True),
+    "Add": LayerFacts(channels="merge", fuses_activation=True),
+    "Subtract": LayerFacts(channels="merge", fuses_activation=True),
+    "Multiply": LayerFacts(channels="merge", fuses_activation=True),
+    "Average": LayerFacts(channels="merge"),
+    "Maximum": LayerFacts(channels="merge"),
+    "Minimum": LayerFacts(channels="merge"),
+    "Concatenate": LayerFacts(channels="join", joins_ranges=True),
 
-    "MaxPooling1D": LayerFacts(passes=True, data_format=True, scalable=True),
-    "MaxPooling2D": LayerFacts(passes=True, data_format=True, scalable=True),
-    "MaxPooling3D": LayerFacts(passes=True, data_format=True),
-    "GlobalMaxPooling1D": LayerFacts(passes=True, data_format=True, scalable=True),
-    "GlobalMaxPooling2D": LayerFacts(passes=True, data_format=True, scalable=True),
-    "GlobalMaxPooling3D": LayerFacts(passes=True, data_format=True),
-    "AveragePooling1D": LayerFacts(family="average_pooling", data_format=True, scalable=True),
-    "AveragePooling2D": LayerFacts(family="average_pooling", data_format=True, scalable=True),
-    "AveragePooling3D": LayerFacts(family="average_pooling", data_format=True),
-    "GlobalAveragePooling1D": LayerFacts(data_format=True, scalable=True),
-    "GlobalAveragePooling2D": LayerFacts(data_format=True, scalable=True),
+    "MaxPooling1D": LayerFacts(channels="places", passes=True, data_format=True, scalable=True),
+    "MaxPooling2D": LayerFacts(channels="places", passes=True, data_format=True, scalable=True),
+    "MaxPooling3D": LayerFacts(channels="places", passes=True, data_format=True),
+    "GlobalMaxPooling1D": LayerFacts(channels="places", passes=True, data_format=True, scalable=True),
+    "GlobalMaxPooling2D": LayerFacts(channels="places", passes=True, data_format=True, scalable=True),
+    "GlobalMaxPooling3D": LayerFacts(channels="places", passes=True, data_format=True),
+    "AveragePooling1D": LayerFacts(channels="places", family="average_pooling", data_format=True, scalable=True),
+    "AveragePooling2D": LayerFacts(channels="places", family="average_pooling", data_format=True, scalable=True),
+    "AveragePooling3D": LayerFacts(channels="places", family="average_pooling", data_format=True),
+    "GlobalAveragePooling1D": LayerFacts(channels="places", data_format=True, scalable=True),
+    "GlobalAveragePooling2D": LayerFacts(channels="places", data_format=True, scalable=True),
 
-    "ZeroPadding1D": LayerFacts(family="padding", passes=True, scalable=True),
-    "ZeroPadding2D": LayerFacts(family="padding", passes=True, scalable=True, data_format=True),
-    "ZeroPadding3D": LayerFacts(family="padding", passes=True, data_format=True),
-    "Cropping1D": LayerFacts(passes=True),
-    "Cropping2D": LayerFacts(passes=True, data_format=True),
-    "Cropping3D": LayerFacts(passes=True, data_format=True),
-    "UpSampling1D": LayerFacts(passes=True),
-    "UpSampling2D": LayerFacts(passes=True, data_format=True),
-    "UpSampling3D": LayerFacts(passes=True, data_format=True),
-    "Flatten": LayerFacts(passes=True, data_format=True),
-    "Reshape": LayerFacts(passes=True),
-    "Permute": LayerFacts(passes=True),
-    "RepeatVector": LayerFacts(passes=True),
-    "Resizing": LayerFacts(passes=True),
-    "CenterCrop": LayerFacts(passes=True),
+    "ZeroPadding1D": LayerFacts(channels="places", family="padding", passes=True, scalable=True),
+    "ZeroPadding2D": LayerFacts(channels="places", family="padding", passes=True, scalable=True, data_format=True),
+    "ZeroPadding3D": LayerFacts(channels="places", family="padding", passes=True, data_format=True),
+    "Cropping1D": LayerFacts(channels="places", passes=True),
+    "Cropping2D": LayerFacts(channels="places", passes=True, data_format=True),
+    "Cropping3D": LayerFacts(channels="places", passes=True, data_format=True),
+    "UpSampling1D": LayerFacts(channels="places", passes=True),
+    "UpSampling2D": LayerFacts(channels="places", passes=True, data_format=True),
+    "UpSampling3D": LayerFacts(channels="places", passes=True, data_format=True),
+    "Flatten": LayerFacts(channels="order", passes=True, data_format=True),
+    "Reshape": LayerFacts(channels="order", passes=True),
+    "Permute": LayerFacts(channels="permute", passes=True),
+    "RepeatVector": LayerFacts(channels="repeat", passes=True),
+    "Resizing": LayerFacts(channels="places", passes=True),
+    "CenterCrop": LayerFacts(channels="places", passes=True),
     "Masking": LayerFacts(passes=True),
 
     "Dropout": LayerFacts(absent=True, scalable=True),
