@@ -511,3 +511,30 @@ def test_a_model_with_a_function_of_the_users_comes_back(api):
     back = bridge.to_keras(flat_model, model)
     kernel, bias = (np.asarray(weight, np.float64) for weight in model.get_weights())
     np.testing.assert_allclose(back.predict(x, verbose=0), (x @ kernel + bias) ** 4, rtol=1e-5)
+
+
+def test_weights_used_outside_of_their_layer_are_refused_before_training():
+    import keras
+
+    class Tied(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table, self.inner = keras.layers.Embedding(20, 8, name="table"), keras.layers.Dense(8)
+
+        def call(self, words):
+            return keras.ops.matmul(self.inner(self.table(words)), keras.ops.transpose(self.table.embeddings))
+
+    model = Tied()
+    model(np.zeros((1, 4), "int32"))
+    with pytest.raises(ModelError, match=r"uses its weight 'tied/table/embeddings' outside of the layer that owns it"):
+        bridge.require_rebuildable(model)
+
+
+def test_sharing_that_a_config_loses_is_refused_before_training():
+    import keras
+
+    inner = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)], name="inner")
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.Sequential([inner, keras.layers.Dense(3)])(inner(inputs)))
+    with pytest.raises(ModelError, match="has different layers when rebuilt from its config"):
+        bridge.require_rebuildable(model)

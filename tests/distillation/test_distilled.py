@@ -442,11 +442,11 @@ def test_the_default_is_for_classes(activation, width, loss, name):
 
 
 class Numbered(keras.utils.PyDataset):
-    """Batches of 8 sentences, of 5 words in the first, one more in each that follows."""
+    """Batches of 8 sentences, of 5, 7 and 5 words."""
 
     def __init__(self):
         super().__init__()
-        self.read, self.epochs = [], 0
+        self.read, self.epochs, self.begun = [], 0, 0
 
     def __len__(self):
         return 3
@@ -454,7 +454,10 @@ class Numbered(keras.utils.PyDataset):
     def __getitem__(self, number):
         self.read.append(number)
         rng = np.random.default_rng(number)
-        return rng.integers(0, 9, (8, 5 + number)), rng.integers(0, 2, 8)
+        return rng.integers(0, 9, (8, (5, 7, 5)[number])), rng.integers(0, 2, 8)
+
+    def on_epoch_begin(self):
+        self.begun += 1
 
     def on_epoch_end(self):
         self.epochs += 1
@@ -471,8 +474,10 @@ def test_batches_by_number_and_of_any_length(api):
     distilled.compile("sgd", "sparse_categorical_crossentropy")
     data = Numbered()
     history = distilled.fit(data, epochs=2, verbose=0).history
-    assert len(history["hinton"]) == 2 and data.epochs == 2
+    assert len(history["hinton"]) == 2 and data.epochs == data.begun == 2
     assert sorted(data.read[-6:]) == [0, 0, 1, 1, 2, 2]
+    distilled.fit(data, epochs=3, steps_per_epoch=2, verbose=0)
+    assert data.epochs == 5
 
 
 def test_sentences_that_tf_data_pads():
@@ -509,3 +514,30 @@ def test_a_distilled_model_stands_for_its_student():
     assert np.abs(lite.predict(x) - stripped.predict(x, verbose=0)).max() < 0.03
     with pytest.raises(ModelError, match=r"Apply Prune to the student first"):
         stage.apply(distilled, steps=1)
+
+
+WORDS = np.ones((8, 5), "int32")
+
+
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        ([(WORDS, None, np.ones(8))], "got 3 parts, 1 of them None"),
+        ([(WORDS, np.ones(8)), (WORDS, np.ones((8, 1)))], r"batch 1 of Listed differs: expected the shape \(None,\)"),
+        ([(WORDS, np.ones(8)), (WORDS, np.ones(8), np.ones(8))], "batch 1 of Listed differs"),
+        ([([[1, 2], [1]], [0, 1])], "arrays, all of one form"),
+        ([], "Listed has no batch"),
+    ],
+)
+def test_batches_of_another_form_are_refused(batches, said):
+    class Listed(keras.utils.PyDataset):
+        def __len__(self):
+            return len(batches)
+
+        def __getitem__(self, number):
+            return batches[number]
+
+    distilled = tfopt.distill(reader(keras), reader(keras))
+    distilled.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(Exception, match=said):
+        distilled.fit(Listed(), verbose=0, shuffle=False)

@@ -243,11 +243,12 @@ def test_parts_of_keras_3():
 @with_tested_versions
 def test_losses_of_outputs():
     layers = tf_keras().layers
-    layer = layers.Dense(2, activity_regularizer="l2")
+    layer = layers.Dense(2, activity_regularizer="l2", kernel_regularizer=tf_keras().regularizers.L2(0.5))
     layer(tf_keras().Input((3,)))
-    assert len(layer.losses) == 1
+    assert len(layer.losses) == 2
     internals.forget_losses(layer)
-    assert layer.losses == []
+    (kept,) = layer.losses
+    assert float(kept) == pytest.approx(0.5 * (layer.kernel.numpy() ** 2).sum(), rel=1e-5)
     other = layers.ReLU()
     internals.regularize_output_as(other, layer)
     other(np.full((2, 3), 2, "float32"))

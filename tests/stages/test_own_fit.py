@@ -313,16 +313,16 @@ def test_checkpoints_within_an_epoch_wait_too(tmp_path):
 
 
 @pytest.mark.parametrize("stage", [PRUNE, tfopt.Cluster(number_of_clusters=32), tfopt.Quantize()])
-def test_activity_regularizers_keep_their_loss(stage, tmp_path):
-    """0.5 times the mean over the samples of the sum of squares, which Keras adds to the loss, once."""
-    model = keras.Sequential(
-        [keras.Input((8,)), keras.layers.Dense(16, activity_regularizer=keras.regularizers.L2(0.5))]
-    )
+def test_regularizers_keep_their_loss(stage, tmp_path):
+    """Of the output: 0.5 times the mean over samples of the sum of squares; of the kernel: 0.25 times its squares."""
+    of = keras.regularizers.L2
+    layer = keras.layers.Dense(16, activity_regularizer=of(0.5), kernel_regularizer=of(0.25))
+    model = keras.Sequential([keras.Input((8,)), layer])
     model.compile("sgd", "mse")
     wrapped = stage.apply(model, steps=STEPS)
     stage.calibrate(wrapped, X)
     outputs, targets = wrapped.predict(X, verbose=0).astype("float64"), np.zeros((256, 16), "float32")
-    wanted = (outputs**2).mean() + 0.5 * (outputs**2).sum(axis=1).mean()
+    wanted = (outputs**2).mean() + 0.5 * (outputs**2).sum(axis=1).mean() + 0.25 * (np.array(layer.kernel) ** 2).sum()
     assert wrapped.evaluate(X, targets, verbose=0) == pytest.approx(wanted, rel=1e-3)
     wrapped.save(tmp_path / "kept.keras")
     again = tfopt.load_model(tmp_path / "kept.keras")

@@ -24,7 +24,7 @@ class Annotations:
         fitting: what its stage asks of its training.
         samples: some of the training inputs with which it was calibrated.
         stripped_of: the stage whose trained ranges it has lost.
-        student: the model that it trains, which counts wherever a result is wanted.
+        student: the model that it trains, used wherever a result is expected.
     """
 
     origin: Callable[[], Any] | None = None
@@ -51,6 +51,12 @@ def annotations(model: Any) -> Annotations:
 def annotate(model: Any, **known: Any) -> None:
     """Set fields of the `Annotations` of `model`; leave the others unchanged."""
     _KNOWN[model] = dataclasses.replace(annotations(model), **known)
+
+
+def trained_model(model: Any) -> Any:
+    """Return the model that is trained: the student of what `distill` returned, else `model` itself."""
+    student = annotations(model).student
+    return model if student is None else student
 
 
 def remember(flat_model: Any, like: Any) -> None:

@@ -14,7 +14,7 @@ from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.bridge.plans import Plan
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
-from tfopt.graph.types import Call, Graph, Leaf, is_layer, map_leaves, replay
+from tfopt.graph.types import Call, Graph, Leaf, flatten, is_layer, map_leaves, replay
 from tfopt.graph.walk import graph_network, is_model, is_subclassed, walk
 
 
@@ -62,8 +62,27 @@ def to_keras(flat_model: Any, like: Any, *, resized: bool = False) -> Any:
 
 def require_rebuildable(model: Any) -> None:
     """Raise `ModelError` if a Keras 3 `model` cannot be rebuilt from its config, as `to_keras` does after training."""
-    if keras_compat.is_keras3_model(model):
-        _copy_of(model, walk(model))
+    if not keras_compat.is_keras3_model(model):
+        return
+    graph = walk(model)
+    _refuse_weights_as_constants(model, graph)
+    _matched(graph, walk(_copy_of(model, graph)))
+
+
+def _refuse_weights_as_constants(model: Any, graph: Graph) -> None:
+    """Raise `ModelError` if a model uses a weight outside of its layer, as a constant that training would not change."""
+    found = {weight.path: np.asarray(weight) for weight in model.trainable_weights if len(weight.shape) > 1}
+    weights = {path: values for path, values in found.items() if np.ptp(values) > 0}
+    for call in graph.calls:
+        for part in flatten([call.args, call.kwargs]):
+            held = np.asarray(part) if hasattr(part, "numpy") and hasattr(part, "shape") else np.zeros(())
+            for path, values in weights.items():
+                if held.ndim > 1 and held.size == values.size and (np.sort(held, None) == np.sort(values, None)).all():
+                    raise ModelError(
+                        f"The model '{model.name}' uses its weight '{path}' outside of the layer that owns it, as a "
+                        "constant that training would not change. Use the layer twice, or keras.layers."
+                        "ReversibleEmbedding for an embedding with a tied output."
+                    )
 
 
 def _matched(graph: Graph, copy: Graph) -> dict[int, Leaf]:
@@ -137,7 +156,8 @@ def _cloned(model: Any) -> Any:
 def _input_like(tensor: Any) -> Any:
     import keras
 
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=keras_internals.input_name(tensor))
+    name = keras_internals.input_name(tensor)
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name, sparse=bool(tensor.sparse))
 
 
 def _revived(model: Any, graph: Graph) -> Any:

@@ -230,9 +230,12 @@ class Carrier:
 
     def own_optimizer(self, optimizer: Any) -> Any:
         """Return an optimizer of Keras 3 as one of tf_keras, any other as it is."""
+        import keras
+
+        if isinstance(optimizer, dict):
+            optimizer = keras.optimizers.get(optimizer)
         if not _is_of_keras3("optimizers", optimizer):
             return optimizer
-        import keras
 
         try:
             return self.optimizer(keras.optimizers.get(optimizer))
@@ -294,15 +297,13 @@ class Carrier:
             # A loss has no state to copy, and Keras 3's Huber omits its delta from get_config.
             return thing if kind == "losses" else type(thing).from_config(thing.get_config())
         cls = self._find(kind, type(thing).__name__) if _package(type(thing)) else None
-        if self.carries and type(thing).__name__ in _STRICTER:
-            cls = None
         if cls is None or "fn" in init_arguments(cls):  # a wrapper of any function
             raise self._missing(kind, type(thing).__name__)
         return cls(**self._arguments(kind, cls, _config(thing)))
 
     def _find(self, kind: str, name: str) -> Any:
         cls = getattr(getattr(self.package, kind), name, None)
-        if cls is None:
+        if cls is None or (self.carries and name in _STRICTER):
             raise self._missing(kind, name)
         return cls
 

@@ -15,7 +15,7 @@ from tfopt.bridge.compile import Carrier
 from tfopt.errors import RecipeError
 
 _BY_POSITION = 2  # optimizer and loss; what follows has another order in the other Keras
-_OWN_TRAINING = ("train_step", "compute_loss")
+_OWN_TRAINING = ("fit", "train_step", "test_step", "compute_loss")
 _KINDS = {"loss": "losses", "metrics": "metrics", "weighted_metrics": "metrics"}
 
 
@@ -37,13 +37,15 @@ class Fitting:
 def said_of_own_training(model: Any) -> str:
     """Return a line on the parts of `fit` that the class of `model` defines itself, which tfopt does not run; or ""."""
     kind = type(model)
-    own = [name for name in _OWN_TRAINING if not _is_of_a_keras(getattr(kind, name, None))]
+    own = [name for name in _OWN_TRAINING if name in vars(model) or not _is_of_a_keras(getattr(kind, name, None))]
+    if annotations(model).fitting is not None:  # what `apply` returned takes the settings of both Kerases
+        own = [name for name in own if name not in vars(model)]
     if not own:
         return ""
     names = " and ".join(f"{kind.__name__}.{name}" for name in own)
     return (
         f"{names} will not run: tfopt trains with the compiled loss, in the usual `fit`. To train in another way, "
-        "write a loop with tf.GradientTape over what `apply` returns"
+        "write a loop with tf.GradientTape"
     )
 
 

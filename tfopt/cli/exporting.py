@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from tfopt.base import native
 from tfopt.cli.command import allow_drift_option, allow_unsafe_option, print_table, say, shared_options
-from tfopt.errors import DataError, ModelError, OutputError
+from tfopt.errors import DataError, ModelError, OutputError, PromiseError
 
 if TYPE_CHECKING:
     from tfopt.tflite.prove.types import Contents
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
 # Samples for a first conversion, which shows whether all operators have integer forms before the long calibration.
 TRIED = 2
-# Validation samples that show whether the model knows the data, as they are fed.
-JUDGED_ON = 200
 
 
 @click.command()
@@ -151,6 +148,7 @@ def export_file(
     load_tensorflow_quietly()
     from tfopt.data.for_model import representative_for
     from tfopt.models.sources import model_from
+    from tfopt.run.data_warnings import doubts
     from tfopt.tflite.prove.types import contents
     from tfopt.tflite.write.export import build_file, write_proven
 
@@ -162,30 +160,14 @@ def export_file(
         build_file(
             loaded, dataclasses.replace(settings, calibration_samples=TRIED, max_noise=None), source, proven=False
         )
-    lite = write_proven(out, loaded, settings, source)
-    return contents(lite), (*([f"samples: {fed}"] if fed else []), *_doubts(loaded, source), *lite.notes)
-
-
-def _doubts(model: Any, data: Any) -> list[str]:
-    """Return notes on labeled samples that the model does not know, or that are fed in another way than it was trained.
-
-    The ranges, and the way in which apps will feed the file, come from them.
-    """
-    from tfopt.data import Dataset
-    from tfopt.evaluate.chance import other_classes
-    from tfopt.run.data_warnings import guesses
-    from tfopt.tasks import task_of
-    from tfopt.tasks.responses import are_logits
-
-    several = max(len(model.inputs), len(model.outputs)) > 1
-    if several or not isinstance(data, Dataset) or not task_of(data).has_classes:
-        return []
-    part = data.validation.some(JUDGED_ON)
-    outputs = np.asarray(model.predict(part.x(), verbose=0))
-    if said := other_classes(data, outputs, "the model"):
-        return [said]
-    few = dataclasses.replace(data, validation=part)
-    return guesses(few, lambda inputs: outputs, logits=are_logits(outputs, task_of(data)))
+    said = [*([f"samples: {fed}"] if fed else []), *doubts(loaded, source)]
+    try:
+        lite = write_proven(out, loaded, settings, source)
+    except PromiseError:
+        for note in said:  # they may explain it
+            say(f"note: {note}")
+        raise
+    return contents(lite), (*said, *lite.notes)
 
 
 def _in_words(settings: "Export") -> str:

@@ -127,7 +127,7 @@ class Learner:
         """Fit as Keras does. Raise RecipeError, naming the term, at the first loss that is not finite."""
         given = inspect.signature(super().fit).bind(x, y, *args, **kwargs)  # type: ignore[misc]
         given.apply_defaults()
-        stream_batches(given.arguments)
+        stream_batches(given.arguments, self.student)
         self.prepare_fit(given.arguments)
         given.arguments["callbacks"] = self._with_watch(given.arguments["callbacks"])
         return super().fit(*given.args, **given.kwargs)  # type: ignore[misc]

@@ -141,11 +141,11 @@ def require_classes(loss: Any, model: Any) -> None:
         loss: compiled.
         model: the student, with one output.
     """
-    activation = _activation(model, 0)
-    if activation == "softmax" or (activation == "sigmoid" and model.output_shape[-1] == 1):
+    activation, shape = _activation(model, 0), getattr(model, "output_shape", None) or (None,)
+    if activation == "softmax" or (activation == "sigmoid" and shape[-1] == 1):
         return  # classes, whatever loss trains them
     fitting = _fitting(loss[0] if isinstance(loss, list | tuple) and len(loss) == 1 else loss, activation)
-    decides = model.output_shape[-1] == 1 and isinstance(fitting, MultilabelKD)  # between two classes
+    decides = shape[-1] == 1 and isinstance(fitting, MultilabelKD)  # between two classes
     if fitting is not None and fitting.task != Hinton.task and not decides:
         name = type(fitting).__name__
         raise RecipeError(

@@ -78,6 +78,7 @@ class TeacherTargets:
     def look_once(self, x: Any, y: Any = None) -> None:
         """Run `check_fit` on the first samples of a batch, unless that was done for other samples before."""
         if self._looked_at is None:
+            x = x[0] if isinstance(x, list | tuple) and len(x) == 1 else x
             self._check_fit_once(np.asarray(x)[:LOOK], None if y is None else np.asarray(y)[:LOOK])
 
     def answers_for(self, x: Any, y: Any = None) -> dict[str, Any]:

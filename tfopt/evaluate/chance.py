@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfopt.base.progress import Progress
+from tfopt.base.words import counted
 from tfopt.data import Dataset
 from tfopt.tasks.metrics import wilson_interval
 
@@ -34,8 +35,8 @@ def other_classes(data: Dataset, outputs: ArrayLike, name: object) -> str:
     if not data.num_classes or count == data.num_classes or (count == 1 and data.num_classes == 2):
         return ""
     return (
-        f"the {count:,} outputs of {name} are not the {data.num_classes:,} classes of the data: its accuracy on them "
-        "means nothing. A transfer (recipes/feature_transfer.py) makes a model for these classes"
+        f"the {counted(count, 'output')} of {name} are not the {data.num_classes:,} classes of the data: its accuracy "
+        "on them means nothing. A transfer (recipes/feature_transfer.py) makes a model for these classes"
     )
 
 

@@ -140,9 +140,12 @@ def regularize_output_as(wrapper: Any, layer: Any) -> None:
 
 
 def forget_losses(layer: Any) -> None:
-    """Forget the losses of the first call of a tf_keras `layer`, on a tensor that is in no model."""
+    """Forget the losses of the first call of a tf_keras `layer`, on a tensor that is in no model.
+
+    The regularizers of its weights are functions, in another list.
+    """
     for each in flat_layers(layer):
-        each._losses, each._callable_losses = [], []
+        each._losses = []
 
 
 def attention_class() -> Any:

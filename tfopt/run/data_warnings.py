@@ -1,5 +1,6 @@
 """Warnings about data and model before training: what does not keep a run from starting, but may spoil it."""
 
+import dataclasses
 import hashlib
 import math
 from typing import Any
@@ -8,15 +9,20 @@ import numpy as np
 
 from tfopt.base.words import counted
 from tfopt.data import Dataset, Split
+from tfopt.evaluate.chance import other_classes
 from tfopt.run.guard import Guard
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import predicted_classes
+from tfopt.tasks.responses import are_logits
 from tfopt.tasks.significance import LEVEL, binomial_tail
 
 # A class with this many times the samples of another one makes a data set imbalanced.
 IMBALANCED = 4
 # Fewer training samples per class than this leave too little for a validation part.
 FEW = 5
+# Validation samples, and how many at once, that show whether a model knows the data.
+JUDGED_ON, BATCH = 200, 32
+GUESSES = "the model guesses"
 
 
 def data_warnings(data: Dataset, outputs: int, predict: Any = None, logits: bool = False) -> list[str]:
@@ -36,6 +42,30 @@ def data_warnings(data: Dataset, outputs: int, predict: Any = None, logits: bool
         found.append(f"the labels show {len(counts):,} of the model's {outputs:,} classes")
     found += _counts(counts, data.class_names)
     return [*found, *(guesses(data, predict, logits) if predict else [])]
+
+
+def doubts(model: Any, data: Any) -> list[str]:
+    """Return notes on samples that `model` does not know, or that are fed in another way than it was trained.
+
+    The ranges of a file, and the way in which apps will feed it, come from them.
+
+    Args:
+        model: of either Keras.
+        data: a `Dataset`; there is nothing to say about other samples, or about models with several inputs or outputs.
+    """
+    inputs, made = (list(getattr(model, side, None) or ()) for side in ("inputs", "outputs"))
+    if len(inputs) != 1 or len(made) != 1 or not isinstance(data, Dataset) or not task_of(data).has_classes:
+        return []
+    fixed = inputs[0].shape[0] or 1
+    part = data.validation.some(min(JUDGED_ON, len(data.validation)) // fixed * fixed)
+    if not len(part):
+        return []
+    outputs = np.asarray(model.predict(part.x(), batch_size=max(fixed, BATCH // fixed * fixed), verbose=0))
+    if said := other_classes(data, outputs, "the model"):
+        return [said]
+    few = dataclasses.replace(data, validation=part)
+    found = guesses(few, lambda inputs: outputs, logits=are_logits(outputs, task_of(data)))
+    return [said for said in found if said.startswith(GUESSES)]
 
 
 def recalls(data: Dataset, predict: Any, logits: bool = False) -> str:
@@ -110,7 +140,7 @@ def guesses(data: Dataset, predict: Any, logits: bool) -> list[str]:
     if often == 1 or binomial_tail(wrong, count, 1 - good) > LEVEL:
         return [f"the validation data cannot tell whether the model does more than guess: {compared}"]
     return [
-        f"the model guesses: {compared}. The usual causes are the preprocessing ({data.preprocessing.describe()}), "
+        f"{GUESSES}: {compared}. The usual causes are the preprocessing ({data.preprocessing.describe()}), "
         "the order of the classes, the size of the images, and BatchNormalization statistics of other data"
     ]
 

@@ -11,10 +11,11 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, field_validator
 
 from tfopt import bridge
-from tfopt.base.annotations import annotate, annotations
+from tfopt.base.annotations import annotations, trained_model
 from tfopt.base.config import config
 from tfopt.base.keras_compat import float32_layers, is_tf_keras_model, unwrapped, wrapped_layers
 from tfopt.errors import ModelError, PromiseError, RecipeError
+from tfopt.graph.walk import is_model
 from tfopt.models.hub import with_native_layers
 from tfopt.stages.budget import Budget
 from tfopt.stages.kernels.choice import Decision
@@ -23,6 +24,7 @@ from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.kernels.rules import Rule
 from tfopt.stages.kernels.table import named_kernel
 
+_CALLER = 3  # frames up from `apply`, which is decorated
 _RENAMED_METHODS = {"learnt": "summary", "rehearsed": "for_dry_run"}
 
 
@@ -129,14 +131,20 @@ class Stage(ABC):
                 f"It can keep: {', '.join(sorted(self.preserves)) or 'nothing'}. Put it earlier in the recipe."
             )
         if not isinstance(steps, numbers.Integral) or steps < 0:
-            raise RecipeError(f"Expected steps, the number of training steps, to be 0 or more; got {steps!r}.")
+            raise RecipeError(
+                f"Expected steps, the number of training steps, to be a whole number, 0 or more; got {steps!r}."
+            )
+        if not is_model(model):
+            raise ModelError(
+                f"Expected a Keras 3 or tf_keras model, got {type(model).__name__}; tfopt.load_model opens a file."
+            )
         if annotations(model).student is not None:
             raise ModelError(
                 f"'{model.name}' comes from tfopt.distill. Apply {type(self).__name__} to the student first; then let "
                 "tfopt.distill train what `apply` returned."
             )
         if said := bridge.said_of_own_training(model):
-            warnings.warn(said, stacklevel=2)
+            warnings.warn(f"{said} over what `apply` returns", stacklevel=_CALLER)
         model = with_native_layers(model)
         bridge.require_rebuildable(model)
         flat_model = bridge.to_tf_keras(model)
@@ -146,7 +154,7 @@ class Stage(ABC):
         wrapped.output_names = list(flat_model.output_names)  # not those of wrappers, for targets by name
         if bridge.is_compiled(model):
             for note in bridge.compile_like(wrapped, model):
-                warnings.warn(note, stacklevel=2)
+                warnings.warn(note, stacklevel=_CALLER)
         bridge.remember(wrapped, model)
         bridge.accept_keras3(wrapped, bridge.Fitting(self.callbacks, self.holds_after(steps)))
         return wrapped
@@ -196,7 +204,7 @@ class Stage(ABC):
             ModelError: `model` did not come from `apply`.
             PromiseError: training did not reach a target of this stage.
         """
-        model = annotations(model).student or model
+        model = trained_model(model)
         like = self._origin(model)
         flat_model = self._stripped(model, like)
         if not is_tf_keras_model(flat_model):
@@ -204,10 +212,7 @@ class Stage(ABC):
                 f"{type(self).__name__}._stripped must return a tf_keras model; it returned {flat_model!r:.80}."
             )
         self._verify_flat_model(flat_model)
-        result = bridge.to_keras(flat_model, like=like, resized=self.resizes)
-        if self.last:
-            annotate(result, stripped_of=type(self).__name__)
-        return result
+        return bridge.to_keras(flat_model, like=like, resized=self.resizes)
 
     def untrained_result(self, model: Any) -> Any:
         """Return the flat tf_keras model for the next stage of a dry run, without checking promises.

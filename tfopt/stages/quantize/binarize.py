@@ -54,13 +54,11 @@ class Binarize(QuantizationAware):
 
     def _said_of_nothing(self, flat_model: Any) -> list[str]:
         """Return a line if no layer gets two or three values."""
-        by_name = {layer.name: layer for layer in flat_model.layers}
-        if not all(self._keeps(by_name[name], treatment) for name, treatment in self._plan(flat_model).items()):
+        by_name, plan = {layer.name: layer for layer in flat_model.layers}, self._plan(flat_model)
+        if not all(self._keeps(by_name[name], treatment) for name, treatment in plan.items()):
             return []
-        return [
-            f"Binarize leaves 8 bits in all layers of '{flat_model.name}': in the first and the last with weights, in "
-            "depthwise ones, and where a rule says so. Set spare_ends=False to change that"
-        ]
+        advice = " Set spare_ends=False to include the first and the last" if self.spare_ends else ""
+        return [f"Binarize finds no layer for two or three values in '{flat_model.name}': all keep 8 bits.{advice}"]
 
     def _keeps(self, layer: Any, treatment: Treatment) -> bool:
         """Return whether the weights of `layer` stay as `Quantize` would have them."""

@@ -8,10 +8,11 @@ import numpy as np
 from pydantic import Field, PositiveInt
 from typing_extensions import override
 
-from tfopt.base.annotations import annotate, annotations
+from tfopt.base.annotations import annotate, annotations, trained_model
 from tfopt.base.config import config
 from tfopt.errors import RecipeError
 from tfopt.graph.layer_facts import facts_of
+from tfopt.graph.types import map_leaves
 from tfopt.stages.budget import Budget
 from tfopt.stages.kernels.choice import Decision, decisions_on_kernels
 from tfopt.stages.kernels.rules import Key, choose
@@ -80,11 +81,12 @@ class PostTraining(Stage):
         """Quantize the weights of `model`, which `apply` returned, in place, using `inputs` (float32, batch first)."""
         from tfopt.stages.quantize.posttraining.pipeline import quantize_weights
 
+        model = trained_model(model)
         bits = self._bits(model)
         rounded, grids, notes = quantize_weights(
             model,
             bits,
-            inputs[: self.calibration_samples],
+            map_leaves(lambda array: np.asarray(array)[: self.calibration_samples], inputs),
             weight_steps=self.weight_steps,
             rounding=self.rounding,
             bias_correction=self.bias_correction,

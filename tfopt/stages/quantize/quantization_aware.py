@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 from typing_extensions import override
 
-from tfopt.base.annotations import annotate
+from tfopt.base.annotations import annotate, trained_model
 from tfopt.base.config import config
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides
@@ -118,6 +118,7 @@ class QuantizationAware(Stage):
 
     @override
     def summary(self, model: Any) -> list[str]:
+        model = trained_model(model)
         return [f"left in float: {name} ({why})" for name, why in places_left_in_float(model).items()]
 
     @abstractmethod
@@ -151,6 +152,7 @@ class QuantizationAware(Stage):
             DataError: a sample is not finite in float32, so that no range holds it.
         """
         del progress
+        model = trained_model(model)
         arrays = [np.asarray(array)[: self.calibration_samples] for array in flatten(inputs)]
         _check_finite(arrays)
         starts = range(0, len(arrays[0]), CALIBRATION_BATCH)
@@ -160,6 +162,12 @@ class QuantizationAware(Stage):
         leave_unrounded(model, lambda: given)
         kept = [array[:KEPT_SAMPLES].copy() for array in arrays]
         annotate(model, samples=kept[0] if len(kept) == 1 else _like(inputs, kept))
+
+    @override
+    def strip(self, model: Any) -> Any:
+        result = super().strip(model)
+        annotate(result, stripped_of=type(self).__name__)
+        return result
 
     def _trained_weights(self, layer: Any, flat_layer: Any) -> list[np.ndarray]:
         """Return the weights as the file will store them, with kernels on their grids."""

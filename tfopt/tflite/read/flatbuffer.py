@@ -173,7 +173,7 @@ def drop_unread(model: Any, subgraph: Any, kinds: Collection[str]) -> None:
         kept = [
             each
             for each in operators
-            if int(each.outputs[0]) in read or kind_of(model.operatorCodes[each.opcodeIndex]) not in numbers
+            if kind_of(model.operatorCodes[each.opcodeIndex]) not in numbers or int(each.outputs[0]) in read
         ]
         subgraph.operators = kept
         if len(kept) == len(operators):

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 
 from tfopt import bridge
 from tfopt.base import native
-from tfopt.base.annotations import annotations
+from tfopt.base.annotations import annotations, trained_model
 from tfopt.base.files import write_atomically
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.words import counted
@@ -35,15 +35,12 @@ from tfopt.tflite.write.four_bits import rounded_to_4_bits
 from tfopt.tflite.write.low_bit_weights import store_integers
 from tfopt.tflite.write.metadata import with_metadata
 from tfopt.tflite.write.mixed import allowed_floats, require_integers
+from tfopt.tflite.write.own_states import KEEPING_STATES
 from tfopt.tflite.write.photo_ends import is_fed_by_channel, with_photo_ends
 from tfopt.tflite.write.proof import COMPARED, kept_beside, prove
 
 SHARES_OF_NOISE = (0.5, 0.1, 0.02)
 """Shares of the allowed noise that operators are left in float for, one after the other: held-out samples show more."""
-
-
-KEEPING_STATES = ("BIDIRECTIONAL_SEQUENCE_LSTM", "SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM")
-"""Operators whose states are variables of the interpreter."""
 
 
 class _Old(TypedDict, total=False):
@@ -110,7 +107,7 @@ def export_tflite(
     settings = Export(**old) if export is None else export  # type: ignore[arg-type]
     if not isinstance(settings, Export):
         raise RecipeError(f'Expected an Export, e.g. tfopt.Export(weights="int8"); got {export!r}.')
-    model = annotations(model).student or model
+    model = trained_model(model)
     if settings.integer_only and (stage := annotations(model).stripped_of):
         warnings.warn(
             f"the ranges that {stage} has trained are not in the model that strip returned, so the file gets others "

@@ -31,6 +31,7 @@ from tfopt.tflite.write.int16_choices import (
 from tfopt.tflite.write.int16_forms import with_int16_forms
 from tfopt.tflite.write.integer_forms import REPAIRS, with_fixed_ranges, with_nonempty_ranges, with_own_biases
 from tfopt.tflite.write.masks import with_near_masks
+from tfopt.tflite.write.own_states import with_own_states
 from tfopt.tflite.write.selective import with_float_operators
 from tfopt.tflite.write.unrounded import float_outputs, without_marks
 
@@ -59,7 +60,7 @@ def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None
 
 def _prepared(data: bytes, settings: Export) -> bytes:
     """Return a float .tflite with operators in forms that can be quantized as `settings` say."""
-    changes = [*FORMS, with_fixed_ranges]
+    changes = [with_own_states, *FORMS, with_fixed_ranges]
     if settings.by_edge_quantizer or settings.activations == "int16":
         changes.append(without_block_moves)
     return rewritten(data, *changes)
@@ -170,7 +171,7 @@ def _converted(converter: Any, settings: Export, samples: Iterable[Sample] | Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about input statistics, which `Quantize` has trained
         data = bytes(converter.convert())
-    return _repaired(data) if settings.integer_only else data
+    return _repaired(data) if settings.integer_only else rewritten(data, with_own_states)
 
 
 def _repaired(data: bytes) -> bytes:
