@@ -70,7 +70,7 @@ def require_rebuildable(model: Any) -> None:
 
 
 def _refuse_weights_as_constants(model: Any, graph: Graph) -> None:
-    """Raise `ModelError` if a model uses a weight outside of its layer, as a constant that training would not change."""
+    """Raise `ModelError` if a model uses a weight outside of its layer, as a constant: no training would change it."""
     found = {weight.path: np.asarray(weight) for weight in model.trainable_weights if len(weight.shape) > 1}
     weights = {path: values for path, values in found.items() if np.ptp(values) > 0}
     for call in graph.calls:
