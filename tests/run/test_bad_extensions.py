@@ -76,7 +76,7 @@ def test_a_setting_that_json_cannot_hold(model):
 
 def test_wrong_arguments_of_apply_and_check(model):
     for wrong in (None, "4", 1.5, -1):
-        with pytest.raises(RecipeError, match="to be 0 or more; got"):
+        with pytest.raises(RecipeError, match="a whole number, 0 or more; got"):
             tfopt.Prune().apply(model, steps=wrong)
     with pytest.raises(RecipeError, match="got the text 'sparsity'"):
         tfopt.Cluster().apply(model, steps=1, keep="sparsity")
