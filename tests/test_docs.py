@@ -170,6 +170,18 @@ def of_prune():
     yield {}
 
 
+def of_channels():
+    """Half of the multiplications stay, in a plain Keras model whose file is right."""
+    names = {}
+    yield names
+    first, second = (names["small"].get_layer(name).filters for name in ("first", "second"))
+    assert first % 8 == second % 8 == 0
+    macs = [14 * 14 * 27 * a + 12 * 12 * 9 * a * b + 3 * b for a, b in ((32, 64), (first, second))]
+    assert macs[1] <= macs[0] / 2 and f"MACs {macs[0]:,} -> {macs[1]:,}" in names["stage"].summary(names["wrapped"])[0]
+    x = names["x"]
+    assert (names["lite"].predict(x).argmax(1) == names["small"].predict(x, verbose=0).argmax(1)).mean() > 0.9
+
+
 def of_own_fit():
     """The promise holds in the file and in the best epoch that the page saves."""
     names = {}

@@ -107,7 +107,7 @@ def test_load_reads_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ('{"stages": [{"stage": "Shrink"}]}', ["Shrink", "FineTune, Prune, Cluster, Quantize"]),
+        ('{"stages": [{"stage": "Shrink"}]}', ["Shrink", "FineTune, PruneChannels, Prune, Cluster"]),
         ('{"stages": [{"stage": ["Prune"]}]}', ["['Prune']"]),
         ('{"stages": [{"final_sparsity": 0.5}]}', ["None"]),
         ('{"stages": [null]}', ["None"]),

@@ -9,11 +9,12 @@ import pytest
 from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import ModelError, PromiseError, RecipeError
-from tfopt.stages import STAGES, Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
+from tfopt.stages import STAGES, Binarize, Cluster, FineTune, PostTraining, Prune, PruneChannels, Quantize
 from tfopt.stages.kernels.promise import Clusters, MByN, Sparsity
 
 EACH = [
     pytest.param(FineTune(), id="FineTune"),
+    pytest.param(PruneChannels(final_ratio=0.6, round_to=1, iterations=2), id="PruneChannels"),
     pytest.param(Prune(schedule="one-shot"), id="Prune"),
     pytest.param(Cluster(number_of_clusters=5), id="Cluster"),
     pytest.param(Quantize(), id="Quantize"),
@@ -98,8 +99,8 @@ def test_strip_gives_back_kind_and_architecture_with_other_weights(stage, traine
     if not stage.resizes:
         assert stripped.get_config() == model.get_config()
         assert [w.name for w in stripped.weights] == [w.name for w in model.weights]
-    trainable = {path: layer.trainable for _, layer, path in bridge.flat_layers(model)}
-    assert {path: layer.trainable for _, layer, path in bridge.flat_layers(stripped)} == trainable
+    trainable = {name: layer.trainable for name, layer, _ in bridge.flat_layers(model)}
+    assert {name: layer.trainable for name, layer, _ in bridge.flat_layers(stripped)} == trainable
     assert not np.array_equal(kernels(stripped)["head"], kernels(model)["head"])
     rounded = any(hasattr(layer, "quantize_config") for layer in wrapped.layers)  # but `stripped` does not
     ours, theirs = stripped.predict(samples[0], verbose=0), wrapped.predict(samples[0], verbose=0)

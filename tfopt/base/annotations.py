@@ -24,6 +24,7 @@ class Annotations:
         fitting: what its stage asks of its training.
         samples: some of the training inputs with which it was calibrated.
         stripped_of: the stage whose trained ranges it has lost.
+        shrinking: what it loses while it is trained.
         student: the model that it trains, used wherever a result is expected.
     """
 
@@ -37,6 +38,7 @@ class Annotations:
     samples: Any = None
     stripped_of: str = ""
     student: Any = None
+    shrinking: Any = None
 
 
 _NOTHING = Annotations()

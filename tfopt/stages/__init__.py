@@ -1,6 +1,7 @@
 """The stages of a recipe, each a frozen config with the methods that apply it."""
 
 from tfopt.base.registry import Kind
+from tfopt.stages.channels.prune_channels import PruneChannels
 from tfopt.stages.cluster.cluster import Cluster
 from tfopt.stages.fine_tune import FineTune
 from tfopt.stages.prune.prune import Prune
@@ -9,6 +10,8 @@ from tfopt.stages.quantize.post_training import PostTraining
 from tfopt.stages.quantize.quantize import Quantize
 from tfopt.stages.stage import Stage
 
-STAGES = Kind[Stage]("Stage", "stage", Stage, (FineTune, Prune, Cluster, Quantize, Binarize, PostTraining))
+STAGES = Kind[Stage](
+    "Stage", "stage", Stage, (FineTune, PruneChannels, Prune, Cluster, Quantize, Binarize, PostTraining)
+)
 
-__all__ = ["STAGES", "Binarize", "Cluster", "FineTune", "PostTraining", "Prune", "Quantize", "Stage"]
+__all__ = ["STAGES", "Binarize", "Cluster", "FineTune", "PostTraining", "Prune", "PruneChannels", "Quantize", "Stage"]

@@ -48,13 +48,13 @@ def masked(channels: Channels, removed: Iterable[int]) -> Any:
     return result
 
 
-def masked_weights(channels: Channels, removed: Iterable[int]) -> dict[str, list[np.ndarray]]:
-    """Return the weights of all layers, by name, with zeros for the channels `removed`."""
+def masked_weights(channels: Channels, removed: Iterable[int], *, ones: bool = False) -> dict[str, list[np.ndarray]]:
+    """Return the weights of all layers, by name, with zeros for the channels `removed`; or, with `ones`, the masks."""
     kept, found = channels.kept(removed), {}
     for leaf in channels.trace.graph.leaves:
         if not is_layer(leaf.layer) or not leaf.layer.weights:
             continue
-        arrays = [np.array(weight) for weight in leaf.layer.weights]
+        arrays = [np.ones(weight.shape, np.float32) if ones else np.array(weight) for weight in leaf.layer.weights]
         for index, slots in channels.slots_of(leaf.name).items():
             for slot in slots:
                 shape = [1] * arrays[index].ndim

@@ -31,9 +31,12 @@ class Group:
         name: the layers that make them, joined by " + ".
         roots: their names in the trace, (n,).
         parts: what belongs to them.
+        kind: what they are for the layer that makes them: "out", "units", or "heads", "key_dim" and "value_dim" of an
+            attention.
     """
 
     name: str
+    kind: str
     roots: Array
     parts: tuple[Part, ...]
 
@@ -136,12 +139,12 @@ def _groups(trace: Trace) -> list[Group]:
     for root, parts in sorted(members.items()):
         if any(slots[number].makes for number, _ in parts):
             alike[tuple((number, len(places)) for number, places in parts)].append(root)
-    return [_group(slots, members, roots) for roots in alike.values()]
+    return [_group(trace, slots, members, roots) for roots in alike.values()]
 
 
-def _group(slots: list[Slot], members: dict[int, list[tuple[int, Array]]], roots: list[int]) -> Group:
+def _group(trace: Trace, slots: list[Slot], members: dict[int, list[tuple[int, Array]]], roots: list[int]) -> Group:
     parts = []
     for position, (number, _) in enumerate(members[roots[0]]):
         parts.append(Part(slots[number], np.stack([members[root][position][1] for root in roots])))
     makers = dict.fromkeys(part.slot.leaf.name for part in parts if part.slot.makes)
-    return Group(" + ".join(makers), np.array(roots, np.int64), tuple(parts))
+    return Group(" + ".join(makers), trace.kind_of(roots[0]), np.array(roots, np.int64), tuple(parts))

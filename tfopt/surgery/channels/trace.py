@@ -81,6 +81,10 @@ class Trace:
             self._opened[key] = self.atoms.new(count)
         return self._opened[key]
 
+    def kind_of(self, atom: int) -> str:
+        """Return which part of a layer made a channel, see `opened`."""
+        return next((part for (_, part), atoms in self._opened.items() if atom in atoms), "")
+
     def slot(self, leaf: Leaf, variable: Any, axis: int, atoms: Array | None, *, makes: bool = False) -> None:
         """State that the slices of a weight along `axis` belong to `atoms`; None for an input whose size stays."""
         if variable is None or atoms is None:

@@ -1,0 +1,1 @@
+"""Channel pruning: models with fewer channels, smaller and faster on every device."""

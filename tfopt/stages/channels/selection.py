@@ -1,0 +1,134 @@
+"""Choose the channels to remove: the least important ones, until the model costs little enough."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tfopt.surgery.channels.groups import Channels, Group
+
+Distribution = Literal["isomorphic", "global", "uniform"]
+Cost = Callable[[Iterable[int]], int]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What must stay of each group.
+
+    Attributes:
+        least: number of channels by group, at least 1.
+        fixed: the number that stays, by group, where it is stated; None where the scores decide.
+        round_to: by group; the number of channels that stay is a multiple of it, or all of them.
+    """
+
+    least: tuple[int, ...]
+    fixed: tuple[int | None, ...]
+    round_to: tuple[int, ...]
+
+    def rounded(self, group: int, count: int, stay: int) -> int:
+        """Return how many of the `count` channels of a group stay, if it should be `stay`."""
+        if (fixed := self.fixed[group]) is not None:
+            return fixed
+        block = self.round_to[group]
+        wanted = max(round(stay / block) * block, self.least[group])
+        return min(-(-wanted // block) * block, count)
+
+
+def select(
+    channels: Channels,
+    scores: Sequence[np.ndarray],
+    cost: Cost,
+    most: int,
+    limits: Limits,
+    *,
+    distribution: Distribution = "isomorphic",
+    removed: Iterable[int] = (),
+) -> list[int]:
+    """Return the channels to remove, as roots, so that the model costs at most `most`; all that may go if it cannot.
+
+    Args:
+        channels: of the model.
+        scores: of the channels of each group, relative to those of the group.
+        cost: of the model without some channels.
+        most: largest cost.
+        limits: what must stay.
+        distribution: "global" compares the scores of all groups; "isomorphic" removes the same share of the channels of
+            all groups of the same structure, and compares scores among these (Fang et al. 2024, arXiv:2407.04616,
+            section 3.2); "uniform" removes the same share of every group.
+        removed: channels that were removed before.
+    """
+    gone = set(removed)
+    orders = _orders(channels, scores, gone, distribution)
+
+    def chosen(share: float) -> list[int]:
+        counts = [0] * len(channels.groups)
+        for order in orders:
+            for loser in order[: round(share * len(order))]:
+                counts[loser] += 1
+        found: list[int] = []
+        for number, (group, score) in enumerate(zip(channels.groups, scores, strict=True)):
+            found += _least_important(group, score, gone, counts[number], limits, number)
+        return found
+
+    low, high = 0.0, 1.0
+    if cost(chosen(low)) <= most:
+        return chosen(low)
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if cost(chosen(middle)) <= most else (middle, high)
+    return _with_most_given_back(channels, scores, cost, most, limits, chosen(high), gone)
+
+
+def _with_most_given_back(
+    channels: Channels,
+    scores: Sequence[np.ndarray],
+    cost: Cost,
+    most: int,
+    limits: Limits,
+    chosen: list[int],
+    gone: set[int],
+) -> list[int]:
+    """Return `chosen` without the most important blocks that the model can keep: rounding has removed too many."""
+    lost = set(chosen)
+    while True:
+        blocks: list[tuple[float, list[int]]] = []
+        for number, (group, score) in enumerate(zip(channels.groups, scores, strict=True)):
+            free = [place for place, root in enumerate(group.roots) if int(root) in lost - gone]
+            block = [free[place] for place in np.argsort(-score[free], kind="stable")[: limits.round_to[number]]]
+            if len(block) == limits.round_to[number] and limits.fixed[number] is None:
+                roots = [int(group.roots[place]) for place in block]
+                if cost(lost - set(roots)) <= most:
+                    blocks.append((float(score[block].mean()), roots))
+        if not blocks:
+            return sorted(lost)
+        lost -= set(max(blocks)[1])
+
+
+def _orders(
+    channels: Channels, scores: Sequence[np.ndarray], gone: set[int], distribution: Distribution
+) -> list[list[int]]:
+    """Return lists of group numbers, one entry for each channel, in the order in which they lose channels."""
+    classes: dict[object, list[tuple[float, int]]] = defaultdict(list)
+    for number, (group, score) in enumerate(zip(channels.groups, scores, strict=True)):
+        key = {"global": 0, "uniform": number, "isomorphic": structure_of(group)}[distribution]
+        ranked = np.where(np.isin(group.roots, list(gone)), -1.0, score)
+        classes[key] += [(float(each), number) for each in ranked]
+    return [[number for _, number in sorted(each)] for each in classes.values()]
+
+
+def structure_of(group: Group) -> tuple[object, ...]:
+    """Return what is equal for groups of the same structure: the kinds of their layers, and the places in these."""
+    return tuple(sorted((type(p.slot.leaf.layer).__name__, p.slot.axis, p.slot.makes) for p in group.parts))
+
+
+def _least_important(
+    group: Group, score: np.ndarray, gone: set[int], count: int, limits: Limits, number: int
+) -> list[int]:
+    """Return the channels of a group that go, if `count` of them should."""
+    before = [int(root) for root in group.roots if int(root) in gone]
+    stay = limits.rounded(number, len(group), len(group) - count)
+    wanted = max(len(group) - stay, len(before))
+    first = np.argsort(np.where(np.isin(group.roots, before), -np.inf, score), kind="stable")
+    return [int(root) for root in group.roots[first[:wanted]]]
