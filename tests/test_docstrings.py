@@ -22,8 +22,8 @@ WORDS = """
     Normalize Note Observe Open Order Override Pack Pad Pair Parse Pass Patch Place Plan Plot Predict Prepare
     Preserve Print Produce Prune Put Quantize Raise Rank Read Rebuild Recompute Record Reduce Refuse Register Reject
     Release Remove Rename Render Replace Report Reset Reshape Resolve Restore Resume Return Rotate Round Run Save
-    Scale Scan Score Select Send Serve Set Shift Show Silence Skip Solve Sort Split Stack Start State Stop Store Strip Suggest
-    Summarize Suppress Take Tell Tie Time Trace Train Translate Trim Try Tune Turn Undo Unpack Unroll Update Use
+    Scale Scan Score Select Send Serve Set Shift Show Silence Skip Solve Sort Split Stack Start State Stop Store Strip
+    Suggest Summarize Suppress Take Tell Tie Time Trace Train Translate Trim Try Tune Turn Undo Unpack Unroll Update Use
     Validate Verify Wait Walk Warn Wrap Write Yield
 """
 VERBS = frozenset(WORDS.split())

@@ -5,10 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from tfopt.base.terminal import rendered
 from tfopt.data import Preprocessing, load_data
 from tfopt.data.beside import fed_as_beside, stated_beside
 from tfopt.data.for_model import data_for, representative_for
 from tfopt.errors import DataError
+from tfopt.evaluate.bench import benchmark_files
+from tfopt.evaluate.compare import compare_files
+from tfopt.evaluate.verify import verify_file
+from tfopt.tflite.write.export import export_tflite
 
 
 @pytest.fixture
@@ -91,11 +96,12 @@ def test_images_without_labels_are_fed_so(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3)).astype("uint8")
     np.savez(tmp_path / "x.npz", x=images)
     model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
-    samples, fed = representative_for(model, tmp_path / "x.npz", beside=[beside(tmp_path)])
-    assert samples.min() < -0.9 and samples.max() <= 1 and "127.5" in fed
+    data, fed = representative_for(model, tmp_path / "x.npz", beside=[beside(tmp_path)])
+    assert data.train.x().min() < -0.9 and data.train.x().max() <= 1 and "127.5" in fed
+    assert (len(data.train), len(data.test), data.labels) == (32, 8, "none")
     assert "as data.json beside" in capsys.readouterr().err
-    samples, fed = representative_for(model, tmp_path / "x.npz", beside=[beside(tmp_path)], preprocessing="raw")
-    assert samples.max() > 200 and "127.5" not in fed
+    data, fed = representative_for(model, tmp_path / "x.npz", beside=[beside(tmp_path)], preprocessing="raw")
+    assert data.train.x().max() > 200 and "127.5" not in fed
     assert "as asked; data.json beside" in capsys.readouterr().err
 
 
@@ -108,6 +114,31 @@ def test_a_folder_of_images_without_classes(tmp_path, write_photos):
     for number, file in enumerate(sorted((tmp_path / "photos").rglob("*.png"))):
         file.rename(tmp_path / "loose" / f"{number}.png")
     model = keras.Sequential([keras.Input((5, 7, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
-    samples, fed = representative_for(model, tmp_path / "loose", preprocessing="unit", limit=10)
+    data, fed = representative_for(model, tmp_path / "loose", preprocessing="unit", limit=10)
+    samples = np.concatenate([data.train.x(), data.test.x()])
     assert samples.shape == (10, 5, 7, 1) and samples.dtype == np.float32 and 0 <= samples.min() <= samples.max() <= 1
-    assert "/255" in fed
+    assert fed == "grayscale images resized to 5x7, fed as float32 pixel/255"
+
+
+def test_files_are_compared_without_labels(tmp_path, write_photos):
+    """A file of loose photos is one of bytes, as of photos in class folders, and measured without an accuracy."""
+    import keras
+
+    write_photos(tmp_path / "photos", 20)
+    (tmp_path / "loose").mkdir()
+    for number, file in enumerate(sorted((tmp_path / "photos").rglob("*.png"))):
+        file.rename(tmp_path / "loose" / f"{number}.png")
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    data, _ = representative_for(model, tmp_path / "loose", preprocessing="symmetric")
+    lite = export_tflite(model, tmp_path / "a.tflite", representative_data=data)
+    assert lite.inputs[0].dtype == "uint8" and lite.preprocessing.scale == pytest.approx(1 / 127.5)
+    found = verify_file(model, tmp_path / "a.tflite", tmp_path / "loose")
+    count = len(list((tmp_path / "loose").iterdir()))
+    assert found.samples == count and found.metrics == {} and found.interval is None and not found.problems
+    assert f"{count} test samples, RGB images" in rendered(
+        compare_files(tmp_path / "a.tflite", tmp_path / "a.tflite", tmp_path / "loose"), 120
+    )
+    (row,) = benchmark_files([tmp_path / "a.tflite"], tmp_path / "loose", rounds=1)
+    assert row.metrics == {}

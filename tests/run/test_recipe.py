@@ -3,12 +3,15 @@
 import dataclasses
 import json
 
+import keras
 import pytest
 
 import tfopt
+from tfopt.data import Preprocessing
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.losses import FitNets, Hinton
 from tfopt.errors import RecipeError
+from tfopt.run.optimize import optimize
 from tfopt.run.recipe import Recipe, as_recipe
 from tfopt.stages import STAGES, Binarize, Cluster, FineTune, PostTraining, Prune, Quantize
 from tfopt.tflite.settings import Export
@@ -258,3 +261,21 @@ def test_stages_alone_are_a_recipe(given):
 def test_what_is_no_recipe(given):
     with pytest.raises(RecipeError, match=r"Expected a tfopt\.Recipe, a stage or a list of stages; got a"):
         tfopt.optimize(None, given, None)
+
+
+def test_a_recipe_states_how_images_are_fed():
+    fed = Preprocessing(size=(8, 8), color="rgb", scale=(0.1, 0.2, 0.3), offset=-1.0, order="bgr")
+    recipe = Recipe(stages=(Prune(),), preprocessing=fed)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert "preprocessing" not in Recipe(stages=(Prune(),)).to_dict()
+    with pytest.raises(RecipeError, match=r"states a preprocessing that cannot be read: .*scales"):
+        Recipe.from_dict({"stages": [], "preprocessing": {"scales": 2}})
+
+
+def test_a_recipe_feeds_the_images_of_a_path(tmp_path, write_photos):
+    """Loaded alone, without a data.json beside it, it feeds them as it says."""
+    write_photos(tmp_path / "photos", 12)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
+    recipe = Recipe(stages=(), preprocessing=Preprocessing.named("symmetric"), max_drop=None)
+    result = optimize(model, recipe, str(tmp_path / "photos"), quiet=True)
+    assert result.data["preprocessing"]["offset"] == -1.0 and result.recipe.preprocessing.offset == -1.0

@@ -215,7 +215,7 @@ def _run_into(
     if model:
         keras_model = model_from(model, allow_unsafe=allow_unsafe)
         shape = recipe.transfer.input_shape if recipe.transfer else None
-        places = [] if recipe.transfer else [model, file]  # a transfer looks for itself
+        places = [] if recipe.transfer else [model, recipe, file]  # a transfer looks for itself
         dataset = data_for(
             keras_model,
             data or "digits",

@@ -95,4 +95,6 @@ def _is_same(one: Preprocessing, other: Preprocessing) -> bool:
 
 
 def _source(place: Any) -> str:
-    return f"data.json beside {place}" if isinstance(place, str | Path) else "the file itself"
+    if isinstance(place, str | Path):
+        return f"data.json beside {place}"
+    return "the recipe" if hasattr(place, "stages") else "the file itself"

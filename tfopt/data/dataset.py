@@ -33,7 +33,7 @@ class Dataset:
         train, validation, test: the samples.
         class_names: by class number, if the source names them.
         task: "classification", "multilabel" or "regression"; `tfopt.tasks.task_of` returns the `Task`.
-        labels: "sparse" (int32 class numbers), "one-hot" or "values" (float32).
+        labels: "sparse" (int32 class numbers), "one-hot" or "values" (float32); "none" if there are none.
         num_classes: for classification and multilabel tasks; None for regression.
         source: a description of the data's origin.
         notes: remarks on the decisions made (splits, conversions).
@@ -159,7 +159,7 @@ class Dataset:
         return [
             f"source: {self.source}",
             f"samples: {sizes}",
-            f"task: {self.task}{classes}, {self.labels} labels",
+            "no labels" if self.labels == "none" else f"task: {self.task}{classes}, {self.labels} labels",
             f"input: shape {self.input_shape}, {self.preprocessing.describe()}",
             *(f"note: {note}" for note in self.notes),
         ]

@@ -107,7 +107,8 @@ def _subfolders(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     loose = [path for path in entries if not path.is_dir()]
     if images := [path.name for path in loose if path.suffix.lower() in IMAGE_SUFFIXES]:
         raise DataError(
-            f"Expected one folder per class in {folder}, got loose images: {_first(images)}; move them into one."
+            f"Expected one folder per class in {folder}, got loose images: {_first(images)}; move each into the folder "
+            "of its class."
         )
     if loose:
         notes += (f"ignored files next to the folders in {folder.name}: {_first([path.name for path in loose])}",)

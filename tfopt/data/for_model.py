@@ -18,6 +18,8 @@ from tfopt.data.images import convert_images, read_images
 from tfopt.data.samples import Split
 from tfopt.data.split import NAMES
 
+HELD_OUT = 0.2
+"""The share of samples without labels on which a file is proven, not calibrated."""
 _COLORS: dict[int | None, Literal["rgb", "grayscale"]] = {1: "grayscale", 3: "rgb"}
 
 
@@ -79,33 +81,84 @@ def representative_for(
     preprocessing: str | None = None,
     limit: int | None = None,
     beside: Iterable[Any] = (),
-) -> tuple[Any, str]:
+) -> tuple[Dataset, str]:
     """Return samples for the ranges of a file: what `data_for` does, or inputs that have no labels.
 
     Args:
         model: a Keras model.
-        source: as for `data_for`.
+        source: as for `data_for`; or a .npz with x alone, or a folder of images without class folders.
         preprocessing: as for `data_for`.
         limit: the most samples in each part.
         beside: as for `data_for`.
 
     Returns:
-        A `Dataset`, or the inputs of a .npz with x alone, or of a folder of images without class folders, as `model`
-        takes them, float32 (n, ...), in random order; and how they are fed.
+        The data set, and how its inputs are fed.
+    """
+    data = unlabeled(model, source, preprocessing=preprocessing, limit=limit, beside=beside, held_out=HELD_OUT)
+    data = data or data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
+    return data, data.preprocessing.describe()
+
+
+def measurable(
+    model: Any,
+    source: Any,
+    *,
+    preprocessing: str | None = None,
+    limit: int | None = None,
+    beside: Iterable[Any] = (),
+) -> Dataset:
+    """Return the samples on which files are compared: as `representative_for`, but all without labels are for tests."""
+    data = unlabeled(model, source, preprocessing=preprocessing, limit=limit, beside=beside, held_out=None)
+    return data or data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
+
+
+def unlabeled(
+    model: Any,
+    source: Any,
+    *,
+    preprocessing: str | None,
+    limit: int | None,
+    beside: Iterable[Any],
+    held_out: float | None,
+) -> Dataset | None:
+    """Return inputs without labels as a data set, in random order; None for other data.
+
+    Args:
+        model: as for `data_for`, like `source`, `preprocessing`, `limit` and `beside`.
+        source: a .npz with x alone, or a folder of images without class folders.
+        preprocessing: its name; None leaves it to a `data.json`.
+        limit: the most samples.
+        beside: paths.
+        held_out: the share of the samples that is validation and test; None: all are in each part.
     """
     inputs = _inputs_alone(Path(source), model, limit) if isinstance(source, str | Path) else None
     if inputs is None:
-        data = data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
-        return data, data.preprocessing.describe()
+        return None
     check_inputs(str(source), inputs)
     chosen = inputs[np.random.default_rng(0).permutation(len(inputs))[:limit]]
-    named = Preprocessing.named(preprocessing or "raw")
+    fed = Preprocessing.named(preprocessing or "raw")
     if are_images(chosen):
-        named, note = preprocessing_beside(named, beside, asked=preprocessing is not None)
+        fed, note = preprocessing_beside(fed, beside, asked=preprocessing is not None)
         if note:
             Progress().say(f"note: {note}")
-    wanted = _for_shape(chosen, named, tuple(model.inputs[0].shape)[1:])
-    return named.apply(convert_images(chosen, wanted, str(source)) if wanted else chosen), named.describe()
+    wanted = _for_shape(chosen, fed, tuple(model.inputs[0].shape)[1:])
+    chosen = convert_images(chosen, wanted, str(source)) if wanted else chosen
+    if are_images(chosen):
+        height, width, channels = (int(size) for size in chosen.shape[1:])
+        fed = dataclasses.replace(fed, size=(height, width), color=_COLORS.get(channels))
+    count = len(chosen) if held_out is None else round(held_out * len(chosen))
+    train, rest = (chosen, chosen) if count in (0, len(chosen)) else (chosen[count:], chosen[:count])
+    parts = [Split(each, np.zeros((len(each), 0), np.float32), fed) for each in (train, rest)]
+    return Dataset(
+        train=parts[0],
+        validation=parts[1],
+        test=parts[1],
+        class_names=None,
+        task="regression",
+        labels="none",
+        num_classes=None,
+        source=f"{source}, without labels",
+    )
 
 
 def _inputs_alone(path: Path, model: Any, limit: int | None) -> np.ndarray | None:

@@ -13,7 +13,7 @@ import numpy as np
 from tfopt import models
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import require_one_input_and_output
-from tfopt.data.for_model import data_for
+from tfopt.data.for_model import measurable
 from tfopt.errors import ModelError
 from tfopt.evaluate.chance import tell_of_other_classes
 from tfopt.models.sources import model_from
@@ -76,11 +76,11 @@ def benchmark_files(
         if len(set(shapes.values())) > 1:
             raise ModelError(f"The files take inputs of different shapes, {shapes}: no data fit all of them.")
         for number, (file, lite) in enumerate(zip(files, lites, strict=True)):  # each is fed as it says
-            dataset = data_for(lite, data, preprocessing=preprocessing, limit=limit, beside=(file, lite))
+            dataset = measurable(lite, data, preprocessing=preprocessing, limit=limit, beside=(file, lite))
             x, task = dataset.test.x(), task_of(dataset)
             outputs = lite.predict(x)
             tell_of_other_classes(dataset, outputs, file)
-            metrics[number] = task.metrics(outputs, dataset.test.y(), logits=are_logits(outputs, task))
+            metrics[number] = task.measured(outputs, dataset.test.y(), logits=are_logits(outputs, task))
             samples = x[:1]
     times: list[list[np.ndarray]] = [[] for _ in lites]
     for _ in range(rounds):

@@ -5,7 +5,7 @@ from typing import Any
 
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import require_one_input_and_output
-from tfopt.data.for_model import data_for
+from tfopt.data.for_model import measurable
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of
 from tfopt.evaluate.chance import tell_of_other_classes
@@ -47,14 +47,14 @@ def compare_files(
         raise ModelError(
             f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}, so they cannot be compared."
         )
-    dataset = data_for(files[0], data, preprocessing=preprocessing, limit=limit, beside=(a, b, *files))
+    dataset = measurable(files[0], data, preprocessing=preprocessing, limit=limit, beside=(a, b, *files))
     predictions = [file.predict(dataset.test.x()) for file in files]
     for prediction, path in zip(predictions, (a, b), strict=True):
         tell_of_other_classes(dataset, prediction, path)
     task = task_of(dataset)
     logits = [are_logits(prediction, task) for prediction in predictions]
     metrics = [
-        task.metrics(prediction, dataset.test.y(), logits=how)
+        task.measured(prediction, dataset.test.y(), logits=how)
         for prediction, how in zip(predictions, logits, strict=True)
     ]
     latencies = _latencies(files)
@@ -64,7 +64,7 @@ def compare_files(
     table.add_column(str(b), justify="right", overflow="fold")
     for name in metrics[0]:
         table.add_row(name, *(f"{values[name]:.4f}" for values in metrics))
-    if task.scores_classes:
+    if task.scores_classes or (task.labels == "none" and predictions[0].shape[-1] > 1):
         table.add_row("agreement", "", f"{agreement(*predictions, logits=tuple(logits)):.4f}")
     table.add_row("bytes", *(f"{file.size:,}" for file in files))
     table.add_row("deflated bytes", *(f"{file.deflated:,}" for file in files))

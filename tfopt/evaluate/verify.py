@@ -11,7 +11,7 @@ from tfopt.base.annotations import annotations
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import plain, rendered
 from tfopt.data import Dataset, require_one_input_and_output
-from tfopt.data.for_model import data_for
+from tfopt.data.for_model import measurable
 from tfopt.errors import ModelError
 from tfopt.evaluate.chance import at_chance, guessing, tell_of_other_classes
 from tfopt.models.sources import model_from
@@ -139,7 +139,7 @@ def verify_file(
     if not all(_same(one[0], other[0]) for one, other in zip(ends, own, strict=True)):
         raise ModelError(f"The model and the file do not match: (inputs, outputs) are {ends} and {own}.")
     places = (annotations(loaded).path, file, lite)
-    dataset = data_for(loaded, data, preprocessing=preprocessing, limit=limit, beside=places)
+    dataset = measurable(loaded, data, preprocessing=preprocessing, limit=limit, beside=places)
     return _verified(loaded, lite, dataset, least_db)
 
 
@@ -164,7 +164,7 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
         step=output_step(lite, port),
     )
     logits = are_logits(expected, task)
-    values = [task.metrics(outputs, y, logits=logits) for outputs in (expected, found)]
+    values = [task.measured(outputs, y, logits=logits) for outputs in (expected, found)]
     before, after = (each.get("accuracy", 0.0) for each in values)
     signals, missing = layer_signals(model, lite, x[data.test.spread(SIGNAL_SAMPLES)])
     return Verification(

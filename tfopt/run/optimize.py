@@ -9,6 +9,7 @@ from typing import Any
 from tfopt import bridge
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.words import counted
+from tfopt.data.beside import are_images
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance, guessing
 from tfopt.evaluate.report import Report, Row, measured_row
@@ -122,7 +123,8 @@ class _Run:
         if self.verdict.ok:
             self._check_budget()
         model = self._as_given(self.flat_model, self.finished)
-        recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages))
+        fed = self.data.preprocessing if are_images(self.data.train.inputs) and not self.recipe.transfer else None
+        recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages), preprocessing=fed)
         self.report = Report(recipe.to_dict(), self.report.rows, self.verdict.text)
         data = described(self.data)
         return Result(model, lite, self.report, recipe, data, self.files, self.verdict, self.checkpoint)

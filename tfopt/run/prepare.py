@@ -153,7 +153,7 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
     transfer, start = recipe.transfer, source
     flat_model = bridge.to_tf_keras(source)
     shape = transfer.input_shape if transfer else None
-    dataset = data_for(flat_model, data, input_shape=shape, beside=[annotations(source).path], quiet=True)
+    dataset = data_for(flat_model, data, input_shape=shape, beside=[annotations(source).path, recipe], quiet=True)
     if transfer:
         _require_one_answer(dataset)
         start = transfer.untrained(source, dataset).model

@@ -10,9 +10,10 @@ from pydantic import Field, SerializeAsAny
 from tfopt.base.config import config
 from tfopt.base.reading import parse_json, reading
 from tfopt.base.registry import registered_name
+from tfopt.data import Preprocessing
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
-from tfopt.errors import RecipeError
+from tfopt.errors import DataError, RecipeError
 from tfopt.stages import STAGES, Stage
 from tfopt.tflite.settings import Export
 from tfopt.training.settings import Training
@@ -28,6 +29,7 @@ class Recipe:
     answering the mean training label. None allows any drop.
 
     If the given model is for another task, `transfer` defines how it is adapted before the first stage.
+    `preprocessing` says how images from a path are fed, as a result states it; None leaves it to the data.
 
     Raises:
         RecipeError: the stages contradict each other: one would lose what an earlier one established, or follows
@@ -40,6 +42,7 @@ class Recipe:
     distillation: Distillation | MeanTeacher | None = None
     transfer: SerializeAsAny[Transfer] | None = None
     max_drop: float | None = Field(default=0.05, gt=0, allow_inf_nan=False)
+    preprocessing: Preprocessing | None = None
     name: str = Field(default="recipe", pattern=r"^\w[\w .-]*$")
 
     def __post_init__(self) -> None:
@@ -100,6 +103,7 @@ class Recipe:
             "export": dataclasses.asdict(self.export),
             "distillation": self.distillation.to_dict() if self.distillation else None,
             "transfer": self.transfer.to_dict() if self.transfer else None,
+            **({"preprocessing": self.preprocessing.to_dict()} if self.preprocessing else {}),
         }
 
     def to_json(self) -> str:
@@ -119,6 +123,8 @@ class Recipe:
             mean = values["distillation"].get("kind") == "MeanTeacher"
             kind = MeanTeacher if mean else Distillation
             values["distillation"] = kind.from_dict(values["distillation"])
+        if isinstance(values.get("preprocessing"), dict):
+            values["preprocessing"] = _preprocessing(values["preprocessing"])
         if isinstance(values.get("transfer"), dict):
             values["transfer"] = _transfer(values["transfer"])
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
@@ -176,6 +182,13 @@ def require_json(recipe: Recipe) -> None:
 
 def _transfer(values: dict[str, Any]) -> Transfer:
     return TRANSFERS.named(values.get("kind"))(**{key: value for key, value in values.items() if key != "kind"})
+
+
+def _preprocessing(values: dict[str, Any]) -> Preprocessing:
+    try:
+        return Preprocessing.from_dict(values)
+    except DataError as error:
+        raise RecipeError(f"The recipe states a preprocessing that cannot be read: {error}") from error
 
 
 def _stage(values: Any) -> Stage:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from tfopt.tasks.metrics import Metric
 
-LabelForm = Literal["sparse", "one-hot", "values"]
+LabelForm = Literal["sparse", "one-hot", "values", "none"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Task(ABC):
     """The requirements that the labels of one data set place on a model. The class represents all tasks of its kind.
 
     Attributes:
-        labels: "sparse" (class numbers), "one-hot" or "values".
+        labels: "sparse" (class numbers), "one-hot" or "values"; "none" if there are none.
         num_classes: the number of classes in the labels; None for values.
         shape: the shape of one sample's labels; () for one number.
     """
@@ -82,6 +82,16 @@ class Task(ABC):
             logits: whether the model outputs logits rather than probabilities or values.
             outputs: the number of model outputs, if it is not `Task.outputs`.
         """
+
+    def measured(self, predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> dict[str, float]:
+        """Return `metrics`; nothing if there are no labels.
+
+        Args:
+            predictions: as for `metrics`.
+            labels: as for `metrics`.
+            logits: as for `metrics`.
+        """
+        return {} if self.labels == "none" else self.metrics(predictions, labels, logits=logits)
 
     @classmethod
     def metrics(cls, predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> dict[str, float]:
