@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import tfopt
 from tfopt import cli
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import ModelError
@@ -172,3 +173,15 @@ def test_data_that_the_model_does_not_know(tmp_path, outputs, said):
     done = export(tmp_path / "m.h5", "--data", tmp_path / "data.npz", "--out", tmp_path / "m.tflite")
     assert done.exit_code == 0, done.output
     assert f"note: {said}" in done.output
+
+
+def test_a_model_that_quantize_has_trained_needs_no_data(tmp_path):
+    layers = tf_keras().layers
+    model = tf_keras().Sequential([layers.Dense(8, "relu", input_shape=(6,)), layers.Dense(3)])
+    stage, x = tfopt.Quantize(), np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    trained = stage.apply(model, steps=2)
+    stage.calibrate(trained, x)
+    trained.save(tmp_path / "trained.keras")
+    done = export(tmp_path / "trained.keras", "--out", tmp_path / "m.tflite")
+    assert done.exit_code == 0, done.output
+    assert LiteModel(tmp_path / "m.tflite").inputs[0].dtype == "int8"

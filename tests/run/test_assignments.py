@@ -32,7 +32,10 @@ def test_several_settings_and_nothing_else():
     changed = with_assignments(RECIPE, ["stages.0.epochs=5", "training.seed=7"])
     expected = RECIPE.to_dict()
     expected["stages"][0]["epochs"], expected["training"]["seed"] = 5, 7
+    expected["stages"][0]["min_steps"] = 0  # as many epochs as were asked for
     assert changed.to_dict() == expected
+    changed = with_assignments(RECIPE, ["stages.0.min_steps=40", "stages.0.epochs=5"])
+    assert (changed.stages[0].epochs, changed.stages[0].min_steps) == (5, 40)
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,18 @@ def test_an_optimizer_that_neither_keras_knows():
         PRUNE.apply(network(), steps=STEPS).compile("nonsense", "mse")
 
 
+def test_misspelled_names_get_the_nearest():
+    with pytest.raises(ModelError, match=r"the nearest are .*sparse_categorical_crossentropy"):
+        PRUNE.apply(network(), steps=STEPS).compile("sgd", "sparse_categorical_crossentropie")
+
+
+@pytest.mark.filterwarnings("ignore:keep")
+@pytest.mark.parametrize("kept", ["sparsity", "clusters"])
+def test_nothing_to_keep_is_said(kept):
+    with pytest.warns(UserWarning, match="nothing is kept"):
+        tfopt.Quantize().apply(network(), steps=STEPS, keep={kept})
+
+
 @pytest.mark.parametrize(("loss", "metrics"), [("nonsense", None), ("mse", ["nonsense"])])
 def test_names_that_neither_keras_knows(loss, metrics):
     wrapped = PRUNE.apply(network(), steps=STEPS)

@@ -8,6 +8,7 @@ All settings are passed by keyword: the third positional argument of `compile` i
 `steps_per_execution`, which only affects speed and breaks callbacks that must run at every step.
 """
 
+import difflib
 import inspect
 from typing import Any
 
@@ -343,7 +344,12 @@ class Carrier:
         return schedule(**value["config"])
 
     def _missing(self, kind: str, name: str) -> ModelError:
-        return ModelError(f"'{name}' is not among the {kind} of {self.package.__name__}; {_ADVICE}")
+        known = [
+            each for each in dir(getattr(self.package, kind.replace("learning-rate ", ""), None)) if each[0] != "_"
+        ]
+        near = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
+        advice = f"the nearest are {' and '.join(near)}." if near else _ADVICE
+        return ModelError(f"'{name}' is not among the {kind} of {self.package.__name__}; {advice}")
 
 
 _LOST = object()  # stands for a metric that cannot be copied

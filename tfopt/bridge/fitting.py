@@ -108,7 +108,8 @@ def _fit(model: Any, fitting: Fitting, *args: Any, **kwargs: Any) -> Any:
     waiting = [callback for callback in callbacks if fitting.holds_after and _keeps_best(callback)]
     if waiting and before < fitting.holds_after and given.get("verbose", "auto"):
         names = " and ".join(dict.fromkeys(type(callback).__name__ for callback in waiting))
-        Progress().say(f"{names} begins after {fitting.holds_after:,} steps, when the promise of the stage holds")
+        begin = "begin" if len({type(callback) for callback in waiting}) > 1 else "begins"
+        Progress().say(f"{names} {begin} after {fitting.holds_after:,} steps, when the promise of the stage holds")
     given["callbacks"] = [as_tf_keras_callback(each, waits if each in waiting else None) for each in callbacks]
     given["callbacks"] += _starting_epochs(given.get("x"))
     _take_data(given)

@@ -116,11 +116,6 @@ def export(
     integers = options["weights"] in ("int8", "int4") and not options["weight_only"]
     options["activations"] = options["activations"] or ("int8" if integers else "float32")
     settings = Export(**options)
-    if settings.integer_only and not data:
-        raise DataError(
-            f"{settings.activations} activations need training samples to find their ranges: pass --data, or choose "
-            "--activations float32."
-        )
     if out.is_dir() or (out.exists() and not overwrite):
         if out.is_dir():
             raise OutputError(f"{out} is a folder; name a file with --out.")
@@ -149,14 +144,20 @@ def export_file(
     from tfopt.data.for_model import representative_for
     from tfopt.models.sources import model_from
     from tfopt.run.data_warnings import doubts
+    from tfopt.stages.quantize.trained import is_quantization_aware
     from tfopt.tflite.prove.types import contents
     from tfopt.tflite.write.export import build_file, write_proven
 
     loaded = model_from(model, allow_unsafe=allow_unsafe)
+    if settings.integer_only and not data and not is_quantization_aware(loaded):
+        raise DataError(
+            f"{settings.activations} activations need training samples to find their ranges: pass --data, or choose "
+            "--activations float32."
+        )
     source, fed = None, ""
     if data:
         source, fed = representative_for(loaded, data, preprocessing=preprocessing, limit=limit, beside=[model])
-    if settings.integer_only and settings.calibration_samples > TRIED:
+    if source is not None and settings.integer_only and settings.calibration_samples > TRIED:
         build_file(
             loaded, dataclasses.replace(settings, calibration_samples=TRIED, max_noise=None), source, proven=False
         )

@@ -36,6 +36,10 @@ class Split:
         """Return the labels of all samples, or of those at `indices`."""
         return self.labels if indices is None else self.labels[indices]
 
+    def __repr__(self) -> str:
+        """Return the number and the shape of the samples, not their values."""
+        return f"Split({len(self):,} samples of {self.inputs.shape[1:]} {self.inputs.dtype})"
+
     def some(self, n: int) -> Split:
         """Return `n` of the samples (all, if fewer), evenly spaced."""
         chosen = self.spread(n)

@@ -15,19 +15,24 @@ def with_assignments(recipe: Recipe, texts: Iterable[str]) -> Recipe:
     Args:
         recipe: not changed.
         texts: PLACE=VALUE each. A place is a chain of names of the recipe.json, joined by points; a stage has its
-            number or its name. A value is JSON (0.7, true, null, [1, 4]) or a bare word.
+            number or its name. A value is JSON (0.7, true, null, [1, 4]) or a bare word. The
+            `epochs` of a stage also set its `min_steps` to 0, unless another text sets these.
 
     Raises:
         RecipeError: there is no such place, or the setting does not accept the value.
     """
-    values = json.loads(recipe.to_json())
+    values, texts = json.loads(recipe.to_json()), list(texts)
     for text in texts:
         place, mark, value = text.partition("=")
         if not mark or not place:
             raise RecipeError(
                 f"Expected a setting as PLACE=VALUE, e.g. stages.0.epochs=2 or export.io=uint8; got {text}."
             )
-        _assign(values, place.split("."), _value(value), place)
+        keys = place.split(".")
+        _assign(values, keys, _value(value), place)
+        fewest = ".".join([*keys[:-1], "min_steps"])
+        if keys[0] == "stages" and keys[-1] == "epochs" and not any(each.startswith(f"{fewest}=") for each in texts):
+            _assign(values, [*keys[:-1], "min_steps"], 0, fewest)
     return Recipe.from_json(json.dumps(values))
 
 

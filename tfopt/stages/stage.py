@@ -3,7 +3,7 @@
 import numbers
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field, replace
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +22,7 @@ from tfopt.stages.kernels.choice import Decision
 from tfopt.stages.kernels.layer_copies import without_wrappers
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.kernels.rules import Rule
-from tfopt.stages.kernels.table import named_kernel
+from tfopt.stages.kernels.table import has_kernel, kernels, named_kernel
 
 _CALLER = 3  # frames up from `apply`, which is decorated
 _RENAMED_METHODS = {"learnt": "summary", "rehearsed": "for_dry_run"}
@@ -148,6 +148,8 @@ class Stage(ABC):
         model = with_native_layers(model)
         bridge.require_rebuildable(model)
         flat_model = bridge.to_tf_keras(model)
+        for said in _nothing_to_keep(flat_model, keep):
+            warnings.warn(said, stacklevel=_CALLER)
         wrapped = self._wrap(flat_model, steps, keep)
         if not is_tf_keras_model(wrapped):
             raise ModelError(f"{type(self).__name__}._wrap must return a tf_keras model; it returned {wrapped!r:.80}.")
@@ -305,3 +307,12 @@ class Stage(ABC):
 
     def _advice(self) -> str:
         return "Train longer, or lower the target."
+
+
+def _nothing_to_keep(flat_model: Any, keep: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each property in `keep` that no kernel of `flat_model` has: it was lost before."""
+    found = [kernel.values for layer in flat_model.layers if has_kernel(layer) for kernel in kernels(layer)]
+    if "sparsity" in keep and found and not any((values == 0).any() for values in found):
+        yield f"keep={{'sparsity'}}, but no kernel of '{flat_model.name}' has a zero: nothing is kept"
+    if "clusters" in keep and found and all(np.unique(values).size == values.size for values in found):
+        yield f"keep={{'clusters'}}, but no kernel of '{flat_model.name}' has two equal weights: nothing is kept"
