@@ -258,11 +258,20 @@ def _changed_sizes(own: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[
     for key in (own.keys() & old.keys() & new.keys()) - {"axis", "name"}:
         if _is_size(new[key]) and new[key] != old[key]:
             found[key] = new[key]
-        elif all(isinstance(each, dict) and isinstance(each.get("config"), dict) for each in (own[key], new[key])):
-            inner = [each[key]["config"] for each in (own, old, new)]
-            if sizes := _changed_sizes(inner[0], inner[1], inner[2]):
-                found[key] = {**own[key], "config": {**inner[0], **sizes}}
+            continue
+        inner = _resized(own[key], old[key], new[key])
+        if inner != own[key]:
+            found[key] = inner
     return found
+
+
+def _resized(own: Any, old: Any, new: Any) -> Any:
+    """Return the config of an inner layer, or of a list of them, with the sizes of `new`; anything else as it is."""
+    if all(isinstance(each, list) for each in (own, old, new)) and len(own) == len(old) == len(new):
+        return [_resized(*each) for each in zip(own, old, new, strict=True)]
+    if all(isinstance(each, dict) and isinstance(each.get("config"), dict) for each in (own, old, new)):
+        return {**own, "config": {**own["config"], **_changed_sizes(own["config"], old["config"], new["config"])}}
+    return own
 
 
 def _is_size(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Channels of recurrent layers: their units, tied over gates and over time."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -8,26 +9,54 @@ from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Call, Leaf
 from tfopt.surgery.channels.atoms import Array
 from tfopt.surgery.channels.elementwise import unknown
-from tfopt.surgery.channels.trace import Labels, Trace, describe, sizes_of, tensors
+from tfopt.surgery.channels.trace import Kept, Labels, Trace, describe, sizes_of, tensors
 
 
 def recurrent(trace: Trace, call: Call) -> list[Labels]:
-    """Follow an LSTM, GRU or SimpleRNN."""
+    """Follow an LSTM, GRU or SimpleRNN, or an RNN of such cells, one on top of the other."""
     layer, ref = call.leaf.layer, tensors(call)[0]
-    if not _is_textbook(layer):
+    cells = _cells(layer)
+    if not cells or (len(cells) > 1 and (len(tensors(call)) > 1 or len(call.outputs) > 1)):
         return unknown(trace, call)
     labels = trace.of(ref)
-    inside = labels.pop(2, None)
+    inside, width = labels.pop(2, None), int(sizes_of(ref)[2] or 1)
     trace.fix(labels, f"{describe(call.leaf)} goes through time")
-    units = _units(trace, call.leaf, layer, "", inside, sizes_of(ref))
+    made = []
+    for number, cell in enumerate(cells):
+        inside = _units(trace, call.leaf, cell, str(number or ""), inside, (sizes_of(ref)[1], width))
+        width = int(cell.units)
+        made.append(inside)
+    units = made[-1]
     for state in tensors(call)[1:]:
         own = trace.of(state).get(1)
         if own is None:
             trace.fix(units, f"{describe(call.leaf)} starts from states that stay")
         else:
             trace.atoms.unite(units, own)
-    trace.set(call.leaf, "units", units)
-    return [{len(sizes_of(made)) - 1: units} for made in call.outputs]
+    if _is_textbook(layer):
+        trace.set(call.leaf, "units", units)
+    else:
+        trace.set(call.leaf, "cell", functools.partial(_with_units, layer.get_config()["cell"], made))
+    return [{len(sizes_of(out)) - 1: units} for out in call.outputs]
+
+
+def _cells(layer: Any) -> list[Any]:
+    """Return the cells of a recurrent layer, the lowest first; none if one of them is not known."""
+    cell = getattr(layer, "cell", None)
+    cells = list(getattr(cell, "cells", [cell]))
+    known = all(facts_of(each).family == "cell" and facts_of(each).width == "units" for each in cells)
+    return cells if known else []
+
+
+def _with_units(config: dict[str, Any], made: list[Array], kept: Kept) -> dict[str, Any]:
+    """Return the config of a cell, or of a stack of them, with the units that stay."""
+    sizes = iter([int(kept(units).sum()) for units in made])
+
+    def resized(each: dict[str, Any]) -> dict[str, Any]:
+        return {**each, "config": {**each["config"], "units": next(sizes)}}
+
+    stack = config["config"].get("cells")
+    return {**config, "config": {**config["config"], "cells": list(map(resized, stack))}} if stack else resized(config)
 
 
 def bidirectional(trace: Trace, call: Call) -> list[Labels]:
@@ -41,16 +70,15 @@ def bidirectional(trace: Trace, call: Call) -> list[Labels]:
     inside = labels.pop(2, None)
     trace.fix(labels, f"{describe(call.leaf)} goes through time")
     forward, backward = (
-        _units(trace, call.leaf, each, name, inside, sizes_of(ref))
+        _units(trace, call.leaf, each.cell, name, inside, sizes_of(ref)[1:])
         for each, name in zip(both, ("forward", "backward"), strict=True)
     )
-    # Both are made from one config each, whose units must agree for the states of `sum`.
+    trace.atoms.unite(forward, backward)  # Keras makes one from the config of the other
     made = len(sizes_of(call.outputs[0])) - 1
     for name, units in (("layer", forward), ("backward_layer", backward)):
         trace.set(call.leaf, name, _resized(layer, name, units))
     if layer.merge_mode == "concat":
         return [{made: np.concatenate([forward, backward])}]
-    trace.atoms.unite(forward, backward)
     return [{made: forward}]
 
 
@@ -65,9 +93,8 @@ def _resized(layer: Any, name: str, units: Array) -> Any:
     return made
 
 
-def _units(trace: Trace, leaf: Leaf, layer: Any, part: str, inside: Array | None, shape: Any) -> Array:
-    """State the slots of the cell of `layer`, and return its units."""
-    cell = layer.cell
+def _units(trace: Trace, leaf: Leaf, cell: Any, part: str, inside: Array | None, shape: Any) -> Array:
+    """State the slots of a cell with inputs of `shape`, (steps, width), and return its units."""
     units = trace.opened(leaf, f"{part}units", cell.units)
     gates = int(cell.kernel.shape[-1]) // int(cell.units)
     wide = np.tile(units, gates)
@@ -77,7 +104,7 @@ def _units(trace: Trace, leaf: Leaf, layer: Any, part: str, inside: Array | None
     trace.slot(leaf, cell.recurrent_kernel, 1, wide, makes=True)
     if cell.bias is not None:
         trace.slot(leaf, cell.bias, -1, wide, makes=True)
-    steps, width = int(shape[1] or 1), int(shape[2] or 1)
+    steps, width = int(shape[0] or 1), int(shape[1] or 1)
     trace.work(leaf, steps, *([width] if inside is None else [inside]), wide)
     trace.work(leaf, steps, units, wide)
     return units
