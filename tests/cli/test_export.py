@@ -131,7 +131,7 @@ def test_images_alone_are_converted_and_scaled_as_those_with_labels(folder, tmp_
     options = ("--preprocessing", "unit", "--limit", 40, "--io", "int8")
     done = export(folder / "model.h5", "--data", tmp_path / "x.npz", "--out", tmp_path / "m.tflite", *options)
     assert done.exit_code == 0, done.output
-    assert "activation ranges from 40 training samples" in done.stdout
+    assert "activation ranges from 32 training samples" in done.stdout
     (port,) = LiteModel(tmp_path / "m.tflite").inputs
     assert port.scales[0] <= 1 / 255 * 1.001
 

@@ -17,6 +17,7 @@ from tfopt.data.folder import loose_images
 from tfopt.data.images import convert_images, read_images
 from tfopt.data.samples import Split
 from tfopt.data.split import NAMES
+from tfopt.tasks.regression import Regression
 
 HELD_OUT = 0.2
 """The share of samples without labels on which a file is proven, not calibrated."""
@@ -154,7 +155,7 @@ def unlabeled(
         validation=parts[1],
         test=parts[1],
         class_names=None,
-        task="regression",
+        task=Regression.kind,
         labels="none",
         num_classes=None,
         source=f"{source}, without labels",

@@ -597,3 +597,21 @@ def test_build_works_for_one_release():
     with pytest.warns(DeprecationWarning, match=r"^build is now build_file"):
         lite, notes = build(model, Export(weights="float32", activations="float32"))
     assert notes == list(lite.notes)
+
+
+def test_batches_by_number_give_the_ranges():
+    """A PyDataset of (x, y), as `fit` takes it: the same file as from its inputs."""
+    import keras
+
+    class Numbered(keras.utils.PyDataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, number):
+            return x[16 * number : 16 * number + 16], np.zeros(16)
+
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)])
+    found = export_tflite(model, representative_data=Numbered())
+    assert found.data == export_tflite(model, representative_data=x).data

@@ -5,12 +5,13 @@ import inspect
 import itertools
 import keyword
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from tfopt.base.keras_compat import unwrapped
+from tfopt.base.keras_compat import tf_keras, unwrapped
 from tfopt.errors import DataError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import flatten
@@ -169,6 +170,8 @@ def without_generator(data: Any, number: int) -> Any:
     Raises:
         DataError: there are none, or they are no arrays of one form.
     """
+    if _is_numbered(data):
+        data = (_without_labels(data[number]) for number in range(len(data)))
     if not isinstance(data, Iterator) and not inspect.isroutine(data) and not isinstance(data, functools.partial):
         return data
     found: list[dict[Any, np.ndarray]] = []
@@ -189,6 +192,20 @@ def without_generator(data: Any, number: int) -> Any:
     if all(isinstance(name, str) for name in arrays):
         return arrays
     return list(arrays.values()) if len(arrays) > 1 else arrays[0]
+
+
+def _is_numbered(data: Any) -> bool:
+    """Return whether `data` is a PyDataset of Keras 3, or a Sequence of tf_keras."""
+    kinds = [tf_keras().utils.Sequence]
+    if "keras" in sys.modules:  # otherwise there is none, and an import takes a second
+        kinds.append(sys.modules["keras"].utils.PyDataset)
+    return isinstance(data, tuple(kinds))
+
+
+def _without_labels(batch: Any) -> Any:
+    """Return the inputs of a batch (x, y), as a list or dict of arrays."""
+    inputs = batch[0] if isinstance(batch, tuple) else batch
+    return inputs if isinstance(inputs, list | tuple | dict) else [inputs]
 
 
 _BATCHES = "Expected a generator of batches of one form, each a list (or dict) with an array per input, without labels"
