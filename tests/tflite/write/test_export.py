@@ -613,5 +613,5 @@ def test_batches_by_number_give_the_ranges():
     x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)])
-    found = export_tflite(model, representative_data=Numbered())
-    assert found.data == export_tflite(model, representative_data=x).data
+    found = export.export_tflite(model, representative_data=Numbered())
+    assert found.data == export.export_tflite(model, representative_data=x).data

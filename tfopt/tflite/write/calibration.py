@@ -171,7 +171,7 @@ def without_generator(data: Any, number: int) -> Any:
         DataError: there are none, or they are no arrays of one form.
     """
     if _is_numbered(data):
-        data = (_without_labels(data[number]) for number in range(len(data)))
+        data = map(_without_labels, map(data.__getitem__, range(len(data))))
     if not isinstance(data, Iterator) and not inspect.isroutine(data) and not isinstance(data, functools.partial):
         return data
     found: list[dict[Any, np.ndarray]] = []

@@ -72,8 +72,8 @@ def export_tflite(
         representative_data: training inputs for int8 and int16 ranges: a float32 array (batch first), a tf.data of
             batches (inputs, or inputs and labels), or a `tfopt.Dataset`. For several inputs a list of arrays in their
             order, or a dict by name. As for TFLiteConverter, it may be a generator of lists or dicts with a batch of
-            each, or a function that makes it; or a PyDataset of batches (x, y). After `Quantize` most models need none; it serves tensors that no trained
-            range covers.
+            each, or a function that makes it; or a PyDataset of batches (x, y). After `Quantize` most models need none;
+            it serves tensors that no trained range covers.
         **old: deprecated; settings of `Export`, which belong in `export`.
 
     Returns:
