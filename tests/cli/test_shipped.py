@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import tfopt
 from tfopt import cli
 from tfopt.cli.running import load_recipe
 from tfopt.cli.shipped import recipe_file, shipped_recipes
@@ -65,3 +66,15 @@ def test_settings_of_a_recipe_on_the_command_line(tmp_path, monkeypatch):
     done = CliRunner().invoke(cli.main, ["run", "prune", "--set", "stages.0.final_sparsty=0.7"])
     assert done.exit_code == 2 and "none of final_sparsity" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_speedup_sets_the_share_of_the_multiplications(tmp_path):
+    done = CliRunner().invoke(
+        cli.main,
+        ["run", "faster", "--speedup", "1.6", "--epochs-factor", "0.01", "--quiet", "--out", str(tmp_path / "out")],
+    )
+    assert done.exit_code in (0, 1), done.output  # trained for one epoch
+    recipe = tfopt.Recipe.load(tmp_path / "out" / "recipe.json")
+    assert recipe.stages[0].final_ratio == 1 / 1.6 and recipe.stages[0].measure == "macs"
+    done = CliRunner().invoke(cli.main, ["run", "prune", "--speedup", "2", "--out", str(tmp_path / "other")])
+    assert done.exit_code == 2 and "--speedup needs a recipe with one PruneChannels; 'prune' has 0" in done.output
