@@ -121,7 +121,7 @@ def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
 
     keras.utils.set_random_seed(SEED)
     model = build(keras)
-    zoo.randomize(model, samples(model), SEED)
+    zoo.randomize(model, SEED)
     row: dict[str, Any] = {"parameters": model.count_params()}
     plain = None
 
@@ -156,13 +156,13 @@ def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
         applied = stage.apply(model, steps=STEPS)
         stage.calibrate(applied, x)
         train(applied)
-        lite = export(applied, Export(), x)
+        lite = export(applied, Export(allow_drift=True), x)
         return f"{len(lite.float_tensors())} float, {_error(lite, applied, x)}"
 
     attempt(row, "qat", quantized)
 
     def exported(weights: str, activations: str) -> str:
-        settings = Export(weights=weights, activations=activations)  # type: ignore[arg-type]
+        settings = Export(weights=weights, activations=activations, allow_drift=True)  # type: ignore[arg-type]
         lite = export(plain, settings, x)
         floats = f"{len(lite.float_tensors())} float, " if settings.integer_only else ""
         return f"{floats}{len(lite.ops())} operators, {len(lite.data):,} bytes, {_error(lite, plain, x)}"
@@ -171,7 +171,7 @@ def with_tfopt(build: Callable[[Any], Any]) -> dict[str, Any]:
         stage = tfopt.PostTraining(weight_bits=4, rounding="nearest")
         applied = stage.apply(model, steps=STEPS)
         stage.calibrate(applied, x)
-        lite = export(applied, Export(), x)
+        lite = export(applied, Export(allow_drift=True), x)
         counts = Counter(weight.tensor.dtype for weight in lite.weights())
         return f"{counts['int4']} of {counts.total()} in 4 bits, {len(lite.data):,} bytes, {_error(lite, plain, x)}"
 
@@ -207,7 +207,7 @@ def with_tfmot(build: Callable[[Any], Any]) -> dict[str, Any]:
     def fresh() -> Any:
         tf_keras.utils.set_random_seed(SEED)
         model = build(tf_keras)
-        zoo.randomize(model, samples(model), SEED)
+        zoo.randomize(model, SEED)
         return model
 
     row: dict[str, Any] = {}
@@ -386,7 +386,8 @@ Written by `python benchmarks/coverage.py --autoencoder ad01.h5`; do not edit.
 
 Each column of tfopt is followed by the same attempt with TF-MOT (or TensorFlow's converter) alone. tfopt gets the
 Keras 3 model; TF-MOT gets the same architecture in tf_keras, since it rejects every Keras 3 model. The families have
-full depth, inputs of 32 to 75 pixels, ten classes, random weights, and BatchNormalization statistics of the inputs.
+full depth, inputs of 32 to 75 pixels, ten classes, random weights and random BatchNormalization statistics. A channel of
+such a model may hardly depend on the inputs, so limits of noise are off (`allow_drift`): the errors are shown.
 
 - **bridge**: the largest difference between the outputs of the Keras 3 model and its flat tf_keras model, relative to
   the largest output. The weights returned to Keras 3 bit for bit.

@@ -94,7 +94,7 @@ def main(files: tuple[tuple[str, str], ...], images: Path | None, runs: int) -> 
     for name in BUILT_IN:
         keras.utils.set_random_seed(SEED)
         model = zoo.ZOO[name](keras)
-        zoo.randomize(model, inputs_of(bridge.to_tf_keras(model)), SEED)
+        zoo.randomize(model, SEED)
         rows += measured(name, model, runs)
     for file, preprocessing in files:
         model = load_model(file)

@@ -1,8 +1,8 @@
 """Models of the coverage table: each builder takes the package to build with, `keras` or `tf_keras`.
 
 The 14 families of `keras.applications` at full depth, with small inputs and ten classes, and the kinds of models
-that TF-MOT's users ask about. Weights are random; BatchNormalization has the statistics of the inputs. Small models
-output logits: the softmax of an untrained model is nearly uniform and hides errors.
+that TF-MOT's users ask about. Weights are random; BatchNormalization has random statistics. Small models output
+logits: the softmax of an untrained model is nearly uniform and hides errors.
 """
 
 from collections.abc import Callable
@@ -225,25 +225,19 @@ def _settings(layer: Any) -> dict[str, Any]:
     return {key: config[key] for key in wanted[type(layer).__name__]}
 
 
-def randomize(model: Any, inputs: Any, seed: int = 0) -> None:
-    """Set random BatchNormalization scales, and the statistics of `inputs`, as after training, in place.
-
-    With statistics of other data, the outputs of a deep model hardly depend on its inputs.
-    """
+def randomize(model: Any, seed: int = 0) -> None:
+    """Set random BatchNormalization statistics and scales, as after training, in place."""
     rng = np.random.default_rng(seed)
-    norms = [layer for layer in layers_of(model) if type(layer).__name__ == "BatchNormalization"]
-    drawn = {"gamma": (0.7, 1.3), "beta": (-0.3, 0.3)}
-    for layer in norms:
-        for name, (low, high) in drawn.items():
-            if (weight := getattr(layer, name, None)) is not None:
-                weight.assign(rng.uniform(low, high, tuple(weight.shape)))
-    momenta = [layer.momentum for layer in norms]
-    for layer in norms:
-        layer.momentum = 0.0
-    if norms:
-        model(inputs, training=True)
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
+    for layer in layers_of(model):
+        if type(layer).__name__ == "BatchNormalization":
+            names = [variable.name.split(":")[0].split("/")[-1] for variable in layer.weights]
+            drawn = {"beta": (-0.3, 0.3), "moving_mean": (-0.3, 0.3)}
+            layer.set_weights(
+                [
+                    rng.uniform(*drawn.get(name, (0.7, 1.3)), size=value.shape)
+                    for name, value in zip(names, layer.get_weights(), strict=True)
+                ]
+            )
 
 
 def layers_of(model: Any) -> list[Any]:
