@@ -386,8 +386,8 @@ Written by `python benchmarks/coverage.py --autoencoder ad01.h5`; do not edit.
 
 Each column of tfopt is followed by the same attempt with TF-MOT (or TensorFlow's converter) alone. tfopt gets the
 Keras 3 model; TF-MOT gets the same architecture in tf_keras, since it rejects every Keras 3 model. The families have
-full depth, inputs of 32 to 75 pixels, ten classes, random weights and random BatchNormalization statistics. A channel of
-such a model may hardly depend on the inputs, so limits of noise are off (`allow_drift`): the errors are shown.
+full depth, inputs of 32 to 75 pixels, ten classes, random weights and random BatchNormalization statistics. A channel
+of such a model may hardly depend on the inputs, so limits of noise are off (`allow_drift`): the errors are shown.
 
 - **bridge**: the largest difference between the outputs of the Keras 3 model and its flat tf_keras model, relative to
   the largest output. The weights returned to Keras 3 bit for bit.
