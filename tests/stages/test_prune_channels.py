@@ -277,3 +277,39 @@ def test_a_recipe_to_a_verified_file(tmp_path):
     )
     assert result.model.count_params() < network().count_params()
     assert any("MACs" in note for row in result.report.rows for note in row.notes)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        (lambda: keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.9), {}),
+        (lambda: "adam", {"steps_per_execution": 3}),
+    ],
+)
+def test_averages_and_steps_at_once_keep_the_promise(optimizer, options):
+    stage = tfopt.PruneChannels(final_ratio=0.5)
+    wrapped = stage.apply(network(), steps=12)
+    wrapped.compile(optimizer(), "sparse_categorical_crossentropy", **options)
+    wrapped.fit(X, Y, epochs=2, verbose=0)
+    stage.strip(wrapped)
+
+
+def test_dead_filters_of_layers_with_a_rule_stay():
+    model = network()
+    kernel = model.get_layer("stem").kernel
+    kernel.assign(np.array(kernel) * (np.arange(16) > 3))
+    stage = tfopt.PruneChannels(epochs=0, final_ratio=0.6, layers=(("stem", False),))
+    assert stage.strip(stage.apply(model, steps=0)).get_layer("stem").filters == 16
+
+
+def test_inputs_of_another_form_are_refused():
+    stage = tfopt.PruneChannels()
+    wrapped = stage.apply(network(), steps=4)
+    for wrong in (X[:0], X[..., :1], [X, X]):
+        with pytest.raises(DataError, match="Expected an array of samples for each input"):
+            stage.calibrate(wrapped, wrong)
+
+
+def test_rules_without_effect_are_refused():
+    with pytest.raises(RecipeError, match="has no effect: the layers it matches make no channels that could go"):
+        tfopt.PruneChannels(layers=(("head", 0.5),)).apply(network(), steps=4)

@@ -194,3 +194,68 @@ def test_shared_layers_and_tf_keras():
     samples = [SAMPLES[:, 0, :4, 0], SAMPLES[:, 0, 4:, 0]]
     small = without_channels(channels, some(channels), samples)
     assert small.get_layer("head").kernel.shape == (2 * 3, 2)
+
+
+def gated(x):
+    gate = L.Conv2D(8, 1, activation="sigmoid", name="gate")(x)
+    return x * keras.ops.sum(gate, axis=-1, keepdims=True)
+
+
+def linear_attention(x):
+    q, k = (keras.ops.elu(L.Dense(8, name=name)(x)) + 1 for name in ("query", "key"))
+    return keras.ops.matmul(q, keras.ops.matmul(keras.ops.transpose(k, (0, 1, 3, 2)), L.Dense(4)(x)))
+
+
+@pytest.mark.parametrize(
+    ("body", "stay"),
+    [
+        (gated, {"gate"}),
+        (linear_attention, {"query", "key"}),
+        (lambda x: L.UnitNormalization()(L.Dense(8, "sigmoid", name="end")(x)), {"end"}),
+        (lambda x: x / L.Dense(8, name="divisor")(x), {"divisor"}),
+        (lambda x: keras.ops.log(L.Dense(8, name="end")(x)), {"end"}),
+        (lambda x: L.LSTM(8, activation="softmax", name="end")(L.Reshape((64, 8))(x)), {"end"}),
+    ],
+)
+def test_channels_that_are_not_zero_when_they_are_gone_stay(body, stay):
+    """Sigmoid, elu + 1 and the like: a sum over such channels would be another one; log of 0 is none."""
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(8, 3, padding="same", activation="relu", name="stem")(inputs)
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(body(x))))
+    channels = channels_of(bridge.to_tf_keras(model))
+    assert not stay & {name for group in channels.groups for name in group.layers}
+    if removed := some(channels):
+        without_channels(channels, removed, SAMPLES)
+
+
+def test_layers_called_on_channels_that_stay_keep_theirs():
+    a, b = keras.Input((4,)), keras.Input((6,))
+    shared = L.Dense(5, name="shared")
+    model = keras.Model([a, b], L.Dense(2)(L.Concatenate()([shared(L.Dense(6, name="first")(a)), shared(b)])))
+    channels = channels_of(bridge.to_tf_keras(model))
+    assert [group.name for group in channels.groups] == ["shared"]
+    without_channels(channels, some(channels), [SAMPLES[:, 0, :4, 0], SAMPLES[:, 0, :6, 1]])
+
+
+def test_an_attention_called_twice_is_scaled_once():
+    inputs = keras.Input((6, 8))
+    x, attention = L.Dense(16)(inputs), L.MultiHeadAttention(2, 8)
+    model = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling1D()(attention(attention(x, x), x))))
+    channels = channels_of(bridge.to_tf_keras(model))
+    without_channels(channels, some(channels), np.random.default_rng(0).normal(size=(4, 6, 8)).astype("float32") * 3)
+
+
+def test_layers_that_are_not_known_count():
+    """A ConvLSTM is left alone; its multiplications are there, about: all kernels at each place."""
+    inputs = keras.Input((4, 8, 8, 3))
+    x = L.ConvLSTM2D(8, 3, padding="same", name="unknown")(inputs)
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(L.Conv2D(16, 1)(x))))
+    found = channels_of(bridge.to_tf_keras(model)).macs_by_layer()
+    assert found["unknown"] == 8 * 8 * 9 * (3 + 8) * 32
+
+
+def test_free_sizes_count_as_64():
+    inputs = keras.Input((None, None, 3))
+    x = L.Conv2D(8, 3, padding="same", strides=2, name="first")(inputs)
+    model = keras.Model(inputs, L.Dense(2, name="last")(L.GlobalAveragePooling2D()(x)))
+    assert channels_of(bridge.to_tf_keras(model)).macs_by_layer() == {"first": 32 * 32 * 27 * 8, "last": 8 * 2}

@@ -177,6 +177,7 @@ FACTS: Mapping[str, LayerFacts] = {
     "AveragePooling3D": LayerFacts(channels="places", family="average_pooling", data_format=True),
     "GlobalAveragePooling1D": LayerFacts(channels="places", data_format=True, scalable=True),
     "GlobalAveragePooling2D": LayerFacts(channels="places", data_format=True, scalable=True),
+    "GlobalAveragePooling3D": LayerFacts(channels="places", data_format=True),
 
     "ZeroPadding1D": LayerFacts(channels="places", family="padding", passes=True, scalable=True),
     "ZeroPadding2D": LayerFacts(channels="places", family="padding", passes=True, scalable=True, data_format=True),

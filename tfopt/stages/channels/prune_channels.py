@@ -12,7 +12,7 @@ from tfopt import bridge
 from tfopt.base.annotations import annotations, trained_model
 from tfopt.base.config import config
 from tfopt.base.keras_compat import is_tf_keras_model
-from tfopt.errors import ModelError, PromiseError, RecipeError
+from tfopt.errors import DataError, ModelError, PromiseError, RecipeError
 from tfopt.graph.types import flatten
 from tfopt.stages.channels import shrinking
 from tfopt.stages.channels.criteria import OF_GRADIENTS, Criterion, scores, weights_of
@@ -24,6 +24,7 @@ from tfopt.stages.kernels.rules import choose
 from tfopt.stages.stage import Stage
 from tfopt.surgery.channels.cut import without_channels
 from tfopt.surgery.channels.groups import Channels, Group, channels_of
+from tfopt.surgery.channels.rules import FREE_SIZE
 from tfopt.training.batchnorm import recompute_statistics
 
 # Channels go during this share of the steps; in the rest, the others recover.
@@ -32,7 +33,7 @@ RAMP = 0.5
 LOWER = 0.5
 CHECKED_ON = 4
 """Samples on which the smaller model is compared with the one with zeros."""
-BATCH = 64
+_OTHER = "other"
 
 
 @config
@@ -160,6 +161,14 @@ class PruneChannels(Stage):
         """
         layers = [leaf.layer for leaf in channels.trace.graph.leaves if getattr(leaf.layer, "weights", None)]
         settings = choose(self.layers, layers, {layer.name: True for layer in layers})
+        makers = {name for group in channels.groups for name in group.layers}
+        for rule in self.layers:
+            matched = choose((rule,), layers, {layer.name: _OTHER for layer in layers})
+            if not any(setting != _OTHER and name in makers for name, setting in matched.items()):
+                raise RecipeError(
+                    f"The rule {rule} has no effect: the layers it matches make no channels that could go. Name the "
+                    f"layers that make them: {', '.join(sorted(makers))}."
+                )
         least, fixed = [], []
         for group in channels.groups:
             own = [settings[name] for name in group.layers if name in settings]
@@ -185,12 +194,14 @@ class PruneChannels(Stage):
             progress: called with a line of text after each part of long work.
         """
         found = self._shrinking(model)
+        _check_inputs(trained_model(model), inputs)
         found.keep_samples(inputs, self.score_samples)
         if found.steps:
             return
         if self.criterion in OF_GRADIENTS and not found.removed:
             found.update(self.final_ratio)
-        if self.reconstruct:
+        if self.reconstruct and not found.solved:
+            found.solved = True
             own, whole = trained_model(model), found.whole_model()
             solved = reconstruct(own, whole, found.channels, found.removed, found.samples)
             recompute_statistics(own, [(found.samples, len(flatten(found.samples)[0]))])
@@ -215,9 +226,15 @@ class PruneChannels(Stage):
 
     @override
     def _stripped(self, model: Any, like: Any) -> Any:
-        channels = self._channels(model)
         known = shrinking_of(model)
-        removed = zero_channels(channels)
+        channels = self._channels(model) if known is None else known.channels
+        if known is None:
+            removed = zero_channels(channels)
+        elif not known.complete and not known.steps and self.criterion in OF_GRADIENTS:
+            raise DataError(f'criterion="{self.criterion}" needs inputs: call stage.calibrate(model, inputs) before.')
+        else:
+            known.mask_all()  # averages of weights, say, may have brought them back
+            removed = known.removed
         cost = cost_of(channels, self.measure)
         ratio = cost(removed) / cost(())
         if ratio > self.final_ratio:
@@ -226,6 +243,7 @@ class PruneChannels(Stage):
                 f"{self._advice()}"
             )
         samples = annotations(model).samples if known is None else known.few_samples(CHECKED_ON)
+        samples = _random_inputs(model) if samples is None else samples
         return without_channels(channels, removed, None if self.through_norms else samples)
 
     @override
@@ -291,3 +309,31 @@ class PruneChannels(Stage):
 
     def _advice(self) -> str:
         return "Run fit for the steps that were passed to apply(), or give a larger final_ratio."
+
+
+def _check_inputs(model: Any, inputs: Any) -> None:
+    """Raise `DataError` if `inputs` are not arrays of samples for each input of `model`."""
+    arrays = [np.asarray(array) for array in flatten(inputs)]
+    shapes = [tuple(tensor.shape)[1:] for tensor in model.inputs]
+    fits = len(arrays) == len(shapes) and all(
+        array.ndim == len(shape) + 1
+        and len(array)
+        and all(a in (None, b) for a, b in zip(shape, array.shape[1:], strict=True))
+        for array, shape in zip(arrays, shapes, strict=True)
+    )
+    if not fits:
+        raise DataError(
+            f"Expected an array of samples for each input of '{model.name}', of the shapes {shapes}; got "
+            f"{[array.shape for array in arrays]}."
+        )
+
+
+def _random_inputs(model: Any) -> Any:
+    """Return a few inputs for a flat model: normal numbers, and small integers for what looks them up."""
+    rng, count = np.random.default_rng(0), model.inputs[0].shape[0] or CHECKED_ON
+    arrays = []
+    for tensor in model.inputs:
+        shape = (count, *(size or FREE_SIZE for size in tensor.shape[1:]))
+        drawn = rng.normal(size=shape) if tensor.dtype.is_floating else rng.integers(0, 2, shape)
+        arrays.append(drawn.astype(tensor.dtype.as_numpy_dtype))
+    return arrays[0] if len(arrays) == 1 else arrays

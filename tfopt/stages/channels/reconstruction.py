@@ -4,12 +4,14 @@ He, Zhang and Sun 2017, arXiv:1707.06168, section 3.1: the kernel W' minimizes |
 what the layer gave before, from its inputs in the whole model, and X' are its inputs in the model with fewer channels.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
 
+from tfopt.base.keras_compat import tf_keras
 from tfopt.graph.layer_facts import facts_of
-from tfopt.graph.types import Call, flatten
+from tfopt.graph.types import Call, flatten, map_leaves
 from tfopt.surgery.channels.groups import Channels
 from tfopt.surgery.channels.trace import Slot
 
@@ -17,8 +19,8 @@ POSITIONS = 10
 """Places of each sample that are drawn, as in the paper."""
 RIDGE = 1e-3
 """Weight of the squared change of the kernel, relative to the mean square of the inputs."""
-ROWS = 20_000
-"""Most equations of one layer."""
+AT_ONCE = 16
+"""Samples whose windows are in memory at a time."""
 
 
 def reconstruct(model: Any, whole: Any, channels: Channels, removed: list[int], samples: Any) -> int:
@@ -51,6 +53,8 @@ def _read(channels: Channels, call: Call) -> Slot | None:
     facts = facts_of(call.leaf.layer)
     if facts.family not in ("dense", "convolution") or getattr(call.leaf.layer, "groups", 1) != 1:
         return None
+    if len(getattr(call.leaf.layer, "kernel_size", ())) > 2:
+        return None
     kernel = call.leaf.layer.kernel
     index = next(number for number, weight in enumerate(call.leaf.layer.weights) if weight is kernel)
     slots = channels.slots_of(call.leaf.name).get(index, [])
@@ -61,46 +65,50 @@ def _solve(model: Any, whole: Any, call: Call, stay: np.ndarray, samples: Any) -
     name = call.leaf.name
     layer, before = model.get_layer(name), whole.get_layer(name)
     old = np.asarray(before.kernel, np.float64)
-    rng = np.random.default_rng(0)
-    patches = _patches(layer, _input_of(model, name, samples))
-    reference = _patches(before, _input_of(whole, name, samples))
-    rows = rng.permutation(len(patches))[: min(ROWS, POSITIONS * len(flatten(samples)[0]))]
     size, columns = int(np.prod(old.shape[:-2])), old.shape[-2]
-    wanted = reference[rows] @ old.reshape(size * columns, -1)
     living = np.tile(stay, size)
-    x, start = patches[rows][:, living], old.reshape(size * columns, -1)[living]
-    gram = x.T @ x
+    flat = old.reshape(size * columns, -1)
+    x = _patches(model, name, samples)[:, living]
+    wanted = _patches(whole, name, samples) @ flat
+    gram, target = x.T @ x, x.T @ wanted
     ridge = RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+    if not np.trace(gram):
+        return  # nothing comes in
     means = x.mean(axis=0), wanted.mean(axis=0)
     if layer.bias is not None:  # the bias takes the difference of the means
         gram -= len(x) * np.outer(means[0], means[0])
-        target = x.T @ wanted - len(x) * np.outer(means[0], means[1])
-    else:
-        target = x.T @ wanted
-    found = np.linalg.solve(gram + ridge, target + ridge @ start)
-    kernel = np.zeros_like(old).reshape(size * columns, -1)
+        target -= len(x) * np.outer(means[0], means[1])
+    found = np.linalg.lstsq(gram + ridge, target + ridge @ flat[living], rcond=None)[0]
+    alive = np.asarray(layer.kernel).any(axis=tuple(range(old.ndim - 1)))
+    kernel = np.zeros_like(flat)
     kernel[living] = found
-    layer.kernel.assign(kernel.reshape(old.shape) * (np.asarray(layer.kernel).any(axis=tuple(range(old.ndim - 1)))))
+    layer.kernel.assign(kernel.reshape(old.shape) * alive)
     if layer.bias is not None:
-        alive = np.asarray(layer.kernel).any(axis=tuple(range(old.ndim - 1)))
         layer.bias.assign((np.asarray(before.bias) + means[1] - means[0] @ found) * alive)
 
 
-def _input_of(model: Any, name: str, samples: Any) -> np.ndarray:
-    """Return the input of a layer."""
-    from tfopt.base.keras_compat import tf_keras
+def _patches(model: Any, name: str, samples: Any) -> np.ndarray:
+    """Return what a kernel is multiplied with at a few places of each sample, (places, numbers), float64."""
+    layer, rng, found = model.get_layer(name), np.random.default_rng(0), []
+    probe = tf_keras().Model(model.inputs, layer.input)
+    count = len(flatten(samples)[0])
+    at_once = model.inputs[0].shape[0] or AT_ONCE
+    for rows in (slice(start, start + at_once) for start in range(0, count - count % at_once or count, at_once)):
+        inputs = np.asarray(probe(map_leaves(functools.partial(_rows_of, rows), samples), training=False))
+        windows = inputs if facts_of(layer).family == "dense" else _windows(layer, inputs)
+        windows = windows.reshape(len(inputs), -1, windows.shape[-1])
+        places = rng.integers(0, windows.shape[1], (len(inputs), min(POSITIONS, windows.shape[1])))
+        found.append(np.take_along_axis(windows, places[..., None], axis=1).reshape(-1, windows.shape[-1]))
+    return np.concatenate(found).astype(np.float64)
 
-    tensor = model.get_layer(name).input
-    probe = tf_keras().Model(model.inputs, tensor)
-    return np.asarray(probe.predict(samples, verbose=0))
+
+def _rows_of(rows: slice, array: np.ndarray) -> np.ndarray:
+    return array[rows]
 
 
-def _patches(layer: Any, inputs: np.ndarray) -> np.ndarray:
-    """Return the values that a kernel is multiplied with, (places, numbers), float64."""
+def _windows(layer: Any, inputs: np.ndarray) -> np.ndarray:
     import tensorflow as tf
 
-    if facts_of(layer).family == "dense":
-        return inputs.reshape(-1, inputs.shape[-1]).astype(np.float64)
     rank = len(layer.kernel_size)
     flat = inputs[:, :, None] if rank == 1 else inputs
     sizes = [
@@ -109,5 +117,4 @@ def _patches(layer: Any, inputs: np.ndarray) -> np.ndarray:
     if layer.padding == "causal":
         flat = np.pad(flat, ((0, 0), (layer.dilation_rate[0] * (layer.kernel_size[0] - 1), 0), (0, 0), (0, 0)))
     padding = "VALID" if layer.padding == "causal" else layer.padding.upper()
-    found = tf.image.extract_patches(tf.convert_to_tensor(flat), *sizes, padding)
-    return np.asarray(found, np.float64).reshape(-1, found.shape[-1])
+    return np.asarray(tf.image.extract_patches(tf.convert_to_tensor(flat), *sizes, padding))

@@ -44,7 +44,6 @@ def select(
     limits: Limits,
     *,
     distribution: Distribution = "isomorphic",
-    removed: Iterable[int] = (),
 ) -> list[int]:
     """Return the channels to remove, as roots, so that the model costs at most `most`; all that may go if it cannot.
 
@@ -57,20 +56,19 @@ def select(
         distribution: "global" compares the scores of all groups; "isomorphic" removes the same share of the channels of
             all groups of the same structure, and compares scores among these (Fang et al. 2024, arXiv:2407.04616,
             section 3.2); "uniform" removes the same share of every group.
-        removed: channels that were removed before.
     """
-    gone = set(removed)
-    orders = _orders(channels, scores, gone, distribution)
+    orders = _orders(channels, scores, distribution)
 
     def chosen(share: float) -> list[int]:
         counts = [0] * len(channels.groups)
         for order in orders:
             for loser in order[: round(share * len(order))]:
                 counts[loser] += 1
-        found: list[int] = []
-        for number, (group, score) in enumerate(zip(channels.groups, scores, strict=True)):
-            found += _least_important(group, score, gone, counts[number], limits, number)
-        return found
+        losses = [
+            len(group) - limits.rounded(number, len(group), len(group) - counts[number])
+            for number, group in enumerate(channels.groups)
+        ]
+        return least_important(channels, scores, losses)
 
     low, high = 0.0, 1.0
     if cost(chosen(low)) <= most:
@@ -78,7 +76,7 @@ def select(
     while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (low, middle) if cost(chosen(middle)) <= most else (middle, high)
-    return _with_most_given_back(channels, scores, cost, most, limits, chosen(high), gone)
+    return _with_most_given_back(channels, scores, cost, most, limits, chosen(high))
 
 
 def _with_most_given_back(
@@ -88,14 +86,13 @@ def _with_most_given_back(
     most: int,
     limits: Limits,
     chosen: list[int],
-    gone: set[int],
 ) -> list[int]:
     """Return `chosen` without the most important blocks that the model can keep: rounding has removed too many."""
     lost = set(chosen)
     while True:
         blocks: list[tuple[float, list[int]]] = []
         for number, (group, score) in enumerate(zip(channels.groups, scores, strict=True)):
-            free = [place for place, root in enumerate(group.roots) if int(root) in lost - gone]
+            free = [place for place, root in enumerate(group.roots) if int(root) in lost]
             block = [free[place] for place in np.argsort(-score[free], kind="stable")[: limits.round_to[number]]]
             if len(block) == limits.round_to[number] and limits.fixed[number] is None:
                 roots = [int(group.roots[place]) for place in block]
@@ -106,15 +103,12 @@ def _with_most_given_back(
         lost -= set(max(blocks)[1])
 
 
-def _orders(
-    channels: Channels, scores: Sequence[np.ndarray], gone: set[int], distribution: Distribution
-) -> list[list[int]]:
+def _orders(channels: Channels, scores: Sequence[np.ndarray], distribution: Distribution) -> list[list[int]]:
     """Return lists of group numbers, one entry for each channel, in the order in which they lose channels."""
     classes: dict[object, list[tuple[float, int]]] = defaultdict(list)
     for number, (group, score) in enumerate(zip(channels.groups, scores, strict=True)):
         key = {"global": 0, "uniform": number, "isomorphic": structure_of(group)}[distribution]
-        ranked = np.where(np.isin(group.roots, list(gone)), -1.0, score)
-        classes[key] += [(float(each), number) for each in ranked]
+        classes[key] += [(float(each), number) for each in score]
     return [[number for _, number in sorted(each)] for each in classes.values()]
 
 
@@ -123,12 +117,19 @@ def structure_of(group: Group) -> tuple[object, ...]:
     return tuple(sorted((type(p.slot.leaf.layer).__name__, p.slot.axis, p.slot.makes) for p in group.parts))
 
 
-def _least_important(
-    group: Group, score: np.ndarray, gone: set[int], count: int, limits: Limits, number: int
+def least_important(
+    channels: Channels, scores: Sequence[np.ndarray], counts: Sequence[int], removed: Iterable[int] = ()
 ) -> list[int]:
-    """Return the channels of a group that go, if `count` of them should."""
-    before = [int(root) for root in group.roots if int(root) in gone]
-    stay = limits.rounded(number, len(group), len(group) - count)
-    wanted = max(len(group) - stay, len(before))
-    first = np.argsort(np.where(np.isin(group.roots, before), -np.inf, score), kind="stable")
-    return [int(root) for root in group.roots[first[:wanted]]]
+    """Return as many channels of each group as `counts` says, the least important ones; first those in `removed`.
+
+    Args:
+        channels: of the model.
+        scores: of the channels of each group.
+        counts: by group.
+        removed: channels that are gone already.
+    """
+    gone, found = list(removed), list[int]()
+    for group, score, count in zip(channels.groups, scores, counts, strict=True):
+        order = np.argsort(np.where(np.isin(group.roots, gone), -np.inf, score), kind="stable")
+        found += group.roots[order[:count]].tolist()
+    return found

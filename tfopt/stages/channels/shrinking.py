@@ -13,7 +13,7 @@ from tfopt.errors import DataError, RecipeError
 from tfopt.graph.types import flatten, map_leaves
 from tfopt.stages.channels.criteria import OF_GRADIENTS, scores, scores_of_gradients, weights_of
 from tfopt.stages.channels.gradients import gradients_on
-from tfopt.stages.channels.selection import select
+from tfopt.stages.channels.selection import least_important, select
 from tfopt.surgery.channels.cut import masked_weights
 from tfopt.surgery.channels.groups import Channels
 
@@ -33,7 +33,7 @@ class Shrinking:
     Attributes:
         removed: roots of the channels that are gone.
         samples: inputs for criteria that need them.
-        step: training steps so far.
+        solved: whether kernels were solved by least squares.
     """
 
     def __init__(self, channels: Channels, stage: Any, schedule: Sequence[tuple[int, float]], steps: int) -> None:
@@ -43,7 +43,10 @@ class Shrinking:
         self.limits = stage.limits(channels)
         self.removed: list[int] = []
         self.samples: Any = None
-        self.step = 0
+        self.solved = False
+        self._plan: list[int] | None = None
+        self._pending = list(self.schedule)
+        self._start: int | None = None
         self._before = {key: np.array(value) for key, value in weights_of(channels).items()}
         self._masks: list[tuple[Any, Any]] = []
 
@@ -66,20 +69,29 @@ class Shrinking:
         return f"Channels that stay: {'; '.join(f'{count:,} since {why}' for why, count in found)}. " if found else ""
 
     def update(self, ratio: float) -> None:
-        """Remove the least important channels until the share `ratio` of the cost is left."""
-        self.removed = self._chosen(self.target(ratio), self._scores())
+        """Remove the least important channels, on the way to the final share, when the share `ratio` should be left.
+
+        How many each group loses is decided the first time; which ones, by the scores of each time.
+        """
+        found, final = self._scores(), self.stage.final_ratio
+        if self._plan is None:
+            gone = self._chosen(self.target(final), found)
+            self._plan = [int(np.isin(group.roots, gone).sum()) for group in self.channels.groups]
+        progress = min(1.0, (1 - ratio) / (1 - final))
+        counts = [
+            planned if progress > 1 - 1e-9 else int(progress * planned) // block * block
+            for planned, block in zip(self._plan, self.limits.round_to, strict=True)
+        ]
+        self.removed = least_important(self.channels, found, counts, self.removed)
         self.mask_all()
 
     def _chosen(self, most: int, found: Sequence[np.ndarray]) -> list[int]:
-        return select(
-            self.channels,
-            found,
-            self.cost,
-            most,
-            self.limits,
-            distribution=self.stage.distribution,
-            removed=self.removed,
-        )
+        return select(self.channels, found, self.cost, most, self.limits, distribution=self.stage.distribution)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last channels are gone."""
+        return self._plan is not None and self.cost(self.removed) <= self.target(self.stage.final_ratio)
 
     def _scores(self) -> list[np.ndarray]:
         criterion, values = self.stage.criterion, weights_of(self.channels)
@@ -94,8 +106,11 @@ class Shrinking:
         return scores_of_gradients(self.channels, criterion, values, list(gradients))
 
     def few_samples(self, most: int) -> Any:
-        """Return at most that many of the samples, or None."""
-        return None if self.samples is None else map_leaves(lambda array: array[:most], self.samples)
+        """Return at most that many of the samples, or as many as the model takes at once; None if there are too few."""
+        fixed = self.model.inputs[0].shape[0]
+        if self.samples is None or len(flatten(self.samples)[0]) < (fixed or 1):
+            return None
+        return map_leaves(lambda array: array[: fixed or most], self.samples)
 
     def whole_model(self) -> Any:
         """Return a copy of the model before any channel was removed."""
@@ -129,12 +144,13 @@ class Shrinking:
         for variable, mask in self._masks:
             variable.assign(variable * mask)
 
-    def advance(self) -> None:
-        """Count a step, and remove channels if it is time."""
-        for step, ratio in self.schedule:
-            if step == self.step:
-                self.update(ratio)
-        self.step += 1
+    def advance(self, iterations: int) -> None:
+        """Remove channels if it is time, after that many steps of the optimizer."""
+        self._start = iterations if self._start is None else self._start
+        due = [ratio for step, ratio in self._pending if step <= iterations - self._start]
+        if due:
+            self._pending = self._pending[len(due) :]
+            self.update(due[-1])
 
 
 def cost_of(channels: Channels, measure: str) -> Callable[[Iterable[int]], int]:
@@ -194,7 +210,7 @@ def shrink_class() -> Any:
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             if (found := shrinking_of(self.model)) is not None:
-                found.advance()
+                found.advance(int(self.model.optimizer.iterations))
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             if (found := shrinking_of(self.model)) is not None:

@@ -50,9 +50,9 @@ def multi_head(trace: Trace, call: Call) -> list[Labels]:
     trace.set(leaf, "value_dim", values)
     trace.set(leaf, "output_shape", lambda kept: [int(kept(result).sum())])
     # The scores are divided by the root of the width, which the kernel of the queries makes good.
-    trace.scaled.append((leaf, layer._query_dense.kernel, widths))
+    trace.scale(leaf, layer._query_dense.kernel, widths)
     if layer._query_dense.bias is not None:
-        trace.scaled.append((leaf, layer._query_dense.bias, widths))
+        trace.scale(leaf, layer._query_dense.bias, widths)
     return [{2: result}, *({} for _ in call.outputs[1:])]
 
 

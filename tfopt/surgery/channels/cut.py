@@ -8,7 +8,7 @@ import numpy as np
 from tfopt.bridge.build import build, plans_of
 from tfopt.errors import ModelError
 from tfopt.graph.layer_facts import facts_of
-from tfopt.graph.types import Leaf, is_layer
+from tfopt.graph.types import Leaf, flatten, is_layer
 from tfopt.surgery.channels.groups import Channels
 from tfopt.surgery.channels.trace import Kept
 
@@ -70,9 +70,8 @@ def _values(leaf: Leaf, channels: Channels, kept: Kept) -> list[np.ndarray]:
     for index, slots in channels.slots_of(leaf.name).items():
         for slot in slots:
             arrays[index] = np.compress(kept(slot.atoms), arrays[index], axis=slot.axis)
-    for owner, variable, widths in channels.trace.scaled:
-        if owner.name == leaf.name:
-            index = next(number for number, weight in enumerate(leaf.layer.weights) if weight is variable)
+    for (name, index), widths in channels.trace.scaled.items():
+        if name == leaf.name:
             arrays[index] = arrays[index] * np.sqrt(kept(widths).mean(), dtype=arrays[index].dtype)
     return arrays
 
@@ -100,7 +99,7 @@ def _check_equal(before: Any, after: Any, samples: Any) -> None:
 
 
 def _outputs(model: Any, samples: Any) -> list[np.ndarray]:
-    made = model.predict(samples, verbose=0)
+    made = model.predict(samples, batch_size=len(flatten(samples)[0]), verbose=0)
     if isinstance(made, dict):
         return [np.asarray(made[name]) for name in sorted(made)]
     return [np.asarray(each) for each in (made if isinstance(made, list | tuple) else [made])]

@@ -17,12 +17,20 @@ _MIXING = ("softmax", "log_softmax", "sparsemax", "glu", "sparse_plus")
 def after_activation(trace: Trace, call: Call, labels: Labels, axis: int) -> Labels:
     """Return `labels` after the activation of a layer, which may tie the channels of `axis` together."""
     activation = getattr(call.leaf.layer, "activation", None)
-    name = getattr(activation, "__name__", None) or type(activation).__name__.lower()
-    known = activation is None or str(getattr(activation, "__module__", "")).partition(".")[0] in _KNOWN
-    if name in _MIXING or not known:
-        trace.fix(labels.get(axis), f"{describe(call.leaf)} applies {name} to all channels")
-        return {key: value for key, value in labels.items() if key != axis}
-    return labels
+    if treats_alone(activation):
+        return labels
+    trace.fix(labels.get(axis), f"{describe(call.leaf)} applies {_name_of(activation)} to all channels")
+    return {key: value for key, value in labels.items() if key != axis}
+
+
+def treats_alone(activation: Any) -> bool:
+    """Return whether an activation is known to treat each value by itself; None is none."""
+    known = str(getattr(activation, "__module__", "")).partition(".")[0] in _KNOWN
+    return activation is None or (known and _name_of(activation) not in _MIXING)
+
+
+def _name_of(activation: Any) -> str:
+    return str(getattr(activation, "__name__", None) or type(activation).__name__.lower())
 
 
 _KNOWN = ("keras", "tf_keras", "tfopt", "tensorflow")

@@ -58,7 +58,9 @@ def in_groups(trace: Trace, call: Call) -> list[Labels]:
 
 def over_length(trace: Trace, call: Call) -> list[Labels]:
     """Follow a UnitNormalization: zeros do not change the length."""
-    return [trace.of(tensors(call)[0]) for _ in call.outputs]
+    ref = tensors(call)[0]
+    trace.need_zeros(ref, trace.of(ref), f"{describe(call.leaf)} divides by the length")
+    return [trace.of(ref) for _ in call.outputs]
 
 
 def softmax(trace: Trace, call: Call) -> list[Labels]:

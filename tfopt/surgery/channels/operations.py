@@ -100,6 +100,8 @@ def _reduction(trace: Trace, call: Call) -> list[Labels]:
     ref = tensors(call)[0]
     axes = _axes(argument(call, "axis"), len(sizes_of(ref)))
     keeps = bool(argument(call, "keepdims", default=False))
+    for axis in axes:
+        trace.need_zeros(ref, trace.of(ref).get(axis), f"{describe(call.leaf)} adds them up")
     return [reduced(trace, trace.of(ref), axes, keeps, kind_of(call.leaf) in _SUMS, describe(call.leaf))]
 
 
@@ -178,6 +180,8 @@ def contracted(trace: Trace, call: Call, given: list[str], made: str) -> Labels:
         factors.append(atoms[0])
         if letter in made:
             found[made.index(letter)] = atoms[0]
+        elif all(ref in trace.nonzero for ref in refs):
+            trace.fix(atoms[0], f"{describe(call.leaf)} adds their products up, where they are not zero")
     trace.work(call.leaf, 1, *factors)
     return found
 

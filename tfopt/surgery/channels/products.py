@@ -10,7 +10,7 @@ from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Call
 from tfopt.surgery.channels.atoms import Array
 from tfopt.surgery.channels.elementwise import after_activation
-from tfopt.surgery.channels.trace import Kept, Labels, Trace, describe, positions, sizes_of, tensors
+from tfopt.surgery.channels.trace import Kept, Labels, Trace, describe, sizes_of, tensors
 
 
 def dense(trace: Trace, call: Call) -> list[Labels]:
@@ -22,7 +22,7 @@ def dense(trace: Trace, call: Call) -> list[Labels]:
     trace.slot(leaf, layer.kernel, 1, out, makes=True)
     trace.slot(leaf, layer.bias, 0, out, makes=True)
     trace.set(leaf, "units", out)
-    trace.work(leaf, positions(sizes_of(ref), last), *_factor(inside, sizes_of(ref)[last]), out)
+    trace.work(leaf, trace.places(ref, last), *_factor(inside, sizes_of(ref)[last]), out)
     return [after_activation(trace, call, {**labels, last: out}, last)]
 
 
@@ -45,8 +45,7 @@ def convolution(trace: Trace, call: Call) -> list[Labels]:
     trace.slot(leaf, layer.kernel, -1, out, makes=True)
     trace.slot(leaf, layer.bias, 0, out, makes=True)
     trace.set(leaf, "filters", out)
-    made = sizes_of(call.outputs[0])
-    times = positions(made, axis) * math.prod(layer.kernel.shape[:-2])
+    times = trace.places(call.outputs[0], axis) * math.prod(layer.kernel.shape[:-2])
     trace.work(leaf, times, *_factor(read, int(layer.kernel.shape[-2])), out)
     return [after_activation(trace, call, {axis: out}, axis)]
 
@@ -60,7 +59,7 @@ def transposed(trace: Trace, call: Call) -> list[Labels]:
     trace.slot(leaf, layer.kernel, -2, out, makes=True)
     trace.slot(leaf, layer.bias, 0, out, makes=True)
     trace.set(leaf, "filters", out)
-    times = positions(sizes_of(ref), axis) * math.prod(layer.kernel.shape[:-2])
+    times = trace.places(ref, axis) * math.prod(layer.kernel.shape[:-2])
     trace.work(leaf, times, *_factor(inside, int(layer.kernel.shape[-1])), out)
     return [after_activation(trace, call, {axis: out}, axis)]
 
@@ -75,7 +74,7 @@ def depthwise(trace: Trace, call: Call) -> list[Labels]:
     out = np.repeat(inside, multiplier)
     trace.slot(leaf, kernel, -2, inside)
     trace.slot(leaf, layer.bias, 0, out)
-    trace.work(leaf, positions(sizes_of(call.outputs[0]), axis) * math.prod(kernel.shape[:-2]), out)
+    trace.work(leaf, trace.places(call.outputs[0], axis) * math.prod(kernel.shape[:-2]), out)
     return [after_activation(trace, call, {axis: out}, axis)]
 
 
@@ -92,7 +91,7 @@ def separable(trace: Trace, call: Call) -> list[Labels]:
     trace.slot(leaf, pointwise, -1, out, makes=True)
     trace.slot(leaf, layer.bias, 0, out, makes=True)
     trace.set(leaf, "filters", out)
-    places = positions(sizes_of(call.outputs[0]), axis)
+    places = trace.places(call.outputs[0], axis)
     trace.work(leaf, places * math.prod(kernel.shape[:-2]), between)
     trace.work(leaf, places, between, out)
     return [after_activation(trace, call, {axis: out}, axis)]
@@ -140,7 +139,7 @@ def einsum_dense(trace: Trace, call: Call) -> list[Labels]:
                 trace.slot(leaf, layer.bias, axis, found.get(before + axis), makes=True)
     trace.set(leaf, "output_shape", _sizes(layer, found, rank))
     named = [axis for letter, axis in places.items() if letter in kernel]
-    trace.work(leaf, positions(shape, *named), *factors)
+    trace.work(leaf, trace.places(ref, *named), *factors)
     return [after_activation(trace, call, found, rank - 1)]
 
 

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from tfopt.graph.layer_facts import facts_of
-from tfopt.graph.types import Call, Leaf
+from tfopt.graph.types import Call, Leaf, Ref
 from tfopt.surgery.channels.atoms import Array
-from tfopt.surgery.channels.elementwise import unknown
+from tfopt.surgery.channels.elementwise import treats_alone, unknown
 from tfopt.surgery.channels.trace import Kept, Labels, Trace, describe, sizes_of, tensors
+
+_ACTIVATIONS = ("activation", "recurrent_activation")
 
 
 def recurrent(trace: Trace, call: Call) -> list[Labels]:
@@ -23,7 +25,7 @@ def recurrent(trace: Trace, call: Call) -> list[Labels]:
     trace.fix(labels, f"{describe(call.leaf)} goes through time")
     made = []
     for number, cell in enumerate(cells):
-        inside = _units(trace, call.leaf, cell, str(number or ""), inside, (sizes_of(ref)[1], width))
+        inside = _units(trace, call.leaf, cell, str(number or ""), inside, (_steps(trace, ref), width))
         width = int(cell.units)
         made.append(inside)
     units = made[-1]
@@ -45,6 +47,7 @@ def _cells(layer: Any) -> list[Any]:
     cell = getattr(layer, "cell", None)
     cells = list(getattr(cell, "cells", [cell]))
     known = all(facts_of(each).family == "cell" and facts_of(each).width == "units" for each in cells)
+    known = known and all(treats_alone(getattr(each, name, None)) for each in cells for name in _ACTIVATIONS)
     return cells if known else []
 
 
@@ -70,7 +73,7 @@ def bidirectional(trace: Trace, call: Call) -> list[Labels]:
     inside = labels.pop(2, None)
     trace.fix(labels, f"{describe(call.leaf)} goes through time")
     forward, backward = (
-        _units(trace, call.leaf, each.cell, name, inside, sizes_of(ref)[1:])
+        _units(trace, call.leaf, each.cell, name, inside, (_steps(trace, ref), sizes_of(ref)[2]))
         for each, name in zip(both, ("forward", "backward"), strict=True)
     )
     trace.atoms.unite(forward, backward)  # Keras makes one from the config of the other
@@ -110,5 +113,10 @@ def _units(trace: Trace, leaf: Leaf, cell: Any, part: str, inside: Array | None,
     return units
 
 
+def _steps(trace: Trace, ref: Ref) -> int:
+    return int(trace.sizes.get(ref, sizes_of(ref))[1] or 1)
+
+
 def _is_textbook(layer: Any) -> bool:
-    return all(facts_of(each).width == "units" for each in (layer, getattr(layer, "cell", None)))
+    named = all(facts_of(each).width == "units" for each in (layer, getattr(layer, "cell", None)))
+    return named and bool(_cells(layer))

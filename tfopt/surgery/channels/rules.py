@@ -1,17 +1,21 @@
 """The rule for each layer and operation: from the channels of its inputs to those of its outputs."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from tfopt.bridge.carried import call_inside
 from tfopt.graph.layer_facts import facts_of
-from tfopt.graph.types import Call, Ref, is_layer, map_leaves
+from tfopt.graph.types import Call, Graph, Ref, is_layer, map_leaves, replay
 from tfopt.surgery.channels import attention, elementwise, norms, products, recurrent, shapes
 from tfopt.surgery.channels.operations import operation
 from tfopt.surgery.channels.trace import Labels, Trace, describe, sizes_of, tensors
+from tfopt.surgery.channels.zeros import follow_zeros
 
 STATED = "tfopt_channels"
 """The attribute by which a layer class of somebody else says what becomes of channels: a key of `_BY_WORD`."""
+FREE_SIZE = 64
+"""What a free size of an input counts as in the number of multiplications."""
 Rule = Callable[[Trace, Call], list[Labels]]
 
 _BY_FAMILY: dict[str, Rule] = {
@@ -45,10 +49,39 @@ _BY_WORD: dict[str, Rule] = {
 
 def follow(trace: Trace) -> Trace:
     """Fill `trace` in from the inputs of its graph to its outputs, whose channels all stay."""
+    trace.sizes = _measured(trace.graph)
     for call in trace.graph.calls:
+        counted = len(trace.works)
         found = _apply(trace, call)
         trace.labels.update(zip(call.outputs, found, strict=True))
+        trace.tie_calls(call)
+        follow_zeros(trace, call)
+        if len(trace.works) == counted:
+            _count_as_fixed(trace, call)
     return trace
+
+
+def _count_as_fixed(trace: Trace, call: Call) -> None:
+    """Count the multiplications of a layer that is not known, about: every kernel at every place of its output."""
+    weights = call.leaf.layer.weights if is_layer(call.leaf.layer) else ()
+    size = sum(math.prod(weight.shape) for weight in weights if len(weight.shape) > 1)
+    if size and call.outputs and call.outputs[0].shape and facts_of(call.leaf.layer).channels != "weighted":
+        trace.work(call.leaf, trace.places(call.outputs[0], -1), size)
+
+
+def _measured(graph: Graph) -> dict[Ref, tuple[int, ...]]:
+    """Return the shapes of all tensors of a graph whose inputs have free sizes, for inputs of `FREE_SIZE`."""
+    import tensorflow as tf
+
+    if not any(None in spec.shape[1:] for spec in graph.inputs):
+        return {}
+    shapes = {spec.ref: (1, *(size or FREE_SIZE for size in spec.shape[1:])) for spec in graph.inputs}
+    values = {spec.ref: tf.zeros(shapes[spec.ref], spec.dtype) for spec in graph.inputs}
+    try:
+        replay(graph, values, lambda leaf, args, kwargs: leaf.layer(*args, **kwargs))
+    except Exception:  # not for this size
+        return {}
+    return {ref: tuple(value.shape) for ref, value in values.items()}
 
 
 def _apply(trace: Trace, call: Call) -> list[Labels]:

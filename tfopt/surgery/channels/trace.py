@@ -54,7 +54,9 @@ class Trace:
         settings: functions to the values of settings, by layer name and setting.
         barriers: why channels stay.
         renormalized: calls whose statistics change.
-        scaled: weights to be multiplied by the root of the share of the channels that stay.
+        scaled: channels by layer and number of a weight, which is multiplied by the root of the share that stays.
+        nonzero: tensors in which channels are not zero when the weights that make them are, as behind a sigmoid.
+        sizes: shapes of tensors for inputs of free size, as measured with `FREE_SIZE`.
         through_norms: whether channels may leave a normalization over channels, which then has other statistics.
     """
 
@@ -67,12 +69,34 @@ class Trace:
     works: list[Work] = field(default_factory=list)
     barriers: list[tuple[str, Array]] = field(default_factory=list)
     renormalized: list[Call] = field(default_factory=list)
-    scaled: list[tuple[Leaf, Any, Array]] = field(default_factory=list)
+    scaled: dict[tuple[str, int], Array] = field(default_factory=dict)
+    nonzero: set[Ref] = field(default_factory=set)
+    sizes: dict[Ref, tuple[int, ...]] = field(default_factory=dict)
+    _inputs: dict[str, list[Labels]] = field(default_factory=dict)
     _opened: dict[tuple[str, str], Array] = field(default_factory=dict)
 
     def of(self, ref: Any) -> Labels:
         """Return the channels of a tensor, as a new dict."""
         return dict(self.labels.get(ref, {})) if isinstance(ref, Ref) else {}
+
+    def places(self, ref: Ref, *skipped: int) -> int:
+        """Return how many positions a tensor has without the batch axis and the axes `skipped`."""
+        return positions(self.sizes.get(ref, sizes_of(ref)), *skipped)
+
+    def tie_calls(self, call: Call) -> None:
+        """Tie the inputs of a layer with weights or sizes together over all of its calls."""
+        leaf, now = call.leaf, [self.of(ref) for ref in tensors(call)]
+        if not is_layer(leaf.layer) or not (leaf.layer.weights or leaf.name in self.settings):
+            return
+        before = self._inputs.setdefault(leaf.name, now)
+        for ours, theirs in zip(before, now, strict=False):
+            for axis in ours.keys() | theirs.keys():
+                one, other = ours.get(axis), theirs.get(axis)
+                if one is not None and other is not None and len(one) == len(other):
+                    self.atoms.unite(one, other)
+                else:
+                    for each in (one, other):
+                        self.fix(each, f"{describe(leaf)} is also called with channels that stay")
 
     def opened(self, leaf: Leaf, part: str, count: int) -> Array:
         """Return the channels that a part of a layer makes: the same ones at every call."""
@@ -106,6 +130,16 @@ class Trace:
         sizes = [factor for factor in factors if isinstance(factor, int)]
         arrays = tuple(factor for factor in factors if isinstance(factor, np.ndarray))
         self.works.append(Work(leaf, times * math.prod(sizes), arrays))
+
+    def scale(self, leaf: Leaf, variable: Any, atoms: Array) -> None:
+        """State that a weight is multiplied by the root of the share of `atoms` that stays."""
+        index = next(number for number, weight in enumerate(leaf.layer.weights) if weight is variable)
+        self.scaled[leaf.name, index] = atoms
+
+    def need_zeros(self, ref: Ref, atoms: Any, why: str) -> None:
+        """Keep `atoms` of a tensor unless they are zero there when they are gone."""
+        if ref in self.nonzero:
+            self.fix(atoms, f"{why}, where they are not zero")
 
     def fix(self, atoms: Any, why: str) -> None:
         """Keep `atoms`, an array or the labels of a tensor, because of `why`."""

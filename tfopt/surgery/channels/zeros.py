@@ -1,0 +1,122 @@
+"""Whether channels are zero in a tensor when the weights that make them are."""
+
+from typing import Any
+
+import numpy as np
+
+from tfopt.bridge.carried import call_inside
+from tfopt.graph.layer_facts import facts_of
+from tfopt.graph.types import Call, Ref, flatten, is_layer
+from tfopt.surgery.channels.trace import Trace, describe, tensors
+from tfopt.surgery.sizes import kind_of
+
+# Functions with f(0) = 0; every other one is taken for one without.
+_AT_ZERO = (
+    "linear", "relu", "relu6", "leakyrelu", "elu", "selu", "celu", "gelu", "geluapproximate", "silu", "swish",
+    "hardsilu", "hardswish", "tanh", "hardtanh", "softsign", "mish", "sin", "tan", "erf", "square", "sqrt", "abs",
+    "absolute", "negative", "neg", "sign", "floor", "ceil", "round", "expm1", "log1p", "cast", "identity",
+    "stopgradient", "nantonum", "zeroslike", "tanhshrink", "softshrink", "hardshrink", "threshold",
+)  # fmt: skip
+_UNDEFINED = ("log", "log2", "log10", "reciprocal", "rsqrt")
+_PRODUCTS = ("multiply", "mul")
+_QUOTIENTS = ("divide", "div", "truedivide", "truediv", "realdiv", "divnonan", "dividenonan", "mod", "floordivide")
+_POWERS = ("pow", "power")
+_SUMS = (
+    "add", "addv2", "subtract", "sub", "maximum", "minimum", "average", "scaledadd", "squareddifference",
+)  # fmt: skip
+_MAKING = (
+    "dense", "convolution", "depthwise", "separable", "transposed", "einsum", "embedding", "recurrent", "cell",
+    "time_distributed",
+)  # fmt: skip
+
+
+def follow_zeros(trace: Trace, call: Call) -> None:
+    """Note the outputs of a call in which channels are not zero when they are gone.
+
+    Channels that would make a call undefined, such as divisors, stay.
+    """
+    inside = call_inside(call) or call
+    if not _gives_zeros(trace, inside):
+        trace.nonzero.update(call.outputs)
+
+
+def _gives_zeros(trace: Trace, call: Call) -> bool:
+    layer, refs = call.leaf.layer, tensors(call)
+    clean = [ref not in trace.nonzero for ref in refs]
+    facts, kind = facts_of(layer), kind_of(call.leaf)
+    if facts.family in _MAKING or facts.channels == "attention":
+        return _keeps_zero(getattr(layer, "activation", None))
+    if facts.family == "batch_norm":
+        return layer.gamma is not None or all(clean)
+    if facts.channels == "alone" or facts.family == "activation":
+        activation = getattr(layer, "activation", None)
+        return all(clean) and (kind in _AT_ZERO if activation is None else _keeps_zero(activation))
+    if kind == "rescaling":
+        return all(clean) and not np.any(np.asarray(layer.offset))
+    if kind in _PRODUCTS:
+        return any(clean) or not refs
+    if kind in _QUOTIENTS:
+        return _quotient(trace, call, refs, clean)
+    if kind in _POWERS:
+        return _power(trace, call, refs, clean)
+    if kind in _UNDEFINED:
+        for ref, zero in zip(refs, clean, strict=True):
+            if zero:
+                trace.fix(trace.of(ref), f"{describe(call.leaf)} is not defined for zeros")
+        return False
+    if kind in _SUMS:
+        return all(clean) and not any(np.any(number) for number in _numbers(call))
+    if is_layer(layer) and not hasattr(layer, "symbol"):
+        return all(clean)
+    known = kind in _AT_ZERO or kind not in _VALUES
+    return all(clean) and known
+
+
+_VALUES = (
+    "exp", "sigmoid", "softplus", "cos", "hardsigmoid", "logsigmoid", "oneslike", "isnan", "isfinite", "logicalnot",
+    "clip", "clipbyvalue", "where", "select", "selectv2", "equal", "notequal", "greater", "greaterequal", "less",
+    "lessequal", "squareplus", "pad",
+)  # fmt: skip
+"""Operations on values that need not give zeros for zeros; others move values, or join them linearly."""
+
+
+def _quotient(trace: Trace, call: Call, refs: list[Ref], clean: list[bool]) -> bool:
+    """Return whether a / b is zero where a is, after fixing channels of b that would be zero."""
+    parts = [part for part in flatten([call.args, call.kwargs]) if isinstance(part, Ref) or _is_number(part)]
+    if len(parts) > 1 and isinstance(parts[1], Ref) and parts[1] not in trace.nonzero:
+        trace.fix(trace.of(parts[1]), f"{describe(call.leaf)} divides by them")
+    return bool(parts) and isinstance(parts[0], Ref) and parts[0] not in trace.nonzero
+
+
+def _power(trace: Trace, call: Call, refs: list[Ref], clean: list[bool]) -> bool:
+    exponents = _numbers(call)
+    if len(refs) == 1 and len(exponents) == 1 and np.all(np.asarray(exponents[0]) >= 1):
+        return clean[0]
+    for ref in refs:
+        trace.fix(trace.of(ref), f"{describe(call.leaf)} is not defined, or has no gradient, for zeros")
+    return False
+
+
+def _numbers(call: Call) -> list[Any]:
+    return [part for part in flatten([call.args, call.kwargs]) if _is_number(part)]
+
+
+def _is_number(part: Any) -> bool:
+    return (
+        not isinstance(part, Ref | str | bool)
+        and part is not None
+        and hasattr(np.asarray(part), "dtype")
+        and (np.asarray(part).dtype.kind in "iuf")
+    )
+
+
+def _keeps_zero(activation: Any) -> bool:
+    """Return whether an activation gives 0 for 0."""
+    if activation is None:
+        return True
+    import tensorflow as tf
+
+    try:
+        return bool(np.all(np.asarray(activation(tf.zeros([1, 1]))) == 0))
+    except Exception:
+        return False
