@@ -104,10 +104,8 @@ _BY_WEIGHTS: Mapping[str, Callable[[Group, Values], np.ndarray]] = {
 }
 
 
-def scores_of_gradients(
-    channels: Channels, criterion: Criterion, values: Values, gradients: Sequence[Values]
-) -> list[np.ndarray]:
-    """Return scores from gradients of the loss, by batch or by sample.
+def scores_of_gradients(channels: Channels, values: Values, gradients: Sequence[Values]) -> list[np.ndarray]:
+    """Return scores from gradients of the loss: those of batches for "taylor", those of samples for "fisher".
 
     "taylor" is the squared change of the loss without the channel, to first order (Molchanov et al. 2019,
     arXiv:1906.10771, equation 8); "fisher" is the mean over samples of the same (Theis et al. 2018, arXiv:1801.05787,
@@ -122,5 +120,4 @@ def scores_of_gradients(
                 if part.slot.makes and (part.slot.leaf.name, part.slot.index) in gradient
             ]
             total += np.sum(changes, axis=0) ** 2
-    del criterion
     return [relative(total) for total in totals]

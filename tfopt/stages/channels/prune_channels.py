@@ -329,7 +329,9 @@ def _check_inputs(model: Any, inputs: Any) -> None:
 
 
 def _random_inputs(model: Any) -> Any:
-    """Return a few inputs for a flat model: normal numbers, and small integers for what looks them up."""
+    """Return a few inputs for a flat model: normal numbers, and small integers; None if it takes anything else."""
+    if not all(tensor.dtype.is_floating or tensor.dtype.is_integer for tensor in model.inputs):
+        return None
     rng, count = np.random.default_rng(0), model.inputs[0].shape[0] or CHECKED_ON
     arrays = []
     for tensor in model.inputs:

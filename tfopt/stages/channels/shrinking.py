@@ -103,7 +103,7 @@ class Shrinking:
             )
         size = 1 if criterion == "fisher" else min(BATCH, len(flatten(self.samples)[0]))
         gradients = gradients_on(self.model, self.channels, self.samples, size, self.stage.seed or 0)
-        return scores_of_gradients(self.channels, criterion, values, list(gradients))
+        return scores_of_gradients(self.channels, values, list(gradients))
 
     def few_samples(self, most: int) -> Any:
         """Return at most that many of the samples, or as many as the model takes at once; None if there are too few."""
