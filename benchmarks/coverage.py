@@ -363,7 +363,8 @@ def _channels(names: list[str]) -> str:
         lines.append(
             f"| {name} | {' | '.join(map(str, cells))} |" if "error" not in row else f"| {name} | **fails** |||||"
         )
-    return "\n".join(lines)
+    missing = [name for name in names if name not in rows]
+    return "\n".join([*lines, *(["", f"Not run yet: {', '.join(missing)}."] if missing else [])])
 
 
 def _passed(rows: dict[str, Any], column: str, names: list[str]) -> int:
