@@ -348,8 +348,8 @@ class Carrier:
             each for each in dir(getattr(self.package, kind.replace("learning-rate ", ""), None)) if each[0] != "_"
         ]
         near = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
-        advice = f"the nearest are {' and '.join(near)}." if near else _ADVICE
-        return ModelError(f"'{name}' is not among the {kind} of {self.package.__name__}; {advice}")
+        nearest = f" (the nearest are {' and '.join(near)})" if near else ""
+        return ModelError(f"'{name}' is not among the {kind} of {self.package.__name__}{nearest}; {_ADVICE}")
 
 
 _LOST = object()  # stands for a metric that cannot be copied
