@@ -13,7 +13,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Call, flatten, map_leaves
 from tfopt.surgery.channels.groups import Channels
-from tfopt.surgery.channels.trace import Slot
+from tfopt.surgery.channels.trace import Slot, index_of
 
 POSITIONS = 10
 """Places of each sample that are drawn, as in the paper."""
@@ -56,8 +56,7 @@ def _read(channels: Channels, call: Call) -> Slot | None:
     if len(getattr(call.leaf.layer, "kernel_size", ())) > 2:
         return None
     kernel = call.leaf.layer.kernel
-    index = next(number for number, weight in enumerate(call.leaf.layer.weights) if weight is kernel)
-    slots = channels.slots_of(call.leaf.name).get(index, [])
+    slots = channels.slots_of(call.leaf.name).get(index_of(call.leaf, kernel), [])
     return next((slot for slot in slots if slot.axis == len(kernel.shape) - 2), None)
 
 

@@ -107,7 +107,7 @@ def tied(trace: Trace, call: Call, met: Sequence[Array | None]) -> Array | None:
 
 
 def _keep_by_constants(trace: Trace, call: Call, labels: Labels, constants: list[Any], rank: int) -> None:
-    """Keep the channels for which an operation holds numbers of its own."""
+    """Keep the channels for which an operation holds constants."""
     for part in constants:
         shape = np.shape(part) if isinstance(part, list | tuple) else tuple(getattr(part, "shape", None) or ())
         for axis, size in enumerate(shape):

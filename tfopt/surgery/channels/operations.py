@@ -121,7 +121,7 @@ def _concatenate(trace: Trace, call: Call) -> list[Labels]:
 
 
 def _split(trace: Trace, call: Call) -> list[Labels]:
-    """Follow equal parts stay equal; others are not rewritten."""
+    """Follow a split into equal parts, which stay equal; the sizes of other parts are not rewritten."""
     ref = tensors(call)[0]
     labels, rank, parts = trace.of(ref), len(sizes_of(ref)), len(call.outputs)
     stated = argument(call, "indices_or_sections", "num_or_size_splits")
@@ -136,7 +136,7 @@ def _split(trace: Trace, call: Call) -> list[Labels]:
 
 
 def _matmul(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a (..., n, k) times b (..., k, m): k is compared channel by channel, n and m stay what they are."""
+    """Follow a product of (..., n, k) and (..., k, m): the channels of k are tied together, n and m pass."""
     refs = tensors(call)
     if len(refs) != 2 or any(len(sizes_of(ref)) < 3 for ref in refs):
         return unknown(trace, call)

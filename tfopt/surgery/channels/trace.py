@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, is_layer, refs_in
+from tfopt.graph.types import Call, Graph, Leaf, Ref, is_layer, refs_in
 from tfopt.surgery.channels.atoms import FIXED, Array, Atoms
 
 Labels = dict[int, Array]
@@ -113,7 +113,7 @@ class Trace:
         """State that the slices of a weight along `axis` belong to `atoms`; None for an input whose size stays."""
         if variable is None or atoms is None:
             return
-        index = next(number for number, weight in enumerate(leaf.layer.weights) if weight is variable)
+        index = index_of(leaf, variable)
         key = (leaf.name, index, axis % len(variable.shape))
         if key in self.slots:  # a layer that is called more than once
             self.atoms.unite(self.slots[key].atoms, atoms)
@@ -133,8 +133,7 @@ class Trace:
 
     def scale(self, leaf: Leaf, variable: Any, atoms: Array) -> None:
         """State that a weight is multiplied by the root of the share of `atoms` that stays."""
-        index = next(number for number, weight in enumerate(leaf.layer.weights) if weight is variable)
-        self.scaled[leaf.name, index] = atoms
+        self.scaled[leaf.name, index_of(leaf, variable)] = atoms
 
     def need_zeros(self, ref: Ref, atoms: Any, why: str) -> None:
         """Keep `atoms` of a tensor unless they are zero there when they are gone."""
@@ -180,6 +179,6 @@ def describe(leaf: Leaf) -> str:
     return f"'{leaf.name}' ({kind})" if is_layer(leaf.layer) else f"{kind}"
 
 
-def outputs_of(graph: Graph) -> list[Ref]:
-    """Return the outputs of a graph."""
-    return [ref for ref in flatten(graph.outputs_struct) if isinstance(ref, Ref)]
+def index_of(leaf: Leaf, variable: Any) -> int:
+    """Return the number of a weight in `leaf.layer.weights`."""
+    return next(number for number, weight in enumerate(leaf.layer.weights) if weight is variable)

@@ -56,9 +56,9 @@ def _gives_zeros(trace: Trace, call: Call) -> bool:
     if kind in _PRODUCTS:
         return any(clean) or not refs
     if kind in _QUOTIENTS:
-        return _quotient(trace, call, refs, clean)
+        return _quotient(trace, call)
     if kind in _POWERS:
-        return _power(trace, call, refs, clean)
+        return _power(trace, call)
     if kind in _UNDEFINED:
         for ref, zero in zip(refs, clean, strict=True):
             if zero:
@@ -80,7 +80,7 @@ _VALUES = (
 """Operations on values that need not give zeros for zeros; others move values, or join them linearly."""
 
 
-def _quotient(trace: Trace, call: Call, refs: list[Ref], clean: list[bool]) -> bool:
+def _quotient(trace: Trace, call: Call) -> bool:
     """Return whether a / b is zero where a is, after fixing channels of b that would be zero."""
     parts = [part for part in flatten([call.args, call.kwargs]) if isinstance(part, Ref) or _is_number(part)]
     if len(parts) > 1 and isinstance(parts[1], Ref) and parts[1] not in trace.nonzero:
@@ -88,10 +88,10 @@ def _quotient(trace: Trace, call: Call, refs: list[Ref], clean: list[bool]) -> b
     return bool(parts) and isinstance(parts[0], Ref) and parts[0] not in trace.nonzero
 
 
-def _power(trace: Trace, call: Call, refs: list[Ref], clean: list[bool]) -> bool:
-    exponents = _numbers(call)
+def _power(trace: Trace, call: Call) -> bool:
+    refs, exponents = tensors(call), _numbers(call)
     if len(refs) == 1 and len(exponents) == 1 and np.all(np.asarray(exponents[0]) >= 1):
-        return clean[0]
+        return refs[0] not in trace.nonzero
     for ref in refs:
         trace.fix(trace.of(ref), f"{describe(call.leaf)} is not defined, or has no gradient, for zeros")
     return False

@@ -12,7 +12,7 @@ _TYPES = {"FLOAT32": np.float32, "INT8": np.int8, "INT16": np.int16}
 
 
 def with_own_states(model: Any, subgraph: Any) -> bool:
-    """Give each state a tensor of its own. For `rewritten`.
+    """Give each state a separate tensor. For `rewritten`.
 
     The converter merges equal constants, and a state with the zeros that it begins with. Whatever reads these zeros,
     such as the first state of a GRU behind an LSTM of the same size, would read the last state of the LSTM.
