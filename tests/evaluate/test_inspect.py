@@ -140,8 +140,9 @@ def test_compare_reports_the_agreement_of_predictions(files, tmp_path):
     assert float(a[row]) == pytest.approx(np.mean(scores.argmax(axis=1) == labels), abs=1e-4)
     assert float(b[row]) == pytest.approx(np.mean(3 - scores.argmax(axis=1) == labels), abs=1e-4)
     assert b[names.index("agreement")] == "0.0000"
-    assert float(a[-1]) > 0
-    assert names[-2].endswith("median (1 thread)")
+    assert a[names.index("MACs")] == b[names.index("MACs")] == "288"
+    assert float(a[names.index("ms per sample, median (1 thread)")]) > 0
+    assert names[-1] == "speed ratio" and float(b[-1].rstrip("x")) > 0
 
 
 def test_compare_refuses_other_data(files):

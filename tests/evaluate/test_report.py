@@ -7,6 +7,7 @@ import pytest
 
 import tfopt
 from tfopt.evaluate.report import Report, Row, measured_row
+from tfopt.evaluate.timing import speedup
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.export import build_file
 
@@ -22,6 +23,8 @@ ROWS = [
         latency_ms=0.01527,
         seconds=1.4,
         notes=["not pruned: [bold]head[/bold]", "x" * 200],
+        macs=12_501_632,
+        speedup=2.345,
     ),
     Row(
         step="exported int8",
@@ -44,12 +47,12 @@ def cells(line):
 def test_table():
     lines = str(Report({"name": "mine"}, ROWS)).splitlines()
     assert lines[0].strip() == "mine"
-    header = ["step", "accuracy", "nonzero", "unique", "bytes", "deflated", "ms", "seconds"]
+    header = ["step", "accuracy", "nonzero", "unique", "bytes", "deflated", "MACs", "ms", "speed", "seconds"]
     assert cells(lines[2]) == header
     assert cells(lines[4]) == [
-        "original", "0.9877", "25,701 / 25,706", "18,430", "105,344", "96,462", "0.015", "1",
+        "original", "0.9877", "25,701 / 25,706", "18,430", "105,344", "96,462", "12.5M", "0.015", "2.35x", "1",
     ]  # fmt: skip
-    assert cells(lines[5]) == ["exported int8", "0.5000", "0 / 10", "1", "999", "1,000", "-", "3600"]
+    assert cells(lines[5]) == ["exported int8", "0.5000", "0 / 10", "1", "999", "1,000", "-", "-", "-", "3600"]
     assert len({len(line) for line in lines[1:7]}) == 1
 
 
@@ -76,6 +79,8 @@ def test_json():
         "latency_ms": 0.01527,
         "seconds": 1.4,
         "notes": ["not pruned: [bold]head[/bold]", "x" * 200],
+        "macs": 12_501_632,
+        "speedup": 2.345,
     }
     assert again["rows"][1]["latency_ms"] is None
     assert again["rows"][1]["notes"] == []
@@ -106,8 +111,28 @@ def test_measured_row_counts_kernels_and_biases_once():
     assert row.parameters == 24 + 4 + 8
     assert row.nonzero_parameters == 15 + 3 + 8
     assert row.max_unique_weights == 8
-    assert row.latency_ms is None
+    assert row.latency_ms is None and row.speedup is None
+    assert row.macs == 6 * 4 + 4 * 2
     assert (row.seconds, row.notes, row.step) == (2.5, ["n"], "hand")
+
+
+def test_a_row_is_compared_with_the_speed_of_another_file():
+    import keras
+
+    def file(width):
+        wide = keras.Sequential([keras.Input((64,)), keras.layers.Dense(width), keras.layers.Dense(2)])
+        return build_file(wide, Export(weights="float32", activations="float32"), proven=False)
+
+    x = np.random.default_rng(0).normal(size=(20, 64)).astype("float32")
+    data = tfopt.load_data((x, np.arange(20) % 2))
+    row = measured_row("small", file(8), data, seconds=1.0, notes=[], original=file(20_000))
+    assert row.macs == 64 * 8 + 8 * 2 and row.speedup > 2  # 2,500 times fewer multiplications
+
+
+def test_ratios_are_medians_over_rounds():
+    """Rounds of 2, 4 and 50 ms against 1, 1 and 100 ms: ratios 2, 4 and 0.5."""
+    before, after = np.array([[2.0, 2, 9], [4, 4, 4], [50, 50, 50]]), np.array([[1.0, 1, 1], [1, 0, 1], [100, 100, 1]])
+    assert speedup(before, after) == 2
 
 
 def test_a_file_for_images_of_any_size_is_timed_on_one_of_the_data():

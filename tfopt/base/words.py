@@ -4,3 +4,11 @@
 def counted(number: int, noun: str) -> str:
     """Return `number` with a noun, in the plural unless it is 1: "1 sample", "1,200 samples"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def shortened(count: int | None) -> str:
+    """Return a large number in three digits, as "12.5M"; "-" for None."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count is not None and count >= size:
+            return f"{count / size:.3g}{unit}"
+    return "-" if count is None else str(count)

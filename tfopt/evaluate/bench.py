@@ -12,18 +12,18 @@ import numpy as np
 
 from tfopt import models
 from tfopt.base.renamed import renamed_arguments
+from tfopt.base.words import shortened
 from tfopt.data import require_one_input_and_output
 from tfopt.data.for_model import measurable
 from tfopt.errors import ModelError
 from tfopt.evaluate.chance import tell_of_other_classes
+from tfopt.evaluate.timing import ROUNDS, interleaved_times, speedup
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.responses import are_logits
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build_file
-
-ROUNDS, RUNS = 5, 50
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Measured:
     Attributes:
         metrics: on the test set, {} without data.
         bytes, deflated_bytes: of the file, and after zlib at level 9.
+        macs: multiply-accumulates of one sample; None if they cannot be counted.
         median_ms, p90_ms: latency of one sample, over the invocations of all rounds.
+        speedup: how many times faster than the first file, by rounds.
         memory_bytes: peak resident memory that loading and running it added in a separate process.
     """
 
@@ -41,8 +43,10 @@ class Measured:
     metrics: dict[str, float]
     bytes: int
     deflated_bytes: int
+    macs: int | None
     median_ms: float
     p90_ms: float
+    speedup: float
     memory_bytes: int
 
 
@@ -82,19 +86,17 @@ def benchmark_files(
             tell_of_other_classes(dataset, outputs, file)
             metrics[number] = task.measured(outputs, dataset.test.y(), logits=are_logits(outputs, task))
             samples = x[:1]
-    times: list[list[np.ndarray]] = [[] for _ in lites]
-    for _ in range(rounds):
-        for lite, kept in zip(lites, times, strict=True):
-            kept.append(lite.times(samples, runs=RUNS))
-    milliseconds = [np.concatenate(kept) for kept in times]
+    milliseconds = interleaved_times(lites, samples, rounds=rounds)
     return [
         Measured(
             str(file),
             metrics[number],
             lite.size,
             lite.deflated,
+            lite.macs(samples),
             float(np.median(milliseconds[number])),
             float(np.percentile(milliseconds[number], 90)),
+            speedup(milliseconds[0], milliseconds[number]),
             peak_memory(lite, threads),
         )
         for number, (file, lite) in enumerate(zip(files, lites, strict=True))
@@ -162,7 +164,7 @@ def benchmark_table(measured: Sequence[Measured], threads: int) -> Any:
     names = list(measured[0].metrics)
     table = Table(title=f"one sample on {threads} thread{'s' * (threads > 1)}", title_justify="left")
     table.add_column("file", overflow="fold")
-    for name in [*names, "bytes", "deflated", "p50 ms", "p90 ms", "peak MiB"]:
+    for name in [*names, "bytes", "deflated", "MACs", "p50 ms", "p90 ms", "speed", "peak MiB"]:
         table.add_column(name, justify="right")
     for row in measured:
         table.add_row(
@@ -170,8 +172,10 @@ def benchmark_table(measured: Sequence[Measured], threads: int) -> Any:
             *(f"{row.metrics[name]:.4f}" for name in names),
             f"{row.bytes:,}",
             f"{row.deflated_bytes:,}",
+            shortened(row.macs),
             f"{row.median_ms:.3f}",
             f"{row.p90_ms:.3f}",
+            f"{row.speedup:.2f}x",
             f"{row.memory_bytes / 2**20:.1f}",
         )
     return table

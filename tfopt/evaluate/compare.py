@@ -3,18 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import require_one_input_and_output
 from tfopt.data.for_model import measurable
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import lite_of
 from tfopt.evaluate.chance import tell_of_other_classes
+from tfopt.evaluate.timing import interleaved_times, speedup
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement
 from tfopt.tasks.responses import are_logits
-from tfopt.tflite.read import Latency, LiteModel
-
-ROUNDS = 5
 
 
 @renamed_arguments(preprocess="preprocessing")
@@ -57,7 +57,8 @@ def compare_files(
         task.measured(prediction, dataset.test.y(), logits=how)
         for prediction, how in zip(predictions, logits, strict=True)
     ]
-    latencies = _latencies(files)
+    sample = dataset.test.x(slice(0, 1))
+    times, macs = interleaved_times(files, sample), [file.macs(sample) for file in files]
     table = Table(title=f"{len(dataset.test):,} test samples, {dataset.preprocessing.describe()}", title_justify="left")
     table.add_column("")
     table.add_column(str(a), justify="right", overflow="fold")
@@ -68,14 +69,10 @@ def compare_files(
         table.add_row("agreement", "", f"{agreement(*predictions, logits=tuple(logits)):.4f}")
     table.add_row("bytes", *(f"{file.size:,}" for file in files))
     table.add_row("deflated bytes", *(f"{file.deflated:,}" for file in files))
+    table.add_row("MACs", *("-" if count is None else f"{count:,}" for count in macs))
     table.add_row(
-        f"ms per sample, median ({threads} thread{'s' * (threads > 1)})", *(f"{t.median_ms:.3f}" for t in latencies)
+        f"ms per sample, median ({threads} thread{'s' * (threads > 1)})", *(f"{np.median(each):.3f}" for each in times)
     )
-    table.add_row("ms per sample, p90", *(f"{t.p90_ms:.3f}" for t in latencies))
+    table.add_row("ms per sample, p90", *(f"{np.percentile(each, 90):.3f}" for each in times))
+    table.add_row("speed ratio", "", f"{speedup(*times):.2f}x")
     return table
-
-
-def _latencies(files: list[LiteModel]) -> list[Latency]:
-    """Return, for each file, the round with the median of medians."""
-    rounds = [[file.benchmark() for file in files] for _ in range(ROUNDS)]
-    return [sorted(column, key=lambda t: t.median_ms)[ROUNDS // 2] for column in zip(*rounds, strict=True)]

@@ -7,17 +7,21 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from tfopt.base import terminal
 from tfopt.base.weight_statistics import unique_weights
+from tfopt.base.words import shortened
 from tfopt.data import Dataset
 from tfopt.errors import DataError
+from tfopt.evaluate.timing import interleaved_times, speedup
 from tfopt.tasks import task_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.parameters import parameters_of
 
-LATENCY_RUNS = 50
+LATENCY_RUNS = 10
+"""Timed invocations in each of the rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,8 @@ class Row:
         max_unique_weights: the largest number of distinct values in one kernel.
         bytes, deflated_bytes: of the file, and after zlib at level 9.
         latency_ms: median for one sample on one thread, in milliseconds.
+        macs: multiply-accumulates of one sample, see `tfopt.tflite.read.macs`; None if they cannot be counted.
+        speedup: how many times faster than the first row's file, measured side by side.
         seconds: duration of the step, training and measuring.
     """
 
@@ -43,6 +49,8 @@ class Row:
     latency_ms: float | None
     seconds: float
     notes: list[str] = field(default_factory=list)
+    macs: int | None = None
+    speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Report:
         names = list(self.rows[0].metrics) if self.rows else []
         table = Table(title=str(self.recipe.get("name", "report")), title_justify="left")
         table.add_column("step")
-        for name in [*names, "nonzero", "unique", "bytes", "deflated", "ms", "seconds"]:
+        for name in [*names, "nonzero", "unique", "bytes", "deflated", "MACs", "ms", "speed", "seconds"]:
             table.add_column(name, justify="right")
         for row in self.rows:
             table.add_row(
@@ -90,7 +98,9 @@ class Report:
                 f"{row.max_unique_weights:,}",
                 f"{row.bytes:,}",
                 f"{row.deflated_bytes:,}",
+                shortened(row.macs),
                 "-" if row.latency_ms is None else f"{row.latency_ms:.3f}",
+                "-" if row.speedup is None else f"{row.speedup:.2f}x",
                 f"{row.seconds:.0f}",
             )
         return table
@@ -113,17 +123,28 @@ def measured_row(
     *,
     seconds: float,
     notes: list[str],
+    original: LiteModel | None = None,
     latency: bool = True,
     logits: bool = False,
 ) -> Row:
     """Return the measurements of a file: metrics on the full test set, size, and the latency of one sample.
 
-    `logits` says whether the file outputs logits rather than probabilities.
+    Args:
+        step: name of the row.
+        lite: the file.
+        data: its test part is used.
+        seconds: how long the step took.
+        notes: about the step.
+        original: the file to whose speed this one is compared, in interleaved rounds.
+        latency: whether to measure times.
+        logits: whether the file outputs logits rather than probabilities.
     """
     # Accuracy uses all cores, to save time; latency uses one thread.
     predictions = LiteModel(lite.data, threads=os.cpu_count() or 1).predict(data.test.x())
     kernels = [weight.values for weight in lite.weights()]
-    parameters = parameters_of(lite)
+    parameters, sample = parameters_of(lite), data.test.x(slice(0, 1))
+    files = [lite] if original is None else [lite, original]
+    times = interleaved_times(files, sample, runs=LATENCY_RUNS) if latency else []
     return Row(
         step=step,
         metrics=task_of(data).metrics(predictions, data.test.y(), logits=logits),
@@ -132,7 +153,9 @@ def measured_row(
         max_unique_weights=max((unique_weights(values) for values in kernels), default=0),
         bytes=lite.size,
         deflated_bytes=lite.deflated,
-        latency_ms=lite.benchmark(data.test.x(slice(0, 1)), runs=LATENCY_RUNS).median_ms if latency else None,
+        latency_ms=float(np.median(times[0])) if times else None,
         seconds=seconds,
         notes=notes,
+        macs=lite.macs(sample),
+        speedup=speedup(times[1], times[0]) if len(times) > 1 else None,
     )

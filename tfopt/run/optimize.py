@@ -1,6 +1,7 @@
 """optimize: the loop from a trained model to a verified, smaller file."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -353,4 +354,17 @@ class _Run:
 
     def _measured(self, step: str, lite: LiteModel, notes: list[str], started: float) -> Row:
         seconds = time.perf_counter() - started
-        return measured_row(step, lite, self.data, seconds=seconds, notes=notes, logits=self.prepared.logits)
+        return measured_row(
+            step,
+            lite,
+            self.data,
+            seconds=seconds,
+            notes=notes,
+            original=self._first_file if self.report.rows else None,
+            logits=self.prepared.logits,
+        )
+
+    @functools.cached_property
+    def _first_file(self) -> LiteModel:
+        """The float file of the model before the first stage."""
+        return build_file(self.prepared.flat_model, FLOAT, proven=False)

@@ -146,10 +146,14 @@ class FileGraph:
         number = getattr(self._raw_op(op).builtinOptions, "fusedActivationFunction", 0) or 0
         return _activations()[number] if number else ""
 
+    def options(self, op: Op) -> dict[str, Any]:
+        """Return the options of `op` as the schema names them."""
+        return dict(vars(self._raw_op(op).builtinOptions)) if self._raw_op(op).builtinOptions else {}
+
     def settings(self, op: Op) -> dict[str, Any]:
         """Return the settings of `op` other than its activation: its options and its small integer constants."""
-        options = vars(self._raw_op(op).builtinOptions) if self._raw_op(op).builtinOptions else {}
-        found = {name: value for name, value in options.items() if np.isscalar(value) and name not in _NOT_SETTINGS}
+        options = self.options(op).items()
+        found = {name: value for name, value in options if np.isscalar(value) and name not in _NOT_SETTINGS}
         for place, index in enumerate(op.inputs):
             tensor = self.tensors[op.subgraph][index] if index >= 0 else None
             if tensor and tensor.constant and tensor.dtype in _INTEGERS and not tensor.scales and tensor.bytes < 256:

@@ -21,6 +21,7 @@ from tfopt.data import Preprocessing
 from tfopt.errors import CannotRunError, DataError, ModelError
 from tfopt.tflite.read.graph import FileGraph
 from tfopt.tflite.read.index_values import IndexValues, index_values
+from tfopt.tflite.read.macs import macs_of
 from tfopt.tflite.read.metadata import FileMetadata, metadata_of
 from tfopt.tflite.read.parts import Op, Port, Tensor, Weight
 from tfopt.tflite.read.ports import dequantized, noise, nothing, quantized
@@ -231,6 +232,32 @@ class LiteModel:
             interpreter.invoke()
             times[i] = time.perf_counter() - start
         return times[warmup:] * 1000, batch
+
+    def macs(self, x: Inputs | None = None) -> int | None:
+        """Return the multiply-accumulates of one sample, see `tfopt.tflite.read.macs`; None if they cannot be counted.
+
+        Args:
+            x: a batch of at least one sample, whose shape counts where the file leaves sizes free; None for a random
+                one.
+
+        Raises:
+            DataError, ModelError: as in `predict`.
+        """
+        batch, shapes = self._own_batch, {tensor.index: tensor.shape for tensor in self._graph.tensors[0]}
+        if any(None in port.shape for port in self.inputs):
+            batch, shapes = self._shapes_of_one_sample(x)
+        ops = [(op, self._graph.options(op)) for op in self.ops() if op.subgraph == 0]
+        total = macs_of(ops, shapes)
+        return None if total is None else total // batch
+
+    def _shapes_of_one_sample(self, x: Inputs | None) -> tuple[int, dict[int, tuple[int, ...]]]:
+        """Return the batch size and the shapes of all main-graph tensors in a run on the first sample of `x`."""
+        arrays = self._checked_inputs(self.random_sample() if x is None else x)
+        sample = [quantized(array[:1], port) for array, port in zip(arrays, self.inputs, strict=True)]
+        batch = self._usable_batch(1, sample)
+        interpreter = self._fresh_interpreter(_shapes(batch, sample), _interpreter(self.data, self.threads, trace=True))
+        self._invoke(interpreter, batch, sample)
+        return batch, {d["index"]: tuple(map(int, d["shape"])) for d in interpreter.get_tensor_details()}
 
     def signals(self, x: Inputs) -> dict[int, NDArray[Any]]:
         """Return the outputs of all operations of the main graph, in real units, by tensor index.
