@@ -9,7 +9,8 @@ from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.taps import shapes
 from tfopt.run.recipe import Recipe
 from tfopt.search.bits import with_fewest_bits
-from tfopt.stages import Stage
+from tfopt.search.widths import with_fewest_channels
+from tfopt.stages import PruneChannels, Stage
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.kernels.table import named_kernel
 from tfopt.tflite.read import LiteModel
@@ -112,6 +113,8 @@ def _applied(
     stage = stage.for_dry_run()
     if stage.budget and stage.budget.max_bytes is not None:
         stage = with_fewest_bits(stage, flat_model)
+    if isinstance(stage, PruneChannels) and stage.measures_files:
+        stage = with_fewest_channels(stage, flat_model)
     applied = stage.apply(flat_model, steps=stage.epochs_on(steps_per_epoch) * steps_per_epoch, keep=keep)
     if stage.last or stage.resizes:
         stage.calibrate(applied, samples)

@@ -148,6 +148,8 @@ class _Run:
                 if stage.last and stage.epochs:  # exporting may take long, too
                     self._keep(step)
                 stage, final, notes, self.flat_model = step.stage, step.trained, step.notes, step.flat_model
+                rate = self.stages[position].learning_rate
+                self.stages[position] = dataclasses.replace(stage, learning_rate=rate)  # with its widths or bits
                 self.finished += 1
             promises = [*promises, *stage.promises(self.flat_model)]
             if new and not stage.last:  # the last row is the exported file

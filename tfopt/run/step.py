@@ -11,7 +11,8 @@ from tfopt.run.checkpoint import TrainedStage
 from tfopt.run.guard import Evaluation, Guard, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
 from tfopt.search.bits import choose_bits
-from tfopt.stages import Stage
+from tfopt.search.widths import choose_widths
+from tfopt.stages import PruneChannels, Stage
 from tfopt.tflite.write.export import build_file
 from tfopt.training.fit import train
 from tfopt.training.rate_finder import find_learning_rate
@@ -171,10 +172,13 @@ class StageRunner:
 
     def _within_budget(self, stage: Stage, flat_model: Any, keep: frozenset[str]) -> tuple[Stage, list[str]]:
         """Return `stage` with its measured choices made, and notes on them."""
+        samples = self._run.data.representative(max(CALIBRATION_SAMPLES, stage.samples_wanted))
+        if isinstance(stage, PruneChannels) and stage.measures_files:
+            self._run.progress.say(f"choosing the channels of each layer by the {stage.measure} of files")
+            return choose_widths(stage, flat_model, samples, self._run.recipe.export, progress=self._run.progress.say)
         if stage.budget is None:
             return stage, []
         self._run.progress.say("choosing the bits of each layer")
-        samples = self._run.data.representative(CALIBRATION_SAMPLES)
 
         def size(chosen: Stage) -> int:
             quick = chosen.for_dry_run()

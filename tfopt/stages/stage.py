@@ -180,6 +180,11 @@ class Stage(ABC):
         """The limits of the file if this stage chooses bits by them, else None."""
         return None
 
+    @property
+    def measures_files(self) -> bool:
+        """Whether widths are still to be chosen by exported files, see `tfopt.search.widths`."""
+        return False
+
     def for_dry_run(self) -> "Stage":
         """Return a variant of this stage for the dry run on the untrained model, which takes seconds."""
         return self

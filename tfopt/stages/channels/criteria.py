@@ -1,13 +1,15 @@
 """How important each channel of a group is, from its weights or from gradients."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import numpy as np
 
+from tfopt.graph.layer_facts import facts_of
 from tfopt.surgery.channels.groups import Channels, Group, Part
 
 Criterion = Literal["l1", "l2", "bn_scale", "geometric_median", "lamp", "taylor", "fisher", "random"]
+_COMPARABLE = ("bn_scale", "lamp")
 OF_GRADIENTS = ("taylor", "fisher")
 """Criteria that need samples."""
 Values = Mapping[tuple[str, int], np.ndarray]
@@ -22,15 +24,17 @@ def weights_of(channels: Channels) -> dict[tuple[str, int], np.ndarray]:
 
 
 def scores(channels: Channels, criterion: Criterion, values: Values, seed: int = 0) -> list[np.ndarray]:
-    """Return the scores of the channels of each group, relative to their mean in the group.
+    """Return the scores of the channels of each group.
 
     Args:
         channels: of the model.
-        criterion: "l1" and "l2", the norm of everything that belongs to a channel (DepGraph, Fang et al. 2023,
-            arXiv:2301.12900, section 3.3); "bn_scale", the scales of BatchNormalizations (Liu et al. 2017,
-            arXiv:1708.06519), "l2" in groups without any; "geometric_median", the distance to the other channels (He et
-            al. 2019, arXiv:1811.00250); "lamp", the squared norm relative to that of all channels not less important
-            (Lee et al. 2021, arXiv:2010.07611, equation 4); "random".
+        criterion: "l1" and "l2", the norm of everything in kernels that belongs to a channel (DepGraph, Fang et al.
+            2023, arXiv:2301.12900, section 3.3), each kernel relative to its mean, so that a large one does not decide
+            alone; "bn_scale", the scales of BatchNormalizations (Liu et al. 2017, arXiv:1708.06519), "l2" in groups
+            without any; "geometric_median", the distance to the other channels (He et al. 2019, arXiv:1811.00250);
+            "lamp", the squared norm relative to that of all channels not less important (Lee et al. 2021,
+            arXiv:2010.07611, equation 4); "random". Scores of "bn_scale" and "lamp" compare across groups as they are,
+            those of norms and distances are relative to their mean in the group.
         values: from `weights_of`.
         seed: of "random".
     """
@@ -40,7 +44,8 @@ def scores(channels: Channels, criterion: Criterion, values: Values, seed: int =
         if criterion == "random":
             found.append(rng.uniform(0.5, 1.5, len(group)))
         else:
-            found.append(relative(_BY_WEIGHTS[criterion](group, values)))
+            score = _BY_WEIGHTS[criterion](group, values)
+            found.append(score if criterion in _COMPARABLE else relative(score))
     return found
 
 
@@ -57,8 +62,13 @@ def slices(part: Part, values: Values) -> np.ndarray:
 
 
 def kernel_parts(group: Group, values: Values) -> list[Part]:
-    """Return the parts of a group in weights with two axes or more."""
-    return [part for part in group.parts if values[part.slot.leaf.name, part.slot.index].ndim > 1]
+    """Return the parts of a group in kernels."""
+    return [
+        part
+        for part in group.parts
+        if values[part.slot.leaf.name, part.slot.index].ndim > 1
+        and facts_of(part.slot.leaf.layer).channels != "weighted"  # as the slopes of a PReLU
+    ]
 
 
 def _norms(power: int) -> Callable[[Group, Values], np.ndarray]:
@@ -104,20 +114,52 @@ _BY_WEIGHTS: Mapping[str, Callable[[Group, Values], np.ndarray]] = {
 }
 
 
-def scores_of_gradients(channels: Channels, values: Values, gradients: Sequence[Values]) -> list[np.ndarray]:
+def gates(channels: Channels, group: Group) -> list[Part]:
+    """Return the parts of a group whose zeros make its channels zero, each once.
+
+    Those are the weights that make the channels; scale and offset of a BatchNormalization instead if it normalizes what
+    they make, since a constant channel does not matter to it; and those of the values for heads of an attention, which
+    count nothing once their values are zero.
+    """
+    scales = [part for part in group.parts if facts_of(part.slot.leaf.layer).family == "batch_norm"]
+    found: list[Part] = []
+    for part in group.parts:
+        layer = part.slot.leaf.layer
+        if not part.slot.makes or (group.kind == "heads" and not _of_values(part)):
+            continue
+        readers = channels.readers_of(part.slot.leaf)
+        norms = {leaf.name for leaf in readers} & {scale.slot.leaf.name for scale in scales}
+        linear = getattr(layer, "activation", None) is None or layer.activation.__name__ == "linear"
+        if linear and readers and len(norms) == len(readers):
+            found += [s for s in scales if s.slot.leaf.name in norms and _trained(s) and s not in found]
+        else:
+            found.append(part)
+    return found
+
+
+def _of_values(part: Part) -> bool:
+    inner = getattr(part.slot.leaf.layer, "_value_dense", None)
+    return inner is None or any(part.slot.leaf.layer.weights[part.slot.index] is weight for weight in inner.weights)
+
+
+def _trained(part: Part) -> bool:
+    """Return whether a part of a BatchNormalization is its scale or offset, not a statistic."""
+    layer = part.slot.leaf.layer
+    weight = layer.weights[part.slot.index]
+    return any(weight is each for each in (layer.gamma, layer.beta) if each is not None)
+
+
+def scores_of_gradients(channels: Channels, values: Values, gradients: Iterable[Values]) -> list[np.ndarray]:
     """Return scores from gradients of the loss: those of batches for "taylor", those of samples for "fisher".
 
     "taylor" is the squared change of the loss without the channel, to first order (Molchanov et al. 2019,
     arXiv:1906.10771, equation 8); "fisher" is the mean over samples of the same (Theis et al. 2018, arXiv:1801.05787,
-    equation 13). The change is that of all weights that make the channel.
+    equation 13). The change is that of the weights whose zeros make the channel zero, see `gates`.
     """
+    gates_by_group = [gates(channels, group) for group in channels.groups]
     totals = [np.zeros(len(group)) for group in channels.groups]
     for gradient in gradients:
-        for total, group in zip(totals, channels.groups, strict=True):
-            changes = [
-                (slices(part, values) * slices(part, gradient)).sum(axis=1)
-                for part in group.parts
-                if part.slot.makes and (part.slot.leaf.name, part.slot.index) in gradient
-            ]
+        for total, parts in zip(totals, gates_by_group, strict=True):
+            changes = [(slices(part, values) * slices(part, gradient)).sum(axis=1) for part in parts]
             total += np.sum(changes, axis=0) ** 2
     return [relative(total) for total in totals]

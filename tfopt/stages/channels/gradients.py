@@ -1,27 +1,28 @@
-"""Gradients of the loss that a model has on its own answers, so that no labels are needed.
+"""Gradients of the loss on labels sampled from the model's own predictions, so that no labels are needed.
 
-With answers drawn from the model, the mean of squared gradients is the Fisher information (Kunstner et al. 2019,
+With labels drawn from the model, the mean of squared gradients is the Fisher information (Kunstner et al. 2019,
 arXiv:1905.12558, section 2).
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tfopt.graph.types import flatten, map_leaves
+from tfopt.stages.channels.criteria import Values, gates
+from tfopt.stages.channels.inputs import rows_of
 from tfopt.surgery.channels.groups import Channels
 
-_SUMS = 1e-3  # by which probabilities of classes may miss 1
+_SUMS = 1e-3  # tolerance on the sum of class probabilities
 
 
-def gradients_on(model: Any, channels: Channels, inputs: Any, size: int, seed: int = 0) -> Iterator[Any]:
+def gradients_on(model: Any, channels: Channels, inputs: Any, size: int, seed: int = 0) -> Iterator[Values]:
     """Yield the gradient of the loss on each `size` samples: arrays by layer name and number of the weight.
 
     Args:
         model: flat tf_keras, that of `channels`.
-        channels: whose weights count.
+        channels: of the model; the weights of their `gates` count.
         inputs: arrays as the model takes them.
         size: samples at once.
         seed: of the answers.
@@ -29,7 +30,8 @@ def gradients_on(model: Any, channels: Channels, inputs: Any, size: int, seed: i
     import tensorflow as tf
 
     leaves = {leaf.name: leaf for leaf in channels.trace.graph.leaves}
-    keys = sorted({(slot.leaf.name, slot.index) for slot in channels.trace.slots.values() if slot.makes})
+    parts = [part for group in channels.groups for part in gates(channels, group)]
+    keys = sorted({(part.slot.leaf.name, part.slot.index) for part in parts})
     variables = [leaves[name].layer.weights[index] for name, index in keys]
     kinds = [_kind_of(np.asarray(output)) for output in flatten(model.predict(inputs, verbose=0))]
     generator = tf.random.Generator.from_seed(seed)
@@ -47,14 +49,8 @@ def gradients_on(model: Any, channels: Channels, inputs: Any, size: int, seed: i
     traced = tf.function(step, reduce_retracing=True)
     count = len(flatten(inputs)[0])
     for rows in (slice(start, start + size) for start in range(0, count - count % size, size)):
-        found = traced(map_leaves(functools.partial(_rows_of, rows), inputs))
+        found = traced(map_leaves(tf.convert_to_tensor, rows_of(inputs, rows)))
         yield {key: np.asarray(gradient) for key, gradient in zip(keys, found, strict=True)}
-
-
-def _rows_of(rows: slice, array: np.ndarray) -> Any:
-    import tensorflow as tf
-
-    return tf.convert_to_tensor(array[rows])
 
 
 def _kind_of(outputs: np.ndarray) -> Any:

@@ -1,5 +1,6 @@
-"""PruneChannels: remove channels, neurons and attention heads, so that the model is really smaller and faster."""
+"""PruneChannels: remove channels, neurons and attention heads, for a model that is smaller and faster everywhere."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -12,24 +13,36 @@ from tfopt import bridge
 from tfopt.base.annotations import annotations, trained_model
 from tfopt.base.config import config
 from tfopt.base.keras_compat import is_tf_keras_model
+from tfopt.base.words import counted
 from tfopt.errors import DataError, ModelError, PromiseError, RecipeError
 from tfopt.graph.types import flatten
 from tfopt.stages.channels import shrinking
-from tfopt.stages.channels.criteria import OF_GRADIENTS, Criterion, scores, weights_of
+from tfopt.stages.channels.criteria import OF_GRADIENTS, Criterion
+from tfopt.stages.channels.inputs import check_inputs, random_inputs, rows_of
+from tfopt.stages.channels.limits import limits_of
 from tfopt.stages.channels.reconstruction import reconstruct
-from tfopt.stages.channels.selection import Distribution, Limits, select
-from tfopt.stages.channels.shrinking import Shrinking, cost_of, remember, shrinking_of, zero_channels
+from tfopt.stages.channels.selection import Distribution, select
+from tfopt.stages.channels.shrinking import (
+    Shrinking,
+    goal_of,
+    measure_name,
+    remember,
+    scores_of,
+    shrinking_of,
+    zero_channels,
+)
 from tfopt.stages.kernels.choice import Decision
-from tfopt.stages.kernels.rules import choose
 from tfopt.stages.stage import Stage
 from tfopt.surgery.channels.cut import without_channels
 from tfopt.surgery.channels.groups import Channels, Group, channels_of
-from tfopt.surgery.channels.rules import FREE_SIZE
 from tfopt.training.batchnorm import recompute_statistics
 
+_CALLER = 5  # frames up from `strip`
+BATCH = 32
+"""Samples at once for the statistics of BatchNormalizations."""
 # Channels go during this share of the steps; in the rest, the others recover.
 RAMP = 0.5
-# The share that stays in a second try with a lower target is halfway to all.
+# A retry with a lower target keeps a share halfway between final_ratio and 1.
 LOWER = 0.5
 CHECKED_ON = 4
 """Samples on which the smaller model is compared with the one with zeros."""
@@ -40,21 +53,23 @@ _OTHER = "other"
 class PruneChannels(Stage):
     """Remove the least important channels during training; `strip` returns the smaller model.
 
-    Channels that depend on each other, as those that a residual connection adds, go together (DepGraph, Fang et al.
-    2023, arXiv:2301.12900). The result computes the same as the trained model with these channels at zero. It is
-    trained, clustered and quantized like any other.
+    Channels that depend on each other, such as those added by a residual connection, are removed together (DepGraph,
+    Fang et al. 2023, arXiv:2301.12900). The result computes the same as the trained model with these channels at zero.
+    It is trained, clustered and quantized like any other.
 
-    A rule in `layers` sets False, to keep all channels that a layer makes, or the share of them that stays.
+    A rule in `layers` sets False, to keep all channels that a layer makes, or the share of them that is kept, rounded
+    to a multiple of `round_to`.
 
     Attributes:
         final_ratio: share of the `measure` that stays, between 0 and 1.
-        measure: "macs", the multiplications of one sample; "parameters"; or "channels".
+        measure: "macs", the multiplications of one sample; "parameters"; "channels"; or, of files that are exported and
+            measured to choose the widths, "bytes" and "milliseconds". By hand, these two need
+            `tfopt.search.widths.choose_widths` first.
         criterion: what makes a channel important, see `tfopt.stages.channels.criteria`. "taylor" and "fisher" need
             `calibrate`.
         distribution: how scores are compared across layers, see `tfopt.stages.channels.selection`.
-        round_to: the channels that stay are a multiple of it, since kernels compute them in blocks; smaller groups keep
-            all.
-        least: the smallest share of the channels of a layer that stays.
+        round_to: each layer keeps a multiple of it, since kernels compute channels in blocks, or all its channels.
+        least: every layer keeps at least this share of its channels.
         attention: what `MultiHeadAttention` loses: whole "heads", the "widths" of all heads, or "both".
         through_norms: also remove channels over which a LayerNormalization normalizes; it then normalizes over those
             that stay, so that the model with zeros computes something else.
@@ -62,12 +77,14 @@ class PruneChannels(Stage):
         score_samples: inputs for "taylor", "fisher" and the reconstruction.
         reconstruct: without training, solve the kernels that read removed channels by least squares on inputs from
             `calibrate` (He et al. 2017, arXiv:1707.06168), and recompute the statistics of BatchNormalizations.
+        widths: the number of channels that stay of each group, in their order, as `choose_widths` found them; then
+            neither `final_ratio` nor `distribution` counts.
         seed: of random choices. None: the seed of the recipe's training, or 0 if applied by hand.
     """
 
     min_steps: NonNegativeInt = 300
     final_ratio: float = Field(default=0.5, gt=0, lt=1)
-    measure: Literal["macs", "parameters", "channels"] = "macs"
+    measure: Literal["macs", "parameters", "channels", "bytes", "milliseconds"] = "macs"
     criterion: Criterion = "l2"
     distribution: Distribution = "isomorphic"
     round_to: PositiveInt = 8
@@ -77,6 +94,7 @@ class PruneChannels(Stage):
     iterations: PositiveInt = 8
     score_samples: PositiveInt = 512
     reconstruct: bool = True
+    widths: tuple[PositiveInt, ...] = ()
     seed: NonNegativeInt | None = None
 
     resizes: ClassVar[bool] = True
@@ -84,7 +102,7 @@ class PruneChannels(Stage):
     @property
     @override
     def _with_lower_target(self) -> "Stage | None":
-        return replace(self, final_ratio=1 - LOWER * (1 - self.final_ratio))
+        return replace(self, final_ratio=1 - LOWER * (1 - self.final_ratio), widths=())
 
     @property
     @override
@@ -93,8 +111,17 @@ class PruneChannels(Stage):
 
     @override
     def for_dry_run(self) -> "Stage":
-        criterion: Criterion = "l2" if self.criterion in OF_GRADIENTS else self.criterion
-        return replace(self, criterion=criterion, reconstruct=False)
+        return replace(self._without_samples, reconstruct=False)
+
+    @property
+    def _without_samples(self) -> "PruneChannels":
+        """This stage with a criterion that needs no samples."""
+        return replace(self, criterion="l2") if self.criterion in OF_GRADIENTS else self
+
+    @property
+    @override
+    def measures_files(self) -> bool:
+        return self.measure in ("bytes", "milliseconds") and not self.widths
 
     @override
     def holds_after(self, steps: int) -> int:
@@ -102,25 +129,30 @@ class PruneChannels(Stage):
 
     @override
     def callbacks(self) -> list[Any]:
-        return [shrinking.shrink_class()()]
+        return [shrinking.shrink_class()(self)]
 
     def _schedule(self, steps: int) -> list[tuple[int, float]]:
-        """Return the steps at which channels go, with the share that is left: 1 - (1 - r) (1 - (1 - t)^3)."""
+        """Return the steps at which channels go, with the share of them that is gone then: 1 - (1 - t)^3."""
         count = min(self.iterations, max(1, int(RAMP * steps)))
         times = [(number / count, round(RAMP * steps * (number - 1) / count)) for number in range(1, count + 1)]
-        return [(step, 1 - (1 - self.final_ratio) * (1 - (1 - time) ** 3)) for time, step in times]
+        return [(step, 1 - (1 - time) ** 3) for time, step in times]
 
     def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
         del keep
+        if self.measures_files:
+            raise RecipeError(
+                f'measure="{self.measure}" needs files to choose the widths by: give '
+                "tfopt.search.widths.choose_widths(stage, model, inputs), or run the recipe with tfopt.optimize."
+            )
         model = bridge.clone(flat_model)
-        found = Shrinking(self._channels(model), self, self._schedule(steps), steps)
+        found = Shrinking(self.channels(model), self, self._schedule(steps), steps)
         found.require_reachable()
         remember(model, found)
         if not steps and self.criterion not in OF_GRADIENTS:
-            found.update(self.final_ratio)
+            found.update(1.0)
         return model
 
-    def _channels(self, flat_model: Any) -> Channels:
+    def channels(self, flat_model: Any) -> Channels:
         """Return the channels of `flat_model` that this stage may remove.
 
         Raises:
@@ -132,10 +164,10 @@ class PruneChannels(Stage):
         if not channels.groups:
             why = "; ".join(f"{count:,} channels stay since {said}" for said, count in channels.barriers().items())
             raise ModelError(
-                f"No channel of '{flat_model.name}' can be removed: {why or 'it has no layers that make channels'}. A "
-                "layer class of your own says that it treats channels one by one with the class attribute "
-                'tfopt_channels = "alone" (no weights), "merge" (inputs joined value by value) or "places" (it mixes '
-                "neighbors, not channels)."
+                f"No channel of '{flat_model.name}' can be removed: {why or 'it has no layers that make channels'}. If "
+                "a layer class is yours, declare how it treats channels with the class attribute tfopt_channels: "
+                '"alone" (each value by itself, no weights), "merge" (joins its inputs value by value) or "places" '
+                "(mixes neighbors, not channels)."
             )
         widest = max((len(group) for group in channels.groups if group.kind != "heads"), default=0)
         if self.round_to >= widest > 0 and self.round_to > 1 and not any(g.kind == "heads" for g in channels.groups):
@@ -150,40 +182,6 @@ class PruneChannels(Stage):
             return self.attention in ("heads", "both")
         return group.kind not in ("key_dim", "value_dim") or self.attention in ("widths", "both")
 
-    def limits(self, channels: Channels) -> Limits:
-        """Return what must stay of each group, by the rules.
-
-        Args:
-            channels: of the model.
-
-        Raises:
-            RecipeError: a rule matches nothing, or sets something else than False, True or a share.
-        """
-        layers = [leaf.layer for leaf in channels.trace.graph.leaves if getattr(leaf.layer, "weights", None)]
-        settings = choose(self.layers, layers, {layer.name: True for layer in layers})
-        makers = {name for group in channels.groups for name in group.layers}
-        for rule in self.layers:
-            matched = choose((rule,), layers, {layer.name: _OTHER for layer in layers})
-            if not any(setting != _OTHER and name in makers for name, setting in matched.items()):
-                raise RecipeError(
-                    f"The rule {rule} has no effect: the layers it matches make no channels that could go. Name the "
-                    f"layers that make them: {', '.join(sorted(makers))}."
-                )
-        least, fixed = [], []
-        for group in channels.groups:
-            own = [settings[name] for name in group.layers if name in settings]
-            shares = [each for each in own if not isinstance(each, bool)]
-            if any(not isinstance(each, float | int) or not 0 < each <= 1 for each in shares):
-                raise RecipeError(
-                    f"Rules of PruneChannels set False, True or a share that stays, 0 < s <= 1; got {own}."
-                )
-            stay = len(group) if False in own else None
-            stay = round(max(map(float, shares)) * len(group)) if shares and stay is None else stay
-            fixed.append(stay)
-            least.append(max(1, stay or round(self.least * len(group))))
-        rounding = [1 if group.kind == "heads" else self.round_to for group in channels.groups]
-        return Limits(tuple(least), tuple(fixed), tuple(rounding))
-
     @override
     def calibrate(self, model: Any, inputs: Any, *, progress: Callable[[str], None] | None = None) -> None:
         """Keep inputs for the scores; without training, remove the channels now and let the others make up for them.
@@ -194,84 +192,136 @@ class PruneChannels(Stage):
             progress: called with a line of text after each part of long work.
         """
         found = self._shrinking(model)
-        _check_inputs(trained_model(model), inputs)
+        check_inputs(trained_model(model), inputs)
         found.keep_samples(inputs, self.score_samples)
         if found.steps:
             return
         if self.criterion in OF_GRADIENTS and not found.removed:
-            found.update(self.final_ratio)
+            found.update(1.0)
         if self.reconstruct and not found.solved:
-            found.solved = True
-            own, whole = trained_model(model), found.whole_model()
-            solved = reconstruct(own, whole, found.channels, found.removed, found.samples)
-            recompute_statistics(own, [(found.samples, len(flatten(found.samples)[0]))])
-            found.mask_all()
+            solved = self._reconstruct(trained_model(model), found)
             if progress:
                 progress(f"solved {solved} kernels by least squares")
+
+    def _reconstruct(self, model: Any, found: Shrinking) -> int:
+        """Solve kernels and recompute statistics for the channels that stay; return the number of kernels."""
+        found.solved = True
+        solved = reconstruct(model, found.whole_model(), found.channels, found.removed, found.samples)
+        count, size = len(flatten(found.samples)[0]), model.inputs[0].shape[0] or BATCH
+        starts = range(0, count - count % size or count, size)
+        parts = [slice(start, start + size) for start in starts]
+        batches = ((rows_of(found.samples, rows), len(range(count)[rows])) for rows in parts)
+        recompute_statistics(model, batches)
+        found.mask_all()
+        return solved
+
+    def resumed(self, model: Any) -> Shrinking:
+        """Return the state to go on training a wrapped flat model that was loaded from a file.
+
+        Args:
+            model: flat tf_keras, in which the weights of the channels that are gone are zero.
+
+        Raises:
+            ModelError: not all channels are gone in it.
+        """
+        channels = self.channels(model)
+        found = Shrinking(channels, self, [], 1)
+        found.removed = zero_channels(channels, found.limits)
+        if not found.complete:
+            raise ModelError(
+                f"PruneChannels cannot go on with '{model.name}': it did not come from PruneChannels.apply in this "
+                "process, and too few of its channels are zero, so it was not saved at the end of a training. Apply "
+                "the stage again, or load a file that was saved later."
+            )
+        remember(model, found)
+        found.mask_all()
+        return found
 
     def _shrinking(self, model: Any) -> Shrinking:
         found = shrinking_of(model)
         if found is None:
             raise ModelError(
-                f"PruneChannels expects the model that PruneChannels.apply returned; '{model.name}' is another one."
+                f"Expected the model that PruneChannels.apply returned; '{model.name}' is a different one. Pass the "
+                "object that apply returned."
             )
         return found
 
     @override
     def _origin(self, model: Any) -> Any:
         like = bridge.origin(model)
-        if like is None and is_tf_keras_model(model) and zero_channels(self._channels(model)):
-            return bridge.clone(model)  # from a file
+        if like is None and is_tf_keras_model(model):
+            channels = self.channels(model)
+            if zero_channels(channels, limits_of(self, channels)):
+                return bridge.clone(model)  # from a file
         return super()._origin(model)
 
     @override
     def _stripped(self, model: Any, like: Any) -> Any:
         known = shrinking_of(model)
-        channels = self._channels(model) if known is None else known.channels
-        if known is None:
-            removed = zero_channels(channels)
-        elif not known.complete and not known.steps and self.criterion in OF_GRADIENTS:
-            raise DataError(f'criterion="{self.criterion}" needs inputs: call stage.calibrate(model, inputs) before.')
-        else:
-            known.mask_all()  # averages of weights, say, may have brought them back
-            removed = known.removed
-        cost = cost_of(channels, self.measure)
-        ratio = cost(removed) / cost(())
-        if ratio > self.final_ratio:
+        channels = self.channels(model) if known is None else known.channels
+        removed = self._removed(known, channels)
+        cost, most = goal_of(channels, self)
+        if cost(removed) > most:
             raise PromiseError(
-                f"PruneChannels: {ratio:.3f} of the {self.measure} stay, promised {self.final_ratio:g}. "
+                f"PruneChannels: {cost(removed) / cost(()):.3f} of the "
+                f"{measure_name('channels' if self.widths else self.measure)} remain, promised {most / cost(()):g}. "
                 f"{self._advice()}"
             )
         samples = annotations(model).samples if known is None else known.few_samples(CHECKED_ON)
-        samples = _random_inputs(model) if samples is None else samples
+        samples = random_inputs(model) if samples is None else samples
         return without_channels(channels, removed, None if self.through_norms else samples)
+
+    def _removed(self, known: Shrinking | None, channels: Channels) -> list[int]:
+        """Return the channels that are gone in a trained model, after setting their weights to zero once more."""
+        if known is None:
+            return zero_channels(channels, limits_of(self, channels))
+        if not known.complete and not known.steps and self.criterion in OF_GRADIENTS:
+            raise DataError(
+                f'criterion="{self.criterion}" needs inputs: call stage.calibrate(model, inputs) before strip.'
+            )
+        if not known.complete:  # weights that were loaded may be those of a finished training
+            return zero_channels(channels, known.limits) or known.removed
+        if known.has_regrown:
+            warnings.warn(
+                "Weights of removed channels were no longer zero: something replaced the weights after training, such "
+                "as an average or a restored copy. They are set to zero again; evaluate the result",
+                stacklevel=_CALLER,
+            )
+        if not known.steps and self.reconstruct and not known.solved:
+            warnings.warn(
+                "The channels are removed without training and without calibrate(model, inputs), so nothing "
+                "compensates for them; evaluate the result",
+                stacklevel=_CALLER,
+            )
+        known.mask_all()
+        return known.removed
 
     @override
     def untrained_result(self, model: Any) -> Any:
         found = self._shrinking(model)
-        found.update(self.final_ratio)
+        found.update(1.0)
         return self._stripped(model, None)
 
     @override
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         """Return how many channels each layer of `model` (flat tf_keras) would keep, by its weights as they are."""
         del keep
-        channels = self._channels(model)
+        channels = self.channels(model)
         removed = self._by_weights(channels)
-        does = {name: self._words(group, removed) for group in channels.groups for name in group.layers}
-        stays = {name: why for name, why in self._reasons(channels).items() if name not in does}
-        return {
-            layer.name: Decision(layer.name, does.get(layer.name, ""), stays.get(layer.name, ""))
-            for layer in model.layers
-            if layer.weights
-        }
+        found = {layer.name: Decision(layer.name) for layer in model.layers if layer.weights}
+        found |= {name: Decision(name, why=why) for name, why in self._reasons(channels).items()}
+        for group in channels.groups:
+            does = self._words(group, removed)
+            why = "" if does else f"keeps all {counted(len(group), 'channel')}"
+            for name in group.layers:
+                others = ", ".join(other for other in group.layers if other != name)
+                found[name] = Decision(name, f"{does}, with {others}" if does and others else does, why)
+        return found
 
     def _by_weights(self, channels: Channels) -> list[int]:
-        criterion: Criterion = "l2" if self.criterion in OF_GRADIENTS else self.criterion
-        cost = cost_of(channels, self.measure)
-        found = scores(channels, criterion, weights_of(channels), self.seed or 0)
-        most, limits = int(cost(()) * self.final_ratio), self.limits(channels)
-        return select(channels, found, cost, most, limits, distribution=self.distribution)
+        found = scores_of(channels, self._without_samples, None, None)
+        cost, most = goal_of(channels, self)
+        return select(channels, found, cost, most, limits_of(self, channels), distribution=self.distribution)
 
     def _words(self, group: Group, removed: list[int]) -> str:
         left = len(group) - int(np.isin(group.roots, removed).sum())
@@ -281,17 +331,18 @@ class PruneChannels(Stage):
     def _reasons(self, channels: Channels) -> dict[str, str]:
         """Return why layers keep the channels that they make, by name."""
         found: dict[str, str] = {}
-        for why, roots in channels.trace.barriers:
+        for barrier in channels.trace.barriers:
             for slot in channels.trace.slots.values():
-                if slot.makes and np.isin(slot.atoms, roots).any():
-                    found.setdefault(slot.leaf.name, f"keeps its channels: {why}")
+                if slot.makes and np.isin(slot.atoms, barrier.atoms).any():
+                    found.setdefault(slot.leaf.name, f"keeps its channels: {barrier.why}")
         return found
 
     @override
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
         del keep
-        stays = self._reasons(self._channels(model))
-        return [f"{name} {why}" for name, why in stays.items()]
+        said = [f"{name} {why}" for name, why in self._reasons(self.channels(model)).items()]
+        chosen = f"the channels of each layer are chosen by the {self.measure} of files when the stage starts"
+        return [chosen, *said] if self.measures_files else said
 
     @override
     def summary(self, model: Any) -> list[str]:
@@ -308,34 +359,7 @@ class PruneChannels(Stage):
         return lines
 
     def _advice(self) -> str:
-        return "Run fit for the steps that were passed to apply(), or give a larger final_ratio."
-
-
-def _check_inputs(model: Any, inputs: Any) -> None:
-    """Raise `DataError` if `inputs` are not arrays of samples for each input of `model`."""
-    arrays = [np.asarray(array) for array in flatten(inputs)]
-    shapes = [tuple(tensor.shape)[1:] for tensor in model.inputs]
-    fits = len(arrays) == len(shapes) and all(
-        array.ndim == len(shape) + 1
-        and len(array)
-        and all(a in (None, b) for a, b in zip(shape, array.shape[1:], strict=True))
-        for array, shape in zip(arrays, shapes, strict=True)
-    )
-    if not fits:
-        raise DataError(
-            f"Expected an array of samples for each input of '{model.name}', of the shapes {shapes}; got "
-            f"{[array.shape for array in arrays]}."
+        return (
+            "Run fit for the steps that were passed to apply(), or give a larger final_ratio. A wrapped model that was "
+            "loaded from a file needs fit(..., callbacks=stage.callbacks())."
         )
-
-
-def _random_inputs(model: Any) -> Any:
-    """Return a few inputs for a flat model: normal numbers, and small integers; None if it takes anything else."""
-    if not all(tensor.dtype.is_floating or tensor.dtype.is_integer for tensor in model.inputs):
-        return None
-    rng, count = np.random.default_rng(0), model.inputs[0].shape[0] or CHECKED_ON
-    arrays = []
-    for tensor in model.inputs:
-        shape = (count, *(size or FREE_SIZE for size in tensor.shape[1:]))
-        drawn = rng.normal(size=shape) if tensor.dtype.is_floating else rng.integers(0, 2, shape)
-        arrays.append(drawn.astype(tensor.dtype.as_numpy_dtype))
-    return arrays[0] if len(arrays) == 1 else arrays

@@ -1,17 +1,17 @@
-"""Least squares in place of training: what reads channels that are gone makes up for them with those that stay.
+"""Refit layers that read removed channels on the remaining ones, by least squares, instead of training.
 
 He, Zhang and Sun 2017, arXiv:1707.06168, section 3.1: the kernel W' minimizes ||Y - X' W'||^2 over samples, where Y is
 what the layer gave before, from its inputs in the whole model, and X' are its inputs in the model with fewer channels.
 """
 
-import functools
 from typing import Any
 
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
 from tfopt.graph.layer_facts import facts_of
-from tfopt.graph.types import Call, flatten, map_leaves
+from tfopt.graph.types import Call, flatten
+from tfopt.stages.channels.inputs import rows_of
 from tfopt.surgery.channels.groups import Channels
 from tfopt.surgery.channels.trace import Slot, index_of
 
@@ -34,18 +34,16 @@ def reconstruct(model: Any, whole: Any, channels: Channels, removed: list[int], 
         samples: inputs.
 
     Returns:
-        The number of kernels that were solved. Layers with a kernel that is no product of patches, such as recurrent
-        ones, stay as they are.
+        The number of kernels that were solved. Other layers, such as recurrent ones, are left unchanged.
     """
-    kept = channels.kept(removed)
-    solved = 0
-    for call in channels.trace.graph.calls:
+    kept, found = channels.kept(removed), dict[str, np.ndarray]()
+    for call in channels.trace.graph.calls:  # in their order; a layer that is called twice once, on all its inputs
         slot = _read(channels, call)
-        if slot is None or kept(slot.atoms).all() or not kept(slot.atoms).any():
-            continue
-        _solve(model, whole, call, kept(slot.atoms), samples)
-        solved += 1
-    return solved
+        if slot is not None and not kept(slot.atoms).all() and kept(slot.atoms).any():
+            found[call.leaf.name] = kept(slot.atoms)
+    for name, stay in found.items():
+        _solve(model, whole, name, stay, samples)
+    return len(found)
 
 
 def _read(channels: Channels, call: Call) -> Slot | None:
@@ -60,8 +58,7 @@ def _read(channels: Channels, call: Call) -> Slot | None:
     return next((slot for slot in slots if slot.axis == len(kernel.shape) - 2), None)
 
 
-def _solve(model: Any, whole: Any, call: Call, stay: np.ndarray, samples: Any) -> None:
-    name = call.leaf.name
+def _solve(model: Any, whole: Any, name: str, stay: np.ndarray, samples: Any) -> None:
     layer, before = model.get_layer(name), whole.get_layer(name)
     old = np.asarray(before.kernel, np.float64)
     size, columns = int(np.prod(old.shape[:-2])), old.shape[-2]
@@ -77,7 +74,7 @@ def _solve(model: Any, whole: Any, call: Call, stay: np.ndarray, samples: Any) -
     if layer.bias is not None:  # the bias takes the difference of the means
         gram -= len(x) * np.outer(means[0], means[0])
         target -= len(x) * np.outer(means[0], means[1])
-    found = np.linalg.lstsq(gram + ridge, target + ridge @ flat[living], rcond=None)[0]
+    found = np.linalg.solve(gram + ridge, target + ridge @ flat[living])
     alive = np.asarray(layer.kernel).any(axis=tuple(range(old.ndim - 1)))
     kernel = np.zeros_like(flat)
     kernel[living] = found
@@ -89,20 +86,17 @@ def _solve(model: Any, whole: Any, call: Call, stay: np.ndarray, samples: Any) -
 def _patches(model: Any, name: str, samples: Any) -> np.ndarray:
     """Return what a kernel is multiplied with at a few places of each sample, (places, numbers), float64."""
     layer, rng, found = model.get_layer(name), np.random.default_rng(0), []
-    probe = tf_keras().Model(model.inputs, layer.input)
+    nodes = range(len(layer.inbound_nodes))
+    probe = tf_keras().Model(model.inputs, [layer.get_input_at(node) for node in nodes])
     count = len(flatten(samples)[0])
     at_once = model.inputs[0].shape[0] or AT_ONCE
     for rows in (slice(start, start + at_once) for start in range(0, count - count % at_once or count, at_once)):
-        inputs = np.asarray(probe(map_leaves(functools.partial(_rows_of, rows), samples), training=False))
-        windows = inputs if facts_of(layer).family == "dense" else _windows(layer, inputs)
-        windows = windows.reshape(len(inputs), -1, windows.shape[-1])
-        places = rng.integers(0, windows.shape[1], (len(inputs), min(POSITIONS, windows.shape[1])))
-        found.append(np.take_along_axis(windows, places[..., None], axis=1).reshape(-1, windows.shape[-1]))
+        for inputs in map(np.asarray, flatten(probe(rows_of(samples, rows), training=False))):
+            windows = inputs if facts_of(layer).family == "dense" else _windows(layer, inputs)
+            windows = windows.reshape(len(inputs), -1, windows.shape[-1])
+            places = rng.integers(0, windows.shape[1], (len(inputs), min(POSITIONS, windows.shape[1])))
+            found.append(np.take_along_axis(windows, places[..., None], axis=1).reshape(-1, windows.shape[-1]))
     return np.concatenate(found).astype(np.float64)
-
-
-def _rows_of(rows: slice, array: np.ndarray) -> np.ndarray:
-    return array[rows]
 
 
 def _windows(layer: Any, inputs: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from tfopt.surgery.channels.groups import Channels, Group
 
 Distribution = Literal["isomorphic", "global", "uniform"]
-Cost = Callable[[Iterable[int]], int]
+Cost = Callable[[Iterable[int]], float]
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,25 @@ class Limits:
         """Return how many of the `count` channels of a group stay, if it should be `stay`."""
         if (fixed := self.fixed[group]) is not None:
             return fixed
+        allowed: list[int] = [*range(self.round_to[group], count, self.round_to[group]), count]
+        allowed = [width for width in allowed if width >= min(self.least[group], count)]
+        return min(allowed, key=lambda width: (abs(width - stay), -width))
+
+    def next_above(self, group: int, count: int, stay: int) -> int:
+        """Return the next larger number of the `count` channels of a group that may stay."""
         block = self.round_to[group]
-        wanted = max(round(stay / block) * block, self.least[group])
-        return min(-(-wanted // block) * block, count)
+        return min((stay // block + 1) * block, count)
 
 
 def select(
     channels: Channels,
     scores: Sequence[np.ndarray],
     cost: Cost,
-    most: int,
+    most: float,
     limits: Limits,
     *,
     distribution: Distribution = "isomorphic",
+    give_back: bool = True,
 ) -> list[int]:
     """Return the channels to remove, as roots, so that the model costs at most `most`; all that may go if it cannot.
 
@@ -56,6 +62,7 @@ def select(
         distribution: "global" compares the scores of all groups; "isomorphic" removes the same share of the channels of
             all groups of the same structure, and compares scores among these (Fang et al. 2024, arXiv:2407.04616,
             section 3.2); "uniform" removes the same share of every group.
+        give_back: let channels stay after all where rounding has removed more than needed, which asks for many costs.
     """
     orders = _orders(channels, scores, distribution)
 
@@ -76,25 +83,28 @@ def select(
     while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (low, middle) if cost(chosen(middle)) <= most else (middle, high)
-    return _with_most_given_back(channels, scores, cost, most, limits, chosen(high))
+    found = chosen(high)
+    return _with_most_given_back(channels, scores, cost, most, limits, found) if give_back else found
 
 
 def _with_most_given_back(
     channels: Channels,
     scores: Sequence[np.ndarray],
     cost: Cost,
-    most: int,
+    most: float,
     limits: Limits,
     chosen: list[int],
 ) -> list[int]:
-    """Return `chosen` without the most important blocks that the model can keep: rounding has removed too many."""
+    """Return `chosen` minus the most important blocks that still fit: rounding removes too many."""
     lost = set(chosen)
     while True:
         blocks: list[tuple[float, list[int]]] = []
         for number, (group, score) in enumerate(zip(channels.groups, scores, strict=True)):
             free = [place for place, root in enumerate(group.roots) if int(root) in lost]
-            block = [free[place] for place in np.argsort(-score[free], kind="stable")[: limits.round_to[number]]]
-            if len(block) == limits.round_to[number] and limits.fixed[number] is None:
+            stay = len(group) - len(free)
+            more = limits.next_above(number, len(group), stay) - stay
+            block = [free[place] for place in np.argsort(-score[free], kind="stable")[:more]]
+            if block and limits.fixed[number] is None:
                 roots = [int(group.roots[place]) for place in block]
                 if cost(lost - set(roots)) <= most:
                     blocks.append((float(score[block].mean()), roots))

@@ -9,12 +9,14 @@ import numpy as np
 from tfopt import bridge
 from tfopt.base.annotations import annotate, annotations, trained_model
 from tfopt.base.keras_compat import tf_keras
+from tfopt.base.words import counted
 from tfopt.errors import DataError, RecipeError
 from tfopt.graph.types import flatten, map_leaves
 from tfopt.stages.channels.criteria import OF_GRADIENTS, scores, scores_of_gradients, weights_of
 from tfopt.stages.channels.gradients import gradients_on
-from tfopt.stages.channels.selection import least_important, select
-from tfopt.surgery.channels.cut import masked_weights
+from tfopt.stages.channels.limits import limits_of
+from tfopt.stages.channels.selection import Limits, least_important, select
+from tfopt.surgery.channels.cut import masks_by_layer
 from tfopt.surgery.channels.groups import Channels
 
 BATCH = 32
@@ -22,12 +24,12 @@ BATCH = 32
 
 
 class Shrinking:
-    """What a `PruneChannels` stage does to one model.
+    """State of a `PruneChannels` stage applied to one model.
 
     Args:
         channels: of the model that is trained.
         stage: the settings.
-        schedule: pairs of a step, and the share of the cost that is left from there on.
+        schedule: pairs of a step, and the share of the way to the final size that is done from there on.
         steps: of the training; 0 for none.
 
     Attributes:
@@ -38,48 +40,59 @@ class Shrinking:
 
     def __init__(self, channels: Channels, stage: Any, schedule: Sequence[tuple[int, float]], steps: int) -> None:
         self.channels, self.stage, self.schedule, self.steps = channels, stage, tuple(schedule), steps
-        self.cost = cost_of(channels, stage.measure)
-        self.whole = self.cost(())
-        self.limits = stage.limits(channels)
+        self.cost, self.most = goal_of(channels, stage)
+        self.limits = limits_of(stage, channels)
         self.removed: list[int] = []
         self.samples: Any = None
         self.solved = False
         self._plan: list[int] | None = None
         self._pending = list(self.schedule)
-        self._start: int | None = None
-        self._before = {key: np.array(value) for key, value in weights_of(channels).items()}
+        self._done, self._counted = 0, 0
+        self._before = {} if steps else {key: np.array(value) for key, value in weights_of(channels).items()}
         self._masks: list[tuple[Any, Any]] = []
 
-    def target(self, ratio: float) -> int:
-        """Return the largest cost that is the share `ratio` of the whole."""
-        return int(self.whole * ratio)
-
     def require_reachable(self) -> None:
-        """Raise `RecipeError` if the final cost cannot be reached."""
+        """Raise `RecipeError` if the final cost cannot be reached, with what keeps the channels."""
         smallest = self.cost(self._chosen(0, [np.ones(len(group)) for group in self.channels.groups]))
-        if smallest > self.target(self.stage.final_ratio):
+        if smallest > self.most:
+            share = smallest / self.cost(())
+            why = "".join(f"; {reason}" for reason in self._reasons())
             raise RecipeError(
-                f"final_ratio={self.stage.final_ratio:g} cannot be reached: at least {smallest / self.whole:.3f} of "
-                f"the {self.stage.measure} stay. {self._blocked()}Give a larger final_ratio"
-                f"{', a smaller round_to or least' if self.stage.round_to > 1 or self.stage.least else ''}."
+                f"final_ratio={self.stage.final_ratio:g} cannot be reached: at least {share:.3f} of the "
+                f"{measure_name(self.stage.measure)} remain{why}. Give a final_ratio of at least {share + 5e-4:.3f}"
+                f"{''.join(f', or {way}' for way in self._ways())}."
             )
 
-    def _blocked(self) -> str:
-        found = sorted(self.channels.barriers().items(), key=lambda item: -item[1])[:3]
-        return f"Channels that stay: {'; '.join(f'{count:,} since {why}' for why, count in found)}. " if found else ""
+    def _reasons(self) -> list[str]:
+        """Return what keeps channels, the most important reasons first."""
+        ruled = [g.name for g, fixed in zip(self.channels.groups, self.limits.fixed, strict=True) if fixed is not None]
+        barriers = sorted(self.channels.barriers().items(), key=lambda item: -item[1])[:3]
+        found = [f"rules set the channels of {', '.join(ruled[:5])}"] if ruled and not self.stage.widths else []
+        return [*found, *(f"{counted(count, 'channel')} stay since {why}" for why, count in barriers)]
 
-    def update(self, ratio: float) -> None:
-        """Remove the least important channels, on the way to the final share, when the share `ratio` should be left.
+    def _ways(self) -> list[str]:
+        """Return what else would let more channels go."""
+        stage, barriers = self.stage, " ".join(self.channels.barriers())
+        found = {
+            "fewer rules": bool(stage.layers),
+            f"least below {stage.least:g}": stage.least > 0,
+            f"round_to below {stage.round_to}": stage.round_to > 1,
+            "through_norms=True": "normalizes over them" in barriers,
+            'attention="both"': self.stage.attention != "both" and self.channels.has_attention,
+        }
+        return [way for way, helps in found.items() if helps]
+
+    def update(self, progress: float) -> None:
+        """Remove the least important channels, the share `progress` of those that go in the end.
 
         How many each group loses is decided the first time; which ones, by the scores of each time.
         """
-        found, final = self._scores(), self.stage.final_ratio
+        found = scores_of(self.channels, self.stage, self.model, self.samples)
         if self._plan is None:
-            gone = self._chosen(self.target(final), found)
+            gone = self._chosen(self.most, found)
             self._plan = [int(np.isin(group.roots, gone).sum()) for group in self.channels.groups]
-        progress = min(1.0, (1 - ratio) / (1 - final))
         counts = [
-            planned if progress > 1 - 1e-9 else int(progress * planned) // block * block
+            planned if progress >= 1 else int(progress * planned) // block * block
             for planned, block in zip(self._plan, self.limits.round_to, strict=True)
         ]
         self.removed = least_important(self.channels, found, counts, self.removed)
@@ -91,19 +104,7 @@ class Shrinking:
     @property
     def complete(self) -> bool:
         """Whether the last channels are gone."""
-        return self._plan is not None and self.cost(self.removed) <= self.target(self.stage.final_ratio)
-
-    def _scores(self) -> list[np.ndarray]:
-        criterion, values = self.stage.criterion, weights_of(self.channels)
-        if criterion not in OF_GRADIENTS:
-            return scores(self.channels, criterion, values, self.stage.seed or 0)
-        if self.samples is None:
-            raise DataError(
-                f'criterion="{criterion}" needs inputs: call stage.calibrate(model, inputs) before fit, or choose "l2".'
-            )
-        size = 1 if criterion == "fisher" else min(BATCH, len(flatten(self.samples)[0]))
-        gradients = gradients_on(self.model, self.channels, self.samples, size, self.stage.seed or 0)
-        return scores_of_gradients(self.channels, values, list(gradients))
+        return self.cost(self.removed) <= self.most
 
     def few_samples(self, most: int) -> Any:
         """Return at most that many of the samples, or as many as the model takes at once; None if there are too few."""
@@ -125,7 +126,7 @@ class Shrinking:
         return self._model()
 
     def belongs_to(self, model: Any) -> None:
-        """Keep the model in mind, but not alive."""
+        """Hold a weak reference to the trained model."""
         import weakref
 
         self._model: Callable[[], Any] = weakref.ref(model)
@@ -139,28 +140,67 @@ class Shrinking:
         self._masks = masks_of(self.channels, self.removed)
         self.mask()
 
+    @property
+    def has_regrown(self) -> bool:
+        """Whether weights of removed channels are not zero, as after averaging weights or loading others."""
+        return any(np.any(np.asarray(variable)[np.asarray(mask) == 0]) for variable, mask in self._masks)
+
     def mask(self) -> None:
         """Set the weights of removed channels to zero."""
         for variable, mask in self._masks:
             variable.assign(variable * mask)
 
+    def start(self, iterations: int) -> None:
+        """Start to count at that many steps of the optimizer, as a training begins."""
+        self._counted = iterations
+
     def advance(self, iterations: int) -> None:
-        """Remove channels if it is time, after that many steps of the optimizer."""
-        self._start = iterations if self._start is None else self._start
-        due = [ratio for step, ratio in self._pending if step <= iterations - self._start]
+        """Count the steps of the optimizer, and remove channels if it is time."""
+        self._done, self._counted = self._done + iterations - self._counted, iterations
+        due = [progress for step, progress in self._pending if step <= self._done]
         if due:
             self._pending = self._pending[len(due) :]
             self.update(due[-1])
 
 
-def cost_of(channels: Channels, measure: str) -> Callable[[Iterable[int]], int]:
-    """Return the function from removed channels to what the model costs."""
-    if measure == "macs":
-        return channels.macs
-    if measure == "parameters":
-        return channels.parameters
+def scores_of(channels: Channels, stage: Any, model: Any, samples: Any) -> list[np.ndarray]:
+    """Return the scores of the channels of each group, by the criterion of `stage`.
+
+    Args:
+        channels: of `model`.
+        stage: a `PruneChannels`.
+        model: flat tf_keras.
+        samples: inputs for criteria that need them, or None.
+
+    Raises:
+        DataError: the criterion needs samples.
+    """
+    values, seed = weights_of(channels), stage.seed or 0
+    if stage.criterion not in OF_GRADIENTS:
+        return scores(channels, stage.criterion, values, seed)
+    if samples is None:
+        raise DataError(
+            f'criterion="{stage.criterion}" needs inputs: call stage.calibrate(model, inputs) before fit, or choose '
+            '"l2".'
+        )
+    size = 1 if stage.criterion == "fisher" else min(BATCH, len(flatten(samples)[0]))
+    return scores_of_gradients(channels, values, gradients_on(model, channels, samples, size, seed))
+
+
+def measure_name(measure: str) -> str:
+    """Return what a measure is called in a sentence."""
+    return "MACs" if measure == "macs" else measure
+
+
+def goal_of(channels: Channels, stage: Any) -> tuple[Callable[[Iterable[int]], int], int]:
+    """Return the function from removed channels to what the model costs, and the most that it may cost in the end."""
     total = sum(map(len, channels.groups))
-    return lambda removed: total - len(set(removed))
+    measures = {"macs": channels.macs, "parameters": channels.parameters}
+    if stage.widths or stage.measure not in measures:
+        most = sum(stage.widths) or int(total * stage.final_ratio)
+        return lambda removed: total - len(set(removed)), most
+    cost = measures[stage.measure]
+    return cost, int(cost(()) * stage.final_ratio)
 
 
 def masks_of(channels: Channels, removed: Iterable[int]) -> list[tuple[Any, Any]]:
@@ -168,7 +208,7 @@ def masks_of(channels: Channels, removed: Iterable[int]) -> list[tuple[Any, Any]
     import tensorflow as tf
 
     found = []
-    ones = masked_weights(channels, removed, ones=True)
+    ones = masks_by_layer(channels, removed)
     for leaf in channels.trace.graph.leaves:
         for variable, mask in zip(getattr(leaf.layer, "weights", ()), ones.get(leaf.name, ()), strict=False):
             if not mask.all():
@@ -188,10 +228,12 @@ def remember(model: Any, shrinking: Shrinking) -> None:
     annotate(model, shrinking=shrinking)
 
 
-def zero_channels(channels: Channels) -> list[int]:
-    """Return the channels whose weights are all zero, as in a file of a model that was shrunk."""
+def zero_channels(channels: Channels, limits: Limits) -> list[int]:
+    """Return the channels that may go and whose weights are all zero, as in a file of a model that was shrunk."""
     values, gone = weights_of(channels), []
-    for group in channels.groups:
+    for group, fixed in zip(channels.groups, limits.fixed, strict=True):
+        if fixed == len(group):
+            continue
         zero = np.ones(len(group), bool)
         for part in group.parts:
             array = np.moveaxis(values[part.slot.leaf.name, part.slot.index], part.slot.axis, 0)
@@ -206,14 +248,24 @@ def shrink_class() -> Any:
     base: Any = tf_keras().callbacks.Callback
 
     class ShrinkChannels(base):  # type: ignore[misc]
-        """Follows the schedule of the model that it is given."""
+        """Follows the schedule of the model that it is given; `stage` resumes one that was loaded from a file."""
+
+        def __init__(self, stage: Any) -> None:
+            super().__init__()
+            self._stage = stage
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            self._shrinking = shrinking_of(self.model) or self._stage.resumed(trained_model(self.model))
+            self._shrinking.start(int(self.model.optimizer.iterations))
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            if (found := shrinking_of(self.model)) is not None:
-                found.advance(int(self.model.optimizer.iterations))
+            self._shrinking.advance(int(self.model.optimizer.iterations))
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if (found := shrinking_of(self.model)) is not None:
-                found.mask()
+            self._shrinking.advance(int(self.model.optimizer.iterations))
+            self._shrinking.mask()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self._shrinking.mask()  # another callback may have replaced the weights
 
     return ShrinkChannels

@@ -16,6 +16,11 @@ class Atoms:
     def __init__(self) -> None:
         self._parents = np.zeros(1, np.int64)
 
+    @property
+    def count(self) -> int:
+        """The number of channels, and 1."""
+        return len(self._parents)
+
     def new(self, count: int) -> Array:
         """Return `count` new channels."""
         first = len(self._parents)
@@ -28,6 +33,10 @@ class Atoms:
         while not np.array_equal(found, above := self._parents[found]):
             found = above
         return found
+
+    def members(self, roots: Array) -> Array:
+        """Return all channels with one of these roots."""
+        return np.flatnonzero(np.isin(self.roots(np.arange(self.count)), roots))
 
     def unite(self, one: Any, other: Any) -> None:
         """Tie `one` and `other` together, element by element; they broadcast."""

@@ -7,7 +7,7 @@ from tfopt.surgery.channels.trace import Labels, Trace, describe, sizes_of, tens
 
 
 def multi_head(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a MultiHeadAttention over one axis of time: kernels (in, heads, width), and (heads, width, out)."""
+    """Trace a MultiHeadAttention over a single time axis: kernels (in, heads, width), and (heads, width, out)."""
     layer, leaf = call.leaf.layer, call.leaf
     given = {"query": call.args[0], "value": call.kwargs.get("value"), "key": call.kwargs.get("key")}
     given["key"] = given["value"] if given["key"] is None else given["key"]
@@ -34,22 +34,22 @@ def multi_head(trace: Trace, call: Call) -> list[Labels]:
         if inner.bias is not None:
             trace.slot(leaf, inner.bias, 0, heads, makes=True)
             trace.slot(leaf, inner.bias, 1, own, makes=True)
-        steps, size = int(sizes_of(refs[name])[1] or 1), int(sizes_of(refs[name])[2] or 1)
-        trace.work(leaf, steps, *([size] if inside is None else [inside]), heads, own)
+        width_in = trace.size(refs[name], 2) if inside is None else inside
+        trace.work(leaf, trace.size(refs[name], 1), width_in, heads, own)
     trace.slot(leaf, out, 0, heads)
     trace.slot(leaf, out, 1, values)
     trace.slot(leaf, out, 2, result, makes=True)
     if layer._output_dense.bias is not None:
         trace.slot(leaf, layer._output_dense.bias, 0, result, makes=True)
-    asked, answered = (int(sizes_of(refs[name])[1] or 1) for name in ("query", "value"))
-    trace.work(leaf, asked * answered, heads, widths)
-    trace.work(leaf, asked * answered, heads, values)
-    trace.work(leaf, asked, heads, values, result)
+    query_steps, value_steps = trace.size(refs["query"], 1), trace.size(refs["value"], 1)
+    trace.work(leaf, query_steps * value_steps, heads, widths)
+    trace.work(leaf, query_steps * value_steps, heads, values)
+    trace.work(leaf, query_steps, heads, values, result)
     trace.set(leaf, "num_heads", heads)
     trace.set(leaf, "key_dim", widths)
     trace.set(leaf, "value_dim", values)
     trace.set(leaf, "output_shape", lambda kept: [int(kept(result).sum())])
-    # The scores are divided by the root of the width, which the kernel of the queries makes good.
+    # The scores are divided by the root of the width; the query kernel is rescaled to compensate.
     trace.scale(leaf, layer._query_dense.kernel, widths)
     if layer._query_dense.bias is not None:
         trace.scale(leaf, layer._query_dense.bias, widths)
@@ -57,7 +57,7 @@ def multi_head(trace: Trace, call: Call) -> list[Labels]:
 
 
 def dot_product(trace: Trace, call: Call) -> list[Labels]:
-    """Follow attention without kernels: queries and keys are compared channel by channel, those of the values pass."""
+    """Trace attention without kernels: queries and keys are compared channel by channel, those of the values pass."""
     refs = list(call.args[0]) if isinstance(call.args[0], list | tuple) else tensors(call)
     query, value, key = refs[0], refs[1], refs[2] if len(refs) > 2 else refs[1]
     layer = call.leaf.layer
@@ -72,4 +72,7 @@ def dot_product(trace: Trace, call: Call) -> list[Labels]:
     for each in labels.values():
         trace.fix(each.get(1), f"{describe(call.leaf)} attends to them")
     found = labels[value].get(2)
+    steps = trace.size(query, 1) * trace.size(value, 1)
+    for ref, atoms in ((query, compared[0]), (value, found)) if plain else ():
+        trace.work(call.leaf, steps, trace.size(ref, 2) if atoms is None else atoms)
     return [{} if found is None or not np.any(found) else {2: found}, *({} for _ in call.outputs[1:])]

@@ -13,7 +13,7 @@ from tfopt.surgery.channels.groups import Channels
 from tfopt.surgery.channels.trace import Kept
 
 LARGEST_DIFFERENCE = 1e-5
-"""Of the outputs of both models, relative to the largest output."""
+"""Largest allowed difference between the outputs of the two models, relative to the largest output."""
 
 
 def without_channels(channels: Channels, removed: Iterable[int], samples: Any = None) -> Any:
@@ -34,7 +34,9 @@ def without_channels(channels: Channels, removed: Iterable[int], samples: Any = 
     values = {leaf.name: _values(leaf, channels, kept) for leaf in graph.leaves if is_layer(leaf.layer)}
     result = build(graph, plans_of(graph), changes={k: v for k, v in changes.items() if v}, values=values)
     if samples is not None:
-        _check_equal(masked(channels, gone), result, samples)
+        difference = _difference(masked(channels, gone), result, samples)
+        if difference > LARGEST_DIFFERENCE:
+            raise _not_equal(channels, gone, difference, samples)
     return result
 
 
@@ -43,23 +45,25 @@ def masked(channels: Channels, removed: Iterable[int]) -> Any:
     graph = channels.trace.graph
     result = build(graph, plans_of(graph))
     twins = {layer.name: layer for layer in result.layers}
-    for name, arrays in masked_weights(channels, removed).items():
-        twins[name].set_weights(arrays)
+    layers = {leaf.name: leaf.layer for leaf in graph.leaves}
+    for name, masks in masks_by_layer(channels, removed).items():
+        arrays = map(np.asarray, layers[name].weights)
+        twins[name].set_weights([a * mask.astype(a.dtype) for a, mask in zip(arrays, masks, strict=True)])
     return result
 
 
-def masked_weights(channels: Channels, removed: Iterable[int], *, ones: bool = False) -> dict[str, list[np.ndarray]]:
-    """Return the weights of all layers, by name, with zeros for the channels `removed`; or, with `ones`, the masks."""
+def masks_by_layer(channels: Channels, removed: Iterable[int]) -> dict[str, list[np.ndarray]]:
+    """Return a mask for each weight of all layers, by name: 0 for what belongs to the channels `removed`, else 1."""
     kept, found = channels.kept(removed), {}
     for leaf in channels.trace.graph.leaves:
         if not is_layer(leaf.layer) or not leaf.layer.weights:
             continue
-        arrays = [np.ones(weight.shape, np.float32) if ones else np.array(weight) for weight in leaf.layer.weights]
+        arrays = [np.ones(weight.shape, np.float32) for weight in leaf.layer.weights]
         for index, slots in channels.slots_of(leaf.name).items():
             for slot in slots:
                 shape = [1] * arrays[index].ndim
                 shape[slot.axis] = -1
-                arrays[index] = arrays[index] * kept(slot.atoms).reshape(shape).astype(arrays[index].dtype)
+                arrays[index] = arrays[index] * kept(slot.atoms).reshape(shape)
         found[leaf.name] = arrays
     return found
 
@@ -86,16 +90,31 @@ def _settings(leaf: Leaf, channels: Channels, kept: Kept) -> dict[str, Any]:
     return found
 
 
-def _check_equal(before: Any, after: Any, samples: Any) -> None:
-    ours, theirs = (_outputs(model, samples) for model in (before, after))
-    for one, other in zip(ours, theirs, strict=True):
-        scale = float(np.abs(one).max()) or 1.0
-        if not np.allclose(one, other, rtol=0, atol=LARGEST_DIFFERENCE * scale, equal_nan=True):
-            raise ModelError(
-                f"Without these channels, '{after.name}' computes something else than with zeros in their place: "
-                f"{float(np.nanmax(np.abs(one - other))) / scale:.1e} of the largest output. A layer of it is not what "
-                "its class says; exclude it with a rule."
-            )
+def _difference(before: Any, after: Any, samples: Any) -> float:
+    """Return the largest difference of the outputs of two models, relative to the largest output."""
+    largest = 0.0
+    for one, other in zip(*(_outputs(model, samples) for model in (before, after)), strict=True):
+        if not np.array_equal(np.isnan(one), np.isnan(other)):
+            return float("inf")
+        known = ~np.isnan(one)
+        scale = float(np.abs(one[known]).max(initial=0)) or 1.0
+        largest = max(largest, float(np.abs(one - other)[known].max(initial=0)) / scale)
+    return largest
+
+
+def _not_equal(channels: Channels, removed: list[int], difference: float, samples: Any) -> ModelError:
+    """Return the error for a smaller model that computes something else, with the groups that make it so."""
+    blamed = []
+    for group in channels.groups:
+        own = np.intersect1d(group.roots, removed).tolist()
+        if own and _difference(masked(channels, own), without_channels(channels, own), samples) > LARGEST_DIFFERENCE:
+            blamed.append(group.name)
+    rules = ", ".join(f"({name.split(' + ')[0]!r}, False)" for name in blamed[:3])
+    advice = f"Keep those of {', '.join(blamed[:3])} with layers=({rules},)." if blamed else "Keep some with rules."
+    return ModelError(
+        f"Removing channels changed the outputs of '{channels.trace.graph.name}' by {difference:.1e} of the largest "
+        f"output; expected at most {LARGEST_DIFFERENCE:g}. {advice}"
+    )
 
 
 def _outputs(model: Any, samples: Any) -> list[np.ndarray]:

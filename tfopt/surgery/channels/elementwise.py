@@ -37,14 +37,14 @@ _KNOWN = ("keras", "tf_keras", "tfopt", "tensorflow")
 
 
 def passing(trace: Trace, call: Call) -> list[Labels]:
-    """Follow each value by itself: the labels of the input."""
+    """Pass labels through an element-wise layer."""
     labels = trace.of(tensors(call)[0])
     last = len(sizes_of(tensors(call)[0])) - 1
     return [after_activation(trace, call, labels, last) for _ in call.outputs]
 
 
 def per_channel(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a weight of each channel, of the last axis or of all axes but the batch (PReLU)."""
+    """Trace a layer with one weight per channel, of the last axis or of all axes but the batch (PReLU)."""
     ref, layer = tensors(call)[0], call.leaf.layer
     labels, rank = trace.of(ref), len(sizes_of(ref))
     for weight in layer.weights:
@@ -58,7 +58,7 @@ def per_channel(trace: Trace, call: Call) -> list[Labels]:
 
 
 def rescaling(trace: Trace, call: Call) -> list[Labels]:
-    """Follow numbers that may differ by channel."""
+    """Trace a Rescaling with numbers that may differ by channel."""
     ref, layer = tensors(call)[0], call.leaf.layer
     labels, rank = trace.of(ref), len(sizes_of(ref))
     for name in ("scale", "offset"):
@@ -77,7 +77,7 @@ def _of_those_kept(numbers: np.ndarray, atoms: Array, kept: Kept) -> Any:
 
 
 def merging(trace: Trace, call: Call) -> list[Labels]:
-    """Follow tensors joined value by value, with broadcasting: what meets is tied together."""
+    """Trace a value-by-value merge with broadcasting: channels at the same position are tied."""
     refs = tensors(call)
     rank = max(len(sizes_of(ref)) for ref in refs)
     met: dict[int, list[Array | None]] = {axis: [] for axis in range(1, rank)}
@@ -116,12 +116,12 @@ def _keep_by_constants(trace: Trace, call: Call, labels: Labels, constants: list
 
 
 def concatenating(trace: Trace, call: Call) -> list[Labels]:
-    """Follow channels one after the other along the axis of a Concatenate."""
+    """Trace a Concatenate layer."""
     return concatenating_at(trace, call, call.leaf.layer.axis % len(sizes_of(tensors(call)[0])))
 
 
 def concatenating_at(trace: Trace, call: Call, axis: int) -> list[Labels]:
-    """Follow channels one after the other along `axis`; those of other axes are tied together."""
+    """Trace a concatenation along `axis`; channels of other axes are tied."""
     refs = tensors(call)
     labels = [trace.of(ref) for ref in refs]
     others = {each for known in labels for each in known} - {axis}
@@ -138,7 +138,7 @@ def concatenating_at(trace: Trace, call: Call, axis: int) -> list[Labels]:
 
 
 def unknown(trace: Trace, call: Call) -> list[Labels]:
-    """Follow nothing is known of what becomes of the channels: all stay."""
+    """Keep all channels: the effect of this layer on them is unknown."""
     for ref in tensors(call):
         trace.fix(trace.of(ref), f"{describe(call.leaf)} is not known to treat channels one by one")
     return [{} for _ in call.outputs]

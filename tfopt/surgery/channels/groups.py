@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.graph.types import flatten
+from tfopt.graph.layer_facts import facts_of
+from tfopt.graph.types import Leaf, flatten
 from tfopt.graph.walk import walk
 from tfopt.surgery.channels.atoms import FIXED, Array
 from tfopt.surgery.channels.rules import follow
-from tfopt.surgery.channels.trace import Kept, Slot, Trace
+from tfopt.surgery.channels.trace import Kept, Slot, Trace, tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +65,14 @@ class Channels:
 
     def kept(self, removed: Iterable[int]) -> Kept:
         """Return the function that says which channels stay."""
-        gone = np.fromiter(removed, np.int64)
-        return lambda atoms: ~np.isin(self.trace.atoms.roots(atoms), gone)
+        gone = self._are_removed(removed)
+        return lambda atoms: ~gone[self.trace.atoms.roots(atoms)]
+
+    def _are_removed(self, removed: Iterable[int]) -> np.ndarray:
+        """Return whether each root is one of `removed`, bool by number of the root."""
+        gone = np.zeros(self.trace.atoms.count, bool)
+        gone[np.fromiter(removed, np.int64)] = True
+        return gone
 
     def macs(self, removed: Iterable[int] = ()) -> int:
         """Return the multiplications of one sample without the channels `removed`."""
@@ -73,10 +80,9 @@ class Channels:
 
     def macs_by_layer(self, removed: Iterable[int] = ()) -> dict[str, int]:
         """Return the multiplications of one sample by layer name."""
-        gone = np.fromiter(removed, np.int64)
-        found: dict[str, int] = defaultdict(int)
+        gone, found = self._are_removed(removed), defaultdict[str, int](int)
         for work, factors in self._works:
-            counts = [len(roots) - int(np.isin(roots, gone).sum()) for roots in factors]
+            counts = [len(roots) - int(gone[roots].sum()) for roots in factors]
             found[work.leaf.name] += work.times * int(np.prod(counts, dtype=np.int64))
         return dict(found)
 
@@ -90,6 +96,16 @@ class Channels:
                     shape[slot.axis] = int(kept(slot.atoms).sum())
                 total += int(np.prod(shape, dtype=np.int64))
         return total
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the model has attention with kernels."""
+        return any(facts_of(leaf.layer).channels == "attention" for leaf in self.trace.graph.leaves)
+
+    def readers_of(self, leaf: Leaf) -> list[Leaf]:
+        """Return the layers and operations that read the outputs of a layer, one for each call."""
+        made = {ref for call in self.trace.graph.calls if call.leaf is leaf for ref in call.outputs}
+        return [call.leaf for call in self.trace.graph.calls if not made.isdisjoint(tensors(call))]
 
     def slots_of(self, layer: str) -> dict[int, list[Slot]]:
         """Return the slots of a layer, by the number of the weight."""
@@ -105,8 +121,8 @@ class Channels:
     def barriers(self) -> dict[str, int]:
         """Return why channels stay, with the number of channels that do."""
         found: dict[str, int] = {}
-        for why, roots in self.trace.barriers:
-            found[why] = found.get(why, 0) + int(np.unique(roots[roots != FIXED]).size)
+        for barrier in self.trace.barriers:
+            found[barrier.why] = found.get(barrier.why, 0) + len(barrier.roots)
         return found
 
 

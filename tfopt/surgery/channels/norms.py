@@ -1,4 +1,4 @@
-"""Channels of normalizations."""
+"""Channels of normalizations and of the softmax."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from tfopt.surgery.channels.trace import Labels, Trace, describe, sizes_of, tens
 
 
 def by_channel(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a BatchNormalization: statistics of each channel."""
+    """Trace a BatchNormalization: statistics of each channel."""
     layer, ref = call.leaf.layer, tensors(call)[0]
     labels, axes = trace.of(ref), _axes(layer.axis, len(sizes_of(ref)))
     if len(axes) > 1:
@@ -20,7 +20,7 @@ def by_channel(trace: Trace, call: Call) -> list[Labels]:
 
 
 def over_channels(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a LayerNormalization: the mean of all channels, which is another one without some of them."""
+    """Trace a LayerNormalization, whose statistics change when channels are removed."""
     layer, ref = call.leaf.layer, tensors(call)[0]
     labels, axes = trace.of(ref), _axes(layer.axis, len(sizes_of(ref)))
     normalized = [axis for axis in axes if axis in labels]
@@ -36,7 +36,7 @@ def over_channels(trace: Trace, call: Call) -> list[Labels]:
 
 
 def in_groups(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a GroupNormalization: of each channel, or over the channels of each group."""
+    """Trace a GroupNormalization: of each channel, or over the channels of each group."""
     layer, ref = call.leaf.layer, tensors(call)[0]
     labels, (axis,) = trace.of(ref), _axes(layer.axis, len(sizes_of(ref)))
     atoms, count = labels.get(axis), sizes_of(ref)[axis]
@@ -57,14 +57,14 @@ def in_groups(trace: Trace, call: Call) -> list[Labels]:
 
 
 def over_length(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a UnitNormalization: zeros do not change the length."""
+    """Trace a UnitNormalization: zeros do not change the length."""
     ref = tensors(call)[0]
     trace.need_zeros(ref, trace.of(ref), f"{describe(call.leaf)} divides by the length")
     return [trace.of(ref) for _ in call.outputs]
 
 
 def softmax(trace: Trace, call: Call) -> list[Labels]:
-    """Follow exponentials divided by their sum, along some axes."""
+    """Trace a softmax along some axes."""
     ref = tensors(call)[0]
     labels = trace.of(ref)
     for axis in _axes(getattr(call.leaf.layer, "axis", -1), len(sizes_of(ref))):

@@ -37,7 +37,7 @@ _SOFTMAX = ("softmax", "logsoftmax", "sparsemax")
 
 def operation(trace: Trace, call: Call) -> list[Labels]:
     """Return the labels of the outputs of an operation, by its name."""
-    kind = kind_of(call.leaf).replace("operators.", "")
+    kind = kind_of(call.leaf)
     refs = tensors(call)
     if not refs or kind in _OF_SHAPE:
         return [{} for _ in call.outputs]
@@ -76,7 +76,7 @@ def _axes(value: Any, rank: int) -> list[int]:
 
 
 def _same_order(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a change of shape. Targets with sizes of channels are not rewritten, so these sizes stay."""
+    """Trace a change of shape. Targets with sizes of channels are not rewritten, so these sizes stay."""
     (ref, *_), made = tensors(call), call.outputs[0]
     labels, who = trace.of(ref), describe(call.leaf)
     found = reshaped(trace, labels, sizes_of(ref), sizes_of(made), who)
@@ -121,7 +121,7 @@ def _concatenate(trace: Trace, call: Call) -> list[Labels]:
 
 
 def _split(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a split into equal parts, which stay equal; the sizes of other parts are not rewritten."""
+    """Trace a split into equal parts, which stay equal; the sizes of other parts are not rewritten."""
     ref = tensors(call)[0]
     labels, rank, parts = trace.of(ref), len(sizes_of(ref)), len(call.outputs)
     stated = argument(call, "indices_or_sections", "num_or_size_splits")
@@ -136,7 +136,7 @@ def _split(trace: Trace, call: Call) -> list[Labels]:
 
 
 def _matmul(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a product of (..., n, k) and (..., k, m): the channels of k are tied together, n and m pass."""
+    """Trace a product of (..., n, k) and (..., k, m): the channels of k are tied together, n and m pass."""
     refs = tensors(call)
     if len(refs) != 2 or any(len(sizes_of(ref)) < 3 for ref in refs):
         return unknown(trace, call)
@@ -162,7 +162,7 @@ def contracted(trace: Trace, call: Call, given: list[str], made: str) -> Labels:
         labels = trace.of(ref)
         for axis, letter in enumerate(letters):
             size = sizes_of(ref)[axis]
-            sizes[letter] = max(sizes.get(letter, 1), int(size or 1))
+            sizes[letter] = max(sizes.get(letter, 1), trace.size(ref, axis))
             if size != 1:
                 met.setdefault(letter, []).append(labels.get(axis))
     found: Labels = {}

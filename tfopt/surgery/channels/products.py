@@ -14,7 +14,7 @@ from tfopt.surgery.channels.trace import Kept, Labels, Trace, describe, sizes_of
 
 
 def dense(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a Dense layer: kernel (in, out) along the last axis."""
+    """Trace a Dense layer: kernel (in, out) along the last axis."""
     layer, leaf, ref = call.leaf.layer, call.leaf, tensors(call)[0]
     labels, last = trace.of(ref), len(sizes_of(ref)) - 1
     inside, out = labels.pop(last, None), trace.opened(leaf, "out", layer.units)
@@ -27,12 +27,14 @@ def dense(trace: Trace, call: Call) -> list[Labels]:
 
 
 def convolution(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a convolution: kernel (..., in / groups, out)."""
+    """Trace a convolution: kernel (..., in / groups, out)."""
     layer, leaf, ref = call.leaf.layer, call.leaf, tensors(call)[0]
     axis, inside = _channels_alone(trace, call)
     groups, out = getattr(layer, "groups", 1) or 1, trace.opened(leaf, "out", layer.filters)
     read = inside
     if groups > 1 and groups == sizes_of(ref)[axis]:  # each filter reads one channel
+        if inside is None:
+            trace.fix(out, f"{describe(leaf)} reads each channel of an input whose channels stay")
         trace.atoms.unite(out, np.repeat(_or_fixed(trace, inside, groups), layer.filters // groups))
         read = None
         trace.set(leaf, "groups", _or_fixed(trace, inside, groups))
@@ -51,7 +53,7 @@ def convolution(trace: Trace, call: Call) -> list[Labels]:
 
 
 def transposed(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a transposed convolution: kernel (..., out, in)."""
+    """Trace a transposed convolution: kernel (..., out, in)."""
     layer, leaf, ref = call.leaf.layer, call.leaf, tensors(call)[0]
     axis, inside = _channels_alone(trace, call)
     out = trace.opened(leaf, "out", layer.filters)
@@ -65,7 +67,7 @@ def transposed(trace: Trace, call: Call) -> list[Labels]:
 
 
 def depthwise(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a depthwise convolution: kernel (..., channels, multiplier)."""
+    """Trace a depthwise convolution: kernel (..., channels, multiplier)."""
     layer, leaf = call.leaf.layer, call.leaf
     axis, inside = _channels_alone(trace, call)
     kernel = _depthwise_kernel(layer)
@@ -79,7 +81,7 @@ def depthwise(trace: Trace, call: Call) -> list[Labels]:
 
 
 def separable(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a depthwise convolution, then one of 1 x 1."""
+    """Trace a separable convolution: depthwise, then pointwise."""
     layer, leaf = call.leaf.layer, call.leaf
     axis, inside = _channels_alone(trace, call)
     kernel, pointwise = _depthwise_kernel(layer), layer.pointwise_kernel
@@ -98,7 +100,7 @@ def separable(trace: Trace, call: Call) -> list[Labels]:
 
 
 def embedding(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a table of vectors (words, out)."""
+    """Trace an Embedding: a table of vectors (words, out)."""
     layer, leaf, ref = call.leaf.layer, call.leaf, tensors(call)[0]
     trace.fix(trace.of(ref), f"{describe(leaf)} looks its input up in a table")
     out, last = trace.opened(leaf, "out", layer.output_dim), len(sizes_of(ref))
@@ -108,7 +110,7 @@ def embedding(trace: Trace, call: Call) -> list[Labels]:
 
 
 def einsum_dense(trace: Trace, call: Call) -> list[Labels]:
-    """Follow an EinsumDense, whose letters are axes: one of the kernel and the output makes channels."""
+    """Trace an EinsumDense, whose letters are axes: one of the kernel and the output makes channels."""
     layer, leaf, ref = call.leaf.layer, call.leaf, tensors(call)[0]
     equation = layer.equation.replace(" ", "")
     reads, made = equation.split("->")

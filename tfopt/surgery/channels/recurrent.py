@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.graph.layer_facts import facts_of
-from tfopt.graph.types import Call, Leaf, Ref
+from tfopt.graph.types import Call, Leaf
 from tfopt.surgery.channels.atoms import Array
 from tfopt.surgery.channels.elementwise import treats_alone, unknown
 from tfopt.surgery.channels.trace import Kept, Labels, Trace, describe, sizes_of, tensors
@@ -15,17 +15,17 @@ _ACTIVATIONS = ("activation", "recurrent_activation")
 
 
 def recurrent(trace: Trace, call: Call) -> list[Labels]:
-    """Follow an LSTM, GRU or SimpleRNN, or an RNN of such cells, one on top of the other."""
+    """Trace an LSTM, GRU or SimpleRNN, or an RNN of such a cell, or of a stack of them."""
     layer, ref = call.leaf.layer, tensors(call)[0]
     cells = _cells(layer)
     if not cells or (len(cells) > 1 and (len(tensors(call)) > 1 or len(call.outputs) > 1)):
         return unknown(trace, call)
     labels = trace.of(ref)
-    inside, width = labels.pop(2, None), int(sizes_of(ref)[2] or 1)
+    inside, width = labels.pop(2, None), trace.size(ref, 2)
     trace.fix(labels, f"{describe(call.leaf)} goes through time")
     made = []
     for number, cell in enumerate(cells):
-        inside = _units(trace, call.leaf, cell, str(number or ""), inside, (_steps(trace, ref), width))
+        inside = _units(trace, call.leaf, cell, str(number or ""), inside, (trace.size(ref, 1), width))
         width = int(cell.units)
         made.append(inside)
     units = made[-1]
@@ -63,7 +63,7 @@ def _with_units(config: dict[str, Any], made: list[Array], kept: Kept) -> dict[s
 
 
 def bidirectional(trace: Trace, call: Call) -> list[Labels]:
-    """Follow one recurrent layer forward and one backward."""
+    """Trace a Bidirectional layer: one recurrent layer forward, one backward."""
     layer, ref = call.leaf.layer, tensors(call)[0]
     both = (layer.forward_layer, layer.backward_layer)
     simple = len(tensors(call)) == 1 and len(call.outputs) == 1 and not getattr(layer, "return_state", False)
@@ -73,7 +73,7 @@ def bidirectional(trace: Trace, call: Call) -> list[Labels]:
     inside = labels.pop(2, None)
     trace.fix(labels, f"{describe(call.leaf)} goes through time")
     forward, backward = (
-        _units(trace, call.leaf, each.cell, name, inside, (_steps(trace, ref), sizes_of(ref)[2]))
+        _units(trace, call.leaf, each.cell, name, inside, (trace.size(ref, 1), trace.size(ref, 2)))
         for each, name in zip(both, ("forward", "backward"), strict=True)
     )
     trace.atoms.unite(forward, backward)  # Keras makes one from the config of the other
@@ -96,7 +96,7 @@ def _resized(layer: Any, name: str, units: Array) -> Any:
     return made
 
 
-def _units(trace: Trace, leaf: Leaf, cell: Any, part: str, inside: Array | None, shape: Any) -> Array:
+def _units(trace: Trace, leaf: Leaf, cell: Any, part: str, inside: Array | None, shape: tuple[int, int]) -> Array:
     """State the slots of a cell with inputs of `shape`, (steps, width), and return its units."""
     units = trace.opened(leaf, f"{part}units", cell.units)
     gates = int(cell.kernel.shape[-1]) // int(cell.units)
@@ -107,14 +107,10 @@ def _units(trace: Trace, leaf: Leaf, cell: Any, part: str, inside: Array | None,
     trace.slot(leaf, cell.recurrent_kernel, 1, wide, makes=True)
     if cell.bias is not None:
         trace.slot(leaf, cell.bias, -1, wide, makes=True)
-    steps, width = int(shape[0] or 1), int(shape[1] or 1)
-    trace.work(leaf, steps, *([width] if inside is None else [inside]), wide)
+    steps, width = shape
+    trace.work(leaf, steps, width if inside is None else inside, wide)
     trace.work(leaf, steps, units, wide)
     return units
-
-
-def _steps(trace: Trace, ref: Ref) -> int:
-    return int(trace.sizes.get(ref, sizes_of(ref))[1] or 1)
 
 
 def _is_textbook(layer: Any) -> bool:

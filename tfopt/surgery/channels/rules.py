@@ -3,8 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 from tfopt.bridge.carried import call_inside
+from tfopt.errors import ModelError
 from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Call, Graph, Ref, is_layer, map_leaves, replay
 from tfopt.surgery.channels import attention, elementwise, norms, products, recurrent, shapes
@@ -13,9 +15,10 @@ from tfopt.surgery.channels.trace import Labels, Trace, describe, sizes_of, tens
 from tfopt.surgery.channels.zeros import follow_zeros
 
 STATED = "tfopt_channels"
-"""The attribute by which a layer class of somebody else says what becomes of channels: a key of `_BY_WORD`."""
+"""The class attribute by which a custom layer declares how it treats channels: one of `WORDS`."""
+WORDS = ("alone", "merge", "places")
 FREE_SIZE = 64
-"""What a free size of an input counts as in the number of multiplications."""
+"""Size assumed for unknown dimensions of inputs when counting multiplications."""
 Rule = Callable[[Trace, Call], list[Labels]]
 
 _BY_FAMILY: dict[str, Rule] = {
@@ -62,10 +65,12 @@ def follow(trace: Trace) -> Trace:
 
 
 def _count_as_fixed(trace: Trace, call: Call) -> None:
-    """Count the multiplications of a layer that is not known, about: every kernel at every place of its output."""
+    """Estimate the multiplications of an unknown layer: each kernel once per position of the output."""
     weights = call.leaf.layer.weights if is_layer(call.leaf.layer) else ()
     size = sum(math.prod(weight.shape) for weight in weights if len(weight.shape) > 1)
-    if size and call.outputs and call.outputs[0].shape and facts_of(call.leaf.layer).channels != "weighted":
+    facts = facts_of(call.leaf.layer)
+    looks_up = facts.family == "embedding" or facts.channels == "weighted"
+    if size and call.outputs and call.outputs[0].shape and not looks_up:
         trace.work(call.leaf, trace.places(call.outputs[0], -1), size)
 
 
@@ -98,6 +103,7 @@ def rule_for(call: Call) -> Rule:
         return operation
     if inside := call_inside(call):
         if is_layer(inside.leaf.layer) and inside.leaf.layer.weights:
+            _stated(inside.leaf.layer)  # raises for a declaration that cannot be
             return elementwise.unknown
         return lambda trace, _: rule_for(inside)(trace, inside)
     facts = facts_of(layer)
@@ -107,12 +113,32 @@ def rule_for(call: Call) -> Rule:
         return recurrent.bidirectional if len(facts.parts) > 1 else recurrent.recurrent
     if facts.absent:
         return elementwise.passing
-    stated = getattr(type(layer), STATED, facts.channels)
+    stated = _stated(layer) or facts.channels
     return _BY_WORD.get(stated) or _BY_FAMILY.get(facts.family) or elementwise.unknown
 
 
+def _stated(layer: Any) -> str | None:
+    """Return what a custom layer declares; None if it declares nothing.
+
+    Raises:
+        ModelError: it declares something else than one of `WORDS`, or has weights.
+    """
+    stated = getattr(type(layer), STATED, None)
+    if stated is None:
+        return None
+    who = f"The layer '{layer.name}' ({type(layer).__name__})"
+    if stated not in WORDS:
+        raise ModelError(f"{who} has {STATED} = {stated!r}; expected one of {', '.join(map(repr, WORDS))}.")
+    if layer.weights:
+        raise ModelError(
+            f"{who} has {STATED} = {stated!r}, which is for layers without weights; it has {len(layer.weights)}. "
+            "Remove the attribute: the layer's channels then stay."
+        )
+    return str(stated)
+
+
 def _by_step(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a TimeDistributed: its layer sees each step by itself."""
+    """Trace a TimeDistributed: its layer sees each step by itself."""
     leaf, (ref, *others) = call.leaf, tensors(call)
     inner = leaf.layer.layer
     if others or (not facts_of(inner).kernels and inner.weights):
@@ -123,8 +149,11 @@ def _by_step(trace: Trace, call: Call) -> list[Labels]:
     seen = Ref(-100, _without_time(ref))
     trace.labels[seen] = {axis - 1: atoms for axis, atoms in labels.items()}
     given = map_leaves(lambda part: seen if part == ref else part, call.args)
-    step = Call(dataclasses.replace(leaf, layer=inner), given, {}, tuple(made))
+    trace.sizes |= {seen: (1, *trace.sizes[ref][2:])} if ref in trace.sizes else {}
+    step, before = Call(dataclasses.replace(leaf, layer=inner), given, {}, tuple(made)), len(trace.works)
     found = rule_for(step)(trace, step)
+    steps = trace.size(ref, 1)
+    trace.works[before:] = [dataclasses.replace(work, times=work.times * steps) for work in trace.works[before:]]
     return [{axis + 1: atoms for axis, atoms in each.items()} for each in found]
 
 

@@ -12,7 +12,7 @@ from tfopt.surgery.channels.trace import Labels, Trace, describe, sizes_of, tens
 
 
 def pooling(trace: Trace, call: Call) -> list[Labels]:
-    """Follow places are joined, channels are not."""
+    """Trace a layer that combines neighboring positions within each channel."""
     ref = tensors(call)[0]
     axis = channel_axis(call, len(sizes_of(ref)))
     labels = trace.of(ref)
@@ -29,15 +29,20 @@ def channel_axis(call: Call, rank: int) -> int:
 
 
 def flattening(trace: Trace, call: Call) -> list[Labels]:
-    """Follow all values of a sample in one row, or in another order of sizes."""
+    """Trace a Flatten or a Reshape."""
     ref, made = tensors(call)[0], call.outputs[0]
-    found = reshaped(trace, trace.of(ref), sizes_of(ref), sizes_of(made), describe(call.leaf))
+    labels, sizes = trace.of(ref), sizes_of(ref)
+    if getattr(call.leaf.layer, "data_format", "") == "channels_first" and len(sizes) > 2:  # Flatten: channels last
+        order = [0, *range(2, len(sizes)), 1]
+        labels = {order.index(axis): atoms for axis, atoms in labels.items()}
+        sizes = tuple(sizes[axis] for axis in order)
+    found = reshaped(trace, labels, sizes, sizes_of(made), describe(call.leaf))
     kind = type(call.leaf.layer).__name__
     if kind == "Reshape" and found:
-        sizes = list(sizes_of(made)[1:])
+        stated = list(sizes_of(made)[1:])
 
         def target(kept: Any) -> list[int]:
-            now = [int(kept(found[axis]).sum()) if axis in found else size for axis, size in enumerate(sizes, 1)]
+            now = [int(kept(found[axis]).sum()) if axis in found else size for axis, size in enumerate(stated, 1)]
             return [-1 if size is None else size for size in now]
 
         trace.set(call.leaf, "target_shape", target)
@@ -115,19 +120,19 @@ def _is_smaller(given: Sequence[int | None], old: list[int], made: Sequence[int 
 
 
 def permuting(trace: Trace, call: Call) -> list[Labels]:
-    """Follow the axes in another order."""
+    """Trace a Permute."""
     dims = (0, *call.leaf.layer.dims)
     labels = trace.of(tensors(call)[0])
     return [{dims.index(axis): atoms for axis, atoms in labels.items()}]
 
 
 def repeating(trace: Trace, call: Call) -> list[Labels]:
-    """Follow a new axis before the last: RepeatVector."""
+    """Trace a RepeatVector, which adds an axis before the last."""
     return [{axis + 1: atoms for axis, atoms in trace.of(tensors(call)[0]).items()}]
 
 
 def reduced(trace: Trace, labels: Labels, axes: Sequence[int], keepdims: bool, sums: bool, who: str) -> Labels:
-    """Return the labels after a sum, mean or maximum over `axes`; only a sum does without some of them."""
+    """Return the labels after a sum, mean or maximum over `axes`; only a sum tolerates missing channels."""
     for axis in axes:
         if not sums:
             trace.fix(labels.get(axis), f"{who} reads all of them")
@@ -147,7 +152,7 @@ def split_evenly(trace: Trace, atoms: Array, parts: int) -> list[Array]:
 
 
 def cut(trace: Trace, call: Call, key: Any) -> list[Labels]:
-    """Follow indexing: axes that are taken whole keep their channels, all others keep all of them."""
+    """Trace indexing: channels of axes taken whole pass through; those of sliced axes cannot be removed."""
     (ref,) = [part for part in tensors(call) if isinstance(part, Ref)][:1]
     labels, found, axis, place = trace.of(ref), {}, 0, 0
     items = list(key) if isinstance(key, tuple | list) else [key]

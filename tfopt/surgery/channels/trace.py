@@ -44,6 +44,15 @@ class Work:
     factors: tuple[Array, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Barrier:
+    """Why channels stay: their `roots`, and the `atoms` that were tied to these at that time."""
+
+    why: str
+    roots: Array
+    atoms: Array
+
+
 @dataclass
 class Trace:
     """What is known of the channels of `graph`; the rules fill it in, call by call.
@@ -67,7 +76,7 @@ class Trace:
     slots: dict[tuple[str, int, int], Slot] = field(default_factory=dict)
     settings: dict[str, dict[str, Callable[[Kept], Any]]] = field(default_factory=dict)
     works: list[Work] = field(default_factory=list)
-    barriers: list[tuple[str, Array]] = field(default_factory=list)
+    barriers: list[Barrier] = field(default_factory=list)
     renormalized: list[Call] = field(default_factory=list)
     scaled: dict[tuple[str, int], Array] = field(default_factory=dict)
     nonzero: set[Ref] = field(default_factory=set)
@@ -78,6 +87,10 @@ class Trace:
     def of(self, ref: Any) -> Labels:
         """Return the channels of a tensor, as a new dict."""
         return dict(self.labels.get(ref, {})) if isinstance(ref, Ref) else {}
+
+    def size(self, ref: Ref, axis: int) -> int:
+        """Return the size of an axis of a tensor for counts of multiplications."""
+        return int(self.sizes.get(ref, sizes_of(ref))[axis] or 1)
 
     def places(self, ref: Ref, *skipped: int) -> int:
         """Return how many positions a tensor has without the batch axis and the axes `skipped`."""
@@ -144,7 +157,8 @@ class Trace:
         """Keep `atoms`, an array or the labels of a tensor, because of `why`."""
         for array in atoms.values() if isinstance(atoms, dict) else [atoms]:
             if array is not None and np.any(self.atoms.roots(array) != FIXED):
-                self.barriers.append((why, np.array(self.atoms.roots(array))))
+                roots = np.unique(self.atoms.roots(array))
+                self.barriers.append(Barrier(why, roots[roots != FIXED], self.atoms.members(roots[roots != FIXED])))
                 self.atoms.unite(array, FIXED)
 
     def fixed(self, count: int) -> Array:
@@ -175,7 +189,8 @@ def tensors(call: Call) -> list[Ref]:
 
 def describe(leaf: Leaf) -> str:
     """Return name and kind of a layer or an operation."""
-    kind = getattr(leaf.layer, "symbol", None) or type(leaf.layer).__name__
+    held = getattr(leaf.layer, "operation", leaf.layer)  # a layer of Keras 3 without a twin
+    kind = getattr(leaf.layer, "symbol", None) or type(held).__name__
     return f"'{leaf.name}' ({kind})" if is_layer(leaf.layer) else f"{kind}"
 
 

@@ -1,4 +1,4 @@
-"""Whether channels are zero in a tensor when the weights that make them are."""
+"""Determine where removed channels are exactly zero."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tfopt.graph.types import Call, Ref, flatten, is_layer
 from tfopt.surgery.channels.trace import Trace, describe, tensors
 from tfopt.surgery.sizes import kind_of
 
-# Functions with f(0) = 0; every other one is taken for one without.
+# Functions with f(0) = 0; all others are assumed to have f(0) != 0.
 _AT_ZERO = (
     "linear", "relu", "relu6", "leakyrelu", "elu", "selu", "celu", "gelu", "geluapproximate", "silu", "swish",
     "hardsilu", "hardswish", "tanh", "hardtanh", "softsign", "mish", "sin", "tan", "erf", "square", "sqrt", "abs",
@@ -19,7 +19,18 @@ _AT_ZERO = (
 )  # fmt: skip
 _UNDEFINED = ("log", "log2", "log10", "reciprocal", "rsqrt")
 _PRODUCTS = ("multiply", "mul")
-_QUOTIENTS = ("divide", "div", "truedivide", "truediv", "realdiv", "divnonan", "dividenonan", "mod", "floordivide")
+_QUOTIENTS = (
+    "divide",
+    "div",
+    "truedivide",
+    "truediv",
+    "realdiv",
+    "divnonan",
+    "dividenonan",
+    "mod",
+    "floordivide",
+    "floordiv",
+)
 _POWERS = ("pow", "power")
 _SUMS = (
     "add", "addv2", "subtract", "sub", "maximum", "minimum", "average", "scaledadd", "squareddifference",
@@ -43,9 +54,11 @@ def follow_zeros(trace: Trace, call: Call) -> None:
 def _gives_zeros(trace: Trace, call: Call) -> bool:
     layer, refs = call.leaf.layer, tensors(call)
     clean = [ref not in trace.nonzero for ref in refs]
+    # An operand of size 1, say, has no channels that could be zero.
+    zero = [each and bool(trace.of(ref)) for each, ref in zip(clean, refs, strict=True)]
     facts, kind = facts_of(layer), kind_of(call.leaf)
     if facts.family in _MAKING or facts.channels == "attention":
-        return _keeps_zero(getattr(layer, "activation", None))
+        return all(_keeps_zero(activation) for activation in _activations(layer))
     if facts.family == "batch_norm":
         return layer.gamma is not None or all(clean)
     if facts.channels == "alone" or facts.family == "activation":
@@ -54,18 +67,18 @@ def _gives_zeros(trace: Trace, call: Call) -> bool:
     if kind == "rescaling":
         return all(clean) and not np.any(np.asarray(layer.offset))
     if kind in _PRODUCTS:
-        return any(clean) or not refs
+        return any(zero) or not refs
     if kind in _QUOTIENTS:
         return _quotient(trace, call)
     if kind in _POWERS:
         return _power(trace, call)
     if kind in _UNDEFINED:
-        for ref, zero in zip(refs, clean, strict=True):
-            if zero:
+        for ref, is_clean in zip(refs, clean, strict=True):
+            if is_clean:
                 trace.fix(trace.of(ref), f"{describe(call.leaf)} is not defined for zeros")
         return False
     if kind in _SUMS:
-        return all(clean) and not any(np.any(number) for number in _numbers(call))
+        return all(zero) and not any(np.any(number) for number in _numbers(call))
     if is_layer(layer) and not hasattr(layer, "symbol"):
         return all(clean) and not hasattr(type(layer), "tfopt_channels")  # nobody knows what they give for zeros
     known = kind in _AT_ZERO or kind not in _VALUES
@@ -78,6 +91,16 @@ _VALUES = (
     "lessequal", "squareplus", "pad",
 )  # fmt: skip
 """Operations on values that need not give zeros for zeros; others move values, or join them linearly."""
+
+
+def _activations(layer: Any) -> list[Any]:
+    """Return the last activations of a layer: its own, or those of the layers or cells inside it."""
+    parts = [getattr(layer, name, None) for name in ("layer", "forward_layer", "backward_layer")]
+    cells = getattr(getattr(layer, "cell", None), "cells", [getattr(layer, "cell", None)])
+    inside = [part for part in (*parts, *cells) if part is not None]
+    if inside and not hasattr(layer, "activation"):
+        return [activation for part in inside for activation in _activations(part)]
+    return [getattr(layer, "activation", None)]
 
 
 def _quotient(trace: Trace, call: Call) -> bool:

@@ -108,6 +108,10 @@ def export_tflite(
     if not isinstance(settings, Export):
         raise RecipeError(f'Expected an Export, e.g. tfopt.Export(weights="int8"); got {export!r}.')
     model = trained_model(model)
+    if annotations(model).shrinking is not None:
+        raise ModelError(
+            f"'{model.name}' still has the channels that PruneChannels removes. Pass what stage.strip(model) returns."
+        )
     if settings.integer_only and (stage := annotations(model).stripped_of):
         warnings.warn(
             f"the ranges that {stage} has trained are not in the model that strip returned, so the file gets others "

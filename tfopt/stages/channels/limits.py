@@ -1,0 +1,59 @@
+"""How many channels of each group must stay, by the rules of a stage."""
+
+from typing import Any
+
+from tfopt.errors import RecipeError
+from tfopt.stages.channels.selection import Limits
+from tfopt.stages.kernels.rules import choose
+from tfopt.surgery.channels.groups import Channels
+
+_OTHER = "other"
+
+
+def limits_of(stage: Any, channels: Channels) -> Limits:
+    """Return what must stay of each group, by the rules of a `PruneChannels` stage.
+
+    Args:
+        stage: the settings.
+        channels: of the model.
+
+    Raises:
+        RecipeError: a rule matches nothing, or sets something else than False, True or a share.
+    """
+    layers = [leaf.layer for leaf in channels.trace.graph.leaves if getattr(leaf.layer, "weights", None)]
+    if stage.widths and len(stage.widths) != len(channels.groups):
+        raise RecipeError(
+            f"widths has {len(stage.widths)} numbers, but the model has {len(channels.groups)} groups of channels. "
+            "It was chosen for another model; choose again."
+        )
+    settings = choose(stage.layers, layers, {layer.name: True for layer in layers})
+    makers = {name for group in channels.groups for name in group.layers}
+    for rule in stage.layers:
+        matched = choose((rule,), layers, {layer.name: _OTHER for layer in layers})
+        if not any(setting != _OTHER and name in makers for name, setting in matched.items()):
+            raise RecipeError(
+                f"The rule {rule} has no effect: none of the layers it matches has channels that can be removed. "
+                f"Expected one of: {', '.join(sorted(makers))}."
+            )
+    least, fixed = [], []
+    for group in channels.groups:
+        own = [settings[name] for name in group.layers if name in settings]
+        shares = [each for each in own if not isinstance(each, bool)]
+        if any(not isinstance(each, float | int) or not 0 < each <= 1 for each in shares):
+            raise RecipeError(
+                "A rule of PruneChannels sets False, to keep all channels, or the share of them that is kept, "
+                f"between 0 and 1; for {group.name} the rules set {', '.join(map(str, own))}."
+            )
+        stay = len(group) if False in own else None
+        stay = round(max(map(float, shares)) * len(group)) if shares and stay is None else stay
+        fixed.append(stay)
+        least.append(max(1, round(stage.least * len(group))))
+    rounding = [1 if group.kind == "heads" else stage.round_to for group in channels.groups]
+    free = Limits(tuple(1 for _ in least), tuple(None for _ in fixed), tuple(rounding))
+    fixed = [
+        None if stay is None else free.rounded(number, len(channels.groups[number]), stay)
+        for number, stay in enumerate(fixed)
+    ]
+    if stage.widths:
+        fixed = [min(width, len(group)) for width, group in zip(stage.widths, channels.groups, strict=True)]
+    return Limits(tuple(least), tuple(fixed), tuple(rounding))
