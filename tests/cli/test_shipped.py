@@ -78,3 +78,6 @@ def test_speedup_sets_the_share_of_the_multiplications(tmp_path):
     assert recipe.stages[0].final_ratio == 1 / 1.6 and recipe.stages[0].measure == "macs"
     done = CliRunner().invoke(cli.main, ["run", "prune", "--speedup", "2", "--out", str(tmp_path / "other")])
     assert done.exit_code == 2 and "--speedup needs a recipe with one PruneChannels; 'prune' has 0" in done.output
+    both = ["run", "faster", "--speedup", "2", "--set", "stages.0.final_ratio=0.3", "--out", str(tmp_path / "both")]
+    done = CliRunner().invoke(cli.main, both)
+    assert done.exit_code == 2 and "--speedup sets final_ratio, and --set does so too" in done.output

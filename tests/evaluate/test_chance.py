@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tfopt.data import load_data
-from tfopt.evaluate.chance import at_chance, guessing, tell_of_other_classes
+from tfopt.evaluate.chance import at_chance, tell_of_other_classes
+from tfopt.tasks.metrics import guessing
 
 LABELS = np.arange(200) % 4
 

@@ -10,6 +10,7 @@ from tfopt.errors import DataError, ModelError, PromiseError, RecipeError
 from tfopt.stages.channels.criteria import scores_of_gradients, weights_of
 from tfopt.stages.channels.gradients import gradients_on
 from tfopt.stages.channels.limits import limits_of
+from tfopt.stages.channels.regularization import shrink_weights
 from tfopt.stages.channels.selection import least_important, select
 from tfopt.stages.channels.shrinking import shrinking_of
 from tfopt.surgery.channels.cut import masked, without_channels
@@ -84,7 +85,7 @@ def test_scores_are_compared_as_the_distribution_says(distribution, left):
 def test_isomorphic_compares_only_groups_of_one_structure():
     inputs = keras.Input((8, 8, 3))
     x = L.Conv2D(16, 3, name="conv")(inputs)
-    model = keras.Model(inputs, L.Dense(2)(L.Dense(16, name="dense")(L.GlobalAveragePooling2D()(x))))
+    model = keras.Model(inputs, L.Dense(2, name="head")(L.Dense(16, name="dense")(L.GlobalAveragePooling2D()(x))))
     channels = flat_channels(model)
     low = {"conv": np.linspace(0.1, 0.2, 16), "dense": np.linspace(2, 3, 16)}
     scores = [low[group.name] for group in channels.groups]
@@ -315,3 +316,38 @@ def test_stated_widths_are_met():
     small = stage.strip(wrapped)
     assert [small.get_layer(name).units for name in ("d0", "d1")] == [8, 24]
     assert shrinking_of(wrapped).complete
+
+
+def test_the_penalty_by_hand():
+    """Two Dense layers of one group: importance 1, 2, 3, so 2^4, 2^2 and 1 times the strength; channel 1 is gone."""
+    model = keras.Sequential([keras.Input((2,)), L.Dense(3, name="made"), L.Dense(1, name="read")])
+    flat = bridge.to_tf_keras(model)
+    kernel, bias, read = np.ones((2, 3)), np.ones(3), np.ones((3, 1))
+    flat.set_weights([kernel, bias, read, np.ones(1)])
+    channels = channels_of(flat)
+    (group,) = channels.groups
+    shrink_weights(channels, [np.array([1.0, 2.0, 3.0])], [int(group.roots[1])], 0.01)
+    factors = np.array([1 - 0.16, 1.0, 1 - 0.01])
+    made, offset, after, last = flat.get_weights()
+    np.testing.assert_allclose(made, np.tile(factors, (2, 1)), rtol=1e-6)
+    np.testing.assert_allclose(offset, factors, rtol=1e-6)
+    np.testing.assert_allclose(after[:, 0], factors, rtol=1e-6)
+    assert last == 1
+
+
+def test_a_penalty_makes_the_removal_change_less():
+    changes = {}
+    for strength in (0.0, 20.0):
+        stage = tfopt.PruneChannels(final_ratio=0.5, regularization=strength, iterations=1)
+        wrapped = stage.apply(stack(64, 64), steps=120)
+        assert stage._schedule(120) == [(30 if strength else 0, 1.0)]
+        found = shrinking_of(wrapped)
+        found._pending = [(60, 1.0)]  # at the same step in both
+        norms = []
+        before = found.update
+        found.update = lambda progress, norms=norms, wrapped=wrapped, before=before: (
+            norms.append(wrapped.predict(X, verbose=0)), before(progress), norms.append(wrapped.predict(X, verbose=0))
+        )  # fmt: skip
+        wrapped.fit(X, Y, batch_size=16, epochs=11, verbose=0)
+        changes[strength] = np.abs(norms[0] - norms[1]).mean()
+    assert changes[20.0] < 0.7 * changes[0.0]

@@ -66,8 +66,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--batch-size", type=click.IntRange(min=1),
                      help="Samples per training step (default: the recipe's)."),
         click.option("--speedup", type=click.FloatRange(min=1, min_open=True),
-                     help="Leave one in SPEEDUP multiplications, in a recipe that prunes channels (faster, "
-                          "prune_channels). The time falls by less."),
+                     help="Keep 1/SPEEDUP of the multiplications, in a recipe that prunes channels (faster, "
+                          "prune_channels); with --set stages.PruneChannels.measure=milliseconds, of the time that "
+                          "files take on this machine."),
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
                      help="Multiply the epochs of every stage, and of the head of a transfer, by this."),
         click.option("--seed", type=click.IntRange(min=0), help="Random seed (default: the recipe's)."),
@@ -150,8 +151,11 @@ def _run(recipe: "Recipe", example_teacher: Any = None, *, out: Path | None, **o
     if options["data"] and not options["model"]:
         raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
     out = out or Path("saved_models") / recipe.name
-    recipe = _as_set(recipe, options.pop("assignments"), options.pop("io"), options.pop("batch_size"))
-    recipe = _sped_up(recipe, options.pop("speedup"))
+    assignments, speedup = options.pop("assignments"), options.pop("speedup")
+    if speedup and any(".final_ratio=" in each for each in assignments):
+        raise RecipeError("--speedup sets final_ratio, and --set does so too. Give one of them.")
+    recipe = _as_set(recipe, assignments, options.pop("io"), options.pop("batch_size"))
+    recipe = _sped_up(recipe, speedup)
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     prepare_folder(out, overwrite=options["overwrite"])
     try:
@@ -172,7 +176,7 @@ def _as_set(recipe: "Recipe", assignments: tuple[str, ...], io: str | None, batc
 
 
 def _sped_up(recipe: "Recipe", speedup: float | None) -> "Recipe":
-    """Return `recipe` with one in `speedup` multiplications left.
+    """Return `recipe` with 1/`speedup` of the multiplications, or of the milliseconds if its stage measures these.
 
     Raises:
         RecipeError: it does not prune channels, or does so more than once.
@@ -188,7 +192,8 @@ def _sped_up(recipe: "Recipe", speedup: float | None) -> "Recipe":
             "faster or prune_channels, or set final_ratio with --set."
         )
     (stage,) = stages
-    faster = dataclasses.replace(stage, measure="macs", final_ratio=1 / speedup)
+    measure = stage.measure if stage.measure == "milliseconds" else "macs"
+    faster = dataclasses.replace(stage, measure=measure, final_ratio=1 / speedup)
     return dataclasses.replace(recipe, stages=tuple(faster if each is stage else each for each in recipe.stages))
 
 

@@ -6,20 +6,7 @@ from numpy.typing import ArrayLike
 from tfopt.base.progress import Progress
 from tfopt.base.words import counted
 from tfopt.data import Dataset
-from tfopt.tasks.metrics import wilson_interval
-
-
-def guessing(labels: ArrayLike) -> float:
-    """Return the accuracy of always naming the most frequent class.
-
-    Args:
-        labels: class numbers (N, ...), or one-hot (N, ..., C) in float.
-    """
-    array = np.asarray(labels)
-    if array.ndim > 1 and array.shape[-1] > 1 and array.dtype.kind == "f":
-        array = array.argmax(axis=-1)
-    _, counts = np.unique(array, return_counts=True)
-    return float(counts.max() / array.size)
+from tfopt.tasks.metrics import guessing, wilson_interval
 
 
 def tell_of_other_classes(data: Dataset, outputs: ArrayLike, name: object) -> None:

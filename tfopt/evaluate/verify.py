@@ -13,10 +13,10 @@ from tfopt.base.terminal import plain, rendered
 from tfopt.data import Dataset, require_one_input_and_output
 from tfopt.data.for_model import measurable
 from tfopt.errors import ModelError
-from tfopt.evaluate.chance import at_chance, guessing, tell_of_other_classes
+from tfopt.evaluate.chance import at_chance, tell_of_other_classes
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
-from tfopt.tasks.metrics import agreement, wilson_interval
+from tfopt.tasks.metrics import agreement, guessing, wilson_interval
 from tfopt.tasks.responses import are_logits
 from tfopt.tflite.prove.outputs import OutputProof, compare_output, most_noise, output_step
 from tfopt.tflite.prove.signals import LEAST_DB, Signal

@@ -12,7 +12,7 @@ from tfopt.base.keras_compat import float32_layers
 from tfopt.base.words import counted
 from tfopt.data.beside import are_images
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
-from tfopt.evaluate.chance import at_chance, guessing
+from tfopt.evaluate.chance import at_chance
 from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.run.checkpoint import Checkpoint, Kept, TrainedStage, as_file
 from tfopt.run.data_warnings import recalls
@@ -26,10 +26,13 @@ from tfopt.run.tries import carry_out_stage
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
 from tfopt.tasks import task_named, task_of
-from tfopt.tasks.metrics import agreement
+from tfopt.tasks.metrics import agreement, guessing
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build_file
+
+SLOWER = 0.9
+"""A file below this speed ratio is called slower; closer ones may be noise."""
 
 
 def optimize(
@@ -297,7 +300,15 @@ class _Run:
         name = f"exported {'int4' if 'int4' in held else settings.weights}"
         if said := recalls(self.data, lite.predict, self.prepared.logits):
             notes.append(said)
-        self.report.rows.append(self._measured(name, lite, notes, started))
+        row = self._measured(name, lite, notes, started)
+        if row.speedup is not None and row.speedup < SLOWER:
+            row.notes.append(
+                f"the file is slower than that of the original model ({row.speedup:.2f}x): for this model, the kernels "
+                'of these types are slower on this machine. Compare it with Export(weights="float32") '
+                "(--set export.weights=float32), and on your device"
+            )
+            self.progress.say(f"note: {row.notes[-1]}")
+        self.report.rows.append(row)
         self._check_file(lite)
         if self.verdict.ok:
             self._check_guessing()

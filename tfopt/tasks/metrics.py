@@ -140,6 +140,19 @@ Metric = Callable[..., float]
 """Of predictions and labels; for a task with probabilities, it also takes `logits=`."""
 
 
+def guessing(labels: ArrayLike) -> float:
+    """Return the accuracy of always naming the most frequent class.
+
+    Args:
+        labels: class numbers (N, ...), or one-hot (N, ..., C) in float.
+    """
+    array = np.asarray(labels)
+    if array.ndim > 1 and array.shape[-1] > 1 and array.dtype.kind == "f":
+        array = array.argmax(axis=-1)
+    _, counts = np.unique(array, return_counts=True)
+    return float(counts.max() / array.size)
+
+
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the confidence interval of a proportion, given `successes` in `n` independent samples.
 

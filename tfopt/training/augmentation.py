@@ -8,7 +8,7 @@ import numpy as np
 from tfopt.data import Augmentation, Dataset
 from tfopt.data.augmentation import TRANSFORMATIONS
 from tfopt.tasks import task_of
-from tfopt.tasks.metrics import accuracy
+from tfopt.tasks.metrics import accuracy, guessing, wilson_interval
 from tfopt.training.settings import Training
 
 # An augmentation is dropped if it costs the given model more than this fraction of its correct answers.
@@ -60,8 +60,20 @@ class _Trial:
         self._before = accuracy(judge(self._x), self._y)
         self.notes: list[str] = []
 
+    @property
+    def _guesses(self) -> bool:
+        """Whether the judge is no better than naming the most frequent class, so that it recognizes nothing."""
+        low, _ = wilson_interval(round(self._before * len(self._y)), len(self._y))
+        return low <= guessing(self._y)
+
     def recognized(self, name: str, value: Any) -> Any:
         """Return `value` of the transformation `name`, or half of it, or None if even that costs too much."""
+        if self._guesses:
+            self.notes.append(
+                f"augmented with {name}={value}, as the recipe says: {self._who} guesses ({self._before:.3f}), so it "
+                "cannot tell whether the images stay what they are"
+            )
+            return value
         for setting in (value,) if value is True else (value, value / 2):
             after = accuracy(self._judge(self._changed(name, setting)), self._y)
             verdict = f"{self._who} has {after:.3f} on images changed this way, {self._before:.3f} on unchanged ones"

@@ -15,10 +15,13 @@ from tfopt.graph.types import flatten, map_leaves
 from tfopt.stages.channels.criteria import OF_GRADIENTS, scores, scores_of_gradients, weights_of
 from tfopt.stages.channels.gradients import gradients_on
 from tfopt.stages.channels.limits import limits_of
+from tfopt.stages.channels.regularization import shrink_weights
 from tfopt.stages.channels.selection import Limits, least_important, select
 from tfopt.surgery.channels.cut import masks_by_layer
 from tfopt.surgery.channels.groups import Channels
 
+SCORED_EVERY = 50
+"""Steps after which a penalty asks for the importance of channels again."""
 BATCH = 32
 """Samples at once for gradients of "taylor"; those of "fisher" are of one sample each."""
 
@@ -50,6 +53,7 @@ class Shrinking:
         self._done, self._counted = 0, 0
         self._before = {} if steps else {key: np.array(value) for key, value in weights_of(channels).items()}
         self._masks: list[tuple[Any, Any]] = []
+        self._importance: list[np.ndarray] = []
 
     def require_reachable(self) -> None:
         """Raise `RecipeError` if the final cost cannot be reached, with what keeps the channels."""
@@ -149,6 +153,16 @@ class Shrinking:
         """Set the weights of removed channels to zero."""
         for variable, mask in self._masks:
             variable.assign(variable * mask)
+
+    def penalize(self, learning_rate: float) -> None:
+        """Apply one step of the penalty, which grows until the last channels go."""
+        if not self._pending or not self.stage.regularization:
+            return
+        if not self._importance or self._done % SCORED_EVERY == 0:
+            self._importance = scores_of(self.channels, self.stage, self.model, self.samples)
+        growth = self._done / max(1, self._pending[-1][0])
+        strength = self.stage.regularization * growth * learning_rate
+        shrink_weights(self.channels, self._importance, self.removed, strength)
 
     def start(self, iterations: int) -> None:
         """Start to count at that many steps of the optimizer, as a training begins."""
@@ -262,7 +276,9 @@ def shrink_class() -> Any:
             self._shrinking.advance(int(self.model.optimizer.iterations))
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self._shrinking.advance(int(self.model.optimizer.iterations))
+            rate, iterations = self.model.optimizer.learning_rate, self.model.optimizer.iterations
+            self._shrinking.advance(int(iterations))
+            self._shrinking.penalize(float(rate(iterations) if callable(rate) else rate))
             self._shrinking.mask()
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
