@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from tfopt.run.recipe import Recipe
     from tfopt.run.result import Result
     from tfopt.search.sensitivity import Sensitivity, sensitivity
-    from tfopt.stages import Binarize, Cluster, FineTune, PostTraining, Prune, PruneChannels, Quantize
+    from tfopt.stages import (
+        Binarize,
+        Cluster,
+        FineTune,
+        LowRank,
+        PostTraining,
+        Prune,
+        PruneBlocks,
+        PruneChannels,
+        Quantize,
+    )
     from tfopt.stages.fine_tune import fine_tuning
     from tfopt.teachers import Ensemble, Precomputed, Teacher
     from tfopt.tflite.read import LiteModel
@@ -110,6 +120,7 @@ __all__ = [
     "Export",
     "FineTune",
     "LiteModel",
+    "LowRank",
     "MeanTeacher",
     "ModelError",
     "OutputError",
@@ -118,6 +129,7 @@ __all__ = [
     "Preprocessing",
     "PromiseError",
     "Prune",
+    "PruneBlocks",
     "PruneChannels",
     "Quantize",
     "Recipe",
@@ -156,7 +168,7 @@ _HOMES = {
         "run.recipe": "Recipe",
         "run.result": "Result",
         "search.sensitivity": "Sensitivity sensitivity",
-        "stages": "Binarize Cluster FineTune PostTraining Prune PruneChannels Quantize",
+        "stages": "Binarize Cluster FineTune LowRank PostTraining Prune PruneBlocks PruneChannels Quantize",
         "stages.fine_tune": "fine_tuning",
         "teachers": "Ensemble Precomputed Teacher",
         "tflite.read": "LiteModel",

@@ -110,7 +110,7 @@ def test_load_reads_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ('{"stages": [{"stage": "Shrink"}]}', ["Shrink", "FineTune, PruneChannels, Prune, Cluster"]),
+        ('{"stages": [{"stage": "Shrink"}]}', ["Shrink", "FineTune, PruneBlocks, PruneChannels, LowRank"]),
         ('{"stages": [{"stage": ["Prune"]}]}', ["['Prune']"]),
         ('{"stages": [{"final_sparsity": 0.5}]}', ["None"]),
         ('{"stages": [null]}', ["None"]),

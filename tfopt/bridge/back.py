@@ -11,6 +11,7 @@ from tfopt.base.terminal import plain
 from tfopt.bridge import check, policy, state
 from tfopt.bridge.build import copy_weights, plans_of
 from tfopt.bridge.compile import compile_like, is_compiled
+from tfopt.bridge.edited import edited
 from tfopt.bridge.plans import Plan
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
@@ -28,8 +29,9 @@ def to_keras(flat_model: Any, like: Any, *, resized: bool = False) -> Any:
     Args:
         flat_model: a flat tf_keras model whose layers have the names of `flat_layers(like)`.
         like: the model that defines the Keras and architecture of the result.
-        resized: take layer sizes from `flat_model` where they differ; nested models then come back flattened, under
-            their flat names.
+        resized: take layer sizes from `flat_model` where they differ, skip layers that it does not have, and add those
+            that it has beside others (see `tfopt.bridge.edited`); nested models then come back flattened, under their
+            flat names.
 
     Raises:
         ModelError: a layer with weights is missing, its weights have other shapes (unless `resized`), or the result,
@@ -37,7 +39,10 @@ def to_keras(flat_model: Any, like: Any, *, resized: bool = False) -> Any:
     """
     graph = walk(like)
     sources = {layer.name: layer for layer in flat_model.layers}
-    result = _resized_copy(like, graph, sources) if resized and _is_resized(graph, sources) else _copy_of(like, graph)
+    other = edited(graph, sources, keras_compat.keras_of(like)) if resized else graph
+    resizes = resized and (other is not graph or _is_resized(graph, sources))
+    graph = other
+    result = _resized_copy(like, graph, sources) if resizes else _copy_of(like, graph)
     new_graph = walk(result)
     copies = _matched(graph, new_graph)
     for leaf in graph.leaves:

@@ -126,13 +126,14 @@ class Checkpoint:
             raise self.damaged("the evaluation of its best model cannot be read")
         return Evaluation(float(numbers[0]), float(numbers[1]), by_sample)
 
-    def resumed(self, kept: Kept, start: Any, *, resized: bool) -> Any:
+    def resumed(self, kept: Kept, start: Any, *, resized: bool, restructured: bool = False) -> Any:
         """Return the flat model to resume with.
 
         Args:
             kept: from `load`.
             start: the flat model that the run began with. It is not changed.
             resized: whether a finished stage may have changed layer sizes.
+            restructured: whether one may have removed or added layers.
 
         Returns:
             A flat model with the kept weights.
@@ -141,7 +142,7 @@ class Checkpoint:
             DataError: the kept model does not have the layers of `start`.
         """
         if resized:
-            return self._whole_model(kept, start)
+            return self._whole_model(kept, start, restructured=restructured)
         shapes = [weight.shape for weight in start.get_weights()]
         if [w.shape for w in kept.weights] != shapes or any(w.dtype.kind not in "biuf" for w in kept.weights):
             raise self.damaged("its weights do not fit the model")
@@ -149,7 +150,7 @@ class Checkpoint:
         model.set_weights(kept.weights)
         return model
 
-    def _whole_model(self, kept: Kept, start: Any) -> Any:
+    def _whole_model(self, kept: Kept, start: Any, *, restructured: bool) -> Any:
         if kept.model is None:
             raise self.damaged("it holds no model")
         try:
@@ -159,7 +160,7 @@ class Checkpoint:
                 model = load_model(path, custom_objects=_own_classes(start))
         except ModelError as error:
             raise self.damaged(f"its model cannot be loaded: {error}") from error
-        if not is_tf_keras_model(model) or _outline(model) != _outline(start):
+        if not is_tf_keras_model(model) or not (restructured or _outline(model) == _outline(start)):
             raise self.damaged("its model has other layers")
         return model
 

@@ -115,6 +115,7 @@ def _applied(
         stage = with_fewest_bits(stage, flat_model)
     if isinstance(stage, PruneChannels) and stage.measures_files:
         stage = with_fewest_channels(stage, flat_model)
+    stage, _ = stage.chosen(flat_model, samples)
     applied = stage.apply(flat_model, steps=stage.epochs_on(steps_per_epoch) * steps_per_epoch, keep=keep)
     if stage.last or stage.resizes:
         stage.calibrate(applied, samples)

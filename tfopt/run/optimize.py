@@ -228,7 +228,13 @@ class _Run:
             self._require_rows_of_this_run(self.checkpoint, rows)
             best = self._best_so_far(self.checkpoint, found)
             stages = self._carried_out(found)
-            self.flat_model = self.checkpoint.resumed(found, self.flat_model, resized=self._resized(len(rows) - 1))
+            done = self.recipe.stages[: len(rows) - 1]
+            self.flat_model = self.checkpoint.resumed(
+                found,
+                self.flat_model,
+                resized=self._resized(len(done)),
+                restructured=any(stage.restructures for stage in done),
+            )
             self.stages = stages
         except DataError as error:
             self.notes.append(f"{error} Ignoring it: the run starts over.")

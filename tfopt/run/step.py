@@ -176,8 +176,9 @@ class StageRunner:
         if isinstance(stage, PruneChannels) and stage.measures_files:
             self._run.progress.say(f"choosing the channels of each layer by the {stage.measure} of files")
             return choose_widths(stage, flat_model, samples, self._run.recipe.export, progress=self._run.progress.say)
+        stage, notes = stage.chosen(flat_model, samples)
         if stage.budget is None:
-            return stage, []
+            return stage, notes
         self._run.progress.say("choosing the bits of each layer")
 
         def size(chosen: Stage) -> int:

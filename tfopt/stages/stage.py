@@ -55,6 +55,8 @@ class Stage(ABC):
     """Whether the trained graph itself is exported, so that no stage can follow."""
     resizes: ClassVar[bool] = False
     """Whether `strip` may return layers of other sizes. Names, classes and order stay the same."""
+    restructures: ClassVar[bool] = False
+    """Whether `strip` may also return fewer or more layers; then `resizes` is True as well."""
     takes_words: ClassVar[bool] = False
     """Whether the setting of a rule in `layers` may be a string."""
 
@@ -179,6 +181,18 @@ class Stage(ABC):
     def budget(self) -> Budget | None:
         """The limits of the file if this stage chooses bits by them, else None."""
         return None
+
+    def chosen(self, model: Any, inputs: Any) -> tuple["Stage", list[str]]:
+        """Return this stage with the choices made that need inputs, and notes on them.
+
+        `optimize` calls it before `apply`; by hand, call it for stages whose `apply` asks for it.
+
+        Args:
+            model: the model for `apply`, of either Keras.
+            inputs: training inputs, as `calibrate` takes them.
+        """
+        del model, inputs
+        return self, []
 
     @property
     def measures_files(self) -> bool:

@@ -1,0 +1,132 @@
+"""LowRank: kernels as products of two smaller ones, where that saves multiplications or bytes."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+from typing_extensions import override
+
+from tfopt import bridge
+from tfopt.base.config import config
+from tfopt.errors import RecipeError
+from tfopt.graph.walk import walk
+from tfopt.stages.kernels.choice import Decision
+from tfopt.stages.kernels.rules import choose
+from tfopt.stages.stage import Stage
+from tfopt.surgery.factors import Matrix, factored, matrix_of
+
+
+@config
+class LowRank(Stage):
+    """Replace kernels by two factors from a singular value decomposition; then train both.
+
+    A kernel (m, n) of rank r costs r (m + n) instead of m n (Denil et al. 2013, arXiv:1306.0543; Sainath et al. 2013).
+    Dense layers, Embeddings, convolutions, of whose window the first factor computes r channels (Jaderberg et al. 2014,
+    arXiv:1405.3866), and the input kernels of LSTM, GRU and SimpleRNN can be factored. Layers where it does not pay
+    stay whole; it is an error if it pays nowhere.
+
+    A rule in `layers` sets False, to keep a kernel whole, or its rank.
+
+    Attributes:
+        energy: share of the squared kernel that the factors keep, which gives each rank.
+        rank: the same rank for all kernels instead.
+        round_to: ranks are multiples of it, since kernels compute channels in blocks.
+        saving: the share of a kernel's numbers that the factors must save, or it stays whole.
+    """
+
+    min_steps: NonNegativeInt = 300
+    energy: float = Field(default=0.95, gt=0, le=1)
+    rank: PositiveInt | None = None
+    round_to: PositiveInt = 8
+    saving: float = Field(default=0.2, ge=0, lt=1)
+
+    resizes: ClassVar[bool] = True
+    restructures: ClassVar[bool] = True
+
+    @override
+    def holds_after(self, steps: int) -> int:
+        return 0
+
+    @property
+    @override
+    def _with_lower_target(self) -> "Stage | None":
+        return replace(self, rank=2 * self.rank) if self.rank else replace(self, energy=(1 + self.energy) / 2)
+
+    def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
+        del steps, keep
+        trials = self._trials(flat_model)
+        ranks = {trial.name: trial.rank for trial in trials if trial.pays}
+        if not ranks:
+            said = "; ".join(trial.said for trial in trials) or "no layer has a kernel that can be factored"
+            raise RecipeError(
+                f"LowRank does not pay for '{flat_model.name}': {said}. Lower energy or rank, or leave the stage out."
+            )
+        return factored(flat_model, ranks)
+
+    def _trials(self, flat_model: Any) -> list["_Trial"]:
+        """Return what each kernel that can be factored would become."""
+        layers = [layer for layer in flat_model.layers if layer.weights]
+        settings = choose(self.layers, layers, {layer.name: True for layer in layers})
+        calls = [call.leaf.name for call in walk(flat_model, keep_names=True).calls]
+        found = []
+        for layer in layers:
+            setting = settings[layer.name]
+            if type(setting) is not bool and (type(setting) is not int or setting < 1):
+                raise RecipeError(f"The rule for {layer.name} sets {setting!r}; expected False, or a rank, 1 or more.")
+            matrix = None if setting is False or calls.count(layer.name) > 1 else matrix_of(layer)
+            if matrix is not None:
+                found.append(self._trial(layer.name, matrix, self.rank if setting is True else setting))
+        return found
+
+    def _trial(self, name: str, matrix: Matrix, stated: int | None) -> "_Trial":
+        rank = stated or -(-matrix.rank_for(self.energy) // self.round_to) * self.round_to
+        return _Trial(name, matrix, min(rank, *matrix.values.shape), self.saving)
+
+    @override
+    def _stripped(self, model: Any, like: Any) -> Any:
+        return bridge.clone(model)
+
+    @override
+    def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
+        del keep
+        why = "no kernel that can be factored, or kept by a rule"
+        found = {layer.name: Decision(layer.name, why=why) for layer in model.layers if layer.weights}
+        for trial in self._trials(model):
+            pays = trial.pays
+            found[trial.name] = Decision(trial.name, trial.does if pays else "", "" if pays else trial.said)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """One kernel and the rank that it would have."""
+
+    name: str
+    matrix: Matrix
+    rank: int
+    saving: float
+
+    @property
+    def share(self) -> float:
+        """The numbers of both factors relative to those of the kernel."""
+        rows, columns = self.matrix.values.shape
+        return float(self.rank * (rows + columns) / (rows * columns))
+
+    @property
+    def pays(self) -> bool:
+        """Whether the factors save enough."""
+        return self.share <= 1 - self.saving
+
+    @property
+    def does(self) -> str:
+        """What happens, with numbers."""
+        shape = " x ".join(map(str, self.matrix.values.shape))
+        energy = self.matrix.energy_of(self.rank)
+        return f"{shape} -> rank {self.rank}, {self.share:.0%} of the numbers, {energy:.1%} of the energy"
+
+    @property
+    def said(self) -> str:
+        """Why it does not pay, with numbers."""
+        whole = f"at {1 - self.saving:.0%} of the numbers"
+        rank = max(1, int(self.matrix.break_even * (1 - self.saving)))
+        return f"{self.name} ({self.does}; {whole} it keeps {self.matrix.energy_of(rank):.1%})"
