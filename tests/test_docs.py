@@ -177,9 +177,12 @@ def of_channels():
     first, second = (names["small"].get_layer(name).filters for name in ("first", "second"))
     assert first % 8 == second % 8 == 0
     macs = [14 * 14 * 27 * a + 12 * 12 * 9 * a * b + 3 * b for a, b in ((32, 64), (first, second))]
-    assert macs[1] <= macs[0] / 2 and f"MACs {macs[0]:,} -> {macs[1]:,}" in names["stage"].summary(names["wrapped"])[0]
+    assert macs[1] <= macs[0] / 2 and names["lite"].macs() == macs[1]
     x = names["x"]
     assert (names["lite"].predict(x).argmax(1) == names["small"].predict(x, verbose=0).argmax(1)).mean() > 0.9
+    assert names["refit"].count_params() < names["model"].count_params()
+    assert names["shallow"].count_params() == names["deep"].count_params() - 2 * (9 * 16 * 16 + 16)
+    assert names["thin"].count_params() == 16 * (64 + 256) + 256 + 256 * 3 + 3
 
 
 def of_own_fit():
