@@ -390,3 +390,25 @@ def test_ranges_that_strip_has_lost_are_missed():
     stripped = stage.strip(wrapped)
     with pytest.warns(UserWarning, match="the ranges that Quantize has trained are not in the model"):
         tfopt.export_tflite(stripped, representative_data=X)
+
+
+@pytest.mark.parametrize("structure", ["dict", "list"])
+def test_names_of_inputs_that_tensorflow_does_not_allow(structure, tmp_path):
+    left, right = (keras.Input((8,), name=name) for name in ("left eye", "right:0"))
+    outputs = keras.layers.Dense(3, "softmax")(keras.layers.Concatenate()([left, right]))
+    inputs = {"left eye": left, "right:0": right} if structure == "dict" else [left, right]
+    import tensorflow as tf
+
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    rng = np.random.default_rng(0)
+    x = {name: rng.normal(size=(32, 8)).astype("float32") for name in ("left eye", "right:0")}
+    y = rng.integers(0, 3, 32)
+    stage = tfopt.Quantize()
+    wrapped = stage.apply(model, steps=4)
+    stage.calibrate(wrapped, x)
+    wrapped.fit(x, y, verbose=0)
+    wrapped.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(8), verbose=0, validation_data=(x, y))
+    expected = wrapped.predict(x, verbose=0)
+    lite = tfopt.export_tflite(wrapped, tmp_path / "eyes.tflite", representative_data=x)
+    assert (lite.predict(x).argmax(1) == expected.argmax(1)).mean() > 0.9

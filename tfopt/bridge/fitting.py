@@ -13,6 +13,7 @@ from tfopt.base.progress import Progress
 from tfopt.bridge.callbacks import as_tf_keras_callback
 from tfopt.bridge.compile import Carrier
 from tfopt.errors import RecipeError
+from tfopt.graph.walk import valid_name
 
 _BY_POSITION = 2  # optimizer and loss; what follows has another order in the other Keras
 _OWN_TRAINING = ("fit", "train_step", "test_step", "compute_loss")
@@ -112,7 +113,7 @@ def _fit(model: Any, fitting: Fitting, *args: Any, **kwargs: Any) -> Any:
         Progress().say(f"{names} {begin} after {fitting.holds_after:,} steps, when the promise of the stage holds")
     given["callbacks"] = [as_tf_keras_callback(each, waits if each in waiting else None) for each in callbacks]
     given["callbacks"] += _starting_epochs(given.get("x"))
-    _take_data(given)
+    _take_data(model, given)
     try:
         return type(model).fit(*bound.args, **bound.kwargs)
     finally:
@@ -140,7 +141,7 @@ def _run(model: Any, name: str, *args: Any, **kwargs: Any) -> Any:
     callbacks = bound.arguments.get("callbacks")
     if not isinstance(callbacks, keras_compat.tf_keras().callbacks.CallbackList):  # that of a running `fit`
         bound.arguments["callbacks"] = list(map(as_tf_keras_callback, _listed(callbacks)))
-    _take_data(bound.arguments)
+    _take_data(model, bound.arguments)
     return getattr(type(model), name)(*bound.args, **bound.kwargs)
 
 
@@ -161,11 +162,29 @@ def _iterations(model: Any) -> int:
     return 0 if optimizer is None else int(optimizer.iterations.numpy())
 
 
-def _take_data(arguments: dict[str, Any]) -> None:
-    """Replace data sets of Keras 3 among the arguments."""
+def _take_data(model: Any, arguments: dict[str, Any]) -> None:
+    """Replace data sets of Keras 3 among the arguments, and names of inputs that TensorFlow does not allow."""
     for name in ("x", "validation_data"):
         if name in arguments:
-            arguments[name] = _as_sequence(arguments[name])
+            arguments[name] = _as_sequence(by_valid_names(model, arguments[name]))
+
+
+def by_valid_names(model: Any, data: Any) -> Any:
+    """Return data with the names of a flat model's inputs: "left eye" is its left_eye, as TensorFlow allows.
+
+    Args:
+        model: flat tf_keras.
+        data: inputs, a tuple that begins with them, or a data set of these; returned as it is if nothing fits.
+    """
+    if isinstance(data, tuple) and data:
+        return (by_valid_names(model, data[0]), *data[1:])
+    if hasattr(data, "element_spec"):
+        return data.map(lambda *parts: by_valid_names(model, parts if len(parts) > 1 else parts[0]))
+    if not isinstance(data, dict) or isinstance(getattr(model, "input", None), dict):
+        return data
+    names = {name: valid_name(name) for name in data if isinstance(name, str)}
+    fits = set(names.values()) == set(getattr(model, "input_names", ())) != set(names)
+    return {names[name]: array for name, array in data.items()} if fits else data
 
 
 def _starting_epochs(data: Any) -> list[Any]:

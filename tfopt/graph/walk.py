@@ -219,7 +219,7 @@ def _unique_names(leaves: list[Leaf], inputs: list[str], keep_names: bool) -> li
     taken: set[str] = set()
 
     def claim(candidates: list[str]) -> str:
-        names = [_clean(candidate) for candidate in candidates]
+        names = [valid_name(candidate) for candidate in candidates]
         if separable and not keep_names:
             names = [f"{_PREFIX}{name}" if _AUTO_NAME.fullmatch(name) else name for name in names]
         number, name = 1, next((name for name in names if name not in taken), names[-1])
@@ -242,6 +242,6 @@ def caller_name(name: str) -> str:
     return before if _AUTO_NAME.fullmatch(before) else name
 
 
-def _clean(name: str) -> str:
+def valid_name(name: str) -> str:
     """Return `name` as a valid TensorFlow scope."""
     return re.sub(r"[^A-Za-z0-9_.\-]", "_", name).lstrip("_.-") or "layer"

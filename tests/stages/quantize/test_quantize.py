@@ -902,3 +902,21 @@ def test_a_model_that_cannot_be_rebuilt_is_refused_before_training():
     assert any(
         "cannot be rebuilt" in problem for problem in tfopt.check(model, tfopt.Recipe(stages=[Prune()])).problems
     )
+
+
+def test_one_hot_words_stay_in_float_and_the_file_is_right(tmp_path):
+    import keras
+
+    words = keras.Input((6,), dtype="int32")
+    hidden = keras.layers.Dense(8, "relu")(keras.ops.one_hot(words, 10))
+    model = keras.Model(words, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(hidden)))
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).integers(0, 10, (32, 6)).astype("int32")
+    stage = tfopt.Quantize()
+    wrapped = stage.apply(model, steps=1)
+    stage.calibrate(wrapped, x)
+    wrapped.fit(x, x[:, :3] / 10, verbose=0)
+    lite = tfopt.export_tflite(wrapped, tmp_path / "words.tflite", representative_data=x)
+    np.testing.assert_allclose(lite.predict(x), wrapped.predict(x, verbose=0), atol=0.02)
+    assert any(op.name == "ONE_HOT" for op in lite.ops())
+    assert any("one_hot" in note and "refuses its int8 form" in note for note in stage.notes(bridge.to_tf_keras(model)))

@@ -197,6 +197,7 @@ class PruneChannels(Stage):
             progress: called with a line of text after each part of long work.
         """
         found = self._shrinking(model)
+        inputs = bridge.by_valid_names(trained_model(model), inputs)
         check_inputs(trained_model(model), inputs)
         found.keep_samples(inputs, self.score_samples)
         if found.steps:

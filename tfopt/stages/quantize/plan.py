@@ -35,6 +35,8 @@ PASSING_OPERATIONS = (
     "roll", "stop_gradient", "max", "min", "amax", "amin", "reduce_max", "reduce_min", "unstack", "arraysplit",
     "rot90", "image.resize", "resize",
 )  # fmt: skip
+# Operations whose quantized form the converter refuses.
+_WITHOUT_INT8 = ("one_hot", "onehot")
 _SHARED = "range of "
 # Settings of rules besides True and False.
 WEIGHTS, OUTPUT = "weights", "output"
@@ -132,6 +134,8 @@ class _Planner:
         facts = facts_of(layer)
         if facts.no_int8:
             return Treatment(in_float=True, why=facts.no_int8)
+        if operation_of(layer).rpartition(".")[2] in _WITHOUT_INT8:
+            return Treatment(in_float=True, why="the converter refuses its int8 form; what reads it computes in float")
         if any(self.indices.intersection(call.outputs) for call in self.calls[name]):
             return Treatment(in_float=True, why="its values become indices")
         if facts.family == "embedding":

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 from typing_extensions import override
 
+from tfopt import bridge
 from tfopt.base.annotations import annotate, annotations, trained_model
 from tfopt.base.config import config
 from tfopt.errors import RecipeError
@@ -82,6 +83,7 @@ class PostTraining(Stage):
         from tfopt.stages.quantize.posttraining.pipeline import quantize_weights
 
         model = trained_model(model)
+        inputs = bridge.by_valid_names(model, inputs)
         bits = self._bits(model)
         rounded, grids, notes = quantize_weights(
             model,

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 from typing_extensions import override
 
+from tfopt import bridge
 from tfopt.base.annotations import annotate, trained_model
 from tfopt.base.config import config
 from tfopt.base.keras_compat import unwrapped
@@ -153,6 +154,7 @@ class QuantizationAware(Stage):
         """
         del progress
         model = trained_model(model)
+        inputs = bridge.by_valid_names(model, inputs)
         arrays = [np.asarray(array)[: self.calibration_samples] for array in flatten(inputs)]
         _check_finite(arrays)
         starts = range(0, len(arrays[0]), CALIBRATION_BATCH)

@@ -19,6 +19,7 @@ from tfopt.base.stderr import native_noise_held
 from tfopt.base.weight_statistics import deflated_bytes
 from tfopt.data import Preprocessing
 from tfopt.errors import CannotRunError, DataError, ModelError
+from tfopt.graph.walk import valid_name
 from tfopt.tflite.read.graph import FileGraph
 from tfopt.tflite.read.index_values import IndexValues, index_values
 from tfopt.tflite.read.macs import macs_of
@@ -311,6 +312,7 @@ class LiteModel:
         """Return one array per input, in the order of `inputs`. Raise DataError if they do not fit."""
         names = [port.name for port in self.inputs]
         if isinstance(x, Mapping):
+            x = {valid_name(name): array for name, array in x.items()} if set(x) != set(names) else x
             if set(x) != set(names):
                 raise DataError(f"The model's inputs are {names}; got {sorted(x)}.")
             arrays = [np.asarray(x[name]) for name in names]

@@ -15,6 +15,7 @@ from tfopt.base.keras_compat import tf_keras, unwrapped
 from tfopt.errors import DataError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import flatten
+from tfopt.graph.walk import valid_name
 from tfopt.tflite.read import LiteModel, Op, Port, Tensor
 from tfopt.tflite.read.layer_names import LayerNames
 
@@ -331,6 +332,9 @@ def _keys(flat_model: Any, inputs: Mapping[str, Any]) -> list[str]:
     struct, _ = keras_internals.structs(flat_model)
     if isinstance(struct, dict) and set(struct) == set(inputs):
         return sorted(inputs)
+    valid = {valid_name(name): name for name in inputs}  # "left eye" is the left_eye of a flat model
+    if set(valid) == set(flat_model.input_names):
+        return [valid[name] for name in flat_model.input_names]
     raise DataError(
         f"The inputs of the model '{flat_model.name}' are {flat_model.input_names}; representative_data has "
         f"{list(inputs)}. Use these names."
