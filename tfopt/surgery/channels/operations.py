@@ -7,23 +7,11 @@ import numpy as np
 
 from tfopt.graph.types import Call, Ref
 from tfopt.surgery.channels.elementwise import concatenating_at, merging, passing, unknown
+from tfopt.surgery.channels.operation_facts import ALONE, TOGETHER
 from tfopt.surgery.channels.shapes import cut, reduced, reshaped, split_evenly
 from tfopt.surgery.channels.trace import Labels, Trace, describe, sizes_of, tensors
 from tfopt.surgery.sizes import kind_of
 
-_ALONE = (
-    "relu", "relu6", "leakyrelu", "elu", "selu", "celu", "gelu", "silu", "swish", "hardsilu", "hardswish",
-    "hardsigmoid", "hardtanh", "sigmoid", "tanh", "softplus", "softsign", "logsigmoid", "mish", "exp", "expm1",
-    "log", "log1p", "log2", "log10", "sqrt", "rsqrt", "square", "abs", "absolute", "negative", "neg", "sign",
-    "reciprocal", "clip", "clipbyvalue", "cast", "identity", "stopgradient", "erf", "sin", "cos", "tan", "floor",
-    "ceil", "round", "nantonum", "zeroslike", "oneslike", "isnan", "isfinite", "logicalnot", "squareplus",
-)  # fmt: skip
-_TOGETHER = (
-    "add", "addv2", "subtract", "sub", "multiply", "mul", "divide", "div", "truedivide", "truediv", "realdiv",
-    "divnonan", "dividenonan", "maximum", "minimum", "pow", "power", "squareddifference", "where", "select",
-    "selectv2", "greater", "greaterequal", "less", "lessequal", "equal", "notequal", "logicaland", "logicalor",
-    "mod", "floordivide", "floordiv",
-)  # fmt: skip
 _SUMS = ("sum", "reducesum")
 _REDUCTIONS = (
     "mean", "reducemean", "max", "amax", "reducemax", "min", "amin", "reducemin", "prod", "reduceprod", "std",
@@ -41,9 +29,9 @@ def operation(trace: Trace, call: Call) -> list[Labels]:
     refs = tensors(call)
     if not refs or kind in _OF_SHAPE:
         return [{} for _ in call.outputs]
-    if kind in _ALONE:
+    if kind in ALONE:
         return passing(trace, call)
-    if kind in _TOGETHER:
+    if kind in TOGETHER:
         return merging(trace, call)
     rule = _RULES.get(kind)
     if rule is None and kind in (*_SUMS, *_REDUCTIONS):

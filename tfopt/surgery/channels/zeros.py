@@ -7,34 +7,12 @@ import numpy as np
 from tfopt.bridge.carried import call_inside
 from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Call, Ref, flatten, is_layer
+from tfopt.surgery.channels.operation_facts import ALONE, TOGETHER
 from tfopt.surgery.channels.trace import Trace, describe, tensors
 from tfopt.surgery.sizes import kind_of
 
-# Functions with f(0) = 0; all others are assumed to have f(0) != 0.
-_AT_ZERO = (
-    "linear", "relu", "relu6", "leakyrelu", "elu", "selu", "celu", "gelu", "geluapproximate", "silu", "swish",
-    "hardsilu", "hardswish", "tanh", "hardtanh", "softsign", "mish", "sin", "tan", "erf", "square", "sqrt", "abs",
-    "absolute", "negative", "neg", "sign", "floor", "ceil", "round", "expm1", "log1p", "cast", "identity",
-    "stopgradient", "nantonum", "zeroslike", "tanhshrink", "softshrink", "hardshrink", "threshold",
-)  # fmt: skip
-_UNDEFINED = ("log", "log2", "log10", "reciprocal", "rsqrt")
-_PRODUCTS = ("multiply", "mul")
-_QUOTIENTS = (
-    "divide",
-    "div",
-    "truedivide",
-    "truediv",
-    "realdiv",
-    "divnonan",
-    "dividenonan",
-    "mod",
-    "floordivide",
-    "floordiv",
-)
-_POWERS = ("pow", "power")
-_SUMS = (
-    "add", "addv2", "subtract", "sub", "maximum", "minimum", "average", "scaledadd", "squareddifference",
-)  # fmt: skip
+# Operations on whole tensors that need not give zeros for zeros; others move values, or add them up.
+_NOT_ZERO = ("pad", "logsumexp", "reducelogsumexp", "prod", "reduceprod")
 _MAKING = (
     "dense", "convolution", "depthwise", "separable", "transposed", "einsum", "embedding", "recurrent", "cell",
     "time_distributed",
@@ -63,34 +41,31 @@ def _gives_zeros(trace: Trace, call: Call) -> bool:
         return layer.gamma is not None or all(clean)
     if facts.channels == "alone" or facts.family == "activation":
         activation = getattr(layer, "activation", None)
-        return all(clean) and (kind in _AT_ZERO if activation is None else _keeps_zero(activation))
+        return all(clean) and (ALONE.get(kind) == "zero" if activation is None else _keeps_zero(activation))
     if kind == "rescaling":
         return all(clean) and not np.any(np.asarray(layer.offset))
-    if kind in _PRODUCTS:
-        return any(zero) or not refs
-    if kind in _QUOTIENTS:
-        return _quotient(trace, call)
-    if kind in _POWERS:
-        return _power(trace, call)
-    if kind in _UNDEFINED:
+    if kind in TOGETHER:
+        return _merges_to_zero(trace, call, zero)
+    if ALONE.get(kind) == "undefined":
         for ref, is_clean in zip(refs, clean, strict=True):
             if is_clean:
                 trace.fix(trace.of(ref), f"{describe(call.leaf)} is not defined for zeros")
         return False
-    if kind in _SUMS:
-        return all(zero) and not any(np.any(number) for number in _numbers(call))
     if is_layer(layer) and not hasattr(layer, "symbol"):
         return all(clean) and not hasattr(type(layer), "tfopt_channels")  # nobody knows what they give for zeros
-    known = kind in _AT_ZERO or kind not in _VALUES
-    return all(clean) and known
+    return all(clean) and ALONE.get(kind, "zero") == "zero" and kind not in _NOT_ZERO
 
 
-_VALUES = (
-    "exp", "sigmoid", "softplus", "cos", "hardsigmoid", "logsigmoid", "oneslike", "isnan", "isfinite", "logicalnot",
-    "clip", "clipbyvalue", "where", "select", "selectv2", "equal", "notequal", "greater", "greaterequal", "less",
-    "lessequal", "squareplus", "pad",
-)  # fmt: skip
-"""Operations on values that need not give zeros for zeros; others move values, or join them linearly."""
+def _merges_to_zero(trace: Trace, call: Call, zero: list[bool]) -> bool:
+    """Return whether an operation on several tensors gives zero where those in `zero` are."""
+    merge = TOGETHER[kind_of(call.leaf)]
+    if merge == "product":
+        return any(zero) or not zero
+    if merge == "quotient":
+        return _quotient(trace, call)
+    if merge == "power":
+        return _power(trace, call)
+    return merge == "sum" and all(zero) and not any(np.any(number) for number in _numbers(call))
 
 
 def _activations(layer: Any) -> list[Any]:
