@@ -206,6 +206,14 @@ def linear_attention(x):
     return keras.ops.matmul(q, keras.ops.matmul(keras.ops.transpose(k, (0, 1, 3, 2)), L.Dense(4)(x)))
 
 
+def added(x):
+    return keras.ops.sum(x, axis=-1, keepdims=True)
+
+
+def both_ways(x):
+    return L.Bidirectional(L.LSTM(8, activation="sigmoid", return_sequences=True), name="end")(x)
+
+
 @pytest.mark.parametrize(
     ("body", "stay"),
     [
@@ -215,6 +223,13 @@ def linear_attention(x):
         (lambda x: x / L.Dense(8, name="divisor")(x), {"divisor"}),
         (lambda x: keras.ops.log(L.Dense(8, name="end")(x)), {"end"}),
         (lambda x: L.LSTM(8, activation="softmax", name="end")(L.Reshape((64, 8))(x)), {"end"}),
+        (lambda x: added(L.TimeDistributed(L.Dense(8, "sigmoid"), name="end")(x)), {"end"}),
+        (lambda x: added(both_ways(L.Reshape((64, 8))(x))), {"end"}),
+        (lambda x: added(L.RNN(L.SimpleRNNCell(8, "sigmoid"), name="end")(L.Reshape((64, 8))(x))), {"end"}),
+        (lambda x: added(L.Dense(8, "sigmoid", name="end")(x) * L.Dense(1)(x)), {"end"}),
+        (lambda x: added(L.Dense(8, name="end")(x) + L.Dense(1)(x)), {"end"}),
+        (lambda x: L.Dense(8)(x) // (L.Dense(8, name="end")(x)), {"end"}),
+        (lambda x: L.Dense(3)(L.Flatten(data_format="channels_first")(x)), set()),
     ],
 )
 def test_channels_that_are_not_zero_when_they_are_gone_stay(body, stay):

@@ -8,7 +8,7 @@ from tfopt.bridge.carried import call_inside
 from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Call, Ref, flatten, is_layer
 from tfopt.surgery.channels.operation_facts import ALONE, TOGETHER
-from tfopt.surgery.channels.trace import Trace, describe, tensors
+from tfopt.surgery.channels.trace import Trace, describe, sizes_of, tensors
 from tfopt.surgery.sizes import kind_of
 
 # Operations on whole tensors that need not give zeros for zeros; others move values, or add them up.
@@ -32,8 +32,9 @@ def follow_zeros(trace: Trace, call: Call) -> None:
 def _gives_zeros(trace: Trace, call: Call) -> bool:
     layer, refs = call.leaf.layer, tensors(call)
     clean = [ref not in trace.nonzero for ref in refs]
-    # An operand of size 1, say, has no channels that could be zero.
-    zero = [each and bool(trace.of(ref)) for each, ref in zip(clean, refs, strict=True)]
+    # An operand that is broadcast has no channels of those that could be zero.
+    labeled = [any(sizes_of(ref)[axis] != 1 for axis in trace.of(ref)) for ref in refs]
+    zero = [each and has for each, has in zip(clean, labeled, strict=True)]
     facts, kind = facts_of(layer), kind_of(call.leaf)
     if facts.family in _MAKING or facts.channels == "attention":
         return all(_keeps_zero(activation) for activation in _activations(layer))
