@@ -269,3 +269,99 @@ def test_recipes_with_both_resume_and_export(tmp_path):
     resumed = tfopt.optimize(model, recipe, ((X, Y), (X, Y)), quiet=True, checkpoint=path)
     assert resumed.lite.data == whole.lite.data
     assert [row.step for row in resumed.report.rows] == [row.step for row in whole.report.rows]
+
+
+def test_two_towers_are_no_residual_block():
+    a, b = keras.Input((12,)), keras.Input((12,))
+    fused = keras.Model([a, b], L.Add()([L.Dense(16)(L.Dense(64, "relu")(a)), L.Dense(16)(b)]))
+    plain = keras.Model([a, b], L.Add()([L.Dense(12)(L.Dense(64, "relu")(a)), b]))
+    for model in (fused, plain):
+        assert residual_blocks(bridge.to_tf_keras(model)) == []
+
+
+def test_an_addition_that_is_called_twice_is_no_block_and_others_may_go():
+    inputs = keras.Input((8,))
+    shared = L.Add(name="shared")
+    x = shared([inputs, L.Dense(8, name="f")(inputs)])
+    x = shared([x, L.Dense(8, name="g")(x)])
+    x = L.Add(name="own")([x, L.Dense(8, name="h")(x)])
+    (block,) = residual_blocks(bridge.to_tf_keras(keras.Model(inputs, x)))
+    assert block.name == "own"
+
+
+def test_blocks_that_cannot_go_together_are_not_chosen_together():
+    s = keras.Input((8,))
+    first = L.Add(name="a1")([L.Dense(8, name="c")(s), L.Dense(8, name="f2")(L.Dense(64, name="f1")(s))])
+    second = L.Add(name="a2")([first, L.Dense(8, name="g2")(L.Dense(64, name="g1")(s))])
+    model = keras.Model(s, second)
+    x = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
+    with pytest.raises(RecipeError, match="cannot be reached"):
+        tfopt.PruneBlocks(final_ratio=0.05).chosen(model, x)
+
+
+@pytest.mark.parametrize("stage", [tfopt.LowRank, tfopt.PruneBlocks, tfopt.PruneChannels])
+def test_a_second_try_may_have_a_lower_target(stage):
+    gentler = stage(retry="lower").gentler(1e-3)
+    assert gentler.retry == "never" and gentler != stage(retry="lower")
+
+
+def test_outputs_and_kernels_that_are_not_finite_are_refused():
+    model = residual()
+    head = model.get_layer("head")
+    head.set_weights([head.get_weights()[0] * np.nan, head.get_weights()[1]])
+    with pytest.raises(ModelError, match="hold NaN or infinity on these inputs"):
+        tfopt.PruneBlocks().chosen(model, X)
+    with pytest.raises(ModelError, match="The kernel of 'head' holds NaN"):
+        tfopt.LowRank().apply(model, steps=1)
+    with pytest.raises(RecipeError, match=r"The rule \('first_1', 0\.5\) of PruneBlocks expects False"):
+        tfopt.PruneBlocks(layers=(("first_1", 0.5),)).chosen(residual(), X)
+
+
+def test_factors_have_the_policy_of_their_layer_and_factored_layers_stay():
+    model = keras.Sequential(
+        [keras.Input((32,)), L.Dense(32, "relu", name="a", dtype="mixed_float16"), L.Dense(32, name="o")]
+    )
+    stage = tfopt.LowRank(rank=8)
+    small = stage.strip(stage.apply(model, steps=1))
+    assert small.get_layer("a_factor").dtype_policy.name == "mixed_float16"
+    assert small.get_layer("o_factor").dtype_policy.name == "float32"
+    with pytest.raises(RecipeError, match="does not pay"):
+        tfopt.LowRank(rank=8).apply(small, steps=1)
+
+
+def test_layers_that_start_from_given_states_stay_whole():
+    i, j = keras.Input((7, 8)), keras.Input((5, 8))
+    _, h, c = L.LSTM(9, return_state=True, name="enc")(i)
+    model = keras.Model([i, j], L.Dense(10, name="out")(L.LSTM(9, name="dec")(j, initial_state=[h, c])))
+    wrapped = tfopt.LowRank(rank=2, saving=0).apply(model, steps=1)
+    names = {layer.name for layer in wrapped.layers}
+    assert "enc_factor" in names and "dec_factor" not in names
+
+
+def test_dropout_of_channels_returns_in_its_own_keras():
+    inputs = keras.Input((8, 8, 8))
+    y = L.SpatialDropout2D(0.2)(L.Conv2D(8, 3, padding="same")(inputs))
+    x = L.Add(name="at")([inputs, y])
+    x = L.Add(name="end")([x, L.Conv2D(8, 1)(L.SpatialDropout2D(0.2)(x))])
+    model = keras.Model(inputs, L.GlobalAveragePooling2D()(x))
+    stage = tfopt.PruneBlocks(blocks=("end",))
+    small = stage.strip(stage.apply(model, steps=1))
+    assert type(small) is type(model) and len(small.layers) < len(model.layers)
+
+
+def test_a_teacher_teaches_what_is_left():
+    recipe = tfopt.Recipe(stages=(tfopt.PruneBlocks(final_ratio=0.6, epochs=1, min_steps=0),), max_drop=None)
+    result = tfopt.optimize(residual(), recipe, ((X, Y), (X, Y)), teacher=residual(), quiet=True)
+    assert any("distilled from" in note for row in result.report.rows for note in row.notes)
+
+
+def test_widths_of_files_do_not_stop_later_stages_in_the_dry_run():
+    stages = (
+        tfopt.PruneChannels(final_ratio=0.7, measure="bytes", epochs=1, min_steps=0),
+        tfopt.LowRank(layers=(("wide", 8), ("*", False)), epochs=1, min_steps=0, saving=0.1),
+    )
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 4)), L.Flatten(), L.Dense(64, "relu", name="wide"), L.Dense(4, "softmax", name="head")]
+    )
+    assert not tfopt.check(model, tfopt.Recipe(stages=stages)).problems

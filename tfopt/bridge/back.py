@@ -207,8 +207,11 @@ def _new_layer(leaf: Leaf, sizes: dict[str, Any]) -> Any:
     """Return a layer like that of `leaf` with the given `sizes`; an operation, which is stateless, is reused."""
     if not is_layer(leaf.layer):
         return leaf.layer
-    config = {**_unbuilt(leaf.layer.get_config()), **sizes, "name": leaf.name, "trainable": leaf.trainable}
-    return type(leaf.layer).from_config(config)
+    config = {**_unbuilt(leaf.layer.get_config()), **sizes, "name": leaf.name}
+    config.pop("trainable", None)  # some layers do not take it
+    layer = type(leaf.layer).from_config(config)
+    layer.trainable = leaf.trainable
+    return layer
 
 
 def _unbuilt(config: Any) -> Any:

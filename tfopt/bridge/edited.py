@@ -30,13 +30,17 @@ def edited(graph: Graph, sources: Mapping[str, Any], package: Any) -> Graph:
     new = {name: sources[name + FACTOR] for name in names if name + FACTOR in sources and name + FACTOR not in names}
     if not new:
         return graph
-    return with_neighbors(graph, {name: _neighbor(layer, sources[name], package) for name, layer in new.items()})
+    leaves = {leaf.name: leaf for leaf in graph.leaves}
+    return with_neighbors(
+        graph, {name: _neighbor(layer, sources[name], leaves[name].layer, package) for name, layer in new.items()}
+    )
 
 
-def _neighbor(layer: Any, other: Any, package: Any) -> Neighbor:
-    """Return the place of `layer`, the other factor of the flat layer `other`, in the caller's Keras."""
+def _neighbor(layer: Any, other: Any, own: Any, package: Any) -> Neighbor:
+    """Return the place of `layer`, the other factor of the flat layer `other`, beside `own`, the caller's."""
     config = layer.get_config()
-    twin = getattr(package.layers, type(layer).__name__)(**{key: config[key] for key in _SETTINGS if key in config})
+    settings = {key: config[key] for key in _SETTINGS if key in config}
+    twin = getattr(package.layers, type(layer).__name__)(**settings, dtype=own.dtype_policy.name)
     side = "after" if facts_of(other).family == "embedding" else "before"
     leaf = Leaf(twin, layer.name, layer.trainable, layer.name)
     return Neighbor(leaf, side, tuple(layer.output.shape))  # type: ignore[arg-type]

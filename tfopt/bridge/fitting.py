@@ -183,7 +183,7 @@ def by_valid_names(model: Any, data: Any) -> Any:
     if not isinstance(data, dict) or isinstance(getattr(model, "input", None), dict):
         return data
     names = {name: valid_name(name) for name in data if isinstance(name, str)}
-    fits = set(names.values()) == set(getattr(model, "input_names", ())) != set(names)
+    fits = set(names.values()) == set(getattr(model, "input_names", None) or ()) != set(names)
     return {names[name]: array for name, array in data.items()} if fits else data
 
 

@@ -9,7 +9,7 @@ from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.taps import shapes
 from tfopt.run.recipe import Recipe
 from tfopt.search.bits import with_fewest_bits
-from tfopt.search.widths import with_fewest_channels
+from tfopt.search.widths import with_likely_widths
 from tfopt.stages import PruneChannels, Stage
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.kernels.table import named_kernel
@@ -114,7 +114,7 @@ def _applied(
     if stage.budget and stage.budget.max_bytes is not None:
         stage = with_fewest_bits(stage, flat_model)
     if isinstance(stage, PruneChannels) and stage.measures_files:
-        stage = with_fewest_channels(stage, flat_model)
+        stage = with_likely_widths(stage, flat_model)
     stage, _ = stage.chosen(flat_model, samples)
     applied = stage.apply(flat_model, steps=stage.epochs_on(steps_per_epoch) * steps_per_epoch, keep=keep)
     if stage.last or stage.resizes:

@@ -14,7 +14,7 @@ from tfopt.graph.types import map_leaves
 from tfopt.stages import PruneChannels
 from tfopt.stages.channels.limits import limits_of
 from tfopt.stages.channels.selection import select
-from tfopt.stages.channels.shrinking import scores_of
+from tfopt.stages.channels.shrinking import goal_of, scores_of
 from tfopt.surgery.channels.cut import without_channels
 from tfopt.surgery.channels.groups import Channels
 from tfopt.tflite.read import LiteModel
@@ -66,10 +66,12 @@ def choose_widths(
     return dataclasses.replace(stage, widths=_widths(channels, removed)), [files.said(removed)]
 
 
-def with_fewest_channels(stage: PruneChannels, model: Any) -> PruneChannels:
-    """Return `stage` with the smallest widths that its limits allow; `model` is the stage's input."""
+def with_likely_widths(stage: PruneChannels, model: Any) -> PruneChannels:
+    """Return `stage` with that share of the channels, or the fewest, for a dry run; `model` is the stage's input."""
     channels = stage.channels(bridge.to_tf_keras(model))
-    return dataclasses.replace(stage, widths=_widths(channels, _all_that_may_go(channels, stage)))
+    alike, (count, most) = [np.ones(len(group)) for group in channels.groups], goal_of(channels, stage)
+    removed = select(channels, alike, count, most, limits_of(stage, channels), give_back=False)
+    return dataclasses.replace(stage, widths=_widths(channels, removed))
 
 
 def _all_that_may_go(channels: Channels, stage: PruneChannels) -> list[int]:

@@ -8,7 +8,9 @@ from typing_extensions import override
 
 from tfopt import bridge
 from tfopt.base.config import config
+from tfopt.bridge.edited import FACTOR
 from tfopt.errors import RecipeError
+from tfopt.graph.types import Ref
 from tfopt.graph.walk import walk
 from tfopt.stages.kernels.choice import Decision
 from tfopt.stages.kernels.rules import choose
@@ -50,7 +52,9 @@ class LowRank(Stage):
     @property
     @override
     def _with_lower_target(self) -> "Stage | None":
-        return replace(self, rank=2 * self.rank) if self.rank else replace(self, energy=(1 + self.energy) / 2)
+        if self.rank:
+            return replace(self, rank=2 * self.rank, retry="never")
+        return replace(self, energy=(1 + self.energy) / 2, retry="never")
 
     def _wrap(self, flat_model: Any, steps: int, keep: frozenset[str]) -> Any:
         del steps, keep
@@ -67,13 +71,16 @@ class LowRank(Stage):
         """Return what each kernel that can be factored would become."""
         layers = [layer for layer in flat_model.layers if layer.weights]
         settings = choose(self.layers, layers, {layer.name: True for layer in layers})
-        calls = [call.leaf.name for call in walk(flat_model, keep_names=True).calls]
+        calls = walk(flat_model, keep_names=True).calls
+        names = [call.leaf.name for call in calls]
+        alone = {call.leaf.name for call in calls if names.count(call.leaf.name) == 1 and isinstance(call.args[0], Ref)}
         found = []
         for layer in layers:
             setting = settings[layer.name]
             if type(setting) is not bool and (type(setting) is not int or setting < 1):
                 raise RecipeError(f"The rule for {layer.name} sets {setting!r}; expected False, or a rank, 1 or more.")
-            matrix = None if setting is False or calls.count(layer.name) > 1 else matrix_of(layer)
+            whole = setting is False or layer.name not in alone or layer.name + FACTOR in names
+            matrix = None if whole else matrix_of(layer)
             if matrix is not None:
                 found.append(self._trial(layer.name, matrix, self.rank if setting is True else setting))
         return found
@@ -89,7 +96,7 @@ class LowRank(Stage):
     @override
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         del keep
-        why = "no kernel that can be factored, or kept by a rule"
+        why = "no kernel that can be factored, factored already, or kept by a rule"
         found = {layer.name: Decision(layer.name, why=why) for layer in model.layers if layer.weights}
         for trial in self._trials(model):
             pays = trial.pays

@@ -50,7 +50,7 @@ class PruneBlocks(Stage):
     @property
     @override
     def _with_lower_target(self) -> "Stage | None":
-        return replace(self, final_ratio=1 - LOWER * (1 - self.final_ratio), blocks=())
+        return replace(self, final_ratio=1 - LOWER * (1 - self.final_ratio), blocks=(), retry="never")
 
     @property
     @override
@@ -79,8 +79,13 @@ class PruneBlocks(Stage):
                     f"'{flat_model.name}' that may go, {_left(macs, free) / whole:.3f} of the MACs remain. Give a "
                     "larger final_ratio, or remove channels with PruneChannels."
                 )
-            change = {b.name: _change(outputs, without_blocks(flat_model, [*gone, b]), samples) for b in rest}
+            change = {b.name: _change_without(flat_model, [*gone, b], outputs, samples) for b in rest}
             best = min(rest, key=lambda b: change[b.name] / (whole - _left(macs, [b])))
+            if change[best.name] == np.inf:
+                raise RecipeError(
+                    f"final_ratio={self.final_ratio:g} cannot be reached: no residual block of '{flat_model.name}' can "
+                    f"go beside {', '.join(b.name for b in gone)}. Give a larger final_ratio."
+                )
             gone, changes = [*gone, best], [*changes, change[best.name]]
         notes = [
             f"without {block.name}: the outputs change by {value:.4f} of their variance"
@@ -93,12 +98,17 @@ class PruneBlocks(Stage):
 
         Raises:
             ModelError: the model has none.
-            RecipeError: a rule keeps no block.
+            RecipeError: a rule sets something else than False, or matches nothing.
         """
+        for name, setting in self.layers:
+            if type(setting) is not bool:
+                raise RecipeError(f"The rule ({name!r}, {setting!r}) of PruneBlocks expects False, to keep a block.")
+
         blocks = residual_blocks(flat_model)
         if not blocks:
             raise ModelError(
-                f"'{flat_model.name}' has no residual block: no addition joins a branch with kernels to a shortcut."
+                f"'{flat_model.name}' has no residual block that can be skipped: no addition of two tensors joins a "
+                "shortcut and a branch with kernels that nothing else reads."
             )
         kept = choose(self.layers, flat_model.layers, dict.fromkeys((layer.name for layer in flat_model.layers), True))
         return [block for block in blocks if all(kept.get(name, True) is not False for name in block.layers)]
@@ -155,11 +165,24 @@ def _left(macs: dict[str, int], gone: Sequence[ResidualBlock]) -> int:
 
 
 def _outputs(model: Any, samples: Any) -> list[np.ndarray]:
-    return [np.asarray(each, np.float64) for each in flatten(model.predict(samples, verbose=0))]
+    found = [np.asarray(each, np.float64) for each in flatten(model.predict(samples, verbose=0))]
+    if not all(np.isfinite(each).all() for each in found):
+        raise ModelError(
+            f"The outputs of '{model.name}' hold NaN or infinity on these inputs. Look at the inputs and the weights."
+        )
+    return found
 
 
-def _change(before: list[np.ndarray], model: Any, samples: Any) -> float:
+def _change_without(flat_model: Any, blocks: Sequence[ResidualBlock], before: list[np.ndarray], samples: Any) -> float:
+    """Return how much the outputs change without some blocks, see `_change`; infinity if they cannot go together."""
+    try:
+        smaller = without_blocks(flat_model, blocks)
+    except ModelError:
+        return np.inf
+    return _change(before, _outputs(smaller, samples))
+
+
+def _change(before: list[np.ndarray], after: list[np.ndarray]) -> float:
     """Return the mean squared change of the outputs relative to their variance, over all outputs."""
-    after = _outputs(model, samples)
     pairs = zip(before, after, strict=True)
     return float(np.mean([np.square(a - b).mean() / max(b.var(), np.finfo(float).tiny) for b, a in pairs]))

@@ -9,6 +9,7 @@ import numpy as np
 from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge.build import build, plans_of
 from tfopt.bridge.edited import FACTOR
+from tfopt.errors import ModelError
 from tfopt.graph.edit import Neighbor, with_neighbors
 from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Leaf
@@ -61,7 +62,17 @@ def matrix_of(layer: Any) -> Matrix | None:
 
     Those are Dense layers, Embeddings without a mask, convolutions without groups, and the inputs of LSTM, GRU and
     SimpleRNN, whose recurrent kernels stay.
+
+    Raises:
+        ModelError: the kernel is not finite.
     """
+    found = _matrix_of(layer)
+    if found is not None and not np.isfinite(found.values).all():
+        raise ModelError(f"The kernel of '{layer.name}' holds NaN or infinity. Train the model again.")
+    return found
+
+
+def _matrix_of(layer: Any) -> Matrix | None:
     facts, config = facts_of(layer), layer.get_config()
     if facts.family == "dense":
         return Matrix(layer, np.asarray(layer.kernel, np.float64))
@@ -115,7 +126,7 @@ def _parts(call: Any, rank: int) -> _Parts:
     old = [np.asarray(weight) for weight in layer.weights]
     given, made = call.args[0], call.outputs[0]
     dense: Any = tf_keras().layers.Dense
-    new_name = {"name": name + FACTOR, "use_bias": False}
+    new_name = {"name": name + FACTOR, "use_bias": False, "dtype": layer.dtype_policy.name}
     if family == "embedding":
         new = dense(layer.output_dim, **new_name)
         return _Parts(_beside(new, call, "after", made.shape), {"output_dim": rank}, [first], [second])

@@ -46,8 +46,11 @@ def residual_blocks(flat_model: Any) -> list[ResidualBlock]:
         if kind_of(call.leaf) not in _ADDITIONS or len(refs) != 2 or len({ref.shape for ref in refs}) != 1:
             continue
         sides = [_branch(refs[one], refs[1 - one], makers) for one in (0, 1)]
-        branch = max(sides, key=len)
-        if branch and _is_alone(graph, branch, call, readers, ends):
+        side = max((0, 1), key=lambda number: len(sides[number]))
+        branch, shortcut = sides[side], refs[1 - side]
+        source = _source(branch)
+        joins = source is not None and (source == shortcut or source in _read_for(shortcut, makers))
+        if joins and _is_alone(graph, branch, call, readers, ends):
             found.append(ResidualBlock(call.leaf.name, (*(each.leaf.name for each in branch), call.leaf.name)))
     return found
 
@@ -57,6 +60,18 @@ def _branch(end: Ref, other: Ref, makers: dict[Ref, Call]) -> list[Call]:
     needed = _ancestors(end, makers)
     besides = {id(call) for call in _ancestors(other, makers)}
     return [call for call in needed if id(call) not in besides]
+
+
+def _source(branch: list[Call]) -> Ref | None:
+    """Return the tensor from outside that a branch reads; None if there are several."""
+    made = {ref for call in branch for ref in call.outputs}
+    read = {ref for call in branch for ref in refs_in([call.args, call.kwargs])} - made
+    return read.pop() if len(read) == 1 else None
+
+
+def _read_for(ref: Ref, makers: dict[Ref, Call]) -> set[Ref]:
+    """Return all tensors from which `ref` is computed."""
+    return {given for call in _ancestors(ref, makers) for given in refs_in([call.args, call.kwargs])}
 
 
 def _ancestors(ref: Ref, makers: dict[Ref, Call]) -> list[Call]:
@@ -71,17 +86,15 @@ def _ancestors(ref: Ref, makers: dict[Ref, Call]) -> list[Call]:
 
 
 def _is_alone(graph: Graph, branch: list[Call], addition: Call, readers: dict[Ref, list[Call]], ends: set[Any]) -> bool:
-    """Return whether a branch has a kernel, reads one tensor, and is read by nothing but the addition."""
+    """Return whether a branch has a kernel and is read by nothing but the addition, and both are called once."""
     own = {id(call) for call in branch}
-    leaves = {id(call.leaf) for call in branch}
+    leaves = {id(call.leaf) for call in (*branch, addition)}
     made = {ref for call in branch for ref in call.outputs}
-    read = {ref for call in branch for ref in refs_in([call.args, call.kwargs])} - made
     return (
-        len(read) == 1
-        and any(len(weight.shape) > 1 for call in branch for weight in getattr(call.leaf.layer, "weights", ()))
+        any(len(weight.shape) > 1 for call in branch for weight in getattr(call.leaf.layer, "weights", ()))
         and not made & ends
         and all(id(reader) in own or reader is addition for ref in made for reader in readers.get(ref, []))
-        and not any(id(call.leaf) in leaves for call in graph.calls if id(call) not in own)
+        and not any(id(call.leaf) in leaves for call in graph.calls if id(call) not in own and call is not addition)
     )
 
 

@@ -106,7 +106,7 @@ class PruneChannels(Stage):
     @property
     @override
     def _with_lower_target(self) -> "Stage | None":
-        return replace(self, final_ratio=1 - LOWER * (1 - self.final_ratio), widths=())
+        return replace(self, final_ratio=1 - LOWER * (1 - self.final_ratio), widths=(), retry="never")
 
     @property
     @override
