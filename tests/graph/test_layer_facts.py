@@ -235,6 +235,7 @@ NAMES_THEM = {
     "tfopt/graph/indices.py": "which layers and operations look up rows of a table",
     "tfopt/transfer/architectures.py": "the layers by which families of keras.applications are recognized",
     "tfopt/models/rebuild/weighted.py": "operations of a graph, and the layers made of them",
+    "tfopt/tflite/read/macs.py": "operators of LiteRT, some named as layers are",
     "tfopt/models/rebuild/table.py": "operations of a graph, some named as layers are",
 }
 
