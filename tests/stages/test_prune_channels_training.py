@@ -302,7 +302,7 @@ def test_declarations_of_custom_layers_are_checked():
 
 
 def test_widths_of_another_model_are_refused():
-    with pytest.raises(RecipeError, match="has 3 numbers, but the model has 1 groups"):
+    with pytest.raises(RecipeError, match="for each of the 1 groups of channels; widths has 3 numbers"):
         tfopt.PruneChannels(widths=(8, 8, 8)).apply(stack(32), steps=4)
 
 

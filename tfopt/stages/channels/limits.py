@@ -23,8 +23,8 @@ def limits_of(stage: Any, channels: Channels) -> Limits:
     layers = [leaf.layer for leaf in channels.trace.graph.leaves if getattr(leaf.layer, "weights", None)]
     if stage.widths and len(stage.widths) != len(channels.groups):
         raise RecipeError(
-            f"Expected widths for this model; it has {len(stage.widths)} numbers, but the model has {len(channels.groups)} groups of channels. "
-            "It was chosen for another model; choose again."
+            f"Expected a width for each of the {len(channels.groups)} groups of channels; widths has "
+            f"{len(stage.widths)} numbers. It was chosen for another model; choose again."
         )
     settings = choose(stage.layers, layers, {layer.name: True for layer in layers})
     makers = {name for group in channels.groups for name in group.layers}
