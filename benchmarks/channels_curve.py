@@ -48,10 +48,10 @@ def run(model: str, data: str, teacher: str, point: str, seed: int, epochs: tupl
         stages=(
             tfopt.PruneChannels(epochs=pruned, **POINTS[point]),
             tfopt.FineTune(epochs=tuned),
-            tfopt.Quantize(epochs=quantized, learning_rate=3e-4),
+            tfopt.Quantize(epochs=quantized, learning_rate=2e-4),
         ),
-        distillation=tfopt.Distillation(losses=(tfopt.losses.Hinton(temperature=4.0),), views=12),
-        training=tfopt.Training(seed=seed, batch_size=128, learning_rate=3e-3, horizontal_flip=True, shift=0.125),
+        distillation=tfopt.Distillation(losses=(tfopt.losses.Hinton(temperature=4.0),), views=6),
+        training=tfopt.Training(seed=seed, batch_size=128, learning_rate=2e-3, horizontal_flip=True, shift=0.125),
         max_drop=None,
     )
     started, dataset = time.perf_counter(), tfopt.load_data(data)
@@ -80,7 +80,7 @@ def run(model: str, data: str, teacher: str, point: str, seed: int, epochs: tupl
 @click.option("--model", required=True)
 @click.option("--data", required=True)
 @click.option("--teacher", required=True)
-@click.option("--epochs", nargs=3, type=int, default=(8, 200, 15), show_default=True, help="Of the three stages.")
+@click.option("--epochs", nargs=3, type=int, default=(8, 60, 12), show_default=True, help="Of the three stages.")
 @click.option("--only", multiple=True, type=click.Choice(list(POINTS)), help="Only this point (can be repeated).")
 @click.option("--job", nargs=2, hidden=True, help="Internal: one point and seed, printed as JSON.")
 def main(

@@ -41,9 +41,9 @@ def test_several_settings_and_nothing_else():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("stages.0.final_sparsty=0.7", "'final_sparsty' is none of final_sparsity"),
-        ("stages.2.epochs=1", "'2' is none of 0, 1, Prune, Quantize"),
-        ("stages.Prun.epochs=1", "'Prun' is none of Prune"),
+        ("stages.0.final_sparsty=0.7", "the nearest to 'final_sparsty' is final_sparsity"),
+        ("stages.2.epochs=1", "for '2', expected one of 0, 1, Prune, Quantize"),
+        ("stages.Prun.epochs=1", "the nearest to 'Prun' is Prune"),
         ("stages.0.epochs.more=1", "nothing is below 2"),
         ("stages.0.final_sparsity=much", "final_sparsity"),
         ("stages.0.final_sparsity=1.5", "final_sparsity"),

@@ -55,8 +55,9 @@ def _index(values: Any, key: str, place: str) -> Any:
     else:
         raise RecipeError(f"The recipe has no setting {place}: nothing is below {values!r}.")
     if key not in known:
-        near = difflib.get_close_matches(key, known, cutoff=0.5) or list(known)
-        raise RecipeError(f"The recipe has no setting {place}: '{key}' is none of {', '.join(near)}.")
+        near = difflib.get_close_matches(key, known, cutoff=0.6)
+        said = f"the nearest to '{key}' is {near[0]}" if near else f"for '{key}', expected one of {', '.join(known)}"
+        raise RecipeError(f"The recipe has no setting {place}: {said}.")
     return known[key]
 
 
