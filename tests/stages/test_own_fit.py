@@ -412,3 +412,17 @@ def test_names_of_inputs_that_tensorflow_does_not_allow(structure, tmp_path):
     expected = wrapped.predict(x, verbose=0)
     lite = tfopt.export_tflite(wrapped, tmp_path / "eyes.tflite", representative_data=x)
     assert (lite.predict(x).argmax(1) == expected.argmax(1)).mean() > 0.9
+
+
+def test_data_sets_whose_names_are_right_are_taken_as_they_are():
+    import tensorflow as tf
+
+    one, other = keras.Input((8,)), keras.Input((8,))
+    model = keras.Model([one, other], keras.layers.Dense(2)(keras.layers.Concatenate()([one, other])))
+    model.compile("adam", "mse")
+    x, y = np.random.default_rng(0).normal(size=(16, 8)).astype("float32"), np.zeros((16, 2), "float32")
+    wrapped = tfopt.Prune(final_sparsity=0.5).apply(model, steps=4)
+    alone = tf.data.Dataset.from_tensor_slices(((x, x),)).batch(8)
+    assert wrapped.predict(alone, verbose=0).shape == (16, 2)
+    labeled = tf.data.Dataset.from_tensor_slices(((x, x), y)).batch(8)
+    wrapped.fit(iter(labeled.repeat()), steps_per_epoch=2, verbose=0)

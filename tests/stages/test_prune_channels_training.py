@@ -319,14 +319,14 @@ def test_stated_widths_are_met():
 
 
 def test_the_penalty_by_hand():
-    """Two Dense layers of one group: importance 1, 2, 3, so 2^4, 2^2 and 1 times the strength; channel 1 is gone."""
+    """Two Dense layers of one group: channel 1 is gone; the others have importance 1 and 3, so 2^4 and 1 times 0.01."""
     model = keras.Sequential([keras.Input((2,)), L.Dense(3, name="made"), L.Dense(1, name="read")])
     flat = bridge.to_tf_keras(model)
     kernel, bias, read = np.ones((2, 3)), np.ones(3), np.ones((3, 1))
     flat.set_weights([kernel, bias, read, np.ones(1)])
     channels = channels_of(flat)
     (group,) = channels.groups
-    shrink_weights(channels, [np.array([1.0, 2.0, 3.0])], [int(group.roots[1])], 0.01)
+    shrink_weights(channels, [np.array([1.0, 0.0, 3.0])], [int(group.roots[1])], 0.01)
     factors = np.array([1 - 0.16, 1.0, 1 - 0.01])
     made, offset, after, last = flat.get_weights()
     np.testing.assert_allclose(made, np.tile(factors, (2, 1)), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""The graph of the caller's model with the layers of a flat model that stages have removed or added."""
+"""Apply to the caller's graph the layers that stages removed or added."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from tfopt.graph.layer_facts import facts_of
 from tfopt.graph.types import Graph, Leaf, is_layer
 
 FACTOR = "_factor"
-"""The name of a layer ends in this if it is the other factor of the one named before."""
+"""Suffix of an added factor: `NAME_factor` stands beside `NAME`."""
 _SETTINGS = (
     "units", "filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "use_bias", "name",
 )  # fmt: skip

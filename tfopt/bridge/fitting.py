@@ -127,6 +127,10 @@ def _train_on_batch(model: Any, fitting: Fitting, *args: Any, **kwargs: Any) -> 
         callback.set_model(model)
         callback.on_train_begin()
         callback.on_train_batch_begin(0)
+    if args:
+        args = (by_valid_names(model, args[0]), *args[1:])
+    elif "x" in kwargs:
+        kwargs["x"] = by_valid_names(model, kwargs["x"])
     result = type(model).train_on_batch(model, *args, **kwargs)
     for callback in callbacks:
         callback.on_train_batch_end(0)
@@ -174,12 +178,31 @@ def by_valid_names(model: Any, data: Any) -> Any:
 
     Args:
         model: flat tf_keras.
-        data: inputs, a tuple that begins with them, or a data set of these; returned as it is if nothing fits.
+        data: inputs, a tuple that begins with them, or a data set of these.
+
+    Returns:
+        New data, or `data` itself if its names are right, or fit no better so.
     """
+    import tensorflow as tf
+
     if isinstance(data, tuple) and data:
         return (by_valid_names(model, data[0]), *data[1:])
-    if hasattr(data, "element_spec"):
-        return data.map(lambda *parts: by_valid_names(model, parts if len(parts) > 1 else parts[0]))
+    if isinstance(data, tf.data.Dataset):
+        spec = data.element_spec
+        several = isinstance(spec, tuple) and len(spec) > 0
+        given = spec[0] if several else spec
+        if _as_named(model, given) is given:
+            return data
+
+        def renamed(*parts: Any) -> Any:
+            return by_valid_names(model, parts if several else parts[0])
+
+        return data.map(tf.autograph.experimental.do_not_convert(renamed))
+    return _as_named(model, data)
+
+
+def _as_named(model: Any, data: Any) -> Any:
+    """Return a dict with the names of a flat model's inputs; anything else as it is."""
     if not isinstance(data, dict) or isinstance(getattr(model, "input", None), dict):
         return data
     names = {name: valid_name(name) for name in data if isinstance(name, str)}

@@ -152,10 +152,8 @@ def _run(recipe: "Recipe", example_teacher: Any = None, *, out: Path | None, **o
         raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
     out = out or Path("saved_models") / recipe.name
     assignments, speedup = options.pop("assignments"), options.pop("speedup")
-    if speedup and any(".final_ratio=" in each for each in assignments):
-        raise RecipeError("--speedup sets final_ratio, and --set does so too. Give one of them.")
-    recipe = _as_set(recipe, assignments, options.pop("io"), options.pop("batch_size"))
-    recipe = _sped_up(recipe, speedup)
+    given, recipe = recipe, _as_set(recipe, assignments, options.pop("io"), options.pop("batch_size"))
+    recipe = _sped_up(recipe, given, speedup)
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     prepare_folder(out, overwrite=options["overwrite"])
     try:
@@ -175,11 +173,12 @@ def _as_set(recipe: "Recipe", assignments: tuple[str, ...], io: str | None, batc
     return with_assignments(recipe, [*assignments, *named]) if assignments or named else recipe
 
 
-def _sped_up(recipe: "Recipe", speedup: float | None) -> "Recipe":
+def _sped_up(recipe: "Recipe", before: "Recipe", speedup: float | None) -> "Recipe":
     """Return `recipe` with 1/`speedup` of the multiplications, or of the milliseconds if its stage measures these.
 
     Raises:
-        RecipeError: it does not prune channels, or does so more than once.
+        RecipeError: it does not prune channels, or does so more than once, or by bytes; or `--set` has given another
+            share than the recipe `before`.
     """
     from tfopt.stages import PruneChannels
 
@@ -192,8 +191,12 @@ def _sped_up(recipe: "Recipe", speedup: float | None) -> "Recipe":
             "faster or prune_channels, or set final_ratio with --set."
         )
     (stage,) = stages
+    if stage.final_ratio not in {each.final_ratio for each in before.stages if isinstance(each, PruneChannels)}:
+        raise RecipeError("--speedup sets final_ratio, and --set does so too. Give one of them.")
+    if stage.measure == "bytes":
+        raise RecipeError('--speedup is of multiplications or milliseconds, but the recipe measures "bytes".')
     measure = stage.measure if stage.measure == "milliseconds" else "macs"
-    faster = dataclasses.replace(stage, measure=measure, final_ratio=1 / speedup)
+    faster = dataclasses.replace(stage, measure=measure, final_ratio=1 / speedup, widths=())
     return dataclasses.replace(recipe, stages=tuple(faster if each is stage else each for each in recipe.stages))
 
 

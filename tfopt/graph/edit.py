@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from tfopt.errors import ModelError
-from tfopt.graph.types import Call, Graph, Leaf, Ref, map_leaves, refs_in
+from tfopt.graph.types import Call, Graph, Leaf, Ref, flatten, map_leaves, refs_in
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,6 +40,8 @@ def skipped(graph: Graph, names: Collection[str]) -> Graph:
         else:
             calls.append(_rewired(call, passed))
     outputs = map_leaves(lambda part: passed.get(part, part) if isinstance(part, Ref) else part, graph.outputs_struct)
+    used = [ref for call in graph.calls if call.leaf.name not in names for ref in refs_in([call.args, call.kwargs])]
+    _require_same_shapes(passed, {*used, *flatten(graph.outputs_struct)})
     leaves = [leaf for leaf in graph.leaves if leaf.name not in names]
     return dataclasses.replace(graph, calls=calls, leaves=leaves, outputs_struct=outputs)
 
@@ -52,6 +54,14 @@ def _passed_on(call: Call, passed: Mapping[Ref, Ref]) -> Ref:
     return found.pop()
 
 
+def _require_same_shapes(places: Mapping[Ref, Ref], used: Collection[Any]) -> None:
+    for ref, source in places.items():
+        if ref in used and ref.shape != source.shape:
+            raise ModelError(
+                f"A layer cannot be skipped: its output has the shape {ref.shape}, its input {source.shape}."
+            )
+
+
 def _rewired(call: Call, places: Mapping[Ref, Ref]) -> Call:
     args, kwargs = map_leaves(
         lambda part: places.get(part, part) if isinstance(part, Ref) else part, (call.args, call.kwargs)
@@ -60,7 +70,7 @@ def _rewired(call: Call, places: Mapping[Ref, Ref]) -> Call:
 
 
 def with_neighbors(graph: Graph, neighbors: Mapping[str, Neighbor]) -> Graph:
-    """Return `graph` with new layers beside some of its own, by the names of these."""
+    """Return `graph` with a new layer beside each layer named in `neighbors`."""
     number = max(ref.number for call in graph.calls for ref in call.outputs) + 1
     calls, leaves, passed = list[Call](), list[Leaf](), dict[Ref, Ref]()
     for call in graph.calls:

@@ -29,10 +29,17 @@ _NAMES = ("name", "registered_name", "key")
 
 @dataclass(frozen=True)
 class TrainedStage:
-    """What the training of the last stage gave: the weights of the result of `apply`, and the notes."""
+    """What the training of the last stage gave.
+
+    Attributes:
+        weights: of the result of `apply`.
+        notes: for the report.
+        recipe: as JSON, of this stage alone, with its measured choices; "" if unknown.
+    """
 
     weights: list[np.ndarray]
     notes: list[str]
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Checkpoint:
             arrays |= {"best": np.array([best.metric, best.quality]), "best_by_sample": best.by_sample}
         if trained is not None:
             arrays |= {f"trained_{i}": weight for i, weight in enumerate(trained.weights)}
-            arrays["trained_notes"] = json.dumps(trained.notes)
+            arrays |= {"trained_notes": json.dumps(trained.notes), "trained_recipe": trained.recipe}
         rows_as_json = json.dumps([dataclasses.asdict(row) for row in rows])
         with atomic_path(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, key=self.key, rows=rows_as_json, recipe=recipe, **arrays)
@@ -139,7 +146,7 @@ class Checkpoint:
             A flat model with the kept weights.
 
         Raises:
-            DataError: the kept model does not have the layers of `start`.
+            DataError: the kept model does not have the layers of `start`, or its inputs and outputs if `restructured`.
         """
         if resized:
             return self._whole_model(kept, start, restructured=restructured)
@@ -160,7 +167,8 @@ class Checkpoint:
                 model = load_model(path, custom_objects=_own_classes(start))
         except ModelError as error:
             raise self.damaged(f"its model cannot be loaded: {error}") from error
-        if not is_tf_keras_model(model) or not (restructured or _outline(model) == _outline(start)):
+        same = _ends if restructured else _outline
+        if not is_tf_keras_model(model) or same(model) != same(start):
             raise self.damaged("its model has other layers")
         return model
 
@@ -182,7 +190,7 @@ def _trained(stored: Mapping[str, np.ndarray]) -> TrainedStage | None:
     if "trained_notes" not in stored:
         return None
     notes = TypeAdapter(list[str]).validate_json(str(stored["trained_notes"]), strict=True)
-    return TrainedStage(_numbered(stored, "trained_"), notes)
+    return TrainedStage(_numbered(stored, "trained_"), notes, str(stored.get("trained_recipe", "")))
 
 
 def run_key(recipe: dict[str, Any], fingerprint: str, structure: Any, weights: Sequence[np.ndarray]) -> str:
@@ -252,7 +260,11 @@ def _own_classes(model: Any) -> dict[str, Any]:
     }
 
 
+def _ends(model: Any) -> Any:
+    return model.input_shape, model.output_shape
+
+
 def _outline(model: Any) -> Any:
     """Return what no stage changes, even by resizing; without input names, which Keras numbers consecutively."""
     layers = [(layer.name, type(layer).__name__) for layer in model.layers if type(layer).__name__ != "InputLayer"]
-    return layers, model.input_shape, model.output_shape
+    return layers, _ends(model)

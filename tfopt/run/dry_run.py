@@ -9,11 +9,12 @@ from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.taps import shapes
 from tfopt.run.recipe import Recipe
 from tfopt.search.bits import with_fewest_bits
-from tfopt.search.widths import with_likely_widths
+from tfopt.search.widths import require_reachable, with_likely_widths
 from tfopt.stages import PruneChannels, Stage
 from tfopt.stages.kernels.promise import Promise
 from tfopt.stages.kernels.table import named_kernel
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.settings import Export
 from tfopt.tflite.write.export import build_file
 
 
@@ -46,7 +47,7 @@ def dry_run(flat_model: Any, recipe: Recipe, steps_per_epoch: int, samples: Any,
     promises: list[Promise] = []
     last = flat_model
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
-        stage, applied = _applied(stage, flat_model, steps_per_epoch, keep, samples)
+        stage, applied = _applied(stage, flat_model, steps_per_epoch, keep, samples, recipe.export)
         _require_outputs(stage, applied, flat_model)
         _require_lists(stage, applied, flat_model, keep)
         if recipe.distillation:
@@ -107,13 +108,23 @@ def resized(stage: Stage, flat_model: Any, keep: frozenset[str], samples: Any) -
 
 
 def _applied(
-    stage: Stage, flat_model: Any, steps_per_epoch: int, keep: frozenset[str], samples: Any
+    stage: Stage,
+    flat_model: Any,
+    steps_per_epoch: int,
+    keep: frozenset[str],
+    samples: Any,
+    export: Export | None = None,
 ) -> tuple[Stage, Any]:
-    """Return a fast version of `stage`, with the fewest bits if bits are to be chosen, and its untrained model."""
+    """Return a fast version of `stage`, with the fewest bits if bits are to be chosen, and its untrained model.
+
+    With `export`, widths that files are to choose must be reachable by such files.
+    """
     stage = stage.for_dry_run()
     if stage.budget and stage.budget.max_bytes is not None:
         stage = with_fewest_bits(stage, flat_model)
     if isinstance(stage, PruneChannels) and stage.measures_files:
+        if export is not None:
+            require_reachable(stage, flat_model, samples, export)
         stage = with_likely_widths(stage, flat_model)
     stage, _ = stage.chosen(flat_model, samples)
     applied = stage.apply(flat_model, steps=stage.epochs_on(steps_per_epoch) * steps_per_epoch, keep=keep)

@@ -62,7 +62,7 @@ class StageRunner:
             PromiseError: the training did not reach the stage's target.
             DivergedError: the loss, the weights or the outputs are not finite.
         """
-        stage, notes = self._within_budget(stage, flat_model, keep)
+        stage, notes = self._with_choices(stage, flat_model, keep)
         stage, more = self._at_found_rate(stage, flat_model)
         notes += [*more, *stage.notes(flat_model, keep)]
         seeded = stage.seeded(self._run.recipe.training.seed)
@@ -170,9 +170,10 @@ class StageRunner:
             return stage, [f"learning rate {training.learning_rate:g}, since the range test found none: {error}"]
         return replace(stage, learning_rate=found), [f"learning rate {found:.3g}, found by a range test"]
 
-    def _within_budget(self, stage: Stage, flat_model: Any, keep: frozenset[str]) -> tuple[Stage, list[str]]:
+    def _with_choices(self, stage: Stage, flat_model: Any, keep: frozenset[str]) -> tuple[Stage, list[str]]:
         """Return `stage` with its measured choices made, and notes on them."""
-        samples = self._run.data.representative(max(CALIBRATION_SAMPLES, stage.samples_wanted))
+        wanted, seed = max(CALIBRATION_SAMPLES, stage.samples_wanted), self._run.recipe.training.seed
+        samples = self._run.data.representative(wanted, seed=seed)
         if isinstance(stage, PruneChannels) and stage.measures_files:
             self._run.progress.say(f"choosing the channels of each layer by the {stage.measure} of files")
             return choose_widths(stage, flat_model, samples, self._run.recipe.export, progress=self._run.progress.say)

@@ -12,6 +12,7 @@ from tfopt.errors import RecipeError
 from tfopt.evaluate.timing import interleaved_times, speedup
 from tfopt.graph.types import map_leaves
 from tfopt.stages import PruneChannels
+from tfopt.stages.channels.inputs import check_inputs
 from tfopt.stages.channels.limits import limits_of
 from tfopt.stages.channels.selection import select
 from tfopt.stages.channels.shrinking import goal_of, scores_of
@@ -45,29 +46,58 @@ def choose_widths(
         export: the settings of the files; None for those of `Export()`.
         progress: called with a line of text for each file.
 
+    Returns:
+        The stage with `widths`, and notes.
+
     Raises:
+        DataError: the inputs do not fit the model.
+        ModelError: the model has no channels that can be removed.
         RecipeError: the smallest file is still too large or slow.
     """
     if not stage.measures_files:
         return stage, []
     flat_model = bridge.to_tf_keras(model)
+    inputs = bridge.by_valid_names(flat_model, inputs)
+    check_inputs(flat_model, inputs)
     channels = stage.channels(flat_model)
     files = _Files(channels, stage, export or Export(), inputs, progress)
     samples = map_leaves(lambda array: np.asarray(array)[: stage.score_samples], inputs)
     found, limits = scores_of(channels, stage, flat_model, samples), limits_of(stage, channels)
-    if (least := files.cost(_all_that_may_go(channels, stage))) > stage.final_ratio:
-        raise RecipeError(
-            f"final_ratio={stage.final_ratio:g} cannot be reached: the smallest file has {least:.3f} of the "
-            f"{stage.measure}. Give a larger final_ratio, or a smaller round_to or least."
-        )
+    _require_reachable(channels, stage, files)
     removed = select(
         channels, found, files.cost, stage.final_ratio, limits, distribution=stage.distribution, give_back=False
     )
     return dataclasses.replace(stage, widths=_widths(channels, removed)), [files.said(removed)]
 
 
+def require_reachable(stage: PruneChannels, model: Any, inputs: Any, export: Export) -> None:
+    """Raise `RecipeError` if even the smallest file has more than `final_ratio` of the bytes or milliseconds.
+
+    Args:
+        stage: with a measure of files.
+        model: the stage's input.
+        inputs: to calibrate two files.
+        export: the settings of the files.
+    """
+    channels = stage.channels(bridge.to_tf_keras(model))
+    _require_reachable(channels, stage, _Files(channels, stage, export, inputs, None))
+
+
+def _require_reachable(channels: Channels, stage: PruneChannels, files: "_Files") -> None:
+    if (least := files.cost(_all_that_may_go(channels, stage))) > stage.final_ratio:
+        raise RecipeError(
+            f"final_ratio={stage.final_ratio:g} cannot be reached: the smallest file has {least:.3f} of the "
+            f"{stage.measure}. Give a larger final_ratio, or a smaller round_to or least."
+        )
+
+
 def with_likely_widths(stage: PruneChannels, model: Any) -> PruneChannels:
-    """Return `stage` with that share of the channels, or the fewest, for a dry run; `model` is the stage's input."""
+    """Return `stage` with widths that keep `final_ratio` of the channels, or as few as allowed, for a dry run.
+
+    Args:
+        stage: with a measure of files.
+        model: the stage's input.
+    """
     channels = stage.channels(bridge.to_tf_keras(model))
     alike, (count, most) = [np.ones(len(group)) for group in channels.groups], goal_of(channels, stage)
     removed = select(channels, alike, count, most, limits_of(stage, channels), give_back=False)
@@ -111,8 +141,8 @@ class _Files:
         """Return a note on the choice."""
         how = "" if self._stage.measure == "bytes" else ", measured side by side on this machine"
         return (
-            f"widths chosen by {len(self._costs)} files: {self.cost(removed):.3f} of the {self._stage.measure} of the "
-            f"model with all channels{how}"
+            f"chose the widths by measuring {len(self._costs)} files: {self.cost(removed):.3f} of the "
+            f"{self._stage.measure} of the model with all channels{how}"
         )
 
     def _file(self, removed: Iterable[int]) -> LiteModel:

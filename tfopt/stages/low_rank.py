@@ -1,5 +1,6 @@
 """LowRank: kernels as products of two smaller ones, where that saves multiplications or bytes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from typing_extensions import override
 
 from tfopt import bridge
+from tfopt.base.annotations import annotate, annotations
 from tfopt.base.config import config
 from tfopt.bridge.edited import FACTOR
 from tfopt.errors import RecipeError
@@ -65,7 +67,18 @@ class LowRank(Stage):
             raise RecipeError(
                 f"LowRank does not pay for '{flat_model.name}': {said}. Lower energy or rank, or leave the stage out."
             )
-        return factored(flat_model, ranks)
+        result = factored(flat_model, ranks)
+        annotate(result, summary=tuple(f"{trial.name}: {trial.does}" for trial in trials if trial.pays))
+        return result
+
+    @override
+    def summary(self, model: Any) -> list[str]:
+        return list(annotations(model).summary)
+
+    @override
+    def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
+        del keep
+        return [f"stays whole: {trial.said}" for trial in self._trials(model) if not trial.pays]
 
     def _trials(self, flat_model: Any) -> list["_Trial"]:
         """Return what each kernel that can be factored would become."""
@@ -79,10 +92,14 @@ class LowRank(Stage):
             setting = settings[layer.name]
             if type(setting) is not bool and (type(setting) is not int or setting < 1):
                 raise RecipeError(f"The rule for {layer.name} sets {setting!r}; expected False, or a rank, 1 or more.")
-            whole = setting is False or layer.name not in alone or layer.name + FACTOR in names
+            whole = setting is False or layer.name not in alone or _is_factored(layer.name, names)
             matrix = None if whole else matrix_of(layer)
             if matrix is not None:
                 found.append(self._trial(layer.name, matrix, self.rank if setting is True else setting))
+            elif type(setting) is int:
+                raise RecipeError(f"The rule for {layer.name} gives a rank, but the layer has no kernel to factor.")
+            if type(setting) is int and not found[-1].pays:
+                raise RecipeError(f"The rank that a rule gives does not pay: {found[-1].said}.")
         return found
 
     def _trial(self, name: str, matrix: Matrix, stated: int | None) -> "_Trial":
@@ -102,6 +119,11 @@ class LowRank(Stage):
             pays = trial.pays
             found[trial.name] = Decision(trial.name, trial.does if pays else "", "" if pays else trial.said)
         return found
+
+
+def _is_factored(name: str, names: Sequence[str]) -> bool:
+    """Return whether a layer is one of two factors."""
+    return name + FACTOR in names or (name.endswith(FACTOR) and name.removesuffix(FACTOR) in names)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from typing_extensions import override
 
 from tfopt import bridge
 from tfopt.base.config import config
+from tfopt.base.words import counted
 from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.graph.types import flatten
 from tfopt.stages.channels.inputs import check_inputs, rows_of
@@ -21,6 +22,8 @@ from tfopt.surgery.residual import ResidualBlock, residual_blocks, without_block
 
 # A retry with a lower target keeps a share halfway between final_ratio and 1.
 LOWER = 0.5
+_OTHER = "other"
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 @config
@@ -29,19 +32,19 @@ class PruneBlocks(Stage):
 
     A block can go where an addition joins it to a shortcut, which then stands alone (Veit et al. 2016,
     arXiv:1605.06431: a residual network loses little without one of its blocks). `chosen` removes them one by one: each
-    time the one that changes the outputs least for the multiplications that it saves.
+    time the one with the least change of the outputs for the multiplications that are saved.
 
     A rule `(layer, False)` keeps the block that contains the layer.
 
     Attributes:
         final_ratio: share of the multiplications of one sample that stays, between 0 and 1.
-        score_samples: inputs on which the change is measured.
+        score_samples: inputs on which the change is measured; 0 removes the largest blocks.
         blocks: names of the additions whose blocks go; empty for those that `chosen` finds.
     """
 
     min_steps: NonNegativeInt = 300
     final_ratio: float = Field(default=0.75, gt=0, lt=1)
-    score_samples: PositiveInt = 256
+    score_samples: NonNegativeInt = 256
     blocks: tuple[str, ...] = ()
 
     resizes: ClassVar[bool] = True
@@ -50,7 +53,13 @@ class PruneBlocks(Stage):
     @property
     @override
     def _with_lower_target(self) -> "Stage | None":
-        return replace(self, final_ratio=1 - LOWER * (1 - self.final_ratio), blocks=(), retry="never")
+        if self.blocks:
+            return None
+        return replace(self, final_ratio=1 - LOWER * (1 - self.final_ratio), retry="never")
+
+    @override
+    def for_dry_run(self) -> Stage:
+        return replace(self, score_samples=0)
 
     @property
     @override
@@ -66,31 +75,21 @@ class PruneBlocks(Stage):
         if self.blocks:
             return self, []
         flat_model = bridge.to_tf_keras(model)
+        inputs = bridge.by_valid_names(flat_model, inputs)
         check_inputs(flat_model, inputs)
-        samples = rows_of(inputs, slice(0, self.score_samples))
-        free, macs = self._free(flat_model), _macs(flat_model)
-        whole, outputs = sum(macs.values()), _outputs(flat_model, samples)
-        gone, changes = list[ResidualBlock](), list[float]()
-        while _left(macs, gone) > self.final_ratio * whole:
-            rest = [block for block in free if block not in gone and _left(macs, [block]) < whole]
-            if not rest:
+        search = _Search(flat_model, rows_of(inputs, slice(0, self.score_samples)) if self.score_samples else None)
+        free, gone, notes = self._free(flat_model), list[ResidualBlock](), list[str]()
+        while search.share(gone) > self.final_ratio:
+            best, change = search.next(free, gone, self.final_ratio)
+            if best is None:
                 raise RecipeError(
-                    f"final_ratio={self.final_ratio:g} cannot be reached: without all {len(free)} residual blocks of "
-                    f"'{flat_model.name}' that may go, {_left(macs, free) / whole:.3f} of the MACs remain. Give a "
-                    "larger final_ratio, or remove channels with PruneChannels."
+                    f"final_ratio={self.final_ratio:g} cannot be reached: without the {counted(len(gone), 'block')} of "
+                    f"{len(free)} that can go together, {search.share(gone):.3f} of the MACs of '{flat_model.name}' "
+                    "remain. Give a larger final_ratio, or remove channels with PruneChannels."
                 )
-            change = {b.name: _change_without(flat_model, [*gone, b], outputs, samples) for b in rest}
-            best = min(rest, key=lambda b: change[b.name] / (whole - _left(macs, [b])))
-            if change[best.name] == np.inf:
-                raise RecipeError(
-                    f"final_ratio={self.final_ratio:g} cannot be reached: no residual block of '{flat_model.name}' can "
-                    f"go beside {', '.join(b.name for b in gone)}. Give a larger final_ratio."
-                )
-            gone, changes = [*gone, best], [*changes, change[best.name]]
-        notes = [
-            f"without {block.name}: the outputs change by {value:.4f} of their variance"
-            for block, value in zip(gone, changes, strict=True)
-        ]
+            gone = [*gone, best]
+            named = " and ".join(block.name for block in gone)
+            notes.append(f"without {named}: the outputs change by {change:.4f} of their variance")
         return replace(self, blocks=tuple(block.name for block in gone)), notes
 
     def _free(self, flat_model: Any) -> list[ResidualBlock]:
@@ -98,19 +97,25 @@ class PruneBlocks(Stage):
 
         Raises:
             ModelError: the model has none.
-            RecipeError: a rule sets something else than False, or matches nothing.
+            RecipeError: a rule sets something else than False or True, or matches no layer of a block.
         """
-        for name, setting in self.layers:
-            if type(setting) is not bool:
-                raise RecipeError(f"The rule ({name!r}, {setting!r}) of PruneBlocks expects False, to keep a block.")
-
         blocks = residual_blocks(flat_model)
         if not blocks:
             raise ModelError(
                 f"'{flat_model.name}' has no residual block that can be skipped: no addition of two tensors joins a "
                 "shortcut and a branch with kernels that nothing else reads."
             )
-        kept = choose(self.layers, flat_model.layers, dict.fromkeys((layer.name for layer in flat_model.layers), True))
+        usual = dict.fromkeys((layer.name for layer in flat_model.layers), True)
+        inside = {name for block in blocks for name in block.layers}
+        for rule in self.layers:
+            settings = choose((rule,), flat_model.layers, dict.fromkeys(usual, _OTHER))
+            matched = {name for name, setting in settings.items() if setting != _OTHER}
+            if type(rule[1]) is not bool or not matched & inside:
+                raise RecipeError(
+                    f"The rule {rule} has no effect: PruneBlocks expects False for a layer of a residual block. The "
+                    f"blocks end in: {', '.join(block.name for block in blocks)}."
+                )
+        kept = choose(self.layers, flat_model.layers, usual)
         return [block for block in blocks if all(kept.get(name, True) is not False for name in block.layers)]
 
     def _named(self, flat_model: Any) -> list[ResidualBlock]:
@@ -138,30 +143,74 @@ class PruneBlocks(Stage):
     @override
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         del keep
-        free = self._free(model)
+        free = {block.name for block in self._free(model)}
         names = [layer.name for layer in model.layers if layer.weights]
         found = {name: Decision(name, why="in no residual block") for name in names}
         for block in residual_blocks(model):
-            goes = block.name in self.blocks
-            does = f"goes with {block.name}" if goes else f"may go with {block.name}" if block in free else ""
+            goes = "goes" if block.name in self.blocks else "may go" if block.name in free and not self.blocks else ""
             for name in block.layers:
                 if name in found:
-                    found[name] = Decision(name, does, "" if does else "kept by a rule")
+                    why = "" if goes else "kept by a rule" if block.name not in free else "stays"
+                    found[name] = Decision(name, f"{goes} with {block.name}" if goes else "", why)
         return found
 
     @override
     def summary(self, model: Any) -> list[str]:
-        return [f"removed {len(self.blocks)} residual blocks: {', '.join(self.blocks)}"]
+        return [f"removed {counted(len(self.blocks), 'residual block')}: {', '.join(self.blocks)}"]
 
 
-def _macs(flat_model: Any) -> dict[str, int]:
-    return channels_of(flat_model).macs_by_layer()
+class _Search:
+    """Finds the blocks of a model that matter least.
 
+    Args:
+        flat_model: flat tf_keras.
+        samples: inputs on which outputs are compared; None to choose by multiplications alone.
 
-def _left(macs: dict[str, int], gone: Sequence[ResidualBlock]) -> int:
-    """Return the multiplications without some blocks."""
-    names = {name for block in gone for name in block.layers}
-    return sum(count for name, count in macs.items() if name not in names)
+    Raises:
+        ModelError: the outputs are not finite.
+    """
+
+    def __init__(self, flat_model: Any, samples: Any) -> None:
+        self._model, self._samples = flat_model, samples
+        self._macs = channels_of(flat_model).macs_by_layer()
+        self._outputs = [] if samples is None else _outputs(flat_model, samples)
+
+    def share(self, gone: Sequence[ResidualBlock]) -> float:
+        """Return the share of the multiplications that is left without some blocks."""
+        names = {name for block in gone for name in block.layers}
+        left = sum(count for name, count in self._macs.items() if name not in names)
+        return left / max(1, sum(self._macs.values()))
+
+    def next(
+        self, free: Sequence[ResidualBlock], gone: Sequence[ResidualBlock], target: float
+    ) -> tuple[ResidualBlock | None, float]:
+        """Return the block to remove after `gone`, and the change of the outputs without all of them.
+
+        If some blocks reach the `target`, it is the one of these that changes the outputs least; else the one that
+        changes them least for the multiplications that are saved. None if no further block can go.
+        """
+        shares = {block.name: self.share([*gone, block]) for block in free}
+        rest = [block for block in free if shares[block.name] < self.share(gone)]
+        changes = {block.name: self._change([*gone, block]) for block in rest}
+        rest = [block for block in rest if np.isfinite(changes[block.name])]
+        enough = [block for block in rest if shares[block.name] <= target]
+        if not rest:
+            return None, 0.0
+        if enough:
+            best = min(enough, key=lambda block: (changes[block.name], -shares[block.name]))
+        else:
+            best = min(rest, key=lambda block: (changes[block.name] / (1 - shares[block.name]), shares[block.name]))
+        return best, changes[best.name]
+
+    def _change(self, blocks: Sequence[ResidualBlock]) -> float:
+        """Return the mean squared change of the outputs relative to their variance; infinity if that cannot be."""
+        try:
+            smaller = without_blocks(self._model, blocks)
+            after = [] if self._samples is None else _outputs(smaller, self._samples)
+        except ModelError:
+            return np.inf
+        pairs = zip(self._outputs, after, strict=True)
+        return float(np.mean([np.square(a - b).mean() / max(b.var(), _TINY) for b, a in pairs] or [0.0]))
 
 
 def _outputs(model: Any, samples: Any) -> list[np.ndarray]:
@@ -171,18 +220,3 @@ def _outputs(model: Any, samples: Any) -> list[np.ndarray]:
             f"The outputs of '{model.name}' hold NaN or infinity on these inputs. Look at the inputs and the weights."
         )
     return found
-
-
-def _change_without(flat_model: Any, blocks: Sequence[ResidualBlock], before: list[np.ndarray], samples: Any) -> float:
-    """Return how much the outputs change without some blocks, see `_change`; infinity if they cannot go together."""
-    try:
-        smaller = without_blocks(flat_model, blocks)
-    except ModelError:
-        return np.inf
-    return _change(before, _outputs(smaller, samples))
-
-
-def _change(before: list[np.ndarray], after: list[np.ndarray]) -> float:
-    """Return the mean squared change of the outputs relative to their variance, over all outputs."""
-    pairs = zip(before, after, strict=True)
-    return float(np.mean([np.square(a - b).mean() / max(b.var(), np.finfo(float).tiny) for b, a in pairs]))

@@ -190,14 +190,15 @@ class Stage(ABC):
         Args:
             model: the model for `apply`, of either Keras.
             inputs: training inputs, as `calibrate` takes them.
+
+        Returns:
+            The stage, this one if there is nothing to choose, and notes for the report.
+
+        Raises:
+            DataError, ModelError, RecipeError: as `apply` would, or if no choice meets the stage's target.
         """
         del model, inputs
         return self, []
-
-    @property
-    def measures_files(self) -> bool:
-        """Whether widths are still to be chosen by exported files, see `tfopt.search.widths`."""
-        return False
 
     def for_dry_run(self) -> "Stage":
         """Return a variant of this stage for the dry run on the untrained model, which takes seconds."""

@@ -8,7 +8,7 @@ import numpy as np
 from tfopt.data import Augmentation, Dataset
 from tfopt.data.augmentation import TRANSFORMATIONS
 from tfopt.tasks import task_of
-from tfopt.tasks.metrics import accuracy, guessing, wilson_interval
+from tfopt.tasks.metrics import accuracy, guessing
 from tfopt.training.settings import Training
 
 # An augmentation is dropped if it costs the given model more than this fraction of its correct answers.
@@ -63,15 +63,14 @@ class _Trial:
     @property
     def _guesses(self) -> bool:
         """Whether the judge is no better than naming the most frequent class, so that it recognizes nothing."""
-        low, _ = wilson_interval(round(self._before * len(self._y)), len(self._y))
-        return low <= guessing(self._y)
+        return self._before <= guessing(self._y)
 
     def recognized(self, name: str, value: Any) -> Any:
         """Return `value` of the transformation `name`, or half of it, or None if even that costs too much."""
         if self._guesses:
             self.notes.append(
-                f"augmented with {name}={value}, as the recipe says: {self._who} guesses ({self._before:.3f}), so it "
-                "cannot tell whether the images stay what they are"
+                f"augmented with {name}={value}, as the recipe says: {self._who} is no better than chance "
+                f"({self._before:.3f}), so it cannot judge the augmentation"
             )
             return value
         for setting in (value,) if value is True else (value, value / 2):

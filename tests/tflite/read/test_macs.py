@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from tfopt.tflite.read.macs import macs_of
+from tfopt.tflite.read.parts import Op
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build_file
 
@@ -51,3 +53,11 @@ def test_sizes_that_a_file_leaves_free_are_those_of_the_sample():
 def test_loops_are_not_counted():
     lite = build_file(model((12, 6), L.GRU(8)), FLOAT, proven=False)
     assert any(op.name == "WHILE" for op in lite.ops()) and lite.macs() is None
+
+
+def test_custom_operators_are_not_counted():
+    one = Op(0, "CONV_2D", (0, 1), (2,))
+    shapes = {0: (1, 8, 8, 3), 1: (4, 3, 3, 3), 2: (1, 6, 6, 4)}
+    assert macs_of([(one, {})], shapes) == 36 * 4 * 27
+    for name in ("MyBigConv", "FlexConv2D", "IF", "BUILTIN_999"):
+        assert macs_of([(one, {}), (Op(1, name, (2,), (2,)), {})], shapes) is None

@@ -24,7 +24,12 @@ def limits_of(stage: Any, channels: Channels) -> Limits:
     if stage.widths and len(stage.widths) != len(channels.groups):
         raise RecipeError(
             f"Expected a width for each of the {len(channels.groups)} groups of channels; widths has "
-            f"{len(stage.widths)} numbers. It was chosen for another model; choose again."
+            f"{len(stage.widths)} numbers. These widths were chosen for another model; set widths=() to choose again."
+        )
+    if any(width > len(group) for width, group in zip(stage.widths, channels.groups, strict=False)):
+        raise RecipeError(
+            f"Expected widths of at most {tuple(len(group) for group in channels.groups)}, those of this model; got "
+            f"{stage.widths}. These widths were chosen for another model; set widths=() to choose again."
         )
     settings = choose(stage.layers, layers, {layer.name: True for layer in layers})
     makers = {name for group in channels.groups for name in group.layers}
@@ -55,5 +60,5 @@ def limits_of(stage: Any, channels: Channels) -> Limits:
         for number, stay in enumerate(fixed)
     ]
     if stage.widths:
-        fixed = [min(width, len(group)) for width, group in zip(stage.widths, channels.groups, strict=True)]
+        fixed = list(stage.widths)
     return Limits(tuple(least), tuple(fixed), tuple(rounding))

@@ -23,6 +23,7 @@ from tfopt.stages.channels.limits import limits_of
 from tfopt.stages.channels.reconstruction import reconstruct
 from tfopt.stages.channels.selection import Distribution, select
 from tfopt.stages.channels.shrinking import (
+    BATCH,
     Shrinking,
     goal_of,
     measure_name,
@@ -38,15 +39,12 @@ from tfopt.surgery.channels.groups import Channels, Group, channels_of
 from tfopt.training.batchnorm import recompute_statistics
 
 _CALLER = 5  # frames up from `strip`
-BATCH = 32
-"""Samples at once for the statistics of BatchNormalizations."""
 # Channels go during this share of the steps; in the rest, the others recover.
 RAMP = 0.5
 # A retry with a lower target keeps a share halfway between final_ratio and 1.
 LOWER = 0.5
 CHECKED_ON = 4
 """Samples on which the smaller model is compared with the one with zeros."""
-_OTHER = "other"
 
 
 @config
@@ -106,7 +104,9 @@ class PruneChannels(Stage):
     @property
     @override
     def _with_lower_target(self) -> "Stage | None":
-        return replace(self, final_ratio=1 - LOWER * (1 - self.final_ratio), widths=(), retry="never")
+        if self.widths:
+            return None
+        return replace(self, final_ratio=1 - LOWER * (1 - self.final_ratio), retry="never")
 
     @property
     @override
@@ -123,8 +123,8 @@ class PruneChannels(Stage):
         return replace(self, criterion="l2") if self.criterion in OF_GRADIENTS else self
 
     @property
-    @override
     def measures_files(self) -> bool:
+        """Whether the widths are still to be chosen by exported files, see `tfopt.search.widths`."""
         return self.measure in ("bytes", "milliseconds") and not self.widths
 
     @override

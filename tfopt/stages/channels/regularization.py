@@ -20,14 +20,15 @@ def shrink_weights(channels: Channels, scores: Sequence[np.ndarray], removed: Se
     Args:
         channels: of the model.
         scores: the importance of the channels of each group.
-        removed: roots of channels that are gone.
+        removed: roots of the removed channels.
         strength: of the penalty, times the learning rate.
     """
     leaves = {leaf.name: leaf.layer for leaf in channels.trace.graph.leaves}
     factors: dict[tuple[str, int], list[tuple[int, np.ndarray, np.ndarray]]] = {}
     for group, score in zip(channels.groups, scores, strict=True):
-        factor = 1 - np.minimum(strength * weights_of_penalty(score), 1.0)
-        factor[np.isin(group.roots, list(removed))] = 1
+        stays = ~np.isin(group.roots, list(removed))
+        factor = np.ones(len(group))
+        factor[stays] = 1 - np.minimum(strength * weights_of_penalty(score[stays]), 1.0)
         for part in group.parts:
             factors.setdefault((part.slot.leaf.name, part.slot.index), []).append((part.slot.axis, part.places, factor))
     for (name, index), parts in factors.items():
@@ -43,7 +44,11 @@ def shrink_weights(channels: Channels, scores: Sequence[np.ndarray], removed: Se
 
 
 def weights_of_penalty(scores: np.ndarray) -> np.ndarray:
-    """Return gamma of each channel of a group, from 1 for the most important to 2^4, (n,)."""
+    """Return gamma of each channel, from 1 for the most important to 2^4, (n,).
+
+    Args:
+        scores: importance of the channels of one group that stay, (n,).
+    """
     spread = float(scores.max() - scores.min())
     share = (scores.max() - scores) / spread if spread > 0 else np.zeros_like(scores)
     return np.asarray(2 ** (SPREAD * share))

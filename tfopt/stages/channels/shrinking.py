@@ -54,6 +54,7 @@ class Shrinking:
         self._before = {} if steps else {key: np.array(value) for key, value in weights_of(channels).items()}
         self._masks: list[tuple[Any, Any]] = []
         self._importance: list[np.ndarray] = []
+        self._scored = self._penalized = 0
 
     def require_reachable(self) -> None:
         """Raise `RecipeError` if the final cost cannot be reached, with what keeps the channels."""
@@ -154,14 +155,19 @@ class Shrinking:
         for variable, mask in self._masks:
             variable.assign(variable * mask)
 
+    @property
+    def has_penalty(self) -> bool:
+        """Whether a penalty is to be applied after each step."""
+        return bool(self._pending and self.stage.regularization)
+
     def penalize(self, learning_rate: float) -> None:
         """Apply one step of the penalty, which grows until the last channels go."""
-        if not self._pending or not self.stage.regularization:
-            return
-        if not self._importance or self._done % SCORED_EVERY == 0:
+        if not self._importance or self._done - self._scored >= SCORED_EVERY:
             self._importance = scores_of(self.channels, self.stage, self.model, self.samples)
+            self._scored = self._done
         growth = self._done / max(1, self._pending[-1][0])
-        strength = self.stage.regularization * growth * learning_rate
+        strength = self.stage.regularization * growth * learning_rate * (self._done - self._penalized)
+        self._penalized = self._done
         shrink_weights(self.channels, self._importance, self.removed, strength)
 
     def start(self, iterations: int) -> None:
@@ -276,9 +282,11 @@ def shrink_class() -> Any:
             self._shrinking.advance(int(self.model.optimizer.iterations))
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            rate, iterations = self.model.optimizer.learning_rate, self.model.optimizer.iterations
+            iterations = self.model.optimizer.iterations
             self._shrinking.advance(int(iterations))
-            self._shrinking.penalize(float(rate(iterations) if callable(rate) else rate))
+            if self._shrinking.has_penalty:
+                rate = self.model.optimizer.learning_rate
+                self._shrinking.penalize(float(rate(iterations) if callable(rate) else rate))
             self._shrinking.mask()
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -260,7 +260,8 @@ def _activations() -> dict[int, str]:
 
 
 @cache
-def _builtin_names() -> dict[int, str]:
+def builtin_names() -> dict[int, str]:
+    """Return the names of LiteRT's operators by number."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     return {value: name for name, value in vars(BuiltinOperator).items() if name.isupper()}
@@ -271,7 +272,7 @@ def _op_name(code: Any) -> str:
     if code.customCode:
         return _text(code.customCode)
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    return _builtin_names().get(number, f"BUILTIN_{number}")
+    return builtin_names().get(number, f"BUILTIN_{number}")
 
 
 def _damaged(why: str) -> ModelError:

@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from tfopt.tflite.read.graph import builtin_names
 from tfopt.tflite.read.parts import Op
 
 Shape = tuple[int, ...]
 Count = Callable[[list[Shape], Shape, Mapping[str, Any]], int]
 
-# Operators that run another graph an unknown number of times, or that are counted by nobody here.
+# Operators that run another graph an unknown number of times, or whose multiplications are not counted here.
 _UNCOUNTED = frozenset(
     {"WHILE", "IF", "CALL", "SVDF", "RNN", "LSTM"}
     | {f"{way}DIRECTIONAL_SEQUENCE_{cell}" for way in ("UNI", "BI") for cell in ("LSTM", "RNN")}
@@ -26,11 +27,11 @@ def macs_of(ops: Iterable[tuple[Op, Mapping[str, Any]]], shapes: Mapping[int, Sh
         shapes: of the tensors, by index.
 
     Returns:
-        None if a part of the graph runs an unknown number of times, or is not an operator of LiteRT.
+        The count; None if part of the graph runs an unknown number of times or is not a LiteRT operator.
     """
-    total = 0
+    total, known = 0, set(builtin_names().values())
     for op, options in ops:
-        if op.name in _UNCOUNTED or op.name.startswith("Flex"):
+        if op.name in _UNCOUNTED or op.name not in known:
             return None
         if count := _COUNTS.get(op.name):
             total += count([shapes[index] if index >= 0 else () for index in op.inputs], shapes[op.outputs[0]], options)
