@@ -271,7 +271,7 @@ def test_a_file_that_guesses_is_a_verdict(data, monkeypatch):
 def test_a_budget_that_is_not_kept_is_a_verdict(data, monkeypatch):
     monkeypatch.setattr(tfopt.Prune, "budget", Budget(None, 10))
     monkeypatch.setattr("tfopt.run.prepare.dry_run", lambda *_, **__: None)
-    monkeypatch.setattr(StageRunner, "_within_budget", lambda run, stage, *_: (stage, []))
+    monkeypatch.setattr(StageRunner, "_with_choices", lambda run, stage, *_: (stage, []))
     result = run(data, tfopt.Prune(final_sparsity=0.1, schedule="one-shot", epochs=0))
     assert not result.verdict.ok
     assert result.verdict.text.startswith(f"The file has {len(result.lite.data):,} bytes, more than max_bytes=10.")
