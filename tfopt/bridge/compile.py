@@ -37,7 +37,7 @@ _NEUTRAL: dict[str, tuple[Any, ...] | None] = {
     "dtype": None,
     "name": None,
 }
-# Metrics whose tf_keras version requires labels of its own dtype.
+# Metrics that, in tf_keras, require labels of the same dtype as the metric.
 _STRICTER = ("F1Score", "FBetaScore")
 _REDUCTIONS = ("sum_over_batch_size", "sum", "none", "auto", None)
 _ACCURACY = ("accuracy", "acc", "crossentropy", "ce")  # resolved by `compile` from the output shape

@@ -367,6 +367,8 @@ class _Run:
     def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
         started = time.perf_counter() if started is None else started
         lite = build_file(model, settings, proven=False)
+        if not self.report.rows:
+            self._first_file = lite
         row = self._measured(step, lite, notes, started)
         self.report.rows.append(row)
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())
@@ -386,5 +388,5 @@ class _Run:
 
     @functools.cached_property
     def _first_file(self) -> LiteModel:
-        """The float file of the model before the first stage."""
+        """The float file of the model before the first stage; made again for a run that resumes."""
         return build_file(self.prepared.flat_model, FLOAT, proven=False)

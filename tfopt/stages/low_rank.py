@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from pydantic import Field, NonNegativeInt, PositiveInt
 from typing_extensions import override
 
-from tfopt import bridge
 from tfopt.base.annotations import annotate, annotations
 from tfopt.base.config import config
 from tfopt.bridge.edited import FACTOR
@@ -105,10 +104,6 @@ class LowRank(Stage):
     def _trial(self, name: str, matrix: Matrix, stated: int | None) -> "_Trial":
         rank = stated or -(-matrix.rank_for(self.energy) // self.round_to) * self.round_to
         return _Trial(name, matrix, min(rank, *matrix.values.shape), self.saving)
-
-    @override
-    def _stripped(self, model: Any, like: Any) -> Any:
-        return bridge.clone(model)
 
     @override
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:

@@ -137,10 +137,6 @@ class PruneBlocks(Stage):
         return without_blocks(flat_model, self._named(flat_model))
 
     @override
-    def _stripped(self, model: Any, like: Any) -> Any:
-        return bridge.clone(model)
-
-    @override
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         del keep
         free = {block.name for block in self._free(model)}

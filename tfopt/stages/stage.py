@@ -263,6 +263,8 @@ class Stage(ABC):
 
     def _stripped(self, model: Any, like: Any) -> Any:
         """Return a flat model without wrappers, with the weights of the trained `model`."""
+        if self.restructures:  # what `_wrap` returned is the new architecture itself
+            return bridge.clone(model)
         flat_model = self._without_wrappers(model, like)
         trained = wrapped_layers(model)
         for layer in flat_model.layers:

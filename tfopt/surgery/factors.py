@@ -1,5 +1,6 @@
 """Low-rank factors: one kernel as the product of two smaller ones, in two layers."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class Matrix:
     layer: Any
     values: np.ndarray
 
-    @property
+    @functools.cached_property
     def singular_values(self) -> np.ndarray:
         """The singular values, largest first."""
         return np.asarray(np.linalg.svd(self.values, compute_uv=False))
