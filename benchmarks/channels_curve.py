@@ -37,7 +37,9 @@ SEEDS = {MAIN: (0, 1, 2)}
 ROUNDS, RUNS = 15, 100
 
 
-def run(model: str, data: str, teacher: str, point: str, seed: int, epochs: tuple[int, int, int]) -> dict[str, Any]:
+def run(
+    model: str, data: str, teacher: str, point: str, seed: int, epochs: tuple[int, int, int], cache: str | None
+) -> dict[str, Any]:
     """Run one point with one seed in this process."""
     import tfopt
     from tfopt.evaluate.timing import interleaved_times, speedup
@@ -50,12 +52,12 @@ def run(model: str, data: str, teacher: str, point: str, seed: int, epochs: tupl
             tfopt.FineTune(epochs=tuned),
             tfopt.Quantize(epochs=quantized, learning_rate=2e-4),
         ),
-        distillation=tfopt.Distillation(losses=(tfopt.losses.Hinton(temperature=4.0),), views=6),
+        distillation=tfopt.Distillation(losses=(tfopt.losses.Hinton(temperature=4.0),), views=12),
         training=tfopt.Training(seed=seed, batch_size=128, learning_rate=2e-3, horizontal_flip=True, shift=0.125),
         max_drop=None,
     )
     started, dataset = time.perf_counter(), tfopt.load_data(data)
-    result = tfopt.optimize(model, recipe, dataset, teacher=teacher)
+    result = tfopt.optimize(model, recipe, dataset, teacher=teacher, teacher_cache=cache)
     seconds = time.perf_counter() - started
     export = tfopt.Export(weights="int8", activations="int8")
     original = tfopt.export_tflite(
@@ -80,8 +82,9 @@ def run(model: str, data: str, teacher: str, point: str, seed: int, epochs: tupl
 @click.option("--model", required=True)
 @click.option("--data", required=True)
 @click.option("--teacher", required=True)
-@click.option("--epochs", nargs=3, type=int, default=(8, 60, 12), show_default=True, help="Of the three stages.")
+@click.option("--epochs", nargs=3, type=int, default=(8, 240, 15), show_default=True, help="Of the three stages.")
 @click.option("--only", multiple=True, type=click.Choice(list(POINTS)), help="Only this point (can be repeated).")
+@click.option("--cache", help="Folder in which the teacher's answers are kept.")
 @click.option("--job", nargs=2, hidden=True, help="Internal: one point and seed, printed as JSON.")
 def main(
     model: str,
@@ -89,10 +92,11 @@ def main(
     teacher: str,
     epochs: tuple[int, int, int],
     only: tuple[str, ...],
+    cache: str | None,
     job: tuple[str, str] | None,
 ) -> None:
     if job:
-        click.echo("\n" + json.dumps(run(model, data, teacher, job[0], int(job[1]), epochs)))
+        click.echo("\n" + json.dumps(run(model, data, teacher, job[0], int(job[1]), epochs, cache)))
         return
     kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
     for point in only or POINTS:
@@ -101,6 +105,7 @@ def main(
             if key not in kept:
                 command = [sys.executable, __file__, "--model", model, "--data", data, "--teacher", teacher]
                 command += ["--epochs", *map(str, epochs), "--job", point, str(seed)]
+                command += ["--cache", cache] if cache else []
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 kept[key] = json.loads(done.stdout.strip().splitlines()[-1])
                 KEPT.write_text(json.dumps(kept, indent=1) + "\n")
