@@ -215,9 +215,36 @@ def test_named_classes_without_an_output(names, outputs, words):
 
 def test_other_labels_have_as_many_values_as_outputs():
     fit_to_model(data_of((7,), np.zeros((4, 3)), form="one-hot"), (7,), 3)
-    fit_to_model(data_of((7,), np.zeros((4, 2, 3)), form="values"), (7,), 6)
-    fit_to_model(data_of((7,), np.zeros(4), form="values"), (7,), 1)
-    with pytest.raises(DataError, match=r"has 5 outputs, the labels \(a task\) have 6 values per sample"):
-        fit_to_model(data_of((7,), np.zeros((4, 2, 3)), form="values"), (7,), 5)
     with pytest.raises(DataError, match=r"has 5 outputs, the labels \(a task\) have 3 values per sample"):
         fit_to_model(data_of((7,), np.zeros((4, 3)), form="one-hot"), (7,), 5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs", "places"),
+    [
+        ((4,), 1, ()),
+        ((4,), 1, (1, 1)),
+        ((4, 3), 3, ()),
+        ((4, 2, 3), 3, (2,)),
+        ((4, 5, 6, 1), 1, (None, None)),
+        ((4, 5, 6, 2), 2, (5, None)),
+    ],
+)
+def test_values_have_the_shape_of_the_outputs(labels, outputs, places):
+    fit_to_model(data_of((7,), np.zeros(labels), form="values"), (7,), outputs, places)
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs", "places", "words"),
+    [
+        ((4, 2, 3), 6, (), r"of shape \(6,\) for a sample, .* have \(2, 3\); reshape the labels to \(n, 6\)"),
+        ((4, 6), 3, (2,), r"of shape \(2, 3\) for a sample, .* have \(6,\); reshape the labels to \(n, 2, 3\)"),
+        ((4, 2, 3), 5, (2,), r"of shape \(2, 5\) .* have \(2, 3\); give the model such outputs"),
+        ((4,), 1, (5,), r"of shape \(5, 1\) .* have \(\); give the model such outputs"),
+        ((4, 5, 5, 1), 1, (None, 6), r"of shape \(None, 6, 1\) .* have \(5, 5, 1\); give the model"),
+        ((4, 3), 4, (), r"of shape \(4,\) .* have \(3,\); give"),
+    ],
+)
+def test_values_of_another_shape_than_the_outputs(labels, outputs, places, words):
+    with pytest.raises(DataError, match=words):
+        fit_to_model(data_of((7,), np.zeros(labels), form="values"), (7,), outputs, places)

@@ -99,25 +99,38 @@ def fit_to_model(
         raise DataError(
             f"The model expects inputs of shape {expected}, the data has {given}; {_advice(given, expected)}."
         )
+    if dataset.labels == "values":
+        _check_values(dataset, (*places, num_outputs))
+        return
     _check_places(dataset, places)
     if dataset.labels == "sparse":
         _check_named_classes(dataset.class_names, num_outputs)
         for name in NAMES:
             check_range(name, dataset.split(name).labels, max(num_outputs, 2))
-        return
-    own = dataset.train.labels.shape[1:]
-    width = own[-1] if dataset.labels == "one-hot" else math.prod(own)
-    if width != num_outputs:
+    elif dataset.labels == "one-hot" and (width := dataset.train.labels.shape[-1]) != num_outputs:
         raise DataError(
             f"The model has {num_outputs} outputs, the labels ({dataset.task}) have {width} values per "
             "sample; give the model an output for each, or correct the labels."
         )
 
 
+def _check_values(dataset: Dataset, expected: tuple[int | None, ...]) -> None:
+    """Raise `DataError` unless labels have the shape of the model's outputs; a single value may have no axis."""
+    own = dataset.train.labels.shape[1:]
+    if len(own) == len(expected) and all(size in (None, mine) for size, mine in zip(expected, own, strict=True)):
+        return
+    if own == () and all(size == 1 for size in expected):
+        return
+    same = None not in expected and math.prod(own) == math.prod(size or 0 for size in expected)
+    advice = f"reshape the labels to (n, {', '.join(map(str, expected))})" if same else "give the model such outputs"
+    raise DataError(
+        f"The model gives values of shape {expected} for a sample, the labels ({dataset.task}) have {own}; {advice}, "
+        "or correct the labels."
+    )
+
+
 def _check_places(dataset: Dataset, places: Sequence[int | None]) -> None:
     """Raise `DataError` unless a class for each place of the labels meets an output for each place."""
-    if dataset.labels == "values":
-        return
     own = dataset.train.labels.shape[1:] if dataset.labels == "sparse" else dataset.train.labels.shape[1:-1]
     if (own or any(size != 1 for size in places)) and not (
         len(own) == len(places) and all(size in (None, mine) for size, mine in zip(places, own, strict=True))

@@ -246,8 +246,8 @@ def _require_writable(path: Path) -> None:
 def _require_one_answer(data: Dataset) -> None:
     if places := task_of(data).places:
         raise RecipeError(
-            "A transfer makes models that give one answer for each sample; the labels have a class for each of "
-            f"{places} places. Leave the transfer out and pass a model that gives a class for each place."
+            "A transfer makes models that give one answer for each sample; the labels have one for each of "
+            f"{places} places. Leave the transfer out and pass a model that gives an answer for each place."
         )
 
 

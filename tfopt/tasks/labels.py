@@ -19,7 +19,8 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
     Integers (n,) or (n, 1) are classes (returned as int32 (n,)); 0/1 rows (n, k) that all sum to 1 are one-hot classes;
     other 0/1 rows are several classes at once; floats are values (these three as float32). With more axes, e.g. (n, h,
     w) or (n, h, w, 1), integers are the classes of places (as int32 (n, h, w)), and so are floats of 0 and 1 whose last
-    axis has length 1; 0/1 vectors (n, ..., k) that all sum to 1 are one-hot classes of places (as float32).
+    axis has length 1; 0/1 vectors (n, ..., k) that all sum to 1 are one-hot classes of places, and others are several
+    classes at once for each place (both as float32).
 
     Raises:
         DataError: the labels are of another kind, not finite, or outside the classes.
@@ -33,9 +34,9 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
         sparse, number = _classes(parts, class_names)
         return sparse, Classification("sparse", number), _missing(sparse["train"], number)
     parts = {name: values.astype(np.float32) for name, values in parts.items()}
-    if joined.ndim == 2 and joined.shape[1] > 1 and np.isin(joined, (0, 1)).all():
-        one_hot = bool((joined.sum(axis=1) == 1).all())
-        classes, shape = joined.shape[1], joined.shape[1:]
+    if joined.ndim > 1 and joined.shape[-1] > 1 and np.isin(joined, (0, 1)).all():
+        one_hot = joined.ndim == 2 and bool((joined.sum(axis=1) == 1).all())
+        classes, shape = joined.shape[-1], joined.shape[1:]
         return parts, Classification("one-hot", classes, shape) if one_hot else Multilabel("values", classes, shape), ()
     if joined.dtype.kind != "f":
         raise DataError(
