@@ -14,7 +14,7 @@ from tfopt.base import late_classes
 if TYPE_CHECKING:
     from tfopt import extend, losses, self_taught, training, transfer
     from tfopt.cli import run_recipe
-    from tfopt.data import Augmentation, Dataset, Preprocessing, load_data
+    from tfopt.data import Augmentation, Dataset, Preprocessing, load_data, load_series
     from tfopt.distillation.distillation import Distillation
     from tfopt.distillation.distilled import distill
     from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Quantize,
     )
     from tfopt.stages.fine_tune import fine_tuning
+    from tfopt.tasks import anomaly_scores
     from tfopt.teachers import Ensemble, Precomputed, Teacher
     from tfopt.tflite.read import LiteModel
     from tfopt.tflite.settings import Export
@@ -139,12 +140,14 @@ __all__ = [
     "Teacher",
     "TfoptError",
     "Training",
+    "anomaly_scores",
     "check",
     "distill",
     "export_tflite",
     "fine_tuning",
     "load_data",
     "load_model",
+    "load_series",
     "optimize",
     "run_recipe",
     "sensitivity",
@@ -157,7 +160,7 @@ _HOMES = {
     name: home
     for home, names in {
         "cli": "run_recipe",
-        "data": "Augmentation Dataset Preprocessing load_data",
+        "data": "Augmentation Dataset Preprocessing load_data load_series",
         "distillation.distillation": "Distillation",
         "distillation.distilled": "distill",
         "distillation.self_taught.mean_teacher": "MeanTeacher",
@@ -170,6 +173,7 @@ _HOMES = {
         "search.sensitivity": "Sensitivity sensitivity",
         "stages": "Binarize Cluster FineTune LowRank PostTraining Prune PruneBlocks PruneChannels Quantize",
         "stages.fine_tune": "fine_tuning",
+        "tasks": "anomaly_scores",
         "teachers": "Ensemble Precomputed Teacher",
         "tflite.read": "LiteModel",
         "tflite.settings": "Export",

@@ -136,7 +136,12 @@ def test_files_are_compared_without_labels(tmp_path, write_photos):
     assert lite.inputs[0].dtype == "uint8" and lite.preprocessing.scale == pytest.approx(1 / 127.5)
     found = verify_file(model, tmp_path / "a.tflite", tmp_path / "loose")
     count = len(list((tmp_path / "loose").iterdir()))
-    assert found.samples == count and found.metrics == {} and found.interval is None and not found.problems
+    assert (
+        found.samples == count
+        and found.outputs[0].metrics == {}
+        and found.outputs[0].interval is None
+        and not found.problems
+    )
     assert f"{count} test samples, RGB images" in rendered(
         compare_files(tmp_path / "a.tflite", tmp_path / "a.tflite", tmp_path / "loose"), 120
     )

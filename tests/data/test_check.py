@@ -110,7 +110,7 @@ def test_data_must_fit_into_memory(monkeypatch):
 
 def data_of(shape, labels, names=None, form="sparse"):
     """A stand-in for a `Dataset` of inputs of `shape`, with the same labels in all parts."""
-    part = SimpleNamespace(labels=np.asarray(labels))
+    part = SimpleNamespace(labels=np.asarray(labels), target_shape=np.shape(labels)[1:])
     return SimpleNamespace(
         input_shape=shape, labels=form, class_names=names, task="a task", train=part, split=lambda name: part
     )

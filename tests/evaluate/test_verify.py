@@ -87,10 +87,10 @@ def test_outputs_by_hand(folder):
     outputs = np.maximum(expected, 0).mean(axis=(1, 2)) @ DENSE
     found = verify_file(model(), folder / "dense_off.tflite", folder / "data.npz")
     assert found.largest == pytest.approx(np.abs(0.1 * outputs).max(), rel=1e-4)
-    assert found.mean == pytest.approx(np.abs(0.1 * outputs).mean(), rel=1e-4)
+    assert found.outputs[0].mean == pytest.approx(np.abs(0.1 * outputs).mean(), rel=1e-4)
     right = float(np.mean(outputs.argmax(axis=1) == Y))
-    assert found.metrics["accuracy"] == pytest.approx((right, right))
-    assert found.interval[0] < right < found.interval[1]
+    assert found.outputs[0].metrics["accuracy"] == pytest.approx((right, right))
+    assert found.outputs[0].interval[0] < right < found.outputs[0].interval[1]
 
 
 def test_int8_layers_are_matched(folder):

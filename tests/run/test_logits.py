@@ -49,7 +49,7 @@ def test_files(outputs, labels, tmp_path):
     tfopt.export_tflite(model, tmp_path / "same.tflite", FLOAT)
     np.savez(tmp_path / "data.npz", x_train=x, y_train=labels, x_test=x, y_test=labels)
     found = verify_file(model, tmp_path / "same.tflite", tmp_path / "data.npz")
-    assert next(iter(found.metrics.values())) == pytest.approx((0.9, 0.9))
+    assert next(iter(found.outputs[0].metrics.values())) == pytest.approx((0.9, 0.9))
     (measured,) = benchmark_files([tmp_path / "same.tflite"], tmp_path / "data.npz", rounds=1)
     assert next(iter(measured.metrics.values())) == pytest.approx(0.9)
     tfopt.export_tflite(model_of(outputs, "sigmoid"), tmp_path / "sigmoid.tflite", FLOAT)

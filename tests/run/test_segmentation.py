@@ -79,8 +79,8 @@ def test_a_run_measures_places(images, trained, last, tmp_path):
     assert np.mean(kernel == 0) >= 0.49
     result.save(tmp_path / "out")
     found = verify_file(result.model, tmp_path / "out" / "model.tflite", data)
-    assert found.metrics["mean_iou"][1] == pytest.approx(row.metrics["mean_iou"])
-    assert found.agreement > 0.9 and found.interval is None and not found.problems
+    assert found.outputs[0].metrics["mean_iou"][1] == pytest.approx(row.metrics["mean_iou"])
+    assert found.agreement > 0.9 and found.outputs[0].interval is None and not found.problems
 
 
 @pytest.mark.parametrize("form", ["float mask", "integer mask"])

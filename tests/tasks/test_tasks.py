@@ -41,7 +41,8 @@ def test_a_name_of_a_task_is_found():
 
 def test_the_words_in_json():
     """They stand in the reports, fingerprints and recipes of users."""
-    assert list(TASKS.names) == ["classification", "multilabel", "regression", "segmentation"]
+    known = ["classification", "multilabel", "regression", "segmentation", "reconstruction", "forecasting", "several"]
+    assert list(TASKS.names) == known
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,8 @@ def test_the_task_that_labels_ask_for(labels, expected, outputs, groups):
     assert task == expected
     assert task.outputs == outputs
     np.testing.assert_array_equal(task.groups(parts["train"]), groups)
-    data = SimpleNamespace(task=task.kind, labels=task.labels, num_classes=task.num_classes)
-    data.train = SimpleNamespace(labels=parts["train"])
+    data = SimpleNamespace(task=task.kind, labels=task.labels, num_classes=task.num_classes, outputs=None)
+    data.train = SimpleNamespace(labels=parts["train"], target_shape=parts["train"].shape[1:])
     assert task_of(data) == expected
     data.task = "clustering"
     with pytest.raises(DataError, match="'clustering'; expected one of classification, multilabel, regression"):

@@ -10,6 +10,7 @@ All settings are passed by keyword: the third positional argument of `compile` i
 
 import difflib
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,23 @@ def compile_like(target: Any, source: Any) -> tuple[str, ...]:
         run_eagerly=bool(settings.get("run_eagerly")),
     )
     return tuple(carry.notes)
+
+
+def compiled_by_output(model: Any, setting: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return what `model` was compiled with for each of its outputs; those without are left out.
+
+    Args:
+        model: compiled, with several outputs.
+        setting: "loss" or "loss_weights".
+        names: of the outputs, in the model's order.
+    """
+    given = _settings(model).get(setting)
+    if isinstance(given, list | tuple):
+        given = dict(zip(names, given, strict=False))
+    elif not isinstance(given, dict):
+        given = dict.fromkeys(names, given)
+    own = dict(zip(_output_names(model), names, strict=True))  # of layers, where the outputs are a dict
+    return {own.get(name, name): value for name, value in given.items() if value is not None}
 
 
 def compiled_loss(model: Any) -> Any:

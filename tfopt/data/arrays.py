@@ -9,6 +9,7 @@ import numpy as np
 
 from tfopt.base import archives
 from tfopt.base.reading import reading
+from tfopt.data.arrays_by_name import Arrays, leaves, map_arrays
 from tfopt.data.check import check_bytes
 from tfopt.data.parts import Pair, Parts
 from tfopt.data.split import NAMES
@@ -32,7 +33,7 @@ def read_digits() -> Parts:
 def read_npz(path: Path) -> Parts:
     """Read a .npz file with x and y, or x_train, y_train and optionally x_test, y_test, x_val, y_val, class_names.
 
-    Other keys are ignored with a note.
+    Several inputs or outputs have a key each, such as x_train/NAME. Other keys are ignored with a note.
 
     Raises:
         DataError: not such an archive, or its arrays exceed `limits.LARGEST_DATA`; the size is checked before values
@@ -41,7 +42,7 @@ def read_npz(path: Path) -> Parts:
     with reading(
         lambda why: DataError(f"Expected a .npz file of plain arrays, got {path}: {why}; save it with numpy.savez.")
     ):
-        arrays = archives.read_npz(path)
+        arrays = _grouped(archives.read_npz(path))
     pairs = {"train": (arrays.pop("x"), arrays.pop("y"))} if {"x", "y"} <= set(arrays) else {}
     for name, endings in _NPZ_NAMES.items():
         for x, y in ((f"x_{ending}", f"y_{ending}") for ending in endings):
@@ -63,6 +64,18 @@ def read_npz(path: Path) -> Parts:
     notes = (f"keys left out: {', '.join(sorted(arrays))}",) if arrays else ()
     class_names = None if names is None else tuple(map(str, names))
     return Parts(pairs, f"file {path.name}", class_names, notes)
+
+
+def _grouped(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return arrays called GROUP/NAME, of one of several inputs or outputs, as dicts by NAME."""
+    found: dict[str, Any] = {}
+    for key, array in arrays.items():
+        group, slash, name = key.partition("/")
+        if slash:
+            found.setdefault(group, {})[name] = array
+        else:
+            found[key] = array
+    return found
 
 
 def read_inputs_alone(path: Path) -> np.ndarray | None:
@@ -115,7 +128,7 @@ def tf_data_notes(names: list[str]) -> tuple[str, ...]:
 
 
 def read_tf_data(name: str, data: Any) -> Pair:
-    """Read a finite tf.data.Dataset of (x, y) once into memory, batched or not.
+    """Read a finite tf.data.Dataset of (x, y) once into memory, batched or not; x and y may be dicts or tuples.
 
     Raises:
         DataError: other elements, an infinite or unknown cardinality, samples of different shapes, more than 8 GiB, or
@@ -124,8 +137,11 @@ def read_tf_data(name: str, data: Any) -> Pair:
     import tensorflow as tf
 
     spec = data.element_spec
-    if not (isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(part, tf.TensorSpec) for part in spec)):
-        raise DataError(f"Expected {name} as tf.data of (x, y) tensors, got elements {spec}; map it to such pairs.")
+    if not (isinstance(spec, tuple) and len(spec) == 2 and all(_is_flat(part) for part in spec)):
+        raise DataError(
+            f"Expected {name} as tf.data of (x, y), each a tensor or several in a dict or tuple, got elements {spec}; "
+            "map it to such pairs."
+        )
     length = int(data.cardinality())
     if length < 0:
         kind = "infinite" if length == tf.data.INFINITE_CARDINALITY else "unknown"
@@ -137,7 +153,7 @@ def read_tf_data(name: str, data: Any) -> Pair:
         raise DataError(f"Expected samples in {name}, got an empty tf.data; add some.")
     try:
         batched = _is_batched(name, *(_shape(part, index, data) for index, part in enumerate(spec)))
-        return _concatenated(name, data if batched else data.batch(256))
+        return _concatenated(name, (data if batched else data.batch(256)).map(_by_name))
     except tf.errors.OpError as error:
         raise DataError(
             f"Expected {name} as tf.data with samples of one shape and the length it states, got: {error.message}; "
@@ -146,22 +162,41 @@ def read_tf_data(name: str, data: Any) -> Pair:
 
 
 def _concatenated(name: str, batches: Any) -> Pair:
-    inputs: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    for x, y in batches.as_numpy_iterator():
-        if not inputs:
-            check_bytes((x.nbytes + y.nbytes) * int(batches.cardinality()), f"the {name} tf.data")
-        inputs.append(x)
-        labels.append(y)
-    if len({x.shape[1:] for x in inputs}) > 1:
+    parts: list[Pair] = []
+    for batch in batches.as_numpy_iterator():
+        if not parts:
+            size = sum(array.nbytes for arrays in batch for array in leaves(arrays))
+            check_bytes(size * int(batches.cardinality()), f"the {name} tf.data")
+        parts.append(batch)
+    if len({tuple(array.shape[1:] for array in leaves(x)) for x, _ in parts}) > 1:
         raise DataError(f"Expected {name} samples of one shape, got batches of different shapes; resize them to one.")
-    return np.concatenate(inputs), np.concatenate(labels)
+    x, y = (map_arrays(lambda *arrays: np.concatenate(arrays), *side) for side in zip(*parts, strict=True))
+    return x, y
+
+
+def _is_flat(part: Any) -> bool:
+    """Return whether part of an element is a tensor, or a dict or tuple of tensors."""
+    import tensorflow as tf
+
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, tuple) else [part]
+    return all(isinstance(each, tf.TensorSpec) for each in inner)
+
+
+def _by_name(x: Any, y: Any) -> tuple[Any, Any]:
+    """Return each side of an element with the tensors of a tuple by their numbers."""
+    x, y = (
+        {str(number): each for number, each in enumerate(side)} if isinstance(side, tuple) else side for side in (x, y)
+    )
+    return x, y
 
 
 def _shape(spec: Any, index: int, data: Any) -> tuple[int | None, ...]:
     """Return the declared shape, or that of the first element if not even the rank is declared."""
+    import tensorflow as tf
+
+    spec = tf.nest.flatten(spec)[0]
     if spec.shape.rank is None:
-        first: tuple[int | None, ...] = next(data.as_numpy_iterator())[index].shape
+        first: tuple[int | None, ...] = tf.nest.flatten(next(data.as_numpy_iterator())[index])[0].shape
         return first
     return tuple(spec.shape)
 
@@ -183,7 +218,36 @@ def _is_batched(name: str, x: tuple[int | None, ...], y: tuple[int | None, ...])
 def _pair(name: str, pair: Any) -> Pair:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise DataError(f"Expected {name} as a pair (x, y), got {type(pair).__name__}; pass both arrays.")
-    return _array(name + " inputs", pair[0]), _array(name + " labels", pair[1])
+    x, y = pair
+    return _arrays(name + " inputs", x, beside=y), _arrays(name + " labels", y, beside=x)
+
+
+def _arrays(name: str, values: Any, *, beside: Any) -> Arrays:
+    """Return an array, or one for each name of a dict, or for each array in a list of several."""
+    if isinstance(values, dict):
+        if not values:
+            raise DataError(f"Expected {name} by name, got an empty dict; pass an array for each.")
+        return {str(key): _array(f"{name} {key!r}", value) for key, value in values.items()}
+    if (samples := _samples_of_each(values)) and samples != len(values) and samples in _counts(beside):
+        return {str(number): _array(f"{name} {number}", value) for number, value in enumerate(values)}
+    return _array(name, values)
+
+
+def _samples_of_each(values: Any) -> int:
+    """Return how many samples the arrays in a list have, if it is one of an array for each input or output; else 0."""
+    if not isinstance(values, list | tuple) or len(values) < 2:
+        return 0
+    if not all(isinstance(value, np.ndarray) and value.ndim for value in values):
+        return 0
+    counts = {len(value) for value in values}
+    return counts.pop() if len(counts) == 1 else 0
+
+
+def _counts(values: Any) -> set[int]:
+    """Return how many samples `values` may have."""
+    if isinstance(values, dict):
+        return {len(value) for value in values.values() if hasattr(value, "__len__")}
+    return {len(values), _samples_of_each(values)} if hasattr(values, "__len__") else set()
 
 
 def _array(name: str, values: Any) -> np.ndarray:

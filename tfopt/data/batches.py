@@ -65,34 +65,28 @@ def make_batches(
         raise DataError(f"Expected a seed of 0 or above, got {seed}.")
     drawn = _drawn(split, augment, views.seed if views else seed)
     epochs = itertools.count()
-    beside = views.beside(0, np.arange(1)) if views else {}
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
         samples = len(split)
         return np.random.default_rng([seed, epoch]).permutation(samples) if shuffle else np.arange(samples)
 
-    def gather(epoch: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, ...]:
+    def gathered(view: int, chosen: np.ndarray) -> Any:
+        return split.x(chosen), split.y(chosen), drawn(view)[chosen], views.beside(view, chosen) if views else {}
+
+    one = gathered(0, np.arange(1))
+
+    def gather(epoch: np.ndarray, step: np.ndarray) -> Any:
         chosen = order(int(epoch))[step * batch_size : (step + 1) * batch_size]
-        view = int(epoch) % views.number if views else int(epoch)
-        more = views.beside(view, chosen) if views else {}
-        return split.x(chosen), split.y(chosen), drawn(view)[chosen], *more.values()
+        return tf.nest.flatten(gathered(int(epoch) % views.number if views else int(epoch), chosen))
 
     def batch(epoch: tf.Tensor, step: tf.Tensor) -> tuple[Any, Any]:
-        types = (np.float32, split.labels.dtype, np.float32, *(array.dtype for array in beside.values()))
-        changes = (len(COLUMNS),)
-        shapes = (
-            split.inputs.shape[1:],
-            split.labels.shape[1:],
-            changes,
-            *(found.shape[1:] for found in beside.values()),
-        )
-        tensors = tf.numpy_function(gather, (epoch, step), types)
-        for tensor, shape in zip(tensors, shapes, strict=True):
-            tensor.set_shape((batch_size if drop_remainder else None, *shape))
-        x, y, moves, *more = tensors
+        tensors = tf.numpy_function(gather, (epoch, step), [array.dtype for array in tf.nest.flatten(one)])
+        for tensor, array in zip(tensors, tf.nest.flatten(one), strict=True):
+            tensor.set_shape((batch_size if drop_remainder else None, *array.shape[1:]))
+        x, y, moves, more = tf.nest.pack_sequence_as(one, tensors)
         x = x if augment is None else augment.apply(x, moves)
-        return ({views.key: dict(zip(beside, more, strict=True)), "inputs": x} if views else x), y
+        return ({views.key: more, "inputs": x} if views else x), y
 
     def next_epoch() -> np.ndarray:
         return np.array(next(epochs), np.int64)
@@ -118,14 +112,15 @@ def view_inputs(
 
 def _drawn(split: Split, augment: Augmentation | None, seed: int) -> Callable[[int], np.ndarray]:
     """Return a function from view to the augmentation of each sample, float32 (n, columns)."""
+    shape = () if isinstance(split.inputs, dict) else split.inputs.shape[1:]
     if augment is not None:
-        augment.draw(0, split.inputs.shape[1:], seed)  # raises if the inputs are not images
+        augment.draw(0, shape, seed)  # raises if the inputs are not images
 
     @lru_cache(maxsize=2)
     def draw(view: int) -> np.ndarray:
         if augment is None:
             return np.zeros((len(split), len(COLUMNS)), np.float32)
-        return augment.draw(len(split), split.inputs.shape[1:], [seed, view, AUGMENTATION])
+        return augment.draw(len(split), shape, [seed, view, AUGMENTATION])
 
     return draw
 

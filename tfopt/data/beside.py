@@ -11,6 +11,7 @@ from tfopt.base.limits import LARGEST_JSON
 from tfopt.base.reading import parse_json, reading
 from tfopt.data.dataset import Dataset
 from tfopt.data.preprocessing import Preprocessing
+from tfopt.data.samples import are_images
 from tfopt.errors import DataError
 
 
@@ -62,11 +63,6 @@ def fed_as_beside(data: Dataset, places: Iterable[Any], *, asked: bool) -> tuple
         return data, ""
     stated, note = preprocessing_beside(data.preprocessing, places, asked=asked)
     return (data if stated == data.preprocessing else fed_as(data, stated)), note
-
-
-def are_images(inputs: np.ndarray) -> bool:
-    """Return whether `inputs` are 8-bit images, which a `data.json` says how to feed."""
-    return inputs.dtype == np.uint8 and inputs.ndim == 4
 
 
 def preprocessing_beside(own: Preprocessing, places: Iterable[Any], *, asked: bool) -> tuple[Preprocessing, str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfopt.base.limits import LARGEST_DATA
+from tfopt.data.arrays_by_name import Arrays, in_order, leaves, names_of
 from tfopt.data.split import NAMES
 from tfopt.errors import DataError, ModelError
+from tfopt.tasks import task_of
 from tfopt.tasks.labels import check_range
 
 if TYPE_CHECKING:
@@ -20,14 +22,27 @@ LARGEST_BYTES = LARGEST_DATA
 _ROWS_AT_ONCE = 4096
 
 
-def check_pair(name: str, inputs: np.ndarray, labels: np.ndarray) -> None:
+def check_pair(name: str, inputs: Arrays, labels: Arrays) -> None:
     """Raise `DataError` unless the inputs pass `check_inputs` and match the labels in number."""
-    if labels.ndim and inputs.ndim > 1 and len(inputs) != len(labels):
-        raise DataError(
-            f"Expected as many {name} labels as inputs, got {len(inputs):,} inputs and {len(labels):,} "
-            "labels; pair them up."
-        )
-    check_inputs(name, inputs)
+    _check_numbers(name, inputs, labels)
+    named = inputs if isinstance(inputs, dict) else {"": inputs}
+    for key, array in named.items():
+        check_inputs(f"{name} {key}".rstrip(), array)
+
+
+def _check_numbers(name: str, inputs: Arrays, labels: Arrays) -> None:
+    if isinstance(inputs, np.ndarray) and isinstance(labels, np.ndarray):
+        if labels.ndim and inputs.ndim > 1 and len(inputs) != len(labels):
+            raise DataError(
+                f"Expected as many {name} labels as inputs, got {len(inputs):,} inputs and {len(labels):,} "
+                "labels; pair them up."
+            )
+        return
+    described = [*names_of(inputs, "inputs"), *names_of(labels, "labels")]
+    counts = {what: len(a) if a.ndim else 0 for what, a in zip(described, leaves(inputs) + leaves(labels), strict=True)}
+    if len(set(counts.values())) > 1:
+        came = ", ".join(f"{count:,} {what}" for what, count in counts.items())
+        raise DataError(f"Expected equally many samples of all {name} inputs and labels, got {came}; pair them up.")
 
 
 def check_inputs(name: str, inputs: np.ndarray) -> None:
@@ -45,11 +60,21 @@ def check_inputs(name: str, inputs: np.ndarray) -> None:
         _check_finite(name, inputs)
 
 
-def check_same_inputs(inputs: dict[str, np.ndarray]) -> None:
-    """Raise `DataError` unless all parts have the same shape and kind of number."""
-    forms = {name: (part.shape[1:], _kind(part)) for name, part in inputs.items()}
-    if len(set(forms.values())) > 1:
-        came = "; ".join(f"{name} has {kind} of shape {shape}" for name, (shape, kind) in forms.items())
+def check_same_inputs(inputs: Mapping[str, Arrays]) -> None:
+    """Raise `DataError` unless all parts have the same inputs, with the same shapes and kinds of number."""
+    names = {part: sorted(arrays) if isinstance(arrays, dict) else [] for part, arrays in inputs.items()}
+    if len({tuple(each) for each in names.values()}) > 1:
+        came = "; ".join(f"{part} has {', '.join(each) or 'one'}" for part, each in names.items())
+        raise DataError(f"Expected the same inputs in all parts, got: {came}. Give each part an array for each.")
+    forms = {
+        part: [(array.shape[1:], _kind(array)) for array in leaves(in_order(arrays, names[part]))]
+        for part, arrays in inputs.items()
+    }
+    if any(form != forms["train"] for form in forms.values()):
+        came = "; ".join(
+            f"{part} has {' and '.join(f'{kind} of shape {shape}' for shape, kind in form)}"
+            for part, form in forms.items()
+        )
         raise DataError(f"Expected inputs of one shape and scale in all parts, got: {came}. Prepare them the same way.")
 
 
@@ -85,7 +110,7 @@ def require_one_input_and_output(model: Any, name: object, instead: str) -> None
 def fit_to_model(
     dataset: Dataset, input_shape: tuple[int | None, ...], num_outputs: int, places: Sequence[int | None] = ()
 ) -> None:
-    """Raise `DataError` unless the inputs and labels of `dataset` fit a model.
+    """Raise `DataError` unless the inputs and labels of `dataset` fit a model with one input and one output.
 
     Args:
         dataset: the data.
@@ -93,12 +118,38 @@ def fit_to_model(
         num_outputs: width of the model's output. A single output takes class numbers 0 and 1.
         places: the other axes of the model's output, e.g. (height, width) of a segmentation; None stands for any size.
     """
-    given, expected = dataset.input_shape, tuple(input_shape)
+    _check_input("inputs", dataset.input_shape, tuple(input_shape))
+    check_labels(dataset, num_outputs, places)
+
+
+def fit_to_ports(dataset: Dataset, model: Any) -> None:
+    """Raise `DataError` unless `dataset` fits a flat tf_keras `model` with any number of inputs and outputs.
+
+    Args:
+        dataset: the data, with the names of the model's inputs and outputs if there are several.
+        model: of tf_keras.
+    """
+    inputs = dataset.train.inputs
+    for what, array, tensor in zip(names_of(inputs, "inputs"), leaves(inputs), model.inputs, strict=True):
+        _check_input(what, array.shape[1:], tuple(tensor.shape[1:]))
+    for name, tensor in zip(task_of(dataset).by_task(), model.outputs, strict=True):
+        shape = tuple(tensor.shape[1:]) or (1,)
+        try:
+            check_labels(dataset.of_output(name), shape[-1], shape[:-1])
+        except DataError as error:
+            raise DataError(f"Output {name!r}: {error}" if name else str(error)) from None
+
+
+def _check_input(what: str, given: tuple[int, ...], expected: tuple[int | None, ...]) -> None:
     fits = len(given) == len(expected) and all(e in (None, g) for g, e in zip(given, expected, strict=True))
     if not fits:
         raise DataError(
-            f"The model expects inputs of shape {expected}, the data has {given}; {_advice(given, expected)}."
+            f"The model expects {what} of shape {expected}, the data has {given}; {_advice(given, expected)}."
         )
+
+
+def check_labels(dataset: Dataset, num_outputs: int, places: Sequence[int | None] = ()) -> None:
+    """Raise `DataError` unless the labels of `dataset` fit one output of a model; see `fit_to_model`."""
     if dataset.labels == "values":
         _check_values(dataset, (*places, num_outputs))
         return
@@ -107,7 +158,7 @@ def fit_to_model(
         _check_named_classes(dataset.class_names, num_outputs)
         for name in NAMES:
             check_range(name, dataset.split(name).labels, max(num_outputs, 2))
-    elif dataset.labels == "one-hot" and (width := dataset.train.labels.shape[-1]) != num_outputs:
+    elif dataset.labels == "one-hot" and (width := dataset.train.target_shape[-1]) != num_outputs:
         raise DataError(
             f"The model has {num_outputs} outputs, the labels ({dataset.task}) have {width} values per "
             "sample; give the model an output for each, or correct the labels."
@@ -116,7 +167,7 @@ def fit_to_model(
 
 def _check_values(dataset: Dataset, expected: tuple[int | None, ...]) -> None:
     """Raise `DataError` unless labels have the shape of the model's outputs; a single value may have no axis."""
-    own = dataset.train.labels.shape[1:]
+    own = dataset.train.target_shape
     if len(own) == len(expected) and all(size in (None, mine) for size, mine in zip(expected, own, strict=True)):
         return
     if own == () and all(size == 1 for size in expected):
@@ -131,7 +182,7 @@ def _check_values(dataset: Dataset, expected: tuple[int | None, ...]) -> None:
 
 def _check_places(dataset: Dataset, places: Sequence[int | None]) -> None:
     """Raise `DataError` unless a class for each place of the labels meets an output for each place."""
-    own = dataset.train.labels.shape[1:] if dataset.labels == "sparse" else dataset.train.labels.shape[1:-1]
+    own = dataset.train.target_shape if dataset.labels == "sparse" else dataset.train.target_shape[:-1]
     if (own or any(size != 1 for size in places)) and not (
         len(own) == len(places) and all(size in (None, mine) for size, mine in zip(places, own, strict=True))
     ):

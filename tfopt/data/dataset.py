@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfopt.base.renamed import renamed_methods
+from tfopt.data.arrays_by_name import leaves, names_of
 from tfopt.data.augmentation import Augmentation
 from tfopt.data.batches import Views, count_steps, make_batches
 from tfopt.data.preprocessing import Preprocessing
-from tfopt.data.samples import Split
+from tfopt.data.samples import Split, are_images
 from tfopt.data.split import NAMES, choose
 from tfopt.errors import DataError
-from tfopt.tasks import LabelForm, TaskName, task_of
+from tfopt.tasks import LabelForm, Task, TaskName, task_of
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @renamed_methods(fed_as="with_preprocessing")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
-    """Train, validation and test samples: none empty, all with the same shape and preprocessing.
+    """Train, validation and test samples: none empty, all with the same shapes and preprocessing.
 
     Args:
         train, validation, test: the samples.
@@ -37,6 +38,7 @@ class Dataset:
         num_classes: for classification and multilabel tasks; None for regression.
         source: a description of the data's origin.
         notes: remarks on the decisions made (splits, conversions).
+        outputs: the task of each output by its name, if there are several; None for one.
 
     Raises:
         DataError: a split is empty.
@@ -51,6 +53,7 @@ class Dataset:
     num_classes: int | None
     source: str
     notes: tuple[str, ...] = ()
+    outputs: Mapping[str, Task] | None = None
 
     def __post_init__(self) -> None:
         """Raise `DataError` if a split has no samples."""
@@ -65,8 +68,33 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch axis."""
-        return self.train.inputs.shape[1:]
+        """Shape of one input, without the batch axis; raise `DataError` if there are several inputs."""
+        if isinstance(self.train.inputs, dict):
+            raise DataError(f"Expected data with one input, got {', '.join(self.train.inputs)}.")
+        shape: tuple[int, ...] = self.train.inputs.shape[1:]
+        return shape
+
+    @property
+    def has_several(self) -> bool:
+        """Whether inputs or labels come by name."""
+        return isinstance(self.train.inputs, dict) or self.outputs is not None
+
+    def of_output(self, name: str) -> Dataset:
+        """Return the data for the output called `name` alone; the data itself if there are not several."""
+        if self.outputs is None:
+            return self
+        task, parts = self.outputs[name], (self.train, self.validation, self.test)
+        train, validation, test = (replace(part, labels=part.labels[name]) for part in parts)
+        return replace(
+            self,
+            train=train,
+            validation=validation,
+            test=test,
+            task=task.kind,
+            labels=task.labels,
+            num_classes=task.num_classes,
+            outputs=None,
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -79,9 +107,10 @@ class Dataset:
         }
         digest.update(json.dumps(about, sort_keys=True).encode())
         for name in NAMES:
-            for array in (self.split(name).inputs, self.split(name).labels):
-                digest.update(f"{name} {array.dtype} {array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).data.cast("B"))
+            for arrays in (self.split(name).inputs, self.split(name).labels):
+                for what, array in zip(names_of(arrays, name), leaves(arrays), strict=True):
+                    digest.update(f"{what} {array.dtype} {array.shape}".encode())
+                    digest.update(np.ascontiguousarray(array).data.cast("B"))
         return digest.hexdigest()
 
     def split(self, name: str) -> Split:
@@ -136,11 +165,11 @@ class Dataset:
         train, validation, test = (replace(self.split(part), preprocessing=preprocessing) for part in NAMES)
         return replace(self, train=train, validation=validation, test=test)
 
-    def representative(self, n: int, seed: int = 0) -> np.ndarray:
+    def representative(self, n: int, seed: int = 0) -> Any:
         """Return `n` training inputs (or all), float32 (n, ...), spread evenly over the classes, drawn with `seed`."""
         return self.train.x(self._representative(n, seed))
 
-    def representative_batches(self, n: int, batch_size: int, seed: int = 0) -> Iterator[np.ndarray]:
+    def representative_batches(self, n: int, batch_size: int, seed: int = 0) -> Iterator[Any]:
         """Yield the inputs of `representative` for `n` and `seed`, with `batch_size` samples in memory at a time."""
         chosen = self._representative(n, seed)
         for start in range(0, len(chosen), batch_size):
@@ -154,12 +183,25 @@ class Dataset:
 
     def describe(self) -> list[str]:
         """Return a readable summary: source, sizes, task, model inputs, and every note."""
-        classes = f", {self.num_classes} classes" if self.num_classes else ""
         sizes = ", ".join(f"{len(self.split(name)):,} {name}" for name in NAMES)
         return [
             f"source: {self.source}",
             f"samples: {sizes}",
-            "no labels" if self.labels == "none" else f"task: {self.task}{classes}, {self.labels} labels",
-            f"input: shape {self.input_shape}, {self.preprocessing.describe()}",
+            *self._tasks_in_words(),
+            *self._inputs_in_words(),
             *(f"note: {note}" for note in self.notes),
         ]
+
+    def _tasks_in_words(self) -> Iterator[str]:
+        if self.labels == "none":
+            yield "no labels"
+            return
+        for name, task in task_of(self).by_task().items():
+            classes = f", {task.num_classes} classes" if task.num_classes else ""
+            yield f"task{f' of {name}' if name else ''}: {task.kind}{classes}, {task.labels} labels"
+
+    def _inputs_in_words(self) -> Iterator[str]:
+        inputs = self.train.inputs
+        for what, array in zip(names_of(inputs, "input"), leaves(inputs), strict=True):
+            how = self.preprocessing.describe() if what == "input" or are_images(array) else "values as they are"
+            yield f"{what}: shape {array.shape[1:]}, {how}"

@@ -11,11 +11,12 @@ from tfopt.base.progress import Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.arrays import read_inputs_alone
-from tfopt.data.beside import are_images, fed_as_beside, preprocessing_beside
+from tfopt.data.beside import fed_as_beside, preprocessing_beside
 from tfopt.data.check import check_inputs
 from tfopt.data.folder import loose_images
 from tfopt.data.images import convert_images, read_images
-from tfopt.data.samples import Split
+from tfopt.data.names import named_as
+from tfopt.data.samples import Split, are_images
 from tfopt.data.split import NAMES
 from tfopt.tasks.regression import Regression
 
@@ -49,8 +50,8 @@ def data_for(
         quiet: do not print what a `data.json` has to say; it is in the notes of the result in any case.
     """
     if isinstance(source, Dataset):
-        return source
-    data = _loaded(model, source, preprocessing, limit, input_shape)
+        return named_as(model, source)
+    data = named_as(model, _loaded(model, source, preprocessing, limit, input_shape))
     data, note = fed_as_beside(data, beside, asked=preprocessing is not None)
     if not note:
         return data
@@ -178,7 +179,7 @@ def _inputs_alone(path: Path, model: Any, limit: int | None) -> np.ndarray | Non
 
 def _converted(data: Dataset, shape: tuple[int | None, ...]) -> Dataset:
     """Return uint8 images of `data` in the size and colors of `shape`; other inputs unchanged."""
-    preprocessing = _for_shape(data.train.inputs, data.preprocessing, shape)
+    preprocessing = None if data.has_several else _for_shape(data.train.inputs, data.preprocessing, shape)
     if preprocessing is None:
         return data
     splits: dict[str, Any] = {name: _converted_split(data.split(name), preprocessing, name) for name in NAMES}
@@ -201,4 +202,6 @@ def _for_shape(inputs: np.ndarray, preprocessing: Preprocessing, shape: tuple[in
 
 
 def _converted_split(split: Split, preprocessing: Preprocessing, name: str) -> Split:
-    return Split(convert_images(split.inputs, preprocessing, name), split.labels, preprocessing)
+    return dataclasses.replace(
+        split, inputs=convert_images(split.inputs, preprocessing, name), preprocessing=preprocessing
+    )

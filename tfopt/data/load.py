@@ -17,16 +17,19 @@ from tfopt.data.arrays import (
     read_tf_data,
     tf_data_notes,
 )
+from tfopt.data.arrays_by_name import Arrays, count_samples, map_arrays, rows
 from tfopt.data.check import check_pair, check_same_inputs
 from tfopt.data.dataset import Dataset
 from tfopt.data.folder import read_folder
 from tfopt.data.images import convert_images, read_images
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
-from tfopt.data.samples import Split
+from tfopt.data.reconstruction import normal_to_train_on, with_flags, with_labels
+from tfopt.data.samples import Split, are_images
 from tfopt.data.split import NAMES, Plan, plan
 from tfopt.errors import DataError
-from tfopt.tasks.labels import understand
+from tfopt.tasks import Reconstruction, Several
+from tfopt.tasks.labels import understand_all
 
 FEWEST_IMAGES = 2
 """Minimum number of images per class in a folder."""
@@ -42,6 +45,7 @@ def load_data(
     validation: float | None = None,
     test: float = 0.2,
     limit: int | None = None,
+    task: str | None = None,
 ) -> Dataset:
     """Read `source` into memory, check it and split off missing parts.
 
@@ -50,7 +54,7 @@ def load_data(
             train, val or validation and test) or of a .npz file; (x, y), ((x_train, y_train), (x_test, y_test)) or
             (train, validation, test) pairs; a dict of pairs or tf.data with train, validation, test; a finite
             tf.data.Dataset of (x, y), batched or not, that fits in memory (up to 8 GiB); or a Dataset, returned
-            unchanged.
+            unchanged. For several inputs x is a dict by name, or a list in the model's order; so is y for outputs.
         preprocessing: "raw" (the default: values unchanged), "unit" (x/255), "symmetric" (x/127.5 - 1), "caffe" or
             "torch" (see `Preprocessing.named`), or a custom one. The digits, 0..16, default to pixel/16.
         size: (height, width) to resize images to.
@@ -60,22 +64,28 @@ def load_data(
             tenth, or a fifth of fewer than 1,000.
         test: fraction of train to split off if there is no test part.
         limit: the most samples in each of train, validation and test, spread over the classes.
+        task: what the labels mean, where they leave it open: "classification", "multilabel", "regression",
+            "segmentation" or "forecasting". "reconstruction" makes the inputs the targets: labels are then 0 for normal
+            samples and 1 for anomalies, or missing (an array alone). None judges by the labels.
 
     Raises:
         DataError: the data cannot be read, is not finite, or contradicts itself.
     """
     if isinstance(source, Dataset):
-        if any(option is not None for option in (preprocessing, size, color, limit)):
+        if any(option is not None for option in (preprocessing, size, color, limit, task)):
             raise DataError(
-                "Expected no preprocessing, size, color or limit with a Dataset, which is returned unchanged; pass "
-                "them where you load it."
+                "Expected no preprocessing, size, color, limit or task with a Dataset, which is returned unchanged; "
+                "pass them where you load it."
             )
         return source
     applied = _requested_preprocessing(
         preprocessing, size, color, digits=isinstance(source, str) and source == "digits"
     )
     try:
-        return _loaded(_read(source), applied, preprocessing, seed=seed, validation=validation, test=test, limit=limit)
+        parts = _read(with_labels(source) if task == Reconstruction.kind else source)
+        return _loaded(
+            parts, applied, preprocessing, seed=seed, validation=validation, test=test, limit=limit, task=task
+        )
     except DataError as error:
         if not isinstance(source, Path | str) or source == "digits" or str(source) in str(error):
             raise
@@ -91,26 +101,37 @@ def _loaded(
     validation: float | None,
     test: float,
     limit: int | None,
+    task: str | None,
 ) -> Dataset:
     """Check and split what was read. Raise `DataError` as `load_data` does."""
     _check_classes(parts)
+    reconstructs = task == Reconstruction.kind
+    if reconstructs:
+        parts = with_flags(parts)
     if not parts.files:  # files are checked when they are listed and when they are decoded
         _check_inputs(parts, scaled=isinstance(preprocessing, str) and preprocessing != "raw")
-    labels, task, label_notes = understand({name: y for name, (_, y) in parts.pairs.items()}, parts.class_names)
-    groups = {name: task.groups(part) for name, part in labels.items()}
+    labels, found, label_notes = understand_all(
+        {name: y for name, (_, y) in parts.pairs.items()}, parts.class_names, task
+    )
+    groups = {name: found.groups(part) for name, part in labels.items()}
     chosen, split_notes = plan(groups, validation=validation, test=test, seed=seed, limit=limit)
+    if reconstructs:
+        chosen, moved = normal_to_train_on(chosen, labels)
+        split_notes = (*split_notes, *moved)
     inputs, applied, image_notes = _inputs(parts, chosen, applied)
     splits = {
-        name: Split(inputs[name], _take(labels[origin], indices), applied) for name, (origin, indices) in chosen.items()
+        name: Split(inputs[name], _take(labels[origin], indices), applied, reconstructs)
+        for name, (origin, indices) in chosen.items()
     }
     return Dataset(
         **splits,
         class_names=parts.class_names,
-        task=task.kind,
-        labels=task.labels,
-        num_classes=task.num_classes,
+        task=found.kind,
+        labels=found.labels,
+        num_classes=found.num_classes,
         source=parts.source,
         notes=(*parts.notes, *label_notes, *split_notes, *image_notes),
+        outputs=found.tasks if isinstance(found, Several) else None,
     )
 
 
@@ -185,10 +206,12 @@ def _check_inputs(parts: Parts, *, scaled: bool) -> None:
     """Check arrays; with `scaled`, also that they are not scaled twice, which would make them nearly constant."""
     for name, (x, y) in parts.pairs.items():
         check_pair(name, x, y)
-    inputs = {name: x for name, (x, _) in parts.pairs.items()}
+    inputs: dict[str, Any] = {name: x for name, (x, _) in parts.pairs.items()}
     check_same_inputs(inputs)
+    if not scaled or isinstance(inputs["train"], dict):
+        return
     largest = max(float(np.abs(x).max()) for x in inputs.values())
-    if scaled and largest <= 1 and inputs["train"].dtype.kind == "f":
+    if largest <= 1 and inputs["train"].dtype.kind == "f":
         raise DataError(
             f"Expected pixels of 0..255 for this preprocessing, got floats of at most "
             f"{largest:g}; leave preprocessing out, because they are already scaled."
@@ -201,7 +224,7 @@ def _inputs(
     """Return the chosen samples by split; only these are decoded, all at once, so that size and color agree."""
     picked = {name: _take(parts.pairs[origin][0], indices) for name, (origin, indices) in chosen.items()}
     if not parts.files:
-        converted = {name: convert_images(_narrow(x), preprocessing, name) for name, x in picked.items()}
+        converted = {name: _converted(x, preprocessing, name) for name, x in picked.items()}
         return converted, _with_shape(preprocessing, converted["train"]), ()
     files = np.concatenate([picked[name] for name in NAMES])
     pixels, preprocessing, notes = read_images(list(files), preprocessing, parts.source)
@@ -209,17 +232,24 @@ def _inputs(
     return dict(zip(NAMES, np.split(pixels, ends[:-1]), strict=True)), preprocessing, notes
 
 
-def _with_shape(preprocessing: Preprocessing, inputs: np.ndarray) -> Preprocessing:
+def _converted(inputs: Arrays, preprocessing: Preprocessing, name: str) -> Any:
+    """Return the inputs in the size and color of `preprocessing`; of several, the images."""
+    if not isinstance(inputs, dict):
+        return convert_images(_narrow(inputs), preprocessing, name)
+    return map_arrays(lambda x: convert_images(x, preprocessing, name) if are_images(x) else _narrow(x), inputs)
+
+
+def _with_shape(preprocessing: Preprocessing, inputs: Any) -> Preprocessing:
     """Record the size of uint8 images, which new images need; only the caller knows if 3 channels are RGB."""
-    if inputs.dtype != np.uint8 or inputs.ndim != 4 or inputs.shape[-1] not in (1, 3):
+    if isinstance(inputs, dict) or inputs.dtype != np.uint8 or inputs.ndim != 4 or inputs.shape[-1] not in (1, 3):
         return preprocessing
     height, width, channels = inputs.shape[1:]
     return replace(preprocessing, size=(height, width), color="grayscale" if channels == 1 else preprocessing.color)
 
 
-def _take(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Return the rows at sorted `indices`; the array itself, not a copy, if that is all of them."""
-    return array if len(indices) == len(array) else array[indices]
+def _take(arrays: Any, indices: np.ndarray) -> Any:
+    """Return the rows at sorted `indices`; the arrays themselves, not copies, if that is all of them."""
+    return arrays if len(indices) == count_samples(arrays) else rows(arrays, indices)
 
 
 def _narrow(inputs: np.ndarray) -> np.ndarray:

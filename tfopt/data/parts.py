@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-
-Pair = tuple[np.ndarray, np.ndarray]
+Pair = tuple[Any, Any]
+"""Inputs and labels, each an array or a dict of arrays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,7 +15,8 @@ class Parts:
 
     Args:
         pairs: "train" always, "validation" and "test" if the source has them. The inputs are the samples or, with
-            `files`, the paths of the images as an object array (n,).
+            `files`, the paths of the images as an object array (n,). Several inputs or outputs come by name, those of
+            a list as "0", "1", ... in its order.
         source: a description of the data's origin.
         class_names: by class number, if the source names them.
         notes: remarks on what the reader decided or left out.

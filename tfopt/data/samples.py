@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from tfopt.data.arrays_by_name import Arrays, count_samples, map_arrays, rows
 from tfopt.data.preprocessing import Preprocessing
 
 
@@ -15,36 +16,59 @@ class Split:
     """Samples in memory as they were read; scaled only on access.
 
     Args:
-        inputs: (n, ...), in a compact dtype such as uint8.
-        labels: int32 (n,) class numbers, or float32 (n, k) or (n, ...).
-        preprocessing: the mapping from `inputs` to model inputs.
+        inputs: (n, ...), in a compact dtype such as uint8; by name for a model with several inputs.
+        labels: int32 (n,) class numbers, or float32 (n, k) or (n, ...); by name for a model with several outputs.
+        preprocessing: the mapping from `inputs` to model inputs; of several inputs, it maps the images.
+        reconstructs: whether the targets are the model inputs instead of the labels.
     """
 
-    inputs: np.ndarray
-    labels: np.ndarray
+    inputs: Any
+    labels: Any
     preprocessing: Preprocessing
+    reconstructs: bool = False
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self.inputs)
+        return count_samples(self.inputs)
 
-    def x(self, indices: Any = None) -> np.ndarray:
+    def x(self, indices: Any = None) -> Any:
         """Return model inputs, float32 (n, ...): all samples, or those at `indices` (integers, a slice)."""
-        return self.preprocessing.apply(self.inputs if indices is None else self.inputs[indices])
+        chosen = rows(self.inputs, indices)
+        if isinstance(chosen, dict):
+            return map_arrays(self._of_several, chosen)
+        return self.preprocessing.apply(chosen)
 
-    def y(self, indices: Any = None) -> np.ndarray:
-        """Return the labels of all samples, or of those at `indices`."""
-        return self.labels if indices is None else self.labels[indices]
+    def _of_several(self, array: np.ndarray) -> np.ndarray:
+        return self.preprocessing.apply(array) if are_images(array) else array.astype(np.float32)
+
+    def y(self, indices: Any = None) -> Any:
+        """Return the targets of all samples, or of those at `indices`: the labels, or what `x` returns."""
+        return self.x(indices) if self.reconstructs else rows(self.labels, indices)
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Shape of one target, without the batch axis."""
+        shape: tuple[int, ...] = (self.inputs if self.reconstructs else self.labels).shape[1:]
+        return shape
 
     def __repr__(self) -> str:
         """Return the number and the shape of the samples, not their values."""
-        return f"Split({len(self):,} samples of {self.inputs.shape[1:]} {self.inputs.dtype})"
+        shown = map_arrays(lambda array: f"{array.shape[1:]} {array.dtype}", self.inputs)
+        return f"Split({len(self):,} samples of {shown})"
+
+    def at(self, indices: Any) -> Split:
+        """Return the samples at `indices` (integers, a slice)."""
+        return replace(self, inputs=rows(self.inputs, indices), labels=rows(self.labels, indices))
 
     def some(self, n: int) -> Split:
         """Return `n` of the samples (all, if fewer), evenly spaced."""
-        chosen = self.spread(n)
-        return Split(self.inputs[chosen], self.labels[chosen], self.preprocessing)
+        return self.at(self.spread(n))
 
     def spread(self, n: int) -> np.ndarray:
         """Return indices of `n` samples (all, if fewer), evenly spaced: image folders come sorted by class."""
         return np.linspace(0, len(self), min(n, len(self)), endpoint=False).astype(np.int64)
+
+
+def are_images(inputs: Arrays) -> bool:
+    """Return whether `inputs` are 8-bit images, which a `data.json` says how to feed."""
+    return isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8 and inputs.ndim == 4

@@ -54,7 +54,7 @@ def plan(
     Raises:
         DataError: a fraction outside (0, 1), a limit below 1, or too few samples to split.
     """
-    _check_options(validation=validation, test=test, seed=seed, limit=limit)
+    check_options(validation=validation, test=test, seed=seed, limit=limit)
     chosen: Plan = {name: (name, np.arange(len(part))) for name, part in groups.items()}
     notes = []
     for name, fraction, largest in (("test", test, None), ("validation", validation, LARGEST_VALIDATION)):
@@ -89,7 +89,8 @@ def _rng(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
 
 
-def _check_options(*, validation: float | None, test: float, seed: int, limit: int | None) -> None:
+def check_options(*, validation: float | None, test: float, seed: int, limit: int | None) -> None:
+    """Raise `DataError` for a fraction outside (0, 1), a negative seed, or a limit below 1."""
     for name, fraction in (("validation", validation), ("test", test)):
         if fraction is not None and (isinstance(fraction, bool) or not isinstance(fraction, numbers.Real)):
             raise DataError(

@@ -11,9 +11,10 @@ from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Ledger, Row, StepResult
 from tfopt.distillation.objectives import Objective, chosen
-from tfopt.distillation.ports import NamedTeacher, Ports
+from tfopt.distillation.ports import NamedTeacher
 from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK, TARGETS, has_targets
 from tfopt.errors import DataError, RecipeError
+from tfopt.graph.ports import Ports
 
 Settings = Distillation | Mapping[str, Distillation] | None
 

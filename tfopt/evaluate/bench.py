@@ -13,14 +13,14 @@ import numpy as np
 from tfopt import models
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.words import shortened
-from tfopt.data import require_one_input_and_output
+from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
 from tfopt.errors import ModelError
 from tfopt.evaluate.chance import tell_of_other_classes
 from tfopt.evaluate.timing import ROUNDS, interleaved_times, speedup
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
-from tfopt.tasks.responses import are_logits
+from tfopt.tasks.responses import logits_by_output
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build_file
@@ -67,25 +67,20 @@ def benchmark_files(
     latency is measured on random numbers. `allow_unsafe` lets model files run Python code.
 
     Raises:
-        ModelError: a file that cannot be run; with `data`, one that has several inputs or outputs.
+        ModelError: a file that cannot be run; with `data`, files that take inputs of different shapes.
         DataError: data that does not fit.
     """
     lites = [lite_of(file, threads=threads, allow_unsafe=allow_unsafe) for file in files]
     samples = None
     metrics: list[dict[str, float]] = [{} for _ in lites]
     if data is not None:
-        for file, lite in zip(files, lites, strict=True):
-            require_one_input_and_output(lite, file, "measure others without data (--data)")
-        shapes = {str(file): lite.inputs[0].shape[1:] for file, lite in zip(files, lites, strict=True)}
-        if len(set(shapes.values())) > 1:
+        shapes = {str(file): [port.shape[1:] for port in lite.inputs] for file, lite in zip(files, lites, strict=True)}
+        if any(each != shapes[str(files[0])] for each in shapes.values()):
             raise ModelError(f"The files take inputs of different shapes, {shapes}: no data fit all of them.")
         for number, (file, lite) in enumerate(zip(files, lites, strict=True)):  # each is fed as it says
             dataset = measurable(lite, data, preprocessing=preprocessing, limit=limit, beside=(file, lite))
-            x, task = dataset.test.x(), task_of(dataset)
-            outputs = lite.predict(x)
-            tell_of_other_classes(dataset, outputs, file)
-            metrics[number] = task.measured(outputs, dataset.test.y(), logits=are_logits(outputs, task))
-            samples = x[:1]
+            metrics[number] = measured_on(lite, dataset, file)[1]
+            samples = dataset.test.x(slice(0, 1))
     milliseconds = interleaved_times(lites, samples, rounds=rounds)
     return [
         Measured(
@@ -101,6 +96,24 @@ def benchmark_files(
         )
         for number, (file, lite) in enumerate(zip(files, lites, strict=True))
     ]
+
+
+def outputs_of(lite: LiteModel, data: Dataset) -> dict[str, Any]:
+    """Return the outputs of a file on the test part of `data`, by output; "" is the only one."""
+    outputs = lite.predict(data.test.x())
+    names = [port.name for port in lite.outputs]
+    if data.outputs is not None and set(names) == set(data.outputs):
+        outputs = dict(zip(names, outputs, strict=True))
+    return task_of(data).by_output(outputs)
+
+
+def measured_on(lite: LiteModel, data: Dataset, name: object) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the outputs of a file called `name` as `outputs_of` does, and the metrics on the test part of `data`."""
+    outputs, task = outputs_of(lite, data), task_of(data)
+    for output, found in outputs.items():
+        tell_of_other_classes(data.of_output(output), found, name)
+    taken = outputs if data.outputs is not None else outputs[""]
+    return outputs, task.measured(taken, data.test, logits=logits_by_output(taken, task))
 
 
 def lite_of(path: str | Path, *, threads: int = 1, allow_unsafe: bool = False) -> LiteModel:

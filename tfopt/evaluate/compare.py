@@ -1,16 +1,16 @@
 """Compare two model files on the same test set."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfopt.base.renamed import renamed_arguments
-from tfopt.data import require_one_input_and_output
+from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
 from tfopt.errors import ModelError
-from tfopt.evaluate.bench import lite_of
-from tfopt.evaluate.chance import tell_of_other_classes
+from tfopt.evaluate.bench import lite_of, measured_on
 from tfopt.evaluate.timing import interleaved_times, speedup
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement
@@ -34,29 +34,20 @@ def compare_files(
     files run Python code.
 
     Raises:
-        ModelError: a file that cannot be run, or has several inputs or outputs; inputs of different shapes.
+        ModelError: a file that cannot be run; inputs of different shapes.
         DataError: data that does not fit.
     """
     from rich.table import Table
 
     files = [lite_of(path, threads=threads, allow_unsafe=allow_unsafe) for path in (a, b)]
-    for file, path in zip(files, (a, b), strict=True):
-        require_one_input_and_output(file, path, "compare others in Python, with LiteModel.predict")
-    shapes = [file.inputs[0].shape[1:] for file in files]
+    shapes = [[port.shape[1:] for port in file.inputs] for file in files]
     if shapes[0] != shapes[1]:
         raise ModelError(
             f"The files take inputs of different shapes, {shapes[0]} and {shapes[1]}, so they cannot be compared."
         )
     dataset = measurable(files[0], data, preprocessing=preprocessing, limit=limit, beside=(a, b, *files))
-    predictions = [file.predict(dataset.test.x()) for file in files]
-    for prediction, path in zip(predictions, (a, b), strict=True):
-        tell_of_other_classes(dataset, prediction, path)
-    task = task_of(dataset)
-    logits = [are_logits(prediction, task) for prediction in predictions]
-    metrics = [
-        task.measured(prediction, dataset.test.y(), logits=how)
-        for prediction, how in zip(predictions, logits, strict=True)
-    ]
+    found = [measured_on(file, dataset, path) for file, path in zip(files, (a, b), strict=True)]
+    predictions, metrics = zip(*found, strict=True)
     sample = dataset.test.x(slice(0, 1))
     times, macs = interleaved_times(files, sample), [file.macs(sample) for file in files]
     table = Table(title=f"{len(dataset.test):,} test samples, {dataset.preprocessing.describe()}", title_justify="left")
@@ -65,8 +56,8 @@ def compare_files(
     table.add_column(str(b), justify="right", overflow="fold")
     for name in metrics[0]:
         table.add_row(name, *(f"{values[name]:.4f}" for values in metrics))
-    if task.scores_classes or (task.labels == "none" and predictions[0].shape[-1] > 1):
-        table.add_row("agreement", "", f"{agreement(*predictions, logits=tuple(logits)):.4f}")
+    for name, same in _agreements(dataset, *predictions):
+        table.add_row(f"{name} agreement".strip(), "", f"{same:.4f}")
     table.add_row("bytes", *(f"{file.size:,}" for file in files))
     table.add_row("deflated bytes", *(f"{file.deflated:,}" for file in files))
     table.add_row("MACs", *("-" if count is None else f"{count:,}" for count in macs))
@@ -76,3 +67,11 @@ def compare_files(
     table.add_row("ms per sample, p90", *(f"{np.percentile(each, 90):.3f}" for each in times))
     table.add_row("speed ratio", "", f"{speedup(*times):.2f}x")
     return table
+
+
+def _agreements(data: Dataset, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the share of samples with the same class for each output that has classes."""
+    for name, task in task_of(data).by_task().items():
+        pair = (ours[name], theirs[name])
+        if task.scores_classes or (task.labels == "none" and pair[0].shape[-1] > 1):
+            yield name, agreement(*pair, logits=[are_logits(each, task) for each in pair])

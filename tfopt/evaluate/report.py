@@ -125,7 +125,7 @@ def measured_row(
     notes: list[str],
     original: LiteModel | None = None,
     latency: bool = True,
-    logits: bool = False,
+    logits: Any = False,
 ) -> Row:
     """Return the measurements of a file: metrics on the full test set, size, and the latency of one sample.
 
@@ -137,7 +137,7 @@ def measured_row(
         notes: about the step.
         original: the file to whose speed this one is compared, in interleaved rounds.
         latency: whether to measure times.
-        logits: whether the file outputs logits rather than probabilities.
+        logits: whether the file outputs logits rather than probabilities; by output if there are several.
     """
     # Accuracy uses all cores, to save time; latency uses one thread.
     predictions = LiteModel(lite.data, threads=os.cpu_count() or 1).predict(data.test.x())
@@ -147,7 +147,7 @@ def measured_row(
     times = interleaved_times(files, sample, runs=LATENCY_RUNS) if latency else []
     return Row(
         step=step,
-        metrics=task_of(data).metrics(predictions, data.test.y(), logits=logits),
+        metrics=task_of(data).measured(predictions, data.test, logits=logits),
         parameters=sum(values.size for values in parameters),
         nonzero_parameters=sum(int((values != 0).sum()) for values in parameters),
         max_unique_weights=max((unique_weights(values) for values in kernels), default=0),

@@ -10,9 +10,10 @@ from tfopt import bridge
 from tfopt.base.annotations import annotations
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import plain, rendered
-from tfopt.data import Dataset, require_one_input_and_output
+from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
 from tfopt.errors import ModelError
+from tfopt.evaluate.bench import outputs_of
 from tfopt.evaluate.chance import at_chance, tell_of_other_classes
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
@@ -21,7 +22,7 @@ from tfopt.tasks.responses import are_logits
 from tfopt.tflite.prove.outputs import OutputProof, compare_output, most_noise, output_step
 from tfopt.tflite.prove.signals import LEAST_DB, Signal
 from tfopt.tflite.prove.signals import layer_signals as signals_of
-from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read import LiteModel, Port
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.calibration import output_names
 from tfopt.tflite.write.converter import convert
@@ -31,33 +32,76 @@ SIGNAL_SAMPLES = 256
 
 
 @dataclass(frozen=True)
-class Verification:
-    """The differences between a file and its model.
+class ComparedOutput:
+    """The differences of one output of a file from its model's.
 
     Attributes:
-        samples: number of test samples.
-        largest, mean: absolute difference of outputs, in their unit.
+        name: of the output; "" for the only one.
+        largest, mean: absolute difference, in its unit.
         agreement: fraction of samples with the same class; None if the task has no classes.
         metrics: of the model and of the file, by name.
         interval: 95% confidence interval of the file's accuracy (Wilson); None if the task has no classes.
-        signals: of the operators, from input to output.
-        not_compared: operators of the file without a counterpart in the float model.
-        output: noise and classes compared with what a file of its weights may have, see `tfopt.tflite.prove.outputs`.
+        proof: noise and classes compared with what a file of its weights may have, see `tfopt.tflite.prove.outputs`.
         chance: accuracy of naming the most frequent class; None where the file is better, or the model is not.
-        least_db: the threshold below which a layer is bad.
     """
 
-    samples: int
+    name: str
     largest: float
     mean: float
     agreement: float | None
     metrics: dict[str, tuple[float, float]]
     interval: tuple[float, float] | None
+    proof: OutputProof
+    chance: float | None = None
+
+    @property
+    def problems(self) -> list[str]:
+        """The reasons why it does not match the model's."""
+        lines = [f"output {self.proof.name}: {failure}" for failure in self.proof.failures]
+        if self.chance is not None:
+            lines.append(f"its accuracy is that of guessing the most frequent class, {self.chance:.4f}")
+        return lines
+
+    def lines(self) -> list[str]:
+        """Return the comparison as readable lines."""
+        of = f"{self.name}: " if self.name else ""
+        lines = [f"{of}outputs differ by at most {self.largest:.4g}, {self.mean:.4g} on average"]
+        if self.agreement is not None:
+            lines.append(f"{of}same class: {self.agreement:.2%}")
+        for name, (model, file) in self.metrics.items():
+            lines.append(f"{of}{name}: model {model:.4f}, file {file:.4f}")
+        if self.interval:
+            lines[-1] += f" (95 % interval {self.interval[0]:.4f} to {self.interval[1]:.4f})"
+        return [*lines, f"output {self.proof}"]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The differences between a file and its model.
+
+    Attributes:
+        samples: number of test samples.
+        outputs: the comparison of each output.
+        signals: of the operators, from input to output.
+        not_compared: operators of the file without a counterpart in the float model.
+        least_db: the threshold below which a layer is bad.
+    """
+
+    samples: int
+    outputs: tuple[ComparedOutput, ...]
     signals: tuple[Signal, ...]
     not_compared: tuple[str, ...]
-    output: OutputProof
-    chance: float | None = None
     least_db: float = LEAST_DB
+
+    @property
+    def largest(self) -> float:
+        """The largest absolute difference of an output."""
+        return max(output.largest for output in self.outputs)
+
+    @property
+    def agreement(self) -> float | None:
+        """The smallest fraction of samples with the same class; None if no output has classes."""
+        return min((output.agreement for output in self.outputs if output.agreement is not None), default=None)
 
     @property
     def first_bad(self) -> Signal | None:
@@ -67,11 +111,9 @@ class Verification:
     @property
     def problems(self) -> tuple[str, ...]:
         """The reasons why the file does not match the model; empty if it does."""
-        lines = [f"output {self.output.name}: {failure}" for failure in self.output.failures]
+        lines = [problem for output in self.outputs for problem in output.problems]
         if self.signals and all(signal.sqnr < self.least_db for signal in self.signals):
             lines.append(f"no layer has {self.least_db:g} dB")
-        if self.chance is not None:
-            lines.append(f"its accuracy is that of guessing the most frequent class, {self.chance:.4f}")
         return tuple(lines)
 
     def table(self) -> Any:
@@ -89,16 +131,7 @@ class Verification:
 
     def lines(self) -> list[str]:
         """Return everything but the table as readable lines."""
-        lines = [
-            f"{self.samples:,} test samples: outputs differ by at most {self.largest:.4g}, {self.mean:.4g} on average"
-        ]
-        if self.agreement is not None:
-            lines.append(f"same class: {self.agreement:.2%}")
-        for name, (model, file) in self.metrics.items():
-            lines.append(f"{name}: model {model:.4f}, file {file:.4f}")
-        if self.interval:
-            lines[-1] += f" (95 % interval {self.interval[0]:.4f} to {self.interval[1]:.4f})"
-        lines.append(f"output {self.output}")
+        lines = [f"{self.samples:,} test samples", *(line for output in self.outputs for line in output.lines())]
         if self.not_compared:
             lines.append(f"no float counterpart: {', '.join(self.not_compared)}")
         bad = self.first_bad
@@ -132,15 +165,17 @@ def verify_file(
     """
     loaded = model_from(model, allow_unsafe=allow_unsafe)
     lite = file if isinstance(file, LiteModel) else LiteModel(file)
-    for each, name in ((loaded, f"'{loaded.name}'"), (lite, "the file")):
-        require_one_input_and_output(each, name, "compare others in Python, with LiteModel.predict")
     ends = [[tuple(end.shape[1:]) for end in ends] for ends in (loaded.inputs, loaded.outputs)]
     own = [[tuple(port.shape[1:]) for port in ports] for ports in (lite.inputs, lite.outputs)]
-    if not all(_same(one[0], other[0]) for one, other in zip(ends, own, strict=True)):
+    if not all(_all_same(one, other) for one, other in zip(ends, own, strict=True)):
         raise ModelError(f"The model and the file do not match: (inputs, outputs) are {ends} and {own}.")
     places = (annotations(loaded).path, file, lite)
     dataset = measurable(loaded, data, preprocessing=preprocessing, limit=limit, beside=places)
     return _verified(loaded, lite, dataset, least_db)
+
+
+def _all_same(ones: list[tuple[int | None, ...]], others: list[tuple[int | None, ...]]) -> bool:
+    return len(ones) == len(others) and all(_same(one, other) for one, other in zip(ones, others, strict=True))
 
 
 def _same(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
@@ -148,14 +183,30 @@ def _same(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
 
 
 def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Verification:
-    x, y = data.test.x(), data.test.y()
-    expected = np.asarray(model.predict(x, batch_size=64, verbose=0))
-    found = lite.predict(x)
-    (port,) = lite.outputs
-    difference = np.abs(found.astype(np.float64) - expected)
+    x, task = data.test.x(), task_of(data)
+    expected = task.by_output(model.predict(x, batch_size=64, verbose=0))
+    found = outputs_of(lite, data)
+    ports = dict(zip(expected, lite.outputs, strict=True))
+    signals, missing = layer_signals(model, lite, data.test.x(data.test.spread(SIGNAL_SAMPLES)))
+    return Verification(
+        samples=len(data.test),
+        outputs=tuple(
+            _compared(name, np.asarray(expected[name]), found[name], data.of_output(name), lite, ports[name])
+            for name in expected
+        ),
+        signals=tuple(signals),
+        not_compared=tuple(missing),
+        least_db=least_db,
+    )
+
+
+def _compared(
+    name: str, expected: np.ndarray, found: np.ndarray, data: Dataset, lite: LiteModel, port: Port
+) -> ComparedOutput:
+    """Compare one output; `data` are those for it alone."""
     tell_of_other_classes(data, found, "the file")
-    task = task_of(data)
-    output = compare_output(
+    difference, task = np.abs(found.astype(np.float64) - expected), task_of(data)
+    proof = compare_output(
         port.name,
         expected,
         found,
@@ -164,25 +215,24 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
         step=output_step(lite, port),
     )
     logits = are_logits(expected, task)
-    values = [task.measured(outputs, y, logits=logits) for outputs in (expected, found)]
+    values = [task.measured(outputs, data.test, logits=logits) for outputs in (expected, found)]
     before, after = (each.get("accuracy", 0.0) for each in values)
-    signals, missing = layer_signals(model, lite, x[data.test.spread(SIGNAL_SAMPLES)])
-    return Verification(
-        samples=len(x),
+    chance = None
+    if task.has_classes and at_chance(before, after, data.test.y()):
+        chance = guessing(data.test.y())
+    return ComparedOutput(
+        name=name,
         largest=float(difference.max()),
         mean=float(difference.mean()),
         agreement=agreement(expected, found, logits=logits) if task.scores_classes else None,
-        metrics={name: (values[0][name], values[1][name]) for name in values[0]},
-        interval=wilson_interval(round(values[1]["accuracy"] * len(x)), len(x)) if task.has_classes else None,
-        signals=tuple(signals),
-        not_compared=tuple(missing),
-        output=output,
-        chance=guessing(y) if task.has_classes and at_chance(before, after, y) else None,
-        least_db=least_db,
+        metrics={metric: (values[0][metric], values[1][metric]) for metric in values[0]},
+        interval=wilson_interval(round(after * len(data.test)), len(data.test)) if task.has_classes else None,
+        proof=proof,
+        chance=chance,
     )
 
 
-def layer_signals(model: Any, lite: LiteModel, x: np.ndarray) -> tuple[list[Signal], list[str]]:
+def layer_signals(model: Any, lite: LiteModel, x: Any) -> tuple[list[Signal], list[str]]:
     """Return the `Signal` of each operator of `lite` on the samples `x`, and the operators without a counterpart.
 
     Counterparts are found in the float `.tflite` of `model`, by the order of operators and their output shapes; its

@@ -180,7 +180,7 @@ class _Line:
 
     def _measured(self, flat_model: Any) -> dict[str, float]:
         outputs = flat_model.predict(self.data.test.x(), verbose=0)
-        return task_of(self.data).metrics(outputs, self.data.test.y(), logits=self.logits)
+        return task_of(self.data).measured(outputs, self.data.test, logits=self.logits)
 
     def _tell(self, label: str, metrics: dict[str, float]) -> None:
         self.progress.say(f"{label}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())} (test)")

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfopt.base.words import counted
 from tfopt.data import Dataset, Split
+from tfopt.data.arrays_by_name import leaves
 from tfopt.evaluate.chance import other_classes
 from tfopt.run.guard import Guard
 from tfopt.tasks import task_of
@@ -94,9 +95,15 @@ def _shared_samples(data: Dataset) -> list[str]:
 
 
 def _digests(part: Split) -> list[bytes]:
-    wanted = np.float32 if part.inputs.dtype.kind == "f" else part.inputs.dtype
-    samples = (np.ascontiguousarray(sample, wanted) for sample in part.inputs)
-    return [hashlib.blake2b(sample.tobytes(), digest_size=16).digest() for sample in samples]
+    arrays = leaves(part.inputs)
+    wanted = [np.float32 if array.dtype.kind == "f" else array.dtype for array in arrays]
+    found = []
+    for number in range(len(part)):
+        digest = hashlib.blake2b(digest_size=16)
+        for array, dtype in zip(arrays, wanted, strict=True):
+            digest.update(np.ascontiguousarray(array[number], dtype).tobytes())
+        found.append(digest.digest())
+    return found
 
 
 def _counts(counts: np.ndarray, names: tuple[str, ...] | None) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfopt.base.words import counted
 from tfopt.data import Dataset
-from tfopt.tasks import task_of
+from tfopt.tasks import Task, task_of
 from tfopt.tasks.metrics import wilson_interval
 from tfopt.tasks.significance import FEWEST, LEVEL, paired_test
 
@@ -61,28 +61,41 @@ class Guard:
     Args:
         data: preprocessed for the models.
         max_drop: how much worse than the best model before it a model may be, in `Evaluation.quality`; None: any.
-        logits: whether models output logits rather than probabilities.
+        logits: whether models output logits rather than probabilities; by output if there are several.
 
     Attributes:
         metric: its name.
         best: the best evaluation so far, with which later ones are compared; None before the first.
     """
 
-    def __init__(self, data: Dataset, max_drop: float | None, *, logits: bool = False) -> None:
-        self.max_drop, self._logits = math.inf if max_drop is None else max_drop, logits
-        self._task, self._x, self._y = task_of(data), data.validation.x(), data.validation.y()
-        self.metric = self._task.keras_metric  # that of `train`
-        self._unit = self._error_of_guessing(data.train.y()) if self._task.smaller_is_better else 1.0
+    def __init__(self, data: Dataset, max_drop: float | None, *, logits: Any = False) -> None:
+        self.max_drop = math.inf if max_drop is None else max_drop
+        self._task, self._x, self._count = task_of(data), data.validation.x(), len(data.validation)
+        labels, guides = (self._task.by_output(part.y()) for part in (data.validation, data.train))
+        self._judges = {
+            name: Judge(task, labels[name], guides[name], logits=logits[name] if name else logits)
+            for name, task in self._task.by_task().items()
+        }
+        self.metric, self._unit = "mean quality of outputs", 1.0
+        if len(self._judges) == 1:
+            (only,) = self._judges.values()
+            self.metric, self._unit = only.metric, only.unit
         self.best: Evaluation | None = None
 
-    def evaluate(self, predict: Callable[[np.ndarray], Any]) -> Evaluation:
-        """Return the quality of the model whose `predict` maps inputs (N, ...) to outputs (N, ..., C)."""
-        outputs = np.asarray(predict(self._x))
-        metric = math.nan if np.isnan(outputs).any() else self._metric(outputs, self._y)
-        if not math.isfinite(metric):
-            return Evaluation(metric, -math.inf, None)
-        each = [self._metric(outputs[i : i + 1], self._y[i : i + 1]) for i in range(len(outputs))]
-        return Evaluation(metric, self._quality(metric), self._quality(np.array(each)))
+    def evaluate(self, predict: Callable[[Any], Any]) -> Evaluation:
+        """Return the quality of the model whose `predict` maps inputs (N, ...) to outputs (N, ..., C).
+
+        With several outputs it is the mean of their qualities.
+        """
+        outputs = self._task.by_output(predict(self._x))
+        found = [judge.evaluate(np.asarray(outputs[name])) for name, judge in self._judges.items()]
+        if len(found) == 1:
+            return found[0]
+        quality = float(np.mean([each.quality for each in found]))
+        by_sample = [each.by_sample for each in found if each.by_sample is not None]
+        if len(by_sample) < len(found):
+            return Evaluation(quality, -math.inf, None)
+        return Evaluation(quality, quality, np.mean(by_sample, axis=0))
 
     def accept(self, evaluation: Evaluation) -> None:
         """Compare later models with this one, if it is the best so far."""
@@ -107,7 +120,7 @@ class Guard:
 
         They cannot if they are fewer than 5, or if the 95 % interval of the quality is wider than the drop.
         """
-        best, count = self.best, len(self._y)
+        best, count = self.best, self._count
         if best is None or best.by_sample is None or math.isinf(self.max_drop):
             return ""
         few = f"{self._samples} {'is' if count == 1 else 'are'} too few to tell a drop of {self.max_drop:g}"
@@ -131,10 +144,38 @@ class Guard:
 
     @property
     def _samples(self) -> str:
-        return counted(len(self._y), "validation sample")
+        return counted(self._count, "validation sample")
+
+
+class Judge:
+    """Evaluate one output of a model.
+
+    Args:
+        task: of the output.
+        labels: of the samples to evaluate on.
+        guide: labels of the training samples, whose mean is the best guess.
+        logits: whether outputs are logits rather than probabilities.
+
+    Attributes:
+        metric: the metric, that of `train`.
+        unit: 1, or for errors that of always answering the mean.
+    """
+
+    def __init__(self, task: Task, labels: np.ndarray, guide: np.ndarray, *, logits: bool) -> None:
+        self._task, self._y, self._logits = task, labels, logits
+        self.metric = task.keras_metric
+        self.unit = self._error_of_guessing(guide) if task.smaller_is_better else 1.0
+
+    def evaluate(self, outputs: np.ndarray) -> Evaluation:
+        """Return the quality of `outputs` (N, ..., C)."""
+        metric = math.nan if np.isnan(outputs).any() else self._metric(outputs, self._y)
+        if not math.isfinite(metric):
+            return Evaluation(metric, -math.inf, None)
+        each = [self._metric(outputs[i : i + 1], self._y[i : i + 1]) for i in range(len(outputs))]
+        return Evaluation(metric, self._quality(metric), self._quality(np.array(each)))
 
     def _quality(self, metric: Any) -> Any:
-        return 1 - metric / self._unit if self._task.smaller_is_better else metric
+        return 1 - metric / self.unit if self._task.smaller_is_better else metric
 
     def _error_of_guessing(self, labels: np.ndarray) -> float:
         """Return the error of always answering the mean of `labels`; if all are the same, that of answering 0, or 1."""

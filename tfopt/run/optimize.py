@@ -10,7 +10,7 @@ from typing import Any
 from tfopt import bridge
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.words import counted
-from tfopt.data.beside import are_images
+from tfopt.data.samples import are_images
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance
 from tfopt.evaluate.report import Report, Row, measured_row
@@ -25,7 +25,7 @@ from tfopt.run.step import StageRunner, Step
 from tfopt.run.tries import carry_out_stage
 from tfopt.stages import Stage
 from tfopt.stages.kernels.promise import Promise
-from tfopt.tasks import task_named, task_of
+from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement, guessing
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
@@ -273,7 +273,7 @@ class _Run:
     def _require_rows_of_this_run(self, checkpoint: Checkpoint, rows: list[Row]) -> None:
         """Raise DataError unless the rows are those of the first stages."""
         steps = [type(stage).__name__ for stage in self.recipe.stages]
-        metrics = set(task_named(self.data.task).formulas)
+        metrics = set(rows[0].metrics) if rows else set()
         if not rows or [row.step for row in rows[1:]] != steps[: len(rows) - 1]:
             raise checkpoint.damaged("its rows do not match the stages")
         if any(set(row.metrics) != metrics for row in rows):

@@ -10,7 +10,7 @@ from tfopt import bridge
 from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.progress import Progress
-from tfopt.data import Dataset, fit_to_model, has_one_input_and_output
+from tfopt.data import Dataset, fit_to_ports, has_one_input_and_output
 from tfopt.data.for_model import data_for
 from tfopt.data.mixup import for_mixup, require_no_mixup
 from tfopt.distillation.session import Session, adapted_teacher, default_distillation, session_for
@@ -28,7 +28,7 @@ from tfopt.stages import Stage
 from tfopt.tasks import task_of
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import class_weights, make_optimizer
-from tfopt.training.loss import choose_loss, gives_logits
+from tfopt.training.outputs import objective
 
 # Number of training inputs for a stage's `calibrate`.
 CALIBRATION_SAMPLES = 512
@@ -43,8 +43,8 @@ class Prepared:
         flat_model: the same as a flat tf_keras model.
         recipe: the recipe to carry out; it has a distillation if there is a teacher.
         data: preprocessed for the model.
-        loss: on the labels.
-        logits: whether the model outputs logits rather than probabilities.
+        loss: on the labels; a `LossByOutput` if there are several outputs.
+        logits: whether the model outputs logits rather than probabilities; by output if there are several.
         steps_per_epoch: batches in one pass over the training data.
         augmentation: of training images; None for none.
         session: supervision in addition to the labels; None without a distillation.
@@ -59,7 +59,7 @@ class Prepared:
     recipe: Recipe
     data: Dataset
     loss: Any
-    logits: bool
+    logits: Any
     steps_per_epoch: int
     augmentation: Any
     session: Session | None
@@ -103,10 +103,12 @@ def prepare(
     source, progress = model_from(model), Progress(quiet=quiet)
     require_json(recipe)
     dataset, start, flat_model = _start(source, recipe, data)
+    if teacher is not None and dataset.has_several:
+        raise RecipeError("Optimize teaches models with one input and one output; use tfopt.distill in your own fit.")
     if teacher is not None and recipe.distillation is None:
         recipe = dataclasses.replace(recipe, distillation=default_distillation(dataset))
     dataset = _for_mixup(dataset, recipe, flat_model)
-    loss, logits = choose_loss(flat_model, recipe.training, dataset), gives_logits(flat_model, dataset)
+    loss, logits = objective(flat_model, recipe.training, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
     class_weights(recipe.training, dataset)  # fail now for a task without classes
     steps = dataset.steps(recipe.training.batch_size)
@@ -119,9 +121,9 @@ def prepare(
         made = transferred(recipe, source, dataset, cache=feature_cache, progress=progress)
         start, notes, files = made.model, made.notes, made.files
         flat_model = bridge.to_tf_keras(start)
-        loss, logits = choose_loss(flat_model, recipe.training, dataset), gives_logits(flat_model, dataset)
+        loss, logits = objective(flat_model, recipe.training, dataset)
     said = data_warnings(
-        dataset, flat_model.output_shape[-1], None if recipe.transfer or ready else predictor(flat_model), logits
+        dataset, flat_model.outputs[0].shape[-1], None if recipe.transfer or ready else predictor(flat_model), logits
     )
     if own := bridge.said_of_own_training(source):
         said.append(own)
@@ -160,8 +162,27 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
         flat_model = bridge.to_tf_keras(start)
     if why := why_by_hand(flat_model):
         raise ModelError(why)
-    fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1], flat_model.output_shape[1:-1])
+    fit_to_ports(dataset, flat_model)
+    if dataset.has_several:
+        _require_for_several(recipe, flat_model)
     return dataset, start, flat_model
+
+
+def _require_for_several(recipe: Recipe, flat_model: Any) -> None:
+    """Raise `RecipeError` for what needs one input and one output."""
+    settings = {
+        "a transfer": recipe.transfer is not None,
+        "a distillation": recipe.distillation is not None,
+        "Training(mixup=...)": bool(recipe.training.mixup),
+        "Training(range_test=True)": recipe.training.range_test,
+        "a stage that chooses bits": any(stage.budget is not None for stage in recipe.stages),
+    }
+    if found := [what for what, asked in settings.items() if asked]:
+        raise RecipeError(
+            f"Expected a model with one input and one output for {' and '.join(found)}; '{flat_model.name}' has "
+            f"{len(flat_model.inputs)} and {len(flat_model.outputs)}. Leave it out; tfopt.distill teaches such models "
+            "in your own fit."
+        )
 
 
 def _for_mixup(data: Dataset, recipe: Recipe, flat_model: Any) -> Dataset:
@@ -253,15 +274,11 @@ def _require_one_answer(data: Dataset) -> None:
 
 def why_by_hand(model: Any) -> str:
     """Return why `optimize` does not train `model`, and what does; empty if it does."""
-    if has_one_input_and_output(model):
-        if not any(isinstance(shape, dict | list) for shape in (model.input_shape, model.output_shape)):
-            return ""
-        return (
-            f"Optimize and `tfopt run` train models of tensors; '{model.name}' has its input or output in a dict or "
-            "list. Take them out: keras.Model(model.inputs[0], model.outputs[0])."
-        )
+    if not has_one_input_and_output(model):
+        return ""
+    if not any(isinstance(shape, dict | list) for shape in (model.input_shape, model.output_shape)):
+        return ""
     return (
-        f"Optimize and `tfopt run` train models with one input and one output; '{model.name}' has "
-        f"{len(model.inputs)} and {len(model.outputs)}. Apply the stages by hand in your own fit: stage.apply, fit, "
-        "stage.strip; with a teacher, tfopt.distill trains it."
+        f"Optimize and `tfopt run` train models of tensors; '{model.name}' has its input or output in a dict or "
+        "list. Take them out: keras.Model(model.inputs[0], model.outputs[0])."
     )

@@ -9,6 +9,7 @@ from typing import Any
 from tfopt import models
 from tfopt.base.files import output_folder, write_atomically
 from tfopt.data import Dataset
+from tfopt.data.arrays_by_name import map_arrays
 from tfopt.evaluate.report import Report
 from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import Verdict
@@ -71,7 +72,7 @@ def described(data: Dataset) -> dict[str, Any]:
     """Return what users of the file need to know about the data."""
     return {
         "description": data.describe(),
-        "input_shape": list(data.input_shape),
+        "input_shape": map_arrays(lambda array: list(array.shape[1:]), data.train.inputs),
         "preprocessing": data.preprocessing.to_dict(),
         "class_names": list(data.class_names) if data.class_names else None,
         "fingerprint": data.fingerprint,

@@ -1,16 +1,82 @@
 """Detection of what labels mean: classes, several classes at once, or values."""
 
+from typing import Any
+
 import numpy as np
 
 from tfopt.base.limits import MOST_CLASSES
 from tfopt.errors import DataError
 from tfopt.tasks.classification import Classification
 from tfopt.tasks.multilabel import Multilabel
+from tfopt.tasks.reconstruction import Reconstruction
 from tfopt.tasks.regression import Regression
 from tfopt.tasks.segmentation import Segmentation
+from tfopt.tasks.several import Several
+from tfopt.tasks.table import task_named
 from tfopt.tasks.task import Task
 
 Arrays = dict[str, np.ndarray]
+
+
+def understand_all(
+    parts: dict[str, Any], class_names: tuple[str, ...] | None, task: str | None = None
+) -> tuple[dict[str, Any], Task, tuple[str, ...]]:
+    """Return what `understand` does; for labels by output, each output has a task of its own, in a `Several`.
+
+    Args:
+        parts: labels, or labels by output, by the name of the part.
+        class_names: of the only output.
+        task: of the only output; None judges by the labels.
+
+    Raises:
+        DataError: as `understand`, with the name of the output; or the parts have different outputs.
+    """
+    outputs = {part: sorted(labels) if isinstance(labels, dict) else [] for part, labels in parts.items()}
+    if len({tuple(each) for each in outputs.values()}) > 1:
+        came = "; ".join(f"{part} has {', '.join(each) or 'one'}" for part, each in outputs.items())
+        raise DataError(f"Expected labels for the same outputs in all parts, got: {came}. Give each part all of them.")
+    if not outputs["train"]:
+        return _of_task(parts, task, class_names) if task else understand(parts, class_names)
+    if task:
+        raise DataError(f"Expected no task for several outputs, got {task!r}: the labels of each show its task.")
+    found: dict[str, Any] = {part: {} for part in parts}
+    tasks, notes = {}, []
+    for name in parts["train"]:
+        try:
+            labels, tasks[name], said = understand({part: each[name] for part, each in parts.items()}, None)
+        except DataError as error:
+            raise DataError(f"Output {name!r}: {error}") from error
+        notes += [f"output {name!r}: {note}" for note in said]
+        for part, values in labels.items():
+            found[part][name] = values
+    return found, Several("values", None, tasks=tasks), tuple(notes)
+
+
+def _of_task(parts: Arrays, kind: str, class_names: tuple[str, ...] | None) -> tuple[Arrays, Task, tuple[str, ...]]:
+    """Return what `understand` does, for labels that the caller says are for the task called `kind`."""
+    asked = task_named(kind)
+    if issubclass(asked, Reconstruction):
+        return parts, asked("values", None, ()), ()
+    parts = {name: _numbers(name, values) for name, values in parts.items()}
+    if issubclass(asked, Regression):
+        values = {name: each.astype(np.float32) for name, each in parts.items()}
+        return values, asked("values", None, values["train"].shape[1:]), ()
+    found = understand(_as_integers(parts) if issubclass(asked, Classification) else parts, class_names)
+    if type(found[1]) is not asked:
+        raise DataError(
+            f"Expected labels for the task {kind!r}, got {parts['train'].dtype} of shape {parts['train'].shape}, which "
+            f"are for {found[1].kind!r}; correct the labels or the task."
+        )
+    return found
+
+
+def _as_integers(parts: Arrays) -> Arrays:
+    """Return class numbers that are stored as floats as integers; other labels unchanged."""
+    if any(values.dtype.kind != "f" or (values != np.round(values)).any() for values in parts.values()):
+        return parts
+    if any(values.ndim > 1 and values.shape[-1] > 1 for values in parts.values()):
+        return parts
+    return {name: values.astype(np.int64) for name, values in parts.items()}
 
 
 def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arrays, Task, tuple[str, ...]]:

@@ -106,6 +106,25 @@ def mean_absolute_error(predictions: ArrayLike, labels: ArrayLike) -> float:
     return float(np.mean(np.abs(_difference(predictions, labels))))
 
 
+def root_mean_squared_error(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """Return sqrt(mean((prediction - label)^2)), in units of the label; raises as `mean_squared_error`."""
+    return math.sqrt(mean_squared_error(predictions, labels))
+
+
+def area_under_roc(scores: ArrayLike, positive: ArrayLike) -> float:
+    """Return the probability that a positive sample has a higher score than another one; ties count half.
+
+    That is the area under the ROC curve (Hanley & McNeil 1982).
+
+    Args:
+        scores: (N,).
+        positive: bool (N,), with samples of both kinds.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(np.asarray(positive), np.asarray(scores)))
+
+
 def top_k_accuracy(predictions: ArrayLike, labels: ArrayLike, k: int = 5) -> float:
     """Return the share of samples with fewer than `k` classes scored above the label's, in [0, 1].
 

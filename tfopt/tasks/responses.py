@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tfopt.tasks.several import Several
 from tfopt.tasks.task import Task
 
 Form = Literal["logits", "softmax", "sigmoid", "values"]
@@ -46,6 +47,18 @@ def form_of(outputs: np.ndarray, task: Task | type[Task], tolerance: Tolerance) 
 def are_logits(outputs: np.ndarray, task: Task | type[Task]) -> bool:
     """Return whether the `outputs` (N, ..., C) of a model for `task` are logits; False for a task of values."""
     return task.has_probabilities and form_of(outputs, task, FLOAT32) not in ("softmax", "sigmoid")
+
+
+def logits_by_output(outputs: Any, task: Task) -> Any:
+    """Return what `are_logits` says: of the only output, or a dict of each of several by name.
+
+    Args:
+        outputs: of a model for `task`: an array, or several as a list in their order or a dict.
+        task: what the outputs are for.
+    """
+    if not isinstance(task, Several):
+        return are_logits(outputs, task)
+    return {name: are_logits(found, task.tasks[name]) for name, found in task.by_output(outputs).items()}
 
 
 def as_logits(outputs: Any, form: Form, floor: float = FLOOR) -> Any:

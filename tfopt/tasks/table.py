@@ -1,18 +1,21 @@
 """All tasks, and the lookup of a data set's task."""
 
+from collections.abc import Mapping
 from typing import Annotated, Protocol
 
-import numpy as np
 from pydantic import AfterValidator
 from typing_extensions import override
 
 from tfopt.base.registry import Kind
 from tfopt.errors import DataError, RecipeError
 from tfopt.tasks.classification import Classification
+from tfopt.tasks.forecasting import Forecasting
 from tfopt.tasks.multilabel import Multilabel
+from tfopt.tasks.reconstruction import Reconstruction
 from tfopt.tasks.regression import Regression
 from tfopt.tasks.segmentation import Segmentation
-from tfopt.tasks.task import LabelForm, Task
+from tfopt.tasks.several import Several
+from tfopt.tasks.task import LabelForm, Samples, Task
 
 
 class _Tasks(Kind[Task]):
@@ -33,7 +36,8 @@ class _Tasks(Kind[Task]):
         return kind
 
 
-TASKS = _Tasks("Task", "task", Task, (Classification, Multilabel, Regression, Segmentation))
+_BUILT_IN = (Classification, Multilabel, Regression, Segmentation, Reconstruction, Forecasting, Several)
+TASKS = _Tasks("Task", "task", Task, _BUILT_IN)
 """All tasks, with those of other packages."""
 
 
@@ -46,11 +50,6 @@ def _known(kind: str) -> str:
 
 TaskName = Annotated[str, AfterValidator(_known)]
 """The `kind` of a task."""
-
-
-class _Samples(Protocol):
-    @property
-    def labels(self) -> np.ndarray: ...
 
 
 class Labeled(Protocol):
@@ -72,7 +71,12 @@ class Labeled(Protocol):
         ...
 
     @property
-    def train(self) -> _Samples:
+    def outputs(self) -> Mapping[str, Task] | None:
+        """Tasks by output, if there are several outputs."""
+        ...
+
+    @property
+    def train(self) -> Samples:
         """Training samples."""
         ...
 
@@ -98,4 +102,6 @@ def task_of_responses(kind: str, axes: int) -> TaskName:
 
 def task_of(data: Labeled) -> Task:
     """Return the task of the labels of `data`. Raise `DataError` for an unknown one."""
-    return task_named(data.task)(data.labels, data.num_classes, data.train.labels.shape[1:])
+    if data.outputs:
+        return Several(data.labels, data.num_classes, tasks=data.outputs)
+    return task_named(data.task)(data.labels, data.num_classes, data.train.target_shape)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,6 +12,28 @@ from numpy.typing import ArrayLike
 from tfopt.tasks.metrics import Metric
 
 LabelForm = Literal["sparse", "one-hot", "values", "none"]
+
+
+class Samples(Protocol):
+    """A part of a data set, e.g. a `Split`."""
+
+    @property
+    def labels(self) -> Any:
+        """Labels as they were read."""
+        ...
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Shape of one target."""
+        ...
+
+    def x(self, indices: Any = None) -> Any:
+        """Return model inputs."""
+        ...
+
+    def y(self, indices: Any = None) -> Any:
+        """Return targets."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -83,15 +105,23 @@ class Task(ABC):
             outputs: the number of model outputs, if it is not `Task.outputs`.
         """
 
-    def measured(self, predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> dict[str, float]:
-        """Return `metrics`; nothing if there are no labels.
+    def by_task(self) -> Mapping[str, "Task"]:
+        """Return the task of each output of a model; "" is the only one."""
+        return {"": self}
+
+    def by_output(self, values: Any) -> dict[str, Any]:
+        """Return `values`, such as predictions or labels, for each output of a model; "" is the only one."""
+        return {"": values}
+
+    def measured(self, predictions: Any, samples: Samples, *, logits: Any = False) -> dict[str, float]:
+        """Return the metrics of predictions for all of `samples`; nothing if there are no labels.
 
         Args:
             predictions: as for `metrics`.
-            labels: as for `metrics`.
-            logits: as for `metrics`.
+            samples: a part of a data set.
+            logits: as for `metrics`; by output if there are several.
         """
-        return {} if self.labels == "none" else self.metrics(predictions, labels, logits=logits)
+        return {} if self.labels == "none" else self.metrics(predictions, samples.y(), logits=logits)
 
     @classmethod
     def metrics(cls, predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> dict[str, float]:

@@ -32,7 +32,7 @@ def choose_augmentation(
     names = ", ".join(wanted.transformations)
     if not names:
         return None, []
-    if len(data.input_shape) != 3 or not task_of(data).has_classes:
+    if data.has_several or len(data.input_shape) != 3 or not task_of(data).has_classes:
         return None, [f"no augmentation ({names}): it is for image classification only"]
     if judge is None:
         return None, [f"no augmentation ({names}): there is no model to judge which images stay recognizable"]
@@ -87,7 +87,7 @@ class _Trial:
         import tensorflow as tf
 
         if name == "horizontal_flip":
-            return self._x[:, :, ::-1]  # all of them; training mirrors half
+            return np.asarray(self._x[:, :, ::-1])  # all of them; training mirrors half
         augmentation = Augmentation(**{name: value})
         drawn = augmentation.draw(len(self._x), self._x.shape[1:], self._seed)
         return np.asarray(augmentation.apply(tf.constant(self._x), tf.constant(drawn)))

@@ -13,11 +13,13 @@ from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.base.progress import Progress
 from tfopt.base.words import counted
 from tfopt.data import Dataset
+from tfopt.data.arrays_by_name import count_samples
 from tfopt.errors import DivergedError, RecipeError
-from tfopt.tasks import task_of
+from tfopt.tasks import Task, task_of
 from tfopt.tasks.scaling import TargetScale
 from tfopt.training import batchnorm
 from tfopt.training.best import Score, keep_best
+from tfopt.training.outputs import LossByOutput
 from tfopt.training.rates import as_remembered, for_target_scale
 from tfopt.training.schedules import scheduled
 from tfopt.training.settings import Training
@@ -53,7 +55,7 @@ def train(
     learning_rate: float | None = None,
     callbacks: Sequence[Any] = (),
     keep_from: int | None = None,
-    logits: bool = False,
+    logits: Any = False,
 ) -> Trained:
     """Compile `learner` (tf_keras), fit it on `batches`, the training part of `data`, and keep what validates best.
 
@@ -64,7 +66,7 @@ def train(
         learner: the model, or a learner with it as `student`.
         batches: for one epoch.
         data: also gives the validation part.
-        loss: on the labels.
+        loss: on the labels; a `LossByOutput` if there are several outputs.
         training: the settings.
         epochs: passes over `batches`, 1 or more.
         progress: gets a line per epoch.
@@ -72,7 +74,7 @@ def train(
         learning_rate: replaces that of `training`.
         callbacks: of the stage.
         keep_from: the number of steps after which an epoch may be kept; 0 may also keep the start. None keeps the last.
-        logits: whether the model outputs logits rather than probabilities.
+        logits: whether the model outputs logits rather than probabilities; by output if there are several.
 
     Returns:
         The history and notes.
@@ -83,11 +85,11 @@ def train(
     model, task, per_epoch = getattr(learner, "student", learner), task_of(data), data.steps(training.batch_size)
     steps, validation = epochs * per_epoch, data.batches("validation", 256)
     optimizer = as_remembered(make_optimizer(training, learning_rate or training.learning_rate, steps), model)
-    if task.smaller_is_better:
-        deviations = TargetScale.of(data.train.labels).deviation
+    if task.smaller_is_better and data.outputs is None:
+        deviations = TargetScale.of(data.train.y()).deviation
         optimizer = for_target_scale(optimizer, model, float(np.exp(np.log(deviations).mean())))
-    metric = build_metric(task.keras_metric, batches.element_spec[1].shape, model.outputs[0].shape, logits=logits)
-    learner.compile(optimizer=build_optimizer(optimizer, learner), loss=loss, metrics=[metric])
+    objective = _objective(task, loss, model, batches.element_spec[1], logits)
+    learner.compile(optimizer=build_optimizer(optimizer, learner), **objective)
 
     read = functools.partial(
         Score.of, metric=task.keras_metric, smaller_is_better=task.smaller_is_better, samples=len(data.validation)
@@ -123,6 +125,19 @@ def train(
     return Trained(history.history, [note for note in notes if note])
 
 
+def _objective(task: Task, loss: Any, model: Any, labels: Any, logits: Any) -> dict[str, Any]:
+    """Return arguments of `compile`, where `labels` are the specs of a batch."""
+
+    def metric(one: Task, spec: Any, output: Any, from_logits: bool) -> Any:
+        return build_metric(one.keras_metric, spec.shape, output.shape, logits=from_logits)
+
+    if not isinstance(loss, LossByOutput):
+        return {"loss": loss, "metrics": [metric(task, labels, model.outputs[0], logits)]}
+    outputs = task.by_output(model.outputs)
+    metrics = {name: metric(one, labels[name], outputs[name], logits[name]) for name, one in task.by_task().items()}
+    return {"loss": dict(loss.losses), "loss_weights": dict(loss.weights), "metrics": metrics}
+
+
 def _require_finite(model: Any, label: str) -> None:
     """Raise DivergedError for NaN or infinity in the weights: the last step may put them there after a finite loss."""
     if all(np.isfinite(weight.numpy()).all() for weight in model.trainable_weights):
@@ -151,7 +166,7 @@ def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list
     averages = batchnorm.statistics_of(norms)
     samples = min(len(data.train), batchnorm.SAMPLES)
     batches = data.batches("train", 128, shuffle=True, seed=seed).take(-(-samples // 128))
-    batchnorm.recompute_statistics(model, ((x, int(x.shape[0])) for x, _ in batches))
+    batchnorm.recompute_statistics(model, ((x, count_samples(x)) for x, _ in batches))
     precise = batchnorm.statistics_of(norms)
     if (shift := batchnorm.statistics_shift(norms, averages, precise)) < SMALL_SHIFT:
         batchnorm.set_statistics(norms, averages)

@@ -28,7 +28,15 @@ def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
         except ValueError as error:
             raise RecipeError(f"Unknown loss {training.loss!r}. Give the name of a tf_keras loss.") from error
         return _checked(loss, model, data)
-    compiled = _of_single_output(model.loss) if bridge.is_compiled(model) else None
+    return loss_for(model, data, _of_single_output(model.loss) if bridge.is_compiled(model) else None)
+
+
+def loss_for(model: Any, data: Dataset, compiled: Any) -> Any:
+    """Return the `compiled` loss of a `model` (tf_keras) with one output, or one for the labels if it does not fit.
+
+    Raises:
+        RecipeError: it cannot be computed from the labels and the outputs.
+    """
     if compiled is not None and fits_labels(compiled, data.labels):
         return _checked(compiled, model, data)
     return _loss_for_labels(model, data)

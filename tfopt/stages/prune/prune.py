@@ -1,5 +1,6 @@
 """Prune: set the least important weights to zero and train the others (Zhu & Gupta 2017, arXiv:1710.01878)."""
 
+import warnings
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -342,7 +343,10 @@ class Prune(Stage):
         if self._one_shot:
             return super().untrained_result(model)
         at_once = replace(self, schedule="one-shot", initial_sparsity=0.0, begin_step=0, end_step=None, frequency=None)
-        return super().untrained_result(at_once.apply(self._origin(model), steps=1, keep={"sparsity"}))
+        with warnings.catch_warnings():  # there may be no zeros to keep yet
+            warnings.simplefilter("ignore")
+            applied = at_once.apply(self._origin(model), steps=1, keep={"sparsity"})
+        return super().untrained_result(applied)
 
     def _advice(self) -> str:
         return (

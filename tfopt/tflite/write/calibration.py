@@ -95,10 +95,9 @@ class Calibration:
 
     def held_out(self, count: int) -> dict[str, np.ndarray] | None:
         """Return up to `count` other samples by input name, from the validation or test part, or after the last one."""
-        names = argument_names(self._flat_model)
         if hasattr(self._data, "representative_batches"):
             part = self._data.validation if len(self._data.validation) else self._data.test
-            return {names[0]: part.x(part.spread(count))} if len(part) else None
+            return self._by_name(part.x(part.spread(count))) if len(part) else None
         return self._rows(self.number, count)
 
     def for_proof(self, count: int) -> tuple[dict[str, np.ndarray], bool]:
@@ -107,10 +106,13 @@ class Calibration:
         if held_out is not None and len(next(iter(held_out.values()))) >= HELD_OUT_SAMPLES:
             return held_out, True
         if hasattr(self._data, "representative_batches"):
-            return {argument_names(self._flat_model)[0]: self._data.representative(count)}, False
+            return self._by_name(self._data.representative(count)), False
         rows = self._rows(0, count)
         assert rows is not None  # `bind` saw one
         return rows, False
+
+    def _by_name(self, inputs: Any) -> dict[str, np.ndarray]:
+        return dict(zip(argument_names(self._flat_model), per_input(self._flat_model, inputs), strict=True))
 
     def _rows(self, start: int, count: int) -> dict[str, np.ndarray] | None:
         rows = list(itertools.islice(self._samples(), start, start + count))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.data import Dataset, Preprocessing
-from tfopt.data.beside import are_images
+from tfopt.data.samples import are_images
 from tfopt.tflite.read import Port, metadata
 from tfopt.tflite.read.flatbuffer import items, packed, unpacked
 from tfopt.tflite.read.graph import FileGraph

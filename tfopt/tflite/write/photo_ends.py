@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.data import Dataset
-from tfopt.data.beside import are_images
+from tfopt.data.samples import are_images
 from tfopt.tflite.read import Port
 from tfopt.tflite.read.flatbuffer import items, new_operator, packed, unpacked
 from tfopt.tflite.read.graph import FileGraph

@@ -1,0 +1,116 @@
+"""Data whose inputs are the targets, with and without anomalies."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tfopt.data import load_data
+from tfopt.errors import DataError
+from tfopt.tasks import Reconstruction, anomaly_scores, task_of
+
+X = np.random.default_rng(0).normal(size=(50, 4, 3)).astype("float32")
+FLAGS = (np.arange(50) % 5 == 0).astype(int)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        X,
+        (X, X),
+        (X, np.zeros(50)),
+        {"train": X},
+        tf.data.Dataset.from_tensor_slices(X).batch(8),
+        tf.data.Dataset.from_tensor_slices((X, X)).batch(8),
+    ],
+    ids=["array", "itself", "flags", "dict", "tf.data", "tf.data of itself"],
+)
+def test_inputs_are_the_targets(source):
+    data = load_data(source, task="reconstruction")
+    for part in (data.train, data.validation, data.test):
+        np.testing.assert_array_equal(part.y(), part.x())
+        assert part.x().shape[1:] == (4, 3) and not part.labels.any()
+    assert task_of(data) == Reconstruction("values", None, (4, 3))
+
+
+def test_pixels_are_scaled_on_both_sides():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1)).astype("uint8")
+    data = load_data(pixels, task="reconstruction", preprocessing="unit")
+    np.testing.assert_allclose(data.train.y() * 255, data.train.inputs, rtol=1e-5)
+    (x, y), *_ = data.batches("train", 8, shuffle=True)
+    np.testing.assert_array_equal(x, y)
+
+
+def test_anomalies_are_for_the_test():
+    data = load_data((X, FLAGS), task="reconstruction")
+    assert not data.train.labels.any() and not data.validation.labels.any()
+    assert data.test.labels.sum() == FLAGS.sum() == 10
+    assert sum(map(len, (data.train, data.validation, data.test))) == 50
+    assert any("moved to test" in note for note in data.notes)
+
+
+def test_anomalies_in_training_data_are_left_out_if_there_is_a_test_part():
+    data = load_data({"train": (X, FLAGS), "test": (X[:7], FLAGS[:7])}, task="reconstruction")
+    assert not data.train.labels.any() and data.test.labels.tolist() == FLAGS[:7].tolist()
+    assert any("left out" in note for note in data.notes)
+
+
+def test_a_folder_of_normal_samples_and_others(tmp_path):
+    for name, count in (("good", 12), ("scratched", 4), ("bent", 3)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            pixels = np.full((6, 6, 3), number + 10 * len(name), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{number}.png")
+    data = load_data(tmp_path, task="reconstruction")
+    assert data.test.labels.sum() == 7 and data.class_names is None
+    assert len(data.train) + len(data.validation) + (data.test.labels == 0).sum() == 12
+    (tmp_path / "good").rename(tmp_path / "fine")
+    with pytest.raises(DataError, match="a class called normal, good, ok, healthy among bent, fine, scratched"):
+        load_data(tmp_path, task="reconstruction")
+
+
+def test_scores_and_their_area():
+    data = load_data({"train": X, "test": (X[:4], [0, 0, 1, 1])}, task="reconstruction")
+    outputs = X[:4] + np.array([1, 3, 2, 4], np.float32)[:, None, None]
+    np.testing.assert_allclose(anomaly_scores(X[:4], outputs), [1, 9, 4, 16], rtol=1e-5)
+    # Of the four pairs (normal, anomaly) three are in order: 1 < 4, 1 < 16, 9 < 16. Normal errors: (1 + 9) / 2.
+    found = task_of(data).measured(outputs, data.test)
+    assert found == pytest.approx({"mse": 5, "auc": 0.75}, rel=1e-5)
+    normal = load_data(X, task="reconstruction")
+    assert task_of(normal).measured(normal.test.x() + 2, normal.test) == pytest.approx({"mse": 4}, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ((X, np.arange(50)), r"labels of 0 \(normal\) and 1 \(anomaly\)"),
+        ((X, np.ones(50)), "normal samples in train, got .* anomalies alone"),
+        (({"a": X, "b": X}, FLAGS), "one input that is also the target"),
+        ((X, X + 1), r"got float32 of shape \(50, 4, 3\)"),
+    ],
+)
+def test_wrong_labels(source, words):
+    with pytest.raises(DataError, match=words):
+        load_data(source, task="reconstruction")
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "form"),
+    [("classification", np.arange(50) % 3 * 1.0, "sparse"), ("regression", np.arange(50), "values")],
+)
+def test_the_task_decides_where_labels_leave_it_open(task, labels, form):
+    data = load_data((X, labels), task=task)
+    assert (data.task, data.labels) == (task, form)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "words"),
+    [
+        ("classification", np.linspace(0, 1, 50), "for the task 'classification', got float64 .* for 'regression'"),
+        ("segmentation", np.arange(50) % 3, "for the task 'segmentation', .* for 'classification'"),
+        ("clustering", np.arange(50) % 3, "Unknown task 'clustering'"),
+    ],
+)
+def test_labels_of_another_task(task, labels, words):
+    with pytest.raises(DataError, match=words):
+        load_data((X, labels), task=task)

@@ -1,0 +1,113 @@
+"""Windows of a series, and the values after them, for forecasting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from tfopt.base.words import counted
+from tfopt.data.check import check_inputs
+from tfopt.data.dataset import Dataset
+from tfopt.data.preprocessing import Preprocessing
+from tfopt.data.samples import Split
+from tfopt.data.split import LARGEST_VALIDATION, check_options
+from tfopt.errors import DataError
+from tfopt.tasks import Forecasting
+
+
+def load_series(
+    series: Any,
+    *,
+    window: int,
+    horizon: int = 1,
+    targets: Sequence[int] | None = None,
+    validation: float = 0.1,
+    test: float = 0.2,
+) -> Dataset:
+    """Cut a series into windows and the values that follow them, for a model that forecasts.
+
+    The parts follow each other in time: the last steps are the test part, those before them the validation part. No
+    value that is forecast in one part is forecast in another; windows reach back into the steps before their part.
+
+    Args:
+        series: values at equal distances in time, (steps,) or (steps, columns).
+        window: steps that the model sees, 1 or more.
+        horizon: steps that it forecasts, 1 or more.
+        targets: columns to forecast; None for all.
+        validation: share of the steps.
+        test: share of the steps.
+
+    Returns:
+        Inputs (n, window, columns); labels (n, horizon, targets), or (n, horizon) for a single target. The notes state
+        the errors of the naive forecast, which repeats the last value.
+
+    Raises:
+        DataError: the series is no array of finite numbers, or too short; an argument is out of range.
+    """
+    values = _checked(series)
+    check_options(validation=validation, test=test, seed=0, limit=None)
+    for name, number in (("window", window), ("horizon", horizon)):
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+            raise DataError(f"Expected a {name} of 1 step or more, a whole number, got {number!r}.")
+    columns = _columns(targets, values.shape[1])
+    ends = _ends(len(values), window, horizon, validation, test)
+    inputs = np.moveaxis(sliding_window_view(values, window, axis=0), -1, 1)
+    labels = np.moveaxis(sliding_window_view(values[:, columns], horizon, axis=0), -1, 1)
+    labels = labels[..., 0] if len(columns) == 1 else labels
+    splits: dict[str, Any] = {
+        name: Split(inputs[first - window : last - window], labels[first:last], Preprocessing())
+        for name, (first, last) in ends.items()
+    }
+    naive = inputs[ends["test"][0] - window : ends["test"][1] - window, -1:, columns]
+    naive = np.broadcast_to(naive[..., 0] if len(columns) == 1 else naive, splits["test"].labels.shape)
+    errors = Forecasting.metrics(naive, splits["test"].labels)
+    return Dataset(
+        **splits,
+        class_names=None,
+        task=Forecasting.kind,
+        labels="values",
+        num_classes=None,
+        source=f"{counted(len(values), 'step')} of {counted(values.shape[1], 'column')}",
+        notes=(
+            f"windows of {counted(window, 'step')}, forecasts of {counted(horizon, 'step')}; the parts follow in time",
+            f"naive forecast (the last value again), test part: mae {errors['mae']:.6g}, rmse {errors['rmse']:.6g}",
+        ),
+    )
+
+
+def _checked(series: Any) -> np.ndarray:
+    """Return the series as float32 (steps, columns)."""
+    try:
+        values = np.asarray(series)
+    except ValueError as error:
+        raise DataError(f"Expected a series (steps, columns), got rows of differing lengths: {error}.") from error
+    if values.ndim not in (1, 2):
+        raise DataError(f"Expected a series (steps,) or (steps, columns), got an array of shape {values.shape}.")
+    values = values[:, None] if values.ndim == 1 else values
+    check_inputs("series", values)
+    return values.astype(np.float32)
+
+
+def _columns(targets: Sequence[int] | None, count: int) -> list[int]:
+    chosen = list(range(count)) if targets is None else list(targets)
+    if not chosen or any(isinstance(each, bool) or each not in range(count) for each in chosen):
+        raise DataError(f"Expected targets among the columns 0..{count - 1}, got {targets!r}.")
+    return chosen
+
+
+def _ends(steps: int, window: int, horizon: int, validation: float, test: float) -> dict[str, tuple[int, int]]:
+    """Return the first step of the first forecast and of that after the last one, by part."""
+    test_begins = steps - max(horizon, round(test * steps))
+    held_out = min(max(horizon, round(validation * steps)), LARGEST_VALIDATION + horizon)
+    begins = {"train": window, "validation": test_begins - held_out, "test": test_begins}
+    stops = {"train": begins["validation"], "validation": test_begins, "test": steps}
+    ends = {name: (begins[name], stops[name] - horizon + 1) for name in begins}
+    if any(first < window or first >= last for first, last in ends.values()):
+        raise DataError(
+            f"Expected enough steps for windows of {window} and forecasts of {horizon} in three parts, got "
+            f"{counted(steps, 'step')}; shorten them, or bring more."
+        )
+    return ends

@@ -1,0 +1,53 @@
+"""Reconstruction: the input is the target, and a large error is a sign of an anomaly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from typing_extensions import override
+
+from tfopt.tasks.metrics import Metric, area_under_roc, mean_squared_error
+from tfopt.tasks.regression import Regression
+from tfopt.tasks.task import Samples
+
+
+@dataclass(frozen=True)
+class Reconstruction(Regression):
+    """A model, such as an autoencoder, gives its input again.
+
+    Labels are 0 for normal samples and 1 for anomalies; models learn from normal samples only.
+    """
+
+    kind = "reconstruction"
+    responses = Regression.kind
+    formulas: ClassVar[Mapping[str, Metric]] = {"mse": mean_squared_error}
+    keras_metric = "mse"
+
+    @override
+    def measured(self, predictions: Any, samples: Samples, *, logits: bool = False) -> dict[str, float]:
+        """Return the error on normal samples and, if there are anomalies, the area under the ROC of the scores."""
+        scores, anomalous = anomaly_scores(samples.x(), predictions), np.asarray(samples.labels) != 0
+        if not anomalous.any():
+            return {"mse": float(scores.mean())}
+        normal = {} if anomalous.all() else {"auc": area_under_roc(scores, anomalous)}
+        return {"mse": float(scores[~anomalous].mean()) if normal else float(scores.mean()), **normal}
+
+    @override
+    def groups(self, labels: np.ndarray) -> np.ndarray:
+        return labels
+
+
+def anomaly_scores(inputs: Any, outputs: Any) -> np.ndarray:
+    """Return the mean squared error of each sample's reconstruction: the larger, the less normal the sample is.
+
+    Args:
+        inputs: of an autoencoder, (n, ...), as the model gets them.
+        outputs: of the model, in the same shape.
+
+    Returns:
+        float64 (n,), in squared units of the input.
+    """
+    difference = np.asarray(outputs, np.float64) - np.asarray(inputs, np.float64)
+    squares: np.ndarray = np.square(difference).reshape(len(difference), -1).mean(axis=1)
+    return squares
