@@ -484,24 +484,17 @@ def test_bad_npz(tmp_path: Path) -> None:
 def test_bad_tf_data() -> None:
     import tensorflow as tf
 
-    from tfopt.data import check
-
     pairs = tf.data.Dataset.from_tensor_slices((X, Y))
     images = tf.data.Dataset.from_tensor_slices((IMAGES[0], IMAGES[0, :, 0]))
     for stream, message in (
         (pairs.repeat(), "infinite"),
-        (pairs.filter(lambda x, y: y > 0), "unknown"),
-        (pairs.map(lambda x, y: x), r"tensors, got elements TensorSpec"),
+        (pairs.map(lambda x, y: x), r"as tf.data of \(x, y\), .* got elements TensorSpec"),
         (pairs.take(0), "empty"),
-        (pairs.filter(lambda x, y: y > 0).apply(tf.data.experimental.assert_cardinality(20)), "length it states"),
+        (pairs.filter(lambda x, y: y > 0).apply(tf.data.experimental.assert_cardinality(20)), "error after 0 samples"),
         (images.batch(4, drop_remainder=True), "Cannot tell whether train is batched"),
     ):
         with pytest.raises(DataError, match=message):
             load_data(stream)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check, "LARGEST_BYTES", 100)
-        with pytest.raises(DataError, match="held in memory"):
-            load_data(pairs)
 
 
 def test_bad_folders(tmp_path: Path) -> None:

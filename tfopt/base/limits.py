@@ -9,7 +9,7 @@ can form cycles. Files that honest programs write stay far below these limits.
 | a .tflite, unpacked | also `LARGEST_TFLITE` | `tfopt.base.packing` |
 | tensors that a .tflite computes | `LARGEST_TENSORS` | `tfopt.tflite.read.graph` |
 | members of an archive | `MOST_MEMBERS` | `tfopt.base.archives` |
-| arrays of a .npz, images of a folder, tf.data | `LARGEST_DATA` | `tfopt.base.archives`, `tfopt.data` |
+| arrays of a .npz, labels | `LARGEST_DATA` | `tfopt.base.archives`, `tfopt.data` |
 | pixels of one image | `LARGEST_IMAGE` | `tfopt.data.images` |
 | class numbers | `MOST_CLASSES` | `tfopt.tasks.labels` |
 | JSON text, and its nesting depth | `LARGEST_JSON`, `DEEPEST_JSON` | `tfopt.base.reading` |
@@ -27,6 +27,8 @@ LARGEST_TFLITE = 2 * GIB  # the address space of a flatbuffer
 LARGEST_TENSORS = 8 * GIB
 # For data the values count, however well they compress: a mask or one-hot labels shrink a thousandfold.
 LARGEST_DATA = 8 * GIB
+# Decoded images and streams above this lie in a temporary file, which only the disk limits.
+LARGEST_IN_MEMORY = GIB
 LARGEST_IMAGE = 2**27  # pixels; above a 108-megapixel camera
 
 MOST_MEMBERS = 10_000

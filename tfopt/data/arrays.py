@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfopt.base import archives
+from tfopt.base.limits import LARGEST_DATA
 from tfopt.base.reading import reading
-from tfopt.data.arrays_by_name import Arrays, leaves, map_arrays
-from tfopt.data.check import check_bytes
+from tfopt.data.arrays_by_name import Arrays, count_samples
 from tfopt.data.parts import Pair, Parts
 from tfopt.data.split import NAMES
+from tfopt.data.stored import Collector
 from tfopt.errors import DataError
 
 _NPZ_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+
+SAMPLES_AT_ONCE = 256
 
 _INPUTS_ALONE = ({"x"}, {"x_train"})
 
@@ -110,9 +114,14 @@ def read_dict(source: dict[str, Any]) -> Parts:
             "Expected a dict with train and, optionally, validation and test, got the keys "
             f"{sorted(map(str, source))}; rename them."
         )
-    streams = [name for name, part in source.items() if is_tf_data(part)]
-    pairs = {name: read_tf_data(name, part) if name in streams else _pair(name, part) for name, part in source.items()}
-    return Parts(pairs, "tf.data" if streams else "arrays", notes=tf_data_notes(streams))
+    streams = [name for name, part in source.items() if is_tf_data(part) or is_batches(part)]
+    pairs = {name: read_stream(name, part) if name in streams else _pair(name, part) for name, part in source.items()}
+    return Parts(pairs, "batches" if streams else "arrays", notes=stream_notes(streams))
+
+
+def read_stream(name: str, source: Any) -> Pair:
+    """Return what `read_tf_data` or `read_batches` does."""
+    return read_tf_data(name, source) if is_tf_data(source) else read_batches(name, source)
 
 
 def is_tf_data(source: Any) -> bool:
@@ -120,18 +129,20 @@ def is_tf_data(source: Any) -> bool:
     return hasattr(source, "element_spec") and hasattr(source, "cardinality")
 
 
-def tf_data_notes(names: list[str]) -> tuple[str, ...]:
-    """Return notes about the parts that came as tf.data."""
+def stream_notes(names: list[str]) -> tuple[str, ...]:
+    """Return notes about the parts that came in batches."""
     if not names:
         return ()
-    return (f"{', '.join(names)} read once from tf.data into memory, including what its pipeline does to the values",)
+    return (f"{', '.join(names)} read once from their batches, including what the pipeline does to the values",)
 
 
 def read_tf_data(name: str, data: Any) -> Pair:
-    """Read a finite tf.data.Dataset of (x, y) once into memory, batched or not; x and y may be dicts or tuples.
+    """Read a finite tf.data.Dataset of (x, y) once, batched or not; x and y may be dicts or tuples.
+
+    Large inputs go into a temporary file.
 
     Raises:
-        DataError: other elements, an infinite or unknown cardinality, samples of different shapes, more than 8 GiB, or
+        DataError: other elements, an infinite cardinality, samples of different shapes, an error of the pipeline, or
             shapes that do not show whether the data is batched.
     """
     import tensorflow as tf
@@ -142,36 +153,76 @@ def read_tf_data(name: str, data: Any) -> Pair:
             f"Expected {name} as tf.data of (x, y), each a tensor or several in a dict or tuple, got elements {spec}; "
             "map it to such pairs."
         )
-    length = int(data.cardinality())
-    if length < 0:
-        kind = "infinite" if length == tf.data.INFINITE_CARDINALITY else "unknown"
-        raise DataError(
-            f"Expected {name} as tf.data of a known length, got an {kind} one; use take(n), or "
-            "apply(tf.data.experimental.assert_cardinality(n))."
-        )
-    if length == 0:
+    if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise DataError(f"Expected {name} as tf.data with an end, got an infinite one; use take(n).")
+    if int(data.cardinality()) == 0:
         raise DataError(f"Expected samples in {name}, got an empty tf.data; add some.")
-    try:
-        batched = _is_batched(name, *(_shape(part, index, data) for index, part in enumerate(spec)))
-        return _concatenated(name, (data if batched else data.batch(256)).map(_by_name))
-    except tf.errors.OpError as error:
-        raise DataError(
-            f"Expected {name} as tf.data with samples of one shape and the length it states, got: {error.message}; "
-            "correct the pipeline."
-        ) from error
+    batched = _is_batched(name, *(_shape(part, index, data) for index, part in enumerate(spec)))
+    batches = (data if batched else data.batch(SAMPLES_AT_ONCE)).map(_by_name)
+    return collected(name, batches.as_numpy_iterator())
 
 
-def _concatenated(name: str, batches: Any) -> Pair:
-    parts: list[Pair] = []
-    for batch in batches.as_numpy_iterator():
-        if not parts:
-            size = sum(array.nbytes for arrays in batch for array in leaves(arrays))
-            check_bytes(size * int(batches.cardinality()), f"the {name} tf.data")
-        parts.append(batch)
-    if len({tuple(array.shape[1:] for array in leaves(x)) for x, _ in parts}) > 1:
-        raise DataError(f"Expected {name} samples of one shape, got batches of different shapes; resize them to one.")
-    x, y = (map_arrays(lambda *arrays: np.concatenate(arrays), *side) for side in zip(*parts, strict=True))
+def collected(name: str, batches: Iterable[Any]) -> Pair:
+    """Return all batches of (x, y), each an array or a dict of arrays; many inputs as a `StoredArray`.
+
+    Args:
+        name: of the part.
+        batches: read once.
+
+    Raises:
+        DataError: there are none, they differ in shape, labels are too large, or reading one fails.
+    """
+    sides: tuple[dict[str, Collector], ...] = ({}, {})
+    first: Any = None
+    for batch in _with_named_errors(name, batches):
+        first = batch if first is None else first
+        for what, collectors, arrays in zip(("inputs", "labels"), sides, batch, strict=True):
+            for key, array in (arrays if isinstance(arrays, dict) else {"": arrays}).items():
+                most = None if what == "inputs" else LARGEST_DATA
+                collectors.setdefault(key, Collector(f"{name} {what} {key}".rstrip(), most)).append(np.asarray(array))
+    if first is None:
+        raise DataError(f"Expected samples in {name}, got none; add some.")
+    found = [{key: each.result() for key, each in collectors.items()} for collectors in sides]
+    x, y = (arrays if isinstance(like, dict) else arrays[""] for arrays, like in zip(found, first, strict=True))
     return x, y
+
+
+def _with_named_errors(name: str, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield `batches`; an error in one says after how many samples it came."""
+    iterator, count = iter(batches), 0
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise DataError(
+                f"Expected {name} samples of one shape until the end, got an error after {count:,} samples: {why}; "
+                "correct the pipeline."
+            ) from error
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise DataError(f"Expected {name} as batches of (x, y), got a {type(batch).__name__}; leave out weights.")
+        yield batch
+        count += count_samples(batch[0])
+
+
+def is_batches(source: Any) -> bool:
+    """Return whether `source` gives batches by number: a PyDataset of Keras, or a Sequence of tf_keras."""
+    counted = hasattr(type(source), "num_batches") or hasattr(source, "__len__")
+    return counted and all(hasattr(source, name) for name in ("__getitem__", "on_epoch_end"))
+
+
+def read_batches(name: str, source: Any) -> Pair:
+    """Read a PyDataset of batches (x, y) once, in their order; large inputs go into a temporary file.
+
+    Raises:
+        DataError: it has no end, or as `collected`.
+    """
+    number = source.num_batches if hasattr(type(source), "num_batches") else len(source)
+    if number is None:
+        raise DataError(f"Expected {name} as batches with an end, got a PyDataset without; give it a num_batches.")
+    return collected(name, (source[place] for place in range(number)))
 
 
 def _is_flat(part: Any) -> bool:

@@ -40,4 +40,5 @@ def count_samples(arrays: Any) -> int:
 
 def rows(arrays: Any, indices: Any) -> Any:
     """Return the samples at `indices` (integers, a slice, or None for all)."""
-    return arrays if indices is None else map_arrays(lambda array: array[indices], arrays)
+    chosen = slice(None) if indices is None else indices
+    return map_arrays(lambda array: array[chosen], arrays)

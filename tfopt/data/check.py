@@ -54,7 +54,7 @@ def check_inputs(name: str, inputs: np.ndarray) -> None:
             f"Expected {name} inputs of shape (n, ...), at least two axes, got {inputs.shape}; reshape "
             "single values to (n, 1)."
         )
-    if inputs.size == 0:
+    if 0 in inputs.shape:
         raise DataError(f"Expected samples in {name}, got inputs of shape {inputs.shape}; add some.")
     if inputs.dtype.kind == "f":
         _check_finite(name, inputs)

@@ -18,6 +18,7 @@ from tfopt.data.batches import Views, count_steps, make_batches
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.samples import Split, are_images
 from tfopt.data.split import NAMES, choose
+from tfopt.data.stored import StoredArray
 from tfopt.errors import DataError
 from tfopt.tasks import LabelForm, Task, TaskName, task_of
 
@@ -110,7 +111,7 @@ class Dataset:
             for arrays in (self.split(name).inputs, self.split(name).labels):
                 for what, array in zip(names_of(arrays, name), leaves(arrays), strict=True):
                     digest.update(f"{what} {array.dtype} {array.shape}".encode())
-                    digest.update(np.ascontiguousarray(array).data.cast("B"))
+                    digest.update(array.fingerprint() if isinstance(array, StoredArray) else _bytes(array))
         return digest.hexdigest()
 
     def split(self, name: str) -> Split:
@@ -205,3 +206,7 @@ class Dataset:
         for what, array in zip(names_of(inputs, "input"), leaves(inputs), strict=True):
             how = self.preprocessing.describe() if what == "input" or are_images(array) else "values as they are"
             yield f"{what}: shape {array.shape[1:]}, {how}"
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).data.cast("B")

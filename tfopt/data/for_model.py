@@ -163,7 +163,7 @@ def unlabeled(
     )
 
 
-def _inputs_alone(path: Path, model: Any, limit: int | None) -> np.ndarray | None:
+def _inputs_alone(path: Path, model: Any, limit: int | None) -> Any:
     """Return inputs without labels: of a .npz, or the images of a folder, at most `limit`; None for other data."""
     if path.suffix == ".npz":
         return read_inputs_alone(path)

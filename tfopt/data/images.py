@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfopt.base.limits import LARGEST_IMAGE
+from tfopt.base.limits import LARGEST_IMAGE, LARGEST_IN_MEMORY
 from tfopt.base.reading import reading
 from tfopt.base.terminal import console, plain
-from tfopt.data.check import check_bytes
 from tfopt.data.preprocessing import Color, Preprocessing
+from tfopt.data.stored import Collector
 from tfopt.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ _MANY = 2000  # reading this many takes long enough to show progress
 
 def read_images(
     files: list[Path], preprocessing: Preprocessing, source: str
-) -> tuple[np.ndarray, Preprocessing, tuple[str, ...]]:
-    """Decode `files` to uint8 (n, height, width, channels), in their order.
+) -> tuple[Any, Preprocessing, tuple[str, ...]]:
+    """Decode `files` to uint8 (n, height, width, channels), in their order; many of them into a file.
 
     Without `preprocessing.color` the images become grayscale if all of them are, else RGB; without `preprocessing.size`
     they must all have the same size. Photos are turned as their EXIF orientation says, as viewers and phones show them
@@ -52,29 +53,40 @@ def read_images(
         The pixels, the preprocessing with size and color filled in, and notes on conversions.
 
     Raises:
-        DataError: a file is not a readable image of 8 or 16 bits, sizes differ, or the pixels exceed the memory limit.
+        DataError: a file is not a readable image of 8 or 16 bits, sizes differ, or the pixels do not fit on the disk.
     """
     size = preprocessing.size or _size_of(files[0])
-    check_bytes(len(files) * size[0] * size[1] * (1 if preprocessing.color == "grayscale" else 3), source)
-    reference = None if preprocessing.size else (files[0], size)
-    decode = partial(_decode, size=size, color=preprocessing.color, reference=reference)
-    images: deque[np.ndarray] = deque()
+    color = preprocessing.color or _color_of(files)
+    shape = (len(files), *size, 3 if color == "rgb" else 1)
+    decode = partial(_decode, size=size, color=color, reference=None if preprocessing.size else (files[0], size))
+    in_memory = math.prod(shape) <= LARGEST_IN_MEMORY
+    images: Any = np.empty(shape, np.uint8) if in_memory else Collector(f"the images of {source}", most=0)
     modes: Counter[str] = Counter()
     turned = 0
-    for pixels, mode, was_turned in _in_threads(decode, files, source):
-        images.append(pixels)
+    for number, (pixels, mode, was_turned) in enumerate(_in_threads(decode, files, source)):
+        if in_memory:
+            images[number] = pixels
+        else:
+            images.append(pixels[None])
         modes[mode] += 1
         turned += was_turned
-    color = preprocessing.color or ("grayscale" if set(modes) <= set(_GRAY) else "rgb")
-    shape = (len(files), *size, 3 if color == "rgb" else 1)
-    stacked = np.empty(shape, np.uint8)
-    for pixels in stacked:
-        pixels[...] = images.popleft()  # one by one, to hold each only once in memory; gray fills all channels
-    notes = (f"{turned:,} of {len(files):,} images are turned as their EXIF orientation says",) if turned else ()
-    return stacked, replace(preprocessing, size=size, color=color), (*_notes(modes, color), *notes)
+    notes = [f"{turned:,} of {len(files):,} images are turned as their EXIF orientation says"] if turned else []
+    if not in_memory:
+        images = images.result()
+        notes.append(f"{images.nbytes / 2**30:.1f} GiB of decoded images lie in a temporary file")
+    return images, replace(preprocessing, size=size, color=color), (*_notes(modes, color), *notes)
 
 
-def convert_images(images: np.ndarray, preprocessing: Preprocessing, name: str) -> np.ndarray:
+def _color_of(files: list[Path]) -> Color:
+    """Return "grayscale" if all images are; reads their headers only, up to the first in color."""
+    for file in files:
+        with _open(file) as image:
+            if image.mode not in _GRAY:
+                return "rgb"
+    return "grayscale"
+
+
+def convert_images(images: Any, preprocessing: Preprocessing, name: str) -> Any:
     """Convert uint8 images (n, height, width, 1 or 3) to the size and color of `preprocessing`.
 
     Raises:
@@ -92,12 +104,12 @@ def convert_images(images: np.ndarray, preprocessing: Preprocessing, name: str) 
             f"Expected {name} inputs as uint8 images (n, height, width, 1 or 3) to change size or color, got "
             f"{images.dtype} of shape {images.shape}; convert them first, or leave size and color out."
         )
-    converted = np.empty((len(images), *target), np.uint8)
     color: Color = "rgb" if channels == 3 else "grayscale"
-    for index, pixels in enumerate(images):
+    converted = Collector(f"the {name} images")
+    for pixels in images:
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        converted[index] = _pixels(image, target[:2], color)
-    return converted
+        converted.append(_pixels(image, target[:2], color)[None])
+    return converted.result()
 
 
 def _pixels(image: Image.Image, size: Size, color: Color | None) -> np.ndarray:
@@ -185,11 +197,17 @@ def _in_threads(task: Callable[[Path], Decoded], files: list[Path], source: str)
 
     Image.init()  # before the threads start, since all of them read the table it fills
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool, _progress(len(files), source) as advance:
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool, _progress(len(files), source) as advance:
+        ahead: deque[Future[list[Decoded]]] = deque()
         try:
-            for decoded in pool.map(lambda chunk: [task(file) for file in chunk], chunks):
-                yield from decoded
-                advance(len(decoded))
+            for chunk in [*chunks, *[None] * 2 * workers]:  # a few chunks ahead, or results would fill the memory
+                if chunk is not None:
+                    ahead.append(pool.submit(lambda files: [task(file) for file in files], chunk))
+                if ahead and (chunk is None or len(ahead) > 2 * workers):
+                    decoded = ahead.popleft().result()
+                    yield from decoded
+                    advance(len(decoded))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from tfopt.data.arrays import (
+    is_batches,
     is_tf_data,
     read_arrays,
     read_dict,
     read_digits,
     read_npz,
-    read_tf_data,
-    tf_data_notes,
+    read_stream,
+    stream_notes,
 )
-from tfopt.data.arrays_by_name import Arrays, count_samples, map_arrays, rows
+from tfopt.data.arrays_by_name import Arrays, count_samples, map_arrays
 from tfopt.data.check import check_pair, check_same_inputs
 from tfopt.data.dataset import Dataset
 from tfopt.data.folder import read_folder
@@ -27,6 +29,7 @@ from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.reconstruction import normal_to_train_on, with_flags, with_labels
 from tfopt.data.samples import Split, are_images
 from tfopt.data.split import NAMES, Plan, plan
+from tfopt.data.stored import StoredArray
 from tfopt.errors import DataError
 from tfopt.tasks import Reconstruction, Several
 from tfopt.tasks.labels import understand_all
@@ -184,8 +187,8 @@ def _requested_preprocessing(
 
 
 def _read(source: Any) -> Parts:
-    if is_tf_data(source):
-        return Parts({"train": read_tf_data("train", source)}, "tf.data", notes=tf_data_notes(["train"]))
+    if is_tf_data(source) or is_batches(source):
+        return Parts({"train": read_stream("train", source)}, "batches", notes=stream_notes(["train"]))
     if isinstance(source, dict):
         return read_dict(source)
     if not isinstance(source, (str, Path)):
@@ -210,12 +213,17 @@ def _check_inputs(parts: Parts, *, scaled: bool) -> None:
     check_same_inputs(inputs)
     if not scaled or isinstance(inputs["train"], dict):
         return
-    largest = max(float(np.abs(x).max()) for x in inputs.values())
+    largest = max(_largest(x) for x in inputs.values())
     if largest <= 1 and inputs["train"].dtype.kind == "f":
         raise DataError(
             f"Expected pixels of 0..255 for this preprocessing, got floats of at most "
             f"{largest:g}; leave preprocessing out, because they are already scaled."
         )
+
+
+def _largest(inputs: Any) -> float:
+    chunks = inputs.chunks() if isinstance(inputs, StoredArray) else [inputs]
+    return max(float(np.abs(chunk).max()) for chunk in chunks)
 
 
 def _inputs(
@@ -228,8 +236,10 @@ def _inputs(
         return converted, _with_shape(preprocessing, converted["train"]), ()
     files = np.concatenate([picked[name] for name in NAMES])
     pixels, preprocessing, notes = read_images(list(files), preprocessing, parts.source)
-    ends = np.cumsum([len(picked[name]) for name in NAMES])
-    return dict(zip(NAMES, np.split(pixels, ends[:-1]), strict=True)), preprocessing, notes
+    ends = np.cumsum([0, *(len(picked[name]) for name in NAMES)])
+    places = [slice(first, last) for first, last in itertools.pairwise(ends)]
+    splits: list[Any] = [pixels.take(each) if isinstance(pixels, StoredArray) else pixels[each] for each in places]
+    return dict(zip(NAMES, splits, strict=True)), preprocessing, notes
 
 
 def _converted(inputs: Arrays, preprocessing: Preprocessing, name: str) -> Any:
@@ -249,9 +259,12 @@ def _with_shape(preprocessing: Preprocessing, inputs: Any) -> Preprocessing:
 
 def _take(arrays: Any, indices: np.ndarray) -> Any:
     """Return the rows at sorted `indices`; the arrays themselves, not copies, if that is all of them."""
-    return arrays if len(indices) == count_samples(arrays) else rows(arrays, indices)
+    if len(indices) == count_samples(arrays):
+        return arrays
+    return map_arrays(lambda array: array.take(indices) if isinstance(array, StoredArray) else array[indices], arrays)
 
 
 def _narrow(inputs: np.ndarray) -> np.ndarray:
     """Convert float64 to float32: models receive float32, and float64 would take twice the memory."""
-    return inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
+    wide = isinstance(inputs, np.ndarray) and inputs.dtype == np.float64
+    return inputs.astype(np.float32) if wide else inputs

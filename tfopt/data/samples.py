@@ -10,6 +10,8 @@ import numpy as np
 from tfopt.data.arrays_by_name import Arrays, count_samples, map_arrays, rows
 from tfopt.data.preprocessing import Preprocessing
 
+FEW_GUIDES = 2000
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -45,6 +47,10 @@ class Split:
         """Return the targets of all samples, or of those at `indices`: the labels, or what `x` returns."""
         return self.x(indices) if self.reconstructs else rows(self.labels, indices)
 
+    def guides(self) -> Any:
+        """Return targets for statistics over them: all labels, or inputs of `FEW_GUIDES` samples where they are it."""
+        return self.y(self.spread(FEW_GUIDES)) if self.reconstructs else self.labels
+
     @property
     def target_shape(self) -> tuple[int, ...]:
         """Shape of one target, without the batch axis."""
@@ -71,4 +77,4 @@ class Split:
 
 def are_images(inputs: Arrays) -> bool:
     """Return whether `inputs` are 8-bit images, which a `data.json` says how to feed."""
-    return isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8 and inputs.ndim == 4
+    return not isinstance(inputs, dict) and inputs.dtype == np.uint8 and inputs.ndim == 4

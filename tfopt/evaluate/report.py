@@ -14,6 +14,7 @@ from tfopt.base import terminal
 from tfopt.base.weight_statistics import unique_weights
 from tfopt.base.words import shortened
 from tfopt.data import Dataset
+from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError
 from tfopt.evaluate.timing import interleaved_times, speedup
 from tfopt.tasks import task_of
@@ -140,7 +141,7 @@ def measured_row(
         logits: whether the file outputs logits rather than probabilities; by output if there are several.
     """
     # Accuracy uses all cores, to save time; latency uses one thread.
-    predictions = LiteModel(lite.data, threads=os.cpu_count() or 1).predict(data.test.x())
+    predictions = outputs_for(LiteModel(lite.data, threads=os.cpu_count() or 1).predict, data.test)
     kernels = [weight.values for weight in lite.weights()]
     parameters, sample = parameters_of(lite), data.test.x(slice(0, 1))
     files = [lite] if original is None else [lite, original]

@@ -1,5 +1,6 @@
 """Verify a `.tflite` against its Keras model: outputs, accuracy, and the signal in every layer."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import plain, rendered
 from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
+from tfopt.data.predicting import outputs_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.bench import outputs_of
 from tfopt.evaluate.chance import at_chance, tell_of_other_classes
@@ -183,8 +185,8 @@ def _same(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
 
 
 def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Verification:
-    x, task = data.test.x(), task_of(data)
-    expected = task.by_output(model.predict(x, batch_size=64, verbose=0))
+    predict = functools.partial(model.predict, batch_size=64, verbose=0)
+    expected = task_of(data).by_output(outputs_for(predict, data.test))
     found = outputs_of(lite, data)
     ports = dict(zip(expected, lite.outputs, strict=True))
     signals, missing = layer_signals(model, lite, data.test.x(data.test.spread(SIGNAL_SAMPLES)))

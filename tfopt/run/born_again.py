@@ -18,11 +18,13 @@ from tfopt.bridge.state import finalize, moved_ids
 from tfopt.data import fit_to_model, load_data
 from tfopt.data.dataset import Dataset
 from tfopt.data.mixup import require_no_mixup
+from tfopt.data.predicting import outputs_for
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import DistillationSession, adapted_teacher
 from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.keras_internals import flat_layers, sublayers
 from tfopt.run.checkpoint import Checkpoint, run_key, structure_of
+from tfopt.run.guard import predictor
 from tfopt.surgery.reinitialize import fresh as renewed
 from tfopt.tasks import task_of
 from tfopt.teachers.ensemble import as_teacher
@@ -179,7 +181,7 @@ class _Line:
         return np.asarray(self.first.predict(x, verbose=0))
 
     def _measured(self, flat_model: Any) -> dict[str, float]:
-        outputs = flat_model.predict(self.data.test.x(), verbose=0)
+        outputs = outputs_for(predictor(flat_model), self.data.test)
         return task_of(self.data).measured(outputs, self.data.test, logits=self.logits)
 
     def _tell(self, label: str, metrics: dict[str, float]) -> None:

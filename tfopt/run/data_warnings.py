@@ -10,6 +10,7 @@ import numpy as np
 from tfopt.base.words import counted
 from tfopt.data import Dataset, Split
 from tfopt.data.arrays_by_name import leaves
+from tfopt.data.predicting import outputs_for
 from tfopt.evaluate.chance import other_classes
 from tfopt.run.guard import Guard
 from tfopt.tasks import task_of
@@ -76,7 +77,7 @@ def recalls(data: Dataset, predict: Any, logits: bool = False) -> str:
     """
     if not task_of(data).has_classes or not _imbalanced(np.bincount(_class_numbers(data, data.train))):
         return ""
-    truth, outputs = _class_numbers(data, data.test), predict(data.test.x())
+    truth, outputs = _class_numbers(data, data.test), outputs_for(predict, data.test)
     chosen = predicted_classes(outputs, logits=logits)
     by_class = {int(c): float(np.mean(chosen[truth == c] == c)) for c in np.unique(truth)}
     listed = ", ".join(f"{_name(c, data.class_names)} {value:.3f}" for c, value in by_class.items())
@@ -98,10 +99,10 @@ def _digests(part: Split) -> list[bytes]:
     arrays = leaves(part.inputs)
     wanted = [np.float32 if array.dtype.kind == "f" else array.dtype for array in arrays]
     found = []
-    for number in range(len(part)):
+    for sample in zip(*arrays, strict=True):
         digest = hashlib.blake2b(digest_size=16)
-        for array, dtype in zip(arrays, wanted, strict=True):
-            digest.update(np.ascontiguousarray(array[number], dtype).tobytes())
+        for value, dtype in zip(sample, wanted, strict=True):
+            digest.update(np.ascontiguousarray(value, dtype).tobytes())
         found.append(digest.digest())
     return found
 

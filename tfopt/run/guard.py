@@ -11,6 +11,7 @@ import numpy as np
 
 from tfopt.base.words import counted
 from tfopt.data import Dataset
+from tfopt.data.predicting import outputs_for
 from tfopt.tasks import Task, task_of
 from tfopt.tasks.metrics import wilson_interval
 from tfopt.tasks.significance import FEWEST, LEVEL, paired_test
@@ -70,8 +71,8 @@ class Guard:
 
     def __init__(self, data: Dataset, max_drop: float | None, *, logits: Any = False) -> None:
         self.max_drop = math.inf if max_drop is None else max_drop
-        self._task, self._x, self._count = task_of(data), data.validation.x(), len(data.validation)
-        labels, guides = (self._task.by_output(part.y()) for part in (data.validation, data.train))
+        self._task, self._validation = task_of(data), data.validation
+        labels, guides = (self._task.by_output(y) for y in (data.validation.y(), data.train.guides()))
         self._judges = {
             name: Judge(task, labels[name], guides[name], logits=logits[name] if name else logits)
             for name, task in self._task.by_task().items()
@@ -87,7 +88,7 @@ class Guard:
 
         With several outputs it is the mean of their qualities.
         """
-        outputs = self._task.by_output(predict(self._x))
+        outputs = self._task.by_output(outputs_for(predict, self._validation))
         found = [judge.evaluate(np.asarray(outputs[name])) for name, judge in self._judges.items()]
         if len(found) == 1:
             return found[0]
@@ -120,7 +121,7 @@ class Guard:
 
         They cannot if they are fewer than 5, or if the 95 % interval of the quality is wider than the drop.
         """
-        best, count = self.best, self._count
+        best, count = self.best, len(self._validation)
         if best is None or best.by_sample is None or math.isinf(self.max_drop):
             return ""
         few = f"{self._samples} {'is' if count == 1 else 'are'} too few to tell a drop of {self.max_drop:g}"
@@ -144,7 +145,7 @@ class Guard:
 
     @property
     def _samples(self) -> str:
-        return counted(self._count, "validation sample")
+        return counted(len(self._validation), "validation sample")
 
 
 class Judge:

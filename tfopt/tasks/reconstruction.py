@@ -11,6 +11,9 @@ from tfopt.tasks.metrics import Metric, area_under_roc, mean_squared_error
 from tfopt.tasks.regression import Regression
 from tfopt.tasks.task import Samples
 
+AT_ONCE = 256
+"""Samples whose errors are computed together."""
+
 
 @dataclass(frozen=True)
 class Reconstruction(Regression):
@@ -27,7 +30,9 @@ class Reconstruction(Regression):
     @override
     def measured(self, predictions: Any, samples: Samples, *, logits: bool = False) -> dict[str, float]:
         """Return the error on normal samples and, if there are anomalies, the area under the ROC of the scores."""
-        scores, anomalous = anomaly_scores(samples.x(), predictions), np.asarray(samples.labels) != 0
+        parts = [slice(start, start + AT_ONCE) for start in range(0, len(predictions), AT_ONCE)]
+        scores = np.concatenate([anomaly_scores(samples.x(part), predictions[part]) for part in parts])
+        anomalous = np.asarray(samples.labels) != 0
         if not anomalous.any():
             return {"mse": float(scores.mean())}
         normal = {} if anomalous.all() else {"auc": area_under_roc(scores, anomalous)}

@@ -86,7 +86,7 @@ def train(
     steps, validation = epochs * per_epoch, data.batches("validation", 256)
     optimizer = as_remembered(make_optimizer(training, learning_rate or training.learning_rate, steps), model)
     if task.smaller_is_better and data.outputs is None:
-        deviations = TargetScale.of(data.train.y()).deviation
+        deviations = TargetScale.of(data.train.guides()).deviation
         optimizer = for_target_scale(optimizer, model, float(np.exp(np.log(deviations).mean())))
     objective = _objective(task, loss, model, batches.element_spec[1], logits)
     learner.compile(optimizer=build_optimizer(optimizer, learner), **objective)

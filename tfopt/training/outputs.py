@@ -79,4 +79,4 @@ def _weight(data: Dataset) -> float:
     """Return 1, or for values 1 / the mean variance of the labels, the size of a squared error."""
     if task_of(data).has_probabilities:
         return 1.0
-    return float(1 / np.square(TargetScale.of(data.train.y()).deviation).mean())
+    return float(1 / np.square(TargetScale.of(data.train.guides()).deviation).mean())

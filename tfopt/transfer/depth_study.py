@@ -5,6 +5,7 @@ arXiv:1411.1792. A is the source task, B the new one. In a network for B, the la
 network for A (AnB) or for B (BnB) and frozen; the layers above are reinitialized. With a plus, all layers are trained.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from tfopt.base.config import config
 from tfopt.base.files import atomic_path
 from tfopt.base.reading import reading
 from tfopt.data import Augmentation, Dataset
+from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError, ModelError
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
@@ -199,7 +201,8 @@ class _Study:
         flat_model.compile(optimizer, loss, metrics=[metric])
         lines = [self.progress.callback(label)] if self.progress is not None else []
         flat_model.fit(batches, epochs=settings.epochs, callbacks=lines, verbose=0)
-        found = [accuracy(flat_model.predict(part.x(), verbose=0), part.y()) for part in (data.validation, data.test)]
+        predict = functools.partial(flat_model.predict, verbose=0)
+        found = [accuracy(outputs_for(predict, part), part.y()) for part in (data.validation, data.test)]
         return found[0], found[1], flat_model.get_weights()
 
 

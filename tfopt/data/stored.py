@@ -1,0 +1,147 @@
+"""Arrays on disk, written once and read by rows, so that memory does not grow with the number of samples."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt.base.limits import LARGEST_IN_MEMORY
+from tfopt.errors import DataError
+
+CHUNK = 2**26
+"""Bytes that are read at once where all rows are read in their order."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredArray:
+    """Rows of an array in a file; indexing reads them.
+
+    Args:
+        path: the values, as in C order in memory.
+        row: shape of a row.
+        dtype: of the values.
+        places: integers (n,), the rows of the file that this array has, in order.
+        digest: SHA-256 (hex) of the whole file.
+        owner: keeps the file as long as an array needs it.
+    """
+
+    path: Path
+    row: tuple[int, ...]
+    dtype: np.dtype[Any]
+    places: np.ndarray
+    digest: str
+    owner: Any = None
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.places)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an array in memory."""
+        return (len(self), *self.row)
+
+    @property
+    def ndim(self) -> int:
+        """As of an array in memory."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all rows take in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Return the rows at `key` (an integer, integers, booleans, a slice) in memory."""
+        # Mapped anew each time: pages of a mapping that stays count as memory of the process.
+        file = np.memmap(self.path, self.dtype, "r")
+        return np.array(file.reshape(-1, *self.row)[self.places[key]])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield the rows."""
+        for part in self.chunks():
+            yield from part
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Yield the rows in arrays of at most `CHUNK` bytes."""
+        step = max(1, CHUNK // max(self.nbytes // max(len(self), 1), 1))
+        for start in range(0, len(self), step):
+            yield self[start : start + step]
+
+    def take(self, indices: Any) -> StoredArray:
+        """Return the rows at `indices` without reading them."""
+        return replace(self, places=self.places[indices])
+
+    def fingerprint(self) -> bytes:
+        """Return a digest of the rows."""
+        return hashlib.sha256(self.digest.encode() + np.ascontiguousarray(self.places, "<i8").tobytes()).digest()
+
+
+class Collector:
+    """Collects rows in memory, and in a temporary file once they are more than `most` bytes.
+
+    Args:
+        what: the rows in messages.
+        most: bytes.
+    """
+
+    def __init__(self, what: str, most: int | None = None) -> None:
+        self._what, self._most = what, LARGEST_IN_MEMORY if most is None else most
+        self._parts: list[np.ndarray] = []
+        self._bytes, self._rows = 0, 0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._digest = hashlib.sha256()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows (n, ...). Raise `DataError` if they differ in shape or type, or the disk is full."""
+        if self._parts and (rows.shape[1:] != self._parts[0].shape[1:] or rows.dtype != self._parts[0].dtype):
+            raise DataError(
+                f"Expected {self._what} of one shape, got {self._parts[0].dtype} {self._parts[0].shape[1:]} and, from "
+                f"sample {self._rows:,} on, {rows.dtype} {rows.shape[1:]}; make them alike."
+            )
+        self._rows, self._bytes = self._rows + len(rows), self._bytes + rows.nbytes
+        if self._folder is None and self._bytes <= self._most:
+            self._parts.append(rows)
+            return
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="tfopt_", ignore_cleanup_errors=True)
+            for part in self._parts:
+                self._write(part)
+            self._parts = [self._parts[0][:0]] if self._parts else [rows[:0]]
+        self._write(rows)
+
+    def _write(self, rows: np.ndarray) -> None:
+        assert self._folder is not None
+        values = np.ascontiguousarray(rows)
+        self._digest.update(values.data.cast("B"))
+        try:
+            with self._path.open("ab") as file:
+                values.tofile(file)
+        except OSError as error:
+            free = shutil.disk_usage(self._folder.name).free
+            raise DataError(
+                f"Cannot write {self._what}, {self._bytes / 2**30:.1f} GiB so far, with {free / 2**30:.1f} GiB left in "
+                f"{self._folder.name}: {error}. Set TMPDIR to a folder on a larger disk, or use fewer samples."
+            ) from error
+
+    @property
+    def _path(self) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / "rows"
+
+    def result(self) -> Any:
+        """Return all rows: an array, or a `StoredArray`."""
+        if self._folder is None:
+            return np.concatenate(self._parts) if len(self._parts) > 1 else self._parts[0]
+        like = self._parts[0]
+        return StoredArray(
+            self._path, like.shape[1:], like.dtype, np.arange(self._rows), self._digest.hexdigest(), self._folder
+        )
