@@ -24,13 +24,21 @@ def blocks(page):
 
 
 FILES = (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-PAGES = {page.stem.lower(): page for page in FILES if blocks(page)}
 
 
-def network(*names, classes=2, kind="softmax"):
-    """A small seeded model of 8x8 color images with a convolution for each of `names`."""
+def name_of(page):
+    """The name of a page in `of_NAME`: its path in docs/, such as guides_faster."""
+    inside = page.relative_to(ROOT / "docs") if page.is_relative_to(ROOT / "docs") else Path(page.name)
+    return "_".join(inside.with_suffix("").parts).lower()
+
+
+PAGES = {name_of(page): page for page in FILES if blocks(page)}
+
+
+def network(*names, classes=2, kind="softmax", width=8):
+    """A small seeded model of 8x8 color images with a convolution of `width` channels for each of `names`."""
     keras.utils.set_random_seed(1)
-    middle = [LAYERS.Conv2D(8, 3, padding="same", activation="relu", name=name) for name in names]
+    middle = [LAYERS.Conv2D(width, 3, padding="same", activation="relu", name=name) for name in names]
     top = [LAYERS.GlobalAveragePooling2D(), LAYERS.Dense(classes, activation=kind, name="head")]
     model = keras.Sequential([keras.Input((8, 8, 3)), *middle, *top])
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -222,6 +230,57 @@ def of_training():
     names = {}
     yield names
     assert names["recipe"].max_drop == 0.03 and names["recipe"].stages[0].retry == "lower"
+
+
+def of_api_index():
+    names = {}
+    yield names
+    assert names["model"].output_shape == (None, names["data"].num_classes)
+
+
+def of_index():
+    network("stem").save("model.keras")
+    names = {}
+    yield names
+    assert names["result"].report.rows[-1].step == "exported int8"
+
+
+def of_start():
+    names = {}
+    yield names
+    assert names["scores"].shape == (5, 3)
+    assert np.mean(names["result"].model.layers[0].kernel.numpy() == 0) >= 0.5
+
+
+def of_guides_photos_to_android():
+    network("conv", classes=7).save("mobilenet.keras")
+    names = {}
+    yield names
+    assert names["lite"].labels == ("dark", "light")
+    assert names["lite"].inputs[0].dtype == "uint8"
+
+
+def of_guides_faster():
+    names = {**photos(), "model": network("first", "second", width=24)}
+    original = LiteModel(tfopt.export_tflite(names["model"], representative_data=names["data"]).data)
+    yield names
+    assert names["row"].macs <= original.macs() / 2
+
+
+def of_guides_under_50_kb():
+    """Both limits hold in the file."""
+    names = {**photos(), "model": network("first", "second", width=24), "limit": 8_000}
+    yield names
+    assert names["result"].lite.size <= 8_000
+    rows = {row.step: row.bytes for row in names["smaller"].report.rows}
+    assert rows["PruneChannels"] <= 0.8 * rows["original"]
+
+
+def of_guides_distill():
+    names = {**photos(), "teacher": network("first", "second")}
+    yield names
+    assert names["student"].get_layer("first").filters == 8
+    assert Path("student.keras").exists()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -26,6 +26,16 @@ def config(cls: type[C]) -> type[C]:
 
     A class variable `renamed` (old name -> new name) keeps old field names working as arguments, in a recipe.json and
     as attributes, each with a DeprecationWarning.
+
+    Examples:
+        >>> @tfopt.extend.config
+        ... class Settings:
+        ...     rate: float = 0.5
+        >>> Settings(rate=0.25)
+        Settings(rate=0.25)
+        >>> Settings(rat=0.25)
+        Traceback (most recent call last):
+        tfopt.errors.RecipeError: Settings.rat = 0.25: there is no such setting; the nearest one is rate.
     """
     names: Mapping[str, str] = vars(cls).get("renamed", {})
     if names:

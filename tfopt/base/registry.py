@@ -112,6 +112,16 @@ def register(package: str) -> Callable[[C], C]:
     Raises:
         RecipeError: the package name is invalid, the name is taken, the class is of no known kind, a stage, loss or
             transfer is not a config, or the `kind` of a task does not begin with "package>".
+
+    Examples:
+        >>> @tfopt.extend.register("mypkg")
+        ... @tfopt.extend.config
+        ... class Halve(tfopt.extend.Stage):
+        ...     def _wrap(self, flat_model, steps, keep):
+        ...         flat_model.set_weights([weight / 2 for weight in flat_model.get_weights()])
+        ...         return flat_model
+        >>> tfopt.Recipe(stages=(Halve(),)).to_dict()["stages"][0]["stage"]
+        'mypkg>Halve'
     """
     if not isinstance(package, str) or not package.isidentifier() or keyword.iskeyword(package) or package == "tfopt":
         raise RecipeError(f"Expected the name of an importable package, e.g. 'acme'; got {package!r}.")

@@ -67,6 +67,13 @@ def register_twin(cls: type, twin: Any) -> None:
 
     Raises:
         ModelError: `cls` is not a Keras 3 layer class, or `twin` is neither of these.
+
+    Examples:
+        >>> import tf_keras
+        >>> class Doubled(keras.layers.Layer):
+        ...     def call(self, inputs):
+        ...         return inputs * 2
+        >>> tfopt.extend.register_twin(Doubled, lambda layer: tf_keras.layers.Rescaling(2.0))
     """
     import keras
 

@@ -53,6 +53,10 @@ class Augmentation:
 
     Raises:
         DataError: a setting is out of range.
+
+    Examples:
+        >>> augmentation = tfopt.Augmentation(shift=0.1, rotation=15, cutout=0.25)
+        >>> batches = data.batches("train", 32, shuffle=True, augment=augmentation)
     """
 
     horizontal_flip: bool = False

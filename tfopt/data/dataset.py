@@ -32,7 +32,9 @@ class Dataset:
     """Train, validation and test samples: none empty, all with the same shapes and preprocessing.
 
     Args:
-        train, validation, test: the samples.
+        train: samples to fit.
+        validation: samples to choose epochs and stages by.
+        test: samples to measure the result on.
         class_names: by class number, if the source names them.
         task: "classification", "multilabel" or "regression"; `tfopt.tasks.task_of` returns the `Task`.
         labels: "sparse" (int32 class numbers), "one-hot" or "values" (float32); "none" if there are none.
@@ -43,6 +45,15 @@ class Dataset:
 
     Raises:
         DataError: a split is empty.
+
+    Examples:
+        >>> isinstance(data, tfopt.Dataset), data.class_names[:3]
+        (True, ('0', '1', '2'))
+        >>> data.train.inputs.dtype, data.train.x().dtype  # as stored, and as the model takes it
+        (dtype('uint8'), dtype('float32'))
+        >>> images, labels = next(iter(data.batches("train", 32, shuffle=True)))
+        >>> images.shape
+        TensorShape([32, 8, 8, 1])
     """
 
     train: Split

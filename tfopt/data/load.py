@@ -73,6 +73,14 @@ def load_data(
 
     Raises:
         DataError: the data cannot be read, is not finite, or contradicts itself.
+
+    Examples:
+        >>> data = tfopt.load_data("digits")
+        >>> len(data.train), len(data.validation), len(data.test), data.input_shape
+        (1294, 144, 359, (8, 8, 1))
+        >>> data = tfopt.load_data((x, y), validation=0.2, test=0.2)
+        >>> data.task, data.num_classes
+        ('classification', 10)
     """
     if isinstance(source, Dataset):
         if any(option is not None for option in (preprocessing, size, color, limit, task)):

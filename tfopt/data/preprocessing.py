@@ -41,6 +41,12 @@ class Preprocessing:
 
     Raises:
         DataError: a field is out of these ranges.
+
+    Examples:
+        >>> symmetric = tfopt.Preprocessing.named("symmetric")
+        >>> symmetric.describe()
+        'inputs, fed as float32 value/127.5 - 1'
+        >>> small = tfopt.Preprocessing(size=(96, 96), color="rgb", scale=1 / 255)
     """
 
     size: tuple[int, int] | None = None

@@ -46,6 +46,11 @@ def load_series(
 
     Raises:
         DataError: the series is no array of finite numbers, or too short; an argument is out of range.
+
+    Examples:
+        >>> data = tfopt.load_series(np.sin(np.arange(500) / 10), window=48, horizon=12)
+        >>> data.input_shape, data.train.y().shape[1:], data.task
+        ((48, 1), (12,), 'forecasting')
     """
     values = _checked(series)
     check_options(validation=validation, test=test, seed=0, limit=None)

@@ -23,6 +23,14 @@ class Distillation:
             `views`. Without augmentation there is one.
         cache: "auto" runs the teacher once if inputs repeat (arrays, a `Dataset`), else at every step; "always" refuses
             inputs that do not repeat; "never" runs it at every step.
+
+    Examples:
+        >>> recipe = tfopt.Recipe(
+        ...     stages=(tfopt.Prune(final_sparsity=0.6), tfopt.Quantize()),
+        ...     distillation=tfopt.Distillation(losses=(tfopt.losses.Hinton(temperature=4.0),), alpha=0.1, views=8),
+        ... )
+        >>> recipe.distillation.losses[0].weight
+        0.9
     """
 
     losses: tuple[SerializeAsAny[Loss], ...] = Field(default=(Hinton(),), min_length=1)

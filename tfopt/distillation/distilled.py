@@ -40,6 +40,13 @@ def distill(student: Any, teacher: Any = None, distillation: Settings = None) ->
     Raises:
         ModelError: student and teacher whose outputs or layers cannot be compared.
         RecipeError: a loss needs a teacher, and none is given.
+
+    Examples:
+        >>> soft = tfopt.losses.Hinton(temperature=4.0)
+        >>> distilled = tfopt.distill(model, teacher, tfopt.Distillation(losses=(soft,)))
+        >>> distilled.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> sorted(distilled.fit(x, y, verbose=0).history)
+        ['accuracy', 'hard_loss', 'hinton', 'loss']
     """
     if isinstance(distillation, Mapping) or _has_several(student):
         return _accepting(model_class(Several, keras_of(student).__name__)(student, teacher, distillation), student)

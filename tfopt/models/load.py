@@ -50,6 +50,17 @@ def load_model(
     Raises:
         ModelError: the file is damaged or not a model; the message says what to do.
         UnsafeFileError: the file holds code, named by its path in the model; it is a `ModelError`.
+
+    Examples:
+        >>> model.save("model.keras")
+        >>> again = tfopt.load_model("model.keras")
+        >>> again.count_params() == model.count_params()
+        True
+
+        Weights alone go into a copy of a model of the same architecture:
+
+        >>> model.save_weights("model.weights.h5")
+        >>> again = tfopt.load_model("model.weights.h5", like=model)
     """
     if not isinstance(path, str | os.PathLike):
         raise ModelError(f"Expected the path of a model file, got a {type(path).__name__}.")

@@ -44,6 +44,11 @@ class BornAgain:
     Attributes:
         models: the given model, and each generation after it, all in its Keras.
         metrics: of each on the test set, by name.
+
+    Examples:
+        >>> born = tfopt.self_taught.born_again(model, data, generations=1, epochs=1, quiet=True)
+        >>> isinstance(born, tfopt.self_taught.BornAgain), sorted(born.metrics[-1])
+        (True, ['accuracy'])
     """
 
     models: tuple[Any, ...]
@@ -98,6 +103,11 @@ def born_again(
     Raises:
         ModelError: a model that cannot be rebuilt or bridged, or does not fit the data.
         RecipeError: settings out of range, or a loss that is not finite.
+
+    Examples:
+        >>> born = tfopt.self_taught.born_again(model, data, generations=2, epochs=1, quiet=True)
+        >>> len(born.models)  # the given one and two generations
+        3
     """
     if generations < 1 or epochs < 1:
         raise RecipeError(f"Expected at least 1 generation of at least 1 epoch, got {generations} of {epochs}.")

@@ -53,6 +53,14 @@ class Check:
         problems: why the recipe cannot be carried out; empty if it can.
         notes: other findings, e.g. operators that stay in float.
         by_hand: True if `optimize` does not train such models, so the stages must be applied by hand.
+
+    Examples:
+        >>> found = tfopt.check(model, tfopt.PruneChannels(final_ratio=0.5, round_to=4), convert=False)
+        >>> isinstance(found, tfopt.Check), found.problems
+        (True, ())
+        >>> print(found)
+        sequential...: 4 layers; the recipe can run
+        ...
     """
 
     model: str
@@ -114,6 +122,17 @@ def check(model: Any, recipe: Recipe | Stage | Sequence[Stage] | None = None, *,
     Raises:
         ModelError: `model` is not a model, or a file that cannot be loaded. Problems of the recipe itself are in
             `Check.problems`.
+
+    Examples:
+        >>> found = tfopt.check(model, (tfopt.Prune(final_sparsity=0.6), tfopt.Quantize()), convert=False)
+        >>> found.ok
+        True
+        >>> for layer in found.layers:
+        ...     print(layer.path, *layer.stages, sep=" | ")
+        first | 60 % zeros | int8 weights per channel, int8 output
+        second | 60 % zeros | int8 weights per channel, int8 output
+        global_average_pooling2d... |  | int8 output
+        head | 60 % zeros | int8 weights per channel, int8 before its activation (TFLite fixes the range of softmax)
     """
     default = Recipe(stages=(Prune(), Cluster(), Quantize()), name="default")
     recipe = default if recipe is None else as_recipe(recipe)

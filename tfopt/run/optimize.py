@@ -67,6 +67,13 @@ def optimize(
     Raises:
         ModelError, DataError, RecipeError: before training, for what cannot work.
         PromiseError: the training or the file breaks a promise of the recipe.
+
+    Examples:
+        >>> result = tfopt.optimize(model, tfopt.PostTraining(weight_bits=4, rounding="nearest"), data, quiet=True)
+        >>> [row.step for row in result.report.rows]
+        ['original', 'exported int4']
+        >>> result.lite.size < result.report.rows[0].bytes
+        True
     """
     prepared = prepare(
         model,

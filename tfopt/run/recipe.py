@@ -34,6 +34,15 @@ class Recipe:
     Raises:
         RecipeError: the stages contradict each other: one would lose what an earlier one established, or follows
             `Quantize`.
+
+    Examples:
+        >>> recipe = tfopt.Recipe(
+        ...     stages=(tfopt.Prune(final_sparsity=0.6, epochs=6), tfopt.Quantize(epochs=2)),
+        ...     training=tfopt.Training(learning_rate=5e-4, patience=5),
+        ...     max_drop=0.02,
+        ... )
+        >>> tfopt.Recipe.from_json(recipe.to_json()) == recipe
+        True
     """
 
     stages: tuple[SerializeAsAny[Stage], ...]

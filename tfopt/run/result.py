@@ -30,6 +30,14 @@ class Result:
         files: other files to save, by name.
         verdict: whether the run kept the quality of the model.
         checkpoint: what `save` removes once everything is written; None if the run had none.
+
+    Examples:
+        >>> result = tfopt.optimize(model, tfopt.PostTraining(rounding="nearest"), data, quiet=True)
+        >>> isinstance(result, tfopt.Result), result.verdict.ok
+        (True, True)
+        >>> folder = result.save("saved_models/digits")
+        >>> sorted(file.name for file in folder.iterdir())
+        ['data.json', 'labels.txt', 'model.keras', 'model.tflite', 'recipe.json', 'report.json']
     """
 
     model: Any

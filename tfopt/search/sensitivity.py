@@ -61,6 +61,15 @@ class Sensitivity:
         samples: number of samples measured.
         trials: layer by layer, from input to output.
         left_out: kernels that no file can hold in fewer than 8 bits, such as those of an LSTM, as (layer, weight).
+
+    Examples:
+        >>> found = tfopt.sensitivity(model, data, bits=(8, 2))
+        >>> isinstance(found, tfopt.Sensitivity), found.bits
+        (True, (8, 2))
+        >>> found.of(("second", "kernel"), 2).bytes, found.of(("second", "kernel"), 8).bytes
+        (144, 576)
+        >>> found.plot("sensitivity.png").name
+        'sensitivity.png'
     """
 
     metric: str
@@ -148,6 +157,11 @@ def sensitivity(
     Raises:
         ModelError, DataError: for what cannot be measured.
         RecipeError: for other `bits` or `weight_steps`.
+
+    Examples:
+        >>> found = tfopt.sensitivity(model, data, bits=(8, 4))
+        >>> [trial.layer for trial in found.trials if trial.bits == 4]
+        ['first', 'second', 'head']
     """
     loaded = model_from(model)
     require_measurable(loaded)

@@ -44,6 +44,12 @@ class FineTune(Stage):
             has distance 0; see `tfopt.training.layer_rates`.
         ema_momentum: validate and keep the exponential moving average of the weights with this momentum, e.g. 0.99;
             None keeps the weights themselves.
+
+    Examples:
+        >>> stage = tfopt.FineTune(epochs=10, unfreeze_from="second", learning_rate=1e-4)
+        >>> trainable = stage.apply(model, steps=7 * 10)
+        >>> [layer.trainable for layer in trainable.layers if layer.weights]
+        [False, True, True]
     """
 
     unfreeze_from: str | None = None
@@ -190,6 +196,11 @@ def fine_tuning(
     Raises:
         RecipeError: a value is out of range. An unknown layer is reported later, when the recipe is applied to a
             model, before training.
+
+    Examples:
+        >>> stages = tfopt.fine_tuning(unfreeze=("second", "first"), frozen_epochs=2, epochs=4)
+        >>> [stage.unfreeze_from for stage in stages]
+        ['head', 'second', 'first']
     """
     if isinstance(unfreeze, str):
         raise RecipeError(

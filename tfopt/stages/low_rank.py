@@ -35,6 +35,13 @@ class LowRank(Stage):
         rank: the same rank for all kernels instead.
         round_to: ranks are multiples of it, since kernels compute channels in blocks.
         saving: the share of a kernel's numbers that the factors must save, or it stays whole.
+
+    Examples:
+        >>> wide = keras.Sequential([keras.Input((64,)), keras.layers.Dense(128, "relu"), keras.layers.Dense(10)])
+        >>> stage = tfopt.LowRank(rank=8)
+        >>> thin = stage.strip(stage.apply(wide, steps=0))
+        >>> thin.count_params() < wide.count_params() / 2
+        True
     """
 
     min_steps: NonNegativeInt = 300

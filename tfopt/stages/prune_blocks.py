@@ -40,6 +40,19 @@ class PruneBlocks(Stage):
         final_ratio: share of the multiplications of one sample that stays, between 0 and 1.
         score_samples: inputs on which the change is measured; 0 removes the largest blocks.
         blocks: names of the additions whose blocks go; empty for those that `chosen` finds.
+
+    Examples:
+        >>> inputs = keras.Input((8, 8, 1))
+        >>> z = keras.layers.Conv2D(8, 3, padding="same")(inputs)
+        >>> for number in range(2):
+        ...     branch = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(z)
+        ...     z = keras.layers.Add(name=f"add_{number}")([z, branch])
+        >>> outputs = keras.layers.Dense(10, "softmax")(keras.layers.GlobalAveragePooling2D()(z))
+        >>> residual = keras.Model(inputs, outputs)
+        >>> stage = tfopt.PruneBlocks(blocks=("add_1",))
+        >>> shallow = stage.strip(stage.apply(residual, steps=0))
+        >>> residual.count_params() - shallow.count_params()  # a convolution from 8 to 8 channels
+        584
     """
 
     min_steps: NonNegativeInt = 300

@@ -39,6 +39,14 @@ class Stage(ABC):
         retry: the second try if the model becomes worse by more than `Recipe.max_drop`: "longer", at half the rate for
             twice the epochs; "lower", with a lower target, if the stage has one; "never".
         layers: ordered rules `(pattern, setting)`, see `tfopt.stages.kernels.rules`; the first match wins.
+
+    Examples:
+        >>> stage = tfopt.Prune(final_sparsity=0.5)
+        >>> isinstance(stage, tfopt.extend.Stage), stage.epochs_on(100)  # 3 epochs of 100 steps for min_steps=300
+        (True, 3)
+        >>> from tfopt import bridge
+        >>> stage.promises(bridge.to_tf_keras(model))[0]
+        Sparsity(layer='first', weight='kernel', at_least=0.5)
     """
 
     epochs: NonNegativeInt = 1

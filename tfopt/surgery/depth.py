@@ -45,6 +45,12 @@ def repeatable_blocks(model: Any, depth: float = 1.0) -> tuple[BlockGroup, ...]:
 
     Raises:
         ModelError: a model that is not built.
+
+    Examples:
+        >>> convolutions = [keras.layers.Conv2D(4, 3, padding="same", name=f"conv_{number}") for number in range(3)]
+        >>> deep = keras.Sequential([keras.Input((8, 8, 4)), *convolutions])
+        >>> tfopt.transfer.repeatable_blocks(deep, depth=2.0)
+        (BlockGroup(shape=(8, 8, 4), blocks=(('conv_0',), ('conv_1',)), count=4),)
     """
     graph = walk(model, keep_names=True)
     return tuple(

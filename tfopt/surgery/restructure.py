@@ -53,6 +53,11 @@ def restructure(
 
     Raises:
         ModelError: a layer that does not allow it, by name, or settings out of range.
+
+    Examples:
+        >>> wider = tfopt.transfer.restructure(model, width=2.0, classes=5)
+        >>> wider.get_layer("first").filters, wider.output_shape
+        (16, (None, 5))
     """
     _check(width, depth, divisor, classes, seed)
     graph = walk(model, keep_names=True)

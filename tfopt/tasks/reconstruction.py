@@ -52,6 +52,11 @@ def anomaly_scores(inputs: Any, outputs: Any) -> np.ndarray:
 
     Returns:
         float64 (n,), in squared units of the input.
+
+    Examples:
+        >>> normal, strange = np.zeros((1, 4)), np.full((1, 4), 2.0)
+        >>> tfopt.anomaly_scores(np.concatenate([normal, strange]), np.zeros((2, 4)))
+        array([0., 4.])
     """
     difference = np.asarray(outputs, np.float64) - np.asarray(inputs, np.float64)
     squares: np.ndarray = np.square(difference).reshape(len(difference), -1).mean(axis=1)

@@ -44,6 +44,12 @@ class Task(ABC):
         labels: "sparse" (class numbers), "one-hot" or "values"; "none" if there are none.
         num_classes: the number of classes in the labels; None for values.
         shape: the shape of one sample's labels; () for one number.
+
+    Examples:
+        >>> from tfopt.tasks import task_of
+        >>> task = task_of(data)
+        >>> isinstance(task, tfopt.extend.Task), task.kind, task.outputs
+        (True, 'classification', 10)
     """
 
     labels: LabelForm

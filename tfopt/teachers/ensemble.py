@@ -48,6 +48,10 @@ class Ensemble(Answering):
         ModelError: a class that no teacher knows, teachers of different classes without `class_names`, or precomputed
             outputs among them.
         RecipeError: invalid weights.
+
+    Examples:
+        >>> both = tfopt.Ensemble([teacher, network(32)], weights=(2.0, 1.0))
+        >>> distilled = tfopt.distill(model, both)
     """
 
     def __init__(

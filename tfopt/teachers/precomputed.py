@@ -24,6 +24,11 @@ class Precomputed(Answering):
         form: "logits", "probabilities", or "auto", which infers the form from the values.
         class_names: of the columns.
         name: for messages.
+
+    Examples:
+        >>> outputs = teacher.predict(x, verbose=0)  # in the order of the training inputs
+        >>> source = tfopt.Precomputed(outputs, "probabilities")
+        >>> distilled = tfopt.distill(model, source)
     """
 
     def __init__(

@@ -36,6 +36,11 @@ class Teacher(Answering):
 
     Raises:
         ModelError: an unsupported source, or one that cannot be read.
+
+    Examples:
+        >>> teacher.save("large.keras")
+        >>> source = tfopt.Teacher("large.keras", outputs="probabilities", name="large")
+        >>> distilled = tfopt.distill(model, source)
     """
 
     def __init__(

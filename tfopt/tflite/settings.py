@@ -51,6 +51,12 @@ class Export:
 
     Raises:
         RecipeError: settings contradict each other.
+
+    Examples:
+        >>> tfopt.Export()  # integers throughout
+        Export(weights='int8', activations='int8', ...)
+        >>> dynamic = tfopt.Export(weights="int8", activations="float32")
+        >>> recipe = tfopt.Recipe(stages=(tfopt.Prune(),), export=dynamic)
     """
 
     weights: Literal["float32", "float16", "int8", "int4"] = "int8"

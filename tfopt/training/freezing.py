@@ -40,6 +40,11 @@ def frozen(model: Any, until: str | int | None = None, *, batchnorm: BatchNorm =
     Raises:
         ModelError: an unknown layer (the message suggests the nearest names), an ambiguous name, a number out of range,
             or nothing left to train.
+
+    Examples:
+        >>> head_first = tfopt.training.frozen(model)
+        >>> [layer.name for layer in head_first.layers if layer.weights and layer.trainable]
+        ['head']
     """
     leaves = layers_in_order(model)
     if until is None:
@@ -64,6 +69,11 @@ def unfrozen(model: Any, since: str | None = None, *, batchnorm: BatchNorm = "tr
 
     Raises:
         ModelError: as for `frozen`.
+
+    Examples:
+        >>> more = tfopt.training.unfrozen(tfopt.training.frozen(model), since="second")
+        >>> [layer.name for layer in more.layers if layer.weights and layer.trainable]
+        ['second', 'head']
     """
     leaves = layers_in_order(model)
     return _trained_from(model, leaves, 0 if since is None else _span(leaves, since, model.name)[0], batchnorm)

@@ -40,6 +40,13 @@ class LearningRates:
             it is also averaged backward; else it would lag by nine steps, which is a fivefold rate in a sweep of 100.
         suggestion: the rate at which `smoothed` falls most steeply against the logarithm of the rate. It is a good
             initial rate, not the optimum.
+
+    Examples:
+        >>> found = tfopt.training.find_learning_rate(model, data, quiet=True)
+        >>> isinstance(found, tfopt.training.LearningRates), len(found.rates) == len(found.losses)
+        (True, True)
+        >>> found.plot("rates.png").name
+        'rates.png'
     """
 
     rates: np.ndarray
@@ -124,6 +131,11 @@ def find_learning_rate(
         RecipeError: a value out of range; no loss, or one that does not fit model and labels, is negative, or never
             falls; too few steps before divergence.
         DataError: no labels, or less than one batch of data.
+
+    Examples:
+        >>> found = tfopt.training.find_learning_rate(model, x, y, quiet=True)
+        >>> 1e-7 <= found.suggestion <= 10
+        True
     """
     if not 0 < lowest < highest or steps < LEAST_STEPS or batch_size < 1:
         raise RecipeError(

@@ -43,6 +43,11 @@ def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
     Raises:
         RecipeError: a decay out of range, or an unknown or unsuitable optimizer; in `fit`, another model than `model`.
         ModelError: a model whose graph cannot be read.
+
+    Examples:
+        >>> optimizer = tfopt.training.layer_rates(keras.optimizers.Adam(1e-3), model, decay=0.5)
+        >>> model.compile(optimizer, "sparse_categorical_crossentropy")
+        >>> history = model.fit(x, y, verbose=0)  # "head" at 1e-3, "second" at half of it, "first" at a quarter
     """
     if not 0 < decay <= 1:
         raise RecipeError(f"Expected a decay above 0 and at most 1; got {decay}.")

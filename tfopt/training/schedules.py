@@ -35,6 +35,12 @@ def cosine_schedule(model: Any, rate: float, steps: int, *, warm_up: float = 0.0
 
     Raises:
         RecipeError: a value out of range.
+
+    Examples:
+        >>> schedule = tfopt.training.cosine_schedule(model, 1e-3, steps=100, warm_up=0.1)
+        >>> [round(float(schedule(step)), 6) for step in (0, 10, 55, 100)]
+        [0.0001, 0.001, 0.0005, 0.0]
+        >>> model.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy")
     """
     return scheduled(keras_compat.keras_of(model), rate, steps, "cosine", warm_up)
 
@@ -57,6 +63,11 @@ def one_cycle_schedule(model: Any, rate: float, steps: int, *, warm_up: float = 
 
     Raises:
         RecipeError: a value out of range.
+
+    Examples:
+        >>> schedule = tfopt.training.one_cycle_schedule(model, 1e-2, steps=100)
+        >>> [round(float(schedule(step)), 6) for step in (0, 30)]
+        [0.0004, 0.01]
     """
     return scheduled(keras_compat.keras_of(model), rate, steps, "one_cycle", warm_up)
 

@@ -43,6 +43,12 @@ class Training:
         mixup: train on mixtures of two samples and their labels (Zhang et al. 2018, arXiv:1710.09412): alpha of the
             beta distribution of their shares; 0.2 is usual, 0 is none. Not with a teacher.
         horizontal_flip, shift, rotation, zoom, brightness, contrast, cutout, at_once: see `Augmentation`.
+
+    Examples:
+        >>> training = tfopt.Training(learning_rate=5e-4, patience=5, augmentation=0.5)
+        >>> recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=20),), training=training)
+        >>> recipe.training.optimizer, recipe.training.schedule
+        ('adam', 'cosine')
     """
 
     optimizer: str = "adam"

@@ -68,6 +68,10 @@ class DepthStudy(Transfer):
         cuts: the layers after which the source is cut, by name or path; None chooses up to `places` among all.
         places: number of cuts to choose, spread evenly over the depth.
         epochs, learning_rate, batch_size: of each training, with Adam and a cosine schedule.
+
+    Examples:
+        >>> study = tfopt.transfer.DepthStudy(cuts=("first", "second"), epochs=20)
+        >>> recipe = tfopt.Recipe(transfer=study, stages=(tfopt.FineTune(),))
     """
 
     cuts: tuple[str, ...] | None = None

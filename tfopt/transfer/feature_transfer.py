@@ -52,6 +52,13 @@ class FeatureTransfer(Transfer):
         views: number of augmented views of each training image, each computed once; 1 uses the images unchanged. None
             takes up to 8 where there is augmentation and fewer than 1,000 training images, as far as a head can still
             be fitted. For new augmentation in every epoch, train with a frozen body instead: `FineTune`.
+
+    Examples:
+        >>> made = tfopt.transfer.FeatureTransfer().transferred(teacher, data)
+        >>> made.model.output_shape
+        (None, 10)
+        >>> start = tfopt.transfer.FeatureTransfer(pooling="max")
+        >>> recipe = tfopt.Recipe(transfer=start, stages=(tfopt.FineTune(), tfopt.Quantize()))
     """
 
     layer: str | None = None

@@ -55,6 +55,12 @@ def extract_features(
         DataError: views without augmentation, or a cache folder that holds something else.
         ModelError: the extractor does not accept the data.
         OutputError: the disk is full.
+
+    Examples:
+        >>> extractor = tfopt.transfer.feature_extractor(teacher)
+        >>> features = tfopt.transfer.extract_features(extractor, data, quiet=True)
+        >>> features.train.x().shape
+        (200, 16)
     """
     parts, notes = features_of(
         extractor, data, NAMES, views=views, augment=augment, seed=seed, cache=cache, progress=progress, quiet=quiet
@@ -149,6 +155,13 @@ def feature_extractor(
 
     Raises:
         ModelError: an unknown layer, several outputs, or a size that the layers do not accept.
+
+    Examples:
+        >>> extractor = tfopt.transfer.feature_extractor(teacher)
+        >>> extractor.output_shape
+        (None, 16)
+        >>> tfopt.transfer.feature_extractor(teacher, layer="first", pooling="flatten").output_shape
+        (None, 576)
     """
     body = body_of(model_from(source), layer=layer, pooling=pooling, input_shape=input_shape)
     return body.package.Model(body.inputs, body.features, name="feature_extractor")

@@ -19,6 +19,11 @@ class Head:
         hidden: widths of the Dense layers before the output; none for a linear head.
         dropout: dropout rate before each Dense layer.
         activation: of the hidden layers.
+
+    Examples:
+        >>> head = tfopt.transfer.Head(hidden=(32,), dropout=0.2)
+        >>> [layer.name for layer in tfopt.transfer.new_head(model, 5, head=head).layers][-4:]
+        ['head_dropout_1', 'head_hidden_1', 'head_dropout_2', 'head']
     """
 
     hidden: tuple[PositiveInt, ...] = ()
@@ -73,6 +78,13 @@ def new_head(
 
     Raises:
         ModelError: as for `feature_extractor`; a head without outputs.
+
+    Examples:
+        >>> fresh = tfopt.transfer.new_head(model, 5)
+        >>> fresh.output_shape
+        (None, 5)
+        >>> bool((fresh.get_layer("first").kernel.numpy() == model.get_layer("first").kernel.numpy()).all())
+        True
     """
     if outputs < 1:
         raise ModelError(f"A head needs at least one output; got {outputs}.")

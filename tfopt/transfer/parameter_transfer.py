@@ -20,6 +20,11 @@ class ParameterTransfer(Transfer):
         match: "name", "order" or a mapping; see `transfer_weights`.
         first: number of layers with weights to transfer, or the last one of them; None transfers all that fit.
         adapt: adapt the first convolution to a different number of input channels.
+
+    Examples:
+        >>> made = tfopt.transfer.ParameterTransfer(first="second").transferred(teacher, data)
+        >>> bool((made.model.get_layer("first").kernel.numpy() == teacher.get_layer("first").kernel.numpy()).all())
+        True
     """
 
     target: str | None = None

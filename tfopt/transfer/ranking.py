@@ -40,7 +40,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Sources sorted by LogME, the best first."""
+    """Sources sorted by LogME, the best first.
+
+    Examples:
+        >>> ranking = tfopt.transfer.rank_sources([model, teacher], data, quiet=True)
+        >>> isinstance(ranking, tfopt.transfer.Ranking), sorted(score.features for score in ranking.scores)
+        (True, [8, 16])
+        >>> ranking.scores[0].logme >= ranking.scores[1].logme
+        True
+    """
 
     scores: tuple[Score, ...]
 
@@ -90,6 +98,12 @@ def rank_sources(
     Raises:
         DataError: no sources, or labels that are neither classes nor values.
         ModelError: a source that cannot be read.
+
+    Examples:
+        >>> ranking = tfopt.transfer.rank_sources([model, teacher], data, quiet=True)
+        >>> print(ranking)
+        sources by LogME of their features
+        ...
     """
     sources, progress = list(sources), Progress(quiet=quiet)
     if not sources:

@@ -34,6 +34,12 @@ def logme(features: np.ndarray, labels: np.ndarray) -> float:
     Raises:
         DataError: wrong shapes, fewer than two samples or two classes, a value that is not finite, or a constant column
             of values.
+
+    Examples:
+        >>> features = tfopt.transfer.feature_extractor(teacher).predict(x, verbose=0)
+        >>> noise = np.random.default_rng(0).normal(size=features.shape)
+        >>> tfopt.transfer.logme(features, y) > tfopt.transfer.logme(noise, y)
+        True
     """
     features, labels = _checked(features, labels)
     targets = _one_hot(labels) if _are_classes(labels) else labels.reshape(len(labels), -1).astype(np.float64)
@@ -87,6 +93,11 @@ def leep(source_probabilities: np.ndarray, labels: np.ndarray) -> float:
 
     Raises:
         DataError: wrong shapes, fewer than two classes, a value that is not finite, or rows that are not probabilities.
+
+    Examples:
+        >>> certain = np.eye(2)[[0, 0, 1, 1]]  # the source's classes are those of the labels
+        >>> round(tfopt.transfer.leep(certain, np.array([1, 1, 0, 0])), 6)
+        0.0
     """
     probabilities, labels = _checked(source_probabilities, labels)
     members = _one_hot(_classes(labels))
@@ -121,6 +132,11 @@ def h_score(features: np.ndarray, labels: np.ndarray, *, shrinkage: float | None
     Raises:
         DataError: wrong shapes, fewer than two classes, a value that is not finite, constant features, or shrinkage out
             of range.
+
+    Examples:
+        >>> features = tfopt.transfer.feature_extractor(teacher).predict(x, verbose=0)
+        >>> tfopt.transfer.h_score(features, y) > 0
+        True
     """
     features, labels = _checked(features, labels)
     members = _one_hot(_classes(labels))

@@ -20,6 +20,11 @@ class StructureTransfer(Transfer):
         width: multiplier of the units and filters of all layers but the last.
         depth: multiplier of the number of blocks in each stage.
         divisor: new widths are multiples of it.
+
+    Examples:
+        >>> made = tfopt.transfer.StructureTransfer(width=2.0).transferred(model, data)
+        >>> made.model.get_layer("first").filters
+        16
     """
 
     width: PositiveFloat = 1.0

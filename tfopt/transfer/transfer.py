@@ -29,6 +29,11 @@ class Transferred:
         model: a plain model of the source's Keras.
         notes: in words, for a report.
         files: files to save next to the result, by name.
+
+    Examples:
+        >>> made = tfopt.extend.Transferred(model, notes=("unchanged",))
+        >>> made.notes, made.files
+        (('unchanged',), {})
     """
 
     model: Any
@@ -43,6 +48,14 @@ class Transfer(ABC):
     Attributes:
         input_shape: of one sample, if it differs from the source's.
         seed: of everything random.
+
+    Examples:
+        >>> @tfopt.extend.config
+        ... class Fresh(tfopt.extend.Transfer):
+        ...     def untrained(self, source, data):
+        ...         return tfopt.extend.Transferred(self.fresh(source, data), notes=("weights drawn anew",))
+        >>> Fresh(seed=3).transferred(model, data).model.output_shape
+        (None, 10)
     """
 
     input_shape: tuple[PositiveInt, ...] | None = None

@@ -34,7 +34,17 @@ class Move:
 
 @dataclass(frozen=True)
 class TransferredWeights:
-    """The result of `transfer_weights`: a model like the target, and what happened to each of its weights."""
+    """The result of `transfer_weights`: a model like the target, and what happened to each of its weights.
+
+    Examples:
+        >>> moved = tfopt.transfer.transfer_weights(model, network(8), first="first")
+        >>> moved.counts
+        {'matched': 2, 'adapted': 0, 'skipped': 4}
+        >>> isinstance(moved, tfopt.transfer.TransferredWeights)
+        True
+        >>> moved.moves[0].layer, moved.moves[0].status
+        ('first', 'matched')
+    """
 
     model: Any
     moves: tuple[Move, ...]

@@ -20,6 +20,10 @@ class AttentionTransfer(FeatureLoss):
     different sizes are compared at the smaller one. Equation 2 writes the norm of the difference; this is the authors'
     code, whose beta of 1000 over the number of positions and samples is the default weight. It needs layers with
     spatial axes.
+
+    Examples:
+        >>> term = tfopt.losses.AttentionTransfer(layers=(("first", "first"), ("second", "second")))
+        >>> distilled = tfopt.distill(model, teacher, tfopt.Distillation(losses=(term,)))
     """
 
     weight: NonNegativeFloat = 1000.0

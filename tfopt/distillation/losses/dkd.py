@@ -26,6 +26,16 @@ class DKD(Loss):
         target_weight: the paper's alpha; 1 throughout.
         nontarget_weight: the paper's beta; 8 for most pairs on CIFAR-100, 0.5 to 2 on ImageNet; the surer the teacher
             is of the labels, the higher.
+
+    Examples:
+        >>> inputs = tfopt.extend.LossInputs(
+        ...     student=np.array([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]),
+        ...     teacher=np.array([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]]),
+        ...     labels=np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+        ... )
+        >>> term = tfopt.losses.DKD(temperature=2.0)
+        >>> print(np.round(term(inputs, ()), 4))
+        [0.1207 1.1686]
     """
 
     temperature: PositiveFloat = 4.0

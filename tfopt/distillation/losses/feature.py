@@ -20,6 +20,12 @@ class FeatureLoss(Loss):
 
     Attributes:
         layers: (student layer, teacher layer) by name, at least one pair.
+
+    Examples:
+        >>> issubclass(tfopt.losses.FitNets, tfopt.extend.FeatureLoss)
+        True
+        >>> tfopt.losses.PKT(layers=(("second", "second"),)).layers
+        (('second', 'second'),)
     """
 
     layers: tuple[Pair, ...] = Field(min_length=1)

@@ -22,6 +22,13 @@ class FitNets(FeatureLoss):
     Attributes:
         two_stage: share of the training steps in which the hint alone is trained, after which it stops counting, as
             in the paper's two stages; 0 adds it to the other terms throughout.
+
+    Examples:
+        >>> hint = tfopt.losses.FitNets(layers=(("second", "second"),))  # 8 channels against 16: a trained 1x1 layer
+        >>> distilled = tfopt.distill(model, teacher, tfopt.Distillation(losses=(tfopt.losses.Hinton(), hint)))
+        >>> distilled.compile("adam", "sparse_categorical_crossentropy")
+        >>> sorted(distilled.fit(x, y, verbose=0).history)
+        ['fitnets', 'hard_loss', 'hinton', 'loss']
     """
 
     two_stage: float = Field(default=0.0, ge=0, lt=1)

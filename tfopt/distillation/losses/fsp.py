@@ -26,6 +26,10 @@ class FSP(FeatureLoss):
 
     Attributes:
         layers: at least two pairs, from the input on: the flow goes from each pair to the next.
+
+    Examples:
+        >>> term = tfopt.losses.FSP(layers=(("first", "first"), ("second", "second")))
+        >>> distilled = tfopt.distill(model, teacher, tfopt.Distillation(losses=(term,)))
     """
 
     layers: tuple[Pair, ...] = Field(min_length=2)

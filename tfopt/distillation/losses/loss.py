@@ -27,6 +27,12 @@ class LossInputs:
         student_features, teacher_features: (batch, ...) by layer name.
         parameters: of the student, (variable as it is, its value when distillation began), for those losses that
             ask for them.
+
+    Examples:
+        >>> inputs = tfopt.extend.LossInputs(student=np.zeros((4, 10)), teacher=np.ones((4, 10)), labels=np.eye(10)[:4])
+        >>> term = tfopt.losses.Hinton(temperature=2.0)
+        >>> term(inputs, ()).shape  # a value for each sample
+        TensorShape([4])
     """
 
     student: Any
@@ -43,6 +49,15 @@ class Loss(ABC):
 
     Attributes:
         weight: factor of the term in the sum.
+
+    Examples:
+        >>> @tfopt.extend.config
+        ... class Squares(tfopt.extend.Loss):
+        ...     task = "classification"
+        ...     def __call__(self, loss_inputs, connectors):
+        ...         return np.mean(np.sum((loss_inputs.student - loss_inputs.teacher) ** 2, axis=-1)) / 2
+        >>> float(Squares()(tfopt.extend.LossInputs(np.array([[1.0, 2.0]]), np.array([[1.0, 0.0]])), ()))
+        2.0
     """
 
     weight: NonNegativeFloat = 1.0

@@ -21,6 +21,15 @@ class MultilabelKD(Loss):
 
     Attributes:
         temperature: T, by which both logits are divided.
+
+    Examples:
+        >>> inputs = tfopt.extend.LossInputs(
+        ...     student=np.array([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]),
+        ...     teacher=np.array([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]]),
+        ... )
+        >>> term = tfopt.losses.MultilabelKD(temperature=2.0)
+        >>> print(np.round(term(inputs, ()), 4))
+        [0.0275 0.0724]
     """
 
     weight: NonNegativeFloat = 0.9

@@ -17,6 +17,10 @@ class L2(Loss):
 
     Kernels are the parameters with two axes or more; biases and BatchNorm's scales are left free. It adds to
     whatever regularizers the student's layers have.
+
+    Examples:
+        >>> objective = tfopt.Distillation(losses=(tfopt.losses.L2(weight=1e-4),))
+        >>> distilled = tfopt.distill(model, distillation=objective)  # no teacher
     """
 
     weight: NonNegativeFloat = 1e-4
@@ -38,6 +42,12 @@ class L2SP(Loss):
     It keeps a pretrained student near what it knows; the weight is the paper's alpha, chosen there between 0.001 and
     1 for each task. The penalty's other half, plain L2 on the layers that are new, is not part of it: new layers are
     held at their start like all others.
+
+    Examples:
+        >>> recipe = tfopt.Recipe(
+        ...     stages=tfopt.fine_tuning(unfreeze=("second",)),
+        ...     distillation=tfopt.Distillation(losses=(tfopt.losses.L2SP(weight=0.1),)),
+        ... )
     """
 
     weight: NonNegativeFloat = 0.1

@@ -18,6 +18,10 @@ class PKT(FeatureLoss):
     The probability of neighbor j of sample i is (1 + cosine of i and j) / 2 over the sum of that over all j but i.
     The divergences of the samples are averaged, not added, so that the term does not grow with the batch. Features
     of any shape are flattened, and the two models' need not be alike. The paper trains by this term alone.
+
+    Examples:
+        >>> term = tfopt.losses.PKT(layers=(("second", "second"),))
+        >>> distilled = tfopt.distill(model, teacher, tfopt.Distillation(losses=(term,)))
     """
 
     label: ClassVar[str] = "pkt"

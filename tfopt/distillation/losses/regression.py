@@ -19,6 +19,15 @@ class RegressionKD(Loss):
     Attributes:
         huber: takes half the square up to this difference and grows linearly beyond (Huber 1964), so that a teacher
             far off on one sample does not dominate the batch; None uses the squared error.
+
+    Examples:
+        >>> inputs = tfopt.extend.LossInputs(
+        ...     student=np.array([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]),
+        ...     teacher=np.array([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]]),
+        ... )
+        >>> term = tfopt.losses.RegressionKD(huber=0.5)
+        >>> print(np.round(term(inputs, ()), 4))
+        [0.125 0.25 ]
     """
 
     huber: PositiveFloat | None = None
@@ -44,6 +53,16 @@ class BoundedRegression(Loss):
 
     Attributes:
         margin: m of the paper, in squared units of the values.
+
+    Examples:
+        >>> inputs = tfopt.extend.LossInputs(
+        ...     student=np.array([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]),
+        ...     teacher=np.array([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]]),
+        ...     labels=np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 2.0]]),
+        ... )
+        >>> term = tfopt.losses.BoundedRegression(margin=0.1)
+        >>> print(np.round(term(inputs, ()), 4))
+        [0.     0.6667]
     """
 
     weight: NonNegativeFloat = 0.5

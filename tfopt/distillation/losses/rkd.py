@@ -24,6 +24,10 @@ class RKD(FeatureLoss):
 
     Attributes:
         distance_weight, angle_weight: of the two parts; 25 and 50 in the paper.
+
+    Examples:
+        >>> term = tfopt.losses.RKD(layers=(("head", "head"),), distance_weight=25.0)
+        >>> distilled = tfopt.distill(model, teacher, tfopt.Distillation(losses=(term,)))
     """
 
     distance_weight: NonNegativeFloat = 25.0

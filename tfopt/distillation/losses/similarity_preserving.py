@@ -18,6 +18,10 @@ class SimilarityPreserving(FeatureLoss):
 
     Features of any shape are flattened, and the two models' need not be alike. The default weight is the paper's
     gamma.
+
+    Examples:
+        >>> term = tfopt.losses.SimilarityPreserving(layers=(("second", "second"),))
+        >>> distilled = tfopt.distill(model, teacher, tfopt.Distillation(losses=(term,)))
     """
 
     weight: NonNegativeFloat = 3000.0

@@ -22,6 +22,15 @@ class StandardizedKD(Loss):
 
     Attributes:
         temperature: T, by which the z-scores are divided; the paper's base temperature.
+
+    Examples:
+        >>> inputs = tfopt.extend.LossInputs(
+        ...     student=np.array([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]),
+        ...     teacher=np.array([[3.0, 1.0, 0.0], [0.0, 1.0, 2.0]]),
+        ... )
+        >>> term = tfopt.losses.StandardizedKD(temperature=2.0)
+        >>> print(np.round(term(inputs, ()), 4))
+        [0.015 0.611]
     """
 
     weight: NonNegativeFloat = 9.0

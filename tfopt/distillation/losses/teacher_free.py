@@ -24,6 +24,15 @@ class TeacherFree(Loss):
     Attributes:
         correct: the virtual teacher's probability of the label; at least 0.9 in the paper.
         temperature: T; 20 and more in the paper.
+
+    Examples:
+        >>> inputs = tfopt.extend.LossInputs(
+        ...     student=np.array([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]),
+        ...     labels=np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+        ... )
+        >>> term = tfopt.losses.TeacherFree(correct=0.9, temperature=20.0)
+        >>> print(np.round(term(inputs, ()), 4))
+        [0.3041 0.3041]
     """
 
     weight: NonNegativeFloat = 0.1

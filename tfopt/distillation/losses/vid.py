@@ -28,6 +28,10 @@ class VID(FeatureLoss):
     Attributes:
         depth: number of 1x1 convolutions; the inner ones are as wide as the teacher's layer.
         initial_variance: of all channels at the start; 5 in the authors' code.
+
+    Examples:
+        >>> term = tfopt.losses.VID(layers=(("second", "second"),), depth=2)
+        >>> distilled = tfopt.distill(model, teacher, tfopt.Distillation(losses=(term,)))
     """
 
     depth: PositiveInt = 3

@@ -35,6 +35,10 @@ class EarlyExits:
         hint: weight of the distance between the deepest features and those of an exit (the authors' code: 0.03).
         deepest: the layer whose output is F_final; None takes the last one before the classifier whose output has as
             many axes as that of the first exit's layer, e.g. the last feature map before global pooling.
+
+    Examples:
+        >>> settings = tfopt.self_taught.EarlyExits(alpha=0.5, temperature=4.0, hint=0.0)
+        >>> exits = tfopt.self_taught.early_exits(model, layers=("first",), settings=settings)
     """
 
     alpha: float = Field(default=0.3, ge=0, le=1)
@@ -64,6 +68,13 @@ def early_exits(model: Any, layers: Sequence[str], settings: EarlyExits | None =
     Raises:
         ModelError: layers that are not there, whose output is no feature, or that come after the deepest features.
         RecipeError: no layers, or one twice.
+
+    Examples:
+        >>> exits = tfopt.self_taught.early_exits(model, layers=("first",))
+        >>> exits.compile("adam", "sparse_categorical_crossentropy")
+        >>> history = exits.fit(x, y, verbose=0)
+        >>> exits.exit("first").output_shape
+        (None, 10)
     """
     settings = settings or EarlyExits()
     layers = list(layers)

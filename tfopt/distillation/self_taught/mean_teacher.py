@@ -62,6 +62,12 @@ class MeanTeacher:
         use: what the student's weights are after `fit`: its own, or the "teacher"'s, usually the better ones in long
             training. A student that a stage has wrapped always keeps its own: a pruned network needs its last steps
             under its last mask, which the average looks back beyond.
+
+    Examples:
+        >>> recipe = tfopt.Recipe(
+        ...     stages=(tfopt.FineTune(epochs=30),),
+        ...     distillation=tfopt.MeanTeacher(labeled=0.1, noise=0.15),  # a tenth of the labels
+        ... )
     """
 
     decay: float = Field(default=0.99, ge=0, lt=1)
@@ -130,6 +136,12 @@ def mean_teacher(student: Any, settings: MeanTeacher | None = None) -> Any:
 
     Raises:
         RecipeError: `settings.labeled` below 1, which is for recipes.
+
+    Examples:
+        >>> taught = tfopt.self_taught.mean_teacher(model)
+        >>> taught.compile("adam", "sparse_categorical_crossentropy")
+        >>> sorted(taught.fit(x[:40], y[:40], unlabeled=x[40:], verbose=0).history)
+        ['consistency', 'hard_loss', 'loss']
     """
     settings = settings or MeanTeacher()
     if settings.labeled < 1:

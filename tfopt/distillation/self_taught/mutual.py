@@ -35,6 +35,12 @@ def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.
     Raises:
         ModelError: students that cannot be compared, or that start with equal weights: these never differ.
         RecipeError: a temperature not above 0, a weight below 0.
+
+    Examples:
+        >>> together = tfopt.self_taught.mutual([network(8), network(12)])
+        >>> together.compile("adam", "sparse_categorical_crossentropy")
+        >>> sorted(together.fit(x, y, verbose=0).history)
+        ['hard_loss_0', 'hard_loss_1', 'loss', 'mutual_0', 'mutual_1']
     """
     students = list(students)
     if not temperature > 0 or not weight >= 0:

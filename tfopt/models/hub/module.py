@@ -30,6 +30,14 @@ class HubModule:
             SavedModel, whose weights no compression stage can reach.
         notes: its limitations.
         fingerprint: SHA-256 (hex) of the module's files.
+
+    Examples:
+        >>> teacher.export("hub_module", verbose=False)
+        >>> module = tfopt.transfer.open_hub("hub_module")
+        >>> isinstance(module, tfopt.transfer.HubModule), len(module.fingerprint)
+        (True, 64)
+        >>> for note in module.notes:
+        ...     print(note)
     """
 
     model: Any
@@ -57,6 +65,13 @@ def hub_layer(
 
     Raises:
         ModelError: as in `open_hub`, or the module cannot be trained.
+
+    Examples:
+        >>> teacher.export("hub_module", verbose=False)  # any SavedModel; or a handle of TF-Hub
+        >>> layer = tfopt.transfer.hub_layer("hub_module")
+        >>> stacked = keras.Sequential([keras.Input((8, 8, 1)), layer, keras.layers.Dense(3, "softmax")])
+        >>> stacked.output_shape
+        (None, 3)
     """
     return open_hub(handle, trainable=trainable, input_shape=input_shape, name=name, package=package).model
 
@@ -87,6 +102,12 @@ def open_hub(
     Raises:
         ModelError: the handle leads to no SavedModel or the network is down; the SavedModel contains code, has no
             function, or one with several inputs or outputs; or as said above. The message says what to do.
+
+    Examples:
+        >>> teacher.export("hub_module", verbose=False)
+        >>> module = tfopt.transfer.open_hub("hub_module")
+        >>> module.native, module.model.output_shape
+        (True, (None, 10))
     """
     if package not in ("keras", "tf_keras"):
         raise ModelError(f"The package must be 'keras' or 'tf_keras'; got {package!r}.")

@@ -81,6 +81,14 @@ class PruneChannels(Stage):
         widths: the number of channels that stay of each group, in their order, as `choose_widths` found them; then
             neither `final_ratio` nor `distribution` counts.
         seed: of random choices. None: the seed of the recipe's training, or 0 if applied by hand.
+
+    Examples:
+        >>> stage = tfopt.PruneChannels(final_ratio=0.5, round_to=4)  # half of the multiplications
+        >>> wrapped = stage.apply(model, steps=7 * 4)
+        >>> history = wrapped.fit(x, y, epochs=4, verbose=0)
+        >>> small = stage.strip(wrapped)
+        >>> small.count_params() < model.count_params()
+        True
     """
 
     min_steps: NonNegativeInt = 300

@@ -45,6 +45,14 @@ class Cluster(Stage):
         lloyd_iterations: k-means steps from the initial centroids before training; 0 trains the initial ones.
         preserve_sparsity: give zeros a cluster, and weights that are nearly zero too, if a kernel has many of them or a
             channel without others. None does so in kernels with at least 3 clusters; True refuses fewer.
+
+    Examples:
+        >>> stage = tfopt.Cluster(number_of_clusters=8)
+        >>> clustered = stage.apply(model, steps=7 * 2)
+        >>> history = clustered.fit(x, y, epochs=2, verbose=0)
+        >>> shared = stage.strip(clustered)
+        >>> len(np.unique(shared.get_layer("second").kernel.numpy())) <= 8
+        True
     """
 
     min_steps: NonNegativeInt = 100

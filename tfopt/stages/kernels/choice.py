@@ -21,6 +21,14 @@ class Decision:
         layer: name in the flat model.
         does: e.g. "60 % zeros", "16 clusters", "int8 weights per channel, int8 output"; "" if the layer is unchanged.
         why: why the layer is unchanged or treated differently; "" if neither applies.
+
+    Examples:
+        >>> from tfopt import bridge
+        >>> decisions = tfopt.Prune(layers=(("head", False),)).decisions(bridge.to_tf_keras(model))
+        >>> decisions["first"]
+        Decision(layer='first', does='50 % zeros', why='')
+        >>> isinstance(decisions["head"], tfopt.extend.Decision), decisions["head"].why
+        (True, 'by rule')
     """
 
     layer: str

@@ -11,7 +11,13 @@ from tfopt.base import weight_statistics
 
 @dataclass(frozen=True)
 class Promise(ABC):
-    """A property of one kernel: of the weight `weight` (see `kernels.Kernel.name`) in the layer `layer`."""
+    """A property of one kernel: of the weight `weight` (see `kernels.Kernel.name`) in the layer `layer`.
+
+    Examples:
+        >>> promise = tfopt.extend.Sparsity("head", at_least=0.5)
+        >>> isinstance(promise, tfopt.extend.Promise), promise.place
+        (True, "layer 'head'")
+    """
 
     layer: str
     weight: str = field(default="kernel", kw_only=True)
@@ -37,7 +43,13 @@ class Promise(ABC):
 
 @dataclass(frozen=True)
 class Sparsity(Promise):
-    """At least `at_least` of the weights are exactly zero."""
+    """At least `at_least` of the weights are exactly zero.
+
+    Examples:
+        >>> kernel = np.array([[0.0, 1.0], [2.0, 3.0]])
+        >>> tfopt.extend.Sparsity("head", at_least=0.75).broken(kernel, channel_axis=1)
+        'sparsity 0.2500, promised 0.7500'
+    """
 
     at_least: float
 
@@ -54,7 +66,14 @@ class Sparsity(Promise):
 
 @dataclass(frozen=True)
 class Clusters(Promise):
-    """At most `at_most` different values, in the whole kernel or in each output channel."""
+    """At most `at_most` different values, in the whole kernel or in each output channel.
+
+    Examples:
+        >>> kernel = np.array([[0.0, 1.0], [2.0, 3.0]])
+        >>> tfopt.extend.Clusters("head", at_most=2).broken(kernel, channel_axis=1)
+        '4 different weights in the kernel, promised at most 2'
+        >>> tfopt.extend.Clusters("head", at_most=2, per_channel=True).broken(kernel, channel_axis=1)
+    """
 
     at_most: int
     per_channel: bool = False
@@ -74,7 +93,12 @@ class Clusters(Promise):
 
 @dataclass(frozen=True)
 class MByN(Promise):
-    """At least m zeros in every n consecutive input channels (Nvidia's 2:4 pattern and similar ones)."""
+    """At least m zeros in every n consecutive input channels (Nvidia's 2:4 pattern and similar ones).
+
+    Examples:
+        >>> kernel = np.array([[0.0, 1.0], [0.0, 0.0], [2.0, 3.0], [4.0, 0.0]])
+        >>> tfopt.extend.MByN("head", m=2, n=4).broken(kernel, channel_axis=1)
+    """
 
     m: int
     n: int

@@ -54,6 +54,20 @@ class Prune(Stage):
         policy: "xnnpack" prunes only what XNNPACK's sparse inference accelerates (1x1 convolutions between a 3x3
             stride-2 stem and a global pooling with keepdims); any other layout is an error.
         seed: of the random importance. None: the seed of the recipe's training, or 0 if applied by hand.
+
+    Examples:
+        In a recipe, with rules for some layers:
+
+        >>> stage = tfopt.Prune(final_sparsity=0.8, epochs=6, layers=(("head", False), ("Conv2D", 0.5)))
+
+        In your own `fit`:
+
+        >>> stage = tfopt.Prune(final_sparsity=0.5)
+        >>> prunable = stage.apply(model, steps=7 * 4)  # 7 batches in each of 4 epochs
+        >>> history = prunable.fit(x, y, epochs=4, verbose=0)
+        >>> sparse = stage.strip(prunable)
+        >>> float(np.mean(sparse.get_layer("second").kernel.numpy() == 0))
+        0.5
     """
 
     min_steps: NonNegativeInt = 300

@@ -30,6 +30,16 @@ class Binarize(QuantizationAware):
             arXiv:1603.05279); "binary_connect", with one a per kernel (Courbariaux et al. 2015, arXiv:1511.00363);
             "ternary", where small weights become zero (Li et al. 2016, arXiv:1605.04711).
         spare_ends: keep 8 bits in the first and last layers with weights, as all three papers do.
+
+    Examples:
+        >>> stage = tfopt.Binarize(scheme="ternary", epochs=10)
+        >>> from tfopt import bridge
+        >>> for layer, decision in stage.decisions(bridge.to_tf_keras(model)).items():
+        ...     print(layer, decision.does, sep=": ")
+        first: int8 weights per channel, int8 output
+        second: 2-bit weights per channel, ternary, int8 output
+        global_average_pooling2d...: int8 output
+        head: int8 weights per channel, int8 before its activation
     """
 
     scheme: Literal["xnor", "binary_connect", "ternary"] = "ternary"

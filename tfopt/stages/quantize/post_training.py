@@ -44,6 +44,12 @@ class PostTraining(Stage):
         seed: of adaptive rounding. None: the seed of the recipe's training, or 0 if applied by hand.
         max_drop: choose 4 or 8 bits per layer so that accuracy drops by at most this much (0.01 is one point).
         max_bytes: choose 4 or 8 bits per layer so that the file has at most this many bytes.
+
+    Examples:
+        >>> stage = tfopt.PostTraining(weight_bits=4, rounding="nearest")
+        >>> result = tfopt.optimize(model, stage, data, quiet=True)
+        >>> bool(np.unique(result.model.get_layer("second").kernel.numpy()[..., 0]).size <= 15)
+        True
     """
 
     epochs: int = Field(default=0, ge=0, le=0)

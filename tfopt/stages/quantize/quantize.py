@@ -35,6 +35,21 @@ class Quantize(QuantizationAware):
         fractional_bits: p of fixed-point weights round(w 2^p) / 2^p; None for the most that the largest weight allows.
         max_drop: choose 4 or 8 bits per layer so that accuracy drops by at most this much (0.01 is one point).
         max_bytes: choose 4 or 8 bits per layer so that the file has at most this many bytes.
+
+    Examples:
+        In a recipe, after stages whose zeros and clusters it keeps:
+
+        >>> stages = (tfopt.Prune(final_sparsity=0.6), tfopt.Cluster(), tfopt.Quantize(epochs=2))
+
+        In your own `fit`; export the trained model, which has the ranges of activations:
+
+        >>> stage = tfopt.Quantize()
+        >>> quantized = stage.apply(model, steps=7 * 2)
+        >>> stage.calibrate(quantized, x)
+        >>> history = quantized.fit(x, y, epochs=2, verbose=0)
+        >>> lite = tfopt.export_tflite(quantized, "model.tflite", representative_data=x)
+        >>> lite.float_tensors()
+        []
     """
 
     weight_bits: int = Field(default=8, ge=BITS[0], le=BITS[-1])

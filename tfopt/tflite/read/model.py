@@ -58,6 +58,14 @@ class LiteModel:
 
     Raises:
         ModelError: the file does not exist, is not a .tflite, or LiteRT cannot run it.
+
+    Examples:
+        >>> written = tfopt.export_tflite(model, "model.tflite", representative_data=data)
+        >>> lite = tfopt.LiteModel("model.tflite")
+        >>> lite.predict(x[:3]).shape, lite.labels[:3]
+        ((3, 10), ('0', '1', '2'))
+        >>> sorted({operator.name for operator in lite.ops()})
+        ['CONV_2D', 'FULLY_CONNECTED', 'MEAN', 'SOFTMAX']
     """
 
     notes: tuple[str, ...] = ()

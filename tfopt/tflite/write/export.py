@@ -88,6 +88,12 @@ def export_tflite(
         DataError: int8 or int16 activations without representative data, or data that does not fit the inputs.
         ModelError: the converter cannot make a file of it; the message names operators that TFLite does not support.
         OutputError: the file cannot be written.
+
+    Examples:
+        >>> lite = tfopt.export_tflite(model, "model.tflite", tfopt.Export(io="int8"), representative_data=x)
+        >>> lite.inputs[0].dtype, lite.float_tensors()
+        ('int8', [])
+        >>> small = tfopt.export_tflite(model, export=tfopt.Export(weights="float16", activations="float32"))
     """
     if not is_model(model):
         raise ModelError(
