@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,14 +62,20 @@ def run(*command, cwd):
 
 
 @pytest.fixture
-def environment(tmp_path):
-    """The Python of a fresh virtual environment that contains only the files of the wheel."""
-    source = tmp_path / "source"
-    source.mkdir()
+def source(tmp_path):
+    """A copy of the files that the package is built from."""
+    folder = tmp_path / "source"
+    folder.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+        shutil.copy(ROOT / name, folder)
     for name in ("tfopt", "recipes"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture
+def environment(source, tmp_path):
+    """The Python of a fresh virtual environment that contains only the files of the wheel."""
     assert run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path).returncode == 0
     (packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
     flags = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", packages)
@@ -100,6 +108,28 @@ def test_recipes_come_with_the_wheel(environment, tmp_path):
     for name, file in found.items():
         assert ROOT not in Path(file).parents
         assert Path(file).read_text(encoding="utf-8") == (ROOT / "recipes" / f"{name}.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_hold_the_package(source, tmp_path):
+    """The wheel is built from the sdist, so what it holds is in the sdist too."""
+    expected = {file.relative_to(source).as_posix() for file in (source / "tfopt").rglob("*") if file.is_file()}
+    recipes = {file.name for file in (source / "recipes").glob("*.py")}
+    done = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", source, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,), (sdist,) = (tmp_path / "dist").glob("*.whl"), (tmp_path / "dist").glob("*.tar.gz")
+    assert wheel.name == f"tfopt-{tfopt.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+        about = archive.read(f"tfopt-{tfopt.__version__}.dist-info/METADATA").decode()
+    assert {name for name in held if name.startswith("tfopt/")} == expected
+    assert {"tfopt/py.typed", "tfopt/models/safety/allowed.toml"} < expected
+    assert {name.rpartition("/")[2] for name in held if "/data/share/tfopt/recipes/" in name} == recipes
+    assert all(name.startswith(("tfopt/", f"tfopt-{tfopt.__version__}.")) for name in held)
+    assert "Requires-Python: <3.14,>=3.11" in about and "Provides-Extra: docs" in about
+    with tarfile.open(sdist) as archive:
+        roots = {name.partition("/")[2] for name in archive.getnames()}
+    assert roots > expected | {"LICENSE", "README.md", "pyproject.toml"} | {f"recipes/{name}" for name in recipes}
 
 
 def test_one_version_everywhere():
