@@ -6,27 +6,32 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 # worksteal gives each process whole runs of files, so what a file's tests share is made once and not in every process.
 
-.PHONY: run test test-slow lint clean
+.PHONY: run test test-slow lint docs clean
 
-run: $(VENV)/installed
+run: $(VENV)/dev
 	$(BIN)/tfopt run recipes/deep_compression.py --overwrite
 
-test: $(VENV)/installed
+test: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 # Whole runs and exhaustive tables, of which the other tests cover the parts.
-test-slow: $(VENV)/installed
+test-slow: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
-lint: $(VENV)/installed
+lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# The site, in build/site: open index.html. A warning is an error.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The name of the file is that of the extra to install.
+$(VENV)/dev $(VENV)/docs: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tfopt needs Python 3.11 or later; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(@F)]'
 	touch $@
 
 clean:

@@ -32,8 +32,8 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
     The table has a row for each layer, up to the operators of the .tflite.
 
     \b
-    tfopt check model.keras
-    tfopt check model.keras --recipe recipes/deep_compression.py
+        tfopt check model.keras
+        tfopt check model.keras --recipe recipes/deep_compression.py
 
     The exit code is 1 if the recipe cannot run.
     """
@@ -120,7 +120,7 @@ def rank(
     The best are those whose features predict the labels best.
 
     \b
-    tfopt rank mobilenet.keras resnet.keras hub_module/ --data photos/
+        tfopt rank mobilenet.keras resnet.keras hub_module/ --data photos/
 
     Sources are model files, SavedModels or TF-Hub handles. LogME and H-score: higher is better.
     """
@@ -168,7 +168,7 @@ def verify(
     Outputs, accuracy and the signal in every layer are compared.
 
     \b
-    tfopt verify saved_models/photos/model.keras saved_models/photos/model.tflite --data photos/
+        tfopt verify saved_models/photos/model.keras saved_models/photos/model.tflite --data photos/
 
     The table lists the signal-to-quantization-noise ratio of each layer; the line below names the first bad layer. The
     exit code is 1 if the outputs differ too much, if no layer is good, or if the file only guesses.
@@ -224,7 +224,7 @@ def bench(
     They run in turn, so that background load affects all of them alike.
 
     \b
-    tfopt bench float.tflite int8.tflite model.tflite.zst --data photos/ --threads 2
+        tfopt bench float.tflite int8.tflite model.tflite.zst --data photos/ --threads 2
 
     A Keras model is converted to a float .tflite and measured as that.
     """

@@ -97,12 +97,12 @@ def export(
     The table shows what the file contains.
 
     \b
-    tfopt export model.keras --out model.tflite --data photos/                      # int8
-    tfopt export model.keras --out model.tflite --data photos/ --weights int4 --io uint8
-    tfopt export model.keras --out model.tflite --data photos/ --activations int16
-    tfopt export model.keras --out model.tflite --activations float32               # dynamic range
-    tfopt export model.keras --out model.tflite --weights int4 --weight-only
-    tfopt export model.keras --out model.tflite --weights float16
+        tfopt export model.keras --out model.tflite --data photos/                      # int8
+        tfopt export model.keras --out model.tflite --data photos/ --weights int4 --io uint8
+        tfopt export model.keras --out model.tflite --data photos/ --activations int16
+        tfopt export model.keras --out model.tflite --activations float32               # dynamic range
+        tfopt export model.keras --out model.tflite --weights int4 --weight-only
+        tfopt export model.keras --out model.tflite --weights float16
 
     If the file would not hold what the options promise, the exit code is 1 and nothing is written. If it does not
     compute what MODEL does, the exit code is 1 and it is written as NAME.failed.tflite.

@@ -41,7 +41,7 @@ def sensitivity(
     One kernel of the Keras MODEL at a time is quantized; the table shows the loss of accuracy and of signal.
 
     \b
-    tfopt sensitivity model.keras --data photos/ --plot sensitivity.png
+        tfopt sensitivity model.keras --data photos/ --plot sensitivity.png
     """
     from tfopt.base.plots import require_format
     from tfopt.base.stderr import load_tensorflow_quietly

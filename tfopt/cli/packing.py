@@ -20,7 +20,7 @@ def pack(file: Path, out: Path | None, overwrite: bool) -> None:
     Whichever gives fewer bytes is used.
 
     \b
-    tfopt pack saved_models/photos/model.tflite
+        tfopt pack saved_models/photos/model.tflite
 
     Every command also accepts the packed file; `tfopt unpack`, `zstd -d` or `gunzip` restores the identical .tflite.
     """

@@ -91,8 +91,8 @@ def run(recipe: Path, **options: Any) -> None:
     recipe.json.
 
     \b
-    tfopt run deep_compression
-    tfopt run prune --model model.keras --data photos/ --out saved_models/photos
+        tfopt run deep_compression
+        tfopt run prune --model model.keras --data photos/ --out saved_models/photos
 
     A .py recipe runs as a Python program, so only use one from someone you trust. A recipe.json is data and never
     runs code. Images are fed as a data.json beside the model or the recipe.json says, unless --preprocessing does.
@@ -108,6 +108,13 @@ def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
     Args:
         recipe: the recipe to run.
         example_teacher: a function of the built-in digits that returns their teacher, to replace the default one.
+
+    Examples:
+        A recipe script, `my_recipe.py`, which runs as `python my_recipe.py --model model.keras --data photos/`:
+
+        >>> recipe = tfopt.Recipe(stages=(tfopt.Prune(), tfopt.Quantize()))
+        >>> if __name__ == "__main__":
+        ...     tfopt.run_recipe(recipe)
     """
 
     @click.command(cls=OneLineErrors, context_settings=SETTINGS, help=sys.modules["__main__"].__doc__)

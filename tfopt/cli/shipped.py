@@ -50,7 +50,7 @@ def recipes() -> None:
     """List the recipes that come with tfopt.
 
     \b
-    tfopt run deep_compression --model model.keras --data photos/
+        tfopt run deep_compression --model model.keras --data photos/
     """
     from rich.table import Table
 

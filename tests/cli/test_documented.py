@@ -1,0 +1,49 @@
+"""Every command line of the documentation names commands and options that exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from tfopt.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+
+
+def lines(text):
+    """The calls of tfopt in the shell blocks of a page."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("tfopt ")]
+
+
+def parse(line):
+    """Raise click's `UsageError` for a command or an option that does not exist."""
+    rest = after_options(main, shlex.split(line, comments=True)[1:])
+    if rest:
+        _, command, arguments = main.resolve_command(click.Context(main), rest)
+        after_options(command, arguments)
+
+
+def after_options(command, arguments):
+    """What is left of the arguments without the options of a command, whose values are not looked at."""
+    context = click.Context(command, allow_interspersed_args=command.allow_interspersed_args)
+    _, rest, _ = command.make_parser(context).parse_args(list(arguments))
+    return rest
+
+
+@pytest.mark.parametrize("line", sorted({line for page in PAGES for line in lines(page.read_text(encoding="utf-8"))}))
+def test_a_documented_command_line_parses(line):
+    parse(line)
+
+
+def test_blocks_are_found():
+    assert lines("```sh\ntfopt pack x\nmake\n```\n```python\ntfopt run\n```\n") == ["tfopt pack x"]
+
+
+@pytest.mark.parametrize("line", ["tfopt paint x.keras", "tfopt run prune --speed 2", "tfopt --imports a run prune"])
+def test_what_does_not_exist_is_found(line):
+    with pytest.raises(click.UsageError):
+        parse(line)
