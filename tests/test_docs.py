@@ -283,7 +283,12 @@ def of_guides_distill():
     assert Path("student.keras").exists()
 
 
-@pytest.mark.parametrize("page", PAGES)
+def marked(page):
+    """Guides train for several stages, each of which has quick tests."""
+    return pytest.param(page, marks=pytest.mark.slow) if page.startswith("guides_") else page
+
+
+@pytest.mark.parametrize("page", map(marked, PAGES))
 def test_the_python_of_a_page_runs(page, folder):
     setup = globals()[f"of_{page}"]()
     names = next(setup)

@@ -21,17 +21,17 @@ def lines(text):
 
 def parse(line):
     """Raise click's `UsageError` for a command or an option that does not exist."""
-    rest = after_options(main, shlex.split(line, comments=True)[1:])
+    group, rest = parsed(main, shlex.split(line, comments=True)[1:], parent=None)
     if rest:
-        _, command, arguments = main.resolve_command(click.Context(main), rest)
-        after_options(command, arguments)
+        _, command, arguments = main.resolve_command(group, rest)
+        parsed(command, arguments, parent=group)
 
 
-def after_options(command, arguments):
-    """What is left of the arguments without the options of a command, whose values are not looked at."""
-    context = click.Context(command, allow_interspersed_args=command.allow_interspersed_args)
-    _, rest, _ = command.make_parser(context).parse_args(list(arguments))
-    return rest
+def parsed(command, arguments, parent):
+    """The context of a command, and its arguments without the options, whose values are not looked at."""
+    settings = {"allow_interspersed_args": command.allow_interspersed_args, **command.context_settings}
+    context = click.Context(command, parent=parent, **settings)
+    return context, command.make_parser(context).parse_args(list(arguments))[1]
 
 
 @pytest.mark.parametrize("line", sorted({line for page in PAGES for line in lines(page.read_text(encoding="utf-8"))}))
