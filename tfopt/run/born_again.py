@@ -81,9 +81,9 @@ def born_again(
 ) -> BornAgain:
     """Train `generations` of the architecture of `model` from fresh weights, each taught by the previous one.
 
-    The first learns from `model`, so that should be trained. A generation's initial weights, order of samples and
-    augmentation depend only on `training.seed` and its number. Weights that training does not change (frozen layers,
-    adapted Normalization) are those of `model` in all generations.
+    Furlanello et al. 2018, arXiv:1805.04770. The first learns from `model`, so that should be trained. A generation's
+    initial weights, order of samples and augmentation depend only on `training.seed` and its number. Weights that
+    training does not change (frozen layers, adapted Normalization) are those of `model` in all generations.
 
     Args:
         model: a Keras 3 or tf_keras model with one input and one output, rebuildable from its config. Not changed.

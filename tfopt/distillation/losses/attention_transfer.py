@@ -14,7 +14,9 @@ from tfopt.distillation.losses.loss import LossInputs, Shape
 
 @config
 class AttentionTransfer(FeatureLoss):
-    """The mean squared difference of the attention maps, each at length 1 (section 3.1): (batch,).
+    """Where inner layers look (Zagoruyko & Komodakis, ICLR 2017, arXiv:1612.03928).
+
+    The mean squared difference of the attention maps, each at length 1 (section 3.1): (batch,).
 
     An attention map is the sum of squares over the channels, one value a position, so widths may differ; maps of
     different sizes are compared at the smaller one. Equation 2 writes the norm of the difference; this is the authors'

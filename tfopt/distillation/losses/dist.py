@@ -14,7 +14,9 @@ from tfopt.tasks import Classification, TaskName
 
 @config
 class DIST(Loss):
-    """T^2 (beta inter + gamma intra), where both are 1 - Pearson's r of probabilities (section 3): ().
+    """Relations instead of values (Huang et al., NeurIPS 2022, arXiv:2205.10536).
+
+    T^2 (beta inter + gamma intra), where both are 1 - Pearson's r of probabilities (section 3): ().
 
     Inter-class: r over the classes of each sample, averaged over samples. Intra-class: r over the samples of each
     class, averaged over classes; it needs batches of several samples. The relation of equal values, e.g. of a class

@@ -14,7 +14,9 @@ from tfopt.tasks import Classification, TaskName
 
 @config
 class DKD(Loss):
-    """T^2 (alpha TCKD + beta NCKD) for each sample (section 3): (batch,).
+    """Decoupled knowledge distillation (Zhao et al., CVPR 2022, arXiv:2203.08679).
+
+    T^2 (alpha TCKD + beta NCKD) for each sample (section 3): (batch,).
 
     TCKD compares how sure both are of the label against all other classes, NCKD how they rank the others among
     themselves. KL is TCKD + (1 - p_label) NCKD: Hinton's loss silences NCKD where the teacher is sure.

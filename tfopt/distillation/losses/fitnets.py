@@ -14,7 +14,9 @@ from tfopt.distillation.losses.loss import LossInputs, Shape
 
 @config
 class FitNets(FeatureLoss):
-    """Half the mean squared error between hint and guided layer (equation 3): (batch,).
+    """Hints from inner layers (Romero et al. 2015, arXiv:1412.6550).
+
+    Half the mean squared error between hint and guided layer (equation 3): (batch,).
 
     The paper sums over the values; the mean makes one weight fit all shapes. Its regressor is the connector here, a
     1x1 convolution where widths differ; different sizes are bridged by shrinking the larger to the smaller.

@@ -16,7 +16,9 @@ from tfopt.errors import ModelError
 
 @config
 class FSP(FeatureLoss):
-    """The squared difference of the flow matrices of each two consecutive layers (equations 1 and 2): (batch,).
+    """The flow between layers (Yim et al., CVPR 2017, "A Gift from Knowledge Distillation").
+
+    The squared difference of the flow matrices of each two consecutive layers (equations 1 and 2): (batch,).
 
     A flow matrix holds the products of the channels of one layer with those of the next, averaged over positions:
     (channels, channels). The two layers of a flow are brought to the smaller size by area averaging (the paper pools

@@ -14,7 +14,9 @@ from tfopt.tasks import Classification, TaskName
 
 @config
 class Hinton(Loss):
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)) for each sample (section 2): (batch,).
+    """Soft targets (Hinton, Vinyals & Dean 2015, arXiv:1503.02531).
+
+    T^2 KL(softmax(teacher / T) || softmax(student / T)) for each sample (section 2): (batch,).
 
     Logits are (batch, classes), or (batch, 1) of two classes; further axes between the two, e.g. of a segmentation, are
     averaged over. The loss on the labels counts 0.1 and this term 0.9, the usual choice on CIFAR.

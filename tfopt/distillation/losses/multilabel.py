@@ -14,7 +14,9 @@ from tfopt.tasks import Multilabel, TaskName
 
 @config
 class MultilabelKD(Loss):
-    """T^2 KL between the Bernoulli distributions of each label, averaged over labels: (batch, labels) -> (batch,).
+    """Soft targets where labels do not exclude each other (after Hinton et al. 2015, arXiv:1503.02531).
+
+    T^2 KL between the Bernoulli distributions of each label, averaged over labels: (batch, labels) -> (batch,).
 
     The probability of a label is sigmoid(logit / T). This is `Hinton` for each label by itself, each one a choice
     between two classes; the mean goes with Keras's binary cross-entropy. It also serves a single probability.

@@ -13,7 +13,9 @@ from tfopt.distillation.losses.loss import Loss, LossInputs
 
 @config
 class L2(Loss):
-    """Return half the sum of the squares of all kernels (section 3; the weight is its alpha): ().
+    """Decay of the weights (Li, Grandvalet & Davoine, ICML 2018, arXiv:1802.01483).
+
+    Return half the sum of the squares of all kernels (section 3; the weight is its alpha): ().
 
     Kernels are the parameters with two axes or more; biases and BatchNorm's scales are left free. It adds to
     whatever regularizers the student's layers have.
@@ -37,7 +39,9 @@ class L2(Loss):
 
 @config
 class L2SP(Loss):
-    """Half the squared distance of all parameters from where they were when distillation began (section 3): ().
+    """Decay toward the initial weights (Li, Grandvalet & Davoine, ICML 2018, arXiv:1802.01483).
+
+    Half the squared distance of all parameters from where they were when distillation began (section 3): ().
 
     It keeps a pretrained student near what it knows; the weight is the paper's alpha, chosen there between 0.001 and
     1 for each task. The penalty's other half, plain L2 on the layers that are new, is not part of it: new layers are

@@ -13,7 +13,9 @@ from tfopt.distillation.losses.loss import LossInputs
 
 @config
 class PKT(FeatureLoss):
-    """KL between the probabilities that a sample has another one as its neighbor (section 3): ().
+    """Probabilistic knowledge transfer (Passalis & Tefas, ECCV 2018, arXiv:1803.10837).
+
+    KL between the probabilities that a sample has another one as its neighbor (section 3): ().
 
     The probability of neighbor j of sample i is (1 + cosine of i and j) / 2 over the sum of that over all j but i.
     The divergences of the samples are averaged, not added, so that the term does not grow with the batch. Features

@@ -14,7 +14,9 @@ from tfopt.distillation.losses.loss import LossInputs
 
 @config
 class RKD(FeatureLoss):
-    """Distances and angles between the samples of a batch (sections 3.2.1 and 3.2.2): ().
+    """Relational knowledge distillation (Park et al., CVPR 2019, arXiv:1904.05068).
+
+    Distances and angles between the samples of a batch (sections 3.2.1 and 3.2.2): ().
 
     Distances are divided by their mean over the batch; an angle is the cosine at the middle one of three samples.
     Differences between student and teacher go through Huber's function and are averaged over all pairs and all

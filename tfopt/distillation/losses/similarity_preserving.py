@@ -14,7 +14,9 @@ from tfopt.distillation.losses.loss import LossInputs
 
 @config
 class SimilarityPreserving(FeatureLoss):
-    """The mean squared difference of the batch's Gram matrices, each row at length 1 (section 3): ().
+    """Which samples of a batch resemble each other (Tung & Mori, ICCV 2019, arXiv:1907.09682).
+
+    The mean squared difference of the batch's Gram matrices, each row at length 1 (section 3): ().
 
     Features of any shape are flattened, and the two models' need not be alike. The default weight is the paper's
     gamma.

@@ -14,7 +14,9 @@ from tfopt.tasks import Classification, TaskName
 
 @config
 class StandardizedKD(Loss):
-    """T^2 KL of the z-scores of both logits for each sample (algorithms 1 and 2): (batch,).
+    """Logit standardization (Sun et al., CVPR 2024, arXiv:2403.01427).
+
+    T^2 KL of the z-scores of both logits for each sample (algorithms 1 and 2): (batch,).
 
     The z-score, (logit - mean) / standard deviation over the classes, is what the student has to match: not the
     teacher's range, which a small student cannot reach, but its relations. Equal logits have z-score 0. The standard

@@ -14,7 +14,9 @@ from tfopt.tasks import Classification, TaskName
 
 @config
 class TeacherFree(Loss):
-    """T^2 KL from a virtual teacher: `correct` for the label, the rest shared by the others (section 5): (batch,).
+    """A teacher made by hand (Tf-KD_reg, Yuan et al., CVPR 2020, arXiv:1909.11723).
+
+    T^2 KL from a virtual teacher: `correct` for the label, the rest shared by the others (section 5): (batch,).
 
     Label smoothing (Szegedy et al. 2016, arXiv:1512.00567) by epsilon is the case T = 1, correct = 1 / classes,
     weight = epsilon, with 1 - epsilon for the loss on the labels: equal up to a constant. Soft labels give soft

@@ -18,7 +18,9 @@ SMALLEST = 1e-5
 
 @config
 class VID(FeatureLoss):
-    """Negative log-likelihood of the teacher's features given the student's (section 2): (batch,).
+    """Variational information distillation (Ahn et al., CVPR 2019, arXiv:1904.05835).
+
+    Negative log-likelihood of the teacher's features given the student's (section 2): (batch,).
 
     Each value is Gaussian: the mean comes from the student's features through trained 1x1 convolutions with ReLU in
     between, the variance is one trained number for each of the teacher's channels. Averaged over the values, without

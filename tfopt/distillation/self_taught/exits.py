@@ -26,8 +26,8 @@ from tfopt.tasks.responses import Form, as_logits
 class EarlyExits:
     """How exits learn: (1 - alpha) loss on labels + alpha T^2 KL(final || exit) + hint |F_final - F_exit|^2.
 
-    Equations 2 to 4 of the paper, with the mean over a feature's values instead of their sum. The final output learns
-    from the labels alone, with weight 1.
+    Equations 2 to 4 of Zhang et al. 2019 (arXiv:1905.08094), with the mean over a feature's values instead of their
+    sum. The final output learns from the labels alone, with weight 1.
 
     Attributes:
         alpha: weight of the final output relative to the labels (0.3 in the authors' code).

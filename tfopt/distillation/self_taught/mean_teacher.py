@@ -47,6 +47,8 @@ KL_WEIGHT = 2.0
 class MeanTeacher:
     """How a student learns from the exponential moving average (EMA) of its own weights, with few labels.
 
+    Tarvainen & Valpola 2017, arXiv:1703.01780.
+
     Attributes:
         decay: of the average, teacher = a * teacher + (1 - a) * student after step t = 1, 2, ... with
             a = min(1 - 1 / (t + 1), decay): a plain mean at first. 0.99 looks back about 100 steps.

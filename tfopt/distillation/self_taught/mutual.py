@@ -16,10 +16,10 @@ from tfopt.tasks.responses import as_logits
 def mutual(students: Sequence[Any], temperature: float = 1.0, weight: float = 1.0) -> Any:
     """Return a model whose `fit` trains all `students` at once, each on the labels and its peers' outputs.
 
-    Student k minimizes its loss on the labels + weight / (K - 1) * sum over the others l of
-    T^2 KL(p_l || p_k) (equations 6 and 7, where T = 1); the peers' p_l are targets, without a gradient. All take their
-    step together; the paper lets them take turns. The optimizer is shared; it keeps a state for each variable, so that
-    each student is trained as by its own, but for a clipping by the global norm.
+    Student k minimizes its loss on the labels + weight / (K - 1) * sum over the others l of T^2 KL(p_l || p_k) (Zhang
+    et al. 2018, arXiv:1706.00384, equations 6 and 7, where T = 1); the peers' p_l are targets, without a gradient. All
+    take their step together; the paper lets them take turns. The optimizer is shared; it keeps a state for each
+    variable, so that each student is trained as by its own, but for a clipping by the global norm.
 
     The logs have "loss" (the sum), and for student k "hard_loss_k", "mutual_k" (times its weight) and each metric as
     "<metric>_k". `predict`, `save`, `save_weights` and `export` are those of the first student, as one model is what
