@@ -184,10 +184,13 @@ def test_a_run_on_disk_gives_the_same_file(tmp_path, request):
 
     def run():
         keras.utils.set_random_seed(0)
-        layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
-        model = keras.Sequential(
-            [keras.Input((9, 7, 3)), *layers, keras.layers.Dense(2, activation="softmax")], name="net"
-        )
+        layers = [
+            keras.Input((9, 7, 3), name="pixels"),
+            keras.layers.Conv2D(4, 3, activation="relu", name="body"),
+            keras.layers.GlobalAveragePooling2D(name="mean"),
+            keras.layers.Dense(2, activation="softmax", name="kind"),
+        ]
+        model = keras.Sequential(layers, name="net")
         return tfopt.optimize(model, recipe, load_data(tmp_path, preprocessing="unit"), quiet=True).lite.data
 
     inside = run()
