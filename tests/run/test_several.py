@@ -149,18 +149,33 @@ def test_the_guard_watches_the_mean_of_the_outputs(data):
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (
-            tfopt.Recipe(stages=(tfopt.FineTune(),), training=tfopt.Training(loss="mse")),
-            "is for models with one output",
-        ),
-        (tfopt.Recipe(stages=(tfopt.FineTune(),), training=tfopt.Training(mixup=0.2)), "for Training.mixup"),
-        (tfopt.Recipe(stages=(tfopt.FineTune(),), distillation=tfopt.Distillation()), "for a distillation"),
-        (tfopt.Recipe(stages=(tfopt.FineTune(),), training=tfopt.Training(class_weight="balanced")), "classification"),
+        ({"training": tfopt.Training(loss="mse")}, "is for models with one output"),
+        ({"training": tfopt.Training(mixup=0.2)}, "for Training.mixup"),
+        ({"training": tfopt.Training(class_weight="balanced")}, "is for a classification"),
+        ({"distillation": tfopt.Distillation()}, "needs a teacher: pass optimize"),
+        ({"distillation": tfopt.MeanTeacher()}, "for a MeanTeacher"),
     ],
 )
 def test_what_needs_one_output(recipe, words, data):
     with pytest.raises(RecipeError, match=words):
-        tfopt.optimize(net(), recipe, data, quiet=True)
+        tfopt.optimize(net(), tfopt.Recipe(stages=(tfopt.FineTune(),), **recipe), data, quiet=True)
+
+
+@pytest.mark.parametrize("structure", ["list", pytest.param("dict", marks=pytest.mark.slow)])
+def test_a_teacher_teaches_all_outputs(structure, trained, data):
+    student = net(structure=structure)
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=15), tfopt.PostTraining()), training=SHORT)
+    result = tfopt.optimize(student, recipe, data, teacher=trained, quiet=True)
+    first, tuned, last = result.report.rows
+    assert last.metrics["kind_accuracy"] > 0.8 and last.metrics["age_mae"] < 8 < first.metrics["age_mae"]
+    assert any("distilled from" in note and "hinton_kind" in note for note in tuned.notes)
+
+
+def test_a_teacher_with_other_outputs(data):
+    given = keras.Input((4,), name="facts")
+    other = keras.Model(given, keras.layers.Dense(5, name="kind")(given), name="other")
+    with pytest.raises(tfopt.ModelError, match="do not match"):
+        tfopt.optimize(net(), [tfopt.FineTune()], data, teacher=other, quiet=True)
 
 
 def test_labels_must_fit_their_output(trained):

@@ -15,6 +15,7 @@ from tfopt.distillation.losses.multilabel import MultilabelKD
 from tfopt.distillation.losses.regression import RegressionKD
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
+from tfopt.distillation.several_session import SeveralSession
 from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK, TARGETS
 from tfopt.errors import RecipeError
 from tfopt.tasks import task_named, task_of
@@ -165,7 +166,7 @@ class DistillationSession:
         return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
-Session = DistillationSession | MeanTeacherSession
+Session = DistillationSession | MeanTeacherSession | SeveralSession
 
 
 def session_for(

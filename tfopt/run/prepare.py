@@ -13,7 +13,9 @@ from tfopt.base.progress import Progress
 from tfopt.data import Dataset, fit_to_ports, has_one_input_and_output
 from tfopt.data.for_model import data_for
 from tfopt.data.mixup import for_mixup, require_no_mixup
+from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.distillation.session import Session, adapted_teacher, default_distillation, session_for
+from tfopt.distillation.several_session import SeveralSession
 from tfopt.errors import ModelError, OutputError, RecipeError
 from tfopt.graph.indices import index_inputs
 from tfopt.graph.walk import walk
@@ -28,7 +30,7 @@ from tfopt.stages import Stage
 from tfopt.tasks import task_of
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import class_weights, make_optimizer
-from tfopt.training.outputs import objective
+from tfopt.training.outputs import LossByOutput, objective
 
 # Number of training inputs for a stage's `calibrate`.
 CALIBRATION_SAMPLES = 512
@@ -103,16 +105,16 @@ def prepare(
     source, progress = model_from(model), Progress(quiet=quiet)
     require_json(recipe)
     dataset, start, flat_model = _start(source, recipe, data)
-    if teacher is not None and dataset.has_several:
-        raise RecipeError("Optimize teaches models with one input and one output; use tfopt.distill in your own fit.")
-    if teacher is not None and recipe.distillation is None:
+    if teacher is not None and recipe.distillation is None and not dataset.has_several:
         recipe = dataclasses.replace(recipe, distillation=default_distillation(dataset))
     dataset = _for_mixup(dataset, recipe, flat_model)
     loss, logits = objective(flat_model, recipe.training, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
     class_weights(recipe.training, dataset)  # fail now for a task without classes
     steps = dataset.steps(recipe.training.batch_size)
-    ready = adapted_teacher(teacher, recipe.distillation, dataset) if recipe.distillation else None
+    ready = teacher
+    if not dataset.has_several:
+        ready = adapted_teacher(teacher, recipe.distillation, dataset) if recipe.distillation else None
     progress.say("checking that the recipe can run")
     dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
     notes: tuple[str, ...] = ()
@@ -129,10 +131,13 @@ def prepare(
         said.append(own)
     for warning in said:
         progress.say(f"note: {warning}")
-    augmentation, tried = _augmentation(recipe, dataset, flat_model, ready, source)
+    judge = None if dataset.has_several else ready
+    augmentation, tried = _augmentation(recipe, dataset, flat_model, judge, source)
     session = _session(recipe, ready, dataset, augmentation, teacher_cache, progress)
-    if session:
-        session.student(flat_model)  # fail now if they cannot be compared
+    if session:  # fail now if they cannot be compared
+        learner = session.student(flat_model)
+        if isinstance(loss, LossByOutput):
+            learner.compile(loss=dict(loss.losses))
     return Prepared(
         model=start,
         flat_model=flat_model,
@@ -172,7 +177,7 @@ def _require_for_several(recipe: Recipe, flat_model: Any) -> None:
     """Raise `RecipeError` for what needs one input and one output."""
     settings = {
         "a transfer": recipe.transfer is not None,
-        "a distillation": recipe.distillation is not None,
+        "a MeanTeacher": isinstance(recipe.distillation, MeanTeacher),
         "Training(mixup=...)": bool(recipe.training.mixup),
         "Training(range_test=True)": recipe.training.range_test,
         "a stage that chooses bits": any(stage.budget is not None for stage in recipe.stages),
@@ -180,8 +185,7 @@ def _require_for_several(recipe: Recipe, flat_model: Any) -> None:
     if found := [what for what, asked in settings.items() if asked]:
         raise RecipeError(
             f"Expected a model with one input and one output for {' and '.join(found)}; '{flat_model.name}' has "
-            f"{len(flat_model.inputs)} and {len(flat_model.outputs)}. Leave it out; tfopt.distill teaches such models "
-            "in your own fit."
+            f"{len(flat_model.inputs)} and {len(flat_model.outputs)}. Leave it out."
         )
 
 
@@ -228,10 +232,13 @@ def _augmentation(recipe: Recipe, data: Dataset, flat_model: Any, teacher: Any, 
 def _session(
     recipe: Recipe, teacher: Any, data: Dataset, augmentation: Any, folder: str | Path | None, progress: Progress
 ) -> Session | None:
-    if not recipe.distillation:
+    given = recipe.distillation
+    if data.has_several and not isinstance(given, MeanTeacher):
+        return SeveralSession(given, teacher, data) if given or teacher is not None else None
+    if not given:
         return None
     return session_for(
-        recipe.distillation,
+        given,
         teacher,
         data,
         augment=augmentation,
