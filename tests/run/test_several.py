@@ -167,7 +167,7 @@ def test_a_teacher_teaches_all_outputs(structure, trained, data):
     recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=15), tfopt.PostTraining()), training=SHORT)
     result = tfopt.optimize(student, recipe, data, teacher=trained, quiet=True)
     first, tuned, last = result.report.rows
-    assert last.metrics["kind_accuracy"] > 0.8 and last.metrics["age_mae"] < 8 < first.metrics["age_mae"]
+    assert last.metrics["kind_accuracy"] > 0.8 and last.metrics["age_mae"] < 15 < first.metrics["age_mae"]
     assert any("distilled from" in note and "hinton_kind" in note for note in tuned.notes)
 
 
