@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfopt.data.masks import has_masks, paired_files
 from tfopt.data.parts import Pair, Parts
 from tfopt.errors import DataError
 
@@ -21,6 +22,8 @@ _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # by Windows and ma
 def read_folder(root: Path) -> Parts:
     """List the images of `root` without decoding them: classes and files by name, hidden ones left out.
 
+    With `images` and `masks` instead of class folders, the labels are masks, see `tfopt.data.masks`.
+
     A note names what operating systems leave in folders, such as Thumbs.db, which is left out too.
 
     Raises:
@@ -28,12 +31,16 @@ def read_folder(root: Path) -> Parts:
             classes that differ between train, validation and test.
     """
     folders, notes = _subfolders(root)
+    if has_masks(folders):
+        return Parts(
+            {"train": paired_files(folders, IMAGE_SUFFIXES)}, _source(root), None, notes, files=True, masks=True
+        )
     parts = {part: folder for folder in folders if (part := _PART_NAMES.get(folder.name.lower()))}
     strangers = [folder.name for folder in folders if folder.name.lower() not in _PART_NAMES]
     # A class may be called "train", too: it then holds images, not folders, and is one of several classes.
     if not parts or (strangers and not any(path.is_dir() for part in parts.values() for path in part.iterdir())):
         names, pair, notes = _classes(root)
-        return Parts({"train": pair}, f"image folder {root.resolve().name}", names, notes, files=True)
+        return Parts({"train": pair}, _source(root), names, notes, files=True)
     if strangers:
         raise DataError(
             f"Expected only train, validation and test (or training, val, valid, testing) in {root}, also got "
@@ -44,6 +51,10 @@ def read_folder(root: Path) -> Parts:
     if len(folders) > len(parts):
         found = _first([folder.name for folder in folders], 6)
         raise DataError(f"Expected one folder for each of train, validation and test in {root}, got {found}.")
+    below = {name: _subfolders(folder)[0] for name, folder in parts.items()}
+    if all(map(has_masks, below.values())):
+        masked = {name: paired_files(each, IMAGE_SUFFIXES) for name, each in below.items()}
+        return Parts(masked, _source(root), None, notes, files=True, masks=True)
     read = {name: _classes(folder) for name, folder in parts.items()}
     notes += tuple(note for _, _, more in read.values() for note in more)
     expected = read["train"][0]
@@ -55,7 +66,11 @@ def read_folder(root: Path) -> Parts:
                 f"{_first(sorted(set(classes) - set(expected)))}; make them equal."
             )
     pairs = {name: pair for name, (_, pair, _) in read.items()}
-    return Parts(pairs, f"image folder {root.resolve().name}", expected, notes, files=True)
+    return Parts(pairs, _source(root), expected, notes, files=True)
+
+
+def _source(root: Path) -> str:
+    return f"image folder {root.resolve().name}"
 
 
 def loose_images(root: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from tfopt.data.check import check_pair, check_same_inputs
 from tfopt.data.dataset import Dataset
 from tfopt.data.folder import read_folder
 from tfopt.data.images import convert_images, read_images
+from tfopt.data.masks import read_masks
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.reconstruction import normal_to_train_on, with_flags, with_labels
@@ -116,6 +117,8 @@ def _loaded(
 ) -> Dataset:
     """Check and split what was read. Raise `DataError` as `load_data` does."""
     _check_classes(parts)
+    if parts.masks:
+        parts = _with_masks(parts, applied)
     reconstructs = task == Reconstruction.kind
     if reconstructs:
         parts = with_flags(parts)
@@ -144,6 +147,14 @@ def _loaded(
         notes=(*parts.notes, *label_notes, *split_notes, *image_notes),
         outputs=found.tasks if isinstance(found, Several) else None,
     )
+
+
+def _with_masks(parts: Parts, applied: Preprocessing) -> Parts:
+    """Return `parts` with the classes of all pixels as labels."""
+    images, masks = ({name: pair[side] for name, pair in parts.pairs.items()} for side in (0, 1))
+    classes, notes = read_masks(masks, images, applied.size)
+    pairs = {name: (images[name], labels) for name, labels in classes.items()}
+    return replace(parts, pairs=pairs, masks=False, notes=(*parts.notes, *notes))
 
 
 def _check_classes(parts: Parts) -> None:

@@ -21,6 +21,7 @@ class Parts:
         class_names: by class number, if the source names them.
         notes: remarks on what the reader decided or left out.
         files: whether the inputs are paths of images still to be read.
+        masks: whether the labels are paths of masks still to be read.
     """
 
     pairs: dict[str, Pair]
@@ -28,3 +29,4 @@ class Parts:
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     files: bool = False
+    masks: bool = False
