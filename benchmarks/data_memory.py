@@ -2,10 +2,8 @@
 
     python benchmarks/data_memory.py --cifar cifar10/
 
-Each row is a process of its own: it loads the folder and runs `optimize` with `PostTraining` on a small model; peaks are
-those of the resident memory above that of a process that has only imported TensorFlow. Throughput: one epoch of shuffled
-batches of 32 of the second read, next to a tf.data pipeline that decodes the same files in parallel, in interleaved
-rounds. Writes the table.
+Each row is a process: it loads the folder and runs `optimize` with `PostTraining` on a small model; peaks are of the resident memory above that of a process that has imported TensorFlow. Throughput: one epoch of shuffled batches
+of 32, next to a tf.data pipeline that decodes the same files in parallel, in interleaved rounds. Writes the table.
 """
 
 import json
@@ -132,8 +130,8 @@ def main(cifar: str | None, counts: tuple[int, ...]) -> None:
     facts = [
         "python benchmarks/data_memory.py --cifar cifar10/",
         "peaks above a process that has imported TensorFlow and predicted one image; MiB",
-        f"throughput, {counts[0]:,} photos: {speed['ours']:,.0f} images/s, tf.data that decodes {speed['plain']:,.0f}, ratio "
-        f"{speed['ratio']:.2f} (median of {ROUNDS})",
+        f"throughput, {counts[0]:,} photos: {speed['ours']:,.0f} images/s, tf.data that decodes {speed['plain']:,.0f}, "
+        f"ratio {speed['ratio']:.2f} (median of {ROUNDS})",
     ]
     header = ["images", "pixels, MiB", "load_data, MiB", "optimize, MiB", "of the pixels", "load, s", "optimize, s"]
     publish("data_memory", "Peak memory of many images", header, rows, facts)
