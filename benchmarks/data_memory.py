@@ -2,8 +2,9 @@
 
     python benchmarks/data_memory.py --cifar cifar10/
 
-Each row is a process: it loads the folder and runs `optimize` with `PostTraining` on a small model; peaks are of the resident memory above that of a process that has imported TensorFlow. Throughput: one epoch of shuffled batches
-of 32, next to a tf.data pipeline that decodes the same files in parallel, in interleaved rounds. Writes the table.
+Each row is a process: it loads the folder and runs `optimize` with `PostTraining` on a small model; peaks are of the
+resident memory above that of a process that has imported TensorFlow. Throughput: one epoch of shuffled batches of 32,
+next to a tf.data pipeline that decodes the same files in parallel, in interleaved rounds. Writes the table.
 """
 
 import json
