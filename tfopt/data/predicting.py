@@ -9,7 +9,7 @@ import numpy as np
 from tfopt.data.arrays_by_name import leaves
 from tfopt.data.samples import Split
 
-AT_ONCE = 2**28
+AT_ONCE = 2**26
 """Bytes of model inputs that are in memory at a time."""
 
 

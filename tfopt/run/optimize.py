@@ -10,6 +10,7 @@ from typing import Any
 from tfopt import bridge
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.words import counted
+from tfopt.data.predicting import outputs_for
 from tfopt.data.samples import are_images
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance
@@ -307,9 +308,10 @@ class _Run:
         lite = self._file(model, promises)
         notes = [*notes, *lite.notes]
         if task_of(self.data).has_classes:
-            x = self.data.test.x(self.data.test.spread(1000))
-            same = agreement(lite.predict(x), model.predict(x, verbose=0), logits=self.prepared.logits)
-            notes.append(f"the file and the Keras model agree on {same:.1%} of {counted(len(x), 'test sample')}")
+            some = self.data.test.some(1000)
+            outputs = [outputs_for(predict, some) for predict in (lite.predict, predictor(model))]
+            same = agreement(*outputs, logits=self.prepared.logits)
+            notes.append(f"the file and the Keras model agree on {same:.1%} of {counted(len(some), 'test sample')}")
         held = {weight.tensor.dtype for weight in lite.weights()}
         name = f"exported {'int4' if 'int4' in held else settings.weights}"
         if said := recalls(self.data, lite.predict, self.prepared.logits):
