@@ -15,6 +15,7 @@ from tfopt import bridge
 from tfopt.base import keras_compat, late_classes, sandbox
 from tfopt.errors import ModelError
 from tfopt.models.content import kind
+from tfopt.models.estimators import from_estimator, is_estimator
 from tfopt.models.safety import scan_file, scan_graph
 from tfopt.models.windows import WEIGHTS, weights_of, with_slashes
 
@@ -27,7 +28,7 @@ class UnsafeFileError(ModelError):
 
 
 def load_model(
-    path: str | os.PathLike[str],
+    path: Any,
     *,
     like: Any = None,
     custom_objects: Mapping[str, Any] | None = None,
@@ -38,7 +39,8 @@ def load_model(
     The model is compiled as it was saved, or not compiled if its settings cannot be restored.
 
     Args:
-        path: identified by content, not by name.
+        path: identified by content, not by name. Or a fitted estimator of scikit-learn: a linear model, `LinearSVC`,
+            `MLPClassifier` or `MLPRegressor`, also as the end of a `Pipeline` of `StandardScaler`s.
         like: a model of either Keras with the architecture of the one in the file. Only the weights are read, from a
             weights-only file or a whole one, whose configuration and code are not. `like` is not changed; the result is
             of the same Keras.
@@ -62,6 +64,8 @@ def load_model(
         >>> model.save_weights("model.weights.h5")
         >>> again = tfopt.load_model("model.weights.h5", like=model)
     """
+    if is_estimator(path):
+        return from_estimator(path)
     if not isinstance(path, str | os.PathLike):
         raise ModelError(f"Expected the path of a model file, got a {type(path).__name__}.")
     path, found = Path(path), kind(path)

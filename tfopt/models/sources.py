@@ -8,18 +8,23 @@ from tfopt import models
 from tfopt.base.annotations import annotate
 from tfopt.errors import ModelError
 from tfopt.graph.walk import is_model
+from tfopt.models.estimators import from_estimator, is_estimator
 
 
 def model_from(source: Any, *, allow_unsafe: bool = False) -> Any:
-    """Return the Keras 3 or tf_keras model of `source`: a model, a model file, a SavedModel or a TF-Hub handle.
+    """Return the Keras 3 or tf_keras model of `source`.
 
-    `allow_unsafe` lets a file run its Python code.
+    Args:
+        source: a model, a model file, a SavedModel, a TF-Hub handle, or an estimator that `load_model` accepts.
+        allow_unsafe: let a file run its Python code.
 
     Raises:
         ModelError: the source is something else or cannot be read.
     """
     if is_model(source):
         return _native(source)
+    if is_estimator(source):
+        return from_estimator(source)
     if not isinstance(source, str | os.PathLike):
         raise ModelError(f"Expected a Keras model, the path of one, or a TF-Hub handle; got {type(source).__name__}.")
     path = Path(source)
