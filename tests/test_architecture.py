@@ -21,7 +21,7 @@ FLOORS = (
     ("tflite",),
     ("evaluate", "teachers"),
     ("distillation", "transfer", "search"),
-    ("extend", "losses", "run"),
+    ("extend", "inputs", "losses", "run"),
     ("cli", "self_taught"),
     ("__main__",),
 )

@@ -226,6 +226,66 @@ def of_transfer():
     assert names["model"].output_shape == (None, 3)
 
 
+def of_sound():
+    """The lines for the device compute what tfopt does."""
+    from scipy.io import wavfile
+
+    rng = np.random.default_rng(0)
+    for name, frequency in (("low", 400), ("high", 1600)):
+        (Path("recordings") / name).mkdir(parents=True)
+        for number in range(30):
+            wave = 0.5 * np.sin(2 * np.pi * frequency * np.arange(3600) / 8000) + rng.normal(0, 0.05, 3600)
+            wavfile.write(
+                Path("recordings") / name / f"{number}.wav", 8000, (32767 * wave.clip(-1, 1)).astype(np.int16)
+            )
+    names = {}
+    yield names
+    data = names["data"]
+    np.testing.assert_allclose(names["features"](data.test.inputs[0]), data.test.x()[0], atol=2e-3)
+    assert names["result"].lite.preprocessing == data.preprocessing
+
+
+def of_tables():
+    """The lines for the device compute what tfopt does."""
+    rng = np.random.default_rng(0)
+    ages = [None if number % 9 == 0 else int(rng.integers(20, 60)) for number in range(300)]
+    cities, smokers = rng.choice(["Rome", "Bern", "Oslo"], 300).tolist(), (rng.random(300) < 0.5).tolist()
+    rows = [
+        {"age": age, "city": city, "smokes": smokes} for age, city, smokes in zip(ages, cities, smokers, strict=True)
+    ]
+    lines = [
+        f"{row['age'] or ''},{row['city']},{row['smokes']},{'old' if (row['age'] or 0) > 40 else 'young'}"
+        for row in rows
+    ]
+    Path("people.csv").write_text("age,city,smokes,target\n" + "\n".join(lines))
+    names = {}
+    yield names
+    front_end = names["data"].preprocessing
+    kinds = [("age", float), ("city", object), ("smokes", bool)]
+    raw = np.array([(np.nan if row["age"] is None else row["age"], row["city"], row["smokes"]) for row in rows], kinds)
+    np.testing.assert_allclose([names["features"](row) for row in rows], front_end.stored(raw), atol=1e-6)
+    assert len(front_end.features) == 6 and names["result"].lite.preprocessing == front_end
+
+
+def of_text():
+    """The lines for the device compute what tfopt does."""
+    words = np.random.default_rng(0).choice(["Good", "bad,", "film", "plot!", "it's", "\u00fcber"], (200, 6))
+    rows = [f'"{" ".join(row)}",{1 + number % 2}' for number, row in enumerate(words)]
+    Path("reviews.csv").write_text("review,stars\n" + "\n".join(rows), encoding="utf-8")
+    names = {}
+    yield names
+    text = names["data"].preprocessing
+    samples = [
+        "A surprisingly good film!",
+        "plot PLOT it's bad " * 20,
+        "\u00dcber ~ \u00fcber",
+        *(" ".join(row) for row in words),
+    ]
+    wanted = text.stored(np.array([*samples, None], object)[:-1])
+    assert [names["token_ids"](sample) for sample in samples] == wanted.tolist()
+    assert names["ids"] == wanted[0].tolist() and names["data"].class_names == ("1", "2")
+
+
 def of_training():
     names = {}
     yield names

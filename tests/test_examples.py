@@ -15,7 +15,7 @@ import tfopt
 
 API = Path(__file__).parent.parent / "docs" / "api"
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-NAMESPACES = ("extend", "losses", "self_taught", "training", "transfer")
+NAMESPACES = ("extend", "inputs", "losses", "self_taught", "training", "transfer")
 TABLES = {"losses.LOSSES", "transfer.TRANSFERS"}  # in the registry, for tfopt's own files
 # Public in two namespaces, and described in `extend`.
 TWICE = {"losses.FeatureLoss", "losses.Loss", "losses.LossInputs", "transfer.Transfer", "transfer.Transferred"}

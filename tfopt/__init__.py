@@ -1,6 +1,6 @@
 """tfopt: from a trained Keras model to a small, verified `.tflite`.
 
-The names a recipe needs are here; the rest are in `tfopt.losses`, `tfopt.transfer`, `tfopt.training`,
+The names a recipe needs are here; the rest are in `tfopt.inputs`, `tfopt.losses`, `tfopt.transfer`, `tfopt.training`,
 `tfopt.self_taught` and `tfopt.extend`. Importing tfopt is cheap: the first name that needs TensorFlow imports it.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tfopt.base import late_classes
 
 if TYPE_CHECKING:
-    from tfopt import extend, losses, self_taught, training, transfer
+    from tfopt import extend, inputs, losses, self_taught, training, transfer
     from tfopt.cli import run_recipe
     from tfopt.data import Augmentation, Dataset, Preprocessing, load_data, load_series
     from tfopt.distillation.distillation import Distillation
@@ -153,7 +153,7 @@ __all__ = [
     "sensitivity",
 ]
 
-_NAMESPACES = ("extend", "losses", "self_taught", "training", "transfer")
+_NAMESPACES = ("extend", "inputs", "losses", "self_taught", "training", "transfer")
 
 # The module that defines each name of `__all__`.
 _HOMES = {

@@ -470,12 +470,12 @@ def test_bad_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "keys.npz", images=X)
     np.savez(tmp_path / "pickled.npz", x=np.array([{}], object), y=Y)
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 not a zip")
-    (tmp_path / "data.csv").write_text("1,2")
+    (tmp_path / "data.dat").write_text("1,2")
     for name, message in (
         ("keys.npz", "got images"),
         ("pickled.npz", "plain arrays"),
         ("broken.npz", "plain arrays"),
-        ("data.csv", "a folder or a .npz file"),
+        ("data.dat", "a folder, a table .* or a .npz file"),
     ):
         with pytest.raises(DataError, match=message):
             load_data(tmp_path / name)

@@ -11,6 +11,7 @@ can form cycles. Files that honest programs write stay far below these limits.
 | members of an archive | `MOST_MEMBERS` | `tfopt.base.archives` |
 | arrays of a .npz, labels | `LARGEST_DATA` | `tfopt.base.archives`, `tfopt.data` |
 | pixels of one image | `LARGEST_IMAGE` | `tfopt.data.images` |
+| samples of one recording | `LARGEST_SOUND` | `tfopt.data.recordings` |
 | class numbers | `MOST_CLASSES` | `tfopt.tasks.labels` |
 | JSON text, and its nesting depth | `LARGEST_JSON`, `DEEPEST_JSON` | `tfopt.base.reading` |
 | groups, data sets and attributes of an HDF5 file | `MOST_OBJECTS`, `DEEPEST_GROUP` | `tfopt.models.bombs` |
@@ -27,6 +28,7 @@ LARGEST_TFLITE = 2 * GIB  # the address space of a flatbuffer
 LARGEST_TENSORS = 8 * GIB
 # For data the values count, however well they compress: a mask or one-hot labels shrink a thousandfold.
 LARGEST_DATA = 8 * GIB
+LARGEST_SOUND = 2**28  # samples of all channels; 25 minutes of stereo at 88.2 kHz
 # Decoded images and streams above this lie in a temporary file, which only the disk limits.
 LARGEST_IN_MEMORY = GIB
 LARGEST_IMAGE = 2**27  # pixels; above a 108-megapixel camera

@@ -76,7 +76,7 @@ def inspect(file: Path, allow_unsafe: bool) -> None:
 @click.command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its test part is used.")
+@click.option("--data", required=True, help="A folder of samples, a table, a .npz or 'digits'; its test part is used.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads for LiteRT.")
 @allow_unsafe_option
 @shared_options
@@ -102,7 +102,9 @@ def compare(
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
-@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its training part is used.")
+@click.option(
+    "--data", required=True, help="A folder of samples, a table, a .npz or 'digits'; its training part is used."
+)
 @click.option("--feature-cache", type=click.Path(path_type=Path),
               help="Folder to keep features in for later runs (default: in memory).")  # fmt: skip
 @allow_unsafe_option
@@ -138,7 +140,7 @@ def rank(
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="An image folder, a .npz or 'digits'; its test part is used.")
+@click.option("--data", required=True, help="A folder of samples, a table, a .npz or 'digits'; its test part is used.")
 @click.option(
     "--least-db",
     type=float,
@@ -200,7 +202,8 @@ def verify(
 @click.command()
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
-    "--data", help="An image folder, a .npz or 'digits'; its test part is used (default: accuracy is not measured)."
+    "--data",
+    help="A folder of samples, a table, a .npz or 'digits'; its test part is used (default: accuracy is not measured).",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads for LiteRT.")
 @click.option(

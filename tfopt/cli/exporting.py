@@ -43,8 +43,8 @@ TRIED = 2
 @click.option("--sparse", is_flag=True, help="Leave zeros out of the file where LiteRT can still run it.")
 @click.option(
     "--data",
-    help="An image folder, a .npz (x alone is enough) or 'digits'. Its training part gives the activation ranges; its "
-    "class names are written into the file.",
+    help="A folder of samples, a table, a .npz (x alone is enough) or 'digits'. Its training part gives the activation "
+    "ranges; its class names are written into the file.",
 )
 @click.option(
     "--calibration-samples",

@@ -32,12 +32,30 @@ if TYPE_CHECKING:
     from tfopt.run.recipe import Recipe
 
 
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What a recipe runs on unless the command line names it; None stands for the digits and models for them.
+
+    Attributes:
+        data: returns the data, anything that `load_data` accepts.
+        model: returns a Keras model for a `Dataset`; the first stage may have all of its training.
+        teacher: returns the teacher for a `Dataset`.
+    """
+
+    data: Callable[[], Any] | None = None
+    model: Callable[["Dataset"], Any] | None = None
+    teacher: Callable[["Dataset"], Any] | None = None
+
+
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--model", "--source", "model",
-                     help="A Keras model file, a SavedModel or a TF-Hub handle (default: a small CNN trained on the "
-                          "digits). If the recipe transfers, it may be for another task."),
-        click.option("--data", help="An image folder or .npz (default: scikit-learn's handwritten digits)."),
+                     help="A Keras model file, a SavedModel or a TF-Hub handle (default: the recipe's, or a small CNN "
+                          "trained on the digits). If the recipe transfers, it may be for another task."),
+        click.option("--data", help="A folder of images or texts, a table or a .npz (default: the recipe's, or "
+                                    "scikit-learn's handwritten digits)."),
+        click.option("--text", metavar="COLUMN", help="The column of a table that has texts (default: text)."),
+        click.option("--labels", metavar="COLUMN", help="The column of a table that has the labels (default: label)."),
         click.option("--out", type=click.Path(path_type=Path),
                      help="Folder for the results (default: saved_models/NAME)."),
         click.option("--overwrite", is_flag=True, help="Replace the contents of the --out folder."),
@@ -98,16 +116,22 @@ def run(recipe: Path, **options: Any) -> None:
     runs code. Images are fed as a data.json beside the model or the recipe.json says, unless --preprocessing does.
     """
     recipe = recipe_file(recipe)
-    loaded, example_teacher = load_recipe(recipe)
-    _run(loaded, example_teacher, file=recipe if recipe.suffix == ".json" else None, **options)
+    loaded, examples = load_recipe(recipe)
+    _run(loaded, examples, file=recipe if recipe.suffix == ".json" else None, **options)
 
 
-def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
+def run_recipe(
+    recipe: "Recipe", example_teacher: Any = None, *, example_data: Any = None, example_model: Any = None
+) -> None:
     """Run the command line of a recipe script: the options of `tfopt run` for this one recipe.
 
     Args:
         recipe: the recipe to run.
-        example_teacher: a function of the built-in digits that returns their teacher, to replace the default one.
+        example_teacher: a function of the data that returns their teacher, to replace the default one.
+        example_data: a function that returns the data for a run without --data, to replace the digits: anything that
+            `load_data` accepts.
+        example_model: a function of the data that returns a Keras model for a run without --model. It may be untrained
+            if the recipe begins with training.
 
     Examples:
         A recipe script, `my_recipe.py`, which runs as `python my_recipe.py --model model.keras --data photos/`:
@@ -124,13 +148,13 @@ def run_recipe(recipe: "Recipe", example_teacher: Any = None) -> None:
         del debug
         hush_tensorflow()
         show_deprecations()
-        _run(recipe, example_teacher, **options)
+        _run(recipe, Examples(example_data, example_model, example_teacher), **options)
 
     command.main(prog_name=Path(sys.argv[0]).name)
 
 
-def load_recipe(path: Path) -> tuple["Recipe", Any]:
-    """Return the recipe, and the function that makes its teacher for the digits (None if it has none).
+def load_recipe(path: Path) -> tuple["Recipe", Examples]:
+    """Return the recipe and its examples: the functions example_data, example_model and example_teacher of a .py.
 
     `path` may be the name of one that comes with tfopt.
     """
@@ -138,7 +162,7 @@ def load_recipe(path: Path) -> tuple["Recipe", Any]:
 
     path = recipe_file(path)
     if path.suffix == ".json":
-        return Recipe.load(path), None
+        return Recipe.load(path), Examples()
     import runpy
 
     sys.path.insert(0, str(path.resolve().parent))  # as `python recipe.py` does
@@ -147,15 +171,15 @@ def load_recipe(path: Path) -> tuple["Recipe", Any]:
     recipe = names.get("recipe")
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path} must define `recipe = tfopt.Recipe(...)`; found {type(recipe).__name__}.")
-    return recipe, names.get("example_teacher")
+    return recipe, Examples(*(names.get(f"example_{field.name}") for field in dataclasses.fields(Examples)))
 
 
-def _run(recipe: "Recipe", example_teacher: Any = None, *, out: Path | None, **options: Any) -> None:
+def _run(recipe: "Recipe", examples: Examples, *, out: Path | None, **options: Any) -> None:
     """Run `recipe` into the folder `out`, which is not left behind empty if the run fails."""
     from tfopt.base.files import prepare_folder
     from tfopt.base.stderr import load_tensorflow_quietly
 
-    if options["data"] and not options["model"]:
+    if options["data"] and not options["model"] and not examples.model:
         raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
     out = out or Path("saved_models") / recipe.name
     assignments, speedup = options.pop("assignments"), options.pop("speedup")
@@ -165,7 +189,7 @@ def _run(recipe: "Recipe", example_teacher: Any = None, *, out: Path | None, **o
     prepare_folder(out, overwrite=options["overwrite"])
     try:
         load_tensorflow_quietly()  # takes seconds, so after what may fail without it
-        _run_into(out, recipe, example_teacher, **options)
+        _run_into(out, recipe, examples, **options)
     except BaseException:
         _remove_empty(new)
         raise
@@ -217,11 +241,13 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 def _run_into(
     out: Path,
     recipe: "Recipe",
-    example_teacher: Any,
+    examples: Examples,
     *,
     file: Path | None = None,
     model: str | None,
     data: str | None,
+    text: str | None,
+    labels: str | None,
     overwrite: bool,
     epochs_factor: float,
     seed: int | None,
@@ -263,6 +289,8 @@ def _run_into(
             limit=limit,
             input_shape=shape,
             beside=places,
+            text=text,
+            labels=labels,
             quiet=quiet,
         )
         if recipe.transfer and preprocessing is None:
@@ -271,8 +299,9 @@ def _run_into(
                 progress.say(line)
         taught = None
     else:
-        dataset = load_data("digits", preprocessing=preprocessing, limit=limit)
-        keras_model, dataset, taught = _examples(recipe, dataset, progress, example_teacher, wanted=not teacher)
+        source = data or (examples.data() if examples.data else "digits")
+        dataset = load_data(source, preprocessing=preprocessing, limit=limit, text=text, labels=labels)
+        keras_model, dataset, taught = _examples(recipe, dataset, progress, examples, wanted=not teacher)
     if teacher:
         taught = load_teacher(
             teacher, teacher_classes, teacher_preprocessing, dataset.class_names, allow_unsafe=allow_unsafe
@@ -313,12 +342,16 @@ def _run_into(
 
 
 def _examples(
-    recipe: "Recipe", data: "Dataset", progress: Any, example_teacher: Any, *, wanted: bool
+    recipe: "Recipe", data: "Dataset", progress: Any, examples: Examples, *, wanted: bool
 ) -> tuple[Any, "Dataset", Any]:
-    """Return a model for the digits, the data, and a teacher if the recipe needs one and it is `wanted`.
+    """Return a model for the data, the data, and a teacher if the recipe needs one and it is `wanted`.
 
-    A student is small. If the recipe transfers, the model knows the digits 0 to 4, and the data are 5 to 9.
+    Without an example model, it is one for the digits. A student is small. If the recipe transfers, the model knows the
+    digits 0 to 4, and the data are 5 to 9.
     """
+    if examples.model:
+        model = examples.model(data)
+        return model, data, examples.teacher(data) if examples.teacher and wanted else None
     from tfopt.run.examples import digits_model, with_classes
 
     seed, distillation = recipe.training.seed, recipe.distillation
@@ -334,5 +367,5 @@ def _examples(
     if not wanted:
         return student, data, None
     progress.say("training the default teacher on the digits")
-    make = example_teacher or (lambda data: digits_model(data, seed=seed, name="teacher"))
+    make = examples.teacher or (lambda data: digits_model(data, seed=seed, name="teacher"))
     return student, data, make(data)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
+from tfopt.data.random_changes import RandomChanges
 from tfopt.errors import DataError
 
 # What is drawn for an image: its row in the array of `Augmentation.draw`.
@@ -35,7 +37,7 @@ FULL_STRENGTH: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class Augmentation(RandomChanges):
     """Random changes, drawn for every image in every epoch. None of them makes a value outside those of the image.
 
     Args:
@@ -68,6 +70,9 @@ class Augmentation:
     cutout: float = 0.0
     at_once: int | None = None
 
+    columns: ClassVar[tuple[str, ...]] = COLUMNS
+    names: ClassVar[tuple[str, ...]] = tuple(TRANSFORMATIONS)
+
     def __post_init__(self) -> None:
         """Raise `DataError` for a setting that would leave nothing of the image."""
         for name in ("shift", "zoom", "cutout"):
@@ -81,21 +86,17 @@ class Augmentation:
         if self.at_once is not None and self.at_once < 1:
             raise DataError(f"Expected at_once as 1 or more transformations, got {self.at_once}.")
 
+    @override
     @classmethod
     def of_strength(cls, strength: float) -> Augmentation:
-        """Return all transformations with `strength` from 0 (none) to 1; 0.5 is usual."""
         wanted = {name: value * strength for name, value in FULL_STRENGTH.items()}
         return cls(**{**wanted, "horizontal_flip": strength > 0})
 
-    @property
-    def transformations(self) -> dict[str, Any]:
-        """The transformations in use, with their settings."""
-        return {name: value for name in TRANSFORMATIONS if (value := getattr(self, name))}
-
+    @override
     def with_only(self, **transformations: Any) -> Augmentation:
-        """Return the augmentation with these transformations instead."""
         return Augmentation(**transformations, at_once=self.at_once)
 
+    @override
     def draw(self, count: int, input_shape: tuple[int, ...], seed: int | list[int]) -> np.ndarray:
         """Return the changes for `count` images, float32 (count, columns); see `COLUMNS`.
 
@@ -135,8 +136,10 @@ class Augmentation:
             for column, same in TRANSFORMATIONS[name].items():
                 drawn[column] = np.where(left_out, same, drawn[column])
 
-    def apply(self, images: Any, drawn: Any) -> Any:
-        """Return `images` float32 (n, height, width, channels) after the changes `drawn` by `draw`."""
+    @override
+    def apply(self, inputs: Any, drawn: Any) -> Any:
+        """Return images `inputs`, float32 (n, height, width, channels), after the changes `drawn` by `draw`."""
+        images = inputs
         change = {name: drawn[:, position] for position, name in enumerate(COLUMNS)}
         if self.horizontal_flip:
             images = _flip(images, change["mirrored"])

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfopt.data.augmentation import COLUMNS
 from tfopt.errors import DataError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from tfopt.data.augmentation import Augmentation
+    from tfopt.data.random_changes import RandomChanges
     from tfopt.data.samples import Split
 
 
@@ -47,7 +46,7 @@ def make_batches(
     *,
     shuffle: bool,
     seed: int,
-    augment: Augmentation | None,
+    augment: RandomChanges | None,
     drop_remainder: bool,
     views: Views | None = None,
 ) -> tf.data.Dataset:
@@ -72,7 +71,9 @@ def make_batches(
         return np.random.default_rng([seed, epoch]).permutation(samples) if shuffle else np.arange(samples)
 
     def gathered(view: int, chosen: np.ndarray) -> Any:
-        return split.x(chosen), split.y(chosen), drawn(view)[chosen], views.beside(view, chosen) if views else {}
+        changes = drawn(view)[chosen]
+        x = split.changed(chosen, augment, changes) if augment else split.x(chosen)
+        return x, split.y(chosen), changes, views.beside(view, chosen) if views else {}
 
     one = gathered(0, np.arange(1))
 
@@ -98,7 +99,7 @@ def make_batches(
 
 
 def view_inputs(
-    split: Split, view: int, batch_size: int, *, seed: int, augment: Augmentation | None
+    split: Split, view: int, batch_size: int, *, seed: int, augment: RandomChanges | None
 ) -> Iterator[np.ndarray]:
     """Yield the inputs of `split` in order, as `make_batches` shows them in that view, float32 (batch, ...)."""
     import tensorflow as tf
@@ -106,21 +107,20 @@ def view_inputs(
     drawn = _drawn(split, augment, seed)(view)
     for start in range(0, len(split), batch_size):
         part = slice(start, start + batch_size)
-        x = split.x(part)
+        x = split.changed(part, augment, drawn[part]) if augment else split.x(part)
         yield x if augment is None else augment.apply(tf.constant(x), tf.constant(drawn[part])).numpy()
 
 
-def _drawn(split: Split, augment: Augmentation | None, seed: int) -> Callable[[int], np.ndarray]:
+def _drawn(split: Split, augment: RandomChanges | None, seed: int) -> Callable[[int], np.ndarray]:
     """Return a function from view to the augmentation of each sample, float32 (n, columns)."""
-    shape = () if isinstance(split.inputs, dict) else split.inputs.shape[1:]
     if augment is not None:
-        augment.draw(0, shape, seed)  # raises if the inputs are not images
+        augment.draw(0, split.shape, seed)  # raises if the inputs are of another kind
 
     @lru_cache(maxsize=2)
     def draw(view: int) -> np.ndarray:
         if augment is None:
-            return np.zeros((len(split), len(COLUMNS)), np.float32)
-        return augment.draw(len(split), shape, [seed, view, AUGMENTATION])
+            return np.zeros((len(split), 0), np.float32)
+        return augment.draw(len(split), split.shape, [seed, view, AUGMENTATION])
 
     return draw
 

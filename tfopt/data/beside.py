@@ -1,4 +1,4 @@
-"""The preprocessing that a `data.json` next to a model, a file or a recipe states: what it was trained with."""
+"""The preprocessing (front end) that a `data.json` next to a model, a file or a recipe states: its training's."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -10,12 +10,14 @@ import numpy as np
 from tfopt.base.limits import LARGEST_JSON
 from tfopt.base.reading import parse_json, reading
 from tfopt.data.dataset import Dataset
+from tfopt.data.front_end import FrontEnd, ReadFile
+from tfopt.data.front_ends import front_end_from
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.samples import are_images
 from tfopt.errors import DataError
 
 
-def stated_beside(path: Any) -> Preprocessing | None:
+def stated_beside(path: Any) -> FrontEnd | None:
     """Return the preprocessing in the `data.json` next to a file, or in a folder; None if there is none.
 
     A file that says it itself is asked with its attribute `preprocessing`. A `data.json` of somebody else states
@@ -26,7 +28,7 @@ def stated_beside(path: Any) -> Preprocessing | None:
     """
     if not isinstance(path, str | Path):
         own = getattr(path, "preprocessing", None)
-        return own if isinstance(own, Preprocessing) else None
+        return own if isinstance(own, FrontEnd) else None
     file = Path(path)
     try:
         with reading(lambda why: DataError(f"{why}.")):
@@ -37,14 +39,29 @@ def stated_beside(path: Any) -> Preprocessing | None:
                 return None
             stored = parse_json(text)
             stated = stored.get("preprocessing") if isinstance(stored, dict) else None
-            return Preprocessing.from_dict(stated) if isinstance(stated, dict) else None
+            return front_end_from(stated, files_of(file.parent)) if isinstance(stated, dict) else None
     except DataError as error:
         raise DataError(f"{file} states no preprocessing that can be read; correct or remove it. {error}") from error
 
 
+def files_of(folder: Path) -> ReadFile:
+    """Return a function that reads a file of `folder`, by a name without a path."""
+
+    def read(name: str) -> bytes:
+        file = folder / name
+        if not file.is_file():
+            raise DataError(f"Expected {name} beside it, which is missing; copy it from the result.")
+        if file.stat().st_size > LARGEST_JSON:
+            raise DataError(f"Expected {name} of at most {LARGEST_JSON:,} bytes, got {file.stat().st_size:,}.")
+        return file.read_bytes()
+
+    return read
+
+
 def fed_as(data: Dataset, stated: Preprocessing) -> Dataset:
-    """Return `data` fed as `stated`, in its own size and color."""
-    preprocessing = dataclasses.replace(stated, size=data.preprocessing.size, color=data.preprocessing.color)
+    """Return images `data` fed as `stated`, in their own size and color."""
+    own = image_preprocessing(data) or Preprocessing()
+    preprocessing = dataclasses.replace(stated, size=own.size, color=own.color)
     train, validation, test = (
         dataclasses.replace(part, preprocessing=preprocessing) for part in (data.train, data.validation, data.test)
     )
@@ -59,10 +76,26 @@ def fed_as_beside(data: Dataset, places: Iterable[Any], *, asked: bool) -> tuple
         places: paths of models, files and recipes, or files that say it themselves; the first that says it counts.
         asked: whether the caller has chosen the preprocessing, which then stays: the note only tells.
     """
-    if not are_images(data.train.inputs):
+    own = image_preprocessing(data)
+    if own is None:
         return data, ""
-    stated, note = preprocessing_beside(data.preprocessing, places, asked=asked)
-    return (data if stated == data.preprocessing else fed_as(data, stated)), note
+    stated, note = preprocessing_beside(own, places, asked=asked)
+    return (data if stated == own else fed_as(data, stated)), note
+
+
+def image_preprocessing(data: Dataset) -> Preprocessing | None:
+    """Return how 8-bit images are fed; None for other data."""
+    own = data.preprocessing
+    return own if isinstance(own, Preprocessing) and are_images(data.train.inputs) else None
+
+
+def raw_front_end_beside(places: Iterable[Any]) -> tuple[FrontEnd | None, str]:
+    """Return the first front end of other samples than images that is stated beside `places`, and a note on it."""
+    for place in places:
+        stated = stated_beside(place)
+        if stated is not None and not isinstance(stated, Preprocessing):
+            return stated, f"{stated.describe()}, as {_source(place)} says"
+    return None, ""
 
 
 def preprocessing_beside(own: Preprocessing, places: Iterable[Any], *, asked: bool) -> tuple[Preprocessing, str]:
@@ -70,7 +103,7 @@ def preprocessing_beside(own: Preprocessing, places: Iterable[Any], *, asked: bo
     found = [
         (place, dataclasses.replace(stated, size=own.size, color=own.color))
         for place in places
-        if (stated := stated_beside(place)) is not None
+        if isinstance(stated := stated_beside(place), Preprocessing)
     ]
     if not found:
         return own, ""

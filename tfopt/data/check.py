@@ -11,6 +11,7 @@ import numpy as np
 from tfopt.base.limits import LARGEST_DATA
 from tfopt.data.arrays_by_name import Arrays, in_order, leaves, names_of
 from tfopt.data.split import NAMES
+from tfopt.data.text import Text
 from tfopt.errors import DataError, ModelError
 from tfopt.tasks import task_of
 from tfopt.tasks.labels import check_range
@@ -129,9 +130,9 @@ def fit_to_ports(dataset: Dataset, model: Any) -> None:
         dataset: the data, with the names of the model's inputs and outputs if there are several.
         model: of tf_keras.
     """
-    inputs = dataset.train.inputs
-    for what, array, tensor in zip(names_of(inputs, "inputs"), leaves(inputs), model.inputs, strict=True):
-        _check_input(what, array.shape[1:], tuple(tensor.shape[1:]))
+    shapes = dataset.train.shapes
+    for what, shape, tensor in zip(names_of(shapes, "inputs"), leaves(shapes), model.inputs, strict=True):
+        _check_input(what, shape, tuple(tensor.shape[1:]))
     for name, tensor in zip(task_of(dataset).by_task(), model.outputs, strict=True):
         shape = tuple(tensor.shape[1:]) or (1,)
         try:
@@ -178,6 +179,18 @@ def _check_values(dataset: Dataset, expected: tuple[int | None, ...]) -> None:
         f"The model gives values of shape {expected} for a sample, the labels ({dataset.task}) have {own}; {advice}, "
         "or correct the labels."
     )
+
+
+def check_ids(dataset: Dataset, entries: int) -> None:
+    """Raise `DataError` for a text with a token that has no row in the smallest table of a model, of `entries` rows."""
+    if not isinstance(text := dataset.preprocessing, Text):
+        return
+    if (size := len(text.vocabulary)) > entries and max(dataset.split(name).inputs.max() for name in NAMES) >= entries:
+        raise DataError(
+            f"The vocabulary has {size:,} entries, the model looks them up in a table of {entries:,} rows. Give it "
+            f"Embedding({size}, ...), or load the data with the vocabulary that it was trained with: "
+            "preprocessing=tfopt.inputs.Text(vocabulary=...), or its data.json and vocabulary.txt beside the model."
+        )
 
 
 def _check_places(dataset: Dataset, places: Sequence[int | None]) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 
 from tfopt.base.renamed import renamed_methods
 from tfopt.data.arrays_by_name import leaves, names_of
-from tfopt.data.augmentation import Augmentation
 from tfopt.data.batches import Views, count_steps, make_batches
+from tfopt.data.front_end import FrontEnd
 from tfopt.data.preprocessing import Preprocessing
+from tfopt.data.random_changes import RandomChanges
 from tfopt.data.samples import Split, are_images
 from tfopt.data.split import NAMES, choose
 from tfopt.data.stored import StoredArray
@@ -74,8 +75,8 @@ class Dataset:
                 raise DataError(f"Expected samples in {name}, got none; add some or leave {name} out to split it off.")
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """The mapping from stored inputs to model inputs; the same for all splits."""
+    def preprocessing(self) -> FrontEnd:
+        """The front end, which maps stored inputs to model inputs; the same for all splits."""
         return self.train.preprocessing
 
     @property
@@ -83,8 +84,7 @@ class Dataset:
         """Shape of one input, without the batch axis; raise `DataError` if there are several inputs."""
         if isinstance(self.train.inputs, dict):
             raise DataError(f"Expected data with one input, got {', '.join(self.train.inputs)}.")
-        shape: tuple[int, ...] = self.train.inputs.shape[1:]
-        return shape
+        return self.train.shape
 
     @property
     def has_several(self) -> bool:
@@ -143,7 +143,7 @@ class Dataset:
         *,
         shuffle: bool = False,
         seed: int = 0,
-        augment: Augmentation | None = None,
+        augment: RandomChanges | None = None,
         drop_remainder: bool = False,
         views: Views | None = None,
     ) -> tf.data.Dataset:
@@ -154,12 +154,13 @@ class Dataset:
             batch_size: samples per batch, 1 or more.
             shuffle: use a new order in every iteration; two data sets with the same `seed` have the same orders.
             seed: for the order and the augmentation; 0 or above.
-            augment: applied to x after preprocessing.
+            augment: random changes of the samples, a `tfopt.Augmentation` or, for recordings, a
+                `tfopt.inputs.SoundAugmentation`.
             drop_remainder: leave out the last batch if it is smaller.
             views: limits augmentation to a number of views, and supplies data to batch with the samples.
 
         Raises:
-            DataError: an argument is out of range, there is no full batch, or the inputs to augment are not images.
+            DataError: an argument is out of range, there is no full batch, or `augment` is for other inputs.
         """
         return make_batches(
             self.split(split_name),
@@ -172,8 +173,14 @@ class Dataset:
         )
 
     def with_preprocessing(self, name: str) -> Dataset:
-        """Return the same samples, scaled as the preprocessing called `name` says; size and colors stay unchanged."""
-        preprocessing = self.preprocessing.rescaled(name)
+        """Return the same images, scaled as the preprocessing called `name` says; size and colors stay unchanged.
+
+        Raises:
+            DataError: the samples are texts, recordings or rows of a table.
+        """
+        if not isinstance(own := self.preprocessing, Preprocessing):
+            raise DataError(f"Expected images for preprocessing {name!r}; these data are {own.describe()}.")
+        preprocessing = own.rescaled(name)
         train, validation, test = (replace(self.split(part), preprocessing=preprocessing) for part in NAMES)
         return replace(self, train=train, validation=validation, test=test)
 
@@ -213,10 +220,10 @@ class Dataset:
             yield f"task{f' of {name}' if name else ''}: {task.kind}{classes}, {task.labels} labels"
 
     def _inputs_in_words(self) -> Iterator[str]:
-        inputs = self.train.inputs
-        for what, array in zip(names_of(inputs, "input"), leaves(inputs), strict=True):
+        inputs, shapes = self.train.inputs, leaves(self.train.shapes)
+        for what, array, shape in zip(names_of(inputs, "input"), leaves(inputs), shapes, strict=True):
             how = self.preprocessing.describe() if what == "input" or are_images(array) else "values as they are"
-            yield f"{what}: shape {array.shape[1:]}, {how}"
+            yield f"{what}: shape {shape}, {how}"
 
 
 def _bytes(array: np.ndarray) -> memoryview:

@@ -1,7 +1,9 @@
-"""Image folders: one folder per class, directly or below train, validation and test, in any case."""
+"""Folders of files: one folder per class, directly or below train, validation and test, in any case."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,21 @@ from tfopt.data.parts import Pair, Parts
 from tfopt.errors import DataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-_PART_NAMES = {
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of samples that are files: its name in messages, and how file names end."""
+
+    name: str
+    suffixes: tuple[str, ...]
+
+
+IMAGES = FileKind("image", IMAGE_SUFFIXES)
+RECORDINGS = FileKind("recording", (".wav", ".flac", ".ogg", ".oga", ".aif", ".aiff", ".mp3"))
+TEXTS = FileKind("text", (".txt",))
+KINDS = (IMAGES, RECORDINGS, TEXTS)
+PART_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -19,28 +35,38 @@ _PART_NAMES = {
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")  # by Windows and macOS, in any case
 
 
-def read_folder(root: Path) -> Parts:
-    """List the images of `root` without decoding them: classes and files by name, hidden ones left out.
+def kind_of(root: Path) -> FileKind:
+    """Return the kind of samples in `root` and below it: the first of `KINDS` that has any, else images."""
+    found: set[str] = set()
+    for _, _, names in os.walk(root):
+        found.update(Path(name).suffix.lower() for name in names)
+        if not found.isdisjoint(IMAGES.suffixes):
+            break
+    return next((kind for kind in KINDS if not found.isdisjoint(kind.suffixes)), IMAGES)
+
+
+def read_folder(root: Path, kind: FileKind = IMAGES) -> Parts:
+    """List the files of `root` without reading them: classes and files by name, hidden ones left out.
 
     With `images` and `masks` instead of class folders, the labels are masks, see `tfopt.data.masks`.
 
     A note names what operating systems leave in folders, such as Thumbs.db, which is left out too.
 
     Raises:
-        DataError: no class folders, only one class, an empty class, other files or folders among the images, or
+        DataError: no class folders, only one class, an empty class, other files or folders among the samples, or
             classes that differ between train, validation and test.
     """
-    folders, notes = _subfolders(root)
+    folders, notes = _subfolders(root, kind)
+    source = f"{kind.name} folder {root.resolve().name}"
     if has_masks(folders):
-        return Parts(
-            {"train": paired_files(folders, IMAGE_SUFFIXES)}, _source(root), None, notes, files=True, masks=True
-        )
-    parts = {part: folder for folder in folders if (part := _PART_NAMES.get(folder.name.lower()))}
-    strangers = [folder.name for folder in folders if folder.name.lower() not in _PART_NAMES]
-    # A class may be called "train", too: it then holds images, not folders, and is one of several classes.
+        pair = paired_files(folders, kind.suffixes)
+        return Parts({"train": pair}, source, None, notes, files=True, masks=True)
+    parts = {part: folder for folder in folders if (part := PART_NAMES.get(folder.name.lower()))}
+    strangers = [folder.name for folder in folders if folder.name.lower() not in PART_NAMES]
+    # A class may be called "train", too: it then holds files, not folders, and is one of several classes.
     if not parts or (strangers and not any(path.is_dir() for part in parts.values() for path in part.iterdir())):
-        names, pair, notes = _classes(root)
-        return Parts({"train": pair}, _source(root), names, notes, files=True)
+        names, pair, notes = _classes(root, kind)
+        return Parts({"train": pair}, source, names, notes, files=True)
     if strangers:
         raise DataError(
             f"Expected only train, validation and test (or training, val, valid, testing) in {root}, also got "
@@ -51,11 +77,11 @@ def read_folder(root: Path) -> Parts:
     if len(folders) > len(parts):
         found = _first([folder.name for folder in folders], 6)
         raise DataError(f"Expected one folder for each of train, validation and test in {root}, got {found}.")
-    below = {name: _subfolders(folder)[0] for name, folder in parts.items()}
+    below = {name: _subfolders(folder, kind)[0] for name, folder in parts.items()}
     if all(map(has_masks, below.values())):
-        masked = {name: paired_files(each, IMAGE_SUFFIXES) for name, each in below.items()}
-        return Parts(masked, _source(root), None, notes, files=True, masks=True)
-    read = {name: _classes(folder) for name, folder in parts.items()}
+        masked = {name: paired_files(each, kind.suffixes) for name, each in below.items()}
+        return Parts(masked, source, None, notes, files=True, masks=True)
+    read = {name: _classes(folder, kind) for name, folder in parts.items()}
     notes += tuple(note for _, _, more in read.values() for note in more)
     expected = read["train"][0]
     for name, (classes, _, _) in read.items():
@@ -66,11 +92,7 @@ def read_folder(root: Path) -> Parts:
                 f"{_first(sorted(set(classes) - set(expected)))}; make them equal."
             )
     pairs = {name: pair for name, (_, pair, _) in read.items()}
-    return Parts(pairs, _source(root), expected, notes, files=True)
-
-
-def _source(root: Path) -> str:
-    return f"image folder {root.resolve().name}"
+    return Parts(pairs, source, expected, notes, files=True)
 
 
 def loose_images(root: Path) -> list[Path]:
@@ -80,19 +102,20 @@ def loose_images(root: Path) -> list[Path]:
     return images if not any(path.is_dir() for path in entries) else []
 
 
-def _classes(folder: Path) -> tuple[tuple[str, ...], Pair, tuple[str, ...]]:
-    """Return the class names, the image paths with their class numbers, and notes."""
-    classes, notes = _subfolders(folder)
+def _classes(folder: Path, kind: FileKind) -> tuple[tuple[str, ...], Pair, tuple[str, ...]]:
+    """Return the class names, the paths of the files with their class numbers, and notes."""
+    classes, notes = _subfolders(folder, kind)
     if len(classes) < 2:
         found = f"only {classes[0].name}" if classes else "none"
         raise DataError(
-            f"Expected at least two class folders in {folder}, got {found}; put the images into one folder per class."
+            f"Expected at least two class folders in {folder}, got {found}; put the {kind.name}s into one "
+            "folder per class."
         )
-    listed = [_images(each) for each in classes]
-    images = [files for files, _ in listed]
+    listed = [_files(each, kind) for each in classes]
+    files = [found for found, _ in listed]
     notes += tuple(note for _, more in listed for note in more)
-    paths = np.array([path for group in images for path in group], dtype=object)
-    labels = np.repeat(np.arange(len(classes)), [len(group) for group in images])
+    paths = np.array([path for group in files for path in group], dtype=object)
+    labels = np.repeat(np.arange(len(classes)), [len(group) for group in files])
     return tuple(each.name for each in classes), (paths, labels), notes
 
 
@@ -104,26 +127,26 @@ def _entries(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     return [path for path in seen if path.name not in left], notes
 
 
-def _images(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+def _files(folder: Path, kind: FileKind) -> tuple[list[Path], tuple[str, ...]]:
     files, notes = _entries(folder)
     if not files:
-        raise DataError(f"Expected images in the class folder {folder}, got none; add some or remove the folder.")
-    if others := [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]:
+        raise DataError(f"Expected {kind.name}s in the class folder {folder}, got none; add some or remove the folder.")
+    if others := [path.name for path in files if path.suffix.lower() not in kind.suffixes]:
         raise DataError(
-            f"Expected only images ({', '.join(IMAGE_SUFFIXES)}) in {folder}, got {_first(others)}; move them."
+            f"Expected only {kind.name}s ({', '.join(kind.suffixes)}) in {folder}, got {_first(others)}; move them."
         )
     return files, notes
 
 
-def _subfolders(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """Return subfolders by name and a note on loose files; loose images have no class and are an error."""
+def _subfolders(folder: Path, kind: FileKind) -> tuple[list[Path], tuple[str, ...]]:
+    """Return subfolders by name and a note on loose files; loose samples have no class and are an error."""
     entries, notes = _entries(folder)
     folders = [path for path in entries if path.is_dir()]
     loose = [path for path in entries if not path.is_dir()]
-    if images := [path.name for path in loose if path.suffix.lower() in IMAGE_SUFFIXES]:
+    if samples := [path.name for path in loose if path.suffix.lower() in kind.suffixes]:
         raise DataError(
-            f"Expected one folder per class in {folder}, got loose images: {_first(images)}; move each into the folder "
-            "of its class."
+            f"Expected one folder per class in {folder}, got loose {kind.name}s: {_first(samples)}; move each into "
+            "the folder of its class."
         )
     if loose:
         notes += (f"ignored files next to the folders in {folder.name}: {_first([path.name for path in loose])}",)

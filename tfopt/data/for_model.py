@@ -11,10 +11,11 @@ from tfopt.base.progress import Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.arrays import read_inputs_alone
-from tfopt.data.beside import fed_as_beside, preprocessing_beside
+from tfopt.data.beside import fed_as_beside, image_preprocessing, preprocessing_beside, raw_front_end_beside
 from tfopt.data.check import check_inputs
 from tfopt.data.folder import loose_images
 from tfopt.data.images import convert_images, read_images
+from tfopt.data.load import is_raw
 from tfopt.data.names import named_as
 from tfopt.data.samples import Split, are_images
 from tfopt.data.split import NAMES
@@ -34,11 +35,13 @@ def data_for(
     limit: int | None = None,
     input_shape: Sequence[int] | None = None,
     beside: Iterable[Any] = (),
+    text: str | None = None,
+    labels: str | None = None,
     quiet: bool = False,
 ) -> Dataset:
     """Return `load_data(source)` with images converted to the size and colors that `model` expects.
 
-    Without `preprocessing`, images are fed as a `data.json` beside the model says, if there is one.
+    Without `preprocessing`, samples are fed as a `data.json` beside the model says, if there is one.
 
     Args:
         model: a Keras model or a `LiteModel`.
@@ -47,12 +50,20 @@ def data_for(
         limit: the most samples in each part.
         input_shape: overrides the model's input shape.
         beside: paths of the model, its file or recipe, next to which a `data.json` may be.
+        text: the column of texts, as for `load_data`.
+        labels: the column of labels, as for `load_data`.
         quiet: do not print what a `data.json` has to say; it is in the notes of the result in any case.
     """
     if isinstance(source, Dataset):
         return named_as(model, source)
-    data = named_as(model, _loaded(model, source, preprocessing, limit, input_shape))
-    data, note = fed_as_beside(data, beside, asked=preprocessing is not None)
+    places = list(beside)
+    if is_raw(source):
+        stated, note = raw_front_end_beside(places)
+        data = load_data(source, preprocessing=stated or preprocessing, limit=limit, text=text, labels=labels)
+        note = note or f"{data.preprocessing.describe()}, from these data: no data.json beside the model says otherwise"
+    else:
+        data = named_as(model, _loaded(model, source, preprocessing, limit, input_shape))
+        data, note = fed_as_beside(data, places, asked=preprocessing is not None)
     if not note:
         return data
     Progress(quiet=quiet).say(f"note: {note}")
@@ -179,7 +190,8 @@ def _inputs_alone(path: Path, model: Any, limit: int | None) -> Any:
 
 def _converted(data: Dataset, shape: tuple[int | None, ...]) -> Dataset:
     """Return uint8 images of `data` in the size and colors of `shape`; other inputs unchanged."""
-    preprocessing = None if data.has_several else _for_shape(data.train.inputs, data.preprocessing, shape)
+    own = image_preprocessing(data)
+    preprocessing = _for_shape(data.train.inputs, own, shape) if own else None
     if preprocessing is None:
         return data
     splits: dict[str, Any] = {name: _converted_split(data.split(name), preprocessing, name) for name in NAMES}

@@ -21,16 +21,20 @@ from tfopt.data.arrays import (
 )
 from tfopt.data.arrays_by_name import Arrays, count_samples, map_arrays
 from tfopt.data.check import check_pair, check_same_inputs
+from tfopt.data.columns import is_table
 from tfopt.data.dataset import Dataset
-from tfopt.data.folder import read_folder
+from tfopt.data.folder import IMAGES, kind_of, read_folder
+from tfopt.data.front_end import FrontEnd
 from tfopt.data.images import convert_images, read_images
 from tfopt.data.masks import read_masks
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
+from tfopt.data.raw_folder import read_raw_folder
 from tfopt.data.reconstruction import normal_to_train_on, with_flags, with_labels
 from tfopt.data.samples import Split, are_images
 from tfopt.data.split import NAMES, Plan, plan
 from tfopt.data.stored import StoredArray
+from tfopt.data.tables import read_table
 from tfopt.errors import DataError
 from tfopt.tasks import Reconstruction, Several
 from tfopt.tasks.labels import understand_all
@@ -42,9 +46,11 @@ FEWEST_IMAGES = 2
 def load_data(
     source: Any,
     *,
-    preprocessing: str | Preprocessing | None = None,
+    preprocessing: str | FrontEnd | None = None,
     size: tuple[int, int] | None = None,
     color: Color | None = None,
+    text: str | None = None,
+    labels: str | None = None,
     seed: int = 0,
     validation: float | None = None,
     test: float = 0.2,
@@ -54,15 +60,19 @@ def load_data(
     """Read `source` into memory, check it and split off missing parts.
 
     Args:
-        source: "digits" (scikit-learn's, 8x8); the path of an image folder (one folder per class, directly or below
-            train, val or validation and test) or of a .npz file; (x, y), ((x_train, y_train), (x_test, y_test)) or
-            (train, validation, test) pairs; a dict of pairs or tf.data with train, validation, test; a finite
-            tf.data.Dataset of (x, y), batched or not, that fits in memory (up to 8 GiB); or a Dataset, returned
-            unchanged. For several inputs x is a dict by name, or a list in the model's order; so is y for outputs.
+        source: "digits" (scikit-learn's, 8x8); the path of a folder of images, recordings or texts (one folder per
+            class, directly or below train, val or validation and test), of a .npz file or of a table (.csv, .tsv,
+            .jsonl or .parquet, also .gz); (x, y), ((x_train, y_train), (x_test, y_test)) or (train, validation, test)
+            pairs; a dict of pairs or tf.data with train, validation, test; a finite tf.data.Dataset of (x, y), batched
+            or not, that fits in memory (up to 8 GiB); or a Dataset, returned unchanged. For several inputs x is a dict
+            by name, or a list in the model's order; so is y for outputs.
         preprocessing: "raw" (the default: values unchanged), "unit" (x/255), "symmetric" (x/127.5 - 1), "caffe" or
-            "torch" (see `Preprocessing.named`), or a custom one. The digits, 0..16, default to pixel/16.
+            "torch" (see `Preprocessing.named`), or a custom one. The digits, 0..16, default to pixel/16. For texts,
+            recordings and tables, a `Text`, `Sound` or `Table` of `tfopt.inputs`, with settings or that of a model.
         size: (height, width) to resize images to.
         color: "rgb" or "grayscale"; None keeps the color of the images.
+        text: the column of a table that has texts; None: "text", if there is one.
+        labels: the column of a table that has the labels; None: "label".
         seed: of every split.
         validation: fraction of train to split off if there is no validation part, at most 2,000 samples; None for a
             tenth, or a fifth of fewer than 1,000.
@@ -94,7 +104,12 @@ def load_data(
         preprocessing, size, color, digits=isinstance(source, str) and source == "digits"
     )
     try:
-        parts = _read(with_labels(source) if task == Reconstruction.kind else source)
+        parts = _read(
+            with_labels(source) if task == Reconstruction.kind else source,
+            text,
+            labels,
+            None if isinstance(applied, Preprocessing) else applied,
+        )
         return _loaded(
             parts, applied, preprocessing, seed=seed, validation=validation, test=test, limit=limit, task=task
         )
@@ -106,8 +121,8 @@ def load_data(
 
 def _loaded(
     parts: Parts,
-    applied: Preprocessing,
-    preprocessing: str | Preprocessing | None,
+    applied: FrontEnd,
+    preprocessing: str | FrontEnd | None,
     *,
     seed: int,
     validation: float | None,
@@ -122,7 +137,7 @@ def _loaded(
     reconstructs = task == Reconstruction.kind
     if reconstructs:
         parts = with_flags(parts)
-    if not parts.files:  # files are checked when they are listed and when they are decoded
+    if not parts.files and not parts.front_end:  # files are checked when they are listed and when they are decoded
         _check_inputs(parts, scaled=isinstance(preprocessing, str) and preprocessing != "raw")
     labels, found, label_notes = understand_all(
         {name: y for name, (_, y) in parts.pairs.items()}, parts.class_names, task
@@ -149,10 +164,11 @@ def _loaded(
     )
 
 
-def _with_masks(parts: Parts, applied: Preprocessing) -> Parts:
+def _with_masks(parts: Parts, applied: FrontEnd) -> Parts:
     """Return `parts` with the classes of all pixels as labels."""
+    size = applied.size if isinstance(applied, Preprocessing) else None
     images, masks = ({name: pair[side] for name, pair in parts.pairs.items()} for side in (0, 1))
-    classes, notes = read_masks(masks, images, applied.size)
+    classes, notes = read_masks(masks, images, size)
     pairs = {name: (images[name], labels) for name, labels in classes.items()}
     return replace(parts, pairs=pairs, masks=False, notes=(*parts.notes, *notes))
 
@@ -177,12 +193,12 @@ def _check_classes(parts: Parts) -> None:
 
 
 def _requested_preprocessing(
-    preprocessing: str | Preprocessing | None,
+    preprocessing: str | FrontEnd | None,
     size: tuple[int, int] | None,
     color: Color | None,
     *,
     digits: bool,
-) -> Preprocessing:
+) -> FrontEnd:
     """Return the preprocessing that the arguments request together."""
     if digits and isinstance(preprocessing, str) and preprocessing != "raw":
         raise DataError(
@@ -191,13 +207,17 @@ def _requested_preprocessing(
         )
     if preprocessing is None:
         preprocessing = Preprocessing(scale=1 / 16) if digits else Preprocessing()
-    if not isinstance(preprocessing, str | Preprocessing):
+    if not isinstance(preprocessing, str | FrontEnd):
         raise DataError(
             f"Expected preprocessing as a name (raw, unit, symmetric, caffe, torch) or a Preprocessing, got "
             f"{preprocessing!r}."
         )
     if isinstance(preprocessing, str):
         preprocessing = Preprocessing.named(preprocessing)
+    if not isinstance(preprocessing, Preprocessing):
+        if size or color:
+            raise DataError(f"Expected no size or color for {preprocessing.subject}; they are for images.")
+        return preprocessing
     for name, given in (("size", size), ("color", color)):
         stated = getattr(preprocessing, name)
         if given is not None and stated is not None and given != stated:
@@ -205,7 +225,25 @@ def _requested_preprocessing(
     return replace(preprocessing, size=size or preprocessing.size, color=color or preprocessing.color)
 
 
-def _read(source: Any) -> Parts:
+def _read(source: Any, text: str | None, labels: str | None, front_end: FrontEnd | None) -> Parts:
+    raw, path = is_raw(source), Path(source) if isinstance(source, str | Path) else Path()
+    if raw and path.is_file():
+        return read_table(path, text=text, labels=labels, front_end=front_end)
+    if text or labels:
+        raise DataError(f"Expected a table (.csv, .tsv, .jsonl, .parquet) for text= and labels=, got {source!r:.80}.")
+    return read_raw_folder(path, front_end) if raw else replace(_read_numbers(source), front_end=front_end)
+
+
+def is_raw(source: Any) -> bool:
+    """Return whether `source` is the path of a table, or of a folder of other files than images."""
+    if not isinstance(source, str | Path) or source == "digits":
+        return False
+    path = Path(source)
+    return kind_of(path) is not IMAGES if path.is_dir() else path.is_file() and is_table(path)
+
+
+def _read_numbers(source: Any) -> Parts:
+    """Read images, numbers or, for a front end, raw samples in arrays."""
     if is_tf_data(source) or is_batches(source):
         return Parts({"train": read_stream("train", source)}, "batches", notes=stream_notes(["train"]))
     if isinstance(source, dict):
@@ -218,9 +256,12 @@ def _read(source: Any) -> Parts:
     if path.is_dir():
         return read_folder(path)
     if not path.exists():
-        raise DataError(f'Expected a folder, a .npz file or "digits", got a path that does not exist: {path}.')
+        raise DataError(f'Expected a folder, a table, a .npz file or "digits", got a path that does not exist: {path}.')
     if path.suffix.lower() != ".npz":
-        raise DataError(f"Expected a folder or a .npz file, got {path}; save arrays with numpy.savez.")
+        raise DataError(
+            f"Expected a folder, a table (.csv, .tsv, .jsonl, .parquet) or a .npz file, got {path}; save arrays with "
+            "numpy.savez."
+        )
     return read_npz(path)
 
 
@@ -246,10 +287,15 @@ def _largest(inputs: Any) -> float:
 
 
 def _inputs(
-    parts: Parts, chosen: Plan, preprocessing: Preprocessing
-) -> tuple[dict[str, np.ndarray], Preprocessing, tuple[str, ...]]:
+    parts: Parts, chosen: Plan, preprocessing: FrontEnd
+) -> tuple[dict[str, np.ndarray], FrontEnd, tuple[str, ...]]:
     """Return the chosen samples by split; only these are decoded, all at once, so that size and color agree."""
     picked = {name: _take(parts.pairs[origin][0], indices) for name, (origin, indices) in chosen.items()}
+    if parts.front_end:
+        fitted, notes = parts.front_end.fitted(picked["train"])
+        stored = {name: fitted.stored(raw) for name, raw in picked.items()}
+        return stored, fitted, (*notes, *fitted.notes(np.concatenate(list(picked.values()))))
+    assert isinstance(preprocessing, Preprocessing)
     if not parts.files:
         converted = {name: _converted(x, preprocessing, name) for name, x in picked.items()}
         return converted, _with_shape(preprocessing, converted["train"]), ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tfopt.data.front_end import FrontEnd
+
 Pair = tuple[Any, Any]
 """Inputs and labels, each an array or a dict of arrays."""
 
@@ -22,6 +24,7 @@ class Parts:
         notes: remarks on what the reader decided or left out.
         files: whether the inputs are paths of images still to be read.
         masks: whether the labels are paths of masks still to be read.
+        front_end: what turns the inputs, raw samples (n,), into numbers; None for images and for numbers.
     """
 
     pairs: dict[str, Pair]
@@ -30,3 +33,4 @@ class Parts:
     notes: tuple[str, ...] = ()
     files: bool = False
     masks: bool = False
+    front_end: FrontEnd | None = None

@@ -20,7 +20,7 @@ def outputs_for(predict: Callable[[Any], Any], split: Split) -> Any:
         predict: maps model inputs, as `Split.x` returns them, to outputs with as many samples.
         split: the samples.
     """
-    bytes_per_sample = sum(4 * math.prod(array.shape[1:]) for array in leaves(split.inputs))
+    bytes_per_sample = sum(4 * math.prod(shape) for shape in leaves(split.shapes))
     step = max(1, AT_ONCE // max(bytes_per_sample, 1))
     if step >= len(split):
         return predict(split.x())

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+from typing_extensions import override
 
+from tfopt.data.augmentation import Augmentation
+from tfopt.data.front_end import FrontEnd, ReadFile, checked_keys
+from tfopt.data.random_changes import RandomChanges
 from tfopt.errors import DataError
 
 Color = Literal["rgb", "grayscale"]
@@ -29,7 +34,7 @@ NAMED: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(FrontEnd):
     """Model inputs as `pixel * scale + offset` in float32, from images of `size`, `color` and channel `order`.
 
     Args:
@@ -54,6 +59,10 @@ class Preprocessing:
     scale: Factor = 1.0
     offset: Factor = 0.0
     order: Order = "rgb"
+
+    kind: ClassVar[str] = "image"
+    subject: ClassVar[str] = "images"
+    augmentation: ClassVar[type[RandomChanges] | None] = Augmentation
 
     def __post_init__(self) -> None:
         """Raise `DataError` for a field that no image can satisfy."""
@@ -144,14 +153,11 @@ class Preprocessing:
         """Return plain values for JSON; `from_dict` reads them back."""
         return {**asdict(self), "size": list(self.size) if self.size else None}
 
+    @override
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+    def from_dict(cls, values: Mapping[str, Any], read: ReadFile | None = None) -> Self:
         """Return the preprocessing whose `values` `to_dict` wrote; raise `DataError` for unknown keys."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise DataError(f"Expected the preprocessing keys {sorted(known)}, also got {unknown}.")
-        plain: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in values.items()}
-        return cls(**plain)
+        return cls(**checked_keys(cls, values))
 
 
 def _each(factor: Factor) -> tuple[float, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tfopt.data.arrays_by_name import Arrays, count_samples, map_arrays, rows
-from tfopt.data.preprocessing import Preprocessing
+from tfopt.data.front_end import FrontEnd
+from tfopt.data.random_changes import RandomChanges
 
 FEW_GUIDES = 2000
 
@@ -20,13 +22,13 @@ class Split:
     Args:
         inputs: (n, ...), in a compact dtype such as uint8; by name for a model with several inputs.
         labels: int32 (n,) class numbers, or float32 (n, k) or (n, ...); by name for a model with several outputs.
-        preprocessing: the mapping from `inputs` to model inputs; of several inputs, it maps the images.
+        preprocessing: the front end, which maps `inputs` to model inputs; of several inputs, it maps the images.
         reconstructs: whether the targets are the model inputs instead of the labels.
     """
 
     inputs: Any
     labels: Any
-    preprocessing: Preprocessing
+    preprocessing: FrontEnd
     reconstructs: bool = False
 
     def __len__(self) -> int:
@@ -34,7 +36,10 @@ class Split:
         return count_samples(self.inputs)
 
     def x(self, indices: Any = None) -> Any:
-        """Return model inputs, float32 (n, ...): all samples, or those at `indices` (integers, a slice)."""
+        """Return model inputs (n, ...): all samples, or those at `indices` (integers, a slice).
+
+        They are float32, or int32 for texts.
+        """
         chosen = rows(self.inputs, indices)
         if isinstance(chosen, dict):
             return map_arrays(self._of_several, chosen)
@@ -42,6 +47,16 @@ class Split:
 
     def _of_several(self, array: np.ndarray) -> np.ndarray:
         return self.preprocessing.apply(array) if are_images(array) else array.astype(np.float32)
+
+    def changed(self, indices: Any, augment: RandomChanges, drawn: np.ndarray) -> np.ndarray:
+        """Return `x(indices)` after the changes that come before the front end.
+
+        Args:
+            indices: integers, a slice.
+            augment: the random changes.
+            drawn: by `augment` for these samples, (n, columns).
+        """
+        return self.preprocessing.apply(augment.change_stored(self.inputs[indices], drawn))
 
     def y(self, indices: Any = None) -> Any:
         """Return the targets of all samples, or of those at `indices`: the labels, or what `x` returns."""
@@ -54,8 +69,18 @@ class Split:
     @property
     def target_shape(self) -> tuple[int, ...]:
         """Shape of one target, without the batch axis."""
-        shape: tuple[int, ...] = (self.inputs if self.reconstructs else self.labels).shape[1:]
+        shape: tuple[int, ...] = self.shape if self.reconstructs else self.labels.shape[1:]
         return shape
+
+    @cached_property
+    def shapes(self) -> Any:
+        """Shape of one model input, without the batch axis; by name if there are several."""
+        return map_arrays(lambda array: array.shape[1:], self.x(slice(0, 1)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the only model input, without the batch axis; () if there are several."""
+        return () if isinstance(self.shapes, dict) else self.shapes
 
     def __repr__(self) -> str:
         """Return the number and the shape of the samples, not their values."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.data import Augmentation, Dataset
+from tfopt.data import Dataset
 from tfopt.data.batches import Views, view_inputs
+from tfopt.data.random_changes import RandomChanges
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
 from tfopt.distillation.losses.hinton import Hinton
@@ -82,7 +83,7 @@ class DistillationSession:
         teacher: Answering | None,
         data: Dataset,
         *,
-        augment: Augmentation | None,
+        augment: RandomChanges | None,
         seed: int,
         folder: str | Path | None = None,
         progress: Any = None,
@@ -174,7 +175,7 @@ def session_for(
     teacher: Answering | None,
     data: Dataset,
     *,
-    augment: Augmentation | None,
+    augment: RandomChanges | None,
     seed: int,
     folder: str | Path | None = None,
     progress: Any = None,

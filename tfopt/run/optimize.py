@@ -10,8 +10,8 @@ from typing import Any
 from tfopt import bridge
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.words import counted
+from tfopt.data.beside import image_preprocessing
 from tfopt.data.predicting import outputs_for
-from tfopt.data.samples import are_images
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance
 from tfopt.evaluate.report import Report, Row, measured_row
@@ -135,11 +135,12 @@ class _Run:
         if self.verdict.ok:
             self._check_budget()
         model = self._as_given(self.flat_model, self.finished)
-        fed = self.data.preprocessing if are_images(self.data.train.inputs) and not self.recipe.transfer else None
+        fed = None if self.recipe.transfer else image_preprocessing(self.data)
         recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages), preprocessing=fed)
         self.report = Report(recipe.to_dict(), self.report.rows, self.verdict.text)
         data = described(self.data)
-        return Result(model, lite, self.report, recipe, data, self.files, self.verdict, self.checkpoint)
+        files = {**self.data.preprocessing.files(), **self.files}
+        return Result(model, lite, self.report, recipe, data, files, self.verdict, self.checkpoint)
 
     def _carry_out_stages(self) -> tuple[list[Promise], Any, list[str], float]:
         """Carry out the stages that are not finished, or those before one that fails its guard.

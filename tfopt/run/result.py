@@ -52,8 +52,8 @@ class Result:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write `model.tflite`, `model.keras`, `recipe.json`, `report.json` and `data.json` into `folder`.
 
-        Also write `labels.txt`, one class name per line in output order, if the classes have names. All or nothing: the
-        folder appears once everything in it is written.
+        Also write `labels.txt`, one class name per line in output order, if the classes have names, and for texts
+        `vocabulary.txt`. All or nothing: the folder appears once everything in it is written.
 
         Returns:
             The folder.
@@ -80,7 +80,7 @@ def described(data: Dataset) -> dict[str, Any]:
     """Return what users of the file need to know about the data."""
     return {
         "description": data.describe(),
-        "input_shape": map_arrays(lambda array: list(array.shape[1:]), data.train.inputs),
+        "input_shape": map_arrays(list, data.train.shapes),
         "preprocessing": data.preprocessing.to_dict(),
         "class_names": list(data.class_names) if data.class_names else None,
         "fingerprint": data.fingerprint,

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfopt.base.progress import progress_bar
 from tfopt.base.renamed import renamed_methods
-from tfopt.data import Preprocessing
+from tfopt.data import FrontEnd
 from tfopt.errors import ModelError
 from tfopt.tasks import TaskName
 from tfopt.teachers.batching import CompiledTeacher, regrouped
@@ -70,8 +70,12 @@ class Answering(ABC):
         """Return a teacher that also answers with the outputs of `layers`; without `response`, with them alone."""
 
     @abstractmethod
-    def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
-        """Return a teacher that maps student inputs scaled by `preprocessing` to its own scale."""
+    def for_inputs(self, preprocessing: FrontEnd | str) -> Self:
+        """Return a teacher that maps student inputs scaled by `preprocessing` to its own scale.
+
+        Raises:
+            ModelError: they are not images, and the teacher was trained with another front end.
+        """
 
     @abstractmethod
     def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:

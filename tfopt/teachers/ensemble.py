@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from typing_extensions import override
 
-from tfopt.data import Preprocessing
+from tfopt.data import FrontEnd
 from tfopt.errors import ModelError, RecipeError
 from tfopt.tasks import TaskName, task_named
 from tfopt.tasks.responses import FLOOR, log_probabilities
@@ -115,7 +115,7 @@ class Ensemble(Answering):
         return self
 
     @override
-    def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
+    def for_inputs(self, preprocessing: FrontEnd | str) -> Self:
         return self._with(teachers=tuple(teacher.for_inputs(preprocessing) for teacher in self.teachers))
 
     @override

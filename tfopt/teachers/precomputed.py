@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from typing_extensions import override
 
-from tfopt.data import Preprocessing
+from tfopt.data import FrontEnd
 from tfopt.errors import DataError, ModelError
 from tfopt.tasks import TaskName
 from tfopt.teachers.base import OUTPUT, Answering
@@ -101,7 +101,7 @@ class Precomputed(Answering):
         return self
 
     @override
-    def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
+    def for_inputs(self, preprocessing: FrontEnd | str) -> Self:
         del preprocessing
         return self
 

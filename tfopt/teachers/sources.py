@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -17,10 +18,13 @@ from typing_extensions import override
 from tfopt import models
 from tfopt.base import keras_compat
 from tfopt.base.reading import parse_json, reading
-from tfopt.data import Preprocessing
+from tfopt.data.beside import files_of
+from tfopt.data.front_end import FrontEnd
+from tfopt.data.front_ends import front_end_from
 from tfopt.errors import DataError, ModelError
 from tfopt.graph.keras_internals import sublayers
 from tfopt.graph.taps import tapped
+from tfopt.models.estimators import is_estimator
 from tfopt.tflite.read import LiteModel
 
 Shape = tuple[int | None, ...]
@@ -239,17 +243,52 @@ class CallableSource(_NumpySource):
         return [np.asarray(value) for value in tf.nest.flatten(self._function(x))]
 
 
+class EstimatorSource(_NumpySource):
+    """A fitted scikit-learn estimator on rows of numbers: probabilities, else decisions as logits, else values."""
+
+    def __init__(self, estimator: Any, name: str | None = None) -> None:
+        self.name = name or type(estimator).__name__
+        if not hasattr(estimator, "n_features_in_"):
+            raise ModelError(
+                f"The estimator '{self.name}' is not fitted: call estimator.fit(data.train.x(), data.train.y())."
+            )
+        self.input_shape = (int(estimator.n_features_in_),)
+        self._estimator = estimator
+
+    @property
+    @override
+    def fingerprint(self) -> str:
+        return hashlib.sha256(pickle.dumps(self._estimator)).hexdigest()
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes in the order of the outputs; None for values, and for the class numbers 0, 1, 2, ..."""
+        classes = getattr(self._estimator, "classes_", None)
+        if classes is None or np.array_equal(classes, np.arange(len(classes))):
+            return None
+        return tuple(str(name) for name in classes)
+
+    def _run(self, x: np.ndarray) -> list[np.ndarray]:
+        if hasattr(self._estimator, "predict_proba"):
+            return [np.asarray(self._estimator.predict_proba(x), np.float32)]
+        if not hasattr(self._estimator, "decision_function"):
+            values = np.asarray(self._estimator.predict(x), np.float32)
+            return [values if values.ndim > 1 else values[:, None]]
+        logits = np.asarray(self._estimator.decision_function(x), np.float32)
+        return [logits if logits.ndim > 1 else np.stack([-logits / 2, logits / 2], axis=1)]
+
+
 @dataclass(frozen=True)
 class OpenSource:
     """A source, with the metadata stored next to it."""
 
     source: Source
     class_names: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: FrontEnd | None = None
 
 
 def open_source(what: Any, name: str | None = None, *, allow_unsafe: bool = False) -> OpenSource:
-    """Return the source for `what`: a model, a path, a `LiteModel`, a loaded SavedModel or a function of a batch.
+    """Return the source for `what`: a model, a path, a `LiteModel`, a SavedModel, an estimator, a function of a batch.
 
     `allow_unsafe` lets a model file run Python code.
 
@@ -270,11 +309,14 @@ def open_source(what: Any, name: str | None = None, *, allow_unsafe: bool = Fals
         raise ModelError(
             f"The layer '{getattr(what, 'name', what)}' is not a model: make one from it, keras.Sequential([layer])."
         )
+    if is_estimator(what):
+        estimator = EstimatorSource(what, name)
+        return OpenSource(estimator, estimator.class_names)
     if callable(what):
         return OpenSource(CallableSource(what, name))
     raise ModelError(
         "A teacher must be a Keras 3 or tf_keras model, the path of a model file or of a result folder, a LiteModel, "
-        f"a SavedModel or a function of a batch; got {type(what).__name__}."
+        f"a SavedModel, a fitted scikit-learn estimator or a function of a batch; got {type(what).__name__}."
     )
 
 
@@ -283,7 +325,8 @@ def _from_path(path: Path, name: str | None, allow_unsafe: bool) -> OpenSource:
         try:
             with reading(DataError):
                 stored = parse_json((path / "data.json").read_text(encoding="utf-8"))
-                class_names, preprocessing = stored["class_names"], Preprocessing.from_dict(stored["preprocessing"])
+                class_names = stored["class_names"]
+                preprocessing = front_end_from(stored["preprocessing"], files_of(path))
                 if not all(isinstance(each, str) for each in class_names or ()):
                     raise TypeError("class_names must be strings")
         except DataError as error:

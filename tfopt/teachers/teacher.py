@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from typing_extensions import override
 
-from tfopt.data import Preprocessing
+from tfopt.data import FrontEnd, Preprocessing
 from tfopt.errors import ModelError
 from tfopt.tasks import Task, TaskName, task_named
 from tfopt.tasks.responses import FLOOR, Form, Tolerance, form_of, log_odds, log_probabilities
@@ -28,7 +28,7 @@ class Teacher(Answering):
         source: a Keras 3 or tf_keras model of any kind; the path of a model file, of a SavedModel, of a `.tflite` or of
             a result folder, whose class names and preprocessing are used; a `LiteModel`; or a function of a batch,
             NumPy or TensorFlow, that returns an array. It is never changed.
-        preprocessing: the teacher's own, a `Preprocessing` or its name; used after `for_inputs`.
+        preprocessing: the teacher's own, a front end or the name of a `Preprocessing`; used after `for_inputs`.
         outputs: "logits", "probabilities", or "auto", which infers the form from the values.
         class_names: of its outputs, in order.
         name: for messages; by default the source's.
@@ -47,7 +47,7 @@ class Teacher(Answering):
         self,
         source: Any,
         *,
-        preprocessing: Preprocessing | str | None = None,
+        preprocessing: FrontEnd | str | None = None,
         outputs: Literal["auto", "logits", "probabilities"] = "auto",
         class_names: Sequence[str] | None = None,
         name: str | None = None,
@@ -63,7 +63,7 @@ class Teacher(Answering):
         self.class_names = distinct(found.class_names if class_names is None else class_names, self.name)
         self._own_names = self.class_names
         self.form: Form | None = "logits" if outputs == "logits" else None
-        self._student: Preprocessing | None = None
+        self._student: FrontEnd | None = None
         self._columns: tuple[int, ...] | None = None
         self._sample: tuple[int, ...] | None = None
 
@@ -122,8 +122,15 @@ class Teacher(Answering):
         return self._with(layers=tuple(layers), response=response)
 
     @override
-    def for_inputs(self, preprocessing: Preprocessing | str) -> Self:
-        return self._with(_student=_as_preprocessing(preprocessing))
+    def for_inputs(self, preprocessing: FrontEnd | str) -> Self:
+        own, student = self.preprocessing, _as_preprocessing(preprocessing)
+        images = isinstance(own, Preprocessing) and isinstance(student, Preprocessing)
+        if own is not None and own != student and not images:
+            raise ModelError(
+                f"The teacher '{self.name}' takes {own.describe()}; the student takes {student.describe()}, with other "
+                "settings. Load the data of the student with those of the teacher: load_data(..., preprocessing=...)."
+            )
+        return self._with(_student=student)
 
     @override
     def for_classes(self, class_names: Sequence[str]) -> Self:
@@ -236,7 +243,7 @@ class Teacher(Answering):
         before.
         """
         own, student = self.preprocessing, self._student
-        if own is None or student is None:
+        if not isinstance(own, Preprocessing) or not isinstance(student, Preprocessing):
             return 1.0, 0.0, False
         swapped = own.order != student.order
         scale, shift = (
@@ -249,7 +256,7 @@ class Teacher(Answering):
     def _wanted(self) -> Shape | None:
         """Return the input shape of the source; where it is free, the size and colors of its preprocessing."""
         shape, own = self.source.input_shape, self.preprocessing
-        if shape is None or len(shape) != 3 or own is None:
+        if shape is None or len(shape) != 3 or not isinstance(own, Preprocessing):
             return shape
         height, width = own.size or (None, None)
         channels = {"rgb": 3, "grayscale": 1, None: None}[own.color]
@@ -278,5 +285,5 @@ def _numbers(factor: Any, offset: Any) -> str:
     return " + ".join("(" + ", ".join(f"{value:.6g}" for value in np.ravel(part)) + ")" for part in (factor, offset))
 
 
-def _as_preprocessing(given: Preprocessing | str) -> Preprocessing:
+def _as_preprocessing(given: FrontEnd | str) -> FrontEnd:
     return Preprocessing.named(given) if isinstance(given, str) else given

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.data import Augmentation, Dataset
-from tfopt.data.augmentation import TRANSFORMATIONS
+from tfopt.data import Dataset
+from tfopt.data.augmentation import Augmentation
+from tfopt.data.random_changes import RandomChanges
+from tfopt.data.sound_augmentation import SoundAugmentation
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import accuracy, guessing
 from tfopt.training.settings import Training
@@ -21,43 +23,55 @@ Judge = Callable[[np.ndarray], np.ndarray]
 
 def choose_augmentation(
     judge: Judge | None, training: Training, data: Dataset, *, who: str = "the original model"
-) -> tuple[Augmentation | None, list[str]]:
+) -> tuple[RandomChanges | None, list[str]]:
     """Return the recipe's augmentation without transformations that `judge` cannot recognize, and notes.
 
-    A mirrored digit is a different digit. So each transformation is first tested on the validation images: it is
+    A mirrored digit is a different digit. So each transformation is first tested on the validation samples: it is
     halved, then dropped, if it costs `judge`, which returns scores (n, classes) and is called `who` in notes, more than
     a tenth of its accuracy. It is dropped if there is no judge.
     """
-    wanted = _wanted(training)
+    kind = data.preprocessing.augmentation or Augmentation
+    wanted, left_out = _wanted(training, kind)
     names = ", ".join(wanted.transformations)
     if not names:
-        return None, []
-    if data.has_several or len(data.input_shape) != 3 or not task_of(data).has_classes:
-        return None, [f"no augmentation ({names}): it is for image classification only"]
+        return None, left_out
+    if (
+        data.has_several
+        or data.preprocessing.augmentation is None
+        or len(data.input_shape) != 3
+        or not task_of(data).has_classes
+    ):
+        return None, [f"no augmentation ({names}): it is for the classification of images and recordings only"]
     if judge is None:
         return None, [f"no augmentation ({names}): there is no model to judge which images stay recognizable"]
-    trial = _Trial(judge, training, data, who)
+    trial = _Trial(judge, wanted, training.seed, data, who)
     kept = {name: trial.recognized(name, value) for name, value in wanted.transformations.items()}
     kept = {name: value for name, value in kept.items() if value}
-    return (wanted.with_only(**kept) if kept else None), trial.notes
+    return (wanted.with_only(**kept) if kept else None), [*left_out, *trial.notes]
 
 
-def _wanted(training: Training) -> Augmentation:
-    """Return the transformations of `training`: those that it sets, and the others at its strength."""
-    own = {name: getattr(training, name) for name in TRANSFORMATIONS}
-    own = {name: value for name, value in own.items() if value is not None}
-    at_strength = Augmentation.of_strength(training.augmentation).transformations
-    return Augmentation(**{**at_strength, **own}, at_once=training.at_once)
+def _wanted(training: Training, kind: type[RandomChanges]) -> tuple[RandomChanges, list[str]]:
+    """Return the transformations of `training`, those that it sets and the others at its strength, and notes.
+
+    The notes name what it sets for another kind of samples.
+    """
+    every = {name: getattr(training, name) for name in (*Augmentation.names, *SoundAugmentation.names)}
+    own = {name: value for name, value in every.items() if value is not None}
+    strangers = [name for name in own if name not in kind.names and own[name]]
+    at_strength = kind.of_strength(training.augmentation).transformations
+    chosen = {**at_strength, **{name: value for name, value in own.items() if name in kind.names}}
+    wanted = Augmentation(**chosen, at_once=training.at_once) if kind is Augmentation else kind(**chosen)
+    return wanted, [f"no {', '.join(strangers)}: they are for other samples than these"] if strangers else []
 
 
 class _Trial:
     """Asks a judge whether it recognizes changed validation images; collects notes."""
 
-    def __init__(self, judge: Judge, training: Training, data: Dataset, who: str) -> None:
-        self._judge, self._seed, self._who = judge, training.seed, who
+    def __init__(self, judge: Judge, wanted: RandomChanges, seed: int, data: Dataset, who: str) -> None:
+        self._judge, self._wanted, self._seed, self._who = judge, wanted, seed, who
         probe = data.validation.spread(PROBE)
-        self._x, self._y = data.validation.x(probe), data.validation.y(probe)
-        self._before = accuracy(judge(self._x), self._y)
+        self._split, self._probe, self._y = data.validation, probe, data.validation.y(probe)
+        self._before = accuracy(judge(data.validation.x(probe)), self._y)
         self.notes: list[str] = []
 
     @property
@@ -75,7 +89,8 @@ class _Trial:
             return value
         for setting in (value,) if value is True else (value, value / 2):
             after = accuracy(self._judge(self._changed(name, setting)), self._y)
-            verdict = f"{self._who} has {after:.3f} on images changed this way, {self._before:.3f} on unchanged ones"
+            what = self._split.preprocessing.subject
+            verdict = f"{self._who} has {after:.3f} on {what} changed this way, {self._before:.3f} on unchanged ones"
             if after >= (1 - AUGMENTATION_MAY_COST) * self._before:
                 halved = "" if setting == value else f", half of {value}"
                 self.notes.append(f"augmented with {name}={setting}{halved}: {verdict}")
@@ -87,7 +102,8 @@ class _Trial:
         import tensorflow as tf
 
         if name == "horizontal_flip":
-            return np.asarray(self._x[:, :, ::-1])  # all of them; training mirrors half
-        augmentation = Augmentation(**{name: value})
-        drawn = augmentation.draw(len(self._x), self._x.shape[1:], self._seed)
-        return np.asarray(augmentation.apply(tf.constant(self._x), tf.constant(drawn)))
+            return np.asarray(self._split.x(self._probe)[:, :, ::-1])  # all of them; training mirrors half
+        augmentation = self._wanted.with_only(**{name: value})
+        drawn = augmentation.draw(len(self._probe), self._split.shape, self._seed)
+        x = self._split.changed(self._probe, augmentation, drawn)
+        return np.asarray(augmentation.apply(tf.constant(x), tf.constant(drawn)))

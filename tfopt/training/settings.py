@@ -37,12 +37,13 @@ class Training:
         batchnorm: "frozen" trains with the statistics that pretrained BatchNormalizations have, "train" with those of
             each batch; "auto" freezes them with fewer than 1,000 training samples. In any case the statistics that
             validate best are kept in the end.
-        augmentation: the strength of random augmentation of training images, from 0 (none) to 1; 0.5 is usual. It
+        augmentation: the strength of random augmentation of training samples, from 0 (none) to 1; 0.5 is usual. It
             sets those of the transformations below that are None. Each is halved or dropped, with a note in the report,
-            if the given model does not recognize images changed in that way.
+            if the given model does not recognize samples changed in that way.
         mixup: train on mixtures of two samples and their labels (Zhang et al. 2018, arXiv:1710.09412): alpha of the
             beta distribution of their shares; 0.2 is usual, 0 is none. Not with a teacher.
-        horizontal_flip, shift, rotation, zoom, brightness, contrast, cutout, at_once: see `Augmentation`.
+        horizontal_flip, shift, rotation, zoom, brightness, contrast, cutout, at_once: of images, see `Augmentation`.
+        shift, noise, time_mask, frequency_mask: of recordings, see `tfopt.inputs.SoundAugmentation`.
 
     Examples:
         >>> training = tfopt.Training(learning_rate=5e-4, patience=5, augmentation=0.5)
@@ -72,6 +73,9 @@ class Training:
     contrast: float | None = Field(default=None, ge=0, le=1)
     cutout: float | None = Field(default=None, ge=0, lt=1)
     at_once: PositiveInt | None = None
+    noise: float | None = Field(default=None, ge=0, le=1)
+    time_mask: float | None = Field(default=None, ge=0, lt=1)
+    frequency_mask: float | None = Field(default=None, ge=0, lt=1)
 
     @field_validator("optimizer")
     @classmethod

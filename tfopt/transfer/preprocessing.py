@@ -8,7 +8,7 @@ import numpy as np
 
 from tfopt.base.annotations import annotations
 from tfopt.data import Dataset, Preprocessing
-from tfopt.data.beside import fed_as, stated_beside
+from tfopt.data.beside import fed_as, image_preprocessing, stated_beside
 from tfopt.data.preprocessing import NAMED
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
@@ -44,9 +44,8 @@ def choose_preprocessing(
     linear head; a near-tie is reported. It applies only to 8-bit images without preprocessing that `source` accepts;
     other data is unchanged. `layer` is where features are taken, as in `feature_extractor`.
     """
-    given = data.preprocessing
-    plain = (given.scale, given.offset, given.order) == (1, 0, "rgb")
-    if data.train.inputs.dtype != np.uint8 or len(data.input_shape) != 3 or not plain:
+    given = image_preprocessing(data)
+    if given is None or (given.scale, given.offset, given.order) != (1, 0, "rgb"):
         return data, []
     source = model_from(source)
     try:
@@ -57,7 +56,7 @@ def choose_preprocessing(
     if len(taken) != 3 or any(size not in (None, own) for size, own in zip(taken, data.input_shape, strict=True)):
         return data, []
     graph = walk(source)
-    if stated := stated_beside(annotations(source).path):
+    if isinstance(stated := stated_beside(annotations(source).path), Preprocessing):
         return fed_as(data, stated), [f"preprocessing of data.json beside the model: {stated.describe()}"]
     images = data.train.inputs[data.train.spread(16)]
     if name := _rescaled_inside(graph, images):

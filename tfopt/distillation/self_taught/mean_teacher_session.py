@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.data import Augmentation, Dataset
+from tfopt.data import Dataset
 from tfopt.data.batches import AUGMENTATION
+from tfopt.data.random_changes import RandomChanges
 from tfopt.data.split import choose
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, mean_teacher
 from tfopt.distillation.self_taught.semi_supervised import OTHER_VIEW, UNLABELED, labeled_per_batch, mixed_batches
@@ -40,7 +41,7 @@ class MeanTeacherSession:
         settings: MeanTeacher,
         data: Dataset,
         *,
-        augment: Augmentation | None,
+        augment: RandomChanges | None,
         seed: int,
     ) -> None:
         if settings.task != data.task:

@@ -1,4 +1,4 @@
-"""What a `.tflite` says about itself: class names, and how its images were fed.
+"""What a `.tflite` says about itself: class names, and how its inputs are made.
 
 Apps read the metadata of TensorFlow Lite: a flatbuffer (metadata_schema.fbs, identifier "M001") in the entry
 TFLITE_METADATA, whose files, such as the class names, are in an archive behind the file. Files of tfopt 0.1 have the
@@ -14,13 +14,16 @@ import numpy as np
 
 from tfopt.base.limits import LARGEST_JSON
 from tfopt.base.reading import parse_json, reading
-from tfopt.data import Preprocessing
+from tfopt.data import FrontEnd, Preprocessing
+from tfopt.data.front_ends import front_end_from
 from tfopt.errors import ModelError
 from tfopt.tflite.read.flatbuffer import items
 
 NAME, IDENTIFIER = b"TFLITE_METADATA", b"M001"
 OLD_LABELS = b"tfopt.labels"
 LABELS_FILE = "labels.txt"
+FRONT_END_FILE = "preprocessing.json"
+"""The settings of a front end for other inputs than images; its other files are beside it."""
 # Numbers of fields and of members of enumerations and unions in the schema.
 SUBGRAPHS, VERSION, NEEDED_VERSION = 3, 2, 7
 INPUTS, OUTPUTS = 2, 3
@@ -28,7 +31,8 @@ TENSOR_NAME, CONTENT, STEPS, FILES = 0, 3, 4, 6
 IMAGE, COLOR, SIZE = 2, 0, 1
 RGB, GRAYSCALE = 1, 2
 NORMALIZATION, MEAN, STD = 1, 0, 1
-FILE_NAME, FILE_KIND, AXIS_LABELS = 0, 2, 2
+FILE_NAME, FILE_KIND = 0, 2
+DESCRIPTIONS, AXIS_LABELS, VOCABULARY = 1, 2, 5
 _MOST = 10_000
 """Most elements of a vector in the metadata of a file."""
 
@@ -39,11 +43,12 @@ class FileMetadata:
 
     Attributes:
         labels: the class names, in the order of the outputs, or ().
-        preprocessing: how images were fed as floats; None if the file does not say.
+        preprocessing: how images were fed as floats, or what turns other samples into inputs; None if the file does
+            not say.
     """
 
     labels: tuple[str, ...] = ()
-    preprocessing: Preprocessing | None = None
+    preprocessing: FrontEnd | None = None
 
 
 def metadata_of(model: Any, data: bytes) -> FileMetadata:
@@ -78,17 +83,33 @@ def _read(stored: bytes, data: bytes) -> FileMetadata:
     given, made = (subgraph.tables(side) for side in (INPUTS, OUTPUTS))
     files = made[0].tables(FILES) if len(made) == 1 else []
     name = next((file.text(FILE_NAME) for file in files if file.number(FILE_KIND) == AXIS_LABELS), "")
-    return FileMetadata(_labels(data, name), _preprocessing(given[0]) if len(given) == 1 else None)
+    packed = zipfile.is_zipfile(io.BytesIO(data))  # a tool that rewrites a file loses what is behind it
+    labels = _labels(data, name) if name and packed else ()
+    fed = _front_end(data, given[0]) if len(given) == 1 and packed else None
+    return FileMetadata(labels, fed or (_preprocessing(given[0]) if len(given) == 1 else None))
 
 
 def _labels(data: bytes, name: str) -> tuple[str, ...]:
-    if not name or not zipfile.is_zipfile(io.BytesIO(data)):  # a tool that rewrites a file loses what is behind it
-        return ()
+    text = _packed(data, name).decode("utf-8-sig").replace("\r\n", "\n")  # as Windows writes it
+    return tuple(text.removesuffix("\n").split("\n"))
+
+
+def _packed(data: bytes, name: str) -> bytes:
+    """Return a file of the archive behind the `.tflite`."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if archive.getinfo(name).file_size > LARGEST_JSON:
             raise ValueError(f"{name} is too large")
-        text = archive.read(name).decode("utf-8-sig").replace("\r\n", "\n")  # as Windows writes it
-    return tuple(text.removesuffix("\n").split("\n"))
+        return archive.read(name)
+
+
+def _front_end(data: bytes, tensor: "_Table") -> FrontEnd | None:
+    """Return what makes an input of raw samples; None if the file does not say."""
+    if FRONT_END_FILE not in {file.text(FILE_NAME) for file in tensor.tables(FILES)}:
+        return None
+    stated = parse_json(_packed(data, FRONT_END_FILE))
+    if not isinstance(stated, dict):
+        raise TypeError("expected the settings of a front end as a JSON object")
+    return front_end_from(stated, lambda name: _packed(data, name))
 
 
 def _preprocessing(tensor: "_Table") -> Preprocessing | None:

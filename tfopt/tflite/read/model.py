@@ -17,7 +17,7 @@ from tfopt.base.packing import unpack
 from tfopt.base.reading import reading
 from tfopt.base.stderr import native_noise_held
 from tfopt.base.weight_statistics import deflated_bytes
-from tfopt.data import Preprocessing
+from tfopt.data import FrontEnd
 from tfopt.errors import CannotRunError, DataError, ModelError
 from tfopt.graph.walk import valid_name
 from tfopt.tflite.read.graph import FileGraph
@@ -140,8 +140,8 @@ class LiteModel:
         return self.metadata.labels
 
     @property
-    def preprocessing(self) -> Preprocessing | None:
-        """How images were fed as floats, if the file says so."""
+    def preprocessing(self) -> FrontEnd | None:
+        """How images were fed as floats, or what makes inputs of other samples, if the file says so."""
         return self.metadata.preprocessing
 
     def tensors(self) -> list[Tensor]:

@@ -1,19 +1,22 @@
-"""Write class names, and how images are fed, into a `.tflite` in the metadata format that apps read."""
+"""Write class names, and how inputs are made, into a `.tflite` in the metadata format that apps read."""
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tfopt.data import Dataset, Preprocessing
-from tfopt.data.samples import are_images
+from tfopt.data import Dataset, FrontEnd, Preprocessing
+from tfopt.data.beside import image_preprocessing
+from tfopt.data.text import VOCABULARY_FILE
 from tfopt.tflite.read import Port, metadata
 from tfopt.tflite.read.flatbuffer import items, packed, unpacked
 from tfopt.tflite.read.graph import FileGraph
 
 _PARSER_VERSION = "1.0.0"  # has all that is written here
+_FILE_KINDS = {metadata.FRONT_END_FILE: metadata.DESCRIPTIONS, VOCABULARY_FILE: metadata.VOCABULARY}
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # so that equal models make equal files
 
 
@@ -21,28 +24,45 @@ def with_metadata(data: bytes, source: Any) -> bytes:
     """Return the .tflite `data` with what `source`, a Dataset, says about its only input and output.
 
     These are the class names, if the output has one number for each, and color, size and normalization of images, in
-    the public schema of TensorFlow Lite's metadata; the names are in an archive behind the file. A file with neither,
-    and one for other data, is unchanged.
+    the public schema of TensorFlow Lite's metadata. For other samples, such as texts, these are the settings and the
+    files of their front end. Names and files are in an archive behind the file. A file with nothing to say, and one for
+    other data, is unchanged.
     """
     if not isinstance(source, Dataset):
         return data
     graph = FileGraph(data)
     given, made = graph.ports("inputs"), graph.ports("outputs")
     labels = labels_for(source, made)
-    image = _image(source.preprocessing, given[0]) if are_images(source.train.inputs) else None
-    if len(given) != 1 or not (labels or image):
+    preprocessing = image_preprocessing(source)
+    image = _image(preprocessing, given[0]) if preprocessing else None
+    files = _front_end_files(source.preprocessing)
+    if len(given) != 1 or not (labels or image or files):
         return data
     output: dict[int, Any] = {metadata.TENSOR_NAME: made[0].name}
     if labels:
-        file = {metadata.FILE_NAME: metadata.LABELS_FILE, metadata.FILE_KIND: np.int8(metadata.AXIS_LABELS)}
-        output[metadata.FILES] = [file]
+        output[metadata.FILES] = [_file(metadata.LABELS_FILE, metadata.AXIS_LABELS)]
+    made_of: dict[int, Any] = {metadata.FILES: [_file(name, _FILE_KINDS[name]) for name in files]} if files else {}
     subgraph = {
-        metadata.INPUTS: [{metadata.TENSOR_NAME: given[0].name, **(image or {})}],
+        metadata.INPUTS: [{metadata.TENSOR_NAME: given[0].name, **(image or made_of)}],
         metadata.OUTPUTS: [output, *({metadata.TENSOR_NAME: port.name} for port in made[1:])],
     }
     described = {metadata.SUBGRAPHS: [subgraph], metadata.NEEDED_VERSION: _PARSER_VERSION}
     written = with_entry(data, metadata.NAME, _flatbuffer(described))
-    return _with_archive(written, labels) if labels else written
+    if labels:
+        files[metadata.LABELS_FILE] = ("\n".join(labels) + "\n").encode()
+    return _with_archive(written, files) if files else written
+
+
+def _file(name: str, kind: int) -> dict[int, Any]:
+    return {metadata.FILE_NAME: name, metadata.FILE_KIND: np.int8(kind)}
+
+
+def _front_end_files(front_end: FrontEnd) -> dict[str, bytes]:
+    """Return what makes inputs of other samples than images and numbers, as files by name."""
+    if isinstance(front_end, Preprocessing):
+        return {}
+    settings = json.dumps(front_end.to_dict(), indent=2) + "\n"
+    return {metadata.FRONT_END_FILE: settings.encode(), **front_end.files()}
 
 
 def labels_for(source: Dataset, made: Sequence[Port]) -> tuple[str, ...]:
@@ -84,11 +104,12 @@ def with_entry(data: bytes, name: bytes, content: bytes) -> bytes:
     return packed(model, len(data))
 
 
-def _with_archive(data: bytes, labels: Sequence[str]) -> bytes:
-    """Return the file with an archive behind it that has the labels, a line each."""
+def _with_archive(data: bytes, files: Mapping[str, bytes]) -> bytes:
+    """Return the file with an archive of `files` behind it."""
     stream = io.BytesIO(data)
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo(metadata.LABELS_FILE, _ZIP_DATE), "\n".join(labels) + "\n")
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), content)
     return stream.getvalue()
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.data import Dataset
-from tfopt.data.samples import are_images
+from tfopt.data import Dataset, Preprocessing
+from tfopt.data.beside import image_preprocessing
 from tfopt.tflite.read import Port
 from tfopt.tflite.read.flatbuffer import items, new_operator, packed, unpacked
 from tfopt.tflite.read.graph import FileGraph
@@ -21,13 +21,14 @@ def with_photo_ends(data: bytes, source: Any) -> bytes:
 
     A byte goes in as it is: the scale is that of a pixel. Files with other ends, and for other data, are unchanged.
     """
-    if not isinstance(source, Dataset) or not are_images(source.train.inputs):
+    preprocessing = image_preprocessing(source) if isinstance(source, Dataset) else None
+    if preprocessing is None:
         return data
     graph = FileGraph(data)
     given, made = graph.ports("inputs"), graph.ports("outputs")
     if len(given) != 1 or any(port.dtype != "int8" or len(port.scales) != 1 for port in (*given, *made)):
         return data
-    if source.preprocessing.per_channel or not _takes_pixels(given[0], source):
+    if preprocessing.per_channel or not _takes_pixels(given[0], preprocessing):
         return data
     model = unpacked(data)
     subgraph = model.subgraphs[0]
@@ -48,12 +49,13 @@ def with_photo_ends(data: bytes, source: Any) -> bytes:
 
 def is_fed_by_channel(source: Dataset) -> bool:
     """Return whether photos are fed in a way that no scale of bytes can stand for."""
-    return are_images(source.train.inputs) and source.preprocessing.per_channel
+    preprocessing = image_preprocessing(source)
+    return preprocessing is not None and preprocessing.per_channel
 
 
-def _takes_pixels(port: Port, source: Dataset) -> bool:
+def _takes_pixels(port: Port, preprocessing: Preprocessing) -> bool:
     """Return whether the integers of an input are pixels - 128."""
-    scale, offset = float(source.preprocessing.scale), float(source.preprocessing.offset)  # type: ignore[arg-type]
+    scale, offset = float(preprocessing.scale), float(preprocessing.offset)  # type: ignore[arg-type]
     steps = abs(port.scales[0] - scale) <= _SHARE * scale
     return steps and abs(port.zero_points[0] + _CENTER + offset / scale) <= 1
 

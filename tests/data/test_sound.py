@@ -1,0 +1,224 @@
+"""Recordings as spectrograms: the references are tf.signal, tones whose band is known, and SciPy's WAV writer."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+import tfopt
+from tfopt.data import load_data
+from tfopt.data.augmentation import Augmentation
+from tfopt.data.beside import stated_beside
+from tfopt.data.for_model import data_for
+from tfopt.data.spectrogram import log_mel, mel_weights
+from tfopt.errors import DataError
+from tfopt.inputs import Sound, SoundAugmentation
+from tfopt.training.augmentation import choose_augmentation
+from tfopt.training.settings import Training
+
+RATE = 8000
+
+
+def tone(frequency, seconds=0.3, rate=RATE, level=0.5):
+    return level * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Twenty low and twenty high tones of 0.3 s."""
+    for name, frequency in (("low", 400), ("high", 2000)):
+        (tmp_path / "sounds" / name).mkdir(parents=True)
+        for number in range(20):
+            wave = (32767 * tone(frequency + 5 * number)).astype(np.int16)
+            wavfile.write(tmp_path / "sounds" / name / f"{number}.wav", RATE, wave)
+    return tmp_path / "sounds"
+
+
+@pytest.mark.parametrize(("rate", "frame", "hop"), [(8000, 256, 128), (16000, 400, 160)])
+def test_log_mel_is_that_of_tf_signal(rate, frame, hop):
+    import tensorflow as tf
+
+    waves = np.random.default_rng(0).uniform(-1, 1, (3, rate // 2)).astype(np.float32)
+    size = {256: 256, 400: 512}[frame]
+    spectrum = tf.abs(tf.signal.stft(waves, frame, hop, size)) ** 2
+    weights = tf.signal.linear_to_mel_weight_matrix(40, size // 2 + 1, rate, 60.0, rate / 2)
+    np.testing.assert_allclose(mel_weights(size // 2 + 1, rate, 40, 60.0, rate / 2), weights, atol=2e-5)
+    wanted = tf.math.log(spectrum @ weights + 1e-6)
+    made = log_mel(waves, rate=rate, frame=frame, hop=hop, mels=40, lowest=60.0, highest=rate / 2)
+    np.testing.assert_allclose(made, wanted, atol=2e-3)
+    sound = Sound(rate=rate, seconds=0.5, frame=frame / rate, hop=hop / rate, mels=40, features="mfcc")
+    stored = sound.stored(waves)
+    exact = sound.apply(stored)[..., 0]
+    np.testing.assert_allclose(exact, tf.signal.mfccs_from_log_mel_spectrograms(wanted)[..., :13], atol=0.02)
+    assert exact.shape[-1] == 13 and exact.dtype == np.float32
+
+
+def test_a_tone_is_in_its_band():
+    """Band m, counted from 0, is highest at corner m + 1 of the 34 that are equally spaced in mel."""
+    sound = Sound(rate=RATE, seconds=0.3, mels=32, lowest=0.0)
+    mels = np.linspace(0, 1127 * np.log(1 + 4000 / 700), 34)
+    for band in (10, 20, 30):
+        frequency = 700 * (np.exp(mels[band + 1] / 1127) - 1)
+        features = sound.apply(sound.stored(tone(frequency)[None]))
+        assert (features[0, :, :, 0].argmax(axis=1) == band).all()
+
+
+def test_recordings_of_folders(recordings):
+    data = load_data(recordings)
+    assert data.class_names == ("high", "low") and data.train.inputs.dtype == np.int16
+    assert data.preprocessing.rate == RATE and data.preprocessing.seconds == 0.304
+    assert data.input_shape == (1 + (2432 - 256) // 128, 32, 1) == data.train.x().shape[1:]
+    bands = data.test.x()[:, 8, :, 0].argmax(axis=1)
+    assert (bands[data.test.y() == 0] > bands[data.test.y() == 1].max()).all()
+    x, _ = next(iter(data.batches("train", 4)))
+    assert x.shape == (4, *data.input_shape) and x.dtype == "float32"
+
+
+def test_other_rates_channels_and_lengths_are_converted_and_told(recordings):
+    """The same tone at 44.1 kHz, in two channels and longer is the same in the middle."""
+    stereo = np.stack([tone(400, 1.0, 44100), tone(400, 1.0, 44100)], axis=1).astype(np.float32)
+    wavfile.write(recordings / "low" / "0.wav", 44100, stereo)
+    data = load_data(recordings)
+    for said in ("1 recording of 40 resampled from 44,100 to 8,000 Hz", "channels of 1 recording of 40 averaged",
+                 "1 recording of 40 longer than 0.304 s (the longest has 1 s)"):  # fmt: skip
+        assert any(said in note for note in data.notes), data.notes
+    sound = data.preprocessing
+    other, same = sound.stored(np.array([recordings / "low" / "0.wav", recordings / "low" / "1.wav"], object)) / 32768
+    assert np.abs(other).max() == pytest.approx(0.5, abs=0.02) and np.abs(same[:16]).max() == 0  # silence before it
+    spectra = np.abs(np.fft.rfft([other, same])).argmax(axis=1) * RATE / len(other)
+    np.testing.assert_allclose(spectra, [400, 405], atol=4)
+
+
+def test_flac_is_read_as_wav(recordings):
+    import soundfile
+
+    before = load_data(recordings).fingerprint
+    for file in recordings.rglob("*.wav"):
+        soundfile.write(file.with_suffix(".flac"), *soundfile.read(file), subtype="PCM_16")
+        file.unlink()
+    assert load_data(recordings).fingerprint == before
+
+
+def test_bad_recordings_are_named(recordings):
+    (recordings / "low" / "3.wav").write_bytes(b"RIFF" + bytes(40))
+    with pytest.raises(DataError, match=r"readable recording, got .*3\.wav"):
+        load_data(recordings)
+    wavfile.write(recordings / "low" / "3.wav", RATE, np.zeros(0, np.int16))
+    with pytest.raises(DataError, match=r"sound in .*3\.wav"):
+        load_data(recordings)
+    wavfile.write(recordings / "low" / "3.wav", RATE, np.full(2400, np.nan, np.float32))
+    with pytest.raises(DataError, match=r"finite samples, got NaN or infinity in .*3\.wav"):
+        load_data(recordings)
+    (recordings / "low" / "3.wav").write_text("text")
+    with pytest.raises(DataError, match=r"readable recording"):
+        load_data(recordings)
+    with pytest.raises(DataError, match="folder of texts, got recordings"):
+        load_data(recordings, preprocessing=tfopt.inputs.Text())
+    with pytest.raises(DataError, match=r"floats in -1\.\.1"):
+        load_data((np.full((20, 800), 2.0), np.arange(20) % 2), preprocessing=Sound(rate=RATE))
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"rate": 0}, "rate above 0"),
+        ({"features": "mel"}, "log-mel"),
+        ({"mels": 8}, "at most 8 coefficients"),
+        ({"rate": 8000, "highest": 5000.0}, "within 0 and 4000 Hz"),
+        ({"seconds": 0.01}, "at least one frame"),
+    ],
+)
+def test_settings_are_checked(settings, problem):
+    with pytest.raises(DataError, match=problem):
+        Sound(**settings)
+
+
+def test_a_result_feeds_other_recordings_alike(recordings, tmp_path):
+    data = load_data(recordings)
+    layers = [keras.layers.Conv2D(4, 3, strides=2), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input(data.input_shape), *layers])
+    result = tfopt.optimize(model, tfopt.FineTune(epochs=1), data, quiet=True)
+    result.save(tmp_path / "result")
+    assert stated_beside(tmp_path / "result") == data.preprocessing == result.lite.preprocessing
+    assert json.loads((tmp_path / "result" / "data.json").read_text())["preprocessing"]["kind"] == "sound"
+    for file in recordings.rglob("*.wav"):
+        wavfile.write(file, 16000, tone(700, 0.1, 16000).astype(np.float32))
+    assert load_data(recordings).preprocessing.rate == 16000
+    fed = data_for(model, recordings, beside=[tmp_path / "result"], quiet=True)
+    assert fed.preprocessing == data.preprocessing and fed.input_shape == data.input_shape
+
+
+# Augmentation
+
+
+def test_shift_and_noise():
+    waves = np.tile((10000 * tone(400, 0.1)).astype(np.int16), (3, 1))
+    moved = np.zeros((3, len(SoundAugmentation.columns)), np.float32)
+    moved[:, 0] = 0, 0.25, -0.25
+    changed = SoundAugmentation(shift=0.5).change_stored(waves, moved)
+    np.testing.assert_array_equal(changed[0], waves[0])
+    np.testing.assert_array_equal(changed[1], [*np.zeros(200), *waves[1, :600]])
+    np.testing.assert_array_equal(changed[2], [*waves[2, 200:], *np.zeros(200)])
+    noisy = np.zeros((3, len(SoundAugmentation.columns)), np.float32)
+    noisy[:, 1], noisy[:, 2] = 0.1, (1, 2, 1)
+    noise = SoundAugmentation(noise=0.5).change_stored(waves, noisy) - waves.astype(float)
+    loudness = np.sqrt(np.mean(waves[0].astype(float) ** 2))
+    np.testing.assert_allclose(noise.std(axis=1), 0.1 * loudness, rtol=0.1)
+    np.testing.assert_array_equal(noise[0], noise[2])
+    assert abs(np.corrcoef(noise[0], noise[1])[0, 1]) < 0.15
+
+
+def test_masks_are_the_mean():
+    import tensorflow as tf
+
+    x = np.arange(2 * 5 * 4, dtype=np.float32).reshape(2, 5, 4, 1)
+    drawn = np.zeros((2, 11), np.float32)
+    drawn[0, 3:5] = 1, 2  # frames 1 and 2
+    drawn[1, 9:11] = 3, 1  # band 3, by the second mask of its kind
+    made = SoundAugmentation(time_mask=0.5).apply(tf.constant(x), tf.constant(drawn)).numpy()
+    wanted = x.copy()
+    wanted[0, 1:3], wanted[1, :, 3] = x[0].mean(), x[1].mean()
+    np.testing.assert_allclose(made, wanted)
+
+
+def test_draws_are_within_the_settings_and_depend_on_sample_and_view(recordings):
+    augment = SoundAugmentation(shift=0.1, noise=0.2, time_mask=0.5, frequency_mask=0.25)
+    drawn = augment.draw(1000, (40, 32, 1), 3)
+    assert np.abs(drawn[:, 0]).max() <= 0.1 and 0.19 < drawn[:, 1].max() <= 0.2
+    for first, size, most in ((3, 40, 20), (5, 40, 20), (7, 32, 8), (9, 32, 8)):
+        start, width = drawn[:, first], drawn[:, first + 1]
+        assert width.max() == most and start.min() == 0 and (start + width).max() == size
+    np.testing.assert_array_equal(drawn, augment.draw(1000, (40, 32, 1), 3))
+    data = load_data(recordings)
+    batches = data.batches("train", 8, augment=augment, seed=1)
+    first, second = (np.concatenate([x for x, _ in batches]) for _ in range(2))
+    assert (first != second).any()
+    again = np.concatenate([x for x, _ in data.batches("train", 8, augment=augment, seed=1)])
+    np.testing.assert_array_equal(first, again)
+    assert (first != data.train.x()).any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("settings", [{"shift": 1.0}, {"noise": 2.0}, {"time_mask": -0.1}, {"frequency_mask": 1.0}])
+def test_augmentation_is_checked(settings):
+    with pytest.raises(DataError, match="Expected"):
+        SoundAugmentation(**settings)
+
+
+def test_training_chooses_what_is_for_recordings(recordings):
+    """A judge that tells the tones by their band loses them under large masks of bands, not under shifts."""
+    data = load_data(recordings)
+
+    def judge(x):
+        return np.eye(2)[(x.mean(axis=(1, 3)).argmax(axis=1) < 12).astype(int)]
+
+    training = Training(shift=0.05, frequency_mask=0.9, horizontal_flip=True)
+    chosen, notes = choose_augmentation(judge, training, data)
+    assert isinstance(chosen, SoundAugmentation) and chosen.shift == 0.05 and chosen.frequency_mask < 0.9
+    assert notes[0] == "no horizontal_flip: they are for other samples than these"
+    assert any("recordings changed this way" in note for note in notes)
+    assert choose_augmentation(judge, Training(rotation=5), data)[0] is None
+    images = load_data((np.zeros((20, 4, 4, 3), np.uint8), np.arange(20) % 2))
+    chosen, notes = choose_augmentation(lambda x: np.eye(2)[[0] * len(x)], Training(shift=0.3, noise=0.1), images)
+    assert isinstance(chosen, Augmentation) and notes[0].startswith("no noise")

@@ -1,0 +1,168 @@
+"""Tables of numbers and categories as vectors: expected values by hand and from scikit-learn."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from sklearn.preprocessing import StandardScaler
+
+import tfopt
+from tfopt.data import load_data
+from tfopt.data.beside import stated_beside
+from tfopt.data.for_model import data_for
+from tfopt.data.front_ends import front_end_from
+from tfopt.errors import DataError
+from tfopt.inputs import Table
+
+
+def rows_of(**columns):
+    return np.rec.fromarrays(list(columns.values()), names=list(columns))
+
+
+def write(path, header, rows):
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A hundred rows: age with every tenth missing, a city, whether somebody smokes, and a label that age decides."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(100):
+        age, city = rng.integers(20, 60), rng.choice(["Rome", "Bern", "Oslo"], p=[0.5, 0.3, 0.2])
+        smokes, target = ("true" if number % 3 else "false"), ("old" if age > 40 else "young")
+        rows.append(f"{'' if number % 10 == 0 else age},{city},{smokes},{target}")
+    return write(tmp_path / "people.csv", "age,city,smokes,target", rows)
+
+
+def test_features_by_hand():
+    raw = rows_of(
+        age=np.array([1.0, np.nan, 3.0, 8.0]),
+        city=np.array(["b", "a", "b", None], object),
+        member=np.array([True, False, True, True]),
+    )
+    fitted, notes = Table().fitted(raw)
+    assert fitted.features == ("age", "age?", "city=b", "city=a", "city=None", "member")
+    filled = np.array([1, 3, 3, 8.0])
+    age = (filled - filled.mean()) / filled.std()
+    member = (np.array([1, 0, 1, 1]) - 0.75) / np.sqrt(0.75 * 0.25)
+    wanted = np.stack([age, [0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], member], axis=1)
+    np.testing.assert_allclose(fitted.stored(raw), wanted, atol=1e-6)
+    assert notes == ("'age': 25 % missing, replaced by the median 3 and marked",)
+    other = rows_of(age=np.array([2.0]), city=np.array(["z"], object), member=np.array([False]), extra=np.array([1]))
+    np.testing.assert_allclose(fitted.stored(other)[0, 1:5], 0)  # a city that no training row has
+    assert fitted.notes(other) == (
+        "'city': 1 of 1 values are not in the training rows", "columns that the model does not use: extra",
+    )  # fmt: skip
+    assert front_end_from(json.loads(json.dumps(fitted.to_dict())), lambda name: b"") == fitted
+
+
+def test_statistics_are_of_the_training_part_alone(tmp_path):
+    """The test rows are a thousand times larger, and have a category of their own."""
+    rows = [f"train,{number},a,{number % 2}" for number in range(50)]
+    rows += [f"test,{1000 * number},b,{number % 2}" for number in range(50)]
+    data = load_data(write(tmp_path / "a.csv", "split,x,kind,label", rows))
+    assert data.preprocessing.features == ("x", "kind=a")
+    x = data.train.x()[:, 0]
+    assert abs(x.mean()) < 1e-6 and x.std() == pytest.approx(1, abs=1e-5)
+    column = data.preprocessing.columns[0]
+    np.testing.assert_allclose(data.test.x()[:, 0], (1000 * np.arange(50) - column.mean) / column.deviation, rtol=1e-5)
+    assert (data.test.x()[:, 1] == 0).all() and any("50 of" in note for note in data.notes)
+
+
+def test_a_table_of_numbers_and_categories(table):
+    data = load_data(table, labels="target")
+    assert data.class_names == ("old", "young") and data.task == "classification"
+    assert data.preprocessing.features == ("age", "age?", "city=Rome", "city=Bern", "city=Oslo", "smokes")
+    assert data.input_shape == (6,) and data.train.x().dtype == np.float32
+    present = data.test.x()[:, 1] == 0
+    ages = data.test.x()[present, 0]
+    assert ages[data.test.y()[present] == 0].min() > ages[data.test.y()[present] == 1].max()
+
+
+def test_the_target_decides_the_task(tmp_path):
+    rows = [f"{number},{number / 3}" for number in range(60)]
+    data = load_data(write(tmp_path / "a.csv", "x,price", rows), labels="price")
+    assert (data.task, data.class_names, data.train.y().dtype) == ("regression", None, np.float32)
+    whole = [f"{number},{number}" for number in range(60)]
+    assert load_data(write(tmp_path / "b.csv", "x,price", whole), labels="price").task == "regression"
+    few = [f"{number},{number % 3 + 4}" for number in range(60)]
+    data = load_data(write(tmp_path / "c.csv", "x,quality", few), labels="quality")
+    assert (data.class_names, set(data.train.y())) == (("4", "5", "6"), {0, 1, 2})
+
+
+def test_columns_that_say_nothing_are_left_out_with_a_note(tmp_path):
+    rows = [f"{number},id{number},{number % 7},{number % 2}" for number in range(120)]
+    data = load_data(write(tmp_path / "a.csv", ",name,x,label", rows))
+    assert data.preprocessing.features == ("x",)
+    assert "the column without a name is left out" in data.notes
+    assert any("'name' left out: " in note and "different texts" in note for note in data.notes)
+
+
+def test_rare_categories_have_no_feature():
+    names = np.array(["a"] * 20 + ["b"] * 10 + ["c"] * 5, object)
+    fitted, notes = Table(most_categories=2).fitted(rows_of(kind=names, x=np.arange(35.0)))
+    assert fitted.features == ("kind=a", "kind=b", "x")
+    assert "2 most frequent of 3 values have a feature, those of 5 training rows do not" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([*(f"{number},a" for number in range(30)), "many,b"], r"numbers in column 'x', got 'many' in training row"),
+        (["inf,a"] * 5 + ["1,b"] * 30, "numbers in column 'x', got inf in row"),
+        (["1,"] * 3 + ["1,b"] * 30, "3 rows without 'label', the first is row 0"),
+    ],
+)
+def test_bad_values_are_named(tmp_path, rows, problem):
+    with pytest.raises(DataError, match=problem):
+        load_data(write(tmp_path / "a.csv", "x,label", rows), test=0.05, validation=0.05)
+
+
+def test_other_bad_input(table, tmp_path):
+    with pytest.raises(DataError, match=r"column 'label' in .*got age, city, smokes, target; .*labels="):
+        load_data(table)
+    with pytest.raises(DataError, match="most_categories of 1 or more"):
+        Table(most_categories=0)
+    with pytest.raises(DataError, match="structured array"):
+        load_data((np.zeros((20, 3)), np.arange(20) % 2), preprocessing=Table())
+    with pytest.raises(DataError, match="columns beside 'label'"):
+        load_data(write(tmp_path / "a.csv", "label", ["a", "b"] * 10))
+
+
+@pytest.fixture
+def result(table, tmp_path):
+    data = load_data(table, labels="target")
+    layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2, activation="softmax")]
+    made = tfopt.optimize(keras.Sequential([keras.Input((6,)), *layers]), tfopt.FineTune(epochs=1), data, quiet=True)
+    made.save(tmp_path / "result")
+    return made, data, tmp_path / "result"
+
+
+def test_a_result_encodes_other_rows_alike(result, table):
+    made, data, folder = result
+    assert stated_beside(folder) == data.preprocessing == made.lite.preprocessing
+    other = write(table.with_name("other.csv"), "city,smokes,age,target", ["Oslo,true,90,old"] * 10)
+    fed = data_for(made.model, other, beside=[folder], quiet=True)
+    age = data.preprocessing.columns[0]
+    assert fed.train.x()[0].tolist() == pytest.approx([(90 - age.mean) / age.deviation, 0, 0, 0, 1, *data_smokes(data)])
+    assert fed.class_names == ("old", "young")
+    write(other, "smokes,age,target", ["true,90,old"] * 10)
+    with pytest.raises(DataError, match="Expected the column 'city', on which the model was trained"):
+        data_for(made.model, other, beside=[folder])
+    write(other, "city,smokes,age,target", ["Oslo,true,ninety,old"] * 10)
+    with pytest.raises(DataError, match="numbers in column 'age', as in training, got 'ninety'"):
+        data_for(made.model, other, beside=[folder])
+
+
+def data_smokes(data):
+    column = data.preprocessing.columns[-1]
+    return [(1 - column.mean) / column.deviation]
+
+
+def test_numbers_are_scaled_as_scikit_learn_does():
+    x = np.random.default_rng(0).normal(5, 3, 40)
+    fitted, _ = Table().fitted(rows_of(x=x))
+    np.testing.assert_allclose(fitted.stored(rows_of(x=x)), StandardScaler().fit_transform(x[:, None]), atol=1e-6)

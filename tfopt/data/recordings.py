@@ -1,0 +1,119 @@
+"""Recordings in files: WAV, FLAC, OGG and what else libsndfile reads."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt.base.limits import LARGEST_SOUND
+from tfopt.base.reading import reading
+from tfopt.base.words import counted
+from tfopt.errors import DataError
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a recording says: samples per second, channels, and samples per channel."""
+
+    rate: int
+    channels: int
+    samples: int
+
+
+def headers(paths: Any) -> list[Header]:
+    """Return the headers of recordings; raise `DataError` for a file that is none, is empty, or is too long."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_header, paths))
+
+
+def read_recordings(paths: Any, rate: int, samples: int) -> np.ndarray:
+    """Return recordings as int16 (n, samples) at `rate` samples per second: their middle, or zeros on both sides.
+
+    Channels are averaged. Other rates are resampled by a polyphase filter (`scipy.signal.resample_poly`).
+
+    Raises:
+        DataError: a file cannot be read, or has numbers that are not finite.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(partial(_read, rate=rate, samples=samples), paths)))
+
+
+def to_int16(wave: np.ndarray) -> np.ndarray:
+    """Return samples in -1..1 as int16."""
+    return np.clip(np.round(wave * 32768), -32768, 32767).astype(np.int16)
+
+
+def notes_on(found: list[Header], rate: int, samples: int) -> tuple[str, ...]:
+    """Return notes on what reading changes: rates, channels and lengths."""
+    number = len(found)
+    notes = [
+        f"{counted(count, 'recording')} of {number:,} resampled from {other:,} to {rate:,} Hz"
+        for other, count in sorted(Counter(each.rate for each in found).items())
+        if other != rate
+    ]
+    if mixed := sum(each.channels > 1 for each in found):
+        notes.append(f"the channels of {counted(mixed, 'recording')} of {number:,} averaged")
+    lengths = np.array([each.samples * rate / each.rate for each in found])
+    if longer := int((np.ceil(lengths) > samples).sum()):
+        notes.append(
+            f"{counted(longer, 'recording')} of {number:,} longer than {samples / rate:.3g} s (the longest has "
+            f"{lengths.max() / rate:.3g} s): the middle is taken"
+        )
+    return tuple(notes)
+
+
+def _header(path: Path) -> Header:
+    import soundfile
+
+    with reading(partial(_unreadable, path)):
+        info = soundfile.info(str(path))
+        header = Header(int(info.samplerate), int(info.channels), int(info.frames))
+    if header.samples < 1:
+        raise DataError(f"Expected sound in {path}, got a recording without samples; remove it.")
+    if header.samples * header.channels > LARGEST_SOUND:
+        raise DataError(
+            f"Expected recordings of at most {LARGEST_SOUND:,} samples, got {header.samples:,} in {header.channels} "
+            f"channels in {path}; cut it."
+        )
+    return header
+
+
+def _read(path: Path, rate: int, samples: int) -> np.ndarray:
+    import soundfile
+
+    _header(path)
+    with reading(partial(_unreadable, path)):
+        channels, own = soundfile.read(str(path), dtype="float32", always_2d=True)
+    wave = channels.mean(axis=1)
+    if not np.isfinite(wave).all():
+        raise DataError(f"Expected finite samples, got NaN or infinity in {path}; replace or remove it.")
+    return to_int16(middle(_resampled(wave, int(own), rate), samples))
+
+
+def _resampled(wave: np.ndarray, own: int, rate: int) -> np.ndarray:
+    if own == rate:
+        return wave
+    from scipy.signal import resample_poly
+
+    common = gcd(own, rate)
+    return np.asarray(resample_poly(wave, rate // common, own // common))
+
+
+def middle(wave: np.ndarray, samples: int) -> np.ndarray:
+    """Return the middle of a recording, or all of it with zeros on both sides, (samples,)."""
+    before = (samples - len(wave)) // 2
+    if before >= 0:
+        return np.pad(wave, (before, samples - len(wave) - before))
+    return wave[-before : samples - before]
+
+
+def _unreadable(path: Path, why: str) -> DataError:
+    return DataError(f"Expected a readable recording, got {path}: {why}; replace or remove it.")

@@ -1,0 +1,274 @@
+"""Rows of tables as vectors of numbers: standardized numbers, one-hot categories, and indicators of missing values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from typing_extensions import override
+
+from tfopt.base.words import counted
+from tfopt.data.front_end import FrontEnd, ReadFile, checked_keys
+from tfopt.errors import DataError
+
+_NUMERIC = 0.8
+"""A column of texts in which this share are numbers has wrong values, rather than categories."""
+_LARGEST = 1e30
+"""Larger numbers, squared, are beyond float32."""
+_IDENTIFIERS = 0.5
+"""A column of texts with more different ones than this share of the rows says nothing about new rows."""
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A column of numbers: (value - mean) / deviation, with the median for missing ones.
+
+    Args:
+        name: of the column.
+        median: of the training rows that have a value.
+        mean: of the training rows, with the median for missing values.
+        deviation: the standard deviation of the same; 1 for a constant column.
+        indicator: whether another feature is 1 for missing values, else 0.
+    """
+
+    name: str
+    median: float
+    mean: float
+    deviation: float
+    indicator: bool
+
+    @classmethod
+    def of(cls, name: str, values: np.ndarray) -> Self:
+        """Return the column with the statistics of `values` (n,)."""
+        missing = np.isnan(values)
+        median = float(np.median(values[~missing])) if not missing.all() else 0.0
+        filled = np.where(missing, median, values)
+        return cls(name, median, float(filled.mean()), float(filled.std()) or 1.0, bool(missing.any()))
+
+    @property
+    def width(self) -> int:
+        """The number of features."""
+        return 1 + self.indicator
+
+    def encoded(self, values: np.ndarray) -> np.ndarray:
+        """Return features (n, width) of `values` (n,). Raise `DataError` for a text."""
+        numbers = _as_numbers(self.name, values)
+        missing = np.isnan(numbers)
+        scaled = (np.where(missing, self.median, numbers) - self.mean) / self.deviation
+        return np.stack([scaled, missing], axis=1)[:, : self.width]
+
+
+@dataclass(frozen=True)
+class CategoryColumn:
+    """A column of categories: a feature for each value, 1 where the row has it. Other values have none.
+
+    Args:
+        name: of the column.
+        values: the texts of the training rows, the most frequent first; None stands for a missing one.
+    """
+
+    name: str
+    values: tuple[str | None, ...]
+
+    @property
+    def width(self) -> int:
+        """The number of features."""
+        return len(self.values)
+
+    def encoded(self, values: np.ndarray) -> np.ndarray:
+        """Return features (n, width) of `values` (n,)."""
+        texts = [None if value is None or value != value else str(value) for value in values]
+        places = {value: place for place, value in enumerate(self.values)}
+        return np.eye(self.width + 1)[[places.get(text, self.width) for text in texts]][:, : self.width]
+
+
+Column = NumberColumn | CategoryColumn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(FrontEnd):
+    """Rows of a table as vectors, float32 (n, features).
+
+    Numbers are standardized, missing ones replaced by the median and marked by an extra feature. Categories, which are
+    texts, become one feature for each value. Statistics and values come from the training rows alone.
+
+    Args:
+        labels: the column of the labels, which is no feature.
+        classes: the labels by class number; () takes those in the table; None: the labels are values.
+        most_categories: the most values of a category that get a feature: the most frequent.
+        columns: how each column is encoded, if that is known.
+
+    Raises:
+        DataError: `most_categories` is below 1.
+
+    Examples:
+        >>> rows = np.rec.fromarrays([[1.0, np.nan, 3.0], np.array(["a", "b", "a"], object)], names=["age", "kind"])
+        >>> table, notes = tfopt.inputs.Table().fitted(rows)
+        >>> table.features
+        ('age', 'age?', 'kind=a', 'kind=b')
+        >>> table.stored(rows).shape
+        (3, 4)
+    """
+
+    labels: str = "label"
+    classes: tuple[str, ...] | None = ()
+    most_categories: int = 50
+    columns: tuple[Column, ...] = ()
+
+    kind: ClassVar[str] = "table"
+    subject: ClassVar[str] = "rows of numbers and categories"
+
+    def __post_init__(self) -> None:
+        """Raise `DataError` for a number of categories below 1."""
+        if self.most_categories < 1:
+            raise DataError(f"Expected most_categories of 1 or more, got {self.most_categories}.")
+
+    @override
+    def fitted(self, raw: np.ndarray) -> tuple[Table, tuple[str, ...]]:
+        """Return the front end with the statistics of training rows, and notes.
+
+        Args:
+            raw: a structured array (n,), with a field for each column.
+
+        Raises:
+            DataError: it is something else, a column of numbers has a word or infinity, or no column is of use.
+        """
+        _check_rows(raw)
+        if self.columns:
+            return self, ()
+        columns, notes = [], []
+        for name in raw.dtype.names or ():
+            column, said = self._column(name, raw[name])
+            columns += [column] if column else []
+            notes += said
+        if not columns:
+            raise DataError(f"Expected columns of numbers or categories beside {self.labels!r}, got none of use.")
+        return replace(self, columns=tuple(columns)), tuple(notes)
+
+    def _column(self, name: str, values: np.ndarray) -> tuple[Column | None, list[str]]:
+        if values.dtype != object:
+            numbers = _as_numbers(name, values)
+            number = NumberColumn.of(name, numbers)
+            missing = 100 * np.isnan(numbers).mean()
+            note = f"{name!r}: {missing:.3g} % missing, replaced by the median {number.median:.6g} and marked"
+            return number, [note] if number.indicator else []
+        _require_categories(name, values)
+        counts = Counter(values.tolist())
+        if len(counts) > max(self.most_categories, _IDENTIFIERS * len(values)):
+            return None, [f"{name!r} left out: {len(counts):,} different texts in {counted(len(values), 'row')}"]
+        ordered = sorted(counts, key=lambda value: (-counts[value], value is None, str(value)))
+        rest = sum(counts[value] for value in ordered[self.most_categories :])
+        kept = f"the {self.most_categories} most frequent of {len(counts):,} values have a feature"
+        note = f"{name!r}: {kept}, those of {counted(rest, 'training row')} do not"
+        return CategoryColumn(name, tuple(ordered[: self.most_categories])), [note] if rest else []
+
+    @override
+    def stored(self, raw: np.ndarray) -> np.ndarray:
+        """Return rows `raw`, a structured array (n,), as features, float32 (n, features).
+
+        Raises:
+            DataError: a column is missing, or has words or infinity instead of numbers.
+        """
+        _check_rows(raw)
+        names = raw.dtype.names or ()
+        if absent := [column.name for column in self.columns if column.name not in names]:
+            raise DataError(
+                f"Expected the column {absent[0]!r}, on which the model was trained, got {', '.join(names)}."
+            )
+        features = np.concatenate([column.encoded(raw[column.name]) for column in self.columns], axis=1)
+        return features.astype(np.float32)
+
+    @override
+    def notes(self, raw: np.ndarray) -> tuple[str, ...]:
+        known = {column.name for column in self.columns}
+        found, rows = [], len(raw)
+        for column in self.columns:
+            if isinstance(column, CategoryColumn) and len(column.values) < self.most_categories:
+                values = raw[column.name].tolist()
+                if strangers := sum(value not in column.values for value in values):
+                    found.append(f"{column.name!r}: {strangers:,} of {rows:,} values are not in the training rows")
+        if extra := [name for name in raw.dtype.names or () if name not in known]:
+            found.append(f"columns that the model does not use: {', '.join(extra)}")
+        return tuple(found)
+
+    @override
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        return np.array(values, np.float32)
+
+    @override
+    def describe(self) -> str:
+        numbers = sum(isinstance(column, NumberColumn) for column in self.columns)
+        categories = len(self.columns) - numbers
+        width = sum(column.width for column in self.columns)
+        return (
+            f"rows of {counted(numbers, 'column')} of numbers and {categories} of categories as {width} float32 "
+            "features, numbers standardized"
+        )
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The name of each feature: of its column, with "=value" for a category and "?" for an indicator."""
+        return tuple(name for column in self.columns for name in _features_of(column))
+
+    @override
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], read: ReadFile) -> Self:
+        """Return the front end whose `values` `to_dict` wrote.
+
+        Raises:
+            DataError: the values are not those of a Table.
+        """
+        values = dict(values)
+        kinds = (CategoryColumn if "values" in column else NumberColumn for column in values.get("columns", ()))
+        columns = [
+            kind(**checked_keys(kind, column)) for kind, column in zip(kinds, values.pop("columns", ()), strict=True)
+        ]
+        return cls(**checked_keys(cls, values), columns=tuple(columns))
+
+
+def _features_of(column: Column) -> list[str]:
+    if isinstance(column, CategoryColumn):
+        return [f"{column.name}={value}" for value in column.values]
+    return [column.name, f"{column.name}?"][: column.width]
+
+
+def _check_rows(raw: np.ndarray) -> None:
+    if not raw.dtype.names:
+        raise DataError(f"Expected rows as a structured array with a field for each column, got {raw.dtype}.")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _require_categories(name: str, values: np.ndarray) -> None:
+    """Raise `DataError` for texts (n,) most of which are numbers."""
+    parsed = [(row, value, _number(value)) for row, value in enumerate(values) if value is not None]
+    numbers = sum(number is not None for _, _, number in parsed)
+    if parsed and _NUMERIC * len(parsed) <= numbers < len(parsed):
+        row, value, _ = next(each for each in parsed if each[2] is None)
+        raise DataError(
+            f"Expected numbers in column {name!r}, got {value!r} in training row {row} ({numbers:,} of {len(parsed):,} "
+            "are numbers); correct it, or leave it empty if it is missing."
+        )
+
+
+def _as_numbers(name: str, values: np.ndarray) -> np.ndarray:
+    """Return the values of a column of numbers as float64 (n,), NaN for missing ones."""
+    if values.dtype == object:
+        numbers = [np.nan if value is None else _number(value) for value in values]
+        if None in numbers:
+            row = numbers.index(None)
+            raise DataError(f"Expected numbers in column {name!r}, as in training, got {values[row]!r} in row {row}.")
+        values = np.array(numbers)
+    values = values.astype(np.float64)
+    if (large := np.abs(values) > _LARGEST).any():
+        row = int(large.argmax())
+        raise DataError(f"Expected numbers in column {name!r}, got {values[row]:g} in row {row}; correct or remove it.")
+    return values
