@@ -27,7 +27,7 @@ def load_series(
     validation: float = 0.1,
     test: float = 0.2,
 ) -> Dataset:
-    """Cut a series into windows and the values that follow them, for a model that forecasts.
+    """Split a series into windows and the values that follow them, for a model that forecasts.
 
     The parts follow each other in time: the last steps are the test part, those before them the validation part. No
     value that is forecast in one part is forecast in another; windows reach back into the steps before their part.
