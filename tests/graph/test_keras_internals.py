@@ -111,6 +111,8 @@ def test_layers_and_weights(api):
     assert names(internals.flat_layers(inner)) == [inner.name, *names(internals.sublayers(inner))]
     assert {"a", "b", "c"} < set(names(internals.sublayers(model, recursive=True)))
     assert not {"a", "b"} & set(names(internals.sublayers(model)))
+    internals.rename(inner, "renamed")
+    assert model.layers[1].name == "renamed"
     norm = model.layers[1].get_layer("b")
     assert [tuple(variable.shape) for variable in internals.own_variables(norm)] == [(3,)] * 4
     assert internals.own_variables(inner) == []

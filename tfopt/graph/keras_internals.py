@@ -334,6 +334,14 @@ def traced(model: Any, inputs: Any, args: list[Any], kwargs: dict[str, Any]) -> 
             del layer._outbound_nodes[outbound:]
 
 
+def rename(layer: Any, name: str) -> None:
+    """Set the name of a layer or operation that belongs to no model of the caller."""
+    if is_keras3_layer(layer):
+        layer.name = name
+    else:
+        layer._name = name
+
+
 def first_call(model: Any) -> tuple[list[Any], dict[str, Any]] | None:
     """Return the arguments of a subclassed `model`'s first call: specs (tf_keras), shapes (Keras 3) or None."""
     if not keras_compat.is_keras3_model(model):

@@ -1,6 +1,8 @@
 """Tracing of subclassed models: `call` runs once on symbolic inputs to give a functional model."""
 
-from collections.abc import Callable
+import itertools
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tfopt.base import keras_compat
@@ -8,6 +10,7 @@ from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Ref, flatten, is_layer, map_leaves
 
+_NUMBER = r"_\d{1,4}$"
 _WAYS_OUT = (
     "There are two ways out: build it as a functional model, keras.Model(inputs, outputs), from the same layers; or "
     "make its `call` traceable: only layers and keras.ops on tensors, no `if` on `training` or on values"
@@ -72,6 +75,7 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
         import keras
 
         package = keras
+        _count_past(keras_internals.sublayers(model, recursive=True))
     else:
         package = keras_compat.tf_keras()
     inputs: list[Any] = []
@@ -81,6 +85,7 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
             return {key: symbolic(part[key], str(key)) for key in sorted(part)}
         if not isinstance(part, _Spec):
             return part
+        name = name or f"input_{len(inputs) + 1}"
         inputs.append(package.Input(batch_shape=part.shape, dtype=part.dtype, name=name))
         return inputs[-1]
 
@@ -103,7 +108,35 @@ def _traced(model: Any, where: str, args: list[Any], kwargs: dict[str, Any]) -> 
             f"{where} is a subclassed model ({type(model).__name__}) that behaves differently in training and "
             f"inference, so it has no single graph. {_WAYS_OUT}"
         )
+    _rename_operations(networks[0], model)
     return networks[0]
+
+
+def _rename_operations(network: Any, model: Any) -> None:
+    """Name the operations in `network` that the trace of `model` made, so that each trace gives the same names.
+
+    Keras counts them over the whole process.
+    """
+    known = keras_internals.sublayers(model, recursive=True)
+    ids, taken = {id(layer) for layer in known}, {layer.name for layer in known}
+    made = {id(layer): layer for layer, *_ in keras_internals.nodes(network) if id(layer) not in ids}
+    for layer in made.values():
+        stem = re.sub(_NUMBER, "", layer.name)
+        names = (f"{stem}_{number}" if number else stem for number in itertools.count())
+        name = next(name for name in names if name not in taken)
+        taken.add(name)
+        keras_internals.rename(layer, name)
+
+
+def _count_past(layers: Iterable[Any]) -> None:
+    """Move the counters by which Keras 3 names operations past the names of `layers`, which it wants unique."""
+    import keras
+
+    for layer in layers:
+        stem = re.sub(_NUMBER, "", layer.name)
+        number = layer.name.removeprefix(stem).strip("_")
+        while keras.backend.get_uid(stem) <= int(number or 0):
+            pass
 
 
 def _mapped(symbolic: Callable[[Any], Any], part: Any) -> Any:
