@@ -1,4 +1,4 @@
-"""Notes that tfopt keeps about a model object while the object lives.
+"""Notes that tfopt keeps about a model object, or a layer, while the object lives.
 
 They live next to the model, not in it: Keras tracks a model set as an attribute as a layer, with its weights.
 """
@@ -43,6 +43,7 @@ class Annotations:
 
 _NOTHING = Annotations()
 _KNOWN: weakref.WeakKeyDictionary[Any, Annotations] = weakref.WeakKeyDictionary()
+_PATHS: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 def annotations(model: Any) -> Annotations:
@@ -53,6 +54,24 @@ def annotations(model: Any) -> Annotations:
 def annotate(model: Any, **known: Any) -> None:
     """Set fields of the `Annotations` of `model`; leave the others unchanged."""
     _KNOWN[model] = dataclasses.replace(annotations(model), **known)
+
+
+def remember_path(flat_layer: Any, path: str) -> None:
+    """Record where the layer that `flat_layer` came from stands in the caller's model, "outer/inner/layer"."""
+    _PATHS[flat_layer] = path
+
+
+def path_of(flat_layer: Any) -> str:
+    """Return the path that `remember_path` recorded for `flat_layer`, or ""."""
+    return _PATHS.get(flat_layer, "")
+
+
+def copy_paths(flat_model: Any, other: Any) -> None:
+    """Record for the layers of `other` the paths of those of `flat_model` with the same names."""
+    paths = {layer.name: path_of(layer) for layer in flat_model.layers}
+    for layer in other.layers:
+        if path := paths.get(layer.name):
+            remember_path(layer, path)
 
 
 def trained_model(model: Any) -> Any:

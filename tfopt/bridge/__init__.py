@@ -2,7 +2,7 @@
 
 from tfopt.base.annotations import origin, remember
 from tfopt.bridge.back import require_rebuildable, to_keras
-from tfopt.bridge.build import clone, crossings, flat_layers, register_classes, to_tf_keras
+from tfopt.bridge.build import as_flat_model, clone, crossings, flat_layers, register_classes, to_tf_keras
 from tfopt.bridge.compile import compile_like, compiled_by_output, compiled_loss, is_compiled
 from tfopt.bridge.fitting import Fitting, accept_keras3, by_valid_names, said_of_own_training
 from tfopt.bridge.plans import Crossing, register_twin
@@ -11,6 +11,7 @@ __all__ = [
     "Crossing",
     "Fitting",
     "accept_keras3",
+    "as_flat_model",
     "by_valid_names",
     "clone",
     "compile_like",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
+from tfopt.base.annotations import path_of, remember_path
 from tfopt.base.terminal import plain
 from tfopt.bridge import check, policy, state
 from tfopt.bridge.build import copy_weights, plans_of
@@ -49,6 +50,8 @@ def to_keras(flat_model: Any, like: Any, *, resized: bool = False) -> Any:
         if not is_layer(leaf.layer):
             continue
         state.copy(leaf.layer, copies[id(leaf)].layer)
+        if path := path_of(leaf.layer):  # `like` is flat itself
+            remember_path(copies[id(leaf)].layer, path)
         source = sources.get(leaf.name)
         if source is not None:
             copy_weights(leaf, copies[id(leaf)].layer, source, back=True)

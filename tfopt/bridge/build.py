@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import keras_compat
+from tfopt.base.annotations import path_of, remember_path
 from tfopt.bridge import activations, carried, check, masked_softmax, native, plans, policy, weights
 from tfopt.bridge.compile import compile_like, is_compiled
 from tfopt.errors import ModelError
 from tfopt.graph.indices import Indices, index_inputs
 from tfopt.graph.types import Graph, GraphInput, Leaf, Ref, is_layer, replay
-from tfopt.graph.walk import walk
+from tfopt.graph.walk import is_model, is_subclassed, walk
 
 
 def to_tf_keras(model: Any) -> Any:
@@ -34,6 +35,21 @@ def to_tf_keras(model: Any) -> Any:
     if is_compiled(model):
         compile_like(result, model)
     return result
+
+
+def as_flat_model(model: Any) -> Any:
+    """Return `model` itself if it is a flat tf_keras Functional model, else what `to_tf_keras` makes of it.
+
+    Raises:
+        ModelError: as `to_tf_keras` does.
+    """
+    return model if _is_flat(model) else to_tf_keras(model)
+
+
+def _is_flat(model: Any) -> bool:
+    if not keras_compat.is_tf_keras_model(model) or is_subclassed(model):
+        return False
+    return not isinstance(model, keras_compat.tf_keras().Sequential) and not any(map(is_model, model.layers))
 
 
 def clone(model: Any) -> Any:
@@ -120,6 +136,7 @@ def build(
     inputs, outputs = replay(graph, tensors, run, lambda call: planned[id(call.leaf)].arguments(call))
     model = tf_keras.Model(inputs, outputs, name=_valid_name(graph.name))
     for leaf in graph.leaves:
+        remember_path(twins[id(leaf)], path_of(leaf.layer) or leaf.path)
         try:
             if leaf.name in (values or {}):
                 twins[id(leaf)].set_weights(values[leaf.name])  # type: ignore[index]

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from tfopt import bridge
+from tfopt.base.annotations import copy_paths
 from tfopt.base.archives import read_npz
 from tfopt.base.files import atomic_path
 from tfopt.base.keras_compat import is_tf_keras_model
@@ -170,6 +171,7 @@ class Checkpoint:
         same = _ends if restructured else _outline
         if not is_tf_keras_model(model) or same(model) != same(start):
             raise self.damaged("its model has other layers")
+        copy_paths(start, model)
         return model
 
     def damaged(self, why: str) -> DataError:

@@ -91,7 +91,7 @@ class FineTune(Stage):
         return [tfmot().sparsity.keras.UpdatePruningStep(), *averaged]
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """Return which layers of `model` (flat tf_keras) are trained and at what rate, by layer name."""
+        """Return which layers of `model` are trained and at what rate, by layer name."""
         if self._is_plain():
             return super().decisions(model, keep)
         factors = {leaf.name: factor for leaf, factor in rate_factors(model, self.layer_decay)}

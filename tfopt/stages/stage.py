@@ -1,11 +1,12 @@
 """The contract of all stages and their shared conversion between Keras 3 and tf_keras."""
 
+import functools
 import numbers
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, field_validator
@@ -26,6 +27,18 @@ from tfopt.stages.kernels.table import has_kernel, kernels, named_kernel
 
 _CALLER = 3  # frames up from `apply`, which is decorated
 _RENAMED_METHODS = {"learnt": "summary", "rehearsed": "for_dry_run"}
+Method = TypeVar("Method", bound=Callable[..., Any])
+_ON_FLAT_MODELS = ("decisions", "notes", "promises")
+
+
+def _on_flat_model(method: Method) -> Method:
+    """Return `method` of a stage, called with a flat tf_keras model whatever model it is given."""
+
+    @functools.wraps(method)
+    def on_any_model(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(self, bridge.as_flat_model(with_native_layers(model)), *args, **kwargs)
+
+    return cast("Method", on_any_model)
 
 
 @config
@@ -69,11 +82,13 @@ class Stage(ABC):
     """Whether the setting of a rule in `layers` may be a string."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Raise RecipeError for a method with an old name, which nothing would call."""
+        """Raise RecipeError for a method with an old name, which nothing would call; let methods take any model."""
         super().__init_subclass__(**kwargs)
         for old, new in _RENAMED_METHODS.items():
             if old in vars(cls):
                 raise RecipeError(f"{cls.__name__}.{old} was renamed to {new} in 0.2.0. Rename the method.")
+        for name in set(_ON_FLAT_MODELS) & set(vars(cls)):
+            setattr(cls, name, _on_flat_model(vars(cls)[name]))
 
     @field_validator("layers")
     @classmethod
@@ -299,20 +314,22 @@ class Stage(ABC):
             if wrong := promise.broken(kernel.values, kernel.channel_axis):
                 raise PromiseError(f"{type(self).__name__}: {promise.place}: {wrong}. {self._advice()}")
 
+    @_on_flat_model
     def promises(self, model: Any) -> list[Promise]:
-        """Return the promises about the kernels of `model` (flat tf_keras) after this stage."""
+        """Return the promises about the kernels of `model` after this stage, by the names of its flat model."""
         del model
         return []
 
+    @_on_flat_model
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
         """Return what this stage does with each layer that has weights.
 
         Args:
-            model: a flat tf_keras model.
+            model: a model of either Keras; a method that overrides this one gets it as a flat tf_keras model.
             keep: properties that earlier stages established.
 
         Returns:
-            Decisions by layer name.
+            Decisions by layer name in the flat model.
 
         Raises:
             ModelError: as in `apply`.
@@ -321,6 +338,7 @@ class Stage(ABC):
         del keep
         return {layer.name: Decision(layer.name) for layer in model.layers if layer.weights}
 
+    @_on_flat_model
     def notes(self, model: Any, keep: frozenset[str] = frozenset()) -> list[str]:
         """Return notes on `model` for the report, e.g. the layers that stay unchanged; `keep` as in `apply`."""
         del model, keep

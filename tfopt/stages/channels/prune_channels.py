@@ -165,13 +165,14 @@ class PruneChannels(Stage):
             found.update(1.0)
         return model
 
-    def channels(self, flat_model: Any) -> Channels:
-        """Return the channels of `flat_model` that this stage may remove.
+    def channels(self, model: Any) -> Channels:
+        """Return the channels of `model`, of either Keras, that this stage may remove.
 
         Raises:
             ModelError: there are none.
             RecipeError: `round_to` is above the width of every layer.
         """
+        flat_model = bridge.as_flat_model(model)
         channels = channels_of(flat_model, through_norms=self.through_norms)
         channels.groups = [group for group in channels.groups if self._wants(group)]
         if not channels.groups:
@@ -318,7 +319,7 @@ class PruneChannels(Stage):
 
     @override
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """Return how many channels each layer of `model` (flat tf_keras) would keep, by its weights as they are."""
+        """Return how many channels each layer of `model` would keep, by its weights as they are."""
         del keep
         channels = self.channels(model)
         removed = self._by_weights(channels)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tfopt.base.annotations import path_of
 from tfopt.errors import RecipeError
 from tfopt.graph.walk import caller_name
 
@@ -11,9 +12,10 @@ Setting = bool | int | float | str
 Rule = tuple[str, Setting]
 """A pattern and the setting for the layers it matches.
 
-The pattern is matched against a layer's name and its class name; `*` and `?` are wildcards. A pattern with a slash is
-also matched against "layer/kernel" for each kernel: "lstm/recurrent_kernel", "*/depthwise_kernel". `False` leaves the
-layer unchanged, `True` uses the stage's own setting, a number replaces it.
+The pattern is matched against a layer's name, its class name, and the path of a layer of a nested model, "inner/conv";
+`*` and `?` are wildcards. A name without a path matches at any depth. A pattern with a slash is also matched against
+"layer/kernel" for each kernel: "lstm/recurrent_kernel", "*/depthwise_kernel". `False` leaves the layer unchanged,
+`True` uses the stage's own setting, a number replaces it.
 """
 
 Key = tuple[str, str]
@@ -62,10 +64,10 @@ def _first_match(rules: list[Rule], matches: Mapping[str, list[Any]], layers: li
         matched = matches[pattern]
         free = [key for key in matched if key not in chosen]
         if not matched:
-            names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in layers)
+            names = ", ".join(f"{path_of(layer) or layer.name} ({type(layer).__name__})" for layer in layers)
             raise RecipeError(
                 f"The rule {(pattern, setting)} matches no layer. Layers it could match: {names}. "
-                "Give a layer name, a class name, or a pattern such as 'conv2d*'."
+                "Give a layer name, a class name, a path, or a pattern such as 'conv2d*'."
             )
         if not free:
             covered = ", ".join(dict.fromkeys(key if isinstance(key, str) else key[0] for key in matched))
@@ -81,6 +83,10 @@ def _matches(pattern: str, layer: Any) -> bool:
     return any(fnmatchcase(name, pattern) for name in (*_names(layer), type(layer).__name__))
 
 
-def _names(layer: Any) -> tuple[str, str]:
-    """Return the names in the flat and in the caller's model, which differ next to a SeparableConv."""
-    return layer.name, caller_name(layer.name)
+def _names(layer: Any) -> set[str]:
+    """Return the names in the flat and in the caller's model, and the path there.
+
+    The names differ next to a SeparableConv and for layers of nested models.
+    """
+    path = path_of(layer) or caller_name(layer.name)
+    return {layer.name, path, path.rpartition("/")[2]}

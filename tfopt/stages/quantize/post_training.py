@@ -89,6 +89,7 @@ class PostTraining(Stage):
         from tfopt.stages.quantize.posttraining.pipeline import quantize_weights
 
         model = trained_model(model)
+        self._origin(model)  # raises for one that `apply` did not return
         inputs = bridge.by_valid_names(model, inputs)
         bits = self._bits(model)
         rounded, grids, notes = quantize_weights(
@@ -115,7 +116,7 @@ class PostTraining(Stage):
         return list(annotations(model).summary)
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """Return what happens to each layer of `model` (flat tf_keras), by layer name."""
+        """Return what happens to each layer of `model`, by layer name."""
         del keep
         bits = self._bits(model)
         does = {

@@ -73,7 +73,7 @@ class QuantizationAware(Stage):
         return [f"{SCHEMES[keep].name}{kept}", *(f"left in float: {name} ({why})" for name, why in in_float.items())]
 
     def decisions(self, model: Any, keep: frozenset[str] = frozenset()) -> dict[str, Decision]:
-        """Return what is rounded in each layer of `model` (flat tf_keras), by layer name."""
+        """Return what is rounded in each layer of `model`, by layer name."""
         by_name = {layer.name: layer for layer in model.layers}
         treatments = self._plan(model)
         return {name: self._decision(by_name[name], treatment, SCHEMES[keep]) for name, treatment in treatments.items()}
