@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tfopt
-from tfopt import bridge
+from tfopt import bridge, models
 from tfopt.base import keras_compat
 from tfopt.base.annotations import annotations
 from tfopt.errors import ModelError
@@ -1052,6 +1052,28 @@ def test_stages_and_files_reach_the_module_inside_a_model(module_of_layers, tmp_
     lite = tfopt.export_tflite(model, tmp_path / "model.tflite", tfopt.Export(), representative_data=x)
     assert not lite.float_tensors()
     np.testing.assert_allclose(lite.predict(x), model.predict(x, verbose=0), atol=0.1)
+
+
+@pytest.mark.parametrize("form", ["Sequential", "graph", "nested"])
+@pytest.mark.parametrize("name", ["m.h5", "m.keras"])
+def test_a_saved_model_with_a_module_loads_on_request_as_native_layers(module_of_layers, tmp_path, form, name):
+    model = with_module(module_of_layers, form)
+    for variable in model.trainable_variables:
+        variable.assign(variable + 0.1 * drawn(*variable.shape, seed=7))
+    model.save(tmp_path / name)
+    with pytest.raises(models.UnsafeFileError, match=rf"the TF-Hub module '{module_of_layers}' in a hub.KerasLayer"):
+        models.load_model(tmp_path / name)
+    x = drawn(5, 8, 8, 2, seed=4)
+    expected = tf.nest.flatten(model(x, training=False))
+    classes = {"KerasLayer": keras_compat.hub().KerasLayer}
+    for loaded in (
+        model_from(tmp_path / name, allow_unsafe=True),
+        with_native_layers(models.load_model(tmp_path / name, custom_objects=classes)),
+    ):
+        found = [type(layer).__name__ for layer in loaded._flatten_layers()]
+        assert "Conv2D" in found and "KerasLayer" not in found
+        for one, other in zip(expected, tf.nest.flatten(loaded(x, training=False)), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_a_run_says_that_a_module_became_layers(module_of_layers):

@@ -88,7 +88,8 @@ def load_model(
         )
     given = dict(custom_objects or {})
     if allow_unsafe:
-        return _load(path, found, given, safe=False)
+        hub_layer = {"KerasLayer": keras_compat.hub().KerasLayer} if found == "tf_keras" else {}
+        return _load(path, found, {**hub_layer, **given}, safe=False)
     sandbox.start()
     if found == "tf_keras":
         bridge.register_classes()  # models that crossed the bridge may refer to them

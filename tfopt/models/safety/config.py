@@ -182,12 +182,18 @@ def _suspicion(part: dict[str, Any], known: Known) -> str:
     if cls in _PROGRAMS:
         return f"a {cls}, which runs a program from the file"
     if cls not in allowed.CLASSES and cls != "Lambda":
-        return "" if vouched and (same or known(cls)) else f"the custom class '{registered or cls}'"
+        return "" if vouched and (same or known(cls)) else _outside_keras(registered or cls, config)
     if registered not in (None, cls) and not (vouched and same):
         return f"the custom class '{registered}'"
     if not vouched and module is not None and not allowed.is_keras_module(module):
         return f"the custom class '{cls}' of the module '{module}'"
     return _setting_suspicion(cls, config if isinstance(config, dict) else {}, known)
+
+
+def _outside_keras(cls: str, config: Any) -> str:
+    if cls == "KerasLayer" and isinstance(config, dict) and isinstance(config.get("handle"), str):
+        return f"the TF-Hub module {config['handle']!r} in a hub.KerasLayer, which is outside of the file,"
+    return f"the custom class '{cls}'"
 
 
 def _function_suspicion(name: Any, module: str | None, registered: str | None, known: Known) -> str:
