@@ -296,6 +296,17 @@ def test_how_large_a_kernel_may_stay_in_float(size, settings, allowed):
         file.verified(settings)
 
 
+def test_weights_that_the_converter_takes_for_activations_are_as_wide():
+    file = File("int16")
+    file.layer("one", "int8", "int16")
+    file.layer("two", "int16", "int16")
+    assert file.verified(INT16) == ["int16 weights, since the converter has no int8 form for them: two (CONV_2D)"]
+    file = File("int8")
+    file.layer("two", "int16", "int8")
+    with pytest.raises(PromiseError, match=r"int8 weights were promised, but net/two/kernel is int16"):
+        file.verified(INT8)
+
+
 def test_the_largest_wrong_weight_is_named():
     file = File("float32")
     for name, side in (("one", 40), ("two", 90), ("three", 50)):

@@ -191,7 +191,8 @@ def _weight_notes(lite: LiteModel, settings: Export, names: LayerNames, floats: 
     weights = [(weight, op, unpacked) for weight, op, unpacked in read if op not in floats]
     other = [(weight, op) for weight, op, _ in weights if weight.tensor.dtype not in WEIGHTS[expected]]
     narrow = [op for weight, op in other if expected == "int4" and weight.tensor.dtype == "int8"]
-    rest = [(weight, op) for weight, op in other if op not in narrow]
+    wide = [op for weight, op in other if settings.activations == weight.tensor.dtype == "int16"]
+    rest = [(weight, op) for weight, op in other if op not in (*narrow, *wide)]
     if rest and not _may_stay(rest, settings):
         weight, op = max(rest, key=lambda one: one[0].values.size)
         raise PromiseError(
@@ -204,6 +205,8 @@ def _weight_notes(lite: LiteModel, settings: Export, names: LayerNames, floats: 
             f"{_operators([op for _, op in other], names)}."
         )
     notes = []
+    if wide:  # as tied embeddings and constants in products: activations to the converter
+        notes.append(f"int16 weights, since the converter has no int8 form for them: {_operators(wide, names)}")
     if narrow:
         notes.append(f"int8 weights, since no operator supports 4 bits: {_operators(narrow, names)}")
     if rest:
