@@ -57,6 +57,23 @@ def test_every_output_counts(proven, name):
         proven(noise(1.0, name))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        DYNAMIC,
+        Export(weights="int8", activations="float32", weight_only=True),
+        Export(weights="int4", activations="float32"),
+    ],
+)
+def test_integer_weights_alone_excuse_no_step_of_an_output(proven, settings):
+    """An output near 5 that hardly varies, off by 0.9 steps of an int8 scale for 0 to 5: three times its variance."""
+    want = {**WANT, "first": 5 + 0.01 * RNG.normal(size=(COUNT, 3))}
+    errors = {"first": np.full((COUNT, 3), 0.9 * 5 / 255)}
+    proven(errors, Export(), want=want)
+    with pytest.raises(PromiseError, match="output 'first': noise 3"):
+        proven(errors, settings, want=want)
+
+
 def test_the_limit_on_synthetic_inputs(proven):
     """They prove little: half of the variance passes, all of it does not."""
     assert "synthetic inputs" in proven(noise(0.3), data=None)[0]

@@ -117,7 +117,7 @@ def _compared(
     found = file_outputs(lite, evidence.samples)
     most = most_noise([settings.weights]) if evidence.real else RANDOM_INPUTS
     limits = {"most_noise": most if max_noise is None else max_noise}
-    if max_noise is not None or settings.weights in ("float32", "float16") or settings.weight_only:
+    if max_noise is not None or not settings.integer_only:
         limits["free_steps"] = 0.0  # int8 cannot do better, floats can
     if settings.weights == "float16":
         limits["rounding"] = FLOAT16_ROUNDING
