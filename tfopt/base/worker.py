@@ -65,7 +65,11 @@ class DiedError(Exception):
         """The last line that is neither of a stack trace nor information or a warning of TensorFlow; "" for none."""
         lines = [line.strip() for line in self.said.splitlines()]
         lines = [line for line in lines if line and not line.startswith(("@", "***", "PC:", "#"))]
-        lines = [line for line in lines if not re.match(r"[IW]\d{4} ", line) and "fully_quantize:" not in line]
+        lines = [
+            line
+            for line in lines
+            if not re.match(r"[IW]\d{4} |WARNING: All log messages", line) and "fully_quantize:" not in line
+        ]
         return lines[-1][:300] if lines else ""
 
 

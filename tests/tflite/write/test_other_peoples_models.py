@@ -313,3 +313,49 @@ def test_a_file_that_goes_on_from_its_last_states_says_so():
     model = chained(draw(12, 4), L.LSTM(8), L.Dense(3))
     notes = tfopt.export_tflite(model, None, FLOAT, representative_data=draw(12, 4)).notes
     assert any("goes on from the last states" in note and "reset_all_variables()" in note for note in notes)
+
+
+@keras.saving.register_keras_serializable("test_other_peoples_models")
+class Stepwise(keras.layers.Layer):
+    """Repeats a step, or takes it only where the mean is positive."""
+
+    def __init__(self, repeats, **kwargs):
+        super().__init__(**kwargs)
+        self.repeats, self.step = repeats, keras.layers.Dense(8, activation="tanh")
+
+    def build(self, shape):
+        self.step.build(shape)
+
+    def call(self, x):
+        if self.repeats:
+            return ops.fori_loop(0, self.repeats, lambda _, values: self.step(values), x)
+        return ops.cond(ops.mean(x) > 0, lambda: self.step(x), lambda: 2.0 * x)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def get_config(self):
+        return {**super().get_config(), "repeats": self.repeats}
+
+
+@pytest.mark.parametrize("repeats", [3, 0], ids=["a loop", "a branch"])
+@pytest.mark.parametrize("trained", [False, True])
+def test_loops_and_branches_stay_in_float(repeats, trained):
+    x, kind = draw(8), "WHILE" if repeats else "IF"
+    model = chained(x, L.Dense(8, activation="relu"), Stepwise(repeats, name="steps"), L.Dense(3))
+    if trained:
+        stage = tfopt.Quantize()
+        model = stage.apply(model, steps=1)
+        stage.calibrate(model, x)
+    lite = tfopt.export_tflite(model, None, representative_data=x)
+    (note,) = [note for note in lite.notes if note.startswith("float operators in the file")]
+    assert f"steps ({kind})" in note and note.endswith("left in float: steps (LiteRT has no int8 operator for it)")
+    assert noise(model, lite, x) < 0.01
+    assert {weight.tensor.dtype for weight in lite.weights() if weight.tensor.shape == (8, 8)} >= {"int8"}
+
+
+def test_a_branch_has_no_int16_form():
+    x = draw(8)
+    model = chained(x, L.Dense(8, activation="relu"), Stepwise(0, name="steps"), L.Dense(3))
+    with pytest.raises(ModelError, match=r"no operator IF for int16 activations.*needs it in steps\."):
+        tfopt.export_tflite(model, None, INT16, representative_data=x)

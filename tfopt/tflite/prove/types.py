@@ -23,8 +23,8 @@ NAMED_AT_MOST = 8
 # Operators that the converter has no int8 form for, though they compute with floats.
 _WITHOUT_INT8 = """
     ATAN2 BUCKETIZE CAST CEIL COMPLEX_ABS CONV_3D CONV_3D_TRANSPOSE COS CUMSUM DYNAMIC_UPDATE_SLICE ELU FLOOR FLOOR_DIV
-    FLOOR_MOD LOCAL_RESPONSE_NORMALIZATION NEG IMAG POW REAL RFFT2D ROUND SCATTER_ND SEGMENT_SUM SIGN SIN TOPK_V2
-    UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_SUM ZEROS_LIKE"""
+    FLOOR_MOD IF LOCAL_RESPONSE_NORMALIZATION NEG IMAG POW REAL RFFT2D ROUND SCATTER_ND SEGMENT_SUM SIGN SIN TOPK_V2
+    UNSORTED_SEGMENT_MAX UNSORTED_SEGMENT_MIN UNSORTED_SEGMENT_PROD UNSORTED_SEGMENT_SUM WHILE ZEROS_LIKE"""
 WITHOUT_INT8 = frozenset(_WITHOUT_INT8.split())
 # Operators whose results have the scale of their inputs: beside a float operator they are in float too.
 _PASSING = """
@@ -247,14 +247,14 @@ def _sparse_note(found: list[tuple[Weight, Op]], names: LayerNames) -> str:
 def operators_without_form(lite: LiteModel, settings: Export) -> list[Op]:
     """Return the float operators of a file that have no integer form; [] if others are in float, or all are.
 
-    An operator of `PASSING` is in float beside one without an integer form.
+    An operator of `PASSING` is in float beside one without an integer form, and any in a branch of an IF or in a loop.
     """
     floats = float_operators(lite)
     if settings.activations == "int16":  # the quantizer goes by the operator alone
         without, rest = floats, list[Op]()
     else:
         exact = lite.index_values().makers  # a scale would round indices
-        without = [op for op in floats if op.name in WITHOUT_INT8 or op in exact]
+        without = [op for op in floats if op.name in WITHOUT_INT8 or op in exact or op.subgraph]
         rest = [op for op in floats if op not in without]
     reached = {(op.subgraph, end) for op in without for end in (*op.inputs, *op.outputs)}
     while beside := [op for op in rest if op.name in PASSING and _touches(op, reached)]:

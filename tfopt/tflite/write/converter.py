@@ -333,6 +333,8 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
         )
     if unsupported := re.search(r"not yet supported for op: '(\w+)'", text):
         return _without_operator(flat_model, settings, unsupported[1])
+    if "should be recorded during calibration" in text:  # in the branches of an IF
+        return _without_operator(flat_model, settings, "IF")
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return ModelError(f"The converter cannot convert the model '{flat_model.name}': {first[:400]}")
 
