@@ -338,7 +338,7 @@ def test_every_layer_of_keras_crosses_in_a_known_way():
 
     carried = {
         "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveAveragePooling3D", "AdaptiveMaxPooling1D",
-        "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D", "GroupedQueryAttention", "RMSNormalization",
+        "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D", "GroupedQueryAttention",
         "ReversibleEmbedding", "SpectralNormalization", "MelSpectrogram", "STFTSpectrogram", "Lambda", "Pipeline",
         "AugMix", "AutoContrast", "ContrastLimitedAdaptiveHistogramEqualization", "CutMix", "Equalization",
         "MaxNumBoundingBoxes", "MixUp", "RandAugment", "RandomColorDegeneration", "RandomColorJitter", "RandomCrop",
@@ -362,7 +362,8 @@ SPECTRUM = {"num_mel_bins": 8, "fft_length": 64, "sequence_stride": 32, "samplin
     ("name", "arguments", "shape"),
     [
         ("AdaptiveAveragePooling2D", {"output_size": 2}, (6, 6, 3)),
-        ("RMSNormalization", {}, (5,)),
+        ("RMSNormalization", {"epsilon": 0.1}, (5,)),
+        ("RMSNormalization", {"axis": (1, 2)}, (4, 5)),
         ("MelSpectrogram", SPECTRUM, (256,)),
         ("RandomHue", {"factor": 0.2}, (6, 6, 3)),
         ("RandomCrop", {"height": 4, "width": 4}, (6, 6, 3)),

@@ -44,6 +44,7 @@ ARGUMENTS = {
     "Discretization": {"bin_boundaries": [0.0]},
     "LayerScale": {"init_values": 0.5, "projection_dim": CHANNELS},
     "StochasticDepth": {"drop_path_rate": 0.5},
+    "RMSNormalization": {"epsilon": 0.01},
 }
 IMAGES = ("Resizing", "CenterCrop", "RandomCrop", "RandomFlip", "RandomRotation", "RandomZoom", "RandomTranslation",
           "RandomContrast", "RandomBrightness", "RandomHeight", "RandomWidth", "StochasticDepth")  # fmt: skip
@@ -55,6 +56,8 @@ def class_of(api, name):
     """The class that Keras exports under this name; None if this Keras has none."""
     if name in ("LayerScale", "StochasticDepth"):
         return native.classes(name) if api is not keras else None
+    if name == "RMSNormalization" and api is not keras:
+        return native.classes(name)
     if name == "ConvLSTMCell":
         module = type(layer_of(api, "ConvLSTM2D").cell).__module__
         return getattr(__import__(module, fromlist=["ConvLSTMCell"]), name)

@@ -156,6 +156,7 @@ def test_the_masked_model_has_zeros_and_the_same_shapes():
     ("layer", "why"),
     [
         (L.LayerNormalization(), "normalizes over them"),
+        (L.RMSNormalization(name="rms"), "'rms' (RMSNormalization) normalizes over them"),
         (L.Softmax(), "reads all of them"),
         (L.Lambda(lambda x: x[..., ::-1], output_shape=(8, 8, 4)), "is not known to treat channels one by one"),
         (L.GroupNormalization(2), "normalizes over them"),
@@ -170,13 +171,22 @@ def test_barriers_are_named(layer, why):
     assert any(why in said and count == 4 for said, count in channels.barriers().items())
 
 
-def test_norms_over_channels_on_request():
+def test_a_layer_with_weights_and_no_rule_is_named():
+    inputs = keras.Input((6, 3))
+    x = L.Dense(8, name="wide")(inputs)
+    x = L.GroupQueryAttention(4, 4, 2, name="grouped")(x, x)
+    barriers = channels_of(bridge.to_tf_keras(keras.Model(inputs, L.Dense(3)(x)))).barriers()
+    assert any("'grouped' (GroupedQueryAttention)" in said and count == 8 for said, count in barriers.items())
+
+
+@pytest.mark.parametrize(("norm", "weight"), [(L.LayerNormalization, "gamma"), (L.RMSNormalization, "scale")])
+def test_norms_over_channels_on_request(norm, weight):
     inputs = keras.Input((8, 8, 3))
-    x = L.LayerNormalization()(L.Conv2D(4, 3, padding="same")(inputs))
+    x = norm()(L.Conv2D(4, 3, padding="same")(inputs))
     channels = channels_of(bridge.to_tf_keras(keras.Model(inputs, L.Dense(3)(L.Flatten()(x)))), through_norms=True)
     (group,) = channels.groups
     small = without_channels(channels, group.roots[:1])
-    assert small.layers[2].gamma.shape == (3,)
+    assert getattr(small.layers[2], weight).shape == (3,)
 
 
 def test_shared_layers_and_tf_keras():

@@ -1,4 +1,4 @@
-"""tf_keras versions of the custom layers of `keras.applications`, so that stages can work on them."""
+"""tf_keras versions of layers that only Keras 3 has, so that stages can work on them."""
 
 import functools
 from typing import Any
@@ -7,7 +7,7 @@ from tfopt.base import keras_compat
 
 
 def classes(name: str) -> Any:
-    """Return the class `name` of this module: LayerScale, StochasticDepth or ScaledAdd."""
+    """Return the class `name` of this module: LayerScale, StochasticDepth, ScaledAdd or RMSNormalization."""
     return _classes()[name]
 
 
@@ -74,4 +74,27 @@ def _classes() -> dict[str, Any]:
         def get_config(self) -> dict[str, Any]:
             return {**super().get_config(), "scale": self.scale}
 
-    return {"LayerScale": LayerScale, "StochasticDepth": StochasticDepth, "ScaledAdd": ScaledAdd}
+    @register
+    class RMSNormalization(layer_class):  # type: ignore[misc]
+        """x / sqrt(mean(x^2) + epsilon) * scale over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4)."""
+
+        axis = -1
+
+        def __init__(self, epsilon: float, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.epsilon = epsilon
+            self.supports_masking = True
+
+        def build(self, input_shape: Any) -> None:
+            self.scale = self.add_weight("scale", (input_shape[-1],), initializer="ones")
+            super().build(input_shape)
+
+        def call(self, inputs: Any) -> Any:
+            squares = tf.reduce_mean(tf.square(inputs), axis=self.axis, keepdims=True)
+            return inputs * tf.math.rsqrt(squares + self.epsilon) * self.scale
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "epsilon": self.epsilon}
+
+    made = (LayerScale, StochasticDepth, ScaledAdd, RMSNormalization)
+    return {cls.__name__: cls for cls in made}

@@ -125,6 +125,14 @@ def _of_applications(cls: Callable[[], Any], *names: str) -> Callable[[Any, ToFl
     return build
 
 
+def _rms_normalization(layer: Any, _: ToFlatModel) -> Made:
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    if axes != [-1]:
+        raise NoTwinError("tfopt's twin normalizes over the last axis, -1")
+    dtype = policy.float_policy(policy.policy_name(layer))
+    return native.classes("RMSNormalization"), {"epsilon": layer.epsilon, "dtype": dtype}
+
+
 # Keras 3 class -> builder of its twin, which raises NoTwinError if there is none.
 BUILDERS: dict[str, Callable[[Any, ToFlatModel], Made]] = {
     **dict.fromkeys(("SimpleRNN", "LSTM", "GRU", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _recurrent),
@@ -138,6 +146,7 @@ BUILDERS: dict[str, Callable[[Any, ToFlatModel], Made]] = {
     "LayerScale": _of_applications(functools.partial(native.classes, "LayerScale"), "init_values", "projection_dim"),
     "StochasticDepth": _of_applications(functools.partial(native.classes, "StochasticDepth"), "drop_path_rate"),
     "CustomScaleLayer": _of_applications(functools.partial(native.classes, "ScaledAdd"), "scale"),
+    "RMSNormalization": _rms_normalization,
 }
 
 
