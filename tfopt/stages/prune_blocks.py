@@ -15,14 +15,13 @@ from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.graph.types import flatten
 from tfopt.stages.channels.inputs import check_inputs, rows_of
 from tfopt.stages.kernels.choice import Decision
-from tfopt.stages.kernels.rules import choose
+from tfopt.stages.kernels.rules import choose, require_effect
 from tfopt.stages.stage import Stage
 from tfopt.surgery.channels.groups import channels_of
 from tfopt.surgery.residual import ResidualBlock, residual_blocks, without_blocks
 
 # A retry with a lower target keeps a share halfway between final_ratio and 1.
 LOWER = 0.5
-_OTHER = "other"
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -120,15 +119,12 @@ class PruneBlocks(Stage):
             )
         usual = dict.fromkeys((layer.name for layer in flat_model.layers), True)
         inside = {name for block in blocks for name in block.layers}
-        for rule in self.layers:
-            settings = choose((rule,), flat_model.layers, dict.fromkeys(usual, _OTHER))
-            matched = {name for name, setting in settings.items() if setting != _OTHER}
-            if type(rule[1]) is not bool or not matched & inside:
-                raise RecipeError(
-                    f"The rule {rule} has no effect: PruneBlocks expects False for a layer of a residual block. The "
-                    f"blocks end in: {', '.join(block.name for block in blocks)}."
-                )
+        said = "PruneBlocks expects False for a layer of a residual block. The blocks end in: "
+        said += f"{', '.join(block.name for block in blocks)}."
+        if wrong := [rule for rule in self.layers if type(rule[1]) is not bool]:
+            raise RecipeError(f"The rule {wrong[0]} has no effect: {said}")
         kept = choose(self.layers, flat_model.layers, usual)
+        require_effect(self.layers, flat_model.layers, inside, said)
         return [block for block in blocks if all(kept.get(name, True) is not False for name in block.layers)]
 
     def _named(self, flat_model: Any) -> list[ResidualBlock]:

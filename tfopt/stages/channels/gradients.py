@@ -13,8 +13,8 @@ from tfopt.graph.types import flatten, map_leaves
 from tfopt.stages.channels.criteria import Values, gates
 from tfopt.stages.channels.inputs import rows_of
 from tfopt.surgery.channels.groups import Channels
-
-_SUMS = 1e-3  # tolerance on the sum of class probabilities
+from tfopt.tasks import Classification
+from tfopt.tasks.responses import FLOAT32, form_of
 
 
 def gradients_on(model: Any, channels: Channels, inputs: Any, size: int, seed: int = 0) -> Iterator[Values]:
@@ -33,7 +33,7 @@ def gradients_on(model: Any, channels: Channels, inputs: Any, size: int, seed: i
     parts = [part for group in channels.groups for part in gates(channels, group)]
     keys = sorted({(part.slot.leaf.name, part.slot.index) for part in parts})
     variables = [leaves[name].layer.weights[index] for name, index in keys]
-    kinds = [_kind_of(np.asarray(output)) for output in flatten(model.predict(inputs, verbose=0))]
+    kinds = [_loss_for(np.asarray(output)) for output in flatten(model.predict(inputs, verbose=0))]
     generator = tf.random.Generator.from_seed(seed)
 
     def step(batch: Any) -> Any:
@@ -53,13 +53,10 @@ def gradients_on(model: Any, channels: Channels, inputs: Any, size: int, seed: i
         yield {key: np.asarray(gradient) for key, gradient in zip(keys, found, strict=True)}
 
 
-def _kind_of(outputs: np.ndarray) -> Any:
+def _loss_for(outputs: np.ndarray) -> Any:
     """Return the loss for what all outputs (n, ..., c) are: probabilities of classes, of decisions, or values."""
-    flat = outputs.reshape(-1, outputs.shape[-1] if outputs.ndim > 1 else 1)
-    if not ((flat >= 0) & (flat <= 1)).all():
-        return _of_values
-    sums = flat.sum(axis=1)
-    return _of_classes if flat.shape[1] > 1 and np.allclose(sums, 1, atol=_SUMS) else _of_decisions
+    form = form_of(outputs.reshape(-1, outputs.shape[-1] if outputs.ndim > 1 else 1), Classification, FLOAT32)
+    return {"softmax": _of_classes, "logits": _of_values}.get(str(form), _of_decisions)
 
 
 def _loss(kind: Any, output: Any, generator: Any) -> Any:

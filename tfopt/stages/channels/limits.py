@@ -4,10 +4,8 @@ from typing import Any
 
 from tfopt.errors import RecipeError
 from tfopt.stages.channels.selection import Limits
-from tfopt.stages.kernels.rules import choose
+from tfopt.stages.kernels.rules import choose, require_effect
 from tfopt.surgery.channels.groups import Channels
-
-_OTHER = "other"
 
 
 def limits_of(stage: Any, channels: Channels) -> Limits:
@@ -33,13 +31,9 @@ def limits_of(stage: Any, channels: Channels) -> Limits:
         )
     settings = choose(stage.layers, layers, {layer.name: True for layer in layers})
     makers = {name for group in channels.groups for name in group.layers}
-    for rule in stage.layers:
-        matched = choose((rule,), layers, {layer.name: _OTHER for layer in layers})
-        if not any(setting != _OTHER and name in makers for name, setting in matched.items()):
-            raise RecipeError(
-                f"The rule {rule} has no effect: none of the layers it matches has channels that can be removed. "
-                f"Expected one of: {', '.join(sorted(makers))}."
-            )
+    removable = ", ".join(sorted(makers))
+    said = f"none of the layers it matches has channels that can be removed. Expected one of: {removable}."
+    require_effect(stage.layers, layers, makers, said)
     least, fixed = [], []
     for group in channels.groups:
         own = [settings[name] for name in group.layers if name in settings]

@@ -1,6 +1,6 @@
 """Ordered rules that select the layers a stage works on."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -32,6 +32,21 @@ def choose(rules: Iterable[Rule], layers: Iterable[Any], default: Mapping[str, S
     matches = {pattern: [layer.name for layer in layers if _matches(pattern, layer)] for pattern, _ in rules}
     chosen = _first_match(rules, matches, layers)
     return {layer.name: chosen.get(layer.name, default[layer.name]) for layer in layers}
+
+
+def require_effect(rules: Iterable[Rule], layers: Iterable[Any], concerned: Collection[str], expected: str) -> None:
+    """Raise RecipeError for a rule that matches none of the `concerned` layers, given by name, of all `layers`.
+
+    Args:
+        rules: each matches a layer, see `choose`.
+        layers: those that the patterns are matched against.
+        concerned: names of the layers that a rule can change.
+        expected: what a rule should match, for the message.
+    """
+    layers = list(layers)
+    for rule in rules:
+        if not any(layer.name in concerned and _matches(rule[0], layer) for layer in layers):
+            raise RecipeError(f"The rule {rule} has no effect: {expected}")
 
 
 def ruled_kernels(rules: Iterable[Rule], layers: Iterable[tuple[Any, Iterable[Any]]]) -> dict[Key, Setting]:
