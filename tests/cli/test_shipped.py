@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import pytest
 from click.testing import CliRunner
 
@@ -81,3 +82,16 @@ def test_speedup_sets_the_share_of_the_multiplications(tmp_path):
     both = ["run", "faster", "--speedup", "2", "--set", "stages.0.final_ratio=0.3", "--out", str(tmp_path / "both")]
     done = CliRunner().invoke(cli.main, both)
     assert done.exit_code == 2 and "--speedup sets final_ratio, and --set does so too" in done.output
+
+
+def test_check_shows_what_a_speedup_saves(tmp_path):
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2D(16, 3), layers.Flatten(), layers.Dense(16)])
+    model.save(tmp_path / "m.keras")
+    given = ["check", str(tmp_path / "m.keras"), "--no-convert", "--speedup", "2"]
+    done = CliRunner().invoke(cli.main, [*given, "--recipe", "faster"])
+    assert done.exit_code == 0, done.output
+    before = 36 * 9 * 4 * 16 + 36 * 16 * 16
+    assert f"note: PruneChannels, by the weights as they are: MACs {before:,} -> {before // 2:,} (2.00x" in done.output
+    done = CliRunner().invoke(cli.main, given)
+    assert done.exit_code == 2 and "Give --recipe faster or prune_channels." in done.output

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_options
-from tfopt.cli.running import load_recipe
+from tfopt.cli.running import load_recipe, sped_up, speedup_option
 from tfopt.errors import PromiseError, RecipeError
 
 
@@ -24,9 +24,12 @@ from tfopt.errors import PromiseError, RecipeError
     show_default=True,
     help="Also convert to .tflite, with random calibration data, to see what the file contains.",
 )
+@speedup_option
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the result to this file.")
 @allow_unsafe_option
-def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | None, allow_unsafe: bool) -> None:
+def check(
+    model: Path, recipe: Path | None, convert: bool, speedup: float | None, json_file: Path | None, allow_unsafe: bool
+) -> None:
     """Show what a recipe will do to MODEL, without training.
 
     The table has a row for each layer, up to the operators of the .tflite.
@@ -34,6 +37,7 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
     \b
         tfopt check model.keras
         tfopt check model.keras --recipe recipes/deep_compression.py
+        tfopt check model.keras --recipe faster --speedup 2
 
     The exit code is 1 if the recipe cannot run.
     """
@@ -44,8 +48,11 @@ def check(model: Path, recipe: Path | None, convert: bool, json_file: Path | Non
     from tfopt.models.sources import model_from
     from tfopt.run.check import check as check_model
 
+    if speedup and not recipe:
+        raise RecipeError("--speedup needs a recipe that prunes channels. Give --recipe faster or prune_channels.")
+    given = load_recipe(recipe)[0] if recipe else None
     loaded = model_from(model, allow_unsafe=allow_unsafe)
-    found = check_model(loaded, load_recipe(recipe)[0] if recipe else None, convert=convert)
+    found = check_model(loaded, sped_up(given, given, speedup) if given else None, convert=convert)
     if json_file:
         write_atomically(json_file, found.to_json())
     print_table(found.table())

@@ -47,6 +47,14 @@ class Examples:
     teacher: Callable[["Dataset"], Any] | None = None
 
 
+speedup_option = click.option(
+    "--speedup",
+    type=click.FloatRange(min=1, min_open=True),
+    help="Keep 1/SPEEDUP of the multiplications, in a recipe that prunes channels (faster, prune_channels); with --set "
+    "stages.PruneChannels.measure=milliseconds, of the time that files take on this machine.",
+)
+
+
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--model", "--source", "model",
@@ -83,10 +91,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Type of the file's inputs and outputs (default: the recipe's)."),
         click.option("--batch-size", type=click.IntRange(min=1),
                      help="Samples per training step (default: the recipe's)."),
-        click.option("--speedup", type=click.FloatRange(min=1, min_open=True),
-                     help="Keep 1/SPEEDUP of the multiplications, in a recipe that prunes channels (faster, "
-                          "prune_channels); with --set stages.PruneChannels.measure=milliseconds, of the time that "
-                          "files take on this machine."),
+        speedup_option,
         click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
                      help="Multiply the epochs of every stage, and of the head of a transfer, by this."),
         click.option("--seed", type=click.IntRange(min=0), help="Random seed (default: the recipe's)."),
@@ -184,7 +189,7 @@ def _run(recipe: "Recipe", examples: Examples, *, out: Path | None, **options: A
     out = out or Path("saved_models") / recipe.name
     assignments, speedup = options.pop("assignments"), options.pop("speedup")
     given, recipe = recipe, _as_set(recipe, assignments, options.pop("io"), options.pop("batch_size"))
-    recipe = _sped_up(recipe, given, speedup)
+    recipe = sped_up(recipe, given, speedup)
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     prepare_folder(out, overwrite=options["overwrite"])
     try:
@@ -204,7 +209,7 @@ def _as_set(recipe: "Recipe", assignments: tuple[str, ...], io: str | None, batc
     return with_assignments(recipe, [*assignments, *named]) if assignments or named else recipe
 
 
-def _sped_up(recipe: "Recipe", before: "Recipe", speedup: float | None) -> "Recipe":
+def sped_up(recipe: "Recipe", before: "Recipe", speedup: float | None) -> "Recipe":
     """Return `recipe` with 1/`speedup` of the multiplications, or of the milliseconds if its stage measures these.
 
     Raises:

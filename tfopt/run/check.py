@@ -15,6 +15,7 @@ from tfopt.run.dry_run import dry_run, established_before, resized, samples_of
 from tfopt.run.prepare import why_by_hand
 from tfopt.run.recipe import Recipe, as_recipe
 from tfopt.stages import Cluster, Prune, Quantize, Stage
+from tfopt.surgery.channels.groups import channels_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.layer_names import LayerNames
 
@@ -148,7 +149,7 @@ def check(model: Any, recipe: Recipe | Stage | Sequence[Stage] | None = None, *,
         problems.append(str(error))
     else:
         by_hand = "" if recipe.transfer else why_by_hand(flat_model)  # a transfer makes another model
-        cells = _decided(flat_model, recipe, problems)
+        cells = _decided(flat_model, recipe, problems, notes)
         if convert and not problems:
             lite = _dry_run(flat_model, recipe, problems, notes, model)
     try:
@@ -170,19 +171,30 @@ def check(model: Any, recipe: Recipe | Stage | Sequence[Stage] | None = None, *,
     return Check(model.name, stages, layers, tuple(dict.fromkeys(problems)), tuple(notes), bool(by_hand))
 
 
-def _decided(flat_model: Any, recipe: Recipe, problems: list[str]) -> list[dict[str, str]]:
-    """Return, for each stage, its decisions in words, by flat layer name."""
+def _decided(flat_model: Any, recipe: Recipe, problems: list[str], notes: list[str]) -> list[dict[str, str]]:
+    """Return, for each stage, its decisions in words, by flat layer name; add to `notes` what resizing saves."""
     columns = []
     samples = samples_of(runnable_batch((flat_model,), walk(flat_model))[0])
     for stage, keep in zip(recipe.stages, established_before(recipe), strict=True):
         try:
             decisions = stage.decisions(flat_model, keep)
-            flat_model = resized(stage, flat_model, keep, samples)
+            smaller = resized(stage, flat_model, keep, samples)
+            if stage.resizes:
+                notes.append(f"{type(stage).__name__}, by the weights as they are: {_saving(flat_model, smaller)}")
+            flat_model = smaller
         except TfoptError as error:
             problems.append(f"{type(stage).__name__}: {error}")
             decisions = {}
         columns.append({name: _in_words(decision) for name, decision in decisions.items()})
     return columns
+
+
+def _saving(before: Any, after: Any) -> str:
+    macs, parameters = zip(*((channels_of(each).macs(), each.count_params()) for each in (before, after)), strict=True)
+    return (
+        f"MACs {macs[0]:,} -> {macs[1]:,} ({macs[0] / max(1, macs[1]):.2f}x fewer), parameters {parameters[0]:,} -> "
+        f"{parameters[1]:,}"
+    )
 
 
 def _in_words(decision: Any) -> str:
