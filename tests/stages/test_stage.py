@@ -26,6 +26,7 @@ from tfopt.stages.kernels.promise import Clusters, MByN, Sparsity
 EACH = [
     pytest.param(FineTune(), id="FineTune"),
     pytest.param(PruneChannels(final_ratio=0.6, round_to=1, iterations=2), id="PruneChannels"),
+    pytest.param(LowRank(rank=2, round_to=1), id="LowRank"),
     pytest.param(Prune(schedule="one-shot"), id="Prune"),
     pytest.param(Cluster(number_of_clusters=5), id="Cluster"),
     pytest.param(Quantize(), id="Quantize"),
@@ -78,8 +79,8 @@ def trained(request, stage, small_model, samples):
 
 
 def test_the_table_names_every_stage():
-    """Those that add or remove layers have tests like these of their own."""
-    assert {type(param.values[0]) for param in EACH} | {LowRank, PruneBlocks} == set(STAGES.builtin)
+    """But PruneBlocks, for which this model has no residual block: tests/stages/test_restructuring.py."""
+    assert {type(param.values[0]) for param in EACH} | {PruneBlocks} == set(STAGES.builtin)
 
 
 @pytest.mark.slow
@@ -107,12 +108,14 @@ def test_a_compiled_model_comes_back_compiled_and_ready_to_fit(trained, samples)
 def test_strip_gives_back_kind_and_architecture_with_other_weights(stage, trained, samples):
     api, model, _, wrapped, _, stripped = trained
     assert isinstance(stripped, api.Model)
-    assert outline(stripped) == outline(model)
+    names = {name for name, _ in outline(model)}
+    assert [row for row in outline(stripped) if row[0] in names or not stage.restructures] == outline(model)
     if not stage.resizes:
         assert stripped.get_config() == model.get_config()
         assert [w.name for w in stripped.weights] == [w.name for w in model.weights]
     trainable = {name: layer.trainable for name, layer, _ in bridge.flat_layers(model)}
-    assert {name: layer.trainable for name, layer, _ in bridge.flat_layers(stripped)} == trainable
+    now = {name: layer.trainable for name, layer, _ in bridge.flat_layers(stripped)}
+    assert {name: now[name] for name in trainable} == trainable
     assert not np.array_equal(kernels(stripped)["head"], kernels(model)["head"])
     rounded = any(hasattr(layer, "quantize_config") for layer in wrapped.layers)  # but `stripped` does not
     ours, theirs = stripped.predict(samples[0], verbose=0), wrapped.predict(samples[0], verbose=0)
