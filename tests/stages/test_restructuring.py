@@ -418,3 +418,28 @@ def test_an_interrupted_export_goes_on_with_the_chosen_bits(tmp_path):
     resumed = tfopt.optimize(residual(), recipe, ((X, Y), (X, Y)), quiet=True, checkpoint=tmp_path / "run")
     assert resumed.lite.data == whole.lite.data and "int4" in whole.report.rows[-1].step
     assert resumed.recipe.stages == whole.recipe.stages == recipe.stages
+
+
+def test_parallel_branches_of_a_transformer_are_two_blocks():
+    """x + attention(norm(x)) + mlp(norm(x)): the normalization stays as long as a branch reads it."""
+    inputs = keras.Input((6, 8))
+    x = L.Dense(8, name="stem")(inputs)
+    norm = L.LayerNormalization(name="norm")(x)
+    attended = L.MultiHeadAttention(2, 4, name="attention")(norm, norm)
+    wide = L.Dense(8, name="down")(L.Dense(16, activation="relu", name="up")(norm))
+    model = keras.Model(inputs, L.Dense(3, name="head")(x + attended + wide))
+    flat = bridge.to_tf_keras(model)
+    first, second = residual_blocks(flat)
+    assert set(first.layers) == {"attention", first.name} and set(second.layers) == {"up", "down", second.name}
+    x = X[:8, :6, :, :].mean(axis=2).repeat(2, axis=2)
+    weights = {layer.name: layer.get_weights() for layer in model.layers}
+    stem, head = (
+        lambda values, kernel=kernel, bias=bias: values @ kernel + bias
+        for kernel, bias in (weights["stem"], weights["head"])
+    )
+    hidden = stem(x)
+    normed = (hidden - hidden.mean(-1, keepdims=True)) / np.sqrt(hidden.var(-1, keepdims=True) + 1e-3)
+    left = np.maximum(normed @ weights["up"][0] + weights["up"][1], 0) @ weights["down"][0] + weights["down"][1]
+    for blocks, expected in (([first], head(hidden + left)), ([first, second], head(hidden))):
+        small = bridge.to_keras(without_blocks(flat, blocks), like=model, resized=True)
+        np.testing.assert_allclose(small.predict(x, verbose=0), expected, rtol=1e-3, atol=1e-4)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tfopt.graph.edit import Neighbor, skipped, with_neighbors
+from tfopt.graph.edit import Neighbor, as_neighbor, skipped, with_neighbors
 from tfopt.graph.layer_facts import facts_of
-from tfopt.graph.types import Graph, Leaf, is_layer
+from tfopt.graph.types import Graph, is_layer
 
 FACTOR = "_factor"
 """Suffix of an added factor: `NAME_factor` stands beside `NAME`."""
@@ -40,7 +40,6 @@ def _neighbor(layer: Any, other: Any, own: Any, package: Any) -> Neighbor:
     """Return the place of `layer`, the other factor of the flat layer `other`, beside `own`, the caller's."""
     config = layer.get_config()
     settings = {key: config[key] for key in _SETTINGS if key in config}
-    twin = getattr(package.layers, type(layer).__name__)(**settings, dtype=own.dtype_policy.name)
-    side = "after" if facts_of(other).family == "embedding" else "before"
-    leaf = Leaf(twin, layer.name, layer.trainable, layer.name)
-    return Neighbor(leaf, side, tuple(layer.output.shape))  # type: ignore[arg-type]
+    settings |= {"trainable": layer.trainable, "dtype": own.dtype_policy.name}
+    twin = getattr(package.layers, type(layer).__name__)(**settings)
+    return as_neighbor(twin, "after" if facts_of(other).family == "embedding" else "before", layer.output.shape)

@@ -1,7 +1,7 @@
 """Graphs with fewer or more layers than the model they come from."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from tfopt.errors import ModelError
@@ -23,6 +23,11 @@ class Neighbor:
     shape: tuple[int | None, ...]
 
 
+def as_neighbor(layer: Any, side: Literal["before", "after"], shape: Sequence[int | None]) -> Neighbor:
+    """Return the place of a new `layer` under its own name; `shape` is that of its output, with the batch axis."""
+    return Neighbor(Leaf(layer, layer.name, layer.trainable, layer.name), side, tuple(shape))
+
+
 def skipped(graph: Graph, names: Collection[str]) -> Graph:
     """Return `graph` without the leaves `names`: each passes its input on.
 
@@ -35,7 +40,7 @@ def skipped(graph: Graph, names: Collection[str]) -> Graph:
     calls = []
     for call in graph.calls:
         if call.leaf.name in names:
-            source = _passed_on(call, passed)
+            source = _passed_on(call, passed, graph)
             passed |= dict.fromkeys(call.outputs, source)
         else:
             calls.append(_rewired(call, passed))
@@ -46,12 +51,25 @@ def skipped(graph: Graph, names: Collection[str]) -> Graph:
     return dataclasses.replace(graph, calls=calls, leaves=leaves, outputs_struct=outputs)
 
 
-def _passed_on(call: Call, passed: Mapping[Ref, Ref]) -> Ref:
+def _passed_on(call: Call, passed: Mapping[Ref, Ref], graph: Graph) -> Ref:
+    """Return the input that a skipped call passes on; of several from skipped calls, the one that the others read."""
     refs = dict.fromkeys(refs_in([call.args, call.kwargs]))
-    found = {ref for ref in refs if ref not in passed} or {passed[ref] for ref in refs}
+    staying = {ref for ref in refs if ref not in passed}
+    found = staying or {passed[ref] for ref in refs}
+    if not staying and len(found) > 1:
+        found = {ref for ref in found if found <= _computed_from(ref, graph)}
     if len(found) != 1:
-        raise ModelError(f"'{call.leaf.name}' cannot be skipped: it joins {len(found)} tensors that stay.")
+        raise ModelError(f"'{call.leaf.name}' cannot be skipped: it joins {len(staying or refs)} tensors that stay.")
     return found.pop()
+
+
+def _computed_from(ref: Ref, graph: Graph) -> set[Ref]:
+    """Return `ref` and all tensors that are computed from it."""
+    found = {ref}
+    for call in graph.calls:
+        if not found.isdisjoint(refs_in([call.args, call.kwargs])):
+            found.update(call.outputs)
+    return found
 
 
 def _require_same_shapes(places: Mapping[Ref, Ref], used: Collection[Any]) -> None:

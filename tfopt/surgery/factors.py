@@ -11,9 +11,8 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge.build import build, plans_of
 from tfopt.bridge.edited import FACTOR
 from tfopt.errors import ModelError
-from tfopt.graph.edit import Neighbor, with_neighbors
+from tfopt.graph.edit import Neighbor, as_neighbor, with_neighbors
 from tfopt.graph.layer_facts import facts_of
-from tfopt.graph.types import Leaf
 from tfopt.graph.walk import walk
 
 
@@ -147,4 +146,4 @@ def _parts(call: Any, rank: int) -> _Parts:
 
 def _beside(layer: Any, call: Any, side: Any, shape: Any) -> Neighbor:
     layer.trainable = call.leaf.trainable
-    return Neighbor(Leaf(layer, layer.name, call.leaf.trainable, layer.name), side, tuple(shape))
+    return as_neighbor(layer, side, shape)

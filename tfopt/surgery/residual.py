@@ -29,9 +29,9 @@ class ResidualBlock:
 def residual_blocks(flat_model: Any) -> list[ResidualBlock]:
     """Return the blocks of a flat tf_keras model that can be skipped, in calling order.
 
-    The branch is what one side of an addition computes from a single tensor and the other side does not need; nothing
-    else reads it, and it contains a kernel. Where both sides are branches, as behind a projection shortcut, the one
-    with more layers counts.
+    The branch is what one side of an addition computes from a single tensor, and nothing else needs; it contains a
+    kernel. What branches share, as the normalization before a parallel attention, stays. Where both sides are branches,
+    as behind a projection shortcut, the one with more layers counts.
     """
     graph = walk(flat_model, keep_names=True)
     makers = {ref: call for call in graph.calls for ref in call.outputs}
@@ -45,13 +45,13 @@ def residual_blocks(flat_model: Any) -> list[ResidualBlock]:
         refs = list(refs_in([call.args, call.kwargs]))
         if kind_of(call.leaf) not in _ADDITIONS or len(refs) != 2 or len({ref.shape for ref in refs}) != 1:
             continue
-        sides = [_branch(refs[one], refs[1 - one], makers) for one in (0, 1)]
-        side = max((0, 1), key=lambda number: len(sides[number]))
-        branch, shortcut = sides[side], refs[1 - side]
-        source = _source(branch)
-        joins = source is not None and (source == shortcut or source in _read_for(shortcut, makers))
-        if joins and _is_alone(graph, branch, call, readers, ends):
-            found.append(ResidualBlock(call.leaf.name, (*(each.leaf.name for each in branch), call.leaf.name)))
+        sides = [(_branch(refs[one], refs[1 - one], makers), refs[1 - one]) for one in (0, 1)]
+        for whole, shortcut in sorted(sides, key=lambda side: -len(side[0])):
+            branch = _unshared(whole, call, readers, ends)
+            source = _source(branch)
+            if source is not None and _joins(source, shortcut, makers) and _is_whole(graph, branch, call):
+                found.append(ResidualBlock(call.leaf.name, (*(each.leaf.name for each in branch), call.leaf.name)))
+                break
     return found
 
 
@@ -60,6 +60,24 @@ def _branch(end: Ref, other: Ref, makers: dict[Ref, Call]) -> list[Call]:
     needed = _ancestors(end, makers)
     besides = {id(call) for call in _ancestors(other, makers)}
     return [call for call in needed if id(call) not in besides]
+
+
+def _unshared(branch: list[Call], addition: Call, readers: dict[Ref, list[Call]], ends: set[Any]) -> list[Call]:
+    """Return the calls of a branch that nothing but the addition needs."""
+    own = list(branch)
+    while shared := [call for call in own if _is_read_elsewhere(call, [*own, addition], readers, ends)]:
+        own = [call for call in own if all(call is not one for one in shared)]
+    return own
+
+
+def _is_read_elsewhere(call: Call, inside: list[Call], readers: dict[Ref, list[Call]], ends: set[Any]) -> bool:
+    found = [reader for ref in call.outputs for reader in readers.get(ref, [])]
+    return bool(ends.intersection(call.outputs)) or any(all(reader is not one for one in inside) for reader in found)
+
+
+def _joins(source: Ref, shortcut: Ref, makers: dict[Ref, Call]) -> bool:
+    """Return whether a branch from `source` and a shortcut have met before: one of them is computed from the other."""
+    return source == shortcut or source in _read_for(shortcut, makers) or shortcut in _read_for(source, makers)
 
 
 def _source(branch: list[Call]) -> Ref | None:
@@ -85,17 +103,13 @@ def _ancestors(ref: Ref, makers: dict[Ref, Call]) -> list[Call]:
     return list(found.values())
 
 
-def _is_alone(graph: Graph, branch: list[Call], addition: Call, readers: dict[Ref, list[Call]], ends: set[Any]) -> bool:
-    """Return whether a branch has a kernel and is read by nothing but the addition, and both are called once."""
+def _is_whole(graph: Graph, branch: list[Call], addition: Call) -> bool:
+    """Return whether a branch has a kernel, and its layers and the addition are called nowhere else."""
     own = {id(call) for call in branch}
     leaves = {id(call.leaf) for call in (*branch, addition)}
-    made = {ref for call in branch for ref in call.outputs}
-    return (
-        any(len(weight.shape) > 1 for call in branch for weight in getattr(call.leaf.layer, "weights", ()))
-        and not made & ends
-        and all(id(reader) in own or reader is addition for ref in made for reader in readers.get(ref, []))
-        and not any(id(call.leaf) in leaves for call in graph.calls if id(call) not in own and call is not addition)
-    )
+    return any(
+        len(weight.shape) > 1 for call in branch for weight in getattr(call.leaf.layer, "weights", ())
+    ) and not any(id(call.leaf) in leaves for call in graph.calls if id(call) not in own and call is not addition)
 
 
 def without_blocks(flat_model: Any, blocks: Iterable[ResidualBlock]) -> Any:
