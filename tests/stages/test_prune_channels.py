@@ -326,3 +326,18 @@ def test_inputs_of_another_form_are_refused():
 def test_rules_without_effect_are_refused():
     with pytest.raises(RecipeError, match="has no effect: none of the layers it matches has channels"):
         tfopt.PruneChannels(layers=(("head", 0.5),)).apply(network(), steps=4)
+
+
+def test_layers_with_functions_and_axes_of_free_size_come_back_smaller():
+    inputs = keras.Input((6, 8))
+    x = L.EinsumDense("abc,cde->abde", output_shape=(None, 2, 4), bias_axes="de", name="parts")(inputs)
+    x = L.EinsumDense("abde,dec->abc", output_shape=(None, 3), name="head")(x)
+    outputs = L.Lambda(lambda values: 2.0 * values)(x)
+    model = keras.Model(inputs, outputs)
+    x = np.random.default_rng(1).normal(size=(32, 6, 8)).astype("float32")
+    stage = tfopt.PruneChannels(final_ratio=0.6, round_to=1)
+    wrapped = stage.apply(model, steps=0)
+    stage.calibrate(wrapped, x)
+    small = stage.strip(wrapped)
+    assert small.count_params() < model.count_params()
+    np.testing.assert_allclose(small.predict(x, verbose=0), wrapped.predict(x, verbose=0), atol=1e-4)

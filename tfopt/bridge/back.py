@@ -148,17 +148,21 @@ def _cloned(model: Any) -> Any:
     """Return a new Keras 3 model whose layers get the functions of those of `model`, which no config can name."""
     import keras
 
-    def clone(layer: Any) -> Any:
-        config = layer.get_config()
-        if isinstance(layer, keras.layers.Lambda):
-            return type(layer)(**{**config, **keras_internals.parts_of_lambda(layer)})
-        values = {key: getattr(layer, key, None) for key in config}
-        functions = {key: value for key, value in values.items() if inspect.isfunction(value)}
-        return type(layer).from_config({**config, **functions})
-
     # Of a functional model, `clone_model` would name the inputs after their tensors.
     inputs = None if isinstance(model, keras.Sequential) else map_leaves(_input_like, model.input)
-    return keras.models.clone_model(model, input_tensors=inputs, clone_function=clone, recursive=True)
+    return keras.models.clone_model(model, input_tensors=inputs, clone_function=_with_functions, recursive=True)
+
+
+def _with_functions(layer: Any, **changes: Any) -> Any:
+    """Return a new Keras 3 layer with the config of `layer` but `changes`, and with its functions themselves."""
+    import keras
+
+    config = {**layer.get_config(), **changes}
+    if isinstance(layer, keras.layers.Lambda):
+        return type(layer)(**{**config, **keras_internals.parts_of_lambda(layer)})
+    values = {key: getattr(layer, key, None) for key in config}
+    functions = {key: value for key, value in values.items() if inspect.isfunction(value)}
+    return type(layer).from_config({**config, **functions})
 
 
 def _input_like(tensor: Any) -> Any:
@@ -212,7 +216,10 @@ def _new_layer(leaf: Leaf, sizes: dict[str, Any]) -> Any:
         return leaf.layer
     config = {**_unbuilt(leaf.layer.get_config()), **sizes, "name": leaf.name}
     config.pop("trainable", None)  # some layers do not take it
-    layer = type(leaf.layer).from_config(config)
+    if keras_internals.is_keras3_layer(leaf.layer) and not policy.are_named([leaf.layer]):
+        layer = _with_functions(leaf.layer, **sizes, name=leaf.name)
+    else:
+        layer = type(leaf.layer).from_config(config)
     layer.trainable = leaf.trainable
     return layer
 
@@ -288,7 +295,8 @@ def _resized(own: Any, old: Any, new: Any) -> Any:
 def _is_size(value: Any) -> bool:
     """Return whether a setting is a size, or numbers of which each belongs to a channel."""
     if isinstance(value, list | tuple):
-        return (bool(value) and all(map(_is_size, value))) or _are_numbers(value)
+        known = [each for each in value if each is not None]  # a free size
+        return (bool(known) and all(map(_is_size, known))) or _are_numbers(value)
     return isinstance(value, int) and not isinstance(value, bool)
 
 
