@@ -359,3 +359,17 @@ def test_a_branch_has_no_int16_form():
     model = chained(x, L.Dense(8, activation="relu"), Stepwise(0, name="steps"), L.Dense(3))
     with pytest.raises(ModelError, match=r"no operator IF for int16 activations.*needs it in steps\."):
         tfopt.export_tflite(model, None, INT16, representative_data=x)
+
+
+def test_the_class_index_beside_the_scores_of_a_trained_model():
+    x = draw(8)
+    inputs = keras.Input((8,))
+    scores = L.Dense(5, activation="softmax", kernel_initializer=keras.initializers.RandomNormal(0, 2.0))(inputs)
+    model = keras.Model(inputs, [scores, ops.argmax(scores, -1)])
+    stage = tfopt.Quantize()
+    wrapped = stage.apply(model, steps=1)
+    stage.calibrate(wrapped, x)
+    lite = tfopt.export_tflite(wrapped, None, representative_data=x)
+    assert not lite.float_tensors()
+    (probabilities, places), (want, _) = lite.predict(x), model.predict(x, verbose=0)
+    assert (places == probabilities.argmax(-1)).all() and np.mean(places == want.argmax(-1)) > 0.95

@@ -1,6 +1,7 @@
 """Repair int8 operators: comparisons left in float, products without a range, states of LSTMs."""
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from tfopt.tflite.read.flatbuffer import BIAS_OPERAND, added_buffer, items, kind_of, new_operator, stored
 
 _COMPARING = ("EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL")
+_PLACING = ("ARG_MAX", "ARG_MIN")
 _NOTHING = 1e-8  # largest scale of a tensor that was zero in all samples: the converter uses 1e-6 as its range
 _RESCALING = ("ADD", "SUB", "MUL")  # these use the scale of each operand
 _HIDDEN_STATE, _CELL_STATE, _HIDDEN_SCALE = 18, 19, 4  # operands of an LSTM operator, and one of its intermediates
@@ -20,7 +22,7 @@ _FIXED = {
     "L2_NORMALIZATION": (1 / 128, 0),
 }
 _TYPES = np.float32, np.int64
-_VERSION = 2  # the first version of the comparing operators that supports int8
+_VERSION = 2  # the first version of these operators that supports int8
 
 
 def with_integer_comparisons(model: Any, subgraph: Any) -> bool:
@@ -29,10 +31,20 @@ def with_integer_comparisons(model: Any, subgraph: Any) -> bool:
     The constant is rounded to the scale of the values, as they were: equal values stay equal, and values nearer than
     half a step become equal.
     """
+    return _on_integers(model, subgraph, _COMPARING, _integers)
+
+
+def with_integer_maxima(model: Any, subgraph: Any) -> bool:
+    """Find the place of the largest or smallest of int8 values directly, without DEQUANTIZE. For `rewritten`."""
+    return _on_integers(model, subgraph, _PLACING, _integers_alone)
+
+
+def _on_integers(model: Any, subgraph: Any, names: Sequence[str], inputs_of: Callable[..., np.ndarray | None]) -> bool:
+    """Let operators read int8 values directly, where `inputs_of` gives the operands that they then have."""
     from ai_edge_litert import schema_py_generated as schema
 
     kinds = schema.BuiltinOperator
-    comparing = {getattr(kinds, name) for name in _COMPARING}
+    chosen = {getattr(kinds, name) for name in names}
     operators = list(items(subgraph.operators))
     unpacking = {
         int(operator.outputs[0]): operator
@@ -44,7 +56,7 @@ def with_integer_comparisons(model: Any, subgraph: Any) -> bool:
     changed = False
     for operator in operators:
         kind = kind_of(model.operatorCodes[operator.opcodeIndex])
-        if kind in comparing and (inputs := _integers(model, subgraph, operator, unpacking)) is not None:
+        if kind in chosen and (inputs := inputs_of(model, subgraph, operator, unpacking)) is not None:
             operator.inputs = inputs
             code = model.operatorCodes[operator.opcodeIndex]
             code.version = max(code.version, _VERSION)
@@ -54,6 +66,13 @@ def with_integer_comparisons(model: Any, subgraph: Any) -> bool:
     unread = [id(operator) for output, operator in unpacking.items() if output not in read]
     subgraph.operators = [operator for operator in operators if not changed or id(operator) not in unread]
     return changed
+
+
+def _integers_alone(model: Any, subgraph: Any, operator: Any, unpacking: dict[int, Any]) -> np.ndarray | None:
+    """Return the operands of an operator with the integers of its first one; None where these are not unpacked."""
+    del model, subgraph
+    values, *others = (int(index) for index in operator.inputs)
+    return np.array([unpacking[values].inputs[0], *others], np.int32) if values in unpacking else None
 
 
 def _integers(model: Any, subgraph: Any, operator: Any, unpacking: dict[int, Any]) -> np.ndarray | None:
@@ -285,6 +304,7 @@ def _like(subgraph: Any, index: int, ending: bytes) -> int:
 
 REPAIRS = (
     with_integer_comparisons,
+    with_integer_maxima,
     with_products_in_range,
     with_right_lstm_states,
     with_divisors_off_zero,
