@@ -149,6 +149,15 @@ def of_distill():
     assert names["teacher"].class_names == ("fox", "lion", "tiger", "wolf")
 
 
+def of_data():
+    """Anomaly scores are the mean squares of what the file's reconstruction misses."""
+    names = {}
+    yield names
+    x = names["data"].test.x()
+    missed = np.mean((names["result"].lite.predict(x) - x) ** 2, axis=1)
+    np.testing.assert_allclose(names["scores"], missed, rtol=1e-5)
+
+
 def of_export():
     names = {"model": network("stem"), **photos()}
     yield names

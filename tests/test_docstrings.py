@@ -14,7 +14,7 @@ UNDOCUMENTED = {"self", "cls"}
 # The words that docstrings of functions begin with: verbs in the imperative. Add one that is missing.
 WORDS = """
     Add Allow Alternate Answer Apply Ask Attach Benchmark Bind Build Call Carry Cast Change Check Choose Claim Clear
-    Clip Close Collect Combine Compare Compile Complete Compress Compute Continue Convert Copy Count Create Decide
+    Clip Close Collect Combine Compare Compile Complete Compress Compute Continue Convert Copy Count Create Cut Decide
     Decode Delete Describe Determine Distill Divide Do Download Draw Drop Empty End Enter Entropy-code Escape
     Estimate Evaluate Execute Exit Expand Export Extract Fail Fill Find Fit Flatten Fold Follow Forget Format Freeze
     Fuse Get Give Group Hand Hold Implement Import Infer Initialize Insert Inspect Install Invert Join Keep Learn
