@@ -65,6 +65,13 @@ def test_a_table_shows_all_of_its_text_as_it_is():
     assert text.count("[red]") == text.count(":smile:") == 3
 
 
+def test_a_table_is_text_in_a_notebook_too(monkeypatch):
+    from rich.table import Table
+
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert "step" in rendered(Table("step"), 40)
+
+
 def test_a_terminal_gets_no_escape_of_a_name():
     stream = io.StringIO()
     console(file=stream, force_terminal=True, width=100).print(EVIL)

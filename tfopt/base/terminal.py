@@ -49,5 +49,5 @@ def _console_class() -> Any:
 def rendered(table: Any, width: int) -> str:
     """Return a `rich.table.Table` as text, `width` characters per line."""
     text = io.StringIO()
-    console(file=text, width=width).print(table)
+    console(file=text, width=width, force_jupyter=False).print(table)  # in a notebook, rich would show it instead
     return text.getvalue()
