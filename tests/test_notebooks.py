@@ -12,7 +12,7 @@ SHOWS = {
     "deploy": ("int16_activations", "model_data.cc"),
     "own_fit": ("float tensors: []", "model.tflite"),
     "quickstart": ("exported int8", "digits/report.json"),
-    "transfer_and_distill": ("student of the teacher: 0.9", ""),
+    "transfer_and_distill": ("student of the teacher: ", ""),
 }
 
 
