@@ -1,4 +1,4 @@
-"""Progress display: a live line per epoch or a bar in a terminal, plain lines in a log."""
+"""Progress display: plain lines, and below them a bar in a terminal or a notebook."""
 
 import functools
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from tfopt.base.notebook import NotebookBar
 from tfopt.base.terminal import console, plain
 
 _LONG = 2.0  # seconds after which progress is shown
@@ -27,11 +28,45 @@ class Progress:
         return _callback_class()(self, label)
 
 
+class TerminalBar:
+    """A progress bar in the last line of a terminal, which disappears when it stops.
+
+    Args:
+        output: a `rich.console.Console`.
+        title: before the bar.
+        total: number of steps; None if unknown.
+    """
+
+    def __init__(self, output: Any, title: str, total: int | None) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=output, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task(plain(title), total=total)
+        self._bar.start()
+
+    def update(self, done: int) -> None:
+        """Show that `done` steps are finished."""
+        self._bar.update(self._task, completed=done)
+
+    def stop(self) -> None:
+        """Remove the bar and restore the cursor."""
+        self._bar.stop()
+
+
+def live_bar(output: Any, title: str, total: int | None) -> TerminalBar | NotebookBar | None:
+    """Return a new bar for a terminal or a notebook; None for a log or a quiet console."""
+    if output.quiet:
+        return None
+    if output.is_jupyter:
+        return NotebookBar(title, total)
+    return TerminalBar(output, title, total) if output.is_terminal else None
+
+
 @functools.cache
 def _callback_class() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
     from tfopt.base.keras_compat import tf_keras
 
     class EpochLines(tf_keras().callbacks.Callback):  # type: ignore[misc]
@@ -41,25 +76,18 @@ def _callback_class() -> Any:
         def __init__(self, progress: Progress, label: str) -> None:
             super().__init__()
             self._progress, self._label = progress, label
-            self._bar: Any = None
+            self._bar: TerminalBar | NotebookBar | None = None
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             del logs
             self._started = time.perf_counter()
-            self._title = plain(f"{self._label} epoch {epoch + 1}/{self.params['epochs']}")
-            if self._progress.console.is_terminal and not self._progress.console.quiet:
-                self._bar = Bar(
-                    TextColumn("{task.description}", markup=False),
-                    BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                    console=self._progress.console, transient=True,
-                )  # fmt: skip
-                self._task = self._bar.add_task(self._title, total=self.params["steps"])
-                self._bar.start()
+            self._title = f"{self._label} epoch {epoch + 1}/{self.params['epochs']}"
+            self._bar = live_bar(self._progress.console, self._title, self.params["steps"])
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             del logs
             if self._bar:
-                self._bar.update(self._task, completed=batch + 1)
+                self._bar.update(batch + 1)
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             del epoch
@@ -84,31 +112,25 @@ def _callback_class() -> Any:
 def progress_bar(label: str, total: int, progress: Any, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     """Yield a function to call with the number of samples done. Only long operations are shown.
 
-    A terminal gets a bar, a log one line at the end.
+    A terminal and a notebook get a bar, a log one line at the end.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     output = progress.console if progress is not None else console(file=sys.stderr, soft_wrap=True)
-    label = plain(label)
     quiet = quiet or output.quiet
-    bar = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=output, transient=True,
-    )  # fmt: skip
-    task, started, shown = bar.add_task(label, total=total), time.perf_counter(), False
+    started, done, bar = time.perf_counter(), 0, None
 
     def advance(count: int) -> None:
-        nonlocal shown
-        bar.advance(task, count)
-        if not shown and not quiet and output.is_terminal and time.perf_counter() - started > _LONG:
-            bar.start()
-            shown = True
+        nonlocal bar, done
+        done += count
+        if bar is None and not quiet and time.perf_counter() - started > _LONG:
+            bar = live_bar(output, label, total)
+        if bar is not None:
+            bar.update(done)
 
     try:
         yield advance
     finally:
-        if shown:
+        if bar is not None:
             bar.stop()
     seconds = time.perf_counter() - started
     if not quiet and seconds > _LONG:
-        output.print(f"{label}: answers to {total:,} samples in {seconds:.0f} s")
+        output.print(plain(f"{label}: answers to {total:,} samples in {seconds:.0f} s"))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import models
+from tfopt.base.notebook import table_html
 from tfopt.base.reading import reading
 from tfopt.base.terminal import plain
 from tfopt.base.weight_statistics import deflated_bytes, entropy_bits, sparsity, unique_weights
@@ -84,6 +85,10 @@ class Inspection:
                 part.dtype,
             )
         return table
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        return table_html(self.table())
 
 
 def inspect_file(path: str | Path, *, allow_unsafe: bool = False) -> Inspection:

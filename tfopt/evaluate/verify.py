@@ -9,6 +9,7 @@ import numpy as np
 
 from tfopt import bridge
 from tfopt.base.annotations import annotations
+from tfopt.base.notebook import table_html
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import plain, rendered
 from tfopt.data import Dataset
@@ -143,6 +144,10 @@ class Verification:
             else f"first bad layer: {bad.layers} ({bad.operator}), {bad.sqnr:.1f} dB"
         )
         return lines
+
+    def _repr_html_(self) -> str:
+        """Return the table and the lines for a notebook."""
+        return table_html(self.table(), self.lines())
 
     def __str__(self) -> str:
         return "\n".join([rendered(self.table(), 120).rstrip(), *map(plain, self.lines())])

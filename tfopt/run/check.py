@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tfopt import bridge
+from tfopt.base.notebook import table_html
 from tfopt.base.terminal import plain, rendered
 from tfopt.bridge.check import runnable_batch
 from tfopt.errors import TfoptError
@@ -101,9 +102,16 @@ class Check:
             return "the recipe cannot run"
         return "the stages can be applied by hand" if self.by_hand else "the recipe can run"
 
+    def _repr_html_(self) -> str:
+        """Return the table, the problems and the notes for a notebook."""
+        return table_html(self.table(), self._lines)
+
+    @property
+    def _lines(self) -> list[str]:
+        return [f"problem: {line}" for line in self.problems] + [f"note: {line}" for line in self.notes]
+
     def __str__(self) -> str:
-        lines = [f"problem: {line}" for line in self.problems] + [f"note: {line}" for line in self.notes]
-        return "\n".join([rendered(self.table(), 160), *map(plain, lines)])
+        return "\n".join([rendered(self.table(), 160), *map(plain, self._lines)])
 
 
 def check(model: Any, recipe: Recipe | Stage | Sequence[Stage] | None = None, *, convert: bool = True) -> Check:

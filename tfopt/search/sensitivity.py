@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge
+from tfopt.base.notebook import table_html
 from tfopt.base.plots import save_figure
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import rendered
@@ -126,6 +127,10 @@ class Sensitivity:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return dataclasses.asdict(self)
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        return table_html(self.table())
 
     def __str__(self) -> str:
         return rendered(self.table(), 140).rstrip()

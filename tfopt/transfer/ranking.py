@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfopt.base.notebook import table_html
 from tfopt.base.progress import Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import rendered
@@ -65,6 +66,10 @@ class Ranking:
                 row.source, f"{row.logme:.3f}", h, f"{row.features:,}", f"{row.parameters:,}", row.preprocessing
             )
         return table
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook."""
+        return table_html(self.table())
 
     def __str__(self) -> str:
         return rendered(self.table(), 120).rstrip()
