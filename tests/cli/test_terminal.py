@@ -15,12 +15,15 @@ from tfopt import cli
 from tfopt.base.progress import Progress
 from tfopt.base.terminal import console, plain, rendered
 from tfopt.errors import ModelError
+from tfopt.evaluate.inspect import Inspection, Part
 from tfopt.evaluate.report import Report, Row
 from tfopt.run.check import Check, CheckedLayer
+from tfopt.search.sensitivity import Sensitivity, Trial
 from tfopt.tflite.read.flatbuffer import packed as as_flatbuffer
 from tfopt.tflite.read.flatbuffer import unpacked as from_flatbuffer
 from tfopt.tflite.read.metadata import OLD_LABELS
 from tfopt.tflite.write.metadata import with_entry
+from tfopt.transfer.ranking import Ranking, Score
 
 EVIL = "a\x1b[2Jb\u202ec\nd\re\x9bf[red]g[/red]:smile:\u2066h"
 SHOWN = r"a\x1b[2Jb\u202ec\nd\re\x9bf[red]g[/red]:smile:\u2066h"
@@ -89,6 +92,24 @@ def test_what_results_print():
     for text in (report, check):
         assert not OBEYED.search(text)
         assert SHOWN in text
+
+
+def test_what_results_show_in_a_notebook():
+    tag = "<script>"
+    row = Row(
+        step=tag, metrics={}, parameters=1, nonzero_parameters=1, max_unique_weights=1, bytes=1, deflated_bytes=1,
+        latency_ms=None, seconds=1, notes=[tag],
+    )  # fmt: skip
+    shown = [
+        Report({"name": tag}, [row], tag),
+        Check(tag, ("stage",), (CheckedLayer(tag, tag, tag, (tag,), tag),), (tag,), (tag,)),
+        Sensitivity(tag, 0.5, 3, (Trial(tag, "kernel", 4, 0.5, 0.1, 20.0, 8),)),
+        Ranking((Score(tag, tag, 1, 1, 0.5, None),)),
+        Inspection(tag, tag, [Part(tag, tag, tag, 1, 0.5, 2, "int8")], 1, 1),
+    ]
+    for result in shown:
+        html = result._repr_html_()
+        assert tag not in html and "&lt;script&gt;" in html and html.count("<table") == 1
 
 
 @pytest.fixture(scope="module")

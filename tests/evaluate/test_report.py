@@ -1,5 +1,6 @@
 """The report as text and as JSON, from rows made by hand."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_notes_stand_below_as_they_are():
 def test_json():
     report = Report({"name": "mine", "stages": []}, ROWS)
     again = json.loads(report.to_json())
-    assert set(again) == {"recipe", "rows", "verdict"}
+    assert set(again) == {"recipe", "rows", "verdict", "ok", "findings"}
     assert again["recipe"] == {"name": "mine", "stages": []}
     assert again["rows"][0] == {
         "step": "original",
@@ -81,6 +82,7 @@ def test_json():
         "notes": ["not pruned: [bold]head[/bold]", "x" * 200],
         "macs": 12_501_632,
         "speedup": 2.345,
+        "history": None,
     }
     assert again["rows"][1]["latency_ms"] is None
     assert again["rows"][1]["notes"] == []
@@ -88,7 +90,18 @@ def test_json():
 
 def test_empty_report_is_not_an_error():
     assert "step" in str(Report({}))
-    assert json.loads(Report({}).to_json()) == {"recipe": {}, "rows": [], "verdict": ""}
+    assert json.loads(Report({}).to_json()) == {"recipe": {}, "rows": [], "verdict": "", "ok": True, "findings": None}
+
+
+def test_a_report_of_an_earlier_version_can_be_read():
+    row = json.dumps({name: value for name, value in dataclasses.asdict(ROWS[0]).items() if name != "history"})
+    report = Report.from_json(f'{{"recipe": {{}}, "rows": [{row}], "verdict": "too few"}}')
+    assert report == Report({}, ROWS[:1], "too few")
+
+
+def test_everything_comes_back(full_report):
+    report = full_report(ok=False)
+    assert Report.from_json(report.to_json()) == report
 
 
 def test_measured_row_counts_kernels_and_biases_once():

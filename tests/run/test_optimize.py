@@ -20,7 +20,7 @@ from tfopt.run import optimize
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write import export
 
-FILES = ["data.json", "labels.txt", "model.keras", "model.tflite", "recipe.json", "report.json"]
+FILES = ["data.json", "labels.txt", "model.keras", "model.tflite", "recipe.json", "report.html", "report.json"]
 ROW = {
     "step": str,
     "metrics": dict,
@@ -34,6 +34,7 @@ ROW = {
     "notes": list,
     "macs": int,
     "speedup": float,
+    "history": dict,
 }
 KERNELS = [(16, 3, 3, 1), (16, 3, 3, 16), (10, 16)]  # in the layout of .tflite: output channels first
 NUMBERS = 16 * 9 + 16 + 16 * 9 * 16 + 16 + 160 + 10
@@ -259,15 +260,47 @@ def test_notes_say_what_was_decided(run):
 
 def test_report_json_follows_the_schema(saved):
     report = json.loads((saved / "report.json").read_text())
-    assert set(report) == {"recipe", "rows", "verdict"}
+    assert set(report) == {"recipe", "rows", "verdict", "ok", "findings"}
     assert report["recipe"] == json.loads((saved / "recipe.json").read_text())
     assert [row["step"] for row in report["rows"]] == STEPS
     for row in report["rows"]:
-        first = {"speedup": type(None)} if row["step"] == STEPS[0] else {}
+        first = {"speedup": type(None), "history": type(None)} if row["step"] == STEPS[0] else {}
         assert {key: type(value) for key, value in row.items()} == {**ROW, **first}
         assert list(row) == list(ROW)
         assert all(type(value) is float for value in row["metrics"].values())
         assert all(type(note) is str for note in row["notes"])
+
+
+def test_histories_are_those_of_the_epochs(run):
+    """Every stage trained for one epoch, which was kept: its validation is the score that the notes repeat."""
+    for row, stage in zip(run["result"].report.rows[1:], RECIPE.stages, strict=True):
+        history = row.history
+        assert history.metric == "accuracy" and history.kept <= stage.epochs
+        assert history.values.keys() >= {"loss", "accuracy", "val_loss", "val_accuracy"}
+        assert {len(values) for values in history.values.values()} == {stage.epochs}
+
+
+def test_findings_are_about_the_file(run, digits):
+    found = run["result"].report.findings
+    x, labels = digits.test.x(), digits.test.y()
+    answers = run_tflite(run["result"].lite.data, x).argmax(axis=1)
+    assert found.notes == [] and found.samples == 359
+    assert found.classes.support == np.bincount(labels).tolist()
+    assert sum(found.classes.right) == pytest.approx((answers == labels).sum(), abs=1)
+    assert [layer.layer for layer in found.layers if layer.weights] == ["stem, norm, relu", "body", "head"]
+    assert all(layer.unique <= 8 for layer in found.layers if layer.weights)
+    assert [each.layer for each in found.histograms] == ["stem, norm, relu", "body", "head"]
+    assert [sum(each.before) for each in found.histograms] == [144, 2304, 160]
+
+
+def test_a_page_that_cannot_be_made_costs_no_result(run, tmp_path, monkeypatch):
+    def broken(report):
+        raise KeyError("templates")
+
+    monkeypatch.setattr("tfopt.run.result.report_page", broken)
+    with pytest.warns(UserWarning, match=r"report\.html could not be made: KeyError"):
+        folder = run["result"].save(tmp_path / "out")
+    assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
 def test_save_writes_all_files(run, saved, digits):

@@ -11,15 +11,18 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from tfopt.base import terminal
+from tfopt.base.notebook import table_html
 from tfopt.base.weight_statistics import unique_weights
 from tfopt.base.words import shortened
 from tfopt.data import Dataset
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError
+from tfopt.evaluate.findings.types import Findings
 from tfopt.evaluate.timing import interleaved_times, speedup
 from tfopt.tasks import task_of
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.parameters import parameters_of
+from tfopt.training.history import History
 
 LATENCY_RUNS = 10
 """Timed invocations in each of the rounds."""
@@ -38,6 +41,7 @@ class Row:
         macs: multiply-accumulates of one sample, see `tfopt.tflite.read.macs`; None if they cannot be counted.
         speedup: how many times faster than the first row's file, measured side by side.
         seconds: duration of the step, training and measuring.
+        history: of the training in the step; None without one.
     """
 
     step: str
@@ -52,19 +56,30 @@ class Row:
     notes: list[str] = field(default_factory=list)
     macs: int | None = None
     speedup: float | None = None
+    history: History | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """The recipe, the rows from the original model to the exported file, and the verdict, which may be empty."""
+    """What a run measured.
+
+    Attributes:
+        recipe: as plain data.
+        rows: from the original model to the exported file.
+        verdict: what failed, or what the validation data cannot tell; may be empty.
+        ok: whether the run kept the quality of the model.
+        findings: about the exported file; None if nobody looked.
+    """
 
     recipe: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     verdict: str = ""
+    ok: bool = True
+    findings: Findings | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe, the rows and the verdict as plain data."""
-        return {"recipe": self.recipe, "rows": [dataclasses.asdict(row) for row in self.rows], "verdict": self.verdict}
+        """Return all fields as plain data."""
+        return dataclasses.asdict(self)
 
     def to_json(self) -> str:
         """Return `to_dict` as indented JSON that ends in a newline."""
@@ -106,6 +121,11 @@ class Report:
             )
         return table
 
+    def _repr_html_(self) -> str:
+        """Return the rows, the notes and the verdict for a notebook."""
+        notes = [f"{row.step}: {note}" for row in self.rows for note in row.notes]
+        return table_html(self.table(), [self.verdict, *notes] if self.verdict else notes)
+
     def __str__(self) -> str:
         console = terminal.console(file=io.StringIO(), width=120)
         console.print(self.table())
@@ -127,6 +147,7 @@ def measured_row(
     original: LiteModel | None = None,
     latency: bool = True,
     logits: Any = False,
+    history: History | None = None,
 ) -> Row:
     """Return the measurements of a file: metrics on the full test set, size, and the latency of one sample.
 
@@ -139,6 +160,7 @@ def measured_row(
         original: the file to whose speed this one is compared, in interleaved rounds.
         latency: whether to measure times.
         logits: whether the file outputs logits rather than probabilities; by output if there are several.
+        history: of the training in the step.
     """
     # Accuracy uses all cores, to save time; latency uses one thread.
     predictions = outputs_for(LiteModel(lite.data, threads=os.cpu_count() or 1).predict, data.test)
@@ -159,4 +181,5 @@ def measured_row(
         notes=notes,
         macs=lite.macs(sample),
         speedup=speedup(times[1], times[0]) if len(times) > 1 else None,
+        history=history,
     )

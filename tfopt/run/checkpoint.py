@@ -24,6 +24,7 @@ from tfopt.graph.types import Ref
 from tfopt.graph.walk import walk
 from tfopt.models import load_model, save_model
 from tfopt.run.guard import Evaluation
+from tfopt.training.history import History
 
 _NAMES = ("name", "registered_name", "key")
 
@@ -36,11 +37,13 @@ class TrainedStage:
         weights: of the result of `apply`.
         notes: for the report.
         recipe: as JSON, of this stage alone, with its measured choices; "" if unknown.
+        history: of its training; None if unknown.
     """
 
     weights: list[np.ndarray]
     notes: list[str]
     recipe: str = ""
+    history: History | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class Checkpoint:
         if trained is not None:
             arrays |= {f"trained_{i}": weight for i, weight in enumerate(trained.weights)}
             arrays |= {"trained_notes": json.dumps(trained.notes), "trained_recipe": trained.recipe}
+            arrays |= {"trained_history": TypeAdapter(History | None).dump_json(trained.history).decode()}
         rows_as_json = json.dumps([dataclasses.asdict(row) for row in rows])
         with atomic_path(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, key=self.key, rows=rows_as_json, recipe=recipe, **arrays)
@@ -192,7 +196,8 @@ def _trained(stored: Mapping[str, np.ndarray]) -> TrainedStage | None:
     if "trained_notes" not in stored:
         return None
     notes = TypeAdapter(list[str]).validate_json(str(stored["trained_notes"]), strict=True)
-    return TrainedStage(_numbered(stored, "trained_"), notes, str(stored.get("trained_recipe", "")))
+    history = TypeAdapter(History | None).validate_json(str(stored.get("trained_history", "null")), strict=True)
+    return TrainedStage(_numbered(stored, "trained_"), notes, str(stored.get("trained_recipe", "")), history)
 
 
 def run_key(recipe: dict[str, Any], fingerprint: str, structure: Any, weights: Sequence[np.ndarray]) -> str:

@@ -14,6 +14,7 @@ from tfopt.data.beside import image_preprocessing
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance
+from tfopt.evaluate.findings.collect import collect_findings
 from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.run.checkpoint import Checkpoint, Kept, TrainedStage, as_file
 from tfopt.run.data_warnings import recalls
@@ -31,6 +32,7 @@ from tfopt.tasks.metrics import agreement, guessing
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build_file
+from tfopt.training.history import History
 
 SLOWER = 0.9
 """A file below this speed ratio is called slower; closer ones may be noise."""
@@ -119,6 +121,7 @@ class _Run:
         self.stages = list(self.recipe.stages)  # as they are carried out
         self.finished = 0  # number of stages
         self.trained: TrainedStage | None = None  # the last stage, if an interrupted run trained it
+        self.history: History | None = None  # of the training that the next row measures
         self.report = Report(self.recipe.to_dict())
 
     def result(self) -> Result:
@@ -137,7 +140,11 @@ class _Run:
         model = self._as_given(self.flat_model, self.finished)
         fed = None if self.recipe.transfer else image_preprocessing(self.data)
         recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages), preprocessing=fed)
-        self.report = Report(recipe.to_dict(), self.report.rows, self.verdict.text)
+        self.progress.say("looking at the file for the report")
+        findings = collect_findings(
+            lite, lambda: self._first_file, self.flat_model, self.data, logits=self.prepared.logits
+        )
+        self.report = Report(recipe.to_dict(), self.report.rows, self.verdict.text, self.verdict.ok, findings)
         data = described(self.data)
         files = {**self.data.preprocessing.files(), **self.files}
         return Result(model, lite, self.report, recipe, data, files, self.verdict, self.checkpoint)
@@ -160,6 +167,7 @@ class _Run:
                 if stage.last and stage.epochs:  # exporting may take long, too
                     self._keep(step)
                 stage, final, notes, self.flat_model = step.stage, step.trained, step.notes, step.flat_model
+                self.history = step.history
                 self.finished += 1
             promises = [*promises, *stage.promises(self.flat_model)]
             if new and not stage.last:  # the last row is the exported file
@@ -185,6 +193,7 @@ class _Run:
             self.guard.accept(outcome.step.evaluation)
             return outcome.step
         if outcome.step:
+            self.history = outcome.step.history
             self._add_row(f"{name} (not kept)", outcome.step.flat_model, FLOAT, outcome.step.notes, started)
             lost = self._as_given(outcome.step.flat_model, position + 1)
             self.files = {**self.files, f"{name}_not_kept.keras": as_file(lost)}
@@ -211,7 +220,7 @@ class _Run:
         """Write the checkpoint; `last` is the last stage, whose file is not written yet."""
         if self.checkpoint:
             alone = Recipe(stages=(last.stage,)).to_json() if last else ""
-            trained = TrainedStage(last.trained.get_weights(), last.notes, alone) if last else None
+            trained = TrainedStage(last.trained.get_weights(), last.notes, alone, last.history) if last else None
             resized = self._resized(self.finished)
             carried = dataclasses.replace(self.recipe, stages=tuple(self.stages)).to_json()
             try:
@@ -386,6 +395,7 @@ class _Run:
 
     def _measured(self, step: str, lite: LiteModel, notes: list[str], started: float) -> Row:
         seconds = time.perf_counter() - started
+        history, self.history = self.history, None
         return measured_row(
             step,
             lite,
@@ -394,6 +404,7 @@ class _Run:
             notes=notes,
             original=self._first_file if self.report.rows else None,
             logits=self.prepared.logits,
+            history=history,
         )
 
     @functools.cached_property

@@ -15,6 +15,7 @@ from tfopt.search.widths import choose_widths
 from tfopt.stages import PruneChannels, Stage
 from tfopt.tflite.write.export import build_file
 from tfopt.training.fit import train
+from tfopt.training.history import History
 from tfopt.training.rate_finder import find_learning_rate
 from tfopt.training.settings import SEEDS
 
@@ -29,6 +30,7 @@ class Step:
         flat_model: the same without wrappers.
         notes: for the report.
         evaluation: on validation data.
+        history: of its training; None without one.
     """
 
     stage: Stage
@@ -36,6 +38,7 @@ class Step:
     flat_model: Any
     notes: list[str]
     evaluation: Evaluation
+    history: History | None = None
 
 
 class StageRunner:
@@ -66,24 +69,26 @@ class StageRunner:
         stage, more = self._at_found_rate(stage, flat_model)
         notes += [*more, *stage.notes(flat_model, keep)]
         seeded = stage.seeded(self._run.recipe.training.seed)
-        trained, learned = self.train(seeded, position, flat_model, keep)
+        trained, learned, history = self.train(seeded, position, flat_model, keep)
         evaluation = self._guard.evaluate(predictor(trained))
         if not math.isfinite(evaluation.metric):
             raise DivergedError(
                 f"The {self._guard.metric} of the trained model is {evaluation.metric} on "
                 "validation data. Lower the learning rate, or look for extreme values in the data."
             )
-        return Step(stage, trained, stage.strip(trained), [*notes, *learned], evaluation)
+        return Step(stage, trained, stage.strip(trained), [*notes, *learned], evaluation, history)
 
-    def train(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]) -> tuple[Any, list[str]]:
-        """Return the trained result of `stage.apply`, and notes."""
+    def train(
+        self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]
+    ) -> tuple[Any, list[str], History | None]:
+        """Return the trained result of `stage.apply`, notes, and the history of its training, if there was one."""
         training, seed = self._run.recipe.training, self._seed(position)
         label = f"{position + 1}/{len(self._run.recipe.stages)} {type(stage).__name__}"
         model = self._applied(stage, position, flat_model, keep, label)
         epochs = stage.epochs_on(self._run.steps_per_epoch)
         steps = epochs * self._run.steps_per_epoch
         if not steps:
-            return model, stage.summary(model)
+            return model, stage.summary(model), None
         learner = self._run.session.student(model) if self._run.session else model
         size = training.batch_size
         if self._run.session:
@@ -108,7 +113,7 @@ class StageRunner:
         more = f"{epochs} epochs instead of {stage.epochs}, for min_steps={stage.min_steps}"
         notes = [more] if epochs > stage.epochs else []
         taught = self._run.session.summary(fitted.history) if self._run.session else []
-        return model, [*notes, *fitted.notes, *stage.summary(model), *taught]
+        return model, [*notes, *fitted.notes, *stage.summary(model), *taught], fitted.course
 
     def _seed(self, position: int) -> int:
         return (self._run.recipe.training.seed + position) % SEEDS
@@ -144,7 +149,7 @@ class StageRunner:
             return None
         model.set_weights(kept.weights)
         evaluation = self._guard.evaluate(predictor(model))
-        return Step(stage, model, stage.strip(model), list(kept.notes), evaluation)
+        return Step(stage, model, stage.strip(model), list(kept.notes), evaluation, kept.history)
 
     def _keep_from(self, stage: Stage, steps: int) -> int | None:
         """Return the step from which on `train` may keep an epoch; None if only the last one counts."""

@@ -19,6 +19,7 @@ from tfopt.tasks import Task, task_of
 from tfopt.tasks.scaling import TargetScale
 from tfopt.training import batchnorm
 from tfopt.training.best import Score, keep_best
+from tfopt.training.history import History
 from tfopt.training.outputs import LossByOutput
 from tfopt.training.rates import as_remembered, for_target_scale
 from tfopt.training.schedules import scheduled
@@ -36,10 +37,12 @@ class Trained:
     Attributes:
         history: of `fit`: a value per epoch by name.
         notes: what was kept, in words.
+        course: the same with the epoch that was kept, for the report.
     """
 
     history: dict[str, list[float]]
     notes: list[str]
+    course: History
 
 
 def train(
@@ -122,7 +125,8 @@ def train(
     kept = best.restore()
     _require_finite(model, label)
     notes = [kept, *(_better_statistics(model, data, training.seed, score) if best.epoch != 0 else [])]
-    return Trained(history.history, [note for note in notes if note])
+    course = History.of(history.history, metric=task.keras_metric, kept=best.last if best.epoch is None else best.epoch)
+    return Trained(history.history, [note for note in notes if note], course)
 
 
 def _objective(task: Task, loss: Any, model: Any, labels: Any, logits: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,8 @@ class LiteModel:
     Attributes:
         data: the bytes of the file, unpacked.
         notes: notes from the export by tfopt; empty for a file that was opened.
+        layers: the Keras layers of each operator of the main graph, by its index, from the export by tfopt; empty for a
+            file that was opened, which does not name them.
 
     Raises:
         ModelError: the file does not exist, is not a .tflite, or LiteRT cannot run it.
@@ -69,6 +72,7 @@ class LiteModel:
     """
 
     notes: tuple[str, ...] = ()
+    layers: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, path_or_bytes: str | os.PathLike[str] | bytes, *, threads: int = 1) -> None:
         if not isinstance(path_or_bytes, str | os.PathLike | bytes):

@@ -310,6 +310,7 @@ def _built(
         notes += compared_with_float(model, to_convert, lite, settings, calibration)
     compared = prove(model, to_convert, named, lite, settings, data, max_noise=max_noise) if proven else []
     lite.notes = (*notes, *promised, *found, *calibrated, *compared)
+    lite.layers = {op.index: ", ".join(names.near(op)) for op in named.ops() if op.subgraph == 0 and op.outputs}
     return lite
 
 

@@ -1,0 +1,111 @@
+"""Collect what a report says about a finished file in addition to its rows."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tfopt.data import Dataset
+from tfopt.evaluate.findings.classes import calibration, class_findings
+from tfopt.evaluate.findings.layers import SIGNAL_SAMPLES, histograms, layer_findings, signals_of
+from tfopt.evaluate.findings.samples import are_pictures, worst_samples
+from tfopt.evaluate.findings.types import Findings
+from tfopt.tasks import task_of
+from tfopt.tflite.prove.types import port_in_words
+from tfopt.tflite.read import LiteModel
+
+MOST_SAMPLES = 5000
+PACKAGES = (
+    *("tfopt", "tensorflow", "keras", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert"),
+    *("litert-quantizer", "numpy"),
+)
+Part = TypeVar("Part")
+
+
+def collect_findings(
+    lite: LiteModel, first: Callable[[], LiteModel], flat_model: Any, data: Dataset, *, logits: bool
+) -> Findings:
+    """Return the findings about `lite`: one pass over at most `MOST_SAMPLES` test samples, and one over its weights.
+
+    A part that fails becomes a note: a report must not cost a result that took hours.
+
+    Args:
+        lite: the finished file, as `build_file` returned it.
+        first: makes the float file of the model before the first stage, as `build_file` does.
+        flat_model: the tf_keras model of `lite`.
+        data: its test part is used.
+        logits: whether the file outputs logits rather than probabilities.
+    """
+    return _Collector(lite, first, flat_model, data, logits=logits).findings()
+
+
+class _Collector:
+    def __init__(
+        self, lite: LiteModel, first: Callable[[], LiteModel], flat_model: Any, data: Dataset, *, logits: bool
+    ) -> None:
+        self.lite, self.first, self.flat_model, self.data, self.logits = lite, first, flat_model, data, logits
+        self.task, self.notes = task_of(data), list[str]()
+
+    def findings(self) -> Findings:
+        chosen = self.data.test.spread(MOST_SAMPLES)
+        outputs = self._part("answers", lambda: self._answers(chosen), np.empty(0))
+        labels = self.data.test.y(chosen)
+        known = len(outputs) and self.task.labels != "none"
+        with_classes, names = known and self.task.scores_classes, self.data.class_names
+        inputs = self.data.test.inputs
+        pictures = known and are_pictures(inputs)
+        worst, scored = self._part(
+            "worst samples",
+            lambda: worst_samples(
+                chosen, inputs[chosen], outputs, labels, self.task, names, logits=self.logits
+            ) if pictures else ([], ""),
+            ([], ""),
+        )  # fmt: skip
+        signals = self._part("noise of each layer", self._signals, [])
+        return Findings(
+            samples=len(outputs),
+            layers=self._part("layers", lambda: layer_findings(self.lite, signals), []),
+            histograms=self._part("histograms of weights", lambda: histograms(self.first(), self.lite), []),
+            classes=self._part(
+                "classes", lambda: class_findings(outputs, labels, self.task, names, logits=self.logits), None
+            ) if with_classes else None,
+            calibration=self._part("calibration", lambda: calibration(outputs, labels, logits=self.logits), None)
+            if with_classes else None,
+            worst=worst,
+            scored=scored,
+            fed=self._part("what the file is fed", self._fed, []),
+            versions=versions(),
+            notes=self.notes,
+        )  # fmt: skip
+
+    def _part(self, name: str, make: Callable[[], Part], otherwise: Part) -> Part:
+        try:
+            return make()
+        except Exception as error:
+            self.notes.append(f"the report has no {name}: {type(error).__name__}: {error}")
+            return otherwise
+
+    def _answers(self, chosen: np.ndarray) -> np.ndarray:
+        lite = LiteModel(self.lite.data, threads=os.cpu_count() or 1)
+        return np.asarray(lite.predict(self.data.test.x(chosen)))
+
+    def _signals(self) -> Any:
+        return signals_of(self.lite, self.flat_model, self.data.test.x(self.data.test.spread(SIGNAL_SAMPLES)))
+
+    def _fed(self) -> list[str]:
+        ports = [f"in: {port_in_words(port)}" for port in self.lite.inputs]
+        return [*self.data.describe(), *ports, *(f"out: {port_in_words(port)}" for port in self.lite.outputs)]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the system and the packages that a result depends on, by name."""
+    found = {"Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
