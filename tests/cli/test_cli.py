@@ -22,7 +22,7 @@ from tfopt.tflite.settings import Export
 from tfopt.tflite.write import export
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-FILES = ["data.json", "model.keras", "model.tflite", "recipe.json", "report.json"]
+FILES = ["data.json", "model.keras", "model.tflite", "recipe.json", "report.html", "report.json"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,10 @@
 """The result of a run."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from tfopt import models
 from tfopt.base.files import output_folder, write_atomically
 from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import map_arrays
+from tfopt.evaluate.page.single import report_page
 from tfopt.evaluate.report import Report
 from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import Verdict
@@ -50,10 +53,11 @@ class Result:
     checkpoint: Checkpoint | None = None
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write `model.tflite`, `model.keras`, `recipe.json`, `report.json` and `data.json` into `folder`.
+        """Write the files of the result into `folder`.
 
-        Also write `labels.txt`, one class name per line in output order, if the classes have names, and for texts
-        `vocabulary.txt`. All or nothing: the folder appears once everything in it is written.
+        They are `model.tflite`, `model.keras`, `recipe.json`, `report.json`, `report.html`, which shows it in a browser
+        without a network, and `data.json`. Also `labels.txt`, one class name per line in output order, if the classes
+        have names, and for texts `vocabulary.txt`. All or nothing: the folder appears once everything in it is written.
 
         Returns:
             The folder.
@@ -66,6 +70,7 @@ class Result:
             models.save_model(self.model, new / "model.keras")
             write_atomically(new / "recipe.json", self.recipe.to_json())
             write_atomically(new / "report.json", self.report.to_json())
+            write_atomically(new / "report.html", self._page())
             write_atomically(new / "data.json", json.dumps(self.data, indent=2) + "\n")
             if names := self.data["class_names"]:
                 write_atomically(new / "labels.txt", "\n".join(names) + "\n")
@@ -74,6 +79,13 @@ class Result:
         if self.checkpoint:
             self.checkpoint.remove()
         return Path(folder)
+
+    def _page(self) -> str:
+        try:
+            return report_page(self.report)
+        except Exception as error:  # a page is not worth a result that took hours
+            warnings.warn(f"report.html could not be made: {type(error).__name__}: {error}.", stacklevel=3)
+            return f"<!doctype html><title>tfopt</title><p>This page could not be made: {escape(str(error))}"
 
 
 def described(data: Dataset) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""The page of one result."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tfopt.evaluate.findings.types import Findings
+from tfopt.evaluate.page import measures
+from tfopt.evaluate.page.charts.answers import confidence, confusion, recall, reliability
+from tfopt.evaluate.page.charts.layers import noise, weights
+from tfopt.evaluate.page.charts.spec import Chart
+from tfopt.evaluate.page.charts.tradeoff import Point, tradeoff
+from tfopt.evaluate.page.charts.training import curves, names_of_curves
+from tfopt.evaluate.page.classes import class_rows, confusions
+from tfopt.evaluate.page.measures import Measure, Tone
+from tfopt.evaluate.page.recipe import settings_of
+from tfopt.evaluate.page.render import rendered_page
+from tfopt.evaluate.report import Report, Row
+
+MOST_CONFUSIONS = 12
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number of the finished file beside that of the original; `tone` says whether that is good."""
+
+    name: str
+    value: str
+    before: str
+    change: str
+    tone: Tone
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict of a run: its tone, in one word, and in sentences."""
+
+    tone: Tone
+    word: str
+    headline: str
+    text: str
+
+
+def report_page(report: Report) -> str:
+    """Return the page of a report as HTML in one file.
+
+    Args:
+        report: of a run; parts that it lacks are left out.
+    """
+    findings = report.findings or Findings()
+    classes = findings.classes
+    shown = class_rows(classes) if classes else []
+    return rendered_page(
+        "report.html.j2",
+        report=report,
+        findings=findings,
+        title=str(report.recipe.get("name", "report")),
+        verdict=verdict(report),
+        tiles=tiles(report.rows),
+        metrics=measures.metrics_of(report.rows[0]) if report.rows else [],
+        measures=measures,
+        tradeoffs=_tradeoffs(report.rows),
+        curves=_curves(report.rows),
+        noise=noise(findings.layers) if any(layer.sqnr is not None for layer in findings.layers) else None,
+        weights=[weights(found) for found in findings.histograms],
+        in_float=_notes_on_floats(report.rows),
+        classes=shown,
+        confusion=confusion(classes) if classes else None,
+        recall=recall(shown, classes.unit) if classes and shown else None,
+        confusions=confusions(classes, MOST_CONFUSIONS) if classes else [],
+        calibration=[chart(findings.calibration) for chart in (reliability, confidence)]
+        if findings.calibration
+        else [],
+        settings=settings_of(report.recipe),
+    )
+
+
+def verdict(report: Report) -> Verdict:
+    """Return the verdict of a run: good, bad, or kept as far as anybody can tell."""
+    headline = _headline(report.rows)
+    if not report.ok:
+        return Verdict("bad", "Failed", headline, report.verdict)
+    if report.verdict:
+        return Verdict("", "Uncertain", headline, report.verdict)
+    return Verdict("good", "Passed", headline, "")
+
+
+def _headline(rows: Sequence[Row]) -> str:
+    if len(rows) < 2:
+        return ""
+    first, last = rows[0], rows[-1]
+    metric = measures.metrics_of(first)[0] if first.metrics else None
+    size = measures.BYTES.change(last, first)
+    said = [f"{metric.name} {metric.text(last)} ({metric.change(last, first)})"] if metric else []
+    said += [f"{last.bytes:,} bytes ({size})"] if size else []
+    said += [measures.speed(last)] if last.speedup else []
+    return ", ".join(said)
+
+
+def tiles(rows: Sequence[Row]) -> list[Tile]:
+    """Return what the finished file has and the original had."""
+    if not rows:
+        return []
+    first, last = rows[0], rows[-1]
+    shown = [*measures.metrics_of(first), *measures.COSTS, measures.NONZERO, measures.DISTINCT]
+    return [_tile(measure, first, last) for measure in shown if measure.of(last) is not None]
+
+
+def _tile(measure: Measure, first: Row, last: Row) -> Tile:
+    before = measure.text(first) if last is not first else ""
+    change, tone = measure.change(last, first), measure.tone(last, first)
+    if measure is measures.LATENCY and last.speedup:  # measured side by side
+        change = measures.speed(last)
+    return Tile(measure.title, measure.text(last), before, change, tone)
+
+
+def _tradeoffs(rows: Sequence[Row]) -> list[Chart]:
+    """Return the first metric against each cost that all rows have."""
+    if len(rows) < 2 or not rows[0].metrics:
+        return []
+    metric = measures.metrics_of(rows[0])[0]
+    return [
+        tradeoff(
+            cost.name, cost.unit, _points(rows, cost, metric), metric.name, percent=metric.percent
+        )
+        for cost in measures.COSTS
+        if all(cost.of(row) is not None for row in rows) and len({cost.of(row) for row in rows}) > 1
+    ]  # fmt: skip
+
+
+def _points(rows: Sequence[Row], cost: Measure, metric: Measure) -> list[Point]:
+    return [
+        Point(row.step, cost.of(row) or 0.0, metric.of(row) or 0.0, place, row is rows[-1])
+        for place, row in enumerate(rows)
+    ]
+
+
+def _curves(rows: Sequence[Row]) -> list[Chart]:
+    shares = {name for row in rows for name, measure in zip(row.metrics, measures.metrics_of(row), strict=True)
+              if measure.percent}  # fmt: skip
+    return [curves(rows, name, percent=name in shares) for name in names_of_curves(rows)]
+
+
+def _notes_on_floats(rows: Sequence[Row]) -> list[str]:
+    """Return the notes of the finished file that say what is in float, and why."""
+    return [note for note in rows[-1].notes if "float" in note] if rows else []
