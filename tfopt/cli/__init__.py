@@ -11,12 +11,13 @@ from tfopt.cli.examining import bench, check, compare, inspect, rank, verify
 from tfopt.cli.exporting import export
 from tfopt.cli.measuring import sensitivity
 from tfopt.cli.packing import pack, unpack
+from tfopt.cli.reporting import report
 from tfopt.cli.running import run, run_recipe
 from tfopt.cli.shipped import recipes
 
 __all__ = ["main", "run_recipe"]
 
-COMMANDS = (run, recipes, export, check, inspect, compare, verify, bench, sensitivity, rank, pack, unpack)
+COMMANDS = (run, report, recipes, export, check, inspect, compare, verify, bench, sensitivity, rank, pack, unpack)
 
 
 @click.group(cls=Group, context_settings=SETTINGS)
