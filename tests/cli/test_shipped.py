@@ -95,3 +95,54 @@ def test_check_shows_what_a_speedup_saves(tmp_path):
     assert f"note: PruneChannels, by the weights as they are: MACs {before:,} -> {before // 2:,} (2.00x" in done.output
     done = CliRunner().invoke(cli.main, given)
     assert done.exit_code == 2 and "Give --recipe faster or prune_channels." in done.output
+
+
+def test_a_recipe_is_shown_as_its_file():
+    done = CliRunner().invoke(cli.main, ["recipes", "show", "prune"])
+    assert done.exit_code == 0
+    assert done.stdout == (ROOT / "recipes" / "prune.py").read_text(encoding="utf-8")
+
+
+def test_a_recipe_is_copied_to_be_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.main, ["recipes", "copy", "prune"])
+    assert done.exit_code == 0 and "wrote prune.py" in done.stdout
+    assert load_recipe(Path("prune.py"))[0] == load_recipe(ROOT / "recipes" / "prune.py")[0]
+    Path("prune.py").write_text("mine")
+    done = CliRunner().invoke(cli.main, ["recipes", "copy", "prune"])
+    assert done.exit_code == 2 and "--overwrite" in done.stderr and Path("prune.py").read_text() == "mine"
+    assert CliRunner().invoke(cli.main, ["recipes", "copy", "prune", "--overwrite"]).exit_code == 0
+    assert CliRunner().invoke(cli.main, ["recipes", "copy", "prune", "--out", "new/own.py"]).exit_code == 0
+    assert Path("new/own.py").read_bytes() == Path("prune.py").read_bytes()
+
+
+@pytest.mark.parametrize("command", ["show", "copy"])
+def test_an_unknown_recipe_cannot_be_shown_or_copied(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.main, ["recipes", command, "prun"])
+    assert done.exit_code == 2 and "got prun. Did you mean prune" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_of_each_shell_can_be_made(shell, monkeypatch):
+    monkeypatch.setattr("click.shell_completion.BashComplete._check_version", staticmethod(lambda: None))
+    done = CliRunner().invoke(cli.main, prog_name="tfopt", env={"_TFOPT_COMPLETE": f"{shell}_source"})
+    assert done.exit_code == 0 and f"_TFOPT_COMPLETE={shell}_complete" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("tfopt re", ["report", "recipes"]),
+        ("tfopt run deep", ["deep_compression"]),
+        ("tfopt check model.keras --recipe quant", ["quantize_aware"]),
+        ("tfopt recipes show low", ["low_bit"]),
+        ("tfopt recipes co", ["copy"]),
+    ],
+)
+def test_commands_and_recipes_are_completed(typed, expected):
+    variables = {"_TFOPT_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    done = CliRunner().invoke(cli.main, prog_name="tfopt", env=variables)
+    found = [line.partition(",")[2] for line in done.stdout.splitlines() if line.startswith("plain,")]
+    assert sorted(found) == sorted(expected)

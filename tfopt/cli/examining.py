@@ -8,6 +8,7 @@ import click
 
 from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_options
 from tfopt.cli.running import load_recipe, sped_up, speedup_option
+from tfopt.cli.shipped import RecipeName
 from tfopt.errors import PromiseError, RecipeError
 
 
@@ -15,7 +16,7 @@ from tfopt.errors import PromiseError, RecipeError
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--recipe",
-    type=click.Path(path_type=Path),
+    type=RecipeName(path_type=Path),
     help="A .py that defines `recipe`, or a recipe.json (default: prune, cluster, quantize).",
 )
 @click.option(

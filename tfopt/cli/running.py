@@ -23,7 +23,7 @@ from tfopt.cli.command import (
 )
 from tfopt.cli.outcome import carried_out, require_success, say_written
 from tfopt.cli.repeating import repeat
-from tfopt.cli.shipped import recipe_file
+from tfopt.cli.shipped import RecipeName, recipe_file
 from tfopt.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=RecipeName(path_type=Path))
 @_run_options
 def run(recipe: Path, **options: Any) -> None:
     """Run RECIPE and write a verified model.tflite.
