@@ -6,7 +6,15 @@ import io
 import pytest
 from PIL import Image
 
-from tfopt.evaluate.findings.types import Calibration, Classes, Findings, Histogram, LayerFinding, Sample
+from tfopt.evaluate.findings.types import (
+    Answers,
+    Calibration,
+    Classes,
+    Findings,
+    Histogram,
+    LayerFinding,
+    Sample,
+)
 from tfopt.evaluate.report import Report, Row
 from tfopt.training.history import History
 
@@ -48,6 +56,20 @@ def full_report():
         layer = {"shape": "8 x 8 x 4", "parameters": 100, "bytes": 100}
         weighted = {"sparsity": 0.5, "unique": 16, "weights": "int8"}
         bare = {"sparsity": None, "unique": None, "weights": ""}
+        classes = Classes(
+            names=[name, "dog", "dog"], unit="samples", support=[20, 10, 10], predicted=[18, 12, 10], right=[15, 9, 9],
+            wrong=[(0, 1, 3), (0, 2, 2), (1, 0, 1), (2, 0, 1)],
+        )  # fmt: skip
+        calibration = Calibration(
+            error=0.03, count=[0, 10, 30], confidence=[None, 0.5, 0.9], accuracy=[None, 0.6, 0.85]
+        )
+        answers = Answers(
+            output="",
+            classes=classes,
+            calibration=calibration,
+            worst=[Sample(number=7, image=picture(), label=name, predicted="dog", score=0.01)],
+            scored="probability of the label's class",
+        )
         findings = Findings(
             samples=40,
             layers=[
@@ -55,15 +77,7 @@ def full_report():
                 LayerFinding(layer=name, operator="SIN", computes="float32", sqnr=3.0, **bare, **layer),
             ],
             histograms=[Histogram(layer=name, low=-1.0, high=1.0, before=[5, 0, 5], after=[1, 8, 1], unique=(10, 3))],
-            classes=Classes(
-                names=[name, "dog", "dog"], unit="samples", support=[20, 10, 10], predicted=[18, 12, 10],
-                right=[15, 9, 9], wrong=[(0, 1, 3), (0, 2, 2), (1, 0, 1), (2, 0, 1)],
-            ),
-            calibration=Calibration(
-                error=0.03, count=[0, 10, 30], confidence=[None, 0.5, 0.9], accuracy=[None, 0.6, 0.85]
-            ),
-            worst=[Sample(number=7, image=picture(), label=name, predicted="dog", score=0.01)],
-            scored="probability of the label's class",
+            answers=[answers],
             fed=[f"source: {name}"],
             versions={"tfopt": name},
             notes=[f"the report has no tails: {name}"],

@@ -163,10 +163,11 @@ def test_every_task_has_findings(kind):
         lite, lambda: build_file(model, FLOAT), bridge.to_tf_keras(model), data, logits=kind == "logits"
     )
     assert found.notes == []
-    assert found.samples == 60 and found.layers and found.histograms and len(found.worst) == 24
+    (answers,) = found.answers
+    assert found.samples == 60 and found.layers and found.histograms and len(answers.worst) == 24
     assert any(layer.sqnr is not None and layer.sqnr > 10 for layer in found.layers)
     by_class = kind in ("classification", "logits")
-    assert (found.classes is not None) == (found.calibration is not None) == by_class
+    assert (answers.classes is not None) == (answers.calibration is not None) == by_class
     assert any("uint8" in line or "float32" in line for line in found.fed) and found.versions["tfopt"] == "0.2.0"
 
 
@@ -178,9 +179,10 @@ def test_masks_are_counted_by_place():
     found = collect_findings(
         build_file(model, FLOAT), lambda: build_file(model, FLOAT), bridge.to_tf_keras(model), data, logits=False
     )
-    assert found.notes == [] and found.classes.unit == "places"
-    assert sum(found.classes.support) == masks.size and found.classes.support[1] == masks.sum()
-    assert found.worst[0].label == "" and found.scored
+    (answers,) = found.answers
+    assert found.notes == [] and answers.classes.unit == "places"
+    assert sum(answers.classes.support) == masks.size and answers.classes.support[1] == masks.sum()
+    assert answers.worst[0].label == "" and answers.scored
 
 
 def test_a_part_that_fails_is_a_note(monkeypatch):
@@ -192,4 +194,4 @@ def test_a_part_that_fails_is_a_note(monkeypatch):
     found = collect_findings(
         build_file(model, FLOAT), lambda: build_file(model, FLOAT), bridge.to_tf_keras(model), data, logits=False
     )
-    assert found.notes == ["the report has no layers: ValueError: no such thing"] and found.classes is not None
+    assert found.notes == ["the report has no layers: ValueError: no such thing"] and found.answers[0].classes

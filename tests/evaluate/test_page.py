@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tfopt.evaluate.findings.types import Classes
+from tfopt.evaluate.findings.types import Answers, Classes
 from tfopt.evaluate.page import measures
 from tfopt.evaluate.page.charts.tradeoff import Point, front
 from tfopt.evaluate.page.charts.training import curves, names_of_curves
@@ -152,7 +152,7 @@ def test_the_front_has_what_nothing_beats():
 
 
 def test_recall_precision_and_errors_of_classes(full_report):
-    classes = full_report("cat").findings.classes
+    classes = full_report("cat").findings.answers[0].classes
     rows = class_rows(classes)
     assert [(row.name, row.recall) for row in rows] == [("cat", 0.75), ("dog (1)", 0.9), ("dog (2)", 0.9)]
     assert rows[1].precision == 0.75 and rows[0].support == 20
@@ -174,12 +174,39 @@ def test_many_classes_show_the_worst(full_report):
         right=[1] * number, wrong=[(at, (at + 1) % number, 1) for at in range(number)],
     )  # fmt: skip
     report = full_report("plain")
-    page = report_page(dataclasses.replace(report, findings=dataclasses.replace(report.findings, classes=classes)))
+    page = report_page(
+        dataclasses.replace(
+            report, findings=dataclasses.replace(report.findings, answers=[Answers(output="a", classes=classes)])
+        )
+    )
     cells = max(
         (spec["spec"]["data"]["values"] for spec in json.loads(Elements(page).scripts[0]) if "data" in spec["spec"]),
         key=len,
     )
     assert len(cells) == 60 * 60 and len(page) < 5_000_000
+
+
+def test_each_output_has_its_answers(full_report):
+    report = full_report("plain")
+    (one,) = report.findings.answers
+    both = [
+        dataclasses.replace(one, output="<left>"),
+        Answers(output="right"),
+        dataclasses.replace(one, output="third"),
+    ]
+    page = report_page(dataclasses.replace(report, findings=dataclasses.replace(report.findings, answers=both)))
+    elements = Elements(page)
+    assert len(elements.ids) == len(set(elements.ids))
+    assert page.count("<h3>Output &lt;left&gt;</h3>") == page.count("<h3>Output third</h3>") == 3
+    assert "Output right" not in page
+
+
+def test_metrics_of_several_outputs(full_report):
+    row = dataclasses.replace(full_report().rows[0], metrics={"head_accuracy": 0.5, "box_mae": 2.0, "auc": 0.9})
+    share, error, area = measures.metrics_of(row)
+    assert (share.text(row), share.smaller_is_better) == ("50.00 %", False)
+    assert (error.text(row), error.smaller_is_better) == ("2", True)
+    assert (area.text(row), area.smaller_is_better) == ("0.9", False)
 
 
 def test_settings_are_flat():

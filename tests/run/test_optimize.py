@@ -285,8 +285,9 @@ def test_findings_are_about_the_file(run, digits):
     x, labels = digits.test.x(), digits.test.y()
     answers = run_tflite(run["result"].lite.data, x).argmax(axis=1)
     assert found.notes == [] and found.samples == 359
-    assert found.classes.support == np.bincount(labels).tolist()
-    assert sum(found.classes.right) == pytest.approx((answers == labels).sum(), abs=1)
+    (output,) = found.answers
+    assert output.classes.support == np.bincount(labels).tolist()
+    assert sum(output.classes.right) == pytest.approx((answers == labels).sum(), abs=1)
     assert [layer.layer for layer in found.layers if layer.weights] == ["stem, norm, relu", "body", "head"]
     assert all(layer.unique <= 8 for layer in found.layers if layer.weights)
     assert [each.layer for each in found.histograms] == ["stem, norm, relu", "body", "head"]

@@ -1,5 +1,6 @@
 """Collect what a report says about a finished file in addition to its rows."""
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -9,10 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tfopt.data import Dataset
+from tfopt.evaluate.bench import outputs_of
 from tfopt.evaluate.findings.classes import calibration, class_findings
 from tfopt.evaluate.findings.layers import SIGNAL_SAMPLES, histograms, layer_findings, signals_of
 from tfopt.evaluate.findings.samples import are_pictures, worst_samples
-from tfopt.evaluate.findings.types import Findings
+from tfopt.evaluate.findings.types import Answers, Findings, Sample
 from tfopt.tasks import task_of
 from tfopt.tflite.prove.types import port_in_words
 from tfopt.tflite.read import LiteModel
@@ -26,7 +28,7 @@ Part = TypeVar("Part")
 
 
 def collect_findings(
-    lite: LiteModel, first: Callable[[], LiteModel], flat_model: Any, data: Dataset, *, logits: bool
+    lite: LiteModel, first: Callable[[], LiteModel], flat_model: Any, data: Dataset, *, logits: Any
 ) -> Findings:
     """Return the findings about `lite`: one pass over at most `MOST_SAMPLES` test samples, and one over its weights.
 
@@ -37,49 +39,31 @@ def collect_findings(
         first: makes the float file of the model before the first stage, as `build_file` does.
         flat_model: the tf_keras model of `lite`.
         data: its test part is used.
-        logits: whether the file outputs logits rather than probabilities.
+        logits: whether the file outputs logits rather than probabilities; by output if there are several.
     """
     return _Collector(lite, first, flat_model, data, logits=logits).findings()
 
 
 class _Collector:
     def __init__(
-        self, lite: LiteModel, first: Callable[[], LiteModel], flat_model: Any, data: Dataset, *, logits: bool
+        self, lite: LiteModel, first: Callable[[], LiteModel], flat_model: Any, data: Dataset, *, logits: Any
     ) -> None:
         self.lite, self.first, self.flat_model, self.data, self.logits = lite, first, flat_model, data, logits
-        self.task, self.notes = task_of(data), list[str]()
+        self.notes = list[str]()
 
     def findings(self) -> Findings:
-        chosen = self.data.test.spread(MOST_SAMPLES)
-        outputs = self._part("answers", lambda: self._answers(chosen), np.empty(0))
-        labels = self.data.test.y(chosen)
-        known = len(outputs) and self.task.labels != "none"
-        with_classes, names = known and self.task.scores_classes, self.data.class_names
-        inputs = self.data.test.inputs
-        pictures = known and are_pictures(inputs)
-        worst, scored = self._part(
-            "worst samples",
-            lambda: worst_samples(
-                chosen, inputs[chosen], outputs, labels, self.task, names, logits=self.logits
-            ) if pictures else ([], ""),
-            ([], ""),
-        )  # fmt: skip
         signals = self._part("noise of each layer", self._signals, [])
+        layers = self._part("layers", lambda: layer_findings(self.lite, signals), [])
+        weights = self._part("histograms of weights", lambda: histograms(self.first(), self.lite), [])
         return Findings(
-            samples=len(outputs),
-            layers=self._part("layers", lambda: layer_findings(self.lite, signals), []),
-            histograms=self._part("histograms of weights", lambda: histograms(self.first(), self.lite), []),
-            classes=self._part(
-                "classes", lambda: class_findings(outputs, labels, self.task, names, logits=self.logits), None
-            ) if with_classes else None,
-            calibration=self._part("calibration", lambda: calibration(outputs, labels, logits=self.logits), None)
-            if with_classes else None,
-            worst=worst,
-            scored=scored,
+            samples=min(MOST_SAMPLES, len(self.data.test)),
+            layers=layers,
+            histograms=weights,
+            answers=self._part("answers", self._answers, []),
             fed=self._part("what the file is fed", self._fed, []),
             versions=versions(),
             notes=self.notes,
-        )  # fmt: skip
+        )
 
     def _part(self, name: str, make: Callable[[], Part], otherwise: Part) -> Part:
         try:
@@ -88,9 +72,33 @@ class _Collector:
             self.notes.append(f"the report has no {name}: {type(error).__name__}: {error}")
             return otherwise
 
-    def _answers(self, chosen: np.ndarray) -> np.ndarray:
-        lite = LiteModel(self.lite.data, threads=os.cpu_count() or 1)
-        return np.asarray(lite.predict(self.data.test.x(chosen)))
+    def _answers(self) -> list[Answers]:
+        numbers = self.data.test.spread(MOST_SAMPLES)
+        some = dataclasses.replace(self.data, test=self.data.test.at(numbers))
+        found = outputs_of(LiteModel(self.lite.data, threads=os.cpu_count() or 1), some)
+        return [
+            self._answers_of(name, np.asarray(outputs), numbers, some.of_output(name))
+            for name, outputs in found.items()
+        ]
+
+    def _answers_of(self, name: str, outputs: np.ndarray, numbers: np.ndarray, data: Dataset) -> Answers:
+        """Return what there is to say about one output; `data` are the answered samples for it alone."""
+        task, names, inputs = task_of(data), data.class_names, data.test.inputs
+        logits = self.logits if self.data.outputs is None else self.logits[name]
+        if task.labels == "none":
+            return Answers(output=name)
+        labels, classes, sure = data.test.y(), None, None
+        if task.scores_classes:
+            classes = self._part("classes", lambda: class_findings(outputs, labels, task, names, logits=logits), None)
+            sure = self._part("calibration", lambda: calibration(outputs, labels, logits=logits), None)
+        worst, scored = list[Sample](), ""
+        if are_pictures(inputs):
+            worst, scored = self._part(
+                "worst samples",
+                lambda: worst_samples(numbers, inputs, outputs, labels, task, names, logits=logits),
+                (worst, scored),
+            )
+        return Answers(output=name, classes=classes, calibration=sure, worst=worst, scored=scored)
 
     def _signals(self) -> Any:
         return signals_of(self.lite, self.flat_model, self.data.test.x(self.data.test.spread(SIGNAL_SAMPLES)))

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,8 +18,10 @@ LARGEST_SIDE = 96
 CHANNELS = {1: "L", 3: "RGB"}
 
 
-def are_pictures(inputs: np.ndarray) -> bool:
-    """Return whether `inputs` look like images: (N, height, width, 1 or 3) of numbers."""
+def are_pictures(inputs: Any) -> bool:
+    """Return whether `inputs` look like images: (N, height, width, 1 or 3) of numbers; several inputs do not."""
+    if not isinstance(inputs, np.ndarray):
+        return False
     return inputs.ndim == 4 and inputs.shape[-1] in CHANNELS and inputs.dtype.kind in "uif"
 
 

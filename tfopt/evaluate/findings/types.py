@@ -97,7 +97,7 @@ class Sample:
         number: its place in the test data.
         image: a data URI.
         label, predicted: in words.
-        score: how good the answer is; the unit is that of `Findings.scored`.
+        score: how good the answer is; the unit is that of `Answers.scored`.
     """
 
     number: int
@@ -108,17 +108,33 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answers:
+    """How one output of the file answers test samples. Parts that make no sense for its task are empty.
+
+    Attributes:
+        output: its name; "" if it is the only one.
+        classes: for tasks with classes.
+        calibration: for tasks with classes.
+        worst: images, the worst answer first.
+        scored: what `Sample.score` is.
+    """
+
+    output: str
+    classes: Classes | None = None
+    calibration: Calibration | None = None
+    worst: list[Sample] = field(default_factory=list)
+    scored: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What was found in the finished file and in its answers to test samples. Parts that make no sense are empty.
+    """What was found in the finished file and in its answers to test samples.
 
     Attributes:
         samples: number of test samples that were answered, spread over all of them.
         layers: the operators of the file, in order; not all of a very long file.
         histograms: of the largest layers.
-        classes: for tasks with classes.
-        calibration: for classifications.
-        worst: images, the worst answer first.
-        scored: what `Sample.score` is.
+        answers: of each output.
         fed: what the file is fed and answers, in words.
         versions: of the packages that made it, by name.
         notes: parts that could not be made, and why.
@@ -127,10 +143,7 @@ class Findings:
     samples: int = 0
     layers: list[LayerFinding] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
-    classes: Classes | None = None
-    calibration: Calibration | None = None
-    worst: list[Sample] = field(default_factory=list)
-    scored: str = ""
+    answers: list[Answers] = field(default_factory=list)
     fed: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -93,7 +93,9 @@ def metrics_of(row: Row) -> list[Measure]:
 
 
 def _metric(name: str) -> Measure:
-    task = next((task for task in TASKS if name in task.formulas), None)
+    """Return a metric by its name; with several outputs, those of one have its name in front."""
+    known = ((task, formula) for task in TASKS for formula in task.formulas)
+    task = next((task for task, formula in known if name == formula or name.endswith(f"_{formula}")), None)
     error = bool(task and task.smaller_is_better)
     percent = task is not None and not error
     return Measure(

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tfopt.evaluate.findings.types import Findings
+from tfopt.evaluate.findings.types import Answers, Findings
 from tfopt.evaluate.page import measures
 from tfopt.evaluate.page.charts.answers import confidence, confusion, recall, reliability
 from tfopt.evaluate.page.charts.layers import noise, weights
 from tfopt.evaluate.page.charts.spec import Chart
 from tfopt.evaluate.page.charts.tradeoff import Point, tradeoff
 from tfopt.evaluate.page.charts.training import curves, names_of_curves
-from tfopt.evaluate.page.classes import class_rows, confusions
+from tfopt.evaluate.page.classes import ClassRow, Confusion, class_rows, confusions
 from tfopt.evaluate.page.measures import Measure, Tone
 from tfopt.evaluate.page.recipe import settings_of
 from tfopt.evaluate.page.render import rendered_page
@@ -40,6 +40,32 @@ class Verdict:
     text: str
 
 
+@dataclass(frozen=True)
+class AnswersView:
+    """What the page shows about the answers of one output; parts without content are empty or None."""
+
+    found: Answers
+    classes: list[ClassRow]
+    confusion: Chart | None
+    recall: Chart | None
+    confusions: list[Confusion]
+    calibration: list[Chart]
+
+    @classmethod
+    def of(cls, found: Answers) -> "AnswersView":
+        """Return the view of the answers `found`."""
+        rows = class_rows(found.classes) if found.classes else []
+        sure = found.calibration
+        return cls(
+            found=found,
+            classes=rows,
+            confusion=confusion(found.classes) if found.classes else None,
+            recall=recall(rows, found.classes.unit) if found.classes and rows else None,
+            confusions=confusions(found.classes, MOST_CONFUSIONS) if found.classes else [],
+            calibration=[chart(sure) for chart in (reliability, confidence)] if sure else [],
+        )
+
+
 def report_page(report: Report) -> str:
     """Return the page of a report as HTML in one file.
 
@@ -47,8 +73,6 @@ def report_page(report: Report) -> str:
         report: of a run; parts that it lacks are left out.
     """
     findings = report.findings or Findings()
-    classes = findings.classes
-    shown = class_rows(classes) if classes else []
     return rendered_page(
         "report.html.j2",
         report=report,
@@ -63,13 +87,7 @@ def report_page(report: Report) -> str:
         noise=noise(findings.layers) if any(layer.sqnr is not None for layer in findings.layers) else None,
         weights=[weights(found) for found in findings.histograms],
         in_float=_notes_on_floats(report.rows),
-        classes=shown,
-        confusion=confusion(classes) if classes else None,
-        recall=recall(shown, classes.unit) if classes and shown else None,
-        confusions=confusions(classes, MOST_CONFUSIONS) if classes else [],
-        calibration=[chart(findings.calibration) for chart in (reliability, confidence)]
-        if findings.calibration
-        else [],
+        answers=[AnswersView.of(found) for found in findings.answers],
         settings=settings_of(report.recipe),
     )
 
