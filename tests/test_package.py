@@ -132,6 +132,21 @@ def test_wheel_and_sdist_hold_the_package(source, tmp_path):
     assert roots > expected | {"LICENSE", "README.md", "pyproject.toml"} | {f"recipes/{name}" for name in recipes}
 
 
+def test_pages_are_made_from_the_wheel(environment, tmp_path):
+    (packages,) = (environment.parent.parent / "lib").glob("python*/site-packages")
+    code = (
+        "from tfopt.evaluate.page.single import report_page; from tfopt.evaluate.report import Report\n"
+        "import tfopt; print(tfopt.__file__, len(report_page(Report({'name': 'mine'}))))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(packages)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    place, size = done.stdout.split()
+    assert Path(place).is_relative_to(packages) and int(size) > 500_000
+
+
 def test_one_version_everywhere():
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -1,10 +1,10 @@
 """Collect what a report says about a finished file in addition to its rows."""
 
 import dataclasses
-import importlib.metadata
 import os
 import platform
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any, TypeVar
 
 import numpy as np
@@ -113,7 +113,7 @@ def versions() -> dict[str, str]:
     found = {"Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             continue
     return found
