@@ -8,28 +8,26 @@ import base64
 import functools
 import hashlib
 import json
+import subprocess
+import sys
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
 from tfopt.base.words import shortened
+from tfopt.errors import OutputError
 from tfopt.evaluate.page.charts.spec import Chart
 
-MINUS = "\N{MINUS SIGN}"
+_BUNDLE = "import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())"
 
 
 def rendered_page(template: str, **context: Any) -> str:
     """Return the HTML of the `template` for `context`; charts in it get their data from `Charts`."""
-    charts = Charts()
+    charts, style = Charts(), _resource("style.css")
     scripts = {"vega": _vega(), "script": _resource("page.js")}
-    return str(
-        _environment().get_template(template).render(
-            **context,
-            charts=charts,
-            style=_resource("style.css"),
-            scripts=scripts,
-            policy=_policy(scripts.values()),
-        )
-    )  # fmt: skip
+    page = _environment().get_template(template)
+    policy = _policy(scripts.values())
+    return str(page.render(**context, charts=charts, style=style, scripts=scripts, policy=policy))
 
 
 class Charts:
@@ -66,27 +64,31 @@ def _environment() -> Any:
         "number": lambda value: f"{value:,}",
         "percent": lambda value, digits=1: f"{value:.{digits}%}",
         "short": shortened,
-        "words": lambda name: str(name).replace("_", " "),
     }
     return environment
 
 
 @functools.cache
 def _vega() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one module."""
-    from vl_convert import javascript_bundle
-
-    return str(javascript_bundle())
+    """Return Vega, Vega-Lite and Vega-Embed as one module; vl_convert makes it with 120 MB, which a child returns."""
+    done = subprocess.run([sys.executable, "-P", "-c", _BUNDLE], capture_output=True)
+    if done.returncode:
+        last = (done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise OutputError(f"The library for charts cannot be read: {last}. Install vl-convert-python again.")
+    return done.stdout.decode()
 
 
 def _resource(name: str) -> str:
     return (resources.files("tfopt.evaluate.page") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _policy(scripts: Any) -> str:
+def _policy(scripts: Iterable[str]) -> str:
     """Return the content security policy of a page with these inline scripts."""
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'; form-action 'none'"  # noqa: E501
+    rules = {"default-src": "'none'", "img-src": "data:", "style-src": "'unsafe-inline'", "script-src": hashes}
+    return "; ".join(
+        f"{what} {allowed}" for what, allowed in {**rules, "base-uri": "'none'", "form-action": "'none'"}.items()
+    )
 
 
 def _digest(script: str) -> str:
