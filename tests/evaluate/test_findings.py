@@ -96,7 +96,7 @@ def test_values_are_wrong_by_their_error():
     found, scored = worst_samples(
         np.arange(3), inputs, np.array([[1.0], [5.0], [2.5]]), values, task_of(data), None, logits=False
     )
-    assert [each.number for each in found] == [1, 2, 0] and "error" in scored
+    assert [each.number for each in found] == [1, 2, 0] and scored == "mae"
     assert (found[0].label, found[0].predicted) == ("2", "5")
 
 
@@ -136,7 +136,7 @@ def test_layers_and_weights_of_a_file():
     stem, *_, head = (each for each in layer_findings(lite, []) if each.parameters)
     assert (stem.layer, stem.operator, stem.weights, stem.computes) == ("stem", "CONV_2D", "int8", "int8")
     assert stem.parameters == 3 * 3 * 3 * 4 + 4 and stem.sparsity == pytest.approx(96 / 108, abs=1e-4)
-    assert head.layer == "head" and head.parameters == 4 * 3 + 3
+    assert head.layer == "head" and head.parameters == 4 * 3  # biases of 0 are left out
     found = {each.layer: each for each in histograms(first, lite)}
     assert found.keys() == {"stem", "head"}
     assert sum(found["stem"].before) == sum(found["stem"].after) == 108
@@ -195,3 +195,30 @@ def test_a_part_that_fails_is_a_note(monkeypatch):
         build_file(model, FLOAT), lambda: build_file(model, FLOAT), bridge.to_tf_keras(model), data, logits=False
     )
     assert found.notes == ["the report has no layers: ValueError: no such thing"] and found.answers[0].classes
+
+
+def test_each_of_several_outputs_has_its_answers():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    outputs = {"kind": keras.layers.Dense(3, activation="softmax", name="kind")(x),
+               "size": keras.layers.Dense(1, name="size")(x)}  # fmt: skip
+    model = keras.Model(inputs, outputs)
+    images = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 3)).astype("uint8")
+    labels = {"kind": np.arange(60) % 3, "size": np.linspace(0, 1, 60, dtype="float32")}
+    data = tfopt.load_data(((images, labels), (images, labels), (images, labels)))
+    lite = build_file(model, FLOAT)
+    found = collect_findings(lite, lambda: lite, bridge.to_tf_keras(model), data, logits={"kind": False, "size": False})
+    assert found.notes == []
+    kind, size = found.answers
+    assert (kind.output, size.output) == ("kind", "size")
+    assert sum(kind.classes.support) == 60 and size.classes is None
+    assert len(kind.worst) == len(size.worst) == 24 and size.scored == "mae"
+
+
+def test_large_answers_are_looked_at_in_part(monkeypatch):
+    monkeypatch.setattr(collect, "MOST_VALUES", 30)
+    model, data = small("softmax", 3), some_data(np.zeros((60, 8, 8, 3), "uint8"), np.arange(60) % 3)
+    lite = build_file(model, FLOAT)
+    found = collect_findings(lite, lambda: lite, bridge.to_tf_keras(model), data, logits=False)
+    assert found.samples == 10 and sum(found.answers[0].classes.support) == 10
+    assert max(each.number for each in found.answers[0].worst) == 54  # spread over all of them

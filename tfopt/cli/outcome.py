@@ -41,3 +41,5 @@ def require_success(report: "Report", verdict: "Verdict", min_accuracy: float | 
 def say_written(out: Path) -> None:
     """Print the names of the results in `out` to stderr."""
     say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+    if (page := out / "report.html").exists():
+        say(f"open {page} in a browser to see the report")

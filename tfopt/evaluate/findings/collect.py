@@ -1,9 +1,10 @@
 """Collect what a report says about a finished file in addition to its rows."""
 
 import dataclasses
+import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -12,14 +13,20 @@ import numpy as np
 from tfopt.data import Dataset
 from tfopt.evaluate.bench import outputs_of
 from tfopt.evaluate.findings.classes import calibration, class_findings
-from tfopt.evaluate.findings.layers import SIGNAL_SAMPLES, histograms, layer_findings, signals_of
+from tfopt.evaluate.findings.layers import histograms, layer_findings, signals_of
 from tfopt.evaluate.findings.samples import are_pictures, worst_samples
 from tfopt.evaluate.findings.types import Answers, Findings, Sample
 from tfopt.tasks import task_of
 from tfopt.tflite.prove.types import port_in_words
-from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read import LiteModel, Port
 
 MOST_SAMPLES = 5000
+MOST_VALUES = 2**25
+"""Most numbers in all answers together, such as the scores of all pixels of masks; of large ones, fewer are taken."""
+SIGNAL_SAMPLES = 64
+"""Test samples of which the results of all layers are compared; of large inputs, fewer."""
+SIGNAL_VALUES = 2**20
+"""Most numbers in the inputs of these samples together: the results of all layers are held in memory."""
 PACKAGES = (
     *("tfopt", "tensorflow", "keras", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert"),
     *("litert-quantizer", "numpy"),
@@ -50,13 +57,14 @@ class _Collector:
     ) -> None:
         self.lite, self.first, self.flat_model, self.data, self.logits = lite, first, flat_model, data, logits
         self.notes = list[str]()
+        self._chosen = data.test.spread(max(1, min(MOST_SAMPLES, MOST_VALUES // _size(lite.outputs))))
 
     def findings(self) -> Findings:
         signals = self._part("noise of each layer", self._signals, [])
         layers = self._part("layers", lambda: layer_findings(self.lite, signals), [])
         weights = self._part("histograms of weights", lambda: histograms(self.first(), self.lite), [])
         return Findings(
-            samples=min(MOST_SAMPLES, len(self.data.test)),
+            samples=len(self._chosen),
             layers=layers,
             histograms=weights,
             answers=self._part("answers", self._answers, []),
@@ -73,15 +81,11 @@ class _Collector:
             return otherwise
 
     def _answers(self) -> list[Answers]:
-        numbers = self.data.test.spread(MOST_SAMPLES)
-        some = dataclasses.replace(self.data, test=self.data.test.at(numbers))
+        some = dataclasses.replace(self.data, test=self.data.test.at(self._chosen))
         found = outputs_of(LiteModel(self.lite.data, threads=os.cpu_count() or 1), some)
-        return [
-            self._answers_of(name, np.asarray(outputs), numbers, some.of_output(name))
-            for name, outputs in found.items()
-        ]
+        return [self._answers_of(name, np.asarray(outputs), some.of_output(name)) for name, outputs in found.items()]
 
-    def _answers_of(self, name: str, outputs: np.ndarray, numbers: np.ndarray, data: Dataset) -> Answers:
+    def _answers_of(self, name: str, outputs: np.ndarray, data: Dataset) -> Answers:
         """Return what there is to say about one output; `data` are the answered samples for it alone."""
         task, names, inputs = task_of(data), data.class_names, data.test.inputs
         logits = self.logits if self.data.outputs is None else self.logits[name]
@@ -95,17 +99,23 @@ class _Collector:
         if are_pictures(inputs):
             worst, scored = self._part(
                 "worst samples",
-                lambda: worst_samples(numbers, inputs, outputs, labels, task, names, logits=logits),
+                lambda: worst_samples(self._chosen, inputs, outputs, labels, task, names, logits=logits),
                 (worst, scored),
             )
         return Answers(output=name, classes=classes, calibration=sure, worst=worst, scored=scored)
 
     def _signals(self) -> Any:
-        return signals_of(self.lite, self.flat_model, self.data.test.x(self.data.test.spread(SIGNAL_SAMPLES)))
+        number = max(1, min(SIGNAL_SAMPLES, SIGNAL_VALUES // _size(self.lite.inputs)))
+        return signals_of(self.lite, self.flat_model, self.data.test.x(self.data.test.spread(number)))
 
     def _fed(self) -> list[str]:
         ports = [f"in: {port_in_words(port)}" for port in self.lite.inputs]
         return [*self.data.describe(), *ports, *(f"out: {port_in_words(port)}" for port in self.lite.outputs)]
+
+
+def _size(ports: Sequence[Port]) -> int:
+    """Return the number of values of one sample in all `ports`."""
+    return max(1, sum(math.prod(axis or 1 for axis in port.shape[1:]) for port in ports))
 
 
 def versions() -> dict[str, str]:

@@ -15,8 +15,6 @@ from tfopt.tflite.read.parameters import bias_tensors
 MOST_LAYERS = 600
 MOST_HISTOGRAMS = 24
 BINS = 48
-SIGNAL_SAMPLES = 64
-"""Test samples of which the results of all layers are compared."""
 EQUAL = 160.0
 """Decibels beyond the precision of float32, instead of infinity, which JSON lacks."""
 

@@ -68,17 +68,12 @@ def _scores(outputs: np.ndarray, labels: np.ndarray, task: Task, *, logits: bool
     if task.has_classes:
         each = probabilities(outputs, logits=logits).reshape(len(outputs), -1)
         return each[np.arange(len(each)), class_numbers(labels, outputs)], "probability of the label's class"
-    formula = next(iter(task.metrics(outputs[:1], labels[:1], **_form(task, logits=logits))))
-    sign = -1 if task.smaller_is_better else 1
+    sign, metric = -1 if task.smaller_is_better else 1, task.keras_metric
     values = [
-        sign * task.metrics(outputs[at : at + 1], labels[at : at + 1], **_form(task, logits=logits))[formula]
+        sign * task.metrics(outputs[at : at + 1], labels[at : at + 1], logits=logits)[metric]
         for at in range(len(outputs))
     ]
-    return np.array(values), formula.replace("_", " ")
-
-
-def _form(task: Task, *, logits: bool) -> dict[str, bool]:
-    return {"logits": logits} if task.has_probabilities else {}
+    return np.array(values), metric.replace("_", " ")
 
 
 class _Words:

@@ -1,5 +1,6 @@
 """The page of one result."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ def report_page(report: Report) -> str:
         metrics=measures.metrics_of(report.rows[0]) if report.rows else [],
         measures=measures,
         tradeoffs=_tradeoffs(report.rows),
-        curves=_curves(report.rows),
+        curves=_curves(report),
         noise=noise(findings.layers) if any(layer.sqnr is not None for layer in findings.layers) else None,
         weights=[weights(found) for found in findings.histograms],
         in_float=_notes_on_floats(report.rows),
@@ -152,9 +153,14 @@ def _points(rows: Sequence[Row], cost: Measure, metric: Measure) -> list[Point]:
     ]
 
 
-def _curves(rows: Sequence[Row]) -> list[Chart]:
-    shares = {name for row in rows for name, measure in zip(row.metrics, measures.metrics_of(row), strict=True)
-              if measure.percent}  # fmt: skip
+def _curves(report: Report) -> list[Chart]:
+    """Return what was logged in training; the last row is a file, so its training has the name of the last stage."""
+    rows, stages = list(report.rows), report.recipe.get("stages", [])
+    if rows and rows[-1].history and stages:
+        rows[-1] = dataclasses.replace(rows[-1], step=str(stages[-1].get("stage", rows[-1].step)))
+    shares = {
+        name for row in rows for name, it in zip(row.metrics, measures.metrics_of(row), strict=True) if it.percent
+    }
     return [curves(rows, name, percent=name in shares) for name in names_of_curves(rows)]
 
 
