@@ -23,6 +23,8 @@ from tfopt.tflite.read import LiteModel, Port
 MOST_SAMPLES = 5000
 MOST_VALUES = 2**25
 """Most numbers in all answers together, such as the scores of all pixels of masks; of large ones, fewer are taken."""
+MOST_INPUT_VALUES = 2**28
+"""The same for inputs, which are in memory as they were read, photos as bytes."""
 SIGNAL_SAMPLES = 64
 """Test samples of which the results of all layers are compared; of large inputs, fewer."""
 SIGNAL_VALUES = 2**20
@@ -57,7 +59,8 @@ class _Collector:
     ) -> None:
         self.lite, self.first, self.flat_model, self.data, self.logits = lite, first, flat_model, data, logits
         self.notes = list[str]()
-        self._chosen = data.test.spread(max(1, min(MOST_SAMPLES, MOST_VALUES // _size(lite.outputs))))
+        number = min(MOST_SAMPLES, MOST_VALUES // _size(lite.outputs), MOST_INPUT_VALUES // _size(lite.inputs))
+        self._chosen = data.test.spread(max(1, number))
 
     def findings(self) -> Findings:
         signals = self._part("noise of each layer", self._signals, [])
