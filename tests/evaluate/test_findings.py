@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import keras
 import numpy as np
@@ -15,6 +16,8 @@ from tfopt.evaluate.findings.classes import calibration, class_findings, probabi
 from tfopt.evaluate.findings.collect import collect_findings
 from tfopt.evaluate.findings.layers import histograms, layer_findings
 from tfopt.evaluate.findings.samples import are_pictures, thumbnail, worst_samples
+from tfopt.evaluate.page.single import report_page
+from tfopt.evaluate.report import Report
 from tfopt.tasks import task_of
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build_file
@@ -145,6 +148,11 @@ def test_layers_and_weights_of_a_file():
     assert found["stem"].after[zero] == 96
 
 
+def page_of(found):
+    """The parts of the page of a report with these findings."""
+    return set(re.findall(r'<section id="(\w+)"', report_page(Report({"name": "x"}, findings=found))))
+
+
 LABELS_OF = {
     "classification": (np.arange(60) % 3, "softmax", 3),
     "logits": (np.arange(60) % 3, None, 3),
@@ -168,6 +176,8 @@ def test_every_task_has_findings(kind):
     assert any(layer.sqnr is not None and layer.sqnr > 10 for layer in found.layers)
     by_class = kind in ("classification", "logits")
     assert (answers.classes is not None) == (answers.calibration is not None) == by_class
+    parts = page_of(found)
+    assert ("layers" in parts, "samples" in parts, "classes" in parts) == (True, True, by_class)
     assert any("uint8" in line or "float32" in line for line in found.fed) and found.versions["tfopt"] == "0.2.0"
 
 
@@ -183,6 +193,7 @@ def test_masks_are_counted_by_place():
     assert found.notes == [] and answers.classes.unit == "places"
     assert sum(answers.classes.support) == masks.size and answers.classes.support[1] == masks.sum()
     assert answers.worst[0].label == "" and answers.scored
+    assert {"classes", "calibration", "samples"} <= page_of(found)
 
 
 def test_a_part_that_fails_is_a_note(monkeypatch):
@@ -213,6 +224,7 @@ def test_each_of_several_outputs_has_its_answers():
     assert (kind.output, size.output) == ("kind", "size")
     assert sum(kind.classes.support) == 60 and size.classes is None
     assert len(kind.worst) == len(size.worst) == 24 and size.scored == "mae"
+    assert "samples" in page_of(found)
 
 
 def test_large_answers_are_looked_at_in_part(monkeypatch):

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tfopt.errors import OutputError
 from tfopt.evaluate.findings.types import Answers, Classes
 from tfopt.evaluate.page import measures
 from tfopt.evaluate.page.charts.tradeoff import Point, front
@@ -228,3 +229,13 @@ def test_a_comparison(full_report):
     assert [attrs["href"] for attrs in elements.all("a") if not attrs["href"].startswith("#")] == ["one/report.html"]
     differing = [attrs for attrs in elements.all("tr") if attrs.get("class") == "different"]
     assert len(differing) == 1
+
+
+def test_a_missing_library_says_what_to_install(full_report, monkeypatch):
+    from tfopt.evaluate.page import render
+
+    monkeypatch.setattr(render, "_BUNDLE", "import no_such_library")
+    render._vega.cache_clear()
+    with pytest.raises(OutputError, match=r"no_such_library.*Install vl-convert-python"):
+        report_page(full_report())
+    render._vega.cache_clear()
