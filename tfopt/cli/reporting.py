@@ -30,8 +30,8 @@ def report(results: tuple[Path, ...], out: Path | None) -> None:
     from the first one, and their recipes side by side; it is one file and needs no network.
 
     \b
-    tfopt report saved_models/first saved_models/second
-    tfopt report saved_models/first           # writes report.html in that folder again
+        tfopt report saved_models/first saved_models/second
+        tfopt report saved_models/first           # writes report.html in that folder again
     """
     from tfopt.base.files import write_atomically
     from tfopt.evaluate.page.comparison import Candidate, comparison_page
