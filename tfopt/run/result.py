@@ -40,7 +40,7 @@ class Result:
         (True, True)
         >>> folder = result.save("saved_models/digits")
         >>> sorted(file.name for file in folder.iterdir())
-        ['data.json', 'labels.txt', 'model.keras', 'model.tflite', 'recipe.json', 'report.json']
+        ['data.json', 'labels.txt', 'model.keras', 'model.tflite', 'recipe.json', 'report.html', 'report.json']
     """
 
     model: Any
