@@ -1,6 +1,7 @@
 """`tfopt report`: one page for a result, one for several; no TensorFlow."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def test_several_results_are_compared(results):
     assert '<a href="../results/a%20%26%20%3Cb%3E/report.html">a &amp; &lt;b&gt;</a>' in page
     assert "large/report.html" not in page  # it has no page
     assert tfopt_command("report", results / "small", results / "large").stdout == "wrote comparison.html\n"
+
+
+def test_results_on_other_data_are_said(results):
+    for name, data in (("small", "a"), ("large", "a"), ("a & <b>", "b")):
+        (results / name / "data.json").write_text(json.dumps({"fingerprint": data}))
+    assert tfopt_command("report", results / "small", results / "large").exit_code == 0
+    assert "Different data" not in Path("comparison.html").read_text(encoding="utf-8")
+    assert tfopt_command("report", results / "small", results / "a & <b>").exit_code == 0
+    assert "Different data" in Path("comparison.html").read_text(encoding="utf-8")
 
 
 def test_results_of_one_name_have_their_paths(results):

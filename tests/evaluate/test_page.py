@@ -107,6 +107,7 @@ def test_tiles_say_what_changed_and_whether_that_is_good(full_report):
     found = {tile.name: tile for tile in tiles(full_report().rows)}
     assert found["Accuracy"].value == "89.50 %" and found["Accuracy"].tone == "bad"
     assert found["Size, bytes"].before == "40,000" and found["Size, bytes"].tone == "good"
+    assert found["Latency, ms"].change == f"1.5{measures.TIMES} faster" and found["Latency, ms"].tone == "good"
     assert found["Multiplications"].change == "unchanged" and found["Multiplications"].tone == ""
 
 

@@ -1,5 +1,6 @@
 """`tfopt report`: the page of a result, and one that compares several."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def report(results: tuple[Path, ...], out: Path | None) -> None:
         out = out or Path("comparison.html")
         _require_same_metrics(results, found)
         candidates = [
-            Candidate(name, each, _address(folder, out))
+            Candidate(name, each, _address(folder, out), _fingerprint(folder))
             for name, each, folder in zip(_names(results), found, results, strict=True)
         ]
         write_atomically(out, comparison_page(candidates))
@@ -86,6 +87,14 @@ def _names(folders: Sequence[Path]) -> list[str]:
     names = [folder.resolve().name for folder in folders]
     counts = Counter(names)
     return [name if counts[name] == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
+
+
+def _fingerprint(folder: Path) -> str:
+    """Return what identifies the data of a result; "" if its data.json does not tell."""
+    try:
+        return str(json.loads((folder / "data.json").read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _address(folder: Path, page: Path) -> str:

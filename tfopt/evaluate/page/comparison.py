@@ -15,11 +15,19 @@ from tfopt.evaluate.report import Report, Row
 
 @dataclass(frozen=True)
 class Candidate:
-    """A result in a comparison: its name, its report, and the address of its own page relative to the comparison."""
+    """A result in a comparison.
+
+    Attributes:
+        name: of the result.
+        report: of its run.
+        address: of its own page, relative to the comparison; "" without one.
+        data: identifies the data; "" if unknown.
+    """
 
     name: str
     report: Report
     address: str = ""
+    data: str = ""
 
     @property
     def row(self) -> Row:
@@ -68,6 +76,7 @@ def comparison_page(candidates: Sequence[Candidate], title: str = "Comparison") 
         "comparison.html.j2",
         title=title,
         candidates=candidates,
+        same_data=len({each.data for each in candidates}) == 1,
         measures=shown,
         cells=[[_cell(measure, each.row, candidates[0].row) for measure in shown] for each in candidates],
         tradeoffs=_tradeoffs(candidates),

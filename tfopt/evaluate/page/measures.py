@@ -9,6 +9,7 @@ from tfopt.evaluate.report import Row
 from tfopt.tasks.table import TASKS
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+SAME = "unchanged"
 Tone = Literal["good", "bad", ""]
 
 
@@ -70,7 +71,7 @@ class Measure:
 def in_times(factor: float, words: tuple[str, str]) -> str:
     """Return a factor in words, "3.4 times smaller" with a sign; `words` are for factors above and below 1."""
     if 0.995 < factor < 1.005:
-        return "unchanged"
+        return SAME
     times = max(factor, 1 / factor)
     return f"{f'{times:,.0f}' if times >= 100 else f'{times:.3g}'}{TIMES} {words[factor < 1]}"
 
@@ -83,7 +84,7 @@ def speed(row: Row) -> str:
 def signed(value: float, digits: int, unit: str) -> str:
     """Return a difference with its sign; "unchanged" if nothing is left of it after rounding."""
     if not round(abs(value), digits):
-        return "unchanged"
+        return SAME
     return f"{'+' if value > 0 else MINUS}{abs(value):.{digits}f}{unit}"
 
 

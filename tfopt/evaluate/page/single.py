@@ -129,6 +129,7 @@ def _tile(measure: Measure, first: Row, last: Row) -> Tile:
     change, tone = measure.change(last, first), measure.tone(last, first)
     if measure is measures.LATENCY and last.speedup:  # measured side by side
         change = measures.speed(last)
+        tone = "" if change == measures.SAME else "good" if last.speedup > 1 else "bad"
     return Tile(measure.title, measure.text(last), before, change, tone)
 
 
