@@ -58,7 +58,7 @@ class RecipeName(click.Path):
         return [*names, *super().shell_complete(ctx, param, incomplete)]
 
 
-class ShippedName(click.ParamType):
+class ShippedName(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
     """The name of a recipe that comes with tfopt; its value is the file."""
 
     name = "name"

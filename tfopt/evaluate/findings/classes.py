@@ -19,7 +19,7 @@ def class_numbers(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
     classes = outputs.shape[-1]
     if classes > 1 and labels.shape == outputs.shape:
         return np.asarray(labels.argmax(axis=-1))
-    return np.rint(labels).astype(np.int64).reshape(outputs.shape[:-1])
+    return np.asarray(np.rint(labels), np.int64).reshape(outputs.shape[:-1])
 
 
 def class_findings(

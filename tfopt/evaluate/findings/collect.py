@@ -15,8 +15,9 @@ from tfopt.evaluate.bench import outputs_of
 from tfopt.evaluate.findings.classes import calibration, class_findings
 from tfopt.evaluate.findings.layers import histograms, layer_findings, signals_of
 from tfopt.evaluate.findings.samples import are_pictures, worst_samples
-from tfopt.evaluate.findings.types import Answers, Findings, Sample
+from tfopt.evaluate.findings.types import Answers, Findings, Histogram, LayerFinding, Sample
 from tfopt.tasks import task_of
+from tfopt.tflite.prove.signals import Signal
 from tfopt.tflite.prove.types import port_in_words
 from tfopt.tflite.read import LiteModel, Port
 
@@ -63,9 +64,9 @@ class _Collector:
         self._chosen = data.test.spread(max(1, number))
 
     def findings(self) -> Findings:
-        signals = self._part("noise of each layer", self._signals, [])
-        layers = self._part("layers", lambda: layer_findings(self.lite, signals), [])
-        weights = self._part("histograms of weights", lambda: histograms(self.first(), self.lite), [])
+        signals = self._part("noise of each layer", self._signals, list[Signal]())
+        layers = self._part("layers", lambda: layer_findings(self.lite, signals), list[LayerFinding]())
+        weights = self._part("histograms of weights", lambda: histograms(self.first(), self.lite), list[Histogram]())
         return Findings(
             samples=len(self._chosen),
             layers=layers,
@@ -107,7 +108,7 @@ class _Collector:
             )
         return Answers(output=name, classes=classes, calibration=sure, worst=worst, scored=scored)
 
-    def _signals(self) -> Any:
+    def _signals(self) -> list[Signal]:
         number = max(1, min(SIGNAL_SAMPLES, SIGNAL_VALUES // _size(self.lite.inputs)))
         return signals_of(self.lite, self.flat_model, self.data.test.x(self.data.test.spread(number)))
 

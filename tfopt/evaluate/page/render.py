@@ -62,10 +62,14 @@ def _environment() -> Any:
     )
     environment.filters |= {
         "number": lambda value: f"{value:,}",
-        "percent": lambda value, digits=1: f"{value:.{digits}%}",
+        "percent": _percent,
         "short": shortened,
     }
     return environment
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return f"{value:.{digits}%}"
 
 
 @functools.cache
