@@ -59,3 +59,16 @@ def test_the_stage_keeps_zeros_and_says_so():
     result = tfopt.optimize(model, tfopt.Recipe(stages=stages, export=floats, max_drop=None), (x, y), quiet=True)
     assert "keeps the moving average of the weights (0.9)" in result.report.rows[2].notes
     assert [np.mean(layer.kernel == 0) for layer in result.model.layers] == [0.5, 0.5]
+
+
+def test_fit_adds_no_second_average():
+    """The model that a stage returns adds the callbacks of the stage, unless they are given."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+    stage = tfopt.FineTune(ema_momentum=MOMENTUM)
+    ends = []
+    for callbacks in (stage.callbacks(), []):
+        applied = stage.apply(model, steps=9)
+        applied.compile("sgd", "mse")
+        applied.fit(X, Y, epochs=3, batch_size=4, shuffle=False, callbacks=callbacks, verbose=0)
+        ends.append(applied.get_weights()[0])
+    np.testing.assert_array_equal(*ends)

@@ -1,6 +1,10 @@
 """The exponential moving average of the weights of a training."""
 
+import functools
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from tfopt.base.keras_compat import tf_keras
 
@@ -15,10 +19,19 @@ def averaged_weights(momentum: float) -> Any:
     Args:
         momentum: in (0, 1), e.g. 0.99 for the last hundred steps or so.
     """
+    return _callback_class()(momentum)
+
+
+@functools.cache  # `fit` adds the callbacks of a stage unless it has one of the same class
+def _callback_class() -> Any:
     import tensorflow as tf
 
     class AveragedWeights(tf_keras().callbacks.Callback):  # type: ignore[misc]
         _supports_tf_logs = True  # see `EpochLines`
+
+        def __init__(self, momentum: float) -> None:
+            super().__init__()
+            self._momentum = momentum
 
         def on_train_begin(self, logs: Any = None) -> None:
             model: Any = self.model
@@ -29,7 +42,7 @@ def averaged_weights(momentum: float) -> Any:
 
             def update() -> None:
                 self._steps.assign_add(1.0)
-                rate = 1 - tf.minimum(momentum, (1 + self._steps) / (10 + self._steps))
+                rate = 1 - tf.minimum(self._momentum, (1 + self._steps) / (10 + self._steps))
                 for average, weight in zip(self._averages, self._weights, strict=True):
                     average.assign_add(tf.cast(rate, weight.dtype) * (weight - average))
 
@@ -51,8 +64,21 @@ def averaged_weights(momentum: float) -> Any:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self.on_test_begin()  # for a fit without validation
 
+        def get_state(self) -> dict[str, np.ndarray]:
+            state = {"steps": self._steps.numpy()}
+            for name, values in (("average", self._averages), ("trained", self._trained or ())):
+                state |= {f"{name}_{number}": np.asarray(value) for number, value in enumerate(values)}
+            return state
+
+        def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+            self._steps.assign(state["steps"])
+            for number, average in enumerate(self._averages):
+                average.assign(state[f"average_{number}"])
+            if "trained_0" in state:
+                self._trained = [state[f"trained_{number}"] for number in range(len(self._weights))]
+
         def _assign(self, values: list[Any]) -> None:
             for weight, value in zip(self._weights, values, strict=True):
                 weight.assign(value)
 
-    return AveragedWeights()
+    return AveragedWeights
