@@ -22,9 +22,9 @@ NAMES = """
     _build_attention _call_spec _compile_config _compute_causal_padding _could_use_gpu_kernel _expects_mask_arg
     _expects_training_arg _flat_arguments _flatten_layers _fn_kwargs _functional _has_explicit_input_shape
     _inbound_nodes _inputs_struct _is_compiled _is_graph_network _keras_history _keras_mask _learning_rate
-    _maybe_reset_cell_dropout_mask _nested_inputs _nested_outputs _nodes_by_depth _non_trainable_variables
-    _non_trainable_weights _outbound_nodes _outputs_struct _process_inputs _trainable_variables
-    _trainable_weights _var_key"""
+    _maybe_init _maybe_reset_cell_dropout_mask _nested_inputs _nested_outputs _nodes_by_depth _non_trainable_variables
+    _non_trainable_weights _outbound_nodes _outputs_struct _process_inputs _rng_type _trainable_variables
+    _trainable_weights _training_state _var_key"""
 PRIVATE = frozenset(NAMES.split())
 OWN = {"tfopt/bridge/compile.py": {"_learning_rate"}}  # methods of tfopt of the same names
 
@@ -291,6 +291,61 @@ def test_attention_takes_its_softmax_from_a_subclass():
     x = tf.random.normal((2, 4, 3))
     _, scores = Even(2, 3)(x, x, return_attention_scores=True)
     np.testing.assert_array_equal(scores, np.full((2, 2, 4, 4), 0.25))
+
+
+@pytest.fixture
+def noisy():
+    """A model of tf_keras with two layers that draw, the second one with its own seed."""
+    package = tf_keras()
+    layers = [package.layers.Dropout(0.5), package.layers.GaussianNoise(1.0, seed=7), package.layers.Dense(1)]
+    return package.Sequential([package.Input((8,)), *layers])
+
+
+def test_random_layers_draw_from_states(noisy):
+    run = tf.function(lambda x: noisy(x, training=True))
+    states = internals.random_states(noisy)
+    assert len(states) == 2
+    assert [state is again for state, again in zip(states, internals.random_states(noisy), strict=True)] == [True, True]
+    x = tf.ones((4, 8))
+    run(x)
+    values = [state.numpy() for state in states]
+    first, second = run(x).numpy(), run(x).numpy()
+    assert not np.array_equal(first, second)
+    for state, value in zip(states, values, strict=True):
+        state.assign(value)
+    np.testing.assert_array_equal(run(x).numpy(), first)
+
+
+def test_random_numbers_have_a_state_once_it_is_asked_for():
+    class Drawing(tf_keras().layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.numbers = internals.random_numbers()
+
+        def call(self, inputs):
+            return inputs + self.numbers.random_uniform(tf.shape(inputs))
+
+    model = tf_keras().Sequential([tf_keras().Input((2,)), Drawing()])
+    assert not np.array_equal(model(tf.zeros((3, 2))), model(tf.zeros((3, 2))))
+    (state,) = internals.random_states(model)
+    before = state.numpy()
+    first = model(tf.zeros((3, 2))).numpy()
+    state.assign(before)
+    np.testing.assert_array_equal(model(tf.zeros((3, 2))).numpy(), first)
+
+
+@pytest.mark.parametrize(("epoch", "step", "seen"), [(0, 0, [0, 1, 2, 0, 1, 2]), (0, 2, [2, 0, 1, 2]), (1, 1, [1, 2])])
+def test_a_fit_begins_within_an_epoch(noisy, epoch, step, seen):
+    noisy.compile("sgd", "mse")
+    batches = tf.data.Dataset.range(3).map(lambda _: (tf.ones((4, 8)), tf.ones((4, 1))))
+    found = []
+    watch = tf_keras().callbacks.LambdaCallback(on_batch_begin=lambda batch, logs: found.append(batch))
+    with internals.beginning_at(noisy, epoch, step):
+        noisy.fit(batches, epochs=2, callbacks=[watch], verbose=0)
+    assert found == seen
+    found.clear()
+    noisy.fit(batches, epochs=1, callbacks=[watch], verbose=0)
+    assert found == [0, 1, 2]
 
 
 def test_every_function_is_tested():

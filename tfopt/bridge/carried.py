@@ -10,6 +10,7 @@ import json
 import re
 import uuid
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,7 @@ def carried_class() -> Any:
             self.supports_masking = True
             self._carried: Any = ()
             self._attributes = ""  # of the weights, in their order, as for `_calls`
+            self.random_numbers = keras_internals.random_numbers()
 
         @property
         def operation(self) -> Any:
@@ -256,13 +258,15 @@ def carried_class() -> Any:
             operation = self.operation
             text, held = self.template_of(template)
             args, kwargs = _filled(text, flatten(inputs), held.constants)
+            training = _as_bool(training)
+            draw = self.random_numbers.random_uniform if training else tf.random.uniform  # no state in files
             if not is_layer(operation):
-                with keras.StatelessScope(state_mapping=_fresh_seeds([keras_internals.global_seed()])):
+                with keras.StatelessScope(state_mapping=_fresh_seeds([keras_internals.global_seed()], draw)):
                     return _whole_precision(operation(*args, **kwargs))
-            kwargs["training"] = _as_bool(training)
+            kwargs["training"] = training
             lent = [tf.convert_to_tensor(getattr(self, name)) for name in self._attributes.split("\n") if name]
             seeds = [keras_internals.global_seed(), *_seeds_of(operation)]
-            mapping = [*zip(operation.weights, lent, strict=True), *_fresh_seeds(seeds)]
+            mapping = [*zip(operation.weights, lent, strict=True), *_fresh_seeds(seeds, draw)]
             with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
                 outputs = operation(*args, **kwargs)
             for weight, variable, before in zip(self._carried, operation.weights, lent, strict=True):
@@ -294,11 +298,11 @@ def _seeds_of(layer: Any) -> list[Any]:
     return [v for v in layer.variables if id(v) not in weights and "seed_generator_state" in v.path]
 
 
-def _fresh_seeds(variables: list[Any]) -> list[tuple[Any, Any]]:
+def _fresh_seeds(variables: list[Any], draw: Callable[..., Any]) -> list[tuple[Any, Any]]:
     """Return new seed values: drawn at random, since a layer cannot advance its own state, so no call repeats."""
     import tensorflow as tf
 
-    return [(v, tf.cast(tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int64), v.dtype)) for v in variables]
+    return [(v, tf.cast(draw([2], 0, 2**31 - 1, tf.int64), v.dtype)) for v in variables]
 
 
 def _as_bool(training: Any) -> bool:

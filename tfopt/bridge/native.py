@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 from tfopt.base import keras_compat
+from tfopt.graph import keras_internals
 
 
 def classes(name: str) -> Any:
@@ -47,13 +48,14 @@ def _classes() -> dict[str, Any]:
         def __init__(self, drop_path_rate: float, **kwargs: Any) -> None:
             super().__init__(**kwargs)
             self.drop_path_rate = drop_path_rate
+            self.random_numbers = keras_internals.random_numbers()
 
         def call(self, inputs: Any, training: Any = None) -> Any:
             if not training:
                 return inputs
             keep = 1 - self.drop_path_rate
             shape = [tf.shape(inputs)[0], *[1] * (len(inputs.shape) - 1)]
-            return inputs / keep * tf.floor(keep + tf.random.uniform(shape, dtype=inputs.dtype))
+            return inputs / keep * tf.floor(keep + self.random_numbers.random_uniform(shape, dtype=inputs.dtype))
 
         def get_config(self) -> dict[str, Any]:
             return {**super().get_config(), "drop_path_rate": self.drop_path_rate}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfopt.data.position import Position
 from tfopt.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def make_batches(
     augment: RandomChanges | None,
     drop_remainder: bool,
     views: Views | None = None,
+    position: Position | None = None,
 ) -> tf.data.Dataset:
     """Implement `Dataset.batches`.
 
@@ -63,7 +64,7 @@ def make_batches(
     if seed < 0:
         raise DataError(f"Expected a seed of 0 or above, got {seed}.")
     drawn = _drawn(split, augment, views.seed if views else seed)
-    epochs = itertools.count()
+    begins = (position or Position()).begins()
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
@@ -89,11 +90,10 @@ def make_batches(
         x = x if augment is None else augment.apply(x, moves)
         return ({views.key: more, "inputs": x} if views else x), y
 
-    def next_epoch() -> np.ndarray:
-        return np.array(next(epochs), np.int64)
-
-    started = tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(next_epoch, (), tf.int64))
-    numbered = started.flat_map(lambda epoch: tf.data.Dataset.range(steps).map(lambda step: (epoch, step)))
+    started = tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(begins, (), (tf.int64, tf.int64)))
+    numbered = started.flat_map(
+        lambda epoch, first: tf.data.Dataset.range(first, steps).map(lambda step: (epoch, step))
+    )
     batches = numbered.map(batch, num_parallel_calls=2, deterministic=True)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 

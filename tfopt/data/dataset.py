@@ -15,6 +15,7 @@ from tfopt.base.renamed import renamed_methods
 from tfopt.data.arrays_by_name import leaves, names_of
 from tfopt.data.batches import Views, count_steps, make_batches
 from tfopt.data.front_end import FrontEnd
+from tfopt.data.position import Position
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.random_changes import RandomChanges
 from tfopt.data.samples import Split, are_images
@@ -146,6 +147,7 @@ class Dataset:
         augment: RandomChanges | None = None,
         drop_remainder: bool = False,
         views: Views | None = None,
+        position: Position | None = None,
     ) -> tf.data.Dataset:
         """Return a data set of (x, y) batches, one epoch per iteration: x float32 (batch, ...), y as in `Split.y`.
 
@@ -158,6 +160,7 @@ class Dataset:
                 `tfopt.inputs.SoundAugmentation`.
             drop_remainder: leave out the last batch if it is smaller.
             views: limits augmentation to a number of views, and supplies data to batch with the samples.
+            position: says at which epoch and step iterations begin; None counts them.
 
         Raises:
             DataError: an argument is out of range, there is no full batch, or `augment` is for other inputs.
@@ -170,6 +173,7 @@ class Dataset:
             augment=augment,
             drop_remainder=drop_remainder,
             views=views,
+            position=position,
         )
 
     def with_preprocessing(self, name: str) -> Dataset:

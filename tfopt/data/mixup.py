@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tfopt.data.dataset import Dataset
+from tfopt.data.position import Position
 from tfopt.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def require_no_mixup(alpha: float) -> None:
         )
 
 
-def mixed(batches: tf.data.Dataset, alpha: float, seed: int) -> tf.data.Dataset:
+def mixed(batches: tf.data.Dataset, alpha: float, seed: int, position: Position | None = None) -> tf.data.Dataset:
     """Return `batches` of (x, y) in which each sample is mixed with another one of its batch.
 
     Each iteration mixes otherwise; two data sets with the same `seed` mix alike.
@@ -61,29 +61,31 @@ def mixed(batches: tf.data.Dataset, alpha: float, seed: int) -> tf.data.Dataset:
         alpha: of the beta distribution of the share of the other sample, which is at most a half. Small numbers mix
             little; 0.2 is usual.
         seed: of the shares and of the pairs, 0 to 2**32 - 1.
+        position: that of `batches`.
     """
     import tensorflow as tf
 
-    iterations = itertools.count()
+    begins = (position or Position()).begins()
 
-    def mix(iteration: Any, number: Any, batch: Any) -> Any:
+    def mix(epoch: Any, number: Any, batch: Any) -> Any:
         x, y = batch
-        count, place = tf.shape(x)[:1], number + iteration * 2**32
+        count, place = tf.shape(x)[:1], number + epoch * 2**32
         gammas = [tf.random.stateless_gamma(count, (seed + turn * 2**32, place), alpha) for turn in (1, 2)]
         share = gammas[0] / tf.maximum(gammas[0] + gammas[1], np.finfo(np.float32).tiny)
         share = tf.minimum(share, 1 - share)
         other = tf.random.experimental.stateless_shuffle(tf.range(count[0]), (seed, place))
         return _mixed(x, other, share), _mixed(y, other, share)
 
-    def iteration_of(start: Any) -> Any:
-        return tf.ensure_shape(tf.numpy_function(lambda: np.int64(next(iterations)), (), tf.int64), start.shape)
+    def begin_of(start: Any) -> Any:
+        begin = tf.numpy_function(begins, (), (tf.int64, tf.int64))
+        return tuple(tf.ensure_shape(number, start.shape) for number in begin)
 
-    def mixtures(iteration: Any) -> tf.data.Dataset:
-        return batches.enumerate().map(
-            lambda number, batch: mix(iteration, number, batch), num_parallel_calls=2, deterministic=True
+    def mixtures(epoch: Any, first: Any) -> tf.data.Dataset:
+        return batches.enumerate(first).map(
+            lambda number, batch: mix(epoch, number, batch), num_parallel_calls=2, deterministic=True
         )
 
-    started = tf.data.Dataset.range(1).map(iteration_of).flat_map(mixtures)
+    started = tf.data.Dataset.range(1).map(begin_of).flat_map(mixtures)
     if (number := int(batches.cardinality())) >= 0:
         started = started.apply(tf.data.experimental.assert_cardinality(number))
     return started.prefetch(2)

@@ -8,6 +8,7 @@ import numpy as np
 
 from tfopt.data import Dataset
 from tfopt.data.batches import Views, view_inputs
+from tfopt.data.position import Position
 from tfopt.data.random_changes import RandomChanges
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
@@ -112,18 +113,22 @@ class DistillationSession:
         distilled.targets.check_fit(self.data.train.x(slice(0, LOOK)), self.data.train.y(slice(0, LOOK)))
         return distilled
 
-    def batches(self, batch_size: int, *, seed: int, epochs: int) -> Any:
-        """Return training batches for `epochs` epochs in the order of `seed`, with answers if they can be cached."""
+    def batches(self, batch_size: int, *, seed: int, epochs: int, position: Position | None = None) -> Any:
+        """Return training batches for `epochs` epochs in the order of `seed`, with answers if they can be cached.
+
+        `position` says where iterations over them begin.
+        """
+        order: dict[str, Any] = {"shuffle": True, "seed": seed, "augment": self.augment, "position": position}
         answers = self.answers
         if answers is None:
-            return self.data.batches("train", batch_size, shuffle=True, seed=seed, augment=self.augment)
+            return self.data.batches("train", batch_size, **order)
         known = [self._view(answers, view) for view in range(min(self.views, epochs))]
 
         def beside(view: int, chosen: np.ndarray) -> dict[str, np.ndarray]:
             return {name: np.asarray(values[chosen], np.float32) for name, values in known[view].items()}
 
         views = Views(len(known), self.seed, TARGETS, beside)
-        return self.data.batches("train", batch_size, shuffle=True, seed=seed, augment=self.augment, views=views)
+        return self.data.batches("train", batch_size, **order, views=views)
 
     def _view(self, answers: Answers, view: int) -> dict[str, np.ndarray]:
         def inputs() -> Any:

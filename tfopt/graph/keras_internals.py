@@ -8,6 +8,7 @@ leaves on its layers.
 import functools
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tfopt.base import keras_compat
@@ -286,6 +287,47 @@ def global_seed() -> Any:
     from keras.src.random.seed_generator import global_seed_generator
 
     return global_seed_generator().state
+
+
+def random_numbers() -> Any:
+    """Return a source of random numbers for a tf_keras layer, to keep in an attribute; see `random_states`."""
+    keras_compat.tf_keras()
+    from tf_keras.src.backend import RandomGenerator
+
+    return RandomGenerator()
+
+
+def random_states(model: Any) -> list[Any]:
+    """Return the variables from which the layers of a tf_keras `model` draw random numbers in training.
+
+    By default the layers draw from operations whose state nobody can read or set, so this gives them generators. Call
+    it before the training is traced.
+    """
+    kind = type(random_numbers())
+    sources = [each for layer in model._flatten_layers() for each in vars(layer).values() if isinstance(each, kind)]
+    for source in sources:
+        if source._rng_type == kind.RNG_LEGACY_STATEFUL:
+            source._rng_type, source._built = kind.RNG_STATEFUL, False
+        source._maybe_init()
+    generators = {id(source._generator): source._generator for source in sources if source._generator is not None}
+    return [generator.state for generator in generators.values()]
+
+
+@contextmanager
+def beginning_at(model: Any, epoch: int, step: int) -> Iterator[None]:
+    """Let a `fit` of a tf_keras `model` within this block begin at `step` of `epoch`, both counted from 0."""
+
+    class Begin:
+        def maybe_load_initial_counters_from_ckpt(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+            del args, kwargs
+            return epoch, step
+
+    before = model._training_state
+    model._training_state = Begin()
+    try:
+        yield
+    finally:
+        model._training_state = before
 
 
 @functools.cache

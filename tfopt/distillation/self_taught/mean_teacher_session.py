@@ -7,6 +7,7 @@ import numpy as np
 
 from tfopt.data import Dataset
 from tfopt.data.batches import AUGMENTATION
+from tfopt.data.position import Position
 from tfopt.data.random_changes import RandomChanges
 from tfopt.data.split import choose
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher, mean_teacher
@@ -100,8 +101,8 @@ class MeanTeacherSession:
         self._learner.check_fit(self.data.train.x(slice(0, LOOK)))
         return self._learner
 
-    def batches(self, batch_size: int, *, seed: int, epochs: int) -> Any:
-        """Return training batches in an order of `seed`, as many per epoch as the data has."""
+    def batches(self, batch_size: int, *, seed: int, epochs: int, position: Position | None = None) -> Any:
+        """Return training batches in an order of `seed`, as many per epoch as the data has, from `position` on."""
         del epochs
         train, augment = self.data.train, self.augment
         if batch_size < 2 and len(self.unlabeled):
@@ -121,7 +122,8 @@ class MeanTeacherSession:
                 mixed[OTHER_VIEW] = augment.apply(x, drawn[1])
             return mixed, y
 
-        return mixed_batches(gather, *sizes, each, steps=self.data.steps(batch_size), seed=seed).map(views)
+        steps = self.data.steps(batch_size)
+        return mixed_batches(gather, *sizes, each, steps=steps, seed=seed, position=position).map(views)
 
     def _drawn(self, count: int, seed: int, step: int) -> list[np.ndarray]:
         """Return what augmentation does to the samples of a batch in the two views."""

@@ -4,7 +4,6 @@ In the batches made here, x is {"inputs": labeled samples, UNLABELED: the others
 losses, metrics and class weights see labeled samples only, whatever they are.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.data.position import Position
 from tfopt.errors import DataError
 
 UNLABELED = "tfopt_unlabeled"
@@ -164,12 +164,13 @@ def mixed_batches(
     *,
     steps: int,
     seed: int | None,
+    position: Position | None = None,
 ) -> Any:
     """Return a `tf.data.Dataset` of what `gather` gives: one epoch of `steps` batches per iteration.
 
     `gather(step, indices, indices)` gets the number of the batch, counted over all epochs, `of_first` numbers below
     `first` and the rest of the batch below `second`. Each kind comes in random order, all of it before any again;
-    the order is a function of `seed` and the step alone (None: in order).
+    the order is a function of `seed` and the step alone (None: in order). `position` says where iterations begin.
     """
     import tensorflow as tf
 
@@ -186,13 +187,11 @@ def mixed_batches(
             tensor.set_shape(part.shape)
         return tuple(tensors)
 
-    epochs = itertools.count()
-
-    def start() -> np.ndarray:
-        return np.array(next(epochs) * steps, np.int64)
-
-    started = tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(start, (), tf.int64))
-    numbered = started.flat_map(lambda begin: tf.data.Dataset.range(steps).map(lambda step: begin + step))
+    begins = (position or Position()).begins()
+    started = tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(begins, (), (tf.int64, tf.int64)))
+    numbered = started.flat_map(
+        lambda epoch, first: tf.data.Dataset.range(first, steps).map(lambda step: epoch * steps + step)
+    )
     batches = numbered.map(load, num_parallel_calls=2, deterministic=True)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 
