@@ -1,6 +1,10 @@
 """A failed write leaves either the old content or the new one, and no leftovers."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,11 +91,11 @@ def test_prepare_folder_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         files.prepare_folder(tmp_path)
 
 
-def test_output_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
+def test_output_folder_is_filled_when_the_block_ends(tmp_path: Path) -> None:
     target = tmp_path / "runs" / "one"
     with files.output_folder(target) as folder:
         (folder / "model").write_text("new")
-        assert not target.exists()
+        assert names(target) == [".tfopt"]
     assert names(target) == ["model"]
     assert names(target.parent) == ["one"]
 
@@ -122,13 +126,13 @@ def test_output_folder_replaces_the_old_one_only_on_request(tmp_path: Path) -> N
 
 def test_output_folder_does_not_lose_results_when_the_place_was_taken(tmp_path: Path) -> None:
     target = tmp_path / "one"
+    (tmp_path / "one-2").mkdir()
     with pytest.raises(OutputError, match="not empty") as caught, files.output_folder(target) as folder:
         (folder / "new").touch()
-        target.mkdir()
         (target / "other").touch()
-    assert str(folder) in str(caught.value)
-    assert names(target) == ["other"]
-    assert names(folder) == ["new"]
+    assert str(caught.value).endswith(f"The results are in {tmp_path / 'one-3'}.")
+    assert names(tmp_path / "one-3") == ["new"]
+    assert names(target) == [".tfopt", "other"]
 
 
 def test_the_working_folder_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,12 +151,74 @@ def test_output_folder_puts_the_old_one_back_when_the_rename_fails(
     rename = Path.rename
 
     def failing(path: Path, to: Path) -> Path:
-        if (path / "new").exists():
+        if path.name == "second":
             raise OSError(5, "Input/output error")
         return rename(path, to)
 
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OutputError, match="Input/output error"), files.output_folder(target, True) as folder:
-        (folder / "new").touch()
-    assert names(target) == ["old"]
-    assert names(folder) == ["new"]
+        (folder / "first").touch()
+        (folder / "second").touch()
+    assert names(target) == [".tfopt", "old"]
+    assert names(tmp_path / "one-2") == ["first", "second"]
+
+
+def test_the_leftovers_of_dead_processes_go(tmp_path: Path) -> None:
+    target = tmp_path / "one"
+    places = (".tfopt/new-0123456789ab", ".tfopt/old-0123456789ab", ".tfopt/checkpoint", "../.one.0123456789ab")
+    for place in places:
+        (target / place).mkdir(parents=True)
+        (target / place / "file").touch()
+    (target / ".tfopt" / "checkpoint" / ".state_1.0123456789ab.npz").touch()
+    for other in (".two.0123456789ab", ".one.backup", ".one.0123456789ab.tflite"):
+        (tmp_path / other).touch()
+    with files.working_folder(target) as work:
+        assert names(work) == ["checkpoint", "lock"]
+    assert names(target) == [".tfopt", "file"]  # of the old result
+    assert names(target / ".tfopt" / "checkpoint") == ["file"]
+    assert names(tmp_path) == [".one.0123456789ab.tflite", ".one.backup", ".two.0123456789ab", "one"]
+
+
+def test_a_folder_has_one_user(tmp_path: Path) -> None:
+    said = rf"is in use by process {os.getpid()} on .*, since \d{{4}}-"
+    one, two = tmp_path / "one", tmp_path / "two"
+    with files.working_folder(one), files.working_folder(two), pytest.raises(OutputError, match=said):  # noqa: SIM117
+        with files.working_folder(one):
+            pytest.fail("the block must not run")
+    with files.working_folder(tmp_path / "one"):
+        pass
+    assert names(tmp_path / "one") == names(tmp_path / "two") == []
+
+
+def test_a_killed_process_holds_no_folder(tmp_path: Path) -> None:
+    source = (
+        "import sys, time; from pathlib import Path; from tfopt.base.files import working_folder\n"
+        "with working_folder(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", source, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"in\n"
+        with pytest.raises(OutputError, match=f"in use by process {process.pid} "), files.working_folder(tmp_path):
+            pytest.fail("the block must not run")
+        process.kill()
+    with files.working_folder(tmp_path):
+        pass
+
+
+def test_results_go_into_a_folder_in_one_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a mount point, or in a read-only parent."""
+    (tmp_path / "out").mkdir()
+    before = names(tmp_path)
+    made = Path.mkdir
+
+    def only_inside(path: Path, *args: Any, **kwargs: Any) -> None:
+        assert tmp_path / "out" in path.parents or path.exists()
+        made(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", only_inside)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with files.working_folder(tmp_path / "out"), files.output_folder(tmp_path / "out") as folder:
+        (folder / "model").touch()
+    assert names(tmp_path / "out") == ["model"] and names(tmp_path) == before
+    assert files.beside(tmp_path / "out", ".tflite") == tmp_path / "out" / "out.tflite"

@@ -1,13 +1,21 @@
 """Atomic writes of files and folders: each is written next to its target, then renamed into place."""
 
+import contextlib
+import errno
+import glob
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from tfopt.base.limits import MIB
+from tfopt.base.locks import locked
 from tfopt.errors import OutputError
+
+_LEFT = re.compile(r"\.[0-9a-f]{12}(?=\.|$)")  # in the names of `_sibling`
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> Path:
@@ -51,6 +59,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+WORK = ".tfopt"
+"""The folder inside an output folder for what is not a result: checkpoint, lock, and results that are being written.
+
+It lies inside since the output folder may be a mount point, or lie in a folder that cannot be written.
+"""
+
+
 def prepare_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Check that results can be written to the folder `path` before hours are spent on them.
 
@@ -71,30 +86,68 @@ def prepare_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Pat
 
 
 @contextmanager
-def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """Yield a new folder next to `path` for the block to fill; rename it to `path` when the block succeeds.
+def working_folder(target: Path) -> Iterator[Path]:
+    """Yield the folder for work inside the output folder `target`, locked for this process.
 
-    Only then delete an older folder at `path`. When the block raises or is interrupted, delete the new folder and keep
-    the old one.
+    Remove what dead processes have left there, and in the end the folder itself if it is empty.
+
+    Raises:
+        OutputError: another process works there.
+    """
+    work = target / WORK
+    _make_folder(work)
+    try:
+        with locked(work / "lock", f"The folder {target}"):
+            _clean(target)
+            yield work
+    finally:
+        with contextlib.suppress(OSError):  # it holds a checkpoint, or is gone
+            work.rmdir()
+
+
+@contextmanager
+def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+    """Yield a new folder for the block to fill; when the block succeeds, move what it holds to the folder `path`.
+
+    Only then delete what was there. When the block raises or is interrupted, delete the new folder and keep the old
+    files.
 
     Raises:
         OutputError: as `prepare_folder` does. If another process filled `path` meanwhile, the results stay in the
             folder named in the message.
     """
     target = _checked_target(path, overwrite)
-    _make_folder(target.parent)
-    temporary = _sibling(target)
-    _make_folder(temporary)
+    made = not target.exists()
+    new = target / WORK / f"new-{uuid4().hex[:12]}"
+    _make_folder(new)
     try:
-        yield temporary
+        yield new
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+        remove_empty(new.parent, *[target] * made)
         raise
     try:
-        _swap(temporary, _checked_target(path, overwrite))
+        _swap(new, _checked_target(path, overwrite))
     except (OSError, OutputError) as error:
         reason = _reason(error) if isinstance(error, OSError) else str(error).rstrip(".")
-        raise OutputError(f"{reason}. The results are in {temporary}.") from error
+        raise OutputError(f"{reason}. The results are in {_kept_beside(new, target)}.") from error
+    remove_empty(new.parent)
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise `OutputError` if fewer than `needed` bytes are free on the disk of `folder`, which exists."""
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OutputError(
+            f"{what} takes up to {needed / MIB:,.1f} MiB, and {folder} has {free / MIB:,.1f} MiB free. Make room, or "
+            "give another folder."
+        )
+
+
+def beside(folder: Path, ending: str) -> Path:
+    """Return a path next to `folder`, named after it; inside of it if nothing can be written next to it."""
+    if os.path.ismount(folder) or not os.access(folder.resolve().parent, os.W_OK):
+        return folder / f"{folder.name}{ending}"
+    return folder.with_name(f"{folder.name}{ending}")
 
 
 def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
@@ -116,7 +169,7 @@ def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
 
 def _holds_files(folder: Path) -> bool:
     try:
-        return folder.is_dir() and any(folder.iterdir())
+        return folder.is_dir() and any(entry.name != WORK for entry in folder.iterdir())
     except OSError as error:
         raise OutputError(f"Cannot read the folder {folder}: {_reason(error)}.") from error
 
@@ -134,23 +187,78 @@ def _sibling(target: Path) -> Path:
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Rename `new` to `target`, and only then delete the old `target`."""
-    if not target.exists():
-        new.rename(target)
-        return
-    old = _sibling(target)
-    target.rename(old)
+    """Move what `new` holds to the folder `target`, and only then delete what was there; all or nothing."""
+    old = target / WORK / f"old-{uuid4().hex[:12]}"
+    _make_folder(old)
+    moved: list[tuple[Path, Path]] = []
     try:
-        new.rename(target)
+        for source, place in ((target, old), (new, target)):
+            for entry in sorted(source.iterdir()):
+                if entry.name != WORK:
+                    moved.append((entry, entry.rename(place / entry.name)))
     except BaseException:
-        old.rename(target)
+        for source, place in reversed(moved):
+            place.rename(source)
+        old.rmdir()
         raise
     shutil.rmtree(old, ignore_errors=True)
+    new.rmdir()
+
+
+def _kept_beside(new: Path, target: Path) -> Path:
+    """Return where the results in the folder `new` are, after moving them where nothing cleans up, if possible."""
+    for number in range(2, 100):
+        place = beside(target, f"-{number}")
+        with contextlib.suppress(OSError):
+            if not place.exists():
+                return new.rename(place)
+    return new
+
+
+def _clean(target: Path) -> None:
+    """Remove what dead processes have left in and next to `target`, which this process has locked.
+
+    Files of an older result that were not all replaced return to their place.
+    """
+    for old in (target / WORK).glob("old-*"):
+        for entry in old.iterdir():
+            if not (target / entry.name).exists():
+                entry.rename(target / entry.name)
+    parent = target.resolve().parent
+    siblings = [each for each in parent.glob(f".{glob.escape(target.name)}.*") if _LEFT.fullmatch(each.suffix)]
+    for folder in (*(target / WORK).glob("old-*"), *(target / WORK).glob("new-*"), *siblings):
+        shutil.rmtree(folder, ignore_errors=True)
+    remove_leftovers(target / WORK)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that dead processes have left in `folder` and below; nobody else may write there."""
+    for path in folder.rglob(".*"):
+        if _LEFT.search(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def remove_empty(*folders: Path) -> None:
+    """Remove those of `folders`, one after the other, that are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it holds something, or is gone
+            folder.rmdir()
 
 
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether a full disk caused `error`."""
+    seen = set[int]()  # an error may be raised from itself
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _reason(error: OSError) -> str:

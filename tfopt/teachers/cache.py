@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from tfopt.base.differences import differences
 from tfopt.base.files import atomic_path
 from tfopt.base.progress import progress_bar
 from tfopt.base.reading import parse_json, reading
@@ -290,7 +291,7 @@ def _claim(folder: Path, key: dict[str, Any], name: str) -> None:
         _write_first(meta, json.dumps({"teacher name": name, "key": key}, indent=2) + "\n")
     with reading(lambda why: DataError(f"{meta} cannot be read ({why}). Delete the folder {folder}, or name another.")):
         stored = parse_json(meta.read_text())["key"]
-    if differing := list(_differences(stored, key)):
+    if differing := list(differences(stored, key)):
         raise StaleAnswersError(
             f"{folder} holds answers for something else: {'; '.join(differing)}. Delete the folder, or name another."
         )
@@ -321,21 +322,6 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise DataError(f"Expected what the answers depend on as plain values (JSON), got: {error}.") from error
     return plain
-
-
-def _differences(there: Any, here: Any, where: str = "") -> Iterator[str]:
-    """Yield a description of each difference between two keys."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in sorted(there.keys() | here.keys()):
-            inner = f"{where}.{name}" if where else name
-            yield from _differences(there.get(name), here.get(name), inner)
-    elif there != here:
-        yield f"{where} was {_short(there)}, is {_short(here)}"
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:28]}...{text[-28:]}"
 
 
 def array_about(x: Any) -> dict[str, Any]:

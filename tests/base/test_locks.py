@@ -1,0 +1,66 @@
+"""One process at a time holds a lock; others hear who does, and fail or wait."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tfopt.base.locks import locked
+from tfopt.errors import OutputError
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from tfopt.base.locks import locked\n"
+    "with locked(Path(sys.argv[1]), 'it'): print('in', flush=True); time.sleep(float(sys.argv[2]))"
+)
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A function that starts a process that holds the lock for some seconds."""
+    started = []
+
+    def start(seconds):
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "lock"), str(seconds)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        assert started[-1].stdout.readline() == b"in\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_who_holds_it_is_said(tmp_path, other):
+    process = other(60)
+    said = rf"^The cache is in use by process {process.pid} on {platform.node()}, since \d{{4}}-\d\d-\d\d [\d:]+\. Wait"
+    with pytest.raises(OutputError, match=said), locked(tmp_path / "lock", "The cache"):
+        pytest.fail("the block must not run")
+    process.kill()
+    process.wait()
+    with locked(tmp_path / "lock", "The cache"):
+        assert str(os.getpid()) in (tmp_path / "lock").read_text()
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_lock_without_a_readable_holder(tmp_path, other):
+    other(60)
+    (tmp_path / "lock").write_text("not JSON")
+    with pytest.raises(OutputError, match="in use by another process"), locked(tmp_path / "lock", "It"):
+        pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("error", [OSError(38, "Function not implemented"), NotImplementedError()])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, error):
+    import filelock
+
+    def acquire(lock, *given, **more):
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    started = time.monotonic()
+    with locked(tmp_path / "lock", "It"):
+        assert time.monotonic() - started < 1

@@ -1,0 +1,89 @@
+"""SIGTERM and Ctrl-C as requests to end: work that can be saved ends after its current step, all other work at once."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 5.0
+"""Seconds after a request that work may go on to a point at which it can be saved."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to end.
+
+    Attributes:
+        code: the exit code that shells expect: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, number: int, where: str = "") -> None:
+        super().__init__(where)
+        self.code = 128 + number
+
+
+class _Request:
+    """The signal that asked to end, when it came, and whether the current work looks at it by itself."""
+
+    number: int | None = None
+    since = 0.0
+    held = False
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C raise `Interrupted` within this block, or wait for `end_if_asked` within `held`.
+
+    A second signal raises in any case; one that the process ignores stays ignored. Only the main thread can do this; in
+    others the block changes nothing.
+    """
+    try:
+        heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup asks
+        before = {number: signal.signal(number, _asked) for number in heeded}
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        _Request.number = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let a signal wait within this block, which calls `end_if_asked` often."""
+    before, _Request.held = _Request.held, True
+    try:
+        yield
+    finally:
+        _Request.held = before
+        end_if_asked()
+
+
+def is_asked() -> bool:
+    """Return whether a signal waits."""
+    return _Request.number is not None
+
+
+def is_overdue() -> bool:
+    """Return whether a signal has waited for longer than `PATIENCE`."""
+    return is_asked() and time.monotonic() - _Request.since > PATIENCE
+
+
+def end_if_asked(where: str = "") -> None:
+    """Raise `Interrupted` if a signal waits; `where` says what is saved."""
+    if _Request.number is not None:
+        number, _Request.number = _Request.number, None
+        raise Interrupted(number, where)
+
+
+def _asked(number: int, frame: FrameType | None) -> Any:
+    del frame
+    if _Request.held and _Request.number is None:
+        _Request.number, _Request.since = number, time.monotonic()
+        return
+    raise Interrupted(number)

@@ -1,0 +1,54 @@
+"""Locks on folders: one process at a time writes to each, and others hear which one does."""
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from tfopt.errors import OutputError
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` within this block. The system releases it when the process ends, however that happens.
+
+    Where the file system has no locks, the block runs without one.
+
+    Args:
+        path: of the lock file; its folder exists. The block may remove both.
+        what: the name of what is locked, for the message.
+
+    Raises:
+        OutputError: another process, or another thread of this one, holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"{what} is in use by {_holder(path)}. Wait until it ends, or give another folder."
+        ) from error
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        about = {"pid": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+        path.write_text(json.dumps(about))
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """Return who holds the lock file `path`, in words."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        about = json.loads(path.read_text())
+        return f"process {about['pid']} on {about['host']}, since {about['since']}"
+    return "another process"
