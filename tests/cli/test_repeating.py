@@ -59,12 +59,12 @@ def test_an_interrupted_command_resumes_with_the_seed_that_has_not_finished(comm
     done, fail = seeds
     fail[4] = KeyboardInterrupt()
     assert command().exit_code != 0
-    assert not (tmp_path / "out").exists()
+    assert names(tmp_path / "out") == [".tfopt"]
     ended = command()
     assert ended.exit_code == 0, ended.output
     assert done == [3, 4, 4]
     assert names(tmp_path / "out") == ["repeats.json", "seed_3", "seed_4"]
-    assert not (tmp_path / ".out.repeats").exists()
+    assert names(tmp_path) == ["out"]
     found = json.loads((tmp_path / "out" / "repeats.json").read_text())
     reports = [json.loads((tmp_path / "out" / f"seed_{seed}" / "report.json").read_text()) for seed in (3, 4)]
     assert [report["recipe"]["training"]["seed"] for report in reports] == found["seeds"] == [3, 4]

@@ -174,13 +174,13 @@ def test_an_interrupted_run_resumes_only_with_its_teacher(data, teacher, whole, 
     class StopError(Exception):
         pass
 
-    def run(student_teacher, state="state.npz", stop=False):
+    def run(student_teacher, state="state", stop=False):
         from tfopt.run.optimize import _Run
 
         kept = _Run._keep
 
-        def keep(self, *trained):
-            kept(self, *trained)
+        def keep(self):
+            kept(self)
             if stop:
                 stopped.append(self.finished)
                 raise StopError
@@ -200,13 +200,13 @@ def test_an_interrupted_run_resumes_only_with_its_teacher(data, teacher, whole, 
 
     with pytest.raises(StopError):
         run(teacher, stop=True)
-    shutil.copy(tmp_path / "state.npz", tmp_path / "copy.npz")
+    shutil.copytree(tmp_path / "state", tmp_path / "copy")
     resumed = run(teacher)
     assert resumed.lite.data == uninterrupted.lite.data
     assert resumed.report.rows[1].seconds != uninterrupted.report.rows[1].seconds  # kept from the interrupted run
-    with pytest.raises(StopError):
-        run(network(8, 9, "other"), "copy.npz", stop=True)
-    assert stopped == [1, 1]  # with another teacher it begins with the first stage again
+    with pytest.raises(DataError, match="is of another run: teacher"):
+        run(network(8, 9, "other"), "copy", stop=True)
+    assert stopped == [1]
 
 
 def test_what_cannot_be_taught_fails_before_training(data, teacher):

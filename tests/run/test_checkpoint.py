@@ -151,7 +151,7 @@ def small_run():
 
 def test_an_interrupted_run_resumes_and_ends_in_the_same_file(tmp_path, monkeypatch, small_run):
     whole = tfopt.optimize(*small_run, quiet=True)
-    file = tmp_path / "run.npz"
+    file = tmp_path / "kept"
     train = step.StageRunner.train
 
     def interrupted(run, stage, position, *rest):
@@ -182,13 +182,13 @@ def test_a_run_interrupted_while_it_exports_does_not_train_again(tmp_path, monke
     last = tfopt.Quantize(epochs=1, min_steps=0)
     recipe = dataclasses.replace(recipe, stages=(*recipe.stages[:stages], last), export=tfopt.Export())
     whole = tfopt.optimize(model, recipe, data, quiet=True)
-    file = tmp_path / "run.npz"
+    folder = tmp_path / "kept"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("tfopt.run.optimize._Run._export", killed)
-        tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+        tfopt.optimize(model, recipe, data, quiet=True, checkpoint=folder)
 
-    monkeypatch.setattr(step, "train", killed)
-    resumed = tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
+    monkeypatch.setattr("tfopt.training.backup.Backup.save", killed)  # at the end of an epoch
+    resumed = tfopt.optimize(model, recipe, data, quiet=True, checkpoint=folder)
     assert resumed.lite.data == whole.lite.data
     assert [row.notes for row in resumed.report.rows] == [row.notes for row in whole.report.rows]
     assert [row.history for row in resumed.report.rows] == [row.history for row in whole.report.rows]
@@ -196,27 +196,9 @@ def test_a_run_interrupted_while_it_exports_does_not_train_again(tmp_path, monke
     assert resumed.verdict == whole.verdict
 
 
-def test_a_trained_stage_that_does_not_fit_is_trained_again(tmp_path, monkeypatch, small_run):
-    model, recipe, data = small_run
-    recipe = dataclasses.replace(recipe, stages=(tfopt.Quantize(epochs=1, min_steps=0),), export=tfopt.Export())
-    file = tmp_path / "run.npz"
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("tfopt.run.optimize._Run._export", killed)
-        tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
-    stored = dict(np.load(file))
-    stored["trained_1"] = stored["trained_1"][..., None]
-    np.savez(file, **stored)
-    trained = []
-    train = step.train
-    monkeypatch.setattr(step, "train", lambda *given, **more: trained.append(1) or train(*given, **more))
-    assert tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file).verdict.ok
-    assert trained == [1]
-
-
-@pytest.mark.parametrize("place", ["a file/run.npz", "a folder"])
+@pytest.mark.parametrize("place", ["a file/kept", "a file"])
 def test_a_checkpoint_that_cannot_be_written_is_found_first(tmp_path, small_run, place):
     (tmp_path / "a file").write_text("")
-    (tmp_path / "a folder").mkdir()
     with pytest.raises(OutputError, match=r"The checkpoint .* cannot be written"):
         tfopt.optimize(*small_run, quiet=True, checkpoint=tmp_path / place)
 
@@ -224,15 +206,15 @@ def test_a_checkpoint_that_cannot_be_written_is_found_first(tmp_path, small_run,
 def test_a_damaged_checkpoint_leaves_the_stages_alone(tmp_path, monkeypatch, small_run):
     """Its recipe has another target, but its weights do not fit."""
     model, recipe, data = small_run
-    file, train = tmp_path / "run.npz", step.StageRunner.train
+    file, train = tmp_path / "kept", step.StageRunner.train
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(step.StageRunner, "train", lambda run, *rest: killed() if rest[1] else train(run, *rest))
         tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
-    stored = dict(np.load(file))
+    stored = dict(np.load(file / "stages.npz"))
     other = dataclasses.replace(
         recipe, stages=(tfopt.Prune(final_sparsity=0.1, epochs=1, min_steps=0), *recipe.stages[1:])
     )
-    np.savez(file, **{**stored, "recipe": other.to_json(), "weight_0": np.zeros((2, 2), "float32")})
+    np.savez(file / "stages.npz", **{**stored, "recipe": other.to_json(), "weight_0": np.zeros((2, 2), "float32")})
     result = tfopt.optimize(model, recipe, data, quiet=True, checkpoint=file)
     assert result.recipe.stages == recipe.stages
 
@@ -243,7 +225,7 @@ def full_disk(*_, **__):
 
 @pytest.mark.slow
 def test_the_checkpoint_stays_until_the_results_are_written(tmp_path, monkeypatch, small_run):
-    file, folder = tmp_path / "run.npz", tmp_path / "out"
+    file, folder = tmp_path / "kept", tmp_path / "out"
     result = tfopt.optimize(*small_run, quiet=True, checkpoint=file)
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
         patched.setattr("tfopt.run.result.write_atomically", full_disk)
@@ -256,7 +238,7 @@ def test_the_checkpoint_stays_until_the_results_are_written(tmp_path, monkeypatc
 @pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch, small_run, capsys):
     monkeypatch.setattr(Checkpoint, "save", full_disk)
-    result = tfopt.optimize(*small_run, checkpoint=tmp_path / "run.npz")
+    result = tfopt.optimize(*small_run, checkpoint=tmp_path / "kept")
     assert [row.step for row in result.report.rows] == ["original", "Prune", "Cluster", "exported float32"]
     assert "no checkpoint was written ([Errno 28] No space left on device)" in capsys.readouterr().err
 

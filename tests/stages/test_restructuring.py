@@ -258,8 +258,8 @@ def test_recipes_with_both_resume_and_export(tmp_path):
     class StopError(Exception):
         pass
 
-    def stop(run, last=None):
-        before(run, last)
+    def stop(run):
+        before(run)
         keep.append(1)
         if len(keep) == 2:
             raise StopError

@@ -1,7 +1,6 @@
 """What all commands share: one-line errors, exit codes and common options."""
 
 import contextlib
-import errno
 import importlib
 import os
 import sys
@@ -16,6 +15,8 @@ import click
 from typing_extensions import override
 
 from tfopt.base import terminal
+from tfopt.base.files import is_full
+from tfopt.base.interruption import Interrupted
 from tfopt.base.stderr import native_noise_held
 from tfopt.base.terminal import plain
 from tfopt.errors import PromiseError, RecipeError, TfoptError
@@ -45,10 +46,11 @@ class OneLineErrors(click.Command):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):
             raise  # rich raises SystemExit when the reader closes the pipe, as in `tfopt inspect FILE | head`
+        except Interrupted as error:
+            where = f" ({error})" if str(error) else ""
+            _fail(f"interrupted{where}; no result was written. Run the command again to go on", error.code)
         except KeyboardInterrupt:
-            _fail(
-                "interrupted; no result was written. Run the command again to resume after the last finished stage", 130
-            )
+            _fail("interrupted; no result was written", 130)
         except BaseException as error:
             if ctx.params.get("debug"):
                 click.echo(plain(traceback.format_exc().rstrip(), lines=True), err=True)
@@ -84,10 +86,10 @@ def _under_new_name(arg: str, known: set[str]) -> str:
 
 def explained(error: BaseException) -> tuple[str, int]:
     """Return the message for `error` and the exit code that goes with it."""
-    if _is_full(error):
+    if is_full(error):
         return (
             f"No space is left for temporary files in {tempfile.gettempdir()}, or for the output. Free some, or set "
-            "TMPDIR to a folder on another disk.",
+            "TMPDIR to a folder on another disk. A run goes on from its last checkpoint.",
             2,
         )
     if isinstance(error, PromiseError):
@@ -98,17 +100,6 @@ def explained(error: BaseException) -> tuple[str, int]:
         f"{type(error).__name__}: {error}. This should not happen; put --debug before the command to see where.",
         UNEXPECTED,
     )
-
-
-def _is_full(error: BaseException | None) -> bool:
-    """Return whether a full disk caused `error`."""
-    seen = set[int]()  # an error may be raised from itself
-    while error is not None and id(error) not in seen:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _fail(message: str, code: int) -> None:

@@ -1,10 +1,11 @@
 """How a run ends on the command line: its file kept if it breaks a promise, its exit code, its last line."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfopt.cli.command import say
-from tfopt.errors import PromiseError
+from tfopt.errors import OutputError, PromiseError
 
 if TYPE_CHECKING:
     from tfopt.evaluate.report import Report
@@ -19,13 +20,38 @@ def carried_out(prepared: "Prepared", out: Path) -> "Result":
     Raises:
         PromiseError: the training or the file breaks a promise; the file, if there is one, is kept next to `out`.
     """
+    from tfopt.base.files import beside
     from tfopt.run.optimize import carry_out
     from tfopt.tflite.write.proof import kept_beside
 
     try:
         return carry_out(prepared)
     except PromiseError as error:
-        raise kept_beside(error, out.with_name(f"{out.name}.tflite")) from error
+        raise kept_beside(error, beside(out, ".tflite")) from error
+
+
+def save(result: "Result", out: Path, *, overwrite: bool) -> None:
+    """Write a result to the folder `out`; if that cannot be written, to a new temporary folder.
+
+    Raises:
+        OutputError: `out` cannot be written; the message says where the result is instead.
+    """
+    from tfopt.base.files import is_full
+
+    try:
+        result.save(out, overwrite=overwrite)
+    except OSError as error:
+        _save_elsewhere(result, out, str(error), error)
+    except OutputError as error:
+        if not is_full(error):  # it names where the result is
+            raise
+        _save_elsewhere(result, out, str(error), error)
+
+
+def _save_elsewhere(result: "Result", out: Path, why: str, error: Exception) -> None:
+    place = Path(tempfile.mkdtemp(prefix="tfopt-"))
+    result.save(place)
+    raise OutputError(f"{out} cannot be written ({why.rstrip('.')}). The results are in {place}.") from error
 
 
 def require_success(report: "Report", verdict: "Verdict", min_accuracy: float | None, out: Path) -> None:
@@ -40,6 +66,8 @@ def require_success(report: "Report", verdict: "Verdict", min_accuracy: float | 
 
 def say_written(out: Path) -> None:
     """Print the names of the results in `out` to stderr."""
-    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir()))}")
+    from tfopt.base.files import WORK
+
+    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir() if file.name != WORK))}")
     if (page := out / "report.html").exists():
         say(f"open {page} in a browser to see the report")

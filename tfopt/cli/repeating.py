@@ -31,7 +31,7 @@ def repeat(
 ) -> None:
     """Carry out `recipe` with `repeats` seeds, write all results to `out`, and print mean and spread.
 
-    Until the last run has ended, the results are in a hidden folder next to `out`. After an interruption, the same
+    Until the last run has ended, the results are in a hidden folder inside `out`. After an interruption, the same
     command skips the seeds that have finished. A seed that breaks a promise does not stop the others.
 
     Args:
@@ -45,9 +45,10 @@ def repeat(
     Raises:
         PromiseError: a seed failed; the results of the others are written.
     """
+    from tfopt.base.files import WORK
     from tfopt.training.settings import SEEDS
 
-    unfinished = out.with_name(f".{out.name}.repeats")
+    unfinished = out / WORK / "repeats"
     reports: dict[int, Report] = {}
     failures: list[str] = []
     seeds = [(recipe.training.seed + number) % SEEDS for number in range(repeats)]

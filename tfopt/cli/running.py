@@ -1,9 +1,8 @@
 """`tfopt run`, and the command line of recipe scripts."""
 
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from tfopt.cli.command import (
     shared_options,
     show_deprecations,
 )
-from tfopt.cli.outcome import carried_out, require_success, say_written
+from tfopt.cli.outcome import carried_out, require_success, save, say_written
 from tfopt.cli.repeating import repeat
 from tfopt.cli.shipped import RecipeName, recipe_file
 from tfopt.errors import DataError, RecipeError
@@ -80,6 +79,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Folder to keep the teacher's answers in for later runs (default: in memory)."),
         click.option("--feature-cache", type=click.Path(path_type=Path),
                      help="Folder to keep the features of a transfer in for later runs (default: in memory)."),
+        click.option("--checkpoint-every", type=click.FloatRange(min=0), default=10.0, show_default=True,
+                     metavar="MINUTES", help="Minutes between two checkpoints within an epoch. There is one after "
+                                             "each epoch as well."),
         click.option("--min-accuracy", type=click.FloatRange(0, 1),
                      help="Fail with exit code 1 if the file's accuracy on the test set is lower."),
         allow_drift_option,
@@ -181,7 +183,8 @@ def load_recipe(path: Path) -> tuple["Recipe", Examples]:
 
 def _run(recipe: "Recipe", examples: Examples, *, out: Path | None, **options: Any) -> None:
     """Run `recipe` into the folder `out`, which is not left behind empty if the run fails."""
-    from tfopt.base.files import prepare_folder
+    from tfopt.base.files import WORK, prepare_folder, remove_empty, working_folder
+    from tfopt.base.interruption import ending_on_signals
     from tfopt.base.stderr import load_tensorflow_quietly
 
     if options["data"] and not options["model"] and not examples.model:
@@ -193,10 +196,11 @@ def _run(recipe: "Recipe", examples: Examples, *, out: Path | None, **options: A
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     prepare_folder(out, overwrite=options["overwrite"])
     try:
-        load_tensorflow_quietly()  # takes seconds, so after what may fail without it
-        _run_into(out, recipe, examples, **options)
+        with ending_on_signals(), working_folder(out):
+            load_tensorflow_quietly()  # takes seconds, so after what may fail without it
+            _run_into(out, recipe, examples, **options)
     except BaseException:
-        _remove_empty(new)
+        remove_empty(out / WORK / "checkpoint", out / WORK, *new)
         raise
 
 
@@ -236,13 +240,6 @@ def sped_up(recipe: "Recipe", before: "Recipe", speedup: float | None) -> "Recip
     return dataclasses.replace(recipe, stages=tuple(faster if each is stage else each for each in recipe.stages))
 
 
-def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove those of `folders`, from the innermost outwards, that a failed run has made and left empty."""
-    for folder in folders:
-        with contextlib.suppress(OSError):  # it is not empty
-            folder.rmdir()
-
-
 def _run_into(
     out: Path,
     recipe: "Recipe",
@@ -267,8 +264,10 @@ def _run_into(
     teacher_preprocessing: str | None,
     teacher_cache: Path | None,
     feature_cache: Path | None,
+    checkpoint_every: float,
     min_accuracy: float | None,
 ) -> None:
+    from tfopt.base.files import WORK
     from tfopt.base.progress import Progress
     from tfopt.data import load_data
     from tfopt.data.for_model import data_for
@@ -322,7 +321,9 @@ def _run_into(
                 dataset,
                 teacher=taught,
                 quiet=quiet,
-                checkpoint=out.with_name(f".{out.name}.checkpoint.npz"),
+                checkpoint=out / WORK / "checkpoint",
+                checkpoint_every=checkpoint_every,
+                overwrite=overwrite,
                 teacher_cache=teacher_cache,
                 feature_cache=feature_cache,
             )
@@ -341,7 +342,7 @@ def _run_into(
     result = carried_out(prepared(recipe, out), out)
     shown = result.report if result.verdict.ok else dataclasses.replace(result.report, verdict="")  # the error says it
     click.echo(str(shown))
-    result.save(out, overwrite=overwrite)
+    save(result, out, overwrite=overwrite)
     require_success(result.report, result.verdict, min_accuracy, out)
     say_written(out)
 

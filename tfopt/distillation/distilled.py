@@ -113,6 +113,10 @@ class _Distilled(Learner):
         """Return `x` with the teacher's answers, computed now unless they came with it."""
         return {"inputs": x["inputs"] if has_targets(x) else x, TARGETS: self.targets.targets_for(x, y)}
 
+    @property
+    def own_variables(self) -> list[Any]:
+        return [*super().own_variables, *self.targets.variables]
+
     def learning_step(self, x: Any, y: Any, sample_weight: Any) -> StepResult:
         outputs = self.targets.terms.run(x["inputs"], training=True)
         values = self.targets.terms(x[TARGETS], y, outputs, sample_weight)

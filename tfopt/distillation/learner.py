@@ -142,6 +142,11 @@ class Learner:
         """The metrics of every loss term, which Keras resets each epoch."""
         return self.ledger.metrics
 
+    @property
+    def own_variables(self) -> list[Any]:
+        """The variables that training changes and Keras does not track."""
+        return []
+
     def train_step(self, data: Any) -> dict[str, Any]:
         """Take one training step on a batch and return the metrics by name."""
         import tensorflow as tf

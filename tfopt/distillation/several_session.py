@@ -7,6 +7,7 @@ import numpy as np
 
 from tfopt import models
 from tfopt.data import Dataset
+from tfopt.data.position import Position
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
 from tfopt.errors import RecipeError
@@ -38,10 +39,10 @@ class SeveralSession:
         """Return `model` (from a stage's `apply`) as one to compile and fit on `batches`."""
         return distill(model, self.teacher, self.distillation)
 
-    def batches(self, batch_size: int, *, seed: int, epochs: int) -> Any:
-        """Return training batches in the order of `seed`."""
+    def batches(self, batch_size: int, *, seed: int, epochs: int, position: Position | None = None) -> Any:
+        """Return training batches in the order of `seed`, from `position` on."""
         del epochs
-        return self.data.batches("train", batch_size, shuffle=True, seed=seed)
+        return self.data.batches("train", batch_size, shuffle=True, seed=seed, position=position)
 
     @property
     def identity(self) -> Any:

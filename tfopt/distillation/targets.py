@@ -45,6 +45,11 @@ class TeacherTargets:
         # The step at which `fit` began, and how many will follow.
         self._clock = tf.Variable([0.0, 1.0], trainable=False)
 
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that count steps."""
+        return [self._clock]
+
     def check_fit(self, x: Any, y: Any = None) -> None:
         """Check on a few samples that the outputs of student and teacher can be compared.
 

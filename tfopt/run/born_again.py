@@ -4,6 +4,7 @@ Furlanello et al., ICML 2018, arXiv:1805.04770.
 """
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from tfopt.surgery.reinitialize import fresh as renewed
 from tfopt.tasks import task_of
 from tfopt.teachers.ensemble import as_teacher
 from tfopt.training.augmentation import choose_augmentation
+from tfopt.training.backup import Backup
 from tfopt.training.fit import train
 from tfopt.training.loss import choose_loss, gives_logits
 from tfopt.training.settings import SEEDS, Training
@@ -93,8 +95,8 @@ def born_again(
         epochs: of each generation.
         distillation: `Distillation()` if None. The paper combines the loss on the labels with KL at T = 1:
             `Distillation(losses=(Hinton(temperature=1, weight=1),), alpha=1)`.
-        checkpoint: a folder that keeps each finished generation. After an interruption, calling `born_again` again with
-            the same arguments resumes after the last one.
+        checkpoint: a folder that keeps each generation, and each epoch within one. After an interruption, calling
+            `born_again` again with the same arguments goes on from there.
         quiet: no progress on stderr.
 
     Returns:
@@ -174,9 +176,11 @@ class _Line:
         session = DistillationSession(
             self.distillation, adapted, self.data, augment=self.augmentation, seed=seed, progress=self.progress
         )
+        folder = self._folder and self._folder / f"generation_{number}_{self._key[:12]}"
+        backup = Backup(folder, progress=self.progress)
         train(
             session.student(flat_model),
-            session.batches(training.batch_size, seed=seed, epochs=self.epochs),
+            session.batches(training.batch_size, seed=seed, epochs=self.epochs, position=backup.position),
             self.data,
             loss=self.loss,
             training=training,
@@ -184,6 +188,7 @@ class _Line:
             progress=self.progress,
             label=label,
             logits=self.logits,
+            backup=backup,
         )
         return flat_model
 
@@ -213,6 +218,7 @@ class _Line:
     def _keep(self, number: int, flat_model: Any) -> None:
         if self._folder:
             self._file(number).save(flat_model, [])
+            shutil.rmtree(self._folder / f"generation_{number}_{self._key[:12]}", ignore_errors=True)
 
 
 def reinitialized(model: Any, seed: Sequence[int]) -> Any:

@@ -24,26 +24,8 @@ from tfopt.graph.types import Ref
 from tfopt.graph.walk import walk
 from tfopt.models import load_model, save_model
 from tfopt.run.guard import Evaluation
-from tfopt.training.history import History
 
 _NAMES = ("name", "registered_name", "key")
-
-
-@dataclass(frozen=True)
-class TrainedStage:
-    """What the training of the last stage gave.
-
-    Attributes:
-        weights: of the result of `apply`.
-        notes: for the report.
-        recipe: as JSON, of this stage alone, with its measured choices; "" if unknown.
-        history: of its training; None if unknown.
-    """
-
-    weights: list[np.ndarray]
-    notes: list[str]
-    recipe: str = ""
-    history: History | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +38,6 @@ class Kept:
         model: the flat model as a `.keras` file, if a stage may have resized it.
         recipe: as JSON, with the stages as they were carried out; "" if unknown.
         best: the best model so far on validation data; None if unknown.
-        trained: the last stage, whose file was not written; None if it was not trained.
     """
 
     weights: list[np.ndarray]
@@ -64,7 +45,6 @@ class Kept:
     model: bytes | None = None
     recipe: str = ""
     best: Evaluation | None = None
-    trained: TrainedStage | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +62,6 @@ class Checkpoint:
         resized: bool = False,
         recipe: str = "",
         best: Evaluation | None = None,
-        trained: TrainedStage | None = None,
     ) -> None:
         """Write the weights of the flat model after a stage and the report so far, atomically.
 
@@ -92,7 +71,6 @@ class Checkpoint:
             resized: write the whole model, because layer sizes may have changed.
             recipe: as JSON, with the stages as they were carried out.
             best: the best model so far on validation data.
-            trained: the last stage, after `flat_model`.
 
         Raises:
             ModelError: the model cannot be written.
@@ -103,10 +81,6 @@ class Checkpoint:
             arrays = {f"weight_{i}": weight for i, weight in enumerate(flat_model.get_weights())}
         if best is not None and best.by_sample is not None:
             arrays |= {"best": np.array([best.metric, best.quality]), "best_by_sample": best.by_sample}
-        if trained is not None:
-            arrays |= {f"trained_{i}": weight for i, weight in enumerate(trained.weights)}
-            arrays |= {"trained_notes": json.dumps(trained.notes), "trained_recipe": trained.recipe}
-            arrays |= {"trained_history": TypeAdapter(History | None).dump_json(trained.history).decode()}
         rows_as_json = json.dumps([dataclasses.asdict(row) for row in rows])
         with atomic_path(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, key=self.key, rows=rows_as_json, recipe=recipe, **arrays)
@@ -130,7 +104,7 @@ class Checkpoint:
         model = stored["model"].astype(np.uint8).tobytes() if "model" in stored else None
         recipe = str(stored["recipe"]) if "recipe" in stored else ""
         best = self._best(stored) if "best" in stored else None
-        return Kept(_numbered(stored, "weight_"), rows, model, recipe, best, _trained(stored))
+        return Kept(_numbered(stored, "weight_"), rows, model, recipe, best)
 
     def _best(self, stored: Mapping[str, np.ndarray]) -> Evaluation:
         numbers, by_sample = stored["best"].astype(np.float64), stored["best_by_sample"].astype(np.float64)
@@ -166,10 +140,8 @@ class Checkpoint:
         if kept.model is None:
             raise self.damaged("it holds no model")
         try:
-            with reading(self.damaged), tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "model.keras"
-                path.write_bytes(kept.model)
-                model = load_model(path, custom_objects=_own_classes(start))
+            with reading(self.damaged):
+                model = loaded_model(kept.model, start)
         except ModelError as error:
             raise self.damaged(f"its model cannot be loaded: {error}") from error
         same = _ends if restructured else _outline
@@ -190,14 +162,6 @@ class Checkpoint:
 def _numbered(stored: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
     count = sum(name.startswith(prefix) and name.removeprefix(prefix).isdigit() for name in stored)
     return [stored[f"{prefix}{i}"] for i in range(count)]
-
-
-def _trained(stored: Mapping[str, np.ndarray]) -> TrainedStage | None:
-    if "trained_notes" not in stored:
-        return None
-    notes = TypeAdapter(list[str]).validate_json(str(stored["trained_notes"]), strict=True)
-    history = TypeAdapter(History | None).validate_json(str(stored.get("trained_history", "null")), strict=True)
-    return TrainedStage(_numbered(stored, "trained_"), notes, str(stored.get("trained_recipe", "")), history)
 
 
 def run_key(recipe: dict[str, Any], fingerprint: str, structure: Any, weights: Sequence[np.ndarray]) -> str:
@@ -256,6 +220,14 @@ def as_file(model: Any) -> bytes:
         path = Path(folder) / "model.keras"
         save_model(model, path)
         return path.read_bytes()
+
+
+def loaded_model(content: bytes, like: Any) -> Any:
+    """Return the model that `as_file` wrote; `like` is one with the same layer classes of the caller."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        path.write_bytes(content)
+        return load_model(path, custom_objects=_own_classes(like))
 
 
 def _own_classes(model: Any) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance
 from tfopt.evaluate.findings.collect import collect_findings
 from tfopt.evaluate.report import Report, Row, measured_row
-from tfopt.run.checkpoint import Checkpoint, Kept, TrainedStage, as_file
+from tfopt.run.checkpoint import Checkpoint, Kept, as_file
 from tfopt.run.data_warnings import recalls
 from tfopt.run.dry_run import established_before
 from tfopt.run.guard import Evaluation, Guard, Verdict, predictor
 from tfopt.run.prepare import Prepared, prepare
 from tfopt.run.recipe import Recipe
 from tfopt.run.result import Result, described
+from tfopt.run.run_folder import in_use
 from tfopt.run.step import StageRunner, Step
 from tfopt.run.tries import carry_out_stage
 from tfopt.stages import Stage
@@ -32,6 +33,7 @@ from tfopt.tasks.metrics import agreement, guessing
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build_file
+from tfopt.training.backup import EVERY
 from tfopt.training.history import History
 
 SLOWER = 0.9
@@ -46,6 +48,7 @@ def optimize(
     teacher: Any = None,
     quiet: bool = False,
     checkpoint: str | Path | None = None,
+    checkpoint_every: float = EVERY / 60,
     teacher_cache: str | Path | None = None,
     feature_cache: str | Path | None = None,
 ) -> Result:
@@ -59,8 +62,10 @@ def optimize(
         teacher: a model to learn from in every stage, according to `recipe.distillation` (by default the usual loss for
             the task): anything `Teacher` accepts, a `Teacher` or an `Ensemble`. It is not changed.
         quiet: no progress on stderr.
-        checkpoint: a file that keeps the result of each stage. After an interruption, calling `optimize` again with the
-            same recipe, model, teacher and data resumes after the last finished stage. `Result.save` removes it.
+        checkpoint: a folder that keeps the progress of the run: the transfer, each stage, and each epoch within one.
+            After an interruption, calling `optimize` again with the same recipe, model, teacher and data goes on from
+            there. `Result.save` removes it.
+        checkpoint_every: minutes between two checkpoints within an epoch.
         teacher_cache: a folder that keeps the teacher's answers for further runs; None keeps them in memory.
         feature_cache: the same for the features of a transfer.
 
@@ -78,17 +83,19 @@ def optimize(
         >>> result.lite.size < result.report.rows[0].bytes
         True
     """
-    prepared = prepare(
-        model,
-        recipe,
-        data,
-        teacher=teacher,
-        quiet=quiet,
-        checkpoint=checkpoint,
-        teacher_cache=teacher_cache,
-        feature_cache=feature_cache,
-    )
-    return carry_out(prepared)
+    with in_use(checkpoint):
+        prepared = prepare(
+            model,
+            recipe,
+            data,
+            teacher=teacher,
+            quiet=quiet,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            teacher_cache=teacher_cache,
+            feature_cache=feature_cache,
+        )
+        return carry_out(prepared)
 
 
 @float32_layers()
@@ -104,7 +111,12 @@ def carry_out(prepared: Prepared) -> Result:
     Raises:
         PromiseError: the training or the file breaks a promise of the recipe.
     """
-    return _Run(prepared).result()
+    try:
+        return _Run(prepared).result()
+    except BaseException:
+        if prepared.checkpoint:
+            prepared.checkpoint.remove_if_useless()
+        raise
 
 
 class _Run:
@@ -120,7 +132,6 @@ class _Run:
         self.runner = StageRunner(prepared, self.guard)
         self.stages = list(self.recipe.stages)  # as they are carried out
         self.finished = 0  # number of stages
-        self.trained: TrainedStage | None = None  # the last stage, if an interrupted run trained it
         self.history: History | None = None  # of the training that the next row measures
         self.report = Report(self.recipe.to_dict())
 
@@ -160,12 +171,9 @@ class _Run:
         for position, stage in enumerate(self.stages):
             if new := position >= self.finished:
                 started = time.perf_counter()
-                step = self._restored(stage, position, before[position])
-                step = step or self._guarded(stage, position, before[position])
+                step = self._guarded(stage, position, before[position])
                 if step is None:
                     return promises, self.flat_model, [], time.perf_counter()
-                if stage.last and stage.epochs:  # exporting may take long, too
-                    self._keep(step)
                 stage, final, notes, self.flat_model = step.stage, step.trained, step.notes, step.flat_model
                 self.history = step.history
                 self.finished += 1
@@ -200,55 +208,39 @@ class _Run:
         self.verdict = Verdict(ok=False, text=f"{name} ended the run: {outcome.failure}")
         return None
 
-    def _restored(self, stage: Stage, position: int, keep: frozenset[str]) -> Step | None:
-        """Return the last stage as it was trained before an interruption; None if it was not."""
-        if self.trained is None or not stage.last:
-            return None
-        if self.trained.recipe:
-            (stage,) = Recipe.from_json(self.trained.recipe).stages
-        step = self.runner.restored(stage, position, self.flat_model, keep, self.trained)
-        if step is not None:
-            self.progress.say(f"{type(stage).__name__} is trained already")
-            self.guard.accept(step.evaluation)
-        return step
-
     def _as_given(self, flat_model: Any, stages: int) -> Any:
         """Return the result of the first `stages` stages in the Keras of the caller's model."""
         return bridge.to_keras(flat_model, like=self.prepared.model, resized=self._resized(stages))
 
-    def _keep(self, last: Step | None = None) -> None:
-        """Write the checkpoint; `last` is the last stage, whose file is not written yet."""
+    def _keep(self) -> None:
+        """Write the finished stages to the checkpoint."""
         if self.checkpoint:
-            alone = Recipe(stages=(last.stage,)).to_json() if last else ""
-            trained = TrainedStage(last.trained.get_weights(), last.notes, alone, last.history) if last else None
             resized = self._resized(self.finished)
             carried = dataclasses.replace(self.recipe, stages=tuple(self.stages)).to_json()
             try:
-                self.checkpoint.save(
-                    self.flat_model,
-                    self.report.rows,
-                    resized=resized,
-                    recipe=carried,
-                    best=self.guard.best,
-                    trained=trained,
+                self.checkpoint.stages.save(
+                    self.flat_model, self.report.rows, resized=resized, recipe=carried, best=self.guard.best
                 )
             except (OSError, OutputError) as error:  # a full disk, say: the training is worth more than its checkpoint
                 self.progress.say(f"note: no checkpoint was written ({error}); the run goes on")
+                return
+            self.checkpoint.forget_attempts()
 
     def _resume(self) -> None:
         """Resume an interrupted run, if there is one."""
         if not self.checkpoint:
             return
+        checkpoint = self.checkpoint.stages
         try:
-            found = self.checkpoint.load()
+            found = checkpoint.load()
             if not found:
                 return
             rows = found.rows
-            self._require_rows_of_this_run(self.checkpoint, rows)
-            best = self._best_so_far(self.checkpoint, found)
-            stages = self._carried_out(found)
+            self._require_rows_of_this_run(checkpoint, rows)
+            best = self._best_so_far(checkpoint, found)
+            stages = self._carried_out(checkpoint, found)
             done = self.recipe.stages[: len(rows) - 1]
-            self.flat_model = self.checkpoint.resumed(
+            self.flat_model = checkpoint.resumed(
                 found,
                 self.flat_model,
                 resized=self._resized(len(done)),
@@ -261,20 +253,19 @@ class _Run:
             return
         self.report.rows.extend(rows)
         self.guard.accept(best or self.guard.evaluate(predictor(self.flat_model)))
-        self.trained = found.trained
         self.finished = len(rows) - 1  # the first row is the original model
         self.progress.say(
             f"resuming after {rows[-1].step}: {self.finished} of {len(self.recipe.stages)} stages are already done"
         )
 
-    def _carried_out(self, found: Kept) -> list[Stage]:
+    def _carried_out(self, checkpoint: Checkpoint, found: Kept) -> list[Stage]:
         """Return the stages as the interrupted run carried them out: a second try may have changed one."""
-        if not found.recipe or not self.checkpoint:
+        if not found.recipe:
             return self.stages
         try:
             return list(Recipe.from_json(found.recipe).stages)
         except TfoptError as error:
-            raise self.checkpoint.damaged("its recipe cannot be read") from error
+            raise checkpoint.damaged("its recipe cannot be read") from error
 
     def _best_so_far(self, checkpoint: Checkpoint, found: Kept) -> Evaluation | None:
         """Return the evaluation of the best model before the interruption; None if it is not known."""

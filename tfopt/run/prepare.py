@@ -1,7 +1,6 @@
 """Prepare a run: everything that can fail before the stages are trained."""
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,23 @@ from tfopt.data.mixup import for_mixup, require_no_mixup
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.distillation.session import Session, adapted_teacher, default_distillation, session_for
 from tfopt.distillation.several_session import SeveralSession
-from tfopt.errors import ModelError, OutputError, RecipeError
+from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.indices import index_inputs
 from tfopt.graph.walk import walk
 from tfopt.models.sources import model_from
-from tfopt.run.checkpoint import Checkpoint, run_key, structure_of
 from tfopt.run.data_warnings import data_warnings
 from tfopt.run.dry_run import dry_run
 from tfopt.run.guard import predictor
 from tfopt.run.recipe import Recipe, as_recipe, require_json
+from tfopt.run.run_folder import RunFolder, about_run, open_run_folder
 from tfopt.run.start import judge_from, transferred
 from tfopt.stages import Stage
 from tfopt.tasks import task_of
 from tfopt.training.augmentation import choose_augmentation
+from tfopt.training.backup import EVERY
 from tfopt.training.fit import class_weights, make_optimizer
 from tfopt.training.outputs import LossByOutput, objective
+from tfopt.transfer import Transferred
 
 # Number of training inputs for a stage's `calibrate`.
 CALIBRATION_SAMPLES = 512
@@ -53,7 +54,7 @@ class Prepared:
         session: supervision in addition to the labels; None without a distillation.
         notes: for the first row of the report.
         files: files that the transfer adds to the result, by name.
-        checkpoint: for finished stages; may be None.
+        checkpoint: keeps the progress of the run; may be None.
         progress: reports the steps of the run.
     """
 
@@ -68,7 +69,7 @@ class Prepared:
     session: Session | None
     notes: tuple[str, ...]
     files: Mapping[str, bytes]
-    checkpoint: Checkpoint | None
+    checkpoint: RunFolder | None
     progress: Progress
 
 
@@ -81,6 +82,8 @@ def prepare(
     teacher: Any = None,
     quiet: bool = False,
     checkpoint: str | Path | None = None,
+    checkpoint_every: float = EVERY / 60,
+    overwrite: bool = False,
     teacher_cache: str | Path | None = None,
     feature_cache: str | Path | None = None,
 ) -> Prepared:
@@ -92,7 +95,9 @@ def prepare(
         data: a `Dataset`, or anything `load_data` accepts.
         teacher: a model to learn from.
         quiet: no progress on stderr.
-        checkpoint: a file that keeps the result of each stage.
+        checkpoint: a folder that keeps the progress of the run.
+        checkpoint_every: minutes between two checkpoints within an epoch.
+        overwrite: replace the checkpoint of another run in that folder.
         teacher_cache: a folder for the teacher's answers.
         feature_cache: a folder for the features of a transfer.
 
@@ -116,12 +121,19 @@ def prepare(
     ready = teacher
     if not dataset.has_several:
         ready = adapted_teacher(teacher, recipe.distillation, dataset) if recipe.distillation else None
+    kept = None
+    if checkpoint:
+        begun = source if recipe.transfer else flat_model
+        about = about_run(recipe, data=dataset.fingerprint, model=begun, teacher=_identity(ready, dataset))
+        kept = open_run_folder(checkpoint, about, every=60 * checkpoint_every, overwrite=overwrite, progress=progress)
     progress.say("checking that the recipe can run")
-    dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
+    lite = dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
+    if kept:
+        kept.require_space(sum(weight.nbytes for weight in flat_model.get_weights()), len(lite.data))
     notes: tuple[str, ...] = ()
     files: Mapping[str, bytes] = {}
     if recipe.transfer:
-        made = transferred(recipe, source, dataset, cache=feature_cache, progress=progress)
+        made = _transferred(recipe, source, dataset, feature_cache, kept, progress)
         start, notes, files = made.model, made.notes, made.files
         flat_model = bridge.to_tf_keras(start)
         loss, logits = objective(flat_model, recipe.training, dataset)
@@ -151,7 +163,7 @@ def prepare(
         session=session,
         notes=(*annotations(source).notes, *said, *notes, *tried),
         files=files,
-        checkpoint=_checkpoint(checkpoint, recipe, session, dataset, source if recipe.transfer else flat_model),
+        checkpoint=kept,
         progress=progress,
     )
 
@@ -251,27 +263,32 @@ def _session(
     )
 
 
-def _checkpoint(
-    path: str | Path | None, recipe: Recipe, session: Session | None, data: Dataset, started_from: Any
-) -> Checkpoint | None:
-    if not path:
+def _identity(teacher: Any, data: Dataset) -> Any:
+    """Return plain data that identify the teacher; None without one."""
+    if teacher is None:
         return None
-    _require_writable(Path(path))
-    about = {"recipe": recipe.to_dict(), "teacher": session.identity if session else None}
-    key = run_key(about, data.fingerprint, structure_of(started_from), started_from.get_weights())
-    return Checkpoint(Path(path), key)
+    return (SeveralSession(None, teacher, data) if data.has_several else teacher).identity
 
 
-def _require_writable(path: Path) -> None:
-    """Raise `OutputError` for a checkpoint that cannot be written."""
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"The checkpoint {path} cannot be written: {error}. Give another path.") from error
+def _transferred(
+    recipe: Recipe,
+    source: Any,
+    data: Dataset,
+    cache: str | Path | None,
+    kept: RunFolder | None,
+    progress: Progress,
+) -> Transferred:
+    """Return the result of the transfer of `recipe`, or that which an interrupted run has kept."""
+    assert recipe.transfer is not None
+    if kept is None:
+        return transferred(recipe, source, data, cache=cache, progress=progress)
+    if (made := kept.transferred(source)) is not None:
+        progress.say(f"going on after the {type(recipe.transfer).__name__}")
+        return made
+    cache = cache or (kept.cache() if recipe.transfer.resumes else None)
+    made = transferred(recipe, source, data, cache=cache, progress=progress)
+    kept.keep_transferred(made)
+    return made
 
 
 def _require_one_answer(data: Dataset) -> None:

@@ -14,9 +14,9 @@ from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import map_arrays
 from tfopt.evaluate.page.single import report_page
 from tfopt.evaluate.report import Report
-from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import Verdict
 from tfopt.run.recipe import Recipe
+from tfopt.run.run_folder import RunFolder
 from tfopt.tflite.read import LiteModel
 
 
@@ -50,14 +50,15 @@ class Result:
     data: dict[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=Verdict)
-    checkpoint: Checkpoint | None = None
+    checkpoint: RunFolder | None = None
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the files of the result into `folder`.
 
         They are `model.tflite`, `model.keras`, `recipe.json`, `report.json`, `report.html`, which shows it in a browser
         without a network, and `data.json`. Also `labels.txt`, one class name per line in output order, if the classes
-        have names, and for texts `vocabulary.txt`. All or nothing: the folder appears once everything in it is written.
+        have names, and for texts `vocabulary.txt`. All or nothing: the files
+        appear in the folder once all of them are written.
 
         Returns:
             The folder.

@@ -7,13 +7,14 @@ from typing import Any
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data.mixup import mixed
 from tfopt.errors import DivergedError, TfoptError
-from tfopt.run.checkpoint import TrainedStage
 from tfopt.run.guard import Evaluation, Guard, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
+from tfopt.run.run_folder import Attempt
 from tfopt.search.bits import choose_bits
 from tfopt.search.widths import choose_widths
 from tfopt.stages import PruneChannels, Stage
 from tfopt.tflite.write.export import build_file
+from tfopt.training.backup import Backup
 from tfopt.training.fit import train
 from tfopt.training.history import History
 from tfopt.training.rate_finder import find_learning_rate
@@ -65,11 +66,12 @@ class StageRunner:
             PromiseError: the training did not reach the stage's target.
             DivergedError: the loss, the weights or the outputs are not finite.
         """
-        stage, notes = self._with_choices(stage, flat_model, keep)
-        stage, more = self._at_found_rate(stage, flat_model)
-        notes += [*more, *stage.notes(flat_model, keep)]
+        checkpoint = self._run.checkpoint
+        attempt = checkpoint.attempt(position, stage) if checkpoint else Attempt(None, Backup())
+        stage, notes = attempt.choice() or self._chosen(stage, flat_model, keep, attempt)
+        notes = [*notes, *stage.notes(flat_model, keep)]
         seeded = stage.seeded(self._run.recipe.training.seed)
-        trained, learned, history = self.train(seeded, position, flat_model, keep)
+        trained, learned, history = self.train(seeded, position, flat_model, keep, attempt.backup)
         evaluation = self._guard.evaluate(predictor(trained))
         if not math.isfinite(evaluation.metric):
             raise DivergedError(
@@ -79,7 +81,7 @@ class StageRunner:
         return Step(stage, trained, stage.strip(trained), [*notes, *learned], evaluation, history)
 
     def train(
-        self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]
+        self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], backup: Backup
     ) -> tuple[Any, list[str], History | None]:
         """Return the trained result of `stage.apply`, notes, and the history of its training, if there was one."""
         training, seed = self._run.recipe.training, self._seed(position)
@@ -92,10 +94,12 @@ class StageRunner:
         learner = self._run.session.student(model) if self._run.session else model
         size = training.batch_size
         if self._run.session:
-            batches = self._run.session.batches(size, seed=seed, epochs=epochs)
+            batches = self._run.session.batches(size, seed=seed, epochs=epochs, position=backup.position)
         else:
-            batches = self._run.data.batches("train", size, shuffle=True, seed=seed, augment=self._run.augmentation)
-            batches = mixed(batches, training.mixup, seed) if training.mixup else batches
+            batches = self._run.data.batches(
+                "train", size, shuffle=True, seed=seed, augment=self._run.augmentation, position=backup.position
+            )
+            batches = mixed(batches, training.mixup, seed, backup.position) if training.mixup else batches
         fitted = train(
             learner,
             batches,
@@ -109,6 +113,7 @@ class StageRunner:
             callbacks=stage.callbacks(),
             keep_from=self._keep_from(stage, steps),
             logits=self._run.logits,
+            backup=backup,
         )
         more = f"{epochs} epochs instead of {stage.epochs}, for min_steps={stage.min_steps}"
         notes = [more] if epochs > stage.epochs else []
@@ -132,28 +137,16 @@ class StageRunner:
         stage.calibrate(model, self._run.data.representative(wanted, seed=training.seed), progress=say)
         return model
 
-    def restored(
-        self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], kept: TrainedStage
-    ) -> Step | None:
-        """Return a stage that was trained before an interruption; None if the weights do not fit it.
-
-        Args:
-            stage: as it was carried out, with its measured choices.
-            position: number of stages before it.
-            flat_model: its start.
-            keep: the properties it must keep.
-            kept: what its training gave.
-        """
-        model = self._applied(stage.seeded(self._run.recipe.training.seed), position, flat_model, keep, "restoring")
-        if [weight.shape for weight in model.get_weights()] != [weight.shape for weight in kept.weights]:
-            return None
-        model.set_weights(kept.weights)
-        evaluation = self._guard.evaluate(predictor(model))
-        return Step(stage, model, stage.strip(model), list(kept.notes), evaluation, kept.history)
-
     def _keep_from(self, stage: Stage, steps: int) -> int | None:
         """Return the step from which on `train` may keep an epoch; None if only the last one counts."""
         return stage.holds_after(steps) if self._run.session is None or self._run.session.keeps_any_epoch else None
+
+    def _chosen(self, stage: Stage, flat_model: Any, keep: frozenset[str], attempt: Attempt) -> tuple[Stage, list[str]]:
+        """Return `stage` with its measured choices made, and notes; `attempt` keeps them."""
+        stage, notes = self._with_choices(stage, flat_model, keep)
+        stage, more = self._at_found_rate(stage, flat_model)
+        attempt.keep_choice(stage, [*notes, *more])
+        return stage, [*notes, *more]
 
     def _at_found_rate(self, stage: Stage, flat_model: Any) -> tuple[Stage, list[str]]:
         """Return `stage` with the learning rate of a range test, if it needs one, and a note on it."""

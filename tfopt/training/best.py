@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tfopt.base.keras_compat import tf_keras
 
 
@@ -113,6 +115,21 @@ def _callback_class() -> Any:
                 self.best, self.epoch, self._weights = score, self.last, self._kept.get_weights()
             elif self._patience and self.last - max(self.epoch or 0, self._first_epoch) >= self._patience:
                 self.model.stop_training = True
+
+        def get_state(self) -> dict[str, np.ndarray]:
+            state = {"epochs": np.array([self.last, -1 if self.epoch is None else self.epoch])}
+            for name, score in (("best", self.best), ("top", self._top)):
+                if score is not None:
+                    state[name] = np.array([score.rank, score.negative_loss, score.noise])
+            return state | {f"weight_{number}": weight for number, weight in enumerate(self._weights or ())}
+
+        def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+            self.last, epoch = map(int, state["epochs"])
+            self.epoch = None if epoch < 0 else epoch
+            self.best, self._top = (
+                Score(*map(float, state[name])) if name in state else None for name in ("best", "top")
+            )
+            self._weights = [state[f"weight_{number}"] for number in range(len(state)) if f"weight_{number}" in state]
 
         def restore(self) -> str:
             """Give the model the weights of the best epoch. Return a note, empty if there was no choice."""

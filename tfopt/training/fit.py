@@ -18,6 +18,7 @@ from tfopt.errors import DivergedError, RecipeError
 from tfopt.tasks import Task, task_of
 from tfopt.tasks.scaling import TargetScale
 from tfopt.training import batchnorm
+from tfopt.training.backup import Backup
 from tfopt.training.best import Score, keep_best
 from tfopt.training.history import History
 from tfopt.training.outputs import LossByOutput
@@ -59,6 +60,7 @@ def train(
     callbacks: Sequence[Any] = (),
     keep_from: int | None = None,
     logits: Any = False,
+    backup: Backup | None = None,
 ) -> Trained:
     """Compile `learner` (tf_keras), fit it on `batches`, the training part of `data`, and keep what validates best.
 
@@ -78,6 +80,7 @@ def train(
         callbacks: of the stage.
         keep_from: the number of steps after which an epoch may be kept; 0 may also keep the start. None keeps the last.
         logits: whether the model outputs logits rather than probabilities; by output if there are several.
+        backup: keeps the training for a run that is interrupted; `batches` are made with its position.
 
     Returns:
         The history and notes.
@@ -112,11 +115,13 @@ def train(
     lines = progress.callback(label)
     with override_attributes(_statistics_in_training(model, training, len(data.train), steps)):
         try:
-            history = learner.fit(
+            history = (backup or Backup()).fit(
+                learner,
                 batches,
                 epochs=epochs,
-                validation_data=validation,
                 callbacks=[*callbacks, stop_at_nan(label), best, lines],
+                label=label,
+                validation_data=validation,
                 class_weight=class_weights(training, data),
                 verbose=0,
             )
@@ -125,8 +130,8 @@ def train(
     kept = best.restore()
     _require_finite(model, label)
     notes = [kept, *(_better_statistics(model, data, training.seed, score) if best.epoch != 0 else [])]
-    course = History.of(history.history, metric=task.keras_metric, kept=best.last if best.epoch is None else best.epoch)
-    return Trained(history.history, [note for note in notes if note], course)
+    course = History.of(history, metric=task.keras_metric, kept=best.last if best.epoch is None else best.epoch)
+    return Trained(history, [note for note in notes if note], course)
 
 
 def _objective(task: Task, loss: Any, model: Any, labels: Any, logits: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tfopt.base import keras_compat
 from tfopt.base.archives import read_npz
 from tfopt.base.config import config
 from tfopt.base.files import atomic_path
+from tfopt.base.progress import Progress
 from tfopt.base.reading import reading
 from tfopt.data import Augmentation, Dataset
 from tfopt.data.predicting import outputs_for
@@ -30,6 +32,7 @@ from tfopt.errors import DataError, ModelError
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import accuracy
+from tfopt.training.backup import Backup
 from tfopt.training.freezing import frozen, layers_in_order
 from tfopt.training.settings import SEEDS
 from tfopt.training.variables import build_metric, build_optimizer
@@ -81,6 +84,7 @@ class DepthStudy(Transfer):
     batch_size: PositiveInt = 64
 
     learns: ClassVar[bool] = True
+    resumes: ClassVar[bool] = True
 
     @override
     def untrained(self, source: Any, data: Dataset) -> Transferred:
@@ -181,15 +185,17 @@ class _Study:
         if cut is not None:
             model = transfer_weights(base, model, first=cut).model
             model = model if kind.endswith("+") else frozen(model, until=cut, batchnorm="train")
-        run = Trained(kind, cut, *self._fitted(model, number, label))
+        backup = Backup(path.with_suffix("") if path else None, progress=self.progress or Progress(quiet=True))
+        run = Trained(kind, cut, *self._fitted(model, number, label, backup))
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             arrays: dict[str, Any] = {f"weight_{place}": weight for place, weight in enumerate(run.weights)}
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, accuracies=np.array([run.validation, run.test]), **arrays)
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         return run
 
-    def _fitted(self, model: Any, number: int, label: str) -> tuple[float, float, list[np.ndarray]]:
+    def _fitted(self, model: Any, number: int, label: str, backup: Backup) -> tuple[float, float, list[np.ndarray]]:
         """Return validation and test accuracy of `model` after training, and its weights."""
         settings, data, package = self.settings, self.data, keras_compat.tf_keras()
         package.utils.set_random_seed((settings.seed + number) % SEEDS)
@@ -197,14 +203,15 @@ class _Study:
         steps = settings.epochs * data.steps(settings.batch_size)
         rate = package.optimizers.schedules.CosineDecay(settings.learning_rate, steps)
         loss = task_of(data).loss(logits=False)
+        seed, position = settings.seed + number, backup.position
         batches = data.batches(
-            "train", settings.batch_size, shuffle=True, seed=settings.seed + number, augment=self.augment
+            "train", settings.batch_size, shuffle=True, seed=seed, augment=self.augment, position=position
         )
         optimizer = build_optimizer(package.optimizers.Adam(rate, jit_compile=False), flat_model)
         metric = build_metric("accuracy", batches.element_spec[1].shape, flat_model.output_shape)
         flat_model.compile(optimizer, loss, metrics=[metric])
         lines = [self.progress.callback(label)] if self.progress is not None else []
-        flat_model.fit(batches, epochs=settings.epochs, callbacks=lines, verbose=0)
+        backup.fit(flat_model, batches, epochs=settings.epochs, callbacks=lines, label=label, verbose=0)
         predict = functools.partial(flat_model.predict, verbose=0)
         found = [accuracy(outputs_for(predict, part), part.y()) for part in (data.validation, data.test)]
         return found[0], found[1], flat_model.get_weights()

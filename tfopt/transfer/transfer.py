@@ -64,6 +64,9 @@ class Transfer(ABC):
     learns: ClassVar[bool] = False
     """True if `transferred` has trained on the new task, so that its model can judge augmentations."""
 
+    resumes: ClassVar[bool] = False
+    """True if `transferred` keeps parts that it has finished in its `cache`, and goes on after them."""
+
     @abstractmethod
     def untrained(self, source: Any, data: Dataset) -> Transferred:
         """Return the model of `transferred` for `source` and `data` before training: a fast check that it works."""

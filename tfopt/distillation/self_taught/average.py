@@ -39,6 +39,11 @@ class Average:
         self._pairs = [(weight, mean) for weight, mean, moves in paired if moves]
         self._kept = [(weight, mean) for weight, mean, moves in paired if not moves]
 
+    @property
+    def variables(self) -> list[Any]:
+        """The number of steps, and all averages."""
+        return [self.steps, *(mean for _, mean in (*self._pairs, *self._kept))]
+
     def answers(self, x: Any) -> Any:
         """Return the teacher's outputs for x (batch, ...), in inference mode."""
         import tensorflow as tf

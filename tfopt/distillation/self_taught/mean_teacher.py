@@ -34,6 +34,7 @@ from tfopt.distillation.self_taught.semi_supervised import (
 )
 from tfopt.distillation.student_form import student_form
 from tfopt.errors import DataError, ModelError, RecipeError
+from tfopt.graph.keras_internals import random_numbers
 from tfopt.tasks import Classification, TaskName, task_named
 from tfopt.tasks.responses import Form, as_logits
 
@@ -162,6 +163,7 @@ class _MeanTaught(Learner):
         self.average = Average(student, settings.decay)  # a plain object: Keras neither tracks nor saves what is in it
         self.response: Response | None = None
         self._ramp = Ramp(settings.ramp_up)
+        self.random_numbers = random_numbers()
 
     @property
     def teacher(self) -> Any:
@@ -245,6 +247,10 @@ class _MeanTaught(Learner):
         weight = self.settings.full_weight * self._ramp.share(self.average.steps)
         return StepResult([outputs[:labeled]], [weight * mean_over_samples(gaps, sample_weight)])
 
+    @property
+    def own_variables(self) -> list[Any]:
+        return [*super().own_variables, *self.average.variables, *self._ramp.variables]
+
     def after_step(self) -> None:
         self.average.update()
 
@@ -252,7 +258,7 @@ class _MeanTaught(Learner):
         import tensorflow as tf
 
         noise = self.settings.noise
-        return x + tf.random.normal(tf.shape(x), stddev=noise, dtype=x.dtype) if noise else x
+        return x + self.random_numbers.random_normal(tf.shape(x), stddev=noise, dtype=x.dtype) if noise else x
 
     def _response(self) -> "Response":
         if self.response is None:
@@ -304,6 +310,11 @@ class Ramp:
 
         self._share = share
         self._start_and_length = tf.Variable([0.0, 1.0], trainable=False)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables that hold start and length."""
+        return [self._start_and_length]
 
     def on_fit_begin(self, steps_taken: Any, epochs: int, steps: int | None, first_epoch: int) -> None:
         """Record the start of `fit`. Raise RecipeError if its length is unknown."""

@@ -1,7 +1,7 @@
 """The channels that a model loses while it is trained: their weights are held at zero until `strip` removes them."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -170,6 +170,24 @@ class Shrinking:
         self._penalized = self._done
         shrink_weights(self.channels, self._importance, self.removed, strength)
 
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return how far the training is, as arrays by name."""
+        counts = [self._done, self._counted, self._scored, self._penalized, len(self._pending)]
+        state = {"counts": np.array(counts), "removed": np.array(self.removed, int)}
+        if self._plan is not None:
+            state["plan"] = np.array(self._plan, int)
+        return state | {f"importance_{number}": each for number, each in enumerate(self._importance)}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `get_state` returned; the weights are those of then."""
+        self._done, self._counted, self._scored, self._penalized, pending = map(int, state["counts"])
+        self._pending = list(self.schedule[len(self.schedule) - pending :])
+        self.removed = [int(root) for root in state["removed"]]
+        self._plan = [int(count) for count in state["plan"]] if "plan" in state else None
+        numbers = range(sum(name.startswith("importance_") for name in state))
+        self._importance = [state[f"importance_{number}"] for number in numbers]
+        self._masks = masks_of(self.channels, self.removed)
+
     def start(self, iterations: int) -> None:
         """Start to count at that many steps of the optimizer, as a training begins."""
         self._counted = iterations
@@ -277,6 +295,12 @@ def shrink_class() -> Any:
         def on_train_begin(self, logs: Any = None) -> None:
             self._shrinking = shrinking_of(self.model) or self._stage.resumed(trained_model(self.model))
             self._shrinking.start(int(self.model.optimizer.iterations))
+
+        def get_state(self) -> dict[str, np.ndarray]:
+            return self._shrinking.get_state()
+
+        def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+            self._shrinking.set_state(state)
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             self._shrinking.advance(int(self.model.optimizer.iterations))

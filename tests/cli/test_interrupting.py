@@ -1,0 +1,89 @@
+"""`tfopt run` ends soon after a signal, and the same command goes on; no result is thrown away."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.cli.outcome import save
+from tfopt.errors import OutputError
+
+
+class Stubborn:
+    """A result that cannot be written to some folders."""
+
+    def __init__(self, error, *folders):
+        self.error, self.folders = error, folders
+
+    def save(self, folder, *, overwrite=False):
+        if folder in self.folders:
+            raise self.error
+        folder.mkdir(exist_ok=True)
+        (folder / "model.tflite").write_text("the result")
+
+
+def test_a_result_that_finds_no_space_is_written_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(
+        OutputError, match=r"cannot be written \(.*No space left.*\)\. The results are in .*\.$"
+    ) as caught:
+        save(Stubborn(full, tmp_path / "out"), tmp_path / "out", overwrite=False)
+    place = Path(str(caught.value).rpartition(" are in ")[2].rstrip("."))
+    assert (place / "model.tflite").read_text() == "the result"
+
+
+def test_other_errors_say_where_the_result_is_themselves(tmp_path):
+    error = OutputError("The folder out is not empty. The results are in out-2.")
+    with pytest.raises(OutputError) as caught:
+        save(Stubborn(error, tmp_path / "out"), tmp_path / "out", overwrite=False)
+    assert caught.value is error
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """The start of a command that trains for some seconds."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("given")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 6)).astype("float32")
+    np.savez(folder / "data.npz", x=x, y=(x[:, 0] > 0).astype("int64"))
+    layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(2, activation="softmax")]
+    keras.Sequential([keras.Input((6,)), *layers]).save(folder / "model.keras")
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=60), tfopt.Quantize(epochs=2)), max_drop=None)
+    (folder / "recipe.json").write_text(recipe.to_json())
+    given = ["--model", folder / "model.keras", "--data", folder / "data.npz", "--batch-size", 4]
+    return [sys.executable, "-m", "tfopt", "run", folder / "recipe.json", *map(str, given), "--out"]
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_a_signal(command, tmp_path):
+    subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        out = tmp_path / str(code)
+        with subprocess.Popen([*command, out], stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stderr:
+                if " epoch 3/60 " in line:
+                    break
+            process.send_signal(number)
+            started = time.monotonic()
+            last = process.stderr.read().splitlines()[-1]
+            assert process.wait(10) == code and time.monotonic() - started < 10
+        assert last.startswith("error: interrupted (1/2 FineTune after ")
+        assert last.endswith("; no result was written. Run the command again to go on")
+        assert json.loads((out / ".tfopt" / "checkpoint" / "run.json").read_text())["recipe"]["training"]["seed"] == 0
+        other = subprocess.run([*command, out, "--seed", "1"], capture_output=True, text=True)
+        assert other.returncode == 2 and "recipe.training.seed was 0, is 1" in other.stderr
+        again = subprocess.run([*command, out], check=True, capture_output=True, text=True)
+        assert "1/2 FineTune: going on after" in again.stderr
+        assert (out / "model.tflite").read_bytes() == (tmp_path / "whole" / "model.tflite").read_bytes()
+        assert not (out / ".tfopt").exists()

@@ -1,0 +1,132 @@
+"""The backups of one training: the last two stay, damaged ones are passed over, and a full disk ends nothing."""
+
+import errno
+
+import numpy as np
+import pytest
+
+from tfopt.base.keras_compat import tf_keras
+from tfopt.base.progress import Progress
+from tfopt.training import backup as backups
+from tfopt.training.backup import Backup
+
+X = np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
+Y = X @ np.array([[1.0], [-2.0], [0.5]], "float32")
+
+
+class Said(Progress):
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def fitted(backup, epochs=4, callbacks=()):
+    """Fit a small model; return its weights and the history."""
+    import tensorflow as tf
+
+    package = tf_keras()
+    package.utils.set_random_seed(0)
+    layers = [package.layers.Dense(4), package.layers.Dropout(0.5), package.layers.Dense(1)]
+    model = package.Sequential([package.Input((3,)), *layers])
+    model.compile(package.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    model.optimizer.build(model.trainable_variables)
+    batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(6)
+    history = backup.fit(model, batches, epochs=epochs, callbacks=list(callbacks), label="it", verbose=0)
+    return model.get_weights(), history
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first[0], second[0], strict=True)) and first[1] == second[1]
+
+
+class StopError(Exception):
+    pass
+
+
+def stopping(epoch):
+    def stop(number, logs):
+        if number == epoch:
+            raise StopError
+
+    return tf_keras().callbacks.LambdaCallback(on_epoch_begin=stop)
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    with pytest.raises(StopError):
+        fitted(Backup(tmp_path), callbacks=[stopping(3)])
+    assert names(tmp_path) == ["state_1.npz", "state_2.npz"]
+    return Backup(tmp_path, progress=Said())
+
+
+def test_it_goes_on_after_the_last_epoch(stopped):
+    assert same(fitted(stopped), fitted(Backup()))
+    assert stopped.progress.lines == ["it: going on after epoch 3"]
+    assert names(stopped.folder) == ["state_2.npz", "state_3.npz"]
+    assert same(fitted(stopped), fitted(Backup()))
+    assert stopped.progress.lines[-1] == "it: going on after epoch 4"
+
+
+@pytest.mark.parametrize("damage", ["text", "short", "other"])
+def test_a_damaged_backup_costs_an_epoch(stopped, damage):
+    path = stopped.folder / "state_2.npz"
+    if damage == "text":
+        path.write_text("not a backup")
+    elif damage == "short":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        stored = dict(np.load(path))
+        np.savez(path, **{**stored, "variable_0": np.zeros((9, 9), "float32")})
+    (stopped.folder / "state_old.npz").write_text("mine")
+    assert same(fitted(stopped), fitted(Backup()))
+    note, going_on = stopped.progress.lines
+    assert note.startswith(f"note: The checkpoint {path} is damaged (") and note.endswith("). Ignoring it.")
+    assert going_on == "it: going on after epoch 2"
+
+
+def test_only_damaged_backups_start_the_training_over(stopped):
+    for path in stopped.folder.iterdir():
+        path.write_text("not a backup")
+    assert same(fitted(stopped), fitted(Backup()))
+    assert len(stopped.progress.lines) == 2
+
+
+def test_a_full_disk_is_a_note(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(backups.np, "savez", full)
+    kept = Backup(tmp_path, progress=Said())
+    assert same(fitted(kept), fitted(Backup()))
+    assert len(kept.progress.lines) == 4
+    assert set(kept.progress.lines) == {
+        "note: no checkpoint was written ([Errno 28] No space left on device); the training goes on"
+    }
+    assert names(tmp_path) == []
+
+
+def test_within_an_epoch_there_is_one_each_time_the_interval_is_over(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Backup, "save", lambda backup, state: saved.append((state.epoch, state.step, state.ended)))
+    fitted(Backup(tmp_path, every=0.0), epochs=2)  # of four steps each
+    assert saved == [(0, 1, False), (0, 2, False), (0, 3, False), (1, 0, False), (1, 1, False), (1, 2, False),
+                     (1, 3, False), (2, 0, True)]  # fmt: skip
+    saved.clear()
+    fitted(Backup(tmp_path, every=600.0), epochs=2)
+    assert saved == [(1, 0, False), (2, 0, True)]
+
+
+def test_a_training_that_ended_early_stays_ended(tmp_path):
+    def ending():
+        return tf_keras().callbacks.EarlyStopping("loss", patience=0, min_delta=1e9)
+
+    first = fitted(Backup(tmp_path), callbacks=[ending()])
+    assert len(first[1]["loss"]) == 2
+    assert same(fitted(Backup(tmp_path)), first)

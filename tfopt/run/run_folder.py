@@ -1,0 +1,305 @@
+"""The checkpoint of a run: a folder with all that the same run needs to go on after an interruption."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from tfopt.base.archives import read_npz
+from tfopt.base.differences import differences
+from tfopt.base.files import (
+    WORK,
+    atomic_path,
+    prepare_folder,
+    remove_empty,
+    remove_leftovers,
+    require_space,
+    write_atomically,
+)
+from tfopt.base.limits import MIB
+from tfopt.base.locks import locked
+from tfopt.base.progress import Progress
+from tfopt.base.reading import parse_json, reading
+from tfopt.errors import DataError, ModelError, OutputError, TfoptError
+from tfopt.run.checkpoint import Checkpoint, as_file, loaded_model, structure_of
+from tfopt.run.recipe import Recipe
+from tfopt.stages import Stage
+from tfopt.training.backup import EVERY, KEPT, Backup
+from tfopt.transfer import Transferred
+
+STATE_SIZE = 6
+"""What a backup takes, in sizes of the model: itself, masks, two slots of the optimizer, the best epoch, an average."""
+_FORMAT = 2
+_ABOUT = "run.json"
+_CHOICE = TypeAdapter(tuple[str, list[str]])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What is kept of one try of a stage.
+
+    Attributes:
+        folder: for it; None keeps nothing.
+        backup: of its training.
+    """
+
+    folder: Path | None
+    backup: Backup
+
+    def choice(self) -> tuple[Stage, list[str]] | None:
+        """Return the stage with its measured choices made, and notes on them; None if they are not known."""
+        if self.folder is None or not (path := self.folder / "choice.json").exists():
+            return None
+        try:
+            with reading(DataError):
+                recipe, notes = _CHOICE.validate_json(path.read_bytes(), strict=True)
+                (stage,) = Recipe.from_json(recipe).stages
+        except TfoptError:
+            return None  # it is made again
+        return stage, notes
+
+    def keep_choice(self, stage: Stage, notes: list[str]) -> None:
+        """Keep what `choice` returns."""
+        if self.folder is None:
+            return
+        try:
+            write_atomically(self.folder / "choice.json", json.dumps([Recipe(stages=(stage,)).to_json(), notes]))
+        except OutputError as error:
+            self.backup.progress.say(f"note: the checkpoint does not keep the choices of a stage ({error})")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder that keeps the progress of one run, from `open_run_folder`.
+
+    Attributes:
+        path: of the folder.
+        about: all that decides the result of the run, as plain data.
+        every: seconds between two backups within an epoch.
+        progress: tells where a training goes on.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    every: float
+    progress: Progress
+
+    @property
+    def key(self) -> str:
+        """The SHA-256 that identifies the run."""
+        return _digest(self.about)
+
+    @property
+    def stages(self) -> Checkpoint:
+        """The stages that are finished."""
+        return Checkpoint(self.path / "stages.npz", self.key)
+
+    def cache(self) -> Path:
+        """Return the folder for the finished parts of a transfer."""
+        self._begin()
+        return self.path / "transfer"
+
+    def attempt(self, position: int, stage: Stage) -> Attempt:
+        """Return what is kept of a try of `stage`, the one at `position` of the recipe."""
+        self._begin()
+        name = _digest([Recipe(stages=(stage,)).to_dict()])[:12]
+        folder = self.path / f"stage_{position + 1}_{name}"
+        return Attempt(folder, Backup(folder, self.every, self.progress))
+
+    def _begin(self) -> None:
+        """Write what the checkpoint is about, before anything else."""
+        try:
+            write_atomically(self.path / _ABOUT, json.dumps(self.about, indent=2) + "\n")
+        except OutputError as error:
+            self.progress.say(f"note: no checkpoint is written ({error})")
+
+    def forget_attempts(self) -> None:
+        """Remove what is kept of tries: their stage is finished, and `stages` holds its result."""
+        for folder in self.path.glob("stage_*_*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def transferred(self, like: Any) -> Transferred | None:
+        """Return the result of the transfer from the model `like`, if it is finished."""
+        path = self.path / "transferred.npz"
+        if not path.exists():
+            return None
+        try:
+            with reading(lambda why: DataError(f"The checkpoint {path} is damaged ({why}).")):
+                stored = read_npz(path)
+                notes, names = parse_json(str(stored["about"]))
+                model = loaded_model(stored["model"].tobytes(), like)
+                files = {str(name): stored[f"file_{number}"].tobytes() for number, name in enumerate(names)}
+                return Transferred(model, tuple(map(str, notes)), files)
+        except (DataError, ModelError) as error:
+            self.progress.say(f"note: {error} The transfer starts over.")
+            return None
+
+    def keep_transferred(self, made: Transferred) -> None:
+        """Keep the result of a transfer."""
+        self._begin()
+        files = {f"file_{number}": _bytes(content) for number, content in enumerate(made.files.values())}
+        about = json.dumps([made.notes, list(made.files)])
+        try:
+            with atomic_path(self.path / "transferred.npz") as temporary, temporary.open("wb") as file:
+                np.savez(file, about=about, model=_bytes(as_file(made.model)), **files)  # type: ignore[arg-type]
+        except (OSError, TfoptError) as error:  # a full disk, or a model that cannot be saved
+            self.progress.say(f"note: the checkpoint does not keep the transfer ({error}); the run goes on")
+            return
+        shutil.rmtree(self.path / "transfer", ignore_errors=True)
+
+    def require_space(self, model: int, file: int) -> None:
+        """Raise `OutputError` if the disk is too full for this checkpoint and a result beside it.
+
+        Args:
+            model: bytes of the weights.
+            file: bytes of the exported file.
+        """
+        state = STATE_SIZE * model
+        require_space(self.path, (KEPT + 1) * state + 3 * model + 2 * file + MIB, "The run with its checkpoint")
+
+    def remove_if_useless(self) -> None:
+        """Remove the folder if nothing in it spares any work."""
+        if not _holds_progress(self.path):
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the folder: the run is complete."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.parent.name == WORK:
+            remove_empty(self.path.parent)
+
+
+@contextmanager
+def in_use(path: str | Path | None) -> Iterator[None]:
+    """Lock the checkpoint in the folder `path` for this process; None for none.
+
+    Raises:
+        OutputError: the folder cannot be written, or another process uses it.
+    """
+    if path is None:
+        yield
+        return
+    _require_writable(Path(path))
+    with locked(Path(path) / ".lock", f"The checkpoint {path}"):
+        yield
+
+
+def _require_writable(path: Path) -> None:
+    try:
+        prepare_folder(path, overwrite=True)
+    except OutputError as error:
+        raise OutputError(f"The checkpoint {path} cannot be written: {error} Give another folder.") from error
+
+
+def open_run_folder(
+    path: str | Path,
+    about: dict[str, Any],
+    *,
+    every: float = EVERY,
+    overwrite: bool = False,
+    progress: Progress,
+) -> RunFolder:
+    """Return the checkpoint of the run `about` in the folder `path`; make it, if there is none.
+
+    Args:
+        path: of the folder.
+        about: from `about_run`.
+        every: seconds between two backups within an epoch.
+        overwrite: replace the checkpoint of another run, with a note.
+        progress: gets that note.
+
+    Raises:
+        OutputError: the folder cannot be written, or holds something else.
+        DataError: it is damaged, or of another run.
+    """
+    found = RunFolder(Path(path), about, every, progress)
+    there = _about_of(found.path)
+    if there is not None and (differing := list(differences(there, about))):
+        which = f"The checkpoint {path} is of another run: {'; '.join(differing)}."
+        if _holds_progress(found.path) and not overwrite:
+            raise DataError(
+                f"{which} Go on with that run by the command that began it; or delete the checkpoint, pass "
+                "--overwrite, or give another folder."
+            )
+        progress.say(f"note: {which} It is replaced.")
+        found.remove()
+    _require_writable(found.path)
+    remove_leftovers(found.path)
+    return found
+
+
+def _holds_progress(path: Path) -> bool:
+    """Return whether the checkpoint in the folder `path` spares any work."""
+    return any(next(path.glob(each), None) for each in ("*.npz", "transfer/*", "stage_*/state_*.npz"))
+
+
+def _about_of(path: Path) -> Any:
+    """Return what the checkpoint in the folder `path` is about; None if there is none."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"The checkpoint {path} cannot be written: it is a file; expected a folder. Give another.")
+    if not path.is_dir() or not any(not each.name.startswith(".") for each in path.iterdir()):
+        return None
+    if not (path / _ABOUT).exists():
+        raise OutputError(
+            f"The folder {path} holds files but no {_ABOUT}, so it is no checkpoint. Give another folder."
+        )
+    with reading(lambda why: DataError(f"The checkpoint {path} is damaged ({why}). Delete it to start over.")):
+        return parse_json((path / _ABOUT).read_bytes())
+
+
+def about_run(
+    recipe: Recipe, *, data: str, model: Any, teacher: Any = None, threads: int | None = None
+) -> dict[str, Any]:
+    """Return all that decides the result of a run, as plain data.
+
+    Args:
+        recipe: to carry out.
+        data: their fingerprint.
+        model: with which the run begins.
+        teacher: plain data that identify it.
+        threads: of TensorFlow's operations, on which the order of sums depends; None for those of this process.
+    """
+    about = {
+        "format": _FORMAT,
+        "recipe": recipe.to_dict(),
+        "teacher": teacher,
+        "data": data,
+        "model": {"layers": _digest(structure_of(model)), "weights": _digest_of(model.get_weights())},
+        "threads": threads or number_of_threads(),
+        "versions": {name: version(name) for name in ("tfopt", "tensorflow")},
+    }
+    return dict(json.loads(json.dumps(about)))
+
+
+def number_of_threads() -> int:
+    """Return the number of threads that share an operation of TensorFlow."""
+    import tensorflow as tf
+
+    chosen = tf.config.threading.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS")
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return int(chosen or 0) or len(mine)
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of(weights: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(f"{weight.shape} {weight.dtype}".encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
+
+
+def _bytes(content: bytes) -> np.ndarray:
+    return np.frombuffer(content, np.uint8)
