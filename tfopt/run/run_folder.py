@@ -180,7 +180,7 @@ class RunFolder:
 
 @contextmanager
 def in_use(path: str | Path | None) -> Iterator[None]:
-    """Lock the checkpoint in the folder `path` for this process; None for none.
+    """Hold the lock of the checkpoint in the folder `path`; None for none.
 
     Raises:
         OutputError: the folder cannot be written, or another process uses it.

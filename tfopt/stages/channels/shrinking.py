@@ -179,7 +179,7 @@ class Shrinking:
         return state | {f"importance_{number}": each for number, each in enumerate(self._importance)}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `get_state` returned; the weights are those of then."""
+        """Restore what `get_state` returned; the weights are those of then."""
         self._done, self._counted, self._scored, self._penalized, pending = map(int, state["counts"])
         self._pending = list(self.schedule[len(self.schedule) - pending :])
         self.removed = [int(root) for root in state["removed"]]
