@@ -604,7 +604,8 @@ def test_two_outputs(no_fit):
 
     source = keras.Input((6,))
     dense = keras.layers.Dense
-    refused(ModelError, keras.Model(source, [dense(3)(source), dense(2)(source)]), blobs(), "one output", "2")
+    model = keras.Model(source, [dense(3, name="a")(source), dense(2, name="b")(source)])
+    refused(DataError, model, blobs(), "gives the outputs a, b", "one without a name")
 
 
 def test_nothing_to_prune(no_fit):
