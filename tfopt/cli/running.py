@@ -63,6 +63,10 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                                     "scikit-learn's handwritten digits)."),
         click.option("--text", metavar="COLUMN", help="The column of a table that has texts (default: text)."),
         click.option("--labels", metavar="COLUMN", help="The column of a table that has the labels (default: label)."),
+        click.option("--task", metavar="TASK",
+                     help="What the labels mean, where they leave it open: classification, multilabel, regression, "
+                          "segmentation or forecasting; with reconstruction the inputs are the targets, and labels say "
+                          "which samples are anomalies."),
         click.option("--out", type=click.Path(path_type=Path),
                      help="Folder for the results (default: saved_models/NAME)."),
         click.option("--overwrite", is_flag=True, help="Replace the contents of the --out folder."),
@@ -249,6 +253,7 @@ def _run_into(
     model: str | None,
     data: str | None,
     text: str | None,
+    task: str | None,
     labels: str | None,
     overwrite: bool,
     epochs_factor: float,
@@ -294,6 +299,7 @@ def _run_into(
             input_shape=shape,
             beside=places,
             text=text,
+            task=task,
             labels=labels,
             quiet=quiet,
         )
@@ -304,7 +310,7 @@ def _run_into(
         taught = None
     else:
         source = data or (examples.data() if examples.data else "digits")
-        dataset = load_data(source, preprocessing=preprocessing, limit=limit, text=text, labels=labels)
+        dataset = load_data(source, preprocessing=preprocessing, limit=limit, text=text, labels=labels, task=task)
         keras_model, dataset, taught = _examples(recipe, dataset, progress, examples, wanted=not teacher)
     if teacher:
         taught = load_teacher(

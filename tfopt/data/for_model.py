@@ -37,6 +37,7 @@ def data_for(
     beside: Iterable[Any] = (),
     text: str | None = None,
     labels: str | None = None,
+    task: str | None = None,
     quiet: bool = False,
 ) -> Dataset:
     """Return `load_data(source)` with images converted to the size and colors that `model` expects.
@@ -52,6 +53,7 @@ def data_for(
         beside: paths of the model, its file or recipe, next to which a `data.json` may be.
         text: the column of texts, as for `load_data`.
         labels: the column of labels, as for `load_data`.
+        task: what the labels mean, as for `load_data`.
         quiet: do not print what a `data.json` has to say; it is in the notes of the result in any case.
     """
     if isinstance(source, Dataset):
@@ -59,10 +61,12 @@ def data_for(
     places = list(beside)
     if is_raw(source):
         stated, note = raw_front_end_beside(places)
-        data = load_data(source, preprocessing=stated or preprocessing, limit=limit, text=text, labels=labels)
+        data = load_data(
+            source, preprocessing=stated or preprocessing, limit=limit, text=text, labels=labels, task=task
+        )
         note = note or f"{data.preprocessing.describe()}, from these data: no data.json beside the model says otherwise"
     else:
-        data = named_as(model, _loaded(model, source, preprocessing, limit, input_shape))
+        data = named_as(model, _loaded(model, source, preprocessing, limit, input_shape, task))
         data, note = fed_as_beside(data, places, asked=preprocessing is not None)
     if not note:
         return data
@@ -71,20 +75,24 @@ def data_for(
 
 
 def _loaded(
-    model: Any, source: Any, preprocessing: str | None, limit: int | None, input_shape: Sequence[int] | None
+    model: Any,
+    source: Any,
+    preprocessing: str | None,
+    limit: int | None,
+    input_shape: Sequence[int] | None,
+    task: str | None,
 ) -> Dataset:
     shape = tuple(input_shape or tuple(model.inputs[0].shape)[1:])
     is_path = isinstance(source, str | Path)
     is_folder = is_path and Path(source).is_dir()
     if not is_folder or len(shape) != 3:
         named = Preprocessing.named(preprocessing) if preprocessing else None
-        data = load_data(source, preprocessing=named, limit=limit)
+        data = load_data(source, preprocessing=named, limit=limit, task=task)
         return _converted(data, shape) if is_path and Path(source).suffix == ".npz" else data
     size = (shape[0], shape[1]) if shape[0] and shape[1] else None
     color = _COLORS.get(shape[2])
-    return load_data(
-        source, preprocessing=Preprocessing.named(preprocessing or "raw"), size=size, color=color, limit=limit
-    )
+    named = Preprocessing.named(preprocessing or "raw")
+    return load_data(source, preprocessing=named, size=size, color=color, limit=limit, task=task)
 
 
 def representative_for(

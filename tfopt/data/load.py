@@ -30,7 +30,7 @@ from tfopt.data.masks import read_masks
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.raw_folder import read_raw_folder
-from tfopt.data.reconstruction import normal_to_train_on, with_flags, with_labels
+from tfopt.data.reconstruction import plan_with_anomalies, with_flags, with_labels
 from tfopt.data.samples import Split, are_images
 from tfopt.data.split import NAMES, Plan, plan
 from tfopt.data.stored import StoredArray
@@ -143,10 +143,8 @@ def _loaded(
         {name: y for name, (_, y) in parts.pairs.items()}, parts.class_names, task
     )
     groups = {name: found.groups(part) for name, part in labels.items()}
-    chosen, split_notes = plan(groups, validation=validation, test=test, seed=seed, limit=limit)
-    if reconstructs:
-        chosen, moved = normal_to_train_on(chosen, labels)
-        split_notes = (*split_notes, *moved)
+    planned = plan_with_anomalies if reconstructs else plan
+    chosen, split_notes = planned(groups, validation=validation, test=test, seed=seed, limit=limit)
     inputs, applied, image_notes = _inputs(parts, chosen, applied)
     splits = {
         name: Split(inputs[name], _take(labels[origin], indices), applied, reconstructs)

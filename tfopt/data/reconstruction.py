@@ -9,7 +9,7 @@ import numpy as np
 
 from tfopt.data.arrays import is_tf_data
 from tfopt.data.parts import Parts
-from tfopt.data.split import Plan
+from tfopt.data.split import Plan, plan
 from tfopt.errors import DataError
 
 NORMAL = ("normal", "good", "ok", "healthy")
@@ -64,27 +64,25 @@ def _flags(name: str, inputs: Any, labels: Any, normal: int | None) -> Any:
     )
 
 
-def normal_to_train_on(chosen: Plan, flags: dict[str, np.ndarray]) -> tuple[Plan, list[str]]:
-    """Return a plan that trains and validates on normal samples only, and notes.
+def plan_with_anomalies(flags: dict[str, np.ndarray], **options: Any) -> tuple[Plan, tuple[str, ...]]:
+    """Return a plan, as `split.plan` does with these options, that trains and validates on normal samples only.
 
-    Anomalies go to the test part if it was split off, and are left out if the source has one.
+    Anomalies go to the test part if it is split off, and are left out if the source has one.
 
     Raises:
-        DataError: no normal samples are left.
+        DataError: there are no normal samples, or as `plan`.
     """
-    notes, kept, anomalies = [], dict(chosen), []
-    for name in ("train", "validation"):
-        origin, indices = chosen[name]
-        anomalous = flags[origin][indices] != 0
-        if anomalous.all():
-            raise DataError(f"Expected normal samples in {name}, got {len(indices):,} anomalies alone; add some.")
-        kept[name] = (origin, indices[~anomalous])
-        if not anomalous.any():
-            continue
-        moved = origin == chosen["test"][0]
-        where = "moved to test" if moved else "left out"
-        notes.append(f"{int(anomalous.sum()):,} anomalies of {name} {where}: models learn from normal samples")
-        anomalies += [indices[anomalous]] if moved else []
-    origin, indices = chosen["test"]
-    kept["test"] = (origin, np.sort(np.concatenate([indices, *anomalies])))
-    return kept, notes
+    used = {name: np.arange(len(part)) if name == "test" else np.flatnonzero(part == 0) for name, part in flags.items()}
+    if empty := [name for name, indices in used.items() if not len(indices)]:
+        raise DataError(f"Expected normal samples in {empty[0]}, got {len(flags[empty[0]]):,} anomalies; add some.")
+    chosen, notes = plan({name: np.zeros(len(indices), np.int32) for name, indices in used.items()}, **options)
+    found = {name: (origin, used[origin][indices]) for name, (origin, indices) in chosen.items()}
+    for name in flags.keys() - {"test"}:
+        anomalies = np.flatnonzero(flags[name])[: options["limit"]]
+        moved = name == found["test"][0]
+        if moved:
+            found["test"] = (name, np.sort(np.concatenate([found["test"][1], anomalies])))
+        if len(anomalies):
+            where = "moved to test" if moved else "left out"
+            notes += (f"{len(anomalies):,} anomalies of {name} {where}: models learn from normal samples",)
+    return found, notes
