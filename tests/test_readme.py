@@ -15,7 +15,7 @@ def snippets() -> list[str]:
 
 
 def test_every_snippet_is_run_below():
-    assert len(snippets()) == 3
+    assert len(snippets()) == 2
 
 
 @pytest.fixture
@@ -54,16 +54,3 @@ def test_the_fit_workflow(folder):
     assert isinstance(names["sparse"], keras.Sequential)
     assert np.mean(kernel == 0) == pytest.approx(0.8, abs=0.5 / kernel.size)
     assert (folder / "model.tflite").read_bytes()[4:8] == b"TFL3"
-
-
-def test_the_teacher_in_fit(folder):
-    import tfopt
-
-    student, teacher = keras.models.load_model("model.keras"), keras.models.load_model("model.keras")
-    before = student.get_weights()
-    train = tfopt.load_data("photos").train
-    names = {"tfopt": tfopt, "student": student, "teacher": teacher, "x": train.x(), "y": train.y()}
-    exec(compile(snippets()[2], "README.md", "exec"), names)
-    assert any((old != now).any() for old, now in zip(before, student.get_weights(), strict=True))
-    for old, now in zip(before, teacher.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, now)
