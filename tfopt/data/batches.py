@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfopt.data.arrays_by_name import rows
 from tfopt.data.position import Position
 from tfopt.errors import DataError
 
@@ -71,9 +72,16 @@ def make_batches(
         samples = len(split)
         return np.random.default_rng([seed, epoch]).permutation(samples) if shuffle else np.arange(samples)
 
+    # TensorFlow casts and scales faster than NumPy, without Python's lock.
+    in_graph = split.preprocessing.in_graph and not isinstance(split.inputs, dict)
+
     def gathered(view: int, chosen: np.ndarray) -> Any:
         changes = drawn(view)[chosen]
-        x = split.changed(chosen, augment, changes) if augment else split.x(chosen)
+        if in_graph:
+            stored = rows(split.inputs, chosen)
+            x = augment.change_stored(stored, changes) if augment else stored
+        else:
+            x = split.changed(chosen, augment, changes) if augment else split.x(chosen)
         return x, split.y(chosen), changes, views.beside(view, chosen) if views else {}
 
     one = gathered(0, np.arange(1))
@@ -87,6 +95,7 @@ def make_batches(
         for tensor, array in zip(tensors, tf.nest.flatten(one), strict=True):
             tensor.set_shape((batch_size if drop_remainder else None, *array.shape[1:]))
         x, y, moves, more = tf.nest.pack_sequence_as(one, tensors)
+        x = split.preprocessing.apply_in_graph(x) if in_graph else x
         x = x if augment is None else augment.apply(x, moves)
         return ({views.key: more, "inputs": x} if views else x), y
 

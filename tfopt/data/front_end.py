@@ -27,11 +27,13 @@ class FrontEnd(ABC):
         kind: its name in JSON.
         subject: what it reads, for messages.
         augmentation: the class of random changes of its samples; None if there are none.
+        in_graph: whether `apply_in_graph` exists.
     """
 
     kind: ClassVar[str]
     subject: ClassVar[str]
     augmentation: ClassVar[type[RandomChanges] | None] = None
+    in_graph: ClassVar[bool] = False
 
     def fitted(self, raw: np.ndarray) -> tuple[Self, tuple[str, ...]]:
         """Return the front end with what it learns from raw training samples, and notes; itself, if it has learned."""
@@ -50,6 +52,10 @@ class FrontEnd(ABC):
     @abstractmethod
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Return stored samples `values` (n, ...) as model inputs, a new array."""
+
+    def apply_in_graph(self, values: Any) -> Any:
+        """Return what `apply` does for a tensor, in a `tf.function`: faster, where `in_graph` is True."""
+        raise NotImplementedError
 
     @abstractmethod
     def describe(self) -> str:

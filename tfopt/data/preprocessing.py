@@ -63,6 +63,7 @@ class Preprocessing(FrontEnd):
     kind: ClassVar[str] = "image"
     subject: ClassVar[str] = "images"
     augmentation: ClassVar[type[RandomChanges] | None] = Augmentation
+    in_graph: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raise `DataError` for a field that no image can satisfy."""
@@ -112,6 +113,21 @@ class Preprocessing(FrontEnd):
             self._check_channels(result.shape)
         if self.order == "bgr":
             result = np.ascontiguousarray(result[..., ::-1])
+        if self.scale != 1:
+            result *= np.asarray(self.scale, np.float32)
+        if self.offset != 0:
+            result += np.asarray(self.offset, np.float32)
+        return result
+
+    @override
+    def apply_in_graph(self, values: Any) -> Any:
+        import tensorflow as tf
+
+        result = tf.cast(values, tf.float32)
+        if self.per_channel:
+            self._check_channels(tuple(result.shape))
+        if self.order == "bgr":
+            result = tf.reverse(result, [-1])
         if self.scale != 1:
             result *= np.asarray(self.scale, np.float32)
         if self.offset != 0:
