@@ -115,6 +115,7 @@ def test_charts_have_their_data_as_tables(visit, full_report):
     page = visit(report_page(full_report("plain")))
     figure = page.locator("#calibration figure").first
     figure.get_by_text("Data").click()
+    figure.locator("tbody tr").first.wait_for()  # rows come with the chart
     assert figure.locator("tbody tr").count() == 2
     assert page.get_by_role("img", name="Reliability diagram").count() == 1
 

@@ -291,18 +291,19 @@ def test_what_is_no_checkpoint_of_the_run_is_said_in_one_line_and_ignored(tmp_pa
     accepted: list[object] = []
     run.guard = SimpleNamespace(evaluate=lambda predict: predict, accept=accepted.append)
     run.recipe, run.data = tfopt.Recipe(stages=(tfopt.Prune(epochs=1),)), SimpleNamespace(task="classification")
-    run.checkpoint, run.progress = Checkpoint(tmp_path / "run.npz", "key"), Progress()
+    kept = Checkpoint(tmp_path / "run.npz", "key")
+    run.checkpoint, run.progress = SimpleNamespace(stages=kept), Progress()
     run.report, run.notes, run.stages, run.finished = Report({}), [], list(run.recipe.stages), 0
     names = []
-    for name in misfit(run.checkpoint.path, "key"):
+    for name in misfit(kept.path, "key"):
         run._resume()
         assert run.finished == 0, name
         names.append(name)
         (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith(f"The checkpoint {run.checkpoint.path} is damaged (") and "starts over" in said
+        assert said.startswith(f"The checkpoint {kept.path} is damaged (") and "starts over" in said
         assert run.notes[-1] == said and not run.report.rows
     assert len(run.notes) == len(names) == 7
-    stored(run.checkpoint.path, "key", weight_0=np.ones((6, 3), "float32"), weight_1=np.ones(3, "float32"))
+    stored(kept.path, "key", weight_0=np.ones((6, 3), "float32"), weight_1=np.ones(3, "float32"))
     run._resume()
     assert run.finished == 1
     assert [row.step for row in run.report.rows] == ["original", "Prune"]
