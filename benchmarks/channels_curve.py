@@ -105,7 +105,7 @@ def main(
             if key not in kept:
                 command = [sys.executable, __file__, "--model", model, "--data", data, "--teacher", teacher]
                 command += ["--epochs", *map(str, epochs), "--job", point, str(seed)]
-                command += ["--cache", cache] if cache else []
+                command += ["--cache", f"{cache}/{seed}"] if cache else []  # views depend on the seed
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 kept[key] = json.loads(done.stdout.strip().splitlines()[-1])
                 KEPT.write_text(json.dumps(kept, indent=1) + "\n")
