@@ -37,7 +37,8 @@ def test_outputs_are_stripped(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path):
     ran = NotebookClient(read(path), timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
-    printed = "".join(output.get("text", "") for cell in code(ran) for output in cell.outputs)
+    outputs = [output for cell in code(ran) for output in cell.outputs]
+    printed = "".join(output.get("text", "") + output.get("data", {}).get("text/html", "") for output in outputs)
     shown, written = SHOWS[path.stem]
     assert shown in printed
     assert (tmp_path / written).exists()

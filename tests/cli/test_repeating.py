@@ -64,7 +64,7 @@ def test_an_interrupted_command_resumes_with_the_seed_that_has_not_finished(comm
     assert ended.exit_code == 0, ended.output
     assert done == [3, 4, 4]
     assert names(tmp_path / "out") == ["repeats.json", "seed_3", "seed_4"]
-    assert names(tmp_path) == ["out"]
+    assert names(tmp_path) == ["data.npz", "model.keras", "out", "recipe.json"]
     found = json.loads((tmp_path / "out" / "repeats.json").read_text())
     reports = [json.loads((tmp_path / "out" / f"seed_{seed}" / "report.json").read_text()) for seed in (3, 4)]
     assert [report["recipe"]["training"]["seed"] for report in reports] == found["seeds"] == [3, 4]
@@ -78,8 +78,11 @@ def test_other_settings_do_not_take_the_results_of_an_interrupted_command(comman
     done, fail = seeds
     fail[4] = KeyboardInterrupt()
     command()
-    assert command("--epochs-factor", 2).exit_code == 0
-    assert done == [3, 4, 3, 4]
+    refused = command("--epochs-factor", 2)
+    assert refused.exit_code == 2 and "--overwrite" in refused.stderr
+    del done[:]
+    assert command("--epochs-factor", 2, "--overwrite").exit_code == 0
+    assert done[-1] == 4
 
 
 @pytest.mark.slow

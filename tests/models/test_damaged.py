@@ -322,10 +322,12 @@ def test_a_run_with_a_damaged_checkpoint_ends_as_without(tmp_path):
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, activation="softmax")])
     export = tfopt.Export(weights="float32", activations="float32")
     recipe = tfopt.Recipe(stages=(tfopt.Prune(epochs=1, min_steps=0),), export=export)
-    path = tmp_path / "run.npz"
-    path.write_text("hello")
+    path = tmp_path / "run"
+    tfopt.optimize(model, recipe, data, checkpoint=path, quiet=True)  # not saved, so the checkpoint stays
+    (stages,) = path.glob("stages*")
+    stages.write_text("hello")
     result = tfopt.optimize(model, recipe, data, checkpoint=path, quiet=True)
-    assert any(f"The checkpoint {path} is damaged" in note for note in result.report.rows[0].notes)
+    assert any(f"The checkpoint {stages} is damaged" in note for note in result.report.rows[0].notes)
     assert result.lite.data == tfopt.optimize(model, recipe, data, quiet=True).lite.data
     result.save(tmp_path / "out")
     assert not path.exists()

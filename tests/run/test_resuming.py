@@ -82,7 +82,13 @@ def require_same(result, whole):
     assert result.lite.data == whole.lite.data
     for weight, other in zip(result.model.get_weights(), whole.model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, other)
-    assert [row.notes for row in result.report.rows] == [row.notes for row in whole.report.rows]
+    found, expected = ([steady(row.notes) for row in each.report.rows] for each in (result, whole))
+    assert found == expected
+
+
+def steady(notes):
+    """The notes that do not depend on how fast the machine is at the moment."""
+    return [note for note in notes if "the speed of" not in note]
 
 
 KINDS = {
@@ -93,7 +99,7 @@ KINDS = {
     "Quantize": tfopt.Quantize(epochs=EPOCHS, min_steps=0),
     "PruneChannels": tfopt.PruneChannels(epochs=EPOCHS, min_steps=0, round_to=1, regularization=0.1),
     "taylor": tfopt.PruneChannels(epochs=EPOCHS, min_steps=0, round_to=1, criterion="taylor"),
-    "LowRank": tfopt.LowRank(epochs=EPOCHS, rank=2),
+    "LowRank": tfopt.LowRank(epochs=EPOCHS, rank=2, min_steps=0),
 }
 
 

@@ -231,11 +231,11 @@ def test_an_interrupted_depth_study_resumes(deep_source, data, tmp_path, monkeyp
     trained = []
     fitted = depth_study._Study._fitted
 
-    def counted(self, model, number, label):
+    def counted(self, model, number, *others):
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(number)
-        return fitted(self, model, number, label)
+        return fitted(self, model, number, *others)
 
     monkeypatch.setattr(depth_study._Study, "_fitted", counted)
     with pytest.raises(KeyboardInterrupt):
