@@ -107,7 +107,7 @@ def measure_speed(folder: str) -> dict[str, float]:
 
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> dict[str, float]:
-    """Return the result of a function of this file in a process of its own."""
+    """Run a function of this file in a separate process and return its result."""
     call = f"import json, data_memory as d; print('\\n' + json.dumps(d.{function.__name__}(*{arguments!r})))"
     here = Path(__file__).parent
     done = subprocess.run([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True, check=True, cwd=here)

@@ -60,7 +60,7 @@ def test_features_by_hand():
 
 
 def test_statistics_are_of_the_training_part_alone(tmp_path):
-    """The test rows are a thousand times larger, and have a category of their own."""
+    """The test rows are a thousand times larger, and have one more category."""
     rows = [f"train,{number},a,{number % 2}" for number in range(50)]
     rows += [f"test,{1000 * number},b,{number % 2}" for number in range(50)]
     data = load_data(write(tmp_path / "a.csv", "split,x,kind,label", rows))

@@ -1,4 +1,4 @@
-"""Subclassed models, whose graph is traced anew each time."""
+"""Subclassed models, whose graph is traced again each time."""
 
 import keras
 import numpy as np

@@ -61,7 +61,7 @@ class StoredArray:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         """Return the rows at `key` (an integer, integers, booleans, a slice) in memory."""
-        # Mapped anew each time: pages of a mapping that stays count as memory of the process.
+        # Map the file for each read: the pages of a mapping that stays open count as memory of the process.
         file = np.memmap(self.path, self.dtype, "r")
         return np.array(file.reshape(-1, *self.row)[self.places[key]])
 

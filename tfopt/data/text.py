@@ -142,7 +142,7 @@ class Text(FrontEnd):
 
     @override
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; the vocabulary is a file of its own, of which they have the SHA-256."""
+        """Return plain values for JSON, with the SHA-256 of the vocabulary, which is a separate file."""
         values = {key: value for key, value in asdict(self).items() if key != "vocabulary"}
         digest = hashlib.sha256(self.files()[VOCABULARY_FILE]).hexdigest()
         return {"kind": self.kind, **values, "vocabulary_sha256": digest}

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from tfopt import models
 from tfopt.data import Dataset
 from tfopt.data.position import Position
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
 from tfopt.errors import RecipeError
+from tfopt.models.sources import model_from
 
 
 class SeveralSession:
@@ -31,9 +31,7 @@ class SeveralSession:
     def __init__(self, distillation: Distillation | None, teacher: Any, data: Dataset) -> None:
         if teacher is None:
             raise RecipeError("The distillation needs a teacher: pass optimize(..., teacher=...) or --teacher.")
-        path = isinstance(teacher, str) or hasattr(teacher, "__fspath__")
-        self.distillation, self.data = distillation, data
-        self.teacher = models.load_model(teacher) if path else teacher
+        self.distillation, self.data, self.teacher = distillation, data, model_from(teacher)
 
     def student(self, model: Any) -> Any:
         """Return `model` (from a stage's `apply`) as one to compile and fit on `batches`."""

@@ -15,7 +15,7 @@ from tfopt.base.renamed import renamed_arguments
 from tfopt.base.words import shortened
 from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
-from tfopt.data.predicting import outputs_for as predicted_for
+from tfopt.data.predicting import outputs_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.chance import tell_of_other_classes
 from tfopt.evaluate.timing import ROUNDS, interleaved_times, speedup
@@ -101,7 +101,7 @@ def benchmark_files(
 
 def outputs_of(lite: LiteModel, data: Dataset) -> dict[str, Any]:
     """Return the outputs of a file on the test part of `data`, by output; "" is the only one."""
-    outputs = predicted_for(lite.predict, data.test)
+    outputs = outputs_for(lite.predict, data.test)
     names = [port.name for port in lite.outputs]
     if data.outputs is not None and set(names) == set(data.outputs):
         outputs = dict(zip(names, outputs, strict=True))

@@ -16,7 +16,7 @@ from tfopt import bridge
 from tfopt.base.keras_compat import keras_of, tf_keras
 from tfopt.base.progress import Progress
 from tfopt.bridge.state import finalize, moved_ids
-from tfopt.data import fit_to_model, load_data
+from tfopt.data import fit_to_ports, load_data
 from tfopt.data.dataset import Dataset
 from tfopt.data.mixup import require_no_mixup
 from tfopt.data.predicting import outputs_for
@@ -137,7 +137,7 @@ class _Line:
         self.model, self.data, self.training, self.epochs = model, data, training, epochs
         self.distillation, self.progress = distillation, progress
         self.first = bridge.to_tf_keras(model)
-        fit_to_model(data, self.first.input_shape[1:], self.first.output_shape[-1], self.first.output_shape[1:-1])
+        fit_to_ports(data, self.first)
         self.loss, self.logits = choose_loss(self.first, training, data), gives_logits(self.first, data)
         self.augmentation, notes = choose_augmentation(self._answers, training, data, who="the given model")
         for note in notes:

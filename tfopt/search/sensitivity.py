@@ -15,7 +15,7 @@ from tfopt.base.plots import save_figure
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import rendered
 from tfopt.base.weight_statistics import decibels
-from tfopt.data import Dataset, fit_to_model, load_data, require_one_input_and_output
+from tfopt.data import Dataset, fit_to_ports, load_data, require_one_input_and_output
 from tfopt.errors import DataError
 from tfopt.graph.layer_facts import facts_of
 from tfopt.models.sources import model_from
@@ -172,7 +172,7 @@ def sensitivity(
     require_measurable(loaded)
     flat_model = bridge.to_tf_keras(loaded)
     dataset = data if isinstance(data, Dataset) else load_data(data)
-    fit_to_model(dataset, flat_model.input_shape[1:], flat_model.output_shape[-1], flat_model.output_shape[1:-1])
+    fit_to_ports(dataset, flat_model)
     judge = Judge(flat_model, dataset, samples)
     found = low_bit_kernels(flat_model)
     trials = []

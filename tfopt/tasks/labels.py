@@ -21,7 +21,7 @@ Arrays = dict[str, np.ndarray]
 def understand_all(
     parts: dict[str, Any], class_names: tuple[str, ...] | None, task: str | None = None
 ) -> tuple[dict[str, Any], Task, tuple[str, ...]]:
-    """Return what `understand` does; for labels by output, each output has a task of its own, in a `Several`.
+    """Return what `understand` does; for labels by output, the task is a `Several` with one task per output.
 
     Args:
         parts: labels, or labels by output, by the name of the part.

@@ -13,7 +13,7 @@ from tfopt.tasks.task import Samples, Task
 
 @dataclass(frozen=True)
 class Several(Task):
-    """Each output of a model has a task and labels of its own.
+    """Each output of a model has a separate task and separate labels.
 
     Attributes:
         tasks: by output, in the order of the model's outputs.

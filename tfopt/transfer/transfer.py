@@ -53,7 +53,7 @@ class Transfer(ABC):
         >>> @tfopt.extend.config
         ... class Fresh(tfopt.extend.Transfer):
         ...     def untrained(self, source, data):
-        ...         return tfopt.extend.Transferred(self.fresh(source, data), notes=("weights drawn anew",))
+        ...         return tfopt.extend.Transferred(self.fresh(source, data), notes=("weights redrawn",))
         >>> Fresh(seed=3).transferred(model, data).model.output_shape
         (None, 10)
     """

@@ -20,7 +20,7 @@ class Candidate:
     Attributes:
         name: of the result.
         report: of its run.
-        address: of its own page, relative to the comparison; "" without one.
+        address: where its page is, relative to the comparison; "" without one.
         data: identifies the data; "" if unknown.
     """
 
