@@ -54,6 +54,13 @@ def test_a_limit_holds_for_both_kinds():
     assert data.test.labels.tolist().count(0) == data.test.labels.tolist().count(1) == len(data.train) == 3
 
 
+def test_a_limit_takes_anomalies_of_all_kinds():
+    kinds = np.repeat([0, 1, 2], [30, 10, 10])  # two kinds of anomalies, one behind the other
+    x = np.stack([kinds, kinds], axis=1).astype("float32")
+    data = load_data((x, (kinds > 0).astype(int)), task="reconstruction", limit=4)
+    assert set(data.test.inputs[data.test.labels == 1][:, 0]) == {1, 2}
+
+
 def test_anomalies_in_training_data_are_left_out_if_there_is_a_test_part():
     data = load_data({"train": (X, FLAGS), "test": (X[:7], FLAGS[:7])}, task="reconstruction")
     assert not data.train.labels.any() and data.test.labels.tolist() == FLAGS[:7].tolist()
@@ -106,6 +113,13 @@ def test_wrong_labels(source, words):
 def test_the_task_decides_where_labels_leave_it_open(task, labels, form):
     data = load_data((X, labels), task=task)
     assert (data.task, data.labels) == (task, form)
+
+
+def test_rows_with_a_single_1_may_be_several_classes_at_once():
+    rows = np.eye(3)[np.arange(50) % 3]
+    assert load_data((X, rows)).task == "classification"
+    data = load_data((X, rows), task="multilabel")
+    assert (data.task, data.num_classes, data.train.labels.shape[1:]) == ("multilabel", 3, (3,))
 
 
 @pytest.mark.parametrize(

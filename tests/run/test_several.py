@@ -1,5 +1,7 @@
 """Runs on models with several inputs and outputs: training, guard, report, file, verification."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import tfopt
 from tfopt import bridge, cli
 from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, RecipeError
-from tfopt.evaluate.bench import benchmark_files
+from tfopt.evaluate.bench import benchmark_files, outputs_of, ports_by_output
 from tfopt.evaluate.compare import compare_files
 from tfopt.evaluate.verify import verify_file
 from tfopt.run.guard import Guard
@@ -93,6 +95,17 @@ def test_a_saved_result_is_verified_compared_and_timed(result, data, tmp_path):
     assert "kind_accuracy" in [*table.columns[0].cells] and "kind agreement" in [*table.columns[0].cells]
     (measured,) = benchmark_files([folder / "model.tflite"], data, rounds=1)
     assert measured.metrics == pytest.approx(result.report.rows[-1].metrics)
+
+
+def test_outputs_of_a_file_in_another_order_are_found_by_name(data):
+    named = tfopt.data.names.named_as(net(), data)
+    ports = [SimpleNamespace(name="age"), SimpleNamespace(name="kind")]
+    file = SimpleNamespace(
+        outputs=ports, predict=lambda x: [np.zeros((len(x["facts"]), 1)), np.ones((len(x["facts"]), 2))]
+    )
+    assert ports_by_output(file, named) == {"age": ports[0], "kind": ports[1]}
+    found = outputs_of(file, named)
+    assert list(found) == ["kind", "age"] and found["age"].shape[1:] == (1,) and found["kind"].shape[1:] == (2,)
 
 
 def test_the_command_line_takes_such_files(trained, tmp_path):

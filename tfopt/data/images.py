@@ -196,18 +196,17 @@ def _in_threads(task: Callable[[Path], Decoded], files: list[Path], source: str)
     from PIL import Image
 
     Image.init()  # before the threads start, since all of them read the table it fills
-    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    chunks = deque(files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK))
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool, _progress(len(files), source) as advance:
         ahead: deque[Future[list[Decoded]]] = deque()
         try:
-            for chunk in [*chunks, *[None] * 2 * workers]:  # a few chunks ahead, or results would fill the memory
-                if chunk is not None:
-                    ahead.append(pool.submit(lambda files: [task(file) for file in files], chunk))
-                if ahead and (chunk is None or len(ahead) > 2 * workers):
-                    decoded = ahead.popleft().result()
-                    yield from decoded
-                    advance(len(decoded))
+            while chunks or ahead:
+                while chunks and len(ahead) < 2 * workers:  # a few ahead, or results would fill the memory
+                    ahead.append(pool.submit(lambda files: [task(file) for file in files], chunks.popleft()))
+                decoded = ahead.popleft().result()
+                yield from decoded
+                advance(len(decoded))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

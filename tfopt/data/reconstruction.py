@@ -77,8 +77,11 @@ def plan_with_anomalies(flags: dict[str, np.ndarray], **options: Any) -> tuple[P
         raise DataError(f"Expected normal samples in {empty[0]}, got {len(flags[empty[0]]):,} anomalies; add some.")
     chosen, notes = plan({name: np.zeros(len(indices), np.int32) for name, indices in used.items()}, **options)
     found = {name: (origin, used[origin][indices]) for name, (origin, indices) in chosen.items()}
-    for name in flags.keys() - {"test"}:
-        anomalies = np.flatnonzero(flags[name])[: options["limit"]]
+    for name in (each for each in flags if each != "test"):
+        anomalies = np.flatnonzero(flags[name])
+        if options["limit"] is not None:  # of all kinds: folders come sorted by class
+            spread = np.linspace(0, len(anomalies), min(options["limit"], len(anomalies)), endpoint=False)
+            anomalies = anomalies[spread.astype(np.int64)]
         moved = name == found["test"][0]
         if moved:
             found["test"] = (name, np.sort(np.concatenate([found["test"][1], anomalies])))

@@ -22,7 +22,7 @@ from tfopt.evaluate.timing import ROUNDS, interleaved_times, speedup
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.responses import logits_by_output
-from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read import LiteModel, Port
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build_file
 
@@ -102,10 +102,17 @@ def benchmark_files(
 def outputs_of(lite: LiteModel, data: Dataset) -> dict[str, Any]:
     """Return the outputs of a file on the test part of `data`, by output; "" is the only one."""
     outputs = outputs_for(lite.predict, data.test)
-    names = [port.name for port in lite.outputs]
-    if data.outputs is not None and set(names) == set(data.outputs):
-        outputs = dict(zip(names, outputs, strict=True))
-    return task_of(data).by_output(outputs)
+    if data.outputs is None:
+        return {"": outputs}
+    found = dict(zip(ports_by_output(lite, data), outputs, strict=True))
+    return {name: found[name] for name in data.outputs}
+
+
+def ports_by_output(lite: LiteModel, data: Dataset) -> dict[str, Port]:
+    """Return the output ports of a file by the outputs of `data`, in the file's order: by name, else by position."""
+    names = list(task_of(data).by_task())
+    own = [port.name for port in lite.outputs]
+    return dict(zip(own if set(own) == set(names) else names, lite.outputs, strict=True))
 
 
 def measured_on(lite: LiteModel, data: Dataset, name: object) -> tuple[dict[str, Any], dict[str, float]]:

@@ -16,7 +16,7 @@ from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import ModelError
-from tfopt.evaluate.bench import outputs_of
+from tfopt.evaluate.bench import outputs_of, ports_by_output
 from tfopt.evaluate.chance import at_chance, tell_of_other_classes
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
@@ -193,7 +193,7 @@ def _verified(model: Any, lite: LiteModel, data: Dataset, least_db: float) -> Ve
     predict = functools.partial(model.predict, batch_size=64, verbose=0)
     expected = task_of(data).by_output(outputs_for(predict, data.test))
     found = outputs_of(lite, data)
-    ports = dict(zip(expected, lite.outputs, strict=True))
+    ports = ports_by_output(lite, data)
     signals, missing = layer_signals(model, lite, data.test.x(data.test.spread(SIGNAL_SAMPLES)))
     return Verification(
         samples=len(data.test),

@@ -61,6 +61,9 @@ def _of_task(parts: Arrays, kind: str, class_names: tuple[str, ...] | None) -> t
     if issubclass(asked, Regression):
         values = {name: each.astype(np.float32) for name, each in parts.items()}
         return values, asked("values", None, values["train"].shape[1:]), ()
+    if issubclass(asked, Multilabel) and all(_are_rows_of_0_and_1(values) for values in parts.values()):
+        values = {name: each.astype(np.float32) for name, each in parts.items()}  # each row may have a single 1
+        return values, asked("values", values["train"].shape[-1], values["train"].shape[1:]), ()
     found = understand(_as_integers(parts) if issubclass(asked, Classification) else parts, class_names)
     if type(found[1]) is not asked:
         raise DataError(
@@ -68,6 +71,10 @@ def _of_task(parts: Arrays, kind: str, class_names: tuple[str, ...] | None) -> t
             f"are for {found[1].kind!r}; correct the labels or the task."
         )
     return found
+
+
+def _are_rows_of_0_and_1(labels: np.ndarray) -> bool:
+    return labels.ndim > 1 and labels.shape[-1] > 1 and bool(np.isin(labels, (0, 1)).all())
 
 
 def _as_integers(parts: Arrays) -> Arrays:

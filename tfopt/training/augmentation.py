@@ -41,9 +41,15 @@ def choose_augmentation(
         or len(data.input_shape) != 3
         or not task_of(data).has_classes
     ):
-        return None, [f"no augmentation ({names}): it is for the classification of images and recordings only"]
+        return None, [
+            *left_out,
+            f"no augmentation ({names}): it is for the classification of images and recordings only",
+        ]
     if judge is None:
-        return None, [f"no augmentation ({names}): there is no model to judge which images stay recognizable"]
+        return None, [
+            *left_out,
+            f"no augmentation ({names}): there is no model to judge which images stay recognizable",
+        ]
     trial = _Trial(judge, wanted, training.seed, data, who)
     kept = {name: trial.recognized(name, value) for name, value in wanted.transformations.items()}
     kept = {name: value for name, value in kept.items() if value}
