@@ -40,6 +40,7 @@ STATE_SIZE = 6
 """What a backup takes, in sizes of the model: itself, masks, two slots of the optimizer, the best epoch, an average."""
 _FORMAT = 2
 _ABOUT = "run.json"
+_LOCK = ".lock"
 _CHOICE = TypeAdapter(tuple[str, list[str]])
 
 
@@ -171,6 +172,14 @@ class RunFolder:
         if not _holds_progress(self.path):
             self.remove()
 
+    def clear(self) -> None:
+        """Remove what is in the folder, but not the lock, which this process holds."""
+        for each in self.path.iterdir():
+            if each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
+            elif each.name != _LOCK:
+                each.unlink()
+
     def remove(self) -> None:
         """Remove the folder: the run is complete."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -189,7 +198,7 @@ def in_use(path: str | Path | None) -> Iterator[None]:
         yield
         return
     _require_writable(Path(path))
-    with locked(Path(path) / ".lock", f"The checkpoint {path}"):
+    with locked(Path(path) / _LOCK, f"The checkpoint {path}"):
         yield
 
 
@@ -231,7 +240,7 @@ def open_run_folder(
                 "--overwrite, or give another folder."
             )
         progress.say(f"note: {which} It is replaced.")
-        found.remove()
+        found.clear()
     _require_writable(found.path)
     remove_leftovers(found.path)
     return found
