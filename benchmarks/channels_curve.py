@@ -38,7 +38,7 @@ ROUNDS, RUNS = 15, 100
 
 
 def run(
-    model: str, data: str, teacher: str, point: str, seed: int, epochs: tuple[int, int, int], cache: str | None
+    model: str, data: str, teacher: str, point: str, seed: int, epochs: tuple[int, int, int], work: str | None
 ) -> dict[str, Any]:
     """Run one point with one seed in this process."""
     import tfopt
@@ -57,7 +57,8 @@ def run(
         max_drop=None,
     )
     started, dataset = time.perf_counter(), tfopt.load_data(data)
-    result = tfopt.optimize(model, recipe, dataset, teacher=teacher, teacher_cache=cache)
+    cache, checkpoint = (f"{work}/answers", f"{work}/checkpoint") if work else (None, None)
+    result = tfopt.optimize(model, recipe, dataset, teacher=teacher, teacher_cache=cache, checkpoint=checkpoint)
     seconds = time.perf_counter() - started
     export = tfopt.Export(weights="int8", activations="int8")
     original = tfopt.export_tflite(
@@ -84,7 +85,7 @@ def run(
 @click.option("--teacher", required=True)
 @click.option("--epochs", nargs=3, type=int, default=(8, 240, 15), show_default=True, help="Of the three stages.")
 @click.option("--only", multiple=True, type=click.Choice(list(POINTS)), help="Only this point (can be repeated).")
-@click.option("--cache", help="Folder in which the teacher's answers are kept.")
+@click.option("--work", help="Folder of the teacher's answers and checkpoints, from which the same command goes on.")
 @click.option("--job", nargs=2, hidden=True, help="Internal: one point and seed, printed as JSON.")
 def main(
     model: str,
@@ -92,11 +93,11 @@ def main(
     teacher: str,
     epochs: tuple[int, int, int],
     only: tuple[str, ...],
-    cache: str | None,
+    work: str | None,
     job: tuple[str, str] | None,
 ) -> None:
     if job:
-        click.echo("\n" + json.dumps(run(model, data, teacher, job[0], int(job[1]), epochs, cache)))
+        click.echo("\n" + json.dumps(run(model, data, teacher, job[0], int(job[1]), epochs, work)))
         return
     kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
     for point in only or POINTS:
@@ -105,7 +106,7 @@ def main(
             if key not in kept:
                 command = [sys.executable, __file__, "--model", model, "--data", data, "--teacher", teacher]
                 command += ["--epochs", *map(str, epochs), "--job", point, str(seed)]
-                command += ["--cache", f"{cache}/{seed}"] if cache else []  # views depend on the seed
+                command += ["--work", f"{work}/{list(POINTS).index(point)}-{seed}"] if work else []
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 kept[key] = json.loads(done.stdout.strip().splitlines()[-1])
                 KEPT.write_text(json.dumps(kept, indent=1) + "\n")
