@@ -339,6 +339,7 @@ def numbers(output, row):
 def test_compare(files):
     done = tfopt_command("compare", files["model.keras"], files["sparse.tflite"], "--data", files["data.npz"])
     assert done.exit_code == 0, done.output
+    assert done.stdout.count("(as a float .tflite)") == 1
     kernel = files["kernel"]
     sparse = np.where(np.abs(kernel) < 1, 0, kernel)
     first, second = (float(value) for value in numbers(done.stdout, "accuracy"))

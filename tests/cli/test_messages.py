@@ -8,10 +8,13 @@ from click.testing import CliRunner
 
 import tfopt
 from tfopt import cli
+from tfopt.base.interruption import Interrupted
 from tfopt.cli.outcome import require_success
 from tfopt.errors import PromiseError
 from tfopt.evaluate.report import Report
 from tfopt.run.guard import Verdict
+from tfopt.tasks import Several
+from tfopt.tasks.table import TASKS
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +113,35 @@ def test_missing_data_are_named_where_the_digits_do_not_fit(folder, tmp_path):
     assert f"error: {digits} The model expects inputs of shape (4, 4, 3), the data has (8, 8, 1)" in done.stderr
     done = tfopt_command("run", "r.json", "--model", folder / "one.keras", "--data", folder / "data.npz")
     assert done.exit_code == 2 and "(6,)" in done.stderr and digits not in done.stderr
+
+
+@pytest.mark.parametrize("task", ["regression", "forecasting"])
+def test_the_default_model_is_for_classes_only(task):
+    done = tfopt_command("run", "prune", "--task", task)
+    assert done.exit_code == 2
+    assert f"error: The default model classifies handwritten digits; the task of the data is {task}." in done.stderr
+
+
+def test_options_of_reading_do_not_change_data_of_a_recipe():
+    done = tfopt_command("run", "anomaly", "--task", "reconstruction", "--limit", 5)
+    assert done.exit_code == 2
+    assert "error: Expected no --limit and --task: the recipe brings data" in done.stderr and "--data" in done.stderr
+
+
+def test_help_names_every_task():
+    said = " ".join(tfopt_command("run", "--help").stdout.split())
+    for text in (said, tfopt.load_data.__doc__):
+        assert [task.kind for task in TASKS if task is not Several and task.kind not in text] == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_command_that_kept_nothing_cannot_go_on(folder, monkeypatch, kept):
+    def interrupted(*arguments, **options):
+        if kept:
+            (Path("out") / ".tfopt" / "stages.npz").write_bytes(b"")
+        raise Interrupted(15)
+
+    monkeypatch.setattr("tfopt.cli.running._run_into", interrupted)
+    done = tfopt_command("run", "prune", "--out", "out")
+    assert done.exit_code == 143 and "no result was written" in done.stderr
+    assert ("Run the command again" in done.stderr) is kept

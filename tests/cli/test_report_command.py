@@ -80,6 +80,9 @@ def test_what_cannot_be_compared(results):
     assert "with rows" in tfopt_command("report", results / "large").stderr
     done = tfopt_command("report", "nowhere")
     assert done.exit_code == 2 and "Expected a folder that tfopt run has written" in done.stderr
+    assert "nowhere: it does not exist." in done.stderr and "Errno" not in done.stderr
+    Path("empty").mkdir()
+    assert "empty: it has no report.json." in tfopt_command("report", "empty").stderr
     assert not Path("comparison.html").exists()
 
 

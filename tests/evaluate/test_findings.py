@@ -14,11 +14,12 @@ from tfopt import bridge
 from tfopt.evaluate.findings import collect
 from tfopt.evaluate.findings.classes import calibration, class_findings, probabilities
 from tfopt.evaluate.findings.collect import collect_findings
-from tfopt.evaluate.findings.layers import histograms, layer_findings
+from tfopt.evaluate.findings.layers import histograms, layer_findings, low_signals
 from tfopt.evaluate.findings.samples import are_pictures, thumbnail, worst_samples
+from tfopt.evaluate.findings.types import LayerFinding
 from tfopt.evaluate.page.single import report_page
 from tfopt.evaluate.report import Report
-from tfopt.tasks import task_of
+from tfopt.tasks import Reconstruction, task_of
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build_file
 
@@ -89,6 +90,22 @@ def test_the_worst_samples_come_first():
     assert pixels.shape == (8, 8, 3) and (pixels == 255).all()
 
 
+def test_normal_samples_with_the_largest_errors_and_anomalies_with_the_smallest(monkeypatch):
+    """Errors 0 to 5; 3 to 5 are anomalies, of which the one that the model gives back best is the worst answer."""
+    monkeypatch.setattr("tfopt.evaluate.findings.samples.MOST", 4)
+    pixels = np.zeros((6, 4, 4, 1), "float32")
+    anomalous = np.arange(6) > 2
+    outputs = pixels + np.sqrt(np.arange(6, dtype="float32"))[:, None, None, None]
+    found, scored = worst_samples(
+        np.arange(6), pixels, outputs, pixels, Reconstruction("values", None), None, logits=False, anomalous=anomalous
+    )
+    assert [(each.number, each.label, each.score) for each in found] == [
+        *((2, "normal", 2.0), (1, "normal", 1.0)),
+        *((3, "anomaly", 3.0), (4, "anomaly", 4.0)),
+    ]
+    assert scored == "MSE"
+
+
 def opened(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition("base64,")[2]))))
 
@@ -99,7 +116,7 @@ def test_values_are_wrong_by_their_error():
     found, scored = worst_samples(
         np.arange(3), inputs, np.array([[1.0], [5.0], [2.5]]), values, task_of(data), None, logits=False
     )
-    assert [each.number for each in found] == [1, 2, 0] and scored == "mae"
+    assert [each.number for each in found] == [1, 2, 0] and scored == "MAE"
     assert (found[0].label, found[0].predicted) == ("2", "5")
 
 
@@ -223,7 +240,7 @@ def test_each_of_several_outputs_has_its_answers():
     kind, size = found.answers
     assert (kind.output, size.output) == ("kind", "size")
     assert sum(kind.classes.support) == 60 and size.classes is None
-    assert len(kind.worst) == len(size.worst) == 24 and size.scored == "mae"
+    assert len(kind.worst) == len(size.worst) == 24 and size.scored == "MAE"
     assert "samples" in page_of(found)
 
 
@@ -234,3 +251,13 @@ def test_large_answers_are_looked_at_in_part(monkeypatch):
     found = collect_findings(lite, lambda: lite, bridge.to_tf_keras(model), data, logits=False)
     assert found.samples == 10 and sum(found.answers[0].classes.support) == 10
     assert max(each.number for each in found.answers[0].worst) == 54  # spread over all of them
+
+
+def test_noise_is_said_with_the_worst_operator():
+    def layer(name, sqnr):
+        about = {"shape": "4", "parameters": 0, "bytes": 0, "sparsity": None, "unique": None, "weights": ""}
+        return LayerFinding(layer=name, operator="ADD", computes="int8", sqnr=sqnr, **about)
+
+    assert low_signals([layer("a", 10.0), layer("b", None)]) == []
+    (note,) = low_signals([layer("a", 9.0), layer("b", -2.0), layer("c", 40.0), layer("d", None)])
+    assert note.startswith("2 of 3 operators") and "below 10 dB; the worst is ADD of b with -2.0 dB" in note

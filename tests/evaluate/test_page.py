@@ -124,13 +124,45 @@ def test_errors_are_better_if_smaller(full_report):
     [
         (2.0, "2x smaller"),
         (0.5, "2x larger"),
-        (1.004, "unchanged"),
+        (1, "unchanged"),
+        (1.004, "0.40 % smaller"),
+        (0.9999999, "<0.01 % larger"),
         (2304.4, "2,304x smaller"),
         (1.234, "1.23x smaller"),
     ],
 )
 def test_factors_in_words(factor, expected):
     assert measures.in_times(factor, ("smaller", "larger")) == expected.replace("x", "\N{MULTIPLICATION SIGN}")
+
+
+@pytest.mark.parametrize(
+    ("difference", "expected"),
+    [(0.0, "unchanged"), (0.004, "+<0.01 points"), (-0.005, "-0.01 points"), (1.0, "+1.00 points")],
+)
+def test_a_difference_is_never_called_unchanged(difference, expected):
+    assert measures.signed(difference, 2, " points") == expected.replace("-", measures.MINUS)
+
+
+def test_speeds_that_times_cannot_tell_apart(full_report):
+    row = full_report().rows[-1]
+    assert measures.speed(dataclasses.replace(row, speedup=1.004)) == "as fast"
+    assert measures.speed(dataclasses.replace(row, speedup=0.5)) == f"2{measures.TIMES} slower"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("rmse", "RMSE"), ("mean_iou", "Mean IoU"), ("age_mae", "Age MAE"), ("accuracy", "Accuracy"), ("f1", "F1")],
+)
+def test_headings_of_metrics(name, expected):
+    assert measures.heading(name) == expected
+
+
+def test_only_what_is_in_float_is_listed_as_such(full_report):
+    report = full_report("plain")
+    slow = "the file runs at 0.5x the speed of the original float32 file on this machine"
+    report.rows[-1].notes.extend([slow, "integer weights, but computed in float: SIN"])
+    listed = report_page(report).partition("In float, and why")[2].partition("</ul>")[0]
+    assert "left in float" in listed and "computed in float" in listed and "speed" not in listed
 
 
 def test_curves_of_all_stages_count_on(full_report):

@@ -159,3 +159,13 @@ def test_a_file_for_images_of_any_size_is_timed_on_one_of_the_data():
     lite = build_file(model, Export(weights="float32", activations="float32"), data)
     assert lite.inputs[0].shape[1:] == (None, None, 1)
     assert measured_row("float", lite, data, seconds=1.0, notes=[]).latency_ms > 0
+
+
+def test_no_column_is_cut_however_many_metrics_there_are():
+    names = [f"{output}_{metric}" for output in ("kind", "age", "place") for metric in ("mean_iou", "rmse", "mae")]
+    row = dataclasses.replace(ROWS[0], metrics=dict.fromkeys(names, 123456.5), notes=["n" * 150])
+    lines = str(Report({"name": "mine"}, [row])).splitlines()
+    (heads,) = (line for line in lines if " step " in line)
+    assert "kind mean IoU" in heads and "place MAE" in heads and "…" not in heads
+    assert sum(line.count("123456.5000") for line in lines) == 9
+    assert max(len(line) for line in lines if "n" * 20 in line) <= 120

@@ -288,3 +288,12 @@ def test_a_stage_without_a_target_cannot_lower_it():
         tfopt.Quantize(retry="lower")
     with pytest.raises(tfopt.errors.RecipeError, match=r"^Prune has no target to lower\."):
         tfopt.Prune(sparsity_m_by_n=(2, 4), retry="lower")
+
+
+def test_a_gain_over_the_first_model_is_certain_beyond_chance():
+    data = classes(20)
+    guard = Guard(data, 0.02)
+    for wrong in (range(10), range(2)):
+        guard.accept(guard.evaluate(wrong_in(data, wrong)))
+    assert guard.improved(guard.evaluate(wrong_in(data, range(3))))
+    assert not guard.improved(guard.evaluate(wrong_in(data, range(8))))

@@ -17,7 +17,10 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         code: the exit code that shells expect: 130 for Ctrl-C, 143 for SIGTERM.
+        kept: whether the same work, begun again, goes on from something that was kept.
     """
+
+    kept = False
 
     def __init__(self, number: int, where: str = "") -> None:
         super().__init__(where)

@@ -7,6 +7,7 @@ from typing import Any
 
 # Joiners shape letters and emoji; the other characters of their category reorder or hide text.
 _HARMLESS = {"\u200c", "\u200d"}
+_WIDEST = 10_000
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (bidirectional overrides too), surrogates, separators
 
 
@@ -44,6 +45,14 @@ def _console_class() -> Any:
             return super().render_str(plain(text, lines=True), **settings)
 
     return PlainConsole
+
+
+def fitting_width(table: Any, least: int) -> int:
+    """Return the width in which no cell of a `rich.table.Table` is cut or wrapped, or `least` if that is more."""
+    from rich.measure import Measurement
+
+    output = console(width=_WIDEST)
+    return max(least, Measurement.get(output, output.options, table).maximum)
 
 
 def rendered(table: Any, width: int) -> str:

@@ -1,4 +1,6 @@
-"""Numbers in sentences."""
+"""Numbers and names in sentences."""
+
+_SHORT = {"mae": "MAE", "mse": "MSE", "rmse": "RMSE", "auc": "AUC", "iou": "IoU"}
 
 
 def counted(number: int, noun: str) -> str:
@@ -12,3 +14,8 @@ def shortened(count: int | None) -> str:
         if count is not None and count >= size:
             return f"{count / size:.3g}{unit}"
     return "-" if count is None else str(count)
+
+
+def metric_in_words(name: str) -> str:
+    """Return the name of a metric or a loss in words: "mean_iou" as "mean IoU", "age_rmse" as "age RMSE"."""
+    return " ".join(_SHORT.get(word, word) for word in name.split("_"))

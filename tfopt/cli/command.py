@@ -48,7 +48,8 @@ class OneLineErrors(click.Command):
             raise  # rich raises SystemExit when the reader closes the pipe, as in `tfopt inspect FILE | head`
         except Interrupted as error:
             where = f" ({error})" if str(error) else ""
-            _fail(f"interrupted{where}; no result was written. Run the command again to go on", error.code)
+            more = ". Run the command again to go on" if error.kept else ""
+            _fail(f"interrupted{where}; no result was written{more}", error.code)
         except KeyboardInterrupt:
             _fail("interrupted; no result was written", 130)
         except BaseException as error:

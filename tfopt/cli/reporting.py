@@ -61,7 +61,7 @@ def _report_in(folder: Path) -> "Report":
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"Expected a folder that tfopt run has written, with a report.json, got {folder}: {error}."
+            f"Expected a folder that tfopt run has written, with a report.json; got {folder}: {_why(file, error)}."
         ) from error
     try:
         found = Report.from_json(text)
@@ -70,6 +70,14 @@ def _report_in(folder: Path) -> "Report":
     if not found.rows:
         raise DataError(f"Expected a report with rows, got {file} without any.")
     return found
+
+
+def _why(file: Path, error: Exception) -> str:
+    if not file.parent.exists():
+        return "it does not exist"
+    if not file.exists():
+        return f"it has no {file.name}" if file.parent.is_dir() else "it is a file"
+    return (error.strerror if isinstance(error, OSError) else None) or f"{file.name} is not a text"
 
 
 def _require_same_metrics(folders: Sequence[Path], reports: Sequence["Report"]) -> None:

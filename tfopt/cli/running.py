@@ -188,7 +188,7 @@ def load_recipe(path: Path) -> tuple["Recipe", Examples]:
 def _run(recipe: "Recipe", examples: Examples, *, out: Path | None, **options: Any) -> None:
     """Run `recipe` into the folder `out`, which is not left behind empty if the run fails."""
     from tfopt.base.files import WORK, prepare_folder, remove_empty, working_folder
-    from tfopt.base.interruption import ending_on_signals
+    from tfopt.base.interruption import Interrupted, ending_on_signals
     from tfopt.base.stderr import load_tensorflow_quietly
 
     if options["data"] and not options["model"] and not examples.model:
@@ -203,8 +203,10 @@ def _run(recipe: "Recipe", examples: Examples, *, out: Path | None, **options: A
         with ending_on_signals(), working_folder(out):
             load_tensorflow_quietly()  # takes seconds, so after what may fail without it
             _run_into(out, recipe, examples, **options)
-    except BaseException:
+    except BaseException as error:
         remove_empty(out / WORK / "checkpoint", out / WORK, *new)
+        if isinstance(error, Interrupted):
+            error.kept = (out / WORK).exists()
         raise
 
 
@@ -274,7 +276,7 @@ def _run_into(
 ) -> None:
     from tfopt.base.files import WORK
     from tfopt.base.progress import Progress
-    from tfopt.data import load_data
+    from tfopt.data import Dataset, load_data
     from tfopt.data.for_model import data_for
     from tfopt.models.sources import model_from
     from tfopt.run.prepare import prepare
@@ -310,6 +312,9 @@ def _run_into(
         taught = None
     else:
         source = data or (examples.data() if examples.data else "digits")
+        if isinstance(source, Dataset):
+            names = ("--preprocessing", "--limit", "--text", "--labels", "--task")
+            _require_no_reading(dict(zip(names, (preprocessing, limit, text, labels, task), strict=True)))
         dataset = load_data(source, preprocessing=preprocessing, limit=limit, text=text, labels=labels, task=task)
         keras_model, dataset, taught = _examples(recipe, dataset, progress, examples, wanted=not teacher)
     if teacher:
@@ -353,6 +358,15 @@ def _run_into(
     say_written(out)
 
 
+def _require_no_reading(options: dict[str, Any]) -> None:
+    """Raise RecipeError for options that say how to read data, if a recipe brings data that are read already."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise RecipeError(
+            f"Expected no {' and '.join(given)}: the recipe brings data of its own, which are read already. Leave "
+            f"{'it' if len(given) == 1 else 'them'} out, or give --data."
+        )
+
+
 def _examples(
     recipe: "Recipe", data: "Dataset", progress: Any, examples: Examples, *, wanted: bool
 ) -> tuple[Any, "Dataset", Any]:
@@ -365,7 +379,13 @@ def _examples(
         model = examples.model(data)
         return model, data, examples.teacher(data) if examples.teacher and wanted else None
     from tfopt.run.examples import digits_model, with_classes
+    from tfopt.tasks import task_of
 
+    if not task_of(data).has_classes:
+        raise RecipeError(
+            f"The default model classifies handwritten digits; the task of the data is {data.task}. Give --model and "
+            "--data, or leave --task out."
+        )
     seed, distillation = recipe.training.seed, recipe.distillation
     source, what = data, "model on the digits"
     if recipe.transfer is not None:

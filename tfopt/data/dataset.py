@@ -38,9 +38,9 @@ class Dataset:
         validation: samples to choose epochs and stages by.
         test: samples to measure the result on.
         class_names: by class number, if the source names them.
-        task: "classification", "multilabel" or "regression"; `tfopt.tasks.task_of` returns the `Task`.
+        task: the name of the task, see `load_data`; `tfopt.tasks.task_of` returns the `Task`.
         labels: "sparse" (int32 class numbers), "one-hot" or "values" (float32); "none" if there are none.
-        num_classes: for classification and multilabel tasks; None for regression.
+        num_classes: for tasks with classes; None for values.
         source: a description of the data's origin.
         notes: remarks on the decisions made (splits, conversions).
         outputs: the task of each output by its name, if there are several; None for one.

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfopt import models
 from tfopt.base.renamed import renamed_arguments
-from tfopt.base.words import shortened
+from tfopt.base.words import metric_in_words, shortened
 from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
 from tfopt.data.predicting import outputs_for
@@ -185,7 +185,7 @@ def benchmark_table(measured: Sequence[Measured], threads: int) -> Any:
     names = list(measured[0].metrics)
     table = Table(title=f"one sample on {threads} thread{'s' * (threads > 1)}", title_justify="left")
     table.add_column("file", overflow="fold")
-    for name in [*names, "bytes", "deflated", "MACs", "p50 ms", "p90 ms", "speed", "peak MiB"]:
+    for name in [*map(metric_in_words, names), "bytes", "deflated", "MACs", "p50 ms", "p90 ms", "speed", "peak MiB"]:
         table.add_column(name, justify="right")
     for row in measured:
         table.add_row(

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tfopt import models
 from tfopt.base.renamed import renamed_arguments
+from tfopt.base.words import metric_in_words
 from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
 from tfopt.errors import ModelError
@@ -52,10 +54,11 @@ def compare_files(
     times, macs = interleaved_times(files, sample), [file.macs(sample) for file in files]
     table = Table(title=f"{len(dataset.test):,} test samples, {dataset.preprocessing.describe()}", title_justify="left")
     table.add_column("")
-    table.add_column(str(a), justify="right", overflow="fold")
-    table.add_column(str(b), justify="right", overflow="fold")
+    for path in (a, b):
+        as_file = "" if models.kind(path) == "tflite" else " (as a float .tflite)"
+        table.add_column(f"{path}{as_file}", justify="right", overflow="fold")
     for name in metrics[0]:
-        table.add_row(name, *(f"{values[name]:.4f}" for values in metrics))
+        table.add_row(metric_in_words(name), *(f"{values[name]:.4f}" for values in metrics))
     for name, same in _agreements(dataset, *predictions):
         table.add_row(f"{name} agreement".strip(), "", f"{same:.4f}")
     table.add_row("bytes", *(f"{file.size:,}" for file in files))

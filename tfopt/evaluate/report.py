@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from tfopt.base import terminal
 from tfopt.base.notebook import table_html
 from tfopt.base.weight_statistics import unique_weights
-from tfopt.base.words import shortened
+from tfopt.base.words import metric_in_words, shortened
 from tfopt.data import Dataset
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError
@@ -24,6 +24,8 @@ from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.parameters import parameters_of
 from tfopt.training.history import History
 
+WIDTH = 120
+"""Characters in a line of a report as text; a table with more columns is wider."""
 LATENCY_RUNS = 10
 """Timed invocations in each of the rounds."""
 
@@ -102,9 +104,10 @@ class Report:
         from rich.table import Table
 
         names = list(self.rows[0].metrics) if self.rows else []
+        costs = ("nonzero", "unique", "bytes", "deflated", "MACs", "ms", "speed", "seconds")
         table = Table(title=str(self.recipe.get("name", "report")), title_justify="left")
         table.add_column("step")
-        for name in [*names, "nonzero", "unique", "bytes", "deflated", "MACs", "ms", "speed", "seconds"]:
+        for name in [*map(metric_in_words, names), *costs]:
             table.add_column(name, justify="right")
         for row in self.rows:
             table.add_row(
@@ -127,8 +130,8 @@ class Report:
         return table_html(self.table(), [self.verdict, *notes] if self.verdict else notes)
 
     def __str__(self) -> str:
-        console = terminal.console(file=io.StringIO(), width=120)
-        console.print(self.table())
+        console, table = terminal.console(file=io.StringIO(), width=WIDTH), self.table()
+        console.file.write(terminal.rendered(table, terminal.fitting_width(table, least=WIDTH)))
         for row in self.rows:
             for note in row.notes:
                 console.print(terminal.plain(f"{row.step}: {note}"))

@@ -12,6 +12,7 @@ from tfopt.base.annotations import annotations
 from tfopt.base.notebook import table_html
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.terminal import plain, rendered
+from tfopt.base.words import metric_in_words
 from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
 from tfopt.data.predicting import outputs_for
@@ -72,7 +73,7 @@ class ComparedOutput:
         if self.agreement is not None:
             lines.append(f"{of}same class: {self.agreement:.2%}")
         for name, (model, file) in self.metrics.items():
-            lines.append(f"{of}{name}: model {model:.4f}, file {file:.4f}")
+            lines.append(f"{of}{metric_in_words(name)}: model {model:.4f}, file {file:.4f}")
         if self.interval:
             lines[-1] += f" (95 % interval {self.interval[0]:.4f} to {self.interval[1]:.4f})"
         return [*lines, f"output {self.proof}"]

@@ -67,6 +67,7 @@ class Guard:
     Attributes:
         metric: its name.
         best: the best evaluation so far, with which later ones are compared; None before the first.
+        first: the first evaluation that was accepted, of the model before all stages; None before it.
     """
 
     def __init__(self, data: Dataset, max_drop: float | None, *, logits: Any = False) -> None:
@@ -82,6 +83,7 @@ class Guard:
             (only,) = self._judges.values()
             self.metric, self._unit = only.metric, only.unit
         self.best: Evaluation | None = None
+        self.first: Evaluation | None = None
 
     def evaluate(self, predict: Callable[[Any], Any]) -> Evaluation:
         """Return the quality of the model whose `predict` maps inputs (N, ...) to outputs (N, ..., C).
@@ -100,8 +102,13 @@ class Guard:
 
     def accept(self, evaluation: Evaluation) -> None:
         """Compare later models with this one, if it is the best so far."""
+        self.first = self.first or evaluation
         if self.best is None or evaluation.quality > self.best.quality:
             self.best = evaluation
+
+    def improved(self, evaluation: Evaluation) -> bool:
+        """Return whether `evaluation` is better than the first one by more than chance."""
+        return self.first is not None and evaluation.certainly_above(self.first)
 
     def too_low(self, evaluation: Evaluation) -> bool:
         """Return whether `evaluation` is below the best so far by more than allowed."""

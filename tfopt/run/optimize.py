@@ -9,12 +9,13 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base.keras_compat import float32_layers
-from tfopt.base.words import counted
+from tfopt.base.words import counted, metric_in_words
 from tfopt.data.beside import image_preprocessing
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance
 from tfopt.evaluate.findings.collect import collect_findings
+from tfopt.evaluate.findings.layers import low_signals
 from tfopt.evaluate.report import Report, Row, measured_row
 from tfopt.run.checkpoint import Checkpoint, Kept, as_file
 from tfopt.run.data_warnings import recalls
@@ -27,6 +28,7 @@ from tfopt.run.run_folder import in_use
 from tfopt.run.step import StageRunner, Step
 from tfopt.run.tries import carry_out_stage
 from tfopt.stages import Stage
+from tfopt.stages.cluster.cluster import folded_clusters
 from tfopt.stages.kernels.promise import Promise
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import agreement, guessing
@@ -155,6 +157,9 @@ class _Run:
         findings = collect_findings(
             lite, lambda: self._first_file, self.flat_model, self.data, logits=self.prepared.logits
         )
+        for note in low_signals(findings.layers):
+            self.report.rows[-1].notes.append(note)
+            self.progress.say(f"note: {note}")
         self.report = Report(recipe.to_dict(), self.report.rows, self.verdict.text, self.verdict.ok, findings)
         data = described(self.data)
         files = {**self.data.preprocessing.files(), **self.files}
@@ -180,6 +185,8 @@ class _Run:
             promises = [*promises, *stage.promises(self.flat_model)]
             if new and not stage.last:  # the last row is the exported file
                 self._add_row(type(stage).__name__, self.flat_model, FLOAT, notes, started)
+                row = self.report.rows[-1]
+                row.notes.extend(folded_clusters(self.flat_model, promises, row.max_unique_weights))
                 self._keep()
                 started, notes = time.perf_counter(), []
             if not stage.last:
@@ -351,8 +358,13 @@ class _Run:
                 text=f"The exported file fell: {self.guard.compared(evaluation)}; max_drop={self.guard.max_drop:g}. "
                 "Keep more layers in float, or allow more with Recipe(max_drop=...).",
             )
-        if self.verdict.ok:  # a drop that is found is beyond chance
-            self.verdict = Verdict(text=self.guard.too_few_samples())
+        if not self.verdict.ok:  # a drop that is found is beyond chance
+            return
+        unsure = self.guard.too_few_samples()
+        if unsure and self.guard.improved(evaluation):
+            self.report.rows[-1].notes.append(f"better than the original model beyond chance, though {unsure}")
+            unsure = ""
+        self.verdict = Verdict(text=unsure)
 
     def _check_guessing(self) -> None:
         """Let the run fail if the file guesses on the test data, and the model before the first stage does not."""
@@ -381,7 +393,7 @@ class _Run:
             self._first_file = lite
         row = self._measured(step, lite, notes, started)
         self.report.rows.append(row)
-        metrics = ", ".join(f"{name} {value:.4f}" for name, value in row.metrics.items())
+        metrics = ", ".join(f"{metric_in_words(name)} {value:.4f}" for name, value in row.metrics.items())
         self.progress.say(f"{step}: {metrics}, {row.deflated_bytes:,} bytes deflated")
 
     def _measured(self, step: str, lite: LiteModel, notes: list[str], started: float) -> Row:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from tfopt.base.words import metric_in_words
 from tfopt.evaluate.report import Report, Row
 
 
@@ -47,7 +48,7 @@ def table(steps: Sequence[dict[str, Any]], title: str) -> Any:
     found.add_column("step")
     names = list(steps[0]["mean"])
     for name in names:
-        found.add_column(name, justify="right")
+        found.add_column(metric_in_words(name), justify="right")
     for step in steps:
         cells = (_cell(step["mean"][name], step["deviation"][name], name) for name in names)
         found.add_row(step["step"], *cells)

@@ -88,7 +88,8 @@ def task_named(kind: str) -> type[Task]:
     except RecipeError as error:
         if ">" in kind:  # of a package to import first
             raise DataError(str(error)) from None
-        raise DataError(f"Unknown task {kind!r}; expected one of {', '.join(TASKS.names)}.") from None
+        known = ", ".join(name for name in TASKS.names if name != Several.kind)  # which labels by output select
+        raise DataError(f"Unknown task {kind!r}; expected one of {known}.") from None
 
 
 def task_of_responses(kind: str, axes: int) -> TaskName:

@@ -1,5 +1,7 @@
 """Cluster. Expected centroids come from scikit-learn and from hand computation."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from tfopt import bridge
 from tfopt.base import keras_compat
 from tfopt.errors import RecipeError
 from tfopt.stages import Cluster, Prune
-from tfopt.stages.cluster.cluster import lloyd, number_that_fits
+from tfopt.stages.cluster.cluster import folded_clusters, lloyd, number_that_fits
+from tfopt.stages.kernels.promise import Clusters
 
 KERNELS = ("stem", "inline", "apart", "conv", "head")
 INITS = ["kmeans++", "linear", "density-based", "random"]
@@ -276,3 +279,13 @@ def test_a_kernel_without_many_small_weights_gets_no_cluster_at_zero():
     kernel = np.random.default_rng(0).choice([-1.0, 1.0], (40, 30)) * np.linspace(0.5, 1, 30)
     model.get_layer("dense").set_weights([kernel, np.zeros(30)])
     assert untrained(Cluster(number_of_clusters=4), model).get_layer("dense").get_weights()[0].all()
+
+
+def test_distinct_weights_of_a_folded_float_file_are_explained():
+    """Only where a kernel has more values than clusters, and no kernel without clusters is large enough for them."""
+    model, promise = dense(np.arange(8).reshape(4, 2)), Clusters("d", "kernel", at_most=3)
+    (note,) = folded_clusters(model, [promise], 7)
+    assert note.startswith("7 distinct weights in a kernel of this float file, 3 clusters at most")
+    assert folded_clusters(model, [promise], 3) == folded_clusters(model, [], 7) == []
+    assert folded_clusters(model, [dataclasses.replace(promise, per_channel=True)], 7) == []
+    assert folded_clusters(model, [dataclasses.replace(promise, weight="another")], 7) == []

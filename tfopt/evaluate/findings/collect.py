@@ -16,7 +16,7 @@ from tfopt.evaluate.findings.classes import calibration, class_findings
 from tfopt.evaluate.findings.layers import histograms, layer_findings, signals_of
 from tfopt.evaluate.findings.samples import are_pictures, worst_samples
 from tfopt.evaluate.findings.types import Answers, Findings, Histogram, LayerFinding, Sample
-from tfopt.tasks import task_of
+from tfopt.tasks import Reconstruction, task_of
 from tfopt.tflite.prove.signals import Signal
 from tfopt.tflite.prove.types import port_in_words
 from tfopt.tflite.read import LiteModel, Port
@@ -101,9 +101,12 @@ class _Collector:
             sure = self._part("calibration", lambda: calibration(outputs, labels, logits=logits), None)
         worst, scored = list[Sample](), ""
         if are_pictures(inputs):
+            anomalous = np.asarray(data.test.labels) != 0 if isinstance(task, Reconstruction) else None
             worst, scored = self._part(
                 "worst samples",
-                lambda: worst_samples(self._chosen, inputs, outputs, labels, task, names, logits=logits),
+                lambda: worst_samples(
+                    self._chosen, inputs, outputs, labels, task, names, logits=logits, anomalous=anomalous
+                ),
                 (worst, scored),
             )
         return Answers(output=name, classes=classes, calibration=sure, worst=worst, scored=scored)

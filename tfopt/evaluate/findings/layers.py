@@ -1,14 +1,16 @@
 """The layers of a finished file: what each holds, and its weights before and after."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tfopt.base.weight_statistics import sparsity, unique_weights
+from tfopt.base.words import counted
 from tfopt.evaluate.findings.types import Histogram, LayerFinding
 from tfopt.evaluate.verify import layer_signals
-from tfopt.tflite.prove.signals import Signal
+from tfopt.tflite.prove.signals import LEAST_DB, Signal
 from tfopt.tflite.read import LiteModel, Op, Weight
 from tfopt.tflite.read.parameters import bias_tensors
 
@@ -38,6 +40,20 @@ def signals_of(lite: LiteModel, flat_model: Any, x: Any) -> list[Signal]:
     if all(weight.tensor.dtype == "float32" for weight in lite.weights()):
         return []
     return layer_signals(flat_model, lite, x)[0]
+
+
+def low_signals(layers: Sequence[LayerFinding]) -> list[str]:
+    """Return a note on the operators whose result is below `LEAST_DB`, with the worst of them, if there are any."""
+    found = [(layer.sqnr, layer) for layer in layers if layer.sqnr is not None]
+    low = [(sqnr, layer) for sqnr, layer in found if sqnr < LEAST_DB]
+    if not low:
+        return []
+    sqnr, worst = min(low, key=lambda each: each[0])
+    where = f" of {worst.layer}" if worst.layer else ""
+    return [
+        f"{len(low)} of {counted(len(found), 'operator')} with a signal-to-quantization-noise ratio below {LEAST_DB:g} "
+        f"dB; the worst is {worst.operator}{where} with {sqnr:.1f} dB: `tfopt verify` lists them"
+    ]
 
 
 def _taken(signals: list[Signal], op: Op, layer: str) -> float | None:

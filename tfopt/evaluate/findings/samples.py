@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tfopt.base.words import metric_in_words
 from tfopt.evaluate.findings.classes import class_numbers, probabilities
 from tfopt.evaluate.findings.types import Sample
 from tfopt.tasks.task import Task
@@ -34,8 +35,11 @@ def worst_samples(
     names: Sequence[str] | None,
     *,
     logits: bool,
+    anomalous: np.ndarray | None = None,
 ) -> tuple[list[Sample], str]:
     """Return the images with the worst answers, the worst first, and what their score is.
+
+    Of anomalies, which a model should answer badly, those with the best answers follow.
 
     Args:
         numbers: places of the samples in the test data, (N,).
@@ -45,22 +49,31 @@ def worst_samples(
         task: decides what a bad answer is.
         names: of the classes; None numbers them.
         logits: whether outputs are logits rather than probabilities.
+        anomalous: which samples are anomalies, (N,) of bool; None for a task without them.
     """
     scores, scored = _scores(outputs, labels, task, logits=logits)
-    worst = np.argsort(scores, kind="stable")[:MOST]
+    order = np.argsort(scores, kind="stable")
+    worst = order[:MOST] if anomalous is None else _mistaken(order, anomalous)
     low, high = min(0.0, float(inputs.min())), float(inputs.max())  # of all, so that dark photos stay dark
     said = _Words(outputs, labels, task, names, logits=logits)
     samples = [
         Sample(
             number=int(numbers[at]),
             image=thumbnail(inputs[at], low, high),
-            label=said.label(at),
+            label=said.label(at) if anomalous is None else ("anomaly" if anomalous[at] else "normal"),
             predicted=said.answer(at),
             score=round(float(abs(scores[at])), 4),
         )
         for at in worst
     ]
     return samples, scored
+
+
+def _mistaken(order: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """Return the normal samples with the worst answers, and the anomalies with the best; `order` is worst first."""
+    normal, strange = order[~anomalous[order]], order[anomalous[order]][::-1]
+    half = MOST // 2
+    return np.concatenate([normal[: max(half, MOST - len(strange))], strange[: max(half, MOST - len(normal))]])
 
 
 def _scores(outputs: np.ndarray, labels: np.ndarray, task: Task, *, logits: bool) -> tuple[np.ndarray, str]:
@@ -73,7 +86,7 @@ def _scores(outputs: np.ndarray, labels: np.ndarray, task: Task, *, logits: bool
         sign * task.metrics(outputs[at : at + 1], labels[at : at + 1], logits=logits)[metric]
         for at in range(len(outputs))
     ]
-    return np.array(values), metric.replace("_", " ")
+    return np.array(values), metric_in_words(metric)
 
 
 class _Words:

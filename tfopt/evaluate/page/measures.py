@@ -1,15 +1,16 @@
 """What the rows of a report measure: which way is better, and how to write it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tfopt.base.words import shortened
+from tfopt.base.words import metric_in_words, shortened
 from tfopt.evaluate.report import Row
 from tfopt.tasks.table import TASKS
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
-SAME = "unchanged"
+SAME, EQUAL_SPEED = "unchanged", "as fast"
 Tone = Literal["good", "bad", ""]
 
 
@@ -63,29 +64,39 @@ class Measure:
     def tone(self, row: Row, first: Row) -> Tone:
         """Return whether the value is better or worse than that of the first row; "" if it is as good."""
         value, before = self.of(row), self.of(first)
-        if value is None or before is None or round(value, 6) == round(before, 6):
+        if value is None or before is None or math.isclose(value, before, rel_tol=1e-6):
             return ""
         return "good" if (value < before) == self.smaller_is_better else "bad"
 
 
 def in_times(factor: float, words: tuple[str, str]) -> str:
     """Return a factor in words, "3.4 times smaller" with a sign; `words` are for factors above and below 1."""
-    if 0.995 < factor < 1.005:
+    if factor == 1:
         return SAME
-    times = max(factor, 1 / factor)
-    return f"{f'{times:,.0f}' if times >= 100 else f'{times:.3g}'}{TIMES} {words[factor < 1]}"
+    times, word = max(factor, 1 / factor), words[factor < 1]
+    if times < 1.005:
+        return f"{_at_least(100 * (times - 1), 2)} % {word}"
+    return f"{f'{times:,.0f}' if times >= 100 else f'{times:.3g}'}{TIMES} {word}"
 
 
 def speed(row: Row) -> str:
     """Return the speed of a file beside the original, measured side by side; "" if it was not measured."""
+    if row.speedup and 0.995 < row.speedup < 1.005:  # times vary by more
+        return EQUAL_SPEED
     return in_times(row.speedup, ("faster", "slower")) if row.speedup else ""
 
 
 def signed(value: float, digits: int, unit: str) -> str:
-    """Return a difference with its sign; "unchanged" if nothing is left of it after rounding."""
-    if not round(abs(value), digits):
+    """Return a difference with its sign; "unchanged" for 0."""
+    if not value:
         return SAME
-    return f"{'+' if value > 0 else MINUS}{abs(value):.{digits}f}{unit}"
+    return f"{'+' if value > 0 else MINUS}{_at_least(abs(value), digits)}{unit}"
+
+
+def _at_least(value: float, digits: int) -> str:
+    """Return a positive value with that many decimals, or that it is less than the smallest such number."""
+    smallest = 10.0**-digits
+    return f"<{smallest:.{digits}f}" if value < smallest / 2 else f"{value:.{digits}f}"
 
 
 def metrics_of(row: Row) -> list[Measure]:
@@ -111,8 +122,9 @@ def _metric(name: str) -> Measure:
 
 
 def heading(name: str) -> str:
-    """Return the name of a metric or a loss as a heading; short ones are abbreviations, such as "MAE"."""
-    return name.upper() if len(name) <= 3 else name.replace("_", " ").capitalize()
+    """Return the name of a metric or a loss as a heading: "Mean IoU"."""
+    words = metric_in_words(name)
+    return f"{words[:1].upper()}{words[1:]}"
 
 
 def _in_percent(value: float) -> str:

@@ -129,7 +129,7 @@ def _tile(measure: Measure, first: Row, last: Row) -> Tile:
     change, tone = measure.change(last, first), measure.tone(last, first)
     if measure is measures.LATENCY and last.speedup:  # measured side by side
         change = measures.speed(last)
-        tone = "" if change == measures.SAME else "good" if last.speedup > 1 else "bad"
+        tone = "" if change == measures.EQUAL_SPEED else "good" if last.speedup > 1 else "bad"
     return Tile(measure.title, measure.text(last), before, change, tone)
 
 
@@ -167,4 +167,5 @@ def _curves(report: Report) -> list[Chart]:
 
 def _notes_on_floats(rows: Sequence[Row]) -> list[str]:
     """Return the notes of the finished file that say what is in float, and why."""
-    return [note for note in rows[-1].notes if "float" in note] if rows else []
+    said = ("left in float", "computed in float")
+    return [note for note in rows[-1].notes if any(words in note for words in said)] if rows else []

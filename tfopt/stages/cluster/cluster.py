@@ -1,6 +1,6 @@
 """Cluster: limit the number of different weights per kernel (Han et al. 2015, arXiv:1510.00149, section 3)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -196,6 +196,24 @@ def _zero_what_is_nearly(flat_model: Any, numbers: Mapping[Key, int]) -> None:
             rest = tuple(axis for axis in range(tiny.ndim) if axis != kernel.channel_axis % tiny.ndim)
             if np.all(tiny, axis=rest).any() or tiny.mean() >= NOISE:
                 kernel.variable.assign(np.where(tiny, 0, kernel.values))
+
+
+def folded_clusters(flat_model: Any, promises: Sequence[Promise], distinct: int) -> list[str]:
+    """Return a note if the float file of a model has more `distinct` weights in a kernel than clusters."""
+    clusters = {(each.layer, each.weight): each for each in promises if isinstance(each, Clusters)}
+    most = max((promise.at_most for promise in clusters.values()), default=0)
+    others = [
+        kernel.values.size
+        for layer in flat_model.layers
+        for kernel in kernels(layer)
+        if (layer.name, kernel.name) not in clusters
+    ]
+    if not most or distinct <= max([most, *others]) or any(promise.per_channel for promise in clusters.values()):
+        return []
+    return [
+        f"{distinct:,} distinct weights in a kernel of this float file, {most:,} clusters at most in the model: "
+        "BatchNormalization is folded into kernels, a factor for each channel. An int8 file holds the clusters"
+    ]
 
 
 def number_that_fits(values: np.ndarray, number: int, per_channel: bool) -> int:
