@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tfopt
-from tfopt.evaluate.report import Report, Row, measured_row
+from tfopt.evaluate.report import Report, Resources, Row, measured_row
 from tfopt.evaluate.timing import speedup
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.export import build_file
@@ -67,7 +67,7 @@ def test_notes_stand_below_as_they_are():
 def test_json():
     report = Report({"name": "mine", "stages": []}, ROWS)
     again = json.loads(report.to_json())
-    assert set(again) == {"recipe", "rows", "verdict", "ok", "findings"}
+    assert set(again) == {"recipe", "rows", "verdict", "ok", "findings", "resources"}
     assert again["recipe"] == {"name": "mine", "stages": []}
     assert again["rows"][0] == {
         "step": "original",
@@ -90,7 +90,17 @@ def test_json():
 
 def test_empty_report_is_not_an_error():
     assert "step" in str(Report({}))
-    assert json.loads(Report({}).to_json()) == {"recipe": {}, "rows": [], "verdict": "", "ok": True, "findings": None}
+    empty = {"recipe": {}, "rows": [], "verdict": "", "ok": True, "findings": None, "resources": None}
+    assert json.loads(Report({}).to_json()) == empty
+
+
+def test_a_report_states_device_precision_and_memory():
+    used = Resources("2 CPU cores", "bfloat16", 3 * 2**29, 2**29)
+    report = Report({"name": "mine"}, ROWS, resources=used)
+    line = "2 CPU cores, bfloat16; at most 1,536 MiB of memory and 512 MiB in a child process"
+    assert str(report).splitlines()[-1] == line and line in report._repr_html_()
+    assert Report.from_json(report.to_json()) == report
+    assert str(Resources("1 GPU (X)", "float16", None, 0)) == "1 GPU (X), float16"
 
 
 def test_a_report_of_an_earlier_version_can_be_read():

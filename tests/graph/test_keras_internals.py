@@ -22,9 +22,9 @@ NAMES = """
     _build_attention _call_spec _compile_config _compute_causal_padding _could_use_gpu_kernel _expects_mask_arg
     _expects_training_arg _flat_arguments _flatten_layers _fn_kwargs _functional _has_explicit_input_shape
     _inbound_nodes _inputs_struct _is_compiled _is_graph_network _keras_history _keras_mask _learning_rate
-    _maybe_init _maybe_reset_cell_dropout_mask _nested_inputs _nested_outputs _nodes_by_depth _non_trainable_variables
-    _non_trainable_weights _outbound_nodes _outputs_struct _process_inputs _rng_type _trainable_variables
-    _trainable_weights _training_state _var_key"""
+    _loss_scale _maybe_init _maybe_reset_cell_dropout_mask _nested_inputs _nested_outputs _nodes_by_depth
+    _non_trainable_variables _non_trainable_weights _outbound_nodes _outputs_struct _process_inputs _rng_type
+    _trainable_variables _trainable_weights _training_state _var_key"""
 PRIVATE = frozenset(NAMES.split())
 OWN = {"tfopt/bridge/compile.py": {"_learning_rate"}}  # methods of tfopt of the same names
 
@@ -346,6 +346,13 @@ def test_a_fit_begins_within_an_epoch(noisy, epoch, step, seen):
     found.clear()
     noisy.fit(batches, epochs=1, callbacks=[watch], verbose=0)
     assert found == [0, 1, 2]
+
+
+def test_the_scale_of_a_loss():
+    plain = tf_keras().optimizers.Adam()
+    scaled = tf_keras().mixed_precision.LossScaleOptimizer(plain, initial_scale=8, dynamic_growth_steps=2)
+    assert [float(variable) for variable in internals.loss_scale(scaled)] == [8, 0]
+    assert internals.loss_scale(plain) == []
 
 
 def test_every_function_is_tested():

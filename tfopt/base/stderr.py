@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tfopt.base import native
+from tfopt.base.devices import grow_gpu_memory
 
 
 @contextmanager
@@ -50,5 +51,5 @@ def load_tensorflow_quietly() -> None:
     with native_noise_held():
         import tensorflow as tf
 
-        tf.config.list_physical_devices()
+        grow_gpu_memory()
         tf.constant(0)

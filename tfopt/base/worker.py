@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from tfopt.base import memory
+
 STARTING = 120
 """Seconds a child may take to start."""
 ENDING = 10
@@ -165,6 +167,11 @@ class Worker:
         self._printed.seek(max(0, end - _SAID_AT_MOST))
         return str(self._printed.read().decode(errors="replace")).strip()
 
+    def peak(self) -> int | None:
+        """Return the most memory, in bytes, that the child has held at a time; None if nobody knows."""
+        process = self._process
+        return memory.peak(process.pid) if process is not None and process.poll() is None else None
+
     def stop(self) -> None:
         """Stop the child."""
         if self._process is not None and self._owner == os.getpid():
@@ -189,6 +196,12 @@ def of_this_process(make: Callable[[], W]) -> W:
     if key not in _WORKERS:
         _WORKERS[key] = make()
     return cast("W", _WORKERS[key])
+
+
+def peak_of_children() -> int:
+    """Return the most memory, in bytes, that one child process of this process held at a time; 0 if nobody knows."""
+    peaks = [worker.peak() for worker in _WORKERS.values()]
+    return max([memory.peak_of_ended_children(), *filter(None, peaks)])
 
 
 def _line(process: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:

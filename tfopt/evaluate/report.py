@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from tfopt.base import terminal
+from tfopt.base.limits import MIB
 from tfopt.base.notebook import table_html
 from tfopt.base.weight_statistics import unique_weights
 from tfopt.base.words import metric_in_words, shortened
@@ -62,6 +63,28 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a run has used.
+
+    Attributes:
+        device: what it was trained on, such as "2 CPU cores" or "1 GPU (NVIDIA H200)".
+        precision: of the training, see `Training`.
+        peak_bytes: the most memory that the process held at a time; None if the system does not tell.
+        child_peak_bytes: the same of the child process that held most, as that which converts; 0 if nobody knows.
+    """
+
+    device: str
+    precision: str
+    peak_bytes: int | None
+    child_peak_bytes: int
+
+    def __str__(self) -> str:
+        memory = [] if self.peak_bytes is None else [f"at most {self.peak_bytes / MIB:,.0f} MiB of memory"]
+        child = [f"{self.child_peak_bytes / MIB:,.0f} MiB in a child process"] if self.child_peak_bytes else []
+        return f"{self.device}, {self.precision}; {' and '.join([*memory, *child])}".removesuffix("; ")
+
+
+@dataclass(frozen=True)
 class Report:
     """What a run measured.
 
@@ -71,6 +94,7 @@ class Report:
         verdict: what failed, or what the validation data cannot tell; may be empty.
         ok: whether the run kept the quality of the model.
         findings: about the exported file; None if nobody looked.
+        resources: what the run has used; None if nobody looked.
     """
 
     recipe: dict[str, Any]
@@ -78,6 +102,7 @@ class Report:
     verdict: str = ""
     ok: bool = True
     findings: Findings | None = None
+    resources: Resources | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain data."""
@@ -126,8 +151,9 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Return the rows, the notes and the verdict for a notebook."""
+        said = [str(line) for line in (self.verdict, self.resources) if line]
         notes = [f"{row.step}: {note}" for row in self.rows for note in row.notes]
-        return table_html(self.table(), [self.verdict, *notes] if self.verdict else notes)
+        return table_html(self.table(), [*said, *notes])
 
     def __str__(self) -> str:
         console, table = terminal.console(file=io.StringIO(), width=WIDTH), self.table()
@@ -135,8 +161,8 @@ class Report:
         for row in self.rows:
             for note in row.notes:
                 console.print(terminal.plain(f"{row.step}: {note}"))
-        if self.verdict:
-            console.print(terminal.plain(self.verdict))
+        for line in filter(None, (self.resources, self.verdict)):
+            console.print(terminal.plain(line))
         return str(console.file.getvalue()).rstrip()
 
 

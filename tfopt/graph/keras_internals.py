@@ -272,6 +272,12 @@ def rate_schedule(optimizer: Any) -> Any:
     return rate if callable(rate) else None
 
 
+def loss_scale(optimizer: Any) -> list[Any]:
+    """Return the variables that scale the loss for a tf_keras optimizer; none if it does not scale it."""
+    state = getattr(optimizer, "_loss_scale", None)
+    return [] if state is None else [state.current_loss_scale, state.counter]
+
+
 def variable_key(optimizer: Any, variable: Any) -> Any:
     """Return the key under which an optimizer of either Keras remembers `variable`."""
     return optimizer._var_key(variable)

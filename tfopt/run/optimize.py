@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import bridge
+from tfopt.base import memory, worker
+from tfopt.base.devices import device_name
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.words import counted, metric_in_words
 from tfopt.data.beside import image_preprocessing
@@ -16,7 +18,7 @@ from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance
 from tfopt.evaluate.findings.collect import collect_findings
 from tfopt.evaluate.findings.layers import low_signals
-from tfopt.evaluate.report import Report, Row, measured_row
+from tfopt.evaluate.report import Report, Resources, Row, measured_row
 from tfopt.run.checkpoint import Checkpoint, Kept, as_file
 from tfopt.run.data_warnings import recalls
 from tfopt.run.dry_run import established_before
@@ -160,10 +162,15 @@ class _Run:
         for note in low_signals(findings.layers):
             self.report.rows[-1].notes.append(note)
             self.progress.say(f"note: {note}")
-        self.report = Report(recipe.to_dict(), self.report.rows, self.verdict.text, self.verdict.ok, findings)
+        verdict, resources = self.verdict, self._resources()
+        self.report = Report(recipe.to_dict(), self.report.rows, verdict.text, verdict.ok, findings, resources)
         data = described(self.data)
         files = {**self.data.preprocessing.files(), **self.files}
         return Result(model, lite, self.report, recipe, data, files, self.verdict, self.checkpoint)
+
+    def _resources(self) -> Resources:
+        precision = self.recipe.training.precision
+        return Resources(device_name(), precision, memory.peak(), worker.peak_of_children())
 
     def _carry_out_stages(self) -> tuple[list[Promise], Any, list[str], float]:
         """Carry out the stages that are not finished, or those before one that fails its guard.

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tfopt import bridge
+from tfopt.base import memory
 from tfopt.base.annotations import annotations
+from tfopt.base.devices import device_name, grow_gpu_memory, has_precision, is_slow
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.progress import Progress
 from tfopt.data import Dataset, fit_to_ports, has_one_input_and_output
@@ -49,7 +51,6 @@ class Prepared:
         data: preprocessed for the model.
         loss: on the labels; a `LossByOutput` if there are several outputs.
         logits: whether the model outputs logits rather than probabilities; by output if there are several.
-        steps_per_epoch: batches in one pass over the training data.
         augmentation: of training images; None for none.
         session: supervision in addition to the labels; None without a distillation.
         notes: for the first row of the report.
@@ -64,7 +65,6 @@ class Prepared:
     data: Dataset
     loss: Any
     logits: Any
-    steps_per_epoch: int
     augmentation: Any
     session: Session | None
     notes: tuple[str, ...]
@@ -108,6 +108,9 @@ def prepare(
         ModelError, DataError, RecipeError: what cannot work.
     """
     recipe = as_recipe(recipe)
+    memory.start_peak()
+    grow_gpu_memory()
+    _check_precision(recipe.training.precision)
     source, progress = model_from(model), Progress(quiet=quiet)
     require_json(recipe)
     dataset, start, flat_model = _start(source, recipe, data)
@@ -142,6 +145,8 @@ def prepare(
     )
     if own := bridge.said_of_own_training(source):
         said.append(own)
+    if is_slow(recipe.training.precision):
+        said.append(f"this CPU has no instructions for {recipe.training.precision}: training is slower than in float32")
     for warning in said:
         progress.say(f"note: {warning}")
     judge = None if dataset.has_several else ready
@@ -158,7 +163,6 @@ def prepare(
         data=dataset,
         loss=loss,
         logits=logits,
-        steps_per_epoch=steps,
         augmentation=augmentation,
         session=session,
         notes=(*annotations(source).notes, *said, *notes, *tried),
@@ -166,6 +170,16 @@ def prepare(
         checkpoint=kept,
         progress=progress,
     )
+
+
+def _check_precision(precision: str) -> None:
+    """Raise RecipeError if TensorFlow does not compute in `precision` on this machine."""
+    if not has_precision(precision):
+        there = [f'"{other}"' for other in ("float32", "bfloat16", "float16") if has_precision(other)]
+        raise RecipeError(
+            f'Training(precision="{precision}") has no effect on {device_name()}: TensorFlow computes in float16 on '
+            f"GPUs, and in bfloat16 on CPUs with AVX-512. Give {' or '.join(there)}."
+        )
 
 
 def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:

@@ -160,7 +160,8 @@ def _after(epoch: int, step: int) -> str:
 def _lasting(learner: Any) -> list[Any]:
     """Return what training changes: weights, optimizer slots, random states, and what a learner holds beside them."""
     own = getattr(learner, "own_variables", [])
-    return [*learner.variables, *learner.optimizer.variables, *own, *keras_internals.random_states(learner)]
+    optimizer = [*learner.optimizer.variables, *keras_internals.loss_scale(learner.optimizer)]
+    return [*learner.variables, *optimizer, *own, *keras_internals.random_states(learner)]
 
 
 def _running(learner: Any) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from tfopt.base.devices import computing_in
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.overrides import Overrides, override_attributes
 from tfopt.base.progress import Progress
@@ -29,6 +30,8 @@ from tfopt.training.variables import build_metric, build_optimizer
 
 # Moving averages this close to the precise statistics change no prediction worth a validation.
 SMALL_SHIFT = 0.02
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,19 @@ class Trained:
     course: History
 
 
+def _in_precision(train: Callable[P, R]) -> Callable[P, R]:
+    """Let `train` compute in the precision of its settings."""
+
+    @functools.wraps(train)
+    def in_precision(*args: P.args, **kwargs: P.kwargs) -> R:
+        training: Any = kwargs["training"]
+        with computing_in(training.precision):
+            return train(*args, **kwargs)
+
+    return in_precision
+
+
+@_in_precision
 def train(
     learner: Any,
     batches: Any,
@@ -94,6 +110,8 @@ def train(
     if task.smaller_is_better and data.outputs is None:
         deviations = TargetScale.of(data.train.guides()).deviation
         optimizer = for_target_scale(optimizer, model, float(np.exp(np.log(deviations).mean())))
+    if training.precision == "float16":  # its smallest gradients would be zero
+        optimizer = tf_keras().mixed_precision.LossScaleOptimizer(optimizer)
     objective = _objective(task, loss, model, batches.element_spec[1], logits)
     learner.compile(optimizer=build_optimizer(optimizer, learner), **objective)
 

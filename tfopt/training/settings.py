@@ -28,6 +28,9 @@ class Training:
         warm_up: fraction of each stage's steps in which the rate rises to `learning_rate`; None: 0.3 for one cycle,
             none for the others.
         batch_size: samples per step.
+        lower_batch_on_oom: halve the batch size when memory runs out, with a note, and begin the stage again.
+        precision: of products and convolutions in training: "float16" on GPUs, with a scaled loss, or "bfloat16" on
+            CPUs. Weights, optimizer, losses and statistics stay float32, and so do the model and the file.
         loss: a tf_keras loss by name; None uses the compiled loss, else one that fits labels and outputs.
         seed: of shuffling, augmentation and everything else random.
         patience: end a stage after this many epochs without a better one on validation; None trains all of them. The
@@ -58,6 +61,8 @@ class Training:
     schedule: Literal["cosine", "constant", "one_cycle"] = "cosine"
     warm_up: float | None = Field(default=None, ge=0, lt=1)
     batch_size: PositiveInt = 64
+    lower_batch_on_oom: bool = False
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
     loss: str | None = None
     seed: int = Field(default=0, ge=0, lt=SEEDS)
     class_weight: Literal["balanced"] | None = None
