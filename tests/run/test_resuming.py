@@ -223,7 +223,7 @@ def opened(tmp_path, data):
 def test_the_checkpoint_of_another_run_is_an_error_that_says_what_differs(opened):
     recipe = tfopt.Recipe(stages=(tfopt.Prune(), tfopt.Quantize()))
     first = opened(recipe)
-    first.attempt(0, recipe.stages[0])
+    first.attempt(0, recipe.stages[0], recipe.training)
     (first.path / "stages.npz").write_text("of the first run")
     assert opened(recipe).key == first.key
     with pytest.raises(DataError, match=r"is of another run: recipe.training.seed was 0, is 1\. Go on"):
@@ -237,14 +237,14 @@ def test_the_checkpoint_of_another_run_is_an_error_that_says_what_differs(opened
 
 def test_a_checkpoint_without_progress_binds_nobody(opened):
     recipe = tfopt.Recipe(stages=(tfopt.Prune(),))
-    opened(recipe).attempt(0, recipe.stages[0]).keep_choice(recipe.stages[0], ["a choice"])
+    opened(recipe).attempt(0, recipe.stages[0], recipe.training).keep_choice(recipe.stages[0], ["a choice"])
     other = opened(recipe.seeded(1))
-    assert other.attempt(0, recipe.stages[0]).choice() is None
+    assert other.attempt(0, recipe.stages[0], recipe.training).choice() is None
 
 
 def test_choices_are_kept(opened):
     stage = tfopt.Prune(layers=(("conv*", 0.25),))
-    attempt = opened(tfopt.Recipe(stages=(stage,))).attempt(0, stage)
+    attempt = opened(tfopt.Recipe(stages=(stage,))).attempt(0, stage, tfopt.Training())
     assert attempt.choice() is None
     attempt.keep_choice(tfopt.Prune(final_sparsity=0.75), ["a note"])
     assert attempt.choice() == (tfopt.Prune(final_sparsity=0.75), ["a note"])
@@ -271,7 +271,7 @@ def test_a_folder_that_is_no_checkpoint_is_left_alone(opened, tmp_path):
 
 def test_a_damaged_checkpoint_is_one_line(opened):
     recipe = tfopt.Recipe(stages=(tfopt.Prune(),))
-    opened(recipe).attempt(0, recipe.stages[0])
+    opened(recipe).attempt(0, recipe.stages[0], recipe.training)
     (opened(recipe).path / "run.json").write_text("{")
     with pytest.raises(DataError, match=r"^The checkpoint .* is damaged \(.*\)\. Delete it to start over\.$"):
         opened(recipe)

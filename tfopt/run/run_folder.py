@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from tfopt.base.archives import read_npz
+from tfopt.base.devices import number_of_threads
 from tfopt.base.differences import differences
 from tfopt.base.files import (
     WORK,
@@ -34,6 +34,7 @@ from tfopt.run.checkpoint import Checkpoint, as_file, loaded_model, structure_of
 from tfopt.run.recipe import Recipe
 from tfopt.stages import Stage
 from tfopt.training.backup import EVERY, KEPT, Backup
+from tfopt.training.settings import Training
 from tfopt.transfer import Transferred
 
 STATE_SIZE = 6
@@ -109,10 +110,10 @@ class RunFolder:
         self._begin()
         return self.path / "transfer"
 
-    def attempt(self, position: int, stage: Stage) -> Attempt:
-        """Return what is kept of a try of `stage`, the one at `position` of the recipe."""
+    def attempt(self, position: int, stage: Stage, training: Training) -> Attempt:
+        """Return what is kept of a try of `stage`, the one at `position` of the recipe, with these settings."""
         self._begin()
-        name = _digest([Recipe(stages=(stage,)).to_dict()])[:12]
+        name = _digest([Recipe(stages=(stage,), training=training).to_dict()])[:12]
         folder = self.path / f"stage_{position + 1}_{name}"
         return Attempt(folder, Backup(folder, self.every, self.progress))
 
@@ -287,15 +288,6 @@ def about_run(
         "versions": {name: version(name) for name in ("tfopt", "tensorflow")},
     }
     return dict(json.loads(json.dumps(about)))
-
-
-def number_of_threads() -> int:
-    """Return the number of threads that share an operation of TensorFlow."""
-    import tensorflow as tf
-
-    chosen = tf.config.threading.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS")
-    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return int(chosen or 0) or len(mine)
 
 
 def _digest(values: Any) -> str:

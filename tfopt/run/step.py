@@ -1,12 +1,15 @@
 """One stage of a run: choose its bits, train it, strip it and evaluate it."""
 
+import gc
 import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tfopt.base.devices import device_name
+from tfopt.base.files import is_full
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data.mixup import mixed
-from tfopt.errors import DivergedError, TfoptError
+from tfopt.errors import DivergedError, RecipeError, TfoptError
 from tfopt.run.guard import Evaluation, Guard, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
 from tfopt.run.run_folder import Attempt
@@ -52,9 +55,16 @@ class StageRunner:
 
     def __init__(self, prepared: Prepared, guard: Guard) -> None:
         self._run, self._guard = prepared, guard
+        self._training = prepared.recipe.training  # with the batch size that fits into memory
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return self._run.data.steps(self._training.batch_size)
 
     def step(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]) -> Step:
         """Return the result of `stage`, the one at `position` of the recipe, on `flat_model`.
+
+        If memory runs out and the recipe allows it, this and all later stages have smaller batches.
 
         Args:
             stage: to carry out.
@@ -65,9 +75,40 @@ class StageRunner:
         Raises:
             PromiseError: the training did not reach the stage's target.
             DivergedError: the loss, the weights or the outputs are not finite.
+            RecipeError: memory runs out.
         """
+        import tensorflow as tf
+
+        notes: list[str] = []
+        while True:
+            try:
+                step = self._tried(stage, position, flat_model, keep)
+                return replace(step, notes=[*notes, *step.notes])
+            except tf.errors.ResourceExhaustedError as error:
+                if is_full(error):  # of a disk, which TensorFlow calls so too
+                    raise
+                notes = [self._lower_batch(type(stage).__name__, error)]
+            gc.collect()  # what the training held; only now does the error no longer hold it
+
+    def _lower_batch(self, name: str, error: Exception) -> str:
+        """Lower the batch size by half, as memory ran out in the stage `name`; return a note, or raise RecipeError."""
+        size, half = self._training.batch_size, self._training.batch_size // 2
+        if not self._training.lower_batch_on_oom or not half:
+            more = "" if self._training.lower_batch_on_oom else ", or let the run find one (lower_batch_on_oom=True)"
+            raise RecipeError(
+                f"{name}: memory ran out on {device_name()} with batch_size={size}. Give a smaller one (--batch-size)"
+                f"{more}, free memory, or train a smaller model."
+            ) from error
+        self._training = replace(self._training, batch_size=half)
+        given = self._run.recipe.training.batch_size
+        note = f"batch size {half} instead of {given}, at the same learning rate, since memory ran out"
+        self._run.progress.say(f"note: {name}: {note}; the stage begins again")
+        return note
+
+    def _tried(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]) -> Step:
+        """Return the result of `stage` with the current batch size."""
         checkpoint = self._run.checkpoint
-        attempt = checkpoint.attempt(position, stage) if checkpoint else Attempt(None, Backup())
+        attempt = checkpoint.attempt(position, stage, self._training) if checkpoint else Attempt(None, Backup())
         stage, notes = attempt.choice() or self._chosen(stage, flat_model, keep, attempt)
         notes = [*notes, *stage.notes(flat_model, keep)]
         seeded = stage.seeded(self._run.recipe.training.seed)
@@ -84,11 +125,11 @@ class StageRunner:
         self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], backup: Backup
     ) -> tuple[Any, list[str], History | None]:
         """Return the trained result of `stage.apply`, notes, and the history of its training, if there was one."""
-        training, seed = self._run.recipe.training, self._seed(position)
+        training, seed = self._training, self._seed(position)
         label = f"{position + 1}/{len(self._run.recipe.stages)} {type(stage).__name__}"
         model = self._applied(stage, position, flat_model, keep, label)
-        epochs = stage.epochs_on(self._run.steps_per_epoch)
-        steps = epochs * self._run.steps_per_epoch
+        epochs = stage.epochs_on(self._steps_per_epoch)
+        steps = epochs * self._steps_per_epoch
         if not steps:
             return model, stage.summary(model), None
         learner = self._run.session.student(model) if self._run.session else model
@@ -127,7 +168,7 @@ class StageRunner:
         """Return the result of `stage.apply`, calibrated."""
         training = self._run.recipe.training
         tf_keras().utils.set_random_seed(self._seed(position))  # so that a resumed run repeats the whole one
-        steps = stage.epochs_on(self._run.steps_per_epoch) * self._run.steps_per_epoch
+        steps = stage.epochs_on(self._steps_per_epoch) * self._steps_per_epoch
         model = stage.apply(flat_model, steps=steps, keep=keep)
         wanted = max(CALIBRATION_SAMPLES, stage.samples_wanted)
 
@@ -150,7 +191,7 @@ class StageRunner:
 
     def _at_found_rate(self, stage: Stage, flat_model: Any) -> tuple[Stage, list[str]]:
         """Return `stage` with the learning rate of a range test, if it needs one, and a note on it."""
-        training = self._run.recipe.training
+        training = self._training
         if not training.range_test or stage.learning_rate or not stage.epochs:
             return stage, []
         self._run.progress.say("looking for a learning rate")
