@@ -2,12 +2,13 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 
 import pytest
 
-from tfopt.base import native, worker
+from tfopt.base import memory, native, worker
 from tfopt.errors import DataError
 
 DOORS = """
@@ -24,6 +25,13 @@ def abort():
 def leave(status): os._exit(status)
 def kill(): os.kill(os.getpid(), signal.SIGKILL)
 def hang(): time.sleep(100)
+def limits():
+    import resource
+    return [resource.getrlimit(resource.RLIMIT_DATA)[0], resource.getrlimit(resource.RLIMIT_CORE)[0]]
+def take(gib):
+    import numpy as np
+    return int(np.ones(int(gib * 2**30), np.uint8).sum())
+def run_out(): os.write(2, b"terminate called: std::bad_alloc\\n"); os.abort()
 """
 
 
@@ -104,6 +112,18 @@ def test_an_interruption_ends_the_child(child):
         signal.signal(signal.SIGINT, before)
     assert process.poll() is not None
     assert call("double", number=1)["twice"] == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA")
+def test_the_child_may_take_the_memory_of_the_machine_and_no_more(child, monkeypatch):
+    assert call("limits") == [memory.total(), 0]
+    said = rf"^it needed more memory than the {memory.total() / 2**30:.1f} GiB of this machine$"
+    with pytest.raises(native.KilledError, match=said):
+        call("take", gib=memory.total() / 2**30 + 1)
+    with pytest.raises(native.KilledError, match=said):
+        call("run_out")
+    assert call("take", gib=0.25) == 2**28
+    assert worker.peak_of_children() > 2**28
 
 
 def test_inside_the_child_functions_are_called_directly(monkeypatch):

@@ -7,16 +7,19 @@ after a crash, the next call starts a new one.
 
 import contextlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from tfopt import errors
-from tfopt.base import worker
+from tfopt.base import memory, worker
+from tfopt.base.limits import GIB
 
 _IN_CHILD = "TFOPT_IN_NATIVE_CHILD"
 _ENVIRONMENT = {_IN_CHILD: "1", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 MOST_TEXT = 20_000
 """The most characters of an error that are returned."""
+_OUT_OF_MEMORY = re.compile(r"bad_alloc|[Oo]ut of memory|OOM when allocating|[Cc]annot allocate memory")
 
 
 class CrashError(Exception):
@@ -28,7 +31,7 @@ class OverdueError(CrashError):
 
 
 class KilledError(CrashError):
-    """The child was killed from outside, by the system or a user, and not by the model."""
+    """The child was killed from outside, by the system or a user, or memory ran out; the model may be in order."""
 
 
 class NotStartedError(errors.ModelError):
@@ -51,7 +54,7 @@ def call(door: str, seconds: float, **arguments: Any) -> Any:
     Raises:
         CrashError: the child died.
         OverdueError: it exceeded the time limit.
-        KilledError: it was killed.
+        KilledError: it was killed, or needed more memory than the machine has.
         NotStartedError: it does not start.
         FailedError: the function raised another exception.
         TfoptError: the function raised it.
@@ -68,11 +71,19 @@ def call(door: str, seconds: float, **arguments: Any) -> Any:
     except worker.OverdueError as error:
         raise OverdueError(f"no answer within {seconds:.0f} seconds") from error
     except worker.DiedError as error:
+        if _OUT_OF_MEMORY.search(error.said):
+            raise _out_of_memory() from error
         kind = KilledError if error.status == -9 else CrashError
         raise kind(f"{error.cause} ({error.last_line})" if error.last_line else error.cause) from error
     if "error" in found:
+        if _OUT_OF_MEMORY.search(found["message"]) or "MemoryError" in found["error"]:
+            raise _out_of_memory()
         raise _error(found["error"], found["message"])
     return found["result"]
+
+
+def _out_of_memory() -> KilledError:
+    return KilledError(f"it needed more memory than the {(memory.total() or 0) / GIB:.1f} GiB of this machine")
 
 
 def start() -> None:
@@ -108,10 +119,9 @@ def serve() -> None:
 def _prepare() -> None:
     with contextlib.suppress(OSError):  # out of memory, the system then kills this process and not the caller
         Path("/proc/self/oom_score_adj").write_text("500")
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    memory.limit("RLIMIT_CORE", 0)
+    if most := memory.total():  # more cannot end well; counted are values, not the addresses that libraries reserve
+        memory.limit("RLIMIT_DATA", most)
     import tensorflow as tf
 
     tf.constant(0)

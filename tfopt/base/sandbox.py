@@ -7,14 +7,16 @@ all files of a process: it starts with the first file and ends with the process.
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tfopt import errors
-from tfopt.base import worker
+from tfopt.base import memory, worker
 
 try:
     import resource
@@ -56,8 +58,28 @@ def try_first(door: str, path: str | os.PathLike[str], **options: Any) -> None:
         return
     key = (door, _identity(Path(path)), json.dumps(options, sort_keys=True))
     if key not in _OPENED:
-        worker.of_this_process(Sandbox).open(door, Path(path), options)
+        worker.of_this_process(Sandbox).open(door, Path(path), options, str(path))
         _OPENED.add(key)
+
+
+def try_bytes_first(door: str, data: bytes, name: str) -> None:
+    """Open `data` as a file in the sandbox with the function `door`, as `try_first` does; `name` is for messages."""
+    if os.environ.get(_IN_CHILD) or (key := _digest(data)) in _OPENED:
+        return
+    with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
+        path = Path(folder, "file")
+        path.write_bytes(data)
+        worker.of_this_process(Sandbox).open(door, path, {}, name)
+    _OPENED.add(key)
+
+
+def record_tried(data: bytes) -> None:
+    """Record that `data` need not be tried: a child process has made and run it."""
+    _OPENED.add(_digest(data))
+
+
+def _digest(data: bytes) -> tuple[Any, ...]:
+    return (hashlib.sha256(data).digest(),)
 
 
 def start() -> None:
@@ -67,14 +89,18 @@ def start() -> None:
             worker.of_this_process(Sandbox).start()
 
 
+class CrashedError(errors.ModelError):
+    """The sandbox died of a file."""
+
+
 class Sandbox(worker.Worker):
     """The child process that opens files."""
 
     def __init__(self) -> None:
         super().__init__("tfopt.base.sandbox:serve", _SETTINGS, listens=False)
 
-    def open(self, door: str, path: Path, options: dict[str, Any]) -> None:
-        """Open `path` in the child; see `try_first`."""
+    def open(self, door: str, path: Path, options: dict[str, Any], name: str) -> None:
+        """Open `path`, under which messages know it as `name`, in the child; see `try_first`."""
         size = _size(path)
         request = {"door": door, "path": str(path.absolute()), "options": options, "memory": MEMORY + 8 * size}
         seconds = SECONDS + size / 1e7
@@ -87,16 +113,16 @@ class Sandbox(worker.Worker):
             ) from error
         except worker.OverdueError as error:
             raise errors.ModelError(
-                f"{path} took more than {seconds:.0f} seconds to open. Do not trust where it came from; "
+                f"{name} took more than {seconds:.0f} seconds to open. Do not trust where it came from; "
                 "allow_unsafe=True (--allow-unsafe) opens it without a limit."
             ) from error
         except worker.DiedError as error:
-            raise errors.ModelError(
-                f"{path} crashed the sandbox, or needed more memory than {MEMORY / 2**30:.0f} GiB plus eight times its "
+            raise CrashedError(
+                f"{name} crashed the sandbox, or needed more memory than {MEMORY / 2**30:.0f} GiB plus eight times its "
                 "size. It is damaged or malicious: copy or save it again, and do not trust its source."
             ) from error
         if answer:
-            raise _error(answer["error"], answer["message"].replace(str(path.absolute()), str(path)))
+            raise _error(answer["error"], answer["message"].replace(str(path.absolute()), name))
 
 
 _OPENED: set[tuple[Any, ...]] = set()
@@ -134,14 +160,14 @@ def serve() -> None:
 
 def _prepare() -> None:
     _leave_network()
-    _limit("RLIMIT_CORE", 0)
+    memory.limit("RLIMIT_CORE", 0)
 
 
 def _served(request: dict[str, Any]) -> dict[str, str]:
     try:
         opens = worker.door(request["door"])
-        _limit("RLIMIT_AS", _address_space() + request["memory"])
-        _limit("RLIMIT_FSIZE", request["memory"])
+        memory.limit("RLIMIT_AS", _address_space() + request["memory"])
+        memory.limit("RLIMIT_FSIZE", request["memory"])
         opens(request["path"], **request["options"])
     except errors.TfoptError as error:
         return {"error": type(error).__name__, "message": str(error)}
@@ -158,16 +184,6 @@ def _served(request: dict[str, Any]) -> dict[str, str]:
             "message": f"{request['path']} cannot be opened ({said}). Save or copy it again.",
         }
     return {}
-
-
-def _limit(name: str, most: int) -> None:
-    """Lower a limit of this process as far as the system allows."""
-    if resource is None:
-        return
-    which = getattr(resource, name)
-    hard = resource.getrlimit(which)[1]
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _address_space() -> int:

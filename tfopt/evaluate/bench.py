@@ -13,6 +13,7 @@ import numpy as np
 from tfopt import models
 from tfopt.base.renamed import renamed_arguments
 from tfopt.base.words import metric_in_words, shortened
+from tfopt.base.worker import DiedError
 from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
 from tfopt.data.predicting import outputs_for
@@ -137,6 +138,7 @@ def lite_of(path: str | Path, *, threads: int = 1, allow_unsafe: bool = False) -
 
 # A separate process that loads only LiteRT. Linux can reset the peak, so the imports, which need more than a
 # small model, do not hide it; on other systems they may.
+_PEAK_SECONDS = 600
 _PEAK = """
 import pathlib, resource, sys
 import numpy as np
@@ -171,10 +173,14 @@ def peak_memory(lite: LiteModel, threads: int = 1) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.tflite")
         path.write_bytes(lite.data)
-        done = subprocess.run([sys.executable, "-c", _PEAK, str(path), str(threads)], capture_output=True, text=True)
+        command = [sys.executable, "-P", "-c", _PEAK, str(path), str(threads)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_PEAK_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise ModelError(f"LiteRT takes more than {_PEAK_SECONDS} seconds to run it.") from error
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ModelError(f"LiteRT cannot run it: {last}")
+        death = DiedError(done.returncode, done.stderr)
+        raise ModelError(f"LiteRT cannot run it: {death.last_line or death.cause}")
     return int(done.stdout)
 
 

@@ -12,7 +12,7 @@ from tfopt.errors import ModelError
 from tfopt.tflite.prove import in_child, sides
 from tfopt.tflite.prove.signals import Signal
 
-LITE = SimpleNamespace(data=b"a file", outputs=(SimpleNamespace(name="sum"), SimpleNamespace(name="double")))
+LITE = SimpleNamespace(data=b"a file", layers={}, outputs=(SimpleNamespace(name="sum"), SimpleNamespace(name="double")))
 SAMPLES = {"a": np.arange(6.0).reshape(3, 2), "b": np.ones((3, 2))}
 
 

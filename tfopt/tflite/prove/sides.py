@@ -1,5 +1,6 @@
 """Both sides of the proof: the outputs of the Keras model and, from a child process, those of the file."""
 
+import functools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from tfopt.base import native
 from tfopt.bridge.check import run
-from tfopt.errors import ModelError
+from tfopt.errors import DataError, ModelError
 from tfopt.tflite.prove.signals import Signal
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read.blame import blamed_operator
 
 Samples = Mapping[str, NDArray[Any]]
 """Arrays, samples first, by the names of the inputs in the file."""
@@ -52,10 +54,8 @@ def file_outputs(lite: LiteModel, samples: Samples) -> dict[str, NDArray[Any]]:
         ModelError: LiteRT cannot run the file, or its process dies.
     """
     with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
-        _write(folder, samples, model=lite)
-        arguments = {name: str(Path(folder, name)) for name in ("model", "samples.npz", "out.npz")}
         try:
-            native.call(_DOORS + "predict", SECONDS, **{name.partition(".")[0]: at for name, at in arguments.items()})
+            _predict(folder, samples, lite.data)
         except native.KilledError as error:
             raise ModelError(
                 f"The process that ran the .tflite was killed ({error}). Free memory and try again."
@@ -66,13 +66,14 @@ def file_outputs(lite: LiteModel, samples: Samples) -> dict[str, NDArray[Any]]:
                 "smaller samples."
             ) from error
         except native.CrashError as error:
+            place = blamed_operator(lite.data, functools.partial(_crashes, samples=samples), lite.layers)
             raise ModelError(
-                f"The process that ran the .tflite died ({error}): the file is of no use. Choose other activations or "
-                "weights, or replace the layer that LiteRT cannot run."
+                f"The process that ran the .tflite died{place} ({error}): the file is of no use. Choose other "
+                "activations or weights, or replace the layer that LiteRT cannot run."
             ) from error
         except native.FailedError as error:
             raise ModelError(f"The .tflite does not run: {error} Choose other activations or weights.") from error
-        with np.load(arguments["out.npz"]) as file:
+        with np.load(Path(folder, "out.npz")) as file:
             return {port.name: file[str(number)] for number, port in enumerate(lite.outputs)}
 
 
@@ -81,7 +82,7 @@ def file_signals(
 ) -> list[Signal]:
     """Return `layer_signals`, run in a child process; empty if that fails."""
     with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
-        _write(folder, samples, model=lite)
+        _write(folder, samples, lite.data)
         Path(folder, "reference").write_bytes(reference)
         paths = {"reference": "reference", "model": "model", "samples": "samples.npz"}
         arguments = {name: str(Path(folder, file)) for name, file in paths.items()}
@@ -92,6 +93,27 @@ def file_signals(
     return [Signal(where, operator, math.inf if value is None else value) for where, operator, value in rows]
 
 
-def _write(folder: str, samples: Samples, *, model: LiteModel) -> None:
-    Path(folder, "model").write_bytes(model.data)
+def _predict(folder: str, samples: Samples, model: bytes) -> None:
+    """Let the child write the outputs of the file `model` to out.npz in `folder`."""
+    _write(folder, samples, model)
+    arguments = {name.partition(".")[0]: str(Path(folder, name)) for name in ("model", "samples.npz", "out.npz")}
+    native.call(_DOORS + "predict", SECONDS, **arguments)
+
+
+def _crashes(data: bytes, samples: Samples) -> bool:
+    """Return whether LiteRT crashes on the file `data`."""
+    with tempfile.TemporaryDirectory(prefix="tfopt-") as folder:
+        try:
+            _predict(folder, samples, data)
+        except (native.KilledError, native.OverdueError):
+            return False
+        except native.CrashError:
+            return True
+        except (native.FailedError, ModelError, DataError):
+            return False
+    return False
+
+
+def _write(folder: str, samples: Samples, model: bytes) -> None:
+    Path(folder, "model").write_bytes(model)
     np.savez(Path(folder, "samples.npz"), **dict(samples))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tfopt.base import sandbox
+from tfopt.base import native, sandbox
 from tfopt.base.packing import unpack
 from tfopt.base.reading import reading
 from tfopt.base.stderr import native_noise_held
@@ -29,6 +29,7 @@ from tfopt.tflite.read.parts import Op, Port, Tensor, Weight
 from tfopt.tflite.read.ports import dequantized, noise, nothing, quantized
 
 Shapes = tuple[tuple[int, ...], ...]
+_TRIAL = "tfopt.tflite.read.trial:run"
 Inputs = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
 
 
@@ -46,8 +47,8 @@ class Latency:
 class LiteModel:
     """A .tflite file, packed (`tfopt.base.packing`) or not.
 
-    A path is first opened in a child process (`tfopt.base.sandbox`); bytes are not. Pass the path of a file that may be
-    damaged or malicious.
+    What no child process has run yet is first opened and run in one (`tfopt.base.sandbox`), so that a file that crashes
+    LiteRT is an error and does not end this process.
 
     Args:
         path_or_bytes: the path or the contents of the file.
@@ -85,8 +86,11 @@ class LiteModel:
             raise ModelError(
                 f"{name}: not a .tflite file. Its bytes 4 to 8 must be b'TFL3'; they are {self.data[4:8]!r}."
             )
-        if not isinstance(path_or_bytes, bytes):
-            sandbox.try_first("tfopt.tflite.read.trial:run", path_or_bytes)
+        if isinstance(path_or_bytes, bytes):
+            if not native.in_child():
+                sandbox.try_bytes_first(_TRIAL, self.data, name)
+        else:
+            sandbox.try_first(_TRIAL, path_or_bytes)
         self.threads = threads
         self._interpreters: dict[Shapes, Any] = {}
         self._batches: dict[Shapes, int] = {}

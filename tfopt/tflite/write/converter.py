@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfopt import bridge
-from tfopt.base import native
+from tfopt.base import native, sandbox
 from tfopt.base.annotations import annotations
 from tfopt.base.keras_compat import unwrapped
 from tfopt.base.overrides import Overrides, override_attributes
@@ -21,6 +21,7 @@ from tfopt.stages.quantize.replaced_rounding import with_rounded_weights
 from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float
 from tfopt.tflite.prove.sides import file_outputs
 from tfopt.tflite.read import LiteModel
+from tfopt.tflite.read.blame import blamed_operator
 from tfopt.tflite.read.layer_names import LayerNames
 from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration, argument_names, output_names
@@ -50,6 +51,7 @@ def convert(
         breaks: whether a file breaks a promise, so that another way to convert the model is tried.
     """
     native.start()  # it imports TensorFlow while the model is brought over and traced
+    sandbox.start()
     aware = is_quantization_aware(model)
     if aware and (settings.by_edge_quantizer or settings.activations == "int16"):
         raise RecipeError(
@@ -243,11 +245,26 @@ def load_and_check(data: bytes, settings: Export) -> LiteModel:
         lite = LiteModel(data)
         if settings.sparse:
             lite.benchmark(runs=1, warmup=0)
+    except sandbox.CrashedError as error:
+        raise ModelError(
+            f"LiteRT crashes on the file with {_in_words(settings)}{blamed_operator(data, _crashes)}. Replace the "
+            "layer, or choose other weights or activations."
+        ) from error
     except ModelError as error:
         if not settings.sparse:
             raise
         raise ModelError(f"LiteRT cannot run the file with sparse weights; remove sparse=True: {error}") from error
     return lite
+
+
+def _crashes(data: bytes) -> bool:
+    try:
+        LiteModel(data)
+    except sandbox.CrashedError:
+        return True
+    except ModelError:
+        return False
+    return False
 
 
 def _crashed(

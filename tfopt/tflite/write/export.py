@@ -286,6 +286,7 @@ def _built(
     named = load_and_check(content, settings)
     lite = LiteModel(with_metadata(compact(named.data) if settings.compact else named.data, data))
     names = LayerNames(named, _layers(model))
+    lite.layers = {op.index: ", ".join(names.near(op)) for op in named.ops() if op.subgraph == 0 and op.outputs}
     if settings.max_noise is not None:
         require_integers(named, settings, max_noise)
     settings, in_float = allowed_floats(settings, model, named, names, only_trained=only_trained)
@@ -310,7 +311,6 @@ def _built(
         notes += compared_with_float(model, to_convert, lite, settings, calibration)
     compared = prove(model, to_convert, named, lite, settings, data, max_noise=max_noise) if proven else []
     lite.notes = (*notes, *promised, *found, *calibrated, *compared)
-    lite.layers = {op.index: ", ".join(names.near(op)) for op in named.ops() if op.subgraph == 0 and op.outputs}
     return lite
 
 

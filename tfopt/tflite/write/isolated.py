@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tfopt.base import native
+from tfopt.base import native, sandbox
 from tfopt.graph import keras_internals
 from tfopt.graph.types import flatten
 from tfopt.tflite.settings import Export
@@ -77,7 +77,9 @@ class Converter:
             samples=self._written_samples(),
             **arguments,
         )
-        return out.read_bytes()
+        data = out.read_bytes()
+        sandbox.record_tried(data)  # the child has run it
+        return data
 
     def _written_samples(self) -> str | None:
         if self.samples is None:
