@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -64,3 +65,17 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, error):
     started = time.monotonic()
     with locked(tmp_path / "lock", "It"):
         assert time.monotonic() - started < 1
+
+
+def test_a_process_that_may_wait_gets_it_after_the_other(tmp_path, other):
+    process, said = other(1), []
+    with locked(tmp_path / "lock", "The cache", wait=said.append):
+        assert process.wait(10) == 0  # it had ended before
+    assert len(said) == 1 and said[0].startswith(f"waiting: The cache is in use by process {process.pid} on ")
+
+
+def test_a_wait_ends_with_a_holder_that_is_killed(tmp_path, other):
+    process = other(60)
+    threading.Timer(0.5, process.kill).start()
+    with locked(tmp_path / "lock", "The cache", wait=lambda line: None):
+        assert str(os.getpid()) in (tmp_path / "lock").read_text()

@@ -1,6 +1,7 @@
 """A teacher's answers are computed once, stored completely or not at all, and never used for anything else."""
 
 import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +9,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
+from tfopt.base.locks import locked
 from tfopt.errors import DataError, ModelError, OutputError
 from tfopt.teachers.cache import Answers, array_about, require_deterministic
 from tfopt.teachers.precomputed import Precomputed
@@ -206,7 +209,7 @@ def test_an_interrupted_view_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         answers.view(0, interrupted)
-    assert [name[:6] for name in seen] == [".view0", ".view0", "meta.j"]
+    assert [name[:6] for name in seen] == [".lock", ".view0", ".view0", "meta.j"]
     assert files(tmp_path) == ["meta.json"]
     check(answers.view(0, Batches()))
 
@@ -305,25 +308,19 @@ def test_what_the_answers_depend_on_is_plain():
 
 
 def test_runs_at_once_get_whole_answers(tmp_path):
-    """All start and write at the same time; they share only the file system."""
-    together = threading.Barrier(3, timeout=60)
+    """All start at the same time; one computes, and the others wait for it."""
+    together, batches = threading.Barrier(3, timeout=60), Batches()
 
     def run(number):
         together.wait()
         answers = Answers(teacher(), ABOUT, 23, folder=tmp_path / "a", quiet=True)
-
-        def batches():
-            for i, batch in enumerate(Batches()()):
-                if i == 4:
-                    together.wait()
-                yield batch
-
         return answers.view(0, batches), answers.notes
 
     with ThreadPoolExecutor() as pool:
         for found, notes in pool.map(run, range(3)):
             check(found)
             assert notes == []
+    assert batches.calls == 1  # the others waited
     check(Answers(teacher(), ABOUT, 23, folder=tmp_path / "a").view(0, None))
     assert len(files(tmp_path / "a")) == 3
 
@@ -402,3 +399,32 @@ def test_pipelines_that_change_are_refused_with_the_reason(change, why):
         return
     with pytest.raises(DataError, match=why):
         require_deterministic(pipeline(change), batches=5)
+
+
+class Said:
+    """A progress that lets `then` go on when a line is printed."""
+
+    console = Console(quiet=True)
+
+    def __init__(self):
+        self.lines, self.heard = [], threading.Event()
+
+    def say(self, line):
+        self.lines.append(line)
+        self.heard.set()
+
+
+def test_a_second_run_waits_for_the_answers_of_the_first(tmp_path):
+    first, second, said, unused = tmp_path / "first", tmp_path / "second", Said(), Batches()
+    made = Answers(teacher(), ABOUT, 23, folder=first).view(0, Batches())
+    waiting = Answers(teacher(), ABOUT, 23, folder=second, progress=said)
+    (second / ".view0-output.0123456789ab.npy").write_text("of a dead process")
+    with ThreadPoolExecutor() as pool:
+        with locked(second / ".lock", "it"):
+            found = pool.submit(waiting.view, 0, unused)
+            assert said.heard.wait(30)
+            for path in first.glob("view*"):
+                shutil.copy(path, second)
+        np.testing.assert_array_equal(found.result(30)["output"], made["output"])
+    assert unused.calls == 0 and files(second) == files(first)
+    assert said.lines[0].startswith(f"waiting: The cache {second} is in use by process ")

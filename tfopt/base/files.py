@@ -231,9 +231,12 @@ def _clean(target: Path) -> None:
     remove_leftovers(target / WORK)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that dead processes have left in `folder` and below; nobody else may write there."""
-    for path in folder.rglob(".*"):
+def remove_leftovers(folder: Path, start: str = "") -> None:
+    """Remove temporary files that dead processes have left in `folder` and below.
+
+    Only files for which names begin with `start`; nobody else may write such files there.
+    """
+    for path in folder.rglob(f".{start}*"):
         if _LEFT.search(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
@@ -255,6 +258,8 @@ def is_full(error: BaseException | None) -> bool:
     seen = set[int]()  # an error may be raised from itself
     while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if os.strerror(errno.ENOSPC) in str(error):  # as TensorFlow and HDF5 say it, and what a child process said
             return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__

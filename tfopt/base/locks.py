@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from tfopt.errors import OutputError
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock file `path` within this block. The system releases it when the process ends, however that happens.
 
     Where the file system has no locks, the block runs without one.
@@ -21,6 +21,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     Args:
         path: of the lock file; its folder exists. The block may remove both.
         what: the name of what is locked, for the message.
+        wait: waits for another process that holds it; called once with a line that says so. None raises an error.
 
     Raises:
         OutputError: another process, or another thread of this one, holds it.
@@ -29,7 +30,13 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
     lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        try:
+            lock.acquire()
+        except Timeout:
+            if wait is None:
+                raise
+            wait(f"waiting: {what} is in use by {_holder(path)}")
+            lock.acquire(timeout=-1, poll_interval=0.2)
     except Timeout as error:
         raise OutputError(
             f"{what} is in use by {_holder(path)}. Wait until it ends, or give another folder."

@@ -16,7 +16,8 @@ from uuid import uuid4
 import numpy as np
 
 from tfopt.base.differences import differences
-from tfopt.base.files import atomic_path
+from tfopt.base.files import atomic_path, remove_leftovers
+from tfopt.base.locks import locked
 from tfopt.base.progress import progress_bar
 from tfopt.base.reading import parse_json, reading
 from tfopt.errors import DataError, OutputError
@@ -45,7 +46,7 @@ class Answers:
             part of the key.
         count: number of samples in each view.
         folder: stores the views as `.npy` files, opened memory-mapped, so they may exceed memory. None keeps them in
-            memory.
+            memory. Another process that computes views there is waited for.
         label: the label of the progress bar; the teacher's name if None.
         progress, quiet: see `Teacher.predict`.
 
@@ -123,6 +124,18 @@ class Answers:
                     f"view {number}. Leave augmentation out, or pass the teacher itself."
                 )
             return self.teacher.aligned(self.count)
+        if self._folder is None:
+            return self._in_half(number, batches)
+        with locked(self._folder / ".lock", f"The cache {self._folder}", wait=self._say):
+            remove_leftovers(self._folder, "view")
+            return self._found(number) or self._in_half(number, batches)
+
+    def _say(self, line: str) -> None:
+        if self._progress is not None and not self._quiet:
+            self._progress.say(line)
+
+    def _in_half(self, number: int, batches: Callable[[], Iterable[Any]]) -> dict[str, np.ndarray]:
+        """Compute a view with features in float16 if they fit, else in float32."""
         self._check_unchanged()
         try:
             return self._written(number, batches, np.dtype(np.float16))

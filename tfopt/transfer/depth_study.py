@@ -24,6 +24,7 @@ from tfopt.base import keras_compat
 from tfopt.base.archives import read_npz
 from tfopt.base.config import config
 from tfopt.base.files import atomic_path
+from tfopt.base.locks import locked
 from tfopt.base.progress import Progress
 from tfopt.base.reading import reading
 from tfopt.data import Augmentation, Dataset
@@ -174,21 +175,36 @@ class _Study:
 
     def _run(self, kind: str, cut: str | None, number: int, base: Any) -> Trained:
         label = f"{number + 1}/{1 + len(KINDS) * len(self.cuts)} {kind}{f' {cut}' if cut else ''}"
-        path = None if self.folder is None else self.folder / f"depth_study-{self.key}-{number}.npz"
-        if path is not None and path.exists():
-            with reading(lambda why: DataError(f"{path} is damaged ({why}); delete it to compute it again.")):
-                kept = read_npz(path)
-                weights = [kept[f"weight_{place}"] for place in range(len(kept) - 1)]
-                validation, test = map(float, kept["accuracies"])
-            return Trained(kind, cut, validation, test, weights)
+        if self.folder is None:
+            return self._trained(kind, cut, number, base, label, None)
+        path = self.folder / f"depth_study-{self.key}-{number}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_name(f".{path.stem}.lock"), f"The study in {self.folder}", wait=self._progress.say):
+            return self._kept(kind, cut, path) or self._trained(kind, cut, number, base, label, path)
+
+    @property
+    def _progress(self) -> Progress:
+        return self.progress or Progress(quiet=True)
+
+    def _kept(self, kind: str, cut: str | None, path: Path) -> Trained | None:
+        """Return the network in the file `path`; None if there is none."""
+        if not path.exists():
+            return None
+        with reading(lambda why: DataError(f"{path} is damaged ({why}); delete it to compute it again.")):
+            kept = read_npz(path)
+            weights = [kept[f"weight_{place}"] for place in range(len(kept) - 1)]
+            validation, test = map(float, kept["accuracies"])
+        return Trained(kind, cut, validation, test, weights)
+
+    def _trained(self, kind: str, cut: str | None, number: int, base: Any, label: str, path: Path | None) -> Trained:
+        """Return a new network, trained, and keep it in the file `path`."""
         model = self.settings.fresh(self.source, self.data, number=number)
         if cut is not None:
             model = transfer_weights(base, model, first=cut).model
             model = model if kind.endswith("+") else frozen(model, until=cut, batchnorm="train")
-        backup = Backup(path.with_suffix("") if path else None, progress=self.progress or Progress(quiet=True))
+        backup = Backup(path.with_suffix("") if path else None, progress=self._progress)
         run = Trained(kind, cut, *self._fitted(model, number, label, backup))
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             arrays: dict[str, Any] = {f"weight_{place}": weight for place, weight in enumerate(run.weights)}
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, accuracies=np.array([run.validation, run.test]), **arrays)

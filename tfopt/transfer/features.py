@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt.base.locks import locked
 from tfopt.data import Augmentation, Dataset, Preprocessing
 from tfopt.data.batches import view_inputs
 from tfopt.data.samples import Split
@@ -123,9 +124,10 @@ def _kept(
         return Answers(teacher, about, count, folder=folder, progress=progress, **shown)
     except StaleAnswersError as error:
         assert folder is not None
-        if progress is not None:
-            progress.say(f"the cached features are stale ({error}); computing them again")
-        shutil.rmtree(folder)
+        say = progress.say if progress is not None else lambda line: None
+        say(f"the cached features are stale ({error}); computing them again")
+        with locked(Path(folder, ".lock"), f"The cache {folder}", wait=say):
+            shutil.rmtree(folder)
         return Answers(teacher, about, count, folder=folder, progress=progress, **shown)
 
 
