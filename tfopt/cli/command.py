@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from tfopt.base import terminal
 from tfopt.base.files import is_full
-from tfopt.base.interruption import Interrupted
+from tfopt.base.interruption import Interrupted, ending_on_signals
 from tfopt.base.stderr import native_noise_held
 from tfopt.base.terminal import plain
 from tfopt.errors import PromiseError, RecipeError, TfoptError
@@ -43,7 +43,8 @@ class OneLineErrors(click.Command):
     @override
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with ending_on_signals():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):
             raise  # rich raises SystemExit when the reader closes the pipe, as in `tfopt inspect FILE | head`
         except Interrupted as error:
