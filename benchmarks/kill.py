@@ -126,7 +126,7 @@ def throughput(rounds: int) -> str:
     from tfopt.training.loss import choose_loss
 
     rng = np.random.default_rng(0)
-    data = tfopt.load_data((rng.uniform(0, 255, (8000, 32, 32, 3)).astype(np.float32), rng.integers(0, 10, 8000)))
+    data = tfopt.load_data((rng.uniform(0, 255, (4000, 32, 32, 3)).astype(np.float32), rng.integers(0, 10, 4000)))
     training, stage, model = tfopt.Training(), tfopt.Prune(), resnet8()
     seconds: dict[str, list[float]] = {"plain": [], "kept": []}
     for number in range(2 * rounds):

@@ -1,5 +1,6 @@
 """A failed write leaves either the old content or the new one, and no leftovers."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -222,3 +223,19 @@ def test_results_go_into_a_folder_in_one_that_cannot_be_written(
         (folder / "model").touch()
     assert names(tmp_path / "out") == ["model"] and names(tmp_path) == before
     assert files.beside(tmp_path / "out", ".tflite") == tmp_path / "out" / "out.tflite"
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "in any language"), True),
+        (RuntimeError("checkpoint.tmp; No space left on device"), True),  # as TensorFlow says it
+        (ValueError("the file is full"), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+    ],
+)
+def test_whether_a_full_disk_is_the_reason(error: Exception, full: bool) -> None:
+    outer = ValueError("The file cannot be written.")
+    outer.__cause__ = error
+    assert files.is_full(error) == files.is_full(outer) == full
+    assert not files.is_full(None)
