@@ -221,6 +221,30 @@ def test_allowed_errors_make_a_channel_less_bad():
     assert proof.channel == 0
 
 
+@pytest.mark.parametrize("share", [INSIDE, OUTSIDE])
+def test_an_output_that_hardly_varies_keeps_the_limit_without_free_steps_where_it_must_vary(share):
+    """Scores of a rare class: a deviation of an eighth of an int8 step of 1/255."""
+    scale = 1 / 255 / 8
+    want = 0.01 + signal(scale, scale)
+    limit = 0.1 * scale**2 * upper(510) + (1e-5 * want.max(axis=0)) ** 2
+    got = want + errors(*(share * limit))
+    assert compare(want, got, step=1 / 256).failures == ()
+    proof = compare(want, got, step=1 / 256, must_vary=True)
+    words = f"noise {proof.noise:.2g} (at most 0.1), since it varies by 0.00049, and an int8 step is 0.0039"
+    assert proof.failures == (() if share < 1 else (words,)) and proof.narrow == 2
+
+
+@pytest.mark.parametrize(("scale", "fails"), [(0.99 / 255, False), (1.01 / 255, True)])
+@pytest.mark.parametrize("largest", [1.0, 0.01])
+def test_an_output_within_a_step_of_its_own_range_need_not_vary(largest, scale, fails):
+    """As that of a model that is sure of one class for all samples."""
+    want = signal(scale * largest)
+    want += largest - want.max()
+    got = np.full_like(want, want.mean())
+    proof = compare(want, got, step=1 / 256, must_vary=True)
+    assert bool(proof.failures) == fails and proof.narrow == 1
+
+
 @pytest.mark.parametrize(("steps", "narrow"), [(3.98, 2), (4.02, 1)])
 def test_a_channel_that_hardly_varies_counts_only_in_the_sum(steps, narrow):
     """Channel 0 varies around 1000 by this many steps of its scale; channel 2 is constant."""

@@ -116,6 +116,33 @@ def test_boxes_and_scores_in_one_output_stay_apart():
     assert any("CONCATENATION" in note for note in lite.notes if note.startswith("float operators"))
 
 
+@pytest.fixture(scope="module")
+def rare_model():
+    """A model whose scores are those of a rare class, from 0.005 to 0.015: int8 scores have a step of 1/256."""
+    layers = tf_keras().layers
+    tf_keras().utils.set_random_seed(1)
+    rare = tf_keras().initializers.Constant(-4.6)
+    chain = [layers.Dense(16, activation="relu", name="hidden")]
+    chain.append(layers.Dense(1, activation="sigmoid", name="score", bias_initializer=rare))
+    model = tf_keras().Sequential([tf_keras().Input((6,)), *chain])
+    return model, 0.3 * RNG.normal(size=(400, 6)).astype("float32")
+
+
+def test_scores_of_a_rare_class_can_be_told_apart(rare_model):
+    model, x = rare_model
+    lite = tfopt.export_tflite(model, None, representative_data=x)
+    assert len(np.unique(lite.predict(x))) > 25 and noise(model, lite, x) < 0.05
+    (listed,) = (note for note in lite.notes if note.startswith("float operators"))
+    assert "(LOGISTIC)" in listed and "FULLY_CONNECTED" not in listed
+
+
+@pytest.mark.parametrize(("form", "advice"), [(STRICT, "mixed=True"), (Export(io="uint8"), 'io="float32"')])
+def test_scores_that_integers_cannot_tell_apart_are_an_error(rare_model, form, advice):
+    words = r"noise 1.* \(at most 0\.1\), since it varies by 0\.00\d+, and an int8 step is 0\.0039"
+    with pytest.raises(PromiseError, match=rf"{words}.* {advice}"):
+        tfopt.export_tflite(rare_model[0], None, form, representative_data=rare_model[1])
+
+
 class KnownNoises(_Search):
     """A search in which the noise of each operator is known, and noises add up."""
 

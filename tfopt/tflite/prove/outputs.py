@@ -132,6 +132,7 @@ def compare_output(
     step: float | None = None,
     free_steps: float = FREE_STEPS,
     rounding: float = ROUNDING,
+    must_vary: bool = False,
 ) -> OutputProof:
     """Compare one output of a file with the model's.
 
@@ -144,6 +145,8 @@ def compare_output(
         step: of the file's scale.
         free_steps: errors that always pass, in int8 steps over the channel's own range.
         rounding: errors that always pass, relative to the largest value of the channel.
+        must_vary: whether the free steps are none for an output whose channels all vary by less than `NARROW_STEPS`,
+            but by more than a step over the range of its values: they would excuse the loss of all that it says.
 
     Returns:
         The figures and the exceeded limits.
@@ -162,7 +165,7 @@ def compare_output(
     if not known.any():
         return OutputProof(name, math.inf, failures=("the model gives NaN or infinity alone",))
     want, got = np.where(known, want, 0), np.where(known, got, 0)
-    proof = _compare(name, want, got, most_noise, classes, step, free_steps, rounding)
+    proof = _compare(name, want, got, most_noise, classes, step, free_steps, rounding, must_vary)
     return dataclasses.replace(proof, unknown=float(1 - known.mean()))
 
 
@@ -175,6 +178,7 @@ def _compare(
     step: float | None,
     free_steps: float,
     rounding: float,
+    must_vary: bool,
 ) -> OutputProof:
     errors, variances = np.square(got - want).mean(axis=0), want.var(axis=0)
     full = _has_full_range(want, step)
@@ -190,9 +194,14 @@ def _compare(
     sure, same = _classes(want, got, most_noise * variances + free) if classes or _is_distribution(want) else (0, 0)
 
     def failures() -> Iterator[str]:
-        total = most_noise * variances.sum() * _uncertainty((count - 1) * channels)
-        if errors.sum() > total + channels * np.square(free_steps * common) + rounded.sum():
+        total = most_noise * variances.sum() * _uncertainty((count - 1) * channels) + rounded.sum()
+        if errors.sum() > total + channels * np.square(free_steps * common):
             yield f"noise {_ratio(errors.sum(), variances.sum()):.2g} (at most {most_noise:g})"
+        elif must_vary and errors.sum() > total and not wide.any() and not _is_constant(want, variances):
+            yield (
+                f"noise {_ratio(errors.sum(), variances.sum()):.2g} (at most {most_noise:g}), since it varies by "
+                f"{math.sqrt(variances.max()):.2g}, and an int8 step is {common:.2g}"
+            )
         if channels > 1 and wide[worst] and errors[worst] > allowed[worst]:
             yield f"channel {worst} has noise {_ratio(errors[worst], variances[worst]):.2g} (at most {most_noise:g})"
         yield from _collapsed(want[:, wide], got[:, wide], own_steps[wide], np.flatnonzero(wide))
@@ -260,6 +269,14 @@ def _own_steps(want: Matrix, full: bool) -> Matrix:
     if full:
         return np.full(want.shape[1], 1 / INT8_STEPS)
     return np.asarray((np.maximum(want.max(axis=0), 0) - np.minimum(want.min(axis=0), 0)) / INT8_STEPS)
+
+
+def _is_constant(want: Matrix, variances: Matrix) -> bool:
+    """Return whether no channel varies by an int8 step over the range of all, with which no int8 file shows more.
+
+    For probabilities too, whose range in int8 is [0, 1], it is the range of their values.
+    """
+    return bool(variances.max() < np.square(_own_steps(want.reshape(-1, 1), False)[0]))
 
 
 def _uncertainty(freedom: int) -> float:

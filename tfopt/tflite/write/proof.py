@@ -116,7 +116,8 @@ def _compared(
     """Return the comparison of each output with what is `expected`, and the limit of its noise."""
     found = file_outputs(lite, evidence.samples)
     most = most_noise([settings.weights]) if evidence.real else RANDOM_INPUTS
-    limits = {"most_noise": most if max_noise is None else max_noise}
+    limits: dict[str, Any] = {"most_noise": most if max_noise is None else max_noise}
+    limits["must_vary"] = not is_quantization_aware(flat_model)  # whose outputs are rounded in Keras too
     if max_noise is not None or not settings.integer_only:
         limits["free_steps"] = 0.0  # int8 cannot do better, floats can
     if settings.weights == "float16":

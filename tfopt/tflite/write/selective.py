@@ -28,6 +28,9 @@ SECONDS = 120
 ROUGH = 2.0
 """Multiple of the limit from which on the sum of noises says that the file is not good enough."""
 
+FIXED_SCALES = {"LOGISTIC", "SOFTMAX", "TANH"}
+"""Operators with one int8 scale for all models: where an output of theirs varies little, it is lost."""
+
 Quantize = Callable[[Sequence[str], bool], bytes]
 """(outputs of the operators that stay in float, whether inputs and outputs are float32) -> .tflite."""
 
@@ -57,6 +60,9 @@ def with_float_operators(
         return whole
     if free_border and search.is_sound(whole := quantize((), True)):
         return whole
+    ends = search.ends_with_fixed_scales()
+    if ends and search.is_sound(made := quantize(ends, free_border)):
+        return made
     left = search.fewest()
     as_asked = quantize(left, False)
     return as_asked if not free_border or search.is_sound(as_asked) else quantize(left, True)
@@ -76,13 +82,22 @@ class _Search:
         self._samples = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         self._most, self._expected = most, self._outputs(lite)
         tensors = {tensor.index: tensor for tensor in lite.tensors() if tensor.subgraph == 0}
-        self._operators = [
-            [tensors[end].name for end in op.outputs]
-            for op in lite.ops()
-            if op.subgraph == 0 and any(tensors[end].dtype == "float32" for end in op.outputs)
+        computing = [
+            op for op in lite.ops() if op.subgraph == 0 and any(tensors[end].dtype == "float32" for end in op.outputs)
+        ]
+        self._operators = [[tensors[end].name for end in op.outputs] for op in computing]
+        outputs = {port.index for port in lite.outputs}
+        self._ends = [
+            number
+            for number, op in enumerate(computing)
+            if op.name in FIXED_SCALES and outputs.intersection(op.outputs)
         ]
         self._made: Callable[[Iterable[int]], bytes] = lambda left: quantize(self._names(left), free_border)
         self._until = math.inf
+
+    def ends_with_fixed_scales(self) -> list[str]:
+        """Return the outputs of the model whose int8 scale does not depend on it."""
+        return self._names(self._ends)
 
     def fewest(self) -> list[str]:
         """Return the outputs of the operators that stay in float."""
