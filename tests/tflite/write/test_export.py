@@ -532,6 +532,7 @@ def test_operators_that_tflite_has_not_are_named():
         tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32"))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+    assert "Replace the layers that use them: tf.math.betainc" in str(caught.value)
 
 
 def test_exporting_does_not_touch_the_trained_weights(models):

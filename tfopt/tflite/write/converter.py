@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -22,10 +23,11 @@ from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_
 from tfopt.tflite.prove.sides import file_outputs
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.read.blame import blamed_operator
-from tfopt.tflite.read.layer_names import LayerNames
-from tfopt.tflite.settings import Export
+from tfopt.tflite.read.layer_names import LayerNames, layer_pattern
+from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.calibration import Calibration, argument_names, output_names
 from tfopt.tflite.write.isolated import Converter, blamed_layer, isolated
+from tfopt.tflite.write.loops import without_collecting_loops
 from tfopt.tflite.write.ports_in_order import in_order
 from tfopt.tflite.write.recurrent import check_states, recurrent_layers, repetitions
 from tfopt.tflite.write.strategies import Strategy, strategies_for
@@ -163,9 +165,15 @@ class _Maker:
 
     def _made(self, flat_model: Any, strategy: Strategy, hasty: bool, without: Collection[str]) -> bytes:
         with override_attributes(strategy.overrides), supported_forms(integers=self.integers, without=without):
-            traced = strategy.trace(flat_model, self.samples)
+            traced = self._traced(flat_model, strategy)
         data = self.converter.convert(*traced, hasty=hasty)
         return self.quantizer.quantize(data, hasty=hasty) if self.quantizer else data
+
+    def _traced(self, flat_model: Any, strategy: Strategy) -> tuple[Any, Any]:
+        trace = functools.partial(strategy.trace, flat_model, self.samples)
+        if not (self.quantizer or self.converter).settings.integer_only:
+            return trace()
+        return without_collecting_loops(trace, [unwrapped(layer).name for layer in flat_model.layers])
 
 
 @contextlib.contextmanager
@@ -312,10 +320,19 @@ def _in_words(settings: Export) -> str:
     return f"{settings.weights} weights and {settings.activations} activations"
 
 
-def _instead_of(operators: str) -> str:
-    if "LookupTable" in operators or "String" in operators:
+def _instead_of(flat_model: Any, operators: Collection[str]) -> str:
+    if any("LookupTable" in name or "String" in name for name in operators):
         return "Look words up before the model, and pass it their numbers: its part behind the lookup converts."
-    return "Replace the layers that use them."
+    layers = _layers_with(flat_model, operators)
+    return f"Replace the layers that use them{': ' if layers else ''}{', '.join(layers)}."
+
+
+def _layers_with(flat_model: Any, operators: Collection[str]) -> list[str]:
+    """Return the layers that use these operations of TensorFlow, as far as names tell."""
+    function, _ = strategies_for(flat_model, FLOAT, calibrated=False)[0].trace(flat_model, None)
+    using = [f"{op.name};" for op in function.graph.get_operations() if op.type in operators]
+    layers = dict.fromkeys(unwrapped(layer).name for layer in flat_model.layers)
+    return [layer for layer in layers if any(layer_pattern(layer).search(name) for name in using)]
 
 
 def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception:
@@ -343,10 +360,10 @@ def _explained(flat_model: Any, settings: Export, error: Exception) -> Exception
         )
     text = str(error)
     if ops := re.findall(r"(?:TF Select|Flex|Custom) ops: ([^\n]+)", text):
-        names = ", ".join(dict.fromkeys(name.strip() for found in ops for name in found.split(",")))
+        names = list(dict.fromkeys(name.strip() for found in ops for name in found.split(",")))
         return ModelError(
-            f"The model '{flat_model.name}' uses operators TFLite does not support ({names}), and LiteRT runs no "
-            f"others (no SELECT_TF_OPS). {_instead_of(names)}"
+            f"The model '{flat_model.name}' uses operators TFLite does not support ({', '.join(names)}), and LiteRT "
+            f"runs no others (no SELECT_TF_OPS). {_instead_of(flat_model, names)}"
         )
     if unsupported := re.search(r"not yet supported for op: '(\w+)'", text):
         return _without_operator(flat_model, settings, unsupported[1])
