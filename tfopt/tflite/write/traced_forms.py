@@ -12,6 +12,7 @@ import numpy as np
 
 from tfopt.stages.quantize.int8_equivalents import SELU_ALPHA, SELU_SCALE
 from tfopt.tflite.write.category_forms import compared_lookups, counted
+from tfopt.tflite.write.fourier_forms import FOURIER
 
 Form = Callable[..., Any]
 """(the operation's inputs) -> a tensor that is equal; None to keep the operation."""
@@ -199,6 +200,8 @@ def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterato
             made = _sum_of_integers(values, bias, kwargs["attrs"]["data_format"].s)
         elif op_type in forms and inputs[-1].dtype.is_floating:
             made = forms[op_type](*map(graph.capture, inputs))
+        elif op_type in FOURIER:
+            made = FOURIER[op_type](*map(graph.capture, inputs))
         return original(graph, op_type, inputs, *args, **kwargs) if made is None else made.op
 
     FuncGraph._create_op_internal = create
