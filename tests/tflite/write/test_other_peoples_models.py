@@ -101,6 +101,25 @@ def test_gelu_by_hand_is_one_operator(export):
     assert sum(op.name == "GELU" for op in lite.ops()) == 1 and noise(model, lite, x) < 0.05
 
 
+class AddsLoss(L.Layer):
+    """As in the OCR example of keras.io: the loss of CTC, with loops, is added where the model is called."""
+
+    def call(self, labels, scores):
+        count = ops.ones((ops.shape(labels)[0],), "int32")
+        self.add_loss(ops.mean(ops.ctc_loss(labels, scores, 3 * count, 8 * count, mask_index=4)))
+        return scores
+
+
+@pytest.mark.parametrize("export", [FLOAT, Export(), INT16], ids=["float", "int8", "int16"])
+def test_a_loss_inside_of_a_model_is_left_out(export):
+    wave, labels = keras.Input((8, 6)), keras.Input((3,), dtype="int32")
+    model = keras.Model([wave, labels], AddsLoss()(labels, L.Dense(5)(wave)))
+    x = [draw(8, 6), np.random.default_rng(0).integers(0, 4, (320, 3)).astype("int32")]
+    lite = tfopt.export_tflite(model, None, export, representative_data=x)
+    assert [op.name for op in lite.ops() if op.name != "RESHAPE"] == ["FULLY_CONNECTED"]
+    assert noise(model, lite, x) < 2e-3
+
+
 # int4
 
 

@@ -179,11 +179,24 @@ def _sum_of_integers(values: Any, bias: Any, layout: bytes) -> Any:
     return tf.raw_ops.AddV2(x=values, y=bias) if layout == b"NHWC" else None
 
 
+def _keeps_state(graph: Any, function: str) -> bool:
+    """Return whether a function of a graph has operations with side effects."""
+    from tensorflow.python.framework import op_def_registry
+
+    found = graph._get_function(function)
+    if found is None:
+        return True
+    kinds = {node.op: op_def_registry.get(node.op) for node in found.cached_definition.node_def}
+    return any(_keeps_state(graph, name) if kind is None else kind.is_stateful for name, kind in kinds.items())
+
+
 @contextmanager
 def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterator[None]:
     """Trace functions in the block with `LACKING`, and for integers `FORMS`, instead of operations on float tensors.
 
-    Categories are counted and looked up by `category_forms`. Operations `without` a form stay as they are.
+    Categories are counted and looked up by `category_forms`. Operations `without` a form stay as they are. A loop
+    without side effects is marked as such: the converter drops it then from a loss that a layer adds, as of CTC, and
+    crashes otherwise.
     """
     from tensorflow.python.framework.func_graph import FuncGraph
 
@@ -193,6 +206,8 @@ def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterato
 
     def create(graph: Any, op_type: str, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         made = None
+        if op_type == "While" and not _keeps_state(graph, kwargs["attrs"]["body"].func.name):
+            op_type = "StatelessWhile"
         if op_type == "DenseBincount":
             made = counted(*map(graph.capture, inputs), binary=kwargs["attrs"]["binary_output"].b)
         elif op_type == "BiasAdd" and not inputs[-1].dtype.is_floating:
