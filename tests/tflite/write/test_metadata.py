@@ -33,9 +33,10 @@ def photos(preprocessing, channels=3, names=NAMES):
 def model_of(shape=(8, 10, 3)):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Conv2D(6, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
-    return keras.Sequential(
-        [keras.Input(shape, name="photo"), *layers, keras.layers.Dense(3, activation="softmax", name="classes")]
-    )
+    classes = keras.layers.Dense(3, activation="softmax", name="classes")
+    model = keras.Sequential([keras.Input(shape, name="photo"), *layers, classes])
+    classes.kernel.assign(4 * classes.kernel)  # so that the answers differ by more than an int8 step
+    return model
 
 
 def entry_of(data):
