@@ -40,12 +40,12 @@ MOMENTS = {
     "calibration": "tfopt.stages.quantize.quantize:Quantize.calibrate",
     "evaluation": "tfopt.run.guard:Guard.evaluate",
     "measuring a file": "tfopt.run.optimize:measured_row",
-    "export": "tfopt.run.optimize:build_file",
+    "export": "tfopt.run.optimize:_Run._export",
     "teacher": "tfopt.teachers.cache:Answers._written",
     "writing the result": "tfopt.run.result:Result.save",
 }
 
-BEFORE_TRAINING = {"dry run", "evaluation", "measuring a file", "teacher"}  # nothing is worth a checkpoint
+BEFORE_TRAINING = {"dry run", "calibration", "evaluation", "measuring a file", "teacher"}  # nothing to keep
 
 
 @pytest.fixture(scope="module")
