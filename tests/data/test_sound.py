@@ -222,3 +222,10 @@ def test_training_chooses_what_is_for_recordings(recordings):
     images = load_data((np.zeros((20, 4, 4, 3), np.uint8), np.arange(20) % 2))
     chosen, notes = choose_augmentation(lambda x: np.eye(2)[[0] * len(x)], Training(shift=0.3, noise=0.1), images)
     assert isinstance(chosen, Augmentation) and notes[0].startswith("no noise")
+
+
+def test_recordings_in_memory_may_differ_in_length_between_parts():
+    waves = np.random.default_rng(0).uniform(-0.1, 0.1, (20, 2000))
+    parts = ((waves, np.arange(20) % 2), (waves[:4, :1500], np.arange(4) % 2))
+    data = load_data(parts, preprocessing=Sound(rate=8000, seconds=0.2))
+    assert data.test.inputs.shape == (4, 1600) and any("20 recordings of 24 longer" in note for note in data.notes)

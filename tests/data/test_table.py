@@ -53,7 +53,7 @@ def test_features_by_hand():
     assert notes == ("'age': 25 % missing, replaced by the median 3 and marked",)
     other = rows_of(age=np.array([2.0]), city=np.array(["z"], object), member=np.array([False]), extra=np.array([1]))
     np.testing.assert_allclose(fitted.stored(other)[0, 1:5], 0)  # a city that no training row has
-    assert fitted.notes(other) == (
+    assert fitted.notes([other]) == (
         "'city': 1 of 1 values are not in the training rows", "columns that the model does not use: extra",
     )  # fmt: skip
     assert front_end_from(json.loads(json.dumps(fitted.to_dict())), lambda name: b"") == fitted
@@ -111,14 +111,94 @@ def test_rare_categories_have_no_feature():
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ([*(f"{number},a" for number in range(30)), "many,b"], r"numbers in column 'x', got 'many' in training row"),
-        (["inf,a"] * 5 + ["1,b"] * 30, "numbers in column 'x', got inf in row"),
+        ([*(f"{number},a" for number in range(30)), "many,b"], r"numbers in column 'x', got 'many' in row 30; correct"),
+        (["1,a", "1,b", "many,b"] * 10, r"got 'many' in row 2 and 9 more words; .*Table\(categories=\('x',\)\)"),
+        (['"1,234",a', "5,b"] * 10, "got '1,234' in row 0 .*write a decimal point"),
+        (["1,b"] * 30 + ["inf,a"] * 5, "numbers in column 'x', got inf in row 30"),
         (["1,"] * 3 + ["1,b"] * 30, "3 rows without 'label', the first is row 0"),
     ],
 )
 def test_bad_values_are_named(tmp_path, rows, problem):
     with pytest.raises(DataError, match=problem):
         load_data(write(tmp_path / "a.csv", "x,label", rows), test=0.05, validation=0.05)
+
+
+def test_words_among_few_numbers_are_categories_and_marks_are_missing(tmp_path):
+    """Six of twelve values are numbers, which is not more than half."""
+    rows = [f"{size},{mark},{number % 2}" for number in range(6) for size, mark in ((number, number), ("many", "?"))]
+    data = load_data(write(tmp_path / "a.csv", "size,age,label", rows), test=0.1, validation=0.1)
+    assert data.preprocessing.features[0] == "size=many" and data.preprocessing.features[-2:] == ("age", "age?")
+    assert "'age': '?' (6) taken as missing" in data.notes
+
+
+def test_a_word_among_the_test_rows_alone_is_an_error(tmp_path):
+    rows = [f"train,{number},{number % 2}" for number in range(30)] + ["test,many,0", "test,3,1"]
+    with pytest.raises(DataError, match="got 'many' in row 30"):
+        load_data(write(tmp_path / "a.csv", "split,x,label", rows))
+
+
+def test_numbers_that_are_names(tmp_path):
+    """Leading zeros and all: other rows are read alike."""
+    rows = [f"0{number % 3},{number},{number % 2}" for number in range(40)]
+    data = load_data(write(tmp_path / "a.csv", "zip,x,label", rows), preprocessing=Table(categories=("zip",)))
+    assert set(data.preprocessing.features) == {"zip=00", "zip=01", "zip=02", "x"}
+    other = load_data(write(tmp_path / "b.csv", "zip,x,label", rows[:20]), preprocessing=data.preprocessing)
+    assert (other.train.x()[:, :3].sum(axis=1) == 1).all()
+    with pytest.raises(DataError, match="the column 'city', one of categories, got zip, x"):
+        load_data(tmp_path / "a.csv", preprocessing=Table(categories=("city",)))
+
+
+def test_parts_may_differ_in_the_types_of_columns():
+    """A column of integers in one part and of floats in another."""
+    train = rows_of(x=np.arange(40), kind=np.array(["a", "b"] * 20, object))
+    test = rows_of(x=np.array([0.5, np.nan]), kind=np.array(["a", "z"], object))
+    data = load_data(((train, np.arange(40) % 2), (test, np.arange(2))), preprocessing=Table())
+    assert "'kind': 1 of 42 values are not in the training rows" in data.notes
+
+
+def test_categories_are_compared_as_texts():
+    """The values of a trained column may come back as numbers or with blanks: they are no strangers."""
+    fitted, _ = Table(categories=("zip",)).fitted(rows_of(zip=np.array(["1", "2"], object), x=np.arange(2.0)))
+    again = rows_of(zip=np.array([1, 2, 3]), x=np.arange(3.0))
+    np.testing.assert_array_equal(fitted.stored(again)[:, :2], [[1, 0], [0, 1], [0, 0]])
+    assert fitted.notes([again]) == ("'zip': 1 of 3 values are not in the training rows",)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (["train", "train", "tset"], r"train, validation or test \(or training, val, .*\) in .*, got 'tset' in row 2"),
+        (["train", "", "test"], "got None in row 1"),
+        (["test", "test", "test"], "Expected rows of train in the column 'split', got test"),
+    ],
+)
+def test_a_column_split_is_complete(tmp_path, values, problem):
+    rows = [f"{number},{values[number % 3]},{number // 3 % 2}" for number in range(60)]
+    with pytest.raises(DataError, match=problem):
+        load_data(write(tmp_path / "a.csv", "x,split,label", rows))
+
+
+def test_a_column_split_of_other_words_is_a_feature(tmp_path):
+    rows = [f"{number},{'ab'[number // 2 % 2]},{number % 2}" for number in range(60)]
+    data = load_data(write(tmp_path / "a.csv", "x,split,label", rows))
+    assert set(data.preprocessing.features) == {"x", "split=a", "split=b"}
+    assert any("'split' is a column like any other" in note for note in data.notes)
+    rows = [f"{number},{('train', 'test')[number % 2]},{number % 2}" for number in range(60)]
+    again = load_data(write(tmp_path / "b.csv", "x,split,label", rows), preprocessing=data.preprocessing)
+    assert again.input_shape == (3,)  # a feature where the model was trained on it
+
+
+def test_labels_with_a_word_among_values(tmp_path):
+    rows = [f"{number},{1.5 * number if number != 7 else 'many'}" for number in range(60)]
+    with pytest.raises(DataError, match="numbers in column 'price', got 'many' in row 7"):
+        load_data(write(tmp_path / "a.csv", "x,price", rows), labels="price")
+    rows[7] = "7,?"
+    with pytest.raises(DataError, match="1 row without 'price', the first is row 7"):
+        load_data(write(tmp_path / "a.csv", "x,price", rows), labels="price")
+    digits = [f"{number},{'0123456789AB'[number % 12]}" for number in range(60)]
+    assert load_data(write(tmp_path / "b.csv", "x,label", digits)).num_classes == 12
+    with pytest.raises(DataError, match="two classes in 'label', got a in every row"):
+        load_data(write(tmp_path / "a.csv", "x,label", [f"{number},a" for number in range(60)]))
 
 
 def test_other_bad_input(table, tmp_path):
@@ -153,7 +233,7 @@ def test_a_result_encodes_other_rows_alike(result, table):
     with pytest.raises(DataError, match="Expected the column 'city', on which the model was trained"):
         data_for(made.model, other, beside=[folder])
     write(other, "city,smokes,age,target", ["Oslo,true,ninety,old"] * 10)
-    with pytest.raises(DataError, match="numbers in column 'age', as in training, got 'ninety'"):
+    with pytest.raises(DataError, match="numbers in column 'age', got 'ninety' in row 0"):
         data_for(made.model, other, beside=[folder])
 
 

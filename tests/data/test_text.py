@@ -48,6 +48,13 @@ def test_a_vocabulary_by_hand():
     assert "the 2 most frequent of 4 tokens" in notes[0] and "texts of 3 tokens: 100 %" in notes[1]
 
 
+def test_texts_of_punctuation_alone():
+    text, notes = Text().fitted(texts_of("a b", "!!!", "?"))
+    assert "2 training texts of punctuation alone" in notes[0] and text.stored(texts_of("!!!")).tolist() == [[0, 0]]
+    with pytest.raises(DataError, match="words in the training texts, got punctuation alone, such as '!!!'"):
+        Text().fitted(texts_of("!!!", "..."))
+
+
 def test_the_length_holds_99_percent():
     text, _ = Text().fitted(texts_of(*["a b c"] * 99, "a " * 50))
     assert text.length == 3
@@ -205,7 +212,7 @@ def test_a_result_has_its_vocabulary(result, reviews, capsys):
     numbers = [data.preprocessing.vocabulary.index(word) for word in ("so", "good")]
     np.testing.assert_array_equal(fed.train.x()[0], [*numbers, 0, 0])
     assert "as data.json beside" in capsys.readouterr().err
-    assert "no data.json beside" in data_for(made.model, other).notes[-1]
+    assert "no data.json beside" in data_for(made.model, reviews).notes[-1]
     other.write_text("text,label\nso good,great\n")
     with pytest.raises(DataError, match="labels bad, good in 'label', also got great"):
         data_for(made.model, other, beside=[folder])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,11 @@ import numpy as np
 
 from tfopt.base.reading import reading
 from tfopt.data.check import check_bytes
+from tfopt.data.delimited import BLOCK, read_delimited
 from tfopt.errors import DataError
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
-"""What stands for a missing value in a CSV, unless it is quoted."""
-_BLOCK = 2**26  # bytes; a column has the type that its values in the first block have
 Columns = dict[str, np.ndarray]
+Read = tuple[Any, tuple[str, ...]]
 
 
 def is_table(path: Path) -> bool:
@@ -23,22 +23,30 @@ def is_table(path: Path) -> bool:
     return _suffix(path) in _READERS
 
 
-def read_columns(path: Path) -> Columns:
-    """Return the columns of a table: int64, bool, float64 (NaN is missing) or objects: strings (None is missing).
+def read_columns(path: Path, texts: Collection[str] = ()) -> tuple[Columns, tuple[str, ...]]:
+    """Return the columns of a table, and notes on how it is read.
+
+    Columns are int64, bool, float64 (NaN is missing) or objects: strings (None is missing).
+
+    Args:
+        path: of the file.
+        texts: columns of a CSV whose values are texts even if they look like numbers.
 
     Raises:
         DataError: the file cannot be read, or its columns have no names, have other values, or take too much memory.
     """
     check_bytes(path.stat().st_size, str(path))
     with reading(lambda why: DataError(f"Expected a readable table, got {path}: {why}; correct the file.")):
-        table = _READERS[_suffix(path)](path)
+        table, notes = _READERS[_suffix(path)](path, texts)
+        names = [name.strip() for name in table.column_names]
     check_bytes(table.nbytes, str(path))
-    names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"Expected each column of {path} once, got {', '.join(twice)} several times; rename them.")
     if not table.num_rows:
         raise DataError(f"Expected rows in {path}, got none; add some.")
-    return {name: _values(name, table.column(name), path) for name in names}
+    if blanks := [name for name, given in zip(names, table.column_names, strict=True) if name != given]:
+        notes += (f"blanks around the names of columns do not count: {', '.join(blanks)}",)
+    return {name: _values(name, column, path) for name, column in zip(names, table.columns, strict=True)}, notes
 
 
 def _suffix(path: Path) -> str:
@@ -46,32 +54,28 @@ def _suffix(path: Path) -> str:
     return suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes or [""])[-1]
 
 
-def _delimited(delimiter: str) -> Callable[[Path], Any]:
-    def read(path: Path) -> Any:
-        from pyarrow import csv
-
-        missing = csv.ConvertOptions(
-            null_values=list(MISSING), strings_can_be_null=True, quoted_strings_can_be_null=False
-        )
-        rows = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        return csv.read_csv(path, csv.ReadOptions(block_size=_BLOCK), rows, missing)
-
-    return read
+def _csv(path: Path, texts: Collection[str], separator: str | None = None) -> Read:
+    return read_delimited(path, separator, texts)
 
 
-def _json_lines(path: Path) -> Any:
+def _json_lines(path: Path, texts: Collection[str]) -> Read:
     from pyarrow import json
 
-    return json.read_json(path, json.ReadOptions(block_size=_BLOCK))
+    return json.read_json(path, json.ReadOptions(block_size=BLOCK)), ()
 
 
-def _parquet(path: Path) -> Any:
+def _parquet(path: Path, texts: Collection[str]) -> Read:
     from pyarrow import parquet
 
-    return parquet.read_table(path)
+    return parquet.read_table(path), ()
 
 
-_READERS = {".csv": _delimited(","), ".tsv": _delimited("\t"), ".jsonl": _json_lines, ".parquet": _parquet}
+_READERS: dict[str, Callable[[Path, Collection[str]], Read]] = {
+    ".csv": _csv,
+    ".tsv": partial(_csv, separator="\t"),
+    ".jsonl": _json_lines,
+    ".parquet": _parquet,
+}
 
 
 def _values(name: str, column: Any, path: Path) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -44,9 +44,9 @@ class FrontEnd(ABC):
         """Return raw samples as numbers (n, ...), in a compact dtype."""
         return raw
 
-    def notes(self, raw: np.ndarray) -> tuple[str, ...]:
-        """Return notes on what `stored` changes in the raw samples of all parts."""
-        del raw
+    def notes(self, parts: Sequence[np.ndarray]) -> tuple[str, ...]:
+        """Return notes on what `stored` changes in the raw samples of all `parts`, which may differ in shape."""
+        del parts
         return ()
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -109,8 +110,9 @@ class Sound(FrontEnd):
         return read_recordings(raw, self._rate, self._samples)
 
     @override
-    def notes(self, raw: np.ndarray) -> tuple[str, ...]:
-        return notes_on(self._headers(raw), self._rate, self._samples)
+    def notes(self, parts: Sequence[np.ndarray]) -> tuple[str, ...]:
+        found = [header for raw in parts for header in self._headers(raw)]
+        return notes_on(found, self._rate, self._samples)
 
     @override
     def apply(self, values: np.ndarray) -> np.ndarray:

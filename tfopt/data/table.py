@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -11,13 +11,10 @@ import numpy as np
 from typing_extensions import override
 
 from tfopt.base.words import counted
+from tfopt.data.cells import as_numbers, as_texts, if_numbers
 from tfopt.data.front_end import FrontEnd, ReadFile, checked_keys
 from tfopt.errors import DataError
 
-_NUMERIC = 0.8
-"""A column of texts in which this share are numbers has wrong values, rather than categories."""
-_LARGEST = 1e30
-"""Larger numbers, squared, are beyond float32."""
 _IDENTIFIERS = 0.5
 """A column of texts with more different ones than this share of the rows says nothing about new rows."""
 
@@ -55,7 +52,7 @@ class NumberColumn:
 
     def encoded(self, values: np.ndarray) -> np.ndarray:
         """Return features (n, width) of `values` (n,). Raise `DataError` for a text."""
-        numbers = _as_numbers(self.name, values)
+        numbers = as_numbers(self.name, values)
         missing = np.isnan(numbers)
         scaled = (np.where(missing, self.median, numbers) - self.mean) / self.deviation
         return np.stack([scaled, missing], axis=1)[:, : self.width]
@@ -80,9 +77,8 @@ class CategoryColumn:
 
     def encoded(self, values: np.ndarray) -> np.ndarray:
         """Return features (n, width) of `values` (n,)."""
-        texts = [None if value is None or value != value else str(value) for value in values]
         places = {value: place for place, value in enumerate(self.values)}
-        return np.eye(self.width + 1)[[places.get(text, self.width) for text in texts]][:, : self.width]
+        return np.eye(self.width + 1)[[places.get(text, self.width) for text in as_texts(values)]][:, : self.width]
 
 
 Column = NumberColumn | CategoryColumn
@@ -92,12 +88,14 @@ Column = NumberColumn | CategoryColumn
 class Table(FrontEnd):
     """Rows of a table as vectors, float32 (n, features).
 
-    Numbers are standardized, missing ones replaced by the median and marked by an extra feature. Categories, which are
-    texts, become one feature for each value. Statistics and values come from the training rows alone.
+    Numbers are standardized, missing ones replaced by the median and marked by an extra feature. Categories become one
+    feature for each value; they are columns of texts, at most half of which are numbers. Statistics and values come
+    from the training rows alone.
 
     Args:
         labels: the column of the labels, which is no feature.
         classes: the labels by class number; () takes those in the table; None: the labels are values.
+        categories: columns of categories whose values look like numbers, such as postal codes.
         most_categories: the most values of a category that get a feature: the most frequent.
         columns: how each column is encoded, if that is known.
 
@@ -115,6 +113,7 @@ class Table(FrontEnd):
 
     labels: str = "label"
     classes: tuple[str, ...] | None = ()
+    categories: tuple[str, ...] = ()
     most_categories: int = 50
     columns: tuple[Column, ...] = ()
 
@@ -139,8 +138,11 @@ class Table(FrontEnd):
         _check_rows(raw)
         if self.columns:
             return self, ()
+        names = raw.dtype.names or ()
+        if absent := [name for name in self.categories if name not in names]:
+            raise DataError(f"Expected the column {absent[0]!r}, one of categories, got {', '.join(names)}.")
         columns, notes = [], []
-        for name in raw.dtype.names or ():
+        for name in names:
             column, said = self._column(name, raw[name])
             columns += [column] if column else []
             notes += said
@@ -148,16 +150,34 @@ class Table(FrontEnd):
             raise DataError(f"Expected columns of numbers or categories beside {self.labels!r}, got none of use.")
         return replace(self, columns=tuple(columns)), tuple(notes)
 
+    def read(self, name: str, values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return a column of numbers as numbers, another one unchanged, and notes on missing values.
+
+        Args:
+            name: of the column.
+            values: (n,).
+
+        Raises:
+            DataError: a column of numbers has a word or infinity; its row in `values` is named.
+        """
+        if name in self.texts:
+            return values, ()
+        known = {column.name for column in self.columns}
+        return (as_numbers(name, values), ()) if name in known else if_numbers(name, values)
+
     def _column(self, name: str, values: np.ndarray) -> tuple[Column | None, list[str]]:
-        if values.dtype != object:
-            numbers = _as_numbers(name, values)
-            number = NumberColumn.of(name, numbers)
-            missing = 100 * np.isnan(numbers).mean()
-            note = f"{name!r}: {missing:.3g} % missing, replaced by the median {number.median:.6g} and marked"
-            return number, [note] if number.indicator else []
-        _require_categories(name, values)
-        counts = Counter(values.tolist())
-        if len(counts) > max(self.most_categories, _IDENTIFIERS * len(values)):
+        values, notes = self.read(name, values)
+        if name in self.categories or values.dtype == object:
+            return self._categories(name, values)
+        numbers = as_numbers(name, values)
+        number = NumberColumn.of(name, numbers)
+        missing = 100 * np.isnan(numbers).mean()
+        note = f"{name!r}: {missing:.3g} % missing, replaced by the median {number.median:.6g} and marked"
+        return number, [*notes, note] if number.indicator else [*notes]
+
+    def _categories(self, name: str, values: np.ndarray) -> tuple[Column | None, list[str]]:
+        counts = Counter(as_texts(values))
+        if name not in self.categories and len(counts) > max(self.most_categories, _IDENTIFIERS * len(values)):
             return None, [f"{name!r} left out: {len(counts):,} different texts in {counted(len(values), 'row')}"]
         ordered = sorted(counts, key=lambda value: (-counts[value], value is None, str(value)))
         rest = sum(counts[value] for value in ordered[self.most_categories :])
@@ -182,15 +202,16 @@ class Table(FrontEnd):
         return features.astype(np.float32)
 
     @override
-    def notes(self, raw: np.ndarray) -> tuple[str, ...]:
+    def notes(self, parts: Sequence[np.ndarray]) -> tuple[str, ...]:
         known = {column.name for column in self.columns}
-        found, rows = [], len(raw)
+        found, rows = [], sum(map(len, parts))
         for column in self.columns:
-            if isinstance(column, CategoryColumn) and len(column.values) < self.most_categories:
-                values = raw[column.name].tolist()
-                if strangers := sum(value not in column.values for value in values):
-                    found.append(f"{column.name!r}: {strangers:,} of {rows:,} values are not in the training rows")
-        if extra := [name for name in raw.dtype.names or () if name not in known]:
+            if not isinstance(column, CategoryColumn) or len(column.values) >= self.most_categories:
+                continue
+            texts = (text for raw in parts for text in as_texts(raw[column.name]))
+            if strangers := sum(text not in column.values for text in texts):
+                found.append(f"{column.name!r}: {strangers:,} of {rows:,} values are not in the training rows")
+        if extra := [name for name in parts[0].dtype.names or () if name not in known]:
             found.append(f"columns that the model does not use: {', '.join(extra)}")
         return tuple(found)
 
@@ -207,6 +228,12 @@ class Table(FrontEnd):
             f"rows of {counted(numbers, 'column')} of numbers and {categories} of categories as {width} float32 "
             "features, numbers standardized"
         )
+
+    @property
+    def texts(self) -> frozenset[str]:
+        """The columns whose values are texts even if they look like numbers."""
+        known = {column.name for column in self.columns if isinstance(column, CategoryColumn)}
+        return frozenset(known | set(self.categories))
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -238,37 +265,3 @@ def _features_of(column: Column) -> list[str]:
 def _check_rows(raw: np.ndarray) -> None:
     if not raw.dtype.names:
         raise DataError(f"Expected rows as a structured array with a field for each column, got {raw.dtype}.")
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _require_categories(name: str, values: np.ndarray) -> None:
-    """Raise `DataError` for texts (n,) most of which are numbers."""
-    parsed = [(row, value, _number(value)) for row, value in enumerate(values) if value is not None]
-    numbers = sum(number is not None for _, _, number in parsed)
-    if parsed and _NUMERIC * len(parsed) <= numbers < len(parsed):
-        row, value, _ = next(each for each in parsed if each[2] is None)
-        raise DataError(
-            f"Expected numbers in column {name!r}, got {value!r} in training row {row} ({numbers:,} of {len(parsed):,} "
-            "are numbers); correct it, or leave it empty if it is missing."
-        )
-
-
-def _as_numbers(name: str, values: np.ndarray) -> np.ndarray:
-    """Return the values of a column of numbers as float64 (n,), NaN for missing ones."""
-    if values.dtype == object:
-        numbers = [np.nan if value is None else _number(value) for value in values]
-        if None in numbers:
-            row = numbers.index(None)
-            raise DataError(f"Expected numbers in column {name!r}, as in training, got {values[row]!r} in row {row}.")
-        values = np.array(numbers)
-    values = values.astype(np.float64)
-    if (large := np.abs(values) > _LARGEST).any():
-        row = int(large.argmax())
-        raise DataError(f"Expected numbers in column {name!r}, got {values[row]:g} in row {row}; correct or remove it.")
-    return values

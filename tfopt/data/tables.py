@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from tfopt.base.words import counted
+from tfopt.data.cells import are_numbers, as_numbers, as_texts, number_in
 from tfopt.data.columns import Columns, read_columns
 from tfopt.data.folder import PART_NAMES
 from tfopt.data.front_end import FrontEnd
-from tfopt.data.parts import Pair, Parts
+from tfopt.data.parts import Parts
 from tfopt.data.table import Table
 from tfopt.data.text import Text, check_texts
 from tfopt.errors import DataError
@@ -26,7 +27,7 @@ _SHOWN = 5
 def read_table(path: Path, *, text: str | None, labels: str | None, front_end: FrontEnd | None) -> Parts:
     """Read a table with one sample per row.
 
-    A column "split" of train, validation and test makes these parts.
+    A column "split" of train, validation and test makes these parts; with none of these words it is one of features.
 
     Args:
         path: of the file.
@@ -37,7 +38,7 @@ def read_table(path: Path, *, text: str | None, labels: str | None, front_end: F
     Raises:
         DataError: the file cannot be read, or lacks a column or a label, or `front_end` reads something else.
     """
-    columns = read_columns(path)
+    columns, notes = read_columns(path, front_end.texts if isinstance(front_end, Table) else ())
     if front_end is None:
         front_end = Text() if text or Text().column in columns else Table()
     if isinstance(front_end, Text):
@@ -45,31 +46,92 @@ def read_table(path: Path, *, text: str | None, labels: str | None, front_end: F
     elif not isinstance(front_end, Table) or text:
         raise DataError(f"Expected {front_end.subject}, as the model was trained on, got the table {path}.")
     front_end = replace(front_end, labels=labels or front_end.labels)
-    target = _column(columns, front_end.labels, path, "labels")
-    y, classes, notes = labels_of(target, front_end.labels, front_end.classes)
-    raw, more = _texts(columns, front_end, path) if isinstance(front_end, Text) else _rows(columns, front_end)
-    parts = _parts(columns, raw, y)
-    return Parts(parts, f"table {path.name}", classes, (*more, *notes), front_end=replace(front_end, classes=classes))
+    y, classes, said = labels_of(
+        _column(columns, front_end.labels, path, "labels"), front_end.labels, front_end.classes
+    )
+    part, more = _part_of_each(columns, front_end)
+    notes += (*more, *said)
+    if isinstance(front_end, Text):
+        raw = _texts(columns, front_end, path)
+    else:
+        raw, more = _rows({name: each for name, each in columns.items() if part is None or name != SPLIT}, front_end)
+        notes += more
+    pairs = {"train": (raw, y)}
+    if part is not None:
+        pairs = {name: (raw[part == name], y[part == name]) for name in dict.fromkeys(part.tolist())}
+    return Parts(pairs, f"table {path.name}", classes, notes, front_end=replace(front_end, classes=classes))
 
 
-def _texts(columns: Columns, front_end: Text, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the texts, an object array (n,), and no notes."""
+def read_unlabeled(path: Path, front_end: Text | Table) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """Return the raw samples of a table without the column of labels, and notes; None if it has that column.
+
+    Args:
+        path: of the file.
+        front_end: what a model was trained with.
+
+    Raises:
+        DataError: the file cannot be read, or lacks another column.
+    """
+    columns, notes = read_columns(path, front_end.texts if isinstance(front_end, Table) else ())
+    if front_end.labels in columns:
+        return None
+    if isinstance(front_end, Text):
+        return _texts(columns, front_end, path), notes
+    raw, more = _rows(columns, front_end)
+    return raw, (*notes, *more)
+
+
+def _texts(columns: Columns, front_end: Text, path: Path) -> np.ndarray:
+    """Return the texts, an object array (n,)."""
     values = _column(columns, front_end.column, path, "text")
     texts = np.array(["" if value is None else value for value in values] + [None], object)[:-1]
     check_texts(repr(front_end.column), texts)
-    return texts, ()
+    return texts
 
 
 def _rows(columns: Columns, front_end: Table) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return all columns but those of labels and parts as a structured array (n,), and notes on columns left out."""
-    own = (front_end.labels, *([SPLIT] if is_split(columns) else []))
-    kept = {name: values for name, values in columns.items() if name and name not in own}
+    """Return all columns but that of labels as a structured array (n,), and notes on columns left out and marks."""
+    kept = {name: values for name, values in columns.items() if name and name != front_end.labels}
     if not kept:
         raise DataError(f"Expected columns beside {front_end.labels!r}, got none; add the values to predict from.")
+    notes = ["the column without a name is left out"] if "" in columns else []
+    for name, values in kept.items():
+        kept[name], said = front_end.read(name, values)
+        notes += said
     rows = np.empty(len(next(iter(kept.values()))), [(name, values.dtype) for name, values in kept.items()])
     for name, values in kept.items():
         rows[name] = values
-    return rows, ("the column without a name is left out",) if "" in columns else ()
+    return rows, tuple(notes)
+
+
+def _part_of_each(columns: Columns, front_end: Text | Table) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Return the name of the part that each row (n,) belongs to, and notes; None if no column says it.
+
+    Raises:
+        DataError: the column says it for some rows only, or none is for training.
+    """
+    known = {column.name for column in front_end.columns} if isinstance(front_end, Table) else set()
+    if SPLIT not in columns or SPLIT in known:
+        return None, ()
+    texts = as_texts(columns[SPLIT])
+    parts = [PART_NAMES.get((text or "").lower()) for text in texts]
+    if not any(parts):
+        return None, (f"{SPLIT!r} is a column like any other, since no value of it is train, validation or test",)
+    if None in parts:
+        row = parts.index(None)
+        raise DataError(
+            f"Expected train, validation or test (or {', '.join(_other_names())}) in the column {SPLIT!r}, got "
+            f"{texts[row]!r} in row {row:,}; correct it, or rename the column if it is a feature."
+        )
+    if "train" not in parts:
+        raise DataError(
+            f"Expected rows of train in the column {SPLIT!r}, got {', '.join(sorted(set(filter(None, parts))))}."
+        )
+    return np.array(parts), ()
+
+
+def _other_names() -> list[str]:
+    return [name for name, part in PART_NAMES.items() if name != part]
 
 
 def labels_of(
@@ -87,6 +149,9 @@ def labels_of(
     Raises:
         DataError: a label is missing, or is not among `classes`.
     """
+    values = _as_values(values, name) if classes is None or _are_values(values) else values
+    if values.dtype == object:
+        values = np.array([*as_texts(values), None], object)[:-1]
     missing = np.array([value is None or value != value for value in values])
     if missing.any():
         raise DataError(
@@ -96,7 +161,9 @@ def labels_of(
     distinct = np.unique(values)
     continuous = values.dtype.kind == "f" or (values.dtype.kind in "iu" and len(distinct) > MOST_INTEGERS)
     if classes is None or (not classes and continuous):
-        return _numbers(values, name), None, ()
+        return values.astype(np.float32), None, ()
+    if not classes and len(distinct) == 1:
+        raise DataError(f"Expected at least two classes in {name!r}, got {distinct[0]} in every row; add the others.")
     known = classes or tuple(str(value) for value in distinct)
     numbers = {label: number for number, label in enumerate(known)}
     if strangers := [str(value) for value in distinct if str(value) not in numbers]:
@@ -109,10 +176,18 @@ def labels_of(
     return np.array([numbers[str(value)] for value in values], np.int32), known, notes
 
 
-def _numbers(values: np.ndarray, name: str) -> np.ndarray:
-    if values.dtype == object:
-        raise DataError(f"Expected numbers in {name!r}, the values to predict, got {values[0]!r}; correct them.")
-    return values.astype(np.float32)
+def _are_values(labels: np.ndarray) -> bool:
+    """Return whether texts in a column of labels are more than a few numbers, or numbers with a fraction."""
+    if labels.dtype != object:
+        return False
+    texts = [text for text in as_texts(labels) if text is not None]
+    numbers = {number for text in texts if (number := number_in(text)) is not None}
+    few_integers = len(numbers) <= MOST_INTEGERS and all(number.is_integer() for number in numbers)
+    return are_numbers(texts) and not few_integers
+
+
+def _as_values(labels: np.ndarray, name: str) -> np.ndarray:
+    return as_numbers(name, labels) if labels.dtype == object else labels
 
 
 def _column(columns: Columns, name: str, path: Path, option: str) -> np.ndarray:
@@ -121,19 +196,6 @@ def _column(columns: Columns, name: str, path: Path, option: str) -> np.ndarray:
             f"Expected a column {name!r} in {path}, got {_some(list(columns))}; name the one that is meant: {option}=."
         )
     return columns[name]
-
-
-def _parts(columns: Columns, raw: np.ndarray, y: np.ndarray) -> dict[str, Pair]:
-    if not is_split(columns):
-        return {"train": (raw, y)}
-    part = np.array([PART_NAMES[value.lower()] for value in columns[SPLIT]])
-    return {name: (raw[part == name], y[part == name]) for name in dict.fromkeys(part.tolist())}
-
-
-def is_split(columns: Columns) -> bool:
-    """Return whether a column says which rows are for training, validation and test."""
-    values = {str(value).lower() for value in columns.get(SPLIT, ())}
-    return values <= set(PART_NAMES) and "train" in {PART_NAMES[value] for value in values}
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

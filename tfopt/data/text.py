@@ -81,12 +81,20 @@ class Text(FrontEnd):
 
     @override
     def fitted(self, raw: np.ndarray) -> tuple[Text, tuple[str, ...]]:
-        """Return the front end with a vocabulary and a length from training texts `raw` (n,), and notes on both."""
+        """Return the front end with a vocabulary and a length from training texts `raw` (n,), and notes on both.
+
+        Raises:
+            DataError: there are no texts, or none has a token.
+        """
         check_texts("the training texts", raw)
         if self.vocabulary and self.length:
             return self, ()
         rows = [self.tokens(text) for text in raw]
+        if not any(rows):
+            raise DataError(f"Expected words in the training texts, got punctuation alone, such as {raw[0]!r:.40}.")
         notes = []
+        if empty := sum(not row for row in rows):
+            notes.append(f"{counted(empty, 'training text')} of punctuation alone: no token, zeros alone")
         vocabulary, length = self.vocabulary, self.length
         if not vocabulary:
             vocabulary = vocabulary_of(rows, self.vocabulary_size)

@@ -1,0 +1,100 @@
+"""CSV and TSV files: encoding, separator and quotes are checked before pyarrow reads them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from tfopt.errors import DataError
+
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None")
+"""What stands for a missing value in a CSV, unless it is quoted."""
+BLOCK = 2**26  # bytes; a column has the type that its values in the first block have
+_SEPARATORS = (",", ";", "\t", "|")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_HEAD = 2**16  # characters that show whether numbers have a decimal comma
+_COMMA, _POINT = re.compile(r"\d,\d"), re.compile(r"\d\.\d")
+
+
+def read_delimited(path: Path, separator: str | None, texts: Collection[str]) -> tuple[Any, tuple[str, ...]]:
+    """Return a file of separated values as a table of pyarrow, and notes.
+
+    Args:
+        path: of the file, which may be packed as .gz; in UTF-8, or in UTF-16 with its mark.
+        separator: of columns; None takes the one that gives the header the most columns.
+        texts: columns whose values are texts even if they look like numbers.
+
+    Raises:
+        DataError: the file is in another encoding, or a quote in it is never closed.
+    """
+    from pyarrow import csv as arrow
+    from pyarrow import string
+
+    with opened(path) as file:
+        encoding = "utf-16" if file.read(2) in _UTF_16 else "utf-8-sig"
+    odd_quotes = encoding != "utf-16" and _check_encoding(path)
+    with opened(path) as file:
+        head = io.TextIOWrapper(file, encoding).read(_HEAD)
+    found = separator or _separator(head)
+    if odd_quotes:
+        _check_quotes(path, found)
+    decimal_comma = found == ";" and bool(_COMMA.search(head)) and not _POINT.search(head)
+    names = next(csv.reader(io.StringIO(head), delimiter=found), [])
+    convert = arrow.ConvertOptions(
+        null_values=list(MISSING),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        decimal_point="," if decimal_comma else ".",
+        column_types={name: string() for name in names if name.strip() in texts},
+    )
+    reading = arrow.ReadOptions(block_size=BLOCK, encoding="utf-16" if encoding == "utf-16" else "utf8")
+    table = arrow.read_csv(path, reading, arrow.ParseOptions(delimiter=found, newlines_in_values=True), convert)
+    notes = [f"columns are separated by {found!r}"] if found != (separator or ",") else []
+    return table, (*notes, *(["numbers have a decimal comma"] if decimal_comma else []))
+
+
+def opened(path: Path) -> BinaryIO:
+    """Return a file, unpacked, open for reading."""
+    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _separator(head: str) -> str:
+    header = head.splitlines()[:1]
+    return max(_SEPARATORS, key=lambda each: len(next(csv.reader(header, delimiter=each), [])))
+
+
+def _check_encoding(path: Path) -> bool:
+    """Return whether the file has an odd number of quotes. Raise `DataError` unless it is in UTF-8."""
+    quotes = 0
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            quotes += line.count(b'"')
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                shown = line.decode("cp1252", "replace").strip()[:60]
+                raise DataError(
+                    f"Expected {path} in UTF-8, got other bytes in line {number:,}, which in Windows-1252 (Latin-1) "
+                    f"reads {shown!r}. Save it as UTF-8; if that is right: iconv -f WINDOWS-1252 -t UTF-8."
+                ) from error
+    return quotes % 2 == 1
+
+
+def _check_quotes(path: Path, separator: str) -> None:
+    """Raise `DataError` if the rest of a file, from some quote on, would be one value."""
+    with opened(path) as file:
+        rows = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=separator, strict=True)
+        line = 1
+        try:
+            for _ in rows:
+                line = rows.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"Expected every quote of {path} closed, got one from line {line:,} on that is not ({error}); close "
+                'it, or write "" for a quote in a quoted value.'
+            ) from error
