@@ -154,7 +154,7 @@ def test_bad_inputs_alone(arrays, words, folder, tmp_path, here):
 def test_accuracy_needs_labels(folder, tmp_path, here):
     np.savez(tmp_path / "x.npz", x=np.zeros((40, 8, 8, 1), "float32"))
     done = CliRunner().invoke(cli.main, ["sensitivity", str(folder / "model.h5"), "--data", str(tmp_path / "x.npz")])
-    failed(done, 2, "Expected labels next to the inputs", "got x alone", "Only `tfopt export --data` needs no labels.")
+    failed(done, 2, "Expected labels next to the inputs", "got x alone", "`bench` need no labels.")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,11 @@ def kind_of(root: Path) -> FileKind:
         found.update(Path(name).suffix.lower() for name in names)
         if not found.isdisjoint(IMAGES.suffixes):
             break
-    return next((kind for kind in KINDS if not found.isdisjoint(kind.suffixes)), IMAGES)
+    return _first_kind(found)
+
+
+def _first_kind(suffixes: set[str]) -> FileKind:
+    return next((kind for kind in KINDS if not suffixes.isdisjoint(kind.suffixes)), IMAGES)
 
 
 def read_folder(root: Path, kind: FileKind = IMAGES) -> Parts:
@@ -95,11 +99,13 @@ def read_folder(root: Path, kind: FileKind = IMAGES) -> Parts:
     return Parts(pairs, source, expected, notes, files=True)
 
 
-def loose_images(root: Path) -> list[Path]:
-    """Return the images of a folder that has no folders, and so no classes; none for any other folder."""
-    entries = [] if not root.is_dir() else _entries(root)[0]
-    images = [path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES]
-    return images if not any(path.is_dir() for path in entries) else []
+def loose_files(root: Path) -> tuple[FileKind, list[Path]]:
+    """Return the samples of a folder that has no folders, and so no classes, and their kind; none for another one."""
+    entries = _entries(root)[0] if root.is_dir() else []
+    if any(path.is_dir() for path in entries):
+        return IMAGES, []
+    kind = _first_kind({path.suffix.lower() for path in entries})
+    return kind, [path for path in entries if path.suffix.lower() in kind.suffixes]
 
 
 def _classes(folder: Path, kind: FileKind) -> tuple[tuple[str, ...], Pair, tuple[str, ...]]:

@@ -32,13 +32,24 @@ def named_as(model: Any, data: Dataset) -> Dataset:
     gives = _matched(outputs, _given(data.outputs), f"'{_name(model)}' gives the outputs")
 
     def renamed(part: Split) -> Split:
-        return replace(part, inputs=_renamed(part.inputs, takes), labels=_renamed(part.labels, gives))
+        weights = _renamed(part.weights, gives)
+        return replace(part, inputs=_renamed(part.inputs, takes), labels=_renamed(part.labels, gives), weights=weights)
 
     if data.outputs is not None and len(outputs) == 1:
         data = data.of_output(next(iter(data.outputs)))
     tasks = None if data.outputs is None else _renamed(dict(data.outputs), gives)
     train, validation, test = (renamed(part) for part in (data.train, data.validation, data.test))
     return replace(data, train=train, validation=validation, test=test, outputs=tasks)
+
+
+def inputs_named_as(model: Any, inputs: Any) -> Any:
+    """Return inputs by name, or one alone, with the names and the order of those of `model`, as `named_as` does."""
+    return _renamed(inputs, _matched(_names(model, "inputs"), _given(inputs), f"'{_name(model)}' takes the inputs"))
+
+
+def output_names(model: Any) -> tuple[str, ...]:
+    """Return the names of the outputs of a Keras model or a `LiteModel`."""
+    return _names(model, "outputs")
 
 
 def _name(model: Any) -> str:

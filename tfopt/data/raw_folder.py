@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tfopt.base.limits import LARGEST_JSON
 from tfopt.base.reading import reading
-from tfopt.data.folder import RECORDINGS, kind_of, read_folder
+from tfopt.data.folder import RECORDINGS, FileKind, read_folder
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.parts import Parts
 from tfopt.data.sound import Sound
@@ -17,25 +18,38 @@ from tfopt.data.text import Text
 from tfopt.errors import DataError
 
 
-def read_raw_folder(root: Path, front_end: FrontEnd | None) -> Parts:
+def read_raw_folder(root: Path, kind: FileKind, front_end: FrontEnd | None) -> Parts:
     """Return the samples of a folder that `front_end`, by default one for their kind, prepares.
 
     Raises:
         DataError: as for `read_folder`; a text cannot be read; or `front_end` is for other samples.
     """
-    kind = kind_of(root)
-    default: FrontEnd = Sound() if kind is RECORDINGS else Text()
-    front_end = front_end or default
-    if type(front_end) is not type(default):
-        raise DataError(f"Expected a folder of {front_end.subject}, got {default.subject} in {root}.")
-    parts = read_folder(root, kind)
-    pairs = {name: (paths if kind is RECORDINGS else _texts(paths), y) for name, (paths, y) in parts.pairs.items()}
+    parts, pairs = read_folder(root, kind), {}
+    for name, (paths, y) in parts.pairs.items():
+        raw, front_end = raw_samples(root, paths, kind, front_end)
+        pairs[name] = (raw, y)
     return replace(parts, pairs=pairs, files=False, front_end=front_end)
 
 
-def _texts(paths: np.ndarray) -> np.ndarray:
-    """Return the content of text files, strings as an object array (n,)."""
-    return np.array([*map(_text, paths), None], object)[:-1]
+def raw_samples(
+    root: Path, paths: Iterable[Path], kind: FileKind, front_end: FrontEnd | None
+) -> tuple[np.ndarray, FrontEnd]:
+    """Return the raw samples in files, an object array (n,), and `front_end`, by default one for their kind.
+
+    Args:
+        root: the folder, for messages.
+        paths: of the files.
+        kind: recordings, which stay paths, or texts.
+        front_end: what is to prepare them.
+
+    Raises:
+        DataError: a text cannot be read, or `front_end` is for other samples.
+    """
+    default: FrontEnd = Sound() if kind is RECORDINGS else Text()
+    if type(front_end or default) is not type(default):
+        raise DataError(f"Expected a folder of {(front_end or default).subject}, got {default.subject} in {root}.")
+    samples = paths if kind is RECORDINGS else map(_text, paths)
+    return np.array([*samples, None], object)[:-1], front_end or default
 
 
 def _text(path: Path) -> str:

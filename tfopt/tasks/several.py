@@ -52,6 +52,7 @@ class Several(Task):
         return {
             f"{name}_{metric}": value
             for name, task in self.tasks.items()
+            if task.labels != "none"
             for metric, value in task.metrics(found[name], labels[name], logits=how[name]).items()
         }
 
