@@ -448,9 +448,10 @@ IMAGES = np.zeros((20, 4, 4, 3), np.uint8)
         (([[1, 2], [3]], [0, 1]), {}, "rows of differing shapes"),
         (X, {}, "got ndarray"),
         ((X,), {}, "got tuple of length 1"),
-        ((X, Y, Y), {}, "got tuple of length 3"),
+        ((X, Y, Y, Y), {}, "got tuple of length 4"),
+        ((X, Y, X), {}, "train weights as one number for each"),
         ({"training": (X, Y)}, {}, r"keys \['training'\]"),
-        ({"train": X}, {}, "train as a pair"),
+        ({"train": X}, {}, r"train as \(x, y\) or \(x, y, weights\), got ndarray"),
         ("no/such/folder", {}, "does not exist: no/such/folder"),
         ((X, Y), {"size": (8, 8)}, "uint8 images"),
         ((X / 100, Y), {"preprocessing": "unit"}, "already scaled"),
@@ -488,7 +489,7 @@ def test_bad_tf_data() -> None:
     images = tf.data.Dataset.from_tensor_slices((IMAGES[0], IMAGES[0, :, 0]))
     for stream, message in (
         (pairs.repeat(), "infinite"),
-        (pairs.map(lambda x, y: x), r"as tf.data of \(x, y\), .* got elements TensorSpec"),
+        (pairs.map(lambda x, y: x), r"as tf.data of \(x, y\) or .* got elements TensorSpec"),
         (pairs.take(0), "empty"),
         (pairs.filter(lambda x, y: y > 0).apply(tf.data.experimental.assert_cardinality(20)), "error after 0 samples"),
         (images.batch(4, drop_remainder=True), "Cannot tell whether train is batched"),

@@ -1,25 +1,22 @@
-"""Readers for arrays, .npz files, the built-in digits and tf.data."""
+"""Readers for arrays, .npz files and the built-in digits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfopt.base import archives
-from tfopt.base.limits import LARGEST_DATA
 from tfopt.base.reading import reading
-from tfopt.data.arrays_by_name import Arrays, count_samples
-from tfopt.data.parts import Pair, Parts
+from tfopt.data.arrays_by_name import Arrays
+from tfopt.data.parts import Parts
 from tfopt.data.split import NAMES
-from tfopt.data.stored import Collector
+from tfopt.data.streams import Samples, is_stream, read_stream, stream_notes
 from tfopt.errors import DataError
 
 _NPZ_NAMES = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
-
-SAMPLES_AT_ONCE = 256
 
 _INPUTS_ALONE = ({"x"}, {"x_train"})
 
@@ -55,7 +52,7 @@ def read_npz(path: Path) -> Parts:
     if "train" not in pairs and set(arrays) in _INPUTS_ALONE:
         raise DataError(
             f"Expected labels next to the inputs in {path}, got {', '.join(arrays)} alone; save them as y or y_train. "
-            "Only `tfopt export --data` needs no labels."
+            "Only `tfopt export`, `verify`, `compare` and `bench` need no labels."
         )
     if "train" not in pairs:
         raise DataError(
@@ -82,195 +79,63 @@ def _grouped(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return found
 
 
-def read_inputs_alone(path: Path) -> np.ndarray | None:
-    """Return the array of a .npz file that has x or x_train and nothing else; None for other files."""
+def read_inputs_alone(path: Path) -> Arrays | None:
+    """Return what a .npz file holds that has x or x_train, or x/NAME for each of several, and nothing else.
+
+    None stands for other files; `read_npz` says what is wrong with them.
+    """
     try:
         with reading(lambda why: DataError(why)):
-            if set(archives.npz_headers(path)) not in _INPUTS_ALONE:
+            if {key.partition("/")[0] for key in archives.npz_headers(path)} not in _INPUTS_ALONE:
                 return None
-            (inputs,) = archives.read_npz(path).values()
+            inputs: Arrays = next(iter(_grouped(archives.read_npz(path)).values()))
             return inputs
     except DataError:
-        return None  # `read_npz` says why
+        return None
 
 
 def read_arrays(source: Any) -> Parts:
-    """Read (x, y), or two pairs (train, test), or three (train, validation, test); pairs must then be tuples."""
+    """Read (x, y) or (x, y, weights), or tuples of two (train, test) or three (train, validation, test) of these."""
     if not isinstance(source, tuple) or len(source) not in (2, 3):
         raise DataError(_expected(source))
-    nested = all(isinstance(part, tuple) and len(part) == 2 for part in source)
-    if nested:
+    if all(isinstance(part, tuple) and (len(part) == 2 or _is_weighted(part)) for part in source):
         names = NAMES if len(source) == 3 else ("train", "test")
-        return Parts({name: _pair(name, part) for name, part in zip(names, source, strict=True)}, "arrays")
-    if len(source) == 3:
-        raise DataError(_expected(source))
-    return Parts({"train": _pair("train", source)}, "arrays")
+        return _parts(dict(zip(names, source, strict=True)), "arrays")
+    return _parts({"train": source}, "arrays")
 
 
 def read_dict(source: dict[str, Any]) -> Parts:
-    """Read a dict with train and optionally validation and test; each a tf.data.Dataset or a pair (x, y)."""
+    """Read a dict with train and optionally validation and test: streams, or (x, y) or (x, y, weights)."""
     if "train" not in source or not set(source) <= set(NAMES):
         raise DataError(
             "Expected a dict with train and, optionally, validation and test, got the keys "
             f"{sorted(map(str, source))}; rename them."
         )
-    streams = [name for name, part in source.items() if is_tf_data(part) or is_batches(part)]
-    pairs = {name: read_stream(name, part) if name in streams else _pair(name, part) for name, part in source.items()}
-    return Parts(pairs, "batches" if streams else "arrays", notes=stream_notes(streams))
+    return _parts(source, "arrays")
 
 
-def read_stream(name: str, source: Any) -> Pair:
-    """Return what `read_tf_data` or `read_batches` does."""
-    return read_tf_data(name, source) if is_tf_data(source) else read_batches(name, source)
-
-
-def is_tf_data(source: Any) -> bool:
-    """Return whether `source` is a tf.data.Dataset, without importing TensorFlow."""
-    return hasattr(source, "element_spec") and hasattr(source, "cardinality")
-
-
-def stream_notes(names: list[str]) -> tuple[str, ...]:
-    """Return notes about the parts that came in batches."""
-    if not names:
-        return ()
-    return (f"{', '.join(names)} read once from their batches, including what the pipeline does to the values",)
-
-
-def read_tf_data(name: str, data: Any) -> Pair:
-    """Read a finite tf.data.Dataset of (x, y) once, batched or not; x and y may be dicts or tuples.
-
-    Large inputs go into a temporary file.
-
-    Raises:
-        DataError: other elements, an infinite cardinality, samples of different shapes, an error of the pipeline, or
-            shapes that do not show whether the data is batched.
-    """
-    import tensorflow as tf
-
-    spec = data.element_spec
-    if not (isinstance(spec, tuple) and len(spec) == 2 and all(_is_flat(part) for part in spec)):
-        raise DataError(
-            f"Expected {name} as tf.data of (x, y), each a tensor or several in a dict or tuple, got elements {spec}; "
-            "map it to such pairs."
-        )
-    if int(data.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise DataError(f"Expected {name} as tf.data with an end, got an infinite one; use take(n).")
-    if int(data.cardinality()) == 0:
-        raise DataError(f"Expected samples in {name}, got an empty tf.data; add some.")
-    batched = _is_batched(name, *(_shape(part, index, data) for index, part in enumerate(spec)))
-    batches = (data if batched else data.batch(SAMPLES_AT_ONCE)).map(_by_name)
-    return collected(name, batches.as_numpy_iterator())
-
-
-def collected(name: str, batches: Iterable[Any]) -> Pair:
-    """Return all batches of (x, y), each an array or a dict of arrays; many inputs as a `StoredArray`.
-
-    Args:
-        name: of the part.
-        batches: read once.
-
-    Raises:
-        DataError: there are none, they differ in shape, labels are too large, or reading one fails.
-    """
-    sides: tuple[dict[str, Collector], ...] = ({}, {})
-    first: Any = None
-    for batch in _with_named_errors(name, batches):
-        first = batch if first is None else first
-        for what, collectors, arrays in zip(("inputs", "labels"), sides, batch, strict=True):
-            for key, array in (arrays if isinstance(arrays, dict) else {"": arrays}).items():
-                most = None if what == "inputs" else LARGEST_DATA
-                collectors.setdefault(key, Collector(f"{name} {what} {key}".rstrip(), most)).append(np.asarray(array))
-    if first is None:
-        raise DataError(f"Expected samples in {name}, got none; add some.")
-    found = [{key: each.result() for key, each in collectors.items()} for collectors in sides]
-    x, y = (arrays if isinstance(like, dict) else arrays[""] for arrays, like in zip(found, first, strict=True))
-    return x, y
-
-
-def _with_named_errors(name: str, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield `batches`; an error in one says after how many samples it came."""
-    iterator, count = iter(batches), 0
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except Exception as error:
-            why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise DataError(
-                f"Expected {name} samples of one shape until the end, got an error after {count:,} samples: {why}; "
-                "correct the pipeline."
-            ) from error
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise DataError(f"Expected {name} as batches of (x, y), got a {type(batch).__name__}; leave out weights.")
-        yield batch
-        count += count_samples(batch[0])
-
-
-def is_batches(source: Any) -> bool:
-    """Return whether `source` gives batches by number: a PyDataset of Keras, or a Sequence of tf_keras."""
-    counted = hasattr(type(source), "num_batches") or hasattr(source, "__len__")
-    return counted and all(hasattr(source, name) for name in ("__getitem__", "on_epoch_end"))
-
-
-def read_batches(name: str, source: Any) -> Pair:
-    """Read a PyDataset of batches (x, y) once, in their order; large inputs go into a temporary file.
-
-    Raises:
-        DataError: it has no end, or as `collected`.
-    """
-    number = source.num_batches if hasattr(type(source), "num_batches") else len(source)
-    if number is None:
-        raise DataError(f"Expected {name} as batches with an end, got a PyDataset without; give it a num_batches.")
-    return collected(name, (source[place] for place in range(number)))
-
-
-def _is_flat(part: Any) -> bool:
-    """Return whether part of an element is a tensor, or a dict or tuple of tensors."""
-    import tensorflow as tf
-
-    inner = part.values() if isinstance(part, dict) else part if isinstance(part, tuple) else [part]
-    return all(isinstance(each, tf.TensorSpec) for each in inner)
-
-
-def _by_name(x: Any, y: Any) -> tuple[Any, Any]:
-    """Return each side of an element with the tensors of a tuple by their numbers."""
-    x, y = (
-        {str(number): each for number, each in enumerate(side)} if isinstance(side, tuple) else side for side in (x, y)
-    )
-    return x, y
-
-
-def _shape(spec: Any, index: int, data: Any) -> tuple[int | None, ...]:
-    """Return the declared shape, or that of the first element if not even the rank is declared."""
-    import tensorflow as tf
-
-    spec = tf.nest.flatten(spec)[0]
-    if spec.shape.rank is None:
-        first: tuple[int | None, ...] = tf.nest.flatten(next(data.as_numpy_iterator())[index])[0].shape
-        return first
-    return tuple(spec.shape)
-
-
-def _is_batched(name: str, x: tuple[int | None, ...], y: tuple[int | None, ...]) -> bool:
-    """Return whether the data is batched: x and y then share the leading axis, which single samples rarely do."""
-    if not x or not y or x[0] != y[0]:
-        return False
-    if x[0] is None or len(x) >= 4:
-        return True
-    if len(x) == 1:
-        return False
-    raise DataError(
-        f"Cannot tell whether {name} is batched, as x {x} and y {y} have the same first axis; batch it "
-        "without drop_remainder, so that this axis is None."
+def _parts(parts: Mapping[str, Any], source: str) -> Parts:
+    streams = [name for name, part in parts.items() if is_stream(part)]
+    read = {name: (read_stream if name in streams else _samples)(name, part) for name, part in parts.items()}
+    return Parts(
+        {name: (x, y) for name, (x, y, _) in read.items()},
+        "batches" if streams else source,
+        notes=stream_notes(streams),
+        weights={name: weights for name, (_, _, weights) in read.items() if weights is not None},
     )
 
 
-def _pair(name: str, pair: Any) -> Pair:
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-        raise DataError(f"Expected {name} as a pair (x, y), got {type(pair).__name__}; pass both arrays.")
-    x, y = pair
-    return _arrays(name + " inputs", x, beside=y), _arrays(name + " labels", y, beside=x)
+def _is_weighted(part: tuple[Any, ...]) -> bool:
+    """Return whether a tuple is (x, y, weights) rather than three inputs or outputs."""
+    return len(part) == 3 and (isinstance(part[2], dict) or np.ndim(part[2]) == 1)
+
+
+def _samples(name: str, given: Any) -> Samples:
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+        raise DataError(f"Expected {name} as (x, y) or (x, y, weights), got {type(given).__name__}; pass such arrays.")
+    x, y, weights = (*given, None)[:3]
+    inputs, labels = _arrays(name + " inputs", x, beside=y), _arrays(name + " labels", y, beside=x)
+    return inputs, labels, None if weights is None else _arrays(name + " weights", weights, beside=x)
 
 
 def _arrays(name: str, values: Any, *, beside: Any) -> Arrays:
@@ -278,6 +143,11 @@ def _arrays(name: str, values: Any, *, beside: Any) -> Arrays:
     if isinstance(values, dict):
         if not values:
             raise DataError(f"Expected {name} by name, got an empty dict; pass an array for each.")
+        if nested := [key for key, value in values.items() if isinstance(value, dict)]:
+            raise DataError(
+                f"Expected {name} as one dict with an array for each name, got another dict for {nested[0]!r}; give "
+                "each array a name of its own."
+            )
         return {str(key): _array(f"{name} {key!r}", value) for key, value in values.items()}
     if (samples := _samples_of_each(values)) and samples != len(values) and samples in _counts(beside):
         return {str(number): _array(f"{name} {number}", value) for number, value in enumerate(values)}
@@ -312,9 +182,8 @@ def _array(name: str, values: Any) -> np.ndarray:
 
 def _expected(source: Any) -> str:
     return (
-        'Expected "digits", a folder, a .npz file, (x, y), ((x_train, y_train), (x_test, y_test)), three '
-        "such pairs, a "
-        f"dict or a tf.data.Dataset, got {type(source).__name__}"
+        'Expected "digits", a folder, a .npz file, (x, y), (x, y, weights), ((x_train, y_train), (x_test, y_test)), '
+        f"three such pairs, a dict or a tf.data.Dataset, got {type(source).__name__}"
         + (f" of length {len(source)}" if isinstance(source, (tuple, list)) else "")
         + "; pass one of these."
     )

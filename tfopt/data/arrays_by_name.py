@@ -42,3 +42,8 @@ def rows(arrays: Any, indices: Any) -> Any:
     """Return the samples at `indices` (integers, a slice, or None for all)."""
     chosen = slice(None) if indices is None else indices
     return map_arrays(lambda array: array[chosen], arrays)
+
+
+def weights_of(weights: Any, output: str) -> Any:
+    """Return the weights of the samples for one output; an array serves all outputs."""
+    return weights.get(output) if isinstance(weights, dict) else weights

@@ -82,7 +82,8 @@ def make_batches(
             x = augment.change_stored(stored, changes) if augment else stored
         else:
             x = split.changed(chosen, augment, changes) if augment else split.x(chosen)
-        return x, split.y(chosen), changes, views.beside(view, chosen) if views else {}
+        weights = {} if split.weights is None else {"": split.w(chosen)}
+        return x, split.y(chosen), changes, views.beside(view, chosen) if views else {}, weights
 
     one = gathered(0, np.arange(1))
 
@@ -90,14 +91,14 @@ def make_batches(
         chosen = order(int(epoch))[step * batch_size : (step + 1) * batch_size]
         return tf.nest.flatten(gathered(int(epoch) % views.number if views else int(epoch), chosen))
 
-    def batch(epoch: tf.Tensor, step: tf.Tensor) -> tuple[Any, Any]:
+    def batch(epoch: tf.Tensor, step: tf.Tensor) -> tuple[Any, ...]:
         tensors = tf.numpy_function(gather, (epoch, step), [array.dtype for array in tf.nest.flatten(one)])
         for tensor, array in zip(tensors, tf.nest.flatten(one), strict=True):
             tensor.set_shape((batch_size if drop_remainder else None, *array.shape[1:]))
-        x, y, moves, more = tf.nest.pack_sequence_as(one, tensors)
+        x, y, moves, more, weights = tf.nest.pack_sequence_as(one, tensors)
         x = split.preprocessing.apply_in_graph(x) if in_graph else x
         x = x if augment is None else augment.apply(x, moves)
-        return ({views.key: more, "inputs": x} if views else x), y
+        return ({views.key: more, "inputs": x} if views else x), y, *weights.values()
 
     started = tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(begins, (), (tf.int64, tf.int64)))
     numbered = started.flat_map(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfopt.base.renamed import renamed_methods
-from tfopt.data.arrays_by_name import leaves, names_of
+from tfopt.data.arrays_by_name import leaves, names_of, weights_of
 from tfopt.data.batches import Views, count_steps, make_batches
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.position import Position
@@ -97,7 +97,9 @@ class Dataset:
         if self.outputs is None:
             return self
         task, parts = self.outputs[name], (self.train, self.validation, self.test)
-        train, validation, test = (replace(part, labels=part.labels[name]) for part in parts)
+        train, validation, test = (
+            replace(part, labels=part.labels[name], weights=weights_of(part.weights, name)) for part in parts
+        )
         return replace(
             self,
             train=train,
@@ -120,7 +122,8 @@ class Dataset:
         }
         digest.update(json.dumps(about, sort_keys=True).encode())
         for name in NAMES:
-            for arrays in (self.split(name).inputs, self.split(name).labels):
+            split = self.split(name)
+            for arrays in (split.inputs, split.labels, *([] if split.weights is None else [split.weights])):
                 for what, array in zip(names_of(arrays, name), leaves(arrays), strict=True):
                     digest.update(f"{what} {array.dtype} {array.shape}".encode())
                     digest.update(array.fingerprint() if isinstance(array, StoredArray) else _bytes(array))
@@ -150,6 +153,8 @@ class Dataset:
         position: Position | None = None,
     ) -> tf.data.Dataset:
         """Return a data set of (x, y) batches, one epoch per iteration: x float32 (batch, ...), y as in `Split.y`.
+
+        If the samples have weights, batches are (x, y, weights).
 
         Args:
             split_name: "train", "validation" or "test".

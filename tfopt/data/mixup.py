@@ -52,12 +52,12 @@ def require_no_mixup(alpha: float) -> None:
 
 
 def mixed(batches: tf.data.Dataset, alpha: float, seed: int, position: Position | None = None) -> tf.data.Dataset:
-    """Return `batches` of (x, y) in which each sample is mixed with another one of its batch.
+    """Return `batches` of (x, y) or (x, y, weights) in which each sample is mixed with another one of its batch.
 
     Each iteration mixes otherwise; two data sets with the same `seed` mix alike.
 
     Args:
-        batches: x (batch, ...) and y (batch, ...), float32.
+        batches: x (batch, ...), y (batch, ...) and weights (batch,), float32.
         alpha: of the beta distribution of the share of the other sample, which is at most a half. Small numbers mix
             little; 0.2 is usual.
         seed: of the shares and of the pairs, 0 to 2**32 - 1.
@@ -68,13 +68,12 @@ def mixed(batches: tf.data.Dataset, alpha: float, seed: int, position: Position 
     begins = (position or Position()).begins()
 
     def mix(epoch: Any, number: Any, batch: Any) -> Any:
-        x, y = batch
-        count, place = tf.shape(x)[:1], number + epoch * 2**32
+        count, place = tf.shape(batch[1])[:1], number + epoch * 2**32
         gammas = [tf.random.stateless_gamma(count, (seed + turn * 2**32, place), alpha) for turn in (1, 2)]
         share = gammas[0] / tf.maximum(gammas[0] + gammas[1], np.finfo(np.float32).tiny)
         share = tf.minimum(share, 1 - share)
         other = tf.random.experimental.stateless_shuffle(tf.range(count[0]), (seed, place))
-        return _mixed(x, other, share), _mixed(y, other, share)
+        return tuple(_mixed(side, other, share) for side in batch)
 
     def begin_of(start: Any) -> Any:
         begin = tf.numpy_function(begins, (), (tf.int64, tf.int64))

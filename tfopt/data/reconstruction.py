@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.data.arrays import is_tf_data
 from tfopt.data.parts import Parts
 from tfopt.data.split import Plan, plan
+from tfopt.data.streams import is_tf_data
 from tfopt.errors import DataError
 
 NORMAL = ("normal", "good", "ok", "healthy")

@@ -24,12 +24,14 @@ class Split:
         labels: int32 (n,) class numbers, or float32 (n, k) or (n, ...); by name for a model with several outputs.
         preprocessing: the front end, which maps `inputs` to model inputs; of several inputs, it maps the images.
         reconstructs: whether the targets are the model inputs instead of the labels.
+        weights: of the samples in the training loss, float32 (n,), or by output; None: all count alike.
     """
 
     inputs: Any
     labels: Any
     preprocessing: FrontEnd
     reconstructs: bool = False
+    weights: Any = None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -62,6 +64,10 @@ class Split:
         """Return the targets of all samples, or of those at `indices`: the labels, or what `x` returns."""
         return self.x(indices) if self.reconstructs else rows(self.labels, indices)
 
+    def w(self, indices: Any = None) -> Any:
+        """Return the weights of all samples, or of those at `indices`; None if there are none."""
+        return None if self.weights is None else rows(self.weights, indices)
+
     def guides(self) -> Any:
         """Return targets for statistics over them: all labels, or inputs of `FEW_GUIDES` samples where they are it."""
         return self.y(self.spread(FEW_GUIDES)) if self.reconstructs else self.labels
@@ -89,7 +95,8 @@ class Split:
 
     def at(self, indices: Any) -> Split:
         """Return the samples at `indices` (integers, a slice)."""
-        return replace(self, inputs=rows(self.inputs, indices), labels=rows(self.labels, indices))
+        inputs, labels = rows(self.inputs, indices), rows(self.labels, indices)
+        return replace(self, inputs=inputs, labels=labels, weights=self.w(indices))
 
     def some(self, n: int) -> Split:
         """Return `n` of the samples (all, if fewer), evenly spaced."""

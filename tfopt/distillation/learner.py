@@ -279,11 +279,17 @@ def replicas() -> int:
 
 
 def mean_over_samples(values: Any, sample_weight: Any) -> Any:
-    """Return the weighted mean of (batch,) values as in Keras: divided by the number of samples."""
+    """Return the weighted mean of (batch,) values as in Keras: divided by the number of samples.
+
+    Args:
+        values: (batch,).
+        sample_weight: (batch,), or (batch, ...) for places, of which the mean counts; None: all samples count alike.
+    """
     import tensorflow as tf
 
     if sample_weight is not None:
-        values = values * tf.reshape(tf.cast(sample_weight, values.dtype), [-1])
+        weights = tf.reshape(tf.cast(sample_weight, values.dtype), [tf.shape(values)[0], -1])
+        values = values * tf.reduce_mean(weights, axis=1)
     return tf.reduce_mean(values)
 
 

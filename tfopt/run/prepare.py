@@ -32,7 +32,8 @@ from tfopt.stages import Stage
 from tfopt.tasks import task_of
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.backup import EVERY
-from tfopt.training.fit import class_weights, make_optimizer
+from tfopt.training.class_weights import class_weights
+from tfopt.training.fit import make_optimizer
 from tfopt.training.outputs import LossByOutput, objective
 from tfopt.transfer import Transferred
 

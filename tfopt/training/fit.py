@@ -15,12 +15,13 @@ from tfopt.base.progress import Progress
 from tfopt.base.words import counted
 from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import count_samples
-from tfopt.errors import DivergedError, RecipeError
+from tfopt.errors import DivergedError
 from tfopt.tasks import Task, task_of
 from tfopt.tasks.scaling import TargetScale
 from tfopt.training import batchnorm
 from tfopt.training.backup import Backup
 from tfopt.training.best import Score, keep_best
+from tfopt.training.class_weights import class_weighted, class_weights
 from tfopt.training.history import History
 from tfopt.training.outputs import LossByOutput
 from tfopt.training.rates import as_remembered, for_target_scale
@@ -135,12 +136,11 @@ def train(
         try:
             history = (backup or Backup()).fit(
                 learner,
-                batches,
+                class_weighted(batches, class_weights(training, data)),
                 epochs=epochs,
                 callbacks=[*callbacks, stop_at_nan(label), best, lines],
                 label=label,
                 validation_data=validation,
-                class_weight=class_weights(training, data),
                 verbose=0,
             )
         finally:
@@ -193,7 +193,7 @@ def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list
     averages = batchnorm.statistics_of(norms)
     samples = min(len(data.train), batchnorm.SAMPLES)
     batches = data.batches("train", 128, shuffle=True, seed=seed).take(-(-samples // 128))
-    batchnorm.recompute_statistics(model, ((x, count_samples(x)) for x, _ in batches))
+    batchnorm.recompute_statistics(model, ((x, count_samples(x)) for x, *_ in batches))
     precise = batchnorm.statistics_of(norms)
     if (shift := batchnorm.statistics_shift(norms, averages, precise)) < SMALL_SHIFT:
         batchnorm.set_statistics(norms, averages)
@@ -211,22 +211,6 @@ def _better_statistics(model: Any, data: Dataset, seed: int, score: Any) -> list
     return [
         f"BatchNormalization statistics recomputed (moving averages are off by {shift:.2f}; validation: {compared})"
     ]
-
-
-def class_weights(training: Training, data: Dataset) -> dict[int, float] | None:
-    """Return the weight of each class in the training data, see `Training.class_weight`; None for equal weights.
-
-    Raises:
-        RecipeError: weights are asked for, but samples have no classes.
-    """
-    if training.class_weight is None:
-        return None
-    task = task_of(data)
-    if not task.has_classes:
-        raise RecipeError(f'class_weight="balanced" is for a classification; the data are for {data.task}.')
-    counts = np.bincount(task.groups(data.train.labels), minlength=task.outputs)
-    present = np.count_nonzero(counts)
-    return {number: len(data.train) / (present * max(int(count), 1)) for number, count in enumerate(counts)}
 
 
 def make_optimizer(training: Training, learning_rate: float, steps: int) -> Any:

@@ -36,7 +36,7 @@ class Training:
         patience: end a stage after this many epochs without a better one on validation; None trains all of them. The
             best epoch is kept in either case.
         class_weight: "balanced" multiplies the loss of each sample by n / (k * c), for n samples of k classes, c of
-            which have its class. For classifications.
+            which have its class. For outputs with classes, also with one for each place.
         batchnorm: "frozen" trains with the statistics that pretrained BatchNormalizations have, "train" with those of
             each batch; "auto" freezes them with fewer than 1,000 training samples. In any case the statistics that
             validate best are kept in the end.

@@ -110,8 +110,10 @@ def features_of(
 
     values, parts, start = answers.view(0, batches)[OUTPUT], {}, 0
     for name in names:
-        labels = np.concatenate([data.split(name).labels] * (views if name == "train" else 1))
-        parts[name] = Split(values[start : start + len(labels)], labels, Preprocessing())
+        split, repeats = data.split(name), views if name == "train" else 1
+        labels = np.concatenate([split.labels] * repeats)
+        weights = None if split.weights is None else np.concatenate([split.weights] * repeats)
+        parts[name] = Split(values[start : start + len(labels)], labels, Preprocessing(), weights=weights)
         start += len(labels)
     return parts, (f"inputs are features of '{teacher.name}', {views} for each training sample", *teacher.notes)
 

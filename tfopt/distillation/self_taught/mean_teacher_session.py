@@ -47,6 +47,8 @@ class MeanTeacherSession:
     ) -> None:
         if settings.task != data.task:
             raise RecipeError(f"The data is for {data.task}: use MeanTeacher(task={data.task!r}).")
+        if data.train.weights is not None:
+            raise RecipeError("A MeanTeacher takes samples without weights; leave them or the MeanTeacher out.")
         self.settings, self.data, self.augment = settings, data, augment
         self.labeled, self.unlabeled = _parted(data, settings.labeled, seed)
         self._learner: Any = None
