@@ -12,7 +12,7 @@ from PIL import Image
 
 import tfopt
 from tfopt.base import limits
-from tfopt.data import images, load_data, predicting, stored
+from tfopt.data import load_data, predicting, stored
 from tfopt.data.predicting import outputs_for
 from tfopt.data.stored import Collector, StoredArray
 from tfopt.errors import DataError
@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture
 def on_disk(monkeypatch):
     """Everything above 1 kB lies on disk."""
-    for module in (limits, images, stored):
+    for module in (limits, stored):
         monkeypatch.setattr(module, "LARGEST_IN_MEMORY", 1000)
 
 

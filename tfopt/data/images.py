@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import io
 import os
 import sys
 from collections import Counter, deque
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfopt.base.limits import LARGEST_IMAGE, LARGEST_IN_MEMORY
+from tfopt.base.limits import LARGEST_IMAGE
 from tfopt.base.reading import reading
 from tfopt.base.terminal import console, plain
 from tfopt.data.preprocessing import Color, Preprocessing
-from tfopt.data.stored import Collector
+from tfopt.data.stored import Collector, StoredArray
 from tfopt.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,12 +35,13 @@ _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its value
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 # The formats that `folder.IMAGE_SUFFIXES` allows; other Pillow readers start programs (EPS: Ghostscript).
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 _CHUNK = 64  # files per task; makes the overhead negligible next to decoding
 _MANY = 2000  # reading this many takes long enough to show progress
 
 
 def read_images(
-    files: list[Path], preprocessing: Preprocessing, source: str
+    files: list[Path], preprocessing: Preprocessing, source: str, folder: Path | None = None
 ) -> tuple[Any, Preprocessing, tuple[str, ...]]:
     """Decode `files` to uint8 (n, height, width, channels), in their order; many of them into a file.
 
@@ -48,6 +49,12 @@ def read_images(
     they must all have the same size. Photos are turned as their EXIF orientation says, as viewers and phones show them
     (Keras and TensorFlow do not). 16 bits become 8, transparency is dropped, and only the first frame of an animation
     is read.
+
+    Args:
+        files: the images.
+        preprocessing: their size and color.
+        source: the origin, for messages.
+        folder: where to keep the decoded images; None keeps them in memory, or in a temporary file.
 
     Returns:
         The pixels, the preprocessing with size and color filled in, and notes on conversions.
@@ -57,22 +64,17 @@ def read_images(
     """
     size = preprocessing.size or _size_of(files[0])
     color = preprocessing.color or _color_of(files)
-    shape = (len(files), *size, 3 if color == "rgb" else 1)
     decode = partial(_decode, size=size, color=color, reference=None if preprocessing.size else (files[0], size))
-    in_memory = math.prod(shape) <= LARGEST_IN_MEMORY
-    images: Any = np.empty(shape, np.uint8) if in_memory else Collector(f"the images of {source}", most=0)
+    collector = Collector(f"the images of {source}", rows=None if folder else len(files), folder=folder)
     modes: Counter[str] = Counter()
     turned = 0
-    for number, (pixels, mode, was_turned) in enumerate(_in_threads(decode, files, source)):
-        if in_memory:
-            images[number] = pixels
-        else:
-            images.append(pixels[None])
+    for pixels, mode, was_turned in _in_threads(decode, files, source):
+        collector.append(pixels[None])
         modes[mode] += 1
         turned += was_turned
+    images = collector.result()
     notes = [f"{turned:,} of {len(files):,} images are turned as their EXIF orientation says"] if turned else []
-    if not in_memory:
-        images = images.result()
+    if isinstance(images, StoredArray) and folder is None:
         notes.append(f"{images.nbytes / 2**30:.1f} GiB of decoded images lie in a temporary file")
     return images, replace(preprocessing, size=size, color=color), (*_notes(modes, color), *notes)
 
@@ -110,6 +112,52 @@ def convert_images(images: Any, preprocessing: Preprocessing, name: str) -> Any:
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         converted.append(_pixels(image, target[:2], color)[None])
     return converted.result()
+
+
+class _Encoded(io.BytesIO):
+    """The bytes of an image in a file, with a name for messages."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        super().__init__(content)
+        self._shown = name
+
+    def __str__(self) -> str:
+        return self._shown
+
+
+def is_encoded(content: bytes) -> bool:
+    """Return whether `content` begins as an image file of one of the formats that are read."""
+    return any(content.startswith(start) for start in _STARTS) or content[8:12] == b"WEBP"
+
+
+def is_pillow(value: Any) -> bool:
+    """Return whether `value` is an image of Pillow, without importing it."""
+    return all(hasattr(value, name) for name in ("mode", "size", "convert", "getexif"))
+
+
+def decode_image(value: Any, name: str, size: Size | None, color: Color | None) -> np.ndarray:
+    """Return an image as uint8 (height, width, 1 or 3), as `read_images` does.
+
+    Args:
+        value: the bytes of a file, an image of Pillow, or uint8 (height, width, 1 or 3).
+        name: of the image in messages.
+        size: (height, width); None keeps it.
+        color: None keeps grayscale images so, and makes others RGB.
+
+    Raises:
+        DataError: the bytes are no image, or not one of 8 or 16 bits.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(value, np.ndarray):
+        image = Image.fromarray(value[..., 0] if value.shape[-1] == 1 else value)
+    else:
+        image = _open(_Encoded(name, value)) if isinstance(value, bytes) else value
+    if getattr(image, "mode", "F") in ("I", "F"):
+        raise DataError(f"Expected an image of 8 or 16 bits in {name}, got {type(value).__name__}; convert it.")
+    with reading(partial(_unreadable, name)):
+        shown = ImageOps.exif_transpose(image)
+        return _pixels(shown, size or (shown.height, shown.width), color)
 
 
 def _pixels(image: Image.Image, size: Size, color: Color | None) -> np.ndarray:
@@ -157,7 +205,7 @@ def _shown_size(image: Image.Image) -> Size:
     return image.size if turned else (image.height, image.width)
 
 
-def _open(file: Path) -> Image.Image:
+def _open(file: Path | _Encoded) -> Image.Image:
     """Return the image after reading only its header. Raise `DataError` if it has too many pixels."""
     from PIL import Image
 
@@ -171,7 +219,7 @@ def _open(file: Path) -> Image.Image:
     return image
 
 
-def _unreadable(file: Path, why: str) -> DataError:
+def _unreadable(file: Path | _Encoded | str, why: str) -> DataError:
     return DataError(f"Expected a readable image, got a corrupt file: {file} ({why}); replace or remove it.")
 
 

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfopt.data.arrays import (
-    is_batches,
-    is_tf_data,
-    read_arrays,
-    read_dict,
-    read_digits,
-    read_npz,
-    read_stream,
-    stream_notes,
-)
 from tfopt.data.arrays_by_name import Arrays, count_samples, map_arrays
 from tfopt.data.check import check_pair, check_same_inputs
-from tfopt.data.columns import is_table
 from tfopt.data.dataset import Dataset
-from tfopt.data.folder import IMAGES, kind_of, read_folder
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.images import convert_images, read_images
+from tfopt.data.kept_images import read_kept_images
 from tfopt.data.masks import read_masks
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
-from tfopt.data.raw_folder import read_raw_folder
 from tfopt.data.reconstruction import plan_with_anomalies, with_flags, with_labels
 from tfopt.data.samples import Split, are_images
+from tfopt.data.sources import read_source
 from tfopt.data.split import NAMES, Plan, plan
 from tfopt.data.stored import StoredArray
-from tfopt.data.tables import read_table
+from tfopt.data.weights import checked_weights
 from tfopt.errors import DataError
-from tfopt.tasks import Reconstruction, Several
+from tfopt.tasks import Classification, Reconstruction, Several
 from tfopt.tasks.labels import understand_all
 
 FEWEST_IMAGES = 2
@@ -56,6 +47,8 @@ def load_data(
     test: float = 0.2,
     limit: int | None = None,
     task: str | None = None,
+    features: Mapping[str, Any] | None = None,
+    cache: str | Path | None = None,
 ) -> Dataset:
     """Read `source` into memory, check it and split off missing parts.
 
@@ -63,16 +56,17 @@ def load_data(
         source: "digits" (scikit-learn's, 8x8); the path of a folder of images, recordings or texts (one folder per
             class, directly or below train, val or validation and test), of a .npz file or of a table (.csv, .tsv,
             .jsonl or .parquet, also .gz); (x, y), ((x_train, y_train), (x_test, y_test)) or (train, validation, test)
-            pairs; a dict of pairs or tf.data with train, validation, test; a finite tf.data.Dataset of (x, y), batched
-            or not, that fits in memory (up to 8 GiB); or a Dataset, returned unchanged. For several inputs x is a dict
-            by name, or a list in the model's order; so is y for outputs.
+            pairs; a dict of pairs or tf.data with train, validation, test; a finite tf.data.Dataset or PyDataset of
+            (x, y), batched or not; TFRecord files, one or a folder of them; "tfds:NAME" of tensorflow-datasets; a data
+            set of Hugging Face; or a Dataset, returned unchanged. For several inputs x is a dict by name, or a list
+            in the model's order; so is y for outputs. (x, y, weights) instead of (x, y) weighs the samples in training.
         preprocessing: "raw" (the default: values unchanged), "unit" (x/255), "symmetric" (x/127.5 - 1), "caffe" or
             "torch" (see `Preprocessing.named`), or a custom one. The digits, 0..16, default to pixel/16. For texts,
             recordings and tables, a `Text`, `Sound` or `Table` of `tfopt.inputs`, with settings or that of a model.
         size: (height, width) to resize images to.
         color: "rgb" or "grayscale"; None keeps the color of the images.
-        text: the column of a table that has texts; None: "text", if there is one.
-        labels: the column of a table that has the labels; None: "label".
+        text: the column of a table, or of rows of other sources, that has texts; None: "text", if there is one.
+        labels: the column of a table, or of rows of other sources, that has the labels; None: "label".
         seed: of every split.
         validation: fraction of train to split off if there is no validation part, at most 2,000 samples; None for a
             tenth, or a fifth of fewer than 1,000.
@@ -81,6 +75,8 @@ def load_data(
         task: what the labels mean, where they leave it open: "classification", "multilabel", "regression",
             "segmentation" or "forecasting". "reconstruction" makes the inputs the targets: labels are then 0 for normal
             samples and 1 for anomalies, or missing (an array alone). None judges by the labels.
+        features: how to parse the records of TFRecord files, as for `tf.io.parse_single_example`; None infers it.
+        cache: a folder that keeps the decoded images of a folder for later runs on the same files; None: no folder.
 
     Raises:
         DataError: the data cannot be read, is not finite, or contradicts itself.
@@ -104,14 +100,23 @@ def load_data(
         preprocessing, size, color, digits=isinstance(source, str) and source == "digits"
     )
     try:
-        parts = _read(
+        parts = read_source(
             with_labels(source) if task == Reconstruction.kind else source,
             text,
             labels,
-            None if isinstance(applied, Preprocessing) else applied,
+            applied,
+            features,
         )
         return _loaded(
-            parts, applied, preprocessing, seed=seed, validation=validation, test=test, limit=limit, task=task
+            parts,
+            applied,
+            preprocessing,
+            seed=seed,
+            validation=validation,
+            test=test,
+            limit=limit,
+            task=task,
+            cache=None if cache is None else Path(cache),
         )
     except DataError as error:
         if not isinstance(source, Path | str) or source == "digits" or str(source) in str(error):
@@ -129,25 +134,39 @@ def _loaded(
     test: float,
     limit: int | None,
     task: str | None,
+    cache: Path | None,
 ) -> Dataset:
     """Check and split what was read. Raise `DataError` as `load_data` does."""
+    if cache and not parts.files:
+        raise DataError(f"Expected a folder of images for cache=, got {parts.source}; leave it out.")
     _check_classes(parts)
     if parts.masks:
         parts = _with_masks(parts, applied)
     reconstructs = task == Reconstruction.kind
     if reconstructs:
         parts = with_flags(parts)
+    if isinstance(applied, Preprocessing) and parts.color:
+        applied = replace(applied, color=parts.color)
     if not parts.files and not parts.front_end:  # files are checked when they are listed and when they are decoded
         _check_inputs(parts, scaled=isinstance(preprocessing, str) and preprocessing != "raw")
     labels, found, label_notes = understand_all(
         {name: y for name, (_, y) in parts.pairs.items()}, parts.class_names, task
     )
+    weights, weight_notes = checked_weights(parts.weights, labels)
     groups = {name: found.groups(part) for name, part in labels.items()}
+    if isinstance(found, Classification) and len(only := np.unique(groups["train"])) == 1:
+        label_notes += (f"all training samples are of class {only[0]}: a model learns to answer it always",)
     planned = plan_with_anomalies if reconstructs else plan
     chosen, split_notes = planned(groups, validation=validation, test=test, seed=seed, limit=limit)
-    inputs, applied, image_notes = _inputs(parts, chosen, applied)
+    inputs, applied, image_notes = _inputs(parts, chosen, applied, cache)
     splits = {
-        name: Split(inputs[name], _take(labels[origin], indices), applied, reconstructs)
+        name: Split(
+            inputs[name],
+            _take(labels[origin], indices),
+            applied,
+            reconstructs,
+            _take(weights[origin], indices) if origin in weights else None,
+        )
         for name, (origin, indices) in chosen.items()
     }
     return Dataset(
@@ -157,7 +176,7 @@ def _loaded(
         labels=found.labels,
         num_classes=found.num_classes,
         source=parts.source,
-        notes=(*parts.notes, *label_notes, *split_notes, *image_notes),
+        notes=(*parts.notes, *label_notes, *weight_notes, *split_notes, *image_notes),
         outputs=found.tasks if isinstance(found, Several) else None,
     )
 
@@ -223,46 +242,6 @@ def _requested_preprocessing(
     return replace(preprocessing, size=size or preprocessing.size, color=color or preprocessing.color)
 
 
-def _read(source: Any, text: str | None, labels: str | None, front_end: FrontEnd | None) -> Parts:
-    raw, path = is_raw(source), Path(source) if isinstance(source, str | Path) else Path()
-    if raw and path.is_file():
-        return read_table(path, text=text, labels=labels, front_end=front_end)
-    if text or labels:
-        raise DataError(f"Expected a table (.csv, .tsv, .jsonl, .parquet) for text= and labels=, got {source!r:.80}.")
-    return read_raw_folder(path, front_end) if raw else replace(_read_numbers(source), front_end=front_end)
-
-
-def is_raw(source: Any) -> bool:
-    """Return whether `source` is the path of a table, or of a folder of other files than images."""
-    if not isinstance(source, str | Path) or source == "digits":
-        return False
-    path = Path(source)
-    return kind_of(path) is not IMAGES if path.is_dir() else path.is_file() and is_table(path)
-
-
-def _read_numbers(source: Any) -> Parts:
-    """Read images, numbers or, for a front end, raw samples in arrays."""
-    if is_tf_data(source) or is_batches(source):
-        return Parts({"train": read_stream("train", source)}, "batches", notes=stream_notes(["train"]))
-    if isinstance(source, dict):
-        return read_dict(source)
-    if not isinstance(source, (str, Path)):
-        return read_arrays(source)
-    if source == "digits":
-        return read_digits()
-    path = Path(source)
-    if path.is_dir():
-        return read_folder(path)
-    if not path.exists():
-        raise DataError(f'Expected a folder, a table, a .npz file or "digits", got a path that does not exist: {path}.')
-    if path.suffix.lower() != ".npz":
-        raise DataError(
-            f"Expected a folder, a table (.csv, .tsv, .jsonl, .parquet) or a .npz file, got {path}; save arrays with "
-            "numpy.savez."
-        )
-    return read_npz(path)
-
-
 def _check_inputs(parts: Parts, *, scaled: bool) -> None:
     """Check arrays; with `scaled`, also that they are not scaled twice, which would make them nearly constant."""
     for name, (x, y) in parts.pairs.items():
@@ -285,20 +264,21 @@ def _largest(inputs: Any) -> float:
 
 
 def _inputs(
-    parts: Parts, chosen: Plan, preprocessing: FrontEnd
+    parts: Parts, chosen: Plan, preprocessing: FrontEnd, cache: Path | None
 ) -> tuple[dict[str, np.ndarray], FrontEnd, tuple[str, ...]]:
     """Return the chosen samples by split; only these are decoded, all at once, so that size and color agree."""
     picked = {name: _take(parts.pairs[origin][0], indices) for name, (origin, indices) in chosen.items()}
     if parts.front_end:
         fitted, notes = parts.front_end.fitted(picked["train"])
         stored = {name: fitted.stored(raw) for name, raw in picked.items()}
-        return stored, fitted, (*notes, *fitted.notes(np.concatenate(list(picked.values()))))
+        return stored, fitted, (*notes, *fitted.notes(list(picked.values())))
     assert isinstance(preprocessing, Preprocessing)
     if not parts.files:
         converted = {name: _converted(x, preprocessing, name) for name, x in picked.items()}
         return converted, _with_shape(preprocessing, converted["train"]), ()
     files = np.concatenate([picked[name] for name in NAMES])
-    pixels, preprocessing, notes = read_images(list(files), preprocessing, parts.source)
+    read = read_images if cache is None else partial(read_kept_images, folder=cache)
+    pixels, preprocessing, notes = read(list(files), preprocessing, parts.source)
     ends = np.cumsum([0, *(len(picked[name]) for name in NAMES)])
     places = [slice(first, last) for first, last in itertools.pairwise(ends)]
     splits: list[Any] = [pixels.take(each) if isinstance(pixels, StoredArray) else pixels[each] for each in places]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfopt.data.front_end import FrontEnd
+from tfopt.data.preprocessing import Color
 
 Pair = tuple[Any, Any]
 """Inputs and labels, each an array or a dict of arrays."""
@@ -24,6 +25,8 @@ class Parts:
         notes: remarks on what the reader decided or left out.
         files: whether the inputs are paths of images still to be read.
         masks: whether the labels are paths of masks still to be read.
+        weights: of the samples by the name of the part, (n,), or by output; parts without weights are missing.
+        color: of images that are read, if it is known.
         front_end: what turns the inputs, raw samples (n,), into numbers; None for images and for numbers.
     """
 
@@ -34,3 +37,5 @@ class Parts:
     files: bool = False
     masks: bool = False
     front_end: FrontEnd | None = None
+    weights: dict[str, Any] = field(default_factory=dict)
+    color: Color | None = None

@@ -16,6 +16,8 @@ import numpy as np
 from tfopt.base.limits import LARGEST_IN_MEMORY
 from tfopt.errors import DataError
 
+ROWS = "rows"
+"""The name of the file."""
 CHUNK = 2**26
 """Bytes that are read at once where all rows are read in their order."""
 
@@ -86,19 +88,29 @@ class StoredArray:
 
 
 class Collector:
-    """Collects rows in memory, and in a temporary file once they are more than `most` bytes.
+    """Collects rows in memory, and in a file once they are more than `most` bytes.
 
     Args:
         what: the rows in messages.
         most: bytes.
+        rows: how many rows there will be, if that is known: they then take their memory once.
+        folder: keeps the file, called "rows"; None: a temporary folder.
     """
 
-    def __init__(self, what: str, most: int | None = None) -> None:
+    def __init__(
+        self, what: str, most: int | None = None, *, rows: int | None = None, folder: Path | None = None
+    ) -> None:
         self._what, self._most = what, LARGEST_IN_MEMORY if most is None else most
         self._parts: list[np.ndarray] = []
-        self._bytes, self._rows = 0, 0
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._bytes, self._rows, self._expected = 0, 0, rows
+        self._kept, self._folder = folder, None if folder is None else str(folder)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._digest = hashlib.sha256()
+
+    @property
+    def row(self) -> tuple[int, ...] | None:
+        """Shape of a row; None before the first."""
+        return self._parts[0].shape[1:] if self._parts else None
 
     def append(self, rows: np.ndarray) -> None:
         """Add rows (n, ...). Raise `DataError` if they differ in shape or type, or the disk is full."""
@@ -107,41 +119,59 @@ class Collector:
                 f"Expected {self._what} of one shape, got {self._parts[0].dtype} {self._parts[0].shape[1:]} and, from "
                 f"sample {self._rows:,} on, {rows.dtype} {rows.shape[1:]}; make them alike."
             )
-        self._rows, self._bytes = self._rows + len(rows), self._bytes + rows.nbytes
+        start, self._rows, self._bytes = self._rows, self._rows + len(rows), self._bytes + rows.nbytes
+        if self._expected and not self._parts:
+            self._begin(rows)
         if self._folder is None and self._bytes <= self._most:
-            self._parts.append(rows)
+            if self._expected:
+                self._parts[0][start : self._rows] = rows
+            else:
+                self._parts.append(rows)
             return
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="tfopt_", ignore_cleanup_errors=True)
-            for part in self._parts:
-                self._write(part)
-            self._parts = [self._parts[0][:0]] if self._parts else [rows[:0]]
+            self._move_to_file()
+        self._parts = self._parts or [rows[:0]]
         self._write(rows)
 
+    def _begin(self, rows: np.ndarray) -> None:
+        """Take memory for all rows, or a file if they are too many."""
+        assert self._expected is not None
+        if self._expected * rows[0].nbytes > self._most:
+            self._expected = None
+            self._move_to_file()
+        elif self._folder is None:
+            self._parts = [np.empty((self._expected, *rows.shape[1:]), rows.dtype)]
+
+    def _move_to_file(self) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="tfopt_", ignore_cleanup_errors=True)
+        self._folder = self._temporary.name
+        for part in self._parts:
+            self._write(part)
+        self._parts = [self._parts[0][:0]] if self._parts else []
+
     def _write(self, rows: np.ndarray) -> None:
-        assert self._folder is not None
         values = np.ascontiguousarray(rows)
         self._digest.update(values.data.cast("B"))
         try:
             with self._path.open("ab") as file:
                 values.tofile(file)
         except OSError as error:
-            free = shutil.disk_usage(self._folder.name).free
+            assert self._folder is not None
+            free = shutil.disk_usage(self._folder).free
+            where = "Set TMPDIR to a folder on a larger disk" if self._kept is None else "Choose a folder elsewhere"
             raise DataError(
                 f"Cannot write {self._what}, {self._bytes / 2**30:.1f} GiB so far, with {free / 2**30:.1f} GiB left in "
-                f"{self._folder.name}: {error}. Set TMPDIR to a folder on a larger disk, or use fewer samples."
+                f"{self._folder}: {error}. {where}, or use fewer samples."
             ) from error
 
     @property
     def _path(self) -> Path:
         assert self._folder is not None
-        return Path(self._folder.name) / "rows"
+        return Path(self._folder) / ROWS
 
     def result(self) -> Any:
         """Return all rows: an array, or a `StoredArray`."""
         if self._folder is None:
-            return np.concatenate(self._parts) if len(self._parts) > 1 else self._parts[0]
-        like = self._parts[0]
-        return StoredArray(
-            self._path, like.shape[1:], like.dtype, np.arange(self._rows), self._digest.hexdigest(), self._folder
-        )
+            return np.concatenate(self._parts) if len(self._parts) > 1 else self._parts[0][: self._rows]
+        like, digest = self._parts[0], self._digest.hexdigest()
+        return StoredArray(self._path, like.shape[1:], like.dtype, np.arange(self._rows), digest, self._temporary)

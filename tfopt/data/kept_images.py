@@ -1,0 +1,100 @@
+"""Decoded images that are kept in a folder between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfopt.base.limits import LARGEST_JSON
+from tfopt.base.reading import parse_json, reading
+from tfopt.data.images import read_images
+from tfopt.data.preprocessing import Preprocessing
+from tfopt.data.stored import ROWS, StoredArray
+from tfopt.errors import DataError
+
+_ABOUT = "about.json"
+_FORM = 1  # of what is kept; another number makes older folders useless
+
+
+def read_kept_images(
+    files: list[Path], preprocessing: Preprocessing, source: str, folder: Path
+) -> tuple[Any, Preprocessing, tuple[str, ...]]:
+    """Return what `read_images` does, decoded only if `folder` does not have the same files in the same form.
+
+    Files are the same if their names below their common folder, sizes in bytes and times of change are.
+
+    Args:
+        files: the images.
+        preprocessing: their size and color.
+        source: the origin, for messages.
+        folder: has an entry for each set of files and form; it is made if it is missing.
+
+    Raises:
+        DataError: as `read_images`, or the folder cannot be written.
+    """
+    ordered = sorted(set(files))
+    entry = folder / _key(ordered, preprocessing)
+    kept = _kept(entry)
+    if kept is None:
+        _decode_into(entry, ordered, preprocessing, source)
+        kept = _kept(entry)
+        if kept is None:
+            raise DataError(f"Expected the decoded images in {entry}, which was changed meanwhile; load them again.")
+        note = f"decoded images are kept in {folder} for later runs"
+    else:
+        note = f"decoded images from {folder}"
+    images, about = kept
+    place = {file: number for number, file in enumerate(ordered)}
+    images = images.take(np.array([place[file] for file in files]))
+    height, width = about["size"]
+    return images, replace(preprocessing, size=(height, width), color=about["color"]), (*about["notes"], note)
+
+
+def _key(files: list[Path], preprocessing: Preprocessing) -> str:
+    root = os.path.commonpath([file.parent for file in files])
+    found = ((os.path.relpath(file, root), file.stat()) for file in files)
+    states = [(name, state.st_size, state.st_mtime_ns) for name, state in found]
+    about = [_FORM, preprocessing.size, preprocessing.color, states]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+
+
+def _kept(entry: Path) -> tuple[StoredArray, dict[str, Any]] | None:
+    """Return images and what is known about them; None if they are missing or not whole."""
+    try:
+        with reading(lambda why: DataError(f"{entry}: {why}.")):
+            if (entry / _ABOUT).stat().st_size > LARGEST_JSON:
+                return None
+            about = parse_json((entry / _ABOUT).read_bytes())
+            shape = tuple(int(size) for size in about["shape"])
+            whole = (entry / ROWS).stat().st_size == math.prod(shape)
+            images = StoredArray(entry / ROWS, shape[1:], np.dtype(np.uint8), np.arange(shape[0]), about["digest"])
+            return (images, about) if whole and len(shape) == 4 else None
+    except DataError:
+        return None
+
+
+def _decode_into(entry: Path, files: list[Path], preprocessing: Preprocessing, source: str) -> None:
+    """Decode images into another folder that takes the name `entry` once it is whole."""
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix="unfinished_", dir=entry.parent))
+    except OSError as error:
+        raise DataError(f"Expected a folder for decoded images to write to, got {entry.parent}: {error}.") from error
+    try:
+        images, filled, notes = read_images(files, preprocessing, source, made)
+        about = {"shape": images.shape, "digest": images.digest, "notes": notes}
+        (made / _ABOUT).write_text(json.dumps({**about, "size": filled.size, "color": filled.color}), encoding="utf-8")
+        if _kept(entry) is None:  # else another run was faster
+            shutil.rmtree(entry, ignore_errors=True)
+            made.rename(entry)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

@@ -1,0 +1,96 @@
+"""Which reader a source belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tfopt.data.arrays import read_arrays, read_dict, read_digits, read_npz
+from tfopt.data.columns import is_table
+from tfopt.data.folder import IMAGES, FileKind, kind_of, read_folder
+from tfopt.data.front_end import FrontEnd
+from tfopt.data.libraries import PREFIX, is_hugging_face, rows_of_hugging_face, rows_of_tfds
+from tfopt.data.named_rows import NamedRows, read_rows
+from tfopt.data.parts import Parts
+from tfopt.data.preprocessing import Preprocessing
+from tfopt.data.raw_folder import read_raw_folder
+from tfopt.data.streams import is_stream
+from tfopt.data.tables import read_table
+from tfopt.data.tfrecords import record_files, rows_of_records
+from tfopt.errors import DataError
+
+TABLE = "table"
+
+
+def read_source(
+    source: Any, text: str | None, labels: str | None, how: FrontEnd, features: Mapping[str, Any] | None
+) -> Parts:
+    """Read `source`, as `load_data` takes it; `how` says how images are fed, or is the front end of other samples.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if rows := _named_rows(source, features):
+        return read_rows(rows, text=text, labels=labels, how=how)
+    kind, path = raw_kind(source), Path(source) if isinstance(source, str | Path) else Path()
+    front_end = None if isinstance(how, Preprocessing) else how
+    if kind == TABLE:
+        return read_table(path, text=text, labels=labels, front_end=front_end)
+    if text or labels:
+        raise DataError(f"Expected a table (.csv, .tsv, .jsonl, .parquet) for text= and labels=, got {source!r:.80}.")
+    if isinstance(kind, FileKind):
+        return read_raw_folder(path, kind, front_end)
+    return replace(_read_numbers(source), front_end=front_end)
+
+
+def _named_rows(source: Any, features: Mapping[str, Any] | None) -> NamedRows | None:
+    """Return a source of rows with named columns that is no table; None for another one."""
+    if files := record_files(source):
+        return rows_of_records(files, features, f"TFRecord {Path(source).name}")
+    if features:
+        raise DataError(f"Expected TFRecord files for features=, got {source!r:.80}.")
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return rows_of_tfds(source.removeprefix(PREFIX))
+    return rows_of_hugging_face(source) if is_hugging_face(source) else None
+
+
+def has_images_to_decode(source: Any) -> bool:
+    """Return whether images of `source` are decoded when it is loaded, in any size and color."""
+    if isinstance(source, str | Path) and (str(source).startswith(PREFIX) or record_files(source)):
+        return True
+    return is_hugging_face(source) or (isinstance(source, str | Path) and Path(source).is_dir())
+
+
+def raw_kind(source: Any) -> FileKind | str | None:
+    """Return `TABLE` for the path of a table, the kind of other files than images in a folder, and else None."""
+    if not isinstance(source, str | Path) or source == "digits":
+        return None
+    path = Path(source)
+    if path.is_dir():
+        return kind if (kind := kind_of(path)) is not IMAGES else None
+    return TABLE if path.is_file() and is_table(path) else None
+
+
+def _read_numbers(source: Any) -> Parts:
+    """Read images, numbers or, for a front end, raw samples in arrays."""
+    if is_stream(source):
+        return read_dict({"train": source})
+    if isinstance(source, dict):
+        return read_dict(source)
+    if not isinstance(source, (str, Path)):
+        return read_arrays(source)
+    if source == "digits":
+        return read_digits()
+    path = Path(source)
+    if path.is_dir():
+        return read_folder(path)
+    if not path.exists():
+        raise DataError(f'Expected a folder, a table, a .npz file or "digits", got a path that does not exist: {path}.')
+    if path.suffix.lower() != ".npz":
+        raise DataError(
+            f"Expected a folder, a table (.csv, .tsv, .jsonl, .parquet) or a .npz file, got {path}; save arrays with "
+            "numpy.savez."
+        )
+    return read_npz(path)
