@@ -25,6 +25,15 @@ def test_a_sample_and_its_label_are_mixed_alike():
         assert (np.count_nonzero(y, axis=1) <= 2).all()
 
 
+def test_weights_are_mixed_alike():
+    import tensorflow as tf
+
+    weights = tf.data.Dataset.from_tensor_slices(np.arange(40, dtype="float32")).batch(40)
+    pairs = tf.data.Dataset.zip(batches(), weights).map(lambda pair, weights: (*pair, weights))
+    [(_, y, mixture)] = mixed(pairs, 1.0, 3)
+    np.testing.assert_allclose(mixture, y.numpy() @ np.arange(40), rtol=1e-5)
+
+
 def test_the_own_label_has_at_least_half():
     [(x, y)] = mixed(batches(), 0.5, 0)
     own = y.numpy().diagonal()

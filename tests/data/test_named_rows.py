@@ -95,6 +95,20 @@ def test_arrays_and_single_values_in_records(tmp_path):
     assert isinstance(data.preprocessing, Text) and data.class_names == ("neg", "pos")
 
 
+def test_texts_in_records_get_the_vocabulary_of_a_model(tmp_path):
+    """The front end that a data.json states, and the columns that the caller names."""
+    rows = [{"review": b"so good" if n % 2 else b"so bad", "stars": n % 2} for n in range(COUNT)]
+    path = write(tmp_path / "a.tfrecord", rows)
+    stated = Text(vocabulary=("", "[UNK]", "good"), length=2, column="review", labels="stars", classes=("0", "1"))
+    beside = types.SimpleNamespace(preprocessing=stated)
+    model = keras.Sequential([keras.Input((2,), dtype="int32"), keras.layers.Embedding(3, 2), keras.layers.Flatten()])
+    data = data_for(model, path, beside=[beside], text="review", labels="stars", quiet=True)
+    assert (
+        set(map(tuple, data.train.inputs.tolist())) == {(1, 2), (1, 1)} and "as the file itself says" in data.notes[-1]
+    )
+    assert len(data_for(model, path, text="review", labels="stars").preprocessing.vocabulary) == 5
+
+
 def test_features_may_be_given(tmp_path):
     rows = [{"x": [1.0] * (1 + n % 2), "label": n % 2} for n in range(COUNT)]
     path = write(tmp_path / "a.tfrecord", rows)

@@ -11,7 +11,7 @@ import tfopt
 from tfopt.data import Augmentation
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.losses import FitNets, Hinton, RegressionKD
-from tfopt.distillation.session import DistillationSession, adapted_teacher, default_distillation
+from tfopt.distillation.session import DistillationSession, adapted_teacher, default_distillation, session_for
 from tfopt.distillation.targets import TARGETS
 from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.tasks import task_named
@@ -227,6 +227,20 @@ def test_what_cannot_be_taught_fails_before_training(data, teacher):
 
 
 @pytest.mark.slow
+def test_answers_come_with_the_weights_of_their_samples(data, teacher):
+    """Also those of a teacher that is asked once, and the terms of the loss are weighted."""
+    weights = np.linspace(0.5, 2, len(data.train), dtype="float32")
+    weighted = dataclasses.replace(data, train=dataclasses.replace(data.train, weights=weights))
+    ready = adapted_teacher(teacher, Distillation(losses=(Hinton(),)), weighted)
+    session = DistillationSession(Distillation(losses=(Hinton(),)), ready, weighted, augment=None, seed=0)
+    rows = {image.tobytes(): weight for image, weight in zip(data.train.x(), weights, strict=True)}
+    for x, _, found in session.batches(16, seed=1, epochs=1):
+        assert TARGETS in x
+        np.testing.assert_allclose(found, [rows[image.tobytes()] for image in x["inputs"].numpy()])
+    with pytest.raises(RecipeError, match="MeanTeacher takes samples without weights"):
+        session_for(tfopt.MeanTeacher(), None, weighted, augment=None, seed=0)
+
+
 def test_regression_is_taught_too(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 4)).astype("float32")

@@ -164,7 +164,6 @@ def test_the_guard_watches_the_mean_of_the_outputs(data):
     [
         ({"training": tfopt.Training(loss="mse")}, "is for models with one output"),
         ({"training": tfopt.Training(mixup=0.2)}, "for Training.mixup"),
-        ({"training": tfopt.Training(class_weight="balanced")}, "is for a classification"),
         ({"distillation": tfopt.Distillation()}, "needs a teacher: pass optimize"),
         ({"distillation": tfopt.MeanTeacher()}, "for a MeanTeacher"),
     ],

@@ -11,7 +11,7 @@ from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.beside import fed_as_beside, raw_front_end_beside
 from tfopt.data.fitting import COLORS, fitted_to
 from tfopt.data.names import named_as
-from tfopt.data.sources import has_images_to_decode, raw_kind
+from tfopt.data.sources import has_columns, has_images_to_decode, raw_kind
 from tfopt.data.unlabeled import unlabeled
 
 HELD_OUT = 0.2
@@ -51,14 +51,13 @@ def data_for(
     if isinstance(source, Dataset):
         return named_as(model, source)
     places = list(beside)
-    if raw_kind(source):
-        stated, note = raw_front_end_beside(places)
-        data = load_data(
-            source, preprocessing=stated or preprocessing, limit=limit, text=text, labels=labels, task=task
-        )
+    options: dict[str, Any] = {"limit": limit, "text": text, "labels": labels, "task": task}
+    stated, note = raw_front_end_beside(places)
+    if raw_kind(source) or (stated and has_columns(source)):
+        data = load_data(source, preprocessing=stated or preprocessing, **options)
         note = note or f"{data.preprocessing.describe()}, from these data: no data.json beside the model says otherwise"
     else:
-        data = named_as(model, _loaded(model, source, preprocessing, limit, input_shape, task))
+        data = named_as(model, _loaded(model, source, preprocessing, input_shape, options))
         data, note = fed_as_beside(data, places, asked=preprocessing is not None)
     if not note:
         return data
@@ -67,23 +66,18 @@ def data_for(
 
 
 def _loaded(
-    model: Any,
-    source: Any,
-    preprocessing: str | None,
-    limit: int | None,
-    input_shape: Sequence[int] | None,
-    task: str | None,
+    model: Any, source: Any, preprocessing: str | None, input_shape: Sequence[int] | None, options: dict[str, Any]
 ) -> Dataset:
     shape = tuple(input_shape or tuple(model.inputs[0].shape)[1:])
-    is_path = isinstance(source, str | Path)
     if not has_images_to_decode(source) or len(shape) != 3:
         named = Preprocessing.named(preprocessing) if preprocessing else None
-        data = load_data(source, preprocessing=named, limit=limit, task=task)
-        return fitted_to(data, shape) if is_path and Path(source).suffix == ".npz" else data
+        data = load_data(source, preprocessing=named, **options)
+        is_npz = isinstance(source, str | Path) and Path(source).suffix == ".npz"
+        return fitted_to(data, shape) if is_npz else data
     size = (shape[0], shape[1]) if shape[0] and shape[1] else None
     color = COLORS.get(shape[2])
     named = Preprocessing.named(preprocessing or "raw")
-    return load_data(source, preprocessing=named, size=size, color=color, limit=limit, task=task)
+    return load_data(source, preprocessing=named, size=size, color=color, **options)
 
 
 def representative_for(

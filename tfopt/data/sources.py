@@ -56,11 +56,16 @@ def _named_rows(source: Any, features: Mapping[str, Any] | None) -> NamedRows | 
     return rows_of_hugging_face(source) if is_hugging_face(source) else None
 
 
+def has_columns(source: Any) -> bool:
+    """Return whether `source` has rows with named columns and is no table: TFRecord files, data sets of libraries."""
+    if isinstance(source, str | Path):
+        return str(source).startswith(PREFIX) or bool(record_files(source))
+    return is_hugging_face(source)
+
+
 def has_images_to_decode(source: Any) -> bool:
     """Return whether images of `source` are decoded when it is loaded, in any size and color."""
-    if isinstance(source, str | Path) and (str(source).startswith(PREFIX) or record_files(source)):
-        return True
-    return is_hugging_face(source) or (isinstance(source, str | Path) and Path(source).is_dir())
+    return has_columns(source) or (isinstance(source, str | Path) and Path(source).is_dir())
 
 
 def raw_kind(source: Any) -> FileKind | str | None:

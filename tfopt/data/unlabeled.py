@@ -11,7 +11,7 @@ import numpy as np
 
 from tfopt.base.progress import Progress
 from tfopt.data.arrays import read_inputs_alone
-from tfopt.data.arrays_by_name import count_samples, map_arrays, rows
+from tfopt.data.arrays_by_name import count_samples, rows
 from tfopt.data.beside import preprocessing_beside, raw_front_end_beside
 from tfopt.data.check import check_pair
 from tfopt.data.columns import is_table
@@ -138,7 +138,7 @@ def _images_or_numbers(
         if note:
             Progress().say(f"note: {note}")
     if isinstance(chosen, dict):
-        return _Found(map_arrays(np.asarray, chosen), fed)
+        return _Found(chosen, fed)
     wanted = for_shape(chosen, fed, tuple(model.inputs[0].shape)[1:])
     chosen = convert_images(chosen, wanted, str(path)) if wanted else chosen
     if are_images(chosen):
