@@ -8,6 +8,7 @@ from scipy import ndimage
 from tfopt.data import Augmentation, load_data
 from tfopt.data.augmentation import COLUMNS, TRANSFORMATIONS
 from tfopt.data.batches import view_inputs
+from tfopt.data.sound_augmentation import SoundAugmentation
 from tfopt.errors import DataError
 
 IMAGES = np.random.default_rng(0).uniform(-2, 3, (6, 8, 11, 3)).astype(np.float32)
@@ -65,7 +66,7 @@ def test_cutout_fills_a_square_with_the_mean_of_each_channel():
 
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_no_value_outside_the_image_and_not_two_images_alike(name):
-    augment = Augmentation(**{name: True if name == "horizontal_flip" else 0.4 if name != "rotation" else 30})
+    augment = Augmentation(**{name: True if name.endswith("flip") else 0.4 if name != "rotation" else 30})
     drawn = augment.draw(len(IMAGES), IMAGES.shape[1:], 3)
     found = augment.apply(tf.constant(IMAGES), tf.constant(drawn)).numpy()
     assert (found != IMAGES).any()
@@ -89,7 +90,7 @@ def test_at_once_changes_so_many_of_each_image():
     }
     number = np.sum(list(changed.values()), axis=0)
     assert number.max() == 2 and (number == 2).mean() > 0.95  # a shift of 0 pixels happens
-    for name in set(TRANSFORMATIONS) - {"horizontal_flip"}:
+    for name in set(TRANSFORMATIONS) - {"horizontal_flip", "vertical_flip"}:
         assert 0.2 < changed[name].mean() < 0.47  # 2 of 6 are a third: 4 standard deviations
 
 
@@ -122,3 +123,79 @@ def test_a_sample_changes_in_the_same_way_in_batches_and_in_views():
 def test_bad_settings(setting):
     with pytest.raises(DataError, match=f"Expected {next(iter(setting))}"):
         Augmentation(**setting)
+
+
+# Images whose two channels are the row and the column of each pixel, and masks with the number of the pixel: after a
+# change, the numbers tell which pixel went where.
+ROWS, COLUMNS_OF = np.mgrid[:9, :12].astype(np.float32)
+PLACES = np.tile(np.stack([ROWS, COLUMNS_OF], axis=-1), (40, 1, 1, 1))
+NUMBERS = np.tile((ROWS * 12 + COLUMNS_OF).astype(np.int32), (40, 1, 1))
+FLIPS = {"horizontal_flip": True, "vertical_flip": True}
+MOVES = {
+    "flips": FLIPS,
+    "shift": {"shift": 0.4},
+    "rotation": {"rotation": 60},
+    "zoom": {"zoom": 0.5},
+    "all": {**FLIPS, "shift": 0.3, "rotation": 60, "zoom": 0.4, "brightness": 0.3, "contrast": 0.5, "cutout": 0.4},
+}
+
+
+@pytest.mark.parametrize("settings", MOVES.values(), ids=MOVES)
+def test_masks_follow_their_images(settings):
+    geometry = {name: value for name, value in settings.items() if name not in ("brightness", "contrast", "cutout")}
+    drawn = Augmentation(**settings).draw(40, PLACES.shape[1:], 3)
+    moved = Augmentation(**geometry).apply(tf.constant(PLACES), drawn).numpy()  # the same moves, colors unchanged
+    masks = Augmentation(**settings).apply_to_masks(tf.constant(NUMBERS), drawn).numpy()
+    assert masks.dtype == np.int32
+    inside = np.abs(moved - np.round(moved)).max(axis=-1) < 0.49  # between two pixels either is the nearest
+    assert inside.mean() > 0.8 and (masks != NUMBERS).any(axis=(1, 2)).mean() > 0.6
+    found = np.stack(np.divmod(masks, 12), axis=-1)
+    np.testing.assert_array_equal(found[inside], np.round(moved)[inside])
+
+
+def test_masks_flip_and_shift_by_hand():
+    mask = np.array([[[0, 1, 2], [3, 4, 5]]], np.int32)
+    row = {**dict.fromkeys(COLUMNS, 0), **SAME}
+
+    def moved(augment, **columns):
+        drawn = np.array([[{**row, **columns}[name] for name in COLUMNS]], np.float32)
+        return augment.apply_to_masks(tf.constant(mask), drawn).numpy()[0].tolist()
+
+    assert moved(Augmentation(horizontal_flip=True), mirrored=1) == [[2, 1, 0], [5, 4, 3]]
+    assert moved(Augmentation(vertical_flip=True), upside_down=1) == [[3, 4, 5], [0, 1, 2]]
+    assert moved(Augmentation(shift=0.5), right=1, down=1) == [[0, 0, 1], [0, 0, 1]]
+    assert moved(Augmentation(brightness=0.5, contrast=0.5, cutout=0.9), cut=2, brightness=0.5) == mask[0].tolist()
+
+
+def test_one_hot_masks_move_like_class_numbers():
+    augment = Augmentation(horizontal_flip=True, rotation=40, zoom=0.3, shift=0.2)
+    classes = NUMBERS % 5
+    drawn = augment.draw(40, PLACES.shape[1:], 1)
+    numbers = augment.apply_to_masks(tf.constant(classes), drawn).numpy()
+    one_hot = augment.apply_to_masks(tf.constant(np.eye(5, dtype=np.float32)[classes]), drawn).numpy()
+    np.testing.assert_array_equal(one_hot, np.eye(5)[numbers])
+
+
+def test_batches_move_masks_as_a_function_of_seed_epoch_and_sample():
+    data = load_data((PLACES, NUMBERS % 4), task="segmentation", validation=0.2)
+    augment = Augmentation(horizontal_flip=True, vertical_flip=True, shift=0.3)
+
+    def epochs(size, seed=5):
+        batches = data.batches("train", size, shuffle=True, seed=seed, augment=augment)
+        return [[np.concatenate(parts) for parts in zip(*batches.as_numpy_iterator(), strict=True)] for _ in range(2)]
+
+    (x, y), (x_next, _) = epochs(4)
+    np.testing.assert_array_equal((x[..., 0] * 12 + x[..., 1]) % 4, y)  # whole pixels: exact
+    np.testing.assert_array_equal(epochs(7)[0][1], y)
+    assert (x != x_next).any() and (epochs(4, seed=6)[0][0] != x).any()
+
+
+def test_masks_of_another_size_are_not_augmented():
+    data = load_data((PLACES, NUMBERS[:, ::3, ::3] % 4), task="segmentation")
+    with pytest.raises(DataError, match=r"Expected masks in the size of their images \(9, 12\)"):
+        data.batches("train", 4, augment=Augmentation(shift=0.1))
+
+
+def test_sounds_have_no_masks():
+    with pytest.raises(DataError, match="Expected labels without places for SoundAugmentation"):
+        SoundAugmentation(shift=0.1).apply_to_masks(NUMBERS, None)

@@ -522,6 +522,16 @@ def test_course_labels_and_views(images):
         MeanTeacherSession(MeanTeacher(task="multilabel"), images, augment=None, seed=0)
 
 
+def test_two_views_of_places_would_not_match():
+    from tfopt.data import Augmentation, load_data
+
+    data = load_data((np.zeros((40, 8, 8, 1), "float32"), np.arange(2560).reshape(40, 8, 8) % 2))
+    settings = MeanTeacher(task="segmentation")
+    MeanTeacherSession(settings, data, augment=None, seed=0)
+    with pytest.raises(RecipeError, match="its two views of an image would not match place by place"):
+        MeanTeacherSession(settings, data, augment=Augmentation(shift=0.3), seed=0)
+
+
 def test_mean_teacher_as_data():
     settings = MeanTeacher(decay=0.9, labeled=0.1, use="teacher")
     assert MeanTeacher.from_dict(settings.to_dict()) == settings

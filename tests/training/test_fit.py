@@ -333,6 +333,37 @@ def test_one_strength_sets_all_transformations_that_are_not_set():
     assert any(note.startswith("augmentation brightness left out") for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [("dark", {"horizontal_flip", "vertical_flip", "shift"}), ("left", {"vertical_flip", "shift"})],
+)
+def test_masks_move_along_when_augmentation_is_tried(rule, kept):
+    """Whether a pixel is dark moves with it; whether it is in the left half does not."""
+    rng = np.random.default_rng(0)
+    x = np.kron(rng.integers(0, 2, (60, 4, 4, 1)), np.ones((1, 2, 2, 1))).astype("float32")
+    left = np.broadcast_to(np.arange(8) < 4, (60, 8, 8)).astype("int32")
+    data = tfopt.load_data((x, x[..., 0].astype("int32") if rule == "dark" else left))
+
+    def answers(images):
+        truth = np.asarray(images[..., 0] > 0.5) if rule == "dark" else left[: len(images)]
+        return np.eye(2)[truth.astype(int)]
+
+    wanted = tfopt.Training(horizontal_flip=True, vertical_flip=True, shift=0.125)
+    augmentation, notes = choose_augmentation(answers, wanted, data)
+    assert set(augmentation.transformations) == kept
+    assert "augmented with vertical_flip=True: the original model has 1.000" in notes[1]
+
+
+def test_masks_of_another_size_leave_images_unchanged():
+    data = tfopt.load_data((np.zeros((40, 8, 8, 1), "float32"), np.arange(640).reshape(40, 4, 4) % 2))
+    augmentation, notes = choose_augmentation(judge("half").predict, tfopt.Training(shift=0.1), data)
+    assert augmentation is None
+    assert notes == [
+        "no augmentation (shift): it is for the classification of images and recordings, and for images with masks of "
+        "their size"
+    ]
+
+
 def test_what_a_recipe_turns_off_stays_off_at_any_strength():
     data = tfopt.load_data(pictures("any"))
     wanted = tfopt.Training(augmentation=1, horizontal_flip=False, shift=0, rotation=0, zoom=0, cutout=0)

@@ -12,11 +12,15 @@ from tfopt.data.random_changes import RandomChanges
 from tfopt.errors import DataError
 
 # What is drawn for an image: its row in the array of `Augmentation.draw`.
-COLUMNS = ("mirrored", "down", "right", "angle", "size", "brightness", "contrast", "cut", "cut_down", "cut_right")
+COLUMNS = (
+    "mirrored", "down", "right", "angle", "size", "brightness", "contrast", "cut", "cut_down", "cut_right",
+    "upside_down",
+)  # fmt: skip
 
 # The transformations, the columns that they read, and the values of these that change nothing.
 TRANSFORMATIONS = {
     "horizontal_flip": {"mirrored": 0},
+    "vertical_flip": {"upside_down": 0},
     "shift": {"down": 0, "right": 0},
     "rotation": {"angle": 0},
     "zoom": {"size": 1},
@@ -42,6 +46,7 @@ class Augmentation(RandomChanges):
 
     Args:
         horizontal_flip: mirror each image left to right with probability 1/2.
+        vertical_flip: mirror each image top to bottom with probability 1/2, for images without an up and down.
         shift: the largest shift as a fraction in [0, 1) of height and width. Each image moves on both axes by whole
             pixels, drawn uniformly from -largest..largest; the border repeats the edge pixels.
         rotation: the largest angle in degrees, 0 to 180, in either direction; the border repeats the edge pixels.
@@ -62,6 +67,7 @@ class Augmentation(RandomChanges):
     """
 
     horizontal_flip: bool = False
+    vertical_flip: bool = False
     shift: float = 0.0
     rotation: float = 0.0
     zoom: float = 0.0
@@ -122,6 +128,7 @@ class Augmentation(RandomChanges):
         drawn["contrast"] = 1 + rng.uniform(-self.contrast, self.contrast, count)
         drawn["cut"] = np.full(count, round(self.cutout * min(height, width)))
         drawn["cut_down"], drawn["cut_right"] = rng.integers(0, height, count), rng.integers(0, width, count)
+        drawn["upside_down"] = rng.integers(0, 2, count) * self.vertical_flip
         self._choose(drawn, rng)
         return np.stack([drawn[name] for name in COLUMNS], axis=1).astype(np.float32)
 
@@ -139,23 +146,47 @@ class Augmentation(RandomChanges):
     @override
     def apply(self, inputs: Any, drawn: Any) -> Any:
         """Return images `inputs`, float32 (n, height, width, channels), after the changes `drawn` by `draw`."""
-        images = inputs
-        change = {name: drawn[:, position] for position, name in enumerate(COLUMNS)}
-        if self.horizontal_flip:
-            images = _flip(images, change["mirrored"])
-        if self.rotation or self.zoom:
-            images = _turn(images, change["angle"], change["size"])
-        if self.shift:
-            images = _shift(images, change["down"], change["right"])
+        change = _by_name(drawn)
+        images = self._moved(inputs, change, "bilinear")
         if self.brightness or self.contrast:
             images = _light(images, change["brightness"], change["contrast"])
         return _cut(images, change["cut"], change["cut_down"], change["cut_right"]) if self.cutout else images
 
+    @override
+    def apply_to_masks(self, masks: Any, drawn: Any) -> Any:
+        """Return masks after the changes `drawn` by `draw`, moved as `apply` moves their images.
 
-def _flip(images: Any, mirrored: Any) -> Any:
+        Each pixel of the result is the nearest one of the mask, so that no class appears that was not there.
+        Brightness, contrast and cutout leave masks as they are.
+
+        Args:
+            masks: class numbers (n, height, width), or one-hot (n, height, width, classes).
+            drawn: float32 (n, columns).
+        """
+        import tensorflow as tf
+
+        planes = masks if len(masks.shape) == 4 else masks[..., None]
+        moved = self._moved(tf.cast(planes, tf.float32), _by_name(drawn), "nearest")
+        return tf.cast(tf.reshape(moved, tf.shape(masks)), masks.dtype)
+
+    def _moved(self, images: Any, change: dict[str, Any], interpolation: str) -> Any:
+        if self.horizontal_flip:
+            images = _flip(images, 2, change["mirrored"])
+        if self.vertical_flip:
+            images = _flip(images, 1, change["upside_down"])
+        if self.rotation or self.zoom:
+            images = _turn(images, change["angle"], change["size"], interpolation)
+        return _shift(images, change["down"], change["right"]) if self.shift else images
+
+
+def _by_name(drawn: Any) -> dict[str, Any]:
+    return {name: drawn[:, position] for position, name in enumerate(COLUMNS)}
+
+
+def _flip(images: Any, axis: int, mirrored: Any) -> Any:
     import tensorflow as tf
 
-    return tf.where(mirrored[:, None, None, None] == 1, tf.reverse(images, axis=[2]), images)
+    return tf.where(mirrored[:, None, None, None] == 1, tf.reverse(images, axis=[axis]), images)
 
 
 def _shift(images: Any, down: Any, right: Any) -> Any:
@@ -169,7 +200,7 @@ def _shift(images: Any, down: Any, right: Any) -> Any:
     return images
 
 
-def _turn(images: Any, angle: Any, size: Any) -> Any:
+def _turn(images: Any, angle: Any, size: Any, interpolation: str) -> Any:
     """Rotate each image by `angle` degrees and scale it by `size`, around its center."""
     import keras
     import tensorflow as tf
@@ -180,7 +211,7 @@ def _turn(images: Any, angle: Any, size: Any) -> Any:
     zero = tf.zeros_like(size)
     # From an output pixel (x, y) to the place in the input: a0 x + a1 y + a2, a3 x + a4 y + a5.
     rows = [across, -along, x - across * x + along * y, along, across, y - along * x - across * y, zero, zero]
-    return keras.ops.image.affine_transform(images, tf.stack(rows, axis=1), "bilinear", "nearest")
+    return keras.ops.image.affine_transform(images, tf.stack(rows, axis=1), interpolation, "nearest")
 
 
 def _light(images: Any, brightness: Any, contrast: Any) -> Any:

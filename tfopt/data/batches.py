@@ -49,6 +49,7 @@ def make_batches(
     seed: int,
     augment: RandomChanges | None,
     drop_remainder: bool,
+    masks: bool = False,
     views: Views | None = None,
     position: Position | None = None,
 ) -> tf.data.Dataset:
@@ -57,7 +58,7 @@ def make_batches(
     Only (epoch, step) passes through tf.data; NumPy gathers and scales each batch from the arrays, so no set costs a
     second copy. The order of an epoch depends only on seed and epoch: neither `tf.random.set_seed` nor a second
     iterator on the same data set changes it. The augmentation of a sample depends only on its index and the view, which
-    is the epoch or comes from `views`.
+    is the epoch or comes from `views`. Labels that are `masks`, one for each place, move along.
     """
     import tensorflow as tf
 
@@ -65,6 +66,8 @@ def make_batches(
     if seed < 0:
         raise DataError(f"Expected a seed of 0 or above, got {seed}.")
     drawn = _drawn(split, augment, views.seed if views else seed)
+    if augment and masks:
+        _check_masks(split)
     begins = (position or Position()).begins()
 
     @lru_cache(maxsize=2)
@@ -97,7 +100,8 @@ def make_batches(
             tensor.set_shape((batch_size if drop_remainder else None, *array.shape[1:]))
         x, y, moves, more, weights = tf.nest.pack_sequence_as(one, tensors)
         x = split.preprocessing.apply_in_graph(x) if in_graph else x
-        x = x if augment is None else augment.apply(x, moves)
+        if augment:
+            x, y = augment.apply(x, moves), augment.apply_to_masks(y, moves) if masks else y
         return ({views.key: more, "inputs": x} if views else x), y, *weights.values()
 
     started = tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(begins, (), (tf.int64, tf.int64)))
@@ -119,6 +123,14 @@ def view_inputs(
         part = slice(start, start + batch_size)
         x = split.changed(part, augment, drawn[part]) if augment else split.x(part)
         yield x if augment is None else augment.apply(tf.constant(x), tf.constant(drawn[part])).numpy()
+
+
+def _check_masks(split: Split) -> None:
+    if split.target_shape[:2] != split.shape[:2]:
+        raise DataError(
+            f"Expected masks in the size of their images {split.shape[:2]} to augment both, got "
+            f"{split.target_shape[:2]}; leave augment out for this data."
+        )
 
 
 def _drawn(split: Split, augment: RandomChanges | None, seed: int) -> Callable[[int], np.ndarray]:

@@ -161,8 +161,8 @@ class Dataset:
             batch_size: samples per batch, 1 or more.
             shuffle: use a new order in every iteration; two data sets with the same `seed` have the same orders.
             seed: for the order and the augmentation; 0 or above.
-            augment: random changes of the samples, a `tfopt.Augmentation` or, for recordings, a
-                `tfopt.inputs.SoundAugmentation`.
+            augment: random changes of the samples, a `tfopt.Augmentation`, which moves masks with their images, or, for
+                recordings, a `tfopt.inputs.SoundAugmentation`.
             drop_remainder: leave out the last batch if it is smaller.
             views: limits augmentation to a number of views, and supplies data to batch with the samples.
             position: says at which epoch and step iterations begin; None counts them.
@@ -177,6 +177,7 @@ class Dataset:
             seed=seed,
             augment=augment,
             drop_remainder=drop_remainder,
+            masks=augment is not None and task_of(self).has_places,
             views=views,
             position=position,
         )

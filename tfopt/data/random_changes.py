@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from tfopt.errors import DataError
+
 
 @dataclass(frozen=True)
 class RandomChanges(ABC):
@@ -51,3 +53,15 @@ class RandomChanges(ABC):
     @abstractmethod
     def apply(self, inputs: Any, drawn: Any) -> Any:
         """Return model inputs, float32 (n, ...), after the changes `drawn`; works in a `tf.function`."""
+
+    def apply_to_masks(self, masks: Any, drawn: Any) -> Any:
+        """Return labels of places, (n, ...), moved as `apply` moves the inputs; works in a `tf.function`.
+
+        Raises:
+            DataError: these changes cannot move labels.
+        """
+        del masks, drawn
+        raise DataError(
+            f"Expected labels without places for {type(self).__name__}, which moves inputs but not labels; leave "
+            "augment out for this data."
+        )

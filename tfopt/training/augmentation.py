@@ -16,7 +16,11 @@ from tfopt.training.settings import Training
 # An augmentation is dropped if it costs the given model more than this fraction of its correct answers.
 AUGMENTATION_MAY_COST = 0.1
 
-PROBE = 1000
+PROBE, PROBE_OF_PLACES = 1000, 100
+"""Validation samples that show it; fewer of those with a class for each place."""
+
+# All probed images are flipped; training flips half.
+_FLIPS = {"horizontal_flip": "mirrored", "vertical_flip": "upside_down"}
 
 Judge = Callable[[np.ndarray], np.ndarray]
 
@@ -39,11 +43,12 @@ def choose_augmentation(
         data.has_several
         or data.preprocessing.augmentation is None
         or len(data.input_shape) != 3
-        or not task_of(data).has_classes
+        or not (task_of(data).has_classes or _has_masks(data, kind))
     ):
         return None, [
             *left_out,
-            f"no augmentation ({names}): it is for the classification of images and recordings only",
+            f"no augmentation ({names}): it is for the classification of images and recordings, and for images with "
+            "masks of their size",
         ]
     if judge is None:
         return None, [
@@ -54,6 +59,10 @@ def choose_augmentation(
     kept = {name: trial.recognized(name, value) for name, value in wanted.transformations.items()}
     kept = {name: value for name, value in kept.items() if value}
     return (wanted.with_only(**kept) if kept else None), [*left_out, *trial.notes]
+
+
+def _has_masks(data: Dataset, kind: type[RandomChanges]) -> bool:
+    return task_of(data).has_places and kind is Augmentation and data.train.target_shape[:2] == data.input_shape[:2]
 
 
 def _wanted(training: Training, kind: type[RandomChanges]) -> tuple[RandomChanges, list[str]]:
@@ -75,7 +84,8 @@ class _Trial:
 
     def __init__(self, judge: Judge, wanted: RandomChanges, seed: int, data: Dataset, who: str) -> None:
         self._judge, self._wanted, self._seed, self._who = judge, wanted, seed, who
-        probe = data.validation.spread(PROBE)
+        self._places = task_of(data).has_places
+        probe = data.validation.spread(PROBE_OF_PLACES if self._places else PROBE)
         self._split, self._probe, self._y = data.validation, probe, data.validation.y(probe)
         self._before = accuracy(judge(data.validation.x(probe)), self._y)
         self.notes: list[str] = []
@@ -94,7 +104,8 @@ class _Trial:
             )
             return value
         for setting in (value,) if value is True else (value, value / 2):
-            after = accuracy(self._judge(self._changed(name, setting)), self._y)
+            x, y = self._changed(name, setting)
+            after = accuracy(self._judge(x), y)
             what = self._split.preprocessing.subject
             verdict = f"{self._who} has {after:.3f} on {what} changed this way, {self._before:.3f} on unchanged ones"
             if after >= (1 - AUGMENTATION_MAY_COST) * self._before:
@@ -104,12 +115,12 @@ class _Trial:
         self.notes.append(f"augmentation {name} left out: {verdict}")
         return None
 
-    def _changed(self, name: str, value: Any) -> np.ndarray:
+    def _changed(self, name: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
         import tensorflow as tf
 
-        if name == "horizontal_flip":
-            return np.asarray(self._split.x(self._probe)[:, :, ::-1])  # all of them; training mirrors half
         augmentation = self._wanted.with_only(**{name: value})
         drawn = augmentation.draw(len(self._probe), self._split.shape, self._seed)
-        x = self._split.changed(self._probe, augmentation, drawn)
-        return np.asarray(augmentation.apply(tf.constant(x), tf.constant(drawn)))
+        if name in _FLIPS:
+            drawn[:, augmentation.columns.index(_FLIPS[name])] = 1
+        x = np.asarray(augmentation.apply(tf.constant(self._split.changed(self._probe, augmentation, drawn)), drawn))
+        return x, np.asarray(augmentation.apply_to_masks(tf.constant(self._y), drawn)) if self._places else self._y

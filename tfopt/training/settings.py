@@ -45,7 +45,8 @@ class Training:
             if the given model does not recognize samples changed in that way.
         mixup: train on mixtures of two samples and their labels (Zhang et al. 2018, arXiv:1710.09412): alpha of the
             beta distribution of their shares; 0.2 is usual, 0 is none. Not with a teacher.
-        horizontal_flip, shift, rotation, zoom, brightness, contrast, cutout, at_once: of images, see `Augmentation`.
+        horizontal_flip, vertical_flip, shift, rotation, zoom, brightness, contrast, cutout, at_once: of images, see
+            `Augmentation`.
         shift, noise, time_mask, frequency_mask: of recordings, see `tfopt.inputs.SoundAugmentation`.
 
     Examples:
@@ -71,6 +72,7 @@ class Training:
     augmentation: float = Field(default=0.0, ge=0, le=1)
     mixup: float = Field(default=0.0, ge=0, le=10)
     horizontal_flip: bool | None = None
+    vertical_flip: bool | None = None
     shift: float | None = Field(default=None, ge=0, lt=1)
     rotation: float | None = Field(default=None, ge=0, le=180)
     zoom: float | None = Field(default=None, ge=0, lt=1)

@@ -34,7 +34,7 @@ class MeanTeacherSession:
         seed: of the choice of labels, the same in all stages.
 
     Raises:
-        RecipeError: the task is another than the data's, or there are too few labels.
+        RecipeError: the task is another than the data's, there are too few labels, or the augmentation moves places.
     """
 
     def __init__(
@@ -49,6 +49,11 @@ class MeanTeacherSession:
             raise RecipeError(f"The data is for {data.task}: use MeanTeacher(task={data.task!r}).")
         if data.train.weights is not None:
             raise RecipeError("A MeanTeacher takes samples without weights; leave them or the MeanTeacher out.")
+        if augment and task_of(data).has_places:
+            raise RecipeError(
+                "Expected no augmentation with MeanTeacher and a class for each place: its two views of an image would "
+                "not match place by place. Take it out of Training."
+            )
         self.settings, self.data, self.augment = settings, data, augment
         self.labeled, self.unlabeled = _parted(data, settings.labeled, seed)
         self._learner: Any = None
