@@ -3,7 +3,8 @@
 tfopt run recipes/segmentation.py --data cells/
 
 The folder has images/ and masks/ with files of the same names. The model is a U-Net (Ronneberger et al. 2015,
-arXiv:1505.04597) with padding and BatchNormalization. Without --data it learns made-up cells.
+arXiv:1505.04597) with padding and BatchNormalization. Masks move with their images when these are mirrored, turned and
+resized; leave out vertical_flip for images with an up and down. Without --data it learns made-up cells.
 """
 
 import tfopt
@@ -11,7 +12,15 @@ import tfopt
 recipe = tfopt.Recipe(
     name="segmentation",
     stages=(tfopt.FineTune(epochs=20), tfopt.Quantize(epochs=3, learning_rate=2e-4)),
-    training=tfopt.Training(learning_rate=3e-3, batch_size=8),
+    training=tfopt.Training(
+        learning_rate=3e-3,
+        batch_size=8,
+        horizontal_flip=True,
+        vertical_flip=True,
+        rotation=15,
+        zoom=0.1,
+        brightness=0.1,
+    ),
 )
 
 

@@ -2,8 +2,8 @@
 
 tfopt run recipes/text_classification.py --data reviews.csv --text review --labels stars
 
-The model is a convolution over embeddings of words (Kim 2014, arXiv:1408.5882). Without --data it learns made-up
-sentences.
+The model takes the maxima of convolutions over 2 to 5 embedded words (Kim 2014, arXiv:1408.5882). Without --data it
+learns made-up sentences.
 """
 
 import tfopt
@@ -37,17 +37,12 @@ def example_model(data):
 
     keras.utils.set_random_seed(0)
     layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input(data.input_shape, dtype="int32"),
-            layers.Embedding(len(data.preprocessing.vocabulary), 32),
-            layers.Dropout(0.5),
-            layers.Conv1D(64, 3, padding="same", activation="relu"),
-            layers.GlobalMaxPooling1D(),
-            layers.Dropout(0.5),
-            layers.Dense(data.num_classes, activation="softmax"),
-        ]
-    )
+    ids = keras.Input(data.input_shape, dtype="int32")
+    words = layers.Dropout(0.5)(layers.Embedding(len(data.preprocessing.vocabulary), 64)(ids))
+    convolutions = [layers.Conv1D(64, width, padding="same", activation="relu") for width in (2, 3, 4, 5)]
+    found = layers.Concatenate()([layers.GlobalMaxPooling1D()(convolution(words)) for convolution in convolutions])
+    classes = layers.Dense(data.num_classes, activation="softmax")(layers.Dropout(0.5)(found))
+    return keras.Model(ids, classes, name="text_classifier")
 
 
 if __name__ == "__main__":

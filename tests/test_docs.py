@@ -352,6 +352,26 @@ def of_guides_distill():
     assert Path("student.keras").exists()
 
 
+def of_guides_segmentation():
+    (folder := Path("cells")).mkdir()
+    rng = np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for number in range(12):
+        mask = np.kron(rng.integers(0, 2, (4, 4)), np.ones((16, 16))).astype("uint8") * 255
+        keras.utils.save_img(folder / "masks" / f"{number}.png", mask[..., None], scale=False)
+        image = mask // 2 + rng.integers(0, 60, mask.shape, "uint8")
+        keras.utils.save_img(folder / "images" / f"{number}.png", image[..., None], scale=False)
+    layers = [
+        keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
+        keras.layers.Conv2D(2, 1, activation="softmax"),
+    ]
+    names = {"unet": keras.Sequential([keras.Input((64, 64, 1)), *layers])}
+    yield names
+    assert names["classes"].shape == (len(names["data"].test), 64, 64)
+    assert (Path("saved_models/cells") / "report.html").is_file()
+
+
 def marked(page):
     """Guides train for several stages, each of which has quick tests."""
     return pytest.param(page, marks=pytest.mark.slow) if page.startswith("guides_") else page
