@@ -28,6 +28,7 @@ from tfopt.distillation.losses import (
     VID,
     AttentionTransfer,
     BoundedRegression,
+    ChannelWise,
     FitNets,
     Hinton,
     LossInputs,
@@ -177,6 +178,20 @@ def attention(n, layers):
         maps = alike(*((x**2).sum(-1)[..., None] for x in pair))
         s, t = (m.reshape(BATCH, -1) / np.linalg.norm(m.reshape(BATCH, -1), axis=1)[:, None] for m in maps)
         terms.append(((s - t) ** 2).mean(-1))
+    return sum(terms)
+
+
+def of_positions(s, t, temperature):
+    """The KL of each channel's distribution over the positions."""
+    p, q = (scipy.special.softmax(z.reshape(len(z), -1, z.shape[-1]) / temperature, axis=1) for z in (t, s))
+    return temperature**2 * scipy.special.rel_entr(p, q).sum(1).mean(-1)
+
+
+def channel_wise(n, layers, temperature=4.0):
+    weights, terms = iter(n.weights), []
+    for s, t in of_pairs(n, layers):
+        s, t = alike(s, t)
+        terms.append(of_positions(s if s.shape[-1] == t.shape[-1] else s @ next(weights), t, temperature))
     return sum(terms)
 
 
@@ -344,6 +359,8 @@ TABLE = {
                  bad=(*NO_LAYERS, {"two_stage": 1}, {"two_stage": -0.1})),
     AttentionTransfer: Row(attention, {"layers": PAIRS}, (SCALE, change(mine=stretched), change(mine=mixed), mirrored),
                            bad=NO_LAYERS),
+    ChannelWise: Row(channel_wise, {"layers": PAIRS, "temperature": 2.0}, (mirrored,),
+                     bad=(*TEMPERATURES, *NO_LAYERS[1:])),
     SimilarityPreserving: Row(similarity, {"layers": PAIR}, (SCALE, change(mine=rotated), reversed_batch),
                               bad=NO_LAYERS, shapes=SMALL),
     RKD: Row(rkd, {"layers": PAIR, "distance_weight": 3.0, "angle_weight": 2.0},
@@ -502,7 +519,7 @@ def test_half_precision_is_computed_in_full(kind):
     value, gradients = with_gradients(loss, n, connectors, "float16")
     np.testing.assert_allclose(value, expected(loss, n, connectors), rtol=2e-3, atol=1e-4)
     assert value.dtype == np.float32
-    if kind not in (FitNets, FSP, VID, L2, L2SP, RegressionKD):  # whose gradients grow with the features
+    if kind not in (FitNets, FSP, VID, ChannelWise, L2, L2SP, RegressionKD):  # whose gradients grow with the features
         assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
@@ -668,7 +685,7 @@ def test_weights_of_the_papers():
     """Of the loss term, and of the loss on the labels next to it."""
     others = {Hinton: (0.9, 0.1), MultilabelKD: (0.9, 0.1), StandardizedKD: (9, 0.1), TeacherFree: (0.1, 0.9),
               BoundedRegression: (0.5, 1), L2: (1e-4, 1), L2SP: (0.1, 1), AttentionTransfer: (1000, 1),
-              SimilarityPreserving: (3000, 1)}  # fmt: skip
+              SimilarityPreserving: (3000, 1), ChannelWise: (3, 1)}  # fmt: skip
     for kind in LOSSES:
         layers = {"layers": PAIRS} if "layers" in TABLE[kind].config else {}
         assert (kind(**layers).weight, kind.alpha) == others.get(kind, (1, 1)), kind.label
@@ -770,3 +787,31 @@ def test_a_loss_without_a_label_has_its_name():
 
     assert LogitL1.label == "logit_l1" and Labeled.label == "mine"
     assert not Loss.label
+
+
+# Channels over positions
+
+
+def test_channels_are_compared_over_the_positions():
+    """Two classes on three pixels, T = 1, by hand: p = (1/6, 1/3, 1/2) and (1, 1, 1) / 3, q = p backward."""
+    teacher = np.log([[[1, 1], [2, 1], [3, 1]]])
+    value = ChannelWise(temperature=1)(LossInputs(teacher[:, ::-1].copy(), teacher), [])
+    by_hand = (1 / 6 * math.log(1 / 3) + 1 / 2 * math.log(3)) / 2
+    np.testing.assert_allclose(value, [by_hand], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (4, 5, 3), (2, 3, 2, 3), (4, 4, 1)])
+def test_responses_of_any_number_of_axes_are_compared_by_channel(shape):
+    rng = np.random.default_rng(0)
+    student, teacher = (3 * rng.normal(size=(BATCH, *shape)) for _ in range(2))
+    value = ChannelWise(temperature=2.5)(LossInputs(student, teacher), [])
+    np.testing.assert_allclose(value, of_positions(student, teacher, 2.5), rtol=2e-5)
+    shifts = rng.normal(size=(BATCH, *(1,) * (len(shape) - 1), shape[-1]))
+    shifted_value = ChannelWise(temperature=2.5)(LossInputs(student + shifts, teacher), [])
+    np.testing.assert_allclose(shifted_value, value, rtol=1e-4)
+
+
+def test_responses_without_positions_have_no_channels_to_compare():
+    with pytest.raises(ModelError, match=r"without any\. Use Hinton"):
+        ChannelWise()(LossInputs(tf.zeros((4, 3)), tf.zeros((4, 3))), [])
+    assert ChannelWise().task == "classification" and ChannelWise(layers=PAIR).task is None

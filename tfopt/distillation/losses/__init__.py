@@ -2,6 +2,7 @@
 
 from tfopt.base.registry import Kind
 from tfopt.distillation.losses.attention_transfer import AttentionTransfer
+from tfopt.distillation.losses.channel_wise import ChannelWise
 from tfopt.distillation.losses.dist import DIST
 from tfopt.distillation.losses.dkd import DKD
 from tfopt.distillation.losses.feature import FeatureLoss
@@ -36,6 +37,7 @@ LOSSES = Kind[Loss](
         L2SP,
         FitNets,
         AttentionTransfer,
+        ChannelWise,
         SimilarityPreserving,
         RKD,
         FSP,
@@ -56,6 +58,7 @@ __all__ = [
     "VID",
     "AttentionTransfer",
     "BoundedRegression",
+    "ChannelWise",
     "FeatureLoss",
     "FitNets",
     "Hinton",

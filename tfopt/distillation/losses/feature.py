@@ -72,14 +72,14 @@ class FeatureLoss(Loss):
                 raise ModelError(f"{what}: it needs fixed numbers of channels. Choose layers whose last axis is fixed.")
 
 
-def bridge_width(layers: Any, name: str, student: Shape, teacher: Shape) -> Any:
+def bridge_width(layers: Any, name: str, student: Shape, teacher: Shape, **options: Any) -> Any:
     """Return a 1x1 convolution (a Dense on the last axis) to the teacher's width, or an Identity for equal widths.
 
-    It computes in float32 whatever the global policy, and starts equal in every run.
+    It computes in float32 whatever the global policy, and starts equal in every run; `options` are those of a Dense.
     """
     if student[-1] == teacher[-1]:
         return layers.Identity(name=name, dtype="float32")
-    return seeded_dense(layers, teacher[-1], name)
+    return seeded_dense(layers, teacher[-1], name, **options)
 
 
 def seeded_dense(layers: Any, units: Any, name: str, **options: Any) -> Any:
