@@ -1,12 +1,24 @@
 """Estimators of scikit-learn as teachers."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.cluster import KMeans
 from sklearn.datasets import make_classification
-from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import LinearSVC
+from sklearn.ensemble import GradientBoostingRegressor, IsolationForest, RandomForestClassifier, VotingClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier, MultiOutputRegressor
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC, NuSVC, OneClassSVM
 
 import tfopt
 from tfopt.errors import ModelError
@@ -47,6 +59,135 @@ def test_classes_have_their_names():
     named = LogisticRegression().fit(X, np.array(["c", "a", "b"])[Y])
     assert open_source(named).class_names == ("a", "b", "c")
     assert open_source(LogisticRegression().fit(X, Y)).class_names is None
+
+
+PAIRS = {"decision_function_shape": "ovo"}
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        SVC(**PAIRS),
+        NuSVC(**PAIRS),
+        make_pipeline(StandardScaler(), SVC(**PAIRS)),
+        GridSearchCV(SVC(**PAIRS), {"C": [1.0]}, cv=2),
+        GridSearchCV(make_pipeline(StandardScaler(), SVC(**PAIRS)), {"svc__C": [1.0]}, cv=2),
+        CalibratedClassifierCV(SVC(**PAIRS), cv=2),
+        VotingClassifier([("a", RandomForestClassifier(5)), ("b", LogisticRegression())], voting="soft"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_each_column_is_of_one_class(estimator, classes):
+    """Three classes make as many pairs as classes, so that shapes show nothing; what it predicts does."""
+    x, y = make_classification(300, 8, n_informative=7, n_redundant=0, n_classes=classes, random_state=1)
+    fitted = estimator.fit(x.astype(np.float32), y)
+    made = answer(fitted, x.astype(np.float32))
+    assert made.shape == (300, classes)
+    assert np.mean(made.argmax(axis=1) == fitted.predict(x.astype(np.float32))) > 0.97
+    if hasattr(fitted, "decision_function_shape"):
+        assert fitted.decision_function_shape == "ovo"  # the caller's stays as it is
+
+
+class Odd(LogisticRegression):
+    """Answers with a column too many."""
+
+    def predict_proba(self, x):
+        return np.pad(super().predict_proba(x), ((0, 0), (0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "words"),
+    [
+        (OneClassSVM(), "A OneClassSVM tells outliers from other samples"),
+        (make_pipeline(StandardScaler(), IsolationForest(n_estimators=5)), "A IsolationForest tells outliers"),
+        (KMeans(3, n_init=1), "A KMeans numbers groups"),
+        (make_pipeline(StandardScaler(), KMeans(3, n_init=1)), "A KMeans numbers groups"),
+        (GaussianMixture(3), "A GaussianMixture numbers groups"),
+        (VotingClassifier([("a", LogisticRegression())]), "A VotingClassifier answers with classes only"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_has_no_scores_of_classes_is_refused(estimator, words):
+    with pytest.raises(ModelError, match=words):
+        tfopt.Teacher(estimator.fit(X, Y))
+
+
+def test_a_column_for_each_class_is_required():
+    with pytest.raises(ModelError, match="A Odd gives 4 columns for 3 classes; expected one for each"):
+        answer(Odd().fit(X, Y))
+
+
+LABELS = np.stack([Y == 1, X[:, 0] > 0], axis=1).astype(int)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MultiOutputClassifier(LogisticRegression()),
+        ClassifierChain(LogisticRegression()),
+        OneVsRestClassifier(LogisticRegression()),
+        MLPClassifier((4,), max_iter=20),
+        RandomForestClassifier(5, random_state=0),
+        KNeighborsClassifier(),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_several_labels_are_one_probability_each(estimator):
+    fitted = estimator.fit(X, LABELS)
+    made = answer(fitted)
+    assert made.shape == (200, 2) and made.min() >= 0 and made.max() <= 1
+    assert np.mean((made > 0.5) == fitted.predict(X)) > 0.97
+    teacher = tfopt.Teacher(fitted).resolved(X, "multilabel")
+    probabilities = 1 / (1 + np.exp(-teacher.predict(X, quiet=True)["output"]))
+    np.testing.assert_allclose(probabilities, made, atol=1e-6)
+
+
+def test_a_label_that_training_always_had_is_certain():
+    fitted = RandomForestClassifier(5).fit(X, np.stack([Y == 1, np.ones(200)], axis=1))
+    np.testing.assert_array_equal(answer(fitted)[:, 1], 1.0)
+
+
+def test_several_labels_of_several_classes_say_what_is_needed():
+    fitted = MultiOutputClassifier(LogisticRegression()).fit(X, np.stack([Y, Y + 1], axis=1))
+    with pytest.raises(ModelError, match="answers for 2 labels with the classes 0, 1, 2; 1, 2, 3; a model has one"):
+        answer(fitted)
+
+
+def test_several_labels_teach_a_student():
+    data = tfopt.load_data((X, LABELS))
+    forest = MultiOutputClassifier(LogisticRegression()).fit(data.train.x(), data.train.y())
+    student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, "sigmoid")])
+    result = tfopt.optimize(student, tfopt.FineTune(epochs=2), data, teacher=forest, quiet=True)
+    assert any("multilabel_kd" in note for row in result.report.rows for note in row.notes)
+
+
+def test_several_values_teach_a_student():
+    data = tfopt.load_data((X, X[:, :2]))
+    ridge = MultiOutputRegressor(Ridge()).fit(data.train.x(), data.train.y())
+    np.testing.assert_allclose(answer(ridge), ridge.predict(X), atol=1e-5)
+    student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
+    result = tfopt.optimize(student, tfopt.FineTune(epochs=2), data, teacher=ridge, quiet=True)
+    assert any("regression_kd" in note for row in result.report.rows for note in row.notes)
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_other_class_numbers_are_refused(kind):
+    data = tfopt.load_data((X, Y))
+    student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    other = LogisticRegression().fit(X, (Y + 1).astype(kind))
+    with pytest.raises(ModelError, match=r"does not know the class '0' \((known|nearest): 1, 2, 3\)"):
+        tfopt.optimize(student, tfopt.FineTune(), data, teacher=other, quiet=True)
+    named = dataclasses.replace(data, class_names=("a", "b", "c"))
+    with pytest.raises(ModelError, match=r"does not know the class 'a' \(known: 1, 2, 3\)"):
+        tfopt.optimize(student, tfopt.FineTune(), named, teacher=other, quiet=True)
+
+
+def test_an_estimator_that_cannot_be_pickled_has_no_fingerprint():
+    forest = RandomForestClassifier(5).fit(X, Y)
+    forest.note = lambda: None
+    assert tfopt.Teacher(forest).fingerprint is None
 
 
 def test_an_estimator_before_fit_is_refused():

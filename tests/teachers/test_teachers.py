@@ -331,7 +331,7 @@ def test_models_that_do_not_fit_one_question_and_one_answer(kind):
     api = package(kind)
     a, b = api.Input((3,)), api.Input((3,))
     with pytest.raises(ModelError, match="has 2 inputs; expected a model with one"):
-        Teacher(api.Model([a, b], api.layers.Add()([a, b])))
+        Teacher(api.Model([a, b], api.layers.Add()([a, b]))).resolved(images(4, (3,)), "regression")
     two = api.Model(a, [api.layers.Dense(2)(a), api.layers.Dense(3)(a)])
     with pytest.raises(ModelError, match=r"gives 2 outputs; expected one.*model\.outputs\[0\]"):
         Teacher(two).resolved(images(4, (3,)), "classification")

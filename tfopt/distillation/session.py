@@ -53,10 +53,16 @@ def adapted_teacher(teacher: Any, distillation: Distillation | MeanTeacher, data
     if teacher is None:
         raise RecipeError("The recipe's distillation needs a teacher: pass optimize(..., teacher=...) or --teacher.")
     ready = as_teacher(teacher).for_inputs(data.preprocessing)
-    if data.class_names and distillation.task is not None:
-        ready = ready.for_classes(data.class_names)
+    if distillation.task is not None and (names := data.class_names or _numbers(ready, data)):
+        ready = ready.for_classes(names)
     ready = ready.with_outputs(distillation.layers("teacher"), response=distillation.task is not None)
     return ready.resolved(data.train.x(slice(0, LOOK)), data.task)
+
+
+def _numbers(teacher: Answering, data: Dataset) -> tuple[str, ...]:
+    """Return the class numbers of the data as names, if those of the teacher are numbers too: they must agree."""
+    known = teacher.class_names or ("",)
+    return tuple(map(str, range(data.num_classes or 0))) if all(name.lstrip("-").isdecimal() for name in known) else ()
 
 
 def default_distillation(data: Dataset) -> Distillation:
@@ -140,11 +146,6 @@ class DistillationSession:
 
     keeps_any_epoch = True
     """Whether the student may get the weights of an earlier epoch."""
-
-    @property
-    def identity(self) -> Any:
-        """Plain values that identify this teacher; None without one."""
-        return None if self.teacher is None else self.teacher.identity
 
     def summary(self, history: dict[str, list[float]]) -> list[str]:
         """Return the final loss terms of a stage, as a note, from the history of `fit`."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.errors import ModelError
+from tfopt.models.estimator_outputs import HALVES, logits_of, probabilities_of, values_of
 
 _ACTIVATIONS = {
     "identity": "linear",
@@ -17,7 +18,6 @@ _ACTIVATIONS = {
     "exp": "exponential",
 }
 """Those of MLPClassifier and MLPRegressor, as Keras calls them."""
-_HALVES = np.array([-0.5, 0.5])
 _ROUNDING = 1e-4
 Layer = tuple[np.ndarray, np.ndarray, str]
 """Kernel (inputs, outputs), bias (outputs,), and activation."""
@@ -78,13 +78,8 @@ def _check(model: Any, estimator: Any, scalers: list[Any], last: Any) -> None:
 
 def _outputs(estimator: Any, last: Any, x: np.ndarray) -> np.ndarray:
     if not hasattr(last, "classes_"):
-        values = np.asarray(estimator.predict(x))
-        return values if values.ndim > 1 else values[:, None]
-    if _has_probabilities(last):
-        probabilities: np.ndarray = estimator.predict_proba(x)
-        return probabilities
-    decisions = np.asarray(estimator.decision_function(x))
-    return decisions if decisions.ndim > 1 else decisions[:, None] * _HALVES
+        return values_of(estimator, x)
+    return probabilities_of(estimator, x) if _has_probabilities(last) else logits_of(estimator, x)
 
 
 def _steps(estimator: Any) -> tuple[list[Any], Any]:
@@ -134,4 +129,4 @@ def _of_two_classes(kernel: np.ndarray, bias: np.ndarray, activation: str) -> La
     """Return a layer with an output for each class: of one decision d, -d / 2 and d / 2."""
     if len(bias) > 1:
         return kernel, bias, activation
-    return kernel * _HALVES, bias * _HALVES, activation
+    return kernel * HALVES, bias * HALVES, activation

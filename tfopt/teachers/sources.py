@@ -24,6 +24,7 @@ from tfopt.data.front_ends import front_end_from
 from tfopt.errors import DataError, ModelError
 from tfopt.graph.keras_internals import sublayers
 from tfopt.graph.taps import tapped
+from tfopt.models.estimator_outputs import answering, class_names, outputs_of
 from tfopt.models.estimators import is_estimator
 from tfopt.tflite.read import LiteModel
 
@@ -100,9 +101,8 @@ class KerasSource(Source):
         self.model = model
         self._tapped: dict[tuple[str, ...], Any] = {}
         inputs = getattr(model, "inputs", None) or []
-        if len(inputs) > 1:
-            raise ModelError(f"The teacher '{self.name}' has {len(inputs)} inputs; expected a model with one.")
-        if inputs:
+        self._inputs = len(inputs)
+        if len(inputs) == 1:
             self.batch, *shape = tuple(inputs[0].shape)
             self.input_shape = tuple(shape)
             dtype = inputs[0].dtype
@@ -120,6 +120,10 @@ class KerasSource(Source):
         return digest.hexdigest()
 
     def _answer(self, x: Any, layers: Sequence[str]) -> Any:
+        if self._inputs > 1:
+            raise ModelError(
+                f"The teacher '{self.name}' has {self._inputs} inputs; expected a model with one, as the student's."
+            )
         key = tuple(layers)
         if key not in self._tapped:
             self._tapped[key] = tapped(self.model, key)
@@ -253,29 +257,19 @@ class EstimatorSource(_NumpySource):
                 f"The estimator '{self.name}' is not fitted: call estimator.fit(data.train.x(), data.train.y())."
             )
         self.input_shape = (int(estimator.n_features_in_),)
-        self._estimator = estimator
+        self._estimator = answering(estimator)
+        self.class_names = class_names(self._estimator)
 
     @property
     @override
-    def fingerprint(self) -> str:
-        return hashlib.sha256(pickle.dumps(self._estimator)).hexdigest()
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The classes in the order of the outputs; None for values, and for the class numbers 0, 1, 2, ..."""
-        classes = getattr(self._estimator, "classes_", None)
-        if classes is None or np.array_equal(classes, np.arange(len(classes))):
+    def fingerprint(self) -> str | None:
+        try:
+            return hashlib.sha256(pickle.dumps(self._estimator)).hexdigest()
+        except Exception:  # it holds what cannot be pickled, such as a lambda
             return None
-        return tuple(str(name) for name in classes)
 
     def _run(self, x: np.ndarray) -> list[np.ndarray]:
-        if hasattr(self._estimator, "predict_proba"):
-            return [np.asarray(self._estimator.predict_proba(x), np.float32)]
-        if not hasattr(self._estimator, "decision_function"):
-            values = np.asarray(self._estimator.predict(x), np.float32)
-            return [values if values.ndim > 1 else values[:, None]]
-        logits = np.asarray(self._estimator.decision_function(x), np.float32)
-        return [logits if logits.ndim > 1 else np.stack([-logits / 2, logits / 2], axis=1)]
+        return [outputs_of(self._estimator, x).astype(np.float32)]
 
 
 @dataclass(frozen=True)
