@@ -61,6 +61,22 @@ def test_a_limit_takes_anomalies_of_all_kinds():
     assert set(data.test.inputs[data.test.labels == 1][:, 0]) == {1, 2}
 
 
+def test_a_test_part_of_anomalies_alone_is_refused():
+    """The error of a model is that on normal samples, so there would be none."""
+    with pytest.raises(DataError, match="Expected normal samples in test, got 7 anomalies; add some"):
+        load_data({"train": X, "test": (X[:7], np.ones(7, int))}, task="reconstruction")
+    data = load_data((X, FLAGS), task="reconstruction")
+    anomalies = data.test.at(np.flatnonzero(data.test.labels))
+    with pytest.raises(DataError, match=r"Expected normal samples to measure .*, got 10 anomalies alone"):
+        task_of(data).measured(anomalies.x(), anomalies)
+
+
+def test_a_limit_leaves_both_kinds_in_a_given_test_part():
+    flags = (np.arange(50) < 5).astype(int)
+    data = load_data({"train": X, "test": (X, flags)}, task="reconstruction", limit=10)
+    assert data.test.labels.tolist().count(1) == 1 and len(data.test) == 10
+
+
 def test_anomalies_in_training_data_are_left_out_if_there_is_a_test_part():
     data = load_data({"train": (X, FLAGS), "test": (X[:7], FLAGS[:7])}, task="reconstruction")
     assert not data.train.labels.any() and data.test.labels.tolist() == FLAGS[:7].tolist()

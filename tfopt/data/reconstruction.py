@@ -73,9 +73,10 @@ def plan_with_anomalies(flags: dict[str, np.ndarray], **options: Any) -> tuple[P
         DataError: there are no normal samples, or as `plan`.
     """
     used = {name: np.arange(len(part)) if name == "test" else np.flatnonzero(part == 0) for name, part in flags.items()}
-    if empty := [name for name, indices in used.items() if not len(indices)]:
+    normal = {name: indices[flags[name][indices] == 0] for name, indices in used.items()}
+    if empty := [name for name, indices in normal.items() if not len(indices)]:
         raise DataError(f"Expected normal samples in {empty[0]}, got {len(flags[empty[0]]):,} anomalies; add some.")
-    chosen, notes = plan({name: np.zeros(len(indices), np.int32) for name, indices in used.items()}, **options)
+    chosen, notes = plan({name: flags[name][indices] for name, indices in used.items()}, **options)
     found = {name: (origin, used[origin][indices]) for name, (origin, indices) in chosen.items()}
     for name in (each for each in flags if each != "test"):
         anomalies = np.flatnonzero(flags[name])

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from typing_extensions import override
 
+from tfopt.errors import DataError
 from tfopt.tasks.metrics import Metric, area_under_roc, mean_squared_error
 from tfopt.tasks.regression import Regression
 from tfopt.tasks.task import Samples
@@ -29,14 +30,21 @@ class Reconstruction(Regression):
 
     @override
     def measured(self, predictions: Any, samples: Samples, *, logits: bool = False) -> dict[str, float]:
-        """Return the error on normal samples and, if there are anomalies, the area under the ROC of the scores."""
+        """Return the error on normal samples and, if there are anomalies, the area under the ROC of the scores.
+
+        Raises:
+            DataError: all samples are anomalies.
+        """
         parts = [slice(start, start + AT_ONCE) for start in range(0, len(predictions), AT_ONCE)]
         scores = np.concatenate([anomaly_scores(samples.x(part), predictions[part]) for part in parts])
         anomalous = np.asarray(samples.labels) != 0
-        if not anomalous.any():
-            return {"mse": float(scores.mean())}
-        normal = {} if anomalous.all() else {"auc": area_under_roc(scores, anomalous)}
-        return {"mse": float(scores[~anomalous].mean()) if normal else float(scores.mean()), **normal}
+        if anomalous.all():
+            raise DataError(
+                f"Expected normal samples to measure the error of a reconstruction on, got {len(scores):,} anomalies "
+                "alone; add normal samples, labeled 0."
+            )
+        found = {"mse": float(scores[~anomalous].mean())}
+        return {**found, "auc": area_under_roc(scores, anomalous)} if anomalous.any() else found
 
     @override
     def groups(self, labels: np.ndarray) -> np.ndarray:
