@@ -5,6 +5,7 @@ import errno
 import numpy as np
 import pytest
 
+from tfopt.base import interruption
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.progress import Progress
 from tfopt.training import backup as backups
@@ -130,3 +131,15 @@ def test_a_training_that_ended_early_stays_ended(tmp_path):
     first = fitted(Backup(tmp_path), callbacks=[ending()])
     assert len(first[1]["loss"]) == 2
     assert same(fitted(Backup(tmp_path)), first)
+
+
+@pytest.mark.parametrize(("kept", "where"), [(True, "it after 2 steps of epoch 1"), (False, "")])
+def test_an_interrupted_training_says_what_is_saved(kept, where, tmp_path, monkeypatch):
+    def ask(batch, logs):
+        if batch == 1:
+            monkeypatch.setattr(interruption._Request, "number", 15)
+
+    asking = tf_keras().callbacks.LambdaCallback(on_batch_end=ask)
+    with pytest.raises(interruption.Interrupted) as caught:
+        fitted(Backup(tmp_path if kept else None), callbacks=[asking])
+    assert str(caught.value) == where

@@ -1,6 +1,12 @@
-"""Numbers and names in sentences."""
+"""Numbers, names and errors in sentences."""
+
+import re
 
 _SHORT = {"mae": "MAE", "mse": "MSE", "rmse": "RMSE", "auc": "AUC", "iou": "IoU"}
+_NAMES = re.compile(r"\{\{[^}]*\}\}\s*|\s*\[Op:\w+\](\s*name:\s*\S*)?")
+"""Of operations and generated functions, as TensorFlow puts them into its messages."""
+_WHERE = ("Exception encountered when calling", "Graph execution error")
+"""How Keras and TensorFlow begin messages whose reason follows."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -19,3 +25,10 @@ def shortened(count: int | None) -> str:
 def metric_in_words(name: str) -> str:
     """Return the name of a metric or a loss in words: "mean_iou" as "mean IoU", "age_rmse" as "age RMSE"."""
     return " ".join(_SHORT.get(word, word) for word in name.split("_"))
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line that gives a reason in an error of another library, without TensorFlow's own names."""
+    lines = [_NAMES.sub("", line).strip() for line in str(error).splitlines()]
+    found = [line for line in lines if line]
+    return next((line for line in found if not line.startswith(_WHERE)), (found or [type(error).__name__])[0])

@@ -233,13 +233,15 @@ def _recorder_class() -> Any:
             self._save(epoch + 1, 0, ended=self.model.stop_training or epoch + 1 == self.params["epochs"])
 
         def _save(self, epoch: int, step: int, *, ended: bool = False) -> None:
-            if self._backup.folder is not None:
-                variables = self.variables | (_running(self.model) if step else {})
-                arrays = {name: variable.numpy() for name, variable in variables.items()}
-                for number, callback in enumerate(self._callbacks):
-                    arrays |= {f"callback_{number}_{name}": a for name, a in callback.get_state().items()}
-                self._backup.save(State(epoch, step, ended, self.history, arrays))
-                self._saved = time.monotonic()
+            if self._backup.folder is None:
+                interruption.end_if_asked()
+                return
+            variables = self.variables | (_running(self.model) if step else {})
+            arrays = {name: variable.numpy() for name, variable in variables.items()}
+            for number, callback in enumerate(self._callbacks):
+                arrays |= {f"callback_{number}_{name}": a for name, a in callback.get_state().items()}
+            self._backup.save(State(epoch, step, ended, self.history, arrays))
+            self._saved = time.monotonic()
             interruption.end_if_asked(f"{self.label} {_after(epoch, step)}")
 
     return Recorder
