@@ -11,7 +11,6 @@ import numpy as np
 from tfopt.base.limits import LARGEST_DATA
 from tfopt.data.arrays_by_name import Arrays, in_order, leaves, names_of
 from tfopt.data.split import NAMES
-from tfopt.data.text import Text
 from tfopt.errors import DataError, ModelError
 from tfopt.tasks import task_of
 from tfopt.tasks.labels import check_range
@@ -179,18 +178,6 @@ def _check_values(dataset: Dataset, expected: tuple[int | None, ...]) -> None:
         f"The model gives values of shape {expected} for a sample, the labels ({dataset.task}) have {own}; {advice}, "
         "or correct the labels."
     )
-
-
-def check_ids(dataset: Dataset, entries: int) -> None:
-    """Raise `DataError` for a text with a token that has no row in the smallest table of a model, of `entries` rows."""
-    if not isinstance(text := dataset.preprocessing, Text):
-        return
-    if (size := len(text.vocabulary)) > entries and max(dataset.split(name).inputs.max() for name in NAMES) >= entries:
-        raise DataError(
-            f"The vocabulary has {size:,} entries, the model looks them up in a table of {entries:,} rows. Give it "
-            f"Embedding({size}, ...), or load the data with the vocabulary that it was trained with: "
-            "preprocessing=tfopt.inputs.Text(vocabulary=...), or its data.json and vocabulary.txt beside the model."
-        )
 
 
 def _check_places(dataset: Dataset, places: Sequence[int | None]) -> None:

@@ -10,6 +10,7 @@ from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.beside import fed_as_beside, raw_front_end_beside
 from tfopt.data.fitting import COLORS, fitted_to
+from tfopt.data.ids import check_ids
 from tfopt.data.names import named_as
 from tfopt.data.sources import has_columns, has_images_to_decode, raw_kind
 from tfopt.data.unlabeled import unlabeled
@@ -47,9 +48,12 @@ def data_for(
         labels: the column of labels, as for `load_data`.
         task: what the labels mean, as for `load_data`.
         quiet: do not print what a `data.json` has to say; it is in the notes of the result in any case.
+
+    Raises:
+        DataError: as `load_data`; or numbers without a row in a table in which the model looks them up.
     """
     if isinstance(source, Dataset):
-        return named_as(model, source)
+        return _with_known_ids(named_as(model, source), model)
     places = list(beside)
     options: dict[str, Any] = {"limit": limit, "text": text, "labels": labels, "task": task}
     stated, note = raw_front_end_beside(places)
@@ -59,10 +63,15 @@ def data_for(
     else:
         data = named_as(model, _loaded(model, source, preprocessing, input_shape, options))
         data, note = fed_as_beside(data, places, asked=preprocessing is not None)
-    if not note:
-        return data
-    Progress(quiet=quiet).say(f"note: {note}")
-    return dataclasses.replace(data, notes=(*data.notes, note))
+    if note:
+        Progress(quiet=quiet).say(f"note: {note}")
+        data = dataclasses.replace(data, notes=(*data.notes, note))
+    return _with_known_ids(data, model)
+
+
+def _with_known_ids(data: Dataset, model: Any) -> Dataset:
+    check_ids(data, model)
+    return data
 
 
 def _loaded(
@@ -101,7 +110,10 @@ def representative_for(
         The data set, and how its inputs are fed.
     """
     data = unlabeled(model, source, preprocessing=preprocessing, limit=limit, beside=beside, held_out=HELD_OUT)
-    data = data or data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
+    if data:
+        data = _with_known_ids(data, model)
+    else:
+        data = data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
     return data, data.preprocessing.describe()
 
 
@@ -115,4 +127,6 @@ def measurable(
 ) -> Dataset:
     """Return the samples on which files are compared: as `representative_for`, but all without labels are for tests."""
     data = unlabeled(model, source, preprocessing=preprocessing, limit=limit, beside=beside, held_out=None)
-    return data or data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
+    if data:
+        return _with_known_ids(data, model)
+    return data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)

@@ -16,6 +16,7 @@ from tfopt.base.words import metric_in_words, shortened
 from tfopt.base.worker import DiedError
 from tfopt.data import Dataset
 from tfopt.data.for_model import measurable
+from tfopt.data.ids import check_input_ids
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import ModelError
 from tfopt.evaluate.chance import tell_of_other_classes
@@ -24,6 +25,7 @@ from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.responses import logits_by_output
 from tfopt.tflite.read import LiteModel, Port
+from tfopt.tflite.read.lookups import lookups
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write.export import build_file
 
@@ -102,7 +104,11 @@ def benchmark_files(
 
 def outputs_of(lite: LiteModel, data: Dataset) -> dict[str, Any]:
     """Return the outputs of a file on the test part of `data`, by output; "" is the only one."""
-    outputs = outputs_for(lite.predict, data.test)
+    return named_outputs(lite, data, outputs_for(lite.predict, data.test))
+
+
+def named_outputs(lite: LiteModel, data: Dataset, outputs: Any) -> dict[str, Any]:
+    """Return what a file for `data` predicts, an array or several in a list, by output; "" is the only one."""
     if data.outputs is None:
         return {"": outputs}
     found = dict(zip(ports_by_output(lite, data), outputs, strict=True))
@@ -117,7 +123,13 @@ def ports_by_output(lite: LiteModel, data: Dataset) -> dict[str, Port]:
 
 
 def measured_on(lite: LiteModel, data: Dataset, name: object) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the outputs of a file called `name` as `outputs_of` does, and the metrics on the test part of `data`."""
+    """Return the outputs of a file called `name` as `outputs_of` does, and the metrics on the test part of `data`.
+
+    Raises:
+        DataError: the data hold numbers without a row in a table of the file.
+    """
+    for number, what, rows in lookups(lite):
+        check_input_ids(data, number, what, rows)
     outputs, task = outputs_of(lite, data), task_of(data)
     for output, found in outputs.items():
         tell_of_other_classes(data.of_output(output), found, name)
@@ -133,7 +145,10 @@ def lite_of(path: str | Path, *, threads: int = 1, allow_unsafe: bool = False) -
     if models.kind(path) == "tflite":
         return LiteModel(path, threads=threads)
     model = model_from(path, allow_unsafe=allow_unsafe)
-    return LiteModel(build_file(model, FLOAT, proven=False).data, threads=threads)
+    made = build_file(model, FLOAT, proven=False)
+    lite = LiteModel(made.data, threads=threads)
+    lite.layers = made.layers
+    return lite
 
 
 # A separate process that loads only LiteRT. Linux can reset the peak, so the imports, which need more than a

@@ -38,11 +38,14 @@ class Indices:
         entries: the number of rows of the smallest table that it is an index into.
         unchanged: whether all tables get its values as they are.
         only: whether only tables and comparisons read it, so that its dtype may be an integer.
+        layer: the name and the number of rows of the smallest layer that gets its values as they are and takes no
+            others; None without such a layer.
     """
 
     entries: int
     unchanged: bool
     only: bool
+    layer: tuple[str, int] | None = None
 
 
 def index_inputs(graph: Graph) -> dict[Ref, Indices]:
@@ -63,6 +66,7 @@ def moved_from(graph: Graph, start: Ref) -> set[Ref]:
 def _indices(graph: Graph, start: Ref) -> Indices | None:
     moved, computed = {start}, set[Ref]()
     sizes: list[int] = []
+    layers: list[tuple[int, str]] = []
     unchanged = only = True
     for call in graph.calls:
         read = set(refs_in([call.args, call.kwargs]))
@@ -73,6 +77,8 @@ def _indices(graph: Graph, start: Ref) -> Indices | None:
         if size is not None:
             sizes.append(size)
             unchanged &= not read & computed
+            if kind in _STRICT and not read & computed:
+                layers.append((size, call.leaf.layer.name))
         elif kind in _MOVES or kind in _TABLES:  # of a table, its rows
             (moved if not read & computed else computed).update(call.outputs)
             only &= read <= moved | computed
@@ -82,7 +88,10 @@ def _indices(graph: Graph, start: Ref) -> Indices | None:
         else:
             only &= kind in _COMPARES
     only &= not (moved | computed) & set(refs_in(graph.outputs_struct))
-    return Indices(min(sizes), unchanged, only and unchanged) if sizes else None
+    if not sizes:
+        return None
+    rows, name = min(layers, default=(0, ""))
+    return Indices(min(sizes), unchanged, only and unchanged, (name, rows) if layers else None)
 
 
 def _kind(call: Call) -> str:
@@ -102,6 +111,8 @@ def _rows(call: Call, values: set[Ref]) -> int | None:
     return size if values & set(refs_in(indices)) else None
 
 
+_STRICT = ("Embedding", "CategoryEncoding")
+"""Layers that fail for a number without a row; others count from the end, or give zeros."""
 Read = Callable[[Any, dict[str, Any]], tuple[Any, int | None]]
 """(layer or operation, arguments) -> (the argument that holds indices, how many rows there are)."""
 

@@ -12,7 +12,6 @@ from tfopt.base.devices import device_name, grow_gpu_memory, has_precision, is_s
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.progress import Progress
 from tfopt.data import Dataset, fit_to_ports, has_one_input_and_output
-from tfopt.data.check import check_ids
 from tfopt.data.for_model import data_for
 from tfopt.data.mixup import for_mixup, require_no_mixup
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
@@ -195,8 +194,6 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
         flat_model = bridge.to_tf_keras(start)
     if why := why_by_hand(flat_model):
         raise ModelError(why)
-    for indices in index_inputs(walk(flat_model)).values():
-        check_ids(dataset, indices.entries)
     fit_to_ports(dataset, flat_model)
     if dataset.has_several:
         _require_for_several(recipe, flat_model)
