@@ -179,24 +179,8 @@ def test_uncompiled_stays_uncompiled():
         flat = bridge.to_tf_keras(model)
         assert not bridge.is_compiled(flat)
         assert not bridge.is_compiled(bridge.to_keras(flat, model))
-        assert bridge.compiled_loss(model) is None
         with pytest.raises(ModelError, match="not compiled"):
             bridge.compile_like(flat, model)
-
-
-def test_compiled_loss_is_data():
-    for api in kerases().values():
-        model = small(api)
-        model.compile("sgd", "mse")
-        assert bridge.compiled_loss(model) == "mse"
-        model.compile("sgd", api.losses.mean_absolute_error)
-        assert bridge.compiled_loss(model) == "mean_absolute_error"
-        model.compile("sgd", own_loss)
-        assert bridge.compiled_loss(model) is None
-        model.compile("sgd", api.losses.Huber(delta=0.5))
-        described = bridge.compiled_loss(model)
-        assert described["class_name"] == "Huber"
-        assert described["config"]["delta"] == 0.5
 
 
 def test_what_keras_3_lacks_is_named():

@@ -15,7 +15,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.errors import DataError, OutputError
 from tfopt.evaluate.report import Row
 from tfopt.run import step
-from tfopt.run.checkpoint import Checkpoint, Kept, run_key, structure_of
+from tfopt.run.checkpoint import Checkpoint, Kept, structure_of
 
 ROW = Row(
     step="Prune", metrics={"accuracy": 0.5}, parameters=4, nonzero_parameters=2, max_unique_weights=3, bytes=9,
@@ -39,27 +39,6 @@ def test_another_run_is_not_taken_up(tmp_path):
     Checkpoint(tmp_path / "run.npz", "key").save(holding([]), [ROW])
     assert Checkpoint(tmp_path / "run.npz", "other").load() is None
     assert Checkpoint(tmp_path / "none.npz", "key").load() is None
-
-
-WEIGHTS = [np.zeros(3)]
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        ({"stages": 2}, "data", [], WEIGHTS),
-        ({"stages": 1}, "else", [], WEIGHTS),
-        ({"stages": 1}, "data", ["Dense"], WEIGHTS),
-        ({"stages": 1}, "data", [], [np.ones(3)]),
-        ({"stages": 1}, "data", [], [np.zeros((3, 1))]),
-    ],
-)
-def test_recipe_data_and_model_make_the_run(other):
-    assert run_key({"stages": 1}, "data", [], WEIGHTS) != run_key(*other)
-
-
-def test_the_order_of_settings_makes_no_other_run():
-    assert run_key({"a": 1, "b": 2}, "data", [], []) == run_key({"b": 2, "a": 1}, "data", [], [])
 
 
 def wired(package=keras, join=None, *, activation="relu", shared=False, swapped=False, name=None):

@@ -1,6 +1,5 @@
 """What a checkpoint keeps and what it refuses, on models that are lists of arrays."""
 
-import hashlib
 import json
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import pytest
 from tfopt.errors import DataError, ModelError
 from tfopt.evaluate.report import Row
 from tfopt.run import checkpoint as checkpoints
-from tfopt.run.checkpoint import Checkpoint, Kept, run_key
+from tfopt.run.checkpoint import Checkpoint, Kept
 from tfopt.run.guard import Evaluation
 
 ROW = Row(
@@ -79,13 +78,6 @@ def test_only_the_same_run_loads(file):
     file.save(Model(), [ROW])
     assert all(Checkpoint(file.path, key).load() is None for key in ("another", "ke", "keys", "other", ""))
     assert Checkpoint(file.path, "key").load().rows == [ROW]
-
-
-def test_a_complete_run_needs_no_file(file):
-    file.save(Model(), [ROW])
-    file.remove()
-    assert not file.path.exists()
-    file.remove()  # there is none
 
 
 def test_rows_are_of_the_kinds_that_were_written(file):
@@ -255,16 +247,3 @@ def test_a_model_that_does_not_load_is_damage(resumed):
 def test_a_resized_run_needs_a_model(file):
     with pytest.raises(DataError, match=r"is damaged \(it holds no model\)\.$"):
         file.resumed(Kept([np.ones(3)], [ROW]), START, resized=True)
-
-
-# The key of a run
-
-
-def test_the_key_is_the_digest_of_recipe_data_structure_and_weights():
-    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
-    text = b'{"a": 1, "b": [2]}' + b"data" + b'[["Odd", {"b": null}]]'
-    text += b"(2, 3)" + weight.tobytes() + b"(1,)" + b"\x07"
-    weights = [np.asfortranarray(weight), np.array([7], np.uint8)]  # the layout in memory does not matter
-    expected = hashlib.sha256(text).hexdigest()
-    assert run_key({"b": [2], "a": 1}, "data", [["Odd", {"b": None}]], weights) == expected
-    assert run_key({}, "data", [], weights[::-1]) != run_key({}, "data", [], weights)

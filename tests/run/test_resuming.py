@@ -212,8 +212,8 @@ def opened(tmp_path, data):
 
     model = network()
 
-    def open_with(recipe, *, threads=2, overwrite=False):
-        about = about_run(recipe, data="data", model=model, threads=threads)
+    def open_with(recipe, *, threads=2, loss="mse", overwrite=False):
+        about = about_run({"recipe": recipe.to_dict()}, data="data", model=model, loss=loss, threads=threads)
         return open_run_folder(tmp_path / "kept", about, overwrite=overwrite, progress=Said(quiet=True))
 
     open_with.said = Said.lines
@@ -230,9 +230,40 @@ def test_the_checkpoint_of_another_run_is_an_error_that_says_what_differs(opened
         opened(recipe.seeded(1))
     with pytest.raises(DataError, match=r"recipe.stages.1.epochs was \d+, is 7; threads was 2, is 1\."):
         opened(tfopt.Recipe(stages=(tfopt.Prune(), tfopt.Quantize(epochs=7))), threads=1)
+    with pytest.raises(DataError, match=r'is of another run: loss was "mse", is "mae"\. Go on'):
+        opened(recipe, loss="mae")
     again = opened(recipe.seeded(1), overwrite=True)
     assert not (again.path / "stages.npz").exists()
     assert "recipe.training.seed was 0, is 1. It is replaced." in opened.said[-1]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.1), None])
+def test_a_model_that_is_compiled_in_another_way_makes_another_run(stop_at, tmp_path, weights):
+    def compiled(loss, loss_weights=None):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((4,), name="x")
+        hidden = keras.layers.Dense(4, name="h")(inputs)
+        outputs = [keras.layers.Dense(1, name=name)(hidden) for name in ("a", "b")]
+        model = keras.Model(inputs, outputs if loss_weights else outputs[0])
+        model.compile("adam", loss=[loss, "mse"] if loss_weights else loss, loss_weights=loss_weights)
+        return model
+
+    x = np.random.default_rng(0).normal(size=(160, 4)).astype("float32")
+    data = tfopt.load_data((x, {"a": x[:, 0], "b": x[:, 1]} if weights else x[:, 0]))
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=2, min_steps=0),), training=TRAINING)
+    stop_at(4)
+    with pytest.raises(Interrupted):
+        model = compiled(keras.losses.Huber(delta=2.0), weights and list(weights))
+        tfopt.optimize(model, recipe, data, quiet=True, checkpoint=tmp_path / "kept")
+    stop_at(0)
+    one = r"loss\.losses\.a" if weights else "loss"
+    with pytest.raises(DataError, match=one + r"\.config\.delta was 2\.0, is 0\.5"):
+        other = compiled(keras.losses.Huber(delta=0.5), weights and list(weights))
+        tfopt.optimize(other, recipe, data, quiet=True, checkpoint=tmp_path / "kept")
+    if weights:
+        with pytest.raises(DataError, match=r"loss\.weights\.b was 0\.1, is 10\.0\. Go on"):
+            other = compiled(keras.losses.Huber(delta=2.0), [1.0, 10.0])
+            tfopt.optimize(other, recipe, data, quiet=True, checkpoint=tmp_path / "kept")
 
 
 def test_a_checkpoint_without_progress_binds_nobody(opened):

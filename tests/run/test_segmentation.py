@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.special
 import tensorflow as tf
 from click.testing import CliRunner
 
@@ -10,7 +11,7 @@ from tfopt import cli
 from tfopt.data import load_data
 from tfopt.errors import DataError, RecipeError
 from tfopt.evaluate.verify import verify_file
-from tfopt.losses import Hinton
+from tfopt.losses import ChannelWise, Hinton
 from tfopt.run.guard import Guard
 from tfopt.tflite.read import LiteModel
 from tfopt.training.settings import Training
@@ -128,6 +129,26 @@ def test_a_student_learns_the_teachers_places(images, trained):
     p, q = (z - np.log(np.exp(z).sum(axis=-1, keepdims=True)) for z in (p, q))
     expected = 4 * (np.exp(p) * (p - q)).sum(axis=-1).mean()  # T^2 KL, averaged over the places
     assert float(note.split("hinton ")[1]) == pytest.approx(expected, rel=0.02)
+
+
+def test_a_student_learns_where_the_teachers_classes_are(images, trained):
+    import keras
+
+    x, y = images
+    student = net(keras, seed=3)
+    data = load_data((x, y))
+    recipe = tfopt.Recipe(
+        stages=[tfopt.FineTune(epochs=1)], training=Training(batch_size=16, learning_rate=1e-9, patience=None),
+        distillation=tfopt.Distillation(losses=(ChannelWise(temperature=2.0, weight=1.0),), alpha=0.0),
+    )  # fmt: skip
+    result = tfopt.optimize(student, recipe, data, teacher=trained, quiet=True)
+    note = next(note for note in result.report.rows[1].notes if "channel_wise" in note)
+    p, q = (
+        scipy.special.softmax(np.log(m.predict(data.train.x(), verbose=0).astype(np.float64)) / 2, axis=(1, 2))
+        for m in (trained, student)
+    )
+    expected = 4 * scipy.special.rel_entr(p, q).sum(axis=(1, 2)).mean()
+    assert float(note.split("channel_wise ")[1]) == pytest.approx(expected, rel=0.02)
 
 
 def test_the_guard_compares_places(images, trained):

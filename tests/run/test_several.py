@@ -190,6 +190,42 @@ def test_a_teacher_with_other_outputs(data):
         tfopt.optimize(net(), [tfopt.FineTune()], data, teacher=other, quiet=True)
 
 
+def test_a_teacher_that_takes_other_pixels_is_refused(trained, data):
+    teacher = tfopt.Teacher(trained, preprocessing="symmetric")
+    with pytest.raises(tfopt.ModelError, match="with several inputs or outputs both must take the same"):
+        tfopt.optimize(net(), [tfopt.FineTune()], data, teacher=teacher, quiet=True)
+    named = tfopt.Teacher(trained, class_names=("no", "yes"))
+    with pytest.raises(tfopt.ModelError, match=r"has class names \(no, yes\), which cannot be matched"):
+        tfopt.optimize(net(), [tfopt.FineTune()], data, teacher=named, quiet=True)
+    with pytest.raises(tfopt.ModelError, match="must be a Keras 3 or tf_keras model"):
+        tfopt.optimize(net(), [tfopt.FineTune()], data, teacher=[trained, trained], quiet=True)
+
+
+def test_the_command_line_takes_a_teacher_of_several_outputs(trained, tmp_path):
+    net().save(tmp_path / "student.keras")
+    trained.save(tmp_path / "teacher.keras")
+    arrays = {"x/signal": SIGNAL, "x/facts": FACTS, "y/kind": KIND, "y/age": AGE}
+    np.savez(tmp_path / "data.npz", **arrays)
+    (tmp_path / "recipe.json").write_text(
+        tfopt.Recipe(stages=(tfopt.FineTune(epochs=1, min_steps=0),), max_drop=None).to_json()
+    )
+    files = ["--model", tmp_path / "student.keras", "--data", tmp_path / "data.npz", "--out", tmp_path / "out"]
+    command = ["run", tmp_path / "recipe.json", *files, "--teacher", tmp_path / "teacher.keras"]
+    done = CliRunner().invoke(cli.main, [str(part) for part in command])
+    assert done.exit_code == 0, done.output
+    assert "distilled from" in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_nested_inputs_are_refused():
+    left, right = keras.Input((3,), name="left"), keras.Input((3,), name="right")
+    outputs = keras.layers.Dense(2)(keras.layers.Concatenate()([left, right]))
+    x, y = {"left": FACTS[:, :3], "right": FACTS[:, :3]}, KIND
+    for inputs in ({"eyes": {"left": left, "right": right}}, {"eyes": {"left": left}, "right": right}, [[left], right]):
+        model = keras.Model(inputs, outputs, name="net")
+        with pytest.raises(tfopt.ModelError, match="The inputs of 'net' are nested; expected one tensor, a list, or"):
+            tfopt.optimize(model, [tfopt.FineTune()], (x, y), quiet=True)
+
+
 def test_labels_must_fit_their_output(trained):
     wrong = {"kind": KIND + 1, "age": AGE}
     with pytest.raises(DataError, match=r"Output 'kind': Expected train labels within 0\.\.1"):

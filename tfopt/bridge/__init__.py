@@ -3,7 +3,8 @@
 from tfopt.base.annotations import origin, remember
 from tfopt.bridge.back import require_rebuildable, to_keras
 from tfopt.bridge.build import as_flat_model, clone, crossings, flat_layers, register_classes, to_tf_keras
-from tfopt.bridge.compile import compile_like, compiled_by_output, compiled_loss, is_compiled
+from tfopt.bridge.compile import compile_like, compiled_by_output, in_tf_keras, is_compiled
+from tfopt.bridge.described import described
 from tfopt.bridge.fitting import Fitting, accept_keras3, by_valid_names, said_of_own_training
 from tfopt.bridge.plans import Crossing, register_twin
 
@@ -16,9 +17,10 @@ __all__ = [
     "clone",
     "compile_like",
     "compiled_by_output",
-    "compiled_loss",
     "crossings",
+    "described",
     "flat_layers",
+    "in_tf_keras",
     "is_compiled",
     "origin",
     "register_classes",

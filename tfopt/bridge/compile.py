@@ -17,6 +17,7 @@ import numpy as np
 
 from tfopt.base import keras_compat
 from tfopt.bridge import carried_settings
+from tfopt.bridge.described import config_of
 from tfopt.bridge.layers import init_arguments
 from tfopt.errors import ModelError
 from tfopt.graph import keras_internals
@@ -79,6 +80,19 @@ def compile_like(target: Any, source: Any) -> tuple[str, ...]:
     return tuple(carry.notes)
 
 
+def in_tf_keras(kind: str, setting: Any) -> Any:
+    """Return a loss or metric of either Keras as one that tf_keras runs.
+
+    Args:
+        kind: "losses" or "metrics".
+        setting: an object, a function of tensors, or a name.
+
+    Raises:
+        ModelError: neither Keras knows the name.
+    """
+    return Carrier(to_keras3=False).own(kind, setting)
+
+
 def compiled_by_output(model: Any, setting: str, names: Sequence[str]) -> dict[str, Any]:
     """Return what `model` was compiled with for each of its outputs; those without are left out.
 
@@ -96,27 +110,6 @@ def compiled_by_output(model: Any, setting: str, names: Sequence[str]) -> dict[s
     return {own.get(name, name): value for name, value in given.items() if value is not None}
 
 
-def compiled_loss(model: Any) -> Any:
-    """Return the loss `model` was compiled with in JSON-compatible form: a name, a config, or a list or dict of these.
-
-    A built-in function appears by name, a Loss object as {"class_name", "config"}. None stands for no loss or an
-    uncompiled model, and for each custom Python function, which no file can hold.
-    """
-    return _described(_settings(model).get("loss")) if is_compiled(model) else None
-
-
-def _described(loss: Any) -> Any:
-    if isinstance(loss, dict):
-        return {key: _described(value) for key, value in loss.items()}
-    if isinstance(loss, (list, tuple)):
-        return [_described(value) for value in loss]
-    if loss is None or isinstance(loss, str):
-        return loss
-    if hasattr(loss, "get_config") and not isinstance(loss, type):
-        return {"class_name": type(loss).__name__, "config": _config(loss)}
-    return loss.__name__ if _package(loss) else None
-
-
 def _settings(model: Any) -> dict[str, Any]:
     settings = keras_internals.compile_settings(model)
     return {"loss": model.loss} if settings is None else settings
@@ -127,13 +120,6 @@ def _package(thing: Any) -> str:
     module = getattr(thing, "__module__", None) or type(thing).__module__
     package = str(module).partition(".")[0]
     return package if package in ("keras", "tf_keras") else ""
-
-
-def _config(thing: Any) -> dict[str, Any]:
-    """Return the complete config of an optimizer, loss or metric."""
-    config = {**keras_internals.loss_arguments(thing), **thing.get_config()}
-    config.pop("fn", None)  # implied by the class
-    return config
 
 
 def _output_names(model: Any) -> list[str]:
@@ -214,7 +200,7 @@ class Carrier:
         return cls(**arguments)
 
     def _optimizer_arguments(self, cls: Any, optimizer: Any) -> dict[str, Any]:
-        config = _config(optimizer)
+        config = config_of(optimizer)
         if cls.__name__ not in (base.__name__ for base in _public_bases(optimizer)):  # arguments mean other things
             config = {"learning_rate": config["learning_rate"]}
         accepted = init_arguments(cls)
@@ -318,7 +304,7 @@ class Carrier:
         cls = self._find(kind, type(thing).__name__) if _package(type(thing)) else None
         if cls is None or "fn" in init_arguments(cls):  # a wrapper of any function
             raise self._missing(kind, type(thing).__name__)
-        return cls(**self._arguments(kind, cls, _config(thing)))
+        return cls(**self._arguments(kind, cls, config_of(thing)))
 
     def _find(self, kind: str, name: str) -> Any:
         cls = getattr(getattr(self.package, kind), name, None)

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -44,6 +44,7 @@ def repeat(
 
     Raises:
         PromiseError: a seed failed; the results of the others are written.
+        DataError: `out` holds unfinished runs with other settings.
     """
     from tfopt.base.files import WORK
     from tfopt.training.settings import SEEDS
@@ -56,6 +57,8 @@ def repeat(
         say(f"run {number} of {repeats}, seed {seed}")
         folder = unfinished / f"seed_{seed}"
         prepared = prepare(recipe.seeded(seed), folder)  # what it refuses, it refuses for any seed
+        if number == 1 and not overwrite:
+            _require_same_runs(prepared, [unfinished / f"seed_{each}" for each in seeds], seeds)
         try:
             report, verdict = _run(prepared, folder)
             reports[seed] = report
@@ -69,34 +72,63 @@ def repeat(
     say_written(out)
 
 
+def _require_same_runs(prepared: "Prepared", folders: list[Path], seeds: list[int]) -> None:
+    """Raise `DataError` before any training if an interrupted command with other settings left something."""
+    from tfopt.base.files import WORK
+    from tfopt.run.run_folder import of_another_run, require_same_run
+
+    assert prepared.checkpoint is not None
+    for folder, seed in zip(folders, seeds, strict=True):
+        about = prepared.checkpoint.about_recipe(prepared.recipe.seeded(seed))
+        require_same_run(folder / WORK / "checkpoint", about)
+        finished = _read(_mark(folder))
+        if finished and finished["about"] != about:
+            raise of_another_run(folder, finished["about"], about)
+
+
+def _mark(folder: Path) -> Path:
+    """Return the file that says that the run in `folder` is finished, and what it was about."""
+    return folder.with_suffix(".finished.json")
+
+
 def _run(prepared: "Prepared", folder: Path) -> tuple["Report", "Verdict"]:
     """Carry out a run into `folder`, unless an interrupted command has done so."""
     from tfopt.base.files import write_atomically
 
-    mark, key = folder.with_suffix(".finished.json"), prepared.checkpoint.key if prepared.checkpoint else ""
-    if (found := _finished(mark, folder, key)) is not None:
+    assert prepared.checkpoint is not None
+    if (found := _finished(folder, prepared.checkpoint.about)) is not None:
         say(f"the results are already in {folder}")
         return found
     folder.with_suffix(".failed.tflite").unlink(missing_ok=True)  # of an interrupted command
     result = carried_out(prepared, folder)
     result.save(folder, overwrite=True)
-    write_atomically(mark, json.dumps({"key": key, "verdict": dataclasses.asdict(result.verdict)}))
+    about = {"about": prepared.checkpoint.about, "verdict": dataclasses.asdict(result.verdict)}
+    write_atomically(_mark(folder), json.dumps(about))
     return result.report, result.verdict
 
 
-def _finished(mark: Path, folder: Path, key: str) -> tuple["Report", "Verdict"] | None:
-    """Return the report and the verdict of the run in `folder`, or None unless a run with this `key` finished there."""
+def _finished(folder: Path, about: dict[str, Any]) -> tuple["Report", "Verdict"] | None:
+    """Return the report and the verdict of the run in `folder`, or None unless one about `about` finished there."""
     from tfopt.evaluate.report import Report
     from tfopt.run.guard import Verdict
 
+    found = _read(_mark(folder))
+    if not found or found["about"] != about:
+        return None
     try:
-        found = json.loads(mark.read_text(encoding="utf-8"))
-        if found["key"] != key:
-            return None
         report = Report.from_json((folder / "report.json").read_text(encoding="utf-8"))
         return report, Verdict(**found["verdict"])
-    except (OSError, ValueError, KeyError, TypeError, DataError):
+    except (OSError, ValueError, TypeError, DataError):
         return None  # damaged, or from another version: run it again
+
+
+def _read(mark: Path) -> dict[str, Any] | None:
+    """Return what is in a file that `_run` wrote; None if it cannot be read."""
+    try:
+        found = json.loads(mark.read_text(encoding="utf-8"))
+        return {"about": found["about"], "verdict": found["verdict"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _write(

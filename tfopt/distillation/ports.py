@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfopt import models
-from tfopt.base.keras_compat import is_keras3_model, is_tf_keras_model
 from tfopt.errors import ModelError
 from tfopt.graph.ports import Named, Ports
+from tfopt.teachers import Teacher, as_teacher
+from tfopt.teachers.sources import KerasSource
 
 
 def matched(wanted: Sequence[str], known: Sequence[str], what: str, whose: str) -> dict[str, str]:
@@ -25,28 +25,44 @@ def matched(wanted: Sequence[str], known: Sequence[str], what: str, whose: str) 
     )
 
 
+def keras_teacher(teacher: Any) -> Any:
+    """Return the Keras model of a teacher with several inputs or outputs.
+
+    Args:
+        teacher: a Keras 3 or tf_keras model, the path of one, or a `Teacher` of either.
+
+    Raises:
+        ModelError: it is something else, or has class names, which say nothing about several outputs.
+    """
+    found = as_teacher(teacher)
+    if not isinstance(found, Teacher) or not isinstance(found.source, KerasSource):
+        raise ModelError(
+            "The teacher of a student with several inputs or outputs must be a Keras 3 or tf_keras model, or the "
+            f"path of one; got {found.name if teacher is found else type(teacher).__name__}. Make a model of it."
+        )
+    if found.class_names:
+        raise ModelError(
+            f"The teacher '{found.name}' has class names ({', '.join(found.class_names)}), which cannot be matched for "
+            "students with several inputs or outputs. Leave them out, with the classes in the student's order."
+        )
+    return found.source.model
+
+
 class NamedTeacher:
     """A Keras model that answers for the student's inputs with the student's outputs. It is not changed.
 
     Args:
-        teacher: a Keras 3 or tf_keras model, or the path of a model file.
+        model: from `keras_teacher`.
         inputs: of the student.
         outputs: names of the student's outputs to answer for.
 
     Raises:
-        ModelError: it is no Keras model, or its inputs or outputs do not match.
+        ModelError: its inputs or outputs do not match.
     """
 
-    def __init__(self, teacher: Any, inputs: Ports, outputs: Sequence[str]) -> None:
-        if isinstance(teacher, str) or hasattr(teacher, "__fspath__"):
-            teacher = models.load_model(teacher)
-        if not (is_keras3_model(teacher) or is_tf_keras_model(teacher)):
-            raise ModelError(
-                "The teacher of a student with several inputs or outputs must be a Keras 3 or tf_keras model, or the "
-                f"path of one; got {type(teacher).__name__}. Make a model of it."
-            )
-        self.model, self.name = teacher, teacher.name
-        self._inputs, self._outputs = Ports(teacher, "inputs"), Ports(teacher, "outputs")
+    def __init__(self, model: Any, inputs: Ports, outputs: Sequence[str]) -> None:
+        self.model, self.name = model, model.name
+        self._inputs, self._outputs = Ports(model, "inputs"), Ports(model, "outputs")
         self._given = matched(self._inputs.names, inputs.names, "inputs", "the teacher takes")
         self._made = matched(outputs, self._outputs.names, "outputs", "the student learns")
 

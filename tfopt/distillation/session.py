@@ -19,7 +19,7 @@ from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
 from tfopt.distillation.several_session import SeveralSession
 from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK, TARGETS
-from tfopt.errors import RecipeError
+from tfopt.errors import ModelError, RecipeError
 from tfopt.tasks import task_named, task_of
 from tfopt.teachers.base import Answering
 from tfopt.teachers.cache import Answers
@@ -60,9 +60,22 @@ def adapted_teacher(teacher: Any, distillation: Distillation | MeanTeacher, data
 
 
 def _numbers(teacher: Answering, data: Dataset) -> tuple[str, ...]:
-    """Return the class numbers of the data as names, if those of the teacher are numbers too: they must agree."""
+    """Return the class numbers of the data as names, if those of the teacher are numbers too; else ().
+
+    Raises:
+        ModelError: the teacher has other numbers.
+    """
     known = teacher.class_names or ("",)
-    return tuple(map(str, range(data.num_classes or 0))) if all(name.lstrip("-").isdecimal() for name in known) else ()
+    if not all(name.lstrip("-").isdecimal() for name in known):
+        return ()
+    wanted = tuple(map(str, range(data.num_classes or 0)))
+    if missing := [name for name in wanted if name not in known]:
+        raise ModelError(
+            f"The teacher '{teacher.name}' knows the classes {', '.join(known)}, the data have {', '.join(wanted)}: it "
+            f"does not know {', '.join(missing)}. Fit it on the labels of these data, or name the classes of both "
+            "alike (Teacher(class_names=...), load_data)."
+        )
+    return wanted
 
 
 def default_distillation(data: Dataset) -> Distillation:

@@ -11,7 +11,7 @@ from tfopt.base.keras_compat import keras_of
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import Learner, Ledger, Row, StepResult
 from tfopt.distillation.objectives import Objective, chosen
-from tfopt.distillation.ports import NamedTeacher
+from tfopt.distillation.ports import NamedTeacher, keras_teacher
 from tfopt.distillation.targets import ASKED_AT_ONCE, LOOK, TARGETS, has_targets
 from tfopt.errors import DataError, RecipeError
 from tfopt.graph.ports import Ports
@@ -24,7 +24,7 @@ class Several(Learner):
 
     Args:
         student: a functional model.
-        teacher: a Keras model, or None.
+        teacher: anything `keras_teacher` accepts, or None.
         distillation: for all outputs, or by output; None chooses a loss for each output when it is compiled.
     """
 
@@ -84,7 +84,8 @@ class Lesson:
     def __init__(self, student: Any, teacher: Any, distillation: Settings) -> None:
         self.inputs, self.outputs = Ports(student, "inputs"), Ports(student, "outputs")
         self._student, self._settings = student, distillation
-        self._given, self._teacher = teacher, None if teacher is None else NamedTeacher(teacher, self.inputs, ())
+        self._given = None if teacher is None else keras_teacher(teacher)
+        self._teacher = None if teacher is None else NamedTeacher(self._given, self.inputs, ())
         self._objectives: dict[str, Objective] = {}
         self._weights: dict[str, float] = {}
         self._labeled: set[str] = set()

@@ -1,16 +1,14 @@
 """A distillation over a whole run, for models with several inputs or outputs."""
 
-import hashlib
 from typing import Any
 
-import numpy as np
-
-from tfopt.data import Dataset
+from tfopt.data import Dataset, FrontEnd, Preprocessing
 from tfopt.data.position import Position
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.distilled import distill
-from tfopt.errors import RecipeError
-from tfopt.models.sources import model_from
+from tfopt.distillation.ports import keras_teacher
+from tfopt.errors import ModelError, RecipeError
+from tfopt.teachers import Answering
 
 
 class SeveralSession:
@@ -18,20 +16,22 @@ class SeveralSession:
 
     Args:
         distillation: for all outputs; None chooses a loss for each, see `distill`.
-        teacher: a Keras model with the same inputs and outputs, or the path of one; it runs at every step.
+        teacher: with the same inputs and outputs, a Keras model or the path of one; it runs at every step.
         data: the training data.
 
     Raises:
         RecipeError: there is no teacher.
+        ModelError: it is no Keras model, or takes pixels on another scale than the student.
     """
 
     keeps_any_epoch = True
     """Whether the student may get the weights of an earlier epoch."""
 
-    def __init__(self, distillation: Distillation | None, teacher: Any, data: Dataset) -> None:
+    def __init__(self, distillation: Distillation | None, teacher: Answering | None, data: Dataset) -> None:
         if teacher is None:
             raise RecipeError("The distillation needs a teacher: pass optimize(..., teacher=...) or --teacher.")
-        self.distillation, self.data, self.teacher = distillation, data, model_from(teacher)
+        self.distillation, self.data, self.teacher = distillation, data, keras_teacher(teacher)
+        _require_same_scale(teacher, data.preprocessing)
 
     def student(self, model: Any) -> Any:
         """Return `model` (from a stage's `apply`) as one to compile and fit on `batches`."""
@@ -42,14 +42,6 @@ class SeveralSession:
         del epochs
         return self.data.batches("train", batch_size, shuffle=True, seed=seed, position=position)
 
-    @property
-    def identity(self) -> Any:
-        """Plain values that identify this teacher."""
-        digest = hashlib.sha256()
-        for weight in self.teacher.get_weights():
-            digest.update(np.ascontiguousarray(weight).tobytes())
-        return {"name": self.teacher.name, "weights": digest.hexdigest()}
-
     def summary(self, history: dict[str, list[float]]) -> list[str]:
         """Return the final loss terms of a stage, as a note, from the history of `fit`."""
         skipped = ("val_", "lr", "learning_rate")
@@ -59,3 +51,15 @@ class SeveralSession:
     def notes(self) -> list[str]:
         """Return notes for the report."""
         return [f"the teacher '{self.teacher.name}' runs at every step"]
+
+
+def _require_same_scale(teacher: Any, given: FrontEnd) -> None:
+    own = teacher.preprocessing
+    if not isinstance(own, Preprocessing) or not isinstance(given, Preprocessing):
+        return
+    if (own.scale, own.offset, own.order) != (given.scale, given.offset, given.order):
+        raise ModelError(
+            f"The teacher '{teacher.name}' takes {own.describe()}, the student {given.describe()}; with several inputs "
+            "or outputs both must take the same. Load the data as the teacher takes them, or leave its "
+            "preprocessing out."
+        )

@@ -24,8 +24,9 @@ from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import DistillationSession, adapted_teacher
 from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.keras_internals import flat_layers, sublayers
-from tfopt.run.checkpoint import Checkpoint, run_key, structure_of
+from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import predictor
+from tfopt.run.run_folder import RunFolder, about_run, in_use, open_run_folder
 from tfopt.surgery.reinitialize import fresh as renewed
 from tfopt.tasks import task_of
 from tfopt.teachers.ensemble import as_teacher
@@ -96,7 +97,7 @@ def born_again(
         distillation: `Distillation()` if None. The paper combines the loss on the labels with KL at T = 1:
             `Distillation(losses=(Hinton(temperature=1, weight=1),), alpha=1)`.
         checkpoint: a folder that keeps each generation, and each epoch within one. After an interruption, calling
-            `born_again` again with the same arguments goes on from there.
+            `born_again` again with the same arguments goes on from there; more generations may be asked for.
         quiet: no progress on stderr.
 
     Returns:
@@ -105,6 +106,7 @@ def born_again(
     Raises:
         ModelError: a model that cannot be rebuilt or bridged, or does not fit the data.
         RecipeError: settings out of range, or a loss that is not finite.
+        DataError: the checkpoint is of a run with other arguments.
 
     Examples:
         >>> born = tfopt.self_taught.born_again(model, data, generations=2, epochs=1, quiet=True)
@@ -118,7 +120,8 @@ def born_again(
     if not distillation.needs_teacher:
         raise RecipeError("None of the losses uses a teacher, so there is nothing to inherit; add one that does.")
     dataset = data if isinstance(data, Dataset) else load_data(data)
-    return _Line(model, dataset, training, epochs, distillation, checkpoint, Progress(quiet=quiet)).run(generations)
+    with in_use(checkpoint):
+        return _Line(model, dataset, training, epochs, distillation, checkpoint, Progress(quiet=quiet)).run(generations)
 
 
 class _Line:
@@ -142,13 +145,16 @@ class _Line:
         self.augmentation, notes = choose_augmentation(self._answers, training, data, who="the given model")
         for note in notes:
             progress.say(note)
-        about = {
-            "training": dataclasses.asdict(training),
-            "distillation": distillation.to_dict(),
-            "epochs": epochs,
+        self._folder = self._opened(checkpoint) if checkpoint else None
+
+    def _opened(self, checkpoint: str | Path) -> RunFolder:
+        settings = {
+            "training": dataclasses.asdict(self.training),
+            "distillation": self.distillation.to_dict(),
+            "epochs": self.epochs,
         }
-        self._folder = None if checkpoint is None else Path(checkpoint)
-        self._key = run_key(about, data.fingerprint, structure_of(self.first), self.first.get_weights())
+        about = about_run(settings, data=self.data.fingerprint, model=self.first, loss=self.loss)
+        return open_run_folder(checkpoint, about, progress=self.progress)
 
     def run(self, generations: int) -> BornAgain:
         flat_models = [self.first]
@@ -176,8 +182,9 @@ class _Line:
         session = DistillationSession(
             self.distillation, adapted, self.data, augment=self.augmentation, seed=seed, progress=self.progress
         )
-        folder = self._folder and self._folder / f"generation_{number}_{self._key[:12]}"
-        backup = Backup(folder, progress=self.progress)
+        if self._folder:
+            self._folder.begin()
+        backup = Backup(self._states(number), progress=self.progress)
         train(
             session.student(flat_model),
             session.batches(training.batch_size, seed=seed, epochs=self.epochs, position=backup.position),
@@ -202,13 +209,16 @@ class _Line:
     def _tell(self, label: str, metrics: dict[str, float]) -> None:
         self.progress.say(f"{label}: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())} (test)")
 
-    def _file(self, number: int) -> Checkpoint:
-        assert self._folder is not None
-        return Checkpoint(self._folder / f"generation_{number}.npz", self._key)
+    def _states(self, number: int) -> Path | None:
+        """Return the folder for the training of a generation; None without a checkpoint."""
+        return self._folder.path / f"generation_{number}" if self._folder else None
+
+    def _file(self, folder: RunFolder, number: int) -> Checkpoint:
+        return Checkpoint(folder.path / f"generation_{number}.npz", folder.key)
 
     def _kept(self, number: int) -> Any:
         """Return the flat model of a generation that an earlier run finished, or None."""
-        found = self._folder and self._file(number).load()
+        found = self._file(self._folder, number).load() if self._folder else None
         if not found:
             return None
         flat_model = bridge.clone(self.first)
@@ -217,8 +227,8 @@ class _Line:
 
     def _keep(self, number: int, flat_model: Any) -> None:
         if self._folder:
-            self._file(number).save(flat_model, [])
-            shutil.rmtree(self._folder / f"generation_{number}_{self._key[:12]}", ignore_errors=True)
+            self._file(self._folder, number).save(flat_model, [])
+            shutil.rmtree(self._folder.path / f"generation_{number}", ignore_errors=True)
 
 
 def reinitialized(model: Any, seed: Sequence[int]) -> Any:

@@ -1,10 +1,9 @@
 """The progress of an interrupted run in one file, from which the same run can resume."""
 
 import dataclasses
-import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,32 +153,10 @@ class Checkpoint:
         """Return the error for a checkpoint that no run can resume from."""
         return DataError(f"The checkpoint {self.path} is damaged ({why}).")
 
-    def remove(self) -> None:
-        """Remove the file: the run is complete."""
-        self.path.unlink(missing_ok=True)
-
 
 def _numbered(stored: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
     count = sum(name.startswith(prefix) and name.removeprefix(prefix).isdigit() for name in stored)
     return [stored[f"{prefix}{i}"] for i in range(count)]
-
-
-def run_key(recipe: dict[str, Any], fingerprint: str, structure: Any, weights: Sequence[np.ndarray]) -> str:
-    """Return the SHA-256 that identifies a run.
-
-    Args:
-        recipe: as plain data.
-        fingerprint: of the data.
-        structure: of the original model, from `structure_of`.
-        weights: of the original model.
-    """
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
-    digest.update(fingerprint.encode())
-    digest.update(json.dumps(structure, sort_keys=True).encode())
-    for weight in weights:
-        digest.update(str(weight.shape).encode())
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()
 
 
 def structure_of(model: Any) -> Any:

@@ -19,6 +19,7 @@ from tfopt.distillation.session import Session, adapted_teacher, default_distill
 from tfopt.distillation.several_session import SeveralSession
 from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.indices import index_inputs
+from tfopt.graph.ports import Ports
 from tfopt.graph.walk import walk
 from tfopt.models.sources import model_from
 from tfopt.run.data_warnings import data_warnings
@@ -29,6 +30,7 @@ from tfopt.run.run_folder import RunFolder, about_run, open_run_folder
 from tfopt.run.start import judge_from, transferred
 from tfopt.stages import Stage
 from tfopt.tasks import task_of
+from tfopt.teachers import Answering, as_teacher
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.backup import EVERY
 from tfopt.training.class_weights import class_weights
@@ -121,13 +123,17 @@ def prepare(
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
     class_weights(recipe.training, dataset)  # fail now for a task without classes
     steps = dataset.steps(recipe.training.batch_size)
-    ready = teacher
-    if not dataset.has_several:
-        ready = adapted_teacher(teacher, recipe.distillation, dataset) if recipe.distillation else None
+    ready = _adapted(teacher, recipe, dataset)
     kept = None
     if checkpoint:
         begun = source if recipe.transfer else flat_model
-        about = about_run(recipe, data=dataset.fingerprint, model=begun, teacher=_identity(ready, dataset))
+        about = about_run(
+            {"recipe": recipe.to_dict()},
+            data=dataset.fingerprint,
+            model=begun,
+            loss=loss,
+            teacher=ready and ready.identity,
+        )
         kept = open_run_folder(checkpoint, about, every=60 * checkpoint_every, overwrite=overwrite, progress=progress)
     progress.say("checking that the recipe can run")
     lite = dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
@@ -185,6 +191,8 @@ def _check_precision(precision: str) -> None:
 def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
     """Return the data preprocessed for the model, and the model for the dry run: in the caller's Keras, and flat."""
     transfer, start = recipe.transfer, source
+    for side in ("inputs", "outputs"):
+        Ports(source, side)  # raises for nested ones
     flat_model = bridge.to_tf_keras(source)
     shape = transfer.input_shape if transfer else None
     dataset = data_for(flat_model, data, input_shape=shape, beside=[annotations(source).path, recipe], quiet=True)
@@ -256,6 +264,13 @@ def _augmentation(recipe: Recipe, data: Dataset, flat_model: Any, teacher: Any, 
     )
 
 
+def _adapted(teacher: Any, recipe: Recipe, data: Dataset) -> Answering | None:
+    """Return `teacher` adapted to the data; None if nothing is learned from one."""
+    if data.has_several:
+        return None if teacher is None else as_teacher(teacher)
+    return adapted_teacher(teacher, recipe.distillation, data) if recipe.distillation else None
+
+
 def _session(
     recipe: Recipe, teacher: Any, data: Dataset, augmentation: Any, folder: str | Path | None, progress: Progress
 ) -> Session | None:
@@ -273,13 +288,6 @@ def _session(
         folder=folder,
         progress=progress,
     )
-
-
-def _identity(teacher: Any, data: Dataset) -> Any:
-    """Return plain data that identify the teacher; None without one."""
-    if teacher is None:
-        return None
-    return (SeveralSession(None, teacher, data) if data.has_several else teacher).identity
 
 
 def _transferred(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -29,11 +29,13 @@ from tfopt.base.limits import MIB
 from tfopt.base.locks import locked
 from tfopt.base.progress import Progress
 from tfopt.base.reading import parse_json, reading
+from tfopt.bridge import described
 from tfopt.errors import DataError, ModelError, OutputError, TfoptError
 from tfopt.run.checkpoint import Checkpoint, as_file, loaded_model, structure_of
 from tfopt.run.recipe import Recipe
 from tfopt.stages import Stage
 from tfopt.training.backup import EVERY, KEPT, Backup
+from tfopt.training.outputs import LossByOutput
 from tfopt.training.settings import Training
 from tfopt.transfer import Transferred
 
@@ -105,19 +107,23 @@ class RunFolder:
         """The stages that are finished."""
         return Checkpoint(self.path / "stages.npz", self.key)
 
+    def about_recipe(self, recipe: Recipe) -> dict[str, Any]:
+        """Return what the run would be about with another `recipe`."""
+        return {**self.about, "recipe": _plain(recipe.to_dict())}
+
     def cache(self) -> Path:
         """Return the folder for the finished parts of a transfer."""
-        self._begin()
+        self.begin()
         return self.path / "transfer"
 
     def attempt(self, position: int, stage: Stage, training: Training) -> Attempt:
         """Return what is kept of a try of `stage`, the one at `position` of the recipe, with these settings."""
-        self._begin()
+        self.begin()
         name = _digest([Recipe(stages=(stage,), training=training).to_dict()])[:12]
         folder = self.path / f"stage_{position + 1}_{name}"
         return Attempt(folder, Backup(folder, self.every, self.progress))
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Write what the checkpoint is about, before anything else."""
         try:
             write_atomically(self.path / _ABOUT, json.dumps(self.about, indent=2) + "\n")
@@ -147,7 +153,7 @@ class RunFolder:
 
     def keep_transferred(self, made: Transferred) -> None:
         """Keep the result of a transfer."""
-        self._begin()
+        self.begin()
         files = {f"file_{number}": _bytes(content) for number, content in enumerate(made.files.values())}
         about = json.dumps([made.notes, list(made.files)])
         try:
@@ -233,23 +239,37 @@ def open_run_folder(
     """
     found = RunFolder(Path(path), about, every, progress)
     there = _about_of(found.path)
-    if there is not None and (differing := list(differences(there, about))):
-        which = f"The checkpoint {path} is of another run: {'; '.join(differing)}."
+    if there is not None and there != about:
         if _holds_progress(found.path) and not overwrite:
-            raise DataError(
-                f"{which} Go on with that run by the command that began it; or delete the checkpoint, pass "
-                "--overwrite, or give another folder."
-            )
-        progress.say(f"note: {which} It is replaced.")
+            raise of_another_run(path, there, about)
+        progress.say(f"note: {_which(path, there, about)} It is replaced.")
         found.clear()
     _require_writable(found.path)
     remove_leftovers(found.path)
     return found
 
 
+def require_same_run(path: Path, about: dict[str, Any]) -> None:
+    """Raise `DataError` if the folder `path` is the checkpoint of a run that is not `about`, and holds progress."""
+    if path.is_dir() and _holds_progress(path) and (there := _about_of(path)) not in (None, about):
+        raise of_another_run(path, there, about)
+
+
+def of_another_run(path: str | Path, there: Any, about: Any) -> DataError:
+    """Return the error for what lies at `path`, made by a run about `there`, where one about `about` is to begin."""
+    return DataError(
+        f"{_which(path, there, about)} Go on with that run by the command that began it; or delete the checkpoint, "
+        "pass --overwrite, or give another folder."
+    )
+
+
+def _which(path: str | Path, there: Any, about: Any) -> str:
+    return f"The checkpoint {path} is of another run: {'; '.join(differences(there, about))}."
+
+
 def _holds_progress(path: Path) -> bool:
     """Return whether the checkpoint in the folder `path` spares any work."""
-    return any(next(path.glob(each), None) for each in ("*.npz", "transfer/*", "stage_*/state_*.npz"))
+    return any(next(path.glob(each), None) for each in ("*.npz", "transfer/*", "*/state_*.npz"))
 
 
 def _about_of(path: Path) -> Any:
@@ -267,27 +287,40 @@ def _about_of(path: Path) -> Any:
 
 
 def about_run(
-    recipe: Recipe, *, data: str, model: Any, teacher: Any = None, threads: int | None = None
+    settings: Mapping[str, Any],
+    *,
+    data: str,
+    model: Any,
+    loss: Any,
+    teacher: Any = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Return all that decides the result of a run, as plain data.
 
     Args:
-        recipe: to carry out.
+        settings: of the run, such as its recipe, as plain data.
         data: their fingerprint.
         model: with which the run begins.
+        loss: on the labels, from `objective`.
         teacher: plain data that identify it.
         threads: of TensorFlow's operations, on which the order of sums depends; None for those of this process.
     """
     about = {
         "format": _FORMAT,
-        "recipe": recipe.to_dict(),
+        **settings,
+        "loss": described(vars(loss) if isinstance(loss, LossByOutput) else loss),
         "teacher": teacher,
         "data": data,
         "model": {"layers": _digest(structure_of(model)), "weights": _digest_of(model.get_weights())},
         "threads": threads or number_of_threads(),
         "versions": {name: version(name) for name in ("tfopt", "tensorflow")},
     }
-    return dict(json.loads(json.dumps(about)))
+    return dict(_plain(about))
+
+
+def _plain(values: Any) -> Any:
+    """Return what JSON makes of `values`."""
+    return json.loads(json.dumps(values))
 
 
 def _digest(values: Any) -> str:

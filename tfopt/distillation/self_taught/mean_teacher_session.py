@@ -61,11 +61,6 @@ class MeanTeacherSession:
     keeps_any_epoch = False
     """Whether the student may get the weights of an earlier epoch; here it gets an average at the end."""
 
-    @property
-    def identity(self) -> Any:
-        """None: there is no teacher beside the recipe."""
-        return None
-
     def notes(self) -> list[str]:
         """Return notes for the report."""
         all_of_them = len(self.data.train)
