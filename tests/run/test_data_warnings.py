@@ -45,11 +45,11 @@ def test_imbalance_and_rare_classes():
 def test_recalls_by_hand():
     data = data_of([90, 20])
     answers = np.array([0, 0, 0, 0, 1, 0, 0, 1, 1, 0])  # right: four of five, two of five
-    assert recalls(data, lambda x: np.eye(2)[answers]) == (
+    assert recalls(data, np.eye(2)[answers]) == (
         "balanced accuracy 0.6000; recall by class: class 0 0.800, class 1 0.400"
     )
-    assert recalls(data, lambda x: answers[:, None] * 0.8).startswith("balanced accuracy 0.6000")
-    assert recalls(data_of([30, 20]), lambda x: np.eye(2)[answers]) == ""
+    assert recalls(data, answers[:, None] * 0.8).startswith("balanced accuracy 0.6000")
+    assert recalls(data_of([30, 20]), np.eye(2)[answers]) == ""
 
 
 GUESSES = "the model guesses: accuracy"

@@ -17,6 +17,7 @@ from tfopt.base.keras_compat import tf_keras
 from tfopt.data import for_model
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError, RecipeError
 from tfopt.run import optimize
+from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write import export
 
@@ -292,6 +293,27 @@ def test_findings_are_about_the_file(run, digits):
     assert all(layer.unique <= 8 for layer in found.layers if layer.weights)
     assert [each.layer for each in found.histograms] == ["stem, norm, relu", "body", "head"]
     assert [sum(each.before) for each in found.histograms] == [144, 2304, 160]
+
+
+def test_the_file_answers_once_for_each_test_sample(monkeypatch):
+    asked = []
+    predict = LiteModel.predict
+
+    def counting(self, x, batch_size=32):
+        asked.append((len(self.data), len(x)))
+        return predict(self, x, batch_size)
+
+    monkeypatch.setattr(LiteModel, "predict", counting)
+    x = np.random.default_rng(0).normal(size=(300, 4)).astype("float32")
+    labels = (np.arange(300) % 10 == 0).astype(int)  # imbalanced, so that recalls are told
+    data = tfopt.load_data({"train": (x[:100], labels[:100]), "test": (x[100:], labels[100:])})
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+    result = tfopt.optimize(model, tfopt.PostTraining(rounding="nearest"), data, quiet=True)
+    assert any("recall by class" in note for note in result.report.rows[-1].notes)
+    assert result.report.findings.answers[0].classes.support == [180, 20]
+    assert [count for size, count in asked if size == result.lite.size].count(200) == 1
 
 
 def test_a_page_that_cannot_be_made_costs_no_result(run, tmp_path, monkeypatch):

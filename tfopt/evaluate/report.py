@@ -166,6 +166,11 @@ class Report:
         return str(console.file.getvalue()).rstrip()
 
 
+def answers_on_test(lite: LiteModel, data: Dataset) -> Any:
+    """Return the outputs of a file for the test part of `data`, computed on all cores."""
+    return outputs_for(LiteModel(lite.data, threads=os.cpu_count() or 1).predict, data.test)
+
+
 def measured_row(
     step: str,
     lite: LiteModel,
@@ -177,6 +182,7 @@ def measured_row(
     latency: bool = True,
     logits: Any = False,
     history: History | None = None,
+    outputs: Any = None,
 ) -> Row:
     """Return the measurements of a file: metrics on the full test set, size, and the latency of one sample.
 
@@ -190,9 +196,9 @@ def measured_row(
         latency: whether to measure times.
         logits: whether the file outputs logits rather than probabilities; by output if there are several.
         history: of the training in the step.
+        outputs: from `answers_on_test`; None computes them.
     """
-    # Accuracy uses all cores, to save time; latency uses one thread.
-    predictions = outputs_for(LiteModel(lite.data, threads=os.cpu_count() or 1).predict, data.test)
+    predictions = answers_on_test(lite, data) if outputs is None else outputs
     kernels = [weight.values for weight in lite.weights()]
     parameters, sample = parameters_of(lite), data.test.x(slice(0, 1))
     files = [lite] if original is None else [lite, original]

@@ -10,7 +10,6 @@ import numpy as np
 from tfopt.base.words import counted
 from tfopt.data import Dataset, Split
 from tfopt.data.arrays_by_name import leaves
-from tfopt.data.predicting import outputs_for
 from tfopt.evaluate.chance import other_classes
 from tfopt.run.guard import Guard
 from tfopt.tasks import task_of
@@ -70,14 +69,14 @@ def doubts(model: Any, data: Any) -> list[str]:
     return [said for said in found if said.startswith(GUESSES)]
 
 
-def recalls(data: Dataset, predict: Any, logits: bool = False) -> str:
+def recalls(data: Dataset, outputs: Any, logits: bool = False) -> str:
     """Return balanced accuracy and the recalls on the test part, if the classes of `data` are imbalanced; else "".
 
-    Balanced accuracy is the mean of the recalls of all classes in the test part. `predict` maps inputs to outputs.
+    Balanced accuracy is the mean of the recalls of all classes in the test part, for which a model gave `outputs`.
     """
     if not task_of(data).has_classes or not _imbalanced(np.bincount(_class_numbers(data, data.train))):
         return ""
-    truth, outputs = _class_numbers(data, data.test), outputs_for(predict, data.test)
+    truth = _class_numbers(data, data.test)
     chosen = predicted_classes(outputs, logits=logits)
     by_class = {int(c): float(np.mean(chosen[truth == c] == c)) for c in np.unique(truth)}
     listed = ", ".join(f"{_name(c, data.class_names)} {value:.3f}" for c, value in by_class.items())

@@ -18,7 +18,7 @@ from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance
 from tfopt.evaluate.findings.collect import collect_findings
 from tfopt.evaluate.findings.layers import low_signals
-from tfopt.evaluate.report import Report, Resources, Row, measured_row
+from tfopt.evaluate.report import Report, Resources, Row, answers_on_test, measured_row
 from tfopt.run.checkpoint import Checkpoint, Kept, as_file
 from tfopt.run.data_warnings import recalls
 from tfopt.run.dry_run import established_before
@@ -40,6 +40,8 @@ from tfopt.tflite.write.export import build_file
 from tfopt.training.backup import EVERY
 from tfopt.training.history import History
 
+COMPARED = 1000
+"""Test samples on which the file is compared with the Keras model."""
 SLOWER = 0.9
 """A file below this speed ratio is called slower; closer ones may be noise."""
 
@@ -62,7 +64,8 @@ def optimize(
         model: a Keras 3 or tf_keras model, the path of one, or a TF-Hub handle. It is not changed. With
             `recipe.transfer` it is the source, which may be for another task.
         recipe: the stages, their training and the export; or a stage or a list of stages, for the defaults.
-        data: a `Dataset`, or anything `load_data` accepts.
+        data: a `Dataset`, or anything `load_data` accepts; if no stage needs labels, as with `PostTraining` alone, also
+            samples without: an array, a .npz with x alone, a folder of images.
         teacher: a model to learn from in every stage, according to `recipe.distillation` (by default the usual loss for
             the task): anything `Teacher` accepts, a `Teacher` or an `Ensemble`. It is not changed.
         quiet: no progress on stderr.
@@ -138,6 +141,7 @@ class _Run:
         self.finished = 0  # number of stages
         self.history: History | None = None  # of the training that the next row measures
         self.report = Report(self.recipe.to_dict())
+        self.outputs: Any = None  # of the exported file for the test part
 
     def result(self) -> Result:
         self.guard.accept(self.guard.evaluate(predictor(self.flat_model)))
@@ -157,7 +161,12 @@ class _Run:
         recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages), preprocessing=fed)
         self.progress.say("looking at the file for the report")
         findings = collect_findings(
-            lite, lambda: self._first_file, self.flat_model, self.data, logits=self.prepared.logits
+            lite,
+            lambda: self._first_file,
+            self.flat_model,
+            self.data,
+            logits=self.prepared.logits,
+            outputs=self.outputs,
         )
         for note in low_signals(findings.layers):
             self.report.rows[-1].notes.append(note)
@@ -322,16 +331,17 @@ class _Run:
         self.progress.say("exporting")
         lite = self._file(model, promises)
         notes = [*notes, *lite.notes]
+        outputs = self.outputs = answers_on_test(lite, self.data)
         if task_of(self.data).has_classes:
-            some = self.data.test.some(1000)
-            outputs = [outputs_for(predict, some) for predict in (lite.predict, predictor(model))]
-            same = agreement(*outputs, logits=self.prepared.logits)
-            notes.append(f"the file and the Keras model agree on {same:.1%} of {counted(len(some), 'test sample')}")
+            chosen = self.data.test.spread(COMPARED)
+            theirs = outputs_for(predictor(model), self.data.test.at(chosen))
+            same = agreement(outputs[chosen], theirs, logits=self.prepared.logits)
+            notes.append(f"the file and the Keras model agree on {same:.1%} of {counted(len(chosen), 'test sample')}")
         held = {weight.tensor.dtype for weight in lite.weights()}
         name = f"exported {'int4' if 'int4' in held else settings.weights}"
-        if said := recalls(self.data, lite.predict, self.prepared.logits):
+        if said := recalls(self.data, outputs, self.prepared.logits):
             notes.append(said)
-        row = self._measured(name, lite, notes, started)
+        row = self._measured(name, lite, notes, started, outputs)
         if row.speedup is not None and row.speedup < SLOWER:
             other = '; Export(weights="float32") (--set export.weights=float32) may be faster'
             row.notes.append(
@@ -400,10 +410,10 @@ class _Run:
             self._first_file = lite
         row = self._measured(step, lite, notes, started)
         self.report.rows.append(row)
-        metrics = ", ".join(f"{metric_in_words(name)} {value:.4f}" for name, value in row.metrics.items())
-        self.progress.say(f"{step}: {metrics}, {row.deflated_bytes:,} bytes deflated")
+        metrics = [f"{metric_in_words(name)} {value:.4f}" for name, value in row.metrics.items()]
+        self.progress.say(f"{step}: {', '.join([*metrics, f'{row.deflated_bytes:,} bytes deflated'])}")
 
-    def _measured(self, step: str, lite: LiteModel, notes: list[str], started: float) -> Row:
+    def _measured(self, step: str, lite: LiteModel, notes: list[str], started: float, outputs: Any = None) -> Row:
         seconds = time.perf_counter() - started
         history, self.history = self.history, None
         return measured_row(
@@ -415,6 +425,7 @@ class _Run:
             original=self._first_file if self.report.rows else None,
             logits=self.prepared.logits,
             history=history,
+            outputs=outputs,
         )
 
     @functools.cached_property

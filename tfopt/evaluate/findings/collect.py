@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tfopt.data import Dataset
-from tfopt.evaluate.bench import outputs_of
+from tfopt.data.arrays_by_name import rows
+from tfopt.evaluate.bench import named_outputs, outputs_of
 from tfopt.evaluate.findings.classes import calibration, class_findings
 from tfopt.evaluate.findings.layers import histograms, layer_findings, signals_of
 from tfopt.evaluate.findings.samples import are_pictures, worst_samples
@@ -38,7 +39,7 @@ Part = TypeVar("Part")
 
 
 def collect_findings(
-    lite: LiteModel, first: Callable[[], LiteModel], flat_model: Any, data: Dataset, *, logits: Any
+    lite: LiteModel, first: Callable[[], LiteModel], flat_model: Any, data: Dataset, *, logits: Any, outputs: Any = None
 ) -> Findings:
     """Return the findings about `lite`: one pass over at most `MOST_SAMPLES` test samples, and one over its weights.
 
@@ -50,15 +51,24 @@ def collect_findings(
         flat_model: the tf_keras model of `lite`.
         data: its test part is used.
         logits: whether the file outputs logits rather than probabilities; by output if there are several.
+        outputs: of the file for the whole test part; None computes those of the samples that are looked at.
     """
-    return _Collector(lite, first, flat_model, data, logits=logits).findings()
+    return _Collector(lite, first, flat_model, data, logits=logits, outputs=outputs).findings()
 
 
 class _Collector:
     def __init__(
-        self, lite: LiteModel, first: Callable[[], LiteModel], flat_model: Any, data: Dataset, *, logits: Any
+        self,
+        lite: LiteModel,
+        first: Callable[[], LiteModel],
+        flat_model: Any,
+        data: Dataset,
+        *,
+        logits: Any,
+        outputs: Any,
     ) -> None:
         self.lite, self.first, self.flat_model, self.data, self.logits = lite, first, flat_model, data, logits
+        self.outputs = outputs
         self.notes = list[str]()
         number = min(MOST_SAMPLES, MOST_VALUES // _size(lite.outputs), MOST_INPUT_VALUES // _size(lite.inputs))
         self._chosen = data.test.spread(max(1, number))
@@ -86,7 +96,10 @@ class _Collector:
 
     def _answers(self) -> list[Answers]:
         some = dataclasses.replace(self.data, test=self.data.test.at(self._chosen))
-        found = outputs_of(LiteModel(self.lite.data, threads=os.cpu_count() or 1), some)
+        if self.outputs is None:
+            found = outputs_of(LiteModel(self.lite.data, threads=os.cpu_count() or 1), some)
+        else:
+            found = named_outputs(self.lite, some, _at(self.outputs, self._chosen))
         return [self._answers_of(name, np.asarray(outputs), some.of_output(name)) for name, outputs in found.items()]
 
     def _answers_of(self, name: str, outputs: np.ndarray, data: Dataset) -> Answers:
@@ -118,6 +131,11 @@ class _Collector:
     def _fed(self) -> list[str]:
         ports = [f"in: {port_in_words(port)}" for port in self.lite.inputs]
         return [*self.data.describe(), *ports, *(f"out: {port_in_words(port)}" for port in self.lite.outputs)]
+
+
+def _at(outputs: Any, chosen: np.ndarray) -> Any:
+    """Return the `chosen` samples of what a file predicts: an array, or several in a list or dict."""
+    return [rows(each, chosen) for each in outputs] if isinstance(outputs, list) else rows(outputs, chosen)
 
 
 def _size(ports: Sequence[Port]) -> int:
