@@ -147,6 +147,8 @@ def of_distill():
     assert {"hard_loss_kind", "hinton_kind", "multilabel_kd_tags", "regression_kd_place"} < set(logged)
     assert names["result"].report.rows[-1].nonzero_parameters < names["result"].report.rows[0].parameters
     assert names["teacher"].class_names == ("fox", "lion", "tiger", "wolf")
+    notes = " ".join(note for row in names["masked"].report.rows for note in row.notes)
+    assert "hinton" in notes and "channel_wise" in notes
 
 
 def of_data():
@@ -299,6 +301,7 @@ def of_training():
     names = {}
     yield names
     assert names["recipe"].max_drop == 0.03 and names["recipe"].stages[0].retry == "lower"
+    assert names["training"].loss["config"]["factor"] == 4.0
 
 
 def of_api_index():

@@ -5,11 +5,12 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
 from tfopt.bridge.carried_settings import as_loss
-from tfopt.errors import RecipeError
+from tfopt.errors import DataError, RecipeError
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.fit import make_optimizer, stop_at_nan
 from tfopt.training.loss import choose_loss
@@ -52,6 +53,18 @@ def test_binary_crossentropy_for_one_or_several_labels(last, outputs):
     loss = loss_for(net(outputs, last), labels)
     got = float(loss(truth.astype("float32"), (scores if last is None else shares).astype("float32")))
     assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_inputs_that_the_model_refuses_are_an_error_without_names_of_tensorflow():
+    package = tf_keras()
+    given = package.Input((4,), dtype="int32")
+    rows = tf.gather(np.eye(3, dtype="float32"), given)
+    model = package.Model(given, package.layers.Dense(3)(package.layers.Flatten()(rows)), name="rows")
+    numbers = np.full((60, 4), 7)
+    with pytest.raises(
+        DataError, match=r"^'rows' cannot take the inputs: indices\[0,0\] = 7 is not in \[0, 3\)\. Give"
+    ):
+        choose_loss(model, tfopt.Training(), tfopt.load_data((numbers, CLASSES)))
 
 
 def test_regression_takes_the_squared_error():

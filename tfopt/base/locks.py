@@ -28,7 +28,7 @@ def locked(path: Path, what: str, *, wait: Callable[[str], None] | None = None) 
     """
     from filelock import FileLock, Timeout
 
-    lock: FileLock | None = FileLock(path, timeout=0)
+    lock, has_locks = FileLock(path, timeout=0), True
     try:
         try:
             lock.acquire()
@@ -42,8 +42,8 @@ def locked(path: Path, what: str, *, wait: Callable[[str], None] | None = None) 
             f"{what} is in use by {_holder(path)}. Wait until it ends, or give another folder."
         ) from error
     except (OSError, NotImplementedError):
-        lock = None
-    if lock is None:
+        has_locks = False
+    if not has_locks:
         yield
         return
     try:

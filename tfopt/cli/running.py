@@ -277,9 +277,9 @@ def _run_into(
     from tfopt.base.files import WORK
     from tfopt.base.progress import Progress
     from tfopt.data import Dataset, load_data
-    from tfopt.data.for_model import data_for
     from tfopt.models.sources import model_from
     from tfopt.run.prepare import prepare
+    from tfopt.run.run_data import data_of_run
     from tfopt.tasks import task_of
     from tfopt.teachers.load import load_teacher
     from tfopt.transfer.preprocessing import choose_preprocessing
@@ -293,8 +293,9 @@ def _run_into(
         keras_model = model_from(model, allow_unsafe=allow_unsafe)
         shape = recipe.transfer.input_shape if recipe.transfer else None
         places = [] if recipe.transfer else [model, recipe, file]  # a transfer looks for itself
-        dataset = data_for(
+        dataset = data_of_run(
             keras_model,
+            recipe,
             data or "digits",
             preprocessing=preprocessing,
             limit=limit,

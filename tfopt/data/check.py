@@ -149,7 +149,9 @@ def _check_input(what: str, given: tuple[int, ...], expected: tuple[int | None, 
 
 
 def check_labels(dataset: Dataset, num_outputs: int, places: Sequence[int | None] = ()) -> None:
-    """Raise `DataError` unless the labels of `dataset` fit one output of a model; see `fit_to_model`."""
+    """Raise `DataError` unless the labels of `dataset`, if there are any, fit one output; see `fit_to_model`."""
+    if dataset.labels == "none":
+        return
     if dataset.labels == "values":
         _check_values(dataset, (*places, num_outputs))
         return

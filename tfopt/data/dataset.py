@@ -237,4 +237,4 @@ class Dataset:
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    return np.ascontiguousarray(array).data.cast("B")
+    return np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")  # of labels that are not there

@@ -73,24 +73,30 @@ class Guard:
     def __init__(self, data: Dataset, max_drop: float | None, *, logits: Any = False) -> None:
         self.max_drop = math.inf if max_drop is None else max_drop
         self._task, self._validation = task_of(data), data.validation
+        self.metric, self._unit = "mean quality of outputs", 1.0
+        self._judges: dict[str, Judge] = {}
+        self.best: Evaluation | None = None
+        self.first: Evaluation | None = None
+        if self._task.labels == "none":
+            return
         labels, guides = (self._task.by_output(y) for y in (data.validation.y(), data.train.guides()))
         self._judges = {
             name: Judge(task, labels[name], guides[name], logits=logits[name] if name else logits)
             for name, task in self._task.by_task().items()
         }
-        self.metric, self._unit = "mean quality of outputs", 1.0
         if len(self._judges) == 1:
             (only,) = self._judges.values()
             self.metric, self._unit = only.metric, only.unit
-        self.best: Evaluation | None = None
-        self.first: Evaluation | None = None
 
     def evaluate(self, predict: Callable[[Any], Any]) -> Evaluation:
         """Return the quality of the model whose `predict` maps inputs (N, ...) to outputs (N, ..., C).
 
-        With several outputs it is the mean of their qualities.
+        With several outputs it is the mean of their qualities. Without labels all finite outputs are equally good.
         """
         outputs = self._task.by_output(outputs_for(predict, self._validation))
+        if not self._judges:
+            finite = all(np.isfinite(each).all() for each in outputs.values())
+            return Evaluation(0.0, 0.0, None) if finite else Evaluation(math.nan, -math.inf, None)
         found = [judge.evaluate(np.asarray(outputs[name])) for name, judge in self._judges.items()]
         if len(found) == 1:
             return found[0]
@@ -126,8 +132,14 @@ class Guard:
     def too_few_samples(self) -> str:
         """Return why the validation data cannot tell a drop of `max_drop`; empty if they can.
 
-        They cannot if they are fewer than 5, or if the 95 % interval of the quality is wider than the drop.
+        They cannot if they are fewer than 5, if the 95 % interval of the quality is wider than the drop, or without
+        labels.
         """
+        if not self._judges:
+            return (
+                "The accuracy of the file is unknown: the samples have no labels. Compare it with the model on labeled "
+                "ones, with `tfopt verify`."
+            )
         best, count = self.best, len(self._validation)
         if best is None or best.by_sample is None or math.isinf(self.max_drop):
             return ""

@@ -26,6 +26,7 @@ from tfopt.run.guard import Evaluation, Guard, Verdict, predictor
 from tfopt.run.prepare import Prepared, prepare
 from tfopt.run.recipe import Recipe
 from tfopt.run.result import Result, described
+from tfopt.run.run_data import UNKNOWN
 from tfopt.run.run_folder import in_use
 from tfopt.run.step import StageRunner, Step
 from tfopt.run.tries import carry_out_stage
@@ -39,6 +40,7 @@ from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build_file
 from tfopt.training.backup import EVERY
 from tfopt.training.history import History
+from tfopt.training.outputs import own_metrics
 
 COMPARED = 1000
 """Test samples on which the file is compared with the Keras model."""
@@ -416,7 +418,9 @@ class _Run:
     def _measured(self, step: str, lite: LiteModel, notes: list[str], started: float, outputs: Any = None) -> Row:
         seconds = time.perf_counter() - started
         history, self.history = self.history, None
-        return measured_row(
+        notes = [UNKNOWN, *notes] if self.data.labels == "none" else notes
+        outputs = answers_on_test(lite, self.data) if outputs is None else outputs
+        row = measured_row(
             step,
             lite,
             self.data,
@@ -427,6 +431,9 @@ class _Run:
             history=history,
             outputs=outputs,
         )
+        more = own_metrics(self.recipe.training, self.data, self.data.test, outputs, self.prepared.logits)
+        new = {name: value for name, value in more.items() if name not in row.metrics}
+        return dataclasses.replace(row, metrics={**row.metrics, **new})
 
     @functools.cached_property
     def _first_file(self) -> LiteModel:

@@ -12,7 +12,6 @@ from tfopt.base.devices import device_name, grow_gpu_memory, has_precision, is_s
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.progress import Progress
 from tfopt.data import Dataset, fit_to_ports, has_one_input_and_output
-from tfopt.data.for_model import data_for
 from tfopt.data.mixup import for_mixup, require_no_mixup
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.distillation.session import Session, adapted_teacher, default_distillation, session_for
@@ -26,6 +25,7 @@ from tfopt.run.data_warnings import data_warnings
 from tfopt.run.dry_run import dry_run
 from tfopt.run.guard import predictor
 from tfopt.run.recipe import Recipe, as_recipe, require_json
+from tfopt.run.run_data import data_of_run, require_labels
 from tfopt.run.run_folder import RunFolder, about_run, open_run_folder
 from tfopt.run.start import judge_from, transferred
 from tfopt.stages import Stage
@@ -35,11 +35,15 @@ from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.backup import EVERY
 from tfopt.training.class_weights import class_weights
 from tfopt.training.fit import make_optimizer
-from tfopt.training.outputs import LossByOutput, objective
+from tfopt.training.outputs import LossByOutput, objective, own_metrics
 from tfopt.transfer import Transferred
 
 # Number of training inputs for a stage's `calibrate`.
 CALIBRATION_SAMPLES = 512
+
+
+# Test samples on which metrics of the recipe are tried.
+TRIED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +120,14 @@ def prepare(
     source, progress = model_from(model), Progress(quiet=quiet)
     require_json(recipe)
     dataset, start, flat_model = _start(source, recipe, data)
+    require_labels(recipe, dataset, teacher)
     if teacher is not None and recipe.distillation is None and not dataset.has_several:
         recipe = dataclasses.replace(recipe, distillation=default_distillation(dataset))
     dataset = _for_mixup(dataset, recipe, flat_model)
     loss, logits = objective(flat_model, recipe.training, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
+    some = dataset.test.some(TRIED)
+    own_metrics(recipe.training, dataset, some, predictor(flat_model)(some.x()), logits)  # fail now for a wrong one
     class_weights(recipe.training, dataset)  # fail now for a task without classes
     steps = dataset.steps(recipe.training.batch_size)
     ready = _adapted(teacher, recipe, dataset)
@@ -195,7 +202,8 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
         Ports(source, side)  # raises for nested ones
     flat_model = bridge.to_tf_keras(source)
     shape = transfer.input_shape if transfer else None
-    dataset = data_for(flat_model, data, input_shape=shape, beside=[annotations(source).path, recipe], quiet=True)
+    places = [annotations(source).path, recipe]
+    dataset = data_of_run(flat_model, recipe, data, input_shape=shape, beside=places, quiet=True)
     if transfer:
         _require_one_answer(dataset)
         start = transfer.untrained(source, dataset).model

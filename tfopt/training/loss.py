@@ -4,11 +4,13 @@ from typing import Any
 
 from tfopt import bridge
 from tfopt.base.keras_compat import tf_keras
+from tfopt.base.words import reason_of
 from tfopt.data import Dataset
-from tfopt.errors import RecipeError
+from tfopt.errors import DataError, RecipeError
 from tfopt.tasks import task_of
 from tfopt.tasks.loss import compares_with_outputs, fits_labels, one_hot_loss
 from tfopt.tasks.responses import are_logits
+from tfopt.training.named import loss_named
 from tfopt.training.settings import Training
 
 # Samples that a model sees at once to show the form of its outputs.
@@ -22,21 +24,23 @@ def choose_loss(model: Any, training: Training, data: Dataset) -> Any:
     Raises:
         RecipeError: a loss name that tf_keras does not know, or a loss that does not fit the labels.
     """
-    if training.loss is not None:
-        try:
-            loss = tf_keras().losses.get(training.loss)
-        except ValueError as error:
-            raise RecipeError(f"Unknown loss {training.loss!r}. Give the name of a tf_keras loss.") from error
-        return _checked(loss, model, data)
-    return loss_for(model, data, _of_single_output(model.loss) if bridge.is_compiled(model) else None)
+    return loss_for(model, data, _of_single_output(model.loss) if bridge.is_compiled(model) else None, training.loss)
 
 
-def loss_for(model: Any, data: Dataset, compiled: Any) -> Any:
-    """Return the `compiled` loss of a `model` (tf_keras) with one output, or one for the labels if it does not fit.
+def loss_for(model: Any, data: Dataset, compiled: Any, named: Any = None) -> Any:
+    """Return a loss for a `model` (tf_keras) with one output.
+
+    Args:
+        model: with that output.
+        data: for it.
+        compiled: the loss that it is compiled with; it counts if it fits the labels.
+        named: in the recipe, as data; it counts first. Without either the loss is one for the labels.
 
     Raises:
-        RecipeError: it cannot be computed from the labels and the outputs.
+        RecipeError: it is unknown, or cannot be computed from the labels and the outputs.
     """
+    if named is not None:
+        return _checked(loss_named(named), model, data)
     if compiled is not None and fits_labels(compiled, data.labels):
         return _checked(compiled, model, data)
     return _loss_for_labels(model, data)
@@ -63,16 +67,15 @@ def _checked(loss: Any, model: Any, data: Dataset) -> Any:
     function = tf_keras().losses.get(loss)
     if data.labels == "sparse" and _needs_one_value_per_output(function, model.output_shape):
         loss = function = one_hot_loss()(function)
-    outputs, labels = model(data.train.x(slice(0, FEW)), training=False), data.train.y(slice(0, FEW))
+    outputs, labels = _outputs(model, data.train.x(slice(0, FEW))), data.train.y(slice(0, FEW))
     try:
         function(labels[:, None] if labels.ndim == 1 else labels, outputs)  # as Keras gives them to a loss
     except Exception as error:
         name = getattr(function, "__name__", type(function).__name__)
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RecipeError(
             f"The loss {name} cannot be computed from labels {labels.dtype} {labels.shape[1:]} and outputs "
-            f"{tuple(outputs.shape[1:])} of a sample: {reason} Give the data the labels that it expects, or set "
-            "Training(loss=...) in the recipe."
+            f"{tuple(outputs.shape[1:])} of a sample: {reason_of(error).rstrip('.')}. Give the data the labels that it "
+            "expects, or set Training(loss=...) in the recipe."
         ) from error
     return loss
 
@@ -88,7 +91,11 @@ def _loss_for_labels(model: Any, data: Dataset) -> Any:
 
 
 def gives_logits(model: Any, data: Dataset) -> bool:
-    """Return whether `model` (tf_keras) outputs logits, for a task with probabilities, judged by some samples."""
+    """Return whether `model` (tf_keras) outputs logits, for a task with probabilities, judged by some samples.
+
+    Raises:
+        DataError: the model refuses the values of its inputs.
+    """
     task = task_of(data)
     if not task.has_probabilities:
         return False
@@ -96,4 +103,16 @@ def gives_logits(model: Any, data: Dataset) -> bool:
     if not task.exclusive(model.output_shape[-1]):  # the logits of a few samples may all lie between 0 and 1
         chosen = data.train.spread(4 * AT_ONCE)
         samples += [data.train.x(chosen[start : start + AT_ONCE]) for start in range(0, len(chosen), AT_ONCE)]
-    return any(are_logits(model(x, training=False).numpy(), task) for x in samples)
+    return any(are_logits(_outputs(model, x).numpy(), task) for x in samples)
+
+
+def _outputs(model: Any, x: Any) -> Any:
+    """Return the outputs for inputs `x`. Raise `DataError` if the model refuses their values."""
+    import tensorflow as tf
+
+    try:
+        return model(x, training=False)
+    except tf.errors.InvalidArgumentError as error:
+        raise DataError(
+            f"'{model.name}' cannot take the inputs: {reason_of(error)}. Give it those that it was trained on."
+        ) from error

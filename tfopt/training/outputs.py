@@ -8,13 +8,19 @@ import numpy as np
 
 from tfopt import bridge
 from tfopt.base.keras_compat import tf_keras
-from tfopt.data import Dataset
+from tfopt.base.words import reason_of
+from tfopt.data import Dataset, Split
 from tfopt.errors import RecipeError
 from tfopt.graph.ports import Ports
 from tfopt.tasks import task_of
 from tfopt.tasks.scaling import TargetScale
 from tfopt.training.loss import choose_loss, gives_logits, loss_for
+from tfopt.training.named import is_object, metric_named
 from tfopt.training.settings import Training
+from tfopt.training.variables import build_metric
+
+AT_ONCE = 1024
+"""Samples on which a metric is computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -33,35 +39,70 @@ class LossByOutput:
 def objective(model: Any, training: Training, data: Dataset) -> tuple[Any, Any]:
     """Return the loss to train `model` (tf_keras) with, and whether its outputs are logits.
 
-    Several outputs get what they are compiled with, else the loss for their labels. Without compiled weights, errors
-    of values are divided by the variance of the labels, so that all losses are of similar size.
+    Several outputs get the losses and weights of the recipe, else those that they are compiled with, else the loss for
+    their labels. Without any weights, errors of values are divided by the variance of the labels, so that all losses
+    are of similar size.
 
     Returns:
-        For one output what `choose_loss` and `gives_logits` return; for several a `LossByOutput`, and a dict.
+        For one output what `choose_loss` and `gives_logits` return; for several a `LossByOutput`, and a dict. For
+        data without labels no loss.
 
     Raises:
         RecipeError: a loss does not fit its output.
     """
+    if data.labels == "none":
+        return None, False if data.outputs is None else dict.fromkeys(data.outputs, False)
     if data.outputs is None:
+        _require_one(training, model)
         return choose_loss(model, training, data), gives_logits(model, data)
-    if training.loss is not None:
-        raise RecipeError(
-            f"Training(loss={training.loss!r}) is for models with one output; '{model.name}' has "
-            f"{', '.join(data.outputs)}. Compile it with a loss for each."
-        )
     names, alone = list(data.outputs), single_outputs(model, data)
+    own, weighted = _by_output(training.loss, names, "loss"), _by_output(training.loss_weights, names, "loss_weights")
     compiled = bridge.compiled_by_output(model, "loss", names) if bridge.is_compiled(model) else {}
     given = bridge.compiled_by_output(model, "loss_weights", names) if bridge.is_compiled(model) else {}
     losses, logits = {}, {}
     for name, each in alone.items():
-        own = data.of_output(name)
-        losses[name] = loss_for(each, own, compiled.get(name))
-        logits[name] = gives_logits(each, own)
-    if given:
-        weights = {name: float(given.get(name, 1.0)) for name in names}
+        part = data.of_output(name)
+        losses[name] = loss_for(each, part, compiled.get(name), own.get(name))
+        logits[name] = gives_logits(each, part)
+    chosen = {**compiled, **own}
+    if given or weighted:
+        weights = {name: float((weighted or given).get(name, 1.0)) for name in names}
     else:
-        weights = {name: 1.0 if name in compiled else _weight(data.of_output(name)) for name in names}
+        weights = {name: 1.0 if name in chosen else _weight(data.of_output(name)) for name in names}
     return LossByOutput(losses, weights), logits
+
+
+def _require_one(training: Training, model: Any) -> None:
+    """Raise `RecipeError` for settings by output, where there is one."""
+    by_name = isinstance(training.loss, dict) and not is_object(training.loss)
+    found = {"loss": by_name, "loss_weights": training.loss_weights is not None}
+    found["metrics"] = isinstance(training.metrics, dict)
+    if asked := [f"Training({name}=...)" for name, given in found.items() if given]:
+        raise RecipeError(
+            f"{' and '.join(asked)} by output is for models with several; '{model.name}' has one. Give it without a "
+            "name, or leave the weights out."
+        )
+
+
+def _by_output(given: Any, names: list[str], what: str) -> dict[str, Any]:
+    """Return a setting of the recipe for each output that it names.
+
+    Raises:
+        RecipeError: it is not by output, or names others.
+    """
+    if given is None or given == ():
+        return {}
+    if not isinstance(given, dict) or is_object(given):
+        raise RecipeError(
+            f"Training({what}={given!r}) is for models with one output; expected a dict by output, for some or all of "
+            f"{', '.join(names)}."
+        )
+    if unknown := [name for name in given if name not in names]:
+        raise RecipeError(
+            f"Training({what}=...) is for output {', '.join(unknown)}; the model has {', '.join(names)}. Use these "
+            "names."
+        )
+    return given
 
 
 def single_outputs(model: Any, data: Dataset) -> dict[str, Any]:
@@ -80,3 +121,52 @@ def _weight(data: Dataset) -> float:
     if task_of(data).has_probabilities:
         return 1.0
     return float(1 / np.square(TargetScale.of(data.train.guides()).deviation).mean())
+
+
+def own_metrics(training: Training, data: Dataset, part: Split, outputs: Any, logits: Any) -> dict[str, float]:
+    """Return the metrics that the recipe names, by name; with that of the output before it if there are several.
+
+    Args:
+        training: names them.
+        data: the data set.
+        part: the samples of it that are measured.
+        outputs: of a model for them, an array, or several in a list or dict.
+        logits: whether these are logits; by output if there are several.
+
+    Raises:
+        RecipeError: a metric is unknown, or does not give one number for such labels and outputs.
+    """
+    if not training.metrics or data.labels == "none":
+        return {}
+    task = task_of(data)
+    if data.outputs is None:
+        settings: dict[str, Any] = {"": training.metrics}
+    else:
+        settings = _by_output(training.metrics, list(data.outputs), "metrics")
+    predicted, labels = task.by_output(outputs), task.by_output(part.y())
+    found: dict[str, float] = {}
+    for output, named in settings.items():
+        given = named if isinstance(named, list | tuple) else (named,)
+        form = logits[output] if output else logits
+        for each in given:
+            name, value = _measured(each, np.asarray(labels[output]), np.asarray(predicted[output]), form)
+            found[f"{output}_{name}" if output else name] = value
+    return found
+
+
+def _measured(setting: Any, labels: np.ndarray, outputs: np.ndarray, logits: bool) -> tuple[str, float]:
+    """Return the name and the value of one metric, fed as Keras feeds it."""
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    if setting == "accuracy":
+        metric = build_metric(setting, labels.shape, outputs.shape, logits=logits)
+    else:
+        metric = metric_named(setting)
+    try:
+        for start in range(0, len(labels), AT_ONCE):
+            metric.update_state(labels[start : start + AT_ONCE], outputs[start : start + AT_ONCE])
+        return str(metric.name), float(np.asarray(metric.result()))
+    except Exception as error:
+        raise RecipeError(
+            f"The metric {metric.name} gives no number for labels {labels.dtype} {labels.shape[1:]} and outputs "
+            f"{outputs.shape[1:]} of a sample: {reason_of(error).rstrip('.')}. Choose one that fits, or leave it out."
+        ) from error

@@ -1,9 +1,9 @@
 """The settings of training."""
 
 import difflib
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from tfopt.base.config import config
 
@@ -31,7 +31,13 @@ class Training:
         lower_batch_on_oom: halve the batch size when memory runs out, with a note, and begin the stage again.
         precision: of products and convolutions in training: "float16" on GPUs, with a scaled loss, or "bfloat16" on
             CPUs. Weights, optimizer, losses and statistics stay float32, and so do the model and the file.
-        loss: a tf_keras loss by name; None uses the compiled loss, else one that fits labels and outputs.
+        loss: a loss of Keras by name, or an object or a function registered with
+            `keras.saving.register_keras_serializable`; a dict of these for some or all of several outputs. None uses
+            the compiled loss, else one that fits labels and outputs.
+        loss_weights: the weight of the loss of each output, by name; None uses the compiled ones. An output that is
+            left out has weight 1.
+        metrics: more metrics for the rows of the report, measured on the test samples with the file of each: names, or
+            registered objects and functions as for `loss`; a dict of these by output if there are several.
         seed: of shuffling, augmentation and everything else random.
         patience: end a stage after this many epochs without a better one on validation; None trains all of them. The
             best epoch is kept in either case.
@@ -64,7 +70,9 @@ class Training:
     batch_size: PositiveInt = 64
     lower_batch_on_oom: bool = False
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
-    loss: str | None = None
+    loss: str | dict[str, Any] | None = None
+    loss_weights: dict[str, NonNegativeFloat] | None = None
+    metrics: tuple[Any, ...] | dict[str, Any] = ()
     seed: int = Field(default=0, ge=0, lt=SEEDS)
     class_weight: Literal["balanced"] | None = None
     batchnorm: Literal["auto", "train", "frozen"] = "auto"
@@ -83,6 +91,13 @@ class Training:
     noise: float | None = Field(default=None, ge=0, le=1)
     time_mask: float | None = Field(default=None, ge=0, lt=1)
     frequency_mask: float | None = Field(default=None, ge=0, lt=1)
+
+    @field_validator("loss", "metrics", mode="before")
+    @classmethod
+    def _as_data(cls, value: Any) -> Any:
+        from tfopt.training.named import as_data
+
+        return as_data(value)
 
     @field_validator("optimizer")
     @classmethod

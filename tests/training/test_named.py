@@ -1,0 +1,162 @@
+"""Losses and metrics that a recipe names: built-in ones, and objects and functions registered with Keras."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt.base.keras_compat import tf_keras
+from tfopt.errors import RecipeError
+from tfopt.run.recipe import require_json
+from tfopt.training.loss import choose_loss
+from tfopt.training.named import loss_named
+from tfopt.training.outputs import objective, own_metrics
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 4)).astype("float32")
+CLASSES = np.arange(60) % 3
+AGE = X[:, :1]
+Y, P = np.float32([[1.0], [2.0]]), np.float32([[3.0], [2.5]])
+
+
+@keras.saving.register_keras_serializable("named_test")
+class Scaled(keras.losses.Loss):
+    """The squared error times a factor."""
+
+    def __init__(self, factor=1.0, **more):
+        super().__init__(**more)
+        self.factor = factor
+
+    def call(self, y_true, y_pred):
+        return self.factor * keras.ops.mean((y_true - y_pred) ** 2, axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+@tf_keras().saving.register_keras_serializable("named_test")
+def cubes(y_true, y_pred):
+    return abs(y_true - y_pred) ** 3
+
+
+@keras.saving.register_keras_serializable("named_test")
+class Largest(keras.metrics.Metric):
+    """The largest absolute error."""
+
+    def __init__(self, name="largest", **more):
+        super().__init__(name=name, **more)
+        self.value = self.add_weight(name="value", initializer="zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.value.assign(keras.ops.maximum(self.value, keras.ops.max(keras.ops.abs(y_true - y_pred))))
+
+    def result(self):
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("mse", (4 + 0.25) / 2),
+        ("MeanAbsoluteError", (2 + 0.5) / 2),
+        ("named_test>Scaled", (4 + 0.25) / 2),
+        (Scaled(factor=3.0), 3 * (4 + 0.25) / 2),
+        (keras.losses.Huber(delta=0.5), (0.5 * (2 - 0.25) + 0.125) / 2),
+        (tf_keras().losses.Huber(delta=0.5), (0.5 * (2 - 0.25) + 0.125) / 2),
+        (cubes, None),
+        ("named_test>cubes", None),
+    ],
+    ids=str,
+)
+def test_a_loss_by_name_and_by_object_is_in_the_json_and_computes_the_same(given, value):
+    training = tfopt.Training(loss=given)
+    recipe = tfopt.Recipe(stages=(), training=training)
+    require_json(recipe)
+    loss = loss_named(tfopt.Recipe.from_json(recipe.to_json()).training.loss)
+    if value is None:
+        np.testing.assert_allclose(loss(Y, P), [[8.0], [0.125]])
+    else:
+        assert float(np.mean(loss(Y, P))) == pytest.approx(value)  # functions give a value for each sample
+
+
+def test_smoothing_and_logits_of_an_object_are_used_as_they_are():
+    """Two classes with label 0, smoothed by 0.2: 0.9 and 0.1 against the softmax of (1, 0)."""
+    loss = loss_named(tfopt.Training(loss=keras.losses.CategoricalCrossentropy(True, 0.2)).loss)
+    expected = np.log(1 + np.exp(-1.0)) + 0.1
+    assert float(loss(np.float32([[1, 0]]), np.float32([[1, 0]]))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_not_registered_is_an_error_when_it_is_written():
+    with pytest.raises(RecipeError, match=r"expected a registered one, .*register_keras_serializable"):
+        tfopt.Training(loss=lambda y, p: y)
+    model = tf_keras().Sequential([tf_keras().Input((4,)), tf_keras().layers.Dense(1)])
+    with pytest.raises(RecipeError, match=r"Unknown loss 'other>Focal'.*register it and import the package"):
+        choose_loss(model, tfopt.Training(loss="other>Focal"), tfopt.load_data((X, AGE)))
+
+
+@pytest.fixture(scope="module")
+def two():
+    given = tf_keras().Input((4,))
+    kind, age = (tf_keras().layers.Dense(units, name=name)(given) for units, name in ((3, "kind"), (1, "age")))
+    return tf_keras().Model(given, [kind, age], name="two"), tfopt.load_data((X, {"kind": CLASSES, "age": AGE[:, 0]}))
+
+
+def test_losses_and_weights_of_some_outputs(two):
+    model, data = two
+    training = tfopt.Training(loss={"age": Scaled(factor=2.0)}, loss_weights={"age": 0.25})
+    require_json(tfopt.Recipe(stages=(), training=training))
+    found, _ = objective(model, training, data)
+    assert float(found.losses["age"](Y, P)) == pytest.approx(4 + 0.25)
+    assert type(found.losses["kind"]).__name__ == "SparseCategoricalCrossentropy"
+    assert found.weights == {"kind": 1.0, "age": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"loss": "mse"}, "is for models with one output; expected a dict by output"),
+        ({"loss": {"years": "mse"}}, r"is for output years; the model has (kind, age|age, kind)\. Use these"),
+        ({"loss_weights": {"years": 1.0}}, "is for output years"),
+        ({"metrics": ("mae",)}, "expected a dict by output"),
+    ],
+)
+def test_settings_of_other_outputs(two, training, words):
+    model, data = two
+    settings = tfopt.Training(**training)
+    with pytest.raises(RecipeError, match=words):
+        objective(model, settings, data)
+        own_metrics(settings, data, data.test, [np.zeros((6, 3)), np.zeros((6, 1))], {"kind": True, "age": False})
+
+
+@pytest.mark.parametrize("training", [{"loss": {"a": "mse"}}, {"loss_weights": {"a": 1.0}}, {"metrics": {"a": "mae"}}])
+def test_one_output_has_no_names(training):
+    model = tf_keras().Sequential([tf_keras().Input((4,)), tf_keras().layers.Dense(1)])
+    with pytest.raises(RecipeError, match="by output is for models with several"):
+        objective(model, tfopt.Training(**training), tfopt.load_data((X, AGE)))
+
+
+def test_metrics_are_those_of_the_samples():
+    data = tfopt.load_data((X, AGE))
+    labels = data.test.y()
+    outputs = labels + np.linspace(-1, 2, len(labels), dtype="float32")[:, None]
+    training = tfopt.Training(metrics=("mae", Largest(), "RootMeanSquaredError", cubes))
+    require_json(tfopt.Recipe(stages=(), training=training))
+    found = own_metrics(training, data, data.test, outputs, False)
+    errors = np.linspace(-1, 2, len(labels))
+    wanted = {"mae": np.abs(errors).mean(), "largest": 2.0, "root_mean_squared_error": np.sqrt((errors**2).mean())}
+    assert found == pytest.approx({**wanted, "cubes": (np.abs(errors) ** 3).mean()}, rel=1e-4)
+
+
+def test_metrics_of_outputs_are_in_the_report_and_bad_ones_end_before_work():
+    given = keras.Input((4,))
+    kind = keras.layers.Dense(3, "softmax", name="kind")(given)
+    model = keras.Model(given, [kind, keras.layers.Dense(1, name="age")(given)])
+    source = (X, {"kind": CLASSES, "age": AGE[:, 0]})
+    training = tfopt.Training(metrics={"age": (Largest(), "mse")})
+    result = tfopt.optimize(model, tfopt.Recipe(stages=(), training=training), source, quiet=True)
+    for row in result.report.rows:
+        assert list(row.metrics) == ["kind_accuracy", "age_mse", "age_mae", "age_largest"]
+        assert row.metrics["age_largest"] >= row.metrics["age_mae"] > 0
+    with pytest.raises(RecipeError, match=r"metric (top_k_)?\w+ gives no number for labels .* of a sample"):
+        wrong = tfopt.Training(metrics={"kind": keras.metrics.MeanIoU(num_classes=7)})
+        tfopt.optimize(model, tfopt.Recipe(stages=(), training=wrong), source, quiet=True)
