@@ -184,9 +184,9 @@ def test_on_the_command_line(images, trained, tmp_path):
         cli.main, ["verify", *files, "--data", str(tmp_path / "data.npz"), "--min-agreement", "0.9"]
     )
     assert done.exit_code == 0, done.output
-    assert "mean_iou: model" in done.output and "same class: " in done.output
+    assert "mean IoU: model" in done.output and "same class: " in done.output
     done = CliRunner().invoke(cli.main, ["compare", files[1], files[1], "--data", str(tmp_path / "data.npz")])
-    assert done.exit_code == 0 and "mean_iou" in done.output and "agreement" in done.output, done.output
+    assert done.exit_code == 0 and "mean IoU" in done.output and "agreement" in done.output, done.output
     assert LiteModel(files[1]).outputs[0].shape[1:] == (8, 8, 3)
 
 
