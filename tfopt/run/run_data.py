@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from tfopt.data import Dataset
-from tfopt.data.for_model import HELD_OUT, data_for, unlabeled
+from tfopt.data.for_model import HELD_OUT, data_for
 from tfopt.data.ids import check_ids
 from tfopt.data.split import NAMES
+from tfopt.data.unlabeled import unlabeled
 from tfopt.errors import RecipeError
 from tfopt.run.recipe import Recipe
 from tfopt.tasks.regression import Regression
