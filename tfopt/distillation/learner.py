@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfopt.base.keras_compat import keras_of
+from tfopt.base.replicas import number_of_replicas
 from tfopt.distillation.batches import stream_batches
 from tfopt.errors import DataError, RecipeError
 from tfopt.graph.types import map_leaves
@@ -184,7 +185,7 @@ class Learner:
 
         rest = [tf.cast(part, tf.float32) for part in (*terms, *self.losses)]  # type: ignore[attr-defined]
         total = tf.add_n([tf.cast(loss, tf.float32) for loss in hard])
-        return total + tf.add_n(rest) / replicas() if rest else total
+        return total + tf.add_n(rest) / number_of_replicas() if rest else total
 
     def _with_watch(self, callbacks: Any) -> Any:
         watch = _watch_class(keras_of(self.student).__name__)(self.ledger.tracked)
@@ -259,7 +260,7 @@ class Ledger:
         """Return the running means, including this batch with `rows` labeled samples."""
         names = ["loss", *self._hard[: len(hard)], *self._terms[: len(terms)]]
         # Undo Keras's scaling for tf.distribute in the reported value.
-        values = [value * replicas() for value in (total, *hard)] + list(terms)
+        values = [value * number_of_replicas() for value in (total, *hard)] + list(terms)
         for name, value in zip(names, values, strict=True):
             self._means[name].update_state(value, sample_weight=rows)
         return {name: self._means[name].result() for name in names}
@@ -269,13 +270,6 @@ class Ledger:
         """All metrics, which Keras resets each epoch."""
         own = (metric for judge in self._judges for metric in judge.metrics if metric.name != "loss")
         return [*self._means.values(), *own]
-
-
-def replicas() -> int:
-    """Return the number of tf.distribute replicas that share the batch."""
-    import tensorflow as tf
-
-    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def mean_over_samples(values: Any, sample_weight: Any) -> Any:

@@ -1,11 +1,10 @@
 """The exponential moving average of a student's weights, and copies of models that hold one."""
 
-from collections.abc import Callable
 from typing import Any
 
 from tfopt.base.keras_compat import keras_of, unwrapped
+from tfopt.base.replicas import number_of_replicas, once_for_all
 from tfopt.bridge.state import finalize, moved_ids
-from tfopt.distillation.learner import replicas
 from tfopt.errors import ModelError
 from tfopt.graph.keras_internals import sublayers
 
@@ -62,10 +61,10 @@ class Average:
 
     def update(self) -> None:
         """Update the average after a step of the student."""
-        if replicas() == 1:
+        if number_of_replicas() == 1:
             self._update()
         else:
-            _once_for_all_replicas(self._update)
+            once_for_all(self._update)
 
     def _update(self) -> None:
         import tensorflow as tf
@@ -103,14 +102,3 @@ def copied(model: Any) -> Any:
             f"'{model.name}' cannot be copied: {error}. Its layers must be rebuildable from get_config()."
         ) from error
     return copy
-
-
-def _once_for_all_replicas(change: Callable[[], None]) -> None:
-    """Run `change` in the cross-replica context of tf.distribute, where a variable is one."""
-    import tensorflow as tf
-
-    context = tf.distribute.get_replica_context()
-    if context is None:
-        change()
-    else:
-        context.merge_call(lambda strategy: change())

@@ -294,7 +294,7 @@ def shrink_class() -> Any:
 
         def on_train_begin(self, logs: Any = None) -> None:
             self._shrinking = shrinking_of(self.model) or self._stage.resumed(trained_model(self.model))
-            self._shrinking.start(int(self.model.optimizer.iterations))
+            self._shrinking.start(int(self.model.optimizer.iterations.numpy()))
 
         def get_state(self) -> dict[str, np.ndarray]:
             return self._shrinking.get_state()
@@ -303,14 +303,14 @@ def shrink_class() -> Any:
             self._shrinking.set_state(state)
 
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            self._shrinking.advance(int(self.model.optimizer.iterations))
+            self._shrinking.advance(int(self.model.optimizer.iterations.numpy()))
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             iterations = self.model.optimizer.iterations
-            self._shrinking.advance(int(iterations))
+            self._shrinking.advance(int(iterations.numpy()))
             if self._shrinking.has_penalty:
                 rate = self.model.optimizer.learning_rate
-                self._shrinking.penalize(float(rate(iterations) if callable(rate) else rate))
+                self._shrinking.penalize(float((rate(iterations) if callable(rate) else rate).numpy()))
             self._shrinking.mask()
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module
+from tfopt.base.replicas import override_in_replica
 from tfopt.graph.keras_internals import takes_training
 from tfopt.stages.kernels.layer_copies import KeepsCallContract, call_of, restored
 from tfopt.stages.kernels.table import named_kernel
@@ -109,19 +110,16 @@ def cluster_kernels() -> Any:
             centroids.assign(centroids * others)
 
         def call(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any:
-            places = {name: named_kernel(self.layer, name) for name in (*self.clusters, *self.held_masks)}
             if takes_training(self.layer):
                 kwargs["training"] = training
-            try:
-                for name, place in places.items():
-                    held = self.held_masks.get(name)
-                    tensor = self.clustered(name) if held is None else place.variable * held
-                    # Bypass Keras, which would drop the variable from the layer's weights.
-                    object.__setattr__(place.owner, place.attribute, tensor)
+            with override_in_replica(list(self._overrides())):
                 return self.layer.call(inputs, **kwargs)
-            finally:
-                for place in places.values():
-                    object.__setattr__(place.owner, place.attribute, place.variable)
+
+        def _overrides(self) -> Iterator[tuple[Any, str, Any]]:
+            """Yield the tensor that replaces each kernel during a call; Keras would drop the variable if told."""
+            for name in (*self.clusters, *self.held_masks):
+                place, held = named_kernel(self.layer, name), self.held_masks.get(name)
+                yield place.owner, place.attribute, self.clustered(name) if held is None else place.variable * held
 
         def get_config(self) -> dict[str, Any]:
             config = tf_keras().layers.Wrapper.get_config(self)

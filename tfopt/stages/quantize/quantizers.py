@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.keras_compat import tf_keras, tfmot
+from tfopt.base.replicas import assign_in_each
 from tfopt.stages.quantize.rounding import ROUNDINGS, USUAL, Precision, Rounding
 
 # int8 weights without -128, as TFLite's specification requires.
@@ -149,7 +150,7 @@ def kernel_quantizer() -> Any:
             if "mask" in weights:
                 kernel = kernel * weights["mask"]
             if training and "centroids" in weights:
-                inputs.assign(kernel)
+                assign_in_each(inputs, kernel)
             if self.in_float():
                 return kernel
             if self.needs_operator():

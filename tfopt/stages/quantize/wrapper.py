@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfopt.base.keras_compat import tf_keras, tfmot_module, unwrapped
-from tfopt.base.overrides import Overrides, override_attributes
+from tfopt.base.overrides import Overrides
+from tfopt.base.replicas import override_in_replica
 from tfopt.graph import keras_internals
 from tfopt.stages.kernels.layer_copies import call_of, restored
 from tfopt.stages.kernels.table import named_kernel
@@ -245,7 +246,7 @@ def int8_wrapper() -> Any:
                 kwargs = {key: mask_ranges.brought_near(value, self.farthest) for key, value in kwargs.items()}
             if self.is_unrounded:
                 inputs = _map_tensors(apart, inputs)
-            with override_attributes(self._roundings(training)):
+            with override_in_replica(self._roundings(training)):
                 outputs = self._outputs(inputs, training, kwargs)
             after = iter(self.after)
             return (
