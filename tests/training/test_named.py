@@ -66,7 +66,7 @@ class Largest(keras.metrics.Metric):
         (cubes, None),
         ("named_test>cubes", None),
     ],
-    ids=str,
+    ids=["mse", "MeanAbsoluteError", "a class", "an object", "of Keras 3", "of tf_keras", "a function", "its name"],
 )
 def test_a_loss_by_name_and_by_object_is_in_the_json_and_computes_the_same(given, value):
     training = tfopt.Training(loss=given)
