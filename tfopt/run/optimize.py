@@ -29,6 +29,7 @@ from tfopt.run.result import Result, described
 from tfopt.run.run_data import UNKNOWN
 from tfopt.run.run_folder import in_use
 from tfopt.run.step import StageRunner, Step
+from tfopt.run.target_start import begin_at_targets
 from tfopt.run.tries import carry_out_stage
 from tfopt.stages import Stage
 from tfopt.stages.cluster.cluster import folded_clusters
@@ -190,6 +191,9 @@ class _Run:
             The promises that hold, the model to export, and the notes and the start of the row of the file.
         """
         before, promises = established_before(self.recipe), list[Promise]()
+        begun: list[str] = []
+        if not self.finished and any(stage.epochs for stage in self.stages):
+            begun = begin_at_targets(self.flat_model, self.data)
         final, notes, started = self.flat_model, list[str](), time.perf_counter()
         for position, stage in enumerate(self.stages):
             if new := position >= self.finished:
@@ -197,7 +201,8 @@ class _Run:
                 step = self._guarded(stage, position, before[position])
                 if step is None:
                     return promises, self.flat_model, [], time.perf_counter()
-                stage, final, notes, self.flat_model = step.stage, step.trained, step.notes, step.flat_model
+                stage, final, self.flat_model = step.stage, step.trained, step.flat_model
+                notes, begun = [*begun, *step.notes], []
                 self.history = step.history
                 self.finished += 1
             promises = [*promises, *stage.promises(self.flat_model)]

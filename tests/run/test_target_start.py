@@ -1,0 +1,56 @@
+"""Models of values that know nothing about their targets begin at their mean and deviation."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfopt
+from tfopt import bridge
+from tfopt.data import load_data
+from tfopt.run.target_start import begin_at_targets
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(400, 2)).astype("float32")
+AGE = 50 + 10 * X.sum(axis=1) / np.sqrt(2)
+
+
+def network(activation=None):
+    layers = [keras.layers.Dense(16, activation="relu"), keras.layers.Dense(1, activation=activation)]
+    return keras.Sequential([keras.Input((2,)), *layers])
+
+
+def test_the_last_layer_begins_at_the_targets():
+    """Outputs o become 50 + 10 o, up to mean and deviation of the training part."""
+    data = load_data((X, AGE))
+    model = bridge.to_tf_keras(network())
+    before = model.predict(X, verbose=0)
+    (note,) = begin_at_targets(model, data)
+    labels = data.train.labels
+    np.testing.assert_allclose(model.predict(X, verbose=0), labels.mean() + labels.std() * before, rtol=1e-4)
+    assert "times their variance): its last layer begins with their mean and deviation" in note
+    assert begin_at_targets(model, data) == []
+
+
+@pytest.mark.parametrize("case", ["targets near 0", "an activation", "classes"])
+def test_others_begin_as_they_are(case):
+    model = bridge.to_tf_keras(network("relu" if case == "an activation" else None))
+    weights = model.get_weights()
+    labels = {"targets near 0": (AGE - 50) / 10, "an activation": AGE, "classes": (AGE > 50).astype(int)}[case]
+    assert begin_at_targets(model, load_data((X, labels))) == []
+    for ours, theirs in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_targets_of_any_scale_are_learned_alike(scale):
+    data, model = load_data((X, AGE * scale)), network()
+    weights = model.get_weights()
+    training = tfopt.Training(learning_rate=3e-3, batch_size=32)
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=10), tfopt.PostTraining()), training=training)
+    result = tfopt.optimize(model, recipe, data, quiet=True)
+    rows = result.report.rows
+    assert rows[0].metrics["mse"] > 4 * (10 * scale) ** 2
+    assert rows[-1].metrics["mse"] < 0.1 * (10 * scale) ** 2
+    assert any("begins with their mean" in note for row in rows for note in row.notes)
+    for ours, theirs in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
