@@ -46,7 +46,7 @@ def test_targets_of_any_scale_are_learned_alike(scale):
     data, model = load_data((X, AGE * scale)), network()
     weights = model.get_weights()
     training = tfopt.Training(learning_rate=3e-3, batch_size=32)
-    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=10), tfopt.PostTraining()), training=training)
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=40), tfopt.PostTraining()), training=training)
     result = tfopt.optimize(model, recipe, data, quiet=True)
     rows = result.report.rows
     assert rows[0].metrics["mse"] > 4 * (10 * scale) ** 2
