@@ -283,7 +283,7 @@ def test_a_kernel_without_many_small_weights_gets_no_cluster_at_zero():
 
 def test_distinct_weights_of_a_folded_float_file_are_explained():
     """Only where a kernel has more values than clusters, and no kernel without clusters is large enough for them."""
-    model, promise = dense(np.arange(8).reshape(4, 2)), Clusters("d", "kernel", at_most=3)
+    model, promise = dense(np.arange(8).reshape(4, 2)), Clusters("d", at_most=3, weight="kernel")
     (note,) = folded_clusters(model, [promise], 7)
     assert note.startswith("7 distinct weights in a kernel of this float file, 3 clusters at most")
     assert folded_clusters(model, [promise], 3) == folded_clusters(model, [], 7) == []
