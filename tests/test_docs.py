@@ -215,6 +215,13 @@ def of_own_fit():
     assert np.mean(names["lite"].weights()[0].values == 0) >= 0.5
 
 
+def of_tracking():
+    """A log for each stage, from which the stages had different callbacks."""
+    yield {}
+    assert len(Path("FineTune.csv").read_text().splitlines()) == 1 + 5
+    assert len(Path("Prune.csv").read_text().splitlines()) == 1 + 3
+
+
 def of_quantize():
     dense = tfopt.Prune(final_sparsity=0.5, schedule="one-shot")
     names = photos()

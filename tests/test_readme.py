@@ -40,7 +40,7 @@ def test_the_five_lines(folder):
     exec(compile(snippets()[0], "README.md", "exec"), {})
     written = {file.name for file in (folder / "saved_models" / "photos").iterdir()}
     kept = {"model.tflite", "model.keras", "recipe.json", "data.json", "labels.txt"}
-    assert written == kept | {"report.json", "report.html"}
+    assert written == kept | {"report.json", "report.html", "epochs.csv"}
 
 
 def test_the_fit_workflow(folder):

@@ -21,7 +21,10 @@ from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT
 from tfopt.tflite.write import export
 
-FILES = ["data.json", "labels.txt", "model.keras", "model.tflite", "recipe.json", "report.html", "report.json"]
+FILES = [
+    *("data.json", "epochs.csv", "labels.txt", "model.keras", "model.tflite"),
+    *("recipe.json", "report.html", "report.json"),
+]
 ROW = {
     "step": str,
     "metrics": dict,

@@ -38,17 +38,19 @@ class NotebookBar:
     Args:
         title: before the bar.
         total: number of steps; None if unknown.
+        done: steps that are finished already, which do not count for the time left.
     """
 
-    def __init__(self, title: str, total: int | None) -> None:
+    def __init__(self, title: str, total: int | None, done: int = 0) -> None:
         from IPython.display import display  # a notebook has it
 
-        self._title, self._total = title, total
+        self._title, self._total, self._before = title, total, done
         self._started = self._shown = time.perf_counter()
-        self._handle = display(self._html(0), display_id=True)
+        self._handle = display(self._html(done), display_id=True)
 
-    def update(self, done: int) -> None:
+    def update(self, done: int, title: str | None = None) -> None:
         """Show that `done` steps are finished."""
+        self._title = title or self._title
         if (now := time.perf_counter()) - self._shown > _PAUSE:
             self._shown = now
             self._handle.update(self._html(done))
@@ -67,6 +69,7 @@ class NotebookBar:
         return HTML(f"<div>{_escaped(self._title)} <progress {known}></progress> {of}{self._left(done)}</div>")
 
     def _left(self, done: int) -> str:
-        if not done or not self._total:
+        new = done - self._before
+        if not new or not self._total:
             return ""
-        return f", {(time.perf_counter() - self._started) * (self._total - done) / done:.0f} s left"
+        return f", {(time.perf_counter() - self._started) * (self._total - done) / new:.0f} s left"

@@ -3,9 +3,10 @@
 from tfopt.base.annotations import origin, remember
 from tfopt.bridge.back import require_rebuildable, to_keras
 from tfopt.bridge.build import as_flat_model, clone, crossings, flat_layers, register_classes, to_tf_keras
+from tfopt.bridge.callbacks import as_tf_keras_callback
 from tfopt.bridge.compile import compile_like, compiled_by_output, in_tf_keras, is_compiled
 from tfopt.bridge.described import described
-from tfopt.bridge.fitting import Fitting, accept_keras3, by_valid_names, said_of_own_training
+from tfopt.bridge.fitting import Fitting, accept_keras3, by_valid_names, keeps_best, said_of_own_training
 from tfopt.bridge.plans import Crossing, register_twin
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Fitting",
     "accept_keras3",
     "as_flat_model",
+    "as_tf_keras_callback",
     "by_valid_names",
     "clone",
     "compile_like",
@@ -22,6 +24,7 @@ __all__ = [
     "flat_layers",
     "in_tf_keras",
     "is_compiled",
+    "keeps_best",
     "origin",
     "register_classes",
     "register_twin",

@@ -106,7 +106,7 @@ def _fit(model: Any, fitting: Fitting, *args: Any, **kwargs: Any) -> Any:
         fitting.seen = before + _iterations(model) - start
         return fitting.seen < fitting.holds_after
 
-    waiting = [callback for callback in callbacks if fitting.holds_after and _keeps_best(callback)]
+    waiting = [callback for callback in callbacks if fitting.holds_after and keeps_best(callback)]
     if waiting and before < fitting.holds_after and given.get("verbose", "auto"):
         names = " and ".join(dict.fromkeys(type(callback).__name__ for callback in waiting))
         begin = "begin" if len({type(callback) for callback in waiting}) > 1 else "begins"
@@ -156,7 +156,7 @@ def _listed(callbacks: Any) -> list[Any]:
     return list(inner) if isinstance(inner, list | tuple) else [inner]
 
 
-def _keeps_best(callback: Any) -> bool:
+def keeps_best(callback: Any) -> bool:
     """Return whether a callback ends the training by, or keeps the weights of, its best epoch."""
     return hasattr(callback, "restore_best_weights") or bool(getattr(callback, "save_best_only", False))
 

@@ -47,16 +47,10 @@ class OneLineErrors(click.Command):
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, SystemExit):
             raise  # rich raises SystemExit when the reader closes the pipe, as in `tfopt inspect FILE | head`
-        except Interrupted as error:
-            where = f" ({error})" if str(error) else ""
-            more = ". Run the command again to go on" if error.kept else ""
-            _fail(f"interrupted{where}; no result was written{more}", error.code)
-        except KeyboardInterrupt:
-            _fail("interrupted; no result was written", 130)
         except BaseException as error:
-            if ctx.params.get("debug"):
+            if ctx.params.get("debug") and not isinstance(error, KeyboardInterrupt):
                 click.echo(plain(traceback.format_exc().rstrip(), lines=True), err=True)
-            _fail(*explained(error))
+            _fail(*ending(error))
 
 
 class Group(OneLineErrors, click.Group):
@@ -84,6 +78,19 @@ def _under_new_name(arg: str, known: set[str]) -> str:
         return arg
     say(f"{old} is now {new}; the old name will be removed in 0.3.0", err=True)
     return f"{new}{mark}{value}"
+
+
+def ending(error: BaseException) -> tuple[str, int]:
+    """Return the message and the exit code with which a command ends that raises `error`."""
+    if isinstance(error, Interrupted):
+        where = f" ({error})" if str(error) else ""
+        more = ". Run the command again to go on" if error.kept else ""
+        return f"interrupted{where}; no result was written{more}", error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; no result was written", 130
+    if isinstance(error, click.ClickException):
+        return error.format_message(), error.exit_code
+    return explained(error)
 
 
 def explained(error: BaseException) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfopt.cli.command import say
 from tfopt.errors import OutputError, PromiseError
@@ -64,10 +64,15 @@ def require_success(report: "Report", verdict: "Verdict", min_accuracy: float | 
         )
 
 
-def say_written(out: Path) -> None:
-    """Print the names of the results in `out` to stderr."""
+def written(out: Path) -> dict[str, Any]:
+    """Return the folder of the results and the names of its files."""
     from tfopt.base.files import WORK
 
-    say(f"wrote {out}/: {', '.join(sorted(file.name for file in out.iterdir() if file.name != WORK))}")
+    return {"folder": str(out), "files": sorted(file.name for file in out.iterdir() if file.name != WORK)}
+
+
+def say_written(out: Path) -> None:
+    """Print the names of the results in `out` to stderr."""
+    say(f"wrote {out}/: {', '.join(written(out)['files'])}")
     if (page := out / "report.html").exists():
         say(f"open {page} in a browser to see the report")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,14 @@ from tfopt.cli.command import (
     shared_options,
     show_deprecations,
 )
-from tfopt.cli.outcome import carried_out, require_success, save, say_written
+from tfopt.cli.events import events_on_stdout
+from tfopt.cli.outcome import carried_out, require_success, save, say_written, written
 from tfopt.cli.repeating import repeat
 from tfopt.cli.shipped import RecipeName, recipe_file
 from tfopt.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from tfopt.base.progress import Listener
     from tfopt.data import Dataset
     from tfopt.run.prepare import Prepared
     from tfopt.run.recipe import Recipe
@@ -104,6 +106,11 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True,
                      help="Run with this many seeds, one folder each, and report mean and standard deviation."),
         click.option("--quiet", is_flag=True, help="Show only the report, no progress."),
+        click.option("--json", "json_events", is_flag=True,
+                     help="Print what happens as JSON lines on stdout, for programs; all else goes to stderr."),
+        click.option("--track", metavar="NAME[=WHERE]", multiple=True,
+                     help="Follow the run in tensorboard (WHERE: a folder, default logs), mlflow (a tracking URI) or "
+                          "wandb (a project). Can be repeated."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -126,9 +133,10 @@ def run(recipe: Path, **options: Any) -> None:
     A .py recipe runs as a Python program, so only use one from someone you trust. A recipe.json is data and never
     runs code. Images are fed as a data.json beside the model or the recipe.json says, unless --preprocessing does.
     """
-    recipe = recipe_file(recipe)
-    loaded, examples = load_recipe(recipe)
-    _run(loaded, examples, file=recipe if recipe.suffix == ".json" else None, **options)
+    with events_on_stdout(wanted=options.pop("json_events")) as listeners:
+        recipe = recipe_file(recipe)
+        loaded, examples = load_recipe(recipe)
+        _run(loaded, examples, file=recipe if recipe.suffix == ".json" else None, listeners=listeners, **options)
 
 
 def run_recipe(
@@ -159,7 +167,8 @@ def run_recipe(
         del debug
         hush_tensorflow()
         show_deprecations()
-        _run(recipe, Examples(example_data, example_model, example_teacher), **options)
+        with events_on_stdout(wanted=options.pop("json_events")) as listeners:
+            _run(recipe, Examples(example_data, example_model, example_teacher), listeners=listeners, **options)
 
     command.main(prog_name=Path(sys.argv[0]).name)
 
@@ -185,7 +194,15 @@ def load_recipe(path: Path) -> tuple["Recipe", Examples]:
     return recipe, Examples(*(names.get(f"example_{field.name}") for field in dataclasses.fields(Examples)))
 
 
-def _run(recipe: "Recipe", examples: Examples, *, out: Path | None, **options: Any) -> None:
+def _run(
+    recipe: "Recipe",
+    examples: Examples,
+    *,
+    out: Path | None,
+    track: Sequence[str],
+    listeners: Sequence["Listener"],
+    **options: Any,
+) -> None:
     """Run `recipe` into the folder `out`, which is not left behind empty if the run fails."""
     from tfopt.base.files import WORK, prepare_folder, remove_empty, working_folder
     from tfopt.base.interruption import Interrupted, ending_on_signals
@@ -202,7 +219,10 @@ def _run(recipe: "Recipe", examples: Examples, *, out: Path | None, **options: A
     try:
         with ending_on_signals(), working_folder(out):
             load_tensorflow_quietly()  # takes seconds, so after what may fail without it
-            _run_into(out, recipe, examples, **options)
+            from tfopt.run.tracking.track import tracked
+
+            with tracked(track, quiet=options["quiet"]) as trackers:
+                _run_into(out, recipe, examples, listeners=[*listeners, *trackers], **options)
     except BaseException as error:
         remove_empty(out / WORK / "checkpoint", out / WORK, *new)
         if isinstance(error, Interrupted):
@@ -273,6 +293,7 @@ def _run_into(
     feature_cache: Path | None,
     checkpoint_every: float,
     min_accuracy: float | None,
+    listeners: Sequence["Listener"],
 ) -> None:
     from tfopt.base.files import WORK
     from tfopt.base.progress import Progress
@@ -288,7 +309,7 @@ def _run_into(
     recipe = recipe if seed is None else recipe.seeded(seed)
     if allow_drift:
         recipe = dataclasses.replace(recipe, export=dataclasses.replace(recipe.export, allow_drift=True))
-    progress = Progress(quiet=quiet)
+    progress = Progress(quiet=quiet, listeners=listeners)
     if model:
         keras_model = model_from(model, allow_unsafe=allow_unsafe)
         shape = recipe.transfer.input_shape if recipe.transfer else None
@@ -338,6 +359,7 @@ def _run_into(
                 overwrite=overwrite,
                 teacher_cache=teacher_cache,
                 feature_cache=feature_cache,
+                listeners=listeners,
             )
         except DataError as error:
             if data or not model:
@@ -350,11 +372,13 @@ def _run_into(
 
     if repeats > 1:
         repeat(prepared, recipe, repeats, out, overwrite=overwrite, min_accuracy=min_accuracy)
+        progress.tell("written", **written(out))
         return
     result = carried_out(prepared(recipe, out), out)
     shown = result.report if result.verdict.ok else dataclasses.replace(result.report, verdict="")  # the error says it
     click.echo(str(shown))
     save(result, out, overwrite=overwrite)
+    progress.tell("written", **written(out))
     require_success(result.report, result.verdict, min_accuracy, out)
     say_written(out)
 

@@ -23,13 +23,14 @@ from tfopt.run.checkpoint import Checkpoint, Kept, as_file
 from tfopt.run.data_warnings import recalls
 from tfopt.run.dry_run import established_before
 from tfopt.run.guard import Evaluation, Guard, Verdict, predictor
-from tfopt.run.prepare import Prepared, prepare
+from tfopt.run.prepare import CallbacksOf, Prepared, prepare
 from tfopt.run.recipe import Recipe
 from tfopt.run.result import Result, described
 from tfopt.run.run_data import UNKNOWN
 from tfopt.run.run_folder import in_use
 from tfopt.run.step import StageRunner, Step
 from tfopt.run.target_start import begin_at_targets
+from tfopt.run.tracking.track import tracked
 from tfopt.run.tries import carry_out_stage
 from tfopt.stages import Stage
 from tfopt.stages.cluster.cluster import folded_clusters
@@ -60,6 +61,8 @@ def optimize(
     checkpoint_every: float = EVERY / 60,
     teacher_cache: str | Path | None = None,
     feature_cache: str | Path | None = None,
+    callbacks: Sequence[Any] | CallbacksOf = (),
+    track: Sequence[str] = (),
 ) -> Result:
     """Carry out `recipe` on a copy of `model` and verify the exported file.
 
@@ -78,6 +81,10 @@ def optimize(
         checkpoint_every: minutes between two checkpoints within an epoch.
         teacher_cache: a folder that keeps the teacher's answers for further runs; None keeps them in memory.
         feature_cache: the same for the features of a transfer.
+        callbacks: of Keras 3 or tf_keras, for the training of each stage; or a function that gets the stage and returns
+            them. They may end a training once the promise of its stage holds.
+        track: where to follow the run: "tensorboard", "mlflow" or "wandb"; or with a folder, an address or a project,
+            as in "tensorboard=logs".
 
     Returns:
         The compressed model, its file and the report.
@@ -93,7 +100,7 @@ def optimize(
         >>> result.lite.size < result.report.rows[0].bytes
         True
     """
-    with in_use(checkpoint):
+    with in_use(checkpoint), tracked(track, quiet=quiet) as listeners:
         prepared = prepare(
             model,
             recipe,
@@ -104,6 +111,8 @@ def optimize(
             checkpoint_every=checkpoint_every,
             teacher_cache=teacher_cache,
             feature_cache=feature_cache,
+            listeners=listeners,
+            callbacks=callbacks,
         )
         return carry_out(prepared)
 
@@ -147,11 +156,11 @@ class _Run:
         self.outputs: Any = None  # of the exported file for the test part
 
     def result(self) -> Result:
+        self.progress.tell("model", model=self.flat_model)
         self.guard.accept(self.guard.evaluate(predictor(self.flat_model)))
         self._resume()
         if not self.report.rows:
             transfer = self.recipe.transfer
-            self.progress.say(f"measuring the {'transferred' if transfer else 'original'} model")
             taught = self.session.notes() if self.session else []
             name = type(transfer).__name__ if transfer else "original"
             self._add_row(name, self.flat_model, FLOAT, [*self.data.describe(), *self.notes, *taught])
@@ -162,15 +171,15 @@ class _Run:
         model = self._as_given(self.flat_model, self.finished)
         fed = None if self.recipe.transfer else image_preprocessing(self.data)
         recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages), preprocessing=fed)
-        self.progress.say("looking at the file for the report")
-        findings = collect_findings(
-            lite,
-            lambda: self._first_file,
-            self.flat_model,
-            self.data,
-            logits=self.prepared.logits,
-            outputs=self.outputs,
-        )
+        with self.progress.during("looking at the file for the report"):
+            findings = collect_findings(
+                lite,
+                lambda: self._first_file,
+                self.flat_model,
+                self.data,
+                logits=self.prepared.logits,
+                outputs=self.outputs,
+            )
         for note in low_signals(findings.layers):
             self.report.rows[-1].notes.append(note)
             self.progress.say(f"note: {note}")
@@ -178,7 +187,10 @@ class _Run:
         self.report = Report(recipe.to_dict(), self.report.rows, verdict.text, verdict.ok, findings, resources)
         data = described(self.data)
         files = {**self.data.preprocessing.files(), **self.files}
-        return Result(model, lite, self.report, recipe, data, files, self.verdict, self.checkpoint)
+        result = Result(model, lite, self.report, recipe, data, files, self.verdict, self.checkpoint)
+        self.progress.tell("verdict", ok=self.verdict.ok, text=self.verdict.text)
+        self.progress.tell("result", result=result)
+        return result
 
     def _resources(self) -> Resources:
         precision = self.recipe.training.precision
@@ -335,8 +347,9 @@ class _Run:
 
     def _export(self, model: Any, promises: Sequence[Promise], notes: list[str], started: float) -> LiteModel:
         settings = self.recipe.export
-        self.progress.say("exporting")
-        lite = self._file(model, promises)
+        with self.progress.during("exporting"):
+            lite = self._file(model, promises)
+        self.progress.tell("export", bytes=lite.size, weights=settings.weights, activations=settings.activations)
         notes = [*notes, *lite.notes]
         outputs = self.outputs = answers_on_test(lite, self.data)
         if task_of(self.data).has_classes:
@@ -356,7 +369,7 @@ class _Run:
                 f"it on your device{'' if settings.weights == 'float32' else other}"
             )
             self.progress.say(f"note: {row.notes[-1]}")
-        self.report.rows.append(row)
+        self._append(row)
         self._check_file(lite)
         if self.verdict.ok:
             self._check_guessing()
@@ -412,13 +425,18 @@ class _Run:
 
     def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
         started = time.perf_counter() if started is None else started
-        lite = build_file(model, settings, proven=False)
-        if not self.report.rows:
-            self._first_file = lite
-        row = self._measured(step, lite, notes, started)
-        self.report.rows.append(row)
+        with self.progress.during(f"measuring {step}" if self.report.rows else f"measuring the {step} model"):
+            lite = build_file(model, settings, proven=False)
+            if not self.report.rows:
+                self._first_file = lite
+            row = self._measured(step, lite, notes, started)
+        self._append(row)
         metrics = [f"{metric_in_words(name)} {value:.4f}" for name, value in row.metrics.items()]
         self.progress.say(f"{step}: {', '.join([*metrics, f'{row.deflated_bytes:,} bytes deflated'])}")
+
+    def _append(self, row: Row) -> None:
+        self.report.rows.append(row)
+        self.progress.tell("row", **{**dataclasses.asdict(row), "history": None})
 
     def _measured(self, step: str, lite: LiteModel, notes: list[str], started: float, outputs: Any = None) -> Row:
         seconds = time.perf_counter() - started

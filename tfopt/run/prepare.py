@@ -1,7 +1,8 @@
 """Prepare a run: everything that can fail before the stages are trained."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tfopt.base import memory
 from tfopt.base.annotations import annotations
 from tfopt.base.devices import device_name, grow_gpu_memory, has_precision, is_slow
 from tfopt.base.keras_compat import float32_layers
-from tfopt.base.progress import Progress
+from tfopt.base.progress import Listener, Progress
 from tfopt.data import Dataset, fit_to_ports, has_one_input_and_output
 from tfopt.data.mixup import for_mixup, require_no_mixup
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
@@ -38,6 +39,7 @@ from tfopt.training.fit import make_optimizer
 from tfopt.training.outputs import LossByOutput, objective, own_metrics
 from tfopt.transfer import Transferred
 
+CallbacksOf = Callable[[Stage], Sequence[Any]]
 # Number of training inputs for a stage's `calibrate`.
 CALIBRATION_SAMPLES = 512
 
@@ -63,6 +65,7 @@ class Prepared:
         files: files that the transfer adds to the result, by name.
         checkpoint: keeps the progress of the run; may be None.
         progress: reports the steps of the run.
+        callbacks: returns the caller's callbacks for the training of a stage, as tf_keras takes them.
     """
 
     model: Any
@@ -77,6 +80,7 @@ class Prepared:
     files: Mapping[str, bytes]
     checkpoint: RunFolder | None
     progress: Progress
+    callbacks: CallbacksOf
 
 
 @float32_layers()
@@ -92,6 +96,8 @@ def prepare(
     overwrite: bool = False,
     teacher_cache: str | Path | None = None,
     feature_cache: str | Path | None = None,
+    listeners: Sequence[Listener] = (),
+    callbacks: Sequence[Any] | CallbacksOf = (),
 ) -> Prepared:
     """Check that `recipe` can be carried out, and prepare its transfer, augmentation and teacher.
 
@@ -106,6 +112,8 @@ def prepare(
         overwrite: replace the checkpoint of another run in that folder.
         teacher_cache: a folder for the teacher's answers.
         feature_cache: a folder for the features of a transfer.
+        listeners: get the events of the run.
+        callbacks: of Keras 3 or tf_keras, for the training of each stage; or a function of the stage that returns them.
 
     Returns:
         The argument of `carry_out`.
@@ -117,8 +125,11 @@ def prepare(
     memory.start_peak()
     grow_gpu_memory()
     _check_precision(recipe.training.precision)
-    source, progress = model_from(model), Progress(quiet=quiet)
+    callbacks_of = callbacks if callable(callbacks) else require_callbacks(callbacks)
+    source, progress = model_from(model), Progress(quiet=quiet, listeners=listeners)
     require_json(recipe)
+    names = [type(stage).__name__ for stage in recipe.stages]
+    progress.tell("run_started", name=recipe.name, stages=names, recipe=json.loads(recipe.to_json()))
     dataset, start, flat_model = _start(source, recipe, data)
     require_labels(recipe, dataset, teacher)
     if teacher is not None and recipe.distillation is None and not dataset.has_several:
@@ -142,8 +153,8 @@ def prepare(
             teacher=ready and ready.identity,
         )
         kept = open_run_folder(checkpoint, about, every=60 * checkpoint_every, overwrite=overwrite, progress=progress)
-    progress.say("checking that the recipe can run")
-    lite = dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
+    with progress.during("checking that the recipe can run"):
+        lite = dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
     if kept:
         kept.require_space(sum(weight.nbytes for weight in flat_model.get_weights()), len(lite.data))
     notes: tuple[str, ...] = ()
@@ -182,6 +193,7 @@ def prepare(
         files=files,
         checkpoint=kept,
         progress=progress,
+        callbacks=callbacks_of,
     )
 
 
@@ -193,6 +205,13 @@ def _check_precision(precision: str) -> None:
             f'Training(precision="{precision}") has no effect on {device_name()}: TensorFlow computes in float16 on '
             f"GPUs, and in bfloat16 on CPUs with AVX-512. Give {' or '.join(there)}."
         )
+
+
+def require_callbacks(callbacks: Sequence[Any]) -> CallbacksOf:
+    """Return the function that returns these `callbacks` for every stage. Raise RecipeError for what is none."""
+    for callback in callbacks:
+        bridge.as_tf_keras_callback(callback)
+    return lambda stage: callbacks
 
 
 def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:

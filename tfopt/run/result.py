@@ -14,6 +14,7 @@ from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import map_arrays
 from tfopt.evaluate.page.single import report_page
 from tfopt.evaluate.report import Report
+from tfopt.run.epochs import epochs_csv
 from tfopt.run.guard import Verdict
 from tfopt.run.recipe import Recipe
 from tfopt.run.run_folder import RunFolder
@@ -56,7 +57,8 @@ class Result:
         """Write the files of the result into `folder`.
 
         They are `model.tflite`, `model.keras`, `recipe.json`, `report.json`, `report.html`, which shows it in a browser
-        without a network, and `data.json`. Also `labels.txt`, one class name per line in output order, if the classes
+        without a network, and `data.json`. Also `epochs.csv`, a row per stage and epoch, if there was training,
+        `labels.txt`, one class name per line in output order, if the classes
         have names, and for texts `vocabulary.txt`. All or nothing: the files
         appear in the folder once all of them are written.
 
@@ -67,11 +69,11 @@ class Result:
             OutputError: the folder exists (unless `overwrite`) or cannot be written.
         """
         with output_folder(folder, overwrite=overwrite) as new:
-            write_atomically(new / "model.tflite", self.lite.data)
             models.save_model(self.model, new / "model.keras")
-            write_atomically(new / "recipe.json", self.recipe.to_json())
-            write_atomically(new / "report.json", self.report.to_json())
-            write_atomically(new / "report.html", self._page())
+            for name, content in self.main_files().items():
+                write_atomically(new / name, content)
+            if epochs := epochs_csv(self.report):
+                write_atomically(new / "epochs.csv", epochs)
             write_atomically(new / "data.json", json.dumps(self.data, indent=2) + "\n")
             if names := self.data["class_names"]:
                 write_atomically(new / "labels.txt", "\n".join(names) + "\n")
@@ -80,6 +82,15 @@ class Result:
         if self.checkpoint:
             self.checkpoint.remove()
         return Path(folder)
+
+    def main_files(self) -> dict[str, bytes]:
+        """Return the `.tflite`, the recipe and the report, by file name."""
+        texts = {
+            "recipe.json": self.recipe.to_json(),
+            "report.json": self.report.to_json(),
+            "report.html": self._page(),
+        }
+        return {"model.tflite": self.lite.data, **{name: text.encode() for name, text in texts.items()}}
 
     def _page(self) -> str:
         try:

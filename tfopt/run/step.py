@@ -2,6 +2,7 @@
 
 import gc
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,6 +133,8 @@ class StageRunner:
         steps = epochs * self._steps_per_epoch
         if not steps:
             return model, stage.summary(model), None
+        progress = self._run.progress.within(stage=type(stage).__name__, number=position + 1)
+        progress.tell("stage_started", of=len(self._run.recipe.stages), epochs=epochs, steps=self._steps_per_epoch)
         learner = self._run.session.student(model) if self._run.session else model
         size = training.batch_size
         if self._run.session:
@@ -149,9 +152,10 @@ class StageRunner:
             training=training,
             epochs=epochs,
             learning_rate=stage.learning_rate,
-            progress=self._run.progress,
+            progress=progress,
             label=label,
             callbacks=stage.callbacks(),
+            own_callbacks=self._run.callbacks(stage),
             keep_from=self._keep_from(stage, steps),
             logits=self._run.logits,
             backup=backup,
@@ -175,7 +179,10 @@ class StageRunner:
         def say(done: str) -> None:
             self._run.progress.say(f"{label} {done}")
 
-        stage.calibrate(model, self._run.data.representative(wanted, seed=training.seed), progress=say)
+        inputs = self._run.data.representative(wanted, seed=training.seed)
+        calibrates = type(stage).calibrate is not Stage.calibrate
+        with self._run.progress.during(f"{label} calibrating") if calibrates else nullcontext():
+            stage.calibrate(model, inputs, progress=say)
         return model
 
     def _keep_from(self, stage: Stage, steps: int) -> int | None:

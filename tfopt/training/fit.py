@@ -24,6 +24,7 @@ from tfopt.training.best import Score, keep_best
 from tfopt.training.class_weights import class_weighted, class_weights
 from tfopt.training.history import History
 from tfopt.training.outputs import LossByOutput
+from tfopt.training.own_callbacks import with_callbacks
 from tfopt.training.rates import as_remembered, for_target_scale
 from tfopt.training.schedules import scheduled
 from tfopt.training.settings import Training
@@ -75,6 +76,7 @@ def train(
     label: str,
     learning_rate: float | None = None,
     callbacks: Sequence[Any] = (),
+    own_callbacks: Sequence[Any] = (),
     keep_from: int | None = None,
     logits: Any = False,
     backup: Backup | None = None,
@@ -95,6 +97,7 @@ def train(
         label: the prefix of these lines.
         learning_rate: replaces that of `training`.
         callbacks: of the stage.
+        own_callbacks: of the caller, of either Keras. They may stop the training once an epoch may be kept.
         keep_from: the number of steps after which an epoch may be kept; 0 may also keep the start. None keeps the last.
         logits: whether the model outputs logits rather than probabilities; by output if there are several.
         backup: keeps the training for a run that is interrupted; `batches` are made with its position.
@@ -131,6 +134,8 @@ def train(
         start=score() if keep_from == 0 else None,
         patience=training.patience,
     )
+    holds = steps if keep_from is None else min(keep_from, steps)
+    own = with_callbacks(own_callbacks, lambda: int(learner.optimizer.iterations) < holds, progress, label)
     lines = progress.callback(label)
     with override_attributes(_statistics_in_training(model, training, len(data.train), steps)):
         try:
@@ -138,7 +143,7 @@ def train(
                 learner,
                 class_weighted(batches, class_weights(training, data)),
                 epochs=epochs,
-                callbacks=[*callbacks, stop_at_nan(label), best, lines],
+                callbacks=[*callbacks, stop_at_nan(label), best, *own, lines],
                 label=label,
                 validation_data=validation,
                 verbose=0,

@@ -154,11 +154,17 @@ def _points(rows: Sequence[Row], cost: Measure, metric: Measure) -> list[Point]:
     ]
 
 
-def _curves(report: Report) -> list[Chart]:
-    """Return what was logged in training; the last row is a file, so its training has the name of the last stage."""
+def trained_rows(report: Report) -> list[Row]:
+    """Return the rows with training; the last row is a file, so its training has the name of the last stage."""
     rows, stages = list(report.rows), report.recipe.get("stages", [])
     if rows and rows[-1].history and stages:
         rows[-1] = dataclasses.replace(rows[-1], step=str(stages[-1].get("stage", rows[-1].step)))
+    return [row for row in rows if row.history]
+
+
+def _curves(report: Report) -> list[Chart]:
+    """Return what was logged in training."""
+    rows = trained_rows(report)
     shares = {
         name for row in rows for name, it in zip(row.metrics, measures.metrics_of(row), strict=True) if it.percent
     }

@@ -1,0 +1,1 @@
+"""Trackers: a run in TensorBoard, MLflow or Weights & Biases."""
