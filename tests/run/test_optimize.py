@@ -264,7 +264,7 @@ def test_notes_say_what_was_decided(run):
 
 def test_report_json_follows_the_schema(saved):
     report = json.loads((saved / "report.json").read_text())
-    assert set(report) == {"recipe", "rows", "verdict", "ok", "findings"}
+    assert set(report) == {"recipe", "rows", "verdict", "ok", "findings", "resources"}
     assert report["recipe"] == json.loads((saved / "recipe.json").read_text())
     assert [row["step"] for row in report["rows"]] == STEPS
     for row in report["rows"]:

@@ -73,6 +73,7 @@ class OutputProof:
         step: of the file's scale; None in float.
         deviation: standard deviation of the worst channel in Keras.
         unknown: share of the values that the model gives as NaN or infinity, and that are not compared.
+        lost: a description of the loss where all channels vary too little for the file's steps; "" for no such output.
     """
 
     name: str
@@ -86,6 +87,7 @@ class OutputProof:
     step: float | None = None
     deviation: float = 0.0
     unknown: float = 0.0
+    lost: str = ""
 
     @property
     def narrower_than_a_step(self) -> bool:
@@ -145,8 +147,8 @@ def compare_output(
         step: of the file's scale.
         free_steps: errors that always pass, in int8 steps over the channel's own range.
         rounding: errors that always pass, relative to the largest value of the channel.
-        must_vary: whether the free steps are none for an output whose channels all vary by less than `NARROW_STEPS`,
-            but by more than a step over the range of its values: they would excuse the loss of all that it says.
+        must_vary: whether it is a failure if the free steps excuse the loss of all that an output says: its channels
+            all vary by less than `NARROW_STEPS`, but by more than a step over the range of its values.
 
     Returns:
         The figures and the exceeded limits.
@@ -193,15 +195,17 @@ def _compare(
     worst = int(np.argmax(np.where(wide, errors / np.maximum(allowed, np.finfo(float).tiny), -1)))
     sure, same = _classes(want, got, most_noise * variances + free) if classes or _is_distribution(want) else (0, 0)
 
+    noise = f"noise {_ratio(errors.sum(), variances.sum()):.2g} (at most {most_noise:g})"
+    total = most_noise * variances.sum() * _uncertainty((count - 1) * channels) + rounded.sum()
+    lost = ""
+    if errors.sum() > total and not wide.any() and not _is_constant(want, variances):
+        lost = f"{noise}, since it varies by {math.sqrt(variances.max()):.2g}, and an int8 step is {common:.2g}"
+
     def failures() -> Iterator[str]:
-        total = most_noise * variances.sum() * _uncertainty((count - 1) * channels) + rounded.sum()
         if errors.sum() > total + channels * np.square(free_steps * common):
-            yield f"noise {_ratio(errors.sum(), variances.sum()):.2g} (at most {most_noise:g})"
-        elif must_vary and errors.sum() > total and not wide.any() and not _is_constant(want, variances):
-            yield (
-                f"noise {_ratio(errors.sum(), variances.sum()):.2g} (at most {most_noise:g}), since it varies by "
-                f"{math.sqrt(variances.max()):.2g}, and an int8 step is {common:.2g}"
-            )
+            yield noise
+        elif must_vary and lost:
+            yield lost
         if channels > 1 and wide[worst] and errors[worst] > allowed[worst]:
             yield f"channel {worst} has noise {_ratio(errors[worst], variances[worst]):.2g} (at most {most_noise:g})"
         yield from _collapsed(want[:, wide], got[:, wide], own_steps[wide], np.flatnonzero(wide))
@@ -219,6 +223,7 @@ def _compare(
         failures=tuple(failures()),
         step=step,
         deviation=math.sqrt(variances[worst]),
+        lost=lost,
     )
 
 

@@ -64,7 +64,7 @@ class LiteModel:
         ModelError: the file does not exist, is not a .tflite, or LiteRT cannot run it.
 
     Examples:
-        >>> written = tfopt.export_tflite(model, "model.tflite", representative_data=data)
+        >>> written = tfopt.export_tflite(model, "model.tflite", tfopt.Export(io="int8"), representative_data=data)
         >>> lite = tfopt.LiteModel("model.tflite")
         >>> lite.predict(x[:3]).shape, lite.labels[:3]
         ((3, 10), ('0', '1', '2'))

@@ -90,6 +90,11 @@ def prove(
         notes.append(
             f"not compared, since the model itself gives other values in each run: {', '.join(sorted(random))}"
         )
+    notes += [
+        f"output '{proof.name}' has {proof.lost}: its type cannot tell its values apart; io=\"float32\" can"
+        for proof in compared
+        if proof.lost and not proof.failures
+    ]
     bad = [proof for proof in compared if proof.failures]
     if not bad:
         return notes
@@ -117,15 +122,23 @@ def _compared(
     found = file_outputs(lite, evidence.samples)
     most = most_noise([settings.weights]) if evidence.real else RANDOM_INPUTS
     limits: dict[str, Any] = {"most_noise": most if max_noise is None else max_noise}
-    limits["must_vary"] = not is_quantization_aware(flat_model)  # whose outputs are rounded in Keras too
     if max_noise is not None or not settings.integer_only:
         limits["free_steps"] = 0.0  # int8 cannot do better, floats can
     if settings.weights == "float16":
         limits["rounding"] = FLOAT16_ROUNDING
     ports = {port.name: port for port in lite.outputs}
+    rounded = is_quantization_aware(flat_model)  # in Keras too
     classes = isinstance(data, Dataset) and task_of(data).scores_classes
     proofs = [
-        compare_output(name, want, found[name], classes=classes, step=output_step(lite, ports[name]), **limits)
+        compare_output(
+            name,
+            want,
+            found[name],
+            classes=classes,
+            step=output_step(lite, ports[name]),
+            must_vary=settings.io in (None, "float32") and not rounded,
+            **limits,
+        )
         for name, want in zip(output_names(flat_model), expected, strict=True)
     ]
     return proofs, limits["most_noise"]
