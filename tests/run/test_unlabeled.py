@@ -1,4 +1,4 @@
-"""Runs on samples without labels: possible where no stage needs any, and the report says what nobody knows."""
+"""Runs on samples without labels: possible where no stage needs any, and the report marks accuracy as unknown."""
 
 import json
 

@@ -21,6 +21,7 @@ from tfopt.base.stderr import native_noise_held
 from tfopt.base.terminal import plain
 from tfopt.errors import PromiseError, RecipeError, TfoptError
 
+DATA_SOURCES = "A folder of samples, a table, a .npz, a .tfrecord, tfds:NAME or 'digits'"
 PREPROCESSING = ("raw", "unit", "symmetric", "caffe", "torch")
 # Old option -> its new names; each command has at most one of them.
 RENAMED = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_options
+from tfopt.cli.command import DATA_SOURCES, allow_unsafe_option, print_table, say, shared_options
 from tfopt.cli.running import load_recipe, sped_up, speedup_option
 from tfopt.cli.shipped import RecipeName
 from tfopt.errors import PromiseError, RecipeError
@@ -84,7 +84,7 @@ def inspect(file: Path, allow_unsafe: bool) -> None:
 @click.command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="A folder of samples, a table, a .npz or 'digits'; its test part is used.")
+@click.option("--data", required=True, help=f"{DATA_SOURCES}; its test part is used.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads for LiteRT.")
 @allow_unsafe_option
 @shared_options
@@ -110,9 +110,7 @@ def compare(
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True)
-@click.option(
-    "--data", required=True, help="A folder of samples, a table, a .npz or 'digits'; its training part is used."
-)
+@click.option("--data", required=True, help=f"{DATA_SOURCES}; its training part is used.")
 @click.option("--feature-cache", type=click.Path(path_type=Path),
               help="Folder to keep features in for later runs (default: in memory).")  # fmt: skip
 @allow_unsafe_option
@@ -148,7 +146,7 @@ def rank(
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="A folder of samples, a table, a .npz or 'digits'; its test part is used.")
+@click.option("--data", required=True, help=f"{DATA_SOURCES}; its test part is used.")
 @click.option(
     "--least-db",
     type=float,
@@ -211,7 +209,7 @@ def verify(
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--data",
-    help="A folder of samples, a table, a .npz or 'digits'; its test part is used (default: accuracy is not measured).",
+    help=f"{DATA_SOURCES}; its test part is used (default: accuracy is not measured).",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads for LiteRT.")
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfopt.base import native
-from tfopt.cli.command import allow_drift_option, allow_unsafe_option, print_table, say, shared_options
+from tfopt.cli.command import DATA_SOURCES, allow_drift_option, allow_unsafe_option, print_table, say, shared_options
 from tfopt.errors import DataError, ModelError, OutputError, PromiseError
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ TRIED = 2
 @click.option("--sparse", is_flag=True, help="Leave zeros out of the file where LiteRT can still run it.")
 @click.option(
     "--data",
-    help="A folder of samples, a table, a .npz (x alone is enough) or 'digits'. Its training part gives the activation "
-    "ranges; its class names are written into the file.",
+    help=f"{DATA_SOURCES}; labels are not needed. Its training part gives the activation ranges; its class names are "
+    "written into the file.",
 )
 @click.option(
     "--calibration-samples",

@@ -7,14 +7,12 @@ from typing import Any
 
 import click
 
-from tfopt.cli.command import allow_unsafe_option, print_table, say, shared_options
+from tfopt.cli.command import DATA_SOURCES, allow_unsafe_option, print_table, say, shared_options
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--data", required=True, help="A folder of samples, a table, a .npz or 'digits'; its validation part is used."
-)
+@click.option("--data", required=True, help=f"{DATA_SOURCES}; its validation part is used.")
 @click.option(
     "--bits", type=click.IntRange(2, 8), multiple=True, default=(8, 4, 2), show_default=True, help="Can be repeated."
 )

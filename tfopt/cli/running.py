@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tfopt.cli.command import (
+    DATA_SOURCES,
     PREPROCESSING,
     SETTINGS,
     OneLineErrors,
@@ -61,10 +62,10 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--model", "--source", "model",
                      help="A Keras model file, a SavedModel or a TF-Hub handle (default: the recipe's, or a small CNN "
                           "trained on the digits). If the recipe transfers, it may be for another task."),
-        click.option("--data", help="A folder of images or texts, a table or a .npz (default: the recipe's, or "
-                                    "scikit-learn's handwritten digits)."),
-        click.option("--text", metavar="COLUMN", help="The column of a table that has texts (default: text)."),
-        click.option("--labels", metavar="COLUMN", help="The column of a table that has the labels (default: label)."),
+        click.option("--data", help=f"{DATA_SOURCES} (default: the recipe's, or scikit-learn's "
+                                    "handwritten digits)."),
+        click.option("--text", metavar="COLUMN", help="The column of texts in a table or records (default: text)."),
+        click.option("--labels", metavar="COLUMN", help="The column of labels in a table or records (default: label)."),
         click.option("--task", metavar="TASK",
                      help="What the labels mean, where they leave it open: classification, multilabel, regression, "
                           "segmentation or forecasting; with reconstruction the inputs are the targets, and labels say "
