@@ -11,6 +11,7 @@ from tfopt.run.target_start import begin_at_targets
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(400, 2)).astype("float32")
+FLOAT = tfopt.Export(weights="float32", activations="float32")
 AGE = 50 + 10 * X.sum(axis=1) / np.sqrt(2)
 
 
@@ -24,11 +25,12 @@ def test_the_last_layer_begins_at_the_targets():
     data = load_data((X, AGE))
     model = bridge.to_tf_keras(network())
     before = model.predict(X, verbose=0)
-    (note,) = begin_at_targets(model, data)
+    begun, (note,) = begin_at_targets(model, data)
     labels = data.train.labels
-    np.testing.assert_allclose(model.predict(X, verbose=0), labels.mean() + labels.std() * before, rtol=1e-4)
+    np.testing.assert_allclose(begun.predict(X, verbose=0), labels.mean() + labels.std() * before, rtol=1e-4)
+    np.testing.assert_array_equal(model.predict(X, verbose=0), before)
     assert "times their variance): its last layer begins with their mean and deviation" in note
-    assert begin_at_targets(model, data) == []
+    assert begin_at_targets(begun, data) == (begun, [])
 
 
 @pytest.mark.parametrize("case", ["targets near 0", "an activation", "classes"])
@@ -36,7 +38,7 @@ def test_others_begin_as_they_are(case):
     model = bridge.to_tf_keras(network("relu" if case == "an activation" else None))
     weights = model.get_weights()
     labels = {"targets near 0": (AGE - 50) / 10, "an activation": AGE, "classes": (AGE > 50).astype(int)}[case]
-    assert begin_at_targets(model, load_data((X, labels))) == []
+    assert begin_at_targets(model, load_data((X, labels))) == (model, [])
     for ours, theirs in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -54,3 +56,17 @@ def test_targets_of_any_scale_are_learned_alike(scale):
     assert any("begins with their mean" in note for row in rows for note in row.notes)
     for ours, theirs in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_file_of_a_failed_stage_holds_the_original_model(monkeypatch):
+    """A guard that rejects everything: the model of the first row is exported, and the row of the stage has the note."""
+    for name in ("too_low", "fails"):
+        monkeypatch.setattr(f"tfopt.run.guard.Guard.{name}", lambda guard, evaluation: True)
+    model = network()
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1, retry="never"),), export=FLOAT)
+    result = tfopt.optimize(model, recipe, load_data((X, AGE)), quiet=True)
+    assert "The file holds the model before that stage" in result.verdict.text
+    original, rejected, exported = result.report.rows
+    assert "begins with their mean" in rejected.notes[0] and rejected.step == "FineTune (not kept)"
+    assert exported.metrics == original.metrics
+    np.testing.assert_allclose(result.lite.predict(X), model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)

@@ -203,9 +203,6 @@ class _Run:
             The promises that hold, the model to export, and the notes and the start of the row of the file.
         """
         before, promises = established_before(self.recipe), list[Promise]()
-        begun: list[str] = []
-        if not self.finished and any(stage.epochs for stage in self.stages):
-            begun = begin_at_targets(self.flat_model, self.data)
         final, notes, started = self.flat_model, list[str](), time.perf_counter()
         for position, stage in enumerate(self.stages):
             if new := position >= self.finished:
@@ -214,8 +211,7 @@ class _Run:
                 if step is None:
                     return promises, self.flat_model, [], time.perf_counter()
                 stage, final, self.flat_model = step.stage, step.trained, step.flat_model
-                notes, begun = [*begun, *step.notes], []
-                self.history = step.history
+                notes, self.history = step.notes, step.history
                 self.finished += 1
             promises = [*promises, *stage.promises(self.flat_model)]
             if new and not stage.last:  # the last row is the exported file
@@ -231,9 +227,15 @@ class _Run:
     def _guarded(self, stage: Stage, position: int, keep: frozenset[str]) -> Step | None:
         """Return `stage` carried out on the current model, if needed by a second, gentler try; None if both fail."""
         started, name = time.perf_counter(), type(stage).__name__
+        start, notes = (self.flat_model, []) if position else self._at_targets()
+
+        def tried(variant: Stage) -> Step:
+            step = self.runner.step(variant, position, start, keep)
+            return dataclasses.replace(step, notes=[*notes, *step.notes])
+
         outcome = carry_out_stage(
             stage,
-            lambda variant: self.runner.step(variant, position, self.flat_model, keep),
+            tried,
             self.guard,
             learning_rate=self.recipe.training.learning_rate,
             say=lambda line: self.progress.say(f"{name}: {line}"),
@@ -249,6 +251,12 @@ class _Run:
             self.files = {**self.files, f"{name}_not_kept.keras": as_file(lost)}
         self.verdict = Verdict(ok=False, text=f"{name} ended the run: {outcome.failure}")
         return None
+
+    def _at_targets(self) -> tuple[Any, list[str]]:
+        """Return the model with which the first stage begins, and notes; the file of a failed one has the original."""
+        if not any(stage.epochs for stage in self.stages):
+            return self.flat_model, []
+        return begin_at_targets(self.flat_model, self.data)
 
     def _as_given(self, flat_model: Any, stages: int) -> Any:
         """Return the result of the first `stages` stages in the Keras of the caller's model."""

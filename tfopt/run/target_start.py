@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from tfopt import bridge
 from tfopt.data import Dataset
 from tfopt.data.samples import FEW_GUIDES
 from tfopt.surgery.output_scale import predict_values
@@ -14,25 +15,25 @@ FAR = 4.0
 """Times the variance of the targets: a larger error is that of a model that knows nothing about them."""
 
 
-def begin_at_targets(flat_model: Any, data: Dataset) -> list[str]:
-    """Change the last layer of a model of values that knows nothing about them, and return a note if it did.
+def begin_at_targets(flat_model: Any, data: Dataset) -> tuple[Any, list[str]]:
+    """Return a model of values that knows nothing about them with another last layer, and a note; others as they are.
 
     Its bias would otherwise need hundreds of steps to the mean of targets such as prices.
 
     Args:
-        flat_model: of tf_keras; changed in place.
+        flat_model: of tf_keras; not changed.
         data: the training part shows the targets and what the model answers now.
     """
     if data.outputs is not None or not task_of(data).smaller_is_better:
-        return []
+        return flat_model, []
     some, scale = data.train.some(FEW_GUIDES), TargetScale.of(data.train.guides())
-    weights, before = flat_model.get_weights(), _error(flat_model, some, scale)
-    if before <= FAR or not predict_values(flat_model, scale):
-        return []
-    if _error(flat_model, some, scale) >= before:
-        flat_model.set_weights(weights)
-        return []
-    return [
+    before = _error(flat_model, some, scale)
+    if before <= FAR:
+        return flat_model, []
+    changed = bridge.clone(flat_model)
+    if not predict_values(changed, scale) or _error(changed, some, scale) >= before:
+        return flat_model, []
+    return changed, [
         f"the model knows nothing about the targets (its squared error is {before:.3g} times their variance): its last "
         "layer begins with their mean and deviation"
     ]
