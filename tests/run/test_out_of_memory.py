@@ -55,14 +55,49 @@ def test_batches_are_halved_until_they_fit_and_stay_so(sizes, tmp_path, kept):
     assert sizes == [(32, 32), (16, 16), (8, 8), (8, 8)]
     rows = lowered.report.rows
     note = "batch size 8 instead of 32, at the same learning rate, since memory ran out"
-    assert rows[1].notes[0] == note and note not in rows[2].notes
+    assert rows[1].notes[0] == rows[2].notes[0] == note and note not in rows[3].notes
     alike = run(8, lower=False)
     assert lowered.lite.data == alike.lite.data  # that of a run with small batches from the start
 
 
 def test_without_the_setting_the_error_says_what_to_do(sizes):
-    with pytest.raises(RecipeError, match=r"^FineTune: memory ran out on .* with batch_size=32\. Give a smaller one"):
+    said = r"^FineTune: memory ran out on .* with batch_size=32\. Let the run find a smaller one: .* halves it; or give"
+    with pytest.raises(RecipeError, match=said):
         run(32, lower=False)
+
+
+def test_a_resumed_run_keeps_the_lowered_batch_size(sizes, tmp_path, monkeypatch):
+    """Killed in the second stage; then memory suffices for the batches of the recipe, which would give other bytes."""
+    whole = run(32, lower=True).lite.data
+    trained = step.train
+
+    def killed(*args, **more):
+        if more["label"].startswith("2/2"):
+            raise KeyboardInterrupt
+        return trained(*args, **more)
+
+    monkeypatch.setattr(step, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(32, lower=True, checkpoint=tmp_path)
+    sizes.clear()
+
+    def recorded(*args, **more):
+        sizes.append(more["training"].batch_size)
+        return train(*args, **more)
+
+    monkeypatch.setattr(step, "train", recorded)
+    resumed = run(32, lower=True, checkpoint=tmp_path)
+    assert sizes == [8] and resumed.lite.data == whole
+    assert resumed.report.rows[2].notes[0].startswith("batch size 8 instead of 32")
+
+
+def test_the_advice_of_the_error_goes_on_from_the_checkpoint(sizes, tmp_path):
+    with pytest.raises(RecipeError, match=r"halves it and goes on from the checkpoint; .* and start over, free memory"):
+        run(32, lower=False, checkpoint=tmp_path)
+    (there,) = tmp_path.glob("stage_1_*")
+    lowered = run(32, lower=True, checkpoint=tmp_path)
+    assert lowered.lite.data == run(8, lower=False).lite.data
+    assert not there.exists()  # the same folder: the run took it over
 
 
 def test_not_even_single_samples_fit(monkeypatch):

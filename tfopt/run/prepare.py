@@ -27,7 +27,7 @@ from tfopt.run.dry_run import dry_run
 from tfopt.run.guard import predictor
 from tfopt.run.recipe import Recipe, as_recipe, require_json
 from tfopt.run.run_data import data_of_run, require_labels
-from tfopt.run.run_folder import RunFolder, about_run, open_run_folder
+from tfopt.run.run_folder import RunFolder, about_run, identity_of, open_run_folder
 from tfopt.run.start import judge_from, transferred
 from tfopt.stages import Stage
 from tfopt.tasks import task_of
@@ -146,7 +146,7 @@ def prepare(
     if checkpoint:
         begun = source if recipe.transfer else flat_model
         about = about_run(
-            {"recipe": recipe.to_dict()},
+            {"recipe": identity_of(recipe)},
             data=dataset.fingerprint,
             model=begun,
             loss=loss,

@@ -1,5 +1,6 @@
 """The checkpoint of a run: a folder with all that the same run needs to go on after an interruption."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -45,6 +46,7 @@ _FORMAT = 2
 _ABOUT = "run.json"
 _LOCK = ".lock"
 _CHOICE = TypeAdapter(tuple[str, list[str]])
+_SIZES = TypeAdapter(dict[int, int])
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class RunFolder:
 
     def about_recipe(self, recipe: Recipe) -> dict[str, Any]:
         """Return what the run would be about with another `recipe`."""
-        return {**self.about, "recipe": _plain(recipe.to_dict())}
+        return {**self.about, "recipe": _plain(identity_of(recipe))}
 
     def cache(self) -> Path:
         """Return the folder for the finished parts of a transfer."""
@@ -119,9 +121,28 @@ class RunFolder:
     def attempt(self, position: int, stage: Stage, training: Training) -> Attempt:
         """Return what is kept of a try of `stage`, the one at `position` of the recipe, with these settings."""
         self.begin()
-        name = _digest([Recipe(stages=(stage,), training=training).to_dict()])[:12]
+        name = _digest([identity_of(Recipe(stages=(stage,), training=training))])[:12]
         folder = self.path / f"stage_{position + 1}_{name}"
         return Attempt(folder, Backup(folder, self.every, self.progress))
+
+    def batch_size(self, position: int, given: int) -> int:
+        """Return the batch size of the stage at `position`: `given`, or what it was lowered to by then."""
+        return min([given, *(size for at, size in self._lowered().items() if at <= position)])
+
+    def keep_batch_size(self, position: int, size: int) -> None:
+        """Keep that the batch size was lowered to `size` in the stage at `position`, for it and later ones."""
+        try:
+            write_atomically(self.path / "batch_sizes.json", json.dumps({**self._lowered(), position: size}))
+        except OutputError as error:
+            self.progress.say(f"note: the checkpoint does not keep the batch size ({error})")
+
+    def _lowered(self) -> dict[int, int]:
+        """Return the lowered batch sizes, by the position of the stage."""
+        try:
+            with reading(DataError):
+                return _SIZES.validate_json((self.path / "batch_sizes.json").read_bytes())
+        except TfoptError:
+            return {}  # none is lowered; or it is lowered again
 
     def begin(self) -> None:
         """Write what the checkpoint is about, before anything else."""
@@ -284,6 +305,13 @@ def _about_of(path: Path) -> Any:
         )
     with reading(lambda why: DataError(f"The checkpoint {path} is damaged ({why}). Delete it to start over.")):
         return parse_json((path / _ABOUT).read_bytes())
+
+
+def identity_of(recipe: Recipe) -> dict[str, Any]:
+    """Return all of `recipe` that decides the result: not whether a run that is out of memory goes on."""
+    return dataclasses.replace(
+        recipe, training=dataclasses.replace(recipe.training, lower_batch_on_oom=False)
+    ).to_dict()
 
 
 def about_run(

@@ -80,31 +80,50 @@ class StageRunner:
         """
         import tensorflow as tf
 
-        notes: list[str] = []
+        if self._run.checkpoint:
+            kept = self._run.checkpoint.batch_size(position, self._training.batch_size)
+            self._training = replace(self._training, batch_size=kept)
         while True:
             try:
                 step = self._tried(stage, position, flat_model, keep)
-                return replace(step, notes=[*notes, *step.notes])
+                return replace(step, notes=[*self._lowered(stage), *step.notes])
             except tf.errors.ResourceExhaustedError as error:
-                if is_full(error):  # of a disk, which TensorFlow calls so too
+                if is_full(error):  # TensorFlow raises the same error for a full disk
                     raise
-                notes = [self._lower_batch(type(stage).__name__, error)]
+                self._lower_batch(stage, position, error)
             gc.collect()  # what the training held; only now does the error no longer hold it
 
-    def _lower_batch(self, name: str, error: Exception) -> str:
-        """Lower the batch size by half, as memory ran out in the stage `name`; return a note, or raise RecipeError."""
-        size, half = self._training.batch_size, self._training.batch_size // 2
-        if not self._training.lower_batch_on_oom or not half:
-            more = "" if self._training.lower_batch_on_oom else ", or let the run find one (lower_batch_on_oom=True)"
+    def _lower_batch(self, stage: Stage, position: int, error: Exception) -> None:
+        """Lower the batch size by half, as memory ran out in `stage`. Raise RecipeError if the recipe forbids it."""
+        name, size = type(stage).__name__, self._training.batch_size
+        if not self._training.lower_batch_on_oom or size < 2:
             raise RecipeError(
-                f"{name}: memory ran out on {device_name()} with batch_size={size}. Give a smaller one (--batch-size)"
-                f"{more}, free memory, or train a smaller model."
+                f"{name}: memory ran out on {device_name()} with batch_size={size}. {self._advice()}, free memory, or "
+                "train a smaller model."
             ) from error
-        self._training = replace(self._training, batch_size=half)
-        given = self._run.recipe.training.batch_size
-        note = f"batch size {half} instead of {given}, at the same learning rate, since memory ran out"
-        self._run.progress.say(f"note: {name}: {note}; the stage begins again")
-        return note
+        self._training = replace(self._training, batch_size=size // 2)
+        if self._run.checkpoint:
+            self._run.checkpoint.keep_batch_size(position, size // 2)
+        for note in self._lowered(stage):
+            self._run.progress.say(f"note: {name}: {note}; the stage begins again")
+
+    def _advice(self) -> str:
+        """Return how the run gets a batch size that fits into memory."""
+        over = " and start over" if self._run.checkpoint else ""
+        if self._training.lower_batch_on_oom:
+            return f"Give a smaller one (--batch-size){over}"
+        there = " and goes on from the checkpoint" if self._run.checkpoint else ""
+        return (
+            "Let the run find a smaller one: lower_batch_on_oom=True (--set training.lower_batch_on_oom=true) halves it"
+            f"{there}; or give one (--batch-size){over}"
+        )
+
+    def _lowered(self, stage: Stage) -> list[str]:
+        """Return a note if `stage` trains with a smaller batch size than the recipe's."""
+        size, given = self._training.batch_size, self._run.recipe.training.batch_size
+        if size == given or not stage.epochs:
+            return []
+        return [f"batch size {size} instead of {given}, at the same learning rate, since memory ran out"]
 
     def _tried(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str]) -> Step:
         """Return the result of `stage` with the current batch size."""
