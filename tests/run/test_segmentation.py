@@ -1,5 +1,7 @@
 """Runs on labels with a class for each place: data, training, guard, report, file and distillation."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.special
@@ -9,11 +11,13 @@ from click.testing import CliRunner
 import tfopt
 from tfopt import cli
 from tfopt.data import load_data
+from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
 from tfopt.errors import DataError, RecipeError
 from tfopt.evaluate.verify import verify_file
 from tfopt.losses import ChannelWise, Hinton
 from tfopt.run.guard import Guard
 from tfopt.tflite.read import LiteModel
+from tfopt.training.class_weights import class_weights
 from tfopt.training.settings import Training
 from tfopt.transfer import FeatureTransfer
 
@@ -149,6 +153,30 @@ def test_a_student_learns_where_the_teachers_classes_are(images, trained):
     )
     expected = 4 * scipy.special.rel_entr(p, q).sum(axis=(1, 2)).mean()
     assert float(note.split("channel_wise ")[1]) == pytest.approx(expected, rel=0.02)
+
+
+def test_class_weights_count_the_labels_that_a_mean_teacher_uses(images, trained, monkeypatch):
+    """Half of the images are labeled; the weights of their pixels are a (batch, 8, 8) beside unlabeled images."""
+    x, y = images
+    found = []
+
+    def weights(training, data):
+        found.append((len(data.train), class_weights(training, data)[""]))
+        return class_weights(training, data)
+
+    monkeypatch.setattr("tfopt.run.step.class_weights", weights)
+    recipe = tfopt.Recipe(
+        stages=(tfopt.FineTune(epochs=1),),
+        training=dataclasses.replace(SHORT, class_weight="balanced"),
+        distillation=tfopt.MeanTeacher(task="segmentation", labeled=0.5),
+    )
+    data = load_data((x, y))
+    tfopt.optimize(trained, recipe, data, quiet=True)
+    labeled = MeanTeacherSession(recipe.distillation, data, augment=None, seed=SHORT.seed).labeled
+    counts = np.bincount(data.train.labels[labeled].ravel())
+    ((number, balanced),) = found
+    assert number == len(labeled) < len(data.train)
+    np.testing.assert_allclose(balanced, counts.sum() / (3 * counts), rtol=1e-6)
 
 
 def test_the_guard_compares_places(images, trained):

@@ -32,6 +32,7 @@ from tfopt.tasks import task_of
 from tfopt.teachers.ensemble import as_teacher
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.backup import Backup
+from tfopt.training.class_weights import class_weighted, class_weights
 from tfopt.training.fit import train
 from tfopt.training.loss import choose_loss, gives_logits
 from tfopt.training.settings import SEEDS, Training
@@ -185,9 +186,10 @@ class _Line:
         if self._folder:
             self._folder.begin()
         backup = Backup(self._states(number), progress=self.progress)
+        batches = session.batches(training.batch_size, seed=seed, epochs=self.epochs, position=backup.position)
         train(
             session.student(flat_model),
-            session.batches(training.batch_size, seed=seed, epochs=self.epochs, position=backup.position),
+            class_weighted(batches, class_weights(training, self.data)),
             self.data,
             loss=self.loss,
             training=training,

@@ -9,7 +9,9 @@ from typing import Any
 from tfopt.base.devices import device_name
 from tfopt.base.files import is_full
 from tfopt.base.keras_compat import tf_keras
+from tfopt.data import Dataset
 from tfopt.data.mixup import mixed
+from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
 from tfopt.errors import DivergedError, RecipeError, TfoptError
 from tfopt.run.guard import Evaluation, Guard, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
@@ -19,6 +21,7 @@ from tfopt.search.widths import choose_widths
 from tfopt.stages import PruneChannels, Stage
 from tfopt.tflite.write.export import build_file
 from tfopt.training.backup import Backup
+from tfopt.training.class_weights import class_weighted, class_weights
 from tfopt.training.fit import train
 from tfopt.training.history import History
 from tfopt.training.rate_finder import find_learning_rate
@@ -165,7 +168,7 @@ class StageRunner:
             batches = mixed(batches, training.mixup, seed, backup.position) if training.mixup else batches
         fitted = train(
             learner,
-            batches,
+            class_weighted(batches, class_weights(training, self._labeled_data())),
             self._run.data,
             loss=self._run.loss,
             training=training,
@@ -183,6 +186,11 @@ class StageRunner:
         notes = [more] if epochs > stage.epochs else []
         taught = self._run.session.summary(fitted.history) if self._run.session else []
         return model, [*notes, *fitted.notes, *stage.summary(model), *taught], fitted.course
+
+    def _labeled_data(self) -> Dataset:
+        """Return the data with the training samples whose labels are used."""
+        session = self._run.session
+        return session.labeled_data if isinstance(session, MeanTeacherSession) else self._run.data
 
     def _seed(self, position: int) -> int:
         return (self._run.recipe.training.seed + position) % SEEDS

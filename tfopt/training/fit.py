@@ -21,7 +21,6 @@ from tfopt.tasks.scaling import TargetScale
 from tfopt.training import batchnorm
 from tfopt.training.backup import Backup
 from tfopt.training.best import Score, keep_best
-from tfopt.training.class_weights import class_weighted, class_weights
 from tfopt.training.history import History
 from tfopt.training.outputs import LossByOutput
 from tfopt.training.own_callbacks import with_callbacks
@@ -141,7 +140,7 @@ def train(
         try:
             history = (backup or Backup()).fit(
                 learner,
-                class_weighted(batches, class_weights(training, data)),
+                batches,
                 epochs=epochs,
                 callbacks=[*callbacks, stop_at_nan(label), best, *own, lines],
                 label=label,

@@ -243,7 +243,7 @@ class _MeanTaught(Learner):
         labeled = tf.shape(inputs)[0]
         if sample_weight is not None and unlabeled is not None:
             ones = tf.ones(tf.shape(unlabeled)[:1], sample_weight.dtype)
-            sample_weight = tf.concat([tf.reshape(sample_weight, [-1]), ones], axis=0)
+            sample_weight = tf.concat([per_sample(sample_weight), ones], axis=0)
         weight = self.settings.full_weight * self._ramp.share(self.average.steps)
         return StepResult([outputs[:labeled]], [weight * mean_over_samples(gaps, sample_weight)])
 

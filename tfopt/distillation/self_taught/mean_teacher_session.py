@@ -58,6 +58,11 @@ class MeanTeacherSession:
         self.labeled, self.unlabeled = _parted(data, settings.labeled, seed)
         self._learner: Any = None
 
+    @property
+    def labeled_data(self) -> Dataset:
+        """The data with only the training samples whose labels are used."""
+        return dataclasses.replace(self.data, train=self.data.train.at(self.labeled))
+
     keeps_any_epoch = False
     """Whether the student may get the weights of an earlier epoch; here it gets an average at the end."""
 
