@@ -59,7 +59,7 @@ def test_targets_of_any_scale_are_learned_alike(scale):
 
 
 def test_the_file_of_a_failed_stage_holds_the_original_model(monkeypatch):
-    """A guard that rejects everything: the model of the first row is exported, and the row of the stage has the note."""
+    """A guard that rejects everything: the model of the first row is exported; the row of the stage has the note."""
     for name in ("too_low", "fails"):
         monkeypatch.setattr(f"tfopt.run.guard.Guard.{name}", lambda guard, evaluation: True)
     model = network()

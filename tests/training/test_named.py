@@ -160,3 +160,41 @@ def test_metrics_of_outputs_are_in_the_report_and_bad_ones_end_before_work():
     with pytest.raises(RecipeError, match=r"metric (top_k_)?\w+ gives no number for labels .* of a sample"):
         wrong = tfopt.Training(metrics={"kind": keras.metrics.MeanIoU(num_classes=7)})
         tfopt.optimize(model, tfopt.Recipe(stages=(), training=wrong), source, quiet=True)
+
+
+@keras.saving.register_keras_serializable("test_named")
+class Accuracy(keras.metrics.MeanMetricWrapper):
+    """With the name of a metric of the task."""
+
+    def __init__(self, name="accuracy", **more):
+        super().__init__(cubes, name=name, **more)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ((keras.metrics.SparseTopKCategoricalAccuracy(2), keras.metrics.SparseTopKCategoricalAccuracy(3)), "top_k"),
+        ((Accuracy(),), "Two metrics are called 'accuracy'; give one of them another name"),
+    ],
+)
+def test_no_metric_hides_another(metrics, words):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    recipe = tfopt.Recipe(stages=(), training=tfopt.Training(metrics=metrics))
+    with pytest.raises(RecipeError, match=words):
+        tfopt.optimize(model, recipe, (X, CLASSES), quiet=True)
+
+
+def test_a_metric_of_keras_may_be_that_of_the_task():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    recipe = tfopt.Recipe(stages=(), training=tfopt.Training(metrics=("accuracy",)))
+    assert list(tfopt.optimize(model, recipe, (X, CLASSES), quiet=True).report.rows[0].metrics) == ["accuracy"]
+
+
+def test_metrics_need_labels():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    recipe = tfopt.Recipe(stages=(), training=tfopt.Training(metrics=("accuracy",)))
+    with pytest.raises(RecipeError, match=r"Training\(metrics=...\) compares outputs with labels"):
+        tfopt.optimize(model, recipe, X, quiet=True)

@@ -137,8 +137,7 @@ def prepare(
     dataset = _for_mixup(dataset, recipe, flat_model)
     loss, logits = objective(flat_model, recipe.training, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
-    some = dataset.test.some(TRIED)
-    own_metrics(recipe.training, dataset, some, predictor(flat_model)(some.x()), logits)  # fail now for a wrong one
+    _validate_metrics(recipe, dataset, flat_model, logits)
     class_weights(recipe.training, dataset)  # fail now for a task without classes
     steps = dataset.steps(recipe.training.batch_size)
     ready = _adapted(teacher, recipe, dataset)
@@ -205,6 +204,16 @@ def _check_precision(precision: str) -> None:
             f'Training(precision="{precision}") has no effect on {device_name()}: TensorFlow computes in float16 on '
             f"GPUs, and in bfloat16 on CPUs with AVX-512. Give {' or '.join(there)}."
         )
+
+
+def _validate_metrics(recipe: Recipe, data: Dataset, flat_model: Any, logits: Any) -> None:
+    """Compute the metrics of the recipe on a few samples, before training. Raise RecipeError for wrong ones."""
+    if recipe.training.metrics:
+        some = data.test.some(TRIED)
+        outputs = predictor(flat_model)(some.x())
+        known = data.labels != "none" and not some.reconstructs  # a few samples may all be anomalies
+        taken = task_of(data).measured(outputs, some, logits=logits) if known else ()
+        own_metrics(recipe.training, data, some, outputs, logits, taken=taken)
 
 
 def require_callbacks(callbacks: Sequence[Any]) -> CallbacksOf:

@@ -1,6 +1,6 @@
 """Training of models with several outputs: what each of them learns."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +123,9 @@ def _weight(data: Dataset) -> float:
     return float(1 / np.square(TargetScale.of(data.train.guides()).deviation).mean())
 
 
-def own_metrics(training: Training, data: Dataset, part: Split, outputs: Any, logits: Any) -> dict[str, float]:
+def own_metrics(
+    training: Training, data: Dataset, part: Split, outputs: Any, logits: Any, *, taken: Collection[str] = ()
+) -> dict[str, float]:
     """Return the metrics that the recipe names, by name; with that of the output before it if there are several.
 
     Args:
@@ -132,12 +134,16 @@ def own_metrics(training: Training, data: Dataset, part: Split, outputs: Any, lo
         part: the samples of it that are measured.
         outputs: of a model for them, an array, or several in a list or dict.
         logits: whether these are logits; by output if there are several.
+        taken: the names of the metrics of the task, which no other metric may have.
 
     Raises:
-        RecipeError: a metric is unknown, or does not give one number for such labels and outputs.
+        RecipeError: a metric is unknown, has the name of another one, or does not give one number for such labels and
+            outputs; or there are no labels.
     """
-    if not training.metrics or data.labels == "none":
+    if not training.metrics:
         return {}
+    if data.labels == "none":
+        raise RecipeError("Training(metrics=...) compares outputs with labels, but the data have none. Leave it out.")
     task = task_of(data)
     if data.outputs is None:
         settings: dict[str, Any] = {"": training.metrics}
@@ -150,8 +156,16 @@ def own_metrics(training: Training, data: Dataset, part: Split, outputs: Any, lo
         form = logits[output] if output else logits
         for each in given:
             name, value = _measured(each, np.asarray(labels[output]), np.asarray(predicted[output]), form)
-            found[f"{output}_{name}" if output else name] = value
+            name = f"{output}_{name}" if output else name
+            if name in found or (name in taken and not _is_of_keras(each)):
+                raise RecipeError(f"Two metrics are called {name!r}; give one of them another name (name=...).")
+            found[name] = value
     return found
+
+
+def _is_of_keras(setting: Any) -> bool:
+    """Return whether a metric of a recipe is a name of Keras, such as "mse": that of the task computes the same."""
+    return isinstance(setting, str) and ">" not in setting
 
 
 def _measured(setting: Any, labels: np.ndarray, outputs: np.ndarray, logits: bool) -> tuple[str, float]:
