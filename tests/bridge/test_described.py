@@ -57,6 +57,23 @@ class Plain:
         return self.gamma * (y - p)
 
 
+def of_itself(gamma):
+    loss = Plain(gamma)
+    loss.parts = [{"whole": loss}]
+    return loss
+
+
+def unfinished(factor):
+    """A function with a variable that is not defined yet."""
+
+    def loss(y, p):
+        return factor * later(y, p)
+
+    if not factor:
+        later = first
+    return loss
+
+
 @pytest.mark.parametrize("api", APIS)
 def test_a_built_in_loss_is_its_class_and_settings(api):
     found = bridge.described(api.losses.Huber(delta=0.5))
@@ -82,6 +99,16 @@ def test_a_built_in_loss_is_its_class_and_settings(api):
         (lambda: Plain(1.0), lambda: Plain(2.0)),
         (lambda: functools.partial(first, p=1), lambda: functools.partial(first, p=2)),
         (lambda: tf.function(first), lambda: tf.function(second)),
+        (lambda: scaled(tf.constant([1.0, 5.0])), lambda: scaled(tf.constant([1.0, 9.0]))),
+        (lambda: scaled(tf.Variable([1.0, 5.0])), lambda: scaled(tf.Variable([1.0, 9.0]))),
+        (lambda: Own(tf.constant(1.0)), lambda: Own(tf.constant(2.0))),
+        (lambda: Plain(np.add), lambda: Plain(np.subtract)),
+        (lambda: Plain(max), lambda: Plain(min)),
+        (lambda: Plain({"a", "b", "c"}), lambda: Plain({"a", "b", "d"})),
+        (lambda: Plain(b"a"), lambda: Plain(b"b")),
+        (lambda: Plain(tf.constant(["a", "b"])), lambda: Plain(tf.constant(["a", "c"]))),
+        (lambda: of_itself(1.0), lambda: of_itself(2.0)),
+        (lambda: unfinished(1.0), lambda: unfinished(2.0)),
         (lambda: "mse", lambda: "mae"),
     ],
 )

@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
+import json
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,26 +17,57 @@ _KERAS = ("keras", "tf_keras")
 def described(setting: Any) -> Any:
     """Return plain data that tell losses or metrics, or dicts and lists of these, from others that compute otherwise.
 
-    Built-in functions are names, objects their class with what they hold, and functions of the caller a name with a
-    digest of their code and of the values that they enclose. What code calls or reads elsewhere is not seen.
+    Functions of libraries are names, arrays digests, objects their class with what they hold, and functions of the
+    caller a name with a digest of their code and of the values that they enclose. What code calls or reads elsewhere is
+    not seen.
     """
-    if isinstance(setting, Mapping):
-        return {str(name): described(each) for name, each in setting.items()}
-    if isinstance(setting, list | tuple):
-        return [described(each) for each in setting]
+    return _described(setting, ())
+
+
+def _described(setting: Any, within: tuple[int, ...]) -> Any:
+    """Return `described` of a part that lies in the objects with the ids `within`, outermost first."""
     if setting is None or isinstance(setting, str | bool | int | float):
         return setting
-    if isinstance(setting, np.ndarray | np.generic):
-        return _digest(f"{setting.dtype} {setting.shape}".encode(), setting.tobytes())
-    if isinstance(setting, types.MethodType):
-        return {**_function(setting.__func__), "of": described(setting.__self__)}
-    if isinstance(setting, functools.partial):
-        return {"partial": described(setting.func), "arguments": described([*setting.args, setting.keywords])}
-    if (traced := getattr(setting, "python_function", None)) is not None:  # a tf.function
-        return described(traced)
+    if isinstance(setting, bytes | complex | range):
+        return repr(setting)
     if isinstance(setting, type):
         return _name(setting)
-    return _function(setting) if isinstance(setting, types.FunctionType) else _object(setting)
+    if isinstance(setting, types.BuiltinFunctionType | np.ufunc):
+        return {"function": f"{getattr(setting, '__module__', None)}.{setting.__name__}"}
+    if (array := _as_array(setting)) is not None:
+        if array.dtype.hasobject:
+            return [str(array.shape), *(_described(each, within) for each in array.ravel())]
+        return _digest(f"{array.dtype} {array.shape}".encode(), array.tobytes())
+    if id(setting) in within:
+        return {"within": within.index(id(setting))}
+    return _of_parts(setting, lambda part: _described(part, (*within, id(setting))))
+
+
+def _as_array(setting: Any) -> np.ndarray | None:
+    """Return the values of an array, a tensor or a variable; None of anything else."""
+    if isinstance(setting, np.ndarray | np.generic):
+        return np.asarray(setting)
+    try:
+        return np.asarray(setting.numpy())
+    except Exception:  # there is no such method, or a tensor of a graph has no values
+        return None
+
+
+def _of_parts(setting: Any, told: Callable[[Any], Any]) -> Any:
+    """Return `described`, which is `told` of the parts, of what may have some."""
+    if isinstance(setting, Mapping):
+        return {str(name): told(each) for name, each in setting.items()}
+    if isinstance(setting, list | tuple):
+        return [told(each) for each in setting]
+    if isinstance(setting, set | frozenset):
+        return {"set": sorted(json.dumps(told(each), sort_keys=True) for each in setting)}
+    if isinstance(setting, types.MethodType):
+        return {**_function(setting.__func__, told), "of": told(setting.__self__)}
+    if isinstance(setting, functools.partial):
+        return {"partial": told(setting.func), "arguments": told([*setting.args, setting.keywords])}
+    if (traced := getattr(setting, "python_function", None)) is not None:  # a tf.function
+        return told(traced)
+    return _function(setting, told) if isinstance(setting, types.FunctionType) else _object(setting, told)
 
 
 def config_of(thing: Any) -> dict[str, Any]:
@@ -45,17 +77,17 @@ def config_of(thing: Any) -> dict[str, Any]:
     return config
 
 
-def _object(thing: Any) -> dict[str, Any]:
+def _object(thing: Any, told: Callable[[Any], Any]) -> dict[str, Any]:
     """Return what a loss or metric computes; of any other object only its class and weights."""
     found: dict[str, Any] = {"class": _name(type(thing))}
     if hasattr(thing, "get_weights"):
-        return {**found, "weights": described(thing.get_weights())}
+        return {**found, "weights": told(thing.get_weights())}
     methods = (getattr(type(thing), name, None) for name in ("call", "__call__"))
     compute = next((each for each in methods if isinstance(each, types.FunctionType)), None)
     if compute is None:
         return found
     held = {name: each for name, each in getattr(thing, "__dict__", {}).items() if name[0] != "_"}
-    return {**found, "config": _unnamed(described({**held, **_config(thing)})), "call": _function(compute)}
+    return {**found, "config": _unnamed(told({**held, **_config(thing)})), "call": _function(compute, told)}
 
 
 def _config(thing: Any) -> dict[str, Any]:
@@ -65,13 +97,21 @@ def _config(thing: Any) -> dict[str, Any]:
         return {}
 
 
-def _function(function: Any) -> Any:
+def _function(function: Any, told: Callable[[Any], Any]) -> Any:
     name = _name(function)
     if name.partition(".")[0] in _KERAS:
         return {"function": name}
-    cells = [cell.cell_contents for cell in function.__closure__ or () if cell.cell_contents is not function]
+    cells = [_content(cell) for cell in function.__closure__ or ()]
     values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells]
-    return {"function": name, "code": _code(function.__code__), "values": described(values)}
+    return {"function": name, "code": _code(function.__code__), "values": told(values)}
+
+
+def _content(cell: Any) -> Any:
+    """Return what a cell of a closure holds; None if that is not defined yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _code(code: types.CodeType) -> str:
