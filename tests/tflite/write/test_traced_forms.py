@@ -174,3 +174,13 @@ def test_integers_are_never_nan():
     assert not lite.float_tensors() and not {"SELECT_V2", "NOT_EQUAL"} & set(names(lite))
     want = np.logaddexp(WIDE, 2 * WIDE)
     assert np.mean((lite.predict(X) - want) ** 2) < 1e-2 * np.var(want)
+
+
+@pytest.mark.parametrize(("without", "kept"), [((), False), (("FFT",), True)])
+def test_a_fourier_transform_may_stay_too(without, kept):
+    def transformed(x):
+        return tf.signal.fft(tf.complex(x, x))
+
+    with supported_forms(integers=False, without=without):
+        graph = tf.function(transformed).get_concrete_function(tf.TensorSpec((1, 8))).graph
+    assert ("FFT" in {op.type for op in graph.get_operations()}) == kept

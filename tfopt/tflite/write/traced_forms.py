@@ -190,6 +190,10 @@ def _keeps_state(graph: Any, function: str) -> bool:
     return any(_keeps_state(graph, name) if kind is None else kind.is_stateful for name, kind in kinds.items())
 
 
+def _all_but(without: Collection[str], forms: Mapping[str, Form]) -> dict[str, Form]:
+    return {name: form for name, form in forms.items() if name not in without}
+
+
 @contextmanager
 def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterator[None]:
     """Trace functions in the block with `LACKING`, and for integers `FORMS`, instead of operations on float tensors.
@@ -200,8 +204,8 @@ def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterato
     """
     from tensorflow.python.framework.func_graph import FuncGraph
 
-    forms: Mapping[str, Form] = {**LACKING, **FORMS} if integers else LACKING
-    forms = {name: form for name, form in forms.items() if name not in without}
+    forms = _all_but(without, {**LACKING, **FORMS} if integers else LACKING)
+    of_complex = _all_but(without, FOURIER)
     original = FuncGraph._create_op_internal
 
     def create(graph: Any, op_type: str, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
@@ -215,8 +219,8 @@ def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterato
             made = _sum_of_integers(values, bias, kwargs["attrs"]["data_format"].s)
         elif op_type in forms and inputs[-1].dtype.is_floating:
             made = forms[op_type](*map(graph.capture, inputs))
-        elif op_type in FOURIER:
-            made = FOURIER[op_type](*map(graph.capture, inputs))
+        elif op_type in of_complex:
+            made = of_complex[op_type](*map(graph.capture, inputs))
         return original(graph, op_type, inputs, *args, **kwargs) if made is None else made.op
 
     FuncGraph._create_op_internal = create
