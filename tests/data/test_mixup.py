@@ -1,5 +1,6 @@
 """Mixtures of two samples and their labels."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -81,7 +82,7 @@ def test_two_classes_with_one_output_cannot_be_mixed():
         for_mixup(data, 1)
 
 
-def test_words_and_losses_of_class_numbers_cannot_be_mixed():
+def test_words_cannot_be_mixed():
     keras = tf_keras()
     words, labels = np.random.default_rng(0).integers(0, 9, (60, 6)).astype("int32"), np.arange(60) % 3
     layers = [keras.layers.Embedding(9, 4), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3, "softmax")]
@@ -89,10 +90,23 @@ def test_words_and_losses_of_class_numbers_cannot_be_mixed():
     stages = (tfopt.FineTune(epochs=1),)
     with pytest.raises(RecipeError, match="looks its inputs up in a table"):
         tfopt.optimize(reader, tfopt.Recipe(stages=stages, training=tfopt.Training(mixup=0.2)), (words, labels))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sparse_categorical_crossentropy",
+        "SparseCategoricalCrossentropy",
+        keras.losses.SparseCategoricalCrossentropy(),
+        tf_keras().losses.SparseCategoricalCrossentropy(),
+    ],
+)
+def test_losses_of_class_numbers_cannot_be_mixed(loss):
     plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, "softmax")])
-    training = tfopt.Training(mixup=0.2, loss="sparse_categorical_crossentropy")
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1),), training=tfopt.Training(mixup=0.2, loss=loss))
+    x, labels = np.zeros((60, 6), "float32"), np.arange(60) % 3
     with pytest.raises(RecipeError, match="give 'categorical_crossentropy'"):
-        tfopt.optimize(plain, tfopt.Recipe(stages=stages, training=training), (words, labels))
+        tfopt.optimize(plain, recipe, (x, labels))
 
 
 def test_a_run_with_mixtures(monkeypatch):

@@ -31,11 +31,13 @@ from tfopt.run.run_folder import RunFolder, about_run, identity_of, open_run_fol
 from tfopt.run.start import judge_from, transferred
 from tfopt.stages import Stage
 from tfopt.tasks import task_of
+from tfopt.tasks.loss import fits_labels
 from tfopt.teachers import Answering, as_teacher
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.backup import EVERY
 from tfopt.training.class_weights import class_weights
 from tfopt.training.fit import make_optimizer
+from tfopt.training.named import is_object, loss_named
 from tfopt.training.outputs import LossByOutput, objective, own_metrics
 from tfopt.transfer import Transferred
 
@@ -271,10 +273,11 @@ def _for_mixup(data: Dataset, recipe: Recipe, flat_model: Any) -> Dataset:
         require_no_mixup(training.mixup)
     if not training.mixup:
         return data
-    if isinstance(training.loss, str) and training.loss.startswith("sparse_"):
+    named = isinstance(training.loss, str) or is_object(training.loss)
+    if named and not fits_labels(loss_named(training.loss), "one-hot"):
         raise RecipeError(
             f"Training(mixup=...) mixes one-hot labels; the loss {training.loss!r} expects class numbers. Leave "
-            f"out the loss, or give {training.loss.removeprefix('sparse_')!r}."
+            "out the loss, or give 'categorical_crossentropy'."
         )
     if index_inputs(walk(flat_model)):
         raise RecipeError(
