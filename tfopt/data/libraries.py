@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from tfopt.base.words import reason_of
 from tfopt.data.folder import PART_NAMES
 from tfopt.data.named_rows import NamedRows, Row
 from tfopt.errors import DataError
@@ -59,8 +60,7 @@ def rows_of_tfds(name: str) -> NamedRows:
         builder = tfds.builder(name)
         builder.download_and_prepare()
     except Exception as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"Cannot load {name!r} from tensorflow-datasets: {why}.") from error
+        raise DataError(f"Cannot load {name!r} from tensorflow-datasets: {reason_of(error)}.") from error
     info = builder.info
     parts, notes = _by_part({split: split for split in info.splits})
     keys = info.supervised_keys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from tfopt.data.images import decode_image, is_encoded, is_pillow
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
 from tfopt.data.stored import Collector
+from tfopt.data.streams import numbered
 from tfopt.data.table import Table
 from tfopt.data.tables import labels_of
 from tfopt.data.text import Text
@@ -60,7 +61,7 @@ def read_rows(rows: NamedRows, *, text: str | None, labels: str | None, how: Fro
     Raises:
         DataError: a column is missing or has values of several kinds, or an image cannot be decoded.
     """
-    first = list(itertools.islice(_with_named_errors("train", rows.parts["train"]()), _FIRST))
+    first = [row for _, row in itertools.islice(numbered("train", rows.parts["train"]()), _FIRST)]
     if not first:
         raise DataError(f"Expected rows in {rows.source}, got none.")
     kinds = {column: _kind([row.get(column) for row in first]) for column in first[0]}
@@ -155,9 +156,9 @@ class _Reader:
         whole = [name for name in self._columns if self._kinds[name] in ("image", "array")]
         stacks = {name: Collector(f"{self._part} {name}") for name in whole}
         singles: dict[str, list[Any]] = {name: [] for name in self._columns if name not in whole}
-        numbered, count = enumerate(_with_named_errors(self._part, rows)), 0
+        each_row, count = numbered(self._part, rows), 0
         with ThreadPoolExecutor() as pool:
-            while some := list(itertools.islice(numbered, _AT_ONCE)):
+            while some := list(itertools.islice(each_row, _AT_ONCE)):
                 for values in pool.map(self._values, some):
                     for name, stack in stacks.items():
                         self._check(count, name, values[name], stacks)
@@ -171,8 +172,8 @@ class _Reader:
             name: _column(name, values) for name, values in singles.items()
         }
 
-    def _values(self, numbered: tuple[int, Row]) -> dict[str, Any]:
-        number, row = numbered
+    def _values(self, numbered_row: tuple[int, Row]) -> dict[str, Any]:
+        number, row = numbered_row
         if absent := [name for name in self._columns if name not in row]:
             raise DataError(f"Expected the column {absent[0]!r} in {self._part} row {number:,}, got {', '.join(row)}.")
         return {name: self._value(name, number, row[name]) for name in self._columns}
@@ -221,19 +222,3 @@ def _joined(columns: Mapping[str, Any], inputs: list[str], front_end: FrontEnd |
             rows[name] = columns[name]
         return rows
     return columns[inputs[0]] if len(inputs) == 1 else {name: columns[name] for name in inputs}
-
-
-def _with_named_errors(part: str, rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows; an error in one says after how many it came."""
-    iterator = iter(rows)
-    for count in itertools.count():
-        try:
-            row = next(iterator)
-        except StopIteration:
-            return
-        except DataError:
-            raise
-        except Exception as error:
-            why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise DataError(f"Expected {part} rows until the end, got an error after {count:,}: {why}.") from error
-        yield row

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from tfopt.base.limits import LARGEST_DATA
+from tfopt.base.words import reason_of
 from tfopt.data.arrays_by_name import count_samples
 from tfopt.data.stored import Collector
 from tfopt.errors import DataError
@@ -81,7 +82,7 @@ def collected(name: str, batches: Iterable[Any]) -> Samples:
     """
     sides: tuple[dict[str, Collector], ...] = ({}, {}, {})
     first: Any = None
-    for batch in _with_named_errors(name, batches):
+    for batch in _checked(name, batches):
         first = batch if first is None else first
         for what, collectors, arrays, like in zip(_SIDES, sides, batch, first, strict=False):
             for key, array in _same_names(f"{name} {what}", arrays, like).items():
@@ -112,20 +113,40 @@ def _same_names(what: str, arrays: Any, like: Any) -> dict[str, np.ndarray]:
     return {str(key): np.asarray(each) for key, each in named.items()}
 
 
-def _with_named_errors(name: str, batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield `batches` as tuples of arrays, or of dicts of them; an error in one says after how many samples it came."""
-    iterator, count, sides = iter(batches), 0, 0
+def numbered(
+    name: str, items: Iterable[Any], samples: Callable[[Any], int] = lambda item: 1
+) -> Iterator[tuple[int, Any]]:
+    """Yield each item after the number of samples before it; an error of the iteration says this number.
+
+    Args:
+        name: of the part.
+        items: rows or batches.
+        samples: returns how many an item has.
+
+    Raises:
+        DataError: iterating fails.
+    """
+    iterator, count = iter(items), 0
     while True:
         try:
-            batch = next(iterator)
+            item = next(iterator)
         except StopIteration:
             return
+        except DataError:
+            raise
         except Exception as error:
-            why = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise DataError(
-                f"Expected {name} samples of one shape until the end, got an error after {count:,} samples: {why}; "
-                "correct the pipeline."
+                f"Expected {name} samples of one shape until the end, got an error after {count:,} samples: "
+                f"{reason_of(error)}; correct their source."
             ) from error
+        yield count, item
+        count += samples(item)
+
+
+def _checked(name: str, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield `batches` as tuples of arrays, or of dicts of them. Raise `DataError` for one of another form."""
+    sides = 0
+    for count, batch in numbered(name, batches, lambda batch: count_samples(_by_number(batch[0]))):
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3) or len(batch) != (sides or len(batch)):
             came = f"{len(batch)} parts" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
             raise DataError(
@@ -133,11 +154,10 @@ def _with_named_errors(name: str, batches: Iterable[Any]) -> Iterator[Any]:
                 "samples; correct the pipeline."
             )
         sides = len(batch)
-        yield tuple(_numbered(side) for side in batch)
-        count += count_samples(_numbered(batch[0]))
+        yield tuple(_by_number(side) for side in batch)
 
 
-def _numbered(side: Any) -> Any:
+def _by_number(side: Any) -> Any:
     """Return a list of arrays, of several inputs or outputs, by their numbers; other values unchanged."""
     several = isinstance(side, list | tuple) and side and all(hasattr(each, "shape") for each in side)
     return {str(number): each for number, each in enumerate(side)} if several else side

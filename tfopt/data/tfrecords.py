@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tfopt.base.words import reason_of
 from tfopt.data.folder import PART_NAMES
 from tfopt.data.named_rows import NamedRows, Row
 from tfopt.errors import DataError
@@ -94,8 +95,7 @@ def _inferred(files: list[Path], source: str) -> dict[str, Any]:
         records = list(itertools.islice(_records(files).as_numpy_iterator(), _FIRST))
         examples = [tf.train.Example.FromString(record).features.feature for record in records]
     except Exception as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"Expected TFRecord files of tf.train.Examples, got {source}: {why}.") from error
+        raise DataError(f"Expected TFRecord files of tf.train.Examples, got {source}: {reason_of(error)}.") from error
     types = {"bytes_list": tf.string, "int64_list": tf.int64, "float_list": tf.float32}
     found: dict[str, Any] = {}
     for name in examples[0] if examples else ():
