@@ -127,6 +127,13 @@ def test_batches_of_any_size_give_the_same_answers_in_order(sizes, batch_size):
     np.testing.assert_array_equal(teacher.predict(x, batch_size=batch_size, quiet=True)["output"], found)
 
 
+def test_batches_with_weights_give_the_answers_without():
+    teacher, x, y = Teacher(dense(), outputs="logits"), images(50, (3,)), np.zeros(50, np.int32)
+    (found,) = teacher.each([(x, y, np.ones(50))], batch_size=50)
+    (expected,) = teacher.each([(x, y)], batch_size=50)
+    np.testing.assert_array_equal(found["output"], expected["output"])
+
+
 def test_predict_sees_weights_that_changed_since():
     model, x = dense(), images(4, (3,))
     teacher = Teacher(model, outputs="logits")

@@ -68,10 +68,13 @@ def _frozen(live: Any) -> Any:
 
 
 def regrouped(batches: Iterable[Any], size: int | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yield batches x or (x, labels) regrouped to `size` samples; the last batch holds the remainder."""
+    """Yield batches x or (x, labels) regrouped to `size` samples; the last batch holds the remainder.
+
+    Weights, in batches (x, labels, weights), are left out.
+    """
     waiting: list[tuple[np.ndarray, np.ndarray | None]] = []
     for batch in batches:
-        x, labels = batch if isinstance(batch, tuple) else (batch, None)
+        x, labels = (*batch, None)[:2] if isinstance(batch, tuple) else (batch, None)
         x, labels = np.asarray(x), None if labels is None else np.asarray(labels)
         if size is None:
             size = int(np.clip(_BATCH_BYTES // max(4 * math.prod(x.shape[1:]), 1), 16, 512))
