@@ -106,7 +106,8 @@ def test_texts_in_records_get_the_vocabulary_of_a_model(tmp_path):
     assert (
         set(map(tuple, data.train.inputs.tolist())) == {(1, 2), (1, 1)} and "as the file itself says" in data.notes[-1]
     )
-    assert len(data_for(model, path, text="review", labels="stars").preprocessing.vocabulary) == 5
+    with pytest.raises(DataError, match="The vocabulary has 5 entries"):
+        data_for(model, path, text="review", labels="stars")
 
 
 def test_features_may_be_given(tmp_path):
@@ -264,3 +265,43 @@ def test_hugging_face_itself():
     data = load_data(parts)
     same_images(data, pixels)
     assert data.class_names == ("a", "b", "c", "d") and len(data.test) == 10
+
+
+def trained(**settings):
+    """The front end of a model that was trained on texts."""
+    return Text(vocabulary=("", "[UNK]", "good"), length=2, **settings)
+
+
+def test_labels_in_records_have_the_numbers_of_a_model(tmp_path):
+    """By the names of its classes, not in alphabetical order, in the column on which it was trained."""
+    rows = [
+        {"text": b"so good" if n % 2 else b"so bad", "mood": [b"neg", b"pos"][n % 2], "label": 7} for n in range(COUNT)
+    ]
+    path = write(tmp_path / "a.tfrecord", rows)
+    front_end = trained(labels="mood", classes=("pos", "neg"))
+    data = load_data(path, preprocessing=front_end)
+    assert data.class_names == data.preprocessing.classes == ("pos", "neg") and data.preprocessing.labels == "mood"
+    np.testing.assert_array_equal(data.test.labels == 0, data.test.inputs[:, 1] == 2)
+    with pytest.raises(DataError, match="Expected the labels pos, bad in 'mood', also got neg"):
+        load_data(path, preprocessing=trained(labels="mood", classes=("pos", "bad")))
+    with pytest.raises(DataError, match="Expected a column 'stars' of labels"):
+        load_data(path, preprocessing=trained(labels="stars", classes=("pos", "neg")))
+
+
+def test_named_classes_get_the_numbers_of_a_model():
+    rows = [{"text": f"so {'good' if n % 2 else 'bad'}", "label": n % 2} for n in range(COUNT)]
+    source = Split(rows, label=types.SimpleNamespace(names=["neg", "pos"]))
+    data = load_data(source, preprocessing=trained(classes=("pos", "neg")))
+    assert data.class_names == data.preprocessing.classes == ("pos", "neg")
+    np.testing.assert_array_equal(data.test.labels == 0, data.test.inputs[:, 1] == 2)
+    with pytest.raises(DataError, match="Expected the labels good, bad in 'label', also got neg, pos"):
+        load_data(source, preprocessing=trained(classes=("good", "bad")))
+    with pytest.raises(DataError, match="Expected values in 'label', as the model was trained on, got the classes neg"):
+        load_data(source, preprocessing=trained(classes=None))
+    values = load_data(Split(rows), preprocessing=trained(classes=None))
+    assert values.task == "regression" and values.preprocessing.classes is None
+    numbered = load_data(Split([*rows[:-1], {"text": "so", "label": -1}]), preprocessing=trained())
+    assert numbered.class_names == ("-1", "0", "1")
+    source = Split([*rows[:-1], {"text": "so", "label": -1}], label=types.SimpleNamespace(names=["neg", "pos"]))
+    with pytest.raises(DataError, match="also got -1"):
+        load_data(source, preprocessing=trained(classes=("pos", "neg")))

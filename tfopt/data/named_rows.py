@@ -55,24 +55,28 @@ def read_rows(rows: NamedRows, *, text: str | None, labels: str | None, how: Fro
     Args:
         rows: the source.
         text: the column of texts; None: "text", if it has texts.
-        labels: the column of labels; None: that of the source, or "label".
-        how: the size and color of images, or a front end for texts or tables.
+        labels: the column of labels; None: that of the front end, that of the source, or "label".
+        how: the size and color of images, or a front end for texts or tables, whose classes number the labels.
 
     Raises:
-        DataError: a column is missing or has values of several kinds, or an image cannot be decoded.
+        DataError: a column is missing or has values of several kinds, an image cannot be decoded, or a label is not
+            among the classes of the front end.
     """
     first = [row for _, row in itertools.islice(numbered("train", rows.parts["train"]()), _FIRST)]
     if not first:
         raise DataError(f"Expected rows in {rows.source}, got none.")
     kinds = {column: _kind([row.get(column) for row in first]) for column in first[0]}
-    target = _label_column(kinds, labels or rows.labels, rows.source)
+    stated = how if isinstance(how, Text | Table) else None
+    target = _label_column(kinds, labels or _labels_of_model(stated, kinds) or rows.labels, rows.source)
     front_end, inputs = _inputs(kinds, target, text, how)
     read = {part: _Reader(part, [*inputs, target], kinds, how).read(each()) for part, each in rows.parts.items()}
     names = rows.class_names if target == rows.labels else None
     targets = {part: columns[target] for part, columns in read.items()}
     said: tuple[str, ...] = ()
-    if names is None and targets["train"].ndim == 1 and (front_end or kinds[target] == "text"):
-        targets, names, said = _as_classes(targets, target)
+    known = stated.classes if stated else ()
+    unnamed = names is None and (front_end or kinds[target] == "text")
+    if targets["train"].ndim == 1 and (known != () or unnamed):
+        targets, names, said = _as_classes(_by_name(targets, names, target, known), target, known)
     left = [column for column in kinds if column not in (*inputs, target)]
     notes = (*rows.notes, *said, *([f"columns left out: {', '.join(left)}"] if left else []))
     pairs = {part: (_joined(columns, inputs, front_end), targets[part]) for part, columns in read.items()}
@@ -117,6 +121,11 @@ def _label_column(kinds: Mapping[str, Kind], wanted: str | None, source: str) ->
         came = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
         raise DataError(f"Expected a column {found or 'label'!r} of labels in {source}, got {came}; name it: labels=.")
     return found
+
+
+def _labels_of_model(stated: Text | Table | None, kinds: Mapping[str, Kind]) -> str | None:
+    """Return the column of labels that a front end names; None if it is the default and there is no such column."""
+    return stated.labels if stated and (stated.labels in kinds or stated.labels != type(stated).labels) else None
 
 
 def _inputs(
@@ -207,9 +216,32 @@ def _column(name: str, values: list[Any]) -> np.ndarray:
         raise DataError(f"Expected one number for each row in column {name!r}, got others: {error}.") from error
 
 
-def _as_classes(targets: dict[str, Any], name: str) -> tuple[dict[str, Any], tuple[str, ...] | None, tuple[str, ...]]:
-    """Return the labels of all parts as those of a table, the class names if there are any, and notes."""
-    found, names, notes = labels_of(targets["train"], name)
+def _by_name(
+    targets: dict[str, Any], names: tuple[str, ...] | None, target: str, known: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """Return labels by the names of their classes, if the source has `names`: a model may number them otherwise."""
+    if names is None:
+        return targets
+    if known is None:
+        raise DataError(
+            f"Expected values in {target!r}, as the model was trained on, got the classes {', '.join(names)}; name "
+            "another column: labels=."
+        )
+    named = dict(enumerate(names))
+    return {
+        part: np.array([*(named.get(value, str(value)) for value in values.tolist()), None], object)[:-1]
+        for part, values in targets.items()
+    }
+
+
+def _as_classes(
+    targets: dict[str, Any], name: str, known: tuple[str, ...] | None
+) -> tuple[dict[str, Any], tuple[str, ...] | None, tuple[str, ...]]:
+    """Return the labels of all parts as those of a table, the class names if there are any, and notes.
+
+    `known` are the classes of a model; () if there is none, None if its labels are values.
+    """
+    found, names, notes = labels_of(targets["train"], name, known)
     rest = {part: labels_of(values, name, names)[0] for part, values in targets.items() if part != "train"}
     return {"train": found, **rest}, names, notes
 
