@@ -1,6 +1,8 @@
 """Decoded images in a folder between runs: the same samples, and no stale ones."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -74,3 +76,16 @@ def test_failures_leave_nothing(photos, tmp_path):
         load_data(photos, cache=photos / "dark" / "4.png" / "kept")
     with pytest.raises(DataError, match="a folder of images for cache=, got scikit-learn"):
         load_data("digits", cache=tmp_path / "kept")
+
+
+def test_two_runs_at_once_decode_once(photos, tmp_path, monkeypatch):
+    """The other one waits; what a run that was killed has left is removed."""
+    (tmp_path / "kept" / "unfinished_1").mkdir(parents=True)
+    seen, decode = [], images._decode
+    monkeypatch.setattr(
+        images, "_decode", lambda file, **given: (time.sleep(0.02), seen.append(file), decode(file, **given))[2]
+    )
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda _: load_data(photos, cache=tmp_path / "kept"), range(2)))
+    assert len(seen) == 20 and both[0].fingerprint == both[1].fingerprint
+    assert len(list((tmp_path / "kept").iterdir())) == 1

@@ -10,11 +10,13 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from tfopt.base.limits import LARGEST_JSON
+from tfopt.base.locks import locked
+from tfopt.base.progress import Progress
 from tfopt.base.reading import parse_json, reading
 from tfopt.data.images import read_images
 from tfopt.data.preprocessing import Preprocessing
@@ -22,6 +24,7 @@ from tfopt.data.stored import ROWS, StoredArray
 from tfopt.errors import DataError
 
 _ABOUT = "about.json"
+_UNFINISHED = "unfinished_"
 _FORM = 1  # of what is kept; another number makes older folders useless
 
 
@@ -30,7 +33,8 @@ def read_kept_images(
 ) -> tuple[Any, Preprocessing, tuple[str, ...]]:
     """Return what `read_images` does, decoded only if `folder` does not have the same files in the same form.
 
-    Files are the same if their names below their common folder, sizes in bytes and times of change are.
+    Files are the same if their names below their common folder, sizes in bytes and times of change are. Another process
+    that decodes images there is waited for.
 
     Args:
         files: the images.
@@ -44,15 +48,10 @@ def read_kept_images(
     ordered = sorted(set(files))
     entry = folder / _key(ordered, preprocessing)
     kept = _kept(entry)
-    if kept is None:
-        _decode_into(entry, ordered, preprocessing, source)
-        kept = _kept(entry)
-        if kept is None:
-            raise DataError(f"Expected the decoded images in {entry}, which was changed meanwhile; load them again.")
+    note = f"decoded images from {folder}"
+    if kept is None and _made(entry, ordered, preprocessing, source):
         note = f"decoded images are kept in {folder} for later runs"
-    else:
-        note = f"decoded images from {folder}"
-    images, about = kept
+    images, about = kept or _kept(entry) or _gone(entry)
     place = {file: number for number, file in enumerate(ordered)}
     images = images.take(np.array([place[file] for file in files]))
     height, width = about["size"]
@@ -82,19 +81,41 @@ def _kept(entry: Path) -> tuple[StoredArray, dict[str, Any]] | None:
         return None
 
 
+def _gone(entry: Path) -> NoReturn:
+    raise DataError(f"Expected the decoded images in {entry}, which was changed meanwhile; load them again.")
+
+
+def _made(entry: Path, files: list[Path], preprocessing: Preprocessing, source: str) -> bool:
+    """Make `entry`. Return False if another process has done so meanwhile."""
+    folder = entry.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    with locked(folder / ".lock", f"The cache {folder}", wait=Progress().say):
+        for left in folder.glob(f"{_UNFINISHED}*"):  # of processes that ended
+            shutil.rmtree(left, ignore_errors=True)
+        if _kept(entry) is not None:
+            return False
+        _decode_into(entry, files, preprocessing, source)
+        return True
+
+
 def _decode_into(entry: Path, files: list[Path], preprocessing: Preprocessing, source: str) -> None:
     """Decode images into another folder that takes the name `entry` once it is whole."""
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix="unfinished_", dir=entry.parent))
+        made = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=entry.parent))
     except OSError as error:
-        raise DataError(f"Expected a folder for decoded images to write to, got {entry.parent}: {error}.") from error
+        raise _cannot_write(entry.parent, error) from error
     try:
         images, filled, notes = read_images(files, preprocessing, source, made)
         about = {"shape": images.shape, "digest": images.digest, "notes": notes}
         (made / _ABOUT).write_text(json.dumps({**about, "size": filled.size, "color": filled.color}), encoding="utf-8")
-        if _kept(entry) is None:  # else another run was faster
-            shutil.rmtree(entry, ignore_errors=True)
-            made.rename(entry)
+        shutil.rmtree(entry, ignore_errors=True)
+        made.rename(entry)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _cannot_write(folder: Path, error: OSError) -> DataError:
+    return DataError(f"Expected a folder for decoded images to write to, got {folder}: {error}.")
