@@ -1,6 +1,7 @@
 """Features of a pretrained model: where they are taken, how they are cached, and the head trained on them."""
 
 import io
+from contextlib import contextmanager
 
 import keras
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 
 import tfopt
 from tfopt.base.keras_compat import tf_keras
+from tfopt.base.locks import locked
 from tfopt.base.progress import Progress
 from tfopt.data import load_data
 from tfopt.errors import DataError, ModelError, RecipeError
-from tfopt.transfer import FeatureTransfer, Head, extract_features, feature_extractor, feature_transfer
+from tfopt.transfer import FeatureTransfer, Head, extract_features, feature_extractor, feature_transfer, features
 
 APIS = pytest.mark.parametrize("api", [keras, tf_keras()], ids=["keras", "tf_keras"])
 
@@ -205,6 +207,28 @@ def test_features_are_cached_and_recomputed_when_stale(images, source, tmp_path)
     np.testing.assert_allclose(kept.test.x(), changed.predict(images.test.x(), verbose=0), atol=1e-5)
     less = load_data((images.train.x(), images.train.y()))
     assert "data was" in said_by(extracted(changed, less))
+
+
+def test_features_that_another_process_replaced_meanwhile_stay(images, source, tmp_path, monkeypatch):
+    """Both find stale ones; the second gets the lock once the first has computed them again."""
+    kept, extractor = tmp_path / "kept", feature_extractor(source)
+    extract_features(extractor, images, cache=kept, quiet=True)
+    changed = feature_extractor(source)
+    changed.set_weights([2 * weight for weight in changed.get_weights()])
+    written = []
+
+    @contextmanager
+    def late(*args, **given):
+        monkeypatch.setattr(features, "locked", locked)
+        extract_features(changed, images, cache=kept, quiet=True)
+        written.extend(file.stat().st_mtime_ns for file in kept.glob("*.npy"))
+        with locked(*args, **given):
+            yield
+            assert (kept / ".lock").exists()
+
+    monkeypatch.setattr(features, "locked", late)
+    extract_features(changed, images, cache=kept, quiet=True)
+    assert [file.stat().st_mtime_ns for file in kept.glob("*.npy")] == written
 
 
 # A head on features

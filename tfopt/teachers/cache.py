@@ -25,6 +25,8 @@ from tfopt.teachers.base import OUTPUT, Answering
 from tfopt.teachers.precomputed import Precomputed
 
 _META = "meta.json"
+LOCK = ".lock"
+"""The name of the file that a process locks while it writes to a folder of answers."""
 _FORMAT = 1
 _ROOM_LEFT = 2**28  # bytes to leave free on the disk
 
@@ -126,7 +128,7 @@ class Answers:
             return self.teacher.aligned(self.count)
         if self._folder is None:
             return self._in_half(number, batches)
-        with locked(self._folder / ".lock", f"The cache {self._folder}", wait=self._say):
+        with locked(self._folder / LOCK, f"The cache {self._folder}", wait=self._say):
             remove_leftovers(self._folder, "view")
             return self._found(number) or self._in_half(number, batches)
 
@@ -289,6 +291,13 @@ def _loaded(path: Path, count: int) -> np.ndarray:
         if left or file.read() != found.to_bytes(4, "little"):
             raise ValueError(f"{path.name} has another checksum")
     return array
+
+
+def empty(folder: Path) -> None:
+    """Remove the answers in `folder`, which the caller has locked; the lock stays."""
+    others = [path for path in folder.iterdir() if path.name not in (LOCK, _META)]
+    for path in (*others, folder / _META):  # the claim at last: an interrupted removal goes on the next time
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _claim(folder: Path, key: dict[str, Any], name: str) -> None:

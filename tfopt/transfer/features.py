@@ -1,7 +1,6 @@
 """Features of a whole data set, computed once and cached."""
 
 import dataclasses
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tfopt.errors import DataError
 from tfopt.models.sources import model_from
 from tfopt.surgery.body import Pooling, body_of
 from tfopt.teachers.base import OUTPUT
-from tfopt.teachers.cache import Answers, StaleAnswersError
+from tfopt.teachers.cache import LOCK, Answers, StaleAnswersError, empty
 from tfopt.teachers.teacher import Teacher
 
 ASKED_AT_ONCE = 256
@@ -122,15 +121,22 @@ def _kept(
     teacher: Teacher, about: dict[str, Any], count: int, *, folder: str | Path | None, progress: Any, **shown: Any
 ) -> Answers:
     """Return the answers in `folder`; remove stale ones first, with a note."""
-    try:
+
+    def found() -> Answers:
         return Answers(teacher, about, count, folder=folder, progress=progress, **shown)
-    except StaleAnswersError as error:
+
+    try:
+        return found()
+    except StaleAnswersError:
         assert folder is not None
         say = progress.say if progress is not None else lambda line: None
-        say(f"the cached features are stale ({error}); computing them again")
-        with locked(Path(folder, ".lock"), f"The cache {folder}", wait=say):
-            shutil.rmtree(folder)
-        return Answers(teacher, about, count, folder=folder, progress=progress, **shown)
+        with locked(Path(folder, LOCK), f"The cache {folder}", wait=say):
+            try:
+                return found()  # another process may have replaced them
+            except StaleAnswersError as error:
+                say(f"the cached features are stale ({error}); computing them again")
+                empty(Path(folder))
+            return found()
 
 
 def feature_extractor(
