@@ -10,11 +10,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from tfopt.data import Augmentation, Dataset, Preprocessing, Split, fit_to_model, load_data
+from tfopt.data.for_model import data_for
 from tfopt.data.split import choose
 from tfopt.errors import DataError
 
@@ -718,3 +720,27 @@ def test_a_dataset_is_scaled_under_the_old_name_too() -> None:
     with pytest.warns(DeprecationWarning, match="Dataset.fed_as is now Dataset.with_preprocessing"):
         old = data.fed_as("unit")  # type: ignore[attr-defined]
     np.testing.assert_array_equal(old.train.x(), data.with_preprocessing("unit").train.x())
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"preprocessing": "unit"},
+        {"limit": 3},
+        {"task": "regression"},
+        {"text": "a"},
+        {"labels": "b"},
+        {"validation": 0.1},
+        {"features": {}},
+        {"cache": "kept"},
+    ],
+)
+def test_settings_for_data_that_are_loaded_already_are_refused(setting):
+    data = load_data((np.zeros((20, 2)), np.arange(20) % 2))
+    with pytest.raises(DataError, match=f"Expected a Dataset alone, .* also got {next(iter(setting))};"):
+        load_data(data, **setting)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    if next(iter(setting)) not in ("validation", "features", "cache"):
+        with pytest.raises(DataError, match="Expected a Dataset alone"):
+            data_for(model, data, **setting)
+    assert load_data(data) is data and data_for(model, data) is data

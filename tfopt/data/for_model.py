@@ -52,10 +52,10 @@ def data_for(
     Raises:
         DataError: as `load_data`; or numbers without a row in a table in which the model looks them up.
     """
-    if isinstance(source, Dataset):
-        return _with_known_ids(named_as(model, source), model)
-    places = list(beside)
     options: dict[str, Any] = {"limit": limit, "text": text, "labels": labels, "task": task}
+    if isinstance(source, Dataset):
+        return _with_known_ids(named_as(model, load_data(source, preprocessing=preprocessing, **options)), model)
+    places = list(beside)
     stated, note = raw_front_end_beside(places)
     if raw_kind(source) or (stated and has_columns(source)):
         data = load_data(source, preprocessing=stated or preprocessing, **options)

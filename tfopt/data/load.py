@@ -90,10 +90,12 @@ def load_data(
         ('classification', 10)
     """
     if isinstance(source, Dataset):
-        if any(option is not None for option in (preprocessing, size, color, limit, task)):
+        named = {"preprocessing": preprocessing, "size": size, "color": color, "text": text, "labels": labels}
+        named |= {"validation": validation, "limit": limit, "task": task, "features": features, "cache": cache}
+        if useless := [name for name, value in named.items() if value is not None]:
             raise DataError(
-                "Expected no preprocessing, size, color, limit or task with a Dataset, which is returned unchanged; "
-                "pass them where you load it."
+                f"Expected a Dataset alone, which is returned unchanged, also got {', '.join(useless)}; give them "
+                "where you load it."
             )
         return source
     applied = _requested_preprocessing(
