@@ -90,9 +90,9 @@ def load_data(
         ('classification', 10)
     """
     if isinstance(source, Dataset):
-        named = {"preprocessing": preprocessing, "size": size, "color": color, "text": text, "labels": labels}
-        named |= {"validation": validation, "limit": limit, "task": task, "features": features, "cache": cache}
-        if useless := [name for name, value in named.items() if value is not None]:
+        named: dict[str, Any] = {"preprocessing": preprocessing, "size": size, "color": color, "text": text}
+        named |= {"labels": labels, "validation": validation, "limit": limit, "task": task, "features": features}
+        if useless := [name for name, value in {**named, "cache": cache}.items() if value is not None]:
             raise DataError(
                 f"Expected a Dataset alone, which is returned unchanged, also got {', '.join(useless)}; give them "
                 "where you load it."
