@@ -10,6 +10,14 @@ from tfopt.base import interruption
 from tfopt.base.interruption import Interrupted
 
 
+@pytest.fixture(autouse=True)
+def _heeded():
+    """Heed SIGINT, which a shell lets its jobs in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_at_once(number, code):
     before = signal.getsignal(number)

@@ -193,7 +193,8 @@ class Answers:
             with reading(DataError):
                 return {name: _loaded(path, self.count) for name, path in paths.items()}
         except DataError as error:
-            self.notes.append(f"view {number} in {self._folder} is damaged ({error}): computed again")
+            note = f"view {number} in {self._folder} is damaged ({error}): computed again"
+            self.notes += [note] if note not in self.notes else []  # it is read before and under the lock
             return None
 
     def _path(self, number: int, name: str) -> Path:
