@@ -67,9 +67,20 @@ def held() -> Iterator[None]:
         end_if_asked()
 
 
+def asked() -> int:
+    """Return the number of the signal that waits; 0 for none."""
+    return _Request.number or 0
+
+
 def is_asked() -> bool:
     """Return whether a signal waits."""
-    return _Request.number is not None
+    return asked() != 0
+
+
+def ask(number: int) -> None:
+    """Let a signal wait that has come to another process of the same run."""
+    if _Request.number is None:
+        _Request.number, _Request.since = number, time.monotonic()
 
 
 def is_overdue() -> bool:
@@ -87,6 +98,6 @@ def end_if_asked(where: str = "") -> None:
 def _asked(number: int, frame: FrameType | None) -> Any:
     del frame
     if _Request.held and _Request.number is None:
-        _Request.number, _Request.since = number, time.monotonic()
+        ask(number)
         return
     raise Interrupted(number)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tfopt.data import Dataset
     from tfopt.run.prepare import Prepared
     from tfopt.run.recipe import Recipe
+    from tfopt.training.distribution import Distribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--checkpoint-every", type=click.FloatRange(min=0), default=10.0, show_default=True,
                      metavar="MINUTES", help="Minutes between two checkpoints within an epoch. There is one after "
                                              "each epoch as well."),
+        click.option("--distribute", type=click.Choice(["mirrored", "multiworker"]),
+                     help="Spread the training over the GPUs of this machine (mirrored), or over several machines "
+                          "(multiworker): run the same command on each, with TF_CONFIG in its environment."),
         click.option("--min-accuracy", type=click.FloatRange(0, 1),
                      help="Fail with exit code 1 if the file's accuracy on the test set is lower."),
         allow_drift_option,
@@ -196,10 +200,29 @@ def load_recipe(path: Path) -> tuple["Recipe", Examples]:
 
 
 def _run(
+    recipe: "Recipe", examples: Examples, *, out: Path | None, distribute: str | None = None, **options: Any
+) -> None:
+    """Run `recipe` into the folder `out`; of several workers, only the chief does."""
+    from tfopt.training.distribution import own_folder
+
+    if options["data"] and not options["model"] and not examples.model:
+        raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
+    out = out or Path("saved_models") / recipe.name
+    assignments, speedup = options.pop("assignments"), options.pop("speedup")
+    given, recipe = recipe, _as_set(recipe, assignments, options.pop("io"), options.pop("batch_size"))
+    recipe = sped_up(recipe, given, speedup)
+    if distribute and options["repeats"] > 1:
+        raise RecipeError("--repeats does not go with --distribute. Run the seeds one by one, each with its own --out.")
+    with own_folder(distribute, out) as own:
+        _run_in(own or out, recipe, examples, distribute, **options)
+
+
+def _run_in(
+    out: Path,
     recipe: "Recipe",
     examples: Examples,
+    distribute: str | None,
     *,
-    out: Path | None,
     track: Sequence[str],
     listeners: Sequence["Listener"],
     **options: Any,
@@ -208,22 +231,19 @@ def _run(
     from tfopt.base.files import WORK, prepare_folder, remove_empty, working_folder
     from tfopt.base.interruption import Interrupted, ending_on_signals
     from tfopt.base.stderr import load_tensorflow_quietly
+    from tfopt.training.distribution import distributed
 
-    if options["data"] and not options["model"] and not examples.model:
-        raise RecipeError("--data needs --model: the default model knows only the built-in digits.")
-    out = out or Path("saved_models") / recipe.name
-    assignments, speedup = options.pop("assignments"), options.pop("speedup")
-    given, recipe = recipe, _as_set(recipe, assignments, options.pop("io"), options.pop("batch_size"))
-    recipe = sped_up(recipe, given, speedup)
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     prepare_folder(out, overwrite=options["overwrite"])
     try:
-        with ending_on_signals(), working_folder(out):
-            load_tensorflow_quietly()  # takes seconds, so after what may fail without it
+        # TensorFlow takes seconds to load, so it comes after what may fail without it.
+        with ending_on_signals(), working_folder(out), distributed(distribute) as distribution:
+            load_tensorflow_quietly()
             from tfopt.run.tracking.track import tracked
 
-            with tracked(track, quiet=options["quiet"]) as trackers:
-                _run_into(out, recipe, examples, listeners=[*listeners, *trackers], **options)
+            distribution.copy_from_chief(out / WORK / "checkpoint")
+            with tracked(track if distribution.is_chief else (), quiet=options["quiet"]) as trackers:
+                _run_into(out, recipe, examples, distribution, listeners=[*listeners, *trackers], **options)
     except BaseException as error:
         remove_empty(out / WORK / "checkpoint", out / WORK, *new)
         if isinstance(error, Interrupted):
@@ -271,6 +291,7 @@ def _run_into(
     out: Path,
     recipe: "Recipe",
     examples: Examples,
+    distribution: "Distribution",
     *,
     file: Path | None = None,
     model: str | None,
@@ -361,6 +382,7 @@ def _run_into(
                 teacher_cache=teacher_cache,
                 feature_cache=feature_cache,
                 listeners=listeners,
+                distribution=distribution,
             )
         except DataError as error:
             if data or not model:
@@ -376,12 +398,14 @@ def _run_into(
         progress.tell("written", **written(out))
         return
     result = carried_out(prepared(recipe, out), out)
-    shown = result.report if result.verdict.ok else dataclasses.replace(result.report, verdict="")  # the error says it
-    click.echo(str(shown))
-    save(result, out, overwrite=overwrite)
-    progress.tell("written", **written(out))
+    if distribution.is_chief:
+        verdict = result.report.verdict if result.verdict.ok else ""  # the error says it
+        click.echo(str(dataclasses.replace(result.report, verdict=verdict)))
+        save(result, out, overwrite=overwrite)
+        progress.tell("written", **written(out))
     require_success(result.report, result.verdict, min_accuracy, out)
-    say_written(out)
+    if distribution.is_chief:
+        say_written(out)
 
 
 def _require_no_reading(options: dict[str, Any]) -> None:

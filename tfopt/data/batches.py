@@ -68,7 +68,8 @@ def make_batches(
     drawn = _drawn(split, augment, views.seed if views else seed)
     if augment and masks:
         _check_masks(split)
-    begins = (position or Position()).begins()
+    position = position or Position()
+    begins, share = position.begins(), position.share
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
@@ -90,12 +91,12 @@ def make_batches(
 
     one = gathered(0, np.arange(1))
 
-    def gather(epoch: np.ndarray, step: np.ndarray) -> Any:
-        chosen = order(int(epoch))[step * batch_size : (step + 1) * batch_size]
+    def gather(epoch: np.ndarray, number: np.ndarray) -> Any:
+        chosen = order(int(epoch))[share.rows(len(split), batch_size, int(number))]
         return tf.nest.flatten(gathered(int(epoch) % views.number if views else int(epoch), chosen))
 
-    def batch(epoch: tf.Tensor, step: tf.Tensor) -> tuple[Any, ...]:
-        tensors = tf.numpy_function(gather, (epoch, step), [array.dtype for array in tf.nest.flatten(one)])
+    def batch(epoch: tf.Tensor, number: tf.Tensor) -> tuple[Any, ...]:
+        tensors = tf.numpy_function(gather, (epoch, number), [array.dtype for array in tf.nest.flatten(one)])
         for tensor, array in zip(tensors, tf.nest.flatten(one), strict=True):
             tensor.set_shape((batch_size if drop_remainder else None, *array.shape[1:]))
         x, y, moves, more, weights = tf.nest.pack_sequence_as(one, tensors)
@@ -106,10 +107,12 @@ def make_batches(
 
     started = tf.data.Dataset.range(1).map(lambda _: tf.numpy_function(begins, (), (tf.int64, tf.int64)))
     numbered = started.flat_map(
-        lambda epoch, first: tf.data.Dataset.range(first, steps).map(lambda step: (epoch, step))
+        lambda epoch, first: tf.data.Dataset.range(first, steps * share.own).map(lambda number: (epoch, number))
     )
     batches = numbered.map(batch, num_parallel_calls=2, deterministic=True)
-    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
+    if share.of == 1:
+        batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
+    return batches.prefetch(2)
 
 
 def view_inputs(

@@ -111,6 +111,8 @@ class TeacherTargets:
         import tensorflow as tf
 
         x, y = arguments["x"], arguments["y"]
+        if isinstance(x, tf.distribute.DistributedDataset):
+            return  # what it lacks is computed in the step
         if isinstance(x, tf.data.Dataset):
             if not _dataset_has_targets(x):
                 arguments["x"] = self._of_dataset(x)

@@ -41,6 +41,7 @@ from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build_file
 from tfopt.training.backup import EVERY
+from tfopt.training.distribution import Distribute, distributed, own_folder
 from tfopt.training.history import History
 from tfopt.training.outputs import own_metrics
 
@@ -63,6 +64,7 @@ def optimize(
     feature_cache: str | Path | None = None,
     callbacks: Sequence[Any] | CallbacksOf = (),
     track: Sequence[str] = (),
+    distribute: Distribute | None = None,
 ) -> Result:
     """Carry out `recipe` on a copy of `model` and verify the exported file.
 
@@ -85,6 +87,8 @@ def optimize(
             them. They may end a training once the promise of its stage holds.
         track: where to follow the run: "tensorboard", "mlflow" or "wandb"; or with a folder, an address or a project,
             as in "tensorboard=logs".
+        distribute: spread the training: "mirrored", over the GPUs of this machine; "multiworker", over the machines
+            that the environment variable TF_CONFIG names, each of which makes this call. See the guide on distribution.
 
     Returns:
         The compressed model, its file and the report.
@@ -100,19 +104,28 @@ def optimize(
         >>> result.lite.size < result.report.rows[0].bytes
         True
     """
-    with in_use(checkpoint), tracked(track, quiet=quiet) as listeners:
+    folder = None if checkpoint is None else Path(checkpoint)
+    with (
+        own_folder(distribute, folder) as own,
+        in_use(own),
+        distributed(distribute) as distribution,
+        tracked(track if distribution.is_chief else (), quiet=quiet) as listeners,
+    ):
+        if own is not None:
+            distribution.copy_from_chief(own)
         prepared = prepare(
             model,
             recipe,
             data,
             teacher=teacher,
             quiet=quiet,
-            checkpoint=checkpoint,
+            checkpoint=own,
             checkpoint_every=checkpoint_every,
             teacher_cache=teacher_cache,
             feature_cache=feature_cache,
             listeners=listeners,
             callbacks=callbacks,
+            distribution=distribution,
         )
         return carry_out(prepared)
 
@@ -187,7 +200,8 @@ class _Run:
         self.report = Report(recipe.to_dict(), self.report.rows, verdict.text, verdict.ok, findings, resources)
         data = described(self.data)
         files = {**self.data.preprocessing.files(), **self.files}
-        result = Result(model, lite, self.report, recipe, data, files, self.verdict, self.checkpoint)
+        writes = self.prepared.distribution.is_chief
+        result = Result(model, lite, self.report, recipe, data, files, self.verdict, self.checkpoint, writes)
         self.progress.tell("verdict", ok=self.verdict.ok, text=self.verdict.text)
         self.progress.tell("result", result=result)
         return result

@@ -29,13 +29,15 @@ from tfopt.run.recipe import Recipe, as_recipe, require_json
 from tfopt.run.run_data import data_of_run, require_labels
 from tfopt.run.run_folder import RunFolder, about_run, identity_of, open_run_folder
 from tfopt.run.start import judge_from, transferred
-from tfopt.stages import Stage
+from tfopt.stages import PruneChannels, Stage
+from tfopt.stages.channels.criteria import OF_GRADIENTS
 from tfopt.tasks import task_of
 from tfopt.tasks.loss import fits_labels
 from tfopt.teachers import Answering, as_teacher
 from tfopt.training.augmentation import choose_augmentation
 from tfopt.training.backup import EVERY
 from tfopt.training.class_weights import class_weights
+from tfopt.training.distribution import Distribution
 from tfopt.training.fit import make_optimizer
 from tfopt.training.named import is_object, loss_named
 from tfopt.training.outputs import LossByOutput, objective, own_metrics
@@ -68,6 +70,7 @@ class Prepared:
         checkpoint: keeps the progress of the run; may be None.
         progress: reports the steps of the run.
         callbacks: returns the caller's callbacks for the training of a stage, as tf_keras takes them.
+        distribution: over what the training is spread.
     """
 
     model: Any
@@ -83,6 +86,7 @@ class Prepared:
     checkpoint: RunFolder | None
     progress: Progress
     callbacks: CallbacksOf
+    distribution: Distribution = dataclasses.field(default_factory=Distribution)
 
 
 @float32_layers()
@@ -100,6 +104,7 @@ def prepare(
     feature_cache: str | Path | None = None,
     listeners: Sequence[Listener] = (),
     callbacks: Sequence[Any] | CallbacksOf = (),
+    distribution: Distribution | None = None,
 ) -> Prepared:
     """Check that `recipe` can be carried out, and prepare its transfer, augmentation and teacher.
 
@@ -116,6 +121,7 @@ def prepare(
         feature_cache: a folder for the features of a transfer.
         listeners: get the events of the run.
         callbacks: of Keras 3 or tf_keras, for the training of each stage; or a function of the stage that returns them.
+        distribution: over what the training is spread; None for none.
 
     Returns:
         The argument of `carry_out`.
@@ -123,7 +129,9 @@ def prepare(
     Raises:
         ModelError, DataError, RecipeError: what cannot work.
     """
-    recipe = as_recipe(recipe)
+    recipe, distribution = as_recipe(recipe), distribution or Distribution()
+    if not distribution.is_chief:
+        teacher_cache = feature_cache = None  # the chief alone writes files
     memory.start_peak()
     grow_gpu_memory()
     _check_precision(recipe.training.precision)
@@ -142,9 +150,11 @@ def prepare(
     _validate_metrics(recipe, dataset, flat_model, logits)
     class_weights(recipe.training, dataset)  # fail now for a task without classes
     steps = dataset.steps(recipe.training.batch_size)
+    samples = len(dataset.train), len(dataset.validation)
+    distribution.require(recipe.training.batch_size, samples, _not_distributed(recipe))
     ready = _adapted(teacher, recipe, dataset)
     kept = None
-    if checkpoint:
+    if checkpoint or distribution.workers > 1:
         begun = source if recipe.transfer else flat_model
         about = about_run(
             {"recipe": identity_of(recipe)},
@@ -153,6 +163,8 @@ def prepare(
             loss=loss,
             teacher=ready and ready.identity,
         )
+        distribution.require_alike("what they are to do", json.dumps(about, sort_keys=True).encode())
+    if checkpoint:
         kept = open_run_folder(checkpoint, about, every=60 * checkpoint_every, overwrite=overwrite, progress=progress)
     with progress.during("checking that the recipe can run"):
         lite = dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
@@ -190,11 +202,12 @@ def prepare(
         logits=logits,
         augmentation=augmentation,
         session=session,
-        notes=(*annotations(source).notes, *said, *notes, *tried),
+        notes=(*annotations(source).notes, *said, *notes, *tried, *distribution.notes(recipe.training.batch_size)),
         files=files,
         checkpoint=kept,
         progress=progress,
         callbacks=callbacks_of,
+        distribution=distribution,
     )
 
 
@@ -223,6 +236,19 @@ def require_callbacks(callbacks: Sequence[Any]) -> CallbacksOf:
     for callback in callbacks:
         bridge.as_tf_keras_callback(callback)
     return lambda stage: callbacks
+
+
+def _not_distributed(recipe: Recipe) -> list[tuple[str, bool]]:
+    """Return what cannot be distributed, in words, and whether `recipe` has it."""
+    shrinking = [stage for stage in recipe.stages if isinstance(stage, PruneChannels) and stage.epochs]
+    return [
+        ("A MeanTeacher, which pairs samples within a batch,", isinstance(recipe.distillation, MeanTeacher)),
+        (
+            'PruneChannels(criterion="taylor" or "fisher"), which asks for gradients during the training,',
+            any(stage.criterion in OF_GRADIENTS for stage in shrinking),
+        ),
+        ("Training(lower_batch_on_oom=True)", recipe.training.lower_batch_on_oom),
+    ]
 
 
 def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:

@@ -34,6 +34,7 @@ class Result:
         files: other files to save, by name.
         verdict: whether the run kept the quality of the model.
         checkpoint: what `save` removes once everything is written; None if the run had none.
+        writes: whether `save` writes anything; of several workers only the chief does.
 
     Examples:
         >>> result = tfopt.optimize(model, tfopt.PostTraining(rounding="nearest"), data, quiet=True)
@@ -52,6 +53,7 @@ class Result:
     files: Mapping[str, bytes] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=Verdict)
     checkpoint: RunFolder | None = None
+    writes: bool = True
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the files of the result into `folder`.
@@ -68,6 +70,8 @@ class Result:
         Raises:
             OutputError: the folder exists (unless `overwrite`) or cannot be written.
         """
+        if not self.writes:
+            return Path(folder)
         with output_folder(folder, overwrite=overwrite) as new:
             models.save_model(self.model, new / "model.keras")
             for name, content in self.main_files().items():

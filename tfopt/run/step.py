@@ -135,7 +135,9 @@ class StageRunner:
         stage, notes = attempt.choice() or self._chosen(stage, flat_model, keep, attempt)
         notes = [*notes, *stage.notes(flat_model, keep)]
         seeded = stage.seeded(self._run.recipe.training.seed)
-        trained, learned, history = self.train(seeded, position, flat_model, keep, attempt.backup)
+        distribution = self._run.distribution
+        backup = replace(attempt.backup, distribution=distribution, position=distribution.position())
+        trained, learned, history = self.train(seeded, position, flat_model, keep, backup)
         evaluation = self._guard.evaluate(predictor(trained))
         if not math.isfinite(evaluation.metric):
             raise DivergedError(
@@ -150,15 +152,17 @@ class StageRunner:
         """Return the trained result of `stage.apply`, notes, and the history of its training, if there was one."""
         training, seed = self._training, self._seed(position)
         label = f"{position + 1}/{len(self._run.recipe.stages)} {type(stage).__name__}"
-        model = self._applied(stage, position, flat_model, keep, label)
+        model, learner = self._learner(stage, position, flat_model, keep, label)
         epochs = stage.epochs_on(self._steps_per_epoch)
         steps = epochs * self._steps_per_epoch
         if not steps:
             return model, stage.summary(model), None
         progress = self._run.progress.within(stage=type(stage).__name__, number=position + 1)
         progress.tell("stage_started", of=len(self._run.recipe.stages), epochs=epochs, steps=self._steps_per_epoch)
-        learner = self._run.session.student(model) if self._run.session else model
         size = training.batch_size
+        distribution, weights = backup.distribution, (weight.tobytes() for weight in model.get_weights())
+        distribution.require_alike(f"what they train in {label}", repr(stage).encode(), *weights)
+        twin = distribution.twin(learner, lambda: self._learner(stage, position, flat_model, keep, label)[1])
         if self._run.session:
             batches = self._run.session.batches(size, seed=seed, epochs=epochs, position=backup.position)
         else:
@@ -181,6 +185,7 @@ class StageRunner:
             keep_from=self._keep_from(stage, steps),
             logits=self._run.logits,
             backup=backup,
+            twin=twin,
         )
         more = f"{epochs} epochs instead of {stage.epochs}, for min_steps={stage.min_steps}"
         notes = [more] if epochs > stage.epochs else []
@@ -194,6 +199,12 @@ class StageRunner:
 
     def _seed(self, position: int) -> int:
         return (self._run.recipe.training.seed + position) % SEEDS
+
+    def _learner(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], label: str) -> Any:
+        """Return the result of `stage.apply`, calibrated, and what is fitted to train it."""
+        model = self._applied(stage, position, flat_model, keep, label)
+        epochs = stage.epochs_on(self._steps_per_epoch)
+        return model, self._run.session.student(model) if self._run.session and epochs else model
 
     def _applied(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], label: str) -> Any:
         """Return the result of `stage.apply`, calibrated."""

@@ -19,6 +19,7 @@ from tfopt.base.reading import parse_json, reading
 from tfopt.data.position import Position
 from tfopt.errors import DataError, OutputError
 from tfopt.graph import keras_internals
+from tfopt.training.distribution import Distribution
 
 EVERY = 600.0
 """Seconds between two backups within an epoch."""
@@ -53,12 +54,14 @@ class Backup:
         every: seconds between two backups within an epoch.
         progress: tells where a training goes on.
         position: where the batches of the training begin; give it to what makes them.
+        distribution: over which the training is spread.
     """
 
     folder: Path | None = None
     every: float = EVERY
     progress: Progress = field(default_factory=lambda: Progress(quiet=True))
     position: Position = field(default_factory=Position)
+    distribution: Distribution = field(default_factory=Distribution)
 
     def fit(
         self,
@@ -90,11 +93,20 @@ class Backup:
             Interrupted: a signal asked to end; the training is backed up.
         """
         recorder = _recorder_class()(self, learner, callbacks, label)
-        epoch, step = self._resume(recorder, learner, epochs, arguments.get("validation_data", batches.take(1)))
+        samples = arguments["validation_data"] if "validation_data" in arguments else batches.take(1)
+        epoch, step = self._resume(recorder, learner, epochs, samples)
+        self.position.tell(epoch, step)
         with keras_internals.beginning_at(learner, epoch, step), interruption.held():
             callbacks = [*callbacks, recorder]
             learner.fit(batches, initial_epoch=epoch, epochs=epochs, callbacks=callbacks, **arguments)
         return dict(recorder.history)
+
+    def agree(self, *, due: bool) -> bool:
+        """Return whether any worker is due to save, or asked to end, which then all are."""
+        number = self.distribution.largest(max(int(due), interruption.asked()))
+        if number > 1:  # no signal has a number below 2 that can be caught
+            interruption.ask(number)
+        return number > 0
 
     def _resume(self, recorder: Any, learner: Any, epochs: int, samples: Any) -> tuple[int, int]:
         """Restore the last backup, if there is one; return the epoch and the step with which the training begins."""
@@ -220,16 +232,17 @@ def _recorder_class() -> Any:
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             done = batch + 1
             due = time.monotonic() - self._saved > self._backup.every
-            if done < self.params["steps"] and (due or interruption.is_asked()):  # else the epoch ends soon
+            if done < self.params["steps"] and self._backup.agree(due=due):  # else the epoch ends soon
                 self._save(self._epoch, done)
 
         def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-            if interruption.is_overdue():
+            if interruption.is_overdue() and self._backup.distribution.workers == 1:
                 interruption.end_if_asked(self.label)
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             for name, value in (logs or {}).items():
                 self.history.setdefault(name, []).append(float(value))
+            self._backup.agree(due=False)
             self._save(epoch + 1, 0, ended=self.model.stop_training or epoch + 1 == self.params["epochs"])
 
         def _save(self, epoch: int, step: int, *, ended: bool = False) -> None:

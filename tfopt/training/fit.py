@@ -15,12 +15,14 @@ from tfopt.base.progress import Progress
 from tfopt.base.words import counted
 from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import count_samples
+from tfopt.data.batches import count_steps
 from tfopt.errors import DivergedError
 from tfopt.tasks import Task, task_of
 from tfopt.tasks.scaling import TargetScale
 from tfopt.training import batchnorm
 from tfopt.training.backup import Backup
 from tfopt.training.best import Score, keep_best
+from tfopt.training.distribution import Distribution
 from tfopt.training.history import History
 from tfopt.training.outputs import LossByOutput
 from tfopt.training.own_callbacks import with_callbacks
@@ -29,6 +31,7 @@ from tfopt.training.schedules import scheduled
 from tfopt.training.settings import Training
 from tfopt.training.variables import build_metric, build_optimizer
 
+VALIDATION_BATCH = 256
 # Moving averages this close to the precise statistics change no prediction worth a validation.
 SMALL_SHIFT = 0.02
 P = ParamSpec("P")
@@ -79,6 +82,7 @@ def train(
     keep_from: int | None = None,
     logits: Any = False,
     backup: Backup | None = None,
+    twin: Any = None,
 ) -> Trained:
     """Compile `learner` (tf_keras), fit it on `batches`, the training part of `data`, and keep what validates best.
 
@@ -99,7 +103,9 @@ def train(
         own_callbacks: of the caller, of either Keras. They may stop the training once an epoch may be kept.
         keep_from: the number of steps after which an epoch may be kept; 0 may also keep the start. None keeps the last.
         logits: whether the model outputs logits rather than probabilities; by output if there are several.
-        backup: keeps the training for a run that is interrupted; `batches` are made with its position.
+        backup: keeps the training for a run that is interrupted, and says over what it is spread; `batches` are made
+            with its position.
+        twin: what is fitted in place of `learner`, see `Distribution.twin`; None for itself.
 
     Returns:
         The history and notes.
@@ -107,30 +113,79 @@ def train(
     Raises:
         DivergedError: the loss or the weights are not finite.
     """
-    model, task, per_epoch = getattr(learner, "student", learner), task_of(data), data.steps(training.batch_size)
-    steps, validation = epochs * per_epoch, data.batches("validation", 256)
-    optimizer = as_remembered(make_optimizer(training, learning_rate or training.learning_rate, steps), model)
+    backup, fitted = backup or Backup(), learner if twin is None else twin
+    spec = batches.element_spec[1]
+    with backup.distribution.scope():
+        history, best = _fit(
+            fitted,
+            batches,
+            data,
+            objective=_objective(data, loss, fitted, spec, logits),
+            training=training,
+            epochs=epochs,
+            progress=progress,
+            label=label,
+            learning_rate=learning_rate or training.learning_rate,
+            callbacks=callbacks,
+            own_callbacks=own_callbacks,
+            keep_from=keep_from,
+            backup=backup,
+        )
+        kept = best.restore()
+    backup.distribution.hand_over(fitted, learner)
+    model = _student(learner)
+    _require_finite(model, label)
+    if fitted is not learner:
+        learner.compile(**_objective(data, loss, learner, spec, logits))
+    validation, read = data.batches("validation", VALIDATION_BATCH), _reader(data)
+
+    def score() -> Score:
+        return read(learner.evaluate(validation, verbose=0, return_dict=True))
+
+    notes = [kept, *(_better_statistics(model, data, training.seed, score) if best.epoch != 0 else [])]
+    metric = task_of(data).keras_metric
+    course = History.of(history, metric=metric, kept=best.last if best.epoch is None else best.epoch)
+    return Trained(history, [note for note in notes if note], course)
+
+
+def _fit(
+    learner: Any,
+    batches: Any,
+    data: Dataset,
+    *,
+    objective: dict[str, Any],
+    training: Training,
+    epochs: int,
+    progress: Progress,
+    label: str,
+    learning_rate: float,
+    callbacks: Sequence[Any],
+    own_callbacks: Sequence[Any],
+    keep_from: int | None,
+    backup: Backup,
+) -> tuple[dict[str, list[float]], Any]:
+    """Compile and fit `learner`; return the history and the callback that knows its best epoch."""
+    model, task, per_epoch = _student(learner), task_of(data), data.steps(training.batch_size)
+    steps = epochs * per_epoch
+    optimizer = as_remembered(make_optimizer(training, learning_rate, steps), model)
     if task.smaller_is_better and data.outputs is None:
         deviations = TargetScale.of(data.train.guides()).deviation
         optimizer = for_target_scale(optimizer, model, float(np.exp(np.log(deviations).mean())))
     if training.precision == "float16":  # its smallest gradients would be zero
         optimizer = tf_keras().mixed_precision.LossScaleOptimizer(optimizer)
-    objective = _objective(task, loss, model, batches.element_spec[1], logits)
     learner.compile(optimizer=build_optimizer(optimizer, learner), **objective)
+    read, arguments = _reader(data), _arguments(batches, data, training, backup.distribution)
+    validating = {"x": arguments["validation_data"], "steps": arguments.get("validation_steps")}
 
-    read = functools.partial(
-        Score.of, metric=task.keras_metric, smaller_is_better=task.smaller_is_better, samples=len(data.validation)
-    )
-
-    def score() -> Score:
-        return read(learner.evaluate(validation, verbose=0, return_dict=True))
+    def start() -> Score:
+        return read(learner.evaluate(**validating, verbose=0, return_dict=True))
 
     best = keep_best(
         model,
         task.keras_metric,
         read,
         first_epoch=epochs if keep_from is None else max(1, min(math.ceil(keep_from / per_epoch), epochs)),
-        start=score() if keep_from == 0 else None,
+        start=start() if keep_from == 0 else None,
         patience=training.patience,
     )
     holds = steps if keep_from is None else min(keep_from, steps)
@@ -138,26 +193,47 @@ def train(
     lines = progress.callback(label)
     with override_attributes(_statistics_in_training(model, training, len(data.train), steps)):
         try:
-            history = (backup or Backup()).fit(
+            history = backup.fit(
                 learner,
-                batches,
                 epochs=epochs,
                 callbacks=[*callbacks, stop_at_nan(label), best, *own, lines],
                 label=label,
-                validation_data=validation,
                 verbose=0,
+                **arguments,
             )
         finally:
             lines.stop()  # tf_keras does not notify its callbacks of an interruption
-    kept = best.restore()
-    _require_finite(model, label)
-    notes = [kept, *(_better_statistics(model, data, training.seed, score) if best.epoch != 0 else [])]
-    course = History.of(history, metric=task.keras_metric, kept=best.last if best.epoch is None else best.epoch)
-    return Trained(history, [note for note in notes if note], course)
+    return history, best
 
 
-def _objective(task: Task, loss: Any, model: Any, labels: Any, logits: Any) -> dict[str, Any]:
+def _student(learner: Any) -> Any:
+    return getattr(learner, "student", learner)
+
+
+def _reader(data: Dataset) -> Callable[..., Score]:
+    """Return a function from the logs of Keras on validation data to their `Score`."""
+    task, samples = task_of(data), len(data.validation)
+    return functools.partial(
+        Score.of, metric=task.keras_metric, smaller_is_better=task.smaller_is_better, samples=samples
+    )
+
+
+def _arguments(batches: Any, data: Dataset, training: Training, distribution: Distribution) -> dict[str, Any]:
+    """Return the arguments of `fit` about the data."""
+    if distribution.strategy is None:
+        return {"batches": batches, "validation_data": data.batches("validation", VALIDATION_BATCH)}
+    validation = data.batches("validation", VALIDATION_BATCH, position=distribution.position())
+    return {
+        "batches": distribution.spread(batches),
+        "validation_data": distribution.spread(validation),
+        "steps_per_epoch": data.steps(training.batch_size),
+        "validation_steps": count_steps(len(data.validation), VALIDATION_BATCH),
+    }
+
+
+def _objective(data: Dataset, loss: Any, learner: Any, labels: Any, logits: Any) -> dict[str, Any]:
     """Return arguments of `compile`, where `labels` are the specs of a batch."""
+    task, model = task_of(data), _student(learner)
 
     def metric(one: Task, spec: Any, output: Any, from_logits: bool) -> Any:
         return build_metric(one.keras_metric, spec.shape, output.shape, logits=from_logits)
