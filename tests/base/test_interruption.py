@@ -1,5 +1,6 @@
 """Signals end a process at once, or after the step that it is in."""
 
+import ctypes
 import os
 import signal
 import threading
@@ -88,3 +89,17 @@ def test_other_threads_have_no_signals():
     thread.start()
     thread.join()
     assert found == [before]
+
+
+def test_handlers_replaced_in_c_are_taken_back():
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(signal.SIG_IGN))
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert came == []
+        interruption.take_back_signals()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

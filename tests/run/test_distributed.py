@@ -121,7 +121,7 @@ def recipe(tmp_path):
     path = tmp_path / "recipe.py"
     path.write_text(
         "import tfopt\n"
-        "recipe = tfopt.Recipe(name='small', training=tfopt.Training(batch_size=128), stages=(\n"
+        "recipe = tfopt.Recipe(name='small', max_drop=None, training=tfopt.Training(batch_size=128), stages=(\n"
         "    tfopt.Prune(final_sparsity=0.5, epochs=3, min_steps=0), tfopt.Quantize(epochs=2, min_steps=0)))\n"
     )
     return path

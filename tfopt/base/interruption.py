@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C as requests to end: work that can be saved ends after its current step, all other work at once."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,15 @@ def ending_on_signals() -> Iterator[None]:
     finally:
         _Request.number = None
         for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def take_back_signals() -> None:
+    """Let signals reach their handlers in Python again, where a library has replaced these in C."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in SIGNALS:
+        if (handler := signal.getsignal(number)) is not None:
             signal.signal(number, handler)
 
 

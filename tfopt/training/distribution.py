@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tfopt.base import interruption
 from tfopt.data.position import Position, Share
 from tfopt.errors import RecipeError, TfoptError
 from tfopt.training.cluster import Cluster, cluster_from
@@ -240,12 +241,14 @@ def _multiworker(cluster: Cluster) -> Distribution:
     import tensorflow as tf
 
     try:
-        return Distribution(tf.distribute.MultiWorkerMirroredStrategy(), cluster)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         raise TfoptError(
             f'distribute="multiworker" must begin before TensorFlow does anything else ({error}). Pass paths of the '
             "model and the data instead of objects, or use `tfopt run --distribute multiworker`."
         ) from error
+    interruption.take_back_signals()  # TensorFlow catches SIGTERM from then on, and does nothing about it
+    return Distribution(strategy, cluster)
 
 
 @contextmanager
