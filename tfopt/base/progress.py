@@ -187,8 +187,10 @@ def _callback_class() -> Any:
 
 def _learning_rate(model: Any) -> float | None:
     """Return the current learning rate of a tf_keras model; None if its optimizer has none, or several."""
+    from tfopt.base.keras_compat import tf_keras
+
     rate = getattr(getattr(model, "optimizer", None), "learning_rate", None)
-    return None if rate is None else float(rate)
+    return None if rate is None else float(tf_keras().backend.get_value(rate))
 
 
 @contextmanager

@@ -189,7 +189,7 @@ def _fit(
         patience=training.patience,
     )
     holds = steps if keep_from is None else min(keep_from, steps)
-    own = with_callbacks(own_callbacks, lambda: int(learner.optimizer.iterations) < holds, progress, label)
+    own = with_callbacks(own_callbacks, lambda: int(learner.optimizer.iterations.numpy()) < holds, progress, label)
     lines = progress.callback(label)
     with override_attributes(_statistics_in_training(model, training, len(data.train), steps)):
         try:
