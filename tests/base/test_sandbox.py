@@ -22,6 +22,10 @@ def crash(path): ctypes.string_at(0)
 def leave(path): os._exit(0)
 def hang(path): time.sleep(100)
 def fill(path): return len(b"x" * (9 * 2**30))
+def exhaust(path):
+    os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\\n")
+    os.abort()
+def killed(path): os.kill(os.getpid(), 9)
 def fail(path): raise KeyError("a raw error")
 def once(path):
     with open(path, "a") as file: file.write("opened\\n")
@@ -91,6 +95,13 @@ def test_a_file_that_takes_too_long_is_refused(doors, monkeypatch):
 def test_a_file_that_takes_too_much_memory_is_refused(doors):
     with pytest.raises(ModelError, match=r"needs more than 4\.0 GiB of memory"):
         sandbox.try_first("doors:fill", doors)
+
+
+@pytest.mark.parametrize("door", ["exhaust", "killed"])
+def test_a_death_for_lack_of_memory_is_no_crash(doors, door):
+    with pytest.raises(ModelError, match=r"^file needs more than 4\.0 GiB of memory") as caught:
+        sandbox.Sandbox().open(f"doors:{door}", doors, {}, "file")
+    assert not isinstance(caught.value, sandbox.CrashedError)
 
 
 def test_an_unforeseen_error_names_the_file(doors):

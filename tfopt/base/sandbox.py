@@ -97,7 +97,7 @@ class Sandbox(worker.Worker):
     """The child process that opens files."""
 
     def __init__(self) -> None:
-        super().__init__("tfopt.base.sandbox:serve", _SETTINGS, listens=False)
+        super().__init__("tfopt.base.sandbox:serve", _SETTINGS)
 
     def open(self, door: str, path: Path, options: dict[str, Any], name: str) -> None:
         """Open `path`, under which messages know it as `name`, in the child; see `try_first`."""
@@ -117,9 +117,11 @@ class Sandbox(worker.Worker):
                 "allow_unsafe=True (--allow-unsafe) opens it without a limit."
             ) from error
         except worker.DiedError as error:
+            if error.ran_out_of_memory:
+                raise errors.ModelError(_too_large(name, request["memory"])) from error
             raise CrashedError(
-                f"{name} crashed the sandbox, or needed more memory than {MEMORY / 2**30:.0f} GiB plus eight times its "
-                "size. It is damaged or malicious: copy or save it again, and do not trust its source."
+                f"{name} crashed the sandbox ({error.cause}). It is damaged or malicious: copy or save it again, and "
+                "do not trust its source."
             ) from error
         if answer:
             raise _error(answer["error"], answer["message"].replace(str(path.absolute()), name))
@@ -172,11 +174,7 @@ def _served(request: dict[str, Any]) -> dict[str, str]:
     except errors.TfoptError as error:
         return {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
-        size = request["memory"] / 2**30
-        message = (
-            f"{request['path']} needs more than {size:.1f} GiB of memory to open, far more than its size explains."
-        )
-        return {"error": "ModelError", "message": f"{message} Do not trust where it came from."}
+        return {"error": "ModelError", "message": _too_large(request["path"], request["memory"])}
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         return {
@@ -184,6 +182,13 @@ def _served(request: dict[str, Any]) -> dict[str, str]:
             "message": f"{request['path']} cannot be opened ({said}). Save or copy it again.",
         }
     return {}
+
+
+def _too_large(name: str, memory: int) -> str:
+    return (
+        f"{name} needs more than {memory / 2**30:.1f} GiB of memory to open, far more than its size explains. Do not "
+        "trust where it came from."
+    )
 
 
 def _address_space() -> int:

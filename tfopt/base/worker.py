@@ -49,6 +49,11 @@ class DiedError(Exception):
         self.status, self.said = status, said
 
     @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether it died for lack of memory: the system killed it, or C++ could not allocate what it needs."""
+        return self.status == -signal.SIGKILL or "std::bad_alloc" in self.said
+
+    @property
     def cause(self) -> str:
         """The cause in words, e.g. "segmentation fault"."""
         if self.status is None or self.status >= 0:
@@ -168,7 +173,7 @@ class Worker:
         return str(self._printed.read().decode(errors="replace")).strip()
 
     def peak(self) -> int | None:
-        """Return the most memory, in bytes, that the child has held at a time; None if nobody knows."""
+        """Return the most memory, in bytes, that the child has held at a time; None if unknown."""
         process = self._process
         return memory.peak(process.pid) if process is not None and process.poll() is None else None
 
@@ -199,7 +204,7 @@ def of_this_process(make: Callable[[], W]) -> W:
 
 
 def peak_of_children() -> int:
-    """Return the most memory, in bytes, that one child process of this process held at a time; 0 if nobody knows."""
+    """Return the most memory, in bytes, that one child process of this process held at a time; 0 if unknown."""
     peaks = [worker.peak() for worker in _WORKERS.values()]
     return max([memory.peak_of_ended_children(), *filter(None, peaks)])
 
