@@ -52,7 +52,7 @@ def device_name() -> str:
 
 @contextmanager
 def computing_in(precision: str) -> Iterator[None]:
-    """Compute in `precision` within this block what TensorFlow runs as a graph: "float32", "float16" or "bfloat16"."""
+    """Run TensorFlow graphs in `precision` inside this block: "float32", "float16" or "bfloat16"."""
     import tensorflow as tf
 
     if precision == "float32":
@@ -81,7 +81,7 @@ def has_precision(precision: str) -> bool:
 
 
 def is_slow(precision: str) -> bool:
-    """Return whether the CPU that computes in `precision` has no instructions for it; False if nobody knows."""
+    """Return whether the CPU that computes in `precision` has no instructions for it; False if unknown."""
     import tensorflow as tf
 
     if precision == "float32" or tf.config.list_logical_devices("GPU"):

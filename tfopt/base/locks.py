@@ -21,7 +21,7 @@ def locked(path: Path, what: str, *, wait: Callable[[str], None] | None = None) 
     Args:
         path: of the lock file; its folder exists. The block may remove both.
         what: the name of what is locked, for the message.
-        wait: waits for another process that holds it; called once with a line that says so. None raises an error.
+        wait: called once with a message before waiting for the holder. If None, raise instead.
 
     Raises:
         OutputError: another process, or another thread of this one, holds it.

@@ -29,12 +29,12 @@ def peak(process: int | str = "self") -> int | None:
 
 
 def peak_of_ended_children() -> int:
-    """Return the most memory that one of the child processes which have ended held at a time; 0 if nobody knows."""
+    """Return the most memory that one child process which has ended held at a time, in any run; 0 if unknown."""
     return _maximum("RUSAGE_CHILDREN") or 0
 
 
 def total() -> int | None:
-    """Return the memory of this machine, or of the container; None if nobody knows."""
+    """Return the memory of this machine, or of the container; None if unknown."""
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         found.append(int(Path("/proc/meminfo").read_text().split()[1]) * 1024)

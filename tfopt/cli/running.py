@@ -409,10 +409,10 @@ def _run_into(
 
 
 def _require_no_reading(options: dict[str, Any]) -> None:
-    """Raise RecipeError for options that say how to read data, if a recipe brings data that are read already."""
+    """Raise RecipeError for options that say how to read data: the recipe provides a Dataset that is already loaded."""
     if given := [name for name, value in options.items() if value is not None]:
         raise RecipeError(
-            f"Expected no {' and '.join(given)}: the recipe brings data of its own, which are read already. Leave "
+            f"Expected no {' and '.join(given)}: the recipe provides a Dataset that is already loaded. Leave "
             f"{'it' if len(given) == 1 else 'them'} out, or give --data."
         )
 

@@ -54,7 +54,7 @@ def require_no_mixup(alpha: float) -> None:
 def mixed(batches: tf.data.Dataset, alpha: float, seed: int, position: Position | None = None) -> tf.data.Dataset:
     """Return `batches` of (x, y) or (x, y, weights) in which each sample is mixed with another one of its batch.
 
-    Each iteration mixes otherwise; two data sets with the same `seed` mix alike.
+    Each iteration draws new pairs; the same `seed` gives the same pairs.
 
     Args:
         batches: x (batch, ...), y (batch, ...) and weights (batch,), float32.

@@ -70,7 +70,8 @@ class Resources:
         device: what it was trained on, such as "2 CPU cores" or "1 GPU (NVIDIA H200)".
         precision: of the training, see `Training`.
         peak_bytes: the most memory that the process held at a time; None if the system does not tell.
-        child_peak_bytes: the same of the child process that held most, as that which converts; 0 if nobody knows.
+        child_peak_bytes: of the largest child process, e.g. the converter, also in earlier runs of this process; 0 if
+            unknown.
     """
 
     device: str
