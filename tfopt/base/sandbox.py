@@ -102,7 +102,8 @@ class Sandbox(worker.Worker):
     def open(self, door: str, path: Path, options: dict[str, Any], name: str) -> None:
         """Open `path`, under which messages know it as `name`, in the child; see `try_first`."""
         size = _size(path)
-        request = {"door": door, "path": str(path.absolute()), "options": options, "memory": MEMORY + 8 * size}
+        most = MEMORY + 8 * size
+        request = {"door": door, "path": str(path.absolute()), "options": options, "memory": most}
         seconds = SECONDS + size / 1e7
         try:
             answer = self.ask(request, seconds)
@@ -118,7 +119,7 @@ class Sandbox(worker.Worker):
             ) from error
         except worker.DiedError as error:
             if error.ran_out_of_memory:
-                raise errors.ModelError(_too_large(name, request["memory"])) from error
+                raise errors.ModelError(_too_large(name, most)) from error
             raise CrashedError(
                 f"{name} crashed the sandbox ({error.cause}). It is damaged or malicious: copy or save it again, and "
                 "do not trust its source."
