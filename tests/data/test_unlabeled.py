@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfopt.data import load_data
+from tfopt.base import limits
+from tfopt.data import load_data, stored
 from tfopt.data.for_model import measurable, representative_for
 from tfopt.errors import DataError
 from tfopt.evaluate.bench import benchmark_files
@@ -104,3 +105,20 @@ def test_recordings_without_labels(tmp_path):
     assert any("longer than 0.2 s" in note for note in fed.notes)
     data, _ = representative_for(model, tmp_path / "sounds", limit=5)
     assert (len(data.train), len(data.test)) == (4, 1) and data.preprocessing.seconds == pytest.approx(0.256)
+
+
+def test_images_on_disk_stay_there(tmp_path, write_photos, monkeypatch):
+    """All parts of samples that are not divided are the same."""
+    for module in (limits, stored):
+        monkeypatch.setattr(module, "LARGEST_IN_MEMORY", 1000)
+    write_photos(tmp_path / "photos", 10)
+    (tmp_path / "loose").mkdir()
+    for number, file in enumerate(sorted((tmp_path / "photos").rglob("*.png"))):
+        file.rename(tmp_path / "loose" / f"{number}.png")
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    data, _ = representative_for(model, tmp_path / "loose")
+    whole = measurable(model, tmp_path / "loose")
+    assert whole.train is whole.validation is whole.test and len(whole.test) == 20
+    parts = (data.train, data.test, whole.test)
+    assert all(isinstance(part.inputs, stored.StoredArray) for part in parts)
+    np.testing.assert_array_equal(np.concatenate([data.test.x(), data.train.x()]), whole.test.x())

@@ -348,6 +348,7 @@ def _run_into(
             task=task,
             labels=labels,
             quiet=quiet,
+            listeners=listeners,
         )
         if recipe.transfer and preprocessing is None:
             dataset, said = choose_preprocessing(keras_model, dataset, shape, getattr(recipe.transfer, "layer", None))

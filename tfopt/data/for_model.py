@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfopt.base.progress import Progress
+from tfopt.base.progress import Listener, Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.beside import fed_as_beside, raw_front_end_beside
@@ -32,6 +32,7 @@ def data_for(
     labels: str | None = None,
     task: str | None = None,
     quiet: bool = False,
+    listeners: Sequence[Listener] = (),
 ) -> Dataset:
     """Return `load_data(source)` with images converted to the size and colors that `model` expects.
 
@@ -48,6 +49,7 @@ def data_for(
         labels: the column of labels, as for `load_data`.
         task: what the labels mean, as for `load_data`.
         quiet: do not print what a `data.json` has to say; it is in the notes of the result in any case.
+        listeners: are told it.
 
     Raises:
         DataError: as `load_data`; or numbers without a row in a table in which the model looks them up.
@@ -64,7 +66,7 @@ def data_for(
         data = named_as(model, _loaded(model, source, preprocessing, input_shape, options))
         data, note = fed_as_beside(data, places, asked=preprocessing is not None)
     if note:
-        Progress(quiet=quiet).say(f"note: {note}")
+        Progress(quiet=quiet, listeners=listeners).say(f"note: {note}")
         data = dataclasses.replace(data, notes=(*data.notes, note))
     return _with_known_ids(data, model)
 
@@ -89,44 +91,55 @@ def _loaded(
     return load_data(source, preprocessing=named, size=size, color=color, **options)
 
 
-def representative_for(
+def with_or_without_labels(
     model: Any,
     source: Any,
     *,
+    held_out: float | None = HELD_OUT,
     preprocessing: str | None = None,
     limit: int | None = None,
+    input_shape: Sequence[int] | None = None,
     beside: Iterable[Any] = (),
-) -> tuple[Dataset, str]:
-    """Return samples for the ranges of a file: what `data_for` does, or inputs that have no labels.
+    quiet: bool = False,
+    listeners: Sequence[Listener] = (),
+    **labels: str | None,
+) -> Dataset:
+    """Return what `data_for` does, or inputs that have no labels.
 
     Args:
-        model: a Keras model.
+        model: a Keras model or a `LiteModel`.
         source: as for `data_for`; or samples without labels, as for `unlabeled`.
-        preprocessing: as for `data_for`.
+        held_out: as for `unlabeled`.
+        preprocessing: as for `data_for`, like all that follow.
         limit: the most samples in each part.
-        beside: as for `data_for`.
+        input_shape: overrides the model's input shape.
+        beside: paths near which a `data.json` may be.
+        quiet: do not print what a `data.json` has to say.
+        listeners: are told it.
+        **labels: `text`, `labels` or `task`; samples for which one is given have labels.
 
-    Returns:
-        The data set, and how its inputs are fed.
+    Raises:
+        DataError: as `data_for` or `unlabeled`.
     """
-    data = unlabeled(model, source, preprocessing=preprocessing, limit=limit, beside=beside, held_out=HELD_OUT)
-    if data:
-        data = _with_known_ids(data, model)
-    else:
-        data = data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
+    given: dict[str, Any] = {
+        "preprocessing": preprocessing,
+        "limit": limit,
+        "input_shape": input_shape,
+        "beside": list(beside),
+    }
+    progress = Progress(quiet=quiet, listeners=listeners)
+    data = None if any(labels.values()) else unlabeled(model, source, held_out=held_out, progress=progress, **given)
+    if data is None:
+        return data_for(model, source, quiet=quiet, listeners=listeners, **given, **labels)
+    return _with_known_ids(data, model)
+
+
+def representative_for(model: Any, source: Any, **how: Any) -> tuple[Dataset, str]:
+    """Return samples for the ranges of a file, as `with_or_without_labels` does, and how they are fed."""
+    data = with_or_without_labels(model, source, **how)
     return data, data.preprocessing.describe()
 
 
-def measurable(
-    model: Any,
-    source: Any,
-    *,
-    preprocessing: str | None = None,
-    limit: int | None = None,
-    beside: Iterable[Any] = (),
-) -> Dataset:
-    """Return the samples on which files are compared: as `representative_for`, but all without labels are for tests."""
-    data = unlabeled(model, source, preprocessing=preprocessing, limit=limit, beside=beside, held_out=None)
-    if data:
-        return _with_known_ids(data, model)
-    return data_for(model, source, preprocessing=preprocessing, limit=limit, beside=beside)
+def measurable(model: Any, source: Any, **how: Any) -> Dataset:
+    """Return the samples on which files are compared: all of those without labels are for tests."""
+    return with_or_without_labels(model, source, held_out=None, **how)

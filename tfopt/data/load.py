@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tfopt.data.arrays_by_name import Arrays, count_samples, map_arrays
+from tfopt.data.arrays_by_name import Arrays, map_arrays
 from tfopt.data.check import check_pair, check_same_inputs
 from tfopt.data.dataset import Dataset
 from tfopt.data.front_end import FrontEnd
@@ -24,7 +24,7 @@ from tfopt.data.reconstruction import plan_with_anomalies, with_flags, with_labe
 from tfopt.data.samples import Split, are_images
 from tfopt.data.sources import read_source
 from tfopt.data.split import NAMES, Plan, plan
-from tfopt.data.stored import StoredArray
+from tfopt.data.stored import StoredArray, take
 from tfopt.data.weights import checked_weights
 from tfopt.errors import DataError
 from tfopt.tasks import Classification, Reconstruction, Several
@@ -164,10 +164,10 @@ def _loaded(
     splits = {
         name: Split(
             inputs[name],
-            _take(labels[origin], indices),
+            take(labels[origin], indices),
             applied,
             reconstructs,
-            _take(weights[origin], indices) if origin in weights else None,
+            take(weights[origin], indices) if origin in weights else None,
         )
         for name, (origin, indices) in chosen.items()
     }
@@ -269,7 +269,7 @@ def _inputs(
     parts: Parts, chosen: Plan, preprocessing: FrontEnd, cache: Path | None
 ) -> tuple[dict[str, np.ndarray], FrontEnd, tuple[str, ...]]:
     """Return the chosen samples by split; only these are decoded, all at once, so that size and color agree."""
-    picked = {name: _take(parts.pairs[origin][0], indices) for name, (origin, indices) in chosen.items()}
+    picked = {name: take(parts.pairs[origin][0], indices) for name, (origin, indices) in chosen.items()}
     if parts.front_end:
         fitted, notes = parts.front_end.fitted(picked["train"])
         stored = {name: fitted.stored(raw) for name, raw in picked.items()}
@@ -300,13 +300,6 @@ def _with_shape(preprocessing: Preprocessing, inputs: Any) -> Preprocessing:
         return preprocessing
     height, width, channels = inputs.shape[1:]
     return replace(preprocessing, size=(height, width), color="grayscale" if channels == 1 else preprocessing.color)
-
-
-def _take(arrays: Any, indices: np.ndarray) -> Any:
-    """Return the rows at sorted `indices`; the arrays themselves, not copies, if that is all of them."""
-    if len(indices) == count_samples(arrays):
-        return arrays
-    return map_arrays(lambda array: array.take(indices) if isinstance(array, StoredArray) else array[indices], arrays)
 
 
 def _narrow(inputs: np.ndarray) -> np.ndarray:

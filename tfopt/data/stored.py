@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.limits import LARGEST_IN_MEMORY
+from tfopt.data.arrays_by_name import count_samples, map_arrays
 from tfopt.errors import DataError
 
 ROWS = "rows"
@@ -85,6 +86,13 @@ class StoredArray:
     def fingerprint(self) -> bytes:
         """Return a digest of the rows."""
         return hashlib.sha256(self.digest.encode() + np.ascontiguousarray(self.places, "<i8").tobytes()).digest()
+
+
+def take(arrays: Any, indices: np.ndarray) -> Any:
+    """Return the rows at sorted `indices`, those in files unread; the arrays themselves, not copies, if that is all."""
+    if len(indices) == count_samples(arrays):
+        return arrays
+    return map_arrays(lambda array: array.take(indices) if isinstance(array, StoredArray) else array[indices], arrays)
 
 
 class Collector:

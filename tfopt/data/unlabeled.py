@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from tfopt.base.progress import Progress
 from tfopt.data.arrays import read_inputs_alone
-from tfopt.data.arrays_by_name import count_samples, rows
+from tfopt.data.arrays_by_name import count_samples, leaves, rows
 from tfopt.data.beside import preprocessing_beside, raw_front_end_beside
 from tfopt.data.check import check_pair
 from tfopt.data.columns import is_table
@@ -24,6 +24,7 @@ from tfopt.data.names import inputs_named_as, output_names
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.raw_folder import raw_samples
 from tfopt.data.samples import Split, are_images
+from tfopt.data.stored import take
 from tfopt.data.table import Table
 from tfopt.data.tables import read_unlabeled
 from tfopt.data.text import Text
@@ -33,10 +34,11 @@ from tfopt.tasks.regression import Regression
 
 @dataclass(frozen=True)
 class _Found:
-    """Stored inputs (n, ...), or several by name; what feeds them; and notes."""
+    """Stored inputs (n, ...), or several by name; what feeds them; a note on that, or ""; and other notes."""
 
     inputs: Any
     front_end: FrontEnd
+    fed: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -46,49 +48,69 @@ def unlabeled(
     *,
     preprocessing: str | None,
     limit: int | None,
+    input_shape: Sequence[int] | None,
     beside: Iterable[Any],
     held_out: float | None,
+    progress: Progress,
 ) -> Dataset | None:
     """Return inputs without labels as a data set, in random order; None for other data.
 
     Args:
         model: a Keras model or a `LiteModel`.
-        source: the path of a .npz with x alone, or x/NAME for each of several inputs; of a folder of images, recordings
-            or texts without class folders; or of a table without the column of labels that a `data.json` names.
+        source: an array, or a dict with one for each of several inputs; the path of a .npz with x alone, or x/NAME for
+            each of them; of a folder of images, recordings or texts without class folders; or of a table without the
+            column of labels that a `data.json` names.
         preprocessing: the name of that for images; None leaves it to a `data.json`.
         limit: the most samples.
+        input_shape: overrides the model's input shape.
         beside: paths of the model, its file or recipe, next to which a `data.json` may be.
         held_out: the share of the samples that is validation and test; None: all are in each part.
+        progress: prints what a `data.json` has to say; it is in the notes of the result in any case.
 
     Raises:
         DataError: the samples cannot be read, or do not fit the model.
     """
-    if not isinstance(source, str | Path):
+    if isinstance(source, Dataset):
         return None
-    path, places = Path(source), list(beside)
-    found = _raw(path, limit, places) or _images_or_numbers(model, path, preprocessing, limit, places)
-    return None if found is None else _in_parts(model, found, f"{source}, without labels", held_out)
+    places = list(beside)
+    found = _raw(Path(source), limit, places) if isinstance(source, str | Path) else None
+    if found is None:
+        shape = tuple(input_shape or tuple(model.inputs[0].shape)[1:])
+        found = _images_or_numbers(model, source, shape, preprocessing, limit, places)
+    if found is None:
+        return None
+    if found.fed:
+        progress.say(f"note: {found.fed}")
+    return _in_parts(model, found, f"{_named(source)}, without labels", held_out)
+
+
+def _named(source: Any) -> str:
+    return str(source) if isinstance(source, str | Path) else "arrays"
 
 
 def _in_parts(model: Any, found: _Found, source: str, held_out: float | None) -> Dataset:
     count = count_samples(found.inputs)
-    held = count if held_out is None else round(held_out * count)
-    train, rest = (slice(None), slice(None)) if held in (0, count) else (slice(held, None), slice(None, held))
     names, task = output_names(model), Regression("none", None)
     outputs: dict[str, Task] | None = dict.fromkeys(names, task) if len(names) > 1 else None
     labels: Any = np.zeros((count, 0), np.float32)
     labels = dict.fromkeys(names, labels) if outputs else labels
-    all_samples = Split(found.inputs, labels, found.front_end)
+    train = rest = Split(found.inputs, labels, found.front_end)
+    held = count if held_out is None else round(held_out * count)
+    if 0 < held < count:
+        train, rest = (
+            replace(train, inputs=take(train.inputs, places), labels=take(labels, places))
+            for places in (np.arange(held, count), np.arange(held))
+        )
     return Dataset(
-        train=all_samples.at(train),
-        validation=all_samples.at(rest),
-        test=all_samples.at(rest),
+        train=train,
+        validation=rest,
+        test=rest,
         class_names=None,
         task=Regression.kind,
         labels="none",
         num_classes=None,
         source=source,
-        notes=found.notes,
+        notes=(*found.notes, *([found.fed] if found.fed else [])),
         outputs=outputs,
     )
 
@@ -114,43 +136,50 @@ def _raw(path: Path, limit: int | None, places: list[Any]) -> _Found | None:
     drawn = _drawn(raw, limit)
     fitted, learned = stated.fitted(drawn)
     note = note or f"{fitted.describe()}, from these data: no data.json beside the model says otherwise"
-    Progress().say(f"note: {note}")
-    return _Found(fitted.stored(drawn), fitted, (*notes, *learned, *fitted.notes([drawn]), note))
+    return _Found(fitted.stored(drawn), fitted, note, (*notes, *learned, *fitted.notes([drawn])))
 
 
 def _images_or_numbers(
-    model: Any, path: Path, preprocessing: str | None, limit: int | None, places: list[Any]
+    model: Any,
+    source: Any,
+    shape: tuple[int | None, ...],
+    preprocessing: str | None,
+    limit: int | None,
+    places: list[Any],
 ) -> _Found | None:
-    """Return the images of a folder, or the inputs in a .npz; None for others."""
-    if path.suffix == ".npz":
-        inputs = read_inputs_alone(path)
-        if inputs is None:
-            return None
-        check_pair(str(path), inputs, np.zeros(count_samples(inputs)))
-        chosen = inputs_named_as(model, _drawn(inputs, limit))
+    """Return the images of a folder, or the inputs in arrays or a .npz; None for others."""
+    if isinstance(source, str | Path) and Path(source).suffix != ".npz":
+        chosen = _folder_of_images(Path(source), shape, limit)
     else:
-        chosen = _folder_of_images(model, path, limit)
-        if chosen is None:
-            return None
-    fed = Preprocessing.named(preprocessing or "raw")
+        chosen = _arrays(model, source, limit)
+    if chosen is None:
+        return None
+    fed, note = Preprocessing.named(preprocessing or "raw"), ""
     if are_images(chosen):
         fed, note = preprocessing_beside(fed, places, asked=preprocessing is not None)
-        if note:
-            Progress().say(f"note: {note}")
     if isinstance(chosen, dict):
         return _Found(chosen, fed)
-    wanted = for_shape(chosen, fed, tuple(model.inputs[0].shape)[1:])
-    chosen = convert_images(chosen, wanted, str(path)) if wanted else chosen
+    wanted = for_shape(chosen, fed, shape)
+    chosen = convert_images(chosen, wanted, _named(source)) if wanted else chosen
     if are_images(chosen):
         height, width, channels = (int(size) for size in chosen.shape[1:])
         fed = replace(fed, size=(height, width), color=COLORS.get(channels))
-    return _Found(chosen, fed)
+    return _Found(chosen, fed, note)
 
 
-def _folder_of_images(model: Any, path: Path, limit: int | None) -> Any:
-    """Return the pixels of at most `limit` images in the size and colors of `model`; None for another folder."""
+def _arrays(model: Any, source: Any, limit: int | None) -> Any:
+    """Return at most `limit` samples of an array, of a dict of arrays or of a .npz, named as in `model`; else None."""
+    inputs = read_inputs_alone(Path(source)) if isinstance(source, str | Path) else source
+    arrays = leaves(inputs)
+    if not arrays or not all(isinstance(array, np.ndarray) and array.ndim for array in arrays):
+        return None
+    check_pair(_named(source), inputs, np.zeros(count_samples(inputs)))
+    return inputs_named_as(model, _drawn(inputs, limit))
+
+
+def _folder_of_images(path: Path, shape: tuple[int | None, ...], limit: int | None) -> Any:
+    """Return the pixels of at most `limit` images in the size and colors of `shape`; None for another folder."""
     kind, files = loose_files(path)
-    shape = tuple(model.inputs[0].shape)[1:]
     if not files or kind is not IMAGES or len(shape) != 3:
         return None
     drawn = list(_drawn(np.array(files, object), limit))
