@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 
 import tfopt
+from tfopt.base.progress import Progress
 from tfopt.data import load_data
 from tfopt.errors import RecipeError
-from tfopt.training.class_weights import class_weighted, class_weights
+from tfopt.run import start
+from tfopt.training.class_weights import class_weighted, class_weights, weighted_by_class
+from tfopt.transfer import Transferred
 
 BALANCED = tfopt.Training(class_weight="balanced")
 X = np.arange(40, dtype="float32").reshape(40, 1)
@@ -77,3 +80,24 @@ def test_weights_decide_what_is_learned(kind):
     found = result.model.predict(x[:1], verbose=0)
     found = [float(np.mean(each)) for each in (found if isinstance(found, list) else [found])]
     np.testing.assert_allclose(found, [0.9, 0.5][: len(found)], atol=0.06)
+
+
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_a_transfer_gets_them_as_weights_of_samples(monkeypatch, one_hot):
+    y, given = np.repeat([0, 1], [10, 30]), np.arange(1, 41)
+    labels = np.eye(2)[y] if one_hot else y
+    plain, weighted = of(labels), load_data(dict.fromkeys(("train", "validation", "test"), (X, labels, given)))
+    expected = np.where(y == 0, 2, 2 / 3)
+    np.testing.assert_allclose(weighted_by_class(BALANCED, plain).train.w(), expected, rtol=1e-6)
+    assert weighted_by_class(BALANCED, plain).test is plain.test
+    seen = []
+
+    def transferred(self, source, data, **how):
+        seen.append(data.train.w())
+        return Transferred(source, ())
+
+    monkeypatch.setattr(tfopt.transfer.FeatureTransfer, "transferred", transferred)
+    for training in (BALANCED, tfopt.Training()):
+        recipe = tfopt.Recipe(transfer=tfopt.transfer.FeatureTransfer(), stages=(), training=training)
+        start.transferred(recipe, None, weighted, cache=None, progress=Progress(quiet=True))
+    np.testing.assert_allclose(seen, [expected * given, given], rtol=1e-6)

@@ -1,5 +1,6 @@
 """Features of a pretrained model: where they are taken, how they are cached, and the head trained on them."""
 
+import dataclasses
 import io
 from contextlib import contextmanager
 
@@ -294,6 +295,34 @@ def test_features_that_do_not_fit_into_memory_are_fed_in_batches(images, source,
     assert (kernels[0] != kernels[1]).any()  # shuffled differently
     same = [made.model.predict(images.test.x(), verbose=0).argmax(1) for made in (in_memory, in_batches)]
     assert (same[0] == same[1]).mean() > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [({}, 2**29), ({"epochs": 20, "learning_rate": 0.05}, 2**29), ({"epochs": 20, "learning_rate": 0.05}, 0)],
+    ids=["fitted", "Adam on arrays", "Adam on batches"],
+)
+def test_weights_of_samples_count(source, monkeypatch, settings, most):
+    """Two of three samples have the label of another class, and the weight 0."""
+    monkeypatch.setattr(feature_transfer, "BYTES_IN_MEMORY", most)
+    rng = np.random.default_rng(0)
+    y, right = np.arange(240) % 3, np.arange(240) // 3 % 3 == 0
+    x = (rng.normal(size=(240, 6, 6, 2)) + y[:, None, None, None]).astype("float32")
+    data = load_data((x, np.where(right, y, (y + 1) % 3), right.astype("float32")))
+    model = FeatureTransfer(**settings).transferred(source, data, quiet=True).model
+    assert (model.predict(x, verbose=0).argmax(axis=1) == y).mean() > 0.8
+
+
+def test_features_are_kept_whatever_the_weights(images, source, tmp_path):
+    extractor = feature_extractor(source)
+    extract_features(extractor, images, cache=tmp_path, quiet=True)
+    (file,) = tmp_path.glob("*.npy")
+    written = file.stat().st_mtime_ns
+    train = dataclasses.replace(images.train, weights=np.arange(len(images.train), dtype="float32"))
+    weighted = extract_features(extractor, dataclasses.replace(images, train=train), cache=tmp_path, quiet=True)
+    assert file.stat().st_mtime_ns == written
+    np.testing.assert_array_equal(weighted.train.w(), train.weights)
 
 
 def test_bad_settings(images, source):

@@ -124,6 +124,36 @@ def ages(count=120, width=8, seed=0):
     return x.astype("float32"), (y * [10, 5] + [50, 3000]).astype("float32")
 
 
+def test_weights_count_as_in_scikit_learn_and_the_weighted_normal_equations(monkeypatch):
+    for name, values in (("POWERS", (1.0,)), ("STRENGTHS", (1.0,)), ("PENALTIES", (0.01,))):
+        monkeypatch.setattr(linear, name, values)
+    x, y = blobs(90, 6, 3, spread=0.7)
+    weights = np.random.default_rng(1).uniform(0.5, 9, 90).astype("float32")
+    found = fit_linear_head(x, y, Classification("sparse", 3), weights=weights)
+    made = LogisticRegression(max_iter=5000, tol=1e-8).fit(standardized(x), y, weights / weights.mean())
+    expected = made.predict_proba(standardized(x))
+    np.testing.assert_allclose(softmax(x @ found.kernel + found.bias), expected, atol=5e-3)
+
+    x, y = ages(90)
+    found = fit_linear_head(x, y, Regression("values", None, (2,)), weights=weights)
+    design, share = np.hstack([standardized(x), np.ones((90, 1))]), weights / weights.mean()
+    ridge = 0.01 * 90 * np.diag([1] * 8 + [0])
+    solved = np.linalg.solve(
+        design.T @ (share[:, None] * design) + ridge, design.T @ (share[:, None] * standardized(y))
+    )
+    values = (design @ solved) * y.std(axis=0, dtype=np.float64) + y.mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(x @ found.kernel + found.bias, values, rtol=1e-4)
+
+
+def test_samples_of_weight_0_do_not_count():
+    x, y = blobs(80, 4, 2)
+    weights = np.repeat([0.0, 3.0], [20, 60])
+    found = fit_linear_head(x, y, Classification("sparse", 2), weights=weights)
+    alone = fit_linear_head(x[20:], y[20:], Classification("sparse", 2))
+    np.testing.assert_allclose(found.kernel, alone.kernel, rtol=1e-6)
+    assert found.note == alone.note
+
+
 def test_values_are_ridge_by_the_normal_equations(monkeypatch):
     monkeypatch.setattr(linear, "POWERS", (1.0,))
     x, y = ages()

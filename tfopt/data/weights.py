@@ -27,9 +27,7 @@ def checked_weights(
     smallest, largest = (
         choose(float(choose(each)) for arrays in found.values() for each in leaves(arrays)) for choose in (min, max)
     )
-    note = (
-        f"sample weights of {smallest:.4g} to {largest:.4g} count in the training loss, not in metrics or linear heads"
-    )
+    note = f"sample weights of {smallest:.4g} to {largest:.4g} count in the training loss, not in metrics"
     return found, (note,)
 
 

@@ -13,6 +13,7 @@ from tfopt.data import Dataset
 from tfopt.errors import ModelError
 from tfopt.run.recipe import Recipe
 from tfopt.training.augmentation import choose_augmentation
+from tfopt.training.class_weights import weighted_by_class
 from tfopt.transfer import FeatureTransfer, Transferred
 
 
@@ -33,7 +34,10 @@ def judge_from(source: Any, data: Dataset) -> Callable[[np.ndarray], np.ndarray]
 def transferred(
     recipe: Recipe, source: Any, data: Dataset, *, cache: str | Path | None, progress: Progress
 ) -> Transferred:
-    """Return the result of the transfer in `recipe` from `source` to `data`; augmentation is tested before use."""
+    """Return the result of the transfer in `recipe` from `source` to `data`; augmentation is tested before use.
+
+    The weights of classes that the recipe asks for count there too.
+    """
     assert recipe.transfer is not None
     said: list[str] = []
 
@@ -44,5 +48,6 @@ def transferred(
         return augment
 
     quiet = progress.console.quiet
-    made = recipe.transfer.transferred(source, data, augment=choose, cache=cache, progress=progress, quiet=quiet)
+    weighted = weighted_by_class(recipe.training, data)
+    made = recipe.transfer.transferred(source, weighted, augment=choose, cache=cache, progress=progress, quiet=quiet)
     return dataclasses.replace(made, notes=(*made.notes, *said))

@@ -1,5 +1,6 @@
 """Weights of classes in the training loss, as weights of samples: Keras's own are for one output without places."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,17 @@ def _balanced(labels: np.ndarray, task: Task) -> np.ndarray:
     else:
         counts = labels.sum(axis=tuple(range(labels.ndim - 1)))
     return (np.sum(counts) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
+
+
+def weighted_by_class(training: Training, data: Dataset) -> Dataset:
+    """Return `data` of one output, one label for each sample, with weights of classes in those of training samples."""
+    weights = class_weights(training, data).get("")
+    if weights is None:
+        return data
+    labels, given = data.train.labels, data.train.weights
+    own = weights[labels] if labels.dtype.kind in "iu" else labels @ weights
+    train = dataclasses.replace(data.train, weights=own if given is None else own * given)
+    return dataclasses.replace(data, train=train)
 
 
 def class_weighted(batches: Any, weights: Mapping[str, np.ndarray]) -> Any:

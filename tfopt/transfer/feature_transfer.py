@@ -38,7 +38,8 @@ class FeatureTransfer(Transfer):
     A linear head for few samples is fitted, not trained: logistic regression for classes and for labels that do not
     exclude each other, ridge regression for values, each with the L2 penalty that cross-validation on the training
     samples chooses. Adam trains all other heads: for many samples, with hidden layers or dropout, or if `epochs` or
-    `learning_rate` is given. Regression targets are normalized; the last layer returns to their units.
+    `learning_rate` is given. Weights of samples and classes count in either loss. Regression targets are normalized;
+    the last layer returns to their units.
 
     Attributes:
         layer, pooling: where the features are taken; see `feature_extractor`.
@@ -157,10 +158,10 @@ class FeatureTransfer(Transfer):
             return 1, []
         limit = max(1, FEW // (sum(widths) * task.outputs))
         rows = choose(limit, task.groups(features.train.labels[:count]), np.random.default_rng(self.seed))
-        x, y = features.train.x(rows), features.train.y(rows)
+        x, y, weights = features.train.x(rows), features.train.y(rows), features.train.w(rows)
         losses: dict[int, np.ndarray] = {}
         for depths in (*(2**power for power in range(len(widths).bit_length()) if 2**power < len(widths)), len(widths)):
-            found = fit_linear_head(x[:, : sum(widths[:depths])], y, task, seed=self.seed)
+            found = fit_linear_head(x[:, : sum(widths[:depths])], y, task, weights=weights, seed=self.seed)
             if found.losses is None:
                 return 1, ["features of the last depth: too few samples to choose"]
             losses[depths] = found.losses
@@ -176,7 +177,7 @@ class FeatureTransfer(Transfer):
         why = self._why_adam(products, can_fit(task, train.labels) and train.inputs.nbytes <= BYTES_IN_MEMORY)
         if why:
             return self._trained_head(model, width, features, why, progress)
-        found = fit_linear_head(train.x(), train.y(), task, seed=self.seed, views=views)
+        found = fit_linear_head(train.x(), train.y(), task, weights=train.w(), seed=self.seed, views=views)
         model.layers[-1].set_weights([found.kernel, found.bias])
         return [f"head fitted on {len(train):,} features: {found.note}"]
 
@@ -210,7 +211,7 @@ class FeatureTransfer(Transfer):
         )
         optimizer = build_optimizer(package.optimizers.Adam(rate, jit_compile=False), flat_head)
         shown = build_metric(task.keras_metric, features.train.y(slice(1)).shape, flat_head.output_shape)
-        flat_head.compile(optimizer, task.loss(logits=True), metrics=[shown])
+        flat_head.compile(optimizer, task.loss(logits=True), metrics=[shown], weighted_metrics=[])
         lines = [progress.callback("head")] if progress is not None else []
         history = flat_head.fit(**self._fit_arguments(features), epochs=epochs, callbacks=lines, verbose=0).history
         if not np.isfinite(history["loss"][-1]):
@@ -241,8 +242,9 @@ class FeatureTransfer(Transfer):
         return {
             "x": train.x(),
             "y": train.y(),
+            "sample_weight": train.w(),
             "batch_size": self.batch_size,
-            "validation_data": (validation.x(), validation.y()),
+            "validation_data": (validation.x(), validation.y(), validation.w()),
             "validation_batch_size": 1024,
         }
 

@@ -87,7 +87,7 @@ def features_of(
     teacher = Teacher(extractor).resolved(data.train.x(slice(0, 64)), None)
     shown = [(name, view) for name in names for view in range(views if name == "train" else 1)]
     about = {
-        "data": data.fingerprint,
+        "data": _unweighted(data).fingerprint,
         "shown": [list(each) for each in shown],
         "augmentation": dataclasses.asdict(augment) if augment else None,
         "seed": seed if augment else None,
@@ -115,6 +115,15 @@ def features_of(
         parts[name] = Split(values[start : start + len(labels)], labels, Preprocessing(), weights=weights)
         start += len(labels)
     return parts, (f"inputs are features of '{teacher.name}', {views} for each training sample", *teacher.notes)
+
+
+def _unweighted(data: Dataset) -> Dataset:
+    """Return `data` without weights, on which features do not depend."""
+    parts = {name: data.split(name) for name in NAMES}
+    if all(part.weights is None for part in parts.values()):
+        return data
+    plain: dict[str, Any] = {name: dataclasses.replace(part, weights=None) for name, part in parts.items()}
+    return dataclasses.replace(data, **plain)
 
 
 def _kept(

@@ -63,11 +63,17 @@ class _Solved:
 
 
 # From features and labels of one fold to solutions for growing or falling penalties.
-_Path = Callable[[np.ndarray, np.ndarray], Iterator[_Solved]]
+_Path = Callable[[np.ndarray, np.ndarray, np.ndarray | None], Iterator[_Solved]]
 
 
 def fit_linear_head(
-    features: np.ndarray, labels: np.ndarray, task: Task, *, seed: int = 0, views: int = 1
+    features: np.ndarray,
+    labels: np.ndarray,
+    task: Task,
+    *,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+    views: int = 1,
 ) -> LinearHead:
     """Return the linear head for `task` whose L2 penalty has the lowest cross-validated loss.
 
@@ -79,6 +85,7 @@ def fit_linear_head(
         features: (n, width) floats.
         labels: (n, ...) in the form of the task.
         task: the task of the labels.
+        weights: of the samples in the loss, (n,), not all 0; only their ratios count, and not in the quality.
         seed: of the folds.
         views: the samples are repeated that many times, one whole pass after the other; folds keep them together.
 
@@ -87,13 +94,16 @@ def fit_linear_head(
     """
     from threadpoolctl import threadpool_limits
 
+    if weights is not None:
+        counted = weights > 0
+        features, labels, weights = features[counted], labels[counted], weights[counted] / weights[counted].mean()
     kind = _KINDS[type(task)](task, labels)
     targets = kind.targets(labels)
     folds = folds_of(task.groups(labels[: len(labels) // views]), seed, views)
     with threadpool_limits(1):  # these products are too small to share, and threads wait for each other
-        tried = [_tried(kind, features, targets, folds, power) for power in (POWERS if folds else POWERS[:1])]
+        tried = [_tried(kind, features, targets, weights, folds, power) for power in (POWERS if folds else POWERS[:1])]
         best = min(tried, key=lambda found: found.losses.mean())
-        solved = _nth(kind.path(best.x, targets), best.place)
+        solved = _nth(kind.path(best.x, targets, weights), best.place)
     kernel = (solved.kernel if best.rotation is None else best.rotation @ solved.kernel) / best.deviation[:, None]
     kernel, bias = kind.folded_back(kernel, solved.bias - best.mean @ kernel)
     note = f"{kind.note(best.place, best.quality, len(folds))}; features divided by their deviation"
@@ -115,14 +125,21 @@ class _Tried:
     quality: float | None
 
 
-def _tried(kind: "_Kind", features: np.ndarray, targets: np.ndarray, folds: list[np.ndarray], power: float) -> _Tried:
+def _tried(
+    kind: "_Kind",
+    features: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray | None,
+    folds: list[np.ndarray],
+    power: float,
+) -> _Tried:
     mean, deviation = moments(features)
     typical = np.sqrt((deviation**2).mean())
     deviation = deviation**power * typical ** (1 - power)
     x, rotation = _rotated((np.asarray(features, np.float64) - mean) / deviation)
     if not folds:
         return _Tried(x, mean, deviation, rotation, power, kind.default, np.zeros(1), None)
-    losses, qualities = _validated(kind, x, targets, folds)
+    losses, qualities = _validated(kind, x, targets, weights, folds)
     place = _lowest(losses)
     return _Tried(x, mean, deviation, rotation, power, place, losses[place], float(qualities[place].mean()))
 
@@ -168,18 +185,21 @@ def _rotated(x: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _validated(
-    kind: "_Kind", x: np.ndarray, targets: np.ndarray, folds: Sequence[np.ndarray]
+    kind: "_Kind", x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None, folds: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return loss and quality of each sample, held out once, for each penalty on the path, as far as it is worth."""
+    """Return loss and quality of each sample, held out once, for each penalty on the path, as far as it is worth.
+
+    The losses are multiplied by the weights.
+    """
     rest = [np.setdiff1d(np.arange(len(x)), held) for held in folds]
-    paths = [kind.path(x[kept], targets[kept]) for kept in rest]
+    paths = [kind.path(x[kept], targets[kept], None if weights is None else weights[kept]) for kept in rest]
     losses: list[np.ndarray] = []
     qualities: list[np.ndarray] = []
     for solutions in zip(*paths, strict=True):
         evaluated = np.empty((2, len(x)))
         for solved, held in zip(solutions, folds, strict=True):
             evaluated[:, held] = kind.evaluated(solved.scores(x[held]), targets[held])
-        losses.append(evaluated[0])
+        losses.append(evaluated[0] if weights is None else evaluated[0] * weights)
         qualities.append(evaluated[1])
         if len(losses) - 1 - _lowest(losses) >= PATIENCE:
             break
@@ -205,7 +225,7 @@ class _Kind:
     def targets(self, labels: np.ndarray) -> np.ndarray:
         return labels
 
-    def path(self, x: np.ndarray, targets: np.ndarray) -> Iterator[_Solved]:
+    def path(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> Iterator[_Solved]:
         """Yield the solution for each penalty."""
         raise NotImplementedError
 
@@ -224,9 +244,9 @@ class _Classes(_Kind):
     def targets(self, labels: np.ndarray) -> np.ndarray:
         return self.task.groups(labels)
 
-    def path(self, x: np.ndarray, targets: np.ndarray) -> Iterator[_Solved]:
+    def path(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> Iterator[_Solved]:
         found = np.unique(targets)
-        for kernel, bias in _logistic_path(x, targets):
+        for kernel, bias in _logistic_path(x, targets, weights):
             if len(found) == 1:
                 kernel, bias = np.zeros((x.shape[1], 1)), np.zeros(1)
             elif len(found) == 2:  # one score for the second class: the same probabilities, from two
@@ -252,8 +272,8 @@ class _Classes(_Kind):
 
 
 class _Labels(_Kind):
-    def path(self, x: np.ndarray, targets: np.ndarray) -> Iterator[_Solved]:
-        for parts in zip(*[_logistic_path(x, column) for column in targets.T], strict=True):
+    def path(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> Iterator[_Solved]:
+        for parts in zip(*[_logistic_path(x, column, weights) for column in targets.T], strict=True):
             kernels, biases = zip(*parts, strict=True)
             yield _Solved(np.hstack(kernels), np.concatenate(biases))
 
@@ -275,11 +295,12 @@ class _Values(_Kind):
     def targets(self, labels: np.ndarray) -> np.ndarray:
         return self.scale.normalized(labels).reshape(len(labels), -1)
 
-    def path(self, x: np.ndarray, targets: np.ndarray) -> Iterator[_Solved]:
+    def path(self, x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> Iterator[_Solved]:
         from sklearn.linear_model import Ridge
 
         for penalty in PENALTIES:
-            fitted = Ridge(alpha=penalty * len(x)).fit(x, targets)
+            total = len(x) if weights is None else weights.sum()
+            fitted = Ridge(alpha=penalty * total).fit(x, targets, weights)
             yield _Solved(np.atleast_2d(fitted.coef_).T, np.atleast_1d(fitted.intercept_))
 
     def evaluated(self, scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -308,7 +329,9 @@ def _strength(best: int, quality: float | None, folds: int, name: str) -> str:
     return f"C = {STRENGTHS[best]:.3g}: {name} {quality:.4f} in {folds}-fold cross-validation"
 
 
-def _logistic_path(x: np.ndarray, targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _logistic_path(
+    x: np.ndarray, targets: np.ndarray, weights: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield kernel (width, k) and bias (k,) for each of `STRENGTHS`; k is 1 for two classes.
 
     Targets that are all equal have no solution: their score is the smoothed log odds of the value.
@@ -324,5 +347,5 @@ def _logistic_path(x: np.ndarray, targets: np.ndarray) -> Iterator[tuple[np.ndar
     for strength in STRENGTHS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted.set_params(C=strength).fit(x, targets)
+            fitted.set_params(C=strength).fit(x, targets, weights)
         yield fitted.coef_.T.copy(), fitted.intercept_.copy()
