@@ -102,7 +102,7 @@ def with_or_without_labels(
     beside: Iterable[Any] = (),
     quiet: bool = False,
     listeners: Sequence[Listener] = (),
-    **labels: str | None,
+    **labels: Any,
 ) -> Dataset:
     """Return what `data_for` does, or inputs that have no labels.
 

@@ -169,7 +169,7 @@ def _images_or_numbers(
 
 def _arrays(model: Any, source: Any, limit: int | None) -> Any:
     """Return at most `limit` samples of an array, of a dict of arrays or of a .npz, named as in `model`; else None."""
-    inputs = read_inputs_alone(Path(source)) if isinstance(source, str | Path) else source
+    inputs: Any = read_inputs_alone(Path(source)) if isinstance(source, str | Path) else source
     arrays = leaves(inputs)
     if not arrays or not all(isinstance(array, np.ndarray) and array.ndim for array in arrays):
         return None
