@@ -129,14 +129,14 @@ def recipe(tmp_path):
     path = tmp_path / "recipe.py"
     path.write_text(
         "import tfopt\n"
-        "recipe = tfopt.Recipe(name='small', max_drop=None, training=tfopt.Training(batch_size=128),\n"
-        "    distillation=tfopt.Distillation(), stages=(\n"
+        "recipe = tfopt.Recipe(name='small', max_drop=None, training=tfopt.Training(batch_size=128), stages=(\n"
         "    tfopt.Prune(final_sparsity=0.5, epochs=3, min_steps=0), tfopt.Quantize(epochs=2, min_steps=0)))\n"
     )
     return path
 
 
-def test_two_workers_write_one_result(tmp_path, recipe):
+def test_two_workers_with_a_teacher_write_one_result(tmp_path, recipe):
+    recipe.write_text(recipe.read_text().replace("stages=", "distillation=tfopt.Distillation(), stages="))
     with Workers(tmp_path, recipe) as workers:
         codes = workers.codes()
         texts = workers.texts()
