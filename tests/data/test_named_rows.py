@@ -254,6 +254,18 @@ def test_hugging_face_texts_and_columns():
         load_data({"unsupervised": Split(rows)})
 
 
+@pytest.mark.parametrize("names", [None, ["3", "5"]])
+def test_labels_of_hugging_face_are_values_if_the_task_says_so(names):
+    """Names of classes that are numbers are values too; other names are an error."""
+    labels = [number % 2 if names else 3 + 2 * (number % 2) for number in range(40)]
+    rows = [{"x": number / 7, "label": label} for number, label in enumerate(labels)]
+    data = load_data(Split(rows, label=types.SimpleNamespace(names=names)), task="regression")
+    assert (data.task, data.class_names, set(data.train.y())) == ("regression", None, {3, 5})
+    words = types.SimpleNamespace(names=["bad", "good"])
+    with pytest.raises(DataError, match=r"Expected values in 'label', .* got the classes bad, good"):
+        load_data(Split(rows, label=words), task="regression")
+
+
 def test_hugging_face_itself():
     datasets = pytest.importorskip("datasets")
     pixels = images()
@@ -296,7 +308,7 @@ def test_named_classes_get_the_numbers_of_a_model():
     np.testing.assert_array_equal(data.test.labels == 0, data.test.inputs[:, 1] == 2)
     with pytest.raises(DataError, match="Expected the labels good, bad in 'label', also got neg, pos"):
         load_data(source, preprocessing=trained(classes=("good", "bad")))
-    with pytest.raises(DataError, match="Expected values in 'label', as the model was trained on, got the classes neg"):
+    with pytest.raises(DataError, match="Expected values in 'label', as the task or the model wants, got"):
         load_data(source, preprocessing=trained(classes=None))
     values = load_data(Split(rows), preprocessing=trained(classes=None))
     assert values.task == "regression" and values.preprocessing.classes is None

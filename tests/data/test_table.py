@@ -93,6 +93,25 @@ def test_the_target_decides_the_task(tmp_path):
     assert (data.class_names, set(data.train.y())) == (("4", "5", "6"), {0, 1, 2})
 
 
+@pytest.mark.parametrize("task", ["regression", "forecasting"])
+@pytest.mark.parametrize("inputs", ["x", "text"])
+def test_few_integers_are_values_if_the_task_says_so(tmp_path, task, inputs):
+    rows = [f"{number % 7} words,{18 + number % 42}" for number in range(210)]
+    if inputs == "x":
+        rows = [row.replace(" words", "") for row in rows]
+    data = load_data(write(tmp_path / "a.csv", f"{inputs},age", rows), labels="age", task=task)
+    assert (data.task, data.class_names, data.preprocessing.classes) == (task, None, None)
+    assert sorted(set(data.train.y())) == list(range(18, 60))
+
+
+@pytest.mark.parametrize("values", [np.full(90, 0.1), np.full(90, 1000) + np.arange(90) * 1e-6])
+def test_nearly_constant_columns_stay_small(values):
+    """The deviation of ninety times 0.1 is 1.4e-17 in float64."""
+    fitted, _ = Table().fitted(rows_of(x=values))
+    assert fitted.columns[0].deviation == 1
+    assert fitted.stored(rows_of(x=values[:1] + 0.03)) == pytest.approx(0.03, abs=1e-3)
+
+
 def test_columns_that_say_nothing_are_left_out_with_a_note(tmp_path):
     rows = [f"{number},id{number},{number % 7},{number % 2}" for number in range(120)]
     data = load_data(write(tmp_path / "a.csv", ",name,x,label", rows))

@@ -27,11 +27,13 @@ from tfopt.data.split import NAMES, Plan, plan
 from tfopt.data.stored import StoredArray, take
 from tfopt.data.weights import checked_weights
 from tfopt.errors import DataError
-from tfopt.tasks import Classification, Reconstruction, Several
+from tfopt.tasks import Classification, Forecasting, Reconstruction, Regression, Several
 from tfopt.tasks.labels import understand_all
 
 FEWEST_IMAGES = 2
 """Minimum number of images per class in a folder."""
+_VALUES = (Regression.kind, Forecasting.kind)
+"""Tasks whose labels are values, even if they look like classes."""
 
 
 def load_data(
@@ -108,6 +110,7 @@ def load_data(
             labels,
             applied,
             features,
+            values=task in _VALUES,
         )
         return _loaded(
             parts,

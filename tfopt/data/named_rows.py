@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tfopt.data.cells import number_in
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.images import decode_image, is_encoded, is_pillow
 from tfopt.data.parts import Parts
@@ -46,7 +47,7 @@ class NamedRows:
     notes: tuple[str, ...] = ()
 
 
-def read_rows(rows: NamedRows, *, text: str | None, labels: str | None, how: FrontEnd) -> Parts:
+def read_rows(rows: NamedRows, *, text: str | None, labels: str | None, how: FrontEnd, values: bool = False) -> Parts:
     """Read all rows once: encoded images are decoded, texts and rows of single values are left to a front end.
 
     The inputs are the column of texts; else the images; else the arrays, by name if there are several; else all other
@@ -57,6 +58,7 @@ def read_rows(rows: NamedRows, *, text: str | None, labels: str | None, how: Fro
         text: the column of texts; None: "text", if it has texts.
         labels: the column of labels; None: that of the front end, that of the source, or "label".
         how: the size and color of images, or a front end for texts or tables, whose classes number the labels.
+        values: whether labels are values, even if they look like classes.
 
     Raises:
         DataError: a column is missing or has values of several kinds, an image cannot be decoded, or a label is not
@@ -73,7 +75,7 @@ def read_rows(rows: NamedRows, *, text: str | None, labels: str | None, how: Fro
     names = rows.class_names if target == rows.labels else None
     targets = {part: columns[target] for part, columns in read.items()}
     said: tuple[str, ...] = ()
-    known = stated.classes if stated else ()
+    known = None if values else stated.classes if stated else ()
     unnamed = names is None and (front_end or kinds[target] == "text")
     if targets["train"].ndim == 1 and (known != () or unnamed):
         targets, names, said = _as_classes(_by_name(targets, names, target, known), target, known)
@@ -222,9 +224,9 @@ def _by_name(
     """Return labels by the names of their classes, if the source has `names`: a model may number them otherwise."""
     if names is None:
         return targets
-    if known is None:
+    if known is None and any(number_in(name) is None for name in names):
         raise DataError(
-            f"Expected values in {target!r}, as the model was trained on, got the classes {', '.join(names)}; name "
+            f"Expected values in {target!r}, as the task or the model wants, got the classes {', '.join(names)}; name "
             "another column: labels=."
         )
     named = dict(enumerate(names))

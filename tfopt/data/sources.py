@@ -25,19 +25,27 @@ TABLE = "table"
 
 
 def read_source(
-    source: Any, text: str | None, labels: str | None, how: FrontEnd, features: Mapping[str, Any] | None
+    source: Any,
+    text: str | None,
+    labels: str | None,
+    how: FrontEnd,
+    features: Mapping[str, Any] | None,
+    *,
+    values: bool = False,
 ) -> Parts:
     """Read `source`, as `load_data` takes it; `how` says how images are fed, or is the front end of other samples.
+
+    With `values`, labels in columns are values, even if they look like classes.
 
     Raises:
         DataError: it cannot be read.
     """
     if rows := _named_rows(source, features):
-        return read_rows(rows, text=text, labels=labels, how=how)
+        return read_rows(rows, text=text, labels=labels, how=how, values=values)
     kind, path = raw_kind(source), Path(source) if isinstance(source, str | Path) else Path()
     front_end = None if isinstance(how, Preprocessing) else how
     if kind == TABLE:
-        return read_table(path, text=text, labels=labels, front_end=front_end)
+        return read_table(path, text=text, labels=labels, front_end=front_end, values=values)
     if text or labels:
         raise DataError(f"Expected a table (.csv, .tsv, .jsonl, .parquet) for text= and labels=, got {source!r:.80}.")
     if isinstance(kind, FileKind):

@@ -14,6 +14,7 @@ from tfopt.base.words import counted
 from tfopt.data.cells import as_numbers, as_texts, if_numbers
 from tfopt.data.front_end import FrontEnd, ReadFile, checked_keys
 from tfopt.errors import DataError
+from tfopt.tasks.scaling import moments
 
 _IDENTIFIERS = 0.5
 """A column of texts with more different ones than this share of the rows says nothing about new rows."""
@@ -27,7 +28,7 @@ class NumberColumn:
         name: of the column.
         median: of the training rows that have a value.
         mean: of the training rows, with the median for missing values.
-        deviation: the standard deviation of the same; 1 for a constant column.
+        deviation: the standard deviation of the same; 1 if it is at most 1e-6 of the mean, as of a constant column.
         indicator: whether another feature is 1 for missing values, else 0.
     """
 
@@ -43,7 +44,8 @@ class NumberColumn:
         missing = np.isnan(values)
         median = float(np.median(values[~missing])) if not missing.all() else 0.0
         filled = np.where(missing, median, values)
-        return cls(name, median, float(filled.mean()), float(filled.std()) or 1.0, bool(missing.any()))
+        mean, deviation = moments(filled[:, None])
+        return cls(name, median, float(mean[0]), float(deviation[0]), bool(missing.any()))
 
     @property
     def width(self) -> int:

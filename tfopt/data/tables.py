@@ -24,7 +24,9 @@ MOST_INTEGERS = 50
 _SHOWN = 5
 
 
-def read_table(path: Path, *, text: str | None, labels: str | None, front_end: FrontEnd | None) -> Parts:
+def read_table(
+    path: Path, *, text: str | None, labels: str | None, front_end: FrontEnd | None, values: bool = False
+) -> Parts:
     """Read a table with one sample per row.
 
     A column "split" of train, validation and test makes these parts; with none of these words it is one of features.
@@ -34,6 +36,7 @@ def read_table(path: Path, *, text: str | None, labels: str | None, front_end: F
         text: the column of texts, by default that of `front_end`.
         labels: the column of labels, by default that of `front_end`, or "label".
         front_end: settings, or what a model was trained with; None takes a `Text` if there are texts, else a `Table`.
+        values: whether labels are values, even if they look like classes.
 
     Raises:
         DataError: the file cannot be read, or lacks a column or a label, or `front_end` reads something else.
@@ -46,9 +49,8 @@ def read_table(path: Path, *, text: str | None, labels: str | None, front_end: F
     elif not isinstance(front_end, Table) or text:
         raise DataError(f"Expected {front_end.subject}, as the model was trained on, got the table {path}.")
     front_end = replace(front_end, labels=labels or front_end.labels)
-    y, classes, said = labels_of(
-        _column(columns, front_end.labels, path, "labels"), front_end.labels, front_end.classes
-    )
+    known = None if values else front_end.classes
+    y, classes, said = labels_of(_column(columns, front_end.labels, path, "labels"), front_end.labels, known)
     part, more = _part_of_each(columns, front_end)
     notes += (*more, *said)
     if isinstance(front_end, Text):
