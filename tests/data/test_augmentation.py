@@ -196,6 +196,21 @@ def test_masks_of_another_size_are_not_augmented():
         data.batches("train", 4, augment=Augmentation(shift=0.1))
 
 
+@pytest.mark.parametrize(
+    ("labels", "task", "came"),
+    [
+        (np.random.default_rng(0).normal(size=(20, 8, 8, 1)), None, r"values of shape \(8, 8, 1\)"),
+        (np.arange(20 * 8 * 8 * 2).reshape(20, 8, 8, 2) % 7 % 2, "multilabel", r"values of shape \(8, 8, 2\)"),
+        (np.zeros(20, int), "reconstruction", "the inputs themselves"),
+    ],
+)
+def test_targets_that_would_have_to_move_are_not_augmented(labels, task, came):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
+    data = load_data((pixels, labels), task=task)
+    with pytest.raises(DataError, match=f"do not move with their inputs, got {came} as targets; leave augment out"):
+        data.batches("train", 4, augment=Augmentation(shift=0.1))
+
+
 def test_sounds_have_no_masks():
     with pytest.raises(DataError, match="Expected labels without places for SoundAugmentation"):
         SoundAugmentation(shift=0.1).apply_to_masks(NUMBERS, None)

@@ -45,6 +45,19 @@ def test_a_second_run_decodes_nothing(photos, tmp_path, monkeypatch):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_folders_whose_files_look_alike_are_two(tmp_path):
+    """Names, sizes and times of change are the same; the pixels are not."""
+    for value in (10, 200):
+        for number in range(20):
+            file = tmp_path / f"photos{value}" / "ab"[number % 2] / f"{number}.bmp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(file)
+            os.utime(file, ns=(0, 0))
+    for value in (10, 200):
+        data = load_data(tmp_path / f"photos{value}", cache=tmp_path / "kept")
+        assert all((each == value).all() for each in values(data))
+
+
 def test_other_files_or_forms_are_decoded_again(photos, tmp_path, monkeypatch):
     load_data(photos, cache=tmp_path / "kept")
     seen = decoded(monkeypatch)

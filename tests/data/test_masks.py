@@ -90,3 +90,8 @@ def test_masks_that_cannot_be_used(tmp_path, how, words):
     damage(tmp_path, how)
     with pytest.raises(DataError, match=words):
         load_data(tmp_path)
+
+
+def test_masks_with_both_classes_are_not_of_one_class():
+    images, masks = np.zeros((20, 4, 4, 1), np.uint8), np.arange(20 * 4 * 4).reshape(20, 4, 4) % 2
+    assert not any("class 0" in note for note in load_data((images, masks)).notes)

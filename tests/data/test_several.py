@@ -190,3 +190,11 @@ def test_arrays_of_a_file(tmp_path):
 def test_a_list_of_samples_is_no_list_of_inputs():
     data = load_data((list(FACTS), KIND))
     assert not data.has_several and data.input_shape == (3,)
+
+
+def test_weights_of_one_column_belong_to_parts():
+    """Three inputs and two outputs stay what they are, also if the last input has one column."""
+    x, y, w = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 2, np.linspace(0.1, 1, 30)[:, None]
+    data = load_data(((x, y, w), (x, y), (x, y)))
+    assert data.train.weights == pytest.approx(np.linspace(0.1, 1, 30)) and len(data.validation) == 30
+    assert list(load_data(((x, x, w), (y, y))).train.inputs) == ["0", "1", "2"]

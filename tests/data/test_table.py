@@ -156,6 +156,20 @@ def test_a_word_among_the_test_rows_alone_is_an_error(tmp_path):
         load_data(write(tmp_path / "a.csv", "split,x,label", rows))
 
 
+@pytest.mark.parametrize("gap", ["train", "new"])
+def test_whole_numbers_that_are_names_beside_missing_ones(tmp_path, gap):
+    """A missing value makes a column of integers one of floats."""
+    rows = [f'{{"zip": {10000 + number % 3}, "x": {number}, "label": {number % 2}}}' for number in range(40)]
+    rows = {name: [row.replace("10002", "null") if name == gap else row for row in rows] for name in ("train", "new")}
+    for name, lines in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    data = load_data(tmp_path / "train.jsonl", preprocessing=Table(categories=("zip",)))
+    assert {"zip=10000", "zip=10001"} < set(data.preprocessing.features)
+    new = load_data(tmp_path / "new.jsonl", preprocessing=data.preprocessing).train.x()
+    zips = [place for place, name in enumerate(data.preprocessing.features) if name in ("zip=10000", "zip=10001")]
+    assert 0.5 < new[:, zips].sum(axis=1).mean() < 0.8
+
+
 def test_numbers_that_are_names(tmp_path):
     """Leading zeros and all: other rows are read alike."""
     rows = [f"0{number % 3},{number},{number % 2}" for number in range(40)]

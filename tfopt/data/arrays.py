@@ -98,7 +98,7 @@ def read_arrays(source: Any) -> Parts:
     """Read (x, y) or (x, y, weights), or tuples of two (train, test) or three (train, validation, test) of these."""
     if not isinstance(source, tuple) or len(source) not in (2, 3):
         raise DataError(_expected(source))
-    if all(isinstance(part, tuple) and (len(part) == 2 or _is_weighted(part)) for part in source):
+    if all(isinstance(part, tuple) and (len(part) == 2 or _is_weighted(part, source)) for part in source):
         names = NAMES if len(source) == 3 else ("train", "test")
         return _parts(dict(zip(names, source, strict=True)), "arrays")
     return _parts({"train": source}, "arrays")
@@ -125,9 +125,16 @@ def _parts(parts: Mapping[str, Any], source: str) -> Parts:
     )
 
 
-def _is_weighted(part: tuple[Any, ...]) -> bool:
-    """Return whether a tuple is (x, y, weights) rather than three inputs or outputs."""
-    return len(part) == 3 and (isinstance(part[2], dict) or np.ndim(part[2]) == 1)
+def _is_weighted(part: tuple[Any, ...], parts: tuple[Any, ...]) -> bool:
+    """Return whether a tuple is (x, y, weights) rather than three inputs or outputs.
+
+    Weights (n, 1) may as well be an input or output: only parts have inputs of one shape.
+    """
+    if len(part) != 3 or isinstance(part[2], dict) or np.ndim(part[2]) == 1:
+        return len(part) == 3
+    inputs = {getattr(each[0], "shape", (0,))[1:] for each in parts}
+    labels = {getattr(each[1], "shape", (0,))[1:] for each in parts}
+    return np.shape(part[2])[1:] == (1,) and len(inputs) == len(labels) == 1
 
 
 def _samples(name: str, given: Any) -> Samples:

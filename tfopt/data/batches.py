@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfopt.data.arrays_by_name import rows
+from tfopt.data.arrays_by_name import leaves, rows
 from tfopt.data.position import Position
 from tfopt.errors import DataError
 
@@ -66,8 +66,8 @@ def make_batches(
     if seed < 0:
         raise DataError(f"Expected a seed of 0 or above, got {seed}.")
     drawn = _drawn(split, augment, views.seed if views else seed)
-    if augment and masks:
-        _check_masks(split)
+    if augment:
+        (_check_masks if masks else _check_targets)(split)
     position = position or Position()
     begins, share = position.begins(), position.share
 
@@ -133,6 +133,17 @@ def _check_masks(split: Split) -> None:
         raise DataError(
             f"Expected masks in the size of their images {split.shape[:2]} to augment both, got "
             f"{split.target_shape[:2]}; leave augment out for this data."
+        )
+
+
+def _check_targets(split: Split) -> None:
+    """Raise `DataError` for targets that would have to move along with the inputs."""
+    maps = [array.shape[1:] for array in leaves(split.labels) if array.ndim > 2]
+    if split.reconstructs or maps:
+        what = "the inputs themselves" if split.reconstructs else f"values of shape {maps[0]}"
+        raise DataError(
+            "Expected a class, masks or one row of values for each sample to augment, since other targets do not move "
+            f"with their inputs, got {what} as targets; leave augment out for this data."
         )
 
 

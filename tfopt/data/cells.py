@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,16 @@ _LARGEST = 1e30
 
 
 def as_texts(values: np.ndarray) -> list[str | None]:
-    """Return the values of a column of categories as texts without blanks around them, None for missing ones."""
-    return [None if value is None or value != value else str(value).strip() or None for value in values.tolist()]
+    """Return the values of a column of categories as texts without blanks around them, None for missing ones.
+
+    A whole number is written alike as an integer and as a float, which it is beside missing ones.
+    """
+    return [None if value is None or value != value else _as_text(value) for value in values.tolist()]
+
+
+def _as_text(value: Any) -> str | None:
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value).strip() or None
 
 
 def as_numbers(name: str, values: np.ndarray, instead: str = "") -> np.ndarray:

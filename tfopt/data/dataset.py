@@ -168,7 +168,7 @@ class Dataset:
             position: says at which epoch and step iterations begin; None counts them.
 
         Raises:
-            DataError: an argument is out of range, there is no full batch, or `augment` is for other inputs.
+            DataError: an argument is out of range, there is no full batch, or `augment` is for other inputs or targets.
         """
         return make_batches(
             self.split(split_name),

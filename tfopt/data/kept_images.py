@@ -33,8 +33,8 @@ def read_kept_images(
 ) -> tuple[Any, Preprocessing, tuple[str, ...]]:
     """Return what `read_images` does, decoded only if `folder` does not have the same files in the same form.
 
-    Files are the same if their names below their common folder, sizes in bytes and times of change are. Another process
-    that decodes images there is waited for.
+    Files are the same if the absolute path of their common folder, their names below it, sizes in bytes and times of
+    change are. Another process that decodes images there is waited for.
 
     Args:
         files: the images.
@@ -62,7 +62,7 @@ def _key(files: list[Path], preprocessing: Preprocessing) -> str:
     root = os.path.commonpath([file.parent for file in files])
     found = ((os.path.relpath(file, root), file.stat()) for file in files)
     states = [(name, state.st_size, state.st_mtime_ns) for name, state in found]
-    about = [_FORM, preprocessing.size, preprocessing.color, states]
+    about = [_FORM, preprocessing.size, preprocessing.color, str(Path(root).resolve()), states]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 

@@ -159,7 +159,7 @@ def _loaded(
     )
     weights, weight_notes = checked_weights(parts.weights, labels)
     groups = {name: found.groups(part) for name, part in labels.items()}
-    if isinstance(found, Classification) and len(only := np.unique(groups["train"])) == 1:
+    if isinstance(found, Classification) and found.has_classes and len(only := np.unique(groups["train"])) == 1:
         label_notes += (f"all training samples are of class {only[0]}: a model learns to answer it always",)
     planned = plan_with_anomalies if reconstructs else plan
     chosen, split_notes = planned(groups, validation=validation, test=test, seed=seed, limit=limit)
