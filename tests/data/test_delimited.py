@@ -60,3 +60,15 @@ def test_columns_of_texts_keep_their_zeros(tmp_path):
     (tmp_path / "a.csv").write_text(" zip,b\n01,02\n")
     columns, _ = read_columns(tmp_path / "a.csv", texts={"zip"})
     assert columns["zip"].tolist() == ["01"] and columns["b"].dtype == np.int64
+
+
+def test_separators_in_quotes_are_text(tmp_path):
+    found, notes = columns_of(tmp_path / "a.csv", 'a,b,"c;d;e;f;g;h",label\n1,2,3,x\n')
+    assert found == {"a": [1], "b": [2], "c;d;e;f;g;h": [3], "label": ["x"]} and notes == ()
+    assert columns_of(tmp_path / "a.csv", 'size 5",b\n1,"2;"\n')[0] == {'size 5"': [1], "b": ["2;"]}
+
+
+def test_lines_of_blanks_are_no_rows(tmp_path):
+    assert columns_of(tmp_path / "a.csv", "a,b\n1,2\n  \n3,4\n \t \n")[0] == {"a": [1, 3], "b": [2, 4]}
+    with pytest.raises(DataError, match="Expected 2 columns, got 1"):
+        columns_of(tmp_path / "a.csv", "a,b\n1,2\n3\n")

@@ -4,7 +4,9 @@ import json
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from sklearn.preprocessing import StandardScaler
 
 import tfopt
@@ -168,6 +170,35 @@ def test_whole_numbers_that_are_names_beside_missing_ones(tmp_path, gap):
     new = load_data(tmp_path / "new.jsonl", preprocessing=data.preprocessing).train.x()
     zips = [place for place, name in enumerate(data.preprocessing.features) if name in ("zip=10000", "zip=10001")]
     assert 0.5 < new[:, zips].sum(axis=1).mean() < 0.8
+
+
+def test_columns_of_other_values_are_left_out_with_a_note(tmp_path):
+    lines = [f"2024-01-{1 + number % 28:02},{number},{number % 2}" for number in range(40)]
+    path = write(tmp_path / "a.csv", "day,x,label", lines)
+    data = load_data(path)
+    assert data.preprocessing.features == ("x",)
+    assert any(note.startswith("'day' left out: date32") for note in data.notes)
+    assert "day=2024-01-01" in load_data(path, preprocessing=Table(categories=("day",))).preprocessing.features
+    with pytest.raises(DataError, match=r"numbers, booleans or texts in column 'day' of .*, got date32"):
+        load_data(path, labels="day")
+    (tmp_path / "a.jsonl").write_text("\n".join(f'{{"x": {n}, "list": [1], "label": {n % 2}}}' for n in range(40)))
+    assert load_data(tmp_path / "a.jsonl").preprocessing.features == ("x",)
+
+
+@pytest.mark.parametrize("kind", ["time64[us]", "duration[ms]", "binary"])
+def test_parquet_of_other_values(tmp_path, kind):
+    columns = {"x": pa.array(range(40)), "other": pa.array([None] * 40, pa.type_for_alias(kind))}
+    parquet.write_table(pa.table({**columns, "label": pa.array([0, 1] * 20)}), tmp_path / "a.parquet")
+    data = load_data(tmp_path / "a.parquet")
+    assert data.preprocessing.features == ("x",) and any("'other' left out" in note for note in data.notes)
+
+
+def test_words_that_count_as_missing_labels_are_named(tmp_path):
+    rows = [f"{number},{'None' if number % 2 else 'some'}" for number in range(40)]
+    with pytest.raises(DataError, match=r"20 rows without 'label', .* unless they are quoted: NA, .* None"):
+        load_data(write(tmp_path / "a.csv", "x,label", rows))
+    quoted = [row.replace("None", '"None"') for row in rows]
+    assert load_data(write(tmp_path / "b.csv", "x,label", quoted)).class_names == ("None", "some")
 
 
 def test_numbers_that_are_names(tmp_path):

@@ -64,6 +64,14 @@ def test_bad_inputs_alone(tmp_path, arrays, problem):
         measurable(two_by_two(), tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize("labels", [{}, {"y": np.arange(60) % 3}])
+def test_inputs_of_another_width_than_the_model_takes(tmp_path, labels):
+    np.savez(tmp_path / "x.npz", x=RNG.normal(size=(60, 5)), **labels)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(DataError, match=r"expects inputs of shape \(4,\), the data has \(5,\)"):
+        measurable(model, tmp_path / "x.npz")
+
+
 def state(front_end, folder):
     """Write the data.json of a result."""
     folder.mkdir()

@@ -129,15 +129,20 @@ def fit_to_ports(dataset: Dataset, model: Any) -> None:
         dataset: the data, with the names of the model's inputs and outputs if there are several.
         model: of tf_keras.
     """
-    shapes = dataset.train.shapes
-    for what, shape, tensor in zip(names_of(shapes, "inputs"), leaves(shapes), model.inputs, strict=True):
-        _check_input(what, shape, tuple(tensor.shape[1:]))
+    fit_inputs(dataset, model)
     for name, tensor in zip(task_of(dataset).by_task(), model.outputs, strict=True):
         shape = tuple(tensor.shape[1:]) or (1,)
         try:
             check_labels(dataset.of_output(name), shape[-1], shape[:-1])
         except DataError as error:
             raise DataError(f"Output {name!r}: {error}" if name else str(error)) from None
+
+
+def fit_inputs(dataset: Dataset, model: Any) -> None:
+    """Raise `DataError` unless the inputs of `dataset` have the shapes of those of a Keras model or a `LiteModel`."""
+    shapes = dataset.train.shapes
+    for what, shape, tensor in zip(names_of(shapes, "inputs"), leaves(shapes), model.inputs, strict=True):
+        _check_input(what, shape, tuple(tensor.shape[1:]))
 
 
 def _check_input(what: str, given: tuple[int, ...], expected: tuple[int | None, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ def is_table(path: Path) -> bool:
     return _suffix(path) in _READERS
 
 
-def read_columns(path: Path, texts: Collection[str] = ()) -> tuple[Columns, tuple[str, ...]]:
+def read_columns(
+    path: Path, texts: Collection[str] = (), needed: Collection[str] = ()
+) -> tuple[Columns, tuple[str, ...]]:
     """Return the columns of a table, and notes on how it is read.
 
     Columns are int64, bool, float64 (NaN is missing) or objects: strings (None is missing).
@@ -31,9 +33,11 @@ def read_columns(path: Path, texts: Collection[str] = ()) -> tuple[Columns, tupl
     Args:
         path: of the file.
         texts: columns of a CSV whose values are texts even if they look like numbers.
+        needed: columns that are not left out if they have other values, such as dates or lists.
 
     Raises:
-        DataError: the file cannot be read, or its columns have no names, have other values, or take too much memory.
+        DataError: the file cannot be read, its columns have no names or take too much memory, or one that is needed has
+            other values.
     """
     check_bytes(path.stat().st_size, str(path))
     with reading(lambda why: DataError(f"Expected a readable table, got {path}: {why}; correct the file.")):
@@ -46,7 +50,11 @@ def read_columns(path: Path, texts: Collection[str] = ()) -> tuple[Columns, tupl
         raise DataError(f"Expected rows in {path}, got none; add some.")
     if blanks := [name for name, given in zip(names, table.column_names, strict=True) if name != given]:
         notes += (f"blanks around the names of columns do not count: {', '.join(blanks)}",)
-    return {name: _values(name, column, path) for name, column in zip(names, table.columns, strict=True)}, notes
+    found = {name: _plain(column) for name, column in zip(names, table.columns, strict=True)}
+    if others := {name: column.type for name, column in found.items() if not _has_values(column.type)}:
+        _check_needed(others, needed, path)
+        notes += tuple(f"{name!r} left out: {kind} is no number, boolean or text" for name, kind in others.items())
+    return {name: _values(column) for name, column in found.items() if name not in others}, notes
 
 
 def _suffix(path: Path) -> str:
@@ -78,17 +86,42 @@ _READERS: dict[str, Callable[[Path, Collection[str]], Read]] = {
 }
 
 
-def _values(name: str, column: Any, path: Path) -> np.ndarray:
+def _plain(column: Any) -> Any:
+    """Return a column without the dictionary in which a file may keep its values."""
     from pyarrow import types
 
-    if types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    return column.cast(column.type.value_type) if types.is_dictionary(column.type) else column
+
+
+def _has_values(kind: Any) -> bool:
+    from pyarrow import types
+
+    tests = (types.is_integer, types.is_boolean, types.is_floating, types.is_decimal, types.is_null)
+    return _is_text(kind) or any(test(kind) for test in tests)
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _check_needed(others: Mapping[str, Any], needed: Collection[str], path: Path) -> None:
+    for name, kind in others.items():
+        if name in needed:
+            raise DataError(
+                f"Expected numbers, booleans or texts in column {name!r} of {path}, got {kind}; convert it."
+            )
+
+
+def _values(column: Any) -> np.ndarray:
+    """Return a column that `_has_values`."""
+    from pyarrow import types
+
     kind = column.type
-    if types.is_string(kind) or types.is_large_string(kind):
+    if _is_text(kind):
         return np.array([*column.to_pylist(), None], object)[:-1]  # never an array of NumPy's strings
     whole = types.is_integer(kind) or types.is_boolean(kind)
     if whole and not column.null_count:
         return np.asarray(column.to_numpy())
-    if whole or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
-        return np.array([np.nan if value is None else float(value) for value in column.to_pylist()])
-    raise DataError(f"Expected numbers, booleans or texts in column {name!r} of {path}, got {kind}; convert it.")
+    return np.array([np.nan if value is None else float(value) for value in column.to_pylist()])

@@ -18,6 +18,7 @@ BLOCK = 2**26  # bytes; a column has the type that its values in the first block
 _SEPARATORS = (",", ";", "\t", "|")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _HEAD = 2**16  # characters that show whether numbers have a decimal comma
+_QUOTED = re.compile(r'(?<![^,;\t|\n])"(?:[^"]|"")*"')
 _COMMA, _POINT = re.compile(r"\d,\d"), re.compile(r"\d\.\d")
 
 
@@ -53,7 +54,8 @@ def read_delimited(path: Path, separator: str | None, texts: Collection[str]) ->
         column_types={name: string() for name in names if name.strip() in texts},
     )
     reading = arrow.ReadOptions(block_size=BLOCK, encoding="utf-16" if encoding == "utf-16" else "utf8")
-    table = arrow.read_csv(path, reading, arrow.ParseOptions(delimiter=found, newlines_in_values=True), convert)
+    parsing = arrow.ParseOptions(delimiter=found, newlines_in_values=True, invalid_row_handler=_of_blank_line)
+    table = arrow.read_csv(path, reading, parsing, convert)
     notes = [f"columns are separated by {found!r}"] if found != (separator or ",") else []
     return table, (*notes, *(["numbers have a decimal comma"] if decimal_comma else []))
 
@@ -64,8 +66,13 @@ def opened(path: Path) -> BinaryIO:
 
 
 def _separator(head: str) -> str:
-    header = head.splitlines()[:1]
-    return max(_SEPARATORS, key=lambda each: len(next(csv.reader(header, delimiter=each), [])))
+    header = (_QUOTED.sub("", head).splitlines() or [""])[0]
+    return max(_SEPARATORS, key=header.count)
+
+
+def _of_blank_line(row: Any) -> str:
+    """Return what pyarrow does about a row with another number of values than the header."""
+    return "error" if row.text.strip() else "skip"
 
 
 def _check_encoding(path: Path) -> bool:

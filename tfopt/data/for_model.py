@@ -9,6 +9,7 @@ from tfopt.base.progress import Listener, Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
 from tfopt.data.beside import fed_as_beside, raw_front_end_beside
+from tfopt.data.check import fit_inputs
 from tfopt.data.fitting import COLORS, fitted_to
 from tfopt.data.ids import check_ids
 from tfopt.data.names import named_as
@@ -141,5 +142,11 @@ def representative_for(model: Any, source: Any, **how: Any) -> tuple[Dataset, st
 
 
 def measurable(model: Any, source: Any, **how: Any) -> Dataset:
-    """Return the samples on which files are compared: all of those without labels are for tests."""
-    return with_or_without_labels(model, source, held_out=None, **how)
+    """Return the samples on which files are compared: all of those without labels are for tests.
+
+    Raises:
+        DataError: as `data_for`; or the inputs have other shapes than those of `model`.
+    """
+    data = with_or_without_labels(model, source, held_out=None, **how)
+    fit_inputs(data, model)
+    return data

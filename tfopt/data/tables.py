@@ -10,6 +10,7 @@ import numpy as np
 from tfopt.base.words import counted
 from tfopt.data.cells import are_numbers, as_numbers, as_texts, number_in
 from tfopt.data.columns import Columns, read_columns
+from tfopt.data.delimited import MISSING
 from tfopt.data.folder import PART_NAMES
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.parts import Parts
@@ -41,7 +42,7 @@ def read_table(
     Raises:
         DataError: the file cannot be read, or lacks a column or a label, or `front_end` reads something else.
     """
-    columns, notes = read_columns(path, front_end.texts if isinstance(front_end, Table) else ())
+    columns, notes = _read(path, front_end, text, labels)
     if front_end is None:
         front_end = Text() if text or Text().column in columns else Table()
     if isinstance(front_end, Text):
@@ -74,13 +75,28 @@ def read_unlabeled(path: Path, front_end: Text | Table) -> tuple[np.ndarray, tup
     Raises:
         DataError: the file cannot be read, or lacks another column.
     """
-    columns, notes = read_columns(path, front_end.texts if isinstance(front_end, Table) else ())
+    columns, notes = _read(path, front_end)
     if front_end.labels in columns:
         return None
     if isinstance(front_end, Text):
         return _texts(columns, front_end, path), notes
     raw, more = _rows(columns, front_end)
     return raw, (*notes, *more)
+
+
+def _read(
+    path: Path, front_end: FrontEnd | None, text: str | None = None, labels: str | None = None
+) -> tuple[Columns, tuple[str, ...]]:
+    """Return the columns of a table, and notes. Raise `DataError` for one that is needed and cannot be used."""
+    needed = {text or "", labels or ""}
+    if isinstance(front_end, Text | Table) or front_end is None:
+        needed |= {labels or (front_end or Table()).labels}
+    if isinstance(front_end, Text):
+        needed |= {text or front_end.column}
+    if not isinstance(front_end, Table):
+        return read_columns(path, needed=needed)
+    known = {column.name for column in front_end.columns}
+    return read_columns(path, front_end.texts, needed | known | set(front_end.categories))
 
 
 def _texts(columns: Columns, front_end: Text, path: Path) -> np.ndarray:
@@ -158,7 +174,8 @@ def labels_of(
     if missing.any():
         raise DataError(
             f"Expected a label in every row, got {counted(int(missing.sum()), 'row')} without {name!r}, the first is "
-            f"row {int(missing.argmax())}; remove or label them."
+            f"row {int(missing.argmax())}; remove or label them. In a CSV, these count as missing unless they are "
+            f"quoted: {', '.join(MISSING[1:])}."
         )
     distinct = np.unique(values)
     continuous = values.dtype.kind == "f" or (values.dtype.kind in "iu" and len(distinct) > MOST_INTEGERS)
