@@ -8,7 +8,13 @@ import pytest
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_classification
-from sklearn.ensemble import GradientBoostingRegressor, IsolationForest, RandomForestClassifier, VotingClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    IsolationForest,
+    RandomForestClassifier,
+    VotingClassifier,
+)
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
@@ -188,6 +194,39 @@ def test_an_estimator_that_cannot_be_pickled_has_no_fingerprint():
     forest = RandomForestClassifier(5).fit(X, Y)
     forest.note = lambda: None
     assert tfopt.Teacher(forest).fingerprint is None
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        GradientBoostingClassifier(n_estimators=2),
+        MultiOutputRegressor(GradientBoostingRegressor(n_estimators=2)),
+        KNeighborsClassifier(algorithm="kd_tree"),
+        KNeighborsClassifier(algorithm="ball_tree"),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_the_fingerprint_is_of_what_decides_the_answers(estimator):
+    """Training advances the global RandomState, which an estimator may hold; neighbor trees count their calls."""
+    answers = X[:, :2] if isinstance(estimator, MultiOutputRegressor) else Y
+    teacher = tfopt.Teacher(estimator.fit(X, answers))
+    before = teacher.fingerprint
+    np.random.rand()
+    answer(estimator)
+    assert teacher.fingerprint == before is not None
+    estimator.fit(X[:100], answers[:100])
+    assert teacher.fingerprint != before
+
+
+def test_neighbors_answer_from_the_cache_of_another_run(tmp_path):
+    data = tfopt.load_data((X, Y))
+    stored = []
+    for _ in range(2):
+        neighbors = KNeighborsClassifier().fit(data.train.x(), data.train.y())
+        student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+        tfopt.optimize(student, tfopt.FineTune(epochs=1), data, teacher=neighbors, teacher_cache=tmp_path, quiet=True)
+        stored.append(sorted(tmp_path.rglob("*.np?")))
+    assert stored[0] == stored[1] != []
 
 
 def test_an_estimator_before_fit_is_refused():

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import pickle
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -26,6 +25,7 @@ from tfopt.graph.keras_internals import sublayers
 from tfopt.graph.taps import tapped
 from tfopt.models.estimator_outputs import answering, class_names, outputs_of
 from tfopt.models.estimators import is_estimator
+from tfopt.teachers.estimator_state import state_fingerprint
 from tfopt.tflite.read import LiteModel
 
 Shape = tuple[int | None, ...]
@@ -263,10 +263,7 @@ class EstimatorSource(_NumpySource):
     @property
     @override
     def fingerprint(self) -> str | None:
-        try:
-            return hashlib.sha256(pickle.dumps(self._estimator)).hexdigest()
-        except Exception:  # it holds what cannot be pickled, such as a lambda
-            return None
+        return state_fingerprint(self._estimator)
 
     def _run(self, x: np.ndarray) -> list[np.ndarray]:
         return [outputs_of(self._estimator, x).astype(np.float32)]
