@@ -240,3 +240,21 @@ def test_a_forest_teaches_a_small_network():
     student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)])
     result = tfopt.optimize(student, tfopt.FineTune(epochs=5), data, teacher=forest, quiet=True)
     assert any("RandomForestClassifier" in note for row in result.report.rows for note in row.notes)
+
+
+@pytest.mark.parametrize("estimator", [LogisticRegression(), LinearSVC()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_a_student_of_one_output_learns_the_second_of_two_classes(estimator, activation):
+    """The log-odds log(p1 / p0) of the estimator are its decision."""
+    labels = (Y == 1).astype(int)
+    data, estimator = tfopt.load_data((X, labels)), estimator.fit(X, labels)
+    student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, activation=activation)])
+    kernel, bias = estimator.coef_.T.astype(np.float32), estimator.intercept_.astype(np.float32)
+    student.set_weights([kernel, bias])
+    only = tfopt.Distillation(losses=(tfopt.losses.Hinton(weight=1.0),), alpha=0.0)
+    model = tfopt.distill(student, tfopt.Teacher(estimator).resolved(X, "classification"), only)
+    model.compile(keras.optimizers.SGD(0.0), loss=keras.losses.BinaryCrossentropy(from_logits=activation is None))
+    history = model.fit(X, labels.astype("float32"), batch_size=200, verbose=0).history
+    assert history["hinton"][-1] == pytest.approx(0, abs=1e-5)
+    result = tfopt.optimize(student, tfopt.FineTune(epochs=1), data, teacher=estimator, quiet=True)
+    assert any(type(estimator).__name__ in note for row in result.report.rows for note in row.notes)

@@ -12,6 +12,7 @@ from tfopt.distillation.losses import LossInputs
 from tfopt.distillation.student_form import student_form
 from tfopt.errors import ModelError
 from tfopt.graph.taps import shapes, tapped
+from tfopt.tasks import Classification
 from tfopt.tasks.responses import Form, as_logits
 
 
@@ -51,6 +52,14 @@ class Terms:
         except ModelError as error:
             raise ModelError(f"The student '{self.student.name}': {error}") from error
 
+    def response(self, answers: Mapping[str, Any], student: Any) -> Any:
+        """Return the teacher's response in the shape of the student's: the log-odds of two classes for one output."""
+        teacher = answers.get("output")
+        is_binary = self.distillation.task == Classification.kind and student.shape[-1] == 1
+        if teacher is None or not is_binary or teacher.shape[-1] != 2:
+            return teacher
+        return teacher[..., 1:] - teacher[..., :1]
+
     def __call__(self, answers: Mapping[str, Any], labels: Any, outputs: list[Any], sample_weight: Any) -> list[Any]:
         """Return the terms as weighted scalars, in the order of the losses.
 
@@ -63,7 +72,7 @@ class Terms:
         student = as_logits(outputs[0], self.form or "logits")
         loss_inputs = LossInputs(
             student=student,
-            teacher=answers.get("output"),
+            teacher=self.response(answers, student),
             labels=None if labels is None else as_targets(labels, student),
             student_features=_float32(zip(self.distillation.layers("student"), outputs[1:], strict=True)),
             teacher_features=_float32((name, value) for name, value in answers.items() if name != "output"),

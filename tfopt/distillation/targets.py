@@ -69,8 +69,9 @@ class TeacherTargets:
             self.teacher = self.teacher.resolved(np.asarray(x), task)
             known = isinstance(self.teacher, Precomputed)
             answers = self.teacher.first(len(x)) if known else self.answers_for(x, y)
-        if "output" in answers and answers["output"].shape != outputs[0].shape:
-            ours, theirs = (tuple(response.shape)[1:] for response in (outputs[0], answers["output"]))
+        response = self.terms.response(answers, outputs[0])
+        if response is not None and response.shape != outputs[0].shape:
+            ours, theirs = (tuple(each.shape)[1:] for each in (outputs[0], response))
             raise ModelError(
                 f"The student '{self.terms.student.name}' gives {ours} for a sample, the teacher {theirs}. Give the "
                 "class names of both, to map one to the other (Teacher(class_names=...).for_classes(...), or "
