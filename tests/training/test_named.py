@@ -198,3 +198,21 @@ def test_metrics_need_labels():
     recipe = tfopt.Recipe(stages=(), training=tfopt.Training(metrics=("accuracy",)))
     with pytest.raises(RecipeError, match=r"Training\(metrics=...\) compares outputs with labels"):
         tfopt.optimize(model, recipe, X, quiet=True)
+
+
+@pytest.mark.parametrize("package", ["keras", "tf_keras"])
+def test_equal_losses_are_equal_settings(package):
+    """Keras numbers the objects of a class that have no name."""
+    base = keras if package == "keras" else tf_keras()
+
+    @keras.saving.register_keras_serializable(f"equal_{package}")
+    class LopSided(base.losses.Loss):
+        def __init__(self, factor, **options):
+            super().__init__(**options)
+            self.factor = factor
+
+        def get_config(self):
+            return {**super().get_config(), "factor": self.factor}
+
+    assert tfopt.Training(loss=LopSided(2.0)) == tfopt.Training(loss=LopSided(2.0))
+    assert tfopt.Training(loss=LopSided(2.0)) != tfopt.Training(loss=LopSided(3.0))

@@ -30,7 +30,17 @@ def as_data(setting: Any) -> Any:
     if kind is setting:
         return name
     module = {} if ">" in name else {_MODULE: _package(kind)}
-    return {_CLASS: name, **module, _CONFIG: config_of(setting)}
+    return {_CLASS: name, **module, _CONFIG: _config(setting)}
+
+
+def _config(setting: Any) -> dict[str, Any]:
+    """Return the config of a loss or metric, for a loss without the number by which Keras tells equal ones apart."""
+    config = config_of(setting)
+    name, _, number = str(config.get("name")).rpartition("_")
+    of_class = name.replace("_", "") == type(setting).__name__.lower().replace("_", "")
+    if number.isdecimal() and of_class and not hasattr(setting, "update_state"):  # metrics need distinct names
+        config["name"] = name
+    return config
 
 
 def is_object(data: Any) -> bool:
