@@ -37,7 +37,7 @@ def second(y, p):
 
 
 class Own(keras.losses.Loss):
-    """Without a get_config of its own, as most are written."""
+    """Has no get_config, like most custom losses."""
 
     def __init__(self, gamma, **more):
         super().__init__(**more)
@@ -113,10 +113,10 @@ def test_a_built_in_loss_is_its_class_and_settings(api):
     ],
 )
 def test_what_computes_otherwise_is_described_otherwise(one, other):
-    def told(setting):
+    def as_text(setting):
         return json.dumps(bridge.described(setting), sort_keys=True)
 
-    assert told(one()) == told(one()) != told(other())
+    assert as_text(one()) == as_text(one()) != as_text(other())
 
 
 def test_the_description_is_the_same_in_another_process(tmp_path):

@@ -48,10 +48,10 @@ def test_shares_of_shuffled_batches_make_up_the_whole_ones():
     augment = {"shuffle": True, "seed": 3}
     parts = [data.batches("train", 16, **augment, position=Position(Share(first, 1, 2))) for first in (0, 1)]
     for epoch in range(2):
-        whole = list(data.batches("train", 16, **augment, position=(told := Position())) if not epoch else [])
+        whole = list(data.batches("train", 16, **augment, position=(position := Position())) if not epoch else [])
         if epoch:
-            told.tell(epoch)
-            whole = list(data.batches("train", 16, **augment, position=told))
+            position.tell(epoch)
+            whole = list(data.batches("train", 16, **augment, position=position))
         halves = [
             np.concatenate([x.numpy() for x, _ in part]) for part in zip(*(list(each) for each in parts), strict=True)
         ]

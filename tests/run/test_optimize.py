@@ -308,7 +308,7 @@ def test_the_file_answers_once_for_each_test_sample(monkeypatch):
 
     monkeypatch.setattr(LiteModel, "predict", counting)
     x = np.random.default_rng(0).normal(size=(300, 4)).astype("float32")
-    labels = (np.arange(300) % 10 == 0).astype(int)  # imbalanced, so that recalls are told
+    labels = (np.arange(300) % 10 == 0).astype(int)  # imbalanced, so the report lists recalls
     data = tfopt.load_data({"train": (x[:100], labels[:100]), "test": (x[100:], labels[100:])})
     import keras
 

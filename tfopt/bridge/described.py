@@ -53,21 +53,21 @@ def _as_array(setting: Any) -> np.ndarray | None:
         return None
 
 
-def _of_parts(setting: Any, told: Callable[[Any], Any]) -> Any:
-    """Return `described`, which is `told` of the parts, of what may have some."""
+def _of_parts(setting: Any, describe: Callable[[Any], Any]) -> Any:
+    """Return `described` of an object, given the function `describe` for its parts."""
     if isinstance(setting, Mapping):
-        return {str(name): told(each) for name, each in setting.items()}
+        return {str(name): describe(each) for name, each in setting.items()}
     if isinstance(setting, list | tuple):
-        return [told(each) for each in setting]
+        return [describe(each) for each in setting]
     if isinstance(setting, set | frozenset):
-        return {"set": sorted(json.dumps(told(each), sort_keys=True) for each in setting)}
+        return {"set": sorted(json.dumps(describe(each), sort_keys=True) for each in setting)}
     if isinstance(setting, types.MethodType):
-        return {**_function(setting.__func__, told), "of": told(setting.__self__)}
+        return {**_function(setting.__func__, describe), "of": describe(setting.__self__)}
     if isinstance(setting, functools.partial):
-        return {"partial": told(setting.func), "arguments": told([*setting.args, setting.keywords])}
+        return {"partial": describe(setting.func), "arguments": describe([*setting.args, setting.keywords])}
     if (traced := getattr(setting, "python_function", None)) is not None:  # a tf.function
-        return told(traced)
-    return _function(setting, told) if isinstance(setting, types.FunctionType) else _object(setting, told)
+        return describe(traced)
+    return _function(setting, describe) if isinstance(setting, types.FunctionType) else _object(setting, describe)
 
 
 def config_of(thing: Any) -> dict[str, Any]:
@@ -77,17 +77,17 @@ def config_of(thing: Any) -> dict[str, Any]:
     return config
 
 
-def _object(thing: Any, told: Callable[[Any], Any]) -> dict[str, Any]:
+def _object(thing: Any, describe: Callable[[Any], Any]) -> dict[str, Any]:
     """Return what a loss or metric computes; of any other object only its class and weights."""
     found: dict[str, Any] = {"class": _name(type(thing))}
     if hasattr(thing, "get_weights"):
-        return {**found, "weights": told(thing.get_weights())}
+        return {**found, "weights": describe(thing.get_weights())}
     methods = (getattr(type(thing), name, None) for name in ("call", "__call__"))
     compute = next((each for each in methods if isinstance(each, types.FunctionType)), None)
     if compute is None:
         return found
     held = {name: each for name, each in getattr(thing, "__dict__", {}).items() if name[0] != "_"}
-    return {**found, "config": _unnamed(told({**held, **_config(thing)})), "call": _function(compute, told)}
+    return {**found, "config": _unnamed(describe({**held, **_config(thing)})), "call": _function(compute, describe)}
 
 
 def _config(thing: Any) -> dict[str, Any]:
@@ -97,13 +97,13 @@ def _config(thing: Any) -> dict[str, Any]:
         return {}
 
 
-def _function(function: Any, told: Callable[[Any], Any]) -> Any:
+def _function(function: Any, describe: Callable[[Any], Any]) -> Any:
     name = _name(function)
     if name.partition(".")[0] in _KERAS:
         return {"function": name}
     cells = [_content(cell) for cell in function.__closure__ or ()]
     values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *cells]
-    return {"function": name, "code": _code(function.__code__), "values": told(values)}
+    return {"function": name, "code": _code(function.__code__), "values": describe(values)}
 
 
 def _content(cell: Any) -> Any:
