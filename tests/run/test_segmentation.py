@@ -117,42 +117,36 @@ def test_one_hot_places_train_as_numbers_do(images, trained):
     assert rows[0] == pytest.approx(rows[1], abs=1e-3)
 
 
-def test_a_student_learns_the_teachers_places(images, trained):
+def taught(images, trained, loss):
+    """Return a student that hardly changes, the data, and the term `loss` that its row reports."""
     import keras
 
-    x, y = images
-    student = net(keras, seed=3)
-    data = load_data((x, y))
+    student, data = net(keras, seed=3), load_data(images)
     recipe = tfopt.Recipe(
         stages=[tfopt.FineTune(epochs=1)], training=Training(batch_size=16, learning_rate=1e-9, patience=None),
-        distillation=tfopt.Distillation(losses=(Hinton(temperature=2.0, weight=1.0),), alpha=0.0),
+        distillation=tfopt.Distillation(losses=(loss,), alpha=0.0),
     )  # fmt: skip
     result = tfopt.optimize(student, recipe, data, teacher=trained, quiet=True)
-    note = next(note for note in result.report.rows[1].notes if "hinton" in note)
+    note = next(note for note in result.report.rows[1].notes if loss.label in note)
+    return student, data, float(note.split(f"{loss.label} ")[1])
+
+
+def test_a_student_learns_the_teachers_places(images, trained):
+    student, data, term = taught(images, trained, Hinton(temperature=2.0, weight=1.0))
     p, q = (np.log(m.predict(data.train.x(), verbose=0).astype(np.float64)) / 2 for m in (trained, student))
     p, q = (z - np.log(np.exp(z).sum(axis=-1, keepdims=True)) for z in (p, q))
     expected = 4 * (np.exp(p) * (p - q)).sum(axis=-1).mean()  # T^2 KL, averaged over the places
-    assert float(note.split("hinton ")[1]) == pytest.approx(expected, rel=0.02)
+    assert term == pytest.approx(expected, rel=0.02)
 
 
 def test_a_student_learns_where_the_teachers_classes_are(images, trained):
-    import keras
-
-    x, y = images
-    student = net(keras, seed=3)
-    data = load_data((x, y))
-    recipe = tfopt.Recipe(
-        stages=[tfopt.FineTune(epochs=1)], training=Training(batch_size=16, learning_rate=1e-9, patience=None),
-        distillation=tfopt.Distillation(losses=(ChannelWise(temperature=2.0, weight=1.0),), alpha=0.0),
-    )  # fmt: skip
-    result = tfopt.optimize(student, recipe, data, teacher=trained, quiet=True)
-    note = next(note for note in result.report.rows[1].notes if "channel_wise" in note)
+    student, data, term = taught(images, trained, ChannelWise(temperature=2.0, weight=1.0))
     p, q = (
         scipy.special.softmax(np.log(m.predict(data.train.x(), verbose=0).astype(np.float64)) / 2, axis=(1, 2))
         for m in (trained, student)
     )
     expected = 4 * scipy.special.rel_entr(p, q).sum(axis=(1, 2)).mean()
-    assert float(note.split("channel_wise ")[1]) == pytest.approx(expected, rel=0.02)
+    assert term == pytest.approx(expected, rel=0.02)
 
 
 def test_class_weights_count_the_labels_that_a_mean_teacher_uses(images, trained, monkeypatch):
