@@ -203,6 +203,7 @@ def test_an_invalid_config_in_hdf5(tmp_path, config):
         (MemoryError(), "it needs more memory than is available"),
         (RecursionError("maximum"), "its parts are nested too deeply"),
         (ValueError("x" * 5000), "x" * 200),
+        (ValueError("malformed: <ast.UnaryOp object at 0x7f762e6ee2f0>"), "malformed: <ast.UnaryOp object>"),
     ],
 )
 def test_the_boundary_says_what_was_raised_and_keeps_it(error, words):

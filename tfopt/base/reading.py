@@ -1,6 +1,7 @@
 """The boundary for untrusted files: any failure while reading one becomes one clear error."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from tfopt.errors import TfoptError
 # Errors whose messages explain themselves.
 _SPEAKING = (OSError, ValueError, EOFError)
 _LONGEST_REASON = 200
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of an object in memory: it tells nothing and changes from run to run
 
 
 class reading:  # noqa: N801 (it is used as a function is)
@@ -36,7 +38,7 @@ def reason(error: Exception) -> str:
         return "it needs more memory than is available"
     if isinstance(error, RecursionError):
         return "its parts are nested too deeply"
-    text = " ".join(str(error).split())[:_LONGEST_REASON]
+    text = " ".join(_ADDRESS.sub("", str(error)).split())[:_LONGEST_REASON]
     return text if isinstance(error, _SPEAKING) and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 

@@ -75,6 +75,7 @@ class Answers:
         self._progress, self._quiet = progress, quiet
         self._label = label
         self._views: dict[int, dict[str, np.ndarray]] = {}
+        self._damaged: set[int] = set()
         # Taken once: a teacher that is trained in the meantime counts as a different one.
         self._key = _plain({"format": _FORMAT, "teacher": teacher.identity, "about": about, "count": count})
         self._folder = None if folder is None or isinstance(teacher, Precomputed) else Path(folder)
@@ -193,8 +194,9 @@ class Answers:
             with reading(DataError):
                 return {name: _loaded(path, self.count) for name, path in paths.items()}
         except DataError as error:
-            note = f"view {number} in {self._folder} is damaged ({error}): computed again"
-            self.notes += [note] if note not in self.notes else []  # it is read before and under the lock
+            if number not in self._damaged:  # it is read before and under the lock
+                self._damaged.add(number)
+                self.notes.append(f"view {number} in {self._folder} is damaged ({error}): computed again")
             return None
 
     def _path(self, number: int, name: str) -> Path:
