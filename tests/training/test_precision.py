@@ -14,7 +14,7 @@ from tfopt.base.devices import computing_in, has_precision
 from tfopt.base.keras_compat import tf_keras
 from tfopt.data.position import Position
 from tfopt.errors import RecipeError
-from tfopt.run import prepare as preparing
+from tfopt.run import requirements
 from tfopt.training import fit
 from tfopt.training.backup import Backup
 
@@ -90,7 +90,7 @@ def test_each_stage_trains_in_bfloat16_and_gives_a_float32_model(data, stage, ta
 @pytest.mark.parametrize("taught", [False, True])
 def test_a_scaled_loss_gives_the_same_steps(data, monkeypatch, taught):
     """A power of two changes no bit of the gradients. On a CPU without float16 only the scale is left of it."""
-    monkeypatch.setattr(preparing, "has_precision", lambda name: True)
+    monkeypatch.setattr(requirements, "has_precision", lambda name: True)
     monkeypatch.setattr(fit, "computing_in", lambda precision: contextlib.nullcontext())
     more = {"teacher": network()} if taught else {}
     stage = tfopt.Prune(epochs=2, min_steps=0)
@@ -115,7 +115,7 @@ def test_losses_softmax_and_statistics_stay_float32():
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_a_precision_that_the_machine_lacks_is_refused_by_name(data, monkeypatch, precision):
-    monkeypatch.setattr(preparing, "has_precision", lambda name: name == "float32")
+    monkeypatch.setattr(requirements, "has_precision", lambda name: name == "float32")
     with pytest.raises(RecipeError, match=rf'^Training\(precision="{precision}"\) has no effect on .* "float32"\.$'):
         trained(data, tfopt.FineTune(), precision)
 

@@ -13,8 +13,8 @@ from tfopt.errors import TfoptError
 from tfopt.graph.walk import walk
 from tfopt.models.sources import model_from
 from tfopt.run.dry_run import dry_run, established_before, resized, samples_of
-from tfopt.run.prepare import why_by_hand
 from tfopt.run.recipe import Recipe, as_recipe
+from tfopt.run.requirements import why_by_hand
 from tfopt.stages import Cluster, Prune, Quantize, Stage
 from tfopt.surgery.channels.groups import channels_of
 from tfopt.tflite.read import LiteModel

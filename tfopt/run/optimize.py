@@ -23,8 +23,9 @@ from tfopt.run.checkpoint import Checkpoint, Kept, as_file
 from tfopt.run.data_warnings import recalls
 from tfopt.run.dry_run import established_before
 from tfopt.run.guard import Evaluation, Guard, Verdict, predictor
-from tfopt.run.prepare import CallbacksOf, Prepared, prepare
+from tfopt.run.prepare import Prepared, prepare
 from tfopt.run.recipe import Recipe
+from tfopt.run.requirements import CallbacksOf
 from tfopt.run.result import Result, described
 from tfopt.run.run_data import UNKNOWN
 from tfopt.run.run_folder import in_use

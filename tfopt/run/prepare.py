@@ -2,17 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfopt import bridge
 from tfopt.base import memory
 from tfopt.base.annotations import annotations
-from tfopt.base.devices import device_name, grow_gpu_memory, has_precision, is_slow
+from tfopt.base.devices import grow_gpu_memory, is_slow
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.progress import Listener, Progress
-from tfopt.data import Dataset, fit_to_ports, has_one_input_and_output
+from tfopt.data import Dataset, fit_to_ports
 from tfopt.data.mixup import for_mixup, require_no_mixup
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.distillation.session import Session, adapted_teacher, default_distillation, session_for
@@ -26,12 +26,20 @@ from tfopt.run.data_warnings import data_warnings
 from tfopt.run.dry_run import dry_run
 from tfopt.run.guard import predictor
 from tfopt.run.recipe import Recipe, as_recipe, require_json
+from tfopt.run.requirements import (
+    CallbacksOf,
+    not_distributed,
+    require_callbacks,
+    require_for_several,
+    require_metrics,
+    require_one_answer,
+    require_precision,
+    why_by_hand,
+)
 from tfopt.run.run_data import data_of_run, require_labels
 from tfopt.run.run_folder import RunFolder, about_run, identity_of, open_run_folder
 from tfopt.run.start import judge_from, transferred
-from tfopt.stages import PruneChannels, Stage
-from tfopt.stages.channels.criteria import OF_GRADIENTS
-from tfopt.tasks import task_of
+from tfopt.stages import Stage
 from tfopt.tasks.loss import fits_labels
 from tfopt.teachers import Answering, as_teacher
 from tfopt.training.augmentation import choose_augmentation
@@ -40,16 +48,11 @@ from tfopt.training.class_weights import class_weights
 from tfopt.training.distribution import Distribution
 from tfopt.training.fit import make_optimizer
 from tfopt.training.named import is_object, loss_named
-from tfopt.training.outputs import LossByOutput, objective, own_metrics
+from tfopt.training.outputs import LossByOutput, objective
 from tfopt.transfer import Transferred
 
-CallbacksOf = Callable[[Stage], Sequence[Any]]
 # Number of training inputs for a stage's `calibrate`.
 CALIBRATION_SAMPLES = 512
-
-
-# Test samples on which metrics of the recipe are tried.
-TRIED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +137,7 @@ def prepare(
         teacher_cache = feature_cache = None  # the chief alone writes files
     memory.start_peak()
     grow_gpu_memory()
-    _check_precision(recipe.training.precision)
+    require_precision(recipe.training.precision)
     callbacks_of = callbacks if callable(callbacks) else require_callbacks(callbacks)
     source, progress = model_from(model), Progress(quiet=quiet, listeners=listeners)
     require_json(recipe)
@@ -147,11 +150,11 @@ def prepare(
     dataset = _for_mixup(dataset, recipe, flat_model)
     loss, logits = objective(flat_model, recipe.training, dataset)
     make_optimizer(recipe.training, recipe.training.learning_rate, 1)  # fail now for a wrong name
-    _validate_metrics(recipe, dataset, flat_model, logits)
+    require_metrics(recipe, dataset, flat_model, logits)
     class_weights(recipe.training, dataset)  # fail now for a task without classes
     steps = dataset.steps(recipe.training.batch_size)
     samples = len(dataset.train), len(dataset.validation)
-    distribution.require(recipe.training.batch_size, samples, _not_distributed(recipe))
+    distribution.require(recipe.training.batch_size, samples, not_distributed(recipe))
     ready = _adapted(teacher, recipe, dataset)
     kept = None
     if checkpoint or distribution.workers > 1:
@@ -211,46 +214,6 @@ def prepare(
     )
 
 
-def _check_precision(precision: str) -> None:
-    """Raise RecipeError if TensorFlow does not compute in `precision` on this machine."""
-    if not has_precision(precision):
-        there = [f'"{other}"' for other in ("float32", "bfloat16", "float16") if has_precision(other)]
-        raise RecipeError(
-            f'Training(precision="{precision}") has no effect on {device_name()}: TensorFlow computes in float16 on '
-            f"GPUs, and in bfloat16 on CPUs with AVX-512. Give {' or '.join(there)}."
-        )
-
-
-def _validate_metrics(recipe: Recipe, data: Dataset, flat_model: Any, logits: Any) -> None:
-    """Compute the metrics of the recipe on a few samples, before training. Raise RecipeError for wrong ones."""
-    if recipe.training.metrics:
-        some = data.test.some(TRIED)
-        outputs = predictor(flat_model)(some.x())
-        known = data.labels != "none" and not some.reconstructs  # a few samples may all be anomalies
-        taken = task_of(data).measured(outputs, some, logits=logits) if known else ()
-        own_metrics(recipe.training, data, some, outputs, logits, taken=taken)
-
-
-def require_callbacks(callbacks: Sequence[Any]) -> CallbacksOf:
-    """Return the function that returns these `callbacks` for every stage. Raise RecipeError for what is none."""
-    for callback in callbacks:
-        bridge.as_tf_keras_callback(callback)
-    return lambda stage: callbacks
-
-
-def _not_distributed(recipe: Recipe) -> list[tuple[str, bool]]:
-    """Return what cannot be distributed, in words, and whether `recipe` has it."""
-    shrinking = [stage for stage in recipe.stages if isinstance(stage, PruneChannels) and stage.epochs]
-    return [
-        ("A MeanTeacher, which pairs samples within a batch,", isinstance(recipe.distillation, MeanTeacher)),
-        (
-            'PruneChannels(criterion="taylor" or "fisher"), which asks for gradients during the training,',
-            any(stage.criterion in OF_GRADIENTS for stage in shrinking),
-        ),
-        ("Training(lower_batch_on_oom=True)", recipe.training.lower_batch_on_oom),
-    ]
-
-
 def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
     """Return the data preprocessed for the model, and the model for the dry run: in the caller's Keras, and flat."""
     transfer, start = recipe.transfer, source
@@ -261,31 +224,15 @@ def _start(source: Any, recipe: Recipe, data: Any) -> tuple[Dataset, Any, Any]:
     places = [annotations(source).path, recipe]
     dataset = data_of_run(flat_model, recipe, data, input_shape=shape, beside=places, quiet=True)
     if transfer:
-        _require_one_answer(dataset)
+        require_one_answer(dataset)
         start = transfer.untrained(source, dataset).model
         flat_model = bridge.to_tf_keras(start)
     if why := why_by_hand(flat_model):
         raise ModelError(why)
     fit_to_ports(dataset, flat_model)
     if dataset.has_several:
-        _require_for_several(recipe, flat_model)
+        require_for_several(recipe, flat_model)
     return dataset, start, flat_model
-
-
-def _require_for_several(recipe: Recipe, flat_model: Any) -> None:
-    """Raise `RecipeError` for what needs one input and one output."""
-    settings = {
-        "a transfer": recipe.transfer is not None,
-        "a MeanTeacher": isinstance(recipe.distillation, MeanTeacher),
-        "Training(mixup=...)": bool(recipe.training.mixup),
-        "Training(range_test=True)": recipe.training.range_test,
-        "a stage that chooses bits": any(stage.budget is not None for stage in recipe.stages),
-    }
-    if found := [what for what, asked in settings.items() if asked]:
-        raise RecipeError(
-            f"Expected a model with one input and one output for {' and '.join(found)}; '{flat_model.name}' has "
-            f"{len(flat_model.inputs)} and {len(flat_model.outputs)}. Leave it out."
-        )
 
 
 def _for_mixup(data: Dataset, recipe: Recipe, flat_model: Any) -> Dataset:
@@ -374,23 +321,3 @@ def _transferred(
     made = transferred(recipe, source, data, cache=cache, progress=progress)
     kept.keep_transferred(made)
     return made
-
-
-def _require_one_answer(data: Dataset) -> None:
-    if places := task_of(data).places:
-        raise RecipeError(
-            "A transfer makes models that give one answer for each sample; the labels have one for each of "
-            f"{places} places. Leave the transfer out and pass a model that gives an answer for each place."
-        )
-
-
-def why_by_hand(model: Any) -> str:
-    """Return why `optimize` does not train `model`, and what does; empty if it does."""
-    if not has_one_input_and_output(model):
-        return ""
-    if not any(isinstance(shape, dict | list) for shape in (model.input_shape, model.output_shape)):
-        return ""
-    return (
-        f"Optimize and `tfopt run` train models of tensors; '{model.name}' has its input or output in a dict or "
-        "list. Take them out: keras.Model(model.inputs[0], model.outputs[0])."
-    )
