@@ -1,5 +1,6 @@
 """Signals in the parts of a run that are no training: each ends soon, says how to go on, and leaves nothing behind."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -74,7 +75,8 @@ def interrupted(command, tmp_path, number, at="AT THE MOMENT"):
     """Send the signal at the moment; return the exit code, the last line, and what is left behind."""
     (tmp_path / "tmp").mkdir()
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "TFOPT_MARK": str(tmp_path)}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=listening) as process:
         said = []
         for line in process.stderr:
             said.append(line)

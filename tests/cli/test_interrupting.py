@@ -1,6 +1,7 @@
 """`tfopt run` ends soon after a signal, and the same command goes on; no result is thrown away."""
 
 import errno
+import functools
 import json
 import signal
 import subprocess
@@ -70,7 +71,8 @@ def test_the_same_command_goes_on_after_a_signal(command, tmp_path):
     subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         out = tmp_path / str(code)
-        with subprocess.Popen([*command, out], stderr=subprocess.PIPE, text=True) as process:
+        listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs ignore it
+        with subprocess.Popen([*command, out], stderr=subprocess.PIPE, text=True, preexec_fn=listening) as process:
             for line in process.stderr:
                 if " epoch 3/60 " in line:
                     break

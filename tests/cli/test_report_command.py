@@ -53,6 +53,8 @@ def test_several_results_are_compared(results):
 
 
 def test_results_on_other_data_are_said(results):
+    assert tfopt_command("report", results / "small", results / "large").exit_code == 0
+    assert "Unknown data" in Path("comparison.html").read_text(encoding="utf-8")
     for name, data in (("small", "a"), ("large", "a"), ("a & <b>", "b")):
         (results / name / "data.json").write_text(json.dumps({"fingerprint": data}))
     assert tfopt_command("report", results / "small", results / "large").exit_code == 0

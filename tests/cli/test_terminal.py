@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -246,3 +248,16 @@ def test_a_plot_in_no_format_is_refused_before_the_work(tmp_path):
     given = ["sensitivity", str(tmp_path / "model.keras"), "--data", "digits", "--plot", str(tmp_path / "bits.txt")]
     done = CliRunner().invoke(cli.main, given)
     assert done.exit_code == 2 and "Cannot draw" in done.stderr and "ends in .png, .svg or .pdf" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_reader_that_ends_does_not_end_a_run(tmp_path, closed):
+    """As in `tfopt run RECIPE 2>&1 | head`: the result is written all the same."""
+    command = [sys.executable, "-m", "tfopt", "run", "post_training", "--limit", "60", "--out", str(tmp_path / "out")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, closed: writing}
+    done = subprocess.run(command, **pipes, check=False)
+    os.close(writing)
+    assert done.returncode == 0
+    assert (tmp_path / "out" / "model.tflite").exists()

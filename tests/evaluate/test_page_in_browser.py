@@ -79,6 +79,20 @@ def test_the_button_switches_the_mode_and_the_charts_follow(visit, full_report):
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
+def test_a_chart_behind_a_tab_is_drawn_again_after_the_mode_was_switched(visit, full_report):
+    page = visit(report_page(full_report()), color_scheme="light")
+    tabs = page.get_by_role("tablist", name="Training curves").get_by_role("tab")
+    draw_all(page)
+    first = page.get_by_role("tabpanel", name="Accuracy").locator("svg.marks").first
+    width = first.bounding_box()["width"]
+    tabs.nth(1).click()
+    page.get_by_role("tabpanel", name="Loss").locator("svg.marks").first.wait_for()
+    page.get_by_role("button", name="Switch between light and dark").click()
+    tabs.nth(0).click()
+    first.wait_for()
+    assert first.bounding_box()["width"] == width > 100
+
+
 def test_tabs_by_mouse_and_by_keys(visit, full_report):
     page = visit(report_page(full_report()))
     tabs = page.get_by_role("tablist", name="Training curves").get_by_role("tab")

@@ -1,9 +1,13 @@
 """Safe terminal output: names come from files, and a terminal interprets some characters."""
 
+import contextlib
 import functools
 import io
+import os
+import sys
 import unicodedata
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 # Joiners shape letters and emoji; the other characters of their category reorder or hide text.
 _HARMLESS = {"\u200c", "\u200d"}
@@ -45,6 +49,42 @@ def _console_class() -> Any:
             return super().render_str(plain(text, lines=True), **settings)
 
     return PlainConsole
+
+
+class _Lasting:
+    """A stream that goes quiet once nobody reads it any more, instead of raising: its descriptor then leads nowhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._silence()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._silence()
+
+    def _silence(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def outlasting_readers() -> Iterator[None]:
+    """Let this block go on when the reader of stdout or stderr ends, as in `tfopt run RECIPE | head`."""
+    lasting: list[Any] = [_Lasting(sys.stdout), _Lasting(sys.stderr)]
+    with contextlib.redirect_stdout(lasting[0]), contextlib.redirect_stderr(lasting[1]):
+        yield
 
 
 def fitting_width(table: Any, least: int) -> int:

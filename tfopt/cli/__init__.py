@@ -1,7 +1,7 @@
 """The command line: run, export, check, measure and pack; `COMMANDS` lists all commands.
 
 Exit codes: 0 success; 1 a promise does not hold in the file, or `check` finds that the recipe cannot run; 2 bad input
-or usage; 3 a bug in tfopt; 130 interrupted. Only commands that need TensorFlow import it.
+or usage; 3 a bug in tfopt; 130 or 143 interrupted, by Ctrl-C or SIGTERM. Only commands that need TensorFlow import it.
 """
 
 import click

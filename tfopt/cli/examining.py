@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from tfopt.cli.command import DATA_SOURCES, allow_unsafe_option, print_table, say, shared_options
-from tfopt.cli.running import load_recipe, sped_up, speedup_option
+from tfopt.cli.run_options import speedup_option
+from tfopt.cli.running import load_recipe, sped_up
 from tfopt.cli.shipped import RecipeName
 from tfopt.errors import PromiseError, RecipeError
 

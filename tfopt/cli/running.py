@@ -2,129 +2,38 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tfopt.cli.command import (
-    DATA_SOURCES,
-    PREPROCESSING,
     SETTINGS,
     OneLineErrors,
-    allow_drift_option,
-    allow_unsafe_option,
     debug_option,
     foreign_code,
     hush_tensorflow,
-    shared_options,
     show_deprecations,
 )
 from tfopt.cli.events import events_on_stdout
 from tfopt.cli.outcome import carried_out, require_success, save, say_written, written
 from tfopt.cli.repeating import repeat
+from tfopt.cli.run_inputs import Examples, Named, explained_digits, load_inputs
+from tfopt.cli.run_options import run_options
 from tfopt.cli.shipped import RecipeName, recipe_file
-from tfopt.errors import DataError, RecipeError
+from tfopt.errors import RecipeError
 
 if TYPE_CHECKING:
     from tfopt.base.progress import Listener
-    from tfopt.data import Dataset
     from tfopt.run.prepare import Prepared
     from tfopt.run.recipe import Recipe
     from tfopt.training.distribution import Distribution
 
 
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """What a recipe runs on unless the command line names it; None stands for the digits and models for them.
-
-    Attributes:
-        data: returns the data, anything that `load_data` accepts.
-        model: returns a Keras model for a `Dataset`; the first stage may have all of its training.
-        teacher: returns the teacher for a `Dataset`.
-    """
-
-    data: Callable[[], Any] | None = None
-    model: Callable[["Dataset"], Any] | None = None
-    teacher: Callable[["Dataset"], Any] | None = None
-
-
-speedup_option = click.option(
-    "--speedup",
-    type=click.FloatRange(min=1, min_open=True),
-    help="Keep 1/SPEEDUP of the multiplications, in a recipe that prunes channels (faster, prune_channels); with --set "
-    "stages.PruneChannels.measure=milliseconds, of the time that files take on this machine.",
-)
-
-
-def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = [
-        click.option("--model", "--source", "model",
-                     help="A Keras model file, a SavedModel or a TF-Hub handle (default: the recipe's, or a small CNN "
-                          "trained on the digits). If the recipe transfers, it may be for another task."),
-        click.option("--data", help=f"{DATA_SOURCES} (default: the recipe's, or scikit-learn's "
-                                    "handwritten digits)."),
-        click.option("--text", metavar="COLUMN", help="The column of texts in a table or records (default: text)."),
-        click.option("--labels", metavar="COLUMN", help="The column of labels in a table or records (default: label)."),
-        click.option("--task", metavar="TASK",
-                     help="What the labels mean, where they leave it open: classification, multilabel, regression, "
-                          "segmentation or forecasting; with reconstruction the inputs are the targets, and labels say "
-                          "which samples are anomalies."),
-        click.option("--out", type=click.Path(path_type=Path),
-                     help="Folder for the results (default: saved_models/NAME)."),
-        click.option("--overwrite", is_flag=True, help="Replace the contents of the --out folder."),
-        click.option("--teacher", multiple=True,
-                     help="A model to distill from in every stage: a Keras file, a SavedModel, a .tflite or a folder "
-                          "that tfopt wrote. Several are averaged, or fused if they know different classes."),
-        click.option("--teacher-classes", multiple=True, type=click.Path(path_type=Path),
-                     help="A text file with the class names of a teacher, one per line; repeat it for each --teacher, "
-                          "in the same order."),
-        click.option("--teacher-preprocessing", type=click.Choice(PREPROCESSING),
-                     help="Range of the pixels for the teachers (default: that of the model, or what a teacher's "
-                          "folder says)."),
-        click.option("--teacher-cache", type=click.Path(path_type=Path),
-                     help="Folder to keep the teacher's answers in for later runs (default: in memory)."),
-        click.option("--feature-cache", type=click.Path(path_type=Path),
-                     help="Folder to keep the features of a transfer in for later runs (default: in memory)."),
-        click.option("--checkpoint-every", type=click.FloatRange(min=0), default=10.0, show_default=True,
-                     metavar="MINUTES", help="Minutes between two checkpoints within an epoch. There is one after "
-                                             "each epoch as well."),
-        click.option("--distribute", type=click.Choice(["mirrored", "multiworker"]),
-                     help="Spread the training over the GPUs of this machine (mirrored), or over several machines "
-                          "(multiworker): run the same command on each, with TF_CONFIG in its environment."),
-        click.option("--min-accuracy", type=click.FloatRange(0, 1),
-                     help="Fail with exit code 1 if the file's accuracy on the test set is lower."),
-        allow_drift_option,
-        allow_unsafe_option,
-        click.option("--set", "assignments", metavar="PLACE=VALUE", multiple=True,
-                     help="Change a setting of the recipe, e.g. stages.0.final_sparsity=0.7, stages.Quantize.epochs=2 "
-                          "or training.seed=1. Can be repeated."),
-        click.option("--io", type=click.Choice(["float32", "int8", "uint8", "int16"]),
-                     help="Type of the file's inputs and outputs (default: the recipe's)."),
-        click.option("--batch-size", type=click.IntRange(min=1),
-                     help="Samples per training step (default: the recipe's)."),
-        speedup_option,
-        click.option("--epochs-factor", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
-                     help="Multiply the epochs of every stage, and of the head of a transfer, by this."),
-        click.option("--seed", type=click.IntRange(min=0), help="Random seed (default: the recipe's)."),
-        click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True,
-                     help="Run with this many seeds, one folder each, and report mean and standard deviation."),
-        click.option("--quiet", is_flag=True, help="Show only the report, no progress."),
-        click.option("--json", "json_events", is_flag=True,
-                     help="Print what happens as JSON lines on stdout, for programs; all else goes to stderr."),
-        click.option("--track", metavar="NAME[=WHERE]", multiple=True,
-                     help="Follow the run in tensorboard (WHERE: a folder, default logs), mlflow (a tracking URI) or "
-                          "wandb (a project). Can be repeated."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return shared_options(command)
-
-
 @click.command()
 @click.argument("recipe", type=RecipeName(path_type=Path))
-@_run_options
+@run_options
 def run(recipe: Path, **options: Any) -> None:
     """Run RECIPE and write a verified model.tflite.
 
@@ -166,7 +75,7 @@ def run_recipe(
     """
 
     @click.command(cls=OneLineErrors, context_settings=SETTINGS, help=sys.modules["__main__"].__doc__)
-    @_run_options
+    @run_options
     @debug_option
     def command(debug: bool, **options: Any) -> None:
         del debug
@@ -229,15 +138,16 @@ def _run_in(
 ) -> None:
     """Run `recipe` into the folder `out`, which is not left behind empty if the run fails."""
     from tfopt.base.files import WORK, prepare_folder, remove_empty, working_folder
-    from tfopt.base.interruption import Interrupted, ending_on_signals
+    from tfopt.base.interruption import Interrupted
     from tfopt.base.stderr import load_tensorflow_quietly
+    from tfopt.base.terminal import outlasting_readers
     from tfopt.training.distribution import distributed
 
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     prepare_folder(out, overwrite=options["overwrite"])
     try:
         # TensorFlow takes seconds to load, so it comes after what may fail without it.
-        with ending_on_signals(), working_folder(out), distributed(distribute) as distribution:
+        with outlasting_readers(), working_folder(out), distributed(distribute) as distribution:
             load_tensorflow_quietly()
             from tfopt.run.tracking.track import tracked
 
@@ -294,88 +204,42 @@ def _run_into(
     distribution: "Distribution",
     *,
     file: Path | None = None,
-    model: str | None,
-    data: str | None,
-    text: str | None,
-    task: str | None,
-    labels: str | None,
     overwrite: bool,
     epochs_factor: float,
     seed: int | None,
     repeats: int,
     quiet: bool,
-    preprocessing: str | None,
-    limit: int | None,
     allow_drift: bool,
-    allow_unsafe: bool,
-    teacher: tuple[str, ...],
-    teacher_classes: tuple[Path, ...],
-    teacher_preprocessing: str | None,
     teacher_cache: Path | None,
     feature_cache: Path | None,
     checkpoint_every: float,
     min_accuracy: float | None,
     listeners: Sequence["Listener"],
+    **named: Any,
 ) -> None:
+    """Load what `recipe` needs, carry it out and write the result to the folder `out`."""
     from tfopt.base.files import WORK
     from tfopt.base.progress import Progress
-    from tfopt.data import Dataset, load_data
-    from tfopt.models.sources import model_from
     from tfopt.run.prepare import prepare
-    from tfopt.run.run_data import data_of_run
     from tfopt.tasks import task_of
-    from tfopt.teachers.load import load_teacher
-    from tfopt.transfer.preprocessing import choose_preprocessing
 
     recipe = recipe.scaled(epochs_factor)
     recipe = recipe if seed is None else recipe.seeded(seed)
     if allow_drift:
         recipe = dataclasses.replace(recipe, export=dataclasses.replace(recipe.export, allow_drift=True))
     progress = Progress(quiet=quiet, listeners=listeners)
-    if model:
-        keras_model = model_from(model, allow_unsafe=allow_unsafe)
-        shape = recipe.transfer.input_shape if recipe.transfer else None
-        places = [] if recipe.transfer else [model, recipe, file]  # a transfer looks for itself
-        dataset = data_of_run(
-            keras_model,
-            recipe,
-            data or "digits",
-            preprocessing=preprocessing,
-            limit=limit,
-            input_shape=shape,
-            beside=places,
-            text=text,
-            task=task,
-            labels=labels,
-            quiet=quiet,
-            listeners=listeners,
-        )
-        if recipe.transfer and preprocessing is None:
-            dataset, said = choose_preprocessing(keras_model, dataset, shape, getattr(recipe.transfer, "layer", None))
-            for line in said:
-                progress.say(line)
-        taught = None
-    else:
-        source = data or (examples.data() if examples.data else "digits")
-        if isinstance(source, Dataset):
-            names = ("--preprocessing", "--limit", "--text", "--labels", "--task")
-            _require_no_reading(dict(zip(names, (preprocessing, limit, text, labels, task), strict=True)))
-        dataset = load_data(source, preprocessing=preprocessing, limit=limit, text=text, labels=labels, task=task)
-        keras_model, dataset, taught = _examples(recipe, dataset, progress, examples, wanted=not teacher)
-    if teacher:
-        taught = load_teacher(
-            teacher, teacher_classes, teacher_preprocessing, dataset.class_names, allow_unsafe=allow_unsafe
-        )
-    if min_accuracy is not None and not task_of(dataset).scores_classes:
-        raise RecipeError(f"--min-accuracy needs a classification task; the data are for {dataset.task}.")
+    inputs = Named(**named)
+    model, data, teacher = load_inputs(inputs, examples, recipe, file, progress)
+    if min_accuracy is not None and not task_of(data).scores_classes:
+        raise RecipeError(f"--min-accuracy needs a classification task; the data are for {data.task}.")
 
     def prepared(recipe: "Recipe", out: Path) -> "Prepared":
-        try:
+        with explained_digits(inputs):
             return prepare(
-                keras_model,
+                model,
                 recipe,
-                dataset,
-                teacher=taught,
+                data,
+                teacher=teacher,
                 quiet=quiet,
                 checkpoint=out / WORK / "checkpoint",
                 checkpoint_every=checkpoint_every,
@@ -385,14 +249,6 @@ def _run_into(
                 listeners=listeners,
                 distribution=distribution,
             )
-        except DataError as error:
-            if data or not model:
-                raise
-            reason = str(error).partition("; give images")[0].rstrip(".")
-            raise DataError(
-                f"--data is missing, so the data are the built-in digits. {reason}. Give --data, such as a folder of "
-                "photos with a folder for each class."
-            ) from error
 
     if repeats > 1:
         repeat(prepared, recipe, repeats, out, overwrite=overwrite, min_accuracy=min_accuracy)
@@ -400,55 +256,10 @@ def _run_into(
         return
     result = carried_out(prepared(recipe, out), out)
     if distribution.is_chief:
+        save(result, out, overwrite=overwrite)
         verdict = result.report.verdict if result.verdict.ok else ""  # the error says it
         click.echo(str(dataclasses.replace(result.report, verdict=verdict)))
-        save(result, out, overwrite=overwrite)
         progress.tell("written", **written(out))
     require_success(result.report, result.verdict, min_accuracy, out)
     if distribution.is_chief:
         say_written(out)
-
-
-def _require_no_reading(options: dict[str, Any]) -> None:
-    """Raise RecipeError for options that say how to read data: the recipe provides a Dataset that is already loaded."""
-    if given := [name for name, value in options.items() if value is not None]:
-        raise RecipeError(
-            f"Expected no {' and '.join(given)}: the recipe provides a Dataset that is already loaded. Leave "
-            f"{'it' if len(given) == 1 else 'them'} out, or give --data."
-        )
-
-
-def _examples(
-    recipe: "Recipe", data: "Dataset", progress: Any, examples: Examples, *, wanted: bool
-) -> tuple[Any, "Dataset", Any]:
-    """Return a model for the data, the data, and a teacher if the recipe needs one and it is `wanted`.
-
-    Without an example model, it is one for the digits. A student is small. If the recipe transfers, the model knows the
-    digits 0 to 4, and the data are 5 to 9.
-    """
-    if examples.model:
-        model = examples.model(data)
-        return model, data, examples.teacher(data) if examples.teacher and wanted else None
-    from tfopt.run.examples import digits_model, with_classes
-    from tfopt.tasks import task_of
-
-    if not task_of(data).has_classes:
-        raise RecipeError(
-            f"The default model classifies handwritten digits; the task of the data is {data.task}. Give --model and "
-            "--data, or leave --task out."
-        )
-    seed, distillation = recipe.training.seed, recipe.distillation
-    source, what = data, "model on the digits"
-    if recipe.transfer is not None:
-        source, data = with_classes(data, "01234"), with_classes(data, "56789")
-        what = "source model on the digits 0 to 4; the task is 5 to 9"
-    if distillation is None or not distillation.needs_teacher:
-        progress.say(f"training the default {what}")
-        return digits_model(source, seed=seed), data, None
-    progress.say("training the default student on the digits")
-    student = digits_model(source, width=0.4, seed=seed, name="student")
-    if not wanted:
-        return student, data, None
-    progress.say("training the default teacher on the digits")
-    make = examples.teacher or (lambda data: digits_model(data, seed=seed, name="teacher"))
-    return student, data, make(data)

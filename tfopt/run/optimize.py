@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from tfopt import bridge
 from tfopt.base import memory, worker
 from tfopt.base.devices import device_name
+from tfopt.base.interruption import ending_on_signals
 from tfopt.base.keras_compat import float32_layers
 from tfopt.base.words import counted, metric_in_words
 from tfopt.data.beside import image_preprocessing
@@ -107,6 +109,7 @@ def optimize(
     """
     folder = None if checkpoint is None else Path(checkpoint)
     with (
+        nullcontext() if folder is None else ending_on_signals(),
         own_folder(distribute, folder) as own,
         in_use(own),
         distributed(distribute) as distribution,

@@ -10,8 +10,10 @@ from tfopt.tasks.task import Task
 
 BINS = 15
 """Of confidence, as in Guo et al. 2017, section 4."""
-MOST_PAIRS = 2500
-"""Pairs of label and wrong answer that are kept: all of 50 classes."""
+SHOWN_CLASSES = 50
+"""Classes that a matrix or bars can show; of more, the worst are shown."""
+MOST_PAIRS = SHOWN_CLASSES**2
+"""Pairs of label and wrong answer that are kept, the most frequent ones."""
 
 
 def class_numbers(labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:

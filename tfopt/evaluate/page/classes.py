@@ -50,11 +50,13 @@ def confusions(found: Classes, most: int) -> list[Confusion]:
 
 
 def most_confused(found: Classes, most: int) -> list[int]:
-    """Return the numbers of the classes with most errors, in their order."""
+    """Return the numbers of the `most` classes with most errors, in their order; of those without, the first."""
     wrong: Counter[int] = Counter()
     for label, answer, count in found.wrong:
         wrong.update({label: count, answer: count})
-    return sorted(number for number, _ in wrong.most_common(most))
+    numbers = [number for number, _ in wrong.most_common(most)]
+    right = [number for number in range(len(found.names)) if number not in wrong]
+    return sorted([*numbers, *right[: most - len(numbers)]])
 
 
 def distinct_names(names: list[str]) -> list[str]:

@@ -76,12 +76,20 @@ def comparison_page(candidates: Sequence[Candidate], title: str = "Comparison") 
         "comparison.html.j2",
         title=title,
         candidates=candidates,
-        same_data=len({each.data for each in candidates}) == 1,
+        data=_data_of(candidates),
         measures=shown,
         cells=[[_cell(measure, each.row, candidates[0].row) for measure in shown] for each in candidates],
         tradeoffs=_tradeoffs(candidates),
         settings=_settings(candidates),
     )
+
+
+def _data_of(candidates: Sequence[Candidate]) -> str:
+    """Return whether the results are for the same data: "same", "different", or "unknown" if one does not say."""
+    found = {each.data for each in candidates}
+    if "" in found:
+        return "unknown"
+    return "same" if len(found) == 1 else "different"
 
 
 def _cell(measure: Measure, row: Row, first: Row) -> Cell:
@@ -99,7 +107,7 @@ def _tradeoffs(candidates: Sequence[Candidate]) -> list[Chart]:
             if (value := cost.of(each.row)) is not None
         ]
         if len(points) == len(candidates):
-            best = front(points, smaller_is_better=metric.smaller_is_better)
+            best = front(points, smaller_is_better=bool(metric.smaller_is_better))
             found.append(tradeoff(cost.name, cost.unit, best, metric.name, percent=metric.percent))
     return found
 

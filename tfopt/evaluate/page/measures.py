@@ -24,7 +24,7 @@ class Measure:
         of: the value of a row; None if it was not measured.
         written: the value as text.
         words: for less and more of it, "smaller" and "larger".
-        smaller_is_better: which way is better.
+        smaller_is_better: which way is better; None if that is unknown.
         is_metric: whether it says how good the answers are, rather than what they cost.
         percent: whether it is a share.
     """
@@ -34,7 +34,7 @@ class Measure:
     of: Callable[[Row], float | None]
     written: Callable[[float], str]
     words: tuple[str, str] = ("less", "more")
-    smaller_is_better: bool = True
+    smaller_is_better: bool | None = True
     is_metric: bool = False
     percent: bool = False
 
@@ -62,9 +62,11 @@ class Measure:
         return in_times(before / value, self.words)
 
     def tone(self, row: Row, first: Row) -> Tone:
-        """Return whether the value is better or worse than that of the first row; "" if it is as good."""
+        """Return whether the value is better or worse than that of the first row; "" if it is as good, or unknown."""
         value, before = self.of(row), self.of(first)
-        if value is None or before is None or math.isclose(value, before, rel_tol=1e-6):
+        if value is None or before is None or self.smaller_is_better is None:
+            return ""
+        if math.isclose(value, before, rel_tol=1e-6):
             return ""
         return "good" if (value < before) == self.smaller_is_better else "bad"
 
@@ -108,16 +110,15 @@ def _metric(name: str) -> Measure:
     """Return a metric by its name; with several outputs, those of one have its name in front."""
     known = ((task, formula) for task in TASKS for formula in task.formulas)
     task = next((task for task, formula in known if name == formula or name.endswith(f"_{formula}")), None)
-    error = bool(task and task.smaller_is_better)
-    percent = task is not None and not error
+    error = None if task is None else task.smaller_is_better  # of a metric of the recipe nobody knows
     return Measure(
         heading(name),
         "",
         lambda row: row.metrics.get(name),
-        _in_percent if percent else _in_digits,
+        _in_percent if error is False else _in_digits,
         smaller_is_better=error,
         is_metric=True,
-        percent=percent,
+        percent=error is False,
     )
 
 

@@ -16,6 +16,7 @@ from tfopt.evaluate.page.measures import Measure, Tone
 from tfopt.evaluate.page.recipe import settings_of
 from tfopt.evaluate.page.render import rendered_page
 from tfopt.evaluate.report import Report, Row
+from tfopt.tflite.prove.signals import LEAST_DB
 
 MOST_CONFUSIONS = 12
 
@@ -85,6 +86,7 @@ def report_page(report: Report) -> str:
         measures=measures,
         tradeoffs=_tradeoffs(report.rows),
         curves=_curves(report),
+        least_db=LEAST_DB,
         noise=noise(findings.layers) if any(layer.sqnr is not None for layer in findings.layers) else None,
         weights=[weights(found) for found in findings.histograms],
         in_float=_notes_on_floats(report.rows),

@@ -17,7 +17,7 @@ LONGEST = 500
 AT_ONCE = 100
 """Parameters in one request, the most that MLflow takes."""
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-"""Otherwise a server that is away holds a run up for minutes at each request."""
+"""Otherwise an unreachable server blocks the run for minutes at each request."""
 
 
 class MLflow(Tracker):

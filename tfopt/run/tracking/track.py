@@ -86,7 +86,7 @@ class _Follower:
     def _try(self, do: Any, *args: Any, **kwargs: Any) -> None:
         try:
             do(*args, **kwargs)
-        except Exception as error:  # no network or disk, a server that is away: the run is worth more
+        except Exception as error:  # no network, disk or server: the run is worth more
             self._lost = True
             why = " ".join(f"{type(error).__name__}: {error}".split())
             self._progress.say(f"note: {self._tracker.title} does not track this run any more ({why}); the run goes on")

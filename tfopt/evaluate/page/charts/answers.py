@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
+from tfopt.evaluate.findings.classes import SHOWN_CLASSES
 from tfopt.evaluate.findings.types import Calibration, Classes
 from tfopt.evaluate.page.charts.spec import DASHED, Chart, Spec, classes, data, quantity, tips, warned
 from tfopt.evaluate.page.classes import ClassRow, distinct_names, most_confused
 
-MOST_CLASSES = 60
-"""Classes that a matrix or bars can show; of more, the worst are shown."""
 MOST_NUMBERS = 12
 """Classes up to which the cells of a matrix have room for counts."""
 MOST_LABELS = 30
@@ -16,8 +15,8 @@ MOST_LABELS = 30
 
 def confusion(found: Classes) -> Chart:
     """Return the matrix of labels and answers; of many classes, those with most errors."""
-    few = len(found.names) <= MOST_CLASSES
-    shown = list(range(len(found.names))) if few else most_confused(found, MOST_CLASSES)
+    few = len(found.names) <= SHOWN_CLASSES
+    shown = list(range(len(found.names))) if few else most_confused(found, SHOWN_CLASSES)
     names, counts = distinct_names(found.names), {(label, answer): count for label, answer, count in found.wrong}
     counts |= {(number, number): count for number, count in enumerate(found.right)}
     points = [
@@ -32,11 +31,11 @@ def confusion(found: Classes) -> Chart:
     ]
     sides = {"labels": False, "ticks": False} if len(shown) > MOST_LABELS else {}
     encoding = {
-        "x": classes("answer", "answer of the file", labelAngle=-45, **sides),
+        "x": classes("answer", "predicted class", labelAngle=-45, **sides),
         "y": classes("label", "label", **sides),
     }
     spec = {**data(points), "encoding": encoding, "layer": _cells(found.unit, len(shown))}
-    text = f"Confusion matrix of {len(shown)} classes. Rows are labels, columns are the answers of the file"
+    text = f"Confusion matrix of {len(shown)} classes. Rows are labels, columns are the classes that the file predicts"
     return Chart("Confusion matrix", text, spec, min(max(240, 30 * len(shown) + 80), 560))
 
 
@@ -66,7 +65,7 @@ def _cells(unit: str, number: int) -> list[Spec]:
 
 def recall(rows: Sequence[ClassRow], unit: str) -> Chart:
     """Return the recall of each class, the lowest first; of many classes, the lowest."""
-    points = sorted(rows, key=lambda row: row.recall)[:MOST_CLASSES]
+    points = sorted(rows, key=lambda row: row.recall)[:SHOWN_CLASSES]
     shown = tips(
         name=("class", None),
         recall=("recall", ".1%"),
@@ -130,11 +129,13 @@ def confidence(found: Calibration) -> Chart:
     encoding = {
         "x": quantity("low", "confidence", percent=True, domain=[0, 1]),
         "x2": {"field": "high"},
-        "y": quantity("share", "share of the answers", percent=True),
+        "y": quantity("share", "share of the predictions", percent=True),
         "y2": {"datum": 0},
         "tooltip": tips(low=("from", ".1%"), high=("to", ".1%"), share=("share", ".1%"), count=("count", ",")),
     }
     mark = {"type": "rect", "color": "var(--before)", "stroke": "var(--card)"}
     sure = sum(count for at, count in enumerate(found.count) if at >= 0.9 * bins) / total
-    text = f"How sure the file is. {sure:.1%} of the answers are in the highest bins, from {1 - 1 / bins:.0%} on"
-    return Chart("How sure the file is", text, {**data(points), "mark": mark, "encoding": encoding}, 320)
+    text = (
+        f"Distribution of confidence. {sure:.1%} of the predictions are in the highest bins, from {1 - 1 / bins:.0%} on"
+    )
+    return Chart("Distribution of confidence", text, {**data(points), "mark": mark, "encoding": encoding}, 320)

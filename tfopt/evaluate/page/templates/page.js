@@ -60,20 +60,17 @@ async function draw(plot) {
   plot.dataset.state = "drawn";
 }
 
-function drawLater(plots) {
-  const seen = new IntersectionObserver((entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting || target.offsetWidth === 0) continue;
-      seen.unobserve(target);
-      draw(target).catch((error) => {
-        target.dataset.state = "failed";
-        target.textContent = "This chart could not be drawn.";
-        console.error(error);
-      });
-    }
-  }, { rootMargin: "200px" });
-  plots.forEach((plot) => seen.observe(plot));
-}
+const waiting = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting || target.offsetWidth === 0) continue;
+    waiting.unobserve(target);
+    draw(target).catch((error) => {
+      target.dataset.state = "failed";
+      target.textContent = "This chart could not be drawn.";
+      console.error(error);
+    });
+  }
+}, { rootMargin: "200px" });
 
 /** Show the data of a chart as a table, for those who cannot see it or want the numbers. */
 function dataTables(figures) {
@@ -181,7 +178,17 @@ function follow(links) {
 }
 
 function redraw() {
-  for (const plot of drawn.keys()) draw(plot);
+  for (const [plot, result] of [...drawn]) {
+    if (plot.offsetWidth) {
+      draw(plot);
+      continue;
+    }
+    result.finalize(); // behind a tab it would get no width: it waits until it is in view
+    drawn.delete(plot);
+    plot.replaceChildren();
+    delete plot.dataset.state;
+    waiting.observe(plot);
+  }
 }
 
 function theme(button) {
@@ -218,6 +225,6 @@ document.querySelectorAll("[role=tablist]").forEach(tabs);
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("input[data-only-differences]").forEach(onlyDifferences);
 dataTables(document.querySelectorAll("figure.chart"));
-drawLater([...document.querySelectorAll(".plot")]);
+document.querySelectorAll(".plot").forEach((plot) => waiting.observe(plot));
 follow([...document.querySelectorAll("header nav a")]);
 window.addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach((plot) => plot.offsetWidth && !drawn.has(plot) && draw(plot)));

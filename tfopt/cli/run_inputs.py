@@ -1,0 +1,170 @@
+"""The model, data and teacher of a run: those that the command line names, or the recipe's examples."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfopt.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from tfopt.base.progress import Progress
+    from tfopt.data import Dataset
+    from tfopt.run.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What a recipe runs on unless the command line names it; None stands for the digits and models for them.
+
+    Attributes:
+        data: returns the data, anything that `load_data` accepts.
+        model: returns a Keras model for a `Dataset`; the first stage may have all of its training.
+        teacher: returns the teacher for a `Dataset`.
+    """
+
+    data: Callable[[], Any] | None = None
+    model: Callable[["Dataset"], Any] | None = None
+    teacher: Callable[["Dataset"], Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """What the command line says about the model, the data and the teacher; see the options of `tfopt run`."""
+
+    model: str | None
+    data: str | None
+    text: str | None
+    labels: str | None
+    task: str | None
+    preprocessing: str | None
+    limit: int | None
+    teacher: tuple[str, ...]
+    teacher_classes: tuple[Path, ...]
+    teacher_preprocessing: str | None
+    allow_unsafe: bool
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How to read the data: arguments of `load_data`."""
+        names = ("preprocessing", "limit", "text", "labels", "task")
+        return {name: getattr(self, name) for name in names}
+
+
+def load_inputs(
+    named: Named, examples: Examples, recipe: "Recipe", file: Path | None, progress: "Progress"
+) -> tuple[Any, "Dataset", Any]:
+    """Return the model, the data and the teacher of a run of `recipe`; the teacher may be None.
+
+    Args:
+        named: what the command line says.
+        examples: what the recipe runs on otherwise.
+        recipe: the recipe, which may say how images are fed.
+        file: the file of the recipe, if it may have a data.json beside it.
+        progress: reports what is chosen and trained.
+
+    Raises:
+        ModelError, DataError, RecipeError: they cannot be read, or do not go together.
+    """
+    model, data, teacher = (
+        (*_given(named, recipe, file, progress), None) if named.model else _examples(named, examples, recipe, progress)
+    )
+    if named.teacher:
+        from tfopt.teachers.load import load_teacher
+
+        names, classes = named.teacher, named.teacher_classes
+        teacher = load_teacher(
+            names, classes, named.teacher_preprocessing, data.class_names, allow_unsafe=named.allow_unsafe
+        )
+    return model, data, teacher
+
+
+def _given(named: Named, recipe: "Recipe", file: Path | None, progress: "Progress") -> tuple[Any, "Dataset"]:
+    """Return the model that the command line names, and the data for it."""
+    from tfopt.models.sources import model_from
+    from tfopt.run.run_data import data_of_run
+    from tfopt.transfer.preprocessing import choose_preprocessing
+
+    model = model_from(named.model, allow_unsafe=named.allow_unsafe)
+    transfer = recipe.transfer
+    shape = transfer.input_shape if transfer else None
+    data = data_of_run(
+        model,
+        recipe,
+        named.data or "digits",
+        **named.reading,
+        input_shape=shape,
+        beside=[] if transfer else [named.model, recipe, file],  # a transfer looks for itself
+        quiet=progress.console.quiet,
+        listeners=progress.listeners,
+    )
+    if transfer and named.preprocessing is None:
+        data, said = choose_preprocessing(model, data, shape, getattr(transfer, "layer", None))
+        for line in said:
+            progress.say(line)
+    return model, data
+
+
+def _examples(named: Named, examples: Examples, recipe: "Recipe", progress: "Progress") -> tuple[Any, "Dataset", Any]:
+    """Return a model for the data, the data, and a teacher if the recipe needs one and none is named.
+
+    Without an example model, it is one for the digits. A student is small. If the recipe transfers, the model knows the
+    digits 0 to 4, and the data are 5 to 9.
+    """
+    from tfopt.data import Dataset, load_data
+
+    source = named.data or (examples.data() if examples.data else "digits")
+    if isinstance(source, Dataset):
+        _require_no_reading(named)
+    data, wanted = load_data(source, **named.reading), not named.teacher
+    if examples.model:
+        model = examples.model(data)
+        return model, data, examples.teacher(data) if examples.teacher and wanted else None
+    from tfopt.run.examples import digits_model, with_classes
+    from tfopt.tasks import task_of
+
+    if not task_of(data).has_classes:
+        raise RecipeError(
+            f"The default model classifies handwritten digits; the task of the data is {data.task}. Give --model and "
+            "--data, or leave --task out."
+        )
+    seed, distillation = recipe.training.seed, recipe.distillation
+    source, what = data, "model on the digits"
+    if recipe.transfer is not None:
+        source, data = with_classes(data, "01234"), with_classes(data, "56789")
+        what = "source model on the digits 0 to 4; the task is 5 to 9"
+    if distillation is None or not distillation.needs_teacher:
+        progress.say(f"training the default {what}")
+        return digits_model(source, seed=seed), data, None
+    progress.say("training the default student on the digits")
+    student = digits_model(source, width=0.4, seed=seed, name="student")
+    if not wanted:
+        return student, data, None
+    progress.say("training the default teacher on the digits")
+    make = examples.teacher or (lambda data: digits_model(data, seed=seed, name="teacher"))
+    return student, data, make(data)
+
+
+@contextmanager
+def explained_digits(named: Named) -> Iterator[None]:
+    """Add to a DataError of the block that the data are the digits, if a model is named and --data was left out."""
+    try:
+        yield
+    except DataError as error:
+        if named.data or not named.model:
+            raise
+        reason = str(error).partition("; give images")[0].rstrip(".")
+        raise DataError(
+            f"--data is missing, so the data are the built-in digits. {reason}. Give --data, such as a folder of "
+            "photos with a folder for each class."
+        ) from error
+
+
+def _require_no_reading(named: Named) -> None:
+    """Raise RecipeError for options that say how to read data: the recipe provides a Dataset that is already loaded."""
+    if given := [f"--{name}" for name, value in named.reading.items() if value is not None]:
+        raise RecipeError(
+            f"Expected no {' and '.join(given)}: the recipe provides a Dataset that is already loaded. Leave "
+            f"{'it' if len(given) == 1 else 'them'} out, or give --data."
+        )
