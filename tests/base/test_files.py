@@ -180,6 +180,67 @@ def test_the_leftovers_of_dead_processes_go(tmp_path: Path) -> None:
     assert names(tmp_path) == [".one.0123456789ab.tflite", ".one.backup", ".two.0123456789ab", "one"]
 
 
+# Run in a process that is killed at one of its moves.
+SWAP = """
+import os, sys
+from pathlib import Path
+from tfopt.base.files import output_folder
+rename, left = Path.rename, iter(range(int(sys.argv[2]) - 1, -1, -1))
+
+def killed(path, to):
+    if next(left, 1) == 0:
+        os.kill(os.getpid(), 9)
+    return rename(path, to)
+
+with output_folder(sys.argv[1], overwrite=True) as new:
+    for name in ("b", "c"):
+        (new / name).write_text("new")
+    Path.rename = killed
+"""
+
+
+@pytest.mark.parametrize("old", [(), ("a", "b")])
+def test_a_kill_between_two_moves_leaves_no_mixture(tmp_path: Path, old: tuple[str, ...]) -> None:
+    moves = len(old) + 2
+    for number in range(1, moves + 2):
+        target = tmp_path / str(number)
+        target.mkdir()
+        for name in old:
+            (target / name).write_text("old")
+        done = subprocess.run([sys.executable, "-c", SWAP, target, str(number)], check=False)
+        assert (done.returncode == 0) == (number > moves)
+        if not old and number <= moves:  # what the dead process put there does not bind the next command
+            files.prepare_folder(target)
+        with files.working_folder(target):
+            assert {path.name: path.read_text() for path in target.iterdir() if path.is_file()} == {
+                "b": "new",
+                "c": "new",
+            }
+            if number <= moves:
+                with files.output_folder(target) as new:
+                    (new / "d").write_text("newer")
+                assert names(target) == [".tfopt", "d"]
+        assert names(target) == (["d"] if number <= moves else ["b", "c"])
+
+
+def test_what_others_add_to_an_interrupted_result_binds(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", SWAP, tmp_path, "2"], check=False)
+    (tmp_path / "mine").touch()
+    with pytest.raises(OutputError, match="not empty"):
+        files.prepare_folder(tmp_path)
+
+
+def test_a_kill_while_the_old_files_are_deleted_brings_none_back(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    source = SWAP.replace(
+        "Path.rename = killed", "import shutil; shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", source, tmp_path, "1"], check=False).returncode == -9
+    with files.working_folder(tmp_path):
+        pass
+    assert [name for name in names(tmp_path) if name != ".tfopt"] == ["b", "c"]
+
+
 def test_a_folder_has_one_user(tmp_path: Path) -> None:
     said = rf"is in use by process {os.getpid()} on .*, since \d{{4}}-"
     one, two = tmp_path / "one", tmp_path / "two"

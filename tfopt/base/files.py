@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import glob
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from tfopt.base.limits import MIB
@@ -64,6 +66,8 @@ WORK = ".tfopt"
 
 It lies inside since the output folder may be a mount point, or lie in a folder that cannot be written.
 """
+
+_SWAP = "swap.json"  # in WORK: the record of a swap
 
 
 def prepare_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
@@ -168,8 +172,9 @@ def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
 
 
 def _holds_files(folder: Path) -> bool:
+    """Return whether `folder` holds anything but what an interrupted swap has put there."""
     try:
-        return folder.is_dir() and any(entry.name != WORK for entry in folder.iterdir())
+        return folder.is_dir() and not set(_results(folder)) <= set(_interrupted_swap(folder).get("after", ()))
     except OSError as error:
         raise OutputError(f"Cannot read the folder {folder}: {_reason(error)}.") from error
 
@@ -187,22 +192,71 @@ def _sibling(target: Path) -> Path:
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Move what `new` holds to the folder `target`, and only then delete what was there; all or nothing."""
+    """Move what `new` holds to the folder `target`, and only then delete what was there; all or nothing.
+
+    The record of the swap is on disk before the first move. If the process dies within, `_complete_swap` does the rest.
+    """
+    _complete_swap(target)
     old = target / WORK / f"old-{uuid4().hex[:12]}"
     _make_folder(old)
+    before, after = _results(target), _results(new)
+    record = {"new": new.name, "old": old.name, "before": before, "after": after}
+    write_atomically(target / WORK / _SWAP, json.dumps(record))
     moved: list[tuple[Path, Path]] = []
     try:
-        for source, place in ((target, old), (new, target)):
-            for entry in sorted(source.iterdir()):
-                if entry.name != WORK:
-                    moved.append((entry, entry.rename(place / entry.name)))
+        for names, source, place in ((before, target, old), (after, new, target)):
+            for name in names:
+                moved.append((source / name, (source / name).rename(place / name)))
     except BaseException:
         for source, place in reversed(moved):
             place.rename(source)
+        (target / WORK / _SWAP).unlink()
         old.rmdir()
         raise
+    _end_swap(new, old)
+    (target / WORK / _SWAP).unlink()
+
+
+def _complete_swap(target: Path) -> None:
+    """Do what is left of a swap whose process died.
+
+    Its record stays: what it has moved to `target` may be replaced, as the run that wrote it did not come to its end.
+    """
+    record = _interrupted_swap(target)
+    if not record:
+        return
+    new, old = (target / WORK / record[name] for name in ("new", "old"))
+    try:
+        if new.is_dir() and (left := _results(new)):  # else all is moved, and `old` may be half deleted
+            for name in record["before"]:
+                if os.path.lexists(target / name) and not os.path.lexists(old / name):
+                    (target / name).rename(old / name)
+            for name in left:
+                (new / name).rename(target / name)
+    except OSError as error:
+        raise OutputError(
+            f"{target} holds a part of a result, and the rest cannot be moved there from {new}: {_reason(error)}."
+        ) from error
+    _end_swap(new, old)
+
+
+def _end_swap(new: Path, old: Path) -> None:
+    """Delete the emptied folder `new` first, which says that all is moved, and then the `old` files."""
+    remove_empty(new)
     shutil.rmtree(old, ignore_errors=True)
-    new.rmdir()
+
+
+def _interrupted_swap(target: Path) -> dict[str, Any]:
+    """Return the record of a swap whose process died; empty if there is none."""
+    try:
+        record = json.loads((target / WORK / _SWAP).read_text())
+        return {name: record[name] for name in ("new", "old", "before", "after")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _results(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.name != WORK)
 
 
 def _kept_beside(new: Path, target: Path) -> Path:
@@ -218,8 +272,9 @@ def _kept_beside(new: Path, target: Path) -> Path:
 def _clean(target: Path) -> None:
     """Remove what dead processes have left in and next to `target`, which this process has locked.
 
-    Files of an older result that were not all replaced return to their place.
+    A result of which only a part was moved here is moved as a whole.
     """
+    _complete_swap(target)
     for old in (target / WORK).glob("old-*"):
         for entry in old.iterdir():
             if not (target / entry.name).exists():
