@@ -1,5 +1,6 @@
 """One process at a time holds a lock; others hear who does, and fail or wait."""
 
+import errno
 import os
 import platform
 import subprocess
@@ -54,17 +55,36 @@ def test_a_lock_without_a_readable_holder(tmp_path, other):
         pytest.fail("the block must not run")
 
 
-@pytest.mark.parametrize("error", [OSError(38, "Function not implemented"), NotImplementedError()])
+@pytest.mark.parametrize("error", ["ENOSYS", "ENOTSUP", "ENOLCK"])
 def test_a_file_system_without_locks(tmp_path, monkeypatch, error):
-    import filelock
+    """The block runs, each time: nothing that a dead process left there is in its way."""
+    import fcntl
 
-    def acquire(lock, *given, **more):
-        raise error
+    def flock(*_):
+        raise OSError(getattr(errno, error), os.strerror(getattr(errno, error)))
 
-    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / "lock").write_text(f"{2**22 + 1}\n{platform.node()}\n")  # as a dead process would
     started = time.monotonic()
-    with locked(tmp_path / "lock", "It"):
-        assert time.monotonic() - started < 1
+    for _ in range(2):
+        with (
+            pytest.warns(UserWarning, match=r"^It is on a file system without locks: let no other process write"),
+            locked(tmp_path / "lock", "It"),
+        ):
+            assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("error", ["EACCES", "EPERM", "EIO", "EROFS"])
+def test_a_file_that_cannot_be_locked_lets_nobody_in(tmp_path, monkeypatch, error):
+    """As the lock of another user."""
+
+    def denied(path, flags, *given, **more):
+        raise OSError(getattr(errno, error), os.strerror(getattr(errno, error)), path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", denied)
+        with pytest.raises(OutputError, match=r"^It cannot be locked: .*lock: "), locked(tmp_path / "lock", "It"):
+            pytest.fail("the block must not run")
 
 
 def test_a_process_that_may_wait_gets_it_after_the_other(tmp_path, other):

@@ -1,9 +1,11 @@
 """Locks on folders: one process at a time writes to each, and others hear which one does."""
 
 import contextlib
+import errno
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,12 +13,14 @@ from pathlib import Path
 
 from tfopt.errors import OutputError
 
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+
 
 @contextmanager
 def locked(path: Path, what: str, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock file `path` within this block. The system releases it when the process ends, however that happens.
 
-    Where the file system has no locks, the block runs without one.
+    Where the file system has no locks, the block runs without one, with a warning.
 
     Args:
         path: of the lock file; its folder exists. The block may remove both.
@@ -24,11 +28,13 @@ def locked(path: Path, what: str, *, wait: Callable[[str], None] | None = None) 
         wait: called once with a message before waiting for the holder. If None, raise instead.
 
     Raises:
-        OutputError: another process, or another thread of this one, holds it.
+        OutputError: another process, or another thread of this one, holds it; or the file cannot be locked, as it is
+            another user's.
     """
     from filelock import FileLock, Timeout
 
-    lock, has_locks = FileLock(path, timeout=0), True
+    # Its substitute for a system's lock is a file that a dead process leaves behind.
+    lock, has_locks = FileLock(path, timeout=0, fallback_to_soft=False), True
     try:
         try:
             lock.acquire()
@@ -41,9 +47,17 @@ def locked(path: Path, what: str, *, wait: Callable[[str], None] | None = None) 
         raise OutputError(
             f"{what} is in use by {_holder(path)}. Wait until it ends, or give another folder."
         ) from error
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise OutputError(
+                f"{what} cannot be locked: {path}: {error.strerror or error}. If the file is another user's, remove it "
+                "or give another folder."
+            ) from error
         has_locks = False
     if not has_locks:
+        warnings.warn(
+            f"{what} is on a file system without locks: let no other process write there meanwhile.", stacklevel=4
+        )
         yield
         return
     try:
