@@ -27,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC, NuSVC, OneClassSVM
 
 import tfopt
+from tfopt.distillation.session import DistillationSession, adapted_teacher
 from tfopt.errors import ModelError
 from tfopt.teachers.sources import open_source
 
@@ -188,6 +189,50 @@ def test_other_class_numbers_are_refused(kind):
     named = dataclasses.replace(data, class_names=("a", "b", "c"))
     with pytest.raises(ModelError, match=r"does not know the class 'a' \(known: 1, 2, 3\)"):
         tfopt.optimize(student, tfopt.FineTune(), named, teacher=other, quiet=True)
+
+
+WORDS = np.array(["cat", "dog", "ant"])  # in the order of the class numbers; an estimator sorts them
+
+
+def test_classes_in_words_have_no_numbers_until_somebody_says_so():
+    data = tfopt.load_data((X, Y))
+    student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    named = LogisticRegression().fit(X, WORDS[Y])
+    words = r"has the classes ant, cat, dog, the labels are numbers without names.*\.for_classes\("
+    for teacher in (named, [named, LogisticRegression().fit(X, Y)]):
+        with pytest.raises(ModelError, match=words):
+            tfopt.optimize(student, tfopt.FineTune(), data, teacher=teacher, quiet=True)
+        distilled = tfopt.distill(student, teacher)
+        distilled.compile("sgd", "sparse_categorical_crossentropy")
+        with pytest.raises(ModelError, match=words):
+            distilled.fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (lambda named, data: (tfopt.Teacher(named).for_classes(WORDS), data), True),
+        (lambda named, data: (tfopt.Teacher(named, class_names=("2", "0", "1")), data), False),  # of ant, cat, dog
+        (lambda named, data: (named, dataclasses.replace(data, class_names=tuple(map(str, WORDS)))), False),
+        (lambda named, data: (tfopt.Ensemble([named, named], class_names=WORDS), data), True),
+    ],
+    ids=["for_classes", "numbers", "data", "ensemble"],
+)
+def test_classes_in_words_are_mapped_where_their_order_is_stated(state, said):
+    named = LogisticRegression().fit(X, WORDS[Y])
+    teacher, data = state(named, tfopt.load_data((X, Y)))
+    ready = adapted_teacher(teacher, tfopt.Distillation(), data)
+    logits = ready.predict(X, quiet=True)["output"]
+    np.testing.assert_array_equal(WORDS[logits.argmax(axis=1)], named.predict(X))
+    notes = DistillationSession(tfopt.Distillation(), ready, data, augment=None, seed=0).notes()
+    assert ("the data name no classes: 0, 1, ... are the teacher's cat, dog, ant in this order" in notes) == said
+
+
+def test_class_names_do_not_reorder_the_columns_of_an_estimator():
+    named = LogisticRegression().fit(X, WORDS[Y])
+    with pytest.raises(ModelError, match="its classes ant, cat, dog in this order; got the class_names cat, dog, ant"):
+        tfopt.Teacher(named, class_names=WORDS)
+    assert tfopt.Teacher(named, class_names=("Ant", "cat", "Dog")).class_names == ("Ant", "cat", "Dog")
 
 
 def test_an_estimator_that_cannot_be_pickled_has_no_fingerprint():

@@ -23,6 +23,7 @@ from tfopt.errors import ModelError, RecipeError
 from tfopt.tasks import task_named, task_of
 from tfopt.teachers.base import Answering
 from tfopt.teachers.cache import Answers
+from tfopt.teachers.class_names import are_numbers, require_known_order
 from tfopt.teachers.ensemble import as_teacher
 
 # Maximum size of all views kept in memory; beyond it the teacher runs at every step.
@@ -55,6 +56,8 @@ def adapted_teacher(teacher: Any, distillation: Distillation | MeanTeacher, data
     ready = as_teacher(teacher).for_inputs(data.preprocessing)
     if distillation.task is not None and (names := data.class_names or _numbers(ready, data)):
         ready = ready.for_classes(names)
+    if distillation.task is not None:
+        require_known_order(ready)
     ready = ready.with_outputs(distillation.layers("teacher"), response=distillation.task is not None)
     return ready.resolved(data.train.x(slice(0, LOOK)), data.task)
 
@@ -66,7 +69,7 @@ def _numbers(teacher: Answering, data: Dataset) -> tuple[str, ...]:
         ModelError: the teacher has other numbers.
     """
     known = teacher.class_names or ("",)
-    if not all(name.lstrip("-").isdecimal() for name in known):
+    if not are_numbers(known):
         return ()
     wanted = tuple(map(str, range(data.num_classes or 0)))
     if missing := [name for name in wanted if name not in known]:
@@ -173,6 +176,9 @@ class DistillationSession:
             return []
         said = [*self.teacher.notes]
         if self.distillation.task is not None:
+            names = self.teacher.class_names
+            if self.data.num_classes and not self.data.class_names and names and not are_numbers(names):
+                said.append(f"the data name no classes: 0, 1, ... are the teacher's {', '.join(names)} in this order")
             said.append(f"teacher '{self.teacher.name}' on the test set: {self._measured(self.teacher)}")
         if self.answers is None and self.distillation.cache == "auto":
             said.append(

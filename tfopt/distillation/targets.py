@@ -10,6 +10,7 @@ from tfopt.distillation.prefetch import BATCHES, Prefetcher, batches_of
 from tfopt.errors import DataError, ModelError, RecipeError
 from tfopt.tasks import task_of_responses
 from tfopt.teachers import Answers, Precomputed, array_about, require_deterministic
+from tfopt.teachers.class_names import require_known_order
 
 TARGETS = "tfopt_targets"
 """Batches with answers have x = {"inputs": x, TARGETS: {"output": ..., layer: ...}}; y stays unchanged."""
@@ -65,6 +66,8 @@ class TeacherTargets:
         outputs = self.terms.run(x, training=False)
         answers: Mapping[str, Any] = {}
         if self.teacher is not None:
+            if distillation.task is not None:
+                require_known_order(self.teacher)
             task = distillation.task and task_of_responses(distillation.task, outputs[0].shape.rank)
             self.teacher = self.teacher.resolved(np.asarray(x), task)
             known = isinstance(self.teacher, Precomputed)

@@ -26,11 +26,13 @@ class Answering(ABC):
     Attributes:
         name: for messages.
         class_names: of the answers' columns, where known.
+        order_is_stated: False if only the source ordered `class_names`, as an estimator sorts its classes.
         layers: layers whose outputs are among the answers.
     """
 
     name: str
     class_names: tuple[str, ...] | None = None
+    order_is_stated: bool = True
     layers: tuple[str, ...] = ()
     response: bool = True
     """True if the model's output is among the answers."""

@@ -187,6 +187,7 @@ class Ensemble(Answering):
                     "pass the student's, Ensemble(..., class_names=...)."
                 )
         self._map(first.class_names or ())
+        self.order_is_stated = first.order_is_stated
 
     def _map(self, class_names: Sequence[str]) -> None:
         wanted = distinct(class_names, "the student") or ()
@@ -213,6 +214,7 @@ class Ensemble(Answering):
             teachers.append(teacher.for_classes(part))
             known.append(np.array([name in names for name in wanted]))
         self.teachers, self._known, self.class_names = tuple(teachers), tuple(known), wanted
+        self.order_is_stated = True
         self._notes = tuple(notes)
 
 

@@ -11,9 +11,9 @@ from tfopt.errors import ModelError
 from tfopt.tasks import Task, TaskName, task_named
 from tfopt.tasks.responses import FLOOR, Form, Tolerance, form_of, log_odds, log_probabilities
 from tfopt.teachers.base import OUTPUT, Answering
-from tfopt.teachers.class_names import distinct, unknown_class
+from tfopt.teachers.class_names import are_numbers, distinct, require_renamed_in_place, unknown_class
 from tfopt.teachers.input_adapter import way_between
-from tfopt.teachers.sources import Shape, Source, open_source
+from tfopt.teachers.sources import EstimatorSource, Shape, Source, open_source
 
 # By output dtype: half the smallest positive probability, and half the distance from 1 to the value below it.
 _HALF_STEPS = {"float16": (2.0**-25, 2.0**-12), "bfloat16": (FLOOR, 2.0**-9)}
@@ -61,6 +61,9 @@ class Teacher(Answering):
         self.outputs = outputs
         self.preprocessing = found.preprocessing if preprocessing is None else _as_preprocessing(preprocessing)
         self.class_names = distinct(found.class_names if class_names is None else class_names, self.name)
+        if isinstance(found.source, EstimatorSource):
+            self.order_is_stated = class_names is not None and not are_numbers(self.class_names or ())
+            require_renamed_in_place(self.class_names or (), found.class_names or (), self.name)
         self._own_names = self.class_names
         self.form: Form | None = "logits" if outputs == "logits" else None
         self._student: FrontEnd | None = None
@@ -135,12 +138,15 @@ class Teacher(Answering):
     @override
     def for_classes(self, class_names: Sequence[str]) -> Self:
         wanted, known = distinct(class_names, "the student"), self._own_names
-        if known is None or wanted is None or wanted == self.class_names:
+        if known is None or wanted is None:
             return self
+        if wanted == self.class_names:
+            return self if self.order_is_stated else self._with(order_is_stated=True)
         for name in wanted:
             if name not in known:
                 raise unknown_class(name, f"The teacher '{self.name}' does", known)
-        return self._with(_columns=tuple(known.index(name) for name in wanted), class_names=wanted)
+        columns = tuple(known.index(name) for name in wanted)
+        return self._with(_columns=columns, class_names=wanted, order_is_stated=True)
 
     @override
     def resolved(self, sample: np.ndarray, task: TaskName | None) -> Self:
