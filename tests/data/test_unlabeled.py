@@ -9,7 +9,7 @@ import soundfile
 
 from tfopt.base import limits
 from tfopt.data import load_data, stored
-from tfopt.data.for_model import measurable, representative_for
+from tfopt.data.for_model import data_for, measurable, representative_for
 from tfopt.errors import DataError
 from tfopt.evaluate.bench import benchmark_files
 from tfopt.evaluate.verify import verify_file
@@ -26,6 +26,30 @@ def two_by_two():
     total = keras.layers.Add()([a, b])
     kind = keras.layers.Dense(3, activation="softmax", name="kind")(total)
     return keras.Model([a, b], [keras.layers.Dense(1, name="sum")(total), kind])
+
+
+def result_folder(path):
+    path.mkdir()
+    for name in ("model.keras", "recipe.json", "report.json", "labels.txt"):
+        (path / name).write_text("zero\none\n")
+
+
+def test_the_digits_are_the_digits_beside_a_folder_of_that_name(tmp_path, monkeypatch, capsys):
+    """Such as the result of `tfopt run --out digits`; the pixels, 0 to 16, are fed as pixel / 16."""
+    monkeypatch.chdir(tmp_path)
+    result_folder(tmp_path / "digits")
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+    for read in (measurable, data_for):
+        data = read(model, "digits")
+        assert data.source == "scikit-learn's handwritten digits" and data.train.x().max() == 1
+        assert "note: digits are scikit-learn's handwritten digits, not what is" in capsys.readouterr().err
+    for path in ("./digits", tmp_path / "digits"):
+        for read in (measurable, data_for, lambda _, source: load_data(source)):
+            with pytest.raises(DataError, match=r'holds the result of a run, not data; .* write "digits" alone'):
+                read(model, path)
+    result_folder(tmp_path / "pruned")
+    with pytest.raises(DataError, match=r"got pruned, which holds the result of a run, not data\. Give the folder"):
+        load_data("pruned")
 
 
 @pytest.mark.parametrize("prefix", ["x", "x_train"])

@@ -113,7 +113,10 @@ def _examples(named: Named, examples: Examples, recipe: "Recipe", progress: "Pro
     digits 0 to 4, and the data are 5 to 9.
     """
     from tfopt.data import Dataset, load_data
+    from tfopt.data.sources import shadowed_note
 
+    if said := shadowed_note(named.data):
+        progress.say(f"note: {said}")
     source = named.data or (examples.data() if examples.data else "digits")
     if isinstance(source, Dataset):
         _require_no_reading(named)

@@ -13,7 +13,7 @@ from tfopt.data.check import fit_inputs
 from tfopt.data.fitting import COLORS, fitted_to
 from tfopt.data.ids import check_ids
 from tfopt.data.names import named_as
-from tfopt.data.sources import has_columns, has_images_to_decode, raw_kind
+from tfopt.data.sources import has_columns, has_images_to_decode, raw_kind, shadowed_note
 from tfopt.data.unlabeled import unlabeled
 
 HELD_OUT = 0.2
@@ -66,8 +66,9 @@ def data_for(
     else:
         data = named_as(model, _loaded(model, source, preprocessing, input_shape, options))
         data, note = fed_as_beside(data, places, asked=preprocessing is not None)
+    for said in filter(None, (shadowed_note(source), note)):
+        Progress(quiet=quiet, listeners=listeners).say(f"note: {said}")
     if note:
-        Progress(quiet=quiet, listeners=listeners).say(f"note: {note}")
         data = dataclasses.replace(data, notes=(*data.notes, note))
     return _with_known_ids(data, model)
 

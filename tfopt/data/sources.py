@@ -22,6 +22,34 @@ from tfopt.data.tfrecords import record_files, rows_of_records
 from tfopt.errors import DataError
 
 TABLE = "table"
+DIGITS = "digits"
+"""The name of the data that come with scikit-learn."""
+_OF_RESULT = ("model.keras", "recipe.json", "report.json")
+
+
+def path_of(source: Any) -> Path | None:
+    """Return the path that `source` is; None for objects, and for names: "digits" and tfds:NAME.
+
+    Raises:
+        DataError: it is the folder of a result.
+    """
+    if not isinstance(source, str | Path) or source == DIGITS or str(source).startswith(PREFIX):
+        return None
+    path = Path(source)
+    if all((path / name).is_file() for name in _OF_RESULT):
+        more = f'; for the handwritten digits write "{DIGITS}" alone' if path.name == DIGITS else ""
+        raise DataError(
+            f"Expected samples, got {source}, which holds the result of a run, not data{more}. Give the folder, table "
+            "or file that the samples are in."
+        )
+    return path
+
+
+def shadowed_note(source: Any) -> str:
+    """Return a note if `source` is the name of data that come along, and here is a file or folder of that name."""
+    if isinstance(source, Path) or source is None or source != DIGITS or not Path(DIGITS).exists():
+        return ""
+    return f"{DIGITS} are scikit-learn's handwritten digits, not what is called {DIGITS} here: that is ./{DIGITS}"
 
 
 def read_source(
@@ -42,7 +70,7 @@ def read_source(
     """
     if rows := _named_rows(source, features):
         return read_rows(rows, text=text, labels=labels, how=how, values=values)
-    kind, path = raw_kind(source), Path(source) if isinstance(source, str | Path) else Path()
+    kind, path = raw_kind(source), path_of(source) or Path()
     front_end = None if isinstance(how, Preprocessing) else how
     if kind == TABLE:
         return read_table(path, text=text, labels=labels, front_end=front_end, values=values)
@@ -55,8 +83,9 @@ def read_source(
 
 def _named_rows(source: Any, features: Mapping[str, Any] | None) -> NamedRows | None:
     """Return a source of rows with named columns that is no table; None for another one."""
-    if files := record_files(source):
-        return rows_of_records(files, features, f"TFRecord {Path(source).name}")
+    path = path_of(source)
+    if path and (files := record_files(path)):
+        return rows_of_records(files, features, f"TFRecord {path.name}")
     if features:
         raise DataError(f"Expected TFRecord files for features=, got {source!r:.80}.")
     if isinstance(source, str) and source.startswith(PREFIX):
@@ -66,21 +95,23 @@ def _named_rows(source: Any, features: Mapping[str, Any] | None) -> NamedRows | 
 
 def has_columns(source: Any) -> bool:
     """Return whether `source` has rows with named columns and is no table: TFRecord files, data sets of libraries."""
-    if isinstance(source, str | Path):
-        return str(source).startswith(PREFIX) or bool(record_files(source))
-    return is_hugging_face(source)
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return True
+    path = path_of(source)
+    return bool(record_files(path)) if path else is_hugging_face(source)
 
 
 def has_images_to_decode(source: Any) -> bool:
     """Return whether images of `source` are decoded when it is loaded, in any size and color."""
-    return has_columns(source) or (isinstance(source, str | Path) and Path(source).is_dir())
+    path = path_of(source)
+    return has_columns(source) or (path is not None and path.is_dir())
 
 
 def raw_kind(source: Any) -> FileKind | str | None:
     """Return `TABLE` for the path of a table, the kind of other files than images in a folder, and else None."""
-    if not isinstance(source, str | Path) or source == "digits":
+    path = path_of(source)
+    if path is None:
         return None
-    path = Path(source)
     if path.is_dir():
         return kind if (kind := kind_of(path)) is not IMAGES else None
     return TABLE if path.is_file() and is_table(path) else None
@@ -94,9 +125,9 @@ def _read_numbers(source: Any) -> Parts:
         return read_dict(source)
     if not isinstance(source, (str, Path)):
         return read_arrays(source)
-    if source == "digits":
+    path = path_of(source)
+    if path is None:
         return read_digits()
-    path = Path(source)
     if path.is_dir():
         return read_folder(path)
     if not path.exists():

@@ -24,6 +24,7 @@ from tfopt.data.names import inputs_named_as, output_names
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.raw_folder import raw_samples
 from tfopt.data.samples import Split, are_images
+from tfopt.data.sources import path_of
 from tfopt.data.stored import take
 from tfopt.data.table import Table
 from tfopt.data.tables import read_unlabeled
@@ -72,8 +73,10 @@ def unlabeled(
     """
     if isinstance(source, Dataset):
         return None
-    places = list(beside)
-    found = _raw(Path(source), limit, places) if isinstance(source, str | Path) else None
+    path, places = path_of(source), list(beside)
+    if path is None and isinstance(source, str):
+        return None
+    found = _raw(path, limit, places) if path else None
     if found is None:
         shape = tuple(input_shape or tuple(model.inputs[0].shape)[1:])
         found = _images_or_numbers(model, source, shape, preprocessing, limit, places)
