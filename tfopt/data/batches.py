@@ -115,6 +115,11 @@ def make_batches(
     return batches.prefetch(2)
 
 
+def without_weights(batches: Any) -> Any:
+    """Return (x, y) batches of those that may be (x, y, weights), a tf.data.Dataset."""
+    return batches.map(lambda x, y, *_: (x, y), num_parallel_calls=2, deterministic=True)
+
+
 def view_inputs(
     split: Split, view: int, batch_size: int, *, seed: int, augment: RandomChanges | None
 ) -> Iterator[np.ndarray]:

@@ -57,15 +57,16 @@ def one_hot_loss() -> Any:
             super().__init__(getattr(loss, "reduction", "auto"), _name(loss))
             self.loss = loss
 
-        def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        def encoded(self, y_true: Any, y_pred: Any) -> Any:
             if len(y_true.shape) == len(y_pred.shape):
                 y_true = tf.squeeze(y_true, -1)
             if y_pred.shape[-1] == 1:
-                labels = tf.cast(y_true[..., None], y_pred.dtype)
-            else:
-                labels = tf.one_hot(tf.cast(y_true, tf.int32), y_pred.shape[-1], dtype=y_pred.dtype)
+                return tf.cast(y_true[..., None], y_pred.dtype)
+            return tf.one_hot(tf.cast(y_true, tf.int32), y_pred.shape[-1], dtype=y_pred.dtype)
+
+        def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
             compute = self.loss if isinstance(self.loss, base) else super().__call__
-            return compute(labels, y_pred, sample_weight)
+            return compute(self.encoded(y_true, y_pred), y_pred, sample_weight)
 
         def call(self, y_true: Any, y_pred: Any) -> Any:
             return self.loss(y_true, y_pred)

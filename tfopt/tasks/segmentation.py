@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import override
 
 from tfopt.tasks.classification import Classification
+from tfopt.tasks.loss import one_hot_loss
 from tfopt.tasks.metrics import Metric, accuracy, mean_iou
 
 
@@ -29,6 +30,12 @@ class Segmentation(Classification):
     @override
     def places(self) -> tuple[int, ...]:
         return self.shape[:-1] if self.labels == "one-hot" else self.shape
+
+    @override
+    def loss(self, *, logits: bool, outputs: int | None = None) -> Any:
+        """Return the crossentropy of each place; for a single output the binary one, of labels with its last axis."""
+        found = super().loss(logits=logits, outputs=outputs)
+        return one_hot_loss()(found) if outputs == 1 else found
 
     @override
     def groups(self, labels: np.ndarray) -> np.ndarray:

@@ -24,7 +24,9 @@ def class_weights(training: Training, data: Dataset) -> dict[str, np.ndarray]:
         return {}
     tasks = {name: task for name, task in task_of(data).by_task().items() if task.has_classes or task.has_places}
     if not tasks:
-        raise RecipeError(f'class_weight="balanced" is for a classification; the data are for {data.task}.')
+        raise RecipeError(
+            f'class_weight="balanced" is for a classification; the data are for {data.task}. Leave it out.'
+        )
     return {name: _balanced(data.of_output(name).train.labels, task) for name, task in tasks.items()}
 
 

@@ -15,7 +15,7 @@ from tfopt.base.progress import Progress
 from tfopt.base.words import counted
 from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import count_samples
-from tfopt.data.batches import count_steps
+from tfopt.data.batches import count_steps, without_weights
 from tfopt.errors import DivergedError
 from tfopt.tasks import Task, task_of
 from tfopt.tasks.scaling import TargetScale
@@ -27,6 +27,7 @@ from tfopt.training.history import History
 from tfopt.training.outputs import LossByOutput
 from tfopt.training.own_callbacks import with_callbacks
 from tfopt.training.rates import as_remembered, for_target_scale
+from tfopt.training.sample_weights import fitted_to_losses
 from tfopt.training.schedules import scheduled
 from tfopt.training.settings import Training
 from tfopt.training.variables import build_metric, build_optimizer
@@ -114,6 +115,7 @@ def train(
         DivergedError: the loss or the weights are not finite.
     """
     backup, fitted = backup or Backup(), learner if twin is None else twin
+    batches = fitted_to_losses(batches, loss, task_of(data), _student(learner))
     spec = batches.element_spec[1]
     with backup.distribution.scope():
         history, best = _fit(
@@ -137,7 +139,7 @@ def train(
     _require_finite(model, label)
     if fitted is not learner:
         learner.compile(**_objective(data, loss, learner, spec, logits))
-    validation, read = data.batches("validation", VALIDATION_BATCH), _reader(data)
+    validation, read = _validation(data), _reader(data)
 
     def score() -> Score:
         return read(learner.evaluate(validation, verbose=0, return_dict=True))
@@ -218,11 +220,16 @@ def _reader(data: Dataset) -> Callable[..., Score]:
     )
 
 
+def _validation(data: Dataset, **how: Any) -> Any:
+    """Return batches of the validation part, whose samples all count alike."""
+    return without_weights(data.batches("validation", VALIDATION_BATCH, **how))
+
+
 def _arguments(batches: Any, data: Dataset, training: Training, distribution: Distribution) -> dict[str, Any]:
     """Return the arguments of `fit` about the data."""
     if distribution.strategy is None:
-        return {"batches": batches, "validation_data": data.batches("validation", VALIDATION_BATCH)}
-    validation = data.batches("validation", VALIDATION_BATCH, position=distribution.position())
+        return {"batches": batches, "validation_data": _validation(data)}
+    validation = _validation(data, position=distribution.position())
     return {
         "batches": distribution.spread(batches),
         "validation_data": distribution.spread(validation),

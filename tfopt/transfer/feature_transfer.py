@@ -12,6 +12,7 @@ from typing_extensions import override
 from tfopt.base import keras_compat
 from tfopt.base.config import config
 from tfopt.data import Dataset, fit_to_model
+from tfopt.data.batches import without_weights
 from tfopt.data.split import choose
 from tfopt.errors import RecipeError
 from tfopt.models.sources import model_from
@@ -238,13 +239,13 @@ class FeatureTransfer(Transfer):
         train, validation = features.train, features.validation
         if train.inputs.nbytes > BYTES_IN_MEMORY:
             batches = features.batches("train", self.batch_size, shuffle=True, seed=self.seed)
-            return {"x": batches, "validation_data": features.batches("validation", 1024)}
+            return {"x": batches, "validation_data": without_weights(features.batches("validation", 1024))}
         return {
             "x": train.x(),
             "y": train.y(),
             "sample_weight": train.w(),
             "batch_size": self.batch_size,
-            "validation_data": (validation.x(), validation.y(), validation.w()),
+            "validation_data": (validation.x(), validation.y()),
             "validation_batch_size": 1024,
         }
 
