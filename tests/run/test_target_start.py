@@ -7,7 +7,10 @@ import pytest
 import tfopt
 from tfopt import bridge
 from tfopt.data import load_data
+from tfopt.evaluate.chance import worse_than_the_mean
+from tfopt.evaluate.report import answers_on_test
 from tfopt.run.target_start import begin_at_targets
+from tfopt.tasks import task_of
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(400, 2)).astype("float32")
@@ -33,11 +36,12 @@ def test_the_last_layer_begins_at_the_targets():
     assert begin_at_targets(begun, data) == (begun, [])
 
 
-@pytest.mark.parametrize("case", ["targets near 0", "an activation", "classes"])
+@pytest.mark.parametrize("case", ["targets near 0", "a bounded activation", "below 0", "classes"])
 def test_others_begin_as_they_are(case):
-    model = bridge.to_tf_keras(network("relu" if case == "an activation" else None))
+    model = bridge.to_tf_keras(network({"a bounded activation": "sigmoid", "below 0": "relu"}.get(case)))
     weights = model.get_weights()
-    labels = {"targets near 0": (AGE - 50) / 10, "an activation": AGE, "classes": (AGE > 50).astype(int)}[case]
+    labels = {"targets near 0": (AGE - 50) / 10, "a bounded activation": AGE, "classes": (AGE > 50).astype(int)}
+    labels = labels.get(case, -AGE)
     assert begin_at_targets(model, load_data((X, labels))) == (model, [])
     for ours, theirs in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -56,6 +60,51 @@ def test_targets_of_any_scale_are_learned_alike(scale):
     assert any("begins with their mean" in note for row in rows for note in row.notes)
     for ours, theirs in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+ENDINGS = {
+    "relu": lambda x: keras.layers.Dense(1, activation="relu")(x),
+    "rescaling": lambda x: keras.layers.Rescaling(0.01, 7.0)(keras.layers.Dense(1)(x)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [*ENDINGS, "several"])
+def test_every_head_of_values_begins_at_its_targets_and_learns(ending):
+    inputs = keras.Input((2,))
+    body = keras.layers.Dense(16, activation="relu")(inputs)
+    labels, outputs = AGE * 1e3, ENDINGS.get(ending, lambda x: None)(body)
+    if ending == "several":
+        kinds = {"age": AGE, "price": AGE * 1e4, "old": (AGE > 50).astype(int)}
+        heads = [keras.layers.Dense(1, name=name)(body) for name in ("age", "price")]
+        outputs, labels = [*heads, keras.layers.Dense(2, activation="softmax", name="old")(body)], kinds
+    model, data = keras.Model(inputs, outputs), load_data((X, labels))
+    training = tfopt.Training(learning_rate=3e-3, batch_size=32)
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=40),), training=training)
+    result = tfopt.optimize(model, recipe, data, quiet=True)
+    assert worse_than_the_mean(data, answers_on_test(result.lite, data)) == {}
+    assert result.verdict.ok
+    said = [note for row in result.report.rows for note in row.notes if "begins with their mean" in note]
+    assert len(said) == (2 if ending == "several" else 1)
+    guides, test = task_of(data).by_output(data.train.labels), task_of(data).by_output(data.test.y())
+    made = task_of(data).by_output(result.lite.predict(data.test.x()))
+    for name in ("age", "price") if ending == "several" else ("",):
+        error = np.square(np.asarray(made[name]).ravel() - test[name].ravel()).mean()
+        assert error < 0.1 * guides[name].var(), name
+
+
+def test_a_file_that_is_worse_than_the_mean_is_told_in_the_verdict():
+    """A sigmoid gives at most 1: the squared error is (mean - 1)^2 or more, that of the mean the variance."""
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1),), export=FLOAT)
+    data = load_data((X, AGE))
+    result = tfopt.optimize(network("sigmoid"), recipe, data, quiet=True)
+    assert result.verdict.text.startswith("The file has not learned its values: always answering the mean of the")
+    labels, answers = data.test.y().ravel(), result.lite.predict(data.test.x()).ravel()
+    mean = data.train.labels.mean()
+    ratio = np.square(answers - labels).mean() / np.square(mean - labels).mean()
+    assert worse_than_the_mean(data, answers[:, None])[""] == pytest.approx(ratio, rel=1e-3)
+    assert f"squared error is {ratio:.3g} times" in result.verdict.text
+    assert result.verdict.text in " ".join(str(result.report).split())
 
 
 def test_the_file_of_a_failed_stage_holds_the_original_model(monkeypatch):

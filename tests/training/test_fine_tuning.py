@@ -12,6 +12,7 @@ from tfopt import bridge
 from tfopt.base.keras_compat import is_keras3_model, tf_keras
 from tfopt.base.progress import Progress
 from tfopt.errors import ModelError, RecipeError
+from tfopt.graph import keras_internals
 from tfopt.stages import Cluster, FineTune, Prune
 from tfopt.stages.fine_tune import fine_tuning
 from tfopt.training.fit import make_optimizer, train
@@ -270,13 +271,35 @@ def test_the_rate_of_the_last_layer_trains_as_on_normalized_targets(optimizer, m
 def test_target_scale_leaves_what_it_does_not_fit():
     package = tf_keras()
     squashed = package.Sequential([package.Input((3,)), package.layers.Dense(1, "sigmoid")])
-    scaled = package.Sequential([package.Input((3,)), package.layers.Dense(1), package.layers.Rescaling(50.0)])
+    relu6 = package.Sequential([package.Input((3,)), package.layers.Dense(1), package.layers.ReLU(6.0)])
     plain = package.Sequential([package.Input((3,)), package.layers.Dense(1)])
     adam, sgd = package.optimizers.Adam(), package.optimizers.SGD()
     assert for_target_scale(adam, squashed, 9.0) is adam
-    assert for_target_scale(adam, scaled, 9.0) is adam
+    assert for_target_scale(adam, relu6, 9.0) is adam
     assert for_target_scale(sgd, plain, 9.0) is sgd
+    assert for_target_scale(adam, plain, None) is adam
     assert for_target_scale(adam, plain, 9.0) is not adam
+
+
+def test_the_rate_of_each_output_is_of_its_targets():
+    """The values are -2 z + 1 of the first layer, z of the second, and classes of the third."""
+    package = tf_keras()
+    layers, inputs = package.layers, package.Input((3,))
+    body = layers.Dense(4, "relu", name="body")(inputs)
+    first = layers.Rescaling(-2.0, 1.0)(layers.Dense(1, "relu", name="first")(body))
+    others = [layers.Dense(2, name="second")(body), layers.Dense(2, "softmax", name="third")(body)]
+    model = package.Model(inputs, [first, *others])
+    rated = for_target_scale(package.optimizers.Adam(1.0, epsilon=1e-3), model, 50.0, 0.25, None)
+    model.compile(rated, "mse")
+    before = {layer.name: layer.get_weights() for layer in model.layers}
+    model.train_on_batch(np.ones((2, 3)), [np.full((2, 1), -1e3), np.full((2, 2), 1e3), np.full((2, 2), 0.5)])
+    for name, step in {"second": 0.25, "third": 1.0}.items():  # the first step of Adam has the size of the rate
+        moved = np.abs(model.get_layer(name).get_weights()[1] - before[name][1])
+        np.testing.assert_allclose(moved[moved > 0], step, rtol=1e-2)
+    key = keras_internals.variable_key
+    factors = {name: rated.factors[key(rated, model.get_layer(name).kernel)] for name in ("body", "first", "second")}
+    assert factors == {"body": 1, "first": 25, "second": 0.25}
+    assert rated.epsilon == pytest.approx(1e-3 / 50)
 
 
 @pytest.mark.slow

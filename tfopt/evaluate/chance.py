@@ -1,12 +1,16 @@
 """Whether an accuracy means something: a file has forgotten its task, or the data are of another one."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tfopt.base.progress import Progress
 from tfopt.base.words import counted
 from tfopt.data import Dataset
+from tfopt.tasks import task_of
 from tfopt.tasks.metrics import guessing, wilson_interval
+from tfopt.tasks.scaling import TargetScale
 
 
 def tell_of_other_classes(data: Dataset, outputs: ArrayLike, name: object) -> None:
@@ -43,3 +47,33 @@ def at_chance(before: float, after: float, labels: ArrayLike) -> bool:
     low_after, high_after = wilson_interval(round(after * count), count)
     chance = guessing(labels)
     return low_before > chance >= low_after and high_after < low_before
+
+
+def worse_than_the_mean(data: Dataset, outputs: Any) -> dict[str, float]:
+    """Return how many times the squared error on the test samples is that of always answering the mean in training.
+
+    Each value of an output counts in units of its standard deviation.
+
+    Args:
+        data: with labels.
+        outputs: for the test samples.
+
+    Returns:
+        The ratio by output, where it is above 1 (R2 below 0); "" is the only output. Without outputs of classes, and
+        those that reconstruct their inputs.
+    """
+    task = task_of(data)
+    if data.labels == "none" or data.train.reconstructs:
+        return {}
+    guides, labels, found = (task.by_output(each) for each in (data.train.guides(), data.test.y(), outputs))
+    ratios = {}
+    for name, one in task.by_task().items():
+        if not one.smaller_is_better:
+            continue
+        scale = TargetScale.of(guides[name])
+        wanted = scale.normalized(labels[name])
+        made = scale.normalized(np.asarray(found[name]).reshape(wanted.shape))
+        error, of_mean = (float(np.square(each - wanted, dtype=np.float64).mean()) for each in (made, 0.0))
+        if of_mean > 0:
+            ratios[name] = error / of_mean
+    return {name: ratio for name, ratio in ratios.items() if ratio > 1}

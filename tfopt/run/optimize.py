@@ -17,7 +17,7 @@ from tfopt.base.words import counted, metric_in_words
 from tfopt.data.beside import image_preprocessing
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
-from tfopt.evaluate.chance import at_chance
+from tfopt.evaluate.chance import at_chance, worse_than_the_mean
 from tfopt.evaluate.findings.collect import collect_findings
 from tfopt.evaluate.findings.layers import low_signals
 from tfopt.evaluate.report import Report, Resources, Row, answers_on_test, measured_row
@@ -399,6 +399,7 @@ class _Run:
         self._check_file(lite)
         if self.verdict.ok:
             self._check_guessing()
+        self._tell_of_the_mean()
         return lite
 
     def _file(self, model: Any, promises: Sequence[Promise]) -> LiteModel:
@@ -448,6 +449,19 @@ class _Run:
             f"Expected a file that does its task; {said}. Look at the rows of the report, train the stages for longer "
             "or with a smaller learning rate, or accept it with allow_drift=True (--allow-drift)."
         )
+
+    def _tell_of_the_mean(self) -> None:
+        """Complete the verdict if always answering the mean of the targets would be better than the file's values."""
+        found = worse_than_the_mean(self.data, self.outputs)
+        if not found:
+            return
+        ratios = ", ".join(f"{f'of {name} ' if name else ''}{ratio:.3g}" for name, ratio in found.items())
+        said = (
+            f"The file has not learned its values: always answering the mean of the training targets is better. On the "
+            f"test samples its squared error is {ratios} times that of the mean."
+        )
+        texts = [said, self.verdict.text] if self.verdict.ok else [self.verdict.text, said]
+        self.verdict = dataclasses.replace(self.verdict, text=" ".join(filter(None, texts)))
 
     def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
         started = time.perf_counter() if started is None else started

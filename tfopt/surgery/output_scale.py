@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from tfopt.graph.layer_facts import facts_of
+from tfopt.graph.value_heads import ValueHead, value_heads
 from tfopt.graph.walk import walk
-from tfopt.surgery.classifier import activation_of, classifier
 from tfopt.tasks.scaling import TargetScale
 
 
@@ -24,26 +24,36 @@ def predict_normalized(model: Any, scale: TargetScale) -> bool:
         Whether it was possible: the outputs come from one Dense layer or convolution with a bias and without an
         activation. The model is unchanged otherwise.
     """
-    return _changed(model, scale, back=False)
+    heads = value_heads(walk(model))
+    if len(heads) != 1 or (head := heads[0]) is None or head.bends:
+        return False
+    return bool(np.all(head.factor == 1) and np.all(head.offset == 0)) and _changed(head, scale, back=False)
 
 
 def predict_values(model: Any, scale: TargetScale) -> bool:
     """Change the last layer of `model` in place: it outputs values where it output normalized ones.
 
-    Also a start for a model with fresh weights: its first outputs then have mean and deviation of the targets. See
-    `predict_normalized` for arguments and result.
+    Also a start for a model with fresh weights: its first outputs then have mean and deviation of the targets, also
+    through a Rescaling, or an activation such as ReLU that leaves values above 0 as they are. See `predict_normalized`
+    for arguments and result.
     """
-    return _changed(model, scale, back=True)
+    heads = value_heads(walk(model))
+    return len(heads) == 1 and head_predicts_values(heads[0], scale)
 
 
-def _changed(model: Any, scale: TargetScale, *, back: bool) -> bool:
-    found = classifier(walk(model))
-    if not found.alone or len(found.heads) != 1 or found.squashing:
+def head_predicts_values(head: ValueHead | None, scale: TargetScale) -> bool:
+    """Do what `predict_values` does for one output of a model, whose layer is `head`; None is not possible."""
+    return head is not None and head.can_give(scale.mean) and _changed(head, scale, back=True)
+
+
+def _changed(head: ValueHead, scale: TargetScale, *, back: bool) -> bool:
+    if facts_of(head.layer).family not in ("dense", "convolution"):
         return False
-    layer = found.heads[0].layer
-    weights = layer.get_weights()
-    is_linear = facts_of(layer).family in ("dense", "convolution") and not activation_of(layer) and len(weights) == 2
-    if not is_linear or weights[1].shape != np.shape(scale.mean):
+    weights = head.layer.get_weights()
+    if len(weights) != 2 or weights[1].shape != np.shape(scale.mean):
         return False
-    layer.set_weights(list((scale.restored if back else scale.applied)(*weights)))
+    # Values are factor * z + offset: the normalized values take the place of z / |factor| around the mean.
+    size = np.abs(head.factor)
+    z_scale = TargetScale((scale.mean - head.offset) / head.factor, scale.deviation / size)
+    head.layer.set_weights(list((z_scale.restored if back else z_scale.applied)(*weights)))
     return True

@@ -170,9 +170,7 @@ def _fit(
     model, task, per_epoch = _student(learner), task_of(data), data.steps(training.batch_size)
     steps = epochs * per_epoch
     optimizer = as_remembered(make_optimizer(training, learning_rate, steps), model)
-    if task.smaller_is_better and data.outputs is None:
-        deviations = TargetScale.of(data.train.guides()).deviation
-        optimizer = for_target_scale(optimizer, model, float(np.exp(np.log(deviations).mean())))
+    optimizer = for_target_scale(optimizer, model, *_deviations(data, model))
     if training.precision == "float16":  # its smallest gradients would be zero
         optimizer = tf_keras().mixed_precision.LossScaleOptimizer(optimizer)
     learner.compile(optimizer=build_optimizer(optimizer, learner), **objective)
@@ -206,6 +204,22 @@ def _fit(
         finally:
             lines.stop()  # tf_keras does not notify its callbacks of an interruption
     return history, best
+
+
+def _deviations(data: Dataset, model: Any) -> list[float | None]:
+    """Return the standard deviation of the targets of each output of `model`, of several values their geometric mean.
+
+    None for outputs that are no values.
+    """
+    task = task_of(data)
+    if data.labels == "none" or (data.outputs is None and len(model.outputs) > 1):
+        return [None] * len(model.outputs)
+    guides = task.by_output(data.train.guides())
+    by_name = {
+        name: float(np.exp(np.log(TargetScale.of(guides[name]).deviation).mean())) if one.smaller_is_better else None
+        for name, one in task.by_task().items()
+    }
+    return [by_name.get(name) for name in task.by_output(list(model.outputs))] if data.outputs else [by_name[""]]
 
 
 def _student(learner: Any) -> Any:

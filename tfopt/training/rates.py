@@ -5,17 +5,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from tfopt.base import keras_compat
 from tfopt.base.annotations import annotations
 from tfopt.base.decorators import not_converted
 from tfopt.errors import RecipeError
 from tfopt.graph import keras_internals
 from tfopt.graph.types import Graph, Leaf, Ref, is_layer, refs_in
+from tfopt.graph.value_heads import has_kernel, value_heads
 from tfopt.graph.walk import walk
 
-# Optimizers of tf_keras whose steps do not depend on the scale of gradients, and what a layer without activation has.
+# Optimizers of tf_keras whose steps do not depend on the scale of gradients.
 ADAPTIVE = ("Adam", "Adamax", "Nadam", "RMSprop", "Lion")  # AdamW's weight decay would be scaled as well
-LINEAR = ("linear", "NoneType")
 
 
 def layer_rates(optimizer: Any, model: Any, *, decay: float) -> Any:
@@ -82,43 +84,44 @@ def as_remembered(optimizer: Any, model: Any) -> Any:
     return optimizer if decay == 1 else layer_rates(optimizer, model, decay=decay)
 
 
-def for_target_scale(optimizer: Any, model: Any, deviation: float) -> Any:
-    """Return `optimizer` with the rate of the last layer times `deviation`, the standard deviation of the targets.
+def for_target_scale(optimizer: Any, model: Any, *deviations: float | None) -> Any:
+    """Return `optimizer` with the rate of each last layer times the standard deviation of its targets.
 
     With Adam and its relatives, which are invariant to the scale of gradients, this is training on normalized targets:
     if k' = k / deviation outputs normalized values, a step of one rate in k' is one of `deviation` times that in k. The
     rate of others, e.g. SGD, already depends on that scale. Layer rates stay. Gradients of a squared error are
-    `deviation ** 2` times those of normalized targets, so `epsilon` must not be larger than that.
+    `deviation ** 2` times those of normalized targets, so `epsilon` must not be larger than that; with several outputs,
+    whose losses are divided by the variance, those of large values are small.
 
     Args:
         optimizer: of tf_keras, new.
         model: flat, perhaps with a stage's wrappers; see `layer_rates`.
-        deviation: above 0.
+        *deviations: above 0, one for each output; None for outputs that are no values.
 
     Returns:
-        The optimizer; unchanged if the outputs do not come from one linear layer with a kernel.
+        The optimizer; unchanged if no output of values comes from one layer with a kernel and without an activation
+        that bends values above 0.
     """
     package = keras_compat.keras_of(model)
     adaptive = tuple(getattr(package.optimizers, name) for name in ADAPTIVE)
-    graph = walk(model, keep_names=True)
-    last = [call.leaf for call in graph.calls if set(call.outputs) & set(refs_in(graph.outputs_struct))]
-    if not isinstance(optimizer, adaptive) or len(last) != 1 or not _is_linear(last[0]):
+    if not isinstance(optimizer, adaptive):
         return optimizer
-    decay = annotations(model).layer_decay
-    factors = [
-        (leaf, factor * (deviation if leaf.layer is last[0].layer else 1.0))
-        for leaf, factor in rate_factors(model, decay)
-    ]
-    rated = _with_factors(optimizer, factors, model.name)
+    heads = value_heads(walk(model, keep_names=True))
+    own = {  # by layer: what one step of it changes in the values
+        id(head.leaf.layer): deviation / float(np.exp(np.log(np.abs(head.factor)).mean()))
+        for head, deviation in zip(heads, deviations, strict=True)
+        if head and deviation
+    }
+    if not own:
+        return optimizer
+    rates = rate_factors(model, annotations(model).layer_decay)
+    rated = _with_factors(optimizer, [(leaf, f * own.get(id(leaf.layer), 1.0)) for leaf, f in rates], model.name)
     if hasattr(rated, "epsilon"):
         under_the_root = isinstance(optimizer, package.optimizers.RMSprop)  # where gradients are squared
-        rated.epsilon *= min(deviation ** (4 if under_the_root else 2), 1.0)
+        sizes = [deviation for deviation in deviations if deviation]
+        smallest = min(size**2 for size in sizes) if len(deviations) == 1 else min(1 / size for size in sizes)
+        rated.epsilon *= min(smallest ** (2 if under_the_root else 1), 1.0)
     return rated
-
-
-def _is_linear(leaf: Leaf) -> bool:
-    activation = getattr(keras_compat.unwrapped(leaf.layer), "activation", None)
-    return _has_kernel(leaf) and getattr(activation, "__name__", type(activation).__name__) in LINEAR
 
 
 def _distances(graph: Graph) -> dict[int, int]:
@@ -129,13 +132,8 @@ def _distances(graph: Graph) -> dict[int, int]:
         own = max((behind.get(ref, 0) for ref in call.outputs), default=0)
         far[id(call.leaf)] = max(far[id(call.leaf)], own)
         for ref in refs_in([call.args, call.kwargs]):
-            behind[ref] = max(behind.get(ref, 0), own + _has_kernel(call.leaf))
+            behind[ref] = max(behind.get(ref, 0), own + has_kernel(call.leaf))
     return far
-
-
-def _has_kernel(leaf: Leaf) -> bool:
-    weights = leaf.layer.weights if is_layer(leaf.layer) else []
-    return any(len(getattr(weight, "shape", ())) > 1 for weight in weights)
 
 
 def _with_factors(optimizer: Any, factors: list[tuple[Leaf, float]], model: str) -> Any:
