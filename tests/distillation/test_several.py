@@ -279,3 +279,57 @@ def test_one_metric_of_an_output_needs_no_list(api, data):
     found = distilled.evaluate(x, y, verbose=0, return_dict=True)
     right = np.asarray(distilled.predict(x, verbose=0)["kind"]).argmax(-1) == y["kind"].reshape(-1)
     assert found["accuracy_kind"] == pytest.approx(right.mean(), abs=1e-6)
+
+
+def two_heads(package, answers, activation, seed):
+    """An output "yes" of one or two outputs for two classes, and one of a value."""
+    package.utils.set_random_seed(seed)
+    inputs = package.Input((3,))
+    yes = package.layers.Dense(answers, activation=activation, name="yes")(inputs)
+    return package.Model(inputs, [yes, package.layers.Dense(1, name="size")(inputs)])
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "loss"),
+    [
+        ((1, "sigmoid"), (2, "softmax"), None),
+        ((1, None), (2, None), None),
+        ((1, "sigmoid"), (2, None), Hinton()),
+        ((2, "softmax"), (1, "sigmoid"), None),
+        ((2, None), (1, None), Hinton()),
+    ],
+)
+def test_two_classes_have_one_output_or_two(student, teacher, loss):
+    """T^2 KL between the two probabilities of both, from the log-odds in float64; T = 4, weight 0.9."""
+    x = np.random.default_rng(0).normal(size=(N, 3)).astype("float32")
+    models = two_heads(keras, *student, seed=1), two_heads(keras, *teacher, seed=2)
+    odds = []
+    for model, (answers, activation) in zip(models, (student, teacher), strict=True):
+        made = np.asarray(model(x)[0], np.float64)
+        if activation:
+            made = np.log(made) if answers == 2 else logit(made)
+        odds.append(made[:, 1] - made[:, 0] if answers == 2 else made[:, 0])
+    q, p = (np.stack([expit(-each / 4), expit(each / 4)]) for each in odds)
+    expected = 0.9 * 16 * (p * np.log(p / q)).sum(axis=0).mean()
+    binary = student[0] == 1
+    hard = keras.losses.BinaryCrossentropy if binary else keras.losses.SparseCategoricalCrossentropy
+    settings = (
+        None if loss is None else {"yes": Distillation(losses=(loss,)), "size": Distillation(losses=(RegressionKD(),))}
+    )
+    distilled = distill(*models, settings)
+    distilled.compile(keras.optimizers.SGD(0.0), [hard(from_logits=student[1] is None), "mse"])
+    y = [np.arange(N) % 2, np.zeros((N, 1), "float32")]
+    logs = distilled.fit(x, y, batch_size=N, verbose=0).history
+    label = "multilabel_kd" if binary and loss is None else "hinton"
+    assert logs[f"{label}_yes"][0] == pytest.approx(expected, rel=2e-3)
+
+
+def test_two_labels_are_not_the_classes_of_one():
+    """Two sigmoids do not exclude each other; one label of a teacher says nothing about two of a student."""
+    x = np.random.default_rng(0).normal(size=(N, 3)).astype("float32")
+    refused = ((2, "sigmoid"), (1, "sigmoid")), ((1, "sigmoid"), (3, "softmax")), ((1, "sigmoid"), (2, "sigmoid"))
+    for student, teacher in refused:
+        distilled = distill(two_heads(keras, *student, seed=1), two_heads(keras, *teacher, seed=2))
+        distilled.compile("sgd", ["binary_crossentropy", "mse"])
+        with pytest.raises(ModelError, match="The output 'yes' of the student gives"):
+            distilled.fit(x, [np.zeros((N, student[0]), "float32"), np.zeros((N, 1), "float32")], verbose=0)

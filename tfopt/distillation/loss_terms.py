@@ -53,12 +53,11 @@ class Terms:
             raise ModelError(f"The student '{self.student.name}': {error}") from error
 
     def response(self, answers: Mapping[str, Any], student: Any) -> Any:
-        """Return the teacher's response in the shape of the student's: the log-odds of two classes for one output."""
+        """Return the teacher's response, of two classes in as many outputs as the student has for them."""
         teacher = answers.get("output")
-        is_binary = self.distillation.task == Classification.kind and student.shape[-1] == 1
-        if teacher is None or not is_binary or teacher.shape[-1] != 2:
+        if teacher is None or self.distillation.task != Classification.kind:
             return teacher
-        return teacher[..., 1:] - teacher[..., :1]
+        return two_classes_as(teacher, student.shape[-1])
 
     def __call__(self, answers: Mapping[str, Any], labels: Any, outputs: list[Any], sample_weight: Any) -> list[Any]:
         """Return the terms as weighted scalars, in the order of the losses.
@@ -83,6 +82,25 @@ class Terms:
         # A value without a batch axis belongs to the whole batch.
         means = [mean_over_samples(value, sample_weight) if value.shape.rank else value for value in values]
         return [loss.weight * mean for loss, mean in zip(losses, means, strict=True)]
+
+
+def two_classes_as(logits: Any, outputs: int) -> Any:
+    """Return logits (batch, ..., 2) of two classes as the log-odds (batch, ..., 1) of the second, or the other way.
+
+    Others stay as they are. Log-odds d become -d / 2 and d / 2, of which the softmax gives the same probabilities.
+
+    Args:
+        logits: a tensor with known last axis.
+        outputs: the last axis that is wanted.
+    """
+    import tensorflow as tf
+
+    given = logits.shape[-1]
+    if (given, outputs) == (2, 1):
+        return logits[..., 1:] - logits[..., :1]
+    if (given, outputs) == (1, 2):
+        return logits * tf.constant([-0.5, 0.5], logits.dtype)
+    return logits
 
 
 def _float32(named: Any) -> dict[str, Any]:

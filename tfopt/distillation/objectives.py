@@ -8,12 +8,13 @@ import numpy as np
 
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.learner import mean_over_samples
-from tfopt.distillation.loss_terms import as_targets
+from tfopt.distillation.loss_terms import as_targets, two_classes_as
 from tfopt.distillation.losses import Hinton, LossInputs, MultilabelKD, RegressionKD
 from tfopt.distillation.student_form import student_form
 from tfopt.errors import ModelError, RecipeError
 from tfopt.graph import keras_internals
-from tfopt.tasks.responses import Form, as_logits
+from tfopt.tasks import Classification, Multilabel
+from tfopt.tasks.responses import INT8, Form, as_logits, form_of
 
 # The loss on responses for each kind of loss on labels, by words in its name.
 _BY_LOSS = (
@@ -50,6 +51,7 @@ class Objective:
         self.name, self.distillation, self._parameters = name, distillation, parameters
         self.labels = tuple(f"{label}{suffix}" for label in distillation.labels())
         self._forms: tuple[Form, Form] = ("logits", "logits")
+        self._two_classes = False
 
     @property
     def asks_teacher(self) -> bool:
@@ -62,7 +64,8 @@ class Objective:
         Raises:
             ModelError: they cannot be compared.
         """
-        if teacher is not None and student.shape != teacher.shape:
+        self._two_classes = teacher is not None and self._decides(student.shape, teacher)
+        if teacher is not None and student.shape != teacher.shape and not self._two_classes:
             raise ModelError(
                 f"The output '{self.name}' of the student gives {student.shape[1:]} for a sample, that of the teacher "
                 f"{teacher.shape[1:]}. Give them the same shape, or leave the output out of the distillation."
@@ -70,17 +73,38 @@ class Objective:
         forms = []
         for whose, outputs in (("student", student), ("teacher", teacher)):
             try:
-                forms.append("values" if outputs is None else student_form(outputs, self.distillation.task))
+                forms.append("values" if outputs is None else student_form(outputs, self._task_of(outputs)))
             except ModelError as error:
                 raise ModelError(f"The output '{self.name}' of the {whose}: {error}") from error
         self._forms = (forms[0], forms[1])
+
+    def _decides(self, student: tuple[int, ...], teacher: np.ndarray) -> bool:
+        """Return whether both outputs choose between two classes, one by a single output and one by two."""
+        sizes, task = (student[-1], teacher.shape[-1]), self.distillation.task
+        if student[:-1] != teacher.shape[:-1] or set(sizes) != {1, 2}:
+            return False
+        if sizes == (1, 2):  # two sigmoids are two labels
+            exclusive = form_of(teacher, Classification, INT8) is not None
+            return exclusive and task in (Classification.kind, Multilabel.kind)
+        return task == Classification.kind
+
+    def _task_of(self, outputs: np.ndarray) -> str | None:
+        """Return the task of outputs (n, ...): two for one label are classes."""
+        return Classification.kind if self._two_classes and outputs.shape[-1] == 2 else self.distillation.task
+
+    def _response(self, teacher: Any, outputs: int) -> Any:
+        """Return the logits, or values, of the teacher in as many outputs as the student has."""
+        if teacher is None:
+            return None
+        logits = as_logits(teacher, self._forms[1])
+        return two_classes_as(logits, outputs) if self._two_classes else logits
 
     def terms(self, student: Any, teacher: Any, labels: Any, sample_weight: Any) -> list[Any]:
         """Return the weighted terms of a batch as scalars."""
         own = as_logits(student, self._forms[0])
         given = LossInputs(
             student=own,
-            teacher=None if teacher is None else as_logits(teacher, self._forms[1]),
+            teacher=self._response(teacher, own.shape[-1]),
             labels=None if labels is None else as_targets(labels, own),
             parameters=self._parameters,
         )
