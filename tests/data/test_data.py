@@ -744,3 +744,17 @@ def test_settings_for_data_that_are_loaded_already_are_refused(setting):
         with pytest.raises(DataError, match="Expected a Dataset alone"):
             data_for(model, data, **setting)
     assert load_data(data) is data and data_for(model, data) is data
+
+
+def test_folders_of_classes_are_values_only_if_their_names_are(tmp_path):
+    for names in (("cat", "dog"), ("2.5", "10")):
+        for name in names:
+            folder = tmp_path / names[0] / "all" / name
+            folder.mkdir(parents=True)
+            for number in range(10):
+                Image.fromarray(np.full((4, 4), number, np.uint8)).save(folder / f"{number}.png")
+    with pytest.raises(DataError, match="values for the task 'regression', got classes with names, such as 'cat'"):
+        load_data(tmp_path / "cat" / "all", task="regression")
+    data = load_data(tmp_path / "2.5" / "all", task="regression")
+    assert (data.task, data.class_names, set(data.train.y())) == ("regression", None, {2.5, 10})
+    assert "the names of the classes are taken as their values: 10, 2.5" in data.notes

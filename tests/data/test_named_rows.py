@@ -315,5 +315,38 @@ def test_named_classes_get_the_numbers_of_a_model():
     numbered = load_data(Split([*rows[:-1], {"text": "so", "label": -1}]), preprocessing=trained())
     assert numbered.class_names == ("-1", "0", "1")
     source = Split([*rows[:-1], {"text": "so", "label": -1}], label=types.SimpleNamespace(names=["neg", "pos"]))
-    with pytest.raises(DataError, match="also got -1"):
+    with pytest.raises(DataError, match="'label' = -1, which marks rows without one, in 1 of 40"):
         load_data(source, preprocessing=trained(classes=("pos", "neg")))
+
+
+class Named:
+    """Stands for a ClassLabel."""
+
+    names = ("no", "yes")
+
+
+def reviews(labels):
+    return Split(
+        [{"text": f"word {n % 7}", "label": label} for n, label in enumerate(labels)], label=Named(), text=object()
+    )
+
+
+def test_parts_without_labels_are_left_out_with_a_note():
+    """Hugging Face marks them by the class -1; test rows are then split off the others."""
+    parts = {"train": reviews([0, 1] * 30), "validation": reviews([1, 0] * 5), "test": reviews([-1] * 12)}
+    data = load_data(parts)
+    assert (data.class_names, len(data.validation), len(data.test)) == (("no", "yes"), 10, 12)
+    assert "the test part has no labels, 'label' is -1 in all rows: left out" in data.notes
+    assert set(data.test.y()) <= {0, 1} and len(data.train) == 48
+
+
+@pytest.mark.parametrize(
+    ("part", "labels", "count"),
+    [("train", [0, 1, -1] * 20, "20 of 60"), ("validation", [0, -1], "1 of 2"), ("train", [-1] * 4, "4 of 4")],
+)
+def test_rows_without_labels_are_named(part, labels, count):
+    parts = {"train": reviews([0, 1] * 30), "validation": reviews([1, 0] * 5), "test": reviews([1, 0] * 5)}
+    with pytest.raises(
+        DataError, match=rf"'label' = -1, which marks rows without one, in {count} rows of {part}; leave"
+    ):
+        load_data(parts | {part: reviews(labels)})

@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 import tfopt
 from tfopt.data import load_data
 from tfopt.data.beside import stated_beside
+from tfopt.data.cells import as_numbers, if_numbers
 from tfopt.data.for_model import data_for
 from tfopt.data.front_ends import front_end_from
 from tfopt.errors import DataError
@@ -310,3 +311,49 @@ def test_numbers_are_scaled_as_scikit_learn_does():
     x = np.random.default_rng(0).normal(5, 3, 40)
     fitted, _ = Table().fitted(rows_of(x=x))
     np.testing.assert_allclose(fitted.stored(rows_of(x=x)), StandardScaler().fit_transform(x[:, None]), atol=1e-6)
+
+
+WRITTEN = {
+    "percent": (["12%", "3.5 %", "-7%", "n/a"], [12, 3.5, -7, np.nan], "'3.5 %' is read as the number 3.5"),
+    "dollars": (
+        ["$1.5", "$1,234.50", "-$200", None],
+        [1.5, 1234.5, -200, np.nan],
+        "'$1,234.50' is read as the number 1234.50",
+    ),
+    "euros": (["1 €", "20 €", "300€"], [1, 20, 300], "€"),
+    "thousands": (
+        ["1,234,567", "12,500", "999", "0"],
+        [1234567, 12500, 999, 0],
+        "'1,234,567' is read as the number 1234567",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_numbers_with_one_unit_or_thousands_are_numbers(case):
+    texts, numbers, said = WRITTEN[case]
+    found, notes = if_numbers("x", np.array(texts, object))
+    np.testing.assert_array_equal(found, numbers)
+    assert any(said in note and note.endswith("and the others alike") for note in notes)
+    np.testing.assert_array_equal(as_numbers("x", np.array(texts, object)), numbers)
+
+
+@pytest.mark.parametrize("texts", [["12%", "$3", "4%", "5%"], ["12%", "free", "4%"], ["1%", "2", "3%", "4"]])
+def test_units_that_differ_leave_categories_with_a_note(texts):
+    values = np.array(texts, object)
+    found, (note,) = if_numbers("x", values)
+    assert found is values and f"since {next(t for t in texts if '%' not in t)!r} is not written as" in note
+
+
+@pytest.mark.parametrize("texts", [["1,234", "5,678"], ["$1,234", "$5"], ["1,234,567", "12345"], ["1,234,567", "0,5"]])
+def test_commas_that_may_be_decimal_are_an_error(texts):
+    with pytest.raises(DataError, match="write a decimal point and no other separator"):
+        if_numbers("x", np.array(texts, object))
+
+
+def test_prices_are_values_to_learn(tmp_path):
+    rows = [f'{number},"${number + 1:,}.50"' for number in range(0, 6000, 100)]
+    data = load_data(write(tmp_path / "a.csv", "x,price", rows), labels="price")
+    assert data.task == "regression" and data.class_names is None
+    assert sorted([*data.train.y(), *data.validation.y(), *data.test.y()])[-1] == 5901.5
+    assert any(note.startswith("'price': '$") for note in data.notes)

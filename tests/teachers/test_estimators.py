@@ -303,3 +303,32 @@ def test_a_student_of_one_output_learns_the_second_of_two_classes(estimator, act
     assert history["hinton"][-1] == pytest.approx(0, abs=1e-5)
     result = tfopt.optimize(student, tfopt.FineTune(epochs=1), data, teacher=estimator, quiet=True)
     assert any(type(estimator).__name__ in note for row in result.report.rows for note in row.notes)
+
+
+def test_a_student_of_two_outputs_learns_from_a_teacher_of_one():
+    """Log-odds d of the teacher are -d / 2 and d / 2: the student that gives these has nothing to learn."""
+    labels = (Y == 1).astype(int)
+    d = LogisticRegression().fit(X, labels)
+    teacher = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, activation="sigmoid")])
+    teacher.set_weights([d.coef_.T, d.intercept_])
+    student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, activation="softmax")])
+    student.set_weights([d.coef_.T * [-0.5, 0.5], d.intercept_ * [-0.5, 0.5]])
+    model = tfopt.distill(student, teacher, tfopt.Distillation(losses=(tfopt.losses.Hinton(weight=1.0),), alpha=0.0))
+    model.compile(keras.optimizers.SGD(0.0), loss="sparse_categorical_crossentropy")
+    assert model.fit(X, labels, batch_size=200, verbose=0).history["hinton"][-1] == pytest.approx(0, abs=1e-5)
+
+
+def test_an_estimator_is_fed_images_as_rows_of_pixels():
+    data = tfopt.load_data("digits", limit=100)
+    rows = data.train.x().reshape(len(data.train), -1)
+    forest = RandomForestClassifier(5, random_state=0).fit(rows, data.train.y())
+    ready = adapted_teacher(forest, tfopt.Distillation(), data)
+    assert any("fed inputs of shape (8, 8, 1) as rows of 64 numbers" in note for note in ready.notes)
+    found = ready.predict(data.train.x(), quiet=True)["output"]
+    found = np.exp(found) / np.exp(found).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, forest.predict_proba(rows), atol=1e-3)
+    other = RandomForestClassifier(5).fit(rows[:, :60], data.train.y())
+    with pytest.raises(
+        ModelError, match=r"shape \(60,\), the student is fed \(8, 8, 1\), which is 64 numbers\. Fit it on"
+    ):
+        adapted_teacher(other, tfopt.Distillation(), data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +18,8 @@ _MOST = 0.5
 """A column of texts in which a larger share are numbers is one of numbers."""
 _LARGEST = 1e30
 """Larger numbers, squared, are beyond float32."""
+_WRITTEN = re.compile(r"([+-]?)([$€£¥]?)\s?(\d[\d,]*(?:\.\d*)?|\.\d+)\s?([$€£¥%]?)")
+_GROUPED = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
 
 
 def as_texts(values: np.ndarray) -> list[str | None]:
@@ -45,7 +48,8 @@ def as_numbers(name: str, values: np.ndarray, instead: str = "") -> np.ndarray:
     """
     if values.dtype == object:
         texts = as_texts(values)
-        found = {text: np.nan if _is_missing(text) else number_in(text or "") for text in set(texts)}
+        plain = plain_numbers(texts)
+        found = {text: np.nan if _is_missing(text) else number_in(plain.get(text, "")) for text in set(texts)}
         if words := [row for row, text in enumerate(texts) if found[text] is None]:
             word, more = texts[words[0]] or "", f" and {counted(len(words) - 1, 'more word')}" if len(words) > 1 else ""
             advice = "write a decimal point and no other separator" if "," in word else "correct it"
@@ -64,7 +68,9 @@ def as_numbers(name: str, values: np.ndarray, instead: str = "") -> np.ndarray:
 
 
 def if_numbers(name: str, values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return texts as numbers if more than half of them are, other values unchanged, and notes on missing ones.
+    """Return texts as numbers if more than half of them are, other values unchanged, and notes.
+
+    The notes are on missing values, on units and separators, and on what keeps a column from being one of numbers.
 
     Raises:
         DataError: as `as_numbers`, for a column of numbers.
@@ -73,18 +79,67 @@ def if_numbers(name: str, values: np.ndarray) -> tuple[np.ndarray, tuple[str, ..
         as_numbers(name, values)
         return values, ()
     if not are_numbers(texts := as_texts(values)):
-        return values, ()
+        return values, _almost_numbers(name, texts)
     marks = Counter(text for text in texts if text and _is_missing(text))
     said = ", ".join(f"{mark!r} ({count:,})" for mark, count in marks.items())
     numbers = as_numbers(name, values, f", or make it one of categories: tfopt.inputs.Table(categories=({name!r},))")
-    return numbers, (f"{name!r}: {said} taken as missing",) if said else ()
+    return numbers, (*([f"{name!r}: {said} taken as missing"] if said else []), *rewritten(name, texts))
 
 
 def are_numbers(texts: Iterable[str | None]) -> bool:
-    """Return whether more than half of the texts that are there are numbers, or would be without their commas."""
+    """Return whether more than half of the texts that are there are numbers, or would be without their commas.
+
+    Units such as % and $ do not matter where all texts have the same one.
+    """
     counts = Counter(text for text in texts if text and not _is_missing(text))
-    numbers = sum(count for text, count in counts.items() if number_in(text.replace(",", "")) is not None)
+    plain = plain_numbers(counts)
+    numbers = sum(count for text, count in counts.items() if number_in(plain[text].replace(",", "")) is not None)
     return numbers > _MOST * counts.total()
+
+
+def plain_numbers(texts: Iterable[str | None]) -> dict[str | None, str]:
+    """Return the texts that are there, without the unit that all share, and without commas between thousands.
+
+    Commas go if they can be nothing else: one number has two, or a point after it, and all have them in every place.
+    """
+    present = {text for text in texts if text and not _is_missing(text)}
+    matches = {text: _WRITTEN.fullmatch(text) for text in present}
+    parts = {text: found.groups() for text, found in matches.items() if found}
+    if len(parts) < len(present) or len({(before, after) for _, before, _, after in parts.values()}) > 1:
+        return {text: text for text in present}
+    numbers = {text: number for text, (_, _, number, _) in parts.items()}
+    if _have_thousands(numbers.values()):
+        numbers = {text: number.replace(",", "") for text, number in numbers.items()}
+    return {text: parts[text][0] + number for text, number in numbers.items()}
+
+
+def _have_thousands(numbers: Iterable[str]) -> bool:
+    grouped = [number for number in numbers if "," in number]
+    others = [number for number in numbers if "," not in number]
+    sure = any(number.count(",") > 1 or "." in number for number in grouped)
+    return sure and all(map(_GROUPED.fullmatch, grouped)) and all(float(number) < 1000 for number in others)
+
+
+def rewritten(name: str, texts: Iterable[str | None]) -> tuple[str, ...]:
+    """Return a note if the texts of a column of numbers are read without their unit or commas."""
+    changed = {text: plain for text, plain in plain_numbers(texts).items() if plain != text}
+    if not changed:
+        return ()
+    text, plain = max(changed.items(), key=lambda each: (len(each[0] or ""), each))
+    return (f"{name!r}: {text!r} is read as the number {plain}, and the others alike",)
+
+
+def _almost_numbers(name: str, texts: Iterable[str | None]) -> tuple[str, ...]:
+    """Return a note if most texts are numbers with a unit, but not all with the same."""
+    counts = Counter(text for text in texts if text and not _is_missing(text))
+    found = {text: match.groups() for text in counts if (match := _WRITTEN.fullmatch(text))}
+    if sum(counts[text] for text in found) <= _MOST * counts.total():
+        return ()
+    units = Counter({text: (before, after) for text, (_, before, _, after) in found.items()}.values())
+    usual = units.most_common(1)[0][0]
+    shown = next(text for text, (_, before, _, after) in found.items() if (before, after) == usual)
+    odd = next(text for text in counts if text not in found or found[text][1::2] != usual)
+    return (f"{name!r} is read as categories, since {odd!r} is not written as {shown!r} is: write all as numbers",)
 
 
 def number_in(text: str) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.data.arrays_by_name import Arrays, map_arrays
+from tfopt.data.cells import number_in
 from tfopt.data.check import check_pair, check_same_inputs
 from tfopt.data.dataset import Dataset
 from tfopt.data.front_end import FrontEnd
@@ -145,6 +146,8 @@ def _loaded(
     if cache and not parts.files:
         raise DataError(f"Expected a folder of images for cache=, got {parts.source}; leave it out.")
     _check_classes(parts)
+    if task in _VALUES and parts.class_names:
+        parts = _with_values(parts, task)
     if parts.masks:
         parts = _with_masks(parts, applied)
     reconstructs = task == Reconstruction.kind
@@ -184,6 +187,21 @@ def _loaded(
         notes=(*parts.notes, *label_notes, *weight_notes, *split_notes, *image_notes),
         outputs=found.tasks if isinstance(found, Several) else None,
     )
+
+
+def _with_values(parts: Parts, task: str | None) -> Parts:
+    """Return `parts` with the values that class names are; raise `DataError` for names that are words."""
+    values = [number_in(name) for name in parts.class_names or ()]
+    if words := [name for name, value in zip(parts.class_names or (), values, strict=True) if value is None]:
+        raise DataError(
+            f"Expected values for the task {task!r}, got classes with names, such as {words[0]!r}: their numbers are "
+            "their order alone. Name them by their values, give a table with a column of values, or leave the task out."
+        )
+    by_class = np.array(values, np.float32)
+    pairs = {name: (x, by_class[np.asarray(y, np.int64)]) for name, (x, y) in parts.pairs.items()}
+    said = f"the names of the classes are taken as their values: {', '.join((parts.class_names or ())[:5])}"
+    said += ", ..." if len(values) > 5 else ""
+    return replace(parts, pairs=pairs, class_names=None, notes=(*parts.notes, said))
 
 
 def _with_masks(parts: Parts, applied: FrontEnd) -> Parts:

@@ -74,13 +74,17 @@ def read_rows(rows: NamedRows, *, text: str | None, labels: str | None, how: Fro
     read = {part: _Reader(part, [*inputs, target], kinds, how).read(each()) for part, each in rows.parts.items()}
     names = rows.class_names if target == rows.labels else None
     targets = {part: columns[target] for part, columns in read.items()}
+    unlabeled = _unlabeled(targets, rows.source, target) if names else ()
+    for part in unlabeled:
+        del read[part], targets[part]
     said: tuple[str, ...] = ()
     known = None if values else stated.classes if stated else ()
     unnamed = names is None and (front_end or kinds[target] == "text")
     if targets["train"].ndim == 1 and (known != () or unnamed):
         targets, names, said = _as_classes(_by_name(targets, names, target, known), target, known)
     left = [column for column in kinds if column not in (*inputs, target)]
-    notes = (*rows.notes, *said, *([f"columns left out: {', '.join(left)}"] if left else []))
+    unlabeled_notes = (f"the {part} part has no labels, {target!r} is -1 in all rows: left out" for part in unlabeled)
+    notes = (*rows.notes, *unlabeled_notes, *said, *([f"columns left out: {', '.join(left)}"] if left else []))
     pairs = {part: (_joined(columns, inputs, front_end), targets[part]) for part, columns in read.items()}
     color: Color | None = None
     if kinds[inputs[0]] == "image":
@@ -88,6 +92,23 @@ def read_rows(rows: NamedRows, *, text: str | None, labels: str | None, how: Fro
     if isinstance(front_end, Text | Table):
         front_end = replace(front_end, labels=target, classes=names)
     return Parts(pairs, rows.source, names, notes, front_end=front_end, color=color)
+
+
+def _unlabeled(targets: Mapping[str, np.ndarray], source: str, target: str) -> tuple[str, ...]:
+    """Return the parts all of whose rows have the class -1, by which libraries mark rows without a label.
+
+    Raises:
+        DataError: some rows of another part have no label, or all of train.
+    """
+    counts = {part: int(np.sum(labels == -1)) for part, labels in targets.items() if labels.dtype.kind in "if"}
+    for part, count in counts.items():
+        if count and (count < len(targets[part]) or part == "train"):
+            raise DataError(
+                f"Expected a label in each row of {source}, got {target!r} = -1, which marks rows without one, in "
+                f"{count:,} of {len(targets[part]):,} rows of {part}; leave these out, for a data set of Hugging Face "
+                f"with .filter(lambda row: row[{target!r}] != -1)."
+            )
+    return tuple(part for part, count in counts.items() if count)
 
 
 def _kind(values: list[Any]) -> Kind:

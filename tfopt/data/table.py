@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from tfopt.base.words import counted
-from tfopt.data.cells import as_numbers, as_texts, if_numbers
+from tfopt.data.cells import as_numbers, as_texts, if_numbers, rewritten
 from tfopt.data.front_end import FrontEnd, ReadFile, checked_keys
 from tfopt.errors import DataError
 from tfopt.tasks.scaling import moments
@@ -165,7 +165,9 @@ class Table(FrontEnd):
         if name in self.texts:
             return values, ()
         known = {column.name for column in self.columns}
-        return (as_numbers(name, values), ()) if name in known else if_numbers(name, values)
+        if name not in known:
+            return if_numbers(name, values)
+        return as_numbers(name, values), rewritten(name, as_texts(values)) if values.dtype == object else ()
 
     def _column(self, name: str, values: np.ndarray) -> tuple[Column | None, list[str]]:
         values, notes = self.read(name, values)

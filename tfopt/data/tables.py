@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tfopt.base.words import counted
-from tfopt.data.cells import are_numbers, as_numbers, as_texts, number_in
+from tfopt.data.cells import are_numbers, as_numbers, as_texts, number_in, plain_numbers, rewritten
 from tfopt.data.columns import Columns, read_columns
 from tfopt.data.delimited import MISSING
 from tfopt.data.folder import PART_NAMES
@@ -167,7 +167,9 @@ def labels_of(
     Raises:
         DataError: a label is missing, or is not among `classes`.
     """
-    values = _as_values(values, name) if classes is None or _are_values(values) else values
+    notes: tuple[str, ...] = ()
+    if values.dtype == object and (classes is None or _are_values(values)):
+        values, notes = as_numbers(name, values), rewritten(name, as_texts(values))
     if values.dtype == object:
         values = np.array([*as_texts(values), None], object)[:-1]
     missing = np.array([value is None or value != value for value in values])
@@ -180,7 +182,7 @@ def labels_of(
     distinct = np.unique(values)
     continuous = values.dtype.kind == "f" or (values.dtype.kind in "iu" and len(distinct) > MOST_INTEGERS)
     if classes is None or (not classes and continuous):
-        return values.astype(np.float32), None, ()
+        return values.astype(np.float32), None, notes
     if not classes and len(distinct) == 1:
         raise DataError(f"Expected at least two classes in {name!r}, got {distinct[0]} in every row; add the others.")
     known = classes or tuple(str(value) for value in distinct)
@@ -200,13 +202,10 @@ def _are_values(labels: np.ndarray) -> bool:
     if labels.dtype != object:
         return False
     texts = [text for text in as_texts(labels) if text is not None]
-    numbers = {number for text in texts if (number := number_in(text)) is not None}
+    plain = plain_numbers(texts)
+    numbers = {number for text in texts if (number := number_in(plain.get(text, ""))) is not None}
     few_integers = len(numbers) <= MOST_INTEGERS and all(number.is_integer() for number in numbers)
     return are_numbers(texts) and not few_integers
-
-
-def _as_values(labels: np.ndarray, name: str) -> np.ndarray:
-    return as_numbers(name, labels) if labels.dtype == object else labels
 
 
 def _column(columns: Columns, name: str, path: Path, option: str) -> np.ndarray:

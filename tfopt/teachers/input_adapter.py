@@ -1,5 +1,6 @@
 """Adapt the student's inputs to the shape that its teacher expects."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,15 @@ class Fit:
     size: tuple[int, int] | None = None
     shrinks: bool = False
     channels: int | None = None
+    flat: int | None = None
     notes: tuple[str, ...] = ()
 
     def apply(self, x: Any) -> Any:
         """Return the images `x` in the colors, size and range that the teacher expects."""
         import tensorflow as tf
 
+        if self.flat:
+            return tf.reshape(x, (-1, self.flat))
         if self.channels == 1:
             x = tf.tensordot(x, tf.constant(_LUMA, x.dtype)[:, None], axes=1)
         if self.size:
@@ -35,6 +39,8 @@ def way_between(given: Sequence[int | None], wanted: Shape | None, name: str) ->
     """Return the conversion from `given` to `wanted`, both without the batch axis. Raise ModelError if none exists."""
     if wanted is None or _agree(given, wanted):
         return Fit()
+    if len(wanted) == 1 < len(given):
+        return _flat(given, wanted[0], name)
     images = len(given) == len(wanted) == 3
     if not images or (given[2] != wanted[2] and (given[2], wanted[2]) not in ((1, 3), (3, 1), (given[2], None))):
         raise ModelError(
@@ -53,7 +59,20 @@ def way_between(given: Sequence[int | None], wanted: Shape | None, name: str) ->
         raise ModelError(f"The teacher '{name}' takes images of {wanted[:2]}, the student's are of unknown size.")
     shrinks = any(g is None or g > w for g, w in zip(given[:2], (height, width), strict=True))
     notes.append(f"teacher '{name}' sees {given[0]}x{given[1]} images resized to {height}x{width}, bilinear")
-    return Fit((height, width), shrinks, channels, tuple(notes))
+    return Fit((height, width), shrinks, channels, notes=tuple(notes))
+
+
+def _flat(given: Sequence[int | None], wanted: int | None, name: str) -> Fit:
+    """Return the conversion to rows of `wanted` numbers; raise ModelError if the inputs have others."""
+    size = None if None in given else math.prod(each or 0 for each in given)
+    if size != wanted:
+        count = "an unknown number" if size is None else f"{size:,} numbers"
+        raise ModelError(
+            f"The teacher '{name}' takes inputs of shape {(wanted,)}, the student is fed {tuple(given)}, which is "
+            f"{count}. Fit it on data.train.x().reshape(len(data.train), -1), or use a teacher for such inputs."
+        )
+    said = f"teacher '{name}' is fed inputs of shape {tuple(given)} as rows of {wanted} numbers, in their order"
+    return Fit(flat=wanted, notes=(said,))
 
 
 def _agree(given: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
