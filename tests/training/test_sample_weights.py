@@ -86,3 +86,14 @@ def test_validation_counts_all_samples_alike():
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert trained.history["val_loss"] == pytest.approx([entropy], rel=1e-4)
     assert trained.history["loss"] == pytest.approx([-(0.75 * np.log(0.75) + 50 * 0.25 * np.log(0.25))], rel=1e-4)
+
+
+@pytest.mark.parametrize("bytes_in_memory", [0, 2**30])
+def test_the_head_of_a_transfer_is_chosen_by_samples_that_count_alike(monkeypatch, bytes_in_memory):
+    monkeypatch.setattr("tfopt.transfer.feature_transfer.BYTES_IN_MEMORY", bytes_in_memory)
+    x, y, own = np.ones((40, 3), "float32"), np.arange(40) % 2, np.linspace(1, 2, 40)
+    data = load_data(dict.fromkeys(("train", "validation", "test"), (x, y, own)))
+    arguments = tfopt.transfer.FeatureTransfer()._fit_arguments(data)
+    validation = arguments["validation_data"]
+    assert len(validation if isinstance(validation, tuple) else validation.element_spec) == 2
+    assert len(next(iter(arguments["x"]))) == 3 if bytes_in_memory == 0 else arguments["sample_weight"] is not None
