@@ -14,7 +14,7 @@ import pytest
 
 import tfopt
 from tfopt.cli.outcome import save
-from tfopt.errors import OutputError
+from tfopt.errors import ModelError, OutputError
 
 
 class Stubborn:
@@ -40,6 +40,12 @@ def test_a_result_that_finds_no_space_is_written_elsewhere(tmp_path, monkeypatch
         save(Stubborn(full, tmp_path / "out"), tmp_path / "out", overwrite=False)
     place = Path(str(caught.value).rpartition(" are in ")[2].rstrip("."))
     assert (place / "model.tflite").read_text() == "the result"
+
+
+def test_a_result_that_cannot_be_saved_as_it_is_meant_is_written_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(OutputError, match=r"out cannot be written \(No config\)\. The results are in "):
+        save(Stubborn(ModelError("No config."), tmp_path / "out"), tmp_path / "out", overwrite=False)
 
 
 def test_other_errors_say_where_the_result_is_themselves(tmp_path):

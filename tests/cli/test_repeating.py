@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 import tfopt
 from tfopt import cli
+from tfopt.cli import repeating
 from tfopt.errors import PromiseError
 from tfopt.run import optimize
 
@@ -60,10 +61,15 @@ def test_an_interrupted_command_resumes_with_the_seed_that_has_not_finished(comm
     fail[4] = KeyboardInterrupt()
     assert command().exit_code != 0
     assert names(tmp_path / "out") == [".tfopt"]
+    left = [tmp_path / "out" / ".tfopt" / "repeats" / f"seed_{seed}" / ".tfopt" / "new-0123456789ab" for seed in (3, 4)]
+    for folder in left:  # as a kill leaves it while a seed is saved
+        folder.mkdir(parents=True)
+        (folder / "model.tflite").touch()
     ended = command()
     assert ended.exit_code == 0, ended.output
     assert done == [3, 4, 4]
     assert names(tmp_path / "out") == ["repeats.json", "seed_3", "seed_4"]
+    assert not list((tmp_path / "out").rglob(".tfopt"))
     assert names(tmp_path) == ["data.npz", "model.keras", "out", "recipe.json"]
     found = json.loads((tmp_path / "out" / "repeats.json").read_text())
     reports = [json.loads((tmp_path / "out" / f"seed_{seed}" / "report.json").read_text()) for seed in (3, 4)]
@@ -71,6 +77,19 @@ def test_an_interrupted_command_resumes_with_the_seed_that_has_not_finished(comm
     first, second = (report["rows"][-1]["metrics"]["accuracy"] for report in reports)
     assert found["steps"][-1]["mean"]["accuracy"] == pytest.approx((first + second) / 2)
     assert f"{(first + second) / 2:.4f} ±" in ended.stdout
+
+
+def test_the_results_of_a_seed_take_no_space_twice(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("result")
+    repeating._link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").stat().st_ino == (tmp_path / "b").stat().st_ino
+
+    def no_links(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", no_links)
+    repeating._link_or_copy(tmp_path / "a", tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "result"
 
 
 @pytest.mark.slow

@@ -843,6 +843,23 @@ def test_generations_and_interruption(images, tmp_path, monkeypatch):
     np.testing.assert_allclose(softmax(ensemble.predict(x, quiet=True)["output"], axis=1), mean, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_full_disk_costs_no_generation(images, tmp_path, monkeypatch, capsys):
+    import keras
+
+    from tfopt.training.settings import Training
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(born_again.Checkpoint, "save", full)
+    settings = {"training": Training(batch_size=32), "generations": 1, "epochs": 1}
+    born = born_again.born_again(convolutional(keras), images, checkpoint=tmp_path, checkpoint_every=0, **settings)
+    assert len(born.models) == 2
+    assert "note: the checkpoint does not keep generation 1 ([Errno 28] No space left" in capsys.readouterr().err
+    assert any((tmp_path / "generation_1").glob("state_*.npz"))
+
+
 def test_born_again_refuses(images):
     import keras
 

@@ -12,6 +12,7 @@ from tfopt.base import interruption
 from tfopt.base.interruption import Interrupted
 from tfopt.distillation.self_taught.mean_teacher import MeanTeacher
 from tfopt.errors import DataError
+from tfopt.run import run_folder
 from tfopt.run.run_folder import about_run, open_run_folder
 from tfopt.training import backup
 
@@ -100,19 +101,91 @@ KINDS = {
     "PruneChannels": tfopt.PruneChannels(epochs=EPOCHS, min_steps=0, round_to=1, regularization=0.1),
     "taylor": tfopt.PruneChannels(epochs=EPOCHS, min_steps=0, round_to=1, criterion="taylor"),
     "LowRank": tfopt.LowRank(epochs=EPOCHS, rank=2, min_steps=0),
+    "PruneBlocks": tfopt.PruneBlocks(epochs=EPOCHS, min_steps=0, final_ratio=0.8),
+    "Binarize": tfopt.Binarize(epochs=EPOCHS, min_steps=0),
 }
+
+
+def residual():
+    """Two blocks, one of which can go."""
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    inputs = keras.Input((6,))
+    x = layers.Dense(16, "relu")(inputs)
+    for _ in range(2):
+        x = layers.Add()([x, layers.Dense(16)(layers.Dense(16, "relu")(x))])
+    return keras.Model(inputs, layers.Dense(3, "softmax")(x))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_goes_on_within_an_epoch_and_after_one(tmp_path, stop_at, data, kind):
-    export = tfopt.Export() if kind == "Quantize" else FLOAT
-    given = network(), tfopt.Recipe(stages=(KINDS[kind],), training=TRAINING, export=export, max_drop=None), data
+    export = tfopt.Export() if kind in ("Quantize", "Binarize") else FLOAT
+    model = residual() if kind == "PruneBlocks" else network()
+    given = model, tfopt.Recipe(stages=(KINDS[kind],), training=TRAINING, export=export, max_drop=None), data
     whole = tfopt.optimize(*given, quiet=True)
     for number, left in ((3, 21), (8, 16), (13, 11), (24, 0)):
         result, steps = ends(stop_at, tmp_path / str(number), number, *given)
         assert steps == left
         require_same(result, whole)
+
+
+@pytest.mark.slow
+def test_a_calibration_is_not_repeated_if_the_export_is_interrupted(tmp_path, data, monkeypatch):
+    from tfopt.run import optimize
+    from tfopt.stages.quantize.posttraining import pipeline
+
+    stage = tfopt.PostTraining(weight_bits=4, iterations=20)
+    given = network(), tfopt.Recipe(stages=(stage,), max_drop=None), data
+    whole = tfopt.optimize(*given, quiet=True)
+    calls, quantize_weights = [], pipeline.quantize_weights
+
+    def counted(*args, **more):
+        calls.append(more["rounding"])
+        return quantize_weights(*args, **more)
+
+    def interrupted(*_):
+        raise Interrupted(15)
+
+    monkeypatch.setattr(pipeline, "quantize_weights", counted)
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(optimize._Run, "_export", interrupted)
+        tfopt.optimize(*given, quiet=True, checkpoint=tmp_path / "kept")
+    assert calls == ["nearest", "adaptive"]  # the first is the dry run's
+    result = tfopt.optimize(*given, quiet=True, checkpoint=tmp_path / "kept")
+    assert calls == ["nearest", "adaptive", "nearest"]
+    require_same(result, whole)
+    (kept,) = (tmp_path / "kept").glob("*/calibrated.npz")
+    kept.write_text("damaged")
+    require_same(tfopt.optimize(*given, quiet=True, checkpoint=tmp_path / "kept"), whole)
+    assert calls[3:] == ["nearest", "adaptive"]
+
+
+@pytest.mark.slow
+def test_the_seconds_of_an_interrupted_run_count(tmp_path, stop_at, data, monkeypatch):
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=2),), training=TRAINING, export=FLOAT, max_drop=None)
+    monkeypatch.setattr(backup.Backup, "seconds", lambda self: 5000.0)
+    result, _ = ends(stop_at, tmp_path / "kept", 11, network(), recipe, data)
+    assert 5000 < result.report.rows[1].seconds < 5900
+
+
+@pytest.mark.slow
+def test_a_model_that_keras_cannot_save_costs_neither_run_nor_file(tmp_path, data, monkeypatch):
+    from tfopt.run.checkpoint import Checkpoint
+
+    def fails(*_, **__):
+        raise tfopt.ModelError("The model 'net' cannot be saved: no config.")
+
+    monkeypatch.setattr(Checkpoint, "save", fails)
+    monkeypatch.setattr("tfopt.models.save_model", fails)
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1),), training=TRAINING, export=FLOAT, max_drop=None)
+    result = tfopt.optimize(network(), recipe, data, quiet=True, checkpoint=tmp_path / "kept")
+    with pytest.warns(UserWarning, match=r"^model\.keras is missing: The model 'net' cannot be saved: no config\.$"):
+        folder = result.save(tmp_path / "out")
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.tflite", "report.json", "report.html", "recipe.json"} <= names and "model.keras" not in names
+    assert "model.keras is missing" in (folder / "report.json").read_text()
+    assert "model.keras is missing" in (folder / "report.html").read_text()
 
 
 SUPERVISION = {
@@ -181,6 +254,16 @@ def test_a_depth_study_repeats_no_network_and_a_transfer_is_kept(tmp_path, stop_
         assert steps == trained + STEPS - number
         require_same(result, whole)
         assert result.files["depth_study.json"] == whole.files["depth_study.json"]
+
+
+@pytest.mark.slow
+def test_a_depth_study_is_kept_within_an_epoch_as_often_as_asked(tmp_path, data, monkeypatch):
+    study = tfopt.transfer.DepthStudy(epochs=1, places=1, batch_size=16)
+    recipe = tfopt.Recipe(transfer=study, stages=(), training=TRAINING, export=FLOAT, max_drop=None)
+    steps = []
+    monkeypatch.setattr(backup.Backup, "save", lambda self, state: steps.append(state.step))
+    tfopt.optimize(network(), recipe, data, quiet=True, checkpoint=tmp_path / "kept", checkpoint_every=0)
+    assert steps == [*range(1, STEPS), 0] * 5
 
 
 @pytest.mark.slow
@@ -268,9 +351,33 @@ def test_a_model_that_is_compiled_in_another_way_makes_another_run(stop_at, tmp_
 
 def test_a_checkpoint_without_progress_binds_nobody(opened):
     recipe = tfopt.Recipe(stages=(tfopt.Prune(),))
-    opened(recipe).attempt(0, recipe.stages[0], recipe.training).keep_choice(recipe.stages[0], ["a choice"])
-    other = opened(recipe.seeded(1))
-    assert other.attempt(0, recipe.stages[0], recipe.training).choice() is None
+    opened(recipe).attempt(0, recipe.stages[0], recipe.training)
+    opened(recipe.seeded(1))
+    assert "It is replaced." in opened.said[-1]
+
+
+def test_measured_choices_are_progress(opened):
+    """They may have taken hours, and are not thrown away with an interrupted run."""
+    recipe = tfopt.Recipe(stages=(tfopt.Prune(),))
+    kept = opened(recipe)
+    kept.attempt(0, recipe.stages[0], recipe.training).keep_choice(recipe.stages[0], ["a choice"])
+    kept.remove_if_useless()
+    with pytest.raises(DataError, match=r"is of another run: recipe.training.seed was 0, is 1\."):
+        opened(recipe.seeded(1))
+    assert opened(recipe).attempt(0, recipe.stages[0], recipe.training).choice()[1] == ["a choice"]
+    other = opened(recipe.seeded(1), overwrite=True)
+    other.begin()
+    other.keep_batch_size(0, 8)
+    other.remove_if_useless()
+    assert opened(recipe.seeded(1)).batch_size(0, 16) == 8
+
+
+def test_only_measured_choices_are_kept(tmp_path, data, stop_at):
+    recipe = tfopt.Recipe(stages=(tfopt.FineTune(epochs=1),), training=TRAINING, export=FLOAT, max_drop=None)
+    stop_at(1)
+    with pytest.raises(Interrupted):
+        tfopt.optimize(network(), recipe, data, quiet=True, checkpoint=tmp_path / "kept")
+    assert not list((tmp_path / "kept").rglob("choice.json"))
 
 
 def test_choices_are_kept(opened):
@@ -290,6 +397,61 @@ def test_the_disk_must_have_room(opened, monkeypatch):
     folder.require_space(1000, 300)
     with pytest.raises(tfopt.TfoptError, match=r"takes up to 1\.0 MiB, and .* has 1\.0 MiB free\. Make room"):
         folder.require_space(1001, 300)
+    # A run that goes on has written a part of it.
+    attempt = folder.attempt(0, tfopt.Prune(), tfopt.Training())
+    attempt.folder.mkdir()
+    (attempt.folder / "state_0.npz").write_bytes(bytes(21))
+    folder.require_space(1001, 300)
+
+
+def test_what_only_the_chief_writes_is_only_read_by_others(opened):
+    stage = tfopt.Prune()
+    recipe = tfopt.Recipe(stages=(stage,))
+    chief = opened(recipe)
+    chief.attempt(0, stage, recipe.training).keep_choice(stage, ["a note"])
+    other = dataclasses.replace(chief, writes=False)
+    assert other.attempt(0, stage, recipe.training).choice() == (stage, ["a note"])
+    before = {path: path.stat().st_mtime_ns for path in chief.path.rglob("*")}
+    attempt = other.attempt(0, stage, recipe.training)
+    attempt.keep_choice(stage, [])
+    attempt.backup.save(backup.State(0, 1, False, {}, {}))
+    other.keep_batch_size(0, 4)
+    assert other.cache() is None
+    other.require_space(10**18, 10**18)
+    assert {path: path.stat().st_mtime_ns for path in chief.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("version", r'versions\.keras was "[\d.]+", is "0\.1"; versions\.numpy was "[\d.]+", is "0\.1"; '),
+        (
+            "device_kind",
+            r'device was "CPU", is "0\.1"\. Go on with that run by .* or delete .* --overwrite, or give ano',
+        ),
+    ],
+)
+def test_other_versions_or_devices_make_another_run(opened, monkeypatch, name, said):
+    recipe = tfopt.Recipe(stages=(tfopt.Prune(),))
+    opened(recipe).attempt(0, recipe.stages[0], recipe.training).keep_choice(recipe.stages[0], ["a choice"])
+    monkeypatch.setattr(run_folder, name, lambda *_: "0.1")
+    with pytest.raises(DataError, match=said):
+        opened(recipe)
+
+
+def test_a_finished_run_leaves_the_checkpoint_of_another(opened):
+    recipe = tfopt.Recipe(stages=(tfopt.Prune(),))
+    first = opened(recipe)
+    first.attempt(0, recipe.stages[0], recipe.training)
+    with run_folder.in_use(first.path):  # another process goes on there
+        first.remove_finished()
+    assert first.path.exists() and "is not removed: " in opened.said[-1] and "in use by process" in opened.said[-1]
+    second = opened(recipe.seeded(1))
+    second.attempt(0, recipe.stages[0], recipe.training)
+    first.remove_finished()
+    assert second.path.exists()
+    second.remove_finished()
+    assert not second.path.exists()
 
 
 def test_a_folder_that_is_no_checkpoint_is_left_alone(opened, tmp_path):

@@ -160,6 +160,19 @@ def test_a_tracker_that_fails_loses_no_run(fails, later, monkeypatch, capsys):
     assert Broken.calls == {"begin": ("begin",), "log": ("begin", "log"), "end": ("begin", "log", "log", "end")}[fails]
 
 
+def test_a_run_that_goes_on_counts_from_where_it_was(monkeypatch):
+    logged = []
+    monkeypatch.setattr(track, "TRACKERS", {"json": Broken})
+    monkeypatch.setattr(Broken, "log", lambda self, values, step: logged.append((step, *values)))
+    with track.tracked(["json"]) as (listener,):
+        listener("run_started", {"name": "r", "recipe": {}})
+        listener("resumed", {"epochs": 3, "rows": 2})  # the finished stages
+        listener("resumed", {"epochs": 1, "rows": 0})  # an epoch of the next one
+        listener("epoch", {"metrics": {"loss": 1.0}, "learning_rate": None})
+        listener("row", {"metrics": {"accuracy": 0.5}, **dict.fromkeys(track.COSTS)})
+    assert logged == [(5, "loss"), (3, "file/accuracy")]
+
+
 def test_nothing_that_json_or_a_store_cannot_take(monkeypatch):
     logged = []
     monkeypatch.setattr(track, "TRACKERS", {"json": Broken})

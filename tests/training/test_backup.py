@@ -18,13 +18,16 @@ Y = X @ np.array([[1.0], [-2.0], [0.5]], "float32")
 class Said(Progress):
     def __init__(self):
         super().__init__(quiet=True)
-        self.lines = []
+        self.lines, self.events = [], []
 
     def say(self, text):
         self.lines.append(text)
 
+    def tell(self, event, **values):
+        self.events.append((event, values))
 
-def fitted(backup, epochs=4, callbacks=()):
+
+def fitted(backup, epochs=4, callbacks=(), steps=None):
     """Fit a small model; return its weights and the history."""
     import tensorflow as tf
 
@@ -35,7 +38,10 @@ def fitted(backup, epochs=4, callbacks=()):
     model.compile(package.optimizers.Adam(0.01), "mse", metrics=["mae"])
     model.optimizer.build(model.trainable_variables)
     batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(6)
-    history = backup.fit(model, batches, epochs=epochs, callbacks=list(callbacks), label="it", verbose=0)
+    if steps:  # alike, as these batches know no position
+        batches = batches.take(1).repeat(steps)
+    more = {"validation_data": batches} if steps else {}
+    history = backup.fit(model, batches, epochs=epochs, callbacks=list(callbacks), label="it", verbose=0, **more)
     return model.get_weights(), history
 
 
@@ -70,6 +76,7 @@ def stopped(tmp_path):
 def test_it_goes_on_after_the_last_epoch(stopped):
     assert same(fitted(stopped), fitted(Backup()))
     assert stopped.progress.lines == ["it: going on after epoch 3"]
+    assert stopped.progress.events == [("resumed", {"epochs": 3, "rows": 0})]
     assert names(stopped.folder) == ["state_2.npz", "state_3.npz"]
     assert same(fitted(stopped), fitted(Backup()))
     assert stopped.progress.lines[-1] == "it: going on after epoch 4"
@@ -90,6 +97,26 @@ def test_a_damaged_backup_costs_an_epoch(stopped, damage):
     note, going_on = stopped.progress.lines
     assert note.startswith(f"note: The checkpoint {path} is damaged (") and note.endswith("). Ignoring it.")
     assert going_on == "it: going on after epoch 2"
+
+
+def test_the_seconds_of_all_processes_add_up(tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 10))  # each look at it takes ten seconds
+    monkeypatch.setattr(backups.time, "monotonic", lambda: next(clock))
+    with pytest.raises(StopError):
+        fitted(Backup(tmp_path), callbacks=[stopping(1)])
+    after_first = Backup(tmp_path)
+    with pytest.raises(StopError):
+        fitted(after_first, callbacks=[stopping(2)])
+    after_second = Backup(tmp_path)
+    fitted(after_second)
+    assert after_first.seconds_before > 0
+    assert after_second.seconds_before == 2 * after_first.seconds_before
+
+
+def test_the_interval_of_a_block(tmp_path):
+    with backups.backing_up_every(5.0):
+        assert Backup(tmp_path).every == 5.0 and Backup(tmp_path, 7.0).every == 7.0
+    assert Backup(tmp_path).every == 600.0
 
 
 def test_only_damaged_backups_start_the_training_over(stopped):
@@ -131,6 +158,30 @@ def test_a_training_that_ended_early_stays_ended(tmp_path):
     first = fitted(Backup(tmp_path), callbacks=[ending()])
     assert len(first[1]["loss"]) == 2
     assert same(fitted(Backup(tmp_path)), first)
+
+
+@pytest.mark.parametrize("steps", [4, 1])
+def test_a_signal_in_a_long_validation_costs_no_epoch(tmp_path, monkeypatch, steps):
+    """A single step is as much as the epoch."""
+    seen = []
+
+    def ask(batch, logs):
+        if len(seen) == 2 * steps:  # of the second epoch
+            monkeypatch.setattr(interruption._Request, "number", 15)
+            monkeypatch.setattr(interruption._Request, "since", -float("inf"))
+
+    def step():
+        return tf_keras().callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+
+    asking = tf_keras().callbacks.LambdaCallback()
+    asking.on_test_batch_end = ask
+    with pytest.raises(interruption.Interrupted) as caught:
+        fitted(Backup(tmp_path), callbacks=[step(), asking], steps=steps)
+    assert str(caught.value) == ("it after 3 steps of epoch 2" if steps > 1 else "it")
+    seen.clear()
+    result = fitted(Backup(tmp_path), callbacks=[step()], steps=steps)
+    assert len(seen) == (1 + 2 * steps if steps > 1 else 3)  # a step, and two more epochs
+    assert same(result, fitted(Backup(), steps=steps))
 
 
 @pytest.mark.parametrize(("kept", "where"), [(True, "it after 2 steps of epoch 1"), (False, "")])

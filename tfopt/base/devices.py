@@ -43,11 +43,17 @@ def device_name() -> str:
     import tensorflow as tf
 
     gpus = tf.config.list_logical_devices("GPU")
-    if not gpus:
-        return counted(number_of_threads(), "CPU core")
+    return f"{counted(len(gpus), 'GPU')} ({device_kind()})" if gpus else counted(number_of_threads(), "CPU core")
+
+
+def device_kind() -> str:
+    """Return the kind of what TensorFlow computes on: "CPU", or the names of the GPUs."""
+    import tensorflow as tf
+
+    if not tf.config.list_logical_devices("GPU"):
+        return "CPU"
     details = (tf.config.experimental.get_device_details(gpu) for gpu in tf.config.get_visible_devices("GPU"))
-    names = dict.fromkeys(each.get("device_name", "unknown") for each in details)
-    return f"{counted(len(gpus), 'GPU')} ({', '.join(names)})"
+    return ", ".join(dict.fromkeys(each.get("device_name", "unknown") for each in details))
 
 
 @contextmanager

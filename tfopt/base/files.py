@@ -102,7 +102,7 @@ def working_folder(target: Path) -> Iterator[Path]:
     _make_folder(work)
     try:
         with locked(work / "lock", f"The folder {target}"):
-            _clean(target)
+            clean(target)
             yield work
     finally:
         with contextlib.suppress(OSError):  # it holds a checkpoint, or is gone
@@ -269,8 +269,8 @@ def _kept_beside(new: Path, target: Path) -> Path:
     return new
 
 
-def _clean(target: Path) -> None:
-    """Remove what dead processes have left in and next to `target`, which this process has locked.
+def clean(target: Path) -> None:
+    """Remove what dead processes have left in and next to the output folder `target`, which this process has locked.
 
     A result of which only a part was moved here is moved as a whole.
     """

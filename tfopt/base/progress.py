@@ -127,6 +127,16 @@ def live_bar(output: Any, title: str, total: int | None, done: int = 0) -> Termi
     return TerminalBar(output, title, total, done) if output.is_terminal else None
 
 
+@contextmanager
+def stopped_at_end(lines: Sequence[Any]) -> Iterator[None]:
+    """Stop the callbacks from `Progress.callback` after this block: tf_keras does not tell them of an interruption."""
+    try:
+        yield
+    finally:
+        for each in lines:
+            each.stop()
+
+
 @functools.cache
 def _callback_class() -> Any:
     from tfopt.base.keras_compat import tf_keras

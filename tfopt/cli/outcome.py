@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfopt.cli.command import say
-from tfopt.errors import OutputError, PromiseError
+from tfopt.errors import OutputError, PromiseError, TfoptError
 
 if TYPE_CHECKING:
     from tfopt.evaluate.report import Report
@@ -40,10 +40,8 @@ def save(result: "Result", out: Path, *, overwrite: bool) -> None:
 
     try:
         result.save(out, overwrite=overwrite)
-    except OSError as error:
-        _save_elsewhere(result, out, str(error), error)
-    except OutputError as error:
-        if not is_full(error):  # it names where the result is
+    except (OSError, TfoptError) as error:
+        if isinstance(error, OutputError) and not is_full(error):  # it names where the result is
             raise
         _save_elsewhere(result, out, str(error), error)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,13 +94,14 @@ def _mark(folder: Path) -> Path:
 
 def _run(prepared: "Prepared", folder: Path) -> tuple["Report", "Verdict"]:
     """Carry out a run into `folder`, unless an interrupted command has done so."""
-    from tfopt.base.files import write_atomically
+    from tfopt.base.files import clean, write_atomically
 
     assert prepared.checkpoint is not None
     if (found := _finished(folder, prepared.checkpoint.about)) is not None:
         say(f"the results are already in {folder}")
         return found
     folder.with_suffix(".failed.tflite").unlink(missing_ok=True)  # of an interrupted command
+    clean(folder)
     result = carried_out(prepared, folder)
     result.save(folder, overwrite=True)
     about = {"about": prepared.checkpoint.about, "verdict": dataclasses.asdict(result.verdict)}
@@ -131,11 +133,19 @@ def _read(mark: Path) -> dict[str, Any] | None:
         return None
 
 
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give the file `source` a second name: it takes no space, and until all is written, none is lost."""
+    try:
+        os.link(source, target)
+    except OSError:  # the file system has no links
+        shutil.copy2(source, target)
+
+
 def _write(
     unfinished: Path, out: Path, seeds: list[int], reports: dict[int, "Report"], name: str, *, overwrite: bool
 ) -> None:
     """Move all results to `out`, with mean and spread, and print the table."""
-    from tfopt.base.files import output_folder, write_atomically
+    from tfopt.base.files import WORK, output_folder, write_atomically
     from tfopt.base.terminal import rendered
     from tfopt.run.repeats import spread, table
 
@@ -147,7 +157,11 @@ def _write(
     kept = [*(unfinished / f"seed_{seed}" for seed in reports), *(file for file in failed if file.exists())]
     with output_folder(out, overwrite=overwrite) as new:
         for place in kept:
-            copy = shutil.copytree if place.is_dir() else shutil.copy2
-            copy(place, new / place.name)
+            if place.is_dir():
+                shutil.copytree(
+                    place, new / place.name, ignore=shutil.ignore_patterns(WORK), copy_function=_link_or_copy
+                )
+            else:
+                _link_or_copy(place, new / place.name)
         write_atomically(new / "repeats.json", json.dumps({"seeds": list(reports), "steps": steps}, indent=2) + "\n")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -5,7 +5,22 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from tfopt.base.keras_compat import keras_of
 from tfopt.errors import ModelError, OutputError
+
+
+def why_not_saved(model: Any) -> str:
+    """Return why Keras cannot write `model` to a file, as far as its config tells; "" if nothing is known."""
+    try:
+        keras_of(model).saving.serialize_keras_object(model)
+    except Exception as error:  # of the caller's class
+        return _cannot_be_saved(model, error)
+    return ""
+
+
+def _cannot_be_saved(model: Any, error: Exception) -> str:
+    reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
+    return f"The model '{getattr(model, 'name', '?')}' cannot be saved: {reason}."
 
 
 def save_model(model: Any, path: str | os.PathLike[str]) -> None:
@@ -28,7 +43,6 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
     except Exception as error:
-        reason = str(error).rstrip(".")
-        raise ModelError(f"The model '{getattr(model, 'name', '?')}' cannot be saved: {reason}.") from error
+        raise ModelError(_cannot_be_saved(model, error)) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from tfopt.data.mixup import require_no_mixup
 from tfopt.data.predicting import outputs_for
 from tfopt.distillation.distillation import Distillation
 from tfopt.distillation.session import DistillationSession, adapted_teacher
-from tfopt.errors import ModelError, RecipeError
+from tfopt.errors import ModelError, RecipeError, TfoptError
 from tfopt.graph.keras_internals import flat_layers, sublayers
 from tfopt.run.checkpoint import Checkpoint
 from tfopt.run.guard import predictor
@@ -31,7 +31,7 @@ from tfopt.surgery.reinitialize import fresh as renewed
 from tfopt.tasks import task_of
 from tfopt.teachers.ensemble import as_teacher
 from tfopt.training.augmentation import choose_augmentation
-from tfopt.training.backup import Backup
+from tfopt.training.backup import EVERY, Backup, backing_up_every
 from tfopt.training.class_weights import class_weighted, class_weights
 from tfopt.training.fit import train
 from tfopt.training.loss import choose_loss, gives_logits
@@ -81,6 +81,7 @@ def born_again(
     epochs: int = 20,
     distillation: Distillation | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_every: float = EVERY / 60,
     quiet: bool = False,
 ) -> BornAgain:
     """Train `generations` of the architecture of `model` from fresh weights, each taught by the previous one.
@@ -99,6 +100,7 @@ def born_again(
             `Distillation(losses=(Hinton(temperature=1, weight=1),), alpha=1)`.
         checkpoint: a folder that keeps each generation, and each epoch within one. After an interruption, calling
             `born_again` again with the same arguments goes on from there; more generations may be asked for.
+        checkpoint_every: minutes between two checkpoints within an epoch.
         quiet: no progress on stderr.
 
     Returns:
@@ -121,7 +123,7 @@ def born_again(
     if not distillation.needs_teacher:
         raise RecipeError("None of the losses uses a teacher, so there is nothing to inherit; add one that does.")
     dataset = data if isinstance(data, Dataset) else load_data(data)
-    with in_use(checkpoint):
+    with in_use(checkpoint), backing_up_every(60 * checkpoint_every):
         return _Line(model, dataset, training, epochs, distillation, checkpoint, Progress(quiet=quiet)).run(generations)
 
 
@@ -228,8 +230,13 @@ class _Line:
         return flat_model
 
     def _keep(self, number: int, flat_model: Any) -> None:
-        if self._folder:
+        if not self._folder:
+            return
+        try:
             self._file(self._folder, number).save(flat_model, [])
+        except (OSError, TfoptError) as error:  # a full disk, say: the generation is worth more
+            self.progress.say(f"note: the checkpoint does not keep generation {number} ({error}); the run goes on")
+        else:
             shutil.rmtree(self._folder.path / f"generation_{number}", ignore_errors=True)
 
 

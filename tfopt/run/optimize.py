@@ -16,7 +16,7 @@ from tfopt.base.keras_compat import float32_layers
 from tfopt.base.words import counted, metric_in_words
 from tfopt.data.beside import image_preprocessing
 from tfopt.data.predicting import outputs_for
-from tfopt.errors import DataError, OutputError, PromiseError, TfoptError
+from tfopt.errors import DataError, PromiseError, TfoptError
 from tfopt.evaluate.chance import at_chance, worse_than_the_mean
 from tfopt.evaluate.findings.collect import collect_findings
 from tfopt.evaluate.findings.layers import low_signals
@@ -226,6 +226,7 @@ class _Run:
             if new := position >= self.finished:
                 started = time.perf_counter()
                 step = self._guarded(stage, position, before[position])
+                started -= self.runner.seconds_before()
                 if step is None:
                     return promises, self.flat_model, [], time.perf_counter()
                 stage, final, self.flat_model = step.stage, step.trained, step.flat_model
@@ -264,11 +265,20 @@ class _Run:
             return outcome.step
         if outcome.step:
             self.history = outcome.step.history
+            started -= self.runner.seconds_before()
             self._add_row(f"{name} (not kept)", outcome.step.flat_model, FLOAT, outcome.step.notes, started)
             lost = self._as_given(outcome.step.flat_model, position + 1)
-            self.files = {**self.files, f"{name}_not_kept.keras": as_file(lost)}
+            self._add_file(f"{name}_not_kept.keras", lost)
         self.verdict = Verdict(ok=False, text=f"{name} ended the run: {outcome.failure}")
         return None
+
+    def _add_file(self, name: str, model: Any) -> None:
+        """Add a model to the files of the result, if it can be saved."""
+        try:
+            self.files = {**self.files, name: as_file(model)}
+        except (OSError, TfoptError) as error:
+            self.report.rows[-1].notes.append(f"{name} is missing: {error}")
+            self.progress.say(f"note: {self.report.rows[-1].notes[-1]}")
 
     def _at_targets(self) -> tuple[Any, list[str]]:
         """Return the model with which the first stage begins, and notes; the file of a failed one has the original."""
@@ -282,14 +292,14 @@ class _Run:
 
     def _keep(self) -> None:
         """Write the finished stages to the checkpoint."""
-        if self.checkpoint:
+        if self.checkpoint and self.checkpoint.writes:
             resized = self._resized(self.finished)
             carried = dataclasses.replace(self.recipe, stages=tuple(self.stages)).to_json()
             try:
                 self.checkpoint.stages.save(
                     self.flat_model, self.report.rows, resized=resized, recipe=carried, best=self.guard.best
                 )
-            except (OSError, OutputError) as error:  # a full disk, say: the training is worth more than its checkpoint
+            except (OSError, TfoptError) as error:  # a full disk, say: the training is worth more than its checkpoint
                 self.progress.say(f"note: no checkpoint was written ({error}); the run goes on")
                 return
             self.checkpoint.forget_attempts()
@@ -322,6 +332,7 @@ class _Run:
         self.report.rows.extend(rows)
         self.guard.accept(best or self.guard.evaluate(predictor(self.flat_model)))
         self.finished = len(rows) - 1  # the first row is the original model
+        self.progress.tell("resumed", epochs=sum(row.history.epochs for row in rows if row.history), rows=len(rows))
         self.progress.say(
             f"resuming after {rows[-1].step}: {self.finished} of {len(self.recipe.stages)} stages are already done"
         )

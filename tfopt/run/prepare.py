@@ -21,6 +21,7 @@ from tfopt.errors import ModelError, RecipeError
 from tfopt.graph.indices import index_inputs
 from tfopt.graph.ports import Ports
 from tfopt.graph.walk import walk
+from tfopt.models.save import why_not_saved
 from tfopt.models.sources import model_from
 from tfopt.run.data_warnings import data_warnings
 from tfopt.run.dry_run import dry_run
@@ -43,7 +44,7 @@ from tfopt.stages import Stage
 from tfopt.tasks.loss import fits_labels
 from tfopt.teachers import Answering, as_teacher
 from tfopt.training.augmentation import choose_augmentation
-from tfopt.training.backup import EVERY
+from tfopt.training.backup import EVERY, backing_up_every
 from tfopt.training.class_weights import class_weights
 from tfopt.training.distribution import Distribution
 from tfopt.training.fit import make_optimizer
@@ -165,10 +166,18 @@ def prepare(
             model=begun,
             loss=loss,
             teacher=ready and ready.identity,
+            distribute=distribution.describe(),
         )
         distribution.require_alike("what they are to do", json.dumps(about, sort_keys=True).encode())
     if checkpoint:
-        kept = open_run_folder(checkpoint, about, every=60 * checkpoint_every, overwrite=overwrite, progress=progress)
+        kept = open_run_folder(
+            checkpoint,
+            about,
+            every=60 * checkpoint_every,
+            overwrite=overwrite,
+            progress=progress,
+            writes=distribution.is_chief,
+        )
     with progress.during("checking that the recipe can run"):
         lite = dry_run(flat_model, recipe, steps, dataset.representative(CALIBRATION_SAMPLES), like=start)
     if kept:
@@ -185,6 +194,8 @@ def prepare(
     )
     if own := bridge.said_of_own_training(source):
         said.append(own)
+    if why := why_not_saved(start):
+        said.append(f"the result will have no model.keras: {why}")
     if is_slow(recipe.training.precision):
         said.append(f"this CPU has no instructions for {recipe.training.precision}: training is slower than in float32")
     for warning in said:
@@ -318,6 +329,7 @@ def _transferred(
         progress.say(f"going on after the {type(recipe.transfer).__name__}")
         return made
     cache = cache or (kept.cache() if recipe.transfer.resumes else None)
-    made = transferred(recipe, source, data, cache=cache, progress=progress)
+    with backing_up_every(kept.every):
+        made = transferred(recipe, source, data, cache=cache, progress=progress)
     kept.keep_transferred(made)
     return made

@@ -12,6 +12,7 @@ from tfopt import models
 from tfopt.base.files import output_folder, write_atomically
 from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import map_arrays
+from tfopt.errors import ModelError
 from tfopt.evaluate.page.single import report_page
 from tfopt.evaluate.report import Report
 from tfopt.run.epochs import epochs_csv
@@ -62,7 +63,8 @@ class Result:
         without a network, and `data.json`. Also `epochs.csv`, a row per stage and epoch, if there was training,
         `labels.txt`, one class name per line in output order, if the classes
         have names, and for texts `vocabulary.txt`. All or nothing: the files
-        appear in the folder once all of them are written.
+        appear in the folder once all of them are written. If Keras cannot save the model, `model.keras` is missing,
+        with a warning and a note in the report.
 
         Returns:
             The folder.
@@ -73,9 +75,9 @@ class Result:
         if not self.writes:
             return Path(folder)
         with output_folder(folder, overwrite=overwrite) as new:
-            models.save_model(self.model, new / "model.keras")
-            for name, content in self.main_files().items():
-                write_atomically(new / name, content)
+            self._write_main(new)
+            if not self._saves_model(new / "model.keras"):
+                self._write_main(new)  # with a note
             if epochs := epochs_csv(self.report):
                 write_atomically(new / "epochs.csv", epochs)
             write_atomically(new / "data.json", json.dumps(self.data, indent=2) + "\n")
@@ -84,8 +86,23 @@ class Result:
             for name, content in self.files.items():
                 write_atomically(new / name, content)
         if self.checkpoint:
-            self.checkpoint.remove()
+            self.checkpoint.remove_finished()
         return Path(folder)
+
+    def _write_main(self, folder: Path) -> None:
+        for name, content in self.main_files().items():
+            write_atomically(folder / name, content)
+
+    def _saves_model(self, path: Path) -> bool:
+        """Write the model, or a note to the report if Keras cannot: the finished file is worth more."""
+        try:
+            models.save_model(self.model, path)
+        except ModelError as error:
+            note = f"{path.name} is missing: {error}"
+            self.report.rows[-1].notes.append(note)
+            warnings.warn(note, stacklevel=3)
+            return False
+        return True
 
     def main_files(self) -> dict[str, bytes]:
         """Return the `.tflite`, the recipe and the report, by file name."""

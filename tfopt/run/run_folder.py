@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from tfopt.base.archives import read_npz
-from tfopt.base.devices import number_of_threads
+from tfopt.base.devices import device_kind, number_of_threads
 from tfopt.base.differences import differences
 from tfopt.base.files import (
     WORK,
@@ -42,7 +42,10 @@ from tfopt.transfer import Transferred
 
 STATE_SIZE = 6
 """What a backup takes, in sizes of the model: itself, masks, two slots of the optimizer, the best epoch, an average."""
-_FORMAT = 2
+_FORMAT = 3
+_PROGRESS = ("*.npz", "transfer/*", "*/state_*.npz", "*/choice.json", "*/calibrated.npz", "batch_sizes.json")
+_COUNTED = ("*.npz", "stage_*/*.npz")  # in `require_space`
+_PACKAGES = ("tfopt", "tensorflow", "tf_keras", "keras", "tensorflow-model-optimization", "numpy")
 _ABOUT = "run.json"
 _LOCK = ".lock"
 _CHOICE = TypeAdapter(tuple[str, list[str]])
@@ -75,7 +78,7 @@ class Attempt:
 
     def keep_choice(self, stage: Stage, notes: list[str]) -> None:
         """Keep what `choice` returns."""
-        if self.folder is None:
+        if self.folder is None or not self.backup.writes:
             return
         try:
             write_atomically(self.folder / "choice.json", json.dumps([Recipe(stages=(stage,)).to_json(), notes]))
@@ -92,12 +95,14 @@ class RunFolder:
         about: all that decides the result of the run, as plain data.
         every: seconds between two backups within an epoch.
         progress: tells where a training goes on.
+        writes: whether this process writes to it, or only goes on from it, as all workers but the chief do.
     """
 
     path: Path
     about: dict[str, Any]
     every: float
     progress: Progress
+    writes: bool = True
 
     @property
     def key(self) -> str:
@@ -113,17 +118,18 @@ class RunFolder:
         """Return what the run would be about with another `recipe`."""
         return {**self.about, "recipe": _plain(identity_of(recipe))}
 
-    def cache(self) -> Path:
-        """Return the folder for the finished parts of a transfer."""
+    def cache(self) -> Path | None:
+        """Return the folder for the finished parts of a transfer; None if there are none, and none are written."""
         self.begin()
-        return self.path / "transfer"
+        folder = self.path / "transfer"
+        return folder if self.writes or folder.exists() else None
 
     def attempt(self, position: int, stage: Stage, training: Training) -> Attempt:
         """Return what is kept of a try of `stage`, the one at `position` of the recipe, with these settings."""
         self.begin()
         name = _digest([identity_of(Recipe(stages=(stage,), training=training))])[:12]
         folder = self.path / f"stage_{position + 1}_{name}"
-        return Attempt(folder, Backup(folder, self.every, self.progress))
+        return Attempt(folder, Backup(folder, self.every, self.progress, writes=self.writes))
 
     def batch_size(self, position: int, given: int) -> int:
         """Return the batch size of the stage at `position`: `given`, or what it was lowered to by then."""
@@ -131,6 +137,8 @@ class RunFolder:
 
     def keep_batch_size(self, position: int, size: int) -> None:
         """Keep that the batch size was lowered to `size` in the stage at `position`, for it and later ones."""
+        if not self.writes:
+            return
         try:
             write_atomically(self.path / "batch_sizes.json", json.dumps({**self._lowered(), position: size}))
         except OutputError as error:
@@ -146,6 +154,8 @@ class RunFolder:
 
     def begin(self) -> None:
         """Write what the checkpoint is about, before anything else."""
+        if not self.writes:
+            return
         try:
             write_atomically(self.path / _ABOUT, json.dumps(self.about, indent=2) + "\n")
         except OutputError as error:
@@ -174,6 +184,8 @@ class RunFolder:
 
     def keep_transferred(self, made: Transferred) -> None:
         """Keep the result of a transfer."""
+        if not self.writes:
+            return
         self.begin()
         files = {f"file_{number}": _bytes(content) for number, content in enumerate(made.files.values())}
         about = json.dumps([made.notes, list(made.files)])
@@ -192,8 +204,11 @@ class RunFolder:
             model: bytes of the weights.
             file: bytes of the exported file.
         """
-        state = STATE_SIZE * model
-        require_space(self.path, (KEPT + 1) * state + 3 * model + 2 * file + MIB, "The run with its checkpoint")
+        if not self.writes:
+            return
+        needed = (KEPT + 1) * STATE_SIZE * model + 3 * model + 2 * file + MIB
+        there = sum(each.stat().st_size for kind in _COUNTED for each in self.path.glob(kind))  # a run that goes on
+        require_space(self.path, needed - there, "The run with its checkpoint")
 
     def remove_if_useless(self) -> None:
         """Remove the folder if nothing in it spares any work."""
@@ -208,8 +223,19 @@ class RunFolder:
             elif each.name != _LOCK:
                 each.unlink()
 
+    def remove_finished(self) -> None:
+        """Remove the folder, as the run is complete; not if another process uses it, or has begun another run there."""
+        if not self.path.is_dir():
+            return
+        try:
+            with in_use(self.path):
+                if _about_of(self.path) in (None, self.about):
+                    self.remove()
+        except TfoptError as error:
+            self.progress.say(f"note: the checkpoint is not removed: {error}")
+
     def remove(self) -> None:
-        """Remove the folder: the run is complete."""
+        """Remove the folder, which this process has locked."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self.path.parent.name == WORK:
             remove_empty(self.path.parent)
@@ -244,6 +270,7 @@ def open_run_folder(
     every: float = EVERY,
     overwrite: bool = False,
     progress: Progress,
+    writes: bool = True,
 ) -> RunFolder:
     """Return the checkpoint of the run `about` in the folder `path`; make it, if there is none.
 
@@ -253,12 +280,13 @@ def open_run_folder(
         every: seconds between two backups within an epoch.
         overwrite: replace the checkpoint of another run, with a note.
         progress: gets that note.
+        writes: whether this process writes to it.
 
     Raises:
         OutputError: the folder cannot be written, or holds something else.
         DataError: it is damaged, or of another run.
     """
-    found = RunFolder(Path(path), about, every, progress)
+    found = RunFolder(Path(path), about, every, progress, writes)
     there = _about_of(found.path)
     if there is not None and there != about:
         if _holds_progress(found.path) and not overwrite:
@@ -279,8 +307,8 @@ def require_same_run(path: Path, about: dict[str, Any]) -> None:
 def of_another_run(path: str | Path, there: Any, about: Any) -> DataError:
     """Return the error for what lies at `path`, made by a run about `there`, where one about `about` is to begin."""
     return DataError(
-        f"{_which(path, there, about)} Go on with that run by the command that began it; or delete the checkpoint, "
-        "pass --overwrite, or give another folder."
+        f"{_which(path, there, about)} Go on with that run by the command that began it, with the same versions and "
+        "devices; or delete the checkpoint, pass --overwrite, or give another folder."
     )
 
 
@@ -290,7 +318,7 @@ def _which(path: str | Path, there: Any, about: Any) -> str:
 
 def _holds_progress(path: Path) -> bool:
     """Return whether the checkpoint in the folder `path` spares any work."""
-    return any(next(path.glob(each), None) for each in ("*.npz", "transfer/*", "*/state_*.npz"))
+    return any(next(path.glob(each), None) for each in _PROGRESS)
 
 
 def _about_of(path: Path) -> Any:
@@ -322,6 +350,7 @@ def about_run(
     loss: Any,
     teacher: Any = None,
     threads: int | None = None,
+    distribute: str = "no",
 ) -> dict[str, Any]:
     """Return all that decides the result of a run, as plain data.
 
@@ -332,6 +361,7 @@ def about_run(
         loss: on the labels, from `objective`.
         teacher: plain data that identify it.
         threads: of TensorFlow's operations, on which the order of sums depends; None for those of this process.
+        distribute: over what the training is spread, in words.
     """
     about = {
         "format": _FORMAT,
@@ -341,7 +371,9 @@ def about_run(
         "data": data,
         "model": {"layers": _digest(structure_of(model)), "weights": _digest_of(model.get_weights())},
         "threads": threads or number_of_threads(),
-        "versions": {name: version(name) for name in ("tfopt", "tensorflow")},
+        "device": device_kind(),
+        "distribute": distribute,
+        "versions": {name: version(name) for name in _PACKAGES},
     }
     return dict(_plain(about))
 

@@ -13,6 +13,7 @@ from tfopt.data import Dataset
 from tfopt.data.mixup import mixed
 from tfopt.distillation.self_taught.mean_teacher_session import MeanTeacherSession
 from tfopt.errors import DivergedError, RecipeError, TfoptError
+from tfopt.run.calibrated import keep_calibrated, restore_calibrated
 from tfopt.run.guard import Evaluation, Guard, predictor
 from tfopt.run.prepare import CALIBRATION_SAMPLES, Prepared
 from tfopt.run.run_folder import Attempt
@@ -60,6 +61,12 @@ class StageRunner:
     def __init__(self, prepared: Prepared, guard: Guard) -> None:
         self._run, self._guard = prepared, guard
         self._training = prepared.recipe.training  # with the batch size that fits into memory
+        self._seconds_before = 0.0
+
+    def seconds_before(self) -> float:
+        """Return the seconds that interrupted runs have trained what was carried out since the last call."""
+        seconds, self._seconds_before = self._seconds_before, 0.0
+        return seconds
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -138,6 +145,7 @@ class StageRunner:
         distribution = self._run.distribution
         backup = replace(attempt.backup, distribution=distribution, position=distribution.position())
         trained, learned, history = self.train(seeded, position, flat_model, keep, backup)
+        self._seconds_before += backup.seconds_before
         evaluation = self._guard.evaluate(predictor(trained))
         if not math.isfinite(evaluation.metric):
             raise DivergedError(
@@ -152,7 +160,7 @@ class StageRunner:
         """Return the trained result of `stage.apply`, notes, and the history of its training, if there was one."""
         training, seed = self._training, self._seed(position)
         label = f"{position + 1}/{len(self._run.recipe.stages)} {type(stage).__name__}"
-        model, learner = self._learner(stage, position, flat_model, keep, label)
+        model, learner = self._learner(stage, position, flat_model, keep, label, backup)
         epochs = stage.epochs_on(self._steps_per_epoch)
         steps = epochs * self._steps_per_epoch
         if not steps:
@@ -162,7 +170,7 @@ class StageRunner:
         size = training.batch_size
         distribution, weights = backup.distribution, (weight.tobytes() for weight in model.get_weights())
         distribution.require_alike(f"what they train in {label}", repr(stage).encode(), *weights)
-        twin = distribution.twin(learner, lambda: self._learner(stage, position, flat_model, keep, label)[1])
+        twin = distribution.twin(learner, lambda: self._learner(stage, position, flat_model, keep, label, backup)[1])
         if self._run.session:
             batches = self._run.session.batches(size, seed=seed, epochs=epochs, position=backup.position)
         else:
@@ -200,19 +208,28 @@ class StageRunner:
     def _seed(self, position: int) -> int:
         return (self._run.recipe.training.seed + position) % SEEDS
 
-    def _learner(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], label: str) -> Any:
+    def _learner(
+        self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], label: str, backup: Backup
+    ) -> Any:
         """Return the result of `stage.apply`, calibrated, and what is fitted to train it."""
-        model = self._applied(stage, position, flat_model, keep, label)
+        model = self._applied(stage, position, flat_model, keep, label, backup)
         epochs = stage.epochs_on(self._steps_per_epoch)
         return model, self._run.session.student(model) if self._run.session and epochs else model
 
-    def _applied(self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], label: str) -> Any:
-        """Return the result of `stage.apply`, calibrated."""
+    def _applied(
+        self, stage: Stage, position: int, flat_model: Any, keep: frozenset[str], label: str, backup: Backup
+    ) -> Any:
+        """Return the result of `stage.apply`, calibrated, or as `backup` has kept it."""
         training = self._run.recipe.training
         tf_keras().utils.set_random_seed(self._seed(position))  # so that a resumed run repeats the whole one
         steps = stage.epochs_on(self._steps_per_epoch) * self._steps_per_epoch
         model = stage.apply(flat_model, steps=steps, keep=keep)
         wanted = max(CALIBRATION_SAMPLES, stage.samples_wanted)
+
+        kept = stage.last and not steps  # else the training or the next stage keeps it
+        if kept and restore_calibrated(model, backup):
+            self._run.progress.say(f"{label}: going on after its calibration")
+            return model
 
         def say(done: str) -> None:
             self._run.progress.say(f"{label} {done}")
@@ -221,6 +238,8 @@ class StageRunner:
         calibrates = type(stage).calibrate is not Stage.calibrate
         with self._run.progress.during(f"{label} calibrating") if calibrates else nullcontext():
             stage.calibrate(model, inputs, progress=say)
+        if kept and calibrates:
+            keep_calibrated(model, backup)
         return model
 
     def _keep_from(self, stage: Stage, steps: int) -> int | None:
@@ -229,10 +248,11 @@ class StageRunner:
 
     def _chosen(self, stage: Stage, flat_model: Any, keep: frozenset[str], attempt: Attempt) -> tuple[Stage, list[str]]:
         """Return `stage` with its measured choices made, and notes; `attempt` keeps them."""
-        stage, notes = self._with_choices(stage, flat_model, keep)
-        stage, more = self._at_found_rate(stage, flat_model)
-        attempt.keep_choice(stage, [*notes, *more])
-        return stage, [*notes, *more]
+        chosen, notes = self._with_choices(stage, flat_model, keep)
+        chosen, more = self._at_found_rate(chosen, flat_model)
+        if chosen != stage or notes or more:  # else nothing was measured
+            attempt.keep_choice(chosen, [*notes, *more])
+        return chosen, [*notes, *more]
 
     def _at_found_rate(self, stage: Stage, flat_model: Any) -> tuple[Stage, list[str]]:
         """Return `stage` with the learning rate of a range test, if it needs one, and a note on it."""

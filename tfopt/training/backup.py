@@ -3,7 +3,9 @@
 import functools
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ class State:
         ended: whether the training is over, perhaps before its last epoch.
         history: the logs of the epochs so far, by name.
         arrays: the values of all variables, and what callbacks hold.
+        seconds: it has taken, in all processes.
     """
 
     epoch: int
@@ -43,6 +46,20 @@ class State:
     ended: bool
     history: dict[str, list[float]]
     arrays: dict[str, np.ndarray]
+    seconds: float = 0.0
+
+
+_EVERY: ContextVar[float] = ContextVar("every", default=EVERY)
+
+
+@contextmanager
+def backing_up_every(seconds: float) -> Iterator[None]:
+    """Let backups that are made within this block be `seconds` apart, unless they are told otherwise."""
+    token = _EVERY.set(seconds)
+    try:
+        yield
+    finally:
+        _EVERY.reset(token)
 
 
 @dataclass
@@ -55,13 +72,17 @@ class Backup:
         progress: tells where a training goes on.
         position: where the batches of the training begin; give it to what makes them.
         distribution: over which the training is spread.
+        writes: whether this process writes backups, or only goes on from them.
+        seconds_before: that earlier processes have trained, once the training has begun.
     """
 
     folder: Path | None = None
-    every: float = EVERY
+    every: float = field(default_factory=_EVERY.get)
     progress: Progress = field(default_factory=lambda: Progress(quiet=True))
     position: Position = field(default_factory=Position)
     distribution: Distribution = field(default_factory=Distribution)
+    writes: bool = True
+    seconds_before: float = 0.0
 
     def fit(
         self,
@@ -95,11 +116,16 @@ class Backup:
         recorder = _recorder_class()(self, learner, callbacks, label)
         samples = arguments["validation_data"] if "validation_data" in arguments else batches.take(1)
         epoch, step = self._resume(recorder, learner, epochs, samples)
+        self._began = time.monotonic()
         self.position.tell(epoch, step)
         with keras_internals.beginning_at(learner, epoch, step), interruption.held():
             callbacks = [*callbacks, recorder]
             learner.fit(batches, initial_epoch=epoch, epochs=epochs, callbacks=callbacks, **arguments)
         return dict(recorder.history)
+
+    def seconds(self) -> float:
+        """Return the seconds that the training has taken by now, in all processes."""
+        return self.seconds_before + time.monotonic() - self._began
 
     def agree(self, *, due: bool) -> bool:
         """Return whether any worker is due to save, or asked to end, which then all are."""
@@ -116,14 +142,16 @@ class Backup:
         if state.step:  # this makes the running means, which Keras would make in the first step
             learner.evaluate(samples, steps=1, verbose=0)
         recorder.restore(state)
+        self.seconds_before = state.seconds
+        self.progress.tell("resumed", epochs=state.epoch, rows=0)
         self.progress.say(f"{recorder.label}: going on {_after(state.epoch, state.step)}")
         return (epochs, 0) if state.ended else (state.epoch, state.step)
 
     def save(self, state: State) -> None:
         """Write a backup, and remove all but the last ones. One that cannot be written is a note."""
-        if self.folder is None:
+        if self.folder is None or not self.writes:
             return
-        about = json.dumps([state.epoch, state.step, state.ended, state.history])
+        about = json.dumps([state.epoch, state.step, state.ended, state.history, round(state.seconds, 3)])
         paths = self._paths()
         number = _number(paths[0]) + 1 if paths else 0
         try:
@@ -159,10 +187,10 @@ def _number(path: Path) -> int:
 
 def _read(path: Path, variables: Mapping[str, Any]) -> State:
     arrays = read_npz(path)
-    epoch, step, ended, history = parse_json(str(arrays.pop("about")))
+    epoch, step, ended, history, seconds = parse_json(str(arrays.pop("about")))
     if any(arrays[name].shape != tuple(variable.shape) for name, variable in variables.items()):
         raise ValueError("it does not fit the model")
-    return State(int(epoch), int(step), bool(ended), dict(history), arrays)
+    return State(int(epoch), int(step), bool(ended), dict(history), arrays, float(seconds))
 
 
 def _after(epoch: int, step: int) -> str:
@@ -199,6 +227,9 @@ def _recorder_class() -> Any:
             self._callbacks = [callback for callback in callbacks if hasattr(callback, "get_state")]
             self._restored: State | None = None
             self.history: dict[str, list[float]] = {}
+            # Before the last step of the epoch, as Keras cannot fit an epoch of no step: a signal in the validation
+            # costs a step and the validation, not the epoch.
+            self._before_validation: State | None = None
             self._saved = time.monotonic()
 
         def restore(self, state: State) -> None:
@@ -234,12 +265,23 @@ def _recorder_class() -> Any:
             due = time.monotonic() - self._saved > self._backup.every
             if done < self.params["steps"] and self._backup.agree(due=due):  # else the epoch ends soon
                 self._save(self._epoch, done)
+            if done == self.params["steps"] - 1 and self._may_leave_validation:
+                self._before_validation = self._state(self._epoch, done)
+
+        @property
+        def _may_leave_validation(self) -> bool:
+            """Whether a signal ends a long validation: not if other workers would wait for this one."""
+            return self._backup.folder is not None and self._backup.distribution.workers == 1
 
         def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-            if interruption.is_overdue() and self._backup.distribution.workers == 1:
-                interruption.end_if_asked(self.label)
+            if not interruption.is_overdue() or self._backup.distribution.workers > 1:
+                return
+            if self._before_validation is not None:
+                self._write(self._before_validation)
+            interruption.end_if_asked(self.label)
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self._before_validation = None
             for name, value in (logs or {}).items():
                 self.history.setdefault(name, []).append(float(value))
             self._backup.agree(due=False)
@@ -249,12 +291,18 @@ def _recorder_class() -> Any:
             if self._backup.folder is None:
                 interruption.end_if_asked()
                 return
+            self._write(self._state(epoch, step, ended=ended))
+
+        def _state(self, epoch: int, step: int, *, ended: bool = False) -> State:
             variables = self.variables | (_running(self.model) if step else {})
             arrays = {name: variable.numpy() for name, variable in variables.items()}
             for number, callback in enumerate(self._callbacks):
                 arrays |= {f"callback_{number}_{name}": a for name, a in callback.get_state().items()}
-            self._backup.save(State(epoch, step, ended, self.history, arrays))
+            return State(epoch, step, ended, self.history, arrays, self._backup.seconds())
+
+        def _write(self, state: State) -> None:
+            self._backup.save(state)
             self._saved = time.monotonic()
-            interruption.end_if_asked(f"{self.label} {_after(epoch, step)}")
+            interruption.end_if_asked(f"{self.label} {_after(state.epoch, state.step)}")
 
     return Recorder

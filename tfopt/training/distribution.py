@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import re
 import shutil
 import tempfile
 import zipfile
@@ -15,18 +16,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from tfopt.base import interruption
+from tfopt.base.limits import MIB
 from tfopt.data.position import Position, Share
 from tfopt.errors import RecipeError, TfoptError
 from tfopt.training.cluster import Cluster, cluster_from
 
 Distribute = Literal["mirrored", "multiworker"]
 KINDS = ("mirrored", "multiworker")
-_LOST = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError", "InternalError")
+CHUNK = 4 * MIB
+"""Bytes of a checkpoint that are sent at once."""
+_LOST = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
+# In an InternalError, which may be about this machine alone, such as its GPU.
+_BETWEEN_WORKERS = re.compile("collective|coordination service|another worker|other worker|heartbeat", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,13 @@ class Distribution:
     def replicas(self) -> int:
         """The number of replicas that share a batch."""
         return 1 if self.strategy is None else int(self.strategy.num_replicas_in_sync)
+
+    def describe(self) -> str:
+        """Return over what the training is spread, in words."""
+        if self.strategy is None:
+            return "no"
+        where = f"{self.workers} workers" if self.workers > 1 else "one machine"
+        return f"{self.replicas} replicas on {where}"
 
     def scope(self) -> Any:
         """Return the block in which variables are made for all replicas."""
@@ -105,16 +118,30 @@ class Distribution:
         """Let the `folder` of this worker hold what that of the chief does."""
         if self.workers == 1:
             return
-        content = np.frombuffer(_zipped(folder), np.uint8) if self.is_chief else np.zeros(0, np.uint8)
-        size = self.largest(len(content))
-        if not size:  # TensorFlow crashes on a sum of nothing
-            return
-        mine = np.zeros(size, np.int32)
-        mine[: len(content)] = content
-        packed = self._sum(mine).astype(np.uint8).tobytes()
-        if not self.is_chief:
-            with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-                archive.extractall(folder)
+        with tempfile.TemporaryFile() as packed:
+            if self.is_chief:
+                _zip(folder, packed)
+            self._copy_file(packed)
+            if not self.is_chief and packed.tell():
+                with zipfile.ZipFile(packed) as archive:
+                    archive.extractall(folder)
+
+    def _copy_file(self, file: BinaryIO) -> None:
+        """Append what is in `file` of the chief, from its start, to the empty one of this worker."""
+        size = self._size_of_chief(file.tell())
+        file.seek(0)
+        for start in range(0, size, CHUNK):
+            length = min(CHUNK, size - start)
+            mine = file.read(length) if self.is_chief else b""
+            sent = np.frombuffer(mine.ljust(-(-length // 4) * 4, b"\0"), np.int32)  # four bytes in each number
+            received = self._sum(sent).tobytes()[:length]
+            if not self.is_chief:
+                file.write(received)
+
+    def _size_of_chief(self, size: int) -> int:
+        """Return `size` of the chief, which may be too large for one number."""
+        high, low = (self.largest(part * self.is_chief) for part in divmod(size, 2**31))
+        return high * 2**31 + low
 
     def _from_all(self, values: np.ndarray) -> np.ndarray:
         """Return the value that each worker passes at the same time, (workers,)."""
@@ -124,15 +151,14 @@ class Distribution:
 
     def _sum(self, values: np.ndarray) -> np.ndarray:
         """Return the sum of the arrays, int32, that all workers pass at the same time."""
-        return np.asarray(_sum_over(self.strategy)(values)) // (self.replicas // self.workers)
+        return np.asarray(_sum_over(self.strategy, self.replicas // self.workers)(values))
 
     def notes(self, batch_size: int) -> list[str]:
         """Return what a report says about it."""
         if self.strategy is None:
             return []
-        where = f"{self.workers} workers" if self.workers > 1 else "one machine"
         return [
-            f"trained by {self.replicas} replicas on {where}: batch_size={batch_size} is that of all together, "
+            f"trained by {self.describe()}: batch_size={batch_size} is that of all together, "
             f"{batch_size / self.replicas:g} for each, so the learning rate stays as it is",
             "BatchNormalization takes the statistics of each replica's part of a batch, its moving averages those of "
             "all; ranges of activations follow the mean of the replicas' extremes",
@@ -161,12 +187,17 @@ class Distribution:
 
 
 @functools.cache
-def _sum_over(strategy: Any) -> Any:
-    """Return the function from an array, int32, of each replica to their sum."""
+def _sum_over(strategy: Any, own: int) -> Any:
+    """Return the function from an array, int32, of each worker, which has `own` replicas, to their sum."""
     import tensorflow as tf
 
+    def of_first(values: Any) -> Any:
+        """Return the values in one replica of the worker, and zeros in the others."""
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return tf.where(tf.equal(tf.math.mod(number, own), 0), values, tf.zeros_like(values))
+
     def total(values: Any) -> Any:
-        given = strategy.run(tf.identity, args=(values,))
+        given = strategy.run(of_first, args=(values,))
         return strategy.reduce(tf.distribute.ReduceOp.SUM, given, axis=None)
 
     return tf.function(total, input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
@@ -183,16 +214,15 @@ def _variables(learner: Any) -> list[Any]:
     return [*learner.variables, *getattr(learner, "own_variables", [])]
 
 
-def _zipped(folder: Path) -> bytes:
-    """Return the files below `folder` as a zip; b"" if there are none."""
+def _zip(folder: Path, packed: BinaryIO) -> None:
+    """Write the files below `folder` as a zip to `packed`; nothing if there are none."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
-        return b""
-    packed = io.BytesIO()
+        return
     with zipfile.ZipFile(packed, "w") as archive:
         for path in files:
             archive.write(path, path.relative_to(folder))
-    return packed.getvalue()
+    packed.seek(0, io.SEEK_END)
 
 
 @contextmanager
@@ -259,11 +289,15 @@ def _losing_workers() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        if type(error).__name__ not in _LOST:
+        said = str(error.message or error)
+        if type(error).__name__ not in _LOST and not (
+            isinstance(error, tf.errors.InternalError) and _BETWEEN_WORKERS.search(said)
+        ):
             raise
+        first = next(iter(said.strip().splitlines()), type(error).__name__).rstrip(".")
         raise TfoptError(
             "Another worker was lost, or ended with an error: see what it says. Run the same command again on all "
-            "machines; the run goes on from its last checkpoint."
+            f"machines; the run goes on from its last checkpoint. TensorFlow says: {first}."
         ) from error
 
 

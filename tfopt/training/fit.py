@@ -11,7 +11,7 @@ import numpy as np
 from tfopt.base.devices import computing_in
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.overrides import Overrides, override_attributes
-from tfopt.base.progress import Progress
+from tfopt.base.progress import Progress, stopped_at_end
 from tfopt.base.words import counted
 from tfopt.data import Dataset
 from tfopt.data.arrays_by_name import count_samples
@@ -191,18 +191,16 @@ def _fit(
     holds = steps if keep_from is None else min(keep_from, steps)
     own = with_callbacks(own_callbacks, lambda: int(learner.optimizer.iterations.numpy()) < holds, progress, label)
     lines = progress.callback(label)
-    with override_attributes(_statistics_in_training(model, training, len(data.train), steps)):
-        try:
-            history = backup.fit(
-                learner,
-                epochs=epochs,
-                callbacks=[*callbacks, stop_at_nan(label), best, *own, lines],
-                label=label,
-                verbose=0,
-                **arguments,
-            )
-        finally:
-            lines.stop()  # tf_keras does not notify its callbacks of an interruption
+    statistics = _statistics_in_training(model, training, len(data.train), steps)
+    with override_attributes(statistics), stopped_at_end([lines]):
+        history = backup.fit(
+            learner,
+            epochs=epochs,
+            callbacks=[*callbacks, stop_at_nan(label), best, *own, lines],
+            label=label,
+            verbose=0,
+            **arguments,
+        )
     return history, best
 
 

@@ -19,6 +19,11 @@ class History:
     metric: str
     kept: int
 
+    @property
+    def epochs(self) -> int:
+        """The number of epochs."""
+        return max(map(len, self.values.values()), default=0)
+
     @classmethod
     def of(cls, logs: Mapping[str, Iterable[float]], *, metric: str, kept: int) -> "History":
         """Return the course in the `history` that Keras's `fit` returns."""

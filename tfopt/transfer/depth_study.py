@@ -25,11 +25,11 @@ from tfopt.base.archives import read_npz
 from tfopt.base.config import config
 from tfopt.base.files import atomic_path
 from tfopt.base.locks import locked
-from tfopt.base.progress import Progress
+from tfopt.base.progress import Progress, stopped_at_end
 from tfopt.base.reading import reading
 from tfopt.data import Augmentation, Dataset
 from tfopt.data.predicting import outputs_for
-from tfopt.errors import DataError, ModelError
+from tfopt.errors import DataError, ModelError, OutputError
 from tfopt.models.sources import model_from
 from tfopt.tasks import task_of
 from tfopt.tasks.metrics import accuracy
@@ -205,11 +205,18 @@ class _Study:
         backup = Backup(path.with_suffix("") if path else None, progress=self._progress)
         run = Trained(kind, cut, *self._fitted(model, number, label, backup))
         if path is not None:
-            arrays: dict[str, Any] = {f"weight_{place}": weight for place, weight in enumerate(run.weights)}
+            self._keep(run, path)
+        return run
+
+    def _keep(self, run: Trained, path: Path) -> None:
+        arrays: dict[str, Any] = {f"weight_{place}": weight for place, weight in enumerate(run.weights)}
+        try:
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, accuracies=np.array([run.validation, run.test]), **arrays)
-            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-        return run
+        except (OSError, OutputError) as error:  # a full disk, say: the network is worth more
+            self._progress.say(f"note: the study does not keep a network ({error}); it goes on")
+            return
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
     def _fitted(self, model: Any, number: int, label: str, backup: Backup) -> tuple[float, float, list[np.ndarray]]:
         """Return validation and test accuracy of `model` after training, and its weights."""
@@ -227,7 +234,8 @@ class _Study:
         metric = build_metric("accuracy", batches.element_spec[1].shape, flat_model.output_shape)
         flat_model.compile(optimizer, loss, metrics=[metric])
         lines = [self.progress.callback(label)] if self.progress is not None else []
-        backup.fit(flat_model, batches, epochs=settings.epochs, callbacks=lines, label=label, verbose=0)
+        with stopped_at_end(lines):
+            backup.fit(flat_model, batches, epochs=settings.epochs, callbacks=lines, label=label, verbose=0)
         predict = functools.partial(flat_model.predict, verbose=0)
         found = [accuracy(outputs_for(predict, part), part.y()) for part in (data.validation, data.test)]
         return found[0], found[1], flat_model.get_weights()

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from tfopt.base import keras_compat
 from tfopt.base.config import config
+from tfopt.base.progress import stopped_at_end
 from tfopt.data import Dataset, fit_to_model
 from tfopt.data.batches import without_weights
 from tfopt.data.split import choose
@@ -214,7 +215,8 @@ class FeatureTransfer(Transfer):
         shown = build_metric(task.keras_metric, features.train.y(slice(1)).shape, flat_head.output_shape)
         flat_head.compile(optimizer, task.loss(logits=True), metrics=[shown], weighted_metrics=[])
         lines = [progress.callback("head")] if progress is not None else []
-        history = flat_head.fit(**self._fit_arguments(features), epochs=epochs, callbacks=lines, verbose=0).history
+        with stopped_at_end(lines):
+            history = flat_head.fit(**self._fit_arguments(features), epochs=epochs, callbacks=lines, verbose=0).history
         if not np.isfinite(history["loss"][-1]):
             raise RecipeError(
                 f"The head's loss is {history['loss'][-1]}: lower FeatureTransfer's learning_rate, or look for extreme "

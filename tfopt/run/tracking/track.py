@@ -101,6 +101,10 @@ class _Follower:
     def _model(self, values: Mapping[str, Any]) -> None:
         self._tracker.show_model(values["model"])
 
+    def _resumed(self, values: Mapping[str, Any]) -> None:
+        self._epochs += values["epochs"]
+        self._rows += values["rows"]
+
     def _epoch(self, values: Mapping[str, Any]) -> None:
         self._epochs += 1
         rate = {} if values["learning_rate"] is None else {"learning_rate": values["learning_rate"]}
