@@ -29,6 +29,7 @@ class LayerFacts:
         passes: whether output values are input values or lie between them: an int8 operator with one range.
         absent: whether it is a no-op in inference.
         looks_up: whether it looks its input up in a table, so the input must not be rounded.
+        takes_indices: whether what it looks up are whole numbers.
         joins_ranges: whether its int8 operator has one range for all inputs and the output.
         no_int8: why it has no int8 operator or cannot be converted to one.
         one_operator: whether TFLite has an operator for the whole loop over time steps.
@@ -56,6 +57,7 @@ class LayerFacts:
     passes: bool = False
     absent: bool = False
     looks_up: bool = False
+    takes_indices: bool = True
     joins_ranges: bool = False
     no_int8: str = ""
     one_operator: bool = False
@@ -220,7 +222,7 @@ FACTS: Mapping[str, LayerFacts] = {
     "IntegerLookup": LayerFacts(looks_up=True),
     "Hashing": LayerFacts(looks_up=True),
     "CategoryEncoding": LayerFacts(looks_up=True),
-    "Discretization": LayerFacts(looks_up=True),
+    "Discretization": LayerFacts(looks_up=True, takes_indices=False),
 }
 # fmt: on
 

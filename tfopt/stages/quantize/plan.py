@@ -216,9 +216,19 @@ class _Planner:
         return linear or facts_of(layer).fuses_activation
 
 
-def looked_up(graph: Graph) -> set[Ref]:
-    """Return the inputs of the model that are table indices or the like, whatever their dtype."""
-    return {ref for call in graph.calls if facts_of(call.leaf.layer).looks_up for ref in refs_in(call.args)}
+def looked_up(graph: Graph) -> dict[Ref, bool]:
+    """Return the tensors that are looked up in a table, whatever their dtype, and whether they are nothing but indices.
+
+    What a Discretization reads are numbers, and so is what layers without a table read as well.
+    """
+    readers: dict[Ref, list[bool]] = collections.defaultdict(list)
+    found: dict[Ref, None] = {}
+    for call in graph.calls:
+        facts, read = facts_of(call.leaf.layer), refs_in([call.args, call.kwargs])
+        found.update(dict.fromkeys(read if facts.looks_up else ()))
+        for ref in read:
+            readers[ref].append(facts.looks_up and facts.takes_indices)
+    return {ref: all(readers[ref]) for ref in found}
 
 
 def scales_of(kernel: Kernel) -> Scales:

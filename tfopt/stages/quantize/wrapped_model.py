@@ -29,9 +29,9 @@ def quantized_model(
     inputs, tensors = {}, {}
     for spec in graph.inputs:
         # Table indices may come as floats; int8 could not tell 300 of them apart.
-        dtype = "int32" if spec.ref in indices and spec.dtype.startswith("float") else spec.dtype
+        dtype = "int32" if indices.get(spec.ref) and spec.dtype.startswith("float") else spec.dtype
         inputs[spec.ref] = tensors[spec.ref] = tf_keras().Input(batch_shape=spec.shape, dtype=dtype, name=spec.name)
-        if dtype.startswith("float") and spec.ref not in exact:
+        if dtype.startswith("float") and spec.ref not in indices and spec.ref not in exact:
             tensors[spec.ref] = int8_input()(name=f"quantize_{spec.name}")(tensors[spec.ref])
     layers = {leaf.name: _wrapped(leaf.layer, treatments[leaf.name], quantizers) for leaf in graph.leaves}
     _, outputs = replay(graph, tensors, lambda leaf, args, kwargs: layers[leaf.name](*args, **kwargs))

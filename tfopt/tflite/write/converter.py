@@ -18,6 +18,7 @@ from tfopt.errors import CannotRunError, DataError, ModelError, RecipeError, Tfo
 from tfopt.models.hub import native_if_possible
 from tfopt.stages.quantize.activation_ranges import with_ranges
 from tfopt.stages.quantize.int8_equivalents import always_averages_all, mean_over_places
+from tfopt.stages.quantize.ranges import apart
 from tfopt.stages.quantize.replaced_rounding import with_rounded_weights
 from tfopt.stages.quantize.trained import is_quantization_aware, layers_left_in_float
 from tfopt.tflite.prove.sides import file_outputs
@@ -31,7 +32,7 @@ from tfopt.tflite.write.loops import without_collecting_loops
 from tfopt.tflite.write.ports_in_order import in_order
 from tfopt.tflite.write.recurrent import check_states, recurrent_layers, repetitions
 from tfopt.tflite.write.strategies import Strategy, strategies_for
-from tfopt.tflite.write.traced_forms import PARTS_OF_OPERATORS, supported_forms
+from tfopt.tflite.write.traced_forms import PARTS_OF_OPERATORS, marked_results, supported_forms
 
 
 def convert(
@@ -164,7 +165,13 @@ class _Maker:
         return self._made(flat_model, strategy, hasty, ())
 
     def _made(self, flat_model: Any, strategy: Strategy, hasty: bool, without: Collection[str]) -> bytes:
-        with override_attributes(strategy.overrides), supported_forms(integers=self.integers, without=without):
+        # The converter gives integers to a ONE_HOT before a trained range, and then refuses them.
+        kinds = ("OneHot",) if is_quantization_aware(flat_model) else ()
+        with (
+            override_attributes(strategy.overrides),
+            supported_forms(integers=self.integers, without=without),
+            marked_results(kinds, apart),
+        ):
             traced = self._traced(flat_model, strategy)
         data = self.converter.convert(*traced, hasty=hasty)
         return self.quantizer.quantize(data, hasty=hasty) if self.quantizer else data

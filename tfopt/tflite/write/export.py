@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -30,6 +30,7 @@ from tfopt.tflite.settings import Export
 from tfopt.tflite.write.calibration import Calibration, without_generator
 from tfopt.tflite.write.compact import compact
 from tfopt.tflite.write.converter import convert, load_and_check, model_to_convert
+from tfopt.tflite.write.float_insides import with_float_insides
 from tfopt.tflite.write.float_rival import compared_with_float
 from tfopt.tflite.write.four_bits import rounded_to_4_bits
 from tfopt.tflite.write.low_bit_weights import store_integers
@@ -167,22 +168,27 @@ def _in_floats_where_needed(
 ) -> LiteModel:
     """Return the file of `settings`, with the fewest operators in float that make it compute what `model` does."""
     make = functools.partial(_built, model, data=data, promises=promises, flat_model=flat_model)
-    error: PromiseError | CannotRunError | None = None
+    error: PromiseError | ModelError | None = None
+    aware = is_quantization_aware(model)
     if settings.max_noise is None:
         try:
             return make(settings, proven=proven)
         except PromiseError as why:
-            if why.data is None or not settings.may_mix:
+            if not settings.may_mix or (why.data is None and (why.layer or not aware)):
                 raise
             error = why
-        except CannotRunError as why:  # e.g. where scales are too unlike for its kernels
-            if not settings.may_mix or data is None:
+        except ModelError as why:  # e.g. LiteRT cannot run it, where scales are too unlike for its kernels
+            if not settings.may_mix or not (aware or (isinstance(why, CannotRunError) and data is not None)):
                 raise
             error = why
-        if is_quantization_aware(model):
+        if aware:
             with contextlib.suppress(TfoptError):
                 return make(settings, proven=proven, only_trained=True)
-            raise error
+
+            def with_insides(layers: Collection[str], others: Export) -> LiteModel:
+                return make(others, proven=proven, float_insides=layers)
+
+            return with_float_insides(model, settings, with_insides, error)
     for share in SHARES_OF_NOISE:
         try:
             return make(_with_limit(settings, share), proven=proven, max_noise=settings.max_noise)
@@ -256,10 +262,12 @@ def _built(
     proven: bool,
     max_noise: float | None = None,
     only_trained: bool = False,
+    float_insides: Collection[str] = (),
 ) -> LiteModel:
     """Return the file of `settings`, checked, and compared with the model to within `max_noise` (None: as usual).
 
-    With `only_trained`, operators for which `Quantize` has trained no range stay in float.
+    With `only_trained`, operators for which `Quantize` has trained no range stay in float; the insides of the layers
+    `float_insides` do in any case.
     """
     calibration = None
     if settings.integer_only and data is not None:
@@ -289,7 +297,7 @@ def _built(
     lite.layers = {op.index: ", ".join(names.near(op)) for op in named.ops() if op.subgraph == 0 and op.outputs}
     if settings.max_noise is not None:
         require_integers(named, settings, max_noise)
-    settings, in_float = allowed_floats(settings, model, named, names, only_trained=only_trained)
+    settings, in_float = allowed_floats(settings, model, named, names, only_trained=only_trained, insides=float_insides)
     verify_finite(named, names)
     # The file with names first, for the sake of the messages; then the one that is written.
     found = verify_types(named, settings, in_float, names)
@@ -352,6 +360,6 @@ def _about_states(named: LiteModel, names: LayerNames) -> Iterator[str]:
 def _layers(model: Any) -> Iterator[str]:
     """Yield the names of the flat model's layers, lazily."""
     if is_quantization_aware(model):
-        yield from (unwrapped(layer).name for layer in model.layers)
+        yield from (unwrapped(layer).name for layer in model.layers if type(layer).__name__ != "InputLayer")
     else:
         yield from (name for name, _, _ in bridge.flat_layers(model))

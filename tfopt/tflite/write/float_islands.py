@@ -59,6 +59,16 @@ def _scales(tensor: Any) -> np.ndarray:
     return np.asarray(items(tensor.quantization.scale) if tensor.quantization else (), np.float64)
 
 
+def outputs_without_int16(quantized: bytes) -> list[str]:
+    """Return the results of operators that read int16 in the file, though LiteRT has no such kernel, by tensor name."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = unpacked(quantized)
+    subgraph = model.subgraphs[0]
+    reading = [each for each in items(subgraph.operators) if _kind(model, each) == schema.BuiltinOperator.BUCKETIZE]
+    return [_name(subgraph.tensors[int(each.outputs[0])]) for each in reading]
+
+
 class _Islands:
     def __init__(self, model: Any, subgraph: Any, floats: Any) -> None:
         from ai_edge_litert import schema_py_generated as schema

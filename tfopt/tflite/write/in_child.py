@@ -19,7 +19,7 @@ from tfopt.tflite.write import edge_quantizer
 from tfopt.tflite.write.byte_inputs import byte_ranges, with_input_ranges
 from tfopt.tflite.write.compact import with_true_reversals, without_detours
 from tfopt.tflite.write.float_forms import FORMS, without_block_moves
-from tfopt.tflite.write.float_islands import outputs_without_scale, with_float_islands
+from tfopt.tflite.write.float_islands import outputs_without_int16, outputs_without_scale, with_float_islands
 from tfopt.tflite.write.index_values import border_for, exact_values, with_exact_indices
 from tfopt.tflite.write.int16_choices import (
     is_about_integers,
@@ -103,7 +103,7 @@ def _converter(folder: str, settings: Export) -> Any:
                     data = self._with_float_ends(result, end, *types[2:])
                     data = rewritten(data, with_int16_casts, with_int8_tables)
                     if settings.mixed:
-                        left = [*left, *exact, *outputs_without_scale(data)]
+                        left = [*left, *exact, *outputs_without_scale(data), *outputs_without_int16(data)]
                     return with_float_islands(data, result, left) if left else data
                 data = mlir_quantize(
                     calibrated,

@@ -22,7 +22,7 @@ from tfopt.tflite.read.flatbuffer import BIAS_OPERAND, items, packed, set_data, 
 # The int8 operators of LiteRT that read 4-bit weights, and the operator version from which they do.
 INT4_OPERATORS = {"CONV_2D": 7, "FULLY_CONNECTED": 10}
 # The operators for which a single scale is stored if all channels have the same one.
-ONE_SCALE_OPERATORS = frozenset({"FULLY_CONNECTED"})
+ONE_SCALE_OPERATORS = frozenset({"BATCH_MATMUL", "FULLY_CONNECTED"})
 # The largest allowed distance of a weight in the file from its grid, in steps of the file: half a step for the rounding
 # by the converter, and as much for the scale, which is fitted to all weights.
 ROUNDED_ONCE = 1.0
@@ -45,10 +45,11 @@ def store_integers(data: bytes, model: Any, integers: Mapping[Key, Integers]) ->
     lite, rewritten = LiteModel(data), unpacked(data)
     in_bytes: list[str] = []
     done: set[tuple[int, int]] = set()  # layers may share a tensor
-    for key, place in _locate(lite, model, integers).items():
+    for key, found in _locate(lite, model, integers).items():
         bits = integers[key].bits
-        for one in place.everywhere:
-            for part, axis, wanted in zip(one.parts, one.axes, one.wanted, strict=True):
+        for one in found.everywhere:
+            for part, place, wanted in zip(one.parts, one.axes, one.wanted, strict=True):
+                axis = place % part.values.ndim  # the last one may be given as -1
                 number = (part.tensor.subgraph, part.tensor.index)
                 if not part.tensor.scales or number in done:
                     continue

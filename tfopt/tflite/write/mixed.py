@@ -1,6 +1,7 @@
 """Which operators of an integer file may compute in float, and why."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from tfopt.errors import PromiseError
@@ -12,7 +13,13 @@ from tfopt.tflite.settings import Export
 
 
 def allowed_floats(
-    settings: Export, model: Any, named: LiteModel, names: LayerNames, *, only_trained: bool
+    settings: Export,
+    model: Any,
+    named: LiteModel,
+    names: LayerNames,
+    *,
+    only_trained: bool,
+    insides: Collection[str] = (),
 ) -> tuple[Export, dict[str, str]]:
     """Return the settings of a file that may hold float operators, and the layers of these with the reason, if any.
 
@@ -22,6 +29,7 @@ def allowed_floats(
         named: the file with the names of inner tensors.
         names: of its layers.
         only_trained: whether operators for which `Quantize` has trained no range stay in float.
+        insides: layers that compute in float what `Quantize` does not round.
     """
     in_float = layers_left_in_float(model)
     if settings.max_noise is not None:
@@ -29,6 +37,10 @@ def allowed_floats(
     if only_trained:
         settings, more = _as_mixed(settings, named, names, "a range that samples give would change what it computes")
         return settings, {**more, **in_float}
+    if insides:
+        why = "in int8 the file would not compute what the trained model does"
+        settings, more = _as_mixed(settings, named, names, why)
+        return settings, {**more, **dict.fromkeys(insides, why), **in_float}
     if not in_float and settings.mixed and (without_form := operators_without_form(named, settings)):
         why = f"LiteRT has no {settings.activations} operator for it"
         settings, _ = _as_mixed(settings, named, names, why)

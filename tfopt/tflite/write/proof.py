@@ -127,7 +127,6 @@ def _compared(
     if settings.weights == "float16":
         limits["rounding"] = FLOAT16_ROUNDING
     ports = {port.name: port for port in lite.outputs}
-    rounded = is_quantization_aware(flat_model)  # in Keras too
     classes = isinstance(data, Dataset) and task_of(data).scores_classes
     proofs = [
         compare_output(
@@ -136,7 +135,7 @@ def _compared(
             found[name],
             classes=classes,
             step=output_step(lite, ports[name]),
-            must_vary=settings.io in (None, "float32") and not rounded,
+            must_vary=settings.io in (None, "float32"),
             **limits,
         )
         for name, want in zip(output_names(flat_model), expected, strict=True)

@@ -229,3 +229,21 @@ def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterato
             yield
     finally:
         FuncGraph._create_op_internal = original
+
+
+@contextmanager
+def marked_results(kinds: Collection[str], mark: Callable[[Any], Any]) -> Iterator[None]:
+    """Trace functions in the block with `mark` applied to the result of each operation of these `kinds`."""
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    original = FuncGraph._create_op_internal
+
+    def create(graph: Any, op_type: str, *args: Any, **kwargs: Any) -> Any:
+        made = original(graph, op_type, *args, **kwargs)
+        return mark(made.outputs[0]).op if op_type in kinds else made
+
+    FuncGraph._create_op_internal = create
+    try:
+        yield
+    finally:
+        FuncGraph._create_op_internal = original

@@ -26,16 +26,34 @@ def float_outputs(data: bytes) -> list[str]:
 
 
 def without_marks(model: Any, subgraph: Any) -> bool:
-    """Remove the marks of a subgraph, except at its outputs. For `rewritten`."""
+    """Remove the marks of a subgraph. For `rewritten`."""
+    changed = _without_marks_of_outputs(model, subgraph)
     marks = _Marks(model, subgraph)
     sources = [[marks.source(int(index)) for index in items(each.inputs)] for each in items(subgraph.operators)]
-    changed = False
     for operator, ends in zip(items(subgraph.operators), sources, strict=True):
         if ends != [int(index) for index in items(operator.inputs)]:
             operator.inputs, changed = np.array(ends, np.int32), True
     if changed:
         drop_unread(model, subgraph, ("CAST", "DEQUANTIZE", "QUANTIZE"))
     return changed
+
+
+def _without_marks_of_outputs(model: Any, subgraph: Any) -> bool:
+    """Let operators make the outputs themselves that are marked results of theirs; return whether any is."""
+    marks = _Marks(model, subgraph)
+    ports = {int(index) for ends in (subgraph.inputs, subgraph.outputs) for index in items(ends)}
+    moved: dict[int, int] = {}  # each to an output
+    for output in map(int, items(subgraph.outputs)):
+        source = marks.source(output)
+        if source != output and source not in ports and source not in moved and marks.is_computed(source):
+            moved[source] = output
+    outputs = set(moved.values())
+    kept = [each for each in items(subgraph.operators) if not outputs.intersection(map(int, items(each.outputs)))]
+    for operator in kept:
+        operator.inputs = np.array([moved.get(int(index), int(index)) for index in items(operator.inputs)], np.int32)
+        operator.outputs = np.array([moved.get(int(index), int(index)) for index in operator.outputs], np.int32)
+    subgraph.operators = kept
+    return bool(moved)
 
 
 class _Marks:
@@ -55,14 +73,23 @@ class _Marks:
         ]
         return types == [schema.TensorType.FLOAT32, schema.TensorType.FLOAT64]
 
+    def is_computed(self, index: int) -> bool:
+        """Return whether an operator makes the tensor `index`."""
+        return index in self._made_by
+
     def source(self, index: int) -> int:
-        """Return the tensor that a mark gives as `index`, or `index` itself."""
+        """Return the tensor that marks give as `index`, or `index` itself."""
+        while (before := self._before_mark(index)) is not None:
+            index = before
+        return index
+
+    def _before_mark(self, index: int) -> int | None:
         marked = self._unmarked(index)
         if marked is None:  # the converter rounds the input of an LSTM even if it leaves the LSTM in float
             rounded = self._input(index, "DEQUANTIZE")
             before = None if rounded is None else self._input(rounded, "QUANTIZE")
             marked = None if before is None else self._unmarked(before)
-        return index if marked is None else marked
+        return marked
 
     def _unmarked(self, index: int) -> int | None:
         wide = self._input(index, "CAST")
