@@ -59,12 +59,12 @@ class Result:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the files of the result into `folder`.
 
-        They are `model.tflite`, `model.keras`, `recipe.json`, `report.json`, `report.html`, which shows it in a browser
-        without a network, and `data.json`. Also `epochs.csv`, a row per stage and epoch, if there was training,
-        `labels.txt`, one class name per line in output order, if the classes
-        have names, and for texts `vocabulary.txt`. All or nothing: the files
-        appear in the folder once all of them are written. If Keras cannot save the model, `model.keras` is missing,
-        with a warning and a note in the report.
+        All or nothing: the files appear in the folder once all of them are written. Always there are `model.tflite`,
+        `model.keras`, `recipe.json`, `report.json`, `report.html`, which shows it in a browser without a network, and
+        `data.json`. Also `epochs.csv`, a row per stage and epoch, if there was training; `labels.txt`, a class name per
+        line in output order, if the classes have names; `vocabulary.txt` for texts; what a transfer adds, such as
+        `depth_study.json`; and `STAGE_not_kept.keras` if the verdict is against a stage. If Keras cannot save the
+        model, `model.keras` is missing, with a warning and a note in the report.
 
         Returns:
             The folder.
