@@ -22,6 +22,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 import keras
 import tfopt
+from tfopt.training import distribution
 
 rng = np.random.default_rng(0)
 x = rng.normal(size=(200, 6)).astype("float32")
@@ -47,15 +48,122 @@ assert any("8 for each" in note for note in two[0].notes)
 for a, b in zip(two, one, strict=True):
     print(a.step, a.metrics, b.metrics, a.history, b.history)
     assert abs(a.metrics["accuracy"] - b.metrics["accuracy"]) <= 0.1
-# Pruning has no statistics of a batch, so that only the order of sums differs.
 kernels = [result.model.get_weights()[0] for result in results.values()]
 assert all((kernel == 0).mean() >= 0.5 for kernel in kernels)
+
+# Pruning has no statistics of a batch, so that only the order of sums differs.
+export = tfopt.Export(weights="float32", activations="float32")
+pruned = tfopt.Recipe(stages=stages[:1], training=training, max_drop=None, export=export)
+two, one = (
+    tfopt.optimize(model, pruned, data, distribute=way, teacher=model, quiet=True).model.get_weights()
+    for way in ("mirrored", None)
+)
+for a, b in zip(two, one, strict=True):
+    print(abs(a - b).max())
+    np.testing.assert_array_equal(a == 0, b == 0)
+    np.testing.assert_allclose(a, b, atol=1e-4)
+assert any(abs(a - b).max() > 0.01 for a, b in zip(two, model.get_weights(), strict=True))
+
+# A worker counts once in a sum, though each of its two replicas takes part.
+values = np.array([2**31 - 1, -(2**31), -5, 0], np.int32)
+total = distribution._sum_over(distribution._mirrored(), 2)(values)
+np.testing.assert_array_equal(total, values)
+
+small = tfopt.Recipe(stages=stages, training=tfopt.Training(batch_size=1))
 try:
-    small = tfopt.Recipe(stages=stages, training=tfopt.Training(batch_size=1))
     tfopt.optimize(model, small, data, distribute="mirrored")
 except tfopt.RecipeError as error:
     assert "at least one sample for each of 2 replicas" in str(error)
+else:
+    raise AssertionError("a batch of one sample was spread over two replicas")
 """
+
+# Each trains with two replicas to what one gives, and goes on within an epoch.
+EVERY_KIND = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+import keras
+import tfopt
+from tfopt.base import interruption
+from tfopt.training import backup
+
+rng = np.random.default_rng(0)
+x = rng.normal(size=(200, 6)).astype("float32")
+data = tfopt.load_data((x, (x[:, 0] > 0) + (x[:, 1] > 0) * 1))
+keras.utils.set_random_seed(0)
+layers = keras.layers
+inputs = keras.Input((6,))
+y = layers.Dense(16, activation="relu")(inputs)
+for _ in range(2):
+    y = layers.Add()([y, layers.Dense(16)(layers.Dense(16, activation="relu")(y))])
+model = keras.Model(inputs, layers.Dense(3, activation="softmax")(y))
+float32 = tfopt.Export(weights="float32", activations="float32")
+some = {"epochs": 2, "min_steps": 0}
+KINDS = {
+    "PruneChannels": (tfopt.PruneChannels(round_to=1, **some), {}, float32),
+    "LowRank": (tfopt.LowRank(rank=2, **some), {}, float32),
+    "PruneBlocks": (tfopt.PruneBlocks(final_ratio=0.8, **some), {}, float32),
+    "Binarize": (tfopt.Binarize(**some), {}, tfopt.Export()),
+    "EMA": (tfopt.FineTune(ema_momentum=0.9, **some), {}, float32),
+    "mixup": (tfopt.FineTune(**some), {"mixup": 0.4}, float32),
+    "Cluster": (tfopt.Cluster(number_of_clusters=4, **some), {}, float32),
+}
+recorder = backup._recorder_class()
+original = recorder.on_train_batch_end
+
+
+def stop_at(number):
+    seen = iter(range(1, 10**6))
+
+    def at_end(self, batch, logs=None):
+        if next(seen) == number:
+            interruption.ask(15)
+        original(self, batch, logs)
+
+    recorder.on_train_batch_end = at_end
+    return seen
+
+
+kind, folder = sys.argv[1:]
+stage, settings, export = KINDS[kind]
+training = tfopt.Training(batch_size=16, learning_rate=0.01, **settings)
+recipe = tfopt.Recipe(stages=(stage,), training=training, export=export, max_drop=None)
+options = {"distribute": "mirrored", "quiet": True}
+whole = tfopt.optimize(model, recipe, data, **options)
+alone = tfopt.optimize(model, recipe, data, quiet=True)
+two, one = (result.report.rows[-1].metrics["accuracy"] for result in (whole, alone))
+print(kind, two, one)
+assert abs(two - one) <= 0.15
+if kind not in ("mixup", "Binarize"):  # each replica mixes its own samples; rounding turns noise into steps
+    for a, b in zip(whole.model.get_weights(), alone.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+stop_at(11)
+try:
+    tfopt.optimize(model, recipe, data, checkpoint=folder, **options)
+except interruption.Interrupted:
+    pass
+else:
+    raise AssertionError("not interrupted")
+steps = stop_at(0)
+result = tfopt.optimize(model, recipe, data, checkpoint=folder, **options)
+assert next(steps) - 1 == 5, "the steps after the eleventh"
+differences = [abs(a - b).max() for a, b in zip(result.model.get_weights(), whole.model.get_weights(), strict=True)]
+print(differences)
+assert max(differences) == 0
+assert result.lite.data == whole.lite.data
+"""
+
+
+@pytest.mark.parametrize("kind", ["PruneChannels", "LowRank", "PruneBlocks", "Binarize", "EMA", "mixup", "Cluster"])
+def test_two_devices_train_every_kind_and_go_on_within_an_epoch(tmp_path, kind):
+    command = [sys.executable, "-c", EVERY_KIND, kind, tmp_path / "kept"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 
 def test_two_devices_give_what_one_does():

@@ -127,7 +127,7 @@ class Distribution:
                     archive.extractall(folder)
 
     def _copy_file(self, file: BinaryIO) -> None:
-        """Append what is in `file` of the chief, from its start, to the empty one of this worker."""
+        """Write what is in `file` of the chief, from its start, to the empty one of this worker."""
         size = self._size_of_chief(file.tell())
         file.seek(0)
         for start in range(0, size, CHUNK):
