@@ -52,6 +52,11 @@ class Run:
         return said, time.monotonic() - started, process.returncode == 0
 
     @property
+    def is_written(self) -> bool:
+        """Whether the whole result is in the folder."""
+        return (self.folder / "report.json").exists() and not (self.folder / ".tfopt" / "swap.json").exists()
+
+    @property
     def file(self) -> bytes:
         return (self.folder / "model.tflite").read_bytes()
 
@@ -109,7 +114,7 @@ def killed_at(run: Run, moment: float) -> tuple[int, str]:
         shutil.rmtree(run.folder, ignore_errors=True)
         first, _, ended = run.start(kill_after=moment)
         moment *= 0.8
-    second, _, _ = run.start()
+    second = "" if run.is_written else run.start()[0]  # the moment may be after the result, before the end
     done, again = epochs_in(first), epochs_in(second)
     where = first.strip().splitlines()[-1][:40] if first.strip() else "starting"
     return len(set(done) & set(again)), where
