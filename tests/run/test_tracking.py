@@ -117,7 +117,8 @@ def test_names_that_mlflow_takes():
 def test_wandb_gets_everything(monkeypatch, tmp_path):
     """Without a network, in a folder that `wandb sync` sends."""
     pytest.importorskip("wandb", reason="wandb is not installed: pip install 'tfopt[track]'")
-    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true"}.items():
+    patient = {"X_SERVICE_WAIT": "600", "INIT_TIMEOUT": "600"}  # seconds: its service starts slowly on a busy machine
+    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true", **patient}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     optimized("wandb=digits")
     (run,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")

@@ -261,7 +261,7 @@ def test_a_stage_that_is_not_kept_is_in_the_keras_of_the_model(data, tmp_path, p
 
 def test_a_file_that_guesses_is_a_verdict(data, monkeypatch):
     ruinous = tfopt.Prune(final_sparsity=0.95, schedule="one-shot", epochs=0)
-    monkeypatch.setattr("tfopt.run.optimize.at_chance", lambda *_: True)
+    monkeypatch.setattr("tfopt.run.verdicts.at_chance", lambda *_: True)
     result = run(data, ruinous, max_drop=None)
     assert not result.verdict.ok
     assert result.verdict.text.startswith("Expected a file that does its task; the file's accuracy is 0.")

@@ -17,29 +17,30 @@ from tfopt.base.words import counted, metric_in_words
 from tfopt.data.beside import image_preprocessing
 from tfopt.data.predicting import outputs_for
 from tfopt.errors import DataError, PromiseError, TfoptError
-from tfopt.evaluate.chance import at_chance, worse_than_the_mean
 from tfopt.evaluate.findings.collect import collect_findings
 from tfopt.evaluate.findings.layers import low_signals
 from tfopt.evaluate.report import Report, Resources, Row, answers_on_test, measured_row
-from tfopt.run.checkpoint import Checkpoint, Kept, as_file
+from tfopt.run.checkpoint import as_file
 from tfopt.run.data_warnings import recalls
 from tfopt.run.dry_run import established_before
-from tfopt.run.guard import Evaluation, Guard, Verdict, predictor
+from tfopt.run.guard import Guard, Verdict, predictor
 from tfopt.run.prepare import Prepared, prepare
 from tfopt.run.recipe import Recipe
 from tfopt.run.requirements import CallbacksOf
 from tfopt.run.result import Result, described
+from tfopt.run.resumed import resumed
 from tfopt.run.run_data import UNKNOWN
 from tfopt.run.run_folder import in_use
 from tfopt.run.step import StageRunner, Step
 from tfopt.run.target_start import begin_at_targets
 from tfopt.run.tracking.track import tracked
 from tfopt.run.tries import carry_out_stage
+from tfopt.run.verdicts import IF_GUESSING, behind_the_mean, budget_missed, guesses
 from tfopt.stages import Stage
 from tfopt.stages.cluster.cluster import folded_clusters
 from tfopt.stages.kernels.promise import Promise
 from tfopt.tasks import task_of
-from tfopt.tasks.metrics import agreement, guessing
+from tfopt.tasks.metrics import agreement
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import FLOAT, Export
 from tfopt.tflite.write.export import build_file
@@ -183,8 +184,8 @@ class _Run:
             self._add_row(name, self.flat_model, FLOAT, [*self.data.describe(), *self.notes, *taught])
         promises, final, notes, started = self._carry_out_stages()
         lite = self._export(final, promises, notes, started)
-        if self.verdict.ok:
-            self._check_budget()
+        if self.verdict.ok and (said := budget_missed(self.recipe, self.report.rows)):
+            self._fail(said)
         model = self._as_given(self.flat_model, self.finished)
         fed = None if self.recipe.transfer else image_preprocessing(self.data)
         recipe = dataclasses.replace(self.recipe, stages=tuple(self.stages), preprocessing=fed)
@@ -308,75 +309,26 @@ class _Run:
         """Resume an interrupted run, if there is one."""
         if not self.checkpoint:
             return
-        checkpoint = self.checkpoint.stages
         try:
-            found = checkpoint.load()
-            if not found:
-                return
-            rows = found.rows
-            self._require_rows_of_this_run(checkpoint, rows)
-            best = self._best_so_far(checkpoint, found)
-            stages = self._carried_out(checkpoint, found)
-            done = self.recipe.stages[: len(rows) - 1]
-            self.flat_model = checkpoint.resumed(
-                found,
-                self.flat_model,
-                resized=self._resized(len(done)),
-                restructured=any(stage.restructures for stage in done),
-            )
-            self.stages = stages
+            found = resumed(self.checkpoint.stages, self.recipe, self.data, self.flat_model)
         except DataError as error:
             self.notes.append(f"{error} Ignoring it: the run starts over.")
             self.progress.say(self.notes[-1])
             return
+        if not found:
+            return
+        rows, self.flat_model, self.stages = found.rows, found.flat_model, found.stages
         self.report.rows.extend(rows)
-        self.guard.accept(best or self.guard.evaluate(predictor(self.flat_model)))
+        self.guard.accept(found.best or self.guard.evaluate(predictor(self.flat_model)))
         self.finished = len(rows) - 1  # the first row is the original model
         self.progress.tell("resumed", epochs=sum(row.history.epochs for row in rows if row.history), rows=len(rows))
         self.progress.say(
             f"resuming after {rows[-1].step}: {self.finished} of {len(self.recipe.stages)} stages are already done"
         )
 
-    def _carried_out(self, checkpoint: Checkpoint, found: Kept) -> list[Stage]:
-        """Return the stages as the interrupted run carried them out: a second try may have changed one."""
-        if not found.recipe:
-            return self.stages
-        try:
-            return list(Recipe.from_json(found.recipe).stages)
-        except TfoptError as error:
-            raise checkpoint.damaged("its recipe cannot be read") from error
-
-    def _best_so_far(self, checkpoint: Checkpoint, found: Kept) -> Evaluation | None:
-        """Return the evaluation of the best model before the interruption; None if it is not known."""
-        if found.best is None or found.best.by_sample is None:
-            return None
-        if len(found.best.by_sample) != len(self.data.validation):
-            raise checkpoint.damaged("the evaluation of its best model does not fit the validation data")
-        return found.best
-
     def _resized(self, stages: int) -> bool:
         """Return True if one of the first `stages` stages may have changed layer sizes."""
         return any(stage.resizes for stage in self.recipe.stages[:stages])
-
-    def _require_rows_of_this_run(self, checkpoint: Checkpoint, rows: list[Row]) -> None:
-        """Raise DataError unless the rows are those of the first stages."""
-        steps = [type(stage).__name__ for stage in self.recipe.stages]
-        metrics = set(rows[0].metrics) if rows else set()
-        if not rows or [row.step for row in rows[1:]] != steps[: len(rows) - 1]:
-            raise checkpoint.damaged("its rows do not match the stages")
-        if any(set(row.metrics) != metrics for row in rows):
-            raise checkpoint.damaged(f"its rows do not have the metrics {', '.join(sorted(metrics))}")
-
-    def _check_budget(self) -> None:
-        budget = self.recipe.stages[-1].budget if self.recipe.stages else None
-        if budget is None:
-            return
-        rows = self.report.rows
-        before, after = (row.metrics.get("accuracy") for row in (rows[0], rows[-1]))
-        try:
-            budget.require(before, after, rows[-1].bytes)
-        except PromiseError as error:
-            self._fail(str(error))
 
     def _fail(self, text: str) -> None:
         """Mark the run as failed, with `text` before the current text of the verdict."""
@@ -408,9 +360,14 @@ class _Run:
             self.progress.say(f"note: {row.notes[-1]}")
         self._append(row)
         self._check_file(lite)
-        if self.verdict.ok:
-            self._check_guessing()
-        self._tell_of_the_mean()
+        if self.verdict.ok and (said := guesses(self.data, self.report.rows)):
+            if settings.allow_drift:
+                self.report.rows[-1].notes.append(f"allowed: {said}")
+            else:
+                self._fail(f"Expected a file that does its task; {said}. {IF_GUESSING}")
+        if said := behind_the_mean(self.data, outputs):
+            texts = [said, self.verdict.text] if self.verdict.ok else [self.verdict.text, said]
+            self.verdict = dataclasses.replace(self.verdict, text=" ".join(filter(None, texts)))
         return lite
 
     def _file(self, model: Any, promises: Sequence[Promise]) -> LiteModel:
@@ -440,39 +397,6 @@ class _Run:
             self.report.rows[-1].notes.append(f"better than the original model beyond chance, though {unsure}")
             unsure = ""
         self.verdict = Verdict(text=unsure)
-
-    def _check_guessing(self) -> None:
-        """Let the run fail if the file guesses on the test data, and the model before the first stage does not."""
-        if not task_of(self.data).has_classes:
-            return
-        rows, labels = self.report.rows, self.data.test.y()
-        before, after = (row.metrics["accuracy"] for row in (rows[0], rows[-1]))
-        if not at_chance(before, after, labels):
-            return
-        said = (
-            f"the file's accuracy is {after:.4f}, that of naming the most frequent class is {guessing(labels):.4f}; "
-            f"before the first stage it was {before:.4f}"
-        )
-        if self.recipe.export.allow_drift:
-            rows[-1].notes.append(f"allowed: {said}")
-            return
-        self._fail(
-            f"Expected a file that does its task; {said}. Look at the rows of the report, train the stages for longer "
-            "or with a smaller learning rate, or accept it with allow_drift=True (--allow-drift)."
-        )
-
-    def _tell_of_the_mean(self) -> None:
-        """Complete the verdict if always answering the mean of the targets would be better than the file's values."""
-        found = worse_than_the_mean(self.data, self.outputs)
-        if not found:
-            return
-        ratios = ", ".join(f"{f'of {name} ' if name else ''}{ratio:.3g}" for name, ratio in found.items())
-        said = (
-            f"The file has not learned its values: always answering the mean of the training targets is better. On the "
-            f"test samples its squared error is {ratios} times that of the mean."
-        )
-        texts = [said, self.verdict.text] if self.verdict.ok else [self.verdict.text, said]
-        self.verdict = dataclasses.replace(self.verdict, text=" ".join(filter(None, texts)))
 
     def _add_row(self, step: str, model: Any, settings: Export, notes: list[str], started: float | None = None) -> None:
         started = time.perf_counter() if started is None else started

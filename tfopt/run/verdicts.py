@@ -1,0 +1,56 @@
+"""What a verdict says about the finished file, beyond the guard of the stages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfopt.data import Dataset
+from tfopt.errors import PromiseError
+from tfopt.evaluate.chance import at_chance, worse_than_the_mean
+from tfopt.evaluate.report import Row
+from tfopt.run.recipe import Recipe
+from tfopt.tasks import task_of
+from tfopt.tasks.metrics import guessing
+
+IF_GUESSING = (
+    "Look at the rows of the report, train the stages for longer or with a smaller learning rate, or accept it with "
+    "allow_drift=True (--allow-drift)."
+)
+
+
+def budget_missed(recipe: Recipe, rows: Sequence[Row]) -> str:
+    """Return how the file misses the budget of the last stage of `recipe`; "" if it keeps it, or there is none."""
+    budget = recipe.stages[-1].budget if recipe.stages else None
+    if budget is None:
+        return ""
+    before, after = (row.metrics.get("accuracy") for row in (rows[0], rows[-1]))
+    try:
+        budget.require(before, after, rows[-1].bytes)
+    except PromiseError as error:
+        return str(error)
+    return ""
+
+
+def guesses(data: Dataset, rows: Sequence[Row]) -> str:
+    """Return that the file guesses on the test part; "" unless it does, and the first model did not."""
+    if not task_of(data).has_classes:
+        return ""
+    labels = data.test.y()
+    before, after = (row.metrics["accuracy"] for row in (rows[0], rows[-1]))
+    if not at_chance(before, after, labels):
+        return ""
+    return (
+        f"the file's accuracy is {after:.4f}, that of naming the most frequent class is {guessing(labels):.4f}; before "
+        f"the first stage it was {before:.4f}"
+    )
+
+
+def behind_the_mean(data: Dataset, outputs: Any) -> str:
+    """Return that always answering the mean of the targets is better than `outputs` of the file for the test part."""
+    found = worse_than_the_mean(data, outputs)
+    if not found:
+        return ""
+    ratios = ", ".join(f"{f'of {name} ' if name else ''}{ratio:.3g}" for name, ratio in found.items())
+    return (
+        "The file has not learned its values: always answering the mean of the training targets is better. On the test "
+        f"samples its squared error is {ratios} times that of the mean."
+    )
