@@ -214,6 +214,41 @@ def with_divisors_off_zero(model: Any, subgraph: Any) -> bool:
     return changed
 
 
+def with_right_categories(model: Any, subgraph: Any) -> bool:
+    """Give the two values of an int8 ONE_HOT the scale of its result. For `rewritten`.
+
+    LiteRT copies their integers. The converter gives 0 a scale of its own, and so the result 0.5 in its place.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    changed = False
+    for operator in items(subgraph.operators):
+        result = int(operator.outputs[0])
+        if kind_of(model.operatorCodes[operator.opcodeIndex]) != schema.BuiltinOperator.ONE_HOT:
+            continue
+        if subgraph.tensors[result].type != schema.TensorType.INT8:
+            continue
+        ends = [int(index) for index in operator.inputs]
+        for place in (2, 3):
+            value = subgraph.tensors[ends[place]]
+            if (data := _data(model, value)) is not None:
+                reals = _reals(value, np.frombuffer(bytes(data), np.int8))
+                ends[place] = _added(model, subgraph, value, _on_scale_of(subgraph.tensors[result], reals), result)
+                changed = True
+        operator.inputs = np.array(ends, np.int32)
+    return changed
+
+
+def _reals(tensor: Any, integers: np.ndarray) -> np.ndarray:
+    scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
+    return (integers.astype(np.float64) - zero) * scale
+
+
+def _on_scale_of(tensor: Any, reals: np.ndarray) -> np.ndarray:
+    scale, zero = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
+    return np.asarray(np.clip(np.rint(reals / scale) + zero, -128, 127), np.int8)
+
+
 def _bounded(model: Any, subgraph: Any, source: int, kind: int, bound: int) -> Any:
     """Return a MAXIMUM or MINIMUM of an int8 tensor and an integer of its scale, with a new output."""
     from ai_edge_litert import schema_py_generated as schema
@@ -308,5 +343,6 @@ REPAIRS = (
     with_products_in_range,
     with_right_lstm_states,
     with_divisors_off_zero,
+    with_right_categories,
     with_fixed_ranges,
 )
