@@ -1,5 +1,6 @@
 """Suppression of what native libraries print to stderr on success; on failure it is shown."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -38,6 +39,20 @@ def native_noise_held() -> Iterator[None]:
             raise
         else:
             _restore(saved, stderr)
+
+
+@contextmanager
+def warnings_held() -> Iterator[None]:
+    """Suppress the warnings of TensorFlow's Python loggers within this block; errors are shown."""
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _restore(saved: int, stderr: int) -> None:

@@ -1,5 +1,7 @@
 """Categories in a file: counted and looked up without the operators that LiteRT lacks. Expected values by hand."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -88,8 +90,36 @@ def test_a_table_of_looked_up_integers_in_integers(activations):
     np.testing.assert_allclose(lite.predict(data), table[rows], atol=np.abs(table).max() / 100)
 
 
+def test_numbers_are_hashed_outside():
+    inputs = keras.Input((1,), dtype="int32")
+    hashed = keras.layers.Hashing(8)(inputs)
+    model = keras.Model(inputs, keras.layers.Embedding(8, 3)(hashed))
+    with pytest.raises(ModelError, match=r"AsString.*Hash numbers before the model"):
+        tfopt.export_tflite(model, None, FLOAT)
+
+
 def test_words_stay_outside():
     inputs = keras.Input((1,), dtype="string")
     model = keras.Model(inputs, keras.layers.StringLookup(vocabulary=["a", "b"])(inputs))
     with pytest.raises(ModelError, match=r"LookupTableFindV2.*Look words up before the model"):
         tfopt.export_tflite(model, None, FLOAT)
+
+
+def test_lookup_tables_are_saved_without_warnings():
+    """TensorFlow warns of every table and of every name with a slash in it, before the one message that matters."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    inputs = keras.Input((1,), dtype="string")
+    model = keras.Model(inputs, keras.layers.StringLookup(vocabulary=["a", "b"])(inputs))
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        with pytest.raises(ModelError):
+            tfopt.export_tflite(model, None, FLOAT)
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    assert not said and levels == [logger.level for logger in loggers]

@@ -9,6 +9,7 @@ from tfopt import models
 from tfopt.errors import ModelError
 
 _SIGNATURES = ("serving_default", "default")
+_SAVE_AS_KERAS = "If it was a Keras model, save that as .keras, which keeps its layers."
 _MAIN_OUTPUT = "default"  # TF-Hub's common signatures use this name if there are several outputs
 
 
@@ -83,7 +84,9 @@ class SavedFunction:
         function = signatures[self.signature]
         specs = function.structured_input_signature[1]
         if len(specs) != 1:
-            raise ModelError(f"The module '{self.name}' takes the inputs {sorted(specs)}; expected one tensor.")
+            raise ModelError(
+                f"The module '{self.name}' takes the inputs {sorted(specs)}; expected one tensor. {_SAVE_AS_KERAS}"
+            )
         ((self._argument, spec),) = specs.items()
         return self._traced(_filled(spec, sample_shape, self.name))
 
@@ -109,7 +112,9 @@ class SavedFunction:
             return outputs[_MAIN_OUTPUT]
         if len(found) != 1:
             names = f": {', '.join(sorted(outputs))}" if isinstance(outputs, dict) else ""
-            raise ModelError(f"The module '{self.name}' gives {len(found)} outputs{names}; expected one tensor.")
+            raise ModelError(
+                f"The module '{self.name}' gives {len(found)} outputs{names}; expected one tensor. {_SAVE_AS_KERAS}"
+            )
         return found[0]
 
     @property

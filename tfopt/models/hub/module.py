@@ -1,16 +1,15 @@
 """`hub_layer`: a TF-Hub module, or any SavedModel, as a Keras model."""
 
-import contextlib
-import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from tfopt import bridge, models
 from tfopt.base import keras_compat
+from tfopt.base.stderr import warnings_held
 from tfopt.errors import ModelError
 from tfopt.models.hub.function import SavedFunction, fingerprint
 from tfopt.models.hub.handle import folder_of
@@ -141,7 +140,7 @@ def _strategies(folder: Path) -> tuple[Any, ...]:
 
 def _from_stored(folder: Path, function: SavedFunction, package: Package, name: str) -> tuple[Any, tuple[str, ...]]:
     """Build the model from the layers that tf_keras stored in the SavedModel."""
-    with _quiet():
+    with warnings_held():  # that a model was not compiled when it was saved
         flat = bridge.to_tf_keras(models.load_model(folder))
     model = in_keras(flat, _package(package), function.spec.shape[1:], name)
     check_equal(model, function.inference, function.spec.shape[0])
@@ -201,15 +200,3 @@ def _name(handle: str | os.PathLike[str]) -> str:
     parts = [part for part in PurePosixPath(str(handle).partition("?")[0]).parts if not part.isdigit()]
     name = re.sub(r"[^A-Za-z0-9_]", "_", parts[-1].removesuffix(".tar.gz").removesuffix(".tgz")) if parts else ""
     return name.strip("_") or "module"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress tf_keras's warning that a model was not compiled when it was saved."""
-    logger = logging.getLogger("tensorflow")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

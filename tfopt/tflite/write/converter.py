@@ -328,6 +328,8 @@ def _in_words(settings: Export) -> str:
 
 
 def _instead_of(flat_model: Any, operators: Collection[str]) -> str:
+    if "AsString" in operators:  # numbers are hashed as texts
+        return "Hash numbers before the model, and pass it the results: its part behind the hashing converts."
     if any("LookupTable" in name or "String" in name for name in operators):
         return "Look words up before the model, and pass it their numbers: its part behind the lookup converts."
     layers = _layers_with(flat_model, operators)

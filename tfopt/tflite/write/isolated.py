@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfopt.base import native, sandbox
+from tfopt.base.stderr import warnings_held
 from tfopt.graph import keras_internals
 from tfopt.graph.types import flatten
 from tfopt.tflite.settings import Export
@@ -101,13 +102,14 @@ def isolated(settings: Export, samples: Calibration | None) -> Iterator[Converte
 def _save(function: Any, holder: Any, folder: str) -> None:
     import tensorflow as tf
 
-    try:
-        tf.saved_model.save(holder, folder, signatures={"serving_default": function})
-    except (AssertionError, ValueError):  # it reads variables that `holder` does not track: use constants
-        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+    with warnings_held():  # about names and lookup tables
+        try:
+            tf.saved_model.save(holder, folder, signatures={"serving_default": function})
+        except (AssertionError, ValueError):  # it reads variables that `holder` does not track: use constants
+            from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
-        tf.saved_model.save(tf.Module(), folder, signatures={"serving_default": frozen})
+            frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+            tf.saved_model.save(tf.Module(), folder, signatures={"serving_default": frozen})
 
 
 def blamed_layer(flat_model: Any, crashes: Callable[[Any], bool]) -> Any:
