@@ -2,6 +2,7 @@
 
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -409,3 +410,22 @@ def test_4_bits_where_litert_quantizer_lacks_an_operator(layer, wide):
     assert sum(dtype == "int4" for _, dtype in sizes) == 2, "the two Dense layers"
     assert sum(size for size, dtype in sizes if dtype == "int8") >= wide
     assert any("weights in 8 bits" in note for note in lite.notes) == bool(wide)
+
+
+def test_a_product_of_a_constant_stays_float_where_activations_are():
+    """Learned queries, as of a Perceiver: LiteRT multiplies float by integers, not integers by float."""
+    layers, rng = keras.layers, np.random.default_rng(0)
+    queries = rng.normal(size=(1, 5, 8)).astype("float32")
+    inputs = keras.Input((6, 8))
+    keys = layers.Dense(8, name="keys")(inputs)
+    scores = keras.ops.matmul(queries, keras.ops.transpose(keys, (0, 2, 1)))
+    model = keras.Model(inputs, layers.Dense(3, name="head")(scores))
+    x = rng.normal(size=(64, 6, 8)).astype("float32")
+    lite = tfopt.export_tflite(model, None, Export(weights="int4", activations="float32"), representative_data=x)
+    (product,) = [op for op in lite.ops() if op.name == "BATCH_MATMUL"]
+    tensors = {tensor.index: tensor for tensor in lite.tensors()}
+    assert {tensors[end].dtype for end in product.inputs} == {"float32"}
+    assert "int4" in types.contents(lite).weights
+    assert any("float32 weights left" in note and "BATCH_MATMUL" in note for note in lite.notes), lite.notes
+    want = np.asarray(model(x))
+    assert np.mean((lite.predict(x) - want) ** 2) < 0.05 * np.var(want)

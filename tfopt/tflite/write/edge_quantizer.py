@@ -66,6 +66,17 @@ def quantized(
             raise ModelError(f"The model cannot be converted by litert-quantizer: {said}") from error
 
 
+def products_of_constants(data: bytes) -> list[str]:
+    """Return the results of BATCH_MATMUL whose first operand is a constant; LiteRT multiplies float by integers only.
+
+    litert-quantizer stores such a constant, as learned queries are, in integers, and the second operand stays float.
+    """
+    lite = LiteModel(data)
+    tensors = {(tensor.subgraph, tensor.index): tensor for tensor in lite.tensors()}
+    products = [op for op in lite.ops() if op.name == "BATCH_MATMUL" and tensors[op.subgraph, op.inputs[0]].constant]
+    return [tensors[op.subgraph, op.outputs[0]].name for op in products]
+
+
 def _recipe(settings: Export, border: str) -> Any:
     """Return a recipe: 8 bits where supported, then 4 where supported. The last rule that is supported wins."""
     from litert_quantizer.qtyping import TFLOperationName as Operator

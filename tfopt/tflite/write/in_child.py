@@ -50,7 +50,8 @@ def quantize(model: str, out: str, settings: dict[str, Any], samples: str | None
     export, data = Export(**settings), _Samples(samples) if samples else None
     given = Path(model).read_bytes()
     if not export.integer_only:
-        _finish(edge_quantizer.quantized(given, export, data), out, data)
+        kept = [] if export.weight_only else edge_quantizer.products_of_constants(given)
+        _finish(edge_quantizer.quantized(given, export, data, in_float=kept), out, data)
         return
     prepared = _prepared(given, export)
     exact, indices = exact_values(prepared)
