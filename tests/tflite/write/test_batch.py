@@ -8,6 +8,7 @@ from tfopt.cli.exporting import export as command
 from tfopt.stages import Quantize
 from tfopt.tflite.read import LiteModel
 from tfopt.tflite.settings import Export
+from tfopt.tflite.write.calibration import Calibration
 from tfopt.tflite.write.converter import convert
 from tfopt.tflite.write.export import build_file
 from tfopt.tflite.write.strategies import strategies_for
@@ -188,7 +189,8 @@ def test_a_strategy_that_keeps_the_promises_is_preferred():
 )
 def test_no_way_is_tried_twice(shape, batch, fixed_batch, calibrated, ways):
     model = model_of(shape, layers().Dense(2), batch=fixed_batch)
-    found = strategies_for(model, Export(batch=batch), calibrated=calibrated)
+    samples = Calibration(np.zeros((2, *(size or 3 for size in shape)), "float32"), 2).bind(model)
+    found = strategies_for(model, Export(batch=batch), samples if calibrated else None)
     names = {"free": "_free_batch", "static": "_static_batch", "samples": "_sizes_of_samples"}
     assert [strategy.trace.__name__ for strategy in found] == [names[way] for way in ways]
     assert [strategy.rescue for strategy in found] == [batch == "static" and way == "free" for way in ways]

@@ -566,7 +566,7 @@ def test_loops_that_crash_the_converter_are_unrolled(layer):
 def test_long_loops_are_refused_before_they_crash():
     keras = tf_keras()
     model = keras.Sequential([keras.Input((500, 4)), keras.layers.GRU(5, name="slow")])
-    with pytest.raises(ModelError, match=r"int8 activations for slow.*128 fixed steps.*\[500\].*float32"):
+    with pytest.raises(ModelError, match=r"int8 activations for slow.*128 steps.*\[500\].*float32"):
         tfopt.export_tflite(model, representative_data=np.zeros((2, 500, 4), "float32"))
     assert tfopt.export_tflite(model, export=tfopt.Export(weights="float32", activations="float32")).float_tensors()
 

@@ -237,7 +237,7 @@ def test_trained_for_int8_they_follow_the_model():
 def test_long_loops_of_an_lstm_are_refused_by_structure():
     long = np.zeros((2, 200, 3), "float32")
     model = keras.Sequential([keras.Input((200, 3)), K.LSTM(4, activation="relu", name="slow")])
-    with pytest.raises(ModelError, match=r"int8 activations for slow.*128 fixed steps.*\[200\].*float32"):
+    with pytest.raises(ModelError, match=r"int8 activations for slow.*128 steps.*\[200\].*float32"):
         tfopt.export_tflite(model, representative_data=long)
 
 
@@ -312,3 +312,19 @@ def test_an_lstm_behind_another_layer_in_int16():
     lite = tfopt.export_tflite(model, None, tfopt.Export(activations="int16"), representative_data=x)
     want = model.predict(x, verbose=0)
     assert not lite.float_tensors() and np.mean((lite.predict(x) - want) ** 2) < 1e-3 * np.var(want)
+
+
+@pytest.mark.parametrize(
+    "layer, activations",
+    [(K.LSTM(8), "int16"), (K.Bidirectional(K.GRU(5)), "int8"), (K.GRU(8), "int16")],
+    ids=["lstm-int16", "gru-int8", "gru-int16"],
+)
+def test_a_free_number_of_steps_is_that_of_the_samples(layer, activations):
+    """LiteRT does not open an int16 LSTM as one operator, and a loop has no ranges: only unrolled steps are left."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((None, 4)), layer, K.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(96, 6, 4)).astype("float32")
+    lite = tfopt.export_tflite(model, None, tfopt.Export(activations=activations), representative_data=x)
+    want = model.predict(x, verbose=0)
+    assert not lite.float_tensors() and np.mean((lite.predict(x) - want) ** 2) < 5e-3 * np.var(want)
+    assert any("made for inputs of the samples' size, (1, 6, 4)" in note for note in lite.notes)

@@ -209,7 +209,7 @@ def _best_conversion(
     found: list[tuple[tuple[bool, int, int], bytes]] = []
     failures: list[tuple[Strategy, Exception]] = []
     with with_rounded_weights(flat_model), _maker(flat_model, settings, samples) as maker:
-        strategies = strategies_for(flat_model, settings, calibrated=samples is not None)
+        strategies = strategies_for(flat_model, settings, samples)
         several = sum(not strategy.rescue for strategy in strategies) > 1
         for strategy in strategies:
             if strategy.rescue and (found or not isinstance(failures[-1][1], native.FailedError)):
@@ -338,7 +338,7 @@ def _instead_of(flat_model: Any, operators: Collection[str]) -> str:
 
 def _layers_with(flat_model: Any, operators: Collection[str]) -> list[str]:
     """Return the layers that use these operations of TensorFlow, as far as names tell."""
-    function, _ = strategies_for(flat_model, FLOAT, calibrated=False)[0].trace(flat_model, None)
+    function, _ = strategies_for(flat_model, FLOAT, None)[0].trace(flat_model, None)
     using = [f"{op.name};" for op in function.graph.get_operations() if op.type in operators]
     layers = dict.fromkeys(unwrapped(layer).name for layer in flat_model.layers)
     return [layer for layer in layers if any(layer_pattern(layer).search(name) for name in using)]

@@ -34,13 +34,15 @@ class Strategy:
     rescue: bool = False
 
 
-def strategies_for(flat_model: Any, settings: Export, *, calibrated: bool) -> list[Strategy]:
+def strategies_for(flat_model: Any, settings: Export, samples: Calibration | None) -> list[Strategy]:
     """Return the ways to try the conversion, the one with the fewest operators first.
 
     A shape that is asked for, as by Conv2DTranspose, stays float where a size is free. A recurrent layer needs
     a fixed batch, or must be unrolled: only a plain LSTM is one operator. Loops of others keep float states,
-    and crash the converter (the whole process) when it looks for their ranges in samples (`calibrated`).
+    and crash the converter (the whole process) when it looks for their ranges in `samples`. Where the model leaves
+    the number of steps free, they are unrolled over that of the samples.
     """
+    calibrated = samples is not None
     layers, dynamic = recurrent_layers(flat_model), settings.batch == "dynamic"
     usual = _free_batch if dynamic else _static_batch
     if not layers:
@@ -57,21 +59,36 @@ def strategies_for(flat_model: Any, settings: Export, *, calibrated: bool) -> li
         return found
     loops = [one for one in layers if not one.fused]
     crashes = calibrated and loops and not settings.by_edge_quantizer
-    steps = [one.steps for one in layers]
+    steps = [one.steps or _longest(flat_model, samples) for one in layers]
     short = all(number is not None and number <= UNROLLED_AT_MOST for number in steps)
     if crashes and not short:
         names = dict.fromkeys(unwrapped(one.layer).name for one in loops)
         raise ModelError(
             f"The converter does not support int8 activations for {', '.join(names)}: recurrent layers other than a "
             "plain LSTM (tanh, sigmoid, bias, no mask, no states in or out) must be unrolled, over at most "
-            f"{UNROLLED_AT_MOST} fixed steps; got {steps} (None: free). Give the Input a shorter, fixed "
-            'length, use a plain LSTM, or choose activations="float32".'
+            f"{UNROLLED_AT_MOST} steps; got {steps}. Give the Input or the samples a shorter length, use a plain LSTM, "
+            'or choose activations="float32".'
         )
     masks = maskings(flat_model) if calibrated else []
     strategies = [] if crashes else [Strategy(masks, _sizes_of_samples)]
+    free = any(one.steps is None for one in layers)
     if short:
-        strategies.append(Strategy(masks + unrolled(layers, blended=calibrated), usual))
-    return strategies[::-1] if dynamic else strategies
+        trace = _sizes_of_samples if free else usual
+        strategies.append(Strategy(masks + unrolled(layers, blended=calibrated), trace))
+    return strategies[::-1] if dynamic and not free else strategies
+
+
+def _longest(flat_model: Any, samples: Calibration | None) -> int | None:
+    """Return the largest size that `samples` have where an input leaves it free; None if there is none."""
+    if samples is None:
+        return None
+    sizes = [
+        size
+        for name, tensor in zip(argument_names(flat_model), flat_model.inputs, strict=True)
+        for size, fixed in zip(samples.shapes[name], tensor.shape[1:], strict=True)
+        if fixed is None
+    ]
+    return max(sizes, default=None)
 
 
 def _free_batch(flat_model: Any, samples: Calibration | None) -> tuple[Any, Any]:
