@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -17,6 +18,23 @@ def _heeded():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_that_native_code_turns_into_another_error():
+    """As TensorFlow does with what is raised while it calls Python."""
+
+    def native():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except BaseException:
+            raise RuntimeError("error_already_set") from None
+
+    with pytest.raises(Interrupted) as raised, interruption.ending_on_signals():
+        native()
+    assert raised.value.code == 143
+    with pytest.raises(RuntimeError), interruption.ending_on_signals():  # of its own
+        raise RuntimeError("another")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

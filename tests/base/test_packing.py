@@ -88,7 +88,7 @@ def test_entropy_by_hand(dense):
     assert entropy_bits(np.ones(7)) == 0
     bits = weight_bits(LiteModel(dense))
     assert (bits.number, bits.bytes, bits.entropy_bytes) == (512, 2048, pytest.approx(112))
-    assert "512 weights: 32.00 bits each, 3.12 with the whole file packed" in bits.describe(200)
+    assert "512 weights: 32.00 bits each, 3.12 with the whole file deflated" in bits.describe(200)
     assert "1.75 bits (112 bytes)" in bits.describe(200)
 
 

@@ -99,6 +99,7 @@ def test_check_shows_what_a_speedup_saves(tmp_path):
 
 def test_a_recipe_is_shown_as_its_file():
     done = CliRunner().invoke(cli.main, ["recipes", "show", "prune"])
+    assert CliRunner().invoke(cli.main, ["recipes", "show", "prune.py"]).output == done.output
     assert done.exit_code == 0
     assert done.stdout == (ROOT / "recipes" / "prune.py").read_text(encoding="utf-8")
 

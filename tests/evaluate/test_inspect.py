@@ -69,7 +69,7 @@ def test_a_packed_file_has_two_sizes(files, tmp_path):
     weights = 27 - 3 + 16 - 4  # without biases
     title = found.table().title
     assert f" {len(packed):,} bytes packed, unpacked {len(content):,} bytes, " in title
-    assert f"{8 * len(packed) / weights:.2f} with the whole file packed" in title
+    assert f"{8 * len(packed) / weights:.2f} with the whole file deflated" in title
     plain = inspect_file(files / "int8.tflite")
     assert plain.packed_bytes is None and " packed, unpacked" not in plain.table().title
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tomllib
 from pathlib import Path
 
 import keras
@@ -125,6 +126,12 @@ def test_wandb_gets_everything(monkeypatch, tmp_path):
     content = run.read_bytes()
     for text in (b"val_loss", b"sparsity/hidden/kernel", b"file/bytes", b"stages.0.final_sparsity", b"report.html"):
         assert text in content
+
+
+def test_the_extra_installs_every_tracker():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    extra = project["project"]["optional-dependencies"]["track"]
+    assert all(any(package.startswith(name) for package in extra) for name in track.TRACKERS)
 
 
 class Broken(Tracker):

@@ -34,6 +34,7 @@ class _Request:
     number: int | None = None
     since = 0.0
     held = False
+    raised: int | None = None  # the signal for which `Interrupted` was raised
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def ending_on_signals() -> Iterator[None]:
     """Let SIGTERM and Ctrl-C raise `Interrupted` within this block, or wait for `end_if_asked` within `held`.
 
     A second signal raises in any case; one that the process ignores stays ignored. Only the main thread can do this; in
-    others the block changes nothing.
+    others the block changes nothing. If `Interrupted` comes out of native code as another error, it becomes one again.
     """
     try:
         heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup asks
@@ -49,8 +50,13 @@ def ending_on_signals() -> Iterator[None]:
     except ValueError:
         yield
         return
+    _Request.raised = None
     try:
         yield
+    except Exception as error:
+        if _Request.raised is None:
+            raise
+        raise Interrupted(_Request.raised) from error
     finally:
         _Request.number = None
         for number, handler in before.items():
@@ -110,4 +116,5 @@ def _asked(number: int, frame: FrameType | None) -> Any:
     if _Request.held and _Request.number is None:
         ask(number)
         return
+    _Request.raised = number
     raise Interrupted(number)

@@ -81,8 +81,8 @@ def shipped_recipe(name: str) -> Path:
         RecipeError: there is none; the message names the nearest ones.
     """
     known = shipped_recipes()
-    if name in known:
-        return known[name]
+    if (stem := name.removesuffix(".py")) in known:
+        return known[stem]
     raise RecipeError(
         f"Expected the name of a recipe that comes with tfopt, got {name}.{_nearest(name, known)} `tfopt recipes` "
         "lists them."

@@ -145,7 +145,7 @@ class WeightBits:
             return "no weights"
         stored, all_packed, least = (8 * size / self.number for size in (self.bytes, packed, self.entropy_bytes))
         return (
-            f"{self.number:,} weights: {stored:.2f} bits each, {all_packed:.2f} with the whole file packed; the "
+            f"{self.number:,} weights: {stored:.2f} bits each, {all_packed:.2f} with the whole file deflated; the "
             f"entropy of their values is {least:.2f} bits ({self.entropy_bytes:,.0f} bytes)"
         )
 

@@ -313,7 +313,10 @@ def of_another_run(path: str | Path, there: Any, about: Any) -> DataError:
 
 
 def _which(path: str | Path, there: Any, about: Any) -> str:
-    return f"The checkpoint {path} is of another run: {'; '.join(differences(there, about))}."
+    said = sorted(
+        differences(there, about), key=lambda each: not each.startswith("recipe.")
+    )  # what people change first
+    return f"The checkpoint {path} is of another run: {'; '.join(said)}."
 
 
 def _holds_progress(path: Path) -> bool:

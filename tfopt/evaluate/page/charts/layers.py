@@ -33,7 +33,7 @@ def noise(layers: Sequence[LayerFinding]) -> Chart:
         f"Signal-to-quantization-noise ratio of {len(points)} operators. Below {LEAST_DB:g} dB: "
         f"{', '.join(low) or 'none'}"
     )
-    return Chart("Noise of each operator", text, {"layer": [bars, level(LEAST_DB)]}, 220)
+    return Chart("Signal to noise by operator", text, {"layer": [bars, level(LEAST_DB)]}, 220)
 
 
 def weights(found: Histogram) -> Chart:
