@@ -4,7 +4,8 @@
 
 One run prunes, clusters and quantizes a small CNN for the handwritten digits under a teacher; the other is a depth
 study, which trains networks on a new task, and a fine-tuning. Each is first left alone, then killed (SIGKILL) at
-moments drawn evenly over its time, and started again. Lost are the epochs that are trained more than once.
+moments drawn evenly over its time, and started again. Lost are the epochs that are trained more than once. What was
+measured is kept in benchmarks/results/kill.json, so that the runs can be measured one by one (--only).
 """
 
 import json
@@ -20,11 +21,14 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+from common import RESULTS, publish
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 TITLE = "Runs killed at random moments and started again"
+KEPT = RESULTS / "kill.json"
 COLUMNS = ["run", "epochs", "seconds", "same file", "finished epochs repeated, at most"]
 EPOCH = re.compile(r"^(?P<training>.*) epoch (?P<number>\d+/\d+) ", re.MULTILINE)
 
@@ -162,28 +166,54 @@ def throughput(rounds: int) -> str:
 @click.option("--kills", default=20, show_default=True, help="For each run.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Of the comparison of speeds.")
-def main(kills: int, seed: int, rounds: int) -> None:
-    from common import publish
-
-    rng, rows = random.Random(seed), {}
-    notes = [
-        f"python benchmarks/kill.py --kills {kills} --seed {seed} --rounds {rounds}",
-        f"{os.cpu_count()} CPU cores",
-    ]
+@click.option("--only", type=click.Choice(["compressed", "transfer", "speed"]), help="Measure this alone.")
+def main(kills: int, seed: int, rounds: int, only: str | None) -> None:
     with tempfile.TemporaryDirectory() as place:
         for run in prepared(Path(place)):
-            said, seconds, _ = run.start()
-            file, epochs = run.file, len(epochs_in(said))
-            found = []
-            for number in rng.sample(range(kills), kills):
-                moment = seconds * (number + rng.random()) / kills
-                lost, where = killed_at(run, moment)
-                found.append({"second": round(moment, 1), "at": where, "same": run.file == file, "lost": lost})
-                click.echo(f"{run.name}: {json.dumps(found[-1])}")
-                same, lost = sum(each["same"] for each in found), max(each["lost"] for each in found)
-                rows[run.name] = [run.name, f"{epochs}", f"{seconds:.0f}", f"{same} of {len(found)}", f"{lost}"]
-                publish("kill", TITLE, COLUMNS, list(rows.values()), notes)  # it may take hours
-    publish("kill", TITLE, COLUMNS, list(rows.values()), [*notes, throughput(rounds)])
+            if only in (None, run.name):
+                measure(run, kills, random.Random(seed))
+    if only in (None, "speed"):
+        keep(speed=throughput(rounds))
+    print_table([f"python benchmarks/kill.py --kills {kills} --seed {seed} --rounds {rounds}"])
+
+
+def measure(run: Run, kills: int, rng: random.Random) -> None:
+    """Kill `run` at `kills` moments, and keep after each what was found."""
+    said, seconds, _ = run.start()
+    file, epochs, found = run.file, len(epochs_in(said)), list[dict[str, Any]]()
+    for number in rng.sample(range(kills), kills):
+        moment = seconds * (number + rng.random()) / kills
+        lost, where = killed_at(run, moment)
+        found.append({"second": round(moment, 1), "at": where, "same": run.file == file, "lost": lost})
+        click.echo(f"{run.name}: {json.dumps(found[-1])}")
+        keep(**{run.name: {"epochs": epochs, "seconds": round(seconds), "kills": found}})
+
+
+def kept() -> dict[str, Any]:
+    """Return what was measured so far."""
+    return json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+
+
+def keep(**found: Any) -> None:
+    """Add to what was measured."""
+    KEPT.write_text(json.dumps(kept() | found, indent=1) + "\n")
+
+
+def print_table(notes: list[str]) -> None:
+    """Print and write the table of all that was measured."""
+    all_found = kept()
+    speed = all_found.pop("speed", None)
+    rows = [
+        [
+            name,
+            f"{run['epochs']}",
+            f"{run['seconds']}",
+            f"{sum(each['same'] for each in run['kills'])} of {len(run['kills'])}",
+            f"{max(each['lost'] for each in run['kills'])}",
+        ]
+        for name, run in all_found.items()
+    ]
+    publish("kill", TITLE, COLUMNS, rows, [*notes, f"{os.cpu_count()} CPU cores", *([speed] if speed else [])])
 
 
 if __name__ == "__main__":
