@@ -92,7 +92,8 @@ def interrupted(command, tmp_path, number, at="AT THE MOMENT"):
     end = time.monotonic() + 5  # a child that was killed is gone a moment later
     while (orphans := processes_with(f"TFOPT_MARK={tmp_path}")) and time.monotonic() < end:
         time.sleep(0.1)
-    return code, last, orphans, sorted(path.name for path in (tmp_path / "tmp").iterdir())
+    left = {path.name for path in (tmp_path / "tmp").iterdir()} - {"__pycache__"}  # of TensorFlow's AutoGraph
+    return code, last, orphans, sorted(left)
 
 
 def processes_with(variable):

@@ -48,8 +48,8 @@ class Quantize(QuantizationAware):
         >>> stage.calibrate(quantized, x)
         >>> history = quantized.fit(x, y, epochs=2, verbose=0)
         >>> lite = tfopt.export_tflite(quantized, "model.tflite", representative_data=x)
-        >>> lite.float_tensors()
-        []
+        >>> {weight.tensor.dtype for weight in lite.weights()}
+        {'int8'}
     """
 
     weight_bits: int = Field(default=8, ge=BITS[0], le=BITS[-1])
