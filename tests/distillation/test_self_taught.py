@@ -799,6 +799,11 @@ def test_fresh_weights(api):
     same([first.layers[0](x)], [np.asarray(model.layers[0](x))], 0)
 
 
+def parent(api):
+    layers = [api.layers.Conv2D(4, 3, activation="relu"), api.layers.GlobalAveragePooling2D()]
+    return api.Sequential([api.Input((8, 8, 3)), *layers, api.layers.Dense(4)], name="parent")
+
+
 @pytest.mark.slow
 def test_generations_and_interruption(images, tmp_path, monkeypatch):
     """Resuming an interrupted run gives the same result as an uninterrupted one."""
@@ -807,8 +812,7 @@ def test_generations_and_interruption(images, tmp_path, monkeypatch):
     from tfopt.training.settings import Training
 
     keras.utils.set_random_seed(0)
-    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
-    model = keras.Sequential([keras.Input((8, 8, 3)), *layers, keras.layers.Dense(4)], name="parent")
+    model = parent(keras)
     start = model.get_weights()
     taught = []
     learn = born_again.DistillationSession
@@ -854,7 +858,7 @@ def test_a_full_disk_costs_no_generation(images, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(born_again.Checkpoint, "save", full)
     settings = {"training": Training(batch_size=32), "generations": 1, "epochs": 1}
-    born = born_again.born_again(convolutional(keras), images, checkpoint=tmp_path, checkpoint_every=0, **settings)
+    born = born_again.born_again(parent(keras), images, checkpoint=tmp_path, checkpoint_every=0, **settings)
     assert len(born.models) == 2
     assert "note: the checkpoint does not keep generation 1 ([Errno 28] No space left" in capsys.readouterr().err
     assert any((tmp_path / "generation_1").glob("state_*.npz"))
