@@ -13,7 +13,7 @@ from tfopt.evaluate.page import measures
 from tfopt.evaluate.page.charts.tradeoff import Point, front
 from tfopt.evaluate.page.charts.training import curves, names_of_curves
 from tfopt.evaluate.page.classes import class_rows, confusions, distinct_names, most_confused
-from tfopt.evaluate.page.comparison import Candidate, comparison_page
+from tfopt.evaluate.page.comparison import Candidate, Setting, comparison_page
 from tfopt.evaluate.page.recipe import settings_of
 from tfopt.evaluate.page.single import report_page, tiles, verdict
 from tfopt.evaluate.report import Report
@@ -99,13 +99,13 @@ def test_a_report_json_makes_the_same_page(full_report):
 def test_verdict(full_report, ok, text, tone, word):
     found = verdict(full_report(ok=ok, verdict=text))
     assert (found.tone, found.word, found.text) == (tone, word, text)
-    expected = "Accuracy 89.50 % (-0.50 points), 10,000 bytes (4x smaller), 1.5x faster"
+    expected = "Accuracy 89.50% (-0.50 points), 10,000 bytes (4x smaller), 1.5x faster"
     assert found.headline == expected.replace("(-", f"({measures.MINUS}").replace("x ", f"{measures.TIMES} ")
 
 
 def test_tiles_say_what_changed_and_whether_that_is_good(full_report):
     found = {tile.name: tile for tile in tiles(full_report().rows)}
-    assert found["Accuracy"].value == "89.50 %" and found["Accuracy"].tone == "bad"
+    assert found["Accuracy"].value == "89.50%" and found["Accuracy"].tone == "bad"
     assert found["Size, bytes"].before == "40,000" and found["Size, bytes"].tone == "good"
     assert found["Latency, ms"].change == f"1.5{measures.TIMES} faster" and found["Latency, ms"].tone == "good"
     assert found["Multiplications"].change == "unchanged" and found["Multiplications"].tone == ""
@@ -125,8 +125,8 @@ def test_errors_are_better_if_smaller(full_report):
         (2.0, "2x smaller"),
         (0.5, "2x larger"),
         (1, "unchanged"),
-        (1.004, "0.40 % smaller"),
-        (0.9999999, "<0.01 % larger"),
+        (1.004, "0.40% smaller"),
+        (0.9999999, "<0.01% larger"),
         (2304.4, "2,304x smaller"),
         (1.234, "1.23x smaller"),
     ],
@@ -239,7 +239,7 @@ def test_each_output_has_its_answers(full_report):
 def test_metrics_of_several_outputs(full_report):
     row = dataclasses.replace(full_report().rows[0], metrics={"head_accuracy": 0.5, "box_mae": 2.0, "auc": 0.9})
     share, error, area = measures.metrics_of(row)
-    assert (share.text(row), share.smaller_is_better) == ("50.00 %", False)
+    assert (share.text(row), share.smaller_is_better) == ("50.00%", False)
     assert (error.text(row), error.smaller_is_better) == ("2", True)
     assert (area.text(row), area.smaller_is_better) == ("0.9", None)
 
@@ -271,6 +271,12 @@ def test_a_comparison(full_report):
     assert [attrs["href"] for attrs in elements.all("a") if not attrs["href"].startswith("#")] == ["one/report.html"]
     differing = [attrs for attrs in elements.all("tr") if attrs.get("class") == "different"]
     assert len(differing) == 1
+
+
+def test_of_a_stage_that_one_recipe_lacks_the_name_differs():
+    rows = {"stages.1.stage": True, "stages.1.epochs": False, "distillation.alpha": True}
+    assert {place: Setting(place, ("2", "")).differs for place in rows} == rows
+    assert Setting("stages.1.epochs", ("2", "3")).differs
 
 
 def test_a_missing_library_says_what_to_install(full_report, monkeypatch):

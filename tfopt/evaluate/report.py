@@ -162,7 +162,8 @@ class Report:
         for row in self.rows:
             for note in row.notes:
                 console.print(terminal.plain(f"{row.step}: {note}"))
-        for line in filter(None, (self.resources, self.verdict)):
+        verdict = f"{'uncertain' if self.ok else 'failed'}: {self.verdict}" if self.verdict else ""
+        for line in filter(None, (self.resources, verdict)):
             console.print(terminal.plain(line))
         return str(console.file.getvalue()).rstrip()
 

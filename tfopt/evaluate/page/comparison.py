@@ -59,7 +59,9 @@ class Setting:
 
     @property
     def differs(self) -> bool:
-        """Whether the results differ in it."""
+        """Whether the results differ in it. Of a stage that one of them lacks, only the name counts."""
+        if self.place.startswith("stages.") and "" in self.values and not self.place.endswith(".stage"):
+            return False
         return len(set(self.values)) > 1
 
 

@@ -77,7 +77,7 @@ def in_times(factor: float, words: tuple[str, str]) -> str:
         return SAME
     times, word = max(factor, 1 / factor), words[factor < 1]
     if times < 1.005:
-        return f"{_at_least(100 * (times - 1), 2)} % {word}"
+        return f"{_at_least(100 * (times - 1), 2)}% {word}"
     return f"{f'{times:,.0f}' if times >= 100 else f'{times:.3g}'}{TIMES} {word}"
 
 
@@ -129,7 +129,7 @@ def heading(name: str) -> str:
 
 
 def _in_percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
+    return f"{100 * value:.2f}%"
 
 
 def _in_digits(value: float) -> str:
