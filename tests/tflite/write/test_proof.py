@@ -90,7 +90,10 @@ def test_outputs_are_told_apart_by_name():
 @pytest.mark.parametrize(
     ("door", "words"),
     [
-        ("os.abort()", r"The process that ran the \.tflite died( at operator 0, FULLY_CONNECTED, of dense\w*)? \(abort"),
+        (
+            "os.abort()",
+            r"The process that ran the \.tflite died( at operator 0, FULLY_CONNECTED, of dense\w*)? \(abort",
+        ),
         ("os.kill(os.getpid(), signal.SIGKILL)", r"was killed .*Free memory"),
     ],
 )
