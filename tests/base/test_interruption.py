@@ -33,7 +33,7 @@ def test_an_interruption_that_native_code_turns_into_another_error():
     with pytest.raises(Interrupted) as raised, interruption.ending_on_signals():
         native()
     assert raised.value.code == 143
-    with pytest.raises(RuntimeError), interruption.ending_on_signals():  # of its own
+    with pytest.raises(RuntimeError), interruption.ending_on_signals():  # no signal came
         raise RuntimeError("another")
 
 

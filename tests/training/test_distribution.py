@@ -13,7 +13,7 @@ from tfopt.training.distribution import Distribution
 
 
 class Together:
-    """Sums over workers, each in a thread of its own."""
+    """Sum arrays over workers, one thread per worker."""
 
     def __init__(self, workers):
         self.barrier, self.given, self.sent = threading.Barrier(workers, timeout=10), {}, []
@@ -36,12 +36,12 @@ def together(work, workers=3):
     """Return what `work` returns for each worker, and the sums they made."""
     shared, results = Together(workers), {}
 
-    class Told(Distribution):
+    class Summing(Distribution):
         def _sum(self, values):
             return shared.sum_for(self.cluster.worker)(values)
 
     def one(worker):
-        results[worker] = work(Told(SimpleNamespace(num_replicas_in_sync=workers), Cluster(workers, worker)))
+        results[worker] = work(Summing(SimpleNamespace(num_replicas_in_sync=workers), Cluster(workers, worker)))
 
     threads = [threading.Thread(target=one, args=(worker,)) for worker in range(workers)]
     for thread in threads:

@@ -50,7 +50,7 @@ def data_for(
         labels: the column of labels, as for `load_data`.
         task: what the labels mean, as for `load_data`.
         quiet: do not print what a `data.json` has to say; it is in the notes of the result in any case.
-        listeners: are told it.
+        listeners: get the note as an event.
 
     Raises:
         DataError: as `load_data`; or numbers without a row in a table in which the model looks them up.
@@ -117,7 +117,7 @@ def with_or_without_labels(
         input_shape: overrides the model's input shape.
         beside: paths near which a `data.json` may be.
         quiet: do not print what a `data.json` has to say.
-        listeners: are told it.
+        listeners: get the note as an event.
         **labels: `text`, `labels` or `task`; samples for which one is given have labels.
 
     Raises:

@@ -313,9 +313,8 @@ def of_another_run(path: str | Path, there: Any, about: Any) -> DataError:
 
 
 def _which(path: str | Path, there: Any, about: Any) -> str:
-    said = sorted(
-        differences(there, about), key=lambda each: not each.startswith("recipe.")
-    )  # what people change first
+    # First the recipe, since people change that most.
+    said = sorted(differences(there, about), key=lambda each: not each.startswith("recipe."))
     return f"The checkpoint {path} is of another run: {'; '.join(said)}."
 
 

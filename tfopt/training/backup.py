@@ -54,7 +54,7 @@ _EVERY: ContextVar[float] = ContextVar("every", default=EVERY)
 
 @contextmanager
 def backing_up_every(seconds: float) -> Iterator[None]:
-    """Let backups that are made within this block be `seconds` apart, unless they are told otherwise."""
+    """Space backups made within this block `seconds` apart, unless they set their own interval."""
     token = _EVERY.set(seconds)
     try:
         yield

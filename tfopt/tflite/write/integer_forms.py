@@ -217,7 +217,7 @@ def with_divisors_off_zero(model: Any, subgraph: Any) -> bool:
 def with_right_categories(model: Any, subgraph: Any) -> bool:
     """Give the two values of an int8 ONE_HOT the scale of its result. For `rewritten`.
 
-    LiteRT copies their integers. The converter gives 0 a scale of its own, and so the result 0.5 in its place.
+    LiteRT copies their integers, but the converter quantizes 0 with a separate scale, which then reads as 0.5.
     """
     from ai_edge_litert import schema_py_generated as schema
 
