@@ -202,13 +202,10 @@ def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterato
     without side effects is marked as such: the converter drops it then from a loss that a layer adds, as of CTC, and
     crashes otherwise.
     """
-    from tensorflow.python.framework.func_graph import FuncGraph
-
     forms = _all_but(without, {**LACKING, **FORMS} if integers else LACKING)
     of_complex = _all_but(without, FOURIER)
-    original = FuncGraph._create_op_internal
 
-    def create(graph: Any, op_type: str, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+    def create(original: Any, graph: Any, op_type: str, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         made = None
         if op_type == "While" and not _keeps_state(graph, kwargs["attrs"]["body"].func.name):
             op_type = "StatelessWhile"
@@ -223,26 +220,29 @@ def supported_forms(*, integers: bool, without: Collection[str] = ()) -> Iterato
             made = of_complex[op_type](*map(graph.capture, inputs))
         return original(graph, op_type, inputs, *args, **kwargs) if made is None else made.op
 
-    FuncGraph._create_op_internal = create
-    try:
-        with compared_lookups():
-            yield
-    finally:
-        FuncGraph._create_op_internal = original
+    with _operations_made_by(create), compared_lookups():
+        yield
 
 
 @contextmanager
 def marked_results(kinds: Collection[str], mark: Callable[[Any], Any]) -> Iterator[None]:
     """Trace functions in the block with `mark` applied to the result of each operation of these `kinds`."""
-    from tensorflow.python.framework.func_graph import FuncGraph
 
-    original = FuncGraph._create_op_internal
-
-    def create(graph: Any, op_type: str, *args: Any, **kwargs: Any) -> Any:
+    def create(original: Any, graph: Any, op_type: str, *args: Any, **kwargs: Any) -> Any:
         made = original(graph, op_type, *args, **kwargs)
         return mark(made.outputs[0]).op if op_type in kinds else made
 
-    FuncGraph._create_op_internal = create
+    with _operations_made_by(create):
+        yield
+
+
+@contextmanager
+def _operations_made_by(create: Callable[..., Any]) -> Iterator[None]:
+    """Trace functions in the block with `create` in place of TensorFlow's method, its first argument."""
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    original = FuncGraph._create_op_internal
+    FuncGraph._create_op_internal = lambda *args, **kwargs: create(original, *args, **kwargs)
     try:
         yield
     finally:
