@@ -54,7 +54,7 @@ _EVERY: ContextVar[float] = ContextVar("every", default=EVERY)
 
 @contextmanager
 def backing_up_every(seconds: float) -> Iterator[None]:
-    """Space backups made within this block `seconds` apart, unless they set their own interval."""
+    """Make backups within this block `seconds` apart, unless they set their own interval."""
     token = _EVERY.set(seconds)
     try:
         yield
