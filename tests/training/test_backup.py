@@ -194,3 +194,23 @@ def test_an_interrupted_training_says_what_is_saved(kept, where, tmp_path, monke
     with pytest.raises(interruption.Interrupted) as caught:
         fitted(Backup(tmp_path if kept else None), callbacks=[asking])
     assert str(caught.value) == where
+
+
+def test_a_signal_after_the_workers_have_agreed_waits_for_the_next_step(tmp_path, monkeypatch):
+    """Ended alone, a worker would be lost to the others."""
+
+    class Asking(tf_keras().callbacks.Callback):
+        saves = 0
+
+        def get_state(self):  # while the second epoch is saved
+            self.saves += 1
+            if self.saves == 4:  # each epoch is copied before its last step, too
+                monkeypatch.setattr(interruption._Request, "number", 15)
+            return {}
+
+        def set_state(self, state):
+            pass
+
+    with pytest.raises(interruption.Interrupted) as caught:
+        fitted(Backup(tmp_path), callbacks=[Asking()])
+    assert str(caught.value) == "it after 1 step of epoch 3"

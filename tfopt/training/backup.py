@@ -18,6 +18,7 @@ from tfopt.base.files import atomic_path
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.progress import Progress
 from tfopt.base.reading import parse_json, reading
+from tfopt.base.words import counted
 from tfopt.data.position import Position
 from tfopt.errors import DataError, OutputError
 from tfopt.graph import keras_internals
@@ -74,6 +75,7 @@ class Backup:
         distribution: over which the training is spread.
         writes: whether this process writes backups, or only goes on from them.
         seconds_before: that earlier processes have trained, once the training has begun.
+        ending: whether all workers know that the training ends now.
     """
 
     folder: Path | None = None
@@ -83,6 +85,7 @@ class Backup:
     distribution: Distribution = field(default_factory=Distribution)
     writes: bool = True
     seconds_before: float = 0.0
+    ending: bool = False
 
     def fit(
         self,
@@ -130,7 +133,8 @@ class Backup:
     def agree(self, *, due: bool) -> bool:
         """Return whether any worker is due to save, or asked to end, which then all are."""
         number = self.distribution.largest(max(int(due), interruption.asked()))
-        if number > 1:  # no signal has a number below 2 that can be caught
+        self.ending = number > 1  # no signal has a number below 2 that can be caught
+        if self.ending:
             interruption.ask(number)
         return number > 0
 
@@ -194,7 +198,7 @@ def _read(path: Path, variables: Mapping[str, Any]) -> State:
 
 
 def _after(epoch: int, step: int) -> str:
-    return f"after {step} steps of epoch {epoch + 1}" if step else f"after epoch {epoch}"
+    return f"after {counted(step, 'step')} of epoch {epoch + 1}" if step else f"after epoch {epoch}"
 
 
 def _lasting(learner: Any) -> list[Any]:
@@ -276,9 +280,11 @@ def _recorder_class() -> Any:
         def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
             if not interruption.is_overdue() or self._backup.distribution.workers > 1:
                 return
-            if self._before_validation is not None:
-                self._write(self._before_validation)
-            interruption.end_if_asked(self.label)
+            where = self.label
+            if (state := self._before_validation) is not None:
+                self._write(state)
+                where += f" {_after(state.epoch, state.step)}"
+            interruption.end_if_asked(where)
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self._before_validation = None
@@ -288,10 +294,10 @@ def _recorder_class() -> Any:
             self._save(epoch + 1, 0, ended=self.model.stop_training or epoch + 1 == self.params["epochs"])
 
         def _save(self, epoch: int, step: int, *, ended: bool = False) -> None:
-            if self._backup.folder is None:
-                interruption.end_if_asked()
-                return
-            self._write(self._state(epoch, step, ended=ended))
+            if kept := self._backup.folder is not None:
+                self._write(self._state(epoch, step, ended=ended))
+            if self._backup.ending:  # a signal that came since then waits: the other workers do not know of it
+                interruption.end_if_asked(f"{self.label} {_after(epoch, step)}" if kept else "")
 
         def _state(self, epoch: int, step: int, *, ended: bool = False) -> State:
             variables = self.variables | (_running(self.model) if step else {})
@@ -303,6 +309,5 @@ def _recorder_class() -> Any:
         def _write(self, state: State) -> None:
             self._backup.save(state)
             self._saved = time.monotonic()
-            interruption.end_if_asked(f"{self.label} {_after(state.epoch, state.step)}")
 
     return Recorder
