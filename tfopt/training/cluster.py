@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfopt.errors import TfoptError
@@ -19,10 +19,12 @@ class Cluster:
     Attributes:
         workers: how many there are.
         worker: the number of this one; 0 is the chief.
+        addresses: of all, as "host:port".
     """
 
     workers: int
     worker: int
+    addresses: tuple[str, ...] = field(default=(), compare=False)
 
 
 def cluster_from(text: str | None = None) -> Cluster:
@@ -44,15 +46,15 @@ def cluster_from(text: str | None = None) -> Cluster:
         raise _wrong(f"its cluster has {', '.join(unknown) if isinstance(cluster, dict) else type(cluster).__name__}")
     if kind not in cluster:
         raise _wrong(f"its task is {kind!r}, which its cluster does not have")
-    addresses = [(each, number) for each in _KINDS for number in range(len(_addresses(cluster.get(each, []))))]
-    if (kind, index) not in addresses:
+    listed = {(each, number): at for each in _KINDS for number, at in enumerate(_addresses(cluster.get(each, [])))}
+    if (kind, index) not in listed:
         raise _wrong(f"its task has the index {index!r}, and its cluster {len(cluster[kind])} of {kind}")
-    if len(addresses) < 2:
+    if len(listed) < 2:
         raise TfoptError(
             f'distribute="multiworker" needs two workers or more; {VARIABLE} names one. Leave distribute out, or '
             'choose "mirrored" for several GPUs of one machine.'
         )
-    return Cluster(len(addresses), addresses.index((kind, index)))
+    return Cluster(len(listed), list(listed).index((kind, index)), tuple(listed.values()))
 
 
 def _addresses(given: Any) -> list[str]:

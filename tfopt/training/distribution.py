@@ -22,9 +22,11 @@ import numpy as np
 
 from tfopt.base import interruption
 from tfopt.base.limits import MIB
+from tfopt.base.progress import Progress
 from tfopt.data.position import Position, Share
 from tfopt.errors import RecipeError, TfoptError
 from tfopt.training.cluster import Cluster, cluster_from
+from tfopt.training.rendezvous import meet
 
 Distribute = Literal["mirrored", "multiworker"]
 KINDS = ("mirrored", "multiworker")
@@ -241,10 +243,15 @@ def distributed(distribute: str | None) -> Iterator[Distribution]:
     elif distribute == "mirrored":
         yield Distribution(_mirrored())
     else:
+        import tensorflow as tf
+
         with _losing_workers():
             distribution = _multiworker(cluster_from())
             yield distribution
-            distribution.largest(0)
+            # A worker that is lost now takes nothing from the chief, which has written the result.
+            lost = (tf.errors.OpError,) if distribution.is_chief else ()
+            with contextlib.suppress(*lost):
+                distribution.largest(0)
 
 
 def require_known(distribute: str | None) -> None:
@@ -270,6 +277,7 @@ def _mirrored() -> Any:
 def _multiworker(cluster: Cluster) -> Distribution:
     import tensorflow as tf
 
+    meet(cluster, Progress().say)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
