@@ -300,3 +300,27 @@ def test_whether_a_full_disk_is_the_reason(error: Exception, full: bool) -> None
     outer.__cause__ = error
     assert files.is_full(error) == files.is_full(outer) == full
     assert not files.is_full(None)
+
+
+def test_a_signal_right_after_a_move_leaves_the_old_result_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python handles one when the system call returns."""
+    target = tmp_path / "one"
+    target.mkdir()
+    (target / "first").write_text("old")
+    rename = Path.rename
+
+    def interrupted(path: Path, to: Path) -> Path:
+        moved = rename(path, to)
+        if path.name == "second":
+            monkeypatch.undo()  # it comes once
+            raise KeyboardInterrupt
+        return moved
+
+    with pytest.raises(KeyboardInterrupt), files.output_folder(target, True) as folder:
+        (folder / "first").write_text("new")
+        (folder / "second").write_text("new")
+        monkeypatch.setattr(Path, "rename", interrupted)
+    assert [name for name in names(target) if name != ".tfopt"] == ["first"]
+    assert (target / "first").read_text() == "old"

@@ -121,3 +121,42 @@ def test_handlers_replaced_in_c_are_taken_back():
         assert came == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_signal_after_the_work_is_done_but_for_a_moment(last):
+    done = []
+
+    def work():
+        with interruption.finishing(last=last):
+            interruption.finish()
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("the rest")
+        done.append("what follows")
+
+    with interruption.ending_on_signals():
+        if last:
+            work()
+        else:
+            with pytest.raises(Interrupted) as caught:
+                work()
+            assert caught.value.code == 143
+    assert done == ["the rest", *["what follows"] * last]
+    assert not interruption.is_asked()
+
+
+def test_a_second_signal_ends_even_what_is_nearly_done():
+    with pytest.raises(Interrupted) as caught, interruption.ending_on_signals(), interruption.finishing():
+        interruption.finish()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("this must not run")
+    assert caught.value.finishing
+
+
+def test_without_a_block_that_asks_nothing_waits():
+    with pytest.raises(Interrupted) as caught, interruption.ending_on_signals():
+        interruption.finish()
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("this must not run")
+    assert not caught.value.finishing

@@ -73,6 +73,31 @@ def command(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("moment", ["tfopt.run.run_folder:RunFolder.remove_finished", "tfopt.cli.running:say_written"])
+def test_a_signal_after_the_result_is_written_changes_nothing(command, tmp_path, moment):
+    owner, _, name = moment.partition(":")
+    script = (
+        "import importlib, os, signal, sys\n"
+        f"owner = importlib.import_module({owner!r})\n"
+        f"*path, name = {name.split('.')!r}\n"
+        "for part in path: owner = getattr(owner, part)\n"
+        "original = getattr(owner, name)\n"
+        "def late(*given):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return original(*given)\n"
+        "setattr(owner, name, late)\n"
+        "from tfopt.__main__ import main\n"
+        "main()\n"
+    )
+    out = tmp_path / "out"
+    given = [*map(str, command[3:]), str(out), "--epochs-factor", "0.05"]
+    done = subprocess.run([sys.executable, "-c", script, *given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {out}/: " in done.stdout
+    assert (out / "model.tflite").exists() and not (out / ".tfopt").exists()
+
+
+@pytest.mark.slow
 def test_the_same_command_goes_on_after_a_signal(command, tmp_path):
     subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):

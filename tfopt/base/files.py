@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from tfopt.base import interruption
 from tfopt.base.limits import MIB
 from tfopt.base.locks import locked
 from tfopt.errors import OutputError
@@ -130,11 +131,15 @@ def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
         shutil.rmtree(new, ignore_errors=True)
         remove_empty(new.parent, *[target] * made)
         raise
+    interruption.finish()
     try:
         _swap(new, _checked_target(path, overwrite))
     except (OSError, OutputError) as error:
         reason = _reason(error) if isinstance(error, OSError) else str(error).rstrip(".")
         raise OutputError(f"{reason}. The results are in {_kept_beside(new, target)}.") from error
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     remove_empty(new.parent)
 
 
@@ -202,14 +207,14 @@ def _swap(new: Path, target: Path) -> None:
     before, after = _results(target), _results(new)
     record = {"new": new.name, "old": old.name, "before": before, "after": after}
     write_atomically(target / WORK / _SWAP, json.dumps(record))
-    moved: list[tuple[Path, Path]] = []
+    moves = [(target / name, old / name) for name in before] + [(new / name, target / name) for name in after]
     try:
-        for names, source, place in ((before, target, old), (after, new, target)):
-            for name in names:
-                moved.append((source / name, (source / name).rename(place / name)))
-    except BaseException:
-        for source, place in reversed(moved):
-            place.rename(source)
+        for source, place in moves:
+            source.rename(place)
+    except BaseException:  # a signal may come between a move and the next line, so look where each file is
+        for source, place in reversed(moves):
+            if os.path.lexists(place) and not os.path.lexists(source):
+                place.rename(source)
         (target / WORK / _SWAP).unlink()
         old.rmdir()
         raise

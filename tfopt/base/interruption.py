@@ -19,6 +19,7 @@ class Interrupted(KeyboardInterrupt):
     Attributes:
         code: the exit code that shells expect: 130 for Ctrl-C, 143 for SIGTERM.
         kept: whether the same work, begun again, goes on from something that was kept.
+        finishing: whether it came after `finish`, so that there may be a whole result.
     """
 
     kept = False
@@ -26,6 +27,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, where: str = "") -> None:
         super().__init__(where)
         self.code = 128 + number
+        self.finishing = bool(_Request.finishing)
 
 
 class _Request:
@@ -35,6 +37,7 @@ class _Request:
     since = 0.0
     held = False
     raised: int | None = None  # the signal for which `Interrupted` was raised
+    finishing: bool | None = None  # whether the work ends by itself soon; None outside of the blocks that ask
 
 
 @contextmanager
@@ -50,7 +53,7 @@ def ending_on_signals() -> Iterator[None]:
     except ValueError:
         yield
         return
-    _Request.raised = None
+    _Request.raised, outer, _Request.finishing = None, _Request.finishing, None
     try:
         yield
     except Exception as error:
@@ -58,7 +61,7 @@ def ending_on_signals() -> Iterator[None]:
             raise
         raise Interrupted(_Request.raised) from error
     finally:
-        _Request.number = None
+        _Request.number, _Request.finishing = None, outer
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -81,6 +84,30 @@ def held() -> Iterator[None]:
     finally:
         _Request.held = before
         end_if_asked()
+
+
+@contextmanager
+def finishing(*, last: bool = True) -> Iterator[None]:
+    """Let a signal wait from the first call of `finish` in this block to its end: the work is done by then.
+
+    Args:
+        last: nothing follows, so that the signal has nothing left to end; else `Interrupted` is raised then.
+    """
+    before, _Request.finishing = _Request.finishing, False
+    try:
+        yield
+    finally:
+        ended, _Request.finishing = _Request.finishing, before
+        if ended and last:
+            _Request.number = None
+    if ended:
+        end_if_asked()
+
+
+def finish() -> None:
+    """Let the first signal wait for the end of the block of `finishing`, if there is one: the rest takes a moment."""
+    if _Request.finishing is not None:
+        _Request.finishing = True
 
 
 def asked() -> int:
@@ -113,7 +140,7 @@ def end_if_asked(where: str = "") -> None:
 
 def _asked(number: int, frame: FrameType | None) -> Any:
     del frame
-    if _Request.held and _Request.number is None:
+    if (_Request.held or _Request.finishing) and _Request.number is None:
         ask(number)
         return
     _Request.raised = number

@@ -86,6 +86,8 @@ def ending(error: BaseException) -> tuple[str, int]:
     if isinstance(error, Interrupted):
         where = f" ({error})" if str(error) else ""
         more = ". Run the command again to go on" if error.kept else ""
+        if error.finishing:
+            return "interrupted while the result was moved to its folder, where it may be complete" + more, error.code
         return f"interrupted{where}; no result was written{more}", error.code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; no result was written", 130

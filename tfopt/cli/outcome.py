@@ -70,7 +70,7 @@ def written(out: Path) -> dict[str, Any]:
 
 
 def say_written(out: Path) -> None:
-    """Print the names of the results in `out` to stderr."""
+    """Print the names of the results in `out`."""
     say(f"wrote {out}/: {', '.join(written(out)['files'])}")
     if (page := out / "report.html").exists():
         say(f"open {page} in a browser to see the report")

@@ -95,6 +95,7 @@ def _mark(folder: Path) -> Path:
 def _run(prepared: "Prepared", folder: Path) -> tuple["Report", "Verdict"]:
     """Carry out a run into `folder`, unless an interrupted command has done so."""
     from tfopt.base.files import clean, write_atomically
+    from tfopt.base.interruption import finishing
 
     assert prepared.checkpoint is not None
     if (found := _finished(folder, prepared.checkpoint.about)) is not None:
@@ -102,10 +103,11 @@ def _run(prepared: "Prepared", folder: Path) -> tuple["Report", "Verdict"]:
         return found
     folder.with_suffix(".failed.tflite").unlink(missing_ok=True)  # of an interrupted command
     clean(folder)
-    result = carried_out(prepared, folder)
-    result.save(folder, overwrite=True)
-    about = {"about": prepared.checkpoint.about, "verdict": dataclasses.asdict(result.verdict)}
-    write_atomically(_mark(folder), json.dumps(about))
+    with finishing(last=False):
+        result = carried_out(prepared, folder)
+        result.save(folder, overwrite=True)
+        about = {"about": prepared.checkpoint.about, "verdict": dataclasses.asdict(result.verdict)}
+        write_atomically(_mark(folder), json.dumps(about))
     return result.report, result.verdict
 
 

@@ -138,7 +138,7 @@ def _run_in(
 ) -> None:
     """Run `recipe` into the folder `out`, which is not left behind empty if the run fails."""
     from tfopt.base.files import WORK, prepare_folder, remove_empty, working_folder
-    from tfopt.base.interruption import Interrupted, ending_on_signals
+    from tfopt.base.interruption import Interrupted, ending_on_signals, finishing
     from tfopt.base.stderr import load_tensorflow_quietly
     from tfopt.base.terminal import outlasting_readers
     from tfopt.training.distribution import distributed
@@ -148,7 +148,13 @@ def _run_in(
     try:
         # TensorFlow takes seconds to load, so it comes after what may fail without it.
         # So that an interruption is one, whatever native code makes of it, where it gets to know what is kept.
-        with ending_on_signals(), outlasting_readers(), working_folder(out), distributed(distribute) as distribution:
+        with (
+            ending_on_signals(),
+            finishing(),
+            outlasting_readers(),
+            working_folder(out),
+            distributed(distribute) as distribution,
+        ):
             load_tensorflow_quietly()
             from tfopt.run.tracking.track import tracked
 
