@@ -99,3 +99,11 @@ def test_a_wait_ends_with_a_holder_that_is_killed(tmp_path, other):
     threading.Timer(0.5, process.kill).start()
     with locked(tmp_path / "lock", "The cache", wait=lambda line: None):
         assert str(os.getpid()) in (tmp_path / "lock").read_text()
+
+
+def test_the_lock_of_another_stays_if_the_block_removed_its_own(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path, "It"):
+        path.unlink()
+        path.write_text("of another process")
+    assert path.read_text() == "of another process"

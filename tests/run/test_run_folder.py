@@ -1,20 +1,123 @@
-"""The folder of a checkpoint in use."""
+"""The folder of a checkpoint in use, and what is left of one."""
 
 import json
 
 import numpy as np
+import pytest
 
+import tfopt
 from tfopt.base.progress import Progress
+from tfopt.errors import DataError, OutputError
+from tfopt.run import run_folder
 from tfopt.run.run_folder import in_use, open_run_folder
+from tfopt.training.backup import State
+
+STAGE = "stage_1_0123456789ab"
 
 
-def test_the_lock_stays_when_the_checkpoint_of_another_run_is_replaced(tmp_path):
+class Said(Progress):
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def opened(path, seed=1, **more):
+    return open_run_folder(path, {"seed": seed}, **{"progress": Said(), **more})
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A checkpoint with progress."""
     path = tmp_path / "checkpoint"
-    (path / "transfer").mkdir(parents=True)
+    (path / STAGE).mkdir(parents=True)
     (path / "run.json").write_text(json.dumps({"seed": 1}))
+    np.savez(path / STAGE / "state_0.npz", a=1)
     np.savez(path / "stages.npz", a=1)
-    with in_use(path):
-        before = (path / ".lock").stat().st_ino
-        open_run_folder(path, {"seed": 2}, overwrite=True, progress=Progress(quiet=True))
-        assert (path / ".lock").stat().st_ino == before
-        assert [each.name for each in path.iterdir()] == [".lock"]
+    return path
+
+
+def test_the_lock_stays_when_the_checkpoint_of_another_run_is_replaced(kept):
+    with in_use(kept):
+        before = (kept / ".lock").stat().st_ino
+        opened(kept, seed=2, overwrite=True)
+        assert (kept / ".lock").stat().st_ino == before
+        assert [each.name for each in kept.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("part", ["stages.npz", "stage_1_0123456789ab", "batch_sizes.json", "transferred.npz"])
+def test_remains_of_a_checkpoint_are_replaced(tmp_path, part):
+    """As a process leaves them that is killed while it removes its checkpoint."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / part).touch()
+    found = opened(tmp_path / "kept")
+    assert found.progress.lines == [
+        f"note: The checkpoint {tmp_path / 'kept'} lacks run.json, which says of which run it is. It is replaced."
+    ]
+    assert not any(found.path.iterdir())
+
+
+def test_what_says_of_which_run_it_is_goes_last(kept, monkeypatch):
+    class KilledError(Exception):
+        pass
+
+    def killed(path, **_):
+        raise KilledError
+
+    monkeypatch.setattr(run_folder.shutil, "rmtree", killed)
+    with pytest.raises(KilledError):
+        opened(kept).remove()
+    assert (kept / "run.json").exists()
+
+
+def test_a_checkpoint_behind_a_link_is_removed(kept, tmp_path):
+    (tmp_path / "link").symlink_to(kept, target_is_directory=True)
+    opened(tmp_path / "link").remove_finished()
+    assert not kept.exists() and not (tmp_path / "link").is_symlink()
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_no_later_backup(tmp_path, monkeypatch):
+    folder = opened(tmp_path / "kept")
+    stage = tfopt.Prune()
+
+    def full(*_):
+        raise OutputError("No space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "write_atomically", full)
+        attempt = folder.attempt(0, stage, tfopt.Training())
+        attempt.backup.save(State(0, 1, False, {}, {}))
+    assert not (folder.path / "run.json").exists() and not list(folder.path.glob("*/state_*.npz"))
+    attempt.backup.save(State(0, 2, False, {}, {}))
+    assert json.loads((folder.path / "run.json").read_text()) == {"seed": 1}
+    assert [path.name for path in folder.path.glob("*/state_*.npz")] == ["state_0.npz"]
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"x"', "null"])
+def test_settings_of_another_form_are_damage(kept, text):
+    (kept / "run.json").write_text(text)
+    with pytest.raises(DataError, match=r"is damaged \(run.json holds no settings\)\. Delete it to start over\.$"):
+        opened(kept)
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_a_batch_size_that_is_none_is_ignored(kept, size):
+    (kept / "batch_sizes.json").write_text(json.dumps({"0": size}))
+    assert opened(kept).batch_size(0, 32) == 32
+
+
+@pytest.mark.parametrize("every", [0, -60, float("nan")])
+def test_the_interval_is_a_time(tmp_path, every):
+    with pytest.raises(OutputError, match="Expected a checkpoint every number of seconds above 0, got"):
+        opened(tmp_path / "kept", every=every)
+
+
+def test_a_finished_network_of_a_study_is_progress(tmp_path):
+    """It may have taken hours, and is not thrown away for another run."""
+    first = opened(tmp_path / "kept")
+    first.cache().mkdir()
+    (first.path / "transfer" / "network.npz").touch()
+    with pytest.raises(DataError, match="is of another run"):
+        opened(tmp_path / "kept", seed=2)

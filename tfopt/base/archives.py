@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from tfopt.base.limits import GIB, LARGEST_DATA, MOST_MEMBERS
+from tfopt.base.limits import GIB, LARGEST_DATA, MOST_ARRAYS, MOST_MEMBERS
 
 _END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _END_BYTES, _END64_BYTES, _LOCATOR_BYTES, _LONGEST_COMMENT = 22, 56, 20, 2**16
@@ -38,11 +39,11 @@ class Header:
 
 
 @contextmanager
-def open_zip(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[zipfile.ZipFile]:
+def open_zip(path: str | os.PathLike[str] | IO[bytes], members: int = MOST_MEMBERS) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive for reading; call within `reading`.
 
     Raises:
-        ValueError: more than `MOST_MEMBERS` members. Checked before they are listed, since each takes memory in Python.
+        ValueError: more than `members` members. Checked before they are listed, since each takes memory in Python.
     """
     if isinstance(path, str | os.PathLike):
         with open(path, "rb") as file:  # noqa: PTH123 (it may be a string)
@@ -50,27 +51,40 @@ def open_zip(path: str | os.PathLike[str] | IO[bytes]) -> Iterator[zipfile.ZipFi
     else:
         size = _directory_bytes(path)
         path.seek(0)
-    too_many = f"an archive may have at most {MOST_MEMBERS:,} members; this one has"
-    if size > MOST_MEMBERS * _ENTRY_BYTES:
+    too_many = f"an archive may have at most {members:,} members; this one has"
+    if size > members * _ENTRY_BYTES:
         raise ValueError(f"{too_many} a directory of {size:,} bytes")
     with zipfile.ZipFile(path) as archive:
-        if (number := len(archive.infolist())) > MOST_MEMBERS:
+        if (number := len(archive.infolist())) > members:
             raise ValueError(f"{too_many} {number:,}")
         yield archive
 
 
-def read_npz(source: str | os.PathLike[str] | IO[bytes], most: int = LARGEST_DATA) -> dict[str, np.ndarray]:
+def read_npz(
+    source: str | os.PathLike[str] | IO[bytes], most: int = LARGEST_DATA, members: int = MOST_MEMBERS
+) -> dict[str, np.ndarray]:
     """Return the arrays of a `.npz` by name; call within `reading`. Members that are not `.npy` are left out.
 
     Raises:
         ValueError: `npz_headers` rejects the file, or text is invalid.
     """
-    with open_zip(source) as archive:
+    with open_zip(source, members) as archive:
         found = {}
         for name in _headers(archive, most):
             with archive.open(f"{name}.npy") as member:
                 found[name] = _checked_text(np.lib.format.read_array(member, allow_pickle=False), name)
         return found
+
+
+def read_state(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a `.npz` that `np.savez` has written, however large a model it is of.
+
+    It is not compressed, so that its arrays take no more memory than the file takes on the disk.
+
+    Raises:
+        ValueError: as `read_npz`.
+    """
+    return read_npz(path, path.stat().st_size, MOST_ARRAYS)
 
 
 def _checked_text(array: np.ndarray, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ can form cycles. Files that honest programs write stay far below these limits.
 | a .tflite, unpacked | also `LARGEST_TFLITE` | `tfopt.base.packing` |
 | tensors that a .tflite computes | `LARGEST_TENSORS` | `tfopt.tflite.read.graph` |
 | members of an archive | `MOST_MEMBERS` | `tfopt.base.archives` |
+| arrays of a checkpoint; their bytes | `MOST_ARRAYS`; as many as its file has | `tfopt.base.archives` |
 | arrays of a .npz, labels | `LARGEST_DATA` | `tfopt.base.archives`, `tfopt.data` |
 | pixels of one image | `LARGEST_IMAGE` | `tfopt.data.images` |
 | samples of one recording | `LARGEST_SOUND` | `tfopt.data.recordings` |
@@ -34,6 +35,7 @@ LARGEST_IN_MEMORY = GIB
 LARGEST_IMAGE = 2**27  # pixels; above a 108-megapixel camera
 
 MOST_MEMBERS = 10_000
+MOST_ARRAYS = 200_000  # of the state of a training: a large model has thousands of weights, each with its slots
 MOST_CLASSES = 2**20  # keeps arrays over the classes at a few megabytes
 
 LARGEST_JSON = 32 * MIB  # the config of a large model takes 2 MiB

@@ -60,13 +60,22 @@ def locked(path: Path, what: str, *, wait: Callable[[str], None] | None = None) 
         )
         yield
         return
+    own = path.stat().st_ino  # no other file has it as long as the lock is held
     try:
         about = {"pid": os.getpid(), "host": platform.node(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         path.write_text(json.dumps(about))
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if not _is_of_another(path, own):
+            path.unlink(missing_ok=True)
         lock.release()
+
+
+def _is_of_another(path: Path, own: int) -> bool:
+    """Return whether `path` is not the file `own` any more: the block removed it, and another process made it anew."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_ino != own
+    return False
 
 
 def _holder(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.annotations import annotate, annotations
-from tfopt.base.archives import read_npz
+from tfopt.base.archives import read_state
 from tfopt.base.files import atomic_path
 from tfopt.base.reading import parse_json, reading
 from tfopt.errors import DataError, OutputError
@@ -48,7 +48,7 @@ def restore_calibrated(model: Any, backup: Backup) -> bool:
 
 
 def _restore(model: Any, path: Path) -> None:
-    stored = read_npz(path)
+    stored = read_state(path)
     weights = [stored[f"weight_{number}"] for number in range(len(model.weights))]
     about, summary = parse_json(str(stored["about"])), parse_json(str(stored["summary"]))
     integers = {

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from tfopt import bridge
 from tfopt.base.annotations import copy_paths
-from tfopt.base.archives import read_npz
+from tfopt.base.archives import read_state
 from tfopt.base.files import atomic_path
 from tfopt.base.keras_compat import is_tf_keras_model
 from tfopt.base.reading import reading
@@ -96,7 +96,7 @@ class Checkpoint:
             return self._read()
 
     def _read(self) -> Kept | None:
-        stored = read_npz(self.path)
+        stored = read_state(self.path)
         if str(stored["key"]) != self.key:
             return None
         rows = TypeAdapter(list[Row]).validate_json(str(stored["rows"]), strict=True)

@@ -1,8 +1,10 @@
 """The checkpoint of a run: a folder with all that the same run needs to go on after an interruption."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import PositiveInt, TypeAdapter
 
-from tfopt.base.archives import read_npz
+from tfopt.base.archives import read_state
 from tfopt.base.devices import device_kind, number_of_threads
 from tfopt.base.differences import differences
 from tfopt.base.files import (
@@ -49,7 +51,9 @@ _PACKAGES = ("tfopt", "tensorflow", "tf_keras", "keras", "tensorflow-model-optim
 _ABOUT = "run.json"
 _LOCK = ".lock"
 _CHOICE = TypeAdapter(tuple[str, list[str]])
-_SIZES = TypeAdapter(dict[int, int])
+_SIZES = TypeAdapter(dict[int, PositiveInt])
+_OWN = re.compile(r"stage_\d+_[0-9a-f]{12}|(stages|transferred)\.npz|batch_sizes\.json")
+"""Names of what only a checkpoint holds."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class RunFolder:
         self.begin()
         name = _digest([identity_of(Recipe(stages=(stage,), training=training))])[:12]
         folder = self.path / f"stage_{position + 1}_{name}"
-        return Attempt(folder, Backup(folder, self.every, self.progress, writes=self.writes))
+        return Attempt(folder, Backup(folder, self.every, self.progress, writes=self.writes, begin=self._write_about))
 
     def batch_size(self, position: int, given: int) -> int:
         """Return the batch size of the stage at `position`: `given`, or what it was lowered to by then."""
@@ -154,12 +158,15 @@ class RunFolder:
 
     def begin(self) -> None:
         """Write what the checkpoint is about, before anything else."""
-        if not self.writes:
-            return
         try:
-            write_atomically(self.path / _ABOUT, json.dumps(self.about, indent=2) + "\n")
+            self._write_about()
         except OutputError as error:
             self.progress.say(f"note: no checkpoint is written ({error})")
+
+    def _write_about(self) -> None:
+        """Write what the checkpoint is about, unless it is there. Raise `OutputError` if it cannot be written."""
+        if self.writes and not (self.path / _ABOUT).exists():
+            write_atomically(self.path / _ABOUT, json.dumps(self.about, indent=2) + "\n")
 
     def forget_attempts(self) -> None:
         """Remove what is kept of tries: their stage is finished, and `stages` holds its result."""
@@ -173,7 +180,7 @@ class RunFolder:
             return None
         try:
             with reading(lambda why: DataError(f"The checkpoint {path} is damaged ({why}).")):
-                stored = read_npz(path)
+                stored = read_state(path)
                 notes, names = parse_json(str(stored["about"]))
                 model = loaded_model(stored["model"].tobytes(), like)
                 files = {str(name): stored[f"file_{number}"].tobytes() for number, name in enumerate(names)}
@@ -216,12 +223,15 @@ class RunFolder:
             self.remove()
 
     def clear(self) -> None:
-        """Remove what is in the folder, but not the lock, which this process holds."""
-        for each in self.path.iterdir():
-            if each.is_dir():
+        """Remove what is in the folder, but not the lock, which this process holds.
+
+        First all that belongs to the run, and then what says which run it is: without it, the rest is of no use.
+        """
+        for each in sorted(self.path.iterdir(), key=lambda entry: entry.name == _ABOUT):
+            if each.is_dir() and not each.is_symlink():
                 shutil.rmtree(each, ignore_errors=True)
             elif each.name != _LOCK:
-                each.unlink()
+                each.unlink(missing_ok=True)
 
     def remove_finished(self) -> None:
         """Remove the folder, as the run is complete; not if another process uses it, or has begun another run there."""
@@ -236,7 +246,11 @@ class RunFolder:
 
     def remove(self) -> None:
         """Remove the folder, which this process has locked."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.clear()
+        shutil.rmtree(self.path.resolve(), ignore_errors=True)
+        if self.path.is_symlink():
+            self.path.unlink()
         if self.path.parent.name == WORK:
             remove_empty(self.path.parent)
 
@@ -286,7 +300,12 @@ def open_run_folder(
         OutputError: the folder cannot be written, or holds something else.
         DataError: it is damaged, or of another run.
     """
+    if not every > 0:
+        raise OutputError(f"Expected a checkpoint every number of seconds above 0, got {every!r}.")
     found = RunFolder(Path(path), about, every, progress, writes)
+    if _are_remains(found.path):
+        progress.say(f"note: The checkpoint {path} lacks {_ABOUT}, which says of which run it is. It is replaced.")
+        found.clear()
     there = _about_of(found.path)
     if there is not None and there != about:
         if _holds_progress(found.path) and not overwrite:
@@ -323,6 +342,12 @@ def _holds_progress(path: Path) -> bool:
     return any(next(path.glob(each), None) for each in _PROGRESS)
 
 
+def _are_remains(path: Path) -> bool:
+    """Return whether the folder `path` holds only parts of a checkpoint, and not what it is about."""
+    names = [each.name for each in path.iterdir() if not each.name.startswith(".")] if path.is_dir() else []
+    return bool(names) and all(map(_OWN.fullmatch, names))
+
+
 def _about_of(path: Path) -> Any:
     """Return what the checkpoint in the folder `path` is about; None if there is none."""
     if path.exists() and not path.is_dir():
@@ -334,7 +359,10 @@ def _about_of(path: Path) -> Any:
             f"The folder {path} holds files but no {_ABOUT}, so it is no checkpoint. Give another folder."
         )
     with reading(lambda why: DataError(f"The checkpoint {path} is damaged ({why}). Delete it to start over.")):
-        return parse_json((path / _ABOUT).read_bytes())
+        about = parse_json((path / _ABOUT).read_bytes())
+        if not isinstance(about, dict):
+            raise ValueError(f"{_ABOUT} holds no settings")
+        return about
 
 
 def identity_of(recipe: Recipe) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from tfopt import bridge
 from tfopt.base import keras_compat
-from tfopt.base.archives import read_npz
+from tfopt.base.archives import read_state
 from tfopt.base.config import config
 from tfopt.base.files import atomic_path
 from tfopt.base.locks import locked
@@ -191,7 +191,7 @@ class _Study:
         if not path.exists():
             return None
         with reading(lambda why: DataError(f"{path} is damaged ({why}); delete it to compute it again.")):
-            kept = read_npz(path)
+            kept = read_state(path)
             weights = [kept[f"weight_{place}"] for place in range(len(kept) - 1)]
             validation, test = map(float, kept["accuracies"])
         return Trained(kind, cut, validation, test, weights)
