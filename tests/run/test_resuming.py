@@ -468,3 +468,21 @@ def test_a_damaged_checkpoint_is_one_line(opened):
     (opened(recipe).path / "run.json").write_text("{")
     with pytest.raises(DataError, match=r"^The checkpoint .* is damaged \(.*\)\. Delete it to start over\.$"):
         opened(recipe)
+
+
+@pytest.mark.slow
+def test_a_range_test_depends_on_the_seed_alone(data):
+    """Also in a network with Dropout, whatever was drawn before."""
+    recipe = tfopt.Recipe(
+        stages=(tfopt.FineTune(epochs=1, min_steps=0),),
+        training=tfopt.Training(range_test=True, batch_size=16),
+        export=FLOAT,
+        max_drop=None,
+    )
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dropout(0.5), keras.layers.Dense(3, "softmax")])
+    found = []
+    for draws in (1, 2):
+        keras.utils.set_random_seed(draws)
+        rows = tfopt.optimize(model, recipe, data, quiet=True).report.rows
+        found += [note for row in rows for note in row.notes if "range test" in note]
+    assert len(found) == 2 and found[0] == found[1]

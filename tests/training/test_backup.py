@@ -27,7 +27,7 @@ class Said(Progress):
         self.events.append((event, values))
 
 
-def fitted(backup, epochs=4, callbacks=(), steps=None):
+def fitted(backup, epochs=4, callbacks=(), steps=None, optimizer="Adam"):
     """Fit a small model; return its weights and the history."""
     import tensorflow as tf
 
@@ -35,7 +35,7 @@ def fitted(backup, epochs=4, callbacks=(), steps=None):
     package.utils.set_random_seed(0)
     layers = [package.layers.Dense(4), package.layers.Dropout(0.5), package.layers.Dense(1)]
     model = package.Sequential([package.Input((3,)), *layers])
-    model.compile(package.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    model.compile(getattr(package.optimizers, optimizer)(0.01), "mse", metrics=["mae"])
     model.optimizer.build(model.trainable_variables)
     batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(6)
     if steps:  # alike, as these batches know no position
@@ -214,3 +214,29 @@ def test_a_signal_after_the_workers_have_agreed_waits_for_the_next_step(tmp_path
     with pytest.raises(interruption.Interrupted) as caught:
         fitted(Backup(tmp_path), callbacks=[Asking()])
     assert str(caught.value) == "it after 1 step of epoch 3"
+
+
+@pytest.mark.parametrize("optimizer", ["Nadam", "Adamax", "RMSprop", "Adagrad", "AdamW", "SGD"])
+def test_every_optimizer_goes_on_as_if_nothing_had_been(tmp_path, optimizer):
+    """Nadam holds a product that is none of its variables."""
+    with pytest.raises(StopError):
+        fitted(Backup(tmp_path), callbacks=[stopping(2)], optimizer=optimizer)
+    assert same(fitted(Backup(tmp_path), optimizer=optimizer), fitted(Backup(), optimizer=optimizer))
+
+
+def test_the_state_of_a_large_model_is_read_again(tmp_path):
+    """A network of a thousand layers has tens of thousands of arrays with their slots."""
+    arrays = {f"variable_{number}": np.float32(number) for number in range(10_050)}
+    Backup(tmp_path).save(backups.State(1, 0, False, {}, arrays))
+    (path,) = Backup(tmp_path)._paths()
+    state = backups._read(path, {})
+    assert len(state.arrays) == 10_050 and state.arrays["variable_10049"] == 10_049
+
+
+def test_an_old_backup_that_cannot_be_removed_is_a_note(tmp_path):
+    for number in range(2):
+        (tmp_path / f"state_{number}.npz").mkdir()
+    backup = Backup(tmp_path, progress=Said())
+    backup.save(backups.State(1, 0, False, {}, {}))
+    assert (tmp_path / "state_2.npz").is_file()
+    assert backup.progress.lines[0].startswith("note: no checkpoint was written (")

@@ -278,6 +278,16 @@ def loss_scale(optimizer: Any) -> list[Any]:
     return [] if state is None else [state.current_loss_scale, state.counter]
 
 
+def untracked_variables(optimizer: Any) -> list[Any]:
+    """Return the variables of a tf_keras optimizer that it does not list among its own, such as a product of Nadam."""
+    import tensorflow as tf
+
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+    listed = {id(variable) for variable in inner.variables}
+    own = (value for value in vars(inner).values() if isinstance(value, tf.Variable))
+    return [variable for variable in own if id(variable) not in listed]
+
+
 def variable_key(optimizer: Any, variable: Any) -> Any:
     """Return the key under which an optimizer of either Keras remembers `variable`."""
     return optimizer._var_key(variable)

@@ -260,6 +260,7 @@ class StageRunner:
         if not training.range_test or stage.learning_rate or not stage.epochs:
             return stage, []
         self._run.progress.say("looking for a learning rate")
+        tf_keras().utils.set_random_seed(training.seed)  # dropout draws in the test, too
         try:
             found = find_learning_rate(
                 flat_model,

@@ -3,7 +3,7 @@
 import functools
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base import interruption
-from tfopt.base.archives import read_npz
+from tfopt.base.archives import read_state
 from tfopt.base.files import atomic_path
 from tfopt.base.keras_compat import tf_keras
 from tfopt.base.progress import Progress
@@ -74,6 +74,7 @@ class Backup:
         position: where the batches of the training begin; give it to what makes them.
         distribution: over which the training is spread.
         writes: whether this process writes backups, or only goes on from them.
+        begin: called before each backup is written; may raise `OutputError`.
         seconds_before: that earlier processes have trained, once the training has begun.
         ending: whether all workers know that the training ends now.
     """
@@ -84,6 +85,7 @@ class Backup:
     position: Position = field(default_factory=Position)
     distribution: Distribution = field(default_factory=Distribution)
     writes: bool = True
+    begin: Callable[[], None] = lambda: None
     seconds_before: float = 0.0
     ending: bool = False
 
@@ -159,13 +161,13 @@ class Backup:
         paths = self._paths()
         number = _number(paths[0]) + 1 if paths else 0
         try:
+            self.begin()
             with atomic_path(self.folder / f"state_{number}.npz") as temporary, temporary.open("wb") as file:
                 np.savez(file, about=about, **state.arrays)  # type: ignore[arg-type]
+            for old in paths[KEPT - 1 :]:
+                old.unlink(missing_ok=True)
         except (OSError, OutputError) as error:  # a full disk, say: the training is worth more than its backup
             self.progress.say(f"note: no checkpoint was written ({error}); the training goes on")
-            return
-        for old in paths[KEPT - 1 :]:
-            old.unlink(missing_ok=True)
 
     def _paths(self) -> list[Path]:
         """Return the backups, the newest first."""
@@ -190,7 +192,7 @@ def _number(path: Path) -> int:
 
 
 def _read(path: Path, variables: Mapping[str, Any]) -> State:
-    arrays = read_npz(path)
+    arrays = read_state(path)
     epoch, step, ended, history, seconds = parse_json(str(arrays.pop("about")))
     if any(arrays[name].shape != tuple(variable.shape) for name, variable in variables.items()):
         raise ValueError("it does not fit the model")
@@ -205,6 +207,7 @@ def _lasting(learner: Any) -> list[Any]:
     """Return what training changes: weights, optimizer slots, random states, and what a learner holds beside them."""
     own = getattr(learner, "own_variables", [])
     optimizer = [*learner.optimizer.variables, *keras_internals.loss_scale(learner.optimizer)]
+    optimizer += keras_internals.untracked_variables(learner.optimizer)
     return [*learner.variables, *optimizer, *own, *keras_internals.random_states(learner)]
 
 
