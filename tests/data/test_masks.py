@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tfopt.data import load_data
 from tfopt.errors import DataError
@@ -95,3 +95,104 @@ def test_masks_that_cannot_be_used(tmp_path, how, words):
 def test_masks_with_both_classes_are_not_of_one_class():
     images, masks = np.zeros((20, 4, 4, 1), np.uint8), np.arange(20 * 4 * 4).reshape(20, 4, 4) % 2
     assert not any("class 0" in note for note in load_data((images, masks)).notes)
+
+
+def turned_set(folder, orientation, drawn, *, size=(8, 12), count=10, suffix=".jpg"):
+    """Photos with an EXIF orientation, a bright block off the middle, and masks for before or after the turn."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    classes = np.zeros(size, "uint8")
+    classes[: size[0] // 2, : size[1] // 4] = 1
+    for number in range(count):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = folder / "images" / f"{orientation}_{number}{suffix}"
+        Image.fromarray(np.kron(classes, np.full((8, 8), 200, "uint8"))).save(path, exif=exif, quality=100)
+        mask = Image.fromarray(np.kron(classes, np.ones((8, 8), "uint8")))
+        if drawn == "after":
+            mask.getexif()[0x0112] = orientation  # Pillow turns it, independently of tfopt
+            mask = ImageOps.exif_transpose(mask)
+        mask.save(folder / "masks" / f"{orientation}_{number}.png")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+@pytest.mark.parametrize("drawn", ["before", "after"])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_masks_lie_on_photos_that_are_turned(tmp_path, orientation, drawn, suffix):
+    turned_set(tmp_path, orientation, drawn, suffix=suffix)
+    data = load_data(tmp_path)
+    assert data.input_shape == (96, 64, 1) and data.train.labels.shape[1:] == (96, 64)
+    np.testing.assert_array_equal(data.train.inputs[..., 0] > 100, data.train.labels == 1)
+    how = "turned with them" if drawn == "before" else "not, since they have the size of the images after"
+    assert sum(how in note for note in data.notes) == 1
+
+
+@pytest.mark.parametrize("drawn", ["before", "after"])
+@pytest.mark.parametrize("other", [2, 3, 4])
+def test_one_size_tells_for_all_masks(tmp_path, drawn, other):
+    turned_set(tmp_path, 6, drawn)
+    turned_set(tmp_path, other, drawn, size=(12, 8), count=3)
+    data = load_data(tmp_path)
+    np.testing.assert_array_equal(data.train.inputs[..., 0] > 100, data.train.labels == 1)
+    assert any("13 of 13 images are turned" in note and "masks" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, (8, 8)), (6, (8, 8)), (3, (8, 12)), (2, (8, 12))])
+def test_turned_photos_whose_masks_do_not_tell(tmp_path, orientation, size):
+    turned_set(tmp_path, orientation, "before", size=size)
+    with pytest.raises(DataError, match=rf"orientation of {orientation} in .*\(10 of 10 .*exif_transpose"):
+        load_data(tmp_path)
+
+
+def test_masks_that_contradict_each_other(tmp_path):
+    turned_set(tmp_path, 6, "before")
+    turned_set(tmp_path, 8, "after")
+    with pytest.raises(DataError, match=r"6_0\.png in the size before and .*8_0\.png in the size after.*exif_transp"):
+        load_data(tmp_path, size=(8, 8))
+
+
+def test_masks_with_their_own_orientation(tmp_path):
+    turned_set(tmp_path, 3, "before", size=(8, 8))
+    for path in (tmp_path / "masks").iterdir():
+        with Image.open(path) as mask:
+            exif = Image.Exif()
+            exif[0x0112] = 3
+            mask.save(path, exif=exif)
+    data = load_data(tmp_path)
+    np.testing.assert_array_equal(data.train.inputs[..., 0] > 100, data.train.labels == 1)
+    assert "10 of 10 masks are turned as their own EXIF orientation says" in data.notes
+
+
+def test_an_orientation_behind_the_pixels_of_a_png(tmp_path):
+    turned_set(tmp_path, 6, "before", suffix=".png")
+    for path in (tmp_path / "images").iterdir():
+        content = path.read_bytes()
+        start = content.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        path.write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])  # IEND has 12 bytes
+    data = load_data(tmp_path)
+    assert data.train.labels.shape[1:] == (96, 64)
+    np.testing.assert_array_equal(data.train.inputs[..., 0] > 100, data.train.labels == 1)
+
+
+def test_images_of_several_sizes_need_a_size(tmp_path):
+    write(tmp_path)
+    for name in ("images", "masks"):
+        Image.fromarray(np.zeros((4, 8), "uint8")).save(tmp_path / name / "9.png")
+    with pytest.raises(DataError, match=r"one size, got 6x8 in .*0\.png and 4x8 in .*9\.png; pass size="):
+        load_data(tmp_path)
+    assert load_data(tmp_path, size=(6, 8)).train.labels.shape[1:] == (6, 8)
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_two_files_of_one_name(tmp_path, folder):
+    write(tmp_path)
+    Image.fromarray(np.zeros((6, 8), "uint8")).save(tmp_path / folder / "0.bmp")
+    with pytest.raises(DataError, match=rf"one file of each name in .*{folder}, got 0\.bmp and 0\.png"):
+        load_data(tmp_path)
+
+
+def test_hidden_files_are_no_masks(tmp_path):
+    write(tmp_path)
+    (tmp_path / "masks" / "._0.png").write_bytes(b"left by macOS")
+    assert len(load_data(tmp_path).train) == 8

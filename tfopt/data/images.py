@@ -6,13 +6,13 @@ import io
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -28,10 +28,14 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 Decoded = tuple[np.ndarray, str, bool]  # the pixels, the mode of the file, and whether it was turned
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 _MODES: dict[Color, str] = {"rgb": "RGB", "grayscale": "L"}
 _GRAY = ("1", "L", "I;16", "I;16L", "I;16B", "I;16N")
 _SIXTEEN_BITS = "I;16"
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for a quarter turn
+_ORIENTATION = 0x0112  # the EXIF tag
+TURNED, ON_ITS_SIDE = range(2, 9), (5, 6, 7, 8)
+"""Values of the EXIF orientation for images that are turned or mirrored, and for a quarter turn."""
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 # The formats that `folder.IMAGE_SUFFIXES` allows; other Pillow readers start programs (EPS: Ghostscript).
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
@@ -68,7 +72,7 @@ def read_images(
     collector = Collector(f"the images of {source}", rows=None if folder else len(files), folder=folder)
     modes: Counter[str] = Counter()
     turned = 0
-    for pixels, mode, was_turned in _in_threads(decode, files, source):
+    for pixels, mode, was_turned in in_threads(decode, files, source):
         collector.append(pixels[None])
         modes[mode] += 1
         turned += was_turned
@@ -82,7 +86,7 @@ def read_images(
 def _color_of(files: list[Path]) -> Color:
     """Return "grayscale" if all images are; reads their headers only, up to the first in color."""
     for file in files:
-        with _open(file) as image:
+        with open_image(file) as image:
             if image.mode not in _GRAY:
                 return "rgb"
     return "grayscale"
@@ -152,10 +156,10 @@ def decode_image(value: Any, name: str, size: Size | None, color: Color | None) 
     if isinstance(value, np.ndarray):
         image = Image.fromarray(value[..., 0] if value.shape[-1] == 1 else value)
     else:
-        image = _open(_Encoded(name, value)) if isinstance(value, bytes) else value
+        image = open_image(_Encoded(name, value)) if isinstance(value, bytes) else value
     if getattr(image, "mode", "F") in ("I", "F"):
         raise DataError(f"Expected an image of 8 or 16 bits in {name}, got {type(value).__name__}; convert it.")
-    with reading(partial(_unreadable, name)):
+    with reading(partial(unreadable, name)):
         shown = ImageOps.exif_transpose(image)
         return _pixels(shown, size or (shown.height, shown.width), color)
 
@@ -176,13 +180,13 @@ def _pixels(image: Image.Image, size: Size, color: Color | None) -> np.ndarray:
 def _decode(file: Path, *, size: Size, color: Color | None, reference: tuple[Path, Size] | None) -> Decoded:
     from PIL import ImageOps
 
-    with _open(file) as image:
+    with open_image(file) as image:
         if image.mode in ("I", "F"):
             raise DataError(
                 f"Expected an image of 8 or 16 bits, got mode {image.mode} in {file}; convert it to 8 bits."
             )
-        with reading(partial(_unreadable, file)):  # a PNG may have its EXIF data behind the pixels
-            turned, shown = _orientation(image) in range(2, 9), _shown_size(image)
+        with reading(partial(unreadable, file)):  # a PNG may have its EXIF data behind the pixels
+            turned, shown = orientation_of(image) in TURNED, shown_size(image, orientation_of(image))
         if reference and shown != size:
             first, (height, width) = reference
             raise DataError(
@@ -190,42 +194,52 @@ def _decode(file: Path, *, size: Size, color: Color | None, reference: tuple[Pat
                 "pass size=(height, width) to resize all of them."
             )
         mode = "P with transparency" if image.mode == "P" and "transparency" in image.info else image.mode
-        with reading(partial(_unreadable, file)):
+        with reading(partial(unreadable, file)):
             pixels = _pixels(ImageOps.exif_transpose(image) if turned else image, size, color)
         return pixels, mode, turned
 
 
-def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(_ORIENTATION, 1))
+def orientation_of(image: Image.Image, read: Callable[[Any], Any] | None = None) -> int:
+    """Return the EXIF orientation of an image, 1 if there is none; `read` returns its EXIF data."""
+    return int((read(image) if read else image.getexif()).get(_ORIENTATION, 1))
 
 
-def _shown_size(image: Image.Image) -> Size:
+def shown_size(image: Image.Image, orientation: int) -> Size:
     """Return (height, width) of an image as it is to be seen."""
-    turned = _orientation(image) in _ON_ITS_SIDE and image.format != "TIFF"  # Pillow has turned the size of a TIFF
+    turned = orientation in ON_ITS_SIDE and image.format != "TIFF"  # Pillow has turned the size of a TIFF
     return image.size if turned else (image.height, image.width)
 
 
-def _open(file: Path | _Encoded) -> Image.Image:
-    """Return the image after reading only its header. Raise `DataError` if it has too many pixels."""
+def open_image(file: Path | _Encoded, what: str = "image") -> Image.Image:
+    """Return the image after reading only its header. Raise `DataError` if it has too many pixels.
+
+    Args:
+        file: the image.
+        what: it is, in messages.
+    """
     from PIL import Image
 
-    with reading(partial(_unreadable, file)):
+    with reading(partial(unreadable, file, what=what)):
         image = Image.open(file, formats=_FORMATS)
         if image.width * image.height > LARGEST_IMAGE:
             raise DataError(
-                f"Expected images of at most {LARGEST_IMAGE:,} pixels, got {image.width:,} x {image.height:,} in "
+                f"Expected {what}s of at most {LARGEST_IMAGE:,} pixels, got {image.width:,} x {image.height:,} in "
                 f"{file}; make it smaller or remove it."
             )
+    if image.format == "TIFF":
+        # Pillow would map a file of this name into memory, with rows of a wrong length if the image is turned.
+        image.filename = ""
     return image
 
 
-def _unreadable(file: Path | _Encoded | str, why: str) -> DataError:
-    return DataError(f"Expected a readable image, got a corrupt file: {file} ({why}); replace or remove it.")
+def unreadable(file: Path | _Encoded | str, why: str, what: str = "image") -> DataError:
+    """Return the error for a file that is not the image, or `what` it should be, since `why`."""
+    return DataError(f"Expected a readable {what}, got a corrupt file: {file} ({why}); replace or remove it.")
 
 
 def _size_of(file: Path) -> Size:
-    with _open(file) as image, reading(partial(_unreadable, file)):
-        return _shown_size(image)
+    with open_image(file) as image, reading(partial(unreadable, file)):
+        return shown_size(image, orientation_of(image))
 
 
 def _notes(modes: Counter[str], color: Color) -> tuple[str, ...]:
@@ -239,15 +253,24 @@ def _notes(modes: Counter[str], color: Color) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _in_threads(task: Callable[[Path], Decoded], files: list[Path], source: str) -> Iterator[Decoded]:
-    """Yield results in the order of `files`; the first failure stops the rest."""
+def in_threads(
+    task: Callable[[_Item], _Found], files: Sequence[_Item], source: str, what: str = "images"
+) -> Iterator[_Found]:
+    """Yield what `task` returns for each of `files`, in their order; the first failure stops the rest.
+
+    Args:
+        task: is called in threads.
+        files: its arguments.
+        source: the origin, for the progress.
+        what: the files are, for the progress.
+    """
     from PIL import Image
 
     Image.init()  # before the threads start, since all of them read the table it fills
     chunks = deque(files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK))
     workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool, _progress(len(files), source) as advance:
-        ahead: deque[Future[list[Decoded]]] = deque()
+    with ThreadPoolExecutor(workers) as pool, _progress(len(files), f"{what} from {source}") as advance:
+        ahead: deque[Future[list[_Found]]] = deque()
         try:
             while chunks or ahead:
                 while chunks and len(ahead) < 2 * workers:  # a few ahead, or results would fill the memory
@@ -261,9 +284,9 @@ def _in_threads(task: Callable[[Path], Decoded], files: list[Path], source: str)
 
 
 @contextmanager
-def _progress(total: int, source: str) -> Iterator[Callable[[int], None]]:
+def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """Show a bar in a terminal, one line elsewhere, nothing for few images; always on stderr."""
-    title = f"Reading {total:,} images from {source}"
+    title = f"Reading {total:,} {what}"
     if total <= _MANY:
         yield lambda count: None
     elif not sys.stderr.isatty():

@@ -208,7 +208,7 @@ def _with_masks(parts: Parts, applied: FrontEnd) -> Parts:
     """Return `parts` with the classes of all pixels as labels."""
     size = applied.size if isinstance(applied, Preprocessing) else None
     images, masks = ({name: pair[side] for name, pair in parts.pairs.items()} for side in (0, 1))
-    classes, notes = read_masks(masks, images, size)
+    classes, notes = read_masks(masks, images, size, parts.source)
     pairs = {name: (images[name], labels) for name, labels in classes.items()}
     return replace(parts, pairs=pairs, masks=False, notes=(*parts.notes, *notes))
 

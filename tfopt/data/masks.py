@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from tfopt.base.reading import reading
+from tfopt.data.images import Size, open_image, unreadable
+from tfopt.data.mask_headers import Header, masks_turn, read_headers, require_one_size
 from tfopt.data.parts import Pair
 from tfopt.errors import DataError
 
 IMAGES, MASKS = ("images", "image"), ("masks", "mask", "annotations", "segmentations")
 _LOSSY = (".jpg", ".jpeg", ".jfif")
-_CLASS_NUMBERS = ("L", "P", "1", "I;16", "I")  # modes of Pillow with one number for each pixel
+# What an image is turned by, as its EXIF orientation says (CIPA DC-008, "Orientation").
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 def has_masks(folders: list[Path]) -> bool:
@@ -25,13 +37,10 @@ def paired_files(folders: list[Path], suffixes: tuple[str, ...]) -> Pair:
     """Return the paths of the images and of their masks, object arrays (n,), in the order of their names.
 
     Raises:
-        DataError: an image without a mask, or a mask without an image.
+        DataError: an image without a mask, a mask without an image, or several of one name.
     """
     images, masks = sorted(folders, key=lambda folder: folder.name.lower() in MASKS)
-    found = [
-        {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes}
-        for folder in (images, masks)
-    ]
+    found = [_by_name(folder, suffixes) for folder in (images, masks)]
     alone = sorted(set(found[0]) ^ set(found[1]))
     if alone or not found[0]:
         raise DataError(
@@ -44,50 +53,66 @@ def paired_files(folders: list[Path], suffixes: tuple[str, ...]) -> Pair:
     return tuple(np.array([files[name] for name in names], dtype=object) for files in found)  # type: ignore[return-value]
 
 
+def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Return the samples of a folder by name without suffix; hidden files, such as those of macOS, are none."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise DataError(
+                f"Expected one file of each name in {folder}, got {found[path.stem].name} and {path.name}; remove or "
+                "rename one of them."
+            )
+        found[path.stem] = path
+    return found
+
+
 def read_masks(
-    masks: dict[str, np.ndarray], images: dict[str, np.ndarray], size: tuple[int, int] | None
+    masks: dict[str, np.ndarray], images: dict[str, np.ndarray], size: Size | None, source: str
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return the class of each pixel, int32 (n, height, width), by part, and notes.
 
-    The values of all masks, in order, are the classes: 0 and 255 become 0 and 1.
+    The values of all masks, in order, are the classes: 0 and 255 become 0 and 1. Masks lie on their images after these
+    are turned as their EXIF orientation says, see `masks_turn`.
 
     Args:
         masks: paths, by part.
         images: paths of their images.
         size: (height, width) to resize to by the nearest pixel; None keeps that of the images.
+        source: the origin, for messages.
 
     Raises:
-        DataError: a mask that cannot be read, has colors, or another size than its image.
+        DataError: a mask that cannot be read, has colors, or another size than its image; images of several sizes
+            without `size`; or it is unknown how masks lie on turned images.
     """
-    read = {
-        part: np.stack([_read(mask, image, size) for mask, image in zip(paths, images[part], strict=True)])
-        for part, paths in masks.items()
-    }
-    values = np.unique(np.concatenate([np.unique(array) for array in read.values()]))
-    found = {part: np.searchsorted(values, array).astype(np.int32) for part, array in read.items()}
+    headers = read_headers([*np.concatenate(list(images.values()))], [*np.concatenate(list(masks.values()))], source)
+    turn, notes = masks_turn(headers)
+    if size is None:
+        require_one_size(headers)
+    all_masks = np.stack([_read(header, size, turn=turn) for header in headers])
+    values, classes = np.unique(all_masks, return_inverse=True)
+    ends = np.cumsum([len(paths) for paths in masks.values()])[:-1]
+    by_part = np.split(classes.reshape(all_masks.shape).astype(np.int32), ends)
+    found = dict(zip(masks, by_part, strict=True))
     if np.array_equal(values, np.arange(len(values))):
-        return found, ()
+        return found, notes
     shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-    return found, (f"the mask values {shown} are the classes 0 to {len(values) - 1}",)
+    return found, (*notes, f"the mask values {shown} are the classes 0 to {len(values) - 1}")
 
 
-def _read(mask: Path, image: Path, size: tuple[int, int] | None) -> np.ndarray:
-    from PIL import Image
+def _read(header: Header, size: Size | None, *, turn: bool) -> np.ndarray:
+    """Return the values of a mask (height, width), turned as its image is if it is to `turn`."""
+    from PIL import Image, ImageOps
 
-    with reading(lambda why: DataError(f"Expected a readable mask, got a corrupt file: {mask} ({why}); replace it.")):
-        with Image.open(image) as pixels:
-            expected = pixels.size
-        with Image.open(mask) as opened:
-            classes, mode = opened.convert("L") if opened.mode == "1" else opened.copy(), opened.mode
-    if mode not in _CLASS_NUMBERS:
-        raise DataError(
-            f"Expected masks with one value for each pixel, got mode {mode} in {mask}; save it in grayscale."
-        )
-    if classes.size != expected:
-        raise DataError(
-            f"Expected masks in the size of their images, got {classes.width}x{classes.height} in {mask} and "
-            f"{expected[0]}x{expected[1]} in {image}; resize one of them."
-        )
-    if size is not None and (classes.height, classes.width) != size:
-        classes = classes.resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return np.asarray(classes)
+    with (
+        reading(partial(unreadable, header.mask, what="mask")),
+        open_image(header.mask, "mask") as opened,
+    ):
+        mask = ImageOps.exif_transpose(opened)
+        mask = mask.convert("L") if mask.mode == "1" else mask
+        if turn and header.leaves_open and (how := _TURNS.get(header.orientation)):
+            mask = mask.transpose(Image.Transpose[how])
+        if size is not None and (mask.height, mask.width) != size:
+            mask = mask.resize((size[1], size[0]), Image.Resampling.NEAREST)
+        return np.asarray(mask)
