@@ -42,7 +42,10 @@ def example_data():
 
 
 def example_model(data):
-    """Return an untrained U-Net with 16 to 128 channels, for images whose sides are multiples of 8."""
+    """Return an untrained U-Net with 16 to 128 channels.
+
+    It halves images three times, so those whose sides are no multiples of 8 are padded, and its output is cropped.
+    """
     import keras
 
     keras.utils.set_random_seed(0)
@@ -55,6 +58,10 @@ def example_model(data):
         return x
 
     x = given = keras.Input(data.input_shape)
+    missing = [-side % 8 for side in data.input_shape[:2]]
+    border = [(pixels // 2, pixels - pixels // 2) for pixels in missing]
+    if any(missing):
+        x = layers.ZeroPadding2D(border)(x)
     aside = []
     for channels in (16, 32, 64):
         aside.append(twice(x, channels))
@@ -63,6 +70,7 @@ def example_model(data):
     for skipped in reversed(aside):
         x = layers.Conv2DTranspose(skipped.shape[-1], 2, strides=2)(x)
         x = twice(layers.Concatenate()([skipped, x]), skipped.shape[-1])
+    x = layers.Cropping2D(border)(x) if any(missing) else x
     return keras.Model(given, layers.Conv2D(data.num_classes, 1, activation="softmax")(x), name="unet")
 
 
