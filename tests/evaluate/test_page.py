@@ -151,7 +151,14 @@ def test_speeds_that_times_cannot_tell_apart(full_report):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("rmse", "RMSE"), ("mean_iou", "Mean IoU"), ("age_mae", "Age MAE"), ("accuracy", "Accuracy"), ("f1", "F1")],
+    [
+        ("rmse", "RMSE"),
+        ("mean_iou", "Mean IoU"),
+        ("mean_dice", "Mean Dice"),
+        ("age_mae", "Age MAE"),
+        ("accuracy", "Accuracy"),
+        ("f1", "F1"),
+    ],
 )
 def test_headings_of_metrics(name, expected):
     assert measures.heading(name) == expected

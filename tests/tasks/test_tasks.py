@@ -101,20 +101,22 @@ def test_losses_of_probabilities_by_hand():
 
 
 def test_metrics_of_places_by_hand():
-    """Labels 0 0 1 / 2 1 1, answers 0 1 1 / 2 2 1: intersections 1, 2, 1 and unions 2, 4, 2."""
+    """Labels 0 0 1 / 2 1 1, answers 0 1 1 / 2 2 1: intersections 1, 2, 1, unions 2, 4, 2, sums 3, 6, 3."""
     labels, answers = np.array([[[0, 0, 1]], [[2, 1, 1]]]), np.array([[[0, 1, 1]], [[2, 2, 1]]])
     for truth in (labels, labels[..., None], np.eye(4)[labels]):
         found = task_named("segmentation").metrics(np.eye(4)[answers], truth)
-        assert found == {"accuracy": pytest.approx(4 / 6), "mean_iou": pytest.approx(0.5)}  # class 3 does not occur
+        expected = {"accuracy": 4 / 6, "mean_iou": 0.5, "mean_dice": (2 / 3 + 4 / 6 + 2 / 3) / 3}
+        assert found == pytest.approx(expected)  # class 3 does not occur
 
 
 @pytest.mark.parametrize("logits", [False, True])
 def test_metrics_of_a_mask_by_hand(logits):
-    """Three of four places are right; the mask has an intersection of 1 and a union of 2, the rest 2 and 3."""
+    """Three of four places are right; the mask has an intersection of 1, a union of 2, a sum of 3, the rest 2, 3, 5."""
     outputs = np.array([[[0.9, 0.6], [0.1, 0.2]]])[..., None] - (0.5 if logits else 0)
     for labels in (np.array([[[1, 0], [0, 0]]]), np.array([[[1.0, 0], [0, 0]]])[..., None]):
         found = task_named("segmentation").metrics(outputs, labels, logits=logits)
-        assert found == {"accuracy": 0.75, "mean_iou": pytest.approx((1 / 2 + 2 / 3) / 2)}
+        expected = {"accuracy": 0.75, "mean_iou": (1 / 2 + 2 / 3) / 2, "mean_dice": (2 / 3 + 4 / 5) / 2}
+        assert found == pytest.approx(expected)
 
 
 def test_a_place_has_a_class_within_the_classes():

@@ -2,7 +2,7 @@
 
 import re
 
-_SHORT = {"mae": "MAE", "mse": "MSE", "rmse": "RMSE", "auc": "AUC", "iou": "IoU"}
+_SHORT = {"mae": "MAE", "mse": "MSE", "rmse": "RMSE", "auc": "AUC", "iou": "IoU", "dice": "Dice"}
 _NAMES = re.compile(r"\{\{[^}]*\}\}\s*|\s*\[Op:\w+\](\s*name:\s*\S*)?")
 """Of operations and generated functions, as TensorFlow puts them into its messages."""
 _WHERE = ("Exception encountered when calling", "Graph execution error")

@@ -67,14 +67,41 @@ def mean_iou(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False)
     Raises:
         DataError: the shapes do not match, or there are NaNs.
     """
+    both, one, other = _overlap(predictions, labels, logits=logits)
+    union = one + other - both
+    return float(np.mean(both[union > 0] / union[union > 0]))
+
+
+def mean_dice(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> float:
+    """Return the mean over classes of the Dice coefficient, in [0, 1], over all places of all samples.
+
+    For each class, 2 TP / (2 TP + FP + FN): twice the number of places where prediction and label name it, divided by
+    the sum of the places where each does (Dice 1945, doi:10.2307/1932409). Classes that neither names do not count.
+
+    Args:
+        predictions: as in `predicted_classes`.
+        labels: as in `accuracy`.
+        logits: whether predictions are logits rather than probabilities.
+
+    Raises:
+        DataError: the shapes do not match, or there are NaNs.
+    """
+    both, one, other = _overlap(predictions, labels, logits=logits)
+    named = one + other
+    return float(np.mean(2 * both[named > 0] / named[named > 0]))
+
+
+def _overlap(
+    predictions: ArrayLike, labels: ArrayLike, *, logits: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return by class the number of places where both prediction and label, the prediction, and the label name it."""
     scores, truth = _checked(predictions), np.asarray(labels)
     chosen = predicted_classes(scores, logits=logits).ravel()
     wide = _has_classes(scores)
     true = (_class_numbers(scores, truth) if wide else _single(_aligned(scores, truth)) > 0.5).ravel().astype(np.int64)
     number = max(int(chosen.max()), int(true.max())) + 1
     both, one, other = (np.bincount(each, minlength=number) for each in (true[chosen == true], chosen, true))
-    union = one + other - both
-    return float(np.mean(both[union > 0] / union[union > 0]))
+    return both, one, other
 
 
 def binary_accuracy(predictions: ArrayLike, labels: ArrayLike, *, logits: bool = False) -> float:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from tfopt.tasks.classification import Classification
 from tfopt.tasks.loss import one_hot_loss
-from tfopt.tasks.metrics import Metric, accuracy, mean_iou
+from tfopt.tasks.metrics import Metric, accuracy, mean_dice, mean_iou
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Segmentation(Classification):
 
     kind = "segmentation"
     responses = Classification.kind
-    formulas: ClassVar[Mapping[str, Metric]] = {"accuracy": accuracy, "mean_iou": mean_iou}
+    formulas: ClassVar[Mapping[str, Metric]] = {"accuracy": accuracy, "mean_iou": mean_iou, "mean_dice": mean_dice}
     has_classes = False
     has_places = True
 
