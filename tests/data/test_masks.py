@@ -1,12 +1,21 @@
 """Folders of images and masks."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from tfopt.data import load_data
+from tfopt.data.check import check_labels
+from tfopt.data.for_model import data_for
+from tfopt.data.stored import StoredArray
 from tfopt.errors import DataError
+from tfopt.run.result import described
 from tfopt.tasks import Segmentation, task_of
+from tfopt.training.class_weights import class_weights
+from tfopt.training.settings import Training
 
 RNG = np.random.default_rng(0)
 
@@ -196,3 +205,138 @@ def test_hidden_files_are_no_masks(tmp_path):
     write(tmp_path)
     (tmp_path / "masks" / "._0.png").write_bytes(b"left by macOS")
     assert len(load_data(tmp_path).train) == 8
+
+
+def write_masks(folder, masks):
+    """Gray images of nothing, and these masks."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number, mask in enumerate(masks):
+        Image.fromarray(np.full(mask.shape, number, "uint8")).save(folder / "images" / f"{number:03}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{number:03}.png")
+
+
+def classes_by_image(data):
+    """The labels in the order of the files, of which each image has its number."""
+    parts = (data.train, data.validation, data.test)
+    by_number = {int(x[0, 0, 0]): y for part in parts for x, y in zip(part.inputs, part.y(), strict=True)}
+    return np.stack([by_number[number] for number in sorted(by_number)])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("most", [2**30, 100])
+def test_labels_are_compact_and_in_a_file_if_they_are_many(tmp_path, monkeypatch, dtype, most):
+    monkeypatch.setattr("tfopt.data.stored.LARGEST_IN_MEMORY", most)
+    masks = RNG.choice([3, 90, 250], (12, 5, 4)).astype(dtype)
+    write_masks(tmp_path, masks)
+    data = load_data(tmp_path)
+    assert data.train.labels.dtype == np.uint8 and data.train.y().dtype == np.int32
+    assert isinstance(data.train.labels, StoredArray) == (most == 100)
+    np.testing.assert_array_equal(classes_by_image(data), np.select([masks == 3, masks == 90], [0, 1], 2))
+    assert data.mask_values == (3, 90, 250) and data.num_classes == 3
+    np.testing.assert_array_equal(next(iter(data.batches("test", 2)))[1], data.test.labels[:2].astype("int32"))
+    counts = np.bincount(np.concatenate([mask.ravel() for mask in data.train.labels]), minlength=3)
+    found = class_weights(Training(class_weight="balanced"), data)[""]
+    np.testing.assert_allclose(found, counts.sum() / (3 * counts), rtol=1e-6)
+    check_labels(data, 3, (5, 4))
+    with pytest.raises(DataError, match=r"within 0\.\.1"):
+        check_labels(data, 2, (5, 4))
+
+
+def test_the_values_of_all_masks_are_the_classes_whatever_is_left_out(tmp_path):
+    masks = np.zeros((12, 4, 4), "uint8")
+    masks[5, 0, 0], masks[6] = 9, 4
+    write_masks(tmp_path / "train", masks[:, :, :])
+    write_masks(tmp_path / "test", np.full((2, 4, 4), 5, "uint8"))
+    for options in ({}, {"limit": 1}, {"size": (2, 2)}):
+        data = load_data(tmp_path, **options)
+        assert data.mask_values == (0, 4, 5, 9) and data.num_classes == 4
+        assert (data.test.labels == 2).all() and len(data.train.labels) == options.get("limit", 10)
+
+
+def test_masks_mean_what_they_mean_to_the_model(tmp_path):
+    values = np.array([0, 2, 7], "uint8")
+    write_masks(tmp_path / "all", values[RNG.integers(0, 3, (12, 4, 4))])
+    others = np.array([0, 7], "uint8")[RNG.integers(0, 2, (12, 4, 4))]
+    write_masks(tmp_path / "some", others)
+    (tmp_path / "result").mkdir()
+    known = described(load_data(tmp_path / "all"))
+    (tmp_path / "result" / "data.json").write_text(json.dumps(known))
+    model = SimpleNamespace(
+        inputs=[SimpleNamespace(name="x", shape=(None, 4, 4, 1))], outputs=[SimpleNamespace(name="y")]
+    )
+    data = data_for(model, tmp_path / "some", beside=[tmp_path / "result" / "model.tflite"], quiet=True)
+    np.testing.assert_array_equal(classes_by_image(data), np.where(others == 7, 2, 0))
+    assert data.mask_values == (0, 2, 7) and data.num_classes == 3
+    write_masks(tmp_path / "other", others + 1)
+    with pytest.raises(DataError, match=r"values 0, 2, 7 alone.*got 1 in .*other.masks.0"):
+        data_for(model, tmp_path / "other", beside=[tmp_path / "result"], quiet=True)
+    (tmp_path / "result" / "data.json").write_text(json.dumps({**known, "mask_values": [0, "x"]}))
+    with pytest.raises(DataError, match=r"data\.json states no mask_values that can be read"):
+        data_for(model, tmp_path / "some", beside=[tmp_path / "result"], quiet=True)
+
+
+def test_values_by_class(tmp_path):
+    masks = np.array([0, 1, 255], "uint8")[RNG.integers(0, 3, (12, 4, 4))]
+    write_masks(tmp_path, masks)
+    expected = np.select([masks == 255, masks == 1], [0, 3], 1)
+    data = load_data(tmp_path, mask_values=(255, 0, 4, 1))
+    np.testing.assert_array_equal(classes_by_image(data), expected)
+    assert data.num_classes == 4
+    data = load_data((np.arange(12, dtype="uint8")[:, None, None, None] * np.ones((1, 4, 4, 1), "uint8"), masks),
+                     mask_values=(255, 0, 4, 1))  # fmt: skip
+    np.testing.assert_array_equal(classes_by_image(data), expected)
+    assert data.mask_values == (255, 0, 4, 1)
+    with pytest.raises(DataError, match=r"values 0, 1 alone.*got 255"):
+        load_data((masks[..., None], masks), mask_values=(0, 1))
+    with pytest.raises(DataError, match="distinct integers"):
+        load_data(tmp_path, mask_values=(0, 0))
+    with pytest.raises(DataError, match="Expected masks for mask_values="):
+        load_data("digits", mask_values=(0, 1))
+
+
+def from_folder(folder, masks):
+    write_masks(folder, masks)
+    return load_data(folder)
+
+
+def from_arrays(folder, masks):
+    return load_data((np.zeros((*masks.shape, 1), "uint8"), masks.astype("int64")))
+
+
+@pytest.mark.parametrize("load", [from_folder, from_arrays])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0, 1, 2, 255], r"values 0 to 2 and 255 in .*not labeled.*such as 0 or 3.*mask_values=\(0, 1, 2, 255\)"),
+        ([0, 1, 255], "not labeled"),
+        (list(range(0, 256, 3)), "got 86 values in .*smoothed"),
+        (list(range(256)), "got 256 values in .*smoothed"),
+    ],
+)
+def test_values_that_are_no_classes(tmp_path, values, words, load):
+    masks = np.resize(np.array(values, "uint8"), (12, 6, 6))
+    with pytest.raises(DataError, match=words):
+        load(tmp_path, masks)
+
+
+@pytest.mark.parametrize("load", [from_folder, from_arrays])
+@pytest.mark.parametrize(
+    ("values", "classes"), [([0, 255], 2), ([0], 2), ([255], None), (list(range(150)), 150), ([0, 1, 254], None)]
+)
+def test_values_that_are_classes(tmp_path, values, classes, load):
+    masks = np.resize(np.array(values, "uint8"), (12, 6, 6))
+    data = load(tmp_path, masks)
+    if classes:
+        assert data.num_classes == classes
+    assert data.train.y().max() < data.num_classes
+    if values == [0, 255]:
+        assert data.mask_values == (0, 255) and "the mask values 0, 255 are the classes 0 to 1" in data.notes
+
+
+def test_a_folder_of_masks_has_one_task(tmp_path):
+    write(tmp_path)
+    assert load_data(tmp_path, task="segmentation").num_classes == 2
+    for task in ("regression", "reconstruction", "classification"):
+        with pytest.raises(DataError, match=f"Expected the task 'segmentation' .*, got '{task}'"):
+            load_data(tmp_path, task=task)

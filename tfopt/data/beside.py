@@ -15,6 +15,7 @@ from tfopt.data.front_ends import front_end_from
 from tfopt.data.preprocessing import Preprocessing
 from tfopt.data.samples import are_images
 from tfopt.errors import DataError
+from tfopt.tasks.mask_values import require_values
 
 
 def stated_beside(path: Any) -> FrontEnd | None:
@@ -29,19 +30,54 @@ def stated_beside(path: Any) -> FrontEnd | None:
     if not isinstance(path, str | Path):
         own = getattr(path, "preprocessing", None)
         return own if isinstance(own, FrontEnd) else None
-    file = Path(path)
     try:
-        with reading(lambda why: DataError(f"{why}.")):
-            file = (file if file.is_dir() else file.parent) / "data.json"
-            if not file.is_file() or file.stat().st_size > LARGEST_JSON:
-                return None
-            if b'"preprocessing"' not in (text := file.read_bytes()):
-                return None
-            stored = parse_json(text)
-            stated = stored.get("preprocessing") if isinstance(stored, dict) else None
-            return front_end_from(stated, files_of(file.parent)) if isinstance(stated, dict) else None
+        stored, folder = _stored_beside(path, "preprocessing")
+        stated = stored.get("preprocessing")
+        return front_end_from(stated, files_of(folder)) if isinstance(stated, dict) else None
     except DataError as error:
+        file = _file_beside(path)
         raise DataError(f"{file} states no preprocessing that can be read; correct or remove it. {error}") from error
+
+
+def mask_values_beside(places: Iterable[Any]) -> tuple[int, ...] | None:
+    """Return the values of masks by class that the first `data.json` beside `places` states; None if none does.
+
+    Args:
+        places: paths of models, files and recipes; other objects state none.
+
+    Raises:
+        DataError: the statement cannot be read.
+    """
+    for place in places:
+        if not isinstance(place, str | Path):
+            continue
+        try:
+            stated = _stored_beside(place, "mask_values")[0].get("mask_values")
+            if stated is not None:
+                values = tuple(stated) if isinstance(stated, list) else (stated,)
+                require_values(values)
+                return values
+        except DataError as error:
+            file = _file_beside(place)
+            raise DataError(f"{file} states no mask_values that can be read; correct or remove it. {error}") from error
+    return None
+
+
+def _file_beside(path: str | Path) -> Path:
+    file = Path(path)
+    return (file if file.is_dir() else file.parent) / "data.json"
+
+
+def _stored_beside(path: str | Path, key: str) -> tuple[dict[str, Any], Path]:
+    """Return what a `data.json` that mentions `key` holds, and its folder; nothing if there is none."""
+    with reading(lambda why: DataError(f"{why}.")):
+        file = _file_beside(path)
+        if not file.is_file() or file.stat().st_size > LARGEST_JSON:
+            return {}, file.parent
+        if f'"{key}"'.encode() not in (text := file.read_bytes()):
+            return {}, file.parent
+        stored = parse_json(text)
+        return (stored if isinstance(stored, dict) else {}), file.parent
 
 
 def files_of(folder: Path) -> ReadFile:

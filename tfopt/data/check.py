@@ -11,6 +11,7 @@ import numpy as np
 from tfopt.base.limits import LARGEST_DATA
 from tfopt.data.arrays_by_name import Arrays, in_order, leaves, names_of
 from tfopt.data.split import NAMES
+from tfopt.data.stored import StoredArray
 from tfopt.errors import DataError, ModelError
 from tfopt.tasks import task_of
 from tfopt.tasks.labels import check_range
@@ -164,7 +165,9 @@ def check_labels(dataset: Dataset, num_outputs: int, places: Sequence[int | None
     if dataset.labels == "sparse":
         _check_named_classes(dataset.class_names, num_outputs)
         for name in NAMES:
-            check_range(name, dataset.split(name).labels, max(num_outputs, 2))
+            labels = dataset.split(name).labels
+            for part in labels.chunks() if isinstance(labels, StoredArray) else [labels]:
+                check_range(name, part, max(num_outputs, 2))
     elif dataset.labels == "one-hot" and (width := dataset.train.target_shape[-1]) != num_outputs:
         raise DataError(
             f"The model has {num_outputs} outputs, the labels ({dataset.task}) have {width} values per "

@@ -39,11 +39,13 @@ class Dataset:
         test: samples to measure the result on.
         class_names: by class number, if the source names them.
         task: the name of the task, see `load_data`; `tfopt.tasks.task_of` returns the `Task`.
-        labels: "sparse" (int32 class numbers), "one-hot" or "values" (float32); "none" if there are none.
+        labels: "sparse" (int32 class numbers; uint8 for masks in files), "one-hot" or "values" (float32); "none" if
+            there are none.
         num_classes: for tasks with classes; None for values.
         source: a description of the data's origin.
         notes: remarks on the decisions made (splits, conversions).
         outputs: the task of each output by its name, if there are several; None for one.
+        mask_values: the values by class of the masks that the labels are; None for other labels.
 
     Raises:
         DataError: a split is empty.
@@ -68,6 +70,7 @@ class Dataset:
     source: str
     notes: tuple[str, ...] = ()
     outputs: Mapping[str, Task] | None = None
+    mask_values: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Raise `DataError` if a split has no samples."""

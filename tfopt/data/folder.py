@@ -99,6 +99,13 @@ def read_folder(root: Path, kind: FileKind = IMAGES) -> Parts:
     return Parts(pairs, source, expected, notes, files=True)
 
 
+def holds_masks(root: Path) -> bool:
+    """Return whether a folder has images and masks, directly or below train, validation and test."""
+    folders = [path for path in root.iterdir() if path.is_dir()]
+    parts = [folder for folder in folders if folder.name.lower() in PART_NAMES]
+    return has_masks(folders) or any(has_masks([path for path in part.iterdir() if path.is_dir()]) for part in parts)
+
+
 def loose_files(root: Path) -> tuple[FileKind, list[Path]]:
     """Return the samples of a folder that has no folders, and so no classes, and their kind; none for another one."""
     entries = _entries(root)[0] if root.is_dir() else []

@@ -8,12 +8,13 @@ from typing import Any
 from tfopt.base.progress import Listener, Progress
 from tfopt.base.renamed import renamed_arguments
 from tfopt.data import Dataset, Preprocessing, load_data
-from tfopt.data.beside import fed_as_beside, raw_front_end_beside
+from tfopt.data.beside import fed_as_beside, mask_values_beside, raw_front_end_beside
 from tfopt.data.check import fit_inputs
 from tfopt.data.fitting import COLORS, fitted_to
+from tfopt.data.folder import holds_masks
 from tfopt.data.ids import check_ids
 from tfopt.data.names import named_as
-from tfopt.data.sources import has_columns, has_images_to_decode, raw_kind, shadowed_note
+from tfopt.data.sources import has_columns, has_images_to_decode, path_of, raw_kind, shadowed_note
 from tfopt.data.unlabeled import unlabeled
 
 HELD_OUT = 0.2
@@ -37,7 +38,8 @@ def data_for(
 ) -> Dataset:
     """Return `load_data(source)` with images converted to the size and colors that `model` expects.
 
-    Without `preprocessing`, samples are fed as a `data.json` beside the model says, if there is one.
+    Without `preprocessing`, samples are fed as a `data.json` beside the model says, if there is one. So are
+    the values of masks classes.
 
     Args:
         model: a Keras model or a `LiteModel`.
@@ -59,6 +61,8 @@ def data_for(
     if isinstance(source, Dataset):
         return _with_known_ids(named_as(model, load_data(source, preprocessing=preprocessing, **options)), model)
     places = list(beside)
+    if (path := path_of(source)) and path.is_dir() and holds_masks(path):
+        options["mask_values"] = mask_values_beside(places)
     stated, note = raw_front_end_beside(places)
     if raw_kind(source) or (stated and has_columns(source)):
         data = load_data(source, preprocessing=stated or preprocessing, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,17 @@ from tfopt.data.dataset import Dataset
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.images import convert_images, read_images
 from tfopt.data.kept_images import read_kept_images
-from tfopt.data.masks import read_masks
+from tfopt.data.labeled import labeled, labeled_by_masks
 from tfopt.data.parts import Parts
 from tfopt.data.preprocessing import Color, Preprocessing
-from tfopt.data.reconstruction import plan_with_anomalies, with_flags, with_labels
+from tfopt.data.reconstruction import with_flags, with_labels
 from tfopt.data.samples import Split, are_images
 from tfopt.data.sources import read_source
-from tfopt.data.split import NAMES, Plan, plan
+from tfopt.data.split import NAMES, Plan
 from tfopt.data.stored import StoredArray, take
-from tfopt.data.weights import checked_weights
 from tfopt.errors import DataError
-from tfopt.tasks import Classification, Forecasting, Reconstruction, Regression, Several
-from tfopt.tasks.labels import understand_all
+from tfopt.tasks import Forecasting, Reconstruction, Regression, Several
+from tfopt.tasks.mask_values import require_values
 
 FEWEST_IMAGES = 2
 """Minimum number of images per class in a folder."""
@@ -52,6 +51,7 @@ def load_data(
     task: str | None = None,
     features: Mapping[str, Any] | None = None,
     cache: str | Path | None = None,
+    mask_values: Sequence[int] | None = None,
 ) -> Dataset:
     """Read `source` into memory, check it and split off missing parts.
 
@@ -80,6 +80,8 @@ def load_data(
             samples and 1 for anomalies, or missing (an array alone). None judges by the labels.
         features: how to parse the records of TFRecord files, as for `tf.io.parse_single_example`; None infers it.
         cache: a folder that keeps the decoded images of a folder for later runs on the same files; None: no folder.
+        mask_values: the values of masks, in a folder or as integers (n, height, width), by class; None: all that there
+            are in the masks of a folder, and class numbers in arrays.
 
     Raises:
         DataError: the data cannot be read, is not finite, or contradicts itself.
@@ -95,12 +97,16 @@ def load_data(
     if isinstance(source, Dataset):
         named: dict[str, Any] = {"preprocessing": preprocessing, "size": size, "color": color, "text": text}
         named |= {"labels": labels, "validation": validation, "limit": limit, "task": task, "features": features}
-        if useless := [name for name, value in {**named, "cache": cache}.items() if value is not None]:
+        if useless := [
+            name for name, value in {**named, "cache": cache, "mask_values": mask_values}.items() if value is not None
+        ]:
             raise DataError(
                 f"Expected a Dataset alone, which is returned unchanged, also got {', '.join(useless)}; give them "
                 "where you load it."
             )
         return source
+    if mask_values is not None:
+        require_values(tuple(mask_values))
     applied = _requested_preprocessing(
         preprocessing, size, color, digits=isinstance(source, str) and source == "digits"
     )
@@ -123,6 +129,7 @@ def load_data(
             limit=limit,
             task=task,
             cache=None if cache is None else Path(cache),
+            mask_values=None if mask_values is None else tuple(mask_values),
         )
     except DataError as error:
         if not isinstance(source, Path | str) or source == "digits" or str(source) in str(error):
@@ -141,6 +148,7 @@ def _loaded(
     limit: int | None,
     task: str | None,
     cache: Path | None,
+    mask_values: tuple[int, ...] | None,
 ) -> Dataset:
     """Check and split what was read. Raise `DataError` as `load_data` does."""
     if cache and not parts.files:
@@ -148,44 +156,34 @@ def _loaded(
     _check_classes(parts)
     if task in _VALUES and parts.class_names:
         parts = _with_values(parts, task)
-    if parts.masks:
-        parts = _with_masks(parts, applied)
     reconstructs = task == Reconstruction.kind
-    if reconstructs:
+    if reconstructs and not parts.masks:
         parts = with_flags(parts)
     if isinstance(applied, Preprocessing) and parts.color:
         applied = replace(applied, color=parts.color)
     if not parts.files and not parts.front_end:  # files are checked when they are listed and when they are decoded
         _check_inputs(parts, scaled=isinstance(preprocessing, str) and preprocessing != "raw")
-    labels, found, label_notes = understand_all(
-        {name: y for name, (_, y) in parts.pairs.items()}, parts.class_names, task
-    )
-    weights, weight_notes = checked_weights(parts.weights, labels)
-    groups = {name: found.groups(part) for name, part in labels.items()}
-    if isinstance(found, Classification) and found.has_classes and len(only := np.unique(groups["train"])) == 1:
-        label_notes += (f"all training samples are of class {only[0]}: a model learns to answer it always",)
-    planned = plan_with_anomalies if reconstructs else plan
-    chosen, split_notes = planned(groups, validation=validation, test=test, seed=seed, limit=limit)
-    inputs, applied, image_notes = _inputs(parts, chosen, applied, cache)
+    options: dict[str, Any] = {"validation": validation, "test": test, "seed": seed, "limit": limit}
+    if parts.masks:
+        size = applied.size if isinstance(applied, Preprocessing) else None
+        found = labeled_by_masks(parts, size, task, mask_values, **options)
+    else:
+        found = labeled(parts, task, mask_values, **options)
+    inputs, applied, image_notes = _inputs(parts, found.chosen, applied, cache)
     splits = {
-        name: Split(
-            inputs[name],
-            take(labels[origin], indices),
-            applied,
-            reconstructs,
-            take(weights[origin], indices) if origin in weights else None,
-        )
-        for name, (origin, indices) in chosen.items()
+        name: Split(inputs[name], labels, applied, reconstructs, found.weights.get(name))
+        for name, labels in found.labels.items()
     }
     return Dataset(
         **splits,
         class_names=parts.class_names,
-        task=found.kind,
-        labels=found.labels,
-        num_classes=found.num_classes,
+        task=found.task.kind,
+        labels=found.task.labels,
+        num_classes=found.task.num_classes,
         source=parts.source,
-        notes=(*parts.notes, *label_notes, *weight_notes, *split_notes, *image_notes),
-        outputs=found.tasks if isinstance(found, Several) else None,
+        notes=(*parts.notes, *found.label_notes, *found.split_notes, *image_notes),
+        outputs=found.task.tasks if isinstance(found.task, Several) else None,
+        mask_values=found.mask_values,
     )
 
 
@@ -202,15 +200,6 @@ def _with_values(parts: Parts, task: str | None) -> Parts:
     said = f"the names of the classes are taken as their values: {', '.join((parts.class_names or ())[:5])}"
     said += ", ..." if len(values) > 5 else ""
     return replace(parts, pairs=pairs, class_names=None, notes=(*parts.notes, said))
-
-
-def _with_masks(parts: Parts, applied: FrontEnd) -> Parts:
-    """Return `parts` with the classes of all pixels as labels."""
-    size = applied.size if isinstance(applied, Preprocessing) else None
-    images, masks = ({name: pair[side] for name, pair in parts.pairs.items()} for side in (0, 1))
-    classes, notes = read_masks(masks, images, size, parts.source)
-    pairs = {name: (images[name], labels) for name, labels in classes.items()}
-    return replace(parts, pairs=pairs, masks=False, notes=(*parts.notes, *notes))
 
 
 def _check_classes(parts: Parts) -> None:

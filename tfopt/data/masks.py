@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tfopt.base.reading import reading
-from tfopt.data.images import Size, open_image, unreadable
+from tfopt.data.images import Size, in_threads, open_image, unreadable
 from tfopt.data.mask_headers import Header, masks_turn, read_headers, require_one_size
 from tfopt.data.parts import Pair
+from tfopt.data.split import Plan
+from tfopt.data.stored import Collector, StoredArray
 from tfopt.errors import DataError
+from tfopt.tasks.mask_values import require_classes
 
 IMAGES, MASKS = ("images", "image"), ("masks", "mask", "annotations", "segmentations")
 _LOSSY = (".jpg", ".jpeg", ".jfif")
@@ -68,41 +74,136 @@ def _by_name(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return found
 
 
-def read_masks(
-    masks: dict[str, np.ndarray], images: dict[str, np.ndarray], size: Size | None, source: str
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return the class of each pixel, int32 (n, height, width), by part, and notes.
-
-    The values of all masks, in order, are the classes: 0 and 255 become 0 and 1. Masks lie on their images after these
-    are turned as their EXIF orientation says, see `masks_turn`.
+@dataclass(frozen=True, eq=False)
+class MaskFiles:
+    """Masks that fit their images, by their headers.
 
     Args:
-        masks: paths, by part.
-        images: paths of their images.
+        headers: by part of the source.
         size: (height, width) to resize to by the nearest pixel; None keeps that of the images.
+        turn: whether masks turn as the EXIF orientation of their images says, see `masks_turn`.
         source: the origin, for messages.
-
-    Raises:
-        DataError: a mask that cannot be read, has colors, or another size than its image; images of several sizes
-            without `size`; or it is unknown how masks lie on turned images.
+        notes: on what the headers say.
     """
-    headers = read_headers([*np.concatenate(list(images.values()))], [*np.concatenate(list(masks.values()))], source)
-    turn, notes = masks_turn(headers)
-    if size is None:
-        require_one_size(headers)
-    all_masks = np.stack([_read(header, size, turn=turn) for header in headers])
-    values, classes = np.unique(all_masks, return_inverse=True)
-    ends = np.cumsum([len(paths) for paths in masks.values()])[:-1]
-    by_part = np.split(classes.reshape(all_masks.shape).astype(np.int32), ends)
-    found = dict(zip(masks, by_part, strict=True))
-    if np.array_equal(values, np.arange(len(values))):
-        return found, notes
+
+    headers: dict[str, list[Header]]
+    size: Size | None
+    turn: bool
+    source: str
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pairs: dict[str, Pair], size: Size | None, source: str) -> MaskFiles:
+        """Return the masks in `pairs`, paths of images and of masks by part.
+
+        Raises:
+            DataError: a mask that cannot be read, has colors, or another size than its image; images of several sizes
+                without `size`; or it is unknown how masks lie on turned images.
+        """
+        images, masks = ([path for pair in pairs.values() for path in pair[side]] for side in (0, 1))
+        headers = read_headers(images, masks, source)
+        turn, notes = masks_turn(headers)
+        if size is None:
+            require_one_size(headers)
+        each = iter(headers)
+        return cls({name: list(islice(each, len(x))) for name, (x, _) in pairs.items()}, size, turn, source, notes)
+
+    def read(
+        self, chosen: Plan, known: tuple[int, ...] | None
+    ) -> tuple[dict[str, Any], tuple[int, ...], tuple[str, ...]]:
+        """Return the classes of the pixels of each split, the values of the classes, and notes.
+
+        The classes are uint8 (n, height, width) (int32 if they are more than 256), in a file if they are many. The
+        values of all masks of the source, in order, are the classes: 0 and 255 become 0 and 1.
+
+        Args:
+            chosen: the samples of each split; only their masks are kept.
+            known: the values, by class; None takes those that there are.
+
+        Raises:
+            DataError: a mask is damaged, or its values are no classes.
+        """
+        wanted = [self.headers[origin][place] for origin, places in chosen.values() for place in places]
+        others = [] if known else self._left(chosen)
+        narrow = all(header.narrow for header in (*wanted, *others))
+        decode = partial(_decode, size=self.size, turn=self.turn, dtype=np.uint8 if narrow else np.int32)
+        collector = Collector(f"the masks of {self.source}", rows=len(wanted))
+        first: dict[int, Path] = {}
+        decoded = in_threads(decode, [*wanted, *others], self.source, "masks")
+        for number, (pixels, present, path) in enumerate(decoded):
+            for value in present:
+                first.setdefault(value, path)
+            if number < len(wanted):
+                collector.append(pixels[None])
+        values = known or tuple(sorted(first))
+        _check(values, first, self.source, known=known is not None)
+        classes = _classes(collector.result(), values)
+        ends = np.cumsum([0, *(len(places) for _, places in chosen.values())])
+        rows = {name: slice(*bounds) for name, bounds in zip(chosen, pairwise(ends), strict=True)}
+        split = {
+            name: classes.take(each) if isinstance(classes, StoredArray) else classes[each]
+            for name, each in rows.items()
+        }
+        return split, values, _notes(values)
+
+    def _left(self, chosen: Plan) -> list[Header]:
+        """Return the headers of masks that are in no split."""
+        used = {(origin, int(place)) for origin, places in chosen.values() for place in places}
+        return [
+            header
+            for name, headers in self.headers.items()
+            for place, header in enumerate(headers)
+            if (name, place) not in used
+        ]
+
+
+def _check(values: tuple[int, ...], first: dict[int, Path], source: str, *, known: bool) -> None:
+    """Raise `DataError` for values, found `first` in these masks, that are no classes."""
+    if not known:
+        require_classes(values, source)
+    if unknown := sorted(set(first) - set(values)):
+        shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+        raise DataError(
+            f"Expected masks with the values {shown} alone, which are the classes of the model or of mask_values=, got "
+            f"{unknown[0]} in {first[unknown[0]]}; correct the mask, or give data with the classes of the model."
+        )
+
+
+def _notes(values: tuple[int, ...]) -> tuple[str, ...]:
+    if values == tuple(range(len(values))):
+        return ()
     shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-    return found, (*notes, f"the mask values {shown} are the classes 0 to {len(values) - 1}")
+    return (f"the mask values {shown} are the classes 0 to {len(values) - 1}",)
 
 
-def _read(header: Header, size: Size | None, *, turn: bool) -> np.ndarray:
-    """Return the values of a mask (height, width), turned as its image is if it is to `turn`."""
+def _classes(masks: Any, values: tuple[int, ...]) -> Any:
+    """Return the classes of the pixels of `masks`, whose values are all in `values`; overwrite those in memory."""
+    dtype = np.dtype(np.uint8 if len(values) <= 256 else np.int32)
+    if masks.dtype == dtype and values == tuple(range(len(values))):
+        return masks
+    order = np.argsort(values).astype(dtype)
+    in_order = np.sort(values)
+    table = np.zeros(256, dtype)
+    if masks.dtype == np.uint8:
+        table[in_order[in_order < 256]] = order[in_order < 256]
+
+    def look_up(part: np.ndarray) -> np.ndarray:
+        return table[part] if part.dtype == np.uint8 else order[np.searchsorted(in_order, part)]
+
+    if not isinstance(masks, StoredArray) and masks.dtype == dtype:
+        for place, mask in enumerate(masks):
+            masks[place] = look_up(mask)
+        return masks
+    found = Collector("the classes of masks", rows=len(masks))
+    for mask in masks:
+        found.append(look_up(mask)[None])
+    return found.result()
+
+
+def _decode(
+    header: Header, *, size: Size | None, turn: bool, dtype: type[np.integer]
+) -> tuple[np.ndarray, list[int], Path]:
+    """Return the values of a mask (height, width), turned as its image is if it is to `turn`; those that it has."""
     from PIL import Image, ImageOps
 
     with (
@@ -111,8 +212,9 @@ def _read(header: Header, size: Size | None, *, turn: bool) -> np.ndarray:
     ):
         mask = ImageOps.exif_transpose(opened)
         mask = mask.convert("L") if mask.mode == "1" else mask
+        values = np.flatnonzero(mask.histogram()) if header.narrow else np.unique(np.asarray(mask))
         if turn and header.leaves_open and (how := _TURNS.get(header.orientation)):
             mask = mask.transpose(Image.Transpose[how])
         if size is not None and (mask.height, mask.width) != size:
             mask = mask.resize((size[1], size[0]), Image.Resampling.NEAREST)
-        return np.asarray(mask)
+        return np.asarray(mask, dtype), values.tolist(), header.mask

@@ -21,7 +21,8 @@ class Split:
 
     Args:
         inputs: (n, ...), in a compact dtype such as uint8; by name for a model with several inputs.
-        labels: int32 (n,) class numbers, or float32 (n, k) or (n, ...); by name for a model with several outputs.
+        labels: int32 (n, ...) class numbers, float32 (n, k) or (n, ...), or uint8 class numbers of masks; by name for a
+            model with several outputs.
         preprocessing: the front end, which maps `inputs` to model inputs; of several inputs, it maps the images.
         reconstructs: whether the targets are the model inputs instead of the labels.
         weights: of the samples in the training loss, float32 (n,), or by output; None: all count alike.
@@ -61,8 +62,11 @@ class Split:
         return self.preprocessing.apply(augment.change_stored(self.inputs[indices], drawn))
 
     def y(self, indices: Any = None) -> Any:
-        """Return the targets of all samples, or of those at `indices`: the labels, or what `x` returns."""
-        return self.x(indices) if self.reconstructs else rows(self.labels, indices)
+        """Return the targets of all samples, or of those at `indices`: the labels, or what `x` returns.
+
+        Class numbers are int32.
+        """
+        return self.x(indices) if self.reconstructs else map_arrays(_wide, rows(self.labels, indices))
 
     def w(self, indices: Any = None) -> Any:
         """Return the weights of all samples, or of those at `indices`; None if there are none."""
@@ -105,6 +109,10 @@ class Split:
     def spread(self, n: int) -> np.ndarray:
         """Return indices of `n` samples (all, if fewer), evenly spaced: image folders come sorted by class."""
         return np.linspace(0, len(self), min(n, len(self)), endpoint=False).astype(np.int64)
+
+
+def _wide(labels: np.ndarray) -> np.ndarray:
+    return labels.astype(np.int32) if labels.dtype == np.uint8 else labels
 
 
 def are_images(inputs: Arrays) -> bool:

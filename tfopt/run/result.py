@@ -128,5 +128,6 @@ def described(data: Dataset) -> dict[str, Any]:
         "input_shape": map_arrays(list, data.train.shapes),
         "preprocessing": data.preprocessing.to_dict(),
         "class_names": list(data.class_names) if data.class_names else None,
+        "mask_values": list(data.mask_values) if data.mask_values else None,
         "fingerprint": data.fingerprint,
     }

@@ -7,6 +7,7 @@ import numpy as np
 from tfopt.base.limits import MOST_CLASSES
 from tfopt.errors import DataError
 from tfopt.tasks.classification import Classification
+from tfopt.tasks.mask_values import BLACK_AND_WHITE, UNLABELED, require_classes
 from tfopt.tasks.multilabel import Multilabel
 from tfopt.tasks.reconstruction import Reconstruction
 from tfopt.tasks.regression import Regression
@@ -178,9 +179,32 @@ def _places(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arrays,
         return {name: y.astype(np.float32) for name, y in parts.items()}, Segmentation("one-hot", shape[-1], shape), ()
     if shape[-1] == 1:
         parts = {name: values[..., 0] for name, values in parts.items()}
+    said: tuple[str, ...] = ()
+    if class_names is None and len(shape) > 1 and shape[1:] != (1,):
+        parts, said = _of_masks(parts)
     sparse, number = _classes(parts, class_names)
     number = max(number, 2)  # a mask tells two classes apart, even if it is empty
-    return sparse, Segmentation("sparse", number, sparse["train"].shape[1:]), _missing(sparse["train"], number)
+    return sparse, Segmentation("sparse", number, sparse["train"].shape[1:]), said + _missing(sparse["train"], number)
+
+
+def _of_masks(parts: Arrays) -> tuple[Arrays, tuple[str, ...]]:
+    """Return masks with two classes for black and white ones, with a note, and other masks unchanged.
+
+    Raises:
+        DataError: the masks have 255 and other values, of which not all can be classes.
+    """
+    if max(values.max() for values in parts.values()) != UNLABELED or min(y.min() for y in parts.values()) < 0:
+        return parts, ()
+    present = np.zeros(UNLABELED + 1, bool)
+    for values in parts.values():
+        present[values.astype(np.uint8).ravel()] = True
+    found = np.flatnonzero(present).tolist()
+    if set(found) <= set(BLACK_AND_WHITE):
+        black, white = BLACK_AND_WHITE
+        said = f"the mask values {black}, {white} are the classes 0 to 1"
+        return {name: (values == white).astype(np.int32) for name, values in parts.items()}, (said,)
+    require_classes(found, "the labels")
+    return parts, ()
 
 
 def _numbers(name: str, labels: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ from tfopt.errors import RecipeError
 from tfopt.tasks import Task, task_of
 from tfopt.training.settings import Training
 
+_ROWS = 256  # of labels at once: NumPy counts in int64, and masks may lie in a file
+
 
 def class_weights(training: Training, data: Dataset) -> dict[str, np.ndarray]:
     """Return the weight of each class in the training data by output, see `Training.class_weight`; "" is the only one.
@@ -30,11 +32,12 @@ def class_weights(training: Training, data: Dataset) -> dict[str, np.ndarray]:
     return {name: _balanced(data.of_output(name).train.labels, task) for name, task in tasks.items()}
 
 
-def _balanced(labels: np.ndarray, task: Task) -> np.ndarray:
+def _balanced(labels: Any, task: Task) -> np.ndarray:
     """Return n / (k * c) for each class, float32 (classes,): n labels of k classes, c of this one."""
     number = task.num_classes or 2
     if task.labels == "sparse":
-        counts = np.bincount(labels.ravel(), minlength=number)
+        pieces = (labels[start : start + _ROWS] for start in range(0, len(labels), _ROWS))
+        counts = sum(np.bincount(piece.ravel(), minlength=number) for piece in pieces)
     else:
         counts = labels.sum(axis=tuple(range(labels.ndim - 1)))
     return (np.sum(counts) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
