@@ -107,6 +107,28 @@ def test_labels_that_are_all_the_same(label, unit):
     assert not guard.too_low(again)
 
 
+@pytest.mark.parametrize("size", [1e6, -1e6, 1e5, 0.0])
+def test_values_far_from_0_are_measured_in_errors_of_the_mean(size):
+    """All labels and errors are multiples of 1/16, which float32 holds exactly at 1e6."""
+    offsets = np.random.default_rng(0).integers(-12, 13, 400) / 16
+    mean_error = np.abs(offsets - offsets.mean()).mean()  # about 0.4
+    data = values(size + offsets)
+    np.testing.assert_array_equal(data.validation.y()[:, 0].astype(float) - size, offsets)
+    guard = Guard(data, 0.02)
+    guard.accept(guard.evaluate(lambda x: x + 0.125 * (1 - 2 * (np.arange(400) % 2))[:, None]))
+    assert guard.best.quality == pytest.approx(1 - 0.125 / mean_error, rel=1e-6)
+    low = guard.evaluate(lambda x: x + 0.875 * (1 - 2 * (np.arange(400) % 2))[:, None])
+    assert (guard.best.metric, low.metric) == (0.125, 0.875) and guard.fails(low)
+
+
+def test_a_few_spacings_of_float32_are_no_difference():
+    """At 1e6 float32 numbers are 1/16 apart: four steps are rounding, five are values."""
+    for steps, unit in ((4, 1e6 + 2 / 16), (5, 2.5 / 16)):
+        data = values(1e6 + np.array([0, steps] * 10) / 16)
+        quality = Guard(data, 0.05).evaluate(lambda x: x + 1).quality
+        assert quality == pytest.approx(1 - 1 / unit, rel=1e-6), steps
+
+
 def test_values_are_measured_in_errors_of_the_mean():
     y = np.array([0.0, 10.0, 0.0, 10.0], "float32")
     part = (y[:, None], y[:, None])

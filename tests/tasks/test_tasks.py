@@ -11,6 +11,7 @@ from tfopt.errors import DataError
 from tfopt.tasks import TASKS, Classification, Multilabel, Regression, Segmentation, task_named, task_of
 from tfopt.tasks.labels import check_range, understand
 from tfopt.tasks.responses import Tolerance, form_of
+from tfopt.tasks.scaling import TargetScale
 
 ROOT = Path(__file__).parents[2]
 TASKS_ROOM = ROOT / "tfopt" / "tasks"
@@ -170,3 +171,12 @@ def test_outputs_may_be_outside_by_the_tolerance():
 def test_what_to_do_about_class_numbers(numbers, words):
     with pytest.raises(DataError, match=words):
         check_range("train", np.array(numbers), 3 if max(numbers) > 1 else 2)
+
+
+def test_targets_far_from_0_are_scaled_by_their_deviation():
+    """At 1e6 float32 numbers are 1/16 apart, so these are exact; targets a spacing apart count as constant."""
+    offsets = np.random.default_rng(0).integers(-12, 13, (400, 1)) / 16
+    scale = TargetScale.of((1e6 + offsets).astype(np.float32))
+    assert scale.mean[0] == pytest.approx(1e6 + offsets.mean(), abs=1e-6)
+    assert scale.deviation[0] == pytest.approx(offsets.std(), rel=1e-9)
+    assert TargetScale.of((1e6 + (offsets > 0) / 16).astype(np.float32)).deviation[0] == 1

@@ -14,10 +14,8 @@ from tfopt.data import Dataset
 from tfopt.data.predicting import outputs_for
 from tfopt.tasks import Task, task_of
 from tfopt.tasks.metrics import wilson_interval
+from tfopt.tasks.scaling import are_constant
 from tfopt.tasks.significance import FEWEST, LEVEL, paired_test
-
-# Labels that differ by less than this fraction of their size are all the same, up to rounding.
-SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -199,8 +197,8 @@ class Judge:
 
     def _error_of_guessing(self, labels: np.ndarray) -> float:
         """Return the error of always answering the mean of `labels`; if all are the same, that of answering 0, or 1."""
-        error, size = (self._metric(np.broadcast_to(guess, labels.shape), labels) for guess in (labels.mean(axis=0), 0))
-        return error if error > SAME * size else size or 1.0
+        guess = 0.0 if are_constant(labels).all() else labels.mean(axis=0, dtype=np.float64)
+        return self._metric(np.broadcast_to(guess, labels.shape), labels) or 1.0
 
     def _metric(self, outputs: np.ndarray, labels: np.ndarray) -> float:
         return self._task.metrics(outputs, labels, logits=self._logits)[self.metric]

@@ -6,10 +6,28 @@ from dataclasses import dataclass
 import numpy as np
 
 ROWS_AT_ONCE = 2**14
+SPACINGS = 4
+"""Values of which no two differ by more than this many spacings of float32 at their size are all the same."""
+
+
+def are_constant(values: np.ndarray) -> np.ndarray:
+    """Return whether each column of `values` (n, ...) is constant to the precision of float32, bool (...).
+
+    A fraction of the size would be a poor limit: targets of 1e6 that vary by 1 have 16 different float32 values.
+    """
+    low, high = (np.asarray(find(axis=0), np.float64) for find in (values.min, values.max))
+    largest = np.maximum(np.abs(low), np.abs(high))
+    return np.asarray(high - low <= SPACINGS * np.spacing(largest.astype(np.float32)).astype(np.float64))
 
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each column of `values` (n, width), float64; 1 for constant columns."""
+    """Return `mean_and_deviation`, where the deviation is 1 if it is at most 1e-6 of the mean."""
+    mean, deviation = mean_and_deviation(values)
+    return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
+
+
+def mean_and_deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each column of `values` (n, width), float64."""
 
     def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         starts = range(0, len(values), ROWS_AT_ONCE)
@@ -18,8 +36,7 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return total
 
     mean = mean_of(lambda part: part)
-    deviation = np.sqrt(mean_of(lambda part: np.square(part - mean)))
-    return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
+    return mean, np.sqrt(mean_of(lambda part: np.square(part - mean)))
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,9 @@ class TargetScale:
     @classmethod
     def of(cls, labels: np.ndarray) -> "TargetScale":
         """Return the scale of `labels`, (n,) or (n, values); measure it on training samples only."""
-        return cls(*moments(labels.reshape(len(labels), -1)))
+        flat = labels.reshape(len(labels), -1)
+        mean, deviation = mean_and_deviation(flat)
+        return cls(mean, np.where(are_constant(flat) | (deviation == 0), 1.0, deviation))
 
     def normalized(self, labels: np.ndarray) -> np.ndarray:
         """Return (labels - mean) / deviation in the shape of `labels`, float32."""
