@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfopt.base.limits import LARGEST_DATA
+from tfopt.base.narrowing import check_float32
 from tfopt.data.arrays_by_name import Arrays, in_order, leaves, names_of
 from tfopt.data.split import NAMES
 from tfopt.data.stored import StoredArray
@@ -77,6 +78,16 @@ def check_same_inputs(inputs: Mapping[str, Arrays]) -> None:
             for part, form in forms.items()
         )
         raise DataError(f"Expected inputs of one shape and scale in all parts, got: {came}. Prepare them the same way.")
+
+
+def check_narrow_inputs(parts: Sequence[Arrays]) -> None:
+    """Raise `DataError` if float32, which models receive, cannot tell the values of inputs (n, ...) apart.
+
+    Args:
+        parts: inputs with the same names and shapes; a column is compared over all of them.
+    """
+    for name, what in zip(parts[0] if isinstance(parts[0], dict) else [""], names_of(parts[0], "inputs"), strict=True):
+        check_float32(what, [part[name] if isinstance(part, dict) else part for part in parts])
 
 
 def check_bytes(size: int, what: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfopt.data.arrays_by_name import Arrays, map_arrays
 from tfopt.data.cells import number_in
-from tfopt.data.check import check_pair, check_same_inputs
+from tfopt.data.check import check_narrow_inputs, check_pair, check_same_inputs
 from tfopt.data.dataset import Dataset
 from tfopt.data.front_end import FrontEnd
 from tfopt.data.images import convert_images, read_images
@@ -84,7 +84,8 @@ def load_data(
             are in the masks of a folder, and class numbers in arrays.
 
     Raises:
-        DataError: the data cannot be read, is not finite, or contradicts itself.
+        DataError: the data cannot be read, is not finite, contradicts itself, or has values that float32 cannot tell
+            apart.
 
     Examples:
         >>> data = tfopt.load_data("digits")
@@ -195,7 +196,7 @@ def _with_values(parts: Parts, task: str | None) -> Parts:
             f"Expected values for the task {task!r}, got classes with names, such as {words[0]!r}: their numbers are "
             "their order alone. Name them by their values, give a table with a column of values, or leave the task out."
         )
-    by_class = np.array(values, np.float32)
+    by_class = np.array(values, np.float64)
     pairs = {name: (x, by_class[np.asarray(y, np.int64)]) for name, (x, y) in parts.pairs.items()}
     said = f"the names of the classes are taken as their values: {', '.join((parts.class_names or ())[:5])}"
     said += ", ..." if len(values) > 5 else ""
@@ -260,6 +261,7 @@ def _check_inputs(parts: Parts, *, scaled: bool) -> None:
         check_pair(name, x, y)
     inputs: dict[str, Any] = {name: x for name, (x, _) in parts.pairs.items()}
     check_same_inputs(inputs)
+    check_narrow_inputs(list(inputs.values()))
     if not scaled or isinstance(inputs["train"], dict):
         return
     largest = max(_largest(x) for x in inputs.values())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfopt.base.narrowing import check_float32
 from tfopt.base.words import counted
 from tfopt.data.cells import are_numbers, as_numbers, as_texts, number_in, plain_numbers, rewritten
 from tfopt.data.columns import Columns, read_columns
@@ -155,7 +156,7 @@ def _other_names() -> list[str]:
 def labels_of(
     values: np.ndarray, name: str, classes: tuple[str, ...] | None = ()
 ) -> tuple[np.ndarray, tuple[str, ...] | None, tuple[str, ...]]:
-    """Return labels as class numbers (int32) or values (float32), the class names (None for values), and notes.
+    """Return labels as class numbers (int32) or values (float64), the class names (None for values), and notes.
 
     Texts, booleans and up to 50 different integers are classes, in ascending order; other numbers are values.
 
@@ -165,7 +166,7 @@ def labels_of(
         classes: the names by class number, if they are known; None: the labels are values.
 
     Raises:
-        DataError: a label is missing, or is not among `classes`.
+        DataError: a label is missing, or is not among `classes`; or float32 cannot tell values apart.
     """
     notes: tuple[str, ...] = ()
     if values.dtype == object and (classes is None or _are_values(values)):
@@ -182,7 +183,8 @@ def labels_of(
     distinct = np.unique(values)
     continuous = values.dtype.kind == "f" or (values.dtype.kind in "iu" and len(distinct) > MOST_INTEGERS)
     if classes is None or (not classes and continuous):
-        return values.astype(np.float32), None, notes
+        check_float32(f"labels in column {name!r}", [values])
+        return values.astype(np.float64), None, notes
     if not classes and len(distinct) == 1:
         raise DataError(f"Expected at least two classes in {name!r}, got {distinct[0]} in every row; add the others.")
     known = classes or tuple(str(value) for value in distinct)

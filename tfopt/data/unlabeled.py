@@ -13,7 +13,7 @@ from tfopt.base.progress import Progress
 from tfopt.data.arrays import read_inputs_alone
 from tfopt.data.arrays_by_name import count_samples, leaves, rows
 from tfopt.data.beside import preprocessing_beside, raw_front_end_beside
-from tfopt.data.check import check_pair
+from tfopt.data.check import check_narrow_inputs, check_pair
 from tfopt.data.columns import is_table
 from tfopt.data.dataset import Dataset
 from tfopt.data.fitting import COLORS, for_shape
@@ -177,6 +177,7 @@ def _arrays(model: Any, source: Any, limit: int | None) -> Any:
     if not arrays or not all(isinstance(array, np.ndarray) and array.ndim for array in arrays):
         return None
     check_pair(_named(source), inputs, np.zeros(count_samples(inputs)))
+    check_narrow_inputs([inputs])
     return inputs_named_as(model, _drawn(inputs, limit))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from tfopt.base.limits import MOST_CLASSES
+from tfopt.base.narrowing import check_float32
 from tfopt.errors import DataError
 from tfopt.tasks.classification import Classification
 from tfopt.tasks.mask_values import BLACK_AND_WHITE, UNLABELED, require_classes
@@ -60,7 +61,7 @@ def _of_task(parts: Arrays, kind: str, class_names: tuple[str, ...] | None) -> t
         return parts, asked("values", None, ()), ()
     parts = {name: _numbers(name, values) for name, values in parts.items()}
     if issubclass(asked, Regression):
-        values = {name: each.astype(np.float32) for name, each in parts.items()}
+        values = _values(parts)
         return values, asked("values", None, values["train"].shape[1:]), ()
     if issubclass(asked, Multilabel) and all(_are_rows_of_0_and_1(values) for values in parts.values()):
         values = {name: each.astype(np.float32) for name, each in parts.items()}  # each row may have a single 1
@@ -97,7 +98,8 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
     classes at once for each place (both as float32).
 
     Raises:
-        DataError: the labels are of another kind, not finite, or outside the classes.
+        DataError: the labels are of another kind, not finite, outside the classes, or values that float32 cannot tell
+            apart.
     """
     parts = {name: _numbers(name, values) for name, values in parts.items()}
     _check_alike(parts)
@@ -107,8 +109,8 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
     if joined.ndim == 1 and joined.dtype.kind != "f":
         sparse, number = _classes(parts, class_names)
         return sparse, Classification("sparse", number), _missing(sparse["train"], number)
-    parts = {name: values.astype(np.float32) for name, values in parts.items()}
     if joined.ndim > 1 and joined.shape[-1] > 1 and np.isin(joined, (0, 1)).all():
+        parts = {name: values.astype(np.float32) for name, values in parts.items()}
         one_hot = joined.ndim == 2 and bool((joined.sum(axis=1) == 1).all())
         classes, shape = joined.shape[-1], joined.shape[1:]
         return parts, Classification("one-hot", classes, shape) if one_hot else Multilabel("values", classes, shape), ()
@@ -119,7 +121,13 @@ def understand(parts: Arrays, class_names: tuple[str, ...] | None) -> tuple[Arra
         )
     whole = bool((joined == np.round(joined)).all())
     note = "the labels are whole numbers stored as floats, taken as values to regress: pass integers for classes"
-    return parts, Regression("values", None, joined.shape[1:]), (note,) if whole else ()
+    return _values(parts), Regression("values", None, joined.shape[1:]), (note,) if whole else ()
+
+
+def _values(parts: Arrays) -> Arrays:
+    """Return labels of values as float32. Raise `DataError` if that loses what they tell."""
+    check_float32("labels", list(parts.values()))
+    return {name: values.astype(np.float32) for name, values in parts.items()}
 
 
 def check_range(name: str, labels: np.ndarray, number: int) -> None:
